@@ -1,0 +1,43 @@
+# One command for a person and for CI: `make check`. `make help` lists the rest.
+VENV ?= .venv
+PYTHON ?= python3
+
+BIN := $(abspath $(VENV))/bin
+STAMP := $(VENV)/.installed
+TYPES := build/typecheck
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint types clean
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1\t/'
+
+# setuptools comes first so that the project itself is built without a second, isolated environment.
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet "setuptools>=77" wheel
+	$(BIN)/python -m pip install --no-build-isolation -e ".[demo,test,dev]"
+	@touch $(STAMP)
+
+demo: $(STAMP) ## Run the whole pipeline on small data, into runs/demo
+	$(BIN)/bnas demo --output runs/demo --overwrite
+
+test: $(STAMP) ## Run the tests
+	$(BIN)/python -m pytest
+
+check: lint types test ## All that CI runs: style, types and tests
+
+lint: $(STAMP) ## Check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# mypy does not follow package-dir, so it reads an installed copy. build/ goes first: setuptools never removes from
+# build/lib what has left the tree. mypy starts inside the copy, where the bare names are not in sight.
+types: $(STAMP) ## Check types
+	@rm -rf build
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target $(TYPES) .
+	cd $(TYPES) && MYPYPATH=. $(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p bnas
+
+clean: ## Remove what was built, and the environment that this file made
+	rm -rf build dist runs .venv *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

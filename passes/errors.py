@@ -1,0 +1,45 @@
+"""The base of every error that bnas raises on purpose, and the diagnostics that are not errors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class BnasError(Exception):
+    """Base of all errors of bnas: the message names the place, what came, what is allowed and the remedy."""
+
+
+class TraceError(BnasError):
+    """A model could not be turned into a graph; names the module and the line."""
+
+
+class RuleError(BnasError, ValueError):
+    """An operator rule was registered twice, or states something impossible."""
+
+
+class SubnetError(BnasError, ValueError):
+    """A sub-network does not belong to the search space that it was given to."""
+
+
+class ElasticityError(BnasError, ValueError):
+    """A setting of the search space is out of its bounds."""
+
+
+class LoweringError(BnasError):
+    """A sub-network could not be turned into an ONNX graph, or the graph gave other numbers than PyTorch."""
+
+
+class VerificationError(BnasError):
+    """A sub-network does not compute what the original model computes on its kept entries."""
+
+
+@dataclass(frozen=True)
+class Diagnostic:
+    """Something that a pass left alone or made rigid, with the reason. Not an error."""
+
+    place: str
+    """Name of the graph node, module or parameter that it is about."""
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.reason}"

@@ -1,0 +1,78 @@
+"""From an axis type and a choice to what is kept: sizes, index vectors, permutations.
+
+An assignment is a function from a symbol to the number of entries it keeps. Everything that a sub-network needs
+(extraction, programs, costs, reordering, the oracle) follows from `active` and `index`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .terms import Cat, K, Prod, Sym, Term, resolve
+
+Indices = NDArray[np.int64]
+
+
+def active(term: Term, assignment: Mapping[Sym, Any]) -> Any:
+    """How many entries are kept: an int, or an expression where the assignment gives sympy symbols."""
+    term = resolve(term)
+    if isinstance(term, K):
+        return term.n
+    if isinstance(term, Sym):
+        return assignment.get(term, term.n)
+    assert isinstance(term, Prod | Cat)
+    total: Any = 1 if isinstance(term, Prod) else 0
+    for part in term.terms:
+        value = active(part, assignment)
+        total = total * value if isinstance(term, Prod) else total + value
+    return total
+
+
+def arrange(term: Term, choose: Callable[[Sym], Indices]) -> Indices:
+    """The entries of the axis in the order that `choose` gives for each symbol (row-major, concatenated)."""
+    term = resolve(term)
+    if isinstance(term, K):
+        return np.arange(term.n)
+    if isinstance(term, Sym):
+        return choose(term)
+    assert isinstance(term, Prod | Cat)
+    if isinstance(term, Prod):
+        entries = np.zeros(1, dtype=np.int64)
+        for part in term.terms:
+            entries = (entries[:, None] * part.size + arrange(part, choose)[None, :]).reshape(-1)
+        return entries
+    offsets = np.cumsum([0, *(part.size for part in term.terms)])
+    return np.concatenate([arrange(p, choose) + o for p, o in zip(term.terms, offsets, strict=False)])
+
+
+def index(term: Term, assignment: Mapping[Sym, int]) -> Indices:
+    """The kept entries of the axis, ascending."""
+    return arrange(term, lambda symbol: np.arange(assignment.get(symbol, symbol.n)))
+
+
+Kept = int | Indices | None
+"""What a sub-network keeps of an axis: everything (None), the first k (int), or the given entries."""
+
+
+def kept(term: Term, assignment: Mapping[Sym, int]) -> Kept:
+    """What is kept of the axis, as a prefix wherever it is one: prefixes can be views, others must be gathered."""
+    size = active(term, assignment)
+    if size == term.size:
+        return None
+    return size if _is_prefix(term, assignment) else index(term, assignment)
+
+
+def _is_prefix(term: Term, assignment: Mapping[Sym, int]) -> bool:
+    """Whether the kept entries are the first ones; may say no for a prefix that is written in an odd way."""
+    term = resolve(term)
+    if isinstance(term, K | Sym):
+        return True
+    assert isinstance(term, Prod | Cat)
+    whole = [active(part, assignment) == part.size for part in term.terms]
+    if isinstance(term, Prod):
+        return all(whole[1:]) and _is_prefix(term.terms[0], assignment)
+    return all(whole[:-1]) and _is_prefix(term.terms[-1], assignment)

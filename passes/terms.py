@@ -1,0 +1,165 @@
+"""Axis types: what an axis of a tensor is made of, as a term over elastic symbols.
+
+    K(n)            a rigid run of n entries
+    Sym(n)          elastic: keeps its first k of n entries; a union-find variable that may be bound to a term
+    Prod(t1..tm)    row-major product (heads x head_dim, groups x channels, C x H x W after flatten)
+    Cat(t1..tm)     concatenation (torch.cat, chunk, F.pad)
+
+Two axes with the same term keep the same entries in every sub-network. Bindings only ever refine a symbol, so terms
+that were made earlier stay valid: `normalise` substitutes what is known by now.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+
+class Term:
+    """An axis type. `size` is the number of entries of the maximal sub-network."""
+
+    __slots__ = ()
+
+    @property
+    def size(self) -> int:
+        """Number of entries of the whole axis."""
+        raise TypeError(f"{type(self).__name__} has no size")
+
+
+@dataclass(frozen=True, slots=True)
+class K(Term):
+    """A rigid run of `n` entries: all of them are always kept."""
+
+    n: int
+
+    @property
+    def size(self) -> int:
+        """Number of entries of the whole axis."""
+        return self.n
+
+    def __repr__(self) -> str:
+        return str(self.n)
+
+
+@dataclass(eq=False, slots=True)
+class Sym(Term):
+    """An elastic run of `n` entries of which a sub-network keeps the first k; free until it is bound to a term."""
+
+    n: int
+    origin: str = ""
+    """Parameter (or place) that the symbol was made for."""
+    binding: Term | None = field(default=None, repr=False)
+
+    @property
+    def size(self) -> int:
+        """Number of entries of the whole axis."""
+        return self.n
+
+    def __repr__(self) -> str:
+        return f"Sym({self.n}, {self.origin})" if self.binding is None else repr(self.binding)
+
+
+@dataclass(frozen=True, slots=True)
+class Prod(Term):
+    """A row-major product: entry (i, j) of ``Prod((a, b))`` stands at ``i * b.size + j``."""
+
+    terms: tuple[Term, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of entries of the whole axis."""
+        return math.prod(term.size for term in self.terms)
+
+
+@dataclass(frozen=True, slots=True)
+class Cat(Term):
+    """A concatenation: the entries of the first term, then those of the second, and so on."""
+
+    terms: tuple[Term, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of entries of the whole axis."""
+        return sum(term.size for term in self.terms)
+
+
+def resolve(term: Term) -> Term:
+    """What a symbol is bound to (with path compression), or the term itself."""
+    if not isinstance(term, Sym) or term.binding is None:
+        return term
+    last = resolve(term.binding)
+    term.binding = last
+    return last
+
+
+def normalise(term: Term) -> Term:
+    """The normal form: bindings substituted, nesting flattened, size 1 dropped, neighbouring runs merged.
+
+    Also ``(A + B) * D -> A*D + B*D`` and ``n*X + m*X -> (n+m)*X``, so that equal sets of entries mostly get equal
+    terms. Unequal normal forms may still denote the same entries; treating them as different is the safe side.
+    """
+    term = resolve(term)
+    if isinstance(term, Prod):
+        return product(normalise(t) for t in term.terms)
+    if isinstance(term, Cat):
+        return concatenation(normalise(t) for t in term.terms)
+    return term
+
+
+def product(factors: Iterable[Term]) -> Term:
+    """The normal form of a row-major product of normal forms."""
+    flat: list[Term] = []
+    for factor in factors:
+        for term in factor.terms if isinstance(factor, Prod) else (factor,):
+            if isinstance(term, K) and flat and isinstance(flat[-1], K):
+                flat[-1] = K(flat[-1].n * term.n)
+            elif term.size != 1 or not isinstance(term, K | Prod | Cat):
+                flat.append(term)
+    flat = [t for t in flat if t.size != 1] or [K(1)]
+    if len(flat) == 1:
+        return flat[0]
+    if isinstance(flat[0], Cat):  # a product distributes over a concatenation on its left only
+        return concatenation(product((part, *flat[1:])) for part in flat[0].terms)
+    return Prod(tuple(flat))
+
+
+def concatenation(parts: Iterable[Term]) -> Term:
+    """The normal form of a concatenation of normal forms."""
+    flat: list[Term] = []
+    for part in parts:
+        for term in part.terms if isinstance(part, Cat) else (part,):
+            if term.size == 0:
+                continue
+            merged = _merge(flat[-1], term) if flat else None
+            if merged is None:
+                flat.append(term)
+            else:
+                flat[-1] = merged
+    if not flat:
+        return K(0)
+    return flat[0] if len(flat) == 1 else Cat(tuple(flat))
+
+
+def _merge(left: Term, right: Term) -> Term | None:
+    """``n*X + m*X`` as one term, or None; a plain X counts as 1*X and a run K(n) as n*1."""
+    (n, x), (m, y) = _copies(left), _copies(right)
+    return product((K(n + m), x)) if x == y else None
+
+
+def _copies(term: Term) -> tuple[int, Term]:
+    if isinstance(term, K):
+        return term.n, K(1)
+    if isinstance(term, Prod) and isinstance(term.terms[0], K):
+        return term.terms[0].n, product(term.terms[1:])
+    return 1, term
+
+
+def symbols(term: Term) -> Iterator[Sym]:
+    """The free symbols of `term`, from left to right, each as often as it stands there."""
+    term = resolve(term)
+    if isinstance(term, Sym):
+        yield term
+    elif isinstance(term, Prod | Cat):
+        for part in term.terms:
+            yield from symbols(part)

@@ -1,0 +1,109 @@
+"""Sub-networks for a search, each at most once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import numpy as np
+
+    from bnas.passes import SearchSpace, Subnet, Variable
+
+RANDOM_TRIES = 64
+"""Random draws before the unseen are looked for one by one: only a space that is nearly used up comes to that."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A sub-network in canonical form, with its genes: for each variable the index of its choice."""
+
+    subnet: Subnet
+    genes: tuple[int, ...]
+
+
+class Candidates:
+    """The sub-networks of a space, told apart by canonical form: what was claimed once is never given again."""
+
+    def __init__(self, space: SearchSpace, generator: np.random.Generator) -> None:
+        self._space = space
+        self._generator = generator
+        self._claimed: dict[Subnet, Candidate] = {}
+
+    @property
+    def last_genes(self) -> tuple[int, ...]:
+        """Return for each variable the index of its maximal choice."""
+        return tuple(len(variable.choices) - 1 for variable in self._space.variables())
+
+    def claim(self, genes: Sequence[int]) -> Candidate | None:
+        """Return the candidate with these genes, or None if it was claimed before."""
+        subnet = self._space.canonical(self._space.decode(genes))
+        if subnet in self._claimed:
+            return None
+        candidate = Candidate(subnet, tuple(self._space.encode(subnet)))
+        self._claimed[subnet] = candidate
+        return candidate
+
+    def claim_random(self) -> Candidate | None:
+        """Return a random unclaimed candidate, or None if every sub-network of the space was claimed."""
+        for _ in range(RANDOM_TRIES):
+            drawn = self._space.sample(self._generator)
+            if candidate := self.claim(self._space.encode(drawn)):
+                return candidate
+        return self._claim_neighbour()
+
+    def claim_first(self, count: int) -> list[Candidate]:
+        """Return up to ``count`` candidates to start from; fewer only if the space has no more.
+
+        The maximal and the minimal sub-network, then as a quarter of all sub-networks scaled evenly in between, then
+        random ones.
+        """
+        variables = self._space.variables()
+        between = range(count // 4, 0, -1)
+        fractions = [1.0, 0.0, *(step / (count // 4 + 1) for step in between)]
+        claimed = [self.claim(scaled_genes(variables, fraction)) for fraction in fractions[:count]]
+        first = [candidate for candidate in claimed if candidate is not None]
+        while len(first) < count and (candidate := self.claim_random()):
+            first.append(candidate)
+        return first
+
+    def _claim_neighbour(self) -> Candidate | None:
+        """Return an unclaimed candidate that is one gene from a claimed one, or None if there is none.
+
+        None means that the space is used up. Any canonical form is reached from the maximal sub-network by skipping
+        its skipped blocks and then lowering its other genes, one after the other, through canonical forms alone; the
+        first unclaimed one on that way is a neighbour of a claimed one.
+        """
+        known = list(self._claimed.values())
+        for place in self._generator.permutation(len(known)):
+            for genes in self._neighbours(known[place].genes):
+                if candidate := self.claim(genes):
+                    return candidate
+        if not known:
+            return self.claim(self.last_genes)
+        return None
+
+    def _neighbours(self, genes: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+        last = self.last_genes
+        for place in self._generator.permutation(len(genes)):
+            for gene in range(last[place] + 1):
+                yield (*genes[:place], gene, *genes[place + 1 :])
+
+
+def scaled_genes(variables: Sequence[Variable], fraction: float) -> tuple[int, ...]:
+    """Return genes that put every variable at about the same fraction of its range (0 minimal, 1 maximal).
+
+    A block is there or not: of the depth variables, that fraction is kept, spread evenly.
+    """
+    genes, debt = [], 0.0
+    for variable in variables:
+        exact = fraction * (len(variable.choices) - 1)
+        if variable.kind != "depth":
+            genes.append(int(exact + 0.5))
+            continue
+        # What rounding took from one block is given to the next, else all would be kept or all skipped.
+        genes.append(min(int(exact + debt + 0.5), len(variable.choices) - 1))
+        debt += exact - genes[-1]
+    return tuple(genes)

@@ -1,0 +1,57 @@
+"""What holds for every test: one thread, fixed seeds, and hypothesis profiles that give the same examples each time."""
+
+from __future__ import annotations
+
+import os
+import random
+
+# Before torch is imported: its thread pools read these once. Sub-processes that a test starts inherit them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
+
+import hypothesis
+import numpy
+import pytest
+import torch
+
+PROFILE = os.environ.get("BNAS_HYPOTHESIS_PROFILE", "default")
+
+hypothesis.settings.register_profile(
+    "default",
+    deadline=None,
+    derandomize=True,
+    max_examples=25,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.register_profile(
+    "long",
+    deadline=None,
+    derandomize=False,
+    max_examples=1000,
+    print_blob=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile(PROFILE)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what is marked slow, except in the long profile."""
+    if PROFILE == "long":
+        return
+    for item in items:
+        if item.get_closest_marker("slow") is not None:
+            item.add_marker(pytest.mark.skip(reason="slow: set BNAS_HYPOTHESIS_PROFILE=long"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def single_thread() -> None:
+    """Make sums come out in one order, and leave the other core to whoever shares the machine."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def fixed_seeds() -> None:
+    """Make a test independent of those that ran before it."""
+    random.seed(0)
+    numpy.random.seed(0)
+    torch.manual_seed(0)

@@ -1,0 +1,35 @@
+"""An objective is a name and a direction, and a wrong one says what is allowed."""
+
+from __future__ import annotations
+
+import pytest
+
+from bnas.search import Objective, SearchError
+from bnas.search.objective import nearest
+
+
+def test_cost_is_less_where_the_value_is_better() -> None:
+    accuracy, macs = Objective("accuracy", "max"), Objective("macs", "min")
+    assert accuracy.sign * 0.9 < accuracy.sign * 0.8
+    assert macs.sign * 10 < macs.sign * 20
+    assert (accuracy.weight, macs.weight) == (1.0, -1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "direction", "reason"),
+    [
+        pytest.param("macs", "down", "'down' is neither 'min' nor 'max'", id="direction"),
+        pytest.param("", "min", "non-empty", id="empty"),
+        pytest.param("a\nb", "min", "printable", id="newline"),
+        pytest.param("seconds", "min", "has its own columns index, seconds, subnet", id="reserved"),
+    ],
+)
+def test_refuses_and_says_what_is_allowed(name: str, direction: str, reason: str) -> None:
+    with pytest.raises(SearchError, match=reason):
+        Objective(name, direction)
+
+
+def test_nearest_names_what_was_meant_only_if_something_is_near() -> None:
+    assert nearest("acuracy", ["accuracy", "macs"]) == "there is 'accuracy', 'macs'; did you mean 'accuracy'?"
+    assert nearest("zzz", ["accuracy"]) == "there is 'accuracy'"
+    assert nearest("zzz", []) == "there is none"
