@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from .calls import identity
 from .lowering_arithmetic import clip, unary
 from .lowering_site import Site, register_lowering
 
-for _op, _op_type in ((F.relu, "Relu"), (torch.sigmoid, "Sigmoid"), (torch.tanh, "Tanh"), (F.softsign, "Softsign")):
+ACTIVATIONS: dict[Callable[..., Any], str] = {
+    F.relu: "Relu",
+    torch.sigmoid: "Sigmoid",
+    torch.tanh: "Tanh",
+    F.softsign: "Softsign",
+    F.mish: "Mish",
+    F.hardswish: "HardSwish",
+}
+"""Activation functions without settings that ONNX has too."""
+
+for _op, _op_type in ACTIVATIONS.items():
     register_lowering(_op)(unary(_op_type))
-for _op in (F.mish, F.hardswish):
-    register_lowering(_op)(unary({F.mish: "Mish", F.hardswish: "HardSwish"}[_op]))
 
 
 @register_lowering(F.relu6)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from .lowering_builder import onnx_type
-from .lowering_site import LOWERING, Rule, Site, Value, register_lowering
+from .lowering_site import Rule, Site, Value, register_lowering
 
 UNARY: dict[Callable[..., Any], str] = {
     torch.neg: "Neg",

@@ -65,7 +65,10 @@ class OnnxBuilder:
         """Append a node called after `scope` and return the names of its outputs; attributes of ``None`` are left out."""
         names = [self.unique(scope) for _ in range(outputs)]
         kept = {key: value for key, value in attributes.items() if value is not None}
-        node = helper.make_node(op_type, inputs, names, _unique(f"{scope}/{op_type}", self._node_names), **kept)
+        given = list(inputs)
+        while given and not given[-1]:
+            given.pop()  # what is left out at the end is not even named
+        node = helper.make_node(op_type, given, names, _unique(f"{scope}/{op_type}", self._node_names), **kept)
         self.nodes.append(node)
         self._producers.update(dict.fromkeys(names, node))
         return tuple(names)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,10 +11,16 @@ from torch import Tensor
 from torch.fx import Node
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from .calls import call_of
 from .lowering_site import Site, Value, register_lowering
 
 PAD_MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 """PyTorch's padding modes: what ONNX calls them."""
+
+
+CONVOLUTIONS = frozenset(
+    {F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d}
+)
 
 
 def spread(setting: int | Sequence[int], axes: int) -> list[int]:
@@ -106,29 +111,33 @@ def batch_norm(site: Site) -> str:
     return site.emit("BatchNormalization", site.x, scale, shift, mean, variance, epsilon=epsilon)
 
 
-def _fold(
-    site: Site, mean: Tensor, variance: Tensor, scale: Tensor, shift: Tensor, *, epsilon: float
-) -> str | None:
-    """The output of the convolution with its weights scaled; ``None`` if something else would see the difference."""
+def _fold(site: Site, mean: Tensor, variance: Tensor, scale: Tensor, shift: Tensor, *, epsilon: float) -> str | None:
+    """The output of the convolution before, with its weights scaled; ``None`` if anything else reads that output."""
     conv = site.node.args[0] if site.node.args else site.node.kwargs.get("input")
     producer = site.builder.producer(site.x.name)
-    if not isinstance(conv, Node) or len(conv.users) > 1 or not (_is_called_once(conv) and _is_called_once(site.node)):
+    if producer is None or not isinstance(conv, Node) or len(conv.users) > 1 or not _is_convolution(site, conv):
         return None
-    if producer is None or producer.op_type not in ("Conv", "ConvTranspose") or not site.made_by(conv):
+    if not (_is_called_once(conv) and _is_called_once(site.node)):
         return None
+    stored = [site.builder.tensor(name) for name in producer.input[1:]]
+    weight, bias = stored[0], stored[1] if len(stored) > 1 else None
     transposed = producer.op_type == "ConvTranspose"
-    weight = site.builder.tensor(producer.input[1])
-    bias = site.builder.tensor(producer.input[2]) if len(producer.input) > 2 else None
-    if weight is None or (bias is None and len(producer.input) > 2) or (transposed and site.groups(producer) > 1):
+    # With groups, the weight of a transposed convolution has no axis of all output channels.
+    if weight is None or (len(stored) > 1 and bias is None) or weight.shape[int(transposed)] != scale.numel():
         return None
     folded = fuse_conv_bn_weights(weight, bias, mean, variance, epsilon, scale, shift, transposed)
-    names = [site.builder.constant(one.detach(), f"{site.scope}.folded_{kind}") for one, kind in zip(folded, "wb")]
+    names = [f"{site.scope}.folded_{kind}" for kind in ("weight", "bias")]
+    stored_names = [site.builder.constant(one.detach(), name) for one, name in zip(folded, names, strict=True)]
     del producer.input[1:]
-    producer.input.extend(names)
+    producer.input.extend(stored_names)
     return site.x.name
 
 
+def _is_convolution(site: Site, node: Node) -> bool:
+    call = call_of(node, site.root)
+    return call is not None and call.op in CONVOLUTIONS
+
+
 def _is_called_once(node: Node) -> bool:
-    """Whether no other node calls the same module."""
-    calls = [one for one in node.graph.nodes if one.op == node.op == "call_module" and one.target == node.target]
-    return len(calls) <= 1
+    """Whether no other node calls the same module: its weights would have to be stored twice."""
+    return sum(one.op == node.op == "call_module" and one.target == node.target for one in node.graph.nodes) <= 1

@@ -58,6 +58,7 @@ class Site:
         self.scope = scope
         """The path of the module, or the name of the node, that nodes and errors are named after."""
         self.root = root
+        """The module whose graph the call is in."""
 
     @property
     def node(self) -> Node:

@@ -126,7 +126,7 @@ class GraphWalk:
             raise LoweringError(
                 f"{place}: no lowering rule for {operator_name(call.op)} (node {call.node.name!r}); {REMEDY}"
             )
-        names = LOWERING[call.op](Site(self._builder, call, result, place))
+        names = LOWERING[call.op](Site(self._builder, call, result, place, scope.root))
         return [names] if isinstance(names, str) else names
 
     def _rebind(self, place: str, old: Value, new: Any) -> None:

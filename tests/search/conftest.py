@@ -76,17 +76,17 @@ class Zdt1:
         return {"macs": x[0], "accuracy": -g * (1 - (x[0] / g) ** 0.5)}
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_space() -> type[GridSpace]:
     return GridSpace
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def zdt1() -> type[Zdt1]:
     return Zdt1
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def evaluations_of() -> Callable[..., tuple[Evaluation, ...]]:
     """Return a function that makes evaluations of these rows of values, on sub-networks that differ."""
 

@@ -120,7 +120,7 @@ def test_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), np.float32("nan")])
 def test_value_that_cannot_be_compared_is_refused_by_name(value: float) -> None:
     log = small_log()
-    with pytest.raises(MetricError, match="77.*'accuracy' is (nan|-?inf)") as caught:
+    with pytest.raises(MetricError, match=r"77.*'accuracy' is (nan|-?inf)") as caught:
         log.record(Subnet({"w": 77}), {"accuracy": value, "macs": 1.0}, 0.0)
     assert isinstance(caught.value, BnasError)
     assert len(log) == 3
@@ -128,7 +128,7 @@ def test_value_that_cannot_be_compared_is_refused_by_name(value: float) -> None:
 
 @pytest.mark.parametrize("value", ["high", None, 1j, 10**400])
 def test_value_that_is_no_number_is_refused(value: object) -> None:
-    with pytest.raises(MetricError, match="'accuracy' is .*, not a number"):
+    with pytest.raises(MetricError, match=r"'accuracy' is .*, not a number"):
         small_log().record(Subnet({"w": 77}), {"accuracy": value, "macs": 1.0}, 0.0)
 
 

@@ -1,0 +1,200 @@
+"""The analysis: every axis of every tensor in the graph gets a type, by one rule per operator.
+
+An operator without a rule pins all its inputs and gives rigid outputs: sound by default, never a guess.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+from torch.fx import Node
+from torch.utils._pytree import tree_map
+
+from .calls import Call, Operator, TensorRef
+from .errors import Diagnostic, RuleError
+from .ir import IR
+from .terms import K, Sym, Term, normalise, symbols
+from .unifier import Unifier
+
+Axes = list[Term]
+"""The type of a tensor: a term for each axis."""
+
+Rule = Callable[["AxisTypes", Call], Any]
+"""States the equations of one operator and returns the type of its output (nested as the output is)."""
+
+RULES: dict[Operator, Rule] = {}
+
+
+def register_rule(*operators: Operator) -> Callable[[Rule], Rule]:
+    """Register the axis rule of canonical operators (see `bnas.passes.canonical`).
+
+    Raises:
+        RuleError: one of them has a rule already.
+    """
+
+    def register(rule: Rule) -> Rule:
+        for op in operators:
+            if op in RULES:
+                raise RuleError(f"operator {operator_name(op)} already has the rule {RULES[op].__name__}")
+            RULES[op] = rule
+        return rule
+
+    return register
+
+
+def operator_name(op: Operator) -> str:
+    """A short name to show to people."""
+    return op if isinstance(op, str) else str(getattr(op, "__name__", op))
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """A constant argument of a node that depends on the sub-network: terms stand for their active sizes."""
+
+    node: Node
+    position: int
+    """Position among the arguments of the graph node; a module's setting is found by `name`."""
+    name: str
+    value: Term | tuple[Any, ...]
+
+
+@dataclass
+class AxisTypes(Unifier):
+    """The types of all tensors of a graph, and what else the rules stated; rules get it as their first argument."""
+
+    ir: IR = None  # type: ignore[assignment]
+    values: dict[Node, Any] = field(default_factory=dict)
+    """Type of every node's value."""
+    tensors: dict[str, Axes] = field(default_factory=dict)
+    """Type of every parameter and buffer that the forward reads, by its first name."""
+    users: dict[str, set[Node]] = field(default_factory=dict)
+    """The nodes that read a parameter or buffer."""
+    rewrites: list[Rewrite] = field(default_factory=list)
+    macs: list[tuple[Node, tuple[Term, ...]]] = field(default_factory=list)
+    """Multiply-accumulates of a node, as the axes whose sizes are multiplied."""
+    producers: dict[str, int] = field(default_factory=dict)
+    """Weights by name, with the axis that makes new channels: importance is measured there."""
+
+    def type(self, value: Any) -> Axes:
+        """The type of an argument: a node's value, or a module's parameter or buffer."""
+        if isinstance(value, TensorRef):
+            return self.tensor(value.name)
+        if not isinstance(value, Node):
+            raise RuleError(f"{value!r} is not a tensor of the graph")
+        found = self.values[value]
+        if not isinstance(found, list):
+            raise RuleError(f"{value.name} is not a tensor")
+        return found
+
+    def tensor(self, name: str) -> Axes:
+        """The type of a parameter or buffer: fresh symbols at first use; integers and constants are rigid."""
+        name = self.ir.aliases.get(name, name)
+        if name not in self.tensors:
+            data = self.ir.tensor(name)
+            elastic = data.is_floating_point() and name not in self.ir.constants
+            self.tensors[name] = [Sym(n, name) if elastic and n > 1 else K(n) for n in data.shape]
+        return self.tensors[name]
+
+    def shape(self, value: Any) -> tuple[int, ...]:
+        """Full sizes of an argument; the batch axis is `BATCH`."""
+        return tuple(term.size for term in self.type(value))
+
+    def output_shape(self, call: Call) -> tuple[int, ...]:
+        """Full sizes of the call's output, which must be one tensor."""
+        return tuple(call.node.meta["value"].shape)
+
+    def pin_axes(self, axes: Sequence[Term], why: str) -> None:
+        """Pin each of `axes`."""
+        for axis in axes:
+            self.pin(axis, why)
+
+    def rewrite(self, call: Call, position: int, name: str, value: Term | Sequence[Any]) -> None:
+        """State that a constant argument is the active size of a term, or a list of such."""
+        value = value if isinstance(value, Term) else tuple(value)
+        self.rewrites.append(Rewrite(call.node, position, name, value))
+
+    def count_macs(self, call: Call, axes: Sequence[Term]) -> None:
+        """State the multiply-accumulates of the call: the product of the sizes of `axes`."""
+        self.macs.append((call.node, tuple(axes)))
+
+    def produces(self, weight: Any, axis: int) -> None:
+        """State that `axis` of a weight makes new channels."""
+        name = weight.name if isinstance(weight, TensorRef) else str(weight.target) if weight.op == "get_attr" else None
+        if name is not None:
+            self.producers[self.ir.aliases.get(name, name)] = axis
+
+    def free_symbols(self) -> list[Sym]:
+        """All free symbols, in the order of the parameters that they stand in."""
+        found = (s for axes in self.tensors.values() for axis in axes for s in symbols(axis))
+        return list(dict.fromkeys(found))
+
+
+def analyse(ir: IR) -> AxisTypes:
+    """Type all axes of the graph. Nothing of the model or the graph is changed."""
+    types = AxisTypes(ir=ir)
+    for node in ir.graph.nodes:
+        types.values[node] = _type_of(types, node)
+    for axes in types.tensors.values():
+        axes[:] = [normalise(term) for term in axes]
+    return types
+
+
+def _type_of(types: AxisTypes, node: Node) -> Any:
+    if node.op == "placeholder":
+        return rigid(node.meta["value"])
+    if node.op == "get_attr":
+        return types.tensor(str(node.target))
+    if node.op == "output":
+        _pin_inputs(types, node, "it is an output of the model")
+        return None
+    call = types.ir.calls.get(node)
+    rule = None if call is None else RULES.get(call.op)
+    for ref in [] if call is None else call.tensors():
+        _note_use(types, node, ref)
+    if rule is None or call is None:
+        what = f"module {node.target}" if call is None else f"operator {operator_name(call.op)}"
+        return _refuse(types, node, f"{what} has no rule")
+    try:
+        return rule(types, call)
+    except RuleError as error:
+        return _refuse(types, node, f"operator {operator_name(call.op)}: {error}")
+
+
+def _note_use(types: AxisTypes, node: Node, ref: Node | TensorRef) -> None:
+    name = ref.name if isinstance(ref, TensorRef) else str(ref.target) if ref.op == "get_attr" else None
+    if name is not None:
+        types.users.setdefault(types.ir.aliases.get(name, name), set()).add(node)
+
+
+def _refuse(types: AxisTypes, node: Node, why: str) -> Any:
+    """Freeze what is not understood, and say so."""
+    types.pins.append(Diagnostic(node.name, f"{why}: its inputs and outputs are rigid"))
+    _pin_inputs(types, node, why)
+    call = types.ir.calls.get(node)
+    for ref in [] if call is None else call.tensors():
+        if isinstance(ref, TensorRef):
+            types.pin_axes(types.tensor(ref.name), why)
+    return rigid(node.meta["value"])
+
+
+def _pin_inputs(types: AxisTypes, node: Node, why: str) -> None:
+    def pin(value: Any) -> None:
+        if isinstance(value, Term):
+            types.pin(value, why)
+
+    for source in node.all_input_nodes:
+        tree_map(pin, types.values[source], is_leaf=lambda v: isinstance(v, Term))
+
+
+def rigid(value: Any) -> Any:
+    """The rigid type of a value, nested as the value is; None for what is not a tensor."""
+    if isinstance(value, Tensor):
+        return [K(n) for n in value.shape]
+    if isinstance(value, list | tuple):
+        return tuple(rigid(item) for item in value)
+    if isinstance(value, dict):
+        return {key: rigid(item) for key, item in value.items()}
+    return None

@@ -1,0 +1,155 @@
+"""The intermediate representation: a traced model, its inputs, and what the passes know about it."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Graph, Node
+
+from .calls import MODULE_FORMS, Call, call_of, writes_in_place
+from .errors import Diagnostic
+from .tracer import BATCH, ValueTracer
+
+
+@dataclass(frozen=True)
+class IR:
+    """A model as a graph over its own modules and parameters, which are shared and never changed.
+
+    Every node has ``meta["value"]``: meta tensors with the batch axis of size `BATCH`.
+    """
+
+    root: nn.Module
+    graph: Graph
+    constants: Mapping[str, Tensor]
+    """Tensors that the model makes in its forward; they become buffers of every program."""
+    aliases: Mapping[str, str]
+    """Every name of a parameter or buffer: its first name (tied tensors have several names)."""
+    diagnostics: tuple[Diagnostic, ...] = ()
+    calls: Mapping[Node, Call] = field(default_factory=dict)
+    """Nodes in canonical spelling; a call_module that is missing here is opaque."""
+
+    def tensor(self, name: str) -> Tensor:
+        """The parameter, buffer or constant called `name`."""
+        if name in self.constants:
+            return self.constants[name]
+        owner, _, leaf = name.rpartition(".")
+        value = getattr(self.root.get_submodule(owner), leaf)
+        assert isinstance(value, Tensor)
+        return value
+
+
+def trace(model: nn.Module, example_inputs: Any) -> IR:
+    """Trace `model` called with `example_inputs`: a tensor, a tuple of positional, or a dict of keyword inputs.
+
+    The model is left as it was; modules in training mode stay so. Where forward reads ``self.training`` itself, the
+    branch of evaluation mode is taken and a diagnostic says so.
+
+    Raises:
+        TraceError: the model's own forward cannot be traced.
+    """
+    args, kwargs = as_call(example_inputs)
+    tracer = ValueTracer()
+    modes = {module: module.training for module in model.modules()}
+    try:
+        for module in model.modules():
+            module.training = False
+        graph = tracer.trace_model(model, args, kwargs)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    _erase_dead(graph)
+    _free_batch(graph)
+    diagnostics = (*tracer.diagnostics, *_training_branches(model))
+    calls = {node: call for node in graph.nodes if (call := call_of(node, model)) is not None}
+    return IR(model, graph, tracer.constants, _aliases(model), diagnostics, calls)
+
+
+def as_call(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments from a tensor, a tuple or list, or a dict."""
+    if isinstance(example_inputs, Mapping):
+        return (), dict(example_inputs)
+    return (tuple(example_inputs) if isinstance(example_inputs, tuple | list) else (example_inputs,)), {}
+
+
+def _aliases(model: nn.Module) -> dict[str, str]:
+    first: dict[int, str] = {}
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    return {name: first.setdefault(id(tensor), name) for name, tensor in named}
+
+
+def _erase_dead(graph: Graph) -> None:
+    """Remove what nobody reads; never an operator that writes in place or a module with a state."""
+    for node in reversed(list(graph.nodes)):
+        removable = node.op in ("call_function", "call_method", "get_attr") and not writes_in_place(node)
+        if removable and not node.users:
+            graph.erase_node(node)
+
+
+def _training_branches(model: nn.Module) -> list[Diagnostic]:
+    """Modules whose own forward reads ``self.training``."""
+    found = []
+    for name, module in model.named_modules():
+        code = getattr(type(module).forward, "__code__", None)
+        if type(module) not in MODULE_FORMS and code is not None and "training" in code.co_names:
+            found.append(Diagnostic(name or "the model", "forward reads self.training: its evaluation branch is used"))
+    return found
+
+
+RESHAPES = frozenset({"view", "reshape", torch.reshape})
+
+
+def _free_batch(graph: Graph) -> None:
+    """Replace sizes that carry the batch by -1 in a view, and by the size of an input elsewhere."""
+    size: Node | None = None
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    batched = next((n for n in inputs if n.meta["value"].ndim and n.meta["value"].shape[0] == BATCH), None)
+
+    def batch_size() -> Node:
+        nonlocal size
+        assert batched is not None
+        if size is None:
+            with graph.inserting_after(inputs[-1]):
+                size = graph.call_method("size", (batched, 0))
+                size.meta.update(value=BATCH, scope="")
+        return size
+
+    def times(node: Node, factor: int) -> Node:
+        if factor == 1:
+            return batch_size()
+        base = batch_size()
+        with graph.inserting_before(node):
+            product = graph.call_function(operator.mul, (base, factor))
+            product.meta.update(value=BATCH * factor, scope=node.meta.get("scope", ""))
+        return product
+
+    for node in list(graph.nodes):
+        if node.op in ("call_function", "call_method"):
+            open_end = node.target in RESHAPES and -1 not in _flat(node.args[1:])
+            node.args = _replace(node.args, node, times, open_end)
+            node.kwargs = _replace(node.kwargs, node, times, open_end)
+
+
+def _flat(values: Any) -> list[Any]:
+    return [leaf for value in values for leaf in (_flat(value) if isinstance(value, list | tuple) else [value])]
+
+
+def _replace(value: Any, node: Node, times: Any, open_end: bool) -> Any:
+    """`value` with every multiple of the batch size replaced; the containers keep their kind."""
+    if isinstance(value, bool) or not isinstance(value, int | list | tuple | dict | slice):
+        return value
+    if isinstance(value, int):
+        if value < BATCH or value % BATCH:
+            return value
+        return -1 if open_end else times(node, value // BATCH)
+    if isinstance(value, slice):
+        return slice(*(_replace(v, node, times, False) for v in (value.start, value.stop, value.step)))
+    if isinstance(value, dict):
+        return {key: _replace(v, node, times, open_end) for key, v in value.items()}
+    return type(value)([_replace(v, node, times, open_end) for v in value]) if type(value) in (list, tuple) else (
+        tuple(_replace(v, node, times, open_end) for v in value)
+    )

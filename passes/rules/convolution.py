@@ -1,0 +1,51 @@
+"""Convolutions and linear layers: new channels are made here."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+
+from ..axes import Axes, AxisTypes, register_rule
+from ..calls import Call
+from ..terms import K
+
+
+@register_rule(F.conv1d, F.conv2d, F.conv3d)
+def convolution(types: AxisTypes, call: Call) -> Axes:
+    """in = G*c, out = G*o, weight = (G*o, c, kernel), bias = out, groups = active(G); depthwise is c = 1."""
+    inputs, weight = types.type(call.argument(0, "input")), types.type(call.argument(1, "weight"))
+    groups, bias = call.argument(6, "groups", 1), call.argument(2, "bias")
+    channel = len(inputs) - len(weight) + 1
+    _tie_groups(types, call, inputs, channel, groups, weight)
+    if bias is not None:
+        types.unify(types.type(bias)[0], weight[0])
+    types.pin_axes(weight[2:], "the kernel of a convolution is rigid")
+    types.pin_axes(inputs[channel + 1 :], "a convolution runs over it")
+    out = [*inputs[:channel], weight[0], *(K(n) for n in types.output_shape(call)[channel + 1 :])]
+    types.produces(call.argument(1, "weight"), 0)
+    types.count_macs(call, [*out, *weight[1:]])
+    return out
+
+
+def _tie_groups(types: AxisTypes, call: Call, inputs: Axes, channel: int, groups: int, weight: Axes) -> None:
+    if groups == 1:
+        types.unify(inputs[channel], weight[1])
+        return
+    groups_in, per_group = types.factor(inputs[channel], weight[1].size)
+    groups_out, _ = types.factor(weight[0], weight[0].size // groups)
+    types.unify(groups_in, groups_out)
+    types.unify(per_group, weight[1])
+    types.rewrite(call, 6, "groups", groups_out)
+
+
+@register_rule(F.linear)
+def linear(types: AxisTypes, call: Call) -> Axes:
+    """in = weight axis 1, out = weight axis 0 = bias; any number of leading axes."""
+    inputs, weight = types.type(call.argument(0, "input")), types.type(call.argument(1, "weight"))
+    bias = call.argument(2, "bias")
+    types.unify(inputs[-1], weight[1])
+    if bias is not None:
+        types.unify(types.type(bias)[0], weight[0])
+    out = [*inputs[:-1], weight[0]]
+    types.produces(call.argument(1, "weight"), 0)
+    types.count_macs(call, [*out, weight[1]])
+    return out

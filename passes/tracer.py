@@ -1,0 +1,278 @@
+"""A torch.fx tracer that carries values: a meta tensor stands beside every proxy.
+
+``x.shape``, ``x.size(0)``, ``len(x)`` and ``if`` on shapes therefore just run as Python, and no separate shape
+propagation is needed. The batch axis is the prime `BATCH`, so that any size that is a multiple of it is known to
+carry the batch and stays symbolic in the graph. A submodule that cannot be traced becomes an opaque leaf, with a
+diagnostic; the model itself is left exactly as it was.
+"""
+
+from __future__ import annotations
+
+import copy
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.fx as fx
+import torch.fx._symbolic_trace as symbolic_trace
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from .calls import MODULE_FORMS
+from .errors import Diagnostic, TraceError
+
+BATCH = 1009
+"""The size of the batch axis while tracing: a prime that no model uses as a width."""
+
+
+class ValueProxy(fx.Proxy):
+    """A proxy that answers questions about its shape, type and length with plain Python values."""
+
+    @property
+    def value(self) -> Any:
+        """The meta tensor, or the structure of meta tensors, that the node stands for."""
+        return self.node.meta["value"]
+
+    @property
+    def __class__(self) -> type:  # type: ignore[override]
+        """Claims to be a tensor where it stands for one: models ask ``isinstance(x, Tensor)``."""
+        return Tensor if isinstance(self.node.meta.get("value"), Tensor) else type(self)
+
+    _is_param = False  # read by isinstance(x, nn.Parameter)
+    shape = property(lambda self: self.value.shape)
+    ndim = property(lambda self: self.value.ndim)
+    dtype = property(lambda self: self.value.dtype)
+    requires_grad = property(lambda self: self.value.requires_grad)
+    is_cuda = property(lambda self: self.device.type == "cuda")
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the model, not ``meta``: tensors made in forward must be real ones."""
+        return self.tracer.device  # type: ignore[attr-defined, no-any-return]
+
+    def size(self, dim: int | None = None) -> Any:
+        """As `torch.Tensor.size`."""
+        return self.value.size() if dim is None else self.value.size(dim)
+
+    def dim(self) -> int:
+        """As `torch.Tensor.dim`."""
+        return int(self.value.dim())
+
+    def numel(self) -> int:
+        """As `torch.Tensor.numel`."""
+        return int(self.value.numel())
+
+    def __len__(self) -> int:
+        """As the value's own length."""
+        return len(self.value)
+
+    def __iter__(self) -> Iterator[Any]:
+        """One proxy for each entry of the first axis, or for each item of a tuple."""
+        return iter([self[i] for i in range(len(self.value))])
+
+    def __hash__(self) -> int:
+        """By identity, as tensors do."""
+        return id(self)
+
+
+class ValueTracer(fx.Tracer):
+    """Traces a model called with given positional and keyword inputs; see the module's text."""
+
+    proxy_buffer_attributes = True
+
+    def __init__(self) -> None:
+        super().__init__(autowrap_functions=())
+        self.constants: dict[str, Tensor] = {}
+        self.diagnostics: list[Diagnostic] = []
+        self.device = torch.device("cpu")
+        self._inputs: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+
+    def trace_model(self, root: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.Graph:
+        """The graph of ``root(*args, **kwargs)``; the tensors among the inputs become its placeholders.
+
+        Raises:
+            TraceError: the model's own forward cannot be traced; names the module and the line.
+        """
+        self._inputs = (args, kwargs)
+        self.device = next((p.device for p in root.parameters()), torch.device("cpu"))
+        with _own_functions_only():
+            try:
+                return self.trace(root)
+            except Exception as error:
+                raise _trace_error(root, "", error) from error
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Modules with a functional form are leaves; everything else is traced into."""
+        return type(m) in MODULE_FORMS
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        """A proxy that carries the node's value."""
+        return ValueProxy(node, self)
+
+    def create_args_for_root(
+        self, root_fn: Any, is_module: bool, concrete_args: Any = None
+    ) -> tuple[Callable[..., Any], list[Any]]:
+        """Placeholders for the given inputs only: optional arguments keep their defaults without asserts."""
+        args, kwargs = self._inputs
+        names = _parameter_names(self.root.forward, len(args))
+        batch = next((t.shape[0] for t in tree_leaves(self._inputs) if isinstance(t, Tensor) and t.ndim), None)
+
+        def placeholder(name: str, example: Any) -> Any:
+            if not isinstance(example, Tensor):
+                return example
+            shape = [BATCH if axis == 0 and n == batch else n for axis, n in enumerate(example.shape)]
+            proxy = super(ValueTracer, self).create_proxy("placeholder", name, (), {})
+            proxy.node.meta["value"] = torch.empty(shape, dtype=example.dtype, device="meta")
+            return proxy
+
+        bound = [placeholder(name, value) for name, value in zip(names, args, strict=True)]
+        named = {name: placeholder(name, value) for name, value in kwargs.items()}
+        return (lambda root, *inputs: root_fn(root, *inputs, **named)), [self.root, *bound]
+
+    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **options: Any) -> Any:
+        """As in fx, but a result that holds no tensor (a size, a flag) is returned as the plain value."""
+        proxy = super().create_proxy(kind, target, args, kwargs, *rest, **options)
+        value = self._evaluate(proxy.node)
+        proxy.node.meta["value"] = value
+        proxy.node.meta["scope"] = self.scope.module_path
+        return proxy if any(isinstance(leaf, Tensor) for leaf in tree_leaves(value)) else value
+
+    def create_arg(self, a: Any) -> Any:
+        """As in fx, but tensors made in forward are kept here and not set as attributes of the user's model."""
+        if isinstance(a, fx.Proxy):  # before fx sees it, which would take our proxy for the tensor it claims to be
+            return a.node
+        if not isinstance(a, Tensor) or isinstance(a, nn.Parameter):
+            return super().create_arg(a)
+        if any(size % BATCH == 0 for size in a.shape if size):
+            raise TraceError(f"a tensor of shape {tuple(a.shape)} is made in forward with the batch's own size")
+        name = next((n for n, tensor in self.constants.items() if tensor is a), f"_constant_{len(self.constants)}")
+        self.constants[name] = a
+        return self.create_node("get_attr", name, (), {})
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Trace into `m`; where that fails, undo it and make `m` an opaque leaf."""
+        last, stack = next(iter(reversed(self.graph.nodes))), dict(self.module_stack)
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except Exception as error:
+            for node in reversed(list(self.graph.nodes)):
+                if node is last:
+                    break
+                self.graph.erase_node(node)
+            self.module_stack.clear()  # fx leaves it as it was at the failure
+            self.module_stack.update(stack)
+            path = self.path_of_module(m)
+            reason = _trace_error(m, path, error)
+            try:
+                proxy = self.create_proxy("call_module", path, args, kwargs)
+            except Exception as inner:
+                raise reason from inner
+            self.diagnostics.append(Diagnostic(path, f"opaque, its inputs and outputs are rigid: {reason}"))
+            return proxy
+
+    def _evaluate(self, node: fx.Node) -> Any:
+        """The value of a new node, computed on meta tensors: no data is touched."""
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._value)
+        args, kwargs = tree_map(_to_meta, (args, kwargs))
+        with torch.no_grad():
+            if node.op == "get_attr":
+                return _to_meta(self._attribute(str(node.target)))
+            if node.op == "call_module":
+                return self._run_module(self.root.get_submodule(str(node.target)), args, kwargs)
+            if node.op == "call_method":
+                return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+            return node.target(*args, **kwargs)  # type: ignore[operator]
+
+    def _value(self, node: fx.Node) -> Any:
+        if "value" not in node.meta:  # get_attr nodes that create_arg made
+            node.meta["value"] = _to_meta(self._attribute(str(node.target)))
+        return node.meta["value"]
+
+    def _attribute(self, path: str) -> Any:
+        if path in self.constants:
+            return self.constants[path]
+        owner, _, name = path.rpartition(".")
+        return _stored(self.root.get_submodule(owner), name)
+
+    def _run_module(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        form = MODULE_FORMS.get(type(module))
+        if form is None:
+            with symbolic_trace._maybe_revert_all_patches():  # fx has patched nn.Module's call and attributes
+                return _run_opaque(module, args, kwargs)
+        tensors = {n: _to_meta(_stored(module, n)) for n in form.tensors}
+        settings = {n: getattr(module, n) for n in form.settings if n != "padding_mode"}
+        if form.op is F.batch_norm:
+            settings["training"] = tensors["running_mean"] is None
+        return form.op(*args, **tensors, **settings, **kwargs)  # type: ignore[operator]
+
+
+def _stored(module: nn.Module, name: str) -> Any:
+    """An attribute as it is stored: fx has patched ``getattr`` to make proxies of parameters."""
+    for table in (module._parameters, module._buffers, module._modules):
+        if name in table:
+            return table[name]
+    return getattr(module, name)
+
+
+def _to_meta(value: Any) -> Any:
+    if not isinstance(value, Tensor) or value.is_meta:
+        return value
+    return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+
+
+def _run_opaque(module: nn.Module, args: Any, kwargs: Any) -> Any:
+    """The value of a module that cannot be traced: a copy of it is run on zeros at two batch sizes."""
+    twin = copy.deepcopy(module).eval()
+
+    def run(batch: int) -> Any:
+        def real(value: Any) -> Any:
+            if not isinstance(value, Tensor):
+                return value
+            shape = [n // BATCH * batch if n and n % BATCH == 0 else n for n in value.shape]
+            return torch.zeros(shape, dtype=value.dtype, device=next((p.device for p in twin.parameters()), None))
+
+        return twin(*tree_map(real, args), **tree_map(real, kwargs))
+
+    def lift(two: Any, three: Any) -> Any:
+        if not isinstance(two, Tensor):
+            return two
+        shape = [a if a == b else a // 2 * BATCH for a, b in zip(two.shape, three.shape, strict=True)]
+        return torch.empty(shape, dtype=two.dtype, device="meta")
+
+    with torch.random.fork_rng(devices=[]):
+        return tree_map(lift, run(2), run(3))
+
+
+@contextmanager
+def _own_functions_only() -> Iterator[None]:
+    """Trace into functions that libraries wrap for the whole process (`torch.fx.wrap`), then restore the table."""
+    table = symbolic_trace._wrapped_fns_to_patch
+    saved = dict(table)
+    table.clear()
+    try:
+        yield
+    finally:
+        table.update(saved)
+
+
+def _parameter_names(forward: Callable[..., Any], count: int) -> list[str]:
+    code = forward.__code__ if hasattr(forward, "__code__") else None
+    names = list(code.co_varnames[1 : code.co_argcount]) if code else []
+    return [names[i] if i < len(names) else f"input_{i}" for i in range(count)]
+
+
+def _trace_error(module: nn.Module, path: str, error: Exception) -> TraceError:
+    """Names the module and the innermost line of the user's own code."""
+    if isinstance(error, TraceError) and error.__cause__ is not None:
+        return error
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if f"torch{'/'}" not in f.filename.replace("\\", "/") and f.filename != __file__]
+    line = f", {own[-1].filename}:{own[-1].lineno}: {own[-1].line}" if own else ""
+    where = f"module {path!r} ({type(module).__name__})" if path else f"the model ({type(module).__name__})"
+    return TraceError(
+        f"cannot trace {where}{line}: {error}. A model must not branch on the values of its tensors; "
+        "move such code into a submodule, which then stays rigid while the rest becomes elastic"
+    )

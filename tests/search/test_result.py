@@ -1,0 +1,160 @@
+"""The front is the one by definition, the best is the smallest that is good enough, and the file gives it back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bnas.search import Evaluation, Objective, RecordError, SearchError, SearchResult
+
+MACS, ACCURACY, LATENCY = Objective("macs", "min"), Objective("accuracy", "max"), Objective("latency", "min")
+OBJECTIVES = (ACCURACY, MACS, LATENCY)
+ROWS = st.lists(st.tuples(*[st.integers(0, 5).map(float)] * 3), max_size=25)
+Make = Callable[[Sequence[Sequence[float]], Sequence[str]], tuple[Evaluation, ...]]
+
+
+def result_of(make: Make, rows: Sequence[Sequence[float]], *objectives: Objective) -> SearchResult:
+    return SearchResult(objectives, make(rows, [objective.name for objective in objectives]))
+
+
+def dominates(one: Evaluation, other: Evaluation, objectives: Sequence[Objective]) -> bool:
+    pairs = [(one.values[o.name], other.values[o.name]) for o in objectives]
+    better = [a < b if o.direction == "min" else a > b for o, (a, b) in zip(objectives, pairs, strict=True)]
+    return any(better) and all(up or a == b for up, (a, b) in zip(better, pairs, strict=True))
+
+
+def is_front(front: Sequence[Evaluation], result: SearchResult) -> bool:
+    """Say whether this is the front, by comparing each evaluation with each other one."""
+    expected = [
+        e for e in result.evaluations if not any(dominates(o, e, result.objectives) for o in result.evaluations)
+    ]
+    return sorted(e.index for e in front) == [e.index for e in expected]
+
+
+@given(rows=ROWS, count=st.integers(1, 3))
+def test_front_is_what_nothing_dominates(evaluations_of: Make, rows: list[tuple[float, ...]], count: int) -> None:
+    result = result_of(evaluations_of, [row[:count] for row in rows], *OBJECTIVES[:count])
+    assert is_front(result.pareto(), result)
+
+
+@given(rows=ROWS.filter(bool))
+def test_front_with_one_too_few_is_rejected(evaluations_of: Make, rows: list[tuple[float, ...]]) -> None:
+    result = result_of(evaluations_of, rows, *OBJECTIVES)
+    assert not is_front(result.pareto()[1:], result)
+
+
+@given(rows=ROWS)
+def test_front_with_a_dominated_one_is_rejected(evaluations_of: Make, rows: list[tuple[float, ...]]) -> None:
+    result = result_of(evaluations_of, [*rows, (-1.0, 9.0, 9.0), (0.0, 9.0, 9.0)], *OBJECTIVES)
+    assert not is_front([*result.pareto(), result.evaluations[-2]], result)
+
+
+def test_front_of_the_other_direction_is_rejected(evaluations_of: Make) -> None:
+    result = result_of(evaluations_of, [(0.5, 1.0), (0.6, 1.0)], ACCURACY, MACS)
+    flipped = SearchResult((Objective("accuracy", "min"), MACS), result.evaluations)
+    assert not is_front(flipped.pareto(), result)
+
+
+@given(rows=ROWS)
+def test_front_is_in_the_order_of_the_first_minimised_objective(
+    evaluations_of: Make, rows: list[tuple[float, ...]]
+) -> None:
+    result = result_of(evaluations_of, rows, *OBJECTIVES)
+    front = result.pareto()
+    assert [e.values["macs"] for e in front] == sorted(e.values["macs"] for e in front)
+    assert SearchResult(result.objectives, result.evaluations[::-1]).pareto() == front
+
+
+def test_best_is_the_smallest_within_delta(evaluations_of: Make) -> None:
+    result = result_of(evaluations_of, [(10, 0.90), (5, 0.89), (4, 0.85), (5, 0.95), (1, 0.2)], MACS, ACCURACY)
+    chosen = {delta: result.best(0.9, delta) for delta in (-1.0, 0.0, 0.01, 0.05, 1.0)}
+    assert {delta: one and one.index for delta, one in chosen.items()} == {-1.0: None, 0.0: 3, 0.01: 3, 0.05: 2, 1.0: 4}
+
+
+@pytest.mark.parametrize(("accuracy", "found"), [(0.89, True), (0.8899, False)])
+def test_delta_is_meant_in_decimal(evaluations_of: Make, accuracy: float, found: bool) -> None:
+    assert 0.9 - 0.89 > 0.01  # in floating point: what must not decide
+    result = result_of(evaluations_of, [(10, accuracy)], MACS, ACCURACY)
+    assert (result.best(0.9, 0.01) is not None) is found
+
+
+def test_best_by_another_metric_and_value(evaluations_of: Make) -> None:
+    result = result_of(evaluations_of, [(0.5, 10.0, 3.0), (0.9, 11.0, 2.0), (0.7, 30.0, 1.0)], *OBJECTIVES)
+    best = result.best(10.0, 2.0, metric="macs", minimize="latency")
+    assert best is not None
+    assert best.index == 1
+
+
+def test_best_says_what_there_is(evaluations_of: Make) -> None:
+    result = result_of(evaluations_of, [(10, 0.90)], MACS, ACCURACY)
+    with pytest.raises(SearchError, match=r"'acuracy' is not an objective; .*did you mean 'accuracy'"):
+        result.best(0.9, 0.1, metric="acuracy")
+    with pytest.raises(SearchError, match=r"no value 'mac' to minimise; .*did you mean 'macs'"):
+        result.best(0.9, 0.1, minimize="mac")
+
+
+def test_hypervolume_by_hand(evaluations_of: Make) -> None:
+    result = result_of(evaluations_of, [(1, 0.5), (2, 0.75), (2, 0.6), (9, 1.0), (1, 0.0)], MACS, ACCURACY)
+    # (1, 0.5) spans 3 x 0.5 up to the corner (4, 0); (2, 0.75) adds 2 x 0.25; (9, 1.0) lies beyond the corner.
+    assert result.hypervolume({"macs": 4, "accuracy": 0.0}) == pytest.approx(2.0)
+    assert result.hypervolume({"macs": 10, "accuracy": 0.0}) == pytest.approx(4.5 + 2.0 + 0.25)
+    assert result.hypervolume({"macs": 1, "accuracy": 0.0}) == 0.0
+    with pytest.raises(SearchError, match="no value for 'accuracy'"):
+        result.hypervolume({"macs": 1})
+
+
+def test_nothing_evaluated_gives_nothing() -> None:
+    empty = SearchResult((MACS, ACCURACY), ())
+    assert empty.pareto() == ()
+    assert empty.best(0.9, 0.1) is None
+    assert empty.hypervolume({"macs": 1, "accuracy": 0}) == 0.0
+
+
+@given(rows=st.lists(st.tuples(*[st.floats(allow_nan=False, allow_infinity=False)] * 3), max_size=10))
+def test_file_gives_back_an_equal_result(
+    evaluations_of: Make, tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[float, ...]]
+) -> None:
+    path = tmp_path_factory.mktemp("result") / "result.json"
+    result = result_of(evaluations_of, rows, *OBJECTIVES)
+    result.write_json(path)
+    again = SearchResult.read_json(path)
+    assert again == result
+    assert again.to_json() == result.to_json()
+
+
+def test_results_that_differ_in_one_value_are_not_equal(evaluations_of: Make) -> None:
+    one, other = (result_of(evaluations_of, [(1, 0.5), (2, last)], MACS, ACCURACY) for last in (0.75, 0.76))
+    assert one != other
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        pytest.param({"version": 2}, "version 1", id="version"),
+        pytest.param({"format": "other"}, "of format 'bnas-search-result'", id="format"),
+        pytest.param({"objectives": [{"name": "macs"}]}, "KeyError: 'direction'", id="objective"),
+        pytest.param({"evaluations": [{"index": 0}]}, "KeyError: 'subnet'", id="evaluation"),
+        pytest.param({"evaluations": 3}, "TypeError", id="evaluations"),
+        pytest.param({"objectives": [{"name": "size", "direction": "min"}]}, "no value for .*'size'", id="values"),
+    ],
+)
+def test_malformed_file_is_refused_by_name(
+    evaluations_of: Make, tmp_path: Path, change: dict[str, Any], reason: str
+) -> None:
+    data = result_of(evaluations_of, [(1, 0.5)], MACS, ACCURACY).to_json()
+    (tmp_path / "result.json").write_text(json.dumps({**data, **change}))
+    with pytest.raises(RecordError, match=rf"result\.json: .*{reason}"):
+        SearchResult.read_json(tmp_path / "result.json")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"format": "bnas-search-result"}'])
+def test_file_of_something_else_is_refused_by_name(tmp_path: Path, text: str) -> None:
+    (tmp_path / "result.json").write_text(text)
+    with pytest.raises(RecordError, match=r"result\.json: "):
+        SearchResult.read_json(tmp_path / "result.json")
