@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 from torch.fx import Node
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from .calls import Call, Operator, TensorRef
 from .errors import Diagnostic, RuleError
@@ -150,6 +150,8 @@ def _type_of(types: AxisTypes, node: Node) -> Any:
     if node.op == "output":
         _pin_inputs(types, node, "it is an output of the model")
         return None
+    if not any(isinstance(leaf, Tensor) for leaf in tree_leaves(node.meta["value"])):
+        return None  # a size: a number and not a tensor
     call = types.ir.calls.get(node)
     rule = None if call is None else RULES.get(call.op)
     for ref in [] if call is None else call.tensors():
@@ -159,7 +161,7 @@ def _type_of(types: AxisTypes, node: Node) -> Any:
         return _refuse(types, node, f"{what} has no rule")
     try:
         return rule(types, call)
-    except RuleError as error:
+    except Exception as error:  # a rule that meets what it was not written for freezes it
         return _refuse(types, node, f"operator {operator_name(call.op)}: {error}")
 
 

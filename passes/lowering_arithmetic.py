@@ -177,5 +177,3 @@ def cast(site: Site) -> str:
 def same(site: Site) -> str:
     """The value itself: memory and gradients mean nothing in ONNX."""
     return site.name(site.x)
-
-

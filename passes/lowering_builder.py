@@ -62,7 +62,7 @@ class OnnxBuilder:
     def emit(
         self, op_type: str, inputs: Sequence[str], scope: str, outputs: int, attributes: Mapping[str, Any]
     ) -> tuple[str, ...]:
-        """Append a node called after `scope` and return the names of its outputs; attributes of ``None`` are left out."""
+        """Append a node called after `scope` and return its outputs' names; attributes of ``None`` are left out."""
         names = [self.unique(scope) for _ in range(outputs)]
         kept = {key: value for key, value in attributes.items() if value is not None}
         given = list(inputs)
@@ -115,7 +115,7 @@ class OnnxBuilder:
         return unique
 
     def add_output(self, name: str, source: str, tensor: Tensor, dims: Sequence[int | str]) -> None:
-        """Declare the value `source` as the graph output `name`: it is renamed where it can be, and copied elsewhere."""
+        """Declare the value `source` as the graph output `name`: it is renamed if it can be, and else copied."""
         unique = self.unique(name)
         if source in self._producers and source not in {known.name for known in self.outputs}:
             self._rename(source, unique)
@@ -138,11 +138,14 @@ class OnnxBuilder:
                 f"{name}: the tensors take {size} bytes, but an ONNX file holds at most {SIZE_LIMIT}; "
                 "choose a smaller sub-network or a smaller dtype"
             )
-        initializers = [_proto(key, tensor) for key, tensor in kept.items()]
-        graph = helper.make_graph(self.nodes, name, self.inputs, self.outputs, initializers)
+        graph = helper.make_graph(self.nodes, name, self.inputs, self.outputs)
         opset = helper.make_opsetid("", OPSET)
         model = helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION, producer_name="bnas")
         helper.set_model_props(model, dict(metadata))
+        for key, tensor in kept.items():
+            # Filled in place: a message that is put into another one is copied, and weights are large.
+            proto = model.graph.initializer.add(name=key, data_type=onnx_type(tensor.dtype, key), dims=tensor.shape)
+            proto.raw_data = _bytes(tensor)
         return model
 
     def _rename(self, old: str, new: str) -> None:
@@ -157,7 +160,8 @@ class OnnxBuilder:
 def onnx_type(dtype: torch.dtype, place: str) -> int:
     """The ONNX element type of `dtype`; a `LoweringError` that names `place` if there is none."""
     if dtype not in ONNX_TYPES:
-        raise LoweringError(f"{place}: {dtype} cannot be written to ONNX; allowed are {', '.join(map(str, ONNX_TYPES))}")
+        allowed = ", ".join(map(str, ONNX_TYPES))
+        raise LoweringError(f"{place}: {dtype} cannot be written to ONNX; allowed are {allowed}")
     return ONNX_TYPES[dtype]
 
 
@@ -173,9 +177,3 @@ def _unique(wanted: str, taken: set[str]) -> str:
 def _bytes(tensor: Tensor) -> bytes:
     # ONNX raw data is row-major and little-endian, whatever the memory format of the model.
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-
-
-def _proto(name: str, tensor: Tensor) -> TensorProto:
-    return TensorProto(
-        name=name, dims=list(tensor.shape), data_type=onnx_type(tensor.dtype, name), raw_data=_bytes(tensor)
-    )

@@ -18,9 +18,7 @@ PAD_MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 """PyTorch's padding modes: what ONNX calls them."""
 
 
-CONVOLUTIONS = frozenset(
-    {F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d}
-)
+CONVOLUTIONS = frozenset({F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d})
 
 
 def spread(setting: int | Sequence[int], axes: int) -> list[int]:
@@ -140,4 +138,5 @@ def _is_convolution(site: Site, node: Node) -> bool:
 
 def _is_called_once(node: Node) -> bool:
     """Whether no other node calls the same module: its weights would have to be stored twice."""
-    return sum(one.op == node.op == "call_module" and one.target == node.target for one in node.graph.nodes) <= 1
+    calls = [one for one in node.graph.nodes if one.op == node.op == "call_module" and one.target == node.target]
+    return len(calls) <= 1

@@ -5,16 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.fx import Node
 from torch.fx.node import map_aggregate
 
+from .calls import Call
 from .errors import LoweringError
 from .lowering_site import BATCH, Value, batch_multiple, operator_name
 
 META = torch.device("meta")
 CPU = torch.device("cpu")
+
+SHAPE_KEEPERS = frozenset(
+    {F.batch_norm, F.relu, F.relu6, F.hardtanh, F.hardswish, F.hardsigmoid, F.leaky_relu, F.elu, F.selu, F.mish}
+    | {F.gelu, F.softplus}
+)
+"""Operators of modules whose result has the shape and dtype of the input."""
 
 
 class Execution:
@@ -23,9 +30,10 @@ class Execution:
     No parameter or buffer is changed: they take part as shapes or as copies.
     """
 
-    def __init__(self, root: nn.Module, node: Node, place: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def __init__(self, root: nn.Module, call: Call, place: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._root = root
-        self._node = node
+        self._call = call
+        self._node = call.node
         self._place = place
         self._given: dict[int, tuple[Value, Tensor, int]] = {}
         found = list(leaves([args, kwargs]))
@@ -65,6 +73,9 @@ class Execution:
             ) from error
 
     def _invoke(self, args: Any, kwargs: Any) -> Any:
+        if not self.constant and self._keeps_shape():
+            given: Tensor = args[0] if args else kwargs["input"]
+            return given.zero_() if self._call.kwargs.get("inplace") else torch.empty_like(given)
         node = self._node
         if callable(node.target):
             return node.target(*args, **kwargs)
@@ -76,6 +87,12 @@ class Execution:
         named = [*module.named_parameters(), *module.named_buffers()]
         state = {name: torch.empty_like(tensor, device=META) for name, tensor in named}
         return functional_call(module, state, args, kwargs)
+
+    def _keeps_shape(self) -> bool:
+        """Whether the node surely gives what its first argument is: then it need not be run, which takes far longer."""
+        if self._node.op == "call_module":
+            return self._call.op in SHAPE_KEEPERS
+        return self._node.target in (F.batch_norm, F.layer_norm, F.gelu)
 
     def _concrete(self, leaf: Any) -> Any:
         if isinstance(leaf, torch.device):
@@ -93,10 +110,11 @@ class Execution:
         return value.tensor.clone() if value.state else value.tensor  # the node may write into it
 
     def _check_number(self, direct: list[Any]) -> None:
-        if isinstance(self.result, bool) or not isinstance(self.result, int | float):
+        result = self.result
+        if isinstance(result, bool) or not isinstance(result, int | float):
             return
         of_batch = any(_is_int(leaf) and batch_multiple(leaf) for leaf in direct)
-        if of_batch and not (_is_int(self.result) and batch_multiple(self.result)):
+        if of_batch and not (isinstance(result, int) and batch_multiple(result)):
             raise LoweringError(
                 f"{self._place}: {operator_name(self._node.target)} makes a number of the size of the batch that is no "
                 "multiple of it, so that the batch cannot be left open"

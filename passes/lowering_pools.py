@@ -18,7 +18,6 @@ from .calls import Operator
 from .lowering_convolutions import spatial_axes, spread
 from .lowering_site import Site, register_lowering
 
-
 AXES: dict[Operator, int] = {
     **dict.fromkeys((F.max_pool1d, F.avg_pool1d, F.adaptive_avg_pool1d, F.adaptive_max_pool1d), 1),
     **dict.fromkeys((F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d), 2),

@@ -46,7 +46,7 @@ def axes(site: Site) -> list[int] | None:
 
 
 @register_lowering(torch.max, torch.min)
-def extreme(site: Site) -> str | tuple[str, str]:
+def extreme(site: Site) -> str | Sequence[str]:
     """Of all entries, along an axis (with where it is), or of two tensors."""
     largest = site.call.op is torch.max
     if isinstance(site.arg(1, "other"), Value):

@@ -103,7 +103,7 @@ class GraphWalk:
         if call.op not in LOWERING and _is_foreign(call.op):
             return self._inline_function(scope, call)
         args, kwargs = self._resolve(scope, node.args), self._resolve(scope, node.kwargs)
-        return self._lower(scope, call, Execution(scope.root, node, scope.path(node), args, kwargs))
+        return self._lower(scope, call, Execution(scope.root, call, scope.path(node), args, kwargs))
 
     def _lower(self, scope: Scope, call: Call, run: Execution) -> Any:
         if run.passed_through():
@@ -164,7 +164,7 @@ class GraphWalk:
 
         args, kwargs = map_aggregate(call.args, proxy), map_aggregate(call.kwargs, proxy)
         what = f"{scope.path(call.node)}: {operator_name(call.op)}"
-        result = _traced(what, call.op, *args, **kwargs)  # type: ignore[arg-type, misc]
+        result = _traced(what, call.op, *args, **kwargs)  # type: ignore[arg-type]
         graph.output(map_aggregate(result, lambda leaf: leaf.node if isinstance(leaf, Proxy) else leaf))
         return self.run(Scope(scope.root, f"{scope.path(call.node)}."), graph, values)
 
@@ -204,7 +204,7 @@ def _map_tensors(given: Any, change: Callable[[Tensor], Any]) -> Any:
 
 
 def _memory(value: Value) -> int:
-    return value.tensor.untyped_storage()._cdata
+    return int(value.tensor.untyped_storage()._cdata)
 
 
 def _geometry(value: Value) -> tuple[Any, ...]:

@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from ..axes import Axes, AxisTypes, register_rule
 from ..calls import Call
 from ..errors import RuleError
-from ..terms import Cat, K, Prod, symbols
-from ..tracer import BATCH
+from ..terms import Cat, K, Prod, Term
 
 
 @register_rule(torch.flatten, torch.squeeze, torch.unsqueeze)
@@ -26,23 +25,17 @@ def flatten(types: AxisTypes, call: Call) -> Axes:
 def reshape(types: AxisTypes, call: Call) -> Axes:
     """Row-major regrouping; constants at elastic axes become active sizes."""
     out = regroup(types, types.type(call.argument(0, "input")), types.output_shape(call))
-    given = call.args[1:] if len(call.args) > 2 or not call.args[1:] else call.args[1]
-    packed = not isinstance(given, int) and given is not call.args[1:]
-    sizes = list(given) if isinstance(given, list | tuple) else [given]
-    if not sizes:
-        raise RuleError("a view by keyword or dtype")
+    packed = len(call.args) == 2 and isinstance(call.args[1], list | tuple)
+    sizes = list(call.args[1]) if packed else list(call.args[1:]) or list(call.kwargs.get("shape", ()))
+    if len(sizes) != len(out):
+        raise RuleError("a view that is not given by its sizes")
     value = [term if isinstance(size, int) and size != -1 else size for size, term in zip(sizes, out, strict=True)]
-    if packed:
+    if packed or not call.args[1:]:
         types.rewrite(call, 1, "shape", value)
-    else:
-        for position, entry in enumerate(value, start=1):
-            if not isinstance(entry, int):
-                types.rewrite(call, position, "", entry if not _is_node(entry) else (entry,))
+    for position, entry in enumerate([] if packed else value, start=1):
+        if isinstance(entry, Term):
+            types.rewrite(call, position, "", entry)
     return out
-
-
-def _is_node(value: Any) -> bool:
-    return isinstance(value, torch.fx.Node)
 
 
 def regroup(types: AxisTypes, axes: Axes, shape: Sequence[int]) -> Axes:
@@ -144,16 +137,6 @@ def pad(types: AxisTypes, call: Call) -> Axes:
 def permute(types: AxisTypes, call: Call) -> Axes:
     """The order is read off a dummy with distinct sizes."""
     inputs = types.type(call.argument(0, "input"))
-    dummy = torch.empty(range(2, len(inputs) + 2), device="meta")
-    moved = call.op(dummy, *call.args[1:], **call.kwargs)  # type: ignore[operator]
+    dummy = torch.empty([*range(2, len(inputs) + 2)], device="meta")
+    moved = getattr(dummy, "permute" if call.op is torch.permute else "transpose")(*call.args[1:], **call.kwargs)
     return [inputs[n - 2] for n in moved.shape]
-
-
-@register_rule("size", operator.mul)
-def size(types: AxisTypes, call: Call) -> None:
-    """The size of the batch: a number and not a tensor."""
-    if call.node.meta["value"] % BATCH:
-        raise RuleError("a size that does not carry the batch")
-
-
-__all__ = ["cat", "flatten", "getitem", "pad", "permute", "regroup", "reshape", "size", "symbols"]

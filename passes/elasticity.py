@@ -1,0 +1,127 @@
+"""The policy that turns symbols and blocks into choices."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from .axes import AxisTypes
+from .blocks import Block, Blocks
+from .errors import ElasticityError
+from .space import SearchSpace
+from .terms import Cat, Prod, Sym, Term, symbols
+
+DIMENSIONS = ("depth", "width")
+
+
+@dataclass(frozen=True)
+class Elasticity:
+    """What may change, and in which steps."""
+
+    dimensions: tuple[str, ...] = DIMENSIONS
+    """Elastic dimensions: "depth" and "width"."""
+    width_multipliers: tuple[float, ...] = (1.0, 0.75, 0.5)
+    """Sizes as fractions of the full one, which is always a choice itself."""
+    min_width: int = 8
+    """No choice is smaller, except where the full size is."""
+    divisor: int = 8
+    """Choices are rounded down to a multiple of this; the full size is left as it is."""
+    max_num_widths: int | None = None
+    """At most so many choices, counted from the largest."""
+
+    def __post_init__(self) -> None:
+        """Check the bounds of every setting."""
+        unknown = [d for d in self.dimensions if d not in DIMENSIONS]
+        if unknown:
+            raise ElasticityError(f"dimensions: {unknown[0]!r} is not one of {', '.join(DIMENSIONS)}")
+        wrong = [m for m in self.width_multipliers if not 0 < m <= 1]
+        if wrong:
+            raise ElasticityError(f"width_multipliers: {wrong[0]} is not in (0, 1]")
+        for name in ("min_width", "divisor"):
+            if getattr(self, name) < 1:
+                raise ElasticityError(f"{name}: {getattr(self, name)} is smaller than 1")
+        if self.max_num_widths is not None and self.max_num_widths < 1:
+            raise ElasticityError(f"max_num_widths: {self.max_num_widths} is smaller than 1")
+
+    def choices(self, full: int, unit: int = 1) -> tuple[int, ...]:
+        """Ascending sizes for a symbol of `full` entries, each standing for `unit` entries of its axis."""
+        step = self.divisor // math.gcd(self.divisor, unit)
+        least = min(full, -(-self.min_width // unit))
+        sizes = {max(least, int(full * m + 1e-9) // step * step) for m in self.width_multipliers} | {full}
+        largest = sorted((s for s in sizes if s > 0), reverse=True)[: self.max_num_widths]
+        return tuple(sorted(largest))
+
+
+@dataclass(frozen=True)
+class Choices:
+    """A search space together with the symbols and blocks that its names stand for."""
+
+    space: SearchSpace
+    symbols: Mapping[str, Sym]
+    blocks: Mapping[str, Block]
+
+
+def choose(types: AxisTypes, blocks: Blocks, elasticity: Elasticity) -> Choices:
+    """The search space of a typed graph.
+
+    Of a product of several symbols (heads x head_dim, groups x channels) only the first is elastic: 'all at 50 %'
+    would otherwise quarter the layer, and a prefix of the first is a prefix of the axis, so that it stays a view.
+    """
+    found = {b.name: b for b in blocks.found} if "depth" in elasticity.dimensions else {}
+    units = _units(types) if "width" in elasticity.dimensions else {}
+    names = _names(types, list(units))
+    options = {names[s]: elasticity.choices(s.n, unit) for s, unit in units.items()}
+    widths = {name: sizes for name, sizes in options.items() if len(sizes) > 1}
+    elastic = {names[s]: s for s in units if names[s] in widths}
+    inside = {name: uses for name, s in elastic.items() if (uses := _uses(types, s, found))}
+    return Choices(SearchSpace(widths, tuple(found), inside), elastic, found)
+
+
+def _units(types: AxisTypes) -> dict[Sym, int]:
+    """The symbols that may change, with the entries of the axis that one of theirs stands for."""
+    held: set[Sym] = set()
+    units: dict[Sym, int] = dict.fromkeys(types.free_symbols(), 1)
+    for axes in types.tensors.values():
+        for first, others in (pair for axis in axes for pair in _products(axis)):
+            held.update(others)
+            units[first] = max(units[first], math.prod(s.n for s in others))
+    return {symbol: unit for symbol, unit in units.items() if symbol not in held}
+
+
+def _products(term: Term) -> Iterator[tuple[Sym, list[Sym]]]:
+    """The first free symbol of each product, and the others of the same product."""
+    if isinstance(term, Cat):
+        for part in term.terms:
+            yield from _products(part)
+    elif isinstance(term, Prod) and (found := list(symbols(term))):
+        yield found[0], found[1:]
+
+
+def _names(types: AxisTypes, chosen: list[Sym]) -> dict[Sym, str]:
+    """Each symbol by the layer that makes its channels, else by the first parameter it stands in."""
+    places: dict[Sym, str] = {}
+    makers = [(name, types.tensors[name][axis]) for name, axis in types.producers.items()]
+    for name, axis in [*makers, *((n, a) for n, axes in types.tensors.items() for a in axes)]:
+        for symbol in symbols(axis):
+            places.setdefault(symbol, name.rpartition(".")[0] or name)
+    count, seen = Counter(places[s] for s in chosen), Counter[str]()
+    names = {}
+    for symbol in chosen:
+        place = places[symbol]
+        seen[place] += 1
+        names[symbol] = place if count[place] == 1 else f"{place}#{seen[place]}"
+    return names
+
+
+def _uses(types: AxisTypes, symbol: Sym, blocks: Mapping[str, Block]) -> tuple[frozenset[str], ...]:
+    """The blocks around each use of the symbol; empty where one use is in no block."""
+    nodes = {
+        node
+        for name, axes in types.tensors.items()
+        if any(symbol is s for axis in axes for s in symbols(axis))
+        for node in types.users.get(name, ())
+    }
+    around = [frozenset(b.name for b in blocks.values() if node in b.body) for node in nodes]
+    return tuple(sorted(set(around), key=sorted)) if all(around) else ()

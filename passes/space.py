@@ -1,0 +1,177 @@
+"""The vocabulary of choices: `Subnet` is one choice, `SearchSpace` all of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from .errors import SubnetError
+
+
+@dataclass(frozen=True, eq=False)
+class Subnet:
+    """One choice in a `SearchSpace`: hashable, ordered, JSON-able; holds no tensor and no module."""
+
+    widths: Mapping[str, int] = field(default_factory=dict)
+    """Entries kept of each elastic symbol."""
+    skipped: frozenset[str] = frozenset()
+    """Names of the blocks that are left out."""
+    kernels: Mapping[str, int] = field(default_factory=dict)
+    """Size of each elastic kernel."""
+
+    def __post_init__(self) -> None:
+        """Freeze the mappings in a fixed order."""
+        for name in ("widths", "kernels"):
+            object.__setattr__(self, name, MappingProxyType(dict(sorted(getattr(self, name).items()))))
+        object.__setattr__(self, "skipped", frozenset(self.skipped))
+
+    def _key(self) -> tuple[Any, ...]:
+        return tuple(self.widths.items()), tuple(sorted(self.skipped)), tuple(self.kernels.items())
+
+    def __eq__(self, other: object) -> bool:
+        """By value."""
+        return isinstance(other, Subnet) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        """By value."""
+        return hash(self._key())
+
+    def __lt__(self, other: Subnet) -> bool:
+        """A fixed order without a meaning, to sort by."""
+        return bool(self._key() < other._key())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Mapping proxies do not pickle by themselves."""
+        return Subnet, (dict(self.widths), self.skipped, dict(self.kernels))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for a JSON file; `from_json` reads it back."""
+        return {"widths": dict(self.widths), "skipped": sorted(self.skipped), "kernels": dict(self.kernels)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Subnet:
+        """The sub-network that `to_json` wrote.
+
+        Raises:
+            SubnetError: a key is missing, unknown, or of the wrong kind.
+        """
+        unknown = sorted(set(data) - {"widths", "skipped", "kernels"})
+        if unknown:
+            raise SubnetError(f"a sub-network has no {unknown[0]!r}; its keys are widths, skipped, kernels")
+        widths, kernels = data.get("widths", {}), data.get("kernels", {})
+        if not all(isinstance(v, int) for v in (*widths.values(), *kernels.values())):
+            raise SubnetError("widths and kernels of a sub-network are whole numbers")
+        return cls(dict(widths), frozenset(data.get("skipped", ())), dict(kernels))
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One decision of a search space. `choices` ascend; the last is that of the maximal sub-network."""
+
+    name: str
+    kind: str
+    """"width", "depth" (0 skips the block, 1 keeps it) or "kernel"."""
+    choices: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """The sub-networks of a super-network: choices for each width, and blocks that may be skipped."""
+
+    widths: Mapping[str, tuple[int, ...]]
+    """Ascending sizes for each elastic symbol; the last is its full size."""
+    blocks: tuple[str, ...]
+    """Names of the blocks that may be skipped, in network order."""
+    inside: Mapping[str, tuple[frozenset[str], ...]] = field(default_factory=dict)
+    """For symbols used only inside blocks: the blocks around each use. The symbol matters while one use is left."""
+
+    @property
+    def size(self) -> int:
+        """Number of sub-networks, as a Python int of any size."""
+        return math.prod(len(v.choices) for v in self.variables())
+
+    def __len__(self) -> int:
+        """Number of sub-networks; Python's `len` stops at ``sys.maxsize``, `size` does not."""
+        return self.size
+
+    def variables(self) -> tuple[Variable, ...]:
+        """The decisions in the order of `encode` and `decode`."""
+        depth = (Variable(name, "depth", (0, 1)) for name in self.blocks)
+        return (*depth, *(Variable(name, "width", choices) for name, choices in self.widths.items()))
+
+    def decode(self, vector: Sequence[int]) -> Subnet:
+        """The sub-network with choice number ``vector[i]`` of ``variables()[i]``.
+
+        Raises:
+            SubnetError: the vector is too long or short, or an entry is out of its bounds.
+        """
+        variables = self.variables()
+        if len(vector) != len(variables):
+            raise SubnetError(f"a vector of {len(vector)} genes; this space has {len(variables)} variables")
+        for gene, variable in zip(vector, variables, strict=True):
+            if not 0 <= gene < len(variable.choices):
+                raise SubnetError(f"{variable.name}: gene {gene} is not one of 0..{len(variable.choices) - 1}")
+        chosen = {v: v.choices[gene] for v, gene in zip(variables, vector, strict=True)}
+        widths = {v.name: size for v, size in chosen.items() if v.kind == "width"}
+        return Subnet(widths, frozenset(v.name for v, keep in chosen.items() if v.kind == "depth" and not keep))
+
+    def encode(self, subnet: Subnet) -> tuple[int, ...]:
+        """The vector that `decode` turns into `subnet`; widths that it does not name are full.
+
+        Raises:
+            SubnetError: the sub-network is not of this space.
+        """
+        self.check(subnet)
+        blocks = tuple(int(name not in subnet.skipped) for name in self.blocks)
+        return (*blocks, *(c.index(subnet.widths.get(name, c[-1])) for name, c in self.widths.items()))
+
+    def check(self, subnet: Subnet) -> None:
+        """Raise `SubnetError` where `subnet` is not of this space: says what is allowed."""
+        for name, width in subnet.widths.items():
+            choices = self.widths.get(name)
+            if choices is None:
+                raise SubnetError(f"there is no elastic width {name!r}; there are {', '.join(self.widths) or 'none'}")
+            if width not in choices:
+                raise SubnetError(f"{name}: width {width} is not one of {choices}")
+        unknown = sorted(subnet.skipped - set(self.blocks))
+        if unknown:
+            raise SubnetError(f"{unknown[0]!r} is not a skippable block; there are {', '.join(self.blocks) or 'none'}")
+        if subnet.kernels:
+            raise SubnetError(f"there is no elastic kernel {next(iter(subnet.kernels))!r}")
+
+    def maximal(self) -> Subnet:
+        """Everything kept: computes what the original model computes."""
+        return self.decode([len(v.choices) - 1 for v in self.variables()])
+
+    def minimal(self) -> Subnet:
+        """The smallest choice everywhere."""
+        return self.decode([0] * len(self.variables()))
+
+    def sample(self, generator: np.random.Generator) -> Subnet:
+        """A uniformly random choice for every variable."""
+        return self.decode([int(generator.integers(len(v.choices))) for v in self.variables()])
+
+    def canonical(self, subnet: Subnet) -> Subnet:
+        """The same network with full widths wherever only skipped blocks would use them."""
+        widths = {
+            name: choices[-1] if self._unused(name, subnet.skipped) else subnet.widths.get(name, choices[-1])
+            for name, choices in self.widths.items()
+        }
+        return Subnet(widths, subnet.skipped, subnet.kernels)
+
+    def _unused(self, name: str, skipped: frozenset[str]) -> bool:
+        uses = self.inside.get(name)
+        return bool(uses) and all(around & skipped for around in uses or ())
+
+    def restrict(self, *, depth: bool = True, width: bool = True, width_indicator: int | None = None) -> SearchSpace:
+        """The part of the space that a training stage uses: dimensions switched off, the largest widths only."""
+        widths = {
+            name: choices[-1:] if not width else choices[-width_indicator:] if width_indicator else choices
+            for name, choices in self.widths.items()
+        }
+        return SearchSpace(widths, self.blocks if depth else (), self.inside)
