@@ -28,15 +28,15 @@ test: $(STAMP) ## Run the tests
 check: lint types test ## All that CI runs: style, types and tests
 
 lint: $(STAMP) ## Check style and formatting
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
 
 # mypy does not follow package-dir, so it reads an installed copy. build/ goes first: setuptools never removes from
 # build/lib what has left the tree. mypy starts inside the copy, where the bare names are not in sight.
 types: $(STAMP) ## Check types
 	@rm -rf build
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target $(TYPES) .
-	cd $(TYPES) && MYPYPATH=. $(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p bnas
+	cd $(TYPES) && MYPYPATH=. $(BIN)/python -m mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p bnas
 
 clean: ## Remove what was built, and the environment that this file made
 	rm -rf build dist runs .venv *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""bnas: any pre-trained PyTorch model as a weight-sharing super-network."""

@@ -115,4 +115,4 @@ def _named(blocks: list[Block]) -> tuple[Block, ...]:
 
 def _common_path(block: Block) -> str:
     scopes = [str(node.meta.get("scope", "")).split(".") for node in (*block.body, block.out)]
-    return ".".join(os.path.commonprefix(scopes))  # type: ignore[type-var]
+    return ".".join(os.path.commonprefix(scopes))

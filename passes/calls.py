@@ -77,7 +77,7 @@ _WB = ("weight", "bias")
 _STATS = ("running_mean", "running_var", "weight", "bias")
 
 
-def identity(input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - the name that nn.Identity uses
+def identity(input: torch.Tensor) -> torch.Tensor:
     """``nn.Identity`` as a function: returns `input` itself."""
     return input
 
@@ -173,9 +173,7 @@ _SPELLINGS: dict[Operator, tuple[Operator, ...]] = {
 }
 """Canonical operator: its other spellings. A method not listed is looked up in ``torch`` under its own name."""
 
-ALIASES: dict[Operator, Operator] = {
-    alias: op for op, aliases in _SPELLINGS.items() for alias in (op, *aliases)
-}
+ALIASES: dict[Operator, Operator] = {alias: op for op, aliases in _SPELLINGS.items() for alias in (op, *aliases)}
 
 
 def canonical(target: Operator) -> Operator:
@@ -194,7 +192,7 @@ def canonical(target: Operator) -> Operator:
 def call_of(node: Node, root: nn.Module) -> Call | None:
     """`node` in canonical spelling; ``None`` for placeholders, outputs, get_attr and modules without a form."""
     if node.op == "call_function":
-        return Call(node, canonical(node.target), tuple(node.args), dict(node.kwargs))  # type: ignore[arg-type]
+        return Call(node, canonical(node.target), tuple(node.args), dict(node.kwargs))
     if node.op == "call_method":
         return Call(node, canonical(str(node.target)), tuple(node.args), dict(node.kwargs))
     if node.op != "call_module":

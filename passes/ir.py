@@ -150,6 +150,8 @@ def _replace(value: Any, node: Node, times: Any, open_end: bool) -> Any:
         return slice(*(_replace(v, node, times, False) for v in (value.start, value.stop, value.step)))
     if isinstance(value, dict):
         return {key: _replace(v, node, times, open_end) for key, v in value.items()}
-    return type(value)([_replace(v, node, times, open_end) for v in value]) if type(value) in (list, tuple) else (
-        tuple(_replace(v, node, times, open_end) for v in value)
+    return (
+        type(value)([_replace(v, node, times, open_end) for v in value])
+        if type(value) in (list, tuple)
+        else (tuple(_replace(v, node, times, open_end) for v in value))
     )

@@ -9,6 +9,7 @@ diagnostic; the model itself is left exactly as it was.
 from __future__ import annotations
 
 import copy
+import operator
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,8 +37,8 @@ class ValueProxy(fx.Proxy):
         """The meta tensor, or the structure of meta tensors, that the node stands for."""
         return self.node.meta["value"]
 
-    @property
-    def __class__(self) -> type:  # type: ignore[override]
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
         """Claims to be a tensor where it stands for one: models ask ``isinstance(x, Tensor)``."""
         return Tensor if isinstance(self.node.meta.get("value"), Tensor) else type(self)
 
@@ -71,7 +72,7 @@ class ValueProxy(fx.Proxy):
 
     def __iter__(self) -> Iterator[Any]:
         """One proxy for each entry of the first axis, or for each item of a tuple."""
-        return iter([self[i] for i in range(len(self.value))])
+        return iter([operator.getitem(self, i) for i in range(len(self.value))])
 
     def __hash__(self) -> int:
         """By identity, as tensors do."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,15 +29,22 @@ class Evaluation:
     """How long it took. Not compared: a search that is run again finds the same in another time."""
 
 
+def shown(subnet: Subnet) -> str:
+    """Return a sub-network as messages name it: as JSON that can be read back."""
+    return json.dumps(subnet.to_json(), sort_keys=True)
+
+
 def checked_values(subnet: Subnet, values: object, objectives: Iterable[Objective] = ()) -> dict[str, float]:
     """Return the values as floats, or raise MetricError naming the sub-network and the value that is at fault."""
     if not isinstance(values, Mapping):
-        raise MetricError(f"{subnet}: evaluation gave {type(values).__name__}, not a mapping of names to numbers")
+        raise MetricError(
+            f"{shown(subnet)}: evaluation gave {type(values).__name__}, not a mapping of names to numbers"
+        )
     numbers = {name: _finite(subnet, name, value) for name, value in values.items()}
     for objective in objectives:
         if objective.name not in numbers:
             known = nearest(objective.name, numbers)
-            raise MetricError(f"{subnet}: evaluation gave no value for objective {objective.name!r}; {known}")
+            raise MetricError(f"{shown(subnet)}: evaluation gave no value for objective {objective.name!r}; {known}")
     return numbers
 
 
@@ -45,7 +53,7 @@ def _finite(subnet: Subnet, name: str, value: object) -> float:
     try:
         number = float(value)  # type: ignore[arg-type]  # numpy's and torch's scalars are numbers too
     except (TypeError, ValueError, OverflowError) as error:
-        raise MetricError(f"{subnet}: {name!r} is {value!r}, not a number") from error
+        raise MetricError(f"{shown(subnet)}: {name!r} is {value!r}, not a number") from error
     if not math.isfinite(number):
-        raise MetricError(f"{subnet}: {name!r} is {number}, which cannot be compared; a value must be finite")
+        raise MetricError(f"{shown(subnet)}: {name!r} is {number}, which cannot be compared; a value must be finite")
     return number

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from bnas.passes import Subnet
 from bnas.search.errors import RecordError
-from bnas.search.evaluation import Evaluation, checked_values
+from bnas.search.evaluation import Evaluation, checked_values, shown
 from bnas.search.objective import nearest
 from bnas.search.text_file import write_text
 
@@ -55,10 +55,10 @@ class EvaluationLog:
         """
         numbers = checked_values(subnet, values)
         if subnet in self._evaluations:
-            raise RecordError(f"{subnet}: is evaluation {self._evaluations[subnet].index} of this log already")
+            raise RecordError(f"{shown(subnet)}: is evaluation {self._evaluations[subnet].index} of this log already")
         if self._evaluations and set(numbers) != set(self._names):
             odd = sorted(set(numbers) ^ set(self._names))
-            raise RecordError(f"{subnet}: {odd[0]!r} is not in all evaluations; {nearest(odd[0], self._names)}")
+            raise RecordError(f"{shown(subnet)}: {odd[0]!r} is not in all evaluations; {nearest(odd[0], self._names)}")
         self._names = self._names if self._evaluations else tuple(numbers)
         ordered = {name: numbers[name] for name in self._names}
         evaluation = Evaluation(len(self), subnet, ordered, seconds)
@@ -75,7 +75,7 @@ class EvaluationLog:
         writer.writerow(["index", *self._names, "seconds", "subnet"])
         for one in self:
             numbers = [repr(one.values[name]) for name in self._names]
-            writer.writerow([one.index, *numbers, repr(one.seconds), json.dumps(one.subnet.to_json(), sort_keys=True)])
+            writer.writerow([one.index, *numbers, repr(one.seconds), shown(one.subnet)])
         write_text(path, text.getvalue())
 
     @classmethod

@@ -12,7 +12,7 @@ import numpy as np
 
 from bnas.search.candidates import Candidate, Candidates
 from bnas.search.errors import SearchError
-from bnas.search.evaluation import Evaluation, checked_values
+from bnas.search.evaluation import Evaluation, checked_values, shown
 from bnas.search.evaluation_log import EvaluationLog
 from bnas.search.global_random import GlobalRandom
 from bnas.search.nsga2 import Fitness, Individual, Variation, offspring, survivors
@@ -108,7 +108,7 @@ class Searcher:
             values = self._evaluate(subnet)
         except Exception as error:
             if sys.version_info >= (3, 11):
-                error.add_note(f"while evaluating sub-network {subnet}")
+                error.add_note(f"while evaluating sub-network {shown(subnet)}")
             raise
         seconds = time.perf_counter() - start
         return self._log.record(subnet, checked_values(subnet, values, self._objectives), seconds)

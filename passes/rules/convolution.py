@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import torch.nn.functional as F
 
-from ..axes import Axes, AxisTypes, register_rule
-from ..calls import Call
-from ..terms import K
+from bnas.passes.axes import Axes, AxisTypes, register_rule
+from bnas.passes.calls import Call
+from bnas.passes.terms import K
 
 
 @register_rule(F.conv1d, F.conv2d, F.conv3d)
 def convolution(types: AxisTypes, call: Call) -> Axes:
-    """in = G*c, out = G*o, weight = (G*o, c, kernel), bias = out, groups = active(G); depthwise is c = 1."""
+    """In = G*c, out = G*o, weight = (G*o, c, kernel), bias = out, groups = active(G); depthwise is c = 1."""
     inputs, weight = types.type(call.argument(0, "input")), types.type(call.argument(1, "weight"))
     groups, bias = call.argument(6, "groups", 1), call.argument(2, "bias")
     channel = len(inputs) - len(weight) + 1
@@ -39,7 +39,7 @@ def _tie_groups(types: AxisTypes, call: Call, inputs: Axes, channel: int, groups
 
 @register_rule(F.linear)
 def linear(types: AxisTypes, call: Call) -> Axes:
-    """in = weight axis 1, out = weight axis 0 = bias; any number of leading axes."""
+    """In = weight axis 1, out = weight axis 0 = bias; any number of leading axes."""
     inputs, weight = types.type(call.argument(0, "input")), types.type(call.argument(1, "weight"))
     bias = call.argument(2, "bias")
     types.unify(inputs[-1], weight[1])

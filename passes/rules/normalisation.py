@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch.nn.functional as F
 
-from ..axes import Axes, AxisTypes, register_rule
-from ..calls import Call
+from bnas.passes.axes import Axes, AxisTypes, register_rule
+from bnas.passes.calls import Call
 
 
 @register_rule(F.batch_norm)

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch.fx import Node
 
-from ..axes import Axes, AxisTypes, register_rule
-from ..calls import Call, TensorRef, identity
-from ..terms import K
+from bnas.passes.axes import Axes, AxisTypes, register_rule
+from bnas.passes.calls import Call, TensorRef, identity
+from bnas.passes.terms import K
 
 ACTIVATIONS = (F.relu, F.relu6, F.leaky_relu, F.elu, F.selu, F.gelu, F.silu, F.mish, F.hardswish, F.hardsigmoid)
 MORE_ACTIVATIONS = (F.hardtanh, torch.sigmoid, torch.tanh, F.softplus, F.logsigmoid, F.celu, F.softsign)

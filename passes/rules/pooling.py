@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch.nn.functional as F
 
-from ..axes import Axes, AxisTypes, register_rule
-from ..calls import Call
-from ..errors import RuleError
-from ..terms import K
+from bnas.passes.axes import Axes, AxisTypes, register_rule
+from bnas.passes.calls import Call
+from bnas.passes.errors import RuleError
+from bnas.passes.terms import K
 
 _RANKS = {
     1: (F.max_pool1d, F.avg_pool1d, F.adaptive_avg_pool1d, F.adaptive_max_pool1d),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from ..axes import Axes, AxisTypes, register_rule
-from ..calls import Call
-from ..terms import K
+from bnas.passes.axes import Axes, AxisTypes, register_rule
+from bnas.passes.calls import Call
+from bnas.passes.terms import K
 
 
 @register_rule(torch.mean, torch.amax, torch.amin)

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ..axes import Axes, AxisTypes, register_rule
-from ..calls import Call
-from ..errors import RuleError
-from ..terms import Cat, K, Prod, Term
+from bnas.passes.axes import Axes, AxisTypes, register_rule
+from bnas.passes.calls import Call
+from bnas.passes.errors import RuleError
+from bnas.passes.terms import Cat, K, Prod, Term
 
 
 @register_rule(torch.flatten, torch.squeeze, torch.unsqueeze)
@@ -46,7 +46,8 @@ def regroup(types: AxisTypes, axes: Axes, shape: Sequence[int]) -> Axes:
         if len(block) == len(sizes) == 1:
             out += block
             continue
-        rest, split = Prod(tuple(block)) if block else K(1), []
+        rest: Term = Prod(tuple(block)) if block else K(1)
+        split: Axes = []
         for size in reversed(sizes[1:]):
             rest, last = types.factor(rest, size)
             split.append(last)
@@ -109,7 +110,7 @@ def getitem(types: AxisTypes, call: Call) -> Any:
 def _slice(types: AxisTypes, axis: Any, item: slice) -> Any:
     if item == slice(None):
         return axis
-    if any(not isinstance(v, int | None) for v in (item.start, item.stop, item.step)):  # type: ignore[misc]
+    if any(not isinstance(v, int | None) for v in (item.start, item.stop, item.step)):
         raise RuleError("a slice by a size that carries the batch")
     chosen = range(*item.indices(axis.size))
     types.pin(axis, "a slice of it is read by numbers")

@@ -1,61 +1,28 @@
-"""A search space that needs no model: what the search asks of one, with skippable blocks that hide their widths."""
+"""Search spaces that need no model, and a problem on them whose front is known."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import product
-from math import prod
 
-import numpy as np
 import pytest
 
-from bnas.passes import Subnet, Variable
+from bnas.passes import SearchSpace, Subnet
 from bnas.search import Evaluation
 
 
-@dataclass(frozen=True)
-class GridSpace:
-    """Independent widths, and blocks of one width each that are there or not.
+def space_of(steps: Sequence[int] = (8, 8, 8), blocks: int = 0) -> SearchSpace:
+    """Return a space with these numbers of widths; the first ``blocks`` widths are each inside a skippable block."""
+    widths = {f"w{i}": tuple(range(1, count + 1)) for i, count in enumerate(steps)}
+    names = tuple(f"b{i}" for i in range(blocks))
+    return SearchSpace(widths, names, {f"w{i}": (frozenset({name}),) for i, name in enumerate(names)})
 
-    A block's width says nothing once the block is skipped, so its canonical form has the maximal width.
-    """
 
-    steps: tuple[int, ...] = (8, 8, 8)
-    """Number of choices of each width."""
-    blocks: int = 0
-    """The first so many widths are inside a skippable block of the same number."""
-
-    def variables(self) -> tuple[Variable, ...]:
-        widths = [Variable(f"w{i}", "width", tuple(range(1, n + 1))) for i, n in enumerate(self.steps)]
-        return (*widths, *(Variable(f"b{i}", "depth", (0, 1)) for i in range(self.blocks)))
-
-    def decode(self, vector: Sequence[int]) -> Subnet:
-        assert len(vector) == len(self.variables())
-        assert all(0 <= gene < len(v.choices) for gene, v in zip(vector, self.variables(), strict=True))
-        count = len(self.steps)
-        skipped = frozenset(f"b{i}" for i, gene in enumerate(vector[count:]) if gene == 0)
-        return Subnet({f"w{i}": int(gene) + 1 for i, gene in enumerate(vector[:count])}, skipped)
-
-    def encode(self, subnet: Subnet) -> tuple[int, ...]:
-        widths = (subnet.widths[f"w{i}"] - 1 for i in range(len(self.steps)))
-        return (*widths, *(int(f"b{i}" not in subnet.skipped) for i in range(self.blocks)))
-
-    def canonical(self, subnet: Subnet) -> Subnet:
-        hidden = {f"w{i}": self.steps[i] for i in range(self.blocks) if f"b{i}" in subnet.skipped}
-        return Subnet({**subnet.widths, **hidden}, subnet.skipped)
-
-    def sample(self, generator: np.random.Generator) -> Subnet:
-        return self.decode([int(generator.integers(len(v.choices))) for v in self.variables()])
-
-    def maximal(self) -> Subnet:
-        return self.decode([len(v.choices) - 1 for v in self.variables()])
-
-    def all(self) -> set[Subnet]:
-        """Return every canonical sub-network, by enumeration."""
-        ranges = [range(len(v.choices)) for v in self.variables()]
-        assert prod(map(len, ranges)) < 10_000
-        return {self.canonical(self.decode(genes)) for genes in product(*ranges)}
+def all_of(space: SearchSpace) -> set[Subnet]:
+    """Return every canonical sub-network, by enumeration."""
+    assert space.size < 10_000
+    ranges = [range(len(v.choices)) for v in space.variables()]
+    return {space.canonical(space.decode(genes)) for genes in product(*ranges)}
 
 
 class Zdt1:
@@ -64,7 +31,7 @@ class Zdt1:
     The first variable trades ``f`` for ``g``; every other one but at 0 only makes both worse.
     """
 
-    def __init__(self, space: GridSpace) -> None:
+    def __init__(self, space: SearchSpace) -> None:
         self.space = space
         self.asked: list[Subnet] = []
 
@@ -77,8 +44,13 @@ class Zdt1:
 
 
 @pytest.fixture(scope="session")
-def make_space() -> type[GridSpace]:
-    return GridSpace
+def make_space() -> Callable[..., SearchSpace]:
+    return space_of
+
+
+@pytest.fixture(scope="session")
+def enumerated() -> Callable[[SearchSpace], set[Subnet]]:
+    return all_of
 
 
 @pytest.fixture(scope="session")

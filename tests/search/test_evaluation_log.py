@@ -99,7 +99,7 @@ SUBNET = '"{""widths"": {""w"": 1}, ""skipped"": [], ""kernels"": {}}"'
         pytest.param(HEAD + f"0,0.5,soon,{SUBNET}\n", 2, "seconds.*soon", id="seconds"),
         pytest.param(HEAD + "0,0.5,1.0,{\n", 2, "", id="no-json"),
         pytest.param(HEAD + "0,0.5,1.0,[]\n", 2, "", id="no-subnet"),
-        pytest.param(HEAD + "0,0.5,1.0,{}\n", 2, "", id="subnet-without-widths"),
+        pytest.param(HEAD + '0,0.5,1.0,"{""width"": {}}"\n', 2, "no 'width'", id="subnet-key"),
         pytest.param(HEAD + f'0,0.5,1.0,{SUBNET}\n1,0.5,1.0,"open', 3, "", id="open-quote"),
         pytest.param(HEAD + f"0,0.5,1.0,{SUBNET}\n1,0.5,1.0,{SUBNET}\n", 3, "evaluation 0 of this log", id="twice"),
     ],

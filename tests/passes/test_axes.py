@@ -1,0 +1,65 @@
+"""The analysis on real architectures and on random programs of its three operations."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bnas.passes import analyse, find_blocks, trace
+from bnas.passes.selection import index
+from bnas.passes.terms import Cat, K, Prod, Sym, Term, symbols
+from bnas.passes.unifier import Unifier
+
+
+@pytest.mark.parametrize(
+    ("name", "free", "blocks"),
+    [("resnet50", 37, 12), ("mobilenet_v2", 25, 10), ("squeezenet1_1", 25, 0), ("regnet_y_400mf", 69, 12)],
+)
+def test_free_symbols_and_blocks_of_real_models(name: str, free: int, blocks: int) -> None:
+    model = torchvision.models.get_model(name).eval()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    types = analyse(trace(model, torch.zeros(2, 3, 224, 224)))
+    assert len(types.free_symbols()) == free
+    assert len(find_blocks(types).found) == blocks
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+def terms(size: int) -> st.SearchStrategy[Term]:
+    """Random terms over fresh symbols, all of `size` entries."""
+    leaf = st.builds(lambda rigid: K(size) if rigid else Sym(size), st.booleans())
+    if size < 2:
+        return leaf
+    halves = st.integers(1, size - 1).flatmap(lambda k: st.tuples(terms(k), terms(size - k)).map(Cat))
+    divisors = [d for d in range(2, size) if size % d == 0]
+    rows = [st.tuples(terms(size // d), terms(d)).map(Prod) for d in divisors]
+    return st.one_of(leaf, halves, *rows)
+
+
+@given(data=st.data(), size=st.sampled_from([6, 8, 12]))
+def test_every_equation_holds_under_random_assignments(data: st.DataObject, size: int) -> None:
+    pool: list[Term] = [data.draw(terms(size)) for _ in range(4)]
+    unifier, equations = Unifier(), list[tuple[Term, Term]]()
+    for _ in range(data.draw(st.integers(1, 6))):
+        left, right = data.draw(st.sampled_from(pool)), data.draw(st.sampled_from(pool))
+        match data.draw(st.sampled_from(["unify", "cut", "factor"])):
+            case "unify":
+                unifier.unify(left, right)
+            case "cut":
+                right = Cat(unifier.cut(left, data.draw(st.integers(1, size - 1))))
+            case _:
+                right = Prod(unifier.factor(left, data.draw(st.sampled_from([2, size // 2]))))
+        equations.append((left, right))
+    free = {s for pair in equations for term in pair for s in symbols(term)}
+    chosen = {s: data.draw(st.integers(1, s.n)) for s in sorted(free, key=id)}
+    for left, right in equations:
+        np.testing.assert_array_equal(index(left, chosen), index(right, chosen))
+
+
+def test_index_tells_different_terms_apart() -> None:
+    first, second = Sym(2), Sym(2)
+    left, right = index(Cat((first, second)), {first: 1}), index(Cat((first, second)), {second: 1})
+    assert not np.array_equal(left, right)
