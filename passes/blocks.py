@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from dataclasses import dataclass
+from itertools import takewhile
 
 import torch
 from torch.fx import Node
@@ -115,4 +115,5 @@ def _named(blocks: list[Block]) -> tuple[Block, ...]:
 
 def _common_path(block: Block) -> str:
     scopes = [str(node.meta.get("scope", "")).split(".") for node in (*block.body, block.out)]
-    return ".".join(os.path.commonprefix(scopes))
+    same = takewhile(lambda names: len(set(names)) == 1, zip(*scopes, strict=False))
+    return ".".join(names[0] for names in same)
