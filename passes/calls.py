@@ -159,7 +159,6 @@ _SPELLINGS: dict[Operator, tuple[Operator, ...]] = {
     F.softmax: (torch.softmax, "softmax"),
     F.log_softmax: (torch.log_softmax, "log_softmax"),
     F.dropout: (torch.dropout, torch.dropout_),
-    F.batch_norm: (torch.batch_norm,),
     F.layer_norm: (torch.layer_norm,),
     F.prelu: (torch.prelu,),
     F.adaptive_avg_pool1d: (torch.adaptive_avg_pool1d,),

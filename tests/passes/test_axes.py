@@ -8,6 +8,7 @@ import torch
 import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from bnas.passes import analyse, find_blocks, trace
 from bnas.passes.selection import index
@@ -26,6 +27,27 @@ def test_free_symbols_and_blocks_of_real_models(name: str, free: int, blocks: in
     assert len(types.free_symbols()) == free
     assert len(find_blocks(types).found) == blocks
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+class TorchSpelling(nn.Module):
+    """torch.batch_norm takes its tensors in another order than F.batch_norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.last = nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        n = self.norm
+        mean, var = n.running_mean, n.running_var
+        x = torch.batch_norm(self.conv(x), n.weight, n.bias, mean, var, False, 0.1, 1e-5, False)
+        return self.last(x)
+
+
+def test_torch_batch_norm_follows_its_channels() -> None:
+    types = analyse(trace(TorchSpelling().eval(), torch.zeros(2, 3, 4, 4)))
+    (symbol,) = types.free_symbols()
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        assert list(symbols(types.tensors[f"norm.{name}"][0])) == [symbol]
 
 
 def terms(size: int) -> st.SearchStrategy[Term]:

@@ -1,0 +1,59 @@
+"""Lowering of normalisation over axes of each sample."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from .lowering_site import Site, Value, register_lowering
+
+
+@register_lowering(F.layer_norm)
+def layer_norm(site: Site) -> str:
+    """Over the last axes."""
+    shape = tuple(site.arg(1, "normalized_shape"))
+    weight = site.optional(2, "weight") or torch.ones(shape, dtype=site.x.tensor.dtype)
+    bias, epsilon = site.optional(3, "bias"), site.arg(4, "eps", 1e-5)
+    return site.emit("LayerNormalization", site.x, weight, bias, axis=-len(shape), epsilon=epsilon)
+
+
+@register_lowering(F.group_norm, torch.group_norm)
+def group_norm(site: Site) -> str:
+    """Each group of channels becomes one channel that is normalised alone."""
+    return _normalised(site, int(site.arg(1, "num_groups")), site.optional(2, "weight"), site.optional(3, "bias"), 4)
+
+
+@register_lowering(F.instance_norm)
+def instance_norm(site: Site) -> str:
+    """Each channel of each sample by its own statistics; running ones are refused."""
+    if not site.arg(5, "use_input_stats", True):
+        raise site.refuse("normalises with running statistics; use batch_norm for that")
+    return _normalised(site, site.x.tensor.shape[1], site.optional(3, "weight"), site.optional(4, "bias"), 7)
+
+
+def _normalised(site: Site, groups: int, weight: Value | None, bias: Value | None, epsilon_at: int) -> str:
+    tensor = site.x.tensor
+    runs = site.reshape(site.x, [tensor.shape[0], groups, tensor[0].numel() // groups])
+    one, zero = torch.ones(groups, dtype=tensor.dtype), torch.zeros(groups, dtype=tensor.dtype)
+    normal = site.emit("InstanceNormalization", runs, one, zero, epsilon=site.arg(epsilon_at, "eps", 1e-5))
+    return scaled(site, site.reshape(normal, tensor.shape), weight, bias)
+
+
+def scaled(site: Site, source: str, weight: Value | None, bias: Value | None) -> str:
+    """`source` times a weight plus a bias, of which each is one number for each channel, or missing."""
+    column = [-1] + [1] * (site.x.tensor.ndim - 2)
+    if weight is not None:
+        source = site.emit("Mul", source, site.reshape(weight, column))
+    return source if bias is None else site.emit("Add", source, site.reshape(bias, column))
+
+
+@register_lowering(F.normalize)
+def normalize(site: Site) -> str:
+    """Divided by the length along an axis, which counts as at least ``eps``."""
+    norms = {1.0: "ReduceL1", 2.0: "ReduceL2"}
+    order = float(site.arg(1, "p", 2.0))
+    if order not in norms:
+        raise site.refuse(f"has order {order}; only {sorted(norms)} can be lowered")
+    length = site.emit(norms[order], site.x, site.ints([site.arg(2, "dim", 1)]), keepdims=1)
+    least = site.operand(site.arg(3, "eps", 1e-12), site.result.dtype)
+    return site.emit("Div", site.x, site.emit("Clip", length, least))

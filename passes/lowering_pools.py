@@ -1,0 +1,150 @@
+"""Lowering of pooling.
+
+ONNX and its runtimes differ from PyTorch in how they round up the number of windows, so that is never left to them:
+what is missing behind the last element is written as padding, and padding that PyTorch counts in an average is added
+as real zeros where it would not be counted alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from .calls import Operator
+from .lowering_convolutions import spatial_axes, spread
+from .lowering_site import Site, register_lowering
+
+AXES: dict[Operator, int] = {
+    **dict.fromkeys((F.max_pool1d, F.avg_pool1d, F.adaptive_avg_pool1d, F.adaptive_max_pool1d), 1),
+    **dict.fromkeys((F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d), 2),
+    **dict.fromkeys((F.max_pool3d, F.avg_pool3d, F.adaptive_avg_pool3d, F.adaptive_max_pool3d), 3),
+}
+"""How many axes an operator pools over."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The windows of a pooling layer along each of its axes."""
+
+    kernel: list[int]
+    stride: list[int]
+    before: list[int]
+    """Padding before the first element."""
+    behind: list[int]
+    """Padding behind the last element that the last window reaches: it may be less or more than what was asked for."""
+    dilation: list[int]
+
+    @property
+    def pads(self) -> list[int]:
+        """The padding as ONNX wants it."""
+        return [*self.before, *self.behind]
+
+
+def windows(site: Site, axes: int, dilation: int | Sequence[int] = 1) -> Windows:
+    """The windows that give exactly as many results as PyTorch has, rounded down."""
+    spatial_axes(site, axes)
+    kernel = spread(site.arg(1, "kernel_size"), axes)
+    stride = spread(site.arg(2, "stride") or kernel, axes)
+    before, steps = spread(site.arg(3, "padding", 0), axes), spread(dilation, axes)
+    sizes = zip(site.result.shape[2:], site.x.tensor.shape[2:], strict=True)
+    behind = [
+        max(0, (made - 1) * s + (k - 1) * d + 1 - given - p)
+        for (made, given), s, k, d, p in zip(sizes, stride, kernel, steps, before, strict=True)
+    ]
+    return Windows(kernel, stride, before, behind, steps)
+
+
+@register_lowering(F.max_pool1d, F.max_pool2d, F.max_pool3d)
+def max_pool(site: Site) -> str:
+    """All settings but returned indices."""
+    if not isinstance(site.result, torch.Tensor):
+        raise site.refuse("returns indices")
+    axes = AXES[site.call.op]
+    found = windows(site, axes, site.arg(4, "dilation", 1))
+    source, pads = site.name(site.x), found.pads
+    if any(pad >= size for pad, size in zip(pads, found.kernel * 2, strict=True)):
+        # ONNX Runtime takes no padding as wide as the kernel, which dilation can need.
+        source, pads = _padded(site, pads, -math.inf), [0] * (2 * axes)
+    settings = {"strides": found.stride, "dilations": found.dilation, "pads": pads}
+    return site.emit("MaxPool", source, kernel_shape=found.kernel, **settings)
+
+
+@register_lowering(F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
+def average_pool(site: Site) -> str:
+    """All settings, a divisor of one's own included."""
+    axes = AXES[site.call.op]
+    found = windows(site, axes)
+    settings = {"kernel_shape": found.kernel, "strides": found.stride}
+    divisor = site.arg(6, "divisor_override")
+    if divisor is not None:
+        mean = site.emit("AveragePool", _padded(site, found.pads, 0.0), **settings)
+        return site.emit("Mul", mean, site.operand(math.prod(found.kernel) / divisor, site.result.dtype))
+    if not site.arg(5, "count_include_pad", True) or not any(found.before):
+        return site.emit("AveragePool", site.x, pads=found.pads, count_include_pad=0, **settings)
+    # Zeros that count are made real; what rounding up needs beyond them is not counted.
+    beyond = [max(0, behind - pad) for behind, pad in zip(found.behind, found.before, strict=True)]
+    pads = [0] * axes + beyond
+    return site.emit("AveragePool", _padded(site, found.before * 2, 0.0), pads=pads, count_include_pad=0, **settings)
+
+
+def _padded(site: Site, pads: Sequence[int], number: float) -> str:
+    if not any(pads):
+        return site.name(site.x)
+    axes = len(pads) // 2
+    everywhere = site.ints([0, 0, *pads[:axes], 0, 0, *pads[axes:]])
+    return site.emit("Pad", site.x, everywhere, site.operand(number, site.result.dtype))
+
+
+@register_lowering(F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)
+def adaptive_average_pool(site: Site) -> str:
+    """The mean of everything, equal windows, or one product with a matrix of weights for each axis."""
+    kernel = _equal_windows(site)
+    if all(size == 1 for size in site.result.shape[2:]):
+        return site.emit("GlobalAveragePool", site.x)
+    if kernel is not None:
+        return site.emit("AveragePool", site.x, kernel_shape=kernel, strides=kernel)
+    source, last = site.name(site.x), site.x.tensor.ndim - 1
+    for axis in range(2, last + 1):
+        given, made = site.x.tensor.shape[axis], site.result.shape[axis]
+        if given != made:
+            source = _mixed(site, source, axis, averages(given, made).to(site.result.dtype))
+    return source
+
+
+def _mixed(site: Site, source: str, axis: int, weights: torch.Tensor) -> str:
+    """`source` with the entries of `axis` replaced by weighted sums of them."""
+    order = list(range(site.x.tensor.ndim))
+    order[axis], order[-1] = order[-1], order[axis]
+    if axis == order[axis]:
+        return site.emit("MatMul", source, weights)
+    turned = site.emit("Transpose", source, perm=order)
+    return site.emit("Transpose", site.emit("MatMul", turned, weights), perm=order)
+
+
+def averages(given: int, made: int) -> torch.Tensor:
+    """The matrix, given x made, whose product with a row is what adaptive average pooling makes of the row."""
+    return F.adaptive_avg_pool1d(torch.eye(given, dtype=torch.float64), made)
+
+
+@register_lowering(F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)
+def adaptive_max_pool(site: Site) -> str:
+    """The maximum of everything, or equal windows."""
+    if not isinstance(site.result, torch.Tensor):
+        raise site.refuse("returns indices")
+    kernel = _equal_windows(site)
+    if kernel is None:
+        raise site.refuse(f"pools {tuple(site.x.tensor.shape[2:])} to {tuple(site.result.shape[2:])}, not a divisor")
+    if all(size == 1 for size in site.result.shape[2:]):
+        return site.emit("GlobalMaxPool", site.x)
+    return site.emit("MaxPool", site.x, kernel_shape=kernel, strides=kernel)
+
+
+def _equal_windows(site: Site) -> list[int] | None:
+    """The kernel that, as its own stride, pools to the size that is wanted; ``None`` if there is none."""
+    spatial_axes(site, AXES[site.call.op])
+    sizes = list(zip(site.x.tensor.shape[2:], site.result.shape[2:], strict=True))
+    return None if any(given % made for given, made in sizes) else [given // made for given, made in sizes]

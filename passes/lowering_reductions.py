@@ -1,0 +1,85 @@
+"""Lowering of sums, means and extremes over axes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from .lowering_arithmetic import binary
+from .lowering_site import Rule, Site, Value, register_lowering
+
+REDUCTIONS: dict[Callable[..., Any], str] = {
+    torch.mean: "ReduceMean",
+    torch.sum: "ReduceSum",
+    torch.prod: "ReduceProd",
+    torch.amax: "ReduceMax",
+    torch.amin: "ReduceMin",
+    torch.logsumexp: "ReduceLogSumExp",
+}
+"""Operators over one, several or all axes that ONNX has too."""
+
+
+def reduction(op_type: str) -> Rule:
+    """The rule that writes a reduction as `op_type`, in the dtype that PyTorch gives the result."""
+    return lambda site: reduced(site, op_type, site.operand(site.x, site.result.dtype))
+
+
+for _op, _op_type in REDUCTIONS.items():
+    register_lowering(_op)(reduction(_op_type))
+
+
+def reduced(site: Site, op_type: str, source: str) -> str:
+    """`source` reduced over the axes that the call names: none means all."""
+    dims = axes(site)
+    keep = int(bool(site.arg(2, "keepdim", False)))
+    return site.emit(op_type, source, None if dims is None else site.ints(dims), keepdims=keep)
+
+
+def axes(site: Site) -> list[int] | None:
+    """The axes that the call names, or ``None`` for all."""
+    given: int | Sequence[int] | None = site.arg(1, "dim")
+    if isinstance(given, int):
+        return [given]
+    return list(given) if given else None
+
+
+@register_lowering(torch.max, torch.min)
+def extreme(site: Site) -> str | Sequence[str]:
+    """Of all entries, along an axis (with where it is), or of two tensors."""
+    largest = site.call.op is torch.max
+    if isinstance(site.arg(1, "other"), Value):
+        return binary("Max" if largest else "Min")(site)
+    values = reduced(site, "ReduceMax" if largest else "ReduceMin", site.name(site.x))
+    return values if isinstance(site.result, torch.Tensor) else (values, place_of_extreme(site, largest))
+
+
+@register_lowering(torch.argmax, torch.argmin)
+def place(site: Site) -> str:
+    """Where the extreme along an axis is: the first if there are several."""
+    if site.arg(1, "dim") is None:
+        raise site.refuse("searches all axes as one")
+    return place_of_extreme(site, site.call.op is torch.argmax)
+
+
+def place_of_extreme(site: Site, largest: bool) -> str:
+    """The index of the largest or smallest entry along the axis that the call names."""
+    keep = int(bool(site.arg(2, "keepdim", False)))
+    return site.emit("ArgMax" if largest else "ArgMin", site.x, axis=site.arg(1, "dim"), keepdims=keep)
+
+
+@register_lowering(torch.var, torch.std)
+def variance(site: Site) -> str:
+    """The mean square distance from the mean, with the correction that PyTorch uses, or its root."""
+    dims, correction = axes(site), site.call.kwargs.get("correction")
+    dims = list(range(site.x.tensor.ndim)) if dims is None else dims
+    if correction is None:
+        correction = int(site.arg(2, "unbiased", True))
+    count = torch.Size([site.x.tensor.shape[axis] for axis in dims]).numel()
+    keep = int(site.result.ndim == site.x.tensor.ndim)
+    mean = site.emit("ReduceMean", site.x, site.ints(dims), keepdims=1)
+    distance = site.emit("Sub", site.x, mean)
+    square = site.emit("ReduceMean", site.emit("Mul", distance, distance), site.ints(dims), keepdims=keep)
+    result = site.emit("Mul", square, site.operand(count / (count - correction), site.result.dtype))
+    return result if site.call.op is torch.var else site.emit("Sqrt", result)

@@ -1,0 +1,170 @@
+"""Latency measurements: what is run, in which order, and what is made of the times. Nothing here depends on time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.fx import symbolic_trace
+
+from bnas.passes.errors import BnasError
+from bnas.passes.lowering import lower
+from bnas.runtime import latency
+from bnas.runtime.latency import Latency, LatencyError, machine, measure_latency, repeats_for
+
+SHAPE = (2, 3, 8, 8)
+
+
+def model(width: int) -> bytes:
+    module = symbolic_trace(nn.Sequential(nn.Conv2d(3, width, 3), nn.ReLU())).eval()
+    content: bytes = lower(module, [torch.zeros(SHAPE)]).SerializeToString()
+    return content
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> dict[str, bytes | Path]:
+    (tmp_path / "wide.onnx").write_bytes(model(16))
+    return {"narrow": model(4), "wide": tmp_path / "wide.onnx"}
+
+
+def test_fields_are_sane(models: dict[str, bytes | Path]) -> None:
+    found = measure_latency(models, SHAPE, reference="wide", runs=5, warmup=2)
+    assert list(found) == ["narrow", "wide"]
+    for one in found.values():
+        assert 0 < one.quartiles_ms[0] <= one.median_ms <= one.quartiles_ms[1]
+        assert one.spread == pytest.approx((one.quartiles_ms[1] - one.quartiles_ms[0]) / one.median_ms)
+        assert one.wall_median_ms > 0
+        assert (one.runs, one.threads, one.batch, one.stable) == (5, 1, 2, False)
+        assert one.repeats >= 1
+        assert one.ratio is not None
+        assert one.ratio > 0
+    assert found["wide"].ratio == 1
+
+
+def test_json_holds_all_fields(models: dict[str, bytes | Path]) -> None:
+    found = measure_latency(models, SHAPE, runs=2, warmup=1)["narrow"]
+    written = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert Latency(**{**written, "quartiles_ms": tuple(written["quartiles_ms"])}) == found
+    assert found.ratio is None
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [SHAPE, np.zeros(SHAPE, np.float32), {"input": np.zeros(SHAPE, np.float32)}],
+    ids=["shape", "array", "by-name"],
+)
+def test_inputs_are_a_shape_an_array_or_named_arrays(inputs: Any, models: dict[str, bytes | Path]) -> None:
+    assert measure_latency(models, inputs, runs=1, warmup=1)["wide"].batch == 2
+
+
+class Clock:
+    """Stands for a model: takes the CPU and wall milliseconds that it is told, one after the other."""
+
+    def __init__(self, name: str, times: list[float], log: list[str]) -> None:
+        self.name, self.times, self.log = name, iter(times), log
+
+    def time(self) -> tuple[float, float]:
+        self.log.append(self.name)
+        cpu = next(self.times)
+        return cpu, 2 * cpu
+
+
+def test_candidates_take_turns_in_an_order_that_the_seed_fixes() -> None:
+    logs: list[list[str]] = [[], []]
+    for log in logs:
+        clocks: Any = {name: Clock(name, [1.0] * 8, log) for name in "abc"}
+        latency._rounds(clocks, 8, np.random.default_rng(3))
+    rounds = [tuple(logs[0][start : start + 3]) for start in range(0, 24, 3)]
+    assert logs[0] == logs[1]
+    assert {"".join(sorted(one)) for one in rounds} == {"abc"}
+    assert len(set(rounds)) > 1
+
+
+def summary(times: list[float], base: list[float] | None = None) -> Latency:
+    runner = latency._Runner(None, {"x": np.zeros((4, 1))}, 3)
+    measured = np.array([[one, one + 1] for one in times])
+    return latency._summary(measured, None if base is None else np.array(base), runner, 2)
+
+
+def test_summary_of_known_times() -> None:
+    found = summary([4.0, 1.0, 2.0, 3.0, 5.0], base=[1.0, 1.0, 4.0, 1.0, 5.0])
+    assert (found.median_ms, found.quartiles_ms, found.wall_median_ms) == (3.0, (2.0, 4.0), 4.0)
+    assert found.spread == pytest.approx(2 / 3)
+    assert found.ratio == 1.0  # of 4, 1, 1/2, 3, 1: not the ratio of the medians, which would be 3
+    assert (found.runs, found.repeats, found.threads, found.batch) == (5, 3, 2, 4)
+
+
+@pytest.mark.parametrize(
+    ("times", "stable"),
+    [
+        pytest.param([1.0] * 50, True, id="quiet"),
+        pytest.param([1.0] * 49, False, id="too-few"),
+        pytest.param([1.0, 1.2] * 25, False, id="too-wide"),
+        pytest.param([1.0] * 45 + [90.0] * 5, True, id="some-outliers"),
+    ],
+)
+def test_stable_needs_enough_runs_and_a_narrow_spread(times: list[float], stable: bool) -> None:
+    assert summary(times).stable is stable
+
+
+@pytest.mark.parametrize(("milliseconds", "repeats"), [(5.0, 1), (0.2, 1), (0.1, 10), (0.003, 334), (0.0, 10_000)])
+def test_quick_models_are_repeated_within_a_timing(milliseconds: float, repeats: int) -> None:
+    assert repeats_for(milliseconds) == repeats
+
+
+def test_timing_is_divided_by_the_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    ticks = iter([0, 0, 8_000_000, 12_000_000])
+    monkeypatch.setattr(latency.time, "process_time_ns", lambda: next(ticks))
+    monkeypatch.setattr(latency.time, "perf_counter_ns", lambda: next(ticks))
+
+    class Session:
+        def run(self, names: None, feed: dict[str, Any]) -> None:
+            calls.append(1)
+
+    assert latency._Runner(Session(), {}, 4).time() == (2.0, 3.0)
+    assert len(calls) == 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"runs": 0}, "runs: 0 is not allowed; it must be at least 1"),
+        ({"warmup": 0}, "warmup: 0"),
+        ({"threads": 0}, "threads: 0"),
+        ({"reference": "wid"}, "'wid' is not one of the candidates narrow, wide"),
+        ({"inputs": {"y": np.zeros(1)}}, r"narrow: takes the inputs \['input'\] but was given \['y'\]"),
+        ({"candidates": {}}, "at least one"),
+        ({"candidates": {"broken": b"no model"}}, "broken: ONNX Runtime cannot load it"),
+        ({"candidates": {"gone": "gone.onnx"}}, "gone: ONNX Runtime cannot load it"),
+        ({"inputs": (2, 5, 8, 8)}, "narrow: ONNX Runtime cannot run it"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(
+    settings: dict[str, Any], reason: str, models: dict[str, bytes | Path]
+) -> None:
+    with pytest.raises(LatencyError, match=reason) as caught:
+        measure_latency(**{"candidates": models, "inputs": SHAPE, "runs": 1, "warmup": 1, **settings})
+    assert isinstance(caught.value, BnasError)
+
+
+def test_machine_is_described_in_json() -> None:
+    found = json.loads(json.dumps(machine()))
+    assert found["cpu"]
+    assert found["cores"] >= found["usable_cores"] >= 1
+    assert set(found["flags"]) <= set(latency.CPU_FLAGS)
+    assert found["torch"] == torch.__version__.partition("+")[0]
+    assert {"python", "onnx", "onnxruntime", "system"} <= set(found)
+
+
+def test_machine_without_a_description_of_its_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(self: Path, **settings: Any) -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "read_text", missing)
+    assert machine()["flags"] == []

@@ -1,0 +1,216 @@
+"""Exported files compute what PyTorch does; nothing is written if they would not."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.fx import GraphModule, symbolic_trace
+
+from bnas.passes import lowering_builder
+from bnas.passes.errors import BnasError, LoweringError
+from bnas.passes.lowering import LOWERING, OPSET, Site
+from bnas.runtime import onnx_export
+from bnas.runtime.onnx_export import OnnxWriteError, export_onnx, relative_error, run_onnx, trial_inputs
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.drop = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout()
+        self.head = nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        features = F.relu6(self.norm(self.conv(x)))
+        return {"logits": self.head(self.drop(features.mean((2, 3)))), "features": features}
+
+
+@pytest.fixture
+def module() -> GraphModule:
+    return symbolic_trace(Small())
+
+
+@pytest.fixture
+def images() -> list[Tensor]:
+    return [torch.randn(2, 3, 8, 8)]
+
+
+def test_file_computes_what_the_model_does_in_eval_mode(
+    module: GraphModule, images: list[Tensor], tmp_path: Path
+) -> None:
+    report = export_onnx(module, tmp_path / "small.onnx", images, metadata={"subnet": "{}"})
+    content = report.path.read_bytes()
+    assert (report.path, report.bytes, report.opset) == (tmp_path / "small.onnx", len(content), OPSET)
+    assert report.max_relative_error < 1e-5
+    assert [entry.value for entry in onnx.load_from_string(content).metadata_props] == ["{}"]
+    other = torch.randn(5, 3, 8, 8)
+    found = run_onnx(content, [other])
+    with torch.no_grad():
+        expected = module.eval()(other)
+    torch.testing.assert_close([torch.from_numpy(one) for one in found], list(expected.values()))
+
+
+def test_modes_inputs_and_weights_are_left_as_they_were(
+    module: GraphModule, images: list[Tensor], tmp_path: Path
+) -> None:
+    module.train()
+    module.get_submodule("norm").eval()
+    modes = [part.training for part in module.modules()]
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    given = images[0].clone()
+    export_onnx(module, tmp_path / "small.onnx", images)
+    assert [part.training for part in module.modules()] == modes
+    torch.testing.assert_close(module.state_dict(), before, rtol=0, atol=0)
+    torch.testing.assert_close(images[0], given, rtol=0, atol=0)
+
+
+def slightly_wrong(site: Site) -> str:
+    return site.emit("Clip", site.x, site.operand(1e-3, torch.float32), site.operand(6, torch.float32))
+
+
+def test_wrong_number_is_caught_and_nothing_is_written(
+    module: GraphModule, images: list[Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module.train()
+    monkeypatch.setitem(LOWERING, F.relu6, slightly_wrong)
+    with pytest.raises(
+        LoweringError, match=r"output '(logits|features)': the relative error .* above the bound of 0\.0001"
+    ):
+        export_onnx(module, tmp_path / "small.onnx", images)
+    assert list(tmp_path.iterdir()) == []
+    assert module.training
+    assert export_onnx(module, tmp_path / "small.onnx", images, rtol=0.5).max_relative_error > 1e-4
+
+
+def test_number_that_is_wrong_for_another_batch_only_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def first_two(site: Site) -> str:
+        return site.emit("Mul", site.x, torch.tensor([[1.0], [1.0]]))
+
+    monkeypatch.setitem(LOWERING, F.relu6, first_two)
+    module = symbolic_trace(lambda x: F.relu6(x))
+    with pytest.raises(LoweringError, match="ONNX Runtime cannot run the lowered model"):
+        export_onnx(module, tmp_path / "a.onnx", [torch.rand(2, 3)])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_invalid_model_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LOWERING, F.relu6, lambda site: site.emit("Clippp", site.x))
+    with pytest.raises(LoweringError, match="not valid ONNX"):
+        export_onnx(symbolic_trace(lambda x: F.relu6(x)), tmp_path / "a.onnx", [torch.rand(2, 3)])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_operator_without_rule_leaves_no_file(tmp_path: Path) -> None:
+    module = symbolic_trace(lambda x: torch.cumsum(x, 1)).train()
+    with pytest.raises(LoweringError, match="cumsum"):
+        export_onnx(module, tmp_path / "a.onnx", [torch.rand(2, 3)])
+    assert list(tmp_path.iterdir()) == []
+    assert module.training
+
+
+def test_too_large_a_model_leaves_no_file(
+    module: GraphModule, images: list[Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lowering_builder, "SIZE_LIMIT", 100)
+    with pytest.raises(LoweringError, match="holds at most 100"):
+        export_onnx(module, tmp_path / "a.onnx", images)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["missing/a.onnx", "folder"])
+def test_path_that_cannot_be_written_is_named(
+    place: str, module: GraphModule, images: list[Tensor], tmp_path: Path
+) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OnnxWriteError, match=place) as caught:
+        export_onnx(module, tmp_path / place, images)
+    assert isinstance(caught.value, BnasError)
+    assert [one.name for one in tmp_path.iterdir()] == ["folder"]
+
+
+def test_full_disk_keeps_the_former_file(
+    module: GraphModule, images: list[Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "a.onnx").write_text("former")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OnnxWriteError, match="No space left"):
+        export_onnx(module, tmp_path / "a.onnx", images)
+    assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == [("a.onnx", "former")]
+
+
+def test_interruption_leaves_nothing_behind(
+    module: GraphModule, images: list[Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(source: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", stop)
+    with pytest.raises(KeyboardInterrupt):
+        export_onnx(module, tmp_path / "a.onnx", images)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_file_has_the_usual_permissions(module: GraphModule, images: list[Tensor], tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.touch()
+    path = export_onnx(module, tmp_path / "a.onnx", images).path
+    assert path.stat().st_mode == plain.stat().st_mode
+
+
+def test_indices_and_double_precision(tmp_path: Path) -> None:
+    module = symbolic_trace(lambda index, x: F.embedding(index, torch.eye(4, dtype=torch.float64)) * x)
+    inputs = [torch.tensor([[0, 3], [2, 1]]), torch.rand(2, 2, 4, dtype=torch.float64)]
+    assert export_onnx(module, tmp_path / "a.onnx", inputs).max_relative_error == 0
+
+
+def test_dtype_that_cannot_be_run_leaves_no_file(tmp_path: Path) -> None:
+    with pytest.raises(LoweringError, match="ONNX Runtime cannot run"):
+        export_onnx(symbolic_trace(lambda x: x + 1), tmp_path / "a.onnx", [torch.rand(2, 3).bfloat16()])
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(LoweringError, match=r"x: torch\.bfloat16 cannot be passed"):
+        onnx_export.as_array("x", torch.zeros(1, dtype=torch.bfloat16))
+
+
+def test_trial_inputs_have_two_batch_sizes_and_stay_in_range() -> None:
+    images, index = torch.rand(4, 100) * 2 + 10, torch.tensor([3, 5, 7, 7])
+    example, other = trial_inputs([images, index, torch.tensor(2.0)])
+    assert [one.shape[:1] for one in example] == [(4,), (4,), ()]
+    assert [one.shape[:1] for one in other] == [(2,), (2,), ()]
+    assert float(other[0].mean()) == pytest.approx(11, abs=0.5)
+    assert set(other[1].tolist()) <= {3, 5, 7}
+    assert len(trial_inputs([torch.rand(2, 3)])[1][0]) == 3
+    assert len(trial_inputs([torch.rand(0, 3)])) == 1
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "error"),
+    [
+        pytest.param([1.0, 2.0], [1.0, 2.5], 0.2, id="relative-to-the-largest"),
+        pytest.param([1e-7], [0.0], 0.1, id="near-zero"),
+        pytest.param([np.nan, 1.0], [np.nan, 1.0], 0.0, id="same-nan"),
+        pytest.param([np.nan, 1.0], [0.0, 1.0], np.inf, id="new-nan"),
+        pytest.param([np.inf], [-np.inf], np.inf, id="other-infinity"),
+        pytest.param([1.0], [[1.0]], np.inf, id="shape"),
+        pytest.param([], [], 0.0, id="empty"),
+    ],
+)
+def test_relative_error(found: Any, expected: Any, error: float) -> None:
+    assert relative_error(np.array(found), np.array(expected)) == pytest.approx(error)
+
+
+def test_relative_error_of_another_dtype_is_infinite() -> None:
+    assert relative_error(np.zeros(1, np.float32), np.zeros(1)) == np.inf
+
+
+def test_smallest_is_what_near_zero_counts_as() -> None:
+    assert onnx_export.SMALLEST == 1e-6
