@@ -54,6 +54,21 @@ def index(term: Term, assignment: Mapping[Sym, int]) -> Indices:
     return arrange(term, lambda symbol: np.arange(assignment.get(symbol, symbol.n)))
 
 
+def members(term: Term, symbol: Sym) -> Indices:
+    """For each entry of the axis the entry of `symbol` that it belongs to, or -1."""
+    term = resolve(term)
+    if isinstance(term, K | Sym):
+        return np.arange(term.size) if term is symbol else np.full(term.size, -1)
+    assert isinstance(term, Prod | Cat)
+    parts = [members(part, symbol) for part in term.terms]
+    if isinstance(term, Cat):
+        return np.concatenate(parts)
+    owner = np.full(1, -1)
+    for part in parts:
+        owner = np.maximum(owner[:, None], part[None, :]).reshape(-1)
+    return owner
+
+
 Kept = int | Indices | None
 """What a sub-network keeps of an axis: everything (None), the first k (int), or the given entries."""
 

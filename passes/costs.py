@@ -1,0 +1,84 @@
+"""Costs of a sub-network as sympy expressions in the widths and block switches, compiled to numpy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import sympy
+from torch.fx import Node
+
+from .axes import AxisTypes
+from .elasticity import Choices
+from .selection import active
+from .space import Subnet
+from .terms import Sym
+from .tracer import BATCH
+
+
+class Costs:
+    """MACs for one sample (convolutions and linear layers, at the traced input size) and parameters.
+
+    ``expressions`` has the keys "macs" and "parameters"; symbols are named as the widths of the space, and as
+    ``keep:NAME`` for a block (1 kept, 0 skipped). Parameters are those of the extracted module, exactly.
+    """
+
+    def __init__(self, types: AxisTypes, choices: Choices) -> None:
+        self._types, self._choices = types, choices
+        space = choices.space
+        self._widths = {name: sympy.Symbol(name, integer=True, positive=True) for name in space.widths}
+        self._keeps = {name: sympy.Symbol(f"keep:{name}", integer=True, nonnegative=True) for name in space.blocks}
+        self._sizes: dict[Sym, Any] = {choices.symbols[name]: symbol for name, symbol in self._widths.items()}
+
+    @cached_property
+    def expressions(self) -> Mapping[str, sympy.Expr]:
+        """The cost expressions."""
+        return {"macs": self._macs(), "parameters": self._parameters()}
+
+    @cached_property
+    def _functions(self) -> Mapping[str, Callable[..., Any]]:
+        arguments = [*self._keeps.values(), *self._widths.values()]
+        return {name: sympy.lambdify(arguments, e, "numpy", cse=True) for name, e in self.expressions.items()}
+
+    def __call__(self, subnet: Subnet) -> dict[str, int]:
+        """The costs of one sub-network."""
+        keeps = [int(name not in subnet.skipped) for name in self._keeps]
+        widths = [subnet.widths.get(name, choices[-1]) for name, choices in self._choices.space.widths.items()]
+        return {name: int(function(*keeps, *widths)) for name, function in self._functions.items()}
+
+    def many(self, subnets: Iterable[Subnet]) -> dict[str, np.ndarray[Any, np.dtype[np.int64]]]:
+        """The costs of many sub-networks at once, as int64 arrays."""
+        space = self._choices.space
+        variables, vectors = space.variables(), [space.encode(s) for s in subnets]
+        columns = np.array(vectors, dtype=np.int64).reshape(len(vectors), len(variables)).T
+        values = [np.array(v.choices, dtype=np.int64)[c] for v, c in zip(variables, columns, strict=True)]
+        full = np.zeros(len(vectors), dtype=np.int64)
+        return {name: full + function(*values) for name, function in self._functions.items()}
+
+    def _keep(self, node: Node) -> Any:
+        """1 while the node is in the network: the product of the switches of the blocks around it."""
+        around = [self._keeps[name] for name, block in self._choices.blocks.items() if node in block.body]
+        return math.prod(around, start=sympy.Integer(1))
+
+    def _macs(self) -> sympy.Expr:
+        terms = []
+        for node, axes in self._types.macs:
+            product = math.prod((active(axis, self._sizes) for axis in axes), start=sympy.Integer(1))
+            terms.append(self._keep(node) * product / BATCH)
+        return sympy.Add(*terms)
+
+    def _parameters(self) -> sympy.Expr:
+        ir, terms = self._types.ir, []
+        parameters = {name for name, _ in ir.root.named_parameters()}
+        for name, axes in self._types.tensors.items():
+            if name in parameters:
+                absent = math.prod((1 - self._keep(n) for n in self._types.users[name]), start=sympy.Integer(1))
+                terms.append((1 - absent) * math.prod((active(a, self._sizes) for a in axes), start=sympy.Integer(1)))
+        for node in ir.graph.nodes:
+            if node.op == "call_module" and node not in ir.calls:
+                module = ir.root.get_submodule(str(node.target))
+                terms.append(self._keep(node) * sum(p.numel() for p in module.parameters()))
+        return sympy.Add(*terms)

@@ -1,0 +1,189 @@
+"""From a choice to a plain GraphModule: skipped blocks removed, constants rewritten, tensors bound.
+
+One mechanism serves programs (tensors are views of the shared ones), extraction (tensors are copies), and all that
+is made from them. What is kept of a tensor is decided here; how the new module gets it is the `Binder`'s.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from torch.fx import Graph, GraphModule, Node
+
+from .axes import AxisTypes, Rewrite
+from .calls import MODULE_FORMS
+from .elasticity import Choices
+from .ir import IR
+from .selection import active, kept
+from .slot import Slot
+from .space import Subnet
+from .terms import Sym, Term
+
+Binder = Callable[[nn.Module, Mapping[str, Slot]], nn.Module]
+"""Gives a shell (a module without tensors) its tensors, by name; returns the shell or a module in its place."""
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """Makes modules for the sub-networks of one typed graph."""
+
+    types: AxisTypes
+    choices: Choices
+
+    @property
+    def ir(self) -> IR:
+        """The traced model."""
+        return self.types.ir
+
+    def assignment(self, subnet: Subnet) -> dict[Sym, int]:
+        """The number of entries that `subnet` keeps of each elastic symbol."""
+        return {self.choices.symbols[name]: width for name, width in subnet.widths.items()}
+
+    def build(
+        self, subnet: Subnet, bind: Binder, root: nn.Module | None = None, kind: type[GraphModule] = GraphModule
+    ) -> GraphModule:
+        """A module for `subnet` whose tensors are those of `root` (by default the traced model), bound by `bind`.
+
+        Raises:
+            SubnetError: the sub-network is not of this space.
+        """
+        self.choices.space.check(subnet)
+        root = self.ir.root if root is None else root
+        graph, copies = self.graph(subnet)
+        assignment = self.assignment(subnet)
+        settings = self._rewrite(graph, copies, assignment)
+        attributes: dict[str, Any] = {}
+        for node in graph.nodes:
+            target = str(node.target)
+            if node.op == "call_module" and target not in attributes:
+                attributes[target] = self._module(root, target, assignment, bind, settings.get(target, {}))
+            elif node.op == "get_attr":
+                self._bind_attribute(node, attributes, root, assignment, bind)
+        module = kind(attributes, graph, class_name=type(root).__name__)
+        module.training = root.training
+        return module
+
+    def graph(self, subnet: Subnet) -> tuple[Graph, dict[Node, Node]]:
+        """A copy of the graph without the skipped blocks, and which of its nodes is the copy of which."""
+        graph, copies = Graph(), dict[Node, Node]()
+        graph.output(graph.graph_copy(self.ir.graph, copies))
+        skipped = [block for name, block in self.choices.blocks.items() if name in subnet.skipped]
+        for block in reversed(skipped):  # the last first: the entry of a block may be the output of another
+            copies[block.out].replace_all_uses_with(copies[block.entry])
+        gone = {copies[node] for block in skipped for node in (*block.body, block.out)}
+        for node in reversed(list(graph.nodes)):
+            value = node.meta.pop("value", None)  # meta tensors of full size: not true of this sub-network
+            if not node.users and (node in gone or node.op == "get_attr" or isinstance(value, int)):
+                graph.erase_node(node)
+        return graph, copies
+
+    def _rewrite(
+        self, graph: Graph, copies: Mapping[Node, Node], assignment: Mapping[Sym, int]
+    ) -> dict[str, dict[str, Any]]:
+        """Write the constants that depend on widths; those of modules are returned, by the module's path."""
+        live, settings = set(graph.nodes), dict[str, dict[str, Any]]()
+        for rewrite in self.types.rewrites:
+            node = copies[rewrite.node]
+            if node not in live:
+                continue
+            value = _active_value(rewrite, assignment, copies)
+            if node.op == "call_module":
+                settings.setdefault(str(node.target), {})[rewrite.name] = value
+            elif len(node.args) > rewrite.position:
+                node.update_arg(rewrite.position, value)
+            else:
+                node.update_kwarg(rewrite.name, value)
+        return settings
+
+    def slot(self, root: nn.Module, path: str, assignment: Mapping[Sym, int]) -> Slot:
+        """What is kept of the parameter or buffer at `path` of `root`."""
+        owner, _, name = path.rpartition(".")
+        axes = self.types.tensors.get(self.ir.aliases.get(path, path), ())
+        return Slot(root.get_submodule(owner), name, tuple(kept(axis, assignment) for axis in axes))
+
+    def _module(
+        self, root: nn.Module, path: str, assignment: Mapping[Sym, int], bind: Binder, settings: Mapping[str, Any]
+    ) -> nn.Module:
+        """A shell for the leaf at `path`, and for all inside it where it is opaque, with tensors bound."""
+        source = root.get_submodule(path)
+        names = [n for table in (source._parameters, source._buffers) for n, t in table.items() if t is not None]
+        slots = {name: self.slot(root, f"{path}.{name}", assignment) for name in names}
+        shell = make_shell(source)
+        for setting, value in settings.items():
+            setattr(shell, setting, value)
+        fit(shell, slots)
+        if type(source) not in MODULE_FORMS:
+            for name, child in source.named_children():
+                if child is not None:
+                    shell._modules[name] = self._module(root, f"{path}.{name}", assignment, bind, {})
+        return bind(shell, slots)
+
+    def _bind_attribute(
+        self, node: Node, attributes: dict[str, Any], root: nn.Module, assignment: Mapping[Sym, int], bind: Binder
+    ) -> None:
+        """Bind a tensor that forward reads by itself; one that must be computed becomes a call."""
+        path = str(node.target)
+        if path in self.ir.constants:
+            attributes[path] = self.ir.constants[path]
+            return
+        slot = self.slot(root, path, assignment)
+        holder = bind(_holder(slot.name), {slot.name: slot})
+        tensor = holder._parameters.get(slot.name, holder._buffers.get(slot.name))
+        if tensor is None:
+            node.op = "call_module"
+        attributes[path] = holder if tensor is None else tensor
+
+
+class Holder(nn.Module):
+    """Stands for one tensor that is read by itself; where it must be computed, calling it gives the tensor."""
+
+    name: str
+
+    def forward(self) -> Any:
+        """The tensor."""
+        return getattr(self, self.name)
+
+
+def _holder(name: str) -> Holder:
+    holder = Holder()
+    holder.name = name
+    return holder
+
+
+def make_shell(module: nn.Module) -> nn.Module:
+    """A shallow copy of a module without its tensors and children: same settings, hooks and mode."""
+    shell = copy.copy(module)
+    shell.__dict__ = dict(module.__dict__)
+    shell.__dict__["_parameters"] = dict.fromkeys(module._parameters)
+    shell.__dict__["_buffers"] = dict.fromkeys(module._buffers)
+    shell.__dict__["_modules"] = {}
+    return shell
+
+
+def fit(shell: nn.Module, slots: Mapping[str, Slot]) -> None:
+    """Set the settings of a layer that follow from the shapes of its tensors (``in_channels`` and the like)."""
+    first = slots.get("weight") or slots.get("running_mean")
+    if first is None:
+        return
+    shape = first.shape
+    if isinstance(shell, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        shell.out_channels, shell.in_channels = shape[0], shape[1] * shell.groups
+    elif isinstance(shell, nn.Linear):
+        shell.out_features, shell.in_features = shape
+    elif isinstance(shell, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
+        shell.num_features = shape[0]
+    elif isinstance(shell, nn.PReLU):
+        shell.num_parameters = shape[0]
+
+
+def _active_value(rewrite: Rewrite, assignment: Mapping[Sym, int], copies: Mapping[Node, Node]) -> Any:
+    def value(entry: Any) -> Any:
+        if isinstance(entry, Term):
+            return active(entry, assignment)
+        return copies[entry] if isinstance(entry, Node) else entry
+
+    return value(rewrite.value) if isinstance(rewrite.value, Term) else [value(entry) for entry in rewrite.value]

@@ -1,0 +1,91 @@
+"""A place that needs a tensor: which shared tensor fills it, and what is kept of each axis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .selection import Kept
+
+
+@dataclass(frozen=True)
+class Slot:
+    """The part of a shared tensor that a sub-network keeps."""
+
+    owner: nn.Module
+    """The shared module that holds the tensor."""
+    name: str
+    """Its name there."""
+    kept: tuple[Kept, ...]
+    """For each axis: everything (None), the first k, or an index vector; empty keeps the whole tensor."""
+
+    @property
+    def shared(self) -> Tensor:
+        """The shared tensor as it is *now*: it may be replaced after a program was made."""
+        tensor = self.owner._parameters.get(self.name)
+        found = self.owner._buffers[self.name] if tensor is None else tensor
+        assert found is not None
+        return found
+
+    @property
+    def is_parameter(self) -> bool:
+        """A parameter, not a buffer."""
+        return self.name in self.owner._parameters
+
+    @property
+    def whole(self) -> bool:
+        """Everything is kept."""
+        return all(k is None for k in self.kept)
+
+    @property
+    def prefix(self) -> bool:
+        """Every axis keeps its first entries: a view does."""
+        return all(k is None or isinstance(k, int) for k in self.kept)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes of what is kept."""
+        full = tuple(self.shared.shape)
+        sizes = [n if k is None else k if isinstance(k, int) else len(k) for n, k in zip(full, self.kept, strict=False)]
+        return (*sizes, *full[len(sizes) :])
+
+    def take(self, tensor: Tensor) -> Tensor:
+        """The kept entries of `tensor`, differentiable; a view of it where `prefix` holds."""
+        for axis, k in enumerate(self.kept):
+            if isinstance(k, int):
+                tensor = tensor.narrow(axis, 0, k)
+            elif k is not None:
+                tensor = tensor.index_select(axis, torch.from_numpy(k).to(tensor.device))
+        return tensor
+
+    def put(self, tensor: Tensor, values: Tensor) -> None:
+        """Write `values` to the kept entries of `tensor`, in place."""
+        ranges = [
+            torch.arange(n) if k is None else torch.arange(k) if isinstance(k, int) else torch.from_numpy(k)
+            for n, k in zip(tensor.shape, self.kept, strict=True)
+        ]
+        tensor[torch.meshgrid(*(r.to(tensor.device) for r in ranges), indexing="ij")] = values
+
+
+class Copies:
+    """Binds tensors of their own: contiguous copies; what was tied stays tied."""
+
+    def __init__(self) -> None:
+        self._made: dict[int, Tensor] = {}
+
+    def __call__(self, shell: nn.Module, slots: dict[str, Slot]) -> nn.Module:
+        """Fill `shell` with copies of what its slots keep."""
+        for name, slot in slots.items():
+            tensor = self._copy(slot)
+            (shell._parameters if isinstance(tensor, nn.Parameter) else shell._buffers)[name] = tensor  # type: ignore[index]
+        return shell
+
+    def _copy(self, slot: Slot) -> Tensor:
+        shared = slot.shared
+        if id(shared) not in self._made:
+            data = slot.take(shared.detach()).clone(memory_format=torch.contiguous_format)
+            parameter = isinstance(shared, nn.Parameter)
+            self._made[id(shared)] = nn.Parameter(data, shared.requires_grad) if parameter else data
+        return self._made[id(shared)]

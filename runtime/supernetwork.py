@@ -1,0 +1,141 @@
+"""The super-network: a model with shared weights and a search space."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.fx import GraphModule
+
+from bnas.passes import IR, Diagnostic, Elasticity, SearchSpace, Subnet, analyse, choose, find_blocks, trace
+from bnas.passes.costs import Costs
+from bnas.passes.ir import as_call
+from bnas.passes.reordering import reorder
+from bnas.passes.skeleton import Skeleton
+from bnas.passes.slot import Copies
+
+from .checkpoint import read_supernet, write_supernet
+from .program import Program, Views
+
+
+class SuperNetwork(nn.Module):
+    """A model together with the sub-networks found in it; all share the model's own parameters.
+
+    As a module it is the model itself: its parameters are the model's (for the optimizer), and calling it runs the
+    maximal sub-network. Make one with `from_model`.
+    """
+
+    def __init__(self, model: nn.Module, skeleton: Skeleton, example_inputs: Any, elasticity: Elasticity) -> None:
+        super().__init__()
+        self.model = model
+        self.skeleton = skeleton
+        self.example_inputs = example_inputs
+        self.elasticity = elasticity
+        self.training = model.training
+
+    @classmethod
+    def from_model(
+        cls, model: nn.Module, example_inputs: Any, elasticity: Elasticity | Mapping[str, Any] | None = None
+    ) -> SuperNetwork:
+        """Find what is elastic in `model`, which is shared and not changed.
+
+        Args:
+            model: any module; it may be in training or evaluation mode.
+            example_inputs: a tensor, a tuple of positional or a dict of keyword inputs; axis 0 is the batch.
+            elasticity: what may change; by default depth and width with 100, 75 and 50 % of each.
+
+        Raises:
+            TraceError: the model's own forward cannot be traced.
+            ElasticityError: a setting is out of its bounds.
+        """
+        if not isinstance(elasticity, Elasticity):
+            elasticity = Elasticity(**(elasticity or {}))
+        types = analyse(trace(model, example_inputs))
+        choices = choose(types, find_blocks(types), elasticity)
+        return cls(model, Skeleton(types, choices), example_inputs, elasticity)
+
+    @property
+    def ir(self) -> IR:
+        """The traced model."""
+        return self.skeleton.ir
+
+    @property
+    def space(self) -> SearchSpace:
+        """The sub-networks."""
+        return self.skeleton.choices.space
+
+    @property
+    def diagnostics(self) -> tuple[Diagnostic, ...]:
+        """What was left rigid or alone, with the reason."""
+        refused = find_blocks(self.skeleton.types).refused
+        return (*self.ir.diagnostics, *self.skeleton.types.pins, *refused)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The maximal sub-network: the model."""
+        return self.model(*args, **kwargs)
+
+    def program(self, subnet: Subnet) -> Program:
+        """A module for `subnet` on views of the shared parameters, their gradients and BatchNorm buffers.
+
+        It is in the mode of the super-network. Its backward accumulates into the shared ``.grad``.
+
+        Raises:
+            SubnetError: the sub-network is not of this space.
+        """
+        bind = Views()
+        program = self.skeleton.build(subnet, bind, kind=Program)
+        assert isinstance(program, Program)
+        program.__dict__["bindings"] = bind.bindings
+        return program
+
+    def extract(self, subnet: Subnet) -> GraphModule:
+        """A plain module for `subnet` with contiguous tensors of its own, in evaluation mode.
+
+        Raises:
+            SubnetError: the sub-network is not of this space.
+        """
+        return self.skeleton.build(subnet, Copies()).eval()
+
+    @cached_property
+    def cost_model(self) -> Costs:
+        """The cost expressions of the space."""
+        return Costs(self.skeleton.types, self.skeleton.choices)
+
+    def costs(self, subnet: Subnet) -> dict[str, int]:
+        """MACs for one sample and parameters of `subnet`, exactly those of the extracted module."""
+        self.space.check(subnet)
+        return self.cost_model(subnet)
+
+    def reorder(self, norm: str = "L2") -> None:
+        """Bring the most important entries of every elastic width to the front, in place.
+
+        The maximal sub-network computes what it did, to rounding. Optimizers made before hold state in the old
+        order: make new ones.
+        """
+        reorder(self.skeleton, norm)
+
+    def example(self) -> tuple[torch.Tensor, ...]:
+        """The example inputs as a flat tuple of tensors."""
+        args, kwargs = as_call(self.example_inputs)
+        return tuple(v for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor))
+
+    def save(self, directory: str | Path) -> None:
+        """Write the shared tensors (safetensors) and the search space (JSON) to `directory`, atomically."""
+        write_supernet(Path(directory), self.model, self.elasticity, self.space, self.example_inputs)
+
+    @classmethod
+    def load(cls, directory: str | Path, model: nn.Module) -> SuperNetwork:
+        """The super-network that `save` wrote, on `model`: a module of the same architecture, whose tensors are set.
+
+        Raises:
+            CheckpointError: a file is missing, damaged, of another format version or of another model; names the
+                missing and unexpected tensors. `model` is changed only if everything fits.
+        """
+        elasticity, example_inputs, restore = read_supernet(Path(directory), model)
+        supernet = cls.from_model(model, example_inputs, elasticity)
+        restore(supernet.space)
+        return supernet

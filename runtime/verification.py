@@ -1,0 +1,57 @@
+"""Whether a sub-network computes what the original model computes on the entries that it keeps."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from bnas.passes import Subnet, VerificationError
+from bnas.passes.ir import as_call
+from bnas.passes.oracle import randomise, zero_dropped
+from bnas.passes.slot import Copies
+
+from .supernetwork import SuperNetwork
+
+
+def verify(
+    model: nn.Module, supernet: SuperNetwork, subnet: Subnet, example_inputs: Any, *, tolerance: float = 1e-12
+) -> float:
+    """Compare the extracted `subnet` with the zero-parameter oracle, in float64 on random statistics and biases.
+
+    The oracle zeroes what is dropped in a copy of `model` and runs the model's own forward, so it is independent of
+    tracing, typing and rewriting. Neither `model` nor `supernet` is changed.
+
+    Returns:
+        The largest error relative to the largest output.
+
+    Raises:
+        VerificationError: the error is above `tolerance`; or the block cannot be verified by zeroing.
+    """
+    args, kwargs = as_call(tree_map(lambda v: v.double() if _is_float(v) else v, example_inputs))
+    twin = copy.deepcopy(model).eval().double()
+    randomise(twin, torch.Generator().manual_seed(0))
+    part = supernet.skeleton.build(subnet, Copies(), twin).eval()
+    zero_dropped(twin, supernet.skeleton, subnet)
+    with torch.no_grad():
+        found, expected = tree_leaves(part(*args, **kwargs)), tree_leaves(twin(*args, **kwargs))
+    error = max(_error(a, b) for a, b in zip(found, expected, strict=True))
+    if not error <= tolerance:
+        raise VerificationError(
+            f"sub-network {subnet.to_json()} differs from the original model on its kept entries by {error:.2e}, "
+            f"allowed is {tolerance:.0e}: a rule is wrong, or a skipped branch is not zero for zero parameters"
+        )
+    return error
+
+
+def _is_float(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _error(found: Tensor, expected: Tensor) -> float:
+    if found.shape != expected.shape:
+        return float("inf")
+    return float((found - expected).abs().max() / expected.abs().max().clamp_min(1.0))
