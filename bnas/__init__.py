@@ -1,1 +1,56 @@
-"""bnas: any pre-trained PyTorch model as a weight-sharing super-network."""
+"""bnas: any pre-trained PyTorch model as a weight-sharing super-network, searched and handed back small."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bnas.passes import BnasError, Elasticity, SearchSpace, Subnet
+    from bnas.pipeline import Job, Report, Splits, run_job
+    from bnas.runtime import Evaluator, Stage, SuperNetwork, Trainer, export_onnx, measure_latency, verify
+    from bnas.search import Objective, Searcher, SearchResult
+
+_HOMES = {
+    "bnas.passes": ("BnasError", "Elasticity", "SearchSpace", "Subnet"),
+    "bnas.pipeline": ("Job", "Report", "Splits", "run_job"),
+    "bnas.runtime": (
+        "Evaluator",
+        "Stage",
+        "SuperNetwork",
+        "Trainer",
+        "export_onnx",
+        "measure_latency",
+        "verify",
+    ),
+    "bnas.search": ("Objective", "SearchResult", "Searcher"),
+}
+
+__all__ = [
+    "BnasError",
+    "Elasticity",
+    "Evaluator",
+    "Job",
+    "Objective",
+    "Report",
+    "SearchResult",
+    "SearchSpace",
+    "Searcher",
+    "Splits",
+    "Stage",
+    "Subnet",
+    "SuperNetwork",
+    "Trainer",
+    "export_onnx",
+    "measure_latency",
+    "run_job",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name at its first use: ``import bnas`` and ``bnas --help`` do not load torch."""
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(home), name)
+    raise AttributeError(f"module 'bnas' has no attribute {name!r}")

@@ -7,6 +7,7 @@ not rewritten: leaf modules stay modules, so that what bnas hands back is made o
 
 from __future__ import annotations
 
+import inspect
 import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -209,14 +210,55 @@ def _module_call(node: Node, module: nn.Module, form: ModuleForm) -> Call:
     return Call(node, form.op, tuple(node.args), {**tensors, **settings, **node.kwargs})
 
 
-IN_PLACE_FUNCTIONS = frozenset(
-    {operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.setitem, torch.relu_, F.relu_}
-    | {F.hardtanh_, F.leaky_relu_, F.elu_, F.selu_, torch.selu_, torch.sigmoid_, torch.tanh_, torch.dropout_}
-)
+IN_PLACE_FUNCTIONS: dict[Operator, Operator | None] = {
+    operator.iadd: operator.add,
+    operator.isub: operator.sub,
+    operator.imul: operator.mul,
+    operator.itruediv: operator.truediv,
+    operator.setitem: None,
+    torch.relu_: torch.relu,
+    F.relu_: F.relu,
+    F.hardtanh_: F.hardtanh,
+    F.leaky_relu_: F.leaky_relu,
+    F.elu_: F.elu,
+    F.selu_: F.selu,
+    torch.selu_: torch.selu,
+    torch.sigmoid_: torch.sigmoid,
+    torch.tanh_: torch.tanh,
+    torch.dropout_: torch.dropout,
+}
+"""Functions that write into their first argument, and those that compute the same beside it."""
 
 
 def writes_in_place(node: Node) -> bool:
     """Whether the function or method call of `node` changes one of its arguments."""
-    if node.kwargs.get("inplace") is True or node.target in IN_PLACE_FUNCTIONS:
-        return True
-    return node.op == "call_method" and str(node.target).endswith("_") and not str(node.target).endswith("__")
+    if node.op == "call_method":
+        return str(node.target).endswith("_") and not str(node.target).endswith("__")
+    return node.target in IN_PLACE_FUNCTIONS or _inplace_argument(node) is not None
+
+
+def write_beside(node: Node) -> None:
+    """Make a function or method call that writes in place compute its result beside its argument."""
+    argument = _inplace_argument(node)
+    if node.op == "call_method" and writes_in_place(node):
+        node.target = str(node.target)[:-1]
+    elif IN_PLACE_FUNCTIONS.get(node.target) is not None:  # type: ignore[arg-type]
+        node.target = IN_PLACE_FUNCTIONS[node.target]  # type: ignore[assignment, index]
+    elif isinstance(argument, int):
+        node.update_arg(argument, False)
+    elif argument is not None:
+        node.update_kwarg("inplace", False)
+
+
+def _inplace_argument(node: Node) -> int | str | None:
+    """Where the call of a function says ``inplace=True``: a position or the keyword."""
+    if node.op != "call_function" or True not in [v for v in (*node.args, *node.kwargs.values()) if v is True]:
+        return None
+    if node.kwargs.get("inplace") is True:
+        return "inplace"
+    try:
+        names = list(inspect.signature(node.target).parameters)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
+    position = names.index("inplace") if "inplace" in names else len(node.args)
+    return position if len(node.args) > position and node.args[position] is True else None

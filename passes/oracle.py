@@ -7,8 +7,10 @@ order shows as a wrong number.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .blocks import Block
 from .errors import VerificationError
@@ -49,10 +51,25 @@ def _parameters_of(skeleton: Skeleton, block: Block) -> set[str]:
     return names | inside
 
 
-def randomise(model: nn.Module, generator: torch.Generator) -> None:
-    """Give statistics, biases and scales random values, in place: at their initial ones many mistakes are hidden."""
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if tensor.is_floating_point() and tensor.ndim == 1:
-            noise: Tensor = torch.rand(tensor.shape, generator=generator, dtype=torch.float64)
-            positive = name.endswith(("running_var", "weight"))
-            tensor.data.copy_(noise + 0.5 if positive else 0.4 * noise - 0.2)
+def randomise(model: nn.Module, run: Callable[[], object], generator: torch.Generator) -> None:
+    """Give statistics, biases and scales random values, in place: at their initial ones many mistakes are hidden.
+
+    Batch statistics are first set to those of ``run()``, which calls the model on some batch, and then disturbed:
+    wholly random ones let the signal die out in a deep network, so that its outputs would be those of the biases.
+    """
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    for name, tensor in model.named_parameters():
+        if tensor.ndim == 1:
+            noise = torch.rand(tensor.shape, generator=generator, dtype=torch.float64)
+            tensor.data.copy_(noise + 0.5 if name.endswith("weight") else 0.4 * noise - 0.2)
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.train().momentum = 1.0
+    with torch.no_grad():
+        run()
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.eval().momentum = momentum
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        norm.running_mean += 0.1 * torch.rand(norm.num_features, generator=generator, dtype=torch.float64)
+        norm.running_var.clamp_(min=1e-2).mul_(0.75 + torch.rand(norm.num_features, generator=generator) / 2)

@@ -15,7 +15,7 @@ from torch import nn
 from torch.fx import Graph, GraphModule, Node
 
 from .axes import AxisTypes, Rewrite
-from .calls import MODULE_FORMS
+from .calls import MODULE_FORMS, write_beside
 from .elasticity import Choices
 from .ir import IR
 from .selection import active, kept
@@ -56,6 +56,8 @@ class Skeleton:
         graph, copies = self.graph(subnet)
         assignment = self.assignment(subnet)
         settings = self._rewrite(graph, copies, assignment)
+        for name in subnet.skipped:
+            self._spare(copies[self.choices.blocks[name].entry], settings)
         attributes: dict[str, Any] = {}
         for node in graph.nodes:
             target = str(node.target)
@@ -98,6 +100,15 @@ class Skeleton:
             else:
                 node.update_kwarg(rewrite.name, value)
         return settings
+
+    def _spare(self, entry: Node, settings: dict[str, dict[str, Any]]) -> None:
+        """Let no reader of a skipped block's entry write into it: it wrote into the block's own sum before."""
+        for user in entry.users:
+            if user.op == "call_module":
+                if getattr(self.ir.root.get_submodule(str(user.target)), "inplace", False):
+                    settings.setdefault(str(user.target), {})["inplace"] = False
+            elif user.args[0] is entry:
+                write_beside(user)
 
     def slot(self, root: nn.Module, path: str, assignment: Mapping[Sym, int]) -> Slot:
         """What is kept of the parameter or buffer at `path` of `root`."""

@@ -26,14 +26,16 @@ def verify(
     tracing, typing and rewriting. Neither `model` nor `supernet` is changed.
 
     Returns:
-        The largest error relative to the largest output.
+        The largest error relative to how much the outputs vary over the batch (at least 1e-3 of their size).
 
     Raises:
         VerificationError: the error is above `tolerance`; or the block cannot be verified by zeroing.
     """
     args, kwargs = as_call(tree_map(lambda v: v.double() if _is_float(v) else v, example_inputs))
     twin = copy.deepcopy(model).eval().double()
-    randomise(twin, torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    batch = tree_map(lambda v: _random(v, generator) if _is_float(v) else v, (args, kwargs))
+    randomise(twin, lambda: twin(*batch[0], **batch[1]), generator)
     part = supernet.skeleton.build(subnet, Copies(), twin).eval()
     zero_dropped(twin, supernet.skeleton, subnet)
     with torch.no_grad():
@@ -51,7 +53,14 @@ def _is_float(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
 
 
+def _random(example: Tensor, generator: torch.Generator) -> Tensor:
+    """Noise of the example's shape: batch statistics need more than one value."""
+    return torch.randn(example.shape, generator=generator, dtype=example.dtype).to(example.device)
+
+
 def _error(found: Tensor, expected: Tensor) -> float:
     if found.shape != expected.shape:
         return float("inf")
-    return float((found - expected).abs().max() / expected.abs().max().clamp_min(1.0))
+    size, variation = expected.abs().max(), (expected - expected[:1]).abs().max()
+    scale = torch.maximum(variation if len(expected) > 1 else size, 1e-3 * size).clamp_min(1e-30)
+    return float((found - expected).abs().max() / scale)

@@ -1,0 +1,159 @@
+"""The accuracy of a sub-network: BatchNorm recalibrated on tensors of its own, conv and BN folded, then measured.
+
+Nothing here touches the shared parameters or statistics: an evaluation works on an extracted copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+
+from bnas.passes import BnasError, Subnet
+
+from .supernetwork import SuperNetwork
+
+Batch = tuple[Tensor, Any]
+"""Inputs and targets, as a data loader gives them."""
+
+Metric = Callable[[nn.Module, Iterable[Batch]], float]
+"""The quality of a module in evaluation mode on batches."""
+
+
+class EvaluationError(BnasError):
+    """A module cannot be evaluated: no data, or outputs that are not numbers."""
+
+
+def recalibrate(module: nn.Module, batches: Iterable[Batch]) -> None:
+    """Set the BatchNorm statistics of `module`, in place, to the averages over `batches`.
+
+    All batches count the same (``momentum=None``), dropout is off, and modes and momenta are put back. Give at least
+    500 images that went through the *training* transform: statistics of images without it cost several points.
+
+    Raises:
+        EvaluationError: there are BatchNorm layers with statistics, and no batches.
+    """
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    if not norms:
+        return
+    modes = {m: m.training for m in module.modules()}
+    momenta = {norm: norm.momentum for norm in norms}
+    module.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    try:
+        seen = 0
+        with torch.no_grad():
+            for inputs, _ in batches:
+                module(inputs)
+                seen += 1
+    finally:
+        for norm, momentum in momenta.items():
+            norm.momentum = momentum
+        for child, mode in modes.items():
+            child.training = mode
+    if not seen:
+        raise EvaluationError("BatchNorm statistics cannot be recalibrated: there is not a single batch")
+
+
+def fold(module: GraphModule) -> GraphModule:
+    """Fold each BatchNorm into the convolution or linear layer that only it reads, in place; returns `module`.
+
+    In evaluation mode the outputs are the same to rounding. A layer that is called twice is left alone.
+    """
+    uses = [str(node.target) for node in module.graph.nodes if node.op == "call_module"]
+    for node in list(module.graph.nodes):
+        before = node.args[0] if node.args and isinstance(node.args[0], Node) else None
+        if node.op != "call_module" or before is None or before.op != "call_module" or len(before.users) > 1:
+            continue
+        layer, norm = module.get_submodule(str(before.target)), module.get_submodule(str(node.target))
+        fused = _fused(layer, norm)
+        if fused is not None and uses.count(str(node.target)) == uses.count(str(before.target)) == 1:
+            module.set_submodule(str(before.target), fused)
+            node.replace_all_uses_with(before)
+            module.graph.erase_node(node)
+            module.delete_submodule(str(node.target))
+    module.recompile()
+    return module
+
+
+def _fused(layer: nn.Module, norm: nn.Module) -> nn.Module | None:
+    if not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) or not norm.track_running_stats:
+        return None
+    if type(layer) in (nn.Conv1d, nn.Conv2d, nn.Conv3d):
+        return fuse_conv_bn_eval(layer, norm)  # type: ignore[type-var]
+    return fuse_linear_bn_eval(layer, norm) if type(layer) is nn.Linear else None
+
+
+def accuracy(module: nn.Module, batches: Iterable[Batch]) -> float:
+    """Top-1 accuracy, 0 to 1, of a module whose output is (batch, classes); targets are class numbers.
+
+    Raises:
+        EvaluationError: there is no data, or an output is NaN or inf.
+    """
+    right = total = 0
+    with torch.inference_mode():
+        for inputs, targets in batches:
+            outputs = module(_channels_last(inputs))
+            if not bool(torch.isfinite(outputs).all()):
+                raise EvaluationError(f"an output after {total} samples is NaN or inf")
+            right += int((outputs.argmax(1) == targets).sum())
+            total += len(targets)
+    if not total:
+        raise EvaluationError("there is no data to measure the accuracy on")
+    return right / total
+
+
+def _channels_last(inputs: Tensor) -> Tensor:
+    return inputs.contiguous(memory_format=torch.channels_last) if inputs.ndim == 4 else inputs
+
+
+def first_samples(batches: Iterable[Batch], count: int) -> list[Batch]:
+    """The first batches that hold `count` samples together, kept so that every sub-network sees the same ones."""
+    kept: list[Batch] = []
+    for inputs, targets in batches:
+        if count <= 0:
+            break
+        kept.append((inputs[:count], targets[:count]))
+        count -= len(inputs)
+    return kept
+
+
+class Evaluator:
+    """Measures sub-networks of one super-network, all on the same data.
+
+    Args:
+        supernet: where the sub-networks come from.
+        calibration: batches for the BatchNorm statistics, through the training transform.
+        validation: batches that the metric is measured on.
+        metric: by default top-1 accuracy.
+    """
+
+    def __init__(
+        self,
+        supernet: SuperNetwork,
+        calibration: Sequence[Batch],
+        validation: Iterable[Batch],
+        metric: Metric = accuracy,
+    ) -> None:
+        self.supernet, self.calibration, self.validation, self.metric = supernet, calibration, validation, metric
+
+    def prepare(self, subnet: Subnet) -> GraphModule:
+        """The extracted `subnet` with recalibrated statistics, in evaluation mode: what will be deployed."""
+        module = self.supernet.extract(subnet)
+        recalibrate(module, self.calibration)
+        return module
+
+    def evaluate(self, subnet: Subnet) -> dict[str, float]:
+        """``accuracy`` (or the metric), ``macs`` and ``parameters`` of `subnet`."""
+        return {"accuracy": self.measure(self.prepare(subnet)), **self.supernet.costs(subnet)}
+
+    def measure(self, module: GraphModule) -> float:
+        """The metric of a module made by `prepare`, which is folded for it and not usable for training after."""
+        return self.metric(fold(module).to(memory_format=torch.channels_last), self.validation)  # type: ignore[call-overload]
