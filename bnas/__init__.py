@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bnas.passes import BnasError, Elasticity, SearchSpace, Subnet
-    from bnas.pipeline import Job, Report, Splits, run_job
+    from bnas.pipeline import Job, Splits, run_job
+    from bnas.report import Report
     from bnas.runtime import Evaluator, Stage, SuperNetwork, Trainer, export_onnx, measure_latency, verify
     from bnas.search import Objective, Searcher, SearchResult
 
 _HOMES = {
     "bnas.passes": ("BnasError", "Elasticity", "SearchSpace", "Subnet"),
-    "bnas.pipeline": ("Job", "Report", "Splits", "run_job"),
+    "bnas.pipeline": ("Job", "Splits", "run_job"),
+    "bnas.report": ("Report",),
     "bnas.runtime": (
         "Evaluator",
         "Stage",

@@ -55,7 +55,9 @@ def find_blocks(types: AxisTypes) -> Blocks:
 
 def match_residual(types: AxisTypes, add: Node) -> Block | Diagnostic:
     """Match ``add(body(x), x)`` whose body reads only ``x`` and whose inner values stay inside."""
-    operands = [arg for arg in add.args if isinstance(arg, Node)]
+    call = types.ir.calls[add]
+    given = call.argument(0, "input"), call.argument(1, "other")
+    operands = [arg for arg in given if isinstance(arg, Node)]
     if len(operands) != 2 or operands[0] is operands[1]:
         return Diagnostic(add.name, "needs two different values to add")
     for entry, tail in (operands, operands[::-1]):
@@ -64,11 +66,15 @@ def match_residual(types: AxisTypes, add: Node) -> Block | Diagnostic:
             break
     else:
         return Diagnostic(add.name, "neither operand is computed from the other alone")
+    if entry is given[1] and call.kwargs.get("alpha", 1) != 1:
+        return Diagnostic(add.name, "the shortcut is scaled")
     if [normalise(t) for t in types.type(entry)] != [normalise(t) for t in types.type(add)]:
         return Diagnostic(add.name, f"shortcut {types.shape(entry)} and sum {types.shape(add)} differ in their axes")
     leaks = [node for node in body if set(node.users) - body - {add}]
     if leaks:
         return Diagnostic(leaks[0].name, "is also read outside the block")
+    if any(node in body for node in types.ir.writers(entry)):
+        return Diagnostic(add.name, "the block writes into its own input")
     if not any(_has_tensors(types, node) for node in body):
         return Diagnostic(add.name, "no parameter inside the block")
     return Block(add.name, entry, add, frozenset(body))

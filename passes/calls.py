@@ -190,7 +190,10 @@ def canonical(target: Operator) -> Operator:
 
 
 def call_of(node: Node, root: nn.Module) -> Call | None:
-    """`node` in canonical spelling; ``None`` for placeholders, outputs, get_attr and modules without a form."""
+    """`node` in canonical spelling; ``None`` for placeholders, outputs, get_attr and opaque modules.
+
+    A module is opaque if it has no form, or forward hooks: they may change what it computes.
+    """
     if node.op == "call_function":
         return Call(node, canonical(node.target), tuple(node.args), dict(node.kwargs))
     if node.op == "call_method":
@@ -199,7 +202,7 @@ def call_of(node: Node, root: nn.Module) -> Call | None:
         return None
     module = root.get_submodule(str(node.target))
     form = MODULE_FORMS.get(type(module))
-    return None if form is None else _module_call(node, module, form)
+    return None if form is None or module._forward_hooks or module._forward_pre_hooks else _module_call(node, module, form)
 
 
 def _module_call(node: Node, module: nn.Module, form: ModuleForm) -> Call:
@@ -210,55 +213,29 @@ def _module_call(node: Node, module: nn.Module, form: ModuleForm) -> Call:
     return Call(node, form.op, tuple(node.args), {**tensors, **settings, **node.kwargs})
 
 
-IN_PLACE_FUNCTIONS: dict[Operator, Operator | None] = {
-    operator.iadd: operator.add,
-    operator.isub: operator.sub,
-    operator.imul: operator.mul,
-    operator.itruediv: operator.truediv,
-    operator.setitem: None,
-    torch.relu_: torch.relu,
-    F.relu_: F.relu,
-    F.hardtanh_: F.hardtanh,
-    F.leaky_relu_: F.leaky_relu,
-    F.elu_: F.elu,
-    F.selu_: F.selu,
-    torch.selu_: torch.selu,
-    torch.sigmoid_: torch.sigmoid,
-    torch.tanh_: torch.tanh,
-    torch.dropout_: torch.dropout,
-}
-"""Functions that write into their first argument, and those that compute the same beside it."""
+IN_PLACE_FUNCTIONS = frozenset(
+    {operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.setitem, torch.relu_, F.relu_}
+    | {F.hardtanh_, F.leaky_relu_, F.elu_, F.selu_, torch.selu_, torch.sigmoid_, torch.tanh_, torch.dropout_}
+)
+"""Functions that write into their first argument."""
 
 
 def writes_in_place(node: Node) -> bool:
-    """Whether the function or method call of `node` changes one of its arguments."""
+    """Whether the function or method call of `node` changes its first argument."""
     if node.op == "call_method":
         return str(node.target).endswith("_") and not str(node.target).endswith("__")
-    return node.target in IN_PLACE_FUNCTIONS or _inplace_argument(node) is not None
+    return node.target in IN_PLACE_FUNCTIONS or _says_inplace(node)
 
 
-def write_beside(node: Node) -> None:
-    """Make a function or method call that writes in place compute its result beside its argument."""
-    argument = _inplace_argument(node)
-    if node.op == "call_method" and writes_in_place(node):
-        node.target = str(node.target)[:-1]
-    elif IN_PLACE_FUNCTIONS.get(node.target) is not None:  # type: ignore[arg-type]
-        node.target = IN_PLACE_FUNCTIONS[node.target]  # type: ignore[assignment, index]
-    elif isinstance(argument, int):
-        node.update_arg(argument, False)
-    elif argument is not None:
-        node.update_kwarg("inplace", False)
-
-
-def _inplace_argument(node: Node) -> int | str | None:
-    """Where the call of a function says ``inplace=True``: a position or the keyword."""
-    if node.op != "call_function" or True not in [v for v in (*node.args, *node.kwargs.values()) if v is True]:
-        return None
+def _says_inplace(node: Node) -> bool:
+    """Whether the call of a function says ``inplace=True``, by keyword or by position."""
+    if node.op != "call_function" or not any(v is True for v in (*node.args, *node.kwargs.values())):
+        return False
     if node.kwargs.get("inplace") is True:
-        return "inplace"
+        return True
     try:
         names = list(inspect.signature(node.target).parameters)  # type: ignore[arg-type]
     except (TypeError, ValueError):
-        return None
+        return False
     position = names.index("inplace") if "inplace" in names else len(node.args)
-    return position if len(node.args) > position and node.args[position] is True else None
+    return len(node.args) > position and node.args[position] is True

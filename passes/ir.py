@@ -42,6 +42,23 @@ class IR:
         assert isinstance(value, Tensor)
         return value
 
+    def writers(self, value: Node) -> list[Node]:
+        """The nodes that write in place into the memory of `value`, also through a view of it; in graph order."""
+        memory = _memory(value)
+        return [n for n in self.graph.nodes if self._writes(n) and _memory(n.all_input_nodes[0]) == memory is not None]
+
+    def _writes(self, node: Node) -> bool:
+        if node.op == "call_module":
+            call = self.calls.get(node)
+            return call is not None and call.kwargs.get("inplace") is True
+        return node.op in ("call_function", "call_method") and writes_in_place(node)
+
+
+def _memory(node: Node) -> int | None:
+    """Identifies the storage of a node's value: views share it, on meta tensors too."""
+    value = node.meta["value"]
+    return value.untyped_storage()._cdata if isinstance(value, Tensor) else None
+
 
 def trace(model: nn.Module, example_inputs: Any) -> IR:
     """Trace `model` called with `example_inputs`: a tensor, a tuple of positional, or a dict of keyword inputs.

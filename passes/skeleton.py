@@ -9,13 +9,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import torch
 from torch import nn
 from torch.fx import Graph, GraphModule, Node
 
 from .axes import AxisTypes, Rewrite
-from .calls import MODULE_FORMS, write_beside
+from .blocks import Block
+from .calls import MODULE_FORMS
 from .elasticity import Choices
 from .ir import IR
 from .selection import active, kept
@@ -56,8 +59,6 @@ class Skeleton:
         graph, copies = self.graph(subnet)
         assignment = self.assignment(subnet)
         settings = self._rewrite(graph, copies, assignment)
-        for name in subnet.skipped:
-            self._spare(copies[self.choices.blocks[name].entry], settings)
         attributes: dict[str, Any] = {}
         for node in graph.nodes:
             target = str(node.target)
@@ -75,13 +76,32 @@ class Skeleton:
         graph.output(graph.graph_copy(self.ir.graph, copies))
         skipped = [block for name, block in self.choices.blocks.items() if name in subnet.skipped]
         for block in reversed(skipped):  # the last first: the entry of a block may be the output of another
-            copies[block.out].replace_all_uses_with(copies[block.entry])
+            copies[block.out].replace_all_uses_with(self._stand_in(graph, block, copies))
         gone = {copies[node] for block in skipped for node in (*block.body, block.out)}
         for node in reversed(list(graph.nodes)):
             value = node.meta.pop("value", None)  # meta tensors of full size: not true of this sub-network
             if not node.users and (node in gone or node.op == "get_attr" or isinstance(value, int)):
                 graph.erase_node(node)
         return graph, copies
+
+    def _stand_in(self, graph: Graph, block: Block, copies: Mapping[Node, Node]) -> Node:
+        """The entry of a skipped block; a copy of it where somebody writes into it or into the block's sum later."""
+        if block.name not in self._written:
+            return copies[block.entry]
+        with graph.inserting_before(copies[block.out]):
+            return graph.call_function(torch.clone, (copies[block.entry],))
+
+    @cached_property
+    def _written(self) -> frozenset[str]:
+        """The blocks whose sum must have memory of its own, since it or the entry is written into after it."""
+        place = {node: position for position, node in enumerate(self.ir.graph.nodes)}
+        found = set()
+        for name, block in self.choices.blocks.items():
+            into_sum, into_entry = self.ir.writers(block.out), self.ir.writers(block.entry)
+            later = [node for node in (*into_sum, *into_entry) if place[node] > place[block.out]]
+            if later and into_sum != into_entry:  # else they are one memory, as with ``x += body(x)``
+                found.add(name)
+        return frozenset(found)
 
     def _rewrite(
         self, graph: Graph, copies: Mapping[Node, Node], assignment: Mapping[Sym, int]
@@ -100,15 +120,6 @@ class Skeleton:
             else:
                 node.update_kwarg(rewrite.name, value)
         return settings
-
-    def _spare(self, entry: Node, settings: dict[str, dict[str, Any]]) -> None:
-        """Let no reader of a skipped block's entry write into it: it wrote into the block's own sum before."""
-        for user in entry.users:
-            if user.op == "call_module":
-                if getattr(self.ir.root.get_submodule(str(user.target)), "inplace", False):
-                    settings.setdefault(str(user.target), {})["inplace"] = False
-            elif user.args[0] is entry:
-                write_beside(user)
 
     def slot(self, root: nn.Module, path: str, assignment: Mapping[Sym, int]) -> Slot:
         """What is kept of the parameter or buffer at `path` of `root`."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +64,9 @@ class Slot:
 
     def put(self, tensor: Tensor, values: Tensor) -> None:
         """Write `values` to the kept entries of `tensor`, in place."""
+        if self.whole:
+            tensor.copy_(values)
+            return
         ranges = [
             torch.arange(n) if k is None else torch.arange(k) if isinstance(k, int) else torch.from_numpy(k)
             for n, k in zip(tensor.shape, self.kept, strict=True)
@@ -75,11 +80,12 @@ class Copies:
     def __init__(self) -> None:
         self._made: dict[int, Tensor] = {}
 
-    def __call__(self, shell: nn.Module, slots: dict[str, Slot]) -> nn.Module:
+    def __call__(self, shell: nn.Module, slots: Mapping[str, Slot]) -> nn.Module:
         """Fill `shell` with copies of what its slots keep."""
         for name, slot in slots.items():
             tensor = self._copy(slot)
-            (shell._parameters if isinstance(tensor, nn.Parameter) else shell._buffers)[name] = tensor  # type: ignore[index]
+            table: Any = shell._parameters if isinstance(tensor, nn.Parameter) else shell._buffers
+            table[name] = tensor
         return shell
 
     def _copy(self, slot: Slot) -> Tensor:

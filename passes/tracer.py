@@ -13,6 +13,7 @@ import operator
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +28,9 @@ from .errors import Diagnostic, TraceError
 
 BATCH = 1009
 """The size of the batch axis while tracing: a prime that no model uses as a width."""
+
+
+DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d)
 
 
 class ValueProxy(fx.Proxy):
@@ -90,6 +94,7 @@ class ValueTracer(fx.Tracer):
         self.diagnostics: list[Diagnostic] = []
         self.device = torch.device("cpu")
         self._inputs: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+        self._attributes: dict[str, fx.Proxy] = {}
 
     def trace_model(self, root: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.Graph:
         """The graph of ``root(*args, **kwargs)``; the tensors among the inputs become its placeholders.
@@ -112,6 +117,11 @@ class ValueTracer(fx.Tracer):
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """A proxy that carries the node's value."""
         return ValueProxy(node, self)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
+        """As in fx; the proxies of parameters and buffers are remembered, to forget those that are undone."""
+        self._attributes = parameter_proxy_cache
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def create_args_for_root(
         self, root_fn: Any, is_module: bool, concrete_args: Any = None
@@ -163,6 +173,8 @@ class ValueTracer(fx.Tracer):
                 if node is last:
                     break
                 self.graph.erase_node(node)
+            for name in [n for n, known in self._attributes.items() if known.node._erased]:
+                del self._attributes[name]
             self.module_stack.clear()  # fx leaves it as it was at the failure
             self.module_stack.update(stack)
             path = self.path_of_module(m)
@@ -207,6 +219,8 @@ class ValueTracer(fx.Tracer):
         settings = {n: getattr(module, n) for n in form.settings if n != "padding_mode"}
         if form.op is F.batch_norm:
             settings["training"] = tensors["running_mean"] is None
+        elif form.op in DROPOUTS:  # in evaluation mode they hand on their input itself: its memory is then shared
+            settings["training"] = False
         return form.op(*args, **tensors, **settings, **kwargs)  # type: ignore[operator]
 
 
@@ -265,12 +279,15 @@ def _parameter_names(forward: Callable[..., Any], count: int) -> list[str]:
     return [names[i] if i < len(names) else f"input_{i}" for i in range(count)]
 
 
+_TORCH = Path(torch.__file__).parent
+
+
 def _trace_error(module: nn.Module, path: str, error: Exception) -> TraceError:
     """Names the module and the innermost line of the user's own code."""
     if isinstance(error, TraceError) and error.__cause__ is not None:
         return error
     frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if f"torch{'/'}" not in f.filename.replace("\\", "/") and f.filename != __file__]
+    own = [f for f in frames if not Path(f.filename).is_relative_to(_TORCH) and f.filename != __file__]
     line = f", {own[-1].filename}:{own[-1].lineno}: {own[-1].line}" if own else ""
     where = f"module {path!r} ({type(module).__name__})" if path else f"the model ({type(module).__name__})"
     return TraceError(

@@ -46,9 +46,7 @@ def write_supernet(
             old.unlink()
 
 
-def read_supernet(
-    directory: Path, model: nn.Module
-) -> tuple[Elasticity, Any, Callable[[SearchSpace], None]]:
+def read_supernet(directory: Path, model: nn.Module) -> tuple[Elasticity, Any, Callable[[SearchSpace], None]]:
     """Elasticity and example inputs as saved, and a function that sets the tensors if the space is the saved one."""
     manifest = _manifest(directory)
     path = directory / manifest["weights"]
@@ -67,7 +65,7 @@ def read_supernet(
             for name, tensor in shared_tensors(model).items():
                 tensor.copy_(tensors[name])
 
-    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in manifest["elasticity"].items()}
+    settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in manifest["elasticity"].items()}
     return Elasticity(**settings), _inputs(manifest["inputs"]), restore
 
 

@@ -5,8 +5,8 @@ Nothing here touches the shared parameters or statistics: an evaluation works on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,17 @@ from .supernetwork import SuperNetwork
 
 Batch = tuple[Tensor, Any]
 """Inputs and targets, as a data loader gives them."""
+
+
+class Loader(Protocol):
+    """Batches, again at every iteration, such as a `torch.utils.data.DataLoader` or a list of them."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches."""
+
+    def __len__(self) -> int:
+        """The number of batches."""
+
 
 Metric = Callable[[nn.Module, Iterable[Batch]], float]
 """The quality of a module in evaluation mode on batches."""
@@ -156,4 +167,4 @@ class Evaluator:
 
     def measure(self, module: GraphModule) -> float:
         """The metric of a module made by `prepare`, which is folded for it and not usable for training after."""
-        return self.metric(fold(module).to(memory_format=torch.channels_last), self.validation)  # type: ignore[call-overload]
+        return self.metric(fold(module).to(memory_format=torch.channels_last), self.validation)

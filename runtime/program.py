@@ -7,6 +7,7 @@ entries are not a prefix, a `Gathered` layer takes them differentiably.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,9 @@ from torch.fx import GraphModule
 
 from bnas.passes.skeleton import Holder
 from bnas.passes.slot import Slot
+
+# A view's gradient has the strides of the whole gradient: meant so, and said by PyTorch once in a process.
+warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout contract")
 
 
 @dataclass
@@ -52,7 +56,7 @@ class Binding:
         """A leaf of its own over the kept part; its gradient lands in the shared one."""
         view = nn.Parameter(self.slot.take(shared.data), shared.requires_grad)
         if shared.requires_grad:
-            view.register_hook(lambda _: self._bind_gradient(shared, view))
+            view.register_hook(lambda _: self._bind_gradient(shared, view))  # type: ignore[no-untyped-call]
         return view
 
     def _bind_gradient(self, shared: nn.Parameter, view: nn.Parameter) -> None:
@@ -68,6 +72,9 @@ class Gathered(nn.Module):
 
     Gradients go to the shared parameters through the gather; statistics are written back after a call in training.
     """
+
+    slots: Mapping[str, Slot]
+    layer: nn.Module
 
     def __init__(self, layer: nn.Module, slots: Mapping[str, Slot]) -> None:
         super().__init__()
@@ -97,14 +104,15 @@ class Views:
         """Fill `shell`, or wrap it where a tensor must be gathered."""
         if not all(slot.prefix for slot in slots.values()):
             for name, slot in slots.items():  # functional_call asks that the names exist
-                (shell._parameters if slot.is_parameter else shell._buffers)[name] = _placeholder(slot)
+                table: Any = shell._parameters if slot.is_parameter else shell._buffers
+                table[name] = _placeholder(slot)
             if isinstance(shell, Holder):
                 shell._parameters.clear()
                 shell._buffers.clear()
                 return GatheredTensor(next(iter(slots.values())))
             return Gathered(shell, slots)
         for name, slot in slots.items():
-            table: Any = shell._parameters if slot.is_parameter else shell._buffers
+            table = shell._parameters if slot.is_parameter else shell._buffers
             binding = Binding(table, slot)
             binding.refresh()
             self.bindings.append(binding)
@@ -115,13 +123,15 @@ class Views:
 class GatheredTensor(nn.Module):
     """A parameter that forward reads by itself and of which entries are kept that are no prefix."""
 
+    slot: Slot
+
     def __init__(self, slot: Slot) -> None:
         super().__init__()
         self.__dict__["slot"] = slot
 
     def forward(self) -> Tensor:
         """The kept entries."""
-        return self.slot.take(self.slot.shared)  # type: ignore[no-any-return]
+        return self.slot.take(self.slot.shared)
 
 
 def _placeholder(slot: Slot) -> Tensor:

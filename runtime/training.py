@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from bnas.passes import BnasError, SearchSpace, Subnet
 from bnas.passes.elasticity import DIMENSIONS
 
-from .evaluation import Batch
+from .evaluation import Loader
 from .supernetwork import SuperNetwork
 
 TEACHERS = ("maximal", "original")
@@ -114,7 +114,7 @@ class Trainer:
         self.generator = np.random.default_rng(seed)
         self.step = 0
 
-    def fit(self, loader: Collection[Batch]) -> None:
+    def fit(self, loader: Loader) -> None:
         """Train through all stages; `loader` is iterated once an epoch.
 
         Raises:
@@ -131,7 +131,7 @@ class Trainer:
         finally:
             self.supernet.train(mode)
 
-    def _fit_stage(self, number: int, stage: Stage, loader: Collection[Batch], frozen: nn.Module | None) -> None:
+    def _fit_stage(self, number: int, stage: Stage, loader: Loader, frozen: nn.Module | None) -> None:
         if stage.reorg_weights:
             self.supernet.reorder()
         optimizer = torch.optim.SGD(self.supernet.parameters(), lr=stage.init_lr, **self.options)

@@ -1,0 +1,174 @@
+"""Configuration files, in the layout of BootstrapNAS: unknown keys are errors that name the nearest known one."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bnas.passes.errors import BnasError
+
+
+class ConfigurationError(BnasError, ValueError):
+    """A configuration file is not one; names the key, what came and what is allowed."""
+
+
+class Section(BaseModel):
+    """A part of a configuration: only known keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Dimension = Literal["depth", "width"]
+Count = Annotated[int, Field(ge=1)]
+
+
+class BatchNormAdaptation(Section):
+    """``batchnorm_adaptation``."""
+
+    num_bn_adaptation_samples: Count = 2000
+
+
+class StageDescription(Section):
+    """An entry of ``list_stage_descriptions``; see `bnas.Stage`."""
+
+    train_dims: tuple[Dimension, ...] = ("depth", "width")
+    epochs: Count = 1
+    init_lr: Annotated[float, Field(gt=0)] = 0.01
+    width_indicator: Count | None = None
+    reorg_weights: bool = False
+
+
+class Schedule(Section):
+    """``schedule``."""
+
+    list_stage_descriptions: tuple[StageDescription, ...] = (
+        StageDescription(train_dims=("depth",)),
+        StageDescription(reorg_weights=True),
+    )
+
+
+class Width(Section):
+    """``elasticity.width``; see `bnas.Elasticity`."""
+
+    min_width: Count = 8
+    max_num_widths: Count | None = None
+    width_multipliers: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (1.0, 0.75, 0.5)
+    divisor: Count = 8
+
+
+class ElasticitySection(Section):
+    """``elasticity``."""
+
+    available_elasticity_dims: tuple[Dimension, ...] = ("depth", "width")
+    width: Width = Width()
+
+
+class Training(Section):
+    """``bootstrapNAS.training``."""
+
+    algorithm: Literal["progressive_shrinking"] = "progressive_shrinking"
+    schedule: Schedule = Schedule()
+    elasticity: ElasticitySection = ElasticitySection()
+    teacher: Literal["maximal", "original"] = "maximal"
+    subnets_per_step: Count = 1
+
+
+class Search(Section):
+    """``bootstrapNAS.search``."""
+
+    algorithm: Literal["NSGA2"] = "NSGA2"
+    num_evals: Count = 150
+    population: Annotated[int, Field(ge=4)] = 20
+    seed: Annotated[int, Field(ge=0)] = 0
+    acc_delta: Annotated[float, Field(ge=0, description="in points of accuracy")] = 1.0
+    ref_acc: Annotated[float, Field(gt=0, le=100, description="in percent")] | None = None
+    batchnorm_adaptation: BatchNormAdaptation = BatchNormAdaptation()
+    crossover_prob: Annotated[float, Field(ge=0, le=1)] = 0.9
+    crossover_eta: Annotated[float, Field(ge=0)] = 10.0
+    mutation_prob: Annotated[float, Field(ge=0, le=1)] | None = None
+    mutation_eta: Annotated[float, Field(ge=0)] = 3.0
+
+
+class BootstrapNAS(Section):
+    """``bootstrapNAS``."""
+
+    training: Training = Training()
+    search: Search = Search()
+
+
+class InputInfo(Section):
+    """``input_info``."""
+
+    sample_size: Annotated[tuple[Count, ...], Field(min_length=2)]
+
+
+class OptimizerSection(Section):
+    """``optimizer``."""
+
+    type: Literal["sgd"] = "sgd"
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    nesterov: bool = True
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+
+
+class Configuration(Section):
+    """A whole configuration file."""
+
+    model: str
+    """``torchvision:NAME``, ``package.module:FACTORY`` or ``path/file.py:FACTORY``."""
+    weights: str | None = None
+    """State dict of the model, relative to the file's folder."""
+    data: str
+    """A factory of `bnas.Splits`, named as the model is."""
+    data_options: dict[str, Any] = {}
+    """Keyword arguments of the data factory."""
+    input_info: InputInfo
+    optimizer: OptimizerSection = OptimizerSection()
+    bootstrapNAS: BootstrapNAS = BootstrapNAS()
+
+
+def read_configuration(path: Path) -> Configuration:
+    """The configuration in the JSON file `path`.
+
+    Raises:
+        ConfigurationError: it is missing, no JSON, or a key is wrong.
+    """
+    try:
+        data = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ConfigurationError(f"there is no configuration file {path}") from None
+    except (ValueError, OSError) as error:
+        raise ConfigurationError(f"{path} is not a JSON file: {error}") from error
+    return parse_configuration(data, str(path))
+
+
+def parse_configuration(data: Any, place: str) -> Configuration:
+    """The configuration in `data`; `place` is named in errors."""
+    try:
+        return Configuration.model_validate(data)
+    except ValidationError as error:
+        told = "; ".join(_told(dict(one)) for one in error.errors())
+        raise ConfigurationError(f"{place}: {told}") from None
+
+
+def _told(error: dict[str, Any]) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(error["loc"][-1]), _known_keys(Configuration), n=1)
+        return f"{key} is not a key of bnas" + (f"; did you mean {near[0]!r}?" if near else "")
+    if error["type"] == "missing":
+        return f"{key} is missing"
+    return f"{key} is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def _known_keys(section: type[BaseModel]) -> list[str]:
+    keys: list[str] = []
+    for name, info in section.model_fields.items():
+        keys.append(name)
+        kinds = [info.annotation, *getattr(info.annotation, "__args__", ())]
+        keys += [k for kind in kinds if isinstance(kind, type) and issubclass(kind, Section) for k in _known_keys(kind)]
+    return keys

@@ -1,0 +1,36 @@
+"""Progress in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from bnas.pipeline import Watch
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from bnas.runtime import Progress as Step
+    from bnas.search import Evaluation
+
+
+@contextmanager
+def watching(console: Console) -> Iterator[Watch]:
+    """A `Watch` that shows the phases of a job, with bars for training and search, on `console`."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bars:
+        training = bars.add_task("training", visible=False)
+        searching = bars.add_task("searching", visible=False)
+
+        def on_step(step: Step) -> None:
+            text = f"training, stage {step.stage + 1}, epoch {step.epoch + 1}, loss {step.loss:.3f}"
+            bars.update(training, visible=True, total=step.steps, completed=step.step + 1, description=text)
+
+        def on_evaluation(evaluation: Evaluation, total: int) -> None:
+            text = f"searching, last accuracy {100 * evaluation.values['accuracy']:.2f} %"
+            bars.update(searching, visible=True, total=total, completed=evaluation.index + 1, description=text)
+
+        yield Watch(lambda name: console.print(f"[bold]{name}[/bold]"), on_step, on_evaluation)

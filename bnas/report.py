@@ -1,0 +1,80 @@
+"""What a run found, as data and as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bnas.passes import Subnet
+from bnas.runtime import Latency
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network, all of it measured."""
+
+    name: str
+    accuracy: float
+    """On the test data."""
+    costs: Mapping[str, int]
+    latency: Latency
+    subnet: Subnet
+
+
+@dataclass(frozen=True)
+class Report:
+    """The original in the first row and the sub-networks that a run hands back."""
+
+    rows: tuple[Row, ...]
+    reference: float
+    """Validation accuracy of the original."""
+    acc_delta: float
+    evaluations: int
+    missed: bool
+    """No sub-network was within `acc_delta` on the validation data."""
+    machine: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for a JSON file."""
+        rows = [
+            {
+                "name": row.name,
+                "test_accuracy": row.accuracy,
+                **row.costs,
+                "latency": row.latency.to_json(),
+                "subnet": row.subnet.to_json(),
+            }
+            for row in self.rows
+        ]
+        settings = {"reference": self.reference, "acc_delta": self.acc_delta, "evaluations": self.evaluations}
+        return {"rows": rows, **settings, "missed": self.missed, "machine": dict(self.machine)}
+
+    def table(self) -> Table:
+        """A table for the terminal; the ratios are original / sub-network, so larger is better."""
+        from rich.table import Table
+
+        points = f"within {100 * self.acc_delta:g} point" + ("" if not self.missed else " (none is)")
+        table = Table(title=f"Test accuracy and ONNX Runtime latency, {self.evaluations} evaluations", show_lines=True)
+        table.add_column("network")
+        for column in ("accuracy", "MACs", "parameters", "latency", "spread"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for row in self.rows:
+            label = row.name if row is self.rows[0] else f"{row.name}\n{points}"
+            table.add_row(label, *self._cells(row))
+        return table
+
+    def _cells(self, row: Row) -> tuple[str, ...]:
+        first, latency = self.rows[0], row.latency
+        ratios = {name: first.costs[name] / row.costs[name] for name in ("macs", "parameters")}
+        speed = first.latency.median_ms / latency.median_ms
+        return (
+            f"{100 * row.accuracy:.2f} %",
+            f"{row.costs['macs'] / 1e6:.2f} M\n{ratios['macs']:.2f}x",
+            f"{row.costs['parameters'] / 1e3:.0f} k\n{ratios['parameters']:.2f}x",
+            f"{latency.median_ms:.3f} ms\n{speed:.2f}x",
+            f"{100 * latency.spread:.0f} %{'' if latency.stable else chr(10) + 'unstable'}",
+        )

@@ -1,0 +1,56 @@
+"""Choosing winners, the folder of a run, public names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import bnas
+from bnas.output import OutputError, open_output
+from bnas.passes import Subnet
+from bnas.pipeline import winners
+from bnas.search import Evaluation, Objective, SearchResult
+
+OBJECTIVES = (Objective("accuracy", "max"), Objective("macs", "min"))
+
+
+def result(*values: tuple[float, float]) -> SearchResult:
+    evaluations = [
+        Evaluation(i, Subnet({"w": i + 1}), {"accuracy": a, "macs": m}, 0.0) for i, (a, m) in enumerate(values)
+    ]
+    return SearchResult(OBJECTIVES, tuple(evaluations))
+
+
+def test_best_is_the_most_accurate_smaller_one_and_smallest_the_cheapest_within_the_delta() -> None:
+    found, missed = winners(result((0.90, 100), (0.905, 80), (0.89, 50), (0.5, 10)), 0.9, 0.01, 100)
+    assert (found["best"].index, found["smallest"].index, missed) == (1, 2, False)
+
+
+def test_where_none_is_within_the_delta_it_says_so() -> None:
+    found, missed = winners(result((0.9, 100), (0.8, 80), (0.7, 50)), 0.95, 0.01, 100)
+    assert (found["best"].index, found["smallest"].index, missed) == (1, 1, True)
+
+
+def test_folder_is_not_taken_by_accident(tmp_path: Path) -> None:
+    open_output(tmp_path / "new", {"a": 1})
+    with pytest.raises(OutputError, match="--resume"):
+        open_output(tmp_path / "new", {"a": 1})
+    assert open_output(tmp_path / "new", {"a": 1}, resume=True).resumed
+    with pytest.raises(OutputError, match="another configuration"):
+        open_output(tmp_path / "new", {"a": 2}, resume=True)
+    (tmp_path / "new" / "old.txt").touch()
+    assert not open_output(tmp_path / "new", {"a": 2}, overwrite=True).resumed
+    assert not (tmp_path / "new" / "old.txt").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").touch()
+    with pytest.raises(OutputError, match="not a run"):
+        open_output(tmp_path / "mine", {}, overwrite=True)
+
+
+def test_public_names() -> None:
+    assert sorted(bnas.__all__) == bnas.__all__
+    assert len(bnas.__all__) <= 25
+    assert all(getattr(bnas, name).__name__ == name for name in bnas.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        getattr(bnas, "nothing")  # noqa: B009
