@@ -28,9 +28,15 @@ def watching(console: Console) -> Iterator[Watch]:
         def on_step(step: Step) -> None:
             text = f"training, stage {step.stage + 1}, epoch {step.epoch + 1}, loss {step.loss:.3f}"
             bars.update(training, visible=True, total=step.steps, completed=step.step + 1, description=text)
+            tell(f"{text}, step {step.step + 1} of {step.steps}", (step.step + 1) % max(1, step.steps // 20) == 0)
 
         def on_evaluation(evaluation: Evaluation, total: int) -> None:
             text = f"searching, last accuracy {100 * evaluation.values['accuracy']:.2f} %"
             bars.update(searching, visible=True, total=total, completed=evaluation.index + 1, description=text)
+            tell(f"{text}, evaluation {evaluation.index + 1} of {total}", (evaluation.index + 1) % 20 == 0)
+
+        def tell(text: str, due: bool) -> None:
+            if due and not console.is_terminal:  # a log file shows no bars before they are done
+                console.print(text)
 
         yield Watch(lambda name: console.print(f"[bold]{name}[/bold]"), on_step, on_evaluation)
