@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from bnas.passes import SearchSpace, Subnet
-from bnas.passes.ir import as_call
+from bnas.passes.ir import as_call, as_program_call
 from bnas.passes.lowering import lower, named_outputs
 from bnas.passes.slot import Slot
 from bnas.runtime.program import Program
@@ -186,8 +186,7 @@ class Twice:
 
     def build(self, channels: int) -> nn.Module:
         """The layer for so many channels."""
-        layer = Layer(channels, self.kernel, norm=self.norm, activation=self.activation).build(channels)
-        return nn.Sequential(layer, layer)
+        return _TwiceModule(Layer(channels, self.kernel, norm=self.norm, activation=self.activation).build(channels))
 
     def width(self, channels: int) -> int:
         """As many as it gets."""
@@ -284,7 +283,8 @@ class _Gate(nn.Module):
         self.squeeze, self.excite = nn.Conv2d(channels, hidden, 1), nn.Conv2d(hidden, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.excite(F.relu(self.squeeze(F.adaptive_avg_pool2d(x, 1)))).sigmoid()
+        gate: Tensor = self.excite(F.relu(self.squeeze(F.adaptive_avg_pool2d(x, 1))))
+        return x * gate.sigmoid()
 
 
 class _ResidualModule(nn.Module):
@@ -293,7 +293,8 @@ class _ResidualModule(nn.Module):
         settings: dict[str, Any] = {"norm": plan.norm, "activation": plan.activation}
         self.repeats = plan.repeats
         self.expand = Layer(plan.hidden, **settings).build(channels)
-        self.middle = Layer(plan.hidden, 3, groups=plan.groups, **settings).build(plan.hidden)
+        middle = Layer(plan.hidden, 3, groups=plan.groups, **settings)
+        self.middle = middle.build(plan.hidden) if plan.repeats else nn.Identity()
         self.project = nn.Conv2d(plan.hidden, channels, 1, bias=not plan.norm)
         self.norm = nn.BatchNorm2d(channels) if plan.norm else nn.Identity()
         self.gate = None if plan.gate is None else _Gate(channels, plan.gate)
@@ -308,7 +309,7 @@ class _ResidualModule(nn.Module):
         branch = branch if self.gate is None else self.gate(branch)
         branch = branch if self.scale is None else self.scale * branch
         total: Tensor = x + branch
-        return total if self.after is None else self.after(total)  # type: ignore[no-any-return]
+        return total if self.after is None else self.after(total)
 
 
 class _DownsampleModule(nn.Module):
@@ -327,6 +328,15 @@ class _DownsampleModule(nn.Module):
         return F.relu(branch + F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, before, self.extra - before)))
 
 
+class _TwiceModule(nn.Module):
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(self.layer(x))  # type: ignore[no-any-return]
+
+
 class _BranchesModule(nn.Module):
     def __init__(self, plan: Branches, channels: int) -> None:
         super().__init__()
@@ -339,20 +349,22 @@ class _BranchesModule(nn.Module):
 
 
 def _randomise(module: nn.Module) -> None:
-    """Statistics, biases and scales that are not the initial ones: those would hide mistakes."""
+    """Statistics, biases and scales unlike the initial ones, and weights that let the signal live: or mistakes hide."""
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        if tensor.is_floating_point() and tensor.numel() == max(tensor.shape):
+        if tensor.ndim > 1 and tensor[0].numel() > 1:
+            nn.init.kaiming_normal_(tensor)
+        elif tensor.is_floating_point():
             positive = name.endswith(("weight", "var", "scale"))
             tensor.data.uniform_(*((0.5, 1.5) if positive else (-0.5, 0.5)))
 
 
 @st.composite
-def networks(draw: st.DrawFn, *, max_stages: int = 3) -> Network:
+def networks(draw: st.DrawFn, *, max_stages: int = 4) -> Network:
     """Random `Network`s: residual, strided, concatenated, grouped, gated, shared and scaled parts in any order."""
     size = draw(st.integers(8, 12))
     stem = draw(_layers(3))
     channels, height, stages = stem.channels, -(-size // stem.stride), list[Stage]()
-    for _ in range(draw(st.integers(0, max_stages))):
+    for _ in range(draw(st.integers(1, max_stages))):
         stage = draw(_stages(channels, may_shrink=height > 4))
         channels, height = stage.width(channels), -(-height // 2) if stage.shrinks() else height
         stages.append(stage)
@@ -370,6 +382,7 @@ def subnets(draw: st.DrawFn, space: SearchSpace) -> Subnet:
 def _stages(channels: int, *, may_shrink: bool) -> st.SearchStrategy[Stage]:
     kinds: list[st.SearchStrategy[Stage]] = [
         _layers(channels, may_shrink=may_shrink),
+        _residuals(channels),
         _residuals(channels),
         st.builds(Twice, _KERNELS, st.booleans(), _ACTIVATIONS),
         _branches(channels),
@@ -423,10 +436,10 @@ def _branches(draw: st.DrawFn, channels: int) -> Branches:
 
 def assert_maximal_is_original(supernet: SuperNetwork, inputs: Any) -> None:
     """The program of the maximal sub-network gives the outputs of the model, bit for bit, in evaluation mode."""
-    args, kwargs = as_call(inputs)
+    (tensors, named), (args, kwargs) = as_program_call(inputs), as_call(inputs)
     with _put_back(supernet), torch.no_grad():
         supernet.eval()
-        found = supernet.program(supernet.space.maximal())(*args, **kwargs)
+        found = supernet.program(supernet.space.maximal())(*tensors, **named)
         torch.testing.assert_close(found, supernet.model(*args, **kwargs), rtol=0, atol=0)
 
 
@@ -445,7 +458,7 @@ def assert_program_is_extracted(
         program: the program to test, if it was made before.
         tolerance: 1e-6 for single precision.
     """
-    args, kwargs = as_call(inputs)
+    args, kwargs = as_program_call(inputs)
     with _put_back(supernet):
         extracted = supernet.extract(subnet).train(supernet.training)
         expected_buffers = dict(supernet.model.named_buffers())
@@ -479,7 +492,7 @@ def assert_gradients_match(
     They stand at the kept entries; all other gradients are zero or None. Arguments as for
     `assert_program_is_extracted`; gradients and statistics of the super-network are put back.
     """
-    args, kwargs = as_call(inputs)
+    args, kwargs = as_program_call(inputs)
     shared = dict(supernet.model.named_parameters(remove_duplicate=False))
     with _put_back(supernet):
         supernet.zero_grad()
@@ -498,8 +511,8 @@ def assert_gradients_match(
 
 def assert_onnx_is_extracted(supernet: SuperNetwork, subnet: Subnet, inputs: Any, *, tolerance: float = 1e-4) -> None:
     """The lowered sub-network gives the extracted module's outputs on ONNX Runtime, relative to the largest."""
-    args, kwargs = as_call(inputs)
-    extracted, tensors = supernet.extract(subnet), [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)]
+    args, kwargs = as_program_call(inputs)
+    extracted, tensors = supernet.extract(subnet), [*args, *kwargs.values()]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     model = lower(extracted, tensors).SerializeToString()
@@ -547,11 +560,11 @@ def _assert_near(found: Any, expected: Any, tolerance: float, what: str) -> None
 
 @contextmanager
 def _put_back(supernet: SuperNetwork) -> Iterator[None]:
-    """Put mode, gradients and buffers back as they were."""
+    """Put mode, gradients and buffers back as they were, the same tensors with the same values."""
     modes = {module: module.training for module in supernet.modules()}
     gradients = {tensor: tensor.grad for tensor in supernet.parameters()}
-    buffers = [(buffer, buffer.clone()) for buffer in supernet.buffers()]
-    copies = {tensor: None if grad is None else grad.clone() for tensor, grad in gradients.items()}
+    changed = [*supernet.buffers(), *(grad for grad in gradients.values() if grad is not None)]
+    values = [tensor.clone() for tensor in changed]
     try:
         yield
     finally:
@@ -559,8 +572,6 @@ def _put_back(supernet: SuperNetwork) -> Iterator[None]:
             module.training = mode
         for tensor, grad in gradients.items():
             tensor.grad = grad
-            if grad is not None:
-                grad.copy_(copies[tensor])
         with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
+            for one, value in zip(changed, values, strict=True):
+                one.copy_(value)

@@ -202,7 +202,8 @@ def call_of(node: Node, root: nn.Module) -> Call | None:
         return None
     module = root.get_submodule(str(node.target))
     form = MODULE_FORMS.get(type(module))
-    return None if form is None or module._forward_hooks or module._forward_pre_hooks else _module_call(node, module, form)
+    hooked = bool(module._forward_hooks or module._forward_pre_hooks)
+    return None if form is None or hooked else _module_call(node, module, form)
 
 
 def _module_call(node: Node, module: nn.Module, form: ModuleForm) -> Call:

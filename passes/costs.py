@@ -67,7 +67,8 @@ class Costs:
         terms = []
         for node, axes in self._types.macs:
             product = math.prod((active(axis, self._sizes) for axis in axes), start=sympy.Integer(1))
-            terms.append(self._keep(node) * product / BATCH)
+            number, rest = product.as_content_primitive()  # else a fraction would stay, computed in floating point
+            terms.append(self._keep(node) * (number / BATCH) * rest)
         return sympy.Add(*terms)
 
     def _parameters(self) -> sympy.Expr:

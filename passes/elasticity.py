@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 from .axes import AxisTypes
 from .blocks import Block, Blocks
@@ -45,11 +46,26 @@ class Elasticity:
         if self.max_num_widths is not None and self.max_num_widths < 1:
             raise ElasticityError(f"max_num_widths: {self.max_num_widths} is smaller than 1")
 
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Elasticity:
+        """From plain settings, as they come from a file: lists become tuples.
+
+        Raises:
+            ElasticityError: there is no such setting, or it is out of its bounds.
+        """
+        names = [field.name for field in fields(cls)]
+        unknown = sorted(set(settings) - set(names))
+        if unknown:
+            raise ElasticityError(f"there is no setting {unknown[0]!r}; there are {', '.join(names)}")
+        plain: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()}
+        return cls(**plain)
+
     def choices(self, full: int, unit: int = 1) -> tuple[int, ...]:
         """Ascending sizes for a symbol of `full` entries, each standing for `unit` entries of its axis."""
         step = self.divisor // math.gcd(self.divisor, unit)
         least = min(full, -(-self.min_width // unit))
-        sizes = {max(least, int(full * m + 1e-9) // step * step) for m in self.width_multipliers} | {full}
+        smaller = (int(full * m + 1e-9) // step * step for m in self.width_multipliers if m < 1)
+        sizes = {max(least, size) for size in smaller} | {full}
         largest = sorted((s for s in sizes if s > 0), reverse=True)[: self.max_num_widths]
         return tuple(sorted(largest))
 

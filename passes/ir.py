@@ -32,6 +32,8 @@ class IR:
     diagnostics: tuple[Diagnostic, ...] = ()
     calls: Mapping[Node, Call] = field(default_factory=dict)
     """Nodes in canonical spelling; a call_module that is missing here is opaque."""
+    dtype: torch.dtype = torch.float32
+    """Number type of the model's parameters."""
 
     def tensor(self, name: str) -> Tensor:
         """The parameter, buffer or constant called `name`."""
@@ -81,9 +83,10 @@ def trace(model: nn.Module, example_inputs: Any) -> IR:
             module.training = mode
     _erase_dead(graph)
     _free_batch(graph)
-    diagnostics = (*tracer.diagnostics, *_training_branches(model))
+    diagnostics = (*tracer.diagnostics, *_training_branches(model), *_hooked(graph, model))
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
     calls = {node: call for node in graph.nodes if (call := call_of(node, model)) is not None}
-    return IR(model, graph, tracer.constants, _aliases(model), diagnostics, calls)
+    return IR(model, graph, tracer.constants, _aliases(model), diagnostics, calls, dtype)
 
 
 def as_call(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -91,6 +94,13 @@ def as_call(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(example_inputs, Mapping):
         return (), dict(example_inputs)
     return (tuple(example_inputs) if isinstance(example_inputs, tuple | list) else (example_inputs,)), {}
+
+
+def as_program_call(example_inputs: Any) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    """What a program is called with: the tensors among the inputs; all other values are constants in it."""
+    args, kwargs = as_call(example_inputs)
+    named = {name: value for name, value in kwargs.items() if isinstance(value, Tensor)}
+    return tuple(value for value in args if isinstance(value, Tensor)), named
 
 
 def _aliases(model: nn.Module) -> dict[str, str]:
@@ -115,6 +125,13 @@ def _training_branches(model: nn.Module) -> list[Diagnostic]:
         if type(module) not in MODULE_FORMS and code is not None and "training" in code.co_names:
             found.append(Diagnostic(name or "the model", "forward reads self.training: its evaluation branch is used"))
     return found
+
+
+def _hooked(graph: Graph, model: nn.Module) -> list[Diagnostic]:
+    """Leaf modules that `call_of` calls opaque for their hooks."""
+    leaves = {str(node.target): model.get_submodule(str(node.target)) for node in graph.find_nodes(op="call_module")}
+    hooked = [name for name, m in leaves.items() if m._forward_hooks or m._forward_pre_hooks]
+    return [Diagnostic(name, "opaque: its forward hooks may change what it computes") for name in hooked]
 
 
 RESHAPES = frozenset({"view", "reshape", torch.reshape})

@@ -29,7 +29,7 @@ def importance(skeleton: Skeleton, norm: str = "L2") -> dict[Sym, NDArray[np.flo
     if norm not in NORMS:
         raise ValueError(f"importance {norm!r} is not one of {', '.join(NORMS)}")
     elastic = set(skeleton.choices.symbols.values())
-    scores = {symbol: np.zeros(symbol.n) for symbol in elastic}
+    scores = {symbol: np.zeros(symbol.n) for symbol in skeleton.choices.symbols.values()}
     for name, axis in skeleton.types.producers.items():
         term = skeleton.types.tensors[name][axis]
         weight = skeleton.ir.tensor(name).detach().double().cpu()

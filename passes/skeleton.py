@@ -59,15 +59,18 @@ class Skeleton:
         graph, copies = self.graph(subnet)
         assignment = self.assignment(subnet)
         settings = self._rewrite(graph, copies, assignment)
-        attributes: dict[str, Any] = {}
+        attributes, holders = dict[str, Any](), dict[str, nn.Module]()
         for node in graph.nodes:
             target = str(node.target)
             if node.op == "call_module" and target not in attributes:
                 attributes[target] = self._module(root, target, assignment, bind, settings.get(target, {}))
             elif node.op == "get_attr":
-                self._bind_attribute(node, attributes, root, assignment, bind)
+                holders[target] = bind(_holder(target), {_leaf(target): self.slot(root, target, assignment)})
+                attributes[target] = self._held(node, holders[target])
         module = kind(attributes, graph, class_name=type(root).__name__)
         module.training = root.training
+        for path, holder in holders.items():
+            self._settle(module, path, holder)
         return module
 
     def graph(self, subnet: Subnet) -> tuple[Graph, dict[Node, Node]]:
@@ -122,8 +125,10 @@ class Skeleton:
         return settings
 
     def slot(self, root: nn.Module, path: str, assignment: Mapping[Sym, int]) -> Slot:
-        """What is kept of the parameter or buffer at `path` of `root`."""
+        """What is kept of the parameter, buffer or constant at `path` of `root`."""
         owner, _, name = path.rpartition(".")
+        if path in self.ir.constants:
+            return Slot(self._constant(root, path), path, ())
         axes = self.types.tensors.get(self.ir.aliases.get(path, path), ())
         return Slot(root.get_submodule(owner), name, tuple(kept(axis, assignment) for axis in axes))
 
@@ -144,20 +149,32 @@ class Skeleton:
                     shell._modules[name] = self._module(root, f"{path}.{name}", assignment, bind, {})
         return bind(shell, slots)
 
-    def _bind_attribute(
-        self, node: Node, attributes: dict[str, Any], root: nn.Module, assignment: Mapping[Sym, int], bind: Binder
-    ) -> None:
-        """Bind a tensor that forward reads by itself; one that must be computed becomes a call."""
-        path = str(node.target)
-        if path in self.ir.constants:
-            attributes[path] = self.ir.constants[path]
-            return
-        slot = self.slot(root, path, assignment)
-        holder = bind(_holder(slot.name), {slot.name: slot})
-        tensor = holder._parameters.get(slot.name, holder._buffers.get(slot.name))
+    def _constant(self, root: nn.Module, path: str) -> nn.Module:
+        """Holds a tensor that was made in forward; it goes with the parameters to another device or number type."""
+        like = next((p for p in root.parameters() if p.is_floating_point()), None)
+        constant, holder = self.ir.constants[path], nn.Module()
+        if like is not None:
+            constant = constant.to(like.device, like.dtype if constant.dtype == self.ir.dtype else constant.dtype)
+        holder.register_buffer(path, constant)
+        return holder
+
+    def _held(self, node: Node, holder: nn.Module) -> Any:
+        """The tensor that forward reads by itself; one that must be computed becomes a call."""
+        name = _leaf(str(node.target))
+        tensor = holder._parameters.get(name, holder._buffers.get(name))
         if tensor is None:
             node.op = "call_module"
-        attributes[path] = holder if tensor is None else tensor
+        return holder if tensor is None else tensor
+
+    def _settle(self, module: GraphModule, path: str, holder: nn.Module) -> None:
+        """Let `holder` stand for the place that its tensor went to: what is replaced there later is the graph's."""
+        owner, _, name = path.rpartition(".")
+        place = module.get_submodule(owner)
+        if place._modules.get(name) is holder:
+            return
+        if path in self.ir.constants or name in self.ir.root.get_submodule(owner)._non_persistent_buffers_set:
+            place._non_persistent_buffers_set.add(name)
+        holder.__dict__.update(_parameters=place._parameters, _buffers=place._buffers)
 
 
 class Holder(nn.Module):
@@ -170,16 +187,27 @@ class Holder(nn.Module):
         return getattr(self, self.name)
 
 
-def _holder(name: str) -> Holder:
+def _holder(path: str) -> Holder:
     holder = Holder()
-    holder.name = name
+    holder.name = _leaf(path)
     return holder
 
 
+def _leaf(path: str) -> str:
+    return path.rpartition(".")[2]
+
+
+TABLES = frozenset(vars(nn.Module()))
+"""What every module holds: hooks and names, beside its tensors."""
+
+
 def make_shell(module: nn.Module) -> nn.Module:
-    """A shallow copy of a module without its tensors and children: same settings, hooks and mode."""
+    """A shallow copy of a module without its tensors and children: same settings, hooks and mode.
+
+    Its tables of hooks are its own: what is registered with the shell is not with the module.
+    """
     shell = copy.copy(module)
-    shell.__dict__ = dict(module.__dict__)
+    shell.__dict__ = {name: copy.copy(v) if name in TABLES else v for name, v in module.__dict__.items()}
     shell.__dict__["_parameters"] = dict.fromkeys(module._parameters)
     shell.__dict__["_buffers"] = dict.fromkeys(module._buffers)
     shell.__dict__["_modules"] = {}

@@ -58,15 +58,20 @@ class Subnet:
         """The sub-network that `to_json` wrote.
 
         Raises:
-            SubnetError: a key is missing, unknown, or of the wrong kind.
+            SubnetError: a key is unknown, or a value of the wrong kind. Keys may be missing: nothing is chosen there.
         """
+        if not isinstance(data, Mapping):
+            raise SubnetError(f"a sub-network is a mapping with the keys widths, skipped, kernels, not {data!r}")
         unknown = sorted(set(data) - {"widths", "skipped", "kernels"})
         if unknown:
             raise SubnetError(f"a sub-network has no {unknown[0]!r}; its keys are widths, skipped, kernels")
-        widths, kernels = data.get("widths", {}), data.get("kernels", {})
-        if not all(isinstance(v, int) for v in (*widths.values(), *kernels.values())):
-            raise SubnetError("widths and kernels of a sub-network are whole numbers")
-        return cls(dict(widths), frozenset(data.get("skipped", ())), dict(kernels))
+        widths, kernels, skipped = data.get("widths", {}), data.get("kernels", {}), data.get("skipped", ())
+        for sizes in (widths, kernels):
+            if not isinstance(sizes, Mapping) or not all(type(v) is int for v in sizes.values()):
+                raise SubnetError(f"widths and kernels of a sub-network map names to whole numbers, not {sizes!r}")
+        if not isinstance(skipped, list | tuple | frozenset) or not all(isinstance(s, str) for s in skipped):
+            raise SubnetError(f"skipped of a sub-network is a list of block names, not {skipped!r}")
+        return cls(dict(widths), frozenset(skipped), dict(kernels))
 
 
 @dataclass(frozen=True)

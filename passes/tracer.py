@@ -75,7 +75,9 @@ class ValueProxy(fx.Proxy):
         return len(self.value)
 
     def __iter__(self) -> Iterator[Any]:
-        """One proxy for each entry of the first axis, or for each item of a tuple."""
+        """One proxy for each entry of the first axis, or for each item of a tuple; never one for each sample."""
+        if len(self.value) and len(self.value) % BATCH == 0:
+            raise TraceError("it takes the samples of a batch one by one")
         return iter([operator.getitem(self, i) for i in range(len(self.value))])
 
     def __hash__(self) -> int:
@@ -144,12 +146,23 @@ class ValueTracer(fx.Tracer):
         return (lambda root, *inputs: root_fn(root, *inputs, **named)), [self.root, *bound]
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **options: Any) -> Any:
-        """As in fx, but a result that holds no tensor (a size, a flag) is returned as the plain value."""
+        """As in fx, but a result that holds no tensor (a size, a flag) is returned as the plain value.
+
+        Nor is there a node for ``x.to(...)`` that returns x itself: device and type of today would stay in the graph.
+        """
+        if kind == "call_method" and target == "to" and self._changes_nothing(*args, **kwargs):
+            return args[0]
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **options)
         value = self._evaluate(proxy.node)
         proxy.node.meta["value"] = value
         proxy.node.meta["scope"] = self.scope.module_path
         return proxy if any(isinstance(leaf, Tensor) for leaf in tree_leaves(value)) else value
+
+    def _changes_nothing(self, tensor: ValueProxy, *args: Any, non_blocking: bool = False, **kwargs: Any) -> bool:
+        """Whether ``tensor.to(...)`` is the tensor itself."""
+        asked = [*args, *(value for name, value in kwargs.items() if name in ("device", "dtype"))]
+        plain = len(asked) == len(args) + len(kwargs) and all(isinstance(a, torch.device | torch.dtype) for a in asked)
+        return plain and all(a in (self.device, tensor.dtype) for a in asked)
 
     def create_arg(self, a: Any) -> Any:
         """As in fx, but tensors made in forward are kept here and not set as attributes of the user's model."""
@@ -291,6 +304,6 @@ def _trace_error(module: nn.Module, path: str, error: Exception) -> TraceError:
     line = f", {own[-1].filename}:{own[-1].lineno}: {own[-1].line}" if own else ""
     where = f"module {path!r} ({type(module).__name__})" if path else f"the model ({type(module).__name__})"
     return TraceError(
-        f"cannot trace {where}{line}: {error}. A model must not branch on the values of its tensors; "
-        "move such code into a submodule, which then stays rigid while the rest becomes elastic"
+        f"cannot trace {where}{line}: {error}. Code that branches on the values of tensors belongs in a submodule "
+        "of its own, which then stays rigid while the rest becomes elastic"
     )

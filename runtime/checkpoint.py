@@ -65,8 +65,7 @@ def read_supernet(directory: Path, model: nn.Module) -> tuple[Elasticity, Any, C
             for name, tensor in shared_tensors(model).items():
                 tensor.copy_(tensors[name])
 
-    settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in manifest["elasticity"].items()}
-    return Elasticity(**settings), _inputs(manifest["inputs"]), restore
+    return Elasticity.of(manifest["elasticity"]), _inputs(manifest["inputs"]), restore
 
 
 def check_state(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], place: str) -> None:
@@ -100,6 +99,9 @@ def _manifest(directory: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is damaged: {error}") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise CheckpointError(f"{path} has another format than {FORMAT}, the one that this version of bnas reads")
+    absent = [key for key in ("weights", "sha256", "elasticity", "space", "inputs") if key not in manifest]
+    if absent:
+        raise CheckpointError(f"{path} is damaged: {absent[0]!r} is missing")
     return manifest
 
 

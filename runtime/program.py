@@ -32,34 +32,35 @@ class Binding:
     or after the step. Both are noticed before they matter.
     """
 
-    table: dict[str, Tensor | None]
-    """The parameters or buffers of the program's layer."""
+    layer: nn.Module
+    """The program's layer."""
     slot: Slot
     source: Tensor | None = None
     """The shared tensor that the program points at."""
-    pointer: int = 0
+    state: tuple[int, bool] = (0, False)
+    """Its memory, and whether it is trained."""
 
     def refresh(self) -> None:
-        """Point at the shared tensor if it, or its memory, has been replaced."""
+        """Point at the shared tensor if it, or its memory, has been replaced, or it was frozen or freed."""
         shared = self.slot.shared
-        if shared is self.source and (self.pointer == shared.data_ptr() or self.slot.whole):
+        state = (shared.data_ptr(), shared.requires_grad)
+        if shared is self.source and (self.slot.whole or self.state == state):
             return
-        self.source, self.pointer = shared, shared.data_ptr()
+        self.source, self.state = shared, state
+        table: Any = self.layer._parameters if self.slot.is_parameter else self.layer._buffers
         if self.slot.whole:
-            self.table[self.slot.name] = shared
-        elif isinstance(shared, nn.Parameter):
-            self.table[self.slot.name] = self._parameter(shared)
+            table[self.slot.name] = shared
         else:
-            self.table[self.slot.name] = self.slot.take(shared)
+            table[self.slot.name] = self._parameter(shared) if self.slot.is_parameter else self.slot.take(shared)
 
-    def _parameter(self, shared: nn.Parameter) -> nn.Parameter:
+    def _parameter(self, shared: Tensor) -> nn.Parameter:
         """A leaf of its own over the kept part; its gradient lands in the shared one."""
         view = nn.Parameter(self.slot.take(shared.data), shared.requires_grad)
         if shared.requires_grad:
             view.register_hook(lambda _: self._bind_gradient(shared, view))  # type: ignore[no-untyped-call]
         return view
 
-    def _bind_gradient(self, shared: nn.Parameter, view: nn.Parameter) -> None:
+    def _bind_gradient(self, shared: Tensor, view: nn.Parameter) -> None:
         """Runs just before autograd accumulates: make ``view.grad`` a view of the shared gradient of this moment."""
         if shared.grad is None:
             shared.grad = torch.zeros_like(shared)
@@ -112,8 +113,7 @@ class Views:
                 return GatheredTensor(next(iter(slots.values())))
             return Gathered(shell, slots)
         for name, slot in slots.items():
-            table = shell._parameters if slot.is_parameter else shell._buffers
-            binding = Binding(table, slot)
+            binding = Binding(shell, slot)
             binding.refresh()
             self.bindings.append(binding)
             assert name == slot.name

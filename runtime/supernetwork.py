@@ -13,7 +13,7 @@ from torch.fx import GraphModule
 
 from bnas.passes import IR, Diagnostic, Elasticity, SearchSpace, Subnet, analyse, choose, find_blocks, trace
 from bnas.passes.costs import Costs
-from bnas.passes.ir import as_call
+from bnas.passes.ir import as_program_call
 from bnas.passes.reordering import reorder
 from bnas.passes.skeleton import Skeleton
 from bnas.passes.slot import Copies
@@ -53,7 +53,7 @@ class SuperNetwork(nn.Module):
             ElasticityError: a setting is out of its bounds.
         """
         if not isinstance(elasticity, Elasticity):
-            elasticity = Elasticity(**(elasticity or {}))
+            elasticity = Elasticity.of(elasticity or {})
         types = analyse(trace(model, example_inputs))
         choices = choose(types, find_blocks(types), elasticity)
         return cls(model, Skeleton(types, choices), example_inputs, elasticity)
@@ -120,8 +120,8 @@ class SuperNetwork(nn.Module):
 
     def example(self) -> tuple[torch.Tensor, ...]:
         """The example inputs as a flat tuple of tensors."""
-        args, kwargs = as_call(self.example_inputs)
-        return tuple(v for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor))
+        tensors, named = as_program_call(self.example_inputs)
+        return (*tensors, *named.values())
 
     def save(self, directory: str | Path) -> None:
         """Write the shared tensors (safetensors) and the search space (JSON) to `directory`, atomically."""

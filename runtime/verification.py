@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from bnas.passes import Subnet, VerificationError
-from bnas.passes.ir import as_call
+from bnas.passes.ir import as_call, as_program_call
 from bnas.passes.oracle import randomise, zero_dropped
 from bnas.passes.slot import Copies
 
@@ -38,8 +38,9 @@ def verify(
     randomise(twin, lambda: twin(*batch[0], **batch[1]), generator)
     part = supernet.skeleton.build(subnet, Copies(), twin).eval()
     zero_dropped(twin, supernet.skeleton, subnet)
+    tensors, named = as_program_call(kwargs or args)
     with torch.no_grad():
-        found, expected = tree_leaves(part(*args, **kwargs)), tree_leaves(twin(*args, **kwargs))
+        found, expected = tree_leaves(part(*tensors, **named)), tree_leaves(twin(*args, **kwargs))
     error = max(_error(a, b) for a, b in zip(found, expected, strict=True))
     if not error <= tolerance:
         raise VerificationError(

@@ -1,0 +1,232 @@
+"""Choices as values: vectors, JSON, pickles and canonical forms go there and back."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import pickle
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bnas.passes import Elasticity, SearchSpace, Subnet, SubnetError, Variable
+from bnas.runtime.supernetwork import SuperNetwork
+from bnas.testing import networks, subnets
+
+SIZES = st.sets(st.integers(1, 64), min_size=1, max_size=4).map(lambda sizes: tuple(sorted(sizes)))
+
+
+@st.composite
+def spaces(draw: st.DrawFn) -> SearchSpace:
+    widths = draw(st.dictionaries(st.text(max_size=5), SIZES, max_size=4))
+    blocks = draw(st.lists(st.text(max_size=5), max_size=4, unique=True))
+    around = (
+        st.lists(st.frozensets(st.sampled_from(blocks), min_size=1), min_size=1, max_size=2) if blocks else st.none()
+    )
+    inside = {name: tuple(draw(around)) for name in widths if blocks and draw(st.booleans())}
+    return SearchSpace(widths, tuple(blocks), inside)
+
+
+def vectors(space: SearchSpace) -> st.SearchStrategy[tuple[int, ...]]:
+    return st.tuples(*(st.integers(0, len(variable.choices) - 1) for variable in space.variables()))
+
+
+@given(space=spaces(), data=st.data())
+def test_vectors_and_subnets_are_the_same(space: SearchSpace, data: st.DataObject) -> None:
+    vector = data.draw(vectors(space))
+    subnet = space.decode(vector)
+    space.check(subnet)
+    assert space.encode(subnet) == vector
+    assert space.decode(np.array(vector, dtype=np.int64)) == subnet
+    assert space.decode(space.encode(subnet)) == subnet
+    other = data.draw(vectors(space))
+    assert (space.decode(other) == subnet) == (other == vector)
+
+
+@given(space=spaces(), data=st.data())
+def test_files_and_processes_give_the_subnet_back(space: SearchSpace, data: st.DataObject) -> None:
+    subnet = data.draw(subnets(space))
+    for twin in (
+        Subnet.from_json(json.loads(json.dumps(subnet.to_json()))),
+        pickle.loads(pickle.dumps(subnet)),
+        copy.deepcopy(subnet),
+        Subnet(dict(reversed(subnet.widths.items())), set(subnet.skipped)),  # type: ignore[arg-type]
+    ):
+        assert twin == subnet
+        assert hash(twin) == hash(subnet)
+        assert not twin < subnet
+        assert not subnet < twin
+        assert twin.to_json() == subnet.to_json()
+    assert pickle.loads(pickle.dumps(space)) == space
+
+
+@given(space=spaces(), data=st.data())
+def test_the_canonical_form_is_one_of_the_same_network(space: SearchSpace, data: st.DataObject) -> None:
+    subnet = data.draw(subnets(space))
+    canonical = space.canonical(subnet)
+    space.check(canonical)
+    assert space.canonical(canonical) == canonical
+    assert canonical.skipped == subnet.skipped
+    assert canonical.widths.keys() == space.widths.keys()
+    for name, width in canonical.widths.items():
+        uses = space.inside.get(name, ())
+        unused = bool(uses) and all(any(block in subnet.skipped for block in around) for around in uses)
+        assert width == (space.widths[name][-1] if unused else subnet.widths[name])
+
+
+@given(network=networks(), data=st.data())
+def test_the_canonical_subnet_computes_the_same(network: object, data: st.DataObject) -> None:
+    elasticity = Elasticity(width_multipliers=(1.0, 0.5), min_width=1, divisor=1)
+    module, inputs = network.module, network.example_inputs  # type: ignore[attr-defined]
+    supernet = SuperNetwork.from_model(module, inputs, elasticity)
+    subnet = data.draw(subnets(supernet.space))
+    canonical = supernet.space.canonical(subnet)
+    found, expected = (supernet.extract(one)(inputs) for one in (canonical, subnet))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    assert supernet.costs(canonical) == supernet.costs(subnet)
+
+
+def test_only_what_nobody_uses_is_made_canonical() -> None:
+    space = SearchSpace({"a": (1, 2), "b": (1, 2)}, ("x", "y"), {"a": (frozenset("x"), frozenset("xy"))})
+    small = {"a": 1, "b": 1}
+    assert space.canonical(Subnet(small, frozenset("x"))) == Subnet({"a": 2, "b": 1}, frozenset("x"))
+    assert space.canonical(Subnet(small, frozenset("y"))) == Subnet(small, frozenset("y"))
+    assert space.canonical(Subnet()) == Subnet({"a": 2, "b": 2})
+
+
+@given(space=spaces(), seed=st.integers(0, 100))
+def test_the_space_counts_and_samples_itself(space: SearchSpace, seed: int) -> None:
+    assert space.size == len(space) == math.prod(len(variable.choices) for variable in space.variables())
+    assert space.maximal() == Subnet({name: sizes[-1] for name, sizes in space.widths.items()})
+    assert space.minimal() == Subnet({name: sizes[0] for name, sizes in space.widths.items()}, frozenset(space.blocks))
+    first, second = (space.sample(np.random.default_rng(seed)) for _ in range(2))
+    assert first == second
+    space.check(first)
+
+
+def test_samples_are_uniform_and_come_from_the_generator() -> None:
+    space, generator = SearchSpace({"a": (1, 2, 3)}, ("x",)), np.random.default_rng(0)
+    counts = dict.fromkeys((space.decode([d, w]) for d in range(2) for w in range(3)), 0)
+    for _ in range(1200):
+        counts[space.sample(generator)] += 1
+    assert all(150 < count < 250 for count in counts.values())
+
+
+def test_a_large_space_has_a_size() -> None:
+    space = SearchSpace({f"w{n}": (1, 2, 3, 4) for n in range(40)}, ())
+    assert space.size == 4**40 > sys.maxsize
+    with pytest.raises(OverflowError):
+        len(space)
+
+
+def test_variables_are_named_and_ordered() -> None:
+    space = SearchSpace({"conv": (4, 8)}, ("block",))
+    assert space.variables() == (Variable("block", "depth", (0, 1)), Variable("conv", "width", (4, 8)))
+    assert space.decode([0, 1]) == Subnet({"conv": 8}, frozenset({"block"}))
+
+
+@pytest.mark.parametrize(
+    ("settings", "widths", "blocks"),
+    [
+        ({}, {"a": (1, 2, 3), "b": (5,)}, ("x",)),
+        ({"depth": False}, {"a": (1, 2, 3), "b": (5,)}, ()),
+        ({"width": False}, {"a": (3,), "b": (5,)}, ("x",)),
+        ({"width_indicator": 2}, {"a": (2, 3), "b": (5,)}, ("x",)),
+        ({"width_indicator": 9}, {"a": (1, 2, 3), "b": (5,)}, ("x",)),
+        ({"depth": False, "width": False, "width_indicator": 2}, {"a": (3,), "b": (5,)}, ()),
+    ],
+)
+def test_a_stage_uses_a_part_of_the_space(
+    settings: dict[str, int], widths: dict[str, tuple[int, ...]], blocks: tuple[str, ...]
+) -> None:
+    space = SearchSpace({"a": (1, 2, 3), "b": (5,)}, ("x",))
+    part = space.restrict(**settings)  # type: ignore[arg-type]
+    assert (part.widths, part.blocks) == (widths, blocks)
+    for subnet in (part.minimal(), part.maximal()):
+        space.check(subnet)
+    assert part.maximal() == space.maximal()
+
+
+def test_subnets_are_values() -> None:
+    one, other = Subnet({"a": 1, "b": 2}), Subnet({"b": 2, "a": 1})
+    assert {one: 1}[other] == 1
+    assert one != Subnet({"a": 1, "b": 3})
+    assert one != Subnet({"a": 1, "b": 2}, frozenset("x"))
+    assert one != {"a": 1, "b": 2}
+    assert sorted([Subnet({"b": 1}), Subnet({"a": 2}), Subnet({"a": 1})])[0] == Subnet({"a": 1})
+    with pytest.raises(TypeError):
+        one.widths["a"] = 3  # type: ignore[index]
+    given = {"a": 1}
+    made = Subnet(given)
+    given["a"] = 2
+    assert made.widths["a"] == 1
+
+
+SPACE = SearchSpace({"conv": (4, 8)}, ("block",))
+
+
+@pytest.mark.parametrize(
+    ("vector", "reason"),
+    [
+        ([0], "a vector of 1 genes; this space has 2 variables"),
+        ([0, 0, 0], "a vector of 3 genes"),
+        ([0, 2], r"conv: gene 2 is not one of 0\.\.1"),
+        ([-1, 0], r"block: gene -1 is not one of 0\.\.1"),
+    ],
+)
+def test_a_vector_of_another_space_is_refused(vector: list[int], reason: str) -> None:
+    with pytest.raises(SubnetError, match=reason):
+        SPACE.decode(vector)
+
+
+@pytest.mark.parametrize(
+    ("subnet", "reason"),
+    [
+        (Subnet({"conv": 5}), r"conv: width 5 is not one of \(4, 8\)"),
+        (Subnet({"other": 4}), "there is no elastic width 'other'; there are conv"),
+        (Subnet({}, frozenset({"other"})), "'other' is not a skippable block; there are block"),
+        (Subnet({}, frozenset(), {"conv": 3}), "there is no elastic kernel 'conv'"),
+    ],
+)
+def test_a_subnet_of_another_space_is_refused(subnet: Subnet, reason: str) -> None:
+    for method in (SPACE.check, SPACE.encode):
+        with pytest.raises(SubnetError, match=reason):
+            method(subnet)
+
+
+def test_an_empty_space_says_so() -> None:
+    empty = SearchSpace({}, ())
+    assert empty.size == 1
+    assert empty.maximal() == empty.minimal() == Subnet()
+    with pytest.raises(SubnetError, match="there are none"):
+        empty.check(Subnet({"conv": 4}))
+    with pytest.raises(SubnetError, match="there are none"):
+        empty.check(Subnet({}, frozenset({"block"})))
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        ([], "is a mapping with the keys widths, skipped, kernels"),
+        ({"width": {}}, "a sub-network has no 'width'; its keys are widths, skipped, kernels"),
+        ({"widths": [4]}, r"map names to whole numbers, not \[4\]"),
+        ({"widths": {"conv": 4.0}}, "map names to whole numbers"),
+        ({"widths": {"conv": True}}, "map names to whole numbers"),
+        ({"kernels": None}, "map names to whole numbers, not None"),
+        ({"skipped": "block"}, "is a list of block names, not 'block'"),
+        ({"skipped": [1]}, "is a list of block names"),
+        ({"skipped": 3}, "is a list of block names"),
+    ],
+)
+def test_other_json_is_refused(data: object, reason: str) -> None:
+    with pytest.raises(SubnetError, match=reason):
+        Subnet.from_json(data)  # type: ignore[arg-type]
+
+
+def test_keys_that_are_missing_choose_nothing() -> None:
+    assert Subnet.from_json({}) == Subnet()

@@ -1,0 +1,458 @@
+"""The tracer carries values: models ask for shapes, types and lengths as in plain Python, and the batch stays free."""
+
+from __future__ import annotations
+
+import importlib.util
+import operator
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.fx
+import torch.fx._symbolic_trace as symbolic_trace
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+from bnas.passes import IR, Elasticity, TraceError, analyse, choose, find_blocks, trace
+from bnas.passes.skeleton import Skeleton
+from bnas.passes.slot import Copies
+from bnas.passes.terms import K
+from bnas.passes.tracer import BATCH
+
+
+class Net(nn.Module):
+    """Layers and tensors for `step` to use, between a convolution and another one."""
+
+    def __init__(self, step: Callable[[Any, Tensor], Any]) -> None:
+        super().__init__()
+        self.first, self.inner, self.last = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 2, 1)
+        self.norm, self.gamma = nn.BatchNorm2d(8), nn.Parameter(torch.rand(8, 1, 1))
+        self.register_buffer("table", torch.rand(8, 1, 1))
+        self.register_buffer("order", torch.arange(7, -1, -1))
+        self.step = step
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.step(self, self.first(x)))
+
+
+def image(batch: int = 2) -> Tensor:
+    return torch.randn(batch, 3, 4, 6, generator=torch.Generator().manual_seed(batch))
+
+
+def maximal(ir: IR) -> nn.Module:
+    """The traced model as a module of its own."""
+    types = analyse(ir)
+    choices = choose(types, find_blocks(types), Elasticity())
+    return Skeleton(types, choices).build(choices.space.maximal(), Copies()).eval()
+
+
+def assert_traced(net: nn.Module) -> IR:
+    """The graph computes what the model does, at any batch size; returns the graph."""
+    ir = trace(net.eval(), image())
+    ir.graph.lint()
+    module = maximal(ir)
+    for batch in (1, 2, 5):
+        torch.testing.assert_close(module(image(batch)), net(image(batch)), rtol=0, atol=0)
+    return ir
+
+
+def counts_its_calls(net: Net, x: Tensor) -> Tensor:
+    net.calls = getattr(net, "calls", 0) + 1
+    return x * net.calls
+
+
+def test_another_graph_is_rejected() -> None:
+    with pytest.raises(AssertionError, match="not equal"):
+        assert_traced(Net(counts_its_calls))
+
+
+# questions about values are answered with plain Python
+
+
+def unpacked_shape(net: Net, x: Tensor) -> Tensor:
+    batch, channels, height, width = x.shape
+    return x.view(batch, channels, height * width).reshape(batch, channels // 2 * 2, width, height)
+
+
+def size_by_axis(net: Net, x: Tensor) -> Tensor:
+    return x.reshape(x.size(0), x.size(1), -1).unsqueeze(-1)
+
+
+def batch_and_positions_together(net: Net, x: Tensor) -> Tensor:
+    batch, channels, height, width = x.size()
+    rows = x.permute(0, 2, 3, 1).reshape(batch * height * width, channels)
+    return rows.view(batch, height, width, channels).permute(0, 3, 1, 2)
+
+
+def batch_divided_again(net: Net, x: Tensor) -> Tensor:
+    rows = x.flatten(2).transpose(1, 2).reshape(-1, x.shape[1])
+    batch = int(rows.shape[0] / (x.shape[2] * x.shape[3]))
+    return rows.view(batch, x.shape[2] * x.shape[3], x.shape[1]).transpose(1, 2).unsqueeze(3)
+
+
+def size_of_the_batch_as_a_number(net: Net, x: Tensor) -> Tensor:
+    return x / x.shape[0] + x.size(0) * 2
+
+
+def batch_expanded(net: Net, x: Tensor) -> Tensor:
+    return x + net.gamma.expand(x.size(0), -1, -1, -1)
+
+
+def types_and_lengths(net: Net, x: Tensor) -> Tensor:
+    assert isinstance(x, Tensor)
+    assert torch.is_tensor(x)
+    assert not isinstance(x, nn.Parameter)
+    assert len(x.shape) == x.ndim == x.dim() == 4
+    assert len(x) == len(x[:, :1])
+    assert x.dtype == torch.float32
+    assert x.device == net.gamma.device
+    assert not x.is_cuda
+    assert x.numel() == x.size(0) * 8 * 24
+    return x
+
+
+def branch_on_the_shape(net: Net, x: Tensor) -> Tensor:
+    if x.shape[-1] > x.shape[-2] and x.size(1) % 2 == 0:
+        return net.inner(x)
+    raise AssertionError("the other branch")
+
+
+def several_values(net: Net, x: Tensor) -> Tensor:
+    left, right = x.chunk(2, 1)
+    parts = torch.split(x, [2, 6], 1)
+    return torch.cat([right, left], 1) + torch.cat([*parts], 1)
+
+
+def own_device_and_type(net: Net, x: Tensor) -> Tensor:
+    x = x.to(x.device, non_blocking=True).to(net.gamma.dtype)
+    return x.to(device=x.device, dtype=net.gamma.dtype).type_as(net.gamma)
+
+
+def written_in_place(net: Net, x: Tensor) -> Tensor:
+    x += 1
+    x.relu_()
+    F.hardtanh(x, -1.0, 1.0, True)
+    return x
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        unpacked_shape,
+        size_by_axis,
+        batch_and_positions_together,
+        batch_divided_again,
+        size_of_the_batch_as_a_number,
+        batch_expanded,
+        types_and_lengths,
+        branch_on_the_shape,
+        several_values,
+        own_device_and_type,
+        written_in_place,
+    ],
+)
+def test_values_are_carried(step: Callable[[Any, Tensor], Tensor]) -> None:
+    ir = assert_traced(Net(step))
+    assert not ir.diagnostics
+
+
+def test_the_batch_stays_symbolic() -> None:
+    ir = assert_traced(Net(size_of_the_batch_as_a_number))
+    assert str(BATCH) not in maximal(ir).code
+    (size,) = [node for node in ir.graph.nodes if node.target == "size"]
+    assert size.args[0].op == "placeholder"
+
+
+def test_no_device_or_type_of_today_stays_in_the_graph() -> None:
+    ir = trace(Net(own_device_and_type).eval(), image())
+    assert "to" not in [node.target for node in ir.graph.nodes]
+
+
+def other_types_stay(net: Net, x: Tensor) -> Tensor:
+    wide = x.to(torch.float64)
+    return (wide * 2).to(x) + x.to(x.dtype, copy=True) + wide.to(x.dtype, non_blocking=True)
+
+
+def test_what_changes_the_type_or_copies_stays_in_the_graph() -> None:
+    ir = assert_traced(Net(other_types_stay))
+    assert [node.target for node in ir.graph.nodes].count("to") == 4
+
+
+def test_sizes_that_nobody_reads_are_gone() -> None:
+    ir = trace(Net(unpacked_shape).eval(), image())
+    assert all(node.users or node.op == "output" for node in ir.graph.nodes)
+
+
+# tensors that forward reads
+
+
+def test_buffers_are_read_at_every_call() -> None:
+    net = Net(lambda net, x: (x * net.table)[:, net.order])
+    module = maximal(assert_traced(net))
+    before = module(image())
+    module.table.mul_(2)
+    net.table.mul_(2)
+    torch.testing.assert_close(module(image()), net(image()), rtol=0, atol=0)
+    with pytest.raises(AssertionError, match="not close"):
+        torch.testing.assert_close(module(image()), before)
+
+
+def test_functional_norm_with_a_modules_tensors() -> None:
+    def step(net: Net, x: Tensor) -> Tensor:
+        n = net.norm
+        return F.batch_norm(x, n.running_mean, n.running_var, n.weight, n.bias)
+
+    net = Net(step)
+    net.norm.running_mean.normal_()
+    names = {node.target for node in assert_traced(net).graph.nodes if node.op == "get_attr"}
+    assert names == {f"norm.{name}" for name in ("running_mean", "running_var", "weight", "bias")}
+
+
+def constants(net: Net, x: Tensor) -> Tensor:
+    mask = torch.zeros(4, 6, device=x.device)
+    mask[1:, 2:] = float("-inf")
+    scale = torch.tensor([1.0, 2.0] * 4).view(8, 1, 1)
+    return (x + mask).exp() * scale + scale
+
+
+def test_tensors_made_in_forward_are_real_and_become_constants() -> None:
+    net = Net(constants)
+    ir = assert_traced(net)
+    assert len(ir.constants) == 2
+    assert not [name for name in vars(net) if "constant" in name]
+    assert not any(tensor.is_meta for tensor in ir.constants.values())
+    axes = analyse(ir).tensors
+    assert all(isinstance(term, K) for name in ir.constants for term in axes[name])
+
+
+def test_a_constant_of_the_batchs_own_size_is_refused() -> None:
+    with pytest.raises(TraceError, match=r"\(1009, 1, 1, 1\) is made in forward with the batch's own size"):
+        trace(Net(lambda net, x: x + torch.zeros(x.shape[0], 1, 1, 1)).eval(), image())
+
+
+@pytest.mark.parametrize("step", [lambda net, x: torch.stack([*x]), lambda net, x: sum(x.unbind(0))[None]])
+def test_samples_one_by_one_are_refused(step: Any) -> None:
+    with pytest.raises(TraceError, match="takes the samples of a batch one by one"):
+        trace(Net(step).eval(), image())
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.first, self.second = nn.Conv2d(3, 8, 1), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.second.weight = self.first.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(self.conv(x).mean((2, 3))).relu())
+
+
+def test_tied_parameters_have_one_name() -> None:
+    ir = assert_traced(Tied())
+    assert ir.aliases["second.weight"] == ir.aliases["first.weight"] == "first.weight"
+    types = analyse(ir)
+    assert "second.weight" not in types.tensors
+    assert len(types.users["first.weight"]) == 2
+    module = maximal(ir)
+    assert module.second.weight is module.first.weight
+
+
+# what cannot be traced
+
+
+class Undecided(nn.Module):
+    """Branches on the values of its tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.scale = nn.Conv2d(8, 8, 1), nn.Parameter(torch.rand(8, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x) * self.scale
+        if y.mean() > 0:  # the line to name
+            return y + x
+        return y
+
+
+def undecided(step: Callable[[Any, Tensor], Tensor]) -> Net:
+    net = Net(step)
+    net.odd, net.inner, net.other = Undecided(), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+    return net
+
+
+def test_a_submodule_that_branches_stays_rigid_and_the_rest_elastic() -> None:
+    net = undecided(lambda net, x: net.other(net.odd(net.inner(x))))
+    ir = assert_traced(net)
+    (told,) = ir.diagnostics
+    assert told.place == "odd"
+    assert "opaque, its inputs and outputs are rigid: cannot trace module 'odd' (Undecided)" in told.reason
+    assert __file__ in told.reason
+    assert "if y.mean() > 0:  # the line to name" in told.reason
+    types = analyse(ir)
+    assert choose(types, find_blocks(types), Elasticity(min_width=1, divisor=1)).space.widths.keys() == {
+        "first",
+        "other",
+    }
+    assert "odd.scale" not in types.tensors
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        pytest.param(lambda net, x: net.odd(net.odd(x)), id="called-twice"),
+        pytest.param(lambda net, x: net.odd(x) * net.odd.scale, id="its-parameter-read-after"),
+        pytest.param(lambda net, x: net.odd(x * net.odd.scale), id="its-parameter-read-before"),
+        pytest.param(lambda net, x: x + net.odd(x), id="in-a-residual-block"),
+    ],
+)
+def test_an_opaque_submodule_in_other_places(step: Any) -> None:
+    ir = assert_traced(undecided(step))
+    assert {told.place for told in ir.diagnostics} == {"odd"}
+
+
+class Around(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.odd = nn.Conv2d(8, 8, 1), Undecided()
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        return {"pair": (self.odd(self.before(x)), x)}
+
+
+def test_only_the_innermost_module_becomes_opaque() -> None:
+    net = Net(lambda net, x: operator.add(*net.around(x)["pair"]))
+    net.around = Around()
+    ir = assert_traced(net)
+    assert [told.place for told in ir.diagnostics] == ["around.odd"]
+
+
+class Pair(Undecided):
+    def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        y = super().forward(x)
+        return y, {"rows": y.flatten(2)}
+
+
+def test_an_opaque_module_may_return_a_structure() -> None:
+    def step(net: Net, x: Tensor) -> Tensor:
+        first, others = net.odd(x)
+        return first + others["rows"].view(first.shape)
+
+    net = undecided(step)
+    net.odd = Pair()
+    assert_traced(net)
+
+
+def test_a_model_that_branches_itself_is_refused_by_line() -> None:
+    def step(net: Net, x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else -x
+
+    with pytest.raises(TraceError) as caught:
+        trace(Net(step).eval(), image())
+    message = str(caught.value)
+    assert "cannot trace the model (Net)" in message
+    assert f"{__file__}:" in message
+    assert "return x if x.sum() > 0 else -x" in message
+    assert "belongs in a submodule" in message
+
+
+def test_a_folder_called_torch_is_the_users_own(tmp_path: Path) -> None:
+    path = tmp_path / "torch" / "model.py"
+    path.parent.mkdir()
+    path.write_text(
+        "from torch import nn\n\nclass Odd(nn.Module):\n"
+        "    def forward(self, x):\n        return x if x.sum() > 0 else -x\n"
+    )
+    spec = importlib.util.spec_from_file_location("odd_model", path)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    assert spec.loader is not None
+    spec.loader.exec_module(module)
+    with pytest.raises(TraceError, match=r"torch.model\.py:5: return x if x\.sum\(\) > 0"):
+        trace(module.Odd(), image())
+
+
+def doubles(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+    return output * 2
+
+
+@pytest.mark.parametrize("pre", [True, False])
+def test_a_layer_with_forward_hooks_is_opaque(pre: bool) -> None:
+    net = Net(lambda net, x: net.inner(x))
+    net.inner.register_forward_pre_hook(lambda m, x: (x[0] * 2,)) if pre else net.inner.register_forward_hook(doubles)
+    ir = assert_traced(net)
+    assert [str(told) for told in ir.diagnostics] == ["inner: opaque: its forward hooks may change what it computes"]
+    assert not analyse(ir).free_symbols()
+
+
+class ReadsTraining(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(x, 0.5, self.training) if self.training else x * 3
+
+
+def test_training_is_read_in_evaluation_mode_and_told() -> None:
+    net = Net(lambda net, x: net.drop(x)).train()
+    net.drop = ReadsTraining()
+    ir = trace(net, image())
+    assert net.training
+    assert net.drop.training
+    assert [str(one) for one in ir.diagnostics] == ["drop: forward reads self.training: its evaluation branch is used"]
+    torch.testing.assert_close(maximal(ir)(image()), net.eval()(image()), rtol=0, atol=0)
+
+
+# nothing is left behind
+
+
+@torch.fx.wrap
+def wrapped(x: Tensor) -> Tensor:
+    return x * 2
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_table_of_wrapped_functions_is_put_back(fails: bool) -> None:
+    before = dict(symbolic_trace._wrapped_fns_to_patch)
+    assert any(name == "wrapped" for _, name in before)
+    net = Net(lambda net, x: x if fails and x.sum() > 0 else wrapped(x)).eval()
+    if fails:
+        with pytest.raises(TraceError):
+            trace(net, image())
+    else:
+        assert wrapped not in [node.target for node in trace(net, image()).graph.nodes]
+    assert symbolic_trace._wrapped_fns_to_patch == before
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_model_and_the_random_state_are_left_as_they_were(fails: bool) -> None:
+    def step(net: Net, x: Tensor) -> Tensor:
+        x = net.norm(constants(net, net.odd(x)))
+        return x if fails and x.sum() > 0 else x + 1
+
+    net = undecided(step).train()
+    net.first.eval()
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    tables = {path: {key: value for key, value in vars(m).items()} for path, m in net.named_modules()}
+    state, call = torch.get_rng_state(), nn.Module.__call__
+    if fails:
+        with pytest.raises(TraceError):
+            trace(net, image())
+    else:
+        trace(net, image())
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.testing.assert_close(dict(net.state_dict()), before, rtol=0, atol=0)
+    for path, module in net.named_modules():
+        assert vars(module).keys() == tables[path].keys()
+        assert all(vars(module)[key] is value for key, value in tables[path].items())
+    assert not any(parameter.is_meta for parameter in net.parameters())
+    assert nn.Module.__call__ is call  # fx patches it while tracing
+
+
+def test_a_real_model_with_wrapped_helpers() -> None:
+    model = torchvision.models.swin_t(weights=None).eval()
+    before = dict(symbolic_trace._wrapped_fns_to_patch)
+    inputs = torch.randn(2, 3, 64, 64)
+    module = maximal(trace(model, inputs))
+    assert symbolic_trace._wrapped_fns_to_patch == before
+    with torch.no_grad():
+        torch.testing.assert_close(module(inputs), model(inputs))
+        torch.testing.assert_close(module(inputs[:1]), model(inputs[:1]))

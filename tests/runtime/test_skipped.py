@@ -1,0 +1,176 @@
+"""A skipped block is the identity, and nobody writes into what it hands on."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from network_cases import ELASTICITY, supernet_of
+from torch import Tensor, nn
+
+from bnas.passes import Subnet, VerificationError
+from bnas.runtime.supernetwork import SuperNetwork
+from bnas.testing import (
+    Layer,
+    Network,
+    Residual,
+    assert_extracted_is_oracle,
+    assert_gradients_match,
+    assert_maximal_is_original,
+    assert_onnx_is_extracted,
+    assert_program_is_extracted,
+    networks,
+)
+
+# (f): a skipped block is the identity
+
+
+@given(network=networks().filter(lambda n: any(isinstance(stage, Residual) for stage in n.stages)), train=st.booleans())
+def test_a_skipped_block_is_the_identity(network: Network, train: bool) -> None:
+    supernet = supernet_of(network).train(train)
+    places = [place for place, stage in enumerate(network.stages, start=1) if isinstance(stage, Residual)]
+    assert len(supernet.space.blocks) == len(places)
+    twin = copy.deepcopy(network.module)
+    for place in places:
+        twin[0][place] = twin[0][place].after or nn.Identity()
+    subnet = Subnet({}, frozenset(supernet.space.blocks))
+    program = supernet.program(subnet)
+    for module in (program, supernet.extract(subnet).train(train)):
+        torch.testing.assert_close(module(network.example_inputs), twin(network.example_inputs), rtol=0, atol=0)
+    program(network.example_inputs).sum().backward()
+    unused = [p for place in places for p in inner_parameters(network.module[0][place])]
+    assert unused
+    assert all(p.grad is None for p in unused)
+    assert all(p.grad is not None for p in network.module[1].parameters())
+
+
+def inner_parameters(block: nn.Module) -> list[nn.Parameter]:
+    after = set() if block.after is None else set(block.after.parameters())
+    return [p for p in block.parameters() if p not in after]
+
+
+def test_a_block_that_is_not_skipped_is_not_the_identity() -> None:
+    network = Network(Layer(8), (Residual(8),))
+    supernet = supernet_of(network)
+    whole, skipped = supernet.space.maximal(), Subnet({}, frozenset(supernet.space.blocks))
+    outputs = [supernet.extract(subnet)(network.example_inputs) for subnet in (whole, skipped)]
+    with pytest.raises(AssertionError, match="not equal"):
+        torch.testing.assert_close(*outputs, rtol=0, atol=0)
+
+
+class Writes(nn.Module):
+    """A block whose sum is written into, while its entry is read again afterwards."""
+
+    def __init__(self, write: Callable[[nn.Module, Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.stem, self.body, self.last = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 2, 1)
+        self.relu, self.drop, self.write = nn.ReLU(inplace=True), nn.Dropout(0.5), write
+
+    def forward(self, x: Tensor) -> Tensor:
+        entry = self.stem(x).tanh()
+        total = entry + self.body(entry)
+        total = self.write(self, entry, total)
+        return self.last(total) + self.last(entry)
+
+
+def relu_module(net: nn.Module, entry: Tensor, total: Tensor) -> Tensor:
+    return net.relu(total)
+
+
+def relu_function(net: nn.Module, entry: Tensor, total: Tensor) -> Tensor:
+    return F.relu(input=total, inplace=True)
+
+
+def relu_statement(net: nn.Module, entry: Tensor, total: Tensor) -> Tensor:
+    total.relu_()
+    return total
+
+
+def relu_of_a_view(net: nn.Module, entry: Tensor, total: Tensor) -> Tensor:
+    total.flatten(2).relu_()
+    return total
+
+
+def relu_behind_dropout(net: nn.Module, entry: Tensor, total: Tensor) -> Tensor:
+    return net.relu(net.drop(total))
+
+
+def product_in_place(net: nn.Module, entry: Tensor, total: Tensor) -> Tensor:
+    total *= 2
+    return total
+
+
+def entry_in_place(net: nn.Module, entry: Tensor, total: Tensor) -> Tensor:
+    entry.relu_()
+    return total
+
+
+def positional(net: nn.Module, entry: Tensor, total: Tensor) -> Tensor:
+    F.hardtanh(total, -0.1, 0.1, True)
+    return total
+
+
+WRITES = [relu_module, relu_function, relu_statement, relu_of_a_view, relu_behind_dropout]
+MORE_WRITES = [product_in_place, entry_in_place, positional]
+
+
+@pytest.mark.parametrize("write", [*WRITES, *MORE_WRITES])
+def test_nobody_writes_into_the_entry_of_a_skipped_block(write: Any) -> None:
+    module, inputs = Writes(write).eval(), torch.randn(2, 3, 4, 4)
+    supernet = SuperNetwork.from_model(module, inputs, ELASTICITY)
+    assert len(supernet.space.blocks) == 1
+    for subnet in (supernet.space.minimal(), supernet.space.maximal()):
+        assert_extracted_is_oracle(supernet, subnet, inputs)
+        assert_program_is_extracted(supernet, subnet, inputs)
+        if write is not relu_of_a_view:  # ONNX has no views, which the lowering says
+            assert_onnx_is_extracted(supernet, subnet, inputs)
+    assert_maximal_is_original(supernet, inputs)
+
+
+class SumOfTheInput(nn.Module):
+    """The entry of the block is the user's own tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.last = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last((x + self.conv(x)).relu_())
+
+
+def test_the_users_inputs_are_not_written_into() -> None:
+    inputs = torch.randn(2, 3, 4, 4)
+    supernet = SuperNetwork.from_model(SumOfTheInput().eval(), inputs, ELASTICITY)
+    before = inputs.clone()
+    assert_extracted_is_oracle(supernet, supernet.space.minimal(), inputs)
+    supernet.program(supernet.space.minimal())(inputs)
+    assert torch.equal(inputs, before)
+
+
+class SharedByTwoBlocks(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.body, self.last = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = x + self.body(x)
+        return self.last(x + self.body(x))
+
+
+def test_blocks_that_share_parameters_cannot_be_verified_by_zeroing() -> None:
+    inputs = torch.randn(2, 3, 4, 4)
+    supernet = SuperNetwork.from_model(SharedByTwoBlocks().eval(), inputs, ELASTICITY)
+    both = supernet.space.blocks
+    assert len(both) == 2
+    for skipped in (both[:1], both[1:], both):
+        assert_program_is_extracted(supernet, Subnet({}, frozenset(skipped)), inputs)
+        assert_gradients_match(supernet, Subnet({}, frozenset(skipped)), inputs)
+        with pytest.raises(VerificationError, match="also used outside it"):
+            assert_extracted_is_oracle(supernet, Subnet({}, frozenset(skipped)), inputs)
