@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from hypothesis import strategies as st
+from torch import nn
 
 from bnas.passes import Elasticity, Subnet
 from bnas.runtime.supernetwork import SuperNetwork
