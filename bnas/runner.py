@@ -41,7 +41,7 @@ def _settings(configuration: Configuration) -> dict[str, Any]:
         "population": search.population,
         "seed": search.seed,
         "acc_delta": search.acc_delta / 100,
-        "reference": None if search.ref_acc is None else search.ref_acc / 100,
+        "reference": "original" if search.ref_acc is None else search.ref_acc / 100,
         "calibration_samples": search.batchnorm_adaptation.num_bn_adaptation_samples,
         "search": operators,
     }

@@ -165,6 +165,7 @@ def main() -> None:
         training={"teacher": "original"},
         num_evals=arguments.evals,
         population=20,
+        reference="maximal",  # the original was trained on the held-out images too
     )
     output = open_output(folder, settings, resume=arguments.resume, overwrite=arguments.overwrite)
     console = Console()
