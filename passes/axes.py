@@ -58,7 +58,17 @@ class Rewrite:
     position: int
     """Position among the arguments of the graph node; a module's setting is found by `name`."""
     name: str
-    value: Term | tuple[Any, ...]
+    value: Any
+    """A term, or lists, tuples and slices that hold terms."""
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """A call that a node becomes where the sub-network keeps less than all: terms stand for their active sizes."""
+
+    node: Node
+    target: Callable[..., Any]
+    args: tuple[Any, ...]
 
 
 @dataclass
@@ -72,7 +82,7 @@ class AxisTypes(Unifier):
     """Type of every parameter and buffer that the forward reads, by its first name."""
     users: dict[str, set[Node]] = field(default_factory=dict)
     """The nodes that read a parameter or buffer."""
-    rewrites: list[Rewrite] = field(default_factory=list)
+    rewrites: list[Rewrite | Replacement] = field(default_factory=list)
     macs: list[tuple[Node, tuple[Term, ...]]] = field(default_factory=list)
     """Multiply-accumulates of a node, as the axes whose sizes are multiplied."""
     producers: dict[str, int] = field(default_factory=dict)
@@ -111,10 +121,23 @@ class AxisTypes(Unifier):
         for axis in axes:
             self.pin(axis, why)
 
-    def rewrite(self, call: Call, position: int, name: str, value: Term | Sequence[Any]) -> None:
-        """State that a constant argument is the active size of a term, or a list of such."""
-        value = value if isinstance(value, Term) else tuple(value)
+    def broadcast(self, *operands: Axes) -> Axes:
+        """Right-align the operands; an axis of size 1 is neutral, all others are one axis."""
+        out: Axes = []
+        for axis in range(-max(map(len, operands), default=0), 0):
+            terms = [t[axis] for t in operands if len(t) >= -axis and t[axis].size != 1]
+            for term in terms[1:]:
+                self.unify(terms[0], term)
+            out.append(terms[0] if terms else K(1))
+        return out
+
+    def rewrite(self, call: Call, position: int, name: str, value: Any) -> None:
+        """State that a constant argument is the active size of a term, or holds such sizes."""
         self.rewrites.append(Rewrite(call.node, position, name, value))
+
+    def replace(self, call: Call, target: Callable[..., Any], *args: Any) -> None:
+        """State that in a smaller sub-network the node calls `target`; terms among `args` are active sizes."""
+        self.rewrites.append(Replacement(call.node, target, args))
 
     def count_macs(self, call: Call, axes: Sequence[Term]) -> None:
         """State the multiply-accumulates of the call: the product of the sizes of `axes`."""

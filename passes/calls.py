@@ -7,10 +7,12 @@ not rewritten: leaf modules stay modules, so that what bnas hands back is made o
 
 from __future__ import annotations
 
+import copy
 import inspect
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.fx import Node
 
+from .attention import Attention
 from .errors import RuleError
 
 Operator = Callable[..., Any] | str
@@ -128,9 +131,55 @@ MODULE_FORMS: dict[type[nn.Module], ModuleForm] = {
     nn.Softplus: ModuleForm(F.softplus, (), ("beta", "threshold")),
     nn.Softmax: ModuleForm(F.softmax, (), ("dim",)),
     nn.LogSoftmax: ModuleForm(F.log_softmax, (), ("dim",)),
+    Attention: ModuleForm(F.scaled_dot_product_attention, (), ("dropout_p", "scale")),
+    nn.GLU: ModuleForm(F.glu, (), ("dim",)),
+    nn.Unflatten: ModuleForm(torch.unflatten, (), ("dim", "unflattened_size")),
+    nn.PixelShuffle: ModuleForm(F.pixel_shuffle, (), ("upscale_factor",)),
+    nn.PixelUnshuffle: ModuleForm(F.pixel_unshuffle, (), ("downscale_factor",)),
+    nn.LayerNorm: ModuleForm(F.layer_norm, _WB, ("normalized_shape", "eps")),
+    nn.RMSNorm: ModuleForm(F.rms_norm, ("weight",), ("normalized_shape", "eps")),
+    nn.GroupNorm: ModuleForm(F.group_norm, _WB, ("num_groups", "eps")),
+    nn.Embedding: ModuleForm(F.embedding, ("weight",), ("padding_idx",)),
     nn.PReLU: ModuleForm(F.prelu, ("weight",)),
 }
 """Leaf modules by their *exact* type: a subclass may have changed ``forward``, so it is traced into instead."""
+
+
+REGULARISER = ModuleForm(identity)
+"""Hands on its input in evaluation mode; in training it may do as it likes with it."""
+
+
+def form_of(module: nn.Module) -> ModuleForm | None:
+    """The functional form of a leaf module; None for modules that are traced into, or opaque."""
+    form = MODULE_FORMS.get(type(module))
+    return REGULARISER if form is None and is_regulariser(module) else form
+
+
+def is_regulariser(module: nn.Module) -> bool:
+    """Whether the module, without tensors or parts, asks for its mode and returns its input itself in evaluation.
+
+    Such modules (stochastic depth and the like) stay whole, so that their training mode stays alive.
+    """
+    code = getattr(type(module).forward, "__code__", None)
+    if code is None or "training" not in code.co_names or module._parameters or module._buffers or module._modules:
+        return False
+    twin, probe = copy.copy(module), torch.empty(2, 3, 4, 4, device="meta")
+    twin.training = False
+    try:
+        return twin.forward(probe) is probe
+    except Exception:  # it takes other inputs: it is something else
+        return False
+
+
+DROPOUTS: dict[Operator, type[nn.Module]] = {
+    F.dropout: nn.Dropout,
+    F.dropout1d: nn.Dropout1d,
+    F.dropout2d: nn.Dropout2d,
+    F.dropout3d: nn.Dropout3d,
+    F.alpha_dropout: nn.AlphaDropout,
+    F.feature_alpha_dropout: nn.FeatureAlphaDropout,
+}
+"""Functional dropouts, each with the module that does the same in training mode and nothing in evaluation."""
 
 
 def register_module(kind: type[nn.Module], form: ModuleForm) -> None:
@@ -161,6 +210,27 @@ _SPELLINGS: dict[Operator, tuple[Operator, ...]] = {
     F.log_softmax: (torch.log_softmax, "log_softmax"),
     F.dropout: (torch.dropout, torch.dropout_),
     F.layer_norm: (torch.layer_norm,),
+    F.rms_norm: (torch.rms_norm,),
+    F.embedding: (torch.embedding,),
+    torch.permute: (),
+    torch.transpose: (torch.swapaxes, torch.swapdims, "swapaxes", "swapdims"),
+    torch.movedim: (torch.moveaxis, "moveaxis"),
+    torch.broadcast_to: (),
+    torch.einsum: (torch.functional.einsum,),
+    torch.split: (torch.functional.split, "split", "split_with_sizes"),
+    torch.norm: (torch.functional.norm, "norm"),
+    torch.linalg.vector_norm: (torch.linalg.norm,),
+    torch.remainder: (operator.mod,),
+    torch.logical_not: (operator.invert,),
+    torch.bitwise_and: (operator.and_,),
+    torch.bitwise_or: (operator.or_,),
+    torch.eq: (operator.eq,),
+    torch.ne: (operator.ne,),
+    torch.lt: (operator.lt,),
+    torch.le: (operator.le,),
+    torch.gt: (operator.gt,),
+    torch.ge: (operator.ge,),
+    torch.abs: (operator.abs,),
     F.prelu: (torch.prelu,),
     F.adaptive_avg_pool1d: (torch.adaptive_avg_pool1d,),
     F.max_pool1d: (torch.max_pool1d,),
@@ -189,8 +259,10 @@ def canonical(target: Operator) -> Operator:
     return ALIASES.get(function, function) if callable(function) else name
 
 
-def call_of(node: Node, root: nn.Module) -> Call | None:
+def call_of(node: Node, root: nn.Module, own: Mapping[str, nn.Module] = MappingProxyType({})) -> Call | None:
     """`node` in canonical spelling; ``None`` for placeholders, outputs, get_attr and opaque modules.
+
+    `own` are the modules of the graph that the model does not have.
 
     A module is opaque if it has no form, or forward hooks: they may change what it computes.
     """
@@ -200,8 +272,9 @@ def call_of(node: Node, root: nn.Module) -> Call | None:
         return Call(node, canonical(str(node.target)), tuple(node.args), dict(node.kwargs))
     if node.op != "call_module":
         return None
-    module = root.get_submodule(str(node.target))
-    form = MODULE_FORMS.get(type(module))
+    target = str(node.target)
+    module = own[target] if target in own else root.get_submodule(target)
+    form = form_of(module)
     hooked = bool(module._forward_hooks or module._forward_pre_hooks)
     return None if form is None or hooked else _module_call(node, module, form)
 

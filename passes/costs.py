@@ -80,6 +80,6 @@ class Costs:
                 terms.append((1 - absent) * math.prod((active(a, self._sizes) for a in axes), start=sympy.Integer(1)))
         for node in ir.graph.nodes:
             if node.op == "call_module" and node not in ir.calls:
-                module = ir.root.get_submodule(str(node.target))
+                module = ir.module(str(node.target))
                 terms.append(self._keep(node) * sum(p.numel() for p in module.parameters()))
         return sympy.Add(*terms)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Graph, Node
 
-from .calls import MODULE_FORMS, Call, call_of, writes_in_place
+from .calls import Call, call_of, writes_in_place
 from .errors import Diagnostic
 from .tracer import BATCH, ValueTracer
 
@@ -32,8 +33,14 @@ class IR:
     diagnostics: tuple[Diagnostic, ...] = ()
     calls: Mapping[Node, Call] = field(default_factory=dict)
     """Nodes in canonical spelling; a call_module that is missing here is opaque."""
+    modules: Mapping[str, nn.Module] = field(default_factory=dict)
+    """Leaf modules of the graph that the model does not have: dropouts that were functions."""
     dtype: torch.dtype = torch.float32
     """Number type of the model's parameters."""
+
+    def module(self, path: str, root: nn.Module | None = None) -> nn.Module:
+        """The module at `path` of the graph, or of `root`, by default the model."""
+        return self.modules[path] if path in self.modules else (root or self.root).get_submodule(path)
 
     def tensor(self, name: str) -> Tensor:
         """The parameter, buffer or constant called `name`."""
@@ -73,20 +80,14 @@ def trace(model: nn.Module, example_inputs: Any) -> IR:
     """
     args, kwargs = as_call(example_inputs)
     tracer = ValueTracer()
-    modes = {module: module.training for module in model.modules()}
-    try:
-        for module in model.modules():
-            module.training = False
-        graph = tracer.trace_model(model, args, kwargs)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    graph = tracer.trace_model(model, args, kwargs)
     _erase_dead(graph)
+    _state_scales(graph)
     _free_batch(graph)
-    diagnostics = (*tracer.diagnostics, *_training_branches(model), *_hooked(graph, model))
+    diagnostics = (*tracer.diagnostics, *_hooked(graph, tracer.module))
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
-    calls = {node: call for node in graph.nodes if (call := call_of(node, model)) is not None}
-    return IR(model, graph, tracer.constants, _aliases(model), diagnostics, calls, dtype)
+    calls = {node: call for node in graph.nodes if (call := call_of(node, model, tracer.modules)) is not None}
+    return IR(model, graph, tracer.constants, _aliases(model), diagnostics, calls, tracer.modules, dtype)
 
 
 def as_call(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -117,21 +118,19 @@ def _erase_dead(graph: Graph) -> None:
             graph.erase_node(node)
 
 
-def _training_branches(model: nn.Module) -> list[Diagnostic]:
-    """Modules whose own forward reads ``self.training``."""
-    found = []
-    for name, module in model.named_modules():
-        code = getattr(type(module).forward, "__code__", None)
-        if type(module) not in MODULE_FORMS and code is not None and "training" in code.co_names:
-            found.append(Diagnostic(name or "the model", "forward reads self.training: its evaluation branch is used"))
-    return found
-
-
-def _hooked(graph: Graph, model: nn.Module) -> list[Diagnostic]:
+def _hooked(graph: Graph, module: Callable[[str], nn.Module]) -> list[Diagnostic]:
     """Leaf modules that `call_of` calls opaque for their hooks."""
-    leaves = {str(node.target): model.get_submodule(str(node.target)) for node in graph.find_nodes(op="call_module")}
+    leaves = {str(node.target): module(str(node.target)) for node in graph.find_nodes(op="call_module")}
     hooked = [name for name, m in leaves.items() if m._forward_hooks or m._forward_pre_hooks]
     return [Diagnostic(name, "opaque: its forward hooks may change what it computes") for name in hooked]
+
+
+def _state_scales(graph: Graph) -> None:
+    """Write the default scale of attention out: it is that of the full width in every sub-network."""
+    for node in graph.find_nodes(op="call_function", target=F.scaled_dot_product_attention):
+        if node.kwargs.get("scale") is None and len(node.args) < 8:
+            query = node.args[0] if node.args else node.kwargs["query"]
+            node.update_kwarg("scale", query.meta["value"].shape[-1] ** -0.5)
 
 
 RESHAPES = frozenset({"view", "reshape", torch.reshape})

@@ -7,10 +7,14 @@ order shows as a wrong number.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest import mock
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from .blocks import Block
 from .errors import VerificationError
@@ -47,8 +51,60 @@ def _parameters_of(skeleton: Skeleton, block: Block) -> set[str]:
     if shared:
         raise VerificationError(f"block {block.name}: {shared[0]} is also used outside it, zeroing cannot verify that")
     opaque = [str(n.target) for n in block.body if n.op == "call_module" and n not in skeleton.ir.calls]
-    inside = {f"{p}.{n}" for p in opaque for n, _ in skeleton.ir.root.get_submodule(p).named_parameters()}
+    inside = {f"{p}.{n}" for p in opaque for n, _ in skeleton.ir.module(p).named_parameters()}
     return names | inside
+
+
+@contextmanager
+def over_kept(model: nn.Module, skeleton: Skeleton, subnet: Subnet) -> Iterator[None]:
+    """While it lasts, layer_norm, rms_norm and group_norm take their statistics over kept entries, by decision.
+
+    Which those are follows from the weight; without one, from the entries that are not zero in all of the input.
+    """
+    assignment, masks = skeleton.assignment(subnet), dict[int, Tensor]()
+    for name, parameter in model.named_parameters():
+        axes = skeleton.types.tensors.get(name, ())
+        mask = torch.ones(parameter.shape, dtype=torch.bool)
+        for axis, term in enumerate(axes):
+            keep = torch.zeros(term.size, dtype=torch.bool)
+            keep[torch.from_numpy(index(term, assignment))] = True
+            mask &= keep.view([-1 if a == axis else 1 for a in range(len(axes))])
+        masks[id(parameter)] = mask
+
+    def layer_norm(x: Tensor, shape: Sequence[int], weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Tensor:
+        axes = tuple(range(-len(shape), 0))
+        mask = masks[id(weight)] if id(weight) in masks else (x != 0).flatten(0, -len(shape) - 1).any(0)
+        mean = x.mul(mask).sum(axes, keepdim=True) / mask.sum()
+        var = (x - mean).square().mul(mask).sum(axes, keepdim=True) / mask.sum()
+        return _affine((x - mean) * (var + eps).rsqrt() * mask, weight, bias)
+
+    def rms_norm(x: Tensor, shape: Sequence[int], weight: Any = None, eps: float | None = None) -> Tensor:
+        mask = masks[id(weight)] if id(weight) in masks else (x != 0).flatten(0, -len(shape) - 1).any(0)
+        square = x.square().mul(mask).sum(tuple(range(-len(shape), 0)), keepdim=True) / mask.sum()
+        return _affine(x * (square + (torch.finfo(x.dtype).eps if eps is None else eps)).rsqrt(), weight, None)
+
+    def group_norm(x: Tensor, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Tensor:
+        mask = masks[id(weight)] if id(weight) in masks else (x != 0).transpose(0, 1).flatten(1).any(1)
+        mask = mask.view(groups, -1, 1)
+        rows = x.view(len(x), groups, mask.shape[1], -1)
+        count = mask.sum(1, keepdim=True).clamp(min=1) * rows.shape[-1]
+        mean = rows.mul(mask).sum((2, 3), keepdim=True) / count
+        var = (rows - mean).square().mul(mask).sum((2, 3), keepdim=True) / count
+        out = ((rows - mean) * (var + eps).rsqrt() * mask).view(x.shape)
+        shape = [-1, *[1] * (x.ndim - 2)]
+        return _affine(out, None if weight is None else weight.view(shape), None if bias is None else bias.view(shape))
+
+    with ExitStack() as stack:
+        for function in (layer_norm, rms_norm, group_norm):
+            stack.enter_context(mock.patch.object(F, function.__name__, function))
+        stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
+        torch.backends.mha.set_fastpath_enabled(False)
+        yield
+
+
+def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    x = x if weight is None else x * weight
+    return x if bias is None else x + bias
 
 
 def randomise(model: nn.Module, run: Callable[[], object], generator: torch.Generator) -> None:

@@ -13,12 +13,12 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.fx import Graph, GraphModule, Node
 
-from .axes import AxisTypes, Rewrite
+from .axes import AxisTypes, Replacement, Rewrite
 from .blocks import Block
-from .calls import MODULE_FORMS
+from .calls import form_of
 from .elasticity import Choices
 from .ir import IR
 from .selection import active, kept
@@ -113,15 +113,16 @@ class Skeleton:
         live, settings = set(graph.nodes), dict[str, dict[str, Any]]()
         for rewrite in self.types.rewrites:
             node = copies[rewrite.node]
-            if node not in live:
-                continue
-            value = _active_value(rewrite, assignment, copies)
-            if node.op == "call_module":
-                settings.setdefault(str(node.target), {})[rewrite.name] = value
-            elif len(node.args) > rewrite.position:
-                node.update_arg(rewrite.position, value)
-            else:
-                node.update_kwarg(rewrite.name, value)
+            if node in live and (new := _active_value(rewrite, assignment)) != _active_value(rewrite, {}):
+                new = fx.node.map_arg(new, copies.__getitem__)
+                if isinstance(rewrite, Replacement):
+                    node.op, node.target, node.args, node.kwargs = "call_function", rewrite.target, new, {}
+                elif node.op == "call_module":
+                    settings.setdefault(str(node.target), {})[rewrite.name] = new
+                elif len(node.args) > rewrite.position:
+                    node.update_arg(rewrite.position, new)
+                else:
+                    node.update_kwarg(rewrite.name, new)
         return settings
 
     def slot(self, root: nn.Module, path: str, assignment: Mapping[Sym, int]) -> Slot:
@@ -130,20 +131,20 @@ class Skeleton:
         if path in self.ir.constants:
             return Slot(self._constant(root, path), path, ())
         axes = self.types.tensors.get(self.ir.aliases.get(path, path), ())
-        return Slot(root.get_submodule(owner), name, tuple(kept(axis, assignment) for axis in axes))
+        return Slot(self.ir.module(owner, root), name, tuple(kept(axis, assignment) for axis in axes))
 
     def _module(
         self, root: nn.Module, path: str, assignment: Mapping[Sym, int], bind: Binder, settings: Mapping[str, Any]
     ) -> nn.Module:
         """A shell for the leaf at `path`, and for all inside it where it is opaque, with tensors bound."""
-        source = root.get_submodule(path)
+        source = self.ir.module(path, root)
         names = [n for table in (source._parameters, source._buffers) for n, t in table.items() if t is not None]
         slots = {name: self.slot(root, f"{path}.{name}", assignment) for name in names}
         shell = make_shell(source)
         for setting, value in settings.items():
             setattr(shell, setting, value)
         fit(shell, slots)
-        if type(source) not in MODULE_FORMS:
+        if form_of(source) is None:
             for name, child in source.named_children():
                 if child is not None:
                     shell._modules[name] = self._module(root, f"{path}.{name}", assignment, bind, {})
@@ -230,10 +231,14 @@ def fit(shell: nn.Module, slots: Mapping[str, Slot]) -> None:
         shell.num_parameters = shape[0]
 
 
-def _active_value(rewrite: Rewrite, assignment: Mapping[Sym, int], copies: Mapping[Node, Node]) -> Any:
+def _active_value(rewrite: Rewrite | Replacement, assignment: Mapping[Sym, int]) -> Any:
+    """The constant, or the arguments, with all terms replaced by their active sizes."""
+
     def value(entry: Any) -> Any:
         if isinstance(entry, Term):
             return active(entry, assignment)
-        return copies[entry] if isinstance(entry, Node) else entry
+        if isinstance(entry, slice):
+            return slice(value(entry.start), value(entry.stop), value(entry.step))
+        return type(entry)(map(value, entry)) if type(entry) in (list, tuple) else entry
 
-    return value(rewrite.value) if isinstance(rewrite.value, Term) else [value(entry) for entry in rewrite.value]
+    return value(rewrite.value if isinstance(rewrite, Rewrite) else rewrite.args)

@@ -13,6 +13,7 @@ import operator
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,26 @@ import torch.fx as fx
 import torch.fx._symbolic_trace as symbolic_trace
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from .calls import MODULE_FORMS
+from .attention import DECOMPOSITIONS
+from .calls import DROPOUTS, form_of
 from .errors import Diagnostic, TraceError
 
 BATCH = 1009
 """The size of the batch axis while tracing: a prime that no model uses as a width."""
 
 
-DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d)
+class Evaluating(int):
+    """``self.training`` while a model is traced: false; tells where the forward asks for it."""
+
+    asked: Callable[[], None]
+
+    def __bool__(self) -> bool:
+        """False: the branch of evaluation mode is taken."""
+        self.asked()
+        return False
 
 
 class ValueProxy(fx.Proxy):
@@ -93,6 +104,7 @@ class ValueTracer(fx.Tracer):
     def __init__(self) -> None:
         super().__init__(autowrap_functions=())
         self.constants: dict[str, Tensor] = {}
+        self.modules: dict[str, nn.Module] = {}
         self.diagnostics: list[Diagnostic] = []
         self.device = torch.device("cpu")
         self._inputs: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
@@ -106,15 +118,51 @@ class ValueTracer(fx.Tracer):
         """
         self._inputs = (args, kwargs)
         self.device = next((p.device for p in root.parameters()), torch.device("cpu"))
-        with _own_functions_only():
+        with _own_functions_only(), self._evaluating(root), BatchFactories(self):
             try:
                 return self.trace(root)
             except Exception as error:
                 raise _trace_error(root, "", error) from error
 
+    @contextmanager
+    def _evaluating(self, root: nn.Module) -> Iterator[None]:
+        """All modules in evaluation mode; the mode notes who asks for it. Afterwards the modes are as they were."""
+        modes = {module: (name, module.training) for name, module in root.named_modules()}
+        asked = dict[str, None]()
+        try:
+            for module, (name, _) in modes.items():
+                module.training = Evaluating()  # type: ignore[assignment]
+                module.training.asked = partial(asked.__setitem__, name, None)  # type: ignore[attr-defined]
+            yield
+        finally:
+            for module, (_, mode) in modes.items():
+                module.training = mode
+            why = "forward reads self.training: its evaluation branch is used"
+            self.diagnostics += [Diagnostic(name or "the model", why) for name in asked]
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Modules with a functional form are leaves; everything else is traced into."""
-        return type(m) in MODULE_FORMS
+        return form_of(m) is not None
+
+    def leaf(self, module: nn.Module) -> nn.Module:
+        """`module`, as a leaf that belongs to the graph and not to the model."""
+        self.add_module(module.eval())
+        return module
+
+    def add_module(self, module: nn.Module) -> str:
+        """The name of a new leaf module that belongs to the graph and not to the model."""
+        name = f"_{type(module).__name__.lower()}_{len(self.modules)}"
+        self.modules[name] = module
+        return name
+
+    def module(self, path: str) -> nn.Module:
+        """The module of the model or of the graph at `path`."""
+        return self.modules[path] if path in self.modules else self.root.get_submodule(path)
+
+    def path_of_module(self, mod: nn.Module) -> str:
+        """As in fx, for the graph's own modules too."""
+        own = next((name for name, module in self.modules.items() if module is mod), None)
+        return super().path_of_module(mod) if own is None else own
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """A proxy that carries the node's value."""
@@ -152,6 +200,11 @@ class ValueTracer(fx.Tracer):
         """
         if kind == "call_method" and target == "to" and self._changes_nothing(*args, **kwargs):
             return args[0]
+        if target in DROPOUTS:
+            return self._dropout(target, *args, **kwargs)
+        args, kwargs = tree_map(_plain_flag, (args, kwargs))
+        if kind == "call_method" and str(target).startswith("new_") and not self._carries_batch(args, kwargs):
+            return self._made(str(target), *args, **kwargs)
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **options)
         value = self._evaluate(proxy.node)
         proxy.node.meta["value"] = value
@@ -163,6 +216,25 @@ class ValueTracer(fx.Tracer):
         asked = [*args, *(value for name, value in kwargs.items() if name in ("device", "dtype"))]
         plain = len(asked) == len(args) + len(kwargs) and all(isinstance(a, torch.device | torch.dtype) for a in asked)
         return plain and all(a in (self.device, tensor.dtype) for a in asked)
+
+    def _dropout(self, function: Any, input: Any, p: float = 0.5, training: Any = True, inplace: bool = False) -> Any:
+        """A dropout that follows the module's mode becomes a module, so that programs can be trained."""
+        if isinstance(training, Evaluating):
+            if not p:
+                return input
+            path = self.add_module(DROPOUTS[function](p, inplace).eval())
+            return self.create_proxy("call_module", path, (input,), {})
+        proxy = super().create_proxy("call_function", function, (input, p, training, inplace), {})
+        proxy.node.meta.update(value=self._evaluate(proxy.node), scope=self.scope.module_path)
+        return proxy
+
+    def _carries_batch(self, *values: Any) -> bool:
+        return any(isinstance(v, int) and v and v % BATCH == 0 for v in tree_leaves(values))
+
+    def _made(self, method: str, like: ValueProxy, *args: Any, **kwargs: Any) -> Tensor:
+        """A real tensor, as ``like.new_zeros(...)`` makes it: the forward may write into it."""
+        made: Tensor = getattr(torch.empty(0, dtype=like.dtype, device=self.device), method)(*args, **kwargs)
+        return made
 
     def create_arg(self, a: Any) -> Any:
         """As in fx, but tensors made in forward are kept here and not set as attributes of the user's model."""
@@ -179,6 +251,8 @@ class ValueTracer(fx.Tracer):
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Trace into `m`; where that fails, undo it and make `m` an opaque leaf."""
         last, stack = next(iter(reversed(self.graph.nodes))), dict(self.module_stack)
+        if type(m) in DECOMPOSITIONS:
+            forward = partial(DECOMPOSITIONS[type(m)], m, self.leaf)
         try:
             return super().call_module(m, forward, args, kwargs)
         except Exception as error:
@@ -207,9 +281,11 @@ class ValueTracer(fx.Tracer):
             if node.op == "get_attr":
                 return _to_meta(self._attribute(str(node.target)))
             if node.op == "call_module":
-                return self._run_module(self.root.get_submodule(str(node.target)), args, kwargs)
+                return self._run_module(self.module(str(node.target)), args, kwargs)
             if node.op == "call_method":
                 return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+            if node.target in FACTORIES:
+                kwargs = {**kwargs, "device": "meta"}
             return node.target(*args, **kwargs)  # type: ignore[operator]
 
     def _value(self, node: fx.Node) -> Any:
@@ -224,7 +300,7 @@ class ValueTracer(fx.Tracer):
         return _stored(self.root.get_submodule(owner), name)
 
     def _run_module(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
-        form = MODULE_FORMS.get(type(module))
+        form = form_of(module)
         if form is None:
             with symbolic_trace._maybe_revert_all_patches():  # fx has patched nn.Module's call and attributes
                 return _run_opaque(module, args, kwargs)
@@ -243,6 +319,10 @@ def _stored(module: nn.Module, name: str) -> Any:
         if name in table:
             return table[name]
     return getattr(module, name)
+
+
+def _plain_flag(value: Any) -> Any:
+    return False if isinstance(value, Evaluating) else value
 
 
 def _to_meta(value: Any) -> Any:
@@ -272,6 +352,24 @@ def _run_opaque(module: nn.Module, args: Any, kwargs: Any) -> Any:
 
     with torch.random.fork_rng(devices=[]):
         return tree_map(lift, run(2), run(3))
+
+
+FACTORIES = frozenset({torch.zeros, torch.ones, torch.full, torch.empty, torch.rand, torch.randn, torch.arange})
+
+
+class BatchFactories(TorchFunctionMode):
+    """Tensors made in forward with the batch's own size become nodes; all others are made at once, as constants."""
+
+    def __init__(self, tracer: ValueTracer) -> None:
+        super().__init__()
+        self.tracer = tracer
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Called for every function of torch."""
+        kwargs = kwargs or {}
+        if func in FACTORIES and str(kwargs.get("device")) != "meta" and self.tracer._carries_batch(args, kwargs):
+            return self.tracer.create_proxy("call_function", func, args, kwargs)
+        return func(*args, **kwargs)
 
 
 @contextmanager

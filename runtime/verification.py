@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from bnas.passes import Subnet, VerificationError
 from bnas.passes.ir import as_call, as_program_call
-from bnas.passes.oracle import randomise, zero_dropped
+from bnas.passes.oracle import over_kept, randomise, zero_dropped
 from bnas.passes.slot import Copies
 
 from .supernetwork import SuperNetwork
@@ -40,7 +40,9 @@ def verify(
     zero_dropped(twin, supernet.skeleton, subnet)
     tensors, named = as_program_call(kwargs or args)
     with torch.no_grad():
-        found, expected = tree_leaves(part(*tensors, **named)), tree_leaves(twin(*args, **kwargs))
+        found = tree_leaves(part(*tensors, **named))
+        with over_kept(twin, supernet.skeleton, subnet):
+            expected = tree_leaves(twin(*args, **kwargs))
     error = max(_error(a, b) for a, b in zip(found, expected, strict=True))
     if not error <= tolerance:
         raise VerificationError(

@@ -1,5 +1,15 @@
 """The axis rules of bnas, by operator family; importing this package registers them."""
 
-from . import convolution, normalisation, pointwise, pooling, reduction, shape
+from . import convolution, normalisation, order, pointwise, pooling, product, reduction, selection, shape
 
-__all__ = ["convolution", "normalisation", "pointwise", "pooling", "reduction", "shape"]
+__all__ = [
+    "convolution",
+    "normalisation",
+    "order",
+    "pointwise",
+    "pooling",
+    "product",
+    "reduction",
+    "selection",
+    "shape",
+]

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from bnas.passes.axes import Axes, AxisTypes, register_rule
 from bnas.passes.calls import Call
-from bnas.passes.terms import K
+from bnas.passes.terms import K, Prod
 
 
 @register_rule(F.conv1d, F.conv2d, F.conv3d)
@@ -49,3 +49,32 @@ def linear(types: AxisTypes, call: Call) -> Axes:
     types.produces(call.argument(1, "weight"), 0)
     types.count_macs(call, [*out, weight[1]])
     return out
+
+
+@register_rule(F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+def transposed_convolution(types: AxisTypes, call: Call) -> Axes:
+    """In = G*c = weight axis 0, out = G * weight axis 1."""
+    inputs, weight = types.type(call.argument(0, "input")), types.type(call.argument(1, "weight"))
+    groups, bias = call.argument(6, "groups", 1), call.argument(2, "bias")
+    channel = len(inputs) - len(weight) + 1
+    types.unify(inputs[channel], weight[0])
+    outer, _ = types.factor(weight[0], weight[0].size // groups)
+    if groups > 1:
+        types.rewrite(call, 6, "groups", outer)
+    channels = Prod((outer, weight[1])) if groups > 1 else weight[1]
+    if bias is not None:
+        types.unify(types.type(bias)[0], channels)
+    types.pin_axes(weight[2:], "the kernel of a convolution is rigid")
+    types.pin_axes(inputs[channel + 1 :], "a convolution runs over it")
+    types.produces(call.argument(1, "weight"), 1)
+    types.count_macs(call, [*inputs[:channel], *inputs[channel + 1 :], *weight])
+    return [*inputs[:channel], channels, *(K(n) for n in types.output_shape(call)[channel + 1 :])]
+
+
+@register_rule(F.embedding)
+def embedding(types: AxisTypes, call: Call) -> Axes:
+    """The rows are read by numbers; the width is elastic."""
+    index, weight = types.type(call.argument(0, "input")), types.type(call.argument(1, "weight"))
+    types.pin_axes([weight[0], *index], "rows of it are read by numbers")
+    types.produces(call.argument(1, "weight"), 1)
+    return [*index, weight[1]]

@@ -17,3 +17,46 @@ def batch_norm(types: AxisTypes, call: Call) -> Axes:
         types.unify(types.type(tensor)[0], inputs[1])
     types.pin_axes([inputs[0], *inputs[2:]], "batch_norm averages over it")
     return inputs
+
+
+@register_rule(F.instance_norm, torch.instance_norm)
+def instance_norm(types: AxisTypes, call: Call) -> Axes:
+    """As `batch_norm`, each sample by itself."""
+    inputs = types.type(call.argument(0, "input"))
+    for tensor in list(call.tensors())[1:]:
+        types.unify(types.type(tensor)[0], inputs[1])
+    types.pin_axes(inputs[2:], "instance_norm averages over it")
+    return inputs
+
+
+@register_rule(F.layer_norm, F.rms_norm)
+def layer_norm(types: AxisTypes, call: Call) -> Axes:
+    """Parameters follow the trailing axes, whose sizes are written anew: statistics are those of the kept entries."""
+    inputs, shape = types.type(call.argument(0, "input")), call.argument(1, "normalized_shape")
+    trailing = inputs[len(inputs) - len(shape) :]
+    for tensor in list(call.tensors())[1:]:
+        for own, axis in zip(types.type(tensor), trailing, strict=True):
+            types.unify(own, axis)
+    types.rewrite(call, 1, "normalized_shape", tuple(trailing))
+    return inputs
+
+
+@register_rule(F.group_norm)
+def group_norm(types: AxisTypes, call: Call) -> Axes:
+    """Channels are groups x width; statistics are those of the kept entries of each group."""
+    inputs, groups = types.type(call.argument(0, "input")), call.argument(1, "num_groups")
+    for tensor in list(call.tensors())[1:]:
+        types.unify(types.type(tensor)[0], inputs[1])
+    types.pin_axes(inputs[2:], "group_norm averages over it")
+    if groups > 1:
+        outer, _ = types.factor(inputs[1], inputs[1].size // groups)
+        types.rewrite(call, 1, "num_groups", outer)
+    return inputs
+
+
+@register_rule(F.local_response_norm)
+def local_response_norm(types: AxisTypes, call: Call) -> Axes:
+    """Neighbouring channels are mixed: they are pinned."""
+    inputs = types.type(call.argument(0, "input"))
+    types.pin(inputs[1], "neighbouring channels are mixed")
+    return inputs

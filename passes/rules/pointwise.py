@@ -9,26 +9,34 @@ from torch.fx import Node
 from bnas.passes.axes import Axes, AxisTypes, register_rule
 from bnas.passes.calls import Call, TensorRef, identity
 from bnas.passes.terms import K
+from bnas.passes.tracer import FACTORIES
 
 ACTIVATIONS = (F.relu, F.relu6, F.leaky_relu, F.elu, F.selu, F.gelu, F.silu, F.mish, F.hardswish, F.hardsigmoid)
-MORE_ACTIVATIONS = (F.hardtanh, torch.sigmoid, torch.tanh, F.softplus, F.logsigmoid, F.celu, F.softsign)
+MORE_ACTIVATIONS = (F.hardtanh, torch.sigmoid, torch.tanh, F.softplus, F.logsigmoid, F.celu, F.softsign, F.threshold)
 BINARY = (torch.add, torch.sub, torch.mul, torch.div, torch.pow, torch.minimum, torch.maximum, torch.where)
+MORE_BINARY = (torch.floor_divide, torch.remainder, torch.fmod, torch.atan2, torch.lerp, torch.addcmul, torch.addcdiv)
+COMPARISONS = (torch.eq, torch.ne, torch.lt, torch.le, torch.gt, torch.ge, torch.isnan, torch.isinf, torch.isfinite)
+LOGIC = (torch.logical_and, torch.logical_or, torch.logical_not, torch.bitwise_and, torch.bitwise_or, torch.bitwise_not)
 UNARY = (torch.neg, torch.abs, torch.exp, torch.log, torch.sqrt, torch.rsqrt, torch.square, torch.clamp, torch.erf)
-COPIES = (identity, torch.clone, torch.detach, "contiguous", "float", "to", "type_as", torch.zeros_like)
-DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d)
+MORE_UNARY = (torch.reciprocal, torch.sin, torch.cos, torch.round, torch.floor, torch.ceil, torch.sign, torch.log1p)
+FILLS = (torch.masked_fill, torch.fill, "zero", torch.zeros_like, torch.ones_like, torch.full_like, torch.nan_to_num)
+NUMBERS = ("float", "double", "half", "bfloat16", "int", "long", "bool", "to", "type", "type_as", "cpu", "cuda")
+COPIES = (identity, torch.clone, torch.detach, "contiguous", *NUMBERS)
+RANDOM = (torch.rand_like, torch.randn_like, torch.empty_like, torch.bernoulli)
+DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
 
 
-@register_rule(*ACTIVATIONS, *MORE_ACTIVATIONS, *BINARY, *UNARY, *COPIES, *DROPOUTS)
+@register_rule(*ACTIVATIONS, *MORE_ACTIVATIONS, *BINARY, *MORE_BINARY, *COMPARISONS, *LOGIC, *UNARY, *MORE_UNARY)
+@register_rule(*FILLS, *COPIES, *RANDOM, *DROPOUTS)
 def pointwise(types: AxisTypes, call: Call) -> Axes:
     """Right-align the operands; an axis of size 1 is neutral, all others are one axis."""
-    operands = [types.type(ref) for ref in call.tensors() if _is_tensor(types, ref)]
-    out: Axes = []
-    for axis in range(-len(types.output_shape(call)), 0):
-        terms = [t[axis] for t in operands if len(t) >= -axis and t[axis].size != 1]
-        for term in terms[1:]:
-            types.unify(terms[0], term)
-        out.append(terms[0] if terms else K(1))
-    return out
+    return types.broadcast(*(types.type(ref) for ref in call.tensors() if _is_tensor(types, ref)))
+
+
+@register_rule(F.normalize)
+def normalize(types: AxisTypes, call: Call) -> Axes:
+    """Divided by a norm, to which missing entries add nothing."""
+    return types.type(call.argument(0, "input"))
 
 
 def _is_tensor(types: AxisTypes, ref: Node | TensorRef) -> bool:
@@ -42,3 +50,20 @@ def prelu(types: AxisTypes, call: Call) -> Axes:
     if slope[0].size > 1:
         types.unify(slope[0], inputs[1])
     return inputs
+
+
+@register_rule(F.glu)
+def glu(types: AxisTypes, call: Call) -> Axes:
+    """One half gates the other: both keep the same entries."""
+    out = list(types.type(call.argument(0, "input")))
+    dim = call.argument(1, "dim", -1)
+    half, gate = types.cut(out[dim], out[dim].size // 2)
+    types.unify(half, gate)
+    out[dim] = half
+    return out
+
+
+@register_rule(*FACTORIES, "new_zeros", "new_ones", "new_full", "new_empty")
+def factory(types: AxisTypes, call: Call) -> Axes:
+    """A new tensor of given sizes is rigid; nothing is asked of the tensor whose type it takes."""
+    return [K(n) for n in types.output_shape(call)]

@@ -1,22 +1,78 @@
-"""Reductions: an axis that is averaged is pinned, since the missing entries would change the average."""
+"""Reductions and scans: what is averaged or compared along is pinned; a sum may run over elastic entries."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 
 from bnas.passes.axes import Axes, AxisTypes, register_rule
 from bnas.passes.calls import Call
+from bnas.passes.errors import RuleError
 from bnas.passes.terms import K
 
+MEANS = (torch.mean, torch.amax, torch.amin, torch.var, torch.std, torch.prod, torch.logsumexp, torch.all, torch.any)
+SELECTIONS = (torch.max, torch.min, torch.argmax, torch.argmin, torch.median)
+SUMS = (torch.sum, torch.linalg.vector_norm, torch.norm)
+SCANS = (F.softmax, F.log_softmax, F.softmin, torch.cumsum, torch.cumprod, torch.argsort)
 
-@register_rule(torch.mean, torch.amax, torch.amin)
-def mean(types: AxisTypes, call: Call) -> Axes:
-    """The reduced axes are pinned; the others pass."""
+
+@register_rule(*MEANS, *SELECTIONS)
+def mean(types: AxisTypes, call: Call) -> Any:
+    """The reduced axes are pinned, since the missing entries would change the result; the others pass."""
+    reduced = _reduced(types, call, 1)
     inputs = types.type(call.argument(0, "input"))
-    dims = call.argument(1, "dim")
-    dims = range(len(inputs)) if dims is None else [dims] if isinstance(dims, int) else dims
-    reduced = {dim % len(inputs) for dim in dims}
-    types.pin_axes([inputs[axis] for axis in sorted(reduced)], "it is averaged over")
-    if call.argument(2, "keepdim", False):
-        return [K(1) if axis in reduced else term for axis, term in enumerate(inputs)]
-    return [term for axis, term in enumerate(inputs) if axis not in reduced]
+    types.pin_axes([inputs[axis] for axis in sorted(reduced)], "it is averaged over, or searched")
+    return _like(call, _rest(types, call, inputs, reduced))
+
+
+@register_rule(*SUMS)
+def total(types: AxisTypes, call: Call) -> Axes:
+    """Missing entries add nothing."""
+    return _rest(
+        types, call, types.type(call.argument(0, "input")), _reduced(types, call, 1 + (call.op not in SUMS[:1]))
+    )
+
+
+def _reduced(types: AxisTypes, call: Call, position: int) -> set[int]:
+    """The axes that are reduced, by the argument ``dim``; all of them if it is not given."""
+    axes = len(types.type(call.argument(0, "input")))
+    dims = call.argument(position, "dim")
+    if dims is None:
+        return set(range(axes))
+    if isinstance(dims, bool) or not isinstance(dims, int | tuple | list):
+        raise RuleError("a comparison of two tensors, or a reduction without axes")
+    return {dim % axes for dim in ([dims] if isinstance(dims, int) else dims)}
+
+
+def _rest(types: AxisTypes, call: Call, inputs: Axes, reduced: set[int]) -> Axes:
+    value = call.node.meta["value"]
+    kept = (value[0] if isinstance(value, tuple) else value).ndim == len(inputs)
+    return [K(1) if axis in reduced else term for axis, term in enumerate(inputs) if kept or axis not in reduced]
+
+
+def _like(call: Call, out: Axes) -> Any:
+    """One type for each result: some reductions give values and places."""
+    value = call.node.meta["value"]
+    return (out,) * len(value) if isinstance(value, tuple) else out
+
+
+@register_rule(*SCANS)
+def scan(types: AxisTypes, call: Call) -> Axes:
+    """The axis it runs along is pinned."""
+    inputs, dim = types.type(call.argument(0, "input")), call.argument(1, "dim")
+    if dim is None:
+        raise RuleError("no axis is given")
+    types.pin(inputs[dim], f"{call.op.__name__} runs along it")  # type: ignore[union-attr]
+    return inputs
+
+
+@register_rule(torch.sort, torch.topk)
+def topk(types: AxisTypes, call: Call) -> tuple[Axes, Axes]:
+    """The axis it runs along is pinned; values and places."""
+    inputs = types.type(call.argument(0, "input"))
+    dim = call.argument(1 if call.op is torch.sort else 2, "dim", -1) % len(inputs)
+    types.pin(inputs[dim], "its entries are sorted")
+    out = [K(call.node.meta["value"][0].shape[dim]) if axis == dim else term for axis, term in enumerate(inputs)]
+    return out, out

@@ -1,8 +1,7 @@
-"""Operators that move entries without changing them: views, concatenation, slices, padding, permutation."""
+"""Views, concatenation and padding: entries are grouped anew, in their order."""
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch.nn.functional as F
 from bnas.passes.axes import Axes, AxisTypes, register_rule
 from bnas.passes.calls import Call
 from bnas.passes.errors import RuleError
-from bnas.passes.terms import Cat, K, Prod, Term
+from bnas.passes.terms import Cat, K, Prod, Term, symbols
 
 
 @register_rule(torch.flatten, torch.squeeze, torch.unsqueeze)
@@ -24,18 +23,30 @@ def flatten(types: AxisTypes, call: Call) -> Axes:
 @register_rule(torch.reshape)
 def reshape(types: AxisTypes, call: Call) -> Axes:
     """Row-major regrouping; constants at elastic axes become active sizes."""
+    if isinstance(call.argument(1, "dtype"), torch.dtype):
+        raise RuleError("a view as another number type")
     out = regroup(types, types.type(call.argument(0, "input")), types.output_shape(call))
     packed = len(call.args) == 2 and isinstance(call.args[1], list | tuple)
     sizes = list(call.args[1]) if packed else list(call.args[1:]) or list(call.kwargs.get("shape", ()))
     if len(sizes) != len(out):
         raise RuleError("a view that is not given by its sizes")
-    value = [term if isinstance(size, int) and size != -1 else size for size, term in zip(sizes, out, strict=True)]
+    value = _sizes(sizes, out)
     if packed or not call.args[1:]:
         types.rewrite(call, 1, "shape", value)
     for position, entry in enumerate([] if packed else value, start=1):
-        if isinstance(entry, Term):
+        if isinstance(entry, int | Term):
             types.rewrite(call, position, "", entry)
     return out
+
+
+def _sizes(sizes: Sequence[Any], out: Axes) -> list[Any]:
+    """The sizes of a view as terms; one that carries the batch and is elastic is left open, and what was open stated."""
+    value = [term if isinstance(size, int) and size != -1 else size for size, term in zip(sizes, out, strict=True)]
+    for position, (size, term) in enumerate(zip(sizes, out, strict=True)):
+        if not isinstance(size, int) and any(symbols(term)) and -1 in sizes:
+            value[list(sizes).index(-1)] = out[list(sizes).index(-1)]
+            value[position] = -1
+    return value
 
 
 def regroup(types: AxisTypes, axes: Axes, shape: Sequence[int]) -> Axes:
@@ -72,6 +83,37 @@ def _blocks(before: list[int], after: list[int]) -> Iterator[tuple[range, list[i
         yield range(start, i), after[first:j]
 
 
+@register_rule(torch.unflatten)
+def unflatten(types: AxisTypes, call: Call) -> Axes:
+    """One axis becomes several; the sizes become active ones."""
+    inputs, shape = types.type(call.argument(0, "input")), types.output_shape(call)
+    dim, extra = call.argument(1, "dim") % len(inputs), len(shape) - len(inputs)
+    out = regroup(types, inputs, shape)
+    types.rewrite(call, 2, "sizes", _sizes(call.argument(2, "sizes"), out[dim : dim + extra + 1]))
+    return out
+
+
+@register_rule("view_as", "reshape_as")
+def view_as(types: AxisTypes, call: Call) -> Axes:
+    """Row-major regrouping to the axes of another tensor."""
+    out = regroup(types, types.type(call.args[0]), types.output_shape(call))
+    for mine, other in zip(out, types.type(call.args[1]), strict=True):
+        types.unify(mine, other)
+    return out
+
+
+@register_rule(torch.stack)
+def stack(types: AxisTypes, call: Call) -> Axes:
+    """All axes are one each; a rigid axis is added."""
+    parts = [types.type(part) for part in call.argument(0, "tensors")]
+    for part in parts[1:]:
+        for left, right in zip(parts[0], part, strict=True):
+            types.unify(left, right)
+    out = list(parts[0])
+    out.insert(call.argument(1, "dim", 0) % (len(out) + 1), K(len(parts)))
+    return out
+
+
 @register_rule(torch.cat)
 def cat(types: AxisTypes, call: Call) -> Axes:
     """The other axes are one each; the concatenated axis holds the parts in order."""
@@ -82,39 +124,6 @@ def cat(types: AxisTypes, call: Call) -> Axes:
             if axis != dim:
                 types.unify(left, right)
     return [Cat(tuple(p[dim] for p in parts)) if axis == dim else term for axis, term in enumerate(parts[0])]
-
-
-@register_rule(operator.getitem)
-def getitem(types: AxisTypes, call: Call) -> Any:
-    """An item of a tuple; or a slice: step 1 cuts, anything else pins the axis."""
-    source = types.values[call.args[0]]
-    if not isinstance(source, list):
-        return source[call.args[1]]
-    items = list(call.args[1]) if isinstance(call.args[1], tuple) else [call.args[1]]
-    if Ellipsis in items:
-        at = items.index(Ellipsis)
-        items[at : at + 1] = [slice(None)] * (len(source) + 1 - len([i for i in items if i is not None]))
-    axes, out = iter(source), []
-    for item in items:
-        if item is None:
-            out.append(K(1))
-        elif isinstance(item, int):
-            types.pin(next(axes), "one entry of it is read by number")
-        elif isinstance(item, slice):
-            out.append(_slice(types, next(axes), item))
-        else:
-            raise RuleError(f"an index of type {type(item).__name__}")
-    return [*out, *axes]
-
-
-def _slice(types: AxisTypes, axis: Any, item: slice) -> Any:
-    if item == slice(None):
-        return axis
-    if any(not isinstance(v, int | None) for v in (item.start, item.stop, item.step)):
-        raise RuleError("a slice by a size that carries the batch")
-    chosen = range(*item.indices(axis.size))
-    types.pin(axis, "a slice of it is read by numbers")
-    return K(len(chosen))
 
 
 @register_rule(F.pad)
@@ -132,12 +141,3 @@ def pad(types: AxisTypes, call: Call) -> Axes:
         else:
             out[position] = Cat((K(before), out[position], K(after)))
     return out
-
-
-@register_rule(torch.permute, torch.transpose)
-def permute(types: AxisTypes, call: Call) -> Axes:
-    """The order is read off a dummy with distinct sizes."""
-    inputs = types.type(call.argument(0, "input"))
-    dummy = torch.empty([*range(2, len(inputs) + 2)], device="meta")
-    moved = getattr(dummy, "permute" if call.op is torch.permute else "transpose")(*call.args[1:], **call.kwargs)
-    return [inputs[n - 2] for n in moved.shape]

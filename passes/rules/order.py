@@ -1,0 +1,126 @@
+"""Operators that move or repeat entries: permutation, expansion, repetition, rolling, pixel shuffle."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from bnas.passes.axes import Axes, AxisTypes, register_rule
+from bnas.passes.calls import Call
+from bnas.passes.errors import RuleError
+from bnas.passes.terms import K, Prod, Sym, Term
+from bnas.passes.tracer import BATCH
+
+
+@register_rule(torch.permute, torch.transpose, torch.movedim, torch.t, torch.adjoint)
+def permute(types: AxisTypes, call: Call) -> Axes:
+    """The order is read off a dummy with distinct sizes."""
+    inputs = types.type(call.argument(0, "input"))
+    dummy = torch.empty([*range(2, len(inputs) + 2)], device="meta")
+    kwargs = {name: value for name, value in call.kwargs.items() if name != "input"}
+    moved = getattr(dummy, call.op.__name__)(*call.args[1:], **kwargs)  # type: ignore[union-attr]
+    return [inputs[n - 2] for n in moved.shape]
+
+
+@register_rule(getattr)
+def attribute(types: AxisTypes, call: Call) -> Axes:
+    """``x.T``, ``x.mT`` and ``x.data``."""
+    inputs, name = types.type(call.args[0]), call.args[1]
+    if name in ("T", "H"):
+        return inputs[::-1]
+    if name in ("mT", "mH"):
+        return [*inputs[:-2], inputs[-1], inputs[-2]]
+    if name in ("data", "real"):
+        return inputs
+    raise RuleError(f"attribute {name}")
+
+
+@register_rule("expand")
+def expand(types: AxisTypes, call: Call) -> Axes:
+    """Entries of size 1 are repeated: as often as whoever reads them wants, so that axis is elastic."""
+    inputs, shape = types.type(call.args[0]), types.output_shape(call)
+    packed = len(call.args) == 2 and isinstance(call.args[1], list | tuple)
+    new = len(shape) - len(inputs)
+    out: Axes = []
+    for axis, size in enumerate(shape):
+        known = inputs[axis - new] if axis >= new else None
+        out.append(known if known is not None and known.size == size else _repeated(size, call))
+    value = [-1 if axis >= new and inputs[axis - new] is term else term for axis, term in enumerate(out)]
+    sizes = call.args[1] if packed else call.args[1:]
+    value = [term if isinstance(size, int) else size for size, term in zip(sizes, value, strict=True)]
+    if packed:
+        types.rewrite(call, 1, "size", tuple(value))
+    for position, entry in enumerate([] if packed else value, start=1):
+        types.rewrite(call, position, "", entry)
+    return out
+
+
+def _repeated(size: int, call: Call) -> Term:
+    return K(size) if size % BATCH == 0 or size == 1 else Sym(size, call.node.name)
+
+
+@register_rule("expand_as", torch.broadcast_to)
+def expand_as(types: AxisTypes, call: Call) -> Axes:
+    """The axes of the other tensor, those that are not of size 1 in both being one."""
+    if call.op is torch.broadcast_to:
+        raise RuleError("broadcast to given sizes")
+    inputs, other = types.type(call.args[0]), types.type(call.args[1])
+    for mine, theirs in zip(reversed(inputs), reversed(other), strict=False):
+        if mine.size != 1:
+            types.unify(mine, theirs)
+    return other
+
+
+@register_rule("repeat", torch.tile)
+def repeat(types: AxisTypes, call: Call) -> Axes:
+    """Copies of the whole axis one after another."""
+    inputs, shape = types.type(call.args[0]), types.output_shape(call)
+    padded = [*[K(1)] * (len(shape) - len(inputs)), *inputs]
+    times = [size // term.size for size, term in zip(shape, padded, strict=True)]
+    return [term if n == 1 else Prod((K(n), term)) for n, term in zip(times, padded, strict=True)]
+
+
+@register_rule(torch.repeat_interleave)
+def repeat_interleave(types: AxisTypes, call: Call) -> Axes:
+    """Copies of each entry one after another."""
+    out, times, dim = list(types.type(call.argument(0, "input"))), call.argument(1, "repeats"), call.argument(2, "dim")
+    if not isinstance(times, int) or dim is None:
+        raise RuleError("repeated by a tensor, or flattened")
+    out[dim] = Prod((out[dim], K(times)))
+    return out
+
+
+@register_rule(torch.roll, torch.flip)
+def roll(types: AxisTypes, call: Call) -> Axes:
+    """The moved axes are pinned."""
+    inputs = types.type(call.argument(0, "input"))
+    dims = call.argument(2, "dims") if call.op is torch.roll else call.argument(1, "dims")
+    dims = range(len(inputs)) if dims is None else [dims] if isinstance(dims, int) else dims
+    types.pin_axes([inputs[dim] for dim in dims], "its entries are moved by numbers")
+    return inputs
+
+
+@register_rule(F.pixel_shuffle)
+def pixel_shuffle(types: AxisTypes, call: Call) -> Axes:
+    """C*r*r channels become C."""
+    inputs, r = types.type(call.argument(0, "input")), call.argument(1, "upscale_factor")
+    channels, pixels = types.factor(inputs[-3], r * r)
+    types.pin_axes(inputs[-2:], "pixels are shuffled along it")
+    types.pin(pixels, "its entries become pixels")
+    return [*inputs[:-3], channels, *(K(n) for n in types.output_shape(call)[-2:])]
+
+
+@register_rule(F.pixel_unshuffle)
+def pixel_unshuffle(types: AxisTypes, call: Call) -> Axes:
+    """C channels become C*r*r."""
+    inputs, r = types.type(call.argument(0, "input")), call.argument(1, "downscale_factor")
+    types.pin_axes(inputs[-2:], "pixels are shuffled along it")
+    return [*inputs[:-3], Prod((inputs[-3], K(r * r))), *(K(n) for n in types.output_shape(call)[-2:])]
+
+
+@register_rule(F.unfold)
+def unfold(types: AxisTypes, call: Call) -> Axes:
+    """C channels become C*kernel; positions are rigid."""
+    inputs, shape = types.type(call.argument(0, "input")), types.output_shape(call)
+    types.pin_axes(inputs[2:], "patches are taken along it")
+    return [inputs[0], Prod((inputs[1], K(shape[1] // inputs[1].size))), K(shape[2])]
