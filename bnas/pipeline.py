@@ -56,7 +56,7 @@ class Job:
     example_inputs: Any
     """A tensor, or a tuple or dict of inputs, with the batch as axis 0."""
     elasticity: Elasticity = field(default_factory=Elasticity)
-    stages: Sequence[Stage] = (Stage(("depth",)), Stage(reorg_weights=True))
+    stages: Sequence[Stage] = (Stage(("depth", "kernel")), Stage(reorg_weights=True))
     training: Mapping[str, Any] = field(default_factory=dict)
     """Further settings of `bnas.Trainer`."""
     num_evals: int = 150
