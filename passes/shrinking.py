@@ -31,11 +31,14 @@ class Shrink:
 
         The matrix acts on the row-major entries of the centre: ``new[q] = sum_p matrix[q, p] * centre[p]``.
         """
-        for name, sizes in self.steps:
-            entries = centre(weight, sizes).flatten(2)
-            matrix = self.matrices.get_parameter(name).to(entries)  # the model may have been converted without it
-            weight = F.linear(entries, matrix).unflatten(2, sizes)
+        for matrix, (_, sizes) in zip(self.parameters(), self.steps, strict=True):
+            entries = centre(weight, sizes).flatten(2)  # and the model may have been converted without the matrix
+            weight = F.linear(entries, matrix.to(entries)).unflatten(2, sizes)
         return weight
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The matrices as they are now, in the order of their use."""
+        return [self.matrices.get_parameter(name) for name, _ in self.steps]
 
     @property
     def sizes(self) -> tuple[int, ...]:
