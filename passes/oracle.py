@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,12 +52,14 @@ def shrink_in_place(weight: torch.Tensor, kernel: Kernel, choice: int, matrices:
     """Replace `weight` by its small kernel amid zeros: entry by entry, to be independent of `Shrink`."""
     held = {name: matrix.detach().double().cpu().numpy() for name, matrix in matrices.named_parameters()}
     values, size = weight.detach().double().cpu().numpy(), kernel.choices[-1]
+    channels: tuple[Any, ...] = (slice(None), slice(None))
     while size > choice:
-        places = list(itertools.product(*(_central(n, size - 2) for n in kernel.sizes)))
+        centre = itertools.product(*(_central(n, size - 2) for n in kernel.sizes))
+        places = [channels + place for place in centre]
         matrix, smaller = held[f"{kernel.name}.{size}to{size - 2}"], np.zeros_like(values)
         for row, target in zip(matrix, places, strict=True):
             for factor, source in zip(row, places, strict=True):
-                smaller[(..., *target)] += factor * values[(..., *source)]
+                smaller[target] += factor * values[source]
         values, size = smaller, size - 2
     weight.data.copy_(torch.from_numpy(values))
 

@@ -33,7 +33,7 @@ class Shrink:
         """
         for matrix, (_, sizes) in zip(self.parameters(), self.steps, strict=True):
             entries = centre(weight, sizes).flatten(2)  # and the model may have been converted without the matrix
-            weight = F.linear(entries, matrix.to(entries)).unflatten(2, sizes)
+            weight = F.linear(entries, matrix.to(entries)).reshape(*weight.shape[:2], *sizes)
         return weight
 
     def parameters(self) -> list[nn.Parameter]:
