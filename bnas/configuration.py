@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from bnas.passes.errors import BnasError
 
@@ -22,7 +22,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-Dimension = Literal["depth", "width"]
+Dimension = Literal["depth", "width", "kernel"]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -35,7 +35,7 @@ class BatchNormAdaptation(Section):
 class StageDescription(Section):
     """An entry of ``list_stage_descriptions``; see `bnas.Stage`."""
 
-    train_dims: tuple[Dimension, ...] = ("depth", "width")
+    train_dims: tuple[Dimension, ...] = ("depth", "width", "kernel")
     epochs: Count = 1
     init_lr: Annotated[float, Field(gt=0)] = 0.01
     width_indicator: Count | None = None
@@ -46,7 +46,7 @@ class Schedule(Section):
     """``schedule``."""
 
     list_stage_descriptions: tuple[StageDescription, ...] = (
-        StageDescription(train_dims=("depth",)),
+        StageDescription(train_dims=("depth", "kernel")),
         StageDescription(reorg_weights=True),
     )
 
@@ -60,11 +60,19 @@ class Width(Section):
     divisor: Count = 8
 
 
+class Kernel(Section):
+    """``elasticity.kernel``; see `bnas.Elasticity`. As in BootstrapNAS, -1 is no limit."""
+
+    max_num_kernels: Annotated[Count | None, BeforeValidator(lambda v: None if v == -1 else v)] = None
+    min_kernel: Count = 3
+
+
 class ElasticitySection(Section):
     """``elasticity``."""
 
-    available_elasticity_dims: tuple[Dimension, ...] = ("depth", "width")
+    available_elasticity_dims: tuple[Dimension, ...] = ("depth", "width", "kernel")
     width: Width = Width()
+    kernel: Kernel = Kernel()
 
 
 class Training(Section):

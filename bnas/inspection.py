@@ -44,13 +44,14 @@ class Inspection:
     """CPU seconds to trace, analyse and build the space."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data: model, blocks, width, space_size, macs, parameters, rigid_share, diagnostics, seconds."""
+        """Plain data: model, blocks, width, kernel, space_size, macs, parameters, rigid_share, diagnostics, seconds."""
         space, costs = self.supernet.space, self.supernet.costs
         least, most = costs(space.minimal()), costs(space.maximal())
         return {
             "model": self.model,
             "blocks": list(space.blocks),
             "width": {name: {"choices": list(c), "members": self._members(name)} for name, c in space.widths.items()},
+            "kernel": {name: {"choices": list(c), "sizes": self._sizes(name)} for name, c in space.kernels.items()},
             "space_size": space.size,
             "macs": {"minimal": least["macs"], "maximal": most["macs"]},
             "parameters": {"minimal": least["parameters"], "maximal": most["parameters"]},
@@ -63,6 +64,11 @@ class Inspection:
         """The tensors that have an axis with this width."""
         symbol, tensors = self.supernet.skeleton.choices.symbols[name], self.supernet.skeleton.types.tensors
         return [t for t, axes in tensors.items() if any(symbol is s for axis in axes for s in symbols(axis))]
+
+    def _sizes(self, name: str) -> list[list[int]]:
+        """The entries of each axis of a kernel, for each of its choices."""
+        kernel = self.supernet.skeleton.choices.kernels.found[name]
+        return [list(kernel.at(choice)) for choice in kernel.choices]
 
     def rigid_share(self) -> float:
         """The share of the parameters that forward uses and that stay with every symbol at 1."""
@@ -86,12 +92,15 @@ class Inspection:
         widths = Table("width", "choices", "tensors", title=f"{len(data['width'])} elastic widths")
         for name, entry in data["width"].items():
             widths.add_row(name, " ".join(map(str, entry["choices"])), str(len(entry["members"])))
+        kernels = Table("kernel", "choices", title=f"{len(data['kernel'])} elastic kernels")
+        for name, entry in data["kernel"].items():
+            kernels.add_row(name, " ".join("x".join(map(str, sizes)) for sizes in entry["sizes"]))
         reasons = Table("left as it is", "times", title="Diagnostics by reason")
         for reason, count in Counter(d["reason"] for d in data["diagnostics"]).most_common():
             reasons.add_row(reason, str(count))
         ends = [f"{key}: {data[key]['minimal']:,} to {data[key]['maximal']:,}" for key in ("macs", "parameters")]
         size = f"sub-networks: {data['space_size']:.3g}; rigid share {100 * data['rigid_share']:.2f} %"
-        return [blocks, widths, reasons, "\n".join([*ends, size, f"CPU seconds: {data['seconds']}"])]
+        return [blocks, widths, kernels, reasons, "\n".join([*ends, size, f"CPU seconds: {data['seconds']}"])]
 
 
 def inspect_model(name: str, model: nn.Module, shape: tuple[int, ...]) -> Inspection:

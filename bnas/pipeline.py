@@ -56,7 +56,7 @@ class Job:
     example_inputs: Any
     """A tensor, or a tuple or dict of inputs, with the batch as axis 0."""
     elasticity: Elasticity = field(default_factory=Elasticity)
-    stages: Sequence[Stage] = (Stage(("depth",)), Stage(reorg_weights=True))
+    stages: Sequence[Stage] = (Stage(("depth", "kernel")), Stage(reorg_weights=True))
     training: Mapping[str, Any] = field(default_factory=dict)
     """Further settings of `bnas.Trainer`."""
     num_evals: int = 150
@@ -69,7 +69,7 @@ class Job:
     search: Mapping[str, Any] = field(default_factory=dict)
     """Further settings of `bnas.Searcher`."""
     reference: float | Literal["original", "maximal"] = "original"
-    """Accuracy that winners are held against: a fraction, or that of the original or of the trained maximal sub-network.
+    """What winners are held against: an accuracy as a fraction, or that of the original or the trained maximal network.
 
     An original that was trained on the validation data too does too well there: then say "maximal".
     """

@@ -30,7 +30,11 @@ def _settings(configuration: Configuration) -> dict[str, Any]:
     elasticity = training.elasticity
     operators = search.model_dump(include={"crossover_prob", "crossover_eta", "mutation_prob", "mutation_eta"})
     return {
-        "elasticity": Elasticity(dimensions=elasticity.available_elasticity_dims, **elasticity.width.model_dump()),
+        "elasticity": Elasticity(
+            dimensions=elasticity.available_elasticity_dims,
+            **elasticity.width.model_dump(),
+            **elasticity.kernel.model_dump(),
+        ),
         "stages": [Stage(**stage.model_dump()) for stage in training.schedule.list_stage_descriptions],
         "training": {
             "teacher": training.teacher,

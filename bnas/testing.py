@@ -82,16 +82,21 @@ class Layer:
     """A convolution with BatchNorm and activation."""
 
     channels: int
-    kernel: int = 1
+    kernel: int | tuple[int, int] = 1
     stride: int = 1
     groups: int = 1
     norm: bool = False
     activation: str = "relu"
+    dilation: int = 1
+    same: bool = False
+    """Whether the padding is said by the word "same" and not by numbers; not with a stride."""
 
     def build(self, channels: int) -> nn.Module:
         """The layer for so many input channels."""
-        padding, bias = self.kernel // 2, not self.norm
-        conv = nn.Conv2d(channels, self.channels, self.kernel, self.stride, padding, 1, self.groups, bias)
+        sizes = (self.kernel, self.kernel) if isinstance(self.kernel, int) else self.kernel
+        padding: Any = "same" if self.same else tuple(self.dilation * (size // 2) for size in sizes)
+        settings = (sizes, self.stride, padding, self.dilation, self.groups, not self.norm)
+        conv = nn.Conv2d(channels, self.channels, *settings)
         norm = [nn.BatchNorm2d(self.channels)] if self.norm else []
         return nn.Sequential(conv, *norm, ACTIVATIONS[self.activation](self.channels))
 
@@ -120,6 +125,8 @@ class Residual:
     """Whether the branch is scaled by a parameter that forward reads by itself."""
     after: str | None = None
     """Activation of the sum."""
+    kernel: int | tuple[int, int] = 3
+    """Kernel of the middle layer."""
 
     def build(self, channels: int) -> nn.Module:
         """The block for so many channels."""
@@ -180,7 +187,7 @@ class Branches:
 class Twice:
     """One layer that is called twice."""
 
-    kernel: int = 1
+    kernel: int | tuple[int, int] = 1
     norm: bool = False
     activation: str = "relu"
 
@@ -293,7 +300,7 @@ class _ResidualModule(nn.Module):
         settings: dict[str, Any] = {"norm": plan.norm, "activation": plan.activation}
         self.repeats = plan.repeats
         self.expand = Layer(plan.hidden, **settings).build(channels)
-        middle = Layer(plan.hidden, 3, groups=plan.groups, **settings)
+        middle = Layer(plan.hidden, plan.kernel, groups=plan.groups, **settings)
         self.middle = middle.build(plan.hidden) if plan.repeats else nn.Identity()
         self.project = nn.Conv2d(plan.hidden, channels, 1, bias=not plan.norm)
         self.norm = nn.BatchNorm2d(channels) if plan.norm else nn.Identity()
@@ -360,7 +367,10 @@ def _randomise(module: nn.Module) -> None:
 
 @st.composite
 def networks(draw: st.DrawFn, *, max_stages: int = 4) -> Network:
-    """Random `Network`s: residual, strided, concatenated, grouped, gated, shared and scaled parts in any order."""
+    """Random `Network`s: residual, strided, concatenated, grouped, gated, shared and scaled parts in any order.
+
+    Kernels are of 1 to 7 entries, square or not, dilated or not.
+    """
     size = draw(st.integers(8, 12))
     stem = draw(_layers(3))
     channels, height, stages = stem.channels, -(-size // stem.stride), list[Stage]()
@@ -392,7 +402,7 @@ def _stages(channels: int, *, may_shrink: bool) -> st.SearchStrategy[Stage]:
     return st.one_of(kinds)
 
 
-_KERNELS = st.sampled_from((1, 3))
+_KERNELS: st.SearchStrategy[int | tuple[int, int]] = st.sampled_from((1, 3, 3, 5, 7, (1, 5), (7, 3)))
 _ACTIVATIONS = st.sampled_from(tuple(ACTIVATIONS))
 
 
@@ -402,8 +412,9 @@ def _layers(draw: st.DrawFn, channels: int, *, may_shrink: bool = False) -> Laye
     groups = draw(st.sampled_from([1, 1, *(n for n in (2, 4) if channels % n == 0), channels]))
     widths = [n for n in WIDTHS if n % groups == 0] or [groups]
     stride = draw(st.sampled_from((1, 2))) if may_shrink else 1
-    width, kernel = draw(st.sampled_from(widths)), draw(_KERNELS)
-    return Layer(width, kernel, stride, groups, draw(st.booleans()), draw(_ACTIVATIONS))
+    width, kernel, dilation = draw(st.sampled_from(widths)), draw(_KERNELS), draw(st.sampled_from((1, 1, 2)))
+    same = stride == 1 and draw(st.booleans())
+    return Layer(width, kernel, stride, groups, draw(st.booleans()), draw(_ACTIVATIONS), dilation, same)
 
 
 @st.composite
@@ -418,6 +429,7 @@ def _residuals(draw: st.DrawFn, channels: int) -> Residual:
         draw(st.none() | st.sampled_from((4, 6))),
         draw(st.booleans()),
         draw(st.none() | _ACTIVATIONS),
+        draw(_KERNELS),
     )
 
 
@@ -489,7 +501,8 @@ def assert_gradients_match(
 ) -> None:
     """Backward through a program gives the shared parameters the gradients of the extracted module.
 
-    They stand at the kept entries; all other gradients are zero or None. Arguments as for
+    They stand at the kept entries, and all other gradients are zero or None; those of a smaller kernel are led back to
+    the full one and to its matrices. Arguments as for
     `assert_program_is_extracted`; gradients and statistics of the super-network are put back.
     """
     args, kwargs = as_program_call(inputs)
@@ -500,11 +513,12 @@ def assert_gradients_match(
         program = supernet.program(subnet) if program is None else program
         for module in (program, extracted):
             _loss(_same_noise(module, args, kwargs)).backward()  # type: ignore[no-untyped-call]
-        expected = {id(tensor): torch.zeros_like(tensor) for tensor in shared.values()}
+        trained = {**shared, **{f"matrix {name}": m for name, m in supernet.kernel_matrices.named_parameters()}}
+        expected = {id(tensor): torch.zeros_like(tensor) for tensor in trained.values()}
         for name, tensor in extracted.named_parameters():
             if tensor.grad is not None:
-                _slot(supernet, subnet, name).put(expected[id(shared[name])], tensor.grad)
-        for name, tensor in shared.items():
+                _lead_back(_slot(supernet, subnet, name), tensor.grad, expected)
+        for name, tensor in trained.items():
             found = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
             _assert_near(found, expected[id(tensor)], tolerance, f"gradient of {name} of {subnet.to_json()}")
 
@@ -523,6 +537,16 @@ def assert_onnx_is_extracted(supernet: SuperNetwork, subnet: Subnet, inputs: Any
     with torch.no_grad():
         expected = [tensor.cpu() for _, tensor in named_outputs(extracted(*args, **kwargs))]
     _assert_near(found, expected, tolerance, f"ONNX outputs of {subnet.to_json()}")
+
+
+def _lead_back(slot: Slot, gradient: Tensor, expected: Mapping[int, Tensor]) -> None:
+    """Put the gradient of what `slot` takes where it comes from: `expected` is by the ``id`` of the parameter."""
+    if slot.shrink is None:
+        slot.put(expected[id(slot.shared)], gradient)
+        return
+    sources = [slot.shared, *slot.shrink.parameters()]
+    for source, part in zip(sources, torch.autograd.grad(slot.take(slot.shared), sources, gradient), strict=True):
+        expected[id(source)].add_(part)
 
 
 def _slot(supernet: SuperNetwork, subnet: Subnet, name: str) -> Slot:

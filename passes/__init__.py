@@ -19,6 +19,7 @@ from .errors import (
     VerificationError,
 )
 from .ir import IR, trace
+from .kernels import Kernel, Kernels, find_kernels
 from .space import SearchSpace, Subnet, Variable
 
 __all__ = [
@@ -32,6 +33,8 @@ __all__ = [
     "Diagnostic",
     "Elasticity",
     "ElasticityError",
+    "Kernel",
+    "Kernels",
     "LoweringError",
     "RuleError",
     "SearchSpace",
@@ -45,6 +48,7 @@ __all__ = [
     "canonical",
     "choose",
     "find_blocks",
+    "find_kernels",
     "register_module",
     "register_rule",
     "rules",

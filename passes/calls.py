@@ -221,7 +221,7 @@ _SPELLINGS: dict[Operator, tuple[Operator, ...]] = {
     torch.norm: (torch.functional.norm, "norm"),
     torch.linalg.vector_norm: (torch.linalg.norm,),
     torch.remainder: (operator.mod,),
-    torch.logical_not: (operator.invert,),
+    torch.bitwise_not: (operator.invert,),
     torch.bitwise_and: (operator.and_,),
     torch.bitwise_or: (operator.or_,),
     torch.eq: (operator.eq,),

@@ -13,17 +13,19 @@ from torch.fx import Node
 
 from .axes import AxisTypes
 from .elasticity import Choices
+from .kernels import Kernel
 from .selection import active
 from .space import Subnet
-from .terms import Sym
+from .terms import Sym, Term
 from .tracer import BATCH
 
 
 class Costs:
     """MACs for one sample (convolutions and linear layers, at the traced input size) and parameters.
 
-    ``expressions`` has the keys "macs" and "parameters"; symbols are named as the widths of the space, and as
-    ``keep:NAME`` for a block (1 kept, 0 skipped). Parameters are those of the extracted module, exactly.
+    ``expressions`` has the keys "macs" and "parameters"; symbols are named as the widths of the space, as
+    ``keep:NAME`` for a block (1 kept, 0 skipped) and as ``kernel:NAME`` for the size of a kernel. Parameters are those
+    of the extracted module, exactly.
     """
 
     def __init__(self, types: AxisTypes, choices: Choices) -> None:
@@ -31,6 +33,7 @@ class Costs:
         space = choices.space
         self._widths = {name: sympy.Symbol(name, integer=True, positive=True) for name in space.widths}
         self._keeps = {name: sympy.Symbol(f"keep:{name}", integer=True, nonnegative=True) for name in space.blocks}
+        self._kernels = {name: sympy.Symbol(f"kernel:{name}", integer=True, positive=True) for name in space.kernels}
         self._sizes: dict[Sym, Any] = {choices.symbols[name]: symbol for name, symbol in self._widths.items()}
 
     @cached_property
@@ -40,14 +43,16 @@ class Costs:
 
     @cached_property
     def _functions(self) -> Mapping[str, Callable[..., Any]]:
-        arguments = [*self._keeps.values(), *self._widths.values()]
+        arguments = [*self._keeps.values(), *self._widths.values(), *self._kernels.values()]
         return {name: sympy.lambdify(arguments, e, "numpy", cse=True) for name, e in self.expressions.items()}
 
     def __call__(self, subnet: Subnet) -> dict[str, int]:
         """The costs of one sub-network."""
+        space = self._choices.space
         keeps = [int(name not in subnet.skipped) for name in self._keeps]
-        widths = [subnet.widths.get(name, choices[-1]) for name, choices in self._choices.space.widths.items()]
-        return {name: int(function(*keeps, *widths)) for name, function in self._functions.items()}
+        widths = [subnet.widths.get(name, choices[-1]) for name, choices in space.widths.items()]
+        kernels = [subnet.kernels.get(name, choices[-1]) for name, choices in space.kernels.items()]
+        return {name: int(function(*keeps, *widths, *kernels)) for name, function in self._functions.items()}
 
     def many(self, subnets: Iterable[Subnet]) -> dict[str, np.ndarray[Any, np.dtype[np.int64]]]:
         """The costs of many sub-networks at once, as int64 arrays."""
@@ -63,13 +68,26 @@ class Costs:
         around = [self._keeps[name] for name, block in self._choices.blocks.items() if node in block.body]
         return math.prod(around, start=sympy.Integer(1))
 
+    def _share(self, kernel: Kernel | None) -> Any:
+        """The share of its entries that a kernel keeps."""
+        if kernel is None:
+            return sympy.Integer(1)
+        size, (least, *_, largest) = self._kernels[kernel.name], kernel.choices
+        axes = [size if a == largest else a if a <= least else sympy.Min(a, size) for a in kernel.sizes]
+        return math.prod(axes, start=sympy.Rational(1, math.prod(kernel.sizes)))
+
     def _macs(self) -> sympy.Expr:
+        kernels = {node: kernel for kernel in self._choices.kernels.found.values() for node in kernel.nodes}
         terms = []
         for node, axes in self._types.macs:
-            product = math.prod((active(axis, self._sizes) for axis in axes), start=sympy.Integer(1))
-            number, rest = product.as_content_primitive()  # else a fraction would stay, computed in floating point
-            terms.append(self._keep(node) * (number / BATCH) * rest)
+            share = self._share(kernels.get(node)) / BATCH
+            terms.append(self._keep(node) * self._product(axes, share))
         return sympy.Add(*terms)
+
+    def _product(self, axes: Iterable[Term], share: Any) -> sympy.Expr:
+        """The sizes of `axes` and `share` multiplied: a whole number for every choice."""
+        number, rest = math.prod((active(axis, self._sizes) for axis in axes), start=share).as_content_primitive()
+        return number * rest  # else a fraction would stay, computed in floating point
 
     def _parameters(self) -> sympy.Expr:
         ir, terms = self._types.ir, []
@@ -77,7 +95,8 @@ class Costs:
         for name, axes in self._types.tensors.items():
             if name in parameters:
                 absent = math.prod((1 - self._keep(n) for n in self._types.users[name]), start=sympy.Integer(1))
-                terms.append((1 - absent) * math.prod((active(a, self._sizes) for a in axes), start=sympy.Integer(1)))
+                share = self._share(self._choices.kernels.by_weight.get(name))
+                terms.append((1 - absent) * self._product(axes, share))
         for node in ir.graph.nodes:
             if node.op == "call_module" and node not in ir.calls:
                 module = ir.module(str(node.target))

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
+
+from torch.fx import Node
 
 from .axes import AxisTypes
 from .blocks import Block, Blocks
 from .errors import ElasticityError
+from .kernels import Kernels, find_kernels
 from .space import SearchSpace
 from .terms import Cat, Prod, Sym, Term, symbols
 
-DIMENSIONS = ("depth", "width")
+DIMENSIONS = ("depth", "width", "kernel")
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class Elasticity:
     """What may change, and in which steps."""
 
     dimensions: tuple[str, ...] = DIMENSIONS
-    """Elastic dimensions: "depth" and "width"."""
+    """Elastic dimensions: "depth", "width" and "kernel"."""
     width_multipliers: tuple[float, ...] = (1.0, 0.75, 0.5)
     """Sizes as fractions of the full one, which is always a choice itself."""
     min_width: int = 8
@@ -31,6 +34,10 @@ class Elasticity:
     """Choices are rounded down to a multiple of this; the full size is left as it is."""
     max_num_widths: int | None = None
     """At most so many choices, counted from the largest."""
+    min_kernel: int = 3
+    """No kernel gets smaller."""
+    max_num_kernels: int | None = None
+    """At most so many choices for a kernel, counted from the largest."""
 
     def __post_init__(self) -> None:
         """Check the bounds of every setting."""
@@ -40,11 +47,10 @@ class Elasticity:
         wrong = [m for m in self.width_multipliers if not 0 < m <= 1]
         if wrong:
             raise ElasticityError(f"width_multipliers: {wrong[0]} is not in (0, 1]")
-        for name in ("min_width", "divisor"):
-            if getattr(self, name) < 1:
-                raise ElasticityError(f"{name}: {getattr(self, name)} is smaller than 1")
-        if self.max_num_widths is not None and self.max_num_widths < 1:
-            raise ElasticityError(f"max_num_widths: {self.max_num_widths} is smaller than 1")
+        for name in ("min_width", "divisor", "max_num_widths", "min_kernel", "max_num_kernels"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ElasticityError(f"{name}: {value} is smaller than 1")
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Elasticity:
@@ -53,7 +59,7 @@ class Elasticity:
         Raises:
             ElasticityError: there is no such setting, or it is out of its bounds.
         """
-        names = [field.name for field in fields(cls)]
+        names = [one.name for one in fields(cls)]
         unknown = sorted(set(settings) - set(names))
         if unknown:
             raise ElasticityError(f"there is no setting {unknown[0]!r}; there are {', '.join(names)}")
@@ -77,6 +83,8 @@ class Choices:
     space: SearchSpace
     symbols: Mapping[str, Sym]
     blocks: Mapping[str, Block]
+    kernels: Kernels = field(default_factory=Kernels)
+    """The elastic kernels, and those that were left alone with the reason."""
 
 
 def choose(types: AxisTypes, blocks: Blocks, elasticity: Elasticity) -> Choices:
@@ -92,7 +100,12 @@ def choose(types: AxisTypes, blocks: Blocks, elasticity: Elasticity) -> Choices:
     widths = {name: sizes for name, sizes in options.items() if len(sizes) > 1}
     elastic = {names[s]: s for s in units if names[s] in widths}
     inside = {name: uses for name, s in elastic.items() if (uses := _uses(types, s, found))}
-    return Choices(SearchSpace(widths, tuple(found), inside), elastic, found)
+    kernels = Kernels()
+    if "kernel" in elasticity.dimensions:
+        kernels = find_kernels(types, elasticity.min_kernel, elasticity.max_num_kernels)
+    sizes = {name: kernel.choices for name, kernel in kernels.found.items()}
+    around = {name: uses for name, kernel in kernels.found.items() if (uses := _around(kernel.nodes, found))}
+    return Choices(SearchSpace(widths, tuple(found), inside, sizes, around), elastic, found, kernels)
 
 
 def _units(types: AxisTypes) -> dict[Sym, int]:
@@ -132,12 +145,17 @@ def _names(types: AxisTypes, chosen: list[Sym]) -> dict[Sym, str]:
 
 
 def _uses(types: AxisTypes, symbol: Sym, blocks: Mapping[str, Block]) -> tuple[frozenset[str], ...]:
-    """The blocks around each use of the symbol; empty where one use is in no block."""
+    """The blocks around each use of the symbol; see `_around`."""
     nodes = {
         node
         for name, axes in types.tensors.items()
         if any(symbol is s for axis in axes for s in symbols(axis))
         for node in types.users.get(name, ())
     }
+    return _around(nodes, blocks)
+
+
+def _around(nodes: Iterable[Node], blocks: Mapping[str, Block]) -> tuple[frozenset[str], ...]:
+    """The blocks around each node; empty where one of them is in no block."""
     around = [frozenset(b.name for b in blocks.values() if node in b.body) for node in nodes]
     return tuple(sorted(set(around), key=sorted)) if all(around) else ()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -26,7 +25,7 @@ UNARY: dict[Callable[..., Any], str] = {
     torch.sign: "Sign",
     torch.reciprocal: "Reciprocal",
     torch.logical_not: "Not",
-    operator.invert: "Not",
+    torch.bitwise_not: "Not",
 }
 """Operators of one tensor that ONNX has too."""
 
@@ -39,8 +38,8 @@ BINARY: dict[Callable[..., Any], str] = {
     torch.maximum: "Max",
     torch.logical_and: "And",
     torch.logical_or: "Or",
-    operator.and_: "And",
-    operator.or_: "Or",
+    torch.bitwise_and: "And",
+    torch.bitwise_or: "Or",
 }
 """Operators of two tensors, or of a tensor and a number, that ONNX has too."""
 
@@ -50,11 +49,6 @@ COMPARISONS: dict[Callable[..., Any], str] = {
     torch.le: "LessOrEqual",
     torch.gt: "Greater",
     torch.ge: "GreaterOrEqual",
-    operator.eq: "Equal",
-    operator.lt: "Less",
-    operator.le: "LessOrEqual",
-    operator.gt: "Greater",
-    operator.ge: "GreaterOrEqual",
 }
 
 
@@ -118,7 +112,7 @@ def subtract_from(site: Site) -> str:
     return site.emit("Sub", second, first)
 
 
-@register_lowering(torch.ne, operator.ne)
+@register_lowering(torch.ne)
 def not_equal(site: Site) -> str:
     """The opposite of equal."""
     return site.emit("Not", site.emit("Equal", *operands(site, promoted(site))))

@@ -34,7 +34,7 @@ def permute(site: Site) -> str:
     return site.emit("Transpose", site.x, perm=[axis % site.x.tensor.ndim for axis in order])
 
 
-@register_lowering(torch.transpose, torch.swapaxes, torch.swapdims)
+@register_lowering(torch.transpose)
 def transpose(site: Site) -> str:
     """Two axes exchanged."""
     dims = site.x.tensor.ndim
@@ -67,7 +67,7 @@ def swapped(site: Site, first: int, second: int) -> str:
     return site.emit("Transpose", site.x, perm=order)
 
 
-@register_lowering(torch.movedim, torch.moveaxis)
+@register_lowering(torch.movedim)
 def movedim(site: Site) -> str:
     """Axes moved to other places: those of a tensor whose sizes are their own numbers show the order."""
     numbered = torch.empty(tuple(range(site.x.tensor.ndim)), device="meta")

@@ -7,17 +7,20 @@ order shows as a wrong number.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .blocks import Block
 from .errors import VerificationError
+from .kernels import Kernel
 from .selection import index
 from .skeleton import Skeleton
 from .space import Subnet
@@ -26,7 +29,8 @@ from .space import Subnet
 def zero_dropped(model: nn.Module, skeleton: Skeleton, subnet: Subnet) -> None:
     """Set to zero, in place, all entries of `model`'s parameters that `subnet` does not keep.
 
-    A skipped block gets zero parameters altogether, so that its branch adds nothing.
+    A smaller kernel stands in the centre of a zero kernel of the full size, so that padding and settings stay. A
+    skipped block gets zero parameters altogether, so that its branch adds nothing.
 
     Raises:
         VerificationError: a parameter of a skipped block is also used outside it: zeroing cannot tell them apart.
@@ -39,10 +43,34 @@ def zero_dropped(model: nn.Module, skeleton: Skeleton, subnet: Subnet) -> None:
                 keep[torch.from_numpy(index(term, assignment))] = True
                 shape = [-1 if a == axis else 1 for a in range(len(axes))]
                 parameters[name].data.mul_(keep.view(shape).to(parameters[name].device))
+    for kernel in (skeleton.choices.kernels.found[name] for name in subnet.kernels):
+        shrink_in_place(parameters[kernel.weight], kernel, subnet.kernels[kernel.name], skeleton.matrices)
     for block in (skeleton.choices.blocks[name] for name in subnet.skipped):
         for name in _parameters_of(skeleton, block):
             if name in parameters:
                 parameters[name].data.zero_()
+
+
+def shrink_in_place(weight: torch.Tensor, kernel: Kernel, choice: int, matrices: nn.Module) -> None:
+    """Replace `weight` by its small kernel amid zeros: entry by entry, to be independent of `Shrink`."""
+    held = {name: matrix.detach().double().cpu().numpy() for name, matrix in matrices.named_parameters()}
+    values, size = weight.detach().double().cpu().numpy(), kernel.choices[-1]
+    channels: tuple[Any, ...] = (slice(None), slice(None))
+    while size > choice:
+        centre = itertools.product(*(_central(n, size - 2) for n in kernel.sizes))
+        places = [channels + place for place in centre]
+        matrix, smaller = held[f"{kernel.name}.{size}to{size - 2}"], np.zeros_like(values)
+        for row, target in zip(matrix, places, strict=True):
+            for factor, source in zip(row, places, strict=True):
+                smaller[target] += factor * values[source]
+        values, size = smaller, size - 2
+    weight.data.copy_(torch.from_numpy(values))
+
+
+def _central(entries: int, choice: int) -> range:
+    """The positions of the central `choice` entries of an axis: all if it has no more."""
+    margin = max(0, entries - choice) // 2
+    return range(margin, entries - margin)
 
 
 def _parameters_of(skeleton: Skeleton, block: Block) -> set[str]:

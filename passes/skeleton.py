@@ -22,6 +22,7 @@ from .calls import form_of
 from .elasticity import Choices
 from .ir import IR
 from .selection import active, kept
+from .shrinking import Matrices, fit_kernel
 from .slot import Slot
 from .space import Subnet
 from .terms import Sym, Term
@@ -43,8 +44,14 @@ class Skeleton:
         return self.types.ir
 
     def assignment(self, subnet: Subnet) -> dict[Sym, int]:
-        """The number of entries that `subnet` keeps of each elastic symbol."""
-        return {self.choices.symbols[name]: width for name, width in subnet.widths.items()}
+        """The number of entries that `subnet` keeps of each elastic symbol, and the sizes of its kernels."""
+        widths = {self.choices.symbols[name]: width for name, width in subnet.widths.items()}
+        return widths | {self.choices.kernels.found[name].symbol: size for name, size in subnet.kernels.items()}
+
+    @cached_property
+    def matrices(self) -> Matrices:
+        """The trainable matrices of the elastic kernels: shared, as the parameters of the model are."""
+        return Matrices((k, self.ir.tensor(k.weight)) for k in self.choices.kernels.found.values())
 
     def build(
         self, subnet: Subnet, bind: Binder, root: nn.Module | None = None, kind: type[GraphModule] = GraphModule
@@ -130,8 +137,11 @@ class Skeleton:
         owner, _, name = path.rpartition(".")
         if path in self.ir.constants:
             return Slot(self._constant(root, path), path, ())
-        axes = self.types.tensors.get(self.ir.aliases.get(path, path), ())
-        return Slot(self.ir.module(owner, root), name, tuple(kept(axis, assignment) for axis in axes))
+        first = self.ir.aliases.get(path, path)
+        kernel = self.choices.kernels.by_weight.get(first)
+        shrink = None if kernel is None else self.matrices.shrink(kernel, active(kernel.symbol, assignment))
+        axes = self.types.tensors.get(first, ())
+        return Slot(self.ir.module(owner, root), name, tuple(kept(axis, assignment) for axis in axes), shrink)
 
     def _module(
         self, root: nn.Module, path: str, assignment: Mapping[Sym, int], bind: Binder, settings: Mapping[str, Any]
@@ -223,6 +233,7 @@ def fit(shell: nn.Module, slots: Mapping[str, Slot]) -> None:
     shape = first.shape
     if isinstance(shell, nn.Conv1d | nn.Conv2d | nn.Conv3d):
         shell.out_channels, shell.in_channels = shape[0], shape[1] * shell.groups
+        fit_kernel(shell, tuple(first.shared.shape[2:]), shape[2:])
     elif isinstance(shell, nn.Linear):
         shell.out_features, shell.in_features = shape
     elif isinstance(shell, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .selection import Kept
+from .shrinking import Shrink
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class Slot:
     """Its name there."""
     kept: tuple[Kept, ...]
     """For each axis: everything (None), the first k, or an index vector; empty keeps the whole tensor."""
+    shrink: Shrink | None = None
+    """Computes the smaller kernel of a convolution from what is kept."""
 
     @property
     def shared(self) -> Tensor:
@@ -39,31 +42,32 @@ class Slot:
     @property
     def whole(self) -> bool:
         """Everything is kept."""
-        return all(k is None for k in self.kept)
+        return self.shrink is None and all(k is None for k in self.kept)
 
     @property
     def prefix(self) -> bool:
-        """Every axis keeps its first entries: a view does."""
-        return all(k is None or isinstance(k, int) for k in self.kept)
+        """Every axis keeps its first entries, and nothing is computed: a view does."""
+        return self.shrink is None and all(k is None or isinstance(k, int) for k in self.kept)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Sizes of what is kept."""
         full = tuple(self.shared.shape)
         sizes = [n if k is None else k if isinstance(k, int) else len(k) for n, k in zip(full, self.kept, strict=False)]
-        return (*sizes, *full[len(sizes) :])
+        return (*sizes, *full[len(sizes) :]) if self.shrink is None else (*sizes[:2], *self.shrink.sizes)
 
     def take(self, tensor: Tensor) -> Tensor:
-        """The kept entries of `tensor`, differentiable; a view of it where `prefix` holds."""
+        """What is kept of `tensor`, differentiable; a view of it where `prefix` holds."""
         for axis, k in enumerate(self.kept):
             if isinstance(k, int):
                 tensor = tensor.narrow(axis, 0, k)
             elif k is not None:
                 tensor = tensor.index_select(axis, torch.from_numpy(k).to(tensor.device))
-        return tensor
+        return tensor if self.shrink is None else self.shrink(tensor)
 
     def put(self, tensor: Tensor, values: Tensor) -> None:
-        """Write `values` to the kept entries of `tensor`, in place."""
+        """Write `values` to the kept entries of `tensor`, in place; not where they are computed."""
+        assert self.shrink is None
         if self.whole:
             tensor.copy_(values)
             return
@@ -78,7 +82,7 @@ class Copies:
     """Binds tensors of their own: contiguous copies; what was tied stays tied."""
 
     def __init__(self) -> None:
-        self._made: dict[int, Tensor] = {}
+        self._made: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __call__(self, shell: nn.Module, slots: Mapping[str, Slot]) -> nn.Module:
         """Fill `shell` with copies of what its slots keep."""
@@ -91,7 +95,8 @@ class Copies:
     def _copy(self, slot: Slot) -> Tensor:
         shared = slot.shared
         if id(shared) not in self._made:
-            data = slot.take(shared.detach()).clone(memory_format=torch.contiguous_format)
+            data = slot.take(shared.detach()).detach().clone(memory_format=torch.contiguous_format)
             parameter = isinstance(shared, nn.Parameter)
-            self._made[id(shared)] = nn.Parameter(data, shared.requires_grad) if parameter else data
-        return self._made[id(shared)]
+            made = nn.Parameter(data, shared.requires_grad) if parameter else data
+            self._made[id(shared)] = shared, made  # both: an id is used again when its tensor is gone
+        return self._made[id(shared)][1]

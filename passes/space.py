@@ -94,6 +94,10 @@ class SearchSpace:
     """Names of the blocks that may be skipped, in network order."""
     inside: Mapping[str, tuple[frozenset[str], ...]] = field(default_factory=dict)
     """For symbols used only inside blocks: the blocks around each use. The symbol matters while one use is left."""
+    kernels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Ascending sizes for each elastic kernel, named by its convolution; the last is its full size."""
+    kernels_inside: Mapping[str, tuple[frozenset[str], ...]] = field(default_factory=dict)
+    """For kernels used only inside blocks: the blocks around each use, as for `inside`."""
 
     @property
     def size(self) -> int:
@@ -107,7 +111,8 @@ class SearchSpace:
     def variables(self) -> tuple[Variable, ...]:
         """The decisions in the order of `encode` and `decode`."""
         depth = (Variable(name, "depth", (0, 1)) for name in self.blocks)
-        return (*depth, *(Variable(name, "width", choices) for name, choices in self.widths.items()))
+        widths = (Variable(name, "width", choices) for name, choices in self.widths.items())
+        return (*depth, *widths, *(Variable(name, "kernel", choices) for name, choices in self.kernels.items()))
 
     def decode(self, vector: Sequence[int]) -> Subnet:
         """The sub-network with choice number ``vector[i]`` of ``variables()[i]``.
@@ -123,31 +128,34 @@ class SearchSpace:
                 raise SubnetError(f"{variable.name}: gene {gene} is not one of 0..{len(variable.choices) - 1}")
         chosen = {v: v.choices[gene] for v, gene in zip(variables, vector, strict=True)}
         widths = {v.name: size for v, size in chosen.items() if v.kind == "width"}
-        return Subnet(widths, frozenset(v.name for v, keep in chosen.items() if v.kind == "depth" and not keep))
+        kernels = {v.name: size for v, size in chosen.items() if v.kind == "kernel"}
+        return Subnet(
+            widths, frozenset(v.name for v, keep in chosen.items() if v.kind == "depth" and not keep), kernels
+        )
 
     def encode(self, subnet: Subnet) -> tuple[int, ...]:
-        """The vector that `decode` turns into `subnet`; widths that it does not name are full.
+        """The vector that `decode` turns into `subnet`; widths and kernels that it does not name are full.
 
         Raises:
             SubnetError: the sub-network is not of this space.
         """
         self.check(subnet)
         blocks = tuple(int(name not in subnet.skipped) for name in self.blocks)
-        return (*blocks, *(c.index(subnet.widths.get(name, c[-1])) for name, c in self.widths.items()))
+        widths = (c.index(subnet.widths.get(name, c[-1])) for name, c in self.widths.items())
+        return (*blocks, *widths, *(c.index(subnet.kernels.get(name, c[-1])) for name, c in self.kernels.items()))
 
     def check(self, subnet: Subnet) -> None:
         """Raise `SubnetError` where `subnet` is not of this space: says what is allowed."""
-        for name, width in subnet.widths.items():
-            choices = self.widths.get(name)
-            if choices is None:
-                raise SubnetError(f"there is no elastic width {name!r}; there are {', '.join(self.widths) or 'none'}")
-            if width not in choices:
-                raise SubnetError(f"{name}: width {width} is not one of {choices}")
+        for kind, chosen, known in (("width", subnet.widths, self.widths), ("kernel", subnet.kernels, self.kernels)):
+            for name, size in chosen.items():
+                choices = known.get(name)
+                if choices is None:
+                    raise SubnetError(f"there is no elastic {kind} {name!r}; there are {', '.join(known) or 'none'}")
+                if size not in choices:
+                    raise SubnetError(f"{name}: {kind} {size} is not one of {choices}")
         unknown = sorted(subnet.skipped - set(self.blocks))
         if unknown:
             raise SubnetError(f"{unknown[0]!r} is not a skippable block; there are {', '.join(self.blocks) or 'none'}")
-        if subnet.kernels:
-            raise SubnetError(f"there is no elastic kernel {next(iter(subnet.kernels))!r}")
 
     def maximal(self) -> Subnet:
         """Everything kept: computes what the original model computes."""
@@ -162,21 +170,32 @@ class SearchSpace:
         return self.decode([int(generator.integers(len(v.choices))) for v in self.variables()])
 
     def canonical(self, subnet: Subnet) -> Subnet:
-        """The same network with full widths wherever only skipped blocks would use them."""
-        widths = {
-            name: choices[-1] if self._unused(name, subnet.skipped) else subnet.widths.get(name, choices[-1])
-            for name, choices in self.widths.items()
-        }
-        return Subnet(widths, subnet.skipped, subnet.kernels)
+        """The same network with full widths and kernels wherever only skipped blocks would use them."""
+        widths = _with_unused_full(self.widths, subnet.widths, self.inside, subnet.skipped)
+        kernels = _with_unused_full(self.kernels, subnet.kernels, self.kernels_inside, subnet.skipped)
+        return Subnet(widths, subnet.skipped, kernels)
 
-    def _unused(self, name: str, skipped: frozenset[str]) -> bool:
-        uses = self.inside.get(name)
-        return bool(uses) and all(around & skipped for around in uses or ())
-
-    def restrict(self, *, depth: bool = True, width: bool = True, width_indicator: int | None = None) -> SearchSpace:
+    def restrict(
+        self, *, depth: bool = True, width: bool = True, kernel: bool = True, width_indicator: int | None = None
+    ) -> SearchSpace:
         """The part of the space that a training stage uses: dimensions switched off, the largest widths only."""
         widths = {
             name: choices[-1:] if not width else choices[-width_indicator:] if width_indicator else choices
             for name, choices in self.widths.items()
         }
-        return SearchSpace(widths, self.blocks if depth else (), self.inside)
+        kernels = {name: choices if kernel else choices[-1:] for name, choices in self.kernels.items()}
+        return SearchSpace(widths, self.blocks if depth else (), self.inside, kernels, self.kernels_inside)
+
+
+def _with_unused_full(
+    known: Mapping[str, tuple[int, ...]],
+    chosen: Mapping[str, int],
+    inside: Mapping[str, tuple[frozenset[str], ...]],
+    skipped: frozenset[str],
+) -> dict[str, int]:
+    """What is chosen, but the full size where all uses are in skipped blocks or nothing is chosen."""
+
+    def unused(name: str) -> bool:
+        return bool(uses := inside.get(name)) and all(around & skipped for around in uses or ())
+
+    return {name: c[-1] if unused(name) else chosen.get(name, c[-1]) for name, c in known.items()}

@@ -19,6 +19,7 @@ from .files import checksum, write_bytes, write_json
 
 FORMAT = 1
 MANIFEST = "supernet.json"
+MATRICES = "kernel matrix:"
 
 
 class CheckpointError(BnasError):
@@ -26,10 +27,10 @@ class CheckpointError(BnasError):
 
 
 def write_supernet(
-    directory: Path, model: nn.Module, elasticity: Elasticity, space: SearchSpace, example_inputs: Any
+    directory: Path, tensors: Mapping[str, Tensor], elasticity: Elasticity, space: SearchSpace, example_inputs: Any
 ) -> None:
     """Write tensors first and the manifest that names them last, so that an interrupted write loses nothing."""
-    data = safetensors.torch.save({n: t.detach().cpu().contiguous() for n, t in shared_tensors(model).items()})
+    data = safetensors.torch.save({n: t.detach().cpu().contiguous() for n, t in tensors.items()})
     name = f"weights-{checksum(data)[:12]}.safetensors"
     write_bytes(directory / name, data)
     manifest = {
@@ -46,8 +47,13 @@ def write_supernet(
             old.unlink()
 
 
-def read_supernet(directory: Path, model: nn.Module) -> tuple[Elasticity, Any, Callable[[SearchSpace], None]]:
-    """Elasticity and example inputs as saved, and a function that sets the tensors if the space is the saved one."""
+def read_supernet(
+    directory: Path, model: nn.Module
+) -> tuple[Elasticity, Any, Callable[[SearchSpace, nn.Module], None]]:
+    """Elasticity and example inputs as saved, and a function that sets the tensors if the space is the saved one.
+
+    It sets those of `model`, and of the matrices of elastic kernels that it is given.
+    """
     manifest = _manifest(directory)
     path = directory / manifest["weights"]
     if not path.is_file():
@@ -56,13 +62,16 @@ def read_supernet(directory: Path, model: nn.Module) -> tuple[Elasticity, Any, C
     if checksum(data) != manifest["sha256"]:
         raise CheckpointError(f"{path} is damaged: its checksum is not the one in {MANIFEST}")
     tensors = safetensors.torch.load(data)
-    check_state(shared_tensors(model), tensors, str(path))
+    own = {name: tensor for name, tensor in tensors.items() if not name.startswith(MATRICES)}
+    check_state(shared_tensors(model), own, str(path))
 
-    def restore(space: SearchSpace) -> None:
+    def restore(space: SearchSpace, matrices: nn.Module) -> None:
         if json.loads(json.dumps(_space(space))) != manifest["space"]:
             raise CheckpointError(f"{directory}: the search space of this model is not the one that was saved")
+        targets = shared_tensors(model) | matrix_tensors(matrices)
+        check_state(targets, tensors, str(path))
         with torch.no_grad():
-            for name, tensor in shared_tensors(model).items():
+            for name, tensor in targets.items():
                 tensor.copy_(tensors[name])
 
     return Elasticity.of(manifest["elasticity"]), _inputs(manifest["inputs"]), restore
@@ -89,6 +98,11 @@ def shared_tensors(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in named if name in persistent}
 
 
+def matrix_tensors(matrices: nn.Module) -> dict[str, Tensor]:
+    """The matrices of elastic kernels, by names that no tensor of a model has."""
+    return {f"{MATRICES}{name}": matrix for name, matrix in matrices.named_parameters()}
+
+
 def _manifest(directory: Path) -> dict[str, Any]:
     path = directory / MANIFEST
     try:
@@ -106,7 +120,7 @@ def _manifest(directory: Path) -> dict[str, Any]:
 
 
 def _space(space: SearchSpace) -> dict[str, Any]:
-    return {"widths": dict(space.widths), "blocks": space.blocks}
+    return {"widths": dict(space.widths), "blocks": space.blocks, "kernels": dict(space.kernels)}
 
 
 def _describe(example_inputs: Any) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 A program is a plain GraphModule whose parameters are views of the shared ones, in data and gradient. Forward and
 backward are those of the small model, and autograd accumulates straight into the shared ``.grad``. Where the kept
-entries are not a prefix, a `Gathered` layer takes them differentiably.
+entries are not a prefix, or are computed (a smaller kernel), a `Gathered` layer takes them differentiably.
 """
 
 from __future__ import annotations
@@ -69,9 +69,10 @@ class Binding:
 
 
 class Gathered(nn.Module):
-    """A layer some of whose tensors keep entries that are no prefix: they are gathered at every call.
+    """A layer some of whose tensors keep entries that are no prefix, or are computed: they are taken at every call.
 
-    Gradients go to the shared parameters through the gather; statistics are written back after a call in training.
+    Gradients go to the shared parameters, and to the matrices of kernels, through that; statistics are written back
+    after a call in training.
     """
 
     slots: Mapping[str, Slot]

@@ -18,21 +18,22 @@ from bnas.passes.reordering import reorder
 from bnas.passes.skeleton import Skeleton
 from bnas.passes.slot import Copies
 
-from .checkpoint import read_supernet, write_supernet
+from .checkpoint import matrix_tensors, read_supernet, shared_tensors, write_supernet
 from .program import Program, Views
 
 
 class SuperNetwork(nn.Module):
     """A model together with the sub-networks found in it; all share the model's own parameters.
 
-    As a module it is the model itself: its parameters are the model's (for the optimizer), and calling it runs the
-    maximal sub-network. Make one with `from_model`.
+    As a module it is the model itself: its parameters are the model's (for the optimizer), with the matrices of
+    elastic kernels beside them, and calling it runs the maximal sub-network. Make one with `from_model`.
     """
 
     def __init__(self, model: nn.Module, skeleton: Skeleton, example_inputs: Any, elasticity: Elasticity) -> None:
         super().__init__()
         self.model = model
         self.skeleton = skeleton
+        self.kernel_matrices = skeleton.matrices
         self.example_inputs = example_inputs
         self.elasticity = elasticity
         self.training = model.training
@@ -46,7 +47,7 @@ class SuperNetwork(nn.Module):
         Args:
             model: any module; it may be in training or evaluation mode.
             example_inputs: a tensor, a tuple of positional or a dict of keyword inputs; axis 0 is the batch.
-            elasticity: what may change; by default depth and width with 100, 75 and 50 % of each.
+            elasticity: what may change; by default depth, kernels down to 3, and width with 100, 75 and 50 % of each.
 
         Raises:
             TraceError: the model's own forward cannot be traced.
@@ -72,7 +73,7 @@ class SuperNetwork(nn.Module):
     def diagnostics(self) -> tuple[Diagnostic, ...]:
         """What was left rigid or alone, with the reason."""
         refused = find_blocks(self.skeleton.types).refused
-        return (*self.ir.diagnostics, *self.skeleton.types.pins, *refused)
+        return (*self.ir.diagnostics, *self.skeleton.types.pins, *refused, *self.skeleton.choices.kernels.refused)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The maximal sub-network: the model."""
@@ -125,7 +126,8 @@ class SuperNetwork(nn.Module):
 
     def save(self, directory: str | Path) -> None:
         """Write the shared tensors (safetensors) and the search space (JSON) to `directory`, atomically."""
-        write_supernet(Path(directory), self.model, self.elasticity, self.space, self.example_inputs)
+        tensors = shared_tensors(self.model) | matrix_tensors(self.kernel_matrices)
+        write_supernet(Path(directory), tensors, self.elasticity, self.space, self.example_inputs)
 
     @classmethod
     def load(cls, directory: str | Path, model: nn.Module) -> SuperNetwork:
@@ -137,5 +139,5 @@ class SuperNetwork(nn.Module):
         """
         elasticity, example_inputs, restore = read_supernet(Path(directory), model)
         supernet = cls.from_model(model, example_inputs, elasticity)
-        restore(supernet.space)
+        restore(supernet.space, supernet.kernel_matrices)
         return supernet

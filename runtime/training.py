@@ -59,8 +59,8 @@ class Stage:
 
     def space(self, space: SearchSpace) -> SearchSpace:
         """The part of `space` that this stage samples."""
-        depth, width = "depth" in self.train_dims, "width" in self.train_dims
-        return space.restrict(depth=depth, width=width, width_indicator=self.width_indicator)
+        trained = {dimension: dimension in self.train_dims for dimension in DIMENSIONS}
+        return space.restrict(**trained, width_indicator=self.width_indicator)
 
 
 @dataclass(frozen=True)

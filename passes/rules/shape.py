@@ -40,7 +40,7 @@ def reshape(types: AxisTypes, call: Call) -> Axes:
 
 
 def _sizes(sizes: Sequence[Any], out: Axes) -> list[Any]:
-    """The sizes of a view as terms; one that carries the batch and is elastic is left open, and what was open stated."""
+    """The sizes of a view as terms; an elastic one that carries the batch is left open, what was open is said."""
     value = [term if isinstance(size, int) and size != -1 else size for size, term in zip(sizes, out, strict=True)]
     for position, (size, term) in enumerate(zip(sizes, out, strict=True)):
         if not isinstance(size, int) and any(symbols(term)) and -1 in sizes:

@@ -81,13 +81,15 @@ def test_sizes_are_what_the_settings_allow(
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"dimensions": ("depth", "kernel")}, "dimensions: 'kernel' is not one of depth, width"),
+        ({"dimensions": ("depth", "kernels")}, "dimensions: 'kernels' is not one of depth, width, kernel"),
         ({"width_multipliers": (1.0, 1.5)}, r"width_multipliers: 1\.5 is not in \(0, 1\]"),
         ({"width_multipliers": (0.0,)}, r"width_multipliers: 0\.0 is not in"),
         ({"width_multipliers": (float("nan"),)}, "width_multipliers: nan is not in"),
         ({"min_width": 0}, "min_width: 0 is smaller than 1"),
         ({"divisor": -8}, "divisor: -8 is smaller than 1"),
         ({"max_num_widths": 0}, "max_num_widths: 0 is smaller than 1"),
+        ({"min_kernel": 0}, "min_kernel: 0 is smaller than 1"),
+        ({"max_num_kernels": -1}, "max_num_kernels: -1 is smaller than 1"),
     ],
 )
 def test_settings_out_of_bounds_are_refused(settings: dict[str, Any], reason: str) -> None:

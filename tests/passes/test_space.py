@@ -28,8 +28,11 @@ def spaces(draw: st.DrawFn) -> SearchSpace:
     around = (
         st.lists(st.frozensets(st.sampled_from(blocks), min_size=1), min_size=1, max_size=2) if blocks else st.none()
     )
-    inside = {name: tuple(draw(around)) for name in widths if blocks and draw(st.booleans())}
-    return SearchSpace(widths, tuple(blocks), inside)
+    kernels = draw(st.dictionaries(st.text(max_size=5), SIZES, max_size=3))
+    inside, inside_kernels = (
+        {name: tuple(draw(around)) for name in sizes if blocks and draw(st.booleans())} for sizes in (widths, kernels)
+    )
+    return SearchSpace(widths, tuple(blocks), inside, kernels, inside_kernels)
 
 
 def vectors(space: SearchSpace) -> st.SearchStrategy[tuple[int, ...]]:
@@ -55,7 +58,11 @@ def test_files_and_processes_give_the_subnet_back(space: SearchSpace, data: st.D
         Subnet.from_json(json.loads(json.dumps(subnet.to_json()))),
         pickle.loads(pickle.dumps(subnet)),
         copy.deepcopy(subnet),
-        Subnet(dict(reversed(subnet.widths.items())), set(subnet.skipped)),  # type: ignore[arg-type]
+        Subnet(
+            dict(reversed(subnet.widths.items())),
+            set(subnet.skipped),  # type: ignore[arg-type]
+            dict(reversed(subnet.kernels.items())),
+        ),
     ):
         assert twin == subnet
         assert hash(twin) == hash(subnet)
@@ -72,11 +79,15 @@ def test_the_canonical_form_is_one_of_the_same_network(space: SearchSpace, data:
     space.check(canonical)
     assert space.canonical(canonical) == canonical
     assert canonical.skipped == subnet.skipped
-    assert canonical.widths.keys() == space.widths.keys()
-    for name, width in canonical.widths.items():
-        uses = space.inside.get(name, ())
-        unused = bool(uses) and all(any(block in subnet.skipped for block in around) for around in uses)
-        assert width == (space.widths[name][-1] if unused else subnet.widths[name])
+    for found, given_, known, inside in (
+        (canonical.widths, subnet.widths, space.widths, space.inside),
+        (canonical.kernels, subnet.kernels, space.kernels, space.kernels_inside),
+    ):
+        assert found.keys() == known.keys()
+        for name, size in found.items():
+            uses = inside.get(name, ())
+            unused = bool(uses) and all(any(block in subnet.skipped for block in around) for around in uses)
+            assert size == (known[name][-1] if unused else given_[name])
 
 
 @given(network=networks(), data=st.data())
@@ -102,8 +113,9 @@ def test_only_what_nobody_uses_is_made_canonical() -> None:
 @given(space=spaces(), seed=st.integers(0, 100))
 def test_the_space_counts_and_samples_itself(space: SearchSpace, seed: int) -> None:
     assert space.size == len(space) == math.prod(len(variable.choices) for variable in space.variables())
-    assert space.maximal() == Subnet({name: sizes[-1] for name, sizes in space.widths.items()})
-    assert space.minimal() == Subnet({name: sizes[0] for name, sizes in space.widths.items()}, frozenset(space.blocks))
+    for place, skipped, subnet in ((-1, (), space.maximal()), (0, space.blocks, space.minimal())):
+        widths, kernels = ({n: sizes[place] for n, sizes in known.items()} for known in (space.widths, space.kernels))
+        assert subnet == Subnet(widths, frozenset(skipped), kernels)
     first, second = (space.sample(np.random.default_rng(seed)) for _ in range(2))
     assert first == second
     space.check(first)
@@ -128,12 +140,16 @@ def test_variables_are_named_and_ordered() -> None:
     space = SearchSpace({"conv": (4, 8)}, ("block",))
     assert space.variables() == (Variable("block", "depth", (0, 1)), Variable("conv", "width", (4, 8)))
     assert space.decode([0, 1]) == Subnet({"conv": 8}, frozenset({"block"}))
+    space = SearchSpace({"conv": (4, 8)}, ("block",), {}, {"conv": (3, 5)})
+    assert space.variables()[-1] == Variable("conv", "kernel", (3, 5))
+    assert space.decode([1, 1, 0]) == Subnet({"conv": 8}, frozenset(), {"conv": 3})
 
 
 @pytest.mark.parametrize(
     ("settings", "widths", "blocks"),
     [
         ({}, {"a": (1, 2, 3), "b": (5,)}, ("x",)),
+        ({"kernel": False}, {"a": (1, 2, 3), "b": (5,)}, ("x",)),
         ({"depth": False}, {"a": (1, 2, 3), "b": (5,)}, ()),
         ({"width": False}, {"a": (3,), "b": (5,)}, ("x",)),
         ({"width_indicator": 2}, {"a": (2, 3), "b": (5,)}, ("x",)),
@@ -144,9 +160,10 @@ def test_variables_are_named_and_ordered() -> None:
 def test_a_stage_uses_a_part_of_the_space(
     settings: dict[str, int], widths: dict[str, tuple[int, ...]], blocks: tuple[str, ...]
 ) -> None:
-    space = SearchSpace({"a": (1, 2, 3), "b": (5,)}, ("x",))
+    space = SearchSpace({"a": (1, 2, 3), "b": (5,)}, ("x",), {}, {"a": (3, 5, 7)})
     part = space.restrict(**settings)  # type: ignore[arg-type]
     assert (part.widths, part.blocks) == (widths, blocks)
+    assert part.kernels == {"a": (3, 5, 7) if settings.get("kernel", True) else (7,)}
     for subnet in (part.minimal(), part.maximal()):
         space.check(subnet)
     assert part.maximal() == space.maximal()
@@ -190,7 +207,7 @@ def test_a_vector_of_another_space_is_refused(vector: list[int], reason: str) ->
         (Subnet({"conv": 5}), r"conv: width 5 is not one of \(4, 8\)"),
         (Subnet({"other": 4}), "there is no elastic width 'other'; there are conv"),
         (Subnet({}, frozenset({"other"})), "'other' is not a skippable block; there are block"),
-        (Subnet({}, frozenset(), {"conv": 3}), "there is no elastic kernel 'conv'"),
+        (Subnet({}, frozenset(), {"conv": 3}), "there is no elastic kernel 'conv'; there are none"),
     ],
 )
 def test_a_subnet_of_another_space_is_refused(subnet: Subnet, reason: str) -> None:

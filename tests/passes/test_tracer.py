@@ -21,6 +21,7 @@ from bnas.passes.skeleton import Skeleton
 from bnas.passes.slot import Copies
 from bnas.passes.terms import K
 from bnas.passes.tracer import BATCH
+from bnas.runtime import SuperNetwork
 
 
 class Net(nn.Module):
@@ -229,8 +230,52 @@ def test_tensors_made_in_forward_are_real_and_become_constants() -> None:
 
 
 def test_a_constant_of_the_batchs_own_size_is_refused() -> None:
-    with pytest.raises(TraceError, match=r"\(1009, 1, 1, 1\) is made in forward with the batch's own size"):
-        trace(Net(lambda net, x: x + torch.zeros(x.shape[0], 1, 1, 1)).eval(), image())
+    with pytest.raises(TraceError, match=r"\(1009, 1009\) is made in forward with the batch's own size"):
+        trace(Net(lambda net, x: x + torch.eye(x.shape[0])).eval(), image())
+
+
+def test_tensors_made_with_the_size_of_the_batch_follow_it() -> None:
+    net = Net(lambda net, x: net.inner(x) + torch.ones(x.shape[0], 1, 1, 1) + x.new_full((len(x), 1, 1, 1), 2.0)).eval()
+    ir = assert_traced(net)
+    assert not ir.constants
+    whole = SuperNetwork.from_model(net, image())
+    batch = image(5)
+    torch.testing.assert_close(whole.program(whole.space.maximal())(batch), net(batch))
+
+
+class DropPath(nn.Module):
+    """Stochastic depth as many write it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        return x * torch.empty(len(x), 1, 1, 1).bernoulli_(0.5) * 2
+
+
+class Dropping(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.path = nn.Conv2d(3, 8, 1), DropPath()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(self.path(self.conv(x)), 0.25, self.training)
+
+
+def test_regularisers_and_functional_dropouts_follow_the_mode_of_the_program() -> None:
+    whole = SuperNetwork.from_model(Dropping().eval(), image())
+    assert not [d for d in whole.diagnostics if "training" in d.reason]
+    program, batch = whole.program(whole.space.maximal()), image(64)
+    expected = whole.model.conv(batch)
+    torch.testing.assert_close(program(batch), expected)
+    whole.train()
+    torch.manual_seed(0)
+    dropped = whole.program(whole.space.maximal())(batch)
+    lost = (dropped.flatten(1) == 0).all(1)
+    assert 10 < lost.sum() < 54
+    assert 0.2 < (dropped[~lost] == 0).float().mean() < 0.3
+    small = whole.extract(whole.space.minimal())
+    assert (small.train()(batch).flatten(1) == 0).all(1).any()
+    assert not (small.eval()(batch).flatten(1) == 0).all(1).any()
 
 
 @pytest.mark.parametrize("step", [lambda net, x: torch.stack([*x]), lambda net, x: sum(x.unbind(0))[None]])

@@ -40,7 +40,12 @@ class Case:
 
 
 def supernet_of(network: Network, dtype: torch.dtype = torch.float32) -> SuperNetwork:
-    return SuperNetwork.from_model(network.module.to(dtype), network.example_inputs.to(dtype), ELASTICITY)
+    """Its kernel matrices are no identities, at which mistakes would be hidden."""
+    supernet = SuperNetwork.from_model(network.module.to(dtype), network.example_inputs.to(dtype), ELASTICITY)
+    generator = torch.Generator().manual_seed(network.seed)
+    for matrix in supernet.kernel_matrices.parameters():
+        matrix.data += 0.2 * torch.randn(matrix.shape, generator=generator)
+    return supernet
 
 
 @st.composite

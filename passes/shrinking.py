@@ -1,0 +1,97 @@
+"""From a large kernel to a small one: centre crops, each followed by a trainable matrix, as in Once-for-All.
+
+Cai et al. 2020, section 3: one matrix for each convolution and step, shared over its channels. They are identities at
+first, so that a small kernel is the centre of the large one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .kernels import Kernel, per_axis
+
+
+@dataclass(frozen=True)
+class Shrink:
+    """Computes a smaller kernel from the full one, differentiably in it and in the matrices."""
+
+    matrices: nn.Module
+    """Holds the matrices of this convolution."""
+    steps: tuple[tuple[str, tuple[int, ...]], ...]
+    """For each step the name of its matrix, and the entries of each axis after it."""
+
+    def __call__(self, weight: Tensor) -> Tensor:
+        """The kernel of shape (out, in, small sizes) for `weight` of shape (out, in, full sizes).
+
+        The matrix acts on the row-major entries of the centre: ``new[q] = sum_p matrix[q, p] * centre[p]``.
+        """
+        for matrix, (_, sizes) in zip(self.parameters(), self.steps, strict=True):
+            entries = centre(weight, sizes).flatten(2)  # and the model may have been converted without the matrix
+            weight = F.linear(entries, matrix.to(entries)).reshape(*weight.shape[:2], *sizes)
+        return weight
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The matrices as they are now, in the order of their use."""
+        return [self.matrices.get_parameter(name) for name, _ in self.steps]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Entries of each axis of the small kernel."""
+        return self.steps[-1][1]
+
+
+def centre(weight: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    """The central `sizes` entries of the axes behind the first two: a view."""
+    for axis, size in enumerate(sizes, start=2):
+        weight = weight.narrow(axis, (weight.shape[axis] - size) // 2, size)
+    return weight
+
+
+class Matrices(nn.Module):
+    """The matrices of elastic kernels, under ``PATH.7to5`` for the step from 7 to 5 of the convolution at PATH."""
+
+    def __init__(self, kernels: Iterable[tuple[Kernel, Tensor]]) -> None:
+        """Identities of the device and number type of each kernel's full weight."""
+        super().__init__()
+        for kernel, weight in kernels:
+            holder = self._make(kernel.name)
+            for name, sizes in _steps(kernel, kernel.choices[0]):
+                entries = torch.Size(sizes).numel()
+                holder.register_parameter(name, nn.Parameter(torch.eye(entries, dtype=weight.dtype).to(weight.device)))
+
+    def _make(self, path: str) -> nn.Module:
+        place: nn.Module = self
+        for part in path.split("."):
+            if part not in place._modules:
+                place.add_module(part, nn.Module())
+            place = place.get_submodule(part)
+        return place
+
+    def shrink(self, kernel: Kernel, choice: int) -> Shrink | None:
+        """What makes the kernel as small as `choice`; None at full size."""
+        steps = _steps(kernel, choice)
+        return Shrink(self.get_submodule(kernel.name), steps) if steps else None
+
+
+def _steps(kernel: Kernel, choice: int) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    return tuple((f"{k}to{k - 2}", kernel.at(k - 2)) for k in range(kernel.choices[-1], choice, -2))
+
+
+def fit_kernel(conv: Any, full: tuple[int, ...], sizes: tuple[int, ...]) -> None:
+    """Set kernel size and padding of a layer whose kernel was cut from `full` to `sizes`: outputs keep their place."""
+    dilation = per_axis(conv.dilation, len(sizes))
+    cuts = [d * (a - b) // 2 for d, a, b in zip(dilation, full, sizes, strict=True)]
+    if not any(cuts):
+        return
+    conv.kernel_size = sizes
+    if not isinstance(conv.padding, str):
+        conv.padding = tuple(p - cut for p, cut in zip(per_axis(conv.padding, len(sizes)), cuts, strict=True))
+    both_sides = [cut for cut in reversed(cuts) for _ in range(2)]
+    before = conv._reversed_padding_repeated_twice  # what a padding mode other than zeros goes by
+    conv._reversed_padding_repeated_twice = [p - cut for p, cut in zip(before, both_sides, strict=True)]
