@@ -151,6 +151,8 @@ class Skeleton:
         names = [n for table in (source._parameters, source._buffers) for n, t in table.items() if t is not None]
         slots = {name: self.slot(root, f"{path}.{name}", assignment) for name in names}
         shell = make_shell(source)
+        if path in self.ir.modules:  # no mode of its own
+            shell.training = root.training
         for setting, value in settings.items():
             setattr(shell, setting, value)
         fit(shell, slots)
