@@ -251,6 +251,8 @@ class ValueTracer(fx.Tracer):
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Trace into `m`; where that fails, undo it and make `m` an opaque leaf."""
         last, stack = next(iter(reversed(self.graph.nodes))), dict(self.module_stack)
+        if type(m) is nn.Identity and not (m._forward_hooks or m._forward_pre_hooks):
+            return args[0] if args else kwargs["input"]
         if type(m) in DECOMPOSITIONS:
             forward = partial(DECOMPOSITIONS[type(m)], m, self.leaf)
         try:
