@@ -69,6 +69,15 @@ class Replacement:
     node: Node
     target: Callable[..., Any]
     args: tuple[Any, ...]
+    """The arguments after the first, which is the node's own."""
+
+
+@dataclass(frozen=True)
+class Moved:
+    """Among the arguments of a `Replacement`: where the kept entries of ``Perm(term, order)`` come from."""
+
+    term: Term
+    order: tuple[int, ...]
 
 
 @dataclass
@@ -136,7 +145,7 @@ class AxisTypes(Unifier):
         self.rewrites.append(Rewrite(call.node, position, name, value))
 
     def replace(self, call: Call, target: Callable[..., Any], *args: Any) -> None:
-        """State that in a smaller sub-network the node calls `target`; terms among `args` are active sizes."""
+        """State that a smaller sub-network calls `target` on the first input and `args`; terms are active sizes."""
         self.rewrites.append(Replacement(call.node, target, args))
 
     def count_macs(self, call: Call, axes: Sequence[Term]) -> None:

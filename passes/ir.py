@@ -14,6 +14,7 @@ from torch.fx import Graph, Node
 
 from .calls import Call, call_of, writes_in_place
 from .errors import Diagnostic
+from .shuffles import spell_shuffles
 from .tracer import BATCH, ValueTracer
 
 
@@ -41,6 +42,10 @@ class IR:
     def module(self, path: str, root: nn.Module | None = None) -> nn.Module:
         """The module at `path` of the graph, or of `root`, by default the model."""
         return self.modules[path] if path in self.modules else (root or self.root).get_submodule(path)
+
+    def device(self, root: nn.Module | None = None) -> torch.device:
+        """Where the parameters of `root` are, by default those of the model."""
+        return next((p.device for p in (root or self.root).parameters()), torch.device("cpu"))
 
     def tensor(self, name: str) -> Tensor:
         """The parameter, buffer or constant called `name`."""
@@ -82,6 +87,7 @@ def trace(model: nn.Module, example_inputs: Any) -> IR:
     tracer = ValueTracer()
     graph = tracer.trace_model(model, args, kwargs)
     _erase_dead(graph)
+    spell_shuffles(graph)
     _state_scales(graph)
     _free_batch(graph)
     diagnostics = (*tracer.diagnostics, *_hooked(graph, tracer.module))

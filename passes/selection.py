@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .terms import Cat, K, Prod, Sym, Term, resolve
+from .terms import Cat, K, Perm, Prod, Sym, Term, resolve
 
 Indices = NDArray[np.int64]
 
@@ -24,6 +24,8 @@ def active(term: Term, assignment: Mapping[Sym, Any]) -> Any:
         return term.n
     if isinstance(term, Sym):
         return assignment.get(term, term.n)
+    if isinstance(term, Perm):
+        return active(term.term, assignment)
     assert isinstance(term, Prod | Cat)
     total: Any = 1 if isinstance(term, Prod) else 0
     for part in term.terms:
@@ -39,6 +41,8 @@ def arrange(term: Term, choose: Callable[[Sym], Indices]) -> Indices:
         return np.arange(term.n)
     if isinstance(term, Sym):
         return choose(term)
+    if isinstance(term, Perm):
+        return _permuted(term, choose)
     assert isinstance(term, Prod | Cat)
     if isinstance(term, Prod):
         entries = np.zeros(1, dtype=np.int64)
@@ -47,6 +51,15 @@ def arrange(term: Term, choose: Callable[[Sym], Indices]) -> Indices:
         return entries
     offsets = np.cumsum([0, *(part.size for part in term.terms)])
     return np.concatenate([arrange(p, choose) + o for p, o in zip(term.terms, offsets, strict=False)])
+
+
+def _permuted(term: Perm, choose: Callable[[Sym], Indices]) -> Indices:
+    """The chosen entries where they now stand: in the order of the axis, each symbol's own order kept."""
+    chosen, place = arrange(term.term, choose), np.argsort(term.order)
+    if len(chosen) < term.size:
+        return np.sort(place[chosen])
+    # All are chosen, in a new order inside of each symbol: entry i of the old order is now entry chosen[i].
+    return place[chosen][np.array(term.order)]
 
 
 def index(term: Term, assignment: Mapping[Sym, int]) -> Indices:
@@ -59,6 +72,8 @@ def members(term: Term, symbol: Sym) -> Indices:
     term = resolve(term)
     if isinstance(term, K | Sym):
         return np.arange(term.size) if term is symbol else np.full(term.size, -1)
+    if isinstance(term, Perm):
+        return members(term.term, symbol)[np.array(term.order)]
     assert isinstance(term, Prod | Cat)
     parts = [members(part, symbol) for part in term.terms]
     if isinstance(term, Cat):
@@ -86,8 +101,18 @@ def _is_prefix(term: Term, assignment: Mapping[Sym, int]) -> bool:
     term = resolve(term)
     if isinstance(term, K | Sym):
         return True
+    if isinstance(term, Perm):
+        return False
     assert isinstance(term, Prod | Cat)
     whole = [active(part, assignment) == part.size for part in term.terms]
     if isinstance(term, Prod):
         return all(whole[1:]) and _is_prefix(term.terms[0], assignment)
     return all(whole[:-1]) and _is_prefix(term.terms[-1], assignment)
+
+
+def moved(order: tuple[int, ...], term: Term, assignment: Mapping[Sym, int]) -> list[int]:
+    """Which of the kept entries of `term` stand, one after another, where ``Perm(term, order)`` puts them."""
+    entries = index(term, assignment)
+    place = np.full(term.size, -1)
+    place[entries] = np.arange(len(entries))
+    return [int(p) for p in place[np.array(order)] if p >= 0]

@@ -7,21 +7,21 @@ is made from them. What is kept of a tensor is decided here; how the new module 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import nn
 from torch.fx import Graph, GraphModule, Node
 
-from .axes import AxisTypes, Replacement, Rewrite
+from .axes import AxisTypes, Moved, Replacement, Rewrite
 from .blocks import Block
 from .calls import form_of
 from .elasticity import Choices
 from .ir import IR
-from .selection import active, kept
+from .selection import active, kept, moved
 from .shrinking import Matrices, fit_kernel
 from .slot import Slot
 from .space import Subnet
@@ -71,11 +71,14 @@ class Skeleton:
             target = str(node.target)
             if node.op == "call_module" and target not in attributes:
                 attributes[target] = self._module(root, target, assignment, bind, settings.get(target, {}))
+            elif "order" in node.meta:
+                attributes[target] = node.meta.pop("order").to(self.ir.device(root))
             elif node.op == "get_attr":
                 holders[target] = bind(_holder(target), {_leaf(target): self.slot(root, target, assignment)})
                 attributes[target] = self._held(node, holders[target])
         module = kind(attributes, graph, class_name=type(root).__name__)
         module.training = root.training
+        module._non_persistent_buffers_set.update(attributes.keys() - holders.keys() & module._buffers.keys())
         for path, holder in holders.items():
             self._settle(module, path, holder)
         return module
@@ -121,9 +124,9 @@ class Skeleton:
         for rewrite in self.types.rewrites:
             node = copies[rewrite.node]
             if node in live and (new := _active_value(rewrite, assignment)) != _active_value(rewrite, {}):
-                new = fx.node.map_arg(new, copies.__getitem__)
                 if isinstance(rewrite, Replacement):
-                    node.op, node.target, node.args, node.kwargs = "call_function", rewrite.target, new, {}
+                    node.op, node.target, node.kwargs = "call_function", rewrite.target, {}
+                    node.args = (node.all_input_nodes[0], *self._arguments(node, rewrite, new))
                 elif node.op == "call_module":
                     settings.setdefault(str(node.target), {})[rewrite.name] = new
                 elif len(node.args) > rewrite.position:
@@ -131,6 +134,15 @@ class Skeleton:
                 else:
                     node.update_kwarg(rewrite.name, new)
         return settings
+
+    def _arguments(self, node: Node, rewrite: Replacement, values: tuple[Any, ...]) -> Iterator[Any]:
+        """The values, of which orders of channels become tensors of the graph."""
+        for given, value in zip(rewrite.args, values, strict=True):
+            if isinstance(given, Moved):
+                with node.graph.inserting_before(node):
+                    order = node.graph.get_attr(f"_order_of_{node.name}")
+                order.meta["order"] = torch.tensor(value)
+            yield order if isinstance(given, Moved) else value
 
     def slot(self, root: nn.Module, path: str, assignment: Mapping[Sym, int]) -> Slot:
         """What is kept of the parameter, buffer or constant at `path` of `root`."""
@@ -250,6 +262,8 @@ def _active_value(rewrite: Rewrite | Replacement, assignment: Mapping[Sym, int])
     def value(entry: Any) -> Any:
         if isinstance(entry, Term):
             return active(entry, assignment)
+        if isinstance(entry, Moved):
+            return moved(entry.order, entry.term, assignment)
         if isinstance(entry, slice):
             return slice(value(entry.start), value(entry.stop), value(entry.step))
         return type(entry)(map(value, entry)) if type(entry) in (list, tuple) else entry

@@ -4,6 +4,7 @@
     Sym(n)          elastic: keeps its first k of n entries; a union-find variable that may be bound to a term
     Prod(t1..tm)    row-major product (heads x head_dim, groups x channels, C x H x W after flatten)
     Cat(t1..tm)     concatenation (torch.cat, chunk, F.pad)
+    Perm(t, order)  the entries of t in another order (channel shuffle)
 
 Two axes with the same term keep the same entries in every sub-network. Bindings only ever refine a symbol, so terms
 that were made earlier stay valid: `normalise` substitutes what is known by now.
@@ -14,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 
 class Term:
@@ -84,6 +86,19 @@ class Cat(Term):
         return sum(term.size for term in self.terms)
 
 
+@dataclass(frozen=True, slots=True)
+class Perm(Term):
+    """The entries of `term` in another order: entry i is entry ``order[i]`` of `term`."""
+
+    term: Term
+    order: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of entries of the whole axis."""
+        return len(self.order)
+
+
 def resolve(term: Term) -> Term:
     """What a symbol is bound to (with path compression), or the term itself."""
     if not isinstance(term, Sym) or term.binding is None:
@@ -104,7 +119,25 @@ def normalise(term: Term) -> Term:
         return product(normalise(t) for t in term.terms)
     if isinstance(term, Cat):
         return concatenation(normalise(t) for t in term.terms)
+    if isinstance(term, Perm):
+        return permutation(normalise(term.term), term.order)
     return term
+
+
+def permutation(term: Term, order: tuple[int, ...]) -> Term:
+    """The normal form of a permutation of a normal form: those of parts are taken together into one."""
+    if isinstance(term, Cat) and any(isinstance(part, Perm) for part in term.terms):
+        offsets = list(accumulate((part.size for part in term.terms), initial=0))
+        inner = [o + at for part, at in zip(term.terms, offsets, strict=False) for o in _order(part)]
+        term = concatenation(part.term if isinstance(part, Perm) else part for part in term.terms)
+        order = tuple(inner[i] for i in order)
+    elif isinstance(term, Perm):
+        term, order = term.term, tuple(term.order[i] for i in order)
+    return term if isinstance(term, K) or order == tuple(range(len(order))) else Perm(term, order)
+
+
+def _order(term: Term) -> Iterable[int]:
+    return term.order if isinstance(term, Perm) else range(term.size)
 
 
 def product(factors: Iterable[Term]) -> Term:
@@ -163,3 +196,5 @@ def symbols(term: Term) -> Iterator[Sym]:
     elif isinstance(term, Prod | Cat):
         for part in term.terms:
             yield from symbols(part)
+    elif isinstance(term, Perm):
+        yield from symbols(term.term)

@@ -8,9 +8,12 @@ soundness, since facts stay equations between terms and later refinement goes th
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
+
+import numpy as np
 
 from .errors import Diagnostic, RuleError
-from .terms import Cat, K, Prod, Sym, Term, concatenation, normalise, product, symbols
+from .terms import Cat, K, Perm, Prod, Sym, Term, concatenation, normalise, permutation, product, symbols
 
 
 @dataclass
@@ -46,6 +49,8 @@ class Unifier:
             self._bind(left, right, why)
         elif isinstance(left, K) or isinstance(right, K):
             self.pin(right if isinstance(left, K) else left, why)
+        elif isinstance(left, Perm) or isinstance(right, Perm):
+            self._unify_orders(left, right, why)
         elif isinstance(left, Cat) or isinstance(right, Cat):
             self._unify_parts(left, right, why)
         else:
@@ -58,6 +63,14 @@ class Unifier:
             self.pin(term, why)
         else:
             symbol.binding = term
+
+    def _unify_orders(self, left: Term, right: Term, why: str) -> None:
+        """Two permutations by the same order are equal if what they permute is; of all others nothing is known."""
+        if isinstance(left, Perm) and isinstance(right, Perm) and left.order == right.order:
+            self.unify(left.term, right.term, why)
+        else:
+            self.pin(left, why)
+            self.pin(right, why)
 
     def _unify_parts(self, left: Term, right: Term, why: str) -> None:
         """Cut both at the nearest boundary of either and go on with the rest."""
@@ -94,6 +107,8 @@ class Unifier:
             return self._cut_parts(term, k, why)
         if isinstance(term, Prod):
             return self._cut_product(term, k, why)
+        if isinstance(term, Perm):
+            return self._cut_order(term, k, why)
         return K(k), K(term.size - k)
 
     def _cut_parts(self, term: Cat, k: int, why: str) -> tuple[Term, Term]:
@@ -123,6 +138,23 @@ class Unifier:
         self.pin(term, why)
         return K(k), K(term.size - k)
 
+    def _cut_order(self, term: Perm, k: int, why: str) -> tuple[Term, Term]:
+        """Each part is cut where its entries of the first half end; possible if they are its first ones."""
+        parts = term.term.terms if isinstance(term.term, Cat) else (term.term,)
+        starts = list(accumulate((part.size for part in parts), initial=0))
+        first = np.zeros(term.size, dtype=bool)
+        first[list(term.order[:k])] = True
+        taken = [first[a:b] for a, b in pairwise(starts)]
+        if any((np.diff(part.astype(int)) > 0).any() for part in taken):
+            self.pin(term, why)
+            return K(k), K(term.size - k)
+        counts = [int(part.sum()) for part in taken]
+        halves = [self.cut(part, count, why) for part, count in zip(parts, counts, strict=True)]
+        place = np.where(first, np.cumsum(first), np.cumsum(~first)) - 1
+        order = [int(place[entry]) for entry in term.order]
+        upper, lower = (concatenation(map(normalise, half)) for half in zip(*halves, strict=True))
+        return permutation(upper, tuple(order[:k])), permutation(lower, tuple(order[k:]))
+
     def factor(self, term: Term, m: int, why: str = "a split does not line up") -> tuple[Term, Term]:
         """Two terms X, Y with ``term = X * Y`` row-major and ``Y.size == m``.
 
@@ -144,6 +176,8 @@ class Unifier:
             return self._factor_product(term, m, why)
         if isinstance(term, Cat):
             return self._factor_parts(term, m, why)
+        if isinstance(term, Perm):
+            self.pin(term, why)
         return K(term.size // m), K(m)
 
     def _factor_product(self, term: Prod, m: int, why: str) -> tuple[Term, Term]:

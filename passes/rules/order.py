@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from bnas.passes.axes import Axes, AxisTypes, register_rule
+from bnas.passes.axes import Axes, AxisTypes, Moved, register_rule
 from bnas.passes.calls import Call
 from bnas.passes.errors import RuleError
-from bnas.passes.terms import K, Prod, Sym, Term
+from bnas.passes.terms import K, Perm, Prod, Sym, Term
 from bnas.passes.tracer import BATCH
 
 
@@ -98,6 +98,17 @@ def roll(types: AxisTypes, call: Call) -> Axes:
     dims = range(len(inputs)) if dims is None else [dims] if isinstance(dims, int) else dims
     types.pin_axes([inputs[dim] for dim in dims], "its entries are moved by numbers")
     return inputs
+
+
+@register_rule(F.channel_shuffle)
+def channel_shuffle(types: AxisTypes, call: Call) -> Axes:
+    """A permutation; in a smaller sub-network the kept channels are gathered in its order."""
+    out, groups = list(types.type(call.argument(0, "input"))), call.argument(1, "groups")
+    rows = out[1].size // groups
+    order = tuple(group * rows + row for row in range(rows) for group in range(groups))
+    types.replace(call, torch.index_select, 1, Moved(out[1], order))
+    out[1] = Perm(out[1], order)
+    return out
 
 
 @register_rule(F.pixel_shuffle)

@@ -131,7 +131,7 @@ def split(types: AxisTypes, call: Call) -> tuple[Axes, ...]:
         part, rest = types.cut(rest, value.shape[dim])
         parts.append(part)
     parts.append(rest)
-    types.replace(call, torch.split, source, parts, dim)
+    types.replace(call, torch.split, parts, dim)
     return tuple([part if axis == dim else term for axis, term in enumerate(axes)] for part in parts)
 
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from bnas.passes import analyse, find_blocks, trace
-from bnas.passes.selection import index
-from bnas.passes.terms import Cat, K, Prod, Sym, Term, symbols
+from bnas.passes.selection import arrange, index
+from bnas.passes.terms import Cat, K, Perm, Prod, Sym, Term, normalise, symbols
 from bnas.passes.unifier import Unifier
 
 
@@ -61,9 +61,21 @@ def terms(size: int) -> st.SearchStrategy[Term]:
     return st.one_of(leaf, halves, *rows)
 
 
+def shuffled(size: int) -> st.SearchStrategy[Term]:
+    """Random terms, some of them with their entries in another order."""
+    shuffles = st.sampled_from([d for d in range(2, size) if size % d == 0]).map(lambda d: _shuffle(size, d))
+    orders = st.one_of(shuffles, st.permutations(range(size)).map(tuple))
+    moved = st.tuples(terms(size), orders).map(lambda pair: normalise(Perm(*pair)))
+    return st.one_of(terms(size), moved)
+
+
+def _shuffle(size: int, groups: int) -> tuple[int, ...]:
+    return tuple(np.arange(size).reshape(groups, -1).T.reshape(-1).tolist())
+
+
 @given(data=st.data(), size=st.sampled_from([6, 8, 12]))
 def test_every_equation_holds_under_random_assignments(data: st.DataObject, size: int) -> None:
-    pool: list[Term] = [data.draw(terms(size)) for _ in range(4)]
+    pool: list[Term] = [data.draw(shuffled(size)) for _ in range(4)]
     unifier, equations = Unifier(), list[tuple[Term, Term]]()
     for _ in range(data.draw(st.integers(1, 6))):
         left, right = data.draw(st.sampled_from(pool)), data.draw(st.sampled_from(pool))
@@ -75,10 +87,24 @@ def test_every_equation_holds_under_random_assignments(data: st.DataObject, size
             case _:
                 right = Prod(unifier.factor(left, data.draw(st.sampled_from([2, size // 2]))))
         equations.append((left, right))
-    free = {s for pair in equations for term in pair for s in symbols(term)}
-    chosen = {s: data.draw(st.integers(1, s.n)) for s in sorted(free, key=id)}
+    free = list(dict.fromkeys(s for pair in equations for term in pair for s in symbols(term)))
+    chosen = {s: data.draw(st.integers(1, s.n)) for s in free}
+    orders = {s: np.array(data.draw(st.permutations(range(s.n)))) for s in free}
     for left, right in equations:
         np.testing.assert_array_equal(index(left, chosen), index(right, chosen))
+        np.testing.assert_array_equal(arrange(left, orders.__getitem__), arrange(right, orders.__getitem__))
+
+
+def test_a_shuffle_is_cut_where_its_parts_are() -> None:
+    first, second = Sym(4), Sym(4)
+    unifier = Unifier()
+    left, right = unifier.cut(Perm(Cat((first, second)), _shuffle(8, 2)), 4)
+    assert not unifier.pins
+    assert [s.n for s in symbols(left)] == [s.n for s in symbols(right)] == [2, 2]
+    one = next(symbols(left))
+    np.testing.assert_array_equal(index(left, {one: 1}), [0, 1, 3])
+    unifier.cut(Perm(Sym(4), (3, 2, 1, 0)), 2)
+    assert unifier.pins
 
 
 def test_index_tells_different_terms_apart() -> None:

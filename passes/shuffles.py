@@ -1,0 +1,70 @@
+"""Channel shuffles: a view, a transposition and a view back are one permutation of the channels.
+
+Read operator by operator they would split the channels into a product, and a later split of the shuffled ones would
+cut that into ever smaller pieces; as a permutation the channels stay what they are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.fx import Graph, Node
+
+from .calls import canonical
+
+
+def spell_shuffles(graph: Graph) -> None:
+    """Replace every shuffle of axis 1 that is written with views by a call of ``F.channel_shuffle``."""
+    for node in list(graph.nodes):
+        found = _match(node)
+        if found is not None:
+            source, groups = found
+            with graph.inserting_before(node):
+                shuffle = graph.call_function(F.channel_shuffle, (source, groups))
+            shuffle.meta.update(node.meta)
+            node.replace_all_uses_with(shuffle)
+            while node is not source:
+                dead, node = node, node.all_input_nodes[0]
+                graph.erase_node(dead)
+
+
+def _match(last: Node) -> tuple[Node, int] | None:
+    """What is shuffled, and by how many groups, if `last` is the view back."""
+    moved = _only_source(last, torch.reshape)
+    while moved is not None and _operator(moved) in ("contiguous", torch.clone):
+        moved = _only_source(moved, "contiguous", torch.clone)
+    split = None if moved is None else _only_source(moved, torch.transpose, torch.permute)
+    source = None if split is None or moved is None else _only_source(split, torch.reshape, shared=True)
+    if source is None or split is None or moved is None:
+        return None
+    before, groups = _shape(source), _shape(split)[1] if len(_shape(split)) > 1 else 0
+    if len(before) < 3 or _shape(last) != before or not groups or before[1] % groups:
+        return None
+    if _shape(split) != (before[0], groups, before[1] // groups, *before[2:]):
+        return None
+    return (source, groups) if _order(moved) == [0, 2, 1, *range(3, len(before) + 1)] else None
+
+
+def _only_source(node: Node, *operators: Any, shared: bool = False) -> Node | None:
+    """The only input of a call of one of `operators`; nobody else may read it unless it is `shared`."""
+    if _operator(node) not in operators or len(node.all_input_nodes) != 1:
+        return None
+    source = node.all_input_nodes[0]
+    return source if shared or len(source.users) == 1 else None
+
+
+def _operator(node: Node) -> Any:
+    return canonical(node.target) if node.op in ("call_function", "call_method") else None
+
+
+def _shape(node: Node) -> tuple[int, ...]:
+    return tuple(getattr(node.meta.get("value"), "shape", ()))
+
+
+def _order(node: Node) -> list[int]:
+    """Where each axis of a transposition comes from, read off a dummy with distinct sizes."""
+    dummy = torch.empty([*range(len(_shape(node)))], device="meta")
+    moved = getattr(dummy, _operator(node).__name__)(*node.args[1:], **node.kwargs)
+    return list(moved.shape)
