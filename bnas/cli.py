@@ -93,14 +93,16 @@ def inspect(
     model: Annotated[str, typer.Argument(help="torchvision:NAME, package.module:FACTORY or path/file.py:FACTORY.")],
     size: Annotated[str, typer.Option("--input", help="Shape of the input, the batch first.")] = "1,3,224,224",
     as_json: Annotated[bool, typer.Option("--json", help="Print data instead of tables.")] = False,
+    graph: Annotated[bool, typer.Option("--graph", help="Print the graph with its axis types instead.")] = False,
 ) -> None:
     """Tell what is elastic in a model, and what is not and why."""
     from bnas.inspection import inspect_model, parse_shape
+    from bnas.passes import describe
     from bnas.sources import load_model
 
     found = inspect_model(model, load_model(model), parse_shape(size))
-    if as_json:
-        typer.echo(json.dumps(found.to_json(), indent=2))
+    if as_json or graph:
+        typer.echo(json.dumps(found.to_json(), indent=2) if as_json else describe(found.supernet.analysis))
         return
     from rich.console import Console
 

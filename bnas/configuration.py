@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import difflib
 import json
+import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bnas.passes.errors import BnasError
 
 
 class ConfigurationError(BnasError, ValueError):
     """A configuration file is not one; names the key, what came and what is allowed."""
+
+
+class ConfigurationWarning(UserWarning):
+    """A key of BootstrapNAS that is known by another name, or that needs nothing here."""
 
 
 class Section(BaseModel):
@@ -24,6 +29,7 @@ class Section(BaseModel):
 
 Dimension = Literal["depth", "width", "kernel"]
 Count = Annotated[int, Field(ge=1)]
+Scopes = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
 
 
 class BatchNormAdaptation(Section):
@@ -56,8 +62,44 @@ class Width(Section):
 
     min_width: Count = 8
     max_num_widths: Count | None = None
-    width_multipliers: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (1.0, 0.75, 0.5)
+    width_step: Count | None = None
+    width_multipliers: tuple[Annotated[float, Field(gt=0, le=1)], ...] | None = None
     divisor: Count = 8
+    widths: dict[str, tuple[Count, ...]] = {}
+    overwrite_groups: tuple[tuple[str, ...], ...] | None = None
+    overwrite_groups_widths: tuple[tuple[Count, ...], ...] | None = None
+    filter_importance: str = "L2"
+    external_importance_path: str | None = None
+    """Relative to the configuration file's folder."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _peer_keys(cls, data: Any) -> Any:
+        """Other names and values of BootstrapNAS: published configurations use ``min_out_channels``."""
+        if not isinstance(data, dict):
+            return data
+        data = _renamed(data, "width_multiplier", "width_multipliers")
+        if "min_out_channels" in data:
+            _warn("width.min_out_channels is read as min_width: BootstrapNAS ignored it")
+        if data.pop("add_dynamic_inputs", None):
+            _warn("width.add_dynamic_inputs needs nothing here: input widths follow from the model itself")
+        return _renamed(data, "min_out_channels", "min_width")
+
+    @field_validator("max_num_widths", mode="before")
+    @classmethod
+    def _no_limit(cls, value: Any) -> Any:
+        """BootstrapNAS writes -1 for no limit."""
+        return None if value == -1 else value
+
+
+def _renamed(data: dict[str, Any], old: str, new: str) -> dict[str, Any]:
+    if old in data and new in data:
+        raise ValueError(f"{old} is another name of {new}; give one of them")
+    return {new if key == old else key: value for key, value in data.items()}
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, ConfigurationWarning, stacklevel=2)
 
 
 class Kernel(Section):
@@ -73,6 +115,9 @@ class ElasticitySection(Section):
     available_elasticity_dims: tuple[Dimension, ...] = ("depth", "width", "kernel")
     width: Width = Width()
     kernel: Kernel = Kernel()
+    ignored_scopes: Scopes = ()
+    target_scopes: Scopes = ()
+    pin: Scopes = ()
 
 
 class Training(Section):
@@ -135,6 +180,9 @@ class Configuration(Section):
     data_options: dict[str, Any] = {}
     """Keyword arguments of the data factory."""
     input_info: InputInfo
+    ignored_scopes: Scopes = ()
+    """As in ``elasticity``; BootstrapNAS reads them here."""
+    target_scopes: Scopes = ()
     optimizer: OptimizerSection = OptimizerSection()
     bootstrapNAS: BootstrapNAS = BootstrapNAS()
 

@@ -22,19 +22,34 @@ def run_configuration(configuration: Configuration, folder: Path, output: Output
     model = load_model(configuration.model, weights, folder)
     data = load_data(configuration.data, folder, **configuration.data_options)
     example = torch.zeros(configuration.input_info.sample_size)
-    return run_job(Job(model, data, example, **_settings(configuration)), output, watch)
+    return run_job(Job(model, data, example, **_settings(configuration, folder)), output, watch)
 
 
-def _settings(configuration: Configuration) -> dict[str, Any]:
+def elasticity_of(configuration: Configuration, folder: Path) -> Elasticity:
+    """The settings of the search space; scopes of the file's first level and of ``elasticity`` both count.
+
+    Raises:
+        ElasticityError: settings contradict each other.
+    """
+    section = configuration.bootstrapNAS.training.elasticity
+    width = section.width.model_dump()
+    if width["external_importance_path"] is not None:
+        width["external_importance_path"] = str(folder / width["external_importance_path"])
+    return Elasticity(
+        dimensions=section.available_elasticity_dims,
+        ignored_scopes=(*configuration.ignored_scopes, *section.ignored_scopes),
+        target_scopes=(*configuration.target_scopes, *section.target_scopes),
+        pin=section.pin,
+        **width,
+        **section.kernel.model_dump(),
+    )
+
+
+def _settings(configuration: Configuration, folder: Path) -> dict[str, Any]:
     training, search = configuration.bootstrapNAS.training, configuration.bootstrapNAS.search
-    elasticity = training.elasticity
     operators = search.model_dump(include={"crossover_prob", "crossover_eta", "mutation_prob", "mutation_eta"})
     return {
-        "elasticity": Elasticity(
-            dimensions=elasticity.available_elasticity_dims,
-            **elasticity.width.model_dump(),
-            **elasticity.kernel.model_dump(),
-        ),
+        "elasticity": elasticity_of(configuration, folder),
         "stages": [Stage(**stage.model_dump()) for stage in training.schedule.list_stage_descriptions],
         "training": {
             "teacher": training.teacher,

@@ -176,7 +176,7 @@ def analyse(ir: IR) -> AxisTypes:
 
 def _type_of(types: AxisTypes, node: Node) -> Any:
     if node.op == "placeholder":
-        return rigid(node.meta["value"])
+        return rigid(node.meta["value"], "it is an input of the model")
     if node.op == "get_attr":
         return types.tensor(str(node.target))
     if node.op == "output":
@@ -189,12 +189,17 @@ def _type_of(types: AxisTypes, node: Node) -> Any:
     for ref in [] if call is None else call.tensors():
         _note_use(types, node, ref)
     if rule is None or call is None:
-        what = f"module {node.target}" if call is None else f"operator {operator_name(call.op)}"
+        what = _opaque_name(types, node) if call is None else f"operator {operator_name(call.op)}"
         return _refuse(types, node, f"{what} has no rule")
     try:
         return rule(types, call)
     except Exception as error:  # a rule that meets what it was not written for freezes it
         return _refuse(types, node, f"operator {operator_name(call.op)}: {error}")
+
+
+def _opaque_name(types: AxisTypes, node: Node) -> str:
+    """An opaque module by its class, so that many of a kind have one reason."""
+    return f"the opaque module {type(types.ir.module(str(node.target))).__name__}"
 
 
 def _note_use(types: AxisTypes, node: Node, ref: Node | TensorRef) -> None:
@@ -211,7 +216,7 @@ def _refuse(types: AxisTypes, node: Node, why: str) -> Any:
     for ref in [] if call is None else call.tensors():
         if isinstance(ref, TensorRef):
             types.pin_axes(types.tensor(ref.name), why)
-    return rigid(node.meta["value"])
+    return rigid(node.meta["value"], why)
 
 
 def _pin_inputs(types: AxisTypes, node: Node, why: str) -> None:
@@ -223,12 +228,12 @@ def _pin_inputs(types: AxisTypes, node: Node, why: str) -> None:
         tree_map(pin, types.values[source], is_leaf=lambda v: isinstance(v, Term))
 
 
-def rigid(value: Any) -> Any:
+def rigid(value: Any, why: str = "") -> Any:
     """The rigid type of a value, nested as the value is; None for what is not a tensor."""
     if isinstance(value, Tensor):
-        return [K(n) for n in value.shape]
+        return [K(n, why) for n in value.shape]
     if isinstance(value, list | tuple):
-        return tuple(rigid(item) for item in value)
+        return tuple(rigid(item, why) for item in value)
     if isinstance(value, dict):
-        return {key: rigid(item) for key, item in value.items()}
+        return {key: rigid(item, why) for key, item in value.items()}
     return None

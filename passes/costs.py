@@ -12,7 +12,7 @@ import sympy
 from torch.fx import Node
 
 from .axes import AxisTypes
-from .elasticity import Choices
+from .choices import Choices
 from .kernels import Kernel
 from .selection import active
 from .space import Subnet

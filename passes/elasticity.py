@@ -1,33 +1,32 @@
-"""The policy that turns symbols and blocks into choices."""
+"""The settings of a search space: what may change, and in which steps."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
-from torch.fx import Node
-
-from .axes import AxisTypes
-from .blocks import Block, Blocks
 from .errors import ElasticityError
-from .kernels import Kernels, find_kernels
-from .space import SearchSpace
-from .terms import Cat, Prod, Sym, Term, symbols
 
 DIMENSIONS = ("depth", "width", "kernel")
+MULTIPLIERS = (1.0, 0.75, 0.5)
+"""Sizes of a width, as fractions of the full one, where the settings give neither fractions nor a step."""
+IMPORTANCES = ("L1", "L2", "geometric_median", "external")
+_OTHER_SPELLINGS = dict.fromkeys(("geometric median", "geometric mean", "geometric_mean"), "geometric_median")
 
 
 @dataclass(frozen=True)
 class Elasticity:
-    """What may change, and in which steps."""
+    """What may change, and in which steps.
+
+    A name of a module is a glob on module paths or a scope as BootstrapNAS spells it: see `bnas.passes.find_scopes`.
+    """
 
     dimensions: tuple[str, ...] = DIMENSIONS
     """Elastic dimensions: "depth", "width" and "kernel"."""
-    width_multipliers: tuple[float, ...] = (1.0, 0.75, 0.5)
-    """Sizes as fractions of the full one, which is always a choice itself."""
+    width_multipliers: tuple[float, ...] | None = None
+    """Sizes as fractions of the full one, which is always a choice itself; by default `MULTIPLIERS`."""
     min_width: int = 8
     """No choice is smaller, except where the full size is."""
     divisor: int = 8
@@ -38,19 +37,60 @@ class Elasticity:
     """No kernel gets smaller."""
     max_num_kernels: int | None = None
     """At most so many choices for a kernel, counted from the largest."""
+    width_step: int | None = None
+    """Sizes are the full one less once, twice, ... so many entries; `width_multipliers` come first, as in the peer."""
+    widths: Mapping[str, Sequence[int]] | tuple[tuple[str, tuple[int, ...]], ...] = ()
+    """Sizes of single widths, by name or glob as the search space names them (a name comes before a glob, an earlier
+    glob before a later one). The inner size of a product, ``NAME:inner``, becomes elastic only so."""
+    overwrite_groups: tuple[tuple[str, ...], ...] | None = None
+    """Only these layers have an elastic width; those of one group have the same."""
+    overwrite_groups_widths: tuple[tuple[int, ...], ...] | None = None
+    """Sizes of each group in channels, the full one among them."""
+    ignored_scopes: tuple[str, ...] = ()
+    """Modules whose own channels stay as they are, and which no skipped block contains."""
+    target_scopes: tuple[str, ...] = ()
+    """If any are given, a width changes only where all layers that make it are inside, a block only where it is."""
+    pin: tuple[str, ...] = ()
+    """Modules and parameters that stay whole altogether: inputs too, and never skipped."""
+    filter_importance: str = "L2"
+    """What brings an entry to the front: one of `IMPORTANCES`."""
+    external_importance_path: str | None = None
+    """Scores by parameter name (JSON or safetensors), for the importance "external"."""
 
     def __post_init__(self) -> None:
-        """Check the bounds of every setting."""
-        unknown = [d for d in self.dimensions if d not in DIMENSIONS]
-        if unknown:
-            raise ElasticityError(f"dimensions: {unknown[0]!r} is not one of {', '.join(DIMENSIONS)}")
-        wrong = [m for m in self.width_multipliers if not 0 < m <= 1]
-        if wrong:
-            raise ElasticityError(f"width_multipliers: {wrong[0]} is not in (0, 1]")
-        for name in ("min_width", "divisor", "max_num_widths", "min_kernel", "max_num_kernels"):
+        """Bring lists and mappings into one form, and check the bounds of every setting."""
+        for field in fields(self):
+            object.__setattr__(self, field.name, _frozen(getattr(self, field.name)))
+        for name in ("ignored_scopes", "target_scopes", "pin"):
+            if isinstance(getattr(self, name), str):
+                object.__setattr__(self, name, (getattr(self, name),))
+        importance = _OTHER_SPELLINGS.get(self.filter_importance, self.filter_importance)
+        object.__setattr__(self, "filter_importance", importance)
+        if not all(isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[1], tuple) for pair in self.widths):
+            raise ElasticityError(f"widths: {self.widths!r} is no mapping of names to lists of sizes")
+        for problem in self._problems():
+            raise ElasticityError(problem)
+
+    def _problems(self) -> Iterator[str]:
+        for unknown in (d for d in self.dimensions if d not in DIMENSIONS):
+            yield f"dimensions: {unknown!r} is not one of {', '.join(DIMENSIONS)}"
+        for wrong in (m for m in self.width_multipliers or () if not 0 < m <= 1):
+            yield f"width_multipliers: {wrong} is not in (0, 1]"
+        for name in ("min_width", "divisor", "max_num_widths", "min_kernel", "max_num_kernels", "width_step"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ElasticityError(f"{name}: {value} is smaller than 1")
+                yield f"{name}: {value} is smaller than 1"
+        for name, sizes in self.sizes.items():
+            if not sizes or min(sizes) < 1:
+                yield f"widths: {name!r} has the sizes {list(sizes)}; allowed are 1 up to the full size"
+        if self.overwrite_groups_widths is not None:
+            groups, given = len(self.overwrite_groups or ()), len(self.overwrite_groups_widths)
+            if groups != given:
+                yield f"overwrite_groups_widths: {given} lists for {groups} groups of overwrite_groups"
+        if self.filter_importance not in IMPORTANCES:
+            yield f"filter_importance: {self.filter_importance!r} is not one of {', '.join(IMPORTANCES)}"
+        if (self.filter_importance == "external") != (self.external_importance_path is not None):
+            yield "filter_importance: 'external' and external_importance_path need each other"
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Elasticity:
@@ -59,103 +99,37 @@ class Elasticity:
         Raises:
             ElasticityError: there is no such setting, or it is out of its bounds.
         """
-        names = [one.name for one in fields(cls)]
+        names = [field.name for field in fields(cls)]
         unknown = sorted(set(settings) - set(names))
         if unknown:
             raise ElasticityError(f"there is no setting {unknown[0]!r}; there are {', '.join(names)}")
-        plain: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()}
-        return cls(**plain)
+        return cls(**settings)
+
+    @property
+    def sizes(self) -> dict[str, tuple[int, ...]]:
+        """`widths` as a mapping."""
+        return dict(self.widths)  # type: ignore[arg-type]
 
     def choices(self, full: int, unit: int = 1) -> tuple[int, ...]:
         """Ascending sizes for a symbol of `full` entries, each standing for `unit` entries of its axis."""
         step = self.divisor // math.gcd(self.divisor, unit)
         least = min(full, -(-self.min_width // unit))
-        smaller = (int(full * m + 1e-9) // step * step for m in self.width_multipliers if m < 1)
-        sizes = {max(least, size) for size in smaller} | {full}
+        sizes = {max(least, size // step * step) for size in self._candidates(full, unit)} | {full}
         largest = sorted((s for s in sizes if s > 0), reverse=True)[: self.max_num_widths]
         return tuple(sorted(largest))
 
-
-@dataclass(frozen=True)
-class Choices:
-    """A search space together with the symbols and blocks that its names stand for."""
-
-    space: SearchSpace
-    symbols: Mapping[str, Sym]
-    blocks: Mapping[str, Block]
-    kernels: Kernels = field(default_factory=Kernels)
-    """The elastic kernels, and those that were left alone with the reason."""
+    def _candidates(self, full: int, unit: int) -> Iterator[int]:
+        """Sizes before rounding, all smaller than the full one."""
+        if self.width_multipliers is None and self.width_step is not None:
+            smaller = range(full * unit - self.width_step, self.min_width - 1, -self.width_step)
+            yield from (entries // unit for entries in smaller)
+        else:
+            multipliers = MULTIPLIERS if self.width_multipliers is None else self.width_multipliers
+            yield from (int(full * m + 1e-9) for m in multipliers if m < 1)
 
 
-def choose(types: AxisTypes, blocks: Blocks, elasticity: Elasticity) -> Choices:
-    """The search space of a typed graph.
-
-    Of a product of several symbols (heads x head_dim, groups x channels) only the first is elastic: 'all at 50 %'
-    would otherwise quarter the layer, and a prefix of the first is a prefix of the axis, so that it stays a view.
-    """
-    found = {b.name: b for b in blocks.found} if "depth" in elasticity.dimensions else {}
-    units = _units(types) if "width" in elasticity.dimensions else {}
-    names = _names(types, list(units))
-    options = {names[s]: elasticity.choices(s.n, unit) for s, unit in units.items()}
-    widths = {name: sizes for name, sizes in options.items() if len(sizes) > 1}
-    elastic = {names[s]: s for s in units if names[s] in widths}
-    inside = {name: uses for name, s in elastic.items() if (uses := _uses(types, s, found))}
-    kernels = Kernels()
-    if "kernel" in elasticity.dimensions:
-        kernels = find_kernels(types, elasticity.min_kernel, elasticity.max_num_kernels)
-    sizes = {name: kernel.choices for name, kernel in kernels.found.items()}
-    around = {name: uses for name, kernel in kernels.found.items() if (uses := _around(kernel.nodes, found))}
-    return Choices(SearchSpace(widths, tuple(found), inside, sizes, around), elastic, found, kernels)
-
-
-def _units(types: AxisTypes) -> dict[Sym, int]:
-    """The symbols that may change, with the entries of the axis that one of theirs stands for."""
-    held: set[Sym] = set()
-    units: dict[Sym, int] = dict.fromkeys(types.free_symbols(), 1)
-    for axes in types.tensors.values():
-        for first, others in (pair for axis in axes for pair in _products(axis)):
-            held.update(others)
-            units[first] = max(units[first], math.prod(s.n for s in others))
-    return {symbol: unit for symbol, unit in units.items() if symbol not in held}
-
-
-def _products(term: Term) -> Iterator[tuple[Sym, list[Sym]]]:
-    """The first free symbol of each product, and the others of the same product."""
-    if isinstance(term, Cat):
-        for part in term.terms:
-            yield from _products(part)
-    elif isinstance(term, Prod) and (found := list(symbols(term))):
-        yield found[0], found[1:]
-
-
-def _names(types: AxisTypes, chosen: list[Sym]) -> dict[Sym, str]:
-    """Each symbol by the layer that makes its channels, else by the first parameter it stands in."""
-    places: dict[Sym, str] = {}
-    makers = [(name, types.tensors[name][axis]) for name, axis in types.producers.items()]
-    for name, axis in [*makers, *((n, a) for n, axes in types.tensors.items() for a in axes)]:
-        for symbol in symbols(axis):
-            places.setdefault(symbol, name.rpartition(".")[0] or name)
-    count, seen = Counter(places[s] for s in chosen), Counter[str]()
-    names = {}
-    for symbol in chosen:
-        place = places[symbol]
-        seen[place] += 1
-        names[symbol] = place if count[place] == 1 else f"{place}#{seen[place]}"
-    return names
-
-
-def _uses(types: AxisTypes, symbol: Sym, blocks: Mapping[str, Block]) -> tuple[frozenset[str], ...]:
-    """The blocks around each use of the symbol; see `_around`."""
-    nodes = {
-        node
-        for name, axes in types.tensors.items()
-        if any(symbol is s for axis in axes for s in symbols(axis))
-        for node in types.users.get(name, ())
-    }
-    return _around(nodes, blocks)
-
-
-def _around(nodes: Iterable[Node], blocks: Mapping[str, Block]) -> tuple[frozenset[str], ...]:
-    """The blocks around each node; empty where one of them is in no block."""
-    around = [frozenset(b.name for b in blocks.values() if node in b.body) for node in nodes]
-    return tuple(sorted(set(around), key=sorted)) if all(around) else ()
+def _frozen(value: Any) -> Any:
+    """Lists and mappings as tuples, so that settings can be compared and hashed."""
+    if isinstance(value, Mapping):
+        return tuple((key, _frozen(item)) for key, item in value.items())
+    return tuple(_frozen(item) for item in value) if isinstance(value, list | tuple) else value

@@ -25,12 +25,21 @@ class ElasticityError(BnasError, ValueError):
     """A setting of the search space is out of its bounds."""
 
 
+class PassError(BnasError, ValueError):
+    """A pipeline is put together wrongly, or a pass broke what it promises; names the pass."""
+
+
 class LoweringError(BnasError):
     """A sub-network could not be turned into an ONNX graph, or the graph gave other numbers than PyTorch."""
 
 
 class VerificationError(BnasError):
     """A sub-network does not compute what the original model computes on its kept entries."""
+
+
+def add_note(error: BaseException, text: str) -> None:
+    """Tell where an error happened, without changing its type: `BaseException.add_note`, which Python 3.10 has not."""
+    vars(error).setdefault("__notes__", []).append(text)
 
 
 @dataclass(frozen=True)

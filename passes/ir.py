@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch.fx import Graph, Node
 from .calls import Call, call_of, writes_in_place
 from .errors import Diagnostic
 from .shuffles import spell_shuffles
-from .tracer import BATCH, ValueTracer
+from .tracer import BATCH, ValueTracer, revalue
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,31 @@ class IR:
         value = getattr(self.root.get_submodule(owner), leaf)
         assert isinstance(value, Tensor)
         return value
+
+    def copy_graph(self) -> tuple[Graph, dict[Node, Node]]:
+        """A copy of the graph to change, and which of its nodes is the copy of which; see `with_graph`."""
+        graph, copies = Graph(), dict[Node, Node]()
+        graph.output(graph.graph_copy(self.graph, copies))
+        return graph, copies
+
+    def with_graph(self, graph: Graph, modules: Mapping[str, nn.Module] = MappingProxyType({})) -> IR:
+        """The same model computed by another graph over its modules and parameters, which stay as they are.
+
+        All values are computed anew on meta tensors; a new node belongs to the module of its first operand.
+
+        Args:
+            graph: a changed copy of this one's.
+            modules: further leaf modules by the name that the graph calls them by, without tensors of their own.
+
+        Raises:
+            Exception: as the operator that does not fit raises it, with a note that names the node.
+        """
+        own = {**self.modules, **modules}
+        for node in revalue(self.root, own, self.constants, graph):
+            operands = (one.meta.get("scope") for one in node.all_input_nodes)
+            node.meta.setdefault("scope", next((scope for scope in operands if scope), ""))
+        calls = {node: call for node in graph.nodes if (call := call_of(node, self.root, own)) is not None}
+        return replace(self, graph=graph, calls=calls, modules=own)
 
     def writers(self, value: Node) -> list[Node]:
         """The nodes that write in place into the memory of `value`, also through a view of it; in graph order."""

@@ -19,7 +19,7 @@ from torch.fx import Graph, GraphModule, Node
 from .axes import AxisTypes, Moved, Replacement, Rewrite
 from .blocks import Block
 from .calls import form_of
-from .elasticity import Choices
+from .choices import Choices
 from .ir import IR
 from .selection import active, kept, moved
 from .shrinking import Matrices, fit_kernel

@@ -34,6 +34,8 @@ class K(Term):
     """A rigid run of `n` entries: all of them are always kept."""
 
     n: int
+    why: str = field(default="", compare=False)
+    """The reason, where it is known."""
 
     @property
     def size(self) -> int:
@@ -146,7 +148,7 @@ def product(factors: Iterable[Term]) -> Term:
     for factor in factors:
         for term in factor.terms if isinstance(factor, Prod) else (factor,):
             if isinstance(term, K) and flat and isinstance(flat[-1], K):
-                flat[-1] = K(flat[-1].n * term.n)
+                flat[-1] = K(flat[-1].n * term.n, flat[-1].why or term.why)
             elif term.size != 1 or not isinstance(term, K | Prod | Cat):
                 flat.append(term)
     flat = [t for t in flat if t.size != 1] or [K(1)]
@@ -177,7 +179,8 @@ def concatenation(parts: Iterable[Term]) -> Term:
 def _merge(left: Term, right: Term) -> Term | None:
     """``n*X + m*X`` as one term, or None; a plain X counts as 1*X and a run K(n) as n*1."""
     (n, x), (m, y) = _copies(left), _copies(right)
-    return product((K(n + m), x)) if x == y else None
+    why = next((t.why for t in (left, right) if isinstance(t, K)), "")
+    return product((K(n + m, why), x)) if x == y else None
 
 
 def _copies(term: Term) -> tuple[int, Term]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import operator
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from .attention import DECOMPOSITIONS
 from .calls import DROPOUTS, form_of
-from .errors import Diagnostic, TraceError
+from .errors import Diagnostic, TraceError, add_note
 
 BATCH = 1009
 """The size of the batch axis while tracing: a prime that no model uses as a width."""
@@ -313,6 +313,23 @@ class ValueTracer(fx.Tracer):
         elif form.op in DROPOUTS:  # in evaluation mode they hand on their input itself: its memory is then shared
             settings["training"] = False
         return form.op(*args, **tensors, **settings, **kwargs)  # type: ignore[operator]
+
+
+def revalue(
+    root: nn.Module, own: Mapping[str, nn.Module], constants: Mapping[str, Tensor], graph: fx.Graph
+) -> Iterator[fx.Node]:
+    """Compute the value of every node of a graph anew; inputs keep theirs. Yields each node that has it then."""
+    tracer = ValueTracer()
+    tracer.root, tracer.modules, tracer.constants = root, dict(own), dict(constants)
+    for node in graph.nodes:
+        try:
+            if node.op not in ("placeholder", "output"):
+                node.meta["value"] = tracer._evaluate(node)
+        except Exception as error:
+            add_note(error, f"at the node {node.format_node()}")
+            raise
+        if node.op != "output":
+            yield node
 
 
 def _stored(module: nn.Module, name: str) -> Any:

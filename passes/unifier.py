@@ -28,7 +28,7 @@ class Unifier:
         """Make every symbol of `term` rigid and record the reason."""
         for symbol in list(symbols(term)):
             if symbol.binding is None:
-                symbol.binding = K(symbol.n)
+                symbol.binding = K(symbol.n, why)
                 self.reasons[symbol] = why
                 self.pins.append(Diagnostic(symbol.origin or f"an axis of {symbol.n}", why))
 
@@ -48,7 +48,8 @@ class Unifier:
         if isinstance(left, Sym):
             self._bind(left, right, why)
         elif isinstance(left, K) or isinstance(right, K):
-            self.pin(right if isinstance(left, K) else left, why)
+            rigid, other = (left, right) if isinstance(left, K) else (right, left)
+            self.pin(other, rigid.why or why)  # type: ignore[attr-defined]
         elif isinstance(left, Perm) or isinstance(right, Perm):
             self._unify_orders(left, right, why)
         elif isinstance(left, Cat) or isinstance(right, Cat):
@@ -58,7 +59,7 @@ class Unifier:
 
     def _bind(self, symbol: Sym, term: Term, why: str) -> None:
         if isinstance(term, K):
-            self.pin(symbol, why)
+            self.pin(symbol, term.why or why)
         elif any(symbol is inner for inner in symbols(term)):  # would be an infinite term
             self.pin(term, why)
         else:

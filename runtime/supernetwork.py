@@ -11,10 +11,20 @@ import torch
 from torch import nn
 from torch.fx import GraphModule
 
-from bnas.passes import IR, Diagnostic, Elasticity, SearchSpace, Subnet, analyse, choose, find_blocks, trace
+from bnas.passes import (
+    IR,
+    PIPELINE,
+    Analysis,
+    Diagnostic,
+    Elasticity,
+    PassError,
+    Pipeline,
+    SearchSpace,
+    Subnet,
+)
 from bnas.passes.costs import Costs
 from bnas.passes.ir import as_program_call
-from bnas.passes.reordering import reorder
+from bnas.passes.reordering import reorder, reorder_as_set
 from bnas.passes.skeleton import Skeleton
 from bnas.passes.slot import Copies
 
@@ -29,18 +39,22 @@ class SuperNetwork(nn.Module):
     elastic kernels beside them, and calling it runs the maximal sub-network. Make one with `from_model`.
     """
 
-    def __init__(self, model: nn.Module, skeleton: Skeleton, example_inputs: Any, elasticity: Elasticity) -> None:
+    def __init__(self, analysis: Analysis) -> None:
         super().__init__()
-        self.model = model
-        self.skeleton = skeleton
-        self.kernel_matrices = skeleton.matrices
-        self.example_inputs = example_inputs
-        self.elasticity = elasticity
-        self.training = model.training
+        self.model = analysis.model
+        self.analysis = analysis
+        self.skeleton = Skeleton(analysis.types, analysis.choices)
+        self.kernel_matrices = self.skeleton.matrices
+        self.training = self.model.training
 
     @classmethod
     def from_model(
-        cls, model: nn.Module, example_inputs: Any, elasticity: Elasticity | Mapping[str, Any] | None = None
+        cls,
+        model: nn.Module,
+        example_inputs: Any,
+        elasticity: Elasticity | Mapping[str, Any] | None = None,
+        *,
+        pipeline: Pipeline = PIPELINE,
     ) -> SuperNetwork:
         """Find what is elastic in `model`, which is shared and not changed.
 
@@ -48,16 +62,30 @@ class SuperNetwork(nn.Module):
             model: any module; it may be in training or evaluation mode.
             example_inputs: a tensor, a tuple of positional or a dict of keyword inputs; axis 0 is the batch.
             elasticity: what may change; by default depth, kernels down to 3, and width with 100, 75 and 50 % of each.
+            pipeline: the passes that find it, by default those of bnas.
 
         Raises:
             TraceError: the model's own forward cannot be traced.
             ElasticityError: a setting is out of its bounds.
+            PassError: a pass needs what is not there, or breaks a promise.
         """
         if not isinstance(elasticity, Elasticity):
             elasticity = Elasticity.of(elasticity or {})
-        types = analyse(trace(model, example_inputs))
-        choices = choose(types, find_blocks(types), elasticity)
-        return cls(model, Skeleton(types, choices), example_inputs, elasticity)
+        analysis = pipeline.run(Analysis(model, example_inputs, elasticity))
+        missing = [part for part in ("ir", "types", "choices") if getattr(analysis, part) is None]
+        if missing:
+            raise PassError(f"no pass of the pipeline gives {missing[0]}; it has {', '.join(pipeline.names)}")
+        return cls(analysis)
+
+    @property
+    def elasticity(self) -> Elasticity:
+        """The settings of the search space."""
+        return self.analysis.elasticity
+
+    @property
+    def example_inputs(self) -> Any:
+        """The inputs that the model was traced with."""
+        return self.analysis.example_inputs
 
     @property
     def ir(self) -> IR:
@@ -72,12 +100,15 @@ class SuperNetwork(nn.Module):
     @property
     def diagnostics(self) -> tuple[Diagnostic, ...]:
         """What was left rigid or alone, with the reason."""
-        refused = find_blocks(self.skeleton.types).refused
-        return (*self.ir.diagnostics, *self.skeleton.types.pins, *refused, *self.skeleton.choices.kernels.refused)
+        return self.analysis.diagnostics
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The maximal sub-network: the model."""
-        return self.model(*args, **kwargs)
+        """The maximal sub-network: the model, or the graph where a pass changed what the model computes."""
+        if not self.analysis.rewritten:
+            return self.model(*args, **kwargs)
+        tensors, _ = as_program_call(args)
+        _, named = as_program_call(kwargs)
+        return self.program(self.space.maximal())(*tensors, **named)
 
     def program(self, subnet: Subnet) -> Program:
         """A module for `subnet` on views of the shared parameters, their gradients and BatchNorm buffers.
@@ -111,13 +142,20 @@ class SuperNetwork(nn.Module):
         self.space.check(subnet)
         return self.cost_model(subnet)
 
-    def reorder(self, norm: str = "L2") -> None:
+    def reorder(self, measure: str | None = None, scores: Mapping[str, torch.Tensor] | None = None) -> None:
         """Bring the most important entries of every elastic width to the front, in place.
 
         The maximal sub-network computes what it did, to rounding. Optimizers made before hold state in the old
-        order: make new ones.
+        order: make new ones. `measure` is "L1", "L2", "geometric_median" or "external" (then with `scores`, by
+        parameter name); by default as the settings say.
+
+        Raises:
+            ElasticityError: there is no such measure, or scores are missing or of another shape.
         """
-        reorder(self.skeleton, norm)
+        if measure is None:
+            reorder_as_set(self.skeleton, self.elasticity)
+        else:
+            reorder(self.skeleton, measure, scores)
 
     def example(self) -> tuple[torch.Tensor, ...]:
         """The example inputs as a flat tuple of tensors."""
@@ -130,14 +168,16 @@ class SuperNetwork(nn.Module):
         write_supernet(Path(directory), tensors, self.elasticity, self.space, self.example_inputs)
 
     @classmethod
-    def load(cls, directory: str | Path, model: nn.Module) -> SuperNetwork:
+    def load(cls, directory: str | Path, model: nn.Module, *, pipeline: Pipeline = PIPELINE) -> SuperNetwork:
         """The super-network that `save` wrote, on `model`: a module of the same architecture, whose tensors are set.
+
+        Give the `pipeline` that the super-network was made with.
 
         Raises:
             CheckpointError: a file is missing, damaged, of another format version or of another model; names the
                 missing and unexpected tensors. `model` is changed only if everything fits.
         """
         elasticity, example_inputs, restore = read_supernet(Path(directory), model)
-        supernet = cls.from_model(model, example_inputs, elasticity)
+        supernet = cls.from_model(model, example_inputs, elasticity, pipeline=pipeline)
         restore(supernet.space, supernet.kernel_matrices)
         return supernet

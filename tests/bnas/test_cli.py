@@ -114,7 +114,12 @@ def test_inspect_gives_data(folder: Path) -> None:
     assert found["width"]["stem"]["choices"] == [8, 16]
     assert "body.weight" in found["width"]["stem"]["members"]
     assert found["macs"]["minimal"] < found["macs"]["maximal"]
-    assert 0 <= found["rigid_share"] < 1
+    assert 0 <= found["rigid_share"]["total"] < 1
+    graph = bnas("inspect", "net.py:Net", "--input", "1,1,6,6", "--graph", cwd=folder).stdout
+    assert "stem = conv2d(x, stem.*) : [B, stem:16, 6, 6]" in graph
+    told = bnas("inspect", "net.py:Net", "--input", "1,1,6,6", cwd=folder).stdout
+    assert max(map(len, told.splitlines())) <= 80
+    assert "1 elastic widths" in told
     wrong = bnas("inspect", "net.py:Net", "--input", "1x6", cwd=folder)
     assert (wrong.returncode, "is not a shape" in wrong.stderr) == (1, True)
 

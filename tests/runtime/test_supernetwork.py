@@ -263,8 +263,8 @@ def test_settings_come_as_a_mapping_too() -> None:
     assert supernet.elasticity == Elasticity(("width",), (1.0, 0.5), 2, 2)
     assert supernet.space.blocks == ()
     assert SuperNetwork.from_model(one.module, one.example_inputs).elasticity == Elasticity()
-    with pytest.raises(ElasticityError, match="no setting 'widths'; there are dimensions, width_multipliers"):
-        SuperNetwork.from_model(one.module, one.example_inputs, {"widths": [1.0]})
+    with pytest.raises(ElasticityError, match="no setting 'width'; there are dimensions, width_multipliers"):
+        SuperNetwork.from_model(one.module, one.example_inputs, {"width": [1.0]})
 
 
 def test_the_importance_has_a_name() -> None:

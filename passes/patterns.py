@@ -1,0 +1,108 @@
+"""Parts of a model, named by patterns on module paths or in the spelling of BootstrapNAS."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch import nn
+from torch.fx import Node
+
+from .errors import ElasticityError
+from .ir import IR
+
+
+@dataclass(frozen=True)
+class Scopes:
+    """Modules, with everything inside them, and single parameters."""
+
+    paths: frozenset[str]
+    tensors: Mapping[str, tuple[str, ...]]
+    """Every name of a parameter or buffer, by its first name."""
+
+    def covers(self, path: str) -> bool:
+        """Whether the module or tensor called `path` is one of these or lies in one."""
+        return any(one in self.paths for one in _ancestors(path))
+
+    def covers_tensor(self, name: str) -> bool:
+        """Whether a tensor is one of these or lies in one, by any of its names: it may be tied."""
+        return any(self.covers(one) for one in self.tensors.get(name, (name,)))
+
+    def covers_node(self, node: Node) -> bool:
+        """Whether a node of the graph was made by code in one of these."""
+        return self.covers(str(node.target) if node.op == "call_module" else str(node.meta.get("scope", "")))
+
+
+def find_scopes(ir: IR, setting: str, patterns: Sequence[str], *, parameters: bool = False) -> Scopes:
+    """What `patterns` name in a model.
+
+    A pattern is a glob on module paths (``layer*.conv1``; a star also stands for dots), a path of BootstrapNAS
+    (``ResNet/Sequential[layer1]/Bottleneck[1]/ReLU[relu]/relu__2``) or one of its regular expressions, which start
+    with ``{re}`` and are searched for in such paths. A module stands for everything inside it.
+
+    Args:
+        ir: the traced model.
+        setting: the name of the setting, for errors.
+        patterns: the patterns.
+        parameters: whether they may also name single parameters and buffers.
+
+    Raises:
+        ElasticityError: a pattern matches nothing; names the nearest paths.
+    """
+    modules = dict(ir.root.named_modules(remove_duplicate=False))
+    tensors: dict[str, tuple[str, ...]] = {}
+    for name, first in ir.aliases.items():
+        tensors[first] = (*tensors.get(first, ()), name)
+    names = [*modules, *ir.aliases] if parameters else list(modules)
+    found = {name for pattern in patterns for name in _matches(ir.root, setting, pattern, names)}
+    same = {id(modules[name]) for name in found if name in modules}
+    return Scopes(frozenset(found | {name for name, module in modules.items() if id(module) in same}), tensors)
+
+
+def nearest(setting: str, name: str, known: Sequence[str], what: str) -> ElasticityError:
+    """The error for a name that is not known: says what is near."""
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.0)
+    return ElasticityError(f"{setting}: {name!r} matches no {what}; the nearest are {', '.join(near) or 'none'}")
+
+
+def _matches(root: nn.Module, setting: str, pattern: str, names: Sequence[str]) -> list[str]:
+    if pattern.startswith("{re}"):
+        expression = re.compile(pattern.removeprefix("{re}").replace("NNCF", ""))
+        found = [name for name in names if expression.search(scope_name(root, name))]
+    else:
+        path = module_path(root, pattern)
+        found = [name for name in names if fnmatchcase(name, path)]
+    if not found:
+        raise nearest(setting, pattern, [name for name in names if name], "part of the model")
+    return found
+
+
+def module_path(root: nn.Module, name: str) -> str:
+    """The module path of a scope of BootstrapNAS, whose last part may be an operator; other names as they are."""
+    if "/" not in name:
+        return "" if name == type(root).__name__ else name
+    inside = (re.fullmatch(r"\w+\[(.+)\]", part) for part in name.split("/")[1:])
+    return ".".join(match[1] for match in inside if match)
+
+
+def scope_name(root: nn.Module, path: str) -> str:
+    """The scope in BootstrapNAS's spelling of a module path; a tensor's name is that of its module."""
+    parts, module = [type(root).__name__], root
+    for name in path.split(".") if path else ():
+        if name not in module._modules:
+            break
+        child = module._modules[name]
+        assert child is not None
+        parts.append(f"{type(child).__name__}[{name}]")
+        module = child
+    return "/".join(parts)
+
+
+def _ancestors(path: str) -> Iterator[str]:
+    yield path
+    while path:
+        path = path.rpartition(".")[0]
+        yield path
