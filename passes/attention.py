@@ -7,7 +7,7 @@ keys stay as they are; the outputs agree to rounding.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -62,12 +62,12 @@ def multi_head_attention(
     query = _batch_first(query, attention.batch_first, batched)
     key = query if same_key else _batch_first(key, attention.batch_first, batched)
     value = key if same_value else _batch_first(value, attention.batch_first, batched)
-    heads = _project(attention, query, key, value)
+    q, k, v = _project(attention, query, key, value)
     mask = _mask(attention.num_heads, query, attn_mask, key_padding_mask)
     attend = Attention(attention.dropout, attention.head_dim**-0.5)
-    out = (leaf(attend) if attention.dropout else attend.forward)(*heads, mask).transpose(1, 2).flatten(2)
+    out = (leaf(attend) if attention.dropout else attend.forward)(q, k, v, mask).transpose(1, 2).flatten(2)
     out = F.linear(out, attention.out_proj.weight, attention.out_proj.bias)
-    weights = _weights(*heads[:2], mask, average_attn_weights) if need_weights else None
+    weights = _weights(q, k, mask, average_attn_weights) if need_weights else None
     if not batched:
         return out.squeeze(0), None if weights is None else weights.squeeze(0)
     return out if attention.batch_first else out.transpose(0, 1), weights
@@ -84,13 +84,13 @@ def _project(attention: nn.MultiheadAttention, query: Tensor, key: Tensor, value
     weight, bias = attention.in_proj_weight, attention.in_proj_bias
     shape = attention.num_heads, attention.head_dim
     if weight is not None and key is query and value is key:
-        packed = F.linear(query, weight, bias).unflatten(-1, (3, *shape))
+        packed = torch.unflatten(F.linear(query, weight, bias), -1, (3, *shape))
         return list(packed.permute(2, 0, 3, 1, 4).unbind(0))
-    weights = [attention.q_proj_weight, attention.k_proj_weight, attention.v_proj_weight]
-    weights = weights if weight is None else list(weight.chunk(3))
-    biases = [None] * 3 if bias is None else list(bias.chunk(3))
+    separate = attention.q_proj_weight, attention.k_proj_weight, attention.v_proj_weight
+    weights: Sequence[Tensor] = separate if weight is None else weight.chunk(3)
+    biases: Sequence[Tensor | None] = [None] * 3 if bias is None else bias.chunk(3)
     products = [F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True)]
-    return [x.unflatten(-1, shape).transpose(1, 2) for x in products]
+    return [torch.unflatten(x, -1, shape).transpose(1, 2) for x in products]
 
 
 def _mask(heads: int, query: Tensor, mask: Tensor | None, padding: Tensor | None) -> Tensor | None:
@@ -114,7 +114,7 @@ def _added(mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _weights(query: Tensor, key: Tensor, mask: Tensor | None, average: bool) -> Tensor:
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
-    weights = (scores if mask is None else scores + mask).softmax(-1)
+    weights: Tensor = (scores if mask is None else scores + mask).softmax(-1)
     return weights.mean(1) if average else weights
 
 

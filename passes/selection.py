@@ -57,9 +57,11 @@ def _permuted(term: Perm, choose: Callable[[Sym], Indices]) -> Indices:
     """The chosen entries where they now stand: in the order of the axis, each symbol's own order kept."""
     chosen, place = arrange(term.term, choose), np.argsort(term.order)
     if len(chosen) < term.size:
-        return np.sort(place[chosen])
+        found: Indices = np.sort(place[chosen])
+        return found
     # All are chosen, in a new order inside of each symbol: entry i of the old order is now entry chosen[i].
-    return place[chosen][np.array(term.order)]
+    entries: Indices = place[chosen][np.array(term.order)]
+    return entries
 
 
 def index(term: Term, assignment: Mapping[Sym, int]) -> Indices:
@@ -73,7 +75,8 @@ def members(term: Term, symbol: Sym) -> Indices:
     if isinstance(term, K | Sym):
         return np.arange(term.size) if term is symbol else np.full(term.size, -1)
     if isinstance(term, Perm):
-        return members(term.term, symbol)[np.array(term.order)]
+        owners: Indices = members(term.term, symbol)[np.array(term.order)]
+        return owners
     assert isinstance(term, Prod | Cat)
     parts = [members(part, symbol) for part in term.terms]
     if isinstance(term, Cat):

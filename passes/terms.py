@@ -134,7 +134,8 @@ def permutation(term: Term, order: tuple[int, ...]) -> Term:
         term = concatenation(part.term if isinstance(part, Perm) else part for part in term.terms)
         order = tuple(inner[i] for i in order)
     elif isinstance(term, Perm):
-        term, order = term.term, tuple(term.order[i] for i in order)
+        inner = list(term.order)
+        term, order = term.term, tuple(inner[i] for i in order)
     return term if isinstance(term, K) or order == tuple(range(len(order))) else Perm(term, order)
 
 

@@ -131,8 +131,8 @@ class ValueTracer(fx.Tracer):
         asked = dict[str, None]()
         try:
             for module, (name, _) in modes.items():
-                module.training = Evaluating()  # type: ignore[assignment]
-                module.training.asked = partial(asked.__setitem__, name, None)  # type: ignore[attr-defined]
+                module.training = Evaluating()
+                module.training.asked = partial(asked.__setitem__, name, None)
             yield
         finally:
             for module, (_, mode) in modes.items():
@@ -373,7 +373,9 @@ def _run_opaque(module: nn.Module, args: Any, kwargs: Any) -> Any:
         return tree_map(lift, run(2), run(3))
 
 
-FACTORIES = frozenset({torch.zeros, torch.ones, torch.full, torch.empty, torch.rand, torch.randn, torch.arange})
+FACTORIES: frozenset[Any] = frozenset(
+    {torch.zeros, torch.ones, torch.full, torch.empty, torch.rand, torch.randn, torch.arange}
+)
 
 
 class BatchFactories(TorchFunctionMode):

@@ -23,7 +23,7 @@ def getitem(types: AxisTypes, call: Call) -> Any:
     items = _full(list(item) if isinstance(item, tuple) else [item], len(source))
     if any(isinstance(i, Node) for i in items):
         return _by_tensors(types, call, source, items)
-    axes, out, written = iter(source), [], list[Any]()
+    axes, out, written = iter(source), list[Term](), list[Any]()
     for entry in items:
         written.append(entry)
         if entry is None:
