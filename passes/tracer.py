@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import operator
 import traceback
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -68,6 +69,12 @@ class ValueProxy(fx.Proxy):
     def device(self) -> torch.device:
         """The device of the model, not ``meta``: tensors made in forward must be real ones."""
         return self.tracer.device  # type: ignore[attr-defined, no-any-return]
+
+    def __getattr__(self, name: str) -> Any:
+        """Flags and numbers of the value (``is_nested``, ``layout``) as they are; anything else as in fx."""
+        found = None if name.startswith("_") else getattr(self.node.meta.get("value"), name, None)
+        plain = isinstance(found, bool | int | float | str | torch.dtype | torch.layout | torch.memory_format)
+        return found if plain else super().__getattr__(name)
 
     def size(self, dim: int | None = None) -> Any:
         """As `torch.Tensor.size`."""
@@ -240,6 +247,8 @@ class ValueTracer(fx.Tracer):
         """As in fx, but tensors made in forward are kept here and not set as attributes of the user's model."""
         if isinstance(a, fx.Proxy):  # before fx sees it, which would take our proxy for the tensor it claims to be
             return a.node
+        if isinstance(a, OrderedDict):  # fx would make a plain dict of it
+            return self.create_proxy("call_function", OrderedDict, (dict(a),), {}).node
         if not isinstance(a, Tensor) or isinstance(a, nn.Parameter):
             return super().create_arg(a)
         if any(size % BATCH == 0 for size in a.shape if size):

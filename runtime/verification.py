@@ -34,7 +34,7 @@ def verify(
     args, kwargs = as_call(tree_map(lambda v: v.double() if _is_float(v) else v, example_inputs))
     twin = copy.deepcopy(model).eval().double()
     generator = torch.Generator().manual_seed(0)
-    batch = tree_map(lambda v: _random(v, generator) if _is_float(v) else v, (args, kwargs))
+    batch = _batch((args, kwargs), generator)
     randomise(twin, lambda: twin(*batch[0], **batch[1]), generator)
     part = supernet.skeleton.build(subnet, Copies(), twin).eval()
     zero_dropped(twin, supernet.skeleton, subnet)
@@ -56,9 +56,19 @@ def _is_float(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
 
 
-def _random(example: Tensor, generator: torch.Generator) -> Tensor:
-    """Noise of the example's shape: batch statistics need more than one value."""
-    return torch.randn(example.shape, generator=generator, dtype=example.dtype).to(example.device)
+def _batch(inputs: Any, generator: torch.Generator) -> Any:
+    """Four samples for each of the example's, of noise where they are not whole numbers: for batch statistics."""
+    size = next((len(v) for v in tree_leaves(inputs) if isinstance(v, Tensor) and v.ndim), 0)
+
+    def several(value: Any) -> Any:
+        if not isinstance(value, Tensor) or not value.ndim:
+            return value
+        value = torch.cat([value] * 4) if len(value) == size else value
+        if not _is_float(value):
+            return value
+        return torch.randn(value.shape, generator=generator, dtype=value.dtype).to(value.device)
+
+    return tree_map(several, inputs)
 
 
 def _error(found: Tensor, expected: Tensor) -> float:
