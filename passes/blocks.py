@@ -81,18 +81,19 @@ def match_residual(types: AxisTypes, add: Node) -> Block | Diagnostic:
 
 
 def nodes_between(entry: Node, tail: Node) -> set[Node]:
-    """The nodes that `tail` is computed from after `entry`; empty where it also depends on other inputs."""
+    """The nodes that `tail` is computed from after `entry`; empty where it is not, or also depends on other inputs."""
     body: set[Node] = set()
-    stack = [tail]
+    stack, reached = [tail], False
     while stack:
         node = stack.pop()
+        reached |= node is entry
         if node is entry or node in body or _is_constant(node):
             continue
         if node.op == "placeholder":
             return set()
         body.add(node)
         stack += node.all_input_nodes
-    return body
+    return body if reached else set()
 
 
 def _is_constant(node: Node) -> bool:

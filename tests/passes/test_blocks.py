@@ -225,6 +225,10 @@ def writes_through_a_view(net: Net, x: Tensor) -> Tensor:
     return x + net.body(F.relu(x.view(x.shape), inplace=True))
 
 
+def sum_of_constants(net: Net, x: Tensor) -> Tensor:
+    return x + (torch.ones(8, 1, 1) * 2 + net.gamma.view(8, 1, 1).relu())
+
+
 def no_parameter(net: Net, x: Tensor) -> Tensor:
     return x + F.relu(x)
 
@@ -243,6 +247,7 @@ def no_parameter(net: Net, x: Tensor) -> Tensor:
         pytest.param(tapped_body, "body", "also read outside", id="inner-value-escapes"),
         pytest.param(writes_into_its_input, "add", "writes into its own input", id="in-place-on-entry"),
         pytest.param(writes_through_a_view, "add", "writes into its own input", id="in-place-on-a-view-of-it"),
+        pytest.param(sum_of_constants, "add", "computed from the other", id="sum-of-parameters"),
         pytest.param(no_parameter, "add", "no parameter inside", id="nothing-to-skip"),
     ],
 )
