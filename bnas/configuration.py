@@ -45,6 +45,7 @@ class StageDescription(Section):
     epochs: Count = 1
     init_lr: Annotated[float, Field(gt=0)] = 0.01
     width_indicator: Count | None = None
+    depth_indicator: Count | None = None
     reorg_weights: bool = False
 
 
@@ -109,12 +110,31 @@ class Kernel(Section):
     min_kernel: Count = 3
 
 
+class Depth(Section):
+    """``elasticity.depth``; see `bnas.Elasticity`."""
+
+    mode: Literal["manual", "auto"] | None = None
+    min_block_size: Annotated[int, Field(ge=0)] | None = None
+    max_block_size: Annotated[int, Field(ge=0)] | None = None
+    hw_fused_ops: bool = True
+    skipped_blocks: tuple[str | tuple[str, str], ...] | None = None
+
+    @field_validator("mode")
+    @classmethod
+    def _not_read(cls, value: str | None) -> str | None:
+        """A published configuration has it; BootstrapNAS does not read it either."""
+        if value is not None:
+            _warn("depth.mode says nothing here: blocks are found unless skipped_blocks lists them")
+        return value
+
+
 class ElasticitySection(Section):
     """``elasticity``."""
 
     available_elasticity_dims: tuple[Dimension, ...] = ("depth", "width", "kernel")
     width: Width = Width()
     kernel: Kernel = Kernel()
+    depth: Depth = Depth()
     ignored_scopes: Scopes = ()
     target_scopes: Scopes = ()
     pin: Scopes = ()
