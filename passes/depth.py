@@ -62,7 +62,7 @@ def _tied(types: AxisTypes, candidates: Iterable[Block], elasticity: Elasticity)
 
 def _listed(types: AxisTypes, entries: Sequence[str | tuple[str, str]], elasticity: Elasticity) -> Blocks:
     """The blocks that a user lists, by name or by start and end; what their ties make rigid is in the types' pins."""
-    known = skippable_blocks(analyse(types.ir), replace(elasticity, skipped_blocks=None)).found
+    known = _offered(types, elasticity)
     blocks = [_by_name(known, e) if isinstance(e, str) else _by_ends(types, known, *e) for e in entries]
     ties, taken = list[Diagnostic](), dict[Node, Block]()
     for block in blocks:
@@ -72,6 +72,14 @@ def _listed(types: AxisTypes, entries: Sequence[str | tuple[str, str]], elastici
         ties += [note for note in [tie(types, block)] if note is not None]
         taken.update(dict.fromkeys(block.nodes, block))
     return Blocks(tuple(_in_order(types.ir, blocks)), (), tuple(ties))
+
+
+def _offered(types: AxisTypes, elasticity: Elasticity) -> list[Block]:
+    """What is found without a list, and what would be found if widths did not matter; `types` are left alone."""
+    free = replace(elasticity, skipped_blocks=None)
+    settings = [free, replace(free, dimensions=("depth",))]
+    found = [block for one in settings for block in skippable_blocks(analyse(types.ir), one).found]
+    return list({block.name: block for block in reversed(found)}.values())[::-1]
 
 
 def _by_name(known: Sequence[Block], name: str) -> Block:

@@ -20,7 +20,7 @@ from .blocks import Block, has_tensors, is_constant, nodes_between, writes_into
 from .errors import Diagnostic
 from .fusion import fused_next
 from .ir import IR, module_calls, path_of
-from .terms import Cat, Prod, Sym, Term, normalise
+from .terms import Cat, K, Perm, Prod, Sym, Term, normalise
 from .unifier import Unifier
 
 JOINS = frozenset({torch.cat, torch.stack, torch.add})
@@ -208,6 +208,9 @@ def _twin(term: Term, twins: dict[Sym, Sym]) -> Term:
         return twins.setdefault(term, Sym(term.n, term.origin))
     if isinstance(term, Prod | Cat):
         return type(term)(tuple(_twin(part, twins) for part in term.terms))
+    if isinstance(term, Perm):
+        return Perm(_twin(term.term, twins), term.order)
+    assert isinstance(term, K)
     return term
 
 
