@@ -124,5 +124,5 @@ def test_a_module_that_returns_several_values_is_refused() -> None:
     types = analyse(trace(net.eval(), inputs))
     nodes = {node.name: node for node in types.ir.graph.nodes}
     block = Block("pair", nodes["stem_1"], nodes["exp"], frozenset(), residual=False)
-    with pytest.raises(VerificationError, match="pair returns tuple, not the tensor"):
+    with pytest.raises(VerificationError, match="pair returns tuple, not the one tensor"):
         detour(net, types.ir, [block])(inputs)

@@ -133,10 +133,10 @@ def test_finds(step: Any, names: list[str]) -> None:
 
 def test_finds_regions_on_a_branch_unless_it_gates_another() -> None:
     def summed(net: Any, x: Tensor) -> Tensor:
-        return torch.cat([pair(net, x), net.wide(x)], 1)
+        return torch.cat([pair(net, net.three(x)), net.wide(x)], 1)
 
     def gated(net: Any, x: Tensor) -> Tensor:
-        return net.wide(x) * net.wide(pair(net, x)).sigmoid()
+        return net.wide(x) * net.wide(pair(net, net.three(x))).sigmoid()
 
     assert [block.name for block in found_in(Net(summed, 20)).found] == ["one-two"]
     assert [block.name for block in found_in(Net(gated, 12)).found] == []
@@ -279,7 +279,7 @@ def test_a_tie_that_makes_widths_rigid_is_made_only_where_widths_are_not_elastic
     blocks = skippable_blocks(types, ELASTICITY)
     assert not blocks.found
     assert [str(d) for d in blocks.refused] == [
-        "one-two: 1 axes would be rigid if it were skippable, the first: last.weight: two axes do not line up"
+        "one-two: 1 axes would be rigid if it were skippable, the first: last.weight: it is an input of the model"
     ]
     assert types.free_symbols() == free
     assert [b.name for b in skippable_blocks(types, Elasticity(("depth",))).found] == ["one-two"]
