@@ -63,8 +63,8 @@ class Stage:
     def space(self, space: SearchSpace) -> SearchSpace:
         """The part of `space` that this stage samples."""
         trained = {dimension: dimension in self.train_dims for dimension in DIMENSIONS}
-        limits = {"width_indicator": self.width_indicator, "depth_indicator": self.depth_indicator}
-        return space.restrict(**trained, **limits)
+        widths, depth = self.width_indicator, self.depth_indicator
+        return space.restrict(**trained, width_indicator=widths, depth_indicator=depth)
 
 
 @dataclass(frozen=True)
