@@ -113,19 +113,19 @@ class Kernel(Section):
 class Depth(Section):
     """``elasticity.depth``; see `bnas.Elasticity`."""
 
-    mode: Literal["manual", "auto"] | None = None
     min_block_size: Annotated[int, Field(ge=0)] | None = None
     max_block_size: Annotated[int, Field(ge=0)] | None = None
     hw_fused_ops: bool = True
     skipped_blocks: tuple[str | tuple[str, str], ...] | None = None
 
-    @field_validator("mode")
+    @model_validator(mode="before")
     @classmethod
-    def _not_read(cls, value: str | None) -> str | None:
-        """A published configuration has it; BootstrapNAS does not read it either."""
-        if value is not None:
-            _warn("depth.mode says nothing here: blocks are found unless skipped_blocks lists them")
-        return value
+    def _not_read(cls, data: Any) -> Any:
+        """A published configuration has ``mode``, which BootstrapNAS does not read either."""
+        if not isinstance(data, dict) or "mode" not in data:
+            return data
+        _warn("depth.mode says nothing here: blocks are found unless skipped_blocks lists them")
+        return {key: value for key, value in data.items() if key != "mode"}
 
 
 class ElasticitySection(Section):

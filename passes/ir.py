@@ -78,8 +78,9 @@ class IR:
         """
         own = {**self.modules, **modules}
         for node in revalue(self.root, own, self.constants, graph):
-            operands = (one.meta.get("scope") for one in node.all_input_nodes)
-            node.meta.setdefault("scope", next((scope for scope in operands if scope), ""))
+            operand = next((one.meta for one in node.all_input_nodes if one.meta.get("scope")), {})
+            for key, nothing in (("scope", ""), ("nn_module_stack", {})):
+                node.meta.setdefault(key, operand.get(key, nothing))
         calls = {node: call for node in graph.nodes if (call := call_of(node, self.root, own)) is not None}
         return replace(self, graph=graph, calls=calls, modules=own)
 
