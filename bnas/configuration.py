@@ -45,6 +45,7 @@ class StageDescription(Section):
     epochs: Count = 1
     init_lr: Annotated[float, Field(gt=0)] = 0.01
     width_indicator: Count | None = None
+    depth_indicator: Count | None = None
     reorg_weights: bool = False
 
 
@@ -109,12 +110,31 @@ class Kernel(Section):
     min_kernel: Count = 3
 
 
+class Depth(Section):
+    """``elasticity.depth``; see `bnas.Elasticity`."""
+
+    min_block_size: Annotated[int, Field(ge=0)] | None = None
+    max_block_size: Annotated[int, Field(ge=0)] | None = None
+    hw_fused_ops: bool = True
+    skipped_blocks: tuple[str | tuple[str, str], ...] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _not_read(cls, data: Any) -> Any:
+        """A published configuration has ``mode``, which BootstrapNAS does not read either."""
+        if not isinstance(data, dict) or "mode" not in data:
+            return data
+        _warn("depth.mode says nothing here: blocks are found unless skipped_blocks lists them")
+        return {key: value for key, value in data.items() if key != "mode"}
+
+
 class ElasticitySection(Section):
     """``elasticity``."""
 
     available_elasticity_dims: tuple[Dimension, ...] = ("depth", "width", "kernel")
     width: Width = Width()
     kernel: Kernel = Kernel()
+    depth: Depth = Depth()
     ignored_scopes: Scopes = ()
     target_scopes: Scopes = ()
     pin: Scopes = ()

@@ -42,6 +42,7 @@ def elasticity_of(configuration: Configuration, folder: Path) -> Elasticity:
         pin=section.pin,
         **width,
         **section.kernel.model_dump(),
+        **section.depth.model_dump(),
     )
 
 

@@ -9,6 +9,7 @@ from .axes import AxisTypes, analyse, register_rule
 from .blocks import Block, Blocks, find_blocks
 from .calls import Call, ModuleForm, TensorRef, canonical, register_module
 from .choices import Choices, choose
+from .depth import skippable_blocks
 from .dump import describe
 from .elasticity import Elasticity
 from .errors import (
@@ -81,6 +82,7 @@ __all__ = [
     "register_module",
     "register_rule",
     "rules",
+    "skippable_blocks",
     "tie_groups",
     "trace",
 ]

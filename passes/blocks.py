@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import operator
+import sys
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from itertools import takewhile
 
 import torch
@@ -12,6 +15,7 @@ from torch.fx import Node
 from .axes import AxisTypes
 from .calls import TensorRef
 from .errors import Diagnostic
+from .ir import IR
 from .terms import normalise
 
 
@@ -23,34 +27,53 @@ class Block:
     entry: Node
     out: Node
     body: frozenset[Node]
+    residual: bool = True
+    """A sum of a branch and its input; else a region whose ends have one shape (see `regions`)."""
+
+    @property
+    def nodes(self) -> frozenset[Node]:
+        """All that is gone when it is skipped."""
+        return self.body | {self.out}
+
+    @property
+    def size(self) -> int:
+        """Operators beyond the first: BootstrapNAS's count, the distance of the last from the first."""
+        return sum(not (is_constant(node) or _is_item(node)) for node in self.nodes) - 1
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """The skippable blocks of a graph in order, and the additions that were left alone, with the reason."""
+    """The skippable blocks of a graph in order, and what was left alone, with the reason."""
 
     found: tuple[Block, ...]
     refused: tuple[Diagnostic, ...]
+    ties: tuple[Diagnostic, ...] = ()
+    """What skippable regions took from the widths."""
 
 
-def find_blocks(types: AxisTypes) -> Blocks:
+ANY_SIZE = range(sys.maxsize)
+
+
+def find_blocks(types: AxisTypes, sizes: range = ANY_SIZE) -> Blocks:
     """Every minimal residual block ``out = add(body(x), x)`` whose two operands have the same axis types.
 
     Equal types make the skip legal for every choice of widths. Where one block encloses another, the inner one is
-    taken, since inner blocks give the finer choice.
+    taken, since inner blocks give the finer choice. Blocks whose `Block.size` is not among `sizes` are left alone.
     """
     refused: list[Diagnostic] = []
     matches: list[Block] = []
     for node, call in types.ir.calls.items():
         if call.op is torch.add:
             match = match_residual(types, node)
-            if isinstance(match, Block):
+            if isinstance(match, Diagnostic):
+                refused.append(match)
+            elif match.size in sizes:
                 matches.append(match)
             else:
-                refused.append(match)
+                refused.append(Diagnostic(node.name, f"its size {match.size} is not allowed by the settings"))
     minimal = [b for b in matches if not any(o is not b and o.body < b.body for o in matches)]
     refused += [Diagnostic(b.out.name, "encloses a smaller skippable block") for b in matches if b not in minimal]
-    return Blocks(_named(minimal), tuple(refused))
+    return Blocks(named(minimal), tuple(refused))
 
 
 def match_residual(types: AxisTypes, add: Node) -> Block | Diagnostic:
@@ -73,21 +96,26 @@ def match_residual(types: AxisTypes, add: Node) -> Block | Diagnostic:
     leaks = [node for node in body if set(node.users) - body - {add}]
     if leaks:
         return Diagnostic(leaks[0].name, "is also read outside the block")
-    if any(node in body for node in types.ir.writers(entry)):
+    block = Block(add.name, entry, add, frozenset(body))
+    if writes_into(types.ir, block):
         return Diagnostic(add.name, "the block writes into its own input")
-    if not any(_has_tensors(types, node) for node in body):
+    if not any(has_tensors(types, node) for node in body):
         return Diagnostic(add.name, "no parameter inside the block")
-    return Block(add.name, entry, add, frozenset(body))
+    return block
 
 
 def nodes_between(entry: Node, tail: Node) -> set[Node]:
-    """The nodes that `tail` is computed from after `entry`; empty where it is not, or also depends on other inputs."""
+    """The nodes that `tail` is computed from after `entry`; empty where it does not depend on `entry` and that alone.
+
+    What is computed from parameters only, such as a bias table, depends on nothing.
+    """
     body: set[Node] = set()
-    stack, reached = [tail], False
+    reached = False
+    stack = [tail]
     while stack:
         node = stack.pop()
         reached |= node is entry
-        if node is entry or node in body or _is_constant(node):
+        if node is entry or node in body or is_constant(node):
             continue
         if node.op == "placeholder":
             return set()
@@ -96,31 +124,42 @@ def nodes_between(entry: Node, tail: Node) -> set[Node]:
     return body if reached else set()
 
 
-def _is_constant(node: Node) -> bool:
+def is_constant(node: Node) -> bool:
     """Parameters and batch sizes may be read from anywhere."""
     return node.op == "get_attr" or isinstance(node.meta.get("value"), int)
 
 
-def _has_tensors(types: AxisTypes, node: Node) -> bool:
+def writes_into(ir: IR, block: Block) -> bool:
+    """Whether the block writes into the memory of its entry before its last operator, also through a view of it."""
+    return any(node in block.body for node in ir.writers(block.entry))
+
+
+def _is_item(node: Node) -> bool:
+    """One of the values of an operator that has several: no operator of its own."""
+    return node.target is operator.getitem and isinstance(node.all_input_nodes[0].meta["value"], tuple | list)
+
+
+def has_tensors(types: AxisTypes, node: Node) -> bool:
+    """Whether the operator has a parameter or buffer, or may have one, since it is opaque."""
     call = types.ir.calls.get(node)
     if call is None:
         return node.op == "call_module"
     return any(isinstance(r, TensorRef) or r.op == "get_attr" for r in call.tensors())
 
 
-def _named(blocks: list[Block]) -> tuple[Block, ...]:
-    """Name each block by the module that holds it; several in one module are numbered."""
-    paths = [_common_path(block) or block.name for block in blocks]
+def named(blocks: Iterable[Block]) -> tuple[Block, ...]:
+    """Name each residual block by the module that holds it; where names are equal, they are numbered."""
+    blocks = list(blocks)
+    paths = [(_common_path(block) if block.residual else "") or block.name for block in blocks]
     count, seen = Counter(paths), Counter[str]()
-    named = []
+    found = []
     for block, path in zip(blocks, paths, strict=True):
         seen[path] += 1
-        name = path if count[path] == 1 else f"{path}#{seen[path]}"
-        named.append(Block(name, block.entry, block.out, block.body))
-    return tuple(named)
+        found.append(replace(block, name=path if count[path] == 1 else f"{path}#{seen[path]}"))
+    return tuple(found)
 
 
 def _common_path(block: Block) -> str:
-    scopes = [str(node.meta.get("scope", "")).split(".") for node in (*block.body, block.out)]
+    scopes = [str(node.meta.get("scope", "")).split(".") for node in block.nodes]
     same = takewhile(lambda names: len(set(names)) == 1, zip(*scopes, strict=False))
     return ".".join(names[0] for names in same)

@@ -9,6 +9,7 @@ from torch.fx import Node
 
 from .axes import AxisTypes
 from .blocks import Block, Blocks
+from .chains import find_chains
 from .elasticity import Elasticity
 from .errors import Diagnostic
 from .kernels import Kernels
@@ -60,6 +61,7 @@ def choose(types: AxisTypes, blocks: Blocks, elasticity: Elasticity, kernels: Ke
         {name: uses for name, nodes in readers.items() if (uses := _around(nodes, found))},
         {name: kernel.choices for name, kernel in shrinkable.items()},
         {name: uses for name, kernel in shrinkable.items() if (uses := _around(kernel.nodes, found))},
+        find_chains(types.ir, found.values()),
     )
     kept = Kernels(shrinkable, kernels.refused)
     return Choices(space, elastic.found, found, kept, (*refused, *elastic.refused))
@@ -67,5 +69,5 @@ def choose(types: AxisTypes, blocks: Blocks, elasticity: Elasticity, kernels: Ke
 
 def _around(nodes: Iterable[Node], blocks: Mapping[str, Block]) -> tuple[frozenset[str], ...]:
     """The blocks around each node; empty where one of them is in no block."""
-    around = [frozenset(b.name for b in blocks.values() if node in b.body) for node in nodes]
+    around = [frozenset(b.name for b in blocks.values() if node in b.nodes) for node in nodes]
     return tuple(sorted(set(around), key=sorted)) if all(around) else ()

@@ -65,7 +65,7 @@ class Costs:
 
     def _keep(self, node: Node) -> Any:
         """1 while the node is in the network: the product of the switches of the blocks around it."""
-        around = [self._keeps[name] for name, block in self._choices.blocks.items() if node in block.body]
+        around = [self._keeps[name] for name, block in self._choices.blocks.items() if node in block.nodes]
         return math.prod(around, start=sympy.Integer(1))
 
     def _share(self, kernel: Kernel | None) -> Any:

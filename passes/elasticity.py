@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -56,6 +57,14 @@ class Elasticity:
     """What brings an entry to the front: one of `IMPORTANCES`."""
     external_importance_path: str | None = None
     """Scores by parameter name (JSON or safetensors), for the importance "external"."""
+    min_block_size: int | None = None
+    """Smallest `Block.size`; if None, residual blocks have any and other regions 5, BootstrapNAS's default."""
+    max_block_size: int | None = None
+    """Largest `Block.size`; if None, residual blocks have any and other regions 50, BootstrapNAS's default."""
+    hw_fused_ops: bool = True
+    """No region cuts between a linear operator, its BatchNorm and its activation."""
+    skipped_blocks: tuple[str | tuple[str, str], ...] | None = None
+    """These blocks only: names of blocks, or pairs of values, of which the first stays (see `scopes.find_value`)."""
 
     def __post_init__(self) -> None:
         """Bring lists and mappings into one form, and check the bounds of every setting."""
@@ -91,6 +100,25 @@ class Elasticity:
             yield f"filter_importance: {self.filter_importance!r} is not one of {', '.join(IMPORTANCES)}"
         if (self.filter_importance == "external") != (self.external_importance_path is not None):
             yield "filter_importance: 'external' and external_importance_path need each other"
+        yield from self._depth_problems()
+
+    def _depth_problems(self) -> Iterator[str]:
+        least, most = self.min_block_size, self.max_block_size
+        for name, size in (("min_block_size", least), ("max_block_size", most)):
+            if size is not None and size < 0:
+                yield f"{name}: {size} is smaller than 0"
+        if least is not None and most is not None and least > most:
+            yield f"min_block_size: {least} is larger than max_block_size {most}"
+        for entry in self.skipped_blocks or ():
+            pair = isinstance(entry, tuple) and len(entry) == 2 and all(isinstance(end, str) for end in entry)
+            if not pair and not isinstance(entry, str):
+                yield f"skipped_blocks: {entry!r} is neither a name nor a pair of a start and an end"
+
+    def block_sizes(self, *, residual: bool) -> range:
+        """The allowed `Block.size` of residual blocks, or of other regions."""
+        least, most = (0, sys.maxsize - 1) if residual else (5, 50)
+        least = least if self.min_block_size is None else self.min_block_size
+        return range(least, (most if self.max_block_size is None else self.max_block_size) + 1)
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Elasticity:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -77,21 +78,41 @@ class IR:
         """
         own = {**self.modules, **modules}
         for node in revalue(self.root, own, self.constants, graph):
-            operands = (one.meta.get("scope") for one in node.all_input_nodes)
-            node.meta.setdefault("scope", next((scope for scope in operands if scope), ""))
+            operand = next((one.meta for one in node.all_input_nodes if one.meta.get("scope")), {})
+            for key, nothing in (("scope", ""), ("nn_module_stack", {})):
+                node.meta.setdefault(key, operand.get(key, nothing))
         calls = {node: call for node in graph.nodes if (call := call_of(node, self.root, own)) is not None}
         return replace(self, graph=graph, calls=calls, modules=own)
 
     def writers(self, value: Node) -> list[Node]:
         """The nodes that write in place into the memory of `value`, also through a view of it; in graph order."""
-        memory = _memory(value)
-        return [n for n in self.graph.nodes if self._writes(n) and _memory(n.all_input_nodes[0]) == memory is not None]
+        return list(self._written.get(_memory(value), ()))
+
+    @cached_property
+    def _written(self) -> dict[int | None, list[Node]]:
+        """The nodes that write into each memory; meta tensors keep theirs once the graph is made."""
+        found: dict[int | None, list[Node]] = {}
+        for node in self.graph.nodes:
+            memory = _memory(node.all_input_nodes[0]) if self._writes(node) else None
+            if memory is not None:
+                found.setdefault(memory, []).append(node)
+        return found
 
     def _writes(self, node: Node) -> bool:
         if node.op == "call_module":
             call = self.calls.get(node)
             return call is not None and call.kwargs.get("inplace") is True
         return node.op in ("call_function", "call_method") and writes_in_place(node)
+
+
+def module_calls(node: Node) -> tuple[str, ...]:
+    """The calls of modules that a node was made in, from the outermost: ``layer``, for the second ``layer@1``."""
+    return tuple(node.meta.get("nn_module_stack", ()))
+
+
+def path_of(call: str) -> str:
+    """The path of the module that is called."""
+    return call.partition("@")[0]
 
 
 def _memory(node: Node) -> int | None:

@@ -30,7 +30,8 @@ def zero_dropped(model: nn.Module, skeleton: Skeleton, subnet: Subnet) -> None:
     """Set to zero, in place, all entries of `model`'s parameters that `subnet` does not keep.
 
     A smaller kernel stands in the centre of a zero kernel of the full size, so that padding and settings stay. A
-    skipped block gets zero parameters altogether, so that its branch adds nothing.
+    skipped residual block gets zero parameters altogether, so that its branch adds nothing. Zeroing makes no other
+    region an identity: `detour` skips those.
 
     Raises:
         VerificationError: a parameter of a skipped block is also used outside it: zeroing cannot tell them apart.
@@ -45,7 +46,7 @@ def zero_dropped(model: nn.Module, skeleton: Skeleton, subnet: Subnet) -> None:
                 parameters[name].data.mul_(keep.view(shape).to(parameters[name].device))
     for kernel in (skeleton.choices.kernels.found[name] for name in subnet.kernels):
         shrink_in_place(parameters[kernel.weight], kernel, subnet.kernels[kernel.name], skeleton.matrices)
-    for block in (skeleton.choices.blocks[name] for name in subnet.skipped):
+    for block in skipped_blocks(skeleton, subnet, residual=True):
         for name in _parameters_of(skeleton, block):
             if name in parameters:
                 parameters[name].data.zero_()
@@ -71,6 +72,12 @@ def _central(entries: int, choice: int) -> range:
     """The positions of the central `choice` entries of an axis: all if it has no more."""
     margin = max(0, entries - choice) // 2
     return range(margin, entries - margin)
+
+
+def skipped_blocks(skeleton: Skeleton, subnet: Subnet, *, residual: bool) -> list[Block]:
+    """The residual blocks, or the other regions, that `subnet` skips."""
+    blocks = skeleton.choices.blocks
+    return [block for name, block in blocks.items() if name in subnet.skipped and block.residual is residual]
 
 
 def _parameters_of(skeleton: Skeleton, block: Block) -> set[str]:

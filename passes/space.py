@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -98,11 +98,22 @@ class SearchSpace:
     """Ascending sizes for each elastic kernel, named by its convolution; the last is its full size."""
     kernels_inside: Mapping[str, tuple[frozenset[str], ...]] = field(default_factory=dict)
     """For kernels used only inside blocks: the blocks around each use, as for `inside`."""
+    chains: tuple[tuple[str, ...], ...] = ()
+    """Blocks that follow one another; a block in none of them is a chain of its own."""
+    depth_limit: int | None = None
+    """At most so many blocks of each chain are skipped; any number if None."""
 
     @property
     def size(self) -> int:
         """Number of sub-networks, as a Python int of any size."""
-        return math.prod(len(v.choices) for v in self.variables())
+        sizes = (len(choices) for choices in (*self.widths.values(), *self.kernels.values()))
+        return math.prod(sizes) * math.prod(sum(_counts(*chain)) for chain in self._limited())
+
+    def _limited(self) -> Iterator[tuple[tuple[str, ...], int]]:
+        """Each chain of at least one block, and how many of it may be skipped."""
+        single = ((name,) for name in self.blocks if not any(name in chain for chain in self.chains))
+        for chain in (*self.chains, *single):
+            yield chain, len(chain) if self.depth_limit is None else min(self.depth_limit, len(chain))
 
     def __len__(self) -> int:
         """Number of sub-networks; Python's `len` stops at ``sys.maxsize``, `size` does not."""
@@ -115,7 +126,7 @@ class SearchSpace:
         return (*depth, *widths, *(Variable(name, "kernel", choices) for name, choices in self.kernels.items()))
 
     def decode(self, vector: Sequence[int]) -> Subnet:
-        """The sub-network with choice number ``vector[i]`` of ``variables()[i]``.
+        """The sub-network with choice number ``vector[i]`` of ``variables()[i]``; `repair` makes it keep depth_limit.
 
         Raises:
             SubnetError: the vector is too long or short, or an entry is out of its bounds.
@@ -156,18 +167,34 @@ class SearchSpace:
         unknown = sorted(subnet.skipped - set(self.blocks))
         if unknown:
             raise SubnetError(f"{unknown[0]!r} is not a skippable block; there are {', '.join(self.blocks) or 'none'}")
+        for chain, limit in self._limited():
+            many = [name for name in chain if name in subnet.skipped]
+            if len(many) > limit:
+                raise SubnetError(f"{len(many)} blocks of a chain are skipped ({', '.join(many)}); allowed are {limit}")
 
     def maximal(self) -> Subnet:
         """Everything kept: computes what the original model computes."""
         return self.decode([len(v.choices) - 1 for v in self.variables()])
 
     def minimal(self) -> Subnet:
-        """The smallest choice everywhere."""
-        return self.decode([0] * len(self.variables()))
+        """The smallest choice everywhere; where the depth is limited, the last blocks of each chain are skipped."""
+        return self.repair(self.decode([0] * len(self.variables())))
+
+    def repair(self, subnet: Subnet) -> Subnet:
+        """The same sub-network, with the first skipped blocks of each chain kept where too many are skipped."""
+        kept: set[str] = set()
+        for chain, limit in self._limited():
+            skipped = [name for name in chain if name in subnet.skipped]
+            kept.update(skipped[: max(0, len(skipped) - limit)])
+        return Subnet(subnet.widths, subnet.skipped - kept, subnet.kernels) if kept else subnet
 
     def sample(self, generator: np.random.Generator) -> Subnet:
-        """A uniformly random choice for every variable."""
-        return self.decode([int(generator.integers(len(v.choices))) for v in self.variables()])
+        """Uniformly random among all sub-networks of this space."""
+        subnet = self.decode([int(generator.integers(len(v.choices))) for v in self.variables()])
+        if self.depth_limit is None:
+            return subnet
+        skipped = {name for chain, limit in self._limited() for name in _sample_chain(chain, limit, generator)}
+        return Subnet(subnet.widths, frozenset(skipped), subnet.kernels)
 
     def canonical(self, subnet: Subnet) -> Subnet:
         """The same network with full widths and kernels wherever only skipped blocks would use them."""
@@ -176,15 +203,32 @@ class SearchSpace:
         return Subnet(widths, subnet.skipped, kernels)
 
     def restrict(
-        self, *, depth: bool = True, width: bool = True, kernel: bool = True, width_indicator: int | None = None
+        self,
+        *,
+        depth: bool = True,
+        width: bool = True,
+        kernel: bool = True,
+        width_indicator: int | None = None,
+        depth_indicator: int | None = None,
     ) -> SearchSpace:
-        """The part of the space that a training stage uses: dimensions switched off, the largest widths only."""
+        """The part of the space that a training stage uses.
+
+        Args:
+            depth: whether blocks may be skipped.
+            width: whether widths may be smaller.
+            kernel: whether kernels may be smaller.
+            width_indicator: the so many largest widths only.
+            depth_indicator: at most so many skipped blocks of each chain.
+        """
         widths = {
             name: choices[-1:] if not width else choices[-width_indicator:] if width_indicator else choices
             for name, choices in self.widths.items()
         }
         kernels = {name: choices if kernel else choices[-1:] for name, choices in self.kernels.items()}
-        return SearchSpace(widths, self.blocks if depth else (), self.inside, kernels, self.kernels_inside)
+        limits = [limit for limit in (self.depth_limit, depth_indicator) if limit is not None]
+        blocks, chains = (self.blocks, self.chains) if depth else ((), ())
+        limit = min(limits, default=None)
+        return SearchSpace(widths, blocks, self.inside, kernels, self.kernels_inside, chains, limit)
 
 
 def _with_unused_full(
@@ -199,3 +243,16 @@ def _with_unused_full(
         return bool(uses := inside.get(name)) and all(around & skipped for around in uses or ())
 
     return {name: c[-1] if unused(name) else chosen.get(name, c[-1]) for name, c in known.items()}
+
+
+def _counts(chain: Sequence[str], limit: int) -> list[int]:
+    """In how many ways 0, 1, ... `limit` blocks of the chain are skipped."""
+    return [math.comb(len(chain), number) for number in range(limit + 1)]
+
+
+def _sample_chain(chain: Sequence[str], limit: int, generator: np.random.Generator) -> list[str]:
+    """Every allowed subset of the chain with the same probability."""
+    counts = _counts(chain, limit)
+    total = sum(counts)
+    number = generator.choice(len(counts), p=[count / total for count in counts])
+    return [chain[place] for place in generator.choice(len(chain), number, replace=False)]

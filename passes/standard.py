@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from .analysis import Analysis
 from .axes import analyse
-from .blocks import find_blocks
 from .choices import choose
+from .depth import skippable_blocks
 from .ir import trace
 from .kernels import Kernels, find_kernels
 from .pipeline import Pass, PassResult, Pipeline
@@ -49,7 +49,7 @@ class TypeAxes(Pass):
 
 @dataclass(frozen=True)
 class FindBlocks(Pass):
-    """Before: a typed graph. After: the blocks that may be skipped."""
+    """Before: a typed graph. After: the blocks that may be skipped; the types at the ends of regions are tied."""
 
     name: ClassVar[str] = "find-blocks"
     needs: ClassVar[tuple[str, ...]] = ("types",)
@@ -59,8 +59,8 @@ class FindBlocks(Pass):
         """Match the blocks."""
         if analysis.blocks is not None:
             return PassResult(analysis, False)
-        blocks = find_blocks(analysis.types)
-        return PassResult(replace(analysis, blocks=blocks), True, blocks.refused)
+        blocks = skippable_blocks(analysis.types, analysis.elasticity)
+        return PassResult(replace(analysis, blocks=blocks), True, (*blocks.refused, *blocks.ties))
 
 
 @dataclass(frozen=True)

@@ -288,6 +288,8 @@ class ValueTracer(fx.Tracer):
         """The value of a new node, computed on meta tensors: no data is touched."""
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._value)
         args, kwargs = tree_map(_to_meta, (args, kwargs))
+        if node.op == "call_method" and node.target in ("cpu", "cuda"):
+            return args[0]
         with torch.no_grad():
             if node.op == "get_attr":
                 return _to_meta(self._attribute(str(node.target)))
@@ -354,6 +356,8 @@ def _plain_flag(value: Any) -> Any:
 
 
 def _to_meta(value: Any) -> Any:
+    if isinstance(value, torch.device):
+        return torch.device("meta")
     if not isinstance(value, Tensor) or value.is_meta:
         return value
     return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")

@@ -34,11 +34,11 @@ class Vetoes:
     def on_block(self, types: AxisTypes, block: Block) -> str | None:
         """Of a block: skipping it would take away what is inside it."""
         pinned = {node for name, users in types.users.items() if self.pinned.covers_tensor(name) for node in users}
-        if any(node in pinned or self.pinned.covers_node(node) for node in block.body):
+        if any(node in pinned or self.pinned.covers_node(node) for node in block.nodes):
             return "a setting pins what is inside it"
-        if any(self.ignored.covers_node(node) for node in block.body):
+        if any(self.ignored.covers_node(node) for node in block.nodes):
             return "it holds a part of ignored_scopes"
-        if self.targets is not None and not all(self.targets.covers_node(node) for node in block.body):
+        if self.targets is not None and not all(self.targets.covers_node(node) for node in block.nodes):
             return "it is not inside target_scopes"
         return None
 

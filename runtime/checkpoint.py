@@ -120,7 +120,8 @@ def _manifest(directory: Path) -> dict[str, Any]:
 
 
 def _space(space: SearchSpace) -> dict[str, Any]:
-    return {"widths": dict(space.widths), "blocks": space.blocks, "kernels": dict(space.kernels)}
+    sizes = {"widths": dict(space.widths), "kernels": dict(space.kernels)}
+    return {**sizes, "blocks": space.blocks, "chains": space.chains}
 
 
 def _describe(example_inputs: Any) -> dict[str, Any]:

@@ -42,6 +42,8 @@ class Stage:
     """Learning rate at the start of the stage; it falls to 0 along a cosine."""
     width_indicator: int | None = None
     """Sample only the so many largest widths of each; all if None."""
+    depth_indicator: int | None = None
+    """Skip at most so many blocks of each chain; any number if None."""
     reorg_weights: bool = False
     """Reorder by importance before the stage."""
 
@@ -54,13 +56,15 @@ class Stage:
             raise TrainingError(f"epochs: {self.epochs} is smaller than 1")
         if not 0 < self.init_lr < math.inf:
             raise TrainingError(f"init_lr: {self.init_lr} is not a positive number")
-        if self.width_indicator is not None and self.width_indicator < 1:
-            raise TrainingError(f"width_indicator: {self.width_indicator} is smaller than 1")
+        for name, number in (("width_indicator", self.width_indicator), ("depth_indicator", self.depth_indicator)):
+            if number is not None and number < 1:
+                raise TrainingError(f"{name}: {number} is smaller than 1")
 
     def space(self, space: SearchSpace) -> SearchSpace:
         """The part of `space` that this stage samples."""
         trained = {dimension: dimension in self.train_dims for dimension in DIMENSIONS}
-        return space.restrict(**trained, width_indicator=self.width_indicator)
+        widths, depth = self.width_indicator, self.depth_indicator
+        return space.restrict(**trained, width_indicator=widths, depth_indicator=depth)
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from bnas.passes import Subnet, VerificationError
+from bnas.passes.detour import detour
 from bnas.passes.ir import as_call, as_program_call
-from bnas.passes.oracle import over_kept, randomise, zero_dropped
+from bnas.passes.oracle import over_kept, randomise, skipped_blocks, zero_dropped
 from bnas.passes.slot import Copies
 
 from .supernetwork import SuperNetwork
@@ -22,8 +23,9 @@ def verify(
 ) -> float:
     """Compare the extracted `subnet` with the zero-parameter oracle, in float64 on random statistics and biases.
 
-    The oracle zeroes what is dropped in a copy of `model` and runs the model's own forward, so it is independent of
-    tracing, typing and rewriting. Neither `model` nor `supernet` is changed.
+    The oracle zeroes what is dropped in a copy of `model`, lets hooks hand the entry of a skipped region on as its
+    output, and runs the model's own forward, so it is independent of typing and rewriting. Neither `model` nor
+    `supernet` is changed.
 
     Returns:
         The largest error relative to how much the outputs vary over the batch (at least 1e-3 of their size).
@@ -38,11 +40,12 @@ def verify(
     randomise(twin, lambda: twin(*batch[0], **batch[1]), generator)
     part = supernet.skeleton.build(subnet, Copies(), twin).eval()
     zero_dropped(twin, supernet.skeleton, subnet)
+    oracle = detour(twin, supernet.ir, skipped_blocks(supernet.skeleton, subnet, residual=False))
     tensors, named = as_program_call(kwargs or args)
     with torch.no_grad():
         found = tree_leaves(part(*tensors, **named))
         with over_kept(twin, supernet.skeleton, subnet):
-            expected = tree_leaves(twin(*args, **kwargs))
+            expected = tree_leaves(oracle(*args, **kwargs))
     error = max(_error(a, b) for a, b in zip(found, expected, strict=True))
     if not error <= tolerance:
         raise VerificationError(

@@ -39,7 +39,7 @@ class Candidates:
 
     def claim(self, genes: Sequence[int]) -> Candidate | None:
         """Return the candidate with these genes, or None if it was claimed before."""
-        subnet = self._space.canonical(self._space.decode(genes))
+        subnet = self._space.canonical(self._space.repair(self._space.decode(genes)))
         if subnet in self._claimed:
             return None
         candidate = Candidate(subnet, tuple(self._space.encode(subnet)))

@@ -129,6 +129,15 @@ def pixel_unshuffle(types: AxisTypes, call: Call) -> Axes:
     return [*inputs[:-3], Prod((inputs[-3], K(r * r))), *(K(n) for n in types.output_shape(call)[-2:])]
 
 
+@register_rule(F.fold)
+def fold(types: AxisTypes, call: Call) -> Axes:
+    """C*kernel channels become C; places and pixels are rigid."""
+    inputs, shape = types.type(call.argument(0, "input")), types.output_shape(call)
+    channels, patch = types.factor(inputs[1], inputs[1].size // shape[1])
+    types.pin_axes([patch, inputs[2]], "patches are put together along it")
+    return [inputs[0], channels, *(K(n) for n in shape[2:])]
+
+
 @register_rule(F.unfold)
 def unfold(types: AxisTypes, call: Call) -> Axes:
     """C channels become C*kernel; positions are rigid."""

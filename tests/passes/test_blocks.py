@@ -226,7 +226,7 @@ def writes_through_a_view(net: Net, x: Tensor) -> Tensor:
 
 
 def sum_of_constants(net: Net, x: Tensor) -> Tensor:
-    return x + (torch.ones(8, 1, 1) * 2 + net.gamma.view(8, 1, 1).relu())
+    return x + net.gamma.view(8, 1, 1).relu()
 
 
 def no_parameter(net: Net, x: Tensor) -> Tensor:

@@ -63,7 +63,7 @@ def test_the_case_has_every_kind_of_kernel() -> None:
     kernels = supernet.skeleton.choices.kernels.found
     assert {kernel.sizes for kernel in kernels.values()} == {(5, 5), (7, 7), (7, 5), (1, 5)}
     assert [len(kernel.nodes) for kernel in kernels.values()] == [1, 1, 1, 1, 2]
-    assert set(supernet.space.kernels_inside) == {"0.1.middle.0"}
+    assert set(supernet.space.kernels_inside) == {"0.1.middle.0", "0.4.layer.0"}
     assert set(supernet.space.kernels) == set(kernels)
 
 
@@ -254,7 +254,7 @@ def test_costs_of_every_kernel() -> None:
 def test_only_kernels_in_skipped_blocks_do_not_count() -> None:
     case = kernels_case()
     space = case.supernet.space
-    (block,) = space.blocks
+    block, _ = space.blocks
     skipping = Subnet(case.subnet.widths, frozenset({block}), case.subnet.kernels)
     canonical = space.canonical(skipping)
     assert canonical.kernels == {**case.subnet.kernels, "0.1.middle.0": 7}

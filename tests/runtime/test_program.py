@@ -42,7 +42,7 @@ def test_the_fixed_case_has_every_kind_of_binding() -> None:
     kinds = {type(module) for module in program.modules()}
     assert {Gathered, GatheredTensor} <= kinds
     assert {binding.slot.whole for binding in program.bindings} == {True, False}
-    assert len(case.supernet.space.blocks) == 3
+    assert len(case.supernet.space.blocks) == 4
     assert case.supernet.diagnostics
 
 
