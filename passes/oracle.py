@@ -19,7 +19,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .blocks import Block
-from .errors import VerificationError
 from .kernels import Kernel
 from .selection import index
 from .skeleton import Skeleton
@@ -30,11 +29,8 @@ def zero_dropped(model: nn.Module, skeleton: Skeleton, subnet: Subnet) -> None:
     """Set to zero, in place, all entries of `model`'s parameters that `subnet` does not keep.
 
     A smaller kernel stands in the centre of a zero kernel of the full size, so that padding and settings stay. A
-    skipped residual block gets zero parameters altogether, so that its branch adds nothing. Zeroing makes no other
-    region an identity: `detour` skips those.
-
-    Raises:
-        VerificationError: a parameter of a skipped block is also used outside it: zeroing cannot tell them apart.
+    skipped residual block gets zero parameters altogether, so that its branch adds nothing. Where zeroing makes no
+    identity, `detour` skips the block.
     """
     assignment, parameters = skeleton.assignment(subnet), dict(model.named_parameters())
     for name, axes in skeleton.types.tensors.items():
@@ -46,7 +42,7 @@ def zero_dropped(model: nn.Module, skeleton: Skeleton, subnet: Subnet) -> None:
                 parameters[name].data.mul_(keep.view(shape).to(parameters[name].device))
     for kernel in (skeleton.choices.kernels.found[name] for name in subnet.kernels):
         shrink_in_place(parameters[kernel.weight], kernel, subnet.kernels[kernel.name], skeleton.matrices)
-    for block in skipped_blocks(skeleton, subnet, residual=True):
+    for block in skipped_blocks(skeleton, subnet, zeroed=True):
         for name in _parameters_of(skeleton, block):
             if name in parameters:
                 parameters[name].data.zero_()
@@ -74,20 +70,25 @@ def _central(entries: int, choice: int) -> range:
     return range(margin, entries - margin)
 
 
-def skipped_blocks(skeleton: Skeleton, subnet: Subnet, *, residual: bool) -> list[Block]:
-    """The residual blocks, or the other regions, that `subnet` skips."""
-    blocks = skeleton.choices.blocks
-    return [block for name, block in blocks.items() if name in subnet.skipped and block.residual is residual]
+def skipped_blocks(skeleton: Skeleton, subnet: Subnet, *, zeroed: bool) -> list[Block]:
+    """The blocks that `subnet` skips which zero parameters make an identity, or the others.
+
+    Those are residual blocks whose parameters nobody else reads.
+    """
+    skipped = [block for name, block in skeleton.choices.blocks.items() if name in subnet.skipped]
+    return [block for block in skipped if _by_zeroing(skeleton, block) is zeroed]
+
+
+def _by_zeroing(skeleton: Skeleton, block: Block) -> bool:
+    parameters = dict(skeleton.ir.root.named_parameters())
+    users = [nodes for name, nodes in skeleton.types.users.items() if name in parameters and nodes & block.body]
+    return block.residual and all(nodes <= block.body for nodes in users)
 
 
 def _parameters_of(skeleton: Skeleton, block: Block) -> set[str]:
     names = {name for name, users in skeleton.types.users.items() if users & block.body}
-    shared = [name for name in sorted(names) if not skeleton.types.users[name] <= block.body]
-    if shared:
-        raise VerificationError(f"block {block.name}: {shared[0]} is also used outside it, zeroing cannot verify that")
     opaque = [str(n.target) for n in block.body if n.op == "call_module" and n not in skeleton.ir.calls]
-    inside = {f"{p}.{n}" for p in opaque for n, _ in skeleton.ir.module(p).named_parameters()}
-    return names | inside
+    return names | {f"{p}.{n}" for p in opaque for n, _ in skeleton.ir.module(p).named_parameters()}
 
 
 @contextmanager

@@ -31,7 +31,7 @@ def verify(
         The largest error relative to how much the outputs vary over the batch (at least 1e-3 of their size).
 
     Raises:
-        VerificationError: the error is above `tolerance`; or the block cannot be verified by zeroing.
+        VerificationError: the error is above `tolerance`.
     """
     args, kwargs = as_call(tree_map(lambda v: v.double() if _is_float(v) else v, example_inputs))
     twin = copy.deepcopy(model).eval().double()
@@ -40,7 +40,7 @@ def verify(
     randomise(twin, lambda: twin(*batch[0], **batch[1]), generator)
     part = supernet.skeleton.build(subnet, Copies(), twin).eval()
     zero_dropped(twin, supernet.skeleton, subnet)
-    oracle = detour(twin, supernet.ir, skipped_blocks(supernet.skeleton, subnet, residual=False))
+    oracle = detour(twin, supernet.ir, skipped_blocks(supernet.skeleton, subnet, zeroed=False))
     tensors, named = as_program_call(kwargs or args)
     with torch.no_grad():
         found = tree_leaves(part(*tensors, **named))
