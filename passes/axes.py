@@ -5,6 +5,7 @@ An operator without a rule pins all its inputs and gives rigid outputs: sound by
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -184,6 +185,9 @@ def _type_of(types: AxisTypes, node: Node) -> Any:
         return None
     if not any(isinstance(leaf, Tensor) for leaf in tree_leaves(node.meta["value"])):
         return None  # a size: a number and not a tensor
+    if isinstance(node.target, type) and issubclass(node.target, OrderedDict):
+        items = node.kwargs or node.args[0]
+        return {name: types.type(item) if isinstance(item, Node) else None for name, item in items.items()}  # type: ignore[union-attr]
     call = types.ir.calls.get(node)
     rule = None if call is None else RULES.get(call.op)
     for ref in [] if call is None else call.tensors():

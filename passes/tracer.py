@@ -14,6 +14,7 @@ import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,7 @@ class ValueTracer(fx.Tracer):
         self.modules: dict[str, nn.Module] = {}
         self.diagnostics: list[Diagnostic] = []
         self.device = torch.device("cpu")
+        self._installed: set[nn.Module] = set()
         self._inputs: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
         self._attributes: dict[str, fx.Proxy] = {}
 
@@ -123,7 +125,7 @@ class ValueTracer(fx.Tracer):
         Raises:
             TraceError: the model's own forward cannot be traced; names the module and the line.
         """
-        self._inputs = (args, kwargs)
+        self._inputs, self._installed = (args, kwargs), set(root.modules())
         self.device = next((p.device for p in root.parameters()), torch.device("cpu"))
         with _own_functions_only(), self._evaluating(root), BatchFactories(self):
             try:
@@ -169,6 +171,8 @@ class ValueTracer(fx.Tracer):
     def path_of_module(self, mod: nn.Module) -> str:
         """As in fx, for the graph's own modules too."""
         own = next((name for name, module in self.modules.items() if module is mod), None)
+        if own is None and mod not in self._installed and not [*mod.parameters(), *mod.buffers()]:
+            own = self.add_module(mod)  # made in the forward
         return super().path_of_module(mod) if own is None else own
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
@@ -222,6 +226,8 @@ class ValueTracer(fx.Tracer):
         """Whether ``tensor.to(...)`` is the tensor itself."""
         asked = [*args, *(value for name, value in kwargs.items() if name in ("device", "dtype"))]
         plain = len(asked) == len(args) + len(kwargs) and all(isinstance(a, torch.device | torch.dtype) for a in asked)
+        if _states_type(tensor.node):  # it may be another type than the parameters', though not today
+            return False
         return plain and all(a in (self.device, tensor.dtype) for a in asked)
 
     def _dropout(self, function: Any, input: Any, p: float = 0.5, training: Any = True, inplace: bool = False) -> Any:
@@ -248,7 +254,7 @@ class ValueTracer(fx.Tracer):
         if isinstance(a, fx.Proxy):  # before fx sees it, which would take our proxy for the tensor it claims to be
             return a.node
         if isinstance(a, OrderedDict):  # fx would make a plain dict of it
-            return self.create_proxy("call_function", OrderedDict, (dict(a),), {}).node
+            return self.create_proxy("call_function", type(a), *_of_mapping(a)).node
         if not isinstance(a, Tensor) or isinstance(a, nn.Parameter):
             return super().create_arg(a)
         if any(size % BATCH == 0 for size in a.shape if size):
@@ -349,6 +355,16 @@ def _stored(module: nn.Module, name: str) -> Any:
         if name in table:
             return table[name]
     return getattr(module, name)
+
+
+def _states_type(node: fx.Node) -> bool:
+    """Whether the call says which number type its result has."""
+    return node.target == "float" or any(isinstance(v, torch.dtype) for v in (*node.args, *node.kwargs.values()))
+
+
+def _of_mapping(value: OrderedDict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments that make the mapping again: fields of a data class by name."""
+    return ((), dict(value)) if is_dataclass(value) else ((dict(value),), {})
 
 
 def _plain_flag(value: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -38,12 +37,6 @@ def getitem(types: AxisTypes, call: Call) -> Any:
             raise RuleError(f"an index of type {type(entry).__name__}")
     types.rewrite(call, 1, "", tuple(written))
     return [*out, *axes]
-
-
-@register_rule(OrderedDict)
-def mapping(types: AxisTypes, call: Call) -> dict[str, Axes]:
-    """The types of the items by their names."""
-    return {name: types.type(value) for name, value in call.args[0].items()}
 
 
 def _full(items: list[Any], axes: int) -> list[Any]:
