@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.fx import Graph, GraphModule, Node
 
 from .axes import AxisTypes, Moved, Replacement, Rewrite
@@ -124,6 +124,7 @@ class Skeleton:
         for rewrite in self.types.rewrites:
             node = copies[rewrite.node]
             if node in live and (new := _active_value(rewrite, assignment)) != _active_value(rewrite, {}):
+                new = fx.node.map_arg(new, copies.__getitem__)  # batch sizes
                 if isinstance(rewrite, Replacement):
                     node.op, node.target, node.kwargs = "call_function", rewrite.target, {}
                     node.args = (node.all_input_nodes[0], *self._arguments(node, rewrite, new))

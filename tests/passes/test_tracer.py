@@ -243,6 +243,21 @@ def test_tensors_made_with_the_size_of_the_batch_follow_it() -> None:
     torch.testing.assert_close(whole.program(whole.space.maximal())(batch), net(batch))
 
 
+def test_batch_sizes_in_views_with_an_open_end_are_those_of_the_program() -> None:
+    def step(net: Net, x: Tensor) -> Tensor:
+        for _ in range(2):
+            x = net.inner(x).flatten(2).transpose(1, 2)
+            x = x.reshape(x.shape[0], -1, 8).transpose(1, 2).unflatten(2, (4, 6))
+        return x
+
+    net = Net(step).eval()
+    whole = SuperNetwork.from_model(net, image(), {"min_width": 2, "divisor": 2})
+    for subnet in (whole.space.maximal(), whole.space.minimal()):
+        program = whole.program(subnet)
+        program.graph.lint()
+        torch.testing.assert_close(program(image(5)), whole.extract(subnet)(image(5)))
+
+
 class DropPath(nn.Module):
     """Stochastic depth as many write it."""
 
