@@ -91,11 +91,15 @@ def _parameters_of(skeleton: Skeleton, block: Block) -> set[str]:
     return names | {f"{p}.{n}" for p in opaque for n, _ in skeleton.ir.module(p).named_parameters()}
 
 
+Measure = Callable[[Tensor], Tensor]
+"""Which entries the statistics of a normalisation without weight are taken over, for those that are not zero."""
+
+
 @contextmanager
-def over_kept(model: nn.Module, skeleton: Skeleton, subnet: Subnet) -> Iterator[None]:
+def over_kept(model: nn.Module, skeleton: Skeleton, subnet: Subnet, unweighted: Measure) -> Iterator[None]:
     """While it lasts, layer_norm, rms_norm and group_norm take their statistics over kept entries, by decision.
 
-    Which those are follows from the weight; without one, from the entries that are not zero in all of the input.
+    Which those are follows from the weight; without one, `unweighted` says so, in the order of the calls.
     """
     assignment, masks = skeleton.assignment(subnet), dict[int, Tensor]()
     for name, parameter in model.named_parameters():
@@ -109,18 +113,23 @@ def over_kept(model: nn.Module, skeleton: Skeleton, subnet: Subnet) -> Iterator[
 
     def layer_norm(x: Tensor, shape: Sequence[int], weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Tensor:
         axes = tuple(range(-len(shape), 0))
-        mask = masks[id(weight)] if id(weight) in masks else (x != 0).flatten(0, -len(shape) - 1).any(0)
-        mean = x.mul(mask).sum(axes, keepdim=True) / mask.sum()
-        var = (x - mean).square().mul(mask).sum(axes, keepdim=True) / mask.sum()
+        live = (x != 0).flatten(0, -len(shape) - 1).any(0)
+        mask = masks[id(weight)] if id(weight) in masks else unweighted(live)
+        count = mask.sum().clamp(min=1)
+        mean = x.mul(mask).sum(axes, keepdim=True) / count
+        var = (x - mean).square().mul(mask).sum(axes, keepdim=True) / count
         return _affine((x - mean) * (var + eps).rsqrt() * mask, weight, bias)
 
     def rms_norm(x: Tensor, shape: Sequence[int], weight: Any = None, eps: float | None = None) -> Tensor:
-        mask = masks[id(weight)] if id(weight) in masks else (x != 0).flatten(0, -len(shape) - 1).any(0)
-        square = x.square().mul(mask).sum(tuple(range(-len(shape), 0)), keepdim=True) / mask.sum()
+        live = (x != 0).flatten(0, -len(shape) - 1).any(0)
+        mask = masks[id(weight)] if id(weight) in masks else unweighted(live)
+        count = mask.sum().clamp(min=1)
+        square = x.square().mul(mask).sum(tuple(range(-len(shape), 0)), keepdim=True) / count
         return _affine(x * (square + (torch.finfo(x.dtype).eps if eps is None else eps)).rsqrt(), weight, None)
 
     def group_norm(x: Tensor, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Tensor:
-        mask = masks[id(weight)] if id(weight) in masks else (x != 0).transpose(0, 1).flatten(1).any(1)
+        live = (x != 0).transpose(0, 1).flatten(1).any(1)
+        mask = masks[id(weight)] if id(weight) in masks else unweighted(live)
         mask = mask.view(groups, -1, 1)
         rows = x.view(len(x), groups, mask.shape[1], -1)
         count = mask.sum(1, keepdim=True).clamp(min=1) * rows.shape[-1]
@@ -136,6 +145,42 @@ def over_kept(model: nn.Module, skeleton: Skeleton, subnet: Subnet) -> Iterator[
         stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
         torch.backends.mha.set_fastpath_enabled(False)
         yield
+
+
+NORMS = frozenset({F.layer_norm, F.rms_norm, F.group_norm})
+
+
+def kept_without_weight(model: nn.Module, skeleton: Skeleton, subnet: Subnet, run: Callable[[], object]) -> Measure:
+    """For `over_kept`; zeroes `model` as `zero_dropped` does. ``run()`` calls it.
+
+    An entry is dropped if it is zero now, and is not with all parameters. Both are looked at where all parameters are
+    positive: activations would else let entries die that are kept. (Channels of padding are zero in both.)
+    """
+    unweighted = [
+        call for call in skeleton.ir.calls.values() if call.op in NORMS and call.argument(2, "weight") is None
+    ]
+    before = _live(model, skeleton, subnet, run) if unweighted else []
+    zero_dropped(model, skeleton, subnet)
+    after = _live(model, skeleton, subnet, run) if unweighted else []
+    masks = iter([now | ~then for then, now in zip(before, after, strict=True)])
+    return lambda live: next(masks, live)
+
+
+def _live(model: nn.Module, skeleton: Skeleton, subnet: Subnet, run: Callable[[], object]) -> list[Tensor]:
+    """The entries that are not zero before every normalisation without weight, if all parameters are positive."""
+    found, values = list[Tensor](), [parameter.detach().clone() for parameter in model.parameters()]
+
+    def note(live: Tensor) -> Tensor:
+        found.append(live)
+        return live
+
+    with torch.no_grad(), over_kept(model, skeleton, subnet, note):
+        for parameter in model.parameters():
+            parameter.abs_()
+        run()
+        for parameter, value in zip(model.parameters(), values, strict=True):
+            parameter.copy_(value)
+    return found
 
 
 def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
