@@ -9,19 +9,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .convolutions import Layer
-from .stage import Stage
+from .stage import ACTIVATIONS, Stage
 
 
 @dataclass(frozen=True)
 class Norm(Stage):
-    """A normalisation: "group", "instance", or "layer" and "rms" of the channels as the last axis."""
+    """A normalisation ("group", "instance", or "layer" and "rms" of the channels as the last axis) and activation."""
 
     kind: str
     groups: int = 1
     affine: bool = True
+    activation: str = "gelu"
 
     def build(self, channels: int) -> nn.Module:
         """The layer for so many channels."""
+        return nn.Sequential(self._norm(channels), ACTIVATIONS[self.activation](channels))
+
+    def _norm(self, channels: int) -> nn.Module:
         if self.kind == "group":
             return nn.GroupNorm(self.groups, channels, affine=self.affine)
         if self.kind == "instance":

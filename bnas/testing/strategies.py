@@ -137,7 +137,8 @@ def _branches(draw: st.DrawFn, channels: int) -> Branches:
 @st.composite
 def _norms(draw: st.DrawFn, channels: int, rows: int) -> Norm:
     kind = draw(st.sampled_from(("group", "layer", "rms", *(("instance",) if rows > 1 else ()))))
-    return Norm(kind, draw(_divisors(channels)) if kind == "group" else 1, draw(st.booleans()))
+    groups = draw(_divisors(channels)) if kind == "group" else 1
+    return Norm(kind, groups, draw(st.booleans()), draw(_ACTIVATIONS))
 
 
 @st.composite
