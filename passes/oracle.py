@@ -171,9 +171,7 @@ def _dependent(model: nn.Module, skeleton: Skeleton, subnet: Subnet, run: Callab
     return [(one != other).any(0) for one, other in zip(first, second, strict=True)]
 
 
-def _values(
-    model: nn.Module, skeleton: Skeleton, subnet: Subnet, run: Callable[[], object], seed: int
-) -> list[Tensor]:
+def _values(model: nn.Module, skeleton: Skeleton, subnet: Subnet, run: Callable[[], object], seed: int) -> list[Tensor]:
     """What stands before each normalisation without weight, with positive parameters that follow from `seed`."""
     generator, found = torch.Generator().manual_seed(seed), list[Tensor]()
     values = [parameter.detach().clone() for parameter in model.parameters()]
