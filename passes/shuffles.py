@@ -32,8 +32,8 @@ def spell_shuffles(graph: Graph) -> None:
 def _shuffle(graph: Graph, node: Node, source: Node, groups: int) -> Node:
     """The call; in the memory that the view back had, since what reads it may compute otherwise by its order."""
     shuffle = graph.call_function(F.channel_shuffle, (source, groups))
-    shuffle.meta.update(node.meta, value=F.channel_shuffle(source.meta["value"], groups))
-    if shuffle.meta["value"].is_contiguous() or not node.meta["value"].is_contiguous():
+    shuffle.meta.update(node.meta)
+    if source.meta["value"].is_contiguous() or not node.meta["value"].is_contiguous():
         return shuffle
     copy = graph.call_method("contiguous", (shuffle,))
     copy.meta.update(node.meta)

@@ -153,8 +153,10 @@ def _parts(draw: st.DrawFn, channels: int) -> Parts:
 def _tokens(draw: st.DrawFn, rows: int, readouts: tuple[str, ...], patches: tuple[int, ...] = (1,)) -> Tokens:
     width = draw(_WIDTHS)
     blocks = draw(st.lists(st.one_of(_mlps(), _attentions(width), st.just(Mix())), max_size=2))
-    positions = draw(st.sampled_from((None, "parameter", "embedding")))
-    return Tokens(width, tuple(blocks), draw(st.sampled_from(patches)), positions, draw(st.sampled_from(readouts)))
+    positions, readout = draw(st.sampled_from((None, "parameter", "embedding"))), draw(st.sampled_from(readouts))
+    if readout == "class" and not any(isinstance(block, Attention | Mix) for block in blocks):
+        readout = "mean"  # the first token would know nothing of the others
+    return Tokens(width, tuple(blocks), draw(st.sampled_from(patches)), positions, readout)
 
 
 def _mlps() -> st.SearchStrategy[Stage]:

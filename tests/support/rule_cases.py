@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -23,9 +24,9 @@ class Between(nn.Module):
 
     def __init__(self, body: Body) -> None:
         super().__init__()
-        self.first, self.body = nn.Conv2d(3, CHANNELS, 1), body
+        self.first, self.body = nn.Conv2d(3, CHANNELS, 1), copy.deepcopy(body)
         with torch.no_grad():
-            out = body(torch.randn(3, CHANNELS, HEIGHT, WIDTH))
+            out = self.body(torch.randn(3, CHANNELS, HEIGHT, WIDTH))
         kind: Any = {2: nn.Linear, 3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}[out.ndim]
         self.last = kind(out.shape[1], 2, *([] if out.ndim == 2 else [1]))
         self.double().eval()
@@ -47,7 +48,7 @@ class Of(nn.Module):
         return self.function(*self.layers, *self.parameter_list, x)
 
 
-class Mapping(nn.Module):
+class Named(nn.Module):
     """Whose outputs have names."""
 
     def __init__(self) -> None:
@@ -261,3 +262,13 @@ RIGID: dict[str, tuple[Body, str]] = {
     "another type": (lambda x: x.view(torch.int64).view(torch.float64), "another number type"),
 }
 """Where it does not, and what the diagnostics say."""
+
+SYMBOLS = {
+    **dict.fromkeys(("linear", "conv1d", "conv2d", "conv2d depthwise", "conv3d"), 2),
+    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), 2),
+    **dict.fromkeys(("conv2d grouped", "conv_transpose2d grouped"), 3),  # groups, and the inner widths on both sides
+    **dict.fromkeys(("t", "mm", "dot", "addmm", "einsum"), 2),  # and the axis that a parameter adds
+    **dict.fromkeys(("attention", "unflatten"), 2),  # an outer and an inner size
+    "tensor_split": 2,
+}
+"""The number of free symbols where it is not one."""
