@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -183,7 +184,8 @@ def _state_scales(graph: Graph) -> None:
     for node in graph.find_nodes(op="call_function", target=F.scaled_dot_product_attention):
         if node.kwargs.get("scale") is None and len(node.args) < 8:
             query = node.args[0] if node.args else node.kwargs["query"]
-            node.update_kwarg("scale", query.meta["value"].shape[-1] ** -0.5)
+            width = query.meta["value"].shape[-1]
+            node.update_kwarg("scale", 1 / math.sqrt(width))  # to the last bit as PyTorch does; width ** -0.5 is not
 
 
 RESHAPES = frozenset({"view", "reshape", torch.reshape})

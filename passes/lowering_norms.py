@@ -17,6 +17,17 @@ def layer_norm(site: Site) -> str:
     return site.emit("LayerNormalization", site.x, weight, bias, axis=-len(shape), epsilon=epsilon)
 
 
+@register_lowering(F.rms_norm)
+def rms_norm(site: Site) -> str:
+    """Divided by the root of the mean square over the last axes; ONNX has no operator for it before opset 23."""
+    axes, epsilon = len(site.arg(1, "normalized_shape")), site.arg(3, "eps")
+    epsilon = torch.finfo(site.result.dtype).eps if epsilon is None else epsilon
+    mean = site.emit("ReduceMean", site.emit("Mul", site.x, site.x), site.ints(range(-axes, 0)), keepdims=1)
+    root = site.emit("Sqrt", site.emit("Add", mean, site.operand(epsilon, site.result.dtype)))
+    normal, weight = site.emit("Div", site.x, root), site.optional(2, "weight")
+    return normal if weight is None else site.emit("Mul", normal, weight)
+
+
 @register_lowering(F.group_norm, torch.group_norm)
 def group_norm(site: Site) -> str:
     """Each group of channels becomes one channel that is normalised alone."""

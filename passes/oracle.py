@@ -91,11 +91,15 @@ def _parameters_of(skeleton: Skeleton, block: Block) -> set[str]:
     return names | {f"{p}.{n}" for p in opaque for n, _ in skeleton.ir.module(p).named_parameters()}
 
 
+Measure = Callable[[Tensor], Tensor]
+"""Which entries the statistics of a normalisation without weight are taken over, for its values (rows, *entries)."""
+
+
 @contextmanager
-def over_kept(model: nn.Module, skeleton: Skeleton, subnet: Subnet) -> Iterator[None]:
+def over_kept(model: nn.Module, skeleton: Skeleton, subnet: Subnet, unweighted: Measure) -> Iterator[None]:
     """While it lasts, layer_norm, rms_norm and group_norm take their statistics over kept entries, by decision.
 
-    Which those are follows from the weight; without one, from the entries that are not zero in all of the input.
+    Which those are follows from the weight; without one, `unweighted` says so, in the order of the calls.
     """
     assignment, masks = skeleton.assignment(subnet), dict[int, Tensor]()
     for name, parameter in model.named_parameters():
@@ -109,18 +113,20 @@ def over_kept(model: nn.Module, skeleton: Skeleton, subnet: Subnet) -> Iterator[
 
     def layer_norm(x: Tensor, shape: Sequence[int], weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Tensor:
         axes = tuple(range(-len(shape), 0))
-        mask = masks[id(weight)] if id(weight) in masks else (x != 0).flatten(0, -len(shape) - 1).any(0)
-        mean = x.mul(mask).sum(axes, keepdim=True) / mask.sum()
-        var = (x - mean).square().mul(mask).sum(axes, keepdim=True) / mask.sum()
+        mask = masks[id(weight)] if id(weight) in masks else unweighted(x.flatten(0, -len(shape) - 1))
+        count = mask.sum().clamp(min=1)
+        mean = x.mul(mask).sum(axes, keepdim=True) / count
+        var = (x - mean).square().mul(mask).sum(axes, keepdim=True) / count
         return _affine((x - mean) * (var + eps).rsqrt() * mask, weight, bias)
 
     def rms_norm(x: Tensor, shape: Sequence[int], weight: Any = None, eps: float | None = None) -> Tensor:
-        mask = masks[id(weight)] if id(weight) in masks else (x != 0).flatten(0, -len(shape) - 1).any(0)
-        square = x.square().mul(mask).sum(tuple(range(-len(shape), 0)), keepdim=True) / mask.sum()
+        mask = masks[id(weight)] if id(weight) in masks else unweighted(x.flatten(0, -len(shape) - 1))
+        count = mask.sum().clamp(min=1)
+        square = x.square().mul(mask).sum(tuple(range(-len(shape), 0)), keepdim=True) / count
         return _affine(x * (square + (torch.finfo(x.dtype).eps if eps is None else eps)).rsqrt(), weight, None)
 
     def group_norm(x: Tensor, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Tensor:
-        mask = masks[id(weight)] if id(weight) in masks else (x != 0).transpose(0, 1).flatten(1).any(1)
+        mask = masks[id(weight)] if id(weight) in masks else unweighted(x.transpose(0, 1).flatten(1).t())
         mask = mask.view(groups, -1, 1)
         rows = x.view(len(x), groups, mask.shape[1], -1)
         count = mask.sum(1, keepdim=True).clamp(min=1) * rows.shape[-1]
@@ -136,6 +142,52 @@ def over_kept(model: nn.Module, skeleton: Skeleton, subnet: Subnet) -> Iterator[
         stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
         torch.backends.mha.set_fastpath_enabled(False)
         yield
+
+
+NORMS = frozenset({F.layer_norm, F.rms_norm, F.group_norm})
+
+
+def kept_without_weight(model: nn.Module, skeleton: Skeleton, subnet: Subnet, run: Callable[[], object]) -> Measure:
+    """For `over_kept`; zeroes `model` as `zero_dropped` does. ``run()`` calls it.
+
+    An entry is dropped if it depends on the parameters of the model, but no more on those that are left: constant
+    padding never does. A norm inside an opaque module, where nothing is dropped, goes over all.
+    """
+    norms = [call for call in skeleton.ir.calls.values() if call.op in NORMS]
+    unweighted = [call for call in norms if call.argument(2, "weight") is None]
+    before = _dependent(model, skeleton, subnet, run) if unweighted else []
+    zero_dropped(model, skeleton, subnet)
+    after = _dependent(model, skeleton, subnet, run) if unweighted else []
+    masks = iter([now | ~then for then, now in zip(before, after, strict=True)])
+    return lambda values: next(masks, torch.ones(values.shape[1:], dtype=torch.bool, device=values.device))
+
+
+def _dependent(model: nn.Module, skeleton: Skeleton, subnet: Subnet, run: Callable[[], object]) -> list[Tensor]:
+    """Of every normalisation without weight the entries that change with the parameters of `model`, which stay.
+
+    All parameters are positive, or activations would let entries die that are kept.
+    """
+    first, second = ([*_values(model, skeleton, subnet, run, seed)] for seed in (0, 1))
+    return [(one != other).any(0) for one, other in zip(first, second, strict=True)]
+
+
+def _values(model: nn.Module, skeleton: Skeleton, subnet: Subnet, run: Callable[[], object], seed: int) -> list[Tensor]:
+    """What stands before each normalisation without weight, with positive parameters that follow from `seed`."""
+    generator, found = torch.Generator().manual_seed(seed), list[Tensor]()
+    values = [parameter.detach().clone() for parameter in model.parameters()]
+
+    def note(entries: Tensor) -> Tensor:
+        found.append(entries.clone())
+        return torch.ones(entries.shape[1:], dtype=torch.bool, device=entries.device)
+
+    with torch.no_grad(), over_kept(model, skeleton, subnet, note):
+        for parameter in model.parameters():
+            noise = torch.rand(parameter.shape, generator=generator, dtype=torch.float64) + 0.5
+            parameter.abs_().mul_(noise.to(parameter.device))
+        run()
+        for parameter, value in zip(model.parameters(), values, strict=True):
+            parameter.copy_(value)
+    return found
 
 
 def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:

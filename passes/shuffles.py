@@ -22,12 +22,22 @@ def spell_shuffles(graph: Graph) -> None:
         if found is not None:
             source, groups = found
             with graph.inserting_before(node):
-                shuffle = graph.call_function(F.channel_shuffle, (source, groups))
-            shuffle.meta.update(node.meta)
+                shuffle = _shuffle(graph, node, source, groups)
             node.replace_all_uses_with(shuffle)
             while node is not source:
                 dead, node = node, node.all_input_nodes[0]
                 graph.erase_node(dead)
+
+
+def _shuffle(graph: Graph, node: Node, source: Node, groups: int) -> Node:
+    """The call; in the memory that the view back had, since what reads it may compute otherwise by its order."""
+    shuffle = graph.call_function(F.channel_shuffle, (source, groups))
+    shuffle.meta.update(node.meta)
+    if source.meta["value"].is_contiguous() or not node.meta["value"].is_contiguous():
+        return shuffle
+    copy = graph.call_method("contiguous", (shuffle,))
+    copy.meta.update(node.meta)
+    return copy
 
 
 def _match(last: Node) -> tuple[Node, int] | None:

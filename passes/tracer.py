@@ -8,6 +8,7 @@ diagnostic; the model itself is left exactly as it was.
 
 from __future__ import annotations
 
+import builtins
 import copy
 import operator
 import traceback
@@ -53,11 +54,6 @@ class ValueProxy(fx.Proxy):
     def value(self) -> Any:
         """The meta tensor, or the structure of meta tensors, that the node stands for."""
         return self.node.meta["value"]
-
-    @property  # type: ignore[misc]
-    def __class__(self) -> type:
-        """Claims to be a tensor where it stands for one: models ask ``isinstance(x, Tensor)``."""
-        return Tensor if isinstance(self.node.meta.get("value"), Tensor) else type(self)
 
     _is_param = False  # read by isinstance(x, nn.Parameter)
     shape = property(lambda self: self.value.shape)
@@ -127,7 +123,7 @@ class ValueTracer(fx.Tracer):
         """
         self._inputs, self._installed = (args, kwargs), set(root.modules())
         self.device = next((p.device for p in root.parameters()), torch.device("cpu"))
-        with _own_functions_only(), self._evaluating(root), BatchFactories(self):
+        with _own_functions_only(), _proxies_are_tensors(), self._evaluating(root), BatchFactories(self):
             try:
                 return self.trace(root)
             except Exception as error:
@@ -302,7 +298,8 @@ class ValueTracer(fx.Tracer):
             if node.op == "call_module":
                 return self._run_module(self.module(str(node.target)), args, kwargs)
             if node.op == "call_method":
-                return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+                moves = node.target in ("cpu", "cuda")  # which no meta tensor can follow
+                return args[0] if moves else getattr(args[0], str(node.target))(*args[1:], **kwargs)
             if node.target in FACTORIES:
                 kwargs = {**kwargs, "device": "meta"}
             return node.target(*args, **kwargs)  # type: ignore[operator]
@@ -432,6 +429,27 @@ def _own_functions_only() -> Iterator[None]:
         yield
     finally:
         table.update(saved)
+
+
+@contextmanager
+def _proxies_are_tensors() -> Iterator[None]:
+    """Models that ask ``isinstance(x, Tensor)`` hear yes of a proxy that stands for a tensor.
+
+    Only in Python: a proxy whose ``__class__`` says so is one for C code too, which then reads its memory as a
+    tensor's and crashes the process (``torch.pow(x, 2)``).
+    """
+    plain, tensor = builtins.isinstance, torch.empty(0, device="meta")
+
+    def claims(value: Any, kind: Any) -> bool:
+        if plain(value, kind):
+            return True
+        return type(value) is ValueProxy and plain(value.node.meta.get("value"), Tensor) and plain(tensor, kind)
+
+    builtins.isinstance = claims  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        builtins.isinstance = plain
 
 
 def _parameter_names(forward: Callable[..., Any], count: int) -> list[str]:

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from bnas.passes import Subnet, VerificationError
 from bnas.passes.detour import detour
 from bnas.passes.ir import as_call, as_program_call
-from bnas.passes.oracle import over_kept, randomise, skipped_blocks, zero_dropped
+from bnas.passes.oracle import kept_without_weight, over_kept, randomise, skipped_blocks
 from bnas.passes.slot import Copies
 
 from .supernetwork import SuperNetwork
@@ -39,12 +39,12 @@ def verify(
     batch = _batch((args, kwargs), generator)
     randomise(twin, lambda: twin(*batch[0], **batch[1]), generator)
     part = supernet.skeleton.build(subnet, Copies(), twin).eval()
-    zero_dropped(twin, supernet.skeleton, subnet)
     oracle = detour(twin, supernet.ir, skipped_blocks(supernet.skeleton, subnet, zeroed=False))
+    measure = kept_without_weight(twin, supernet.skeleton, subnet, lambda: oracle(*args, **kwargs))
     tensors, named = as_program_call(kwargs or args)
     with torch.no_grad():
         found = tree_leaves(part(*tensors, **named))
-        with over_kept(twin, supernet.skeleton, subnet):
+        with over_kept(twin, supernet.skeleton, subnet, measure):
             expected = tree_leaves(oracle(*args, **kwargs))
     error = max(_error(a, b) for a, b in zip(found, expected, strict=True))
     if not error <= tolerance:

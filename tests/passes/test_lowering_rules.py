@@ -43,6 +43,8 @@ LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "batch-norm3d": (nn.BatchNorm3d(2), (2, 3, 4, 5)),
     "layer-norm": (nn.LayerNorm((9, 8)), IMAGE),
     "layer-norm-plain": (nn.LayerNorm(8, elementwise_affine=False), IMAGE),
+    "rms-norm": (nn.RMSNorm((9, 8)), IMAGE),
+    "rms-norm-plain": (nn.RMSNorm(8, eps=0.01, elementwise_affine=False), IMAGE),
     "group-norm": (nn.GroupNorm(3, 6), IMAGE),
     "group-norm-plain": (nn.GroupNorm(2, 6, affine=False, eps=0.1), (6, 5)),
     "relu": (nn.ReLU(), IMAGE),

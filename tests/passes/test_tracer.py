@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import importlib.util
 import operator
 from collections.abc import Callable
@@ -516,3 +517,40 @@ def test_a_real_model_with_wrapped_helpers() -> None:
     with torch.no_grad():
         torch.testing.assert_close(module(inputs), model(inputs))
         torch.testing.assert_close(module(inputs[:1]), model(inputs[:1]))
+
+
+SCALARS = {
+    "pow": lambda x: torch.pow(x, 2),
+    "remainder": lambda x: torch.remainder(x, 0.3),
+    "xlogy": lambda x: torch.xlogy(x, 2.0),
+    "where": lambda x: torch.where(x > 0, x, 0.0),
+    "float_power": lambda x: torch.float_power(x, 2),
+    "moved": lambda x: x.cpu() + 1,
+}
+
+
+@pytest.mark.parametrize("name", SCALARS)
+def test_functions_that_take_numbers_where_others_take_tensors(name: str) -> None:
+    """C code that took a proxy for a tensor would end the process, which no test could report."""
+    graph = trace(nn.Sequential(Function(SCALARS[name])), torch.randn(2, 3)).graph
+    assert len(graph.nodes) > 2
+
+
+class Function(nn.Module):
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Any:
+        assert isinstance(x, Tensor)
+        assert isinstance(x, (int, Tensor))
+        assert not isinstance(x, nn.Parameter | int)
+        return self.function(x)
+
+
+def test_isinstance_is_as_it_was_after_a_trace() -> None:
+    before = builtins.isinstance
+    trace(Function(torch.relu), torch.randn(2, 3))
+    with pytest.raises(TraceError):
+        trace(Function(lambda x: x.no_such_method()), torch.randn(2, 3))
+    assert builtins.isinstance is before

@@ -1,0 +1,274 @@
+"""A tiny model for every operator that has an axis rule: the operator stands between two layers."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bnas.testing.stage import DropPath
+
+CHANNELS, HEIGHT, WIDTH = 8, 4, 6
+INPUTS = torch.randn(3, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+Body = Callable[[Tensor], Any] | nn.Module
+
+
+class Between(nn.Module):
+    """A convolution with 8 outputs, the operator, and a layer on whatever axis 1 is then; in double precision."""
+
+    def __init__(self, body: Body) -> None:
+        super().__init__()
+        self.first, self.body = nn.Conv2d(3, CHANNELS, 1), copy.deepcopy(body)
+        with torch.no_grad():
+            out = self.body(torch.randn(3, CHANNELS, HEIGHT, WIDTH))
+        kind: Any = {2: nn.Linear, 3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}[out.ndim]
+        self.last = kind(out.shape[1], 2, *([] if out.ndim == 2 else [1]))
+        self.double().eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.body(self.first(x)))
+
+
+class Of(nn.Module):
+    """A function of layers or parameters and of the input."""
+
+    def __init__(self, function: Callable[..., Any], *parts: nn.Module | nn.Parameter) -> None:
+        super().__init__()
+        self.function = function
+        self.layers = nn.ModuleList(part for part in parts if isinstance(part, nn.Module))
+        self.parameter_list = nn.ParameterList(part for part in parts if isinstance(part, nn.Parameter))
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(*self.layers, *self.parameter_list, x)
+
+
+class Named(nn.Module):
+    """Whose outputs have names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Between(torch.relu)
+
+    def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
+        return OrderedDict(first=self.inner(x), second=x)
+
+
+def parameter(*shape: int) -> nn.Parameter:
+    return nn.Parameter(torch.randn(*shape, generator=torch.Generator().manual_seed(1)))
+
+
+def last(x: Tensor) -> Tensor:
+    """Channels as the last axis."""
+    return x.permute(0, 2, 3, 1)
+
+
+def first(x: Tensor) -> Tensor:
+    """Channels as axis 1 again."""
+    return x.permute(0, 3, 1, 2)
+
+
+UNARY: tuple[Callable[[Tensor], Tensor], ...] = (
+    *(F.relu, F.relu6, F.leaky_relu, F.elu, F.selu, F.gelu, F.silu, F.mish, F.hardswish, F.hardsigmoid, F.hardtanh),
+    *(F.softplus, F.logsigmoid, F.celu, F.softsign, torch.sigmoid, torch.tanh, torch.neg, torch.abs, torch.exp),
+    *(torch.square, torch.erf, torch.sin, torch.cos, torch.round, torch.floor, torch.ceil, torch.sign),
+    *(torch.nan_to_num, torch.clone, torch.detach, torch.zeros_like, torch.ones_like),
+)
+BINARY = (torch.minimum, torch.maximum, torch.atan2, torch.add, torch.sub, torch.mul)
+TRUTHS = (torch.isnan, torch.isinf, torch.isfinite, torch.logical_not)
+COMPARISONS = (torch.eq, torch.ne, torch.lt, torch.le, torch.gt, torch.ge, torch.logical_and, torch.logical_or)
+CASTS = ("float", "double", "half", "bfloat16", "int", "long", "bool", "contiguous", "cpu")
+DROPOUTS = (F.dropout, F.dropout2d, F.alpha_dropout, F.feature_alpha_dropout)
+PINNED = (torch.amax, torch.amin, torch.var, torch.std, torch.prod, torch.logsumexp)
+
+PASSING: dict[str, Body] = {
+    **{f.__name__: f for f in UNARY},
+    **{f.__name__: lambda x, f=f: f(x, x.cos()) for f in BINARY},
+    **{f.__name__: lambda x, f=f: x * (1 + f(x).double()) for f in TRUTHS},
+    **{f.__name__: lambda x, f=f: x * (1 + f(x, x.cos()).double()) for f in COMPARISONS},
+    **{name: lambda x, name=name: x * (1 + getattr(x, name)()) for name in CASTS},
+    **{f.__name__: lambda x, f=f: f(x, 0.5, False) for f in DROPOUTS},
+    "dropout1d": lambda x: F.dropout1d(x.flatten(2), 0.5, False),
+    "dropout3d": lambda x: F.dropout3d(x.unsqueeze(2), 0.5, False),
+    "identity": DropPath(0.5),
+    "positive": lambda x: torch.log(x.abs() + 1) + torch.sqrt(x.abs() + 1) + torch.rsqrt(x.abs() + 1) + x.abs().log1p(),
+    "reciprocal": lambda x: torch.reciprocal(x.abs() + 1) + torch.div(x, x.abs() + 1) + torch.pow(x, 2),
+    "rests": lambda x: torch.remainder(x, 0.3) + torch.fmod(x, 0.3) + torch.floor_divide(x, 0.3),
+    "threshold": lambda x: F.threshold(x, 0.1, 0.2) + torch.clamp(x, -0.5, 0.5),
+    "bits": lambda x: x * (((x > 0) & (x < 1)) | ~(x > 2)),
+    "of three": lambda x: torch.lerp(x, x.cos(), 0.3) + torch.addcmul(x, x, x.sin()) + torch.addcdiv(x, x, x.exp()),
+    "where": lambda x: torch.where(x > 0, x, x.exp()),
+    "fills": lambda x: x.masked_fill(x > 0.5, 2.0) + torch.full_like(x, 0.5) + x.clone().fill_(2) + x.clone().zero_(),
+    "random": lambda x: (
+        x + 0 * torch.rand_like(x) + 0 * torch.randn_like(x) + torch.bernoulli(torch.zeros_like(x)) + x.mul(0)
+    ),
+    "empty_like": lambda x: x + torch.empty_like(x).zero_(),
+    "types": lambda x: x * (1 + x.to(torch.float32)) + x.int().type_as(x) + x.type(torch.int32),
+    "factories": lambda x: (
+        x + torch.zeros(x.shape[0], 1, 1, 1) + torch.ones(x.shape[0], 1, 1, 1) + torch.full((x.shape[0], 1, 1, 1), 2.0)
+    ),
+    "factories of noise": lambda x: (
+        x
+        + 0 * torch.rand(x.shape[0], 1, 1, 1)
+        + 0 * torch.randn(x.shape[0], 1, 1, 1)
+        + torch.empty(x.shape[0], 1, 1, 1).zero_()
+        + torch.arange(x.shape[0]).view(-1, 1, 1, 1)
+    ),
+    "new": lambda x: (
+        x + x.new_zeros(x.shape[0], 1, 1, 1) + x.new_ones(x.shape[0], 1, 1, 1) + x.new_full((x.shape[0], 1, 1, 1), 2.0)
+    ),
+    "new_empty": lambda x: x + x.new_empty(x.shape[0], 1, 1, 1).zero_(),
+    "normalize": lambda x: F.normalize(x, dim=1),
+    "prelu": nn.PReLU(CHANNELS),
+    "glu": lambda x: F.glu(x, 1),
+    "linear": Of(lambda layer, x: first(layer(last(x)).relu()), nn.Linear(CHANNELS, CHANNELS)),
+    "embedding": Of(lambda layer, x: x + layer(torch.arange(WIDTH)).t()[:, None], nn.Embedding(WIDTH, CHANNELS)),
+    "conv1d": Of(lambda layer, x: layer(x.flatten(2)).relu(), nn.Conv1d(CHANNELS, 6, 3, padding=1)),
+    "conv2d": nn.Conv2d(CHANNELS, 12, 3, padding=1),
+    "conv2d grouped": nn.Conv2d(CHANNELS, 12, 3, groups=4),
+    "conv2d depthwise": nn.Conv2d(CHANNELS, 2 * CHANNELS, 3, groups=CHANNELS),
+    "conv3d": Of(lambda layer, x: layer(x.unsqueeze(2)).relu(), nn.Conv3d(CHANNELS, 6, 1)),
+    "conv_transpose1d": Of(lambda layer, x: layer(x.flatten(2)).relu(), nn.ConvTranspose1d(CHANNELS, 6, 3, 2)),
+    "conv_transpose2d": nn.ConvTranspose2d(CHANNELS, 12, 2, 2),
+    "conv_transpose2d grouped": nn.ConvTranspose2d(CHANNELS, 12, 2, 2, groups=2),
+    "conv_transpose3d": Of(lambda layer, x: layer(x.unsqueeze(2)).relu(), nn.ConvTranspose3d(CHANNELS, 6, 1)),
+    "batch_norm": nn.BatchNorm2d(CHANNELS),
+    "torch.batch_norm": Of(
+        lambda n, x: torch.batch_norm(x, n.weight, n.bias, n.running_mean, n.running_var, False, 0.1, 1e-5, False),
+        nn.BatchNorm2d(CHANNELS),
+    ),
+    "instance_norm": nn.InstanceNorm2d(CHANNELS, affine=True),
+    "torch.instance_norm": Of(
+        lambda w, b, x: torch.instance_norm(x, w, b, None, None, True, 0.1, 1e-5, False),
+        parameter(CHANNELS),
+        parameter(CHANNELS),
+    ),
+    "layer_norm": Of(lambda layer, x: first(layer(last(x))), nn.LayerNorm(CHANNELS)),
+    "layer_norm without weight": lambda x: first(F.layer_norm(last(x).sigmoid(), (CHANNELS,))),
+    "rms_norm": Of(lambda layer, x: first(layer(last(x))), nn.RMSNorm(CHANNELS)),
+    "group_norm": nn.GroupNorm(1, CHANNELS),
+    "permute": lambda x: x.permute(0, 3, 1, 2).transpose(1, 2),
+    "movedim": lambda x: torch.movedim(x, 1, 3).movedim(3, 1),
+    "t": Of(lambda w, x: torch.einsum("bchw,dc->bdhw", x, w.t()), parameter(CHANNELS, 5)),
+    "adjoint": lambda x: torch.adjoint(x),
+    "getattr": lambda x: x.mT,
+    "expand": lambda x: x + x.mean((2, 3), keepdim=True).expand(-1, -1, HEIGHT, WIDTH),
+    "expand_as": lambda x: x[:, :, :1].expand_as(x) * x,
+    "repeat": lambda x: x.repeat(1, 3, 1, 1) + torch.tile(x, (1, 3, 1, 1)),
+    "repeat_interleave": lambda x: x.repeat_interleave(2, 1),
+    "channel_shuffle": nn.ChannelShuffle(2),
+    "pixel_shuffle": nn.PixelShuffle(2),
+    "pixel_unshuffle": nn.PixelUnshuffle(2),
+    "unfold": lambda x: F.unfold(x, 2),
+    "interpolate": lambda x: F.interpolate(x, scale_factor=2),
+    **{f"pool{n}": lambda x, n=n: pooled(x, n) for n in (1, 2, 3)},
+    "matmul": lambda x: x.flatten(2).mT @ x.flatten(2),
+    "bmm": lambda x: torch.bmm(x.flatten(2).mT, x.flatten(2)),
+    "mm": Of(lambda w, x: x.mean((2, 3)).mm(w), parameter(CHANNELS, 5)),
+    "mv": Of(lambda w, x: x * torch.mv(w, w[0])[:, None, None], parameter(CHANNELS, CHANNELS)),
+    "dot": Of(lambda w, x: x * torch.dot(w[:CHANNELS], w[:CHANNELS]), parameter(CHANNELS)),
+    "addmm": Of(lambda b, w, x: torch.addmm(b, x.mean((2, 3)), w), parameter(5), parameter(CHANNELS, 5)),
+    "addmv": Of(lambda b, w, x: x * torch.addmv(b, w, b)[:, None, None], parameter(8), parameter(8, 8)),
+    "baddbmm": Of(lambda b, x: torch.baddbmm(b, x.flatten(2).mT, x.flatten(2)), parameter(1)),
+    "einsum": Of(lambda w, x: torch.einsum("bchw,dc->bdhw", x, w), parameter(5, CHANNELS)),
+    "attention": lambda x: attended(x, 2),
+    "sum": lambda x: x * x.sum(1, keepdim=True),
+    "vector_norm": lambda x: (
+        x * torch.linalg.vector_norm(x, dim=1, keepdim=True) + torch.norm(x, dim=(2, 3))[:, :, None, None]
+    ),
+    "mean": lambda x: x * x.mean((2, 3), keepdim=True),
+    "any": lambda x: x * (1 + torch.any(x > 0, 2, keepdim=True).double() + torch.all(x > 0, 2, keepdim=True).double()),
+    "max": lambda x: x * (x.max(2, keepdim=True)[0] + x.min(2, keepdim=True)[0] + x.median(2, keepdim=True)[0]),
+    "argmax": lambda x: x * (x.argmax(3, keepdim=True) + x.argmin(3, keepdim=True)),
+    **{f.__name__: lambda x, f=f: x * f(x, 2).unsqueeze(2) for f in PINNED},
+    "softmax": lambda x: F.softmax(x, 2) + F.log_softmax(x, 2) + F.softmin(x, 2),
+    "scans": lambda x: torch.cumsum(x, 2) + torch.cumprod(x, 3) + torch.argsort(x, 2),
+    "sort": lambda x: torch.sort(x, 2)[0] + torch.topk(x, HEIGHT, 2)[0],
+    "getitem": lambda x: x[:, 2:] * x[:, :6],
+    "getitem by a tensor": lambda x: x[:, :, torch.tensor([1, 0])],
+    "narrow": lambda x: x.narrow(1, 2, 6) * x.narrow(1, 0, 6),
+    "select": lambda x: x.select(2, 1),
+    "unbind": lambda x: x.unbind(2)[1],
+    "chunk": lambda x: x.chunk(2, 1)[0] * x.chunk(2, 1)[1],
+    "split": lambda x: x.split([2, 6], 1)[1] + torch.split_with_sizes(x, [6, 2], 1)[0],
+    "tensor_split": lambda x: x.tensor_split(2, 1)[1],
+    "index_select": lambda x: torch.index_select(x, 2, torch.tensor([2, 0])),
+    "flatten": lambda x: x.flatten(1),
+    "squeeze": lambda x: x[:, :, :1].squeeze(2).unsqueeze(3),
+    "reshape": lambda x: x.reshape(x.shape[0], CHANNELS, -1),
+    "unflatten": lambda x: x.unflatten(1, (4, 2)).flatten(1, 2),
+    "view_as": lambda x: x.flatten(2).view_as(x) + x.flatten(1).reshape_as(x),
+    "stack": lambda x: torch.stack([x, x.exp()], 2),
+    "cat": lambda x: torch.cat([x, x.exp(), x], 1),
+    "pad": lambda x: F.pad(x, (1, 0, 0, 2, 3, 1), value=0.5),
+}
+"""Where the width of the first layer stays elastic."""
+
+
+def pooled(x: Tensor, rank: int) -> Tensor:
+    """All poolings of one rank."""
+    x = {1: x.flatten(2), 2: x, 3: x.unsqueeze(2)}[rank]
+    average, largest = getattr(F, f"avg_pool{rank}d"), getattr(F, f"max_pool{rank}d")
+    adaptive = getattr(F, f"adaptive_avg_pool{rank}d")(x, 1) + getattr(F, f"adaptive_max_pool{rank}d")(x, 1)
+    out: Tensor = average(x, 1) * largest(x, 1) + adaptive
+    return out
+
+
+def attended(x: Tensor, heads: int) -> Tensor:
+    """Self-attention of the pixels, the channels being heads and their widths."""
+    tokens = x.flatten(2).unflatten(1, (heads, -1)).mT
+    return F.scaled_dot_product_attention(tokens, tokens, tokens.exp()).mT.flatten(1, 2)
+
+
+RIGID: dict[str, tuple[Body, str]] = {
+    "local_response_norm": (lambda x: F.local_response_norm(x, 3), "neighbouring channels"),
+    "roll": (lambda x: torch.roll(x, 2, 1), "moved by numbers"),
+    "flip": (lambda x: torch.flip(x, (1,)), "moved by numbers"),
+    "softmax of channels": (lambda x: F.softmax(x, 1), "softmax runs along it"),
+    "cumsum of channels": (lambda x: torch.cumsum(x, 1), "cumsum runs along it"),
+    "sort of channels": (lambda x: torch.sort(x, 1)[0], "sorted"),
+    "mean of channels": (lambda x: x * x.mean(1, keepdim=True), "averaged"),
+    "one channel": (lambda x: x[:, 1:2] * x[:, 3, None], "read by number"),
+    "a step": (lambda x: x[:, ::2], "read by numbers"),
+    "gather": (lambda x: torch.gather(x, 1, torch.ones_like(x).long()), "read by numbers"),
+    "take_along_dim": (lambda x: torch.take_along_dim(x, torch.ones_like(x).long(), 1), "read by numbers"),
+    "index of channels": (lambda x: torch.index_select(x, 1, torch.tensor([2, 0])), "read by numbers"),
+    "unbound channels": (lambda x: torch.stack(x.unbind(1)[:3], 1), "one by one"),
+    "reflected channels": (lambda x: F.pad(x.flatten(2).mT, (1, 1), "reflect").mT, "own values"),
+    # what a rule does not understand, each with its reason
+    "no rule": (lambda x: torch.special.i0(x), "no rule"),
+    "repeated flat": (Of(lambda w, x: x * w.repeat_interleave(2)[:, None, None], parameter(4)), "flattened"),
+    "broadcast_to": (lambda x: torch.broadcast_to(x[:, :1], (x.shape[0], 8, 4, 6)) * x, "given sizes"),
+    "imaginary part": (lambda x: x.to(torch.complex128).imag + x, "attribute imag"),
+    "einsum without output": (
+        lambda x: torch.einsum("bchw,bchw", x, x).view(1, 1) * x.mean((2, 3)),
+        "without an output",
+    ),
+    "einsum with ellipsis": (lambda x: torch.einsum("b...,b...->b...", x, x), "ellipsis"),
+    "grouped queries": (
+        lambda x: F.scaled_dot_product_attention(x, x[:, :4], x[:, :4], enable_gqa=True),
+        "grouped queries",
+    ),
+    "argsort without axis": (lambda x: x + torch.argsort(x), "no axis"),
+    "maximum of two": (lambda x: torch.max(x, x.exp()), "comparison of two"),
+    "pooled with places": (lambda x: F.max_pool2d(x, 2, return_indices=True)[0], "indices"),
+    "list of channels": (lambda x: x[:, [0, 2]], "an index of type"),
+    "two indices": (lambda x: x[:, torch.tensor([0, 2]), torch.tensor([0, 1])], "several tensors"),
+    "another type": (lambda x: x.view(torch.int64).view(torch.float64), "another number type"),
+}
+"""Where it does not, and what the diagnostics say."""
+
+SYMBOLS = {
+    **dict.fromkeys(("linear", "conv1d", "conv2d", "conv2d depthwise", "conv3d"), 2),
+    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), 2),
+    **dict.fromkeys(("conv2d grouped", "conv_transpose2d grouped"), 3),  # groups, and the inner widths on both sides
+    **dict.fromkeys(("t", "mm", "dot", "addmm", "einsum"), 2),  # and the axis that a parameter adds
+    **dict.fromkeys(("attention", "unflatten"), 2),  # an outer and an inner size
+    "tensor_split": 2,
+}
+"""The number of free symbols where it is not one."""
