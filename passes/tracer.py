@@ -445,7 +445,7 @@ def _proxies_are_tensors() -> Iterator[None]:
             return True
         return type(value) is ValueProxy and plain(value.node.meta.get("value"), Tensor) and plain(tensor, kind)
 
-    builtins.isinstance = claims  # type: ignore[assignment]
+    builtins.isinstance = claims
     try:
         yield
     finally:

@@ -126,7 +126,7 @@ class Tied(Stage):
     def build(self, channels: int) -> nn.Module:
         """The layers for so many channels."""
         layers = [Layer(channels, self.kernel, activation="silu").build(channels) for _ in range(2)]
-        layers[1][0].weight = layers[0][0].weight  # type: ignore[index, union-attr]
+        layers[1][0].weight = layers[0][0].weight  # type: ignore[index]
         return nn.Sequential(*layers)
 
 

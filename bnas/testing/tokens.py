@@ -128,8 +128,8 @@ class _AttentionModule(nn.Module):
             return attended
         n, tokens, _ = x.shape
         out = self.attend(*self.project(x)).transpose(1, 2)
-        out = self.out(out.reshape(n, tokens, self.plan.heads * self.plan.head_width))
-        return out
+        joined: Tensor = self.out(out.reshape(n, tokens, self.plan.heads * self.plan.head_width))
+        return joined
 
     def project(self, x: Tensor) -> tuple[Tensor, ...]:
         """Queries, keys and values (N, heads, T, head width)."""
@@ -146,7 +146,7 @@ class _AttentionModule(nn.Module):
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         if not self.plan.product:
             return F.scaled_dot_product_attention(query, key, value)
-        scores = query @ key.transpose(-2, -1) * self.plan.head_width**-0.5
+        scores: Tensor = query @ key.transpose(-2, -1) * self.plan.head_width**-0.5
         return scores.softmax(-1) @ value
 
 
@@ -174,14 +174,15 @@ class _TokensModule(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        image = self.patches(x)
+        image: Tensor = self.patches(x)
         tokens = image.flatten(2).transpose(1, 2)
         if self.first is not None:
             tokens = torch.cat([self.first.expand(tokens.shape[0], -1, -1), tokens], 1)
         tokens = self.norm(self.blocks(self.placed(tokens)))
         if self.plan.readout == "image":
-            return tokens.transpose(1, 2).reshape(image.shape)
-        token = tokens[:, 0] if self.plan.readout == "class" else tokens.mean(1)
+            placed: Tensor = tokens.transpose(1, 2).reshape(image.shape)
+            return placed
+        token: Tensor = tokens[:, 0] if self.plan.readout == "class" else tokens.mean(1)
         return token[:, :, None, None]
 
     def placed(self, tokens: Tensor) -> Tensor:
