@@ -23,7 +23,7 @@ from bnas.passes.slot import Slot
 warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout contract")
 
 
-@dataclass
+@dataclass(slots=True)
 class Binding:
     """Keeps one tensor of a program pointing at what is shared *now*.
 
@@ -35,6 +35,8 @@ class Binding:
     layer: nn.Module
     """The program's layer."""
     slot: Slot
+    whole: bool
+    """Nothing of the tensor is dropped: the program holds the shared one itself."""
     source: Tensor | None = None
     """The shared tensor that the program points at."""
     state: tuple[int, bool] = (0, False)
@@ -42,16 +44,15 @@ class Binding:
 
     def refresh(self) -> None:
         """Point at the shared tensor if it, or its memory, has been replaced, or it was frozen or freed."""
-        shared = self.slot.shared
-        state = (shared.data_ptr(), shared.requires_grad)
-        if shared is self.source and (self.slot.whole or self.state == state):
+        slot, shared = self.slot, self.slot.shared
+        if shared is self.source and (self.whole or self.state == (shared.data_ptr(), shared.requires_grad)):
             return
-        self.source, self.state = shared, state
-        table: Any = self.layer._parameters if self.slot.is_parameter else self.layer._buffers
-        if self.slot.whole:
-            table[self.slot.name] = shared
+        self.source, self.state = shared, (shared.data_ptr(), shared.requires_grad)
+        table: Any = self.layer._parameters if slot.is_parameter else self.layer._buffers
+        if self.whole:
+            table[slot.name] = shared
         else:
-            table[self.slot.name] = self._parameter(shared) if self.slot.is_parameter else self.slot.take(shared)
+            table[slot.name] = self._parameter(shared) if slot.is_parameter else slot.take(shared)
 
     def _parameter(self, shared: Tensor) -> nn.Parameter:
         """A leaf of its own over the kept part; its gradient lands in the shared one."""
@@ -114,7 +115,7 @@ class Views:
                 return GatheredTensor(next(iter(slots.values())))
             return Gathered(shell, slots)
         for name, slot in slots.items():
-            binding = Binding(shell, slot)
+            binding = Binding(shell, slot, slot.whole)
             binding.refresh()
             self.bindings.append(binding)
             assert name == slot.name

@@ -119,7 +119,7 @@ class SuperNetwork(nn.Module):
             SubnetError: the sub-network is not of this space.
         """
         bind = Views()
-        program = self.skeleton.build(subnet, bind, kind=Program)
+        program = self.skeleton.build(subnet, bind, kind=Program, share_code=True)
         assert isinstance(program, Program)
         program.__dict__["bindings"] = bind.bindings
         return program
