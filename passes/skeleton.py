@@ -6,9 +6,9 @@ is made from them. What is kept of a tensor is decided here; how the new module 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -26,6 +26,9 @@ from .shrinking import Matrices, fit_kernel
 from .slot import Slot
 from .space import Subnet
 from .terms import Sym, Term, symbols
+
+KNOWN = 4096
+"""Slots of so many layers and sizes are remembered."""
 
 Binder = Callable[[nn.Module, Mapping[str, Slot]], nn.Module]
 """Gives a shell (a module without tensors) its tensors, by name; returns the shell or a module in its place."""
@@ -72,8 +75,7 @@ class Skeleton:
         """
         self.choices.space.check(subnet)
         root = self.ir.root if root is None else root
-        assignment, nodes = self.assignment(subnet), self._live(subnet.skipped)
-        layers, tensors = _targets(nodes, "call_module"), _targets(nodes, "get_attr")
+        assignment, (nodes, layers, tensors) = self.assignment(subnet), self._live(subnet.skipped)
         settings, attributes = self._settings(assignment), dict[str, nn.Module | Tensor]()
         for path in layers:
             attributes[path] = self._module(root, path, assignment, bind, settings.get(path, {}))
@@ -114,7 +116,17 @@ class Skeleton:
             self._settle(module, path, holder)
         return module
 
-    def _live(self, skipped: frozenset[str]) -> list[Node]:
+    @cached_property
+    def _live(self) -> Callable[[frozenset[str]], tuple[list[Node], list[str], list[str]]]:
+        """For the names of skipped blocks: the nodes that are left, and the layers and tensors that they read."""
+
+        def live(skipped: frozenset[str]) -> tuple[list[Node], list[str], list[str]]:
+            nodes = self._left_without(skipped)
+            return nodes, _targets(nodes, "call_module"), _targets(nodes, "get_attr")
+
+        return lru_cache(maxsize=64)(live)
+
+    def _left_without(self, skipped: frozenset[str]) -> list[Node]:
         """The nodes that are left without the skipped blocks; the sum of one is left where its stand-in is read."""
         blocks = [self.choices.blocks[name] for name in skipped]
         gone = {node for block in blocks for node in (*block.body, block.out)}
@@ -188,6 +200,33 @@ class Skeleton:
         owner, _, name = path.rpartition(".")
         return self._slot(self.ir.module(owner, root), path, name, assignment)
 
+    def _slots(
+        self, source: nn.Module, path: str, names: list[str], assignment: Mapping[Sym, int]
+    ) -> Mapping[str, Slot]:
+        """The slots of a layer's tensors; the same ones again for the same layer and sizes."""
+        if path not in self._symbols:
+            paths = [self.ir.aliases.get(f"{path}.{name}", f"{path}.{name}") for name in names]
+            axes = (axis for name in paths for axis in self.types.tensors.get(name, ()))
+            kernels = [k.symbol for name in paths if (k := self.choices.kernels.by_weight.get(name)) is not None]
+            self._symbols[path] = tuple(dict.fromkeys([*(s for axis in axes for s in symbols(axis)), *kernels]))
+        key = (source, tuple(names), path, tuple(assignment.get(symbol, symbol.n) for symbol in self._symbols[path]))
+        found = self._known.get(key)
+        if found is None:
+            if len(self._known) >= KNOWN:
+                self._known.clear()
+            found = {name: self._slot(source, f"{path}.{name}", name, assignment) for name in names}
+            self._known[key] = found
+        return found
+
+    @cached_property
+    def _symbols(self) -> dict[str, tuple[Sym, ...]]:
+        """For layers by path: the symbols that their tensors depend on."""
+        return {}
+
+    @cached_property
+    def _known(self) -> dict[Hashable, Mapping[str, Slot]]:
+        return {}
+
     def _slot(self, owner: nn.Module, path: str, name: str, assignment: Mapping[Sym, int]) -> Slot:
         first = self.ir.aliases.get(path, path)
         kernel = self.choices.kernels.by_weight.get(first)
@@ -201,7 +240,7 @@ class Skeleton:
         """A shell for the leaf at `path`, and for all inside it where it is opaque, with tensors bound."""
         source = self.ir.module(path, root)
         names = [n for table in (source._parameters, source._buffers) for n, t in table.items() if t is not None]
-        slots = {name: self._slot(source, f"{path}.{name}", name, assignment) for name in names}
+        slots = self._slots(source, path, names, assignment)
         shell = make_shell(source)
         if path in self.ir.modules:  # no mode of its own
             shell.training = root.training

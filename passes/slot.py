@@ -14,7 +14,7 @@ from .selection import Kept
 from .shrinking import Shrink
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Slot:
     """The part of a shared tensor that a sub-network keeps."""
 
