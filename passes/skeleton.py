@@ -87,7 +87,7 @@ class Skeleton:
             graph, orders = self._graph(nodes, subnet.skipped, assignment, computed)
             return Frame.of(graph, orders, kind, type(root).__name__)
 
-        sizes = tuple(assignment.get(symbol, symbol.n) for symbol in self._in_graph)
+        sizes = tuple(assignment.get(symbol, symbol.n) for symbol in self.in_graph)
         structure = (subnet.skipped, sizes, computed, kind, type(root).__name__)
         frame = self._frames.get(structure, make).shared() if share_code else make()
         return self._filled(frame, attributes, holders, root)
@@ -97,7 +97,7 @@ class Skeleton:
         return Frames()
 
     @cached_property
-    def _in_graph(self) -> tuple[Sym, ...]:
+    def in_graph(self) -> tuple[Sym, ...]:
         """The symbols whose sizes stand in the graph."""
         terms = (term for rewrite in self._rewrites[0] for term in _terms(_value(rewrite)))
         return tuple(dict.fromkeys(symbol for term in terms for symbol in symbols(term)))
@@ -198,34 +198,41 @@ class Skeleton:
         if path in self.ir.constants:
             return Slot(self._constant(root, path), path, ())
         owner, _, name = path.rpartition(".")
-        return self._slot(self.ir.module(owner, root), path, name, assignment)
+        return self._slots(root, self.ir.module(owner, root), owner, (name,), assignment)[name]
 
     def _slots(
-        self, source: nn.Module, path: str, names: list[str], assignment: Mapping[Sym, int]
+        self, root: nn.Module, source: nn.Module, path: str, names: tuple[str, ...], assignment: Mapping[Sym, int]
     ) -> Mapping[str, Slot]:
-        """The slots of a layer's tensors; the same ones again for the same layer and sizes."""
-        if path not in self._symbols:
-            paths = [self.ir.aliases.get(f"{path}.{name}", f"{path}.{name}") for name in names]
-            axes = (axis for name in paths for axis in self.types.tensors.get(name, ()))
-            kernels = [k.symbol for name in paths if (k := self.choices.kernels.by_weight.get(name)) is not None]
-            self._symbols[path] = tuple(dict.fromkeys([*(s for axis in axes for s in symbols(axis)), *kernels]))
-        key = (source, tuple(names), path, tuple(assignment.get(symbol, symbol.n) for symbol in self._symbols[path]))
-        found = self._known.get(key)
-        if found is None:
+        """The slots of tensors of the module `source` at `path` of `root`; of the model's the same ones each time."""
+        paths = [f"{path}.{name}" if path else name for name in names]
+        if root is not self.ir.root:
+            return {name: self._slot(source, at, name, assignment) for name, at in zip(names, paths, strict=True)}
+        if (path, names) not in self._symbols:
+            self._symbols[path, names] = tuple(dict.fromkeys(s for at in paths for s in self._symbols_of(at)))
+        sizes = tuple(assignment.get(symbol, symbol.n) for symbol in self._symbols[path, names])
+        key = (source, path, names, sizes)
+        if key not in self._known:
             if len(self._known) >= KNOWN:
                 self._known.clear()
-            found = {name: self._slot(source, f"{path}.{name}", name, assignment) for name in names}
-            self._known[key] = found
-        return found
+            slots = {name: self._slot(source, at, name, assignment) for name, at in zip(names, paths, strict=True)}
+            self._known[key] = slots
+        return self._known[key]
 
     @cached_property
-    def _symbols(self) -> dict[str, tuple[Sym, ...]]:
-        """For layers by path: the symbols that their tensors depend on."""
+    def _symbols(self) -> dict[Hashable, tuple[Sym, ...]]:
+        """The symbols that tensors of a module depend on, by its path and their names."""
         return {}
 
     @cached_property
     def _known(self) -> dict[Hashable, Mapping[str, Slot]]:
         return {}
+
+    def _symbols_of(self, path: str) -> Iterator[Sym]:
+        first = self.ir.aliases.get(path, path)
+        for axis in self.types.tensors.get(first, ()):
+            yield from symbols(axis)
+        if first in self.choices.kernels.by_weight:
+            yield self.choices.kernels.by_weight[first].symbol
 
     def _slot(self, owner: nn.Module, path: str, name: str, assignment: Mapping[Sym, int]) -> Slot:
         first = self.ir.aliases.get(path, path)
@@ -239,8 +246,8 @@ class Skeleton:
     ) -> nn.Module:
         """A shell for the leaf at `path`, and for all inside it where it is opaque, with tensors bound."""
         source = self.ir.module(path, root)
-        names = [n for table in (source._parameters, source._buffers) for n, t in table.items() if t is not None]
-        slots = self._slots(source, path, names, assignment)
+        names = (n for table in (source._parameters, source._buffers) for n, t in table.items() if t is not None)
+        slots = self._slots(root, source, path, tuple(names), assignment)
         shell = make_shell(source)
         if path in self.ir.modules:  # no mode of its own
             shell.training = root.training

@@ -37,29 +37,32 @@ class View:
     """Nothing is dropped: it is the shared tensor itself."""
     source: Tensor | None = None
     """The shared tensor that it was made for."""
-    made: Tensor | None = None
+    tensor: Tensor = None  # type: ignore[assignment]
+    """The tensor that programs hold."""
 
     @classmethod
     def of(cls, slot: Slot) -> View:
         """The view of what `slot` keeps, which must be a prefix."""
-        return cls(slot, slot.whole)
+        view = cls(slot, slot.whole)
+        view.now()
+        return view
 
     @property
     def replaced(self) -> bool:
         """The shared tensor, or its memory, is another than before, or was frozen or freed."""
-        shared, made = self.slot.shared, self.made
-        if made is None or shared is not self.source:
-            return made is not None
-        return made.data_ptr() != shared.data_ptr() or made.requires_grad != shared.requires_grad
+        shared, tensor = self.slot.shared, self.tensor
+        if shared is not self.source:
+            return True
+        return tensor.data_ptr() != shared.data_ptr() or tensor.requires_grad != shared.requires_grad
 
     def now(self) -> Tensor:
-        """The tensor that programs hold: it points at what is shared now."""
-        if self.made is not None and not self.replaced:
-            return self.made
+        """The tensor for programs: it points at what is shared now."""
+        if not self.replaced:
+            return self.tensor
         self.source = shared = self.slot.shared
         with torch.inference_mode(False):  # it outlives the mode in which it was asked for
-            self.made = shared if self.whole else self._leaf(shared)
-        return self.made
+            self.tensor = shared if self.whole else self._leaf(shared)
+        return self.tensor
 
     def _leaf(self, shared: Tensor) -> Tensor:
         """The kept part; the gradient of a parameter lands in the shared one, and only there."""
@@ -97,9 +100,13 @@ class Binding:
         """Give the layer the tensor of now, if it has another."""
         tensor = self.view.now()
         if tensor is not self.bound:
-            slot = self.view.slot
-            table: Any = self.layer._parameters if slot.is_parameter else self.layer._buffers
-            self.bound = table[slot.name] = tensor
+            self.give(tensor)
+
+    def give(self, tensor: Tensor) -> None:
+        """Set the layer's tensor."""
+        slot = self.view.slot
+        table: Any = self.layer._parameters if slot.is_parameter else self.layer._buffers
+        self.bound = table[slot.name] = tensor
 
 
 class KnownViews:
@@ -110,7 +117,9 @@ class KnownViews:
         self._known: dict[Slot, View] = {}
 
     def of(self, slot: Slot) -> View:
-        """The view of what `slot` keeps, which must be a prefix."""
+        """The view of what `slot` keeps, which must be a prefix; its tensor is that of now."""
+        if slot.whole:
+            return View.of(slot)  # nothing to make; and the slot of a constant is another one for each program
         view = self._known.get(slot)
         if view is None or view.replaced:
             if view is not None or len(self._known) >= self.limit:
@@ -167,7 +176,7 @@ class Views:
             return Gathered(shell, slots)
         for name, slot in slots.items():
             binding = Binding(shell, self._known.of(slot))
-            binding.refresh()
+            binding.give(binding.view.tensor)
             self.bindings.append(binding)
             assert name == slot.name
         return shell

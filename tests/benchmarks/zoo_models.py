@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torchvision
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from bnas.passes import Elasticity, analyse, trace
 from bnas.runtime import SuperNetwork
@@ -28,6 +29,16 @@ RUN = {"inception_v3": 96}
 """Side of the images that sub-networks run on, where it is not 64 or fixed: smaller ones are faster."""
 
 
+class MetaWeights(TorchFunctionMode):
+    """While it lasts, ``torch.empty`` makes meta tensors, with which layers begin.
+
+    RegNet computes its widths with tensors, and so cannot be built with ``torch.device("meta")``.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {}) | ({"device": "meta"} if func is torch.empty else {}))
+
+
 def make_model(name: str, device: str = "cpu") -> nn.Module:
     """The model in evaluation mode, with random weights; of a detector its backbone with the feature pyramid.
 
@@ -39,12 +50,12 @@ def make_model(name: str, device: str = "cpu") -> nn.Module:
         settings["weights_backbone"] = None
     if name in ("googlenet", "inception_v3"):
         settings["init_weights"] = False  # a truncated normal distribution, which takes a minute
-    with torch.device(device):
-        torch.manual_seed(0)
-        model = torchvision.models.get_model(name, **settings)
-        for parameter in model.parameters() if device != "meta" else ():
-            if parameter.ndim > 1 and parameter.min() == parameter.max():
-                parameter.data.normal_(0.5, 0.1)
+    torch.manual_seed(0)
+    with MetaWeights() if device == "meta" and name.startswith("regnet") else torch.device(device):
+        model = torchvision.models.get_model(name, **settings).to(device)
+    for parameter in model.parameters() if device != "meta" else ():
+        if parameter.ndim > 1 and parameter.min() == parameter.max():
+            parameter.data.normal_(0.5, 0.1)
     return (model.backbone if name in DETECTORS else model).eval()
 
 
