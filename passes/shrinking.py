@@ -85,10 +85,10 @@ def _steps(kernel: Kernel, choice: int) -> tuple[tuple[str, tuple[int, ...]], ..
 
 def fit_kernel(conv: Any, full: tuple[int, ...], sizes: tuple[int, ...]) -> None:
     """Set kernel size and padding of a layer whose kernel was cut from `full` to `sizes`: outputs keep their place."""
+    if sizes == full:
+        return
     dilation = per_axis(conv.dilation, len(sizes))
     cuts = [d * (a - b) // 2 for d, a, b in zip(dilation, full, sizes, strict=True)]
-    if not any(cuts):
-        return
     conv.kernel_size = sizes
     if not isinstance(conv.padding, str):
         conv.padding = tuple(p - cut for p, cut in zip(per_axis(conv.padding, len(sizes)), cuts, strict=True))

@@ -6,26 +6,29 @@ is made from them. What is kept of a tensor is decided here; how the new module 
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.fx import Graph, GraphModule, Node
 
 from .axes import AxisTypes, Moved, Replacement, Rewrite
 from .blocks import Block
 from .calls import form_of
 from .choices import Choices
+from .frames import Frame, Frames, make_shell
 from .ir import IR
 from .selection import active, kept, moved
 from .shrinking import Matrices, fit_kernel
 from .slot import Slot
 from .space import Subnet
-from .terms import Sym, Term
+from .terms import Sym, Term, symbols
+
+KNOWN = 4096
+"""Slots of so many layers and sizes are remembered."""
 
 Binder = Callable[[nn.Module, Mapping[str, Slot]], nn.Module]
 """Gives a shell (a module without tensors) its tensors, by name; returns the shell or a module in its place."""
@@ -45,8 +48,9 @@ class Skeleton:
 
     def assignment(self, subnet: Subnet) -> dict[Sym, int]:
         """The number of entries that `subnet` keeps of each elastic symbol, and the sizes of its kernels."""
-        widths = {self.choices.symbols[name]: width for name, width in subnet.widths.items()}
-        return widths | {self.choices.kernels.found[name].symbol: size for name, size in subnet.kernels.items()}
+        symbols, kernels = self.choices.symbols, self.choices.kernels.found
+        widths = {symbols[name]: width for name, width in subnet.widths.items()}
+        return widths | {kernels[name].symbol: size for name, size in subnet.kernels.items()}
 
     @cached_property
     def matrices(self) -> Matrices:
@@ -54,55 +58,112 @@ class Skeleton:
         return Matrices((k, self.ir.tensor(k.weight)) for k in self.choices.kernels.found.values())
 
     def build(
-        self, subnet: Subnet, bind: Binder, root: nn.Module | None = None, kind: type[GraphModule] = GraphModule
+        self,
+        subnet: Subnet,
+        bind: Binder,
+        root: nn.Module | None = None,
+        kind: type[GraphModule] = GraphModule,
+        share_code: bool = False,
     ) -> GraphModule:
         """A module for `subnet` whose tensors are those of `root` (by default the traced model), bound by `bind`.
+
+        With `share_code` its graph and code may be those of others of the same structure, so that it is made sooner;
+        its graph must not be changed then (that of a deep copy may).
 
         Raises:
             SubnetError: the sub-network is not of this space.
         """
         self.choices.space.check(subnet)
         root = self.ir.root if root is None else root
-        graph, copies = self.graph(subnet)
-        assignment = self.assignment(subnet)
-        settings = self._rewrite(graph, copies, assignment)
-        attributes, holders = dict[str, Any](), dict[str, nn.Module]()
-        for node in graph.nodes:
-            target = str(node.target)
-            if node.op == "call_module" and target not in attributes:
-                attributes[target] = self._module(root, target, assignment, bind, settings.get(target, {}))
-            elif "order" in node.meta:
-                attributes[target] = node.meta.pop("order").to(self.ir.device(root))
-            elif node.op == "get_attr":
-                holders[target] = bind(_holder(target), {_leaf(target): self.slot(root, target, assignment)})
-                attributes[target] = self._held(node, holders[target])
-        module = kind(attributes, graph, class_name=type(root).__name__)
-        module.training = root.training
-        module._non_persistent_buffers_set.update(attributes.keys() - holders.keys() & module._buffers.keys())
+        assignment, (nodes, layers, tensors) = self.assignment(subnet), self._live(subnet.skipped)
+        settings, attributes = self._settings(assignment), dict[str, nn.Module | Tensor]()
+        for path in layers:
+            attributes[path] = self._module(root, path, assignment, bind, settings.get(path, {}))
+        holders = {path: bind(_holder(path), {_leaf(path): self.slot(root, path, assignment)}) for path in tensors}
+        attributes |= {path: _held(path, holder) for path, holder in holders.items()}
+        computed = frozenset(path for path in tensors if isinstance(attributes[path], nn.Module))
+
+        def make() -> Frame:
+            graph, orders = self._graph(nodes, subnet.skipped, assignment, computed)
+            return Frame.of(graph, orders, kind, type(root).__name__)
+
+        sizes = tuple(assignment.get(symbol, symbol.n) for symbol in self.in_graph)
+        structure = (subnet.skipped, sizes, computed, kind, type(root).__name__)
+        frame = self._frames.get(structure, make).shared() if share_code else make()
+        return self._filled(frame, attributes, holders, root)
+
+    @cached_property
+    def _frames(self) -> Frames:
+        return Frames()
+
+    @cached_property
+    def in_graph(self) -> tuple[Sym, ...]:
+        """The symbols whose sizes stand in the graph."""
+        terms = (term for rewrite in self._rewrites[0] for term in _terms(_value(rewrite)))
+        return tuple(dict.fromkeys(symbol for term in terms for symbol in symbols(term)))
+
+    def _filled(
+        self,
+        frame: Frame,
+        attributes: Mapping[str, nn.Module | Tensor],
+        holders: Mapping[str, nn.Module],
+        root: nn.Module,
+    ) -> GraphModule:
+        orders = {name: order.to(self.ir.device(root)) for name, order in frame.orders.items()}
+        module = frame.fill({**attributes, **orders}, root.training)
+        module._non_persistent_buffers_set.update(orders)
         for path, holder in holders.items():
             self._settle(module, path, holder)
         return module
 
-    def graph(self, subnet: Subnet) -> tuple[Graph, dict[Node, Node]]:
-        """A copy of the graph without the skipped blocks, and which of its nodes is the copy of which."""
-        graph, copies = Graph(), dict[Node, Node]()
-        graph.output(graph.graph_copy(self.ir.graph, copies))
-        skipped = [block for name, block in self.choices.blocks.items() if name in subnet.skipped]
-        for block in reversed(skipped):  # the last first: the entry of a block may be the output of another
-            copies[block.out].replace_all_uses_with(self._stand_in(graph, block, copies))
-        gone = {copies[node] for block in skipped for node in (*block.body, block.out)}
-        for node in reversed(list(graph.nodes)):
-            value = node.meta.pop("value", None)  # meta tensors of full size: not true of this sub-network
-            if not node.users and (node in gone or node.op == "get_attr" or isinstance(value, int)):
-                graph.erase_node(node)
-        return graph, copies
+    @cached_property
+    def _live(self) -> Callable[[frozenset[str]], tuple[list[Node], list[str], list[str]]]:
+        """For the names of skipped blocks: the nodes that are left, and the layers and tensors that they read."""
+
+        def live(skipped: frozenset[str]) -> tuple[list[Node], list[str], list[str]]:
+            nodes = self._left_without(skipped)
+            return nodes, _targets(nodes, "call_module"), _targets(nodes, "get_attr")
+
+        return lru_cache(maxsize=64)(live)
+
+    def _left_without(self, skipped: frozenset[str]) -> list[Node]:
+        """The nodes that are left without the skipped blocks; the sum of one is left where its stand-in is read."""
+        blocks = [self.choices.blocks[name] for name in skipped]
+        gone = {node for block in blocks for node in (*block.body, block.out)}
+        sums, stand_ins = {block.out for block in blocks}, dict[Node, list[Node]]()
+        for block in blocks:
+            stand_ins.setdefault(block.entry, []).append(block.out)
+        live: set[Node] = set()
+        for node in reversed(self.ir.graph.nodes):
+            loose = node in gone or node.op == "get_attr" or isinstance(node.meta.get("value"), int)
+            read = any(user in live and user not in sums for user in node.users)
+            if not loose or read or any(out in live for out in stand_ins.get(node, ())):
+                live.add(node)
+        return [node for node in self.ir.graph.nodes if node in live]
+
+    def _graph(
+        self, nodes: Iterable[Node], skipped: frozenset[str], assignment: Mapping[Sym, int], computed: frozenset[str]
+    ) -> tuple[Graph, dict[str, Tensor]]:
+        """A copy of the graph of `nodes`, and the orders of channels that it reads as tensors."""
+        graph, copies, orders = Graph(), dict[Node, Node](), dict[str, Tensor]()
+        blocks = {block.out: block for name, block in self.choices.blocks.items() if name in skipped}
+        for node in nodes:
+            if node in blocks:
+                copies[node] = self._stand_in(graph, blocks[node], copies)
+                continue
+            copies[node] = graph.node_copy(node, copies.__getitem__)
+            copies[node].meta.pop("value", None)  # meta tensors of full size: not true of this sub-network
+            if node.op == "get_attr" and node.target in computed:
+                copies[node].op = "call_module"
+        for rewrite in self._rewrites[0]:
+            if rewrite.node in copies and rewrite.node not in blocks:
+                _rewrite(copies, rewrite, assignment, orders)
+        return graph, orders
 
     def _stand_in(self, graph: Graph, block: Block, copies: Mapping[Node, Node]) -> Node:
         """The entry of a skipped block; a copy of it where somebody writes into it or into the block's sum later."""
-        if block.name not in self._written:
-            return copies[block.entry]
-        with graph.inserting_before(copies[block.out]):
-            return graph.call_function(torch.clone, (copies[block.entry],))
+        entry = copies[block.entry]
+        return graph.call_function(torch.clone, (entry,)) if block.name in self._written else entry
 
     @cached_property
     def _written(self) -> frozenset[str]:
@@ -116,53 +177,77 @@ class Skeleton:
                 found.add(name)
         return frozenset(found)
 
-    def _rewrite(
-        self, graph: Graph, copies: Mapping[Node, Node], assignment: Mapping[Sym, int]
-    ) -> dict[str, dict[str, Any]]:
-        """Write the constants that depend on widths; those of modules are returned, by the module's path."""
-        live, settings = set(graph.nodes), dict[str, dict[str, Any]]()
-        for rewrite in self.types.rewrites:
-            node = copies[rewrite.node]
-            if node in live and (new := _active_value(rewrite, assignment)) != _active_value(rewrite, {}):
-                new = fx.node.map_arg(new, copies.__getitem__)  # batch sizes
-                if isinstance(rewrite, Replacement):
-                    node.op, node.target, node.kwargs = "call_function", rewrite.target, {}
-                    node.args = (node.all_input_nodes[0], *self._arguments(node, rewrite, new))
-                elif node.op == "call_module":
-                    settings.setdefault(str(node.target), {})[rewrite.name] = new
-                elif len(node.args) > rewrite.position:
-                    node.update_arg(rewrite.position, new)
-                else:
-                    node.update_kwarg(rewrite.name, new)
-        return settings
+    @cached_property
+    def _rewrites(self) -> tuple[list[Rewrite | Replacement], list[Rewrite]]:
+        """The constants that stand in the graph, and those that are settings of layers."""
+        of_layers = [r for r in self.types.rewrites if isinstance(r, Rewrite) and r.node.op == "call_module"]
+        in_graph = [r for r in self.types.rewrites if isinstance(r, Replacement) or r.node.op != "call_module"]
+        return in_graph, of_layers
 
-    def _arguments(self, node: Node, rewrite: Replacement, values: tuple[Any, ...]) -> Iterator[Any]:
-        """The values, of which orders of channels become tensors of the graph."""
-        for given, value in zip(rewrite.args, values, strict=True):
-            if isinstance(given, Moved):
-                with node.graph.inserting_before(node):
-                    order = node.graph.get_attr(f"_order_of_{node.name}")
-                order.meta["order"] = torch.tensor(value)
-            yield order if isinstance(given, Moved) else value
+    def _settings(self, assignment: Mapping[Sym, int]) -> dict[str, dict[str, Any]]:
+        """The settings of layers that depend on widths, by the layer's path."""
+        settings = dict[str, dict[str, Any]]()
+        for rewrite in self._rewrites[1]:
+            new = _active_value(rewrite, assignment)
+            if new != _active_value(rewrite, {}):
+                settings.setdefault(str(rewrite.node.target), {})[rewrite.name] = new
+        return settings
 
     def slot(self, root: nn.Module, path: str, assignment: Mapping[Sym, int]) -> Slot:
         """What is kept of the parameter, buffer or constant at `path` of `root`."""
-        owner, _, name = path.rpartition(".")
         if path in self.ir.constants:
             return Slot(self._constant(root, path), path, ())
+        owner, _, name = path.rpartition(".")
+        return self._slots(root, self.ir.module(owner, root), owner, (name,), assignment)[name]
+
+    def _slots(
+        self, root: nn.Module, source: nn.Module, path: str, names: tuple[str, ...], assignment: Mapping[Sym, int]
+    ) -> Mapping[str, Slot]:
+        """The slots of tensors of the module `source` at `path` of `root`; of the model's the same ones each time."""
+        paths = [f"{path}.{name}" if path else name for name in names]
+        if root is not self.ir.root:
+            return {name: self._slot(source, at, name, assignment) for name, at in zip(names, paths, strict=True)}
+        if (path, names) not in self._symbols:
+            self._symbols[path, names] = tuple(dict.fromkeys(s for at in paths for s in self._symbols_of(at)))
+        sizes = tuple(assignment.get(symbol, symbol.n) for symbol in self._symbols[path, names])
+        key = (source, path, names, sizes)
+        if key not in self._known:
+            if len(self._known) >= KNOWN:
+                self._known.clear()
+            slots = {name: self._slot(source, at, name, assignment) for name, at in zip(names, paths, strict=True)}
+            self._known[key] = slots
+        return self._known[key]
+
+    @cached_property
+    def _symbols(self) -> dict[Hashable, tuple[Sym, ...]]:
+        """The symbols that tensors of a module depend on, by its path and their names."""
+        return {}
+
+    @cached_property
+    def _known(self) -> dict[Hashable, Mapping[str, Slot]]:
+        return {}
+
+    def _symbols_of(self, path: str) -> Iterator[Sym]:
+        first = self.ir.aliases.get(path, path)
+        for axis in self.types.tensors.get(first, ()):
+            yield from symbols(axis)
+        if first in self.choices.kernels.by_weight:
+            yield self.choices.kernels.by_weight[first].symbol
+
+    def _slot(self, owner: nn.Module, path: str, name: str, assignment: Mapping[Sym, int]) -> Slot:
         first = self.ir.aliases.get(path, path)
         kernel = self.choices.kernels.by_weight.get(first)
         shrink = None if kernel is None else self.matrices.shrink(kernel, active(kernel.symbol, assignment))
         axes = self.types.tensors.get(first, ())
-        return Slot(self.ir.module(owner, root), name, tuple(kept(axis, assignment) for axis in axes), shrink)
+        return Slot(owner, name, tuple(kept(axis, assignment) for axis in axes), shrink)
 
     def _module(
         self, root: nn.Module, path: str, assignment: Mapping[Sym, int], bind: Binder, settings: Mapping[str, Any]
     ) -> nn.Module:
         """A shell for the leaf at `path`, and for all inside it where it is opaque, with tensors bound."""
         source = self.ir.module(path, root)
-        names = [n for table in (source._parameters, source._buffers) for n, t in table.items() if t is not None]
-        slots = {name: self.slot(root, f"{path}.{name}", assignment) for name in names}
+        names = (n for table in (source._parameters, source._buffers) for n, t in table.items() if t is not None)
+        slots = self._slots(root, source, path, tuple(names), assignment)
         shell = make_shell(source)
         if path in self.ir.modules:  # no mode of its own
             shell.training = root.training
@@ -183,14 +268,6 @@ class Skeleton:
             constant = constant.to(like.device, like.dtype if constant.dtype == self.ir.dtype else constant.dtype)
         holder.register_buffer(path, constant)
         return holder
-
-    def _held(self, node: Node, holder: nn.Module) -> Any:
-        """The tensor that forward reads by itself; one that must be computed becomes a call."""
-        name = _leaf(str(node.target))
-        tensor = holder._parameters.get(name, holder._buffers.get(name))
-        if tensor is None:
-            node.op = "call_module"
-        return holder if tensor is None else tensor
 
     def _settle(self, module: GraphModule, path: str, holder: nn.Module) -> None:
         """Let `holder` stand for the place that its tensor went to: what is replaced there later is the graph's."""
@@ -223,21 +300,15 @@ def _leaf(path: str) -> str:
     return path.rpartition(".")[2]
 
 
-TABLES = frozenset(vars(nn.Module()))
-"""What every module holds: hooks and names, beside its tensors."""
+def _held(path: str, holder: nn.Module) -> nn.Module | Tensor:
+    """The tensor that forward reads by itself; where it must be computed, the module to call for it."""
+    name = _leaf(path)
+    tensor = holder._parameters.get(name, holder._buffers.get(name))
+    return holder if tensor is None else tensor
 
 
-def make_shell(module: nn.Module) -> nn.Module:
-    """A shallow copy of a module without its tensors and children: same settings, hooks and mode.
-
-    Its tables of hooks are its own: what is registered with the shell is not with the module.
-    """
-    shell = copy.copy(module)
-    shell.__dict__ = {name: copy.copy(v) if name in TABLES else v for name, v in module.__dict__.items()}
-    shell.__dict__["_parameters"] = dict.fromkeys(module._parameters)
-    shell.__dict__["_buffers"] = dict.fromkeys(module._buffers)
-    shell.__dict__["_modules"] = {}
-    return shell
+def _targets(nodes: Iterable[Node], op: str) -> list[str]:
+    return list(dict.fromkeys(str(node.target) for node in nodes if node.op == op))
 
 
 def fit(shell: nn.Module, slots: Mapping[str, Slot]) -> None:
@@ -245,16 +316,66 @@ def fit(shell: nn.Module, slots: Mapping[str, Slot]) -> None:
     first = slots.get("weight") or slots.get("running_mean")
     if first is None:
         return
-    shape = first.shape
+    shape, settings = first.shape, vars(shell)  # not by attribute: a module looks for tensors in what it is given
     if isinstance(shell, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-        shell.out_channels, shell.in_channels = shape[0], shape[1] * shell.groups
+        settings.update(out_channels=shape[0], in_channels=shape[1] * shell.groups)
         fit_kernel(shell, tuple(first.shared.shape[2:]), shape[2:])
     elif isinstance(shell, nn.Linear):
-        shell.out_features, shell.in_features = shape
+        settings.update(out_features=shape[0], in_features=shape[1])
     elif isinstance(shell, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
-        shell.num_features = shape[0]
+        settings.update(num_features=shape[0])
     elif isinstance(shell, nn.PReLU):
-        shell.num_parameters = shape[0]
+        settings.update(num_parameters=shape[0])
+
+
+def _rewrite(
+    copies: Mapping[Node, Node],
+    rewrite: Rewrite | Replacement,
+    assignment: Mapping[Sym, int],
+    orders: dict[str, Tensor],
+) -> None:
+    """Write a constant that depends on widths; an order of channels becomes a tensor that the graph reads."""
+    node, new = copies[rewrite.node], _active_value(rewrite, assignment)
+    if new == _active_value(rewrite, {}):
+        return
+    new = fx.node.map_arg(new, copies.__getitem__)  # batch sizes
+    if isinstance(rewrite, Rewrite) and len(node.args) > rewrite.position:
+        node.update_arg(rewrite.position, new)
+    elif isinstance(rewrite, Rewrite):
+        node.update_kwarg(rewrite.name, new)
+    else:
+        node.op, node.target, node.kwargs = "call_function", rewrite.target, {}
+        node.args = (node.all_input_nodes[0], *_arguments(node, rewrite, new, orders))
+
+
+def _arguments(
+    node: Node, rewrite: Replacement, values: tuple[Any, ...], orders: dict[str, Tensor]
+) -> Iterator[Any]:
+    for given, value in zip(rewrite.args, values, strict=True):
+        if isinstance(given, Moved):
+            name = f"_order_of_{node.name}"
+            orders[name] = torch.tensor(value)
+            with node.graph.inserting_before(node):
+                yield node.graph.get_attr(name)
+        else:
+            yield value
+
+
+def _value(rewrite: Rewrite | Replacement) -> Any:
+    return rewrite.value if isinstance(rewrite, Rewrite) else rewrite.args
+
+
+def _terms(value: Any) -> Iterator[Term]:
+    """The terms in a constant."""
+    if isinstance(value, Term):
+        yield value
+    elif isinstance(value, Moved):
+        yield value.term
+    elif isinstance(value, slice):
+        yield from _terms((value.start, value.stop, value.step))
+    elif isinstance(value, list | tuple):
+        for entry in value:
+            yield from _terms(entry)
 
 
 def _active_value(rewrite: Rewrite | Replacement, assignment: Mapping[Sym, int]) -> Any:
@@ -269,4 +390,4 @@ def _active_value(rewrite: Rewrite | Replacement, assignment: Mapping[Sym, int])
             return slice(value(entry.start), value(entry.stop), value(entry.step))
         return type(entry)(map(value, entry)) if type(entry) in (list, tuple) else entry
 
-    return value(rewrite.value if isinstance(rewrite, Rewrite) else rewrite.args)
+    return value(_value(rewrite))

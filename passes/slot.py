@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from .selection import Kept
 from .shrinking import Shrink
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Slot:
     """The part of a shared tensor that a sub-network keeps."""
 
@@ -42,12 +43,12 @@ class Slot:
     @property
     def whole(self) -> bool:
         """Everything is kept."""
-        return self.shrink is None and all(k is None for k in self.kept)
+        return self.shrink is None and {*map(type, self.kept)} <= {NoneType}
 
     @property
     def prefix(self) -> bool:
         """Every axis keeps its first entries, and nothing is computed: a view does."""
-        return self.shrink is None and all(k is None or isinstance(k, int) for k in self.kept)
+        return self.shrink is None and {*map(type, self.kept)} <= {NoneType, int}
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -23,49 +23,109 @@ from bnas.passes.slot import Slot
 warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout contract")
 
 
-@dataclass
-class Binding:
-    """Keeps one tensor of a program pointing at what is shared *now*.
+@dataclass(eq=False)
+class View:
+    """What a sub-network keeps of one shared tensor, as a leaf of its own over the same memory.
 
-    The shared tensor may be replaced (``.to(device)``, ``load_state_dict(assign=True)``, ``.double()``), and its
-    gradient is set to None by ``optimizer.zero_grad()`` at any time: before forward, between forward and backward,
-    or after the step. Both are noticed before they matter.
+    Programs that keep the same have it in common. The shared tensor may be replaced (``.to(device)``,
+    ``load_state_dict(assign=True)``, ``.double()``), and its gradient is set to None by ``optimizer.zero_grad()`` at
+    any time: before forward, between forward and backward, or after the step. Both are noticed before they matter.
     """
+
+    slot: Slot
+    whole: bool
+    """Nothing is dropped: it is the shared tensor itself."""
+    source: Tensor | None = None
+    """The shared tensor that it was made for."""
+    tensor: Tensor = None  # type: ignore[assignment]
+    """The tensor that programs hold."""
+
+    @classmethod
+    def of(cls, slot: Slot) -> View:
+        """The view of what `slot` keeps, which must be a prefix."""
+        view = cls(slot, slot.whole)
+        view.now()
+        return view
+
+    @property
+    def replaced(self) -> bool:
+        """The shared tensor, or its memory, is another than before, or was frozen or freed."""
+        shared, tensor = self.slot.shared, self.tensor
+        if shared is not self.source:
+            return True
+        return tensor.data_ptr() != shared.data_ptr() or tensor.requires_grad != shared.requires_grad
+
+    def now(self) -> Tensor:
+        """The tensor for programs: it points at what is shared now."""
+        if not self.replaced:
+            return self.tensor
+        self.source = shared = self.slot.shared
+        with torch.inference_mode(False):  # it outlives the mode in which it was asked for
+            self.tensor = shared if self.whole else self._leaf(shared)
+        return self.tensor
+
+    def _leaf(self, shared: Tensor) -> Tensor:
+        """The kept part; the gradient of a parameter lands in the shared one, and only there."""
+        if not self.slot.is_parameter:
+            return self.slot.take(shared)
+        leaf = nn.Parameter(self.slot.take(shared.data), shared.requires_grad)
+        if shared.requires_grad:
+            leaf.register_hook(lambda _: self._bind_gradient(shared, leaf))  # type: ignore[no-untyped-call]
+            leaf.register_post_accumulate_grad_hook(_drop_gradient)
+        return leaf
+
+    def _bind_gradient(self, shared: Tensor, leaf: nn.Parameter) -> None:
+        """Runs just before autograd accumulates: make ``leaf.grad`` a view of the shared gradient of this moment."""
+        if shared.grad is None:
+            shared.grad = torch.zeros_like(shared)
+        leaf.grad = self.slot.take(shared.grad)
+
+
+def _drop_gradient(leaf: Tensor) -> None:
+    """Runs after autograd accumulated: the view would keep the memory of the shared gradient after ``zero_grad()``."""
+    leaf.grad = None
+
+
+@dataclass(slots=True)
+class Binding:
+    """Keeps one tensor of a program pointing at what is shared *now*."""
 
     layer: nn.Module
     """The program's layer."""
-    slot: Slot
-    source: Tensor | None = None
-    """The shared tensor that the program points at."""
-    state: tuple[int, bool] = (0, False)
-    """Its memory, and whether it is trained."""
+    view: View
+    bound: Tensor | None = None
+    """The tensor that was given to the layer."""
 
     def refresh(self) -> None:
-        """Point at the shared tensor if it, or its memory, has been replaced, or it was frozen or freed."""
-        shared = self.slot.shared
-        state = (shared.data_ptr(), shared.requires_grad)
-        if shared is self.source and (self.slot.whole or self.state == state):
-            return
-        self.source, self.state = shared, state
-        table: Any = self.layer._parameters if self.slot.is_parameter else self.layer._buffers
-        if self.slot.whole:
-            table[self.slot.name] = shared
-        else:
-            table[self.slot.name] = self._parameter(shared) if self.slot.is_parameter else self.slot.take(shared)
+        """Give the layer the tensor of now, if it has another."""
+        tensor = self.view.now()
+        if tensor is not self.bound:
+            self.give(tensor)
 
-    def _parameter(self, shared: Tensor) -> nn.Parameter:
-        """A leaf of its own over the kept part; its gradient lands in the shared one."""
-        view = nn.Parameter(self.slot.take(shared.data), shared.requires_grad)
-        if shared.requires_grad:
-            view.register_hook(lambda _: self._bind_gradient(shared, view))  # type: ignore[no-untyped-call]
+    def give(self, tensor: Tensor) -> None:
+        """Set the layer's tensor."""
+        slot = self.view.slot
+        table: Any = self.layer._parameters if slot.is_parameter else self.layer._buffers
+        self.bound = table[slot.name] = tensor
+
+
+class KnownViews:
+    """The views of a super-network; forgotten all at once when they are too many, or when memory was replaced."""
+
+    def __init__(self, limit: int = 8192) -> None:
+        self.limit = limit
+        self._known: dict[Slot, View] = {}
+
+    def of(self, slot: Slot) -> View:
+        """The view of what `slot` keeps, which must be a prefix; its tensor is that of now."""
+        if slot.whole:
+            return View.of(slot)  # nothing to make; and the slot of a constant is another one for each program
+        view = self._known.get(slot)
+        if view is None or view.replaced:
+            if view is not None or len(self._known) >= self.limit:
+                self._known.clear()  # views that no program has would keep memory that was replaced
+            self._known[slot] = view = View.of(slot)
         return view
-
-    def _bind_gradient(self, shared: Tensor, view: nn.Parameter) -> None:
-        """Runs just before autograd accumulates: make ``view.grad`` a view of the shared gradient of this moment."""
-        if shared.grad is None:
-            shared.grad = torch.zeros_like(shared)
-        if view.grad is None or view.grad.data_ptr() != shared.grad.data_ptr():
-            view.grad = self.slot.take(shared.grad)
 
 
 class Gathered(nn.Module):
@@ -99,8 +159,9 @@ class Gathered(nn.Module):
 class Views:
     """Binds the tensors of a program to views of the shared ones."""
 
-    def __init__(self) -> None:
+    def __init__(self, known: KnownViews) -> None:
         self.bindings: list[Binding] = []
+        self._known = known
 
     def __call__(self, shell: nn.Module, slots: Mapping[str, Slot]) -> nn.Module:
         """Fill `shell`, or wrap it where a tensor must be gathered."""
@@ -114,8 +175,8 @@ class Views:
                 return GatheredTensor(next(iter(slots.values())))
             return Gathered(shell, slots)
         for name, slot in slots.items():
-            binding = Binding(shell, slot)
-            binding.refresh()
+            binding = Binding(shell, self._known.of(slot))
+            binding.give(binding.view.tensor)
             self.bindings.append(binding)
             assert name == slot.name
         return shell

@@ -29,7 +29,7 @@ from bnas.passes.skeleton import Skeleton
 from bnas.passes.slot import Copies
 
 from .checkpoint import matrix_tensors, read_supernet, shared_tensors, write_supernet
-from .program import Program, Views
+from .program import KnownViews, Program, Views
 
 
 class SuperNetwork(nn.Module):
@@ -46,6 +46,7 @@ class SuperNetwork(nn.Module):
         self.skeleton = Skeleton(analysis.types, analysis.choices)
         self.kernel_matrices = self.skeleton.matrices
         self.training = self.model.training
+        self._views = KnownViews()
 
     @classmethod
     def from_model(
@@ -118,8 +119,8 @@ class SuperNetwork(nn.Module):
         Raises:
             SubnetError: the sub-network is not of this space.
         """
-        bind = Views()
-        program = self.skeleton.build(subnet, bind, kind=Program)
+        bind = Views(self._views)
+        program = self.skeleton.build(subnet, bind, kind=Program, share_code=True)
         assert isinstance(program, Program)
         program.__dict__["bindings"] = bind.bindings
         return program

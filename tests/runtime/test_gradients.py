@@ -14,7 +14,7 @@ from network_cases import EXACT, Case, cases, everything
 from torch import Tensor, nn
 
 from bnas.passes import Subnet
-from bnas.runtime.program import Binding
+from bnas.runtime.program import Binding, View
 from bnas.testing import (
     assert_gradients_match,
     assert_program_is_extracted,
@@ -39,13 +39,13 @@ def test_gradients_are_those_of_the_extracted(case: Case, train: bool) -> None:
     ],
 )
 def test_gradients_that_land_elsewhere_are_rejected(monkeypatch: pytest.MonkeyPatch, wrong: Any) -> None:
-    def bind(self: Binding, shared: Tensor, view: Tensor) -> None:
+    def bind(self: View, shared: Tensor, view: Tensor) -> None:
         shared.grad = torch.zeros_like(shared) if shared.grad is None else shared.grad
         wrong(self, shared, view)
 
     case = everything()
     assert_gradients_match(case.supernet, case.subnet, case.inputs, tolerance=EXACT)
-    monkeypatch.setattr(Binding, "_bind_gradient", bind)
+    monkeypatch.setattr(View, "_bind_gradient", bind)
     with pytest.raises(AssertionError, match="gradient of"):
         assert_gradients_match(case.supernet, case.subnet, case.inputs, tolerance=EXACT)
 
@@ -53,13 +53,13 @@ def test_gradients_that_land_elsewhere_are_rejected(monkeypatch: pytest.MonkeyPa
 def test_gradients_at_the_wrong_entries_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     """The last entries of axis 0 where the first are kept: right numbers, wrong place."""
 
-    def bind(self: Binding, shared: Tensor, view: Tensor) -> None:
+    def bind(self: View, shared: Tensor, view: Tensor) -> None:
         shared.grad = torch.zeros_like(shared)
         kept = self.slot.take(shared.grad)
         view.grad = self.slot.take(shared.grad[len(shared) - len(kept) :])
 
     case = everything()
-    monkeypatch.setattr(Binding, "_bind_gradient", bind)
+    monkeypatch.setattr(View, "_bind_gradient", bind)
     with pytest.raises(AssertionError, match="gradient of"):
         assert_gradients_match(case.supernet, case.subnet, case.inputs, tolerance=EXACT)
 

@@ -1,0 +1,111 @@
+"""Frames: graph modules that wait for their tensors; those of the latest structures are kept.
+
+Sub-networks of one structure skip the same blocks and have the same constants in their graph, so that they differ in
+nothing but the tensors and settings of their layers. Writing and compiling the code of a graph takes most of the time
+that a program needs, so programs of one structure share graph and code.
+"""
+
+from __future__ import annotations
+
+import linecache
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
+from types import CodeType
+from typing import Any
+
+from torch import Tensor, nn
+from torch.fx import Graph, GraphModule, graph_module
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A graph module without its layers and tensors."""
+
+    module: GraphModule
+    orders: Mapping[str, Tensor]
+    """Orders of channels, which stand in the graph as constants do, by the name that it reads them by."""
+
+    @classmethod
+    def of(cls, graph: Graph, orders: Mapping[str, Tensor], kind: type[GraphModule], name: str) -> Frame:
+        """The frame of a graph; its module is of the class `kind` and shows itself as `name`."""
+        module = kind({}, Graph(), class_name=name)
+        module.graph = graph
+        return cls(module, orders)
+
+    def shared(self) -> Frame:
+        """A frame with the same graph and code, to be filled in its place."""
+        module = make_shell(self.module)
+        assert isinstance(module, GraphModule)
+        return Frame(module, self.orders)
+
+    def fill(self, attributes: Mapping[str, nn.Module | Tensor], training: bool) -> GraphModule:
+        """The module, with everything that its graph reads set at its path; between stand empty modules."""
+        places: dict[str, nn.Module] = {"": self.module}
+        self.module.training = training
+
+        def place(path: str) -> nn.Module:
+            if path not in places:
+                owner, _, name = path.rpartition(".")
+                table = place(owner)._modules
+                if table.get(name) is None:
+                    table[name] = make_shell(CONTAINER)
+                    vars(table[name])["training"] = training
+                places[path] = table[name]  # type: ignore[assignment]
+            return places[path]
+
+        for path in sorted(attributes, key=lambda path: path.count(".")):  # a layer comes before what is inside it
+            owner, _, name = path.rpartition(".")
+            value, at = attributes[path], place(owner)
+            table: Any = at._modules if isinstance(value, nn.Module) else at._buffers
+            (at._parameters if isinstance(value, nn.Parameter) else table)[name] = value
+        return self.module
+
+
+@dataclass(frozen=True)
+class Frames:
+    """The frames of the structures that were asked for last."""
+
+    limit: int = 32
+    held: OrderedDict[Hashable, Frame] = field(default_factory=OrderedDict)
+
+    def get(self, structure: Hashable, make: Callable[[], Frame]) -> Frame:
+        """The frame that was made for `structure`; one of `make` where there is none."""
+        if structure not in self.held:
+            self.held[structure] = make()
+            if len(self.held) > self.limit:
+                _forget_source(self.held.popitem(last=False)[1].module.forward.__code__)
+        self.held.move_to_end(structure)
+        return self.held[structure]
+
+
+def _forget_source(code: CodeType) -> None:
+    """Let go of the text of `code`, which torch.fx keeps for tracebacks as long as the process lives."""
+    linecache.cache.pop(code.co_filename, None)
+    graph_module._loader.eval_cache.pop(code.co_filename, None)
+
+
+CONTAINER = nn.Module()
+TABLES = frozenset(n for n, table in vars(CONTAINER).items() if isinstance(table, dict | set)) - {
+    "_parameters",
+    "_buffers",
+    "_modules",
+}
+"""What every module holds beside tensors and children: hooks and names."""
+
+
+def make_shell(module: nn.Module) -> nn.Module:
+    """A shallow copy of a module without its tensors and children: same settings, hooks and mode.
+
+    Its tables of hooks are its own: what is registered with the shell is not with the module.
+    """
+    shell = object.__new__(type(module))  # no constructor runs; a graph module keeps its class, which has its code
+    state = vars(shell)
+    state.update(vars(module))
+    for name in TABLES:
+        if name in state:
+            state[name] = state[name].copy()
+    state["_parameters"] = dict.fromkeys(module._parameters)
+    state["_buffers"] = dict.fromkeys(module._buffers)
+    state["_modules"] = {}
+    return shell
