@@ -58,7 +58,8 @@ class Frame:
             owner, _, name = path.rpartition(".")
             value, at = attributes[path], place(owner)
             table: Any = at._modules if isinstance(value, nn.Module) else at._buffers
-            (at._parameters if isinstance(value, nn.Parameter) else table)[name] = value
+            table = at._parameters if isinstance(value, nn.Parameter) else table
+            table[name] = value
         return self.module
 
 

@@ -71,7 +71,7 @@ class View:
         leaf = nn.Parameter(self.slot.take(shared.data), shared.requires_grad)
         if shared.requires_grad:
             leaf.register_hook(lambda _: self._bind_gradient(shared, leaf))  # type: ignore[no-untyped-call]
-            leaf.register_post_accumulate_grad_hook(_drop_gradient)
+            leaf.register_post_accumulate_grad_hook(_drop_gradient)  # type: ignore[no-untyped-call]
         return leaf
 
     def _bind_gradient(self, shared: Tensor, leaf: nn.Parameter) -> None:
