@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 TYPES := build/typecheck
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types clean
+.PHONY: help demo test check lint types zoo golden benchmark clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1\t/'
@@ -37,6 +37,15 @@ types: $(STAMP) ## Check types
 	@rm -rf build
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target $(TYPES) .
 	cd $(TYPES) && MYPYPATH=. $(BIN)/python -m mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p bnas
+
+zoo: $(STAMP) ## Try all of torchvision's models (half an hour), into docs/zoo.md; ZOO=--resume goes on, ZOO=NAME tries one
+	$(BIN)/python tests/benchmarks/zoo.py $(if $(ZOO),$(ZOO),--write)
+
+golden: $(STAMP) ## Rewrite the golden files with what is found now
+	$(BIN)/python tests/benchmarks/zoo.py --golden
+
+benchmark: $(STAMP) ## Measure analysis and programs
+	$(BIN)/python tests/benchmarks/analysis.py
 
 clean: ## Remove what was built, and the environment that this file made
 	rm -rf build dist runs .venv *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -28,7 +28,7 @@ from .space import Subnet
 from .terms import Sym, Term, symbols
 
 KNOWN = 4096
-"""Slots of so many layers and sizes are remembered."""
+"""Slots of so many layers and sizes are remembered, and the live nodes of fewer structures."""
 
 Binder = Callable[[nn.Module, Mapping[str, Slot]], nn.Module]
 """Gives a shell (a module without tensors) its tensors, by name; returns the shell or a module in its place."""
@@ -68,7 +68,7 @@ class Skeleton:
         """A module for `subnet` whose tensors are those of `root` (by default the traced model), bound by `bind`.
 
         With `share_code` its graph and code may be those of others of the same structure, so that it is made sooner;
-        its graph must not be changed then (that of a deep copy may).
+        its graph must not be changed then.
 
         Raises:
             SubnetError: the sub-network is not of this space.
@@ -116,15 +116,18 @@ class Skeleton:
             self._settle(module, path, holder)
         return module
 
-    @cached_property
-    def _live(self) -> Callable[[frozenset[str]], tuple[list[Node], list[str], list[str]]]:
-        """For the names of skipped blocks: the nodes that are left, and the layers and tensors that they read."""
-
-        def live(skipped: frozenset[str]) -> tuple[list[Node], list[str], list[str]]:
+    def _live(self, skipped: frozenset[str]) -> tuple[list[Node], list[str], list[str]]:
+        """The nodes that are left without the skipped blocks, and the layers and tensors that they read."""
+        if skipped not in self._known_live:
+            if len(self._known_live) >= KNOWN // 64:
+                self._known_live.clear()
             nodes = self._left_without(skipped)
-            return nodes, _targets(nodes, "call_module"), _targets(nodes, "get_attr")
+            self._known_live[skipped] = nodes, _targets(nodes, "call_module"), _targets(nodes, "get_attr")
+        return self._known_live[skipped]
 
-        return lru_cache(maxsize=64)(live)
+    @cached_property
+    def _known_live(self) -> dict[frozenset[str], tuple[list[Node], list[str], list[str]]]:
+        return {}
 
     def _left_without(self, skipped: frozenset[str]) -> list[Node]:
         """The nodes that are left without the skipped blocks; the sum of one is left where its stand-in is read."""

@@ -204,8 +204,9 @@ def _placeholder(slot: Slot) -> Tensor:
 class Program(GraphModule):
     """A sub-network that trains the shared parameters; made by `SuperNetwork.program`.
 
-    Give the optimizer the parameters of the super-network, never those of a program. ``create_graph`` is not
-    supported. In training mode BatchNorm updates the shared statistics of the kept channels.
+    Give the optimizer the parameters of the super-network, never those of a program, and read gradients there. Its
+    layers are its own; graph and code may be those of other programs: edit the graph of an extracted module instead.
+    ``create_graph`` is not supported. In training mode BatchNorm updates the shared statistics of the kept channels.
     """
 
     bindings: list[Binding]

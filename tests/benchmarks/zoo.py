@@ -26,7 +26,7 @@ import torch
 import torchvision
 from torch import nn
 from torch.utils._pytree import tree_leaves
-from zoo_models import FINE, NAMES, Counts, count, counts_by_name, make_model, run_input, traced_input
+from zoo_models import FINE, NAMES, Counts, count, counts_by_name, enliven, make_model, run_input, traced_input
 
 import bnas
 from bnas.passes import Subnet
@@ -78,6 +78,8 @@ def measure(name: str) -> Row:
     supernet, fine = SuperNetwork.from_model(model, inputs), SuperNetwork.from_model(model, inputs, FINE)
     generator = np.random.default_rng(0)
     subnets = [fine.space.sample(generator) for _ in range(SUBNETS)]
+    if device != "meta":
+        enliven(model, run_input(name))
     check = compare_shapes if device == "meta" else compare
     oracle, programs = check(model, fine, subnets, run_input(name, device))
     costs = [supernet.costs(end)["macs"] for end in (supernet.space.maximal(), supernet.space.minimal())]
@@ -163,7 +165,8 @@ def page(rows: list[Row | tuple[str, str]], minutes: float) -> str:
     """The document."""
     failed = [row for row in rows if isinstance(row, tuple) or row.problem]
     versions = f"bnas {bnas.__version__}, torch {torch.__version__}, torchvision {torchvision.__version__}"
-    return f"""# The zoo
+    return (
+        f"""# The zoo
 
 {len(rows)} models of torchvision with random weights, {len(rows) - len(failed)} without a fault. Written by `make zoo`
 on {date.today()} in {minutes:.0f} minutes: {versions}, Python {platform.python_version()}, one thread.
@@ -176,12 +179,15 @@ on {date.today()} in {minutes:.0f} minutes: {versions}, Python {platform.python_
   25 %, blocks and kernels together) against the model's own forward on zeroed parameters. They run on two images of
   64 x 64, or of the traced size where attention is made for that (inception_v3: 96).
 - **program**: largest relative difference, in single precision, of the same sub-networks as programs and extracted.
-- **shapes**: more than {LARGE // 10**6} M parameters; on meta tensors the shapes of the outputs and the number of parameters
-  are compared.
+- **shapes**: more than {LARGE // 10**6} M parameters; on meta tensors the shapes of the outputs and the number of
+  parameters are compared.
 - Of detectors the backbone with its feature pyramid is taken.
 
 {HEAD}
-""" + "\n".join(map(shown, rows)) + "\n"
+"""
+        + "\n".join(map(shown, rows))
+        + "\n"
+    )
 
 
 def write_golden() -> None:

@@ -11,6 +11,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from bnas.passes import Elasticity, analyse, trace
+from bnas.passes.oracle import randomise
 from bnas.runtime import SuperNetwork
 
 CLASSIFIERS = tuple(torchvision.models.list_models(module=torchvision.models))
@@ -57,6 +58,13 @@ def make_model(name: str, device: str = "cpu") -> nn.Module:
         if parameter.ndim > 1 and parameter.min() == parameter.max():
             parameter.data.normal_(0.5, 0.1)
     return (model.backbone if name in DETECTORS else model).eval()
+
+
+def enliven(model: nn.Module, images: torch.Tensor) -> None:
+    """Give norms the statistics of random images: with those of new layers the signal dies out in deep networks."""
+    generator = torch.Generator().manual_seed(0)
+    batch = torch.randn(images.shape, generator=generator)
+    randomise(model, lambda: model(batch), generator)
 
 
 def traced_input(name: str, device: str = "cpu") -> torch.Tensor:
