@@ -13,7 +13,7 @@ from network_cases import ELASTICITY
 from rule_cases import CHANNELS, INPUTS, PASSING, RIGID, SYMBOLS, Between, Named, Of, parameter
 from torch import nn
 
-from bnas.passes import VerificationError, analyse, trace
+from bnas.passes import Subnet, VerificationError, analyse, trace
 from bnas.passes.axes import RULES, Axes, AxisTypes, Rule
 from bnas.passes.calls import Call
 from bnas.passes.terms import K, Prod
@@ -25,11 +25,14 @@ def supernet_of(model: nn.Module) -> SuperNetwork:
     return SuperNetwork.from_model(model, INPUTS, ELASTICITY)
 
 
+def middle(supernet: SuperNetwork) -> Subnet:
+    return supernet.space.decode([len(variable.choices) // 2 for variable in supernet.space.variables()])
+
+
 def assert_right(supernet: SuperNetwork) -> None:
     """The maximal, the minimal and a middle sub-network compute what they should."""
     assert_maximal_is_original(supernet, INPUTS)
-    middle = supernet.space.decode([len(variable.choices) // 2 for variable in supernet.space.variables()])
-    for subnet in (supernet.space.minimal(), middle):
+    for subnet in (supernet.space.minimal(), middle(supernet)):
         assert_extracted_is_oracle(supernet, subnet, INPUTS)
         assert_program_is_extracted(supernet, subnet, INPUTS, tolerance=1e-12)
 
@@ -125,4 +128,4 @@ def test_a_wrong_rule_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> N
     wrong = supernet_of(Between(body))
     assert wrong.space.widths
     with pytest.raises((VerificationError, RuntimeError)):
-        assert_extracted_is_oracle(wrong, wrong.space.minimal(), INPUTS)
+        assert_extracted_is_oracle(wrong, middle(wrong), INPUTS)

@@ -165,12 +165,13 @@ PASSING: dict[str, Body] = {
     "pixel_shuffle": nn.PixelShuffle(2),
     "pixel_unshuffle": nn.PixelUnshuffle(2),
     "unfold": lambda x: F.unfold(x, 2),
+    "fold": lambda x: F.fold(F.unfold(x, 2), (HEIGHT, WIDTH), 2),
     "interpolate": lambda x: F.interpolate(x, scale_factor=2),
     **{f"pool{n}": lambda x, n=n: pooled(x, n) for n in (1, 2, 3)},
     "matmul": lambda x: x.flatten(2).mT @ x.flatten(2),
     "bmm": lambda x: torch.bmm(x.flatten(2).mT, x.flatten(2)),
     "mm": Of(lambda w, x: x.mean((2, 3)).mm(w), parameter(CHANNELS, 5)),
-    "mv": Of(lambda w, x: x * torch.mv(w, w[0])[:, None, None], parameter(CHANNELS, CHANNELS)),
+    "mv": Of(lambda w, v, x: x * torch.mv(w, v)[:, None, None], parameter(CHANNELS, 5), parameter(5)),
     "dot": Of(lambda w, x: x * torch.dot(w[:CHANNELS], w[:CHANNELS]), parameter(CHANNELS)),
     "addmm": Of(lambda b, w, x: torch.addmm(b, x.mean((2, 3)), w), parameter(5), parameter(CHANNELS, 5)),
     "addmv": Of(lambda b, w, x: x * torch.addmv(b, w, b)[:, None, None], parameter(8), parameter(8, 8)),
@@ -267,7 +268,7 @@ SYMBOLS = {
     **dict.fromkeys(("linear", "conv1d", "conv2d", "conv2d depthwise", "conv3d"), 2),
     **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), 2),
     **dict.fromkeys(("conv2d grouped", "conv_transpose2d grouped"), 3),  # groups, and the inner widths on both sides
-    **dict.fromkeys(("t", "mm", "dot", "addmm", "einsum"), 2),  # and the axis that a parameter adds
+    **dict.fromkeys(("t", "mm", "mv", "dot", "addmm", "einsum"), 2),  # and the axis that a parameter adds
     **dict.fromkeys(("attention", "unflatten"), 2),  # an outer and an inner size
     "tensor_split": 2,
 }
