@@ -102,6 +102,11 @@ def averages_fewer(types: AxisTypes, call: Call) -> Axes:
     return [axes[0], K(1), *axes[2:]]
 
 
+def sums_anything(types: AxisTypes, call: Call) -> Axes:
+    axes = types.type(call.argument(0, "input"))
+    return [axes[0], K(1), *axes[2:]]
+
+
 WRONG: dict[str, tuple[Any, Rule, Callable[..., Any] | nn.Module]] = {
     "roll": (torch.roll, hands_on, RIGID["roll"][0]),
     "flip": (torch.flip, hands_on, RIGID["flip"][0]),
@@ -111,6 +116,7 @@ WRONG: dict[str, tuple[Any, Rule, Callable[..., Any] | nn.Module]] = {
     "repeat": ("repeat", repeats_each, lambda x: x.repeat(1, 2, 1, 1)),
     "repeat-interleave": (torch.repeat_interleave, repeats_all, PASSING["repeat_interleave"]),
     "unfold": (F.unfold, unfolds_into_rows, PASSING["unfold"]),
+    "sum": (torch.sum, sums_anything, RIGID["sum of gates"][0]),
     "mean": (torch.mean, averages_fewer, RIGID["mean of channels"][0]),
     "weighted-norm": (
         F.batch_norm,

@@ -182,6 +182,9 @@ PASSING: dict[str, Body] = {
     "vector_norm": lambda x: (
         x * torch.linalg.vector_norm(x, dim=1, keepdim=True) + torch.norm(x, dim=(2, 3))[:, :, None, None]
     ),
+    "sum of zeros": lambda x: (
+        x * (x.relu() * x.sigmoid() + x.tanh()).flatten(2).pow(2).sum(1).view(-1, 1, HEIGHT, WIDTH)
+    ),
     "mean": lambda x: x * x.mean((2, 3), keepdim=True),
     "any": lambda x: x * (1 + torch.any(x > 0, 2, keepdim=True).double() + torch.all(x > 0, 2, keepdim=True).double()),
     "max": lambda x: x * (x.max(2, keepdim=True)[0] + x.min(2, keepdim=True)[0] + x.median(2, keepdim=True)[0]),
@@ -226,6 +229,16 @@ def attended(x: Tensor, heads: int) -> Tensor:
     return F.scaled_dot_product_attention(tokens, tokens, tokens.exp()).mT.flatten(1, 2)
 
 
+NOT_ZERO = "what is left out of it is not zero"
+
+
+def written(x: Tensor) -> Tensor:
+    """Exponentials, in the memory that held a copy."""
+    copy = x.clone()
+    copy.exp_()
+    return copy
+
+
 RIGID: dict[str, tuple[Body, str]] = {
     "local_response_norm": (lambda x: F.local_response_norm(x, 3), "neighbouring channels"),
     "roll": (lambda x: torch.roll(x, 2, 1), "moved by numbers"),
@@ -241,6 +254,16 @@ RIGID: dict[str, tuple[Body, str]] = {
     "index of channels": (lambda x: torch.index_select(x, 1, torch.tensor([2, 0])), "read by numbers"),
     "unbound channels": (lambda x: torch.stack(x.unbind(1)[:3], 1), "one by one"),
     "reflected channels": (lambda x: F.pad(x.flatten(2).mT, (1, 1), "reflect").mT, "own values"),
+    # what is left out would be something else than zero
+    "sum of gates": (lambda x: x * x.sigmoid().sum(1, keepdim=True), NOT_ZERO),
+    "sum after a number": (lambda x: x * (x + 1).sum(1, keepdim=True), NOT_ZERO),
+    "sum of what was written into": (lambda x: x * written(x).sum(1, keepdim=True), NOT_ZERO),
+    "length of exponentials": (lambda x: F.normalize(x.exp(), dim=1), NOT_ZERO),
+    "kernel attention": (lambda x: x.flatten(2).exp().mT @ x.flatten(2).exp(), NOT_ZERO),
+    "einsum of exponentials": (
+        lambda x: torch.einsum("bct,bcs->bts", x.flatten(2).exp(), x.flatten(2).exp()),
+        NOT_ZERO,
+    ),
     # what a rule does not understand, each with its reason
     "no rule": (lambda x: torch.special.i0(x), "no rule"),
     "repeated flat": (Of(lambda w, x: x * w.repeat_interleave(2)[:, None, None], parameter(4)), "flattened"),
