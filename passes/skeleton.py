@@ -348,9 +348,7 @@ def _rewrite(
         node.args = (node.all_input_nodes[0], *_arguments(node, rewrite, new, orders))
 
 
-def _arguments(
-    node: Node, rewrite: Replacement, values: tuple[Any, ...], orders: dict[str, Tensor]
-) -> Iterator[Any]:
+def _arguments(node: Node, rewrite: Replacement, values: tuple[Any, ...], orders: dict[str, Tensor]) -> Iterator[Any]:
     for given, value in zip(rewrite.args, values, strict=True):
         if isinstance(given, Moved):
             name = f"_order_of_{node.name}"

@@ -83,7 +83,9 @@ def analysis_table() -> Table:
 
 def program_table() -> Table:
     """Programs of structures that were not seen before, of one that was, and extracted modules."""
-    table = Table("model", f"unseen (goal {UNSEEN:.0f})", f"seen (goal {SEEN:.0f})", "extract", title="Programs, CPU ms")
+    table = Table(
+        "model", f"unseen (goal {UNSEEN:.0f})", f"seen (goal {SEEN:.0f})", "extract", title="Programs, CPU ms"
+    )
     for name in PROGRAMS:
         supernet, generator = SuperNetwork.from_model(make_model(name), traced_input(name)), np.random.default_rng(0)
         subnets = list({s.skipped: s for s in (supernet.space.sample(generator) for _ in range(120))}.values())[:60]

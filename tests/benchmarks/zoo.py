@@ -163,7 +163,8 @@ def page(rows: list[Row | tuple[str, str]], minutes: float) -> str:
     """The document."""
     failed = [row for row in rows if isinstance(row, tuple) or row.problem]
     versions = f"bnas {bnas.__version__}, torch {torch.__version__}, torchvision {torchvision.__version__}"
-    return f"""# The zoo
+    return (
+        f"""# The zoo
 
 {len(rows)} models of torchvision with random weights, {len(rows) - len(failed)} without a fault. Written by `make zoo`
 on {date.today()} in {minutes:.0f} minutes: {versions}, Python {platform.python_version()}, one thread.
@@ -181,7 +182,10 @@ on {date.today()} in {minutes:.0f} minutes: {versions}, Python {platform.python_
 - Of detectors the backbone with its feature pyramid is taken.
 
 {HEAD}
-""" + "\n".join(map(shown, rows)) + "\n"
+"""
+        + "\n".join(map(shown, rows))
+        + "\n"
+    )
 
 
 def write_golden() -> None:
