@@ -136,9 +136,11 @@ def _adds_elsewhere(types: AxisTypes, call: Call, axis: int) -> bool:
 def _sources(types: AxisTypes, call: Call, wanted: set[Sym]) -> Iterator[bool]:
     """For each axis of an operand that shares symbols with those wanted, whether it is zero."""
     for operand in call.tensors():
-        axes = types.type(operand) if isinstance(operand, TensorRef) else types.values[operand]
-        zeros = zeros_of(types, operand) if isinstance(axes, list) else types.zeros[operand]
-        for term, zero in _pairs(axes, zeros):
+        if isinstance(operand, TensorRef):
+            found = _pairs(types.type(operand), zeros_of(types, operand))
+        else:
+            found = _pairs(types.values[operand], types.zeros[operand])
+        for term, zero in found:
             if wanted & set(symbols(term)):
                 yield zero
 

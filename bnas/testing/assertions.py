@@ -20,7 +20,6 @@ from bnas.runtime.program import Program
 from bnas.runtime.supernetwork import SuperNetwork
 from bnas.runtime.verification import verify
 
-
 CANCELLED = 1e-4
 """A gradient that is this much smaller than the largest of all is compared as if it were so large: what cancels, as
 behind the norm of a single entry, leaves the rounding of its parts."""
