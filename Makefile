@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 TYPES := build/typecheck
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types zoo golden benchmark clean
+.PHONY: help demo test properties check lint types zoo golden benchmark clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1\t/'
@@ -24,6 +24,13 @@ demo: $(STAMP) ## Run the whole pipeline on small data, into runs/demo
 
 test: $(STAMP) ## Run the tests
 	$(BIN)/python -m pytest
+
+# Two processes, one for each half of the networks: hypothesis runs its examples one after another.
+properties: $(STAMP) ## Check all promises on 2,000 random networks, on two cores
+	@export BNAS_HYPOTHESIS_PROFILE=long; \
+	$(BIN)/python -m pytest tests/test_properties.py -k "many and first" & first=$$!; \
+	$(BIN)/python -m pytest tests/test_properties.py -k "many and second"; second=$$?; \
+	wait $$first && exit $$second
 
 check: lint types test ## All that CI runs: style, types and tests
 

@@ -19,6 +19,7 @@ from .errors import Diagnostic, RuleError
 from .ir import IR
 from .terms import K, Sym, Term, normalise, symbols
 from .unifier import Unifier
+from .zeros import note_zeros, zeros_of
 
 Axes = list[Term]
 """The type of a tensor: a term for each axis."""
@@ -88,6 +89,8 @@ class AxisTypes(Unifier):
     ir: IR = None  # type: ignore[assignment]
     values: dict[Node, Any] = field(default_factory=dict)
     """Type of every node's value."""
+    zeros: dict[Node, Any] = field(default_factory=dict)
+    """Where the entries of a node's value that are left out would be zero: see `bnas.passes.zeros`."""
     tensors: dict[str, Axes] = field(default_factory=dict)
     """Type of every parameter and buffer that the forward reads, by its first name."""
     users: dict[str, set[Node]] = field(default_factory=dict)
@@ -141,6 +144,12 @@ class AxisTypes(Unifier):
             out.append(terms[0] if terms else K(1))
         return out
 
+    def contract(self, *operands: tuple[Any, int]) -> None:
+        """State that a sum runs over these axes of values, which are one: what is left out of one must be zero."""
+        if not any(zeros[axis] for value, axis in operands if (zeros := zeros_of(self, value))):
+            for value, axis in operands:
+                self.pin(self.type(value)[axis], "it is summed over, and what is left out of it is not zero")
+
     def rewrite(self, call: Call, position: int, name: str, value: Any) -> None:
         """State that a constant argument is the active size of a term, or holds such sizes."""
         self.rewrites.append(Rewrite(call.node, position, name, value))
@@ -170,6 +179,7 @@ def analyse(ir: IR) -> AxisTypes:
     types = AxisTypes(ir=ir)
     for node in ir.graph.nodes:
         types.values[node] = _type_of(types, node)
+        note_zeros(types, node)
     for axes in types.tensors.values():
         axes[:] = [normalise(term) for term in axes]
     return types

@@ -92,19 +92,20 @@ class IR:
 
     def writers(self, value: Node) -> list[Node]:
         """The nodes that write in place into the memory of `value`, also through a view of it; in graph order."""
-        return list(self._written.get(_memory(value), ()))
+        return list(self._written.get(memory_of(value), ()))
 
     @cached_property
     def _written(self) -> dict[int | None, list[Node]]:
         """The nodes that write into each memory; meta tensors keep theirs once the graph is made."""
         found: dict[int | None, list[Node]] = {}
         for node in self.graph.nodes:
-            memory = _memory(node.all_input_nodes[0]) if self._writes(node) else None
+            memory = memory_of(node.all_input_nodes[0]) if self.writes(node) else None
             if memory is not None:
                 found.setdefault(memory, []).append(node)
         return found
 
-    def _writes(self, node: Node) -> bool:
+    def writes(self, node: Node) -> bool:
+        """Whether `node` writes in place into its first input."""
         if node.op == "call_module":
             call = self.calls.get(node)
             return call is not None and call.kwargs.get("inplace") is True
@@ -121,9 +122,9 @@ def path_of(call: str) -> str:
     return call.partition("@")[0]
 
 
-def _memory(node: Node) -> int | None:
+def memory_of(node: Node) -> int | None:
     """Identifies the storage of a node's value: views share it, on meta tensors too."""
-    value = node.meta["value"]
+    value = node.meta.get("value")
     return value.untyped_storage()._cdata if isinstance(value, Tensor) else None
 
 

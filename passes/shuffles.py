@@ -30,14 +30,12 @@ def spell_shuffles(graph: Graph) -> None:
 
 
 def _shuffle(graph: Graph, node: Node, source: Node, groups: int) -> Node:
-    """The call; in the memory that the view back had, since what reads it may compute otherwise by its order."""
+    """The call, in plain memory order as the view back was: what reads it computes otherwise, to rounding, if not."""
     shuffle = graph.call_function(F.channel_shuffle, (source, groups))
-    shuffle.meta.update(node.meta)
-    if source.meta["value"].is_contiguous() or not node.meta["value"].is_contiguous():
-        return shuffle
-    copy = graph.call_method("contiguous", (shuffle,))
-    copy.meta.update(node.meta)
-    return copy
+    plain = graph.call_method("contiguous", (shuffle,))
+    for made in (shuffle, plain):
+        made.meta.update(node.meta)
+    return plain
 
 
 def _match(last: Node) -> tuple[Node, int] | None:

@@ -16,6 +16,7 @@ def convolution(types: AxisTypes, call: Call) -> Axes:
     groups, bias = call.argument(6, "groups", 1), call.argument(2, "bias")
     channel = len(inputs) - len(weight) + 1
     _tie_groups(types, call, inputs, channel, groups, weight)
+    types.contract((call.argument(0, "input"), channel), (call.argument(1, "weight"), 1))
     if bias is not None:
         types.unify(types.type(bias)[0], weight[0])
     types.pin_axes(weight[2:], "the kernel of a convolution is rigid")
@@ -43,6 +44,7 @@ def linear(types: AxisTypes, call: Call) -> Axes:
     inputs, weight = types.type(call.argument(0, "input")), types.type(call.argument(1, "weight"))
     bias = call.argument(2, "bias")
     types.unify(inputs[-1], weight[1])
+    types.contract((call.argument(0, "input"), -1), (call.argument(1, "weight"), 1))
     if bias is not None:
         types.unify(types.type(bias)[0], weight[0])
     out = [*inputs[:-1], weight[0]]
@@ -58,6 +60,7 @@ def transposed_convolution(types: AxisTypes, call: Call) -> Axes:
     groups, bias = call.argument(6, "groups", 1), call.argument(2, "bias")
     channel = len(inputs) - len(weight) + 1
     types.unify(inputs[channel], weight[0])
+    types.contract((call.argument(0, "input"), channel), (call.argument(1, "weight"), 0))
     outer, _ = types.factor(weight[0], weight[0].size // groups)
     if groups > 1:
         types.rewrite(call, 6, "groups", outer)

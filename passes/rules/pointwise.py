@@ -35,8 +35,11 @@ def pointwise(types: AxisTypes, call: Call) -> Axes:
 
 @register_rule(F.normalize)
 def normalize(types: AxisTypes, call: Call) -> Axes:
-    """Divided by a norm, to which missing entries add nothing."""
-    return types.type(call.argument(0, "input"))
+    """Divided by a norm, to which missing entries add nothing, if they are zero."""
+    axes, dims = types.type(call.argument(0, "input")), call.argument(2, "dim", 1)
+    for dim in [dims] if isinstance(dims, int) else dims:
+        types.contract((call.argument(0, "input"), dim % len(axes)))
+    return axes
 
 
 def _is_tensor(types: AxisTypes, ref: Node | TensorRef) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 
@@ -14,13 +16,15 @@ from bnas.passes.terms import symbols
 @register_rule(torch.matmul, torch.bmm, torch.mm, torch.mv, torch.dot)
 def matmul(types: AxisTypes, call: Call) -> Axes:
     """(..., n, k) @ (..., k, m); leading axes are broadcast."""
-    left, right = types.type(call.argument(0, "input")), types.type(call.args[1])
-    return multiply(types, call, left, right)
+    return multiply(types, call, call.argument(0, "input"), call.args[1])
 
 
-def multiply(types: AxisTypes, call: Call, left: Axes, right: Axes) -> Axes:
+def multiply(types: AxisTypes, call: Call, first: Any, second: Any) -> Axes:
     """The type of the product of two matrices, vectors or batches of matrices."""
-    types.unify(left[-1], right[0 if len(right) == 1 else -2])
+    left, right = types.type(first), types.type(second)
+    rows = -1 if len(right) == 1 else -2
+    types.unify(left[-1], right[rows])
+    types.contract((first, -1), (second, rows))
     out = [
         *types.broadcast(left[:-2], right[:-2]),
         *left[-2:-1],
@@ -33,7 +37,7 @@ def multiply(types: AxisTypes, call: Call, left: Axes, right: Axes) -> Axes:
 @register_rule(torch.baddbmm, torch.addmm, torch.addmv)
 def addmm(types: AxisTypes, call: Call) -> Axes:
     """A product, and something added to it."""
-    product = multiply(types, call, types.type(call.args[1]), types.type(call.args[2]))
+    product = multiply(types, call, call.args[1], call.args[2])
     return types.broadcast(product, types.type(call.argument(0, "input")))
 
 
@@ -46,7 +50,8 @@ def einsum(types: AxisTypes, call: Call) -> Axes:
         raise RuleError(f"einsum {equation!r}: without an output, or with an ellipsis")
     inputs, output = equation.split("->")
     axes: dict[str, Axes] = {}
-    for letters, operand in zip(inputs.split(","), given, strict=True):
+    words = inputs.split(",")
+    for letters, operand in zip(words, given, strict=True):
         for letter, axis in zip(letters, types.type(operand), strict=True):
             axes.setdefault(letter, []).append(axis)
     for terms in axes.values():
@@ -54,6 +59,8 @@ def einsum(types: AxisTypes, call: Call) -> Axes:
         for term in large[1:]:
             types.unify(large[0], term)
         terms[:] = large
+    for letter in axes.keys() - set(output):
+        types.contract(*((one, w.index(letter)) for w, one in zip(words, given, strict=True) if letter in w))
     if len(given) > 1:
         types.count_macs(call, [terms[0] for terms in axes.values()])
     return [axes[letter][0] for letter in output]
@@ -66,6 +73,7 @@ def attention(types: AxisTypes, call: Call) -> Axes:
     if call.argument(8, "enable_gqa", False):
         raise RuleError("grouped queries")
     types.unify(query[-1], key[-1])
+    types.contract((call.argument(0, "query"), -1), (call.argument(1, "key"), -1))
     types.unify(key[-2], value[-2])
     types.pin_axes([query[-2], key[-2]], "attention runs over it")
     leading = types.broadcast(query[:-2], key[:-2], value[:-2])

@@ -29,10 +29,11 @@ def mean(types: AxisTypes, call: Call) -> Any:
 
 @register_rule(*SUMS)
 def total(types: AxisTypes, call: Call) -> Axes:
-    """Missing entries add nothing."""
-    return _rest(
-        types, call, types.type(call.argument(0, "input")), _reduced(types, call, 1 + (call.op not in SUMS[:1]))
-    )
+    """Missing entries add nothing, if they are zero; else the axis is pinned."""
+    reduced = _reduced(types, call, 1 + (call.op not in SUMS[:1]))
+    for axis in sorted(reduced):
+        types.contract((call.argument(0, "input"), axis))
+    return _rest(types, call, types.type(call.argument(0, "input")), reduced)
 
 
 def _reduced(types: AxisTypes, call: Call, position: int) -> set[int]:

@@ -13,7 +13,7 @@ from network_cases import ELASTICITY
 from rule_cases import CHANNELS, INPUTS, PASSING, RIGID, SYMBOLS, Between, Named, Of, parameter
 from torch import nn
 
-from bnas.passes import VerificationError, analyse, trace
+from bnas.passes import Subnet, VerificationError, analyse, trace
 from bnas.passes.axes import RULES, Axes, AxisTypes, Rule
 from bnas.passes.calls import Call
 from bnas.passes.terms import K, Prod
@@ -25,11 +25,14 @@ def supernet_of(model: nn.Module) -> SuperNetwork:
     return SuperNetwork.from_model(model, INPUTS, ELASTICITY)
 
 
+def middle(supernet: SuperNetwork) -> Subnet:
+    return supernet.space.decode([len(variable.choices) // 2 for variable in supernet.space.variables()])
+
+
 def assert_right(supernet: SuperNetwork) -> None:
     """The maximal, the minimal and a middle sub-network compute what they should."""
     assert_maximal_is_original(supernet, INPUTS)
-    middle = supernet.space.decode([len(variable.choices) // 2 for variable in supernet.space.variables()])
-    for subnet in (supernet.space.minimal(), middle):
+    for subnet in (supernet.space.minimal(), middle(supernet)):
         assert_extracted_is_oracle(supernet, subnet, INPUTS)
         assert_program_is_extracted(supernet, subnet, INPUTS, tolerance=1e-12)
 
@@ -99,6 +102,11 @@ def averages_fewer(types: AxisTypes, call: Call) -> Axes:
     return [axes[0], K(1), *axes[2:]]
 
 
+def sums_anything(types: AxisTypes, call: Call) -> Axes:
+    axes = types.type(call.argument(0, "input"))
+    return [axes[0], K(1), *axes[2:]]
+
+
 WRONG: dict[str, tuple[Any, Rule, Callable[..., Any] | nn.Module]] = {
     "roll": (torch.roll, hands_on, RIGID["roll"][0]),
     "flip": (torch.flip, hands_on, RIGID["flip"][0]),
@@ -108,6 +116,7 @@ WRONG: dict[str, tuple[Any, Rule, Callable[..., Any] | nn.Module]] = {
     "repeat": ("repeat", repeats_each, lambda x: x.repeat(1, 2, 1, 1)),
     "repeat-interleave": (torch.repeat_interleave, repeats_all, PASSING["repeat_interleave"]),
     "unfold": (F.unfold, unfolds_into_rows, PASSING["unfold"]),
+    "sum": (torch.sum, sums_anything, RIGID["sum of gates"][0]),
     "mean": (torch.mean, averages_fewer, RIGID["mean of channels"][0]),
     "weighted-norm": (
         F.batch_norm,
@@ -125,4 +134,4 @@ def test_a_wrong_rule_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> N
     wrong = supernet_of(Between(body))
     assert wrong.space.widths
     with pytest.raises((VerificationError, RuntimeError)):
-        assert_extracted_is_oracle(wrong, wrong.space.minimal(), INPUTS)
+        assert_extracted_is_oracle(wrong, middle(wrong), INPUTS)

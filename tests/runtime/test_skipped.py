@@ -34,17 +34,24 @@ from bnas.testing import (
 
 @given(network=networks().filter(lambda n: any(isinstance(stage, Residual) for stage in n.stages)), train=st.booleans())
 def test_a_skipped_block_is_the_identity(network: Network, train: bool) -> None:
+    # Attention in plain operators is equal to rounding, and its memory order, which dropout follows, is another.
+    plain = any(isinstance(part, nn.MultiheadAttention) for part in network.module.modules())
+    train, allowed = train and not plain, 1e-5 if plain else 0
     supernet = supernet_of(network).train(train)
     places = [place for place, stage in enumerate(network.stages, start=1) if isinstance(stage, Residual)]
-    residual = frozenset(name for name, block in supernet.skeleton.choices.blocks.items() if block.residual)
-    assert len(residual) == len(places)
+    blocks = supernet.skeleton.choices.blocks
+    residual = frozenset(f"0.{place}" for place in places)
+    assert all(blocks[name].residual for name in residual)
     twin = copy.deepcopy(network.module)
     for place in places:
         twin[0][place] = twin[0][place].after or nn.Identity()
     subnet = Subnet({}, residual)
     program = supernet.program(subnet)
     for module in (program, supernet.extract(subnet).train(train)):
-        torch.testing.assert_close(module(network.example_inputs), twin(network.example_inputs), rtol=0, atol=0)
+        torch.manual_seed(0)
+        found = module(network.example_inputs)
+        torch.manual_seed(0)
+        torch.testing.assert_close(found, twin(network.example_inputs), rtol=allowed, atol=allowed)
     program(network.example_inputs).sum().backward()
     unused = [p for place in places for p in inner_parameters(network.module[0][place])]
     assert unused

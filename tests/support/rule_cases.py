@@ -165,12 +165,13 @@ PASSING: dict[str, Body] = {
     "pixel_shuffle": nn.PixelShuffle(2),
     "pixel_unshuffle": nn.PixelUnshuffle(2),
     "unfold": lambda x: F.unfold(x, 2),
+    "fold": lambda x: F.fold(F.unfold(x, 2), (HEIGHT, WIDTH), 2),
     "interpolate": lambda x: F.interpolate(x, scale_factor=2),
     **{f"pool{n}": lambda x, n=n: pooled(x, n) for n in (1, 2, 3)},
     "matmul": lambda x: x.flatten(2).mT @ x.flatten(2),
     "bmm": lambda x: torch.bmm(x.flatten(2).mT, x.flatten(2)),
     "mm": Of(lambda w, x: x.mean((2, 3)).mm(w), parameter(CHANNELS, 5)),
-    "mv": Of(lambda w, x: x * torch.mv(w, w[0])[:, None, None], parameter(CHANNELS, CHANNELS)),
+    "mv": Of(lambda w, v, x: x * torch.mv(w, v)[:, None, None], parameter(CHANNELS, 5), parameter(5)),
     "dot": Of(lambda w, x: x * torch.dot(w[:CHANNELS], w[:CHANNELS]), parameter(CHANNELS)),
     "addmm": Of(lambda b, w, x: torch.addmm(b, x.mean((2, 3)), w), parameter(5), parameter(CHANNELS, 5)),
     "addmv": Of(lambda b, w, x: x * torch.addmv(b, w, b)[:, None, None], parameter(8), parameter(8, 8)),
@@ -180,6 +181,9 @@ PASSING: dict[str, Body] = {
     "sum": lambda x: x * x.sum(1, keepdim=True),
     "vector_norm": lambda x: (
         x * torch.linalg.vector_norm(x, dim=1, keepdim=True) + torch.norm(x, dim=(2, 3))[:, :, None, None]
+    ),
+    "sum of zeros": lambda x: (
+        x * (x.relu() * x.sigmoid() + x.tanh()).flatten(2).pow(2).sum(1).view(-1, 1, HEIGHT, WIDTH)
     ),
     "mean": lambda x: x * x.mean((2, 3), keepdim=True),
     "any": lambda x: x * (1 + torch.any(x > 0, 2, keepdim=True).double() + torch.all(x > 0, 2, keepdim=True).double()),
@@ -225,6 +229,16 @@ def attended(x: Tensor, heads: int) -> Tensor:
     return F.scaled_dot_product_attention(tokens, tokens, tokens.exp()).mT.flatten(1, 2)
 
 
+NOT_ZERO = "what is left out of it is not zero"
+
+
+def written(x: Tensor) -> Tensor:
+    """Exponentials, in the memory that held a copy."""
+    copy = x.clone()
+    copy.exp_()
+    return copy
+
+
 RIGID: dict[str, tuple[Body, str]] = {
     "local_response_norm": (lambda x: F.local_response_norm(x, 3), "neighbouring channels"),
     "roll": (lambda x: torch.roll(x, 2, 1), "moved by numbers"),
@@ -240,6 +254,16 @@ RIGID: dict[str, tuple[Body, str]] = {
     "index of channels": (lambda x: torch.index_select(x, 1, torch.tensor([2, 0])), "read by numbers"),
     "unbound channels": (lambda x: torch.stack(x.unbind(1)[:3], 1), "one by one"),
     "reflected channels": (lambda x: F.pad(x.flatten(2).mT, (1, 1), "reflect").mT, "own values"),
+    # what is left out would be something else than zero
+    "sum of gates": (lambda x: x * x.sigmoid().sum(1, keepdim=True), NOT_ZERO),
+    "sum after a number": (lambda x: x * (x + 1).sum(1, keepdim=True), NOT_ZERO),
+    "sum of what was written into": (lambda x: x * written(x).sum(1, keepdim=True), NOT_ZERO),
+    "length of exponentials": (lambda x: F.normalize(x.exp(), dim=1), NOT_ZERO),
+    "kernel attention": (lambda x: x.flatten(2).exp().mT @ x.flatten(2).exp(), NOT_ZERO),
+    "einsum of exponentials": (
+        lambda x: torch.einsum("bct,bcs->bts", x.flatten(2).exp(), x.flatten(2).exp()),
+        NOT_ZERO,
+    ),
     # what a rule does not understand, each with its reason
     "no rule": (lambda x: torch.special.i0(x), "no rule"),
     "repeated flat": (Of(lambda w, x: x * w.repeat_interleave(2)[:, None, None], parameter(4)), "flattened"),
@@ -267,7 +291,7 @@ SYMBOLS = {
     **dict.fromkeys(("linear", "conv1d", "conv2d", "conv2d depthwise", "conv3d"), 2),
     **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), 2),
     **dict.fromkeys(("conv2d grouped", "conv_transpose2d grouped"), 3),  # groups, and the inner widths on both sides
-    **dict.fromkeys(("t", "mm", "dot", "addmm", "einsum"), 2),  # and the axis that a parameter adds
+    **dict.fromkeys(("t", "mm", "mv", "dot", "addmm", "einsum"), 2),  # and the axis that a parameter adds
     **dict.fromkeys(("attention", "unflatten"), 2),  # an outer and an inner size
     "tensor_split": 2,
 }

@@ -1,0 +1,59 @@
+"""All promises at once on random networks: 20 of them here, 2,000 in the long profile (``make properties``)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from network_cases import EXACT, supernet_of
+
+from bnas.testing import (
+    Network,
+    assert_extracted_is_oracle,
+    assert_gradients_match,
+    assert_maximal_is_original,
+    assert_onnx_is_extracted,
+    assert_program_is_extracted,
+    networks,
+    subnets,
+)
+
+SUBNETS = 3
+"""Sub-networks of each network."""
+HALF = 1000
+"""Networks in each of the two tests of the long profile, so that two cores can work on them."""
+
+
+def keeps_all_promises(network: Network, data: st.DataObject) -> None:
+    supernet, inputs = supernet_of(network, torch.float64), network.example_inputs.double()
+    assert_maximal_is_original(supernet, inputs)
+    chosen = [data.draw(subnets(supernet.space)) for _ in range(SUBNETS)]
+    for subnet in chosen:
+        assert_extracted_is_oracle(supernet, subnet, inputs)
+        for train in (False, True):
+            supernet.train(train)
+            assert_program_is_extracted(supernet, subnet, inputs, tolerance=EXACT)
+            assert_gradients_match(supernet, subnet, inputs, tolerance=EXACT)
+    supernet.eval().float()
+    for subnet in chosen:
+        assert_onnx_is_extracted(supernet, subnet, network.example_inputs)
+
+
+@given(network=networks(), data=st.data())
+@settings(max_examples=20)
+def test_random_networks_keep_all_promises(network: Network, data: st.DataObject) -> None:
+    keeps_all_promises(network, data)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("half", ["first", "second"])
+def test_many_random_networks_keep_all_promises(half: str) -> None:
+    """Each half starts from a seed of its own; a failure is shrunk and printed."""
+
+    @settings(max_examples=HALF, suppress_health_check=list(HealthCheck))
+    @given(network=networks(), data=st.data())
+    def check(network: Network, data: st.DataObject) -> None:
+        keeps_all_promises(network, data)
+
+    check()
