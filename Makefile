@@ -45,7 +45,7 @@ types: $(STAMP) ## Check types
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target $(TYPES) .
 	cd $(TYPES) && MYPYPATH=. $(BIN)/python -m mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p bnas
 
-zoo: $(STAMP) ## Try all of torchvision's models (half an hour), into docs/zoo.md; ZOO=--resume goes on, ZOO=NAME tries one
+zoo: $(STAMP) ## Try all of torchvision's models (half an hour), into docs/zoo.md; ZOO=NAME tries one, ZOO="--resume --write" goes on
 	$(BIN)/python tests/benchmarks/zoo.py $(if $(ZOO),$(ZOO),--write)
 
 golden: $(STAMP) ## Rewrite the golden files with what is found now

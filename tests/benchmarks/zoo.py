@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,6 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 from zoo_models import FINE, NAMES, Counts, count, counts_by_name, enliven, make_model, run_input, traced_input
 
-import bnas
 from bnas.passes import Subnet
 from bnas.passes.rigidity import rigid_share
 from bnas.runtime import SuperNetwork, verify
@@ -161,15 +161,16 @@ def shown(row: Row | tuple[str, str]) -> str:
     return f"| {row.name} | {' | '.join(map(str, cells))} |" + (f" {row.problem}" if row.problem else "")
 
 
-def page(rows: list[Row | tuple[str, str]], minutes: float) -> str:
+def page(rows: list[Row | tuple[str, str]]) -> str:
     """The document."""
     failed = [row for row in rows if isinstance(row, tuple) or row.problem]
-    versions = f"bnas {bnas.__version__}, torch {torch.__version__}, torchvision {torchvision.__version__}"
+    minutes = sum(row.seconds for row in rows if isinstance(row, Row)) / 60
+    versions = f"bnas {version('bnas')}, torch {torch.__version__}, torchvision {torchvision.__version__}"
     return (
         f"""# The zoo
 
 {len(rows)} models of torchvision with random weights, {len(rows) - len(failed)} without a fault. Written by `make zoo`
-on {date.today()} in {minutes:.0f} minutes: {versions}, Python {platform.python_version()}, one thread.
+on {date.today()} in {minutes:.0f} CPU minutes: {versions}, Python {platform.python_version()}, one thread.
 
 - **symbols**: free symbols of the axis types; **blocks** may be skipped; **kernels** may shrink.
 - **rigid**: share of the parameters that forward uses which is left with one entry of every width.
@@ -227,11 +228,10 @@ def main() -> None:
     if arguments.golden:
         write_golden()
         return
-    start = time.monotonic()
     print(HEAD)
     rows = list(run(chosen(arguments), arguments.resume, lambda line: print(line, flush=True)))
     if arguments.write:
-        TABLE.write_text(page(rows, (time.monotonic() - start) / 60))
+        TABLE.write_text(page(rows))
     failed = [row for row in rows if isinstance(row, tuple) or row.problem]
     raise SystemExit(f"{len(failed)} of {len(rows)} models have a fault" if failed else 0)
 
