@@ -162,17 +162,26 @@ def kept_without_weight(model: nn.Module, skeleton: Skeleton, subnet: Subnet, ru
     return lambda values: next(masks, torch.ones(values.shape[1:], dtype=torch.bool, device=values.device))
 
 
+RUNS = 8
+"""How many random parameters are tried to see what depends on them."""
+
+
 def _dependent(model: nn.Module, skeleton: Skeleton, subnet: Subnet, run: Callable[[], object]) -> list[Tensor]:
     """Of every normalisation without weight the entries that change with the parameters of `model`, which stay.
 
-    All parameters are positive, or activations would let entries die that are kept.
+    An activation may let an entry die that is kept: seldom where all parameters are positive, as in every second run,
+    and seldom in all runs.
     """
-    first, second = ([*_values(model, skeleton, subnet, run, seed)] for seed in (0, 1))
-    return [(one != other).any(0) for one, other in zip(first, second, strict=True)]
+    first = _values(model, skeleton, subnet, run, 0)
+    found = [torch.zeros(values.shape[1:], dtype=torch.bool, device=values.device) for values in first]
+    for seed in range(1, RUNS):
+        for changed, one, other in zip(found, first, _values(model, skeleton, subnet, run, seed), strict=True):
+            changed |= (one != other).any(0)
+    return found
 
 
 def _values(model: nn.Module, skeleton: Skeleton, subnet: Subnet, run: Callable[[], object], seed: int) -> list[Tensor]:
-    """What stands before each normalisation without weight, with positive parameters that follow from `seed`."""
+    """What stands before each normalisation without weight, with parameters that follow from `seed`."""
     generator, found = torch.Generator().manual_seed(seed), list[Tensor]()
     values = [parameter.detach().clone() for parameter in model.parameters()]
 
@@ -183,7 +192,8 @@ def _values(model: nn.Module, skeleton: Skeleton, subnet: Subnet, run: Callable[
     with torch.no_grad(), over_kept(model, skeleton, subnet, note):
         for parameter in model.parameters():
             noise = torch.rand(parameter.shape, generator=generator, dtype=torch.float64) + 0.5
-            parameter.abs_().mul_(noise.to(parameter.device))
+            sign = torch.where(torch.rand(noise.shape, generator=generator) < 0.5 * (seed % 2), -1.0, 1.0)
+            parameter.abs_().mul_((noise * sign).to(parameter.device))
         run()
         for parameter, value in zip(model.parameters(), values, strict=True):
             parameter.copy_(value)
