@@ -145,6 +145,8 @@ def over_kept(model: nn.Module, skeleton: Skeleton, subnet: Subnet, unweighted: 
 
 
 NORMS = frozenset({F.layer_norm, F.rms_norm, F.group_norm})
+Masks = list[Tensor]
+"""For each call of a normalisation without weight, in their order: entries of what it goes over."""
 
 
 def kept_without_weight(model: nn.Module, skeleton: Skeleton, subnet: Subnet, run: Callable[[], object]) -> Measure:
@@ -154,36 +156,57 @@ def kept_without_weight(model: nn.Module, skeleton: Skeleton, subnet: Subnet, ru
     padding never does. A norm inside an opaque module, where nothing is dropped, goes over all.
     """
     norms = [call for call in skeleton.ir.calls.values() if call.op in NORMS]
-    unweighted = [call for call in norms if call.argument(2, "weight") is None]
-    before = _dependent(model, skeleton, subnet, run) if unweighted else []
+    known = all(call.argument(2, "weight") is not None for call in norms)
+    before: Masks = [] if known else _dependent(model, skeleton, subnet, run, [])
     zero_dropped(model, skeleton, subnet)
-    after = _dependent(model, skeleton, subnet, run) if unweighted else []
-    masks = iter([now | ~then for then, now in zip(before, after, strict=True)])
-    return lambda values: next(masks, torch.ones(values.shape[1:], dtype=torch.bool, device=values.device))
+    kept, last = Masks(), None
+    while before and (last is None or not all(map(torch.equal, kept, last))):
+        # Again with what is known: a dropped entry depends on others through a norm that does not leave it out yet.
+        now = _dependent(model, skeleton, subnet, run, kept)
+        kept, last = [left | ~then for then, left in zip(before, now, strict=True)], kept or None
+    return _in_turn(kept)
 
 
-def _dependent(model: nn.Module, skeleton: Skeleton, subnet: Subnet, run: Callable[[], object]) -> list[Tensor]:
-    """Of every normalisation without weight the entries that change with the parameters of `model`, which stay.
+def _in_turn(masks: Masks) -> Measure:
+    """One mask for each call, and everything after the last."""
+    rest = iter(masks)
+    return lambda values: next(rest, torch.ones(values.shape[1:], dtype=torch.bool, device=values.device))
 
-    All parameters are positive, or activations would let entries die that are kept.
+
+RUNS = 8
+"""How many random parameters are tried to see what depends on them."""
+
+
+def _dependent(model: nn.Module, skeleton: Skeleton, subnet: Subnet, run: Callable[[], object], kept: Masks) -> Masks:
+    """The entries that change with the parameters of `model`, which stay, where norms go over those `kept`.
+
+    An activation may let an entry die that is not dropped: seldom where all parameters are positive, as in every
+    second run, and seldom in all runs.
     """
-    first, second = ([*_values(model, skeleton, subnet, run, seed)] for seed in (0, 1))
-    return [(one != other).any(0) for one, other in zip(first, second, strict=True)]
+    first = _values(model, skeleton, subnet, run, kept, 0)
+    found = [torch.zeros(values.shape[1:], dtype=torch.bool, device=values.device) for values in first]
+    for seed in range(1, RUNS):
+        for changed, one, other in zip(found, first, _values(model, skeleton, subnet, run, kept, seed), strict=True):
+            changed |= (one != other).any(0)
+    return found
 
 
-def _values(model: nn.Module, skeleton: Skeleton, subnet: Subnet, run: Callable[[], object], seed: int) -> list[Tensor]:
-    """What stands before each normalisation without weight, with positive parameters that follow from `seed`."""
-    generator, found = torch.Generator().manual_seed(seed), list[Tensor]()
+def _values(
+    model: nn.Module, skeleton: Skeleton, subnet: Subnet, run: Callable[[], object], kept: Masks, seed: int
+) -> list[Tensor]:
+    """What stands before each normalisation without weight, with parameters that follow from `seed`."""
+    generator, found, measure = torch.Generator().manual_seed(seed), list[Tensor](), _in_turn(kept)
     values = [parameter.detach().clone() for parameter in model.parameters()]
 
     def note(entries: Tensor) -> Tensor:
         found.append(entries.clone())
-        return torch.ones(entries.shape[1:], dtype=torch.bool, device=entries.device)
+        return measure(entries)
 
     with torch.no_grad(), over_kept(model, skeleton, subnet, note):
         for parameter in model.parameters():
             noise = torch.rand(parameter.shape, generator=generator, dtype=torch.float64) + 0.5
-            parameter.abs_().mul_(noise.to(parameter.device))
+            sign = torch.where(torch.rand(noise.shape, generator=generator) < 0.5 * (seed % 2), -1.0, 1.0)
+            parameter.abs_().mul_((noise * sign).to(parameter.device))
         run()
         for parameter, value in zip(model.parameters(), values, strict=True):
             parameter.copy_(value)

@@ -19,6 +19,9 @@ from bnas.testing import (
     subnets,
 )
 
+ROUNDED = 1e-10
+"""Allowed between the oracle and what is extracted: norms of almost equal entries enlarge rounding, 1 of 1,000 networks
+to just above 1e-12. Entries that are wrong make 1e-3 and more."""
 SUBNETS = 3
 """Sub-networks of each network."""
 HALF = 1000
@@ -30,7 +33,7 @@ def keeps_all_promises(network: Network, data: st.DataObject) -> None:
     assert_maximal_is_original(supernet, inputs)
     chosen = [data.draw(subnets(supernet.space)) for _ in range(SUBNETS)]
     for subnet in chosen:
-        assert_extracted_is_oracle(supernet, subnet, inputs)
+        assert_extracted_is_oracle(supernet, subnet, inputs, tolerance=ROUNDED)
         for train in (False, True):
             supernet.train(train)
             assert_program_is_extracted(supernet, subnet, inputs, tolerance=EXACT)

@@ -150,6 +150,8 @@ PASSING: dict[str, Body] = {
     ),
     "layer_norm": Of(lambda layer, x: first(layer(last(x))), nn.LayerNorm(CHANNELS)),
     "layer_norm without weight": lambda x: first(F.layer_norm(last(x).sigmoid(), (CHANNELS,))),
+    "norms without weights": lambda x: first(F.rms_norm(F.layer_norm(last(x).sigmoid(), (8,)).relu(), (8,))),
+    "norm of padding": lambda x: F.group_norm(F.pad(x.relu(), (0, 0, 0, 0, 2, 1)), 1),
     "rms_norm": Of(lambda layer, x: first(layer(last(x))), nn.RMSNorm(CHANNELS)),
     "group_norm": nn.GroupNorm(1, CHANNELS),
     "permute": lambda x: x.permute(0, 3, 1, 2).transpose(1, 2),
