@@ -48,7 +48,7 @@ def _match(last: Node) -> tuple[Node, int] | None:
     if source is None or split is None or moved is None:
         return None
     before, groups = _shape(source), _shape(split)[1] if len(_shape(split)) > 1 else 0
-    if len(before) < 3 or _shape(last) != before or not groups or before[1] % groups:
+    if len(before) < 3 or _shape(last) != before or groups < 2 or before[1] % groups:
         return None
     if _shape(split) != (before[0], groups, before[1] // groups, *before[2:]):
         return None

@@ -126,10 +126,14 @@ def _is_positive(number: Any) -> bool:
     return isinstance(number, int | float) and number > 0
 
 
+def _is_tensor(types: AxisTypes, value: Any) -> bool:
+    return isinstance(value, TensorRef) or (isinstance(value, Node) and isinstance(types.values[value], list))
+
+
 def _adds_elsewhere(types: AxisTypes, call: Call, axis: int) -> bool:
     """Whether something is added to all entries of the axis (from the end): a number, or a tensor without it."""
     operands = call.argument(0, "input"), call.argument(1, "other")
-    shapes = [types.shape(one) if isinstance(one, Node | TensorRef) else () for one in operands]
+    shapes = [types.shape(one) if _is_tensor(types, one) else () for one in operands]
     return any(len(shape) < -axis or shape[axis] == 1 for shape in shapes)
 
 

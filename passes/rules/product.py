@@ -61,7 +61,7 @@ def einsum(types: AxisTypes, call: Call) -> Axes:
         terms[:] = large
     for letter in axes.keys() - set(output):
         types.contract(*((one, w.index(letter)) for w, one in zip(words, given, strict=True) if letter in w))
-    if len(given) > 1:
+    if any(letter not in output and equation.count(letter) > 1 for letter in axes):  # else it is a pointwise product
         types.count_macs(call, [terms[0] for terms in axes.values()])
     return [axes[letter][0] for letter in output]
 
