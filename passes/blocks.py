@@ -93,6 +93,7 @@ def match_residual(types: AxisTypes, add: Node) -> Block | Diagnostic:
         return Diagnostic(add.name, "the shortcut is scaled")
     if [normalise(t) for t in types.type(entry)] != [normalise(t) for t in types.type(add)]:
         return Diagnostic(add.name, f"shortcut {types.shape(entry)} and sum {types.shape(add)} differ in their axes")
+    body |= dead_ends(body, add)
     leaks = [node for node in body if set(node.users) - body - {add}]
     if leaks:
         return Diagnostic(leaks[0].name, "is also read outside the block")
@@ -102,6 +103,20 @@ def match_residual(types: AxisTypes, add: Node) -> Block | Diagnostic:
     if not any(has_tensors(types, node) for node in body):
         return Diagnostic(add.name, "no parameter inside the block")
     return block
+
+
+def dead_ends(body: set[Node], add: Node) -> set[Node]:
+    """What is made of inner values of a block and leads to no output: writes into them, through views too."""
+    found: set[Node] = set()
+    for user in {user for node in body for user in node.users} - body - {add}:
+        after, stack = {user}, [user]
+        while stack and stack[-1].op != "output":
+            new = set(stack.pop().users) - after
+            after |= new
+            stack += new
+        if not stack:
+            found |= after
+    return found
 
 
 def nodes_between(entry: Node, tail: Node) -> set[Node]:

@@ -259,6 +259,16 @@ def test_leaves_block_alone_and_says_why(step: Any, place: str, reason: str) -> 
     assert re.search(reason, refused.reason)
 
 
+def test_a_write_into_an_inner_value_belongs_to_the_block() -> None:
+    def step(net: Net, x: Tensor) -> Tensor:
+        y = net.body(x).clone()
+        y[:, :4].zero_()
+        return x + net.more(y)
+
+    (block,) = blocks_of(step).found
+    assert {"getitem", "zero_"} <= {node.name for node in block.body}
+
+
 def test_of_nested_blocks_the_inner_one_is_taken() -> None:
     def step(net: Net, x: Tensor) -> Tensor:
         y = net.body(x)
