@@ -100,7 +100,7 @@ def test_a_long_chain_needs_no_enumeration() -> None:
     assert len(space.sample(np.random.default_rng(0)).skipped) <= 75
 
 
-@given(space=spaces(), seed=st.integers(0, 100))
+@given(space=spaces().filter(lambda space: space.size <= 40), seed=st.integers(0, 100))
 def test_a_search_gives_every_allowed_subnet_once_and_no_other(space: SearchSpace, seed: int) -> None:
     candidates = Candidates(space, np.random.default_rng(seed))
     found = candidates.claim_first(space.size + 5)
