@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.fx import Interpreter, Node
+from torch.fx import Node
 
 from .blocks import Block
 from .errors import VerificationError
+from .interpreter import GraphInterpreter
 from .ir import IR, as_program_call, module_calls, path_of
 
 
@@ -101,13 +101,12 @@ def _hook(model: nn.Module, place: ModuleOutput, change: Callable[[Tensor], Tens
     model.get_submodule(place.path).register_forward_hook(hook)
 
 
-class _Interpreter(Interpreter):
+class _Interpreter(GraphInterpreter):
     """The traced graph on a model's tensors, in which some values stand in for others."""
 
     def __init__(self, model: nn.Module, ir: IR, stand_ins: dict[Node, Node]) -> None:
-        super().__init__(model, garbage_collect_values=False, graph=ir.graph)
-        self.ir, self.stand_ins = ir, stand_ins
-        self.dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
+        super().__init__(ir, model, garbage_collect_values=False)
+        self.stand_ins = stand_ins
         self.saved: dict[Node, Any] = {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -122,12 +121,3 @@ class _Interpreter(Interpreter):
         if n in self.stand_ins.values():
             self.saved[n] = value.clone()
         return value
-
-    def fetch_attr(self, target: str) -> Any:
-        """As in fx; what the model makes in its forward are no attributes: tensors, and dropouts, which are off."""
-        if target in self.ir.modules:
-            return nn.Identity()
-        if target not in self.ir.constants:
-            return super().fetch_attr(target)
-        constant = self.ir.constants[target]
-        return constant.to(self.dtype) if constant.dtype == self.ir.dtype else constant

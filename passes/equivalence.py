@@ -6,12 +6,12 @@ import copy
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.fx import Interpreter
-from torch.utils._pytree import tree_leaves, tree_map
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from .analysis import Analysis
-from .ir import IR, as_program_call
+from .interpreter import GraphInterpreter
+from .ir import as_program_call
 
 
 def difference(before: Analysis, after: Analysis) -> float:
@@ -26,30 +26,11 @@ def difference(before: Analysis, after: Analysis) -> float:
     for analysis in (before, after):
         twin = copy.deepcopy(analysis.ir.root).eval().double()
         with torch.no_grad():
-            outputs.append(tree_leaves(_Runner(analysis.ir, twin).run(*(one.clone() for one in inputs))))
+            outputs.append(tree_leaves(GraphInterpreter(analysis.ir, twin).run(*(one.clone() for one in inputs))))
     if [_shape(one) for one in outputs[0]] != [_shape(one) for one in outputs[1]]:
         return float("inf")
     pairs = [pair for pair in zip(*outputs, strict=True) if isinstance(pair[0], Tensor)]
     return max((_distance(one, other) for one, other in pairs), default=0.0)
-
-
-class _Runner(Interpreter):
-    """Runs the graph of an IR on the tensors of another module of the same structure."""
-
-    def __init__(self, ir: IR, root: nn.Module) -> None:
-        super().__init__(root, graph=ir.graph, garbage_collect_values=True)
-        self.constants = tree_map(_double, dict(ir.constants))
-        self.own = {name: copy.deepcopy(module).eval() for name, module in ir.modules.items()}
-
-    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
-        return self.own[target](*args, **kwargs) if target in self.own else super().call_module(target, args, kwargs)
-
-    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
-        return self.constants[target] if target in self.constants else super().get_attr(target, args, kwargs)
-
-
-def _double(value: Any) -> Any:
-    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 def _random(example: Tensor, generator: torch.Generator) -> Tensor:

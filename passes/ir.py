@@ -55,6 +55,16 @@ class IR:
         """Where the parameters of `root` are, by default those of the model."""
         return next((p.device for p in (root or self.root).parameters()), torch.device("cpu"))
 
+    def constant(self, path: str, root: nn.Module) -> Tensor:
+        """A tensor made in forward, for the parameters of `root`: on their device, and of their number type.
+
+        It is of theirs if it has that of the model's parameters.
+        """
+        constant, like = self.constants[path], _floating(root)
+        if like is None:
+            return constant
+        return constant.to(like.device, like.dtype if constant.dtype == self.dtype else constant.dtype)
+
     def tensor(self, name: str) -> Tensor:
         """The parameter, buffer or constant called `name`."""
         if name in self.constants:
@@ -145,9 +155,15 @@ def trace(model: nn.Module, example_inputs: Any) -> IR:
     _state_scales(graph)
     _free_batch(graph)
     diagnostics = (*tracer.diagnostics, *_hooked(graph, tracer.module))
-    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
+    like = _floating(model)
+    dtype = torch.get_default_dtype() if like is None else like.dtype
     calls = {node: call for node in graph.nodes if (call := call_of(node, model, tracer.modules)) is not None}
     return IR(model, graph, tracer.constants, _aliases(model), diagnostics, calls, tracer.modules, dtype)
+
+
+def _floating(module: nn.Module) -> Tensor | None:
+    """The first parameter that is no whole number."""
+    return next((p for p in module.parameters() if p.is_floating_point()), None)
 
 
 def as_call(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -257,19 +257,15 @@ class Skeleton:
         for setting, value in settings.items():
             setattr(shell, setting, value)
         fit(shell, slots)
-        if form_of(source) is None:
-            for name, child in source.named_children():
-                if child is not None:
-                    shell._modules[name] = self._module(root, f"{path}.{name}", assignment, bind, {})
+        if source._modules and form_of(source) is None:
+            for name, _ in source.named_children():
+                shell._modules[name] = self._module(root, f"{path}.{name}", assignment, bind, {})
         return bind(shell, slots)
 
     def _constant(self, root: nn.Module, path: str) -> nn.Module:
         """Holds a tensor that was made in forward; it goes with the parameters to another device or number type."""
-        like = next((p for p in root.parameters() if p.is_floating_point()), None)
-        constant, holder = self.ir.constants[path], nn.Module()
-        if like is not None:
-            constant = constant.to(like.device, like.dtype if constant.dtype == self.ir.dtype else constant.dtype)
-        holder.register_buffer(path, constant)
+        holder = nn.Module()
+        holder.register_buffer(path, self.ir.constant(path, root))
         return holder
 
     def _settle(self, module: GraphModule, path: str, holder: nn.Module) -> None:

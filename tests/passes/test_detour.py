@@ -86,6 +86,24 @@ def test_ends_that_no_module_returns_are_interpreted_and_said() -> None:
     torch.testing.assert_close(around(x=inputs), twin(inputs), rtol=0, atol=0)
 
 
+class Made(Plain):
+    """Makes a module in its forward."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).tanh()
+        return self.last(nn.Sigmoid()(self.gate(x).exp()))
+
+
+def test_modules_that_are_made_in_forward_are_run_by_the_interpreter() -> None:
+    inputs, net = torch.randn(2, 3, 4, 4), Made()
+    ir, block = region(net, 0, inputs)
+    twin = copy.deepcopy(net)
+    twin.gate = nn.Identity()
+    with pytest.warns(OracleWarning, match="gate: its ends are not outputs of modules"):
+        around = detour(net, ir, [block])
+    torch.testing.assert_close(around(inputs), twin(inputs), rtol=0, atol=0)
+
+
 def test_verification_needs_the_detour(monkeypatch: pytest.MonkeyPatch) -> None:
     row = Row((("layer", 8), ("layer", 8)))
     supernet = SuperNetwork.from_model(row.module, row.inputs)
