@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from .axes import AxisTypes
 from .selection import active
-from .terms import Cat, K, Prod, Term, normalise
+from .terms import K, Term, leaves, normalise
 
 ONE_LEFT = "one entry of each width is left"
 
@@ -50,10 +50,5 @@ def _opaque(types: AxisTypes) -> Iterator[tuple[str, int]]:
 
 
 def rigid_runs(term: Term) -> Iterator[K]:
-    """The rigid runs that an axis is made of."""
-    term = normalise(term)
-    if isinstance(term, K):
-        yield term
-    elif isinstance(term, Prod | Cat):
-        for part in term.terms:
-            yield from rigid_runs(part)
+    """The rigid runs that an axis is made of, neighbouring ones as one."""
+    return (leaf for leaf in leaves(normalise(term)) if isinstance(leaf, K))

@@ -192,13 +192,18 @@ def _copies(term: Term) -> tuple[int, Term]:
     return 1, term
 
 
-def symbols(term: Term) -> Iterator[Sym]:
-    """The free symbols of `term`, from left to right, each as often as it stands there."""
+def leaves(term: Term) -> Iterator[K | Sym]:
+    """The rigid runs and free symbols that `term` is made of, from left to right, each as often as it stands there."""
     term = resolve(term)
-    if isinstance(term, Sym):
+    if isinstance(term, K | Sym):
         yield term
     elif isinstance(term, Prod | Cat):
         for part in term.terms:
-            yield from symbols(part)
+            yield from leaves(part)
     elif isinstance(term, Perm):
-        yield from symbols(term.term)
+        yield from leaves(term.term)
+
+
+def symbols(term: Term) -> Iterator[Sym]:
+    """The free symbols of `term`, from left to right, each as often as it stands there."""
+    return (leaf for leaf in leaves(term) if isinstance(leaf, Sym))
