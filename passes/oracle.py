@@ -8,7 +8,7 @@ order shows as a wrong number.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
@@ -23,6 +23,7 @@ from .kernels import Kernel
 from .selection import index
 from .skeleton import Skeleton
 from .space import Subnet
+from .terms import Sym, Term
 
 
 def zero_dropped(model: nn.Module, skeleton: Skeleton, subnet: Subnet) -> None:
@@ -35,17 +36,23 @@ def zero_dropped(model: nn.Module, skeleton: Skeleton, subnet: Subnet) -> None:
     assignment, parameters = skeleton.assignment(subnet), dict(model.named_parameters())
     for name, axes in skeleton.types.tensors.items():
         if name in parameters:
-            for axis, term in enumerate(axes):
-                keep = torch.zeros(term.size, dtype=torch.bool)
-                keep[torch.from_numpy(index(term, assignment))] = True
-                shape = [-1 if a == axis else 1 for a in range(len(axes))]
-                parameters[name].data.mul_(keep.view(shape).to(parameters[name].device))
+            parameters[name].data.mul_(_kept(parameters[name], axes, assignment))
     for kernel in (skeleton.choices.kernels.found[name] for name in subnet.kernels):
         shrink_in_place(parameters[kernel.weight], kernel, subnet.kernels[kernel.name], skeleton.matrices)
     for block in skipped_blocks(skeleton, subnet, zeroed=True):
         for name in _parameters_of(skeleton, block):
             if name in parameters:
                 parameters[name].data.zero_()
+
+
+def _kept(parameter: Tensor, axes: Sequence[Term], assignment: Mapping[Sym, int]) -> Tensor:
+    """Which entries of a parameter are kept: true or false, of its shape."""
+    mask = torch.ones(parameter.shape, dtype=torch.bool)
+    for axis, term in enumerate(axes):
+        keep = torch.zeros(term.size, dtype=torch.bool)
+        keep[torch.from_numpy(index(term, assignment))] = True
+        mask &= keep.view([-1 if a == axis else 1 for a in range(len(axes))])
+    return mask.to(parameter.device)
 
 
 def shrink_in_place(weight: torch.Tensor, kernel: Kernel, choice: int, matrices: nn.Module) -> None:
@@ -101,32 +108,29 @@ def over_kept(model: nn.Module, skeleton: Skeleton, subnet: Subnet, unweighted: 
 
     Which those are follows from the weight; without one, `unweighted` says so, in the order of the calls.
     """
-    assignment, masks = skeleton.assignment(subnet), dict[int, Tensor]()
-    for name, parameter in model.named_parameters():
-        axes = skeleton.types.tensors.get(name, ())
-        mask = torch.ones(parameter.shape, dtype=torch.bool)
-        for axis, term in enumerate(axes):
-            keep = torch.zeros(term.size, dtype=torch.bool)
-            keep[torch.from_numpy(index(term, assignment))] = True
-            mask &= keep.view([-1 if a == axis else 1 for a in range(len(axes))])
-        masks[id(parameter)] = mask
+    assignment, names = skeleton.assignment(subnet), {id(p): name for name, p in model.named_parameters()}
+
+    def mask_of(weight: Any, entries: Tensor) -> Tensor:
+        if id(weight) not in names:
+            return unweighted(entries)
+        return _kept(weight, skeleton.types.tensors.get(names[id(weight)], ()), assignment)
 
     def layer_norm(x: Tensor, shape: Sequence[int], weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Tensor:
         axes = tuple(range(-len(shape), 0))
-        mask = masks[id(weight)] if id(weight) in masks else unweighted(x.flatten(0, -len(shape) - 1))
+        mask = mask_of(weight, x.flatten(0, -len(shape) - 1))
         count = mask.sum().clamp(min=1)
         mean = x.mul(mask).sum(axes, keepdim=True) / count
         var = (x - mean).square().mul(mask).sum(axes, keepdim=True) / count
         return _affine((x - mean) * (var + eps).rsqrt() * mask, weight, bias)
 
     def rms_norm(x: Tensor, shape: Sequence[int], weight: Any = None, eps: float | None = None) -> Tensor:
-        mask = masks[id(weight)] if id(weight) in masks else unweighted(x.flatten(0, -len(shape) - 1))
+        mask = mask_of(weight, x.flatten(0, -len(shape) - 1))
         count = mask.sum().clamp(min=1)
         square = x.square().mul(mask).sum(tuple(range(-len(shape), 0)), keepdim=True) / count
         return _affine(x * (square + (torch.finfo(x.dtype).eps if eps is None else eps)).rsqrt(), weight, None)
 
     def group_norm(x: Tensor, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Tensor:
-        mask = masks[id(weight)] if id(weight) in masks else unweighted(x.transpose(0, 1).flatten(1).t())
+        mask = mask_of(weight, x.transpose(0, 1).flatten(1).t())
         mask = mask.view(groups, -1, 1)
         rows = x.view(len(x), groups, mask.shape[1], -1)
         count = mask.sum(1, keepdim=True).clamp(min=1) * rows.shape[-1]
