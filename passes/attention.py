@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .errors import TraceError
+
 
 class Attention(nn.Module):
     """Scaled dot-product attention that drops weights in training mode only."""
@@ -53,10 +55,10 @@ def multi_head_attention(
     ``is_causal`` is a hint that goes with a causal mask, which is used itself.
 
     Raises:
-        NotImplementedError: the module adds keys of its own (add_bias_kv, add_zero_attn).
+        TraceError: the module adds keys of its own (add_bias_kv, add_zero_attn).
     """
     if attention.bias_k is not None or attention.add_zero_attn:
-        raise NotImplementedError("attention with keys of its own: add_bias_kv, add_zero_attn")
+        raise TraceError("attention with keys of its own: add_bias_kv, add_zero_attn")
     batched = query.dim() == 3
     same_key, same_value = key is query, value is key
     query = _batch_first(query, attention.batch_first, batched)

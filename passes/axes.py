@@ -121,6 +121,10 @@ class AxisTypes(Unifier):
             self.tensors[name] = [Sym(n, name) if elastic and n > 1 else K(n) for n in data.shape]
         return self.tensors[name]
 
+    def is_tensor(self, value: Any) -> bool:
+        """Whether an argument is a tensor with a type of its own: no number, and no tuple of tensors."""
+        return isinstance(value, TensorRef) or (isinstance(value, Node) and isinstance(self.values[value], list))
+
     def shape(self, value: Any) -> tuple[int, ...]:
         """Full sizes of an argument; the batch axis is `BATCH`."""
         return tuple(term.size for term in self.type(value))
@@ -168,6 +172,11 @@ class AxisTypes(Unifier):
         if name is not None:
             self.producers[self.ir.aliases.get(name, name)] = axis
 
+    def settle(self) -> None:
+        """Bring the types of all parameters and buffers into normal form: after equations that were stated late."""
+        for axes in self.tensors.values():
+            axes[:] = [normalise(term) for term in axes]
+
     def free_symbols(self) -> list[Sym]:
         """All free symbols, in the order of the parameters that they stand in."""
         found = (s for axes in self.tensors.values() for axis in axes for s in symbols(axis))
@@ -180,8 +189,7 @@ def analyse(ir: IR) -> AxisTypes:
     for node in ir.graph.nodes:
         types.values[node] = _type_of(types, node)
         note_zeros(types, node)
-    for axes in types.tensors.values():
-        axes[:] = [normalise(term) for term in axes]
+    types.settle()
     return types
 
 

@@ -86,6 +86,9 @@ def identity(input: torch.Tensor) -> torch.Tensor:
     return input
 
 
+CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
+TRANSPOSED_CONVOLUTIONS = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+
 MODULE_FORMS: dict[type[nn.Module], ModuleForm] = {
     nn.Identity: ModuleForm(identity),
     nn.Conv1d: ModuleForm(F.conv1d, _WB, _CONV),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -14,6 +13,7 @@ from .elasticity import Elasticity
 from .errors import Diagnostic, ElasticityError
 from .fusion import fused_end
 from .ir import IR
+from .patterns import near_names
 from .regions import find_regions, match_region, rigid_if_tied, tie
 from .scopes import find_value, spelling
 from .vetoes import find_vetoes
@@ -103,7 +103,7 @@ def _by_ends(types: AxisTypes, known: Sequence[Block], start: str, end: str) -> 
 
 
 def _nearest(known: Sequence[Block], name: str) -> str:
-    near = difflib.get_close_matches(spelling(name), [block.name for block in known], n=3, cutoff=0.0)
+    near = near_names(spelling(name), [block.name for block in known])
     return f"the nearest are {', '.join(near)}" if near else "there are none in this model"
 
 

@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch.fx import Node
 
+from .calls import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
 from .ir import IR
 from .rules.pointwise import ACTIVATIONS, MORE_ACTIVATIONS
 
-CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
-BEFORE_NORM = frozenset({*CONVOLUTIONS, F.linear})
+BEFORE_NORM = frozenset({*CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS, F.linear})
 BEFORE_ACTIVATION = BEFORE_NORM | {F.batch_norm, torch.add, torch.sub, torch.mul, torch.div}
 NONLINEAR = frozenset({*ACTIVATIONS, *MORE_ACTIVATIONS, F.prelu})
 

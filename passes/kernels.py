@@ -13,16 +13,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import torch.nn.functional as F
 from torch import nn
 from torch.fx import Node
 
 from .axes import AxisTypes
-from .calls import Call, TensorRef
+from .calls import CONVOLUTIONS, Call, TensorRef
 from .errors import Diagnostic
 from .terms import Sym
 
-CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
 LAYERS: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 SETTINGS = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from .calls import DROPOUTS
 from .lowering_arithmetic import clip, unary
 from .lowering_site import Site, register_lowering
 
@@ -122,7 +123,7 @@ def glu(site: Site) -> str:
     return site.emit("Mul", first, site.emit("Sigmoid", gate))
 
 
-@register_lowering(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
+@register_lowering(*DROPOUTS)
 def dropout(site: Site) -> str:
     """Only ever reached while it drops something: elsewhere PyTorch returns the argument itself."""
     raise site.refuse("drops values at random; it must get training=False")

@@ -11,14 +11,11 @@ from torch import Tensor
 from torch.fx import Node
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from .calls import call_of
+from .calls import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS, call_of
 from .lowering_site import Site, Value, register_lowering
 
 PAD_MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 """PyTorch's padding modes: what ONNX calls them."""
-
-
-CONVOLUTIONS = frozenset({F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d})
 
 
 def spread(setting: int | Sequence[int], axes: int) -> list[int]:
@@ -131,7 +128,7 @@ def _fold(site: Site, mean: Tensor, variance: Tensor, scale: Tensor, shift: Tens
 
 def _is_convolution(site: Site, node: Node) -> bool:
     call = call_of(node, site.root)
-    return call is not None and call.op in CONVOLUTIONS
+    return call is not None and call.op in (*CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS)
 
 
 def _is_called_once(node: Node) -> bool:

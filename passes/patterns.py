@@ -62,10 +62,15 @@ def find_scopes(ir: IR, setting: str, patterns: Sequence[str], *, parameters: bo
     return Scopes(frozenset(found | {name for name, module in modules.items() if id(module) in same}), tensors)
 
 
+def near_names(name: str, known: Sequence[str]) -> list[str]:
+    """The three of `known` that are most like a name, for an error."""
+    return difflib.get_close_matches(name, known, n=3, cutoff=0.0)
+
+
 def nearest(setting: str, name: str, known: Sequence[str], what: str) -> ElasticityError:
     """The error for a name that is not known: says what is near."""
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.0)
-    return ElasticityError(f"{setting}: {name!r} matches no {what}; the nearest are {', '.join(near) or 'none'}")
+    near = ", ".join(near_names(name, known)) or "none"
+    return ElasticityError(f"{setting}: {name!r} matches no {what}; the nearest are {near}")
 
 
 def _matches(root: nn.Module, setting: str, pattern: str, names: Sequence[str]) -> list[str]:

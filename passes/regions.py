@@ -226,8 +226,7 @@ def tie(types: AxisTypes, block: Block) -> Diagnostic | None:
     before, pinned = len(types.free_symbols()), len(types.pins)
     for left, right in zip(*ends, strict=True):
         types.unify(left, right, f"it is tied by the skippable block {block.name}")
-    for axes in types.tensors.values():
-        axes[:] = [normalise(term) for term in axes]
+    types.settle()
     after, rigid = len(types.free_symbols()), len(types.pins) - pinned
     told = f"skippable: the widths at {block.entry.name} and {block.out.name} are tied"
     return Diagnostic(block.name, f"{told}; {before} free symbols became {after}, {rigid} of them rigid")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import operator
 import re
 
@@ -12,6 +11,7 @@ from .axes import operator_name
 from .calls import canonical
 from .errors import ElasticityError
 from .ir import IR
+from .patterns import module_path, near_names
 
 
 def find_value(ir: IR, name: str) -> Node:
@@ -28,7 +28,7 @@ def find_value(ir: IR, name: str) -> Node:
     found = _scoped(ir, nodes, name) if "/" in name else _named(nodes, name)
     if found is None:
         known = list(dict.fromkeys(_spelling_of(node) for node in nodes))
-        near = ", ".join(difflib.get_close_matches(spelling(name), known, n=3, cutoff=0.0))
+        near = ", ".join(near_names(spelling(name), known))
         raise ElasticityError(f"skipped_blocks: there is no value {name!r} in the model; the nearest are {near}")
     return found
 
@@ -45,8 +45,7 @@ def _is_in(node: Node, path: str) -> bool:
 
 def _scoped(ir: IR, nodes: list[Node], name: str) -> Node | None:
     """The call that a scope of BootstrapNAS names: modules in brackets, then the operator and which call of it."""
-    *modules, call = name.split("/")
-    path = ".".join(re.findall(r"\[([^\]]*)\]", "/".join(modules)))
+    path, call = module_path(ir.root, name), name.rpartition("/")[2]
     op, _, number = call.rpartition("_")
     if not number.isdecimal():
         return None

@@ -207,8 +207,9 @@ class ValueTracer(fx.Tracer):
         """
         if kind == "call_method" and target == "to" and self._changes_nothing(*args, **kwargs):
             return args[0]
-        if target in DROPOUTS:
-            return self._dropout(target, *args, **kwargs)
+        dropout = self._dropout(target, *args, **kwargs) if target in DROPOUTS else None
+        if dropout is not None:
+            return dropout
         args, kwargs = tree_map(_plain_flag, (args, kwargs))
         if kind == "call_method" and str(target).startswith("new_") and not self._carries_batch(args, kwargs):
             return self._made(str(target), *args, **kwargs)
@@ -227,15 +228,12 @@ class ValueTracer(fx.Tracer):
         return plain and all(a in (self.device, tensor.dtype) for a in asked)
 
     def _dropout(self, function: Any, input: Any, p: float = 0.5, training: Any = True, inplace: bool = False) -> Any:
-        """A dropout that follows the module's mode becomes a module, so that programs can be trained."""
-        if isinstance(training, Evaluating):
-            if not p:
-                return input
-            path = self.add_module(DROPOUTS[function](p, inplace).eval())
-            return self.create_proxy("call_module", path, (input,), {})
-        proxy = super().create_proxy("call_function", function, (input, p, training, inplace), {})
-        proxy.node.meta.update(value=self._evaluate(proxy.node), scope=self.scope.module_path)
-        return proxy
+        """A dropout that follows the module's mode, as a module, so that programs can be trained; None for others."""
+        if not isinstance(training, Evaluating):
+            return None
+        if not p:
+            return input
+        return self.create_proxy("call_module", self.add_module(DROPOUTS[function](p, inplace).eval()), (input,), {})
 
     def _carries_batch(self, *values: Any) -> bool:
         return any(isinstance(v, int) and v and v % BATCH == 0 for v in tree_leaves(values))
@@ -290,8 +288,6 @@ class ValueTracer(fx.Tracer):
         """The value of a new node, computed on meta tensors: no data is touched."""
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._value)
         args, kwargs = tree_map(_to_meta, (args, kwargs))
-        if node.op == "call_method" and node.target in ("cpu", "cuda"):
-            return args[0]
         with torch.no_grad():
             if node.op == "get_attr":
                 return _to_meta(self._attribute(str(node.target)))

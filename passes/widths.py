@@ -16,7 +16,7 @@ from .axes import AxisTypes
 from .elasticity import Elasticity
 from .errors import Diagnostic, ElasticityError
 from .patterns import find_scopes, nearest
-from .terms import Cat, K, Prod, Sym, Term, normalise, resolve, symbols
+from .terms import Cat, K, Prod, Sym, Term, resolve, symbols
 from .vetoes import Vetoes
 
 INNER = ":inner"
@@ -76,8 +76,7 @@ def tie_groups(types: AxisTypes, groups: Sequence[Sequence[str]]) -> None:
                     f"overwrite_groups[{number}] ({', '.join(group)}): layers of {first.size} and {other.size} channels"
                 )
             types.unify(first, other, "a group of overwrite_groups joins axes of another structure")
-    for axes in types.tensors.values():
-        axes[:] = [normalise(term) for term in axes]
+    types.settle()
 
 
 def _made_by(types: AxisTypes, number: int, group: Sequence[str]) -> list[Term]:

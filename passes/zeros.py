@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.fx import Node
 
-from .calls import Call, Operator, TensorRef, identity
+from .calls import CONVOLUTIONS, DROPOUTS, TRANSPOSED_CONVOLUTIONS, Call, Operator, TensorRef, identity
 from .ir import memory_of
 from .terms import Sym, Term, symbols
 
@@ -26,9 +26,8 @@ if TYPE_CHECKING:
 Zeros = tuple[bool, ...]
 """For each axis of a tensor, whether what is left out of it is zero; a rigid axis leaves nothing out."""
 
-_CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 LAYERS: dict[Operator, tuple[int, int]] = {
-    **dict.fromkeys(_CONVOLUTIONS, (1, 1)),
+    **dict.fromkeys((*CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS), (1, 1)),
     **dict.fromkeys((F.linear, F.embedding), (-1, 1)),
     **dict.fromkeys((F.layer_norm, F.rms_norm), (-1, 2)),
     **dict.fromkeys((F.batch_norm, F.instance_norm), (1, 3)),
@@ -45,7 +44,7 @@ KEEPING = frozenset(
         *(torch.tanh, torch.neg, torch.abs, torch.sqrt, torch.square, torch.erf, torch.sin, torch.round, torch.floor),
         *(torch.ceil, torch.sign, torch.log1p, torch.clone, torch.detach, identity, "contiguous", "to", "type"),
         *("float", "double", "half", "bfloat16", "cpu", "cuda", F.prelu, F.glu, F.normalize),
-        *(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout),
+        *DROPOUTS,
         *(torch.reshape, torch.flatten, torch.unflatten, torch.squeeze, torch.unsqueeze, "view_as", "reshape_as"),
         *(torch.permute, torch.transpose, torch.movedim, torch.t, torch.adjoint, getattr, "expand", "expand_as"),
         *("repeat", torch.tile, torch.repeat_interleave, F.channel_shuffle, F.pixel_shuffle, F.pixel_unshuffle),
@@ -126,14 +125,10 @@ def _is_positive(number: Any) -> bool:
     return isinstance(number, int | float) and number > 0
 
 
-def _is_tensor(types: AxisTypes, value: Any) -> bool:
-    return isinstance(value, TensorRef) or (isinstance(value, Node) and isinstance(types.values[value], list))
-
-
 def _adds_elsewhere(types: AxisTypes, call: Call, axis: int) -> bool:
     """Whether something is added to all entries of the axis (from the end): a number, or a tensor without it."""
     operands = call.argument(0, "input"), call.argument(1, "other")
-    shapes = [types.shape(one) if _is_tensor(types, one) else () for one in operands]
+    shapes = [types.shape(one) if types.is_tensor(one) else () for one in operands]
     return any(len(shape) < -axis or shape[axis] == 1 for shape in shapes)
 
 

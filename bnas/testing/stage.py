@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 
 import torch
@@ -22,12 +23,12 @@ ACTIVATIONS: Mapping[str, Callable[[int], nn.Module]] = {
 WIDTHS = (4, 6, 8, 12, 16, 24, 32)
 
 
-class Stage:
+class Stage(ABC):
     """A part of a network's plan. Each is a frozen dataclass of plain values, so that its ``repr`` makes it again."""
 
+    @abstractmethod
     def build(self, channels: int) -> nn.Module:
         """The part for so many input channels."""
-        raise NotImplementedError
 
     def width(self, channels: int) -> int:
         """Its output channels: by default as many as it gets."""

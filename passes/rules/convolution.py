@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch.nn.functional as F
 
 from bnas.passes.axes import Axes, AxisTypes, register_rule
-from bnas.passes.calls import Call
+from bnas.passes.calls import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS, Call
 from bnas.passes.terms import K, Prod
 
 
-@register_rule(F.conv1d, F.conv2d, F.conv3d)
+@register_rule(*CONVOLUTIONS)
 def convolution(types: AxisTypes, call: Call) -> Axes:
     """In = G*c, out = G*o, weight = (G*o, c, kernel), bias = out, groups = active(G); depthwise is c = 1."""
     inputs, weight = types.type(call.argument(0, "input")), types.type(call.argument(1, "weight"))
@@ -53,7 +53,7 @@ def linear(types: AxisTypes, call: Call) -> Axes:
     return out
 
 
-@register_rule(F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+@register_rule(*TRANSPOSED_CONVOLUTIONS)
 def transposed_convolution(types: AxisTypes, call: Call) -> Axes:
     """In = G*c = weight axis 0, out = G * weight axis 1."""
     inputs, weight = types.type(call.argument(0, "input")), types.type(call.argument(1, "weight"))

@@ -9,12 +9,17 @@ from bnas.passes.axes import Axes, AxisTypes, register_rule
 from bnas.passes.calls import Call
 
 
+def _follow_channels(types: AxisTypes, call: Call, inputs: Axes) -> None:
+    """All tensors of a norm follow axis 1, in whatever order its spelling takes them."""
+    for tensor in list(call.tensors())[1:]:
+        types.unify(types.type(tensor)[0], inputs[1])
+
+
 @register_rule(F.batch_norm, torch.batch_norm)
 def batch_norm(types: AxisTypes, call: Call) -> Axes:
     """weight, bias and statistics = axis 1; every axis that is averaged over is pinned (also on weights)."""
     inputs = types.type(call.argument(0, "input"))
-    for tensor in list(call.tensors())[1:]:  # the two spellings order them differently; all follow axis 1
-        types.unify(types.type(tensor)[0], inputs[1])
+    _follow_channels(types, call, inputs)
     types.pin_axes([inputs[0], *inputs[2:]], "batch_norm averages over it")
     return inputs
 
@@ -23,8 +28,7 @@ def batch_norm(types: AxisTypes, call: Call) -> Axes:
 def instance_norm(types: AxisTypes, call: Call) -> Axes:
     """As `batch_norm`, each sample by itself."""
     inputs = types.type(call.argument(0, "input"))
-    for tensor in list(call.tensors())[1:]:
-        types.unify(types.type(tensor)[0], inputs[1])
+    _follow_channels(types, call, inputs)
     types.pin_axes(inputs[2:], "instance_norm averages over it")
     return inputs
 
@@ -45,8 +49,7 @@ def layer_norm(types: AxisTypes, call: Call) -> Axes:
 def group_norm(types: AxisTypes, call: Call) -> Axes:
     """Channels are groups x width; statistics are those of the kept entries of each group."""
     inputs, groups = types.type(call.argument(0, "input")), call.argument(1, "num_groups")
-    for tensor in list(call.tensors())[1:]:
-        types.unify(types.type(tensor)[0], inputs[1])
+    _follow_channels(types, call, inputs)
     types.pin_axes(inputs[2:], "group_norm averages over it")
     if groups > 1:
         outer, _ = types.factor(inputs[1], inputs[1].size // groups)

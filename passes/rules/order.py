@@ -11,6 +11,8 @@ from bnas.passes.errors import RuleError
 from bnas.passes.terms import K, Perm, Prod, Sym, Term
 from bnas.passes.tracer import BATCH
 
+from .shape import rewrite_sizes, stated_sizes
+
 
 @register_rule(torch.permute, torch.transpose, torch.movedim, torch.t, torch.adjoint)
 def permute(types: AxisTypes, call: Call) -> Axes:
@@ -39,19 +41,15 @@ def attribute(types: AxisTypes, call: Call) -> Axes:
 def expand(types: AxisTypes, call: Call) -> Axes:
     """Entries of size 1 are repeated: as often as whoever reads them wants, so that axis is elastic."""
     inputs, shape = types.type(call.args[0]), types.output_shape(call)
-    packed = len(call.args) == 2 and isinstance(call.args[1], list | tuple)
     new = len(shape) - len(inputs)
     out: Axes = []
     for axis, size in enumerate(shape):
         known = inputs[axis - new] if axis >= new else None
         out.append(known if known is not None and known.size == size else _repeated(size, call))
     value = [-1 if axis >= new and inputs[axis - new] is term else term for axis, term in enumerate(out)]
-    sizes = call.args[1] if packed else call.args[1:]
+    sizes = stated_sizes(call, "size")
     value = [term if isinstance(size, int) else size for size, term in zip(sizes, value, strict=True)]
-    if packed:
-        types.rewrite(call, 1, "size", tuple(value))
-    for position, entry in enumerate([] if packed else value, start=1):
-        types.rewrite(call, position, "", entry)
+    rewrite_sizes(types, call, "size", value)
     return out
 
 

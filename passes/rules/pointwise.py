@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch.fx import Node
 
 from bnas.passes.axes import Axes, AxisTypes, register_rule
-from bnas.passes.calls import Call, TensorRef, identity
+from bnas.passes.calls import DROPOUTS, Call, identity
 from bnas.passes.terms import K
 from bnas.passes.tracer import FACTORIES
 
@@ -23,14 +22,13 @@ FILLS = (torch.masked_fill, torch.fill, "zero", torch.zeros_like, torch.ones_lik
 NUMBERS = ("float", "double", "half", "bfloat16", "int", "long", "bool", "to", "type", "type_as", "cpu", "cuda")
 COPIES = (identity, torch.clone, torch.detach, "contiguous", *NUMBERS)
 RANDOM = (torch.rand_like, torch.randn_like, torch.empty_like, torch.bernoulli)
-DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
 
 
 @register_rule(*ACTIVATIONS, *MORE_ACTIVATIONS, *BINARY, *MORE_BINARY, *COMPARISONS, *LOGIC, *UNARY, *MORE_UNARY)
 @register_rule(*FILLS, *COPIES, *RANDOM, *DROPOUTS)
 def pointwise(types: AxisTypes, call: Call) -> Axes:
     """Right-align the operands; an axis of size 1 is neutral, all others are one axis."""
-    return types.broadcast(*(types.type(ref) for ref in call.tensors() if _is_tensor(types, ref)))
+    return types.broadcast(*(types.type(ref) for ref in call.tensors() if types.is_tensor(ref)))
 
 
 @register_rule(F.normalize)
@@ -40,10 +38,6 @@ def normalize(types: AxisTypes, call: Call) -> Axes:
     for dim in [dims] if isinstance(dims, int) else dims:
         types.contract((call.argument(0, "input"), dim % len(axes)))
     return axes
-
-
-def _is_tensor(types: AxisTypes, ref: Node | TensorRef) -> bool:
-    return isinstance(ref, TensorRef) or isinstance(types.values[ref], list)
 
 
 @register_rule(F.prelu)

@@ -26,17 +26,26 @@ def reshape(types: AxisTypes, call: Call) -> Axes:
     if isinstance(call.argument(1, "dtype"), torch.dtype):
         raise RuleError("a view as another number type")
     out = regroup(types, types.type(call.argument(0, "input")), types.output_shape(call))
-    packed = len(call.args) == 2 and isinstance(call.args[1], list | tuple)
-    sizes = list(call.args[1]) if packed else list(call.args[1:]) or list(call.kwargs.get("shape", ()))
+    sizes = stated_sizes(call, "shape")
     if len(sizes) != len(out):
         raise RuleError("a view that is not given by its sizes")
-    value = _sizes(sizes, out)
-    if packed or not call.args[1:]:
-        types.rewrite(call, 1, "shape", value)
-    for position, entry in enumerate([] if packed else value, start=1):
-        if isinstance(entry, int | Term):
-            types.rewrite(call, position, "", entry)
+    rewrite_sizes(types, call, "shape", _sizes(sizes, out))
     return out
+
+
+def stated_sizes(call: Call, name: str) -> list[Any]:
+    """The sizes that a method is given: as one sequence, called `name`, or one by one."""
+    given = call.argument(1, name)
+    return list(given) if isinstance(given, list | tuple) else list(call.args[1:])
+
+
+def rewrite_sizes(types: AxisTypes, call: Call, name: str, value: Sequence[Any]) -> None:
+    """State such sizes anew; terms are active sizes."""
+    if isinstance(call.argument(1, name), list | tuple):
+        types.rewrite(call, 1, name, list(value))
+        return
+    for position, entry in enumerate(value, start=1):
+        types.rewrite(call, position, "", entry)
 
 
 def _sizes(sizes: Sequence[Any], out: Axes) -> list[Any]:
