@@ -9,7 +9,18 @@ if TYPE_CHECKING:
     from bnas.passes import BnasError, Elasticity, SearchSpace, Subnet
     from bnas.pipeline import Job, Splits, run_job
     from bnas.report import Report
-    from bnas.runtime import Evaluator, Stage, SuperNetwork, Trainer, export_onnx, measure_latency, verify
+    from bnas.runtime import (
+        Distillation,
+        Evaluator,
+        Recipe,
+        Schedule,
+        Stage,
+        SuperNetwork,
+        Trainer,
+        export_onnx,
+        measure_latency,
+        verify,
+    )
     from bnas.search import Objective, Searcher, SearchResult
 
 _HOMES = {
@@ -17,7 +28,10 @@ _HOMES = {
     "bnas.pipeline": ("Job", "Splits", "run_job"),
     "bnas.report": ("Report",),
     "bnas.runtime": (
+        "Distillation",
         "Evaluator",
+        "Recipe",
+        "Schedule",
         "Stage",
         "SuperNetwork",
         "Trainer",
@@ -30,11 +44,14 @@ _HOMES = {
 
 __all__ = [
     "BnasError",
+    "Distillation",
     "Elasticity",
     "Evaluator",
     "Job",
     "Objective",
+    "Recipe",
     "Report",
+    "Schedule",
     "SearchResult",
     "SearchSpace",
     "Searcher",

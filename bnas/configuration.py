@@ -29,30 +29,34 @@ class Section(BaseModel):
 
 Dimension = Literal["depth", "width", "kernel"]
 Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
 Scopes = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
 
 
 class BatchNormAdaptation(Section):
-    """``batchnorm_adaptation``."""
+    """``batchnorm_adaptation``; 0 samples: never."""
 
-    num_bn_adaptation_samples: Count = 2000
+    num_bn_adaptation_samples: Annotated[int, Field(ge=0)] = 2000
 
 
 class StageDescription(Section):
     """An entry of ``list_stage_descriptions``; see `bnas.Stage`."""
 
-    train_dims: tuple[Dimension, ...] = ("depth", "width", "kernel")
+    train_dims: tuple[Dimension, ...] | None = None
     epochs: Count = 1
-    init_lr: Annotated[float, Field(gt=0)] = 0.01
-    width_indicator: Count | None = None
     depth_indicator: Count | None = None
+    width_indicator: Annotated[Count | None, BeforeValidator(lambda v: None if v == -1 else v)] = None
     reorg_weights: bool = False
+    bn_adapt: bool = False
+    init_lr: Positive | None = None
+    epochs_lr: Count | None = None
+    sample_rate: Count = 1
 
 
-class Schedule(Section):
+class ScheduleSection(Section):
     """``schedule``."""
 
-    list_stage_descriptions: tuple[StageDescription, ...] = (
+    list_stage_descriptions: Annotated[tuple[StageDescription, ...], Field(min_length=1)] = (
         StageDescription(train_dims=("depth", "kernel")),
         StageDescription(reorg_weights=True),
     )
@@ -140,14 +144,63 @@ class ElasticitySection(Section):
     pin: Scopes = ()
 
 
+class CosineParameters(Section):
+    """``lr_schedule.params``; see `bnas.runtime.CosineSchedule`."""
+
+    base_lr: Positive
+    num_epochs: Count | None = None
+    warmup_epochs: Annotated[int, Field(ge=0)] = 0
+    warmup_lr: Positive = 3.4e-4
+
+
+class LearningRateSchedule(Section):
+    """``lr_schedule``; empty: each stage has a cosine of its own."""
+
+    params: Annotated[CosineParameters | None, BeforeValidator(lambda v: v or None)] = None
+
+
+class KnowledgeDistillation(Section):
+    """An entry of ``compression``; see `bnas.Distillation`. BootstrapNAS has ``teacher`` "original" and ``hard`` 1."""
+
+    algorithm: Literal["knowledge_distillation"]
+    type: Literal["softmax", "mse"]
+    scale: Positive = 1.0
+    temperature: Positive = 1.0
+    teacher: Literal["maximal", "original"] = "original"
+    hard: Annotated[float, Field(ge=0)] = 1.0
+
+
+def _one_entry(value: Any) -> Any:
+    """BootstrapNAS takes an object or a list of them; there is one loss to distil with."""
+    if not isinstance(value, list):
+        return value
+    if len(value) > 1:
+        raise ValueError(f"{len(value)} entries; allowed is one, knowledge_distillation")
+    return value[0] if value else None
+
+
+Compression = Annotated[KnowledgeDistillation | None, BeforeValidator(_one_entry)]
+
+
 class Training(Section):
-    """``bootstrapNAS.training``."""
+    """``bootstrapNAS.training``; what BootstrapNAS has not is explained at `bnas.Recipe`."""
 
     algorithm: Literal["progressive_shrinking"] = "progressive_shrinking"
-    schedule: Schedule = Schedule()
+    progressivity_of_elasticity: tuple[Dimension, ...] = ("kernel", "depth", "width")
+    batchnorm_adaptation: BatchNormAdaptation = BatchNormAdaptation()
+    schedule: ScheduleSection = ScheduleSection()
+    lr_schedule: LearningRateSchedule = LearningRateSchedule()
     elasticity: ElasticitySection = ElasticitySection()
-    teacher: Literal["maximal", "original"] = "maximal"
-    subnets_per_step: Count = 1
+    compression: Compression = None
+    """By default sub-networks learn from the maximal one, where `rule` trains it; an empty list: from targets only."""
+    train_steps: Count | None = None
+    rule: Literal["random", "maximal", "sandwich"] = "maximal"
+    subnets_per_step: Count | None = None
+    clip_norm: Positive | None = None
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
+    accumulate: Count = 1
 
 
 class Search(Section):
@@ -183,9 +236,12 @@ class OptimizerSection(Section):
     """``optimizer``."""
 
     type: Literal["sgd"] = "sgd"
+    base_lr: Positive = 0.01
+    """The learning rate of stages without ``init_lr``."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     nesterov: bool = True
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
 class Configuration(Section):

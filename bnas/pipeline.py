@@ -17,8 +17,10 @@ from bnas.passes import Elasticity, Subnet
 from bnas.passes.slot import Copies
 from bnas.report import Report, Row
 from bnas.runtime import (
+    EpochRecord,
     Evaluator,
     Progress,
+    Recipe,
     Stage,
     SuperNetwork,
     Trainer,
@@ -31,6 +33,7 @@ from bnas.runtime import (
 )
 from bnas.runtime.evaluation import Loader
 from bnas.runtime.files import write_bytes, write_json
+from bnas.runtime.stage import STAGES
 from bnas.search import Evaluation, EvaluationLog, Objective, Searcher, SearchResult
 
 
@@ -56,7 +59,9 @@ class Job:
     example_inputs: Any
     """A tensor, or a tuple or dict of inputs, with the batch as axis 0."""
     elasticity: Elasticity = field(default_factory=Elasticity)
-    stages: Sequence[Stage] = (Stage(("depth", "kernel")), Stage(reorg_weights=True))
+    stages: Sequence[Stage] = STAGES
+    recipe: Recipe = field(default_factory=Recipe)
+    """How the stages are trained."""
     training: Mapping[str, Any] = field(default_factory=dict)
     """Further settings of `bnas.Trainer`."""
     num_evals: int = 150
@@ -81,6 +86,7 @@ class Watch:
 
     phase: Callable[[str], None] = lambda _: None
     on_step: Callable[[Progress], None] = lambda _: None
+    on_epoch: Callable[[EpochRecord], None] = lambda _: None
     on_evaluation: Callable[[Evaluation, int], None] = lambda _, __: None
     """Gets the evaluation and how many there will be."""
 
@@ -88,8 +94,9 @@ class Watch:
 def run_job(job: Job, output: Output, watch: Watch | None = None) -> Report:
     """Run all phases of `job` and write everything a later step needs to `output`.
 
-    Files: ``supernet/``, ``evaluations.csv``, ``pareto.json``, ``subnets/NAME.{json,safetensors,onnx}``,
-    ``report.json``. A resumed run skips the training if it was done, and reuses every evaluation.
+    Files: ``training/``, ``supernet/``, ``evaluations.csv``, ``pareto.json``,
+    ``subnets/NAME.{json,safetensors,onnx}``, ``report.json``. A resumed run goes on with the training where it was
+    left, and reuses every evaluation. What is searched is what the last stage trained.
 
     Raises:
         BnasError: what is wrong, with the place and the remedy; files that were written are whole.
@@ -129,7 +136,9 @@ def _trained(job: Job, output: Output, watch: Watch) -> SuperNetwork:
         return SuperNetwork.load(folder, job.model)
     supernet = SuperNetwork.from_model(job.model, job.example_inputs, job.elasticity)
     watch.phase("training")
-    Trainer(supernet, job.stages, seed=job.seed, on_step=watch.on_step, **job.training).fit(job.data.train)
+    told: dict[str, Any] = {"on_step": watch.on_step, "on_epoch": watch.on_epoch}
+    trainer = Trainer(supernet, job.stages, job.recipe, directory=output.path("training"), **told, **job.training)
+    trainer.fit(job.data.train, job.data.validation, resume=output.resumed)
     supernet.eval()
     supernet.save(folder)
     return supernet
@@ -138,7 +147,7 @@ def _trained(job: Job, output: Output, watch: Watch) -> SuperNetwork:
 def _search(job: Job, output: Output, evaluator: Evaluator, watch: Watch) -> SearchResult:
     path = output.path("evaluations.csv")
     log = EvaluationLog.read_csv(path) if output.resumed and path.is_file() else EvaluationLog()
-    space = evaluator.supernet.space
+    space = job.stages[-1].space(evaluator.supernet.space)
     total = min(job.num_evals, space.size)
 
     def note(evaluation: Evaluation) -> None:

@@ -13,6 +13,7 @@ from bnas.pipeline import Watch
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from bnas.runtime import EpochRecord
     from bnas.runtime import Progress as Step
     from bnas.search import Evaluation
 
@@ -39,4 +40,8 @@ def watching(console: Console) -> Iterator[Watch]:
             if due and not console.is_terminal:  # a log file shows no bars before they are done
                 console.print(text)
 
-        yield Watch(lambda name: console.print(f"[bold]{name}[/bold]"), on_step, on_evaluation)
+        def on_epoch(record: EpochRecord) -> None:
+            metrics = ", ".join(f"{name} {100 * value:.2f} %" for name, value in record.metrics.items())
+            console.print(f"epoch {record.epoch + 1}: mean loss {record.loss:.4f}; {metrics or 'no validation data'}")
+
+        yield Watch(lambda name: console.print(f"[bold]{name}[/bold]"), on_step, on_epoch, on_evaluation)

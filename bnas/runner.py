@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bnas.configuration import Configuration
+from bnas.configuration import Configuration, Training
 from bnas.output import Output
 from bnas.passes import Elasticity
 from bnas.pipeline import Job, Watch, run_job
 from bnas.report import Report
-from bnas.runtime import Stage
+from bnas.runtime import CosineSchedule, Distillation, Recipe, Stage
 from bnas.sources import load_data, load_model
 
 
@@ -46,17 +47,43 @@ def elasticity_of(configuration: Configuration, folder: Path) -> Elasticity:
     )
 
 
+SAME_KEYS = set(Training.model_fields) & {field.name for field in fields(Recipe)} - {"lr_schedule"}
+"""Keys of the training section that a recipe has under the same name."""
+
+
+def recipe_of(configuration: Configuration) -> Recipe:
+    """How the stages are trained.
+
+    Raises:
+        TrainingError: settings contradict each other.
+    """
+    training, optimizer = configuration.bootstrapNAS.training, configuration.optimizer
+    parameters = training.lr_schedule.params
+    return Recipe(
+        distillation=_distillation(training),
+        learning_rate=optimizer.base_lr,
+        lr_schedule=None if parameters is None else CosineSchedule(**parameters.model_dump()),
+        num_bn_adaptation_samples=training.batchnorm_adaptation.num_bn_adaptation_samples,
+        seed=configuration.bootstrapNAS.search.seed,
+        **optimizer.model_dump(exclude={"type", "base_lr"}),
+        **training.model_dump(include=SAME_KEYS),
+    )
+
+
+def _distillation(training: Training) -> Distillation | None:
+    if training.compression is not None:
+        return Distillation(**training.compression.model_dump(exclude={"algorithm"}))
+    asked_for_none = "compression" in training.model_fields_set
+    return None if asked_for_none or training.rule == "random" else Distillation()
+
+
 def _settings(configuration: Configuration, folder: Path) -> dict[str, Any]:
     training, search = configuration.bootstrapNAS.training, configuration.bootstrapNAS.search
     operators = search.model_dump(include={"crossover_prob", "crossover_eta", "mutation_prob", "mutation_eta"})
     return {
         "elasticity": elasticity_of(configuration, folder),
         "stages": [Stage(**stage.model_dump()) for stage in training.schedule.list_stage_descriptions],
-        "training": {
-            "teacher": training.teacher,
-            "subnets_per_step": training.subnets_per_step,
-            **configuration.optimizer.model_dump(exclude={"type"}),
-        },
+        "recipe": recipe_of(configuration),
         "num_evals": search.num_evals,
         "population": search.population,
         "seed": search.seed,

@@ -162,7 +162,7 @@ def main() -> None:
             bnas.Stage(("depth",), epochs=1, init_lr=0.01),
             bnas.Stage(("depth", "width"), epochs=arguments.epochs - 1, init_lr=0.01, reorg_weights=True),
         ),
-        training={"teacher": "original"},
+        recipe=bnas.Recipe(distillation=bnas.Distillation("original")),
         num_evals=arguments.evals,
         population=20,
         reference="maximal",  # the original was trained on the held-out images too

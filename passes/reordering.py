@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,32 +123,38 @@ def _by_parameter(ir: IR, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def reorder(skeleton: Skeleton, measure: str = "L2", scores: Mapping[str, Tensor] | None = None) -> dict[Sym, Indices]:
+def reorder(
+    skeleton: Skeleton,
+    measure: str = "L2",
+    scores: Mapping[str, Tensor] | None = None,
+    alike: Iterable[Mapping[str, Tensor]] = (),
+) -> dict[Sym, Indices]:
     """Permute every tensor of the model in place so that important entries come first; arguments as `importance`.
 
-    The maximal sub-network computes what it did, to rounding. Returns the permutations; the state of an optimizer is
-    not permuted, so make a new one.
+    The maximal sub-network computes what it did, to rounding. Tensors of `alike`, by parameter name, are permuted as
+    the parameters are: the state of an optimizer, averages. Returns the permutations.
     """
     found = importance(skeleton, measure, scores)
     order = {symbol: np.argsort(-score, kind="stable") for symbol, score in found.items()}
-    _permute(skeleton, order)
+    _permute(skeleton, order, list(alike))
     return order
 
 
-def reorder_as_set(skeleton: Skeleton, elasticity: Elasticity) -> None:
+def reorder_as_set(skeleton: Skeleton, elasticity: Elasticity, alike: Iterable[Mapping[str, Tensor]] = ()) -> None:
     """Reorder by the importance that the settings name."""
     path = elasticity.external_importance_path
-    reorder(skeleton, elasticity.filter_importance, None if path is None else read_scores(Path(path)))
+    reorder(skeleton, elasticity.filter_importance, None if path is None else read_scores(Path(path)), alike)
 
 
-def _permute(skeleton: Skeleton, order: Mapping[Sym, Indices]) -> None:
+def _permute(skeleton: Skeleton, order: Mapping[Sym, Indices], alike: Sequence[Mapping[str, Tensor]]) -> None:
     def choose(symbol: Sym) -> Any:
         return order.get(symbol, np.arange(symbol.n))
 
     with torch.no_grad():
         for name, axes in skeleton.types.tensors.items():
-            tensor = skeleton.ir.tensor(name)
+            tensors = [skeleton.ir.tensor(name), *(others[name] for others in alike if name in others)]
             for axis, term in enumerate(axes):
                 if any(symbol in order for symbol in symbols(term)):
-                    entries = torch.from_numpy(arrange(term, choose)).to(tensor.device)
-                    tensor.copy_(tensor.index_select(axis, entries))
+                    entries = torch.from_numpy(arrange(term, choose))
+                    for tensor in tensors:
+                        tensor.copy_(tensor.index_select(axis, entries.to(tensor.device)))

@@ -1,4 +1,4 @@
-"""A super-network on disk: tensors in safetensors, everything else in JSON with a format version and a checksum."""
+"""A super-network on disk."""
 
 from __future__ import annotations
 
@@ -8,43 +8,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from bnas.passes import BnasError, Elasticity, SearchSpace
+from bnas.passes import Elasticity, SearchSpace
 from bnas.passes.ir import as_call
 
-from .files import checksum, write_bytes, write_json
+from .archive import Archive
+from .errors import CheckpointError
 
-FORMAT = 1
-MANIFEST = "supernet.json"
+SUPERNET = Archive("supernet", "super-network", 1, ("elasticity", "space", "inputs"))
 MATRICES = "kernel matrix:"
-
-
-class CheckpointError(BnasError):
-    """A saved super-network is missing, damaged, or does not fit the model."""
 
 
 def write_supernet(
     directory: Path, tensors: Mapping[str, Tensor], elasticity: Elasticity, space: SearchSpace, example_inputs: Any
 ) -> None:
-    """Write tensors first and the manifest that names them last, so that an interrupted write loses nothing."""
-    data = safetensors.torch.save({n: t.detach().cpu().contiguous() for n, t in tensors.items()})
-    name = f"weights-{checksum(data)[:12]}.safetensors"
-    write_bytes(directory / name, data)
-    manifest = {
-        "format": FORMAT,
-        "weights": name,
-        "sha256": checksum(data),
-        "elasticity": asdict(elasticity),
-        "space": _space(space),
-        "inputs": _describe(example_inputs),
-    }
-    write_json(directory / MANIFEST, manifest)
-    for old in directory.glob("weights-*.safetensors"):
-        if old.name != name:
-            old.unlink()
+    """Write a super-network whole, or leave what was there."""
+    manifest = {"elasticity": asdict(elasticity), "space": described_space(space), "inputs": _describe(example_inputs)}
+    SUPERNET.write(directory, tensors, manifest)
 
 
 def read_supernet(
@@ -54,19 +36,13 @@ def read_supernet(
 
     It sets those of `model`, and of the matrices of elastic kernels that it is given.
     """
-    manifest = _manifest(directory)
+    manifest, tensors = SUPERNET.read(directory)
     path = directory / manifest["weights"]
-    if not path.is_file():
-        raise CheckpointError(f"{path} is missing; {MANIFEST} names it")
-    data = path.read_bytes()
-    if checksum(data) != manifest["sha256"]:
-        raise CheckpointError(f"{path} is damaged: its checksum is not the one in {MANIFEST}")
-    tensors = safetensors.torch.load(data)
     own = {name: tensor for name, tensor in tensors.items() if not name.startswith(MATRICES)}
     check_state(shared_tensors(model), own, str(path))
 
     def restore(space: SearchSpace, matrices: nn.Module) -> None:
-        if json.loads(json.dumps(_space(space))) != manifest["space"]:
+        if json.loads(json.dumps(described_space(space))) != manifest["space"]:
             raise CheckpointError(f"{directory}: the search space of this model is not the one that was saved")
         targets = shared_tensors(model) | matrix_tensors(matrices)
         check_state(targets, tensors, str(path))
@@ -103,23 +79,8 @@ def matrix_tensors(matrices: nn.Module) -> dict[str, Tensor]:
     return {f"{MATRICES}{name}": matrix for name, matrix in matrices.named_parameters()}
 
 
-def _manifest(directory: Path) -> dict[str, Any]:
-    path = directory / MANIFEST
-    try:
-        manifest = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise CheckpointError(f"{directory} holds no super-network: {MANIFEST} is missing") from None
-    except ValueError as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise CheckpointError(f"{path} has another format than {FORMAT}, the one that this version of bnas reads")
-    absent = [key for key in ("weights", "sha256", "elasticity", "space", "inputs") if key not in manifest]
-    if absent:
-        raise CheckpointError(f"{path} is damaged: {absent[0]!r} is missing")
-    return manifest
-
-
-def _space(space: SearchSpace) -> dict[str, Any]:
+def described_space(space: SearchSpace) -> dict[str, Any]:
+    """The choices of a space, for a JSON file."""
     sizes = {"widths": dict(space.widths), "kernels": dict(space.kernels)}
     return {**sizes, "blocks": space.blocks, "chains": space.chains}
 

@@ -141,7 +141,8 @@ class Evaluator:
 
     Args:
         supernet: where the sub-networks come from.
-        calibration: batches for the BatchNorm statistics, through the training transform.
+        calibration: batches for the BatchNorm statistics, through the training transform; if None, a sub-network has
+            the shared statistics, which are those of the maximal one at best.
         validation: batches that the metric is measured on.
         metric: by default top-1 accuracy.
     """
@@ -149,7 +150,7 @@ class Evaluator:
     def __init__(
         self,
         supernet: SuperNetwork,
-        calibration: Sequence[Batch],
+        calibration: Sequence[Batch] | None,
         validation: Iterable[Batch],
         metric: Metric = accuracy,
     ) -> None:
@@ -158,7 +159,8 @@ class Evaluator:
     def prepare(self, subnet: Subnet) -> GraphModule:
         """The extracted `subnet` with recalibrated statistics, in evaluation mode: what will be deployed."""
         module = self.supernet.extract(subnet)
-        recalibrate(module, self.calibration)
+        if self.calibration is not None:
+            recalibrate(module, self.calibration)
         return module
 
     def evaluate(self, subnet: Subnet) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -143,20 +143,25 @@ class SuperNetwork(nn.Module):
         self.space.check(subnet)
         return self.cost_model(subnet)
 
-    def reorder(self, measure: str | None = None, scores: Mapping[str, torch.Tensor] | None = None) -> None:
+    def reorder(
+        self,
+        measure: str | None = None,
+        scores: Mapping[str, torch.Tensor] | None = None,
+        alike: Iterable[Mapping[str, torch.Tensor]] = (),
+    ) -> None:
         """Bring the most important entries of every elastic width to the front, in place.
 
-        The maximal sub-network computes what it did, to rounding. Optimizers made before hold state in the old
-        order: make new ones. `measure` is "L1", "L2", "geometric_median" or "external" (then with `scores`, by
-        parameter name); by default as the settings say.
+        The maximal sub-network computes what it did, to rounding. An optimizer made before holds state in the old
+        order: make a new one, or have its tensors reordered with `alike` (by parameter name). `measure` is "L1",
+        "L2", "geometric_median" or "external" (then with `scores`, by parameter name); by default as the settings say.
 
         Raises:
             ElasticityError: there is no such measure, or scores are missing or of another shape.
         """
         if measure is None:
-            reorder_as_set(self.skeleton, self.elasticity)
+            reorder_as_set(self.skeleton, self.elasticity, alike)
         else:
-            reorder(self.skeleton, measure, scores)
+            reorder(self.skeleton, measure, scores, alike)
 
     def example(self) -> tuple[torch.Tensor, ...]:
         """The example inputs as a flat tuple of tensors."""

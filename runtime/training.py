@@ -1,180 +1,219 @@
-"""Progressive shrinking: stage by stage, more of the search space is trained on the shared weights.
-
-Every step trains the maximal and random sub-networks (the sandwich rule of Yu et al. 2020, BigNAS, section 3.1,
-without the minimal one), the random ones by distillation: from the maximal's logits of the same step, or from a
-frozen copy of the original.
-"""
+"""Training a super-network: stages, the sub-networks of each step, validation and checkpoints."""
 
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
+from torch.optim import Optimizer
 
-from bnas.passes import BnasError, SearchSpace, Subnet
-from bnas.passes.elasticity import DIMENSIONS
-
-from .evaluation import Loader
+from . import parallel
+from .batches import Batches
+from .checkpoint import shared_tensors
+from .errors import TrainingError
+from .evaluation import Loader, Metric, accuracy
+from .layout import LAYOUTS, faster_layout
+from .learner import Criterion, Learner
+from .recipe import Recipe
+from .scalars import Scalars
+from .schedule import Schedule
+from .stage import STAGES, Stage
 from .supernetwork import SuperNetwork
-
-TEACHERS = ("maximal", "original")
-
-
-class TrainingError(BnasError):
-    """Training cannot go on: contradicting settings, no data, or a loss that is no number."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A part of the training."""
-
-    train_dims: tuple[str, ...] = DIMENSIONS
-    """Dimensions that are sampled; the others stay maximal."""
-    epochs: int = 1
-    init_lr: float = 0.01
-    """Learning rate at the start of the stage; it falls to 0 along a cosine."""
-    width_indicator: int | None = None
-    """Sample only the so many largest widths of each; all if None."""
-    depth_indicator: int | None = None
-    """Skip at most so many blocks of each chain; any number if None."""
-    reorg_weights: bool = False
-    """Reorder by importance before the stage."""
-
-    def __post_init__(self) -> None:
-        """Check the bounds."""
-        unknown = sorted(set(self.train_dims) - set(DIMENSIONS))
-        if unknown:
-            raise TrainingError(f"train_dims: {unknown[0]!r} is not one of {', '.join(DIMENSIONS)}")
-        if self.epochs < 1:
-            raise TrainingError(f"epochs: {self.epochs} is smaller than 1")
-        if not 0 < self.init_lr < math.inf:
-            raise TrainingError(f"init_lr: {self.init_lr} is not a positive number")
-        for name, number in (("width_indicator", self.width_indicator), ("depth_indicator", self.depth_indicator)):
-            if number is not None and number < 1:
-                raise TrainingError(f"{name}: {number} is smaller than 1")
-
-    def space(self, space: SearchSpace) -> SearchSpace:
-        """The part of `space` that this stage samples."""
-        trained = {dimension: dimension in self.train_dims for dimension in DIMENSIONS}
-        widths, depth = self.width_indicator, self.depth_indicator
-        return space.restrict(**trained, width_indicator=widths, depth_indicator=depth)
+from .training_checkpoint import fingerprint
+from .training_run import TrainingRun
+from .validation import EpochRecord, Validator, watched
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where the training is, after a step."""
+    """Where the training is, after a step; all count from 0."""
 
     stage: int
     epoch: int
-    """Epoch of the stage, from 0."""
+    """Of the whole training."""
     step: int
-    """Step of the whole training, from 0."""
+    """Of the whole training."""
     steps: int
-    """Steps of the whole training."""
+    """How many the whole training has."""
     loss: float
-    """Loss of the maximal sub-network."""
+    """Of the first sub-network of the step: the maximal, where the rule has it."""
 
 
 class Trainer:
-    """Trains a super-network on batches of (inputs, class numbers); its parameters change in place.
+    """Trains a super-network by progressive shrinking; its parameters change in place.
+
+    With ``torch.distributed`` initialised, every process trains the same sub-networks on its own loader (give it a
+    ``DistributedSampler``), gradients are averaged once a step, and process 0 validates and writes. BatchNorm then
+    sees the batch of its process; ``torch.nn.SyncBatchNorm`` sees all, on devices that have it.
 
     Args:
         supernet: the super-network; it is put in training mode, and back.
         stages: what to train, in order.
-        momentum, weight_decay, nesterov: of SGD, as in `torch.optim.SGD`.
-        teacher: "maximal" (in-place distillation) or "original" (a frozen copy, for the maximal too).
-        subnets_per_step: random sub-networks beside the maximal.
-        seed: fixes the sub-networks; the data's order is the loader's.
-        on_step: called after every step.
+        recipe: how.
+        optimizer: made by a function from the parameters, or an optimizer on ``supernet.parameters()``; by default
+            `torch.optim.SGD` as the recipe says.
+        criterion: the loss of outputs against targets, a mean over the batch; by default cross-entropy.
+        metric: what validation measures, the higher the better; by default top-1 accuracy.
+        watch: random sub-networks that validation measures, beside the maximal and the minimal.
+        directory: gets ``best/`` (a super-network for `SuperNetwork.load`) and ``last/`` (to resume from).
+        checkpoint_every: steps between two writes of ``last/``; by default every epoch.
+        tensorboard: write scalars to ``tensorboard/`` in the directory (extra "tensorboard").
+        on_step, on_epoch: called on process 0 after every step, and after every epoch.
+
+    Raises:
+        TrainingError: settings contradict each other or the super-network.
     """
 
     def __init__(
         self,
         supernet: SuperNetwork,
-        stages: Sequence[Stage],
+        stages: Sequence[Stage] = STAGES,
+        recipe: Recipe | None = None,
         *,
-        momentum: float = 0.9,
-        weight_decay: float = 1e-4,
-        nesterov: bool = True,
-        teacher: str = "maximal",
-        subnets_per_step: int = 1,
-        seed: int = 0,
+        optimizer: Optimizer | Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
+        criterion: Criterion | None = None,
+        metric: Metric = accuracy,
+        watch: int = 3,
+        directory: str | Path | None = None,
+        checkpoint_every: int | None = None,
+        tensorboard: bool = False,
         on_step: Callable[[Progress], None] | None = None,
+        on_epoch: Callable[[EpochRecord], None] | None = None,
     ) -> None:
-        if teacher not in TEACHERS:
-            raise TrainingError(f"teacher: {teacher!r} is not one of {', '.join(TEACHERS)}")
-        if subnets_per_step < 1:
-            raise TrainingError(f"subnets_per_step: {subnets_per_step} is smaller than 1")
-        self.supernet, self.stages, self.teacher = supernet, tuple(stages), teacher
-        self.options: dict[str, Any] = {"momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov}
-        self.subnets_per_step, self.on_step = subnets_per_step, on_step
-        self.generator = np.random.default_rng(seed)
-        self.step = 0
+        self.supernet, self.stages, self.recipe = supernet, tuple(stages), recipe or Recipe()
+        self.optimizer, self.criterion, self.metric, self.watch = optimizer, criterion, metric, watch
+        self.directory = None if directory is None else Path(directory)
+        self.checkpoint_every, self.tensorboard = checkpoint_every, tensorboard
+        self.on_step, self.on_epoch = on_step, on_epoch
+        if self.directory is None and (tensorboard or checkpoint_every is not None):
+            raise TrainingError(f"{'tensorboard' if tensorboard else 'checkpoint_every'} needs a directory to write to")
+        if checkpoint_every is not None and checkpoint_every < 1:
+            raise TrainingError(f"checkpoint_every: {checkpoint_every} is smaller than 1")
+        if self.recipe.num_bn_adaptation_samples == 0 and any(stage.bn_adapt for stage in self.stages):
+            raise TrainingError("bn_adapt needs samples, and num_bn_adaptation_samples is 0")
+        self._schedule(1)  # so that its faults show now
 
-    def fit(self, loader: Loader) -> None:
-        """Train through all stages; `loader` is iterated once an epoch.
+    def fit(self, loader: Loader, validation: Loader | None = None, *, resume: bool = False) -> tuple[EpochRecord, ...]:
+        """Train through all stages; returns what every epoch ended with.
+
+        In the end the BatchNorm statistics are recalibrated for the maximal sub-network, and the averages of the
+        weights, if the recipe has them, are the weights.
+
+        Args:
+            loader: iterated once an epoch; batches of (inputs, targets). Random numbers that it takes from generators
+                of PyTorch, numpy, Python, or its own attribute ``generator``, are resumed where they were.
+            validation: batches held out from training; nothing is measured without them.
+            resume: go on with the training in the directory, if there is one. The super-network must be made anew
+                from the same model; the result is bitwise that of a training that was not interrupted.
 
         Raises:
-            TrainingError: the loader is empty, or a loss is NaN or inf (names the step and the sub-network).
+            TrainingError: the loader is empty, a batch does not fit, or a loss is NaN or inf (names the step).
+            CheckpointError: the directory holds a training, and `resume` is not said; or one of another model, other
+                settings or another format, or a damaged one.
         """
-        if not len(loader):
-            raise TrainingError("the training loader is empty")
-        frozen = copy.deepcopy(self.supernet.model).eval() if self.teacher == "original" else None
         mode = self.supernet.training
+        parallel.share_tensors([*self.supernet.parameters(), *self.supernet.model.buffers()])
+        original = self._original()
         self.supernet.train()
         try:
-            for number, stage in enumerate(self.stages):
-                self._fit_stage(number, stage, loader, frozen)
+            run = self._begin(loader, resume)
+            self._train(run, self._learner(run, original), self._validator(run, validation))
+            run.finish()
         finally:
+            self.supernet.model.to(memory_format=torch.contiguous_format)
             self.supernet.train(mode)
+        return tuple(run.history)
 
-    def _fit_stage(self, number: int, stage: Stage, loader: Loader, frozen: nn.Module | None) -> None:
-        if stage.reorg_weights:
-            self.supernet.reorder()
-        optimizer = torch.optim.SGD(self.supernet.parameters(), lr=stage.init_lr, **self.options)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, stage.epochs * len(loader))
-        steps = sum(one.epochs for one in self.stages) * len(loader)
-        space = stage.space(self.supernet.space)
-        for epoch in range(stage.epochs):
-            for inputs, targets in loader:
-                optimizer.zero_grad()
-                loss = self._accumulate(space, inputs, targets, frozen)
-                optimizer.step()
-                schedule.step()
-                if self.on_step is not None:
-                    self.on_step(Progress(number, epoch, self.step, steps, loss))
-                self.step += 1
+    def _original(self) -> nn.Module | None:
+        """The frozen teacher, where the recipe asks for it."""
+        distillation = self.recipe.distillation
+        if distillation is None or distillation.teacher != "original":
+            return None
+        return copy.deepcopy(self.supernet.model).eval().requires_grad_(False)
 
-    def _accumulate(self, space: SearchSpace, inputs: Tensor, targets: Any, frozen: nn.Module | None) -> float:
-        """Backward for the maximal and the random sub-networks; returns the maximal's loss."""
-        soft = None
-        if frozen is not None:
-            with torch.no_grad():
-                soft = frozen(inputs).softmax(1)
-        maximal = self.supernet.space.maximal()
-        logits = self.supernet.program(maximal)(inputs)
-        loss = self._backward(F.cross_entropy(logits, targets if soft is None else soft), maximal)
-        soft = logits.detach().softmax(1) if soft is None else soft
-        for subnet in self._random(space):
-            self._backward(F.cross_entropy(self.supernet.program(subnet)(inputs), soft), subnet)
-        return loss
+    def _schedule(self, steps_per_epoch: int, optimizer: Optimizer | None = None) -> Schedule:
+        recipe = self.recipe
+        return Schedule(
+            self.supernet,
+            self.stages,
+            steps_per_epoch=steps_per_epoch,
+            rule=recipe.rule,
+            subnets_per_step=recipe.subnets_per_step,
+            learning_rate=recipe.learning_rate if self.optimizer is None else None,
+            lr_schedule=recipe.lr_schedule,
+            progressivity=recipe.progressivity_of_elasticity,
+            optimizer=optimizer,
+            seed=recipe.seed,
+        )
 
-    def _random(self, space: SearchSpace) -> Iterator[Subnet]:
-        return (space.sample(self.generator) for _ in range(self.subnets_per_step))
+    def _begin(self, loader: Loader, resume: bool) -> TrainingRun:
+        batches, optimizer = Batches(loader, self.recipe.accumulate, self.recipe.train_steps), self._optimizer()
+        schedule, start = self._schedule(batches.steps, optimizer), fingerprint(shared_tensors(self.supernet.model))
+        run = TrainingRun(self.supernet, self.recipe, schedule, batches, optimizer, self.directory, start)
+        run.begin(resume, lambda: self._layout(batches))
+        return run
 
-    def _backward(self, loss: Tensor, subnet: Subnet) -> float:
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"the loss is {value} at step {self.step}, of sub-network {subnet.to_json()}; "
-                "a lower init_lr or cleaner inputs may help"
+    def _optimizer(self) -> Optimizer:
+        given, recipe, own = self.optimizer, self.recipe, list(self.supernet.parameters())
+        if given is None:
+            options: dict[str, Any] = {name: getattr(recipe, name) for name in ("momentum", "weight_decay", "nesterov")}
+            return torch.optim.SGD(own, lr=recipe.learning_rate, **options)
+        optimizer = given if isinstance(given, Optimizer) else given(own)
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        if not held <= {id(p) for p in own}:
+            raise TrainingError("the optimizer holds tensors that are not in supernet.parameters(); make it from those")
+        if any(id(matrix) not in held for matrix in self.supernet.kernel_matrices.parameters()):
+            warnings.warn(
+                "the optimizer does not hold the matrices of elastic kernels: they stay as they are; "
+                "make it from supernet.parameters()",
+                stacklevel=3,
             )
-        loss.backward()  # type: ignore[no-untyped-call]
-        return value
+        return optimizer
+
+    def _layout(self, batches: Batches) -> str:
+        if self.recipe.memory_format != "auto":
+            return self.recipe.memory_format
+        return str(parallel.from_first(faster_layout(self.supernet.model, batches.first()[0])))
+
+    def _learner(self, run: TrainingRun, original: nn.Module | None) -> Learner:
+        if original is not None:
+            original.to(memory_format=LAYOUTS[run.layout])
+        return Learner(self.supernet, self.recipe, self.criterion, original, run.layout)
+
+    def _validator(self, run: TrainingRun, validation: Loader | None) -> Validator | None:
+        if validation is None or parallel.rank() > 0:
+            return None
+        subnets = watched(run.schedule.spaces[-1], self.watch, self.recipe.seed)
+        return Validator(self.supernet, subnets, run.calibration or None, validation, self.metric)
+
+    def _train(self, run: TrainingRun, learner: Learner, validator: Validator | None) -> None:
+        scalars = Scalars(self.directory / "tensorboard") if self.tensorboard and self.directory else None
+        try:
+            while not run.schedule.done:
+                self._epoch(run, learner, scalars)
+                record = run.end_epoch(validator)
+                if scalars is not None:
+                    scalars.epoch(run.schedule.taken, record)
+                if self.on_epoch is not None and parallel.rank() == 0:
+                    self.on_epoch(record)
+        finally:
+            if scalars is not None:
+                scalars.close()
+
+    def _epoch(self, run: TrainingRun, learner: Learner, scalars: Scalars | None) -> None:
+        """What is left of an epoch."""
+        for group in run.batches:
+            place, loss = run.schedule.place, run.step(learner, group)
+            if scalars is not None:
+                scalars.step(place.step, loss, run.rate)
+            if self.on_step is not None and parallel.rank() == 0:
+                self.on_step(Progress(place.stage, place.epoch, place.step, run.schedule.steps, loss))
+            within = run.batches.taken < run.batches.steps
+            if self.checkpoint_every and run.schedule.taken % self.checkpoint_every == 0 and within:
+                run.save()

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bnas.inspection import inspect_model
 from bnas.passes import Elasticity, Subnet, SubnetError
 from bnas.passes.shrinking import Matrices, Shrink
-from bnas.runtime.checkpoint import CheckpointError
+from bnas.runtime.errors import CheckpointError
 from bnas.runtime.program import Gathered
 from bnas.runtime.supernetwork import SuperNetwork
 from bnas.runtime.training import Stage, Trainer

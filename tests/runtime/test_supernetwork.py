@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from bnas.passes import BnasError, Elasticity, ElasticityError, Subnet, SubnetError, TraceError
 from bnas.passes.reordering import importance
-from bnas.runtime.checkpoint import FORMAT, MANIFEST, CheckpointError
+from bnas.runtime.checkpoint import SUPERNET
+from bnas.runtime.errors import CheckpointError
 from bnas.runtime.supernetwork import SuperNetwork
 from bnas.testing import (
     Branches,
@@ -130,31 +131,31 @@ def missing_weights(folder: Path) -> None:
 
 
 def missing_manifest(folder: Path) -> None:
-    (folder / MANIFEST).unlink()
+    (folder / SUPERNET.manifest).unlink()
 
 
 def cut_manifest(folder: Path) -> None:
-    path = folder / MANIFEST
+    path = folder / SUPERNET.manifest
     path.write_bytes(path.read_bytes()[:50])
 
 
 def not_text(folder: Path) -> None:
-    (folder / MANIFEST).write_bytes(b"\xff\xfe{}")
+    (folder / SUPERNET.manifest).write_bytes(b"\xff\xfe{}")
 
 
 def edit(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
-    path = folder / MANIFEST
+    path = folder / SUPERNET.manifest
     manifest = json.loads(path.read_text())
     change(manifest)
     path.write_text(json.dumps(manifest))
 
 
 def later_format(folder: Path) -> None:
-    edit(folder, lambda manifest: manifest.update(format=FORMAT + 1))
+    edit(folder, lambda manifest: manifest.update(format=SUPERNET.format + 1))
 
 
 def no_mapping(folder: Path) -> None:
-    (folder / MANIFEST).write_text("[]")
+    (folder / SUPERNET.manifest).write_text("[]")
 
 
 def incomplete(folder: Path) -> None:
@@ -172,8 +173,8 @@ DAMAGES = [
     (missing_manifest, r"holds no super-network: supernet\.json is missing"),
     (cut_manifest, r"supernet\.json is damaged"),
     (not_text, r"supernet\.json is damaged"),
-    (later_format, f"another format than {FORMAT}"),
-    (no_mapping, f"another format than {FORMAT}"),
+    (later_format, f"another format than {SUPERNET.format}"),
+    (no_mapping, f"another format than {SUPERNET.format}"),
     (incomplete, "is damaged: 'elasticity' is missing"),
     (other_space, "search space of this model is not the one that was saved"),
 ]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bnas.digits import DigitNet
-from bnas.runtime import Progress, Stage, SuperNetwork, Trainer, TrainingError
+from bnas.runtime import Distillation, Progress, Recipe, Stage, SuperNetwork, Trainer, TrainingError
 
 Data = list[tuple[Tensor, Tensor]]
 
@@ -28,10 +28,10 @@ def test_loss_falls_and_a_seed_fixes_everything(data: Data, teacher: str) -> Non
     nets = []
     for _ in range(2):
         nets.append(supernet())
-        stages = [Stage(("depth",), 3, 0.05), Stage(("depth", "width"), 3, 0.05, reorg_weights=True)]
-        Trainer(nets[-1], stages, teacher=teacher, on_step=seen.append).fit(data)
+        stages = [Stage(("depth",), 3, init_lr=0.05), Stage(("depth", "width"), 3, init_lr=0.05, reorg_weights=True)]
+        Trainer(nets[-1], stages, Recipe(distillation=Distillation(teacher)), on_step=seen.append).fit(data)
     assert [p.step for p in seen[:18]] == list(range(18))
-    assert {(p.stage, p.epoch) for p in seen} == {(s, e) for s in range(2) for e in range(3)}
+    assert {(p.stage, p.epoch) for p in seen} == {(e // 3, e) for e in range(6)}
     if teacher == "maximal":
         assert seen[17].loss < seen[0].loss
     assert all(torch.equal(a, b) for a, b in zip(*(n.state_dict().values() for n in nets), strict=True))
@@ -70,7 +70,7 @@ def test_empty_loader_and_unknown_teacher_are_errors() -> None:
     with pytest.raises(TrainingError, match="loader is empty"):
         Trainer(supernet(), [Stage()]).fit([])
     with pytest.raises(TrainingError, match="teacher: 'me' is not one of"):
-        Trainer(supernet(), [Stage()], teacher="me")
+        Distillation("me")
 
 
 class InPlace(nn.Module):

@@ -1,0 +1,86 @@
+"""Knowledge distillation: a sub-network learns from the outputs of a teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from .errors import TrainingError
+
+TEACHERS = ("maximal", "original")
+TYPES = ("softmax", "mse")
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """What a sub-network learns beside, or instead of, the targets."""
+
+    teacher: str = "maximal"
+    """"maximal": the others learn from its outputs in the same step (in-place distillation, Yu et al. 2020, BigNAS,
+    section 3.1). "original": all learn from a frozen copy of the model as it was, in evaluation mode."""
+    type: str = "softmax"
+    """"softmax": cross-entropy against the softmax over axis 1 (Hinton et al. 2015). "mse": mean squared error."""
+    scale: float = 1.0
+    """Factor of the distillation loss."""
+    temperature: float = 1.0
+    """Of the softmax; the loss is multiplied by its square, so that gradients keep their size."""
+    hard: float = 0.0
+    """Factor of the loss against the targets beside it; BootstrapNAS adds the two, which is 1."""
+
+    def __post_init__(self) -> None:
+        """Check the bounds."""
+        for name, allowed in (("teacher", TEACHERS), ("type", TYPES)):
+            if getattr(self, name) not in allowed:
+                raise TrainingError(f"{name}: {getattr(self, name)!r} is not one of {', '.join(allowed)}")
+        for name, number, low in (("scale", self.scale, False), ("hard", self.hard, True)):
+            if number < 0 or not (number or low):
+                raise TrainingError(f"{name}: {number} is {'negative' if low else 'not positive'}")
+        if self.temperature <= 0:
+            raise TrainingError(f"temperature: {self.temperature} is not positive")
+        if self.type == "mse" and self.temperature != 1:
+            raise TrainingError("temperature belongs to the type softmax; mse has none")
+
+    def loss(self, outputs: Any, teacher: Any) -> Tensor:
+        """The distillation loss of `outputs`, scaled; nested outputs are matched by place, and summed over.
+
+        Raises:
+            TrainingError: outputs and teacher differ in structure or shape; names the place.
+        """
+        mine, theirs = dict(_tensors(outputs, "output")), dict(_tensors(teacher, "output"))
+        for place in sorted(mine.keys() ^ theirs.keys()):
+            raise TrainingError(f"distillation: {place} is not among the outputs of both teacher and sub-network")
+        if not mine:
+            raise TrainingError("distillation: there is no floating-point tensor among the outputs")
+        return self.scale * sum((self._distance(place, mine[place], theirs[place]) for place in mine), start=_ZERO)
+
+    def _distance(self, place: str, output: Tensor, target: Tensor) -> Tensor:
+        output, target = output.float(), target.detach().float()
+        if output.shape != target.shape:
+            shapes = f"{tuple(output.shape)} and the teacher's {tuple(target.shape)}"
+            raise TrainingError(f"distillation: {place} has shape {shapes}; they must agree")
+        if self.type == "mse":
+            return F.mse_loss(output, target)
+        if output.ndim < 2:
+            raise TrainingError(f"distillation: {place} has one axis; softmax needs (batch, classes, ...): take mse")
+        soft = (target / self.temperature).softmax(1)
+        return F.cross_entropy(output / self.temperature, soft) * self.temperature**2
+
+
+_ZERO: Any = 0.0
+
+
+def _tensors(outputs: Any, place: str) -> Iterator[tuple[str, Tensor]]:
+    """The floating-point tensors among nested outputs, by place."""
+    if isinstance(outputs, Tensor):
+        if outputs.is_floating_point():
+            yield place, outputs
+    elif isinstance(outputs, Mapping):
+        for key, value in outputs.items():
+            yield from _tensors(value, f"{place}[{key!r}]")
+    elif isinstance(outputs, list | tuple):
+        for number, value in enumerate(outputs):
+            yield from _tensors(value, f"{place}[{number}]")

@@ -1,0 +1,13 @@
+"""Errors that several modules of the runtime raise."""
+
+from __future__ import annotations
+
+from bnas.passes import BnasError
+
+
+class TrainingError(BnasError):
+    """Training cannot start or go on: contradicting settings, unfit data, or a loss that is no number."""
+
+
+class CheckpointError(BnasError):
+    """What was saved is missing, damaged, or does not fit the model."""

@@ -1,0 +1,147 @@
+"""One step of training: forward and backward of its sub-networks, gradients in the shared parameters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bnas.passes import Subnet
+from bnas.passes.ir import as_program_call
+
+from .batches import batch_size
+from .distillation import Distillation
+from .errors import TrainingError
+from .evaluation import Batch
+from .layout import laid_out
+from .recipe import Recipe
+from .supernetwork import SuperNetwork
+
+Criterion = Callable[[Any, Any], Tensor]
+"""The loss of outputs against targets: a mean over the batch."""
+
+
+class Learner:
+    """Accumulates the gradients of a step.
+
+    Args:
+        supernet: in training mode.
+        recipe: distillation, label smoothing, precision.
+        criterion: by default cross-entropy against class numbers.
+        original: the teacher, where the recipe asks for it; in evaluation mode.
+        layout: of images, a key of `LAYOUTS`.
+    """
+
+    def __init__(
+        self,
+        supernet: SuperNetwork,
+        recipe: Recipe,
+        criterion: Criterion | None = None,
+        original: nn.Module | None = None,
+        layout: str = "contiguous",
+    ) -> None:
+        self.supernet, self.recipe, self.original, self.layout = supernet, recipe, original, layout
+        self.criterion = criterion or self._cross_entropy
+        self.device = next((p.device for p in supernet.parameters()), torch.device("cpu"))
+
+    def accumulate(self, subnets: Sequence[Subnet], group: Sequence[Batch], step: int) -> float:
+        """Backward for every sub-network on every batch of `group`; returns the loss of the first one.
+
+        Losses are means over all samples of the group: several batches give the gradients of one large batch, but for
+        BatchNorm, which sees each by itself.
+
+        Raises:
+            TrainingError: a batch does not fit the model, or a loss is NaN or inf; names the step.
+        """
+        sizes = [batch_size(batch) for batch in group]
+        losses = torch.zeros(len(subnets), dtype=torch.float64)
+        for size, batch in zip(sizes, group, strict=True):
+            losses += self._batch(subnets, batch, size / sum(sizes), step)
+        for subnet, loss in zip(subnets, losses.tolist(), strict=True):
+            if not math.isfinite(loss):
+                raise TrainingError(
+                    f"the loss is {loss} at step {step}, of sub-network {subnet.to_json()}; "
+                    "a lower learning rate, clip_norm or cleaner inputs may help"
+                )
+        return float(losses[0])
+
+    def _batch(self, subnets: Sequence[Subnet], batch: Batch, share: float, step: int) -> Tensor:
+        inputs = placed(laid_out(batch[0], self.layout), self.device)
+        targets = placed(batch[1], self.device)
+        teacher, in_place, losses = self._taught(inputs), self._in_place, []
+        for subnet in subnets:
+            outputs = self._forward(self.supernet.program(subnet), inputs, step)
+            loss = self._loss(outputs, targets, teacher, step) * share
+            loss.backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
+            if in_place and teacher is None:  # the first sub-network, which is the maximal
+                teacher = outputs
+        return torch.stack(losses).double().cpu()
+
+    @property
+    def _in_place(self) -> bool:
+        return self.recipe.distillation is not None and self.recipe.distillation.teacher == "maximal"
+
+    def _taught(self, inputs: Any) -> Any:
+        """The outputs of the original, where it is the teacher."""
+        if self.original is None:
+            return None
+        with torch.no_grad():
+            return self._forward(self.original, inputs, 0)
+
+    def _forward(self, module: nn.Module, inputs: Any, step: int) -> Any:
+        tensors, named = as_program_call(inputs)
+        half = self.recipe.precision == "bfloat16"
+        try:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+                return module(*tensors, **named)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            raise TrainingError(
+                f"step {step}: a batch of inputs {described(inputs)} does not fit the model, which was traced with "
+                f"{described(self.supernet.example_inputs)}: {error}"
+            ) from error
+
+    def _loss(self, outputs: Any, targets: Any, teacher: Any, step: int) -> Tensor:
+        distillation: Distillation | None = self.recipe.distillation
+        if teacher is None or distillation is None:
+            return self._hard(outputs, targets, step)
+        loss = distillation.loss(outputs, teacher)
+        return loss + distillation.hard * self._hard(outputs, targets, step) if distillation.hard else loss
+
+    def _hard(self, outputs: Any, targets: Any, step: int) -> Tensor:
+        try:
+            return self.criterion(outputs, targets)
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            raise TrainingError(
+                f"step {step}: the criterion fails on outputs {described(outputs)} and targets {described(targets)}: "
+                f"{error}"
+            ) from error
+
+    def _cross_entropy(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(outputs.float(), targets, label_smoothing=self.recipe.label_smoothing)
+
+
+def placed(value: Any, device: torch.device) -> Any:
+    """`value`, with the tensors in it on `device`."""
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, dict):
+        return {name: placed(one, device) for name, one in value.items()}
+    return type(value)(placed(one, device) for one in value) if isinstance(value, list | tuple) else value
+
+
+def described(value: Any) -> str:
+    """Shapes and types of the tensors in `value`, for an error."""
+    if isinstance(value, Tensor):
+        return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name}: {described(one)}" for name, one in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "(" + ", ".join(described(one) for one in value) + ")"
+    return type(value).__name__

@@ -1,0 +1,92 @@
+"""The states of all random number generators that a training may use, as plain data: a resumed run has the same."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+PATHS = ("", "sampler", "batch_sampler", "batch_sampler.sampler", "dataset")
+"""Parts of a loader that may have a generator of their own, in an attribute ``generator``."""
+
+
+def capture(loader: Any) -> dict[str, Any]:
+    """The states of Python's, numpy's and PyTorch's generators, and of those of `loader`, for a JSON file.
+
+    A loader with ``state_dict`` and ``load_state_dict`` (torchdata's StatefulDataLoader) is asked for its own state.
+    """
+    version, numbers, gauss = random.getstate()
+    name, keys, *rest = np.random.get_state(legacy=True)
+    state = {
+        "python": [version, list(numbers), gauss],
+        "numpy": [name, np.asarray(keys).tolist(), *rest],
+        "torch": _hex(torch.get_rng_state()),
+        "cuda": [_hex(one) for one in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else [],
+        "loader": {path: _of(generator) for path, generator in _generators(loader)},
+    }
+    return state | ({"stateful": loader.state_dict()} if hasattr(loader, "state_dict") else {})
+
+
+def restore(loader: Any, state: Mapping[str, Any]) -> None:
+    """Set all generators to what `capture` found."""
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    np.random.set_state(tuple(state["numpy"]))
+    torch.set_rng_state(_bytes(state["torch"]))
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([_bytes(one) for one in state["cuda"]])
+    for path, generator in _generators(loader):
+        if path in state["loader"]:
+            _set(generator, state["loader"][path])
+    if "stateful" in state and hasattr(loader, "load_state_dict"):
+        loader.load_state_dict(state["stateful"])
+
+
+@contextmanager
+def undisturbed(loader: Any, seed: int | None = None) -> Iterator[None]:
+    """Whatever is drawn inside leaves no trace; with `seed`, PyTorch's, numpy's and Python's generators start there."""
+    state = capture(loader)
+    if seed is not None:
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)
+        random.seed(seed)
+    try:
+        yield
+    finally:
+        restore(loader, state)
+
+
+def _generators(loader: Any) -> Iterator[tuple[str, Any]]:
+    """The loader's own generators, each once, by where they are."""
+    seen: set[int] = set()
+    for path in PATHS:
+        owner: Any = loader
+        for part in filter(None, path.split(".")):
+            owner = getattr(owner, part, None)
+        generator = getattr(owner, "generator", None)
+        if isinstance(generator, torch.Generator | np.random.Generator) and id(generator) not in seen:
+            seen.add(id(generator))
+            yield path, generator
+
+
+def _of(generator: torch.Generator | np.random.Generator) -> Any:
+    return _hex(generator.get_state()) if isinstance(generator, torch.Generator) else generator.bit_generator.state
+
+
+def _set(generator: torch.Generator | np.random.Generator, state: Any) -> None:
+    if isinstance(generator, torch.Generator):
+        generator.set_state(_bytes(state))
+    else:
+        generator.bit_generator.state = state
+
+
+def _hex(state: torch.Tensor) -> str:
+    return state.numpy().tobytes().hex()
+
+
+def _bytes(text: str) -> torch.Tensor:
+    return torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8)

@@ -1,0 +1,212 @@
+"""A training at work: everything that changes with its steps, and that a resumed one must have as it was."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from . import parallel, random_state
+from .average import Average
+from .batches import Batches
+from .checkpoint import check_state, described_space, matrix_tensors, shared_tensors
+from .errors import CheckpointError
+from .evaluation import Batch, recalibrate
+from .layout import LAYOUTS
+from .learner import Learner
+from .recipe import Recipe
+from .schedule import Schedule
+from .supernetwork import SuperNetwork
+from .training_checkpoint import (
+    OPTIMIZER,
+    TRAINING,
+    check_settings,
+    optimizer_state,
+    set_optimizer_state,
+)
+from .validation import EpochRecord, Validator
+
+AVERAGE = "average:"
+
+
+class TrainingRun:
+    """Takes steps and ends epochs; made by `Trainer`, which says when.
+
+    Args:
+        start: the `fingerprint` of the model as it was before the training.
+        directory: where ``best/`` and ``last/`` are written; nothing is if None.
+        The others are what is trained, how, on what, and with what.
+    """
+
+    def __init__(
+        self,
+        supernet: SuperNetwork,
+        recipe: Recipe,
+        schedule: Schedule,
+        batches: Batches,
+        optimizer: Optimizer,
+        directory: Path | None,
+        start: str,
+    ) -> None:
+        self.supernet, self.recipe, self.schedule, self.batches = supernet, recipe, schedule, batches
+        self.optimizer, self.directory, self.start = optimizer, directory, start
+        self.layout = "contiguous"
+        self.average: Average | None = None
+        self.history: list[EpochRecord] = []
+        self.losses: list[float] = []
+        """Of the steps of this epoch."""
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """What is trained, by name, with the buffers of the model."""
+        return shared_tensors(self.supernet.model) | matrix_tensors(self.supernet.kernel_matrices)
+
+    @property
+    def _averages(self) -> dict[str, Tensor]:
+        """By names that no other tensor has."""
+        averages = {} if self.average is None else self.average.tensors
+        return {f"{AVERAGE}{name}": tensor for name, tensor in averages.items()}
+
+    @cached_property
+    def calibration(self) -> list[Batch]:
+        """Training batches for BatchNorm statistics; the same in a resumed training."""
+        return self.batches.calibration(self.recipe.num_bn_adaptation_samples, self.recipe.seed)
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the last step."""
+        return self.schedule.rate(self.schedule.taken - 1)
+
+    def begin(self, resume: bool, layout: Callable[[], str]) -> None:
+        """Start at the first step, in the layout asked for, or where the training in the directory was left."""
+        parallel.agree(self._settings(), "the settings of the training")
+        found = self.directory is not None and TRAINING.exists(self.directory / "last")
+        if parallel.from_first(found) and not resume:
+            raise CheckpointError(
+                f"{self.directory} holds a training already: resume it (resume=True), or give another folder"
+            )
+        saved = self._read() if parallel.from_first(found) else None
+        self.layout = layout() if saved is None else saved[0]["state"]["layout"]
+        self.supernet.model.to(memory_format=LAYOUTS[self.layout])
+        self.average = None if self.recipe.ema_decay is None else Average(self.tensors, self.recipe.ema_decay)
+        if saved is not None:
+            self._restore(*saved)
+
+    def step(self, learner: Learner, group: Sequence[Batch]) -> float:
+        """Train the next sub-networks on a group of batches; returns the loss of the first."""
+        place = self.schedule.place
+        if place.since == 0 and self.schedule.stages[place.stage].bn_adapt:
+            self._adapt()
+        self.optimizer.zero_grad()
+        averages = [] if self.average is None else [self.average.tensors]
+        loss = learner.accumulate(self.schedule.step(averages), group, place.step)
+        parallel.average_gradients(self.supernet.parameters())
+        if self.recipe.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.supernet.parameters(), self.recipe.clip_norm)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update()
+        self.losses.append(loss)
+        return loss
+
+    def end_epoch(self, validator: Validator | None) -> EpochRecord:
+        """Validate, write what is best so far, and where the training is."""
+        place = self.schedule.at(self.schedule.taken - 1)
+        with random_state.undisturbed(self.batches.loader), self._finished():
+            metrics = {} if validator is None else validator()
+            record = EpochRecord(place.epoch, place.stage, statistics.fmean(self.losses), self.rate, metrics)
+            best = max((one.score for one in self.history), default=record.score)
+            if self.directory is not None and parallel.rank() == 0 and record.score >= best:
+                self.supernet.save(self.directory / "best")
+        record = EpochRecord(**parallel.from_first(record.to_json()))
+        self.history.append(record)
+        self.losses.clear()
+        self.save()
+        return record
+
+    def finish(self) -> None:
+        """Averages become the weights, and BatchNorm statistics those of the maximal sub-network."""
+        if self.average is not None:
+            self.average.settle()
+        self._adapt()
+
+    @contextmanager
+    def _finished(self) -> Iterator[None]:
+        """As after `finish` inside, and as before after."""
+        tensors = self.tensors
+        own = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        self.finish()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, tensor in tensors.items():
+                    tensor.copy_(own[name])
+
+    def _adapt(self) -> None:
+        """Recalibrate the shared BatchNorm statistics of the maximal sub-network."""
+        if self.recipe.num_bn_adaptation_samples:
+            with random_state.undisturbed(self.batches.loader, self.recipe.seed):
+                recalibrate(self.supernet.program(self.supernet.space.maximal()), self.calibration)
+            parallel.share_tensors(self.supernet.model.buffers())
+
+    def _settings(self) -> dict[str, Any]:
+        stages = {f"stages[{number}]": asdict(stage) for number, stage in enumerate(self.schedule.stages)}
+        return {**asdict(self.recipe), **stages, "processes": parallel.world(), "batches": self.batches.length}
+
+    def save(self) -> None:
+        """Write ``last/``: whole, or what was there stays."""
+        data = parallel.from_all(self.batches.state_dict())
+        if self.directory is None or parallel.rank() > 0:
+            return
+        tensors, optimizer = optimizer_state(self.optimizer)
+        state = {
+            "schedule": self.schedule.state_dict(),
+            "data": data,
+            "layout": self.layout,
+            "losses": self.losses,
+            "history": [record.to_json() for record in self.history],
+        }
+        manifest = {
+            "settings": self._settings(),
+            "model": described_space(self.supernet.space),
+            "start": self.start,
+            "state": state,
+            "optimizer": optimizer,
+        }
+        TRAINING.write(self.directory / "last", self.tensors | self._averages | tensors, manifest)
+
+    def _read(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What was saved, if it is of this training."""
+        assert self.directory is not None
+        folder = self.directory / "last"
+        manifest, tensors = TRAINING.read(folder)
+        own = {name: tensor for name, tensor in tensors.items() if not name.startswith((AVERAGE, OPTIMIZER))}
+        check_state(self.tensors, own, str(folder))
+        check_settings(folder, {"space": manifest["model"]}, {"space": described_space(self.supernet.space)})
+        check_settings(folder, manifest["settings"], self._settings())
+        if manifest["start"] != self.start:
+            raise CheckpointError(
+                f"{folder}: the model is not the one that this training began with: its weights differ; "
+                "make the super-network from the same pre-trained model"
+            )
+        return manifest, tensors
+
+    def _restore(self, manifest: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        set_optimizer_state(self.optimizer, tensors, manifest["optimizer"])
+        with torch.no_grad():
+            for name, tensor in (self.tensors | self._averages).items():
+                tensor.copy_(tensors[name])
+        state = manifest["state"]
+        self.losses = list(state["losses"])
+        self.history = [EpochRecord(**record) for record in state["history"]]
+        self.schedule.load_state_dict(state["schedule"])
+        self.batches.load_state_dict(state["data"][parallel.rank()])

@@ -1,0 +1,74 @@
+"""Validation while training: the same few sub-networks after every epoch, with recalibrated BatchNorm."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from bnas.passes import SearchSpace, Subnet
+
+from .evaluation import Batch, Evaluator, Metric, accuracy
+from .supernetwork import SuperNetwork
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What an epoch ended with."""
+
+    epoch: int
+    """Of the whole training, from 0."""
+    stage: int
+    loss: float
+    """Mean over the steps of the loss of the first sub-network of each (the maximal, where the rule has it)."""
+    learning_rate: float
+    """Of the last step."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """The metric of each watched sub-network; empty without validation data."""
+
+    @property
+    def score(self) -> float:
+        """The mean of the metrics: the best checkpoint has the highest. -inf without validation data."""
+        return statistics.fmean(self.metrics.values()) if self.metrics else -np.inf
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for a JSON file."""
+        return {**vars(self), "metrics": dict(self.metrics)}
+
+
+def watched(space: SearchSpace, count: int, seed: int) -> dict[str, Subnet]:
+    """The maximal, the minimal and `count` random sub-networks of `space`, by name."""
+    generator = np.random.default_rng(seed)
+    random = {f"random{number}": space.sample(generator) for number in range(1, count + 1)}
+    return {"maximal": space.maximal(), "minimal": space.minimal(), **random}
+
+
+class Validator:
+    """Measures the watched sub-networks on validation data.
+
+    Args:
+        supernet: where they come from.
+        subnets: by name.
+        calibration: training batches for the BatchNorm statistics; the shared ones serve if None.
+        validation: held out from training.
+        metric: the higher the better.
+    """
+
+    def __init__(
+        self,
+        supernet: SuperNetwork,
+        subnets: Mapping[str, Subnet],
+        calibration: Sequence[Batch] | None,
+        validation: Iterable[Batch],
+        metric: Metric = accuracy,
+    ) -> None:
+        self.subnets = subnets
+        self.evaluator = Evaluator(supernet, calibration, validation, metric)
+
+    def __call__(self) -> dict[str, float]:
+        """The metric of each, on copies: nothing of the super-network changes."""
+        measure, prepare = self.evaluator.measure, self.evaluator.prepare
+        return {name: measure(prepare(subnet)) for name, subnet in self.subnets.items()}
