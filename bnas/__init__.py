@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         SuperNetwork,
         Trainer,
         export_onnx,
+        fine_tune,
         measure_latency,
         verify,
     )
@@ -36,6 +37,7 @@ _HOMES = {
         "SuperNetwork",
         "Trainer",
         "export_onnx",
+        "fine_tune",
         "measure_latency",
         "verify",
     ),
@@ -61,6 +63,7 @@ __all__ = [
     "SuperNetwork",
     "Trainer",
     "export_onnx",
+    "fine_tune",
     "measure_latency",
     "run_job",
     "verify",

@@ -1,177 +1,208 @@
-"""Shrink your own CIFAR-10 ResNet: a model in your file, its weights, your data and transform.
+"""Shrink your own CIFAR-10 ResNet: a model in your file, its weights, your data and transform (`cifar10.py`).
 
     python examples/cifar10_resnet.py --data DIR --depth 20 --output runs/resnet20
+    python examples/cifar10_resnet.py --data DIR --recipe front --output runs/front
 
-DIR holds ``resnet20_cifar10.pt`` (or 56): the state dict of `ResNet` below, tensors only; and the images, either as
-``cifar10_train.npz`` and ``cifar10_test.npz`` with the keys ``jpeg`` (all files one after another, uint8),
-``offsets`` (n + 1) and ``labels``, or as torchvision's own CIFAR-10 (the folder ``cifar-10-batches-py``).
+The recipe "short" gets one sub-network of a given size with a few epochs: a narrow super-network that learns from the
+frozen original, a search, and fine-tuning of the winner by itself. The recipe "front" trains a wide one, and measures
+sub-networks of all sizes. Run it again with the same arguments and it goes on where it was stopped.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
+import copy
+import json
 import sys
-from collections.abc import Iterator
-from itertools import pairwise
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from PIL import Image
+from cifar10 import read_data, read_model
 from rich.console import Console
-from torch import Tensor, nn
+from rich.table import Table
+from torch import nn
 
 import bnas
-from bnas.output import open_output
 from bnas.progress import watching
-from bnas.runtime.checkpoint import check_state
-from bnas.sources import SourceError, read_weights
+from bnas.runtime import accuracy, first_samples
+from bnas.runtime.files import write_json
+from bnas.search import EvaluationLog
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-HELD_OUT = 5000
-"""Training images that only the search sees."""
-
-
-class BasicBlock(nn.Module):
-    """He et al. 2015, section 4.2, with shortcut A: strided, channels padded with zeros, no parameters."""
-
-    def __init__(self, inputs: int, planes: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, planes, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(planes)
-        self.conv2 = nn.Conv2d(planes, planes, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(planes)
-        self.padding = planes // 4 if stride != 1 or inputs != planes else 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
-        if self.padding:
-            x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.padding, self.padding), "constant", 0)
-        return F.relu(out + x)
+NARROW = bnas.Elasticity(("depth", "width"), width_multipliers=(1.0, 0.875, 0.75), divisor=4, min_width=4)
+WIDE = bnas.Elasticity(("depth", "width"), width_multipliers=(1.0, 0.75, 0.5), divisor=8, min_width=8)
+EXAMPLE = torch.zeros(1, 3, 32, 32)
 
 
-class ResNet(nn.Module):
-    """The CIFAR ResNet of depth 6n + 2."""
+class Run:
+    """The original, its super-network and the data of one run in a folder."""
 
-    def __init__(self, depth: int) -> None:
-        super().__init__()
-        n = (depth - 2) // 6
-        self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
-        self.layer1 = self._stage(16, 16, n, 1)
-        self.layer2 = self._stage(16, 32, n, 2)
-        self.layer3 = self._stage(32, 64, n, 2)
-        self.linear = nn.Linear(64, 10)
+    def __init__(self, arguments: argparse.Namespace, elasticity: bnas.Elasticity) -> None:
+        self.folder: Path = arguments.output
+        self.console = Console()
+        self.data = read_data(arguments.data, batch=128)
+        self.original = read_model(arguments.data, arguments.depth)
+        self.supernet = bnas.SuperNetwork.from_model(copy.deepcopy(self.original), EXAMPLE, elasticity)
+        self.calibration = first_samples(self.data.train, 2000)
+        self.check(arguments)
 
-    @staticmethod
-    def _stage(inputs: int, planes: int, n: int, stride: int) -> nn.Sequential:
-        return nn.Sequential(BasicBlock(inputs, planes, stride), *(BasicBlock(planes, planes, 1) for _ in range(n - 1)))
+    def check(self, arguments: argparse.Namespace) -> None:
+        """A folder is for one set of arguments."""
+        known = {key: value for key, value in vars(arguments).items() if key not in ("data", "output")}
+        path = self.folder / "arguments.json"
+        if path.is_file() and json.loads(path.read_text()) != known:
+            raise bnas.BnasError(f"{path} has other arguments than those given: give another --output")
+        write_json(path, known)
 
-    def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(self.conv1(x)))
-        out = self.layer3(self.layer2(self.layer1(out)))
-        out = F.avg_pool2d(out, out.size()[3])
-        return self.linear(out.view(out.size(0), -1))
+    def train(self, stage: bnas.Stage, recipe: bnas.Recipe) -> None:
+        """Train the super-network, or go on with it."""
+        self.console.print(f"{self.supernet.space.size:.3g} sub-networks")
+        start = time.process_time()
+        with watching(self.console) as watch:
+            trainer = bnas.Trainer(
+                self.supernet,
+                [stage],
+                recipe,
+                directory=self.folder / "training",
+                checkpoint_every=50,
+                watch=1,
+                on_step=watch.on_step,
+                on_epoch=watch.on_epoch,
+            )
+            trainer.fit(self.data.train, list(self.data.validation)[:20], resume=True)
+        self.supernet.eval()
+        self.console.print(f"training took {time.process_time() - start:.0f} CPU s in this process")
 
+    def evaluator(self, calibration: int, validation: int) -> bnas.Evaluator:
+        """Measures on so many training and held-out images."""
+        batches = list(self.data.validation)[: validation // 100]
+        return bnas.Evaluator(self.supernet, first_samples(self.calibration, calibration), batches)
 
-class Images:
-    """Batches of normalised images; with `augment`, shuffled, randomly cropped after padding by 4, and flipped."""
+    def test(self, module: nn.Module) -> float:
+        """Accuracy on the test images."""
+        return accuracy(module.eval().to(memory_format=torch.channels_last), self.data.test)
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray, batch: int, augment: bool) -> None:
-        self.images = F.pad(torch.from_numpy(images).permute(0, 3, 1, 2), (4, 4, 4, 4)).permute(0, 2, 3, 1).contiguous()
-        self.labels, self.batch, self.augment = torch.from_numpy(labels), batch, augment
-        self.generator = torch.Generator().manual_seed(0)
+    def tested(self, subnet: bnas.Subnet) -> float:
+        """Accuracy of a sub-network on the test images, with recalibrated statistics."""
+        return self.test(self.evaluator(2000, 100).prepare(subnet))
 
-    def __len__(self) -> int:
-        return -(-len(self.labels) // self.batch)
+    def macs(self, subnet: bnas.Subnet) -> float:
+        """In millions."""
+        return self.supernet.costs(subnet)["macs"] / 1e6
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        count = len(self.labels)
-        order = torch.randperm(count, generator=self.generator) if self.augment else torch.arange(count)
-        for chosen in order.split(self.batch):
-            yield self._crop(chosen), self.labels[chosen]
-
-    def _crop(self, chosen: Tensor) -> Tensor:
-        y, x = torch.full((2, len(chosen), 1), 4)
-        if self.augment:
-            y, x = torch.randint(9, (2, len(chosen), 1), generator=self.generator)
-        rows, columns = y + torch.arange(32), x + torch.arange(32)
-        if self.augment:
-            flip = torch.randint(2, (len(chosen), 1), generator=self.generator).bool()
-            columns = torch.where(flip, columns.flip(1), columns)
-        images = self.images[chosen[:, None, None], rows[:, :, None], columns[:, None, :]]
-        return ((images / 255 - torch.tensor(MEAN)) / torch.tensor(STD)).permute(0, 3, 1, 2).contiguous()
-
-
-def read_images(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images (n, 32, 32, 3) uint8 and labels (n,) int64 of "train" or "test"."""
-    path = folder / f"cifar10_{split}.npz"
-    if path.is_file():
-        with np.load(path) as file:
-            jpeg, offsets, labels = file["jpeg"], file["offsets"], file["labels"].astype(np.int64)
-        coded = (jpeg[a:b].tobytes() for a, b in pairwise(offsets))
-        return np.stack([np.asarray(Image.open(io.BytesIO(c)).convert("RGB")) for c in coded]), labels
-    if (folder / "cifar-10-batches-py").is_dir():
-        import torchvision
-
-        data = torchvision.datasets.CIFAR10(folder, train=split == "train")
-        return data.data, np.array(data.targets, dtype=np.int64)
-    raise SourceError(f"{folder} holds neither {path.name} nor cifar-10-batches-py: see the text of this example")
+    def table(self, title: str, rows: Sequence[tuple[str, float, float]]) -> None:
+        """Print and keep rows of name, millions of MACs and accuracy on the test images."""
+        table = Table("network", "MACs (M)", "fewer", "test top-1 (%)", title=title)
+        full = self.macs(self.supernet.space.maximal())
+        for name, macs, top1 in rows:
+            table.add_row(name, f"{macs:.2f}", f"{full / macs:.2f}x", f"{100 * top1:.2f}")
+        self.console.print(table)
+        write_json(self.folder / "table.json", [{"name": n, "macs": 1e6 * m, "test_accuracy": a} for n, m, a in rows])
 
 
-def read_data(folder: Path, batch: int) -> bnas.Splits:
-    """Training images, of which the last 5,000 are held out for the search, and test images."""
-    images, labels = read_images(folder, "train")
-    train = Images(images[:-HELD_OUT], labels[:-HELD_OUT], batch, augment=True)
-    validation = Images(images[-HELD_OUT:], labels[-HELD_OUT:], 100, augment=False)
-    return bnas.Splits(train, validation, Images(*read_images(folder, "test"), 100, augment=False))
+def short(arguments: argparse.Namespace) -> None:
+    """One sub-network with ``--fewer`` times fewer MACs."""
+    run = Run(arguments, NARROW)
+    taught = bnas.Recipe(distillation=bnas.Distillation("original"))
+    run.train(bnas.Stage(epochs=arguments.epochs, init_lr=0.01, reorg_weights=True), taught)
+    maximal = run.supernet.space.maximal()
+    winner = search(run, run.macs(maximal) / arguments.fewer, arguments.evals)
+    run.console.print(f"winner: {winner.to_json()}")
+    with watching(run.console) as watch:
+        tuned = bnas.fine_tune(
+            run.evaluator(2000, 100).prepare(winner),
+            EXAMPLE,
+            run.data.train,
+            list(run.data.validation)[:20],
+            epochs=arguments.tune_epochs,
+            recipe=bnas.Recipe(learning_rate=0.02, distillation=bnas.Distillation("original")),
+            teacher=run.original,
+            resume=True,
+            directory=run.folder / "tuning",
+            checkpoint_every=50,
+            on_step=watch.on_step,
+            on_epoch=watch.on_epoch,
+        )
+    rows = [
+        ("original", run.macs(maximal), run.test(run.original)),
+        ("maximal, trained", run.macs(maximal), run.tested(maximal)),
+        ("winner of the search", run.macs(winner), run.tested(winner)),
+        ("winner, fine-tuned", run.macs(winner), run.test(tuned)),
+    ]
+    bnas.export_onnx(tuned, run.folder / "winner.onnx", (EXAMPLE,))
+    run.table(f"ResNet-{arguments.depth}, {arguments.epochs} + {arguments.tune_epochs} epochs", rows)
 
 
-def read_model(folder: Path, depth: int) -> ResNet:
-    """The pre-trained model."""
-    model, path = ResNet(depth), folder / f"resnet{depth}_cifar10.pt"
-    state = read_weights(path)
-    check_state(model.state_dict(), state, str(path))
-    model.load_state_dict(state)
-    return model.eval()
+def search(run: Run, limit: float, evals: int) -> bnas.Subnet:
+    """The most accurate sub-network of at most `limit` million MACs."""
+    path = run.folder / "evaluations.csv"
+    log = EvaluationLog.read_csv(path) if path.is_file() else EvaluationLog()
+    objectives = (bnas.Objective("accuracy", "max"), bnas.Objective("macs", "min"))
+    with watching(run.console) as watch:
+
+        def note(evaluation: object) -> None:
+            log.write_csv(path)
+            watch.on_evaluation(evaluation, evals)  # type: ignore[arg-type]
+
+        evaluate = run.evaluator(500, 2000).evaluate
+        searcher = bnas.Searcher(
+            run.supernet.space, evaluate, objectives, population=20, num_evals=evals, log=log, on_evaluation=note
+        )
+        result = searcher.run()
+    small = [one for one in result.evaluations if one.values["macs"] <= 1e6 * limit]
+    if not small:
+        raise bnas.BnasError(f"no sub-network of at most {limit:.1f} M MACs was evaluated: raise --evals")
+    return max(small, key=lambda one: one.values["accuracy"]).subnet
+
+
+def front(arguments: argparse.Namespace) -> None:
+    """Test accuracy of the front of sub-networks of all sizes, chosen on held-out images."""
+    run = Run(arguments, WIDE)
+    run.train(bnas.Stage(epochs=arguments.epochs, init_lr=0.02, reorg_weights=True), bnas.Recipe())
+    evaluator, space = run.evaluator(2000, 5000), run.supernet.space
+    path = run.folder / "front.json"
+    known = json.loads(path.read_text()) if path.is_file() else []
+    for number, subnet in enumerate(spread(run, arguments.evals)):
+        if number >= len(known):
+            known.append({"subnet": subnet.to_json(), "accuracy": evaluator.evaluate(subnet)["accuracy"]})
+            write_json(path, known)
+    entries = [(bnas.Subnet.from_json(one["subnet"]), one["accuracy"]) for one in known]
+    best = [(s, a) for s, a in entries if not any(run.macs(o) <= run.macs(s) and b > a for o, b in entries)]
+    rows = [
+        (f"held out {100 * a:.2f}", run.macs(s), run.tested(s)) for s, a in sorted(best, key=lambda e: run.macs(e[0]))
+    ]
+    rows.append(("maximal", run.macs(space.maximal()), run.tested(space.maximal())))
+    run.table(f"ResNet-{arguments.depth}, {arguments.epochs} epochs: front of {len(entries)} sub-networks", rows)
+
+
+def spread(run: Run, count: int) -> list[bnas.Subnet]:
+    """The minimal and random sub-networks, `count` together, evenly spread over the MACs that random ones have."""
+    generator, space = np.random.default_rng(0), run.supernet.space
+    drawn = sorted((space.sample(generator) for _ in range(100 * count)), key=run.macs)
+    wanted = np.linspace(run.macs(drawn[0]), run.macs(drawn[-1]), count - 1)
+    macs = np.array([run.macs(subnet) for subnet in drawn])
+    return [space.minimal(), *(drawn[int(np.abs(macs - one).argmin())] for one in wanted)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of weights and images")
+    parser.add_argument("--recipe", choices=("short", "front"), default="short")
     parser.add_argument("--depth", type=int, choices=(20, 56), default=20)
     parser.add_argument("--output", type=Path, default=None, help="folder for all results")
-    parser.add_argument("--epochs", type=int, default=4, help="1 of depth, the others of depth and width (default 4)")
-    parser.add_argument("--evals", type=int, default=150, help="evaluations in the search")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in the output folder")
-    parser.add_argument("--overwrite", action="store_true", help="replace the run in the output folder")
+    parser.add_argument("--epochs", type=int, default=None, help="of the super-network (default 4, or 8 for the front)")
+    parser.add_argument("--tune-epochs", type=int, default=8, help="of the winner (recipe short)")
+    parser.add_argument("--fewer", type=float, default=1.37, help="how many times fewer MACs (recipe short)")
+    parser.add_argument("--evals", type=int, default=None, help="evaluations (default 60, or 40 for the front)")
     arguments = parser.parse_args()
+    wide = arguments.recipe == "front"
+    arguments.epochs = arguments.epochs or (8 if wide else 4)
+    arguments.evals = arguments.evals or (40 if wide else 60)
+    arguments.output = arguments.output or Path(f"runs/resnet{arguments.depth}-{arguments.recipe}")
     torch.manual_seed(0)
-    settings = {"example": "cifar10_resnet", "depth": arguments.depth, "epochs": arguments.epochs}
-    folder = arguments.output or Path(f"runs/resnet{arguments.depth}")
-    model = read_model(arguments.data, arguments.depth)
-    job = bnas.Job(
-        model,
-        read_data(arguments.data, batch=128),
-        torch.zeros(1, 3, 32, 32),
-        elasticity=bnas.Elasticity(width_multipliers=(1.0, 0.875, 0.75), divisor=4, min_width=4),
-        stages=(
-            bnas.Stage(("depth",), epochs=1, init_lr=0.01),
-            bnas.Stage(("depth", "width"), epochs=arguments.epochs - 1, init_lr=0.01, reorg_weights=True),
-        ),
-        recipe=bnas.Recipe(distillation=bnas.Distillation("original")),
-        num_evals=arguments.evals,
-        population=20,
-        reference="maximal",  # the original was trained on the held-out images too
-    )
-    output = open_output(folder, settings, resume=arguments.resume, overwrite=arguments.overwrite)
-    console = Console()
-    with watching(console) as watch:
-        report = bnas.run_job(job, output, watch)
-    console.print(report.table())
+    front(arguments) if wide else short(arguments)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ if __name__ != "bnas.runtime":
 from .distillation import Distillation
 from .errors import CheckpointError, TrainingError
 from .evaluation import EvaluationError, Evaluator, accuracy, first_samples, fold, recalibrate
+from .fine_tuning import fine_tune
 from .latency import Latency, LatencyError, machine, measure_latency
 from .onnx_export import OnnxReport, OnnxWriteError, export_onnx
 from .program import Program
@@ -39,6 +40,7 @@ __all__ = [
     "TrainingError",
     "accuracy",
     "export_onnx",
+    "fine_tune",
     "first_samples",
     "fold",
     "machine",

@@ -59,6 +59,7 @@ class Trainer:
         optimizer: made by a function from the parameters, or an optimizer on ``supernet.parameters()``; by default
             `torch.optim.SGD` as the recipe says.
         criterion: the loss of outputs against targets, a mean over the batch; by default cross-entropy.
+        teacher: what the recipe's distillation calls the original; by default a copy of the model as it is now.
         metric: what validation measures, the higher the better; by default top-1 accuracy.
         watch: random sub-networks that validation measures, beside the maximal and the minimal.
         directory: gets ``best/`` (a super-network for `SuperNetwork.load`) and ``last/`` (to resume from).
@@ -78,6 +79,7 @@ class Trainer:
         *,
         optimizer: Optimizer | Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
         criterion: Criterion | None = None,
+        teacher: nn.Module | None = None,
         metric: Metric = accuracy,
         watch: int = 3,
         directory: str | Path | None = None,
@@ -88,6 +90,7 @@ class Trainer:
     ) -> None:
         self.supernet, self.stages, self.recipe = supernet, tuple(stages), recipe or Recipe()
         self.optimizer, self.criterion, self.metric, self.watch = optimizer, criterion, metric, watch
+        self.teacher = teacher
         self.directory = None if directory is None else Path(directory)
         self.checkpoint_every, self.tensorboard = checkpoint_every, tensorboard
         self.on_step, self.on_epoch = on_step, on_epoch
@@ -135,7 +138,7 @@ class Trainer:
         distillation = self.recipe.distillation
         if distillation is None or distillation.teacher != "original":
             return None
-        return copy.deepcopy(self.supernet.model).eval().requires_grad_(False)
+        return copy.deepcopy(self.teacher or self.supernet.model).eval().requires_grad_(False)
 
     def _schedule(self, steps_per_epoch: int, optimizer: Optimizer | None = None) -> Schedule:
         recipe = self.recipe
