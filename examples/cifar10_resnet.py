@@ -170,9 +170,8 @@ def front(arguments: argparse.Namespace) -> None:
             write_json(path, known)
     entries = [(bnas.Subnet.from_json(one["subnet"]), one["accuracy"]) for one in known]
     best = [(s, a) for s, a in entries if not any(run.macs(o) <= run.macs(s) and b > a for o, b in entries)]
-    rows = [
-        (f"held out {100 * a:.2f}", run.macs(s), run.tested(s)) for s, a in sorted(best, key=lambda e: run.macs(e[0]))
-    ]
+    best.sort(key=lambda entry: run.macs(entry[0]))
+    rows = [(f"held out {100 * a:.2f}", run.macs(s), run.tested(s)) for s, a in best]
     rows.append(("maximal", run.macs(space.maximal()), run.tested(space.maximal())))
     run.table(f"ResNet-{arguments.depth}, {arguments.epochs} epochs: front of {len(entries)} sub-networks", rows)
 

@@ -35,7 +35,9 @@ def fine_tune(
     Args:
         module: what to train; it stays as it is.
         example_inputs: as `SuperNetwork.from_model` takes them.
-        loader, validation, resume: as `Trainer.fit` takes them.
+        loader: as `Trainer.fit` takes it.
+        validation: as `Trainer.fit` takes it.
+        resume: as `Trainer.fit` takes it.
         epochs: along one cosine.
         recipe: by default that of `Trainer`, without distillation where no teacher is given.
         teacher: what it learns from, such as the pre-trained model, by the distillation of the recipe.
