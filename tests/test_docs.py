@@ -47,6 +47,13 @@ def test_the_page_on_passes_runs() -> None:
     run(code)
 
 
+def test_the_page_on_training_runs() -> None:
+    code = blocks((PASSES.parent / "training.md").read_text())
+    loop = next(block for block in code if "schedule.step()" in block)
+    assert len(loop.splitlines()) <= 8 + 1  # what the page promises, and the optimizer
+    run(code)
+
+
 @pytest.mark.usefixtures("tables_put_back")
 @pytest.mark.parametrize(
     ("right", "wrong"),
