@@ -2,8 +2,9 @@
 
     python tests/benchmarks/ablation.py --data DIR [--epochs 2] [--output runs/ablation]
 
-DIR is that of `examples/cifar10.py`. Prints, for every rule, the accuracy on the test images of the maximal, the minimal
-and ten random sub-networks, BatchNorm recalibrated, and the CPU seconds of the training. Goes on where it was stopped.
+DIR is that of `examples/cifar10.py`. Prints, for every rule, the accuracy on the test images of the maximal, the
+minimal and ten random sub-networks, BatchNorm recalibrated, and the CPU seconds of the training. Goes on where it was
+stopped.
 """
 
 from __future__ import annotations
