@@ -51,8 +51,9 @@ zoo: $(STAMP) ## Try all of torchvision's models (half an hour), into docs/zoo.m
 golden: $(STAMP) ## Rewrite the golden files with what is found now
 	$(BIN)/python tests/benchmarks/zoo.py --golden
 
-benchmark: $(STAMP) ## Measure analysis and programs
+benchmark: $(STAMP) ## Measure what analysis, programs and training cost (docs/performance.md)
 	$(BIN)/python tests/benchmarks/analysis.py
+	$(BIN)/python tests/benchmarks/training.py
 
 clean: ## Remove what was built, and the environment that this file made
 	rm -rf build dist runs .venv *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
