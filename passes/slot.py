@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from types import NoneType
 from typing import Any
 
@@ -40,12 +41,12 @@ class Slot:
         """A parameter, not a buffer."""
         return self.name in self.owner._parameters
 
-    @property
+    @cached_property
     def whole(self) -> bool:
         """Everything is kept."""
         return self.shrink is None and {*map(type, self.kept)} <= {NoneType}
 
-    @property
+    @cached_property
     def prefix(self) -> bool:
         """Every axis keeps its first entries, and nothing is computed: a view does."""
         return self.shrink is None and {*map(type, self.kept)} <= {NoneType, int}
@@ -69,14 +70,8 @@ class Slot:
     def put(self, tensor: Tensor, values: Tensor) -> None:
         """Write `values` to the kept entries of `tensor`, in place; not where they are computed."""
         assert self.shrink is None
-        if self.whole:
-            tensor.copy_(values)
-            return
-        ranges = [
-            torch.arange(n) if k is None else torch.arange(k) if isinstance(k, int) else torch.from_numpy(k)
-            for n, k in zip(tensor.shape, self.kept, strict=True)
-        ]
-        tensor[torch.meshgrid(*(r.to(tensor.device) for r in ranges), indexing="ij")] = values
+        places = torch.arange(tensor.numel(), device=tensor.device).reshape(tensor.shape)
+        tensor.put_(self.take(places), values)
 
 
 class Copies:

@@ -8,7 +8,8 @@ entries are not a prefix, or are computed (a smaller kernel), a `Gathered` layer
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,9 +60,10 @@ class View:
         """The tensor for programs: it points at what is shared now."""
         if not self.replaced:
             return self.tensor
-        self.source = shared = self.slot.shared
-        with torch.inference_mode(False):  # it outlives the mode in which it was asked for
-            self.tensor = shared if self.whole else self._leaf(shared)
+        self.source = self.tensor = shared = self.slot.shared
+        if not self.whole:
+            with torch.inference_mode(False):  # it outlives the mode in which it was asked for
+                self.tensor = self._leaf(shared)
         return self.tensor
 
     def _leaf(self, shared: Tensor) -> Tensor:
@@ -147,13 +149,28 @@ class Gathered(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The layer on the gathered tensors."""
         tensors = {name: slot.take(slot.shared) for name, slot in self.slots.items()}
-        out = torch.func.functional_call(self.layer, tensors, args, kwargs)
+        with _given(self.layer, tensors):
+            out = self.layer(*args, **kwargs)
         if self.training:
             with torch.no_grad():
                 for name, slot in self.slots.items():
                     if not slot.is_parameter and not slot.prefix:
                         slot.put(slot.shared, tensors[name])
         return out
+
+
+@contextmanager
+def _given(layer: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """While it lasts, `layer` has `tensors` (``functional_call`` does so too, with checks that take longer)."""
+    tables: tuple[Any, Any] = (layer._parameters, layer._buffers)
+    before = [(table, name, table[name]) for table in tables for name in table if name in tensors]
+    for table, name, _ in before:
+        table[name] = tensors[name]
+    try:
+        yield
+    finally:
+        for table, name, tensor in before:
+            table[name] = tensor
 
 
 class Views:
@@ -166,7 +183,7 @@ class Views:
     def __call__(self, shell: nn.Module, slots: Mapping[str, Slot]) -> nn.Module:
         """Fill `shell`, or wrap it where a tensor must be gathered."""
         if not all(slot.prefix for slot in slots.values()):
-            for name, slot in slots.items():  # functional_call asks that the names exist
+            for name, slot in slots.items():  # the layer shows their shapes between calls
                 table: Any = shell._parameters if slot.is_parameter else shell._buffers
                 table[name] = _placeholder(slot)
             if isinstance(shell, Holder):

@@ -20,6 +20,7 @@ from allocation import peak
 from steps import NAMES, Workbench, batch, make_model, make_supernet
 from switching import SEEN, UNSEEN, Structures
 
+from bnas.passes import Subnet
 from bnas.runtime.layout import LAYOUTS, faster_layout
 
 MAXIMAL, HALF, MINIMAL, SANDWICH, MEMORY = 1.03, 1.06, 1.10, 2.8, 1.10
@@ -59,27 +60,32 @@ def maximal(name: str, layout: str) -> Iterator[Row]:
 
 
 def half(name: str, layout: str) -> Iterator[Row]:
-    """All widths at 50 %, against the standalone model of that size."""
-    yield from _smaller("half-width", name, layout, HALF)
+    """All widths at 50 %: forward and backward, against the standalone model of that size."""
+    bench = Workbench.of(name, layout)
+    yield _smaller("half-width", name, bench, bench.half, HALF)
 
 
 def minimal(name: str, layout: str) -> Iterator[Row]:
-    """The smallest sub-network, against the standalone model of that size."""
-    yield from _smaller("minimal", name, layout, MINIMAL)
-
-
-def _smaller(what: str, name: str, layout: str, goal: float) -> Iterator[Row]:
-    """Forward and backward of program and standalone model; then the whole step, whose SGD updates all that is shared.
-
-    The second has no goal: the gradients and momentum of what a sub-network leaves out are a cost of weight sharing.
-    """
+    """The smallest sub-network: forward and backward, against the standalone model of that size."""
     bench = Workbench.of(name, layout)
-    subnet = bench.half if what == "half-width" else bench.supernet.space.minimal()
+    yield _smaller("minimal", name, bench, bench.supernet.space.minimal(), MINIMAL)
+
+
+def _smaller(what: str, name: str, bench: Workbench, subnet: Subnet, goal: float) -> Row:
     program, alone = bench.supernet.program(subnet), bench.standalone(subnet)
     found = ratio(bench.accumulation(program), bench.accumulation(alone))
-    yield Row(f"{what} program / standalone model", name, layout, found, goal=goal)
+    return Row(f"{what} program / standalone model", name, bench.layout, found, goal=goal)
+
+
+def whole(name: str, layout: str) -> Iterator[Row]:
+    """As `half`, with ``zero_grad`` and SGD, which updates all that is shared.
+
+    It has no goal: gradients and momentum of what a sub-network leaves out are a cost of sharing weights.
+    """
+    bench = Workbench.of(name, layout)
+    program, alone = bench.supernet.program(bench.half), bench.standalone(bench.half)
     found = ratio(bench.training(program, bench.supernet), bench.training(alone, alone))
-    yield Row(f"{what}, with zero_grad and SGD of all shared parameters", name, layout, found)
+    yield Row("half-width program / standalone model, with SGD of all that is shared", name, layout, found)
 
 
 def switching(name: str, layout: str) -> Iterator[Row]:
@@ -123,8 +129,8 @@ def _two_steps(step: Callable[[], object]) -> object:
     return step
 
 
-ROWS = {row.__name__: row for row in (maximal, half, minimal, switching, sandwich, memory)}
-DEFAULT = {"switching": ("resnet50",), "sandwich": ("resnet20",)}
+ROWS = {row.__name__: row for row in (maximal, half, minimal, switching, sandwich, memory, whole)}
+DEFAULT = {"switching": ("resnet50",), "sandwich": ("resnet20",), "whole": ("resnet20", "resnet50")}
 """Models of rows that are not for all of them."""
 
 
