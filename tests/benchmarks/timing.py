@@ -12,7 +12,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-BUDGET, ROUNDS = 5.0, (9, 41)
+BUDGET, ROUNDS = 8.0, (9, 41)
 """A comparison goes on for so many CPU seconds, but no fewer and no more rounds than these."""
 
 
