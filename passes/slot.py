@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from types import NoneType
 from typing import Any
 
@@ -41,12 +40,12 @@ class Slot:
         """A parameter, not a buffer."""
         return self.name in self.owner._parameters
 
-    @cached_property
+    @property
     def whole(self) -> bool:
         """Everything is kept."""
         return self.shrink is None and {*map(type, self.kept)} <= {NoneType}
 
-    @cached_property
+    @property
     def prefix(self) -> bool:
         """Every axis keeps its first entries, and nothing is computed: a view does."""
         return self.shrink is None and {*map(type, self.kept)} <= {NoneType, int}
