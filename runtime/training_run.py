@@ -62,6 +62,8 @@ class TrainingRun:
         self.history: list[EpochRecord] = []
         self.losses: list[float] = []
         """Of the steps of this epoch."""
+        rates = [group["initial_lr"] for group in optimizer.param_groups]
+        self._optimizer = f"{type(optimizer).__name__} at {', '.join(map(str, rates))}"
         self.calibration: list[Batch] = []
         """Training batches for BatchNorm statistics; the same in a resumed training."""
 
@@ -158,7 +160,8 @@ class TrainingRun:
 
     def _settings(self) -> dict[str, Any]:
         stages = {f"stages[{number}]": asdict(stage) for number, stage in enumerate(self.schedule.stages)}
-        return {**asdict(self.recipe), **stages, "processes": parallel.world(), "batches": self.batches.length}
+        here = {"optimizer": self._optimizer, "processes": parallel.world(), "batches": self.batches.length}
+        return {**asdict(self.recipe), **stages, **here}
 
     def save(self) -> None:
         """Write ``last/``: whole, or what was there stays."""
