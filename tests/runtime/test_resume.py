@@ -63,7 +63,9 @@ def test_killed_ten_times_it_ends_to_the_bit_where_it_would_have(
     for folder in ("best", "last"):
         one, other = (tmp_path / name / folder for name in ("whole", "killed"))
         assert sorted(p.name for p in one.glob("*.safetensors")) == sorted(p.name for p in other.glob("*.safetensors"))
-        assert [(one / p.name).read_bytes() for p in one.glob("*.json")] == [p.read_bytes() for p in other.glob("*.json")]
+        assert [(one / p.name).read_bytes() for p in one.glob("*.json")] == [
+            p.read_bytes() for p in other.glob("*.json")
+        ]
 
 
 class Stop(Exception):

@@ -31,7 +31,7 @@ def steps(stages: Sequence[Stage] = (Stage(),), per_epoch: int = 12, **options: 
 def test_rules() -> None:
     full, least = NET.space.maximal(), NET.space.minimal()
     assert all(len(one) == 1 for one in steps(rule="random"))
-    assert len({one for one, in steps(rule="random")}) > 3
+    assert len({one for (one,) in steps(rule="random")}) > 3
     assert all(one[0] == full and len(one) == 2 for one in steps(rule="maximal"))
     assert all(one[:2] == (full, least) and len(one) == 3 for one in steps(rule="sandwich"))
     assert full != least
@@ -56,7 +56,7 @@ def test_subnets_per_step(rule: str, least: int) -> None:
 
 def test_sample_rate_counts_from_the_start_of_the_stage() -> None:
     stages = [Stage(("depth",), 1, sample_rate=3), Stage(epochs=2, sample_rate=5), Stage()]
-    drawn = [one for one, in steps(stages, 7, rule="random", seed=3)]
+    drawn = [one for (one,) in steps(stages, 7, rule="random", seed=3)]
     starts = [0, 3, 6, 7, 12, 17, *range(21, 28)]  # counted over the whole training it would be 0, 3, 6, 10, 15, 20
     for step in range(28):
         began = max(start for start in starts if start <= step)
@@ -90,7 +90,7 @@ def test_stages_are_respected(
 
 
 def test_what_the_hypothesis_test_forbids_is_drawn_without_the_indicators() -> None:
-    drawn = [one for one, in steps(per_epoch=40, rule="random")]
+    drawn = [one for (one,) in steps(per_epoch=40, rule="random")]
     assert any(len(one.skipped) == 2 for one in drawn)
     assert any(min(one.widths.values()) < 12 for one in drawn if one.widths)
 

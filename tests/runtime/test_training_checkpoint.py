@@ -67,7 +67,10 @@ def test_directory_with_a_training_is_not_overwritten(folder: Path) -> None:
         ({"stages": [*STAGES, Stage()]}, r"stages\[2\] is \{.*, and was None"),
         ({"count": 4}, "batches is 4, and was 3"),
         ({"optimizer": lambda p: torch.optim.AdamW(p, 0.01)}, "optimizer is .*AdamW.*, and was .*SGD"),
-        ({"optimizer": lambda p: torch.optim.SGD(p, 0.02, 0.9, nesterov=True)}, "optimizer is .*0.02.*, and was .*0.01"),
+        (
+            {"optimizer": lambda p: torch.optim.SGD(p, 0.02, 0.9, nesterov=True)},
+            "optimizer is .*0.02.*, and was .*0.01",
+        ),
     ],
 )
 def test_other_settings_name_the_key(folder: Path, options: dict[str, Any], message: str) -> None:

@@ -44,7 +44,10 @@ def test_loaders(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda x, y: (x[:, :, :, 0], y), r"step 1: a batch of inputs \(8, 1, 4\) float32 does not fit the model, which"),
+        (
+            lambda x, y: (x[:, :, :, 0], y),
+            r"step 1: a batch of inputs \(8, 1, 4\) float32 does not fit the model, which",
+        ),
         (lambda x, y: (x.repeat(1, 3, 1, 1), y), r"\(8, 3, 4, 4\) float32 does not fit .* traced with \(2, 1, 4, 4\)"),
         (lambda x, y: (x.double(), y), r"\(8, 1, 4, 4\) float64 does not fit"),
         (lambda x, y: ((x, x), y), r"inputs \(\(8, 1, 4, 4\) float32, \(8, 1, 4, 4\) float32\) does not fit"),
@@ -102,7 +105,10 @@ def test_optimizer_without_kernel_matrices_warns() -> None:
     [
         ({"rule": "all"}, "rule: 'all' is not one of"),
         ({"rule": "sandwich", "subnets_per_step": 1}, "subnets_per_step: 1 is too few"),
-        ({"rule": "random", "distillation": Distillation()}, "the teacher is the maximal sub-network, which the rule 'random'"),
+        (
+            {"rule": "random", "distillation": Distillation()},
+            "the teacher is the maximal sub-network, which the rule 'random'",
+        ),
         ({"precision": "float16"}, "precision: 'float16' is not one of float32, bfloat16"),
         ({"memory_format": "nhwc"}, "memory_format: 'nhwc' is not one of auto, contiguous, channels_last"),
         ({"learning_rate": 0.0}, "learning_rate: 0.0 is not a positive"),

@@ -155,8 +155,7 @@ def test_bn_adapt_recalibrates_before_the_stage(monkeypatch: pytest.MonkeyPatch,
     other.load_state_dict(seen[3][1])
     recalibrate(other.model, data)
     close = [
-        torch.allclose(a, b, rtol=1e-4, atol=1e-6)
-        for a, b in zip(seen[3][0], statistics(other.model), strict=True)
+        torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(seen[3][0], statistics(other.model), strict=True)
     ]
     assert all(close) is adapt
 

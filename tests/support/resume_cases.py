@@ -25,7 +25,7 @@ supernet()  # imports what is imported late, so that a process that is forked fr
 
 def shuffled(own_generator: bool = True) -> DataLoader[Any]:
     """Five batches in an order that a generator of its own, or PyTorch's global one, gives."""
-    (x, y), = batches(1, 20)
+    ((x, y),) = batches(1, 20)
     generator = torch.Generator().manual_seed(5) if own_generator else None
     return DataLoader(TensorDataset(x, y), 4, shuffle=True, generator=generator)
 
