@@ -5,21 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from training_cases import batches, supernet
 
-from bnas.digits import DigitNet
 from bnas.runtime import Distillation, Progress, Recipe, Stage, SuperNetwork, Trainer
 
 Data = list[tuple[Tensor, Tensor]]
 
 
-def supernet(seed: int = 0) -> SuperNetwork:
-    torch.manual_seed(seed)
-    return SuperNetwork.from_model(DigitNet().eval(), torch.zeros(2, 1, 8, 8))
-
-
 @pytest.fixture
 def data() -> Data:
-    return [(torch.randn(20, 1, 8, 8), torch.randint(10, (20,))) for _ in range(3)]
+    return batches(3, 20)
 
 
 @pytest.mark.parametrize("teacher", ["maximal", "original"])
