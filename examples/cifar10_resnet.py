@@ -42,8 +42,8 @@ class Run:
     def __init__(self, arguments: argparse.Namespace, elasticity: bnas.Elasticity) -> None:
         self.folder: Path = arguments.output
         self.console = Console()
-        self.data = read_data(arguments.data, batch=128)
         self.original = read_model(arguments.data, arguments.depth)
+        self.data = read_data(arguments.data, batch=128)
         self.supernet = bnas.SuperNetwork.from_model(copy.deepcopy(self.original), EXAMPLE, elasticity)
         self.calibration = first_samples(self.data.train, 2000)
         self.check(arguments)
