@@ -8,6 +8,7 @@ from .errors import CheckpointError, TrainingError
 from .evaluation import EvaluationError, Evaluator, accuracy, first_samples, fold, recalibrate
 from .fine_tuning import fine_tune
 from .latency import Latency, LatencyError, measure_latency
+from .latency_model import LatencyModel
 from .machine import machine
 from .onnx_evaluation import evaluate_onnx
 from .onnx_export import OnnxReport, export_onnx
@@ -37,6 +38,7 @@ __all__ = [
     "Int8Report",
     "Latency",
     "LatencyError",
+    "LatencyModel",
     "OnnxFallbackWarning",
     "OnnxModule",
     "OnnxReport",
