@@ -134,9 +134,7 @@ def changed(data: dict[str, Any], key: str, value: Any) -> str:
         (lambda data: "{", "is no latency model"),
     ],
 )
-def test_what_does_not_hold_here_is_refused(
-    change: Any, reason: str, supernet: SuperNetwork, tmp_path: Path
-) -> None:
+def test_what_does_not_hold_here_is_refused(change: Any, reason: str, supernet: SuperNetwork, tmp_path: Path) -> None:
     path = tmp_path / "latency.json"
     LatencyModel.of(supernet, made_up(supernet, spread(supernet, 8, np.random.default_rng(0)))).save(path)
     path.write_text(change(json.loads(path.read_text())))
