@@ -58,17 +58,22 @@ def standard(module: nn.Module, inputs: torch.Tensor) -> Any:
         return torch.onnx.export(module, (inputs,), dynamo=True, dynamic_shapes=dynamic, verbose=False).model_proto
 
 
+def chosen(models: dict[str, int], only: str | None) -> list[tuple[str, int]]:
+    """All models, or the one that was asked for."""
+    return [(name, value) for name, value in models.items() if only in (None, name)]
+
+
 def maximal(name: str, inputs: torch.Tensor) -> Any:
     """The extracted maximal sub-network."""
     supernet = SuperNetwork.from_model(make_model(name), inputs)
     return supernet.extract(supernet.space.maximal())
 
 
-def lowering_table() -> Table:
+def lowering_table(only: str | None) -> Table:
     """CPU time of making the graph, ours and the standard exporter's in turns."""
     title = f"Lowering, CPU ms: median (smallest to largest); goal: at least {FASTER} times faster"
     table = Table("model", "bnas", "goal", "torch.onnx.export", "times faster", title=title)
-    for name, goal in LOWERING.items():
+    for name, goal in chosen(LOWERING, only):
         inputs = images(224)
         module = maximal(name, inputs)
         lower(module, [inputs])
@@ -82,11 +87,11 @@ def lowering_table() -> Table:
     return table
 
 
-def runtime_table() -> Table:
+def runtime_table(only: str | None) -> Table:
     """Run time of our file and of the standard exporter's, interleaved, one image."""
     title = f"ONNX Runtime, CPU ms of one image of 224 x 224; goal for the ratio: {RUNTIME}"
     table = Table("model", "bnas", "torch.onnx.export", "ratio", "stable", title=title)
-    for name in LOWERING:
+    for name, _ in chosen(LOWERING, only):
         inputs = images(224)
         module = maximal(name, inputs)
         made = {"bnas": lower(module, [inputs]), "standard": standard(module, inputs)}
@@ -98,7 +103,7 @@ def runtime_table() -> Table:
     return table
 
 
-def model_table() -> Table:
+def model_table(only: str | None) -> Table:
     """Latency models: fitted on some sub-networks, held against others, which are measured twice."""
     title = f"Latency models, {FITTED} fitted, {HELD_OUT} held out; goals: tau {TAU}, error {ERROR:.0%}, {SECONDS} s"
     table = Table(
@@ -111,7 +116,7 @@ def model_table() -> Table:
         "s for 1,000",
         title=title,
     )
-    for name, side in MODELS.items():
+    for name, side in chosen(MODELS, only):
         supernet = SuperNetwork.from_model(make_model(name), images(side), SPACE)
         model = LatencyModel.fit(supernet, FITTED)
         others = [
@@ -141,13 +146,15 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(TABLES)}; by default all")
-    parts = parser.parse_args().parts or list(TABLES)
+    parser.add_argument("--only", metavar="MODEL", choices=[*LOWERING, *MODELS], help="one model")
+    arguments = parser.parse_args()
+    parts = arguments.parts or list(TABLES)
     if unknown := sorted(set(parts) - set(TABLES)):
         raise SystemExit(f"there is no part {unknown[0]!r}; there are {', '.join(TABLES)}")
     torch.set_num_threads(1)
     console = Console(width=120)
     for part in parts:
-        console.print(TABLES[part]())
+        console.print(TABLES[part](arguments.only))
 
 
 if __name__ == "__main__":
