@@ -1,4 +1,4 @@
-"""The command line: ``bnas run``, ``bnas demo``, ``bnas inspect``."""
+"""The command line: ``bnas run``, ``bnas demo``, ``bnas inspect``, ``bnas export``, ``bnas bench``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from bnas.cli_bench import bench
+from bnas.cli_export import export
 
 if TYPE_CHECKING:
     from bnas.output import Output
@@ -86,6 +89,10 @@ def _run(configuration: Any, folder: Path, output: Output) -> None:
         report = run_configuration(configuration, folder, output, watch)
     console.print(report.table())
     console.print(f"All files are in {output.folder}")
+
+
+app.command()(export)
+app.command()(bench)
 
 
 @app.command()

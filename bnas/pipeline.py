@@ -30,6 +30,7 @@ from bnas.runtime import (
     fold,
     machine,
     measure_latency,
+    origin,
 )
 from bnas.runtime.evaluation import Loader
 from bnas.runtime.files import write_bytes, write_json
@@ -210,7 +211,7 @@ def _write_subnet(
     write_json(output.path(f"subnets/{name}.json"), {**subnet.to_json(), "costs": supernet.costs(subnet)})
     tensors = {key: tensor.contiguous() for key, tensor in module.state_dict().items()}
     write_bytes(output.path(f"subnets/{name}.safetensors"), safetensors.torch.save(tensors))
-    export_onnx(module, output.path(f"subnets/{name}.onnx"), example)
+    export_onnx(module, output.path(f"subnets/{name}.onnx"), example, metadata=origin(supernet, subnet))
 
 
 def _one_sample(supernet: SuperNetwork) -> tuple[torch.Tensor, ...]:

@@ -14,11 +14,13 @@ from bnas.passes import Elasticity
 from bnas.pipeline import Job, Watch, run_job
 from bnas.report import Report
 from bnas.runtime import CosineSchedule, Distillation, Recipe, Stage
+from bnas.runtime.files import write_bytes
 from bnas.sources import load_data, load_model
 
 
 def run_configuration(configuration: Configuration, folder: Path, output: Output, watch: Watch | None = None) -> Report:
     """Run `configuration`, whose files are looked for in `folder`."""
+    write_bytes(output.path("source.txt"), f"{folder.resolve()}\n".encode())  # `bnas export` loads the model again
     weights = Path(configuration.weights) if configuration.weights else None
     model = load_model(configuration.model, weights, folder)
     data = load_data(configuration.data, folder, **configuration.data_options)

@@ -7,9 +7,17 @@ from .distillation import Distillation
 from .errors import CheckpointError, TrainingError
 from .evaluation import EvaluationError, Evaluator, accuracy, first_samples, fold, recalibrate
 from .fine_tuning import fine_tune
-from .latency import Latency, LatencyError, machine, measure_latency
-from .onnx_export import OnnxReport, OnnxWriteError, export_onnx
+from .latency import Latency, LatencyError, measure_latency
+from .latency_model import LatencyModel
+from .machine import machine
+from .onnx_evaluation import evaluate_onnx
+from .onnx_export import OnnxReport, export_onnx
+from .onnx_fallback import OnnxFallbackWarning
+from .onnx_file import OnnxWriteError
+from .onnx_session import OnnxModule, SessionError
+from .origin import origin
 from .program import Program
+from .quantisation import Int8, Int8Report, QuantisationError
 from .rate import CosineSchedule
 from .recipe import Recipe
 from .schedule import Schedule
@@ -26,25 +34,34 @@ __all__ = [
     "EpochRecord",
     "EvaluationError",
     "Evaluator",
+    "Int8",
+    "Int8Report",
     "Latency",
     "LatencyError",
+    "LatencyModel",
+    "OnnxFallbackWarning",
+    "OnnxModule",
     "OnnxReport",
     "OnnxWriteError",
     "Program",
     "Progress",
+    "QuantisationError",
     "Recipe",
     "Schedule",
+    "SessionError",
     "Stage",
     "SuperNetwork",
     "Trainer",
     "TrainingError",
     "accuracy",
+    "evaluate_onnx",
     "export_onnx",
     "fine_tune",
     "first_samples",
     "fold",
     "machine",
     "measure_latency",
+    "origin",
     "recalibrate",
     "verify",
 ]

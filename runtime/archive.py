@@ -31,7 +31,7 @@ class Archive:
 
     def write(self, directory: Path, tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> None:
         """Write tensors first and the manifest that names them last, so that an interrupted write loses nothing."""
-        data = safetensors.torch.save({n: t.detach().cpu().contiguous() for n, t in tensors.items()})
+        data = tensor_bytes(tensors)
         prefix = "weights" if self.name == "supernet" else self.name
         name = f"{prefix}-{checksum(data)[:12]}.safetensors"
         write_bytes(directory / name, data)
@@ -78,3 +78,8 @@ class Archive:
 
     def _missing(self, manifest: Mapping[str, Any]) -> Iterable[str]:
         return (key for key in ("weights", "sha256", *self.keys) if key not in manifest)
+
+
+def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    """The content of the file that `tensors` are written to."""
+    return safetensors.torch.save({n: t.detach().cpu().contiguous() for n, t in tensors.items()})

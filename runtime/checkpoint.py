@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bnas.passes import Elasticity, SearchSpace
 from bnas.passes.ir import as_call
 
-from .archive import Archive
+from .archive import Archive, tensor_bytes
 from .errors import CheckpointError
 
 SUPERNET = Archive("supernet", "super-network", 1, ("elasticity", "space", "inputs"))
@@ -27,6 +27,11 @@ def write_supernet(
     """Write a super-network whole, or leave what was there."""
     manifest = {"elasticity": asdict(elasticity), "space": described_space(space), "inputs": _describe(example_inputs)}
     SUPERNET.write(directory, tensors, manifest)
+
+
+def shared_bytes(model: nn.Module, matrices: nn.Module) -> bytes:
+    """The content of the file that all that is shared is written to."""
+    return tensor_bytes(shared_tensors(model) | matrix_tensors(matrices))
 
 
 def read_supernet(

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import math
 import os
-import platform
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
-from pathlib import Path
-from typing import Any, TypeAlias
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, overload
 
 import numpy as np
-import onnxruntime
+from torch.fx import GraphModule
 
+from bnas.passes import Subnet
 from bnas.passes.errors import BnasError
 
-Array: TypeAlias = "np.ndarray[Any, Any]"
-Candidate: TypeAlias = "str | os.PathLike[str] | bytes"
-"""An ONNX model: the path of its file, or its serialised content."""
+from .machine import machine
+from .onnx_fallback import to_onnx
+from .onnx_session import CPU, Array, SessionError, Source, open_session
+from .onnx_trial import eval_mode
+from .supernetwork import SuperNetwork
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # in typing from Python 3.11 on
+
+Candidate: TypeAlias = "Source | GraphModule | Subnet"
+"""An ONNX model (the path of its file, or its serialised content), or what is lowered to one in memory first."""
+Inputs: TypeAlias = "Mapping[str, Array] | Array | Sequence[int] | None"
+"""Arrays by input name; or the array, or its shape, for models with one input; or what the model declares."""
 
 TRUSTED_RUNS = 50
 """Fewer runs than that never count as stable."""
@@ -33,19 +41,20 @@ QUICK_MS = 0.2
 TIMING_MS = 1.0
 """How long such a timing is to be: a thousand times what reading the clock costs."""
 
-CPU_FLAGS = (
-    "avx2",
-    "fma",
-    "avx512f",
-    "avx512_vnni",
-    "avx_vnni",
-    "avx512_bf16",
-    "amx_tile",
-    "amx_int8",
-    "asimddp",
-    "sve",
-)
-"""Instruction sets that decide how quick a network is."""
+SETTLED = 0.05
+"""A model is warm once the median of some runs is within this share of the one of the runs before."""
+
+WINDOWS = 10
+"""The warm-up is given up after so many times its least number of runs."""
+
+DTYPES = {
+    "tensor(float)": np.float32,
+    "tensor(double)": np.float64,
+    "tensor(float16)": np.float16,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+}
+"""Number types of inputs that can be filled."""
 
 
 class LatencyError(BnasError, ValueError):
@@ -63,21 +72,39 @@ class Latency:
     spread: float
     """The distance between the quartiles, divided by the median."""
     wall_median_ms: float
-    """Median time on the wall clock; with several threads, what a user waits."""
+    """Median time on the wall clock; with several threads or another device, what a user waits."""
+    wall_quartiles_ms: tuple[float, float]
+    """First and third quartile of the time on the wall clock."""
     runs: int
     """How many timings were taken."""
     repeats: int
     """How many runs of the model each timing covers and is divided by: more than 1 for very quick models."""
     threads: int
     batch: int
-    stable: bool
-    """Whether there were at least `TRUSTED_RUNS` timings and the spread is at most `TRUSTED_SPREAD`."""
     ratio: float | None
     """Median, over the rounds, of this CPU time divided by the reference's in the same round."""
+    unstable: str | None = None
+    """Why the number is not stable: too few runs, too wide a spread, not warm; ``None`` if it is."""
+    provider: str = CPU
+    """The execution provider of ONNX Runtime."""
+    machine: Mapping[str, Any] = field(default_factory=machine, repr=False)
+    """What it was measured on, see `bnas.runtime.machine`."""
+
+    @property
+    def stable(self) -> bool:
+        """Whether there were at least `TRUSTED_RUNS` timings of a warm model with a spread of `TRUSTED_SPREAD`."""
+        return self.unstable is None
 
     def to_json(self) -> dict[str, Any]:
-        """All fields, by name, as JSON values."""
-        return {**asdict(self), "quartiles_ms": list(self.quartiles_ms)}
+        """All fields, by name, as JSON values, and whether it is stable."""
+        pairs = {name: list(getattr(self, name)) for name in ("quartiles_ms", "wall_quartiles_ms")}
+        return {**asdict(self), **pairs, "stable": self.stable}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Latency:
+        """The latency that `to_json` wrote."""
+        pairs = {name: tuple(data[name]) for name in ("quartiles_ms", "wall_quartiles_ms")}
+        return cls(**{name: value for name, value in {**data, **pairs}.items() if name != "stable"})
 
 
 @dataclass(frozen=True)
@@ -87,6 +114,7 @@ class _Runner:
     session: Any
     feed: Mapping[str, Array]
     repeats: int = 1
+    warm: bool = True
 
     def time(self) -> tuple[float, float]:
         """CPU and wall milliseconds of one run."""
@@ -98,96 +126,167 @@ class _Runner:
         return cpu / 1e6 / self.repeats, wall / 1e6 / self.repeats
 
 
+class Settings(TypedDict, total=False):
+    """The settings of `measure_latency`, where it is told them by name."""
+
+    supernet: SuperNetwork | None
+    reference: str | None
+    batch: int
+    runs: int
+    warmup: int
+    threads: int
+    inter_threads: int
+    provider: str
+    seed: int
+
+
+@overload
 def measure_latency(
-    candidates: Mapping[str, Candidate],
-    inputs: Mapping[str, Array] | Array | Sequence[int],
+    candidates: Mapping[str, Candidate], inputs: Inputs = None, **settings: Unpack[Settings]
+) -> dict[str, Latency]: ...
+
+
+@overload
+def measure_latency(candidates: Candidate, inputs: Inputs = None, **settings: Unpack[Settings]) -> Latency: ...
+
+
+def measure_latency(
+    candidates: Mapping[str, Candidate] | Candidate,
+    inputs: Inputs = None,
     *,
+    supernet: SuperNetwork | None = None,
     reference: str | None = None,
+    batch: int = 1,
     runs: int = 50,
     warmup: int = 10,
     threads: int = 1,
+    inter_threads: int = 1,
+    provider: str = CPU,
     seed: int = 0,
-) -> dict[str, Latency]:
-    """The latency of every candidate, under the same conditions.
+) -> dict[str, Latency] | Latency:
+    """The latency of every candidate, under the same conditions; of a single one if only one is given.
 
     Every model is loaded with all graph optimisations and `threads` threads that do not spin while they wait (they
-    would burn the CPU time of the next model), and run `warmup` times. Then come `runs` rounds; in each, every
+    would burn the CPU time of the next model), and run until its times settle. Then come `runs` rounds; in each, every
     candidate is timed once, in an order that `seed` shuffles, so that a disturbance hits all alike. A model that takes
     less than `QUICK_MS` is run as often within one timing as makes it last `TIMING_MS`.
 
     Args:
-        candidates: Models by name; the reference is one of them.
-        inputs: Arrays by input name; or the array, or its shape, for models with one input. A shape is filled with
-            normally distributed numbers from `seed`.
+        candidates: Models by name, or one model: ONNX files or their content, modules, or sub-networks of `supernet`.
+        inputs: Arrays by input name; or the array, or its shape, for models with one input. By default what a model
+            declares, with `batch` for the batch. A shape is filled with normally distributed numbers from `seed`.
+        supernet: Where a candidate that is a `Subnet` comes from.
         reference: The name of the candidate that ratios are taken to.
+        batch: Samples in a run, where `inputs` does not say.
         runs: Rounds; with fewer than `TRUSTED_RUNS` nothing is called stable.
-        warmup: Runs before the first round.
+        warmup: Least runs before the first round; as many again until the median settles, at most `WINDOWS` times.
         threads: Threads within an operator.
+        inter_threads: Operators that may run at the same time.
+        provider: ONNX Runtime's execution provider. On another device than the CPU, compare the wall clock.
         seed: Fixes the numbers of the inputs and the order within rounds.
 
     Raises:
-        LatencyError: if there is no candidate, a number is out of range, or the inputs or the reference do not fit.
+        LatencyError: if there is no candidate, a number is out of range, the inputs or the reference do not fit, a
+            model cannot be loaded, or the provider is not installed.
     """
-    _check(candidates, reference, {"runs": (runs, 1), "warmup": (warmup, 1), "threads": (threads, 1)})
-    generator = np.random.default_rng(seed)
-    runners = {}
-    for name, candidate in candidates.items():
-        session = _session(name, candidate, threads)
-        runners[name] = _warm(name, _Runner(session, _feed(name, session, inputs, seed)), warmup)
+    named = candidates if isinstance(candidates, Mapping) else {"model": candidates}
+    numbers = {"batch": batch, "runs": runs, "warmup": warmup, "threads": threads, "inter_threads": inter_threads}
+    _check(named, reference, numbers)
+    settings = {"threads": threads, "inter_threads": inter_threads, "provider": provider}
+    generator, runners = np.random.default_rng(seed), dict[str, _Runner]()
+    for name, candidate in named.items():
+        session = _session(name, candidate, supernet, settings)
+        runners[name] = _warm(name, _Runner(session, _feed(name, session, inputs, batch, seed)), warmup)
     times = _rounds(runners, runs, generator)
     base = None if reference is None else times[reference][:, 0]
-    return {name: _summary(times[name], base, runner, threads) for name, runner in runners.items()}
+    found = {name: _summary(times[name], base, runner, threads) for name, runner in runners.items()}
+    here = machine()
+    found = {name: replace(one, provider=provider, machine=here) for name, one in found.items()}
+    return found if isinstance(candidates, Mapping) else found["model"]
 
 
-def _check(candidates: Mapping[str, Candidate], reference: str | None, limits: Mapping[str, tuple[int, int]]) -> None:
+def _check(candidates: Mapping[str, Candidate], reference: str | None, numbers: Mapping[str, int]) -> None:
     if not candidates:
         raise LatencyError("candidates: there must be at least one")
     if reference is not None and reference not in candidates:
         raise LatencyError(f"reference: {reference!r} is not one of the candidates {', '.join(candidates)}")
-    for name, (given, least) in limits.items():
-        if given < least:
-            raise LatencyError(f"{name}: {given} is not allowed; it must be at least {least}")
+    for name, given in numbers.items():
+        if given < 1:
+            raise LatencyError(f"{name}: {given} is not allowed; it must be at least 1")
 
 
-def _session(name: str, candidate: Candidate, threads: int) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # what goes wrong is raised: nothing needs to be printed as well
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    source = candidate if isinstance(candidate, bytes) else os.fspath(candidate)
+def _session(name: str, candidate: Candidate, supernet: SuperNetwork | None, settings: Mapping[str, Any]) -> Any:
     try:
-        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise LatencyError(f"{name}: ONNX Runtime cannot load it: {type(error).__name__}: {error}") from error
+        return open_session(_source(name, candidate, supernet), **settings)
+    except SessionError as error:
+        raise LatencyError(f"{name}: {error}") from error
 
 
-def _feed(name: str, session: Any, inputs: Mapping[str, Array] | Array | Sequence[int], seed: int) -> dict[str, Array]:
-    declared = {one.name: one.type for one in session.get_inputs()}
+def _source(name: str, candidate: Candidate, supernet: SuperNetwork | None) -> Source:
+    """The candidate as ONNX Runtime loads it; a sub-network and a module are lowered in memory."""
+    if isinstance(candidate, str | bytes | os.PathLike):
+        return candidate
+    if supernet is None:
+        raise LatencyError(f"{name}: a {type(candidate).__name__} needs the super-network it is from (supernet=...)")
+    module = supernet.extract(candidate) if isinstance(candidate, Subnet) else candidate
+    with eval_mode(module):
+        model, _ = to_onnx(module, supernet.example(), {})
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def _feed(name: str, session: Any, inputs: Inputs, batch: int, seed: int) -> dict[str, Array]:
+    declared = {one.name: one for one in session.get_inputs()}
     if isinstance(inputs, Mapping):
         given = dict(inputs)
+    elif inputs is None:
+        given = {key: _filled(name, _shape(name, one, batch), one.type, seed) for key, one in declared.items()}
     else:
-        array = inputs if isinstance(inputs, np.ndarray) else _filled(inputs, list(declared.values())[:1], seed)
-        given = dict.fromkeys(list(declared)[:1], array)
+        first = next(iter(declared.values()))
+        array = inputs if isinstance(inputs, np.ndarray) else _filled(name, inputs, first.type, seed)
+        given = {first.name: array}
     if set(given) != set(declared):
         raise LatencyError(f"{name}: takes the inputs {sorted(declared)} but was given {sorted(given)}")
     return given
 
 
-def _filled(shape: Sequence[int], types: Sequence[str], seed: int) -> Array:
-    dtype = {"tensor(double)": np.float64, "tensor(float16)": np.float16}.get(types[0] if types else "", np.float32)
-    return np.random.default_rng(seed).standard_normal(tuple(shape)).astype(dtype)
+def _shape(name: str, declared: Any, batch: int) -> list[int]:
+    """The shape of an input, with `batch` for an open first axis."""
+    first, *rest = declared.shape or [batch]
+    open_axes = [axis for axis in rest if not isinstance(axis, int)]
+    if open_axes:
+        raise LatencyError(f"{name}: input {declared.name!r} leaves {open_axes[0]!r} open; give inputs or their shape")
+    if not declared.shape:
+        return []
+    if isinstance(first, int) and first != batch:
+        raise LatencyError(f"{name}: input {declared.name!r} is made for a batch of {first}, not {batch}")
+    return [batch, *rest]
+
+
+def _filled(name: str, shape: Sequence[int], kind: str, seed: int) -> Array:
+    if kind not in DTYPES:
+        raise LatencyError(f"{name}: an input of {kind} cannot be made up; give arrays by input name")
+    return np.random.default_rng(seed).standard_normal(tuple(shape)).astype(DTYPES[kind])
 
 
 def _warm(name: str, runner: _Runner, warmup: int) -> _Runner:
-    """The runner after `warmup` runs, with as many repeats as their quickest one calls for."""
+    """The runner once its times have settled, with as many repeats as its quickest run calls for."""
     try:
-        quickest = min(runner.time()[1] for _ in range(warmup))
+        windows = [[runner.time() for _ in range(warmup)]]
+        while not (warm := _settled(windows)) and len(windows) < WINDOWS:
+            windows.append([runner.time() for _ in range(warmup)])
     except Exception as error:
         raise LatencyError(f"{name}: ONNX Runtime cannot run it: {type(error).__name__}: {error}") from error
-    return _Runner(runner.session, runner.feed, repeats_for(quickest))
+    quickest = min(wall for window in windows for _, wall in window)
+    return _Runner(runner.session, runner.feed, repeats_for(quickest), warm)
+
+
+def _settled(windows: Sequence[Sequence[tuple[float, float]]]) -> bool:
+    """Whether the CPU time of the last runs is about that of the runs before."""
+    if len(windows) < 2:
+        return False
+    before, now = (float(np.median([cpu for cpu, _ in window])) for window in windows[-2:])
+    return abs(now - before) <= SETTLED * before
 
 
 def repeats_for(milliseconds: float) -> int:
@@ -208,43 +307,28 @@ def _rounds(runners: Mapping[str, _Runner], runs: int, generator: np.random.Gene
 
 
 def _summary(times: Array, base: Array | None, runner: _Runner, threads: int) -> Latency:
-    first, median, third = (float(one) for one in np.quantile(times[:, 0], [0.25, 0.5, 0.75]))
+    (first, median, third), wall = np.quantile(times, [0.25, 0.5, 0.75], axis=0).T.tolist()
     spread = (third - first) / max(median, 1e-9)
     batch = next((len(array) for array in runner.feed.values() if array.ndim), 1)
     return Latency(
         median_ms=median,
         quartiles_ms=(first, third),
         spread=spread,
-        wall_median_ms=float(np.median(times[:, 1])),
+        wall_median_ms=wall[1],
+        wall_quartiles_ms=(wall[0], wall[2]),
         runs=len(times),
         repeats=runner.repeats,
         threads=threads,
         batch=batch,
-        stable=len(times) >= TRUSTED_RUNS and spread <= TRUSTED_SPREAD,
         ratio=None if base is None else float(np.median(times[:, 0] / np.maximum(base, 1e-9))),
+        unstable=_unstable(len(times), spread, runner.warm),
     )
 
 
-def machine() -> dict[str, Any]:
-    """What a latency was measured on, as JSON values: the CPU, its flags among `CPU_FLAGS`, cores and versions."""
-    described = _cpu_description()
-    flags = set((described.get("flags") or described.get("Features") or "").split())
-    return {
-        "cpu": described.get("model name") or platform.processor() or platform.machine(),
-        "flags": [flag for flag in CPU_FLAGS if flag in flags],
-        "cores": os.cpu_count(),
-        "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "onnx", "onnxruntime")},
+def _unstable(runs: int, spread: float, warm: bool) -> str | None:
+    reasons = {
+        f"{runs} runs, {TRUSTED_RUNS} are needed": runs < TRUSTED_RUNS,
+        f"a spread of {spread:.0%}, {TRUSTED_SPREAD:.0%} is allowed": not spread <= TRUSTED_SPREAD,
+        "its times did not settle in the warm-up": not warm,
     }
-
-
-def _cpu_description() -> dict[str, str]:
-    """The first of each field in Linux' description of the CPUs; empty elsewhere."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return {}
-    pairs = [line.partition(":") for line in reversed(lines) if ":" in line]
-    return {key.strip(): value.strip() for key, _, value in pairs}
+    return "; ".join(reason for reason, holds in reasons.items() if holds) or None

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import os
-import secrets
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
-import onnxruntime
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule
 
-from bnas.passes.errors import BnasError, LoweringError
-from bnas.passes.lowering import OPSET, lower, named_outputs
+from bnas.passes import Subnet
+from bnas.passes.errors import LoweringError
 
-SMALLEST = 1e-6
-"""What a largest absolute value below it counts as, where errors are related to it."""
-
-
-class OnnxWriteError(BnasError, OSError):
-    """An ONNX file could not be written; names the file."""
+from .onnx_fallback import to_onnx
+from .onnx_file import model_bytes, staged, write_model
+from .onnx_session import SessionError, open_session
+from .onnx_trial import compare, eval_mode, outputs_of, trial_inputs
+from .origin import VERSION, origin
+from .quantisation import Int8, Int8Report, quantise
+from .supernetwork import SuperNetwork
 
 
 @dataclass(frozen=True)
@@ -34,173 +31,87 @@ class OnnxReport:
 
     path: Path
     bytes: int
+    """Of the file, with its file of weights if it has one."""
     max_relative_error: float
-    """The largest `relative_error` of any output on any of the inputs that were tried."""
+    """The largest `relative_error` of any output on any of the inputs that were tried, before quantisation."""
     opset: int
+    fallback: str | None = None
+    """Why torch.onnx.export made it; ``None`` if bnas lowered it."""
+    int8: Int8Report | None = None
+    """What quantisation did, if it was asked for."""
 
 
 def export_onnx(
-    module: GraphModule,
+    model: nn.Module | Subnet,
     path: str | os.PathLike[str],
-    example_inputs: Sequence[Tensor],
+    example_inputs: Tensor | Sequence[Tensor],
+    int8: Int8 | None = None,
     *,
+    supernet: SuperNetwork | None = None,
     metadata: Mapping[str, str] | None = None,
     rtol: float = 1e-4,
 ) -> OnnxReport:
-    """Write `module` in eval mode to an ONNX file that was verified; after any failure there is no new file.
+    """Write a model in eval mode to an ONNX file that was verified; after any failure there is no new file.
 
     The model is checked by `onnx.checker` and run on ONNX Runtime (CPU, all optimisations), on the example inputs and
     on random ones of another batch size. Every output must have a `relative_error` of at most `rtol` to PyTorch's. The
-    training flags of the module are put back, and a file that was there before is replaced in one step or kept.
+    training flags of the module are put back, and a file that was there before is replaced in one step or kept. What
+    has no lowering rule makes torch.onnx.export take the whole graph: a warning and the report say why. Weights of
+    more than 2 GiB stand in a file beside it, ``NAME-CHECKSUM.data``, which goes where the model goes.
 
     Args:
-        module: A plain graph of ordinary layers, such as an extracted sub-network.
+        model: A module, best an extracted sub-network; or a `Subnet` of `supernet`, whose BatchNorm statistics are
+            then those of the super-network. `bnas.Evaluator.prepare` gives a module with recalibrated ones.
         path: Where the file goes; its folder must exist.
-        example_inputs: One tensor for each input, with the batch as axis 0.
-        metadata: Properties that are stored with the model.
+        example_inputs: A tensor for each input, with the batch as axis 0.
+        int8: How to quantise it, once it was verified; by default not at all.
+        supernet: Where a `Subnet` comes from. The file then carries its choice, costs and origin.
+        metadata: Further properties that are stored with the model; `bnas.runtime.origin` makes those of a sub-network.
         rtol: The bound of the relative error.
 
     Raises:
-        LoweringError: if an operator has no rule, the file would exceed 2 GiB, or an output is not what it must be.
-        OnnxWriteError: if the file cannot be written.
+        LoweringError: the inputs do not fit, the model cannot be expressed, or an output is not what it must be.
+        QuantisationError: it cannot be quantised as asked for.
+        OnnxWriteError: the file cannot be written.
     """
-    with eval_mode(module):
-        model = lower(module, example_inputs, metadata=metadata)
-        content = _checked(model)
-        worst = 0.0
-        for inputs in trial_inputs(example_inputs):
-            worst = max(worst, _compared(module, content, inputs, rtol))
-    target = Path(path)
-    _write(target, content)
-    return OnnxReport(target, len(content), worst, OPSET)
+    inputs = _tensors(example_inputs)
+    module, properties = _resolved(model, supernet)
+    with eval_mode(module), staged(Path(path)) as place:
+        trials = [(one, outputs_of(module, one)) for one in trial_inputs(inputs)]
+        proto, fallback = to_onnx(module, inputs, {**properties, **(metadata or {})})
+        opset = next(one.version for one in proto.opset_import if not one.domain)
+        write_model(proto, place)
+        worst = _verified(place, trials, rtol)
+        quantised = None if int8 is None else quantise(place, int8, inputs)
+        size = model_bytes(place)
+    return OnnxReport(Path(path), size, worst, opset, fallback, quantised)
 
 
-@contextmanager
-def eval_mode(module: nn.Module) -> Iterator[None]:
-    """Put `module` in eval mode, and each of its parts back into the mode that it was in."""
-    before = {part: part.training for part in module.modules()}
-    module.eval()
+def _tensors(given: Any) -> tuple[Tensor, ...]:
+    inputs = (given,) if isinstance(given, Tensor) else tuple(given) if isinstance(given, list | tuple) else None
+    if inputs is None or not all(isinstance(one, Tensor) for one in inputs):
+        raise LoweringError(f"example_inputs must be a tensor or a sequence of tensors, not {type(given).__name__}")
+    return inputs
+
+
+def _resolved(model: nn.Module | Subnet, supernet: SuperNetwork | None) -> tuple[nn.Module, dict[str, str]]:
+    """The module to export, and the properties that its file carries."""
+    if not isinstance(model, Subnet):
+        return model, {VERSION: version("bnas")}
+    if supernet is None:
+        raise LoweringError("a Subnet has no weights: give the super-network that it belongs to as well (supernet=...)")
+    return supernet.extract(model), origin(supernet, model)
+
+
+def _verified(path: Path, trials: Sequence[tuple[list[Tensor], list[tuple[str, Tensor]]]], rtol: float) -> float:
+    """The largest relative error on `trials` of the model at `path`, which is valid ONNX."""
     try:
-        yield
-    finally:
-        for part, training in before.items():
-            part.training = training
-
-
-def trial_inputs(example_inputs: Sequence[Tensor]) -> list[list[Tensor]]:
-    """The example inputs, and others with a batch of 2 (of 3 if the examples have 2).
-
-    The others have normally distributed numbers with the mean and the spread of the example, or, if they are no
-    floating-point numbers, rows of the example: indices stay within their tables. Without any batch there are none.
-    """
-    batches = [given.shape[0] for given in example_inputs if given.ndim]
-    trials = [list(example_inputs)]
-    if batches and min(batches) > 0:
-        generator = torch.Generator().manual_seed(0)
-        batch = 3 if batches[0] == 2 else 2
-        trials.append([_another(given, batch, generator) for given in example_inputs])
-    return trials
-
-
-def _another(given: Tensor, batch: int, generator: torch.Generator) -> Tensor:
-    if not given.ndim:
-        return given
-    if not given.is_floating_point():
-        rows = torch.randint(given.shape[0], (batch,), generator=generator)
-        return given[rows.to(given.device)]
-    plain = given.double()
-    spread = float(plain.std(correction=0)) or 1.0
-    noise = torch.randn((batch, *given.shape[1:]), generator=generator, dtype=torch.float64).to(given.device)
-    return (noise * spread + plain.mean()).to(given.dtype)
-
-
-def _checked(model: onnx.ModelProto) -> bytes:
-    """The serialised model, which is valid ONNX with shapes that agree."""
-    try:
-        onnx.checker.check_model(model, full_check=True)
-        content: bytes = model.SerializeToString()
+        # By the path: a model of more than 2 GiB cannot be checked in memory.
+        onnx.checker.check_model(str(path), full_check=True)
     except Exception as error:
         raise LoweringError(f"the lowered model is not valid ONNX: {type(error).__name__}: {error}") from error
-    return content
-
-
-def _compared(module: GraphModule, content: bytes, inputs: Sequence[Tensor], rtol: float) -> float:
-    """The largest relative error of any output, none of which is above `rtol`."""
-    with torch.no_grad():
-        expected = list(named_outputs(module(*(given.clone() for given in inputs))))
-    found = run_onnx(content, inputs)
-    worst = 0.0
-    for (name, right), got in zip(expected, found, strict=True):
-        error = relative_error(got, as_array(name, right))
-        if not error <= rtol:
-            raise LoweringError(
-                f"output {name!r}: the relative error of ONNX Runtime against PyTorch is {error:.3g}, above the bound "
-                f"of {rtol:.3g} (shape {tuple(got.shape)} against {tuple(right.shape)})"
-            )
-        worst = max(worst, error)
-    return worst
-
-
-def run_onnx(content: bytes, inputs: Sequence[Tensor]) -> list[np.ndarray[Any, Any]]:
-    """The outputs of a serialised model on ONNX Runtime's CPU provider, with all optimisations.
-
-    Raises:
-        LoweringError: if ONNX Runtime refuses the model or fails in it.
-    """
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 4  # what goes wrong is raised: nothing needs to be printed as well
     try:
-        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        names = [one.name for one in session.get_inputs()]
-        feed = {name: as_array(name, given) for name, given in zip(names, inputs, strict=True)}
-        return list(session.run(None, feed))
-    except LoweringError:
-        raise
-    except Exception as error:
-        raise LoweringError(f"ONNX Runtime cannot run the lowered model: {type(error).__name__}: {error}") from error
-
-
-def as_array(name: str, tensor: Tensor) -> np.ndarray[Any, Any]:
-    """`tensor` as a numpy array; a `LoweringError` that names it if numpy has no such dtype."""
-    try:
-        return tensor.detach().cpu().numpy()
-    except TypeError as error:
-        raise LoweringError(
-            f"{name}: {tensor.dtype} cannot be passed to ONNX Runtime, so it is not verified"
-        ) from error
-
-
-def relative_error(found: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> float:
-    """``max|found - expected| / max(max|expected|, SMALLEST)`` over all finite entries.
-
-    It is infinite if shapes or dtypes differ, or if an entry that is not finite is not the same in both; and 0 without
-    entries.
-    """
-    if found.shape != expected.shape or found.dtype != expected.dtype:
-        return float("inf")
-    left, right = found.astype(np.float64), expected.astype(np.float64)
-    finite = np.isfinite(right)
-    if not np.array_equal(left[~finite], right[~finite], equal_nan=True) or not np.isfinite(left[finite]).all():
-        return float("inf")
-    distance = np.abs(left[finite] - right[finite]).max(initial=0.0)
-    return float(distance / max(np.abs(right[finite]).max(initial=0.0), SMALLEST))
-
-
-def _write(target: Path, content: bytes) -> None:
-    """Replace `target` in one step; a failure leaves it as it was and nothing beside it."""
-    # In the same folder: a rename is one step only within a file system.
-    temporary = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OnnxWriteError(f"{target}: the ONNX file cannot be written: {error}") from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        session = open_session(path, threads=torch.get_num_threads())
+    except SessionError as error:
+        raise LoweringError(f"the lowered model cannot be verified: {error}") from error
+    return max(compare(session, inputs, expected, rtol) for inputs, expected in trials)

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
@@ -69,6 +71,7 @@ def test_run_resume_overwrite_and_what_is_written(folder: Path) -> None:
     assert len((out / "evaluations.csv").read_text().splitlines()) == 5
     assert json.loads((out / "pareto.json").read_text())
     assert not list(out.rglob("*.tmp"))
+    exported_and_timed(folder)
 
     again = bnas("run", "config.json", "-o", "out", cwd=folder)
     assert again.returncode == 1
@@ -79,6 +82,59 @@ def test_run_resume_overwrite_and_what_is_written(folder: Path) -> None:
     assert bnas("run", "config.json", "-o", "out", "--resume", cwd=folder).returncode == 0
     assert (out / "evaluations.csv").read_bytes() == before
     assert next(out.glob("supernet/weights-*")).read_bytes() == weights
+
+
+def exported_and_timed(folder: Path) -> None:
+    """What a run left is exported by name and by file, in float and int8, and timed."""
+    elsewhere = folder / "elsewhere"
+    elsewhere.mkdir()
+    done = bnas("export", "../out", "--subnet", "smallest", "--onnx", "a.onnx", cwd=elsewhere)
+    assert done.returncode == 0, done.stderr
+    assert "test accuracy on ONNX Runtime" in done.stdout
+    properties = {one.key: one.value for one in onnx.load(elsewhere / "a.onnx").metadata_props}
+    written = json.loads((folder / "out/subnets/smallest.json").read_text())
+    assert json.loads(properties["bnas.costs"]) == written["costs"]
+    assert properties["bnas.supernet"] == json.loads((folder / "out/supernet/supernet.json").read_text())["sha256"]
+    sessions = [
+        onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        for path in (elsewhere / "a.onnx", folder / "out/subnets/smallest.onnx")
+    ]
+    feed = {"x": np.ones((3, 1, 6, 6), np.float32)}
+    np.testing.assert_array_equal(*(session.run(None, feed)[0] for session in sessions))
+
+    file = str(folder / "out/subnets/best.json")
+    done = bnas("export", "../out", "--subnet", file, "--onnx", "b.onnx", "--int8", "--exclude", "head", cwd=elsewhere)
+    assert done.returncode == 0, done.stderr
+    assert ", in float" in done.stdout
+    assert bnas("export", "../out", "--subnet", "fastest", "--onnx", "c.onnx", cwd=elsewhere).returncode == 0
+
+    done = bnas("bench", "a.onnx", "--against", "b.onnx", "--json", "--batch", "2", "--runs", "3", cwd=elsewhere)
+    found = json.loads(done.stdout)
+    assert found["b.onnx"]["ratio"] == 1
+    assert found["a.onnx"]["batch"] == 2
+    assert found["a.onnx"]["machine"]["onnxruntime"]
+    told = bnas("bench", "a.onnx", "--runs", "3", cwd=elsewhere).stdout
+    assert "a.onnx" in told
+    assert "no: 3" in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("export", ".", "--onnx", "a.onnx"), "holds no finished run of bnas: report.json is missing"),
+        (("bench", "gone.onnx"), "gone.onnx: ONNX Runtime cannot load it"),
+        (("bench", "net.py"), "net.py: ONNX Runtime cannot load it"),
+        (("bench", "gone.onnx", "--provider", "GPU"), "'GPU' is not installed; there is"),
+    ],
+)
+def test_what_cannot_be_exported_or_timed_is_told_in_a_line(
+    arguments: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "net.py").write_text(TINY)
+    done = bnas(*arguments, cwd=tmp_path)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(

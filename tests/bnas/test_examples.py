@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -35,3 +37,19 @@ def test_cifar_example_runs(tmp_path: Path) -> None:
     assert rows[0]["test_accuracy"] > 0.87
     assert rows[-1]["test_accuracy"] > 0.8
     assert rows[-1]["macs"] < rows[0]["macs"] / 1.37
+
+
+def test_latency_example_measures_its_front(tmp_path: Path) -> None:
+    script, out = str(EXAMPLES / "latency_search.py"), tmp_path / "out"
+    small = ["--epochs", "1", "--evals", "5", "--fitted", "6"]
+    done = subprocess.run(
+        [sys.executable, script, "--output", str(out), *small], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader((out / "front.csv").read_text().splitlines()))
+    assert rows
+    assert all(float(row[key]) > 0 for row in rows for key in ("predicted_ms", "measured_ms"))
+    picture = ElementTree.parse(out / "front.svg").getroot()
+    assert len(picture.findall("{http://www.w3.org/2000/svg}circle")) == 2 * len(rows)
+    assert len(json.loads((out / "latency.json").read_text())["measured"]) == 6
+    assert len(json.loads((out / "search.json").read_text())["evaluations"]) == 5

@@ -13,7 +13,6 @@ from lowering_checks import IMAGE, Net, assert_lowered, inputs_of, op_types, run
 from torch import Tensor, fx, nn
 from torch.fx import GraphModule
 
-from bnas.passes import lowering_builder
 from bnas.passes.calls import MODULE_FORMS, ModuleForm
 from bnas.passes.errors import LoweringError, RuleError
 from bnas.passes.lowering import BATCH, IR_VERSION, LOWERING, OPSET, Site, lower, register_lowering
@@ -301,12 +300,6 @@ def test_number_of_inputs_is_checked() -> None:
         lower(module, inputs_of([IMAGE], 2))
     with pytest.raises(LoweringError, match="takes 2 inputs but was given 3"):
         lower(module, inputs_of([IMAGE] * 3, 2))
-
-
-def test_too_large_a_model_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lowering_builder, "SIZE_LIMIT", 1000)
-    with pytest.raises(LoweringError, match="1044 bytes, but an ONNX file holds at most 1000"):
-        lower(traced(nn.Sequential(nn.Linear(28, 9))), inputs_of([(28,)], 2))
 
 
 def test_second_rule_for_an_operator_is_an_error() -> None:

@@ -9,12 +9,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from memory_cases import watch
 from network_cases import EXACT, Case, cases, everything, supernet_of
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from bnas.passes import Subnet
 from bnas.passes.reordering import importance
+from bnas.runtime import SuperNetwork
 from bnas.testing import (
     Einsum,
     Layer,
@@ -102,3 +105,65 @@ def test_a_tensor_that_is_left_out_of_reordering_is_seen(left_out: str) -> None:
     case.supernet.reorder()
     with pytest.raises(AssertionError, match="not close"):
         torch.testing.assert_close(program(case.inputs), before)
+
+
+# activations and memory
+
+
+def assert_memory(case: Case, subnet: Subnet) -> None:
+    """Activations are the entries that the extracted module really makes; memory is what it really takes, or more.
+
+    More only where blocks are skipped, or where an axis of one entry spares a copy. Nodes that only a sub-network has
+    are copies that the expressions leave out.
+    """
+    found = watch(case.supernet.extract(subnet), case.inputs[:1])
+    own = {node.name for node in case.supernet.ir.graph.nodes if node.op != "placeholder"}
+    costs, made = case.supernet.costs(subnet), sum(count for name, count in found.made.items() if name in own)
+    assert made <= costs["activations"] <= made + found.viewed
+    assert costs["peak_memory"] >= found.peak
+    if subnet == case.supernet.space.maximal() and not found.viewed:
+        assert costs["peak_memory"] == found.peak
+
+
+@given(case=cases())
+def test_activations_and_memory_are_those_of_the_extracted(case: Case) -> None:
+    for subnet in (case.supernet.space.maximal(), case.subnet, case.supernet.space.minimal()):
+        assert_memory(case, subnet)
+
+
+def test_memory_of_another_subnet_is_rejected() -> None:
+    case = everything(torch.float32)
+    costs = case.supernet.costs(case.supernet.space.minimal())
+    found = watch(case.supernet.extract(case.supernet.space.maximal()), case.inputs[:1])
+    assert costs["peak_memory"] < found.peak
+    assert costs["activations"] < sum(found.made.values())
+
+
+class Wide(nn.Module):
+    """A block whose inner value is four times as wide as the input, which is read once more at the end."""
+
+    def __init__(self, inplace: bool) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(8, 32, 1), nn.Conv2d(32, 8, 1)
+        self.inplace = inplace
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + 1
+        y = self.second(self.first(x))
+        if self.inplace:
+            y.add_(x)
+            return y * 2
+        return (y + x) * 2
+
+
+@pytest.mark.parametrize(("inplace", "activations"), [(False, 8 + 32 + 8 + 8 + 8), (True, 8 + 32 + 8 + 8)])
+def test_activations_and_memory_by_hand(inplace: bool, activations: int) -> None:
+    images = torch.zeros(2, 8, 5, 5)
+    supernet = SuperNetwork.from_model(Wide(inplace), images, {"divisor": 1, "min_width": 1})
+    costs = supernet.costs(supernet.space.maximal())
+    assert costs["activations"] == 25 * activations
+    assert costs["peak_memory"] == 4 * 25 * (8 + 32 + 8)  # x, the inner value, and what the second makes of it
+    for block in supernet.space.blocks:
+        skipped = Subnet(skipped=frozenset({block}))
+        assert supernet.costs(skipped)["activations"] == 25 * (8 + 8)
+        assert supernet.costs(skipped)["peak_memory"] == 4 * 25 * (8 + 8)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,10 +14,12 @@ import torch
 from torch import nn
 from torch.fx import symbolic_trace
 
+from bnas.passes import Subnet
 from bnas.passes.errors import BnasError
 from bnas.passes.lowering import lower
-from bnas.runtime import latency
-from bnas.runtime.latency import Latency, LatencyError, machine, measure_latency, repeats_for
+from bnas.runtime import SuperNetwork, latency
+from bnas.runtime.latency import Latency, LatencyError, measure_latency, repeats_for
+from bnas.runtime.machine import CPU_FLAGS, differences, machine
 
 SHAPE = (2, 3, 8, 8)
 
@@ -49,7 +53,9 @@ def test_fields_are_sane(models: dict[str, bytes | Path]) -> None:
 def test_json_holds_all_fields(models: dict[str, bytes | Path]) -> None:
     found = measure_latency(models, SHAPE, runs=2, warmup=1)["narrow"]
     written = json.loads(json.dumps(found.to_json(), allow_nan=False))
-    assert Latency(**{**written, "quartiles_ms": tuple(written["quartiles_ms"])}) == found
+    assert Latency.from_json(written) == found
+    assert written["stable"] is False
+    assert written["machine"]["onnxruntime"] == version("onnxruntime")
     assert found.ratio is None
 
 
@@ -109,7 +115,9 @@ def test_summary_of_known_times() -> None:
     ],
 )
 def test_stable_needs_enough_runs_and_a_narrow_spread(times: list[float], stable: bool) -> None:
-    assert summary(times).stable is stable
+    found = summary(times)
+    assert found.stable is stable
+    assert (found.unstable is None) is stable
 
 
 @pytest.mark.parametrize(("milliseconds", "repeats"), [(5.0, 1), (0.2, 1), (0.1, 10), (0.003, 334), (0.0, 10_000)])
@@ -137,6 +145,10 @@ def test_timing_is_divided_by_the_repeats(monkeypatch: pytest.MonkeyPatch) -> No
         ({"runs": 0}, "runs: 0 is not allowed; it must be at least 1"),
         ({"warmup": 0}, "warmup: 0"),
         ({"threads": 0}, "threads: 0"),
+        ({"inter_threads": 0}, "inter_threads: 0"),
+        ({"batch": 0, "inputs": None}, "batch: 0"),
+        ({"provider": "CPUExecutionProvder"}, r"narrow: .* is not installed; there is .*did you mean 'CPUExecutionP"),
+        ({"candidates": {"subnet": Subnet()}}, r"subnet: a Subnet needs the super-network it is from"),
         ({"reference": "wid"}, "'wid' is not one of the candidates narrow, wide"),
         ({"inputs": {"y": np.zeros(1)}}, r"narrow: takes the inputs \['input'\] but was given \['y'\]"),
         ({"candidates": {}}, "at least one"),
@@ -157,7 +169,7 @@ def test_machine_is_described_in_json() -> None:
     found = json.loads(json.dumps(machine()))
     assert found["cpu"]
     assert found["cores"] >= found["usable_cores"] >= 1
-    assert set(found["flags"]) <= set(latency.CPU_FLAGS)
+    assert set(found["flags"]) <= set(CPU_FLAGS)
     assert found["torch"] == torch.__version__.partition("+")[0]
     assert {"python", "onnx", "onnxruntime", "system"} <= set(found)
 
@@ -168,3 +180,55 @@ def test_machine_without_a_description_of_its_cpus(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(Path, "read_text", missing)
     assert machine()["flags"] == []
+
+
+def test_machines_differ_in_what_latency_depends_on() -> None:
+    here = machine()
+    assert differences(here, {**here, "python": "2.7", "torch": "1"}) == []
+    found = differences(here, {**here, "cpu": "abacus", "onnxruntime": "0"})
+    assert len(found) == 2
+    assert "cpu is" in found[0]
+    assert "was 'abacus'" in found[0]
+
+
+def test_modules_and_subnets_are_lowered_and_inputs_are_what_they_declare() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 3, 3))
+    supernet = SuperNetwork.from_model(net, torch.zeros(SHAPE))
+    subnet = supernet.space.minimal()
+    candidates: dict[str, Any] = {"subnet": subnet, "module": supernet.extract(subnet), "file": model(4)}
+    found = measure_latency(candidates, supernet=supernet, batch=3, runs=1, warmup=1)
+    assert [one.batch for one in found.values()] == [3, 3, 3]
+    alone = measure_latency(model(4), runs=1, warmup=1)
+    assert (alone.batch, alone.ratio, alone.provider) == (1, None, "CPUExecutionProvider")
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind", "reason"),
+    [
+        (["batch", 3, "height"], "tensor(float)", "leaves 'height' open"),
+        ([2, 3], "tensor(float)", "made for a batch of 2, not 5"),
+        (["batch"], "tensor(string)", r"tensor\(string\) cannot be made up"),
+    ],
+)
+def test_inputs_that_cannot_be_made_up_are_named(shape: list[Any], kind: str, reason: str) -> None:
+    declared = SimpleNamespace(name="x", shape=shape, type=kind)
+    session = SimpleNamespace(get_inputs=lambda: [declared])
+    with pytest.raises(LatencyError, match=reason):
+        latency._feed("net", session, None, 5, 0)
+
+
+@pytest.mark.parametrize(
+    ("times", "windows", "warm"),
+    [
+        pytest.param([1.0] * 4, 2, True, id="at-once"),
+        pytest.param([9.0, 9.0, 5.0, 5.0, 1.0, 1.0, 1.0, 1.0], 4, True, id="once-it-settles"),
+        pytest.param([2.0**-step for step in range(100)], latency.WINDOWS, False, id="never"),
+    ],
+)
+def test_warm_up_goes_on_until_the_times_settle(times: list[float], windows: int, warm: bool) -> None:
+    clock: Any = Clock("a", times, log := [])
+    clock.session, clock.feed = None, {"x": np.zeros((1, 1))}
+    runner = latency._warm("a", clock, 2)
+    assert (len(log), runner.warm) == (2 * windows, warm)
+    told = latency._summary(np.ones((50, 2)), None, runner, 1).unstable
+    assert told == (None if warm else "its times did not settle in the warm-up")

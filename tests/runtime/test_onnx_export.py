@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import GraphModule, symbolic_trace
 
-from bnas.passes import lowering_builder
 from bnas.passes.errors import BnasError, LoweringError
 from bnas.passes.lowering import LOWERING, OPSET, Site
-from bnas.runtime import onnx_export
-from bnas.runtime.onnx_export import OnnxWriteError, export_onnx, relative_error, run_onnx, trial_inputs
+from bnas.runtime import onnx_trial
+from bnas.runtime.onnx_export import export_onnx
+from bnas.runtime.onnx_file import OnnxWriteError
+from bnas.runtime.onnx_session import SessionError, as_array, open_session, run_session
+from bnas.runtime.onnx_trial import relative_error, trial_inputs
 
 
 class Small(nn.Module):
@@ -49,9 +52,10 @@ def test_file_computes_what_the_model_does_in_eval_mode(
     content = report.path.read_bytes()
     assert (report.path, report.bytes, report.opset) == (tmp_path / "small.onnx", len(content), OPSET)
     assert report.max_relative_error < 1e-5
-    assert [entry.value for entry in onnx.load_from_string(content).metadata_props] == ["{}"]
+    properties = {entry.key: entry.value for entry in onnx.load_from_string(content).metadata_props}
+    assert properties == {"subnet": "{}", "bnas.version": version("bnas")}
     other = torch.randn(5, 3, 8, 8)
-    found = run_onnx(content, [other])
+    found = run_session(open_session(content), [other])
     with torch.no_grad():
         expected = module.eval()(other)
     torch.testing.assert_close([torch.from_numpy(one) for one in found], list(expected.values()))
@@ -95,7 +99,7 @@ def test_number_that_is_wrong_for_another_batch_only_is_caught(tmp_path: Path, m
 
     monkeypatch.setitem(LOWERING, F.relu6, first_two)
     module = symbolic_trace(lambda x: F.relu6(x))
-    with pytest.raises(LoweringError, match="ONNX Runtime cannot run the lowered model"):
+    with pytest.raises(LoweringError, match="the lowered model cannot be verified: ONNX Runtime cannot run it"):
         export_onnx(module, tmp_path / "a.onnx", [torch.rand(2, 3)])
     assert list(tmp_path.iterdir()) == []
 
@@ -107,21 +111,30 @@ def test_invalid_model_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert list(tmp_path.iterdir()) == []
 
 
-def test_operator_without_rule_leaves_no_file(tmp_path: Path) -> None:
-    module = symbolic_trace(lambda x: torch.cumsum(x, 1)).train()
-    with pytest.raises(LoweringError, match="cumsum"):
-        export_onnx(module, tmp_path / "a.onnx", [torch.rand(2, 3)])
-    assert list(tmp_path.iterdir()) == []
-    assert module.training
-
-
-def test_too_large_a_model_leaves_no_file(
-    module: GraphModule, images: list[Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("inputs", "reason"),
+    [
+        ([torch.zeros(2, 4, 8, 8)], r"the example inputs \(\(2, 4, 8, 8\) torch.float32\) do not fit the model"),
+        ([torch.zeros(2, 3, 8, 8)] * 2, "do not fit the model"),
+        (torch.zeros(2, 3, 8), "do not fit the model"),
+        ([np.zeros((2, 3, 8, 8))], "must be a tensor or a sequence of tensors, not list"),
+        ("images", "must be a tensor or a sequence of tensors, not str"),
+    ],
+)
+def test_example_inputs_that_do_not_fit_are_named(
+    inputs: Any, reason: str, module: GraphModule, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(lowering_builder, "SIZE_LIMIT", 100)
-    with pytest.raises(LoweringError, match="holds at most 100"):
-        export_onnx(module, tmp_path / "a.onnx", images)
+    with pytest.raises(LoweringError, match=reason):
+        export_onnx(module, tmp_path / "a.onnx", inputs)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_module_without_a_graph_is_traced(images: list[Tensor], tmp_path: Path) -> None:
+    net = Small().train()
+    found = export_onnx(net, tmp_path / "a.onnx", images[0])
+    assert found.fallback is None
+    assert {"conv/Conv", "head/Gemm"} <= {node.name for node in onnx.load(found.path).graph.node}
+    assert net.training
 
 
 @pytest.mark.parametrize("place", ["missing/a.onnx", "folder"])
@@ -174,11 +187,11 @@ def test_indices_and_double_precision(tmp_path: Path) -> None:
 
 
 def test_dtype_that_cannot_be_run_leaves_no_file(tmp_path: Path) -> None:
-    with pytest.raises(LoweringError, match="ONNX Runtime cannot run"):
+    with pytest.raises(LoweringError, match="cannot be verified: ONNX Runtime cannot load it"):
         export_onnx(symbolic_trace(lambda x: x + 1), tmp_path / "a.onnx", [torch.rand(2, 3).bfloat16()])
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(LoweringError, match=r"x: torch\.bfloat16 cannot be passed"):
-        onnx_export.as_array("x", torch.zeros(1, dtype=torch.bfloat16))
+    with pytest.raises(SessionError, match=r"x: torch\.bfloat16 cannot be passed"):
+        as_array("x", torch.zeros(1, dtype=torch.bfloat16))
 
 
 def test_trial_inputs_have_two_batch_sizes_and_stay_in_range() -> None:
@@ -213,4 +226,4 @@ def test_relative_error_of_another_dtype_is_infinite() -> None:
 
 
 def test_smallest_is_what_near_zero_counts_as() -> None:
-    assert onnx_export.SMALLEST == 1e-6
+    assert onnx_trial.SMALLEST == 1e-6

@@ -1,0 +1,61 @@
+"""The machine that a latency was measured on, and what of it must be the same for latencies to be comparable."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+CPU_FLAGS = (
+    "avx2",
+    "fma",
+    "avx512f",
+    "avx512_vnni",
+    "avx_vnni",
+    "avx512_bf16",
+    "amx_tile",
+    "amx_int8",
+    "asimddp",
+    "sve",
+)
+"""Instruction sets that decide how quick a network is."""
+
+DECISIVE = ("cpu", "flags", "cores", "onnxruntime")
+"""What a latency depends on, among the keys of `machine`."""
+
+
+def machine() -> dict[str, Any]:
+    """What a latency was measured on, as JSON values: the CPU, its flags among `CPU_FLAGS`, cores and versions."""
+    described = _cpu_description()
+    flags = set((described.get("flags") or described.get("Features") or "").split())
+    return {
+        "cpu": described.get("model name") or platform.processor() or platform.machine(),
+        "flags": [flag for flag in CPU_FLAGS if flag in flags],
+        "cores": os.cpu_count(),
+        "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "onnx", "onnxruntime")},
+    }
+
+
+def differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
+    """In what two machines differ that a latency depends on, in words; empty if they are as good as the same."""
+    return [
+        f"{key} is {here.get(key)!r} here and was {there.get(key)!r}"
+        for key in DECISIVE
+        if here.get(key) != there.get(key)
+    ]
+
+
+def _cpu_description() -> dict[str, str]:
+    """The first of each field in Linux' description of the CPUs; empty elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return {}
+    pairs = [line.partition(":") for line in reversed(lines) if ":" in line]
+    return {key.strip(): value.strip() for key, _, value in pairs}

@@ -1,0 +1,117 @@
+"""ONNX Runtime sessions: opened in one place, with all optimisations, and with errors that say what is wrong."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from bnas.passes.errors import BnasError
+
+Array: TypeAlias = "np.ndarray[Any, Any]"
+Source: TypeAlias = "str | os.PathLike[str] | bytes"
+"""An ONNX model: the path of its file, or its serialised content."""
+
+CPU = "CPUExecutionProvider"
+
+
+class SessionError(BnasError, ValueError):
+    """ONNX Runtime cannot load or run a model, or has no such execution provider."""
+
+
+def open_session(source: Source, *, threads: int = 1, inter_threads: int = 1, provider: str = CPU) -> Any:
+    """An ONNX Runtime session with all graph optimisations.
+
+    Args:
+        source: The model.
+        threads: Threads within an operator. They do not spin while they wait: that would be CPU time of others.
+        inter_threads: Operators that may run at the same time.
+        provider: The execution provider; what it cannot run falls to the CPU's.
+
+    Raises:
+        SessionError: the provider is not installed or cannot start, or the model cannot be loaded.
+    """
+    check_provider(provider)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    modes = onnxruntime.ExecutionMode
+    options.execution_mode = modes.ORT_PARALLEL if inter_threads > 1 else modes.ORT_SEQUENTIAL
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, inter_threads
+    options.log_severity_level = 4  # what goes wrong is raised: nothing needs to be printed as well
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    providers = list(dict.fromkeys((provider, CPU)))
+    try:
+        model = source if isinstance(source, bytes) else os.fspath(source)
+        session = onnxruntime.InferenceSession(model, options, providers=providers)
+    except Exception as error:
+        raise SessionError(f"ONNX Runtime cannot load it: {_told(error)}") from error
+    if provider not in session.get_providers():  # ONNX Runtime itself goes on with the CPU and only logs it
+        raise SessionError(f"provider: {provider} is installed but cannot be started; see that its libraries are there")
+    return session
+
+
+def check_provider(provider: str) -> None:
+    """Raise `SessionError`, which names those that are installed, if `provider` is not."""
+    installed = onnxruntime.get_available_providers()
+    if provider not in installed:
+        near = get_close_matches(provider, installed, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise SessionError(f"provider: {provider!r} is not installed; there is {', '.join(installed)}{hint}")
+
+
+def run_session(session: Any, inputs: Sequence[Tensor]) -> list[Array]:
+    """The outputs for tensors in the order of the model's inputs.
+
+    Raises:
+        SessionError: they do not fit the model, or it fails on them.
+    """
+    names = [one.name for one in session.get_inputs()]
+    if len(names) != len(inputs):
+        raise SessionError(f"takes the inputs {', '.join(names)} but was given {len(inputs)} tensors")
+    feed = {name: as_array(name, given) for name, given in zip(names, inputs, strict=True)}
+    try:
+        return list(session.run(None, feed))
+    except Exception as error:
+        raise SessionError(f"ONNX Runtime cannot run it: {_told(error)}") from error
+
+
+def as_array(name: str, tensor: Tensor) -> Array:
+    """`tensor` as a numpy array; a `SessionError` that names it if numpy has no such dtype."""
+    try:
+        return tensor.detach().cpu().contiguous().numpy()
+    except TypeError as error:
+        raise SessionError(f"{name}: {tensor.dtype} cannot be passed to ONNX Runtime") from error
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+class OnnxModule(nn.Module):
+    """An ONNX model that is called as a module is, for inference only.
+
+    One output is given as a tensor, several as a dict by their names in the model.
+    """
+
+    def __init__(self, source: Source, **settings: Any) -> None:
+        """Open a session; `settings` are those of `open_session`, and so are the errors."""
+        super().__init__()
+        try:
+            self.session = open_session(source, **settings)
+        except SessionError as error:
+            place = "the model" if isinstance(source, bytes) else os.fspath(source)
+            raise SessionError(f"{place}: {error}") from error
+        self.eval()
+
+    def forward(self, *inputs: Tensor) -> Any:
+        """The outputs; raises `SessionError` if the inputs do not fit."""
+        found = [torch.from_numpy(one) for one in run_session(self.session, inputs)]
+        names = [one.name for one in self.session.get_outputs()]
+        return found[0] if len(found) == 1 else dict(zip(names, found, strict=True))

@@ -1,0 +1,198 @@
+"""Static int8 quantisation of ONNX files by ONNX Runtime (QDQ format), calibrated on the user's data."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import onnx
+from torch import Tensor
+
+from bnas.passes.errors import BnasError
+
+from .evaluation import Batch, Metric, accuracy, first_samples
+from .onnx_file import weight_files
+from .onnx_session import OnnxModule, as_array
+
+METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
+"""Ways to find the range of an activation, and what ONNX Runtime calls them."""
+
+
+class QuantisationError(BnasError, ValueError):
+    """A model cannot be quantised as it was asked for."""
+
+
+@dataclass(frozen=True)
+class Int8:
+    """How a model is quantised; see https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html.
+
+    Raises:
+        QuantisationError: a setting is out of its bounds.
+    """
+
+    calibration: Iterable[Batch]
+    """Batches that the ranges of activations are found on: a few hundred samples, transformed as when deployed."""
+    samples: int = 512
+    """So many of them are used."""
+    exclude: tuple[str, ...] = ()
+    """Layers that stay in floating point: paths or globs on paths of modules, as in the names of the nodes."""
+    exclude_operators: tuple[str, ...] = ()
+    """ONNX operators that stay in floating point, such as "Gemm"."""
+    per_channel: bool = True
+    """Whether weights have a scale for each output channel."""
+    method: str = "minmax"
+    """One of `METHODS`."""
+    reduce_range: bool = False
+    """Weights of 7 bits: on CPUs with AVX2 or AVX-512 but without VNNI, sums of 8 bits saturate."""
+    validation: Iterable[Batch] | None = None
+    """Batches to report the metric on, before and after."""
+    metric: Metric = accuracy
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        if self.samples < 1:
+            raise QuantisationError(f"samples: {self.samples} is not allowed; it must be at least 1")
+        if self.method not in METHODS:
+            raise QuantisationError(f"method: {self.method!r} is not one of {', '.join(METHODS)}")
+
+
+@dataclass(frozen=True)
+class Int8Report:
+    """What was quantised, and what it did to the metric: the numbers are measured, and differ."""
+
+    layers: tuple[str, ...]
+    """Nodes of the original model that read quantised numbers only."""
+    excluded: tuple[str, ...]
+    """Nodes that were left in floating point as asked for."""
+    samples: int
+    """Samples that the ranges were found on."""
+    metric_fp32: float | None
+    """The metric of the model before, on ONNX Runtime; ``None`` without validation data."""
+    metric_int8: float | None
+
+
+def quantise(path: Path, settings: Int8, example_inputs: Sequence[Tensor]) -> Int8Report:
+    """Replace the model at `path` by the quantised one; what it was is then beside it, as ``fp32.onnx``.
+
+    Raises:
+        QuantisationError: there is no calibration data, it does not fit, or an exclusion fits nothing.
+    """
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+    data = first_samples(settings.calibration, settings.samples)
+    model = onnx.load(path, load_external_data=False)
+    excluded = _excluded(model, settings)
+    reader = _Reader([one.name for one in model.graph.input], data, example_inputs)
+    plain = path.with_name("fp32.onnx")
+    path.rename(plain)
+    try:
+        with _quiet():
+            quantize_static(
+                plain,
+                path,
+                reader,
+                quant_format=QuantFormat.QDQ,
+                per_channel=settings.per_channel,
+                reduce_range=settings.reduce_range,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                nodes_to_exclude=excluded,
+                calibrate_method=CalibrationMethod[METHODS[settings.method]],
+                use_external_data_format=bool(weight_files(plain)),
+            )
+    except Exception as error:
+        raise QuantisationError(f"ONNX Runtime cannot quantise the model: {type(error).__name__}: {error}") from error
+    before, after = _metrics(settings, plain, path)
+    return Int8Report(
+        _quantised(path, excluded), tuple(excluded), sum(len(inputs) for inputs, _ in data), before, after
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """ONNX Runtime advises to fold and optimise first, which the lowering did."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _metrics(settings: Int8, *paths: Path) -> list[float | None]:
+    if settings.validation is None:
+        return [None for _ in paths]
+    return [settings.metric(OnnxModule(path), settings.validation) for path in paths]
+
+
+def _excluded(model: onnx.ModelProto, settings: Int8) -> list[str]:
+    """The names of the nodes that stay as they are."""
+    names = {node.name: node.op_type for node in model.graph.node}
+    found = [name for name, kind in names.items() if kind in settings.exclude_operators]
+    _check_known("exclude_operators", settings.exclude_operators, set(names.values()))
+    paths = {name.rpartition("/")[0] or name for name in names}
+    for pattern in settings.exclude:
+        inside = [name for name in names if _is_inside(name.rpartition("/")[0] or name, pattern)]
+        if not inside:
+            _check_known("exclude", (pattern,), paths)
+        found += inside
+    return list(dict.fromkeys(found))
+
+
+def _is_inside(path: str, pattern: str) -> bool:
+    """Whether `pattern` is the path of a layer or of a module around it."""
+    return fnmatchcase(path, pattern) or fnmatchcase(path, f"{pattern}.*")
+
+
+def _check_known(setting: str, wanted: Iterable[str], known: set[str]) -> None:
+    for name in wanted:
+        if name not in known:
+            near = get_close_matches(name, known, n=1) or sorted(known)[:5]
+            raise QuantisationError(f"{setting}: {name!r} fits nothing in the model; there is {', '.join(near)}")
+
+
+def _quantised(path: Path, excluded: Sequence[str]) -> tuple[str, ...]:
+    """The nodes that read what was dequantised, and nothing else."""
+    nodes = onnx.load(path, load_external_data=False).graph.node
+    made = {name for node in nodes if node.op_type == "DequantizeLinear" for name in node.output}
+    own = (node for node in nodes if node.op_type != "QuantizeLinear" and node.name not in excluded)
+    return tuple(node.name for node in own if made.issuperset(filter(None, node.input)) and any(node.input))
+
+
+class _Reader:
+    """Gives ONNX Runtime one batch after another: what its ``CalibrationDataReader`` is."""
+
+    def __init__(self, names: Sequence[str], data: Sequence[Batch], example_inputs: Sequence[Tensor]) -> None:
+        if not data or not any(len(inputs) for inputs, _ in data):
+            raise QuantisationError("calibration: there is not a single sample")
+        self._feeds = [self._feed(names, inputs, example_inputs) for inputs, _ in data]
+        self._rest: Iterator[Any] = iter(self._feeds)
+
+    @staticmethod
+    def _feed(names: Sequence[str], inputs: Any, example_inputs: Sequence[Tensor]) -> dict[str, Any]:
+        given = tuple(inputs) if isinstance(inputs, list | tuple) else (inputs,)
+        shapes, wanted = ([tuple(one.shape[1:]) for one in ones] for ones in (given, example_inputs))
+        if shapes != wanted:
+            raise QuantisationError(f"calibration: samples have the shapes {shapes}, but the model takes {wanted}")
+        return {name: as_array(name, one) for name, one in zip(names, given, strict=True)}
+
+    def get_next(self) -> dict[str, Any] | None:
+        """The next batch by input name, or ``None`` at the end."""
+        return next(self._rest, None)
+
+    def rewind(self) -> None:
+        """Begin again."""
+        self._rest = iter(self._feeds)
+
+    def set_range(self, start_index: int, end_index: int) -> None:
+        """Go on with these batches."""
+        self._rest = iter(self._feeds[start_index:end_index])
+
+    def __len__(self) -> int:
+        return len(self._feeds)
