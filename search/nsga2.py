@@ -63,11 +63,7 @@ def offspring(
     """
     with stream.lent():
         children = list(islice(children_of(population, variation, candidates.last_genes), count))
-        canonical = candidates.canonical(children)
-        claimed = [
-            candidates.claim_canonical(form) or _claim_near(genes, variation, candidates)
-            for form, genes in zip(canonical, children, strict=True)
-        ]
+        claimed = _claim_near(children, variation, candidates)
     return [candidate for candidate in claimed if candidate is not None]
 
 
@@ -80,10 +76,18 @@ def children_of(population: Sequence[Individual], variation: Variation, last: Se
         yield from (variation.mutate(genes, last) for genes in pair)
 
 
-def _claim_near(genes: Sequence[int], variation: Variation, candidates: Candidates) -> Candidate | None:
-    """Return a candidate near these genes, else a random one, or None if the space is used up."""
-    for _ in range(MUTATION_TRIES):
-        genes = variation.mutate(genes, candidates.last_genes)
-        if candidate := candidates.claim(genes):
-            return candidate
-    return candidates.claim_random()
+def _claim_near(
+    children: Sequence[Sequence[int]], variation: Variation, candidates: Candidates
+) -> list[Candidate | None]:
+    """Return a candidate with or near each child's genes, else a random one, or None if the space is used up."""
+    claimed: dict[int, Candidate] = {}
+    waiting = dict(enumerate(children))
+    for _ in range(1 + MUTATION_TRIES):
+        forms = candidates.canonical(list(waiting.values()))
+        found = {i: one for i, form in zip(waiting, forms, strict=True) if (one := candidates.claim_canonical(form))}
+        claimed.update(found)
+        last = candidates.last_genes
+        waiting = {i: variation.mutate(genes, last) for i, genes in waiting.items() if i not in found}
+        if not waiting:
+            break
+    return [claimed.get(i) or candidates.claim_random() for i in range(len(children))]

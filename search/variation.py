@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from deap import tools
@@ -39,27 +40,28 @@ class Variation:
 
     def cross(self, mother: Sequence[int], father: Sequence[int], last: Sequence[int]) -> tuple[list[int], list[int]]:
         """Return two children of one pair. Draws from the global ``random``."""
-        one, two = [float(gene) for gene in mother], [float(gene) for gene in father]
-        tools.cxSimulatedBinaryBounded(one, two, self.crossover_eta, *_bounds(last))
-        return _rounded(one, last), _rounded(two, last)
+        one, two, (low, up, _) = list(mother), list(father), _bounds(tuple(last))
+        tools.cxSimulatedBinaryBounded(one, two, self.crossover_eta, low, up)
+        return _rounded(one), _rounded(two)
 
     def mutate(self, genes: Sequence[int], last: Sequence[int]) -> list[int]:
         """Return mutated genes. Draws from the global ``random``."""
-        mutated = [float(gene) for gene in genes]
-        free = sum(gene > 0 for gene in last)
+        mutated, (low, up, free) = list(genes), _bounds(tuple(last))
         probability = 1 / max(free, 1) if self.mutation_prob is None else self.mutation_prob
-        tools.mutPolynomialBounded(mutated, self.mutation_eta, *_bounds(last), probability)
-        return _rounded(mutated, last)
+        tools.mutPolynomialBounded(mutated, self.mutation_eta, low, up, probability)
+        return _rounded(mutated)
 
 
-def _bounds(last: Sequence[int]) -> tuple[list[float], list[float]]:
-    """Return the range of each gene, half a step wider on both sides.
+@lru_cache(maxsize=8)
+def _bounds(last: tuple[int, ...]) -> tuple[list[float], list[float], int]:
+    """Return the range of each gene, half a step wider on both sides, and how many genes have a choice.
 
     So each choice is the rounding of a range of the same size: within [0, 1] a yes-or-no gene would nearly never
-    flip. And a gene with one choice has a range that is not empty: DEAP divides by it.
+    flip. And a gene with one choice has a range that is not empty: DEAP divides by it. The upper end is just below
+    the half, which would be rounded to a choice too many.
     """
-    return [-0.5] * len(last), [gene + 0.5 for gene in last]
+    return [-0.5] * len(last), [gene + 0.5 - 1e-9 for gene in last], sum(gene > 0 for gene in last)
 
 
-def _rounded(genes: Sequence[float], last: Sequence[int]) -> list[int]:
-    return [min(max(math.floor(gene + 0.5), 0), most) for gene, most in zip(genes, last, strict=True)]
+def _rounded(genes: Sequence[float]) -> list[int]:
+    return [int(gene + 0.5) for gene in genes]
