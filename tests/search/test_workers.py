@@ -19,7 +19,9 @@ from bnas.search import EvaluationLog, MetricError, Objective, Remote, Searcher,
 OBJECTIVES = (Objective("accuracy", "max"), Objective("macs", "min"))
 SETTINGS: dict[str, Any] = {"population": 12, "num_evals": 48, "seed": 3}
 
-two_processes = partial(ProcessPoolExecutor, 2, get_context("spawn"))
+CONTEXT = get_context("forkserver")
+CONTEXT.set_forkserver_preload(["bnas.search"])  # else each process imports torch again
+two_processes = partial(ProcessPoolExecutor, 2, CONTEXT)
 
 
 def searched(evaluate: Any, **settings: Any) -> SearchResult:
