@@ -6,6 +6,7 @@ Nothing here touches the shared parameters or statistics: an evaluation works on
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -198,6 +199,9 @@ class Evaluator:
         """The metric of a module made by `prepare`, which is folded for it and not usable for training after."""
         return self.metric(fold(module).to(memory_format=torch.channels_last), self.validation)
 
+    def _of_module(self, module: nn.Module, subnet: Subnet) -> dict[str, float]:
+        return self._values(subnet, self.metric(module, self.validation))
+
     def _values(self, subnet: Subnet, quality: float) -> dict[str, float]:
         return {self.metric_name: quality, **self.supernet.costs(subnet)}
 
@@ -207,8 +211,7 @@ class Evaluator:
         except Exception:  # one of them, or the group is too large for the memory: alone each has its own error
             return [_tried(self.evaluate, subnet) for subnet in subnets]
         return [
-            _tried(lambda s, m=module: self._values(s, self.metric(m, self.validation)), subnet)
-            for subnet, module in zip(subnets, modules, strict=True)
+            _tried(partial(self._of_module, module), subnet) for subnet, module in zip(subnets, modules, strict=True)
         ]
 
     def _together(self, subnets: Sequence[Subnet]) -> list[nn.Module]:

@@ -89,7 +89,10 @@ class Folds:
 
 
 class Replay(nn.Module):
-    """Stands for a module whose outputs on some batches are known: it is run on no others."""
+    """Stands for a module whose outputs on some batches are known: it runs only on others."""
+
+    _module: nn.Module
+    _outputs: Mapping[int, tuple[Tensor, Any]]
 
     def __init__(self, module: nn.Module, known: Iterable[tuple[Tensor, Any]]) -> None:
         super().__init__()

@@ -165,8 +165,12 @@ def _steps(module: GraphModule, number: int, identity: Identity) -> Iterator[Ste
     roots: list[frozenset[int]] = []
     calls = [str(node.target) for node in module.graph.nodes if node.op == "call_module"]
     inputs = [node for node in module.graph.nodes if node.op == "placeholder"]
+
+    def earlier(node: Node) -> Any:
+        return Place(places[node])
+
     for place, node in enumerate(module.graph.nodes):
-        args, kwargs = map_arg((node.args, node.kwargs), lambda n: Place(places[n]))
+        args, kwargs = map_arg((node.args, node.kwargs), earlier)
         args = (inputs.index(node),) if node in inputs else args
         run, key = _operation(module, node)
         path = str(node.target) if node.op == "call_module" else None

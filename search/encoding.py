@@ -53,6 +53,6 @@ class Encoding:
         blocks = np.zeros((len(place), len(uses)), dtype=np.float32)
         variables = np.zeros((len(uses), len(self.last)), dtype=np.float32)
         for column, (gene, around) in enumerate(uses):
-            blocks[[place[name] for name in around], column] = 1
+            blocks[[place[name] for name in around if name in place], column] = 1
             variables[column, gene] = 1
         return blocks, variables

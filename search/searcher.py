@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
+from bnas.passes import SearchSpace
 from bnas.search.algorithm import NAMES, Name
 from bnas.search.constraint import Constraint
 from bnas.search.errors import SearchError
@@ -39,6 +40,7 @@ class Searcher:
         evaluate: Any = None,
         objectives: Sequence[Objective] = (),
         *,
+        space: SearchSpace | None = None,
         constraints: Sequence[Constraint | str] = (),
         algorithm: Name = "NSGA2",
         population: int = 50,
@@ -65,6 +67,7 @@ class Searcher:
             evaluate: Gives the values of a sub-network: a `bnas.Evaluator`, or a function from a `Subnet` to numbers by
                 name. With None there are the costs of the super-network and what objectives measure by themselves.
             objectives: Which of the values to optimise, and how.
+            space: The part of the super-network's space to search, such as what its last stage trained; None is all.
             constraints: Bounds that hold before any objective counts, as `Constraint` or as ``"parameters <= 60 %"``.
             algorithm: "NSGA2", "RNSGA2" (near aspiration points) or "random".
             population: Size of a generation, 4 at least.
@@ -91,7 +94,7 @@ class Searcher:
             RecordError: The log's file is malformed or of another super-network.
         """
         _check_sizes(population, num_evals, seed)
-        source, asked = Source.of(supernet), _checked_objectives(objectives)
+        source, asked = Source.of(supernet, space), _checked_objectives(objectives)
         bounds = tuple(Constraint.parse(one) if isinstance(one, str) else one for one in constraints)
         preferring = (aspiration_points, epsilon, weights, extreme_points_as_ref_points)
         self._plan = Plan(

@@ -25,17 +25,17 @@ class Source:
     """Has ``cost_model`` and ``fingerprint`` as `bnas.SuperNetwork` has."""
 
     @classmethod
-    def of(cls, supernet: Any) -> Source:
-        """The source that a super-network or a search space is.
+    def of(cls, supernet: Any, space: SearchSpace | None = None) -> Source:
+        """The source that a super-network or a search space is, or a part of its space.
 
         Raises:
             SearchError: it is neither.
         """
         if isinstance(supernet, SearchSpace):
-            return cls(supernet)
+            return cls(supernet if space is None else space)
         if not isinstance(getattr(supernet, "space", None), SearchSpace):
             raise SearchError(f"{type(supernet).__name__} is neither a SuperNetwork nor a SearchSpace")
-        return cls(supernet.space, supernet)
+        return cls(supernet.space if space is None else space, supernet)
 
     @property
     def fingerprint(self) -> str:

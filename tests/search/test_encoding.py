@@ -38,8 +38,9 @@ def one_by_one(space: SearchSpace, genes: tuple[int, ...]) -> tuple[int, ...]:
     return space.encode(space.canonical(space.repair(space.decode(genes))))
 
 
-@given(space=spaces())
-def test_rows_are_what_the_space_makes_of_each(space: SearchSpace) -> None:
+@given(space=spaces(), depth=st.booleans())
+def test_rows_are_what_the_space_makes_of_each(space: SearchSpace, depth: bool) -> None:
+    space = space.restrict(depth=depth)
     rows = vectors(space)
     found = Encoding(space).canonical(rows)
     assert [tuple(row) for row in found.tolist()] == [one_by_one(space, row) for row in rows]
