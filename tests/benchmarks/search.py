@@ -2,7 +2,7 @@
 
 CPU seconds of one thread; goals as they were set for a quiet machine. Parts: costs, overhead, generation, hypervolume,
 surrogate. The last three need a trained ResNet-20 on CIFAR-10: ``--supernet FOLDER --data FOLDER``, a folder of
-`SuperNetwork.save` and one of `examples/cifar10_resnet.py`; without them they are tried on a small untrained model, and
+`SuperNetwork.save` and one of `examples/cifar10.py`; without them they are tried on a small untrained model, and
 the figures say nothing.
 """
 
@@ -37,7 +37,7 @@ from bnas.search.nsga2 import NSGA2
 from bnas.search.variation import Variation
 
 OBJECTIVES = (Objective("accuracy", "max"), Objective("macs", "min"))
-EXAMPLE = Path(__file__).parents[2] / "examples" / "cifar10_resnet.py"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "cifar10.py"
 
 
 def cpu(run: Callable[[], Any]) -> tuple[float, Any]:
@@ -100,15 +100,16 @@ def generations(space: SearchSpace, population: int, count: int = 12) -> list[fl
     return took[1:]
 
 
-def mutated(space: SearchSpace, count: int) -> list[Subnet]:
-    """A generation: children of a few parents, as late in a search."""
-    candidates, variation = Candidates(space, np.random.default_rng(0)), Variation()
-    evolution = NSGA2(candidates, GlobalRandom(0), count, variation)
-    for _ in range(6):
-        asked = evolution.ask(count)
-        sizes = [float(sum(c.genes)) for c in asked]
-        evolution.tell([Individual(c.genes, Fitness((1.0, -1.0), (s, s))) for c, s in zip(asked, sizes, strict=True)])
-    return [candidate.subnet for candidate in evolution.ask(count)]
+def mutated(space: SearchSpace, count: int, parents: int = 4) -> list[Subnet]:
+    """Mutations, one gene on average, of a few sub-networks of different sizes."""
+    candidates, variation, stream = Candidates(space, np.random.default_rng(0)), Variation(), GlobalRandom(0)
+    origins, found = candidates.claim_first(parents), list[Subnet]()
+    while len(found) < count:
+        with stream.lent():
+            child = variation.mutate(origins[len(found) % parents].genes, candidates.last_genes)
+        if candidate := candidates.claim(child):
+            found.append(candidate.subnet)
+    return found
 
 
 def generation(evaluator: Evaluator) -> Table:
@@ -230,7 +231,7 @@ def trained(supernet: Path | None, data: Path | None) -> Evaluator:
     """The evaluator of a trained ResNet-20 on 500 and 2,000 images, or of a small model on noise."""
     if supernet is None or data is None:
         return stand_in()
-    spec = importlib.util.spec_from_file_location("cifar10_resnet", EXAMPLE)
+    spec = importlib.util.spec_from_file_location("cifar10", EXAMPLE)
     assert spec is not None
     assert spec.loader is not None
     example = importlib.util.module_from_spec(spec)
