@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from zoo_models import make_model, traced_input
 
@@ -67,7 +68,7 @@ def counted(supernet: SuperNetwork, subnet: Subnet) -> tuple[bool, bool]:
     """Whether parameters and MACs are those counted on the extracted module."""
     module, expected = supernet.extract(subnet), supernet.costs(subnet)
     inputs = supernet.example()[0][:1]
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         module(inputs)
     parameters = sum(p.numel() for p in module.parameters())
     return parameters == expected["parameters"], counter.get_total_flops() // 2 == expected["macs"]
