@@ -10,7 +10,7 @@ import numpy as np
 
 from bnas.search.candidates import Candidates
 from bnas.search.constraint import Constraint, violation
-from bnas.search.errors import InfeasibleError, SearchError
+from bnas.search.errors import SearchError
 from bnas.search.evaluation import check_names
 from bnas.search.fitness import Fitness, Individual
 from bnas.search.global_random import GlobalRandom
@@ -86,10 +86,7 @@ class Run:
             self._bounds = self._bounds or self._resolved()
             pairs = zip(asked, found, strict=True)
             algorithm.tell([self._scored(c.genes, e.values) for c, e in pairs if e.failure is None])
-        found_all = SearchResult(plan.objectives, tuple(self._evaluations), self._bounds)
-        if message := found_all.infeasible():
-            raise InfeasibleError(message, found_all)
-        return found_all
+        return SearchResult(plan.objectives, tuple(self._evaluations), self._bounds)
 
     def _algorithm(self) -> Algorithm:
         plan = self._plan

@@ -9,16 +9,17 @@ from typing import Any
 
 from bnas.passes import SearchSpace
 from bnas.search.algorithm import NAMES, Name
+from bnas.search.confirmation import confirmed
 from bnas.search.constraint import Constraint
-from bnas.search.errors import SearchError
+from bnas.search.errors import InfeasibleError, SearchError
 from bnas.search.evaluation import Evaluation
 from bnas.search.evaluation_log import EvaluationLog
 from bnas.search.fitness import Select, crowded
 from bnas.search.objective import Objective, nearest
-from bnas.search.outcome import Measures
+from bnas.search.outcome import Measures, in_this_process
 from bnas.search.result import SearchResult
 from bnas.search.rnsga2 import Preference
-from bnas.search.run import Plan, Run
+from bnas.search.run import Evaluations, Plan, Run
 from bnas.search.source import Source
 from bnas.search.surrogate import GaussianProcess, Regressor
 from bnas.search.variation import Variation
@@ -55,6 +56,7 @@ class Searcher:
         weights: Sequence[float] | None = None,
         extreme_points_as_ref_points: bool = False,
         predictor: Regressor | bool = False,
+        confirm: Any = None,
         executor: Executor | Callable[[], Executor] | None = None,
         chunk: int = 1,
         log: EvaluationLog | str | os.PathLike[str] | None = None,
@@ -83,6 +85,7 @@ class Searcher:
             extreme_points_as_ref_points: For RNSGA2: also look near the best in each objective.
             predictor: For NSGA2 and RNSGA2: predicts values of sub-networks from those evaluated, so that only
                 promising ones are. True is a Gaussian process (needs scikit-learn), or a regressor like its ones.
+            confirm: An exact evaluation, given as `evaluate` is, for the front of a search whose `evaluate` is a rough one.
             executor: Evaluates, as `bnas.search.Workers` says; None evaluates here.
             chunk: So many sub-networks are handed to the executor together.
             log: Known evaluations, used instead of evaluating again; new ones are recorded in it. A path is opened
@@ -110,9 +113,10 @@ class Searcher:
         )
         self._measures = Measures(evaluate, tuple(one for one in asked if one.measure is not None))
         source.check_names(self._measures, self._plan.names)
-        self._log = (
-            log if isinstance(log, EvaluationLog) else EvaluationLog(log, "" if log is None else source.fingerprint)
-        )
+        self._log = log if isinstance(log, EvaluationLog) else _opened(log, source, evaluate)
+        self._confirm = None if confirm is None else Measures(confirm)
+        beside = None if self._log.path is None else f"{self._log.path}.confirmed"
+        self._confirmed_log = EvaluationLog() if confirm is None else EvaluationLog(beside, self._log.fingerprint)
         self._executor, self._chunk, self._on_evaluation = executor, chunk, on_evaluation
 
     def run(self) -> SearchResult:
@@ -124,12 +128,20 @@ class Searcher:
             InfeasibleError: Constraints let nothing through; says what is closest, and has the result.
         """
         if self._executor is None:
-            return Run(self._plan, self._measures, self._log, on_evaluation=self._on_evaluation).result()
+            return self._result(in_this_process)
         workers = Workers(self._executor, self._chunk)
         try:
-            return Run(self._plan, self._measures, self._log, workers, self._on_evaluation).result()
+            return self._result(workers)
         finally:
             workers.close()
+
+    def _result(self, evaluate: Evaluations) -> SearchResult:
+        result = Run(self._plan, self._measures, self._log, evaluate, self._on_evaluation).result()
+        if self._confirm is not None:
+            result = confirmed(result, self._confirm, self._confirmed_log, evaluate)
+        if message := result.infeasible():
+            raise InfeasibleError(message, result)
+        return result
 
 
 def _check_sizes(population: int, num_evals: int, seed: int) -> None:
@@ -141,8 +153,13 @@ def _check_sizes(population: int, num_evals: int, seed: int) -> None:
         raise SearchError(f"seed {seed}: allowed is any integer from 0")
 
 
-def _opened(path: str | os.PathLike[str] | None, source: Source) -> EvaluationLog:
-    return EvaluationLog() if path is None else EvaluationLog(path, source.fingerprint)
+def _opened(path: str | os.PathLike[str] | None, source: Source, evaluate: Any) -> EvaluationLog:
+    """The log of evaluations of this super-network in this precision."""
+    return (
+        EvaluationLog()
+        if path is None
+        else EvaluationLog(path, source.fingerprint + getattr(evaluate, "precision", ""))
+    )
 
 
 def _checked_objectives(objectives: Sequence[Objective]) -> tuple[Objective, ...]:
