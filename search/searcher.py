@@ -85,7 +85,8 @@ class Searcher:
             extreme_points_as_ref_points: For RNSGA2: also look near the best in each objective.
             predictor: For NSGA2 and RNSGA2: predicts values of sub-networks from those evaluated, so that only
                 promising ones are. True is a Gaussian process (needs scikit-learn), or a regressor like its ones.
-            confirm: An exact evaluation, given as `evaluate` is, for the front of a search whose `evaluate` is a rough one.
+            confirm: An exact evaluation, given as `evaluate` is: measures the front again where `evaluate` is a rough
+                one. Its log stands beside the other, with ".confirmed" behind the name.
             executor: Evaluates, as `bnas.search.Workers` says; None evaluates here.
             chunk: So many sub-networks are handed to the executor together.
             log: Known evaluations, used instead of evaluating again; new ones are recorded in it. A path is opened
@@ -155,11 +156,9 @@ def _check_sizes(population: int, num_evals: int, seed: int) -> None:
 
 def _opened(path: str | os.PathLike[str] | None, source: Source, evaluate: Any) -> EvaluationLog:
     """The log of evaluations of this super-network in this precision."""
-    return (
-        EvaluationLog()
-        if path is None
-        else EvaluationLog(path, source.fingerprint + getattr(evaluate, "precision", ""))
-    )
+    if path is None:
+        return EvaluationLog()
+    return EvaluationLog(path, source.fingerprint + getattr(evaluate, "precision", ""))
 
 
 def _checked_objectives(objectives: Sequence[Objective]) -> tuple[Objective, ...]:
