@@ -68,7 +68,7 @@ def recalibrate(module: nn.Module, batches: Iterable[Batch], forward: Callable[[
         seen = 0
         with torch.no_grad():
             for inputs, _ in batches:
-                (forward or module)(_channels_last(inputs))
+                (forward or module)(inputs)
                 seen += 1
     finally:
         for norm, momentum in momenta.items():
@@ -143,6 +143,19 @@ def first_samples(batches: Iterable[Batch], count: int) -> list[Batch]:
     return kept
 
 
+class ChannelsLast:
+    """Batches whose images have the layout that evaluation runs in."""
+
+    def __init__(self, batches: Iterable[Batch]) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        return ((_channels_last(inputs), targets) for inputs, targets in self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)  # type: ignore[arg-type]  # a TypeError where there is no length, as there
+
+
 class Evaluator:
     """Measures sub-networks of one super-network, all on the same data.
 
@@ -150,7 +163,7 @@ class Evaluator:
         supernet: where the sub-networks come from.
         calibration: batches for the BatchNorm statistics, through the training transform; if None, a sub-network has
             the shared statistics, which are those of the maximal one at best.
-        validation: batches that the metric is measured on; they are kept in memory.
+        validation: batches that the metric is measured on; `evaluate_many` keeps them in memory.
         metric: by default top-1 accuracy. It gets a module and the batches of `validation`.
         group: so many sub-networks are evaluated together by `evaluate_many`; their tensors are in memory at once.
         metric_name: the name of the metric's value.
@@ -171,8 +184,9 @@ class Evaluator:
     ) -> None:
         self.autocast = autocast
         self.supernet, self.metric, self.group, self.metric_name = supernet, metric, group, metric_name
-        self.calibration = calibration
-        self.validation: list[Batch] = [(_channels_last(inputs), targets) for inputs, targets in validation]
+        self.calibration = None if calibration is None else list(ChannelsLast(calibration))
+        self.validation = ChannelsLast(validation)
+        self._kept: list[Batch] | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -201,7 +215,7 @@ class Evaluator:
 
     def measure(self, module: GraphModule) -> float:
         """The metric of a module made by `prepare`, which is folded for it and not usable for training after."""
-        return self._quality(fold(module).to(memory_format=torch.channels_last))
+        return self._quality(fold(module).to(memory_format=torch.channels_last), self.validation)
 
     @property
     def precision(self) -> str:
@@ -209,15 +223,15 @@ class Evaluator:
         return "" if self.autocast is None else f"-{self.autocast}".replace("torch.", "")
 
     def _casting(self) -> torch.autocast:
-        device = self.validation[0][0].device.type if self.validation else "cpu"
+        device = next(self.supernet.parameters()).device.type
         return torch.autocast(device, self.autocast or torch.bfloat16, enabled=self.autocast is not None)
 
-    def _quality(self, module: nn.Module) -> float:
+    def _quality(self, module: nn.Module, batches: Iterable[Batch]) -> float:
         with self._casting():
-            return self.metric(module, self.validation)
+            return self.metric(module, batches)
 
     def _of_module(self, module: nn.Module, subnet: Subnet) -> dict[str, float]:
-        return self._values(subnet, self._quality(module))
+        return self._values(subnet, self._quality(module, self._batches()))
 
     def _values(self, subnet: Subnet, quality: float) -> dict[str, float]:
         return {self.metric_name: quality, **self.supernet.costs(subnet)}
@@ -242,7 +256,13 @@ class Evaluator:
         for module in modules:
             fold(module, folds).to(memory_format=torch.channels_last)
         with self._casting():
-            return replays(modules, self.validation)
+            return replays(modules, self._batches())
+
+    def _batches(self) -> list[Batch]:
+        """The validation data: outputs that are known are found by the inputs that they belong to."""
+        if self._kept is None:
+            self._kept = list(self.validation)
+        return self._kept
 
 
 def _tried(function: Callable[[Subnet], dict[str, float]], subnet: Subnet) -> dict[str, float] | Exception:
