@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
-from torch import Tensor
-
-from bnas.passes.ir import as_program_call
-
 from . import random_state
 from .errors import TrainingError
-from .evaluation import Batch, Loader, first_samples
+from .evaluation import Batch, Loader, batch_size, first_samples
 
 
 class Batches:
     """The training data, epoch by epoch.
 
     Args:
-        loader: batches of (inputs, targets); inputs are a tensor, or a tuple or dict of them.
+        loader: batches of (inputs, targets); inputs are a tensor, or a tuple or dict of them. One with ``state_dict``
+            and ``load_state_dict`` (torchdata's StatefulDataLoader) goes on by itself where it was.
         accumulate: batches of one step of the optimizer.
         samples: end an epoch after so many samples (whole batches); all if None.
 
@@ -35,6 +33,7 @@ class Batches:
         if not self.length:
             raise TrainingError("the training loader is empty")
         self.loader, self.accumulate = loader, accumulate
+        self._stateful: Any = loader if hasattr(loader, "load_state_dict") else None
         if samples is not None:
             size = batch_size(self.first())
             self.length = min(self.length, -(-samples // size))
@@ -49,14 +48,28 @@ class Batches:
         return -(-self.length // self.accumulate)
 
     def first(self) -> Batch:
-        """The first batch, drawn without a trace."""
-        with random_state.undisturbed(self.loader):
+        """The first batch, drawn without a trace; not in the middle of an epoch."""
+        with random_state.undisturbed(self.loader), self._put_back():
             return next(iter(self.loader))
 
     def calibration(self, samples: int, seed: int) -> list[Batch]:
-        """The first batches of `samples` samples, drawn without a trace: the same whenever they are asked for."""
-        with random_state.undisturbed(self.loader, seed):
+        """The first batches of `samples` samples, drawn without a trace; not in the middle of an epoch.
+
+        They are those of the first epoch of a loader whose generators start at `seed`.
+        """
+        with random_state.undisturbed(self.loader, seed), self._put_back():
+            _set_epoch(self.loader, 0)
             return first_samples(self.loader, samples)
+
+    @contextmanager
+    def _put_back(self) -> Iterator[None]:
+        """A loader that knows its place is there again after."""
+        place = self._stateful and self._stateful.state_dict()
+        try:
+            yield
+        finally:
+            if self._stateful is not None:
+                self._stateful.load_state_dict(place)
 
     def __iter__(self) -> Iterator[list[Batch]]:
         """The steps that are left of this epoch, each a list of batches.
@@ -83,6 +96,8 @@ class Batches:
 
     def _skipped(self) -> Iterator[Batch]:
         """The epoch from its middle: what was taken is drawn again from where the epoch began."""
+        if self._stateful is not None:
+            return iter(self.loader)
         now, start = random_state.capture(self.loader), self._start
         assert start is not None
         random_state.restore(self.loader, start)
@@ -95,12 +110,16 @@ class Batches:
 
     def state_dict(self) -> dict[str, Any]:
         """Where the data is, with the states of all generators, for a JSON file."""
-        now = random_state.capture(self.loader)
-        return {"epoch": self.epoch, "taken": self.taken, "start": self._start, "now": now}
+        now, place = random_state.capture(self.loader), self._stateful and self._stateful.state_dict()
+        return {"epoch": self.epoch, "taken": self.taken, "start": self._start, "now": now, "loader": place}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was asked for."""
         self.epoch, self.taken, self._start = state["epoch"], state["taken"], state["start"]
+        if self._stateful is not None:
+            self._stateful.load_state_dict(state["loader"])
+            if not self.taken and self.length < len(self.loader):
+                iter(self.loader)  # what is left of an epoch that was cut; the next iteration begins anew
         random_state.restore(self.loader, state["now"])
 
 
@@ -109,10 +128,3 @@ def _set_epoch(loader: Loader, epoch: int) -> None:
     sampler: Any = getattr(loader, "sampler", None)
     if hasattr(sampler, "set_epoch"):
         sampler.set_epoch(epoch)
-
-
-def batch_size(batch: Batch) -> int:
-    """Samples of a batch: axis 0 of its first tensor."""
-    tensors, named = as_program_call(batch[0])
-    tensor: Tensor = next(iter((*tensors, *named.values())))
-    return len(tensor)

@@ -15,12 +15,14 @@ from torch.fx import GraphModule, Node
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from bnas.passes import BnasError, Subnet
+from bnas.passes.ir import as_program_call
 
+from .layout import laid_out, placed
 from .supernetwork import SuperNetwork
 from .together import Folds, Layers, replays, share_layers
 
-Batch = tuple[Tensor, Any]
-"""Inputs and targets, as a data loader gives them."""
+Batch = tuple[Any, Any]
+"""Inputs and targets, as a data loader gives them. Inputs are a tensor, or a tuple or dict of them."""
 
 
 class Loader(Protocol):
@@ -45,7 +47,7 @@ class EvaluationError(BnasError):
     """A module cannot be evaluated: no data, or outputs that are not numbers."""
 
 
-def recalibrate(module: nn.Module, batches: Iterable[Batch], forward: Callable[[Tensor], object] | None = None) -> None:
+def recalibrate(module: nn.Module, batches: Iterable[Batch], forward: Callable[..., object] | None = None) -> None:
     """Set the BatchNorm statistics of `module`, in place, to the averages over `batches`, which `forward` runs on.
 
     All batches count the same (``momentum=None``), dropout is off, and modes and momenta are put back. Give at least
@@ -68,7 +70,8 @@ def recalibrate(module: nn.Module, batches: Iterable[Batch], forward: Callable[[
         seen = 0
         with torch.no_grad():
             for inputs, _ in batches:
-                (forward or module)(inputs)
+                tensors, named = as_program_call(placed(inputs, _device(module)))
+                (forward or module)(*tensors, **named)
                 seen += 1
     finally:
         for norm, momentum in momenta.items():
@@ -118,29 +121,44 @@ def accuracy(module: nn.Module, batches: Iterable[Batch]) -> float:
     right = total = 0
     with torch.inference_mode():
         for inputs, targets in batches:
-            outputs = module(_channels_last(inputs))
+            outputs = module(placed(laid_out(inputs, "channels_last"), _device(module)))
             if not bool(torch.isfinite(outputs).all()):
                 raise EvaluationError(f"an output after {total} samples is NaN or inf")
-            right += int((outputs.argmax(1) == targets).sum())
+            right += int((outputs.argmax(1) == placed(targets, outputs.device)).sum())
             total += len(targets)
     if not total:
         raise EvaluationError("there is no data to measure the accuracy on")
     return right / total
 
 
-def _channels_last(inputs: Tensor) -> Tensor:
-    return inputs.contiguous(memory_format=torch.channels_last) if inputs.ndim == 4 else inputs
+def _device(module: nn.Module) -> torch.device:
+    return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+
+
+def batch_size(batch: Batch) -> int:
+    """Samples of a batch: axis 0 of its first tensor."""
+    tensors, named = as_program_call(batch[0])
+    return len(next(iter((*tensors, *named.values()))))
 
 
 def first_samples(batches: Iterable[Batch], count: int) -> list[Batch]:
     """The first batches that hold `count` samples together, kept so that every sub-network sees the same ones."""
     kept: list[Batch] = []
-    for inputs, targets in batches:
+    for batch in batches:
         if count <= 0:
             break
-        kept.append((inputs[:count], targets[:count]))
-        count -= len(inputs)
+        kept.append((_cut(batch[0], count), _cut(batch[1], count)))
+        count -= batch_size(batch)
     return kept
+
+
+def _cut(value: Any, count: int) -> Any:
+    """The first `count` samples of the tensors in `value`."""
+    if isinstance(value, dict):
+        return {name: _cut(one, count) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_cut(one, count) for one in value)
+    return value[:count] if isinstance(value, Tensor) else value
 
 
 class ChannelsLast:
@@ -150,7 +168,7 @@ class ChannelsLast:
         self.batches = batches
 
     def __iter__(self) -> Iterator[Batch]:
-        return ((_channels_last(inputs), targets) for inputs, targets in self.batches)
+        return ((laid_out(inputs, "channels_last"), targets) for inputs, targets in self.batches)
 
     def __len__(self) -> int:
         return len(self.batches)  # type: ignore[arg-type]  # a TypeError where there is no length, as there
@@ -223,8 +241,8 @@ class Evaluator:
         return "" if self.autocast is None else f"-{self.autocast}".replace("torch.", "")
 
     def _casting(self) -> torch.autocast:
-        device = next(self.supernet.parameters()).device.type
-        return torch.autocast(device, self.autocast or torch.bfloat16, enabled=self.autocast is not None)
+        device = _device(self.supernet)
+        return torch.autocast(device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None)
 
     def _quality(self, module: nn.Module, batches: Iterable[Batch]) -> float:
         with self._casting():
@@ -261,7 +279,8 @@ class Evaluator:
     def _batches(self) -> list[Batch]:
         """The validation data: outputs that are known are found by the inputs that they belong to."""
         if self._kept is None:
-            self._kept = list(self.validation)
+            device = _device(self.supernet)
+            self._kept = [(placed(inputs, device), targets) for inputs, targets in self.validation]
         return self._kept
 
 

@@ -45,6 +45,15 @@ def laid_out(inputs: Any, layout: str) -> Any:
     return type(inputs)(laid_out(value, layout) for value in inputs) if isinstance(inputs, list | tuple) else inputs
 
 
+def placed(value: Any, device: torch.device) -> Any:
+    """`value`, with the tensors in it on `device`."""
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, dict):
+        return {name: placed(one, device) for name, one in value.items()}
+    return type(value)(placed(one, device) for one in value) if isinstance(value, list | tuple) else value
+
+
 def _step(model: nn.Module, inputs: Any) -> None:
     tensors, named = as_program_call(inputs)
     outputs = model(*tensors, **named)

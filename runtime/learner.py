@@ -13,11 +13,10 @@ from torch import Tensor, nn
 from bnas.passes import Subnet
 from bnas.passes.ir import as_program_call
 
-from .batches import batch_size
 from .distillation import Distillation
 from .errors import TrainingError
-from .evaluation import Batch
-from .layout import laid_out
+from .evaluation import Batch, batch_size
+from .layout import laid_out, placed
 from .recipe import Recipe
 from .supernetwork import SuperNetwork
 
@@ -125,15 +124,6 @@ class Learner:
 
     def _cross_entropy(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(outputs.float(), targets, label_smoothing=self.recipe.label_smoothing)
-
-
-def placed(value: Any, device: torch.device) -> Any:
-    """`value`, with the tensors in it on `device`."""
-    if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
-    if isinstance(value, dict):
-        return {name: placed(one, device) for name, one in value.items()}
-    return type(value)(placed(one, device) for one in value) if isinstance(value, list | tuple) else value
 
 
 def described(value: Any) -> str:

@@ -15,20 +15,16 @@ PATHS = ("", "sampler", "batch_sampler", "batch_sampler.sampler", "dataset")
 
 
 def capture(loader: Any) -> dict[str, Any]:
-    """The states of Python's, numpy's and PyTorch's generators, and of those of `loader`, for a JSON file.
-
-    A loader with ``state_dict`` and ``load_state_dict`` (torchdata's StatefulDataLoader) is asked for its own state.
-    """
+    """The states of Python's, numpy's and PyTorch's generators, and of those of `loader`, for a JSON file."""
     version, numbers, gauss = random.getstate()
     name, keys, *rest = np.random.get_state(legacy=True)
-    state = {
+    return {
         "python": [version, list(numbers), gauss],
         "numpy": [name, np.asarray(keys).tolist(), *rest],
         "torch": _hex(torch.get_rng_state()),
         "cuda": [_hex(one) for one in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else [],
         "loader": {path: _of(generator) for path, generator in _generators(loader)},
     }
-    return state | ({"stateful": loader.state_dict()} if hasattr(loader, "state_dict") else {})
 
 
 def restore(loader: Any, state: Mapping[str, Any]) -> None:
@@ -42,18 +38,18 @@ def restore(loader: Any, state: Mapping[str, Any]) -> None:
     for path, generator in _generators(loader):
         if path in state["loader"]:
             _set(generator, state["loader"][path])
-    if "stateful" in state and hasattr(loader, "load_state_dict"):
-        loader.load_state_dict(state["stateful"])
 
 
 @contextmanager
 def undisturbed(loader: Any, seed: int | None = None) -> Iterator[None]:
-    """Whatever is drawn inside leaves no trace; with `seed`, PyTorch's, numpy's and Python's generators start there."""
+    """Whatever is drawn inside leaves no trace; with `seed`, all these generators start there."""
     state = capture(loader)
     if seed is not None:
         torch.manual_seed(seed)
         np.random.seed(seed % 2**32)
         random.seed(seed)
+        for _, generator in _generators(loader):
+            _seed(generator, seed)
     try:
         yield
     finally:
@@ -82,6 +78,14 @@ def _set(generator: torch.Generator | np.random.Generator, state: Any) -> None:
         generator.set_state(_bytes(state))
     else:
         generator.bit_generator.state = state
+
+
+def _seed(generator: torch.Generator | np.random.Generator, seed: int) -> None:
+    if isinstance(generator, torch.Generator):
+        generator.manual_seed(seed)
+    else:
+        bits: Any = type(generator.bit_generator)
+        generator.bit_generator.state = bits(seed).state
 
 
 def _hex(state: torch.Tensor) -> str:

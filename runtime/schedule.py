@@ -88,7 +88,6 @@ class Schedule:
             raise TrainingError(f"steps_per_epoch: {steps_per_epoch} is smaller than 1")
         self.supernet, self.stages, self.steps_per_epoch = supernet, tuple(stages), steps_per_epoch
         self.optimizer, self.rule = optimizer, rule
-        self._groups = [] if optimizer is None else optimizer.param_groups
         for group in self._groups:
             group.setdefault("initial_lr", float(group["lr"]))  # the key of PyTorch's own schedulers
         self._largest = max((group["initial_lr"] for group in self._groups), default=0.01)
@@ -100,6 +99,11 @@ class Schedule:
         self._random = 1 if subnets_per_step is None else subnets_per_step - len(RULES[rule])
         self._generator = np.random.default_rng(seed)
         self._drawn: tuple[Subnet, ...] = ()
+
+    @property
+    def _groups(self) -> list[dict[str, Any]]:
+        """Those of now: ``load_state_dict`` of an optimizer replaces them."""
+        return [] if self.optimizer is None else self.optimizer.param_groups
 
     @property
     def epochs(self) -> int:

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.fx import GraphModule
+from torch.utils._pytree import tree_leaves
 
 from bnas.passes.frames import TABLES
+from bnas.passes.ir import as_program_call
 from bnas.passes.slot import Copies, Slot
 
 from .trie import Trie
@@ -89,29 +91,33 @@ class Folds:
 
 
 class Replay(nn.Module):
-    """Stands for a module whose outputs on some batches are known: it runs only on others."""
+    """Stands for a module whose outputs on some inputs are known: it runs only on others."""
 
-    _module: nn.Module
-    _outputs: Mapping[int, tuple[Tensor, Any]]
+    _outputs: Mapping[Hashable, tuple[Any, Any]]
 
-    def __init__(self, module: nn.Module, known: Iterable[tuple[Tensor, Any]]) -> None:
+    def __init__(self, module: nn.Module, known: Iterable[tuple[Any, Any]]) -> None:
         super().__init__()
-        self.training = False
-        self.__dict__["_module"] = module  # not registered: a metric sees no layers that it could change
-        self.__dict__["_outputs"] = {id(inputs): (inputs, outputs) for inputs, outputs in known}
+        self.module = module
+        self.__dict__["_outputs"] = {_same(inputs): (inputs, outputs) for inputs, outputs in known}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The outputs that are known for these inputs, or what the module computes."""
-        found = self._outputs.get(id(args[0])) if len(args) == 1 and not kwargs else None
-        return self._module(*args, **kwargs) if found is None else found[1]
+        """The outputs that are known for these very tensors, or what the module computes."""
+        found = self._outputs.get(_same((args, kwargs)))
+        return self.module(*args, **kwargs) if found is None else found[1]
 
 
-def replays(modules: Sequence[GraphModule], batches: Sequence[tuple[Tensor, Any]]) -> list[nn.Module]:
+def _same(inputs: Any) -> Hashable:
+    """The same for the same tensors in the same places; those that are kept keep their identity."""
+    return tuple(id(value) for value in tree_leaves(inputs))
+
+
+def replays(modules: Sequence[GraphModule], batches: Sequence[tuple[Any, Any]]) -> list[nn.Module]:
     """The modules, with their outputs on the inputs of all batches computed together."""
     trie = Trie(modules, lambda number, path: modules[number].get_submodule(path))
-    known: list[list[tuple[Tensor, Any]]] = [[] for _ in modules]
+    known: list[list[tuple[Any, Any]]] = [[] for _ in modules]
     with torch.inference_mode():
         for inputs, _ in batches:
-            for place, outputs in enumerate(trie(inputs)):
+            tensors, named = as_program_call(inputs)
+            for place, outputs in enumerate(trie(*tensors, **named)):
                 known[place].append((inputs, outputs))
-    return [Replay(module, one) for module, one in zip(modules, known, strict=True)]
+    return [Replay(module, one).eval() for module, one in zip(modules, known, strict=True)]

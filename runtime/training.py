@@ -196,7 +196,8 @@ class Trainer:
         return Validator(self.supernet, subnets, run.calibration or None, validation, self.metric)
 
     def _train(self, run: TrainingRun, learner: Learner, validator: Validator | None) -> None:
-        scalars = Scalars(self.directory / "tensorboard") if self.tensorboard and self.directory else None
+        writes = self.tensorboard and parallel.rank() == 0
+        scalars = Scalars(self.directory / "tensorboard") if writes and self.directory else None
         try:
             while not run.schedule.done:
                 self._epoch(run, learner, scalars)

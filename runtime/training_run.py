@@ -6,7 +6,6 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +62,10 @@ class TrainingRun:
         self.history: list[EpochRecord] = []
         self.losses: list[float] = []
         """Of the steps of this epoch."""
+        rates = [group["initial_lr"] for group in optimizer.param_groups]
+        self._optimizer = f"{type(optimizer).__name__} at {', '.join(map(str, rates))}"
+        self.calibration: list[Batch] = []
+        """Training batches for BatchNorm statistics; the same in a resumed training."""
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -74,11 +77,6 @@ class TrainingRun:
         """By names that no other tensor has."""
         averages = {} if self.average is None else self.average.tensors
         return {f"{AVERAGE}{name}": tensor for name, tensor in averages.items()}
-
-    @cached_property
-    def calibration(self) -> list[Batch]:
-        """Training batches for BatchNorm statistics; the same in a resumed training."""
-        return self.batches.calibration(self.recipe.num_bn_adaptation_samples, self.recipe.seed)
 
     @property
     def rate(self) -> float:
@@ -97,6 +95,8 @@ class TrainingRun:
         self.layout = layout() if saved is None else saved[0]["state"]["layout"]
         self.supernet.model.to(memory_format=LAYOUTS[self.layout])
         self.average = None if self.recipe.ema_decay is None else Average(self.tensors, self.recipe.ema_decay)
+        if samples := self.recipe.num_bn_adaptation_samples:
+            self.calibration = self.batches.calibration(samples, self.recipe.seed)
         if saved is not None:
             self._restore(*saved)
 
@@ -160,7 +160,8 @@ class TrainingRun:
 
     def _settings(self) -> dict[str, Any]:
         stages = {f"stages[{number}]": asdict(stage) for number, stage in enumerate(self.schedule.stages)}
-        return {**asdict(self.recipe), **stages, "processes": parallel.world(), "batches": self.batches.length}
+        here = {"optimizer": self._optimizer, "processes": parallel.world(), "batches": self.batches.length}
+        return {**asdict(self.recipe), **stages, **here}
 
     def save(self) -> None:
         """Write ``last/``: whole, or what was there stays."""

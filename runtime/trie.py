@@ -93,14 +93,16 @@ class Trie:
             yield branch.members, [path for i in branch.steps if (path := word[i].module) is not None]
             waiting += branch.after
 
-    def __call__(self, *inputs: Any) -> list[Any]:
-        """The output of each module."""
+    def __call__(self, *given: Any, **named: Any) -> list[Any]:
+        """The output of each module for the same arguments."""
         found: list[Any] = [None] * len(self._modules)
+        names = [str(node.target) for module in self._modules[:1] for node in _placeholders(module)]
+        inputs = dict(zip(names, given, strict=False)) | named
         for root in self._roots:
             self._walk(root, {}, inputs, found)
         return found
 
-    def _walk(self, branch: Branch, values: dict[int, Any], inputs: Sequence[Any], found: list[Any]) -> None:
+    def _walk(self, branch: Branch, values: dict[int, Any], inputs: Mapping[str, Any], found: list[Any]) -> None:
         word = self._words[branch.members[0]]
         if branch.copied:  # together: what shares memory goes on sharing it
             values.update(copy.deepcopy({place: values[place] for place in branch.copied}))
@@ -154,9 +156,9 @@ class Trie:
         return sorted(place for place in live if word[place].roots & written)
 
 
-def _given(place: int) -> Any:
+def _given(name: str) -> Any:
     """Stands for an input."""
-    raise AssertionError(place)
+    raise AssertionError(name)
 
 
 def _steps(module: GraphModule, number: int, identity: Identity) -> Iterator[Step]:
@@ -164,14 +166,14 @@ def _steps(module: GraphModule, number: int, identity: Identity) -> Iterator[Ste
     places: dict[Node, int] = {}
     roots: list[frozenset[int]] = []
     calls = [str(node.target) for node in module.graph.nodes if node.op == "call_module"]
-    inputs = [node for node in module.graph.nodes if node.op == "placeholder"]
+    inputs = _placeholders(module)
 
     def earlier(node: Node) -> Any:
         return Place(places[node])
 
     for place, node in enumerate(module.graph.nodes):
         args, kwargs = map_arg((node.args, node.kwargs), earlier)
-        args = (inputs.index(node),) if node in inputs else args
+        args = (str(node.target),) if node in inputs else args
         run, key = _operation(module, node)
         path = str(node.target) if node.op == "call_module" else None
         if path is not None:
@@ -190,6 +192,10 @@ def _steps(module: GraphModule, number: int, identity: Identity) -> Iterator[Ste
             roots[-1],
             below if _may_write(node, run) else frozenset(),
         )
+
+
+def _placeholders(module: GraphModule) -> list[Node]:
+    return [node for node in module.graph.nodes if node.op == "placeholder"]
 
 
 def _operation(module: GraphModule, node: Node) -> tuple[Callable[..., Any], Hashable]:

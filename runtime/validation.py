@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ import numpy as np
 
 from bnas.passes import SearchSpace, Subnet
 
+from .errors import TrainingError
 from .evaluation import Batch, Evaluator, Metric, accuracy
 from .supernetwork import SuperNetwork
 
@@ -69,6 +71,13 @@ class Validator:
         self.evaluator = Evaluator(supernet, calibration, validation, metric)
 
     def __call__(self) -> dict[str, float]:
-        """The metric of each, on copies: nothing of the super-network changes."""
+        """The metric of each, on copies: nothing of the super-network changes.
+
+        Raises:
+            TrainingError: a metric is NaN, which could be neither better nor worse.
+        """
         measure, prepare = self.evaluator.measure, self.evaluator.prepare
-        return {name: measure(prepare(subnet)) for name, subnet in self.subnets.items()}
+        found = {name: float(measure(prepare(subnet))) for name, subnet in self.subnets.items()}
+        for name in (name for name, value in found.items() if not math.isfinite(value)):
+            raise TrainingError(f"the metric of the sub-network {name!r} is {found[name]}; it must be a finite number")
+        return found

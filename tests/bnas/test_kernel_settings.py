@@ -47,11 +47,8 @@ def test_kernel_is_a_dimension_of_elasticity_and_stages(monkeypatch: pytest.Monk
     elasticity = {"available_elasticity_dims": ["depth", "width"]}
     job = read(monkeypatch, {"schedule": {"list_stage_descriptions": stages}, "elasticity": elasticity})
     assert "kernel" not in job.elasticity.dimensions
-    assert [set(stage.train_dims) for stage in job.stages] == [{"kernel"}, {"depth", "width", "kernel"}]
-    assert [set(stage.train_dims) for stage in read(monkeypatch, {}).stages] == [
-        {"depth", "kernel"},
-        {"depth", "width", "kernel"},
-    ]
+    assert [stage.train_dims for stage in job.stages] == [("kernel",), None]  # None: all that are elastic
+    assert [stage.train_dims for stage in read(monkeypatch, {}).stages] == [("depth", "kernel"), None]
     assert [stage.train_dims for stage in read(monkeypatch, {}).stages] == [stage.train_dims for stage in Job.stages]
 
 

@@ -197,3 +197,30 @@ def test_random_networks_give_bitwise_what_each_gives_alone(network: Network, da
         together = [tree_leaves(outputs) for outputs in trie(inputs)]
     for one, other in zip(together, alone, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+class Two(nn.Module):
+    """Adds two inputs, given by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right, self.head = nn.Linear(8, 16), nn.Linear(8, 16), nn.Linear(16, 10)
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        return self.head(torch.relu(self.left(left) - 2 * self.right(right)))
+
+
+def test_inputs_by_name_reach_their_places() -> None:
+    example = {"right": torch.zeros(2, 8), "left": torch.zeros(2, 8)}
+    supernet = SuperNetwork.from_model(Two().eval(), example, {"min_width": 1, "divisor": 1})
+    data = [({name: torch.randn(20, 8) for name in example}, torch.randint(10, (20,))) for _ in range(2)]
+
+    def named(module: nn.Module, given: Any) -> float:
+        with torch.inference_mode():
+            return float(sum(module(**inputs).double().cos().sum() for inputs, _ in given))
+
+    evaluator = Evaluator(supernet, None, data, named)
+    subnets = [supernet.space.maximal(), supernet.space.minimal()]
+    together = evaluator.evaluate_many(subnets)
+    assert together == [evaluator.evaluate(subnet) for subnet in subnets]
+    assert together[0]["accuracy"] == float(sum(supernet.model(**x).double().cos().sum() for x, _ in data))  # type: ignore[index]
