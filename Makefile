@@ -54,6 +54,7 @@ golden: $(STAMP) ## Rewrite the golden files with what is found now
 benchmark: $(STAMP) ## Measure what analysis, programs and training cost (docs/performance.md)
 	$(BIN)/python tests/benchmarks/analysis.py
 	$(BIN)/python tests/benchmarks/training.py
+	$(BIN)/python tests/benchmarks/search.py costs overhead
 
 clean: ## Remove what was built, and the environment that this file made
 	rm -rf build dist runs .venv *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -206,7 +206,7 @@ class Training(Section):
 class Search(Section):
     """``bootstrapNAS.search``."""
 
-    algorithm: Literal["NSGA2"] = "NSGA2"
+    algorithm: Literal["NSGA2", "RNSGA2", "random"] = "NSGA2"
     num_evals: Count = 150
     population: Annotated[int, Field(ge=4)] = 20
     seed: Annotated[int, Field(ge=0)] = 0
@@ -217,6 +217,22 @@ class Search(Section):
     crossover_eta: Annotated[float, Field(ge=0)] = 10.0
     mutation_prob: Annotated[float, Field(ge=0, le=1)] | None = None
     mutation_eta: Annotated[float, Field(ge=0)] = 3.0
+    aspiration_points: Annotated[tuple[tuple[float, float], ...], Field(min_length=1)] | None = None
+    """For RNSGA2, as BootstrapNAS has them: [MACs in millions, minus accuracy in percent]."""
+    epsilon: Annotated[float, Field(ge=0)] = 0.001
+    weights: tuple[float, float] | None = None
+    """For RNSGA2: of MACs and accuracy."""
+    extreme_points_as_ref_points: bool = False
+    constraints: tuple[str, ...] = ()
+    """Such as "parameters <= 60 %"; see `bnas.search.Constraint`."""
+    predictor: bool = False
+    """Predict values, and evaluate only what is promising; needs scikit-learn."""
+
+    @model_validator(mode="after")
+    def _points(self) -> Search:
+        if (self.algorithm == "RNSGA2") != (self.aspiration_points is not None):
+            raise ValueError("aspiration_points belong to the algorithm 'RNSGA2', which needs them")
+        return self
 
 
 class BootstrapNAS(Section):

@@ -35,7 +35,7 @@ from bnas.runtime import (
 from bnas.runtime.evaluation import Loader
 from bnas.runtime.files import write_bytes, write_json
 from bnas.runtime.stage import STAGES
-from bnas.search import Evaluation, EvaluationLog, Objective, Searcher, SearchResult
+from bnas.search import Evaluation, Objective, Searcher, SearchResult
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Watch:
 def run_job(job: Job, output: Output, watch: Watch | None = None) -> Report:
     """Run all phases of `job` and write everything a later step needs to `output`.
 
-    Files: ``training/``, ``supernet/``, ``evaluations.csv``, ``pareto.json``,
+    Files: ``training/``, ``supernet/``, ``evaluations.jsonl`` and ``.csv``, ``pareto.json``,
     ``subnets/NAME.{json,safetensors,onnx}``, ``report.json``. A resumed run goes on with the training where it was
     left, and reuses every evaluation. What is searched is what the last stage trained.
 
@@ -146,27 +146,23 @@ def _trained(job: Job, output: Output, watch: Watch) -> SuperNetwork:
 
 
 def _search(job: Job, output: Output, evaluator: Evaluator, watch: Watch) -> SearchResult:
-    path = output.path("evaluations.csv")
-    log = EvaluationLog.read_csv(path) if output.resumed and path.is_file() else EvaluationLog()
     space = job.stages[-1].space(evaluator.supernet.space)
     total = min(job.num_evals, space.size)
-
-    def note(evaluation: Evaluation) -> None:
-        log.write_csv(path)
-        watch.on_evaluation(evaluation, total)
-
     searcher = Searcher(
-        space,
-        evaluator.evaluate,
+        evaluator.supernet,
+        evaluator,
         (Objective("accuracy", "max"), Objective("macs", "min")),
         population=job.population,
         num_evals=job.num_evals,
         seed=job.seed,
-        log=log,
-        on_evaluation=note,
+        space=space,
+        log=output.path("evaluations.jsonl"),
+        on_evaluation=lambda evaluation: watch.on_evaluation(evaluation, total),
         **job.search,
     )
-    return searcher.run()
+    result = searcher.run()
+    result.write_csv(output.path("evaluations.csv"))
+    return result
 
 
 def winners(result: SearchResult, reference: float, delta: float, full: int) -> tuple[dict[str, Evaluation], bool]:
@@ -175,7 +171,7 @@ def winners(result: SearchResult, reference: float, delta: float, full: int) -> 
     "best" is the most accurate one with fewer MACs than the original, "smallest" the one with the fewest MACs whose
     accuracy is within `delta`. Where none is, both are the most accurate one of fewer MACs.
     """
-    smaller = [e for e in result.evaluations if e.values["macs"] < full] or list(result.evaluations)
+    smaller = [e for e in result.feasible if e.values["macs"] < full] or list(result.feasible)
     best = max(smaller, key=lambda e: (e.values["accuracy"], -e.values["macs"]))
     smallest = result.best(reference, delta)
     missed = smallest is None or best.values["accuracy"] < reference - delta

@@ -32,7 +32,8 @@ def watching(console: Console) -> Iterator[Watch]:
             tell(f"{text}, step {step.step + 1} of {step.steps}", (step.step + 1) % max(1, step.steps // 20) == 0)
 
         def on_evaluation(evaluation: Evaluation, total: int) -> None:
-            text = f"searching, last accuracy {100 * evaluation.values['accuracy']:.2f} %"
+            last = evaluation.failure or f"last accuracy {100 * evaluation.values['accuracy']:.2f} %"
+            text = f"searching, {last}"
             bars.update(searching, visible=True, total=total, completed=evaluation.index + 1, description=text)
             tell(f"{text}, evaluation {evaluation.index + 1} of {total}", (evaluation.index + 1) % 20 == 0)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from bnas.configuration import Configuration, Training
+from bnas.configuration import Configuration, Search, Training
 from bnas.output import Output
 from bnas.passes import Elasticity
 from bnas.pipeline import Job, Watch, run_job
@@ -79,9 +79,20 @@ def _distillation(training: Training) -> Distillation | None:
     return None if asked_for_none or training.rule == "random" else Distillation()
 
 
+def searching(section: Search) -> dict[str, Any]:
+    """The settings of `bnas.Searcher` in a section; its first objective is accuracy, its second MACs."""
+    evolution = {"crossover_prob", "crossover_eta", "mutation_prob", "mutation_eta"}
+    plain = {"algorithm", "constraints", "predictor", "epsilon", "extreme_points_as_ref_points"}
+    settings = section.model_dump(include=plain | evolution)
+    if section.aspiration_points is not None:  # theirs are [MACs in millions, minus accuracy in percent]
+        settings["aspiration_points"] = [[abs(lost) / 100, 1e6 * macs] for macs, lost in section.aspiration_points]
+    if section.weights is not None:
+        settings["weights"] = section.weights[::-1]
+    return settings
+
+
 def _settings(configuration: Configuration, folder: Path) -> dict[str, Any]:
     training, search = configuration.bootstrapNAS.training, configuration.bootstrapNAS.search
-    operators = search.model_dump(include={"crossover_prob", "crossover_eta", "mutation_prob", "mutation_eta"})
     return {
         "elasticity": elasticity_of(configuration, folder),
         "stages": [Stage(**stage.model_dump()) for stage in training.schedule.list_stage_descriptions],
@@ -92,5 +103,5 @@ def _settings(configuration: Configuration, folder: Path) -> dict[str, Any]:
         "acc_delta": search.acc_delta / 100,
         "reference": "original" if search.ref_acc is None else search.ref_acc / 100,
         "calibration_samples": search.batchnorm_adaptation.num_bn_adaptation_samples,
-        "search": operators,
+        "search": searching(search),
     }

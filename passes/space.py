@@ -107,9 +107,9 @@ class SearchSpace:
     def size(self) -> int:
         """Number of sub-networks, as a Python int of any size."""
         sizes = (len(choices) for choices in (*self.widths.values(), *self.kernels.values()))
-        return math.prod(sizes) * math.prod(sum(_counts(*chain)) for chain in self._limited())
+        return math.prod(sizes) * math.prod(sum(_counts(*chain)) for chain in self.limits())
 
-    def _limited(self) -> Iterator[tuple[tuple[str, ...], int]]:
+    def limits(self) -> Iterator[tuple[tuple[str, ...], int]]:
         """Each chain of at least one block, and how many of it may be skipped."""
         single = ((name,) for name in self.blocks if not any(name in chain for chain in self.chains))
         for chain in (*self.chains, *single):
@@ -167,7 +167,7 @@ class SearchSpace:
         unknown = sorted(subnet.skipped - set(self.blocks))
         if unknown:
             raise SubnetError(f"{unknown[0]!r} is not a skippable block; there are {', '.join(self.blocks) or 'none'}")
-        for chain, limit in self._limited():
+        for chain, limit in self.limits():
             many = [name for name in chain if name in subnet.skipped]
             if len(many) > limit:
                 raise SubnetError(f"{len(many)} blocks of a chain are skipped ({', '.join(many)}); allowed are {limit}")
@@ -183,7 +183,7 @@ class SearchSpace:
     def repair(self, subnet: Subnet) -> Subnet:
         """The same sub-network, with the first skipped blocks of each chain kept where too many are skipped."""
         kept: set[str] = set()
-        for chain, limit in self._limited():
+        for chain, limit in self.limits():
             skipped = [name for name in chain if name in subnet.skipped]
             kept.update(skipped[: max(0, len(skipped) - limit)])
         return Subnet(subnet.widths, subnet.skipped - kept, subnet.kernels) if kept else subnet
@@ -193,7 +193,7 @@ class SearchSpace:
         subnet = self.decode([int(generator.integers(len(v.choices))) for v in self.variables()])
         if self.depth_limit is None:
             return subnet
-        skipped = {name for chain, limit in self._limited() for name in _sample_chain(chain, limit, generator)}
+        skipped = {name for chain, limit in self.limits() for name in _sample_chain(chain, limit, generator)}
         return Subnet(subnet.widths, frozenset(skipped), subnet.kernels)
 
     def canonical(self, subnet: Subnet) -> Subnet:

@@ -6,6 +6,7 @@ Nothing here touches the shared parameters or statistics: an evaluation works on
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -18,6 +19,7 @@ from bnas.passes.ir import as_program_call
 
 from .layout import laid_out, placed
 from .supernetwork import SuperNetwork
+from .together import Folds, Layers, replays, share_layers
 
 Batch = tuple[Any, Any]
 """Inputs and targets, as a data loader gives them. Inputs are a tensor, or a tuple or dict of them."""
@@ -37,12 +39,16 @@ Metric = Callable[[nn.Module, Iterable[Batch]], float]
 """The quality of a module in evaluation mode on batches."""
 
 
+Fuse = Callable[[nn.Module, nn.Module], "nn.Module | None"]
+"""Folds a normalisation into the layer before it, or refuses by None."""
+
+
 class EvaluationError(BnasError):
     """A module cannot be evaluated: no data, or outputs that are not numbers."""
 
 
-def recalibrate(module: nn.Module, batches: Iterable[Batch]) -> None:
-    """Set the BatchNorm statistics of `module`, in place, to the averages over `batches`.
+def recalibrate(module: nn.Module, batches: Iterable[Batch], forward: Callable[..., object] | None = None) -> None:
+    """Set the BatchNorm statistics of `module`, in place, to the averages over `batches`, which `forward` runs on.
 
     All batches count the same (``momentum=None``), dropout is off, and modes and momenta are put back. Give at least
     500 images that went through the *training* transform: statistics of images without it cost several points.
@@ -65,7 +71,7 @@ def recalibrate(module: nn.Module, batches: Iterable[Batch]) -> None:
         with torch.no_grad():
             for inputs, _ in batches:
                 tensors, named = as_program_call(placed(inputs, _device(module)))
-                module(*tensors, **named)
+                (forward or module)(*tensors, **named)
                 seen += 1
     finally:
         for norm, momentum in momenta.items():
@@ -76,7 +82,7 @@ def recalibrate(module: nn.Module, batches: Iterable[Batch]) -> None:
         raise EvaluationError("BatchNorm statistics cannot be recalibrated: there is not a single batch")
 
 
-def fold(module: GraphModule) -> GraphModule:
+def fold(module: GraphModule, fuse: Fuse | None = None) -> GraphModule:
     """Fold each BatchNorm into the convolution or linear layer that only it reads, in place; returns `module`.
 
     In evaluation mode the outputs are the same to rounding. A layer that is called twice is left alone.
@@ -87,7 +93,7 @@ def fold(module: GraphModule) -> GraphModule:
         if node.op != "call_module" or before is None or before.op != "call_module" or len(before.users) > 1:
             continue
         layer, norm = module.get_submodule(str(before.target)), module.get_submodule(str(node.target))
-        fused = _fused(layer, norm)
+        fused = (fuse or fused_layer)(layer, norm)
         if fused is not None and uses.count(str(node.target)) == uses.count(str(before.target)) == 1:
             module.set_submodule(str(before.target), fused)
             node.replace_all_uses_with(before)
@@ -97,7 +103,8 @@ def fold(module: GraphModule) -> GraphModule:
     return module
 
 
-def _fused(layer: nn.Module, norm: nn.Module) -> nn.Module | None:
+def fused_layer(layer: nn.Module, norm: nn.Module) -> nn.Module | None:
+    """A layer that computes what `norm` makes of the outputs of `layer`, or None where there is none."""
     if not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) or not norm.track_running_stats:
         return None
     if type(layer) in (nn.Conv1d, nn.Conv2d, nn.Conv3d):
@@ -154,6 +161,19 @@ def _cut(value: Any, count: int) -> Any:
     return value[:count] if isinstance(value, Tensor) else value
 
 
+class ChannelsLast:
+    """Batches whose images have the layout that evaluation runs in."""
+
+    def __init__(self, batches: Iterable[Batch]) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        return ((laid_out(inputs, "channels_last"), targets) for inputs, targets in self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)  # type: ignore[arg-type]  # a TypeError where there is no length, as there
+
+
 class Evaluator:
     """Measures sub-networks of one super-network, all on the same data.
 
@@ -161,8 +181,12 @@ class Evaluator:
         supernet: where the sub-networks come from.
         calibration: batches for the BatchNorm statistics, through the training transform; if None, a sub-network has
             the shared statistics, which are those of the maximal one at best.
-        validation: batches that the metric is measured on.
-        metric: by default top-1 accuracy.
+        validation: batches that the metric is measured on; `evaluate_many` keeps them in memory.
+        metric: by default top-1 accuracy. It gets a module and the batches of `validation`.
+        group: so many sub-networks are evaluated together by `evaluate_many`; their tensors are in memory at once.
+        metric_name: the name of the metric's value.
+        autocast: a type such as `torch.bfloat16` to measure in: quicker where the machine has it, and rough, so good to
+            rank by. Statistics are recalibrated in the type of the model.
     """
 
     def __init__(
@@ -171,20 +195,97 @@ class Evaluator:
         calibration: Sequence[Batch] | None,
         validation: Iterable[Batch],
         metric: Metric = accuracy,
+        *,
+        group: int = 50,
+        metric_name: str = "accuracy",
+        autocast: torch.dtype | None = None,
     ) -> None:
-        self.supernet, self.calibration, self.validation, self.metric = supernet, calibration, validation, metric
+        self.autocast = autocast
+        self.supernet, self.metric, self.group, self.metric_name = supernet, metric, group, metric_name
+        self.calibration = None if calibration is None else list(ChannelsLast(calibration))
+        self.validation = ChannelsLast(validation)
+        self._kept: list[Batch] | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the values that an evaluation gives."""
+        return self.metric_name, *self.supernet.cost_model.expressions
 
     def prepare(self, subnet: Subnet) -> GraphModule:
         """The extracted `subnet` with recalibrated statistics, in evaluation mode: what will be deployed."""
-        module = self.supernet.extract(subnet)
+        module = self.supernet.extract(subnet).to(memory_format=torch.channels_last)
         if self.calibration is not None:
             recalibrate(module, self.calibration)
-        return module
+        return module.to(memory_format=torch.contiguous_format)
 
     def evaluate(self, subnet: Subnet) -> dict[str, float]:
         """``accuracy`` (or the metric), ``macs`` and ``parameters`` of `subnet`."""
-        return {"accuracy": self.measure(self.prepare(subnet)), **self.supernet.costs(subnet)}
+        return self._values(subnet, self.measure(self.prepare(subnet)))
+
+    def evaluate_many(self, subnets: Sequence[Subnet]) -> list[dict[str, float] | Exception]:
+        """What `evaluate` gives for each, bitwise, or the error that it raises there.
+
+        What they have in common at the beginning of the network is computed once: much of it where the sub-networks
+        are mutations of one another.
+        """
+        groups = (subnets[start : start + self.group] for start in range(0, len(subnets), self.group))
+        return [values for group in groups for values in self._evaluate_group(group)]
 
     def measure(self, module: GraphModule) -> float:
         """The metric of a module made by `prepare`, which is folded for it and not usable for training after."""
-        return self.metric(fold(module).to(memory_format=torch.channels_last), self.validation)
+        return self._quality(fold(module).to(memory_format=torch.channels_last), self.validation)
+
+    @property
+    def precision(self) -> str:
+        """Stands behind the fingerprint of the super-network in logs of evaluations that are not exact."""
+        return "" if self.autocast is None else f"-{self.autocast}".replace("torch.", "")
+
+    def _casting(self) -> torch.autocast:
+        device = _device(self.supernet)
+        return torch.autocast(device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None)
+
+    def _quality(self, module: nn.Module, batches: Iterable[Batch]) -> float:
+        with self._casting():
+            return self.metric(module, batches)
+
+    def _of_module(self, module: nn.Module, subnet: Subnet) -> dict[str, float]:
+        return self._values(subnet, self._quality(module, self._batches()))
+
+    def _values(self, subnet: Subnet, quality: float) -> dict[str, float]:
+        return {self.metric_name: quality, **self.supernet.costs(subnet)}
+
+    def _evaluate_group(self, subnets: Sequence[Subnet]) -> list[dict[str, float] | Exception]:
+        try:
+            modules = self._together(subnets)
+        except Exception:  # one of them, or the group is too large for the memory: alone each has its own error
+            return [_tried(self.evaluate, subnet) for subnet in subnets]
+        return [
+            _tried(partial(self._of_module, module), subnet) for subnet, module in zip(subnets, modules, strict=True)
+        ]
+
+    def _together(self, subnets: Sequence[Subnet]) -> list[nn.Module]:
+        """The prepared and folded sub-networks, with their outputs on the validation data."""
+        layers, folds = Layers(), Folds(fused_layer)
+        modules = [self.supernet.skeleton.build(subnet, layers).eval() for subnet in subnets]
+        trie = share_layers(modules, layers)
+        whole = nn.ModuleList(modules).to(memory_format=torch.channels_last)
+        if self.calibration is not None:
+            recalibrate(whole, self.calibration, trie)
+        for module in modules:
+            fold(module, folds).to(memory_format=torch.channels_last)
+        with self._casting():
+            return replays(modules, self._batches())
+
+    def _batches(self) -> list[Batch]:
+        """The validation data: outputs that are known are found by the inputs that they belong to."""
+        if self._kept is None:
+            device = _device(self.supernet)
+            self._kept = [(placed(inputs, device), targets) for inputs, targets in self.validation]
+        return self._kept
+
+
+def _tried(function: Callable[[Subnet], dict[str, float]], subnet: Subnet) -> dict[str, float] | Exception:
+    try:
+        return function(subnet)
+    except Exception as error:
+        return error

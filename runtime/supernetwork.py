@@ -29,6 +29,7 @@ from bnas.passes.skeleton import Skeleton
 from bnas.passes.slot import Copies
 
 from .checkpoint import matrix_tensors, read_supernet, shared_tensors, write_supernet
+from .fingerprint import fingerprint
 from .program import KnownViews, Program, Views
 
 
@@ -142,6 +143,11 @@ class SuperNetwork(nn.Module):
         """MACs for one sample and parameters of `subnet`, exactly those of the extracted module."""
         self.space.check(subnet)
         return self.cost_model(subnet)
+
+    def fingerprint(self) -> str:
+        """A short text that is another one for every other search space, and for every other value of a tensor."""
+        tensors = shared_tensors(self.model) | matrix_tensors(self.kernel_matrices)
+        return fingerprint(tensors, self.space)
 
     def reorder(
         self,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bnas.search.encoding import Encoding, Genes
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -18,33 +20,41 @@ RANDOM_TRIES = 64
 
 @dataclass(frozen=True)
 class Candidate:
-    """A sub-network in canonical form, with its genes: for each variable the index of its choice."""
+    """A sub-network in canonical form, by its genes: for each variable the index of its choice."""
 
-    subnet: Subnet
-    genes: tuple[int, ...]
+    genes: Genes
+    space: SearchSpace
+
+    @property
+    def subnet(self) -> Subnet:
+        """The sub-network."""
+        return self.space.decode(self.genes)
 
 
 class Candidates:
     """The sub-networks of a space, told apart by canonical form: what was claimed once is never given again."""
 
     def __init__(self, space: SearchSpace, generator: np.random.Generator) -> None:
+        self.encoding = Encoding(space)
+        self.last_genes: Genes = tuple(self.encoding.last.tolist())
         self._space = space
         self._generator = generator
-        self._claimed: dict[Subnet, Candidate] = {}
+        self._claimed: dict[Genes, None] = {}
 
-    @property
-    def last_genes(self) -> tuple[int, ...]:
-        """Return for each variable the index of its maximal choice."""
-        return tuple(len(variable.choices) - 1 for variable in self._space.variables())
+    def canonical(self, genes: Sequence[Sequence[int]]) -> list[Genes]:
+        """The canonical form of each vector, whether it was claimed or not."""
+        return [tuple(row) for row in self.encoding.canonical(genes).tolist()]
 
     def claim(self, genes: Sequence[int]) -> Candidate | None:
         """Return the candidate with these genes, or None if it was claimed before."""
-        subnet = self._space.canonical(self._space.repair(self._space.decode(genes)))
-        if subnet in self._claimed:
+        return self.claim_canonical(self.canonical([genes])[0])
+
+    def claim_canonical(self, genes: Genes) -> Candidate | None:
+        """The same for genes that `canonical` gave."""
+        if genes in self._claimed:
             return None
-        candidate = Candidate(subnet, tuple(self._space.encode(subnet)))
-        self._claimed[subnet] = candidate
-        return candidate
+        self._claimed[genes] = None
+        return Candidate(genes, self._space)
 
     def claim_random(self) -> Candidate | None:
         """Return a random unclaimed candidate, or None if every sub-network of the space was claimed."""
@@ -76,23 +86,23 @@ class Candidates:
         its skipped blocks and then lowering its other genes, one after the other, through canonical forms alone; the
         first unclaimed one on that way is a neighbour of a claimed one.
         """
-        known = list(self._claimed.values())
+        known = list(self._claimed)
         for place in self._generator.permutation(len(known)):
-            for genes in self._neighbours(known[place].genes):
+            for genes in self._neighbours(known[place]):
                 if candidate := self.claim(genes):
                     return candidate
         if not known:
             return self.claim(self.last_genes)
         return None
 
-    def _neighbours(self, genes: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    def _neighbours(self, genes: Genes) -> Iterator[Genes]:
         last = self.last_genes
         for place in self._generator.permutation(len(genes)):
             for gene in range(last[place] + 1):
                 yield (*genes[:place], gene, *genes[place + 1 :])
 
 
-def scaled_genes(variables: Sequence[Variable], fraction: float) -> tuple[int, ...]:
+def scaled_genes(variables: Sequence[Variable], fraction: float) -> Genes:
     """Return genes that put every variable at about the same fraction of its range (0 minimal, 1 maximal).
 
     A block is there or not: of the depth variables, that fraction is kept, spread evenly.

@@ -6,27 +6,46 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from bnas.passes import Subnet
 from bnas.search.errors import MetricError
-from bnas.search.objective import Objective, check_name, nearest
+from bnas.search.objective import check_name, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from bnas.passes import Subnet
-
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The values of one sub-network: finite numbers by name."""
+    """The values of one sub-network: finite numbers by name; or why there are none."""
 
     index: int
     """Place among the evaluations of its log or search, from 0."""
     subnet: Subnet
     values: Mapping[str, float] = field(hash=False)
+    """Empty where the evaluation failed."""
     seconds: float = field(compare=False)
     """How long it took. Not compared: a search that is run again finds the same in another time."""
+    failure: str | None = None
+    """Why there are no values."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what JSON can hold; `from_json` gives an equal one."""
+        data = {"index": self.index, "subnet": self.subnet.to_json(), "seconds": self.seconds}
+        return {**data, "values": dict(self.values)} if self.failure is None else {**data, "failure": self.failure}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Evaluation:
+        """Return the evaluation that `to_json` described.
+
+        Raises:
+            MetricError: A value is not a finite number.
+            KeyError, TypeError, ValueError: It is malformed.
+        """
+        subnet, failure = Subnet.from_json(data["subnet"]), data.get("failure")
+        values = checked_values(subnet, {} if failure is not None else data["values"])
+        return cls(int(data["index"]), subnet, values, float(data["seconds"]), failure and str(failure))
 
 
 def shown(subnet: Subnet) -> str:
@@ -34,18 +53,20 @@ def shown(subnet: Subnet) -> str:
     return json.dumps(subnet.to_json(), sort_keys=True)
 
 
-def checked_values(subnet: Subnet, values: object, objectives: Iterable[Objective] = ()) -> dict[str, float]:
+def checked_values(subnet: Subnet, values: object) -> dict[str, float]:
     """Return the values as floats, or raise MetricError naming the sub-network and the value that is at fault."""
     if not isinstance(values, Mapping):
         raise MetricError(
             f"{shown(subnet)}: evaluation gave {type(values).__name__}, not a mapping of names to numbers"
         )
-    numbers = {name: _finite(subnet, name, value) for name, value in values.items()}
-    for objective in objectives:
-        if objective.name not in numbers:
-            known = nearest(objective.name, numbers)
-            raise MetricError(f"{shown(subnet)}: evaluation gave no value for objective {objective.name!r}; {known}")
-    return numbers
+    return {name: _finite(subnet, name, value) for name, value in values.items()}
+
+
+def check_names(subnet: Subnet, values: Mapping[str, float], names: Iterable[str]) -> None:
+    """Raise MetricError where a value of these names is missing."""
+    for name in names:
+        if name not in values:
+            raise MetricError(f"{shown(subnet)}: evaluation gave no value for {name!r}; {nearest(name, values)}")
 
 
 def _finite(subnet: Subnet, name: str, value: object) -> float:

@@ -1,35 +1,49 @@
-"""Every evaluation of a search, in order, and its file: what makes an interrupted search go on where it was."""
+"""Every evaluation of a search and its file: what makes an interrupted search go on where it was."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from typing import TYPE_CHECKING
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from bnas.passes import Subnet
 from bnas.search.errors import RecordError
 from bnas.search.evaluation import Evaluation, checked_values, shown
 from bnas.search.objective import nearest
-from bnas.search.text_file import write_text
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterator, Mapping
 
-FIELD_LIMIT = 2**31 - 1
-"""Most characters that a sub-network may have in a file; the csv module's own limit is 131072."""
+    from bnas.passes import Subnet
+
+FORMAT = "bnas-evaluations"
+VERSION = 1
 
 
 class EvaluationLog:
     """Evaluations in the order in which they were made, one for each sub-network, all with the same value names.
 
-    The sub-networks are in canonical form when a Searcher records them.
+    With a file, each evaluation is on disk before `record` returns, in a line of its own: a process that is killed
+    loses none. The line that it was writing then is dropped when the file is opened again. One process may write to a
+    file at a time. The sub-networks are in canonical form when a Searcher records them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, path: str | os.PathLike[str] | None = None, fingerprint: str = "") -> None:
+        """Open a log, with what its file holds.
+
+        Args:
+            path: The file; it is made if there is none. None keeps the log in memory.
+            fingerprint: Of the super-network that is evaluated: stands in the first line.
+
+        Raises:
+            RecordError: The file is malformed (the message names the line), or of another super-network.
+        """
+        self.path = None if path is None else Path(path)
+        self.fingerprint = fingerprint
         self._evaluations: dict[Subnet, Evaluation] = {}
         self._names: tuple[str, ...] = ()
+        if self.path is not None:
+            self._read(self.path)
 
     def __len__(self) -> int:
         return len(self._evaluations)
@@ -39,7 +53,7 @@ class EvaluationLog:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Return the names of the values, in the order of the first evaluation."""
+        """Return the names of the values, in the order of the first evaluation that gave any."""
         return self._names
 
     def get(self, subnet: Subnet) -> Evaluation | None:
@@ -54,74 +68,78 @@ class EvaluationLog:
             RecordError: The sub-network is in the log already, or the names are not those of the other evaluations.
         """
         numbers = checked_values(subnet, values)
-        if subnet in self._evaluations:
-            raise RecordError(f"{shown(subnet)}: is evaluation {self._evaluations[subnet].index} of this log already")
-        if self._evaluations and set(numbers) != set(self._names):
+        if self._names and set(numbers) != set(self._names):
             odd = sorted(set(numbers) ^ set(self._names))
             raise RecordError(f"{shown(subnet)}: {odd[0]!r} is not in all evaluations; {nearest(odd[0], self._names)}")
-        self._names = self._names if self._evaluations else tuple(numbers)
-        ordered = {name: numbers[name] for name in self._names}
-        evaluation = Evaluation(len(self), subnet, ordered, seconds)
-        self._evaluations[subnet] = evaluation
-        return evaluation
+        ordered = {name: numbers[name] for name in self._names or numbers}
+        return self._append(Evaluation(len(self), subnet, ordered, seconds))
 
-    def write_csv(self, path: str | os.PathLike[str]) -> None:
-        """Write the log in one step: columns index, one for each value, seconds, and the sub-network as JSON.
-
-        `read_csv` gives every number back exactly.
-        """
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["index", *self._names, "seconds", "subnet"])
-        for one in self:
-            numbers = [repr(one.values[name]) for name in self._names]
-            writer.writerow([one.index, *numbers, repr(one.seconds), shown(one.subnet)])
-        write_text(path, text.getvalue())
-
-    @classmethod
-    def read_csv(cls, path: str | os.PathLike[str]) -> EvaluationLog:
-        """Read what `write_csv` wrote.
+    def record_failure(self, subnet: Subnet, failure: str, seconds: float) -> Evaluation:
+        """Append that an evaluation failed and why, and return it.
 
         Raises:
-            RecordError: The file is malformed; the message names the file and the line.
+            RecordError: The sub-network is in the log already.
         """
-        with open(path, encoding="utf-8", newline="") as file:
-            limit = csv.field_size_limit(FIELD_LIMIT)
-            reader = csv.reader(file, strict=True)
+        return self._append(Evaluation(len(self), subnet, {}, seconds, failure))
+
+    def _append(self, evaluation: Evaluation) -> Evaluation:
+        self._take(evaluation)
+        if self.path is not None:
+            _append_line(self.path, evaluation.to_json())
+        return evaluation
+
+    def _take(self, evaluation: Evaluation) -> None:
+        subnet = evaluation.subnet
+        if subnet in self._evaluations:
+            raise RecordError(f"{shown(subnet)}: is evaluation {self._evaluations[subnet].index} of this log already")
+        if evaluation.failure is None:
+            self._names = self._names or tuple(evaluation.values)
+        self._evaluations[subnet] = evaluation
+
+    def _read(self, path: Path) -> None:
+        data = path.read_bytes() if path.is_file() else b""
+        *lines, torn = data.split(b"\n")
+        if not lines:  # nothing, or a first line that was being written
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"")
+            _append_line(path, {"format": FORMAT, "version": VERSION, "fingerprint": self.fingerprint})
+            return
+        self._check_head(path, lines[0])
+        for number, line in enumerate(lines[1:], 2):
             try:
-                return cls._from_rows(reader)
-            except (ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
-                raise RecordError(f"{path}:{max(reader.line_num, 1)}: {_said(error)}") from error
-            finally:
-                csv.field_size_limit(limit)
+                self._take_line(line)
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise RecordError(f"{path}:{number}: {type(error).__name__}: {error}") from error
+        if torn:
+            os.truncate(path, len(data) - len(torn))
 
-    @classmethod
-    def _from_rows(cls, rows: Iterator[list[str]]) -> EvaluationLog:
-        first, *names = next(rows, [""])
-        if first != "index" or names[-2:] != ["seconds", "subnet"] or len(set(names)) < len(names):
-            raise RecordError("the first line must be 'index', the names of the values, 'seconds', 'subnet'")
-        log = cls()
-        for row in rows:
-            if len(row) != len(names) + 1:
-                raise RecordError(f"{len(row)} columns where the first line has {len(names) + 1}")
-            if row[0] != str(len(log)):
-                raise RecordError(f"index {row[0]!r} where {len(log)} is next")
-            log.record(_subnet(row[-1]), _numbers(names[:-2], row[1:-2]), _numbers(["seconds"], row[-2:-1])["seconds"])
-        log._names = tuple(names[:-2])
-        return log
+    def _take_line(self, line: bytes) -> None:
+        evaluation = Evaluation.from_json(json.loads(line))
+        if evaluation.index != len(self):
+            raise RecordError(f"index {evaluation.index} where {len(self)} is next")
+        if evaluation.failure is None and self._names and tuple(evaluation.values) != self._names:
+            raise RecordError(f"values {', '.join(evaluation.values)} where {', '.join(self._names)} came before")
+        self._take(evaluation)
 
-
-def _subnet(text: str) -> Subnet:
-    return Subnet.from_json(json.loads(text))
-
-
-def _numbers(names: list[str], texts: list[str]) -> dict[str, float]:
-    try:
-        return {name: float(text) for name, text in zip(names, texts, strict=True)}
-    except ValueError as error:
-        raise RecordError(f"{', '.join(names)}: {error}") from error
+    def _check_head(self, path: Path, line: bytes) -> None:
+        try:
+            head = json.loads(line)
+            known = (head["format"], head["version"]) == (FORMAT, VERSION)
+        except (ValueError, KeyError, TypeError):
+            known = False
+        if not known:
+            raise RecordError(f"{path}:1: needs to be a file of format {FORMAT!r}, version {VERSION}")
+        found = head.get("fingerprint")
+        if self.fingerprint and found != self.fingerprint:
+            raise RecordError(
+                f"{path}: holds evaluations of another super-network (fingerprint {found}, not {self.fingerprint}); "
+                "give another file"
+            )
 
 
-def _said(error: Exception) -> str:
-    # A KeyError says only the key, quoted; its type makes that understandable.
-    return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+def _append_line(path: Path, data: Any) -> None:
+    """Append a line and wait until it is on disk."""
+    with path.open("ab") as file:
+        file.write(json.dumps(data, allow_nan=False).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())

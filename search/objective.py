@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Literal
 
 from bnas.search.errors import SearchError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
-RESERVED = ("index", "seconds", "subnet")
-"""Columns that every evaluation log has beside the values."""
+    from bnas.passes import Subnet
+
+RESERVED = ("index", "seconds", "failure", "subnet")
+"""Columns that every file of evaluations has beside the values."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class Objective:
     """Name under which an evaluation gives the value."""
     direction: Literal["min", "max"]
     """``"min"`` where less is better, ``"max"`` where more is."""
+    measure: Callable[[Subnet], float] | None = field(default=None, compare=False, repr=False)
+    """Gives the value where the evaluation does not."""
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -41,11 +45,11 @@ class Objective:
 
 
 def check_name(name: str) -> None:
-    """Raise SearchError unless a value of this name can be a column of an evaluation log."""
+    """Raise SearchError unless a value of this name can be a column of a file of evaluations."""
     if not isinstance(name, str) or not name or not name.isprintable():
         raise SearchError(f"value name {name!r}: needs to be a non-empty string of printable characters")
     if name in RESERVED:
-        raise SearchError(f"value name {name!r} is taken: an evaluation log has its own columns {', '.join(RESERVED)}")
+        raise SearchError(f"value name {name!r} is taken: evaluations have their own columns {', '.join(RESERVED)}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

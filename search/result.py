@@ -8,46 +8,90 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bnas.passes import Subnet
+from bnas.search.constraint import Constraint, violation
+from bnas.search.csv_file import read_csv, write_csv
 from bnas.search.errors import RecordError, SearchError
-from bnas.search.evaluation import Evaluation, checked_values
-from bnas.search.nsga2 import Fitness, Individual
+from bnas.search.evaluation import Evaluation, check_names, shown
+from bnas.search.fitness import Fitness, Individual
 from bnas.search.objective import Objective, nearest
 from bnas.search.pareto import pareto_front
 from bnas.search.text_file import write_text
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Sequence
+
+    from matplotlib.figure import Figure
 
 FORMAT = "bnas-search-result"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """Every evaluation of a search, in order, and the objectives. Two are equal if they found the same."""
+    """Every evaluation of a search, in order, with objectives and constraints. Two are equal if they found the same."""
 
     objectives: tuple[Objective, ...]
     evaluations: tuple[Evaluation, ...]
+    constraints: tuple[Constraint, ...] = ()
+    """With absolute bounds."""
+
+    @property
+    def feasible(self) -> tuple[Evaluation, ...]:
+        """Return the evaluations that did not fail and keep all constraints."""
+        return tuple(e for e in self.evaluations if e.failure is None and not violation(self.constraints, e.values))
+
+    @property
+    def failed(self) -> tuple[Evaluation, ...]:
+        """Return the evaluations that gave no values; `Evaluation.failure` says why."""
+        return tuple(e for e in self.evaluations if e.failure is not None)
+
+    def closest(self) -> Evaluation | None:
+        """Return the evaluation that misses the constraints by the least, the earlier one of equals, or None."""
+        found = [e for e in self.evaluations if e.failure is None]
+        return min(found, key=lambda e: violation(self.constraints, e.values), default=None)
 
     def pareto(self) -> tuple[Evaluation, ...]:
-        """Return the evaluations that no other one dominates, best first in the first objective that is minimised."""
-        return pareto_front(self.evaluations, self.objectives)
+        """Return the feasible evaluations that no other one dominates.
+
+        They stand best first in the first objective that is minimised.
+        """
+        return pareto_front(self.feasible, self.objectives)
 
     def best(
         self, reference: float, delta: float, metric: str = "accuracy", minimize: str = "macs"
     ) -> Evaluation | None:
-        """Return the evaluation with the least ``minimize`` among those whose metric is good enough, or None.
+        """Return the feasible evaluation with the least ``minimize`` among those whose metric is good enough, or None.
 
         Good enough is: worse than the reference by no more than ``delta`` (up to rounding), or better. Ties go to the
         better metric, then to the earlier one.
         """
         sign = self._objective(metric).sign
         slack = delta + 1e-12 * max(abs(reference), abs(delta), 1.0)
-        enough = [e for e in self.evaluations if sign * (e.values[metric] - reference) <= slack]
+        enough = [e for e in self.feasible if sign * (e.values[metric] - reference) <= slack]
         if enough and minimize not in enough[0].values:
             raise SearchError(f"no value {minimize!r} to minimise; {nearest(minimize, enough[0].values)}")
         return min(enough, key=lambda e: (e.values[minimize], sign * e.values[metric], e.index), default=None)
+
+    def winners(
+        self, reference: float, delta: float, metric: str = "accuracy", speed: str | None = None
+    ) -> dict[str, Evaluation]:
+        """Return named winners among the feasible evaluations; a name is missing where nothing is good enough.
+
+        "most accurate" has the best metric (ties: the fewest MACs); "smallest" the fewest MACs within ``delta`` of the
+        reference, and "fastest" the least ``speed``, such as a latency, if that is given.
+        """
+        sign = self._objective(metric).sign
+        found = {
+            "most accurate": min(
+                self.feasible,
+                key=lambda e: (sign * e.values[metric], e.values.get("macs", 0.0), e.index),
+                default=None,
+            ),
+            "smallest": self.best(reference, delta, metric),
+            "fastest": None if speed is None else self.best(reference, delta, metric, speed),
+        }
+        return {name: evaluation for name, evaluation in found.items() if evaluation is not None}
 
     def hypervolume(self, reference: Mapping[str, float]) -> float:
         """Return the volume that the front dominates, as far as the reference: a value for each objective.
@@ -66,16 +110,35 @@ class SearchResult:
         inside = [i for i in front if all(-w < c for w, c in zip(i.fitness.wvalues, corner, strict=True))]
         return float(hypervolume(inside, corner)) if inside else 0.0
 
+    def infeasible(self) -> str | None:
+        """Return what to tell where constraints let nothing through: the closest one and by how much it misses."""
+        closest = self.closest()
+        if closest is None or not violation(self.constraints, closest.values):
+            return None
+        missed = [
+            f"{one}, it has {closest.values[one.name]:.6g} (off by {100 * one.violation(closest.values):.3g} %)"
+            for one in self.constraints
+            if one.violation(closest.values)
+        ]
+        return (
+            f"none of {len(self.evaluations)} evaluated sub-networks keeps the constraints; "
+            f"the closest misses {'; '.join(missed)}: {shown(closest.subnet)}"
+        )
+
+    def plot(self, path: str | os.PathLike[str] | None = None, x: str | None = None, y: str | None = None) -> Figure:
+        """Draw all evaluations in their order, and the front, over two values; see `bnas.search.plot.plot`."""
+        from bnas.search.plot import plot
+
+        return plot(self, path, x, y)
+
     def to_json(self) -> dict[str, Any]:
         """Return the result as what JSON can hold; `from_json` gives an equal one."""
         return {
             "format": FORMAT,
             "version": VERSION,
             "objectives": [{"name": o.name, "direction": o.direction} for o in self.objectives],
-            "evaluations": [
-                {"index": e.index, "subnet": e.subnet.to_json(), "values": dict(e.values), "seconds": e.seconds}
-                for e in self.evaluations
-            ],
+            "constraints": [{"name": c.name, "sense": c.sense, "bound": c.bound} for c in self.constraints],
+            "evaluations": [e.to_json() for e in self.evaluations],
         }
 
     @classmethod
@@ -88,10 +151,22 @@ class SearchResult:
         if not isinstance(data, Mapping) or (data.get("format"), data.get("version")) != (FORMAT, VERSION):
             raise RecordError(f"needs to be an object of format {FORMAT!r}, version {VERSION}")
         try:
-            objectives = tuple(Objective(one["name"], one["direction"]) for one in data["objectives"])
-            return cls(objectives, tuple(_evaluation(one, objectives) for one in data["evaluations"]))
+            objectives = [Objective(one["name"], one["direction"]) for one in data["objectives"]]
+            constraints = [Constraint(one["name"], one["sense"], one["bound"]) for one in data["constraints"]]
+            return cls.checked(objectives, [Evaluation.from_json(one) for one in data["evaluations"]], constraints)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RecordError(f"malformed search result: {type(error).__name__}: {error}") from error
+
+    @classmethod
+    def checked(
+        cls, objectives: Sequence[Objective], evaluations: Sequence[Evaluation], constraints: Sequence[Constraint] = ()
+    ) -> SearchResult:
+        """Return a result, or raise MetricError where an evaluation has no value for an objective or constraint."""
+        names = [*(o.name for o in objectives), *(c.name for c in constraints)]
+        for evaluation in evaluations:
+            if evaluation.failure is None:
+                check_names(evaluation.subnet, evaluation.values, names)
+        return cls(tuple(objectives), tuple(evaluations), tuple(constraints))
 
     def write_json(self, path: str | os.PathLike[str]) -> None:
         """Write the result in one step; `read_json` gives an equal one."""
@@ -109,14 +184,27 @@ class SearchResult:
         except ValueError as error:
             raise RecordError(f"{path}: {error}") from error
 
+    def write_csv(self, path: str | os.PathLike[str]) -> None:
+        """Write the evaluations as a table in one step; `read_csv` gives every number back exactly."""
+        write_csv(path, self.evaluations)
+
+    @classmethod
+    def read_csv(
+        cls,
+        path: str | os.PathLike[str],
+        objectives: Sequence[Objective],
+        constraints: Sequence[Constraint] = (),
+    ) -> SearchResult:
+        """Read what `write_csv` wrote: a table holds no objectives and constraints, so they are given again.
+
+        Raises:
+            RecordError: The file is malformed; the message names the file and the line.
+            MetricError: There is no column for an objective or constraint.
+        """
+        return cls.checked(objectives, read_csv(path), constraints)
+
     def _objective(self, name: str) -> Objective:
         for objective in self.objectives:
             if objective.name == name:
                 return objective
         raise SearchError(f"{name!r} is not an objective; {nearest(name, [o.name for o in self.objectives])}")
-
-
-def _evaluation(data: Mapping[str, Any], objectives: tuple[Objective, ...]) -> Evaluation:
-    subnet = Subnet.from_json(data["subnet"])
-    values = checked_values(subnet, data["values"], objectives)
-    return Evaluation(int(data["index"]), subnet, values, float(data["seconds"]))

@@ -1,45 +1,49 @@
-"""The search itself: which sub-networks are evaluated, one after the other."""
+"""The search itself: which sub-networks are looked for, and how."""
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from typing import Any
 
-import numpy as np
-
-from bnas.search.candidates import Candidate, Candidates
-from bnas.search.errors import SearchError
-from bnas.search.evaluation import Evaluation, checked_values, shown
+from bnas.passes import SearchSpace
+from bnas.search.algorithm import NAMES, Name
+from bnas.search.confirmation import confirmed
+from bnas.search.constraint import Constraint
+from bnas.search.errors import InfeasibleError, SearchError
+from bnas.search.evaluation import Evaluation
 from bnas.search.evaluation_log import EvaluationLog
-from bnas.search.global_random import GlobalRandom
-from bnas.search.nsga2 import Fitness, Individual, Variation, offspring, survivors
-from bnas.search.objective import Objective
+from bnas.search.fitness import Select, crowded
+from bnas.search.objective import Objective, nearest
+from bnas.search.outcome import Measures, in_this_process
 from bnas.search.result import SearchResult
-
-if TYPE_CHECKING:
-    from bnas.passes import SearchSpace, Subnet
-
-Evaluate = Callable[["Subnet"], Mapping[str, float]]
-"""Gives the values of a sub-network: a number for each objective at least."""
+from bnas.search.rnsga2 import Preference
+from bnas.search.run import Evaluations, Plan, Run
+from bnas.search.source import Source
+from bnas.search.surrogate import GaussianProcess, Regressor
+from bnas.search.variation import Variation
+from bnas.search.workers import Workers
 
 
 class Searcher:
-    """Looks for the best trade-offs of a search space by NSGA-II.
+    """Looks for the best trade-offs among the sub-networks of a super-network.
 
-    Everything is decided by the seed and by the values: the same seed and values give the same result. No sub-network
-    is evaluated twice, and none that is in the log: a log that was read back lets an interrupted search go on to the
-    result that it would have had. Python's and numpy's global random states are left as they were.
+    Everything is decided by the seed and by the values: the same seed and values give the same result, whoever
+    evaluates and in whichever order. No sub-network is evaluated twice, and none that is in the log: a log that was
+    read back lets an interrupted search go on to the result that it would have had. Python's and numpy's global
+    random states are left as they were.
     """
 
     def __init__(
         self,
-        space: SearchSpace,
-        evaluate: Evaluate,
-        objectives: Sequence[Objective],
+        supernet: Any,
+        evaluate: Any = None,
+        objectives: Sequence[Objective] = (),
         *,
+        space: SearchSpace | None = None,
+        constraints: Sequence[Constraint | str] = (),
+        algorithm: Name = "NSGA2",
         population: int = 50,
         num_evals: int = 3000,
         seed: int = 0,
@@ -47,15 +51,27 @@ class Searcher:
         crossover_eta: float = 10.0,
         mutation_prob: float | None = None,
         mutation_eta: float = 3.0,
-        log: EvaluationLog | None = None,
+        aspiration_points: Sequence[Sequence[float]] | None = None,
+        epsilon: float = 0.001,
+        weights: Sequence[float] | None = None,
+        extreme_points_as_ref_points: bool = False,
+        predictor: Regressor | bool = False,
+        confirm: Any = None,
+        executor: Executor | Callable[[], Executor] | None = None,
+        chunk: int = 1,
+        log: EvaluationLog | str | os.PathLike[str] | None = None,
         on_evaluation: Callable[[Evaluation], None] | None = None,
     ) -> None:
         """Set up a search; nothing is evaluated yet.
 
         Args:
-            space: The sub-networks to choose from.
-            evaluate: Gives the values of a sub-network.
+            supernet: Where the sub-networks come from: a `bnas.SuperNetwork`, or a `SearchSpace`.
+            evaluate: Gives the values of a sub-network: a `bnas.Evaluator`, or a function from a `Subnet` to numbers by
+                name. With None there are the costs of the super-network and what objectives measure by themselves.
             objectives: Which of the values to optimise, and how.
+            space: The part of the super-network's space to search, such as what its last stage trained; None is all.
+            constraints: Bounds that hold before any objective counts, as `Constraint` or as ``"parameters <= 60 %"``.
+            algorithm: "NSGA2", "RNSGA2" (near aspiration points) or "random".
             population: Size of a generation, 4 at least.
             num_evals: Number of sub-networks to look at, those from the log included. Fewer if the space has no more.
             seed: Fixes every random choice.
@@ -63,55 +79,70 @@ class Searcher:
             crossover_eta: The larger, the more alike are children and parents.
             mutation_prob: Probability that a gene is mutated; None is one gene of a child on average.
             mutation_eta: The larger, the smaller is a mutation's step.
-            log: Known evaluations, used instead of evaluating again; new ones are recorded in it.
-            on_evaluation: Called after each evaluation, also for those from the log: to save the log, say.
+            aspiration_points: For RNSGA2: points that the front should be near, each a value for each objective.
+            epsilon: For RNSGA2: of sub-networks that are nearer to each other than this, one counts.
+            weights: For RNSGA2: how much each objective counts in distances; None is all alike.
+            extreme_points_as_ref_points: For RNSGA2: also look near the best in each objective.
+            predictor: For NSGA2 and RNSGA2: predicts values of sub-networks from those evaluated, so that only
+                promising ones are. True is a Gaussian process (needs scikit-learn), or a regressor like its ones.
+            confirm: An exact evaluation, given as `evaluate` is: measures the front again where `evaluate` is a rough
+                one. Its log stands beside the other, with ".confirmed" behind the name.
+            executor: Evaluates, as `bnas.search.Workers` says; None evaluates here.
+            chunk: So many sub-networks are handed to the executor together.
+            log: Known evaluations, used instead of evaluating again; new ones are recorded in it. A path is opened
+                with the fingerprint of the super-network.
+            on_evaluation: Called after each evaluation in the order of the result, also for those from the log.
 
         Raises:
-            SearchError: A setting is out of its bounds.
+            SearchError: A setting is out of its bounds, or an objective is not known.
+            RecordError: The log's file is malformed or of another super-network.
         """
         _check_sizes(population, num_evals, seed)
-        self._objectives = _checked_objectives(objectives)
-        self._space, self._evaluate, self._on_evaluation = space, evaluate, on_evaluation
-        self._population, self._num_evals, self._seed = population, num_evals, seed
-        self._variation = Variation(crossover_prob, crossover_eta, mutation_prob, mutation_eta)
-        self._log = EvaluationLog() if log is None else log  # an empty log is false too
+        source, asked = Source.of(supernet, space), _checked_objectives(objectives)
+        bounds = tuple(Constraint.parse(one) if isinstance(one, str) else one for one in constraints)
+        preferring = (aspiration_points, epsilon, weights, extreme_points_as_ref_points)
+        self._plan = Plan(
+            source,
+            asked,
+            bounds,
+            population,
+            num_evals,
+            seed,
+            Variation(crossover_prob, crossover_eta, mutation_prob, mutation_eta),
+            _selection(algorithm, asked, *preferring),
+            _regressor(algorithm, predictor),
+        )
+        self._measures = Measures(evaluate, tuple(one for one in asked if one.measure is not None))
+        source.check_names(self._measures, self._plan.names)
+        self._log = log if isinstance(log, EvaluationLog) else _opened(log, source, evaluate)
+        self._confirm = None if confirm is None else Measures(confirm)
+        beside = None if self._log.path is None else f"{self._log.path}.confirmed"
+        self._confirmed_log = EvaluationLog() if confirm is None else EvaluationLog(beside, self._log.fingerprint)
+        self._executor, self._chunk, self._on_evaluation = executor, chunk, on_evaluation
 
     def run(self) -> SearchResult:
-        """Search and return every evaluation; a second call finds all of them in the log."""
-        candidates = Candidates(self._space, np.random.default_rng(self._seed))
-        stream = GlobalRandom(self._seed)
-        known = {self._space.canonical(one.subnet): one for one in self._log}
-        evaluations: list[Evaluation] = []
-        population: list[Individual] = []
-        children = candidates.claim_first(self._population)
-        while children:
-            scored = [self._score(child, known, evaluations) for child in children]
-            population = survivors([*population, *scored], self._population)
-            wanted = min(self._population, self._num_evals - len(evaluations))
-            children = offspring(population, wanted, self._variation, candidates, stream)
-        return SearchResult(self._objectives, tuple(evaluations))
+        """Search and return every evaluation; a second call finds all of them in the log.
 
-    def _score(
-        self, candidate: Candidate, known: Mapping[Subnet, Evaluation], evaluations: list[Evaluation]
-    ) -> Individual:
-        found = known.get(candidate.subnet) or self._evaluated(candidate.subnet)
-        values = checked_values(found.subnet, found.values, self._objectives)
-        evaluations.append(replace(found, index=len(evaluations), subnet=candidate.subnet))
-        if self._on_evaluation is not None:
-            self._on_evaluation(evaluations[-1])
-        scores = [values[objective.name] for objective in self._objectives]
-        return Individual(candidate.genes, Fitness([o.weight for o in self._objectives], scores))
-
-    def _evaluated(self, subnet: Subnet) -> Evaluation:
-        start = time.perf_counter()
+        Raises:
+            MetricError: The evaluation gives no value for an objective or a constraint, or no mapping of names.
+            SearchError: Every evaluation failed; says why.
+            InfeasibleError: Constraints let nothing through; says what is closest, and has the result.
+        """
+        if self._executor is None:
+            return self._result(in_this_process)
+        workers = Workers(self._executor, self._chunk)
         try:
-            values = self._evaluate(subnet)
-        except Exception as error:
-            if sys.version_info >= (3, 11):
-                error.add_note(f"while evaluating sub-network {shown(subnet)}")
-            raise
-        seconds = time.perf_counter() - start
-        return self._log.record(subnet, checked_values(subnet, values, self._objectives), seconds)
+            return self._result(workers)
+        finally:
+            workers.close()
+
+    def _result(self, evaluate: Evaluations) -> SearchResult:
+        result = Run(self._plan, self._measures, self._log, evaluate, self._on_evaluation).result()
+        if self._confirm is not None:
+            result = confirmed(result, self._confirm, self._confirmed_log, evaluate)
+        if message := result.infeasible():
+            raise InfeasibleError(message, result)
+        return result
 
 
 def _check_sizes(population: int, num_evals: int, seed: int) -> None:
@@ -123,6 +154,13 @@ def _check_sizes(population: int, num_evals: int, seed: int) -> None:
         raise SearchError(f"seed {seed}: allowed is any integer from 0")
 
 
+def _opened(path: str | os.PathLike[str] | None, source: Source, evaluate: Any) -> EvaluationLog:
+    """The log of evaluations of this super-network in this precision."""
+    if path is None:
+        return EvaluationLog()
+    return EvaluationLog(path, source.fingerprint + getattr(evaluate, "precision", ""))
+
+
 def _checked_objectives(objectives: Sequence[Objective]) -> tuple[Objective, ...]:
     names = [objective.name for objective in objectives]
     if not names:
@@ -130,3 +168,22 @@ def _checked_objectives(objectives: Sequence[Objective]) -> tuple[Objective, ...
     if repeated := [name for name in names if names.count(name) > 1]:
         raise SearchError(f"objective {repeated[0]!r} is given {names.count(repeated[0])} times")
     return tuple(objectives)
+
+
+def _selection(algorithm: str, objectives: Sequence[Objective], points: Any, *settings: Any) -> Select | None:
+    """How survivors are chosen; None for random search, which has none."""
+    if algorithm not in NAMES:
+        raise SearchError(f"algorithm {algorithm!r}: {nearest(algorithm, NAMES)}")
+    if (algorithm == "RNSGA2") != (points is not None):
+        raise SearchError("aspiration_points belong to the algorithm 'RNSGA2', which needs them")
+    if algorithm == "RNSGA2":
+        return Preference.of(objectives, points, *settings)
+    return crowded if algorithm == "NSGA2" else None
+
+
+def _regressor(algorithm: str, predictor: Regressor | bool) -> Regressor | None:
+    if predictor is False:
+        return None
+    if algorithm == "random":
+        raise SearchError("a predictor is of no use to the algorithm 'random': allowed are NSGA2 and RNSGA2")
+    return GaussianProcess() if predictor is True else predictor

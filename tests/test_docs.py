@@ -54,6 +54,10 @@ def test_the_page_on_training_runs() -> None:
     run(code)
 
 
+def test_the_page_on_search_runs() -> None:
+    run(blocks((PASSES.parent / "search.md").read_text()))
+
+
 @pytest.mark.usefixtures("tables_put_back")
 @pytest.mark.parametrize(
     ("right", "wrong"),

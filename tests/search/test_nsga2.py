@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from bnas.search import SearchError
 from bnas.search.candidates import Candidates
+from bnas.search.fitness import Fitness, Individual, survivors
 from bnas.search.global_random import GlobalRandom
-from bnas.search.nsga2 import Fitness, Individual, Variation, offspring, parents, survivors
+from bnas.search.nsga2 import offspring, parents
+from bnas.search.variation import Variation
 
 
 def individuals(rows: Sequence[Sequence[float]]) -> list[Individual]:

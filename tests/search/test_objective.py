@@ -21,7 +21,7 @@ def test_cost_is_less_where_the_value_is_better() -> None:
         pytest.param("macs", "down", "'down' is neither 'min' nor 'max'", id="direction"),
         pytest.param("", "min", "non-empty", id="empty"),
         pytest.param("a\nb", "min", "printable", id="newline"),
-        pytest.param("seconds", "min", "has its own columns index, seconds, subnet", id="reserved"),
+        pytest.param("seconds", "min", "have their own columns index, seconds, failure, subnet", id="reserved"),
     ],
 )
 def test_refuses_and_says_what_is_allowed(name: str, direction: str, reason: str) -> None:

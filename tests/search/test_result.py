@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bnas.search import Evaluation, Objective, RecordError, SearchError, SearchResult
+from bnas.search import (
+    Constraint,
+    Evaluation,
+    MetricError,
+    Objective,
+    RecordError,
+    SearchError,
+    SearchResult,
+)
 
 MACS, ACCURACY, LATENCY = Objective("macs", "min"), Objective("accuracy", "max"), Objective("latency", "min")
 OBJECTIVES = (ACCURACY, MACS, LATENCY)
@@ -136,7 +145,7 @@ def test_results_that_differ_in_one_value_are_not_equal(evaluations_of: Make) ->
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        pytest.param({"version": 2}, "version 1", id="version"),
+        pytest.param({"version": 1}, "version 2", id="version"),
         pytest.param({"format": "other"}, "of format 'bnas-search-result'", id="format"),
         pytest.param({"objectives": [{"name": "macs"}]}, "KeyError: 'direction'", id="objective"),
         pytest.param({"evaluations": [{"index": 0}]}, "KeyError: 'subnet'", id="evaluation"),
@@ -158,3 +167,54 @@ def test_file_of_something_else_is_refused_by_name(tmp_path: Path, text: str) ->
     (tmp_path / "result.json").write_text(text)
     with pytest.raises(RecordError, match=r"result\.json: "):
         SearchResult.read_json(tmp_path / "result.json")
+
+
+def test_infeasible_and_failed_ones_are_never_chosen(evaluations_of: Make) -> None:
+    rows = evaluations_of([(10.0, 0.9), (5.0, 0.8), (20.0, 0.95)], ["macs", "accuracy"])
+    failed = Evaluation(3, rows[0].subnet, {}, 0.0, "no memory")
+    result = SearchResult((MACS, ACCURACY), (*rows, failed), (Constraint("macs", "<=", 10.0),))
+    assert result.feasible == rows[:2]
+    assert result.failed == (failed,)
+    assert set(result.pareto()) == set(rows[:2])
+    assert result.hypervolume({"macs": 100.0, "accuracy": 0.0}) == pytest.approx(90 * 0.9 + 5 * 0.8)
+    assert result.best(0.95, 0.1) == rows[0]
+    assert result.infeasible() is None
+    assert SearchResult.from_json(result.to_json()) == result
+
+
+def test_named_winners(evaluations_of: Make) -> None:
+    result = result_of(
+        evaluations_of, [(0.9, 10.0, 3.0), (0.9, 9.0, 2.5), (0.85, 5.0, 2.0), (0.4, 1.0, 1.0)], *OBJECTIVES
+    )
+    found = result.winners(0.9, 0.06, speed="latency")
+    assert {name: one.index for name, one in found.items()} == {"most accurate": 1, "smallest": 2, "fastest": 2}
+    assert set(result.winners(2.0, 0.06)) == {"most accurate"}
+
+
+def test_closest_is_told_with_what_it_misses(evaluations_of: Make) -> None:
+    rows = evaluations_of([(10.0, 0.9), (5.0, 0.8)], ["macs", "accuracy"])
+    result = SearchResult((MACS, ACCURACY), rows, (Constraint("macs", "<=", 4.0), Constraint("accuracy", ">=", 0.5)))
+    assert result.closest() == rows[1]
+    assert re.search(r"none of 2 .* misses macs <= 4, it has 5 \(off by 25 %\): .*\"w\": 1", str(result.infeasible()))
+
+
+def test_table_gives_back_an_equal_result_with_the_same_objectives(evaluations_of: Make, tmp_path: Path) -> None:
+    result = result_of(evaluations_of, [(10.0, 0.9), (5.0, 0.8)], MACS, ACCURACY)
+    result.write_csv(tmp_path / "table.csv")
+    assert SearchResult.read_csv(tmp_path / "table.csv", (MACS, ACCURACY)) == result
+    with pytest.raises(MetricError, match="no value for 'latency'"):
+        SearchResult.read_csv(tmp_path / "table.csv", (LATENCY,))
+
+
+@pytest.mark.parametrize("objectives", [(MACS,), (ACCURACY, MACS)])
+def test_plot_shows_every_evaluation_and_the_front(
+    evaluations_of: Make, tmp_path: Path, objectives: tuple[Objective, ...]
+) -> None:
+    rows = evaluations_of([(10.0, 0.9), (5.0, 0.8), (20.0, 0.7)], ["macs", "accuracy"])
+    result = SearchResult(objectives, (*rows, Evaluation(3, rows[0].subnet, {}, 0.0, "no memory")))
+    axes = result.plot(tmp_path / "made" / "front.png").axes[0]
+    assert (tmp_path / "made" / "front.png").read_bytes().startswith(b"\x89PNG")
+    assert len(axes.collections[0].get_offsets()) == 3
+    assert len(axes.lines[0].get_xdata()) == len(result.pareto())
+    with pytest.raises(SearchError, match="did you mean 'accuracy'"):
+        result.plot(y="acuracy")

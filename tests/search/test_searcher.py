@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import random
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -140,7 +138,7 @@ def test_space_without_a_choice_is_one_evaluation(make_space: Any) -> None:
     assert [one.subnet for one in result.evaluations] == [space.maximal()]
 
 
-class Killed(Exception):
+class Killed(BaseException):
     """What stops a search in the middle."""
 
 
@@ -151,8 +149,7 @@ def test_interrupted_search_goes_on_from_its_file_to_the_same_result(
     space = make_space((9,) * 6, blocks=3)
     settings: dict[str, Any] = {"population": 8, "num_evals": 60, "seed": 4}
     whole = Searcher(space, zdt1(space), OBJECTIVES, **settings).run()
-    path, log, first = tmp_path / "log.csv", EvaluationLog(), zdt1(space)
-    log.write_csv(path)
+    path, first = tmp_path / "log.jsonl", zdt1(space)
 
     def killed(subnet: Subnet) -> Mapping[str, float]:
         if len(first.asked) == stop:
@@ -160,8 +157,8 @@ def test_interrupted_search_goes_on_from_its_file_to_the_same_result(
         return first(subnet)
 
     with pytest.raises(Killed):
-        Searcher(space, killed, OBJECTIVES, **settings, log=log, on_evaluation=lambda _: log.write_csv(path)).run()
-    again, second = EvaluationLog.read_csv(path), zdt1(space)
+        Searcher(space, killed, OBJECTIVES, **settings, log=path).run()
+    again, second = EvaluationLog(path), zdt1(space)
     result = Searcher(space, second, OBJECTIVES, **settings, log=again).run()
     assert result == whole
     assert len(second.asked) == 60 - stop
@@ -222,13 +219,11 @@ def test_wrong_setting_is_refused_before_anything_runs(
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
-        pytest.param({"acuracy": 1.0, "macs": 1}, "no value for objective 'accuracy'.*mean 'acuracy'", id="missing"),
-        pytest.param({"accuracy": float("nan"), "macs": 1}, "'accuracy' is nan", id="nan"),
-        pytest.param({"accuracy": 1.0, "macs": float("inf")}, "'macs' is inf", id="infinite"),
+        pytest.param({"acuracy": 1.0, "macs": 1}, "no value for 'accuracy'.*mean 'acuracy'", id="missing"),
         pytest.param(0.5, "gave float, not a mapping", id="no-mapping"),
     ],
 )
-def test_useless_evaluation_is_refused_and_not_recorded(make_space: Any, values: Any, reason: str) -> None:
+def test_evaluation_that_can_never_succeed_stops_the_search(make_space: Any, values: Any, reason: str) -> None:
     log = EvaluationLog()
     with pytest.raises(MetricError, match=rf"w0.*{reason}"):
         Searcher(make_space(), lambda _: values, OBJECTIVES, log=log).run()
@@ -238,18 +233,7 @@ def test_useless_evaluation_is_refused_and_not_recorded(make_space: Any, values:
 def test_log_without_an_objective_is_refused(make_space: Any, zdt1: Any) -> None:
     space, log = make_space(), EvaluationLog()
     log.record(space.maximal(), {"accuracy": 1.0}, 0.0)
-    with pytest.raises(MetricError, match="no value for objective 'macs'"):
+    with pytest.raises(MetricError, match="no value for 'macs'"):
         Searcher(space, zdt1(space), OBJECTIVES, log=log).run()
     with pytest.raises(RecordError, match="'macs' is not in all evaluations"):
         Searcher(space, zdt1(space), OBJECTIVES[:1], log=log).run()
-
-
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="exceptions have no notes before Python 3.11")
-def test_error_of_an_evaluation_names_the_subnet_and_keeps_its_type(make_space: Any) -> None:
-    def fail(_: Subnet) -> Mapping[str, float]:
-        raise KeyError("batch")
-
-    with pytest.raises(KeyError, match="batch") as caught:
-        Searcher(make_space(), fail, OBJECTIVES).run()
-    (note,) = caught.value.__notes__
-    assert Subnet.from_json(json.loads(note.removeprefix("while evaluating sub-network "))) == make_space().maximal()

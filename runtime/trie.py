@@ -1,0 +1,259 @@
+"""Many graph modules run at once on the same inputs: what they compute alike at their beginning is computed once.
+
+Each module is a sequence of steps. Sequences that begin alike share that beginning, as words do in a trie; after the
+first difference all values differ, so nothing is lost by sharing no more. Results are bitwise those of the modules one
+by one: the same operators run on the same values.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import operator
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
+
+FRESH = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.Embedding)
+"""Layers whose result never shares memory with what they are given."""
+FRESH_FUNCTIONS = frozenset({operator.add, operator.mul, operator.sub, operator.matmul})
+IN_PLACE = frozenset(
+    getattr(operator, name) for name in ("iadd", "isub", "imul", "itruediv", "imatmul", "iand", "ior", "setitem")
+)
+
+
+Identity = Callable[[int, str], Hashable]
+"""For the number of a module and the path of a layer in it: what is the same for the same layer, or None."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Stands for the result of an earlier step."""
+
+    step: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operation; `key` is the same for those that give the same result on the same earlier results."""
+
+    key: Hashable
+    run: Callable[..., Any]
+    args: Any
+    kwargs: Any
+    module: str | None
+    """The path of the layer that is called."""
+    reads: frozenset[int]
+    roots: frozenset[int]
+    """Steps whose memory the result may share."""
+    writes: frozenset[int]
+    """Steps into whose memory this may write."""
+
+
+@dataclass
+class Branch:
+    """Steps that several modules share, and what comes after them."""
+
+    members: list[int]
+    """The modules that share it."""
+    steps: range
+    dead: dict[int, list[int]] = field(default_factory=dict)
+    """Results that nobody needs after a step."""
+    copied: list[int] = field(default_factory=list)
+    """Results that are copied at the beginning: they are written into later, and others need them as they are."""
+    after: list[Branch] = field(default_factory=list)
+
+
+class Trie:
+    """Runs graph modules on one input at a time.
+
+    Args:
+        modules: in evaluation mode, but for layers that are to collect statistics.
+        identity: layers with the same answer are the same layer: where a beginning is shared, that of the first
+            module runs. A layer that a module calls several times is never shared.
+    """
+
+    def __init__(self, modules: Sequence[GraphModule], identity: Identity) -> None:
+        self._modules = modules
+        self._words = [list(_steps(module, number, identity)) for number, module in enumerate(modules)]
+        self._roots = [self._branch(group, 0) for group in self._groups(range(len(modules)), 0)]
+
+    @property
+    def shared(self) -> Iterator[tuple[list[int], list[str]]]:
+        """The modules of each branch, the first of which runs, and the layers that are called in it."""
+        waiting = list(self._roots)
+        while waiting:
+            branch = waiting.pop()
+            word = self._words[branch.members[0]]
+            yield branch.members, [path for i in branch.steps if (path := word[i].module) is not None]
+            waiting += branch.after
+
+    def __call__(self, *given: Any, **named: Any) -> list[Any]:
+        """The output of each module for the same arguments."""
+        found: list[Any] = [None] * len(self._modules)
+        names = [str(node.target) for module in self._modules[:1] for node in _placeholders(module)]
+        inputs = dict(zip(names, given, strict=False)) | named
+        for root in self._roots:
+            self._walk(root, {}, inputs, found)
+        return found
+
+    def _walk(self, branch: Branch, values: dict[int, Any], inputs: Mapping[str, Any], found: list[Any]) -> None:
+        word = self._words[branch.members[0]]
+        if branch.copied:  # together: what shares memory goes on sharing it
+            values.update(copy.deepcopy({place: values[place] for place in branch.copied}))
+        for place in branch.steps:
+            step = word[place]
+            args, kwargs = _filled((step.args, step.kwargs), values)
+            values[place] = step.run(*args, **kwargs) if step.run is not _given else inputs[args[0]]
+            for dead in branch.dead.get(place, ()):
+                del values[dead]
+        if not branch.after:
+            for member in branch.members:
+                found[member] = values[branch.steps[-1]]
+        for number, child in enumerate(branch.after, 1):
+            self._walk(child, values if number == len(branch.after) else dict(values), inputs, found)
+
+    def _groups(self, members: Sequence[int], place: int) -> list[list[int]]:
+        """The members by what they do at `place`."""
+        groups: dict[Hashable, list[int]] = {}
+        for member in members:
+            word = self._words[member]
+            groups.setdefault(word[place].key, []).append(member)
+        return list(groups.values())
+
+    def _branch(self, members: list[int], start: int, live: frozenset[int] = frozenset()) -> Branch:
+        """What `members`, which do the same before and at `start`, do from there on."""
+        stop, end = start + 1, len(self._words[members[0]])  # the last step is the output: no word ends in another
+        while stop < end and len(self._groups(members, stop)) == 1:
+            stop += 1
+        branch = Branch(members, range(start, stop), copied=self._copied(members, start, live))
+        last, alive = self._last_reads(members), set(live)
+        for place in branch.steps:
+            alive.add(place)
+            branch.dead[place] = [v for v in alive if last.get(v, -1) <= place and place != stop - 1]
+            alive.difference_update(branch.dead[place])
+        if stop < end:
+            branch.after = [self._branch(group, stop, frozenset(alive)) for group in self._groups(members, stop)]
+        return branch
+
+    def _last_reads(self, members: Sequence[int]) -> dict[int, int]:
+        """The last step of any member that reads a result."""
+        last: dict[int, int] = {}
+        for member in members:
+            for place, step in enumerate(self._words[member]):
+                last.update((read, max(place, last.get(read, -1))) for read in step.reads)
+        return last
+
+    def _copied(self, members: Sequence[int], start: int, live: frozenset[int]) -> list[int]:
+        """The live results into whose memory one of the members writes from here on."""
+        written = {root for member in members for step in self._words[member][start:] for root in step.writes}
+        word = self._words[members[0]]
+        return sorted(place for place in live if word[place].roots & written)
+
+
+def _given(name: str) -> Any:
+    """Stands for an input."""
+    raise AssertionError(name)
+
+
+def _steps(module: GraphModule, number: int, identity: Identity) -> Iterator[Step]:
+    """The steps of a module, with earlier results by their place."""
+    places: dict[Node, int] = {}
+    roots: list[frozenset[int]] = []
+    calls = [str(node.target) for node in module.graph.nodes if node.op == "call_module"]
+    inputs = _placeholders(module)
+
+    def earlier(node: Node) -> Any:
+        return Place(places[node])
+
+    for place, node in enumerate(module.graph.nodes):
+        args, kwargs = map_arg((node.args, node.kwargs), earlier)
+        args = (str(node.target),) if node in inputs else args
+        run, key = _operation(module, node)
+        path = str(node.target) if node.op == "call_module" else None
+        if path is not None:
+            same = None if calls.count(path) > 1 else identity(number, path)
+            key = (number, path) if same is None else same
+        below = frozenset(root for n in node.all_input_nodes for root in roots[places[n]])
+        places[node] = place
+        roots.append(frozenset({place}) | (frozenset() if _is_fresh(run) else below))
+        yield Step(
+            (node.op, key, _key(args), _key(kwargs)),
+            run,
+            args,
+            kwargs,
+            path,
+            frozenset(places[n] for n in node.all_input_nodes),
+            roots[-1],
+            below if _may_write(node, run) else frozenset(),
+        )
+
+
+def _placeholders(module: GraphModule) -> list[Node]:
+    return [node for node in module.graph.nodes if node.op == "placeholder"]
+
+
+def _operation(module: GraphModule, node: Node) -> tuple[Callable[..., Any], Hashable]:
+    """What a node runs, and what tells it from other operations."""
+    target: Any = node.target
+    if node.op == "placeholder":
+        return _given, None
+    if node.op == "output":
+        return (lambda value: value), None
+    if node.op == "get_attr":
+        value = operator.attrgetter(target)(module)
+        return (lambda: value), _content(value)
+    if node.op == "call_method":
+        return (lambda owner, *args, **kwargs: getattr(owner, target)(*args, **kwargs)), target
+    return (module.get_submodule(target), None) if node.op == "call_module" else (target, target)
+
+
+def _is_fresh(run: Callable[..., Any]) -> bool:
+    return isinstance(run, FRESH) or run in FRESH_FUNCTIONS
+
+
+def _may_write(node: Node, run: Callable[..., Any]) -> bool:
+    """Whether an operation may write into what it is given; what is not known may."""
+    if node.op == "call_module":
+        known = type(run).__module__.startswith("torch.nn.")
+        return bool(getattr(run, "inplace", not known))
+    flagged = any(value is True for value in (*node.args, *node.kwargs.values()))  # it may say "in place"
+    name = str(node.target if node.op == "call_method" else getattr(run, "__name__", "_"))
+    return node.op in ("call_function", "call_method") and (flagged or run in IN_PLACE or name.endswith("_"))
+
+
+def _content(value: Any) -> Hashable:
+    if not isinstance(value, Tensor):
+        return id(value)
+    data = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return tuple(value.shape), value.dtype, hashlib.sha256(data.data).digest()
+
+
+def _key(value: Any) -> Hashable:
+    """The same for equal arguments of the same types."""
+    if isinstance(value, list | tuple):
+        return type(value), tuple(map(_key, value))
+    if isinstance(value, dict):
+        return dict, tuple((name, _key(entry)) for name, entry in value.items())
+    if isinstance(value, slice):
+        return slice, _key((value.start, value.stop, value.step))
+    return type(value), value if isinstance(value, Hashable) else id(value)
+
+
+def _filled(value: Any, values: Mapping[int, Any]) -> Any:
+    """Arguments with the results that they stand for."""
+    if isinstance(value, Place):
+        return values[value.step]
+    if isinstance(value, slice):
+        return slice(*(_filled(v, values) for v in (value.start, value.stop, value.step)))
+    if isinstance(value, dict):
+        return {name: _filled(entry, values) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        filled = [_filled(entry, values) for entry in value]
+        return type(value)(*filled) if hasattr(value, "_fields") else type(value)(filled)
+    return value

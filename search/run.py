@@ -1,0 +1,153 @@
+"""One run of a search: generation after generation, each evaluation on disk before it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bnas.search.candidates import Candidates
+from bnas.search.constraint import Constraint, violation
+from bnas.search.errors import SearchError
+from bnas.search.evaluation import check_names
+from bnas.search.fitness import Fitness, Individual
+from bnas.search.global_random import GlobalRandom
+from bnas.search.nsga2 import NSGA2
+from bnas.search.outcome import in_this_process
+from bnas.search.random_search import RandomSearch
+from bnas.search.result import SearchResult
+from bnas.search.surrogate import Surrogate
+
+if TYPE_CHECKING:
+    from bnas.passes import Subnet
+    from bnas.search.algorithm import Algorithm
+    from bnas.search.candidates import Candidate
+    from bnas.search.encoding import Genes
+    from bnas.search.evaluation import Evaluation
+    from bnas.search.evaluation_log import EvaluationLog
+    from bnas.search.fitness import Select
+    from bnas.search.objective import Objective
+    from bnas.search.outcome import Measures, Outcome
+    from bnas.search.source import Source
+    from bnas.search.surrogate import Regressor
+    from bnas.search.variation import Variation
+
+Evaluations = Callable[["Measures", "Sequence[Subnet]"], "Iterator[tuple[int, Outcome]]"]
+"""Evaluates sub-networks: yields each place and its outcome, in any order."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The settings that decide what a search finds."""
+
+    source: Source
+    objectives: tuple[Objective, ...]
+    constraints: tuple[Constraint, ...]
+    population: int
+    num_evals: int
+    seed: int
+    variation: Variation
+    select: Select | None
+    """How survivors are chosen; None for random search."""
+    regressor: Regressor | None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The values that an evaluation must give."""
+        return tuple(dict.fromkeys([*(o.name for o in self.objectives), *(c.name for c in self.constraints)]))
+
+
+class Run:
+    """What is known in the course of a search."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        measures: Measures,
+        log: EvaluationLog,
+        evaluate: Evaluations = in_this_process,
+        on_evaluation: Callable[[Evaluation], None] | None = None,
+    ) -> None:
+        self._plan, self._measures, self._log = plan, measures, log
+        self._evaluate, self._on_evaluation = evaluate, on_evaluation
+        self._known = {plan.source.space.canonical(one.subnet): one for one in log}
+        self._evaluations: list[Evaluation] = []
+        self._bounds: tuple[Constraint, ...] = ()
+        """The constraints, absolute: known after the first generation."""
+
+    def result(self) -> SearchResult:
+        """Search until as many sub-networks are evaluated as planned, or all of the space."""
+        plan, algorithm = self._plan, self._algorithm()
+        while (left := plan.num_evals - len(self._evaluations)) and (asked := algorithm.ask(left)):
+            found = list(self._evaluated(asked))
+            self._check_alive()
+            self._bounds = self._bounds or self._resolved()
+            pairs = zip(asked, found, strict=True)
+            algorithm.tell([self._scored(c.genes, e.values) for c, e in pairs if e.failure is None])
+        return SearchResult(plan.objectives, tuple(self._evaluations), self._bounds)
+
+    def _algorithm(self) -> Algorithm:
+        plan = self._plan
+        candidates = Candidates(plan.source.space, np.random.default_rng(plan.seed))
+        if plan.select is None:
+            return RandomSearch(candidates, plan.population)
+        evolution = NSGA2(candidates, GlobalRandom(plan.seed), plan.population, plan.variation, plan.select)
+        if plan.regressor is None:
+            return evolution
+        return Surrogate(evolution, plan.regressor, plan.names, plan.source.costs, self._scored)
+
+    def _scored(self, genes: Genes, values: Mapping[str, float]) -> Individual:
+        objectives = self._plan.objectives
+        fitness = Fitness(
+            [o.weight for o in objectives], [values[o.name] for o in objectives], violation(self._bounds, values)
+        )
+        return Individual(genes, fitness, values)
+
+    def _evaluated(self, asked: Sequence[Candidate]) -> Iterator[Evaluation]:
+        """The evaluation of each candidate, in order, told as soon as those before it are there."""
+        subnets = [candidate.subnet for candidate in asked]
+        found = {i: self._known[s] for i, s in enumerate(subnets) if s in self._known}
+        for one in found.values():
+            if one.failure is None:
+                check_names(one.subnet, one.values, self._plan.names)
+        told = 0
+
+        def tell() -> Iterator[Evaluation]:
+            nonlocal told
+            while told in found:
+                evaluation = replace(found[told], index=len(self._evaluations), subnet=subnets[told])
+                self._evaluations.append(evaluation)
+                if self._on_evaluation is not None:
+                    self._on_evaluation(evaluation)
+                told += 1
+                yield evaluation
+
+        yield from tell()
+        wanted = [i for i in range(len(asked)) if i not in found]
+        costs = self._plan.source.costs([subnets[i] for i in wanted])
+        for place, outcome in self._evaluate(self._measures, [subnets[i] for i in wanted]):
+            found[wanted[place]] = self._recorded(subnets[wanted[place]], outcome, costs[place])
+            yield from tell()
+
+    def _recorded(self, subnet: Subnet, outcome: Outcome, costs: dict[str, float]) -> Evaluation:
+        if outcome.failure is not None:
+            return self._log.record_failure(subnet, outcome.failure, outcome.seconds)
+        values = {**outcome.values, **{name: cost for name, cost in costs.items() if name not in outcome.values}}
+        check_names(subnet, values, self._plan.names)
+        return self._log.record(subnet, values, outcome.seconds)
+
+    def _check_alive(self) -> None:
+        if all(one.failure is not None for one in self._evaluations):
+            first = self._evaluations[0]
+            raise SearchError(f"all {len(self._evaluations)} evaluations failed; the first one: {first.failure}")
+
+    def _resolved(self) -> tuple[Constraint, ...]:
+        """The constraints with absolute bounds; the first evaluation is that of the maximal sub-network."""
+        maximal = self._evaluations[0]
+        values = {**self._plan.source.costs([maximal.subnet])[0], **maximal.values}
+        for one in self._plan.constraints:
+            if one.relative and one.name not in values:
+                raise SearchError(f"{one}: the maximal sub-network has no {one.name}: {maximal.failure}")
+        return tuple(one.resolved(values) for one in self._plan.constraints)

@@ -1,0 +1,68 @@
+"""Where the sub-networks of a search come from, and what is known of them without an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bnas.passes import SearchSpace
+from bnas.runtime.fingerprint import fingerprint
+from bnas.search.errors import SearchError
+from bnas.search.objective import nearest
+
+if TYPE_CHECKING:
+    from bnas.passes import Subnet
+    from bnas.search.outcome import Measures
+
+
+@dataclass(frozen=True)
+class Source:
+    """A search space, and the super-network that it belongs to, if any."""
+
+    space: SearchSpace
+    supernet: Any = None
+    """Has ``cost_model`` and ``fingerprint`` as `bnas.SuperNetwork` has."""
+
+    @classmethod
+    def of(cls, supernet: Any, space: SearchSpace | None = None) -> Source:
+        """The source that a super-network or a search space is, or a part of its space.
+
+        Raises:
+            SearchError: it is neither.
+        """
+        if isinstance(supernet, SearchSpace):
+            return cls(supernet if space is None else space)
+        if not isinstance(getattr(supernet, "space", None), SearchSpace):
+            raise SearchError(f"{type(supernet).__name__} is neither a SuperNetwork nor a SearchSpace")
+        return cls(supernet.space if space is None else space, supernet)
+
+    @property
+    def fingerprint(self) -> str:
+        """Another one for every other super-network; of a space alone that of its choices."""
+        if self.supernet is not None:
+            return str(self.supernet.fingerprint())
+        return fingerprint({}, self.space)
+
+    @property
+    def cost_names(self) -> tuple[str, ...]:
+        """The names of the values that `costs` gives."""
+        return () if self.supernet is None else tuple(self.supernet.cost_model.expressions)
+
+    def costs(self, subnets: Sequence[Subnet]) -> list[dict[str, float]]:
+        """The exact costs of each sub-network, by name; without a super-network there are none."""
+        if self.supernet is None or not subnets:
+            return [{} for _ in subnets]
+        columns: Mapping[str, Any] = self.supernet.cost_model.many(subnets)
+        rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+        return [dict(zip(columns, map(float, row), strict=True)) for row in rows]
+
+    def check_names(self, measures: Measures, wanted: Iterable[str]) -> None:
+        """Raise SearchError for a name that no evaluation will give, as far as the evaluator tells its `names`."""
+        told = () if measures.evaluate is None else getattr(measures.evaluate, "names", None)
+        if told is None:
+            return
+        known = list(dict.fromkeys((*told, *self.cost_names, *(one.name for one in measures.own))))
+        for name in wanted:
+            if name not in known:
+                raise SearchError(f"{name!r} is no value of an evaluation; {nearest(name, known)}")

@@ -1,0 +1,128 @@
+"""Evaluation by other processes or machines, through any `concurrent.futures.Executor`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from bnas.search.errors import MetricError, SearchError
+from bnas.search.outcome import Measures, Outcome
+
+if TYPE_CHECKING:
+    from bnas.passes import Subnet
+
+RETRIES = 2
+"""How often a candidate whose worker died is tried again."""
+
+_MADE: dict[Hashable, Any] = {}
+"""What `Remote` made in this process."""
+
+
+@dataclass(frozen=True)
+class Remote:
+    """An evaluation that each worker makes for itself, once: only the recipe travels.
+
+    ``Remote(make_evaluator, "folder")`` stands for ``make_evaluator("folder")``: a function of a module that the
+    workers can import, and arguments that can be pickled and hashed.
+    """
+
+    make: Callable[..., Any]
+    arguments: tuple[Hashable, ...]
+
+    def __init__(self, make: Callable[..., Any], *arguments: Hashable) -> None:
+        object.__setattr__(self, "make", make)
+        object.__setattr__(self, "arguments", arguments)
+
+    def evaluate_many(self, subnets: Sequence[Subnet]) -> list[Any]:
+        """Values, or an error, for each sub-network, by what was made here."""
+        if self not in _MADE:
+            _MADE[self] = self.make(*self.arguments)
+        return list(Measures(_MADE[self]).given(subnets))
+
+
+class Workers:
+    """Hands sub-networks to an executor, and tries those again whose worker died.
+
+    A pool of processes is broken for good once one of them dies: give a function that makes one, and a new one is
+    made. Afterwards the rest of the generation is evaluated one at a time, so that what kills workers is found out.
+    """
+
+    def __init__(self, executor: Executor | Callable[[], Executor], chunk: int = 1) -> None:
+        """Set up workers.
+
+        Args:
+            executor: an executor, which is left open; or a function that makes one, which is shut down by `close`.
+            chunk: so many sub-networks are sent together; more than 1 pays where evaluating together is cheaper.
+
+        Raises:
+            SearchError: the chunk is empty.
+        """
+        if chunk < 1:
+            raise SearchError(f"chunk {chunk}: allowed is any whole number from 1")
+        self._chunk = chunk
+        self._make = None if isinstance(executor, Executor) else executor
+        self._executor = executor if isinstance(executor, Executor) else executor()
+        self._broken, self._last = False, ""
+
+    def close(self) -> None:
+        """Shut the executor down if it was made here."""
+        if self._make is not None:
+            self._executor.shutdown(wait=True, cancel_futures=True)
+
+    def __call__(self, measures: Measures, subnets: Sequence[Subnet]) -> Iterator[tuple[int, Outcome]]:
+        """Yield each place and its outcome as it comes in."""
+        left = dict(enumerate(subnets))
+        for places, outcomes in self._together(measures, dict(left)):
+            for place, outcome in zip(places, outcomes, strict=True):
+                del left[place]
+                yield place, outcome
+        for place, subnet in left.items():
+            yield place, self._alone(measures, subnet)
+
+    def _together(self, measures: Measures, left: dict[int, Subnet]) -> Iterator[tuple[list[int], list[Outcome]]]:
+        """The outcomes of those whose worker lived."""
+        places = iter(list(left))
+        futures: dict[Future[list[Outcome]], list[int]] = {}
+        for chunk in iter(lambda: list(islice(places, self._chunk)), []):
+            with self._noticed():
+                futures[self._executor.submit(measures, [left[place] for place in chunk])] = chunk
+        for future in as_completed(futures):
+            outcomes: list[Outcome] = []
+            with self._noticed():
+                outcomes = future.result()
+            if outcomes:
+                yield futures[future], outcomes
+
+    def _alone(self, measures: Measures, subnet: Subnet) -> Outcome:
+        for _ in range(1 + RETRIES):
+            self._mend()
+            with self._noticed():
+                return self._executor.submit(measures, [subnet]).result()[0]
+        return Outcome({}, f"no worker came back with it in {1 + RETRIES} tries: {self._last}")
+
+    @contextmanager
+    def _noticed(self) -> Iterator[None]:
+        """Take note of what is the worker's fault; what no worker can mend is raised."""
+        try:
+            yield
+        except MetricError:
+            raise
+        except Exception as error:
+            self._broken |= isinstance(error, BrokenExecutor)
+            self._last = f"{type(error).__name__}: {error}"
+
+    def _mend(self) -> None:
+        """Make another executor where this one is broken."""
+        if not self._broken:
+            return
+        if self._make is None:
+            raise SearchError(
+                "a worker died and broke its executor; give a function that makes the executor, so that a new one "
+                f"can be made, and run the search again: no evaluation is lost ({self._last})"
+            )
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        self._executor, self._broken = self._make(), False

@@ -1,0 +1,87 @@
+"""A search of a super-network: its costs are known, names are checked before anything runs, its log is its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from bnas.digits import DigitNet
+from bnas.passes import Subnet
+from bnas.runtime import Evaluator, SuperNetwork
+from bnas.search import EvaluationLog, Objective, RecordError, Searcher, SearchError
+
+ACCURACY, MACS = Objective("accuracy", "max"), Objective("macs", "min")
+
+
+@pytest.fixture(scope="module")
+def supernet() -> SuperNetwork:
+    torch.manual_seed(0)
+    return SuperNetwork.from_model(DigitNet().eval(), torch.zeros(2, 1, 8, 8))
+
+
+@pytest.fixture(scope="module")
+def evaluator(supernet: SuperNetwork) -> Evaluator:
+    batches = [(torch.randn(20, 1, 8, 8), torch.randint(10, (20,)))]
+    return Evaluator(supernet, batches, batches)
+
+
+def test_evaluator_and_costs_agree_with_one_by_one(supernet: SuperNetwork, evaluator: Evaluator) -> None:
+    result = Searcher(
+        supernet, evaluator, (ACCURACY, MACS), constraints=["parameters <= 60 %"], population=4, num_evals=12
+    ).run()
+    full = supernet.costs(supernet.space.maximal())["parameters"]
+    assert all(one.values["parameters"] <= 0.6 * full for one in result.pareto())
+    for one in result.evaluations[:3]:
+        assert dict(one.values) == evaluator.evaluate(one.subnet)
+
+
+def test_without_an_evaluator_costs_and_measures_are_searched(supernet: SuperNetwork) -> None:
+    kept = Objective("blocks", "max", measure=lambda subnet: len(supernet.space.blocks) - len(subnet.skipped))
+    result = Searcher(supernet, objectives=(MACS, kept), population=4, num_evals=8).run()
+    for one in result.evaluations:
+        assert one.values["blocks"] == len(supernet.space.blocks) - len(one.subnet.skipped)
+        assert one.values["macs"] == supernet.costs(one.subnet)["macs"]
+
+
+def test_function_gets_the_costs_added(supernet: SuperNetwork) -> None:
+    def accuracy(subnet: Subnet) -> dict[str, float]:
+        return {"accuracy": 1.0 / (1 + len(subnet.skipped))}
+
+    result = Searcher(supernet, accuracy, (ACCURACY, MACS), population=4, num_evals=4).run()
+    assert set(result.evaluations[0].values) == {"accuracy", "macs", "parameters"}
+
+
+def test_name_that_nobody_gives_is_refused_before_anything_runs(supernet: SuperNetwork, evaluator: Evaluator) -> None:
+    with pytest.raises(SearchError, match=r"'acuracy' is no value of an evaluation; .*did you mean 'accuracy'"):
+        Searcher(supernet, evaluator, (Objective("acuracy", "max"), MACS))
+    with pytest.raises(SearchError, match=r"'parameter' is no value.*did you mean 'parameters'"):
+        Searcher(supernet, evaluator, (ACCURACY, MACS), constraints=["parameter <= 60 %"])
+    with pytest.raises(SearchError, match="'accuracy' is no value of an evaluation; there is 'macs', 'parameters'"):
+        Searcher(supernet, objectives=(ACCURACY, MACS))
+
+
+def test_evaluations_of_another_supernetwork_are_refused(supernet: SuperNetwork, tmp_path: Path) -> None:
+    log, settings = tmp_path / "log.jsonl", {"population": 4, "num_evals": 4}
+    Searcher(supernet, objectives=(MACS,), log=log, **settings).run()  # type: ignore[arg-type]
+    assert len(EvaluationLog(log, supernet.fingerprint())) == 4
+    weight = supernet.model.head.weight
+    with torch.no_grad():
+        weight[0, 0] += 1.0
+        with pytest.raises(RecordError, match="evaluations of another super-network"):
+            Searcher(supernet, objectives=(MACS,), log=log, **settings)  # type: ignore[arg-type]
+        weight[0, 0] -= 1.0
+
+
+def test_part_of_the_space_is_searched(supernet: SuperNetwork) -> None:
+    part = supernet.space.restrict(depth=False, width_indicator=2)
+    result = Searcher(supernet, objectives=(MACS,), space=part, population=8, num_evals=40).run()
+    for one in result.evaluations:
+        part.check(one.subnet)
+        assert not one.subnet.skipped
+
+
+def test_what_is_no_supernetwork_is_refused() -> None:
+    with pytest.raises(SearchError, match="DigitNet is neither a SuperNetwork nor a SearchSpace"):
+        Searcher(DigitNet(), objectives=(MACS,))

@@ -1,0 +1,104 @@
+"""Who evaluates decides nothing: threads, processes and a cluster find the same, and a worker that dies is survived."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pytest
+import worker_cases
+from worker_cases import SPACE, Evaluator, values
+
+from bnas.passes import Subnet
+from bnas.search import EvaluationLog, MetricError, Objective, Remote, Searcher, SearchError, SearchResult, Workers
+
+OBJECTIVES = (Objective("accuracy", "max"), Objective("macs", "min"))
+SETTINGS: dict[str, Any] = {"population": 12, "num_evals": 48, "seed": 3}
+
+CONTEXT = get_context("forkserver")
+CONTEXT.set_forkserver_preload(["bnas.search"])  # else each process imports torch again
+two_processes = partial(ProcessPoolExecutor, 2, CONTEXT)
+
+
+def searched(evaluate: Any, **settings: Any) -> SearchResult:
+    return Searcher(SPACE, evaluate, OBJECTIVES, **{**SETTINGS, **settings}).run()
+
+
+@pytest.fixture(scope="module")
+def alone() -> SearchResult:
+    return searched(values)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Executor]:
+    distributed = pytest.importorskip("distributed")
+    settings = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None, "host": "127.0.0.1"}
+    with distributed.LocalCluster(**settings) as made, distributed.Client(made) as client:
+        client.run(_see_tests, str(Path(worker_cases.__file__).parent))
+        yield client.get_executor()
+
+
+def _see_tests(folder: str) -> None:
+    import sys
+
+    sys.path.insert(0, folder)
+
+
+@pytest.mark.parametrize("chunk", [1, 5])
+def test_threads_find_what_one_finds(alone: SearchResult, chunk: int) -> None:
+    with ThreadPoolExecutor(3) as executor:
+        assert searched(values, executor=executor, chunk=chunk) == alone
+
+
+def test_processes_find_what_one_finds(alone: SearchResult) -> None:
+    with two_processes() as executor:
+        assert searched(values, executor=executor) == alone
+
+
+def test_cluster_finds_what_one_finds(alone: SearchResult, cluster: Executor) -> None:
+    assert searched(values, executor=cluster, chunk=3) == alone
+
+
+def test_log_is_complete_before_the_result(alone: SearchResult, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(3) as executor:
+        searched(values, executor=executor, log=tmp_path / "log.jsonl")
+    assert {one.subnet for one in EvaluationLog(tmp_path / "log.jsonl")} == {one.subnet for one in alone.evaluations}
+
+
+def test_each_process_makes_its_evaluator_once_and_a_death_costs_a_retry(alone: SearchResult, tmp_path: Path) -> None:
+    result = searched(Remote(Evaluator, str(tmp_path)), executor=two_processes)
+    assert (tmp_path / "died").exists()
+    poison = [one for one in result.evaluations if one.failure]
+    assert all(one.subnet.widths["w2"] == 5 and one.subnet.widths["w3"] > 6 for one in poison)
+    assert all("no worker came back with it in 3 tries" in str(one.failure) for one in poison)
+    first = alone.evaluations[:12]  # later ones depend on what failed
+    assert [one.subnet for one in result.evaluations[:12]] == [one.subnet for one in first]
+    assert [one for one in result.evaluations[:12] if not one.failure] == [
+        one for one, other in zip(first, result.evaluations, strict=False) if not other.failure
+    ]
+    assert len(result.evaluations) == 48
+
+
+def test_given_pool_that_broke_says_what_to_do(tmp_path: Path) -> None:
+    with two_processes() as executor, pytest.raises(SearchError, match="give a function that makes the executor"):
+        searched(Remote(Evaluator, str(tmp_path)), executor=executor)
+
+
+def test_evaluation_that_can_never_succeed_stops_the_search() -> None:
+    with ThreadPoolExecutor(2) as executor, pytest.raises(MetricError, match="gave float, not a mapping"):
+        searched(lambda _: 0.5, executor=executor)
+
+
+def test_what_cannot_be_sent_is_told() -> None:
+    unsendable: Callable[[Subnet], Any] = lambda subnet: values(subnet)  # noqa: E731
+    with two_processes() as executor, pytest.raises(SearchError, match=r"all 12 evaluations failed.*[Pp]ickl"):
+        searched(unsendable, executor=executor)
+
+
+def test_empty_chunk_is_refused() -> None:
+    with pytest.raises(SearchError, match="chunk 0"):
+        Workers(two_processes, 0)
