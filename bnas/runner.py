@@ -20,12 +20,18 @@ from bnas.sources import load_data, load_model
 
 def run_configuration(configuration: Configuration, folder: Path, output: Output, watch: Watch | None = None) -> Report:
     """Run `configuration`, whose files are looked for in `folder`."""
+    job = job_of(configuration, folder)
     write_bytes(output.path("source.txt"), f"{folder.resolve()}\n".encode())  # `bnas export` loads the model again
+    return run_job(job, output, watch)
+
+
+def job_of(configuration: Configuration, folder: Path) -> Job:
+    """What `configuration` asks for, with its model and data loaded from `folder`."""
     weights = Path(configuration.weights) if configuration.weights else None
     model = load_model(configuration.model, weights, folder)
     data = load_data(configuration.data, folder, **configuration.data_options)
     example = torch.zeros(configuration.input_info.sample_size)
-    return run_job(Job(model, data, example, **_settings(configuration, folder)), output, watch)
+    return Job(model, data, example, **_settings(configuration, folder))
 
 
 def elasticity_of(configuration: Configuration, folder: Path) -> Elasticity:

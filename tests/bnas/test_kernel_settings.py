@@ -15,14 +15,11 @@ from bnas.pipeline import Job
 
 def read(monkeypatch: pytest.MonkeyPatch, training: dict[str, Any]) -> Job:
     """The job that a configuration file with this training section stands for."""
-    jobs: list[Job] = []
     monkeypatch.setattr(runner, "load_model", lambda *_: nn.Identity())
     monkeypatch.setattr(runner, "load_data", lambda *_, **__: None)
-    monkeypatch.setattr(runner, "run_job", lambda job, *_: jobs.append(job))
     base = {"model": "m", "data": "d", "input_info": {"sample_size": [1, 3]}}
     configuration = parse_configuration({**base, "bootstrapNAS": {"training": training}}, "file")
-    runner.run_configuration(configuration, Path(), None)  # type: ignore[arg-type]
-    return jobs[0]
+    return runner.job_of(configuration, Path())
 
 
 @pytest.mark.parametrize(

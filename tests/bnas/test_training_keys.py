@@ -24,14 +24,13 @@ PUBLISHED = Path(__file__).parents[1] / "support" / "published"
 def nothing_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "load_model", lambda *_: nn.Identity())
     monkeypatch.setattr(runner, "load_data", lambda *_, **__: None)
-    monkeypatch.setattr(runner, "run_job", lambda job, *_: job)
 
 
 def read(training: dict[str, Any], optimizer: dict[str, Any] | None = None) -> Job:
     """The job that a configuration file with these sections stands for."""
     base = {"model": "m", "data": "d", "input_info": {"sample_size": [1, 3]}, "optimizer": optimizer or {}}
     configuration = parse_configuration({**base, "bootstrapNAS": {"training": training}}, "file")
-    return runner.run_configuration(configuration, Path(), None)  # type: ignore[arg-type, return-value]
+    return runner.job_of(configuration, Path())
 
 
 def recipe(**training: Any) -> Recipe:

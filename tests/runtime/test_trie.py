@@ -172,7 +172,7 @@ def test_other_inputs_than_those_of_the_batches_are_computed() -> None:
 
     evaluator = Evaluator(supernet, data, data, metric=flipped, metric_name="flipped")
     assert evaluator.evaluate_many([supernet.space.minimal()]) == [evaluator.evaluate(supernet.space.minimal())]
-    assert evaluator.names == ("flipped", "macs", "parameters")
+    assert evaluator.names == ("flipped", *supernet.costs(supernet.space.minimal()))
 
 
 def test_shared_tensors_and_statistics_of_the_supernetwork_are_as_they_were() -> None:
