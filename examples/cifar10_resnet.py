@@ -17,8 +17,8 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from cifar10 import read_data, read_model
 from rich.console import Console
@@ -29,7 +29,7 @@ import bnas
 from bnas.progress import watching
 from bnas.runtime import accuracy, first_samples
 from bnas.runtime.files import write_json
-from bnas.search import EvaluationLog
+from bnas.search import Evaluation, SearchResult
 
 NARROW = bnas.Elasticity(("depth", "width"), width_multipliers=(1.0, 0.875, 0.75), divisor=4, min_width=4)
 WIDE = bnas.Elasticity(("depth", "width"), width_multipliers=(1.0, 0.75, 0.5), divisor=8, min_width=8)
@@ -108,7 +108,9 @@ def short(arguments: argparse.Namespace) -> None:
     taught = bnas.Recipe(distillation=bnas.Distillation("original"))
     run.train(bnas.Stage(epochs=arguments.epochs, init_lr=0.01, reorg_weights=True), taught)
     maximal = run.supernet.space.maximal()
-    winner = search(run, run.macs(maximal) / arguments.fewer, arguments.evals)
+    limit = f"macs <= {run.macs(maximal) / arguments.fewer} M"
+    result = search(run, run.evaluator(500, 2000), constraints=[limit], num_evals=arguments.evals)
+    winner = max(result.feasible(), key=lambda one: one.values["accuracy"]).subnet
     run.console.print(f"winner: {winner.to_json()}")
     with watching(run.console) as watch:
         tuned = bnas.fine_tune(
@@ -135,54 +137,34 @@ def short(arguments: argparse.Namespace) -> None:
     run.table(f"ResNet-{arguments.depth}, {arguments.epochs} + {arguments.tune_epochs} epochs", rows)
 
 
-def search(run: Run, limit: float, evals: int) -> bnas.Subnet:
-    """The most accurate sub-network of at most `limit` million MACs."""
-    path = run.folder / "evaluations.csv"
-    log = EvaluationLog.read_csv(path) if path.is_file() else EvaluationLog()
+def search(run: Run, evaluator: bnas.Evaluator, **settings: Any) -> SearchResult:
+    """Trade accuracy for MACs, or go on with that."""
     objectives = (bnas.Objective("accuracy", "max"), bnas.Objective("macs", "min"))
     with watching(run.console) as watch:
 
-        def note(evaluation: object) -> None:
-            log.write_csv(path)
-            watch.on_evaluation(evaluation, evals)  # type: ignore[arg-type]
+        def note(evaluation: Evaluation) -> None:
+            watch.on_evaluation(evaluation, settings["num_evals"])
 
-        evaluate = run.evaluator(500, 2000).evaluate
-        searcher = bnas.Searcher(
-            run.supernet.space, evaluate, objectives, population=20, num_evals=evals, log=log, on_evaluation=note
-        )
-        result = searcher.run()
-    small = [one for one in result.evaluations if one.values["macs"] <= 1e6 * limit]
-    if not small:
-        raise bnas.BnasError(f"no sub-network of at most {limit:.1f} M MACs was evaluated: raise --evals")
-    return max(small, key=lambda one: one.values["accuracy"]).subnet
+        log = run.folder / "evaluations.jsonl"
+        return bnas.Searcher(
+            run.supernet, evaluator, objectives, population=20, log=log, on_evaluation=note, **settings
+        ).run()
 
 
 def front(arguments: argparse.Namespace) -> None:
     """Test accuracy of the front of sub-networks of all sizes, chosen on held-out images."""
     run = Run(arguments, WIDE)
     run.train(bnas.Stage(epochs=arguments.epochs, init_lr=0.02, reorg_weights=True), bnas.Recipe())
-    evaluator, space = run.evaluator(2000, 5000), run.supernet.space
-    path = run.folder / "front.json"
-    known = json.loads(path.read_text()) if path.is_file() else []
-    for number, subnet in enumerate(spread(run, arguments.evals)):
-        if number >= len(known):
-            known.append({"subnet": subnet.to_json(), "accuracy": evaluator.evaluate(subnet)["accuracy"]})
-            write_json(path, known)
-    entries = [(bnas.Subnet.from_json(one["subnet"]), one["accuracy"]) for one in known]
-    best = [(s, a) for s, a in entries if not any(run.macs(o) <= run.macs(s) and b > a for o, b in entries)]
-    best.sort(key=lambda entry: run.macs(entry[0]))
-    rows = [(f"held out {100 * a:.2f}", run.macs(s), run.tested(s)) for s, a in best]
-    rows.append(("maximal", run.macs(space.maximal()), run.tested(space.maximal())))
-    run.table(f"ResNet-{arguments.depth}, {arguments.epochs} epochs: front of {len(entries)} sub-networks", rows)
-
-
-def spread(run: Run, count: int) -> list[bnas.Subnet]:
-    """The minimal and random sub-networks, `count` together, evenly spread over the MACs that random ones have."""
-    generator, space = np.random.default_rng(0), run.supernet.space
-    drawn = sorted((space.sample(generator) for _ in range(100 * count)), key=run.macs)
-    wanted = np.linspace(run.macs(drawn[0]), run.macs(drawn[-1]), count - 1)
-    macs = np.array([run.macs(subnet) for subnet in drawn])
-    return [space.minimal(), *(drawn[int(np.abs(macs - one).argmin())] for one in wanted)]
+    evaluator = run.evaluator(2000, 5000)
+    result = search(run, evaluator, algorithm=arguments.algorithm, num_evals=arguments.evals)
+    best = sorted(result.pareto(), key=lambda one: one.values["macs"])
+    rows = [
+        (f"held out {100 * one.values['accuracy']:.2f}", run.macs(one.subnet), run.tested(one.subnet)) for one in best
+    ]
+    maximal = run.supernet.space.maximal()
+    rows.append(("maximal", run.macs(maximal), run.tested(maximal)))
+    title = f"{arguments.epochs} epochs, front of {arguments.evals} sub-networks by {arguments.algorithm}"
+    run.table(f"ResNet-{arguments.depth}, {title}", rows)
 
 
 def main() -> None:
@@ -194,11 +176,14 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=None, help="of the super-network (default 4, or 8 for the front)")
     parser.add_argument("--tune-epochs", type=int, default=8, help="of the winner (recipe short)")
     parser.add_argument("--fewer", type=float, default=1.37, help="how many times fewer MACs (recipe short)")
-    parser.add_argument("--evals", type=int, default=None, help="evaluations (default 60, or 40 for the front)")
+    parser.add_argument("--evals", type=int, default=None, help="evaluations (default 60, or 200 for the front)")
+    parser.add_argument(
+        "--algorithm", choices=("NSGA2", "random"), default="NSGA2", help="of the search (recipe front)"
+    )
     arguments = parser.parse_args()
     wide = arguments.recipe == "front"
     arguments.epochs = arguments.epochs or (8 if wide else 4)
-    arguments.evals = arguments.evals or (40 if wide else 60)
+    arguments.evals = arguments.evals or (200 if wide else 60)
     arguments.output = arguments.output or Path(f"runs/resnet{arguments.depth}-{arguments.recipe}")
     torch.manual_seed(0)
     front(arguments) if wide else short(arguments)

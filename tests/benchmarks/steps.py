@@ -19,7 +19,7 @@ from bnas.passes import Subnet
 from bnas.runtime import SuperNetwork
 from bnas.runtime.layout import LAYOUTS, laid_out
 
-EXAMPLE = Path(__file__).resolve().parents[2] / "examples/cifar10_resnet.py"
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples/cifar10.py"
 NAMES = ("resnet20", "resnet18", "resnet50", "mobilenet_v2")
 BATCH, SIDE, CLASSES = 64, 32, 10
 
@@ -28,14 +28,14 @@ Step = Callable[[], object]
 
 def example() -> ModuleType:
     """The example of CIFAR-10, which has the ResNet of that name."""
-    if "cifar10_resnet" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("cifar10_resnet", EXAMPLE)
+    if "cifar10" not in sys.modules:
+        spec = importlib.util.spec_from_file_location("cifar10", EXAMPLE)
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
-        sys.modules["cifar10_resnet"] = module
+        sys.modules["cifar10"] = module
         spec.loader.exec_module(module)
-    return sys.modules["cifar10_resnet"]
+    return sys.modules["cifar10"]
 
 
 def make_model(name: str) -> nn.Module:
