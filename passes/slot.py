@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from types import NoneType
 from typing import Any
 
@@ -40,17 +41,17 @@ class Slot:
         """A parameter, not a buffer."""
         return self.name in self.owner._parameters
 
-    @property
+    @cached_property
     def whole(self) -> bool:
         """Everything is kept."""
         return self.shrink is None and {*map(type, self.kept)} <= {NoneType}
 
-    @property
+    @cached_property
     def prefix(self) -> bool:
         """Every axis keeps its first entries, and nothing is computed: a view does."""
         return self.shrink is None and {*map(type, self.kept)} <= {NoneType, int}
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, ...]:
         """Sizes of what is kept."""
         full = tuple(self.shared.shape)
