@@ -262,7 +262,8 @@ def test_a_rewritten_graph_works_everywhere(network: Network, data: st.DataObjec
     plain = SuperNetwork.from_model(network.module, network.example_inputs, ELASTICITY)
     assert supernet.space == plain.space
     subnet, inputs = data.draw(subnets(supernet.space)), network.example_inputs
-    assert supernet.costs(subnet) == plain.costs(subnet)
+    for cost in ("macs", "parameters"):  # an activation that wrote in place makes a tensor of its own now
+        assert supernet.costs(subnet)[cost] == plain.costs(subnet)[cost]
     assert_maximal_is_original(supernet, inputs)
     assert_program_is_extracted(supernet, subnet, inputs)
     assert_extracted_is_oracle(supernet, subnet, inputs)
