@@ -253,7 +253,7 @@ class Softened(GeluForRelu):
     keeps_outputs: ClassVar[bool] = False
 
 
-@settings(max_examples=20)  # each is traced and compiled twice, and lowered
+@settings(max_examples=5)  # each is traced and compiled twice, and lowered
 @given(network=networks(), data=st.data())
 def test_a_rewritten_graph_works_everywhere(network: Network, data: st.DataObject) -> None:
     before = copy.deepcopy(network.module)
