@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from network_cases import ELASTICITY, EXACT
 from torch import Tensor, nn
@@ -215,14 +215,17 @@ def test_a_pass_may_pin_and_is_heard() -> None:
 # passes that change the graph
 
 
-def functions_for(analysis: Analysis, old: Any, new: Any, **settings: Any) -> PassResult:
-    """Every call of one activation as another's."""
+def functions_for(analysis: Analysis, old: Any, new: Any) -> PassResult:
+    """Every call of one activation as another's, of the same name, since blocks are named by their values."""
     graph, copies = analysis.ir.copy_graph()
-    matches = [copies[node] for node, call in analysis.ir.calls.items() if call.op is old]
-    for node in matches:
+    matches = [node for node, call in analysis.ir.calls.items() if call.op is old]
+    for match in matches:
+        node, settings = copies[match], {"inplace": True} if analysis.ir.writes(match) else {}
         with graph.inserting_before(node):
-            node.replace_all_uses_with(graph.call_function(new, (node.args[0],), settings))
+            made = graph.call_function(new, (node.args[0],), settings)
+        node.replace_all_uses_with(made)
         graph.erase_node(node)
+        made.name = node.name
     return PassResult(analysis.with_graph(graph), True) if matches else PassResult(analysis, False)
 
 
@@ -253,7 +256,6 @@ class Softened(GeluForRelu):
     keeps_outputs: ClassVar[bool] = False
 
 
-@settings(max_examples=5)  # each is traced and compiled twice, and lowered
 @given(network=networks(), data=st.data())
 def test_a_rewritten_graph_works_everywhere(network: Network, data: st.DataObject) -> None:
     before = copy.deepcopy(network.module)
@@ -263,8 +265,7 @@ def test_a_rewritten_graph_works_everywhere(network: Network, data: st.DataObjec
     plain = SuperNetwork.from_model(network.module, network.example_inputs, ELASTICITY)
     assert supernet.space == plain.space
     subnet, inputs = data.draw(subnets(supernet.space)), network.example_inputs
-    for cost in ("_macs", "_parameters"):  # an activation that wrote in place makes a tensor of its own now
-        assert getattr(supernet.cost_model, cost)() == getattr(plain.cost_model, cost)()
+    assert supernet.costs(subnet) == plain.costs(subnet)
     assert_maximal_is_original(supernet, inputs)
     assert_program_is_extracted(supernet, subnet, inputs)
     assert_extracted_is_oracle(supernet, subnet, inputs)
