@@ -23,6 +23,8 @@ class Archive:
     what: str
     format: int
     keys: tuple[str, ...]
+    prefix: str
+    """Of the file of tensors, before its checksum."""
 
     @property
     def manifest(self) -> str:
@@ -32,12 +34,11 @@ class Archive:
     def write(self, directory: Path, tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> None:
         """Write tensors first and the manifest that names them last, so that an interrupted write loses nothing."""
         data = tensor_bytes(tensors)
-        prefix = "weights" if self.name == "supernet" else self.name
-        name = f"{prefix}-{checksum(data)[:12]}.safetensors"
+        name = f"{self.prefix}-{checksum(data)[:12]}.safetensors"
         write_bytes(directory / name, data)
         head = {"format": self.format, "weights": name, "sha256": checksum(data)}
         write_json(directory / self.manifest, head | dict(manifest))
-        for old in directory.glob(f"{prefix}-*.safetensors"):
+        for old in directory.glob(f"{self.prefix}-*.safetensors"):
             if old.name != name:
                 old.unlink()
 

@@ -17,7 +17,7 @@ from bnas.passes.ir import as_call
 from .archive import Archive, tensor_bytes
 from .errors import CheckpointError
 
-SUPERNET = Archive("supernet", "super-network", 1, ("elasticity", "space", "inputs"))
+SUPERNET = Archive("supernet", "super-network", 1, ("elasticity", "space", "inputs"), "weights")
 MATRICES = "kernel matrix:"
 
 

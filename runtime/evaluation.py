@@ -10,14 +10,15 @@ from functools import partial
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.fx import GraphModule, Node
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from bnas.passes import BnasError, Subnet
 from bnas.passes.ir import as_program_call
 
-from .layout import laid_out, placed
+from .layout import device_of, laid_out, placed
+from .nested import map_tensors
 from .supernetwork import SuperNetwork
 from .together import Folds, Layers, replays, share_layers
 
@@ -70,7 +71,7 @@ def recalibrate(module: nn.Module, batches: Iterable[Batch], forward: Callable[.
         seen = 0
         with torch.no_grad():
             for inputs, _ in batches:
-                tensors, named = as_program_call(placed(inputs, _device(module)))
+                tensors, named = as_program_call(placed(inputs, device_of(module)))
                 (forward or module)(*tensors, **named)
                 seen += 1
     finally:
@@ -121,7 +122,7 @@ def accuracy(module: nn.Module, batches: Iterable[Batch]) -> float:
     right = total = 0
     with torch.inference_mode():
         for inputs, targets in batches:
-            outputs = module(placed(laid_out(inputs, "channels_last"), _device(module)))
+            outputs = module(placed(laid_out(inputs, "channels_last"), device_of(module)))
             if not bool(torch.isfinite(outputs).all()):
                 raise EvaluationError(f"an output after {total} samples is NaN or inf")
             right += int((outputs.argmax(1) == placed(targets, outputs.device)).sum())
@@ -129,10 +130,6 @@ def accuracy(module: nn.Module, batches: Iterable[Batch]) -> float:
     if not total:
         raise EvaluationError("there is no data to measure the accuracy on")
     return right / total
-
-
-def _device(module: nn.Module) -> torch.device:
-    return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
 
 
 def batch_size(batch: Batch) -> int:
@@ -154,11 +151,7 @@ def first_samples(batches: Iterable[Batch], count: int) -> list[Batch]:
 
 def _cut(value: Any, count: int) -> Any:
     """The first `count` samples of the tensors in `value`."""
-    if isinstance(value, dict):
-        return {name: _cut(one, count) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_cut(one, count) for one in value)
-    return value[:count] if isinstance(value, Tensor) else value
+    return map_tensors(value, lambda one: one[:count])
 
 
 class ChannelsLast:
@@ -241,7 +234,7 @@ class Evaluator:
         return "" if self.autocast is None else f"-{self.autocast}".replace("torch.", "")
 
     def _casting(self) -> torch.autocast:
-        device = _device(self.supernet)
+        device = device_of(self.supernet)
         return torch.autocast(device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None)
 
     def _quality(self, module: nn.Module, batches: Iterable[Batch]) -> float:
@@ -279,7 +272,7 @@ class Evaluator:
     def _batches(self) -> list[Batch]:
         """The validation data: outputs that are known are found by the inputs that they belong to."""
         if self._kept is None:
-            device = _device(self.supernet)
+            device = device_of(self.supernet)
             self._kept = [(placed(inputs, device), targets) for inputs, targets in self.validation]
         return self._kept
 

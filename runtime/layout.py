@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from bnas.passes.ir import as_program_call
 
+from .nested import map_tensors
+
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
@@ -26,7 +28,7 @@ def faster_layout(model: nn.Module, inputs: Any, rounds: int = 3) -> str:
     tensors, named = as_program_call(inputs)
     if not any(tensor.ndim == 4 for tensor in (*tensors, *named.values())):
         return "contiguous"
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     with torch.random.fork_rng():
         copies = {name: copy.deepcopy(model).to(memory_format=layout) for name, layout in LAYOUTS.items()}
         times: dict[str, list[float]] = {name: [] for name in LAYOUTS}
@@ -38,20 +40,18 @@ def faster_layout(model: nn.Module, inputs: Any, rounds: int = 3) -> str:
 
 def laid_out(inputs: Any, layout: str) -> Any:
     """`inputs` (a tensor, or a tuple, list or dict of them) with its images in `layout`."""
-    if isinstance(inputs, Tensor):
-        return inputs.contiguous(memory_format=LAYOUTS[layout]) if inputs.ndim == 4 else inputs
-    if isinstance(inputs, dict):
-        return {name: laid_out(value, layout) for name, value in inputs.items()}
-    return type(inputs)(laid_out(value, layout) for value in inputs) if isinstance(inputs, list | tuple) else inputs
+    form = LAYOUTS[layout]
+    return map_tensors(inputs, lambda one: one.contiguous(memory_format=form) if one.ndim == 4 else one)
 
 
 def placed(value: Any, device: torch.device) -> Any:
     """`value`, with the tensors in it on `device`."""
-    if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
-    if isinstance(value, dict):
-        return {name: placed(one, device) for name, one in value.items()}
-    return type(value)(placed(one, device) for one in value) if isinstance(value, list | tuple) else value
+    return map_tensors(value, lambda one: one.to(device, non_blocking=True))
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where the parameters of `module` are; the CPU if it has none."""
+    return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
 
 
 def _step(model: nn.Module, inputs: Any) -> None:

@@ -16,7 +16,7 @@ from bnas.passes.ir import as_program_call
 from .distillation import Distillation
 from .errors import TrainingError
 from .evaluation import Batch, batch_size
-from .layout import laid_out, placed
+from .layout import device_of, laid_out, placed
 from .recipe import Recipe
 from .supernetwork import SuperNetwork
 
@@ -45,7 +45,7 @@ class Learner:
     ) -> None:
         self.supernet, self.recipe, self.original, self.layout = supernet, recipe, original, layout
         self.criterion = criterion or self._cross_entropy
-        self.device = next((p.device for p in supernet.parameters()), torch.device("cpu"))
+        self.device = device_of(supernet)
 
     def accumulate(self, subnets: Sequence[Subnet], group: Sequence[Batch], step: int) -> float:
         """Backward for every sub-network on every batch of `group`; returns the loss of the first one.

@@ -18,6 +18,7 @@ from .batches import Batches
 from .checkpoint import shared_tensors
 from .errors import TrainingError
 from .evaluation import Loader, Metric, accuracy
+from .fingerprint import digest_of
 from .layout import LAYOUTS, faster_layout
 from .learner import Criterion, Learner
 from .recipe import Recipe
@@ -25,7 +26,6 @@ from .scalars import Scalars
 from .schedule import Schedule
 from .stage import STAGES, Stage
 from .supernetwork import SuperNetwork
-from .training_checkpoint import fingerprint
 from .training_run import TrainingRun
 from .validation import EpochRecord, Validator, watched
 
@@ -157,7 +157,7 @@ class Trainer:
 
     def _begin(self, loader: Loader, resume: bool) -> TrainingRun:
         batches, optimizer = Batches(loader, self.recipe.accumulate, self.recipe.train_steps), self._optimizer()
-        schedule, start = self._schedule(batches.steps, optimizer), fingerprint(shared_tensors(self.supernet.model))
+        schedule, start = self._schedule(batches.steps, optimizer), digest_of(shared_tensors(self.supernet.model))
         run = TrainingRun(self.supernet, self.recipe, schedule, batches, optimizer, self.directory, start)
         run.begin(resume, lambda: self._layout(batches))
         return run

@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from .archive import Archive
 from .errors import CheckpointError
 
-TRAINING = Archive("training", "training", 1, ("settings", "model", "start", "state", "optimizer"))
+TRAINING = Archive("training", "training", 1, ("settings", "model", "start", "state", "optimizer"), "training")
 OPTIMIZER = "optimizer:"
-
-
-def fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """A checksum of names, shapes and values."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        data = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {tuple(data.shape)} {data.dtype}".encode())
-        digest.update(data.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def check_settings(directory: Path, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -40,7 +40,7 @@ class TrainingRun:
     """Takes steps and ends epochs; made by `Trainer`, which says when.
 
     Args:
-        start: the `fingerprint` of the model as it was before the training.
+        start: the `digest_of` the tensors of the model before the training.
         directory: where ``best/`` and ``last/`` are written; nothing is if None.
         The others are what is trained, how, on what, and with what.
     """
