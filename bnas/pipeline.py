@@ -19,6 +19,7 @@ from bnas.report import Report, Row
 from bnas.runtime import (
     EpochRecord,
     Evaluator,
+    LatencyModel,
     Progress,
     Recipe,
     Stage,
@@ -35,7 +36,7 @@ from bnas.runtime import (
 from bnas.runtime.evaluation import Loader
 from bnas.runtime.files import write_bytes, write_json
 from bnas.runtime.stage import STAGES
-from bnas.search import Evaluation, Objective, Searcher, SearchResult
+from bnas.search import Constraint, Evaluation, Objective, Searcher, SearchError, SearchResult
 
 
 @dataclass(frozen=True)
@@ -73,12 +74,19 @@ class Job:
     """How much accuracy a winner may lose against the original, as a fraction."""
     seed: int = 0
     search: Mapping[str, Any] = field(default_factory=dict)
-    """Further settings of `bnas.Searcher`."""
+    """Further settings of `bnas.Searcher`, such as ``constraints``."""
+    objectives: Sequence[Objective] = (Objective("accuracy", "max"), Objective("macs", "min"))
+    """What is searched for: accuracy, which winners are chosen by, and any others. Where the search or a constraint
+    asks for "latency", a latency model is fitted to the trained super-network and kept as ``latency.json``."""
     reference: float | Literal["original", "maximal"] = "original"
     """What winners are held against: an accuracy as a fraction, or that of the original or the trained maximal network.
 
     An original that was trained on the validation data too does too well there: then say "maximal".
     """
+
+    def __post_init__(self) -> None:
+        if "accuracy" not in (names := [one.name for one in self.objectives]):
+            raise SearchError(f"objectives {names}: 'accuracy' must be one of them, winners are chosen by it")
 
 
 @dataclass(frozen=True)
@@ -95,9 +103,9 @@ class Watch:
 def run_job(job: Job, output: Output, watch: Watch | None = None) -> Report:
     """Run all phases of `job` and write everything a later step needs to `output`.
 
-    Files: ``training/``, ``supernet/``, ``evaluations.jsonl`` and ``.csv``, ``pareto.json``,
-    ``subnets/NAME.{json,safetensors,onnx}``, ``report.json``. A resumed run goes on with the training where it was
-    left, and reuses every evaluation. What is searched is what the last stage trained.
+    Files: ``training/``, ``supernet/``, ``latency.json`` if asked for, ``evaluations.jsonl`` and ``.csv``,
+    ``pareto.json``, ``subnets/NAME.{json,safetensors,onnx}``, ``report.json``. A resumed run goes on with the training
+    where it was left, and reuses every evaluation. What is searched is what the last stage trained.
 
     Raises:
         BnasError: what is wrong, with the place and the remedy; files that were written are whole.
@@ -151,18 +159,32 @@ def _search(job: Job, output: Output, evaluator: Evaluator, watch: Watch) -> Sea
     searcher = Searcher(
         evaluator.supernet,
         evaluator,
-        (Objective("accuracy", "max"), Objective("macs", "min")),
+        job.objectives,
         population=job.population,
         num_evals=job.num_evals,
         seed=job.seed,
         space=space,
         log=output.path("evaluations.jsonl"),
         on_evaluation=lambda evaluation: watch.on_evaluation(evaluation, total),
-        **job.search,
+        **{"latency": _latency(job, output, evaluator.supernet), **job.search},
     )
     result = searcher.run()
     result.write_csv(output.path("evaluations.csv"))
     return result
+
+
+def _latency(job: Job, output: Output, supernet: SuperNetwork) -> LatencyModel | None:
+    """The latency model where one is asked for: from disk in a resumed run, whose log has its predictions."""
+    bounds = (Constraint.parse(c) if isinstance(c, str) else c for c in job.search.get("constraints", ()))
+    asked = {*(one.name for one in job.objectives if one.measure is None), *(bound.name for bound in bounds)}
+    if "latency" not in asked or "latency" in job.search:
+        return None
+    path = output.path("latency.json")
+    if output.resumed and path.is_file():
+        return LatencyModel.load(path, supernet)
+    model = LatencyModel.fit(supernet, seed=job.seed)
+    model.save(path)
+    return model
 
 
 def winners(result: SearchResult, reference: float, delta: float, full: int) -> tuple[dict[str, Evaluation], bool]:

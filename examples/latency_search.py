@@ -51,12 +51,10 @@ def searched(
 ) -> tuple[Evaluation, ...]:
     """The Pareto front of accuracy and predicted latency."""
     evaluator = bnas.Evaluator(supernet, first_samples(data.train, 500), list(data.validation))
-
-    def evaluate(subnet: bnas.Subnet) -> dict[str, float]:
-        return {**evaluator.evaluate(subnet), "latency": latency(subnet)}
-
     objectives = (bnas.Objective("accuracy", "max"), bnas.Objective("latency", "min"))
-    searcher = bnas.Searcher(supernet.space, evaluate, objectives, population=min(20, evals), num_evals=evals)
+    searcher = bnas.Searcher(
+        supernet, evaluator, objectives, latency=latency, population=min(20, evals), num_evals=evals
+    )
     result = searcher.run()
     result.write_json(output / "search.json")
     return result.pareto()

@@ -212,7 +212,7 @@ class Evaluator:
         return module.to(memory_format=torch.contiguous_format)
 
     def evaluate(self, subnet: Subnet) -> dict[str, float]:
-        """``accuracy`` (or the metric), ``macs`` and ``parameters`` of `subnet`."""
+        """``accuracy`` (or the metric) and the costs of `subnet`, by name."""
         return self._values(subnet, self.measure(self.prepare(subnet)))
 
     def evaluate_many(self, subnets: Sequence[Subnet]) -> list[dict[str, float] | Exception]:

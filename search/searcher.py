@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
-from bnas.passes import SearchSpace
+from bnas.passes import SearchSpace, Subnet
 from bnas.search.algorithm import NAMES, Name
 from bnas.search.confirmation import confirmed
 from bnas.search.constraint import Constraint
@@ -56,6 +56,7 @@ class Searcher:
         weights: Sequence[float] | None = None,
         extreme_points_as_ref_points: bool = False,
         predictor: Regressor | bool = False,
+        latency: Callable[[Subnet], float] | None = None,
         confirm: Any = None,
         executor: Executor | Callable[[], Executor] | None = None,
         chunk: int = 1,
@@ -85,6 +86,8 @@ class Searcher:
             extreme_points_as_ref_points: For RNSGA2: also look near the best in each objective.
             predictor: For NSGA2 and RNSGA2: predicts values of sub-networks from those evaluated, so that only
                 promising ones are. True is a Gaussian process (needs scikit-learn), or a regressor like its ones.
+            latency: Gives the value "latency" of a sub-network, such as a `bnas.LatencyModel`, which predicts
+                CPU milliseconds. Save the model where there is a log: evaluations in a log keep the latency they had.
             confirm: An exact evaluation, given as `evaluate` is: measures the front again where `evaluate` is a rough
                 one. Its log stands beside the other, with ".confirmed" behind the name.
             executor: Evaluates, as `bnas.search.Workers` says; None evaluates here.
@@ -98,7 +101,7 @@ class Searcher:
             RecordError: The log's file is malformed or of another super-network.
         """
         _check_sizes(population, num_evals, seed)
-        source, asked = Source.of(supernet, space), _checked_objectives(objectives)
+        source, asked = Source.of(supernet, space, latency), _checked_objectives(objectives)
         bounds = tuple(Constraint.parse(one) if isinstance(one, str) else one for one in constraints)
         preferring = (aspiration_points, epsilon, weights, extreme_points_as_ref_points)
         self._plan = Plan(

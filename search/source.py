@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,19 +23,23 @@ class Source:
     space: SearchSpace
     supernet: Any = None
     """Has ``cost_model`` and ``fingerprint`` as `bnas.SuperNetwork` has."""
+    latency: Callable[[Subnet], float] | None = None
+    """Predicts the value "latency" of a sub-network, as a `bnas.LatencyModel` does."""
 
     @classmethod
-    def of(cls, supernet: Any, space: SearchSpace | None = None) -> Source:
+    def of(
+        cls, supernet: Any, space: SearchSpace | None = None, latency: Callable[[Subnet], float] | None = None
+    ) -> Source:
         """The source that a super-network or a search space is, or a part of its space.
 
         Raises:
             SearchError: it is neither.
         """
         if isinstance(supernet, SearchSpace):
-            return cls(supernet if space is None else space)
+            return cls(supernet if space is None else space, None, latency)
         if not isinstance(getattr(supernet, "space", None), SearchSpace):
             raise SearchError(f"{type(supernet).__name__} is neither a SuperNetwork nor a SearchSpace")
-        return cls(supernet.space if space is None else space, supernet)
+        return cls(supernet.space if space is None else space, supernet, latency)
 
     @property
     def fingerprint(self) -> str:
@@ -47,15 +51,20 @@ class Source:
     @property
     def cost_names(self) -> tuple[str, ...]:
         """The names of the values that `costs` gives."""
-        return () if self.supernet is None else tuple(self.supernet.cost_model.expressions)
+        costs = () if self.supernet is None else tuple(self.supernet.cost_model.expressions)
+        return costs if self.latency is None else (*costs, "latency")
 
     def costs(self, subnets: Sequence[Subnet]) -> list[dict[str, float]]:
-        """The exact costs of each sub-network, by name; without a super-network there are none."""
-        if self.supernet is None or not subnets:
-            return [{} for _ in subnets]
-        columns: Mapping[str, Any] = self.supernet.cost_model.many(subnets)
-        rows = zip(*(column.tolist() for column in columns.values()), strict=True)
-        return [dict(zip(columns, map(float, row), strict=True)) for row in rows]
+        """What is known of each sub-network, by name; costs only with a super-network."""
+        found = [dict[str, float]() for _ in subnets]
+        if self.supernet is not None and subnets:
+            columns: Mapping[str, Any] = self.supernet.cost_model.many(subnets)
+            rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+            found = [dict(zip(columns, map(float, row), strict=True)) for row in rows]
+        if self.latency is not None:
+            for subnet, costs in zip(subnets, found, strict=True):
+                costs["latency"] = float(self.latency(subnet))
+        return found
 
     def check_names(self, measures: Measures, wanted: Iterable[str]) -> None:
         """Raise SearchError for a name that no evaluation will give, as far as the evaluator tells its `names`."""
@@ -65,4 +74,5 @@ class Source:
         known = list(dict.fromkeys((*told, *self.cost_names, *(one.name for one in measures.own))))
         for name in wanted:
             if name not in known:
-                raise SearchError(f"{name!r} is no value of an evaluation; {nearest(name, known)}")
+                hint = "; a LatencyModel gives it: Searcher(..., latency=model)" if name == "latency" else ""
+                raise SearchError(f"{name!r} is no value of an evaluation; {nearest(name, known)}{hint}")

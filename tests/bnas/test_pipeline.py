@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+import torch
 
 import bnas
+from bnas.digits import DigitNet, splits
 from bnas.output import OutputError, open_output
 from bnas.passes import Subnet
 from bnas.pipeline import winners
-from bnas.search import Evaluation, Objective, SearchResult
+from bnas.search import Evaluation, Objective, SearchError, SearchResult
 
 OBJECTIVES = (Objective("accuracy", "max"), Objective("macs", "min"))
 
@@ -30,6 +33,36 @@ def test_best_is_the_most_accurate_smaller_one_and_smallest_the_cheapest_within_
 def test_where_none_is_within_the_delta_it_says_so() -> None:
     found, missed = winners(result((0.9, 100), (0.8, 80), (0.7, 50)), 0.95, 0.01, 100)
     assert (found["best"].index, found["smallest"].index, missed) == (1, 1, True)
+
+
+def test_job_takes_objectives_and_bounds_and_resumes_with_its_latency_model(tmp_path: Path) -> None:
+    def job() -> bnas.Job:
+        torch.manual_seed(0)
+        return bnas.Job(
+            DigitNet().eval(),
+            splits(),
+            torch.zeros(1, 1, 8, 8),
+            stages=[bnas.Stage(("depth", "width"), epochs=1)],
+            num_evals=8,
+            population=4,
+            calibration_samples=12,
+            objectives=(Objective("accuracy", "max"), Objective("activations", "min")),
+            search={"constraints": ["peak_memory <= 99 %", "latency <= 1000"]},
+        )
+
+    bnas.run_job(job(), open_output(tmp_path / "run", {}))
+    model = (tmp_path / "run" / "latency.json").read_bytes()
+    front, log = (tmp_path / "run" / "pareto.json").read_text(), (tmp_path / "run" / "evaluations.jsonl").read_text()
+    assert all({"activations", "latency"} <= set(one["values"]) for one in json.loads(front))
+    bnas.run_job(job(), open_output(tmp_path / "run", {}, resume=True))
+    assert (tmp_path / "run" / "latency.json").read_bytes() == model
+    assert (tmp_path / "run" / "pareto.json").read_text() == front
+    assert (tmp_path / "run" / "evaluations.jsonl").read_text() == log
+
+
+def test_job_without_accuracy_is_refused_before_anything_runs() -> None:
+    with pytest.raises(SearchError, match="'accuracy' must be one of them"):
+        bnas.Job(DigitNet(), splits(), torch.zeros(1, 1, 8, 8), objectives=(Objective("macs", "min"),))
 
 
 def test_folder_is_not_taken_by_accident(tmp_path: Path) -> None:

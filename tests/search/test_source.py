@@ -62,6 +62,45 @@ def test_name_that_nobody_gives_is_refused_before_anything_runs(supernet: SuperN
         Searcher(supernet, objectives=(ACCURACY, MACS))
 
 
+class Model:
+    """Stands for a latency model: milliseconds as a function of MACs."""
+
+    def __init__(self, supernet: SuperNetwork) -> None:
+        self.supernet = supernet
+
+    def __call__(self, subnet: Subnet) -> float:
+        return self.supernet.costs(subnet)["macs"] / 1e4
+
+
+COSTS = ("macs", "parameters", "activations", "peak_memory", "latency")
+
+
+@pytest.mark.parametrize("name", COSTS)
+@pytest.mark.parametrize("unit", ["%", ""])
+def test_every_cost_is_an_objective_and_may_be_bounded(
+    supernet: SuperNetwork, evaluator: Evaluator, name: str, unit: str
+) -> None:
+    model = Model(supernet)
+    full, least = (
+        {**supernet.costs(one), "latency": model(one)} for one in (supernet.space.maximal(), supernet.space.minimal())
+    )
+    bound = (full[name] + least[name]) / 2
+    text = f"{name} <= {100 * bound / full[name] if unit else bound:.6f} {unit}"
+    settings = {"constraints": [text], "latency": model, "population": 4, "num_evals": 8}
+    result = Searcher(supernet, evaluator, (ACCURACY, Objective(name, "min")), **settings).run()  # type: ignore[arg-type]
+    expected = [{**supernet.costs(one.subnet), "latency": model(one.subnet)}[name] for one in result.evaluations]
+    assert [one.values[name] for one in result.evaluations] == pytest.approx(expected, rel=1e-12)
+    feasible = [value for value in expected if value <= bound * (1 + 1e-6)]
+    assert 0 < len(result.feasible) == len(feasible) < len(expected)
+
+
+def test_latency_without_a_model_says_where_it_comes_from(supernet: SuperNetwork, evaluator: Evaluator) -> None:
+    with pytest.raises(SearchError, match=r"'latency' is no value.*Searcher\(..., latency=model\)"):
+        Searcher(supernet, evaluator, (ACCURACY, MACS), constraints=["latency <= 5"])
+    with pytest.raises(SearchError, match="did you mean 'peak_memory'"):
+        Searcher(supernet, evaluator, (ACCURACY, Objective("peak_memry", "min")))
+
+
 def test_evaluations_of_another_supernetwork_are_refused(supernet: SuperNetwork, tmp_path: Path) -> None:
     log, settings = tmp_path / "log.jsonl", {"population": 4, "num_evals": 4}
     Searcher(supernet, objectives=(MACS,), log=log, **settings).run()  # type: ignore[arg-type]
