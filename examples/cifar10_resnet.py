@@ -119,7 +119,9 @@ def short(arguments: argparse.Namespace) -> None:
             run.data.train,
             list(run.data.validation)[:20],
             epochs=arguments.tune_epochs,
-            recipe=bnas.Recipe(learning_rate=0.025, weight_decay=5e-4, distillation=bnas.Distillation("original", hard=1)),
+            recipe=bnas.Recipe(
+                learning_rate=0.025, weight_decay=5e-4, distillation=bnas.Distillation("original", hard=1)
+            ),
             teacher=run.original,
             resume=True,
             directory=run.folder / "tuning",

@@ -53,11 +53,14 @@ class ModuleOutput:
 def module_output(node: Node) -> ModuleOutput | None:
     """The module call that returns the value of `node`; None if it is an intermediate value of a forward.
 
-    A value that is read outside the call that made it only must have been returned by it.
+    A value that is read outside the call that made it only must have been returned by it. Nodes that a pass added say
+    nothing about what the model's own forward returns.
     """
     calls = module_calls(node)
     inside = not calls or any(calls[-1] in module_calls(user) for user in node.users)
-    if inside or not isinstance(node.meta["value"], Tensor) or node.op == "get_attr":
+    readers = () if node.op == "call_module" else node.users
+    added = any(one.meta.get("added") for one in (node, *readers))
+    if inside or added or not isinstance(node.meta["value"], Tensor) or node.op == "get_attr":
         return None
     return ModuleOutput(path_of(calls[-1]), int(calls[-1].partition("@")[2] or 0))
 

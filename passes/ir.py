@@ -83,7 +83,8 @@ class IR:
     def with_graph(self, graph: Graph, modules: Mapping[str, nn.Module] = MappingProxyType({})) -> IR:
         """The same model computed by another graph over its modules and parameters, which stay as they are.
 
-        All values are computed anew on meta tensors; a new node belongs to the module of its first operand.
+        All values are computed anew on meta tensors. A new node belongs to the module whose forward made its first
+        operand, and is marked as one that the model's own forward does not have, unless it brings its own ``meta``.
 
         Args:
             graph: a changed copy of this one's.
@@ -94,9 +95,8 @@ class IR:
         """
         own = {**self.modules, **modules}
         for node in revalue(self.root, own, self.constants, graph):
-            operand = next((one.meta for one in node.all_input_nodes if one.meta.get("scope")), {})
-            for key, nothing in (("scope", ""), ("nn_module_stack", {})):
-                node.meta.setdefault(key, operand.get(key, nothing))
+            if "scope" not in node.meta:
+                node.meta.update(_place_beside(node.all_input_nodes), added=True)
         calls = {node: call for node in graph.nodes if (call := call_of(node, self.root, own)) is not None}
         return replace(self, graph=graph, calls=calls, modules=own)
 
@@ -125,6 +125,15 @@ class IR:
 def module_calls(node: Node) -> tuple[str, ...]:
     """The calls of modules that a node was made in, from the outermost: ``layer``, for the second ``layer@1``."""
     return tuple(node.meta.get("nn_module_stack", ()))
+
+
+def _place_beside(operands: list[Node]) -> dict[str, Any]:
+    """The place of a node that takes `operands`: in the forward that called the first one, if that is a module."""
+    first = next((one for one in operands if module_calls(one)), None)
+    stack = dict(first.meta["nn_module_stack"]) if first is not None else {}
+    if first is not None and first.op == "call_module":
+        stack.popitem()
+    return {"nn_module_stack": stack, "scope": path_of(next(reversed(stack), ""))}
 
 
 def path_of(call: str) -> str:
