@@ -105,13 +105,14 @@ class Run:
 def short(arguments: argparse.Namespace) -> None:
     """One sub-network with ``--fewer`` times fewer MACs."""
     run = Run(arguments, NARROW)
-    taught = bnas.Recipe(distillation=bnas.Distillation("original"))
-    run.train(bnas.Stage(epochs=arguments.epochs, init_lr=0.01, reorg_weights=True), taught)
+    stage = bnas.Stage(epochs=arguments.epochs, init_lr=0.01, reorg_weights=True)
+    run.train(stage, bnas.Recipe(distillation=bnas.Distillation("original")))
     maximal = run.supernet.space.maximal()
     limit = f"macs <= {run.macs(maximal) / arguments.fewer} M"
     result = search(run, run.evaluator(500, 2000), constraints=[limit], num_evals=arguments.evals)
     winner = max(result.feasible(), key=lambda one: one.values["accuracy"]).subnet
     run.console.print(f"winner: {winner.to_json()}")
+    both = bnas.Distillation("original", hard=1)
     with watching(run.console) as watch:
         tuned = bnas.fine_tune(
             run.evaluator(2000, 100).prepare(winner),
