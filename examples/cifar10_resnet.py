@@ -110,7 +110,7 @@ def short(arguments: argparse.Namespace) -> None:
     maximal = run.supernet.space.maximal()
     limit = f"macs <= {run.macs(maximal) / arguments.fewer} M"
     result = search(run, run.evaluator(500, 2000), constraints=[limit], num_evals=arguments.evals)
-    winner = max(result.feasible(), key=lambda one: one.values["accuracy"]).subnet
+    winner = max(result.feasible, key=lambda one: one.values["accuracy"]).subnet
     run.console.print(f"winner: {winner.to_json()}")
     both = bnas.Distillation("original", hard=1)
     with watching(run.console) as watch:
@@ -120,9 +120,7 @@ def short(arguments: argparse.Namespace) -> None:
             run.data.train,
             list(run.data.validation)[:20],
             epochs=arguments.tune_epochs,
-            recipe=bnas.Recipe(
-                learning_rate=0.025, weight_decay=5e-4, distillation=bnas.Distillation("original", hard=1)
-            ),
+            recipe=bnas.Recipe(learning_rate=0.025, weight_decay=5e-4, distillation=both),
             teacher=run.original,
             resume=True,
             directory=run.folder / "tuning",
