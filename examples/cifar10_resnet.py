@@ -146,9 +146,9 @@ def search(run: Run, evaluator: bnas.Evaluator, **settings: Any) -> SearchResult
         def note(evaluation: Evaluation) -> None:
             watch.on_evaluation(evaluation, settings["num_evals"])
 
-        log = run.folder / "evaluations.jsonl"
+        log, population = run.folder / "evaluations.jsonl", min(20, settings["num_evals"])
         return bnas.Searcher(
-            run.supernet, evaluator, objectives, population=20, log=log, on_evaluation=note, **settings
+            run.supernet, evaluator, objectives, population=population, log=log, on_evaluation=note, **settings
         ).run()
 
 

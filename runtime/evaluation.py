@@ -5,7 +5,7 @@ Nothing here touches the shared parameters or statistics: an evaluation works on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ from bnas.passes.ir import as_program_call
 
 from .layout import device_of, laid_out, placed
 from .nested import map_tensors
+from .racing import Bar, race, shuffled
 from .supernetwork import SuperNetwork
 from .together import Folds, Layers, replays, share_layers
 
@@ -198,6 +199,7 @@ class Evaluator:
         self.calibration = None if calibration is None else list(ChannelsLast(calibration))
         self.validation = ChannelsLast(validation)
         self._kept: list[Batch] | None = None
+        self._shuffled: list[Batch] | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -215,14 +217,23 @@ class Evaluator:
         """``accuracy`` (or the metric) and the costs of `subnet`, by name."""
         return self._values(subnet, self.measure(self.prepare(subnet)))
 
-    def evaluate_many(self, subnets: Sequence[Subnet]) -> list[dict[str, float] | Exception]:
+    def evaluate_many(
+        self, subnets: Sequence[Subnet], bars: Mapping[Subnet, Bar] | None = None
+    ) -> list[dict[str, float] | Exception]:
         """What `evaluate` gives for each, bitwise, or the error that it raises there.
 
         What they have in common at the beginning of the network is computed once: much of it where the sub-networks
         are mutations of one another.
+
+        Args:
+            subnets: which.
+            bars: if given, the validation samples are drawn at random, and one whose bar is out of reach after a part
+                of them is measured on that part only: see `bnas.runtime.racing`. The value "part" says on which share.
         """
         groups = (subnets[start : start + self.group] for start in range(0, len(subnets), self.group))
-        return [values for group in groups for values in self._evaluate_group(group)]
+        if bars is None:
+            return [values for group in groups for values in self._evaluate_group(group)]
+        return [values for group in groups for values in self._race(group, bars)]
 
     def measure(self, module: GraphModule) -> float:
         """The metric of a module made by `prepare`, which is folded for it and not usable for training after."""
@@ -256,8 +267,32 @@ class Evaluator:
             _tried(partial(self._of_module, module), subnet) for subnet, module in zip(subnets, modules, strict=True)
         ]
 
+    def _race(self, subnets: Sequence[Subnet], bars: Mapping[Subnet, Bar]) -> list[dict[str, float] | Exception]:
+        if self._shuffled is None:
+            self._shuffled = shuffled(self._batches())
+        try:
+            modules = self._prepared_together(subnets)
+            places = {place: bars[subnet] for place, subnet in enumerate(subnets) if subnet in bars}
+            with self._casting():
+                found = race(modules, self._shuffled, self.metric, places)
+        except Exception:  # as in _evaluate_group
+            return [_tried(self._alone_to_the_end, subnet) for subnet in subnets]
+        return [
+            one if isinstance(one, Exception) else {**self._values(subnet, one.quality), "part": one.part}
+            for subnet, one in zip(subnets, found, strict=True)
+        ]
+
+    def _alone_to_the_end(self, subnet: Subnet) -> dict[str, float]:
+        return {**self.evaluate(subnet), "part": 1.0}
+
     def _together(self, subnets: Sequence[Subnet]) -> list[nn.Module]:
         """The prepared and folded sub-networks, with their outputs on the validation data."""
+        modules = self._prepared_together(subnets)
+        with self._casting():
+            return replays(modules, self._batches())
+
+    def _prepared_together(self, subnets: Sequence[Subnet]) -> list[GraphModule]:
+        """The prepared and folded sub-networks, which have in common what they compute alike."""
         layers, folds = Layers(), Folds(fused_layer)
         modules = [self.supernet.skeleton.build(subnet, layers).eval() for subnet in subnets]
         trie = share_layers(modules, layers)
@@ -266,8 +301,7 @@ class Evaluator:
             recalibrate(whole, self.calibration, trie)
         for module in modules:
             fold(module, folds).to(memory_format=torch.channels_last)
-        with self._casting():
-            return replays(modules, self._batches())
+        return modules
 
     def _batches(self) -> list[Batch]:
         """The validation data: outputs that are known are found by the inputs that they belong to."""

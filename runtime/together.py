@@ -93,12 +93,17 @@ class Folds:
 class Replay(nn.Module):
     """Stands for a module whose outputs on some inputs are known: it runs only on others."""
 
-    _outputs: Mapping[Hashable, tuple[Any, Any]]
+    _outputs: dict[Hashable, tuple[Any, Any]]
 
     def __init__(self, module: nn.Module, known: Iterable[tuple[Any, Any]]) -> None:
         super().__init__()
         self.module = module
-        self.__dict__["_outputs"] = {_same(inputs): (inputs, outputs) for inputs, outputs in known}
+        self.__dict__["_outputs"] = {}
+        self.learn(known)
+
+    def learn(self, known: Iterable[tuple[Any, Any]]) -> None:
+        """Take further pairs of inputs and outputs."""
+        self._outputs.update({_same(inputs): (inputs, outputs) for inputs, outputs in known})
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The outputs that are known for these very tensors, or what the module computes."""
@@ -113,6 +118,12 @@ def _same(inputs: Any) -> Hashable:
 
 def replays(modules: Sequence[GraphModule], batches: Sequence[tuple[Any, Any]]) -> list[nn.Module]:
     """The modules, with their outputs on the inputs of all batches computed together."""
+    known = outputs_together(modules, batches)
+    return [Replay(module, one).eval() for module, one in zip(modules, known, strict=True)]
+
+
+def outputs_together(modules: Sequence[GraphModule], batches: Sequence[tuple[Any, Any]]) -> list[list[tuple[Any, Any]]]:
+    """For each module the pairs of inputs and outputs on all batches."""
     trie = Trie(modules, lambda number, path: modules[number].get_submodule(path))
     known: list[list[tuple[Any, Any]]] = [[] for _ in modules]
     with torch.inference_mode():
@@ -120,4 +131,4 @@ def replays(modules: Sequence[GraphModule], batches: Sequence[tuple[Any, Any]]) 
             tensors, named = as_program_call(inputs)
             for place, outputs in enumerate(trie(*tensors, **named)):
                 known[place].append((inputs, outputs))
-    return [Replay(module, one).eval() for module, one in zip(modules, known, strict=True)]
+    return known

@@ -12,6 +12,7 @@ from bnas.search.evaluation import checked_values
 
 if TYPE_CHECKING:
     from bnas.passes import Subnet
+    from bnas.runtime.racing import Bar
     from bnas.search.objective import Objective
 
 Evaluate = Callable[["Subnet"], Mapping[str, float]]
@@ -51,6 +52,8 @@ class Measures:
     """An object with a method ``evaluate``, and ``evaluate_many`` if it has one, or a function; or None."""
     own: tuple[Objective, ...] = ()
     """Objectives that are measured by themselves."""
+    bars: Mapping[Subnet, Bar] | None = None
+    """With racing: what sub-networks have to reach to be measured to the end."""
 
     def __call__(self, subnets: Sequence[Subnet]) -> list[Outcome]:
         """The outcome for each sub-network; an `Exception` in one of them is its failure, and nobody else's."""
@@ -69,7 +72,8 @@ class Measures:
         if self.evaluate is None:
             return [{} for _ in subnets]
         if self.together:
-            return list(self.evaluate.evaluate_many(subnets))
+            raced = () if self.bars is None else (self.bars,)
+            return list(self.evaluate.evaluate_many(subnets, *raced))
         function = getattr(self.evaluate, "evaluate", self.evaluate)
         return [_tried(function, subnet) for subnet in subnets]
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from bnas.search.fitness import Select
     from bnas.search.objective import Objective
     from bnas.search.outcome import Measures, Outcome
+    from bnas.search.racing import Racing
     from bnas.search.source import Source
     from bnas.search.surrogate import Regressor
     from bnas.search.variation import Variation
@@ -52,6 +53,7 @@ class Plan:
     select: Select | None
     """How survivors are chosen; None for random search."""
     regressor: Regressor | None
+    racing: Racing | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -112,7 +114,7 @@ class Run:
         for one in found.values():
             if one.failure is None:
                 check_names(one.subnet, one.values, self._plan.names)
-        told = 0
+        told, before = 0, tuple(self._evaluations)
 
         def tell() -> Iterator[Evaluation]:
             nonlocal told
@@ -127,9 +129,19 @@ class Run:
         yield from tell()
         wanted = [i for i in range(len(asked)) if i not in found]
         costs = self._plan.source.costs([subnets[i] for i in wanted])
-        for place, outcome in self._evaluate(self._measures, [subnets[i] for i in wanted]):
+        measures = self._raced([subnets[i] for i in wanted], costs, before)
+        for place, outcome in self._evaluate(measures, [subnets[i] for i in wanted]):
             found[wanted[place]] = self._recorded(subnets[wanted[place]], outcome, costs[place])
             yield from tell()
+
+    def _raced(
+        self, subnets: Sequence[Subnet], costs: Sequence[Mapping[str, float]], before: Sequence[Evaluation]
+    ) -> Measures:
+        """The measures, with bars for a generation by those `before` it: whoever evaluates, they are the same."""
+        if self._plan.racing is None:
+            return self._measures
+        feasible = [one for one in before if one.failure is None and not violation(self._bounds, one.values)]
+        return replace(self._measures, bars=self._plan.racing.bars(subnets, costs, feasible))
 
     def _recorded(self, subnet: Subnet, outcome: Outcome, costs: dict[str, float]) -> Evaluation:
         if outcome.failure is not None:

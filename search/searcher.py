@@ -17,6 +17,7 @@ from bnas.search.evaluation_log import EvaluationLog
 from bnas.search.fitness import Select, crowded
 from bnas.search.objective import Objective, nearest
 from bnas.search.outcome import Measures, in_this_process
+from bnas.search.racing import Racing
 from bnas.search.result import SearchResult
 from bnas.search.rnsga2 import Preference
 from bnas.search.run import Evaluations, Plan, Run
@@ -58,6 +59,7 @@ class Searcher:
         predictor: Regressor | bool = False,
         latency: Callable[[Subnet], float] | None = None,
         confirm: Any = None,
+        racing: float | None = None,
         executor: Executor | Callable[[], Executor] | None = None,
         chunk: int = 1,
         log: EvaluationLog | str | os.PathLike[str] | None = None,
@@ -90,6 +92,10 @@ class Searcher:
                 CPU milliseconds. Save the model where there is a log: evaluations in a log keep the latency they had.
             confirm: An exact evaluation, given as `evaluate` is: measures the front again where `evaluate` is a rough
                 one. Its log stands beside the other, with ".confirmed" behind the name.
+            racing: The probability of being wrong, such as 0.001, at which a candidate that seems dominated after a
+                part of the validation samples is measured no further; see `bnas.search.racing.Racing`. Needs a metric
+                that is a mean over samples of values from 0 to 1, as accuracy is. The value "part" says how many
+                were measured.
             executor: Evaluates, as `bnas.search.Workers` says; None evaluates here.
             chunk: So many sub-networks are handed to the executor together.
             log: Known evaluations, used instead of evaluating again; new ones are recorded in it. A path is opened
@@ -114,10 +120,11 @@ class Searcher:
             Variation(crossover_prob, crossover_eta, mutation_prob, mutation_eta),
             _selection(algorithm, asked, *preferring),
             _regressor(algorithm, predictor),
+            None if racing is None else Racing.of(asked, source.cost_names, evaluate, racing),
         )
         self._measures = Measures(evaluate, tuple(one for one in asked if one.measure is not None))
         source.check_names(self._measures, self._plan.names)
-        self._log = log if isinstance(log, EvaluationLog) else _opened(log, source, evaluate)
+        self._log = log if isinstance(log, EvaluationLog) else _opened(log, source, evaluate, racing)
         self._confirm = None if confirm is None else Measures(confirm)
         beside = None if self._log.path is None else f"{self._log.path}.confirmed"
         self._confirmed_log = EvaluationLog() if confirm is None else EvaluationLog(beside, self._log.fingerprint)
@@ -157,11 +164,12 @@ def _check_sizes(population: int, num_evals: int, seed: int) -> None:
         raise SearchError(f"seed {seed}: allowed is any integer from 0")
 
 
-def _opened(path: str | os.PathLike[str] | None, source: Source, evaluate: Any) -> EvaluationLog:
+def _opened(path: str | os.PathLike[str] | None, source: Source, evaluate: Any, racing: float | None) -> EvaluationLog:
     """The log of evaluations of this super-network in this precision."""
     if path is None:
         return EvaluationLog()
-    return EvaluationLog(path, source.fingerprint + getattr(evaluate, "precision", ""))
+    raced = "" if racing is None else f"-racing-{racing}"
+    return EvaluationLog(path, source.fingerprint + getattr(evaluate, "precision", "") + raced)
 
 
 def _checked_objectives(objectives: Sequence[Objective]) -> tuple[Objective, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from bnas.search.outcome import Measures, Outcome
 
 if TYPE_CHECKING:
     from bnas.passes import Subnet
+    from bnas.runtime.racing import Bar
 
 RETRIES = 2
 """How often a candidate whose worker died is tried again."""
@@ -37,11 +38,11 @@ class Remote:
         object.__setattr__(self, "make", make)
         object.__setattr__(self, "arguments", arguments)
 
-    def evaluate_many(self, subnets: Sequence[Subnet]) -> list[Any]:
+    def evaluate_many(self, subnets: Sequence[Subnet], bars: Mapping[Subnet, Bar] | None = None) -> list[Any]:
         """Values, or an error, for each sub-network, by what was made here."""
         if self not in _MADE:
             _MADE[self] = self.make(*self.arguments)
-        return list(Measures(_MADE[self]).given(subnets))
+        return list(Measures(_MADE[self], bars=bars).given(subnets))
 
 
 class Workers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import subprocess
@@ -10,7 +11,10 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 DATA = os.environ.get("BNAS_CIFAR10", "")
@@ -26,6 +30,36 @@ def test_cifar_example_says_what_it_misses(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "resnet20_cifar10.pt: there is no such file" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def small_data(folder: Path) -> None:
+    """One picture many times over, and an untrained model."""
+    sys.path.insert(0, str(EXAMPLES))
+    from cifar10 import HELD_OUT, ResNet
+
+    file = io.BytesIO()
+    Image.new("RGB", (32, 32), "red").save(file, "JPEG")
+    picture = np.frombuffer(file.getvalue(), dtype=np.uint8)
+    for split, count in (("train", HELD_OUT + 256), ("test", 100)):
+        offsets, labels = len(picture) * np.arange(count + 1), np.arange(count) % 10
+        np.savez(folder / f"cifar10_{split}.npz", jpeg=np.tile(picture, count), offsets=offsets, labels=labels)
+    torch.save(ResNet(20).state_dict(), folder / "resnet20_cifar10.pt")
+
+
+@pytest.mark.parametrize("recipe", ["short", pytest.param("front", marks=pytest.mark.slow)])
+def test_cifar_example_runs_on_little(recipe: str, tmp_path: Path) -> None:
+    small_data(tmp_path)
+    few = ["--epochs", "1", "--tune-epochs", "1", "--evals", "4"]
+    done = cifar("--data", str(tmp_path), "--output", str(tmp_path / "out"), "--recipe", recipe, *few)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "out" / "table.json").read_text())
+    if recipe == "short":
+        named = ["original", "maximal, trained", "winner of the search", "winner, fine-tuned"]
+        assert [row["name"] for row in rows] == named
+        assert rows[-1]["macs"] < rows[0]["macs"] / 1.37
+        assert (tmp_path / "out" / "winner.onnx").is_file()
+    else:
+        assert rows[-1]["name"] == "maximal"
 
 
 @pytest.mark.slow

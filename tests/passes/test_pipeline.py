@@ -278,12 +278,12 @@ def test_a_rewritten_graph_works_everywhere(network: Network, data: st.DataObjec
     assert supernet.space == plain.space
     subnet, inputs = data.draw(subnets(supernet.space)), network.example_inputs
     assert supernet.costs(subnet) == plain.costs(subnet)
-    assert_maximal_is_original(supernet, inputs)
     assert_onnx_is_extracted(supernet, subnet, inputs)
     assert not any(type(module) is nn.ReLU for module in supernet.extract(subnet).modules())
     torch.testing.assert_close(network.module.state_dict(), before.state_dict(), rtol=0, atol=0)
     assert str(network.module) == str(before)
     supernet.double()  # in single precision, the rounding of what cancels exceeds any useful bound
+    assert_maximal_is_original(supernet, inputs.double())
     assert_extracted_is_oracle(supernet, subnet, inputs.double())
     assert_program_is_extracted(supernet, subnet, inputs.double(), tolerance=EXACT)
     assert_gradients_match(supernet, subnet, inputs.double(), tolerance=EXACT)
