@@ -197,7 +197,7 @@ class Trainer:
 
     def _train(self, run: TrainingRun, learner: Learner, validator: Validator | None) -> None:
         writes = self.tensorboard and parallel.rank() == 0
-        scalars = Scalars(self.directory / "tensorboard") if writes and self.directory else None
+        scalars = Scalars(self.directory / "tensorboard", run.schedule.taken) if writes and self.directory else None
         try:
             while not run.schedule.done:
                 self._epoch(run, learner, scalars)
@@ -215,7 +215,7 @@ class Trainer:
         for group in run.batches:
             place, loss = run.schedule.place, run.step(learner, group)
             if scalars is not None:
-                scalars.step(place.step, loss, run.rate)
+                scalars.step(run.schedule.taken, loss, run.rate)
             if self.on_step is not None and parallel.rank() == 0:
                 self.on_step(Progress(place.stage, place.epoch, place.step, run.schedule.steps, loss))
             within = run.batches.taken < run.batches.steps

@@ -15,6 +15,7 @@ from training_cases import batches, plain, same, supernet, tensors
 
 from bnas.runtime import EpochRecord, Evaluator, Stage, SuperNetwork, Trainer, TrainingError
 from bnas.runtime.evaluation import Batch, recalibrate
+from bnas.runtime.training import Progress
 from bnas.runtime.validation import watched
 
 HELD = batches(2, seed=7)
@@ -183,13 +184,35 @@ def test_tensorboard_has_every_step_and_epoch(tmp_path: Path) -> None:
     events.Reload()
     told = {tag: [(one.step, one.value) for one in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
     assert set(told) == {"train/loss", "train/learning_rate", "val/maximal", "val/minimal", "val/random1"}
-    assert [step for step, _ in told["train/loss"]] == list(range(6))
+    assert [step for step, _ in told["train/loss"]] == list(range(1, 7))
     assert [value for _, value in told["train/loss"]] == pytest.approx(losses)
     assert [value for _, value in told["train/learning_rate"]][2::3] == pytest.approx(
         [record.learning_rate for record in records]
     )
     for name in records[0].metrics:
         assert told[f"val/{name}"] == [(3 * n, pytest.approx(r.metrics[name])) for n, r in enumerate(records, 1)]
+
+
+def test_tensorboard_has_every_step_once_after_resuming(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def trainer() -> Trainer:
+        return Trainer(supernet(), [Stage(epochs=2)], plain(), directory=tmp_path, tensorboard=True, checkpoint_every=2)
+
+    def stop(progress: Progress) -> None:
+        if progress.step == 4:  # after the fifth step, with a checkpoint after the fourth
+            raise KeyboardInterrupt
+
+    first = trainer()
+    first.on_step = stop
+    with pytest.raises(KeyboardInterrupt):
+        first.fit(batches(3), HELD)
+    trainer().fit(batches(3), HELD, resume=True)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [one.step for one in events.Scalars("train/loss")] == list(range(1, 7))
+    assert [one.step for one in events.Scalars("val/maximal")] == [3, 6]
 
 
 def test_missing_tensorboard_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
