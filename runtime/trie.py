@@ -1,8 +1,8 @@
 """Many graph modules run at once on the same inputs: what they compute alike at their beginning is computed once.
 
-Each module is a sequence of steps. Sequences that begin alike share that beginning, as words do in a trie; after the
-first difference all values differ, so nothing is lost by sharing no more. Results are bitwise those of the modules one
-by one: the same operators run on the same values.
+Each module is a sequence of steps. Sequences that begin alike share that beginning, as words do in a trie. After the
+first difference values differ too, but for branches that do not depend on it: those are computed again. Results are
+bitwise those of the modules one by one: the same operators run on the same values.
 """
 
 from __future__ import annotations
