@@ -34,8 +34,7 @@ def run(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a key, such as optimizer.base_lr=0.1.")
     ] = None,
     resume: ResumeOption = False,
-    overwrite: VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Show the passes and what each left alone.")]
-OverwriteOption = False,
+    overwrite: OverwriteOption = False,
     verbose: VerboseOption = False,
 ) -> None:
     """Bootstrap, train, search, export and measure what a configuration file says."""
@@ -54,8 +53,7 @@ OverwriteOption = False,
 def demo(
     output: OutputOption = Path("bnas-demo"),
     resume: ResumeOption = False,
-    overwrite: VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Show the passes and what each left alone.")]
-OverwriteOption = False,
+    overwrite: OverwriteOption = False,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of the pre-training.")] = 20,
     verbose: VerboseOption = False,
 ) -> None:

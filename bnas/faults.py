@@ -67,7 +67,9 @@ def _find(loc: Sequence[str | int], missing: bool, data: Any, section: type[Sect
     place: list[str | int] = []
     inside: type[Section] | None = section
     for number, part in enumerate(loc):
-        if isinstance(part, str) and isinstance(data, list) and len(data) == 1 and isinstance(data[0], dict):  # one entry where a list is allowed
+        if (
+            isinstance(part, str) and isinstance(data, list) and len(data) == 1 and isinstance(data[0], dict)
+        ):  # one entry where a list is allowed
             place, data = [*place, 0], data[0]
         if isinstance(part, str) and isinstance(data, dict):
             section = inside or section

@@ -14,9 +14,8 @@ from bnas.pipeline import Watch
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bnas.runtime import EpochRecord
+    from bnas.runtime import EpochRecord, SuperNetwork
     from bnas.runtime import Progress as Step
-    from bnas.runtime import SuperNetwork
     from bnas.search import Evaluation
 
 
@@ -54,9 +53,7 @@ def watching(console: Console, verbose: bool = False) -> Iterator[Watch]:
             for line in passes_of(supernet) if verbose else ():
                 console.print(line, markup=False, highlight=False)
 
-        yield Watch(
-            lambda name: console.print(f"[bold]{name}[/bold]"), on_supernet, on_step, on_epoch, on_evaluation
-        )
+        yield Watch(lambda name: console.print(f"[bold]{name}[/bold]"), on_supernet, on_step, on_epoch, on_evaluation)
 
 
 def passes_of(supernet: SuperNetwork) -> Iterator[str]:

@@ -63,7 +63,9 @@ class Section(BaseModel):
 
 def no_limit(kind: Any) -> Any:
     """An optional value of `kind`; BootstrapNAS writes -1 for none."""
-    given = BeforeValidator(lambda value: None if value == -1 else value, json_schema_input_type=kind | Literal[-1])
+    given = BeforeValidator(
+        lambda value: None if value == -1 else value, json_schema_input_type=kind | Literal[-1] | None
+    )
     return Annotated[kind | None, given]
 
 
