@@ -22,7 +22,7 @@ def faults(error: ValidationError, root: type[Section], data: Any) -> list[str]:
     for one in error.errors(include_url=False):
         if one["type"] == "too_short" and len(one["input"]) >= one["ctx"]["min_length"]:
             continue  # its entries are at fault, which have errors of their own
-        reasons.setdefault(_find(one["loc"], one["type"] == "missing", data, root), []).append(dict(one))
+        reasons.setdefault(_find(one["loc"], data, root), []).append(dict(one))
     return [_told(found, several, root) for found, several in reasons.items()]
 
 
@@ -63,10 +63,10 @@ class Found:
         return next((part for part in reversed(self.place) if isinstance(part, str)), "")
 
 
-def _find(loc: Sequence[str | int], missing: bool, data: Any, section: type[Section]) -> Found:
+def _find(loc: Sequence[str | int], data: Any, section: type[Section]) -> Found:
     place: list[str | int] = []
     inside: type[Section] | None = section
-    for number, part in enumerate(loc):
+    for part in loc:
         if (
             isinstance(part, str) and isinstance(data, list) and len(data) == 1 and isinstance(data[0], dict)
         ):  # one entry where a list is allowed
@@ -74,8 +74,8 @@ def _find(loc: Sequence[str | int], missing: bool, data: Any, section: type[Sect
         if isinstance(part, str) and isinstance(data, dict):
             section = inside or section
             part = _as_given(part, section, data)
-            if part not in data and not (missing and number == len(loc) - 1):
-                break
+            if part not in data and part not in section.model_fields:
+                break  # not a key: pydantic's name for a kind of value
             info = section.model_fields.get(section.other_names.get(part, part))
             inside = section_in(info.annotation) if info is not None else None
             data = data.get(part)

@@ -42,11 +42,11 @@ class Section(BaseModel):
         """Other names become the known ones; where both are given, the other one stays and is a fault."""
         if not isinstance(data, dict):
             return data
-        for key in data:
-            if text := cls.warned.get(key) or (data[key] and cls.unneeded.get(key)):
-                warnings.warn(text, ConfigurationWarning, stacklevel=2)
         kept = {key: value for key, value in data.items() if key not in cls.unneeded}
         names = {old: new for old, new in cls.other_names.items() if old in kept and new not in kept}
+        for text in (cls.warned.get(key) if key in names else data[key] and cls.unneeded.get(key) for key in data):
+            if text:
+                warnings.warn(text, ConfigurationWarning, stacklevel=2)
         return {names.get(key, key): value for key, value in kept.items()}
 
     @classmethod

@@ -29,9 +29,7 @@ from bnas.configuration import (
 from bnas.configuration_file import load_config, parse_configuration
 from bnas.configuration_table import tables
 from bnas.overrides import with_changes
-from bnas.passes.axes import analyse
-from bnas.passes.depth import skippable_blocks
-from bnas.passes.tracer import trace
+from bnas.passes import analyse, skippable_blocks, trace
 from bnas.runner import elasticity_of, job_of
 from bnas.section import ConfigurationError, ConfigurationWarning
 from bnas.sources import SourceError
@@ -142,7 +140,7 @@ def test_formats_say_the_same(name: str, text: str, tmp_path: Path) -> None:
     ("name", "text", "message"),
     [
         ("c.json", '{"model": "m",\n "data" "d"}', 'is no JSON: line 2, column 9: Unexpected """'),
-        ("c.json5", "{model: 'm',\n data: 'd'", "is no JSON: Unexpected end of input"),
+        ("c.json5", "{model: 'm',\n data: 'd'", "is no JSON: line 2, column 11: Unexpected end of input"),
         ("c.json", '{"model": "m", "model": "n"}', 'Duplicate key "model"'),
         ("c.yaml", "model: m\n data: d\n", "is no YAML: line 2, column 6: mapping values are not allowed here"),
         ("c.yaml", "model: !!python/object:os.system x\n", "is no YAML: line 1, column 8: could not determine"),
