@@ -6,9 +6,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bnas.configuration_file import load_config
     from bnas.passes import BnasError, Elasticity, SearchSpace, Subnet
     from bnas.pipeline import Job, Splits, run_job
-    from bnas.report import Report
     from bnas.runtime import (
         Distillation,
         Evaluator,
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from bnas.search import Objective, Searcher, SearchResult
 
 _HOMES = {
+    "bnas.configuration_file": ("load_config",),
     "bnas.passes": ("BnasError", "Elasticity", "SearchSpace", "Subnet"),
     "bnas.pipeline": ("Job", "Splits", "run_job"),
-    "bnas.report": ("Report",),
     "bnas.runtime": (
         "Distillation",
         "Evaluator",
@@ -60,7 +60,6 @@ __all__ = [
     "LatencyModel",
     "Objective",
     "Recipe",
-    "Report",
     "Schedule",
     "SearchResult",
     "SearchSpace",
@@ -73,6 +72,7 @@ __all__ = [
     "evaluate_onnx",
     "export_onnx",
     "fine_tune",
+    "load_config",
     "measure_latency",
     "run_job",
     "verify",

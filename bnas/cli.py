@@ -1,4 +1,4 @@
-"""The command line: ``bnas run``, ``bnas demo``, ``bnas inspect``, ``bnas export``, ``bnas bench``."""
+"""The command line: ``bnas run``, ``bnas demo``, ``bnas inspect``, ``bnas export``, ``bnas bench``, ``bnas schema``."""
 
 from __future__ import annotations
 
@@ -20,23 +20,33 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder for all results.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with the run that the folder holds.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Show the passes and what each left alone.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the run that the folder holds.")]
 
 
 @app.command()
 def run(
-    config: Annotated[Path, typer.Argument(help="Configuration file (JSON).")],
-    output: OutputOption,
+    config: Annotated[Path, typer.Argument(help="Configuration file: .json, .json5, .yaml or .yml.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for all results; by default the file's log_dir.")
+    ] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a key, such as optimizer.base_lr=0.1.")
+    ] = None,
     resume: ResumeOption = False,
     overwrite: OverwriteOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Bootstrap, train, search, export and measure what a configuration file says."""
-    from bnas.configuration import read_configuration
-    from bnas.output import open_output
+    from bnas.configuration_file import load_config
+    from bnas.output import OutputError, open_output
 
-    configuration = read_configuration(config)
-    place = open_output(output, configuration.model_dump(mode="json"), resume=resume, overwrite=overwrite)
-    _run(configuration, config.parent, place)
+    configuration = load_config(config, changes or ())
+    folder = output or configuration.log_dir
+    if folder is None:
+        raise OutputError(f"{config} has no log_dir; say --output DIR")
+    place = open_output(Path(folder), configuration.model_dump(mode="json"), resume=resume, overwrite=overwrite)
+    _run(configuration, config.parent, place, verbose)
 
 
 @app.command()
@@ -45,17 +55,26 @@ def demo(
     resume: ResumeOption = False,
     overwrite: OverwriteOption = False,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of the pre-training.")] = 20,
+    verbose: VerboseOption = False,
 ) -> None:
     """Show all of it on real images: scikit-learn's handwritten digits, in a few minutes on two cores."""
-    from bnas.configuration import read_configuration
+    from bnas.configuration_file import load_config
     from bnas.output import open_output
 
-    configuration = read_configuration(Path(__file__).with_name("demo.json"))
+    configuration = load_config(Path(__file__).with_name("demo.json"))
     place = open_output(output, configuration.model_dump(mode="json"), resume=resume, overwrite=overwrite)
     weights = place.path(str(configuration.weights))
     if not weights.is_file():
         _pretrain(weights, epochs)
-    _run(configuration, output, place)
+    _run(configuration, output, place, verbose)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of a configuration file, which editors complete from."""
+    from bnas.configuration import json_schema
+
+    typer.echo(json.dumps(json_schema(), indent=2))
 
 
 def _pretrain(path: Path, epochs: int) -> None:
@@ -78,14 +97,14 @@ def _pretrain(path: Path, epochs: int) -> None:
     write_bytes(path, safetensors.torch.save(model.state_dict()))
 
 
-def _run(configuration: Any, folder: Path, output: Output) -> None:
+def _run(configuration: Any, folder: Path, output: Output, verbose: bool) -> None:
     from rich.console import Console
 
     from bnas.progress import watching
     from bnas.runner import run_configuration
 
     console = Console()
-    with watching(console) as watch:
+    with watching(console, verbose) as watch:
         report = run_configuration(configuration, folder, output, watch)
     console.print(report.table())
     console.print(f"All files are in {output.folder}")
@@ -117,7 +136,7 @@ def inspect(
 
 
 def main() -> None:
-    """Run the command line; an error of bnas is told in a line, without a traceback, with exit status 1."""
+    """Run the command line; an error of bnas is told in a few lines, without a traceback, with exit status 1."""
     try:
         app()
     except Exception as error:

@@ -1,56 +1,43 @@
-"""Configuration files, in the layout of BootstrapNAS: unknown keys are errors that name the nearest known one."""
+"""The keys of a configuration file: those of BootstrapNAS with the meaning that it documents, and ours beside them."""
 
 from __future__ import annotations
 
-import difflib
-import json
-import warnings
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticKnownError
 
-from bnas.passes.errors import BnasError
-
-
-class ConfigurationError(BnasError, ValueError):
-    """A configuration file is not one; names the key, what came and what is allowed."""
-
-
-class ConfigurationWarning(UserWarning):
-    """A key of BootstrapNAS that is known by another name, or that needs nothing here."""
-
-
-class Section(BaseModel):
-    """A part of a configuration: only known keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-Dimension = Literal["depth", "width", "kernel"]
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
-Scopes = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
+from bnas.section import Count, Dimension, Fraction, Positive, Scopes, Section, Whole, no_limit
 
 
 class BatchNormAdaptation(Section):
-    """``batchnorm_adaptation``; 0 samples: never."""
+    """``batchnorm_adaptation``."""
 
-    num_bn_adaptation_samples: Annotated[int, Field(ge=0)] = 2000
+    num_bn_adaptation_samples: Whole = 2000
+    """Training samples for the BatchNorm statistics of a sub-network; 0: they are never recalibrated."""
 
 
 class StageDescription(Section):
     """An entry of ``list_stage_descriptions``; see `bnas.Stage`."""
 
-    train_dims: tuple[Dimension, ...] | None = None
+    train_dims: Annotated[tuple[Dimension, ...], Field(min_length=1)] | None = None
+    """Dimensions that are sampled, the others stay maximal; by default all that are elastic."""
     epochs: Count = 1
+    """Length of the stage."""
     depth_indicator: Count | None = None
-    width_indicator: Annotated[Count | None, BeforeValidator(lambda v: None if v == -1 else v)] = None
+    """Skip at most so many blocks of each chain; by default any number."""
+    width_indicator: no_limit(Count) = None  # type: ignore[valid-type]
+    """Sample only the so many largest widths of each; -1: all."""
     reorg_weights: bool = False
+    """Bring important entries to the front before the stage."""
     bn_adapt: bool = False
+    """Recalibrate the shared BatchNorm statistics before the stage."""
     init_lr: Positive | None = None
+    """Learning rate at the start of the stage, which falls along a cosine; by default the optimizer's base_lr."""
     epochs_lr: Count | None = None
+    """The cosine reaches 0 after so many epochs; by default those of the stage."""
     sample_rate: Count = 1
+    """Draw new random sub-networks every so many steps."""
 
 
 class ScheduleSection(Section):
@@ -60,114 +47,126 @@ class ScheduleSection(Section):
         StageDescription(train_dims=("depth", "kernel")),
         StageDescription(reorg_weights=True),
     )
+    """The stages of the training, in order."""
 
 
 class Width(Section):
     """``elasticity.width``; see `bnas.Elasticity`."""
 
+    other_names: ClassVar[dict[str, str]] = {"width_multiplier": "width_multipliers", "min_out_channels": "min_width"}
+    warned: ClassVar[dict[str, str]] = {
+        "min_out_channels": "width.min_out_channels is read as min_width: BootstrapNAS ignored it"
+    }
+    unneeded: ClassVar[dict[str, str]] = {
+        "add_dynamic_inputs": "width.add_dynamic_inputs needs nothing here: input widths follow from the model itself"
+    }
+
     min_width: Count = 8
-    max_num_widths: Count | None = None
+    """No choice is smaller, except where the full size is."""
+    max_num_widths: no_limit(Count) = None  # type: ignore[valid-type]
+    """At most so many choices, counted from the largest; -1: all."""
     width_step: Count | None = None
+    """Sizes are the full one less once, twice, ... so many channels; width_multipliers come first."""
     width_multipliers: tuple[Annotated[float, Field(gt=0, le=1)], ...] | None = None
+    """Sizes as fractions of the full one; by default 1, 0.75 and 0.5."""
     divisor: Count = 8
-    widths: dict[str, tuple[Count, ...]] = {}
+    """Choices are rounded down to a multiple of this; the full size is left as it is."""
+    widths: dict[str, tuple[Count, ...]] = Field(default={})
+    """Sizes of single widths, by name or glob as ``bnas inspect`` names them."""
     overwrite_groups: tuple[tuple[str, ...], ...] | None = None
+    """Only these layers have an elastic width; those of one group have the same."""
     overwrite_groups_widths: tuple[tuple[Count, ...], ...] | None = None
+    """Sizes of each group in channels, the full one among them."""
     filter_importance: str = "L2"
+    """What brings a channel to the front: L1, L2, geometric_median or external."""
     external_importance_path: str | None = None
-    """Relative to the configuration file's folder."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _peer_keys(cls, data: Any) -> Any:
-        """Other names and values of BootstrapNAS: published configurations use ``min_out_channels``."""
-        if not isinstance(data, dict):
-            return data
-        data = _renamed(data, "width_multiplier", "width_multipliers")
-        if "min_out_channels" in data:
-            _warn("width.min_out_channels is read as min_width: BootstrapNAS ignored it")
-        if data.pop("add_dynamic_inputs", None):
-            _warn("width.add_dynamic_inputs needs nothing here: input widths follow from the model itself")
-        return _renamed(data, "min_out_channels", "min_width")
-
-    @field_validator("max_num_widths", mode="before")
-    @classmethod
-    def _no_limit(cls, value: Any) -> Any:
-        """BootstrapNAS writes -1 for no limit."""
-        return None if value == -1 else value
-
-
-def _renamed(data: dict[str, Any], old: str, new: str) -> dict[str, Any]:
-    if old in data and new in data:
-        raise ValueError(f"{old} is another name of {new}; give one of them")
-    return {new if key == old else key: value for key, value in data.items()}
-
-
-def _warn(text: str) -> None:
-    warnings.warn(text, ConfigurationWarning, stacklevel=2)
+    """Scores for the importance "external" (JSON or safetensors), relative to the configuration file's folder."""
 
 
 class Kernel(Section):
-    """``elasticity.kernel``; see `bnas.Elasticity`. As in BootstrapNAS, -1 is no limit."""
+    """``elasticity.kernel``; see `bnas.Elasticity`."""
 
-    max_num_kernels: Annotated[Count | None, BeforeValidator(lambda v: None if v == -1 else v)] = None
+    max_num_kernels: no_limit(Count) = None  # type: ignore[valid-type]
+    """At most so many choices for a kernel, counted from the largest; -1: all."""
     min_kernel: Count = 3
+    """No kernel gets smaller."""
 
 
 class Depth(Section):
     """``elasticity.depth``; see `bnas.Elasticity`."""
 
-    min_block_size: Annotated[int, Field(ge=0)] | None = None
-    max_block_size: Annotated[int, Field(ge=0)] | None = None
-    hw_fused_ops: bool = True
-    skipped_blocks: tuple[str | tuple[str, str], ...] | None = None
+    unneeded: ClassVar[dict[str, str]] = {
+        "mode": "depth.mode says nothing here: blocks are found unless skipped_blocks lists them"
+    }
 
-    @model_validator(mode="before")
-    @classmethod
-    def _not_read(cls, data: Any) -> Any:
-        """A published configuration has ``mode``, which BootstrapNAS does not read either."""
-        if not isinstance(data, dict) or "mode" not in data:
-            return data
-        _warn("depth.mode says nothing here: blocks are found unless skipped_blocks lists them")
-        return {key: value for key, value in data.items() if key != "mode"}
+    min_block_size: Whole | None = None
+    """Operators of the smallest block beyond the first; by default any for residual blocks, 5 for other regions."""
+    max_block_size: Whole | None = None
+    """Operators of the largest block beyond the first; by default any for residual blocks, 50 for other regions."""
+    hw_fused_ops: bool = True
+    """No region begins or ends between a linear operator, its BatchNorm and its activation."""
+    skipped_blocks: tuple[str | tuple[str, str], ...] | None = None
+    """These blocks only: names, or pairs of a start and an end, as modules or as BootstrapNAS spells them."""
 
 
 class ElasticitySection(Section):
     """``elasticity``."""
 
     available_elasticity_dims: tuple[Dimension, ...] = ("depth", "width", "kernel")
+    """What may change."""
     width: Width = Width()
     kernel: Kernel = Kernel()
     depth: Depth = Depth()
     ignored_scopes: Scopes = ()
+    """Modules whose own channels stay as they are, and which no skipped block contains."""
     target_scopes: Scopes = ()
+    """If any are given, only what is inside of these modules changes."""
     pin: Scopes = ()
+    """Modules and parameters that stay whole altogether."""
 
 
 class CosineParameters(Section):
     """``lr_schedule.params``; see `bnas.runtime.CosineSchedule`."""
 
     base_lr: Positive
+    """The rate after the warm-up."""
     num_epochs: Count | None = None
-    warmup_epochs: Annotated[int, Field(ge=0)] = 0
+    """Length, warm-up included; by default that of all stages."""
+    warmup_epochs: Whole = 0
+    """The rate rises linearly for so long."""
     warmup_lr: Positive = 3.4e-4
+    """Where the warm-up starts."""
+
+
+class Empty(Section):
+    """``{}``."""
 
 
 class LearningRateSchedule(Section):
     """``lr_schedule``; empty: each stage has a cosine of its own."""
 
-    params: Annotated[CosineParameters | None, BeforeValidator(lambda v: v or None)] = None
+    params: Annotated[
+        CosineParameters | None,
+        BeforeValidator(lambda v: v or None, json_schema_input_type=CosineParameters | Empty | None),
+    ] = None
+    """One cosine over the whole training; empty: none."""
 
 
 class KnowledgeDistillation(Section):
     """An entry of ``compression``; see `bnas.Distillation`. BootstrapNAS has ``teacher`` "original" and ``hard`` 1."""
 
     algorithm: Literal["knowledge_distillation"]
+    """The one that there is."""
     type: Literal["softmax", "mse"]
+    """Cross-entropy against the softmax of the teacher, or the mean squared error."""
     scale: Positive = 1.0
+    """Factor of the loss against the teacher."""
     temperature: Positive = 1.0
+    """Of the softmax."""
     teacher: Literal["maximal", "original"] = "original"
+    """The original model, or the maximal sub-network in the same step."""
     hard: Annotated[float, Field(ge=0)] = 1.0
+    """Factor of the loss against the targets."""
 
 
 def _one_entry(value: Any) -> Any:
@@ -179,14 +178,24 @@ def _one_entry(value: Any) -> Any:
     return value[0] if value else None
 
 
-Compression = Annotated[KnowledgeDistillation | None, BeforeValidator(_one_entry)]
+Compression = Annotated[
+    KnowledgeDistillation | None,
+    BeforeValidator(
+        _one_entry,
+        json_schema_input_type=KnowledgeDistillation
+        | Annotated[tuple[KnowledgeDistillation, ...], Field(max_length=1)]
+        | None,
+    ),
+]
 
 
 class Training(Section):
     """``bootstrapNAS.training``; what BootstrapNAS has not is explained at `bnas.Recipe`."""
 
     algorithm: Literal["progressive_shrinking"] = "progressive_shrinking"
+    """The one that there is."""
     progressivity_of_elasticity: tuple[Dimension, ...] = ("kernel", "depth", "width")
+    """The order in which stages add dimensions."""
     batchnorm_adaptation: BatchNormAdaptation = BatchNormAdaptation()
     schedule: ScheduleSection = ScheduleSection()
     lr_schedule: LearningRateSchedule = LearningRateSchedule()
@@ -194,45 +203,91 @@ class Training(Section):
     compression: Compression = None
     """By default sub-networks learn from the maximal one, where `rule` trains it; an empty list: from targets only."""
     train_steps: Count | None = None
+    """Samples of an epoch, in whole batches; by default all."""
     rule: Literal["random", "maximal", "sandwich"] = "maximal"
+    """What a step trains beside random sub-networks: nothing, the maximal one, or the maximal and the minimal one."""
     subnets_per_step: Count | None = None
+    """All sub-networks of a step; by default one random one beside those of the rule."""
     clip_norm: Positive | None = None
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Largest norm of all gradients of a step together."""
+    ema_decay: Fraction | None = None
+    """Decay of averages of the weights, which the training ends with; by default there are none."""
     precision: Literal["float32", "bfloat16"] = "float32"
+    """Of forward passes; parameters and losses stay in float32."""
     memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
+    """Layout of images; auto: the faster one in a short measurement."""
     accumulate: Count = 1
+    """Batches of one step."""
+
+
+class ObjectiveSection(Section):
+    """An entry of ``objectives``; see `bnas.Objective`."""
+
+    name: Annotated[str, Field(min_length=1)]
+    """Such as accuracy, macs, parameters, activations, peak_memory or latency."""
+    direction: Literal["min", "max"]
+    """Which is better."""
 
 
 class Search(Section):
     """``bootstrapNAS.search``."""
 
     algorithm: Literal["NSGA2", "RNSGA2", "random"] = "NSGA2"
+    """How candidates are made."""
     num_evals: Count = 150
+    """How many sub-networks are evaluated."""
     population: Annotated[int, Field(ge=4)] = 20
-    seed: Annotated[int, Field(ge=0)] = 0
-    acc_delta: Annotated[float, Field(ge=0, description="in points of accuracy")] = 1.0
-    ref_acc: Annotated[float, Field(gt=0, le=100, description="in percent")] | None = None
+    """Candidates of a generation."""
+    seed: Whole = 0
+    """Fixes the training's sub-networks and the search."""
+    acc_delta: Annotated[float, Field(ge=0)] = 1.0
+    """How much a winner may lose, in points of accuracy."""
+    ref_acc: Annotated[float, Field(gt=0, le=100)] | None = None
+    """What winners are held against, in percent; by default the accuracy of the original."""
     batchnorm_adaptation: BatchNormAdaptation = BatchNormAdaptation()
     crossover_prob: Annotated[float, Field(ge=0, le=1)] = 0.9
+    """Probability that two candidates are mixed."""
     crossover_eta: Annotated[float, Field(ge=0)] = 10.0
+    """The larger, the closer are children to their parents."""
     mutation_prob: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Probability that a choice changes; by default one choice of each candidate does on average."""
     mutation_eta: Annotated[float, Field(ge=0)] = 3.0
-    aspiration_points: Annotated[tuple[tuple[float, float], ...], Field(min_length=1)] | None = None
+    """The larger, the smaller are changes."""
+    aspiration_points: Annotated[tuple[tuple[float, float], ...], Field(min_length=1)] | None = Field(
+        default=None, validate_default=True
+    )
     """For RNSGA2, as BootstrapNAS has them: [MACs in millions, minus accuracy in percent]."""
     epsilon: Annotated[float, Field(ge=0)] = 0.001
+    """For RNSGA2: how close to each other solutions around a point may be."""
     weights: tuple[float, float] | None = None
     """For RNSGA2: of MACs and accuracy."""
     extreme_points_as_ref_points: bool = False
+    """For RNSGA2: also look around the best values of each objective."""
+    objectives: Annotated[tuple[ObjectiveSection, ...], Field(min_length=1)] | None = None
+    """What is searched for; accuracy must be one. By default the most accuracy and the fewest MACs."""
     constraints: tuple[str, ...] = ()
     """Such as "parameters <= 60 %"; see `bnas.search.Constraint`."""
     predictor: bool = False
     """Predict values, and evaluate only what is promising; needs scikit-learn."""
 
-    @model_validator(mode="after")
-    def _points(self) -> Search:
-        if (self.algorithm == "RNSGA2") != (self.aspiration_points is not None):
+    @field_validator("aspiration_points")
+    @classmethod
+    def _of_rnsga2(cls, points: Any, known: ValidationInfo) -> Any:
+        if "algorithm" in known.data and (known.data["algorithm"] == "RNSGA2") != (points is not None):
             raise ValueError("aspiration_points belong to the algorithm 'RNSGA2', which needs them")
-        return self
+        return points
+
+    @field_validator("objectives")
+    @classmethod
+    def _of_winners(cls, objectives: Any, known: ValidationInfo) -> Any:
+        names = [one.name for one in objectives or ()]
+        if objectives is not None and "accuracy" not in names:
+            raise ValueError("'accuracy' must be one of them, winners are chosen by it")
+        if len(set(names)) < len(names):
+            raise ValueError(f"a name stands twice in {', '.join(names)}")
+        if objectives is not None and known.data.get("aspiration_points") is not None:
+            raise ValueError("aspiration_points are of accuracy and MACs; leave objectives out")
+        return objectives
 
 
 class BootstrapNAS(Section):
@@ -246,77 +301,72 @@ class InputInfo(Section):
     """``input_info``."""
 
     sample_size: Annotated[tuple[Count, ...], Field(min_length=2)]
+    """Shape of an input, the batch first."""
 
 
 class OptimizerSection(Section):
     """``optimizer``."""
 
     type: Literal["sgd"] = "sgd"
+    """The one that there is; another is for the Python API."""
     base_lr: Positive = 0.01
     """The learning rate of stages without ``init_lr``."""
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    momentum: Fraction = 0.9
+    """As in `torch.optim.SGD`, like the next two."""
     nesterov: bool = True
+    """Look ahead along the momentum."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Factor of the weights in their gradients."""
+    label_smoothing: Fraction = 0.0
+    """Of the cross-entropy against the targets."""
+    no_decay_keys: str | None = None
+    """Parts of parameter names with # between them, such as "bn#bias": these parameters have no weight decay."""
 
 
 class Configuration(Section):
     """A whole configuration file."""
 
+    unneeded: ClassVar[dict[str, str]] = {
+        "multiprocessing_distributed": "multiprocessing_distributed does nothing here: a run is one process"
+    }
+
     model: str
     """``torchvision:NAME``, ``package.module:FACTORY`` or ``path/file.py:FACTORY``."""
+    num_classes: Count | None = None
+    """Keyword argument of the model's factory."""
     weights: str | None = None
     """State dict of the model, relative to the file's folder."""
-    data: str
+    dataset: str | None = None
+    """Keyword argument of the data factory; BootstrapNAS has built-in data by this name, bnas has not."""
+    data: str | None = Field(default=None, validate_default=True)
     """A factory of `bnas.Splits`, named as the model is."""
-    data_options: dict[str, Any] = {}
-    """Keyword arguments of the data factory."""
+    data_options: dict[str, Any] = Field(default={})
+    """Further keyword arguments of the data factory."""
+    batch_size: Count | None = None
+    """Keyword argument of the data factory."""
+    batch_size_val: Count | None = None
+    """Keyword argument of the data factory."""
     input_info: InputInfo
+    device: Literal["cpu"] = "cpu"
+    """What a run computes on; others are for the Python API."""
+    log_dir: str | None = None
+    """Folder for all results where the command line says no ``--output``."""
     ignored_scopes: Scopes = ()
     """As in ``elasticity``; BootstrapNAS reads them here."""
     target_scopes: Scopes = ()
+    """As in ``elasticity``."""
     optimizer: OptimizerSection = OptimizerSection()
     bootstrapNAS: BootstrapNAS = BootstrapNAS()
 
-
-def read_configuration(path: Path) -> Configuration:
-    """The configuration in the JSON file `path`.
-
-    Raises:
-        ConfigurationError: it is missing, no JSON, or a key is wrong.
-    """
-    try:
-        data = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise ConfigurationError(f"there is no configuration file {path}") from None
-    except (ValueError, OSError) as error:
-        raise ConfigurationError(f"{path} is not a JSON file: {error}") from error
-    return parse_configuration(data, str(path))
+    @field_validator("data")
+    @classmethod
+    def _some_data(cls, data: str | None, known: ValidationInfo) -> str | None:
+        if data is None and known.data.get("dataset") is None:
+            raise PydanticKnownError("missing")
+        return data
 
 
-def parse_configuration(data: Any, place: str) -> Configuration:
-    """The configuration in `data`; `place` is named in errors."""
-    try:
-        return Configuration.model_validate(data)
-    except ValidationError as error:
-        told = "; ".join(_told(dict(one)) for one in error.errors())
-        raise ConfigurationError(f"{place}: {told}") from None
-
-
-def _told(error: dict[str, Any]) -> str:
-    key = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(error["loc"][-1]), _known_keys(Configuration), n=1)
-        return f"{key} is not a key of bnas" + (f"; did you mean {near[0]!r}?" if near else "")
-    if error["type"] == "missing":
-        return f"{key} is missing"
-    return f"{key} is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
-
-
-def _known_keys(section: type[BaseModel]) -> list[str]:
-    keys: list[str] = []
-    for name, info in section.model_fields.items():
-        keys.append(name)
-        kinds = [info.annotation, *getattr(info.annotation, "__args__", ())]
-        keys += [k for kind in kinds if isinstance(kind, type) and issubclass(kind, Section) for k in _known_keys(kind)]
-    return keys
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of a configuration file."""
+    dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    return dialect | Configuration.model_json_schema()

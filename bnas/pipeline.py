@@ -94,6 +94,8 @@ class Watch:
     """What is told while a job runs; each may be replaced."""
 
     phase: Callable[[str], None] = lambda _: None
+    on_supernet: Callable[[SuperNetwork], None] = lambda _: None
+    """Gets the super-network when it is made or loaded, with what the passes found and refused."""
     on_step: Callable[[Progress], None] = lambda _: None
     on_epoch: Callable[[EpochRecord], None] = lambda _: None
     on_evaluation: Callable[[Evaluation, int], None] = lambda _, __: None
@@ -142,8 +144,11 @@ def _trained(job: Job, output: Output, watch: Watch) -> SuperNetwork:
     """The trained super-network: from disk where an earlier run got so far."""
     folder = output.path("supernet")
     if output.resumed and (folder / "supernet.json").is_file():
-        return SuperNetwork.load(folder, job.model)
+        supernet = SuperNetwork.load(folder, job.model)
+        watch.on_supernet(supernet)
+        return supernet
     supernet = SuperNetwork.from_model(job.model, job.example_inputs, job.elasticity)
+    watch.on_supernet(supernet)
     watch.phase("training")
     told: dict[str, Any] = {"on_step": watch.on_step, "on_epoch": watch.on_epoch}
     trainer = Trainer(supernet, job.stages, job.recipe, directory=output.path("training"), **told, **job.training)

@@ -8,19 +8,23 @@ from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from bnas.passes import PIPELINE
 from bnas.pipeline import Watch
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bnas.runtime import EpochRecord
+    from bnas.runtime import EpochRecord, SuperNetwork
     from bnas.runtime import Progress as Step
     from bnas.search import Evaluation
 
 
 @contextmanager
-def watching(console: Console) -> Iterator[Watch]:
-    """A `Watch` that shows the phases of a job, with bars for training and search, on `console`."""
+def watching(console: Console, verbose: bool = False) -> Iterator[Watch]:
+    """A `Watch` that shows the phases of a job, with bars for training and search, on `console`.
+
+    With `verbose` also the passes that found the super-network, and what each left alone.
+    """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as bars:
         training = bars.add_task("training", visible=False)
@@ -45,4 +49,18 @@ def watching(console: Console) -> Iterator[Watch]:
             metrics = ", ".join(f"{name} {100 * value:.2f} %" for name, value in record.metrics.items())
             console.print(f"epoch {record.epoch + 1}: mean loss {record.loss:.4f}; {metrics or 'no validation data'}")
 
-        yield Watch(lambda name: console.print(f"[bold]{name}[/bold]"), on_step, on_epoch, on_evaluation)
+        def on_supernet(supernet: SuperNetwork) -> None:
+            for line in passes_of(supernet) if verbose else ():
+                console.print(line, markup=False, highlight=False)
+
+        yield Watch(lambda name: console.print(f"[bold]{name}[/bold]"), on_supernet, on_step, on_epoch, on_evaluation)
+
+
+def passes_of(supernet: SuperNetwork) -> Iterator[str]:
+    """The passes in order, each with what it left alone; then what was found."""
+    for name in PIPELINE.names:
+        refusals = supernet.analysis.refusals.get(name, ())
+        yield f"pass {name}: {f'{len(refusals)} left alone' if refusals else 'nothing left alone'}"
+        yield from (f"    {one.place}: {one.reason}" for one in refusals)
+    space = supernet.space
+    yield f"{len(space.blocks)} blocks, {len(space.widths)} widths, {len(space.kernels)} kernels"

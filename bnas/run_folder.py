@@ -11,13 +11,14 @@ from typing import Any
 import safetensors.torch
 from torch.fx import GraphModule
 
-from bnas.configuration import Configuration, parse_configuration
+from bnas.configuration import Configuration
+from bnas.configuration_file import parse_configuration
 from bnas.output import CONFIG, OutputError
 from bnas.passes import Subnet
 from bnas.pipeline import Splits
+from bnas.runner import data_of, model_of
 from bnas.runtime import Evaluator, SuperNetwork, first_samples, measure_latency
 from bnas.runtime.checkpoint import check_state
-from bnas.sources import load_data, load_model
 
 NAMES = ("best", "smallest", "fastest")
 """Sub-networks of a run by name; anything else is a file."""
@@ -39,13 +40,13 @@ class RunFolder:
     @cached_property
     def supernet(self) -> SuperNetwork:
         """The trained super-network."""
-        model = load_model(self.configuration.model, folder=self.source)
+        model = model_of(self.configuration, self.source, weights=False)
         return SuperNetwork.load(self.folder / "supernet", model).eval()
 
     @cached_property
     def data(self) -> Splits:
         """The data that it was trained and searched on."""
-        return load_data(self.configuration.data, self.source, **self.configuration.data_options)
+        return data_of(self.configuration, self.source)
 
     def subnet(self, name: str) -> Subnet:
         """One of `NAMES`, or the sub-network in a JSON file such as those in ``subnets/``.

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+from torch.optim import SGD
 
 from bnas.configuration import Configuration, Search, Training
 from bnas.output import Output
 from bnas.passes import Elasticity
-from bnas.pipeline import Job, Watch, run_job
+from bnas.pipeline import Job, Splits, Watch, run_job
 from bnas.report import Report
 from bnas.runtime import CosineSchedule, Distillation, Recipe, Stage
 from bnas.runtime.files import write_bytes
-from bnas.sources import load_data, load_model
+from bnas.runtime.stage import check_stages
+from bnas.search import Constraint, Objective
+from bnas.sources import SourceError, load_data, load_model
 
 
 def run_configuration(configuration: Configuration, folder: Path, output: Output, watch: Watch | None = None) -> Report:
@@ -27,11 +33,74 @@ def run_configuration(configuration: Configuration, folder: Path, output: Output
 
 def job_of(configuration: Configuration, folder: Path) -> Job:
     """What `configuration` asks for, with its model and data loaded from `folder`."""
-    weights = Path(configuration.weights) if configuration.weights else None
-    model = load_model(configuration.model, weights, folder)
-    data = load_data(configuration.data, folder, **configuration.data_options)
+    model = model_of(configuration, folder)
+    data = data_of(configuration, folder)
     example = torch.zeros(configuration.input_info.sample_size)
-    return Job(model, data, example, **_settings(configuration, folder))
+    return Job(model, data, example, **_settings(configuration, folder), training=_optimizer(configuration, model))
+
+
+def model_of(configuration: Configuration, folder: Path, *, weights: bool = True) -> nn.Module:
+    """The model that `configuration` names, with its weights unless told otherwise."""
+    file = Path(configuration.weights) if weights and configuration.weights else None
+    return load_model(configuration.model, file, folder, **_given(configuration, "num_classes"))
+
+
+def data_of(configuration: Configuration, folder: Path) -> Splits:
+    """The data that `configuration` names.
+
+    Raises:
+        SourceError: it names none that can be loaded.
+    """
+    if configuration.data is None:
+        raise SourceError(
+            f"dataset {configuration.dataset!r} is a name only; say where it comes from by the key 'data', "
+            "package.module:FACTORY or path/file.py:FACTORY, which gets dataset and batch_size as keyword arguments"
+        )
+    options = {**configuration.data_options, **_given(configuration, "dataset", "batch_size", "batch_size_val")}
+    return load_data(configuration.data, folder, **options)
+
+
+def _given(configuration: Configuration, *keys: str) -> dict[str, Any]:
+    values = {key: getattr(configuration, key) for key in keys}
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _optimizer(configuration: Configuration, model: nn.Module) -> dict[str, Any]:
+    """An optimizer that leaves the parameters named by ``no_decay_keys`` without weight decay; else the recipe's."""
+    section = configuration.optimizer
+    if not section.no_decay_keys:
+        return {}
+    parts = section.no_decay_keys.split("#")
+    whole = {id(tensor) for name, tensor in model.named_parameters() if any(part in name for part in parts)}
+
+    def make(parameters: Iterable[nn.Parameter]) -> SGD:
+        every = list(parameters)
+        decayed = {"params": [one for one in every if id(one) not in whole]}
+        kept = {"params": [one for one in every if id(one) in whole], "weight_decay": 0.0}
+        groups = [group for group in (decayed, kept) if group["params"]]
+        settings = section.model_dump(include={"momentum", "weight_decay", "nesterov"})
+        return SGD(groups, lr=section.base_lr, **settings)
+
+    return {"optimizer": make}
+
+
+def checks_of(configuration: Configuration, folder: Path) -> list[tuple[str, Callable[[], object]]]:
+    """What can be told of `configuration` before its model and data are loaded: each raises BnasError, for a place."""
+    training, search = configuration.bootstrapNAS.training, configuration.bootstrapNAS.search
+    stages = training.schedule.list_stage_descriptions
+    dimensions, order = training.elasticity.available_elasticity_dims, training.progressivity_of_elasticity
+    checks: list[tuple[str, Callable[[], object]]] = [
+        ("bootstrapNAS.training.elasticity", partial(elasticity_of, configuration, folder)),
+        ("bootstrapNAS.training", partial(recipe_of, configuration)),
+    ]
+    for number, stage in enumerate(stages):
+        place = f"bootstrapNAS.training.schedule.list_stage_descriptions[{number}]"
+        checks.append((place, partial(Stage, **stage.model_dump())))
+    dims = [Stage(one.train_dims) for one in stages]
+    checks.append(("bootstrapNAS.training.schedule", partial(check_stages, dims, dimensions, order)))
+    for number, text in enumerate(search.constraints):
+        checks.append((f"bootstrapNAS.search.constraints[{number}]", partial(Constraint.parse, text)))
+    return checks
 
 
 def elasticity_of(configuration: Configuration, folder: Path) -> Elasticity:
@@ -73,7 +142,7 @@ def recipe_of(configuration: Configuration) -> Recipe:
         lr_schedule=None if parameters is None else CosineSchedule(**parameters.model_dump()),
         num_bn_adaptation_samples=training.batchnorm_adaptation.num_bn_adaptation_samples,
         seed=configuration.bootstrapNAS.search.seed,
-        **optimizer.model_dump(exclude={"type", "base_lr"}),
+        **optimizer.model_dump(exclude={"type", "base_lr", "no_decay_keys"}),
         **training.model_dump(include=SAME_KEYS),
     )
 
@@ -97,6 +166,12 @@ def searching(section: Search) -> dict[str, Any]:
     return settings
 
 
+def _objectives(section: Search) -> dict[str, Any]:
+    if section.objectives is None:
+        return {}
+    return {"objectives": tuple(Objective(one.name, one.direction) for one in section.objectives)}
+
+
 def _settings(configuration: Configuration, folder: Path) -> dict[str, Any]:
     training, search = configuration.bootstrapNAS.training, configuration.bootstrapNAS.search
     return {
@@ -110,4 +185,5 @@ def _settings(configuration: Configuration, folder: Path) -> dict[str, Any]:
         "reference": "original" if search.ref_acc is None else search.ref_acc / 100,
         "calibration_samples": search.batchnorm_adaptation.num_bn_adaptation_samples,
         "search": searching(search),
+        **_objectives(search),
     }

@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +24,17 @@ class SourceError(BnasError):
     """A model, its weights or the data cannot be found or do not fit."""
 
 
-def load_model(name: str, weights: Path | None = None, folder: Path | None = None) -> nn.Module:
+def load_model(name: str, weights: Path | None = None, folder: Path | None = None, **options: Any) -> nn.Module:
     """The model called `name`, in evaluation mode, with the state dict in `weights` (.safetensors, or .pt tensors).
 
-    Files are looked for in `folder`, by default the current one.
+    Files are looked for in `folder`, by default the current one. `options` are the factory's keyword arguments.
 
     Raises:
-        SourceError: there is no such model, or its factory gives no module.
+        SourceError: there is no such model, its factory takes other arguments, or gives no module.
         CheckpointError: the weights do not fit; names the missing and unexpected keys.
     """
-    model = _torchvision(name) if name.startswith("torchvision:") else find_factory(name, folder)()
+    factory = _torchvision(name) if name.startswith("torchvision:") else find_factory(name, folder)
+    model = _called(name, factory, options)
     if not isinstance(model, nn.Module):
         raise SourceError(f"{name} gives a {type(model).__name__}, not a torch.nn.Module")
     if weights is not None:
@@ -45,9 +48,9 @@ def load_data(name: str, folder: Path | None = None, **options: Any) -> Splits:
     """The data called `name`, from a factory that returns `bnas.Splits`.
 
     Raises:
-        SourceError: there is no such factory, or it gives something else.
+        SourceError: there is no such factory, it takes other arguments, or gives something else.
     """
-    data = find_factory(name, folder)(**options)
+    data = _called(name, find_factory(name, folder), options)
     if not isinstance(data, Splits):
         raise SourceError(f"{name} gives a {type(data).__name__}, not bnas.Splits")
     return data
@@ -72,7 +75,16 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _torchvision(name: str) -> nn.Module:
+def _called(name: str, factory: Callable[..., Any], options: Mapping[str, Any]) -> Any:
+    try:
+        inspect.signature(factory).bind(**options)
+    except TypeError as error:
+        allowed = ", ".join(inspect.signature(factory).parameters) or "none"
+        raise SourceError(f"{name} is called with the arguments {options}: {error}; its own are {allowed}") from None
+    return factory(**options)
+
+
+def _torchvision(name: str) -> Callable[..., Any]:
     import torchvision
 
     wanted = name.removeprefix("torchvision:")
@@ -80,9 +92,7 @@ def _torchvision(name: str) -> nn.Module:
     if wanted not in known:
         near = difflib.get_close_matches(wanted, known, n=1)
         raise SourceError(f"torchvision has no model {wanted!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-    model = torchvision.models.get_model(wanted, weights=None)
-    assert isinstance(model, nn.Module)
-    return model
+    return partial(torchvision.models.get_model, wanted, weights=None)
 
 
 def find_factory(name: str, folder: Path | None = None) -> Callable[..., Any]:

@@ -9,13 +9,14 @@ import pytest
 from torch import nn
 
 from bnas import runner
-from bnas.configuration import ConfigurationError, parse_configuration
+from bnas.configuration_file import parse_configuration
 from bnas.pipeline import Job
+from bnas.section import ConfigurationError
 
 
 def read(monkeypatch: pytest.MonkeyPatch, training: dict[str, Any]) -> Job:
     """The job that a configuration file with this training section stands for."""
-    monkeypatch.setattr(runner, "load_model", lambda *_: nn.Identity())
+    monkeypatch.setattr(runner, "load_model", lambda *_, **__: nn.Identity())
     monkeypatch.setattr(runner, "load_data", lambda *_, **__: None)
     base = {"model": "m", "data": "d", "input_info": {"sample_size": [1, 3]}}
     configuration = parse_configuration({**base, "bootstrapNAS": {"training": training}}, "file")

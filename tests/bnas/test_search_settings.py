@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from bnas.configuration import ConfigurationError, parse_configuration
+from bnas.configuration_file import parse_configuration
 from bnas.runner import searching
+from bnas.section import ConfigurationError
 
 
 def section(**search: Any) -> dict[str, Any]:

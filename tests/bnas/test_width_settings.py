@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from bnas.configuration import ConfigurationError, ConfigurationWarning, parse_configuration
+from bnas.configuration_file import parse_configuration
 from bnas.passes import Elasticity
 from bnas.runner import elasticity_of
+from bnas.section import ConfigurationError, ConfigurationWarning
 
 
 def read(width: dict[str, Any], elasticity: dict[str, Any] | None = None, **top: Any) -> Elasticity:
@@ -60,7 +61,7 @@ def test_what_bootstrapnas_ignored_is_read_with_a_warning() -> None:
     ("width", "reason"),
     [
         ({"width_multiplier": [1], "width_multipliers": [1]}, "width_multiplier is another name of width_multipliers"),
-        ({"width_multipliers": [1.5]}, "width_multipliers.0 is 1.5: input should be less than or equal to 1"),
+        ({"width_multipliers": [1.5]}, r"width_multipliers\[0\] is 1.5: must be less than or equal to 1"),
         ({"width_stp": 8}, r"width_stp is not a key of bnas; did you mean 'width_step'\?"),
         ({"max_num_widths": 0}, "max_num_widths is 0"),
     ],

@@ -1,0 +1,58 @@
+"""Keys of a configuration that the command line sets: ``bootstrapNAS.search.num_evals=40``."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from bnas.faults import written
+from bnas.section import ConfigurationError
+
+KEY = re.compile(r"\w+(\[\d+\])*(\.\w+(\[\d+\])*)*")
+PART = re.compile(r"\w+|\[\d+\]")
+
+
+def with_changes(data: Any, changes: Sequence[str]) -> Any:
+    """`data` with ``KEY=VALUE`` set in order; the value is JSON, or else a string.
+
+    Raises:
+        ConfigurationError: a change has another form, or goes into what is no section or has no such entry.
+    """
+    data = copy.deepcopy(data)
+    for change in changes:
+        key, equals, value = change.partition("=")
+        if not equals or not KEY.fullmatch(key):
+            raise ConfigurationError(
+                f"--set {change}", ["is not KEY=VALUE, with a KEY such as optimizer.base_lr or a[0].b"]
+            )
+        _set(data, [int(p[1:-1]) if p.startswith("[") else p for p in PART.findall(key)], _value(value), change)
+    return data
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _set(data: Any, place: list[str | int], value: Any, change: str) -> None:
+    for number, part in enumerate(place):
+        _check(data, place[:number], part, change)
+        if number == len(place) - 1:
+            data[part] = value
+        else:
+            data = data[part] if isinstance(part, int) else data.setdefault(part, {})
+
+
+def _check(data: Any, place: list[str | int], part: str | int, change: str) -> None:
+    here = written(place) or "the file"
+    if isinstance(part, str) and not isinstance(data, dict):
+        raise ConfigurationError(f"--set {change}", [f"{here} is {data!r:.80}, which has no keys"])
+    if isinstance(part, int) and not isinstance(data, list):
+        raise ConfigurationError(f"--set {change}", [f"{here} is {data!r:.80}, which has no entries"])
+    if isinstance(part, int) and part >= len(data):
+        raise ConfigurationError(f"--set {change}", [f"{here} has {len(data)} entries; the first is [0]"])

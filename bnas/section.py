@@ -1,0 +1,82 @@
+"""What every part of a configuration has in common: known keys, other names of them, and kinds of values."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler, model_validator
+from pydantic_core import CoreSchema
+
+from bnas.passes.errors import BnasError
+
+
+class ConfigurationError(BnasError, ValueError):
+    """A configuration cannot be used; names every fault with its place, what came and what is allowed."""
+
+    def __init__(self, place: str, faults: list[str]) -> None:
+        many = f"{len(faults)} faults\n  " if len(faults) > 1 else ""
+        super().__init__(f"{place}: {many}" + "\n  ".join(faults))
+        self.faults = tuple(faults)
+
+
+class ConfigurationWarning(UserWarning):
+    """A key of BootstrapNAS that is known by another name, or that needs nothing here."""
+
+
+class Section(BaseModel):
+    """A part of a configuration: only known keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+    other_names: ClassVar[dict[str, str]] = {}
+    """Keys that are read as another one."""
+    unneeded: ClassVar[dict[str, str]] = {}
+    """Keys of BootstrapNAS that say nothing here, each with the warning that it gets."""
+    warned: ClassVar[dict[str, str]] = {}
+    """Warnings for some of the other names."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_names(cls, data: Any) -> Any:
+        """Other names become the known ones; where both are given, the other one stays and is a fault."""
+        if not isinstance(data, dict):
+            return data
+        kept = {key: value for key, value in data.items() if key not in cls.unneeded}
+        names = {old: new for old, new in cls.other_names.items() if old in kept and new not in kept}
+        for text in (cls.warned.get(key) if key in names else data[key] and cls.unneeded.get(key) for key in data):
+            if text:
+                warnings.warn(text, ConfigurationWarning, stacklevel=2)
+        return {names.get(key, key): value for key, value in kept.items()}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """The schema with the keys that only some files have, as editors complete from it."""
+        schema = handler.resolve_ref_schema(handler(core))
+        keys = schema["properties"]
+        for old, new in cls.other_names.items():
+            keys[old] = {**keys[new], "description": f"Another name of {new}.", "deprecated": True}
+        for key, reason in cls.unneeded.items():
+            keys[key] = {"description": reason, "deprecated": True}
+        return schema
+
+
+def no_limit(kind: Any) -> Any:
+    """An optional value of `kind`; BootstrapNAS writes -1 for none."""
+    given = BeforeValidator(
+        lambda value: None if value == -1 else value, json_schema_input_type=kind | Literal[-1] | None
+    )
+    return Annotated[kind | None, given]
+
+
+Dimension = Literal["depth", "width", "kernel"]
+Count = Annotated[int, Field(ge=1)]
+Whole = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Scopes = Annotated[
+    tuple[str, ...],
+    BeforeValidator(
+        lambda value: (value,) if isinstance(value, str) else value, json_schema_input_type=str | tuple[str, ...]
+    ),
+]

@@ -1,0 +1,305 @@
+"""Configuration files: their formats, faults with their places, keys from the command line, and the schema."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+import bnas
+from bnas import runner
+from bnas.configuration import (
+    Configuration,
+    Depth,
+    ObjectiveSection,
+    OptimizerSection,
+    Search,
+    StageDescription,
+    Width,
+    json_schema,
+)
+from bnas.configuration_file import load_config, parse_configuration
+from bnas.configuration_table import tables
+from bnas.overrides import with_changes
+from bnas.passes import analyse, skippable_blocks, trace
+from bnas.runner import elasticity_of, job_of
+from bnas.section import ConfigurationError, ConfigurationWarning
+from bnas.sources import SourceError
+
+PUBLISHED = sorted((Path(__file__).parents[1] / "support" / "published").glob("*.json"))
+BASE = {"model": "m", "data": "d", "input_info": {"sample_size": [1, 3]}}
+
+
+def told(data: Any) -> tuple[str, ...]:
+    """The faults of a configuration."""
+    with pytest.raises(ConfigurationError) as caught:
+        parse_configuration(data, "file")
+    assert isinstance(caught.value, bnas.BnasError)
+    assert all(fault in str(caught.value) for fault in caught.value.faults)
+    return caught.value.faults
+
+
+def test_all_faults_are_told_at_once_each_with_its_place() -> None:
+    stages = [{}, {}, {"width_indicator": 0, "epoch": 3}]
+    training = {
+        "schedule": {"list_stage_descriptions": stages},
+        "compression": [{"algorithm": "knowledge_distillation", "type": "softmx"}],
+        "elasticity": {
+            "width": {"width_multiplier": [1, 2], "min_out_channels": 8, "min_width": 8},
+            "depth": {"skipped_blocks": ["a", ["a", "b", "c"], ["a"], 3]},
+        },
+    }
+    search = {"algorithm": "RNSGA2", "sample_rate": 2, "num_evals": "many", "qqq": 1}
+    at = "bootstrapNAS.training"
+    assert told(
+        {
+            "optimizer": {"momentum": float("inf")},
+            "input_info": 3,
+            "bootstrapNAS": {"training": training, "search": search},
+        }
+    ) == (
+        "model is missing; torchvision:NAME, package.module:FACTORY or path/file.py:FACTORY",
+        "data is missing; A factory of bnas.Splits, named as the model is",
+        "input_info is 3: must be a mapping of keys",
+        "optimizer.momentum is inf: must be a finite number",
+        f"{at}.schedule.list_stage_descriptions[2].width_indicator is 0: must be greater than or equal to 1",
+        f"{at}.schedule.list_stage_descriptions[2].epoch is not a key of bnas; did you mean 'epochs'?",
+        f"{at}.elasticity.width.width_multiplier[1] is 2: must be less than or equal to 1",
+        f"{at}.elasticity.width.min_out_channels is given twice: min_out_channels is another name of min_width; "
+        "give one of them",
+        f"{at}.elasticity.depth.skipped_blocks[1] is ['a', 'b', 'c']: must be a valid string or must have at most 2 "
+        "items",
+        f"{at}.elasticity.depth.skipped_blocks[2] is ['a']: must be a valid string or too short",
+        f"{at}.elasticity.depth.skipped_blocks[3] is 3: must be a valid string or must be a valid tuple",
+        f"{at}.compression[0].type is 'softmx': must be 'softmax' or 'mse'; did you mean 'softmax'?",
+        "bootstrapNAS.search.num_evals is 'many': must be a valid integer, unable to parse string as an integer",
+        "bootstrapNAS.search.aspiration_points is None: aspiration_points belong to the algorithm 'RNSGA2', which "
+        "needs them",
+        "bootstrapNAS.search.sample_rate is not a key of bnas; 'sample_rate' belongs to "
+        f"{at}.schedule.list_stage_descriptions[n]",
+        "bootstrapNAS.search.qqq is not a key of bnas; there are " + ", ".join(Search.model_fields),
+    )
+
+
+@pytest.mark.parametrize("data", [None, [], "text", 3])
+def test_what_is_no_mapping_is_told(data: Any) -> None:
+    assert told(data) == (f"the file is {data!r}: must be a mapping of keys",)
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def test_contradictions_are_told_at_once(tmp_path: Path) -> None:
+    training = {
+        "rule": "sandwich",
+        "subnets_per_step": 1,
+        "schedule": {"list_stage_descriptions": [{"train_dims": ["depth"]}, {"epochs": 3, "epochs_lr": 2}]},
+        "elasticity": {"available_elasticity_dims": ["width"], "depth": {"min_block_size": 9, "max_block_size": 8}},
+    }
+    search = {"constraints": ["macs <= 1 G", "macs less"]}
+    data = {**BASE, "bootstrapNAS": {"training": training, "search": search}}
+    with pytest.raises(ConfigurationError) as caught:
+        bnas.load_config(write(tmp_path, "c.json", json.dumps(data)))
+    places = [fault.split(": ")[0] for fault in caught.value.faults]
+    assert places == [
+        "bootstrapNAS.training.elasticity",
+        "bootstrapNAS.training",
+        "bootstrapNAS.training.schedule.list_stage_descriptions[1]",
+        "bootstrapNAS.training.schedule",
+        "bootstrapNAS.search.constraints[1]",
+    ]
+    assert load_config(write(tmp_path, "d.json", json.dumps(BASE))).model == "m"
+
+
+TEXTS = {
+    "c.json": '{"model": "m", "data": "d", "input_info": {"sample_size": [1, 3]}, "optimizer": {"base_lr": 1e-4}}',
+    "c.json5": "{model: 'm', data: 'd', // comment\n input_info: {sample_size: [1, 3,]}, optimizer: {base_lr: 1e-4,},}",
+    "c.yaml": "model: m  # comment\ndata: d\ninput_info: {sample_size: [1, 3]}\noptimizer:\n  base_lr: 1e-4\n",
+}
+
+
+@pytest.mark.parametrize(("name", "text"), [*TEXTS.items(), ("c.yml", TEXTS["c.yaml"]), ("c.json", TEXTS["c.json5"])])
+def test_formats_say_the_same(name: str, text: str, tmp_path: Path) -> None:
+    expected = parse_configuration({**BASE, "optimizer": {"base_lr": 1e-4}}, "file")
+    assert load_config(write(tmp_path, name, text)) == expected
+    assert load_config(str(tmp_path / name)).optimizer.base_lr == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("c.json", '{"model": "m",\n "data" "d"}', 'is no JSON: line 2, column 9: Unexpected """'),
+        ("c.json5", "{model: 'm',\n data: 'd'", "is no JSON: line 2, column 11: Unexpected end of input"),
+        ("c.json", '{"model": "m", "model": "n"}', 'Duplicate key "model"'),
+        ("c.yaml", "model: m\n data: d\n", "is no YAML: line 2, column 6: mapping values are not allowed here"),
+        ("c.yaml", "model: !!python/object:os.system x\n", "is no YAML: line 1, column 8: could not determine"),
+        ("c.toml", "", "the ending '.toml' is none of .json, .json5, .yaml, .yml"),
+        ("c.json", "\x00", "is no JSON"),
+    ],
+)
+def test_faults_of_syntax_have_a_line(name: str, text: str, message: str, tmp_path: Path) -> None:
+    path = write(tmp_path, name, text)
+    with pytest.raises(ConfigurationError) as caught:
+        load_config(path)
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_files_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+    (tmp_path / "folder.json").mkdir()
+    (tmp_path / "latin.json").write_bytes(b'"\xe9"')
+    for name, message in (("gone.json", "there is no such"), ("folder.json", "cannot be read"), ("latin.json", "utf")):
+        with pytest.raises(ConfigurationError, match=f"{name}: .*{message}"):
+            load_config(tmp_path / name)
+
+
+def test_changes_are_json_or_text_and_come_in_order() -> None:
+    data = {"a": {"b": [{"c": 1}, {"c": 2}]}}
+    changes = ["a.b[1].c=[1, 2]", "a.b[0].c=text", "a.d.e=x=y", "a.d.e=null", "a.d.f=true"]
+    expected = {"a": {"b": [{"c": "text"}, {"c": [1, 2]}], "d": {"e": None, "f": True}}}
+    assert with_changes(data, changes) == expected
+    assert data == {"a": {"b": [{"c": 1}, {"c": 2}]}}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("model", "--set model: is not KEY=VALUE"),
+        ("a b=1", "is not KEY=VALUE"),
+        ("a..b=1", "is not KEY=VALUE"),
+        ("model.name=1", "--set model.name=1: model is 'm', which has no keys"),
+        ("input_info[0]=1", "which has no entries"),
+        ("input_info.sample_size[2]=1", "input_info.sample_size has 2 entries; the first is [0]"),
+        (
+            "bootstrapNAS.search.num_eval=4",
+            "bootstrapNAS.search.num_eval is not a key of bnas; did you mean 'num_evals'?",
+        ),
+        ("bootstrapNAS.serach.seed=4", "bootstrapNAS.serach is not a key of bnas; did you mean 'search'?"),
+        ("bootstrapNAS.search.seed=-1", "--set bootstrapNAS.search.seed=-1: bootstrapNAS.search.seed is -1: must be"),
+    ],
+)
+def test_changes_that_do_not_fit_are_told(change: str, message: str, tmp_path: Path) -> None:
+    path = write(tmp_path, "c.json", json.dumps(BASE))
+    with pytest.raises(ConfigurationError) as caught:
+        load_config(path, [change])
+    assert message in str(caught.value)
+
+
+def test_changes_reach_the_configuration(tmp_path: Path) -> None:
+    path = write(tmp_path, "c.json", json.dumps(BASE))
+    found = load_config(path, ["bootstrapNAS.search.num_evals=40", "optimizer.base_lr=1e-3", "model=n"])
+    assert (found.bootstrapNAS.search.num_evals, found.optimizer.base_lr, found.model) == (40, 1e-3, "n")
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
+def test_published_configurations_load_and_fit_the_schema(path: Path) -> None:
+    jsonschema.Draft202012Validator.check_schema(json_schema())
+    jsonschema.validate(json.loads(path.read_text()), json_schema())
+    with pytest.warns(ConfigurationWarning):
+        found = load_config(path)
+    assert (found.model, found.num_classes, found.dataset) == ("resnet50_cifar10", 10, "cifar10")
+    assert (found.batch_size, found.batch_size_val, found.optimizer.no_decay_keys) == (64, 2000, "bn#bias")
+    search = found.bootstrapNAS.search
+    assert (search.num_evals, search.population, search.ref_acc) == (3000, 50, 93.65)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # what a run keeps in its folder says nothing twice
+        assert parse_configuration(found.model_dump(mode="json"), "again") == found
+    jsonschema.validate(found.model_dump(mode="json"), json_schema())
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"training": {"compression": {"algorithm": "knowledge_distillation", "type": "mse"}}},
+        {"training": {"compression": []}},
+        {"training": {"lr_schedule": {"params": {}}}},
+        {"training": {"elasticity": {"width": {"max_num_widths": -1, "width_multiplier": [1]}, "pin": "a"}}},
+        {"search": {"objectives": [{"name": "accuracy", "direction": "max"}]}},
+    ],
+)
+def test_the_schema_takes_what_is_read(part: dict[str, Any]) -> None:
+    data = {**BASE, "bootstrapNAS": part}
+    parse_configuration(data, "file")
+    jsonschema.validate(data, json_schema())
+
+
+@pytest.mark.parametrize(
+    "part", [{"search": {"num_eval": 3}}, {"training": {"elasticity": {"kernel": {"max_num_kernels": 0}}}}]
+)
+def test_the_schema_refuses_what_is_refused(part: dict[str, Any]) -> None:
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**BASE, "bootstrapNAS": part}, json_schema())
+
+
+def test_endpoints_of_the_published_configuration_are_blocks_of_a_resnet50(tmp_path: Path) -> None:
+    model = torchvision.models.resnet50(num_classes=10).eval()
+    with pytest.warns(ConfigurationWarning):
+        elasticity = elasticity_of(load_config(PUBLISHED[0]), tmp_path)
+    blocks = skippable_blocks(analyse(trace(model, torch.zeros(1, 3, 32, 32))), elasticity)
+    assert [one.name for one in blocks.found] == [
+        "layer1.2", "layer2.2", "layer2.3", "layer3.4", "layer3.5", "layer4.2"
+    ]  # fmt: skip
+
+
+def test_keys_for_the_factories_and_the_optimizer_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, got = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)), {}
+    monkeypatch.setattr(runner, "load_model", lambda *_, **options: got.update(options) or model)
+    monkeypatch.setattr(runner, "load_data", lambda *_, **options: got.update(options))
+    optimizer = {"no_decay_keys": "1.#bias", "weight_decay": 0.5, "base_lr": 0.25}
+    search = {"objectives": [{"name": "latency", "direction": "min"}, {"name": "accuracy", "direction": "max"}]}
+    data = {**BASE, "num_classes": 7, "batch_size": 3, "optimizer": optimizer, "bootstrapNAS": {"search": search}}
+    job = job_of(parse_configuration({**data, "data_options": {"root": "x"}}, "file"), Path())
+    assert got == {"num_classes": 7, "batch_size": 3, "root": "x"}
+    assert job.objectives == (bnas.Objective("latency", "min"), bnas.Objective("accuracy", "max"))
+    made = job.training["optimizer"](model.parameters())
+    decay = {id(one): group["weight_decay"] for group in made.param_groups for one in group["params"]}
+    assert [decay[id(one)] for one in model.parameters()] == [0.5, 0, 0, 0]
+    assert all(group["lr"] == 0.25 and group["momentum"] == 0.9 and group["nesterov"] for group in made.param_groups)
+
+
+@pytest.mark.parametrize(
+    ("objectives", "reason"),
+    [
+        ([{"name": "macs", "direction": "min"}], "'accuracy' must be one of them"),
+        ([{"name": "accuracy", "direction": "max"}] * 2, "a name stands twice"),
+        ([{"name": "accuracy", "direction": "up"}], r"objectives\[0\].direction is 'up': must be 'min' or 'max'"),
+        ([], "must have at least 1 item"),
+    ],
+)
+def test_objectives_that_cannot_be_are_told(objectives: list[dict[str, str]], reason: str) -> None:
+    with pytest.raises(ConfigurationError, match=reason):
+        parse_configuration({**BASE, "bootstrapNAS": {"search": {"objectives": objectives}}}, "file")
+
+
+def test_factories_that_do_not_fit_are_told(tmp_path: Path) -> None:
+    write(tmp_path, "mine.py", "import torch\ndef net(): return torch.nn.Identity()\ndef data(folder): return 3\n")
+    data = {**BASE, "model": "mine.py:net", "data": "mine.py:data"}
+    with pytest.raises(SourceError, match=r"mine.py:net is called with .*unexpected keyword.*; its own are none"):
+        job_of(parse_configuration({**data, "num_classes": 3}, "file"), tmp_path)
+    with pytest.raises(SourceError, match=r"missing a required argument: 'folder'; its own are folder"):
+        job_of(parse_configuration(data, "file"), tmp_path)
+    with pytest.raises(
+        SourceError, match="dataset 'cifar10' is a name only; say where it comes from by the key 'data'"
+    ):
+        job_of(parse_configuration({**data, "data": None, "dataset": "cifar10"}, "file"), tmp_path)
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
+
+
+def test_the_page_has_every_key_as_the_models_have_it() -> None:
+    assert tables() in PAGE.read_text(encoding="utf-8")
+    known = re.findall(r"^\| `(\w+)` \|", tables(), re.MULTILINE)
+    for section in (Configuration, OptimizerSection, StageDescription, Width, Depth, Search, ObjectiveSection):
+        assert set(known) >= {*section.model_fields, *section.other_names, *section.unneeded}
