@@ -9,7 +9,8 @@ from typing import Any
 
 from . import random_state
 from .errors import TrainingError
-from .evaluation import Batch, Loader, batch_size, first_samples
+from .evaluation import Batch, Loader, first_samples
+from .nested import batch_size
 
 
 class Batches:

@@ -18,7 +18,7 @@ from bnas.passes import BnasError, Subnet
 from bnas.passes.ir import as_program_call
 
 from .layout import device_of, laid_out, placed
-from .nested import map_tensors
+from .nested import batch_size, map_tensors
 from .racing import Bar, race, shuffled
 from .supernetwork import SuperNetwork
 from .together import Folds, Layers, replays, share_layers
@@ -131,12 +131,6 @@ def accuracy(module: nn.Module, batches: Iterable[Batch]) -> float:
     if not total:
         raise EvaluationError("there is no data to measure the accuracy on")
     return right / total
-
-
-def batch_size(batch: Batch) -> int:
-    """Samples of a batch: axis 0 of its first tensor."""
-    tensors, named = as_program_call(batch[0])
-    return len(next(iter((*tensors, *named.values()))))
 
 
 def first_samples(batches: Iterable[Batch], count: int) -> list[Batch]:

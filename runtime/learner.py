@@ -15,8 +15,9 @@ from bnas.passes.ir import as_program_call
 
 from .distillation import Distillation
 from .errors import TrainingError
-from .evaluation import Batch, batch_size
+from .evaluation import Batch
 from .layout import device_of, laid_out, placed
+from .nested import batch_size
 from .recipe import Recipe
 from .supernetwork import SuperNetwork
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from bnas.passes.ir import as_program_call
+
 
 def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """`value` (a tensor, or a tuple, list or dict of such values) with its tensors changed; all else stays."""
@@ -15,3 +17,9 @@ def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, dict):
         return {name: map_tensors(one, change) for name, one in value.items()}
     return type(value)(map_tensors(one, change) for one in value) if isinstance(value, list | tuple) else value
+
+
+def batch_size(batch: tuple[Any, Any]) -> int:
+    """Samples of a batch of inputs and targets: axis 0 of the first input."""
+    tensors, named = as_program_call(batch[0])
+    return len(next(iter((*tensors, *named.values()))))

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from bnas.passes import BnasError
 
+from .nested import batch_size
 from .together import Replay, outputs_together
 
 PARTS = 8
@@ -74,10 +75,11 @@ def race(
     """
     found: dict[int, Raced | Exception] = {}
     known = [Replay(module, ()).eval() for module in modules]
+    total = sum(map(batch_size, batches))
     for seen, new in _looks(batches):
         running = [place for place in range(len(modules)) if place not in found]
         outputs = outputs_together([modules[place] for place in running], new)
-        samples, whole = _samples(batches[:seen]), seen == len(batches)
+        samples = sum(map(batch_size, batches[:seen]))
         for place, one in zip(running, outputs, strict=True):
             known[place].learn(one)
             try:
@@ -85,8 +87,8 @@ def race(
             except Exception as error:
                 found[place] = error
                 continue
-            if whole or (place in bars and bars[place].is_out_of_reach(quality, samples)):
-                found[place] = Raced(quality, samples / _samples(batches))
+            if samples == total or (place in bars and bars[place].is_out_of_reach(quality, samples)):
+                found[place] = Raced(quality, samples / total)
     return [found[place] for place in range(len(modules))]
 
 
@@ -97,10 +99,6 @@ def _looks(batches: Sequence[Any]) -> Iterator[tuple[int, Sequence[Any]]]:
         count = min(len(batches), max(seen + 1, round(share * len(batches))))
         yield count, batches[seen:count]
         seen, share = count, 2 * share
-
-
-def _samples(batches: Iterable[tuple[Any, Any]]) -> int:
-    return sum(len(tree_flatten(inputs)[0][0]) for inputs, _ in batches)
 
 
 def _checked(quality: float) -> float:

@@ -114,7 +114,7 @@ class Run:
         for one in found.values():
             if one.failure is None:
                 check_names(one.subnet, one.values, self._plan.names)
-        told, before = 0, tuple(self._evaluations)
+        told, before = 0, len(self._evaluations)
 
         def tell() -> Iterator[Evaluation]:
             nonlocal told
@@ -128,10 +128,11 @@ class Run:
 
         yield from tell()
         wanted = [i for i in range(len(asked)) if i not in found]
-        costs = self._plan.source.costs([subnets[i] for i in wanted])
-        measures = self._raced([subnets[i] for i in wanted], costs, before)
-        for place, outcome in self._evaluate(measures, [subnets[i] for i in wanted]):
-            found[wanted[place]] = self._recorded(subnets[wanted[place]], outcome, costs[place])
+        new = [subnets[i] for i in wanted]
+        costs = self._plan.source.costs(new)
+        measures = self._raced(new, costs, self._evaluations[:before])
+        for place, outcome in self._evaluate(measures, new):
+            found[wanted[place]] = self._recorded(new[place], outcome, costs[place])
             yield from tell()
 
     def _raced(

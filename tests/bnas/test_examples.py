@@ -34,7 +34,6 @@ def test_cifar_example_says_what_it_misses(tmp_path: Path) -> None:
 
 def small_data(folder: Path) -> None:
     """One picture many times over, and an untrained model."""
-    sys.path.insert(0, str(EXAMPLES))
     from cifar10 import HELD_OUT, ResNet
 
     file = io.BytesIO()
@@ -47,7 +46,8 @@ def small_data(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("recipe", ["short", pytest.param("front", marks=pytest.mark.slow)])
-def test_cifar_example_runs_on_little(recipe: str, tmp_path: Path) -> None:
+def test_cifar_example_runs_on_little(recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
     small_data(tmp_path)
     few = ["--epochs", "1", "--tune-epochs", "1", "--evals", "4"]
     done = cifar("--data", str(tmp_path), "--output", str(tmp_path / "out"), "--recipe", recipe, *few)

@@ -115,6 +115,25 @@ def test_what_cannot_reach_its_bar_is_dropped_alone(evaluator: Evaluator) -> Non
             assert one == {**other, "part": 1.0}
 
 
+def test_no_output_is_computed_twice() -> None:
+    """Colour images have another layout when they are measured: known outputs are found all the same."""
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4))
+    batches = [(torch.randn(8, 3, 6, 6), torch.randint(4, (8,))) for _ in range(4)]
+    ran: list[nn.Module] = []
+
+    def metric(module: nn.Module, given: Iterable[Any]) -> float:
+        handle = next(module.children()).register_forward_hook(lambda inner, *_: ran.append(inner))
+        try:
+            return accuracy(module, given)
+        finally:
+            handle.remove()
+
+    supernet = SuperNetwork.from_model(model.eval(), torch.zeros(1, 3, 6, 6))
+    evaluator = Evaluator(supernet, batches[:1], batches, metric)
+    assert all(isinstance(one, dict) for one in evaluator.evaluate_many(some(evaluator, 3), {}))
+    assert not ran
+
+
 def test_a_metric_that_fails_for_one_fails_for_one(evaluator: Evaluator) -> None:
     asked: list[nn.Module] = []
 
