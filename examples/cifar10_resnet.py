@@ -105,7 +105,7 @@ class Run:
 def short(arguments: argparse.Namespace) -> None:
     """One sub-network with ``--fewer`` times fewer MACs."""
     run = Run(arguments, NARROW)
-    stage = bnas.Stage(epochs=arguments.epochs, init_lr=0.01, reorg_weights=True)
+    stage = bnas.Stage(epochs=arguments.epochs, init_lr=arguments.rate, reorg_weights=True)
     run.train(stage, bnas.Recipe(distillation=bnas.Distillation("original")))
     maximal = run.supernet.space.maximal()
     limit = f"macs <= {run.macs(maximal) / arguments.fewer} M"
@@ -155,7 +155,9 @@ def search(run: Run, evaluator: bnas.Evaluator, **settings: Any) -> SearchResult
 def front(arguments: argparse.Namespace) -> None:
     """Test accuracy of the front of sub-networks of all sizes, chosen on held-out images."""
     run = Run(arguments, WIDE)
-    run.train(bnas.Stage(epochs=arguments.epochs, init_lr=0.02, reorg_weights=True), bnas.Recipe())
+    both = bnas.Distillation("original", hard=1)
+    recipe = bnas.Recipe(sampling="spread", weight_decay=5e-4, distillation=both)
+    run.train(bnas.Stage(epochs=arguments.epochs, init_lr=0.02, reorg_weights=True), recipe)
     evaluator = run.evaluator(2000, 5000)
     result = search(run, evaluator, algorithm=arguments.algorithm, num_evals=arguments.evals)
     best = sorted(result.pareto(), key=lambda one: one.values["macs"])
@@ -175,6 +177,7 @@ def main() -> None:
     parser.add_argument("--depth", type=int, choices=(20, 56), default=20)
     parser.add_argument("--output", type=Path, default=None, help="folder for all results")
     parser.add_argument("--epochs", type=int, default=None, help="of the super-network (default 4, or 8 for the front)")
+    parser.add_argument("--rate", type=float, default=0.01, help="of learning, for the super-network (recipe short)")
     parser.add_argument("--tune-epochs", type=int, default=8, help="of the winner (recipe short)")
     parser.add_argument("--fewer", type=float, default=1.37, help="how many times fewer MACs (recipe short)")
     parser.add_argument("--evals", type=int, default=None, help="evaluations (default 60, or 200 for the front)")

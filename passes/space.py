@@ -188,13 +188,27 @@ class SearchSpace:
             kept.update(skipped[: max(0, len(skipped) - limit)])
         return Subnet(subnet.widths, subnet.skipped - kept, subnet.kernels) if kept else subnet
 
-    def sample(self, generator: np.random.Generator) -> Subnet:
-        """Uniformly random among all sub-networks of this space."""
+    def sample(self, generator: np.random.Generator, full: float = 0.0) -> Subnet:
+        """Uniformly random among all sub-networks of this space.
+
+        Args:
+            generator: where randomness comes from.
+            full: every choice is then set to its largest with this probability, which makes larger sub-networks.
+        """
         subnet = self.decode([int(generator.integers(len(v.choices))) for v in self.variables()])
-        if self.depth_limit is None:
-            return subnet
-        skipped = {name for chain, limit in self.limits() for name in _sample_chain(chain, limit, generator)}
-        return Subnet(subnet.widths, frozenset(skipped), subnet.kernels)
+        if self.depth_limit is not None:
+            skipped = {name for chain, limit in self.limits() for name in _sample_chain(chain, limit, generator)}
+            subnet = Subnet(subnet.widths, frozenset(skipped), subnet.kernels)
+        return self._enlarged(subnet, generator, full) if full else subnet
+
+    def _enlarged(self, subnet: Subnet, generator: np.random.Generator, full: float) -> Subnet:
+        """With every choice at its largest with probability `full`."""
+
+        def of(known: Mapping[str, tuple[int, ...]], chosen: Mapping[str, int]) -> dict[str, int]:
+            return {name: known[name][-1] if generator.random() < full else size for name, size in chosen.items()}
+
+        skipped = frozenset(name for name in sorted(subnet.skipped) if generator.random() >= full)
+        return Subnet(of(self.widths, subnet.widths), skipped, of(self.kernels, subnet.kernels))
 
     def canonical(self, subnet: Subnet) -> Subnet:
         """The same network with full widths and kernels wherever only skipped blocks would use them."""

@@ -22,6 +22,7 @@ from .supernetwork import SuperNetwork
 
 RULES: Mapping[str, tuple[str, ...]] = {"random": (), "maximal": ("maximal",), "sandwich": ("maximal", "minimal")}
 """What every step trains besides random sub-networks, by the name of the rule."""
+SAMPLINGS = ("uniform", "spread")
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,9 @@ class Schedule:
             maximal, "sandwich" the maximal and the minimal of the stage (Yu et al. 2019, Universally Slimmable
             Networks, section 3.1).
         subnets_per_step: all sub-networks of a step, those of the rule included; by default one random one more.
+        sampling: which sub-networks are drawn: "uniform" any with the same probability, of which few are large;
+            "spread" of all sizes from those to the maximal: every choice is set to its largest with a probability
+            that is itself drawn for each sub-network.
         learning_rate: of stages that have no ``init_lr``; by default the optimizer's.
         lr_schedule: one rate for the whole training instead of one for each stage.
         progressivity: the order in which stages add dimensions.
@@ -76,6 +80,7 @@ class Schedule:
         steps_per_epoch: int,
         rule: str = "maximal",
         subnets_per_step: int | None = None,
+        sampling: str = "uniform",
         learning_rate: float | None = None,
         lr_schedule: CosineSchedule | None = None,
         progressivity: Sequence[str] = PROGRESSIVITY,
@@ -83,11 +88,12 @@ class Schedule:
         seed: int = 0,
     ) -> None:
         check_rule(rule, subnets_per_step)
+        check_sampling(sampling)
         check_stages(stages, supernet.elasticity.dimensions, progressivity)
         if steps_per_epoch < 1:
             raise TrainingError(f"steps_per_epoch: {steps_per_epoch} is smaller than 1")
         self.supernet, self.stages, self.steps_per_epoch = supernet, tuple(stages), steps_per_epoch
-        self.optimizer, self.rule = optimizer, rule
+        self.optimizer, self.rule, self.sampling = optimizer, rule, sampling
         for group in self._groups:
             group.setdefault("initial_lr", float(group["lr"]))  # the key of PyTorch's own schedulers
         self._largest = max((group["initial_lr"] for group in self._groups), default=0.01)
@@ -152,12 +158,16 @@ class Schedule:
         if place.since == 0 and stage.reorg_weights:
             self.supernet.reorder(alike=[*alike, *optimizer_tensors(self.optimizer, self.supernet)])
         if place.since % stage.sample_rate == 0:
-            self._drawn = tuple(space.sample(self._generator) for _ in range(self._random))
+            self._drawn = tuple(self._draw(space) for _ in range(self._random))
         for group in self._groups:
             group["lr"] = self.rate(self.taken) * (group["initial_lr"] / self._largest)
         self.taken += 1
         fixed = {"maximal": space.maximal, "minimal": space.minimal}
         return (*(fixed[name]() for name in RULES[self.rule]), *self._drawn)
+
+    def _draw(self, space: SearchSpace) -> Subnet:
+        full = self._generator.random() if self.sampling == "spread" else 0.0
+        return space.sample(self._generator, full)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the schedule is, as plain data for a JSON file."""
@@ -177,6 +187,12 @@ def check_rule(rule: str, subnets_per_step: int | None) -> None:
         raise TrainingError(f"rule: {rule!r} is not one of {', '.join(RULES)}")
     if subnets_per_step is not None and subnets_per_step < max(1, len(RULES[rule])):
         raise TrainingError(f"subnets_per_step: {subnets_per_step} is too few for the rule {rule!r}")
+
+
+def check_sampling(sampling: str) -> None:
+    """Raise `TrainingError` unless there is such a sampling."""
+    if sampling not in SAMPLINGS:
+        raise TrainingError(f"sampling: {sampling!r} is not one of {', '.join(SAMPLINGS)}")
 
 
 def optimizer_tensors(optimizer: Optimizer | None, supernet: SuperNetwork) -> list[dict[str, Tensor]]:

@@ -148,6 +148,7 @@ class Trainer:
             steps_per_epoch=steps_per_epoch,
             rule=recipe.rule,
             subnets_per_step=recipe.subnets_per_step,
+            sampling=recipe.sampling,
             learning_rate=recipe.learning_rate if self.optimizer is None else None,
             lr_schedule=recipe.lr_schedule,
             progressivity=recipe.progressivity_of_elasticity,

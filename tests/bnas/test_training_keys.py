@@ -74,6 +74,7 @@ KD = {"algorithm": "knowledge_distillation"}
         ),
         ({"train_steps": 1000}, {"train_steps": 1000}),
         ({"rule": "sandwich", "subnets_per_step": 4}, {"rule": "sandwich", "subnets_per_step": 4}),
+        ({"sampling": "spread"}, {"sampling": "spread"}),
         ({"rule": "random"}, {"rule": "random", "distillation": None}),
         ({"clip_norm": 1.0}, {"clip_norm": 1.0}),
         ({"ema_decay": 0.99}, {"ema_decay": 0.99}),

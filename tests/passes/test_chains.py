@@ -46,7 +46,7 @@ def _bits(space: SearchSpace) -> list[tuple[int, ...]]:
 def test_a_limit_holds_everywhere(space: SearchSpace, seed: int) -> None:
     subsets, generator = allowed(space), np.random.default_rng(seed)
     assert space.size == 2 * len(subsets)
-    for subnet in (space.minimal(), space.maximal(), space.sample(generator)):
+    for subnet in (space.minimal(), space.maximal(), space.sample(generator), space.sample(generator, 0.5)):
         assert subnet.skipped in subsets
         space.check(subnet)
         assert space.decode(space.encode(subnet)) == subnet

@@ -129,6 +129,20 @@ def test_samples_are_uniform_and_come_from_the_generator() -> None:
     assert all(150 < count < 250 for count in counts.values())
 
 
+@given(space=spaces(), seed=st.integers(0, 100), full=st.floats(0, 1))
+def test_samples_are_enlarged_and_never_made_smaller(space: SearchSpace, seed: int, full: float) -> None:
+    small, large = (space.encode(space.sample(np.random.default_rng(seed), p)) for p in (0, full))
+    for variable, before, after in zip(space.variables(), small, large, strict=True):
+        assert after in (before, len(variable.choices) - 1)
+    assert space.sample(np.random.default_rng(seed), 1) == space.maximal()
+
+
+def test_the_share_of_enlarged_choices_is_the_one_asked_for() -> None:
+    space, generator = SearchSpace({"a": (1, 2)}, ("x",), {}, {"k": (3, 5)}), np.random.default_rng(0)
+    ones = np.mean([space.encode(space.sample(generator, 0.5)) for _ in range(2000)], axis=0)
+    assert np.abs(ones - 0.75).max() < 0.04
+
+
 def test_a_large_space_has_a_size() -> None:
     space = SearchSpace({f"w{n}": (1, 2, 3, 4) for n in range(40)}, ())
     assert space.size == 4**40 > sys.maxsize

@@ -54,6 +54,17 @@ def test_subnets_per_step(rule: str, least: int) -> None:
         steps(rule="sandwhich")
 
 
+def test_spread_samples_are_of_all_sizes() -> None:
+    full, least = NET.space.maximal(), NET.space.minimal()  # three choices of two each
+    for sampling, large, small in (("uniform", 1 / 8, 1 / 8), ("spread", 15 / 32, 1 / 32)):
+        drawn = steps(per_epoch=2000, rule="random", sampling=sampling)
+        assert abs(drawn.count((full,)) / 2000 - large) < 0.04
+        assert abs(drawn.count((least,)) / 2000 - small) < 0.04
+        assert drawn == steps(per_epoch=2000, rule="random", sampling=sampling)
+    with pytest.raises(TrainingError, match="sampling: 'even' is not one of uniform, spread"):
+        steps(sampling="even")
+
+
 def test_sample_rate_counts_from_the_start_of_the_stage() -> None:
     stages = [Stage(("depth",), 1, sample_rate=3), Stage(epochs=2, sample_rate=5), Stage()]
     drawn = [one for (one,) in steps(stages, 7, rule="random", seed=3)]
