@@ -333,21 +333,21 @@ class Configuration(Section):
     }
 
     model: str
-    """``torchvision:NAME``, ``package.module:FACTORY`` or ``path/file.py:FACTORY``."""
+    """A name of torchvision's, ``resnet50_cifar10`` or such; ``package.module:FACTORY``; ``path/file.py:FACTORY``"""
     num_classes: Count | None = None
     """Keyword argument of the model's factory."""
     weights: str | None = None
-    """State dict of the model, relative to the file's folder."""
+    """State dict of the model, .safetensors or .pt, relative to the file's folder."""
     dataset: str | None = None
-    """Keyword argument of the data factory; BootstrapNAS has built-in data by this name, bnas has not."""
+    """digits, cifar10, cifar100, fashion_mnist, imagenet; keyword argument of a data factory."""
     data: str | None = Field(default=None, validate_default=True)
-    """A factory of `bnas.Splits`, named as the model is."""
+    """A folder of a data set, of images or of .npz files; a .npz file; a factory of `bnas.Splits`."""
     data_options: dict[str, Any] = Field(default={})
-    """Further keyword arguments of the data factory."""
+    """Further arguments: see `docs/configuration.md`, or those of the factory."""
     batch_size: Count | None = None
-    """Keyword argument of the data factory."""
+    """Images of a batch in training."""
     batch_size_val: Count | None = None
-    """Keyword argument of the data factory."""
+    """Images of a batch elsewhere."""
     input_info: InputInfo
     device: Literal["cpu"] = "cpu"
     """What a run computes on; others are for the Python API."""

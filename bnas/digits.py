@@ -77,7 +77,7 @@ class Shifted:
             yield torch.stack(images), self.labels[chosen]
 
 
-def splits(batch: int = 50, seed: int = 0) -> Splits:
+def splits(batch_size: int = 50, seed: int = 0, *, batch_size_val: int = 100) -> Splits:
     """1,000 images for training, 397 for the search, 400 for the test, in a fixed random order.
 
     Raises:
@@ -93,8 +93,11 @@ def splits(batch: int = 50, seed: int = 0) -> Splits:
     order = torch.randperm(len(data.target), generator=torch.Generator().manual_seed(1))
     images = (torch.tensor(data.images, dtype=torch.float32)[order, None] - 4.9) / 6.0
     labels = torch.tensor(data.target)[order]
-    held = [list(zip(torch.split(a, 100), torch.split(b, 100), strict=True)) for a, b in _parts(images, labels)]
-    return Splits(Shifted(images[:TRAIN], labels[:TRAIN], batch, seed), held[0], held[1])
+    held = [
+        list(zip(torch.split(a, batch_size_val), torch.split(b, batch_size_val), strict=True))
+        for a, b in _parts(images, labels)
+    ]
+    return Splits(Shifted(images[:TRAIN], labels[:TRAIN], batch_size, seed), held[0], held[1])
 
 
 def _parts(images: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

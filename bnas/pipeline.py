@@ -49,6 +49,8 @@ class Splits:
     """Held out from training: what the search measures on."""
     test: Loader
     """Seen by neither training nor search: what is reported."""
+    record: Mapping[str, Any] | None = None
+    """What the data are and what was held out, as plain data; a run keeps it as ``data.json``."""
 
 
 @dataclass(frozen=True)
@@ -105,9 +107,10 @@ class Watch:
 def run_job(job: Job, output: Output, watch: Watch | None = None) -> Report:
     """Run all phases of `job` and write everything a later step needs to `output`.
 
-    Files: ``training/``, ``supernet/``, ``latency.json`` if asked for, ``evaluations.jsonl`` and ``.csv``,
-    ``pareto.json``, ``subnets/NAME.{json,safetensors,onnx}``, ``report.json``. A resumed run goes on with the training
-    where it was left, and reuses every evaluation. What is searched is what the last stage trained.
+    Files: ``data.json`` where the data have a record, ``training/``, ``supernet/``, ``latency.json`` if asked for,
+    ``evaluations.jsonl`` and ``.csv``, ``pareto.json``, ``subnets/NAME.{json,safetensors,onnx}``, ``report.json``. A
+    resumed run goes on with the training where it was left, and reuses every evaluation. What is searched is what the
+    last stage trained.
 
     Raises:
         BnasError: what is wrong, with the place and the remedy; files that were written are whole.
@@ -117,6 +120,8 @@ def run_job(job: Job, output: Output, watch: Watch | None = None) -> Report:
     watch.phase("finding what is elastic")
     original = copy.deepcopy(job.model).eval()
     supernet = _trained(job, output, watch)
+    if job.data.record is not None:
+        write_json(output.path("data.json"), dict(job.data.record))
     calibration = first_samples(job.data.train, job.calibration_samples)
     evaluator = Evaluator(supernet, calibration, list(job.data.validation))
     watch.phase("searching")

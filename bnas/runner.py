@@ -36,6 +36,7 @@ def job_of(configuration: Configuration, folder: Path) -> Job:
     model = model_of(configuration, folder)
     data = data_of(configuration, folder)
     example = torch.zeros(configuration.input_info.sample_size)
+    _check_classes(model, data, example)
     return Job(model, data, example, **_settings(configuration, folder), training=_optimizer(configuration, model))
 
 
@@ -46,18 +47,31 @@ def model_of(configuration: Configuration, folder: Path, *, weights: bool = True
 
 
 def data_of(configuration: Configuration, folder: Path) -> Splits:
-    """The data that `configuration` names.
+    """The data that `configuration` names: by ``data``, or by ``dataset`` alone.
 
     Raises:
-        SourceError: it names none that can be loaded.
+        SourceError, DataError: they cannot be loaded.
     """
-    if configuration.data is None:
-        raise SourceError(
-            f"dataset {configuration.dataset!r} is a name only; say where it comes from by the key 'data', "
-            "package.module:FACTORY or path/file.py:FACTORY, which gets dataset and batch_size as keyword arguments"
-        )
     options = {**configuration.data_options, **_given(configuration, "dataset", "batch_size", "batch_size_val")}
+    if configuration.data is None:
+        return load_data(options.pop("dataset"), folder, **options)
     return load_data(configuration.data, folder, **options)
+
+
+def _check_classes(model: nn.Module, data: Splits, example: torch.Tensor) -> None:
+    """Built-in data say how many classes they have; data of a user's factory need not."""
+    classes = (data.record or {}).get("classes")
+    if classes is None:
+        return
+    try:
+        with torch.no_grad():
+            outputs = model(example)
+    except (RuntimeError, TypeError, ValueError) as error:
+        told = f"the model does not take images of shape {tuple(example.shape)}"
+        raise SourceError(f"input_info.sample_size: {told}: {error}") from error
+    if isinstance(outputs, torch.Tensor) and outputs.ndim == 2 and outputs.shape[1] != classes:
+        told = f"the model has {outputs.shape[1]} outputs, and the data {classes} classes"
+        raise SourceError(f"{told}; num_classes={classes} makes a model of torchvision fit, with weights for as many")
 
 
 def _given(configuration: Configuration, *keys: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Models and data by name: ``torchvision:NAME``, ``package.module:FACTORY`` or ``path/file.py:FACTORY``."""
+"""Models and data by name: built-in ones, ``package.module:FACTORY`` or ``path/file.py:FACTORY``."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-import torch
-from torch import Tensor, nn
+from torch import nn
 
+from bnas.datasets import default_place, images
+from bnas.digits import splits
+from bnas.models import named
 from bnas.passes import BnasError
 from bnas.pipeline import Splits
 from bnas.runtime.checkpoint import check_state
+from bnas.weights import read_weights
 
 
 class SourceError(BnasError):
@@ -25,54 +27,51 @@ class SourceError(BnasError):
 
 
 def load_model(name: str, weights: Path | None = None, folder: Path | None = None, **options: Any) -> nn.Module:
-    """The model called `name`, in evaluation mode, with the state dict in `weights` (.safetensors, or .pt tensors).
+    """The model called `name`, in evaluation mode, with the weights in a file (`bnas.weights.read_weights`).
 
-    Files are looked for in `folder`, by default the current one. `options` are the factory's keyword arguments.
+    A name with a colon is that of a factory; others, and those after ``torchvision:``, are known to
+    `bnas.models.named`. Files are looked for in `folder`, by default the current one. `options` are the factory's
+    keyword arguments.
 
     Raises:
-        SourceError: there is no such model, its factory takes other arguments, or gives no module.
-        CheckpointError: the weights do not fit; names the missing and unexpected keys.
+        ModelError, SourceError: there is no such model, its factory takes other arguments, or gives no module.
+        WeightsError: the weights cannot be read.
+        CheckpointError: they do not fit; names the missing and unexpected keys.
     """
-    factory = _torchvision(name) if name.startswith("torchvision:") else find_factory(name, folder)
+    own = ":" in name.removeprefix("torchvision:")
+    factory = find_factory(name, folder) if own else named(name.removeprefix("torchvision:"))
     model = _called(name, factory, options)
     if not isinstance(model, nn.Module):
         raise SourceError(f"{name} gives a {type(model).__name__}, not a torch.nn.Module")
     if weights is not None:
-        state = read_weights((folder or Path()) / weights)
-        check_state(model.state_dict(), state, str(weights))
+        state = read_weights((folder or Path()) / weights, model.state_dict())
+        check_state(model.state_dict(), state, str((folder or Path()) / weights))
         model.load_state_dict(state)
     return model.eval()
 
 
-def load_data(name: str, folder: Path | None = None, **options: Any) -> Splits:
-    """The data called `name`, from a factory that returns `bnas.Splits`.
+def load_data(name: str, folder: Path | None = None, dataset: str | None = None, **options: Any) -> Splits:
+    """The data called `name`: from a factory that returns `bnas.Splits`, or built in.
+
+    Built in are digits, cifar10, cifar100, fashion_mnist and imagenet (in `folder` / data), or a place in `folder`:
+    see `bnas.datasets.images`. `dataset` and `options` are keyword arguments.
 
     Raises:
         SourceError: there is no such factory, it takes other arguments, or gives something else.
+        DataError: built-in data are not there, or damaged.
     """
-    data = _called(name, find_factory(name, folder), options)
+    factory: Callable[..., Any]
+    if ":" in name:
+        factory, options = find_factory(name, folder), options | ({} if dataset is None else {"dataset": dataset})
+    elif name == "digits":
+        factory = splits
+    else:
+        place, known = default_place(name, folder or Path())
+        factory = partial(images, place, dataset or known)
+    data = _called(name, factory, options)
     if not isinstance(data, Splits):
         raise SourceError(f"{name} gives a {type(data).__name__}, not bnas.Splits")
     return data
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """A state dict from a .safetensors file, or from a .pt file that holds tensors only: no code is run.
-
-    Raises:
-        SourceError: the file is missing, damaged, or holds something else.
-    """
-    if not path.is_file():
-        raise SourceError(f"weights {path}: there is no such file")
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise SourceError(f"weights {path} cannot be read as tensors: {error}") from error
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise SourceError(f"weights {path}: expected a state dict, tensors by name")
-    return state
 
 
 def _called(name: str, factory: Callable[..., Any], options: Mapping[str, Any]) -> Any:
@@ -84,23 +83,11 @@ def _called(name: str, factory: Callable[..., Any], options: Mapping[str, Any]) 
     return factory(**options)
 
 
-def _torchvision(name: str) -> Callable[..., Any]:
-    import torchvision
-
-    wanted = name.removeprefix("torchvision:")
-    known = torchvision.models.list_models()
-    if wanted not in known:
-        near = difflib.get_close_matches(wanted, known, n=1)
-        raise SourceError(f"torchvision has no model {wanted!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-    return partial(torchvision.models.get_model, wanted, weights=None)
-
-
 def find_factory(name: str, folder: Path | None = None) -> Callable[..., Any]:
     """The function or class behind ``package.module:NAME`` or ``path/file.py:NAME``."""
     place, colon, attribute = name.rpartition(":")
     if not colon or not place or not attribute:
-        allowed = "torchvision:NAME, package.module:FACTORY or path/file.py:FACTORY"
-        raise SourceError(f"{name!r} is not a name of this form: {allowed}")
+        raise SourceError(f"{name!r} is not of the form package.module:FACTORY or path/file.py:FACTORY")
     module = _file_module((folder or Path()) / place) if place.endswith(".py") else _import(place)
     factory = getattr(module, attribute, None)
     if not callable(factory):

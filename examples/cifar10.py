@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 import bnas
 from bnas.runtime.checkpoint import check_state
-from bnas.sources import SourceError, read_weights
+from bnas.sources import SourceError
+from bnas.weights import read_weights
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HELD_OUT = 5000

@@ -31,6 +31,7 @@ from bnas.configuration_table import tables
 from bnas.overrides import with_changes
 from bnas.passes import analyse, skippable_blocks, trace
 from bnas.runner import elasticity_of, job_of
+from bnas.samples import DataError
 from bnas.section import ConfigurationError, ConfigurationWarning
 from bnas.sources import SourceError
 
@@ -66,8 +67,9 @@ def test_all_faults_are_told_at_once_each_with_its_place() -> None:
             "bootstrapNAS": {"training": training, "search": search},
         }
     ) == (
-        "model is missing; torchvision:NAME, package.module:FACTORY or path/file.py:FACTORY",
-        "data is missing; A factory of bnas.Splits, named as the model is",
+        "model is missing; A name of torchvision's, resnet50_cifar10 or such; package.module:FACTORY; "
+        "path/file.py:FACTORY",
+        "data is missing; A folder of a data set, of images or of .npz files; a .npz file; a factory of bnas.Splits",
         "input_info is 3: must be a mapping of keys",
         "optimizer.momentum is inf: must be a finite number",
         f"{at}.schedule.list_stage_descriptions[2].width_indicator is 0: must be greater than or equal to 1",
@@ -255,7 +257,8 @@ def test_endpoints_of_the_published_configuration_are_blocks_of_a_resnet50(tmp_p
 def test_keys_for_the_factories_and_the_optimizer_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
     model, got = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)), {}
     monkeypatch.setattr(runner, "load_model", lambda *_, **options: got.update(options) or model)
-    monkeypatch.setattr(runner, "load_data", lambda *_, **options: got.update(options))
+    splits = bnas.Splits([], [], [])
+    monkeypatch.setattr(runner, "load_data", lambda *_, **options: got.update(options) or splits)
     optimizer = {"no_decay_keys": "1.#bias", "weight_decay": 0.5, "base_lr": 0.25}
     search = {"objectives": [{"name": "latency", "direction": "min"}, {"name": "accuracy", "direction": "max"}]}
     data = {**BASE, "num_classes": 7, "batch_size": 3, "optimizer": optimizer, "bootstrapNAS": {"search": search}}
@@ -289,9 +292,7 @@ def test_factories_that_do_not_fit_are_told(tmp_path: Path) -> None:
         job_of(parse_configuration({**data, "num_classes": 3}, "file"), tmp_path)
     with pytest.raises(SourceError, match=r"missing a required argument: 'folder'; its own are folder"):
         job_of(parse_configuration(data, "file"), tmp_path)
-    with pytest.raises(
-        SourceError, match="dataset 'cifar10' is a name only; say where it comes from by the key 'data'"
-    ):
+    with pytest.raises(DataError, match="CIFAR10 is not there; say where it lies by the key 'data'"):
         job_of(parse_configuration({**data, "data": None, "dataset": "cifar10"}, "file"), tmp_path)
 
 

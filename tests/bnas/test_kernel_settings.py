@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from torch import nn
 
+import bnas
 from bnas import runner
 from bnas.configuration_file import parse_configuration
 from bnas.pipeline import Job
@@ -17,7 +18,7 @@ from bnas.section import ConfigurationError
 def read(monkeypatch: pytest.MonkeyPatch, training: dict[str, Any]) -> Job:
     """The job that a configuration file with this training section stands for."""
     monkeypatch.setattr(runner, "load_model", lambda *_, **__: nn.Identity())
-    monkeypatch.setattr(runner, "load_data", lambda *_, **__: None)
+    monkeypatch.setattr(runner, "load_data", lambda *_, **__: bnas.Splits([], [], []))
     base = {"model": "m", "data": "d", "input_info": {"sample_size": [1, 3]}}
     configuration = parse_configuration({**base, "bootstrapNAS": {"training": training}}, "file")
     return runner.job_of(configuration, Path())

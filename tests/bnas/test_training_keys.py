@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from torch import nn
 
+import bnas
 from bnas import runner
 from bnas.configuration_file import parse_configuration
 from bnas.pipeline import Job
@@ -25,7 +26,7 @@ PUBLISHED = Path(__file__).parents[1] / "support" / "published"
 @pytest.fixture(autouse=True)
 def nothing_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "load_model", lambda *_, **__: nn.Identity())
-    monkeypatch.setattr(runner, "load_data", lambda *_, **__: None)
+    monkeypatch.setattr(runner, "load_data", lambda *_, **__: bnas.Splits([], [], []))
 
 
 def read(training: dict[str, Any], optimizer: dict[str, Any] | None = None) -> Job:
