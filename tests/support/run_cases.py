@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
 from bnas.notes import note_architecture, note_environment, note_search
 from bnas.output import CONFIG, Output
@@ -18,6 +20,43 @@ from bnas.runtime.history import write_history
 from bnas.search import EvaluationLog, Objective
 
 OBJECTIVES = (Objective("accuracy", "max"), Objective("macs", "min"))
+
+
+class Residual(nn.Module):
+    """A block that may be skipped."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The sum of the branch and its input."""
+        out: Tensor = self.conv2(torch.relu(self.conv1(x))) + x
+        return out
+
+
+class Small(nn.Module):
+    """Has depth, widths and a kernel to choose; `name` is that of a module in it."""
+
+    def __init__(self, name: str = "blocks") -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 16, 5, padding=2)
+        self.add_module(name, nn.Sequential(*(Residual(16) for _ in range(5))))
+        self.head = nn.Linear(16, 4)
+        self.inner = name
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Classes."""
+        out: Tensor = self.head(getattr(self, self.inner)(torch.relu(self.stem(x))).mean((2, 3)))
+        return out
+
+
+def small(name: str = "blocks") -> SuperNetwork:
+    """A super-network of some ten thousand sub-networks."""
+    torch.manual_seed(0)
+    elasticity = {"width_multipliers": [1, 0.75, 0.5], "divisor": 4, "min_width": 4}
+    return SuperNetwork.from_model(Small(name).eval(), torch.zeros(1, 1, 8, 8), elasticity)
 
 
 def write_run(
