@@ -12,6 +12,7 @@ import typer
 from bnas.cli_bench import bench
 from bnas.cli_export import export
 from bnas.cli_report import report, report_told
+from bnas.passes.errors import BnasError
 
 if TYPE_CHECKING:
     from bnas.output import Output
@@ -143,8 +144,6 @@ def main() -> None:
     try:
         app()
     except Exception as error:
-        from bnas.passes.errors import BnasError  # here, since it loads torch, which --help does not need
-
         if not isinstance(error, BnasError):
             raise
         notes = "".join(f"\n  {note}" for note in getattr(error, "__notes__", ()))

@@ -15,7 +15,7 @@ def report(
     ] = None,
 ) -> None:
     """Write the report of a run: one HTML file that needs no network, and every plot as PNG and CSV."""
-    from bnas.page.page import write_page
+    from bnas.page import write_page
 
     typer.echo(f"The report is in {write_page(run, output)}")
 
@@ -25,8 +25,8 @@ def report_told(run: Path) -> str:
     from bnas.passes.errors import BnasError
 
     try:
-        from bnas.page.page import write_page
+        from bnas.page import write_page
 
         return f"The report is in {write_page(run)}"
-    except (BnasError, OSError) as error:  # the run itself is complete
+    except BnasError as error:  # the run itself is complete
         return f"There is no report: {error}"

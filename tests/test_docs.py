@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from run_cases import small, write_run
 
+from bnas.page.recorded import MISSING
 from bnas.passes.axes import RULES
 from bnas.passes.calls import MODULE_FORMS
 
@@ -56,6 +58,16 @@ def test_the_page_on_training_runs() -> None:
 
 def test_the_page_on_search_runs() -> None:
     run(blocks((PASSES.parent / "search.md").read_text()))
+
+
+def test_the_page_on_reports_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_run(tmp_path / "runs" / "demo", small())
+    monkeypatch.chdir(tmp_path)
+    text = (PASSES.parent / "report.md").read_text()
+    run(blocks(text))
+    assert "</html>" in (tmp_path / "runs/demo/report.html").read_text()
+    for name in (*MISSING, "config.json"):
+        assert f"`{name}`" in text
 
 
 @pytest.mark.usefixtures("tables_put_back")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import cycle
 
 from bnas.page.choice import told
 from bnas.page.members import Members
@@ -54,7 +55,7 @@ def _plot(run: Recorded, search: SearchResult, members: Members, x: Quantity, y:
     drawn += [series("breaks a constraint", outside, "hollow", GREY)] if outside else []
     drawn.append(series("Pareto front", front, "step" if flat else "dots", BLUE))
     by_key = {f"e{one.index}": one for one in search.evaluations}
-    for (name, member), (colour, marker) in zip(members.winners.items(), WINNERS, strict=False):
+    for (name, member), (colour, marker) in zip(members.winners.items(), cycle(WINNERS), strict=False):
         drawn.append(series(name, [by_key[member.key]], "mark", colour, marker))
     drawn += _original(run, x, y)
     return Plot(

@@ -36,7 +36,7 @@ class Members:
     asked: Mapping[str, Quantity]
     """Those that are objectives."""
     winners: Mapping[str, Member]
-    """By name."""
+    """By name; those with several names by all of them."""
     front: tuple[Member, ...]
     """Those that are no winners."""
 
@@ -54,12 +54,11 @@ class Members:
         shown = {name: quantity(name, (one.values[name] for one in measured)) for name in names}
         known = {one.subnet: one for one in measured}
         asked = {one.name for one in run.settings.objectives} if run.settings else set()
-        winners: dict[str, Member] = {}
-        for row in run.results.rows[1:] if run.results and maximal else ():
-            subnet = Subnet.from_json(row.subnet.model_dump())
-            evaluation = known.get(subnet)
-            if evaluation is not None:
-                winners[row.name] = _member(evaluation, row.name, maximal or subnet, shown)
+        named: dict[Subnet, list[str]] = {}
+        for row in run.results.rows[1:] if run.results else ():
+            named.setdefault(Subnet.from_json(row.subnet.model_dump()), []).append(row.name)
+        labels = {", ".join(names): subnet for subnet, names in named.items() if subnet in known}
+        winners = {label: _member(known[subnet], label, maximal or subnet, shown) for label, subnet in labels.items()}
         taken = {member.key for member in winners.values()}
         others = [one for one in run.front if _key(one) not in taken]
         return cls(

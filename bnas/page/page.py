@@ -137,15 +137,17 @@ def write_page(run: Path, output: Path | None = None) -> Path:
     to the folder `output`. Each file is written whole or not at all, and the run itself is not changed.
 
     Raises:
-        ReportError: there is no run, or one of its files is damaged.
+        ReportError: there is no run, one of its files is damaged, or the report cannot be written there.
     """
     page, place = Page(read_run(run)), run if output is None else output
-    html = page.html().encode()
-    for name, data in page.pictures.items():
-        write_bytes(place / "report" / f"{name}.png", data)
-    for name, data in page.tables():
-        write_bytes(place / "report" / f"{name}.csv", data)
-    write_bytes(place / "report.html", html)
+    files = {f"report/{name}.png": data for name, data in page.pictures.items()}
+    files |= {f"report/{name}.csv": data for name, data in page.tables()}
+    files["report.html"] = page.html().encode()
+    try:
+        for name, data in files.items():
+            write_bytes(place / name, data)
+    except OSError as error:
+        raise ReportError(f"{place}: the report cannot be written: {error}; give another folder (--output)") from error
     return place / "report.html"
 
 
