@@ -66,7 +66,8 @@ class Trainer:
             ``history.json`` (what every epoch ended with).
         checkpoint_every: steps between two writes of ``last/``; by default every epoch.
         tensorboard: write scalars to ``tensorboard/`` in the directory (extra "tensorboard").
-        on_step, on_epoch: called on process 0 after every step, and after every epoch.
+        on_step: called on process 0 after every step.
+        on_epoch: called there after every epoch.
 
     Raises:
         TrainingError: settings contradict each other or the super-network.
