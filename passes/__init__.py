@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from .lazy import attach
 
 if TYPE_CHECKING:
+    from . import rules
     from .analysis import Analysis
     from .axes import AxisTypes, analyse, register_rule
     from .blocks import Block, Blocks, find_blocks
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 __getattr__ = attach(
     __name__,
     {
+        "bnas.passes": ("rules",),
         "bnas.passes.analysis": ("Analysis",),
         "bnas.passes.axes": (
             "AxisTypes",
