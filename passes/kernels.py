@@ -21,7 +21,7 @@ from .calls import CONVOLUTIONS, Call, TensorRef
 from .errors import Diagnostic
 from .terms import Sym
 
-LAYERS: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 SETTINGS = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
 
 
