@@ -133,5 +133,4 @@ def _is_convolution(site: Site, node: Node) -> bool:
 
 def _is_called_once(node: Node) -> bool:
     """Whether no other node calls the same module: its weights would have to be stored twice."""
-    calls = [one for one in node.graph.nodes if one.op == node.op == "call_module" and one.target == node.target]
-    return len(calls) <= 1
+    return node.op != "call_module" or node.graph.find_nodes(op=node.op, target=node.target) == [node]
