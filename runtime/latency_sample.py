@@ -1,0 +1,79 @@
+"""Which sub-networks of a super-network are measured for a latency model, and how they are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from bnas.passes import Subnet
+
+from .latency import Latency, measure_latency
+from .onnx_session import CPU
+from .supernetwork import SuperNetwork
+
+FEATURES = ("macs", "parameters", "activations", "layers")
+"""Costs that a latency is a sum of, with a constant for what every run takes; "layers" are those with "macs"."""
+
+CANDIDATES = 256
+"""Random sub-networks that those to measure are chosen from."""
+
+GROUP = 5
+"""So many sub-networks are measured together, with the maximal one as the reference: all may be in memory at once."""
+
+
+def spread(supernet: SuperNetwork, count: int, generator: np.random.Generator) -> list[Subnet]:
+    """Different sub-networks that lie as far apart as can be in their costs, the maximal and the minimal among them."""
+    space = supernet.space
+    drawn = [space.maximal(), space.minimal(), *_between(supernet, generator)]
+    pool = list(dict.fromkeys(space.canonical(subnet) for subnet in drawn))
+    costs = supernet.cost_model.many(pool, FEATURES)
+    logs = np.log(np.stack([costs[name] for name in FEATURES], axis=1).astype(np.float64) + 1)
+    points = (logs - logs.min(axis=0)) / np.maximum(np.ptp(logs, axis=0), 1e-9)
+    chosen = list(range(min(2, len(pool))))
+    distance = np.min([np.linalg.norm(points - points[one], axis=1) for one in chosen], axis=0)
+    while len(chosen) < min(count, len(pool)):
+        distance[chosen] = -1  # where costs are equal too, a sub-network is chosen once
+        chosen.append(int(distance.argmax()))
+        distance = np.minimum(distance, np.linalg.norm(points - points[chosen[-1]], axis=1))
+    return [pool[one] for one in chosen]
+
+
+def _between(supernet: SuperNetwork, generator: np.random.Generator) -> Iterable[Subnet]:
+    """Random sub-networks, half of them uniform; the others tend to be large or small as a whole."""
+    space, variables = supernet.space, supernet.space.variables()
+    for turn in range(CANDIDATES):
+        if turn % 2:
+            yield space.sample(generator)
+            continue
+        lean = generator.beta(1, 1)
+        yield space.repair(space.decode([int(generator.binomial(len(v.choices) - 1, lean)) for v in variables]))
+
+
+def ratios(
+    supernet: SuperNetwork, subnets: Sequence[Subnet], *, runs: int = 50, **settings: Any
+) -> tuple[dict[Subnet, float], float]:
+    """How long each sub-network takes, divided by the maximal one's time; and the milliseconds of that one.
+
+    Each group is measured with the maximal sub-network: what changes on the machine between two groups cancels out.
+    """
+    maximal, found, references = supernet.space.maximal(), dict[Subnet, float](), list[float]()
+    for start in range(0, len(subnets), GROUP):
+        group = subnets[start : start + GROUP]
+        named: dict[str, Any] = {"reference": maximal, **{str(place): one for place, one in enumerate(group)}}
+        latencies = measure_latency(named, supernet=supernet, reference="reference", runs=runs, **settings)
+        references.append(_milliseconds(latencies["reference"]))
+        compared = (_ratio(latencies[str(place)], latencies["reference"]) for place in range(len(group)))
+        found.update(zip(group, compared, strict=True))
+    return found, float(np.median(references)) if references else 0.0
+
+
+def _milliseconds(latency: Latency) -> float:
+    return latency.median_ms if latency.provider == CPU else latency.wall_median_ms
+
+
+def _ratio(latency: Latency, reference: Latency) -> float:
+    if latency.provider == CPU and latency.ratio is not None:
+        return latency.ratio
+    return _milliseconds(latency) / _milliseconds(reference)
