@@ -46,7 +46,7 @@ class LatencyModel:
     error: float
     """Mean relative error of these predictions."""
     settings: Mapping[str, Any] = field(repr=False)
-    """How it was measured: threads, batch, provider."""
+    """How it was measured: threads, batch, provider, runs within one timing."""
     level: float | None = None
     """Milliseconds of the maximal sub-network while the others were measured."""
     machine: Mapping[str, Any] = field(default_factory=machine, repr=False)
@@ -79,8 +79,9 @@ class LatencyModel:
         """
         settings = {"batch": batch, "threads": threads, "provider": provider}
         chosen = spread(supernet, count, np.random.default_rng(seed))
-        found, level = ratios(supernet, chosen, runs=runs, **settings)
-        return cls.of(supernet, {one: level * ratio for one, ratio in found.items()}, settings, level)
+        all_of = ratios(supernet, chosen, runs=runs, **settings)
+        times = {one: all_of.level_ms * ratio for one, ratio in all_of.found.items()}
+        return cls.of(supernet, times, {**settings, "repeats": all_of.repeats}, all_of.level_ms)
 
     @classmethod
     def of(
@@ -128,8 +129,8 @@ class LatencyModel:
         against predictions, also where the whole machine has become slower since. `bnas.measure_latency` tells what
         a sub-network takes now.
         """
-        found, level = ratios(self.supernet, subnets, runs=runs, **self.settings)
-        return [(self.level or level) * found[one] for one in subnets]
+        now = ratios(self.supernet, subnets, runs=runs, **self.settings)
+        return [(self.level or now.level_ms) * now.found[one] for one in subnets]
 
     def save(self, path: str | Path) -> None:
         """Write it to a JSON file, atomically, with the machine that it holds for."""

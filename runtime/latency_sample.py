@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -51,22 +52,33 @@ def _between(supernet: SuperNetwork, generator: np.random.Generator) -> Iterable
         yield space.repair(space.decode([int(generator.binomial(len(v.choices) - 1, lean)) for v in variables]))
 
 
-def ratios(
-    supernet: SuperNetwork, subnets: Sequence[Subnet], *, runs: int = 50, **settings: Any
-) -> tuple[dict[Subnet, float], float]:
-    """How long each sub-network takes, divided by the maximal one's time; and the milliseconds of that one.
+@dataclass(frozen=True)
+class Ratios:
+    """How long sub-networks take, divided by the time of the maximal one in the same rounds.
 
-    Each group is measured with the maximal sub-network: what changes on the machine between two groups cancels out.
+    What changes on the machine between two groups that are measured so cancels out.
     """
-    maximal, found, references = supernet.space.maximal(), dict[Subnet, float](), list[float]()
+
+    found: Mapping[Subnet, float]
+    level_ms: float
+    """Milliseconds of the maximal one: the median over the groups."""
+    repeats: int
+    """Runs within one timing."""
+
+
+def ratios(supernet: SuperNetwork, subnets: Sequence[Subnet], *, runs: int = 50, **settings: Any) -> Ratios:
+    """Measure sub-networks, each group together with the maximal one, with the `settings` of `measure_latency`."""
+    maximal, found, references = supernet.space.maximal(), dict[Subnet, float](), list[Latency]()
     for start in range(0, len(subnets), GROUP):
         group = subnets[start : start + GROUP]
         named: dict[str, Any] = {"reference": maximal, **{str(place): one for place, one in enumerate(group)}}
         latencies = measure_latency(named, supernet=supernet, reference="reference", runs=runs, **settings)
-        references.append(_milliseconds(latencies["reference"]))
+        references.append(latencies["reference"])
+        settings["repeats"] = references[0].repeats  # also where another group would be just above the bound for one
         compared = (_ratio(latencies[str(place)], latencies["reference"]) for place in range(len(group)))
         found.update(zip(group, compared, strict=True))
-    return found, float(np.median(references)) if references else 0.0
+    level = float(np.median([_milliseconds(one) for one in references])) if references else 0.0
+    return Ratios(found, level, references[0].repeats if references else 1)
 
 
 def _milliseconds(latency: Latency) -> float:

@@ -134,10 +134,10 @@ def random(supernet: SuperNetwork, count: int, generator: np.random.Generator) -
 
 def held_out(model: LatencyModel, held: list[Subnet]) -> list[str]:
     """What the table says of one model and the sub-networks that it did not see."""
-    (first, level), (second, _) = (ratios(model.supernet, held) for _ in range(2))
-    one, two = (np.array(list(found.values())) for found in (first, second))
-    found, truth, base = model.many(held), (one + two) / 2, model.level or level
-    errors = relative(found, base * truth), relative(one, two), relative(found, level * truth)
+    first, second = (ratios(model.supernet, held, **model.settings) for _ in range(2))
+    one, two = (np.array(list(some.found.values())) for some in (first, second))
+    found, truth, level = model.many(held), (one + two) / 2, model.level or first.level_ms
+    errors = relative(found, level * truth), relative(one, two), relative(found, first.level_ms * truth)
     taus = kendall_tau(found, truth), kendall_tau(one, two)
     shown = [f"{one:.3f}" for one in taus] + [f"{one:.1%}" for one in errors]
     return [*shown, f"{model.tau:.3f}, {model.error:.1%}"]

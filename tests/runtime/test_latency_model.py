@@ -94,7 +94,7 @@ def test_a_small_space_has_no_more_than_it_has() -> None:
 
 
 def latency(ms: float, ratio: float | None) -> Latency:
-    return Latency(ms, (ms, ms), 0.0, ms, (ms, ms), 50, 1, 1, 1, ratio)
+    return Latency(ms, (ms, ms), 0.0, ms, (ms, ms), 50, 7, 1, 1, ratio)
 
 
 def test_groups_are_related_to_the_maximal(
@@ -102,10 +102,11 @@ def test_groups_are_related_to_the_maximal(
 ) -> None:
     """The machine gets twice as slow between one group and the next, and nobody should see that."""
     chosen = spread(supernet, 12, np.random.default_rng(0))
-    law, asked = made_up(supernet, chosen), list[int]()
+    law, asked, repeats = made_up(supernet, chosen), list[int](), list[int | None]()
 
     def measure(named: dict[str, Subnet], **settings: Any) -> dict[str, Latency]:
         slow = 2.0 ** len(asked)
+        repeats.append(settings.get("repeats"))
         asked.append(len(named))
         base = law[chosen[0]]
         return {
@@ -114,20 +115,21 @@ def test_groups_are_related_to_the_maximal(
         }
 
     monkeypatch.setattr(latency_sample, "measure_latency", measure)
-    found, level = ratios(supernet, chosen)
+    now = ratios(supernet, chosen)
     assert asked == [6, 6, 3]
-    assert list(found) == chosen
-    assert level == pytest.approx(2 * law[chosen[0]])  # that of the middle group
-    np.testing.assert_allclose(list(found.values()), [law[one] / law[chosen[0]] for one in chosen])
+    assert list(now.found) == chosen
+    assert (now.level_ms, now.repeats) == (pytest.approx(2 * law[chosen[0]]), 7)  # that of the middle group
+    np.testing.assert_allclose(list(now.found.values()), [law[one] / law[chosen[0]] for one in chosen])
     model = LatencyModel.fit(supernet, 12, batch=4, threads=2)
-    assert model.settings == {"batch": 4, "threads": 2, "provider": "CPUExecutionProvider"}
+    assert model.settings == {"batch": 4, "threads": 2, "provider": "CPUExecutionProvider", "repeats": 7}
     assert (model.tau, model.level) == (1, pytest.approx(2**4 * law[chosen[0]]))
     model.save(tmp_path / "latency.json")
-    for one in (model, LatencyModel.load(tmp_path / "latency.json", supernet)):
-        assert one.measure(chosen[:2]) == pytest.approx(
+    for same in (model, LatencyModel.load(tmp_path / "latency.json", supernet)):  # in milliseconds of its fit
+        assert same.measure(chosen[:2]) == pytest.approx(
             [2**4 * law[one] for one in chosen[:2]]
         )  # as when it was fitted
     assert asked == [6, 6, 3] * 2 + [3] * 2
+    assert repeats == [None, 7, 7] * 2 + [7] * 2  # as many in one group as in the other
     without = LatencyModel.of(supernet, model.measured)
     assert without.measure(chosen[:2]) == pytest.approx([2**8 * law[one] for one in chosen[:2]])
 
