@@ -83,7 +83,7 @@ def linear(site: Site) -> str:
     weight, bias = site.value(1, "weight"), site.optional(2, "bias")
     if site.x.tensor.ndim == 2:
         return site.emit("Gemm", site.x, weight, bias, transB=1)
-    product = site.emit("MatMul", site.x, site.emit("Transpose", weight, perm=[1, 0]))
+    product = site.emit("MatMul", site.x, site.transpose(weight, [1, 0]))
     return product if bias is None else site.emit("Add", product, bias)
 
 
