@@ -71,7 +71,7 @@ class LatencyModel:
             batch: Samples in a run.
             threads: Threads within an operator.
             provider: ONNX Runtime's execution provider; for another device than the CPU the wall clock counts.
-            runs: Rounds of each measurement.
+            runs: Rounds of each measurement, of which there are three for each.
             seed: Fixes which are chosen.
 
         Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,9 @@ CANDIDATES = 256
 
 GROUP = 5
 """So many sub-networks are measured together, with the maximal one as the reference: all may be in memory at once."""
+
+TURNS = 3
+"""So often each is measured: where a model lies in memory changes its time by a few percent until it is loaded anew."""
 
 
 def spread(supernet: SuperNetwork, count: int, generator: np.random.Generator) -> list[Subnet]:
@@ -67,18 +70,30 @@ class Ratios:
 
 
 def ratios(supernet: SuperNetwork, subnets: Sequence[Subnet], *, runs: int = 50, **settings: Any) -> Ratios:
-    """Measure sub-networks, each group together with the maximal one, with the `settings` of `measure_latency`."""
-    maximal, found, references = supernet.space.maximal(), dict[Subnet, float](), list[Latency]()
-    for start in range(0, len(subnets), GROUP):
-        group = subnets[start : start + GROUP]
+    """Measure sub-networks, each group together with the maximal one, with the `settings` of `measure_latency`.
+
+    Each is measured `TURNS` times, loaded anew and in the company of others; the median counts.
+    """
+    maximal, references = supernet.space.maximal(), list[Latency]()
+    compared: dict[Subnet, list[float]] = {one: [] for one in subnets}
+    for group in _groups(list(compared)):
         named: dict[str, Any] = {"reference": maximal, **{str(place): one for place, one in enumerate(group)}}
         latencies = measure_latency(named, supernet=supernet, reference="reference", runs=runs, **settings)
         references.append(latencies["reference"])
         settings["repeats"] = references[0].repeats  # also where another group would be just above the bound for one
-        compared = (_ratio(latencies[str(place)], latencies["reference"]) for place in range(len(group)))
-        found.update(zip(group, compared, strict=True))
+        for place, one in enumerate(group):
+            compared[one].append(_ratio(latencies[str(place)], latencies["reference"]))
     level = float(np.median([_milliseconds(one) for one in references])) if references else 0.0
+    found = {one: float(np.median(each)) for one, each in compared.items()}
     return Ratios(found, level, references[0].repeats if references else 1)
+
+
+def _groups(subnets: Sequence[Subnet]) -> Iterator[list[Subnet]]:
+    """All sub-networks in groups, `TURNS` times, in another order each time."""
+    generator = np.random.default_rng(0)
+    for _ in range(TURNS):
+        order = [subnets[place] for place in generator.permutation(len(subnets))]
+        yield from (order[start : start + GROUP] for start in range(0, len(order), GROUP))
 
 
 def _milliseconds(latency: Latency) -> float:

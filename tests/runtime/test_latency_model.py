@@ -103,10 +103,12 @@ def test_groups_are_related_to_the_maximal(
     """The machine gets twice as slow between one group and the next, and nobody should see that."""
     chosen = spread(supernet, 12, np.random.default_rng(0))
     law, asked, repeats = made_up(supernet, chosen), list[int](), list[int | None]()
+    groups: list[list[Subnet]] = []
 
     def measure(named: dict[str, Subnet], **settings: Any) -> dict[str, Latency]:
         slow = 2.0 ** len(asked)
         repeats.append(settings.get("repeats"))
+        groups.append(list(named.values()))
         asked.append(len(named))
         base = law[chosen[0]]
         return {
@@ -116,22 +118,21 @@ def test_groups_are_related_to_the_maximal(
 
     monkeypatch.setattr(latency_sample, "measure_latency", measure)
     now = ratios(supernet, chosen)
-    assert asked == [6, 6, 3]
+    assert asked == [6, 6, 3] * 3
     assert list(now.found) == chosen
-    assert (now.level_ms, now.repeats) == (pytest.approx(2 * law[chosen[0]]), 7)  # that of the middle group
+    assert (now.level_ms, now.repeats) == (pytest.approx(2**4 * law[chosen[0]]), 7)  # of the fifth group of nine
     np.testing.assert_allclose(list(now.found.values()), [law[one] / law[chosen[0]] for one in chosen])
+    assert len({frozenset(one) for one in groups}) == len(groups)  # never in the same company
     model = LatencyModel.fit(supernet, 12, batch=4, threads=2)
     assert model.settings == {"batch": 4, "threads": 2, "provider": "CPUExecutionProvider", "repeats": 7}
-    assert (model.tau, model.level) == (1, pytest.approx(2**4 * law[chosen[0]]))
+    assert (model.tau, model.level) == (1, pytest.approx(2**13 * law[chosen[0]]))
+    assert repeats == [None, *[7] * 8] * 2  # as many in one group as in the other
     model.save(tmp_path / "latency.json")
     for same in (model, LatencyModel.load(tmp_path / "latency.json", supernet)):  # in milliseconds of its fit
-        assert same.measure(chosen[:2]) == pytest.approx(
-            [2**4 * law[one] for one in chosen[:2]]
-        )  # as when it was fitted
-    assert asked == [6, 6, 3] * 2 + [3] * 2
-    assert repeats == [None, 7, 7] * 2 + [7] * 2  # as many in one group as in the other
+        assert same.measure(chosen[:2]) == pytest.approx([2**13 * law[one] for one in chosen[:2]])
+    assert asked[18:] == [3] * 6
     without = LatencyModel.of(supernet, model.measured)
-    assert without.measure(chosen[:2]) == pytest.approx([2**8 * law[one] for one in chosen[:2]])
+    assert without.measure(chosen[:2]) == pytest.approx([2**25 * law[one] for one in chosen[:2]])
 
 
 def test_saved_and_loaded_it_says_the_same(supernet: SuperNetwork, tmp_path: Path) -> None:
