@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, overload
 
 import numpy as np
+from onnx import ModelProto
 from torch.fx import GraphModule
 
 from bnas.passes import Subnet
@@ -17,6 +18,7 @@ from bnas.passes.errors import BnasError
 
 from .machine import machine
 from .onnx_fallback import to_onnx
+from .onnx_file import loadable
 from .onnx_session import CPU, Array, SessionError, Source, open_session
 from .onnx_trial import eval_mode
 from .supernetwork import SuperNetwork
@@ -225,22 +227,21 @@ def _check(candidates: Mapping[str, Candidate], reference: str | None, numbers: 
 
 def _session(name: str, candidate: Candidate, supernet: SuperNetwork | None, settings: Mapping[str, Any]) -> Any:
     try:
-        return open_session(_source(name, candidate, supernet), **settings)
+        if isinstance(candidate, str | bytes | os.PathLike):
+            return open_session(candidate, **settings)
+        with loadable(_lowered(name, candidate, supernet)) as source:
+            return open_session(source, **settings)
     except SessionError as error:
         raise LatencyError(f"{name}: {error}") from error
 
 
-def _source(name: str, candidate: Candidate, supernet: SuperNetwork | None) -> Source:
-    """The candidate as ONNX Runtime loads it; a sub-network and a module are lowered in memory."""
-    if isinstance(candidate, str | bytes | os.PathLike):
-        return candidate
+def _lowered(name: str, candidate: GraphModule | Subnet, supernet: SuperNetwork | None) -> ModelProto:
+    """A sub-network or a module as an ONNX model in memory."""
     if supernet is None:
         raise LatencyError(f"{name}: a {type(candidate).__name__} needs the super-network it is from (supernet=...)")
     module = supernet.extract(candidate) if isinstance(candidate, Subnet) else candidate
     with eval_mode(module):
-        model, _ = to_onnx(module, supernet.example(), {})
-    content: bytes = model.SerializeToString()
-    return content
+        return to_onnx(module, supernet.example(), {})[0]
 
 
 def _feed(name: str, session: Any, inputs: Inputs, batch: int, seed: int) -> dict[str, Array]:

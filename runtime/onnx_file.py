@@ -67,6 +67,17 @@ def write_model(model: onnx.ModelProto, path: Path) -> None:
     _write(path, model.SerializeToString())
 
 
+@contextmanager
+def loadable(model: onnx.ModelProto) -> Iterator[bytes | Path]:
+    """What ONNX Runtime loads `model` from: its content, or a file for as long as the context lasts, if it is large."""
+    if weight_bytes(model) <= SIZE_LIMIT - STRUCTURE:
+        yield model.SerializeToString()
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        write_model(model, Path(folder) / "model.onnx")
+        yield Path(folder) / "model.onnx"
+
+
 def weight_bytes(model: onnx.ModelProto) -> int:
     """How many bytes the weights take that stand in `model` itself."""
     return sum(len(tensor.raw_data) for tensor in model.graph.initializer)
