@@ -73,13 +73,14 @@ def _convolution(call: Call, x: Tensor) -> Shape | None:
     weight = _tensor(call, 1, "weight")
     if weight is None or x.ndim != weight.ndim or x.shape[1] != weight.shape[1] * call.argument(6, "groups", 1):
         return None
-    axes, kernel = x.ndim - 2, weight.shape[2:]
     wanted = ((3, "stride", 1), (4, "padding", 0), (5, "dilation", 1))
-    settings = [_spread(call.argument(*one), axes) for one in wanted]
-    if not (x.is_contiguous() and weight.is_contiguous()) or any(one is None for one in settings):
+    stride, padding, dilation = (_spread(call.argument(*one), x.ndim - 2) for one in wanted)
+    if stride is None or padding is None or dilation is None:
         return None
-    sizes = zip(x.shape[2:], kernel, *settings, strict=True)  # type: ignore[arg-type]
-    made = [(size + 2 * pad - step * (k - 1) - 1) // stride + 1 for size, k, stride, pad, step in sizes]
+    if not (x.is_contiguous() and weight.is_contiguous()):
+        return None
+    sizes = zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
+    made = [(size + 2 * pad - step * (kernel - 1) - 1) // by + 1 for size, kernel, by, pad, step in sizes]
     return (x.shape[0], weight.shape[0], *made) if min(made, default=1) > 0 else None
 
 

@@ -62,8 +62,9 @@ class Source:
             rows = zip(*(column.tolist() for column in columns.values()), strict=True)
             found = [dict(zip(columns, map(float, row), strict=True)) for row in rows]
         if self.latency is not None:
-            many = getattr(self.latency, "many", lambda ones: map(self.latency, ones))
-            for costs, latency in zip(found, many(subnets), strict=True):
+            many = getattr(self.latency, "many", None)
+            latencies = map(self.latency, subnets) if many is None else many(subnets)
+            for costs, latency in zip(found, latencies, strict=True):
                 costs["latency"] = float(latency)
         return found
 
