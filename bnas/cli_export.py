@@ -20,8 +20,10 @@ def export(
 ) -> None:
     """Write a sub-network of a run to an ONNX file, and tell its accuracy on ONNX Runtime."""
     from bnas.run_folder import RunFolder
-    from bnas.runtime import Int8, evaluate_onnx, export_onnx, origin
+    from bnas.runtime import Int8, QuantisationError, evaluate_onnx, export_onnx, origin
 
+    if exclude and not int8:
+        raise QuantisationError(f"--exclude {exclude[0]}: says what int8 leaves out; say --int8 too")
     folder = RunFolder(run, source or recorded_source(run))
     chosen = folder.subnet(subnet)
     example = [tensor[:1] for tensor in folder.supernet.example()]

@@ -55,8 +55,13 @@ class Costs:
         }
 
     @cached_property
+    def layers(self) -> sympy.Expr:
+        """How many operators a sub-network runs of those that "macs" counts: what a latency also depends on."""
+        return sympy.Add(*map(self._keep, dict.fromkeys(node for node, _ in self._types.macs)))
+
+    @cached_property
     def _functions(self) -> Mapping[str, Callable[..., Any]]:
-        sums = {name: e for name, e in self.expressions.items() if name != "peak_memory"}
+        sums = {name: e for name, e in self.expressions.items() if name != "peak_memory"} | {"layers": self.layers}
         return {**{name: self._compiled(e) for name, e in sums.items()}, "peak_memory": self._compiled_peak()}
 
     def _compiled(self, expression: sympy.Expr | list[sympy.Expr]) -> Callable[..., Any]:
@@ -86,16 +91,18 @@ class Costs:
         keeps = [int(name not in subnet.skipped) for name in self._keeps]
         widths = [subnet.widths.get(name, choices[-1]) for name, choices in space.widths.items()]
         kernels = [subnet.kernels.get(name, choices[-1]) for name, choices in space.kernels.items()]
-        return {name: int(function(*keeps, *widths, *kernels)) for name, function in self._functions.items()}
+        return {name: int(self._functions[name](*keeps, *widths, *kernels)) for name in self.expressions}
 
-    def many(self, subnets: Iterable[Subnet]) -> dict[str, np.ndarray[Any, np.dtype[np.int64]]]:
-        """The costs of many sub-networks at once, as int64 arrays."""
+    def many(
+        self, subnets: Iterable[Subnet], names: Iterable[str] | None = None
+    ) -> dict[str, np.ndarray[Any, np.dtype[np.int64]]]:
+        """The costs of many sub-networks at once, as int64 arrays: all of them, or those in `names` or "layers"."""
         space = self._choices.space
         variables, vectors = space.variables(), [space.encode(s) for s in subnets]
         columns = np.array(vectors, dtype=np.int64).reshape(len(vectors), len(variables)).T
         values = [np.array(v.choices, dtype=np.int64)[c] for v, c in zip(variables, columns, strict=True)]
         full = np.zeros(len(vectors), dtype=np.int64)
-        return {name: full + function(*values) for name, function in self._functions.items()}
+        return {name: full + self._functions[name](*values) for name in names or self.expressions}
 
     def _keep(self, node: Node, without: Block | None = None) -> Any:
         """1 while the node is in the network: the product of the switches of the blocks around it."""

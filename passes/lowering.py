@@ -55,6 +55,7 @@ __all__ = [
     "Site",
     "Value",
     "lower",
+    "lowered_graph",
     "named_outputs",
     "register_lowering",
 ]
@@ -78,6 +79,15 @@ def lower(
         LoweringError: if an operator has no rule, or is used in a way that its rule cannot express; it names the
             operator, the node and the module.
     """
+    return lowered_graph(module, example_inputs).model(type(module).__name__, metadata or {})
+
+
+def lowered_graph(module: GraphModule, example_inputs: Sequence[Tensor]) -> OnnxBuilder:
+    """What `lower` makes the model of: all nodes, and the weights where they are, not yet copied.
+
+    Raises:
+        LoweringError: as `lower` does.
+    """
     _check_eval(module)
     builder = OnnxBuilder()
     with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
@@ -88,7 +98,7 @@ def lower(
         result = GraphWalk(builder).run(Scope(module), module.graph, values)
         for name, value in named_outputs(result):
             _output(builder, name, value)
-    return builder.model(type(module).__name__, metadata or {})
+    return builder
 
 
 def named_outputs(value: Any, name: str = "output") -> Iterator[tuple[str, Any]]:

@@ -10,6 +10,7 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 from torch import Tensor
 
 from .errors import LoweringError
+from .lowering_simplify import needed
 
 OPSET = 20
 """The operator set of every model: the first with GELU, and all of it is in ONNX Runtime 1.17 and later."""
@@ -125,9 +126,10 @@ class OnnxBuilder:
 
     def model(self, name: str, metadata: Mapping[str, str]) -> ModelProto:
         """The finished model, with `metadata` as its properties; it may be larger than one file can hold."""
-        used = {name for node in self.nodes for name in node.input}
+        nodes = needed(self.nodes, [one.name for one in self.outputs])
+        used = {name for node in nodes for name in node.input}
         kept = {name: tensor for name, tensor in self._tensors.items() if name in used}
-        graph = helper.make_graph(self.nodes, name, self.inputs, self.outputs)
+        graph = helper.make_graph(nodes, name, self.inputs, self.outputs)
         opset = helper.make_opsetid("", OPSET)
         model = helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION, producer_name="bnas")
         helper.set_model_props(model, dict(metadata))

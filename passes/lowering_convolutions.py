@@ -83,7 +83,7 @@ def linear(site: Site) -> str:
     weight, bias = site.value(1, "weight"), site.optional(2, "bias")
     if site.x.tensor.ndim == 2:
         return site.emit("Gemm", site.x, weight, bias, transB=1)
-    product = site.emit("MatMul", site.x, site.emit("Transpose", weight, perm=[1, 0]))
+    product = site.emit("MatMul", site.x, site.transpose(weight, [1, 0]))
     return product if bias is None else site.emit("Add", product, bias)
 
 
@@ -133,5 +133,4 @@ def _is_convolution(site: Site, node: Node) -> bool:
 
 def _is_called_once(node: Node) -> bool:
     """Whether no other node calls the same module: its weights would have to be stored twice."""
-    calls = [one for one in node.graph.nodes if one.op == node.op == "call_module" and one.target == node.target]
-    return len(calls) <= 1
+    return node.op != "call_module" or node.graph.find_nodes(op=node.op, target=node.target) == [node]

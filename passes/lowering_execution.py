@@ -5,23 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.fx.node import map_aggregate
 
 from .calls import Call
 from .errors import LoweringError
+from .lowering_shapes import quick_result
 from .lowering_site import BATCH, Value, batch_multiple, operator_name
 
 META = torch.device("meta")
 CPU = torch.device("cpu")
-
-SHAPE_KEEPERS = frozenset(
-    {F.batch_norm, F.relu, F.relu6, F.hardtanh, F.hardswish, F.hardsigmoid, F.leaky_relu, F.elu, F.selu, F.mish}
-    | {F.gelu, F.softplus}
-)
-"""Operators of modules whose result has the shape and dtype of the input."""
 
 
 class Execution:
@@ -68,6 +62,9 @@ class Execution:
 
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
+            quick = None if self.constant else quick_result(self._call, self._concrete)
+            if quick is not None:
+                return quick
             with CPU if self.constant else META:
                 return self._invoke(map_aggregate(args, self._concrete), map_aggregate(kwargs, self._concrete))
         except Exception as error:
@@ -78,9 +75,6 @@ class Execution:
             ) from error
 
     def _invoke(self, args: Any, kwargs: Any) -> Any:
-        if not self.constant and self._keeps_shape():
-            given: Tensor = args[0] if args else kwargs["input"]
-            return given.zero_() if self._call.kwargs.get("inplace") else torch.empty_like(given)
         node = self._node
         if callable(node.target):
             return node.target(*args, **kwargs)
@@ -92,12 +86,6 @@ class Execution:
         named = [*module.named_parameters(), *module.named_buffers()]
         state = {name: torch.empty_like(tensor, device=META) for name, tensor in named}
         return functional_call(module, state, args, kwargs)
-
-    def _keeps_shape(self) -> bool:
-        """Whether the node surely gives what its first argument is: then it need not be run, which takes far longer."""
-        if self._node.op == "call_module":
-            return self._call.op in SHAPE_KEEPERS
-        return self._node.target in (F.batch_norm, F.layer_norm, F.gelu)
 
     def _concrete(self, leaf: Any) -> Any:
         if isinstance(leaf, torch.device):

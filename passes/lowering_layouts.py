@@ -23,7 +23,7 @@ def pixel_unshuffle(site: Site) -> str:
     factor = site.arg(1, "downscale_factor")
     batch, channels, height, width = site.x.tensor.shape
     blocks = site.reshape(site.x, [batch, channels, height // factor, factor, width // factor, factor])
-    return site.reshape(site.emit("Transpose", blocks, perm=[0, 1, 3, 5, 2, 4]), site.result.shape)
+    return site.reshape(site.transpose(blocks, [0, 1, 3, 5, 2, 4]), site.result.shape)
 
 
 @register_lowering(torch.channel_shuffle)
@@ -33,4 +33,4 @@ def channel_shuffle(site: Site) -> str:
     batch, channels, *rest = site.x.tensor.shape
     grouped = site.reshape(site.x, [batch, groups, channels // groups, *rest])
     order = [0, 2, 1, *range(3, len(rest) + 3)]
-    return site.reshape(site.emit("Transpose", grouped, perm=order), site.result.shape)
+    return site.reshape(site.transpose(grouped, order), site.result.shape)

@@ -121,8 +121,8 @@ def _mixed(site: Site, source: str, axis: int, weights: torch.Tensor) -> str:
     order[axis], order[-1] = order[-1], order[axis]
     if axis == order[axis]:
         return site.emit("MatMul", source, weights)
-    turned = site.emit("Transpose", source, perm=order)
-    return site.emit("Transpose", site.emit("MatMul", turned, weights), perm=order)
+    turned = site.transpose(source, order)
+    return site.transpose(site.emit("MatMul", turned, weights), order)
 
 
 def averages(given: int, made: int) -> torch.Tensor:

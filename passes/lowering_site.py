@@ -18,6 +18,7 @@ from torch.fx import Node
 from .calls import Call, Operator
 from .errors import LoweringError, RuleError
 from .lowering_builder import OnnxBuilder, onnx_type
+from .lowering_simplify import through_reshapes, through_transposes
 
 BATCH = 1_299_709
 """The batch while lowering: a prime that no axis of a model has as a factor, or comes near to, by accident."""
@@ -136,8 +137,16 @@ class Site:
             return self.ints([size])
         return batch if count == 1 else self.emit("Mul", batch, self.ints([count]))
 
+    def transpose(self, source: Source, perm: Sequence[int]) -> str:
+        """`source` with its axes in the order `perm`: no node if that is theirs, one for several in a row."""
+        name, order = through_transposes(self.builder.producer, self.name(source), perm)
+        return name if order == sorted(order) else self.emit("Transpose", name, perm=order)
+
     def reshape(self, source: Source, sizes: Sequence[int]) -> str:
-        """`source` viewed with `sizes`; at most one of them needs to be computed when the model runs."""
+        """`source` viewed with `sizes`: no node if they are its own, one for several in a row."""
+        if isinstance(source, Value) and tuple(source.tensor.shape) == tuple(sizes):
+            return self.name(source)
+        source = through_reshapes(self.builder.producer, self.name(source))
         dynamic = [bool(batch_multiple(size)) for size in sizes]
         if sum(dynamic) > 1:
             return self.emit("Reshape", source, self.sizes(sizes))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from .lowering_simplify import through_reshapes
 from .lowering_site import Site, register_lowering
 
 
@@ -21,9 +22,11 @@ def reshape(site: Site) -> str:
 
     So ``squeeze()`` keeps the batch, where PyTorch drops it if it happens to be 1.
     """
-    if site.call.op is torch.flatten and site.result.ndim == 2 and site.result.shape[0] == site.x.tensor.shape[0]:
-        return site.emit("Flatten", site.x, axis=1)
-    return site.reshape(site.x, site.result.shape)
+    given, made, name = site.x.tensor, site.result, site.name(site.x)
+    rows = site.call.op is torch.flatten and given.ndim > made.ndim == 2 and made.shape[0] == given.shape[0]
+    if rows and through_reshapes(site.builder.producer, name) == name:
+        return site.emit("Flatten", name, axis=1)
+    return site.reshape(site.x, made.shape)
 
 
 @register_lowering(torch.permute)
@@ -31,7 +34,7 @@ def permute(site: Site) -> str:
     """Axes in another order, given as one tuple or one by one."""
     given = site.arg(1, "dims")
     order = list(given) if isinstance(given, list | tuple) else list(site.call.args[1:])
-    return site.emit("Transpose", site.x, perm=[axis % site.x.tensor.ndim for axis in order])
+    return site.transpose(site.x, [axis % site.x.tensor.ndim for axis in order])
 
 
 @register_lowering(torch.transpose)
@@ -56,7 +59,7 @@ def attribute(site: Site) -> str:
     if name == "data":
         return site.name(site.x)
     if name in ("T", "mT") and dims >= 2:
-        return swapped(site, dims - 2, dims - 1) if name == "mT" else site.emit("Transpose", site.x)
+        return swapped(site, dims - 2, dims - 1) if name == "mT" else site.transpose(site.x, [*reversed(range(dims))])
     raise site.refuse(f"reads {name!r}, which has no lowering rule")
 
 
@@ -64,7 +67,7 @@ def swapped(site: Site, first: int, second: int) -> str:
     """The first argument with two axes exchanged."""
     order = list(range(site.x.tensor.ndim))
     order[first], order[second] = order[second], order[first]
-    return site.emit("Transpose", site.x, perm=order)
+    return site.transpose(site.x, order)
 
 
 @register_lowering(torch.movedim)
@@ -72,7 +75,7 @@ def movedim(site: Site) -> str:
     """Axes moved to other places: those of a tensor whose sizes are their own numbers show the order."""
     numbered = torch.empty(tuple(range(site.x.tensor.ndim)), device="meta")
     moved = torch.movedim(numbered, site.arg(1, "source"), site.arg(2, "destination"))
-    return site.emit("Transpose", site.x, perm=list(moved.shape))
+    return site.transpose(site.x, list(moved.shape))
 
 
 @register_lowering("expand", "expand_as", torch.broadcast_to)

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, overload
 
 import numpy as np
+from onnx import ModelProto
 from torch.fx import GraphModule
 
 from bnas.passes import Subnet
@@ -17,6 +18,7 @@ from bnas.passes.errors import BnasError
 
 from .machine import machine
 from .onnx_fallback import to_onnx
+from .onnx_file import loadable
 from .onnx_session import CPU, Array, SessionError, Source, open_session
 from .onnx_trial import eval_mode
 from .supernetwork import SuperNetwork
@@ -36,7 +38,7 @@ TRUSTED_SPREAD = 0.1
 """A wider spread than that never counts as stable."""
 
 QUICK_MS = 0.2
-"""A model that is quicker than that is run several times within one timing."""
+"""Where all models are quicker than that, each is run several times within one timing."""
 
 TIMING_MS = 1.0
 """How long such a timing is to be: a thousand times what reading the clock costs."""
@@ -78,7 +80,7 @@ class Latency:
     runs: int
     """How many timings were taken."""
     repeats: int
-    """How many runs of the model each timing covers and is divided by: more than 1 for very quick models."""
+    """How many runs of the model each timing covers and is divided by: more than 1 where all models are very quick."""
     threads: int
     batch: int
     ratio: float | None
@@ -115,6 +117,8 @@ class _Runner:
     feed: Mapping[str, Array]
     repeats: int = 1
     warm: bool = True
+    quickest_ms: float = 0.0
+    """The quickest run of the warm-up, on the wall clock."""
 
     def time(self) -> tuple[float, float]:
         """CPU and wall milliseconds of one run."""
@@ -134,6 +138,7 @@ class Settings(TypedDict, total=False):
     batch: int
     runs: int
     warmup: int
+    repeats: int | None
     threads: int
     inter_threads: int
     provider: str
@@ -159,6 +164,7 @@ def measure_latency(
     batch: int = 1,
     runs: int = 50,
     warmup: int = 10,
+    repeats: int | None = None,
     threads: int = 1,
     inter_threads: int = 1,
     provider: str = CPU,
@@ -168,8 +174,9 @@ def measure_latency(
 
     Every model is loaded with all graph optimisations and `threads` threads that do not spin while they wait (they
     would burn the CPU time of the next model), and run until its times settle. Then come `runs` rounds; in each, every
-    candidate is timed once, in an order that `seed` shuffles, so that a disturbance hits all alike. A model that takes
-    less than `QUICK_MS` is run as often within one timing as makes it last `TIMING_MS`.
+    candidate is timed once, in an order that `seed` shuffles, so that a disturbance hits all alike. Where even the
+    slowest takes less than `QUICK_MS`, each is run as often within one timing as makes that one last `TIMING_MS`: as
+    often as all others, since the second run in a row finds its weights in the caches and may take half of the first.
 
     Args:
         candidates: Models by name, or one model: ONNX files or their content, modules, or sub-networks of `supernet`.
@@ -180,6 +187,7 @@ def measure_latency(
         batch: Samples in a run, where `inputs` does not say.
         runs: Rounds; with fewer than `TRUSTED_RUNS` nothing is called stable.
         warmup: Least runs before the first round; as many again until the median settles, at most `WINDOWS` times.
+        repeats: Runs of a model within one timing, if that is not to be found out.
         threads: Threads within an operator.
         inter_threads: Operators that may run at the same time.
         provider: ONNX Runtime's execution provider. On another device than the CPU, compare the wall clock.
@@ -191,12 +199,14 @@ def measure_latency(
     """
     named = candidates if isinstance(candidates, Mapping) else {"model": candidates}
     numbers = {"batch": batch, "runs": runs, "warmup": warmup, "threads": threads, "inter_threads": inter_threads}
-    _check(named, reference, numbers)
+    _check(named, reference, {**numbers, "repeats": 1 if repeats is None else repeats})
     settings = {"threads": threads, "inter_threads": inter_threads, "provider": provider}
     generator, runners = np.random.default_rng(seed), dict[str, _Runner]()
     for name, candidate in named.items():
         session = _session(name, candidate, supernet, settings)
         runners[name] = _warm(name, _Runner(session, _feed(name, session, inputs, batch, seed)), warmup)
+    repeats = repeats or repeats_for(max(runner.quickest_ms for runner in runners.values()))
+    runners = {name: replace(runner, repeats=repeats) for name, runner in runners.items()}
     times = _rounds(runners, runs, generator)
     base = None if reference is None else times[reference][:, 0]
     found = {name: _summary(times[name], base, runner, threads) for name, runner in runners.items()}
@@ -217,22 +227,21 @@ def _check(candidates: Mapping[str, Candidate], reference: str | None, numbers: 
 
 def _session(name: str, candidate: Candidate, supernet: SuperNetwork | None, settings: Mapping[str, Any]) -> Any:
     try:
-        return open_session(_source(name, candidate, supernet), **settings)
+        if isinstance(candidate, str | bytes | os.PathLike):
+            return open_session(candidate, **settings)
+        with loadable(_lowered(name, candidate, supernet)) as source:
+            return open_session(source, **settings)
     except SessionError as error:
         raise LatencyError(f"{name}: {error}") from error
 
 
-def _source(name: str, candidate: Candidate, supernet: SuperNetwork | None) -> Source:
-    """The candidate as ONNX Runtime loads it; a sub-network and a module are lowered in memory."""
-    if isinstance(candidate, str | bytes | os.PathLike):
-        return candidate
+def _lowered(name: str, candidate: GraphModule | Subnet, supernet: SuperNetwork | None) -> ModelProto:
+    """A sub-network or a module as an ONNX model in memory."""
     if supernet is None:
         raise LatencyError(f"{name}: a {type(candidate).__name__} needs the super-network it is from (supernet=...)")
     module = supernet.extract(candidate) if isinstance(candidate, Subnet) else candidate
     with eval_mode(module):
-        model, _ = to_onnx(module, supernet.example(), {})
-    content: bytes = model.SerializeToString()
-    return content
+        return to_onnx(module, supernet.example(), {})[0]
 
 
 def _feed(name: str, session: Any, inputs: Inputs, batch: int, seed: int) -> dict[str, Array]:
@@ -270,7 +279,7 @@ def _filled(name: str, shape: Sequence[int], kind: str, seed: int) -> Array:
 
 
 def _warm(name: str, runner: _Runner, warmup: int) -> _Runner:
-    """The runner once its times have settled, with as many repeats as its quickest run calls for."""
+    """The runner once its times have settled."""
     try:
         windows = [[runner.time() for _ in range(warmup)]]
         while not (warm := _settled(windows)) and len(windows) < WINDOWS:
@@ -278,7 +287,7 @@ def _warm(name: str, runner: _Runner, warmup: int) -> _Runner:
     except Exception as error:
         raise LatencyError(f"{name}: ONNX Runtime cannot run it: {type(error).__name__}: {error}") from error
     quickest = min(wall for window in windows for _, wall in window)
-    return _Runner(runner.session, runner.feed, repeats_for(quickest), warm)
+    return _Runner(runner.session, runner.feed, warm=warm, quickest_ms=quickest)
 
 
 def _settled(windows: Sequence[Sequence[tuple[float, float]]]) -> bool:
@@ -290,7 +299,7 @@ def _settled(windows: Sequence[Sequence[tuple[float, float]]]) -> bool:
 
 
 def repeats_for(milliseconds: float) -> int:
-    """How often a model that takes that long is run within one timing."""
+    """How often each model is run within one timing, where the slowest takes that long."""
     if milliseconds >= QUICK_MS:
         return 1
     return math.ceil(TIMING_MS / max(milliseconds, 1e-4))

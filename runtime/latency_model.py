@@ -19,20 +19,13 @@ from bnas.passes import Subnet
 
 from .checkpoint import described_space
 from .files import write_json
-from .latency import Latency, LatencyError, measure_latency
+from .latency import LatencyError
+from .latency_sample import FEATURES, ratios, spread
 from .machine import differences, machine
 from .onnx_session import CPU, Array
 from .supernetwork import SuperNetwork
 
 FORMAT = 1
-FEATURES = ("macs", "parameters", "activations")
-"""Costs that a latency is a sum of, with a constant for what every run takes."""
-
-CANDIDATES = 256
-"""Random sub-networks that those to measure are chosen from."""
-
-GROUP = 5
-"""So many sub-networks are measured together, with the maximal one as the reference: all may be in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +46,9 @@ class LatencyModel:
     error: float
     """Mean relative error of these predictions."""
     settings: Mapping[str, Any] = field(repr=False)
-    """How it was measured: threads, batch, provider."""
+    """How it was measured: threads, batch, provider, runs within one timing."""
+    level: float | None = None
+    """Milliseconds of the maximal sub-network while the others were measured."""
     machine: Mapping[str, Any] = field(default_factory=machine, repr=False)
 
     @classmethod
@@ -76,7 +71,7 @@ class LatencyModel:
             batch: Samples in a run.
             threads: Threads within an operator.
             provider: ONNX Runtime's execution provider; for another device than the CPU the wall clock counts.
-            runs: Rounds of each measurement.
+            runs: Rounds of each measurement, of which there are three for each.
             seed: Fixes which are chosen.
 
         Raises:
@@ -84,13 +79,23 @@ class LatencyModel:
         """
         settings = {"batch": batch, "threads": threads, "provider": provider}
         chosen = spread(supernet, count, np.random.default_rng(seed))
-        return cls.of(supernet, measured_ms(supernet, chosen, runs=runs, **settings), settings)
+        all_of = ratios(supernet, chosen, runs=runs, **settings)
+        times = {one: all_of.level_ms * ratio for one, ratio in all_of.found.items()}
+        return cls.of(supernet, times, {**settings, "repeats": all_of.repeats}, all_of.level_ms)
 
     @classmethod
     def of(
-        cls, supernet: SuperNetwork, measured: Mapping[Subnet, float], settings: Mapping[str, Any] | None = None
+        cls,
+        supernet: SuperNetwork,
+        measured: Mapping[Subnet, float],
+        settings: Mapping[str, Any] | None = None,
+        level: float | None = None,
     ) -> LatencyModel:
-        """The model that fits milliseconds which were measured on this machine."""
+        """The model that fits milliseconds which were measured on this machine.
+
+        Raises:
+            LatencyError: they are too few, or one of them is no time.
+        """
         needed = len(FEATURES) + 2
         if len(measured) < needed:
             raise LatencyError(f"{len(measured)} sub-networks are too few to fit a model to; {needed} are needed")
@@ -102,7 +107,8 @@ class LatencyModel:
         )
         error = float(np.mean(np.abs(left_out - times) / times))
         coefficients = tuple(float(one) for one in _fitted(features, times))
-        return cls(supernet, coefficients, dict(measured), kendall_tau(left_out, times), error, dict(settings or {}))
+        tau = kendall_tau(left_out, times)
+        return cls(supernet, coefficients, dict(measured), tau, error, dict(settings or {}), level)
 
     def __call__(self, subnet: Subnet) -> float:
         """Predicted milliseconds.
@@ -113,12 +119,18 @@ class LatencyModel:
         return float(self.many([subnet])[0])
 
     def many(self, subnets: Iterable[Subnet]) -> Array:
-        """Predicted milliseconds of many sub-networks at once."""
+        """Predicted milliseconds of many sub-networks at once: to the bit those that each gets by itself."""
         return _predicted(np.array(self.coefficients), _features(self.supernet, subnets))
 
     def measure(self, subnets: Sequence[Subnet], runs: int = 50) -> list[float]:
-        """Milliseconds of sub-networks, measured as those were that the model was fitted on."""
-        return list(measured_ms(self.supernet, subnets, runs=runs, **self.settings).values())
+        """Milliseconds of sub-networks, measured as those were that the model was fitted on.
+
+        They are related to the maximal sub-network, whose time is taken to be what it was then: so they can be held
+        against predictions, also where the whole machine has become slower since. `bnas.measure_latency` tells what
+        a sub-network takes now.
+        """
+        now = ratios(self.supernet, subnets, runs=runs, **self.settings)
+        return [(self.level or now.level_ms) * now.found[one] for one in subnets]
 
     def save(self, path: str | Path) -> None:
         """Write it to a JSON file, atomically, with the machine that it holds for."""
@@ -130,6 +142,7 @@ class LatencyModel:
             "settings": dict(self.settings),
             "space": described_space(self.supernet.space),
             "measured": measured,
+            "level": self.level,
         }
         write_json(Path(path), data)
 
@@ -147,7 +160,7 @@ class LatencyModel:
         if data["space"] != json.loads(json.dumps(described_space(supernet.space))):
             raise LatencyError(f"{path}: is of another search space; {again}")
         measured = {Subnet.from_json(one["subnet"]): float(one["ms"]) for one in data["measured"]}
-        return cls.of(supernet, measured, data["settings"])
+        return cls.of(supernet, measured, data["settings"], data.get("level"))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -165,7 +178,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _features(supernet: SuperNetwork, subnets: Iterable[Subnet]) -> Array:
     """A row for each sub-network: its costs and a one."""
-    costs = supernet.cost_model.many(subnets)
+    costs = supernet.cost_model.many(subnets, FEATURES)
     columns = [costs[name].astype(np.float64) for name in FEATURES]
     return np.stack([*columns, np.ones_like(columns[0])], axis=1)
 
@@ -185,7 +198,11 @@ def _fitted(features: Array, times: Array) -> Array:
 
 
 def _predicted(coefficients: Array, features: Array) -> Array:
-    return np.asarray(features @ coefficients)
+    """Column by column: a product of matrices rounds differently with the number of rows."""
+    found = np.zeros(features.shape[:-1])
+    for place, coefficient in enumerate(coefficients):
+        found = found + coefficient * features[..., place]
+    return found
 
 
 def _without(features: Array, times: Array, row: int) -> tuple[Array, Array]:
@@ -197,60 +214,3 @@ def kendall_tau(first: Array, second: Array) -> float:
     one, two = (np.sign(np.subtract.outer(values, values)) for values in (np.asarray(first), np.asarray(second)))
     pairs = len(one) * (len(one) - 1)
     return float((one * two).sum() / pairs) if pairs else 1.0
-
-
-def spread(supernet: SuperNetwork, count: int, generator: np.random.Generator) -> list[Subnet]:
-    """Different sub-networks that lie as far apart as can be in their costs, the maximal and the minimal among them."""
-    space = supernet.space
-    drawn = [space.maximal(), space.minimal(), *_between(supernet, generator)]
-    pool = list(dict.fromkeys(space.canonical(subnet) for subnet in drawn))
-    costs = supernet.cost_model.many(pool)
-    logs = np.log(np.stack([costs[name] for name in FEATURES], axis=1).astype(np.float64) + 1)
-    points = (logs - logs.min(axis=0)) / np.maximum(np.ptp(logs, axis=0), 1e-9)
-    chosen = list(range(min(2, len(pool))))
-    distance = np.min([np.linalg.norm(points - points[one], axis=1) for one in chosen], axis=0)
-    while len(chosen) < min(count, len(pool)):
-        distance[chosen] = -1  # where costs are equal too, a sub-network is chosen once
-        chosen.append(int(distance.argmax()))
-        distance = np.minimum(distance, np.linalg.norm(points - points[chosen[-1]], axis=1))
-    return [pool[one] for one in chosen]
-
-
-def _between(supernet: SuperNetwork, generator: np.random.Generator) -> Iterable[Subnet]:
-    """Random sub-networks, half of them uniform; the others tend to be large or small as a whole."""
-    space, variables = supernet.space, supernet.space.variables()
-    for turn in range(CANDIDATES):
-        if turn % 2:
-            yield space.sample(generator)
-            continue
-        lean = generator.beta(1, 1)
-        yield space.repair(space.decode([int(generator.binomial(len(v.choices) - 1, lean)) for v in variables]))
-
-
-def measured_ms(
-    supernet: SuperNetwork, subnets: Sequence[Subnet], *, runs: int = 50, **settings: Any
-) -> dict[Subnet, float]:
-    """Milliseconds of each sub-network, comparable with one another though few are measured at a time.
-
-    Each group is measured with the maximal sub-network: what changed on the machine between two groups cancels out.
-    """
-    maximal, found, references = supernet.space.maximal(), dict[Subnet, float](), list[float]()
-    for start in range(0, len(subnets), GROUP):
-        group = subnets[start : start + GROUP]
-        named: dict[str, Any] = {"reference": maximal, **{str(place): one for place, one in enumerate(group)}}
-        latencies = measure_latency(named, supernet=supernet, reference="reference", runs=runs, **settings)
-        references.append(_milliseconds(latencies["reference"]))
-        ratios = (_ratio(latencies[str(place)], latencies["reference"]) for place in range(len(group)))
-        found.update(zip(group, ratios, strict=True))
-    base = float(np.median(references)) if references else 0.0
-    return {subnet: base * ratio for subnet, ratio in found.items()}
-
-
-def _milliseconds(latency: Latency) -> float:
-    return latency.median_ms if latency.provider == CPU else latency.wall_median_ms
-
-
-def _ratio(latency: Latency, reference: Latency) -> float:
-    if latency.provider == CPU and latency.ratio is not None:
-        return latency.ratio
-    return _milliseconds(latency) / _milliseconds(reference)

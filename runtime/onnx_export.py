@@ -21,7 +21,7 @@ from .onnx_file import model_bytes, staged, write_model
 from .onnx_session import SessionError, open_session
 from .onnx_trial import compare, eval_mode, outputs_of, trial_inputs
 from .origin import VERSION, origin
-from .quantisation import Int8, Int8Report, quantise
+from .quantisation import Int8, Int8Report, QuantisationError, quantise
 from .supernetwork import SuperNetwork
 
 
@@ -75,6 +75,8 @@ def export_onnx(
         OnnxWriteError: the file cannot be written.
     """
     inputs = _tensors(example_inputs)
+    if int8 is not None and not isinstance(int8, Int8):
+        raise QuantisationError(f"int8: must be a bnas.Int8, such as bnas.Int8(loader), not {type(int8).__name__}")
     module, properties = _resolved(model, supernet)
     with eval_mode(module), staged(Path(path)) as place:
         trials = [(one, outputs_of(module, one)) for one in trial_inputs(inputs)]

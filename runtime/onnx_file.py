@@ -44,6 +44,8 @@ def staged(target: Path) -> Iterator[Path]:
     try:
         if target.is_dir():
             raise IsADirectoryError("it is a folder")
+        if not target.parent.is_dir():
+            raise NotADirectoryError(f"there is no folder {str(target.parent)!r}; make it first")
         # In the same folder: a rename is one step only within a file system.
         folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
         yield folder / target.name
@@ -51,7 +53,8 @@ def staged(target: Path) -> Iterator[Path]:
     except OSError as error:
         if isinstance(error, BnasError):
             raise
-        raise OnnxWriteError(f"{target}: the ONNX file cannot be written: {error}") from error
+        why = error.strerror or error  # without the path, which is that of the hidden folder
+        raise OnnxWriteError(f"{target}: the ONNX file cannot be written: {why}") from error
     finally:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
@@ -62,6 +65,17 @@ def write_model(model: onnx.ModelProto, path: Path) -> None:
     if weight_bytes(model) > SIZE_LIMIT - STRUCTURE:
         _move_weights(model, path)
     _write(path, model.SerializeToString())
+
+
+@contextmanager
+def loadable(model: onnx.ModelProto) -> Iterator[bytes | Path]:
+    """What ONNX Runtime loads `model` from: its content, or a file for as long as the context lasts, if it is large."""
+    if weight_bytes(model) <= SIZE_LIMIT - STRUCTURE:
+        yield model.SerializeToString()
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        write_model(model, Path(folder) / "model.onnx")
+        yield Path(folder) / "model.onnx"
 
 
 def weight_bytes(model: onnx.ModelProto) -> int:

@@ -103,15 +103,19 @@ class OnnxModule(nn.Module):
     def __init__(self, source: Source, **settings: Any) -> None:
         """Open a session; `settings` are those of `open_session`, and so are the errors."""
         super().__init__()
+        self._place = "the model" if isinstance(source, bytes) else os.fspath(source)
         try:
             self.session = open_session(source, **settings)
         except SessionError as error:
-            place = "the model" if isinstance(source, bytes) else os.fspath(source)
-            raise SessionError(f"{place}: {error}") from error
+            raise SessionError(f"{self._place}: {error}") from error
         self.eval()
 
     def forward(self, *inputs: Tensor) -> Any:
         """The outputs; raises `SessionError` if the inputs do not fit."""
-        found = [torch.from_numpy(one) for one in run_session(self.session, inputs)]
+        try:
+            found = [torch.from_numpy(one) for one in run_session(self.session, inputs)]
+        except SessionError as error:
+            shapes = ", ".join(f"{tuple(one.shape)} {one.dtype}" for one in inputs)
+            raise SessionError(f"{self._place}, on inputs of {shapes}: {error}") from error
         names = [one.name for one in self.session.get_outputs()]
         return found[0] if len(found) == 1 else dict(zip(names, found, strict=True))

@@ -35,11 +35,20 @@ def trial_inputs(example_inputs: Sequence[Tensor]) -> list[list[Tensor]]:
     """The example inputs, and others with a batch of 2 (of 3 if the examples have 2).
 
     The others have normally distributed numbers with the mean and the spread of the example, or, if they are no
-    floating-point numbers, rows of the example: indices stay within their tables. Without any batch there are none.
+    floating-point numbers or not finite, rows of the example: indices stay within their tables. Without any batch
+    there are none.
+
+    Raises:
+        LoweringError: nothing could be compared, since there is no sample, or there is NaN in one.
     """
+    for place, given in enumerate(example_inputs):
+        if given.ndim and not given.numel():
+            raise LoweringError(f"example input {place} is empty ({tuple(given.shape)}): nothing would be verified")
+        if given.is_floating_point() and bool(given.isnan().any()):
+            raise LoweringError(f"example input {place} has NaN in it: nothing would be verified")
     batches = [given.shape[0] for given in example_inputs if given.ndim]
     trials = [list(example_inputs)]
-    if batches and min(batches) > 0:
+    if batches:
         generator = torch.Generator().manual_seed(0)
         batch = 3 if batches[0] == 2 else 2
         trials.append([_another(given, batch, generator) for given in example_inputs])
@@ -49,7 +58,7 @@ def trial_inputs(example_inputs: Sequence[Tensor]) -> list[list[Tensor]]:
 def _another(given: Tensor, batch: int, generator: torch.Generator) -> Tensor:
     if not given.ndim:
         return given
-    if not given.is_floating_point():
+    if not given.is_floating_point() or not bool(given.isfinite().all()):
         rows = torch.randint(given.shape[0], (batch,), generator=generator)
         return given[rows.to(given.device)]
     plain = given.double()

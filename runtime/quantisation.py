@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import torch
 from torch import Tensor
 
 from bnas.passes.errors import BnasError
@@ -56,6 +57,9 @@ class Int8:
 
     def __post_init__(self) -> None:
         """Check the settings."""
+        if not isinstance(self.calibration, Iterable):
+            given = type(self.calibration).__name__
+            raise QuantisationError(f"calibration: must be batches of inputs and targets, not {given}")
         if self.samples < 1:
             raise QuantisationError(f"samples: {self.samples} is not allowed; it must be at least 1")
         if self.method not in METHODS:
@@ -85,7 +89,7 @@ def quantise(path: Path, settings: Int8, example_inputs: Sequence[Tensor]) -> In
     """
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-    data = first_samples(settings.calibration, settings.samples)
+    data = first_samples(_pairs(settings.calibration), settings.samples)
     model = onnx.load(path, load_external_data=False)
     excluded = _excluded(model, settings)
     reader = _Reader([one.name for one in model.graph.input], data, example_inputs)
@@ -112,6 +116,14 @@ def quantise(path: Path, settings: Int8, example_inputs: Sequence[Tensor]) -> In
     return Int8Report(
         _quantised(path, excluded), tuple(excluded), sum(len(inputs) for inputs, _ in data), before, after
     )
+
+
+def _pairs(batches: Iterable[Any]) -> Iterator[Batch]:
+    """The batches, each of which is a pair."""
+    for batch in batches:
+        if not isinstance(batch, list | tuple) or len(batch) != 2:
+            raise QuantisationError(f"calibration: a batch must be (inputs, targets), not a {type(batch).__name__}")
+        yield batch[0], batch[1]
 
 
 @contextmanager
@@ -180,6 +192,11 @@ class _Reader:
         shapes, wanted = ([tuple(one.shape[1:]) for one in ones] for ones in (given, example_inputs))
         if shapes != wanted:
             raise QuantisationError(f"calibration: samples have the shapes {shapes}, but the model takes {wanted}")
+        for one, example in zip(given, example_inputs, strict=True):
+            if one.dtype != example.dtype:
+                raise QuantisationError(f"calibration: samples are {one.dtype}, but the model takes {example.dtype}")
+            if not bool(torch.isfinite(one).all()):
+                raise QuantisationError("calibration: a sample has NaN or inf in it, which has no range")
         return {name: as_array(name, one) for name, one in zip(names, given, strict=True)}
 
     def get_next(self) -> dict[str, Any] | None:

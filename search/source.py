@@ -24,7 +24,7 @@ class Source:
     supernet: Any = None
     """Has ``cost_model`` and ``fingerprint`` as `bnas.SuperNetwork` has."""
     latency: Callable[[Subnet], float] | None = None
-    """Predicts the value "latency" of a sub-network, as a `bnas.LatencyModel` does."""
+    """Predicts the value "latency" of a sub-network, as a `bnas.LatencyModel` does; `many` predicts it of many."""
 
     @classmethod
     def of(
@@ -62,8 +62,10 @@ class Source:
             rows = zip(*(column.tolist() for column in columns.values()), strict=True)
             found = [dict(zip(columns, map(float, row), strict=True)) for row in rows]
         if self.latency is not None:
-            for subnet, costs in zip(subnets, found, strict=True):
-                costs["latency"] = float(self.latency(subnet))
+            many = getattr(self.latency, "many", None)
+            latencies = map(self.latency, subnets) if many is None else many(subnets)
+            for costs, latency in zip(found, latencies, strict=True):
+                costs["latency"] = float(latency)
         return found
 
     def check_names(self, measures: Measures, wanted: Iterable[str]) -> None:

@@ -7,28 +7,58 @@ checks them and compares them with PyTorch on ONNX Runtime. Each model has a pro
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
-from zoo_models import FINE, NAMES, enliven, make_model, run_input, traced_input
+from zoo_models import CLASSIFIERS, FINE, NAMES, enliven, make_model, run_input, traced_input
 
 from bnas.runtime import OnnxFallbackWarning, SuperNetwork, export_onnx
+from bnas.runtime.machine import machine
 
+ROOT = Path(__file__).resolve().parents[2]
+TABLE, ROWS = ROOT / "docs/zoo_onnx.md", ROOT / "runs/zoo_onnx"
 LARGE = 100_000_000
-HEAD = "| model | minimal | random | fallbacks | MB | CPU s |\n|---|---:|---:|---:|---:|---:|"
+"""Parameters above which only the minimal sub-network is exported."""
 
 
-def row(name: str) -> str:
-    """The row of one model: relative errors, how many were exported by PyTorch, and the size of the last file."""
+@dataclass(frozen=True)
+class Row:
+    """What came of one model."""
+
+    name: str
+    errors: Sequence[float]
+    """Largest relative errors against PyTorch: of the minimal sub-network and, if exported, of the random one."""
+    fallbacks: Sequence[str]
+    """Why torch.onnx.export had to make a file, for each that it made."""
+    megabytes: float
+    """Size of the last file."""
+    seconds: float
+
+    def shown(self) -> str:
+        """The row of the table."""
+        errors = [f"{one:.0e}" for one in self.errors] + ["-"] * (2 - len(self.errors))
+        return (
+            f"| {self.name} | {' | '.join(errors)} | {len(self.fallbacks)} | {self.megabytes:.1f} "
+            f"| {self.seconds:.0f} |{''.join(f' {why}' for why in self.fallbacks)}"
+        )
+
+
+def measure(name: str) -> Row:
+    """The row of one model."""
     start = time.process_time()
     model, images = make_model(name), run_input(name)
     enliven(model, images)
@@ -39,31 +69,80 @@ def row(name: str) -> str:
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore", OnnxFallbackWarning)
         reports = [export_onnx(one, Path(folder) / "a.onnx", images, supernet=supernet) for one in chosen]
-    errors = [f"{one.max_relative_error:.0e}" for one in reports] + ["-"] * (2 - len(reports))
-    fallbacks = sum(one.fallback is not None for one in reports)
-    size, took = reports[-1].bytes / 1e6, time.process_time() - start
-    return f"| {name} | {' | '.join(errors)} | {fallbacks} | {size:.1f} | {took:.0f} |"
+    errors = [one.max_relative_error for one in reports]
+    fallbacks = [one.fallback for one in reports if one.fallback is not None]
+    return Row(name, errors, fallbacks, reports[-1].bytes / 1e6, time.process_time() - start)
+
+
+def rows(names: Sequence[str], resume: bool) -> Iterator[Row | str]:
+    """The rows of `names`, each measured in its own process, or a line that says what failed."""
+    ROWS.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        path = ROWS / f"{name}.json"
+        if not (resume and path.exists()):
+            path.unlink(missing_ok=True)
+            done = subprocess.run([sys.executable, __file__, "--row", name], stderr=subprocess.PIPE, text=True)
+            if done.returncode:
+                why = done.stderr.strip().splitlines()[-1:] or [f"ended with {done.returncode}"]
+                yield f"| {name} | failed: {why[0]} |"
+                continue
+        yield Row(**json.loads(path.read_text()))
+
+
+HEAD = "| model | minimal | random | fallbacks | MB | CPU s |\n|---|---:|---:|---:|---:|---:|"
+
+
+def page(found: Sequence[Row | str]) -> str:
+    """The document."""
+    whole = [row for row in found if isinstance(row, Row)]
+    classifiers = f"{sum(row.name in CLASSIFIERS for row in whole)} of the {len(CLASSIFIERS)} for classification"
+    made_by_pytorch = sum(bool(row.fallbacks) for row in whole)
+    worst = max((error for row in whole for error in row.errors), default=0.0)
+    minutes, here = sum(row.seconds for row in whole) / 60, machine()
+    versions = f"bnas {version('bnas')}, torch {here['torch']}, onnx {here['onnx']}, ONNX Runtime {here['onnxruntime']}"
+    lines = "\n".join(row if isinstance(row, str) else row.shown() for row in found)
+    return f"""# The zoo as ONNX files
+
+{len(found)} models of torchvision with random weights, among them {classifiers}; of detectors the
+backbone with its feature pyramid. {len(found) - len(whole)} failed, {made_by_pytorch} needed `torch.onnx.export`;
+the largest relative error is {worst:.0e}.
+Written by `python tests/benchmarks/zoo_onnx.py --write` on {date.today()} in {minutes:.0f} CPU minutes:
+{versions}, Python {here["python"]}, one thread.
+
+- **minimal**, **random**: of these sub-networks (widths of 100, 75, 50 and 25 %, blocks and kernels together), the
+  largest relative error of any output on ONNX Runtime against PyTorch, on random images and on others of another batch
+  size. A file is written only if `onnx.checker` accepts it and the error is at most 1e-4. Of models above 100 M
+  parameters the minimal one only.
+- **fallbacks**: how many of these files `torch.onnx.export` had to make.
+- **MB** of the last file; **CPU s** for all of the row, from making the model on.
+
+{HEAD}
+{lines}
+"""
 
 
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="models; by default all")
+    parser.add_argument("--resume", action="store_true", help="take rows that were measured before from runs/zoo_onnx")
+    parser.add_argument("--write", action="store_true", help="write the table to docs/zoo_onnx.md")
     parser.add_argument("--row", metavar="NAME", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.row:
-        print(row(arguments.row))
+        (ROWS / f"{arguments.row}.json").write_text(json.dumps(asdict(measure(arguments.row))))
         return
     if unknown := sorted(set(arguments.names) - set(NAMES)):
         raise SystemExit(f"{unknown[0]!r} is not in the zoo; there are {', '.join(NAMES)}")
     print(HEAD)
-    failed = 0
-    for name in arguments.names or NAMES:
-        done = subprocess.run([sys.executable, __file__, "--row", name], capture_output=True, text=True)
-        why = done.stderr.strip().splitlines()[-1:] or [f"ended with {done.returncode}"]
-        print(done.stdout.strip() if done.returncode == 0 else f"| {name} | failed: {why[0]} |", flush=True)
-        failed += done.returncode != 0
+    found = []
+    for row in rows(arguments.names or NAMES, arguments.resume):
+        found.append(row)
+        print(row if isinstance(row, str) else row.shown(), flush=True)
+    if arguments.write:
+        TABLE.write_text(page(found))
+    failed = sum(isinstance(row, str) for row in found)
     raise SystemExit(f"{failed} models have a fault" if failed else 0)
 
 

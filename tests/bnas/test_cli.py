@@ -131,6 +131,10 @@ def exported_and_timed(folder: Path) -> None:
     ("arguments", "message"),
     [
         (("export", ".", "--onnx", "a.onnx"), "holds no finished run of bnas: report.json is missing"),
+        (
+            ("export", ".", "--onnx", "a.onnx", "--exclude", "head"),
+            "--exclude head: says what int8 leaves out; say --int8",
+        ),
         (("bench", "gone.onnx"), "gone.onnx: ONNX Runtime cannot load it"),
         (("bench", "net.py"), "net.py: ONNX Runtime cannot load it"),
         (("bench", "gone.onnx", "--provider", "GPU"), "'GPU' is not installed; there is"),

@@ -62,6 +62,21 @@ def test_costs_are_those_of_the_extracted(case: Case, data: st.DataObject) -> No
     for name in ("macs", "parameters"):
         assert together[name].dtype == np.int64
         assert together[name].tolist() == [costs[name] for costs in one_by_one]
+    layers = case.supernet.cost_model.many(chosen[:1], ["layers"])
+    assert list(layers) == ["layers"]
+    assert layers["layers"].tolist() == [layers_that_run(case)]
+
+
+def layers_that_run(case: Case) -> int:
+    """Nodes of the extracted graph that the cost model counts where nothing is skipped."""
+    counted = {node.name for node, _ in case.supernet.skeleton.types.macs}
+    return sum(node.name in counted for node in case.supernet.extract(case.subnet).graph.nodes)
+
+
+def test_layers_are_counted_while_they_run() -> None:
+    case = everything(torch.float32)
+    counted = case.supernet.cost_model.many([case.subnet, case.supernet.space.maximal()], ["layers"])["layers"]
+    assert counted[0] < counted[1] == len({node for node, _ in case.supernet.skeleton.types.macs})
 
 
 def test_costs_of_another_subnet_are_rejected() -> None:

@@ -125,6 +125,22 @@ def test_quick_models_are_repeated_within_a_timing(milliseconds: float, repeats:
     assert repeats_for(milliseconds) == repeats
 
 
+def test_all_are_repeated_as_often_as_the_slowest_calls_for(
+    models: dict[str, bytes | Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second run in a row finds its weights in the caches: who is run alone must not be held against it."""
+    times = iter([0.01, 0.1, 0.01, 0.3])
+
+    def warm(name: str, runner: latency._Runner, warmup: int) -> latency._Runner:
+        return latency._Runner(runner.session, runner.feed, quickest_ms=next(times))
+
+    monkeypatch.setattr(latency, "_warm", warm)
+    for repeats in (10, 1):
+        assert {one.repeats for one in measure_latency(models, SHAPE, runs=1).values()} == {repeats}
+    times = iter([0.01, 0.1])
+    assert {one.repeats for one in measure_latency(models, SHAPE, runs=1, repeats=3).values()} == {3}
+
+
 def test_timing_is_divided_by_the_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     ticks = iter([0, 0, 8_000_000, 12_000_000])
@@ -145,6 +161,7 @@ def test_timing_is_divided_by_the_repeats(monkeypatch: pytest.MonkeyPatch) -> No
         ({"runs": 0}, "runs: 0 is not allowed; it must be at least 1"),
         ({"warmup": 0}, "warmup: 0"),
         ({"threads": 0}, "threads: 0"),
+        ({"repeats": 0}, "repeats: 0 is not allowed"),
         ({"inter_threads": 0}, "inter_threads: 0"),
         ({"batch": 0, "inputs": None}, "batch: 0"),
         ({"provider": "CPUExecutionProvder"}, r"narrow: .* is not installed; there is .*did you mean 'CPUExecutionP"),

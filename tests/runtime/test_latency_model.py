@@ -14,8 +14,9 @@ from torch import nn
 
 from bnas.digits import DigitNet
 from bnas.passes import Subnet
-from bnas.runtime import Latency, LatencyError, LatencyModel, SuperNetwork, latency_model
-from bnas.runtime.latency_model import FEATURES, kendall_tau, measured_ms, spread
+from bnas.runtime import Latency, LatencyError, LatencyModel, SuperNetwork, latency_sample
+from bnas.runtime.latency_model import kendall_tau
+from bnas.runtime.latency_sample import FEATURES, ratios, spread
 
 IMAGES = torch.zeros(2, 1, 8, 8)
 
@@ -27,8 +28,8 @@ def supernet() -> SuperNetwork:
 
 def made_up(supernet: SuperNetwork, subnets: Sequence[Subnet], noise: float = 0.0) -> dict[Subnet, float]:
     """Latencies that follow the features; with `noise`, not exactly."""
-    costs, generator = supernet.cost_model.many(subnets), np.random.default_rng(0)
-    times = 1e-7 * costs["macs"] + 3e-6 * costs["activations"] + 0.05
+    costs, generator = supernet.cost_model.many(subnets, FEATURES), np.random.default_rng(0)
+    times = 1e-7 * costs["macs"] + 3e-6 * costs["activations"] + 0.01 * costs["layers"] + 0.05
     return dict(zip(subnets, times * (1 + noise * generator.standard_normal(len(subnets))), strict=True))
 
 
@@ -40,6 +41,19 @@ def test_a_law_of_the_costs_is_found(supernet: SuperNetwork) -> None:
     assert model(others[7]) == pytest.approx(made_up(supernet, others)[others[7]])
     assert (model.tau, model.error) == (1.0, pytest.approx(0.0, abs=1e-9))
     assert dict(zip(FEATURES, model.coefficients, strict=False))["parameters"] == pytest.approx(0, abs=1e-12)
+
+
+def test_many_are_to_the_bit_what_each_is_by_itself(supernet: SuperNetwork) -> None:
+    """A search that is resumed asks for others together than one that was not stopped, and must go the same way."""
+    chosen = spread(supernet, 15, np.random.default_rng(0))
+    model, others = (
+        LatencyModel.of(supernet, made_up(supernet, chosen, noise=0.1)),
+        spread(supernet, 60, np.random.default_rng(3)),
+    )
+    assert min(model.coefficients) >= 0
+    assert sum(one > 0 for one in model.coefficients) > 1
+    for together in (others, others[:7], others[::-1][:2]):
+        assert model.many(together).tolist() == [model(one) for one in together]
 
 
 def test_what_it_says_of_itself_is_what_it_does_not_know(supernet: SuperNetwork) -> None:
@@ -75,21 +89,26 @@ def test_a_small_space_has_no_more_than_it_has() -> None:
     small = SuperNetwork.from_model(net, IMAGES, {"dimensions": ("width",)})
     chosen = spread(small, 15, np.random.default_rng(0))
     assert len(chosen) == len(set(chosen)) == small.space.size
-    with pytest.raises(LatencyError, match="2 sub-networks are too few to fit a model to; 5 are needed"):
+    with pytest.raises(LatencyError, match="2 sub-networks are too few to fit a model to; 6 are needed"):
         LatencyModel.of(small, made_up(small, chosen))
 
 
 def latency(ms: float, ratio: float | None) -> Latency:
-    return Latency(ms, (ms, ms), 0.0, ms, (ms, ms), 50, 1, 1, 1, ratio)
+    return Latency(ms, (ms, ms), 0.0, ms, (ms, ms), 50, 7, 1, 1, ratio)
 
 
-def test_groups_are_related_to_the_maximal(supernet: SuperNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_groups_are_related_to_the_maximal(
+    supernet: SuperNetwork, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """The machine gets twice as slow between one group and the next, and nobody should see that."""
     chosen = spread(supernet, 12, np.random.default_rng(0))
-    law, asked = made_up(supernet, chosen), list[int]()
+    law, asked, repeats = made_up(supernet, chosen), list[int](), list[int | None]()
+    groups: list[list[Subnet]] = []
 
     def measure(named: dict[str, Subnet], **settings: Any) -> dict[str, Latency]:
         slow = 2.0 ** len(asked)
+        repeats.append(settings.get("repeats"))
+        groups.append(list(named.values()))
         asked.append(len(named))
         base = law[chosen[0]]
         return {
@@ -97,15 +116,23 @@ def test_groups_are_related_to_the_maximal(supernet: SuperNetwork, monkeypatch: 
             for name, ms in ((n, law[supernet.space.canonical(s)]) for n, s in named.items())
         }
 
-    monkeypatch.setattr(latency_model, "measure_latency", measure)
-    found = measured_ms(supernet, chosen)
-    assert asked == [6, 6, 3]
-    assert list(found) == chosen
-    np.testing.assert_allclose(list(found.values()), [2 * law[one] for one in chosen])  # of the middle group
+    monkeypatch.setattr(latency_sample, "measure_latency", measure)
+    now = ratios(supernet, chosen)
+    assert asked == [6, 6, 3] * 3
+    assert list(now.found) == chosen
+    assert (now.level_ms, now.repeats) == (pytest.approx(2**4 * law[chosen[0]]), 7)  # of the fifth group of nine
+    np.testing.assert_allclose(list(now.found.values()), [law[one] / law[chosen[0]] for one in chosen])
+    assert len({frozenset(one) for one in groups}) == len(groups)  # never in the same company
     model = LatencyModel.fit(supernet, 12, batch=4, threads=2)
-    assert model.settings == {"batch": 4, "threads": 2, "provider": "CPUExecutionProvider"}
-    assert model.tau == 1
-    assert model.measure(chosen[:2]) == pytest.approx([8 * 2**3 * law[one] for one in chosen[:2]])
+    assert model.settings == {"batch": 4, "threads": 2, "provider": "CPUExecutionProvider", "repeats": 7}
+    assert (model.tau, model.level) == (1, pytest.approx(2**13 * law[chosen[0]]))
+    assert repeats == [None, *[7] * 8] * 2  # as many in one group as in the other
+    model.save(tmp_path / "latency.json")
+    for same in (model, LatencyModel.load(tmp_path / "latency.json", supernet)):  # in milliseconds of its fit
+        assert same.measure(chosen[:2]) == pytest.approx([2**13 * law[one] for one in chosen[:2]])
+    assert asked[18:] == [3] * 6
+    without = LatencyModel.of(supernet, model.measured)
+    assert without.measure(chosen[:2]) == pytest.approx([2**25 * law[one] for one in chosen[:2]])
 
 
 def test_saved_and_loaded_it_says_the_same(supernet: SuperNetwork, tmp_path: Path) -> None:

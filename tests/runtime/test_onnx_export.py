@@ -22,6 +22,7 @@ from bnas.runtime.onnx_export import export_onnx
 from bnas.runtime.onnx_file import OnnxWriteError
 from bnas.runtime.onnx_session import SessionError, as_array, open_session, run_session
 from bnas.runtime.onnx_trial import relative_error, trial_inputs
+from bnas.runtime.quantisation import QuantisationError
 
 
 class Small(nn.Module):
@@ -117,6 +118,8 @@ def test_invalid_model_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ([torch.zeros(2, 4, 8, 8)], r"the example inputs \(\(2, 4, 8, 8\) torch.float32\) do not fit the model"),
         ([torch.zeros(2, 3, 8, 8)] * 2, "do not fit the model"),
         (torch.zeros(2, 3, 8), "do not fit the model"),
+        (torch.zeros(0, 3, 8, 8), r"example input 0 is empty \(\(0, 3, 8, 8\)\): nothing would be verified"),
+        (torch.full((2, 3, 8, 8), float("nan")), "example input 0 has NaN in it: nothing would be verified"),
         ([np.zeros((2, 3, 8, 8))], "must be a tensor or a sequence of tensors, not list"),
         ("images", "must be a tensor or a sequence of tensors, not str"),
     ],
@@ -126,6 +129,12 @@ def test_example_inputs_that_do_not_fit_are_named(
 ) -> None:
     with pytest.raises(LoweringError, match=reason):
         export_onnx(module, tmp_path / "a.onnx", inputs)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_loader_is_no_setting_of_quantisation(module: GraphModule, images: list[Tensor], tmp_path: Path) -> None:
+    with pytest.raises(QuantisationError, match=r"int8: must be a bnas.Int8, such as .*, not list"):
+        export_onnx(module, tmp_path / "a.onnx", images, [(images[0], None)])  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -142,7 +151,8 @@ def test_path_that_cannot_be_written_is_named(
     place: str, module: GraphModule, images: list[Tensor], tmp_path: Path
 ) -> None:
     (tmp_path / "folder").mkdir()
-    with pytest.raises(OnnxWriteError, match=place) as caught:
+    why = {"folder": "it is a folder", "missing/a.onnx": "there is no folder '.*missing'; make it first"}[place]
+    with pytest.raises(OnnxWriteError, match=f"{place}: the ONNX file cannot be written: {why}") as caught:
         export_onnx(module, tmp_path / place, images)
     assert isinstance(caught.value, BnasError)
     assert [one.name for one in tmp_path.iterdir()] == ["folder"]
@@ -202,7 +212,9 @@ def test_trial_inputs_have_two_batch_sizes_and_stay_in_range() -> None:
     assert float(other[0].mean()) == pytest.approx(11, abs=0.5)
     assert set(other[1].tolist()) <= {3, 5, 7}
     assert len(trial_inputs([torch.rand(2, 3)])[1][0]) == 3
-    assert len(trial_inputs([torch.rand(0, 3)])) == 1
+    assert len(trial_inputs([torch.tensor(2.0)])) == 1
+    mask = torch.tensor([[0.0, -float("inf")]])
+    assert trial_inputs([mask])[1][0].tolist() == mask.tolist() * 2
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, symbolic_trace
 
-from bnas.runtime import onnx_file
+from bnas.runtime import SuperNetwork, latency, measure_latency, onnx_file
 from bnas.runtime.onnx_export import export_onnx
 from bnas.runtime.onnx_file import OnnxWriteError, weight_files
 from bnas.runtime.onnx_session import open_session, run_session
@@ -102,3 +103,20 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OnnxWriteError, match=r"file/net\.onnx: the ONNX file cannot be written"):
         export_onnx(net(0), tmp_path / "file" / "net.onnx", IMAGES)
+
+
+@pytest.mark.parametrize("limit", [10_000, 10_000_000])
+def test_a_large_model_is_measured_from_a_file(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[type] = []
+
+    def session(source: Path | bytes, **settings: Any) -> Any:
+        opened.append(type(source))
+        return open_session(source, **settings)
+
+    monkeypatch.setattr(onnx_file, "SIZE_LIMIT", limit)
+    monkeypatch.setattr(onnx_file, "STRUCTURE", 1_000)
+    monkeypatch.setattr(latency, "open_session", session)
+    supernet = SuperNetwork.from_model(nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 24, 3)), IMAGES[0])
+    found = measure_latency(supernet.space.maximal(), supernet=supernet, runs=2, warmup=1)
+    assert found.median_ms > 0
+    assert issubclass(opened[0], Path) is (limit == 10_000)

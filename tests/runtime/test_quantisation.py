@@ -87,6 +87,9 @@ def test_what_is_excluded_stays_in_floating_point(
         ({"calibration": []}, "calibration: there is not a single sample"),
         ({"calibration": [(torch.zeros(0, 3, 8, 8), torch.zeros(0))]}, "there is not a single sample"),
         ({"calibration": [(torch.zeros(4, 1, 8, 8), torch.zeros(4))]}, r"shapes \[\(1, 8, 8\)\], but the model takes"),
+        ({"calibration": [(IMAGES.double(), None)]}, "samples are torch.float64, but the model takes torch.float32"),
+        ({"calibration": [(IMAGES * float("nan"), None)]}, "a sample has NaN or inf in it"),
+        ({"calibration": [IMAGES]}, r"a batch must be \(inputs, targets\), not a Tensor"),
         ({"exclude": ("head",)}, "exclude: 'head' fits nothing in the model; there is 0.0"),
         ({"exclude_operators": ("Con",)}, "exclude_operators: 'Con' fits nothing in the model; there is Conv"),
     ],
@@ -102,8 +105,12 @@ def test_what_does_not_fit_is_refused_and_leaves_no_file(
 
 @pytest.mark.parametrize(
     ("settings", "reason"),
-    [({"samples": 0}, "samples: 0"), ({"method": "best"}, "'best' is not one of minmax, entropy, percentile")],
+    [
+        ({"samples": 0}, "samples: 0"),
+        ({"method": "best"}, "'best' is not one of minmax, entropy, percentile"),
+        ({"calibration": None}, "calibration: must be batches of inputs and targets, not NoneType"),
+    ],
 )
 def test_settings_are_checked(settings: dict[str, Any], reason: str) -> None:
     with pytest.raises(QuantisationError, match=reason):
-        Int8(DATA, **settings)
+        Int8(**{"calibration": DATA, **settings})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from bnas.digits import DigitNet
 from bnas.passes import Subnet
 from bnas.runtime import Evaluator, SuperNetwork
 from bnas.search import EvaluationLog, Objective, RecordError, Searcher, SearchError
+from bnas.search.source import Source
 
 ACCURACY, MACS = Objective("accuracy", "max"), Objective("macs", "min")
 
@@ -92,6 +94,24 @@ def test_every_cost_is_an_objective_and_may_be_bounded(
     assert [one.values[name] for one in result.evaluations] == pytest.approx(expected, rel=1e-12)
     feasible = [value for value in expected if value <= bound * (1 + 1e-6)]
     assert 0 < len(result.feasible) == len(feasible) < len(expected)
+
+
+def test_a_latency_model_is_asked_for_all_at_once(supernet: SuperNetwork) -> None:
+    subnets, asked = [supernet.space.maximal(), supernet.space.minimal()], list[int]()
+
+    class Many:
+        def __call__(self, subnet: Subnet) -> float:
+            raise AssertionError("was asked for one")
+
+        def many(self, ones: Sequence[Subnet]) -> list[float]:
+            asked.append(len(ones))
+            return [float(len(one.skipped)) for one in ones]
+
+    found = Source.of(supernet, latency=Many()).costs(subnets)
+    assert [one["latency"] for one in found] == [float(len(one.skipped)) for one in subnets]
+    assert asked == [2]
+    plain = Source.of(supernet, latency=lambda one: float(len(one.skipped))).costs(subnets)
+    assert plain == found
 
 
 def test_latency_without_a_model_says_where_it_comes_from(supernet: SuperNetwork, evaluator: Evaluator) -> None:

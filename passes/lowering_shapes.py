@@ -1,0 +1,122 @@
+"""What the commonest operators return on the meta device, without running them there.
+
+PyTorch computes many shapes in Python: a layer norm takes 2 ms, most of a lowering. Only plain cases are taken here;
+whatever else there is, wrong arguments too, is left to PyTorch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .calls import CONVOLUTIONS, DROPOUTS, Call, Operator, identity, writes_in_place
+from .lowering_site import Value
+
+Shape = tuple[int, ...]
+ShapeOf = Callable[[Call, Tensor], Shape | None]
+"""The shape that a call gives for its first argument; ``None`` if PyTorch is to say it."""
+
+SHAPE_KEEPERS = frozenset(
+    {F.batch_norm, F.relu, F.relu6, F.hardtanh, F.hardswish, F.hardsigmoid, F.leaky_relu, F.elu, F.selu, F.mish}
+    | {F.gelu, F.softplus, F.silu, torch.sigmoid}
+)
+"""Operators of modules whose result has the shape, strides and dtype of the input."""
+
+HANDED_ON = frozenset({identity, *DROPOUTS})
+"""Operators of modules that return their input itself in eval mode."""
+
+
+def quick_result(call: Call, given: Callable[[Value], Tensor]) -> Tensor | None:
+    """What `call`, whose arguments are resolved, returns on the meta device; ``None`` if it has to be run there.
+
+    `given` has the tensor of each argument; one that a call writes into is written into.
+    """
+    first = call.argument(0, "input")
+    if not isinstance(first, Value) or first.constant:
+        return None
+    is_module = call.node.op == "call_module"
+    if is_module and call.op in HANDED_ON:
+        return given(first)
+    if (is_module and call.op in SHAPE_KEEPERS) or call.node.target in (F.batch_norm, F.gelu):
+        found = given(first)
+        return found.zero_() if call.kwargs.get("inplace") else torch.empty_like(found)
+    rule = SHAPES.get(call.op)
+    if rule is None or writes_in_place(call.node) or not _plain(call):
+        return None
+    shape = rule(call, first.tensor)
+    return None if shape is None else torch.empty(shape, dtype=first.tensor.dtype, device="meta")
+
+
+def _plain(call: Call) -> bool:
+    """Whether all tensors among the arguments have one floating-point dtype, and nothing is written elsewhere."""
+    dtypes = {one.tensor.dtype for one in (*call.args, *call.kwargs.values()) if isinstance(one, Value)}
+    return len(dtypes) == 1 and dtypes.pop().is_floating_point and "out" not in call.kwargs
+
+
+def _tensor(call: Call, position: int, name: str) -> Tensor | None:
+    found = call.argument(position, name)
+    return found.tensor if isinstance(found, Value) else None
+
+
+def _spread(setting: Any, axes: int) -> Sequence[int] | None:
+    """A setting of a convolution for each axis; ``None`` for words."""
+    if isinstance(setting, int):
+        return [setting] * axes
+    return setting if isinstance(setting, list | tuple) and len(setting) == axes else None
+
+
+def _convolution(call: Call, x: Tensor) -> Shape | None:
+    weight = _tensor(call, 1, "weight")
+    if weight is None or x.ndim != weight.ndim or x.shape[1] != weight.shape[1] * call.argument(6, "groups", 1):
+        return None
+    wanted = ((3, "stride", 1), (4, "padding", 0), (5, "dilation", 1))
+    stride, padding, dilation = (_spread(call.argument(*one), x.ndim - 2) for one in wanted)
+    if stride is None or padding is None or dilation is None:
+        return None
+    if not (x.is_contiguous() and weight.is_contiguous()):
+        return None
+    sizes = zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
+    made = [(size + 2 * pad - step * (kernel - 1) - 1) // by + 1 for size, kernel, by, pad, step in sizes]
+    return (x.shape[0], weight.shape[0], *made) if min(made, default=1) > 0 else None
+
+
+def _linear(call: Call, x: Tensor) -> Shape | None:
+    weight = _tensor(call, 1, "weight")
+    fits = weight is not None and weight.ndim == 2 and x.ndim > 1 and x.shape[-1] == weight.shape[1]
+    return (*x.shape[:-1], weight.shape[0]) if weight is not None and fits and x.is_contiguous() else None
+
+
+def _elementwise(call: Call, x: Tensor) -> Shape | None:
+    """Of two tensors of one shape: with others, sizes and dtypes may be those of the other."""
+    other = _tensor(call, 1, "other")
+    same = other is not None and other.shape == x.shape and x.is_contiguous() and other.is_contiguous()
+    return tuple(x.shape) if same else None
+
+
+def _layer_norm(call: Call, x: Tensor) -> Shape | None:
+    """Its result is contiguous, whatever the input is."""
+    sizes = call.argument(1, "normalized_shape")
+    fits = isinstance(sizes, list | tuple) and tuple(x.shape[-len(sizes) :]) == tuple(sizes)
+    return tuple(x.shape) if fits else None
+
+
+def _attention(call: Call, query: Tensor) -> Shape | None:
+    """Its result is contiguous, whatever the inputs are."""
+    key, value = _tensor(call, 1, "key"), _tensor(call, 2, "value")
+    if key is None or value is None or query.ndim < 3 or call.argument(3, "attn_mask") is not None:
+        return None
+    fits = query.shape[:-2] == key.shape[:-2] == value.shape[:-2] and query.shape[-1] == key.shape[-1]
+    return (*query.shape[:-1], value.shape[-1]) if fits and key.shape[-2] == value.shape[-2] else None
+
+
+SHAPES: dict[Operator, ShapeOf] = {
+    **dict.fromkeys(CONVOLUTIONS, _convolution),
+    F.linear: _linear,
+    **dict.fromkeys((torch.add, torch.sub, torch.mul), _elementwise),
+    F.layer_norm: _layer_norm,
+    F.scaled_dot_product_attention: _attention,
+}
