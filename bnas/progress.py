@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from bnas.job import Watch
 from bnas.passes import PIPELINE
-from bnas.pipeline import Watch
 
 if TYPE_CHECKING:
     from rich.console import Console

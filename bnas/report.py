@@ -14,6 +14,20 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Quantised:
+    """The int8 file of a network, measured."""
+
+    accuracy: float
+    """On the test data, on ONNX Runtime."""
+    latency: Latency
+    """In turns with the other files."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for a JSON file."""
+        return {"test_accuracy": self.accuracy, "latency": self.latency.to_json()}
+
+
+@dataclass(frozen=True)
 class Row:
     """One network, all of it measured."""
 
@@ -23,6 +37,8 @@ class Row:
     costs: Mapping[str, int]
     latency: Latency
     subnet: Subnet
+    int8: Quantised | None = None
+    """Where the run has int8 files."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +63,7 @@ class Report:
                 **row.costs,
                 "latency": row.latency.to_json(),
                 "subnet": row.subnet.to_json(),
+                "int8": None if row.int8 is None else row.int8.to_json(),
             }
             for row in self.rows
         ]
@@ -60,7 +77,8 @@ class Report:
         points = f"within {100 * self.acc_delta:g} point" + ("" if not self.missed else " (none is)")
         table = Table(title=f"Test accuracy and ONNX Runtime latency, {self.evaluations} evaluations", show_lines=True)
         table.add_column("network")
-        for column in ("accuracy", "MACs", "parameters", "latency", "spread"):
+        int8 = ("int8: accuracy", "latency") if any(row.int8 for row in self.rows) else ()
+        for column in ("accuracy", "MACs", "parameters", "latency", "spread", *int8):
             table.add_column(column, justify="right", no_wrap=True)
         for row in self.rows:
             label = row.name if row is self.rows[0] else f"{row.name}\n{points}"
@@ -77,4 +95,10 @@ class Report:
             f"{row.costs['parameters'] / 1e3:.0f} k\n{ratios['parameters']:.2f}x",
             f"{latency.median_ms:.3f} ms\n{speed:.2f}x",
             f"{100 * latency.spread:.0f} %{'' if latency.stable else chr(10) + 'unstable'}",
+            *(() if row.int8 is None else self._int8_cells(row.int8)),
         )
+
+    def _int8_cells(self, int8: Quantised) -> tuple[str, str]:
+        speed = self.rows[0].latency.median_ms / int8.latency.median_ms
+        unstable = "" if int8.latency.stable else "\nunstable"
+        return f"{100 * int8.accuracy:.2f} %", f"{int8.latency.median_ms:.3f} ms\n{speed:.2f}x{unstable}"

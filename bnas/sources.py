@@ -15,9 +15,9 @@ from torch import nn
 
 from bnas.datasets import default_place, images
 from bnas.digits import splits
+from bnas.job import Splits
 from bnas.models import named
 from bnas.passes import BnasError
-from bnas.pipeline import Splits
 from bnas.runtime.checkpoint import check_state
 from bnas.weights import read_weights
 

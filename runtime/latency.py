@@ -15,6 +15,7 @@ from torch.fx import GraphModule
 from bnas.passes import Subnet
 from bnas.passes.errors import BnasError
 
+from .layout import on_cpu
 from .machine import machine
 from .onnx_fallback import to_onnx
 from .onnx_session import CPU, Array, SessionError, Source, open_session
@@ -228,9 +229,9 @@ def _source(name: str, candidate: Candidate, supernet: SuperNetwork | None) -> S
         return candidate
     if supernet is None:
         raise LatencyError(f"{name}: a {type(candidate).__name__} needs the super-network it is from (supernet=...)")
-    module = supernet.extract(candidate) if isinstance(candidate, Subnet) else candidate
+    module = on_cpu(supernet.extract(candidate) if isinstance(candidate, Subnet) else candidate)
     with eval_mode(module):
-        model, _ = to_onnx(module, supernet.example(), {})
+        model, _ = to_onnx(module, [one.cpu() for one in supernet.example()], {})
     content: bytes = model.SerializeToString()
     return content
 

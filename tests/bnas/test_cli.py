@@ -121,7 +121,10 @@ def exported_and_timed(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("export", ".", "--onnx", "a.onnx"), "holds no finished run of bnas: report.json is missing"),
+        (
+            ("export", ".", "--onnx", "a.onnx"),
+            ". holds no run of bnas: config.json is missing; `bnas train CONFIG --output .` makes one",
+        ),
         (("bench", "gone.onnx"), "gone.onnx: ONNX Runtime cannot load it"),
         (("bench", "net.py"), "net.py: ONNX Runtime cannot load it"),
         (("bench", "gone.onnx", "--provider", "GPU"), "'GPU' is not installed; there is"),
