@@ -56,9 +56,10 @@ def export_onnx(
 
     The model is checked by `onnx.checker` and run on ONNX Runtime (CPU, all optimisations), on the example inputs and
     on random ones of another batch size. Every output must have a `relative_error` of at most `rtol` to PyTorch's. The
-    training flags of the module are put back; of one on another device a copy on the CPU is exported, and a file that was there before is replaced in one step or kept. What
-    has no lowering rule makes torch.onnx.export take the whole graph: a warning and the report say why. Weights of
-    more than 2 GiB stand in a file beside it, ``NAME-CHECKSUM.data``, which goes where the model goes.
+    training flags of the module are put back; of one on another device a copy on the CPU is exported, and a file that
+    was there before is replaced in one step or kept. What has no lowering rule makes torch.onnx.export take the whole
+    graph: a warning and the report say why. Weights of more than 2 GiB stand in a file beside it,
+    ``NAME-CHECKSUM.data``, which goes where the model goes.
 
     Args:
         model: A module, best an extracted sub-network; or a `Subnet` of `supernet`, whose BatchNorm statistics are

@@ -26,7 +26,7 @@ def test_failure_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
     path = tmp_path / "log.csv"
     write_bytes(path, b"old")
     monkeypatch.setattr(os, step, fail)
-    with pytest.raises(WriteError, match="log.csv cannot be written: disk full"):
+    with pytest.raises(WriteError, match=r"log\.csv cannot be written: disk full"):
         write_bytes(path, b"new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
