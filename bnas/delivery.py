@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 from torch.fx import GraphModule
 
@@ -26,6 +25,7 @@ from bnas.runtime import (
     measure_latency,
     origin,
 )
+from bnas.runtime.archive import tensor_bytes
 from bnas.runtime.evaluation import Batch
 from bnas.runtime.files import write_bytes, write_json
 
@@ -66,8 +66,7 @@ class Delivery:
     def _write(self, name: str, subnet: Subnet, module: GraphModule) -> None:
         path, example = self.output.path, self._one_sample()
         write_json(path(f"subnets/{name}.json"), {**subnet.to_json(), "costs": self.supernet.costs(subnet)})
-        tensors = {key: tensor.contiguous() for key, tensor in module.state_dict().items()}
-        write_bytes(path(f"subnets/{name}.safetensors"), safetensors.torch.save(tensors))
+        write_bytes(path(f"subnets/{name}.safetensors"), tensor_bytes(module.state_dict()))
         metadata = origin(self.supernet, subnet)
         export_onnx(module, path(f"subnets/{name}.onnx"), example, metadata=metadata)
         quantised = path(f"subnets/{name}{INT8}.onnx")

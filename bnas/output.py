@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bnas.passes.errors import BnasError
-from bnas.runtime.files import write_json, writing
+from bnas.runtime.files import NO_PERMISSION, write_json, writing
 
 CONFIG = "config.json"
 Free = Callable[[str], bool]
@@ -65,8 +66,8 @@ def check_output(
     """
     if resume and overwrite:
         raise OutputError("resume and overwrite exclude each other")
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder} is a file; give a folder")
+    with writing(folder):
+        _check_place(folder)
     holds_run = (folder / CONFIG).is_file()
     if holds_run and not (resume or overwrite):
         raise OutputError(f"{folder} holds a run already; say --resume to go on with it or --overwrite to replace it")
@@ -76,6 +77,15 @@ def check_output(
         raise OutputError(
             f"{folder / CONFIG} is of another configuration: {told}; resume with that one, or say --overwrite"
         )
+
+
+def _check_place(folder: Path) -> None:
+    """Whether a folder can be made, or written to, as far as that can be told."""
+    there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    if not there.is_dir():
+        raise OutputError(f"{there} is a file; give a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise OutputError(f"{folder} cannot be written to: {NO_PERMISSION}")
 
 
 def changed(folder: Path, config: Any, free: Free) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from bnas.job import Watch
 from bnas.passes import PIPELINE
@@ -23,26 +23,35 @@ if TYPE_CHECKING:
 def watching(console: Console, verbose: bool = False) -> Iterator[Watch]:
     """A `Watch` that shows the phases of a job, with bars for training and search, on `console`.
 
-    With `verbose` also the passes that found the super-network, and what each left alone.
+    With `verbose` also the passes that found the super-network, and what each left alone. Where `console` is no
+    terminal there are lines instead of bars.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bars:
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
         training = bars.add_task("training", visible=False)
         searching = bars.add_task("searching", visible=False)
+        shown: set[TaskID] = set()
+
+        def show(task: TaskID, done: int, total: int, text: str) -> None:
+            if task not in shown:  # what an earlier process did took no time here: the time left is not told by it
+                shown.add(task)
+                bars.reset(task, total=total, completed=done, visible=True, description=text)
+            else:
+                bars.update(task, total=total, completed=done, description=text)
 
         def on_step(step: Step) -> None:
             text = f"training, stage {step.stage + 1}, epoch {step.epoch + 1}, loss {step.loss:.3f}"
-            bars.update(training, visible=True, total=step.steps, completed=step.step + 1, description=text)
+            show(training, step.step + 1, step.steps, text)
             tell(f"{text}, step {step.step + 1} of {step.steps}", (step.step + 1) % max(1, step.steps // 20) == 0)
 
         def on_evaluation(evaluation: Evaluation, total: int) -> None:
             last = evaluation.failure or f"last accuracy {100 * evaluation.values['accuracy']:.2f} %"
             text = f"searching, {last}"
-            bars.update(searching, visible=True, total=total, completed=evaluation.index + 1, description=text)
+            show(searching, evaluation.index + 1, total, text)
             tell(f"{text}, evaluation {evaluation.index + 1} of {total}", (evaluation.index + 1) % 20 == 0)
 
         def tell(text: str, due: bool) -> None:
-            if due and not console.is_terminal:  # a log file shows no bars before they are done
+            if due and not console.is_terminal:
                 console.print(text)
 
         def on_epoch(record: EpochRecord) -> None:

@@ -77,28 +77,27 @@ class Report:
         points = f"within {100 * self.acc_delta:g} point" + ("" if not self.missed else " (none is)")
         table = Table(title=f"Test accuracy and ONNX Runtime latency, {self.evaluations} evaluations", show_lines=True)
         table.add_column("network")
-        int8 = ("int8: accuracy", "latency") if any(row.int8 for row in self.rows) else ()
-        for column in ("accuracy", "MACs", "parameters", "latency", "spread", *int8):
+        for column in ("accuracy", "MACs", "parameters", "latency", "spread"):
             table.add_column(column, justify="right", no_wrap=True)
         for row in self.rows:
             label = row.name if row is self.rows[0] else f"{row.name}\n{points}"
             table.add_row(label, *self._cells(row))
+            if row.int8 is not None:
+                measured = (f"{100 * row.int8.accuracy:.2f} %", "", "", *self._time(row.int8.latency))
+                table.add_row(f"{row.name} in int8", *measured)
         return table
 
     def _cells(self, row: Row) -> tuple[str, ...]:
-        first, latency = self.rows[0], row.latency
+        first = self.rows[0]
         ratios = {name: first.costs[name] / row.costs[name] for name in ("macs", "parameters")}
-        speed = first.latency.median_ms / latency.median_ms
         return (
             f"{100 * row.accuracy:.2f} %",
             f"{row.costs['macs'] / 1e6:.2f} M\n{ratios['macs']:.2f}x",
             f"{row.costs['parameters'] / 1e3:.0f} k\n{ratios['parameters']:.2f}x",
-            f"{latency.median_ms:.3f} ms\n{speed:.2f}x",
-            f"{100 * latency.spread:.0f} %{'' if latency.stable else chr(10) + 'unstable'}",
-            *(() if row.int8 is None else self._int8_cells(row.int8)),
+            *self._time(row.latency),
         )
 
-    def _int8_cells(self, int8: Quantised) -> tuple[str, str]:
-        speed = self.rows[0].latency.median_ms / int8.latency.median_ms
-        unstable = "" if int8.latency.stable else "\nunstable"
-        return f"{100 * int8.accuracy:.2f} %", f"{int8.latency.median_ms:.3f} ms\n{speed:.2f}x{unstable}"
+    def _time(self, latency: Latency) -> tuple[str, str]:
+        speed = self.rows[0].latency.median_ms / latency.median_ms
+        unstable = "" if latency.stable else "\nunstable"
+        return f"{latency.median_ms:.3f} ms\n{speed:.2f}x", f"{100 * latency.spread:.0f} %{unstable}"

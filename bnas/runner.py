@@ -110,8 +110,9 @@ def data_of(configuration: Configuration, folder: Path) -> Splits:
 
 
 def _check_classes(model: nn.Module, data: Splits, example: torch.Tensor) -> None:
-    """Built-in data say how many classes they have; data of a user's factory need not."""
-    classes = (data.record or {}).get("classes")
+    """Built-in data say how many classes they have; of a user's the first batch that is held out is looked at."""
+    known = (data.record or {}).get("classes")
+    classes = known or _classes_seen(data)
     if classes is None:
         return
     try:
@@ -120,9 +121,20 @@ def _check_classes(model: nn.Module, data: Splits, example: torch.Tensor) -> Non
     except (RuntimeError, TypeError, ValueError) as error:
         told = f"the model does not take images of shape {tuple(example.shape)}"
         raise SourceError(f"input_info.sample_size: {told}: {error}") from error
-    if isinstance(outputs, torch.Tensor) and outputs.ndim == 2 and outputs.shape[1] != classes:
-        told = f"the model has {outputs.shape[1]} outputs, and the data {classes} classes"
+    if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2:
+        return
+    found = outputs.shape[1]
+    if found < classes or (known and found > classes):
+        told = f"the model has {found} outputs, and the data {'' if known else 'at least '}{classes} classes"
         raise SourceError(f"{told}; num_classes={classes} makes a model of torchvision fit, with weights for as many")
+
+
+def _classes_seen(data: Splits) -> int | None:
+    """How many classes the first batch has at least; None where its targets are no class numbers."""
+    targets = next((targets for _, targets in data.validation), None)
+    if not isinstance(targets, torch.Tensor) or targets.ndim != 1 or targets.is_floating_point() or not len(targets):
+        return None
+    return int(targets.max()) + 1
 
 
 def _given(configuration: Configuration, *keys: str) -> dict[str, Any]:

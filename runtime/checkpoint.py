@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -89,9 +89,13 @@ def check_state(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], pla
         if n in found and found[n].shape != t.shape
     ]
     problems = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
-    told = "; ".join(f"{what}: {', '.join(names)}" for what, names in problems.items() if names)
+    told = "; ".join(f"{what}: {_first(names)}" for what, names in problems.items() if names)
     if told:
         raise CheckpointError(f"{place} does not fit the model: {told}")
+
+
+def _first(names: Sequence[str], most: int = 4) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def shared_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -30,7 +30,8 @@ def faster_layout(model: nn.Module, inputs: Any, rounds: int = 3) -> str:
         return "contiguous"
     device = device_of(model)
     inputs = placed(inputs, device)
-    with torch.random.fork_rng():
+    own = [device] if device.type in ("cuda", "xpu") else []  # other devices draw nothing here
+    with torch.random.fork_rng(own, device_type=device.type if own else "cuda"):
         copies = {name: copy.deepcopy(model).to(memory_format=layout) for name, layout in LAYOUTS.items()}
         times: dict[str, list[float]] = {name: [] for name in LAYOUTS}
         for _ in range(rounds + 1):
