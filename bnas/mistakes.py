@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+
 import torch
 
 from bnas.passes.errors import BnasError
-from bnas.runtime.files import REMEDIES, why
+from bnas.runtime.files import why
 
 
 def told(error: Exception) -> str | None:
@@ -15,7 +17,8 @@ def told(error: Exception) -> str | None:
     if isinstance(error, torch.OutOfMemoryError):
         first = str(error).split(". ")[0]
         return f"{first}: a smaller batch_size, batch_size_val or accumulate instead of large batches needs less"
-    if isinstance(error, OSError) and (error.filename is not None or error.errno in REMEDIES):
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if isinstance(error, OSError) and (full or error.filename is not None):
         place = "" if error.filename is None else f"{error.filename}: "
-        return f"{place}{why(error)} (-v shows where)"
+        return f"{place}{why(error) if full else error.strerror} (-v shows where)"
     return None

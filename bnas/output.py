@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from bnas.passes.errors import BnasError
 from bnas.runtime.files import NO_PERMISSION, write_json, writing
 
 CONFIG = "config.json"
+MARK = "run.json"
+"""What tells the folder of a run from one of a user, who may well call a file ``config.json``."""
 Free = Callable[[str], bool]
 """Says of a place in a configuration whether it may change."""
 
@@ -50,9 +53,10 @@ def open_output(
         WriteError: the folder cannot be written to.
     """
     check_output(folder, config, resume=resume, overwrite=overwrite, free=free)
-    holds_run = (folder / CONFIG).is_file()
+    holds_run = (folder / MARK).is_file()
     if holds_run and overwrite:
         remove(folder)
+    write_json(folder / MARK, {"format": 1, "bnas": version("bnas")})
     write_json(folder / CONFIG, config)
     return Output(folder, resume and holds_run)
 
@@ -68,12 +72,12 @@ def check_output(
         raise OutputError("resume and overwrite exclude each other")
     with writing(folder):
         _check_place(folder)
-    holds_run = (folder / CONFIG).is_file()
+    holds_run = (folder / MARK).is_file()
     if holds_run and not (resume or overwrite):
         raise OutputError(f"{folder} holds a run already; say --resume to go on with it or --overwrite to replace it")
     if not holds_run and folder.is_dir() and any(folder.iterdir()):
         raise OutputError(f"{folder} holds files that are not a run of bnas; give a new folder")
-    if resume and holds_run and (told := changed(folder, config, free)):
+    if resume and (folder / CONFIG).is_file() and (told := changed(folder, config, free)):
         raise OutputError(
             f"{folder / CONFIG} is of another configuration: {told}; resume with that one, or say --overwrite"
         )
@@ -84,7 +88,8 @@ def _check_place(folder: Path) -> None:
     there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
     if not there.is_dir():
         raise OutputError(f"{there} is a file; give a folder")
-    if not os.access(there, os.W_OK | os.X_OK):
+    effective = os.access in os.supports_effective_ids
+    if not os.access(there, os.W_OK | os.X_OK, effective_ids=effective):
         raise OutputError(f"{folder} cannot be written to: {NO_PERMISSION}")
 
 

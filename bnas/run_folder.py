@@ -17,6 +17,7 @@ from bnas.job import Job, Splits, Watch
 from bnas.output import CONFIG, Output, OutputError, changed, read_json, remove
 from bnas.overrides import with_changes
 from bnas.passes import Subnet
+from bnas.passes.errors import SubnetError, add_note
 from bnas.report import Report
 from bnas.runner import SOURCE, job_of
 from bnas.runtime import SuperNetwork, measure_latency
@@ -144,7 +145,11 @@ class RunFolder:
             return self._checked(self.steps.winners().found[name].subnet)
         if not Path(name).is_file():
             raise OutputError(f"{name}: there is no such file; give {', '.join(NAMES)} or the file of a sub-network")
-        return self._read(read_json(Path(name)))
+        try:
+            return self._read(read_json(Path(name)))
+        except SubnetError as error:
+            add_note(error, f"in {name}")
+            raise
 
     def module(self, subnet: Subnet) -> GraphModule:
         """The extracted sub-network with the statistics that the run gave it, or with recalibrated ones."""

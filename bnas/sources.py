@@ -14,13 +14,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from bnas.datasets import default_place, images
 from bnas.digits import splits
 from bnas.job import Splits
 from bnas.models import named
 from bnas.passes import BnasError
+from bnas.passes.errors import add_note
+from bnas.runtime import CheckpointError
 from bnas.runtime.checkpoint import check_state
 from bnas.weights import read_weights
 
@@ -48,9 +50,17 @@ def load_model(name: str, weights: Path | None = None, folder: Path | None = Non
         raise SourceError(f"{name} gives a {type(model).__name__}, not a torch.nn.Module")
     if weights is not None:
         state = read_weights((folder or Path()) / weights, model.state_dict())
-        check_state(model.state_dict(), state, str((folder or Path()) / weights))
+        _check_weights(name, model, state, (folder or Path()) / weights)
         model.load_state_dict(state)
     return model.eval()
+
+
+def _check_weights(name: str, model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    try:
+        check_state(model.state_dict(), state, str(path))
+    except CheckpointError as error:
+        add_note(error, f"the model is {name}: give weights of that one, or name the model that these are of")
+        raise
 
 
 def load_data(name: str, folder: Path | None = None, dataset: str | None = None, **options: Any) -> Splits:

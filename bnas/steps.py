@@ -14,6 +14,7 @@ from torch import nn
 from bnas.delivery import Delivery
 from bnas.job import Job, Watch
 from bnas.output import Output, OutputError
+from bnas.passes.errors import add_note
 from bnas.passes.slot import Copies
 from bnas.report import Report
 from bnas.runtime import Evaluator, LatencyModel, SuperNetwork, Trainer, accuracy, machine
@@ -21,6 +22,7 @@ from bnas.runtime.batches import Batches
 from bnas.runtime.checkpoint import MODEL, SUPERNET, read_model, write_model
 from bnas.runtime.evaluation import Batch
 from bnas.runtime.files import write_json
+from bnas.runtime.latency import LatencyError
 from bnas.runtime.training_checkpoint import TRAINING
 from bnas.search import Constraint, Evaluation, Searcher
 from bnas.search.scalars import SearchScalars
@@ -220,7 +222,11 @@ class Steps:
             return None
         path = self.output.path("latency.json")
         if path.is_file():
-            return LatencyModel.load(path, self.supernet)
+            try:
+                return LatencyModel.load(path, self.supernet)
+            except LatencyError as error:
+                add_note(error, f"`bnas search {self.output.folder} --overwrite` fits one here, and searches anew")
+                raise
         model = LatencyModel.fit(self.supernet, self.job.latency_subnets, seed=self.job.seed, **self.job.latency)
         model.save(path)
         return model
