@@ -51,7 +51,7 @@ def demo(
     with options.watched(verbose) as (console, watch):
         report = begin(configuration, output, output, watch, resume=True).all()
     console.print(report.table())
-    console.print(f"All files are in {output}")
+    options.say(console, f"All files are in {output}")
 
 
 @app.command()

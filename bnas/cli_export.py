@@ -11,8 +11,6 @@ import typer
 from bnas import cli_options as options
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from bnas.run_folder import RunFolder
 
 
@@ -33,13 +31,11 @@ def export(
     wanted += [f"export.exclude={json.dumps(exclude)}"] if exclude else []
     with options.watched(verbose, resumes=False) as (console, watch):
         folder = RunFolder.open(run, source, changes=tuple(wanted), watch=watch)
-        if onnx is not None:
-            told: Table | str = written(folder, subnet, onnx)
-        else:
-            told = folder.export().table()
-    console.print(told, markup=False, highlight=False, soft_wrap=True)
-    if onnx is None:
-        console.print(f"All files are in {run}")
+        report = folder.export() if onnx is None else None
+        told = f"All files are in {run}" if onnx is None else written(folder, subnet, onnx)
+    if report is not None:
+        console.print(report.table())
+    options.say(console, told)
 
 
 def written(folder: RunFolder, subnet: str, path: Path) -> str:

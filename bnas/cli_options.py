@@ -50,6 +50,11 @@ def watched(verbose: bool, *, resumes: bool = True) -> Iterator[tuple[Console, W
         yield console, watch
 
 
+def say(console: Console, text: str) -> None:
+    """Print a line as it is: paths are not broken, and brackets in them mean nothing."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 @contextmanager
 def stoppable(resumes: bool = True) -> Iterator[None]:
     """Ctrl-C ends the command, which says how to go on."""

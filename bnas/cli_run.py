@@ -25,7 +25,7 @@ def run(
         steps = begun(config, output, changes or [], resume, overwrite, watch)
         report = steps.all()
     console.print(report.table())
-    console.print(f"All files are in {steps.output.folder}")
+    options.say(console, f"All files are in {steps.output.folder}")
 
 
 def train(
@@ -41,7 +41,7 @@ def train(
         steps = begun(config, output, changes or [], resume, overwrite, watch)
         steps.train()
     folder = steps.output.folder
-    console.print(f"The trained super-network is in {folder / 'supernet'}; `bnas search {folder}` searches it")
+    options.say(console, f"The trained super-network is in {folder / 'supernet'}; `bnas search {folder}` searches it")
 
 
 def begun(config: Path, output: Path | None, changes: list[str], resume: bool, overwrite: bool, watch: Watch) -> Steps:

@@ -28,7 +28,7 @@ def search(
         folder.begin_search(resume=resume, overwrite=overwrite)
         winners = folder.steps.search()
     console.print(table(winners))
-    console.print(f"The front is in {run / 'pareto.json'}; `bnas export {run}` writes these and measures them")
+    options.say(console, f"The front is in {run / 'pareto.json'}; `bnas export {run}` writes these and measures them")
 
 
 def table(winners: Winners) -> Table:

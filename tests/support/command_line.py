@@ -19,10 +19,11 @@ class Net(nn.Module):
     def __init__(self, num_classes=3, width=16):
         super().__init__()
         self.stem, self.norm = nn.Conv2d(1, width, 3, padding=1), nn.BatchNorm2d(width)
-        self.body, self.head = nn.Conv2d(width, width, 3, padding=1), nn.Linear(width, num_classes)
+        self.body, self.last = nn.Conv2d(width, 12, 3, padding=1), nn.Conv2d(12, width, 3, padding=1)
+        self.head = nn.Linear(width, num_classes)
     def forward(self, x):
         x = torch.relu(self.norm(self.stem(x)))
-        return self.head(torch.relu(self.body(x) + x).mean((2, 3)))
+        return self.head(torch.relu(self.last(torch.relu(self.body(x))) + x).mean((2, 3)))
 
 class Batches(list):
     drawn = 0
