@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bnas.job import Watch
 from bnas.passes import PIPELINE
@@ -30,24 +30,16 @@ def watching(console: Console, verbose: bool = False) -> Iterator[Watch]:
     with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
         training = bars.add_task("training", visible=False)
         searching = bars.add_task("searching", visible=False)
-        shown: set[TaskID] = set()
-
-        def show(task: TaskID, done: int, total: int, text: str) -> None:
-            if task not in shown:  # what an earlier process did took no time here: the time left is not told by it
-                shown.add(task)
-                bars.reset(task, total=total, completed=done, visible=True, description=text)
-            else:
-                bars.update(task, total=total, completed=done, description=text)
 
         def on_step(step: Step) -> None:
             text = f"training, stage {step.stage + 1}, epoch {step.epoch + 1}, loss {step.loss:.3f}"
-            show(training, step.step + 1, step.steps, text)
+            bars.update(training, visible=True, total=step.steps, completed=step.step + 1, description=text)
             tell(f"{text}, step {step.step + 1} of {step.steps}", (step.step + 1) % max(1, step.steps // 20) == 0)
 
         def on_evaluation(evaluation: Evaluation, total: int) -> None:
             last = evaluation.failure or f"last accuracy {100 * evaluation.values['accuracy']:.2f} %"
             text = f"searching, {last}"
-            show(searching, evaluation.index + 1, total, text)
+            bars.update(searching, visible=True, total=total, completed=evaluation.index + 1, description=text)
             tell(f"{text}, evaluation {evaluation.index + 1} of {total}", (evaluation.index + 1) % 20 == 0)
 
         def tell(text: str, due: bool) -> None:
