@@ -1,74 +1,58 @@
-"""The command line: ``bnas run``, ``demo``, ``inspect``, ``export``, ``bench``, ``report``, ``schema``."""
+"""The command line: train, search and export a super-network, and look at what came of it."""
 
 from __future__ import annotations
 
 import json
 import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bnas import cli_options as options
 from bnas.cli_bench import bench
 from bnas.cli_export import export
 from bnas.cli_report import report, report_told
-from bnas.passes.errors import BnasError
+from bnas.cli_run import run, train
+from bnas.cli_search import search
 
 if TYPE_CHECKING:
-    from bnas.output import Output
-    from bnas.pipeline import Splits
+    from bnas.job import Splits
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
-OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder for all results.")]
-ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with the run that the folder holds.")]
-VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Show the passes and what each left alone.")]
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the run that the folder holds.")]
-
-
-@app.command()
-def run(
-    config: Annotated[Path, typer.Argument(help="Configuration file: .json, .json5, .yaml or .yml.")],
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder for all results; by default the file's log_dir.")
-    ] = None,
-    changes: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a key, such as optimizer.base_lr=0.1.")
-    ] = None,
-    resume: ResumeOption = False,
-    overwrite: OverwriteOption = False,
-    verbose: VerboseOption = False,
-) -> None:
-    """Bootstrap, train, search, export and measure what a configuration file says."""
-    from bnas.configuration_file import load_config
-    from bnas.output import OutputError, open_output
-
-    configuration = load_config(config, changes or ())
-    folder = output or configuration.log_dir
-    if folder is None:
-        raise OutputError(f"{config} has no log_dir; say --output DIR")
-    place = open_output(Path(folder), configuration.model_dump(mode="json"), resume=resume, overwrite=overwrite)
-    _run(configuration, config.parent, place, verbose)
+for command in (run, train, search, export, bench, report):
+    app.command()(command)
 
 
 @app.command()
 def demo(
-    output: OutputOption = Path("bnas-demo"),
-    resume: ResumeOption = False,
-    overwrite: OverwriteOption = False,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for all results.")] = Path("bnas-demo"),
+    resume: options.Resume = False,
+    overwrite: options.Overwrite = False,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of the pre-training.")] = 20,
-    verbose: VerboseOption = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Show all of it on real images: scikit-learn's handwritten digits, in a few minutes on two cores."""
     from bnas.configuration_file import load_config
     from bnas.output import open_output
+    from bnas.runner import begin
+    from bnas.settled import free_in
 
     configuration = load_config(Path(__file__).with_name("demo.json"))
-    place = open_output(output, configuration.model_dump(mode="json"), resume=resume, overwrite=overwrite)
-    weights = place.path(str(configuration.weights))
-    if not weights.is_file():
-        _pretrain(weights, epochs)
-    _run(configuration, output, place, verbose)
+    data, said = configuration.model_dump(mode="json"), {"resume": resume, "overwrite": overwrite}
+    with options.stoppable():
+        weights = open_output(output, data, **said, free=free_in(output)).path(str(configuration.weights))
+        if not weights.is_file():
+            _pretrain(weights, epochs)
+    with options.watched(verbose) as (console, watch):
+        found = begin(configuration, output, output, watch, resume=True).all()
+    console.print(found.table())
+    options.say(console, f"All files are in {output}\n{report_told(output)}")
 
 
 @app.command()
@@ -99,25 +83,6 @@ def _pretrain(path: Path, epochs: int) -> None:
     write_bytes(path, safetensors.torch.save(model.state_dict()))
 
 
-def _run(configuration: Any, folder: Path, output: Output, verbose: bool) -> None:
-    from rich.console import Console
-
-    from bnas.progress import watching
-    from bnas.runner import run_configuration
-
-    console = Console()
-    with watching(console, verbose) as watch:
-        found = run_configuration(configuration, folder, output, watch)
-    console.print(found.table())
-    console.print(f"All files are in {output.folder}")
-    console.print(report_told(output.folder), markup=False)
-
-
-app.command()(export)
-app.command()(bench)
-app.command()(report)
-
-
 @app.command()
 def inspect(
     model: Annotated[str, typer.Argument(help="torchvision:NAME, package.module:FACTORY or path/file.py:FACTORY.")],
@@ -140,12 +105,27 @@ def inspect(
 
 
 def main() -> None:
-    """Run the command line; an error of bnas is told in a few lines, without a traceback, with exit status 1."""
-    try:
-        app()
-    except Exception as error:
-        if not isinstance(error, BnasError):
-            raise
-        notes = "".join(f"\n  {note}" for note in getattr(error, "__notes__", ()))
-        typer.secho(f"bnas: {error}{notes}", fg="red", err=True)
-        sys.exit(1)
+    """Run the command line; a mistake is told in a few lines, without a traceback, with exit status 1."""
+    with warnings.catch_warnings():
+        warnings.showwarning = partial(_show_warning, warnings.showwarning)
+        try:
+            app()
+        except Exception as error:
+            from bnas.mistakes import told  # here, since it loads torch, which --help does not need
+
+            if (text := told(error)) is None:
+                raise
+            if isinstance(error, OSError) and {"-v", "--verbose"} & set(sys.argv):
+                traceback.print_exc()
+            typer.secho(f"bnas: {text}", fg="red", err=True)
+            sys.exit(1)
+
+
+def _show_warning(
+    otherwise: Callable[..., None], message: Warning | str, category: type[Warning], *where: Any, **more: Any
+) -> None:
+    """Those of bnas without the line of code that they come from."""
+    if category.__module__.startswith("bnas."):
+        typer.secho(f"bnas: {message}", fg="yellow", err=True)
+    else:
+        otherwise(message, category, *where, **more)

@@ -1,45 +1,59 @@
-"""``bnas export``: a sub-network of a run as an ONNX file, in float or int8."""
+"""``bnas export``: the winners of a search as modules and ONNX files, or one sub-network as one file."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bnas import cli_options as options
+
+if TYPE_CHECKING:
+    from bnas.run_folder import RunFolder
+
 
 def export(
-    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
-    onnx: Annotated[Path, typer.Option("--onnx", help="Where the file goes.")],
+    run: options.Run,
+    onnx: Annotated[Path | None, typer.Option("--onnx", help="Write one sub-network to this file instead.")] = None,
     subnet: Annotated[str, typer.Option("--subnet", help="best, smallest, fastest, or a JSON file.")] = "best",
     int8: Annotated[bool, typer.Option("--int8", help="Quantise it, calibrated on the run's training data.")] = False,
     exclude: Annotated[list[str] | None, typer.Option("--exclude", help="Layers that stay in float (globs).")] = None,
-    source: Annotated[
-        Path | None, typer.Option("--from", help="Folder of the configuration's files; by default where it was.")
-    ] = None,
+    changes: options.Changes = None,
+    source: options.Source = None,
+    verbose: options.Verbose = False,
 ) -> None:
-    """Write a sub-network of a run to an ONNX file, and tell its accuracy on ONNX Runtime."""
+    """Write and measure the winners of a run's search; with --onnx one sub-network, and tell its accuracy."""
     from bnas.run_folder import RunFolder
-    from bnas.runtime import Int8, QuantisationError, evaluate_onnx, export_onnx, origin
+    from bnas.runtime import QuantisationError
 
     if exclude and not int8:
         raise QuantisationError(f"--exclude {exclude[0]}: says what int8 leaves out; say --int8 too")
-    folder = RunFolder(run, source or recorded_source(run))
-    chosen = folder.subnet(subnet)
+
+    wanted = [*(changes or ()), *(["export.int8=true"] if int8 else [])]
+    wanted += [f"export.exclude={json.dumps(exclude)}"] if exclude else []
+    with options.watched(verbose, resumes=False) as (console, watch):
+        folder = RunFolder.open(run, source, changes=tuple(wanted), watch=watch)
+        report = folder.export() if onnx is None else None
+        told = f"All files are in {run}" if onnx is None else written(folder, subnet, onnx, int8)
+    if report is not None:
+        console.print(report.table())
+    options.say(console, told)
+
+
+def written(folder: RunFolder, subnet: str, path: Path, quantised: bool) -> str:
+    """Write one sub-network to an ONNX file; what came of it."""
+    from bnas.runtime import Int8, evaluate_onnx, export_onnx, origin
+
+    folder.check_export()
+    chosen, job = folder.subnet(subnet), folder.job
     example = [tensor[:1] for tensor in folder.supernet.example()]
-    settings = Int8(folder.data.train, exclude=tuple(exclude or ()), validation=folder.data.test) if int8 else None
+    settings = Int8(job.data.train, **(job.int8 or {}), validation=job.data.test) if quantised else None
     metadata = origin(folder.supernet, chosen)
-    report = export_onnx(folder.module(chosen), onnx, example, settings, metadata=metadata)
-    typer.echo(f"{report.path}: {report.bytes:,} bytes, relative error in float {report.max_relative_error:.1e}")
+    report = export_onnx(folder.module(chosen), path, example, settings, metadata=metadata)
+    told = f"{report.path}: {report.bytes:,} bytes, relative error in float {report.max_relative_error:.1e}\n"
     if report.int8 is None:
-        typer.echo(f"test accuracy on ONNX Runtime: {evaluate_onnx(report.path, folder.data.test):.2%}")
-    else:
-        typer.echo(
-            f"test accuracy on ONNX Runtime: {report.int8.metric_int8:.2%}, in float {report.int8.metric_fp32:.2%}"
-        )
-
-
-def recorded_source(run: Path) -> Path:
-    """The folder that the configuration of a run was read from: as the run noted it, or else the current one."""
-    note = run / "source.txt"
-    return Path(note.read_text(encoding="utf-8").strip()) if note.is_file() else Path()
+        return f"{told}test accuracy on ONNX Runtime: {evaluate_onnx(report.path, job.data.test):.2%}"
+    accuracies = f"{report.int8.metric_int8:.2%}, in float {report.int8.metric_fp32:.2%}"
+    return f"{told}test accuracy on ONNX Runtime: {accuracies}"

@@ -220,6 +220,8 @@ class Training(Section):
     """Layout of images; auto: the faster one in a short measurement."""
     accumulate: Count = 1
     """Batches of one step."""
+    checkpoint_every: Count | None = None
+    """Steps between two checkpoints, which an interrupted training goes on from; by default every epoch."""
 
 
 class ObjectiveSection(Section):
@@ -236,10 +238,10 @@ class Search(Section):
 
     algorithm: Literal["NSGA2", "RNSGA2", "random"] = "NSGA2"
     """How candidates are made."""
-    num_evals: Count = 150
+    num_evals: Annotated[int, Field(ge=4)] = 150
     """How many sub-networks are evaluated."""
-    population: Annotated[int, Field(ge=4)] = 20
-    """Candidates of a generation."""
+    population: Annotated[int, Field(ge=4)] | None = None
+    """Candidates of a generation; by default 20, or `num_evals` where that is less."""
     seed: Whole = 0
     """Fixes the training's sub-networks and the search."""
     acc_delta: Annotated[float, Field(ge=0)] = 1.0
@@ -306,23 +308,69 @@ class InputInfo(Section):
     """Shape of an input, the batch first."""
 
 
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
+
+
 class OptimizerSection(Section):
     """``optimizer``."""
 
-    type: Literal["sgd"] = "sgd"
-    """The one that there is; another is for the Python API."""
+    type: Annotated[
+        Literal["sgd", "adam", "adamw", "rmsprop"],
+        BeforeValidator(
+            _lower,
+            json_schema_input_type=Literal["sgd", "adam", "adamw", "rmsprop", "SGD", "Adam", "AdamW", "RMSprop"],
+        ),
+    ] = "sgd"
+    """Of `torch.optim`; capitals say nothing."""
     base_lr: Positive = 0.01
     """The learning rate of stages without ``init_lr``."""
-    momentum: Fraction = 0.9
-    """As in `torch.optim.SGD`, like the next two."""
-    nesterov: bool = True
-    """Look ahead along the momentum."""
+    momentum: Fraction | None = None
+    """Of sgd and rmsprop; by default 0.9 and 0."""
+    nesterov: bool | None = None
+    """Of sgd: look ahead along the momentum; by default wherever there is one."""
+    betas: tuple[Fraction, Fraction] | None = None
+    """Of adam and adamw; by default 0.9 and 0.999."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
-    """Factor of the weights in their gradients."""
+    """Factor of the weights in their gradients; of adamw that of the weights themselves."""
     label_smoothing: Fraction = 0.0
     """Of the cross-entropy against the targets."""
     no_decay_keys: str | None = None
     """Parts of parameter names with # between them, such as "bn#bias": these parameters have no weight decay."""
+
+
+class LatencySection(Section):
+    """``latency``; see `bnas.measure_latency`."""
+
+    batch: Count = 1
+    """Samples in a run."""
+    threads: Count = 1
+    """Threads within an operator."""
+    runs: Count = 50
+    """Timings of each file; with fewer than 50 nothing is called stable."""
+    provider: str = "CPUExecutionProvider"
+    """Execution provider of ONNX Runtime, among those that are installed."""
+    subnets: Annotated[int, Field(ge=5)] = 16
+    """So many sub-networks are measured to fit a latency model, where an objective or a constraint is latency."""
+
+
+class ExportSection(Section):
+    """``export``; see `bnas.Int8`."""
+
+    int8: bool = True
+    """Also write int8 files, and measure them."""
+    calibration_samples: Count = 512
+    """Training samples that the ranges of int8 activations are found on."""
+    exclude: Scopes = ()
+    """Layers that stay in float: paths or globs on paths of modules."""
+    exclude_operators: Scopes = ()
+    """ONNX operators that stay in float, such as "Gemm"."""
+    per_channel: bool = True
+    """Weights have a scale for each output channel."""
+    method: Literal["minmax", "entropy", "percentile"] = "minmax"
+    """How the range of an activation is found."""
+    reduce_range: bool = False
+    """Weights of 7 bits: on CPUs with AVX2 or AVX-512 but without VNNI, sums of 8 bits saturate."""
 
 
 class Configuration(Section):
@@ -336,6 +384,8 @@ class Configuration(Section):
     """A name of torchvision's, ``resnet50_cifar10`` or such; ``package.module:FACTORY``; ``path/file.py:FACTORY``"""
     num_classes: Count | None = None
     """Keyword argument of the model's factory."""
+    model_options: dict[str, Any] = Field(default={})
+    """Further keyword arguments of the model's factory."""
     weights: str | None = None
     """State dict of the model, .safetensors or .pt, relative to the file's folder."""
     dataset: str | None = None
@@ -349,16 +399,20 @@ class Configuration(Section):
     batch_size_val: Count | None = None
     """Images of a batch elsewhere."""
     input_info: InputInfo
-    device: Literal["cpu"] = "cpu"
-    """What a run computes on; others are for the Python API."""
+    device: str = "cpu"
+    """What a run computes on: cpu, cuda, cuda:0, mps or any other that PyTorch has and finds."""
     log_dir: str | None = None
     """Folder for all results where the command line says no ``--output``."""
+    tensorboard: bool = False
+    """Write scalars of training and search to ``training/tensorboard`` and ``search/tensorboard`` of the run."""
     ignored_scopes: Scopes = ()
     """As in ``elasticity``; BootstrapNAS reads them here."""
     target_scopes: Scopes = ()
     """As in ``elasticity``."""
     optimizer: OptimizerSection = OptimizerSection()
     bootstrapNAS: BootstrapNAS = BootstrapNAS()
+    latency: LatencySection = LatencySection()
+    export: ExportSection = ExportSection()
 
     @field_validator("data")
     @classmethod

@@ -30,8 +30,7 @@ def load_config(path: str | Path, changes: Sequence[str] = ()) -> Configuration:
     path = Path(path)
     place = f"{path} with --set {' --set '.join(changes)}" if changes else str(path)
     configuration = parse_configuration(with_changes(_read(path), changes), place)
-    if told := list(_contradictions(configuration, path.parent)):
-        raise ConfigurationError(place, told)
+    check_configuration(configuration, path.parent, place)
     return configuration
 
 
@@ -87,6 +86,16 @@ def _yaml(text: str) -> Any:
 
 
 FORMATS: dict[str, Callable[[str], Any]] = {".json": _json, ".json5": _json, ".yaml": _yaml, ".yml": _yaml}
+
+
+def check_configuration(configuration: Configuration, folder: Path, place: str) -> None:
+    """Check the keys against one another, and against what this machine has.
+
+    Raises:
+        ConfigurationError: names all that contradict each other, or that cannot be here.
+    """
+    if told := list(_contradictions(configuration, folder)):
+        raise ConfigurationError(place, told)
 
 
 def _contradictions(configuration: Configuration, folder: Path) -> Iterator[str]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from bnas.pipeline import Splits
+from bnas.job import Splits
 from bnas.samples import KNOWN, DataError, Parts, Samples, channels, find_parts
 
 Transform = Callable[[Any], Tensor]

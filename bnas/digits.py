@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bnas.passes.errors import BnasError
 
 if TYPE_CHECKING:
-    from bnas.pipeline import Splits
+    from bnas.job import Splits
 
 WIDTHS = (32, 64, 96)
 TRAIN, VALIDATION = 1000, 397
@@ -83,7 +83,7 @@ def splits(batch_size: int = 50, seed: int = 0, *, batch_size_val: int = 100) ->
     Raises:
         MissingExtraError: scikit-learn is not installed.
     """
-    from bnas.pipeline import Splits
+    from bnas.job import Splits
 
     try:
         from sklearn.datasets import load_digits

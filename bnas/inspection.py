@@ -12,6 +12,7 @@ from rich.markup import escape
 from torch import nn
 
 from bnas.passes import BnasError
+from bnas.passes.errors import add_note
 from bnas.passes.rigidity import rigid_share
 from bnas.runtime import SuperNetwork
 
@@ -150,5 +151,9 @@ def shorten(tensors: list[str]) -> str:
 def inspect_model(name: str, model: nn.Module, shape: tuple[int, ...]) -> Inspection:
     """Find what is elastic in `model` for an input of `shape`."""
     start = time.process_time()
-    supernet = SuperNetwork.from_model(model, torch.zeros(shape))
+    try:
+        supernet = SuperNetwork.from_model(model, torch.zeros(shape))
+    except BnasError as error:
+        add_note(error, f"for an input of {','.join(map(str, shape))}: --input gives another shape")
+        raise
     return Inspection(name, supernet, time.process_time() - start)

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from bnas.passes.errors import BnasError
-from bnas.runtime.files import write_json
+from bnas.runtime.files import NO_PERMISSION, write_json, writing
 
 CONFIG = "config.json"
+MARK = "run.json"
+"""What tells the folder of a run from one of a user, who may well call a file ``config.json``."""
+Free = Callable[[str], bool]
+"""Says of a place in a configuration whether it may change."""
 
 
 class OutputError(BnasError):
@@ -19,7 +27,7 @@ class OutputError(BnasError):
 
 @dataclass(frozen=True)
 class Output:
-    """A folder that holds one run; made by `open_output`."""
+    """A folder that holds one run; made by `open_output` or `bnas.run_folder`."""
 
     folder: Path
     resumed: bool = False
@@ -28,35 +36,96 @@ class Output:
     def path(self, name: str) -> Path:
         """Where the file `name` goes; its folder exists."""
         path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
 
-def open_output(folder: Path, config: Any, *, resume: bool = False, overwrite: bool = False) -> Output:
+def open_output(
+    folder: Path, config: Any, *, resume: bool = False, overwrite: bool = False, free: Free = lambda _: False
+) -> Output:
     """Make `folder` ready for a run of `config` (JSON data), which is written there first.
 
+    `free` says of a place in the configuration, such as ``a.b``, that it may change in a run that is resumed.
+
     Raises:
-        OutputError: it holds a run, or other files; or a run of another configuration is to be resumed.
+        OutputError: as `check_output`.
+        WriteError: the folder cannot be written to.
     """
-    if resume and overwrite:
-        raise OutputError("resume and overwrite exclude each other")
-    holds_run = (folder / CONFIG).is_file()
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder} is a file; give a folder")
-    if holds_run and not (resume or overwrite):
-        raise OutputError(f"{folder} holds a run already; say --resume to go on with it or --overwrite to replace it")
-    if not holds_run and folder.is_dir() and any(folder.iterdir()):
-        raise OutputError(f"{folder} holds files that are not a run of bnas; give a new folder")
-    if resume and holds_run:
-        _check_same(folder / CONFIG, config)
-    elif holds_run:
-        shutil.rmtree(folder)
+    check_output(folder, config, resume=resume, overwrite=overwrite, free=free)
+    holds_run = (folder / MARK).is_file()
+    if holds_run and overwrite:
+        remove(folder)
+    write_json(folder / MARK, {"format": 1, "bnas": version("bnas")})
     write_json(folder / CONFIG, config)
     return Output(folder, resume and holds_run)
 
 
-def _check_same(path: Path, config: Any) -> None:
-    import json
+def check_output(
+    folder: Path, config: Any, *, resume: bool = False, overwrite: bool = False, free: Free = lambda _: False
+) -> None:
+    """Change nothing, and raise OutputError where `open_output` cannot use the folder.
 
-    if json.loads(path.read_text()) != json.loads(json.dumps(config)):
-        raise OutputError(f"{path} is of another configuration: resume with that one, or say --overwrite")
+    It holds a run, or other files; or a run of another configuration is to be resumed.
+    """
+    if resume and overwrite:
+        raise OutputError("resume and overwrite exclude each other")
+    with writing(folder):
+        _check_place(folder)
+    holds_run = (folder / MARK).is_file()
+    if holds_run and not (resume or overwrite):
+        raise OutputError(f"{folder} holds a run already; say --resume to go on with it or --overwrite to replace it")
+    if not holds_run and folder.is_dir() and any(folder.iterdir()):
+        raise OutputError(f"{folder} holds files that are not a run of bnas; give a new folder")
+    if resume and (folder / CONFIG).is_file() and (told := changed(folder, config, free)):
+        raise OutputError(
+            f"{folder / CONFIG} is of another configuration: {told}; resume with that one, or say --overwrite"
+        )
+
+
+def _check_place(folder: Path) -> None:
+    """Whether a folder can be made, or written to, as far as that can be told."""
+    there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    if not there.is_dir():
+        raise OutputError(f"{there} is a file; give a folder")
+    effective = os.access in os.supports_effective_ids
+    if not os.access(there, os.W_OK | os.X_OK, effective_ids=effective):
+        raise OutputError(f"{folder} cannot be written to: {NO_PERMISSION}")
+
+
+def changed(folder: Path, config: Any, free: Free) -> str:
+    """What differs between the configuration of the run in `folder` and `config`, where it is not free; or nothing."""
+    return "; ".join(text for place, text in differences(read_json(folder / CONFIG), config) if not free(place))
+
+
+def differences(before: Any, now: Any, place: str = "") -> Iterator[tuple[str, str]]:
+    """Where two configurations differ: the place, and ``a.b is 1, and was 2``."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in dict.fromkeys([*before, *now]):
+            yield from differences(before.get(key), now.get(key), f"{place}.{key}".removeprefix("."))
+        return
+    if before != (now := json.loads(json.dumps(now))):
+        yield place, f"{place or 'it'} is {_short(now)}, and was {_short(before)}"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder with all that is in it."""
+    with writing(path):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        OutputError: it cannot be read, or is damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{path} is not a JSON file: {error}") from error

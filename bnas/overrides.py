@@ -5,23 +5,28 @@ from __future__ import annotations
 import copy
 import json
 import re
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 from bnas.faults import written
-from bnas.section import ConfigurationError
+from bnas.section import ConfigurationError, ConfigurationWarning
 
 KEY = re.compile(r"\w+(\[\d+\])*(\.\w+(\[\d+\])*)*")
+SEARCH = "bootstrapNAS.search"
 PART = re.compile(r"\w+|\[\d+\]")
 
 
 def with_changes(data: Any, changes: Sequence[str]) -> Any:
     """`data` with ``KEY=VALUE`` set in order; the value is JSON, or else a string.
 
+    Where ``num_evals`` is set below the population that `data` has, and that is not set too, it is left out, with a
+    warning.
+
     Raises:
         ConfigurationError: a change has another form, or goes into what is no section or has no such entry.
     """
-    data = copy.deepcopy(data)
+    data, places = copy.deepcopy(data), list[str]()
     for change in changes:
         key, equals, value = change.partition("=")
         if not equals or not KEY.fullmatch(key):
@@ -29,7 +34,21 @@ def with_changes(data: Any, changes: Sequence[str]) -> Any:
                 f"--set {change}", ["is not KEY=VALUE, with a KEY such as optimizer.base_lr or a[0].b"]
             )
         _set(data, [int(p[1:-1]) if p.startswith("[") else p for p in PART.findall(key)], _value(value), change)
+        places.append(key)
+    _follow(data, places)
     return data
+
+
+def _follow(data: Any, places: list[str]) -> None:
+    """Fewer evaluations than the file's population are asked for: then it is as if the file said none."""
+    if f"{SEARCH}.num_evals" not in places or f"{SEARCH}.population" in places:
+        return
+    search = data["bootstrapNAS"]["search"]
+    population, evaluations = search.get("population"), search["num_evals"]
+    if isinstance(population, int) and isinstance(evaluations, int) and population > evaluations:
+        del search["population"]
+        told = f"{SEARCH}.population {population} is left out: it is larger than the num_evals {evaluations} of --set"
+        warnings.warn(f"{told}; --set {SEARCH}.population=N sets it", ConfigurationWarning, stacklevel=4)
 
 
 def _value(text: str) -> Any:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from bnas.job import Watch
 from bnas.passes import PIPELINE
-from bnas.pipeline import Watch
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 def watching(console: Console, verbose: bool = False) -> Iterator[Watch]:
     """A `Watch` that shows the phases of a job, with bars for training and search, on `console`.
 
-    With `verbose` also the passes that found the super-network, and what each left alone.
+    With `verbose` also the passes that found the super-network, and what each left alone. Where `console` is no
+    terminal there are lines instead of bars.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bars:
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
         training = bars.add_task("training", visible=False)
         searching = bars.add_task("searching", visible=False)
 
@@ -42,7 +43,7 @@ def watching(console: Console, verbose: bool = False) -> Iterator[Watch]:
             tell(f"{text}, evaluation {evaluation.index + 1} of {total}", (evaluation.index + 1) % 20 == 0)
 
         def tell(text: str, due: bool) -> None:
-            if due and not console.is_terminal:  # a log file shows no bars before they are done
+            if due and not console.is_terminal:
                 console.print(text)
 
         def on_epoch(record: EpochRecord) -> None:

@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from bnas.passes import BnasError
-from bnas.runtime import Int8, Latency, evaluate_onnx, export_onnx
-from bnas.runtime.evaluation import Batch
+from bnas.runtime import Int8, Latency, export_onnx
 
 
 @dataclass(frozen=True)
@@ -35,18 +34,12 @@ def write_int8(
     module: GraphModule,
     path: Path,
     example: Sequence[Tensor],
-    calibration: Sequence[Batch],
+    settings: Int8,
     metadata: Mapping[str, str],
 ) -> str | None:
     """Export `module` to an int8 file at `path`; returns why there is none where that cannot be done."""
     try:
-        export_onnx(module, path, example, Int8(calibration), metadata=metadata)
+        export_onnx(module, path, example, settings, metadata=metadata)
     except BnasError as error:
-        path.unlink(missing_ok=True)  # one of an earlier run
         return str(error)
     return None
-
-
-def accuracy_of(path: Path, test: Sequence[Batch]) -> float:
-    """The test accuracy of the file on ONNX Runtime."""
-    return evaluate_onnx(path, test)

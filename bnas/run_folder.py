@@ -1,9 +1,9 @@
-"""What a finished run left in its folder, read back: the super-network, its data and its sub-networks."""
+"""What a run left in its folder, read back: its configuration, super-network, data and sub-networks."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,19 @@ import safetensors.torch
 from torch.fx import GraphModule
 
 from bnas.configuration import Configuration
-from bnas.configuration_file import parse_configuration
-from bnas.output import CONFIG, OutputError
+from bnas.configuration_file import check_configuration, parse_configuration
+from bnas.job import Job, Splits, Watch
+from bnas.output import CONFIG, Output, OutputError, changed, read_json, remove
+from bnas.overrides import with_changes
 from bnas.passes import Subnet
-from bnas.pipeline import Splits
-from bnas.runner import data_of, model_of
-from bnas.runtime import Evaluator, SuperNetwork, first_samples, measure_latency
-from bnas.runtime.checkpoint import check_state
+from bnas.passes.errors import SubnetError, add_note
+from bnas.report import Report
+from bnas.runner import SOURCE, job_of
+from bnas.runtime import SuperNetwork, measure_latency
+from bnas.runtime.checkpoint import SUPERNET, check_state
+from bnas.runtime.files import write_json
+from bnas.settled import EXPORT, EXPORTED, FOUND, free_in, within
+from bnas.steps import Steps
 
 NAMES = ("best", "smallest", "fastest")
 """Sub-networks of a run by name; anything else is a file."""
@@ -26,27 +32,101 @@ NAMES = ("best", "smallest", "fastest")
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of a run."""
+    """The folder of a run.
+
+    Raises, from all that reads it:
+        OutputError: something is missing; says which command makes it.
+        BnasError: something is damaged, or does not fit.
+    """
 
     folder: Path
     source: Path
     """The folder that the names of files in its configuration are relative to."""
+    changes: Sequence[str] = ()
+    """``KEY=VALUE``, in order, for this time."""
+    watch: Watch = field(default_factory=Watch)
+
+    @classmethod
+    def open(cls, folder: Path, source: Path | None = None, **settings: Any) -> RunFolder:
+        """The folder of a run, whose configuration's files are where the run noted, or in `source`."""
+        note = folder / SOURCE
+        noted = Path(note.read_text(encoding="utf-8").strip()) if note.is_file() else Path()
+        return cls(folder, source or noted, **settings)
 
     @cached_property
     def configuration(self) -> Configuration:
-        """What was run."""
-        return parse_configuration(self._json(CONFIG), str(self.folder / CONFIG))
+        """What was run, with the changes."""
+        path = self.folder / CONFIG
+        if not path.is_file():
+            raise OutputError(
+                f"{self.folder} holds no run of bnas: {CONFIG} is missing; "
+                f"`bnas train CONFIG --output {self.folder}` makes one, and `bnas run` does all of it"
+            )
+        data = with_changes(read_json(path), self.changes)
+        configuration = parse_configuration(data, str(path))
+        if self.changes:
+            check_configuration(configuration, self.source, f"{path} with --set {' --set '.join(self.changes)}")
+        return configuration
 
     @cached_property
+    def job(self) -> Job:
+        """The job of this configuration; its model has no weights: those are in the folder."""
+        return job_of(self.configuration, self.source, weights=False)
+
+    @cached_property
+    def steps(self) -> Steps:
+        """The steps of the run, to go on with; files of steps that were done stay until they are written anew."""
+        return Steps(self.job, Output(self.folder, resumed=True), self.watch)
+
+    @property
     def supernet(self) -> SuperNetwork:
         """The trained super-network."""
-        model = model_of(self.configuration, self.source, weights=False)
-        return SuperNetwork.load(self.folder / "supernet", model).eval()
+        return self.steps.supernet
 
-    @cached_property
+    @property
     def data(self) -> Splits:
         """The data that it was trained and searched on."""
-        return data_of(self.configuration, self.source)
+        return self.job.data
+
+    def begin_search(self, *, resume: bool = False, overwrite: bool = False) -> None:
+        """Make the folder ready for a search by this configuration, which is written there.
+
+        Raises:
+            OutputError: nothing was trained; or there is a search already, and neither is said; or a change is of
+                what the training, or the search to be resumed, has settled.
+        """
+        if resume and overwrite:
+            raise OutputError("resume and overwrite exclude each other")
+        config = self.configuration.model_dump(mode="json")
+        if not SUPERNET.exists(self.folder / "supernet"):
+            _ = self.steps.supernet  # raises, and says what makes it
+        there = [path for name in (*FOUND, *EXPORTED) if (path := self.folder / name).exists()]
+        if there and not (resume or overwrite):
+            raise OutputError(
+                f"{self.folder} holds a search already; say --resume to go on with it or --overwrite to replace it"
+            )
+        if told := changed(self.folder, config, free_in(self.folder, anew=True)):
+            raise OutputError(f"{told}: that is what was trained; train anew in another folder with `bnas train`")
+        if told := changed(self.folder, config, free_in(self.folder, anew=not resume)):
+            raise OutputError(f"{told}: the evaluations that there are do not hold then; --overwrite replaces them")
+        for path in there if overwrite else ():
+            remove(path)
+        write_json(self.folder / CONFIG, config)
+
+    def check_export(self) -> None:
+        """Raise `OutputError` where a change is of what was trained or searched."""
+        config = self.configuration.model_dump(mode="json")
+        if told := changed(self.folder, config, lambda place: within(place, EXPORT)):
+            raise OutputError(f"{told}: that is what was trained or searched; an export has settings of its own")
+
+    def export(self) -> Report:
+        """Export and measure what the search found, by settings that the configuration in the folder then has."""
+        self.check_export()
+        report = self.steps.export()
+        now = self.configuration.model_dump(mode="json")
+        kept = {key: now[key] for key in ("export", "latency")}
+        write_json(self.folder / CONFIG, {**read_json(self.folder / CONFIG), **kept})
+        return report
 
     def subnet(self, name: str) -> Subnet:
         """One of `NAMES`, or the sub-network in a JSON file such as those in ``subnets/``.
@@ -58,22 +138,26 @@ class RunFolder:
             OutputError: there is no such sub-network.
             SubnetError: it is not of the space of this run.
         """
+        _ = self.configuration
         if name == "fastest":
             return self._fastest()
-        self._json("report.json")  # written last: a run without it is not finished
-        file = self.folder / "subnets" / f"{name}.json" if name in NAMES else Path(name)
-        if not file.is_file():
-            raise OutputError(f"{file}: there is no such file; give {', '.join(NAMES)} or the file of a sub-network")
-        return self._read(_load(file))
+        if name in NAMES:
+            return self._checked(self.steps.winners().found[name].subnet)
+        if not Path(name).is_file():
+            raise OutputError(f"{name}: there is no such file; give {', '.join(NAMES)} or the file of a sub-network")
+        try:
+            return self._read(read_json(Path(name)))
+        except SubnetError as error:
+            add_note(error, f"in {name}")
+            raise
 
     def module(self, subnet: Subnet) -> GraphModule:
         """The extracted sub-network with the statistics that the run gave it, or with recalibrated ones."""
         for name in ("best", "smallest"):
             file = self.folder / "subnets" / f"{name}.json"
-            if file.is_file() and self._read(_load(file)) == subnet:
+            if file.is_file() and self._read(read_json(file)) == subnet:
                 return self._stored(subnet, file.with_suffix(".safetensors"))
-        count = self.configuration.bootstrapNAS.search.batchnorm_adaptation.num_bn_adaptation_samples
-        return Evaluator(self.supernet, first_samples(self.data.train, count), ()).prepare(subnet)
+        return self.steps.evaluator.prepare(subnet)
 
     def _stored(self, subnet: Subnet, file: Path) -> GraphModule:
         module = self.supernet.extract(subnet)
@@ -86,28 +170,19 @@ class RunFolder:
         return module
 
     def _fastest(self) -> Subnet:
-        report, front = self._json("report.json"), self._json("pareto.json")
-        enough = report["reference"] - report["acc_delta"]
+        winners = self.steps.winners()
+        front = read_json(self.folder / "pareto.json")
+        enough = winners.reference - winners.acc_delta
         good = [entry for entry in front if entry["values"]["accuracy"] >= enough] or front
         subnets = {str(place): self._read(entry["subnet"]) for place, entry in enumerate(good)}
-        found = measure_latency(subnets, supernet=self.supernet, reference="0")
+        settings: Any = self.job.latency
+        found = measure_latency(subnets, supernet=self.supernet, reference="0", **settings)
         return subnets[min(found, key=lambda name: found[name].ratio or 0.0)]
 
     def _read(self, data: Any) -> Subnet:
         known = {key: value for key, value in data.items() if key != "costs"} if isinstance(data, dict) else data
-        subnet = Subnet.from_json(known)
+        return self._checked(Subnet.from_json(known))
+
+    def _checked(self, subnet: Subnet) -> Subnet:
         self.supernet.space.check(subnet)
         return subnet
-
-    def _json(self, name: str) -> Any:
-        path = self.folder / name
-        if not path.is_file():
-            raise OutputError(f"{self.folder} holds no finished run of bnas: {name} is missing")
-        return _load(path)
-
-
-def _load(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise OutputError(f"{path} is not a JSON file: {error}") from error

@@ -6,18 +6,23 @@ import difflib
 import importlib
 import importlib.util
 import inspect
-from collections.abc import Callable, Mapping
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from bnas.datasets import default_place, images
 from bnas.digits import splits
+from bnas.job import Splits
 from bnas.models import named
 from bnas.passes import BnasError
-from bnas.pipeline import Splits
+from bnas.passes.errors import add_note
+from bnas.runtime import CheckpointError
 from bnas.runtime.checkpoint import check_state
 from bnas.weights import read_weights
 
@@ -45,9 +50,17 @@ def load_model(name: str, weights: Path | None = None, folder: Path | None = Non
         raise SourceError(f"{name} gives a {type(model).__name__}, not a torch.nn.Module")
     if weights is not None:
         state = read_weights((folder or Path()) / weights, model.state_dict())
-        check_state(model.state_dict(), state, str((folder or Path()) / weights))
+        _check_weights(name, model, state, (folder or Path()) / weights)
         model.load_state_dict(state)
     return model.eval()
+
+
+def _check_weights(name: str, model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    try:
+        check_state(model.state_dict(), state, str(path))
+    except CheckpointError as error:
+        add_note(error, f"the model is {name}: give weights of that one, or name the model that these are of")
+        raise
 
 
 def load_data(name: str, folder: Path | None = None, dataset: str | None = None, **options: Any) -> Splits:
@@ -98,20 +111,48 @@ def find_factory(name: str, folder: Path | None = None) -> Callable[..., Any]:
 
 
 def _import(place: str) -> Any:
-    try:
-        return importlib.import_module(place)
-    except ModuleNotFoundError as error:
-        if error.name is None or not place.startswith(error.name):
-            raise
-        raise SourceError(f"there is no module {place!r}; a file is given as path/file.py:FACTORY") from error
+    with _running(place):
+        try:
+            return importlib.import_module(place)
+        except ModuleNotFoundError as error:
+            if error.name is None or not place.startswith(error.name):
+                raise
+            raise SourceError(f"there is no module {place!r}; a file is given as path/file.py:FACTORY") from error
 
 
 def _file_module(path: Path) -> Any:
+    """The file as a module; it may import those beside it, as a script may."""
     if not path.is_file():
         raise SourceError(f"there is no file {path}")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    folder = str(path.parent.resolve())
+    sys.path.insert(0, folder)
+    try:
+        with _running(str(path)):
+            spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(folder)
     return module
+
+
+@contextmanager
+def _running(place: str) -> Iterator[None]:
+    """What a user's code raises while it is imported is told with the line that it comes from."""
+    try:
+        yield
+    except BnasError:
+        raise
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}"
+        raise SourceError(f"{place}{_line(place, error)} cannot be imported: {told}") from error
+
+
+def _line(place: str, error: Exception) -> str:
+    """Where in a file an error came up: that of the last call in it."""
+    if isinstance(error, SyntaxError):
+        return ""  # it says so itself
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename.endswith(place)]
+    return f":{lines[-1]}" if lines else ""

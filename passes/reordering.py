@@ -72,14 +72,14 @@ def importance(
 
 
 def _measured(weight: Tensor, axis: int, measure: str) -> NDArray[np.float64]:
-    entries = MEASURES[measure](weight.double().cpu().movedim(axis, 0).flatten(1)).numpy()
+    entries = MEASURES[measure](weight.cpu().double().movedim(axis, 0).flatten(1)).numpy()
     return np.asarray(entries / max(entries.mean(), np.finfo(np.float64).tiny))
 
 
 def _given(scores: Mapping[str, Tensor], name: str, weight: Tensor, axis: int) -> NDArray[np.float64]:
     if name not in scores:
         raise ElasticityError(f"external importance: there are no scores for {name}, which makes an elastic width")
-    given = scores[name].double().cpu()
+    given = scores[name].cpu().double()
     if given.shape not in (weight.shape, weight.shape[axis : axis + 1]):
         raise ElasticityError(
             f"external importance: {name} has scores of shape {tuple(given.shape)}; "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,10 @@ from bnas.passes.ir import as_call
 
 from .archive import Archive, tensor_bytes
 from .errors import CheckpointError
+from .layout import device_of, placed
 
 SUPERNET = Archive("supernet", "super-network", 1, ("elasticity", "space", "inputs"), "weights")
+MODEL = Archive("model", "model", 1, (), "weights")
 MATRICES = "kernel matrix:"
 
 
@@ -55,7 +57,27 @@ def read_supernet(
             for name, tensor in targets.items():
                 tensor.copy_(tensors[name])
 
-    return Elasticity.of(manifest["elasticity"]), _inputs(manifest["inputs"]), restore
+    inputs = placed(_inputs(manifest["inputs"]), device_of(model))
+    return Elasticity.of(manifest["elasticity"]), inputs, restore
+
+
+def write_model(directory: Path, model: nn.Module) -> None:
+    """Write the parameters and buffers of a model whole, or leave what was there."""
+    MODEL.write(directory, shared_tensors(model), {})
+
+
+def read_model(directory: Path, model: nn.Module) -> None:
+    """Set the tensors of `model` to those that `write_model` wrote.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, of another format version or of another model.
+    """
+    manifest, tensors = MODEL.read(directory)
+    targets = shared_tensors(model)
+    check_state(targets, tensors, str(directory / manifest["weights"]))
+    with torch.no_grad():
+        for name, tensor in targets.items():
+            tensor.copy_(tensors[name])
 
 
 def check_state(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], place: str) -> None:
@@ -67,9 +89,13 @@ def check_state(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], pla
         if n in found and found[n].shape != t.shape
     ]
     problems = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
-    told = "; ".join(f"{what}: {', '.join(names)}" for what, names in problems.items() if names)
+    told = "; ".join(f"{what}: {_first(names)}" for what, names in problems.items() if names)
     if told:
         raise CheckpointError(f"{place} does not fit the model: {told}")
+
+
+def _first(names: Sequence[str], most: int = 4) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def shared_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from torch.fx import GraphModule
 from bnas.passes import Subnet
 from bnas.passes.errors import BnasError
 
+from .layout import on_cpu
 from .machine import machine
 from .onnx_fallback import to_onnx
 from .onnx_file import loadable
@@ -239,9 +240,9 @@ def _lowered(name: str, candidate: GraphModule | Subnet, supernet: SuperNetwork 
     """A sub-network or a module as an ONNX model in memory."""
     if supernet is None:
         raise LatencyError(f"{name}: a {type(candidate).__name__} needs the super-network it is from (supernet=...)")
-    module = supernet.extract(candidate) if isinstance(candidate, Subnet) else candidate
+    module = on_cpu(supernet.extract(candidate) if isinstance(candidate, Subnet) else candidate)
     with eval_mode(module):
-        return to_onnx(module, supernet.example(), {})[0]
+        return to_onnx(module, [one.cpu() for one in supernet.example()], {})[0]
 
 
 def _feed(name: str, session: Any, inputs: Inputs, batch: int, seed: int) -> dict[str, Array]:

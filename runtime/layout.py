@@ -29,7 +29,9 @@ def faster_layout(model: nn.Module, inputs: Any, rounds: int = 3) -> str:
     if not any(tensor.ndim == 4 for tensor in (*tensors, *named.values())):
         return "contiguous"
     device = device_of(model)
-    with torch.random.fork_rng():
+    inputs = placed(inputs, device)
+    own = [device] if device.type in ("cuda", "xpu") else []  # other devices draw nothing here
+    with torch.random.fork_rng(own, device_type=device.type if own else "cuda"):
         copies = {name: copy.deepcopy(model).to(memory_format=layout) for name, layout in LAYOUTS.items()}
         times: dict[str, list[float]] = {name: [] for name in LAYOUTS}
         for _ in range(rounds + 1):
@@ -47,6 +49,11 @@ def laid_out(inputs: Any, layout: str) -> Any:
 def placed(value: Any, device: torch.device) -> Any:
     """`value`, with the tensors in it on `device`."""
     return map_tensors(value, lambda one: one.to(device, non_blocking=True))
+
+
+def on_cpu(module: nn.Module) -> nn.Module:
+    """`module`, or where it is on another device a copy of it on the CPU: a graph stays one."""
+    return module if device_of(module).type == "cpu" else copy.deepcopy(module).cpu()
 
 
 def device_of(module: nn.Module) -> torch.device:

@@ -80,7 +80,7 @@ class Learner:
             losses.append(loss.detach())
             if in_place and teacher is None:  # the first sub-network, which is the maximal
                 teacher = outputs
-        return torch.stack(losses).double().cpu()
+        return torch.stack(losses).cpu().double()  # not on the device: MPS has no double precision
 
     @property
     def _in_place(self) -> bool:

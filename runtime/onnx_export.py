@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from bnas.passes import Subnet
 from bnas.passes.errors import LoweringError
 
+from .layout import on_cpu
 from .onnx_fallback import to_onnx
 from .onnx_file import model_bytes, staged, write_model
 from .onnx_session import SessionError, open_session
@@ -55,9 +56,10 @@ def export_onnx(
 
     The model is checked by `onnx.checker` and run on ONNX Runtime (CPU, all optimisations), on the example inputs and
     on random ones of another batch size. Every output must have a `relative_error` of at most `rtol` to PyTorch's. The
-    training flags of the module are put back, and a file that was there before is replaced in one step or kept. What
-    has no lowering rule makes torch.onnx.export take the whole graph: a warning and the report say why. Weights of
-    more than 2 GiB stand in a file beside it, ``NAME-CHECKSUM.data``, which goes where the model goes.
+    training flags of the module are put back; of one on another device a copy on the CPU is exported, and a file that
+    was there before is replaced in one step or kept. What has no lowering rule makes torch.onnx.export take the whole
+    graph: a warning and the report say why. Weights of more than 2 GiB stand in a file beside it,
+    ``NAME-CHECKSUM.data``, which goes where the model goes.
 
     Args:
         model: A module, best an extracted sub-network; or a `Subnet` of `supernet`, whose BatchNorm statistics are
@@ -74,10 +76,11 @@ def export_onnx(
         QuantisationError: it cannot be quantised as asked for.
         OnnxWriteError: the file cannot be written.
     """
-    inputs = _tensors(example_inputs)
+    inputs = [one.cpu() for one in _tensors(example_inputs)]
     if int8 is not None and not isinstance(int8, Int8):
         raise QuantisationError(f"int8: must be a bnas.Int8, such as bnas.Int8(loader), not {type(int8).__name__}")
     module, properties = _resolved(model, supernet)
+    module = on_cpu(module)
     with eval_mode(module), staged(Path(path)) as place:
         trials = [(one, outputs_of(module, one)) for one in trial_inputs(inputs)]
         proto, fallback = to_onnx(module, inputs, {**properties, **(metadata or {})})

@@ -19,6 +19,8 @@ from onnx import external_data_helper
 
 from bnas.passes.errors import BnasError
 
+from .files import WriteError, why
+
 SIZE_LIMIT = 2**31 - 1
 """Bytes that one protocol buffer message, and so one model file, can hold."""
 
@@ -29,7 +31,7 @@ SMALL = 1024
 """Tensors of fewer bytes stay in the model file: shapes and axes are needed to check it."""
 
 
-class OnnxWriteError(BnasError, OSError):
+class OnnxWriteError(WriteError):
     """An ONNX file could not be written; names the file."""
 
 
@@ -53,8 +55,7 @@ def staged(target: Path) -> Iterator[Path]:
     except OSError as error:
         if isinstance(error, BnasError):
             raise
-        why = error.strerror or error  # without the path, which is that of the hidden folder
-        raise OnnxWriteError(f"{target}: the ONNX file cannot be written: {why}") from error
+        raise OnnxWriteError(f"{target}: the ONNX file cannot be written: {why(error)}") from error
     finally:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)

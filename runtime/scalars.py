@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from .errors import TrainingError
+from .files import writing
 from .validation import EpochRecord
 
 
@@ -18,6 +20,7 @@ class Scalars:
 
     Raises:
         TrainingError: TensorBoard is not installed.
+        WriteError, also from the methods: the files cannot be written.
     """
 
     def __init__(self, directory: Path, taken: int = 0) -> None:
@@ -25,18 +28,25 @@ class Scalars:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise TrainingError("TensorBoard is not installed: pip install 'bnas[tensorboard]'") from error
-        self._writer: Any = SummaryWriter(str(directory), purge_step=taken + 1 if taken else None)
+        self._directory = directory
+        with writing(directory):
+            self._writer: Any = SummaryWriter(str(directory), purge_step=taken + 1 if taken else None)
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        """Numbers by their names, at a step."""
+        with writing(self._directory):
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, step)
 
     def step(self, step: int, loss: float, rate: float) -> None:
         """Loss of the first sub-network of a step, and its learning rate."""
-        self._writer.add_scalar("train/loss", loss, step)
-        self._writer.add_scalar("train/learning_rate", rate, step)
+        self.add(step, {"train/loss": loss, "train/learning_rate": rate})
 
     def epoch(self, step: int, record: EpochRecord) -> None:
         """The metrics of an epoch."""
-        for name, value in record.metrics.items():
-            self._writer.add_scalar(f"val/{name}", value, step)
+        self.add(step, {f"val/{name}": value for name, value in record.metrics.items()})
 
     def close(self) -> None:
         """Write what is left."""
-        self._writer.close()
+        with writing(self._directory):
+            self._writer.close()

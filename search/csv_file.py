@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bnas.runtime.files import write_bytes
 from bnas.search.errors import RecordError
 from bnas.search.evaluation import Evaluation, shown
-from bnas.search.text_file import write_text
 
 if TYPE_CHECKING:
     import os
@@ -31,7 +32,7 @@ def write_csv(path: str | os.PathLike[str], evaluations: Iterable[Evaluation]) -
     for one in rows:
         numbers = [repr(one.values[name]) if name in one.values else "" for name in names]
         writer.writerow([one.index, *numbers, repr(one.seconds), one.failure or "", shown(one.subnet)])
-    write_text(path, text.getvalue())
+    write_bytes(Path(path), text.getvalue().encode())
 
 
 def read_csv(path: str | os.PathLike[str]) -> tuple[Evaluation, ...]:

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bnas.runtime.files import append_line, writing
 from bnas.search.errors import RecordError
 from bnas.search.evaluation import Evaluation, checked_values, shown
 from bnas.search.objective import nearest
@@ -37,6 +38,7 @@ class EvaluationLog:
 
         Raises:
             RecordError: The file is malformed (the message names the line), or of another super-network.
+            WriteError: It cannot be written.
         """
         self.path = None if path is None else Path(path)
         self.fingerprint = fingerprint
@@ -98,7 +100,7 @@ class EvaluationLog:
     def _append(self, evaluation: Evaluation) -> Evaluation:
         self._take(evaluation)
         if self.path is not None:
-            _append_line(self.path, evaluation.to_json())
+            append_line(self.path, _line(evaluation.to_json()))
         return evaluation
 
     def _take(self, evaluation: Evaluation) -> None:
@@ -113,13 +115,15 @@ class EvaluationLog:
         data = path.read_bytes() if path.is_file() else b""
         *lines, torn = data.split(b"\n")
         if not lines:  # nothing, or a first line that was being written
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(b"")
-            _append_line(path, {"format": FORMAT, "version": VERSION, "fingerprint": self.fingerprint})
+            with writing(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(b"")
+            append_line(path, _line({"format": FORMAT, "version": VERSION, "fingerprint": self.fingerprint}))
             return
         self._take_lines(path, lines)
         if torn:
-            os.truncate(path, len(data) - len(torn))
+            with writing(path):
+                os.truncate(path, len(data) - len(torn))
 
     def _take_lines(self, path: Path, lines: Sequence[bytes]) -> None:
         self._check_head(path, lines[0])
@@ -153,9 +157,5 @@ class EvaluationLog:
             )
 
 
-def _append_line(path: Path, data: Any) -> None:
-    """Append a line and wait until it is on disk."""
-    with path.open("ab") as file:
-        file.write(json.dumps(data, allow_nan=False).encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+def _line(data: Any) -> bytes:
+    return json.dumps(data, allow_nan=False).encode()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bnas.runtime.files import write_bytes
 from bnas.search.constraint import Constraint, violation
 from bnas.search.csv_file import read_csv, write_csv
 from bnas.search.errors import RecordError, SearchError
@@ -15,7 +16,6 @@ from bnas.search.evaluation import Evaluation, check_names, shown
 from bnas.search.fitness import Fitness, Individual
 from bnas.search.objective import Objective, nearest
 from bnas.search.pareto import pareto_front
-from bnas.search.text_file import write_text
 
 if TYPE_CHECKING:
     import os
@@ -170,7 +170,7 @@ class SearchResult:
 
     def write_json(self, path: str | os.PathLike[str]) -> None:
         """Write the result in one step; `read_json` gives an equal one."""
-        write_text(path, json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n")
+        write_bytes(Path(path), (json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n").encode())
 
     @classmethod
     def read_json(cls, path: str | os.PathLike[str]) -> SearchResult:

@@ -130,7 +130,10 @@ def exported_and_timed(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("export", ".", "--onnx", "a.onnx"), "holds no finished run of bnas: report.json is missing"),
+        (
+            ("export", ".", "--onnx", "a.onnx"),
+            ". holds no run of bnas: config.json is missing; `bnas train CONFIG --output .` makes one",
+        ),
         (
             ("export", ".", "--onnx", "a.onnx", "--exclude", "head"),
             "--exclude head: says what int8 leaves out; say --int8",

@@ -13,9 +13,9 @@ import bnas
 from bnas.digits import DigitNet, splits
 from bnas.output import Output, OutputError, open_output
 from bnas.passes import Subnet
-from bnas.pipeline import winners
 from bnas.runtime import QuantisationError
 from bnas.search import Evaluation, Objective, SearchError, SearchResult
+from bnas.winners import Winners
 
 OBJECTIVES = (Objective("accuracy", "max"), Objective("macs", "min"))
 
@@ -28,13 +28,30 @@ def result(*values: tuple[float, float]) -> SearchResult:
 
 
 def test_best_is_the_most_accurate_smaller_one_and_smallest_the_cheapest_within_the_delta() -> None:
-    found, missed = winners(result((0.90, 100), (0.905, 80), (0.89, 50), (0.5, 10)), 0.9, 0.01, 100)
-    assert (found["best"].index, found["smallest"].index, missed) == (1, 2, False)
+    got = Winners.of(result((0.90, 100), (0.905, 80), (0.89, 50), (0.5, 10)), 0.9, 0.01, 100)
+    assert (got.found["best"].index, got.found["smallest"].index, got.missed) == (1, 2, False)
 
 
 def test_where_none_is_within_the_delta_it_says_so() -> None:
-    found, missed = winners(result((0.9, 100), (0.8, 80), (0.7, 50)), 0.95, 0.01, 100)
-    assert (found["best"].index, found["smallest"].index, missed) == (1, 1, True)
+    got = Winners.of(result((0.9, 100), (0.8, 80), (0.7, 50)), 0.95, 0.01, 100)
+    assert (got.found["best"].index, got.found["smallest"].index, got.missed) == (1, 1, True)
+
+
+def test_winners_are_read_back_and_a_damaged_file_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "winners.json"
+    got = Winners.of(result((0.9, 100), (0.8, 80), (0.7, 50)), 0.8, 0.01, 100)
+    got.write(path)
+    assert Winners.read(path) == got
+    whole = json.loads(path.read_text())
+    for text, message in (
+        ("{", "is not a JSON file"),
+        (json.dumps({**whole, "format": 2}), "has another format"),
+        (json.dumps({"format": 1}), "is damaged: KeyError: 'winners'"),
+        (json.dumps({**whole, "winners": {"best": {"index": 0}}}), "is damaged"),
+    ):
+        path.write_text(text)
+        with pytest.raises(OutputError, match=message):
+            Winners.read(path)
 
 
 def test_job_takes_objectives_and_bounds_and_resumes_with_its_latency_model(tmp_path: Path) -> None:
@@ -76,7 +93,7 @@ def test_int8_that_cannot_be_is_noted_and_ends_nothing(tmp_path: Path, monkeypat
     for row in report.to_json()["rows"]:
         assert row["int8"] == {"test_accuracy": None, "latency": None, "failure": "no such operator"}
     assert not list((tmp_path / "run/subnets").glob("*.int8.onnx"))
-    without = dataclasses.replace(job, int8=False)
+    without = dataclasses.replace(job, int8=None)
     rows = bnas.run_job(without, Output(tmp_path / "run", resumed=True)).to_json()["rows"]
     assert [row["int8"] for row in rows] == [None, None, None]
 

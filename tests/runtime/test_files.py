@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from bnas.search.text_file import write_text
+from bnas.runtime.files import WriteError, write_bytes
 
 
 def test_replaces_the_file_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     for text in ("first, and longer\r\n", "second\n"):
-        write_text(path, text)
+        write_bytes(path, text.encode())
         assert path.read_bytes() == text.encode()
     assert list(tmp_path.iterdir()) == [path]
 
@@ -24,9 +24,9 @@ def test_failure_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise OSError("disk full")
 
     path = tmp_path / "log.csv"
-    write_text(path, "old")
+    write_bytes(path, b"old")
     monkeypatch.setattr(os, step, fail)
-    with pytest.raises(OSError, match="disk full"):
-        write_text(path, "new")
+    with pytest.raises(WriteError, match=r"log\.csv cannot be written: disk full"):
+        write_bytes(path, b"new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,106 @@
+"""Networks as a run hands them over: as plain modules and ONNX files, checked, timed together and tested."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.fx import GraphModule
+
+from bnas.job import Job
+from bnas.output import Output
+from bnas.passes import Subnet
+from bnas.quantised import Quantised, write_int8
+from bnas.report import Row
+from bnas.runtime import (
+    Int8,
+    Latency,
+    SuperNetwork,
+    accuracy,
+    evaluate_onnx,
+    export_onnx,
+    fold,
+    measure_latency,
+    origin,
+)
+from bnas.runtime.archive import tensor_bytes
+from bnas.runtime.evaluation import Batch
+from bnas.runtime.files import write_bytes, write_json
+
+INT8 = ".int8"
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """Writes networks of one super-network to ``subnets/`` and measures them."""
+
+    job: Job
+    output: Output
+    supernet: SuperNetwork
+    calibration: list[Batch]
+    """Training samples that the ranges of int8 activations are found on."""
+
+    def rows(self, networks: Mapping[str, tuple[Subnet, GraphModule]]) -> tuple[Row, ...]:
+        """Files and measurements of each network; the first one is the reference of all latencies.
+
+        The modules are folded, and not to be used after.
+        """
+        failures = {name: self._write(name, subnet, module) for name, (subnet, module) in networks.items()}
+        inputs = [str(node.target) for node in _first(networks).graph.nodes if node.op == "placeholder"]
+        latencies, test = self._latencies(failures, inputs), list(self.job.data.test)
+        return tuple(
+            Row(
+                name,
+                accuracy(fold(module), test),
+                self.supernet.costs(subnet),
+                latencies[name],
+                subnet,
+                self._quantised(name, failures[name], latencies, test),
+            )
+            for name, (subnet, module) in networks.items()
+        )
+
+    def _write(self, name: str, subnet: Subnet, module: GraphModule) -> str | None:
+        """The files of one network; why there is no int8 one, where it was asked for and cannot be made."""
+        path, example = self.output.path, self._one_sample()
+        write_json(path(f"subnets/{name}.json"), {**subnet.to_json(), "costs": self.supernet.costs(subnet)})
+        write_bytes(path(f"subnets/{name}.safetensors"), tensor_bytes(module.state_dict()))
+        metadata = origin(self.supernet, subnet)
+        export_onnx(module, path(f"subnets/{name}.onnx"), example, metadata=metadata)
+        quantised = path(f"subnets/{name}{INT8}.onnx")
+        quantised.unlink(missing_ok=True)  # of an earlier export
+        if self.job.int8 is None:
+            return None
+        return write_int8(module, quantised, example, Int8(self.calibration, **self.job.int8), metadata)
+
+    def _latencies(self, failures: Mapping[str, str | None], inputs: list[str]) -> dict[str, Latency]:
+        names = list(failures)
+        if self.job.int8 is not None:
+            names += [f"{name}{INT8}" for name, failure in failures.items() if failure is None]
+        files = {name: self.output.path(f"subnets/{name}.onnx") for name in names}
+        settings: dict[str, Any] = dict(self.job.latency)
+        feeds = self._feeds(inputs, settings.pop("batch", 1))
+        return measure_latency(files, feeds, reference=names[0], seed=self.job.seed, **settings)
+
+    def _feeds(self, inputs: list[str], batch: int) -> dict[str, np.ndarray[Any, Any]]:
+        """The example, `batch` times: made up numbers would be no indices into a table."""
+        arrays = (np.repeat(one.cpu().numpy(), batch, axis=0) for one in self._one_sample())
+        return dict(zip(inputs, arrays, strict=True))
+
+    def _quantised(
+        self, name: str, failure: str | None, latencies: Mapping[str, Latency], test: list[Batch]
+    ) -> Quantised | None:
+        if self.job.int8 is None or failure is not None:
+            return None if failure is None else Quantised(failure=failure)
+        file = self.output.path(f"subnets/{name}{INT8}.onnx")
+        return Quantised(evaluate_onnx(file, test), latencies[f"{name}{INT8}"])
+
+    def _one_sample(self) -> tuple[torch.Tensor, ...]:
+        return tuple(tensor[:1] for tensor in self.supernet.example())
+
+
+def _first(networks: Mapping[str, tuple[Subnet, GraphModule]]) -> GraphModule:
+    return next(iter(networks.values()))[1]

@@ -1,0 +1,88 @@
+"""What a run needs: model, data and settings as one value, and who is told while it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import nn
+
+from bnas.passes import Elasticity
+from bnas.runtime import EpochRecord, Progress, Recipe, Stage, SuperNetwork
+from bnas.runtime.evaluation import Loader
+from bnas.runtime.stage import STAGES
+from bnas.search import Evaluation, Objective, SearchError
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The data of a job."""
+
+    train: Loader
+    """Batches through the training transform: for training and for BatchNorm statistics."""
+    validation: Loader
+    """Held out from training: what the search measures on."""
+    test: Loader
+    """Seen by neither training nor search: what is reported."""
+    record: Mapping[str, Any] | None = None
+    """What the data are and what was held out, as plain data; a run keeps it as ``data.json``."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a run needs; see `bnas.run_job`."""
+
+    model: nn.Module
+    """The pre-trained model, on the device that is to be computed on; training changes its parameters in place."""
+    data: Splits
+    example_inputs: Any
+    """A tensor, or a tuple or dict of inputs, with the batch as axis 0."""
+    elasticity: Elasticity = field(default_factory=Elasticity)
+    stages: Sequence[Stage] = STAGES
+    recipe: Recipe = field(default_factory=Recipe)
+    """How the stages are trained."""
+    training: Mapping[str, Any] = field(default_factory=dict)
+    """Further settings of `bnas.Trainer`."""
+    num_evals: int = 150
+    population: int = 20
+    calibration_samples: int = 2000
+    """Training samples for the BatchNorm statistics of each sub-network."""
+    acc_delta: float = 0.01
+    """How much accuracy a winner may lose against the original, as a fraction."""
+    seed: int = 0
+    search: Mapping[str, Any] = field(default_factory=dict)
+    """Further settings of `bnas.Searcher`, such as ``constraints``."""
+    objectives: Sequence[Objective] = (Objective("accuracy", "max"), Objective("macs", "min"))
+    """What is searched for: accuracy, which winners are chosen by, and any others. Where the search or a constraint
+    asks for "latency", a latency model is fitted to the trained super-network and kept as ``latency.json``."""
+    reference: float | Literal["original", "maximal"] = "original"
+    """What winners are held against: an accuracy as a fraction, or that of the original or the trained maximal network.
+
+    An original that was trained on the validation data too does too well there: then say "maximal".
+    """
+    latency: Mapping[str, Any] = field(default_factory=dict)
+    """How latency is measured: ``batch``, ``threads``, ``runs``, ``provider`` as `bnas.measure_latency` has them."""
+    latency_subnets: int = 16
+    """So many sub-networks are measured to fit a latency model, where one is needed."""
+    int8: Mapping[str, Any] | None = field(default_factory=dict)
+    """Settings of `bnas.Int8` but for its data: each ONNX file gets an int8 one beside it; None: it does not."""
+    tensorboard: bool = False
+    """Write scalars of training and search for TensorBoard."""
+
+    def __post_init__(self) -> None:
+        if "accuracy" not in (names := [one.name for one in self.objectives]):
+            raise SearchError(f"objectives {names}: 'accuracy' must be one of them, winners are chosen by it")
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What is told while a job runs; each may be replaced."""
+
+    phase: Callable[[str], None] = lambda _: None
+    on_supernet: Callable[[SuperNetwork], None] = lambda _: None
+    """Gets the super-network when it is made or loaded, with what the passes found and refused."""
+    on_step: Callable[[Progress], None] = lambda _: None
+    on_epoch: Callable[[EpochRecord], None] = lambda _: None
+    on_evaluation: Callable[[Evaluation, int], None] = lambda _, __: None
+    """Gets the evaluation and how many there will be."""

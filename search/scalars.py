@@ -1,0 +1,49 @@
+"""TensorBoard scalars of a search (extra "tensorboard")."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from bnas.runtime.scalars import Scalars
+from bnas.search.constraint import Constraint
+from bnas.search.evaluation import Evaluation
+from bnas.search.objective import Objective
+from bnas.search.search_progress import SearchProgress
+
+
+class SearchScalars:
+    """Writes ``search/...`` after each evaluation, at the number of evaluations made then.
+
+    What `SearchProgress` says: the best metric (under its name), the hypervolume and the number of evaluations.
+    A resumed search tells its evaluations from the first one on, so what `directory` holds of it is replaced.
+
+    Args:
+        directory: of the event files; nothing else may be in it.
+        objectives: of the search.
+        constraints: of the search.
+
+    Raises:
+        TrainingError: TensorBoard is not installed.
+    """
+
+    def __init__(
+        self, directory: Path, objectives: Sequence[Objective], constraints: Sequence[Constraint | str] = ()
+    ) -> None:
+        shutil.rmtree(directory, ignore_errors=True)
+        self._scalars = Scalars(directory)
+        self._progression = SearchProgress(objectives, constraints)
+
+    def add(self, evaluation: Evaluation) -> None:
+        """Take the next evaluation."""
+        progression = self._progression
+        progression.add(evaluation)
+        told = {"search/evaluations": float(progression.evaluations), "search/hypervolume": progression.hypervolume}
+        if progression.best is not None:
+            told[f"search/best_{progression.metric}"] = progression.best
+        self._scalars.add(progression.evaluations, told)
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._scalars.close()

@@ -1,0 +1,59 @@
+"""How far a search has come, after each of its evaluations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from bnas.search.constraint import Constraint, violation
+from bnas.search.evaluation import Evaluation
+from bnas.search.objective import Objective
+from bnas.search.pareto import pareto_front
+from bnas.search.result import SearchResult
+
+
+class SearchProgress:
+    """Takes the evaluations of a search in their order, the first of which is that of the maximal sub-network.
+
+    Args:
+        objectives: of the search.
+        constraints: of the search; a sub-network that misses one counts as evaluated, and as nothing else.
+        metric: the value whose best is told; by default that of the first objective that is maximised, if any.
+    """
+
+    def __init__(
+        self, objectives: Sequence[Objective], constraints: Sequence[Constraint | str] = (), metric: str | None = None
+    ) -> None:
+        self.objectives = tuple(objectives)
+        self._bounds = tuple(Constraint.parse(one) if isinstance(one, str) else one for one in constraints)
+        self._resolved: tuple[Constraint, ...] | None = None
+        self.metric = metric or next((one.name for one in self.objectives if one.direction == "max"), None)
+        self.corner: dict[str, float] = {}
+        """What the hypervolume is measured against: 0 for what is maximised, else the maximal sub-network's value."""
+        self.evaluations = 0
+        self.front: tuple[Evaluation, ...] = ()
+        self.hypervolume = 0.0
+        """The share of the box between the corner and 0 (or 1, for what is maximised) that the front dominates."""
+        self.best: float | None = None
+        """The best value of the metric among feasible sub-networks."""
+
+    def add(self, evaluation: Evaluation) -> None:
+        """Take the next evaluation."""
+        self.evaluations += 1
+        if evaluation.failure is not None:
+            return
+        if self._resolved is None:
+            self._begin(evaluation)
+        if violation(self._resolved or (), evaluation.values):
+            return
+        if self.metric is not None:
+            self.best = max(evaluation.values[self.metric], -math.inf if self.best is None else self.best)
+        front = pareto_front((*self.front, evaluation), self.objectives)
+        if evaluation in front:
+            self.front = front
+            self.hypervolume = SearchResult(self.objectives, front).hypervolume(self.corner) / self._box
+
+    def _begin(self, first: Evaluation) -> None:
+        self._resolved = tuple(one.resolved(first.values) for one in self._bounds)
+        self.corner = {one.name: 0.0 if one.direction == "max" else first.values[one.name] for one in self.objectives}
+        self._box = math.prod(abs(value) or 1.0 for value in self.corner.values())
