@@ -8,7 +8,7 @@ TYPES := build/typecheck
 KERNEL := {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}, "jupytext": null}
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test properties check lint types zoo golden notebook benchmark clean
+.PHONY: help demo test properties check lint types docs zoo golden notebook benchmark clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1\t/'
@@ -17,7 +17,7 @@ help: ## Show this list
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet "setuptools>=77" wheel
-	$(BIN)/python -m pip install --no-build-isolation -e ".[demo,test,dev]"
+	$(BIN)/python -m pip install --no-build-isolation -e ".[demo,test,docs,dev]"
 	@touch $(STAMP)
 
 demo: $(STAMP) ## Run the whole pipeline on small data, into runs/demo
@@ -45,6 +45,12 @@ types: $(STAMP) ## Check types
 	@rm -rf build
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target $(TYPES) .
 	cd $(TYPES) && MYPYPATH=. $(BIN)/python -m mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p bnas
+
+# The API pages are read from an installed copy, where the folders lie as they are imported.
+docs: $(STAMP) ## Build the documentation, warnings as errors, into build/site
+	@rm -rf build/documented build/lib
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target build/documented .
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 zoo: $(STAMP) ## Try all of torchvision's models (half an hour), into docs/zoo.md; ZOO=NAME tries one, ZOO="--resume --write" goes on
 	$(BIN)/python tests/benchmarks/zoo.py $(if $(ZOO),$(ZOO),--write)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from bnas.passes.lazy import attach
 
 if TYPE_CHECKING:
     from bnas.configuration_file import load_config
@@ -27,28 +28,31 @@ if TYPE_CHECKING:
     )
     from bnas.search import Objective, Searcher, SearchResult
 
-_HOMES = {
-    "bnas.configuration_file": ("load_config",),
-    "bnas.passes": ("BnasError", "Elasticity", "SearchSpace", "Subnet"),
-    "bnas.pipeline": ("Job", "Splits", "run_job"),
-    "bnas.runtime": (
-        "Distillation",
-        "Evaluator",
-        "Int8",
-        "LatencyModel",
-        "Recipe",
-        "Schedule",
-        "Stage",
-        "SuperNetwork",
-        "Trainer",
-        "evaluate_onnx",
-        "export_onnx",
-        "fine_tune",
-        "measure_latency",
-        "verify",
-    ),
-    "bnas.search": ("Objective", "SearchResult", "Searcher"),
-}
+__getattr__ = attach(
+    __name__,
+    {
+        "bnas.configuration_file": ("load_config",),
+        "bnas.passes": ("BnasError", "Elasticity", "SearchSpace", "Subnet"),
+        "bnas.pipeline": ("Job", "Splits", "run_job"),
+        "bnas.runtime": (
+            "Distillation",
+            "Evaluator",
+            "Int8",
+            "LatencyModel",
+            "Recipe",
+            "Schedule",
+            "Stage",
+            "SuperNetwork",
+            "Trainer",
+            "evaluate_onnx",
+            "export_onnx",
+            "fine_tune",
+            "measure_latency",
+            "verify",
+        ),
+        "bnas.search": ("Objective", "SearchResult", "Searcher"),
+    },
+)
 
 __all__ = [
     "BnasError",
@@ -77,11 +81,3 @@ __all__ = [
     "run_job",
     "verify",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name at its first use: ``import bnas`` and ``bnas --help`` do not load torch."""
-    for home, names in _HOMES.items():
-        if name in names:
-            return getattr(importlib.import_module(home), name)
-    raise AttributeError(f"module 'bnas' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The command line: ``bnas run``, ``bnas demo``, ``bnas inspect``, ``bnas export``, ``bnas bench``, ``bnas schema``."""
+"""The command line: ``bnas run``, ``demo``, ``inspect``, ``export``, ``bench``, ``report``, ``schema``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import typer
 
 from bnas.cli_bench import bench
 from bnas.cli_export import export
+from bnas.cli_report import report, report_told
+from bnas.passes.errors import BnasError
 
 if TYPE_CHECKING:
     from bnas.output import Output
@@ -105,13 +107,15 @@ def _run(configuration: Any, folder: Path, output: Output, verbose: bool) -> Non
 
     console = Console()
     with watching(console, verbose) as watch:
-        report = run_configuration(configuration, folder, output, watch)
-    console.print(report.table())
+        found = run_configuration(configuration, folder, output, watch)
+    console.print(found.table())
     console.print(f"All files are in {output.folder}")
+    console.print(report_told(output.folder), markup=False)
 
 
 app.command()(export)
 app.command()(bench)
+app.command()(report)
 
 
 @app.command()
@@ -140,8 +144,6 @@ def main() -> None:
     try:
         app()
     except Exception as error:
-        from bnas.passes.errors import BnasError  # here, since it loads torch, which --help does not need
-
         if not isinstance(error, BnasError):
             raise
         notes = "".join(f"\n  {note}" for note in getattr(error, "__notes__", ()))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import safetensors.torch
@@ -12,9 +13,11 @@ import torch
 from torch import nn
 from torch.fx import GraphModule
 
+from bnas.notes import note_architecture, note_environment, note_search
 from bnas.output import Output
 from bnas.passes import Elasticity, Subnet
 from bnas.passes.slot import Copies
+from bnas.quantised import Quantised, accuracy_of, write_int8
 from bnas.report import Report, Row
 from bnas.runtime import (
     EpochRecord,
@@ -35,6 +38,7 @@ from bnas.runtime import (
 )
 from bnas.runtime.evaluation import Loader
 from bnas.runtime.files import write_bytes, write_json
+from bnas.runtime.nested import batch_size
 from bnas.runtime.stage import STAGES
 from bnas.search import Constraint, Evaluation, Objective, Searcher, SearchError, SearchResult
 
@@ -85,6 +89,8 @@ class Job:
 
     An original that was trained on the validation data too does too well there: then say "maximal".
     """
+    int8: bool = True
+    """Whether the original and the winners are quantised too, and measured so."""
 
     def __post_init__(self) -> None:
         if "accuracy" not in (names := [one.name for one in self.objectives]):
@@ -107,10 +113,10 @@ class Watch:
 def run_job(job: Job, output: Output, watch: Watch | None = None) -> Report:
     """Run all phases of `job` and write everything a later step needs to `output`.
 
-    Files: ``data.json`` where the data have a record, ``training/``, ``supernet/``, ``latency.json`` if asked for,
-    ``evaluations.jsonl`` and ``.csv``, ``pareto.json``, ``subnets/NAME.{json,safetensors,onnx}``, ``report.json``. A
-    resumed run goes on with the training where it was left, and reuses every evaluation. What is searched is what the
-    last stage trained.
+    Files: ``environment.json``, ``architecture.json``, ``data.json`` where the data have a record, ``training/``,
+    ``supernet/``, ``search.json``, ``latency.json`` if asked for, ``evaluations.jsonl`` and ``.csv``, ``pareto.json``,
+    ``subnets/NAME.{json,safetensors,onnx,int8.onnx}``, ``report.json``. A resumed run goes on with the training where
+    it was left, and reuses every evaluation. What is searched is what the last stage trained.
 
     Raises:
         BnasError: what is wrong, with the place and the remedy; files that were written are whole.
@@ -118,6 +124,7 @@ def run_job(job: Job, output: Output, watch: Watch | None = None) -> Report:
     watch = watch or Watch()
     torch.manual_seed(job.seed)
     watch.phase("finding what is elastic")
+    note_environment(output)
     original = copy.deepcopy(job.model).eval()
     supernet = _trained(job, output, watch)
     if job.data.record is not None:
@@ -126,13 +133,14 @@ def run_job(job: Job, output: Output, watch: Watch | None = None) -> Report:
     evaluator = Evaluator(supernet, calibration, list(job.data.validation))
     watch.phase("searching")
     reference = _reference(job, original, evaluator)
-    result = _search(job, output, evaluator, watch)
+    result = _search(job, output, evaluator, watch, reference)
     write_json(output.path("pareto.json"), [_entry(e) for e in result.pareto()])
     watch.phase("exporting and measuring")
     plain = supernet.skeleton.build(supernet.space.maximal(), Copies(), original).eval()
     names, missed = winners(result, reference, job.acc_delta, supernet.costs(supernet.space.maximal())["macs"])
     rows = _measured(job, output, supernet, evaluator, plain, names)
-    report = Report(rows, reference, job.acc_delta, len(result.evaluations), missed, machine())
+    samples = _samples(list(job.data.test))
+    report = Report(rows, reference, job.acc_delta, len(result.evaluations), missed, machine(), samples)
     write_json(output.path("report.json"), report.to_json())
     return report
 
@@ -150,9 +158,11 @@ def _trained(job: Job, output: Output, watch: Watch) -> SuperNetwork:
     folder = output.path("supernet")
     if output.resumed and (folder / "supernet.json").is_file():
         supernet = SuperNetwork.load(folder, job.model)
+        note_architecture(output, supernet.architecture)
         watch.on_supernet(supernet)
         return supernet
     supernet = SuperNetwork.from_model(job.model, job.example_inputs, job.elasticity)
+    note_architecture(output, supernet.architecture)
     watch.on_supernet(supernet)
     watch.phase("training")
     told: dict[str, Any] = {"on_step": watch.on_step, "on_epoch": watch.on_epoch}
@@ -163,9 +173,19 @@ def _trained(job: Job, output: Output, watch: Watch) -> SuperNetwork:
     return supernet
 
 
-def _search(job: Job, output: Output, evaluator: Evaluator, watch: Watch) -> SearchResult:
+def _search(job: Job, output: Output, evaluator: Evaluator, watch: Watch, reference: float) -> SearchResult:
     space = job.stages[-1].space(evaluator.supernet.space)
     total = min(job.num_evals, space.size)
+    note_search(
+        output,
+        job.objectives,
+        job.search.get("constraints", ()),
+        evaluator.supernet.costs(space.maximal()),
+        reference=reference,
+        acc_delta=job.acc_delta,
+        evaluations=total,
+        samples=_samples(evaluator.validation),
+    )
     searcher = Searcher(
         evaluator.supernet,
         evaluator,
@@ -224,13 +244,42 @@ def _measured(
     example, test = _one_sample(supernet), list(job.data.test)
     for name, module in modules.items():
         _write_subnet(output, name, module, subnets[name], supernet, example)
+    failures = {
+        name: write_int8(
+            module, _int8(output, name), example, evaluator.calibration or (), origin(supernet, subnets[name])
+        )
+        for name, module in modules.items()
+        if job.int8
+    }
     files = {name: output.path(f"subnets/{name}.onnx") for name in modules}
+    quantised = {f"{name} int8": _int8(output, name) for name, failure in failures.items() if failure is None}
     feeds = dict(zip(_names(plain), [t.numpy() for t in example], strict=True))
-    latencies = measure_latency(files, feeds, reference="original", seed=job.seed)
+    latencies = measure_latency({**files, **quantised}, feeds, reference="original", seed=job.seed)
+
+    def in_int8(name: str) -> Quantised | None:
+        if name not in failures or failures[name] is not None:
+            return Quantised(failure=failures[name]) if name in failures else None
+        return Quantised(accuracy_of(_int8(output, name), test), latencies[f"{name} int8"])
+
     return tuple(
-        Row(name, accuracy(fold(module), test), supernet.costs(subnets[name]), latencies[name], subnets[name])
+        Row(
+            name,
+            accuracy(fold(module), test),
+            supernet.costs(subnets[name]),
+            latencies[name],
+            subnets[name],
+            in_int8(name),
+        )
         for name, module in modules.items()
     )
+
+
+def _int8(output: Output, name: str) -> Path:
+    return output.path(f"subnets/{name}.int8.onnx")
+
+
+def _samples(batches: Iterable[Any]) -> int:
+    return sum(batch_size(batch) for batch in batches)
 
 
 def _write_subnet(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bnas.passes import Subnet
+from bnas.quantised import Quantised
 from bnas.runtime import Latency
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ class Row:
     costs: Mapping[str, int]
     latency: Latency
     subnet: Subnet
+    int8: Quantised | None = None
+    """None where nobody asked for it."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class Report:
     missed: bool
     """No sub-network was within `acc_delta` on the validation data."""
     machine: Mapping[str, Any]
+    samples: int
+    """Of the test data."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for a JSON file."""
@@ -46,12 +51,14 @@ class Report:
                 "test_accuracy": row.accuracy,
                 **row.costs,
                 "latency": row.latency.to_json(),
+                "int8": None if row.int8 is None else row.int8.to_json(),
                 "subnet": row.subnet.to_json(),
             }
             for row in self.rows
         ]
         settings = {"reference": self.reference, "acc_delta": self.acc_delta, "evaluations": self.evaluations}
-        return {"rows": rows, **settings, "missed": self.missed, "machine": dict(self.machine)}
+        measured = {"missed": self.missed, "machine": dict(self.machine), "test_samples": self.samples}
+        return {"rows": rows, **settings, **measured}
 
     def table(self) -> Table:
         """A table for the terminal; the ratios are original / sub-network, so larger is better."""
@@ -60,7 +67,7 @@ class Report:
         points = f"within {100 * self.acc_delta:g} point" + ("" if not self.missed else " (none is)")
         table = Table(title=f"Test accuracy and ONNX Runtime latency, {self.evaluations} evaluations", show_lines=True)
         table.add_column("network")
-        for column in ("accuracy", "MACs", "parameters", "latency", "spread"):
+        for column in ("accuracy", "MACs", "parameters", "latency", "spread", "int8"):
             table.add_column(column, justify="right", no_wrap=True)
         for row in self.rows:
             label = row.name if row is self.rows[0] else f"{row.name}\n{points}"
@@ -77,4 +84,11 @@ class Report:
             f"{row.costs['parameters'] / 1e3:.0f} k\n{ratios['parameters']:.2f}x",
             f"{latency.median_ms:.3f} ms\n{speed:.2f}x",
             f"{100 * latency.spread:.0f} %{'' if latency.stable else chr(10) + 'unstable'}",
+            self._int8(row.int8),
         )
+
+    def _int8(self, int8: Quantised | None) -> str:
+        if int8 is None or int8.latency is None:
+            return "-" if int8 is None else "failed"
+        speed = self.rows[0].latency.median_ms / int8.latency.median_ms
+        return f"{100 * int8.accuracy:.2f} %\n{int8.latency.median_ms:.3f} ms\n{speed:.2f}x"  # type: ignore[operator]

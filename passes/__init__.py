@@ -3,34 +3,121 @@
 if __name__ != "bnas.passes":
     raise ImportError(f"import 'bnas.passes', not {__name__!r}: a second copy would register every rule twice")
 
-from . import rules
-from .analysis import Analysis
-from .axes import AxisTypes, analyse, register_rule
-from .blocks import Block, Blocks, find_blocks
-from .calls import Call, ModuleForm, TensorRef, canonical, register_module
-from .choices import Choices, choose
-from .depth import skippable_blocks
-from .dump import describe
-from .elasticity import Elasticity
-from .errors import (
-    BnasError,
-    Diagnostic,
-    ElasticityError,
-    LoweringError,
-    PassError,
-    RuleError,
-    SubnetError,
-    TraceError,
-    VerificationError,
+from typing import TYPE_CHECKING
+
+from .lazy import attach
+
+if TYPE_CHECKING:
+    from .analysis import Analysis
+    from .axes import AxisTypes, analyse, register_rule
+    from .blocks import Block, Blocks, find_blocks
+    from .calls import Call, ModuleForm, TensorRef, canonical, register_module
+    from .choices import Choices, choose
+    from .depth import skippable_blocks
+    from .dump import describe
+    from .elasticity import Elasticity
+    from .errors import (
+        BnasError,
+        Diagnostic,
+        ElasticityError,
+        LoweringError,
+        PassError,
+        RuleError,
+        SubnetError,
+        TraceError,
+        VerificationError,
+    )
+    from .ir import IR, trace
+    from .kernels import Kernel, Kernels, find_kernels
+    from .patterns import Scopes, find_scopes
+    from .pipeline import Pass, PassResult, Pipeline
+    from .space import SearchSpace, Subnet, Variable
+    from .standard import PIPELINE, Choose, FindBlocks, FindKernels, Trace, TypeAxes
+    from .vetoes import Vetoes, find_vetoes
+    from .widths import Width, Widths, find_widths, tie_groups
+
+__getattr__ = attach(
+    __name__,
+    {
+        "bnas.passes.analysis": ("Analysis",),
+        "bnas.passes.axes": (
+            "AxisTypes",
+            "analyse",
+            "register_rule",
+        ),
+        "bnas.passes.blocks": (
+            "Block",
+            "Blocks",
+            "find_blocks",
+        ),
+        "bnas.passes.calls": (
+            "Call",
+            "ModuleForm",
+            "TensorRef",
+            "canonical",
+            "register_module",
+        ),
+        "bnas.passes.choices": (
+            "Choices",
+            "choose",
+        ),
+        "bnas.passes.depth": ("skippable_blocks",),
+        "bnas.passes.dump": ("describe",),
+        "bnas.passes.elasticity": ("Elasticity",),
+        "bnas.passes.errors": (
+            "BnasError",
+            "Diagnostic",
+            "ElasticityError",
+            "LoweringError",
+            "PassError",
+            "RuleError",
+            "SubnetError",
+            "TraceError",
+            "VerificationError",
+        ),
+        "bnas.passes.ir": (
+            "IR",
+            "trace",
+        ),
+        "bnas.passes.kernels": (
+            "Kernel",
+            "Kernels",
+            "find_kernels",
+        ),
+        "bnas.passes.patterns": (
+            "Scopes",
+            "find_scopes",
+        ),
+        "bnas.passes.pipeline": (
+            "Pass",
+            "PassResult",
+            "Pipeline",
+        ),
+        "bnas.passes.space": (
+            "SearchSpace",
+            "Subnet",
+            "Variable",
+        ),
+        "bnas.passes.standard": (
+            "PIPELINE",
+            "Choose",
+            "FindBlocks",
+            "FindKernels",
+            "Trace",
+            "TypeAxes",
+        ),
+        "bnas.passes.vetoes": (
+            "Vetoes",
+            "find_vetoes",
+        ),
+        "bnas.passes.widths": (
+            "Width",
+            "Widths",
+            "find_widths",
+            "tie_groups",
+        ),
+    },
 )
-from .ir import IR, trace
-from .kernels import Kernel, Kernels, find_kernels
-from .patterns import Scopes, find_scopes
-from .pipeline import Pass, PassResult, Pipeline
-from .space import SearchSpace, Subnet, Variable
-from .standard import PIPELINE, Choose, FindBlocks, FindKernels, Trace, TypeAxes
-from .vetoes import Vetoes, find_vetoes
-from .widths import Width, Widths, find_widths, tie_groups
 
 __all__ = [
     "IR",

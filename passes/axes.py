@@ -259,3 +259,7 @@ def rigid(value: Any, why: str = "") -> Any:
     if isinstance(value, dict):
         return {key: rigid(item, why) for key, item in value.items()}
     return None
+
+
+# Last, since the rules register themselves with what is above; whoever can analyse has them.
+from . import rules  # noqa: E402, F401

@@ -21,12 +21,14 @@ from .calls import form_of
 from .choices import Choices
 from .frames import Frame, Frames, make_shell
 from .ir import IR
+from .kernels import LAYERS
 from .selection import active, kept, moved
 from .shrinking import Matrices, fit_kernel
 from .slot import Slot
 from .space import Subnet
 from .terms import Sym, Term, symbols
 
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 KNOWN = 4096
 """Slots of so many layers and sizes are remembered, and the live nodes of fewer structures."""
 
@@ -207,19 +209,24 @@ class Skeleton:
         self, root: nn.Module, source: nn.Module, path: str, names: tuple[str, ...], assignment: Mapping[Sym, int]
     ) -> Mapping[str, Slot]:
         """The slots of tensors of the module `source` at `path` of `root`; of the model's the same ones each time."""
-        paths = [f"{path}.{name}" if path else name for name in names]
         if root is not self.ir.root:
-            return {name: self._slot(source, at, name, assignment) for name, at in zip(names, paths, strict=True)}
-        if (path, names) not in self._symbols:
-            self._symbols[path, names] = tuple(dict.fromkeys(s for at in paths for s in self._symbols_of(at)))
-        sizes = tuple(assignment.get(symbol, symbol.n) for symbol in self._symbols[path, names])
-        key = (source, path, names, sizes)
-        if key not in self._known:
+            return self._new_slots(source, path, names, assignment)
+        elastic = self._symbols.get((path, names))
+        if elastic is None:
+            paths = [_path(path, name) for name in names]
+            elastic = self._symbols[path, names] = tuple(dict.fromkeys(s for p in paths for s in self._symbols_of(p)))
+        key = (source, path, names, tuple([assignment.get(symbol, symbol.n) for symbol in elastic]))
+        slots = self._known.get(key)
+        if slots is None:
             if len(self._known) >= KNOWN:
                 self._known.clear()
-            slots = {name: self._slot(source, at, name, assignment) for name, at in zip(names, paths, strict=True)}
-            self._known[key] = slots
-        return self._known[key]
+            slots = self._known[key] = self._new_slots(source, path, names, assignment)
+        return slots
+
+    def _new_slots(
+        self, source: nn.Module, path: str, names: tuple[str, ...], assignment: Mapping[Sym, int]
+    ) -> Mapping[str, Slot]:
+        return {name: self._slot(source, _path(path, name), name, assignment) for name in names}
 
     @cached_property
     def _symbols(self) -> dict[Hashable, tuple[Sym, ...]]:
@@ -249,7 +256,7 @@ class Skeleton:
     ) -> nn.Module:
         """A shell for the leaf at `path`, and for all inside it where it is opaque, with tensors bound."""
         source = self.ir.module(path, root)
-        names = (n for table in (source._parameters, source._buffers) for n, t in table.items() if t is not None)
+        names = [n for table in (source._parameters, source._buffers) for n, t in table.items() if t is not None]
         slots = self._slots(root, source, path, tuple(names), assignment)
         shell = make_shell(source)
         if path in self.ir.modules:  # no mode of its own
@@ -295,6 +302,10 @@ def _holder(path: str) -> Holder:
     return holder
 
 
+def _path(owner: str, name: str) -> str:
+    return f"{owner}.{name}" if owner else name
+
+
 def _leaf(path: str) -> str:
     return path.rpartition(".")[2]
 
@@ -316,12 +327,12 @@ def fit(shell: nn.Module, slots: Mapping[str, Slot]) -> None:
     if first is None:
         return
     shape, settings = first.shape, vars(shell)  # not by attribute: a module looks for tensors in what it is given
-    if isinstance(shell, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+    if isinstance(shell, LAYERS):
         settings.update(out_channels=shape[0], in_channels=shape[1] * shell.groups)
         fit_kernel(shell, tuple(first.shared.shape[2:]), shape[2:])
     elif isinstance(shell, nn.Linear):
         settings.update(out_features=shape[0], in_features=shape[1])
-    elif isinstance(shell, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
+    elif isinstance(shell, BATCH_NORMS):
         settings.update(num_features=shape[0])
     elif isinstance(shell, nn.PReLU):
         settings.update(num_parameters=shape[0])

@@ -3,29 +3,90 @@
 if __name__ != "bnas.runtime":
     raise ImportError(f"import 'bnas.runtime', not {__name__!r}: a second copy would register every rule twice")
 
-from .distillation import Distillation
-from .errors import CheckpointError, TrainingError
-from .evaluation import EvaluationError, Evaluator, accuracy, first_samples, fold, recalibrate
-from .fine_tuning import fine_tune
-from .latency import Latency, LatencyError, measure_latency
-from .latency_model import LatencyModel
+from typing import TYPE_CHECKING
+
+from bnas.passes.lazy import attach
+
+# Not lazily: modules have these names too.
 from .machine import machine
-from .onnx_evaluation import evaluate_onnx
-from .onnx_export import OnnxReport, export_onnx
-from .onnx_fallback import OnnxFallbackWarning
-from .onnx_file import OnnxWriteError
-from .onnx_session import OnnxModule, SessionError
 from .origin import origin
-from .program import Program
-from .quantisation import Int8, Int8Report, QuantisationError
-from .rate import CosineSchedule
-from .recipe import Recipe
-from .schedule import Schedule
-from .stage import Stage
-from .supernetwork import SuperNetwork
-from .training import Progress, Trainer
-from .validation import EpochRecord
-from .verification import verify
+
+if TYPE_CHECKING:
+    from .distillation import Distillation
+    from .errors import CheckpointError, TrainingError
+    from .evaluation import EvaluationError, Evaluator, accuracy, first_samples, fold, recalibrate
+    from .fine_tuning import fine_tune
+    from .latency import Latency, LatencyError, measure_latency
+    from .latency_model import LatencyModel
+    from .onnx_evaluation import evaluate_onnx
+    from .onnx_export import OnnxReport, export_onnx
+    from .onnx_fallback import OnnxFallbackWarning
+    from .onnx_file import OnnxWriteError
+    from .onnx_session import OnnxModule, SessionError
+    from .program import Program
+    from .quantisation import Int8, Int8Report, QuantisationError
+    from .rate import CosineSchedule
+    from .recipe import Recipe
+    from .schedule import Schedule
+    from .stage import Stage
+    from .supernetwork import SuperNetwork
+    from .training import Progress, Trainer
+    from .validation import EpochRecord
+    from .verification import verify
+
+__getattr__ = attach(
+    __name__,
+    {
+        "bnas.runtime.distillation": ("Distillation",),
+        "bnas.runtime.errors": (
+            "CheckpointError",
+            "TrainingError",
+        ),
+        "bnas.runtime.evaluation": (
+            "EvaluationError",
+            "Evaluator",
+            "accuracy",
+            "first_samples",
+            "fold",
+            "recalibrate",
+        ),
+        "bnas.runtime.fine_tuning": ("fine_tune",),
+        "bnas.runtime.latency": (
+            "Latency",
+            "LatencyError",
+            "measure_latency",
+        ),
+        "bnas.runtime.latency_model": ("LatencyModel",),
+        "bnas.runtime.onnx_evaluation": ("evaluate_onnx",),
+        "bnas.runtime.onnx_export": (
+            "OnnxReport",
+            "export_onnx",
+        ),
+        "bnas.runtime.onnx_fallback": ("OnnxFallbackWarning",),
+        "bnas.runtime.onnx_file": ("OnnxWriteError",),
+        "bnas.runtime.onnx_session": (
+            "OnnxModule",
+            "SessionError",
+        ),
+        "bnas.runtime.program": ("Program",),
+        "bnas.runtime.quantisation": (
+            "Int8",
+            "Int8Report",
+            "QuantisationError",
+        ),
+        "bnas.runtime.rate": ("CosineSchedule",),
+        "bnas.runtime.recipe": ("Recipe",),
+        "bnas.runtime.schedule": ("Schedule",),
+        "bnas.runtime.stage": ("Stage",),
+        "bnas.runtime.supernetwork": ("SuperNetwork",),
+        "bnas.runtime.training": (
+            "Progress",
+            "Trainer",
+        ),
+        "bnas.runtime.validation": ("EpochRecord",),
+        "bnas.runtime.verification": ("verify",),
+    },
+)
 
 __all__ = [
     "CheckpointError",

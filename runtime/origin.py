@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
-from bnas.passes import Subnet
-
-from .checkpoint import shared_bytes
 from .files import checksum
-from .supernetwork import SuperNetwork
+
+if TYPE_CHECKING:
+    from bnas.passes import Subnet
+
+    from .supernetwork import SuperNetwork
 
 VERSION, CHOICE, COSTS, SUPERNET, FALLBACK = (
     f"bnas.{name}" for name in ("version", "subnet", "costs", "supernet", "fallback")
@@ -25,6 +27,8 @@ def origin(supernet: SuperNetwork, subnet: Subnet) -> dict[str, str]:
     Raises:
         SubnetError: the sub-network is not of this space.
     """
+    from .checkpoint import shared_bytes  # loads torch, which importing this module must not
+
     return {
         VERSION: version("bnas"),
         CHOICE: json.dumps(subnet.to_json(), sort_keys=True),

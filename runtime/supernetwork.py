@@ -22,8 +22,10 @@ from bnas.passes import (
     SearchSpace,
     Subnet,
 )
+from bnas.passes.architecture import Architecture
 from bnas.passes.costs import Costs
 from bnas.passes.ir import as_program_call
+from bnas.passes.layers import architecture
 from bnas.passes.reordering import reorder, reorder_as_set
 from bnas.passes.skeleton import Skeleton
 from bnas.passes.slot import Copies
@@ -138,6 +140,11 @@ class SuperNetwork(nn.Module):
     def cost_model(self) -> Costs:
         """The cost expressions of the space."""
         return Costs(self.skeleton.types, self.skeleton.choices)
+
+    @cached_property
+    def architecture(self) -> Architecture:
+        """The layers with weights, with their sizes in every sub-network: what a picture shows."""
+        return architecture(self.skeleton.types, self.skeleton.choices)
 
     def costs(self, subnet: Subnet) -> dict[str, int]:
         """MACs for one sample and parameters of `subnet`, exactly those of the extracted module."""

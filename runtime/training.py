@@ -62,10 +62,12 @@ class Trainer:
         teacher: what the recipe's distillation calls the original; by default a copy of the model as it is now.
         metric: what validation measures, the higher the better; by default top-1 accuracy.
         watch: random sub-networks that validation measures, beside the maximal and the minimal.
-        directory: gets ``best/`` (a super-network for `SuperNetwork.load`) and ``last/`` (to resume from).
+        directory: gets ``best/`` (a super-network for `SuperNetwork.load`), ``last/`` (to resume from) and
+            ``history.json`` (what every epoch ended with).
         checkpoint_every: steps between two writes of ``last/``; by default every epoch.
         tensorboard: write scalars to ``tensorboard/`` in the directory (extra "tensorboard").
-        on_step, on_epoch: called on process 0 after every step, and after every epoch.
+        on_step: called on process 0 after every step.
+        on_epoch: called there after every epoch.
 
     Raises:
         TrainingError: settings contradict each other or the super-network.

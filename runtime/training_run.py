@@ -19,6 +19,7 @@ from .batches import Batches
 from .checkpoint import check_state, described_space, matrix_tensors, shared_tensors
 from .errors import CheckpointError
 from .evaluation import Batch, recalibrate
+from .history import write_history
 from .layout import LAYOUTS
 from .learner import Learner
 from .recipe import Recipe
@@ -130,6 +131,9 @@ class TrainingRun:
         self.history.append(record)
         self.losses.clear()
         self.save()
+        if self.directory is not None and parallel.rank() == 0:
+            metric = "" if validator is None else validator.name
+            write_history(self.directory / "history.json", self.schedule.stages, metric, self.history)
         return record
 
     def finish(self) -> None:

@@ -68,6 +68,7 @@ class Validator:
         metric: Metric = accuracy,
     ) -> None:
         self.subnets = subnets
+        self.name = str(getattr(metric, "__name__", type(metric).__name__))
         self.evaluator = Evaluator(supernet, calibration, validation, metric)
 
     def __call__(self) -> dict[str, float]:

@@ -3,14 +3,41 @@
 if __name__ != "bnas.search":
     raise ImportError(f"import 'bnas.search', not {__name__!r}: a second copy would not know the first one's classes")
 
-from bnas.search.constraint import Constraint
-from bnas.search.errors import InfeasibleError, MetricError, RecordError, SearchError
-from bnas.search.evaluation import Evaluation
-from bnas.search.evaluation_log import EvaluationLog
-from bnas.search.objective import Objective
-from bnas.search.result import SearchResult
-from bnas.search.searcher import Searcher
-from bnas.search.workers import Remote, Workers
+from typing import TYPE_CHECKING
+
+from bnas.passes.lazy import attach
+
+if TYPE_CHECKING:
+    from bnas.search.constraint import Constraint
+    from bnas.search.errors import InfeasibleError, MetricError, RecordError, SearchError
+    from bnas.search.evaluation import Evaluation
+    from bnas.search.evaluation_log import EvaluationLog
+    from bnas.search.objective import Objective
+    from bnas.search.result import SearchResult
+    from bnas.search.searcher import Searcher
+    from bnas.search.workers import Remote, Workers
+
+__getattr__ = attach(
+    __name__,
+    {
+        "bnas.search.constraint": ("Constraint",),
+        "bnas.search.errors": (
+            "InfeasibleError",
+            "MetricError",
+            "RecordError",
+            "SearchError",
+        ),
+        "bnas.search.evaluation": ("Evaluation",),
+        "bnas.search.evaluation_log": ("EvaluationLog",),
+        "bnas.search.objective": ("Objective",),
+        "bnas.search.result": ("SearchResult",),
+        "bnas.search.searcher": ("Searcher",),
+        "bnas.search.workers": (
+            "Remote",
+            "Workers",
+        ),
+    },
+)
 
 __all__ = [
     "Constraint",

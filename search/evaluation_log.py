@@ -12,7 +12,7 @@ from bnas.search.evaluation import Evaluation, checked_values, shown
 from bnas.search.objective import nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from bnas.passes import Subnet
 
@@ -44,6 +44,19 @@ class EvaluationLog:
         self._names: tuple[str, ...] = ()
         if self.path is not None:
             self._read(self.path)
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> EvaluationLog:
+        """Return what a file holds by now as a log in memory: the file stays as it is, somebody may be writing to it.
+
+        Raises:
+            RecordError: The file is malformed; the message names the line.
+        """
+        log = cls()
+        *lines, _ = Path(path).read_bytes().split(b"\n")
+        if lines:
+            log._take_lines(Path(path), lines)
+        return log
 
     def __len__(self) -> int:
         return len(self._evaluations)
@@ -104,14 +117,17 @@ class EvaluationLog:
             path.write_bytes(b"")
             _append_line(path, {"format": FORMAT, "version": VERSION, "fingerprint": self.fingerprint})
             return
+        self._take_lines(path, lines)
+        if torn:
+            os.truncate(path, len(data) - len(torn))
+
+    def _take_lines(self, path: Path, lines: Sequence[bytes]) -> None:
         self._check_head(path, lines[0])
         for number, line in enumerate(lines[1:], 2):
             try:
                 self._take_line(line)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise RecordError(f"{path}:{number}: {type(error).__name__}: {error}") from error
-        if torn:
-            os.truncate(path, len(data) - len(torn))
 
     def _take_line(self, line: bytes) -> None:
         evaluation = Evaluation.from_json(json.loads(line))

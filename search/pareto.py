@@ -24,14 +24,22 @@ def pareto_front(evaluations: Sequence[Evaluation], objectives: Sequence[Objecti
     if not evaluations:
         return ()
     costs = np.array([[o.sign * e.values[o.name] for o in objectives] for e in evaluations], dtype=np.float64)
-    kept = [row for row, cost in enumerate(costs) if not _is_dominated(cost, costs)]
+    kept = _undominated(costs)
     leading = next((place for place, o in enumerate(objectives) if o.direction == "min"), 0)
     # The other costs and the index make the order the same whatever the order of the evaluations.
     kept.sort(key=lambda row: (costs[row][leading], *costs[row], evaluations[row].index))
     return tuple(evaluations[row] for row in kept)
 
 
-def _is_dominated(cost: NDArray[np.float64], costs: NDArray[np.float64]) -> bool:
-    nowhere_worse = (costs <= cost).all(axis=1)
-    somewhere_better = (costs < cost).any(axis=1)
-    return bool((nowhere_worse & somewhere_better).any())
+def _undominated(costs: NDArray[np.float64]) -> list[int]:
+    """The rows that no other row dominates."""
+    kept: list[int] = []
+    front = np.empty_like(costs)
+    # In lexicographic order what dominates a row comes before it, and of those something that is kept.
+    for row in np.lexsort(costs.T[::-1]):
+        known = front[: len(kept)]
+        nowhere_worse = (known <= costs[row]).all(axis=1)
+        if not (known[nowhere_worse] < costs[row]).any():
+            front[len(kept)] = costs[row]
+            kept.append(int(row))
+    return kept

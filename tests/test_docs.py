@@ -1,18 +1,27 @@
-"""The code in the documentation runs, and its examples are as short as they say."""
+"""The code in the documentation runs, its commands are those of bnas, and its examples are as short as they say."""
 
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from run_cases import small, write_run
+from typer.testing import CliRunner
 
+from bnas.cli import app
+from bnas.page.recorded import MISSING
 from bnas.passes.axes import RULES
 from bnas.passes.calls import MODULE_FORMS
 
-PASSES = Path(__file__).parents[1] / "docs" / "passes.md"
+ROOT = Path(__file__).parents[1]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+PASSES = ROOT / "docs" / "passes.md"
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+COMMAND = re.compile(r"(?:^    |`)(bnas [a-z]+\b[^`\n]*)", re.MULTILINE)
 
 
 def blocks(text: str) -> list[str]:
@@ -39,23 +48,69 @@ def tables_put_back() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("tables_put_back")
-def test_the_page_on_passes_runs() -> None:
-    code = blocks(PASSES.read_text())
-    examples = [block for block in code if "@register_rule" in block or "(Pass):" in block]
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.stem)
+def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    if page.stem == "report":
+        write_run(Path("runs/demo"), small())
+    torch.manual_seed(0)
+    run(blocks(page.read_text(encoding="utf-8")))
+
+
+def test_code_is_found_where_there_is_some() -> None:
+    with_code = {page.stem for page in PAGES if blocks(page.read_text(encoding="utf-8"))}
+    assert with_code >= {
+        "distributed",
+        "latency",
+        "passes",
+        "quick_start",
+        "report",
+        "search",
+        "training",
+        "your_data",
+        "your_model",
+    }
+
+
+def test_examples_are_as_short_as_they_say() -> None:
+    of_passes = blocks(PASSES.read_text(encoding="utf-8"))
+    examples = [block for block in of_passes if "@register_rule" in block or "(Pass):" in block]
     assert len(examples) == 2
     assert all(len(block.splitlines()) < 40 for block in examples)
-    run(code)
-
-
-def test_the_page_on_training_runs() -> None:
-    code = blocks((PASSES.parent / "training.md").read_text())
-    loop = next(block for block in code if "schedule.step()" in block)
+    of_training = blocks((ROOT / "docs" / "training.md").read_text(encoding="utf-8"))
+    loop = next(block for block in of_training if "schedule.step()" in block)
     assert len(loop.splitlines()) <= 8 + 1  # what the page promises, and the optimizer
-    run(code)
 
 
-def test_the_page_on_search_runs() -> None:
-    run(blocks((PASSES.parent / "search.md").read_text()))
+def commands() -> list[tuple[str, str]]:
+    """The commands in README and pages, each with where it stands."""
+    pages = [ROOT / "README.md", *PAGES]
+    texts = [(page.name, page.read_text(encoding="utf-8").replace("\\\n", " ")) for page in pages]
+    return [(name, line) for name, text in texts for line in COMMAND.findall(text)]
+
+
+def code_of(line: str) -> int:
+    """The exit code of a command that asks for help: 2 where bnas does not know the command or an option.
+
+    What stands behind three blanks is what a command does; brackets are around what may be left out.
+    """
+    words = shlex.split(re.sub(r"[\[\]]", "", re.split(r" {3}|>", line)[0]))[1:]
+    return CliRunner().invoke(app, [*words, "--help"]).exit_code
+
+
+@pytest.mark.parametrize(("page", "line"), commands())
+def test_commands_are_those_of_bnas(page: str, line: str) -> None:
+    assert code_of(line) == 0
+
+
+@pytest.mark.parametrize("line", ["bnas run config.json --outptu runs/a", "bnas runn config.json"])
+def test_a_wrong_command_is_noticed(line: str) -> None:
+    assert code_of(line) == 2
+
+
+def test_the_page_on_reports_names_every_file_that_may_be_missing() -> None:
+    text = (ROOT / "docs" / "report.md").read_text(encoding="utf-8")
+    assert [name for name in (*MISSING, "config.json") if f"`{name}`" not in text] == []
 
 
 @pytest.mark.usefixtures("tables_put_back")

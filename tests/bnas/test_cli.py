@@ -68,6 +68,14 @@ def test_run_resume_overwrite_and_what_is_written(folder: Path) -> None:
     for name in ("original", "best", "smallest"):
         onnxruntime.InferenceSession(str(out / f"subnets/{name}.onnx"), providers=["CPUExecutionProvider"])
         assert json.loads((out / f"subnets/{name}.json").read_text())["costs"]["macs"] > 0
+        onnxruntime.InferenceSession(str(out / f"subnets/{name}.int8.onnx"), providers=["CPUExecutionProvider"])
+    for row in report["rows"]:
+        assert row["int8"]["failure"] is None
+        assert row["int8"]["latency"]["median_ms"] > 0
+        assert 0 <= row["int8"]["test_accuracy"] <= 1
+    assert f"The report is in {Path('out') / 'report.html'}" in done.stdout
+    noted = {"environment.json", "architecture.json", "search.json", "training/history.json", "report.html"}
+    assert noted <= {path.relative_to(out).as_posix() for path in out.rglob("*")}
     assert len((out / "evaluations.csv").read_text().splitlines()) == 5
     assert json.loads((out / "pareto.json").read_text())
     assert not list(out.rglob("*.tmp"))
@@ -80,6 +88,7 @@ def test_run_resume_overwrite_and_what_is_written(folder: Path) -> None:
     before = (out / "evaluations.csv").read_bytes()
     weights = next(out.glob("supernet/weights-*")).read_bytes()
     assert bnas("run", "config.json", "-o", "out", "--resume", cwd=folder).returncode == 0
+    assert len(json.loads((out / "environment.json").read_text())) == 2
     assert (out / "evaluations.csv").read_bytes() == before
     assert next(out.glob("supernet/weights-*")).read_bytes() == weights
 

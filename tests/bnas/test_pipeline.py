@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import torch
 
 import bnas
 from bnas.digits import DigitNet, splits
-from bnas.output import OutputError, open_output
+from bnas.output import Output, OutputError, open_output
 from bnas.passes import Subnet
 from bnas.pipeline import winners
+from bnas.runtime import QuantisationError
 from bnas.search import Evaluation, Objective, SearchError, SearchResult
 
 OBJECTIVES = (Objective("accuracy", "max"), Objective("macs", "min"))
@@ -58,6 +60,25 @@ def test_job_takes_objectives_and_bounds_and_resumes_with_its_latency_model(tmp_
     assert (tmp_path / "run" / "latency.json").read_bytes() == model
     assert (tmp_path / "run" / "pareto.json").read_text() == front
     assert (tmp_path / "run" / "evaluations.jsonl").read_text() == log
+
+
+def test_int8_that_cannot_be_is_noted_and_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise QuantisationError("no such operator")
+
+    torch.manual_seed(0)
+    settings = {"stages": [bnas.Stage(("depth",), epochs=1)], "num_evals": 4, "population": 4}
+    job = bnas.Job(DigitNet().eval(), splits(), torch.zeros(1, 1, 8, 8), calibration_samples=12, **settings)
+    (tmp_path / "run/subnets").mkdir(parents=True)
+    (tmp_path / "run/subnets/best.int8.onnx").touch()  # of an earlier run
+    monkeypatch.setattr("bnas.runtime.onnx_export.quantise", refuse)
+    report = bnas.run_job(job, Output(tmp_path / "run"))
+    for row in report.to_json()["rows"]:
+        assert row["int8"] == {"test_accuracy": None, "latency": None, "failure": "no such operator"}
+    assert not list((tmp_path / "run/subnets").glob("*.int8.onnx"))
+    without = dataclasses.replace(job, int8=False)
+    rows = bnas.run_job(without, Output(tmp_path / "run", resumed=True)).to_json()["rows"]
+    assert [row["int8"] for row in rows] == [None, None, None]
 
 
 def test_job_without_accuracy_is_refused_before_anything_runs() -> None:

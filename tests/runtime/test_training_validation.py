@@ -80,6 +80,13 @@ def test_best_survives_a_resumed_training(tmp_path: Path) -> None:
     assert same(tensors(whole), tensors(cut))
     last = json.loads((tmp_path / "cut" / "last" / "training.json").read_text())
     assert [one["metrics"]["maximal"] for one in last["state"]["history"]] == [80.0, 90.0, 85.0]
+    whole_history, cut_history = (
+        json.loads((tmp_path / name / "history.json").read_text()) for name in ("whole", "cut")
+    )
+    assert whole_history == cut_history
+    assert [one["metrics"]["minimal"] for one in cut_history["epochs"]] == [80.0, 90.0, 85.0]
+    assert cut_history["stages"] == [{"train_dims": None, "epochs": 3}]
+    assert cut_history["metric"] == "Script"
 
 
 def test_record_holds_the_accuracies_that_an_evaluator_measures() -> None:

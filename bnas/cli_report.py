@@ -1,0 +1,32 @@
+"""``bnas report``: what a run found, as one HTML file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder of a run; it may be unfinished.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for report.html and report/; by default the run's.")
+    ] = None,
+) -> None:
+    """Write the report of a run: one HTML file that needs no network, and every plot as PNG and CSV."""
+    from bnas.page import write_page
+
+    typer.echo(f"The report is in {write_page(run, output)}")
+
+
+def report_told(run: Path) -> str:
+    """Write the report of a run that came to its end; returns what to tell, also where that cannot be done."""
+    from bnas.passes.errors import BnasError
+
+    try:
+        from bnas.page import write_page
+
+        return f"The report is in {write_page(run)}"
+    except BnasError as error:  # the run itself is complete
+        return f"There is no report: {error}"

@@ -1,0 +1,14 @@
+"""The report of a run: one HTML page that needs no network, with every plot as a picture and as a table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bnas.passes.lazy import attach
+
+if TYPE_CHECKING:
+    from bnas.page.page import write_page
+
+__getattr__ = attach(__name__, {"bnas.page.page": ("write_page",)})
+
+__all__ = ["write_page"]

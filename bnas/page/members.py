@@ -1,0 +1,99 @@
+"""The sub-networks that a reader can look at: the named winners and the front."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from bnas.page.choice import told
+from bnas.page.quantity import Quantity, quantity
+from bnas.page.recorded import Recorded
+from bnas.passes import Subnet
+from bnas.search import Evaluation
+
+
+@dataclass(frozen=True)
+class Member:
+    """A sub-network that can be selected."""
+
+    key: str
+    """One word, unique in a report."""
+    label: str
+    subnet: Subnet
+    values: tuple[tuple[str, str], ...]
+    """What the search measured, as text by name."""
+    choice: str
+
+
+@dataclass(frozen=True)
+class Members:
+    """The winners, then the front from its cheap end on; a winner on the front stands among the winners only."""
+
+    maximal: Subnet | None
+    """The original's choice; None where nothing was evaluated or measured."""
+    quantities: Mapping[str, Quantity]
+    """How each value of the search is shown."""
+    asked: Mapping[str, Quantity]
+    """Those that are objectives."""
+    winners: Mapping[str, Member]
+    """By name; those with several names by all of them."""
+    front: tuple[Member, ...]
+    """Those that are no winners."""
+
+    @property
+    def all(self) -> tuple[Member, ...]:
+        """Each once."""
+        return (*{member.key: member for member in self.winners.values()}.values(), *self.front)
+
+    @classmethod
+    def of(cls, run: Recorded) -> Members:
+        """The members of `run`, as far as it came."""
+        maximal = next(_maximal(run), None)
+        measured = [one for one in run.evaluations if one.failure is None]
+        names = measured[0].values if measured else ()
+        shown = {name: quantity(name, (one.values[name] for one in measured)) for name in names}
+        known = {one.subnet: one for one in measured}
+        asked = {one.name for one in run.settings.objectives} if run.settings else set()
+        named: dict[Subnet, list[str]] = {}
+        for row in run.results.rows[1:] if run.results else ():
+            named.setdefault(Subnet.from_json(row.subnet.model_dump()), []).append(row.name)
+        labels = {", ".join(names): subnet for subnet, names in named.items() if subnet in known}
+        winners = {label: _member(known[subnet], label, maximal or subnet, shown) for label, subnet in labels.items()}
+        taken = {member.key for member in winners.values()}
+        others = [one for one in run.front if _key(one) not in taken]
+        return cls(
+            maximal,
+            shown,
+            {name: one for name, one in shown.items() if name in asked},
+            winners,
+            tuple(_member(one, f"on the front: {_first(one, shown)}", maximal or one.subnet, shown) for one in others),
+        )
+
+
+def _maximal(run: Recorded) -> Iterator[Subnet]:
+    """The first evaluation is that of the maximal sub-network, the first row that of the original."""
+    if run.evaluations:
+        yield run.evaluations[0].subnet
+    if run.results:
+        yield Subnet.from_json(run.results.rows[0].subnet.model_dump())
+
+
+def _key(evaluation: Evaluation) -> str:
+    return f"e{evaluation.index}"
+
+
+def _first(evaluation: Evaluation, shown: Mapping[str, Quantity]) -> str:
+    """Accuracy and MACs, or the first two values that there are."""
+    names = [name for name in ("accuracy", "macs") if name in shown] or list(shown)[:2]
+    return ", ".join(f"{shown[name].label} {shown[name].show(evaluation.values[name])}" for name in names)
+
+
+def _member(evaluation: Evaluation, label: str, maximal: Subnet, shown: Mapping[str, Quantity]) -> Member:
+    values = [(one.label, one.show(evaluation.values[name])) for name, one in shown.items()]
+    return Member(
+        _key(evaluation),
+        f"{label} (evaluation {evaluation.index})",
+        evaluation.subnet,
+        (("evaluation", str(evaluation.index)), *values),
+        told(evaluation.subnet, maximal),
+    )

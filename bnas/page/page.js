@@ -1,0 +1,71 @@
+"use strict";
+(async () => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const cells = [...document.querySelectorAll(".layers tbody tr")];
+  const widest = Math.max(1, ...cells.map((row) => Number(row.dataset.width)));
+  const picker = document.getElementById("picker");
+  let models = [];
+
+  const text = (id, value) => { const place = document.getElementById(id); if (place) place.textContent = value; };
+
+  function drawLayers(layers) {
+    cells.forEach((row, number) => {
+      const size = layers[number], bar = row.querySelector(".bar.chosen");
+      if (size === undefined) return;
+      row.classList.toggle("skipped", size === null);
+      row.classList.toggle("smaller", size !== null && (size[0] < Number(row.dataset.width) || size[1] !== row.dataset.kernel));
+      bar.querySelector("i").style.width = size === null ? "0" : `${(100 * size[0]) / widest}%`;
+      bar.querySelector("b").textContent = size === null ? "skipped" : String(size[0]);
+      bar.querySelector("span.kernel").textContent = size === null ? "" : size[1];
+    });
+  }
+
+  function drawValues(values) {
+    const list = document.getElementById("values");
+    list.replaceChildren(...values.flatMap(([name, value]) => {
+      const term = document.createElement("dt"), told = document.createElement("dd");
+      term.textContent = name;
+      told.textContent = value;
+      return [term, told];
+    }));
+  }
+
+  function select(key) {
+    const member = data.members[key];
+    if (member === undefined) return;
+    if (picker.value !== key) picker.value = key;
+    text("chosen-label", member.label);
+    text("chosen-head", member.label);
+    text("choice", member.choice);
+    drawValues(member.values);
+    drawLayers(member.layers);
+    mark(key);
+  }
+
+  function mark(key) {
+    models.forEach((source) => {
+      const at = source.data.key.indexOf(key), wanted = at < 0 ? [] : [at];
+      if (String(source.selected.indices) !== String(wanted)) source.selected.indices = wanted;
+    });
+  }
+
+  function listen(source) {
+    source.selected.properties.indices.change.connect(() => {
+      const [at] = source.selected.indices;
+      if (at === undefined) queueMicrotask(() => mark(picker.value)); // a click beside the points
+      else if (source.data.key[at] !== picker.value) select(source.data.key[at]);
+    });
+  }
+
+  for (let number = 0; number < data.plots.length; number++) {
+    await Bokeh.embed.embed_item(data.plots[number], `plot-${data.names[number]}`);
+  }
+  models = data.sources.map((name) => Bokeh.documents.map((one) => one.get_model_by_name(name)).find((one) => one)).filter((one) => one);
+  models.forEach(listen);
+  if (picker) {
+    picker.addEventListener("change", () => select(picker.value));
+    if (picker.value) select(picker.value);
+  }
+  addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((one) => { one.open = true; }));
+  document.documentElement.dataset.ready = "yes";
+})();

@@ -1,0 +1,167 @@
+"""The page: all parts of a report in one HTML file, and beside it every plot as a picture and as a table."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from bnas.page.curves import curves
+from bnas.page.errors import ReportError
+from bnas.page.figures import item, script, sources
+from bnas.page.front import fronts
+from bnas.page.members import Members
+from bnas.page.pictures import picture, silhouette_picture
+from bnas.page.plot import Plot
+from bnas.page.progress import progress
+from bnas.page.recorded import MISSING, Recorded, read_run
+from bnas.page.silhouette import Chosen, chosen, layer_rows, table
+from bnas.page.winners import lines, measured_on, points
+from bnas.page.winners import table as winners_table
+from bnas.runtime.files import write_bytes
+
+try:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+except ImportError as error:
+    raise ReportError("a report needs Jinja2: pip install 'bnas[report]'") from error
+
+
+@dataclass(frozen=True)
+class Page:
+    """The report of a run."""
+
+    run: Recorded
+
+    @cached_property
+    def members(self) -> Members:
+        """The sub-networks that can be selected."""
+        return Members.of(self.run)
+
+    @cached_property
+    def plots(self) -> Mapping[str, Sequence[Plot]]:
+        """The plots of each section."""
+        return {
+            "front": list(fronts(self.run, self.members)),
+            "search": list(progress(self.run, self.members)),
+            "training": list(curves(self.run)),
+        }
+
+    @cached_property
+    def pictures(self) -> Mapping[str, bytes]:
+        """A PNG file for each plot, by name."""
+        found = {plot.name: picture(plot) for plots in self.plots.values() for plot in plots}
+        if self.run.architecture is not None and self.run.architecture.layers:
+            label, sizes = self._shown()
+            found["architecture"] = silhouette_picture(layer_rows(self.run.architecture), sizes, label)
+        return found
+
+    def tables(self) -> Iterator[tuple[str, bytes]]:
+        """A CSV file for each plot, for the architecture and for the winners, by name."""
+        for plots in self.plots.values():
+            for plot in plots:
+                yield plot.name, _csv(plot.rows)
+        if self.run.architecture is not None:
+            yield "architecture", _csv(table(self.run.architecture, self.members))
+        if self.run.results is not None:
+            yield "winners", _csv(winners_table(self.run.results))
+
+    def html(self) -> str:
+        """The page itself."""
+        environment = Environment(
+            loader=PackageLoader("bnas.page", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        )
+        environment.policies["json.dumps_kwargs"] = {"allow_nan": False}  # not sorted: Bokeh defines before it refers
+        scripts = [script(), _resource("page.js")]
+        return environment.get_template("page.html.jinja").render(
+            run=self.run,
+            members=self.members,
+            plots=self.plots,
+            layers=[] if self.run.architecture is None else layer_rows(self.run.architecture),
+            shown=self._shown(),
+            lines=[] if self.run.results is None else lines(self.run.results),
+            measured_on="" if self.run.results is None else measured_on(self.run.results),
+            missing=[(name, MISSING[name]) for name in self.run.missing],
+            configuration=json.dumps(self.run.configuration, indent=2, ensure_ascii=False),
+            record=None if self.run.data is None else json.dumps(self.run.data, indent=2, ensure_ascii=False),
+            pictures={name: base64.b64encode(data).decode() for name, data in self.pictures.items()},
+            data=self._data(),
+            style=_resource("page.css"),
+            scripts=scripts,
+            policy=_policy(scripts),
+            version=version("bnas"),
+            moment=lambda text: text[:16].replace("T", " ") + " UTC",
+            points="" if self.run.results is None else points(self.run.results.acc_delta),
+        )
+
+    def _shown(self) -> tuple[str, Sequence[Chosen]]:
+        """The label and layers of the sub-network that is shown first; the original where there is none."""
+        if self.run.architecture is None:
+            return "", []
+        if not self.members.all:
+            return "original", [(row.width, row.kernel) for row in layer_rows(self.run.architecture)]
+        first = self.members.all[0]
+        return first.label, chosen(self.run.architecture, first.subnet)
+
+    def _data(self) -> dict[str, Any]:
+        """What the page's own script works on."""
+        architecture = self.run.architecture
+        return {
+            "plots": [item(plot) for plots in self.plots.values() for plot in plots],
+            "names": [plot.name for plots in self.plots.values() for plot in plots],
+            "sources": [name for plot in self.plots["front"] for name in sources(plot)],
+            "members": {
+                member.key: {
+                    "label": member.label,
+                    "values": member.values,
+                    "choice": member.choice,
+                    "layers": [] if architecture is None else chosen(architecture, member.subnet),
+                }
+                for member in self.members.all
+            },
+        }
+
+
+def write_page(run: Path, output: Path | None = None) -> Path:
+    """Write the report of the run in the folder `run`; returns the path of the HTML file.
+
+    By default it is ``report.html`` in the folder, with ``report/NAME.png`` and ``.csv`` beside it; else all of it goes
+    to the folder `output`. Each file is written whole or not at all, and the run itself is not changed.
+
+    Raises:
+        ReportError: there is no run, one of its files is damaged, or the report cannot be written there.
+    """
+    page, place = Page(read_run(run)), run if output is None else output
+    files = {f"report/{name}.png": data for name, data in page.pictures.items()}
+    files |= {f"report/{name}.csv": data for name, data in page.tables()}
+    files["report.html"] = page.html().encode()
+    try:
+        for name, data in files.items():
+            write_bytes(place / name, data)
+    except OSError as error:
+        raise ReportError(f"{place}: the report cannot be written: {error}; give another folder (--output)") from error
+    return place / "report.html"
+
+
+def _resource(name: str) -> str:
+    return resources.files("bnas.page").joinpath(name).read_text(encoding="utf-8")
+
+
+def _policy(scripts: Iterable[str]) -> str:
+    """The page may load nothing and run these scripts only, whatever else came into it."""
+    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(one.encode()).digest()).decode()}'" for one in scripts)
+    return f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'"
+
+
+def _csv(rows: Sequence[Sequence[object]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()

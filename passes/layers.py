@@ -1,0 +1,77 @@
+"""From a typed graph to the layers that a picture of it shows: those with weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch.nn.functional as F
+from torch.fx import Node
+
+from .architecture import Architecture, Layer, Size
+from .axes import AxisTypes, operator_name
+from .calls import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS, Call, TensorRef
+from .choices import Choices
+from .terms import K, Perm, Prod, Sym, Term, resolve
+
+CONVOLVING = (*CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS)
+
+
+def architecture(types: AxisTypes, choices: Choices) -> Architecture:
+    """The layers that multiply by a weight of their own, and embeddings; with the sizes of every sub-network."""
+    blocks = choices.space.blocks
+    return Architecture(type(types.ir.root).__name__, tuple(_layers(types, choices)), tuple(blocks))
+
+
+def _layers(types: AxisTypes, choices: Choices) -> Iterator[Layer]:
+    names = {symbol: name for name, symbol in choices.symbols.items()}
+    multiplying = {node for node, _ in types.macs}
+    for node in types.ir.graph.nodes:
+        call = types.ir.calls.get(node)
+        if call is None or (node not in multiplying and call.op is not F.embedding):
+            continue
+        weight = _weight(types, call)
+        if weight is not None:
+            yield _layer(types, choices, call, weight, names)
+
+
+def _layer(types: AxisTypes, choices: Choices, call: Call, weight: str, names: Mapping[Sym, str]) -> Layer:
+    node, shape = call.node, types.ir.tensor(weight).shape
+    convolves = call.op in CONVOLVING
+    depthwise = call.op in CONVOLUTIONS and call.argument(6, "groups", 1) > 1 and shape[1] == 1
+    kernel = choices.kernels.by_weight.get(types.ir.aliases.get(weight, weight))
+    around = tuple(name for name in choices.space.blocks if node in choices.blocks[name].nodes)
+    return Layer(
+        str(node.target) if node.op == "call_module" else weight.rpartition(".")[0] or node.name,
+        f"{'depthwise ' if depthwise else ''}{operator_name(call.op)}",
+        _size(types.values[node][1 if convolves else -1], names),
+        tuple(shape[2:]) if convolves else (),
+        None if kernel is None else kernel.name,
+        around,
+    )
+
+
+def _weight(types: AxisTypes, call: Call) -> str | None:
+    """The first parameter of at least two axes that the call reads."""
+    for ref in call.tensors():
+        name = _parameter(ref)
+        if name is not None and name not in types.ir.constants and types.ir.tensor(name).ndim > 1:
+            return name
+    return None
+
+
+def _parameter(ref: Node | TensorRef) -> str | None:
+    if isinstance(ref, TensorRef):
+        return ref.name
+    return str(ref.target) if ref.op == "get_attr" else None
+
+
+def _size(term: Term, names: Mapping[Sym, str]) -> Size:
+    term = resolve(term)
+    if isinstance(term, Sym) and term in names:
+        return "width", names[term], term.n
+    if isinstance(term, K | Sym):
+        return term.n
+    if isinstance(term, Perm):
+        return _size(term.term, names)
+    kind = "product" if isinstance(term, Prod) else "sum"
+    return kind, *(_size(part, names) for part in term.terms)  # type: ignore[attr-defined]
