@@ -5,9 +5,10 @@ PYTHON ?= python3
 BIN := $(abspath $(VENV))/bin
 STAMP := $(VENV)/.installed
 TYPES := build/typecheck
+KERNEL := {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}, "jupytext": null}
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test properties check lint types docs zoo golden benchmark clean
+.PHONY: help demo test properties check lint types docs zoo golden notebook benchmark clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1\t/'
@@ -56,6 +57,9 @@ zoo: $(STAMP) ## Try all of torchvision's models (half an hour), into docs/zoo.m
 
 golden: $(STAMP) ## Rewrite the golden files with what is found now
 	$(BIN)/python tests/benchmarks/zoo.py --golden
+
+notebook: $(STAMP) ## Make examples/digits.ipynb again from examples/digits.py
+	$(BIN)/python -m jupytext --quiet --update --to ipynb --update-metadata '$(KERNEL)' examples/digits.py
 
 benchmark: $(STAMP) ## Measure what analysis, programs and training cost (docs/performance.md)
 	$(BIN)/python tests/benchmarks/analysis.py

@@ -157,7 +157,7 @@ class Elasticity:
 
 
 def _frozen(value: Any) -> Any:
-    """Lists and mappings as tuples, so that settings can be compared and hashed."""
+    """Lists, ranges and mappings as tuples, so that settings can be compared and hashed."""
     if isinstance(value, Mapping):
         return tuple((key, _frozen(item)) for key, item in value.items())
-    return tuple(_frozen(item) for item in value) if isinstance(value, list | tuple) else value
+    return tuple(_frozen(item) for item in value) if isinstance(value, list | tuple | range) else value

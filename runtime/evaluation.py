@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
@@ -18,7 +18,7 @@ from bnas.passes import BnasError, Subnet
 from bnas.passes.ir import as_program_call
 
 from .layout import device_of, laid_out, placed
-from .nested import batch_size, map_tensors
+from .nested import batch_size, described, map_tensors
 from .racing import Bar, race, shuffled
 from .supernetwork import SuperNetwork
 from .together import Folds, Layers, replays, share_layers
@@ -118,12 +118,13 @@ def accuracy(module: nn.Module, batches: Iterable[Batch]) -> float:
     """Top-1 accuracy, 0 to 1, of a module whose output is (batch, classes); targets are class numbers.
 
     Raises:
-        EvaluationError: there is no data, or an output is NaN or inf.
+        EvaluationError: there is no data, or an output is NaN or inf, or of another shape.
     """
     right = total = 0
     with torch.inference_mode():
         for inputs, targets in batches:
             outputs = module(placed(laid_out(inputs, "channels_last"), device_of(module)))
+            _check_scores(outputs)
             if not bool(torch.isfinite(outputs).all()):
                 raise EvaluationError(f"an output after {total} samples is NaN or inf")
             right += int((outputs.argmax(1) == placed(targets, outputs.device)).sum())
@@ -131,6 +132,14 @@ def accuracy(module: nn.Module, batches: Iterable[Batch]) -> float:
     if not total:
         raise EvaluationError("there is no data to measure the accuracy on")
     return right / total
+
+
+def _check_scores(outputs: Any) -> None:
+    if not isinstance(outputs, Tensor) or outputs.ndim != 2:
+        raise EvaluationError(
+            f"accuracy needs outputs of (batch, classes); the model gives {described(outputs)}: "
+            "give a metric of your own (metric=...)"
+        )
 
 
 def first_samples(batches: Iterable[Batch], count: int) -> list[Batch]:

@@ -17,7 +17,7 @@ from .distillation import Distillation
 from .errors import TrainingError
 from .evaluation import Batch
 from .layout import device_of, laid_out, placed
-from .nested import batch_size
+from .nested import batch_size, described
 from .recipe import Recipe
 from .supernetwork import SuperNetwork
 
@@ -123,16 +123,7 @@ class Learner:
                 f"{error}"
             ) from error
 
-    def _cross_entropy(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def _cross_entropy(self, outputs: Any, targets: Tensor) -> Tensor:
+        if not isinstance(outputs, Tensor):
+            raise TypeError("cross-entropy needs a tensor; give a criterion of your own (criterion=...)")
         return F.cross_entropy(outputs.float(), targets, label_smoothing=self.recipe.label_smoothing)
-
-
-def described(value: Any) -> str:
-    """Shapes and types of the tensors in `value`, for an error."""
-    if isinstance(value, Tensor):
-        return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{name}: {described(one)}" for name, one in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "(" + ", ".join(described(one) for one in value) + ")"
-    return type(value).__name__

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -23,3 +23,14 @@ def batch_size(batch: tuple[Any, Any]) -> int:
     """Samples of a batch of inputs and targets: axis 0 of the first input."""
     tensors, named = as_program_call(batch[0])
     return len(next(iter((*tensors, *named.values()))))
+
+
+def described(value: Any) -> str:
+    """Shapes and types of the tensors in `value`, for an error."""
+    if isinstance(value, Tensor):
+        return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{name}: {described(one)}" for name, one in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "(" + ", ".join(described(one) for one in value) + ")"
+    return type(value).__name__

@@ -22,6 +22,7 @@ from .onnx_file import model_bytes, staged, write_model
 from .onnx_session import SessionError, open_session
 from .onnx_trial import compare, eval_mode, outputs_of, trial_inputs
 from .origin import VERSION, origin
+from .output_form import form_property
 from .quantisation import Int8, Int8Report, QuantisationError, quantise
 from .supernetwork import SuperNetwork
 
@@ -83,6 +84,7 @@ def export_onnx(
     module = on_cpu(module)
     with eval_mode(module), staged(Path(path)) as place:
         trials = [(one, outputs_of(module, one)) for one in trial_inputs(inputs)]
+        properties |= form_property(trials[0][1])
         proto, fallback = to_onnx(module, inputs, {**properties, **(metadata or {})})
         opset = next(one.version for one in proto.opset_import if not one.domain)
         write_model(proto, place)
@@ -108,8 +110,8 @@ def _resolved(model: nn.Module | Subnet, supernet: SuperNetwork | None) -> tuple
     return supernet.extract(model), origin(supernet, model)
 
 
-def _verified(path: Path, trials: Sequence[tuple[list[Tensor], list[tuple[str, Tensor]]]], rtol: float) -> float:
-    """The largest relative error on `trials` of the model at `path`, which is valid ONNX."""
+def _verified(path: Path, trials: Sequence[tuple[list[Tensor], Any]], rtol: float) -> float:
+    """The largest relative error on `trials`, inputs and outputs, of the model at `path`, which is valid ONNX."""
     try:
         # By the path: a model of more than 2 GiB cannot be checked in memory.
         onnx.checker.check_model(str(path), full_check=True)

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from bnas.passes.errors import BnasError
 
+from .output_form import formed
+
 Array: TypeAlias = "np.ndarray[Any, Any]"
 Source: TypeAlias = "str | os.PathLike[str] | bytes"
 """An ONNX model: the path of its file, or its serialised content."""
@@ -97,7 +99,8 @@ def _told(error: Exception) -> str:
 class OnnxModule(nn.Module):
     """An ONNX model that is called as a module is, for inference only.
 
-    One output is given as a tensor, several as a dict by their names in the model.
+    It returns what the module returned that `export_onnx` was given: a tensor, a dict, a tuple. Of a file that others
+    made one output is given as a tensor, several as a dict by their names.
     """
 
     def __init__(self, source: Source, **settings: Any) -> None:
@@ -118,4 +121,5 @@ class OnnxModule(nn.Module):
             shapes = ", ".join(f"{tuple(one.shape)} {one.dtype}" for one in inputs)
             raise SessionError(f"{self._place}, on inputs of {shapes}: {error}") from error
         names = [one.name for one in self.session.get_outputs()]
-        return found[0] if len(found) == 1 else dict(zip(names, found, strict=True))
+        properties = self.session.get_modelmeta().custom_metadata_map
+        return formed(properties, dict(zip(names, found, strict=True)))

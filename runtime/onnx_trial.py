@@ -67,15 +67,15 @@ def _another(given: Tensor, batch: int, generator: torch.Generator) -> Tensor:
     return (noise * spread + plain.mean()).to(given.dtype)
 
 
-def outputs_of(module: Callable[..., Any], inputs: Sequence[Tensor]) -> list[tuple[str, Tensor]]:
-    """The outputs of `module` by their names in the ONNX model.
+def outputs_of(module: Callable[..., Any], inputs: Sequence[Tensor]) -> Any:
+    """What `module` returns.
 
     Raises:
         LoweringError: the inputs do not fit.
     """
     try:
         with torch.no_grad():
-            return list(named_outputs(module(*(given.clone() for given in inputs))))
+            return module(*(given.clone() for given in inputs))
     except Exception as error:
         shapes = ", ".join(f"{tuple(given.shape)} {given.dtype}" for given in inputs)
         raise LoweringError(
@@ -84,15 +84,15 @@ def outputs_of(module: Callable[..., Any], inputs: Sequence[Tensor]) -> list[tup
         ) from error
 
 
-def compare(session: Any, inputs: Sequence[Tensor], expected: Sequence[tuple[str, Tensor]], rtol: float) -> float:
-    """The largest relative error of any output of `session`.
+def compare(session: Any, inputs: Sequence[Tensor], expected: Any, rtol: float) -> float:
+    """The largest relative error of any output of `session` to `expected`, which the module returns.
 
     Raises:
         LoweringError: one is above `rtol`, or ONNX Runtime cannot run the model.
     """
     worst = 0.0
     try:
-        right = [(name, as_array(name, tensor)) for name, tensor in expected]
+        right = [(name, as_array(name, tensor)) for name, tensor in named_outputs(expected)]
         found = run_session(session, inputs)
     except SessionError as error:
         raise LoweringError(f"the lowered model cannot be verified: {error}") from error

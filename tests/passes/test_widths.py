@@ -297,6 +297,7 @@ def test_single_sizes_by_name_and_glob() -> None:
     found = choices_of(Residual(), Elasticity(widths={"*e*": [1], "expand": [5, 3]})).space.widths
     assert found == {"stem": (1, 8), "expand": (3, 5, 16)}
     assert choices_of(Residual(), Elasticity(widths={"expand": [16]})).space.widths == {}
+    assert Elasticity(widths={"expand": range(3, 6)}) == Elasticity(widths={"expand": [3, 4, 5]})
     with pytest.raises(ElasticityError, match="widths: 17 for expand; allowed are 1 up to 16, its full size"):
         choices_of(Residual(), Elasticity(widths={"expand": [17]}))
     with pytest.raises(ElasticityError, match=r"'expnd' matches no width; the nearest are expand"):

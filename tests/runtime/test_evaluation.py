@@ -88,5 +88,16 @@ def test_accuracy_counts_and_refuses_nan() -> None:
         accuracy(nn.Identity(), [])
 
 
+def test_accuracy_of_what_is_no_classification_asks_for_a_metric() -> None:
+    """A map of scores would give the right pixels for each image: more than 1."""
+    images, labels = torch.rand(2, 4, 3, 3), torch.zeros(2, 3, 3, dtype=torch.int64)
+    for module, told in (
+        (nn.Identity(), r"\(2, 4, 3, 3\) float32"),
+        (symbolic_trace(lambda x: {"out": x}), r"{out: \(2, 4, 3, 3\) float32}"),
+    ):
+        with pytest.raises(EvaluationError, match=rf"\(batch, classes\); the model gives {told}: give a metric"):
+            accuracy(module, [(images, labels)])
+
+
 def test_first_samples_stops_at_the_count(data: Data) -> None:
     assert [len(x) for x, _ in first_samples(data, 70)] == [40, 30]

@@ -48,6 +48,7 @@ def test_the_whole_graph_goes_to_the_standard_exporter(tmp_path: Path) -> None:
     assert "no lowering rule for torch.cumsum" in str(report.fallback)
     properties = {entry.key: entry.value for entry in onnx.load(report.path).metadata_props}
     assert (properties[FALLBACK], properties["of"]) == (report.fallback, "test")
+    assert properties["bnas.outputs"] == '{"sums": null, "input": null}'
     other = torch.randn(5, 3, 6, 6)  # of another batch size
     with torch.no_grad():
         torch.testing.assert_close(OnnxModule(report.path)(other), net(other))

@@ -64,6 +64,26 @@ def test_batches_that_do_not_fit(change: Any, message: str) -> None:
     Trainer(supernet(), [Stage()], plain()).fit(data)
 
 
+class Named(nn.Module):
+    """Returns a dict, as torchvision's models of segmentation do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 3, 4)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"out": self.conv(x).flatten(1)}
+
+
+def test_outputs_that_are_no_tensor_need_a_criterion() -> None:
+    net = SuperNetwork.from_model(Named(), torch.zeros(1, 1, 4, 4))
+    stages, data = [Stage(("width",))], batches(2)
+    with pytest.raises(TrainingError, match=r"outputs {out: \(8, 3\) float32} and .*; give a criterion of your own"):
+        Trainer(net, stages, plain()).fit(data)
+    trainer = Trainer(net, stages, plain(), criterion=lambda outputs, y: F.cross_entropy(outputs["out"], y))
+    assert trainer.fit(data)[0].loss > 0
+
+
 def test_optimizer_of_other_parameters() -> None:
     for optimizer in (
         torch.optim.SGD(supernet(seed=1).parameters(), 0.1),
