@@ -205,7 +205,7 @@ def winners(result: SearchResult, reference: float, delta: float, full: int) -> 
     """
     smaller = [e for e in result.feasible if e.values["macs"] < full] or list(result.feasible)
     best = max(smaller, key=lambda e: (e.values["accuracy"], -e.values["macs"]))
-    smallest = result.best(reference, delta)
+    smallest = result.best(delta, reference=reference)
     missed = smallest is None or best.values["accuracy"] < reference - delta
     return {"best": best, "smallest": best if smallest is None else smallest}, missed
 
