@@ -34,7 +34,7 @@ class Winners:
         """The winners of a search; `full` are the MACs of the original."""
         smaller = [e for e in result.feasible if e.values["macs"] < full] or list(result.feasible)
         best = max(smaller, key=lambda e: (e.values["accuracy"], -e.values["macs"]))
-        smallest = result.best(reference, delta)
+        smallest = result.best(delta, reference=reference)
         missed = smallest is None or best.values["accuracy"] < reference - delta
         found = {"best": best, "smallest": best if smallest is None else smallest}
         return cls(found, reference, delta, len(result.evaluations), missed)

@@ -80,7 +80,7 @@ that were kept."""
 
 # %%
 best = max(result.feasible, key=lambda one: one.values["accuracy"])
-winner = result.winners(reference=best.values["accuracy"], delta=0.02)["smallest"].subnet
+winner = result.winners(0.02, reference=best.values["accuracy"])["smallest"].subnet
 print(winner.to_json())
 bnas.verify(model, supernet, winner, torch.randn(4, 1, 8, 8))
 teacher = evaluator.prepare(best.subnet)

@@ -6,8 +6,7 @@ Nothing here touches the shared parameters or statistics: an evaluation works on
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +16,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from bnas.passes import BnasError, Subnet
 from bnas.passes.ir import as_program_call
 
+from .heap import keep_freed_memory
 from .layout import device_of, laid_out, placed
 from .nested import batch_size, described, map_tensors
-from .racing import Bar, race, shuffled
+from .overwriting import overwrite
+from .racing import Bar, Raced, race, shuffled
 from .supernetwork import SuperNetwork
 from .together import Folds, Layers, replays, share_layers
 
@@ -40,6 +41,8 @@ class Loader(Protocol):
 Metric = Callable[[nn.Module, Iterable[Batch]], float]
 """The quality of a module in evaluation mode on batches."""
 
+
+M = TypeVar("M", bound=nn.Module)
 
 Fuse = Callable[[nn.Module, nn.Module], "nn.Module | None"]
 """Folds a normalisation into the layer before it, or refuses by None."""
@@ -197,6 +200,7 @@ class Evaluator:
         metric_name: str = "accuracy",
         autocast: torch.dtype | None = None,
     ) -> None:
+        keep_freed_memory()
         self.autocast = autocast
         self.supernet, self.metric, self.group, self.metric_name = supernet, metric, group, metric_name
         self.calibration = None if calibration is None else list(ChannelsLast(calibration))
@@ -211,14 +215,11 @@ class Evaluator:
 
     def prepare(self, subnet: Subnet) -> GraphModule:
         """The extracted `subnet` with recalibrated statistics, in evaluation mode: what will be deployed."""
-        module = self.supernet.extract(subnet).to(memory_format=torch.channels_last)
-        if self.calibration is not None:
-            recalibrate(module, self.calibration)
-        return module.to(memory_format=torch.contiguous_format)
+        return self._recalibrated(self.supernet.extract(subnet)).to(memory_format=torch.contiguous_format)
 
     def evaluate(self, subnet: Subnet) -> dict[str, float]:
         """``accuracy`` (or the metric) and the costs of `subnet`, by name."""
-        return self._values(subnet, self.measure(self.prepare(subnet)))
+        return self._values(subnet, self._alone(subnet).quality)
 
     def evaluate_many(
         self, subnets: Sequence[Subnet], bars: Mapping[Subnet, Bar] | None = None
@@ -233,19 +234,25 @@ class Evaluator:
             bars: if given, the validation samples are drawn at random, and one whose bar is out of reach after a part
                 of them is measured on that part only: see `bnas.runtime.racing`. The value "part" says on which share.
         """
+        if bars is not None and self._shuffled is None:
+            self._shuffled = shuffled(self._batches())
         groups = (subnets[start : start + self.group] for start in range(0, len(subnets), self.group))
-        if bars is None:
-            return [values for group in groups for values in self._evaluate_group(group)]
-        return [values for group in groups for values in self._race(group, bars)]
+        return [values for group in groups for values in self._evaluate_group(group, bars)]
 
     def measure(self, module: GraphModule) -> float:
         """The metric of a module made by `prepare`, which is folded for it and not usable for training after."""
-        return self._quality(fold(module).to(memory_format=torch.channels_last), self.validation)
+        return self._quality(_quick(overwrite(fold(module))), self.validation)
 
     @property
     def precision(self) -> str:
         """Stands behind the fingerprint of the super-network in logs of evaluations that are not exact."""
         return "" if self.autocast is None else f"-{self.autocast}".replace("torch.", "")
+
+    def _recalibrated(self, module: GraphModule) -> GraphModule:
+        module = _quick(module)
+        if self.calibration is not None:
+            recalibrate(module, self.calibration)
+        return module
 
     def _casting(self) -> torch.autocast:
         device = device_of(self.supernet)
@@ -255,55 +262,52 @@ class Evaluator:
         with self._casting():
             return self.metric(module, batches)
 
-    def _of_module(self, module: nn.Module, subnet: Subnet) -> dict[str, float]:
-        return self._values(subnet, self._quality(module, self._batches()))
-
     def _values(self, subnet: Subnet, quality: float) -> dict[str, float]:
         return {self.metric_name: quality, **self.supernet.costs(subnet)}
 
-    def _evaluate_group(self, subnets: Sequence[Subnet]) -> list[dict[str, float] | Exception]:
-        try:
-            modules = self._together(subnets)
-        except Exception:  # one of them, or the group is too large for the memory: alone each has its own error
-            return [_tried(self.evaluate, subnet) for subnet in subnets]
-        return [
-            _tried(partial(self._of_module, module), subnet) for subnet, module in zip(subnets, modules, strict=True)
-        ]
+    def _alone(self, subnet: Subnet) -> Raced:
+        module = self._recalibrated(overwrite(self.supernet.extract(subnet)))
+        return Raced(self._quality(_quick(fold(module)), self.validation), 1.0)
 
-    def _race(self, subnets: Sequence[Subnet], bars: Mapping[Subnet, Bar]) -> list[dict[str, float] | Exception]:
-        if self._shuffled is None:
-            self._shuffled = shuffled(self._batches())
+    def _evaluate_group(
+        self, subnets: Sequence[Subnet], bars: Mapping[Subnet, Bar] | None
+    ) -> list[dict[str, float] | Exception]:
+        found: Sequence[Raced | Exception]
         try:
-            modules = self._prepared_together(subnets)
-            places = {place: bars[subnet] for place, subnet in enumerate(subnets) if subnet in bars}
-            with self._casting():
-                found = race(modules, self._shuffled, self.metric, places)
-        except Exception:  # as in _evaluate_group
-            return [_tried(self._alone_to_the_end, subnet) for subnet in subnets]
+            found = self._together(subnets) if bars is None else self._race(subnets, bars)
+        except Exception:  # one of them, or the group is too large for the memory: alone each has its own error
+            found = [_tried(self._alone, subnet) for subnet in subnets]
         return [
-            one if isinstance(one, Exception) else {**self._values(subnet, one.quality), "part": one.part}
+            one
+            if isinstance(one, Exception)
+            else self._values(subnet, one.quality) | ({} if bars is None else {"part": one.part})
             for subnet, one in zip(subnets, found, strict=True)
         ]
 
-    def _alone_to_the_end(self, subnet: Subnet) -> dict[str, float]:
-        return {**self.evaluate(subnet), "part": 1.0}
+    def _together(self, subnets: Sequence[Subnet]) -> list[Raced | Exception]:
+        """Each measured to the end, on outputs on the validation data that are computed for all of them."""
+        modules, batches = self._prepared_together(subnets), self._batches()
+        with self._casting():
+            known = replays(modules, batches)
+        return [_tried(lambda module: Raced(self._quality(module, batches), 1.0), one) for one in known]
 
-    def _together(self, subnets: Sequence[Subnet]) -> list[nn.Module]:
-        """The prepared and folded sub-networks, with their outputs on the validation data."""
+    def _race(self, subnets: Sequence[Subnet], bars: Mapping[Subnet, Bar]) -> list[Raced | Exception]:
+        assert self._shuffled is not None
+        places = {place: bars[subnet] for place, subnet in enumerate(subnets) if subnet in bars}
         modules = self._prepared_together(subnets)
         with self._casting():
-            return replays(modules, self._batches())
+            return race(modules, self._shuffled, self.metric, places)
 
     def _prepared_together(self, subnets: Sequence[Subnet]) -> list[GraphModule]:
         """The prepared and folded sub-networks, which have in common what they compute alike."""
         layers, folds = Layers(), Folds(fused_layer)
-        modules = [self.supernet.skeleton.build(subnet, layers).eval() for subnet in subnets]
+        modules = [overwrite(self.supernet.skeleton.build(subnet, layers).eval()) for subnet in subnets]
         trie = share_layers(modules, layers)
-        whole = nn.ModuleList(modules).to(memory_format=torch.channels_last)
+        whole = _quick(nn.ModuleList(modules))
         if self.calibration is not None:
             recalibrate(whole, self.calibration, trie)
         for module in modules:
-            fold(module, folds).to(memory_format=torch.channels_last)
+            _quick(fold(module, folds))
         return modules
 
     def _batches(self) -> list[Batch]:
@@ -314,8 +318,13 @@ class Evaluator:
         return self._kept
 
 
-def _tried(function: Callable[[Subnet], dict[str, float]], subnet: Subnet) -> dict[str, float] | Exception:
+def _quick(module: M) -> M:
+    """`module` in the memory layout that evaluation runs in."""
+    return module.to(memory_format=torch.channels_last)
+
+
+def _tried(function: Callable[[Any], Raced], argument: Any) -> Raced | Exception:
     try:
-        return function(subnet)
+        return function(argument)
     except Exception as error:
         return error

@@ -15,13 +15,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
-FRESH = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.Embedding)
-"""Layers whose result never shares memory with what they are given."""
-FRESH_FUNCTIONS = frozenset({operator.add, operator.mul, operator.sub, operator.matmul})
+from .overwriting import FIRST_ONLY, FRESH, FRESH_FUNCTIONS
+
 IN_PLACE = frozenset(
     getattr(operator, name) for name in ("iadd", "isub", "imul", "itruediv", "imatmul", "iand", "ior", "setitem")
 )
@@ -179,7 +178,8 @@ def _steps(module: GraphModule, number: int, identity: Identity) -> Iterator[Ste
         if path is not None:
             same = None if calls.count(path) > 1 else identity(number, path)
             key = (number, path) if same is None else same
-        below = frozenset(root for n in node.all_input_nodes for root in roots[places[n]])
+        read = node.all_input_nodes[:1] if run in FIRST_ONLY else node.all_input_nodes
+        below = frozenset(root for n in read for root in roots[places[n]])
         places[node] = place
         roots.append(frozenset({place}) | (frozenset() if _is_fresh(run) else below))
         yield Step(

@@ -13,8 +13,8 @@ from bnas.search.objective import check_name
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-FORM = re.compile(r"\s*(?P<name>.*?)\s*(?P<sense><=|>=)\s*(?P<number>[^\s%kMG]+)\s*(?P<unit>[%kMG]?)\s*")
-UNITS = {"": 1.0, "%": 0.01, "k": 1e3, "M": 1e6, "G": 1e9}
+FORM = re.compile(r"\s*(?P<name>.*?)\s*(?P<sense><=|>=)\s*(?P<number>[^\s%kMGms]+)\s*(?P<unit>%|k|M|G|ms|)\s*")
+UNITS = {"": 1.0, "%": 0.01, "k": 1e3, "M": 1e6, "G": 1e9, "ms": 1.0}
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ class Constraint:
     def parse(cls, text: str) -> Constraint:
         """The constraint ``NAME <= NUMBER`` or ``NAME >= NUMBER``.
 
-        The number may be followed by k, M or G (1e3, 1e6, 1e9), or by %: of the maximal sub-network's value.
+        The number may be followed by k, M or G (1e3, 1e6, 1e9), by ms, which latencies are in, or by %: of the maximal
+        sub-network's value.
 
         Raises:
             SearchError: the text has another form.
@@ -55,7 +56,7 @@ class Constraint:
                 raise ValueError("no comparison")
             number = float(found["number"]) * UNITS[found["unit"]]
         except ValueError as error:
-            allowed = "'NAME <= NUMBER' or '>=', the number followed by nothing, k, M, G or %"
+            allowed = "'NAME <= NUMBER' or '>=', the number followed by nothing, k, M, G, ms or %"
             raise SearchError(f"constraint {text!r}: needs the form {allowed}") from error
         return cls(found["name"], "<=" if found["sense"] == "<=" else ">=", number, found["unit"] == "%")
 

@@ -37,7 +37,8 @@ class EvaluationLog:
             fingerprint: Of the super-network that is evaluated: stands in the first line.
 
         Raises:
-            RecordError: The file is malformed (the message names the line), or of another super-network.
+            RecordError: The file is malformed (the message names the line), or of another super-network; or the path
+                is that of a folder.
             WriteError: It cannot be written.
         """
         self.path = None if path is None else Path(path)
@@ -112,6 +113,8 @@ class EvaluationLog:
         self._evaluations[subnet] = evaluation
 
     def _read(self, path: Path) -> None:
+        if path.is_dir():
+            raise RecordError(f"{path}: is a folder; give the file in it, such as {path / 'evaluations.jsonl'}")
         data = path.read_bytes() if path.is_file() else b""
         *lines, torn = data.split(b"\n")
         if not lines:  # nothing, or a first line that was being written

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,37 +60,51 @@ class SearchResult:
         return pareto_front(self.feasible, self.objectives)
 
     def best(
-        self, reference: float, delta: float, metric: str = "accuracy", minimize: str = "macs"
+        self,
+        acc_delta: float,
+        minimize: str = "macs",
+        *,
+        reference: float | None = None,
+        metric: str = "accuracy",
     ) -> Evaluation | None:
         """Return the feasible evaluation with the least ``minimize`` among those whose metric is good enough, or None.
 
-        Good enough is: worse than the reference by no more than ``delta`` (up to rounding), or better. Ties go to the
-        better metric, then to the earlier one.
+        Good enough is: worse than the reference by no more than ``acc_delta``, in the unit of the metric (up to
+        rounding), or better. Ties go to the better metric, then to the earlier one.
+
+        Args:
+            acc_delta: How much worse the metric may be.
+            minimize: Name of a value.
+            reference: A value of the metric; by default that of the first evaluation, which is the maximal sub-network.
+            metric: Name of an objective.
+
+        Raises:
+            SearchError: There is no such objective or value, or the first evaluation failed.
         """
-        sign = self._objective(metric).sign
-        slack = delta + 1e-12 * max(abs(reference), abs(delta), 1.0)
-        enough = [e for e in self.feasible if sign * (e.values[metric] - reference) <= slack]
+        sign, good = self._objective(metric).sign, self._reference(metric) if reference is None else reference
+        slack = acc_delta + 1e-12 * max(abs(good), abs(acc_delta), 1.0)
+        enough = [e for e in self.feasible if sign * (e.values[metric] - good) <= slack]
         if enough and minimize not in enough[0].values:
             raise SearchError(f"no value {minimize!r} to minimise; {nearest(minimize, enough[0].values)}")
         return min(enough, key=lambda e: (e.values[minimize], sign * e.values[metric], e.index), default=None)
 
     def winners(
-        self, reference: float, delta: float, metric: str = "accuracy", speed: str | None = None
+        self, acc_delta: float, speed: str | None = None, *, reference: float | None = None, metric: str = "accuracy"
     ) -> dict[str, Evaluation]:
         """Return named winners among the feasible evaluations; a name is missing where nothing is good enough.
 
-        "most accurate" has the best metric (ties: the fewest MACs); "smallest" the fewest MACs within ``delta`` of the
-        reference, and "fastest" the least ``speed``, such as a latency, if that is given.
+        "most accurate" has the best metric (ties: the fewest MACs); "smallest" the fewest MACs within ``acc_delta`` of
+        the reference, and "fastest" the least ``speed``, such as a latency, if that is given: see `best`.
         """
-        sign = self._objective(metric).sign
+        sign, best = self._objective(metric).sign, partial(self.best, reference=reference, metric=metric)
         found = {
             "most accurate": min(
                 self.feasible,
                 key=lambda e: (sign * e.values[metric], e.values.get("macs", 0.0), e.index),
                 default=None,
             ),
-            "smallest": self.best(reference, delta, metric),
-            "fastest": None if speed is None else self.best(reference, delta, metric, speed),
+            "smallest": best(acc_delta),
+            "fastest": None if speed is None else best(acc_delta, speed),
         }
         return {name: evaluation for name, evaluation in found.items() if evaluation is not None}
 
@@ -202,6 +217,13 @@ class SearchResult:
             MetricError: There is no column for an objective or constraint.
         """
         return cls.checked(objectives, read_csv(path), constraints)
+
+    def _reference(self, metric: str) -> float:
+        """The metric of the maximal sub-network; where nothing was evaluated any number does."""
+        if self.evaluations and self.evaluations[0].failure is not None:
+            failure = self.evaluations[0].failure
+            raise SearchError(f"the maximal sub-network has no {metric} to compare with ({failure}); give a reference")
+        return self.evaluations[0].values[metric] if self.evaluations else 0.0
 
     def _objective(self, name: str) -> Objective:
         for objective in self.objectives:

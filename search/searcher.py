@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from numbers import Integral
 from typing import Any
 
 from bnas.passes import SearchSpace, Subnet
@@ -124,6 +125,7 @@ class Searcher:
         )
         self._measures = Measures(evaluate, tuple(one for one in asked if one.measure is not None))
         source.check_names(self._measures, self._plan.names)
+        source.check_evaluator(evaluate)
         self._log = log if isinstance(log, EvaluationLog) else _opened(log, source, evaluate, racing)
         self._confirm = None if confirm is None else Measures(confirm)
         beside = None if self._log.path is None else f"{self._log.path}.confirmed"
@@ -156,6 +158,9 @@ class Searcher:
 
 
 def _check_sizes(population: int, num_evals: int, seed: int) -> None:
+    for name, value in (("population", population), ("num_evals", num_evals), ("seed", seed)):
+        if not isinstance(value, Integral):
+            raise SearchError(f"{name} {value!r}: allowed is a whole number")
     if population < 4:
         raise SearchError(f"population {population}: a tournament needs 4 at least")
     if population > num_evals:
@@ -173,6 +178,8 @@ def _opened(path: str | os.PathLike[str] | None, source: Source, evaluate: Any, 
 
 
 def _checked_objectives(objectives: Sequence[Objective]) -> tuple[Objective, ...]:
+    if odd := [one for one in objectives if not isinstance(one, Objective)]:
+        raise SearchError(f"objective {odd[0]!r}: needs to be a bnas.Objective, such as Objective('macs', 'min')")
     names = [objective.name for objective in objectives]
     if not names:
         raise SearchError("a search needs an objective at least")

@@ -78,3 +78,14 @@ class Source:
             if name not in known:
                 hint = "; a LatencyModel gives it: Searcher(..., latency=model)" if name == "latency" else ""
                 raise SearchError(f"{name!r} is no value of an evaluation; {nearest(name, known)}{hint}")
+
+    def check_evaluator(self, evaluate: Any) -> None:
+        """Raise SearchError where the evaluation says that it is of another super-network."""
+        other = getattr(evaluate, "supernet", None)
+        if self.supernet is None or other is None or other is self.supernet or not hasattr(other, "fingerprint"):
+            return
+        if (found := str(other.fingerprint())) != self.fingerprint:
+            raise SearchError(
+                f"the evaluator is of another super-network (fingerprint {found}, not {self.fingerprint}): "
+                "give the one that is searched to both"
+            )

@@ -1,9 +1,10 @@
 """Table of what a search costs and finds: ``python tests/benchmarks/search.py [PART ...]``.
 
 CPU seconds of one thread; goals as they were set for a quiet machine. Parts: costs, overhead, generation, hypervolume,
-surrogate. The last three need a trained ResNet-20 on CIFAR-10: ``--supernet FOLDER --data FOLDER``, a folder of
+surrogate, racing. The last four need a trained ResNet-20 on CIFAR-10: ``--supernet FOLDER --data FOLDER``, a folder of
 `SuperNetwork.save` and one of `examples/cifar10.py`; without them they are tried on a small untrained model, and
-the figures say nothing.
+the figures say nothing. ``--evaluations FILE`` keeps what hypervolume and surrogate evaluate: run them again and they
+go on from there.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import argparse
 import importlib.util
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,6 +26,8 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from rivals import OBJECTIVES, Learning, Memory, PeerEncoding, head, ours, theirs, together, volume
+from timing import Spread
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from zoo_models import make_model, traced_input
@@ -30,15 +35,28 @@ from zoo_models import make_model, traced_input
 from bnas.digits import DigitNet
 from bnas.passes import SearchSpace, Subnet
 from bnas.runtime import Evaluator, SuperNetwork, first_samples, recalibrate
-from bnas.search import Objective, Searcher, SearchResult
-from bnas.search.candidates import Candidates
+from bnas.search import Searcher, SearchResult
+from bnas.search.candidates import Candidates, scaled_genes
+from bnas.search.encoding import Genes
 from bnas.search.fitness import Fitness, Individual
 from bnas.search.global_random import GlobalRandom
 from bnas.search.nsga2 import NSGA2
 from bnas.search.variation import Variation
 
-OBJECTIVES = (Objective("accuracy", "max"), Objective("macs", "min"))
 EXAMPLE = Path(__file__).parents[2] / "examples" / "cifar10.py"
+SEEDS = range(5)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What the parts that evaluate are tried on."""
+
+    evaluator: Evaluator
+    memory: Memory
+    count: int
+    """Evaluations of a search."""
+    rounds: int
+    """So many times is each evaluation of a generation timed."""
 
 
 def cpu(run: Callable[[], Any]) -> tuple[float, Any]:
@@ -101,131 +119,132 @@ def generations(space: SearchSpace, population: int, count: int = 12) -> list[fl
     return took[1:]
 
 
-def mutated(space: SearchSpace, count: int, parents: int = 4) -> list[Subnet]:
-    """Mutations, one gene on average, of a few sub-networks of different sizes."""
+def mutations(space: SearchSpace, origins: Sequence[Genes], count: int = 50) -> list[Subnet]:
+    """Different mutations, one gene on average, of some sub-networks in turn."""
     candidates, variation, stream = Candidates(space, np.random.default_rng(0)), Variation(), GlobalRandom(0)
-    origins, found = candidates.claim_first(parents), list[Subnet]()
+    found = list[Subnet]()
+    for _ in map(candidates.claim, origins):
+        pass
     while len(found) < count:
         with stream.lent():
-            child = variation.mutate(origins[len(found) % parents].genes, candidates.last_genes)
+            child = variation.mutate(origins[len(found) % len(origins)], candidates.last_genes)
         if candidate := candidates.claim(child):
             found.append(candidate.subnet)
     return found
 
 
-def generation(evaluator: Evaluator) -> Table:
-    """A generation of 50 evaluated together, one by one, and naively."""
-    subnets = mutated(evaluator.supernet.space, 50)
-    shared, together = cpu(lambda: evaluator.evaluate_many(subnets))
-    alone, single = cpu(lambda: [evaluator.evaluate(subnet) for subnet in subnets])
-    naive, _ = cpu(lambda: [naively(evaluator, subnet) for subnet in subnets])
-    table = Table("", "CPU s", "ratio to the trie", "goal", title="A generation of 50 mutated candidates")
-    table.add_row("trie", f"{shared:.1f}", "1", "")
-    table.add_row("one by one", f"{alone:.1f}", f"{alone / shared:.2f}", "2.5")
-    table.add_row("naive: contiguous, unfolded, one by one", f"{naive:.1f}", f"{naive / shared:.2f}", "3")
-    table.add_row("numbers identical", str(together == single), "", "True")
+def kinds_of_generations(trial: Trial) -> Iterator[tuple[str, list[Subnet]]]:
+    """What may be meant by 50 mutated candidates, by name."""
+    space = trial.memory.supernet.space
+    scaled = [scaled_genes(space.variables(), fraction) for fraction in (1.0, 0.5, 0.75, 0.25)]
+    yield "50 mutations of the maximal one", mutations(space, scaled[:1])
+    yield "50 mutations of one of half size", mutations(space, scaled[1:2])
+    yield "50 mutations of these and two more", mutations(space, scaled)
+    result = together(trial.memory, [partial(ours, trial.memory, trial.count, 0)])[0]
+    for number in range(50, trial.count - 49, 100):
+        yield (
+            f"evaluations {number} to {number + 50} of NSGA-II",
+            [one.subnet for one in result.evaluations[number : number + 50]],
+        )
+
+
+def generation(trial: Trial) -> Table:
+    """Generations evaluated together, one by one, and naively."""
+    table = Table(
+        "generation", "trie, CPU s", "one by one / trie", "naive / trie", "numbers", title="Generations of 50"
+    )
+    evaluator = trial.evaluator
+    naive_data = [[(x.contiguous(), y) for x, y in data] for data in (evaluator.calibration, evaluator.validation)]
+    for name, subnets in kinds_of_generations(trial):
+        shared, alone, naive = list[float](), list[float](), list[float]()
+        for _ in range(trial.rounds):
+            took, many = cpu(partial(evaluator.evaluate_many, subnets))
+            shared.append(took)
+            took, single = cpu(lambda subnets=subnets: [evaluator.evaluate(one) for one in subnets])
+            alone.append(took / shared[-1])
+            took, _ = cpu(lambda subnets=subnets: [naively(evaluator, one, *naive_data) for one in subnets])
+            naive.append(took / shared[-1])
+        same = "identical" if many == single else "DIFFERENT"
+        table.add_row(name, Spread(shared).shown(1), Spread(alone).shown(2), Spread(naive).shown(2), same)
+        Console().print(name, shared, alone, naive, same)
+    table.add_row("goal", "", "2.5", "3", "identical")
     return table
 
 
-def naively(evaluator: Evaluator, subnet: Subnet) -> float:
+def naively(evaluator: Evaluator, subnet: Subnet, calibration: Sequence[Any], validation: Sequence[Any]) -> float:
     """Accuracy as somebody would measure it who knows no better."""
     module = evaluator.supernet.extract(subnet)
-    recalibrate(module, [(inputs.contiguous(), targets) for inputs, targets in evaluator.calibration])
+    recalibrate(module, calibration)
     right = total = 0
     with torch.no_grad():
-        for inputs, targets in evaluator.validation:
-            right += int((module(inputs.contiguous()).argmax(1) == targets).sum())
+        for inputs, targets in validation:
+            right += int((module(inputs).argmax(1) == targets).sum())
             total += len(targets)
     return right / total
 
 
-def hypervolume(evaluator: Evaluator) -> Table:
-    """Ours, random search, and pymoo's NSGA-II with the settings of BootstrapNAS, 300 evaluations, five seeds."""
-    table = Table("search", "median", "seeds", title="Hypervolume at 300 evaluations (accuracy x share of MACs)")
-    memory = Memory(evaluator)
-    for name, run in (("bnas", ours), ("random", at_random), ("pymoo", theirs)):
-        found = [volume(run(memory, 300, seed), memory) for seed in range(5)]
-        table.add_row(name, f"{median(found):.5f}", " ".join(f"{one:.5f}" for one in found))
+def hypervolume(trial: Trial) -> Table:
+    """Ours, random search and pymoo's NSGA-II at the same number of evaluations, five seeds."""
+    memory, count = trial.memory, trial.count
+    encoding = PeerEncoding(memory.supernet.space)
+    searches: dict[str, Callable[[int], SearchResult]] = {
+        "bnas, NSGA2": lambda seed: ours(memory, count, seed),
+        "random": lambda seed: ours(memory, count, seed, algorithm="random"),
+        "pymoo as BootstrapNAS sets it up": lambda seed: theirs(memory, encoding, count, seed),
+    }
+    results = together(memory, [partial(search, seed) for search in searches.values() for seed in SEEDS])
+    best = volume(SearchResult(OBJECTIVES, tuple(memory.log)), memory)
+    table = Table("search", "median", "of all known", "seeds", title=f"Hypervolume at {count} evaluations")
+    for place, name in enumerate(searches):
+        found = [volume(one, memory) for one in results[place * len(SEEDS) :][: len(SEEDS)]]
+        shown = " ".join(f"{one:.5f}" for one in found)
+        table.add_row(name, f"{median(found):.5f}", f"{100 * median(found) / best:.2f} %", shown)
+    table.add_row(f"all {len(memory.log)} that were evaluated", f"{best:.5f}", "100 %", "")
     return table
 
 
-def surrogate(evaluator: Evaluator) -> Table:
-    """How many evaluations a search with a predictor needs for what plain NSGA-II has at 300."""
-    table = Table("seed", "plain at 300", "evaluations with predictor", "goal", title="Surrogate mode")
-    memory = Memory(evaluator)
-    for seed in range(5):
-        goal = volume(ours(memory, 300, seed), memory)
-        result = ours(memory, 300, seed, predictor=True)
-        needed = next((n for n in range(20, 301) if volume(head(result, n), memory) >= goal), None)
-        table.add_row(str(seed), f"{goal:.5f}", str(needed or "more than 300"), "150")
+def surrogate(trial: Trial) -> Table:
+    """How many evaluations a search with a predictor needs for what plain NSGA-II has at the end."""
+    memory, count = trial.memory, trial.count
+    table = Table("seed", f"plain at {count}", "evaluations with predictor", "goal", title="Surrogate mode")
+    plain = together(memory, [partial(ours, memory, count, seed) for seed in SEEDS])
+    needed = list[float]()
+    for seed, result in zip(SEEDS, plain, strict=True):
+        goal = volume(result, memory)
+        needed.append(evaluations_to_reach(goal, memory, seed, count))
+        table.add_row(str(seed), f"{goal:.5f}", f"{needed[-1]:.0f}", str(count // 2))
+    table.add_row("median", "", f"{median(needed):.0f}", str(count // 2))
     return table
 
 
-class Memory:
-    """Evaluates each sub-network once, for all searches that are compared."""
-
-    def __init__(self, evaluator: Evaluator) -> None:
-        self.evaluator, self.known = evaluator, dict[Subnet, dict[str, float]]()
-        self.supernet = evaluator.supernet
-
-    def evaluate_many(self, subnets: Sequence[Subnet]) -> list[Any]:
-        new = [subnet for subnet in subnets if subnet not in self.known]
-        self.known.update(zip(new, self.evaluator.evaluate_many(new), strict=True))  # type: ignore[arg-type]
-        return [self.known[subnet] for subnet in subnets]
+def evaluations_to_reach(goal: float, memory: Memory, seed: int, most: int) -> float:
+    """Evaluations of a search with a predictor until its hypervolume is `goal`; infinity where `most` do not do."""
+    for count in (most // 2, most):
+        result = ours(Learning(memory), count, seed, predictor=True)
+        if found := [n for n in range(1, count + 1) if volume(head(result, n), memory) >= goal]:
+            return found[0]
+    return np.inf
 
 
-def ours(memory: Memory, count: int, seed: int, **settings: Any) -> SearchResult:
-    settings = {"population": min(50, count // 2), **settings}
-    return Searcher(memory.supernet, memory, OBJECTIVES, num_evals=count, seed=seed, **settings).run()
-
-
-def at_random(memory: Memory, count: int, seed: int) -> SearchResult:
-    return ours(memory, count, seed, algorithm="random")
-
-
-def theirs(memory: Memory, count: int, seed: int) -> SearchResult:
-    """Pymoo's NSGA-II on random integers, as BootstrapNAS sets it up."""
-    from pymoo.algorithms.moo.nsga2 import NSGA2 as Peer
-    from pymoo.core.problem import Problem
-    from pymoo.operators.crossover.sbx import SBX
-    from pymoo.operators.mutation.pm import PM
-    from pymoo.operators.repair.rounding import RoundingRepair
-    from pymoo.operators.sampling.rnd import IntegerRandomSampling
-    from pymoo.optimize import minimize
-
-    from bnas.search import Evaluation
-
-    space, seen = memory.supernet.space, list[Evaluation]()
-
-    class Peers(Problem):  # type: ignore[misc]
-        def __init__(self) -> None:
-            last = [len(v.choices) - 1 for v in space.variables()]
-            super().__init__(n_var=len(last), n_obj=2, xl=0, xu=np.array(last), vtype=int)
-
-        def _evaluate(self, x: Any, out: Any, *_: Any, **__: Any) -> None:
-            subnets = [space.canonical(space.repair(space.decode([int(g) for g in row]))) for row in x]
-            values = memory.evaluate_many(subnets)
-            seen.extend(Evaluation(len(seen), s, v, 0.0) for s, v in zip(subnets, values, strict=True))
-            out["F"] = np.array([[v["macs"], -v["accuracy"]] for v in values])
-
-    peer = Peer(
-        pop_size=min(50, count // 2),
-        sampling=IntegerRandomSampling(),
-        crossover=SBX(prob=0.9, eta=10.0, vtype=float, repair=RoundingRepair()),
-        mutation=PM(prob=0.02, eta=3.0, vtype=float, repair=RoundingRepair()),
-        eliminate_duplicates=True,
-    )
-    minimize(Peers(), peer, ("n_eval", count), seed=seed)
-    return SearchResult(OBJECTIVES, tuple(seen[:count]))
-
-
-def head(result: SearchResult, count: int) -> SearchResult:
-    return SearchResult(result.objectives, result.evaluations[:count])
-
-
-def volume(result: SearchResult, memory: Memory) -> float:
-    full = memory.supernet.costs(memory.supernet.space.maximal())["macs"]
-    return result.hypervolume({"accuracy": 0.0, "macs": full}) / full
+def racing(trial: Trial) -> Table:
+    """The same search with and without racing, both without what was evaluated before."""
+    table = Table("", "CPU s", "samples", "front", "hypervolume", title=f"Racing, {trial.count // 2} evaluations")
+    found = {}
+    for name, error in (("plain", None), ("racing 0.001", 0.001)):
+        search = Searcher(
+            trial.evaluator.supernet,
+            trial.evaluator,
+            OBJECTIVES,
+            population=20,
+            num_evals=trial.count // 2,
+            racing=error,
+        )
+        took, result = cpu(search.run)
+        parts = [one.values.get("part", 1.0) for one in result.evaluations]
+        found[name] = [one.subnet for one in result.pareto()]
+        front = f"{len(found[name])}, {len(set(found[name]) & set(found['plain']))} of plain's"
+        table.add_row(name, f"{took:.1f}", f"{np.mean(parts):.1%}", front, f"{volume(result, trial.memory):.5f}")
+    return table
 
 
 def trained(supernet: Path | None, data: Path | None) -> Evaluator:
@@ -255,6 +274,7 @@ PARTS: dict[str, Callable[[Any], Table]] = {
     "generation": generation,
     "hypervolume": hypervolume,
     "surrogate": surrogate,
+    "racing": racing,
 }
 
 
@@ -263,11 +283,15 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="parts to run; all by default")
     parser.add_argument("--supernet", type=Path)
     parser.add_argument("--data", type=Path)
+    parser.add_argument("--evaluations", type=Path, help="file to keep evaluations in")
+    parser.add_argument("--rounds", type=int, default=3, help="of the part generation")
     given = parser.parse_args()
     torch.set_num_threads(1)
     evaluator = trained(given.supernet, given.data)
+    count = 300 if given.supernet and given.data else 100
+    trial = Trial(evaluator, Memory(evaluator, given.evaluations), count, given.rounds)
     for part in given.parts or PARTS:
-        Console().print(PARTS[part](evaluator))
+        Console().print(PARTS[part](trial))
 
 
 if __name__ == "__main__":

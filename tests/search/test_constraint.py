@@ -13,6 +13,7 @@ from bnas.search import Constraint, SearchError
     ("text", "expected"),
     [
         ("latency <= 5", Constraint("latency", "<=", 5.0)),
+        ("latency <= 5 ms", Constraint("latency", "<=", 5.0)),
         ("accuracy>=0.9", Constraint("accuracy", ">=", 0.9)),
         ("macs <= 200 M", Constraint("macs", "<=", 2e8)),
         ("peak memory <= 1.5k", Constraint("peak memory", "<=", 1500.0)),
@@ -24,7 +25,9 @@ def test_text_is_read(text: str, expected: Constraint) -> None:
     assert Constraint.parse(str(expected)) == expected
 
 
-@pytest.mark.parametrize("text", ["latency < 5", "latency <= ", "<= 5", "latency <= 5 ms", "latency <= nan", "5", ""])
+@pytest.mark.parametrize(
+    "text", ["latency < 5", "latency <= ", "<= 5", "latency <= 5 s", "latency <= 5 mss", "latency <= nan", "5", ""]
+)
 def test_text_of_another_form_is_refused(text: str) -> None:
     with pytest.raises(SearchError, match=r"constraint|value name"):
         Constraint.parse(text)

@@ -104,6 +104,11 @@ def test_malformed_file_is_refused_with_its_line(tmp_path: Path, text: str, line
         EvaluationLog(path)
 
 
+def test_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match=r"is a folder; give the file in it, such as .*evaluations\.jsonl"):
+        EvaluationLog(tmp_path)
+
+
 def test_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_bytes(b"\xff\xfe\x00\n")
     with pytest.raises(RecordError, match=r"log\.jsonl:1: "):

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bnas.passes import Subnet
 from bnas.search import (
     Constraint,
     Evaluation,
@@ -82,7 +83,7 @@ def test_front_is_in_the_order_of_the_first_minimised_objective(
 
 def test_best_is_the_smallest_within_delta(evaluations_of: Make) -> None:
     result = result_of(evaluations_of, [(10, 0.90), (5, 0.89), (4, 0.85), (5, 0.95), (1, 0.2)], MACS, ACCURACY)
-    chosen = {delta: result.best(0.9, delta) for delta in (-1.0, 0.0, 0.01, 0.05, 1.0)}
+    chosen = {delta: result.best(delta, reference=0.9) for delta in (-1.0, 0.0, 0.01, 0.05, 1.0)}
     assert {delta: one and one.index for delta, one in chosen.items()} == {-1.0: None, 0.0: 3, 0.01: 3, 0.05: 2, 1.0: 4}
 
 
@@ -90,12 +91,22 @@ def test_best_is_the_smallest_within_delta(evaluations_of: Make) -> None:
 def test_delta_is_meant_in_decimal(evaluations_of: Make, accuracy: float, found: bool) -> None:
     assert 0.9 - 0.89 > 0.01  # in floating point: what must not decide
     result = result_of(evaluations_of, [(10, accuracy)], MACS, ACCURACY)
-    assert (result.best(0.9, 0.01) is not None) is found
+    assert (result.best(0.01, reference=0.9) is not None) is found
+
+
+def test_without_a_reference_it_is_the_maximal_subnetwork(evaluations_of: Make) -> None:
+    result = result_of(evaluations_of, [(10, 0.90), (5, 0.89), (4, 0.85)], MACS, ACCURACY)
+    assert result.best(acc_delta=0.02, minimize="macs") == result.best(0.02, reference=0.9) == result.evaluations[1]
+    assert result.best(0.06) == result.evaluations[2]
+    failed = SearchResult(result.objectives, (Evaluation(0, Subnet({"w": 9}), {}, 0.0, "no memory"),))
+    with pytest.raises(SearchError, match=r"has no accuracy to compare with \(no memory\); give a reference"):
+        failed.best(0.02)
+    assert failed.best(0.02, reference=0.9) is None
 
 
 def test_best_by_another_metric_and_value(evaluations_of: Make) -> None:
     result = result_of(evaluations_of, [(0.5, 10.0, 3.0), (0.9, 11.0, 2.0), (0.7, 30.0, 1.0)], *OBJECTIVES)
-    best = result.best(10.0, 2.0, metric="macs", minimize="latency")
+    best = result.best(2.0, "latency", reference=10.0, metric="macs")
     assert best is not None
     assert best.index == 1
 
@@ -103,9 +114,9 @@ def test_best_by_another_metric_and_value(evaluations_of: Make) -> None:
 def test_best_says_what_there_is(evaluations_of: Make) -> None:
     result = result_of(evaluations_of, [(10, 0.90)], MACS, ACCURACY)
     with pytest.raises(SearchError, match=r"'acuracy' is not an objective; .*did you mean 'accuracy'"):
-        result.best(0.9, 0.1, metric="acuracy")
+        result.best(0.1, metric="acuracy")
     with pytest.raises(SearchError, match=r"no value 'mac' to minimise; .*did you mean 'macs'"):
-        result.best(0.9, 0.1, minimize="mac")
+        result.best(0.1, minimize="mac")
 
 
 def test_hypervolume_by_hand(evaluations_of: Make) -> None:
@@ -121,7 +132,7 @@ def test_hypervolume_by_hand(evaluations_of: Make) -> None:
 def test_nothing_evaluated_gives_nothing() -> None:
     empty = SearchResult((MACS, ACCURACY), ())
     assert empty.pareto() == ()
-    assert empty.best(0.9, 0.1) is None
+    assert empty.best(0.1) is None
     assert empty.hypervolume({"macs": 1, "accuracy": 0}) == 0.0
 
 
@@ -177,7 +188,7 @@ def test_infeasible_and_failed_ones_are_never_chosen(evaluations_of: Make) -> No
     assert result.failed == (failed,)
     assert set(result.pareto()) == set(rows[:2])
     assert result.hypervolume({"macs": 100.0, "accuracy": 0.0}) == pytest.approx(90 * 0.9 + 5 * 0.8)
-    assert result.best(0.95, 0.1) == rows[0]
+    assert result.best(0.1, reference=0.95) == rows[0]
     assert result.infeasible() is None
     assert SearchResult.from_json(result.to_json()) == result
 
@@ -186,9 +197,9 @@ def test_named_winners(evaluations_of: Make) -> None:
     result = result_of(
         evaluations_of, [(0.9, 10.0, 3.0), (0.9, 9.0, 2.5), (0.85, 5.0, 2.0), (0.4, 1.0, 1.0)], *OBJECTIVES
     )
-    found = result.winners(0.9, 0.06, speed="latency")
+    found = result.winners(0.06, speed="latency")
     assert {name: one.index for name, one in found.items()} == {"most accurate": 1, "smallest": 2, "fastest": 2}
-    assert set(result.winners(2.0, 0.06)) == {"most accurate"}
+    assert set(result.winners(0.06, reference=2.0)) == {"most accurate"}
 
 
 def test_closest_is_told_with_what_it_misses(evaluations_of: Make) -> None:

@@ -203,7 +203,10 @@ def test_hook_sees_every_evaluation_also_those_from_the_log(make_space: Any, zdt
         pytest.param({"population": 50, "num_evals": 49}, "50 is larger than num_evals 49", id="large-population"),
         pytest.param({"seed": -1}, "seed -1", id="seed"),
         pytest.param({"crossover_prob": 2.0}, "crossover_prob 2.0", id="probability"),
+        pytest.param({"population": "50"}, "population '50': allowed is a whole number", id="text"),
+        pytest.param({"num_evals": 99.5}, "num_evals 99.5: allowed is a whole number", id="fraction"),
         pytest.param({"objectives": ()}, "needs an objective", id="no-objective"),
+        pytest.param({"objectives": ("macs",)}, "'macs': needs to be a bnas.Objective", id="objective-as-text"),
         pytest.param({"objectives": OBJECTIVES * 2}, "'accuracy' is given 2 times", id="objective-twice"),
     ],
 )

@@ -144,3 +144,11 @@ def test_part_of_the_space_is_searched(supernet: SuperNetwork) -> None:
 def test_what_is_no_supernetwork_is_refused() -> None:
     with pytest.raises(SearchError, match="DigitNet is neither a SuperNetwork nor a SearchSpace"):
         Searcher(DigitNet(), objectives=(MACS,))
+
+
+def test_evaluator_of_another_supernetwork_is_refused(supernet: SuperNetwork, evaluator: Evaluator) -> None:
+    copied = SuperNetwork.from_model(DigitNet().eval(), torch.zeros(2, 1, 8, 8))
+    with pytest.raises(SearchError, match="the evaluator is of another super-network"):
+        Searcher(copied, evaluator, (ACCURACY, MACS))
+    copied.load_state_dict(supernet.state_dict())  # the same network in another object is no other one
+    Searcher(copied, evaluator, (ACCURACY, MACS))
