@@ -15,6 +15,8 @@ from .errors import TrainingError
 SAMPLINGS = ("uniform", "spread", "attentive")
 POOL = 8
 """Candidates of about one size, of which an attentive sampler takes the most promising."""
+MINIMAL = 1 / 8
+"""Share of steps in which an attentive sampler draws the smallest sub-network, which promises nothing."""
 RATE = 0.5
 """How far an estimate follows a loss; above 1 it would overshoot (Widrow and Hoff 1960, normalised)."""
 
@@ -48,7 +50,8 @@ class Sampler:
         sampling: "uniform" any with the same probability, of which few are large; "spread" of all sizes from those to
             the maximal: every choice is set to its largest with a probability that is itself drawn for each of them;
             "attentive" the same, but of `POOL` with one such probability the one that promises the smallest loss for
-            its costs (Wang et al. 2021, AttentiveNAS, section 4, "BestUp", with an estimate from the losses so far).
+            its costs (Wang et al. 2021, AttentiveNAS, section 4, "BestUp", with an estimate from the losses so far);
+            and now and then the smallest, which bounds the others from below (Yu and Huang 2019, the sandwich rule).
         costs: what attentive sampling holds promises against.
         seed: fixes the sub-networks, together with the losses that are told.
 
@@ -74,6 +77,8 @@ class Sampler:
         full = self._generator.random()
         if not self.attentive:
             return space.sample(self._generator, full)
+        if self._generator.random() < MINIMAL:
+            return space.minimal()
         pool = [space.canonical(space.sample(self._generator, full)) for _ in range(POOL)]
         return pool[int(np.argmin(self._excess(pool)))]
 

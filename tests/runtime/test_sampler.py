@@ -67,6 +67,12 @@ def test_attention_goes_to_what_loses_little_for_its_size() -> None:
     assert abs(others) < 1  # it is no preference for the large
 
 
+def test_attentive_sampling_draws_the_smallest_now_and_then() -> None:
+    mine = sampler("attentive")
+    smallest = [mine.draw(WIDE) == WIDE.minimal() for _ in range(800)]
+    assert 60 < sum(smallest) < 140
+
+
 def test_without_losses_attentive_sub_networks_are_any_of_all_sizes() -> None:
     mine = sampler("attentive")
     sizes = np.array([macs([mine.draw(WIDE)])[0] for _ in range(300)])
