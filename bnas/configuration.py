@@ -208,8 +208,8 @@ class Training(Section):
     """What a step trains beside random sub-networks: nothing, the maximal one, or the maximal and the minimal one."""
     subnets_per_step: Count | None = None
     """All sub-networks of a step; by default one random one beside those of the rule."""
-    sampling: Literal["uniform", "spread"] = "uniform"
-    """Random sub-networks: any with the same probability, of which few are large, or of all sizes from those on."""
+    sampling: Literal["uniform", "spread", "attentive"] = "uniform"
+    """Random sub-networks: any, of which few are large; of all sizes from those on; the most promising of all sizes."""
     clip_norm: Positive | None = None
     """Largest norm of all gradients of a step together."""
     ema_decay: Fraction | None = None

@@ -120,7 +120,7 @@ def short(arguments: argparse.Namespace) -> None:
             run.data.train,
             list(run.data.validation)[:20],
             epochs=arguments.tune_epochs,
-            recipe=bnas.Recipe(learning_rate=0.025, weight_decay=5e-4, distillation=both),
+            recipe=bnas.Recipe(learning_rate=0.04, weight_decay=5e-4, distillation=both),
             teacher=run.original,
             resume=True,
             directory=run.folder / "tuning",
@@ -156,8 +156,8 @@ def front(arguments: argparse.Namespace) -> None:
     """Test accuracy of the front of sub-networks of all sizes, chosen on held-out images."""
     run = Run(arguments, WIDE)
     both = bnas.Distillation("original", hard=1)
-    recipe = bnas.Recipe(sampling="spread", weight_decay=5e-4, distillation=both)
-    run.train(bnas.Stage(epochs=arguments.epochs, init_lr=0.02, reorg_weights=True), recipe)
+    recipe = bnas.Recipe(sampling="attentive", weight_decay=5e-4, distillation=both)
+    run.train(bnas.Stage(epochs=arguments.epochs, init_lr=0.025, reorg_weights=True), recipe)
     evaluator = run.evaluator(2000, 5000)
     result = search(run, evaluator, algorithm=arguments.algorithm, num_evals=arguments.evals)
     best = sorted(result.pareto(), key=lambda one: one.values["macs"])

@@ -48,8 +48,8 @@ class Learner:
         self.criterion = criterion or self._cross_entropy
         self.device = device_of(supernet)
 
-    def accumulate(self, subnets: Sequence[Subnet], group: Sequence[Batch], step: int) -> float:
-        """Backward for every sub-network on every batch of `group`; returns the loss of the first one.
+    def accumulate(self, subnets: Sequence[Subnet], group: Sequence[Batch], step: int) -> list[float]:
+        """Backward for every sub-network on every batch of `group`; returns their losses.
 
         Losses are means over all samples of the group: several batches give the gradients of one large batch, but for
         BatchNorm, which sees each by itself.
@@ -61,13 +61,14 @@ class Learner:
         losses = torch.zeros(len(subnets), dtype=torch.float64)
         for size, batch in zip(sizes, group, strict=True):
             losses += self._batch(subnets, batch, size / sum(sizes), step)
-        for subnet, loss in zip(subnets, losses.tolist(), strict=True):
+        found: list[float] = losses.tolist()
+        for subnet, loss in zip(subnets, found, strict=True):
             if not math.isfinite(loss):
                 raise TrainingError(
                     f"the loss is {loss} at step {step}, of sub-network {subnet.to_json()}; "
                     "a lower learning rate, clip_norm or cleaner inputs may help"
                 )
-        return float(losses[0])
+        return found
 
     def _batch(self, subnets: Sequence[Subnet], batch: Batch, share: float, step: int) -> Tensor:
         inputs = placed(laid_out(batch[0], self.layout), self.device)

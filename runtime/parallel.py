@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import statistics
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -80,6 +81,11 @@ def from_all(value: Any) -> list[Any]:
     values: list[Any] = [None] * world()
     dist.all_gather_object(values, value)
     return values
+
+
+def averaged(values: Sequence[float]) -> list[float]:
+    """The mean of each number over all processes, the same everywhere."""
+    return [statistics.fmean(some) for some in zip(*from_all(list(values)), strict=True)]
 
 
 def agree(value: Any, what: str) -> None:

@@ -9,7 +9,7 @@ from .distillation import Distillation
 from .errors import TrainingError
 from .layout import LAYOUTS
 from .rate import CosineSchedule
-from .schedule import RULES, check_rule, check_sampling
+from .schedule import RULES, check_rule
 from .stage import PROGRESSIVITY
 
 PRECISIONS = ("float32", "bfloat16")
@@ -26,7 +26,7 @@ class Recipe:
     Each sees the same batch; their gradients add up."""
     sampling: str = "uniform"
     """Which random sub-networks: "uniform" any with the same probability, of which few are large; "spread" of all
-    sizes from those to the maximal, for a front that is wanted there."""
+    sizes from those to the maximal; "attentive" the most promising ones of all sizes, by the losses so far."""
     distillation: Distillation | None = field(default_factory=Distillation)
     """What sub-networks learn from a teacher; all learn from the targets alone if None."""
     learning_rate: float = 0.01
@@ -60,8 +60,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Check the bounds."""
-        check_rule(self.rule, self.subnets_per_step)
-        check_sampling(self.sampling)
+        check_rule(self.rule, self.subnets_per_step, self.sampling)
         taught = self.distillation is not None and self.distillation.teacher == "maximal"
         if taught and "maximal" not in RULES[self.rule]:
             raise TrainingError(

@@ -8,7 +8,6 @@ from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
@@ -17,12 +16,12 @@ from bnas.passes import SearchSpace, Subnet
 
 from .errors import TrainingError
 from .rate import CosineSchedule, rate_of
+from .sampler import Sampler, check_sampling
 from .stage import PROGRESSIVITY, STAGES, Stage, check_stages
 from .supernetwork import SuperNetwork
 
 RULES: Mapping[str, tuple[str, ...]] = {"random": (), "maximal": ("maximal",), "sandwich": ("maximal", "minimal")}
 """What every step trains besides random sub-networks, by the name of the rule."""
-SAMPLINGS = ("uniform", "spread")
 
 
 @dataclass(frozen=True)
@@ -58,9 +57,8 @@ class Schedule:
             maximal, "sandwich" the maximal and the minimal of the stage (Yu et al. 2019, Universally Slimmable
             Networks, section 3.1).
         subnets_per_step: all sub-networks of a step, those of the rule included; by default one random one more.
-        sampling: which sub-networks are drawn: "uniform" any with the same probability, of which few are large;
-            "spread" of all sizes from those to the maximal: every choice is set to its largest with a probability
-            that is itself drawn for each sub-network.
+        sampling: which random sub-networks are drawn, as `Sampler` says: "uniform", "spread" or "attentive". The last
+            one wants to be told the losses of each step: see `tell`.
         learning_rate: of stages that have no ``init_lr``; by default the optimizer's.
         lr_schedule: one rate for the whole training instead of one for each stage.
         progressivity: the order in which stages add dimensions.
@@ -87,13 +85,12 @@ class Schedule:
         optimizer: Optimizer | None = None,
         seed: int = 0,
     ) -> None:
-        check_rule(rule, subnets_per_step)
-        check_sampling(sampling)
+        check_rule(rule, subnets_per_step, sampling)
         check_stages(stages, supernet.elasticity.dimensions, progressivity)
         if steps_per_epoch < 1:
             raise TrainingError(f"steps_per_epoch: {steps_per_epoch} is smaller than 1")
         self.supernet, self.stages, self.steps_per_epoch = supernet, tuple(stages), steps_per_epoch
-        self.optimizer, self.rule, self.sampling = optimizer, rule, sampling
+        self.optimizer, self.rule = optimizer, rule
         for group in self._groups:
             group.setdefault("initial_lr", float(group["lr"]))  # the key of PyTorch's own schedulers
         self._largest = max((group["initial_lr"] for group in self._groups), default=0.01)
@@ -103,13 +100,19 @@ class Schedule:
         self.taken = 0
         """Steps so far."""
         self._random = 1 if subnets_per_step is None else subnets_per_step - len(RULES[rule])
-        self._generator = np.random.default_rng(seed)
+        self._sampler = Sampler(sampling, lambda some: supernet.cost_model.many(some)["macs"], seed)
         self._drawn: tuple[Subnet, ...] = ()
+        self._step: tuple[Subnet, ...] = ()
 
     @property
     def _groups(self) -> list[dict[str, Any]]:
         """Those of now: ``load_state_dict`` of an optimizer replaces them."""
         return [] if self.optimizer is None else self.optimizer.param_groups
+
+    @property
+    def attentive(self) -> bool:
+        """It draws by the losses that it is told."""
+        return self._sampler.attentive
 
     @property
     def epochs(self) -> int:
@@ -158,41 +161,48 @@ class Schedule:
         if place.since == 0 and stage.reorg_weights:
             self.supernet.reorder(alike=[*alike, *optimizer_tensors(self.optimizer, self.supernet)])
         if place.since % stage.sample_rate == 0:
-            self._drawn = tuple(self._draw(space) for _ in range(self._random))
+            self._drawn = tuple(self._sampler.draw(space) for _ in range(self._random))
         for group in self._groups:
             group["lr"] = self.rate(self.taken) * (group["initial_lr"] / self._largest)
         self.taken += 1
         fixed = {"maximal": space.maximal, "minimal": space.minimal}
-        return (*(fixed[name]() for name in RULES[self.rule]), *self._drawn)
+        self._step = (*(fixed[name]() for name in RULES[self.rule]), *self._drawn)
+        return self._step
 
-    def _draw(self, space: SearchSpace) -> Subnet:
-        full = self._generator.random() if self.sampling == "spread" else 0.0
-        return space.sample(self._generator, full)
+    def tell(self, losses: Sequence[float]) -> None:
+        """The losses of the sub-networks of the last step, in their order, the same on all processes.
+
+        Only attentive sampling reads them.
+
+        Raises:
+            TrainingError: there are fewer or more losses than sub-networks.
+        """
+        self._sampler.tell(self._step, losses)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the schedule is, as plain data for a JSON file."""
         drawn = [subnet.to_json() for subnet in self._drawn]
-        return {"taken": self.taken, "generator": self._generator.bit_generator.state, "drawn": drawn}
+        return {"taken": self.taken, "sampler": self._sampler.state_dict(), "drawn": drawn}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was asked for."""
         self.taken = state["taken"]
-        self._generator.bit_generator.state = state["generator"]
+        self._sampler.load_state_dict(state["sampler"])
         self._drawn = tuple(Subnet.from_json(one) for one in state["drawn"])
 
 
-def check_rule(rule: str, subnets_per_step: int | None) -> None:
-    """Raise `TrainingError` unless there is such a rule, with room for its sub-networks."""
+def check_rule(rule: str, subnets_per_step: int | None, sampling: str) -> None:
+    """Raise `TrainingError` unless there is such a rule, with room for its sub-networks, and it serves the sampling."""
+    check_sampling(sampling)
     if rule not in RULES:
         raise TrainingError(f"rule: {rule!r} is not one of {', '.join(RULES)}")
     if subnets_per_step is not None and subnets_per_step < max(1, len(RULES[rule])):
         raise TrainingError(f"subnets_per_step: {subnets_per_step} is too few for the rule {rule!r}")
-
-
-def check_sampling(sampling: str) -> None:
-    """Raise `TrainingError` unless there is such a sampling."""
-    if sampling not in SAMPLINGS:
-        raise TrainingError(f"sampling: {sampling!r} is not one of {', '.join(SAMPLINGS)}")
+    if sampling == "attentive" and "maximal" not in RULES[rule]:
+        raise TrainingError(
+            f"the sampling 'attentive' holds losses against the maximal's, which the rule {rule!r} does not train; "
+            'take the rule "maximal" or "sandwich"'
+        )
 
 
 def optimizer_tensors(optimizer: Optimizer | None, supernet: SuperNetwork) -> list[dict[str, Tensor]]:

@@ -108,15 +108,18 @@ class TrainingRun:
             self._adapt()
         self.optimizer.zero_grad()
         averages = [] if self.average is None else [self.average.tensors]
-        loss = learner.accumulate(self.schedule.step(averages), group, place.step)
+        losses = learner.accumulate(self.schedule.step(averages), group, place.step)
+        if self.schedule.attentive:
+            losses = parallel.averaged(losses)
+        self.schedule.tell(losses)
         parallel.average_gradients(self.supernet.parameters())
         if self.recipe.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.supernet.parameters(), self.recipe.clip_norm)
         self.optimizer.step()
         if self.average is not None:
             self.average.update()
-        self.losses.append(loss)
-        return loss
+        self.losses.append(losses[0])
+        return losses[0]
 
     def end_epoch(self, validator: Validator | None) -> EpochRecord:
         """Validate, write what is best so far, and where the training is."""

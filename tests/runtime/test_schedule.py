@@ -61,7 +61,7 @@ def test_spread_samples_are_of_all_sizes() -> None:
         assert abs(drawn.count((full,)) / 2000 - large) < 0.04
         assert abs(drawn.count((least,)) / 2000 - small) < 0.04
         assert drawn == steps(per_epoch=2000, rule="random", sampling=sampling)
-    with pytest.raises(TrainingError, match="sampling: 'even' is not one of uniform, spread"):
+    with pytest.raises(TrainingError, match="sampling: 'even' is not one of uniform, spread, attentive"):
         steps(sampling="even")
 
 

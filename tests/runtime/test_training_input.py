@@ -125,7 +125,7 @@ def test_optimizer_without_kernel_matrices_warns() -> None:
     [
         ({"rule": "all"}, "rule: 'all' is not one of"),
         ({"rule": "sandwich", "subnets_per_step": 1}, "subnets_per_step: 1 is too few"),
-        ({"sampling": "even"}, "sampling: 'even' is not one of uniform, spread"),
+        ({"sampling": "even"}, "sampling: 'even' is not one of uniform, spread, attentive"),
         (
             {"rule": "random", "distillation": Distillation()},
             "the teacher is the maximal sub-network, which the rule 'random'",

@@ -117,7 +117,7 @@ def test_label_smoothing_by_hand() -> None:
     expected = -(0.7 * logs[range(8), y] + 0.3 * logs.mean(1)).mean()
     for smoothing, found in ((0.3, True), (0.0, False)):
         learner = Learner(supernet(norm=False).train(), plain(label_smoothing=smoothing))
-        loss = learner.accumulate([net.space.maximal()], [(x, y)], 0)
+        [loss] = learner.accumulate([net.space.maximal()], [(x, y)], 0)
         assert (loss == pytest.approx(float(expected), rel=1e-5)) is found
 
 

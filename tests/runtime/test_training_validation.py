@@ -152,7 +152,7 @@ def test_bn_adapt_recalibrates_before_the_stage(monkeypatch: pytest.MonkeyPatch,
     seen: dict[int, tuple[list[torch.Tensor], dict[str, torch.Tensor]]] = {}
     accumulate = Learner.accumulate
 
-    def note(self: Learner, subnets: Any, group: Any, step: int) -> float:
+    def note(self: Learner, subnets: Any, group: Any, step: int) -> list[float]:
         seen[step] = ([one.clone() for one in statistics(net.model)], tensors(net))
         return accumulate(self, subnets, group, step)
 

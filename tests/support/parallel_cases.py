@@ -18,7 +18,7 @@ from bnas.runtime.evaluation import Batch
 from bnas.runtime.learner import Learner
 
 STAGES = (Stage(("depth",)), Stage(reorg_weights=True))
-RECIPE = plain(rule="sandwich", clip_norm=1.0, ema_decay=0.5)
+RECIPE = plain(sampling="attentive", rule="sandwich", clip_norm=1.0, ema_decay=0.5)
 
 
 class Half:

@@ -17,7 +17,9 @@ from training_cases import batches, supernet
 from bnas.runtime import Recipe, Stage, Trainer
 
 STAGES = (Stage(("depth",), 2, sample_rate=2), Stage(epochs=2, reorg_weights=True, bn_adapt=True))
-RECIPE = Recipe(ema_decay=0.8, memory_format="contiguous", num_bn_adaptation_samples=16, learning_rate=0.05)
+RECIPE = Recipe(
+    sampling="attentive", ema_decay=0.8, memory_format="contiguous", num_bn_adaptation_samples=16, learning_rate=0.05
+)
 STEPS = 20
 
 supernet()  # imports what is imported late, so that a process that is forked from one with this module begins at once
