@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from bnas.passes import SearchSpace, Subnet
 
@@ -20,7 +21,7 @@ MINIMAL = 1 / 8
 RATE = 0.5
 """How far an estimate follows a loss; above 1 it would overshoot (Widrow and Hoff 1960, normalised)."""
 
-Costs = Callable[[Sequence[Subnet]], Sequence[float]]
+Costs = Callable[[Sequence[Subnet]], ArrayLike]
 """What sub-networks cost, such as their MACs."""
 
 
