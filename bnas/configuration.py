@@ -350,7 +350,7 @@ class LatencySection(Section):
     """Timings of each file; with fewer than 50 nothing is called stable."""
     provider: str = "CPUExecutionProvider"
     """Execution provider of ONNX Runtime, among those that are installed."""
-    subnets: Annotated[int, Field(ge=5)] = 16
+    subnets: Annotated[int, Field(ge=6)] = 16
     """So many sub-networks are measured to fit a latency model, where an objective or a constraint is latency."""
 
 

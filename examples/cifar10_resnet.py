@@ -120,7 +120,7 @@ def short(arguments: argparse.Namespace) -> None:
             run.data.train,
             list(run.data.validation)[:20],
             epochs=arguments.tune_epochs,
-            recipe=bnas.Recipe(learning_rate=0.04, weight_decay=5e-4, distillation=both),
+            recipe=bnas.Recipe(learning_rate=arguments.tune_rate, weight_decay=5e-4, distillation=both),
             teacher=run.original,
             resume=True,
             directory=run.folder / "tuning",
@@ -179,6 +179,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=None, help="of the super-network (default 4, or 8 for the front)")
     parser.add_argument("--rate", type=float, default=0.01, help="of learning, for the super-network (recipe short)")
     parser.add_argument("--tune-epochs", type=int, default=8, help="of the winner (recipe short)")
+    parser.add_argument("--tune-rate", type=float, default=0.025, help="of learning, for the winner (recipe short)")
     parser.add_argument("--fewer", type=float, default=1.37, help="how many times fewer MACs (recipe short)")
     parser.add_argument("--evals", type=int, default=None, help="evaluations (default 60, or 200 for the front)")
     parser.add_argument(

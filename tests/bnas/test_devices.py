@@ -64,7 +64,7 @@ CONFIG = {
     "data": "net.py:data",
     "input_info": {"sample_size": [1, 1, 8, 8]},
     "optimizer": {"type": "AdamW", "base_lr": 0.01, "no_decay_keys": "norm#bias"},
-    "latency": {"runs": 3, "subnets": 5},
+    "latency": {"runs": 3, "subnets": 6},
     "export": {"int8": True, "calibration_samples": 16},
     "bootstrapNAS": {"training": TRAINING, "search": SEARCH},
 }

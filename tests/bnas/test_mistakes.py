@@ -393,7 +393,7 @@ def as_nobody(folder: Path) -> Iterator[Callable[[], None]]:
         (run(), "new cannot be written to: you may not write there: choose another folder, or change its permissions"),
         (
             ("search", "run", "--from", ".", "--overwrite"),
-            "run/environment.json cannot be written: Permission denied; you",
+            "run/search.json cannot be written: Permission denied; you",
         ),
         (
             ("export", "run", "--from", "."),

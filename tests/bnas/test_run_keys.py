@@ -233,7 +233,7 @@ def test_the_number_of_evaluations_of_a_published_file_may_be_set(path: Path) ->
     ("keys", "message"),
     [
         ({"latency": {"provider": "CPUExecutionProvidr"}}, "latency.provider: .*did you mean 'CPUExecutionProvider'"),
-        ({"latency": {"subnets": 4}}, "latency.subnets is 4: must be greater than or equal to 5"),
+        ({"latency": {"subnets": 5}}, "latency.subnets is 5: must be greater than or equal to 6"),
         ({"latency": {"bacth": 4}}, "latency.bacth is not a key of bnas; did you mean 'batch'"),
         ({"export": {"method": "max"}}, "export.method is 'max': must be 'minmax', 'entropy' or 'percentile'"),
         ({"device": "gpu"}, "device: device 'gpu' is none that computes"),

@@ -54,7 +54,8 @@ def test_file_computes_what_the_model_does_in_eval_mode(
     assert (report.path, report.bytes, report.opset) == (tmp_path / "small.onnx", len(content), OPSET)
     assert report.max_relative_error < 1e-5
     properties = {entry.key: entry.value for entry in onnx.load_from_string(content).metadata_props}
-    assert properties == {"subnet": "{}", "bnas.version": version("bnas")}
+    outputs = '{"logits": null, "features": null}'
+    assert properties == {"subnet": "{}", "bnas.version": version("bnas"), "bnas.outputs": outputs}
     other = torch.randn(5, 3, 8, 8)
     found = run_session(open_session(content), [other])
     with torch.no_grad():

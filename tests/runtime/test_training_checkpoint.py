@@ -47,7 +47,7 @@ def refused(folder: Path, message: str, **options: Any) -> None:
 
 
 def test_what_is_there_is_whole(folder: Path) -> None:
-    assert sorted(p.name for p in folder.iterdir()) == ["best", "last"]
+    assert sorted(p.name for p in folder.iterdir()) == ["best", "history.json", "last"]
     assert len(list((folder / "last").iterdir())) == len(list((folder / "best").iterdir())) == 2
     assert same(tensors(SuperNetwork.load(folder / "best", supernet(seed=4).model)), fit(folder))
 
