@@ -16,7 +16,9 @@ from .errors import TrainingError
 SAMPLINGS = ("uniform", "spread", "attentive")
 POOL = 8
 """Candidates of about one size, of which an attentive sampler takes the most promising."""
-MINIMAL = 1 / 8
+SMALLER = 1.5
+"""Exponent of the probability that attentive sampling draws: above 1 it prefers the smaller ones, which learn slower."""
+MINIMAL = 1 / 32
 """Share of steps in which an attentive sampler draws the smallest sub-network, which promises nothing."""
 RATE = 0.5
 """How far an estimate follows a loss; above 1 it would overshoot (Widrow and Hoff 1960, normalised)."""
@@ -50,9 +52,10 @@ class Sampler:
     Args:
         sampling: "uniform" any with the same probability, of which few are large; "spread" of all sizes from those to
             the maximal: every choice is set to its largest with a probability that is itself drawn for each of them;
-            "attentive" the same, but of `POOL` with one such probability the one that promises the smallest loss for
-            its costs (Wang et al. 2021, AttentiveNAS, section 4, "BestUp", with an estimate from the losses so far);
-            and now and then the smallest, which bounds the others from below (Yu and Huang 2019, the sandwich rule).
+            "attentive" the same with more small ones, but of `POOL` with one such probability the one that promises
+            the smallest loss for its costs (Wang et al. 2021, AttentiveNAS, section 4, "BestUp", with an estimate from
+            the losses so far); and now and then the smallest, which bounds the others from below (Yu and Huang 2019,
+            the sandwich rule).
         costs: what attentive sampling holds promises against.
         seed: fixes the sub-networks, together with the losses that are told.
 
@@ -80,7 +83,7 @@ class Sampler:
             return space.sample(self._generator, full)
         if self._generator.random() < MINIMAL:
             return space.minimal()
-        pool = [space.canonical(space.sample(self._generator, full)) for _ in range(POOL)]
+        pool = [space.canonical(space.sample(self._generator, full**SMALLER)) for _ in range(POOL)]
         return pool[int(np.argmin(self._excess(pool)))]
 
     def _excess(self, pool: Sequence[Subnet]) -> Any:
