@@ -17,7 +17,7 @@ SAMPLINGS = ("uniform", "spread", "attentive")
 POOL = 8
 """Candidates of about one size, of which an attentive sampler takes the most promising."""
 SMALLER = 1.5
-"""Exponent of the probability that attentive sampling draws: above 1 it prefers the smaller ones, which learn slower."""
+"""Exponent of the probability that attentive sampling draws: above 1 there are more small ones, which learn slower."""
 MINIMAL = 1 / 32
 """Share of steps in which an attentive sampler draws the smallest sub-network, which promises nothing."""
 RATE = 0.5
