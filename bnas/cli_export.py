@@ -30,7 +30,6 @@ def export(
 
     if exclude and not int8:
         raise QuantisationError(f"--exclude {exclude[0]}: says what int8 leaves out; say --int8 too")
-
     wanted = [*(changes or ()), *(["export.int8=true"] if int8 else [])]
     wanted += [f"export.exclude={json.dumps(exclude)}"] if exclude else []
     with options.watched(verbose, resumes=False) as (console, watch):
@@ -44,14 +43,14 @@ def export(
 
 def written(folder: RunFolder, subnet: str, path: Path, quantised: bool) -> str:
     """Write one sub-network to an ONNX file; what came of it."""
+    from bnas.delivery import one_sample
     from bnas.runtime import Int8, evaluate_onnx, export_onnx, origin
 
     folder.check_export()
     chosen, job = folder.subnet(subnet), folder.job
-    example = [tensor[:1] for tensor in folder.supernet.example()]
     settings = Int8(job.data.train, **(job.int8 or {}), validation=job.data.test) if quantised else None
     metadata = origin(folder.supernet, chosen)
-    report = export_onnx(folder.module(chosen), path, example, settings, metadata=metadata)
+    report = export_onnx(folder.module(chosen), path, one_sample(folder.supernet), settings, metadata=metadata)
     told = f"{report.path}: {report.bytes:,} bytes, relative error in float {report.max_relative_error:.1e}\n"
     if report.int8 is None:
         return f"{told}test accuracy on ONNX Runtime: {evaluate_onnx(report.path, job.data.test):.2%}"

@@ -33,6 +33,11 @@ from bnas.runtime.files import write_bytes, write_json
 INT8 = ".int8"
 
 
+def one_sample(supernet: SuperNetwork) -> tuple[torch.Tensor, ...]:
+    """The example inputs of a super-network, one sample of them."""
+    return tuple(tensor[:1] for tensor in supernet.example())
+
+
 @dataclass(frozen=True)
 class Delivery:
     """Writes networks of one super-network to ``subnets/`` and measures them."""
@@ -65,7 +70,7 @@ class Delivery:
 
     def _write(self, name: str, subnet: Subnet, module: GraphModule) -> str | None:
         """The files of one network; why there is no int8 one, where it was asked for and cannot be made."""
-        path, example = self.output.path, self._one_sample()
+        path, example = self.output.path, one_sample(self.supernet)
         write_json(path(f"subnets/{name}.json"), {**subnet.to_json(), "costs": self.supernet.costs(subnet)})
         write_bytes(path(f"subnets/{name}.safetensors"), tensor_bytes(module.state_dict()))
         metadata = origin(self.supernet, subnet)
@@ -87,7 +92,7 @@ class Delivery:
 
     def _feeds(self, inputs: list[str], batch: int) -> dict[str, np.ndarray[Any, Any]]:
         """The example, `batch` times: made up numbers would be no indices into a table."""
-        arrays = (np.repeat(one.cpu().numpy(), batch, axis=0) for one in self._one_sample())
+        arrays = (np.repeat(one.cpu().numpy(), batch, axis=0) for one in one_sample(self.supernet))
         return dict(zip(inputs, arrays, strict=True))
 
     def _quantised(
@@ -97,9 +102,6 @@ class Delivery:
             return None if failure is None else Quantised(failure=failure)
         file = self.output.path(f"subnets/{name}{INT8}.onnx")
         return Quantised(evaluate_onnx(file, test), latencies[f"{name}{INT8}"])
-
-    def _one_sample(self) -> tuple[torch.Tensor, ...]:
-        return tuple(tensor[:1] for tensor in self.supernet.example())
 
 
 def _first(networks: Mapping[str, tuple[Subnet, GraphModule]]) -> GraphModule:

@@ -15,6 +15,7 @@ from bnas.delivery import Delivery
 from bnas.job import Job, Watch
 from bnas.notes import note_architecture, note_environment, note_search
 from bnas.output import Output, OutputError
+from bnas.passes import SearchSpace
 from bnas.passes.errors import add_note
 from bnas.passes.slot import Copies
 from bnas.report import Report
@@ -165,7 +166,7 @@ class Steps:
         self._noted = True
 
     def _note_search(self, reference: float) -> None:
-        job, space = self.job, self.job.stages[-1].space(self.supernet.space)
+        job, space = self.job, self._space(self.supernet)
         note_search(
             self.output,
             job.objectives,
@@ -173,7 +174,7 @@ class Steps:
             self.supernet.costs(space.maximal()),
             reference=reference,
             acc_delta=job.acc_delta,
-            evaluations=min(job.num_evals, space.size),
+            evaluations=self._evaluations,
             samples=_count(job.data.validation),
         )
 
@@ -211,17 +212,26 @@ class Steps:
             supernet,
             evaluator,
             job.objectives,
-            space=job.stages[-1].space(supernet.space),
+            space=self._space(supernet),
             population=job.population,
             num_evals=job.num_evals,
             seed=job.seed,
             **settings,
         )
 
+    def _space(self, supernet: SuperNetwork) -> SearchSpace:
+        """What is searched: that of the last stage."""
+        return self.job.stages[-1].space(supernet.space)
+
+    @property
+    def _evaluations(self) -> int:
+        """How many there will be."""
+        return min(self.job.num_evals, self._space(self.supernet).size)
+
     @contextmanager
     def _told(self) -> Iterator[Callable[[Evaluation], None]]:
         """What to call after each evaluation."""
-        total = min(self.job.num_evals, self.job.stages[-1].space(self.supernet.space).size)
+        total = self._evaluations
         constraints = self.job.search.get("constraints", ())
         folder, scalars = self.output.folder / "search" / "tensorboard", None
         if self.job.tensorboard:
@@ -241,7 +251,7 @@ class Steps:
     @property
     def _wants_latency(self) -> bool:
         """A latency model is needed: something asks for latency, and nothing else gives it."""
-        bounds = (Constraint.parse(c) if isinstance(c, str) else c for c in self.job.search.get("constraints", ()))
+        bounds = map(Constraint.of, self.job.search.get("constraints", ()))
         asked = {*(one.name for one in self.job.objectives if one.measure is None), *(bound.name for bound in bounds)}
         return "latency" in asked and "latency" not in self.job.search
 

@@ -51,11 +51,7 @@ def read_supernet(
     def restore(space: SearchSpace, matrices: nn.Module) -> None:
         if json.loads(json.dumps(described_space(space))) != manifest["space"]:
             raise CheckpointError(f"{directory}: the search space of this model is not the one that was saved")
-        targets = shared_tensors(model) | matrix_tensors(matrices)
-        check_state(targets, tensors, str(path))
-        with torch.no_grad():
-            for name, tensor in targets.items():
-                tensor.copy_(tensors[name])
+        _fill(shared_tensors(model) | matrix_tensors(matrices), tensors, path)
 
     inputs = placed(_inputs(manifest["inputs"]), device_of(model))
     return Elasticity.of(manifest["elasticity"]), inputs, restore
@@ -73,8 +69,12 @@ def read_model(directory: Path, model: nn.Module) -> None:
         CheckpointError: a file is missing, damaged, of another format version or of another model.
     """
     manifest, tensors = MODEL.read(directory)
-    targets = shared_tensors(model)
-    check_state(targets, tensors, str(directory / manifest["weights"]))
+    _fill(shared_tensors(model), tensors, directory / manifest["weights"])
+
+
+def _fill(targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Set `targets` to `tensors`, which were read at `path`; all of them, or none where they do not fit."""
+    check_state(targets, tensors, str(path))
     with torch.no_grad():
         for name, tensor in targets.items():
             tensor.copy_(tensors[name])

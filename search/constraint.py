@@ -41,6 +41,11 @@ class Constraint:
         return f"{self.name} {self.sense} " + (f"{100 * self.bound:.12g} %" if self.relative else f"{self.bound:.12g}")
 
     @classmethod
+    def of(cls, given: Constraint | str) -> Constraint:
+        """`given`, or what `parse` reads in it."""
+        return cls.parse(given) if isinstance(given, str) else given
+
+    @classmethod
     def parse(cls, text: str) -> Constraint:
         """The constraint ``NAME <= NUMBER`` or ``NAME >= NUMBER``.
 

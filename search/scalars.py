@@ -33,16 +33,16 @@ class SearchScalars:
     ) -> None:
         shutil.rmtree(directory, ignore_errors=True)
         self._scalars = Scalars(directory)
-        self._progression = SearchProgress(objectives, constraints)
+        self._progress = SearchProgress(objectives, constraints)
 
     def add(self, evaluation: Evaluation) -> None:
         """Take the next evaluation."""
-        progression = self._progression
-        progression.add(evaluation)
-        told = {"search/evaluations": float(progression.evaluations), "search/hypervolume": progression.hypervolume}
-        if progression.best is not None:
-            told[f"search/best_{progression.metric}"] = progression.best
-        self._scalars.add(progression.evaluations, told)
+        progress = self._progress
+        progress.add(evaluation)
+        told = {"search/evaluations": float(progress.evaluations), "search/hypervolume": progress.hypervolume}
+        if progress.best is not None:
+            told[f"search/best_{progress.metric}"] = progress.best
+        self._scalars.add(progress.evaluations, told)
 
     def close(self) -> None:
         """Write what is left."""

@@ -25,7 +25,7 @@ class SearchProgress:
         self, objectives: Sequence[Objective], constraints: Sequence[Constraint | str] = (), metric: str | None = None
     ) -> None:
         self.objectives = tuple(objectives)
-        self._bounds = tuple(Constraint.parse(one) if isinstance(one, str) else one for one in constraints)
+        self._bounds = tuple(map(Constraint.of, constraints))
         self._resolved: tuple[Constraint, ...] | None = None
         self.metric = metric or next((one.name for one in self.objectives if one.direction == "max"), None)
         self.corner: dict[str, float] = {}

@@ -109,7 +109,7 @@ class Searcher:
         """
         _check_sizes(population, num_evals, seed)
         source, asked = Source.of(supernet, space, latency), _checked_objectives(objectives)
-        bounds = tuple(Constraint.parse(one) if isinstance(one, str) else one for one in constraints)
+        bounds = tuple(map(Constraint.of, constraints))
         preferring = (aspiration_points, epsilon, weights, extreme_points_as_ref_points)
         self._plan = Plan(
             source,
