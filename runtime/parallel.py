@@ -10,6 +10,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+if dist.is_available():
+    # Defaults of its functions keep the process group that is there when it is imported, which tracing does: the group
+    # would outlive `destroy_process_group`, and its threads abort some of the processes that end.
+    import torch.distributed.nn
+
 from .errors import TrainingError
 
 BUCKET = 2**23

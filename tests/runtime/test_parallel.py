@@ -76,6 +76,14 @@ def test_settings_that_disagree_are_told_on_every_process(folder: Path) -> None:
         assert "'batches': 2" in length
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are read from /proc")
+def test_a_destroyed_group_leaves_no_thread(folder: Path) -> None:
+    for rank in range(2):
+        left = json.loads((folder / f"threads-{rank}.json").read_text())
+        assert left
+        assert not [name for name in left if "gloo" in name]
+
+
 def test_one_process_is_left_alone() -> None:
     layer = nn.Linear(2, 2)
     layer(torch.ones(1, 2)).sum().backward()

@@ -84,6 +84,12 @@ def main(folder: Path) -> None:
     for name, values in found.items():
         safetensors.torch.save_file(values, folder / f"{name}-{rank}.safetensors")
     dist.destroy_process_group()
+    (folder / f"threads-{rank}.json").write_text(json.dumps(threads()))
+
+
+def threads() -> list[str]:
+    """The names of those of this process, as Linux knows them."""
+    return [task.joinpath("comm").read_text().strip() for task in Path("/proc/self/task").glob("*")]
 
 
 if __name__ == "__main__":
