@@ -13,6 +13,8 @@ def keep_freed_memory() -> None:
 
     It hands larger ones back to the operating system at once, and every page of the next one has to be asked for and
     cleared: that may take longer than the operation that fills it. What is large is decided by the largest block that
-    was freed so far (malloc(3), M_MMAP_THRESHOLD); one is freed here. Other C libraries are not concerned.
+    was freed so far (malloc(3), M_MMAP_THRESHOLD), of those that got a mapping of their own. Several are freed here,
+    never written: one might find room in the heap, and raise nothing. Other C libraries are not concerned.
     """
-    torch.empty(LARGE, dtype=torch.uint8)
+    blocks = [torch.empty(LARGE, dtype=torch.uint8) for _ in range(4)]
+    blocks.clear()
