@@ -14,7 +14,6 @@ from bnas.search.constraint import Constraint, violation
 from bnas.search.csv_file import read_csv, write_csv
 from bnas.search.errors import RecordError, SearchError
 from bnas.search.evaluation import Evaluation, check_names, shown
-from bnas.search.fitness import Fitness, Individual
 from bnas.search.objective import Objective, nearest
 from bnas.search.pareto import pareto_front
 
@@ -113,17 +112,14 @@ class SearchResult:
 
         What is no better than the reference in some objective adds nothing.
         """
-        # Not at the top: it imports scipy's spatial part, half a second that only this needs.
-        from deap.benchmarks.tools import hypervolume
+        # Not from deap.benchmarks.tools, which calls the same: it imports scipy's spatial part, half a second.
+        import moocore
 
         if missing := [o.name for o in self.objectives if o.name not in reference]:
             raise SearchError(f"the reference has no value for {missing[0]!r}; {nearest(missing[0], reference)}")
-        weights = [o.weight for o in self.objectives]
         corner = [o.sign * reference[o.name] for o in self.objectives]
-        points = [[e.values[o.name] for o in self.objectives] for e in self.pareto()]
-        front = [Individual((), Fitness(weights, point)) for point in points]
-        inside = [i for i in front if all(-w < c for w, c in zip(i.fitness.wvalues, corner, strict=True))]
-        return float(hypervolume(inside, corner)) if inside else 0.0
+        front = [[o.sign * e.values[o.name] for o in self.objectives] for e in self.pareto()]
+        return float(moocore.hypervolume(front, ref=corner)) if front else 0.0
 
     def infeasible(self) -> str | None:
         """Return what to tell where constraints let nothing through: the closest one and by how much it misses."""

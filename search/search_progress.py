@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bnas.search.constraint import Constraint, violation
 from bnas.search.evaluation import Evaluation
 from bnas.search.objective import Objective
-from bnas.search.pareto import pareto_front
-from bnas.search.result import SearchResult
 
 
 class SearchProgress:
@@ -31,9 +32,11 @@ class SearchProgress:
         self.corner: dict[str, float] = {}
         """What the hypervolume is measured against: 0 for what is maximised, else the maximal sub-network's value."""
         self.evaluations = 0
-        self.front: tuple[Evaluation, ...] = ()
         self.hypervolume = 0.0
-        """The share of the box between the corner and 0 (or 1, for what is maximised) that the front dominates."""
+        """The share of the box between the corner and 0 (or 1, for what is maximised) that the front dominates.
+
+        Searches of one super-network have one box, so that their shares can be compared.
+        """
         self.best: float | None = None
         """The best value of the metric among feasible sub-networks."""
 
@@ -48,12 +51,20 @@ class SearchProgress:
             return
         if self.metric is not None:
             self.best = max(evaluation.values[self.metric], -math.inf if self.best is None else self.best)
-        front = pareto_front((*self.front, evaluation), self.objectives)
-        if evaluation in front:
-            self.front = front
-            self.hypervolume = SearchResult(self.objectives, front).hypervolume(self.corner) / self._box
+        self._extend(np.array([one.sign * evaluation.values[one.name] for one in self.objectives], dtype=np.float64))
 
     def _begin(self, first: Evaluation) -> None:
         self._resolved = tuple(one.resolved(first.values) for one in self._bounds)
         self.corner = {one.name: 0.0 if one.direction == "max" else first.values[one.name] for one in self.objectives}
         self._box = math.prod(abs(value) or 1.0 for value in self.corner.values())
+        self._front = np.empty((0, len(self.objectives)))
+
+    def _extend(self, costs: NDArray[np.float64]) -> None:
+        """Take the next point, smaller is better, and measure again unless another one is nowhere worse."""
+        import moocore  # not at the top: only a search that is watched needs it
+
+        if (self._front <= costs).all(axis=1).any():
+            return
+        self._front = np.vstack([self._front[~(self._front >= costs).all(axis=1)], costs])
+        corner = [one.sign * self.corner[one.name] for one in self.objectives]
+        self.hypervolume = float(moocore.hypervolume(self._front, ref=corner)) / self._box

@@ -12,7 +12,7 @@ from bnas.page.palette import BLUE, GREY, VERMILLION
 from bnas.page.plot import Plot, Series
 from bnas.page.recorded import Recorded
 from bnas.search import Objective
-from bnas.search.progression import Progression
+from bnas.search.search_progress import SearchProgress
 
 
 def progress(run: Recorded, members: Members) -> Iterator[Plot]:
@@ -29,19 +29,22 @@ def progress(run: Recorded, members: Members) -> Iterator[Plot]:
 
 def _hypervolume(run: Recorded, members: Members) -> Plot:
     assert run.search is not None
-    found = Progression.of(run.search)
-    numbers = list(range(1, len(found.volumes) + 1))
+    progress, shares = SearchProgress(run.search.objectives, run.search.constraints), []
+    for one in run.search.evaluations:
+        progress.add(one)
+        shares.append(progress.hypervolume)
+    numbers = list(range(1, len(shares) + 1))
+    shown, best = members.quantities, {one.name: float(one.direction == "max") for one in run.search.objectives}
     box = [
-        f"{members.quantities[name].label} from {members.quantities[name].show(found.worst[name])} "
-        f"to {members.quantities[name].show(best)}"
-        for name, best in found.best.items()
+        f"{shown[name].label} from {shown[name].show(value)} to {shown[name].show(best[name])}"
+        for name, value in progress.corner.items()
     ]
     caption = (
-        "How much of the box between the worst and the best values of this search the front dominates: "
-        f"{', '.join(box)}. The box is that of this search: do not compare the shares of two searches."
+        "How much of the box between the first sub-network, the maximal one, and the best imaginable values the front "
+        f"dominates: {', '.join(box)}. Searches of one super-network can be compared."
     )
-    line = Series("hypervolume of the front", numbers, [100 * float(v) for v in found.volumes], "step", BLUE)
-    rows = [("evaluations", "hypervolume"), *zip(numbers, map(float, found.volumes), strict=True)]
+    line = Series("hypervolume of the front", numbers, [100 * share for share in shares], "step", BLUE)
+    rows = [("evaluations", "hypervolume"), *zip(numbers, shares, strict=True)]
     title = "Progress of the search: hypervolume"
     return Plot("hypervolume", title, caption, "evaluations", "dominated share of the box (%)", (line,), rows=rows)
 

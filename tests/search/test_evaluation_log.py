@@ -155,3 +155,24 @@ def test_file_is_lines_of_json(tmp_path: Path) -> None:
     assert head == {"format": "bnas-evaluations", "version": 1, "fingerprint": "abc"}
     assert row["values"] == {"accuracy": 0.0, "macs": 0.0}
     assert Subnet.from_json(row["subnet"]) == Subnet({"w": 1})
+
+
+def test_a_log_is_read_while_somebody_writes_to_it(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    log = EvaluationLog(path, "print")
+    log.record(Subnet({"w": 1}), {"accuracy": 0.5}, 0.1)
+    with path.open("ab") as file:
+        file.write(b'{"index": 1, "subn')
+    before = path.read_bytes()
+    found = EvaluationLog.read(path)
+    assert [one.values for one in found] == [{"accuracy": 0.5}]
+    assert found.path is None
+    assert path.read_bytes() == before
+    assert len(EvaluationLog.read(path)) == 1
+    EvaluationLog(path, "print")
+    assert path.read_bytes() != before  # a writer drops the line that was cut off
+    path.write_bytes(b"something else\n")
+    with pytest.raises(RecordError, match="needs to be a file of format"):
+        EvaluationLog.read(path)
+    path.write_bytes(b"")
+    assert len(EvaluationLog.read(path)) == 0

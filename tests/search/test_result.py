@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -127,6 +128,21 @@ def test_hypervolume_by_hand(evaluations_of: Make) -> None:
     assert result.hypervolume({"macs": 1, "accuracy": 0.0}) == 0.0
     with pytest.raises(SearchError, match="no value for 'accuracy'"):
         result.hypervolume({"macs": 1})
+
+
+def cells(rows: Sequence[Sequence[float]], corner: Sequence[int]) -> int:
+    """How many cells of a grid of whole numbers, up to the corner, some row is no worse than."""
+    grid = np.indices(corner).reshape(len(corner), -1)
+    return int(np.any([(grid >= np.reshape(row, (-1, 1))).all(axis=0) for row in rows], axis=0).sum())
+
+
+@given(rows=ROWS.filter(bool), count=st.integers(1, 3))
+def test_hypervolume_counts_what_is_dominated(evaluations_of: Make, rows: list[Sequence[float]], count: int) -> None:
+    objectives = [Objective(name, "min") for name in "abc"[:count]]
+    result = result_of(evaluations_of, [row[:count] for row in rows], *objectives)
+    expected = cells([row[:count] for row in rows], [6] * count)
+    assert result.hypervolume(dict.fromkeys("abc", 6)) == pytest.approx(expected)
+    assert result.hypervolume(dict.fromkeys("abc", 7)) > expected
 
 
 def test_nothing_evaluated_gives_nothing() -> None:
