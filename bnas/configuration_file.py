@@ -100,7 +100,7 @@ def check_configuration(configuration: Configuration, folder: Path, place: str) 
 
 def _contradictions(configuration: Configuration, folder: Path) -> Iterator[str]:
     """What the parts of bnas say of settings that are right by themselves."""
-    from bnas.runner import checks_of
+    from bnas.checks import checks_of
 
     for place, check in checks_of(configuration, folder):
         try:

@@ -30,9 +30,10 @@ from bnas.configuration_file import load_config, parse_configuration
 from bnas.configuration_table import tables
 from bnas.overrides import with_changes
 from bnas.passes import analyse, skippable_blocks, trace
-from bnas.runner import elasticity_of, job_of
+from bnas.runner import job_of
 from bnas.samples import DataError
 from bnas.section import ConfigurationError, ConfigurationWarning
+from bnas.settings import elasticity_of
 from bnas.sources import SourceError
 
 PUBLISHED = sorted((Path(__file__).parents[1] / "support" / "published").glob("*.json"))

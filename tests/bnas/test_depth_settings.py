@@ -10,8 +10,8 @@ import pytest
 from bnas.configuration import Configuration
 from bnas.configuration_file import parse_configuration
 from bnas.passes import ElasticityError
-from bnas.runner import _settings, elasticity_of
 from bnas.section import ConfigurationError, ConfigurationWarning
+from bnas.settings import elasticity_of, job_settings
 
 PAIR = ["ResNet/Sequential[layer1]/Bottleneck[1]/ReLU[relu]/relu__2", "layer1.2"]
 
@@ -45,7 +45,7 @@ def test_nothing_is_listed_or_bounded_by_default() -> None:
 
 
 def test_a_stage_has_its_depth_indicator() -> None:
-    assert [stage.depth_indicator for stage in _settings(read({}, depth_indicator=2), Path())["stages"]] == [2]
+    assert [stage.depth_indicator for stage in job_settings(read({}, depth_indicator=2), Path())["stages"]] == [2]
     with pytest.raises(ConfigurationError, match=r"depth_indicator is 0: must be greater than or equal to 1"):
         read({}, depth_indicator=0)
 

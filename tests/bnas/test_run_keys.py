@@ -14,14 +14,15 @@ import torch
 from torch import nn
 
 import bnas
-from bnas import runner
+from bnas import checks, runner
 from bnas.configuration import Configuration, ExportSection, LatencySection, OptimizerSection, json_schema
 from bnas.configuration_file import load_config, parse_configuration
 from bnas.job import Job
 from bnas.optimizers import optimizer_of, settings_of
-from bnas.runner import job_of, recipe_of
+from bnas.runner import job_of
 from bnas.runtime import Int8, Recipe, Stage, SuperNetwork, Trainer, TrainingError
 from bnas.section import ConfigurationError, ConfigurationWarning
+from bnas.settings import population_of, recipe_of
 from bnas.sources import SourceError
 
 BASE = {"model": "m", "data": "d", "input_info": {"sample_size": [1, 3]}}
@@ -219,7 +220,7 @@ def test_a_population_that_is_too_large_is_told(tmp_path: Path) -> None:
 def test_the_number_of_evaluations_of_a_published_file_may_be_set(path: Path) -> None:
     with pytest.warns(ConfigurationWarning) as told:
         found = load_config(path, [f"{SEARCH}.num_evals=40"])
-    assert (found.bootstrapNAS.search.num_evals, runner.population_of(found.bootstrapNAS.search)) == (40, 20)
+    assert (found.bootstrapNAS.search.num_evals, population_of(found.bootstrapNAS.search)) == (40, 20)
     remark = f"{SEARCH}.population 50 is left out: it is larger than the num_evals 40 of --set"
     assert any(str(one.message).startswith(remark) for one in told)
     with warnings.catch_warnings():
@@ -260,7 +261,7 @@ def test_wrong_keys_and_values_are_named(keys: dict[str, Any], message: str, tmp
 def test_what_is_not_installed_is_told_before_anything_runs(
     keys: dict[str, Any], package: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "find_spec", lambda name: None if name == package else object())
+    monkeypatch.setattr(checks, "find_spec", lambda name: None if name == package else object())
     assert re.match(message, faults(tmp_path, **keys)[0])
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from bnas.configuration_file import parse_configuration
-from bnas.runner import searching
 from bnas.section import ConfigurationError
+from bnas.settings import searching
 
 
 def section(**search: Any) -> dict[str, Any]:

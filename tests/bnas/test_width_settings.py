@@ -10,8 +10,8 @@ import pytest
 
 from bnas.configuration_file import parse_configuration
 from bnas.passes import Elasticity
-from bnas.runner import elasticity_of
 from bnas.section import ConfigurationError, ConfigurationWarning
+from bnas.settings import elasticity_of
 
 
 def read(width: dict[str, Any], elasticity: dict[str, Any] | None = None, **top: Any) -> Elasticity:
