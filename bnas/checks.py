@@ -7,13 +7,14 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
-from bnas.configuration import Configuration, Search
+from bnas.configuration import Configuration
 from bnas.devices import device_named
 from bnas.optimizers import settings_of
 from bnas.runtime import Stage, TrainingError
 from bnas.runtime.onnx_session import check_provider
 from bnas.runtime.stage import check_stages
 from bnas.search import Constraint, SearchError
+from bnas.search_section import Search
 from bnas.settings import elasticity_of, population_of, recipe_of
 from bnas.sources import SourceError
 

@@ -8,11 +8,13 @@ from typing import Any
 
 from torch import nn
 
-from bnas.configuration import Configuration, ExportSection, Search, Training
+from bnas.configuration import Configuration, ExportSection
 from bnas.optimizers import optimizer_of, settings_of
 from bnas.passes import Elasticity
 from bnas.runtime import CosineSchedule, Distillation, Recipe, Stage
 from bnas.search import Objective
+from bnas.search_section import Search
+from bnas.training_section import Training
 
 
 def population_of(search: Search) -> int:

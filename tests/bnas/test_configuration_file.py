@@ -16,25 +16,19 @@ from torch import nn
 
 import bnas
 from bnas import runner
-from bnas.configuration import (
-    Configuration,
-    Depth,
-    ObjectiveSection,
-    OptimizerSection,
-    Search,
-    StageDescription,
-    Width,
-    json_schema,
-)
+from bnas.configuration import Configuration, OptimizerSection, json_schema
 from bnas.configuration_file import load_config, parse_configuration
 from bnas.configuration_table import tables
+from bnas.elasticity_section import Depth, Width
 from bnas.overrides import with_changes
 from bnas.passes import analyse, skippable_blocks, trace
 from bnas.runner import job_of
 from bnas.samples import DataError
+from bnas.search_section import ObjectiveSection, Search
 from bnas.section import ConfigurationError, ConfigurationWarning
 from bnas.settings import elasticity_of
 from bnas.sources import SourceError
+from bnas.training_section import StageDescription
 
 PUBLISHED = sorted((Path(__file__).parents[1] / "support" / "published").glob("*.json"))
 BASE = {"model": "m", "data": "d", "input_info": {"sample_size": [1, 3]}}
