@@ -14,7 +14,8 @@ from .origin import origin
 if TYPE_CHECKING:
     from .distillation import Distillation
     from .errors import CheckpointError, TrainingError
-    from .evaluation import EvaluationError, Evaluator, accuracy, first_samples, fold, recalibrate
+    from .evaluation import EvaluationError, accuracy, first_samples, fold, recalibrate
+    from .evaluator import Evaluator
     from .fine_tuning import fine_tune
     from .latency import Latency, LatencyError, measure_latency
     from .latency_model import LatencyModel
@@ -44,12 +45,12 @@ __getattr__ = attach(
         ),
         "bnas.runtime.evaluation": (
             "EvaluationError",
-            "Evaluator",
             "accuracy",
             "first_samples",
             "fold",
             "recalibrate",
         ),
+        "bnas.runtime.evaluator": ("Evaluator",),
         "bnas.runtime.fine_tuning": ("fine_tune",),
         "bnas.runtime.latency": (
             "Latency",

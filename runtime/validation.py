@@ -13,7 +13,8 @@ import numpy as np
 from bnas.passes import SearchSpace, Subnet
 
 from .errors import TrainingError
-from .evaluation import Batch, Evaluator, Metric, accuracy
+from .evaluation import Batch, Metric, accuracy
+from .evaluator import Evaluator
 from .supernetwork import SuperNetwork
 
 

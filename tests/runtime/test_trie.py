@@ -94,7 +94,7 @@ def test_statistics_of_another_prefix_would_be_noticed(monkeypatch: pytest.Monke
         return trie
 
     expected = [evaluator.evaluate(subnet) for subnet in subnets]
-    monkeypatch.setattr("bnas.runtime.evaluation.share_layers", wrong)
+    monkeypatch.setattr("bnas.runtime.evaluator.share_layers", wrong)
     assert evaluator.evaluate_many(subnets) != expected
 
 
