@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from .evaluation import EvaluationError, accuracy, first_samples, fold, recalibrate
     from .evaluator import Evaluator
     from .fine_tuning import fine_tune
-    from .latency import Latency, LatencyError, measure_latency
+    from .latency import Latency, LatencyError
+    from .latency_measurement import measure_latency
     from .latency_model import LatencyModel
     from .onnx_evaluation import evaluate_onnx
     from .onnx_export import OnnxReport, export_onnx
@@ -55,8 +56,8 @@ __getattr__ = attach(
         "bnas.runtime.latency": (
             "Latency",
             "LatencyError",
-            "measure_latency",
         ),
+        "bnas.runtime.latency_measurement": ("measure_latency",),
         "bnas.runtime.latency_model": ("LatencyModel",),
         "bnas.runtime.onnx_evaluation": ("evaluate_onnx",),
         "bnas.runtime.onnx_export": (

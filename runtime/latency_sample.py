@@ -10,7 +10,8 @@ import numpy as np
 
 from bnas.passes import Subnet
 
-from .latency import Latency, measure_latency
+from .latency import Latency
+from .latency_measurement import measure_latency
 from .onnx_session import CPU
 from .supernetwork import SuperNetwork
 

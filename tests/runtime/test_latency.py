@@ -17,8 +17,11 @@ from torch.fx import symbolic_trace
 from bnas.passes import Subnet
 from bnas.passes.errors import BnasError
 from bnas.passes.lowering import lower
-from bnas.runtime import SuperNetwork, latency
-from bnas.runtime.latency import Latency, LatencyError, measure_latency, repeats_for
+from bnas.runtime import SuperNetwork, latency_measurement, latency_timing
+from bnas.runtime.latency import Latency, LatencyError
+from bnas.runtime.latency_measurement import measure_latency
+from bnas.runtime.latency_session import feed_of
+from bnas.runtime.latency_timing import WINDOWS, Runner, repeats_for, rounds, warmed
 from bnas.runtime.machine import CPU_FLAGS, differences, machine
 
 SHAPE = (2, 3, 8, 8)
@@ -84,17 +87,17 @@ def test_candidates_take_turns_in_an_order_that_the_seed_fixes() -> None:
     logs: list[list[str]] = [[], []]
     for log in logs:
         clocks: Any = {name: Clock(name, [1.0] * 8, log) for name in "abc"}
-        latency._rounds(clocks, 8, np.random.default_rng(3))
-    rounds = [tuple(logs[0][start : start + 3]) for start in range(0, 24, 3)]
+        rounds(clocks, 8, np.random.default_rng(3))
+    turns = [tuple(logs[0][start : start + 3]) for start in range(0, 24, 3)]
     assert logs[0] == logs[1]
-    assert {"".join(sorted(one)) for one in rounds} == {"abc"}
-    assert len(set(rounds)) > 1
+    assert {"".join(sorted(one)) for one in turns} == {"abc"}
+    assert len(set(turns)) > 1
 
 
 def summary(times: list[float], base: list[float] | None = None) -> Latency:
-    runner = latency._Runner(None, {"x": np.zeros((4, 1))}, 3)
+    runner = Runner(None, {"x": np.zeros((4, 1))}, 3)
     measured = np.array([[one, one + 1] for one in times])
-    return latency._summary(measured, None if base is None else np.array(base), runner, 2)
+    return latency_measurement._summary(measured, None if base is None else np.array(base), runner, 2)
 
 
 def test_summary_of_known_times() -> None:
@@ -131,10 +134,10 @@ def test_all_are_repeated_as_often_as_the_slowest_calls_for(
     """The second run in a row finds its weights in the caches: who is run alone must not be held against it."""
     times = iter([0.01, 0.1, 0.01, 0.3])
 
-    def warm(name: str, runner: latency._Runner, warmup: int) -> latency._Runner:
-        return latency._Runner(runner.session, runner.feed, quickest_ms=next(times))
+    def warm(name: str, runner: Runner, warmup: int) -> Runner:
+        return Runner(runner.session, runner.feed, quickest_ms=next(times))
 
-    monkeypatch.setattr(latency, "_warm", warm)
+    monkeypatch.setattr(latency_measurement, "warmed", warm)
     for repeats in (10, 1):
         assert {one.repeats for one in measure_latency(models, SHAPE, runs=1).values()} == {repeats}
     times = iter([0.01, 0.1])
@@ -144,14 +147,14 @@ def test_all_are_repeated_as_often_as_the_slowest_calls_for(
 def test_timing_is_divided_by_the_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     ticks = iter([0, 0, 8_000_000, 12_000_000])
-    monkeypatch.setattr(latency.time, "process_time_ns", lambda: next(ticks))
-    monkeypatch.setattr(latency.time, "perf_counter_ns", lambda: next(ticks))
+    monkeypatch.setattr(latency_timing.time, "process_time_ns", lambda: next(ticks))
+    monkeypatch.setattr(latency_timing.time, "perf_counter_ns", lambda: next(ticks))
 
     class Session:
         def run(self, names: None, feed: dict[str, Any]) -> None:
             calls.append(1)
 
-    assert latency._Runner(Session(), {}, 4).time() == (2.0, 3.0)
+    assert Runner(Session(), {}, 4).time() == (2.0, 3.0)
     assert len(calls) == 4
 
 
@@ -235,7 +238,7 @@ def test_inputs_that_cannot_be_made_up_are_named(shape: list[Any], kind: str, re
     declared = SimpleNamespace(name="x", shape=shape, type=kind)
     session = SimpleNamespace(get_inputs=lambda: [declared])
     with pytest.raises(LatencyError, match=reason):
-        latency._feed("net", session, None, 5, 0)
+        feed_of("net", session, None, 5, 0)
 
 
 @pytest.mark.parametrize(
@@ -243,13 +246,13 @@ def test_inputs_that_cannot_be_made_up_are_named(shape: list[Any], kind: str, re
     [
         pytest.param([1.0] * 4, 2, True, id="at-once"),
         pytest.param([9.0, 9.0, 5.0, 5.0, 1.0, 1.0, 1.0, 1.0], 4, True, id="once-it-settles"),
-        pytest.param([2.0**-step for step in range(100)], latency.WINDOWS, False, id="never"),
+        pytest.param([2.0**-step for step in range(100)], WINDOWS, False, id="never"),
     ],
 )
 def test_warm_up_goes_on_until_the_times_settle(times: list[float], windows: int, warm: bool) -> None:
     clock: Any = Clock("a", times, log := [])
     clock.session, clock.feed = None, {"x": np.zeros((1, 1))}
-    runner = latency._warm("a", clock, 2)
+    runner = warmed("a", clock, 2)
     assert (len(log), runner.warm) == (2 * windows, warm)
-    told = latency._summary(np.ones((50, 2)), None, runner, 1).unstable
+    told = latency_measurement._summary(np.ones((50, 2)), None, runner, 1).unstable
     assert told == (None if warm else "its times did not settle in the warm-up")

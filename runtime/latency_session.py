@@ -1,0 +1,98 @@
+"""What is timed: a candidate loaded by ONNX Runtime, and the arrays that it is run on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from onnx import ModelProto
+from torch.fx import GraphModule
+
+from bnas.passes import Subnet
+
+from .latency import LatencyError
+from .layout import on_cpu
+from .onnx_fallback import to_onnx
+from .onnx_file import loadable
+from .onnx_session import Array, SessionError, Source, open_session
+from .onnx_trial import eval_mode
+from .supernetwork import SuperNetwork
+
+Candidate: TypeAlias = "Source | GraphModule | Subnet"
+"""An ONNX model (the path of its file, or its serialised content), or what is lowered to one in memory first."""
+Inputs: TypeAlias = "Mapping[str, Array] | Array | Sequence[int] | None"
+"""Arrays by input name; or the array, or its shape, for models with one input; or what the model declares."""
+
+DTYPES = {
+    "tensor(float)": np.float32,
+    "tensor(double)": np.float64,
+    "tensor(float16)": np.float16,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+}
+"""Number types of inputs that can be filled."""
+
+
+def session_of(name: str, candidate: Candidate, supernet: SuperNetwork | None, settings: Mapping[str, Any]) -> Any:
+    """The session that runs `candidate`; `settings` are those of `open_session`.
+
+    Raises:
+        LatencyError: it cannot be loaded, or a sub-network has no super-network; says which by `name`.
+    """
+    try:
+        if isinstance(candidate, str | bytes | os.PathLike):
+            return open_session(candidate, **settings)
+        with loadable(_lowered(name, candidate, supernet)) as source:
+            return open_session(source, **settings)
+    except SessionError as error:
+        raise LatencyError(f"{name}: {error}") from error
+
+
+def _lowered(name: str, candidate: GraphModule | Subnet, supernet: SuperNetwork | None) -> ModelProto:
+    """A sub-network or a module as an ONNX model in memory."""
+    if supernet is None:
+        raise LatencyError(f"{name}: a {type(candidate).__name__} needs the super-network it is from (supernet=...)")
+    module = on_cpu(supernet.extract(candidate) if isinstance(candidate, Subnet) else candidate)
+    with eval_mode(module):
+        return to_onnx(module, [one.cpu() for one in supernet.example()], {})[0]
+
+
+def feed_of(name: str, session: Any, inputs: Inputs, batch: int, seed: int) -> dict[str, Array]:
+    """The arrays that a model is run on, by input name.
+
+    Raises:
+        LatencyError: `inputs` are not those of the model, or cannot be made up.
+    """
+    declared = {one.name: one for one in session.get_inputs()}
+    if isinstance(inputs, Mapping):
+        given = dict(inputs)
+    elif inputs is None:
+        given = {key: _filled(name, _shape(name, one, batch), one.type, seed) for key, one in declared.items()}
+    else:
+        first = next(iter(declared.values()))
+        array = inputs if isinstance(inputs, np.ndarray) else _filled(name, inputs, first.type, seed)
+        given = {first.name: array}
+    if set(given) != set(declared):
+        raise LatencyError(f"{name}: takes the inputs {sorted(declared)} but was given {sorted(given)}")
+    return given
+
+
+def _shape(name: str, declared: Any, batch: int) -> list[int]:
+    """The shape of an input, with `batch` for an open first axis."""
+    first, *rest = declared.shape or [batch]
+    open_axes = [axis for axis in rest if not isinstance(axis, int)]
+    if open_axes:
+        raise LatencyError(f"{name}: input {declared.name!r} leaves {open_axes[0]!r} open; give inputs or their shape")
+    if not declared.shape:
+        return []
+    if isinstance(first, int) and first != batch:
+        raise LatencyError(f"{name}: input {declared.name!r} is made for a batch of {first}, not {batch}")
+    return [batch, *rest]
+
+
+def _filled(name: str, shape: Sequence[int], kind: str, seed: int) -> Array:
+    if kind not in DTYPES:
+        raise LatencyError(f"{name}: an input of {kind} cannot be made up; give arrays by input name")
+    return np.random.default_rng(seed).standard_normal(tuple(shape)).astype(DTYPES[kind])
