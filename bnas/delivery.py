@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -51,13 +51,23 @@ class Delivery:
     def rows(self, networks: Mapping[str, tuple[Subnet, GraphModule]]) -> tuple[Row, ...]:
         """Files and measurements of each network; the first one is the reference of all latencies.
 
-        The modules are folded, and not to be used after.
+        One module under two names is measured once. The modules are folded, and not to be used after.
         """
         failures = {name: self._write(name, subnet, module) for name, (subnet, module) in networks.items()}
+        names: dict[GraphModule, str] = {}
+        for name, (_, module) in networks.items():
+            names.setdefault(module, name)
+        rows = self._measured({name: networks[name] for name in names.values()}, failures)
+        return tuple(replace(rows[names[module]], name=name) for name, (_, module) in networks.items())
+
+    def _measured(
+        self, networks: Mapping[str, tuple[Subnet, GraphModule]], failures: Mapping[str, str | None]
+    ) -> dict[str, Row]:
+        """The rows of different networks, whose files are written."""
         inputs = [str(node.target) for node in _first(networks).graph.nodes if node.op == "placeholder"]
-        latencies, test = self._latencies(failures, inputs), list(self.job.data.test)
-        return tuple(
-            Row(
+        latencies, test = self._latencies({name: failures[name] for name in networks}, inputs), list(self.job.data.test)
+        return {
+            name: Row(
                 name,
                 accuracy(fold(module), test),
                 self.supernet.costs(subnet),
@@ -66,7 +76,7 @@ class Delivery:
                 self._quantised(name, failures[name], latencies, test),
             )
             for name, (subnet, module) in networks.items()
-        )
+        }
 
     def _write(self, name: str, subnet: Subnet, module: GraphModule) -> str | None:
         """The files of one network; why there is no int8 one, where it was asked for and cannot be made."""

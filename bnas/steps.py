@@ -114,7 +114,8 @@ class Steps:
         self._note(supernet)
         maximal = supernet.space.maximal()
         plain = supernet.skeleton.build(maximal, Copies(), self.original).eval()
-        networks = {name: (one.subnet, prepare(one.subnet)) for name, one in winners.found.items()}
+        modules = {subnet: prepare(subnet) for subnet in {one.subnet: None for one in winners.found.values()}}
+        networks = {name: (one.subnet, modules[one.subnet]) for name, one in winners.found.items()}
         int8 = [] if self.job.int8 is None else self._samples(self.job.int8.get("samples", 512))
         rows = Delivery(self.job, self.output, supernet, int8).rows({"original": (maximal, plain), **networks})
         settings = (winners.reference, winners.acc_delta, winners.evaluations, winners.missed)

@@ -22,6 +22,9 @@ from bnas.runtime import CheckpointError, Recipe, Stage
 from bnas.runtime.checkpoint import MODEL
 from bnas.search import SearchError
 from bnas.steps import Steps
+from bnas.winners import Winners
+
+ENDS = (".safetensors", ".json", ".onnx", ".int8.onnx")
 
 
 class Net(nn.Module):
@@ -196,6 +199,23 @@ def test_int8_files_are_written_measured_and_removed_again(tmp_path: Path) -> No
     assert all(row.int8 is None for row in again.rows)
     assert not any(file.exists() for file in files.values())
     assert safetensors.torch.load_file(tmp_path / "subnets" / "best.safetensors")
+
+
+def test_one_sub_network_under_two_names_is_measured_once(tmp_path: Path) -> None:
+    steps = Steps(job(int8={"samples": 24}), Output(tmp_path))
+    steps.train()
+    winners = steps.search()
+    for other in (winners.found["best"], replace(winners.found["best"], subnet=steps.supernet.space.minimal())):
+        Winners(winners.found | {"smallest": other}, 0.0, 0.01, 6, False).write(tmp_path / "winners.json")
+        _, best, smallest = steps.export().rows
+        same = best.subnet == smallest.subnet
+        assert smallest.name == "smallest"
+        assert (best.latency is smallest.latency, best.int8 is smallest.int8) == (same, same)
+        assert (replace(best, name="smallest") == smallest) == same
+        files = [[tmp_path / "subnets" / f"{name}{end}" for end in ENDS] for name in ("best", "smallest")]
+        states = [safetensors.torch.load_file(one[0]) for one in files]
+        assert all(file.is_file() for one in files for file in one)
+        assert (states[0]["stem.weight"].shape == states[1]["stem.weight"].shape) == same
 
 
 def test_training_and_search_have_their_scalars(tmp_path: Path) -> None:
