@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -15,20 +13,17 @@ from bnas.delivery import Delivery
 from bnas.job import Job, Watch
 from bnas.notes import note_architecture, note_environment, note_search
 from bnas.output import Output, OutputError
-from bnas.passes import SearchSpace
-from bnas.passes.errors import add_note
 from bnas.passes.slot import Copies
 from bnas.report import Report
-from bnas.runtime import Evaluator, LatencyModel, SuperNetwork, Trainer, accuracy, machine
+from bnas.runtime import Evaluator, SuperNetwork, Trainer, accuracy, machine
 from bnas.runtime.batches import Batches
 from bnas.runtime.checkpoint import MODEL, SUPERNET, read_model, write_model
 from bnas.runtime.evaluation import Batch, Loader
 from bnas.runtime.files import write_json
-from bnas.runtime.latency import LatencyError
 from bnas.runtime.nested import batch_size
 from bnas.runtime.training_checkpoint import TRAINING
-from bnas.search import Constraint, Evaluation, Searcher
-from bnas.search.scalars import SearchScalars
+from bnas.search import Evaluation
+from bnas.search_plan import SearchPlan
 from bnas.winners import Winners
 
 
@@ -69,7 +64,7 @@ class Steps:
         self.watch.phase("finding what is elastic")
         supernet = SuperNetwork.from_model(job.model, job.example_inputs, job.elasticity)
         self.watch.on_supernet(supernet)
-        self._searcher(supernet, Evaluator(supernet, None, ()), lambda _: 0.0)  # its faults show now, not in hours
+        self._plan(supernet).searcher(Evaluator(supernet, None, ()), lambda _: 0.0)  # its faults show now, not in hours
         self._note(supernet)
         if job.data.record is not None:
             write_json(self.output.path("data.json"), dict(job.data.record))
@@ -91,11 +86,12 @@ class Steps:
         torch.manual_seed(self.job.seed)
         self.watch.phase("searching")
         self._note(self.supernet)
-        reference, latency = self._reference(), self._latency()
-        self._note_search(reference)
-        with self._told() as tell:
+        plan = self._plan(self.supernet)
+        reference, latency = self._reference(), plan.latency()
+        self._note_search(plan, reference)
+        with plan.told() as tell:
             log = self.output.path("evaluations.jsonl")
-            result = self._searcher(self.supernet, evaluator, latency, log=log, on_evaluation=tell).run()
+            result = plan.searcher(evaluator, latency, log=log, on_evaluation=tell).run()
         result.write_csv(self.output.path("evaluations.csv"))
         write_json(self.output.path("pareto.json"), [_entry(one) for one in result.pareto()])
         full = self.supernet.costs(self.supernet.space.maximal())["macs"]
@@ -166,16 +162,16 @@ class Steps:
             note_architecture(self.output, supernet.architecture)
         self._noted = True
 
-    def _note_search(self, reference: float) -> None:
-        job, space = self.job, self._space(self.supernet)
+    def _note_search(self, plan: SearchPlan, reference: float) -> None:
+        job = self.job
         note_search(
             self.output,
             job.objectives,
             job.search.get("constraints", ()),
-            self.supernet.costs(space.maximal()),
+            self.supernet.costs(plan.space.maximal()),
             reference=reference,
             acc_delta=job.acc_delta,
-            evaluations=self._evaluations,
+            evaluations=plan.evaluations,
             samples=_count(job.data.validation),
         )
 
@@ -184,6 +180,9 @@ class Steps:
         folder = self.output.path("original")
         if not (MODEL.exists(folder) and TRAINING.exists(self.output.folder / "training" / "last")):
             write_model(folder, self.job.model)
+
+    def _plan(self, supernet: SuperNetwork) -> SearchPlan:
+        return SearchPlan(self.job, self.output, self.watch, supernet)
 
     def _trainer(self, supernet: SuperNetwork) -> Trainer:
         told: dict[str, Any] = {"on_step": self.watch.on_step, "on_epoch": self.watch.on_epoch}
@@ -203,73 +202,6 @@ class Steps:
         maximal = self.supernet.space.maximal()
         module = self.evaluator.prepare(maximal) if self.job.reference == "maximal" else self.original
         return accuracy(module, self.evaluator.validation)
-
-    def _searcher(
-        self, supernet: SuperNetwork, evaluator: Evaluator, latency: Callable[..., float] | None, **told: Any
-    ) -> Searcher:
-        job = self.job
-        settings = {"latency": latency if self._wants_latency else None, **job.search, **told}
-        return Searcher(
-            supernet,
-            evaluator,
-            job.objectives,
-            space=self._space(supernet),
-            population=job.population,
-            num_evals=job.num_evals,
-            seed=job.seed,
-            **settings,
-        )
-
-    def _space(self, supernet: SuperNetwork) -> SearchSpace:
-        """What is searched: that of the last stage."""
-        return self.job.stages[-1].space(supernet.space)
-
-    @property
-    def _evaluations(self) -> int:
-        """How many there will be."""
-        return min(self.job.num_evals, self._space(self.supernet).size)
-
-    @contextmanager
-    def _told(self) -> Iterator[Callable[[Evaluation], None]]:
-        """What to call after each evaluation."""
-        total = self._evaluations
-        constraints = self.job.search.get("constraints", ())
-        folder, scalars = self.output.folder / "search" / "tensorboard", None
-        if self.job.tensorboard:
-            scalars = SearchScalars(folder, self.job.objectives, constraints)
-
-        def tell(evaluation: Evaluation) -> None:
-            self.watch.on_evaluation(evaluation, total)
-            if scalars is not None:
-                scalars.add(evaluation)
-
-        try:
-            yield tell
-        finally:
-            if scalars is not None:
-                scalars.close()
-
-    @property
-    def _wants_latency(self) -> bool:
-        """A latency model is needed: something asks for latency, and nothing else gives it."""
-        bounds = map(Constraint.of, self.job.search.get("constraints", ()))
-        asked = {*(one.name for one in self.job.objectives if one.measure is None), *(bound.name for bound in bounds)}
-        return "latency" in asked and "latency" not in self.job.search
-
-    def _latency(self) -> LatencyModel | None:
-        """The latency model where one is needed: that of the folder, whose predictions the log has."""
-        if not self._wants_latency:
-            return None
-        path = self.output.path("latency.json")
-        if path.is_file():
-            try:
-                return LatencyModel.load(path, self.supernet)
-            except LatencyError as error:
-                add_note(error, f"`bnas search {self.output.folder} --overwrite` fits one here, and searches anew")
-                raise
-        model = LatencyModel.fit(self.supernet, self.job.latency_subnets, seed=self.job.seed, **self.job.latency)
-        model.save(path)
-        return model
 
 
 def _count(batches: Loader) -> int:

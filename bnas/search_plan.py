@@ -1,0 +1,102 @@
+"""The search of a job: what is searched, by what, and who is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from bnas.job import Job, Watch
+from bnas.output import Output
+from bnas.passes import SearchSpace
+from bnas.passes.errors import add_note
+from bnas.runtime import Evaluator, LatencyModel, SuperNetwork
+from bnas.runtime.latency import LatencyError
+from bnas.search import Constraint, Evaluation, Searcher
+from bnas.search.scalars import SearchScalars
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """The search that `job` asks for, on its super-network and in the folder of its run."""
+
+    job: Job
+    output: Output
+    watch: Watch
+    supernet: SuperNetwork
+
+    def searcher(self, evaluator: Evaluator, latency: Callable[..., float] | None, **told: Any) -> Searcher:
+        """What searches: values are those of `evaluator`, and of `latency` where a latency model is needed.
+
+        Raises:
+            BnasError: as `bnas.Searcher`.
+        """
+        job = self.job
+        settings = {"latency": latency if self._wants_latency else None, **job.search, **told}
+        return Searcher(
+            self.supernet,
+            evaluator,
+            job.objectives,
+            space=self.space,
+            population=job.population,
+            num_evals=job.num_evals,
+            seed=job.seed,
+            **settings,
+        )
+
+    @property
+    def space(self) -> SearchSpace:
+        """What is searched: that of the last stage."""
+        return self.job.stages[-1].space(self.supernet.space)
+
+    @property
+    def evaluations(self) -> int:
+        """How many there will be."""
+        return min(self.job.num_evals, self.space.size)
+
+    @contextmanager
+    def told(self) -> Iterator[Callable[[Evaluation], None]]:
+        """What to call after each evaluation."""
+        total = self.evaluations
+        constraints = self.job.search.get("constraints", ())
+        folder, scalars = self.output.folder / "search" / "tensorboard", None
+        if self.job.tensorboard:
+            scalars = SearchScalars(folder, self.job.objectives, constraints)
+
+        def tell(evaluation: Evaluation) -> None:
+            self.watch.on_evaluation(evaluation, total)
+            if scalars is not None:
+                scalars.add(evaluation)
+
+        try:
+            yield tell
+        finally:
+            if scalars is not None:
+                scalars.close()
+
+    @property
+    def _wants_latency(self) -> bool:
+        """A latency model is needed: something asks for latency, and nothing else gives it."""
+        bounds = map(Constraint.of, self.job.search.get("constraints", ()))
+        asked = {*(one.name for one in self.job.objectives if one.measure is None), *(bound.name for bound in bounds)}
+        return "latency" in asked and "latency" not in self.job.search
+
+    def latency(self) -> LatencyModel | None:
+        """The latency model where one is needed: that of the folder, whose predictions the log has.
+
+        Raises:
+            LatencyError: as `bnas.LatencyModel.load` and `bnas.LatencyModel.fit`.
+        """
+        if not self._wants_latency:
+            return None
+        path = self.output.path("latency.json")
+        if path.is_file():
+            try:
+                return LatencyModel.load(path, self.supernet)
+            except LatencyError as error:
+                add_note(error, f"`bnas search {self.output.folder} --overwrite` fits one here, and searches anew")
+                raise
+        model = LatencyModel.fit(self.supernet, self.job.latency_subnets, seed=self.job.seed, **self.job.latency)
+        model.save(path)
+        return model
