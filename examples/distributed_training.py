@@ -49,13 +49,14 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch", type=int, default=50, help="images of a step, of all processes together")
     settings = parser.parse_args()
+    # The super-network before the process group: what PyTorch imports while it traces would keep the group to the end.
+    supernet = bnas.SuperNetwork.from_model(DigitNet(), torch.zeros(1, 1, 8, 8))  # the weights of process 0 count
     dist.init_process_group("gloo")
     rank, processes = dist.get_rank(), dist.get_world_size()
     train, held_out = digits()
     sampler: DistributedSampler[Any] = DistributedSampler(train)
     loader = DataLoader(train, settings.batch // processes, sampler=sampler, drop_last=True)
 
-    supernet = bnas.SuperNetwork.from_model(DigitNet(), torch.zeros(1, 1, 8, 8))  # the weights of process 0 count
     stages = [bnas.Stage(("depth",), epochs=settings.epochs // 2 or 1), bnas.Stage(epochs=settings.epochs)]
     recipe = bnas.Recipe(rule="sandwich", learning_rate=0.05)
     bnas.Trainer(supernet, stages, recipe).fit(loader, [held_out[:]])
