@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, symbolic_trace
 
-from bnas.runtime import SuperNetwork, latency, measure_latency, onnx_file
+from bnas.runtime import SuperNetwork, latency_session, measure_latency, onnx_file
 from bnas.runtime.onnx_export import export_onnx
 from bnas.runtime.onnx_file import OnnxWriteError, weight_files
 from bnas.runtime.onnx_session import open_session, run_session
@@ -115,7 +115,7 @@ def test_a_large_model_is_measured_from_a_file(limit: int, monkeypatch: pytest.M
 
     monkeypatch.setattr(onnx_file, "SIZE_LIMIT", limit)
     monkeypatch.setattr(onnx_file, "STRUCTURE", 1_000)
-    monkeypatch.setattr(latency, "open_session", session)
+    monkeypatch.setattr(latency_session, "open_session", session)
     supernet = SuperNetwork.from_model(nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 24, 3)), IMAGES[0])
     found = measure_latency(supernet.space.maximal(), supernet=supernet, runs=2, warmup=1)
     assert found.median_ms > 0
