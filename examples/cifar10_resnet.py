@@ -156,8 +156,8 @@ def front(arguments: argparse.Namespace) -> None:
     """Test accuracy of the front of sub-networks of all sizes, chosen on held-out images."""
     run = Run(arguments, WIDE)
     both = bnas.Distillation("original", hard=1)
-    recipe = bnas.Recipe(sampling="attentive", weight_decay=5e-4, distillation=both)
-    run.train(bnas.Stage(epochs=arguments.epochs, init_lr=0.025, reorg_weights=True), recipe)
+    recipe = bnas.Recipe(sampling="attentive", subnets_per_step=3, weight_decay=5e-4, distillation=both)
+    run.train(bnas.Stage(epochs=arguments.epochs, init_lr=0.02, reorg_weights=True), recipe)
     evaluator = run.evaluator(2000, 5000)
     result = search(run, evaluator, algorithm=arguments.algorithm, num_evals=arguments.evals)
     best = sorted(result.pareto(), key=lambda one: one.values["macs"])

@@ -18,8 +18,8 @@ POOL = 8
 """Candidates of about one size, of which an attentive sampler takes the most promising."""
 SMALLER = 1.5
 """Exponent of the probability that attentive sampling draws: above 1 there are more small ones, which learn slower."""
-MINIMAL = 1 / 32
-"""Share of steps in which an attentive sampler draws the smallest sub-network, which promises nothing."""
+MINIMAL = 1 / 64
+"""Share of draws in which an attentive sampler gives the smallest sub-network, which promises nothing."""
 RATE = 0.5
 """How far an estimate follows a loss; above 1 it would overshoot (Widrow and Hoff 1960, normalised)."""
 

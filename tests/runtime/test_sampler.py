@@ -69,7 +69,7 @@ def test_attention_goes_to_what_loses_little_for_its_size() -> None:
 
 def test_attentive_sampling_draws_the_smallest_now_and_then() -> None:
     mine = sampler("attentive")
-    smallest = [mine.draw(WIDE) == WIDE.minimal() for _ in range(1600)]
+    smallest = [mine.draw(WIDE) == WIDE.minimal() for _ in range(3200)]
     assert 25 < sum(smallest) < 100
 
 
