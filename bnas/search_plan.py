@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -51,6 +51,12 @@ class SearchPlan:
         return self.job.stages[-1].space(self.supernet.space)
 
     @property
+    def constraints(self) -> Sequence[Constraint | str]:
+        """The bounds that are asked for."""
+        bounds: Sequence[Constraint | str] = self.job.search.get("constraints", ())
+        return bounds
+
+    @property
     def evaluations(self) -> int:
         """How many there will be."""
         return min(self.job.num_evals, self.space.size)
@@ -59,10 +65,9 @@ class SearchPlan:
     def told(self) -> Iterator[Callable[[Evaluation], None]]:
         """What to call after each evaluation."""
         total = self.evaluations
-        constraints = self.job.search.get("constraints", ())
         folder, scalars = self.output.folder / "search" / "tensorboard", None
         if self.job.tensorboard:
-            scalars = SearchScalars(folder, self.job.objectives, constraints)
+            scalars = SearchScalars(folder, self.job.objectives, self.constraints)
 
         def tell(evaluation: Evaluation) -> None:
             self.watch.on_evaluation(evaluation, total)
@@ -78,7 +83,7 @@ class SearchPlan:
     @property
     def _wants_latency(self) -> bool:
         """A latency model is needed: something asks for latency, and nothing else gives it."""
-        bounds = map(Constraint.of, self.job.search.get("constraints", ()))
+        bounds = map(Constraint.of, self.constraints)
         asked = {*(one.name for one in self.job.objectives if one.measure is None), *(bound.name for bound in bounds)}
         return "latency" in asked and "latency" not in self.job.search
 

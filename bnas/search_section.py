@@ -6,8 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from bnas.section import Section, Whole
-from bnas.training_section import BatchNormAdaptation
+from bnas.section import BatchNormAdaptation, Section, Whole
 
 
 class ObjectiveSection(Section):

@@ -80,3 +80,10 @@ Scopes = Annotated[
         lambda value: (value,) if isinstance(value, str) else value, json_schema_input_type=str | tuple[str, ...]
     ),
 ]
+
+
+class BatchNormAdaptation(Section):
+    """``batchnorm_adaptation``."""
+
+    num_bn_adaptation_samples: Whole = 2000
+    """Training samples for the BatchNorm statistics of a sub-network; 0: they are never recalibrated."""

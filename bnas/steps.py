@@ -110,7 +110,7 @@ class Steps:
         self._note(supernet)
         maximal = supernet.space.maximal()
         plain = supernet.skeleton.build(maximal, Copies(), self.original).eval()
-        modules = {subnet: prepare(subnet) for subnet in {one.subnet: None for one in winners.found.values()}}
+        modules = {subnet: prepare(subnet) for subnet in dict.fromkeys(one.subnet for one in winners.found.values())}
         networks = {name: (one.subnet, modules[one.subnet]) for name, one in winners.found.items()}
         int8 = [] if self.job.int8 is None else self._samples(self.job.int8.get("samples", 512))
         rows = Delivery(self.job, self.output, supernet, int8).rows({"original": (maximal, plain), **networks})
@@ -167,7 +167,7 @@ class Steps:
         note_search(
             self.output,
             job.objectives,
-            job.search.get("constraints", ()),
+            plan.constraints,
             self.supernet.costs(plan.space.maximal()),
             reference=reference,
             acc_delta=job.acc_delta,

@@ -7,14 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from bnas.elasticity_section import ElasticitySection
-from bnas.section import Count, Dimension, Fraction, Positive, Section, Whole, no_limit
-
-
-class BatchNormAdaptation(Section):
-    """``batchnorm_adaptation``."""
-
-    num_bn_adaptation_samples: Whole = 2000
-    """Training samples for the BatchNorm statistics of a sub-network; 0: they are never recalibrated."""
+from bnas.section import BatchNormAdaptation, Count, Dimension, Fraction, Positive, Section, Whole, no_limit
 
 
 class StageDescription(Section):

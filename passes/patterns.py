@@ -40,7 +40,7 @@ def find_scopes(ir: IR, setting: str, patterns: Sequence[str], *, parameters: bo
     """What `patterns` name in a model.
 
     A pattern is a glob on module paths (``layer*.conv1``; a star also stands for dots), a path of BootstrapNAS
-    (``ResNet/Sequential[layer1]/Bottleneck[1]/ReLU[relu]/relu__2``) or one of its regular expressions, which start
+    (``Net/Sequential[layer1]/Block[1]/ReLU[relu]/relu__2``) or one of its regular expressions, which start
     with ``{re}`` and are searched for in such paths. A module stands for everything inside it.
 
     Args:

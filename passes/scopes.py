@@ -18,7 +18,7 @@ def find_value(ir: IR, name: str) -> Node:
     """The value that `name` stands for.
 
     It may be the name of a graph node (``layer1_1_relu_2``), the path of a module (``layer1.1``: the last value that
-    is computed in it), or a scope of BootstrapNAS (``ResNet/Sequential[layer1]/Bottleneck[1]/ReLU[relu]/relu__2``:
+    is computed in it), or a scope of BootstrapNAS (``Net/Sequential[layer1]/Block[1]/ReLU[relu]/relu__2``:
     the third call of ``relu_`` in the module ``layer1.1.relu``; names of classes are not compared).
 
     Raises:

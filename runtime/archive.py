@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
+from safetensors.torch import load, save
 from torch import Tensor
 
 from .errors import CheckpointError
@@ -59,7 +59,7 @@ class Archive:
         data = path.read_bytes()
         if checksum(data) != manifest["sha256"]:
             raise CheckpointError(f"{path} is damaged: its checksum is not the one in {self.manifest}")
-        return manifest, safetensors.torch.load(data)
+        return manifest, load(data)
 
     def _manifest(self, directory: Path) -> dict[str, Any]:
         path = directory / self.manifest
@@ -83,4 +83,4 @@ class Archive:
 
 def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
     """The content of the file that `tensors` are written to."""
-    return safetensors.torch.save({n: t.detach().cpu().contiguous() for n, t in tensors.items()})
+    return save({n: t.detach().cpu().contiguous() for n, t in tensors.items()})

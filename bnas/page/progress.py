@@ -29,15 +29,15 @@ def progress(run: Recorded, members: Members) -> Iterator[Plot]:
 
 def _hypervolume(run: Recorded, members: Members) -> Plot:
     assert run.search is not None
-    progress, shares = SearchProgress(run.search.objectives, run.search.constraints), []
+    found, shares = SearchProgress(run.search.objectives, run.search.constraints), []
     for one in run.search.evaluations:
-        progress.add(one)
-        shares.append(progress.hypervolume)
+        found.add(one)
+        shares.append(found.hypervolume)
     numbers = list(range(1, len(shares) + 1))
     shown, best = members.quantities, {one.name: float(one.direction == "max") for one in run.search.objectives}
     box = [
         f"{shown[name].label} from {shown[name].show(value)} to {shown[name].show(best[name])}"
-        for name, value in progress.corner.items()
+        for name, value in found.corner.items()
     ]
     caption = (
         "How much of the box between the first sub-network, the maximal one, and the best imaginable values the front "

@@ -22,11 +22,11 @@ ROWS = [(0.9, 100.0, 50.0), (0.6, 40.0, 20.0), (0.8, 60.0, 45.0), (0.5, 70.0, 10
 
 def told(evaluations: Sequence[Evaluation], constraints: Sequence[str] = ()) -> list[tuple[float | None, float]]:
     """The best accuracy and the hypervolume after each evaluation."""
-    progression, found = SearchProgress(OBJECTIVES, constraints), []
+    progress, found = SearchProgress(OBJECTIVES, constraints), []
     for number, one in enumerate(evaluations, 1):
-        progression.add(one)
-        assert progression.evaluations == number
-        found.append((progression.best, progression.hypervolume))
+        progress.add(one)
+        assert progress.evaluations == number
+        found.append((progress.best, progress.hypervolume))
     return found
 
 
