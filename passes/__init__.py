@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         PassError,
         RuleError,
         SubnetError,
-        TraceError,
+        CaptureError,
         VerificationError,
     )
     from .ir import IR, trace
@@ -74,7 +74,7 @@ __getattr__ = attach(
             "PassError",
             "RuleError",
             "SubnetError",
-            "TraceError",
+            "CaptureError",
             "VerificationError",
         ),
         "bnas.passes.ir": (
@@ -152,7 +152,7 @@ __all__ = [
     "SubnetError",
     "TensorRef",
     "Trace",
-    "TraceError",
+    "CaptureError",
     "TypeAxes",
     "Variable",
     "VerificationError",

@@ -14,33 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .errors import TraceError
-
-
-class Attention(nn.Module):
-    """Scaled dot-product attention that drops weights in training mode only."""
-
-    def __init__(self, dropout: float, scale: float) -> None:
-        super().__init__()
-        self.dropout, self.scale = dropout, scale
-
-    @property
-    def dropout_p(self) -> float:
-        """The share of attention weights that is dropped now."""
-        return self.dropout if self.training else 0.0
-
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None) -> Tensor:
-        """As `torch.nn.functional.scaled_dot_product_attention`."""
-        return F.scaled_dot_product_attention(query, key, value, attn_mask, self.dropout_p, scale=self.scale)
-
-
-Leaf = Callable[[nn.Module], nn.Module]
-"""Makes a new module a leaf of the graph."""
+from .errors import CaptureError
 
 
 def multi_head_attention(
     attention: nn.MultiheadAttention,
-    leaf: Leaf,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -55,10 +33,10 @@ def multi_head_attention(
     ``is_causal`` is a hint that goes with a causal mask, which is used itself.
 
     Raises:
-        TraceError: the module adds keys of its own (add_bias_kv, add_zero_attn).
+        CaptureError: the module adds keys of its own (add_bias_kv, add_zero_attn).
     """
     if attention.bias_k is not None or attention.add_zero_attn:
-        raise TraceError("attention with keys of its own: add_bias_kv, add_zero_attn")
+        raise CaptureError("attention with keys of its own: add_bias_kv, add_zero_attn")
     batched = query.dim() == 3
     same_key, same_value = key is query, value is key
     query = _batch_first(query, attention.batch_first, batched)
@@ -66,8 +44,9 @@ def multi_head_attention(
     value = key if same_value else _batch_first(value, attention.batch_first, batched)
     q, k, v = _project(attention, query, key, value)
     mask = _mask(attention.num_heads, query, attn_mask, key_padding_mask)
-    attend = Attention(attention.dropout, attention.head_dim**-0.5)
-    out = (leaf(attend) if attention.dropout else attend.forward)(q, k, v, mask).transpose(1, 2).flatten(2)
+    dropout = attention.dropout if attention.training else 0.0
+    out = F.scaled_dot_product_attention(q, k, v, mask, dropout, scale=attention.head_dim**-0.5)
+    out = out.transpose(1, 2).flatten(2)
     out = F.linear(out, attention.out_proj.weight, attention.out_proj.bias)
     weights = _weights(q, k, mask, average_attn_weights) if need_weights else None
     if not batched:

@@ -20,7 +20,6 @@ import torch.nn.functional as F
 from torch import nn
 from torch.fx import Node
 
-from .attention import Attention
 from .errors import RuleError
 
 Operator = Callable[..., Any] | str
@@ -134,7 +133,6 @@ MODULE_FORMS: dict[type[nn.Module], ModuleForm] = {
     nn.Softplus: ModuleForm(F.softplus, (), ("beta", "threshold")),
     nn.Softmax: ModuleForm(F.softmax, (), ("dim",)),
     nn.LogSoftmax: ModuleForm(F.log_softmax, (), ("dim",)),
-    Attention: ModuleForm(F.scaled_dot_product_attention, (), ("dropout_p", "scale")),
     nn.ChannelShuffle: ModuleForm(F.channel_shuffle, (), ("groups",)),
     nn.GLU: ModuleForm(F.glu, (), ("dim",)),
     nn.Unflatten: ModuleForm(torch.unflatten, (), ("dim", "unflattened_size")),
@@ -148,6 +146,11 @@ MODULE_FORMS: dict[type[nn.Module], ModuleForm] = {
 }
 """Leaf modules by their *exact* type: a subclass may have changed ``forward``, so it is traced into instead."""
 
+
+FACTORIES: frozenset[Any] = frozenset(
+    {torch.zeros, torch.ones, torch.full, torch.empty, torch.rand, torch.randn, torch.arange, torch.linspace, torch.eye}
+)
+"""Functions that make a tensor of given sizes."""
 
 REGULARISER = ModuleForm(identity)
 """Hands on its input in evaluation mode; in training it may do as it likes with it."""
@@ -264,12 +267,16 @@ def canonical(target: Operator) -> Operator:
     return ALIASES.get(function, function) if callable(function) else name
 
 
-def call_of(node: Node, root: nn.Module, own: Mapping[str, nn.Module] = MappingProxyType({})) -> Call | None:
+def call_of(
+    node: Node,
+    root: nn.Module,
+    own: Mapping[str, nn.Module] = MappingProxyType({}),
+    plain: Mapping[str, type[nn.Module]] = MappingProxyType({}),
+) -> Call | None:
     """`node` in canonical spelling; ``None`` for placeholders, outputs, get_attr and opaque modules.
 
-    `own` are the modules of the graph that the model does not have.
-
-    A module is opaque if it has no form, or forward hooks: they may change what it computes.
+    `own` are the modules of the graph that the model does not have, `plain` the layers of a user's class that are
+    called as a plain layer. A module without a form is opaque.
     """
     if node.op == "call_function":
         return Call(node, canonical(node.target), tuple(node.args), dict(node.kwargs))
@@ -279,9 +286,8 @@ def call_of(node: Node, root: nn.Module, own: Mapping[str, nn.Module] = MappingP
         return None
     target = str(node.target)
     module = own[target] if target in own else root.get_submodule(target)
-    form = form_of(module)
-    hooked = bool(module._forward_hooks or module._forward_pre_hooks)
-    return None if form is None or hooked else _module_call(node, module, form)
+    form = MODULE_FORMS[plain[target]] if target in plain else form_of(module)
+    return None if form is None else _module_call(node, module, form)
 
 
 def _module_call(node: Node, module: nn.Module, form: ModuleForm) -> Call:

@@ -19,7 +19,7 @@ from .lifetimes import Lifetime, lifetimes
 from .selection import active
 from .space import Subnet
 from .terms import Sym, Term
-from .tracer import BATCH
+from .frontend.recorder import BATCH
 
 
 class Costs:

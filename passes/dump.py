@@ -13,7 +13,7 @@ from .axes import operator_name
 from .calls import TensorRef
 from .rigidity import rigid_runs
 from .terms import Cat, K, Prod, Sym, Term, normalise
-from .tracer import BATCH
+from .frontend.recorder import BATCH
 from .widths import symbol_names
 
 

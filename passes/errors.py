@@ -9,8 +9,12 @@ class BnasError(Exception):
     """Base of all errors of bnas: the message names the place, what came, what is allowed and the remedy."""
 
 
-class TraceError(BnasError):
-    """A model could not be turned into a graph; names the module and the line."""
+class CaptureError(BnasError):
+    """A model could not be turned into a graph that computes what it computes; names the module and the line."""
+
+
+class InputError(BnasError, ValueError):
+    """A program was called with inputs that it was not made for; names the input, its axis and the reason."""
 
 
 class RuleError(BnasError, ValueError):

@@ -95,12 +95,13 @@ TABLES = frozenset(n for n, table in vars(CONTAINER).items() if isinstance(table
 """What every module holds beside tensors and children: hooks and names."""
 
 
-def make_shell(module: nn.Module) -> nn.Module:
+def make_shell(module: nn.Module, kind: type[nn.Module] | None = None) -> nn.Module:
     """A shallow copy of a module without its tensors and children: same settings, hooks and mode.
 
-    Its tables of hooks are its own: what is registered with the shell is not with the module.
+    It is of the class `kind`, by default of the module's own. Its tables of hooks are its own: what is registered with
+    the shell is not with the module.
     """
-    shell = object.__new__(type(module))  # no constructor runs; a graph module keeps its class, which has its code
+    shell = object.__new__(kind or type(module))  # no constructor runs; a graph module keeps its class, which has its code
     state = vars(shell)
     state.update(vars(module))
     for name in TABLES:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
@@ -18,7 +17,11 @@ from torch.fx import Graph, Node
 from .calls import Call, call_of, writes_in_place
 from .errors import Diagnostic
 from .shuffles import spell_shuffles
-from .tracer import BATCH, ValueTracer, revalue
+from .frontend.capture import Captured, Dynamic, capture
+from .frontend.entry import Sizes, check_sizes
+from .frontend.recorder import BATCH
+from .frontend.structure import holds_tensors
+from .frontend.values import revalue
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,32 @@ class IR:
     calls: Mapping[Node, Call] = field(default_factory=dict)
     """Nodes in canonical spelling; a call_module that is missing here is opaque."""
     modules: Mapping[str, nn.Module] = field(default_factory=dict)
-    """Leaf modules of the graph that the model does not have: dropouts that were functions."""
+    """Leaf modules of the graph that the model does not have: what follows the mode, custom autograd functions."""
+    plain: Mapping[str, type[nn.Module]] = field(default_factory=dict)
+    """Layers of a user's class that the graph calls as a plain layer of this class."""
     dtype: torch.dtype = torch.float32
     """Number type of the model's parameters."""
+    sizes: Sizes = field(default_factory=Sizes)
+    """Which axes of the inputs are dynamic."""
+    names: Mapping[Any, str] = field(default_factory=dict)
+    """The placeholder of each argument that holds a tensor, by its path in ``(args, kwargs)``."""
+    training: str = ""
+    """Why training mode does not compute what the model computes in it; empty where it does."""
+
+    @property
+    def samples(self) -> int:
+        """The samples that the values of the graph hold: `BATCH`, or 1 where the batch is not dynamic."""
+        return BATCH if "batch" in self.sizes.names else 1
+
+    @property
+    def dynamic(self) -> dict[str, dict[int, str]]:
+        """The dynamic axes by the name of the input, then by axis: ``{"x": {0: "batch", 2: "height"}}``."""
+        found: dict[str, dict[int, str]] = {name: {} for name in self.names.values()}
+        for axis in self.sizes.axes:
+            for path, place in axis.places:
+                name = "_".join([self.names[path[:2]], *(str(getattr(one, "name", one)) for one in path[2:])])
+                found.setdefault(name, {})[place] = axis.name
+        return {name: axes for name, axes in found.items() if axes}
 
     def module(self, path: str, root: nn.Module | None = None) -> nn.Module:
         """The module at `path` of the graph, or of `root`, by default the model."""
@@ -94,10 +120,10 @@ class IR:
             Exception: as the operator that does not fit raises it, with a note that names the node.
         """
         own = {**self.modules, **modules}
-        for node in revalue(self.root, own, self.constants, graph):
+        for node in revalue(self.root, own, self.constants, graph, self.plain):
             if "scope" not in node.meta:
                 node.meta.update(_place_beside(node.all_input_nodes), added=True)
-        calls = {node: call for node in graph.nodes if (call := call_of(node, self.root, own)) is not None}
+        calls = {node: call for node in graph.nodes if (call := call_of(node, self.root, own, self.plain)) is not None}
         return replace(self, graph=graph, calls=calls, modules=own)
 
     def writers(self, value: Node) -> list[Node]:
@@ -147,27 +173,52 @@ def memory_of(node: Node) -> int | None:
     return value.untyped_storage()._cdata if isinstance(value, Tensor) else None
 
 
-def trace(model: nn.Module, example_inputs: Any) -> IR:
-    """Trace `model` called with `example_inputs`: a tensor, a tuple of positional, or a dict of keyword inputs.
+def trace(model: nn.Module, example_inputs: Any, dynamic: Dynamic | None = None) -> IR:
+    """Capture `model` called with `example_inputs`: a tensor, a tuple of positional, or a dict of keyword inputs.
 
-    The model is left as it was; modules in training mode stay so. Where forward reads ``self.training`` itself, the
-    branch of evaluation mode is taken and a diagnostic says so.
+    The model is left as it was. The graph follows the mode of its modules as the model does; where training mode
+    calls something else altogether, the graph is that of evaluation mode and a diagnostic says so.
+
+    Args:
+        model: any module.
+        example_inputs: with tensors anywhere inside.
+        dynamic: names of axes that must be dynamic, by input and axis; by default all that can be are.
 
     Raises:
-        TraceError: the model's own forward cannot be traced.
+        CaptureError: the model's own forward cannot be captured.
     """
     args, kwargs = as_call(example_inputs)
-    tracer = ValueTracer()
-    graph = tracer.trace_model(model, args, kwargs)
-    _erase_dead(graph)
-    spell_shuffles(graph)
-    _state_scales(graph)
-    _free_batch(graph)
-    diagnostics = (*tracer.diagnostics, *_hooked(graph, tracer.module))
+    found = capture(model, args, kwargs, dynamic)
+    _erase_dead(found.graph)
+    spell_shuffles(found.graph)
+    _state_scales(found.graph)
     like = _floating(model)
     dtype = torch.get_default_dtype() if like is None else like.dtype
-    calls = {node: call for node in graph.nodes if (call := call_of(node, model, tracer.modules)) is not None}
-    return IR(model, graph, tracer.constants, _aliases(model), diagnostics, calls, tracer.modules, dtype)
+    calls = {
+        node: call for node in found.graph.nodes if (call := call_of(node, model, found.own, found.plain)) is not None
+    }
+    return IR(
+        model,
+        found.graph,
+        found.constants,
+        _aliases(model),
+        (*found.diagnostics, *_told(found)),
+        calls,
+        found.own,
+        found.plain,
+        dtype,
+        found.sizes,
+        found.names,
+        found.training,
+    )
+
+
+def _told(found: Captured) -> list[Diagnostic]:
+    """What is not as the model is: axes that cannot change, and a training mode of its own."""
+    told = [Diagnostic(axis, f"its size is fixed: {why}") for axis, why in found.sizes.static.items()]
+    if found.training:
+        told.append(Diagnostic("the model", f"training mode runs the graph of evaluation mode: {found.training}"))
+    return told
 
 
 def _floating(module: nn.Module) -> Tensor | None:
@@ -182,11 +233,11 @@ def as_call(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (tuple(example_inputs) if isinstance(example_inputs, tuple | list) else (example_inputs,)), {}
 
 
-def as_program_call(example_inputs: Any) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
-    """What a program is called with: the tensors among the inputs; all other values are constants in it."""
+def as_program_call(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What a program is called with: the inputs that hold tensors; all other values are constants in it."""
     args, kwargs = as_call(example_inputs)
-    named = {name: value for name, value in kwargs.items() if isinstance(value, Tensor)}
-    return tuple(value for value in args if isinstance(value, Tensor)), named
+    named = {name: value for name, value in kwargs.items() if holds_tensors(value)}
+    return tuple(value for value in args if holds_tensors(value)), named
 
 
 def _aliases(model: nn.Module) -> dict[str, str]:
@@ -199,15 +250,9 @@ def _erase_dead(graph: Graph) -> None:
     """Remove what nobody reads; never an operator that writes in place or a module with a state."""
     for node in reversed(list(graph.nodes)):
         removable = node.op in ("call_function", "call_method", "get_attr") and not writes_in_place(node)
+        removable = removable and node.target is not check_sizes
         if removable and not node.users:
             graph.erase_node(node)
-
-
-def _hooked(graph: Graph, module: Callable[[str], nn.Module]) -> list[Diagnostic]:
-    """Leaf modules that `call_of` calls opaque for their hooks."""
-    leaves = {str(node.target): module(str(node.target)) for node in graph.find_nodes(op="call_module")}
-    hooked = [name for name, m in leaves.items() if m._forward_hooks or m._forward_pre_hooks]
-    return [Diagnostic(name, "opaque: its forward hooks may change what it computes") for name in hooked]
 
 
 def _state_scales(graph: Graph) -> None:
@@ -217,60 +262,3 @@ def _state_scales(graph: Graph) -> None:
             query = node.args[0] if node.args else node.kwargs["query"]
             width = query.meta["value"].shape[-1]
             node.update_kwarg("scale", 1 / math.sqrt(width))  # to the last bit as PyTorch does; width ** -0.5 is not
-
-
-RESHAPES = frozenset({"view", "reshape", torch.reshape})
-
-
-def _free_batch(graph: Graph) -> None:
-    """Replace sizes that carry the batch by -1 in a view, and by the size of an input elsewhere."""
-    size: Node | None = None
-    inputs = [node for node in graph.nodes if node.op == "placeholder"]
-    batched = next((n for n in inputs if n.meta["value"].ndim and n.meta["value"].shape[0] == BATCH), None)
-
-    def batch_size() -> Node:
-        nonlocal size
-        assert batched is not None
-        if size is None:
-            with graph.inserting_after(inputs[-1]):
-                size = graph.call_method("size", (batched, 0))
-                size.meta.update(value=BATCH, scope="")
-        return size
-
-    def times(node: Node, factor: int) -> Node:
-        if factor == 1:
-            return batch_size()
-        base = batch_size()
-        with graph.inserting_before(node):
-            product = graph.call_function(operator.mul, (base, factor))
-            product.meta.update(value=BATCH * factor, scope=node.meta.get("scope", ""))
-        return product
-
-    for node in list(graph.nodes):
-        if node.op in ("call_function", "call_method"):
-            open_end = node.target in RESHAPES and -1 not in _flat(node.args[1:])
-            node.args = _replace(node.args, node, times, open_end)
-            node.kwargs = _replace(node.kwargs, node, times, open_end)
-
-
-def _flat(values: Any) -> list[Any]:
-    return [leaf for value in values for leaf in (_flat(value) if isinstance(value, list | tuple) else [value])]
-
-
-def _replace(value: Any, node: Node, times: Any, open_end: bool) -> Any:
-    """`value` with every multiple of the batch size replaced; the containers keep their kind."""
-    if isinstance(value, bool) or not isinstance(value, int | list | tuple | dict | slice):
-        return value
-    if isinstance(value, int):
-        if value < BATCH or value % BATCH:
-            return value
-        return -1 if open_end else times(node, value // BATCH)
-    if isinstance(value, slice):
-        return slice(*(_replace(v, node, times, False) for v in (value.start, value.stop, value.step)))
-    if isinstance(value, dict):
-        return {key: _replace(v, node, times, open_end) for key, v in value.items()}
-    return (
-        type(value)([_replace(v, node, times, open_end) for v in value])
-        if type(value) in (list, tuple)
-        else (tuple(_replace(v, node, times, open_end) for v in value))
-    )

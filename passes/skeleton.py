@@ -258,13 +258,13 @@ class Skeleton:
         source = self.ir.module(path, root)
         names = [n for table in (source._parameters, source._buffers) for n, t in table.items() if t is not None]
         slots = self._slots(root, source, path, tuple(names), assignment)
-        shell = make_shell(source)
+        shell = make_shell(source, self.ir.plain.get(path))
         if path in self.ir.modules:  # no mode of its own
             shell.training = root.training
         for setting, value in settings.items():
             setattr(shell, setting, value)
         fit(shell, slots)
-        if source._modules and form_of(source) is None:
+        if source._modules and form_of(source) is None and path not in self.ir.plain:
             for name, _ in source.named_children():
                 shell._modules[name] = self._module(root, f"{path}.{name}", assignment, bind, {})
         return bind(shell, slots)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from bnas.passes import Elasticity
-from bnas.passes.errors import LoweringError, TraceError
+from bnas.passes.errors import LoweringError, CaptureError
 from bnas.passes.lowering import lower, named_outputs
 
 from .onnx_trial import trial_inputs
@@ -36,7 +36,7 @@ def to_onnx(
     try:
         graph = module if isinstance(module, GraphModule) else _graph_of(module, example_inputs)
         return lower(graph, example_inputs, metadata=metadata), None
-    except (LoweringError, TraceError) as error:
+    except (LoweringError, CaptureError) as error:
         reason = str(error)
     model = _standard(module, example_inputs, reason)
     helper.set_model_props(model, {**metadata, FALLBACK: reason})

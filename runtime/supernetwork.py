@@ -69,7 +69,7 @@ class SuperNetwork(nn.Module):
             pipeline: the passes that find it, by default those of bnas.
 
         Raises:
-            TraceError: the model's own forward cannot be traced.
+            CaptureError: the model's own forward cannot be traced.
             ElasticityError: a setting is out of its bounds.
             PassError: a pass needs what is not there, or breaks a promise.
         """

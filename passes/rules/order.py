@@ -9,7 +9,7 @@ from bnas.passes.axes import Axes, AxisTypes, Moved, register_rule
 from bnas.passes.calls import Call
 from bnas.passes.errors import RuleError
 from bnas.passes.terms import K, Perm, Prod, Sym, Term
-from bnas.passes.tracer import BATCH
+from bnas.passes.frontend.recorder import BATCH
 
 from .shape import rewrite_sizes, stated_sizes
 

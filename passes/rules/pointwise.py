@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from bnas.passes.axes import Axes, AxisTypes, register_rule
 from bnas.passes.calls import DROPOUTS, Call, identity
 from bnas.passes.terms import K
-from bnas.passes.tracer import FACTORIES
+from bnas.passes.calls import FACTORIES
 
 ACTIVATIONS = (F.relu, F.relu6, F.leaky_relu, F.elu, F.selu, F.gelu, F.silu, F.mish, F.hardswish, F.hardsigmoid)
 MORE_ACTIVATIONS = (F.hardtanh, torch.sigmoid, torch.tanh, F.softplus, F.logsigmoid, F.celu, F.softsign, F.threshold)

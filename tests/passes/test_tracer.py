@@ -17,11 +17,11 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from bnas.passes import IR, Elasticity, Subnet, TraceError, analyse, choose, find_blocks, trace
+from bnas.passes import IR, Elasticity, Subnet, CaptureError, analyse, choose, find_blocks, trace
 from bnas.passes.skeleton import Skeleton
 from bnas.passes.slot import Copies
 from bnas.passes.terms import K
-from bnas.passes.tracer import BATCH
+from bnas.passes.frontend.recorder import BATCH
 from bnas.runtime import SuperNetwork
 
 
@@ -231,7 +231,7 @@ def test_tensors_made_in_forward_are_real_and_become_constants() -> None:
 
 
 def test_a_constant_of_the_batchs_own_size_is_refused() -> None:
-    with pytest.raises(TraceError, match=r"\(1009, 1009\) is made in forward with the batch's own size"):
+    with pytest.raises(CaptureError, match=r"\(1009, 1009\) is made in forward with the batch's own size"):
         trace(Net(lambda net, x: x + torch.eye(x.shape[0])).eval(), image())
 
 
@@ -296,7 +296,7 @@ def test_regularisers_and_functional_dropouts_follow_the_mode_of_the_program() -
 
 @pytest.mark.parametrize("step", [lambda net, x: torch.stack([*x]), lambda net, x: sum(x.unbind(0))[None]])
 def test_samples_one_by_one_are_refused(step: Any) -> None:
-    with pytest.raises(TraceError, match="takes the samples of a batch one by one"):
+    with pytest.raises(CaptureError, match="takes the samples of a batch one by one"):
         trace(Net(step).eval(), image())
 
 
@@ -409,7 +409,7 @@ def test_a_model_that_branches_itself_is_refused_by_line() -> None:
     def step(net: Net, x: Tensor) -> Tensor:
         return x if x.sum() > 0 else -x
 
-    with pytest.raises(TraceError) as caught:
+    with pytest.raises(CaptureError) as caught:
         trace(Net(step).eval(), image())
     message = str(caught.value)
     assert "cannot trace the model (Net)" in message
@@ -430,7 +430,7 @@ def test_a_folder_called_torch_is_the_users_own(tmp_path: Path) -> None:
     module = importlib.util.module_from_spec(spec)
     assert spec.loader is not None
     spec.loader.exec_module(module)
-    with pytest.raises(TraceError, match=r"torch.model\.py:5: return x if x\.sum\(\) > 0"):
+    with pytest.raises(CaptureError, match=r"torch.model\.py:5: return x if x\.sum\(\) > 0"):
         trace(module.Odd(), image())
 
 
@@ -476,7 +476,7 @@ def test_the_table_of_wrapped_functions_is_put_back(fails: bool) -> None:
     assert any(name == "wrapped" for _, name in before)
     net = Net(lambda net, x: x if fails and x.sum() > 0 else wrapped(x)).eval()
     if fails:
-        with pytest.raises(TraceError):
+        with pytest.raises(CaptureError):
             trace(net, image())
     else:
         assert wrapped not in [node.target for node in trace(net, image()).graph.nodes]
@@ -495,7 +495,7 @@ def test_the_model_and_the_random_state_are_left_as_they_were(fails: bool) -> No
     tables = {path: {key: value for key, value in vars(m).items()} for path, m in net.named_modules()}
     state, call = torch.get_rng_state(), nn.Module.__call__
     if fails:
-        with pytest.raises(TraceError):
+        with pytest.raises(CaptureError):
             trace(net, image())
     else:
         trace(net, image())
@@ -551,6 +551,6 @@ class Function(nn.Module):
 def test_isinstance_is_as_it_was_after_a_trace() -> None:
     before = builtins.isinstance
     trace(Function(torch.relu), torch.randn(2, 3))
-    with pytest.raises(TraceError):
+    with pytest.raises(CaptureError):
         trace(Function(lambda x: x.no_such_method()), torch.randn(2, 3))
     assert builtins.isinstance is before

@@ -1,0 +1,387 @@
+"""Records a model at several sizes and in both modes, and makes one graph of it; finds which axes may change."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.parameter import UninitializedTensorMixin
+
+from bnas.passes.errors import CaptureError, Diagnostic
+
+from .emission import Emitter
+from .entry import Allowed, Axis, Sizes, check_sizes
+from .merging import Merger
+from .recorder import BATCH
+from .recording import Recording, record
+from .structure import Path, leaves_of, map_leaves
+
+NEXT = (1013, 1019)
+"""Batches of the other recordings: primes too."""
+
+STEPS = (1, 2, 4, 8, 16, 32, 64)
+"""Steps between sizes that are tried: a U-Net takes multiples of a power of two."""
+
+Dynamic = Mapping[str, Mapping[int, str]]
+"""Names of axes that may change: by input, then by axis, as ``dynamic_axes`` of ``torch.onnx.export``."""
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A graph that computes what a model computes, as far as it was recorded."""
+
+    graph: fx.Graph
+    constants: Mapping[str, Tensor]
+    own: Mapping[str, nn.Module]
+    """Leaf modules that the model does not have."""
+    plain: Mapping[str, type[nn.Module]]
+    """Layers of a user's class that are called as a plain layer of this class."""
+    sizes: Sizes
+    diagnostics: tuple[Diagnostic, ...]
+    names: Mapping[Path, str]
+    """The placeholder of each argument that holds a tensor, by its path in ``(args, kwargs)``."""
+    training: str = ""
+    """Why the training mode is not that of the model, if it is not."""
+
+
+@dataclass
+class Session:
+    """One capture: what is recorded, and what was recorded so far."""
+
+    model: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    modes: dict[nn.Module, bool] = field(default_factory=dict)
+    names: dict[Path, str] = field(default_factory=dict)
+    batch: int = BATCH
+    _known: dict[Any, Recording | CaptureError] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Name the placeholders."""
+        positional = parameter_names(self.model, len(self.args))
+        for place, (name, value) in enumerate(zip(positional, self.args, strict=True)):
+            if _tensors(value):
+                self.names[0, place] = name
+        for name, value in self.kwargs.items():
+            if _tensors(value):
+                self.names[1, name] = name
+
+    @property
+    def inputs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Positional and keyword inputs."""
+        return self.args, self.kwargs
+
+    @property
+    def tensors(self) -> dict[Path, Tensor]:
+        """The tensors among the inputs, by path."""
+        return {path: leaf for path, leaf in leaves_of(self.inputs) if isinstance(leaf, Tensor)}
+
+    def name_of(self, path: Path) -> str:
+        """The name of a tensor among the inputs."""
+        return "_".join([self.names[path[:2]], *(str(getattr(one, "name", one)) for one in path[2:])])
+
+    def recorded(self, sizes: Mapping[Axis, int], *, training: bool = False) -> Recording:
+        """The recording with axes of the given sizes; one that failed raises what it raised."""
+        key = frozenset((axis.name, size) for axis, size in sizes.items()), training
+        if key not in self._known:
+            try:
+                self._known[key] = self._record(sizes, training)
+            except CaptureError as error:
+                self._known[key] = error
+        found = self._known[key]
+        if isinstance(found, CaptureError):
+            raise found
+        return found
+
+    def _record(self, sizes: Mapping[Axis, int], training: bool) -> Recording:
+        shapes = {path: list(tensor.shape) for path, tensor in self.tensors.items()}
+        batch = 1 << 62
+        for axis, size in sizes.items():
+            batch = size if axis.name == "batch" else batch
+            for path, place in axis.places:
+                shapes[path][place] = size
+        fixed = {path: tuple(shape) for path, shape in shapes.items()}
+        return record(
+            self.model, self.inputs, self.names, fixed, batch=batch, training=training, modes=self.modes
+        )
+
+
+def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic: Dynamic | None = None) -> Captured:
+    """The graph of ``model(*args, **kwargs)`` for any size of its dynamic axes; the model is left as it was.
+
+    Args:
+        model: the model.
+        args: positional inputs.
+        kwargs: keyword inputs.
+        dynamic: axes that must be dynamic beside the batch; by default all that can be.
+
+    Raises:
+        CaptureError: the forward cannot be recorded, or an axis named in `dynamic` cannot be dynamic.
+    """
+    _check_ready(model)
+    session = Session(model, args, kwargs)
+    session.modes = modes_in_training(model)
+    axes, static = _dynamic_axes(session, dynamic)
+    return _captured(session, axes, static)
+
+
+def modes_in_training(model: nn.Module) -> dict[nn.Module, bool]:
+    """The mode of every module after ``model.train()``, which a user may have overridden; the modes stay."""
+    before = {module: module.training for module in model.modules()}
+    try:
+        model.train()
+        return {module: module.training for module in before}
+    finally:
+        for module, mode in before.items():
+            module.training = mode
+
+
+def _check_ready(model: nn.Module) -> None:
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if isinstance(tensor, UninitializedTensorMixin):
+            raise CaptureError(f"{name} has no shape yet: run the lazy model once on the example inputs first")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise CaptureError("a scripted model has no Python code to record: give the module that it was made of")
+
+
+# Axes ---------------------------------------------------------------------------------------------------------------
+
+
+def _dynamic_axes(session: Session, dynamic: Dynamic | None) -> tuple[list[Axis], dict[str, str]]:
+    """The axes that the recordings survive, and the others with the reason."""
+    static: dict[str, str] = {}
+    batch = _batch_axis(session)
+    found: list[Axis] = []
+    if batch is not None:
+        try:
+            session.recorded({batch: BATCH})
+            Emitter(Merger([session.recorded({batch: size}) for size in (BATCH, *NEXT[:1])])).emit()
+            found = [batch]
+        except CaptureError as error:
+            _note(session, static, batch, f"the batch is fixed: {error}")
+            session.recorded({})  # raises what the example itself raises
+    wanted = candidates(session) if dynamic is None else named(session, dynamic)
+    wanted = [axis for axis in wanted if axis.name != "batch"]
+    if wanted and _survives(session, found, wanted):
+        return [*found, *wanted], static
+    alone: list[Axis] = []
+    for axis in wanted:
+        stepped, why = _alone(session, found, axis)
+        if stepped is not None:
+            alone.append(stepped)
+            continue
+        if dynamic is not None:
+            raise CaptureError(f"the axis {axis.name!r} cannot be dynamic: {why}")
+        _note(session, static, axis, why)
+    while alone and not _survives(session, found, alone):
+        _note(session, static, alone.pop(), "it can change by itself, not together with others")
+    return [*found, *alone], static
+
+
+def _note(session: Session, static: dict[str, str], axis: Axis, why: str) -> None:
+    for path, place in axis.places:
+        static[f"{session.name_of(path)}[{place}]"] = why
+
+
+def _batch_axis(session: Session) -> Axis | None:
+    """Axis 0 of all tensors that have as many entries there as the first one."""
+    tensors = {path: tensor for path, tensor in session.tensors.items() if tensor.ndim}
+    first = next(iter(tensors.values()), None)
+    if first is None:
+        return None
+    size = first.shape[0]
+    return Axis("batch", tuple((path, 0) for path, tensor in tensors.items() if tensor.shape[0] == size), size)
+
+
+IMAGE_AXES = {4: {2: "height", 3: "width"}, 5: {2: "frames", 3: "height", 4: "width"}}
+
+
+def candidates(session: Session) -> list[Axis]:
+    """Axes that may turn out to be dynamic: those of images behind the channels, all but the first of others."""
+    groups: dict[tuple[int, str], list[tuple[Path, int]]] = {}
+    for path, tensor in session.tensors.items():
+        images = IMAGE_AXES.get(tensor.ndim) if tensor.is_floating_point() else None
+        for place in range(1, tensor.ndim):
+            if images is not None and place not in images:
+                continue
+            size = tensor.shape[place]
+            name = images[place] if images else _name(groups, size, tensor, place)
+            groups.setdefault((size, name), []).append((path, place))
+    return [Axis(name, tuple(places), size) for (size, name), places in groups.items() if size > 1]
+
+
+def _name(groups: Mapping[tuple[int, str], Any], size: int, tensor: Tensor, place: int) -> str:
+    """The name of an axis that is none of an image: "length" for the first, then "length_2", ..."""
+    taken = [name for known, name in groups if known == size and not _in_same(groups[known, name], tensor, place)]
+    if taken:
+        return taken[0]
+    count = len({name for _, name in groups if name.startswith("length")})
+    return "length" if not count else f"length_{count + 1}"
+
+
+def _in_same(places: Sequence[tuple[Path, int]], tensor: Tensor, place: int) -> bool:
+    """Whether an axis of the same tensor is in the group: two axes of one tensor may change by themselves."""
+    return any(other != place for _, other in places)
+
+
+def named(session: Session, dynamic: Dynamic) -> list[Axis]:
+    """The axes that a user names.
+
+    Raises:
+        CaptureError: there is no such input or axis, or axes of one name differ in size.
+    """
+    paths = {session.name_of(path): path for path in session.tensors}
+    groups: dict[str, list[tuple[Path, int]]] = {}
+    for name, axes in dynamic.items():
+        if name not in paths:
+            raise CaptureError(f"dynamic: there is no input {name!r}; there are {', '.join(paths)}")
+        tensor = session.tensors[paths[name]]
+        for place, title in axes.items():
+            if not -tensor.ndim <= int(place) < tensor.ndim:
+                raise CaptureError(f"dynamic: input {name!r} has {tensor.ndim} axes, none is {place}")
+            groups.setdefault(str(title), []).append((paths[name], int(place) % tensor.ndim))
+    made = []
+    for title, places in groups.items():
+        sizes = {session.tensors[path].shape[place] for path, place in places}
+        if len(sizes) > 1:
+            raise CaptureError(f"dynamic: axes called {title!r} have different sizes in the example: {sorted(sizes)}")
+        made.append(Axis(title, tuple(places), sizes.pop()))
+    return made
+
+
+def plans(batch: Sequence[Axis], axes: Sequence[Axis]) -> list[dict[Axis, int]]:
+    """Sizes of the base recording and of the two others, each axis in a way of its own."""
+    fixed = [{one: size for one in batch} for size in (BATCH, *NEXT)]
+    base = fixed[0] | {axis: axis.size for axis in axes}
+    near = fixed[1] | {axis: axis.size + axis.step * (place + 1) for place, axis in enumerate(axes)}
+    far = fixed[2] | {axis: axis.size * (place + 2) for place, axis in enumerate(axes)}
+    return [base, near, far]
+
+
+def _merger(session: Session, batch: Sequence[Axis], axes: Sequence[Axis]) -> Merger:
+    return Merger([session.recorded(sizes) for sizes in plans(batch, axes)])
+
+
+def _survives(session: Session, batch: Sequence[Axis], axes: Sequence[Axis]) -> bool:
+    try:
+        Emitter(_merger(session, batch, axes)).emit()
+    except CaptureError:
+        return False
+    return True
+
+
+def _alone(session: Session, batch: Sequence[Axis], axis: Axis) -> tuple[Axis | None, str]:
+    """The axis with the least step between sizes that works, or None and why none does."""
+    base, why = {one: BATCH for one in batch} | {axis: axis.size}, ""
+    for far in FAR:
+        try:
+            _agree(session, base, base | {axis: far(axis.size)})
+        except CaptureError as error:
+            why = why or str(error)
+            continue
+        for step in STEPS:
+            try:
+                _agree(session, base, base | {axis: axis.size + step}, base | {axis: far(axis.size)})
+                return dataclasses.replace(axis, step=step), ""
+            except CaptureError as error:
+                why = str(error)
+        break
+    return None, why
+
+
+FAR: tuple[Callable[[int], int], ...] = (lambda size: size * 2, lambda size: size // 2)
+"""Sizes far from the example's: a table of positions may be no longer than it."""
+
+
+def _agree(session: Session, *sizes: Mapping[Axis, int]) -> None:
+    """Raise unless the recordings of these sizes are one graph."""
+    Emitter(Merger([session.recorded(one) for one in sizes])).emit()
+
+
+# The graph ----------------------------------------------------------------------------------------------------------
+
+
+def _captured(session: Session, axes: Sequence[Axis], static: Mapping[str, str]) -> Captured:
+    batch = [axis for axis in axes if axis.name == "batch"]
+    others = [axis for axis in axes if axis.name != "batch"]
+    recordings = [session.recorded(sizes) for sizes in plans(batch, others)] if axes else [session.recorded({})]
+    emitter, training = _in_both_modes(session, recordings, plans(batch, others)[0] if axes else {})
+    base = recordings[0]
+    sizes = Sizes(tuple(axes), dict(static))
+    _add_checks(emitter.graph, session, sizes)
+    return Captured(
+        emitter.graph,
+        emitter.constants,
+        emitter.own,
+        base.plain,
+        sizes,
+        tuple(base.diagnostics),
+        dict(session.names),
+        training,
+    )
+
+
+def _in_both_modes(session: Session, recordings: Sequence[Recording], sizes: Mapping[Axis, int]) -> tuple[Emitter, str]:
+    """The graph whose flags follow the mode; where training calls something else, that of evaluation and why."""
+    try:
+        emitter = Emitter(Merger(recordings, session.recorded(sizes, training=True)))
+        emitter.emit()
+        return emitter, ""
+    except CaptureError as error:
+        why = str(error)
+    emitter = Emitter(Merger(recordings))
+    emitter.emit()
+    return emitter, why
+
+
+def _add_checks(graph: fx.Graph, session: Session, sizes: Sizes) -> None:
+    """Check at the entry of the graph the axes that are static."""
+    inputs = {node.target: node for node in graph.nodes if node.op == "placeholder"}
+    anchor = next(reversed([node for node in graph.nodes if node.op == "placeholder"]))
+    for path, tensor in reversed(session.tensors.items()):
+        allowed = list(_allowed(path, tensor, sizes))
+        if len(path) > 2 or all(one is None for one in allowed):
+            continue
+        name = session.names[path[:2]]
+        reasons = [f"axis {place}: {sizes.static[f'{name}[{place}]']}" for place in range(tensor.ndim)
+                   if f"{name}[{place}]" in sizes.static]
+        with graph.inserting_after(anchor):
+            node = graph.call_function(check_sizes, (inputs[name], name, tuple(allowed), _first_lines(reasons)))
+        node.meta.update(value=None, scope="", nn_module_stack={})
+
+
+def _first_lines(reasons: Sequence[str]) -> str:
+    return "; ".join(one.splitlines()[0][:200] for one in reasons[:2])
+
+
+def _allowed(path: Path, tensor: Tensor, sizes: Sizes) -> Iterator[Allowed]:
+    for place, size in enumerate(tensor.shape):
+        axis = next((one for one in sizes.axes if (path, place) in one.places), None)
+        if axis is None:
+            yield int(size)
+        else:
+            yield None if axis.step == 1 else (axis.size, axis.step)
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    return [leaf for _, leaf in leaves_of(value) if isinstance(leaf, Tensor)]
+
+
+def parameter_names(model: nn.Module, count: int) -> list[str]:
+    """The names of the first `count` positional parameters of a forward; others are called by their place."""
+    forward: Any = model.forward
+    while isinstance(forward, partial) or hasattr(forward, "__wrapped__"):
+        forward = forward.func if isinstance(forward, partial) else forward.__wrapped__
+    code = getattr(forward, "__code__", None)
+    skip = int(inspect.ismethod(forward) or (code is not None and code.co_varnames[:1] == ("self",)))
+    names = list(code.co_varnames[skip : code.co_argcount]) if code else []
+    return [names[i] if i < len(names) else f"input_{i}" for i in range(count)]
+
+
+__all__ = ["Captured", "Dynamic", "capture", "map_leaves"]

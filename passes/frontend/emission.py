@@ -1,0 +1,420 @@
+"""Merged recordings written as a graph of torch.fx: what varies becomes nodes that compute it."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import operator
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx import Node
+
+from .merging import ByMode, Differs, Merged, Merger, Recipe, Varying
+from .recorder import DEVICE_OF_MODEL, Step
+from .structure import PLAIN, leaves_of, parts_of, tensors_of
+
+RESHAPES = frozenset({"view", "reshape", torch.reshape})
+"""Calls that may leave one size open, as -1."""
+
+
+class Follows(nn.Module):
+    """Gives one plain value in evaluation mode and another in training mode."""
+
+    def __init__(self, evaluation: Any, training: Any) -> None:
+        super().__init__()
+        self.evaluation, self.in_training = evaluation, training
+
+    def forward(self) -> Any:
+        """The value of the mode."""
+        return self.in_training if self.training else self.evaluation
+
+    def extra_repr(self) -> str:
+        """Both values."""
+        return f"evaluation={self.evaluation!r}, training={self.in_training!r}"
+
+
+Vector = tuple[int, ...]
+"""A size in each of the recordings."""
+
+
+class Emitter:
+    """Makes the graph of a merged recording."""
+
+    def __init__(self, merger: Merger) -> None:
+        self.merger = merger
+        self.graph = fx.Graph()
+        self.constants: dict[str, Tensor] = {}
+        self.own: dict[str, nn.Module] = dict(merger.base.own)
+        self._nodes: dict[Step, Node] = {}
+        self._inputs: dict[Vector, tuple[Node, int]] = {}
+        """Sizes of inputs that vary, with a placeholder and an axis that have them."""
+        self._recent: dict[Vector, tuple[Node, int]] = {}
+        self._vectors: dict[tuple[Node, int], Vector] = {}
+        """The sizes of axes of nodes in the recordings."""
+        self._sizes: dict[Vector, Node] = {}
+        self._followers: dict[ByMode, Node] = {}
+        self._made: dict[int, str] = {}
+        self._first: Node | None = None
+        self._device: Node | None = None
+        self._last_input: Node | None = None
+
+    def emit(self) -> fx.Graph:
+        """The graph.
+
+        Raises:
+            Differs: the recordings are not the same, or a number varies in a way that no size explains.
+        """
+        for merged in self.merger.steps():
+            self._emit(merged)
+        output = self._output(self.merger.output())
+        node = self.graph.output(output)
+        node.meta["value"] = None
+        return self.graph
+
+    def _emit(self, merged: Merged) -> Node:
+        step = merged.step
+        if step.op == "placeholder":
+            node = self.graph.placeholder(step.target)
+        else:
+            args, kwargs = self._arguments(merged)
+            node = self.graph.create_node(step.op, step.target, args, kwargs)
+        if is_input(step):
+            self._last_input = node
+            node.meta["input"] = True
+            if self._first is None and isinstance(step.value, Tensor):
+                self._first = node
+        self._describe(node, merged)
+        self._nodes[step] = node
+        return node
+
+    def _describe(self, node: Node, merged: Merged) -> None:
+        step = merged.step
+        node.meta.update(value=step.value, scope=step.scope, nn_module_stack=dict(step.stack))
+        if step.line is not None:
+            node.meta["line"] = step.line
+        if not isinstance(step.value, Tensor):
+            return
+        columns = list(zip(*(value.shape for value in merged.values), strict=False))
+        node.meta["varies"] = tuple(axis for axis, vector in enumerate(columns) if len(set(vector)) > 1)
+        for axis in node.meta["varies"]:
+            self._vectors[node, axis] = columns[axis]
+            if node.meta.get("input"):
+                self._inputs.setdefault(columns[axis], (node, axis))
+            self._recent[columns[axis]] = node, axis
+
+    def _arguments(self, merged: Merged) -> tuple[Any, Any]:
+        step, args, kwargs = merged.step, merged.args, merged.kwargs
+        if step.target in RESHAPES and step.op != "call_module":
+            args, kwargs = self._left_open(merged, args, kwargs)
+        kwargs = without_defaults(step.target, kwargs)
+        operands = self._operands(args, kwargs)
+        return self._resolved((args, kwargs), merged, operands)  # type: ignore[no-any-return]
+
+    def _left_open(self, merged: Merged, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """A view whose sizes vary in one place only, or in one that is no size of a tensor, leaves that one open."""
+        entries = [leaf for _, leaf in leaves_of((args[1:], kwargs))]
+        if any(type(one) is int and one == -1 for one in entries):
+            return args, kwargs
+        varying = [one for one in entries if isinstance(one, Varying)]
+        operands = self._operands(args, kwargs)
+        products = [one for one in varying if self._direct(one.values, operands) is None]
+        chosen = products[:1] or (varying if len(varying) == 1 else [])
+        if not chosen:
+            return args, kwargs
+
+        def opened(value: Any) -> Any:
+            if value is chosen[0]:
+                return -1
+            parts = parts_of(value) if not isinstance(value, Step | Varying | ByMode | Recipe) else None
+            if parts is None:
+                return value
+            found = [opened(part) for _, part in parts]
+            return found if isinstance(value, list) else tuple(found)
+
+        return (args[0], *(opened(one) for one in args[1:])), {name: opened(one) for name, one in kwargs.items()}
+
+    def _operands(self, *values: Any) -> list[Step]:
+        """The hot steps among arguments."""
+        return [leaf for _, leaf in leaves_of(values) if isinstance(leaf, Step) and not leaf.cold]
+
+    def _resolved(self, value: Any, merged: Merged | None, operands: Sequence[Step]) -> Any:
+        """Arguments with nodes: for steps, for what varies, and for the device of the model."""
+        if isinstance(value, Step):
+            return self._constant(value) if value.cold else self._nodes[value]
+        if isinstance(value, Recipe):
+            return self._made_in_graph(value)
+        if isinstance(value, Varying):
+            return self._number(value, merged, operands)
+        if isinstance(value, ByMode):
+            return self._follower(value)
+        if value is DEVICE_OF_MODEL:
+            return self._device_node()
+        if isinstance(value, slice):
+            return slice(*(self._resolved(one, merged, operands) for one in (value.start, value.stop, value.step)))
+        if isinstance(value, list):
+            return [self._resolved(one, merged, operands) for one in value]
+        if isinstance(value, tuple):
+            return tuple(self._resolved(one, merged, operands) for one in value)
+        if isinstance(value, Mapping) and type(value) is dict:
+            return {key: self._resolved(one, merged, operands) for key, one in value.items()}
+        if parts_of(value) is not None:
+            return self._structure(value, lambda one: self._resolved(one, merged, operands))
+        return value
+
+    def _constant(self, step: Step) -> Any:
+        """A get_attr node for a cold tensor; for several of them, nested as they are."""
+        value = step.value
+        if not isinstance(value, Tensor):
+            raise Differs(step, "a call takes several tensors at once that do not depend on the inputs")
+        if id(value) not in self._made:
+            name = self._made[id(value)] = f"_constant_{len(self.constants)}"
+            self.constants[name] = value.detach()
+        node = self.graph.create_node("get_attr", self._made[id(value)])
+        node.meta.update(value=torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta"))
+        node.meta.update(scope="", nn_module_stack={}, varies=())
+        return node
+
+    def _made_in_graph(self, value: Recipe) -> Node:
+        """The nodes of a recipe; those of steps that are there already are read again."""
+        for merged in value.calls:
+            if merged.step in self._nodes:
+                continue
+            step = merged.step
+            args, kwargs = self._arguments(merged)
+            op, target = ("call_function", step.target) if not isinstance(step.target, tuple) else step.target
+            node = self._nodes[step] = self.graph.create_node(op, target, args, kwargs)
+            meta = dataclasses.replace(step, value=_as_meta(step.value))
+            self._describe(node, Merged(meta, (), {}, merged.values))
+        return self._nodes[value.step]
+
+    def _device_node(self) -> Any:
+        """The device of the first input, where tensors that forward makes belong."""
+        if self._first is None:
+            return torch.device("cpu")
+        if self._device is None:
+            with self.graph.inserting_after(self._last_input):
+                self._device = self.graph.call_function(getattr, (self._first, "device"))
+            self._device.meta.update(value=torch.device("meta"), scope="", nn_module_stack={})
+        return self._device
+
+    def _follower(self, value: ByMode) -> Node:
+        name = f"_follows_{len(self._followers)}"
+        key = dataclasses.replace(value)
+        if key not in self._followers:
+            self.own[name] = Follows(value.evaluation, value.training)
+            anchor = self._last_input
+            with self.graph.inserting_after(anchor):
+                node = self._followers[key] = self.graph.create_node("call_module", name)
+            node.meta.update(value=value.evaluation, scope="", nn_module_stack={})
+        return self._followers[key]
+
+    # Numbers ----------------------------------------------------------------------------------------------------
+
+    def _number(self, value: Varying, merged: Merged | None, operands: Sequence[Step]) -> Node:
+        """A node whose value is that number in every recording."""
+        vector = value.values
+        if isinstance(vector[0], int):
+            direct = self._direct(vector, operands)
+            if direct is not None:
+                return self._size(*direct, shared=direct in self._inputs.values())
+        found = self._expression(vector, operands)
+        if found is None and isinstance(vector[0], int) and vector in self._recent:
+            return self._size(*self._recent[vector], shared=False)
+        if found is None:
+            raise Differs(merged.step if merged else None, f"a number that no size explains: {vector}")
+        return found
+
+    def _direct(self, vector: Vector, operands: Sequence[Step]) -> tuple[Node, int] | None:
+        """A tensor and an axis with that size: an input, or an operand."""
+        if vector in self._inputs:
+            return self._inputs[vector]
+        for step in operands:
+            node = self._nodes[step]
+            for axis in node.meta.get("varies", ()):
+                if self._vectors[node, axis] == vector:
+                    return node, axis
+        return None
+
+    def _size(self, node: Node, axis: int, *, shared: bool) -> Node:
+        """A node that reads a size; one for all who read that of an input, so that it stands before everything."""
+        vector = self._vectors.get((node, axis), ())
+        if shared and vector in self._sizes:
+            return self._sizes[vector]
+        if shared:
+            with self.graph.inserting_after(self._last_input):
+                made = self.graph.call_method("size", (node, axis))
+        else:
+            made = self.graph.call_method("size", (node, axis))
+        made.meta.update(value=int(node.meta["value"].shape[axis]), scope="", nn_module_stack=_outer(node, shared))
+        if shared:
+            self._sizes[vector] = made
+        return made
+
+    def _expression(self, vector: tuple[Any, ...], operands: Sequence[Step]) -> Node | None:
+        """An expression in one or two sizes that has these values."""
+        known = self._known(operands)
+        for sizes, place in known:
+            for function, number in _of_one(vector, sizes):
+                return self._apply(function, [place], number, vector[0])
+        for left, one in known:
+            for right, other in known:
+                product = tuple(a * b for a, b in zip(left, right, strict=True))
+                if product == vector:
+                    return self._apply(operator.mul, [one, other], None, vector[0])
+                for function, number in _of_one(vector, product):
+                    inner = self._apply(operator.mul, [one, other], None, product[0])
+                    return self._computed(function, (inner, number), vector[0])
+        return self._of_three(vector, known)
+
+    def _of_three(self, vector: tuple[Any, ...], known: Sequence[tuple[Vector, tuple[Node, int]]]) -> Node | None:
+        """A product of three sizes and a number, as a batch of windows is."""
+        for a, one in known:
+            for b, two in known:
+                for c, three in known:
+                    product = tuple(x * y * z for x, y, z in zip(a, b, c, strict=True))
+                    for function, number in [(operator.mul, 1), *_of_one(vector, product)]:
+                        if tuple(function(p, number) for p in product) != vector:
+                            continue
+                        inner = self._apply(operator.mul, [one, two], None, a[0] * b[0])
+                        last = self._size(*three, shared=three in self._inputs.values())
+                        inner = self._computed(operator.mul, (inner, last), product[0])
+                        return inner if number == 1 else self._computed(function, (inner, number), vector[0])
+        return None
+
+    def _known(self, operands: Sequence[Step]) -> list[tuple[Vector, tuple[Node, int]]]:
+        found = dict(self._inputs)
+        for step in operands:
+            node = self._nodes[step]
+            for axis in node.meta.get("varies", ()):
+                found.setdefault(self._vectors[node, axis], (node, axis))
+        return list(found.items())
+
+    def _apply(self, function: Any, places: Sequence[tuple[Node, int]], number: Any, value: Any) -> Node:
+        sizes = [self._size(*place, shared=place in self._inputs.values()) for place in places]
+        return self._computed(function, (*sizes, *([] if number is None else [number])), value)
+
+    def _computed(self, function: Any, args: tuple[Any, ...], value: Any) -> Node:
+        if function in COMPOSED:
+            return COMPOSED[function](self, *args, value)
+        node = self.graph.call_function(function, args)
+        node.meta.update(value=value, scope="", nn_module_stack={})
+        return node
+
+    # Structures -------------------------------------------------------------------------------------------------
+
+    def _output(self, value: Any) -> Any:
+        return self._resolved(value, None, [])
+
+    def _structure(self, value: Any, resolved: Any) -> Any:
+        """A call that makes a container of a user's class."""
+        kind = type(value)
+        if isinstance(value, Mapping) and not dataclasses.is_dataclass(value):
+            args, kwargs = ({key: resolved(one) for key, one in value.items()},), {}
+            if kind is not PLAIN[-1] and not hasattr(value, "__missing__"):
+                args, kwargs = args, {}
+        elif isinstance(value, tuple) and hasattr(value, "_fields"):
+            args, kwargs = tuple(resolved(one) for one in value), {}
+        elif isinstance(value, Mapping):
+            args, kwargs = (), {str(key): resolved(one) for key, one in value.items()}
+        elif dataclasses.is_dataclass(value):
+            args, kwargs = (), {f.name: resolved(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
+        else:
+            args, kwargs = ([resolved(one) for _, one in parts_of(value) or ()],), {}
+        node = self.graph.call_function(kind, args, kwargs)
+        node.meta.update(value=_with_values(value), scope="", nn_module_stack={})
+        return node
+
+
+def _floordiv_of_less(emitter: Emitter, size: Any, number: Any, value: Any) -> Node:
+    """``(size - 1) // number + 1``: as often as a stride fits."""
+    inner = emitter._computed(operator.sub, (size, 1), None)
+    inner.meta["value"] = size.meta["value"] - 1
+    inner = emitter._computed(operator.floordiv, (inner, number), inner.meta["value"] // number)
+    return emitter._computed(operator.add, (inner, 1), value)
+
+
+def _ceiling(size: Any, number: Any) -> Any:
+    return (size - 1) // number + 1
+
+
+COMPOSED = {_ceiling: _floordiv_of_less}
+
+
+def _of_one(vector: tuple[Any, ...], sizes: Vector) -> Iterator[tuple[Any, Any]]:
+    """Functions and numbers that make `vector` of `sizes`: multiples, parts, sums, and for floats quotients."""
+    first, size = vector[0], sizes[0]
+    tries: list[tuple[Any, Any]] = []
+    if isinstance(first, int):
+        if size and first % size == 0:
+            tries.append((operator.mul, first // size))
+        if first and size % first == 0:
+            tries.append((operator.floordiv, size // first))
+        tries += [(operator.add, first - size)]
+        if first > 0:
+            for number in sorted({size // first, size // first + 1, -(-size // first)}):
+                if number > 1:
+                    tries += [(operator.floordiv, number), (_ceiling, number)]
+    elif size:
+        tries += [(operator.mul, first / size), (operator.truediv, size / first if first else 0), (operator.add, first - size)]
+    for function, number in tries:
+        if number == 0 and function is not operator.add:
+            continue
+        if tuple(function(one, number) for one in sizes) == vector:
+            yield function, number
+
+
+def without_defaults(function: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Keyword arguments without those that have the default anyway: functions of torch state all of them."""
+    defaults = _defaults(function) if kwargs and not isinstance(function, str | tuple) else {}
+    return {
+        name: value
+        for name, value in kwargs.items()
+        if name != "_stacklevel" and not (name in defaults and type(value) is type(defaults[name]) and value == defaults[name])
+    }
+
+
+@lru_cache(maxsize=None)
+def _defaults(function: Any) -> dict[str, Any]:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return {}
+    plain = (bool, int, float, str, type(None))
+    return {one.name: one.default for one in parameters if isinstance(one.default, plain)}
+
+
+def is_input(step: Step) -> bool:
+    """Whether a step is an input, or takes one out of a nested one."""
+    taken = step.target in (operator.getitem, getattr) and step.op == "call_function" and step.kwargs == {}
+    if not taken:
+        return step.op == "placeholder"
+    source = step.args[0]
+    nested = isinstance(source, Step) and not isinstance(source.value, Tensor)
+    return nested and isinstance(step.args[1], int | str) and is_input(source)
+
+
+def _as_meta(value: Any) -> Any:
+    from .recorder import to_meta
+    from .structure import map_leaves
+
+    return map_leaves(value, lambda _, leaf: to_meta(leaf))
+
+
+def _with_values(value: Any) -> Any:
+    """An output structure with meta tensors for its steps."""
+    from .structure import map_leaves
+
+    def shown(_: Any, leaf: Any) -> Any:
+        if isinstance(leaf, Step):
+            return _as_meta(leaf.value)
+        return _as_meta(leaf.step.value) if isinstance(leaf, Recipe) else leaf
+
+    return map_leaves(value, shown)
+
+
+def _outer(node: Node, shared: bool) -> dict[str, Any]:
+    return {} if shared else dict(node.meta.get("nn_module_stack", {}))

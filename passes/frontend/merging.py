@@ -1,0 +1,249 @@
+"""Recordings of one model at several sizes, compared: what differs depends on a size, what does not is a constant.
+
+An integer that differs is the size of a tensor, or an expression in sizes; a cold tensor that differs is made in the
+graph by its recipe; a flag that differs between evaluation and training follows the mode. If the recordings differ in
+their calls, control flow depends on a size or on the mode, and `Differs` says where.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bnas.passes.errors import CaptureError
+
+from .recorder import Step
+from .recording import Recording
+from .structure import Leaf, leaves_of, map_leaves, parts_of, rebuilt, tensors_of
+
+
+class Differs(CaptureError):
+    """Two recordings are not the same calls; `step` is the first that differs."""
+
+    def __init__(self, step: Step | None, why: str) -> None:
+        super().__init__(f"{step.place()}: {why}" if step is not None else why)
+        self.step = step
+
+
+@dataclass(frozen=True)
+class Varying(Leaf):
+    """A number that differs between recordings: its value in each."""
+
+    values: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class ByMode(Leaf):
+    """A plain value that differs between evaluation and training."""
+
+    evaluation: Any
+    training: Any
+
+
+@dataclass(eq=False)
+class Merged(Leaf):
+    """One call of all recordings: its arguments with what varies."""
+
+    step: Step
+    """As the first recording has it."""
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    values: list[Any]
+    """What it gave in each recording."""
+
+
+class Merger:
+    """Compares recordings at several sizes, the first of which is the base, and one in training mode."""
+
+    def __init__(self, recordings: Sequence[Recording], training: Recording | None = None) -> None:
+        self.base, self.sized, self.trained = recordings[0], list(recordings), training
+        self._all = [*recordings, *([training] if training is not None else [])]
+        self._places = [{step: place for place, step in enumerate(one.hot)} for one in self._all]
+        self._cold: dict[tuple[Step, ...], Step | list[Merged]] = {}
+        self._limits: list[int] = []
+        """Where the steps that are being compared stand in their recordings."""
+
+    def steps(self) -> Iterator[Merged]:
+        """Every hot step of the base, in order.
+
+        Raises:
+            Differs: the recordings are not the same.
+        """
+        for place, base in enumerate(self.base.hot):
+            group = [base, *(self._counterpart(one, place, base) for one in self._all[1:])]
+            yield self._merged(group)
+        longest = max(self._all, key=lambda one: len(one.hot))
+        if len(longest.hot) > len(self.base.hot):
+            raise Differs(longest.hot[len(self.base.hot)], "calls more there than elsewhere")
+
+    def output(self) -> Any:
+        """What the model returns, with base steps for tensors, and with what varies."""
+        return self._merge([one.output for one in self._all], None)
+
+    def _counterpart(self, recording: Recording, place: int, base: Step) -> Step:
+        if place >= len(recording.hot):
+            raise Differs(base, "is not called there")
+        other = recording.hot[place]
+        if (other.op, other.target) != (base.op, base.target) or other.grad != base.grad:
+            raise Differs(other if other.line else base, f"another call: {name_of(other)} and not {name_of(base)}")
+        return other
+
+    def _merged(self, group: Sequence[Step]) -> Merged:
+        base, outer = group[0], self._limits
+        self._limits = [one.index for one in group]
+        args, kwargs = self._merge([(one.args, one.kwargs) for one in group], base)
+        self._limits = outer
+        return Merged(base, args, kwargs, [one.value for one in group[: len(self.sized)]])
+
+    def _merge(self, values: list[Any], step: Step | None) -> Any:
+        first = values[0]
+        if isinstance(first, Step):
+            return self._merge_steps(values, step)
+        if isinstance(first, slice):
+            parts = [[(one.start, one.stop, one.step) for one in values if isinstance(one, slice)]]
+            if len(parts[0]) != len(values):
+                raise Differs(step, "another kind of argument")
+            return slice(*self._merge(parts[0], step))
+        parts_of_first = parts_of(first)
+        if parts_of_first is not None:
+            return self._merge_parts(values, parts_of_first, step)
+        if all(_equal(first, one) for one in values[1:]):
+            return first
+        return self._merge_plain(values, step)
+
+    def _merge_parts(self, values: list[Any], parts: list[tuple[Any, Any]], step: Step | None) -> Any:
+        every = [parts_of(one) for one in values]
+        keys = [key for key, _ in parts]
+        for one in every:
+            if one is None or [key for key, _ in one] != keys:
+                raise Differs(step, "a list of another length, or another structure")
+        columns = [self._merge([one[n][1] for one in every], step) for n in range(len(keys))]  # type: ignore[index]
+        return rebuilt(values[0], columns)
+
+    def _merge_plain(self, values: list[Any], step: Step | None) -> Any:
+        sized = values[: len(self.sized)]
+        same = all(_equal(sized[0], one) for one in sized[1:])
+        if self.trained is not None and same:
+            if isinstance(values[-1], bool | int | float | str | None) and isinstance(sized[0], bool | int | float | str | None):
+                return ByMode(sized[0], values[-1])
+            raise Differs(step, "another argument in training mode")
+        if self.trained is not None and not _equal(sized[0], values[-1]):
+            raise Differs(step, "a number that depends on a size and on the mode")
+        kinds = {type(one) for one in sized}
+        if kinds == {int} or kinds == {float}:
+            return Varying(tuple(sized))
+        raise Differs(step, f"another argument: {_shown(sized)}")
+
+    def _merge_steps(self, values: list[Any], step: Step | None) -> Any:
+        if not all(isinstance(one, Step) for one in values):
+            raise Differs(step, "a tensor in one place and none in another")
+        if not any(one.cold for one in values):
+            places = {table.get(one) for table, one in zip(self._places, values, strict=True)}
+            if len(places) != 1:
+                raise Differs(step, "takes another tensor")
+            return values[0]
+        if not all(one.cold for one in values):
+            raise Differs(step, "a constant in one place and none in another")
+        return self._merge_cold(tuple(values), step)
+
+    def _merge_cold(self, steps: tuple[Step, ...], user: Step | None) -> Any:
+        """The base's cold step where all have the same value; else its recipe, merged, as a `Recipe`."""
+        if steps not in self._cold:
+            if all(_same_values(steps[0].value, one.value) for one in steps[1:]):
+                self._cold[steps] = steps[0]
+            else:
+                self._cold[steps] = self._merge_recipes(steps, user)
+        found = self._cold[steps]
+        return found if isinstance(found, Step) else Recipe(steps[0], found)
+
+    def _merge_recipes(self, steps: tuple[Step, ...], user: Step | None) -> list[Merged]:
+        limits = self._limits or [len(one.steps) for one in self._all]
+        recipes = [recipe(*one) for one in zip(self._all, steps, limits, strict=True)]
+        if len({len(one) for one in recipes}) != 1:
+            raise Differs(user, "a tensor that is made in another way")
+        merged = []
+        for group in zip(*recipes, strict=True):
+            if any(one.op == "given" for one in group):
+                raise Differs(user, "a tensor that forward keeps, or gets from elsewhere, depends on it")
+            if len({one.target for one in group}) != 1:
+                raise Differs(group[0], "a tensor that is made in another way")
+            merged.append(self._merged(group))
+        return merged
+
+
+@dataclass(frozen=True, eq=False)
+class Recipe(Leaf):
+    """A cold tensor that differs between recordings: the calls that make it, the last of which gives `step`'s value."""
+
+    step: Step
+    calls: list[Merged]
+
+
+def recipe(recording: Recording, wanted: Step, limit: int) -> list[Step]:
+    """The cold steps before `limit` that make the value of one, in order, with all that is written into their memory.
+
+    Tensors that were there before and are the same object stay arguments.
+    """
+    needed, found = {wanted}, []
+    memory = {one.untyped_storage()._cdata for one in tensors_of(wanted.value)}
+    for step in reversed(recording.steps[:limit]):
+        writes = step.op == "cold" and step.writes and any(
+            one.untyped_storage()._cdata in memory for one in _written(step)
+        )
+        if step not in needed and not writes:
+            continue
+        if step.op == "given" and step is not wanted:
+            continue
+        found.append(step)
+        for _, leaf in leaves_of((step.args, step.kwargs)):
+            if isinstance(leaf, Step) and leaf.cold:
+                needed.add(leaf)
+                memory.update(one.untyped_storage()._cdata for one in tensors_of(leaf.value))
+    return found[::-1]
+
+
+def _written(step: Step) -> list[Tensor]:
+    return [one for leaf in step.args[:1] if isinstance(leaf, Step) for one in tensors_of(leaf.value)]
+
+
+def name_of(step: Step) -> str:
+    """The name of what a step calls."""
+    return step.target if isinstance(step.target, str) else str(getattr(step.target, "__name__", step.target))
+
+
+def _shown(values: Sequence[Any]) -> str:
+    return " and ".join(str(one)[:60] for one in values[:2])
+
+
+def _equal(left: Any, right: Any) -> bool:
+    if type(left) is not type(right):
+        return False
+    if isinstance(left, float):
+        return left == right or (left != left and right != right)
+    try:
+        return bool(left == right)
+    except Exception:  # a value without an order of its own
+        return left is right
+
+
+def _same_values(left: Any, right: Any) -> bool:
+    """Whether two values hold equal tensors in the same places."""
+    a, b = tensors_of(left), tensors_of(right)
+    return len(a) == len(b) and all(map(_same_tensor, a, b))
+
+
+def _same_tensor(left: Tensor, right: Tensor) -> bool:
+    if left is right:
+        return True
+    if left.shape != right.shape or left.dtype != right.dtype:
+        return False
+    if left.is_floating_point() or left.is_complex():
+        return bool(torch.equal(torch.nan_to_num(left), torch.nan_to_num(right)))
+    return bool(torch.equal(left, right))
+
+
+__all__ = ["ByMode", "Differs", "Merged", "Merger", "Recipe", "Varying", "map_leaves", "recipe"]

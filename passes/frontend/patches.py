@@ -1,0 +1,77 @@
+"""What is changed in PyTorch while a model is recorded, and put back afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointFunction
+
+from bnas.passes.attention import DECOMPOSITIONS
+
+from .recorder import Recorder, _hooked
+from .structure import tensors_of
+
+
+class CustomFunction(nn.Module):
+    """A `torch.autograd.Function` as a layer of the graph: it is applied, so that its own backward stays."""
+
+    def __init__(self, function: type[torch.autograd.Function]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *args: Any) -> Any:
+        """Apply the function."""
+        return self.function.apply(*args)  # type: ignore[no-untyped-call]
+
+    def extra_repr(self) -> str:
+        """The name of the function."""
+        return self.function.__name__
+
+
+@contextmanager
+def recording(recorder: Recorder) -> Iterator[None]:
+    """While it lasts, calls of modules, functions of torch and custom autograd functions go through `recorder`.
+
+    Libraries that ask hear that the model is being exported, so that they skip checks of values, and PyTorch's fused
+    path of encoders is off: it knows no axes. All of it is put back at the end.
+    """
+    owner = next(one for one in torch.autograd.Function.__mro__ if "apply" in vars(one))
+    apply = vars(owner)["apply"]
+
+    def module_call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        inner = getattr(module, "_orig_mod", None)
+        if isinstance(inner, nn.Module) and type(module).__name__ == "OptimizedModule":
+            return inner(*args, **kwargs)
+        if isinstance(module, torch.jit.ScriptModule):
+            return recorder.call_module(module, args, kwargs, _scripted)
+        if type(module) in DECOMPOSITIONS and not _hooked(module):
+            return recorder.call_module(module, args, kwargs, partial(DECOMPOSITIONS[type(module)], module))
+        return recorder.call_module(module, args, kwargs, partial(module._call_impl))
+
+    def function_apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        if issubclass(cls, CheckpointFunction):
+            return args[0](*args[2:])  # checkpointing changes when something is computed, not what
+        if not any(recorder.is_hot(one) for one in tensors_of(args)):
+            return apply.__get__(None, cls)(*args, **kwargs)
+        return recorder.call_own(CustomFunction(cls), args, kwargs)
+
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(nn.Module, "__call__", module_call))
+        stack.enter_context(mock.patch.object(torch.autograd.Function, "apply", classmethod(function_apply)))
+        for flag in ("_is_compiling_flag", "_is_exporting_flag"):
+            if hasattr(torch.compiler, flag):
+                stack.enter_context(mock.patch.object(torch.compiler, flag, True))
+        stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
+        torch.backends.mha.set_fastpath_enabled(False)
+        stack.enter_context(recorder)
+        yield
+
+
+def _scripted(*args: Any, **kwargs: Any) -> Tensor:
+    raise TypeError("it is scripted: its code runs outside of Python")

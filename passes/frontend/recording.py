@@ -1,0 +1,113 @@
+"""One run of a model at given sizes and in a given mode: all calls, and what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bnas.passes.errors import CaptureError, Diagnostic
+
+from .patches import recording
+from .recorder import Recorder, Step, described
+from .state import ModelState
+from .structure import Path, leaves_of, map_leaves
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What a model called, in order."""
+
+    steps: Sequence[Step]
+    output: Any
+    """What it returned, with steps in place of tensors."""
+    own: Mapping[str, nn.Module]
+    plain: Mapping[str, type[nn.Module]]
+    diagnostics: Sequence[Diagnostic]
+    recorder: Recorder
+    """Keeps all tensors of the recording alive."""
+
+    @cached_property
+    def hot(self) -> list[Step]:
+        """The steps that are nodes of the graph."""
+        return [step for step in self.steps if not step.cold and step.op != "nothing"]
+
+
+Shapes = Mapping[Path, tuple[int, ...]]
+"""The shape of each tensor among the inputs, by its path in ``(args, kwargs)``."""
+
+
+def record(
+    model: nn.Module,
+    inputs: tuple[tuple[Any, ...], dict[str, Any]],
+    names: Mapping[Path, str],
+    shapes: Shapes,
+    *,
+    batch: int,
+    training: bool,
+    modes: Mapping[nn.Module, bool],
+) -> Recording:
+    """Run `model` on meta tensors of the given `shapes`; it and all that it holds are as before afterwards.
+
+    Args:
+        model: the model.
+        inputs: positional and keyword inputs, of which types and structure matter.
+        names: the placeholder of each argument, by its path.
+        shapes: the shape of each tensor among the inputs.
+        batch: the size of the batch axis in `shapes`.
+        training: whether it runs in training mode.
+        modes: the mode of each module when the model is in training mode.
+
+    Raises:
+        CaptureError: it cannot be recorded.
+    """
+    state = ModelState(model)
+    recorder = Recorder(model, batch, modes)
+    try:
+        for module, mode in modes.items():
+            module.training = mode and training
+        args, kwargs = _placeholders(recorder, inputs, names, shapes)
+        try:
+            with recording(recorder), torch.random.fork_rng(devices=[]):
+                result = model(*args, **kwargs)
+                with torch._C.DisableTorchFunction():
+                    output = recorder.refs(result)
+        except Exception as error:
+            raise described(model, "", error) from error
+    finally:
+        recorder.give_back()
+        state.restore()
+    return Recording(recorder.steps, output, recorder.own, recorder.plain, recorder.diagnostics, recorder)
+
+
+def _placeholders(
+    recorder: Recorder, inputs: tuple[tuple[Any, ...], dict[str, Any]], names: Mapping[Path, str], shapes: Shapes
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The inputs with meta tensors, and a step for each argument that holds one."""
+
+    def meta(path: Path, leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        return torch.empty(shapes[path], dtype=leaf.dtype, device="meta")
+
+    given = map_leaves(inputs, meta)
+    for path, name in names.items():
+        value = given[path[0]][path[1]]
+        step = recorder._append(Step("placeholder", name, value=value))
+
+        def bind(inner: Path, leaf: Any, step: Step = step) -> Any:
+            if isinstance(leaf, Tensor):
+                recorder._bind(leaf, step, inner)
+            return leaf
+
+        map_leaves(value, bind)
+    for path, leaf in leaves_of(given):
+        if isinstance(leaf, Tensor):
+            recorder.step_of(leaf)
+    if not names:
+        raise CaptureError("there is no tensor among the example inputs")
+    return given

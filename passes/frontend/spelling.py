@@ -1,0 +1,147 @@
+"""How torch functions that a recorder sees are spelled in a graph: methods by name, operators as in Python."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+DEVICE = frozenset({"device", "is_cuda", "is_cpu", "is_mps", "is_meta", "is_xpu"})
+"""Properties of a tensor that tell where it is."""
+
+FACTORIES = frozenset(
+    {
+        *("zeros", "ones", "full", "empty", "arange", "linspace", "logspace", "eye", "tensor", "as_tensor"),
+        *("hann_window", "hamming_window", "scalar_tensor", "empty_strided", "tril_indices", "triu_indices"),
+    }
+)
+LIKES = FACTORIES | {
+    *("zeros_like", "ones_like", "full_like", "empty_like"),
+    *("new_zeros", "new_ones", "new_full", "new_empty", "new_tensor"),
+}
+"""Functions that make a tensor by size and type: of a tensor that they are given they read no number."""
+
+RANDOM = frozenset(
+    {
+        *("rand", "randn", "randint", "randperm", "normal", "bernoulli", "multinomial", "poisson"),
+        *("rand_like", "randn_like", "randint_like", "dropout", "alpha_dropout", "feature_dropout"),
+        *("bernoulli_", "uniform_", "normal_", "random_", "exponential_", "geometric_", "cauchy_", "log_normal_"),
+    }
+)
+"""Functions that give other numbers at every call: never computed ahead."""
+
+READS = frozenset(
+    {
+        *("item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__index__", "__complex__"),
+        *("__array__", "__contains__", "__format__", "__repr__", "equal", "allclose", "is_nonzero", "_is_all_true"),
+    }
+)
+"""Functions that hand numbers of a tensor to Python."""
+
+_REVERSED = {
+    "__radd__": operator.add,
+    "__rsub__": operator.sub,
+    "__rmul__": operator.mul,
+    "__rdiv__": operator.truediv,
+    "__rtruediv__": operator.truediv,
+    "__rfloordiv__": operator.floordiv,
+    "__rmod__": operator.mod,
+    "__rpow__": operator.pow,
+    "__rmatmul__": operator.matmul,
+    "__rand__": operator.and_,
+    "__ror__": operator.or_,
+    "__rxor__": operator.xor,
+}
+
+_OPERATORS = {
+    "__getitem__": operator.getitem,
+    "__setitem__": operator.setitem,
+    "__add__": operator.add,
+    "__sub__": operator.sub,
+    "__mul__": operator.mul,
+    "__truediv__": operator.truediv,
+    "__div__": operator.truediv,
+    "__floordiv__": operator.floordiv,
+    "__mod__": operator.mod,
+    "__pow__": operator.pow,
+    "__matmul__": operator.matmul,
+    "__neg__": operator.neg,
+    "__invert__": operator.invert,
+    "__abs__": operator.abs,
+    "__and__": operator.and_,
+    "__or__": operator.or_,
+    "__xor__": operator.xor,
+    "__eq__": operator.eq,
+    "__ne__": operator.ne,
+    "__lt__": operator.lt,
+    "__le__": operator.le,
+    "__gt__": operator.gt,
+    "__ge__": operator.ge,
+    "__iadd__": operator.iadd,
+    "__isub__": operator.isub,
+    "__imul__": operator.imul,
+    "__itruediv__": operator.itruediv,
+    "__idiv__": operator.itruediv,
+    "__ifloordiv__": operator.ifloordiv,
+    "__imod__": operator.imod,
+    "__ipow__": operator.ipow,
+    "__iand__": operator.iand,
+    "__ior__": operator.ior,
+    "__ixor__": operator.ixor,
+    "__lshift__": operator.lshift,
+    "__rshift__": operator.rshift,
+}
+
+_BINARY = {
+    "add": operator.add,
+    "sub": operator.sub,
+    "mul": operator.mul,
+    "div": operator.truediv,
+    "true_divide": operator.truediv,
+    "matmul": operator.matmul,
+    "remainder": operator.mod,
+    "floor_divide": operator.floordiv,
+    "pow": operator.pow,
+    "eq": operator.eq,
+    "ne": operator.ne,
+    "lt": operator.lt,
+    "le": operator.le,
+    "gt": operator.gt,
+    "ge": operator.ge,
+}
+"""Methods of two operands that Python's operators arrive as."""
+
+_FUNCTIONS = {
+    torch.max_pool2d: F.max_pool2d,
+    torch.max_pool1d: F.max_pool1d,
+    torch.max_pool3d: F.max_pool3d,
+}
+
+
+def spelled(func: Any, args: tuple[Any, ...]) -> tuple[str, Any, tuple[Any, ...]]:
+    """The kind of a node, its target and its arguments, for a torch function called with `args`."""
+    name = getattr(func, "__name__", "")
+    if func is getattr:
+        return "call_function", getattr, args
+    if name in _REVERSED:
+        return "call_function", _REVERSED[name], (args[1], args[0])
+    if name in _OPERATORS:
+        return "call_function", _OPERATORS[name], args
+    if _is_method(func, name):
+        if name in _BINARY and len(args) == 2:
+            return "call_function", _BINARY[name], args
+        if name == "neg" and len(args) == 1:
+            return "call_function", operator.neg, args
+        return "call_method", name, args
+    return "call_function", _FUNCTIONS.get(func, func), args
+
+
+def _is_method(func: Any, name: str) -> bool:
+    """Whether a function is one of `torch.Tensor`'s methods, and none of torch's own functions."""
+    found = getattr(Tensor, name, None)
+    if found is None or isinstance(func, type):
+        return False
+    return found is func or getattr(func, "__objclass__", None) is torch._C.TensorBase

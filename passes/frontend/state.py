@@ -1,0 +1,129 @@
+"""What a model's forward may change beside its result, remembered and put back.
+
+Attention modules keep tables by size or device, libraries cache masks, users keep activations for a plot: after a
+capture all of it is what it was before, whether the capture succeeded or not.
+"""
+
+from __future__ import annotations
+
+import types
+from collections import deque
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_NEVER = (
+    Tensor,
+    type,
+    types.ModuleType,
+    types.FunctionType,
+    types.BuiltinFunctionType,
+    types.MethodType,
+    torch.dtype,
+    torch.device,
+    str,
+    bytes,
+    int,
+    float,
+    complex,
+    type(None),
+    tuple,
+    frozenset,
+)
+"""Values that have no state of their own to be put back; tuples are looked into."""
+
+
+class ModelState:
+    """The attributes of all modules of a model and of what these hold, at the moment when it was made.
+
+    Containers (dicts, lists, sets, deques) and plain objects are remembered by their content, tensors by identity.
+    With `data`, tensors that are no parameters are remembered by value too.
+    """
+
+    def __init__(self, model: nn.Module, *, data: bool = False) -> None:
+        self._held: list[tuple[Any, Any]] = []
+        self._objects: list[tuple[Any, dict[str, Any]]] = []
+        self._values: list[tuple[Tensor, Tensor, int]] = []
+        self._seen: set[int] = set()
+        self._data = data
+        for module in model.modules():
+            self._visit(module)
+
+    def restore(self) -> None:
+        """Put everything back."""
+        for owner, attributes in self._objects:
+            if not _same(owner.__dict__, attributes):
+                owner.__dict__.clear()
+                owner.__dict__.update(attributes)
+        for container, content in self._held:
+            _refill(container, content)
+        for tensor, value, version in self._values:
+            if tensor._version != version or not torch.equal(tensor, value):
+                with torch.no_grad():
+                    tensor.detach().copy_(value)
+
+    def _visit(self, value: Any) -> None:
+        waiting = [value]
+        while waiting:
+            one = waiting.pop()
+            if id(one) in self._seen:
+                continue
+            self._seen.add(id(one))
+            waiting += self._remember(one)
+
+    def _remember(self, value: Any) -> list[Any]:
+        """Remember one value; what is inside it and must be looked at too."""
+        if isinstance(value, Tensor):
+            if self._data and not isinstance(value, nn.Parameter) and not value.is_meta:
+                self._values.append((value, value.detach().clone(), value._version))
+            return []
+        if isinstance(value, tuple):
+            return list(value)
+        if isinstance(value, MutableMapping) and type(value).__module__ in ("builtins", "collections"):
+            self._held.append((value, dict(value)))
+            return list(value.values())
+        if isinstance(value, list | deque | set):
+            self._held.append((value, list(value)))
+            return list(value)
+        if isinstance(value, _NEVER) or not isinstance(getattr(value, "__dict__", None), dict):
+            return []
+        self._objects.append((value, dict(value.__dict__)))
+        return list(value.__dict__.values())
+
+
+def _same(now: Any, before: Any) -> bool:
+    """Whether two mappings hold the very same objects under the same keys, in the same order."""
+    return len(now) == len(before) and all(
+        a == b and now[a] is before[b] for a, b in zip(now, before, strict=True) if a is b or type(a) is type(b)
+    )
+
+
+def _refill(container: Any, content: Any) -> None:
+    """Give a container back what it held, if it holds anything else."""
+    if isinstance(container, MutableMapping):
+        if not _same(container, content):
+            container.clear()
+            container.update(content)
+        return
+    if len(container) == len(content) and all(a is b for a, b in zip(container, content, strict=True)):
+        return
+    container.clear()
+    if isinstance(container, set):
+        container.update(content)
+    else:
+        container.extend(content)
+
+
+@contextmanager
+def preserved(model: nn.Module, *, data: bool = False) -> Iterator[None]:
+    """While it lasts the model may be run in any mode; afterwards all of it is as it was, random states too."""
+    devices = [p.device for p in model.parameters() if p.device.type == "cuda"]
+    state = ModelState(model, data=data)
+    with torch.random.fork_rng(devices=list({d.index or 0 for d in devices})):
+        try:
+            yield
+        finally:
+            state.restore()

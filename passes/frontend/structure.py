@@ -1,0 +1,119 @@
+"""Nested values: what a model is called with and what it returns, with tensors anywhere inside."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Path = tuple[Any, ...]
+"""The way to a part of a nested value: keys and positions, and names of attributes as `Attribute`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Attribute:
+    """A step to a part of an object: the attribute called `name`."""
+
+    name: str
+
+
+class Leaf:
+    """Base of our own data classes, which are no containers of a user's."""
+
+    __slots__ = ()
+
+
+def parts_of(value: Any) -> list[tuple[Any, Any]] | None:
+    """The parts of a container, each with the step that leads to it; None for a value that is no container."""
+    if isinstance(value, Mapping):
+        return list(value.items())
+    if isinstance(value, list | tuple):
+        return list(enumerate(value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type | Leaf):
+        return [(Attribute(one.name), getattr(value, one.name)) for one in dataclasses.fields(value)]
+    return None
+
+
+def leaves_of(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """Every part of `value` that is no container, in order, with its path."""
+    parts = parts_of(value)
+    if parts is None:
+        yield path, value
+        return
+    for step, part in parts:
+        yield from leaves_of(part, (*path, step))
+
+
+def tensors_of(value: Any) -> list[Tensor]:
+    """Every tensor inside `value`, in order, as often as it stands there; also inside slices."""
+    found: list[Tensor] = []
+    _collect(value, found)
+    return found
+
+
+def _collect(value: Any, found: list[Tensor]) -> None:
+    if isinstance(value, Tensor):
+        found.append(value)
+    elif isinstance(value, slice):
+        for one in (value.start, value.stop, value.step):
+            _collect(one, found)
+    elif (parts := parts_of(value)) is not None:
+        for _, part in parts:
+            _collect(part, found)
+
+
+def holds_tensors(value: Any) -> bool:
+    """Whether there is a tensor anywhere inside `value`."""
+    return bool(tensors_of(value))
+
+
+def map_leaves(value: Any, change: Callable[[Path, Any], Any], path: Path = ()) -> Any:
+    """`value` with every part that is no container replaced by ``change(path, part)``; containers keep their kind."""
+    if isinstance(value, slice):
+        return slice(*(map_leaves(one, change, path) for one in (value.start, value.stop, value.step)))
+    parts = parts_of(value)
+    if parts is None:
+        return change(path, value)
+    return rebuilt(value, [map_leaves(part, change, (*path, step)) for step, part in parts])
+
+
+def rebuilt(like: Any, parts: list[Any]) -> Any:
+    """A container of the kind of `like` that holds `parts`, in the order of `parts_of`."""
+    kind = type(like)
+    if isinstance(like, Mapping):
+        items = dict(zip(like, parts, strict=True))
+        if dataclasses.is_dataclass(like):
+            return kind(**items)
+        return items if kind is dict else kind(items)
+    if isinstance(like, list):
+        return parts if kind is list else kind(parts)
+    if kind is torch.Size:
+        return tuple(parts)
+    if isinstance(like, tuple):
+        return kind(*parts) if hasattr(like, "_fields") else kind(parts)
+    names = [one.name for one in dataclasses.fields(like)]
+    return dataclasses.replace(like, **dict(zip(names, parts, strict=True)))
+
+
+def at(value: Any, path: Path) -> Any:
+    """The part of `value` that `path` leads to."""
+    for step in path:
+        value = getattr(value, step.name) if isinstance(step, Attribute) else value[step]
+    return value
+
+
+def same_tree(left: Any, right: Any) -> bool:
+    """Whether two values have the same containers, with parts in the same places."""
+    a, b = parts_of(left), parts_of(right)
+    if a is None or b is None:
+        return a is b
+    same = type(left) is type(right) and [step for step, _ in a] == [step for step, _ in b]
+    return same and all(same_tree(x, y) for (_, x), (_, y) in zip(a, b, strict=True))
+
+
+PLAIN = (dict, list, tuple, OrderedDict)
+"""Containers that a graph writes as literals, or (the last) by their constructor."""

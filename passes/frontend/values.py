@@ -1,0 +1,67 @@
+"""The values of the nodes of a graph, computed anew on meta tensors: for graphs that a pass changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from bnas.passes.calls import form_of
+from bnas.passes.errors import add_note
+
+from .entry import check_sizes
+from .recorder import BATCH, run_leaf, run_on_meta, to_meta
+
+
+def revalue(
+    root: nn.Module,
+    own: Mapping[str, nn.Module],
+    constants: Mapping[str, Tensor],
+    graph: fx.Graph,
+    plain: Mapping[str, type[nn.Module]],
+) -> Iterator[fx.Node]:
+    """Compute the value of every node of a graph anew; inputs keep theirs. Yields each node that has it then."""
+    for node in graph.nodes:
+        try:
+            if node.op not in ("placeholder", "output"):
+                node.meta["value"] = _value(root, own, constants, node, plain)
+        except Exception as error:
+            add_note(error, f"at the node {node.format_node()}")
+            raise
+        if node.op != "output":
+            yield node
+
+
+def _value(
+    root: nn.Module,
+    own: Mapping[str, nn.Module],
+    constants: Mapping[str, Tensor],
+    node: fx.Node,
+    plain: Mapping[str, type[nn.Module]],
+) -> Any:
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda one: one.meta["value"])
+    target = str(node.target)
+    if node.target is check_sizes:
+        return None
+    with torch.no_grad():
+        if node.op == "get_attr":
+            return to_meta(constants[target] if target in constants else _attribute(root, target))
+        if node.op != "call_module":
+            return run_on_meta(node.op, node.target, args, kwargs)
+        module = own[target] if target in own else root.get_submodule(target)
+        form = form_of(module)
+        if target in plain:
+            return torch.empty_like(args[0])
+        if form is None and target not in own:
+            from .opaque import run_opaque
+
+            device = next((p.device for p in root.parameters()), torch.device("cpu"))
+            return run_opaque(module, args, kwargs, BATCH, device)
+        return run_leaf(module, form, args, kwargs)
+
+
+def _attribute(root: nn.Module, path: str) -> Any:
+    owner, _, name = path.rpartition(".")
+    return getattr(root.get_submodule(owner), name)
