@@ -19,16 +19,18 @@ if TYPE_CHECKING:
     from .elasticity import Elasticity
     from .errors import (
         BnasError,
+        CaptureError,
         Diagnostic,
         ElasticityError,
+        InputError,
         LoweringError,
         PassError,
         RuleError,
         SubnetError,
-        CaptureError,
         VerificationError,
     )
-    from .ir import IR, trace
+    from .frontend.front import trace
+    from .ir import IR
     from .kernels import Kernel, Kernels, find_kernels
     from .patterns import Scopes, find_scopes
     from .pipeline import Pass, PassResult, Pipeline
@@ -68,19 +70,18 @@ __getattr__ = attach(
         "bnas.passes.elasticity": ("Elasticity",),
         "bnas.passes.errors": (
             "BnasError",
+            "CaptureError",
             "Diagnostic",
             "ElasticityError",
+            "InputError",
             "LoweringError",
             "PassError",
             "RuleError",
             "SubnetError",
-            "CaptureError",
             "VerificationError",
         ),
-        "bnas.passes.ir": (
-            "IR",
-            "trace",
-        ),
+        "bnas.passes.frontend.front": ("trace",),
+        "bnas.passes.ir": ("IR",),
         "bnas.passes.kernels": (
             "Kernel",
             "Kernels",
@@ -130,6 +131,7 @@ __all__ = [
     "Blocks",
     "BnasError",
     "Call",
+    "CaptureError",
     "Choices",
     "Choose",
     "Diagnostic",
@@ -137,6 +139,7 @@ __all__ = [
     "ElasticityError",
     "FindBlocks",
     "FindKernels",
+    "InputError",
     "Kernel",
     "Kernels",
     "LoweringError",
@@ -152,7 +155,6 @@ __all__ = [
     "SubnetError",
     "TensorRef",
     "Trace",
-    "CaptureError",
     "TypeAxes",
     "Variable",
     "VerificationError",

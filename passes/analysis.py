@@ -31,6 +31,10 @@ class Analysis:
     example_inputs: Any
     """A tensor, a tuple of positional or a dict of keyword inputs."""
     elasticity: Elasticity = field(default_factory=Elasticity)
+    dynamic: Mapping[str, Mapping[int, str]] | None = None
+    """Names of axes that must be dynamic beside the batch, by input and axis; None for all that can be."""
+    check: bool = True
+    """Whether the graph is compared with the model before it is used."""
     ir: IR = None  # type: ignore[assignment]
     """The graph."""
     types: AxisTypes = None  # type: ignore[assignment]
@@ -55,5 +59,5 @@ class Analysis:
         return replace(self, ir=self.ir.with_graph(graph, modules), **found)  # type: ignore[arg-type]
 
 
-PARTS = tuple(one.name for one in fields(Analysis) if one.default is None)
+PARTS = tuple(one.name for one in fields(Analysis) if one.default is None and one.name != "dynamic")
 """What passes find, by name: what they may declare to need and to give."""

@@ -148,7 +148,7 @@ MODULE_FORMS: dict[type[nn.Module], ModuleForm] = {
 
 
 FACTORIES: frozenset[Any] = frozenset(
-    {torch.zeros, torch.ones, torch.full, torch.empty, torch.rand, torch.randn, torch.arange, torch.linspace, torch.eye}
+    {torch.zeros, torch.ones, torch.full, torch.empty, torch.rand, torch.randn, torch.arange}
 )
 """Functions that make a tensor of given sizes."""
 

@@ -16,9 +16,7 @@ from torch.fx import Graph, Node
 
 from .calls import Call, call_of, writes_in_place
 from .errors import Diagnostic
-from .shuffles import spell_shuffles
-from .frontend.capture import Captured, Dynamic, capture
-from .frontend.entry import Sizes, check_sizes
+from .frontend.entry import Check, Sizes
 from .frontend.recorder import BATCH
 from .frontend.structure import holds_tensors
 from .frontend.values import revalue
@@ -50,6 +48,8 @@ class IR:
     """Which axes of the inputs are dynamic."""
     names: Mapping[Any, str] = field(default_factory=dict)
     """The placeholder of each argument that holds a tensor, by its path in ``(args, kwargs)``."""
+    checks: tuple[Check, ...] = ()
+    """What programs check of their inputs."""
     training: str = ""
     """Why training mode does not compute what the model computes in it; empty where it does."""
 
@@ -86,7 +86,7 @@ class IR:
 
         It is of theirs if it has that of the model's parameters.
         """
-        constant, like = self.constants[path], _floating(root)
+        constant, like = self.constants[path], floating(root)
         if like is None:
             return constant
         return constant.to(like.device, like.dtype if constant.dtype == self.dtype else constant.dtype)
@@ -173,55 +173,7 @@ def memory_of(node: Node) -> int | None:
     return value.untyped_storage()._cdata if isinstance(value, Tensor) else None
 
 
-def trace(model: nn.Module, example_inputs: Any, dynamic: Dynamic | None = None) -> IR:
-    """Capture `model` called with `example_inputs`: a tensor, a tuple of positional, or a dict of keyword inputs.
-
-    The model is left as it was. The graph follows the mode of its modules as the model does; where training mode
-    calls something else altogether, the graph is that of evaluation mode and a diagnostic says so.
-
-    Args:
-        model: any module.
-        example_inputs: with tensors anywhere inside.
-        dynamic: names of axes that must be dynamic, by input and axis; by default all that can be are.
-
-    Raises:
-        CaptureError: the model's own forward cannot be captured.
-    """
-    args, kwargs = as_call(example_inputs)
-    found = capture(model, args, kwargs, dynamic)
-    _erase_dead(found.graph)
-    spell_shuffles(found.graph)
-    _state_scales(found.graph)
-    like = _floating(model)
-    dtype = torch.get_default_dtype() if like is None else like.dtype
-    calls = {
-        node: call for node in found.graph.nodes if (call := call_of(node, model, found.own, found.plain)) is not None
-    }
-    return IR(
-        model,
-        found.graph,
-        found.constants,
-        _aliases(model),
-        (*found.diagnostics, *_told(found)),
-        calls,
-        found.own,
-        found.plain,
-        dtype,
-        found.sizes,
-        found.names,
-        found.training,
-    )
-
-
-def _told(found: Captured) -> list[Diagnostic]:
-    """What is not as the model is: axes that cannot change, and a training mode of its own."""
-    told = [Diagnostic(axis, f"its size is fixed: {why}") for axis, why in found.sizes.static.items()]
-    if found.training:
-        told.append(Diagnostic("the model", f"training mode runs the graph of evaluation mode: {found.training}"))
-    return told
-
-
-def _floating(module: nn.Module) -> Tensor | None:
+def floating(module: nn.Module) -> Tensor | None:
     """The first parameter that is no whole number."""
     return next((p for p in module.parameters() if p.is_floating_point()), None)
 
@@ -240,25 +192,7 @@ def as_program_call(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any
     return tuple(value for value in args if holds_tensors(value)), named
 
 
-def _aliases(model: nn.Module) -> dict[str, str]:
+def aliases_of(model: nn.Module) -> dict[str, str]:
     first: dict[int, str] = {}
     named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     return {name: first.setdefault(id(tensor), name) for name, tensor in named}
-
-
-def _erase_dead(graph: Graph) -> None:
-    """Remove what nobody reads; never an operator that writes in place or a module with a state."""
-    for node in reversed(list(graph.nodes)):
-        removable = node.op in ("call_function", "call_method", "get_attr") and not writes_in_place(node)
-        removable = removable and node.target is not check_sizes
-        if removable and not node.users:
-            graph.erase_node(node)
-
-
-def _state_scales(graph: Graph) -> None:
-    """Write the default scale of attention out: it is that of the full width in every sub-network."""
-    for node in graph.find_nodes(op="call_function", target=F.scaled_dot_product_attention):
-        if node.kwargs.get("scale") is None and len(node.args) < 8:
-            query = node.args[0] if node.args else node.kwargs["query"]
-            width = query.meta["value"].shape[-1]
-            node.update_kwarg("scale", 1 / math.sqrt(width))  # to the last bit as PyTorch does; width ** -0.5 is not

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.fx import Graph, Node
 
 from .calls import canonical
@@ -57,9 +58,10 @@ def _match(last: Node) -> tuple[Node, int] | None:
 
 def _only_source(node: Node, *operators: Any, shared: bool = False) -> Node | None:
     """The only input of a call of one of `operators`; nobody else may read it unless it is `shared`."""
-    if _operator(node) not in operators or len(node.all_input_nodes) != 1:
+    tensors = [one for one in node.all_input_nodes if isinstance(one.meta.get("value"), Tensor)]
+    if _operator(node) not in operators or len(tensors) != 1:  # the others are sizes
         return None
-    source = node.all_input_nodes[0]
+    source = tensors[0]
     return source if shared or len(source.users) == 1 else None
 
 

@@ -19,6 +19,7 @@ from .axes import AxisTypes, Moved, Replacement, Rewrite
 from .blocks import Block
 from .calls import form_of
 from .choices import Choices
+from .frontend.entry import check_sizes
 from .frames import Frame, Frames, make_shell
 from .ir import IR
 from .kernels import LAYERS
@@ -160,10 +161,20 @@ class Skeleton:
             copies[node].meta.pop("value", None)  # meta tensors of full size: not true of this sub-network
             if node.op == "get_attr" and node.target in computed:
                 copies[node].op = "call_module"
+        self._check_inputs(graph)
         for rewrite in self._rewrites[0]:
             if rewrite.node in copies and rewrite.node not in blocks:
                 _rewrite(copies, rewrite, assignment, orders)
         return graph, orders
+
+    def _check_inputs(self, graph: Graph) -> None:
+        """Let the graph refuse inputs of other sizes than it was captured for."""
+        inputs = {str(node.target): node for node in graph.nodes if node.op == "placeholder"}
+        last = next(reversed(inputs.values()), None)
+        for check in reversed(self.ir.checks):
+            if check.name in inputs and last is not None:
+                with graph.inserting_after(last):
+                    graph.call_function(check_sizes, (inputs[check.name], check.name, check.allowed, check.why))
 
     def _stand_in(self, graph: Graph, block: Block, copies: Mapping[Node, Node]) -> Node:
         """The entry of a skipped block; a copy of it where somebody writes into it or into the block's sum later."""

@@ -9,7 +9,7 @@ from .analysis import Analysis
 from .axes import analyse
 from .choices import choose
 from .depth import skippable_blocks
-from .ir import trace
+from .frontend.front import trace
 from .kernels import Kernels, find_kernels
 from .pipeline import Pass, PassResult, Pipeline
 from .widths import tie_groups
@@ -27,7 +27,7 @@ class Trace(Pass):
         """Trace the model with its example inputs."""
         if analysis.ir is not None:
             return PassResult(analysis, False)
-        ir = trace(analysis.model, analysis.example_inputs)
+        ir = trace(analysis.model, analysis.example_inputs, analysis.dynamic, check=analysis.check)
         return PassResult(replace(analysis, ir=ir), True, ir.diagnostics)
 
 

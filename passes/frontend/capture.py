@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import UninitializedTensorMixin
 
+from bnas.passes.calls import form_of
 from bnas.passes.errors import CaptureError, Diagnostic
 
 from .emission import Emitter
-from .entry import Allowed, Axis, Sizes, check_sizes
+from .entry import Allowed, Axis, Check, Sizes
 from .merging import Merger
 from .recorder import BATCH
 from .recording import Recording, record
@@ -46,6 +49,8 @@ class Captured:
     diagnostics: tuple[Diagnostic, ...]
     names: Mapping[Path, str]
     """The placeholder of each argument that holds a tensor, by its path in ``(args, kwargs)``."""
+    checks: tuple[Check, ...] = ()
+    """What is checked where the graph is entered."""
     training: str = ""
     """Why the training mode is not that of the model, if it is not."""
 
@@ -59,7 +64,8 @@ class Session:
     kwargs: dict[str, Any]
     modes: dict[nn.Module, bool] = field(default_factory=dict)
     names: dict[Path, str] = field(default_factory=dict)
-    batch: int = BATCH
+    norms: Set[nn.Module] = frozenset()
+    """Modules that are batch norms of their own tensors in training mode."""
     _known: dict[Any, Recording | CaptureError] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -88,7 +94,7 @@ class Session:
 
     def recorded(self, sizes: Mapping[Axis, int], *, training: bool = False) -> Recording:
         """The recording with axes of the given sizes; one that failed raises what it raised."""
-        key = frozenset((axis.name, size) for axis, size in sizes.items()), training
+        key = frozenset((axis.name, size) for axis, size in sizes.items() if size != axis.size), training
         if key not in self._known:
             try:
                 self._known[key] = self._record(sizes, training)
@@ -108,11 +114,24 @@ class Session:
                 shapes[path][place] = size
         fixed = {path: tuple(shape) for path, shape in shapes.items()}
         return record(
-            self.model, self.inputs, self.names, fixed, batch=batch, training=training, modes=self.modes
+            self.model,
+            self.inputs,
+            self.names,
+            fixed,
+            batch=batch,
+            training=training,
+            modes=self.modes,
+            layers=None if training else self.norms,
         )
 
 
-def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic: Dynamic | None = None) -> Captured:
+def capture(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    dynamic: Dynamic | None = None,
+    fixed: Mapping[str, str] = MappingProxyType({}),
+) -> Captured:
     """The graph of ``model(*args, **kwargs)`` for any size of its dynamic axes; the model is left as it was.
 
     Args:
@@ -120,6 +139,7 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dyn
         args: positional inputs.
         kwargs: keyword inputs.
         dynamic: axes that must be dynamic beside the batch; by default all that can be.
+        fixed: names of axes that must be static, with the reason.
 
     Raises:
         CaptureError: the forward cannot be recorded, or an axis named in `dynamic` cannot be dynamic.
@@ -127,8 +147,23 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dyn
     _check_ready(model)
     session = Session(model, args, kwargs)
     session.modes = modes_in_training(model)
-    axes, static = _dynamic_axes(session, dynamic)
+    session.norms = _norms(session)
+    axes, static = _dynamic_axes(session, dynamic, fixed)
     return _captured(session, axes, static)
+
+
+def _norms(session: Session) -> Set[nn.Module]:
+    """The modules of a user's own class that are batch norms in training mode."""
+    if not any(isinstance(one, _BatchNorm) and form_of(one) is None for one in session.modes):
+        return frozenset()
+    batch = _batch_axis(session)
+    for sizes in ([{batch: BATCH}] if batch is not None else []), [{}]:
+        for one in sizes:
+            try:
+                return session.recorded(one, training=True).recorder.norms
+            except CaptureError:
+                continue
+    return frozenset()
 
 
 def modes_in_training(model: nn.Module) -> dict[nn.Module, bool]:
@@ -153,12 +188,16 @@ def _check_ready(model: nn.Module) -> None:
 # Axes ---------------------------------------------------------------------------------------------------------------
 
 
-def _dynamic_axes(session: Session, dynamic: Dynamic | None) -> tuple[list[Axis], dict[str, str]]:
+def _dynamic_axes(
+    session: Session, dynamic: Dynamic | None, fixed: Mapping[str, str]
+) -> tuple[list[Axis], dict[str, str]]:
     """The axes that the recordings survive, and the others with the reason."""
     static: dict[str, str] = {}
     batch = _batch_axis(session)
     found: list[Axis] = []
-    if batch is not None:
+    if batch is not None and "batch" in fixed:
+        _note(session, static, batch, fixed["batch"])
+    elif batch is not None:
         try:
             session.recorded({batch: BATCH})
             Emitter(Merger([session.recorded({batch: size}) for size in (BATCH, *NEXT[:1])])).emit()
@@ -167,7 +206,11 @@ def _dynamic_axes(session: Session, dynamic: Dynamic | None) -> tuple[list[Axis]
             _note(session, static, batch, f"the batch is fixed: {error}")
             session.recorded({})  # raises what the example itself raises
     wanted = candidates(session) if dynamic is None else named(session, dynamic)
-    wanted = [axis for axis in wanted if axis.name != "batch"]
+    for axis in (one for one in wanted if one.name in fixed):
+        if dynamic is not None:
+            raise CaptureError(f"the axis {axis.name!r} cannot be dynamic: {fixed[axis.name]}")
+        _note(session, static, axis, fixed[axis.name])
+    wanted = [axis for axis in wanted if axis.name != "batch" and axis.name not in fixed]
     if wanted and _survives(session, found, wanted):
         return [*found, *wanted], static
     alone: list[Axis] = []
@@ -314,7 +357,6 @@ def _captured(session: Session, axes: Sequence[Axis], static: Mapping[str, str])
     emitter, training = _in_both_modes(session, recordings, plans(batch, others)[0] if axes else {})
     base = recordings[0]
     sizes = Sizes(tuple(axes), dict(static))
-    _add_checks(emitter.graph, session, sizes)
     return Captured(
         emitter.graph,
         emitter.constants,
@@ -323,6 +365,7 @@ def _captured(session: Session, axes: Sequence[Axis], static: Mapping[str, str])
         sizes,
         tuple(base.diagnostics),
         dict(session.names),
+        tuple(_checks(session, sizes)),
         training,
     )
 
@@ -340,20 +383,15 @@ def _in_both_modes(session: Session, recordings: Sequence[Recording], sizes: Map
     return emitter, why
 
 
-def _add_checks(graph: fx.Graph, session: Session, sizes: Sizes) -> None:
-    """Check at the entry of the graph the axes that are static."""
-    inputs = {node.target: node for node in graph.nodes if node.op == "placeholder"}
-    anchor = next(reversed([node for node in graph.nodes if node.op == "placeholder"]))
-    for path, tensor in reversed(session.tensors.items()):
-        allowed = list(_allowed(path, tensor, sizes))
+def _checks(session: Session, sizes: Sizes) -> Iterator[Check]:
+    """What is checked of each input that has a static axis."""
+    for path, tensor in session.tensors.items():
+        allowed = tuple(_allowed(path, tensor, sizes))
         if len(path) > 2 or all(one is None for one in allowed):
             continue
         name = session.names[path[:2]]
-        reasons = [f"axis {place}: {sizes.static[f'{name}[{place}]']}" for place in range(tensor.ndim)
-                   if f"{name}[{place}]" in sizes.static]
-        with graph.inserting_after(anchor):
-            node = graph.call_function(check_sizes, (inputs[name], name, tuple(allowed), _first_lines(reasons)))
-        node.meta.update(value=None, scope="", nn_module_stack={})
+        static = {f"axis {place}": sizes.static.get(f"{name}[{place}]") for place in range(tensor.ndim)}
+        yield Check(name, allowed, _first_lines([f"{axis}: {why}" for axis, why in static.items() if why]))
 
 
 def _first_lines(reasons: Sequence[str]) -> str:

@@ -54,6 +54,15 @@ class Sizes:
         raise InputError(f"there is no dynamic axis {name!r}; there are {', '.join(self.names) or 'none'}")
 
 
+@dataclass(frozen=True)
+class Check:
+    """The arguments of `check_sizes` for one input."""
+
+    name: str
+    allowed: tuple[Allowed, ...]
+    why: str = ""
+
+
 def check_sizes(tensor: Tensor, name: str, allowed: Sequence[Allowed], why: str = "") -> None:
     """Raise unless the shape of an input is one that the graph was captured for.
 

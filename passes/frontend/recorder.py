@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path as FilePath
@@ -75,9 +75,13 @@ class ValueRead(CaptureError):
 class Recorder(TorchFunctionMode):
     """Notes what the forward of `root` calls; see the text of this module."""
 
-    def __init__(self, root: nn.Module, batch: int, modes: Mapping[nn.Module, bool]) -> None:
+    def __init__(
+        self, root: nn.Module, batch: int, modes: Mapping[nn.Module, bool], layers: Container[nn.Module] | None
+    ) -> None:
         super().__init__()
-        self.root, self.batch, self.modes = root, batch, modes
+        self.root, self.batch, self.modes, self.layers = root, batch, modes, layers
+        self.norms: set[nn.Module] = set()
+        """Modules whose own tensors a batch norm was called on in their own mode."""
         self.steps: list[Step] = []
         self.own: dict[str, nn.Module] = {}
         """Leaf modules that the model does not have, by name."""
@@ -106,6 +110,7 @@ class Recorder(TorchFunctionMode):
                         self.names[id(tensor)] = f"{path}.{name}" if path else name
                         self.owners[id(tensor)] = module
                         self._alive.append(tensor)
+        self._forms: dict[nn.Module, ModuleForm | None] = {}
         self._calls: dict[str, int] = {}
         self._stack: dict[str, Any] = {}
         self._scope = ""
@@ -125,7 +130,7 @@ class Recorder(TorchFunctionMode):
             return self.call(func, args, kwargs)
         if name in RANDOM or (name in LIKES and self._large_like(name, args, kwargs)):
             return self.call(func, args, kwargs)
-        if any(one.untyped_storage()._cdata in self._used for one in self._writes(*spelled(func, args), kwargs)):
+        if any(one.untyped_storage()._cdata in self._used for one in self._writes(*spelled(func, args, kwargs), kwargs)):
             return self.call(func, args, kwargs)  # a hot step has read it before: the write must come after that
         return self._cold(func, args, kwargs)
 
@@ -171,7 +176,7 @@ class Recorder(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in READS:
             self._refuse_to_read(name, args)
-        op, target, args = spelled(func, args)
+        op, target, args = spelled(func, args, kwargs)
         writes = self._writes(op, target, args, kwargs)
         for tensor in writes:
             self._warm(tensor)
@@ -326,7 +331,7 @@ class Recorder(TorchFunctionMode):
 
     def _cold(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Compute a call for real, and note it as a part of a recipe."""
-        op, target, plain = spelled(func, args)
+        op, target, plain = spelled(func, args, kwargs)
         writes = self._writes(op, target, plain, kwargs)
         for tensor in writes:
             self._remember(tensor)
@@ -423,7 +428,7 @@ class Recorder(TorchFunctionMode):
             return run(*args, **kwargs)
         if type(module) is nn.Identity and not _hooked(module):
             return args[0] if args else kwargs["input"]
-        form = form_of(module)
+        form = self._form(module)
         if form is not None and not _hooked(module) and self._is_leaf(module, form, args, kwargs):
             return self._inside(module, path, unseen(partial(self.leaf, module, form, path, args, kwargs)))
         mark, stack, scope = len(self.steps), self._stack, self._scope
@@ -438,6 +443,11 @@ class Recorder(TorchFunctionMode):
             self._steps = known
             self._items = {key: step for key, step in self._items.items() if step.index < mark}
             return unseen(partial(self._opaque, module, path, args, kwargs, error))()
+
+    def _form(self, module: nn.Module) -> ModuleForm | None:
+        if module not in self._forms:
+            self._forms[module] = unseen(partial(form_of, module))()
+        return self._forms[module]  # type: ignore[no-any-return]
 
     def _inside(self, module: nn.Module, path: str, run: Callable[[], Any]) -> Any:
         """Run something as a part of the call of a module."""
@@ -501,6 +511,9 @@ class Recorder(TorchFunctionMode):
             return None
         if bool(given.get("training", False)) != bool(owner.training) or not self.modes.get(owner, True):
             return None
+        if self.layers is not None and owner not in self.layers:
+            return None  # in training it is called in another way
+        self.norms.add(owner)
         self._forget_counter(owner)
         path, kind = self.paths[owner], LAYER_OF_RANK.get(given["input"].ndim, nn.BatchNorm2d)
         self.plain[path] = kind

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -50,6 +50,7 @@ def record(
     batch: int,
     training: bool,
     modes: Mapping[nn.Module, bool],
+    layers: Container[nn.Module] | None = None,
 ) -> Recording:
     """Run `model` on meta tensors of the given `shapes`; it and all that it holds are as before afterwards.
 
@@ -61,12 +62,13 @@ def record(
         batch: the size of the batch axis in `shapes`.
         training: whether it runs in training mode.
         modes: the mode of each module when the model is in training mode.
+        layers: the modules that are batch norms in both modes; None while that is being found out.
 
     Raises:
         CaptureError: it cannot be recorded.
     """
     state = ModelState(model)
-    recorder = Recorder(model, batch, modes)
+    recorder = Recorder(model, batch, modes, layers)
     try:
         for module, mode in modes.items():
             module.training = mode and training

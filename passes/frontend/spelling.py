@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -121,8 +122,8 @@ _FUNCTIONS = {
 }
 
 
-def spelled(func: Any, args: tuple[Any, ...]) -> tuple[str, Any, tuple[Any, ...]]:
-    """The kind of a node, its target and its arguments, for a torch function called with `args`."""
+def spelled(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[str, Any, tuple[Any, ...]]:
+    """The kind of a node, its target and its arguments, for a torch function called with `args` and `kwargs`."""
     name = getattr(func, "__name__", "")
     if func is getattr:
         return "call_function", getattr, args
@@ -131,7 +132,7 @@ def spelled(func: Any, args: tuple[Any, ...]) -> tuple[str, Any, tuple[Any, ...]
     if name in _OPERATORS:
         return "call_function", _OPERATORS[name], args
     if _is_method(func, name):
-        if name in _BINARY and len(args) == 2:
+        if name in _BINARY and len(args) == 2 and not kwargs:
             return "call_function", _BINARY[name], args
         if name == "neg" and len(args) == 1:
             return "call_function", operator.neg, args

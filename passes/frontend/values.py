@@ -11,7 +11,6 @@ from torch import Tensor, fx, nn
 from bnas.passes.calls import form_of
 from bnas.passes.errors import add_note
 
-from .entry import check_sizes
 from .recorder import BATCH, run_leaf, run_on_meta, to_meta
 
 
@@ -43,8 +42,6 @@ def _value(
 ) -> Any:
     args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda one: one.meta["value"])
     target = str(node.target)
-    if node.target is check_sizes:
-        return None
     with torch.no_grad():
         if node.op == "get_attr":
             return to_meta(constants[target] if target in constants else _attribute(root, target))

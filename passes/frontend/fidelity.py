@@ -1,0 +1,263 @@
+"""Whether a graph is the model: both are run, in both modes and at several sizes, and must give the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from bnas.passes.errors import CaptureError
+from bnas.passes.interpreter import GraphInterpreter
+from bnas.passes.ir import IR
+
+from .capture import modes_in_training
+from .entry import Axis
+from .state import preserved
+from .structure import holds_tensors, leaves_of, map_leaves
+
+TOLERANCES = {torch.float64: 1e-9, torch.float32: 2e-5, torch.bfloat16: 4e-2, torch.float16: 5e-3}
+"""The largest difference, relative to the largest output, that is rounding: libraries take another path of PyTorch
+while they are captured, and attention modules are taken apart."""
+
+
+@dataclass
+class Fidelity:
+    """What a comparison found."""
+
+    wrong: dict[str, str] = field(default_factory=dict)
+    """Dynamic axes at other sizes of which the graph is not the model, with the reason."""
+    notes: list[str] = field(default_factory=list)
+
+
+def compare(ir: IR, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Fidelity:
+    """Compare a graph with its model in evaluation mode, at other sizes of its dynamic axes, and in training mode.
+
+    Raises:
+        CaptureError: they differ on the example inputs; names the first node that differs.
+    """
+    found = Fidelity()
+    with preserved(ir.root, data=True), torch.no_grad():
+        modes = modes_in_training(ir.root)
+        _at_example(ir, (args, kwargs), found)
+        others = _at_other_sizes(ir, (args, kwargs), found)
+        if not found.wrong:
+            _in_training(ir, modes, others or (args, kwargs), found)
+    return found
+
+
+def _at_example(ir: IR, inputs: Any, found: Fidelity) -> None:
+    error = _difference(ir, inputs, dict.fromkeys(ir.root.modules(), False))
+    if isinstance(error, str):
+        raise CaptureError(f"the graph is not the model: {error}. {REPORT}")
+    if error:
+        found.notes.append(f"the graph agrees with the model to rounding: {error:.1e} of the largest output")
+
+
+REPORT = "This is a fault of bnas: please report it with the model; what stands around that line is a way to avoid it"
+
+
+def _at_other_sizes(ir: IR, inputs: Any, found: Fidelity) -> Any:
+    """Inputs of other sizes at which model and graph agree; axes at which they do not become wrong."""
+    if not ir.sizes.axes:
+        return None
+    evaluation = dict.fromkeys(ir.root.modules(), False)
+    for sizes in other_sizes(ir.sizes.axes):
+        resized = resize(inputs, sizes)
+        error = _difference(ir, resized, evaluation, fails=True)
+        if error is None:
+            continue  # the model itself does not take them
+        if not isinstance(error, str):
+            return resized
+        found.wrong |= _culprits(ir, inputs, sizes, evaluation, error)
+        return None
+    found.notes.append("the model takes no other size that was tried: its graph was compared at the example's only")
+    return None
+
+
+def _culprits(
+    ir: IR, inputs: Any, sizes: Mapping[Axis, int], modes: Mapping[nn.Module, bool], error: str
+) -> dict[str, str]:
+    """The axes at which the graph is not the model, each changed by itself; all of them if none is by itself."""
+    wrong = {}
+    for axis, size in sizes.items():
+        alone = _difference(ir, resize(inputs, {axis: size}), modes, fails=True)
+        if isinstance(alone, str):
+            wrong[axis.name] = f"at the size {size} the graph is not the model: {alone}"
+    return wrong or {axis.name: f"together with others the graph is not the model: {error}" for axis in sizes}
+
+
+def other_sizes(axes: Sequence[Axis]) -> Iterator[dict[Axis, int]]:
+    """Sizes to compare at, the small ones first: they cost least."""
+
+    def near(size: int, axis: Axis) -> int:
+        return max(1, axis.size + (size - axis.size) // axis.step * axis.step)
+
+    for share, more in ((2, 3), (1, -2), (1, 1), (1, 0)):
+        sizes = {}
+        for place, axis in enumerate(axes):
+            wanted = axis.size // share + more * axis.step + place * axis.step
+            sizes[axis] = near(wanted, axis) if axis.name != "batch" else (3 if axis.size == 2 else 2)
+        yield sizes
+
+
+def resize(inputs: Any, sizes: Mapping[Axis, int]) -> Any:
+    """Inputs with axes of other sizes: random values as spread as the example's; whole numbers within its range."""
+    generator = torch.Generator().manual_seed(0)
+
+    def changed(path: Any, leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        shape = list(leaf.shape)
+        for axis, size in sizes.items():
+            for place, position in axis.places:
+                if place == path:
+                    shape[position] = size
+        return drawn(leaf, shape, generator)
+
+    return map_leaves(inputs, changed)
+
+
+def drawn(like: Tensor, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    """A random tensor of the type of `like`."""
+    if like.dtype == torch.bool:
+        both = bool(like.any()) and not bool(like.all())
+        made = torch.rand(list(shape), generator=generator) < 0.5 if both else torch.full(list(shape), bool(like.all()))
+        return made.to(like.device)
+    if not like.is_floating_point():
+        if like.is_complex():
+            return torch.randn(list(shape), generator=generator, dtype=like.dtype).to(like.device)
+        low, high = (int(like.min()), int(like.max())) if like.numel() else (0, 0)
+        return torch.randint(low, high + 1, list(shape), generator=generator).to(like.device, like.dtype)
+    plain = like.detach().double()
+    finite = plain[plain.isfinite()]
+    spread = float(finite.std(correction=0)) if finite.numel() else 0.0
+    noise = torch.randn(list(shape), generator=generator, dtype=torch.float64) * (spread or 1.0)
+    return (noise + (float(finite.mean()) if finite.numel() else 0.0)).to(like.device, like.dtype)
+
+
+def _in_training(ir: IR, modes: Mapping[nn.Module, bool], inputs: Any, found: Fidelity) -> None:
+    if ir.training:
+        return
+    with NoDropout():
+        error = _difference(ir, inputs, modes, fails=True, buffers=True)
+    if isinstance(error, str):
+        raise CaptureError(f"in training mode the graph is not the model: {error}. {REPORT}")
+
+
+class NoDropout(TorchFunctionMode):
+    """While it is active no dropout drops anything."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Called for every function of torch."""
+        kwargs = dict(kwargs or {})
+        name = getattr(func, "__name__", "")
+        if "dropout" in name and args and isinstance(args[0], Tensor):
+            return args[0].clone()
+        if func is F.scaled_dot_product_attention:
+            args = (*args[:4], 0.0, *args[5:]) if len(args) > 4 else args
+            kwargs |= {"dropout_p": 0.0} if "dropout_p" in kwargs else {}
+        if func is F.multi_head_attention_forward:
+            args = (*args[:10], 0.0, *args[11:]) if len(args) > 10 else args
+        return func(*args, **kwargs)
+
+
+def _difference(
+    ir: IR, inputs: Any, modes: Mapping[nn.Module, bool], *, fails: bool = False, buffers: bool = False
+) -> float | str | None:
+    """The relative error of a graph to its model; what is wrong if it is none, or None where the model fails."""
+    state = {name: tensor for name, tensor in ir.root.named_buffers() if not tensor.is_meta} if buffers else {}
+    try:
+        expected, changed = _run(ir.root, modes, state, lambda: ir.root(*copied(inputs)[0], **copied(inputs)[1]))
+    except Exception:
+        if not fails:
+            raise
+        return None
+    try:
+        given, named = copied(inputs)
+        leaves = [one for one in (*given, *named.values()) if holds_tensors(one)]
+        runner = GraphInterpreter(ir, ir.root)
+        result, changed_too = _run(ir.root, modes, state, lambda: runner.run(*leaves))
+    except Exception as error:
+        return f"it fails where the model does not: {type(error).__name__}: {str(error).splitlines()[0]}"
+    worst = 0.0
+    for label, left, right in (("output", expected, result), ("buffer", changed, changed_too)):
+        error = distance(left, right, label)
+        if isinstance(error, str):
+            return error + first_difference(ir, inputs, modes)
+        worst = max(worst, error)
+    return worst
+
+
+def copied(inputs: Any) -> Any:
+    """Inputs that a forward may write into."""
+    return map_leaves(inputs, lambda _, leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf)
+
+
+def _run(model: nn.Module, modes: Mapping[nn.Module, bool], state: Mapping[str, Tensor], run: Any) -> tuple[Any, Any]:
+    """What `run` returns with the model in the given modes, and the buffers afterwards; all is then as before."""
+    with preserved(model, data=True):
+        for module, mode in modes.items():
+            module.training = mode
+        torch.manual_seed(0)
+        result = run()
+        return map_leaves(result, lambda _, leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf), {
+            name: tensor.clone() for name, tensor in state.items()
+        }
+
+
+def distance(expected: Any, found: Any, label: str = "output") -> float | str:
+    """The largest relative difference of two nested values, or in words what is another."""
+    left = {path: leaf for path, leaf in leaves_of(expected)}
+    right = {path: leaf for path, leaf in leaves_of(found)}
+    if list(left) != list(right):
+        return f"{label}: another structure ({type(found).__name__} instead of {type(expected).__name__})"
+    worst = 0.0
+    for path, one in left.items():
+        error = _distance(one, right[path])
+        name = f"{label} {'.'.join(str(getattr(p, 'name', p)) for p in path)}".rstrip()
+        if isinstance(error, str):
+            return f"{name}: {error}"
+        worst = max(worst, error)
+    return worst
+
+
+def _distance(one: Any, other: Any) -> float | str:
+    if not isinstance(one, Tensor):
+        return 0.0 if isinstance(other, type(one)) else f"{other!r} instead of {one!r}"
+    if not isinstance(other, Tensor) or one.shape != other.shape or one.dtype != other.dtype:
+        shape = f"{tuple(other.shape)} {other.dtype}" if isinstance(other, Tensor) else type(other).__name__
+        return f"{shape} instead of {tuple(one.shape)} {one.dtype}"
+    if one.is_meta or torch.equal(one, other):
+        return 0.0
+    wide = torch.complex128 if one.is_complex() else torch.float64
+    a, b = torch.nan_to_num(one.to(wide)), torch.nan_to_num(other.to(wide))
+    size, most = float(a.abs().max()), float((a - b).abs().max())
+    same_nan = torch.equal(one.isnan(), other.isnan()) if one.is_floating_point() else True
+    limit = TOLERANCES.get(one.dtype, 0.0)
+    error = most / size if size else most
+    if not same_nan or not error <= limit:
+        return f"differs by {most:.3g} where the largest is {size:.3g}"
+    return error
+
+
+def first_difference(ir: IR, inputs: Any, modes: Mapping[nn.Module, bool]) -> str:
+    """Where the graph and the model part: the first node whose value the model does not compute there, in words."""
+    from .following import first_node
+
+    try:
+        return first_node(ir, copied(inputs), modes)
+    except Exception as error:  # the search itself must not hide what was found
+        return f" (the place was not found: {type(error).__name__})"
+
+
+@contextmanager
+def unchanged(model: nn.Module) -> Iterator[None]:
+    """As `preserved`, with the values of all tensors that are no parameters."""
+    with preserved(model, data=True):
+        yield

@@ -1,0 +1,115 @@
+"""The front door: a model and example inputs become an IR, which is the model or is refused."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.fx import Graph
+
+from bnas.passes.calls import call_of, writes_in_place
+from bnas.passes.errors import CaptureError, Diagnostic
+from bnas.passes.ir import IR, aliases_of, as_call, floating
+from bnas.passes.shuffles import spell_shuffles
+
+from .capture import Captured, Dynamic, capture
+from .fidelity import Fidelity, compare
+
+
+def trace(model: nn.Module, example_inputs: Any, dynamic: Dynamic | None = None, *, check: bool = True) -> IR:
+    """Capture `model` called with `example_inputs`: a tensor, a tuple of positional, or a dict of keyword inputs.
+
+    The model is left as it was. The graph follows the mode of its modules as the model does; where training mode
+    calls something else altogether, the graph is that of evaluation mode and a diagnostic says so. The graph is run
+    beside the model, at the example inputs and at other sizes of its dynamic axes, in both modes; an axis at which
+    they differ becomes static.
+
+    Args:
+        model: any module.
+        example_inputs: with tensors anywhere inside.
+        dynamic: names of axes that must be dynamic beside the batch, by input and axis; by default all that can be.
+        check: whether the graph is compared with the model.
+
+    Raises:
+        CaptureError: the model's own forward cannot be captured, or the graph is not the model.
+    """
+    args, kwargs = as_call(example_inputs)
+    fixed: dict[str, str] = {}
+    while True:
+        ir = _captured(model, args, kwargs, dynamic, fixed)
+        if not check:
+            return _with(ir, Diagnostic("the model", "its graph was not compared with it: check=False"))
+        found = compare(ir, args, kwargs)
+        new = {name: why for name, why in found.wrong.items() if name not in fixed}
+        if not new:
+            return _with(ir, *_told_of(found))
+        fixed |= new
+
+
+def _told_of(found: Fidelity) -> list[Diagnostic]:
+    return [Diagnostic("the model", text) for text in found.notes]
+
+
+def _with(ir: IR, *diagnostics: Diagnostic) -> IR:
+    from dataclasses import replace
+
+    return replace(ir, diagnostics=(*ir.diagnostics, *diagnostics))
+
+
+def _captured(
+    model: nn.Module, args: Any, kwargs: Any, dynamic: Dynamic | None, fixed: Mapping[str, str]
+) -> IR:
+    found = capture(model, args, kwargs, dynamic, fixed)
+    graph, own, plain = found.graph, found.own, found.plain
+    erase_dead(graph)
+    spell_shuffles(graph)
+    erase_dead(graph)
+    _state_scales(graph)
+    like = floating(model)
+    return IR(
+        root=model,
+        graph=graph,
+        constants=found.constants,
+        aliases=aliases_of(model),
+        diagnostics=(*found.diagnostics, *_told(found)),
+        calls={node: call for node in graph.nodes if (call := call_of(node, model, own, plain)) is not None},
+        modules=own,
+        plain=plain,
+        dtype=torch.get_default_dtype() if like is None else like.dtype,
+        sizes=found.sizes,
+        names=found.names,
+        checks=found.checks,
+        training=found.training,
+    )
+
+
+def _told(found: Captured) -> list[Diagnostic]:
+    """What is not as the model is: axes that cannot change, and a training mode of its own."""
+    told = [Diagnostic(axis, f"its size is fixed: {why}") for axis, why in found.sizes.static.items()]
+    if found.training:
+        told.append(Diagnostic("the model", f"training mode runs the graph of evaluation mode: {found.training}"))
+    return told
+
+
+def erase_dead(graph: Graph) -> None:
+    """Remove what nobody reads; never an operator that writes in place or a module with a state."""
+    for node in reversed(list(graph.nodes)):
+        removable = node.op in ("call_function", "call_method", "get_attr") and not writes_in_place(node)
+        if removable and not node.users:
+            graph.erase_node(node)
+
+
+def _state_scales(graph: Graph) -> None:
+    """Write the default scale of attention out: it is that of the full width in every sub-network."""
+    for node in graph.find_nodes(op="call_function", target=F.scaled_dot_product_attention):
+        if node.kwargs.get("scale") is None and len(node.args) < 8:
+            query = node.args[0] if node.args else node.kwargs["query"]
+            width = query.meta["value"].shape[-1]
+            node.update_kwarg("scale", 1 / math.sqrt(width))  # to the last bit as PyTorch does; width ** -0.5 is not
+
+
+__all__ = ["CaptureError", "trace"]
