@@ -114,7 +114,7 @@ def fit(shell: nn.Module, slots: Mapping[str, Slot]) -> bool:
     if not isinstance(shell, nn.RNNBase | nn.RNNCellBase):
         return False
     end = "_l0" if isinstance(shell, nn.RNNBase) else ""
-    if f"weight_hh{end}" in slots:
+    if f"weight_hh{end}" in slots and not getattr(shell, "proj_size", 0):  # those with projections stay whole
         inputs, hidden = slots[f"weight_ih{end}"].shape[1], slots[f"weight_hh{end}"].shape[1]
         vars(shell).update(input_size=inputs, hidden_size=hidden)
     return True

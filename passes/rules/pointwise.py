@@ -70,7 +70,7 @@ def zeros(types: AxisTypes, call: Call) -> Axes:
     nested = isinstance(given[0], list | tuple)
     sizes = given[0] if nested else given
     shape = types.output_shape(call)
-    axes = [Sym(n, call.node.name) if s == n > 1 else K(n) for s, n in zip(sizes, shape, strict=True)]
+    axes = [types.fill(n, call.node.name) if s == n > 1 else K(n) for s, n in zip(sizes, shape, strict=True)]
     written = tuple(axis if isinstance(axis, Sym) else size for axis, size in zip(axes, sizes, strict=True))
     for place, value in enumerate([written] if nested else written):
         types.rewrite(call, first + place, "size", value)

@@ -1,7 +1,7 @@
 """What bnas makes of models of other libraries and tasks: ``python tests/benchmarks/zoo_other.py [NAME ...]``.
 
-Each model has a process of its own with a limit of time; what was found until then is kept. `zoo_other_models` says what
-to install. Only the public interface of bnas is used, but for the share of rigid parameters.
+Each model has a process of its own with a limit of time; what was found until then is kept. `zoo_other_models` says
+what to install. Only the public interface of bnas is used, but for the share of rigid parameters.
 """
 
 from __future__ import annotations
@@ -317,7 +317,7 @@ def run(names: list[str], resume: bool, limit: float, jobs: int) -> Iterator[Row
 
 
 def run_one(name: str, resume: bool, limit: float) -> Row:
-    """The row of one model, from a process of its own; what it found until it ended where it does not come to its end."""
+    """The row of one model, from a process of its own, or what that found before it failed."""
     path, entry = ROWS / f"{name}.json", ENTRIES[name]
     if resume and path.exists():
         return read_row(path)
@@ -326,7 +326,7 @@ def run_one(name: str, resume: bool, limit: float) -> Row:
     command = [sys.executable, __file__, "--row", name]
     why, start = "", time.perf_counter()
     try:
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=limit)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit)
         if done.returncode:
             why = (done.stderr.strip().splitlines()[-1:] or [""])[0] or f"ended with {done.returncode}"
     except subprocess.TimeoutExpired:
