@@ -63,13 +63,12 @@ def glu(types: AxisTypes, call: Call) -> Axes:
 @register_rule(torch.zeros, "new_zeros")
 def zeros(types: AxisTypes, call: Call) -> Axes:
     """A new tensor of zeros, such as the first state of a recurrent layer, is as wide as what it is used with."""
-    first = int(call.op == "new_zeros")
+    first, shape = int(call.op == "new_zeros"), types.output_shape(call)
     given = call.args[first:]
     if not given:
-        return factory(types, call)
+        return [K(n) for n in shape]
     nested = isinstance(given[0], list | tuple)
     sizes = given[0] if nested else given
-    shape = types.output_shape(call)
     axes = [types.fill(n, call.node.name) if s == n > 1 else K(n) for s, n in zip(sizes, shape, strict=True)]
     written = tuple(axis if isinstance(axis, Sym) else size for axis, size in zip(axes, sizes, strict=True))
     for place, value in enumerate([written] if nested else written):
