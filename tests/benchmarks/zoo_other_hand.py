@@ -362,7 +362,7 @@ class GAT(nn.Module):
         h = self.linear(x).view(-1, self.heads, self.width)
         score = F.leaky_relu((h * self.source).sum(-1)[source] + (h * self.target).sum(-1)[target], 0.2)
         weight = (score - score.max()).exp()
-        total = torch.zeros(x.size(0), self.heads).index_add_(0, target, weight)
+        total = torch.zeros(x.size(0), self.heads, dtype=x.dtype).index_add_(0, target, weight)
         weight = weight / (total[target] + 1e-9)
         messages = h[source] * weight.unsqueeze(-1)
         out = torch.zeros_like(h).scatter_add(0, target.view(-1, 1, 1).expand_as(messages), messages)

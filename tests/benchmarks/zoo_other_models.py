@@ -397,7 +397,7 @@ def _video_models() -> None:
         return lambda: getattr(importlib.import_module(library), name)(weights=None, num_classes=4, **settings)
 
     def clips(batch: int, more: bool) -> Tensor:
-        return torch.randn(batch, 3, 16, *2 * (80 if more else 64,))
+        return torch.randn(batch, 3, 8, *2 * (48 if more else 32,))
 
     def clips_224(batch: int, _: bool) -> Tensor:
         return torch.randn(batch, 3, 16, 224, 224)
