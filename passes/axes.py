@@ -101,6 +101,9 @@ class AxisTypes(Unifier):
     producers: dict[str, int] = field(default_factory=dict)
     """Weights by name, with the axis that makes new channels: importance is measured there."""
 
+    fills: list[Sym] = field(default_factory=list)
+    """Axes of tensors of zeros, which are as wide as what they are used with."""
+
     def type(self, value: Any) -> Axes:
         """The type of an argument: a node's value, or a module's parameter or buffer."""
         if isinstance(value, TensorRef):
@@ -124,6 +127,11 @@ class AxisTypes(Unifier):
     def is_tensor(self, value: Any) -> bool:
         """Whether an argument is a tensor with a type of its own: no number, and no tuple of tensors."""
         return isinstance(value, TensorRef) or (isinstance(value, Node) and isinstance(self.values[value], list))
+
+    def fill(self, size: int, origin: str) -> Sym:
+        """A new axis of a tensor of zeros."""
+        self.fills.append(Sym(size, origin))
+        return self.fills[-1]
 
     def shape(self, value: Any) -> tuple[int, ...]:
         """Full sizes of an argument; the batch axis is `BATCH`."""
@@ -173,7 +181,12 @@ class AxisTypes(Unifier):
             self.producers[self.ir.aliases.get(name, name)] = axis
 
     def settle(self) -> None:
-        """Bring the types of all parameters and buffers into normal form: after equations that were stated late."""
+        """Bring the types of all parameters and buffers into normal form: after equations that were stated late.
+
+        Zeros that no weight makes entries for, such as padding, are rigid.
+        """
+        made = {s for name, axis in self.producers.items() for s in symbols(self.tensors[name][axis])}
+        self.pin_axes([s for s in self.fills if s.binding is None and s not in made], "no weight makes it")
         for axes in self.tensors.values():
             axes[:] = [normalise(term) for term in axes]
 

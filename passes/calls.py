@@ -11,7 +11,7 @@ import copy
 import inspect
 import operator
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch import nn
 from torch.fx import Node
 
 from .errors import RuleError
+from .recurrent import gru, gru_cell, lstm, lstm_cell, rnn, rnn_cell, tensor_names
 
 Operator = Callable[..., Any] | str
 """A canonical operator: a function, or the name of a tensor method that has no function of its own."""
@@ -70,6 +71,15 @@ class ModuleForm:
     op: Operator
     tensors: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
+    names: Callable[[nn.Module], tuple[str, ...] | None] | None = None
+    """Gives the tensors of a module where they depend on its settings; None for settings that no form is for."""
+
+    def of(self, module: nn.Module) -> ModuleForm | None:
+        """The form with the tensors of `module`."""
+        if self.names is None:
+            return self
+        found = self.names(module)
+        return None if found is None else replace(self, tensors=found, names=None)
 
 
 _CONV = ("stride", "padding", "dilation", "groups", "padding_mode")
@@ -77,6 +87,8 @@ _CONV_T = ("stride", "padding", "output_padding", "groups", "dilation", "padding
 _POOL = ("kernel_size", "stride", "padding", "dilation", "return_indices", "ceil_mode")
 _AVG_1D = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad")
 _WB = ("weight", "bias")
+_GATES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+_RUN = ("num_layers", "bidirectional", "batch_first")
 _STATS = ("running_mean", "running_var", "weight", "bias")
 
 
@@ -143,6 +155,12 @@ MODULE_FORMS: dict[type[nn.Module], ModuleForm] = {
     nn.GroupNorm: ModuleForm(F.group_norm, _WB, ("num_groups", "eps")),
     nn.Embedding: ModuleForm(F.embedding, ("weight",), ("padding_idx",)),
     nn.PReLU: ModuleForm(F.prelu, ("weight",)),
+    nn.LSTM: ModuleForm(lstm, (), _RUN, tensor_names),
+    nn.GRU: ModuleForm(gru, (), _RUN, tensor_names),
+    nn.RNN: ModuleForm(rnn, (), (*_RUN, "nonlinearity"), tensor_names),
+    nn.LSTMCell: ModuleForm(lstm_cell, _GATES),
+    nn.GRUCell: ModuleForm(gru_cell, _GATES),
+    nn.RNNCell: ModuleForm(rnn_cell, _GATES, ("nonlinearity",)),
 }
 """Leaf modules by their *exact* type: a subclass may have changed ``forward``, so it is traced into instead."""
 
@@ -159,7 +177,9 @@ REGULARISER = ModuleForm(identity)
 def form_of(module: nn.Module) -> ModuleForm | None:
     """The functional form of a leaf module; None for modules that are traced into, or opaque."""
     form = MODULE_FORMS.get(type(module))
-    return REGULARISER if form is None and is_regulariser(module) else form
+    if form is None:
+        return REGULARISER if is_regulariser(module) else None
+    return form.of(module)
 
 
 def is_regulariser(module: nn.Module) -> bool:

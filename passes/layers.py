@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch.nn.functional as F
 from torch.fx import Node
 
 from .architecture import Architecture, Layer, Size
-from .axes import AxisTypes, operator_name
+from .axes import Axes, AxisTypes, operator_name
 from .calls import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS, Call, TensorRef
 from .choices import Choices
 from .terms import K, Perm, Prod, Sym, Term, resolve
@@ -43,11 +44,19 @@ def _layer(types: AxisTypes, choices: Choices, call: Call, weight: str, names: M
     return Layer(
         str(node.target) if node.op == "call_module" else weight.rpartition(".")[0] or node.name,
         f"{'depthwise ' if depthwise else ''}{operator_name(call.op)}",
-        _size(types.values[node][1 if convolves else -1], names),
+        _size(_first(types.values[node])[1 if convolves else -1], names),
         tuple(shape[2:]) if convolves else (),
         None if kernel is None else kernel.name,
         around,
     )
+
+
+def _first(value: Any) -> Axes:
+    """The type of a tensor, or of the first of several."""
+    while isinstance(value, tuple):
+        value = value[0]
+    assert isinstance(value, list)
+    return value
 
 
 def _weight(types: AxisTypes, call: Call) -> str | None:

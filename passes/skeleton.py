@@ -23,6 +23,8 @@ from .frontend.entry import check_sizes
 from .frames import Frame, Frames, make_shell
 from .ir import IR
 from .kernels import LAYERS
+from .recurrent import fit as fit_recurrent
+from .recurrent import settle
 from .selection import active, kept, moved
 from .shrinking import Matrices, fit_kernel
 from .slot import Slot
@@ -278,7 +280,7 @@ class Skeleton:
         if source._modules and form_of(source) is None and path not in self.ir.plain:
             for name, _ in source.named_children():
                 shell._modules[name] = self._module(root, f"{path}.{name}", assignment, bind, {})
-        return bind(shell, slots)
+        return settle(bind(shell, slots))
 
     def _constant(self, root: nn.Module, path: str) -> nn.Module:
         """Holds a tensor that was made in forward; it goes with the parameters to another device or number type."""
@@ -335,7 +337,7 @@ def _targets(nodes: Iterable[Node], op: str) -> list[str]:
 def fit(shell: nn.Module, slots: Mapping[str, Slot]) -> None:
     """Set the settings of a layer that follow from the shapes of its tensors (``in_channels`` and the like)."""
     first = slots.get("weight") or slots.get("running_mean")
-    if first is None:
+    if fit_recurrent(shell, slots) or first is None:
         return
     shape, settings = first.shape, vars(shell)  # not by attribute: a module looks for tensors in what it is given
     if isinstance(shell, LAYERS):

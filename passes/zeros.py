@@ -18,6 +18,7 @@ from torch.fx import Node
 
 from .calls import CONVOLUTIONS, DROPOUTS, TRANSPOSED_CONVOLUTIONS, Call, Operator, TensorRef, identity
 from .ir import memory_of
+from .recurrent import RECURRENT
 from .terms import Sym, Term, symbols
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ LAYERS: dict[Operator, tuple[int, int]] = {
 
 SUMS = frozenset({torch.add, torch.sub, torch.minimum, torch.maximum})
 """Operators of two operands that make zero of two zeros."""
+
+MADE_OF_ZEROS = frozenset({torch.zeros, torch.zeros_like, "new_zeros"})
 
 KEEPING = frozenset(
     {
@@ -102,6 +105,8 @@ def _zeros(types: AxisTypes, call: Call | None, axes: Sequence[Term]) -> Zeros:
 
 def _made(types: AxisTypes, call: Call) -> int | None:
     """The axis that a weight makes all of."""
+    if call.op in RECURRENT:
+        return -1 if _begins_with_zeros(types, call) else None
     if call.op not in LAYERS:
         return None
     axis, position = LAYERS[call.op]
@@ -109,8 +114,29 @@ def _made(types: AxisTypes, call: Call) -> int | None:
     return axis if weight is not None and all(zeros_of(types, weight)) else None
 
 
+def _begins_with_zeros(types: AxisTypes, call: Call) -> bool:
+    """Whether the states that a recurrent layer begins with are zero where they are left out: then all are."""
+    weights = (ref for ref in call.kwargs.values() if isinstance(ref, TensorRef))
+    return all(map(all, (zeros_of(types, ref) for ref in weights))) and _end_with_zeros(types, call.argument(1, "hx"))
+
+
+def _end_with_zeros(types: AxisTypes, value: Any) -> bool:
+    """Whether the last axis of a tensor is zero where it is left out, or of all in a tuple; of None too."""
+    if isinstance(value, Node):
+        found = zeros_of(types, value)
+        return found[-1] if found else _all_end_with_zeros(types.zeros.get(value))
+    return all(_end_with_zeros(types, one) for one in value) if isinstance(value, list | tuple) else value is None
+
+
+def _all_end_with_zeros(found: Any) -> bool:
+    """The same of `Zeros` that are nested as a value is."""
+    return isinstance(found, list) and all(z[-1] if isinstance(z, tuple) else _all_end_with_zeros(z) for z in found)
+
+
 def _handed_on(types: AxisTypes, call: Call, axes: Sequence[Term], axis: int) -> bool:
     """Whether an axis is zero since those that it comes from are: they share its symbols."""
+    if call.op in MADE_OF_ZEROS:
+        return True
     if call.op not in KEEPING or (call.op in SUMS and _adds_elsewhere(types, call, axis - len(axes))):
         return False
     if call.op is torch.pow and not _is_positive(call.argument(1, "exponent")):

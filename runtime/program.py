@@ -17,11 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from bnas.passes.recurrent import settle, share
 from bnas.passes.skeleton import Holder
 from bnas.passes.slot import Slot
 
 # A view's gradient has the strides of the whole gradient: meant so, and said by PyTorch once in a process.
 warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout contract")
+# The weights of a recurrent layer stay where the shared ones are: a smaller layer could not share memory otherwise.
+warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous chunk of memory")
 
 
 @dataclass(eq=False)
@@ -166,11 +169,13 @@ def _given(layer: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
     before = [(table, name, table[name]) for table in tables for name in table if name in tensors]
     for table, name, _ in before:
         table[name] = tensors[name]
+    settle(layer)
     try:
         yield
     finally:
         for table, name, tensor in before:
             table[name] = tensor
+        settle(layer)  # else it would hold on to the tensors of this call, with what autograd knows of them
 
 
 class Views:
@@ -182,6 +187,7 @@ class Views:
 
     def __call__(self, shell: nn.Module, slots: Mapping[str, Slot]) -> nn.Module:
         """Fill `shell`, or wrap it where a tensor must be gathered."""
+        share(shell)
         if not all(slot.prefix for slot in slots.values()):
             for name, slot in slots.items():  # the layer shows their shapes between calls
                 table: Any = shell._parameters if slot.is_parameter else shell._buffers
@@ -190,7 +196,7 @@ class Views:
                 shell._parameters.clear()
                 shell._buffers.clear()
                 return GatheredTensor(next(iter(slots.values())))
-            return Gathered(shell, slots)
+            return Gathered(settle(shell), slots)
         for name, slot in slots.items():
             binding = Binding(shell, self._known.of(slot))
             binding.give(binding.view.tensor)

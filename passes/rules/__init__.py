@@ -1,6 +1,6 @@
 """The axis rules of bnas, by operator family; importing this package registers them."""
 
-from . import convolution, normalisation, order, pointwise, pooling, product, reduction, selection, shape
+from . import convolution, normalisation, order, pointwise, pooling, product, recurrent, reduction, selection, shape
 
 __all__ = [
     "convolution",
@@ -9,6 +9,7 @@ __all__ = [
     "pointwise",
     "pooling",
     "product",
+    "recurrent",
     "reduction",
     "selection",
     "shape",

@@ -6,9 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from bnas.passes.axes import Axes, AxisTypes, register_rule
-from bnas.passes.calls import DROPOUTS, Call, identity
-from bnas.passes.terms import K
-from bnas.passes.calls import FACTORIES
+from bnas.passes.calls import DROPOUTS, FACTORIES, Call, identity
+from bnas.passes.terms import K, Sym
 
 ACTIVATIONS = (F.relu, F.relu6, F.leaky_relu, F.elu, F.selu, F.gelu, F.silu, F.mish, F.hardswish, F.hardsigmoid)
 MORE_ACTIVATIONS = (F.hardtanh, torch.sigmoid, torch.tanh, F.softplus, F.logsigmoid, F.celu, F.softsign, F.threshold)
@@ -60,7 +59,23 @@ def glu(types: AxisTypes, call: Call) -> Axes:
     return out
 
 
-@register_rule(*FACTORIES, "new_zeros", "new_ones", "new_full", "new_empty")
+@register_rule(torch.zeros, "new_zeros")
+def zeros(types: AxisTypes, call: Call) -> Axes:
+    """A new tensor of zeros, such as the first state of a recurrent layer, is as wide as what it is used with."""
+    first, shape = int(call.op == "new_zeros"), types.output_shape(call)
+    given = call.args[first:]
+    if not given:
+        return [K(n) for n in shape]
+    nested = isinstance(given[0], list | tuple)
+    sizes = given[0] if nested else given
+    axes = [types.fill(n, call.node.name) if s == n > 1 else K(n) for s, n in zip(sizes, shape, strict=True)]
+    written = tuple(axis if isinstance(axis, Sym) else size for axis, size in zip(axes, sizes, strict=True))
+    for place, value in enumerate([written] if nested else written):
+        types.rewrite(call, first + place, "size", value)
+    return list(axes)
+
+
+@register_rule(*FACTORIES - {torch.zeros}, "new_ones", "new_full", "new_empty")
 def factory(types: AxisTypes, call: Call) -> Axes:
     """A new tensor of given sizes is rigid; nothing is asked of the tensor whose type it takes."""
     return [K(n) for n in types.output_shape(call)]

@@ -246,7 +246,10 @@ def test_outputs_are_flattened_and_named(net: Net, names: list[str]) -> None:
     ("net", "reason"),
     [
         pytest.param(lambda x: torch.cumsum(x, 1), r"cumsum.*node 'cumsum'.*register_lowering", id="no-rule"),
-        pytest.param(nn.Sequential(nn.LSTM(8, 4)), r"0: LSTM has no lowering rule.*register_lowering", id="no-trace"),
+        pytest.param(
+            nn.Sequential(nn.LSTM(8, 4)), r"0: .*lstm has no lowering rule.*register_lowering", id="recurrent"
+        ),
+        pytest.param(nn.Sequential(nn.LSTM(8, 4, proj_size=2)), r"0: LSTM has no lowering rule.*give", id="no-trace"),
         pytest.param(lambda x: x.view(2, 432), "batches of any size", id="fixed-batch"),
         pytest.param(lambda x: x.view(x.size(0) // 2, 2, -1), "multiple of it", id="half-the-batch"),
         pytest.param(lambda x: x / x.size(0), "computes with the size of the batch", id="batch-as-number"),

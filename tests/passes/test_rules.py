@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -16,6 +17,8 @@ from torch import nn
 from bnas.passes import Subnet, VerificationError, analyse, trace
 from bnas.passes.axes import RULES, Axes, AxisTypes, Rule
 from bnas.passes.calls import Call
+from bnas.passes.recurrent import gru, lstm
+from bnas.passes.rules import recurrent
 from bnas.passes.terms import K, Prod
 from bnas.runtime.supernetwork import SuperNetwork
 from bnas.testing import assert_extracted_is_oracle, assert_maximal_is_original, assert_program_is_extracted
@@ -107,6 +110,11 @@ def sums_anything(types: AxisTypes, call: Call) -> Axes:
     return [axes[0], K(1), *axes[2:]]
 
 
+def gates_in_another_order(types: AxisTypes, call: Call) -> Any:
+    with mock.patch.object(recurrent, "Prod", lambda terms: Prod(terms[::-1])):
+        return recurrent.layer(types, call)
+
+
 WRONG: dict[str, tuple[Any, Rule, Callable[..., Any] | nn.Module]] = {
     "roll": (torch.roll, hands_on, RIGID["roll"][0]),
     "flip": (torch.flip, hands_on, RIGID["flip"][0]),
@@ -118,6 +126,8 @@ WRONG: dict[str, tuple[Any, Rule, Callable[..., Any] | nn.Module]] = {
     "unfold": (F.unfold, unfolds_into_rows, PASSING["unfold"]),
     "sum": (torch.sum, sums_anything, RIGID["sum of gates"][0]),
     "mean": (torch.mean, averages_fewer, RIGID["mean of channels"][0]),
+    "lstm": (lstm, gates_in_another_order, PASSING["lstm"]),
+    "gru": (gru, gates_in_another_order, PASSING["gru"]),
     "weighted-norm": (
         F.batch_norm,
         hands_on,

@@ -180,6 +180,13 @@ PASSING: dict[str, Body] = {
     "baddbmm": Of(lambda b, x: torch.baddbmm(b, x.flatten(2).mT, x.flatten(2)), parameter(1)),
     "einsum": Of(lambda w, x: torch.einsum("bchw,dc->bdhw", x, w), parameter(5, CHANNELS)),
     "attention": lambda x: attended(x, 2),
+    "lstm": Of(lambda layer, x: layer(x.flatten(2).mT)[0].mT, nn.LSTM(CHANNELS, 6, 2, True, True, 0.0, True)),
+    "gru": Of(lambda layer, x: layer(x.flatten(2).mT)[0].mT, nn.GRU(CHANNELS, 6, batch_first=True)),
+    "rnn": Of(lambda layer, x: layer(x.flatten(2).mT)[0].mT, nn.RNN(CHANNELS, 6, 2, batch_first=True)),
+    "lstm_cell": Of(lambda cell, x: cell(x.mean((2, 3)), (new_state(x, 6), new_state(x, 6)))[1], nn.LSTMCell(8, 6)),
+    "gru_cell": Of(lambda cell, x: cell(x.mean((2, 3)), cell(x[:, :, 0, 0])), nn.GRUCell(CHANNELS, 6)),
+    "rnn_cell": Of(lambda cell, x: cell(x.mean((2, 3)), x.new_zeros((x.shape[0], 6))), nn.RNNCell(CHANNELS, 6)),
+    "padding of zeros": lambda x: torch.cat([x, x.new_zeros(x.shape[0], 4, HEIGHT, WIDTH)], 1),
     "sum": lambda x: x * x.sum(1, keepdim=True),
     "vector_norm": lambda x: (
         x * torch.linalg.vector_norm(x, dim=1, keepdim=True) + torch.norm(x, dim=(2, 3))[:, :, None, None]
@@ -216,6 +223,11 @@ PASSING: dict[str, Body] = {
 """Where the width of the first layer stays elastic."""
 
 
+def new_state(x: Tensor, width: int) -> Tensor:
+    """The first state of a recurrent layer."""
+    return torch.zeros(x.shape[0], width, dtype=x.dtype)
+
+
 def pooled(x: Tensor, rank: int) -> Tensor:
     """All poolings of one rank."""
     x = {1: x.flatten(2), 2: x, 3: x.unsqueeze(2)}[rank]
@@ -246,6 +258,10 @@ RIGID: dict[str, tuple[Body, str]] = {
     "roll": (lambda x: torch.roll(x, 2, 1), "moved by numbers"),
     "flip": (lambda x: torch.flip(x, (1,)), "moved by numbers"),
     "softmax of channels": (lambda x: F.softmax(x, 1), "softmax runs along it"),
+    "recurrent channels": (
+        Of(lambda layer, x: layer(x.flatten(2))[0], nn.GRU(24, 6, batch_first=True)),
+        "runs along it",
+    ),
     "cumsum of channels": (lambda x: torch.cumsum(x, 1), "cumsum runs along it"),
     "sort of channels": (lambda x: torch.sort(x, 1)[0], "sorted"),
     "mean of channels": (lambda x: x * x.mean(1, keepdim=True), "averaged"),
@@ -294,6 +310,7 @@ SYMBOLS = {
     **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), 2),
     **dict.fromkeys(("conv2d grouped", "conv_transpose2d grouped"), 3),  # groups, and the inner widths on both sides
     **dict.fromkeys(("t", "mm", "mv", "dot", "addmm", "einsum"), 2),  # and the axis that a parameter adds
+    **dict.fromkeys(("lstm", "gru", "rnn", "lstm_cell", "gru_cell", "rnn_cell"), 2),
     **dict.fromkeys(("attention", "unflatten"), 2),  # an outer and an inner size
     "tensor_split": 2,
 }
