@@ -11,13 +11,13 @@ import copy
 import inspect
 import operator
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import fx, nn
 from torch.fx import Node
 
 from .attention import Attention
@@ -50,6 +50,32 @@ class Call:
     def tensors(self) -> Iterator[Node | TensorRef]:
         """Every node and tensor reference among the arguments, also inside lists and slices, in order."""
         yield from _references([*self.args, *self.kwargs.values()])
+
+
+class Dynamic(int):
+    """A size that depends on an input: the number that it has in the traced graph, and the node that computes it."""
+
+    node: Node
+
+    @classmethod
+    def of(cls, node: Node) -> Dynamic:
+        """The number that `node` computes."""
+        number = cls(node.meta["value"])
+        number.node = node
+        return number
+
+
+def with_numbers(call: Call) -> Call:
+    """`call` with the numbers that nodes compute in place of these nodes: sizes as `Dynamic`, flags and factors plain."""
+
+    def number(node: Node) -> Any:
+        value = node.meta.get("value")
+        if isinstance(value, bool | float | str) or (value is None and "value" in node.meta):
+            return value
+        return Dynamic.of(node) if isinstance(value, int) else node
+
+    args, kwargs = (fx.node.map_arg(given, number) for given in (call.args, call.kwargs))
+    return replace(call, args=args, kwargs=dict(kwargs))
 
 
 def _references(value: Any) -> Iterator[Node | TensorRef]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 
 from bnas.passes.axes import Axes, AxisTypes, Moved, register_rule
-from bnas.passes.calls import Call
+from bnas.passes.calls import Call, Dynamic
 from bnas.passes.errors import RuleError
 from bnas.passes.terms import K, Perm, Prod, Sym, Term
 from bnas.passes.tracer import BATCH
@@ -40,21 +42,23 @@ def attribute(types: AxisTypes, call: Call) -> Axes:
 @register_rule("expand")
 def expand(types: AxisTypes, call: Call) -> Axes:
     """Entries of size 1 are repeated: as often as whoever reads them wants, so that axis is elastic."""
-    inputs, shape = types.type(call.args[0]), types.output_shape(call)
+    inputs, shape, sizes = types.type(call.args[0]), types.output_shape(call), stated_sizes(call, "size")
     new = len(shape) - len(inputs)
     out: Axes = []
     for axis, size in enumerate(shape):
         known = inputs[axis - new] if axis >= new else None
-        out.append(known if known is not None and known.size == size else _repeated(size, call))
+        if known is not None and isinstance(sizes[axis], Dynamic):
+            types.pin(known, "it is expanded to a size that follows the input")
+        out.append(known if known is not None and known.size == size else _repeated(sizes[axis], size, call))
     value = [-1 if axis >= new and inputs[axis - new] is term else term for axis, term in enumerate(out)]
-    sizes = stated_sizes(call, "size")
-    value = [term if isinstance(size, int) else size for size, term in zip(sizes, value, strict=True)]
+    value = [size if isinstance(size, Dynamic) else term for size, term in zip(sizes, value, strict=True)]
     rewrite_sizes(types, call, "size", value)
     return out
 
 
-def _repeated(size: int, call: Call) -> Term:
-    return K(size) if size % BATCH == 0 or size == 1 else Sym(size, call.node.name)
+def _repeated(stated: Any, size: int, call: Call) -> Term:
+    rigid = isinstance(stated, Dynamic) or size % BATCH == 0 or size == 1
+    return K(size, "it is repeated as often as a size of the input says") if rigid else Sym(size, call.node.name)
 
 
 @register_rule("expand_as", torch.broadcast_to)

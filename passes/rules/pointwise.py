@@ -25,10 +25,16 @@ RANDOM = (torch.rand_like, torch.randn_like, torch.empty_like, torch.bernoulli)
 
 
 @register_rule(*ACTIVATIONS, *MORE_ACTIVATIONS, *BINARY, *MORE_BINARY, *COMPARISONS, *LOGIC, *UNARY, *MORE_UNARY)
-@register_rule(*FILLS, *COPIES, *RANDOM, *DROPOUTS)
+@register_rule(*FILLS, *RANDOM, *DROPOUTS)
 def pointwise(types: AxisTypes, call: Call) -> Axes:
     """Right-align the operands; an axis of size 1 is neutral, all others are one axis."""
     return types.broadcast(*(types.type(ref) for ref in call.tensors() if types.is_tensor(ref)))
+
+
+@register_rule(*COPIES)
+def copied(types: AxisTypes, call: Call) -> Axes:
+    """The first operand; another one, as in ``x.type_as(other)``, gives its number type only."""
+    return types.type(call.argument(0, "input"))
 
 
 @register_rule(F.normalize)

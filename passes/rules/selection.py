@@ -9,7 +9,7 @@ import torch
 from torch.fx import Node
 
 from bnas.passes.axes import Axes, AxisTypes, register_rule
-from bnas.passes.calls import Call
+from bnas.passes.calls import Call, Dynamic
 from bnas.passes.errors import RuleError
 from bnas.passes.terms import Cat, K, Term, symbols
 
@@ -72,9 +72,10 @@ def _slice(types: AxisTypes, axis: Term, item: slice) -> tuple[Term, slice]:
     """What the slice keeps of the axis, and the slice in active sizes."""
     if item == slice(None):
         return axis, item
-    if any(not isinstance(v, int | None) for v in (item.start, item.stop, item.step)):
-        raise RuleError("a slice by a size that carries the batch")
     chosen = range(*item.indices(axis.size))
+    if any(isinstance(v, Dynamic) for v in (item.start, item.stop, item.step)):
+        types.pin(axis, "its size follows the input: a slice of it ends where an input says")
+        return K(len(chosen)), item
     if chosen.step != 1 or not any(symbols(axis)):
         types.pin(axis, "a slice of it is read by numbers")
         return K(len(chosen)), item
@@ -95,8 +96,12 @@ def narrow(types: AxisTypes, call: Call) -> Axes:
     out = list(types.type(call.argument(0, "input")))
     dim = call.argument(1, "dim") % len(out)
     start, length = call.argument(2, "start"), call.argument(3, "length")
-    if not isinstance(start, int) or not isinstance(length, int):
-        raise RuleError("a slice by a size that carries the batch, or by a tensor")
+    if isinstance(start, Node):
+        raise RuleError("a slice by a tensor")
+    if isinstance(start, Dynamic) or isinstance(length, Dynamic):
+        types.pin(out[dim], "its size follows the input: a slice of it ends where an input says")
+        out[dim] = K(int(length))
+        return out
     head, out[dim] = cut_out(types, out[dim], start % out[dim].size, length)
     types.rewrite(call, 2, "start", head)
     types.rewrite(call, 3, "length", out[dim])
@@ -126,6 +131,9 @@ def split(types: AxisTypes, call: Call) -> tuple[Axes, ...]:
     source, name = call.argument(0, "tensor", call.kwargs.get("input")), "dim"
     axes = types.type(source)
     dim = call.argument(2, name, 0) % len(axes)
+    sizes = call.argument(1, "split_size_or_sections", call.kwargs.get("chunks"))
+    if any(isinstance(size, Dynamic) for size in (sizes if isinstance(sizes, list | tuple) else [sizes])):
+        types.pin(axes[dim], "it is split into parts whose sizes follow the input")
     rest, parts = axes[dim], list[Term]()
     for value in call.node.meta["value"][:-1]:
         part, rest = types.cut(rest, value.shape[dim])

@@ -16,7 +16,9 @@ from torch import nn
 from bnas.passes import Subnet, VerificationError, analyse, trace
 from bnas.passes.axes import RULES, Axes, AxisTypes, Rule
 from bnas.passes.calls import Call
-from bnas.passes.terms import K, Prod
+from bnas.passes.errors import RuleError
+from bnas.passes.rules.shape import regroup
+from bnas.passes.terms import K, Prod, symbols
 from bnas.runtime.supernetwork import SuperNetwork
 from bnas.testing import assert_extracted_is_oracle, assert_maximal_is_original, assert_program_is_extracted
 
@@ -71,6 +73,41 @@ def test_every_rule_has_a_case(monkeypatch: pytest.MonkeyPatch) -> None:
         analyse(trace(model, INPUTS))
     there_is_no_such_device = {"cuda"}
     assert {op for op in RULES if op not in seen} == there_is_no_such_device
+
+
+def test_a_rule_that_gives_another_shape_freezes_its_operator_and_the_model_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(RULES, torch.flatten, lambda types, call: types.type(call.argument(0, "input")))
+    supernet = supernet_of(Between(lambda x: x.flatten(2)))
+    assert not supernet.space.widths
+    assert any(re.search("fault of bnas's rule, please report", d.reason) for d in supernet.diagnostics)
+    assert_right(supernet)
+
+
+@pytest.mark.parametrize(("before", "after"), [([6], [4]), ([4], [6]), ([2, 0], [0, 3]), ([2, 3], [2]), ([], [2])])
+def test_an_impossible_view_is_an_error_and_no_endless_loop(before: list[int], after: list[int]) -> None:
+    with pytest.raises(RuleError, match="a view from"):
+        regroup(AxisTypes(), [K(n) for n in before], after)
+
+
+class Sliced(nn.Module):
+    """Positions up to the length of the batch's own size: a size that follows the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.first, self.last = parameter(2000, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.first(x) + self.table[: x.shape[0]].narrow(0, 0, x.shape[0])
+        return self.last(hidden.view(x.shape[0], -1, 2).expand(x.shape[0], -1, 2).reshape(-1, 6))
+
+
+def test_slices_that_end_where_an_input_says_keep_all_rows() -> None:
+    types = analyse(trace(Sliced(), torch.randn(8, 6)))
+    assert types.tensors["table"][0].size == 2000
+    assert not any(symbols(types.tensors["table"][0]))
+    assert any(symbols(types.tensors["table"][1]))
 
 
 def hands_on(types: AxisTypes, call: Call) -> Any:

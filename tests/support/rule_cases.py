@@ -96,6 +96,7 @@ PASSING: dict[str, Body] = {
     "dropout1d": lambda x: F.dropout1d(x.flatten(2), 0.5, False),
     "dropout3d": lambda x: F.dropout3d(x.unsqueeze(2), 0.5, False),
     "identity": DropPath(0.5),
+    "type_as": lambda x: x.type_as(torch.zeros(5, dtype=torch.float64)) + x.to(torch.zeros(2, dtype=torch.float64)),
     "positive": lambda x: torch.log(x.abs() + 1) + torch.sqrt(x.abs() + 1) + torch.rsqrt(x.abs() + 1) + x.abs().log1p(),
     "reciprocal": lambda x: torch.reciprocal(x.abs() + 1) + torch.div(x, x.abs() + 1) + torch.pow(x, 2),
     "rests": lambda x: torch.remainder(x, 0.3) + torch.fmod(x, 0.3) + torch.floor_divide(x, 0.3),
@@ -160,6 +161,7 @@ PASSING: dict[str, Body] = {
     "adjoint": lambda x: torch.adjoint(x),
     "getattr": lambda x: x.mT,
     "expand": lambda x: x + x.mean((2, 3), keepdim=True).expand(-1, -1, HEIGHT, WIDTH),
+    "expand by numbers": lambda x: x[:, :, None].expand(x.shape[0], CHANNELS, 2, HEIGHT, WIDTH).flatten(1, 2),
     "expand_as": lambda x: x[:, :, :1].expand_as(x) * x,
     "repeat": lambda x: x.repeat(1, 3, 1, 1) + torch.tile(x, (1, 3, 1, 1)),
     "repeat_interleave": lambda x: x.repeat_interleave(2, 1),
@@ -296,5 +298,6 @@ SYMBOLS = {
     **dict.fromkeys(("t", "mm", "mv", "dot", "addmm", "einsum"), 2),  # and the axis that a parameter adds
     **dict.fromkeys(("attention", "unflatten"), 2),  # an outer and an inner size
     "tensor_split": 2,
+    "expand by numbers": 2,
 }
 """The number of free symbols where it is not one."""
