@@ -66,7 +66,7 @@ class Dynamic(int):
 
 
 def with_numbers(call: Call) -> Call:
-    """`call` with the numbers that nodes compute in place of these nodes: sizes as `Dynamic`, flags and factors plain."""
+    """`call` with numbers in place of the nodes that compute them: sizes as `Dynamic`, flags and factors plain."""
 
     def number(node: Node) -> Any:
         value = node.meta.get("value")
