@@ -139,6 +139,17 @@ def averages_fewer(types: AxisTypes, call: Call) -> Axes:
     return [axes[0], K(1), *axes[2:]]
 
 
+def divided_by_all(x: torch.Tensor, kept: int) -> torch.Tensor:
+    return x.sum(1, keepdim=True) / CHANNELS
+
+
+def averages_all(types: AxisTypes, call: Call) -> Axes:
+    """As if what is left out counted as zero."""
+    axes = list(types.type(call.argument(0, "input")))
+    types.replace(call, divided_by_all, axes[1])
+    return [axes[0], K(1), *axes[2:]]
+
+
 def sums_anything(types: AxisTypes, call: Call) -> Axes:
     axes = types.type(call.argument(0, "input"))
     return [axes[0], K(1), *axes[2:]]
@@ -154,7 +165,8 @@ WRONG: dict[str, tuple[Any, Rule, Callable[..., Any] | nn.Module]] = {
     "repeat-interleave": (torch.repeat_interleave, repeats_all, PASSING["repeat_interleave"]),
     "unfold": (F.unfold, unfolds_into_rows, PASSING["unfold"]),
     "sum": (torch.sum, sums_anything, RIGID["sum of gates"][0]),
-    "mean": (torch.mean, averages_fewer, RIGID["mean of channels"][0]),
+    "amax": (torch.amax, averages_fewer, RIGID["largest of channels"][0]),
+    "mean": (torch.mean, averages_all, PASSING["mean of channels"]),
     "weighted-norm": (
         F.batch_norm,
         hands_on,

@@ -73,6 +73,12 @@ def first(x: Tensor) -> Tensor:
     return x.permute(0, 3, 1, 2)
 
 
+def normalised(weight: Any, bias: Any, x: Tensor) -> Tensor:
+    """Layer normalisation over channels, as ConvNeXt and others spell it."""
+    centred = x - x.mean(1, keepdim=True)
+    return weight * (centred / torch.sqrt(centred.pow(2).mean(1, keepdim=True) + 0.1)) + bias
+
+
 UNARY: tuple[Callable[[Tensor], Tensor], ...] = (
     *(F.relu, F.relu6, F.leaky_relu, F.elu, F.selu, F.gelu, F.silu, F.mish, F.hardswish, F.hardsigmoid, F.hardtanh),
     *(F.softplus, F.logsigmoid, F.celu, F.softsign, torch.sigmoid, torch.tanh, torch.neg, torch.abs, torch.exp),
@@ -84,7 +90,7 @@ TRUTHS = (torch.isnan, torch.isinf, torch.isfinite, torch.logical_not)
 COMPARISONS = (torch.eq, torch.ne, torch.lt, torch.le, torch.gt, torch.ge, torch.logical_and, torch.logical_or)
 CASTS = ("float", "double", "half", "bfloat16", "int", "long", "bool", "contiguous", "cpu")
 DROPOUTS = (F.dropout, F.dropout2d, F.alpha_dropout, F.feature_alpha_dropout)
-PINNED = (torch.amax, torch.amin, torch.var, torch.std, torch.prod, torch.logsumexp)
+PINNED = (torch.amax, torch.amin, torch.prod, torch.logsumexp)
 
 PASSING: dict[str, Body] = {
     **{f.__name__: f for f in UNARY},
@@ -190,6 +196,19 @@ PASSING: dict[str, Body] = {
         x * (x.relu() * x.sigmoid() + x.tanh()).flatten(2).pow(2).sum(1).view(-1, 1, HEIGHT, WIDTH)
     ),
     "mean": lambda x: x * x.mean((2, 3), keepdim=True),
+    "mean of channels": lambda x: x * x.mean(1, keepdim=True),
+    "mean of all": lambda x: x * torch.mean(x.sigmoid(), (1, 2, 3), keepdim=True) + x.exp().mean(),
+    "variance of channels": lambda x: x * x.var(1, keepdim=True) + x.exp().std(dim=1, unbiased=False, keepdim=True),
+    "mean of padding": lambda x: F.pad(x, (0, 0, 0, 0, 2, 1), value=0.5) + F.pad(x, (0, 0, 0, 0, 2, 1)).mean(1, True),
+    "mean of means": lambda x: x * x.mean((2, 3)).mean(1)[:, None, None, None],
+    "mean over heads": lambda x: (x.unflatten(1, (4, 2)) - x.unflatten(1, (4, 2)).mean(1, keepdim=True)).flatten(1, 2),
+    "rms norm by hand": Of(lambda w, x: x * torch.rsqrt(x.pow(2).mean(1, keepdim=True) + 0.1) * w, parameter(8, 1, 1)),
+    "rms norm in float32": Of(
+        lambda w, x: w * (x.to(torch.float32) * torch.rsqrt(x.float().pow(2).mean(1, True) + 0.1)).to(x.dtype),
+        parameter(8, 1, 1),
+    ),
+    "layer norm by hand": Of(normalised, parameter(8, 1, 1), parameter(8, 1, 1)),
+    "layer norm by hand, twice": lambda x: normalised(1, 0, normalised(1, 0, x).sigmoid()),
     "any": lambda x: x * (1 + torch.any(x > 0, 2, keepdim=True).double() + torch.all(x > 0, 2, keepdim=True).double()),
     "max": lambda x: x * (x.max(2, keepdim=True)[0] + x.min(2, keepdim=True)[0] + x.median(2, keepdim=True)[0]),
     "argmax": lambda x: x * (x.argmax(3, keepdim=True) + x.argmin(3, keepdim=True)),
@@ -250,7 +269,7 @@ RIGID: dict[str, tuple[Body, str]] = {
     "softmax of channels": (lambda x: F.softmax(x, 1), "softmax runs along it"),
     "cumsum of channels": (lambda x: torch.cumsum(x, 1), "cumsum runs along it"),
     "sort of channels": (lambda x: torch.sort(x, 1)[0], "sorted"),
-    "mean of channels": (lambda x: x * x.mean(1, keepdim=True), "averaged"),
+    "largest of channels": (lambda x: x * x.amax(1, keepdim=True), "searched"),
     "one channel": (lambda x: x[:, 1:2] * x[:, 3, None], "read by number"),
     "a step": (lambda x: x[:, ::2], "read by numbers"),
     "gather": (lambda x: torch.gather(x, 1, torch.ones_like(x).long()), "read by numbers"),
@@ -298,6 +317,6 @@ SYMBOLS = {
     **dict.fromkeys(("t", "mm", "mv", "dot", "addmm", "einsum"), 2),  # and the axis that a parameter adds
     **dict.fromkeys(("attention", "unflatten"), 2),  # an outer and an inner size
     "tensor_split": 2,
-    "expand by numbers": 2,
+    **dict.fromkeys(("expand by numbers", "mean over heads"), 2),
 }
 """The number of free symbols where it is not one."""
