@@ -5,6 +5,7 @@ An operator without a rule pins all its inputs and gives rigid outputs: sound by
 
 from __future__ import annotations
 
+import operator
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -214,7 +215,8 @@ def _type_of(types: AxisTypes, node: Node) -> Any:
     if node.op == "output":
         _pin_inputs(types, node, "it is an output of the model")
         return None
-    if not any(isinstance(leaf, Tensor) for leaf in tree_leaves(node.meta["value"])):
+    gives = any(isinstance(leaf, Tensor) for leaf in tree_leaves(node.meta["value"]))
+    if not gives and node.target is not operator.setitem:
         return None  # a size: a number and not a tensor
     if isinstance(node.target, type) and issubclass(node.target, OrderedDict):
         items = node.kwargs or node.args[0]
@@ -236,7 +238,7 @@ def _by_rule(types: AxisTypes, node: Node, rule: Rule, call: Call) -> Any:
     except Exception as error:
         return _refuse(types, node, f"operator {operator_name(call.op)}: {error}")
     if fits(found, node.meta["value"]):
-        return found
+        return None if node.meta["value"] is None else found  # a write into an item gives nothing
     why = "its rule gives axes of another shape; this is a fault of bnas's rule, please report it"
     return _refuse(types, node, f"operator {operator_name(call.op)}: {why}")
 

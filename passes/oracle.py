@@ -143,6 +143,8 @@ class OverKept(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in NORMS:
             return getattr(self, NORMS[func])(*args, **_without(kwargs, "cudnn_enable", "cudnn_enabled"))
+        if func is torch._weight_norm:
+            return _directed(*args, **kwargs)
         if func in MEANS:
             return self._mean(func, *args, **kwargs)
         return func(*args, **kwargs)
@@ -204,6 +206,13 @@ class OverKept(TorchFunctionMode):
             found = _statistic(MEANS[func], entries.flatten(len(rest))[..., mask.flatten()], correction)
             value = found.to(value.dtype).reshape(value.shape)
         return self.measure.mean(value)
+
+
+def _directed(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    """`torch._weight_norm`, in which a row of zeros, which is one that is dropped, stays one."""
+    axes = tuple(axis for axis in range(v.ndim) if axis != dim)
+    length = torch.linalg.vector_norm(v, dim=axes, keepdim=True)
+    return v * (g / torch.where(length == 0, 1, length))
 
 
 def _statistic(name: str, entries: Tensor, correction: float) -> Tensor:

@@ -14,7 +14,7 @@ from bnas.passes.terms import K
 
 MEANS = (torch.mean, torch.var, torch.std)
 EXTREMES = (torch.amax, torch.amin, torch.prod, torch.logsumexp, torch.all, torch.any)
-SELECTIONS = (torch.max, torch.min, torch.argmax, torch.argmin, torch.median)
+SELECTIONS = (torch.max, torch.min, torch.argmax, torch.argmin, torch.median, torch.aminmax)
 SUMS = (torch.sum, torch.linalg.vector_norm, torch.norm)
 SCANS = (F.softmax, F.log_softmax, F.softmin, torch.cumsum, torch.cumprod, torch.argsort)
 
@@ -29,6 +29,9 @@ def mean(types: AxisTypes, call: Call) -> Axes:
 @register_rule(*EXTREMES, *SELECTIONS)
 def extreme(types: AxisTypes, call: Call) -> Any:
     """The reduced axes are pinned, since the missing entries would change the result; the others pass."""
+    other = call.argument(1, "other")
+    if call.op in (torch.max, torch.min) and other is not None and types.is_tensor(other):
+        return types.broadcast(types.type(call.argument(0, "input")), types.type(other))  # the greater of two
     reduced = _reduced(types, call, 1)
     inputs = types.type(call.argument(0, "input"))
     types.pin_axes([inputs[axis] for axis in sorted(reduced)], "it is searched, or multiplied, along")
@@ -51,7 +54,7 @@ def _reduced(types: AxisTypes, call: Call, position: int) -> set[int]:
     if dims is None:
         return set(range(axes))
     if isinstance(dims, bool) or not isinstance(dims, int | tuple | list):
-        raise RuleError("a comparison of two tensors, or a reduction without axes")
+        raise RuleError("a reduction without axes")
     return {dim % axes for dim in ([dims] if isinstance(dims, int) else dims)}
 
 

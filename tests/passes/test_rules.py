@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from network_cases import ELASTICITY
 from rule_cases import CHANNELS, INPUTS, PASSING, RIGID, SYMBOLS, Between, Named, Of, parameter
 from torch import nn
+from torch.nn.utils import parametrizations
 
 from bnas.passes import Subnet, VerificationError, analyse, trace
 from bnas.passes.axes import RULES, Axes, AxisTypes, Rule
@@ -56,6 +57,36 @@ def test_what_a_rule_refuses_is_rigid_and_said_so(name: str) -> None:
     assert_right(supernet)
 
 
+PARAMETRISED: dict[str, Callable[[nn.Conv2d], nn.Module]] = {
+    "weight_norm": parametrizations.weight_norm,
+    "spectral_norm": parametrizations.spectral_norm,
+}
+
+
+@pytest.mark.parametrize("name", PARAMETRISED)
+def test_rows_of_a_parametrised_weight_are_elastic(name: str) -> None:
+    of = PARAMETRISED[name]
+    model = nn.Sequential(of(nn.Conv2d(3, 8, 1)), nn.ReLU(), of(nn.Conv2d(8, 6, 1)), nn.ReLU(), nn.Conv2d(6, 2, 1))
+    supernet = supernet_of(model.double().eval())
+    assert len(supernet.space.widths) == (1 if name == "weight_norm" else 2)
+    assert_right(supernet)
+    assert_same_as_cut(supernet, model, name)
+
+
+def assert_same_as_cut(supernet: SuperNetwork, model: nn.Sequential, name: str) -> None:
+    """The last layers of a smaller sub-network, with rows cut by hand."""
+    width, sizes = list(supernet.space.widths.items())[-1]
+    found = supernet.extract(Subnet({width: sizes[0]}))(INPUTS)
+    hidden, last = model[:2](INPUTS), model[4]
+    weight = model[2].weight
+    if name == "spectral_norm":
+        inner = model[2].parametrizations.weight
+        raw, u, v, rows = inner.original.flatten(1), inner[0]._u, inner[0]._v, sizes[0]
+        weight = inner.original / torch.dot(u[:rows], raw[:rows] @ v)
+    hidden = F.conv2d(hidden, weight[: sizes[0]], model[2].bias[: sizes[0]]).relu()
+    torch.testing.assert_close(found, F.conv2d(hidden, last.weight[:, : sizes[0]], last.bias))
+
+
 def test_outputs_with_names_are_right() -> None:
     assert_right(supernet_of(Named()))
 
@@ -68,7 +99,13 @@ def test_every_rule_has_a_case(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for op, rule in list(RULES.items()):
         monkeypatch.setitem(RULES, op, noting(op, rule))
-    models = [*(Between(body) for body in PASSING.values()), *(Between(body) for body, _ in RIGID.values()), Named()]
+    weighted = nn.Sequential(parametrizations.weight_norm(nn.Conv2d(3, 8, 1))).double().eval()
+    models = [
+        weighted,
+        *(Between(body) for body in PASSING.values()),
+        *(Between(body) for body, _ in RIGID.values()),
+        Named(),
+    ]
     for model in models:
         analyse(trace(model, INPUTS))
     there_is_no_such_device = {"cuda"}
