@@ -5,19 +5,21 @@ An operator without a rule pins all its inputs and gives rigid outputs: sound by
 
 from __future__ import annotations
 
+import operator
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
 from torch.fx import Node
 from torch.utils._pytree import tree_leaves, tree_map
 
-from .calls import Call, Operator, TensorRef
+from .calls import Call, Operator, TensorRef, with_numbers
 from .errors import Diagnostic, RuleError
 from .ir import IR
-from .terms import K, Sym, Term, normalise, symbols
+from .terms import K, Sym, Term, leaves, normalise, symbols
 from .unifier import Unifier
 from .zeros import note_zeros, zeros_of
 
@@ -141,6 +143,18 @@ class AxisTypes(Unifier):
         """Full sizes of the call's output, which must be one tensor."""
         return tuple(call.node.meta["value"].shape)
 
+    def is_fixed(self, term: Term) -> bool:
+        """Whether no rigid part of an axis can follow a size of the inputs, whatever they are."""
+        return not any(isinstance(leaf, K) and leaf.n % n == 0 for leaf in leaves(term) for n in self._input_sizes)
+
+    @cached_property
+    def _input_sizes(self) -> frozenset[int]:
+        """The sizes of the inputs, and all numbers that the graph computes of them."""
+        values = [node.meta.get("value") for node in self.ir.graph.nodes if node.op != "output"]
+        inputs = (n for node in self.ir.graph.find_nodes(op="placeholder") for n in node.meta["value"].shape)
+        numbers = (value for value in values if isinstance(value, int) and not isinstance(value, bool))
+        return frozenset(n for n in (*inputs, *numbers) if n > 1)
+
     def pin_axes(self, axes: Sequence[Term], why: str) -> None:
         """Pin each of `axes`."""
         for axis in axes:
@@ -214,22 +228,44 @@ def _type_of(types: AxisTypes, node: Node) -> Any:
     if node.op == "output":
         _pin_inputs(types, node, "it is an output of the model")
         return None
-    if not any(isinstance(leaf, Tensor) for leaf in tree_leaves(node.meta["value"])):
+    gives = any(isinstance(leaf, Tensor) for leaf in tree_leaves(node.meta["value"]))
+    if not gives and node.target is not operator.setitem:
         return None  # a size: a number and not a tensor
     if isinstance(node.target, type) and issubclass(node.target, OrderedDict):
         items = node.kwargs or node.args[0]
         return {name: types.type(item) if isinstance(item, Node) else None for name, item in items.items()}  # type: ignore[union-attr]
     call = types.ir.calls.get(node)
     rule = None if call is None else RULES.get(call.op)
-    for ref in [] if call is None else call.tensors():
+    for ref in node.all_input_nodes if call is None else call.tensors():
         _note_use(types, node, ref)
     if rule is None or call is None:
         what = _opaque_name(types, node) if call is None else f"operator {operator_name(call.op)}"
         return _refuse(types, node, f"{what} has no rule")
+    return _by_rule(types, node, rule, with_numbers(call))
+
+
+def _by_rule(types: AxisTypes, node: Node, rule: Rule, call: Call) -> Any:
+    """What the rule says; a rule that meets what it was not written for, or gives another shape, freezes the node."""
     try:
-        return rule(types, call)
-    except Exception as error:  # a rule that meets what it was not written for freezes it
+        found = rule(types, call)
+    except Exception as error:
         return _refuse(types, node, f"operator {operator_name(call.op)}: {error}")
+    if fits(found, node.meta["value"]):
+        return None if node.meta["value"] is None else found  # a write into an item gives nothing
+    why = "its rule gives axes of another shape; this is a fault of bnas's rule, please report it"
+    return _refuse(types, node, f"operator {operator_name(call.op)}: {why}")
+
+
+def fits(axes: Any, value: Any) -> bool:
+    """Whether a type has the sizes of a value, nested as it is."""
+    if isinstance(value, Tensor):
+        terms = isinstance(axes, list) and all(isinstance(term, Term) for term in axes)
+        return terms and [term.size for term in axes] == list(value.shape)
+    if isinstance(value, list | tuple):
+        return isinstance(axes, list | tuple) and all(map(fits, axes, value)) and len(axes) == len(value)
+    if isinstance(value, dict):
+        return isinstance(axes, dict) and all(fits(axes.get(key), item) for key, item in value.items())
+    return True
 
 
 def _opaque_name(types: AxisTypes, node: Node) -> str:
@@ -246,6 +282,8 @@ def _note_use(types: AxisTypes, node: Node, ref: Node | TensorRef) -> None:
 def _refuse(types: AxisTypes, node: Node, why: str) -> Any:
     """Freeze what is not understood, and say so."""
     types.pins.append(Diagnostic(node.name, f"{why}: its inputs and outputs are rigid"))
+    types.rewrites[:] = [rewrite for rewrite in types.rewrites if rewrite.node is not node]
+    types.macs[:] = [(counted, axes) for counted, axes in types.macs if counted is not node]
     _pin_inputs(types, node, why)
     call = types.ir.calls.get(node)
     for ref in [] if call is None else call.tensors():

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import fx, nn
 from torch.fx import Node
 
 from .errors import RuleError
@@ -50,6 +50,32 @@ class Call:
     def tensors(self) -> Iterator[Node | TensorRef]:
         """Every node and tensor reference among the arguments, also inside lists and slices, in order."""
         yield from _references([*self.args, *self.kwargs.values()])
+
+
+class Dynamic(int):
+    """A size that depends on an input: the number that it has in the traced graph, and the node that computes it."""
+
+    node: Node
+
+    @classmethod
+    def of(cls, node: Node) -> Dynamic:
+        """The number that `node` computes."""
+        number = cls(node.meta["value"])
+        number.node = node
+        return number
+
+
+def with_numbers(call: Call) -> Call:
+    """`call` with numbers in place of the nodes that compute them: sizes as `Dynamic`, flags and factors plain."""
+
+    def number(node: Node) -> Any:
+        value = node.meta.get("value")
+        if isinstance(value, bool | float | str) or (value is None and "value" in node.meta):
+            return value
+        return Dynamic.of(node) if isinstance(value, int) else node
+
+    args, kwargs = (fx.node.map_arg(given, number) for given in (call.args, call.kwargs))
+    return replace(call, args=args, kwargs=dict(kwargs))
 
 
 def _references(value: Any) -> Iterator[Node | TensorRef]:
@@ -147,7 +173,6 @@ MODULE_FORMS: dict[type[nn.Module], ModuleForm] = {
     nn.LogSoftmax: ModuleForm(F.log_softmax, (), ("dim",)),
     nn.ChannelShuffle: ModuleForm(F.channel_shuffle, (), ("groups",)),
     nn.GLU: ModuleForm(F.glu, (), ("dim",)),
-    nn.Unflatten: ModuleForm(torch.unflatten, (), ("dim", "unflattened_size")),
     nn.PixelShuffle: ModuleForm(F.pixel_shuffle, (), ("upscale_factor",)),
     nn.PixelUnshuffle: ModuleForm(F.pixel_unshuffle, (), ("downscale_factor",)),
     nn.LayerNorm: ModuleForm(F.layer_norm, _WB, ("normalized_shape", "eps")),
@@ -221,8 +246,8 @@ _SPELLINGS: dict[Operator, tuple[Operator, ...]] = {
     torch.sub: (operator.sub, operator.isub, torch.subtract, "subtract"),
     torch.mul: (operator.mul, operator.imul, torch.multiply, "multiply"),
     torch.div: (operator.truediv, operator.itruediv, torch.divide, torch.true_divide, "divide"),
-    torch.floor_divide: (operator.floordiv,),
-    torch.pow: (operator.pow,),
+    torch.floor_divide: (operator.floordiv, operator.ifloordiv),
+    torch.pow: (operator.pow, operator.ipow),
     torch.neg: (operator.neg, torch.negative, "negative"),
     torch.matmul: (operator.matmul, "__matmul__"),
     F.relu: (torch.relu, torch.relu_, F.relu_, "relu"),
@@ -243,15 +268,18 @@ _SPELLINGS: dict[Operator, tuple[Operator, ...]] = {
     torch.transpose: (torch.swapaxes, torch.swapdims, "swapaxes", "swapdims"),
     torch.movedim: (torch.moveaxis, "moveaxis"),
     torch.broadcast_to: (),
+    F.group_norm: (torch.group_norm,),
+    torch.outer: (torch.ger, "ger"),
     F.channel_shuffle: (torch.channel_shuffle, torch.native_channel_shuffle),
     torch.einsum: (torch.functional.einsum,),
     torch.split: (torch.functional.split, "split", "split_with_sizes"),
     torch.norm: (torch.functional.norm, "norm"),
     torch.linalg.vector_norm: (torch.linalg.norm,),
-    torch.remainder: (operator.mod,),
+    torch.remainder: (operator.mod, operator.imod),
     torch.bitwise_not: (operator.invert,),
-    torch.bitwise_and: (operator.and_, "__and__", "__rand__"),
-    torch.bitwise_or: (operator.or_, "__or__", "__ror__"),
+    torch.bitwise_and: (operator.and_, operator.iand, "__and__", "__rand__", "__iand__"),
+    torch.bitwise_or: (operator.or_, operator.ior, "__or__", "__ror__", "__ior__"),
+    torch.bitwise_xor: (operator.xor, operator.ixor, "__xor__", "__rxor__", "__ixor__"),
     torch.eq: (operator.eq,),
     torch.ne: (operator.ne,),
     torch.lt: (operator.lt,),
@@ -319,7 +347,8 @@ def _module_call(node: Node, module: nn.Module, form: ModuleForm) -> Call:
 
 
 IN_PLACE_FUNCTIONS = frozenset(
-    {operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.setitem, torch.relu_, F.relu_}
+    {operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ifloordiv, operator.imod, operator.ipow}
+    | {operator.iand, operator.ior, operator.ixor, operator.setitem, torch.relu_, F.relu_}
     | {F.hardtanh_, F.leaky_relu_, F.elu_, F.selu_, torch.selu_, torch.sigmoid_, torch.tanh_, torch.dropout_}
 )
 """Functions that write into their first argument."""

@@ -1,25 +1,110 @@
-"""Costs of a sub-network as sympy expressions in the widths and block switches, compiled to numpy."""
+"""Costs of a sub-network in its widths and block switches: as functions, and as sympy expressions."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import sympy
 from torch.fx import Node
 
+from .arithmetic import Number, Tape
 from .axes import AxisTypes
 from .blocks import Block
 from .choices import Choices
 from .kernels import Kernel
 from .lifetimes import Lifetime, lifetimes
 from .selection import active
-from .space import Subnet
+from .space import SearchSpace, Subnet
 from .terms import Sym, Term
 from .frontend.recorder import BATCH
+
+
+class Algebra(Protocol):
+    """Numbers in which costs are stated."""
+
+    def symbol(self, kind: str, name: str) -> Any:
+        """The number for a width, block or kernel of the space."""
+
+    def sum(self, numbers: Iterable[Any]) -> Any:
+        """The sum of numbers and constants."""
+
+    def minimum(self, number: Any, bound: int) -> Any:
+        """The lesser of a number and a constant."""
+
+    def content(self, number: Any) -> Any:
+        """The same number, with no fraction but one before the whole."""
+
+
+class Symbolic:
+    """As sympy expressions."""
+
+    def symbol(self, kind: str, name: str) -> sympy.Symbol:
+        """Named as the width, with a prefix for the others; a switch may be 0."""
+        prefix = {"width": "", "keep": "keep:", "kernel": "kernel:"}[kind]
+        sign = {"nonnegative": True} if kind == "keep" else {"positive": True}
+        return sympy.Symbol(f"{prefix}{name}", integer=True, **sign)
+
+    def sum(self, numbers: Iterable[Any]) -> Any:
+        """A sympy sum."""
+        return sympy.Add(*numbers)
+
+    def minimum(self, number: Any, bound: int) -> Any:
+        """A sympy minimum."""
+        return sympy.Min(number, bound)
+
+    def content(self, number: Any) -> Any:
+        """Else a fraction would stay inside."""
+        factor, rest = sympy.sympify(number).as_content_primitive()
+        return factor * rest
+
+
+class Numeric:
+    """As `bnas.passes.arithmetic.Number`."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        groups = (("keep", space.blocks), ("width", space.widths), ("kernel", space.kernels))
+        names = [(kind, name) for kind, known in groups for name in known]
+        self.tape = Tape(len(names))
+        self._symbols = dict(zip(names, self.tape.arguments, strict=True))
+        self.sum, self.minimum = self.tape.sum, self.tape.minimum
+
+    def symbol(self, kind: str, name: str) -> Number:
+        """The argument for the width, block or kernel; blocks come first, then widths."""
+        return self._symbols[kind, name]
+
+    def content(self, number: Any) -> Any:
+        """Every number is written so."""
+        return number
+
+
+NAMES = ("macs", "parameters", "activations", "peak_memory")
+"""The costs of a sub-network."""
+
+
+class _Expressions(Mapping[str, sympy.Expr]):
+    """Each expression is made when it is first asked for: those of large networks take seconds."""
+
+    def __init__(self, stated: Stated) -> None:
+        self._stated, self._made = stated, dict[str, sympy.Expr]()
+
+    def __getitem__(self, name: str) -> sympy.Expr:
+        if name not in NAMES:
+            raise KeyError(name)
+        if name not in self._made:
+            self._made[name] = sympy.sympify(getattr(self._stated, name)())
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(NAMES)
+
+    def __len__(self) -> int:
+        return len(NAMES)
 
 
 class Costs:
@@ -38,60 +123,38 @@ class Costs:
 
     def __init__(self, types: AxisTypes, choices: Choices) -> None:
         self._types, self._choices = types, choices
-        space = choices.space
-        self._widths = {name: sympy.Symbol(name, integer=True, positive=True) for name in space.widths}
-        self._keeps = {name: sympy.Symbol(f"keep:{name}", integer=True, nonnegative=True) for name in space.blocks}
-        self._kernels = {name: sympy.Symbol(f"kernel:{name}", integer=True, positive=True) for name in space.kernels}
-        self._sizes: dict[Sym, Any] = {choices.symbols[name]: symbol for name, symbol in self._widths.items()}
 
     @cached_property
     def expressions(self) -> Mapping[str, sympy.Expr]:
         """The cost expressions."""
-        return {
-            "macs": self._macs(),
-            "parameters": self._parameters(),
-            "activations": self._activations(),
-            "peak_memory": self._peak_memory(),
-        }
+        return _Expressions(self._symbolic)
 
     @cached_property
     def layers(self) -> sympy.Expr:
         """How many operators a sub-network runs of those that "macs" counts: what a latency also depends on."""
-        return sympy.Add(*map(self._keep, dict.fromkeys(node for node, _ in self._types.macs)))
+        return sympy.sympify(self._symbolic.layers())
+
+    @cached_property
+    def _symbolic(self) -> Stated:
+        return Stated(self._types, self._choices, Symbolic())
 
     @cached_property
     def _functions(self) -> Mapping[str, Callable[..., Any]]:
-        sums = {name: e for name, e in self.expressions.items() if name != "peak_memory"} | {"layers": self.layers}
-        return {**{name: self._compiled(e) for name, e in sums.items()}, "peak_memory": self._compiled_peak()}
-
-    def _compiled(self, expression: sympy.Expr | list[sympy.Expr]) -> Callable[..., Any]:
-        arguments = [*self._keeps.values(), *self._widths.values(), *self._kernels.values()]
-        function: Callable[..., Any] = sympy.lambdify(arguments, expression, "numpy", cse=True)
-        return function
-
-    def _compiled_peak(self) -> Callable[..., Any]:
-        """As the expression says; sympy would compare all terms of the maximum with one another, for minutes."""
-        sizes = self._compiled([size for _, size in self._taken])
-        there = self._compiled([self._keep(life.node) for life, _ in self._taken])
-        alive = np.array(
-            [[other.alive_at(life) for other, _ in self._taken] for life, _ in self._taken], dtype=np.int64
-        )
-
-        def peak(*values: Any) -> Any:
-            taken, switches = (
-                np.stack(np.broadcast_arrays(*values, *f(*values))[len(values) :]) for f in (sizes, there)
-            )
-            return (switches * (alive @ taken)).max(axis=0)
-
-        return peak
+        numeric = Numeric(self._choices.space)
+        stated = Stated(self._types, self._choices, numeric)
+        sums = {name: getattr(stated, name)() for name in (*NAMES, "layers") if name != "peak_memory"}
+        return {
+            **{name: _only(numeric.tape.compiled([number])) for name, number in sums.items()},
+            "peak_memory": _compiled_peak(numeric.tape, stated),
+        }
 
     def __call__(self, subnet: Subnet) -> dict[str, int]:
         """The costs of one sub-network."""
         space = self._choices.space
-        keeps = [int(name not in subnet.skipped) for name in self._keeps]
+        keeps = [int(name not in subnet.skipped) for name in space.blocks]
         widths = [subnet.widths.get(name, choices[-1]) for name, choices in space.widths.items()]
         kernels = [subnet.kernels.get(name, choices[-1]) for name, choices in space.kernels.items()]
-        return {name: int(self._functions[name](*keeps, *widths, *kernels)) for name in self.expressions}
+        return {name: int(self._functions[name](*keeps, *widths, *kernels)) for name in NAMES}
 
     def many(
         self, subnets: Iterable[Subnet], names: Iterable[str] | None = None
@@ -102,78 +165,140 @@ class Costs:
         columns = np.array(vectors, dtype=np.int64).reshape(len(vectors), len(variables)).T
         values = [np.array(v.choices, dtype=np.int64)[c] for v, c in zip(variables, columns, strict=True)]
         full = np.zeros(len(vectors), dtype=np.int64)
-        return {name: full + self._functions[name](*values) for name in names or self.expressions}
+        return {name: full + self._functions[name](*values) for name in names or NAMES}
 
-    def _keep(self, node: Node, without: Block | None = None) -> Any:
+
+def _only(function: Callable[..., list[Any]]) -> Callable[..., Any]:
+    """The function of one number in place of that of a list with one."""
+    return lambda *values: function(*values)[0]
+
+
+def _compiled_peak(tape: Tape, stated: Stated) -> Callable[..., Any]:
+    """At each tensor that is made the sum of all that are there: what comes in is added, what has gone subtracted."""
+    lives = [life for life, _ in stated.taken]
+    sizes = tape.compiled([size for _, size in stated.taken])
+    there = tape.compiled([stated.keep(life.node) for life in lives])
+    first, gone = (np.array([place(life) for life in lives], dtype=np.int64) for place in (_first, _gone))
+
+    def peak(*values: Any) -> Any:
+        taken, switches = (np.stack(np.broadcast_arrays(*values, *f(*values))[len(values) :]) for f in (sizes, there))
+        change = np.zeros((gone.max(initial=0) + 1, *taken.shape[1:]), dtype=np.int64)
+        np.add.at(change, first, taken)
+        np.subtract.at(change, gone, taken)
+        return (switches * change.cumsum(axis=0)[first]).max(axis=0)
+
+    return peak
+
+
+def _first(life: Lifetime) -> int:
+    return life.first
+
+
+def _gone(life: Lifetime) -> int:
+    return life.last + 1
+
+
+@dataclass(frozen=True)
+class Stated:
+    """The costs as numbers of an algebra."""
+
+    types: AxisTypes
+    choices: Choices
+    algebra: Algebra
+
+    @cached_property
+    def _sizes(self) -> dict[Sym, Any]:
+        return {self.choices.symbols[name]: self.algebra.symbol("width", name) for name in self.choices.space.widths}
+
+    @cached_property
+    def _around(self) -> Mapping[Node, list[str]]:
+        """The blocks around each node."""
+        found: dict[Node, list[str]] = {}
+        for name, block in self.choices.blocks.items():
+            for node in block.nodes:
+                found.setdefault(node, []).append(name)
+        return found
+
+    def keep(self, node: Node, without: Block | None = None) -> Any:
         """1 while the node is in the network: the product of the switches of the blocks around it."""
-        blocks = self._choices.blocks.items()
-        around = [self._keeps[name] for name, block in blocks if node in block.nodes and block is not without]
-        return math.prod(around, start=sympy.Integer(1))
+        around = (name for name in self._around.get(node, ()) if self.choices.blocks[name] is not without)
+        return math.prod((self.algebra.symbol("keep", name) for name in around), start=1)
 
     def _share(self, kernel: Kernel | None) -> Any:
         """The share of its entries that a kernel keeps."""
         if kernel is None:
-            return sympy.Integer(1)
-        size, (least, *_, largest) = self._kernels[kernel.name], kernel.choices
-        axes = [size if a == largest else a if a <= least else sympy.Min(a, size) for a in kernel.sizes]
-        return math.prod(axes, start=sympy.Rational(1, math.prod(kernel.sizes)))
+            return 1
+        size, (least, *_, largest) = self.algebra.symbol("kernel", kernel.name), kernel.choices
+        axes = [size if a == largest else a if a <= least else self.algebra.minimum(size, a) for a in kernel.sizes]
+        return math.prod(axes, start=Fraction(1, math.prod(kernel.sizes)))
 
-    def _macs(self) -> sympy.Expr:
-        kernels = {node: kernel for kernel in self._choices.kernels.found.values() for node in kernel.nodes}
+    def macs(self) -> Any:
+        """Multiply-accumulates."""
+        kernels = {node: kernel for kernel in self.choices.kernels.found.values() for node in kernel.nodes}
         terms = []
-        for node, axes in self._types.macs:
-            share = self._share(kernels.get(node)) / BATCH
-            terms.append(self._keep(node) * self._product(axes, share))
-        return sympy.Add(*terms)
+        for node, axes in self.types.macs:
+            share = self._share(kernels.get(node)) * Fraction(1, BATCH)
+            terms.append(self.keep(node) * self._product(axes, share))
+        return self.algebra.sum(terms)
 
-    def _product(self, axes: Iterable[Term], share: Any) -> sympy.Expr:
+    def layers(self) -> Any:
+        """The operators that "macs" counts."""
+        return self.algebra.sum(map(self.keep, dict.fromkeys(node for node, _ in self.types.macs)))
+
+    def _product(self, axes: Iterable[Term], share: Any) -> Any:
         """The sizes of `axes` and `share` multiplied: a whole number for every choice."""
-        number, rest = math.prod((active(axis, self._sizes) for axis in axes), start=share).as_content_primitive()
-        return number * rest  # else a fraction would stay, computed in floating point
+        return self.algebra.content(math.prod((active(axis, self._sizes) for axis in axes), start=share))
 
-    def _entries(self, axes: Iterable[Term]) -> sympy.Expr:
+    def _entries(self, axes: Iterable[Term]) -> Any:
         """The entries of a tensor, for one sample where it has a batch."""
         batched = math.prod(axis.size for axis in axes) % BATCH == 0
-        return self._product(axes, sympy.Rational(1, BATCH) if batched else sympy.Integer(1))
+        return self._product(axes, Fraction(1, BATCH) if batched else 1)
 
     @cached_property
     def _lifetimes(self) -> list[Lifetime]:
-        return lifetimes(self._types, self._choices.blocks)
+        return lifetimes(self.types, self.choices.blocks)
 
-    def _activations(self) -> sympy.Expr:
+    def activations(self) -> Any:
+        """Entries of all tensors that are made."""
         made = (life for life in self._lifetimes if life.node.op != "placeholder" and self._makes(life))
-        return sympy.Add(*(self._keep(life.node) * self._entries(life.axes) for life in made))
+        return self.algebra.sum(self.keep(life.node) * self._entries(life.axes) for life in made)
 
     def _makes(self, life: Lifetime) -> bool:
         """Whether a tensor is made, and not only begins to stand for a block."""
-        return life.stands_in is None or not self._types.ir.writes(life.node)
+        return life.stands_in is None or not self.types.ir.writes(life.node)
 
     @cached_property
-    def _taken(self) -> list[tuple[Lifetime, Any]]:
+    def taken(self) -> list[tuple[Lifetime, Any]]:
         """The tensors that are made, and the bytes of each while it is there."""
         return [
-            (life, self._keep(life.node, life.stands_in) * life.itemsize * self._entries(life.axes))
+            (life, self.keep(life.node, life.stands_in) * life.itemsize * self._entries(life.axes))
             for life in self._lifetimes
         ]
 
-    def _peak_memory(self) -> sympy.Expr:
+    def peak_memory(self) -> sympy.Expr:
         """The memory at each node that makes something, while it is in the network: the largest of them."""
         at = (
-            self._keep(life.node) * sympy.Add(*(size for other, size in self._taken if other.alive_at(life)))
-            for life, _ in self._taken
+            self.keep(life.node) * sympy.Add(*(size for other, size in self.taken if other.alive_at(life)))
+            for life, _ in self.taken
         )
         return sympy.Max(*dict.fromkeys(at), evaluate=False)
 
-    def _parameters(self) -> sympy.Expr:
-        ir, terms = self._types.ir, []
+    def parameters(self) -> Any:
+        """Those that some operator of the sub-network reads, and all of opaque modules."""
+        ir, terms = self.types.ir, []
         parameters = {name for name, _ in ir.root.named_parameters()}
-        for name, axes in self._types.tensors.items():
+        for name, axes in self.types.tensors.items():
             if name in parameters:
-                absent = math.prod((1 - self._keep(n) for n in self._types.users[name]), start=sympy.Integer(1))
-                share = self._share(self._choices.kernels.by_weight.get(name))
+                absent = math.prod((1 - keep for keep in self._keeps_of(name)), start=1)
+                share = self._share(self.choices.kernels.by_weight.get(name))
                 terms.append((1 - absent) * self._product(axes, share))
         for node in ir.graph.nodes:
             if node.op == "call_module" and node not in ir.calls:
                 module = ir.module(str(node.target))
-                terms.append(self._keep(node) * sum(p.numel() for p in module.parameters()))
-        return sympy.Add(*terms)
+                terms.append(self.keep(node) * sum(p.numel() for p in module.parameters()))
+        return self.algebra.sum(terms)
+
+    def _keeps_of(self, name: str) -> list[Any]:
+        """The switches of the operators that read a parameter: each once; what is always there alone."""
+        keeps = {tuple(self._around.get(node, ())): self.keep(node) for node in self.types.users.get(name, ())}
+        return [keeps[()]] if () in keeps else list(keeps.values())

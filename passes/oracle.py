@@ -9,21 +9,25 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx import Node
+from torch.overrides import TorchFunctionMode
 
+from .axes import AxisTypes
 from .blocks import Block
+from .calls import Call, TensorRef, with_numbers
 from .kernels import Kernel
 from .selection import index
 from .skeleton import Skeleton
 from .space import Subnet
-from .terms import Sym, Term
+from .terms import Sym, Term, symbols
 
 
 def zero_dropped(model: nn.Module, skeleton: Skeleton, subnet: Subnet) -> None:
@@ -98,59 +102,180 @@ def _parameters_of(skeleton: Skeleton, block: Block) -> set[str]:
     return names | {f"{p}.{n}" for p in opaque for n, _ in skeleton.ir.module(p).named_parameters()}
 
 
-Measure = Callable[[Tensor], Tensor]
-"""Which entries the statistics of a normalisation without weight are taken over, for its values (rows, *entries)."""
+class Measure:
+    """Which entries statistics are taken over where no weight says so, in the order of the calls: all by default."""
+
+    def __init__(self, masks: Masks | None = None) -> None:
+        self.masks, self.place = masks or [], -1
+
+    def mask(self, entries: Tensor) -> Tensor:
+        """For the values (rows, *entries) of the next call: true or false for each entry."""
+        self.place += 1
+        if self.place < len(self.masks):
+            return self.masks[self.place]
+        return torch.ones(entries.shape[1:], dtype=torch.bool, device=entries.device)
+
+    def mean(self, value: Tensor) -> Tensor:
+        """What the forward gets as the mean, whose entries were asked for last."""
+        return value
 
 
-@contextmanager
-def over_kept(model: nn.Module, skeleton: Skeleton, subnet: Subnet, unweighted: Measure) -> Iterator[None]:
-    """While it lasts, layer_norm, rms_norm and group_norm take their statistics over kept entries, by decision.
+MEANS: Mapping[Any, str] = {getattr(owner, name): name for owner in (torch, Tensor) for name in ("mean", "var", "std")}
+NORMS: Mapping[Any, str] = {
+    getattr(owner, name): name for owner in (F, torch) for name in ("layer_norm", "rms_norm", "group_norm")
+}
+"""Every spelling of an operator that takes statistics."""
 
-    Which those are follows from the weight; without one, `unweighted` says so, in the order of the calls.
+
+class OverKept(TorchFunctionMode):
+    """While it lasts, norms, means and variances are those of kept entries, by decision, however they are called.
+
+    For a norm these follow from its weight, if that is a parameter; for all others `measure` says so.
     """
-    assignment, names = skeleton.assignment(subnet), {id(p): name for name, p in model.named_parameters()}
 
-    def mask_of(weight: Any, entries: Tensor) -> Tensor:
-        if id(weight) not in names:
-            return unweighted(entries)
-        return _kept(weight, skeleton.types.tensors.get(names[id(weight)], ()), assignment)
+    def __init__(self, model: nn.Module, skeleton: Skeleton, subnet: Subnet, measure: Measure) -> None:
+        super().__init__()
+        self.names = {id(p): name for name, p in model.named_parameters()}
+        self.tensors, self.assignment, self.measure = skeleton.types.tensors, skeleton.assignment(subnet), measure
 
-    def layer_norm(x: Tensor, shape: Sequence[int], weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Tensor:
-        axes = tuple(range(-len(shape), 0))
-        mask = mask_of(weight, x.flatten(0, -len(shape) - 1))
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Called for every function of torch."""
+        kwargs = kwargs or {}
+        if func in NORMS:
+            return getattr(self, NORMS[func])(*args, **_without(kwargs, "cudnn_enable", "cudnn_enabled"))
+        if func is torch._weight_norm:
+            return _directed(*args, **kwargs)
+        if func in MEANS:
+            return self._mean(func, *args, **kwargs)
+        return func(*args, **kwargs)
+
+    def mask_of(self, weight: Any, entries: Tensor) -> Tensor:
+        """The kept entries of a norm."""
+        if id(weight) not in self.names:
+            return self.measure.mask(entries)
+        return _kept(weight, self.tensors.get(self.names[id(weight)], ()), self.assignment)
+
+    def layer_norm(
+        self,
+        input: Tensor,
+        normalized_shape: Sequence[int],
+        weight: Any = None,
+        bias: Any = None,
+        eps: float = 1e-5,
+        *_: Any,
+    ) -> Tensor:
+        """As in torch."""
+        axes = tuple(range(-len(normalized_shape), 0))
+        mask = self.mask_of(weight, input.flatten(0, -len(normalized_shape) - 1))
         count = mask.sum().clamp(min=1)
-        mean = x.mul(mask).sum(axes, keepdim=True) / count
-        var = (x - mean).square().mul(mask).sum(axes, keepdim=True) / count
-        return _affine((x - mean) * (var + eps).rsqrt() * mask, weight, bias)
+        mean = input.mul(mask).sum(axes, keepdim=True) / count
+        var = (input - mean).square().mul(mask).sum(axes, keepdim=True) / count
+        return _affine((input - mean) * (var + eps).rsqrt() * mask, weight, bias)
 
-    def rms_norm(x: Tensor, shape: Sequence[int], weight: Any = None, eps: float | None = None) -> Tensor:
-        mask = mask_of(weight, x.flatten(0, -len(shape) - 1))
+    def rms_norm(
+        self, input: Tensor, normalized_shape: Sequence[int], weight: Any = None, eps: float | None = None
+    ) -> Tensor:
+        """As in torch."""
+        mask = self.mask_of(weight, input.flatten(0, -len(normalized_shape) - 1))
         count = mask.sum().clamp(min=1)
-        square = x.square().mul(mask).sum(tuple(range(-len(shape), 0)), keepdim=True) / count
-        return _affine(x * (square + (torch.finfo(x.dtype).eps if eps is None else eps)).rsqrt(), weight, None)
+        square = input.square().mul(mask).sum(tuple(range(-len(normalized_shape), 0)), keepdim=True) / count
+        return _affine(input * (square + (torch.finfo(input.dtype).eps if eps is None else eps)).rsqrt(), weight, None)
 
-    def group_norm(x: Tensor, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Tensor:
-        mask = mask_of(weight, x.transpose(0, 1).flatten(1).t())
-        mask = mask.view(groups, -1, 1)
-        rows = x.view(len(x), groups, mask.shape[1], -1)
+    def group_norm(
+        self, input: Tensor, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, *_: Any
+    ) -> Tensor:
+        """As in torch."""
+        mask = self.mask_of(weight, input.transpose(0, 1).flatten(1).t())
+        mask = mask.view(num_groups, -1, 1)
+        rows = input.reshape(len(input), num_groups, mask.shape[1], -1)
         count = mask.sum(1, keepdim=True).clamp(min=1) * rows.shape[-1]
         mean = rows.mul(mask).sum((2, 3), keepdim=True) / count
         var = (rows - mean).square().mul(mask).sum((2, 3), keepdim=True) / count
-        out = ((rows - mean) * (var + eps).rsqrt() * mask).view(x.shape)
-        shape = [-1, *[1] * (x.ndim - 2)]
+        out = ((rows - mean) * (var + eps).rsqrt() * mask).view(input.shape)
+        shape = [-1, *[1] * (input.ndim - 2)]
         return _affine(out, None if weight is None else weight.view(shape), None if bias is None else bias.view(shape))
 
-    with ExitStack() as stack:
-        for function in (layer_norm, rms_norm, group_norm):
-            stack.enter_context(mock.patch.object(F, function.__name__, function))
-        stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
-        torch.backends.mha.set_fastpath_enabled(False)
-        yield
+    def _mean(self, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """A mean or variance of the kept entries; where all are kept, what torch makes of them."""
+        dims, correction = _reduced(MEANS[func], input, *args, **kwargs)
+        rest = [axis for axis in range(input.ndim) if axis not in dims]
+        entries = input.permute(*rest, *dims)
+        mask = self.measure.mask(entries.reshape(-1, *entries.shape[len(rest) :]))
+        value: Tensor = func(input, *args, **kwargs)
+        if not mask.all():
+            found = _statistic(MEANS[func], entries.flatten(len(rest))[..., mask.flatten()], correction)
+            value = found.to(value.dtype).reshape(value.shape)
+        return self.measure.mean(value)
 
 
-NORMS = frozenset({F.layer_norm, F.rms_norm, F.group_norm})
+def _directed(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    """`torch._weight_norm`, in which a row of zeros, which is one that is dropped, stays one."""
+    axes = tuple(axis for axis in range(v.ndim) if axis != dim)
+    length = torch.linalg.vector_norm(v, dim=axes, keepdim=True)
+    return v * (g / torch.where(length == 0, 1, length))
+
+
+def _statistic(name: str, entries: Tensor, correction: float) -> Tensor:
+    """Of the last axis; by hand, to be independent."""
+    count = entries.shape[-1]
+    mean = entries.sum(-1, keepdim=True) / max(count, 1)
+    if name == "mean":
+        return mean.squeeze(-1)
+    var = (entries - mean).square().sum(-1) / max(count - correction, 0)
+    return var.sqrt() if name == "std" else var
+
+
+def _reduced(
+    name: str, input: Tensor, dim: Any = None, unbiased: Any = True, keepdim: bool = False, **kwargs: Any
+) -> tuple[list[int], float]:
+    """The axes that are reduced, ascending, and by how much the count of a variance is lessened."""
+    dim = kwargs.get("axis", dim)
+    if name != "mean" and isinstance(dim, bool):
+        dim, unbiased = None, dim
+    dims = range(input.ndim) if dim is None or dim == () else [dim] if isinstance(dim, int) else dim
+    correction = kwargs.get("correction", 1 if unbiased else 0)
+    return sorted(d % max(input.ndim, 1) for d in dims), 1 if correction is None else correction
+
+
+def _without(kwargs: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in kwargs.items() if name not in names}
+
+
+@contextmanager
+def over_kept(model: nn.Module, skeleton: Skeleton, subnet: Subnet, measure: Measure) -> Iterator[None]:
+    """While it lasts, statistics are those of kept entries, see `OverKept`; no fused encoder layer hides a norm."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with OverKept(model, skeleton, subnet, measure):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+class InDouble(TorchFunctionMode):
+    """While it lasts, what is in double precision stays so: rounding to less would hide what is compared."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Called for every function of torch."""
+        kwargs = kwargs or {}
+        first = args[0] if args else None
+        if isinstance(first, Tensor) and first.dtype == torch.float64:
+            if func in LESS_PRECISE:
+                return first.clone()
+            args, kwargs = tuple(map(_double, args)), {name: _double(value) for name, value in kwargs.items()}
+        return func(*args, **kwargs)
+
+
+LESS_PRECISE = frozenset({Tensor.float, Tensor.half, Tensor.bfloat16})
+
+
+def _double(value: Any) -> Any:
+    return torch.float64 if isinstance(value, torch.dtype) and value.is_floating_point else value
+
+
 Masks = list[Tensor]
-"""For each call of a normalisation without weight, in their order: entries of what it goes over."""
+"""The entries of what is reduced, for each call that takes statistics without a weight that is a parameter."""
 
 
 def kept_without_weight(model: nn.Module, skeleton: Skeleton, subnet: Subnet, run: Callable[[], object]) -> Measure:
@@ -159,62 +284,109 @@ def kept_without_weight(model: nn.Module, skeleton: Skeleton, subnet: Subnet, ru
     An entry is dropped if it depends on the parameters of the model, but no more on those that are left: constant
     padding never does. A norm inside an opaque module, where nothing is dropped, goes over all.
     """
-    norms = [call for call in skeleton.ir.calls.values() if call.op in NORMS]
-    known = all(call.argument(2, "weight") is not None for call in norms)
-    before: Masks = [] if known else _dependent(model, skeleton, subnet, run, [])
+    if _all_known(skeleton):
+        zero_dropped(model, skeleton, subnet)
+        return Measure()
+    whole = _Dependence(model, skeleton, subnet, run)
+    before = whole.find([], frozenset())
+    parameters = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     zero_dropped(model, skeleton, subnet)
-    kept, last = Masks(), None
-    while before and (last is None or not all(map(torch.equal, kept, last))):
-        # Again with what is known: a dropped entry depends on others through a norm that does not leave it out yet.
-        now = _dependent(model, skeleton, subnet, run, kept)
+    zeroed = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    kept, last, held = Masks(), None, frozenset[int]()
+    while last is None or not all(map(torch.equal, kept, last)):
+        # Again with what is known: a dropped entry depends on others through a statistic that it is no part of.
+        now = whole.find(kept, held)
         kept, last = [left | ~then for then, left in zip(before, now, strict=True)], kept or None
-    return _in_turn(kept)
+        if held != (held := frozenset(place for place, mask in enumerate(kept) if not mask.all())):
+            _load(model, parameters)
+            before = whole.find([], held)
+            _load(model, zeroed)
+    return Measure(kept)
 
 
-def _in_turn(masks: Masks) -> Measure:
-    """One mask for each call, and everything after the last."""
-    rest = iter(masks)
-    return lambda values: next(rest, torch.ones(values.shape[1:], dtype=torch.bool, device=values.device))
+def _all_known(skeleton: Skeleton) -> bool:
+    """Whether the weights of norms say all that is dropped before statistics are taken."""
+    types = skeleton.types
+    norms = [call.argument(2, "weight") for call in skeleton.ir.calls.values() if call.op in NORMS]
+    stored = all(isinstance(w, TensorRef) or (isinstance(w, Node) and w.op == "get_attr") for w in norms)
+    means = (call for call in skeleton.ir.calls.values() if call.op in MEANS)
+    return stored and not any(any(symbols(term)) for call in means for term in _averaged(types, call))
+
+
+def _averaged(types: AxisTypes, call: Call) -> list[Term]:
+    """The axes that a call takes the mean or variance of."""
+    given = with_numbers(call)
+    source, *args = given.args or (given.kwargs["input"],)
+    value = source.meta["value"]
+    dims, _ = _reduced(MEANS[call.op], value, *args, **_without(given.kwargs, "input"))
+    return [types.type(source)[dim] for dim in dims]
+
+
+def _load(model: nn.Module, values: Mapping[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(values[name])
 
 
 RUNS = 8
 """How many random parameters are tried to see what depends on them."""
 
 
-def _dependent(model: nn.Module, skeleton: Skeleton, subnet: Subnet, run: Callable[[], object], kept: Masks) -> Masks:
-    """The entries that change with the parameters of `model`, which stay, where norms go over those `kept`.
+class _Noting(Measure):
+    """Notes the entries of each call; the means of the calls in `held` are those of the first run."""
 
-    An activation may let an entry die that is not dropped: seldom where all parameters are positive, as in every
-    second run, and seldom in all runs.
-    """
-    first = _values(model, skeleton, subnet, run, kept, 0)
-    found = [torch.zeros(values.shape[1:], dtype=torch.bool, device=values.device) for values in first]
-    for seed in range(1, RUNS):
-        for changed, one, other in zip(found, first, _values(model, skeleton, subnet, run, kept, seed), strict=True):
-            changed |= (one != other).any(0)
-    return found
+    def __init__(self, masks: Masks, held: frozenset[int], means: dict[int, Tensor]) -> None:
+        super().__init__(masks)
+        self.held, self.means, self.found = held, means, list[Tensor]()
+
+    def mask(self, entries: Tensor) -> Tensor:
+        """As above."""
+        self.found.append(entries.clone())
+        return super().mask(entries)
+
+    def mean(self, value: Tensor) -> Tensor:
+        """As above."""
+        return self.means.setdefault(self.place, value.clone()) if self.place in self.held else value
 
 
-def _values(
-    model: nn.Module, skeleton: Skeleton, subnet: Subnet, run: Callable[[], object], kept: Masks, seed: int
-) -> list[Tensor]:
-    """What stands before each normalisation without weight, with parameters that follow from `seed`."""
-    generator, found, measure = torch.Generator().manual_seed(seed), list[Tensor](), _in_turn(kept)
-    values = [parameter.detach().clone() for parameter in model.parameters()]
+@dataclass(frozen=True)
+class _Dependence:
+    """What the entries that statistics are taken of depend on."""
 
-    def note(entries: Tensor) -> Tensor:
-        found.append(entries.clone())
-        return measure(entries)
+    model: nn.Module
+    skeleton: Skeleton
+    subnet: Subnet
+    run: Callable[[], object]
 
-    with torch.no_grad(), over_kept(model, skeleton, subnet, note):
-        for parameter in model.parameters():
-            noise = torch.rand(parameter.shape, generator=generator, dtype=torch.float64) + 0.5
-            sign = torch.where(torch.rand(noise.shape, generator=generator) < 0.5 * (seed % 2), -1.0, 1.0)
-            parameter.abs_().mul_((noise * sign).to(parameter.device))
-        run()
-        for parameter, value in zip(model.parameters(), values, strict=True):
-            parameter.copy_(value)
-    return found
+    def find(self, kept: Masks, held: frozenset[int]) -> Masks:
+        """The entries that change with the parameters, which stay, where statistics go over those `kept`.
+
+        The means of the calls in `held` do not change: through them each entry would depend on all.
+
+        An activation may let an entry die that is not dropped: seldom where all parameters are positive, as in every
+        second run, and seldom in all runs.
+        """
+        means: dict[int, Tensor] = {}
+        first = self._values(_Noting(kept, held, means), 0)
+        found = [torch.zeros(values.shape[1:], dtype=torch.bool, device=values.device) for values in first]
+        for seed in range(1, RUNS):
+            others = self._values(_Noting(kept, held, means), seed)
+            for changed, one, other in zip(found, first, others, strict=True):
+                changed |= (one != other).any(0)
+        return found
+
+    def _values(self, noting: _Noting, seed: int) -> list[Tensor]:
+        """What stands before each call, with parameters that follow from `seed`."""
+        model, generator = self.model, torch.Generator().manual_seed(seed)
+        values = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+        with torch.no_grad(), over_kept(model, self.skeleton, self.subnet, noting):
+            for parameter in model.parameters():
+                noise = torch.rand(parameter.shape, generator=generator, dtype=torch.float64) + 0.5
+                sign = torch.where(torch.rand(noise.shape, generator=generator) < 0.5 * (seed % 2), -1.0, 1.0)
+                parameter.abs_().mul_((noise * sign).to(parameter.device))
+            self.run()
+        _load(model, values)
+        return noting.found
 
 
 def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:

@@ -17,7 +17,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from .axes import AxisTypes, Moved, Replacement, Rewrite
 from .blocks import Block
-from .calls import form_of
+from .calls import Dynamic, form_of
 from .choices import Choices
 from .frontend.entry import check_sizes
 from .frames import Frame, Frames, make_shell
@@ -359,9 +359,9 @@ def _rewrite(
 ) -> None:
     """Write a constant that depends on widths; an order of channels becomes a tensor that the graph reads."""
     node, new = copies[rewrite.node], _active_value(rewrite, assignment)
-    if new == _active_value(rewrite, {}):
+    if new == (_literal(rewrite) if isinstance(rewrite, Rewrite) else _active_value(rewrite, {})):
         return
-    new = fx.node.map_arg(new, copies.__getitem__)  # batch sizes
+    new = fx.node.map_arg(new, copies.__getitem__)  # sizes of inputs
     if isinstance(rewrite, Rewrite) and len(node.args) > rewrite.position:
         node.update_arg(rewrite.position, new)
     elif isinstance(rewrite, Rewrite):
@@ -369,6 +369,13 @@ def _rewrite(
     else:
         node.op, node.target, node.kwargs = "call_function", rewrite.target, {}
         node.args = (node.all_input_nodes[0], *_arguments(node, rewrite, new, orders))
+
+
+def _literal(rewrite: Rewrite) -> Any:
+    """What stands at the place of the constant in the traced graph: an index always as a tuple."""
+    args, kwargs = rewrite.node.args, rewrite.node.kwargs
+    given = args[rewrite.position] if len(args) > rewrite.position else kwargs.get(rewrite.name)
+    return (given,) if isinstance(rewrite.value, tuple) and not isinstance(given, list | tuple) else given
 
 
 def _arguments(node: Node, rewrite: Replacement, values: tuple[Any, ...], orders: dict[str, Tensor]) -> Iterator[Any]:
@@ -405,6 +412,8 @@ def _active_value(rewrite: Rewrite | Replacement, assignment: Mapping[Sym, int])
     def value(entry: Any) -> Any:
         if isinstance(entry, Term):
             return active(entry, assignment)
+        if isinstance(entry, Dynamic):
+            return entry.node
         if isinstance(entry, Moved):
             return moved(entry.order, entry.term, assignment)
         if isinstance(entry, slice):

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
-
-from torch import Tensor
 
 from .analysis import Analysis
+from .axes import fits
 from .ir import IR
-from .terms import Term, resolve
+from .terms import resolve
 
 
 def problems(analysis: Analysis) -> Iterator[str]:
@@ -58,20 +56,8 @@ def _of_types(analysis: Analysis) -> Iterator[str]:
         yield "the axis types are those of another graph"
         return
     for node in ir.graph.nodes:
-        if node.op != "output" and not _fits(types.values.get(node), node.meta["value"]):
+        if node.op != "output" and not fits(types.values.get(node), node.meta["value"]):
             yield f"the axis types of {node.name} are not of its shape: the rule of its operator is wrong"
     for name, axes in types.tensors.items():
-        if not _fits(axes, ir.tensor(name)):
+        if not fits(axes, ir.tensor(name)):
             yield f"the axis types of {name} are not of its shape"
-
-
-def _fits(axes: Any, value: Any) -> bool:
-    """Whether a type has the sizes of a value, nested as it is."""
-    if isinstance(value, Tensor):
-        terms = isinstance(axes, list) and all(isinstance(term, Term) for term in axes)
-        return terms and [term.size for term in axes] == list(value.shape)
-    if isinstance(value, list | tuple):
-        return isinstance(axes, list | tuple) and all(map(_fits, axes, value)) and len(axes) == len(value)
-    if isinstance(value, dict):
-        return isinstance(axes, dict) and all(_fits(axes.get(key), item) for key, item in value.items())
-    return True

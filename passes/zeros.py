@@ -29,17 +29,22 @@ Zeros = tuple[bool, ...]
 
 LAYERS: dict[Operator, tuple[int, int]] = {
     **dict.fromkeys((*CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS), (1, 1)),
-    **dict.fromkeys((F.linear, F.embedding), (-1, 1)),
+    **dict.fromkeys((F.linear, F.embedding, F.embedding_bag), (-1, 1)),
     **dict.fromkeys((F.layer_norm, F.rms_norm), (-1, 2)),
     **dict.fromkeys((F.batch_norm, F.instance_norm), (1, 3)),
     F.group_norm: (1, 2),
 }
 """Operators whose weight makes all of an axis, without which nothing of an entry is left: axis, place of the weight."""
 
-SUMS = frozenset({torch.add, torch.sub, torch.minimum, torch.maximum})
+SUMS = frozenset({torch.add, torch.sub, torch.minimum, torch.maximum, torch.max, torch.min})
 """Operators of two operands that make zero of two zeros."""
 
 MADE_OF_ZEROS = frozenset({torch.zeros, torch.zeros_like, "new_zeros"})
+PRODUCTS = frozenset({torch.mul, torch.outer})
+"""Operators that make zero of one zero."""
+
+PARTED = frozenset({torch.unbind, torch.chunk, torch.split, torch.tensor_split, torch.split_with_sizes})
+"""Operators whose values are parts of their input."""
 
 KEEPING = frozenset(
     {
@@ -55,7 +60,9 @@ KEEPING = frozenset(
         *(torch.split_with_sizes, torch.cat, torch.stack, operator.getitem, torch.sum, torch.mean, torch.amax),
         *(torch.amin, torch.matmul, torch.bmm, torch.mm, torch.mv, torch.einsum, F.scaled_dot_product_attention),
         *(F.max_pool1d, F.max_pool2d, F.max_pool3d, F.avg_pool1d, F.avg_pool2d, F.avg_pool3d, F.interpolate),
-        *(F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d, F.unfold, F.fold),
+        *(F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d, F.unfold, F.fold, F.grid_sample),
+        *(F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d, torch._weight_norm, torch.triu),
+        *(torch.tril, torch.outer, "unfold", torch.broadcast_to),
         *(*SUMS, torch.mul, torch.div, torch.pow),
     }
 )
@@ -137,6 +144,8 @@ def _handed_on(types: AxisTypes, call: Call, axes: Sequence[Term], axis: int) ->
     """Whether an axis is zero since those that it comes from are: they share its symbols."""
     if call.op in MADE_OF_ZEROS:
         return True
+    if isinstance(call.node.meta["value"], tuple) and call.op not in PARTED:
+        return False  # places, for one, that a pooling gives beside the values
     if call.op not in KEEPING or (call.op in SUMS and _adds_elsewhere(types, call, axis - len(axes))):
         return False
     if call.op is torch.pow and not _is_positive(call.argument(1, "exponent")):
@@ -144,7 +153,7 @@ def _handed_on(types: AxisTypes, call: Call, axes: Sequence[Term], axis: int) ->
     sources = list(_sources(types, call, set(symbols(axes[axis]))))
     if call.op is torch.div:
         return sources[:1] == [True]
-    return any(sources) if call.op is torch.mul else bool(sources) and all(sources)
+    return any(sources) if call.op in PRODUCTS else bool(sources) and all(sources)
 
 
 def _is_positive(number: Any) -> bool:

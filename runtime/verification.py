@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from bnas.passes import Subnet, VerificationError
 from bnas.passes.detour import detour
 from bnas.passes.ir import as_call, as_program_call
-from bnas.passes.oracle import kept_without_weight, over_kept, randomise, skipped_blocks
+from bnas.passes.oracle import InDouble, kept_without_weight, over_kept, randomise, skipped_blocks
 from bnas.passes.slot import Copies
 
 from .supernetwork import SuperNetwork
@@ -37,12 +37,13 @@ def verify(
     twin = copy.deepcopy(model).eval().double()
     generator = torch.Generator().manual_seed(0)
     batch = _batch((args, kwargs), generator)
-    randomise(twin, lambda: twin(*batch[0], **batch[1]), generator)
+    with InDouble():
+        randomise(twin, lambda: twin(*batch[0], **batch[1]), generator)
     part = supernet.skeleton.build(subnet, Copies(), twin).eval()
     oracle = detour(twin, supernet.ir, skipped_blocks(supernet.skeleton, subnet, zeroed=False))
-    measure = kept_without_weight(twin, supernet.skeleton, subnet, lambda: oracle(*args, **kwargs))
     tensors, named = as_program_call(kwargs or args)
-    with torch.no_grad():
+    with torch.no_grad(), InDouble():
+        measure = kept_without_weight(twin, supernet.skeleton, subnet, lambda: oracle(*args, **kwargs))
         found = tree_leaves(part(*tensors, **named))
         with over_kept(twin, supernet.skeleton, subnet, measure):
             expected = tree_leaves(oracle(*args, **kwargs))

@@ -81,3 +81,13 @@ def embedding(types: AxisTypes, call: Call) -> Axes:
     types.pin_axes([weight[0], *index], "rows of it are read by numbers")
     types.produces(call.argument(1, "weight"), 1)
     return [*index, weight[1]]
+
+
+@register_rule(F.embedding_bag)
+def embedding_bag(types: AxisTypes, call: Call) -> Axes:
+    """As `embedding`; rows are summed in bags."""
+    weight = types.type(call.argument(1, "weight"))
+    for tensor in call.tensors():
+        types.pin_axes(types.type(tensor)[: 1 if types.type(tensor) is weight else None], "rows of it are read in bags")
+    types.produces(call.argument(1, "weight"), 1)
+    return [K(types.output_shape(call)[0]), weight[1]]

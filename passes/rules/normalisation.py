@@ -63,3 +63,14 @@ def local_response_norm(types: AxisTypes, call: Call) -> Axes:
     inputs = types.type(call.argument(0, "input"))
     types.pin(inputs[1], "neighbouring channels are mixed")
     return inputs
+
+
+@register_rule(torch._weight_norm)
+def weight_norm(types: AxisTypes, call: Call) -> Axes:
+    """Rows of a direction have a length each; the axes that the length is taken over are pinned."""
+    direction, length = types.type(call.argument(0, "v")), types.type(call.argument(1, "g"))
+    dim = call.argument(2, "dim", 0)
+    types.pin_axes([axis for place, axis in enumerate(direction) if place != dim], "the length of rows runs over it")
+    if dim >= 0:
+        types.unify(direction[dim], length[dim])
+    return direction

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 
 from bnas.passes.axes import Axes, AxisTypes, Moved, register_rule
-from bnas.passes.calls import Call
+from bnas.passes.calls import Call, Dynamic
 from bnas.passes.errors import RuleError
 from bnas.passes.terms import K, Perm, Prod, Sym, Term
 from bnas.passes.frontend.recorder import BATCH
@@ -37,31 +39,31 @@ def attribute(types: AxisTypes, call: Call) -> Axes:
     raise RuleError(f"attribute {name}")
 
 
-@register_rule("expand")
+@register_rule("expand", torch.broadcast_to)
 def expand(types: AxisTypes, call: Call) -> Axes:
     """Entries of size 1 are repeated: as often as whoever reads them wants, so that axis is elastic."""
-    inputs, shape = types.type(call.args[0]), types.output_shape(call)
+    inputs, shape, sizes = types.type(call.args[0]), types.output_shape(call), stated_sizes(call, "size")
     new = len(shape) - len(inputs)
     out: Axes = []
     for axis, size in enumerate(shape):
         known = inputs[axis - new] if axis >= new else None
-        out.append(known if known is not None and known.size == size else _repeated(size, call))
+        if known is not None and isinstance(sizes[axis], Dynamic):
+            types.pin(known, "it is expanded to a size that follows the input")
+        out.append(known if known is not None and known.size == size else _repeated(sizes[axis], size, call))
     value = [-1 if axis >= new and inputs[axis - new] is term else term for axis, term in enumerate(out)]
-    sizes = stated_sizes(call, "size")
-    value = [term if isinstance(size, int) else size for size, term in zip(sizes, value, strict=True)]
+    value = [size if isinstance(size, Dynamic) else term for size, term in zip(sizes, value, strict=True)]
     rewrite_sizes(types, call, "size", value)
     return out
 
 
-def _repeated(size: int, call: Call) -> Term:
-    return K(size) if size % BATCH == 0 or size == 1 else Sym(size, call.node.name)
+def _repeated(stated: Any, size: int, call: Call) -> Term:
+    rigid = isinstance(stated, Dynamic) or size % BATCH == 0 or size == 1
+    return K(size, "it is repeated as often as a size of the input says") if rigid else Sym(size, call.node.name)
 
 
-@register_rule("expand_as", torch.broadcast_to)
+@register_rule("expand_as")
 def expand_as(types: AxisTypes, call: Call) -> Axes:
     """The axes of the other tensor, those that are not of size 1 in both being one."""
-    if call.op is torch.broadcast_to:
-        raise RuleError("broadcast to given sizes")
     inputs, other = types.type(call.args[0]), types.type(call.args[1])
     for mine, theirs in zip(reversed(inputs), reversed(other), strict=False):
         if mine.size != 1:
@@ -134,6 +136,30 @@ def fold(types: AxisTypes, call: Call) -> Axes:
     channels, patch = types.factor(inputs[1], inputs[1].size // shape[1])
     types.pin_axes([patch, inputs[2]], "patches are put together along it")
     return [inputs[0], channels, *(K(n) for n in shape[2:])]
+
+
+@register_rule("unfold")
+def windows(types: AxisTypes, call: Call) -> Axes:
+    """The axis is pinned and becomes that of the windows; their entries are a last axis."""
+    out, shape = list(types.type(call.args[0])), types.output_shape(call)
+    dim = call.argument(1, "dimension") % len(out)
+    types.pin(out[dim], "windows are taken along it")
+    out[dim] = K(shape[dim])
+    return [*out, K(shape[-1])]
+
+
+@register_rule(torch.triu, torch.tril)
+def triangle(types: AxisTypes, call: Call) -> Axes:
+    """Which entries are left depends on both last axes: they are pinned."""
+    inputs = types.type(call.argument(0, "input"))
+    types.pin_axes(inputs[-2:], "a triangle of it is taken")
+    return inputs
+
+
+@register_rule(F.one_hot)
+def one_hot(types: AxisTypes, call: Call) -> Axes:
+    """A rigid axis of classes is added."""
+    return [*types.type(call.args[0]), K(types.output_shape(call)[-1])]
 
 
 @register_rule(F.unfold)

@@ -14,9 +14,11 @@ MORE_ACTIVATIONS = (F.hardtanh, torch.sigmoid, torch.tanh, F.softplus, F.logsigm
 BINARY = (torch.add, torch.sub, torch.mul, torch.div, torch.pow, torch.minimum, torch.maximum, torch.where)
 MORE_BINARY = (torch.floor_divide, torch.remainder, torch.fmod, torch.atan2, torch.lerp, torch.addcmul, torch.addcdiv)
 COMPARISONS = (torch.eq, torch.ne, torch.lt, torch.le, torch.gt, torch.ge, torch.isnan, torch.isinf, torch.isfinite)
-LOGIC = (torch.logical_and, torch.logical_or, torch.logical_not, torch.bitwise_and, torch.bitwise_or, torch.bitwise_not)
+LOGIC = (torch.logical_and, torch.logical_or, torch.logical_xor, torch.logical_not)
+BITS = (torch.bitwise_and, torch.bitwise_or, torch.bitwise_xor, torch.bitwise_not)
 UNARY = (torch.neg, torch.abs, torch.exp, torch.log, torch.sqrt, torch.rsqrt, torch.square, torch.clamp, torch.erf)
 MORE_UNARY = (torch.reciprocal, torch.sin, torch.cos, torch.round, torch.floor, torch.ceil, torch.sign, torch.log1p)
+CLAMPS = (torch.clamp_min, torch.clamp_max)
 FILLS = (torch.masked_fill, torch.fill, "zero", torch.zeros_like, torch.ones_like, torch.full_like, torch.nan_to_num)
 NUMBERS = ("float", "double", "half", "bfloat16", "int", "long", "bool", "to", "type", "type_as", "cpu", "cuda")
 COPIES = (identity, torch.clone, torch.detach, "contiguous", *NUMBERS)
@@ -24,10 +26,16 @@ RANDOM = (torch.rand_like, torch.randn_like, torch.empty_like, torch.bernoulli)
 
 
 @register_rule(*ACTIVATIONS, *MORE_ACTIVATIONS, *BINARY, *MORE_BINARY, *COMPARISONS, *LOGIC, *UNARY, *MORE_UNARY)
-@register_rule(*FILLS, *COPIES, *RANDOM, *DROPOUTS)
+@register_rule(*BITS, *CLAMPS, *FILLS, *RANDOM, *DROPOUTS)
 def pointwise(types: AxisTypes, call: Call) -> Axes:
     """Right-align the operands; an axis of size 1 is neutral, all others are one axis."""
     return types.broadcast(*(types.type(ref) for ref in call.tensors() if types.is_tensor(ref)))
+
+
+@register_rule(*COPIES)
+def copied(types: AxisTypes, call: Call) -> Axes:
+    """The first operand; another one, as in ``x.type_as(other)``, gives its number type only."""
+    return types.type(call.argument(0, "input"))
 
 
 @register_rule(F.normalize)

@@ -1,4 +1,4 @@
-"""Reductions and scans: what is averaged or compared along is pinned; a sum may run over elastic entries."""
+"""Reductions and scans: what is compared along is pinned; sums and means may run over elastic axes."""
 
 from __future__ import annotations
 
@@ -12,18 +12,29 @@ from bnas.passes.calls import Call
 from bnas.passes.errors import RuleError
 from bnas.passes.terms import K
 
-MEANS = (torch.mean, torch.amax, torch.amin, torch.var, torch.std, torch.prod, torch.logsumexp, torch.all, torch.any)
-SELECTIONS = (torch.max, torch.min, torch.argmax, torch.argmin, torch.median)
+MEANS = (torch.mean, torch.var, torch.std)
+EXTREMES = (torch.amax, torch.amin, torch.prod, torch.logsumexp, torch.all, torch.any)
+SELECTIONS = (torch.max, torch.min, torch.argmax, torch.argmin, torch.median, torch.aminmax)
 SUMS = (torch.sum, torch.linalg.vector_norm, torch.norm)
 SCANS = (F.softmax, F.log_softmax, F.softmin, torch.cumsum, torch.cumprod, torch.argsort)
 
 
-@register_rule(*MEANS, *SELECTIONS)
-def mean(types: AxisTypes, call: Call) -> Any:
+@register_rule(*MEANS)
+def mean(types: AxisTypes, call: Call) -> Axes:
+    """Statistics over elastic axes are those of the kept entries, by decision, as those of `layer_norm` are."""
+    inputs = types.type(call.argument(0, "input"))
+    return _rest(types, call, inputs, _reduced(types, call, 1))
+
+
+@register_rule(*EXTREMES, *SELECTIONS)
+def extreme(types: AxisTypes, call: Call) -> Any:
     """The reduced axes are pinned, since the missing entries would change the result; the others pass."""
+    other = call.argument(1, "other")
+    if call.op in (torch.max, torch.min) and other is not None and types.is_tensor(other):
+        return types.broadcast(types.type(call.argument(0, "input")), types.type(other))  # the greater of two
     reduced = _reduced(types, call, 1)
     inputs = types.type(call.argument(0, "input"))
-    types.pin_axes([inputs[axis] for axis in sorted(reduced)], "it is averaged over, or searched")
+    types.pin_axes([inputs[axis] for axis in sorted(reduced)], "it is searched, or multiplied, along")
     return _like(call, _rest(types, call, inputs, reduced))
 
 
@@ -39,11 +50,11 @@ def total(types: AxisTypes, call: Call) -> Axes:
 def _reduced(types: AxisTypes, call: Call, position: int) -> set[int]:
     """The axes that are reduced, by the argument ``dim``; all of them if it is not given."""
     axes = len(types.type(call.argument(0, "input")))
-    dims = call.argument(position, "dim")
+    dims = call.argument(position, "dim", call.kwargs.get("axis"))
     if dims is None:
         return set(range(axes))
     if isinstance(dims, bool) or not isinstance(dims, int | tuple | list):
-        raise RuleError("a comparison of two tensors, or a reduction without axes")
+        raise RuleError("a reduction without axes")
     return {dim % axes for dim in ([dims] if isinstance(dims, int) else dims)}
 
 

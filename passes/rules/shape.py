@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from bnas.passes.axes import Axes, AxisTypes, register_rule
-from bnas.passes.calls import Call
+from bnas.passes.calls import Call, Dynamic
 from bnas.passes.errors import RuleError
 from bnas.passes.terms import Cat, K, Prod, Term, symbols
 
@@ -29,7 +30,7 @@ def reshape(types: AxisTypes, call: Call) -> Axes:
     sizes = stated_sizes(call, "shape")
     if len(sizes) != len(out):
         raise RuleError("a view that is not given by its sizes")
-    rewrite_sizes(types, call, "shape", _sizes(sizes, out))
+    rewrite_sizes(types, call, "shape", _sizes(types, sizes, out))
     return out
 
 
@@ -48,13 +49,16 @@ def rewrite_sizes(types: AxisTypes, call: Call, name: str, value: Sequence[Any])
         types.rewrite(call, position, "", entry)
 
 
-def _sizes(sizes: Sequence[Any], out: Axes) -> list[Any]:
-    """The sizes of a view as terms; an elastic one that carries the batch is left open, what was open is said."""
-    value = [term if isinstance(size, int) and size != -1 else size for size, term in zip(sizes, out, strict=True)]
-    for position, (size, term) in enumerate(zip(sizes, out, strict=True)):
-        if not isinstance(size, int) and any(symbols(term)) and -1 in sizes:
-            value[list(sizes).index(-1)] = out[list(sizes).index(-1)]
-            value[position] = -1
+def _sizes(types: AxisTypes, sizes: Sequence[Any], out: Axes) -> list[Any]:
+    """The sizes of a view as terms; an elastic one that follows an input is left open, and what was open is said."""
+    value = [size if isinstance(size, Dynamic) or size == -1 else term for size, term in zip(sizes, out, strict=True)]
+    unsaid = [p for p, size in enumerate(sizes) if isinstance(size, Dynamic) and any(symbols(out[p]))]
+    closed = list(sizes).index(-1) if -1 in sizes else None
+    if unsaid and (closed is None or types.is_fixed(out[closed])):
+        value[unsaid.pop(0)] = -1
+        if closed is not None:
+            value[closed] = out[closed]
+    types.pin_axes([out[p] for p in unsaid], "a view gives it a size that follows the input")
     return value
 
 
@@ -77,6 +81,8 @@ def regroup(types: AxisTypes, axes: Axes, shape: Sequence[int]) -> Axes:
 
 def _blocks(before: list[int], after: list[int]) -> Iterator[tuple[range, list[int]]]:
     """Minimal runs of input axes and output sizes with the same product."""
+    if math.prod(before) != math.prod(after) or 0 in before:
+        raise RuleError(f"a view from {before} to {after}")
     i = j = 0
     while i < len(before) or j < len(after):
         start, first, left, right = i, j, 1, 1
@@ -87,8 +93,6 @@ def _blocks(before: list[int], after: list[int]) -> Iterator[tuple[range, list[i
                 right, j = right * after[j], j + 1
             if left == right and (i > start or j > first):
                 break
-            if i >= len(before) and j >= len(after):
-                raise RuleError(f"a view from {before} to {after}")
         yield range(start, i), after[first:j]
 
 
@@ -98,7 +102,7 @@ def unflatten(types: AxisTypes, call: Call) -> Axes:
     inputs, shape = types.type(call.argument(0, "input")), types.output_shape(call)
     dim, extra = call.argument(1, "dim") % len(inputs), len(shape) - len(inputs)
     out = regroup(types, inputs, shape)
-    types.rewrite(call, 2, "sizes", _sizes(call.argument(2, "sizes"), out[dim : dim + extra + 1]))
+    types.rewrite(call, 2, "sizes", _sizes(types, call.argument(2, "sizes"), out[dim : dim + extra + 1]))
     return out
 
 

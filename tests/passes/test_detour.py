@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from region_cases import Fire, Gate, Row, rows
 from torch import Tensor, nn
 
-from bnas.passes import Block, Elasticity, Subnet, VerificationError, analyse, skippable_blocks, trace
+from bnas.passes import Block, Elasticity, Subnet, VerificationError, analyse, oracle, skippable_blocks, trace
 from bnas.passes.detour import ModuleOutput, OracleWarning, detour, module_output
 from bnas.runtime.supernetwork import SuperNetwork
 from bnas.runtime.verification import verify
@@ -144,3 +146,43 @@ def test_a_module_that_returns_several_values_is_refused() -> None:
     block = Block("pair", nodes["stem_1"], nodes["exp"], frozenset(), residual=False)
     with pytest.raises(VerificationError, match="pair returns tuple, not the one tensor"):
         detour(net, types.ir, [block])(inputs)
+
+
+class Spelled(nn.Module):
+    """A normalisation in one of its spellings, and a region whose ends are values of one forward."""
+
+    def __init__(self, norm: Callable[[Tensor, nn.LayerNorm], Tensor]) -> None:
+        super().__init__()
+        self.stem, self.layer, self.norm = nn.Conv2d(3, 8, 1), nn.LayerNorm(8), norm
+        self.first, self.second, self.last = nn.Conv2d(8, 12, 1), nn.Conv2d(12, 8, 1), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.stem(x).movedim(1, -1), self.layer).movedim(-1, 1)
+        x = F.avg_pool2d(x, 2)
+        return self.last(F.gelu(self.second(F.gelu(self.first(x)).mul(2).add(1).sub(1))).reshape(x.shape))
+
+
+SPELLINGS: dict[str, Callable[[Tensor, nn.LayerNorm], Tensor]] = {
+    "module": lambda x, layer: layer(x),
+    "function": lambda x, layer: F.layer_norm(x, (8,), layer.weight, layer.bias),
+    "torch": lambda x, layer: torch.layer_norm(x, (8,), layer.weight, layer.bias),
+    "without weight": lambda x, layer: F.layer_norm(x.sigmoid(), (8,)),
+    "by hand": lambda x, layer: layer.weight * (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True) + 1).sqrt(),
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.filterwarnings("ignore::bnas.passes.detour.OracleWarning")
+def test_statistics_are_those_of_kept_entries_however_they_are_called(
+    spelling: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, inputs = Spelled(SPELLINGS[spelling]).eval(), torch.randn(2, 3, 4, 4)
+    supernet = SuperNetwork.from_model(model, inputs, Elasticity(min_width=1, divisor=1))
+    assert "stem" in supernet.space.widths
+    small = Subnet(supernet.space.minimal().widths, frozenset({"avg_pool2d-gelu_1"}))
+    for subnet in (small, supernet.space.maximal()):
+        verify(model, supernet, subnet, inputs)
+    monkeypatch.setattr(oracle, "NORMS", {})
+    monkeypatch.setattr(oracle, "MEANS", {})
+    with pytest.raises(VerificationError, match="differs from the original"):
+        verify(model, supernet, small, inputs)

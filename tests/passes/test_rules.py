@@ -13,13 +13,16 @@ import torch.nn.functional as F
 from network_cases import ELASTICITY
 from rule_cases import CHANNELS, INPUTS, PASSING, RIGID, SYMBOLS, Between, Named, Of, parameter
 from torch import nn
+from torch.nn.utils import parametrizations
 
 from bnas.passes import Subnet, VerificationError, analyse, trace
 from bnas.passes.axes import RULES, Axes, AxisTypes, Rule
 from bnas.passes.calls import Call
 from bnas.passes.recurrent import gru, lstm
 from bnas.passes.rules import recurrent
-from bnas.passes.terms import K, Prod
+from bnas.passes.errors import RuleError
+from bnas.passes.rules.shape import regroup
+from bnas.passes.terms import K, Prod, symbols
 from bnas.runtime.supernetwork import SuperNetwork
 from bnas.testing import assert_extracted_is_oracle, assert_maximal_is_original, assert_program_is_extracted
 
@@ -57,6 +60,36 @@ def test_what_a_rule_refuses_is_rigid_and_said_so(name: str) -> None:
     assert_right(supernet)
 
 
+PARAMETRISED: dict[str, Callable[[nn.Conv2d], nn.Module]] = {
+    "weight_norm": parametrizations.weight_norm,
+    "spectral_norm": parametrizations.spectral_norm,
+}
+
+
+@pytest.mark.parametrize("name", PARAMETRISED)
+def test_rows_of_a_parametrised_weight_are_elastic(name: str) -> None:
+    of = PARAMETRISED[name]
+    model = nn.Sequential(of(nn.Conv2d(3, 8, 1)), nn.ReLU(), of(nn.Conv2d(8, 6, 1)), nn.ReLU(), nn.Conv2d(6, 2, 1))
+    supernet = supernet_of(model.double().eval())
+    assert len(supernet.space.widths) == (1 if name == "weight_norm" else 2)
+    assert_right(supernet)
+    assert_same_as_cut(supernet, model, name)
+
+
+def assert_same_as_cut(supernet: SuperNetwork, model: nn.Sequential, name: str) -> None:
+    """The last layers of a smaller sub-network, with rows cut by hand."""
+    width, sizes = list(supernet.space.widths.items())[-1]
+    found = supernet.extract(Subnet({width: sizes[0]}))(INPUTS)
+    hidden, last = model[:2](INPUTS), model[4]
+    weight = model[2].weight
+    if name == "spectral_norm":
+        inner = model[2].parametrizations.weight
+        raw, u, v, rows = inner.original.flatten(1), inner[0]._u, inner[0]._v, sizes[0]
+        weight = inner.original / torch.dot(u[:rows], raw[:rows] @ v)
+    hidden = F.conv2d(hidden, weight[: sizes[0]], model[2].bias[: sizes[0]]).relu()
+    torch.testing.assert_close(found, F.conv2d(hidden, last.weight[:, : sizes[0]], last.bias))
+
+
 def test_outputs_with_names_are_right() -> None:
     assert_right(supernet_of(Named()))
 
@@ -69,11 +102,52 @@ def test_every_rule_has_a_case(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for op, rule in list(RULES.items()):
         monkeypatch.setitem(RULES, op, noting(op, rule))
-    models = [*(Between(body) for body in PASSING.values()), *(Between(body) for body, _ in RIGID.values()), Named()]
+    weighted = nn.Sequential(parametrizations.weight_norm(nn.Conv2d(3, 8, 1))).double().eval()
+    models = [
+        weighted,
+        *(Between(body) for body in PASSING.values()),
+        *(Between(body) for body, _ in RIGID.values()),
+        Named(),
+    ]
     for model in models:
         analyse(trace(model, INPUTS))
     there_is_no_such_device = {"cuda"}
     assert {op for op in RULES if op not in seen} == there_is_no_such_device
+
+
+def test_a_rule_that_gives_another_shape_freezes_its_operator_and_the_model_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(RULES, torch.flatten, lambda types, call: types.type(call.argument(0, "input")))
+    supernet = supernet_of(Between(lambda x: x.flatten(2)))
+    assert not supernet.space.widths
+    assert any(re.search("fault of bnas's rule, please report", d.reason) for d in supernet.diagnostics)
+    assert_right(supernet)
+
+
+@pytest.mark.parametrize(("before", "after"), [([6], [4]), ([4], [6]), ([2, 0], [0, 3]), ([2, 3], [2]), ([], [2])])
+def test_an_impossible_view_is_an_error_and_no_endless_loop(before: list[int], after: list[int]) -> None:
+    with pytest.raises(RuleError, match="a view from"):
+        regroup(AxisTypes(), [K(n) for n in before], after)
+
+
+class Sliced(nn.Module):
+    """Positions up to the length of the batch's own size: a size that follows the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.first, self.last = parameter(2000, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.first(x) + self.table[: x.shape[0]].narrow(0, 0, x.shape[0])
+        return self.last(hidden.view(x.shape[0], -1, 2).expand(x.shape[0], -1, 2).reshape(-1, 6))
+
+
+def test_slices_that_end_where_an_input_says_keep_all_rows() -> None:
+    types = analyse(trace(Sliced(), torch.randn(8, 6)))
+    assert types.tensors["table"][0].size == 2000
+    assert not any(symbols(types.tensors["table"][0]))
+    assert any(symbols(types.tensors["table"][1]))
 
 
 def hands_on(types: AxisTypes, call: Call) -> Any:
@@ -105,6 +179,17 @@ def averages_fewer(types: AxisTypes, call: Call) -> Axes:
     return [axes[0], K(1), *axes[2:]]
 
 
+def divided_by_all(x: torch.Tensor, kept: int) -> torch.Tensor:
+    return x.sum(1, keepdim=True) / CHANNELS
+
+
+def averages_all(types: AxisTypes, call: Call) -> Axes:
+    """As if what is left out counted as zero."""
+    axes = list(types.type(call.argument(0, "input")))
+    types.replace(call, divided_by_all, axes[1])
+    return [axes[0], K(1), *axes[2:]]
+
+
 def sums_anything(types: AxisTypes, call: Call) -> Axes:
     axes = types.type(call.argument(0, "input"))
     return [axes[0], K(1), *axes[2:]]
@@ -125,9 +210,10 @@ WRONG: dict[str, tuple[Any, Rule, Callable[..., Any] | nn.Module]] = {
     "repeat-interleave": (torch.repeat_interleave, repeats_all, PASSING["repeat_interleave"]),
     "unfold": (F.unfold, unfolds_into_rows, PASSING["unfold"]),
     "sum": (torch.sum, sums_anything, RIGID["sum of gates"][0]),
-    "mean": (torch.mean, averages_fewer, RIGID["mean of channels"][0]),
     "lstm": (lstm, gates_in_another_order, PASSING["lstm"]),
     "gru": (gru, gates_in_another_order, PASSING["gru"]),
+    "amax": (torch.amax, averages_fewer, RIGID["largest of channels"][0]),
+    "mean": (torch.mean, averages_all, PASSING["mean of channels"]),
     "weighted-norm": (
         F.batch_norm,
         hands_on,

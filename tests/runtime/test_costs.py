@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pytest
+import sympy
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -65,6 +66,47 @@ def test_costs_are_those_of_the_extracted(case: Case, data: st.DataObject) -> No
     layers = case.supernet.cost_model.many(chosen[:1], ["layers"])
     assert list(layers) == ["layers"]
     assert layers["layers"].tolist() == [layers_that_run(case)]
+
+
+def substituted(supernet: SuperNetwork, subnet: Subnet, name: str) -> int:
+    """What the expression says, with the choices of a sub-network put in."""
+    values = {**subnet.widths, **{f"kernel:{kernel}": size for kernel, size in subnet.kernels.items()}}
+    values |= {f"keep:{block}": int(block not in subnet.skipped) for block in supernet.space.blocks}
+    expression = supernet.cost_model.expressions[name]
+    number = expression.xreplace({symbol: sympy.Integer(values[symbol.name]) for symbol in expression.free_symbols})
+    return int(number.doit())
+
+
+@given(case=cases())
+def test_functions_are_what_the_expressions_say(case: Case) -> None:
+    space = case.supernet.space
+    expressions = case.supernet.cost_model.expressions
+    assert list(expressions) == ["macs", "parameters", "activations", "peak_memory"]
+    costs, maximal = case.supernet.costs(case.subnet), case.supernet.costs(space.maximal())
+    assert costs == {name: substituted(case.supernet, case.subnet, name) for name in expressions}
+    if costs != maximal:
+        assert maximal != {name: substituted(case.supernet, case.subnet, name) for name in expressions}
+
+
+class Mixing(nn.Module):
+    """Opaque, since it decides by values; it reads a parameter of the model."""
+
+    def forward(self, x: Tensor, weight: Tensor) -> Tensor:
+        return x @ weight if x.sum() > -1e9 else x
+
+
+class Mixed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.mixing, self.last = nn.Parameter(torch.ones(8, 8)), Mixing(), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.mixing(x, self.weight))
+
+
+def test_a_parameter_that_an_opaque_module_reads_is_counted() -> None:
+    supernet = SuperNetwork.from_model(Mixed().eval(), torch.ones(2, 8))
+    assert supernet.costs(supernet.space.maximal())["parameters"] == 64 + 16 + 2
 
 
 def layers_that_run(case: Case) -> int:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from bnas.testing.stage import DropPath
 
@@ -73,6 +74,12 @@ def first(x: Tensor) -> Tensor:
     return x.permute(0, 3, 1, 2)
 
 
+def normalised(weight: Any, bias: Any, x: Tensor) -> Tensor:
+    """Layer normalisation over channels, as ConvNeXt and others spell it."""
+    centred = x - x.mean(1, keepdim=True)
+    return weight * (centred / torch.sqrt(centred.pow(2).mean(1, keepdim=True) + 0.1)) + bias
+
+
 UNARY: tuple[Callable[[Tensor], Tensor], ...] = (
     *(F.relu, F.relu6, F.leaky_relu, F.elu, F.selu, F.gelu, F.silu, F.mish, F.hardswish, F.hardsigmoid, F.hardtanh),
     *(F.softplus, F.logsigmoid, F.celu, F.softsign, torch.sigmoid, torch.tanh, torch.neg, torch.abs, torch.exp),
@@ -84,7 +91,7 @@ TRUTHS = (torch.isnan, torch.isinf, torch.isfinite, torch.logical_not)
 COMPARISONS = (torch.eq, torch.ne, torch.lt, torch.le, torch.gt, torch.ge, torch.logical_and, torch.logical_or)
 CASTS = ("float", "double", "half", "bfloat16", "int", "long", "bool", "contiguous", "cpu")
 DROPOUTS = (F.dropout, F.dropout2d, F.alpha_dropout, F.feature_alpha_dropout)
-PINNED = (torch.amax, torch.amin, torch.var, torch.std, torch.prod, torch.logsumexp)
+PINNED = (torch.amax, torch.amin, torch.prod, torch.logsumexp)
 
 PASSING: dict[str, Body] = {
     **{f.__name__: f for f in UNARY},
@@ -96,6 +103,7 @@ PASSING: dict[str, Body] = {
     "dropout1d": lambda x: F.dropout1d(x.flatten(2), 0.5, False),
     "dropout3d": lambda x: F.dropout3d(x.unsqueeze(2), 0.5, False),
     "identity": DropPath(0.5),
+    "type_as": lambda x: x.type_as(torch.zeros(5, dtype=torch.float64)) + x.to(torch.zeros(2, dtype=torch.float64)),
     "positive": lambda x: torch.log(x.abs() + 1) + torch.sqrt(x.abs() + 1) + torch.rsqrt(x.abs() + 1) + x.abs().log1p(),
     "reciprocal": lambda x: torch.reciprocal(x.abs() + 1) + torch.div(x, x.abs() + 1) + torch.pow(x, 2),
     "rests": lambda x: torch.remainder(x, 0.3) + torch.fmod(x, 0.3) + torch.floor_divide(x, 0.3),
@@ -160,6 +168,7 @@ PASSING: dict[str, Body] = {
     "adjoint": lambda x: torch.adjoint(x),
     "getattr": lambda x: x.mT,
     "expand": lambda x: x + x.mean((2, 3), keepdim=True).expand(-1, -1, HEIGHT, WIDTH),
+    "expand by numbers": lambda x: x[:, :, None].expand(x.shape[0], CHANNELS, 2, HEIGHT, WIDTH).flatten(1, 2),
     "expand_as": lambda x: x[:, :, :1].expand_as(x) * x,
     "repeat": lambda x: x.repeat(1, 3, 1, 1) + torch.tile(x, (1, 3, 1, 1)),
     "repeat_interleave": lambda x: x.repeat_interleave(2, 1),
@@ -195,6 +204,19 @@ PASSING: dict[str, Body] = {
         x * (x.relu() * x.sigmoid() + x.tanh()).flatten(2).pow(2).sum(1).view(-1, 1, HEIGHT, WIDTH)
     ),
     "mean": lambda x: x * x.mean((2, 3), keepdim=True),
+    "mean of channels": lambda x: x * x.mean(1, keepdim=True),
+    "mean of all": lambda x: x * torch.mean(x.sigmoid(), (1, 2, 3), keepdim=True) + x.exp().mean(),
+    "variance of channels": lambda x: x * x.var(1, keepdim=True) + x.exp().std(dim=1, unbiased=False, keepdim=True),
+    "mean of padding": lambda x: F.pad(x, (0, 0, 0, 0, 2, 1), value=0.5) + F.pad(x, (0, 0, 0, 0, 2, 1)).mean(1, True),
+    "mean of means": lambda x: x * x.mean((2, 3)).mean(1)[:, None, None, None],
+    "mean over heads": lambda x: (x.unflatten(1, (4, 2)) - x.unflatten(1, (4, 2)).mean(1, keepdim=True)).flatten(1, 2),
+    "rms norm by hand": Of(lambda w, x: x * torch.rsqrt(x.pow(2).mean(1, keepdim=True) + 0.1) * w, parameter(8, 1, 1)),
+    "rms norm in float32": Of(
+        lambda w, x: w * (x.to(torch.float32) * torch.rsqrt(x.float().pow(2).mean(1, True) + 0.1)).to(x.dtype),
+        parameter(8, 1, 1),
+    ),
+    "layer norm by hand": Of(normalised, parameter(8, 1, 1), parameter(8, 1, 1)),
+    "layer norm by hand, twice": lambda x: normalised(1, 0, normalised(1, 0, x).sigmoid()),
     "any": lambda x: x * (1 + torch.any(x > 0, 2, keepdim=True).double() + torch.all(x > 0, 2, keepdim=True).double()),
     "max": lambda x: x * (x.max(2, keepdim=True)[0] + x.min(2, keepdim=True)[0] + x.median(2, keepdim=True)[0]),
     "argmax": lambda x: x * (x.argmax(3, keepdim=True) + x.argmin(3, keepdim=True)),
@@ -218,6 +240,62 @@ PASSING: dict[str, Body] = {
     "view_as": lambda x: x.flatten(2).view_as(x) + x.flatten(1).reshape_as(x),
     "stack": lambda x: torch.stack([x, x.exp()], 2),
     "cat": lambda x: torch.cat([x, x.exp(), x], 1),
+    "broadcast_to": lambda x: torch.broadcast_to(x[:, :, :1], (x.shape[0], 8, 4, 6)) * x.broadcast_to(x.shape),
+    "maximum of two": lambda x: torch.max(x, x.exp()) + torch.min(x, x.cos()).max(other=x),
+    "clamps": lambda x: x.clamp_min(0.1) + torch.clamp_max(x, 0.2),
+    "exclusive or": lambda x: x * ((x > 0) ^ (x < 1)) + x * torch.logical_xor(x > 0, x < 1),
+    "vdot": Of(lambda w, x: x * torch.vdot(w, w), parameter(CHANNELS)),
+    "outer": Of(
+        lambda w, v, x: x * torch.outer(w, v).sum(1)[:, None, None] + torch.ger(w, v).sum(1)[:, None, None],
+        parameter(CHANNELS),
+        parameter(3),
+    ),
+    "kron": Of(lambda w, x: torch.einsum("bchw,dc->bdhw", x, torch.kron(w, torch.ones(2))), parameter(5, 4)),
+    "einsum with ellipsis": lambda x: torch.einsum("b...,b...->b...", x, x.cos()),
+    "einsum without output": Of(lambda w, x: first(torch.einsum("...c,dc", last(x), w)), parameter(5, CHANNELS)),
+    "einsum of broadcast": lambda x: torch.einsum("...hw,...hw->...", x, x[:, :1].cos()),
+    "triangles": lambda x: x.triu(1) + torch.tril(x),
+    "one_hot": lambda x: (x.unsqueeze(-1) * F.one_hot((x > 0).long(), 2)).flatten(3),
+    "windows": lambda x: x.unfold(2, 2, 1),
+    "pooled with places": lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2),
+    "unpool1": lambda x: F.max_unpool1d(*F.max_pool1d(x.flatten(2), 2, return_indices=True), 2),
+    "unpool3": lambda x: F.max_unpool3d(*F.max_pool3d(x.unsqueeze(4), (2, 2, 1), return_indices=True), (2, 2, 1)),
+    "places of the largest": lambda x: (
+        x * F.adaptive_max_pool2d(x, 1, return_indices=True)[1]
+        + F.adaptive_max_pool1d(x.flatten(2), 1, return_indices=True)[0].unsqueeze(3)
+        + F.adaptive_max_pool3d(x.unsqueeze(4), 1, return_indices=True)[0].squeeze(4)
+    ),
+    "grid_sample": lambda x: F.grid_sample(x, last(x[:, :2]).tanh(), align_corners=False),
+    "affine_grid": Of(
+        lambda layer, x: F.grid_sample(
+            x, F.affine_grid(layer(x.mean((2, 3))).view(-1, 2, 3), [x.shape[0], 1, 4, 6], False), align_corners=False
+        ),
+        nn.Linear(CHANNELS, 6),
+    ),
+    "embedding_bag": Of(
+        lambda w, x: x * F.embedding_bag(torch.tensor([[0, 2]]), w)[:, :, None, None], parameter(3, CHANNELS)
+    ),
+    "scatter": lambda x: x.scatter_add(2, (x > 0).long(), x.cos()) + torch.scatter(x, 3, (x > 0).long(), 0.5),
+    "gather": lambda x: torch.gather(x, 2, (x > 0).long()) + torch.take_along_dim(x, (x > 0).long(), 2),
+    "index_add": lambda x: x.index_add(2, torch.tensor([0, 1]), x[:, :, :2]),
+    "index_copy": lambda x: x.index_copy(2, torch.tensor([0, 1]), x[:, :, :2].cos()),
+    "index_fill": lambda x: x.index_fill(2, torch.tensor([0, 1]), 0.5),
+    "list of rows": lambda x: x[:, :, [0, -1]] * x[:, 2:, [1]].sum(1, keepdim=True),
+    "several indices": lambda x: x[:, :, torch.tensor([0, 1]), torch.tensor([1, 0])],
+    "indices apart": lambda x: x.transpose(1, 2)[:, torch.tensor([0, 1]), :, torch.tensor([1, 0])].movedim(0, 2),
+    "an index and a number": lambda x: x[:, :, torch.tensor([0, 1]), 2],
+    "grouped queries": lambda x: grouped(x.flatten(2).unflatten(1, (4, 2)).mT),
+    "aminmax": lambda x: x * torch.aminmax(x, dim=2, keepdim=True)[0],
+    "weight standardisation": Of(
+        lambda w, x: F.conv2d(x, (w - w.mean((1, 2, 3), True)) / (w.var((1, 2, 3), keepdim=True) + 0.1)),
+        parameter(6, CHANNELS, 1, 1),
+    ),
+    "unflatten module": Of(lambda layer, x: layer(x).flatten(1, 2), nn.Unflatten(1, (4, 2))),
+    "items of rows": lambda x: assigned(x, (slice(None), slice(None), 0), 1.0),
+    "items of parts": lambda x: assigned(x, (slice(None), slice(None), slice(1, None)), x[:, :, :3].cos()),
+    "items of all": lambda x: assigned(x, Ellipsis, x.cos()),
+    "items by list": lambda x: assigned(x, (Ellipsis, [0, 2]), x[..., :2].cos()),
+    "items by mask": lambda x: assigned(x, x > 0, 0.5),
     "pad": lambda x: F.pad(x, (1, 0, 0, 2, 3, 1), value=0.5),
 }
 """Where the width of the first layer stays elastic."""
@@ -243,6 +321,12 @@ def attended(x: Tensor, heads: int) -> Tensor:
     return F.scaled_dot_product_attention(tokens, tokens, tokens.exp()).mT.flatten(1, 2)
 
 
+def grouped(tokens: Tensor) -> Tensor:
+    """Attention in which each head of the keys serves two of the queries."""
+    keys = tokens.unflatten(1, (2, 2))[:, :, 0]
+    return F.scaled_dot_product_attention(tokens, keys, keys.exp(), enable_gqa=True).mT.flatten(1, 2)
+
+
 NOT_ZERO = "what is left out of it is not zero"
 
 
@@ -250,6 +334,16 @@ def written(x: Tensor) -> Tensor:
     """Exponentials, in the memory that held a copy."""
     copy = x.clone()
     copy.exp_()
+    return copy
+
+
+def assigned(x: Tensor, index: Any, value: Any) -> Tensor:
+    """A copy of a tensor after an assignment to items, which plain proxies of fx do not take."""
+    copy = x.clone()
+    if isinstance(copy, fx.Proxy):
+        copy.tracer.create_proxy("call_function", operator.setitem, (copy, index, value), {})
+    else:
+        copy[index] = value
     return copy
 
 
@@ -264,11 +358,9 @@ RIGID: dict[str, tuple[Body, str]] = {
     ),
     "cumsum of channels": (lambda x: torch.cumsum(x, 1), "cumsum runs along it"),
     "sort of channels": (lambda x: torch.sort(x, 1)[0], "sorted"),
-    "mean of channels": (lambda x: x * x.mean(1, keepdim=True), "averaged"),
+    "largest of channels": (lambda x: x * x.amax(1, keepdim=True), "searched"),
     "one channel": (lambda x: x[:, 1:2] * x[:, 3, None], "read by number"),
     "a step": (lambda x: x[:, ::2], "read by numbers"),
-    "gather": (lambda x: torch.gather(x, 1, torch.ones_like(x).long()), "read by numbers"),
-    "take_along_dim": (lambda x: torch.take_along_dim(x, torch.ones_like(x).long(), 1), "read by numbers"),
     "index of channels": (lambda x: torch.index_select(x, 1, torch.tensor([2, 0])), "read by numbers"),
     "unbound channels": (lambda x: torch.stack(x.unbind(1)[:3], 1), "one by one"),
     "reflected channels": (lambda x: F.pad(x.flatten(2).mT, (1, 1), "reflect").mT, "own values"),
@@ -285,22 +377,27 @@ RIGID: dict[str, tuple[Body, str]] = {
     # what a rule does not understand, each with its reason
     "no rule": (lambda x: torch.special.i0(x), "no rule"),
     "repeated flat": (Of(lambda w, x: x * w.repeat_interleave(2)[:, None, None], parameter(4)), "flattened"),
-    "broadcast_to": (lambda x: torch.broadcast_to(x[:, :1], (x.shape[0], 8, 4, 6)) * x, "given sizes"),
     "imaginary part": (lambda x: x.to(torch.complex128).imag + x, "attribute imag"),
-    "einsum without output": (
-        lambda x: torch.einsum("bchw,bchw", x, x).view(1, 1) * x.mean((2, 3)),
-        "without an output",
-    ),
-    "einsum with ellipsis": (lambda x: torch.einsum("b...,b...->b...", x, x), "ellipsis"),
-    "grouped queries": (
-        lambda x: F.scaled_dot_product_attention(x, x[:, :4], x[:, :4], enable_gqa=True),
-        "grouped queries",
-    ),
     "argsort without axis": (lambda x: x + torch.argsort(x), "no axis"),
-    "maximum of two": (lambda x: torch.max(x, x.exp()), "comparison of two"),
-    "pooled with places": (lambda x: F.max_pool2d(x, 2, return_indices=True)[0], "indices"),
-    "list of channels": (lambda x: x[:, [0, 2]], "an index of type"),
-    "two indices": (lambda x: x[:, torch.tensor([0, 2]), torch.tensor([0, 1])], "several tensors"),
+    "list of channels": (lambda x: x[:, [0, 2]], "read by numbers"),
+    "two indices": (lambda x: x[:, torch.tensor([0, 2]), torch.tensor([0, 1])], "read by numbers"),
+    "gather": (lambda x: torch.gather(x, 1, torch.ones_like(x).long()), "read by numbers"),
+    "gather of fewer": (lambda x: torch.gather(x, 2, (x[:, :4] > 0).long()), "read by numbers"),
+    "take_along_dim": (lambda x: torch.take_along_dim(x, torch.ones_like(x).long(), 1), "read by numbers"),
+    "take_along_dim without axis": (
+        lambda x: x + torch.take_along_dim(x, x.argmax().view(1)).view(1, 1, 1, 1),
+        "no axis is given",
+    ),
+    "scatter of channels": (lambda x: torch.scatter(x, 1, (x > 0).long(), 0.5), "read by numbers"),
+    "items of a channel": (lambda x: assigned(x, (slice(None), 1), 0.0), "read by number"),
+    "items of channels": (lambda x: assigned(x, (slice(None), slice(2)), 0.0), "a part of it is written into"),
+    "sum of items": (
+        lambda x: x * assigned(x, (slice(None), slice(None), 0), 1.0).sum(1, keepdim=True),
+        NOT_ZERO,
+    ),
+    "masked_scatter": (lambda x: x.masked_scatter(x > 0, x.cos()), "in their order"),
+    "triangle of channels": (lambda x: x.transpose(1, 2).triu().transpose(1, 2), "triangle"),
+    "windows of channels": (lambda x: x.unfold(1, 2, 2).flatten(3), "windows"),
     "another type": (lambda x: x.view(torch.int64).view(torch.float64), "another number type"),
 }
 """Where it does not, and what the diagnostics say."""
@@ -313,5 +410,10 @@ SYMBOLS = {
     **dict.fromkeys(("lstm", "gru", "rnn", "lstm_cell", "gru_cell", "rnn_cell"), 2),
     **dict.fromkeys(("attention", "unflatten"), 2),  # an outer and an inner size
     "tensor_split": 2,
+    **dict.fromkeys(
+        ("outer", "vdot", "einsum of broadcast", "einsum without output", "weight standardisation", "kron"), 2
+    ),
+    **dict.fromkeys(("grouped queries", "unflatten module", "list of rows"), 2),
+    **dict.fromkeys(("expand by numbers", "mean over heads"), 2),
 }
 """The number of free symbols where it is not one."""
