@@ -59,7 +59,8 @@ def extreme(site: Site) -> str | Sequence[str]:
 def place(site: Site) -> str:
     """Where the extreme along an axis is: the first if there are several."""
     if site.arg(1, "dim") is None:
-        raise site.refuse("searches all axes as one")
+        row = site.emit("Reshape", site.x, site.ints([-1]))
+        return site.emit("ArgMax" if site.call.op is torch.argmax else "ArgMin", row, axis=0, keepdims=0)
     return place_of_extreme(site, site.call.op is torch.argmax)
 
 
@@ -76,10 +77,11 @@ def variance(site: Site) -> str:
     dims = list(range(site.x.tensor.ndim)) if dims is None else dims
     if correction is None:
         correction = int(site.arg(2, "unbiased", True))
-    count = torch.Size([site.x.tensor.shape[axis] for axis in dims]).numel()
+    count = site.product([site.x.sizes[axis] for axis in dims])
     keep = int(site.result.ndim == site.x.tensor.ndim)
     mean = site.emit("ReduceMean", site.x, site.ints(dims), keepdims=1)
     distance = site.emit("Sub", site.x, mean)
     square = site.emit("ReduceMean", site.emit("Mul", distance, distance), site.ints(dims), keepdims=keep)
-    result = site.emit("Mul", square, site.operand(count / (count - correction), site.result.dtype))
+    factor = site.calculated("Div", count, site.calculated("Sub", count, correction))
+    result = site.emit("Mul", square, site.operand(factor, site.result.dtype))
     return result if site.call.op is torch.var else site.emit("Sqrt", result)
