@@ -198,10 +198,10 @@ _SPELLINGS: dict[Operator, tuple[Operator, ...]] = {
     torch.sub: (operator.sub, operator.isub, torch.subtract, "subtract"),
     torch.mul: (operator.mul, operator.imul, torch.multiply, "multiply"),
     torch.div: (operator.truediv, operator.itruediv, torch.divide, torch.true_divide, "divide"),
-    torch.floor_divide: (operator.floordiv,),
-    torch.pow: (operator.pow,),
+    torch.floor_divide: (operator.floordiv, operator.ifloordiv),
+    torch.pow: (operator.pow, operator.ipow),
     torch.neg: (operator.neg, torch.negative, "negative"),
-    torch.matmul: (operator.matmul, "__matmul__"),
+    torch.matmul: (operator.matmul, operator.imatmul, "__matmul__"),
     F.relu: (torch.relu, torch.relu_, F.relu_, "relu"),
     F.relu6: (),
     F.hardtanh: (F.hardtanh_,),
@@ -225,10 +225,12 @@ _SPELLINGS: dict[Operator, tuple[Operator, ...]] = {
     torch.split: (torch.functional.split, "split", "split_with_sizes"),
     torch.norm: (torch.functional.norm, "norm"),
     torch.linalg.vector_norm: (torch.linalg.norm,),
-    torch.remainder: (operator.mod,),
+    torch.remainder: (operator.mod, operator.imod),
+    torch.meshgrid: (torch.functional.meshgrid, torch._C._VariableFunctions.meshgrid),  # type: ignore[attr-defined]
     torch.bitwise_not: (operator.invert,),
-    torch.bitwise_and: (operator.and_, "__and__", "__rand__"),
-    torch.bitwise_or: (operator.or_, "__or__", "__ror__"),
+    torch.bitwise_and: (operator.and_, operator.iand, "__and__", "__rand__"),
+    torch.bitwise_or: (operator.or_, operator.ior, "__or__", "__ror__"),
+    torch.bitwise_xor: (operator.xor, operator.ixor, "__xor__", "__rxor__"),
     torch.eq: (operator.eq,),
     torch.ne: (operator.ne,),
     torch.lt: (operator.lt,),
@@ -294,6 +296,7 @@ def _module_call(node: Node, module: nn.Module, form: ModuleForm) -> Call:
 
 IN_PLACE_FUNCTIONS = frozenset(
     {operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.setitem, torch.relu_, F.relu_}
+    | {operator.ipow, operator.ifloordiv, operator.imod, operator.iand, operator.ior, operator.ixor}
     | {F.hardtanh_, F.leaky_relu_, F.elu_, F.selu_, torch.selu_, torch.sigmoid_, torch.tanh_, torch.dropout_}
 )
 """Functions that write into their first argument."""

@@ -17,6 +17,8 @@ from . import (
     lowering_arithmetic,
     lowering_attention,
     lowering_convolutions,
+    lowering_factories,
+    lowering_gathers,
     lowering_indexing,
     lowering_layouts,
     lowering_norms,
@@ -24,6 +26,7 @@ from . import (
     lowering_pools,
     lowering_reductions,
     lowering_resizes,
+    lowering_sampling,
     lowering_selections,
     lowering_views,
 )
@@ -39,6 +42,8 @@ FAMILIES = (
     lowering_arithmetic,
     lowering_attention,
     lowering_convolutions,
+    lowering_factories,
+    lowering_gathers,
     lowering_indexing,
     lowering_layouts,
     lowering_norms,
@@ -46,6 +51,7 @@ FAMILIES = (
     lowering_pools,
     lowering_reductions,
     lowering_resizes,
+    lowering_sampling,
     lowering_selections,
     lowering_views,
 )

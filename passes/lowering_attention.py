@@ -47,7 +47,7 @@ def attention(site: Site) -> str:
     if site.arg(4, "dropout_p", 0.0) or site.call.kwargs.get("enable_gqa"):
         raise site.refuse("drops values at random or shares keys between heads")
     dtype, dims = query.tensor.dtype, key.tensor.ndim
-    scale = site.call.kwargs.get("scale") or 1 / math.sqrt(query.tensor.shape[-1])  # the width is never dynamic
+    scale = site.call.kwargs.get("scale") or site.calculated("Pow", query.sizes[-1], -0.5)
     turned = site.transpose(key, [*range(dims - 2), dims - 1, dims - 2])
     scores = site.emit("MatMul", site.emit("Mul", query, site.operand(scale, dtype)), turned)
     weights = site.emit("Softmax", _masked(site, scores, dtype), axis=-1)

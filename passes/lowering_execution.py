@@ -101,6 +101,8 @@ class Execution:
                 return quick
             if self._picks_by_mask():
                 return self._picked()
+            if self._call.op is operator.getitem and not self.constant:
+                args = args[0], map_aggregate(args[1], _place)
             with CPU if self.constant else META:
                 return self._invoke(map_aggregate(args, self._concrete), map_aggregate(kwargs, self._concrete))
         except Exception as error:
@@ -116,13 +118,15 @@ class Execution:
 
     def _picks_by_mask(self) -> bool:
         """Whether the call is ``x[mask]``, which PyTorch cannot run without the numbers of the mask."""
-        if self._call.op is not operator.getitem or self.constant:
+        if self._call.op not in (operator.getitem, torch.masked_select) or self.constant:
             return False
-        mask = self._call.args[1]
+        mask = self._call.argument(1, "mask")
         return isinstance(mask, Value) and mask.tensor.dtype in (torch.bool, torch.uint8) and mask.tensor.ndim > 0
 
     def _picked(self) -> Tensor:
-        source, mask = (self._concrete(one) for one in self._call.args)
+        source, mask = self._concrete(self._call.args[0]), self._concrete(self._call.argument(1, "mask"))
+        if self._call.op is torch.masked_select:
+            return torch.empty(COUNTS[self._second], dtype=source.dtype, device=META)
         if tuple(source.shape[: mask.ndim]) != tuple(mask.shape):
             raise IndexError(f"a mask of {tuple(mask.shape)} does not fit a tensor of {tuple(source.shape)}")
         return torch.empty((COUNTS[self._second], *source.shape[mask.ndim :]), dtype=source.dtype, device=META)
@@ -165,6 +169,14 @@ def leaves(given: Any) -> list[Any]:
     found: list[Any] = []
     map_aggregate(given, lambda leaf: found.append(leaf))
     return found
+
+
+def _place(index: Any) -> Any:
+    """Any integer for an index that is a tensor of one, and masks as they are: PyTorch asks for their numbers."""
+    if isinstance(index, Value) and index.constant and index.tensor.dtype == torch.bool:
+        return index.tensor
+    single = isinstance(index, Value) and not index.tensor.ndim and index.tensor.dtype != torch.bool
+    return 0 if single else index
 
 
 def _follows_input(leaf: Any) -> bool:

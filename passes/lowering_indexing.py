@@ -22,8 +22,17 @@ def getitem(site: Site) -> str:
     if is_mask(index) and not index.constant:
         return _masked(site, site.x, index)
     picks = list(_spelled_out(site, index if isinstance(index, tuple) else (index,)))
-    if _is_advanced(picks):
-        return _gathered(site, picks)
+    if sum(map(_is_vector, picks)) < 2:
+        return _one_by_one(site, picks)
+    # PyTorch takes entries out and puts new axes in first; vectors are broadcast against one another afterwards.
+    plain = _one_by_one(site, [slice(None) if _is_vector(pick) else pick for pick in picks])
+    dims = iter(site.x.sizes)
+    both = [(pick, 1 if pick is None else next(dims)) for pick in picks]
+    return _gathered(site, plain, [(pick, size) for pick, size in both if not _is_single_place(pick)])
+
+
+def _one_by_one(site: Site, picks: Sequence[Any]) -> str:
+    """Picks of which one at most is a vector."""
     source, axis, added, dropped = site.name(site.x), 0, list[int](), list[int]()
     source = _sliced(site, source, [pick for pick in picks if pick is not None])
     for pick in picks:
@@ -80,30 +89,24 @@ def _vectors(site: Site, pick: Any) -> list[Any]:
     return [pick]
 
 
+def _is_single_place(pick: Any) -> bool:
+    """Whether a pick is one entry of an axis."""
+    single = isinstance(pick, Value) and not pick.tensor.ndim or isinstance(pick, Tensor) and not pick.ndim
+    return single or isinstance(pick, int | Size)
+
+
 def _is_vector(pick: Any) -> bool:
-    return isinstance(pick, Value | Tensor)
+    return isinstance(pick, Value | Tensor) and not _is_single_place(pick)
 
 
-def _is_advanced(picks: Sequence[Any]) -> bool:
-    """Whether vectors, or integers beside a vector, are broadcast against one another."""
-    vectors = sum(map(_is_vector, picks))
-    return vectors > 1 or (vectors == 1 and any(isinstance(pick, int | Size) for pick in picks))
-
-
-def _gathered(site: Site, picks: Sequence[Any]) -> str:
-    """Several vectors: one index into an axis that is made of all the axes that they pick from."""
-    source = _sliced(site, site.name(site.x), [pick if isinstance(pick, slice) else slice(None) for pick in picks
-                                               if pick is not None])
-    added = [place for place, pick in enumerate(picks) if pick is None]
-    source = site.emit("Unsqueeze", source, site.ints(added)) if added else source
-    dims = iter(site.x.sizes)
-    sizes = [1 if pick is None else next(dims) for pick in picks]
-    axes = [axis for axis, pick in enumerate(picks) if _is_vector(pick) or isinstance(pick, int | Size)]
+def _gathered(site: Site, source: str, picks: Sequence[tuple[Any, AnySize]]) -> str:
+    """Several vectors: one index into an axis that is made of all the axes, of known sizes, that they pick from."""
+    axes = [axis for axis, (pick, _) in enumerate(picks) if _is_vector(pick)]
     others = [axis for axis in range(len(picks)) if axis not in axes]
     turned = site.transpose(source, [*axes, *others])
     behind = [site.emit("Shape", turned, start=len(axes))] if others else []
     flat = site.emit("Reshape", turned, site.emit("Concat", site.ints([-1]), *behind, axis=0))
-    found = site.emit("Gather", flat, _one_index(site, [picks[axis] for axis in axes], [sizes[axis] for axis in axes]))
+    found = site.emit("Gather", flat, _one_index(site, [picks[axis] for axis in axes]), axis=0)
     if axes != list(range(axes[0], axes[-1] + 1)):
         return found
     count = site.result.ndim - len(others)
@@ -112,11 +115,11 @@ def _gathered(site: Site, picks: Sequence[Any]) -> str:
     return site.transpose(found, order)
 
 
-def _one_index(site: Site, picks: Sequence[Any], sizes: Sequence[AnySize]) -> str:
+def _one_index(site: Site, picks: Sequence[tuple[Any, AnySize]]) -> str:
     """The index into several axes as one, of indices into each of them."""
     total = ""
-    for pick, size in zip(picks, sizes, strict=True):
-        index = site.scalar(pick) if isinstance(pick, int | Size) else site.operand(_known(pick), torch.int64)
+    for pick, size in picks:
+        index = site.operand(_known(pick), torch.int64)
         index = site.emit("Mod", index, site.scalar(size))  # what is counted from the end
         total = site.emit("Add", site.emit("Mul", total, site.scalar(size)), index) if total else index
     return total
@@ -193,7 +196,7 @@ def _chosen(site: Site, mask: Value, new: Any) -> str:
 
 def replaced(site: Site, x: Value, index: Any, new: Any) -> str | None:
     """`x` with a run of entries of one axis replaced: what is before, the new, what is behind; else ``None``."""
-    if any(_is_vector(pick) or isinstance(pick, list) for pick in (index if isinstance(index, tuple) else (index,))):
+    if any(isinstance(pick, Value | Tensor | list) for pick in (index if isinstance(index, tuple) else (index,))):
         return None
     at = site.derived(operator.getitem, x, index)
     picks = list(_spelled_out(at, index if isinstance(index, tuple) else (index,)))
@@ -231,7 +234,7 @@ def _scattered(site: Site, x: Value, index: Any, new: Any) -> str:
     return scattered(site, x, positions, filled(site, new, positions, x.tensor.dtype))
 
 
-@register_lowering("copy", "fill", "zero", torch.fill)
+@register_lowering("copy", "zero", torch.fill)
 def fill(site: Site) -> str:
     """New content, in the shape and dtype of the old."""
     new = 0 if site.call.op == "zero" else site.arg(1, "src", site.arg(1, "value"))

@@ -252,7 +252,8 @@ class Site:
         call = Call(self.node, op, args, kwargs)
         results = [map_aggregate([list(args), dict(kwargs)], lambda leaf, n=n: _meta(leaf, n)) for n in (0, 1)]
         function = op if callable(op) else lambda first, *rest, **named: getattr(first, str(op))(*rest, **named)
-        result, twin = (function(*one[0], **one[1]) for one in results)
+        with torch.device("meta"):
+            result, twin = (function(*one[0], **one[1]) for one in results)
         return Site(self.builder, call, result, self.scope, self.root, twin)
 
     def at(self, op: Operator, first: Value, *rest: Any) -> Site:

@@ -62,7 +62,7 @@ IMAGE_NETS: dict[str, Net] = {
     "adaptive-one": lambda x: F.adaptive_avg_pool2d(x, 1).flatten(1) + F.adaptive_max_pool2d(x, 1).flatten(1),
     "adaptive-part": nn.Sequential(nn.AdaptiveAvgPool2d((None, 3))),
     "adaptive-classifier": nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 5)),
-    "norms": nn.Sequential(nn.GroupNorm(3, 6), nn.InstanceNorm2d(6, affine=True), nn.PReLU(6)),
+    "norms": lambda x: F.instance_norm(F.group_norm(x, 3), weight=torch.arange(6.0)),
     "shuffles": nn.Sequential(nn.ChannelShuffle(3), nn.PixelUnshuffle(1)),
     "pixel-unshuffle": lambda x: F.pixel_unshuffle(F.pixel_shuffle(x[:, :4], 2), 2),
     "tokens-and-back": lambda x: x.flatten(2).transpose(1, 2).transpose(1, 2).reshape(x.shape).view(x.size(0), -1, 1),
@@ -94,8 +94,9 @@ IMAGE_NETS: dict[str, Net] = {
     "cat": lambda x: torch.cat([x, x.new_zeros(x.size(0), 2, x.size(2), x.size(3))], 1),
     "stack": lambda x: torch.stack([x, -x], 1).flatten(0, 1),
     "attention-2d": lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True),
+    "affine-grid": lambda x: F.grid_sample(x, F.affine_grid(x[:, :2, 0, :3] * 0.3, x.shape, align_corners=False), align_corners=False),
     "einsum": lambda x: torch.einsum("bchw,bcHw->bhH", x, x),
-    "zeros": lambda x: x + torch.zeros(x.size(2), x.size(3)) + torch.ones((x.size(0), 1, x.size(2), 1)) + torch.full((x.size(3),), 2.5),
+    "zeros": lambda x: x + torch.zeros((x.size(2), x.size(3))) + torch.ones((x.size(0), 1, x.size(2), 1)) + torch.full((x.size(3),), 2.5),
     "like": lambda x: torch.zeros_like(x) + torch.ones_like(x[:, :1]) + torch.full_like(x, 3) * x + x.new_full((x.size(3),), 1.5),
     "argmax": lambda x: x.argmax() + x.argmax(1),
 }  # fmt: skip
@@ -140,8 +141,8 @@ TOKEN_NETS: dict[str, Net] = {
     "shift": lambda x: x[:, 1:] - x[:, :-1] + x[1:2, ::2].sum() + x[:, -1:],
     "ends": lambda x: torch.cat([x[:, :1], x, x[:, -2:]], 1),
     "eye": lambda x: x.transpose(1, 2) @ torch.eye(x.size(1)) + torch.linspace(-1, 1, x.size(1)),
-    "tril": lambda x: (x @ x.mT).tril() + torch.ones(x.size(1), x.size(1)).triu(2),
-    "cumsum": lambda x: x.cumsum(1) + torch.cumsum(torch.ones(x.size(1), 1), 0),
+    "tril": lambda x: (x @ x.mT).tril() + torch.ones((x.size(1), x.size(1))).triu(2),
+    "cumsum": lambda x: x.cumsum(1) + torch.cumsum(torch.ones((x.size(1), 1)), 0),
     "flatten": lambda x: x.flatten(0, 1).relu().view(x.size(0), x.size(1), 8),
     "heads": lambda x: x.view(x.size(0), -1, 2, 4).transpose(1, 2).flatten(0, 1),
     "masked": lambda x: x.masked_fill(torch.arange(x.size(1))[:, None] > 4, 0.0),
@@ -173,9 +174,16 @@ def test_two_lengths_and_a_shared_one() -> None:
 
 
 def test_a_table_that_is_as_long_as_the_example() -> None:
-    table = torch.randn(9, 8)
+    class Table(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rows = nn.Parameter(torch.randn(9, 8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.rows[: x.size(1)]
+
     tokens_up_to_9 = [{"batch": 1, "length": 4}, {"batch": 3, "length": 9}]
-    assert_dynamic(lambda x: x + table[: x.size(1)], [TOKENS], torch.randn(2, 9, 8), sizes=tokens_up_to_9)
+    assert_dynamic(Table(), [TOKENS], torch.randn(2, 9, 8), sizes=tokens_up_to_9)
 
 
 def test_axes_that_must_be_divisible() -> None:
