@@ -86,6 +86,14 @@ def identity(input: torch.Tensor) -> torch.Tensor:
     return input
 
 
+def recurrent(input: torch.Tensor, *state: Any, layer: nn.Module) -> Any:
+    """``nn.LSTM``, ``nn.GRU``, ``nn.RNN`` and their cells as a function: `layer` is called."""
+    return layer(input, *state)
+
+
+RECURRENT = (nn.LSTM, nn.GRU, nn.RNN, nn.LSTMCell, nn.GRUCell, nn.RNNCell)
+"""Recurrent layers, and the cells that are one step of them."""
+
 CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
 TRANSPOSED_CONVOLUTIONS = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 
@@ -246,6 +254,7 @@ _SPELLINGS: dict[Operator, tuple[Operator, ...]] = {
     F.pad: (torch._C._nn.pad,),
     torch.cat: (torch.concat, torch.concatenate),
     torch.reshape: ("view", "reshape"),
+    operator.setitem: ("__setitem__",),
     torch.clamp: (torch.clip, "clip"),
 }
 """Canonical operator: its other spellings. A method not listed is looked up in ``torch`` under its own name."""

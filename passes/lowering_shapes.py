@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from .calls import CONVOLUTIONS, DROPOUTS, Call, Operator, identity, writes_in_place
+from .calls import CONVOLUTIONS, DROPOUTS, Call, Operator, identity, recurrent, writes_in_place
 from .lowering_site import Value
 
 Shape = tuple[int, ...]
@@ -32,7 +32,7 @@ HANDED_ON = frozenset({identity, *DROPOUTS})
 """Operators of modules that return their input itself in eval mode."""
 
 
-def quick_result(call: Call, given: Given) -> Tensor | None:
+def quick_result(call: Call, given: Given) -> Any:
     """What `call`, whose arguments are resolved, returns on the meta device; ``None`` if it has to be run there.
 
     `given` has the tensor of each argument; one that a call writes into is written into.
@@ -40,6 +40,8 @@ def quick_result(call: Call, given: Given) -> Tensor | None:
     first = call.argument(0, "input")
     if not isinstance(first, Value) or first.constant:
         return None
+    if call.op is recurrent:
+        return recurrent_result(call, given) if _fits(call) else None
     is_module = call.node.op == "call_module"
     if is_module and call.op in HANDED_ON:
         return given(first)
@@ -52,6 +54,32 @@ def quick_result(call: Call, given: Given) -> Tensor | None:
     found = given(first)
     shape = rule(call, found, given)
     return None if shape is None else torch.empty(shape, dtype=found.dtype, device="meta")
+
+
+def recurrent_result(call: Call, given: Given) -> Any:
+    """What a recurrent layer or cell returns: PyTorch takes step for step on the meta device."""
+    x, layer = given(call.args[0]), call.kwargs["layer"]
+    size = layer.hidden_size
+
+    def made(*shape: int) -> Tensor:
+        return torch.empty(shape, dtype=x.dtype, device="meta")
+
+    if isinstance(layer, nn.RNNCellBase):
+        one = made(*x.shape[:-1], size)
+        return (one, made(*one.shape)) if isinstance(layer, nn.LSTMCell) else one
+    ways = 2 if layer.bidirectional else 1
+    batch = [] if x.ndim == 2 else [x.shape[0 if layer.batch_first else 1]]
+    states = [made(ways * layer.num_layers, *batch, size) for _ in range(2)]
+    return made(*x.shape[:-1], ways * size), tuple(states) if isinstance(layer, nn.LSTM) else states[0]
+
+
+def _fits(call: Call) -> bool:
+    """Whether a recurrent layer gets what it takes; else PyTorch is to say what is wrong."""
+    layer = call.kwargs["layer"]
+    x = call.args[0] if call.args else None
+    dims = (1, 2) if isinstance(layer, nn.RNNCellBase) else (2, 3)
+    fits = isinstance(x, Value) and x.tensor.ndim in dims and x.tensor.shape[-1] == layer.input_size
+    return fits and not getattr(layer, "proj_size", 0)
 
 
 def _plain(call: Call) -> bool:

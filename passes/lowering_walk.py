@@ -15,7 +15,7 @@ from torch.fx import Graph, GraphModule, Node, Proxy, Tracer
 from torch.fx.node import map_aggregate
 from torch.fx.proxy import GraphAppendingTracer
 
-from .calls import Call, TensorRef, call_of
+from .calls import RECURRENT, Call, TensorRef, call_of, recurrent
 from .errors import LoweringError, RuleError
 from .lowering_builder import OnnxBuilder
 from .lowering_execution import Execution, leaves
@@ -92,7 +92,7 @@ class GraphWalk:
         return map_aggregate(given, found)
 
     def _call(self, scope: Scope, node: Node) -> Any:
-        call = call_of(node, scope.root)
+        call = call_of(node, scope.root) or _recurrent_call(node, scope.root)
         if call is None:
             return self._inline_module(scope, node)
         call = replace(call, args=self._resolve(scope, call.args), kwargs=self._resolve(scope, call.kwargs))
@@ -226,6 +226,15 @@ def _traced(what: str, function: Callable[..., Any], *args: Any, **kwargs: Any) 
         return function(*args, **kwargs)
     except Exception as error:
         raise LoweringError(f"{what} has no lowering rule and cannot be traced into ({error}); {REMEDY}") from error
+
+
+def _recurrent_call(node: Node, root: nn.Module) -> Call | None:
+    """The call of a recurrent layer, which has no functional form with its weights one by one."""
+    module = root.get_submodule(str(node.target)) if node.op == "call_module" else None
+    hooked = module is not None and bool(module._forward_hooks or module._forward_pre_hooks)
+    if type(module) not in RECURRENT or hooked:
+        return None
+    return Call(node, recurrent, tuple(node.args), {**node.kwargs, "layer": module})
 
 
 def _only_checks(node: Node) -> bool:
