@@ -98,8 +98,13 @@ def pieces(x: Tensor) -> Any:
     return out
 
 
+def fixed_zeros(x: Any, shape: tuple[int, ...]) -> Any:
+    recorder = getattr(x, "tracer", None) if isinstance(x, Proxy) else None
+    return torch.zeros(shape) if recorder is None else recorder.create_proxy("call_function", torch.zeros, (shape,), {})
+
+
 def pieces_of_a_fixed_one(x: Tensor) -> Any:
-    out = torch.zeros((4, 6))
+    out = fixed_zeros(x, (4, 6))
     out[0] = x.mean((0, 2, 3))
     out[1:3, 2] = x.mean()
     view = out.view(-1)
