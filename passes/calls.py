@@ -123,6 +123,14 @@ def identity(input: torch.Tensor) -> torch.Tensor:
     return input
 
 
+def recurrent(input: torch.Tensor, *state: Any, layer: nn.Module) -> Any:
+    """``nn.LSTM``, ``nn.GRU``, ``nn.RNN`` and their cells as a function: `layer` is called."""
+    return layer(input, *state)
+
+
+RECURRENT = (nn.LSTM, nn.GRU, nn.RNN, nn.LSTMCell, nn.GRUCell, nn.RNNCell)
+"""Recurrent layers, and the cells that are one step of them."""
+
 CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
 TRANSPOSED_CONVOLUTIONS = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 
@@ -249,7 +257,7 @@ _SPELLINGS: dict[Operator, tuple[Operator, ...]] = {
     torch.floor_divide: (operator.floordiv, operator.ifloordiv),
     torch.pow: (operator.pow, operator.ipow),
     torch.neg: (operator.neg, torch.negative, "negative"),
-    torch.matmul: (operator.matmul, "__matmul__"),
+    torch.matmul: (operator.matmul, operator.imatmul, "__matmul__"),
     F.relu: (torch.relu, torch.relu_, F.relu_, "relu"),
     F.relu6: (),
     F.hardtanh: (F.hardtanh_,),
@@ -276,6 +284,7 @@ _SPELLINGS: dict[Operator, tuple[Operator, ...]] = {
     torch.norm: (torch.functional.norm, "norm"),
     torch.linalg.vector_norm: (torch.linalg.norm,),
     torch.remainder: (operator.mod, operator.imod),
+    torch.meshgrid: (torch.functional.meshgrid, torch._C._VariableFunctions.meshgrid),  # type: ignore[attr-defined]
     torch.bitwise_not: (operator.invert,),
     torch.bitwise_and: (operator.and_, operator.iand, "__and__", "__rand__", "__iand__"),
     torch.bitwise_or: (operator.or_, operator.ior, "__or__", "__ror__", "__ior__"),
@@ -295,6 +304,7 @@ _SPELLINGS: dict[Operator, tuple[Operator, ...]] = {
     F.pad: (torch._C._nn.pad,),
     torch.cat: (torch.concat, torch.concatenate),
     torch.reshape: ("view", "reshape"),
+    operator.setitem: ("__setitem__",),
     torch.clamp: (torch.clip, "clip"),
 }
 """Canonical operator: its other spellings. A method not listed is looked up in ``torch`` under its own name."""

@@ -107,6 +107,33 @@ def softmax(site: Site) -> str:
     return site.emit(op_type, site.operand(site.x, site.result.dtype), axis=axis)
 
 
+@register_lowering(F.tanhshrink)
+def tanhshrink(site: Site) -> str:
+    """The value without its tanh."""
+    return site.emit("Sub", site.x, site.emit("Tanh", site.x))
+
+
+@register_lowering(F.hardshrink, F.softshrink)
+def shrink(site: Site) -> str:
+    """Zero close to zero."""
+    width = float(site.arg(1, "lambd", 0.5))
+    return site.emit("Shrink", site.x, lambd=width, bias=width if site.call.op is F.softshrink else 0.0)
+
+
+@register_lowering(F.threshold)
+def threshold(site: Site) -> str:
+    """The value above a bound, and a number below."""
+    dtype = site.result.dtype
+    above = site.emit("Greater", site.x, site.operand(site.arg(1, "threshold"), dtype))
+    return site.emit("Where", above, site.x, site.operand(site.arg(2, "value"), dtype))
+
+
+@register_lowering(F.softmin)
+def softmin(site: Site) -> str:
+    """The softmax of the opposite."""
+    return site.emit("Softmax", site.emit("Neg", site.x), axis=site.arg(1, "dim"))
+
+
 @register_lowering(F.prelu)
 def prelu(site: Site) -> str:
     """One slope, or one for each channel (axis 1)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -25,7 +26,12 @@ UNARY: dict[Callable[..., Any], str] = {
     torch.sign: "Sign",
     torch.reciprocal: "Reciprocal",
     torch.logical_not: "Not",
-    torch.bitwise_not: "Not",
+    torch.tan: "Tan",
+    torch.asin: "Asin",
+    torch.acos: "Acos",
+    torch.atan: "Atan",
+    torch.sinh: "Sinh",
+    torch.cosh: "Cosh",
 }
 """Operators of one tensor that ONNX has too."""
 
@@ -38,8 +44,7 @@ BINARY: dict[Callable[..., Any], str] = {
     torch.maximum: "Max",
     torch.logical_and: "And",
     torch.logical_or: "Or",
-    torch.bitwise_and: "And",
-    torch.bitwise_or: "Or",
+    torch.logical_xor: "Xor",
 }
 """Operators of two tensors, or of a tensor and a number, that ONNX has too."""
 
@@ -94,12 +99,128 @@ for _op, _op_type in COMPARISONS.items():
     register_lowering(_op)(comparison(_op_type))
 
 
+BITWISE = {torch.bitwise_and: "And", torch.bitwise_or: "Or", torch.bitwise_xor: "Xor"}
+"""Operators of bits: for bools ONNX has others than for integers."""
+
+
+@register_lowering(*BITWISE)
+def bitwise(site: Site) -> str:
+    """Bit by bit."""
+    op_type, dtype = BITWISE[site.call.op], site.result.dtype  # type: ignore[index]
+    return site.emit(op_type if dtype == torch.bool else f"Bitwise{op_type}", *operands(site, dtype))
+
+
+@register_lowering(torch.bitwise_not)
+def bitwise_not(site: Site) -> str:
+    """Every bit turned round."""
+    return site.emit("Not" if site.result.dtype == torch.bool else "BitwiseNot", site.x)
+
+
+@register_lowering(torch.isnan, torch.isinf)
+def is_no_number(site: Site) -> str:
+    """No number, or infinite."""
+    return site.emit("IsNaN" if site.call.op is torch.isnan else "IsInf", site.x)
+
+
+@register_lowering(torch.isfinite)
+def is_finite(site: Site) -> str:
+    """Neither infinite nor no number."""
+    return site.emit("Not", site.emit("Or", site.emit("IsNaN", site.x), site.emit("IsInf", site.x)))
+
+
 @register_lowering(torch.div)
 def divide(site: Site) -> str:
-    """True division; rounding modes are refused."""
-    if site.arg(2, "rounding_mode") is not None:
-        raise site.refuse("divides with a rounding mode")
-    return site.emit("Div", *operands(site, site.result.dtype))
+    """True division, or rounded down or towards zero."""
+    mode = site.arg(2, "rounding_mode")
+    first, second = operands(site, site.result.dtype)
+    if mode == "floor":
+        return floored(site, first, second)
+    quotient = site.emit("Div", first, second)  # of integers ONNX cuts the fraction off
+    return truncated(site, quotient) if mode == "trunc" and site.result.dtype.is_floating_point else quotient
+
+
+@register_lowering(torch.floor_divide)
+def floor_divide(site: Site) -> str:
+    """Division rounded down."""
+    return floored(site, *operands(site, site.result.dtype))
+
+
+def floored(site: Site, first: str, second: str) -> str:
+    """The quotient rounded down."""
+    if site.result.dtype.is_floating_point:
+        return site.emit("Floor", site.emit("Div", first, second))
+    return site.emit("Div", site.emit("Sub", first, site.emit("Mod", first, second)), second)
+
+
+def truncated(site: Site, source: str) -> str:
+    """Rounded towards zero."""
+    return site.emit("Mul", site.emit("Sign", source), site.emit("Floor", site.emit("Abs", source)))
+
+
+@register_lowering(torch.trunc)
+def trunc(site: Site) -> str:
+    """Rounded towards zero."""
+    return truncated(site, site.name(site.x))
+
+
+@register_lowering(torch.remainder)
+def remainder(site: Site) -> str:
+    """What is left of a division rounded down: it has the sign of the divisor."""
+    first, second = operands(site, site.result.dtype)
+    if not site.result.dtype.is_floating_point:
+        return site.emit("Mod", first, second)
+    whole = site.emit("Floor", site.emit("Div", first, second))
+    return site.emit("Sub", first, site.emit("Mul", whole, second))
+
+
+@register_lowering(torch.fmod)
+def fmod(site: Site) -> str:
+    """What is left of a division rounded towards zero: it has the sign of the dividend."""
+    return site.emit("Mod", *operands(site, site.result.dtype), fmod=1)
+
+
+@register_lowering(torch.log2, torch.log10)
+def other_logarithm(site: Site) -> str:
+    """The logarithm to base 2 or 10."""
+    factor = 1 / math.log(2 if site.call.op is torch.log2 else 10)
+    return site.emit("Mul", site.emit("Log", site.x), site.operand(factor, site.result.dtype))
+
+
+@register_lowering(torch.expm1)
+def exp_minus_one(site: Site) -> str:
+    """The exponential minus one, less exact than PyTorch's close to zero."""
+    return site.emit("Sub", site.emit("Exp", site.x), site.operand(1, site.result.dtype))
+
+
+@register_lowering(torch.exp2)
+def power_of_two(site: Site) -> str:
+    """Two to the power of the value."""
+    return site.emit("Pow", site.operand(2, site.result.dtype), site.operand(site.x, site.result.dtype))
+
+
+@register_lowering(torch.addcmul, torch.addcdiv)
+def add_product(site: Site) -> str:
+    """A value plus a multiple of a product or a quotient."""
+    op_type, dtype = "Mul" if site.call.op is torch.addcmul else "Div", site.result.dtype
+    product = site.emit(op_type, site.operand(site.arg(1, "tensor1"), dtype), site.operand(site.arg(2, "tensor2"), dtype))
+    factor = site.call.kwargs.get("value", 1)
+    product = product if factor == 1 else site.emit("Mul", product, site.operand(factor, dtype))
+    return site.emit("Add", site.operand(site.x, dtype), product)
+
+
+@register_lowering(torch.lerp)
+def lerp(site: Site) -> str:
+    """A place between two values."""
+    dtype = site.result.dtype
+    first, last, weight = (site.operand(site.arg(*one), dtype) for one in ((0, "input"), (1, "end"), (2, "weight")))
+    return site.emit("Add", first, site.emit("Mul", site.emit("Sub", last, first), weight))
+
+
+@register_lowering(torch.outer)
+def outer(site: Site) -> str:
+    """All products of two vectors' entries."""
+    first, second = (site.operand(site.arg(*one), site.result.dtype) for one in ((0, "input"), (1, "vec2")))
+    return site.emit("Mul", site.emit("Unsqueeze", first, site.ints([1])), site.emit("Unsqueeze", second, site.ints([0])))
 
 
 @register_lowering(torch.rsub)
@@ -170,7 +291,7 @@ def masked_fill(site: Site) -> str:
     return site.emit("Where", site.operand(site.value(1, "mask"), torch.bool), filled, site.x)
 
 
-@register_lowering("to", "type", "type_as", "float", "double", "half", "bfloat16", "int", "long", "bool")
+@register_lowering("to", "type", "type_as", "float", "double", "half", "bfloat16", "int", "long", "bool", "short")
 def cast(site: Site) -> str:
     """The value in another dtype."""
     return site.emit("Cast", site.x, to=onnx_type(site.result.dtype, site.scope))

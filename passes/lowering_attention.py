@@ -7,7 +7,8 @@ import math
 import torch
 import torch.nn.functional as F
 
-from .lowering_site import Site, register_lowering
+from .lowering_site import Site, Source, register_lowering
+from .lowering_sizes import AnySize
 
 
 @register_lowering(torch.matmul, torch.bmm, torch.mm, torch.mv)
@@ -46,7 +47,7 @@ def attention(site: Site) -> str:
     if site.arg(4, "dropout_p", 0.0) or site.call.kwargs.get("enable_gqa"):
         raise site.refuse("drops values at random or shares keys between heads")
     dtype, dims = query.tensor.dtype, key.tensor.ndim
-    scale = site.call.kwargs.get("scale") or 1 / math.sqrt(query.tensor.shape[-1])
+    scale = site.call.kwargs.get("scale") or site.calculated("Pow", query.sizes[-1], -0.5)
     turned = site.transpose(key, [*range(dims - 2), dims - 1, dims - 2])
     scores = site.emit("MatMul", site.emit("Mul", query, site.operand(scale, dtype)), turned)
     weights = site.emit("Softmax", _masked(site, scores, dtype), axis=-1)
@@ -57,11 +58,18 @@ def _masked(site: Site, scores: str, dtype: torch.dtype) -> str:
     """The scores with those taken out that a query must not see."""
     mask = site.optional(3, "attn_mask")
     if site.arg(5, "is_causal", False):
-        length, width = site.x.tensor.shape[-2], site.value(1, "key").tensor.shape[-2]
-        seen = torch.ones(length, width, dtype=torch.bool).tril()
-        return site.emit("Where", seen, scores, site.operand(-math.inf, dtype))
+        length, width = site.x.sizes[-2], site.value(1, "key").sizes[-2]
+        return site.emit("Where", _triangle(site, length, width), scores, site.operand(-math.inf, dtype))
     if mask is None:
         return scores
     if mask.tensor.dtype == torch.bool:
         return site.emit("Where", mask, scores, site.operand(-math.inf, dtype))
     return site.emit("Add", scores, site.operand(mask, dtype))
+
+
+def _triangle(site: Site, length: AnySize, width: AnySize) -> Source:
+    """Which keys a query sees that sees none behind its own place."""
+    if isinstance(length, int) and isinstance(width, int):
+        return torch.ones(length, width, dtype=torch.bool).tril()
+    rows = site.emit("Unsqueeze", site.range(length), site.ints([1]))
+    return site.emit("GreaterOrEqual", rows, site.range(width))

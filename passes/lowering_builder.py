@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .errors import LoweringError
 from .lowering_simplify import needed
+from .lowering_sizes import Size
 
 OPSET = 20
 """The operator set of every model: the first with GELU, and all of it is in ONNX Runtime 1.17 and later."""
@@ -44,8 +45,9 @@ class OnnxBuilder:
         self.nodes: list[NodeProto] = []
         self.inputs: list[ValueInfoProto] = []
         self.outputs: list[ValueInfoProto] = []
-        self.batched: str | None = None
-        """The first input that has a batch axis."""
+        self.dims: list[Size] = []
+        """The sizes of the inputs' dynamic axes."""
+        self._axis_sizes: dict[tuple[str, int], str] = {}
         self._tensors: dict[str, Tensor] = {}
         self._known: dict[Any, str] = {}
         self._alive: list[Tensor] = []  # an id tells tensors apart only as long as none of them is freed
@@ -97,6 +99,13 @@ class OnnxBuilder:
             self._tensors[self._known[key]] = tensor
         return self._known[key]
 
+    def axis_size(self, name: str, axis: int, scope: str) -> str:
+        """The vector with the size of an axis of the value `name`."""
+        key = name, axis
+        if key not in self._axis_sizes:
+            (self._axis_sizes[key],) = self.emit("Shape", [name], scope, 1, {"start": axis, "end": axis + 1})
+        return self._axis_sizes[key]
+
     def producer(self, name: str) -> NodeProto | None:
         """The node that makes the value `name`; ``None`` for inputs and stored tensors."""
         return self._producers.get(name)
@@ -108,8 +117,6 @@ class OnnxBuilder:
     def add_input(self, name: str, tensor: Tensor, dims: Sequence[int | str]) -> str:
         """Declare a graph input with the dtype of `tensor` and return its name."""
         unique = self.unique(name)
-        if self.batched is None and dims:
-            self.batched = unique
         self.inputs.append(helper.make_tensor_value_info(unique, onnx_type(tensor.dtype, name), dims))
         return unique
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,16 +14,33 @@ from torch.fx.node import map_aggregate
 from .calls import Call
 from .errors import LoweringError
 from .lowering_shapes import quick_result
-from .lowering_site import BATCH, Value, batch_multiple, operator_name
+from .lowering_site import Value, operator_name
+from .lowering_sizes import BATCH, Size
 
 META = torch.device("meta")
 CPU = torch.device("cpu")
+
+COUNTS = (7_919, 7_927)
+"""How many entries a mask picks, at either set of sizes: that is not known without running the model."""
+
+
+class SampleError(LoweringError):
+    """An operator fails at the sizes that were tried for the dynamic axes; at others it may not."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """An argument as PyTorch got it."""
+
+    value: Value
+    tensor: Tensor
+    version: int
 
 
 class Execution:
     """One node run once on resolved arguments, and what can be known of it afterwards.
 
-    No parameter or buffer is changed: they take part as shapes or as copies.
+    It is run at both sets of sizes. No parameter or buffer is changed: they take part as shapes or as copies.
     """
 
     def __init__(self, root: nn.Module, call: Call, place: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -29,17 +48,26 @@ class Execution:
         self._call = call
         self._node = call.node
         self._place = place
-        self._given: dict[int, tuple[Value, Tensor, int]] = {}
+        self._second = False
         found = list(leaves([args, kwargs]))
         self.constant = not any(_follows_input(leaf) for leaf in found)
         """Whether the result is the same for all inputs."""
+        self._given: dict[int, Given] = {}
         self.result = self._run(args, kwargs)
         """What PyTorch returned: tensors on the meta device unless `constant`."""
-        self._check_number([*args, *kwargs.values()])
+        self.twin = self.result if self.constant else self._run_again(args, kwargs)
+        """What it returned at the other set of sizes."""
+
+    def _run_again(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        first, self._given, self._second = self._given, {}, True
+        try:
+            return self._run(args, kwargs)
+        finally:
+            self._given, self._second = first, False
 
     def written(self) -> list[Value]:
         """The arguments that the node changed in place."""
-        return [value for value, tensor, version in self._given.values() if tensor._version != version]
+        return [one.value for one in self._given.values() if one.tensor._version != one.version]
 
     @property
     def holds_tensors(self) -> bool:
@@ -53,26 +81,55 @@ class Execution:
 
     def origin(self, leaf: Any) -> Any:
         """The argument whose tensor is `leaf`, or `leaf` itself."""
-        return next((value for value, tensor, _ in self._given.values() if tensor is leaf), leaf)
+        return next((one.value for one in self._given.values() if one.tensor is leaf), leaf)
+
+    def viewed(self, tensor: Tensor) -> Value | None:
+        """The argument of which `tensor` is a view: they share their memory."""
+        memory = tensor.untyped_storage()._cdata
+        shared = (one.value for one in self._given.values() if one.tensor.untyped_storage()._cdata == memory)
+        return next(shared, None)
 
     def is_state(self, tensor: Tensor) -> bool:
         """Whether `tensor` is a view of a parameter or buffer."""
-        memory = tensor.untyped_storage()._cdata
-        return any(value.state and given.untyped_storage()._cdata == memory for value, given, _ in self._given.values())
+        source = self.viewed(tensor)
+        return source is not None and source.state
 
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
             quick = None if self.constant else quick_result(self._call, self._concrete)
             if quick is not None:
                 return quick
+            if self._picks_by_mask():
+                return self._picked()
+            if self._call.op is operator.getitem and not self.constant:
+                args = args[0], map_aggregate(args[1], _place)
             with CPU if self.constant else META:
                 return self._invoke(map_aggregate(args, self._concrete), map_aggregate(kwargs, self._concrete))
         except Exception as error:
-            batch = "" if self.constant else f"with {BATCH} as the size of a batch that is left open, "
-            raise LoweringError(
-                f"{self._place}: {operator_name(self._call.op)} fails: {batch}{type(error).__name__}: {error}. A "
-                "model must take batches of any size: -1 or x.size(0) in views, no number that fits one size only"
+            if self.constant:
+                raise LoweringError(f"{self._told(error)}.") from error
+            raise SampleError(
+                f"{self._told(error)}. The model is run at sizes that its dynamic axes may have (a batch of {BATCH} and "
+                "others) and must take batches of any size: -1 or x.size(0) in views, no number that fits one size only"
             ) from error
+
+    def _told(self, error: Exception) -> str:
+        return f"{self._place}: {operator_name(self._call.op)} fails: {type(error).__name__}: {error}"
+
+    def _picks_by_mask(self) -> bool:
+        """Whether the call is ``x[mask]``, which PyTorch cannot run without the numbers of the mask."""
+        if self._call.op not in (operator.getitem, torch.masked_select) or self.constant:
+            return False
+        mask = self._call.argument(1, "mask")
+        return isinstance(mask, Value) and mask.tensor.dtype in (torch.bool, torch.uint8) and mask.tensor.ndim > 0
+
+    def _picked(self) -> Tensor:
+        source, mask = self._concrete(self._call.args[0]), self._concrete(self._call.argument(1, "mask"))
+        if self._call.op is torch.masked_select:
+            return torch.empty(COUNTS[self._second], dtype=source.dtype, device=META)
+        if tuple(source.shape[: mask.ndim]) != tuple(mask.shape):
+            raise IndexError(f"a mask of {tuple(mask.shape)} does not fit a tensor of {tuple(source.shape)}")
+        return torch.empty((COUNTS[self._second], *source.shape[mask.ndim :]), dtype=source.dtype, device=META)
 
     def _invoke(self, args: Any, kwargs: Any) -> Any:
         node = self._node
@@ -90,28 +147,21 @@ class Execution:
     def _concrete(self, leaf: Any) -> Any:
         if isinstance(leaf, torch.device):
             return CPU if self.constant else META
+        if isinstance(leaf, Size):
+            return leaf.twin if self._second else leaf.sample
         if not isinstance(leaf, Value):
             return leaf
         if id(leaf) not in self._given:
             tensor = self._tensor(leaf)
-            self._given[id(leaf)] = leaf, tensor, tensor._version
-        return self._given[id(leaf)][1]
+            self._given[id(leaf)] = Given(leaf, tensor, tensor._version)
+        return self._given[id(leaf)].tensor
 
     def _tensor(self, value: Value) -> Tensor:
         if value.constant and not self.constant:
             return torch.empty_like(value.tensor, device=META)
-        return value.tensor.clone() if value.state else value.tensor  # the node may write into it
-
-    def _check_number(self, direct: list[Any]) -> None:
-        result = self.result
-        if isinstance(result, bool) or not isinstance(result, int | float):
-            return
-        of_batch = any(_is_int(leaf) and batch_multiple(leaf) for leaf in direct)
-        if of_batch and not (isinstance(result, int) and batch_multiple(result)):
-            raise LoweringError(
-                f"{self._place}: {operator_name(self._call.op)} makes a number of the size of the batch that is no "
-                "multiple of it, so that the batch cannot be left open"
-            )
+        if value.constant:
+            return value.tensor.clone() if value.state else value.tensor  # the node may write into it
+        return value.twin if self._second and value.twin is not None else value.tensor
 
 
 def leaves(given: Any) -> list[Any]:
@@ -121,9 +171,13 @@ def leaves(given: Any) -> list[Any]:
     return found
 
 
-def _is_int(leaf: Any) -> bool:
-    return isinstance(leaf, int) and not isinstance(leaf, bool)
+def _place(index: Any) -> Any:
+    """Any integer for an index that is a tensor of one, and masks as they are: PyTorch asks for their numbers."""
+    if isinstance(index, Value) and index.constant and index.tensor.dtype == torch.bool:
+        return index.tensor
+    single = isinstance(index, Value) and not index.tensor.ndim and index.tensor.dtype != torch.bool
+    return 0 if single else index
 
 
 def _follows_input(leaf: Any) -> bool:
-    return not leaf.constant if isinstance(leaf, Value) else _is_int(leaf) and bool(batch_multiple(leaf))
+    return not leaf.constant if isinstance(leaf, Value) else isinstance(leaf, Size)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from .lowering_site import Site, Value, register_lowering
+from .lowering_sizes import Size
 
 
 @register_lowering(F.layer_norm)
@@ -31,7 +32,13 @@ def rms_norm(site: Site) -> str:
 @register_lowering(F.group_norm, torch.group_norm)
 def group_norm(site: Site) -> str:
     """Each group of channels becomes one channel that is normalised alone."""
-    return _normalised(site, int(site.arg(1, "num_groups")), site.optional(2, "weight"), site.optional(3, "bias"), 4)
+    groups, tensor = int(site.arg(1, "num_groups")), site.x.tensor
+    runs = site.emit("Reshape", site.x, site.ints([0, groups, -1]))
+    one, zero = torch.ones(groups, dtype=tensor.dtype), torch.zeros(groups, dtype=tensor.dtype)
+    normal = site.emit("InstanceNormalization", runs, one, zero, epsilon=site.arg(4, "eps", 1e-5))
+    several = sum(isinstance(size, Size) for size in site.x.sizes) > 1
+    back = site.emit("Reshape", normal, site.shape(site.x)) if several else site.reshape(normal, site.x.sizes)
+    return scaled(site, back, site.optional(2, "weight"), site.optional(3, "bias"))
 
 
 @register_lowering(F.instance_norm)
@@ -39,15 +46,10 @@ def instance_norm(site: Site) -> str:
     """Each channel of each sample by its own statistics; running ones are refused."""
     if not site.arg(5, "use_input_stats", True):
         raise site.refuse("normalises with running statistics; use batch_norm for that")
-    return _normalised(site, site.x.tensor.shape[1], site.optional(3, "weight"), site.optional(4, "bias"), 7)
-
-
-def _normalised(site: Site, groups: int, weight: Value | None, bias: Value | None, epsilon_at: int) -> str:
-    tensor = site.x.tensor
-    runs = site.reshape(site.x, [tensor.shape[0], groups, tensor[0].numel() // groups])
-    one, zero = torch.ones(groups, dtype=tensor.dtype), torch.zeros(groups, dtype=tensor.dtype)
-    normal = site.emit("InstanceNormalization", runs, one, zero, epsilon=site.arg(epsilon_at, "eps", 1e-5))
-    return scaled(site, site.reshape(normal, tensor.shape), weight, bias)
+    channels, weight, bias = site.x.tensor.shape[1], site.optional(3, "weight"), site.optional(4, "bias")
+    one, zero = (make(channels, dtype=site.x.tensor.dtype) for make in (torch.ones, torch.zeros))
+    normal = site.emit("InstanceNormalization", site.x, one, zero, epsilon=site.arg(7, "eps", 1e-5))
+    return scaled(site, normal, weight, bias)
 
 
 def scaled(site: Site, source: str, weight: Value | None, bias: Value | None) -> str:

@@ -10,13 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from .calls import Operator
+from .lowering_builder import onnx_type
 from .lowering_convolutions import spatial_axes, spread
-from .lowering_site import Site, register_lowering
+from .lowering_site import Site, Source, register_lowering
+from .lowering_sizes import AnySize, Size, same_size
 
 AXES: dict[Operator, int] = {
     **dict.fromkeys((F.max_pool1d, F.avg_pool1d, F.adaptive_avg_pool1d, F.adaptive_max_pool1d), 1),
@@ -50,6 +53,8 @@ def windows(site: Site, axes: int, dilation: int | Sequence[int] = 1) -> Windows
     kernel = spread(site.arg(1, "kernel_size"), axes)
     stride = spread(site.arg(2, "stride") or kernel, axes)
     before, steps = spread(site.arg(3, "padding", 0), axes), spread(dilation, axes)
+    if is_open(site):
+        return Windows(kernel, stride, before, before, steps)
     sizes = zip(site.result.shape[2:], site.x.tensor.shape[2:], strict=True)
     behind = [
         max(0, (made - 1) * s + (k - 1) * d + 1 - given - p)
@@ -66,6 +71,8 @@ def max_pool(site: Site) -> str:
     axes = AXES[site.call.op]
     found = windows(site, axes, site.arg(4, "dilation", 1))
     source, pads = site.name(site.x), found.pads
+    if is_open(site) and site.arg(5, "ceil_mode", False):
+        source, pads = _rounded_up(site, found, -math.inf), [0] * (2 * axes)
     if any(pad >= size for pad, size in zip(pads, found.kernel * 2, strict=True)):
         # ONNX Runtime takes no padding as wide as the kernel, which dilation can need.
         source, pads = _padded(site, pads, -math.inf), [0] * (2 * axes)
@@ -80,6 +87,11 @@ def average_pool(site: Site) -> str:
     found = windows(site, axes)
     settings = {"kernel_shape": found.kernel, "strides": found.stride}
     divisor = site.arg(6, "divisor_override")
+    if is_open(site) and site.arg(4, "ceil_mode", False):
+        return _average_rounded_up(site, found, divisor)
+    if is_open(site) and divisor is None:
+        counted = int(bool(site.arg(5, "count_include_pad", True)))
+        return site.emit("AveragePool", site.x, pads=found.pads, count_include_pad=counted, **settings)
     if divisor is not None:
         mean = site.emit("AveragePool", _padded(site, found.pads, 0.0), **settings)
         return site.emit("Mul", mean, site.operand(math.prod(found.kernel) / divisor, site.result.dtype))
@@ -89,6 +101,49 @@ def average_pool(site: Site) -> str:
     beyond = [max(0, behind - pad) for behind, pad in zip(found.behind, found.before, strict=True)]
     pads = [0] * axes + beyond
     return site.emit("AveragePool", _padded(site, found.before * 2, 0.0), pads=pads, count_include_pad=0, **settings)
+
+
+def is_open(site: Site) -> bool:
+    """Whether the size of an axis that is pooled over follows the inputs."""
+    return any(isinstance(size, Size) for size in site.x.sizes[2:])
+
+
+def _missing(site: Site, found: Windows, axis: int) -> Any:
+    """What the last window of an axis needs behind the last element where PyTorch rounds their number up."""
+    given, kernel, stride, before = site.x.sizes[axis + 2], found.kernel[axis], found.stride[axis], found.before[axis]
+    reach = (kernel - 1) * found.dilation[axis] + 1
+    room = site.calculated("Add", given, 2 * before - reach + stride - 1)
+    last = site.calculated("FloorDiv", room, stride)
+    # A window must begin at an element, or in the padding before the first one.
+    last = site.calculated("Min", last, site.calculated("FloorDiv", site.calculated("Add", given, before - 1), stride))
+    needed = site.calculated("Add", site.calculated("Mul", last, stride), reach - before)
+    return site.calculated("Max", site.calculated("Sub", needed, given), 0)
+
+
+def _rounded_up(site: Site, found: Windows, number: float, source: Source = None) -> str:
+    """The first argument, or `source` in its shape, with `number` wherever windows reach beyond it."""
+    behind = [_missing(site, found, axis) for axis in range(len(found.kernel))]
+    pads = site.ints([0, 0, *found.before, 0, 0, *behind])
+    return site.emit("Pad", source or site.x, pads, site.operand(number, site.result.dtype))
+
+
+def _average_rounded_up(site: Site, found: Windows, divisor: int | None) -> str:
+    """The mean of windows, divided by the mean of ones where there is something that counts."""
+    settings = {"kernel_shape": found.kernel, "strides": found.stride}
+    mean = site.emit("AveragePool", _rounded_up(site, found, 0.0), **settings)
+    if divisor is not None:
+        return site.emit("Mul", mean, site.operand(math.prod(found.kernel) / divisor, site.result.dtype))
+    one = site.emit("Expand", site.operand(1.0, site.result.dtype), site.shape(site.x))
+    if site.arg(5, "count_include_pad", True):
+        axes = len(found.kernel)
+        wide = site.ints([0, 0, *found.before, 0, 0, *found.before])
+        one = site.emit("Pad", one, wide, site.operand(1.0, site.result.dtype))
+        fewer = [site.calculated("Sub", _missing(site, found, axis), found.before[axis]) for axis in range(axes)]
+        rest = site.ints([0] * (axes + 4) + fewer)
+        ones = site.emit("Pad", one, rest, site.operand(0.0, site.result.dtype))
+    else:
+        ones = _rounded_up(site, found, 0.0, one)
+    return site.emit("Div", mean, site.emit("AveragePool", ones, **settings))
 
 
 def _padded(site: Site, pads: Sequence[int], number: float) -> str:
@@ -109,13 +164,29 @@ def adaptive_average_pool(site: Site) -> str:
         return site.emit("AveragePool", site.x, kernel_shape=kernel, strides=kernel)
     source, last = site.name(site.x), site.x.tensor.ndim - 1
     for axis in range(2, last + 1):
-        given, made = site.x.tensor.shape[axis], site.result.shape[axis]
-        if given != made:
-            source = _mixed(site, source, axis, averages(given, made).to(site.result.dtype))
+        given, made = site.x.sizes[axis], site.made[axis]
+        if not same_size(given, made):
+            source = _mixed(site, source, axis, _weights(site, given, made))
     return source
 
 
-def _mixed(site: Site, source: str, axis: int, weights: torch.Tensor) -> str:
+def _weights(site: Site, given: AnySize, made: AnySize) -> Source:
+    """The weights of `averages`; calculated in the graph if a size is dynamic."""
+    if isinstance(given, int) and isinstance(made, int):
+        return averages(given, made).to(site.result.dtype)
+    windows, entries = site.range(made), site.emit("Unsqueeze", site.range(given), site.ints([1]))
+    one, both = site.name(torch.tensor(1)), site.scalar(given)
+    number = site.ints([made])
+    start = site.emit("Div", site.emit("Mul", windows, both), number)
+    behind = site.emit("Mul", site.emit("Add", windows, one), both)
+    stop = site.emit("Div", site.emit("Sub", site.emit("Add", behind, number), one), number)
+    inside = site.emit("And", site.emit("GreaterOrEqual", entries, start), site.emit("Less", entries, stop))
+    kind = onnx_type(site.result.dtype, site.scope)
+    width = site.emit("Cast", site.emit("Sub", stop, start), to=kind)
+    return site.emit("Div", site.emit("Cast", inside, to=kind), width)
+
+
+def _mixed(site: Site, source: str, axis: int, weights: Source) -> str:
     """`source` with the entries of `axis` replaced by weighted sums of them."""
     order = list(range(site.x.tensor.ndim))
     order[axis], order[-1] = order[-1], order[axis]
@@ -146,5 +217,8 @@ def adaptive_max_pool(site: Site) -> str:
 def _equal_windows(site: Site) -> list[int] | None:
     """The kernel that, as its own stride, pools to the size that is wanted; ``None`` if there is none."""
     spatial_axes(site, AXES[site.call.op])
+    if is_open(site):
+        pairs = zip(site.x.sizes[2:], site.made[2:], strict=True)
+        return None if not all(made == 1 for _, made in pairs) else [1]
     sizes = list(zip(site.x.tensor.shape[2:], site.result.shape[2:], strict=True))
     return None if any(given % made for given, made in sizes) else [given // made for given, made in sizes]

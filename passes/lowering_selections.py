@@ -1,72 +1,24 @@
-"""Lowering of indexing, and of what takes tensors apart or puts them together."""
+"""Lowering of slices, and of what takes tensors apart or puts them together."""
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
-from .lowering_site import Site, Source, Value, batch_multiple, register_lowering
+from .lowering_site import Site, Source, register_lowering
+from .lowering_sizes import AnySize, Size, same_size
 
 END = torch.iinfo(torch.int64).max
 """Where a slice ends that takes all."""
 
-
-@register_lowering(operator.getitem)
-def getitem(site: Site) -> str:
-    """Integers, slices, ``None``, ``...`` and at most one vector of indices."""
-    index = site.call.args[1]
-    source, axis, added, dropped = site.name(site.x), 0, list[int](), list[int]()
-    picks = list(_spelled_out(site, index if isinstance(index, tuple) else (index,)))
-    source = _sliced(site, source, [pick for pick in picks if pick is not None])
-    for pick in picks:
-        if pick is None:
-            added.append(axis - len(dropped) + len(added))
-            continue
-        if isinstance(pick, int):
-            dropped.append(axis)
-        elif not isinstance(pick, slice):
-            source = site.emit("Gather", source, _indices(site, pick), axis=axis)
-        axis += 1
-    source = site.emit("Squeeze", source, site.ints(dropped)) if dropped else source
-    return site.emit("Unsqueeze", source, site.ints(added)) if added else source
+Cut = tuple[int, AnySize, AnySize, AnySize]
+"""An axis, where a slice of it starts and stops, and its step."""
 
 
-def _spelled_out(site: Site, index: Sequence[Any]) -> Iterator[Any]:
-    """What is done with each axis: a pick for each, and ``None`` where a new one is put in."""
-    vectors = [pick for pick in index if isinstance(pick, Value | Tensor | list)]
-    if len(vectors) > 1 or any(isinstance(pick, bool) for pick in index):
-        raise site.refuse("is indexed with a bool or with more than one vector")
-    taken = sum(pick is not None and pick is not Ellipsis for pick in index)
-    rest = [slice(None)] * (site.x.tensor.ndim - taken)
-    for pick in index:
-        if pick is Ellipsis:
-            yield from rest
-            rest = []
-        else:
-            yield pick
-    yield from rest
-
-
-def _sliced(site: Site, source: str, picks: Sequence[Any]) -> str:
-    """`source` cut where a pick is an integer or a slice that does not take all."""
-    axes: list[tuple[int, int, int, int]] = []
-    for axis, pick in enumerate(picks):
-        if isinstance(pick, int):
-            axes.append((axis, pick, END if pick == -1 else pick + 1, 1))
-        elif isinstance(pick, slice):
-            start, step = pick.start or 0, pick.step or 1
-            stop = END if pick.stop is None or pick.stop == site.x.tensor.shape[axis] else pick.stop
-            if (start, stop, step) != (0, END, 1):
-                axes.append((axis, start, stop, step))
-    return cut(site, source, axes)
-
-
-def cut(site: Site, source: Source, axes: Sequence[tuple[int, int, int, int]]) -> str:
+def cut(site: Site, source: Source, axes: Sequence[Cut]) -> str:
     """`source` with axes cut to (axis, start, stop, step)."""
     if not axes:
         return site.name(source)
@@ -74,27 +26,29 @@ def cut(site: Site, source: Source, axes: Sequence[tuple[int, int, int, int]]) -
     return site.emit("Slice", source, starts, stops, which, steps)
 
 
-def _indices(site: Site, pick: Any) -> Source:
-    """Integer indices; how many a mask picks is not known without running the model, so it never gets here."""
-    return pick if isinstance(pick, Value) else torch.as_tensor(pick)
+def picked(site: Site, source: Source, axis: int, place: AnySize) -> str:
+    """`source` with one entry left of an axis, which stays."""
+    if isinstance(place, Size):  # a slice that ends at -1 + 1 would be empty
+        return site.emit("Gather", source, site.ints([place]), axis=axis)
+    return cut(site, source, [(axis, place, END if place == -1 else place + 1, 1)])
 
 
 @register_lowering(torch.select)
 def select(site: Site) -> str:
     """One entry of an axis, which disappears."""
-    axis, place = site.arg(1, "dim") % site.x.tensor.ndim, site.arg(2, "index")
-    one = cut(site, site.x, [(axis, place, END if place == -1 else place + 1, 1)])
-    return site.emit("Squeeze", one, site.ints([axis]))
+    axis = site.arg(1, "dim") % site.x.tensor.ndim
+    return site.emit("Squeeze", picked(site, site.x, axis, site.arg(2, "index")), site.ints([axis]))
 
 
 @register_lowering(torch.narrow)
 def narrow(site: Site) -> str:
     """A run of entries of an axis."""
     axis, start, length = site.arg(1, "dim") % site.x.tensor.ndim, site.arg(2, "start"), site.arg(3, "length")
-    if start < 0:
-        start += site.x.tensor.shape[axis]
-    stop = END if start + length == site.x.tensor.shape[axis] else start + length
-    return cut(site, site.x, [(axis, start, stop, 1)])
+    size = site.x.sizes[axis]
+    if not isinstance(start, Size) and start < 0:
+        start = site.calculated("Add", start, size)
+    stop = site.calculated("Add", start, length)
+    return cut(site, site.x, [(axis, start, END if same_size(stop, size) else stop, 1)])
 
 
 @register_lowering(torch.index_select)
@@ -130,17 +84,27 @@ def stack(site: Site) -> str:
 @register_lowering(torch.chunk, torch.split, torch.tensor_split, torch.split_with_sizes)
 def split(site: Site) -> tuple[str, ...]:
     """Parts of the sizes that PyTorch gives them."""
+    asked = site.arg(1, "split_size_or_sections", site.arg(1, "split_size", site.arg(1, "split_sizes")))
+    if isinstance(asked, list | tuple) and site.call.op is not torch.tensor_split:
+        return _split(site, site.arg(2, "dim", 0), asked)
     axis = site.arg(2, "dim", 0)
-    return _split(site, axis, [part.shape[axis] for part in site.result])
+    pairs = zip(site.result, site.twin, strict=True)
+    if all(part.shape[axis] == other.shape[axis] for part, other in pairs):
+        return _split(site, axis, [part.shape[axis] for part in site.result])
+    if site.call.op is not torch.chunk:
+        raise site.refuse("takes an axis apart whose size is not fixed")
+    return site.emit_many("Split", [_whole(site)], len(site.result), axis=axis, num_outputs=len(site.result))
 
 
-def _split(site: Site, axis: int, sizes: Sequence[int]) -> tuple[str, ...]:
-    source: Value = site.arg(0, "input") or site.arg(0, "tensor")  # torch.split calls it otherwise than all others
-    if len(sizes) > 1 and batch_multiple(source.tensor.shape[axis]):
-        raise site.refuse("takes the batch apart, whose size is not fixed")
+def _whole(site: Site) -> Source:
+    found: Source = site.arg(0, "input") or site.arg(0, "tensor")  # torch.split calls it otherwise than all others
+    return found
+
+
+def _split(site: Site, axis: int, sizes: Sequence[AnySize]) -> tuple[str, ...]:
     if len(sizes) == 1:
-        return (site.name(source),)
-    return site.emit_many("Split", [source, site.ints(sizes)], len(sizes), axis=axis)
+        return (site.name(_whole(site)),)
+    return site.emit_many("Split", [_whole(site), site.ints(sizes)], len(sizes), axis=axis)
 
 
 @register_lowering(torch.unbind)
@@ -153,15 +117,30 @@ def unbind(site: Site) -> tuple[str, ...]:
 
 @register_lowering(torch.roll)
 def roll(site: Site) -> str:
-    """Shifted along axes; what leaves at one end comes in at the other."""
+    """Shifted along axes; what leaves at one end comes in at the other. Without axes all entries are one row."""
     shifts, axes = site.arg(1, "shifts"), site.arg(2, "dims")
-    shifts, axes = ([one] if isinstance(one, int) else list(one or ()) for one in (shifts, axes))
+    shifts, axes = ([one] if isinstance(one, int | Size) else list(one or ()) for one in (shifts, axes))
     if not axes:
-        raise site.refuse("rolls all axes as one")
+        row = site.emit("Reshape", site.x, site.ints([-1]))
+        return site.emit("Reshape", _rolled(site, row, 0, shifts[0], site.product(site.x.sizes)), site.shape(site.x))
     source = site.name(site.x)
     for shift, axis in zip(shifts, axes, strict=True):
-        start = -shift % site.x.tensor.shape[axis]
-        if start:
-            parts = [cut(site, source, [(axis, start, END, 1)]), cut(site, source, [(axis, 0, start, 1)])]
-            source = site.emit("Concat", *parts, axis=axis)
+        source = _rolled(site, source, axis, shift, site.x.sizes[axis])
     return source
+
+
+def _rolled(site: Site, source: str, axis: int, shift: AnySize, size: AnySize) -> str:
+    start = site.calculated("Mod", site.calculated("Sub", 0, shift), size)
+    if isinstance(start, int) and start == 0:
+        return source
+    parts = [cut(site, source, [(axis, start, END, 1)]), cut(site, source, [(axis, 0, start, 1)])]
+    return site.emit("Concat", *parts, axis=axis)
+
+
+@register_lowering(torch.flip)
+def flip(site: Site) -> str:
+    """Axes in the reverse order of their entries."""
+    given = site.arg(1, "dims")
+    axes = list(given) if isinstance(given, list | tuple) else list(site.call.args[1:])
+    axes = [axis % site.x.tensor.ndim for axis in axes]
+    return cut(site, site.x, [(axis, -1, -END, -1) for axis in axes])

@@ -11,13 +11,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from .calls import CONVOLUTIONS, DROPOUTS, Call, Operator, identity, writes_in_place
+from .calls import CONVOLUTIONS, DROPOUTS, Call, Operator, identity, recurrent, writes_in_place
 from .lowering_site import Value
 
 Shape = tuple[int, ...]
-ShapeOf = Callable[[Call, Tensor], Shape | None]
+Given = Callable[[Value], Tensor]
+"""The tensor of an argument at the sizes that are being tried."""
+ShapeOf = Callable[[Call, Tensor, Given], Shape | None]
 """The shape that a call gives for its first argument; ``None`` if PyTorch is to say it."""
 
 SHAPE_KEEPERS = frozenset(
@@ -30,7 +32,7 @@ HANDED_ON = frozenset({identity, *DROPOUTS})
 """Operators of modules that return their input itself in eval mode."""
 
 
-def quick_result(call: Call, given: Callable[[Value], Tensor]) -> Tensor | None:
+def quick_result(call: Call, given: Given) -> Any:
     """What `call`, whose arguments are resolved, returns on the meta device; ``None`` if it has to be run there.
 
     `given` has the tensor of each argument; one that a call writes into is written into.
@@ -38,6 +40,8 @@ def quick_result(call: Call, given: Callable[[Value], Tensor]) -> Tensor | None:
     first = call.argument(0, "input")
     if not isinstance(first, Value) or first.constant:
         return None
+    if call.op is recurrent:
+        return recurrent_result(call, given) if _fits(call) else None
     is_module = call.node.op == "call_module"
     if is_module and call.op in HANDED_ON:
         return given(first)
@@ -47,8 +51,35 @@ def quick_result(call: Call, given: Callable[[Value], Tensor]) -> Tensor | None:
     rule = SHAPES.get(call.op)
     if rule is None or writes_in_place(call.node) or not _plain(call):
         return None
-    shape = rule(call, first.tensor)
-    return None if shape is None else torch.empty(shape, dtype=first.tensor.dtype, device="meta")
+    found = given(first)
+    shape = rule(call, found, given)
+    return None if shape is None else torch.empty(shape, dtype=found.dtype, device="meta")
+
+
+def recurrent_result(call: Call, given: Given) -> Any:
+    """What a recurrent layer or cell returns: PyTorch takes step for step on the meta device."""
+    x, layer = given(call.args[0]), call.kwargs["layer"]
+    size = layer.hidden_size
+
+    def made(*shape: int) -> Tensor:
+        return torch.empty(shape, dtype=x.dtype, device="meta")
+
+    if isinstance(layer, nn.RNNCellBase):
+        one = made(*x.shape[:-1], size)
+        return (one, made(*one.shape)) if isinstance(layer, nn.LSTMCell) else one
+    ways = 2 if layer.bidirectional else 1
+    batch = [] if x.ndim == 2 else [x.shape[0 if layer.batch_first else 1]]
+    states = [made(ways * layer.num_layers, *batch, size) for _ in range(2)]
+    return made(*x.shape[:-1], ways * size), tuple(states) if isinstance(layer, nn.LSTM) else states[0]
+
+
+def _fits(call: Call) -> bool:
+    """Whether a recurrent layer gets what it takes; else PyTorch is to say what is wrong."""
+    layer = call.kwargs["layer"]
+    x = call.args[0] if call.args else None
+    dims = (1, 2) if isinstance(layer, nn.RNNCellBase) else (2, 3)
+    fits = isinstance(x, Value) and x.tensor.ndim in dims and x.tensor.shape[-1] == layer.input_size
+    return fits and not getattr(layer, "proj_size", 0)
 
 
 def _plain(call: Call) -> bool:
@@ -57,9 +88,12 @@ def _plain(call: Call) -> bool:
     return len(dtypes) == 1 and dtypes.pop().is_floating_point and "out" not in call.kwargs
 
 
-def _tensor(call: Call, position: int, name: str) -> Tensor | None:
+def _tensor(call: Call, given: Given, position: int, name: str) -> Tensor | None:
+    """An argument, of which only the shape is read: what does not depend on the inputs is as it is."""
     found = call.argument(position, name)
-    return found.tensor if isinstance(found, Value) else None
+    if not isinstance(found, Value):
+        return None
+    return found.tensor if found.constant else given(found)
 
 
 def _spread(setting: Any, axes: int) -> Sequence[int] | None:
@@ -69,8 +103,8 @@ def _spread(setting: Any, axes: int) -> Sequence[int] | None:
     return setting if isinstance(setting, list | tuple) and len(setting) == axes else None
 
 
-def _convolution(call: Call, x: Tensor) -> Shape | None:
-    weight = _tensor(call, 1, "weight")
+def _convolution(call: Call, x: Tensor, given: Given) -> Shape | None:
+    weight = _tensor(call, given, 1, "weight")
     if weight is None or x.ndim != weight.ndim or x.shape[1] != weight.shape[1] * call.argument(6, "groups", 1):
         return None
     wanted = ((3, "stride", 1), (4, "padding", 0), (5, "dilation", 1))
@@ -84,29 +118,29 @@ def _convolution(call: Call, x: Tensor) -> Shape | None:
     return (x.shape[0], weight.shape[0], *made) if min(made, default=1) > 0 else None
 
 
-def _linear(call: Call, x: Tensor) -> Shape | None:
-    weight = _tensor(call, 1, "weight")
+def _linear(call: Call, x: Tensor, given: Given) -> Shape | None:
+    weight = _tensor(call, given, 1, "weight")
     fits = weight is not None and weight.ndim == 2 and x.ndim > 1 and x.shape[-1] == weight.shape[1]
     return (*x.shape[:-1], weight.shape[0]) if weight is not None and fits and x.is_contiguous() else None
 
 
-def _elementwise(call: Call, x: Tensor) -> Shape | None:
+def _elementwise(call: Call, x: Tensor, given: Given) -> Shape | None:
     """Of two tensors of one shape: with others, sizes and dtypes may be those of the other."""
-    other = _tensor(call, 1, "other")
+    other = _tensor(call, given, 1, "other")
     same = other is not None and other.shape == x.shape and x.is_contiguous() and other.is_contiguous()
     return tuple(x.shape) if same else None
 
 
-def _layer_norm(call: Call, x: Tensor) -> Shape | None:
+def _layer_norm(call: Call, x: Tensor, given: Given) -> Shape | None:
     """Its result is contiguous, whatever the input is."""
     sizes = call.argument(1, "normalized_shape")
     fits = isinstance(sizes, list | tuple) and tuple(x.shape[-len(sizes) :]) == tuple(sizes)
     return tuple(x.shape) if fits else None
 
 
-def _attention(call: Call, query: Tensor) -> Shape | None:
+def _attention(call: Call, query: Tensor, given: Given) -> Shape | None:
     """Its result is contiguous, whatever the inputs are."""
-    key, value = _tensor(call, 1, "key"), _tensor(call, 2, "value")
+    key, value = _tensor(call, given, 1, "key"), _tensor(call, given, 2, "value")
     if key is None or value is None or query.ndim < 3 or call.argument(3, "attn_mask") is not None:
         return None
     fits = query.shape[:-2] == key.shape[:-2] == value.shape[:-2] and query.shape[-1] == key.shape[-1]

@@ -1,27 +1,39 @@
 """What a lowering rule sees of one call, and the table of rules.
 
-While a graph is lowered its tensors live on the meta device, where only shapes and dtypes are computed, and its batch
-is the large prime `BATCH`: a size that is a multiple of it stays dynamic in the ONNX graph, every other one is fixed.
-What does not depend on the inputs is really computed and becomes a stored tensor.
+While a graph is lowered its tensors live on the meta device, where only shapes and dtypes are computed, at two sets of
+sizes of its dynamic axes: a size that differs stays dynamic in the ONNX graph, every other one is fixed. What does not
+depend on the inputs is really computed and becomes a stored tensor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
+from onnx import TensorProto
 from torch import Tensor, nn
 from torch.fx import Node
+from torch.fx.node import map_aggregate
 
 from .calls import Call, Operator
 from .errors import LoweringError, RuleError
 from .lowering_builder import OnnxBuilder, onnx_type
 from .lowering_simplify import through_reshapes, through_transposes
+from .lowering_sizes import AnySize, Size, size_of
 
-BATCH = 1_299_709
-"""The batch while lowering: a prime that no axis of a model has as a factor, or comes near to, by accident."""
+
+class Memory:
+    """The memory that a value and all its views share: how often it was written, and what it holds then."""
+
+    __slots__ = ("root", "version")
+
+    def __init__(self) -> None:
+        self.version = 0
+        self.root: Value | None = None
+        """All of it, as it is after the last write; ``None`` before the first."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,11 +46,25 @@ class Value:
     """Its name in the ONNX graph; what it should be called there if it is not stored yet."""
     state: bool = False
     """Whether it is a parameter or buffer of the model."""
+    twin: Tensor | None = None
+    """The tensor at the other set of sizes; ``None`` if it does not depend on the inputs."""
+    memory: Memory = field(default_factory=Memory, repr=False)
+    steps: tuple[Any, ...] = ()
+    """How it is seen as a view of the memory, operator for operator."""
+    version: int = 0
+    """Which version of the memory it shows."""
 
     @property
     def constant(self) -> bool:
         """Whether its numbers are known."""
         return not self.tensor.is_meta
+
+    @property
+    def sizes(self) -> list[AnySize]:
+        """Its shape: an integer for each fixed axis, a `Size` for each dynamic one."""
+        twin = self.tensor if self.twin is None else self.twin
+        pairs = enumerate(zip(self.tensor.shape, twin.shape, strict=True))
+        return [size_of(one, other, (self.name, axis)) for axis, (one, other) in pairs]
 
 
 Source: TypeAlias = "Value | Tensor | str | None"
@@ -48,14 +74,19 @@ Source: TypeAlias = "Value | Tensor | str | None"
 class Site:
     """One call in the middle of being lowered.
 
-    The arguments of `call` are resolved: a tensor is a `Value`, everything else is the plain Python value.
+    The arguments of `call` are resolved: a tensor is a `Value`, a number that follows the sizes of the inputs is a
+    `Size`, everything else is the plain Python value.
     """
 
-    def __init__(self, builder: OnnxBuilder, call: Call, result: Any, scope: str, root: nn.Module) -> None:
+    def __init__(
+        self, builder: OnnxBuilder, call: Call, result: Any, scope: str, root: nn.Module, twin: Any = None
+    ) -> None:
         self.builder = builder
         self.call = call
         self.result = result
         """What PyTorch returns for the call: tensors on the meta device."""
+        self.twin = result if twin is None else twin
+        """What PyTorch returns at the other set of sizes."""
         self.scope = scope
         """The path of the module, or the name of the node, that nodes and errors are named after."""
         self.root = root
@@ -107,51 +138,169 @@ class Site:
         return self.builder.initializer(source.tensor, source.name, copy=not source.state)
 
     def operand(self, given: Any, dtype: torch.dtype) -> str:
-        """A tensor or Python number as an operand of `dtype`: cast or stored as needed."""
+        """A tensor or number as an operand of `dtype`: cast or stored as needed."""
         if isinstance(given, Value):
             same = given.tensor.dtype == dtype
             return self.name(given) if same else self.emit("Cast", given, to=onnx_type(dtype, self.scope))
-        if isinstance(given, int) and batch_multiple(given):
-            raise self.refuse("computes with the size of the batch")
+        if isinstance(given, Size):
+            return self.emit("Cast", self.scalar(given), to=onnx_type(dtype, self.scope))
         if not isinstance(given, bool | int | float):
             raise self.refuse(f"{given!r} is neither a tensor nor a number")
         return self.name(torch.tensor(given, dtype=dtype))
 
-    def ints(self, numbers: Sequence[int]) -> str:
-        """A stored vector of integers: axes, sizes, starts; none of them may depend on the batch."""
-        if any(batch_multiple(number) for number in numbers):
-            raise self.refuse("needs the size of the batch where ONNX wants a fixed number")
-        return self.name(torch.tensor(list(numbers), dtype=torch.int64))
+    @property
+    def made(self) -> list[AnySize]:
+        """The shape of the result, a single tensor: its dynamic sizes are still to be found in the graph."""
+        return [size_of(one, other) for one, other in zip(self.result.shape, self.twin.shape, strict=True)]
 
-    def sizes(self, sizes: Sequence[int]) -> str:
-        """A vector of sizes, computed from the graph's input where they are multiples of the batch."""
-        if not any(batch_multiple(size) for size in sizes):
-            return self.ints(sizes)
-        batch = self.emit("Shape", self.builder.batched, start=0, end=1)
-        parts = [self._size(size, batch) for size in sizes]
+    def ints(self, numbers: Sequence[AnySize]) -> str:
+        """A vector of integers, such as axes or sizes: stored if all are fixed, and else computed from the inputs."""
+        if not any(isinstance(number, Size) for number in numbers):
+            return self.name(torch.tensor(list(numbers), dtype=torch.int64))
+        parts = [self._vector(part) for part in _runs(numbers)]
         return parts[0] if len(parts) == 1 else self.emit("Concat", *parts, axis=0)
 
-    def _size(self, size: int, batch: str) -> str:
-        count = batch_multiple(size)
-        if not count:
-            return self.ints([size])
-        return batch if count == 1 else self.emit("Mul", batch, self.ints([count]))
+    def _vector(self, part: Size | list[int]) -> str:
+        if not isinstance(part, Size):
+            return self.ints(part)
+        if not part.whole:
+            raise self.refuse("needs a whole number where the size is a fraction")
+        if part.name is not None:
+            return part.name
+        if part.of is not None:
+            return self.builder.axis_size(*part.of, self.scope)
+        return self._vector(self._found(part))
+
+    def scalar(self, size: AnySize) -> str:
+        """A size as a tensor without axes."""
+        if not isinstance(size, Size):
+            return self.name(torch.tensor(size))
+        name = self._vector(size) if size.whole else str(size.name)
+        return self.emit("Squeeze", name, self.ints([0]))
+
+    def _found(self, size: Size) -> Size:
+        """`size` with its place: it is that of an operand or of an input, a multiple of one, or a product of two."""
+        known = {one.pair: one for one in self._known_sizes()}
+        if size.pair in known:
+            return known[size.pair]
+        for one in known.values():
+            for other in known.values():
+                factor, rest = divmod(size.sample, one.sample * other.sample)
+                if not rest and size.twin == factor * one.twin * other.twin:
+                    product = self.calculated("Mul", self.calculated("Mul", one, other), factor)
+                    return product if isinstance(product, Size) else size
+            factor, rest = divmod(size.sample, one.sample)
+            if not rest and size.twin == factor * one.twin:
+                product = self.calculated("Mul", one, factor)
+                return product if isinstance(product, Size) else size
+        raise self.refuse("makes a size that follows the inputs in a way that is not known")
+
+    def _known_sizes(self) -> Iterator[Size]:
+        found: list[Any] = []
+        map_aggregate([list(self.call.args), dict(self.call.kwargs)], found.append)
+        for leaf in found:
+            if isinstance(leaf, Value):
+                yield from (size for size in leaf.sizes if isinstance(size, Size))
+            elif isinstance(leaf, Size) and leaf.whole:
+                yield leaf
+        yield from self.builder.dims
+
+    def calculated(self, op_type: str, first: Any, second: Any) -> Any:
+        """`first` and `second`, of which each is a number or a `Size`, under an operator of `ARITHMETIC`."""
+        function = ARITHMETIC[op_type]
+        samples = [(one.sample, one.twin) if isinstance(one, Size) else (one, one) for one in (first, second)]
+        sample, twin = (function(*pair) for pair in zip(*samples, strict=True))
+        if not (isinstance(first, Size) or isinstance(second, Size)):
+            return sample
+        whole = isinstance(sample, int)
+        left, right = (self._number(one, whole) for one in (first, second))
+        if op_type == "FloorDiv" and whole:
+            # ONNX cuts the fraction off, PyTorch rounds down: they differ below zero.
+            return Size(sample, twin, self.emit("Div", self.emit("Sub", left, self.emit("Mod", left, right)), right))
+        name = self.emit("Div" if op_type == "FloorDiv" else op_type, left, right)
+        return Size(sample, twin, self.emit("Floor", name) if op_type == "FloorDiv" else name)
+
+    def _number(self, given: Any, whole: bool) -> str:
+        """A vector of one entry, of int64 or of float32."""
+        if not isinstance(given, Size):
+            return self.name(torch.tensor([given], dtype=torch.int64 if whole else torch.float32))
+        name = self._vector(given) if given.whole else str(given.name)
+        return self.emit("Cast", name, to=TensorProto.FLOAT) if given.whole and not whole else name
+
+    def product(self, sizes: Sequence[AnySize]) -> AnySize:
+        """The product of sizes."""
+        result: AnySize = math.prod(size for size in sizes if isinstance(size, int))
+        for size in sizes:
+            if isinstance(size, Size):
+                result = size if result == 1 else self.calculated("Mul", size, result)
+        return result
+
+    def range(self, stop: AnySize) -> str:
+        """All integers from 0 to before `stop`."""
+        if not isinstance(stop, Size):
+            return self.name(torch.arange(stop))
+        zero, one = (self.name(torch.tensor(number)) for number in (0, 1))
+        return self.emit("Range", zero, self.scalar(stop), one)
+
+    def shape(self, source: Value) -> str:
+        """The shape of `source` as a vector: stored if it is fixed."""
+        sizes = source.sizes
+        return self.emit("Shape", source) if any(isinstance(one, Size) for one in sizes) else self.ints(sizes)
+
+    def derived(self, op: Operator, *args: Any, **kwargs: Any) -> Site:
+        """The site of another operator on given arguments, whose result is computed here on the meta device."""
+        call = Call(self.node, op, args, kwargs)
+        results = [map_aggregate([list(args), dict(kwargs)], lambda leaf, n=n: _meta(leaf, n)) for n in (0, 1)]
+        function = op if callable(op) else lambda first, *rest, **named: getattr(first, str(op))(*rest, **named)
+        with torch.device("meta"):
+            result, twin = (function(*one[0], **one[1]) for one in results)
+        return Site(self.builder, call, result, self.scope, self.root, twin)
+
+    def at(self, op: Operator, first: Value, *rest: Any) -> Site:
+        """The site of another operator, whose result has the shape of `first`."""
+        return Site(self.builder, Call(self.node, op, (first, *rest)), first.tensor, self.scope, self.root, first.twin)
+
+    def lowered(self, op: Operator, *args: Any, **kwargs: Any) -> Value:
+        """The value of another operator, lowered by its own rule."""
+        site = self.derived(op, *args, **kwargs)
+        names = LOWERING[op](site)
+        name = names if isinstance(names, str) else names[0]
+        return Value(site.result, name, twin=site.twin)
+
+    def positions(self, source: Value) -> Value:
+        """The number of each entry of `source` in row-major order, in its shape."""
+        if all(isinstance(size, int) for size in source.sizes):
+            tensor = torch.arange(source.tensor.numel()).reshape(source.tensor.shape)
+            return Value(tensor.to("meta"), self.name(tensor), twin=tensor.to("meta"))
+        zero, one = (self.name(torch.tensor(number)) for number in (0, 1))
+        row = self.emit("Range", zero, self.emit("Size", source), one)
+        return self.like(source, self.emit("Reshape", row, self.shape(source)), torch.int64)
+
+    def like(self, source: Value, name: str, dtype: torch.dtype | None = None) -> Value:
+        """A value of the shape of `source` that is called `name`."""
+        tensors = [one if one is None else torch.empty(one.shape, dtype=dtype or one.dtype, device="meta") for one in
+                   (source.tensor, source.twin)]
+        return Value(tensors[0], name, twin=tensors[1] if tensors[1] is not None else tensors[0])
 
     def transpose(self, source: Source, perm: Sequence[int]) -> str:
         """`source` with its axes in the order `perm`: no node if that is theirs, one for several in a row."""
         name, order = through_transposes(self.builder.producer, self.name(source), perm)
         return name if order == sorted(order) else self.emit("Transpose", name, perm=order)
 
-    def reshape(self, source: Source, sizes: Sequence[int]) -> str:
+    def reshape(self, source: Source, sizes: Sequence[AnySize]) -> str:
         """`source` viewed with `sizes`: no node if they are its own, one for several in a row."""
-        if isinstance(source, Value) and tuple(source.tensor.shape) == tuple(sizes):
+        if isinstance(source, Value) and _pairs(source.sizes) == _pairs(sizes):
             return self.name(source)
-        source = through_reshapes(self.builder.producer, self.name(source))
-        dynamic = [bool(batch_multiple(size)) for size in sizes]
-        if sum(dynamic) > 1:
-            return self.emit("Reshape", source, self.sizes(sizes))
-        fixed = [-1 if free else size for size, free in zip(sizes, dynamic, strict=True)]
-        return self.emit("Reshape", source, self.ints(fixed))
+        free = [axis for axis, size in enumerate(sizes) if isinstance(size, Size)]
+        if len(free) <= 1:
+            fixed = [-1 if axis in free else size for axis, size in enumerate(sizes)]
+            return self.emit("Reshape", through_reshapes(self.builder.producer, self.name(source)), self.ints(fixed))
+        kept = _kept(source, sizes)
+        rest = [axis for axis in free if axis not in kept]
+        wanted = [0 if axis in kept else size for axis, size in enumerate(sizes)]
+        if rest:  # the last one follows from all others
+            wanted[rest[-1]] = -1
+        return self.emit("Reshape", source, self.ints(wanted))
 
     def refuse(self, reason: str) -> LoweringError:
         """The error that this call cannot be lowered for `reason`, to be raised."""
@@ -177,17 +326,55 @@ def register_lowering(*ops: Operator) -> Callable[[Rule], Rule]:
     return register
 
 
-def batch_multiple(size: int) -> int:
-    """How many times the batch `size` is; 0 if it does not depend on the batch."""
-    return size // BATCH if size % BATCH == 0 else 0
+ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
+    "Add": lambda a, b: a + b,
+    "Sub": lambda a, b: a - b,
+    "Mul": lambda a, b: a * b,
+    "FloorDiv": lambda a, b: a // b,
+    "Div": lambda a, b: a / b,
+    "Mod": lambda a, b: a % b,
+    "Pow": lambda a, b: a**b,
+    "Max": max,
+    "Min": min,
+}
+"""What can be calculated with sizes: ONNX' operators, and what they do."""
 
 
-def is_made_of_batch(size: int) -> bool:
-    """Whether a size that is no multiple of the batch must come from it all the same, as in ``x[1:]`` or ``x[::2]``."""
-    if size < BATCH // 16 or batch_multiple(size):
-        return False
-    rests = (size * step % BATCH for step in range(1, 9))
-    return any(min(rest, BATCH - rest) <= 64 for rest in rests)
+def _pairs(sizes: Sequence[AnySize]) -> list[Any]:
+    return [size.pair if isinstance(size, Size) else size for size in sizes]
+
+
+def _runs(numbers: Sequence[AnySize]) -> Iterator[Size | list[int]]:
+    """Dynamic sizes one by one, and fixed ones together as far as they stand side by side."""
+    fixed: list[int] = []
+    for number in numbers:
+        if not isinstance(number, Size):
+            fixed.append(number)
+            continue
+        if fixed:
+            yield fixed
+        yield number
+        fixed = []
+    if fixed:
+        yield fixed
+
+
+def _kept(source: Source, sizes: Sequence[AnySize]) -> set[int]:
+    """The dynamic axes of a view that are those of `source` at the same place: ONNX copies them for a 0."""
+    if not isinstance(source, Value) or any(size == 0 for size in sizes):
+        return set()
+    both = enumerate(zip(_pairs(source.sizes), _pairs(sizes), strict=False))
+    return {axis for axis, (one, other) in both if one == other and isinstance(other, tuple)}
+
+
+def _meta(leaf: Any, twin: int) -> Any:
+    if isinstance(leaf, Size):
+        return leaf.twin if twin else leaf.sample
+    if isinstance(leaf, Tensor):
+        return leaf.to("meta")
+    if not isinstance(leaf, Value):
+        return leaf
+    return torch.empty_like(leaf.twin if twin and leaf.twin is not None else leaf.tensor, device="meta")
 
 
 def operator_name(op: Any) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from .lowering_simplify import through_reshapes
 from .lowering_site import Site, register_lowering
+from .lowering_sizes import AnySize, Size, same_size
 
 
 @register_lowering(
@@ -18,15 +21,42 @@ from .lowering_site import Site, register_lowering
     "reshape_as",
 )
 def reshape(site: Site) -> str:
-    """To the shape that PyTorch gives the result; a batch in it stays dynamic wherever it is.
+    """To the shape that PyTorch gives the result; a dynamic axis in it stays dynamic wherever it is.
 
     So ``squeeze()`` keeps the batch, where PyTorch drops it if it happens to be 1.
     """
     given, made, name = site.x.tensor, site.result, site.name(site.x)
+    if given.dtype != made.dtype:
+        raise site.refuse(f"shows the memory of {given.dtype} as {made.dtype}")
     rows = site.call.op is torch.flatten and given.ndim > made.ndim == 2 and made.shape[0] == given.shape[0]
     if rows and through_reshapes(site.builder.producer, name) == name:
         return site.emit("Flatten", name, axis=1)
-    return site.reshape(site.x, made.shape)
+    sizes = site.made
+    if site.call.op is torch.reshape:
+        sizes = _asked(site, sizes)
+    elif site.call.op in ("view_as", "reshape_as"):
+        sizes = site.value(1, "other").sizes
+    elif site.call.op in (torch.squeeze, torch.unsqueeze) and sum(isinstance(size, Size) for size in sizes) > 1:
+        return _axes_of_one(site)
+    return site.reshape(site.x, sizes)
+
+
+def _asked(site: Site, made: Sequence[AnySize]) -> list[AnySize]:
+    """The sizes that the call names, with their places in the graph; ``-1`` is the size that it stands for."""
+    given = site.arg(1, "shape", site.arg(1, "size"))
+    asked = list(given) if isinstance(given, list | tuple) else list(site.call.args[1:])
+    return [one if isinstance(one, Size) else size for one, size in zip(asked, made, strict=True)]
+
+
+def _axes_of_one(site: Site) -> str:
+    """Axes of size one put in or taken out where several others are dynamic."""
+    if site.call.op is torch.unsqueeze:
+        return site.emit("Unsqueeze", site.x, site.ints([site.arg(1, "dim") % site.result.ndim]))
+    given = site.arg(1, "dim")
+    dims = range(site.x.tensor.ndim) if given is None else [given] if isinstance(given, int) else given
+    sizes = site.x.sizes
+    gone = [axis % len(sizes) for axis in dims if sizes[axis] == 1]
+    return site.emit("Squeeze", site.x, site.ints(gone)) if gone else site.name(site.x)
 
 
 @register_lowering(torch.permute)
@@ -82,18 +112,30 @@ def movedim(site: Site) -> str:
 def expand(site: Site) -> str:
     """Repeated along axes of size one and along new axes in front."""
     new = site.result.ndim - site.x.tensor.ndim
-    sizes = list(site.result.shape)
-    for axis, given in enumerate(site.x.tensor.shape):
-        # ONNX keeps an axis that is expanded to 1 as it is.
-        sizes[new + axis] = 1 if given == sizes[new + axis] else sizes[new + axis]
-    return site.emit("Expand", site.x, site.sizes(sizes))
+    sizes, asked = site.made, _sizes_of_expand(site)
+    for axis, size in enumerate(sizes):
+        given = site.x.sizes[axis - new] if axis >= new else None
+        if given is not None and same_size(given, size):
+            sizes[axis] = 1  # ONNX keeps an axis that is expanded to 1 as it is
+        elif isinstance(asked[axis], Size):
+            sizes[axis] = asked[axis]
+    return site.emit("Expand", site.x, site.ints(sizes))
+
+
+def _sizes_of_expand(site: Site) -> list[AnySize]:
+    if site.call.op == "expand_as":
+        return site.value(1, "other").sizes
+    given = site.arg(1, "size", site.arg(1, "shape"))
+    return list(given) if isinstance(given, list | tuple) else list(site.call.args[1:])
 
 
 @register_lowering("repeat", torch.tile)
 def repeat(site: Site) -> str:
     """Copies one behind the other, along each axis."""
-    shape = site.x.tensor.shape
-    padded = [1] * (site.result.ndim - len(shape)) + list(shape)
-    source = site.name(site.x) if len(padded) == len(shape) else site.reshape(site.x, padded)
-    times = [made // given for made, given in zip(site.result.shape, padded, strict=True)]
-    return site.emit("Tile", source, site.sizes(times))
+    given = site.arg(1, "repeats", site.arg(1, "dims"))
+    times = list(given) if isinstance(given, list | tuple) else list(site.call.args[1:])
+    dims = site.x.tensor.ndim
+    times = [1] * (dims - len(times)) + times
+    new = len(times) - dims
+    source = site.emit("Unsqueeze", site.x, site.ints(range(new))) if new else site.name(site.x)
+    return site.emit("Tile", source, site.ints(times))

@@ -7,6 +7,7 @@ import operator
 import types
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import count, repeat
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,11 +15,14 @@ from torch.fx import Graph, GraphModule, Node, Proxy, Tracer
 from torch.fx.node import map_aggregate
 from torch.fx.proxy import GraphAppendingTracer
 
-from .calls import Call, TensorRef, call_of
+from .calls import RECURRENT, Call, TensorRef, call_of, recurrent
 from .errors import LoweringError, RuleError
 from .lowering_builder import OnnxBuilder
 from .lowering_execution import Execution, leaves
-from .lowering_site import LOWERING, Site, Value, is_made_of_batch, operator_name
+from .lowering_numbers import calculated
+from .lowering_site import LOWERING, Site, Value, operator_name
+from .lowering_sizes import Size
+from .lowering_writes import Step, Writes
 
 REMEDY = "give it a rule with bnas.passes.lowering.register_lowering"
 
@@ -35,13 +39,6 @@ class Scope:
         return self.prefix + str(node.target if node.op == "call_module" else node.name)
 
 
-@dataclass(frozen=True)
-class Stale:
-    """A tensor that shares memory with one that was written in place, but has another shape."""
-
-    writer: str
-
-
 class GraphWalk:
     """Lowers graphs into one builder; the modules that they belong to stay as they are."""
 
@@ -49,6 +46,7 @@ class GraphWalk:
         self._builder = builder
         self._env: dict[Node, Any] = {}
         self._state: dict[int, Value] = {}
+        self._writes = Writes(self._again)
 
     def run(self, scope: Scope, graph: Graph, inputs: Sequence[Any]) -> Any:
         """Lower `graph` on resolved `inputs` and return its output, with a `Value` for each tensor."""
@@ -61,11 +59,11 @@ class GraphWalk:
                 self._env[node] = self._attribute(scope, str(node.target))
             elif node.op == "output":
                 return self._resolve(scope, node.args[0])
-            else:
+            elif not _only_checks(node):
                 self._env[node] = self._call(scope, node)
             for read in node.all_input_nodes:
                 if last_reader[read] is node:
-                    del self._env[read]  # what is written in place is looked for among the values still to be read
+                    self._env.pop(read, None)
         return None
 
     def _attribute(self, scope: Scope, name: str) -> Any:
@@ -85,77 +83,99 @@ class GraphWalk:
         def found(leaf: Any) -> Any:
             if isinstance(leaf, TensorRef):
                 return self._attribute(scope, leaf.name)
-            return self._env[leaf] if isinstance(leaf, Node) else leaf
+            if not isinstance(leaf, Node):
+                return leaf
+            if self._writes.any:
+                self._env[leaf] = _map_values(self._env[leaf], self._writes.current)
+            return self._env[leaf]
 
-        def fresh(leaf: Any) -> Any:
-            if isinstance(leaf, Stale):
-                raise LoweringError(
-                    f"{leaf.writer}: writes in place into memory that is later read in another shape, which an ONNX "
-                    "graph cannot do; write the model without the in-place operation"
-                )
-            return leaf
-
-        return map_aggregate(map_aggregate(given, found), fresh)
+        return map_aggregate(given, found)
 
     def _call(self, scope: Scope, node: Node) -> Any:
-        call = call_of(node, scope.root)
+        call = _recurrent_call(node, scope.root) or call_of(node, scope.root)
         if call is None:
             return self._inline_module(scope, node)
         call = replace(call, args=self._resolve(scope, call.args), kwargs=self._resolve(scope, call.kwargs))
         if call.op is operator.getitem and not isinstance(call.args[0], Value):
             return call.args[0][call.args[1]]
+        site = Site(self._builder, call, None, scope.path(node), scope.root)
+        number = calculated(site)
+        if number is not None:
+            return number
         if call.op not in LOWERING and _is_foreign(call.op):
             return self._inline_function(scope, call)
         args, kwargs = self._resolve(scope, node.args), self._resolve(scope, node.kwargs)
-        return self._lower(scope, call, Execution(scope.root, call, scope.path(node), args, kwargs))
+        return self._lower(Step(scope.root, scope.path(node), call, args, kwargs))
 
-    def _lower(self, scope: Scope, call: Call, run: Execution) -> Any:
+    def _lower(self, step: Step) -> Any:
+        run = step.run()
         if run.passed_through():
+            self._check_numbers(step, run)
             return map_aggregate(run.result, run.origin) if run.holds_tensors else run.result
         written = run.written()
+        if len(_tensors(run.result)) != len(_tensors(run.twin)):
+            raise step.refuse("makes tensors of another number at other sizes")
         if run.constant:
-            name = scope.path(call.node)
-            lowered = _map_tensors(run.result, lambda leaf: Value(leaf, name, state=run.is_state(leaf)))
-        else:
-            names = iter(self._apply(scope, call, run.result))
-            lowered = _map_tensors(run.result, lambda leaf: Value(leaf, next(names)))
-        for value in written:
-            seen = lowered if run.origin(run.result) is value else None
-            self._rebind(scope.path(call.node), value, _renewed(value) if run.constant else seen)
-        return _map_values(lowered, _renewed) if run.constant and written else lowered
+            lowered = self._values(step, run, repeat(step.place))
+            return self._writes.of_constants(step, written, lowered) if written else lowered
+        if not written:
+            return self._values(step, run, iter(self._apply(step, run.result, run.twin)))
+        target = run.origin(run.result) if run.result is not None else step.call.args[0]
+        if not isinstance(target, Value) or target not in written:
+            raise step.refuse("writes in place into what it does not return, which an ONNX graph cannot do")
+        result = run.result if run.result is not None else target.tensor
+        (name,) = self._apply(step, result, target.twin if run.result is None else run.twin)
+        return self._writes.of_value(self._site(step, result, run.twin), target, name)
 
-    def _apply(self, scope: Scope, call: Call, result: Any) -> Sequence[str]:
-        place = scope.path(call.node)
+    def _values(self, step: Step, run: Execution, names: Iterator[str]) -> Any:
+        """The result of `run` with a `Value` for each tensor: which memory it shows is remembered."""
+        twins = iter(_tensors(run.twin))
+        numbers = count()
+
+        def value(tensor: Tensor) -> Value:
+            name, twin, index = next(names), next(twins), next(numbers)
+            source = run.viewed(tensor)
+            twin = None if run.constant else twin
+            if source is None:
+                return Value(tensor, name, twin=twin)
+            steps = (*source.steps, replace(step, source=source, index=index))
+            return Value(tensor, name, source.state and run.constant, twin, source.memory, steps, source.version)
+
+        return _map_tensors(run.result, value)
+
+    def _again(self, step: Step, source: Value) -> Value:
+        """What the operator of a view makes of `source`, lowered once more."""
+        again = step.on(source)
+        run = again.run()
+        tensors, twins = _tensors(run.result), _tensors(run.twin)
+        tensor, twin = tensors[step.index], twins[step.index]
+        if isinstance(run.origin(tensor), Value):
+            return source
+        return Value(tensor, self._apply(again, run.result, run.twin)[step.index], twin=twin)
+
+    def _site(self, step: Step, result: Any, twin: Any) -> Site:
+        return Site(self._builder, step.call, result, step.place, step.root, twin)
+
+    def _apply(self, step: Step, result: Any, twin: Any) -> Sequence[str]:
+        call = step.call
         if call.op not in LOWERING:
             raise LoweringError(
-                f"{place}: no lowering rule for {operator_name(call.op)} (node {call.node.name!r}); {REMEDY}"
+                f"{step.place}: no lowering rule for {operator_name(call.op)} (node {call.node.name!r}); {REMEDY}"
             )
-        tensors = [one for one in leaves(result) if isinstance(one, Tensor)]
-        if any(is_made_of_batch(size) for tensor in tensors for size in tensor.shape):
-            raise LoweringError(f"{place}: {operator_name(call.op)} takes a part of the batch, whose size is not fixed")
-        names = LOWERING[call.op](Site(self._builder, call, result, place, scope.root))
+        tensors = _tensors(result)
+        names = LOWERING[call.op](self._site(step, result, twin))
         names = [names] if isinstance(names, str) else names
         if len(names) != len(tensors):
             raise RuleError(
-                f"{place}: the rule for {operator_name(call.op)} gives {len(names)} results for {len(tensors)} tensors"
+                f"{step.place}: the rule for {operator_name(call.op)} gives {len(names)} results for "
+                f"{len(tensors)} tensors"
             )
         return names
 
-    def _rebind(self, place: str, old: Value, new: Any) -> None:
-        """Let all that read the memory of `old` read `new` from now on, as they do in PyTorch."""
-        if old.state or not isinstance(new, Value):
-            raise LoweringError(
-                f"{place}: writes into {old.name!r} in place, which an ONNX graph cannot do; write the model without it"
-            )
-
-        def current(leaf: Value) -> Any:
-            if _memory(leaf) != _memory(old):
-                return leaf
-            if new.constant:
-                return _renewed(leaf)
-            return new if _geometry(leaf) == _geometry(old) else Stale(place)
-
-        self._env = {node: _map_values(value, current) for node, value in self._env.items()}
+    def _check_numbers(self, step: Step, run: Execution) -> None:
+        both = zip(leaves(run.result), leaves(run.twin), strict=False)
+        if any(isinstance(one, int | float) and one != other for one, other in both):
+            raise step.refuse("makes a number of the sizes of the inputs in a way that is not known")
 
     def _inline_module(self, scope: Scope, node: Node) -> Any:
         # A shallow copy: the tracer sets the tensors that it finds in forward as attributes of what it traces.
@@ -167,11 +187,11 @@ class GraphWalk:
         return self.run(Scope(module, f"{scope.path(node)}."), graph, inputs)
 
     def _inline_function(self, scope: Scope, call: Call) -> Any:
-        graph, values = Graph(), list[Value]()
+        graph, values = Graph(), list[Any]()
         tracer = GraphAppendingTracer(graph)
 
         def proxy(leaf: Any) -> Any:
-            if not isinstance(leaf, Value):
+            if not isinstance(leaf, Value | Size):
                 return leaf
             values.append(leaf)
             return Proxy(graph.placeholder(f"x{len(values)}"), tracer)
@@ -208,9 +228,27 @@ def _traced(what: str, function: Callable[..., Any], *args: Any, **kwargs: Any) 
         raise LoweringError(f"{what} has no lowering rule and cannot be traced into ({error}); {REMEDY}") from error
 
 
+def _recurrent_call(node: Node, root: nn.Module) -> Call | None:
+    """The call of a recurrent layer, which has no functional form with its weights one by one."""
+    module = root.get_submodule(str(node.target)) if node.op == "call_module" else None
+    hooked = module is not None and bool(module._forward_hooks or module._forward_pre_hooks)
+    if type(module) not in RECURRENT or hooked:
+        return None
+    return Call(node, recurrent, tuple(node.args), {**node.kwargs, "layer": module})
+
+
+def _only_checks(node: Node) -> bool:
+    """Whether `node` only raises where sizes do not fit: an ONNX graph has no such operator."""
+    return node.op == "call_function" and not node.users and getattr(node.target, "__name__", "") == "check_sizes"
+
+
 def _is_foreign(op: Any) -> bool:
     """Whether `op` is a Python function that is not PyTorch's, so that it is made of operators that are."""
     return isinstance(op, types.FunctionType) and op.__module__.partition(".")[0] != "torch"
+
+
+def _tensors(given: Any) -> list[Tensor]:
+    return [given] if isinstance(given, Tensor) else [leaf for leaf in leaves(given) if isinstance(leaf, Tensor)]
 
 
 def _map_tensors(given: Any, change: Callable[[Tensor], Any]) -> Any:
@@ -219,17 +257,3 @@ def _map_tensors(given: Any, change: Callable[[Tensor], Any]) -> Any:
 
 def _map_values(given: Any, change: Callable[[Value], Any]) -> Any:
     return map_aggregate(given, lambda leaf: change(leaf) if isinstance(leaf, Value) else leaf)
-
-
-def _renewed(value: Value) -> Value:
-    """The same memory as another object: the builder tells tensors apart by identity and stored the former numbers."""
-    return Value(value.tensor.view_as(value.tensor), value.name, value.state)
-
-
-def _memory(value: Value) -> int:
-    return int(value.tensor.untyped_storage()._cdata)
-
-
-def _geometry(value: Value) -> tuple[Any, ...]:
-    tensor = value.tensor
-    return tensor.dtype, tensor.shape, tensor.stride(), tensor.storage_offset()

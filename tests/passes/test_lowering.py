@@ -81,12 +81,6 @@ def test_in_place_module_is_seen_through_the_skip_connection() -> None:
     assert_lowered(Block(), IMAGE)
 
 
-def writes_into_a_view(x: Tensor) -> Tensor:
-    y = x * 1
-    y[:, :3].mul_(2)
-    return y
-
-
 def test_constants_that_are_written_in_parts_have_the_numbers_of_their_time() -> None:
     graph = fx.Graph()
     x, base = graph.placeholder("x"), graph.get_attr("base")
@@ -99,11 +93,6 @@ def test_constants_that_are_written_in_parts_have_the_numbers_of_their_time() ->
     root.register_buffer("base", torch.ones(8))
     model = assert_lowered(GraphModule(root, graph), IMAGE)
     assert len(model.graph.initializer) == 3
-
-
-def test_writing_into_a_part_is_refused() -> None:
-    with pytest.raises(LoweringError, match="writes in place into memory that is later read in another shape"):
-        lower(traced(writes_into_a_view), inputs_of([IMAGE], 2))
 
 
 @pytest.mark.parametrize("through_a_view", [False, True])
@@ -245,24 +234,16 @@ def test_outputs_are_flattened_and_named(net: Net, names: list[str]) -> None:
 @pytest.mark.parametrize(
     ("net", "reason"),
     [
-        pytest.param(lambda x: torch.cumsum(x, 1), r"cumsum.*node 'cumsum'.*register_lowering", id="no-rule"),
-        pytest.param(
-            nn.Sequential(nn.LSTM(8, 4)), r"0: .*lstm has no lowering rule.*register_lowering", id="recurrent"
-        ),
-        pytest.param(nn.Sequential(nn.LSTM(8, 4, proj_size=2)), r"0: LSTM has no lowering rule.*give", id="no-trace"),
+        pytest.param(lambda x: torch.cumprod(x, 1), r"cumprod.*node 'cumprod'.*register_lowering", id="no-rule"),
         pytest.param(lambda x: x.view(2, 432), "batches of any size", id="fixed-batch"),
-        pytest.param(lambda x: x.view(x.size(0) // 2, 2, -1), "multiple of it", id="half-the-batch"),
-        pytest.param(lambda x: x / x.size(0), "computes with the size of the batch", id="batch-as-number"),
         pytest.param(lambda x: F.max_pool2d(x, 2, return_indices=True), "indices", id="indices"),
-        pytest.param(lambda x: torch.div(x, 2, rounding_mode="floor"), "rounding mode", id="rounding"),
         pytest.param(nn.Sequential(nn.AdaptiveMaxPool2d(4)), "not a divisor", id="uneven-max"),
         pytest.param(nn.Sequential(nn.BatchNorm2d(6, track_running_stats=False)), "statistics", id="batch-statistics"),
         pytest.param(lambda x: F.interpolate(x, (4, 4), mode="area"), "'area'", id="area"),
-        pytest.param(lambda x: x[x > 0], "getitem fails", id="dynamic-mask"),
-        pytest.param(lambda x: torch.split(x, 100_000), "takes the batch apart", id="split-batch"),
-        pytest.param(lambda x: torch.chunk(x, 3)[0], "takes the batch apart|part of the batch", id="chunk-batch"),
-        pytest.param(lambda x: x[1:], "part of the batch", id="all-but-one"),
-        pytest.param(lambda x: x[::2], "part of the batch", id="every-other"),
+        pytest.param(lambda x: x[:, x[0, :, 0, 0] > 0], "getitem fails", id="dynamic-mask"),
+        pytest.param(lambda x: torch.split(x, 100_000), "takes an axis apart", id="split-batch"),
+        pytest.param(lambda x: torch.split(x, 3)[0], "of another number at other sizes", id="split-batch-in-threes"),
+        pytest.param(lambda x: x.unbind(), "of another number at other sizes", id="unbind-batch"),
         pytest.param(lambda x: x.to(torch.complex64), "complex64", id="dtype"),
         pytest.param(lambda x: (x, 3), "returns 3", id="output"),
         pytest.param(lambda x: F.normalize(x, p=3.0), "order 3.0", id="norm-order"),

@@ -60,5 +60,28 @@ def assert_lowered(net: Net, *shapes: tuple[int, ...]) -> onnx.ModelProto:
     return model
 
 
+def assert_dynamic(net: Net, axes: Sequence[dict[int, str]], *examples: Tensor, sizes: Sequence[dict[str, int]]) -> Any:
+    """`net` gives the same on ONNX Runtime as in PyTorch at all `sizes` of its dynamic axes, named for each input."""
+    module = traced(net)
+    names = [str(node.target) for node in module.graph.nodes if node.op == "placeholder"]
+    module.meta["dynamic"] = dict(zip(names, axes, strict=True))
+    model = lower(module, examples)
+    for size in sizes:
+        inputs = [resized(one, own, size) for one, own in zip(examples, axes, strict=True)]
+        with torch.no_grad():
+            expected = [tensor for _, tensor in named_outputs(module(*(one.clone() for one in inputs)))]
+        torch.testing.assert_close(run(model, inputs), expected)
+    return model
+
+
+def resized(example: Tensor, axes: dict[int, str], sizes: dict[str, int]) -> Tensor:
+    """Random numbers, or for integers those of the example again, with other sizes of the dynamic axes."""
+    shape = [sizes[axes[axis]] if axis in axes else size for axis, size in enumerate(example.shape)]
+    if example.is_floating_point():
+        return torch.randn(shape, dtype=example.dtype)
+    places = torch.randint(example.numel(), shape)
+    return example.flatten()[places]
+
+
 def op_types(model: onnx.ModelProto) -> list[str]:
     return [node.op_type for node in model.graph.node]

@@ -1,0 +1,241 @@
+"""Lowering of ``x[...]`` and ``x[...] = y``: integers, slices, new axes, vectors of indices, and masks."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .lowering_selections import END, Cut, cut, picked
+from .lowering_site import Site, Source, Value, register_lowering
+from .lowering_sizes import AnySize, Size, same_size
+from .lowering_writes import scattered
+
+
+@register_lowering(operator.getitem)
+def getitem(site: Site) -> str:
+    """All that PyTorch has; of masks that follow the inputs one alone."""
+    index = site.call.args[1]
+    if is_mask(index) and not index.constant:
+        return _masked(site, site.x, index)
+    picks = list(_spelled_out(site, index if isinstance(index, tuple) else (index,)))
+    if sum(map(_is_vector, picks)) < 2:
+        return _one_by_one(site, picks)
+    # PyTorch takes entries out and puts new axes in first; vectors are broadcast against one another afterwards.
+    plain = _one_by_one(site, [slice(None) if _is_vector(pick) else pick for pick in picks])
+    dims = iter(site.x.sizes)
+    both = [(pick, 1 if pick is None else next(dims)) for pick in picks]
+    return _gathered(site, plain, [(pick, size) for pick, size in both if not _is_single_place(pick)])
+
+
+def _one_by_one(site: Site, picks: Sequence[Any]) -> str:
+    """Picks of which one at most is a vector."""
+    source, axis, added, dropped = site.name(site.x), 0, list[int](), list[int]()
+    source = _sliced(site, source, [pick for pick in picks if pick is not None])
+    for pick in picks:
+        if pick is None:
+            added.append(axis - len(dropped) + len(added))
+            continue
+        if isinstance(pick, int | Size):
+            dropped.append(axis)
+        elif not isinstance(pick, slice):
+            source = site.emit("Gather", source, pick, axis=axis)
+            axis += pick.tensor.ndim - 1 if isinstance(pick, Value) else pick.ndim - 1
+        axis += 1
+    source = site.emit("Squeeze", source, site.ints(dropped)) if dropped else source
+    return site.emit("Unsqueeze", source, site.ints(added)) if added else source
+
+
+def is_mask(index: Any) -> bool:
+    """Whether an index is a tensor of bools."""
+    return isinstance(index, Value) and index.tensor.dtype == torch.bool
+
+
+def _masked(site: Site, x: Value, mask: Value) -> str:
+    """The entries, or rows, that a mask picks."""
+    dims = mask.tensor.ndim
+    rows = site.emit("Reshape", x, site.ints([-1, *x.sizes[dims:]])) if dims > 1 else site.name(x)
+    return site.emit("Compress", rows, site.emit("Reshape", mask, site.ints([-1])), axis=0)
+
+
+def _spelled_out(site: Site, index: Sequence[Any]) -> Iterator[Any]:
+    """What is done with each axis: a pick for each, and ``None`` where a new one is put in."""
+    if any(isinstance(pick, bool) for pick in index):
+        raise site.refuse("is indexed with a bool")
+    plain = [one for pick in index for one in _vectors(site, pick)]
+    taken = sum(pick is not None and pick is not Ellipsis for pick in plain)
+    rest = [slice(None)] * (site.x.tensor.ndim - taken)
+    for pick in plain:
+        if pick is Ellipsis:
+            yield from rest
+            rest = []
+        else:
+            yield pick
+    yield from rest
+
+
+def _vectors(site: Site, pick: Any) -> list[Any]:
+    """A pick as integers: a list becomes a tensor, and a mask as many vectors as it has axes."""
+    if isinstance(pick, list):
+        pick = torch.as_tensor(pick)
+    known = pick.tensor if isinstance(pick, Value) and pick.constant else pick
+    if isinstance(known, Tensor) and known.dtype == torch.bool:
+        return list(known.nonzero(as_tuple=True))
+    if is_mask(pick):
+        raise site.refuse("is indexed with a mask among other indices")
+    return [pick]
+
+
+def _is_single_place(pick: Any) -> bool:
+    """Whether a pick is one entry of an axis."""
+    single = isinstance(pick, Value) and not pick.tensor.ndim or isinstance(pick, Tensor) and not pick.ndim
+    return single or isinstance(pick, int | Size)
+
+
+def _is_vector(pick: Any) -> bool:
+    return isinstance(pick, Value | Tensor) and not _is_single_place(pick)
+
+
+def _gathered(site: Site, source: str, picks: Sequence[tuple[Any, AnySize]]) -> str:
+    """Several vectors: one index into an axis that is made of all the axes, of known sizes, that they pick from."""
+    axes = [axis for axis, (pick, _) in enumerate(picks) if _is_vector(pick)]
+    others = [axis for axis in range(len(picks)) if axis not in axes]
+    turned = site.transpose(source, [*axes, *others])
+    behind = [site.emit("Shape", turned, start=len(axes))] if others else []
+    flat = site.emit("Reshape", turned, site.emit("Concat", site.ints([-1]), *behind, axis=0))
+    found = site.emit("Gather", flat, _one_index(site, [picks[axis] for axis in axes]), axis=0)
+    if axes != list(range(axes[0], axes[-1] + 1)):
+        return found
+    count = site.result.ndim - len(others)
+    before = sum(axis < axes[0] for axis in others)
+    order = [*range(count, count + before), *range(count), *range(count + before, site.result.ndim)]
+    return site.transpose(found, order)
+
+
+def _one_index(site: Site, picks: Sequence[tuple[Any, AnySize]]) -> str:
+    """The index into several axes as one, of indices into each of them."""
+    total = ""
+    for pick, size in picks:
+        index = site.operand(_known(pick), torch.int64)
+        index = site.emit("Mod", index, site.scalar(size))  # what is counted from the end
+        total = site.emit("Add", site.emit("Mul", total, site.scalar(size)), index) if total else index
+    return total
+
+
+def _known(pick: Source) -> Any:
+    return Value(pick, "index") if isinstance(pick, Tensor) else pick
+
+
+def _cuts(site: Site, sizes: Sequence[AnySize], picks: Sequence[Any]) -> list[Cut]:
+    """The slices that do not take all."""
+    axes: list[Cut] = []
+    for axis, pick in enumerate(picks):
+        if isinstance(pick, int):
+            axes.append((axis, pick, END if pick == -1 else pick + 1, 1))
+        elif isinstance(pick, slice):
+            start, step = pick.start or 0, pick.step or 1
+            stop = END if pick.stop is None or same_size(pick.stop, sizes[axis]) else pick.stop
+            if (start, stop, step) != (0, END, 1):
+                axes.append((axis, start, stop, step))
+    return axes
+
+
+def _sliced(site: Site, source: str, picks: Sequence[Any]) -> str:
+    """`source` cut where a pick is an integer or a slice that does not take all."""
+    source = cut(site, source, _cuts(site, site.x.sizes, picks))
+    for axis, pick in enumerate(picks):
+        source = picked(site, source, axis, pick) if isinstance(pick, Size) else source
+    return source
+
+
+@register_lowering(operator.setitem)
+def setitem(site: Site) -> str:
+    """The first argument with the entries that an index picks replaced."""
+    x, index, new = site.x, site.call.args[1], site.call.args[2]
+    if isinstance(new, Value) and _is_same_view(x, index, new):
+        return site.name(x)  # ``x[i] += y`` writes into the view first, and then the view into its place
+    if is_mask(index) and _is_single(new):
+        return _chosen(site, index, new)
+    if is_mask(index) and not index.constant:
+        places = site.positions(x)
+        positions = site.like(x, _masked(site, places, index), torch.int64)
+        value = site.emit("Expand", site.operand(new, x.tensor.dtype), site.emit("Shape", positions.name))
+        return scattered(site, x, positions, value)
+    return replaced(site, x, index, new) or _scattered(site, x, index, new)
+
+
+def _is_same_view(x: Value, index: Any, new: Value) -> bool:
+    if new.memory is not x.memory or len(new.steps) != len(x.steps) + 1 or new.version != x.version:
+        return False
+    last = new.steps[-1].call
+    return last.op is operator.getitem and bool(_comparable(last.args[1]) == _comparable(index))
+
+
+def _comparable(index: Any) -> Any:
+    return [id(one) if isinstance(one, Tensor) else one for one in (index if isinstance(index, tuple) else (index,))]
+
+
+def _is_single(new: Any) -> bool:
+    return not isinstance(new, Value) or new.tensor.numel() == 1
+
+
+def _chosen(site: Site, mask: Value, new: Any) -> str:
+    """One number wherever a mask of the first axes is set."""
+    x, behind = site.x, site.x.tensor.ndim - mask.tensor.ndim
+    name = site.name(mask)
+    if behind:
+        name = site.emit("Unsqueeze", name, site.ints(range(mask.tensor.ndim, x.tensor.ndim)))
+    number = site.operand(new, x.tensor.dtype)
+    if isinstance(new, Value) and new.tensor.ndim:
+        number = site.emit("Reshape", number, site.ints([1]))
+    return site.emit("Where", name, number, x)
+
+
+def replaced(site: Site, x: Value, index: Any, new: Any) -> str | None:
+    """`x` with a run of entries of one axis replaced: what is before, the new, what is behind; else ``None``."""
+    if any(isinstance(pick, Value | Tensor | list) for pick in (index if isinstance(index, tuple) else (index,))):
+        return None
+    at = site.derived(operator.getitem, x, index)
+    picks = list(_spelled_out(at, index if isinstance(index, tuple) else (index,)))
+    cuts = _cuts(site, x.sizes, picks)
+    if None in picks or len(cuts) > 1 or any(isinstance(pick, Size) for pick in picks):
+        return None
+    if not cuts:
+        return filled(site, new, x, x.tensor.dtype)
+    axis, start, stop, step = cuts[0]
+    if step != 1:
+        return None
+    target = Value(at.result, getitem(at), twin=at.twin)
+    middle = filled(site, new, target, x.tensor.dtype)
+    if isinstance(picks[axis], int):
+        middle = site.emit("Unsqueeze", middle, site.ints([axis]))
+    before = [] if start == 0 else [cut(site, x, [(axis, 0, start, 1)])]
+    behind = [] if stop == END else [cut(site, x, [(axis, stop, END, 1)])]
+    return site.emit("Concat", *before, middle, *behind, axis=axis)
+
+
+def filled(site: Site, new: Any, target: Value, dtype: torch.dtype) -> str:
+    """`new` as `dtype`, broadcast to the shape of `target`."""
+    name = site.operand(new, dtype)
+    if not isinstance(new, Value):
+        return site.emit("Expand", name, site.shape(target))
+    extra = new.tensor.ndim - target.tensor.ndim
+    if extra > 0:
+        name = site.emit("Squeeze", name, site.ints(range(extra)))
+    same = extra == 0 and all(same_size(*pair) for pair in zip(new.sizes, target.sizes, strict=True))
+    return name if same else site.emit("Expand", name, site.shape(target))
+
+
+def _scattered(site: Site, x: Value, index: Any, new: Any) -> str:
+    positions = site.lowered(operator.getitem, site.positions(x), index)
+    return scattered(site, x, positions, filled(site, new, positions, x.tensor.dtype))
+
+
+@register_lowering("copy", "zero", torch.fill)
+def fill(site: Site) -> str:
+    """New content, in the shape and dtype of the old."""
+    new = 0 if site.call.op == "zero" else site.arg(1, "src", site.arg(1, "value"))
+    return filled(site, new, site.x, site.result.dtype)

@@ -1,0 +1,86 @@
+"""Sizes while lowering: plain numbers where they are fixed, and `Size` where they follow the model's inputs.
+
+Every graph is evaluated at two sets of sizes of its dynamic axes, `DimSizes`, on meta tensors. A size that is the same
+in both is fixed; one that differs is dynamic, whatever function of the inputs' sizes it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+BATCH = 10_007
+"""The first size of the batch while lowering: few models meet it by accident."""
+
+PRIMES = (1_009, 1_013), (1_021, 1_031), (1_039, 1_049), (1_061, 1_063), (1_069, 1_087), (1_091, 1_093), (1_097, 1_103)
+"""Both sizes of each further dynamic axis: large enough for deep networks, small enough for products of several."""
+
+FACTORS = (2, 3), (4, 5), (6, 7), (8, 9), (10, 11), (12, 13), (14, 15), (16, 17)
+"""Multiples of the example's sizes, for models whose axes must be divisible."""
+
+
+DimSizes = Mapping[str, tuple[int, int]]
+"""The two sizes of each dynamic axis, by its name."""
+
+
+@dataclass(frozen=True, eq=False)
+class Size:
+    """A number that follows the sizes of the inputs: what it is at both sets of sizes, and where it is in the graph."""
+
+    sample: Any
+    """An integer, or a number that was computed from integers."""
+    twin: Any
+    name: str | None = None
+    """The ONNX vector of one entry that holds it."""
+    of: tuple[str, int] | None = None
+    """Else the ONNX tensor, and the axis, whose size it is; ``None`` if that is to be found."""
+
+    @property
+    def pair(self) -> tuple[Any, Any]:
+        """Both numbers: what is the same in both is taken for the same size."""
+        return self.sample, self.twin
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is an integer."""
+        return isinstance(self.sample, int)
+
+
+AnySize = int | Size
+"""A fixed or a dynamic size."""
+
+
+def size_of(sample: int, twin: int, of: tuple[str, int] | None = None) -> AnySize:
+    """A number that is `sample` at the one and `twin` at the other set of sizes."""
+    return sample if sample == twin else Size(sample, twin, of=of)
+
+
+def same_size(one: AnySize, other: AnySize) -> bool:
+    """Whether two sizes are the same at both sets of sizes."""
+    pairs = [size.pair if isinstance(size, Size) else (size, size) for size in (one, other)]
+    return pairs[0] == pairs[1]
+
+
+def dim_sizes(examples: Mapping[str, int]) -> Iterator[DimSizes]:
+    """Sizes to try for dynamic axes, whose sizes in the example inputs are given, until the model can be run at them.
+
+    Large primes first: no size is another one by accident. Then multiples of the example's sizes, for models that take
+    axes apart; and sizes up to those of the example, for models with tables that must be long enough.
+    """
+    names = list(examples)
+    primes = iter(PRIMES * (len(names) // len(PRIMES) + 1))
+    yield {name: (BATCH, 10_009) if name == "batch" else next(primes) for name in names}
+    factors = dict(zip(names, FACTORS * (len(names) // len(FACTORS) + 1), strict=False))
+    yield {name: (size * factors[name][0], size * factors[name][1]) for name, size in examples.items()}
+    yield _different({name: [(size, size // 2), (size, size // 4)] for name, size in examples.items()})
+    yield _different({name: [(size, size - step) for step in (1, 2, 3)] for name, size in examples.items()})
+
+
+def _different(choices: Mapping[str, Sequence[tuple[int, int]]]) -> DimSizes:
+    """The first pair of each axis that no axis before it has."""
+    found: dict[str, tuple[int, int]] = {}
+    for name, pairs in choices.items():
+        usable = [pair for pair in (*pairs, (2, 3), (3, 2), (4, 3), (5, 3)) if min(pair) > 1 and pair[0] != pair[1]]
+        found[name] = next((pair for pair in usable if pair not in found.values()), usable[0])
+    return found

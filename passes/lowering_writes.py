@@ -1,0 +1,158 @@
+"""In-place operations: an ONNX value never changes, so a write makes a new value of all the memory that it is in.
+
+Every value knows which memory it shows and by which views. After a write the memory has a new value, and what else
+shows it is derived from that one by its own views when it is read next.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+from torch.fx.node import map_aggregate
+
+from .calls import Call, Operator, identity
+from .errors import LoweringError
+from .lowering_execution import Execution
+from .lowering_site import LOWERING, Site, Value, operator_name
+
+SAME_ENTRIES: frozenset[Operator] = frozenset(
+    {torch.reshape, torch.flatten, torch.unflatten, torch.squeeze, torch.unsqueeze, torch.detach, identity}
+    | {"view_as", "reshape_as"}
+)
+"""Views of all entries in their order."""
+
+PERMUTATIONS: frozenset[Operator] = frozenset({torch.permute, torch.transpose, torch.t, torch.movedim})
+"""Views of all entries with the axes in another order."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call on resolved arguments; as a step of a view, which of its results is meant, and of what it is a view."""
+
+    root: nn.Module
+    place: str
+    call: Call
+    """In canonical spelling."""
+    args: tuple[Any, ...]
+    """As the node has them."""
+    kwargs: dict[str, Any]
+    index: int = 0
+    source: Value | None = None
+
+    def run(self) -> Execution:
+        """Let PyTorch compute the shapes."""
+        return Execution(self.root, self.call, self.place, self.args, self.kwargs)
+
+    def on(self, source: Value) -> Step:
+        """The same view of another value."""
+
+        def change(leaf: Any) -> Any:
+            return source if leaf is self.source else leaf
+
+        args, kwargs = map_aggregate(self.args, change), map_aggregate(self.kwargs, change)
+        canonical = map_aggregate(self.call.args, change), map_aggregate(self.call.kwargs, change)
+        call = replace(self.call, args=canonical[0], kwargs=canonical[1])  # type: ignore[arg-type]
+        return replace(self, call=call, args=args, kwargs=kwargs, source=source)
+
+    def refuse(self, reason: str) -> LoweringError:
+        """The error that this call cannot be lowered for `reason`, to be raised."""
+        return LoweringError(f"{self.place}: {operator_name(self.call.op)} (node {self.call.node.name!r}) {reason}")
+
+
+class Writes:
+    """Keeps all values that show written memory up to date."""
+
+    def __init__(self, again: Callable[[Step, Value], Value]) -> None:
+        self.any = False
+        """Whether anything was written."""
+        self._again = again
+
+    def current(self, value: Value) -> Value:
+        """`value` as it is now: what shows written memory is derived from it anew."""
+        memory = value.memory
+        if value.version == memory.version:
+            return value
+        if memory.root is None:
+            return _renewed(value)
+        found = memory.root
+        for step in value.steps:
+            found = self._again(step, found)
+        return replace(found, memory=memory, steps=value.steps, version=memory.version)
+
+    def of_constants(self, step: Step, written: Sequence[Value], lowered: Any) -> Any:
+        """The result of a call that really wrote into `written`, which are known numbers."""
+        self.any = True
+        for value in written:
+            _check_no_state(step.place, value)
+        for memory in {value.memory for value in written}:
+            memory.version += 1
+        return map_aggregate(lowered, lambda leaf: self._shown(leaf, written))
+
+    def _shown(self, leaf: Any, written: Sequence[Value]) -> Any:
+        """A result as it is now; one that is a written value stands for that one."""
+        if not isinstance(leaf, Value):
+            return leaf
+        return self.current(next((one for one in written if one.tensor is leaf.tensor), leaf))
+
+    def of_value(self, site: Site, target: Value, name: str) -> Value:
+        """`target` after a call that writes what is called `name` into it."""
+        self.any = True
+        memory, root = target.memory, target.steps[0].source if target.steps else target
+        _check_no_state(site.scope, root)
+        whole = new = Value(_meta(target.tensor), name, twin=_meta(target.tensor if target.twin is None else target.twin))
+        for step in reversed(target.steps):
+            whole = self._put_back(site, step, whole)
+        memory.version += 1
+        memory.root = replace(whole, memory=memory, version=memory.version)
+        return replace(new, memory=memory, steps=target.steps, version=memory.version)
+
+    def _put_back(self, site: Site, step: Step, new: Value) -> Value:
+        """What a view was made of, once the view has the content `new`."""
+        source = self.current(step.source)  # type: ignore[arg-type]
+        before = site.like(source, "")
+        if step.call.op in SAME_ENTRIES or (step.call.op is getattr and step.call.args[1] == "data"):
+            return replace(before, name=site.reshape(new, source.sizes))
+        order = _order(step, source)
+        if order is not None:
+            return replace(before, name=site.transpose(new, [order.index(axis) for axis in range(len(order))]))
+        if step.call.op is operator.getitem:
+            name = LOWERING[operator.setitem](site.at(operator.setitem, source, step.call.args[1], new))
+            return replace(before, name=str(name))
+        seen = self._again(step, site.positions(source))
+        return replace(before, name=scattered(site, source, seen, site.name(new)))
+
+
+def scattered(site: Site, source: Value, positions: Value, new: str) -> str:
+    """`source` with the entries at `positions`, which are counted in row-major order, replaced by those of `new`."""
+    flat = [site.emit("Reshape", one, site.ints([-1])) for one in (source, positions, new)]
+    return site.emit("Reshape", site.emit("ScatterElements", *flat, axis=0), site.shape(source))
+
+
+def _order(step: Step, source: Value) -> list[int] | None:
+    """The order of axes of a view: that of a tensor whose sizes are their own numbers; ``None`` for other views."""
+    turns = step.call.op is getattr and step.call.args[1] in ("T", "mT")
+    if step.call.op not in PERMUTATIONS and not turns:
+        return None
+    numbered = Value(torch.empty(tuple(range(source.tensor.ndim)), device="meta"), "")
+    return list(step.on(numbered).run().result.shape)
+
+
+def _check_no_state(place: str, value: Value) -> None:
+    if value.state:
+        raise LoweringError(
+            f"{place}: writes into {value.name!r} in place, which an ONNX graph cannot do; write the model without it"
+        )
+
+
+def _renewed(value: Value) -> Value:
+    """The same memory as another object: the builder tells tensors apart by identity and stored the former numbers."""
+    return replace(value, tensor=value.tensor.view_as(value.tensor), version=value.memory.version)
+
+
+def _meta(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor if tensor.is_meta else torch.empty_like(tensor, device="meta")
