@@ -11,7 +11,9 @@ from typing import Any, Protocol
 
 import numpy as np
 import sympy
+from torch import Tensor
 from torch.fx import Node
+from torch.utils._pytree import tree_leaves
 
 from .arithmetic import Number, Tape
 from .axes import AxisTypes
@@ -22,7 +24,6 @@ from .lifetimes import Lifetime, lifetimes
 from .selection import active
 from .space import SearchSpace, Subnet
 from .terms import Sym, Term
-from .frontend.recorder import BATCH
 
 
 class Algebra(Protocol):
@@ -237,9 +238,16 @@ class Stated:
         kernels = {node: kernel for kernel in self.choices.kernels.found.values() for node in kernel.nodes}
         terms = []
         for node, axes in self.types.macs:
-            share = self._share(kernels.get(node)) * Fraction(1, BATCH)
+            share = self._share(kernels.get(node)) * Fraction(1, self._samples(node))
             terms.append(self.keep(node) * self._product(axes, share))
         return self.algebra.sum(terms)
+
+    def _samples(self, node: Node) -> int:
+        """The samples that a node computes for: one where its result does not carry the batch."""
+        value = node.meta["value"]
+        first = value if isinstance(value, Tensor) else next(iter(tree_leaves(value)))
+        samples = self.types.ir.samples
+        return samples if first.numel() % samples == 0 else 1
 
     def layers(self) -> Any:
         """The operators that "macs" counts."""
@@ -251,8 +259,9 @@ class Stated:
 
     def _entries(self, axes: Iterable[Term]) -> Any:
         """The entries of a tensor, for one sample where it has a batch."""
-        batched = math.prod(axis.size for axis in axes) % BATCH == 0
-        return self._product(axes, Fraction(1, BATCH) if batched else 1)
+        samples = self.types.ir.samples
+        batched = math.prod(axis.size for axis in axes) % samples == 0
+        return self._product(axes, Fraction(1, samples) if batched else 1)
 
     @cached_property
     def _lifetimes(self) -> list[Lifetime]:

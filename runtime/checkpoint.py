@@ -24,10 +24,11 @@ MATRICES = "kernel matrix:"
 
 
 def write_supernet(
-    directory: Path, tensors: Mapping[str, Tensor], elasticity: Elasticity, space: SearchSpace, example_inputs: Any
+    directory: Path, tensors: Mapping[str, Tensor], elasticity: Elasticity, space: SearchSpace, example_inputs: Any, dynamic: Any
 ) -> None:
     """Write a super-network whole, or leave what was there."""
     manifest = {"elasticity": asdict(elasticity), "space": described_space(space), "inputs": _describe(example_inputs)}
+    manifest["dynamic"] = dynamic
     SUPERNET.write(directory, tensors, manifest)
 
 
@@ -38,8 +39,8 @@ def shared_bytes(model: nn.Module, matrices: nn.Module) -> bytes:
 
 def read_supernet(
     directory: Path, model: nn.Module
-) -> tuple[Elasticity, Any, Callable[[SearchSpace, nn.Module], None]]:
-    """Elasticity and example inputs as saved, and a function that sets the tensors if the space is the saved one.
+) -> tuple[Elasticity, Any, Any, Callable[[SearchSpace, nn.Module], None]]:
+    """Elasticity, example inputs and named dynamic axes as saved, and a function that sets the tensors if the space is the saved one.
 
     It sets those of `model`, and of the matrices of elastic kernels that it is given.
     """
@@ -54,7 +55,7 @@ def read_supernet(
         _fill(shared_tensors(model) | matrix_tensors(matrices), tensors, path)
 
     inputs = placed(_inputs(manifest["inputs"]), device_of(model))
-    return Elasticity.of(manifest["elasticity"]), inputs, restore
+    return Elasticity.of(manifest["elasticity"]), inputs, manifest.get("dynamic"), restore
 
 
 def write_model(directory: Path, model: nn.Module) -> None:
@@ -117,20 +118,41 @@ def described_space(space: SearchSpace) -> dict[str, Any]:
 
 
 def _describe(example_inputs: Any) -> dict[str, Any]:
-    """Shapes and types of the inputs; their values do not matter."""
+    """Structure, shapes, types and, of whole numbers, the range of the inputs; their values do not matter."""
     args, kwargs = as_call(example_inputs)
+    return {"args": [_described(v) for v in args], "kwargs": {name: _described(v) for name, v in kwargs.items()}}
 
-    def describe(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
-        return {"value": value}
 
-    return {"args": [describe(v) for v in args], "kwargs": {name: describe(v) for name, v in kwargs.items()}}
+def _described(value: Any) -> dict[str, Any]:
+    if isinstance(value, Tensor):
+        told: dict[str, Any] = {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
+        if value.numel() and not value.is_floating_point() and not value.is_complex():
+            told["range"] = [int(value.min()), int(value.max())]
+        return told
+    if isinstance(value, Mapping):
+        return {"dict": {str(key): _described(item) for key, item in value.items()}}
+    if isinstance(value, list | tuple):
+        return {"tuple" if isinstance(value, tuple) else "list": [_described(item) for item in value]}
+    return {"value": value}
 
 
 def _inputs(described: Mapping[str, Any]) -> Any:
-    def make(entry: Mapping[str, Any]) -> Any:
-        return torch.zeros(entry["shape"], dtype=getattr(torch, entry["dtype"])) if "shape" in entry else entry["value"]
+    kwargs = {name: _made(entry) for name, entry in described["kwargs"].items()}
+    return kwargs or tuple(_made(entry) for entry in described["args"])
 
-    kwargs = {name: make(entry) for name, entry in described["kwargs"].items()}
-    return kwargs or tuple(make(entry) for entry in described["args"])
+
+def _made(entry: Mapping[str, Any]) -> Any:
+    """Inputs of the described form: zeros, and whole numbers that take turns within their range."""
+    if "shape" in entry:
+        made = torch.zeros(entry["shape"], dtype=getattr(torch, entry["dtype"]))
+        low, high = entry.get("range", (0, 0))
+        if high > low:
+            numbers = torch.arange(made.numel()).remainder(int(high) - int(low) + 1) + int(low)
+            made = numbers.reshape(made.shape).to(made.dtype)
+        return made
+    if "dict" in entry:
+        return {key: _made(item) for key, item in entry["dict"].items()}
+    for kind, name in ((tuple, "tuple"), (list, "list")):
+        if name in entry:
+            return kind(_made(item) for item in entry[name])
+    return entry["value"]

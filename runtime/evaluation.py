@@ -93,7 +93,8 @@ def fold(module: GraphModule, fuse: Fuse | None = None) -> GraphModule:
             module.set_submodule(str(before.target), fused)
             node.replace_all_uses_with(before)
             module.graph.erase_node(node)
-            module.delete_submodule(str(node.target))
+            if not norm._modules:  # a layer of a user's class may hold others, which are called by themselves
+                module.delete_submodule(str(node.target))
     module.recompile()
     return module
 

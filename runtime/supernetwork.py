@@ -24,8 +24,10 @@ from bnas.passes import (
 )
 from bnas.passes.architecture import Architecture
 from bnas.passes.costs import Costs
+from bnas.passes.frontend.structure import tensors_of
 from bnas.passes.ir import as_program_call
 from bnas.passes.layers import architecture
+from bnas.passes.other_sizes import at_sizes
 from bnas.passes.reordering import reorder, reorder_as_set
 from bnas.passes.skeleton import Skeleton
 from bnas.passes.slot import Copies
@@ -33,6 +35,10 @@ from bnas.passes.slot import Copies
 from .checkpoint import matrix_tensors, read_supernet, shared_tensors, write_supernet
 from .fingerprint import fingerprint
 from .program import KnownViews, Program, Views
+
+
+KNOWN_SIZES = 64
+"""Cost functions at other sizes are kept for so many of them."""
 
 
 class SuperNetwork(nn.Module):
@@ -50,6 +56,7 @@ class SuperNetwork(nn.Module):
         self.kernel_matrices = self.skeleton.matrices
         self.training = self.model.training
         self._views = KnownViews()
+        self._costs_at: dict[Any, Costs] = {}
 
     @classmethod
     def from_model(
@@ -58,24 +65,33 @@ class SuperNetwork(nn.Module):
         example_inputs: Any,
         elasticity: Elasticity | Mapping[str, Any] | None = None,
         *,
+        dynamic: Mapping[str, Mapping[int, str]] | None = None,
+        check: bool = True,
         pipeline: Pipeline = PIPELINE,
     ) -> SuperNetwork:
         """Find what is elastic in `model`, which is shared and not changed.
 
         Args:
             model: any module; it may be in training or evaluation mode.
-            example_inputs: a tensor, a tuple of positional or a dict of keyword inputs; axis 0 is the batch.
+            example_inputs: a tensor, a tuple of positional or a dict of keyword inputs, with tensors anywhere inside;
+                axis 0 is the batch.
             elasticity: what may change; by default depth, kernels down to 3, and width with 100, 75 and 50 % of each.
+            dynamic: axes whose size may change beside the batch, named by input and axis, such as
+                ``{"input_ids": {1: "length"}, "attention_mask": {1: "length"}}``, as ``dynamic_axes`` of
+                ``torch.onnx.export``. By default all axes that can change: image sizes of convolutional networks, and
+                the length of text where the model takes any.
+            check: compare the captured graph with the model, in both modes and at other sizes, before it is used.
             pipeline: the passes that find it, by default those of bnas.
 
         Raises:
-            CaptureError: the model's own forward cannot be traced.
+            CaptureError: the model's own forward cannot be captured, the graph is not the model, or an axis in
+                `dynamic` cannot change.
             ElasticityError: a setting is out of its bounds.
             PassError: a pass needs what is not there, or breaks a promise.
         """
         if not isinstance(elasticity, Elasticity):
             elasticity = Elasticity.of(elasticity or {})
-        analysis = pipeline.run(Analysis(model, example_inputs, elasticity))
+        analysis = pipeline.run(Analysis(model, example_inputs, elasticity, dynamic, check))
         missing = [part for part in ("ir", "types", "choices") if getattr(analysis, part) is None]
         if missing:
             raise PassError(f"no pass of the pipeline gives {missing[0]}; it has {', '.join(pipeline.names)}")
@@ -95,6 +111,11 @@ class SuperNetwork(nn.Module):
     def ir(self) -> IR:
         """The traced model."""
         return self.skeleton.ir
+
+    @property
+    def dynamic(self) -> dict[str, dict[int, str]]:
+        """The axes whose size may change, by input and axis: ``{"x": {0: "batch", 2: "height", 3: "width"}}``."""
+        return self.ir.dynamic
 
     @property
     def space(self) -> SearchSpace:
@@ -131,10 +152,14 @@ class SuperNetwork(nn.Module):
     def extract(self, subnet: Subnet) -> GraphModule:
         """A plain module for `subnet` with contiguous tensors of its own, in evaluation mode.
 
+        Its ``meta["dynamic"]`` names the axes of its inputs whose size may change.
+
         Raises:
             SubnetError: the sub-network is not of this space.
         """
-        return self.skeleton.build(subnet, Copies()).eval()
+        module = self.skeleton.build(subnet, Copies()).eval()
+        module.meta["dynamic"] = self.dynamic
+        return module
 
     @cached_property
     def cost_model(self) -> Costs:
@@ -146,10 +171,26 @@ class SuperNetwork(nn.Module):
         """The layers with weights, with their sizes in every sub-network: what a picture shows."""
         return architecture(self.skeleton.types, self.skeleton.choices)
 
-    def costs(self, subnet: Subnet) -> dict[str, int]:
-        """MACs for one sample and parameters of `subnet`, exactly those of the extracted module."""
+    def costs(self, subnet: Subnet, sizes: Mapping[str, int] | None = None) -> dict[str, int]:
+        """MACs for one sample and parameters of `subnet`, exactly those of the extracted module.
+
+        Args:
+            subnet: the sub-network.
+            sizes: sizes of dynamic axes by name, such as ``{"length": 128}``; by default those of the example inputs.
+
+        Raises:
+            SubnetError: the sub-network is not of this space.
+            InputError: there is no such axis, or the model does not take that size.
+        """
         self.space.check(subnet)
-        return self.cost_model(subnet)
+        if not sizes:
+            return self.cost_model(subnet)
+        key = tuple(sorted(sizes.items()))
+        if key not in self._costs_at:
+            if len(self._costs_at) >= KNOWN_SIZES:
+                self._costs_at.clear()
+            self._costs_at[key] = Costs(*at_sizes(self.skeleton.types, self.skeleton.choices, sizes))
+        return self._costs_at[key](subnet)
 
     def fingerprint(self) -> str:
         """A short text that is another one for every other search space, and for every other value of a tensor."""
@@ -178,13 +219,14 @@ class SuperNetwork(nn.Module):
 
     def example(self) -> tuple[torch.Tensor, ...]:
         """The example inputs as a flat tuple of tensors."""
-        tensors, named = as_program_call(self.example_inputs)
-        return (*tensors, *named.values())
+        return tuple(tensors_of(as_program_call(self.example_inputs)))
 
     def save(self, directory: str | Path) -> None:
         """Write the shared tensors (safetensors) and the search space (JSON) to `directory`, atomically."""
         tensors = shared_tensors(self.model) | matrix_tensors(self.kernel_matrices)
-        write_supernet(Path(directory), tensors, self.elasticity, self.space, self.example_inputs)
+        write_supernet(
+            Path(directory), tensors, self.elasticity, self.space, self.example_inputs, self.analysis.dynamic
+        )
 
     @classmethod
     def load(cls, directory: str | Path, model: nn.Module, *, pipeline: Pipeline = PIPELINE) -> SuperNetwork:
@@ -196,7 +238,7 @@ class SuperNetwork(nn.Module):
             CheckpointError: a file is missing, damaged, of another format version or of another model; names the
                 missing and unexpected tensors. `model` is changed only if everything fits.
         """
-        elasticity, example_inputs, restore = read_supernet(Path(directory), model)
-        supernet = cls.from_model(model, example_inputs, elasticity, pipeline=pipeline)
+        elasticity, example_inputs, dynamic, restore = read_supernet(Path(directory), model)
+        supernet = cls.from_model(model, example_inputs, elasticity, dynamic=dynamic, pipeline=pipeline)
         restore(supernet.space, supernet.kernel_matrices)
         return supernet

@@ -21,7 +21,8 @@ from bnas.passes.errors import CaptureError, Diagnostic
 from .emission import Emitter
 from .entry import Allowed, Axis, Check, Sizes
 from .merging import Merger
-from .recorder import BATCH
+from .patches import WRAPPERS
+from .recorder import BATCH, inner_of
 from .recording import Recording, record
 from .structure import Path, leaves_of, map_leaves
 
@@ -413,6 +414,8 @@ def _tensors(value: Any) -> list[Tensor]:
 
 def parameter_names(model: nn.Module, count: int) -> list[str]:
     """The names of the first `count` positional parameters of a forward; others are called by their place."""
+    model = inner_of(model)
+    model = model.module if isinstance(model, WRAPPERS) else model
     forward: Any = model.forward
     while isinstance(forward, partial) or hasattr(forward, "__wrapped__"):
         forward = forward.func if isinstance(forward, partial) else forward.__wrapped__

@@ -18,6 +18,7 @@ from bnas.passes.ir import IR
 
 from .capture import modes_in_training
 from .entry import Axis
+from .recorder import inner_of
 from .state import preserved
 from .structure import holds_tensors, leaves_of, map_leaves
 
@@ -173,7 +174,7 @@ def _difference(
     """The relative error of a graph to its model; what is wrong if it is none, or None where the model fails."""
     state = {name: tensor for name, tensor in ir.root.named_buffers() if not tensor.is_meta} if buffers else {}
     try:
-        expected, changed = _run(ir.root, modes, state, lambda: ir.root(*copied(inputs)[0], **copied(inputs)[1]))
+        expected, changed = _run(ir.root, modes, state, lambda: inner_of(ir.root)(*copied(inputs)[0], **copied(inputs)[1]))
     except Exception:
         if not fails:
             raise

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from bnas.passes.interpreter import GraphInterpreter
 from bnas.passes.ir import IR
 
-from .recorder import _line
+from .recorder import _line, inner_of
 from .spelling import spelled
 from .state import preserved
 from .structure import holds_tensors, tensors_of
@@ -84,7 +84,7 @@ def _calls_of_model(ir: IR, inputs: Any, modes: Mapping[nn.Module, bool]) -> lis
         for module, mode in modes.items():
             module.training = mode
         torch.manual_seed(0)
-        ir.root(*inputs[0], **inputs[1])
+        inner_of(ir.root)(*inputs[0], **inputs[1])
     return follower.calls
 
 

@@ -14,8 +14,12 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from bnas.passes.attention import DECOMPOSITIONS
 
-from .recorder import Recorder, _hooked
+from .recorder import Recorder, _hooked, inner_of
 from .structure import tensors_of
+
+
+WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+"""Modules that call another one on several devices or in several processes: the other one is what is captured."""
 
 
 class CustomFunction(nn.Module):
@@ -45,9 +49,10 @@ def recording(recorder: Recorder) -> Iterator[None]:
     apply = vars(owner)["apply"]
 
     def module_call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        inner = getattr(module, "_orig_mod", None)
-        if isinstance(inner, nn.Module) and type(module).__name__ == "OptimizedModule":
-            return inner(*args, **kwargs)
+        if isinstance(module, WRAPPERS):
+            return module.module(*args, **kwargs)
+        if inner_of(module) is not module:
+            return inner_of(module)(*args, **kwargs)
         if isinstance(module, torch.jit.ScriptModule):
             return recorder.call_module(module, args, kwargs, _scripted)
         if type(module) in DECOMPOSITIONS and not _hooked(module):

@@ -68,6 +68,12 @@ class Step(Leaf):
         return f"{where}, in module {self.scope!r}" if self.scope else where
 
 
+def inner_of(model: nn.Module) -> nn.Module:
+    """The module that a wrapper runs: that behind ``torch.compile``, which computes the same."""
+    inner = getattr(model, "_orig_mod", None)
+    return inner if isinstance(inner, nn.Module) and type(model).__name__ == "OptimizedModule" else model
+
+
 class ValueRead(CaptureError):
     """Forward asks for the numbers of a tensor that depends on the inputs."""
 

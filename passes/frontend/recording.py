@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bnas.passes.errors import CaptureError, Diagnostic
 
 from .patches import recording
-from .recorder import Recorder, Step, described
+from .recorder import Recorder, Step, described, inner_of
 from .state import ModelState
 from .structure import Path, leaves_of, map_leaves
 
@@ -75,7 +75,7 @@ def record(
         args, kwargs = _placeholders(recorder, inputs, names, shapes)
         try:
             with recording(recorder), torch.random.fork_rng(devices=[]):
-                result = model(*args, **kwargs)
+                result = inner_of(model)(*args, **kwargs)
                 with torch._C.DisableTorchFunction():
                     output = recorder.refs(result)
         except Exception as error:
