@@ -98,6 +98,10 @@ class AxisTypes(Unifier):
     users: dict[str, set[Node]] = field(default_factory=dict)
     """The nodes that read a parameter or buffer."""
     rewrites: list[Rewrite | Replacement] = field(default_factory=list)
+    following: set[Node] = field(default_factory=set)
+    """The nodes that are computed from the inputs, and not from parameters and buffers alone."""
+    slices: list[tuple[Term, Term]] = field(default_factory=list)
+    """Axes of parameters and buffers with what slices take of them, before an input comes in."""
     macs: list[tuple[Node, tuple[Term, ...]]] = field(default_factory=list)
     """Multiply-accumulates of a node, as the axes whose sizes are multiplied."""
     producers: dict[str, int] = field(default_factory=dict)
@@ -214,10 +218,31 @@ def analyse(ir: IR) -> AxisTypes:
     """Type all axes of the graph. Nothing of the model or the graph is changed."""
     types = AxisTypes(ir=ir)
     for node in ir.graph.nodes:
+        if node.op == "placeholder" or not types.following.isdisjoint(_tensors(node)):
+            types.following.add(node)
         types.values[node] = _type_of(types, node)
         note_zeros(types, node)
+    _pin_unread(types)
     types.settle()
     return types
+
+
+def _tensors(node: Node) -> list[Node]:
+    """The inputs of a node that are no sizes."""
+    return [source for source in node.all_input_nodes if not isinstance(source.meta.get("value"), int)]
+
+
+def _pin_unread(types: AxisTypes) -> None:
+    """Pin the parts of parameters and buffers that are only cut off, as rows for longer inputs are: no widths."""
+    left = {symbol for axis, _ in types.slices for symbol in symbols(axis)}
+    if not left:
+        return
+    read = [taken for _, taken in types.slices]
+    for node in types.following:
+        read += tree_leaves(types.values[node], is_leaf=lambda value: isinstance(value, Term))
+    used = {symbol for term in read if isinstance(term, Term) for symbol in symbols(term)}
+    for symbol in left - used:
+        types.pin(symbol, "no operator reads this part of it")
 
 
 def _type_of(types: AxisTypes, node: Node) -> Any:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 
 import torch
+from torch import nn
 from torch.fx import Node
 
 from .axes import AxisTypes
@@ -155,11 +156,18 @@ def _is_item(node: Node) -> bool:
 
 
 def has_tensors(types: AxisTypes, node: Node) -> bool:
-    """Whether the operator has a parameter or buffer, or may have one, since it is opaque."""
-    call = types.ir.calls.get(node)
-    if call is None:
-        return node.op == "call_module"
-    return any(isinstance(r, TensorRef) or r.op == "get_attr" for r in call.tensors())
+    """Whether the operator reads a parameter: buffers and constants, such as anchors, are nothing to save."""
+    call, ir = types.ir.calls.get(node), types.ir
+    if call is None and node.op == "call_module" and any(True for _ in ir.module(str(node.target)).parameters()):
+        return True
+    return any(_is_parameter(types, ref) for ref in (node.all_input_nodes if call is None else call.tensors()))
+
+
+def _is_parameter(types: AxisTypes, ref: Node | TensorRef) -> bool:
+    if isinstance(ref, Node) and ref.op != "get_attr":
+        return False
+    name = ref.name if isinstance(ref, TensorRef) else str(ref.target)
+    return name not in types.ir.constants and isinstance(types.ir.tensor(name), nn.Parameter)
 
 
 def named(blocks: Iterable[Block]) -> tuple[Block, ...]:

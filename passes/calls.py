@@ -276,7 +276,6 @@ _SPELLINGS: dict[Operator, tuple[Operator, ...]] = {
     torch.transpose: (torch.swapaxes, torch.swapdims, "swapaxes", "swapdims"),
     torch.movedim: (torch.moveaxis, "moveaxis"),
     torch.broadcast_to: (),
-    F.group_norm: (torch.group_norm,),
     torch.outer: (torch.ger, "ger"),
     F.channel_shuffle: (torch.channel_shuffle, torch.native_channel_shuffle),
     torch.einsum: (torch.functional.einsum,),

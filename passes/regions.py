@@ -13,6 +13,7 @@ from functools import cached_property
 from itertools import takewhile
 
 import torch
+import torch.nn.functional as F
 from torch.fx import Node
 
 from .axes import AxisTypes
@@ -185,12 +186,26 @@ def match_region(types: AxisTypes, entry: Node, out: Node) -> Block | Diagnostic
     leaks = [node for node in between - {out} if set(node.users) - between]
     if leaks:
         return Diagnostic(leaks[0].name, "is also read outside the region")
-    if not any(has_tensors(types, node) for node in between):
+    weighted = [node for node in between if has_tensors(types, node)]
+    if not weighted:
         return Diagnostic(out.name, "no parameter inside the region")
+    if all(_only_scales(types, node) for node in weighted):
+        return Diagnostic(out.name, "only a normalisation or a scale is inside the region")
     block = Block(f"{entry.name}-{out.name}", entry, out, frozenset(between - {out}), residual=False)
     if writes_into(types.ir, block):
         return Diagnostic(out.name, "the region writes into its own input")
     return block
+
+
+SCALES = frozenset({torch.mul, torch.add, torch.sub, torch.div, torch.addcmul, F.prelu})
+NORMS = frozenset({F.layer_norm, F.rms_norm, F.group_norm, torch.group_norm})
+"""What reads a stream needs these; a batch norm belongs to one layer, and may be left out with its activation."""
+
+
+def _only_scales(types: AxisTypes, node: Node) -> bool:
+    """Whether the operator is a norm, also one that is written by hand: what comes after it needs it."""
+    call = types.ir.calls.get(node)
+    return call is not None and call.op in SCALES | NORMS
 
 
 def rigid_if_tied(types: AxisTypes, block: Block) -> list[Diagnostic]:

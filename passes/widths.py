@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 from .axes import AxisTypes
@@ -120,7 +120,22 @@ class _Policy:
         if sizes is None and symbol not in self.units:
             return "it stays full by default: the inner size of a product, such as width per group or head size"
         sizes = sizes or self.elasticity.choices(symbol.n, self.units[symbol])
-        return sizes if len(sizes) > 1 else f"the settings give no size below {symbol.n}"
+        return sizes if len(sizes) > 1 else f"the settings give no size below {symbol.n}{self._help(symbol, name)}"
+
+    def _help(self, symbol: Sym, name: str) -> str:
+        """The settings that would give more sizes."""
+        if symbol.n == 1:
+            return ": the axis has one entry"
+        small, unit = replace(self.elasticity, min_width=1, divisor=1), self.units.get(symbol, 1)
+        finer = replace(small, width_multipliers=(0.5,), width_step=None, max_num_widths=None)
+        now = f"min_width={self.elasticity.min_width} and divisor={self.elasticity.divisor}"
+        if len(small.choices(symbol.n, unit)) > 1:
+            advice = f"{now} are too large: lower them, min_width=1 and divisor=1 for all sizes"
+        elif len(finer.choices(symbol.n, unit)) > 1:
+            advice = "give smaller width_multipliers, such as 0.5, a width_step or a larger max_num_widths"
+        else:
+            advice = "no fraction of it is a whole number"
+        return f": {advice}; or list sizes for it alone, widths={{{name!r}: [{symbol.n // 2}, {symbol.n}]}}"
 
     def _groups(self, groups: Sequence[Sequence[str]]) -> dict[Sym, tuple[int, ...]]:
         """The symbols of all groups; their sizes are empty where the general settings give them."""

@@ -32,7 +32,7 @@ LAYERS: dict[Operator, tuple[int, int]] = {
     **dict.fromkeys((F.linear, F.embedding, F.embedding_bag), (-1, 1)),
     **dict.fromkeys((F.layer_norm, F.rms_norm), (-1, 2)),
     **dict.fromkeys((F.batch_norm, F.instance_norm), (1, 3)),
-    F.group_norm: (1, 2),
+    **dict.fromkeys((F.group_norm, torch.group_norm), (1, 2)),
 }
 """Operators whose weight makes all of an axis, without which nothing of an entry is left: axis, place of the weight."""
 

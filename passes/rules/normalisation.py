@@ -45,7 +45,7 @@ def layer_norm(types: AxisTypes, call: Call) -> Axes:
     return inputs
 
 
-@register_rule(F.group_norm)
+@register_rule(F.group_norm, torch.group_norm)
 def group_norm(types: AxisTypes, call: Call) -> Axes:
     """Channels are groups x width; statistics are those of the kept entries of each group."""
     inputs, groups = types.type(call.argument(0, "input")), call.argument(1, "num_groups")

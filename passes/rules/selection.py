@@ -25,8 +25,16 @@ def getitem(types: AxisTypes, call: Call) -> Any:
     items = _full(_entries(item), len(source))
     found = _Index(types, call.node.meta["value"].shape)
     out = found.read(source, items)
+    for axis, taken in found.sliced:
+        note_slice(types, call.args[0], axis, taken)
     types.rewrite(call, 1, "", tuple(found.written))
     return out
+
+
+def note_slice(types: AxisTypes, source: Any, axis: Term, taken: Term) -> None:
+    """Remember what a slice of a parameter or buffer leaves: nobody may read it."""
+    if taken.size < axis.size and source not in types.following:
+        types.slices.append((axis, taken))
 
 
 @register_rule(operator.setitem)
@@ -100,6 +108,8 @@ class _Index:
     """The index in active sizes."""
     places: list[int] = field(default_factory=list)
     """Where tensors, lists and numbers of an index by tensors stand, among all entries."""
+    sliced: list[tuple[Term, Term]] = field(default_factory=list)
+    """Axes, each with what a slice takes of it."""
     before: int = 0
     """The axes of the result before the first of them."""
 
@@ -157,6 +167,7 @@ class _Index:
 
     def _slice(self, axis: Term, item: slice) -> Term:
         term, self.written[-1] = _slice(self.types, axis, item)
+        self.sliced.append((axis, term))
         return term
 
     def _part(self, axis: Term, item: slice) -> Term:
@@ -200,7 +211,9 @@ def narrow(types: AxisTypes, call: Call) -> Axes:
         types.pin(out[dim], "its size follows the input: a slice of it ends where an input says")
         out[dim] = K(int(length))
         return out
-    head, out[dim] = cut_out(types, out[dim], start % out[dim].size, length)
+    axis = out[dim]
+    head, out[dim] = cut_out(types, axis, start % axis.size, length)
+    note_slice(types, call.argument(0, "input"), axis, out[dim])
     types.rewrite(call, 2, "start", head)
     types.rewrite(call, 3, "length", out[dim])
     return out

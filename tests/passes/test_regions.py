@@ -308,3 +308,28 @@ def test_a_width_inside_a_skipped_region_does_not_matter() -> None:
     supernet = SuperNetwork.from_model(row.module, row.inputs, ELASTICITY)
     (name,) = supernet.space.blocks
     assert supernet.space.inside == {"body.0.0": (frozenset([name]),)}
+
+
+class Stream(nn.Module):
+    """A residual stream with anchors added, and its last norm, written by hand, before the head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head, self.scale = nn.Linear(4, 16), nn.Linear(16, 2), nn.Parameter(torch.ones(16))
+        self.register_buffer("anchors", torch.rand(16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = (x.sigmoid() * 2 - 0.5 + self.anchors).exp().tanh().square().neg().add(1)
+        hidden = x.float()
+        hidden = hidden * torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + 1e-6)
+        return self.head(self.scale * hidden.type_as(x))
+
+
+def test_what_has_no_parameter_and_what_only_normalises_is_no_region() -> None:
+    types = analyse(trace(Stream().eval(), torch.randn(2, 4)))
+    assert not skippable_blocks(types, Elasticity(("depth",), min_block_size=1)).found
+    nodes = {node.name: node for node in types.ir.graph.nodes}
+    decoded = match_region(types, nodes["stem"], nodes["add_1"] if "add_2" in nodes else nodes["add"])
+    assert isinstance(decoded, Diagnostic)
+    assert re.search("no parameter inside", decoded.reason)

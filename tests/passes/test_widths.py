@@ -26,6 +26,8 @@ from bnas.passes import (
     tie_groups,
     trace,
 )
+from bnas.passes.vetoes import find_vetoes
+from bnas.passes.widths import find_widths
 from bnas.runtime import SuperNetwork
 from bnas.testing import assert_extracted_is_oracle, assert_program_is_extracted
 
@@ -376,3 +378,22 @@ def test_kernels_are_kept_too(setting: str) -> None:
     assert_extracted_is_oracle(supernet, supernet.space.minimal(), inputs)
     kept = "1" if setting == "target_scopes" else "0"
     assert any(one.place == kept for one in supernet.analysis.refusals["choose"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "advice"),
+    [
+        pytest.param(Elasticity(), "min_width=8 and divisor=8 are too large: lower them", id="few-heads"),
+        pytest.param(
+            Elasticity(min_width=1, divisor=1, width_multipliers=(0.9,), max_num_widths=1),
+            "give smaller width_multipliers",
+            id="one-size",
+        ),
+    ],
+)
+def test_a_width_without_sizes_says_what_would_help(settings: Elasticity, advice: str) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    types = analyse(trace(model.eval(), torch.randn(2, 3)))
+    (refused,) = find_widths(types, settings, find_vetoes(types.ir, settings)).refused
+    assert advice in refused.reason
+    assert "widths={'0': [2, 4]}" in refused.reason

@@ -162,6 +162,7 @@ PASSING: dict[str, Body] = {
     "norm of padding": lambda x: F.group_norm(F.pad(x.relu(), (0, 0, 0, 0, 2, 1)), 1),
     "rms_norm": Of(lambda layer, x: first(layer(last(x))), nn.RMSNorm(CHANNELS)),
     "group_norm": nn.GroupNorm(1, CHANNELS),
+    "torch.group_norm": Of(lambda w, b, x: torch.group_norm(x, 1, w, b), parameter(CHANNELS), parameter(CHANNELS)),
     "permute": lambda x: x.permute(0, 3, 1, 2).transpose(1, 2),
     "movedim": lambda x: torch.movedim(x, 1, 3).movedim(3, 1),
     "t": Of(lambda w, x: torch.einsum("bchw,dc->bdhw", x, w.t()), parameter(CHANNELS, 5)),
