@@ -29,16 +29,18 @@ class OnnxFallbackWarning(UserWarning):
 
 
 def to_onnx(
-    module: nn.Module, example_inputs: Sequence[Any], metadata: Mapping[str, str]
+    module: nn.Module, example_inputs: Sequence[Any], metadata: Mapping[str, str], graph: nn.Module | None = None
 ) -> tuple[ModelProto, str | None]:
     """The ONNX model of `module`, which is in eval mode, and if PyTorch's exporter made it the reason why.
+
+    `graph` is what `graph_of` made of it, where that is known.
 
     Raises:
         LoweringError: neither can make it; says why of both.
     """
     try:
-        graph = module if isinstance(module, GraphModule) else _graph_of(module, example_inputs)
-        return lower(graph, example_inputs, metadata=metadata), None
+        known = graph if isinstance(graph, GraphModule) else _graph_of(module, example_inputs)
+        return lower(known, example_inputs, metadata=metadata), None
     except (LoweringError, TraceError) as error:
         reason = str(error)
     model = _standard(module, example_inputs, reason)
@@ -49,10 +51,8 @@ def to_onnx(
 
 def graph_of(module: nn.Module, example_inputs: Sequence[Any]) -> nn.Module:
     """The graph of a module if it can be traced, and else the module itself."""
-    if isinstance(module, GraphModule):
-        return module
     try:
-        return _graph_of(module, example_inputs).eval()
+        return _graph_of(module, example_inputs)
     except (LoweringError, TraceError):
         return module
 
@@ -71,8 +71,10 @@ def dims_of(module: nn.Module, example_inputs: Sequence[Any]) -> Dims:
 
 def _graph_of(module: nn.Module, example_inputs: Sequence[Any]) -> GraphModule:
     """The graph of a module that has none yet: nothing in it is elastic."""
+    if isinstance(module, GraphModule):
+        return module
     supernet = SuperNetwork.from_model(module, tuple(example_inputs), Elasticity(dimensions=()))
-    return supernet.extract(supernet.space.maximal())
+    return supernet.extract(supernet.space.maximal()).eval()
 
 
 def _standard(module: nn.Module, example_inputs: Sequence[Any], reason: str) -> ModelProto:
