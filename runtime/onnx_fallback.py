@@ -14,7 +14,7 @@ from torch import nn
 from torch.fx import GraphModule
 
 from bnas.passes import Elasticity
-from bnas.passes.errors import LoweringError, TraceError
+from bnas.passes.errors import BnasError, LoweringError
 from bnas.passes.lowering import dynamic_dims, lower, named_outputs
 from bnas.passes.lowering_walk import bound_inputs
 
@@ -41,7 +41,7 @@ def to_onnx(
     try:
         known = graph if isinstance(graph, GraphModule) else _graph_of(module, example_inputs)
         return lower(known, example_inputs, metadata=metadata), None
-    except (LoweringError, TraceError) as error:
+    except BnasError as error:
         reason = str(error)
     model = _standard(module, example_inputs, reason)
     helper.set_model_props(model, {**metadata, FALLBACK: reason})
@@ -53,7 +53,7 @@ def graph_of(module: nn.Module, example_inputs: Sequence[Any]) -> nn.Module:
     """The graph of a module if it can be traced, and else the module itself."""
     try:
         return _graph_of(module, example_inputs)
-    except (LoweringError, TraceError):
+    except BnasError:
         return module
 
 
