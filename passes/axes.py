@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.fx import Node
 from torch.utils._pytree import tree_leaves, tree_map
 
-from .calls import Call, Operator, TensorRef, with_numbers
+from .calls import Call, Dynamic, Operator, TensorRef, with_numbers
 from .errors import Diagnostic, RuleError
 from .ir import IR
 from .terms import K, Sym, Term, leaves, normalise, symbols
@@ -181,7 +181,10 @@ class AxisTypes(Unifier):
                 self.pin(self.type(value)[axis], "it is summed over, and what is left out of it is not zero")
 
     def rewrite(self, call: Call, position: int, name: str, value: Any) -> None:
-        """State that a constant argument is the active size of a term, or holds such sizes."""
+        """State that a constant argument is the active size of a term, or holds such sizes; one of an input stays."""
+        if isinstance(call.argument(position, name), Dynamic):
+            self.pin_axes([value] if isinstance(value, Term) else [], "its size is computed from an input")
+            return
         self.rewrites.append(Rewrite(call.node, position, name, value))
 
     def replace(self, call: Call, target: Callable[..., Any], *args: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -74,6 +75,9 @@ __all__ = [
 ]
 
 
+SIZES = "bnas.sizes"
+"""The name of the property in ``metadata_props`` with the example's sizes of the dynamic axes, as JSON."""
+
 Dims = Mapping[str, Mapping[int, str]]
 """Dynamic axes by input: which axis has which name. The same name means the same size."""
 
@@ -94,7 +98,9 @@ def lower(module: GraphModule, example_inputs: Sequence[Any], *, metadata: Mappi
         LoweringError: if an operator has no rule, or is used in a way that its rule cannot express; it names the
             operator, the node and the module.
     """
-    return lowered_graph(module, example_inputs).model(type(module).__name__, metadata or {})
+    builder = lowered_graph(module, example_inputs)
+    known = {} if set(builder.example_sizes) <= {"batch"} else {SIZES: json.dumps(builder.example_sizes)}
+    return builder.model(type(module).__name__, {**known, **(metadata or {})})
 
 
 def lowered_graph(module: GraphModule, example_inputs: Sequence[Any]) -> OnnxBuilder:
@@ -104,14 +110,18 @@ def lowered_graph(module: GraphModule, example_inputs: Sequence[Any]) -> OnnxBui
         LoweringError: as `lower` does.
     """
     _check_eval(module)
-    inputs = list(bound_inputs(module.graph, example_inputs, {}, "the model"))
+    args, kwargs = ((), dict(example_inputs)) if isinstance(example_inputs, Mapping) else (example_inputs, {})
+    inputs = list(bound_inputs(module.graph, args, kwargs, "the model"))
     names = [str(node.target) for node in module.graph.nodes if node.op == "placeholder"]
     given = dict(zip(names, inputs, strict=True))
     dims = dynamic_dims(module, given)
     failed: SampleError | None = None
-    for sizes in dim_sizes(_example_sizes(given, dims)):
+    examples = _example_sizes(given, dims)
+    for sizes in dim_sizes(examples):
         try:
-            return _graph(module, given, dims, sizes)
+            builder = _graph(module, given, dims, sizes)
+            builder.example_sizes = examples
+            return builder
         except SampleError as error:
             failed = failed or error
     assert failed is not None

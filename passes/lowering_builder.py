@@ -47,6 +47,8 @@ class OnnxBuilder:
         self.outputs: list[ValueInfoProto] = []
         self.dims: list[Size] = []
         """The sizes of the inputs' dynamic axes."""
+        self.example_sizes: dict[str, int] = {}
+        """The sizes of the dynamic axes in the example inputs."""
         self._axis_sizes: dict[tuple[str, int], str] = {}
         self._tensors: dict[str, Tensor] = {}
         self._known: dict[Any, str] = {}

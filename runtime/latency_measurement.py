@@ -32,6 +32,7 @@ class Settings(TypedDict, total=False):
     inter_threads: int
     provider: str
     seed: int
+    sizes: Mapping[str, int] | None
 
 
 @overload
@@ -58,6 +59,7 @@ def measure_latency(
     inter_threads: int = 1,
     provider: str = CPU,
     seed: int = 0,
+    sizes: Mapping[str, int] | None = None,
 ) -> dict[str, Latency] | Latency:
     """The latency of every candidate, under the same conditions; of a single one if only one is given.
 
@@ -80,6 +82,7 @@ def measure_latency(
         threads: Threads within an operator.
         inter_threads: Operators that may run at the same time.
         provider: ONNX Runtime's execution provider. On another device than the CPU, compare the wall clock.
+        sizes: Of dynamic axes by name, such as ``{"length": 128}``; by default those of the example inputs.
         seed: Fixes the numbers of the inputs and the order within rounds.
 
     Raises:
@@ -93,7 +96,7 @@ def measure_latency(
     generator, runners = np.random.default_rng(seed), dict[str, Runner]()
     for name, candidate in named.items():
         session = session_of(name, candidate, supernet, settings)
-        runners[name] = warmed(name, Runner(session, feed_of(name, session, inputs, batch, seed)), warmup)
+        runners[name] = warmed(name, Runner(session, feed_of(name, session, inputs, batch, seed, sizes)), warmup)
     repeats = repeats or repeats_for(max(runner.quickest_ms for runner in runners.values()))
     runners = {name: replace(runner, repeats=repeats) for name, runner in runners.items()}
     times = rounds(runners, runs, generator)

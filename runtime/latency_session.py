@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
@@ -11,6 +12,7 @@ from onnx import ModelProto
 from torch.fx import GraphModule
 
 from bnas.passes import Subnet
+from bnas.passes.lowering import SIZES
 
 from .latency import LatencyError
 from .layout import on_cpu
@@ -59,17 +61,23 @@ def _lowered(name: str, candidate: GraphModule | Subnet, supernet: SuperNetwork 
         return to_onnx(module, [one.cpu() for one in supernet.example()], {})[0]
 
 
-def feed_of(name: str, session: Any, inputs: Inputs, batch: int, seed: int) -> dict[str, Array]:
+def feed_of(
+    name: str, session: Any, inputs: Inputs, batch: int, seed: int, sizes: Mapping[str, int] | None = None
+) -> dict[str, Array]:
     """The arrays that a model is run on, by input name.
+
+    Dynamic axes have the sizes that `sizes` names, else those of the example inputs that the file was made with.
 
     Raises:
         LatencyError: `inputs` are not those of the model, or cannot be made up.
     """
     declared = {one.name: one for one in session.get_inputs()}
+    known = session.get_modelmeta().custom_metadata_map.get(SIZES, "{}")
+    open_axes = {**json.loads(known), **(sizes or {}), "batch": batch}
     if isinstance(inputs, Mapping):
         given = dict(inputs)
     elif inputs is None:
-        given = {key: _filled(name, _shape(name, one, batch), one.type, seed) for key, one in declared.items()}
+        given = {key: _filled(name, _shape(name, one, batch, open_axes), one.type, seed) for key, one in declared.items()}
     else:
         first = next(iter(declared.values()))
         array = inputs if isinstance(inputs, np.ndarray) else _filled(name, inputs, first.type, seed)
@@ -79,17 +87,20 @@ def feed_of(name: str, session: Any, inputs: Inputs, batch: int, seed: int) -> d
     return given
 
 
-def _shape(name: str, declared: Any, batch: int) -> list[int]:
-    """The shape of an input, with `batch` for an open first axis."""
+def _shape(name: str, declared: Any, batch: int, sizes: Mapping[str, int]) -> list[int]:
+    """The shape of an input, with known sizes for its dynamic axes and `batch` for an open first one."""
     first, *rest = declared.shape or [batch]
-    open_axes = [axis for axis in rest if not isinstance(axis, int)]
-    if open_axes:
-        raise LatencyError(f"{name}: input {declared.name!r} leaves {open_axes[0]!r} open; give inputs or their shape")
+    missing = [axis for axis in rest if not isinstance(axis, int) and axis not in sizes]
+    if missing:
+        raise LatencyError(
+            f"{name}: input {declared.name!r} leaves {missing[0]!r} open; give inputs, their shape or "
+            f"sizes={{{missing[0]!r}: ...}}"
+        )
     if not declared.shape:
         return []
     if isinstance(first, int) and first != batch:
         raise LatencyError(f"{name}: input {declared.name!r} is made for a batch of {first}, not {batch}")
-    return [batch, *rest]
+    return [size if isinstance(size, int) else sizes.get(size, batch) for size in declared.shape]
 
 
 def _filled(name: str, shape: Sequence[int], kind: str, seed: int) -> Array:

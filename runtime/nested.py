@@ -19,6 +19,13 @@ def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return type(value)(map_tensors(one, change) for one in value) if isinstance(value, list | tuple) else value
 
 
+def tensors_in(value: Any) -> list[Tensor]:
+    """The tensors of `value` in order."""
+    found: list[Tensor] = []
+    map_tensors(value, lambda one: found.append(one) or one)  # type: ignore[func-returns-value]
+    return found
+
+
 def batch_size(batch: tuple[Any, Any]) -> int:
     """Samples of a batch of inputs and targets: axis 0 of the first input."""
     tensors, named = as_program_call(batch[0])

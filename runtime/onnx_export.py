@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import onnx
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bnas.passes import Subnet
 from bnas.passes.errors import LoweringError
+from bnas.passes.ir import as_call
 
 from .layout import on_cpu
-from .onnx_fallback import to_onnx
+from .nested import map_tensors, tensors_in
+from .onnx_fallback import dims_of, graph_of, to_onnx
 from .onnx_file import model_bytes, staged, write_model
 from .onnx_session import SessionError, open_session
-from .onnx_trial import compare, eval_mode, outputs_of, trial_inputs
+from .onnx_trial import compare, eval_mode, fits, outputs_of, trial_inputs
 from .origin import VERSION, origin
 from .output_form import form_property
 from .quantisation import Int8, Int8Report, QuantisationError, quantise
@@ -46,7 +50,7 @@ class OnnxReport:
 def export_onnx(
     model: nn.Module | Subnet,
     path: str | os.PathLike[str],
-    example_inputs: Tensor | Sequence[Tensor],
+    example_inputs: Any,
     int8: Int8 | None = None,
     *,
     supernet: SuperNetwork | None = None,
@@ -56,7 +60,8 @@ def export_onnx(
     """Write a model in eval mode to an ONNX file that was verified; after any failure there is no new file.
 
     The model is checked by `onnx.checker` and run on ONNX Runtime (CPU, all optimisations), on the example inputs and
-    on random ones of another batch size. Every output must have a `relative_error` of at most `rtol` to PyTorch's. The
+    on random ones of other sizes of all dynamic axes. Every output must have a `relative_error` of at most `rtol` to
+    PyTorch's (of `onnx_trial.HALF` at least where it is in float16). The
     training flags of the module are put back; of one on another device a copy on the CPU is exported, and a file that
     was there before is replaced in one step or kept. What has no lowering rule makes torch.onnx.export take the whole
     graph: a warning and the report say why. Weights of more than 2 GiB stand in a file beside it,
@@ -66,7 +71,8 @@ def export_onnx(
         model: A module, best an extracted sub-network; or a `Subnet` of `supernet`, whose BatchNorm statistics are
             then those of the super-network. `bnas.Evaluator.prepare` gives a module with recalibrated ones.
         path: Where the file goes; its folder must exist.
-        example_inputs: A tensor for each input, with the batch as axis 0.
+        example_inputs: As `SuperNetwork.from_model` takes them: a tensor, a tuple or list of positional inputs, or a
+            dict by the names of the arguments; each may be a list, tuple or dict of tensors in turn.
         int8: How to quantise it, once it was verified; by default not at all.
         supernet: Where a `Subnet` comes from. The file then carries its choice, costs and origin.
         metadata: Further properties that are stored with the model; `bnas.runtime.origin` makes those of a sub-network.
@@ -77,28 +83,53 @@ def export_onnx(
         QuantisationError: it cannot be quantised as asked for.
         OnnxWriteError: the file cannot be written.
     """
-    inputs = [one.cpu() for one in _tensors(example_inputs)]
     if int8 is not None and not isinstance(int8, Int8):
         raise QuantisationError(f"int8: must be a bnas.Int8, such as bnas.Int8(loader), not {type(int8).__name__}")
     module, properties = _resolved(model, supernet)
     module = on_cpu(module)
+    inputs = _positional(module, example_inputs)
+    _check_types(module, inputs)
     with eval_mode(module), staged(Path(path)) as place:
-        trials = [(one, outputs_of(module, one)) for one in trial_inputs(inputs)]
+        first = outputs_of(module, inputs)
+        graph = graph_of(module, inputs)
+        dims = dims_of(graph, inputs)
+        others = trial_inputs(inputs, dims, partial(fits, module))[1:]
+        trials = [(inputs, first), *((one, outputs_of(module, one)) for one in others)]
         properties |= form_property(trials[0][1])
-        proto, fallback = to_onnx(module, inputs, {**properties, **(metadata or {})})
+        proto, fallback = to_onnx(module, inputs, {**properties, **(metadata or {})}, graph)
         opset = next(one.version for one in proto.opset_import if not one.domain)
         write_model(proto, place)
         worst = _verified(place, trials, rtol)
-        quantised = None if int8 is None else quantise(place, int8, inputs)
+        quantised = None if int8 is None else quantise(place, int8, inputs, dims)
         size = model_bytes(place)
     return OnnxReport(Path(path), size, worst, opset, fallback, quantised)
 
 
-def _tensors(given: Any) -> tuple[Tensor, ...]:
-    inputs = (given,) if isinstance(given, Tensor) else tuple(given) if isinstance(given, list | tuple) else None
-    if inputs is None or not all(isinstance(one, Tensor) for one in inputs):
-        raise LoweringError(f"example_inputs must be a tensor or a sequence of tensors, not {type(given).__name__}")
-    return inputs
+def _positional(module: nn.Module, example_inputs: Any) -> list[Any]:
+    """The example inputs in the order of the arguments of ``forward``, on the CPU."""
+    args, kwargs = as_call(example_inputs)
+    if kwargs:
+        try:
+            bound = inspect.signature(module.forward).bind(*args, **kwargs)
+        except TypeError as error:
+            raise LoweringError(f"example_inputs do not fit the arguments of the model: {error}") from error
+        bound.apply_defaults()
+        args = tuple(bound.arguments.values())
+    if not tensors_in(args):
+        raise LoweringError(
+            "example_inputs must be a tensor, or a list, tuple or dict with tensors in it, not "
+            f"{type(example_inputs).__name__}"
+        )
+    return map_tensors(list(args), torch.Tensor.cpu)  # type: ignore[no-any-return]
+
+
+def _check_types(module: nn.Module, inputs: Sequence[Any]) -> None:
+    tensors = [*module.parameters(), *module.buffers(), *tensors_in(inputs)]
+    if any(one.dtype == torch.bfloat16 for one in tensors):
+        raise LoweringError(
+            "the model or its input is in bfloat16, which ONNX Runtime cannot run on a CPU, so that nothing could be "
+            "verified: export model.float() with inputs in float32"
+        )
 
 
 def _resolved(model: nn.Module | Subnet, supernet: SuperNetwork | None) -> tuple[nn.Module, dict[str, str]]:
@@ -110,7 +141,7 @@ def _resolved(model: nn.Module | Subnet, supernet: SuperNetwork | None) -> tuple
     return supernet.extract(model), origin(supernet, model)
 
 
-def _verified(path: Path, trials: Sequence[tuple[list[Tensor], Any]], rtol: float) -> float:
+def _verified(path: Path, trials: Sequence[tuple[list[Any], Any]], rtol: float) -> float:
     """The largest relative error on `trials`, inputs and outputs, of the model at `path`, which is valid ONNX."""
     try:
         # By the path: a model of more than 2 GiB cannot be checked in memory.

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 from onnx import ModelProto, helper
-from torch import Tensor, nn
+from torch import nn
 from torch.fx import GraphModule
 
 from bnas.passes import Elasticity
-from bnas.passes.errors import LoweringError, CaptureError
-from bnas.passes.lowering import lower, named_outputs
+from bnas.passes.errors import BnasError, LoweringError
+from bnas.passes.lowering import dynamic_dims, lower, named_outputs
+from bnas.passes.lowering_walk import bound_inputs
 
-from .onnx_trial import trial_inputs
+from .nested import map_tensors, tensors_in
+from .onnx_trial import Dims, batch_dims, fits, outputs_of, trial_inputs
 from .origin import FALLBACK
 from .supernetwork import SuperNetwork
 
@@ -26,17 +29,19 @@ class OnnxFallbackWarning(UserWarning):
 
 
 def to_onnx(
-    module: nn.Module, example_inputs: Sequence[Tensor], metadata: Mapping[str, str]
+    module: nn.Module, example_inputs: Sequence[Any], metadata: Mapping[str, str], graph: nn.Module | None = None
 ) -> tuple[ModelProto, str | None]:
     """The ONNX model of `module`, which is in eval mode, and if PyTorch's exporter made it the reason why.
+
+    `graph` is what `graph_of` made of it, where that is known.
 
     Raises:
         LoweringError: neither can make it; says why of both.
     """
     try:
-        graph = module if isinstance(module, GraphModule) else _graph_of(module, example_inputs)
-        return lower(graph, example_inputs, metadata=metadata), None
-    except (LoweringError, CaptureError) as error:
+        known = graph if isinstance(graph, GraphModule) else _graph_of(module, example_inputs)
+        return lower(known, example_inputs, metadata=metadata), None
+    except BnasError as error:
         reason = str(error)
     model = _standard(module, example_inputs, reason)
     helper.set_model_props(model, {**metadata, FALLBACK: reason})
@@ -44,24 +49,48 @@ def to_onnx(
     return model, reason
 
 
-def _graph_of(module: nn.Module, example_inputs: Sequence[Tensor]) -> GraphModule:
+def graph_of(module: nn.Module, example_inputs: Sequence[Any]) -> nn.Module:
+    """The graph of a module if it can be traced, and else the module itself."""
+    try:
+        return _graph_of(module, example_inputs)
+    except BnasError:
+        return module
+
+
+def dims_of(module: nn.Module, example_inputs: Sequence[Any]) -> Dims:
+    """The dynamic axes of the tensors among the inputs, in order; of what is no graph axis 0, if it can be another."""
+    tensors = tensors_in(list(example_inputs))
+    if isinstance(module, GraphModule):
+        inputs = bound_inputs(module.graph, example_inputs, {}, "the model")
+        names = [str(node.target) for node in module.graph.nodes if node.op == "placeholder"]
+        return list(dynamic_dims(module, dict(zip(names, inputs, strict=True))).values())
+    dims = batch_dims(tensors)
+    others = trial_inputs(example_inputs, dims)[1:]
+    return dims if any(fits(module, one) for one in others) else [{} for _ in tensors]
+
+
+def _graph_of(module: nn.Module, example_inputs: Sequence[Any]) -> GraphModule:
     """The graph of a module that has none yet: nothing in it is elastic."""
+    if isinstance(module, GraphModule):
+        return module
     supernet = SuperNetwork.from_model(module, tuple(example_inputs), Elasticity(dimensions=()))
-    return supernet.extract(supernet.space.maximal())
+    return supernet.extract(supernet.space.maximal()).eval()
 
 
-def _standard(module: nn.Module, example_inputs: Sequence[Tensor], reason: str) -> ModelProto:
+def _standard(module: nn.Module, example_inputs: Sequence[Any], reason: str) -> ModelProto:
     if find_spec("onnxscript") is None:
         raise LoweringError(
             f"{reason}. torch.onnx.export could take the whole graph, but it needs onnxscript: "
             "pip install 'bnas[export]'"
         )
-    inputs = tuple(trial_inputs(example_inputs)[-1])  # torch.export fixes a batch of 1
-    dynamic = tuple({0: torch.export.Dim.DYNAMIC} if given.ndim else None for given in inputs)
+    dims = dims_of(module, example_inputs)
+    inputs = tuple(trial_inputs(example_inputs, dims, partial(fits, module))[-1])  # torch.export fixes a size of 1
+    axes = iter(dims)
+    dynamic = tuple(map_tensors(list(inputs), lambda _: _open(next(axes))))  # type: ignore[arg-type, return-value]
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            names = [name for name, _ in named_outputs(module(*(given.clone() for given in inputs)))]
+            names = [name for name, _ in named_outputs(outputs_of(module, inputs))]
             program: Any = torch.onnx.export(
                 module, inputs, dynamo=True, dynamic_shapes=dynamic, output_names=names, verbose=False
             )
@@ -73,3 +102,7 @@ def _standard(module: nn.Module, example_inputs: Sequence[Tensor], reason: str) 
             f"{reason}. torch.onnx.export was tried for the whole graph, and fails: {type(cause).__name__}: {told}"
         ) from error
     return model
+
+
+def _open(axes: Mapping[int, str]) -> dict[int, Any] | None:
+    return {axis: torch.export.Dim.DYNAMIC for axis in axes} or None

@@ -8,8 +8,14 @@ from typing import Any
 
 from torch import Tensor
 
+from bnas.passes.lowering import fields_of
+
 OUTPUTS = "bnas.outputs"
 """The name of the property in ``metadata_props``: the form as JSON."""
+
+
+NOTHING = "none"
+"""Stands for an output that is ``None``, which no file holds."""
 
 
 def form_property(outputs: Any) -> dict[str, str]:
@@ -33,13 +39,21 @@ def formed(properties: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Any:
 
 
 def _form_of(value: Any) -> Any:
-    """`value` as plain data, with None for each tensor, in the order of `bnas.passes.lowering.named_outputs`."""
-    if isinstance(value, Mapping):
-        return {str(key): _form_of(item) for key, item in value.items()}
-    return [_form_of(item) for item in value] if isinstance(value, list | tuple) else None
+    """`value` as plain data, with None for each tensor, in the order of `bnas.passes.lowering.named_outputs`.
+
+    A named tuple and a data class become a dict by their fields; ``None`` is the word `NOTHING`.
+    """
+    fields = fields_of(value)
+    if fields is not None:
+        return {str(key): _form_of(item) for key, item in fields.items()}
+    if isinstance(value, list | tuple):
+        return [_form_of(item) for item in value]
+    return NOTHING if value is None else None
 
 
 def _filled(form: Any, tensors: Iterator[Tensor]) -> Any:
     if isinstance(form, dict):
         return {key: _filled(item, tensors) for key, item in form.items()}
-    return tuple(_filled(item, tensors) for item in form) if isinstance(form, list) else next(tensors)
+    if isinstance(form, list):
+        return tuple(_filled(item, tensors) for item in form)
+    return None if form == NOTHING else next(tensors)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -18,8 +18,10 @@ from torch import Tensor
 from bnas.passes.errors import BnasError
 
 from .evaluation import Batch, Metric, accuracy, first_samples
+from .nested import tensors_in
 from .onnx_file import weight_files
 from .onnx_session import OnnxModule, as_array
+from .onnx_trial import Dims, batch_dims
 
 METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
 """Ways to find the range of an activation, and what ONNX Runtime calls them."""
@@ -81,7 +83,7 @@ class Int8Report:
     metric_int8: float | None
 
 
-def quantise(path: Path, settings: Int8, example_inputs: Sequence[Tensor]) -> Int8Report:
+def quantise(path: Path, settings: Int8, example_inputs: Sequence[Any], dims: Dims | None = None) -> Int8Report:
     """Replace the model at `path` by the quantised one; what it was is then beside it, as ``fp32.onnx``.
 
     Raises:
@@ -92,7 +94,8 @@ def quantise(path: Path, settings: Int8, example_inputs: Sequence[Tensor]) -> In
     data = first_samples(_pairs(settings.calibration), settings.samples)
     model = onnx.load(path, load_external_data=False)
     excluded = _excluded(model, settings)
-    reader = _Reader([one.name for one in model.graph.input], data, example_inputs)
+    examples = tensors_in(list(example_inputs))
+    reader = _Reader([one.name for one in model.graph.input], data, examples, dims or batch_dims(examples))
     plain = path.with_name("fp32.onnx")
     path.rename(plain)
     try:
@@ -177,19 +180,27 @@ def _quantised(path: Path, excluded: Sequence[str]) -> tuple[str, ...]:
     return tuple(node.name for node in own if made.issuperset(filter(None, node.input)) and any(node.input))
 
 
+def _fixed_shape(tensor: Tensor, axes: Mapping[int, str]) -> tuple[int | str, ...]:
+    """The shape with the names of the dynamic axes; the batch, which goes without saying, is left out."""
+    named = (axes.get(axis, size) for axis, size in enumerate(tensor.shape))
+    return tuple(one for one in named if one != "batch")
+
+
 class _Reader:
     """Gives ONNX Runtime one batch after another: what its ``CalibrationDataReader`` is."""
 
-    def __init__(self, names: Sequence[str], data: Sequence[Batch], example_inputs: Sequence[Tensor]) -> None:
+    def __init__(
+        self, names: Sequence[str], data: Sequence[Batch], example_inputs: Sequence[Tensor], dims: Dims
+    ) -> None:
         if not data or not any(len(inputs) for inputs, _ in data):
             raise QuantisationError("calibration: there is not a single sample")
-        self._feeds = [self._feed(names, inputs, example_inputs) for inputs, _ in data]
+        self._feeds = [self._feed(names, inputs, example_inputs, dims) for inputs, _ in data]
         self._rest: Iterator[Any] = iter(self._feeds)
 
     @staticmethod
-    def _feed(names: Sequence[str], inputs: Any, example_inputs: Sequence[Tensor]) -> dict[str, Any]:
-        given = tuple(inputs) if isinstance(inputs, list | tuple) else (inputs,)
-        shapes, wanted = ([tuple(one.shape[1:]) for one in ones] for ones in (given, example_inputs))
+    def _feed(names: Sequence[str], inputs: Any, example_inputs: Sequence[Tensor], dims: Dims) -> dict[str, Any]:
+        given = tensors_in(inputs)
+        shapes, wanted = (list(map(_fixed_shape, ones, dims)) for ones in (given, example_inputs))
         if shapes != wanted:
             raise QuantisationError(f"calibration: samples have the shapes {shapes}, but the model takes {wanted}")
         for one, example in zip(given, example_inputs, strict=True):

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from bnas.passes.axes import Axes, AxisTypes, register_rule
-from bnas.passes.calls import DROPOUTS, FACTORIES, Call, identity
+from bnas.passes.calls import DROPOUTS, FACTORIES, Call, Dynamic, identity
 from bnas.passes.terms import K, Sym
 
 ACTIVATIONS = (F.relu, F.relu6, F.leaky_relu, F.elu, F.selu, F.gelu, F.silu, F.mish, F.hardswish, F.hardsigmoid)
@@ -76,7 +76,7 @@ def zeros(types: AxisTypes, call: Call) -> Axes:
         return [K(n) for n in shape]
     nested = isinstance(given[0], list | tuple)
     sizes = given[0] if nested else given
-    axes = [types.fill(n, call.node.name) if s == n > 1 else K(n) for s, n in zip(sizes, shape, strict=True)]
+    axes = [types.fill(n, call.node.name) if s == n > 1 and not isinstance(s, Dynamic) else K(n) for s, n in zip(sizes, shape, strict=True)]
     written = tuple(axis if isinstance(axis, Sym) else size for axis, size in zip(axes, sizes, strict=True))
     for place, value in enumerate([written] if nested else written):
         types.rewrite(call, first + place, "size", value)

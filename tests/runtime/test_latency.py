@@ -236,9 +236,17 @@ def test_modules_and_subnets_are_lowered_and_inputs_are_what_they_declare() -> N
 )
 def test_inputs_that_cannot_be_made_up_are_named(shape: list[Any], kind: str, reason: str) -> None:
     declared = SimpleNamespace(name="x", shape=shape, type=kind)
-    session = SimpleNamespace(get_inputs=lambda: [declared])
+    session = SimpleNamespace(get_inputs=lambda: [declared], get_modelmeta=lambda: SimpleNamespace(custom_metadata_map={}))
     with pytest.raises(LatencyError, match=reason):
         feed_of("net", session, None, 5, 0)
+
+
+def test_dynamic_axes_have_the_sizes_of_the_example_or_given_ones() -> None:
+    graph = symbolic_trace(nn.Conv2d(3, 4, 3)).eval()
+    graph.meta["dynamic"] = {"input": {0: "batch", 2: "height", 3: "width"}}
+    session = open_session(lower(graph, [torch.zeros(2, 3, 8, 9)]).SerializeToString())
+    assert feed_of("net", session, None, 5, 0)["input"].shape == (5, 3, 8, 9)
+    assert feed_of("net", session, None, 1, 0, {"width": 20})["input"].shape == (1, 3, 8, 20)
 
 
 @pytest.mark.parametrize(

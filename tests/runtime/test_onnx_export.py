@@ -121,8 +121,8 @@ def test_invalid_model_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         (torch.zeros(2, 3, 8), "do not fit the model"),
         (torch.zeros(0, 3, 8, 8), r"example input 0 is empty \(\(0, 3, 8, 8\)\): nothing would be verified"),
         (torch.full((2, 3, 8, 8), float("nan")), "example input 0 has NaN in it: nothing would be verified"),
-        ([np.zeros((2, 3, 8, 8))], "must be a tensor or a sequence of tensors, not list"),
-        ("images", "must be a tensor or a sequence of tensors, not str"),
+        ([np.zeros((2, 3, 8, 8))], "must be a tensor, or a list, tuple or dict with tensors in it, not list"),
+        ("images", "must be a tensor, or a list, tuple or dict with tensors in it, not str"),
     ],
 )
 def test_example_inputs_that_do_not_fit_are_named(
@@ -198,7 +198,7 @@ def test_indices_and_double_precision(tmp_path: Path) -> None:
 
 
 def test_dtype_that_cannot_be_run_leaves_no_file(tmp_path: Path) -> None:
-    with pytest.raises(LoweringError, match="cannot be verified: ONNX Runtime cannot load it"):
+    with pytest.raises(LoweringError, match=r"in bfloat16.*export model.float\(\)"):
         export_onnx(symbolic_trace(lambda x: x + 1), tmp_path / "a.onnx", [torch.rand(2, 3).bfloat16()])
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(SessionError, match=r"x: torch\.bfloat16 cannot be passed"):
