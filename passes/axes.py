@@ -6,7 +6,6 @@ An operator without a rule pins all its inputs and gives rigid outputs: sound by
 from __future__ import annotations
 
 import operator
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,6 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from .calls import Call, Dynamic, Operator, TensorRef, with_numbers
 from .errors import Diagnostic, RuleError
+from .frontend.structure import holds_tensors
 from .ir import IR
 from .terms import K, Sym, Term, leaves, normalise, symbols
 from .unifier import Unifier
@@ -256,12 +256,12 @@ def _type_of(types: AxisTypes, node: Node) -> Any:
     if node.op == "output":
         _pin_inputs(types, node, "it is an output of the model")
         return None
-    gives = any(isinstance(leaf, Tensor) for leaf in tree_leaves(node.meta["value"]))
+    gives = holds_tensors(node.meta["value"])
     if not gives and node.target is not operator.setitem:
         return None  # a size: a number and not a tensor
-    if isinstance(node.target, type) and issubclass(node.target, OrderedDict):
-        items = node.kwargs or node.args[0]
-        return {name: types.type(item) if isinstance(item, Node) else None for name, item in items.items()}  # type: ignore[union-attr]
+    if isinstance(node.target, type):  # a container of a user's class, which is made to be returned
+        _pin_inputs(types, node, "it is an output of the model")
+        return None
     call = types.ir.calls.get(node)
     rule = None if call is None else RULES.get(call.op)
     for ref in node.all_input_nodes if call is None else call.tensors():

@@ -210,6 +210,8 @@ REGULARISER = ModuleForm(identity)
 def form_of(module: nn.Module) -> ModuleForm | None:
     """The functional form of a leaf module; None for modules that are traced into, or opaque."""
     form = MODULE_FORMS.get(type(module))
+    if isinstance(module, torch.jit.ScriptModule):
+        return None
     if form is None:
         return REGULARISER if is_regulariser(module) else None
     return form.of(module)

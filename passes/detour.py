@@ -53,16 +53,16 @@ class ModuleOutput:
 def module_output(node: Node) -> ModuleOutput | None:
     """The module call that returns the value of `node`; None if it is an intermediate value of a forward.
 
-    A value that is read outside the call that made it only must have been returned by it. Nodes that a pass added say
-    nothing about what the model's own forward returns.
+    The capture notes which calls returned a value. Of those the outermost is taken that nobody reads it inside of:
+    its hook changes the value for everybody. Nodes that a pass added say nothing about the model's own forward.
     """
-    calls = module_calls(node)
-    inside = not calls or any(calls[-1] in module_calls(user) for user in node.users)
     readers = () if node.op == "call_module" else node.users
-    added = any(one.meta.get("added") for one in (node, *readers))
-    if inside or added or not isinstance(node.meta["value"], Tensor) or node.op == "get_attr":
+    if any(one.meta.get("added") for one in (node, *readers)):
         return None
-    return ModuleOutput(path_of(calls[-1]), int(calls[-1].partition("@")[2] or 0))
+    for call in reversed(node.meta.get("returned", ())):
+        if not any(call in module_calls(user) for user in node.users):
+            return ModuleOutput(path_of(call), int(call.partition("@")[2] or 0))
+    return None
 
 
 @dataclass

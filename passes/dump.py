@@ -11,9 +11,9 @@ from torch.fx import Node
 from .analysis import Analysis
 from .axes import operator_name
 from .calls import TensorRef
+from .frontend.recorder import BATCH
 from .rigidity import rigid_runs
 from .terms import Cat, K, Prod, Sym, Term, normalise
-from .frontend.recorder import BATCH
 from .widths import symbol_names
 
 

@@ -111,7 +111,7 @@ def _other_readers(types: AxisTypes) -> dict[str, str]:
             reader = next(iter(node.users), node)
             readers.setdefault(ir.aliases.get(str(node.target), str(node.target)), reader.name)
         elif node.op == "call_module" and node not in ir.calls:
-            for name, _ in ir.root.get_submodule(str(node.target)).named_parameters(remove_duplicate=False):
+            for name, _ in ir.module(str(node.target)).named_parameters(remove_duplicate=False):
                 path = f"{node.target}.{name}"
                 readers.setdefault(ir.aliases.get(path, path), str(node.target))
     return readers

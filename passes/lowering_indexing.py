@@ -91,7 +91,7 @@ def _vectors(site: Site, pick: Any) -> list[Any]:
 
 def _is_single_place(pick: Any) -> bool:
     """Whether a pick is one entry of an axis."""
-    single = isinstance(pick, Value) and not pick.tensor.ndim or isinstance(pick, Tensor) and not pick.ndim
+    single = (isinstance(pick, Value) and not pick.tensor.ndim) or (isinstance(pick, Tensor) and not pick.ndim)
     return single or isinstance(pick, int | Size)
 
 

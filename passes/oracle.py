@@ -254,17 +254,24 @@ def over_kept(model: nn.Module, skeleton: Skeleton, subnet: Subnet, measure: Mea
 
 
 class InDouble(TorchFunctionMode):
-    """While it lasts, what is in double precision stays so: rounding to less would hide what is compared."""
+    """While it lasts, all numbers are in double precision, whatever a model asks for: rounding would hide errors."""
+
+    def __enter__(self) -> InDouble:
+        """Tensors that are made without a type are in double precision too."""
+        self.before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+        return super().__enter__()  # type: ignore[no-any-return]
+
+    def __exit__(self, *error: Any) -> None:
+        """Put the type of new tensors back."""
+        super().__exit__(*error)
+        torch.set_default_dtype(self.before)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Called for every function of torch."""
-        kwargs = kwargs or {}
-        first = args[0] if args else None
-        if isinstance(first, Tensor) and first.dtype == torch.float64:
-            if func in LESS_PRECISE:
-                return first.clone()
-            args, kwargs = tuple(map(_double, args)), {name: _double(value) for name, value in kwargs.items()}
-        return func(*args, **kwargs)
+        if func in LESS_PRECISE:
+            return args[0].to(torch.float64, copy=True)
+        return func(*map(_double, args), **{name: _double(value) for name, value in (kwargs or {}).items()})
 
 
 LESS_PRECISE = frozenset({Tensor.float, Tensor.half, Tensor.bfloat16})

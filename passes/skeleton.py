@@ -6,6 +6,7 @@ is made from them. What is kept of a tensor is decided here; how the new module 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,15 +20,15 @@ from .axes import AxisTypes, Moved, Replacement, Rewrite
 from .blocks import Block
 from .calls import Dynamic, form_of
 from .choices import Choices
-from .frontend.entry import check_sizes
 from .frames import Frame, Frames, make_shell
+from .frontend.entry import check_sizes
 from .ir import IR
 from .kernels import LAYERS
 from .recurrent import fit as fit_recurrent
 from .recurrent import settle
 from .selection import active, kept, moved
 from .shrinking import Matrices, fit_kernel
-from .slot import Slot
+from .slot import Copies, Slot
 from .space import Subnet
 from .terms import Sym, Term, symbols
 
@@ -271,6 +272,8 @@ class Skeleton:
         source = self.ir.module(path, root)
         names = [n for table in (source._parameters, source._buffers) for n, t in table.items() if t is not None]
         slots = self._slots(root, source, path, tuple(names), assignment)
+        if isinstance(source, torch.jit.ScriptModule):  # its tensors are part of its code
+            return copy.deepcopy(source) if isinstance(bind, Copies) else copy.copy(source)
         shell = make_shell(source, self.ir.plain.get(path))
         if path in self.ir.modules:  # no mode of its own
             shell.training = root.training

@@ -36,7 +36,6 @@ from .checkpoint import matrix_tensors, read_supernet, shared_tensors, write_sup
 from .fingerprint import fingerprint
 from .program import KnownViews, Program, Views
 
-
 KNOWN_SIZES = 64
 """Cost functions at other sizes are kept for so many of them."""
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
 
 from bnas.passes import Subnet, VerificationError
 from bnas.passes.detour import detour
+from bnas.passes.frontend.recorder import inner_of
+from bnas.passes.frontend.state import deep_copy
+from bnas.passes.frontend.structure import Path, leaves_of, map_leaves, tensors_of
 from bnas.passes.ir import as_call, as_program_call
 from bnas.passes.oracle import InDouble, kept_without_weight, over_kept, randomise, skipped_blocks
 from bnas.passes.slot import Copies
@@ -33,21 +34,23 @@ def verify(
     Raises:
         VerificationError: the error is above `tolerance`.
     """
-    args, kwargs = as_call(tree_map(lambda v: v.double() if _is_float(v) else v, example_inputs))
-    twin = copy.deepcopy(model).eval().double()
+    args, kwargs = map_leaves(as_call(example_inputs), lambda _, v: v.double() if _is_float(v) else v)
+    twin = deep_copy(model).eval().double()
     generator = torch.Generator().manual_seed(0)
-    batch = _batch((args, kwargs), generator)
     with InDouble():
-        randomise(twin, lambda: twin(*batch[0], **batch[1]), generator)
+        batch = _batch(twin, (args, kwargs), generator)
+        randomise(twin, lambda: inner_of(twin)(*batch[0], **batch[1]), generator)
     part = supernet.skeleton.build(subnet, Copies(), twin).eval()
     oracle = detour(twin, supernet.ir, skipped_blocks(supernet.skeleton, subnet, zeroed=False))
     tensors, named = as_program_call(kwargs or args)
     with torch.no_grad(), InDouble():
         measure = kept_without_weight(twin, supernet.skeleton, subnet, lambda: oracle(*args, **kwargs))
-        found = tree_leaves(part(*tensors, **named))
+        found = _by_path(part(*tensors, **named))
         with over_kept(twin, supernet.skeleton, subnet, measure):
-            expected = tree_leaves(oracle(*args, **kwargs))
-    error = max(_error(a, b) for a, b in zip(found, expected, strict=True))
+            expected = _by_path(oracle(*args, **kwargs))
+    if strange := [path for path in found if path not in expected]:
+        raise VerificationError(f"the sub-network returns a tensor at {strange[0]}, where the model returns none")
+    error = max((_error(tensor, expected[path]) for path, tensor in found.items()), default=0.0)
     if not error <= tolerance:
         raise VerificationError(
             f"sub-network {subnet.to_json()} differs from the original model on its kept entries by {error:.2e}, "
@@ -56,15 +59,32 @@ def verify(
     return error
 
 
+def _by_path(value: Any) -> dict[Path, Tensor]:
+    """The tensors in what a model returns, by their path."""
+    return {path: leaf for path, leaf in leaves_of(value) if isinstance(leaf, Tensor)}
+
+
 def _is_float(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
 
 
-def _batch(inputs: Any, generator: torch.Generator) -> Any:
-    """Four samples for each of the example's, of noise where they are not whole numbers: for batch statistics."""
-    size = next((len(v) for v in tree_leaves(inputs) if isinstance(v, Tensor) and v.ndim), 0)
+def _batch(model: nn.Module, inputs: Any, generator: torch.Generator) -> Any:
+    """Inputs for batch statistics: four samples for each of the example's, of noise, or as many as the model takes."""
+    several = _several(inputs, generator)
+    for one in (several, inputs):
+        try:
+            with torch.no_grad():
+                inner_of(model)(*one[0], **one[1])
+            return one
+        except Exception:  # a fixed batch, or numbers of entries among floating-point inputs
+            continue
+    return inputs
 
-    def several(value: Any) -> Any:
+
+def _several(inputs: Any, generator: torch.Generator) -> Any:
+    size = next((len(v) for v in tensors_of(inputs) if v.ndim), 0)
+
+    def several(_: Any, value: Any) -> Any:
         if not isinstance(value, Tensor) or not value.ndim:
             return value
         value = torch.cat([value] * 4) if len(value) == size else value
@@ -72,12 +92,18 @@ def _batch(inputs: Any, generator: torch.Generator) -> Any:
             return value
         return torch.randn(value.shape, generator=generator, dtype=value.dtype).to(value.device)
 
-    return tree_map(several, inputs)
+    return map_leaves(inputs, several)
 
 
 def _error(found: Tensor, expected: Tensor) -> float:
     if found.shape != expected.shape:
         return float("inf")
-    size, variation = expected.abs().max(), (expected - expected[:1]).abs().max()
-    scale = torch.maximum(variation if len(expected) > 1 else size, 1e-3 * size).clamp_min(1e-30)
-    return float((found - expected).abs().max() / scale)
+    if not expected.numel():
+        return 0.0
+    if not expected.is_floating_point():
+        return 0.0 if torch.equal(found, expected) else float("inf")
+    found, expected = torch.nan_to_num(found), torch.nan_to_num(expected)
+    size = expected.abs().max()
+    varies = expected.ndim > 0 and len(expected) > 1
+    variation = (expected - expected[:1]).abs().max() if varies else size
+    return float((found - expected).abs().max() / torch.maximum(variation, 1e-3 * size).clamp_min(1e-30))

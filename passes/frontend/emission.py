@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import operator
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch.fx import Node
 
 from .merging import ByMode, Differs, Merged, Merger, Recipe, Varying
 from .recorder import DEVICE_OF_MODEL, Step
-from .structure import PLAIN, leaves_of, parts_of, tensors_of
+from .structure import PLAIN, leaves_of, parts_of
 
 RESHAPES = frozenset({"view", "reshape", torch.reshape})
 """Calls that may leave one size open, as -1."""
@@ -96,6 +96,8 @@ class Emitter:
         node.meta.update(value=step.value, scope=step.scope, nn_module_stack=dict(step.stack))
         if step.line is not None:
             node.meta["line"] = step.line
+        if step.returned:
+            node.meta["returned"] = step.returned
         if not isinstance(step.value, Tensor):
             return
         columns = list(zip(*(value.shape for value in merged.values), strict=False))
@@ -377,7 +379,7 @@ def without_defaults(function: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-@lru_cache(maxsize=None)
+@cache
 def _defaults(function: Any) -> dict[str, Any]:
     try:
         parameters = inspect.signature(function).parameters.values()

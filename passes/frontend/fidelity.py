@@ -19,6 +19,7 @@ from bnas.passes.ir import IR
 from .capture import modes_in_training
 from .entry import Axis
 from .recorder import inner_of
+from .recording import PLAIN
 from .state import preserved
 from .structure import holds_tensors, leaves_of, map_leaves
 
@@ -230,7 +231,8 @@ def distance(expected: Any, found: Any, label: str = "output") -> float | str:
 
 def _distance(one: Any, other: Any) -> float | str:
     if not isinstance(one, Tensor):
-        return 0.0 if isinstance(other, type(one)) else f"{other!r} instead of {one!r}"
+        dropped = other is None and not isinstance(one, PLAIN)
+        return 0.0 if dropped or isinstance(other, type(one)) else f"{other!r} instead of {one!r}"
     if not isinstance(other, Tensor) or one.shape != other.shape or one.dtype != other.dtype:
         shape = f"{tuple(other.shape)} {other.dtype}" if isinstance(other, Tensor) else type(other).__name__
         return f"{shape} instead of {tuple(one.shape)} {one.dtype}"

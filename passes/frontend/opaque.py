@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .state import deep_copy
 from .structure import at, leaves_of, map_leaves
 
 
@@ -19,7 +19,7 @@ def run_opaque(module: nn.Module, args: Any, kwargs: Mapping[str, Any], batch: i
     small batches, and a size of the result that differs between them carries the batch too. The graph does not depend
     on that guess: it is compared with the model before it is used.
     """
-    twin = copy.deepcopy(module).eval()
+    twin = deep_copy(module).eval()
 
     def run(count: int) -> Any:
         def real(_: Any, leaf: Any) -> Any:

@@ -17,7 +17,6 @@ from bnas.passes.attention import DECOMPOSITIONS
 from .recorder import Recorder, _hooked, inner_of
 from .structure import tensors_of
 
-
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 """Modules that call another one on several devices or in several processes: the other one is what is captured."""
 
@@ -49,6 +48,8 @@ def recording(recorder: Recorder) -> Iterator[None]:
     apply = vars(owner)["apply"]
 
     def module_call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if not recorder.active:
+            return module._call_impl(*args, **kwargs)
         if isinstance(module, WRAPPERS):
             return module.module(*args, **kwargs)
         if inner_of(module) is not module:
@@ -62,7 +63,7 @@ def recording(recorder: Recorder) -> Iterator[None]:
     def function_apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
         if issubclass(cls, CheckpointFunction):
             return args[0](*args[2:])  # checkpointing changes when something is computed, not what
-        if not any(recorder.is_hot(one) for one in tensors_of(args)):
+        if not recorder.active or not any(recorder.is_hot(one) for one in tensors_of(args)):
             return apply.__get__(None, cls)(*args, **kwargs)
         return recorder.call_own(CustomFunction(cls), args, kwargs)
 
@@ -72,6 +73,8 @@ def recording(recorder: Recorder) -> Iterator[None]:
         for flag in ("_is_compiling_flag", "_is_exporting_flag"):
             if hasattr(torch.compiler, flag):
                 stack.enter_context(mock.patch.object(torch.compiler, flag, True))
+        # Distributions check their arguments by value, unless they are told not to.
+        stack.enter_context(mock.patch.object(torch.distributions.Distribution, "_validate_args", False))
         stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
         torch.backends.mha.set_fastpath_enabled(False)
         stack.enter_context(recorder)

@@ -56,6 +56,8 @@ class Step(Leaf):
     """Whether gradients were enabled."""
     index: int = -1
     writes: bool = False
+    returned: tuple[str, ...] = ()
+    """The calls of modules that returned its value, from the innermost."""
 
     @property
     def cold(self) -> bool:
@@ -88,6 +90,8 @@ class Recorder(TorchFunctionMode):
         self.root, self.batch, self.modes, self.layers = root, batch, modes, layers
         self.norms: set[nn.Module] = set()
         """Modules whose own tensors a batch norm was called on in their own mode."""
+        self.active = True
+        """Whether calls of modules are recorded now."""
         self.steps: list[Step] = []
         self.own: dict[str, nn.Module] = {}
         """Leaf modules that the model does not have, by name."""
@@ -159,6 +163,15 @@ class Recorder(TorchFunctionMode):
             return bool(tensor.requires_grad)
         found = getattr(twin, name)
         return self.call(getattr, (tensor, name), {}) if isinstance(found, Tensor) else found
+
+    def unseen(self, run: Callable[..., Any], *args: Any) -> Any:
+        """Run something that is not recorded: what the recorder itself calls is no part of the model."""
+        before, self.active = self.active, False
+        try:
+            with torch._C.DisableTorchFunction():
+                return run(*args)
+        finally:
+            self.active = before
 
     def is_hot(self, tensor: Tensor) -> bool:
         """Whether the numbers of `tensor` depend on the inputs or on tensors of the model."""
@@ -430,17 +443,19 @@ class Recorder(TorchFunctionMode):
     def call_module(self, module: nn.Module, args: Any, kwargs: Any, run: Callable[..., Any]) -> Any:
         """Called in place of ``module(...)``; `run` is the call itself, hooks and all."""
         path = self.paths.get(module)
-        if path is None:
+        if path is None or not self.active:
             return run(*args, **kwargs)
         if type(module) is nn.Identity and not _hooked(module):
             return args[0] if args else kwargs["input"]
         form = self._form(module)
         if form is not None and not _hooked(module) and self._is_leaf(module, form, args, kwargs):
-            return self._inside(module, path, unseen(partial(self.leaf, module, form, path, args, kwargs)))
+            return self._inside(module, path, partial(self.unseen, self.leaf, module, form, path, args, kwargs))
         mark, stack, scope = len(self.steps), self._stack, self._scope
         known = dict(self._steps)
         try:
-            return self._inside(module, path, lambda: run(*args, **kwargs))
+            result = self._inside(module, path, lambda: run(*args, **kwargs))
+            self._note_returned(result, path)
+            return result
         except Exception as error:
             if not path:
                 raise
@@ -448,11 +463,20 @@ class Recorder(TorchFunctionMode):
             del self.steps[mark:]
             self._steps = known
             self._items = {key: step for key, step in self._items.items() if step.index < mark}
-            return unseen(partial(self._opaque, module, path, args, kwargs, error))()
+            return self.unseen(self._opaque, module, path, args, kwargs, error)
+
+    def _note_returned(self, result: Any, path: str) -> None:
+        """Note that a call of a module returned one tensor: hooks on the module see its value."""
+        known = self._steps.get(id(result)) if isinstance(result, Tensor) else None
+        if known is not None and not known[1] and path:
+            count = self._calls[path] - 1
+            call = f"{path}@{count}" if count else path
+            if call in known[0].stack:  # else it was made elsewhere, and handed on here
+                known[0].returned = (*known[0].returned, call)
 
     def _form(self, module: nn.Module) -> ModuleForm | None:
         if module not in self._forms:
-            self._forms[module] = unseen(partial(form_of, module))()
+            self._forms[module] = self.unseen(form_of, module)
         return self._forms[module]  # type: ignore[no-any-return]
 
     def _inside(self, module: nn.Module, path: str, run: Callable[[], Any]) -> Any:
@@ -491,6 +515,9 @@ class Recorder(TorchFunctionMode):
         with torch.no_grad():
             result = run_leaf(module, form, values, named)
         inplace = inplace or getattr(module, "inplace", False) is True
+        if path in self._calls and isinstance(result, Tensor):
+            count = self._calls[path] - 1
+            step.returned = (f"{path}@{count}" if count else path,)
         step.writes = inplace or any(one._version != version for one, version in before)
         return self._keep(step, result, args, kwargs)
 
@@ -503,7 +530,7 @@ class Recorder(TorchFunctionMode):
     def call_own(self, module: nn.Module, args: Any, kwargs: Any, form: ModuleForm | None = None) -> Any:
         """Note the call of a new leaf module."""
         name = self.add_module(module)
-        return self._inside(module, name, unseen(partial(self.leaf, module, form, name, args, kwargs)))
+        return self._inside(module, name, partial(self.unseen, self.leaf, module, form, name, args, kwargs))
 
     def _as_layer(self, target: Any, args: Any, kwargs: Any) -> Any:
         """The call of a batch norm on the tensors of one module, as that module in the form of a plain layer."""
@@ -564,16 +591,6 @@ IN_PLACE_OPERATORS = frozenset({"iadd", "isub", "imul", "itruediv", "ifloordiv",
 LAYER_OF_RANK: dict[int, type[nn.Module]] = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 
 MODAL = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, nn.modules.dropout._DropoutNd)
-
-
-def unseen(run: Callable[[], Any]) -> Callable[[], Any]:
-    """`run` without being recorded: what the recorder itself calls is no part of the model."""
-
-    def inner() -> Any:
-        with torch._C.DisableTorchFunction():
-            return run()
-
-    return inner
 
 
 def has_modes(module: nn.Module) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from functools import cached_property
 from typing import Any
 
@@ -25,6 +26,8 @@ class Recording:
     steps: Sequence[Step]
     output: Any
     """What it returned, with steps in place of tensors."""
+    dropped: tuple[Path, ...]
+    """Parts of it that are no values, such as caches: the graph returns None there."""
     own: Mapping[str, nn.Module]
     plain: Mapping[str, type[nn.Module]]
     diagnostics: Sequence[Diagnostic]
@@ -76,14 +79,32 @@ def record(
         try:
             with recording(recorder), torch.random.fork_rng(devices=[]):
                 result = inner_of(model)(*args, **kwargs)
-                with torch._C.DisableTorchFunction():
-                    output = recorder.refs(result)
+                output, dropped = recorder.unseen(_returned, recorder, result)
         except Exception as error:
             raise described(model, "", error) from error
     finally:
         recorder.give_back()
         state.restore()
-    return Recording(recorder.steps, output, recorder.own, recorder.plain, recorder.diagnostics, recorder)
+    return Recording(recorder.steps, output, dropped, recorder.own, recorder.plain, recorder.diagnostics, recorder)
+
+
+PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size, Enum)
+"""Values beside tensors that a graph can return."""
+
+
+def _returned(recorder: Recorder, result: Any) -> tuple[Any, tuple[Path, ...]]:
+    """What a model returned with steps for tensors, and None for objects that no graph can return, with their paths."""
+    dropped: list[Path] = []
+
+    def ref(path: Path, leaf: Any) -> Any:
+        if isinstance(leaf, Tensor):
+            return recorder.step_of(leaf)
+        if isinstance(leaf, PLAIN):
+            return leaf
+        dropped.append(path)
+        return None
+
+    return map_leaves(result, ref), tuple(dropped)
 
 
 def _placeholders(

@@ -6,6 +6,7 @@ capture all of it is what it was before, whether the capture succeeded or not.
 
 from __future__ import annotations
 
+import copy
 import types
 from collections import deque
 from collections.abc import Iterator, MutableMapping
@@ -115,6 +116,25 @@ def _refill(container: Any, content: Any) -> None:
         container.update(content)
     else:
         container.extend(content)
+
+
+def deep_copy(model: nn.Module) -> nn.Module:
+    """A deep copy of a model, also of one that keeps tensors with a history, as old-style norms of weights do.
+
+    In the copy these are detached; in the model they stay.
+    """
+    kept: list[tuple[dict[str, Any], str, Tensor]] = []
+    for module in model.modules():
+        for name, value in module.__dict__.items():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                kept.append((module.__dict__, name, value))
+    try:
+        for table, name, value in kept:
+            table[name] = value.detach()
+        return copy.deepcopy(model)
+    finally:
+        for table, name, value in kept:
+            table[name] = value
 
 
 @contextmanager
