@@ -365,10 +365,17 @@ IN_PLACE_FUNCTIONS = frozenset(
 """Functions that write into their first argument."""
 
 
+def is_in_place(method: str) -> bool:
+    """Whether a method of a tensor changes it: ``relu_``, ``__iadd__``."""
+    if method.endswith("__"):
+        return method.startswith("__i") and method not in ("__invert__", "__index__", "__int__")
+    return method.endswith("_")
+
+
 def writes_in_place(node: Node) -> bool:
     """Whether the function or method call of `node` changes its first argument."""
     if node.op == "call_method":
-        return str(node.target).endswith("_") and not str(node.target).endswith("__")
+        return is_in_place(str(node.target))
     return node.target in IN_PLACE_FUNCTIONS or _says_inplace(node)
 
 

@@ -70,6 +70,14 @@ class Frames:
     limit: int = 32
     held: OrderedDict[Hashable, Frame] = field(default_factory=OrderedDict)
 
+    def __deepcopy__(self, memo: Any) -> Frames:
+        """None at all: they are made again where they are asked for."""
+        return Frames(self.limit)
+
+    def __reduce__(self) -> Any:
+        """As in a deep copy."""
+        return Frames, (self.limit,)
+
     def get(self, structure: Hashable, make: Callable[[], Frame]) -> Frame:
         """The frame that was made for `structure`; one of `make` where there is none."""
         if structure not in self.held:

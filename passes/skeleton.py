@@ -177,7 +177,10 @@ class Skeleton:
         for check in reversed(self.ir.checks):
             if check.name in inputs and last is not None:
                 with graph.inserting_after(last):
-                    graph.call_function(check_sizes, (inputs[check.name], check.name, check.allowed, check.why))
+                    node = graph.call_function(
+                        check_sizes, (inputs[check.name], check.name, check.allowed, check.why)
+                    )
+                    node.meta["is_wrapped"] = True  # a graph that is loaded is traced by torch.fx, which must not enter
 
     def _stand_in(self, graph: Graph, block: Block, copies: Mapping[Node, Node]) -> Node:
         """The entry of a skipped block; a copy of it where somebody writes into it or into the block's sum later."""

@@ -121,6 +121,14 @@ class KnownViews:
         self.limit = limit
         self._known: dict[Slot, View] = {}
 
+    def __deepcopy__(self, memo: Any) -> KnownViews:
+        """None at all: views of other tensors are made where they are asked for."""
+        return KnownViews(self.limit)
+
+    def __reduce__(self) -> Any:
+        """As in a deep copy."""
+        return KnownViews, (self.limit,)
+
     def of(self, slot: Slot) -> View:
         """The view of what `slot` keeps, which must be a prefix; its tensor is that of now."""
         if slot.whole:

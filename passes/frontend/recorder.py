@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from bnas.passes.calls import DROPOUTS, ModuleForm, form_of
+from bnas.passes.calls import DROPOUTS, ModuleForm, form_of, is_in_place
 from bnas.passes.errors import CaptureError, Diagnostic
 
 from .spelling import DEVICE, LIKES, RANDOM, READS, spelled
@@ -217,7 +217,7 @@ class Recorder(TorchFunctionMode):
         name = target if op == "call_method" else getattr(target, "__name__", "")
         found = tensors_of(kwargs["out"]) if kwargs.get("out") is not None else []
         inplace = kwargs.get("inplace") is True or target is operator.setitem
-        if inplace or (name.endswith("_") and not name.endswith("__")) or name in IN_PLACE_OPERATORS:
+        if inplace or is_in_place(name):
             found = [*found, *tensors_of(args[:1])]
         return found
 
@@ -585,8 +585,6 @@ class _DeviceOfModel(Leaf):
 
 
 DEVICE_OF_MODEL = _DeviceOfModel()
-
-IN_PLACE_OPERATORS = frozenset({"iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor"})
 
 LAYER_OF_RANK: dict[int, type[nn.Module]] = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 

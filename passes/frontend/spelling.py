@@ -81,17 +81,6 @@ _OPERATORS = {
     "__le__": operator.le,
     "__gt__": operator.gt,
     "__ge__": operator.ge,
-    "__iadd__": operator.iadd,
-    "__isub__": operator.isub,
-    "__imul__": operator.imul,
-    "__itruediv__": operator.itruediv,
-    "__idiv__": operator.itruediv,
-    "__ifloordiv__": operator.ifloordiv,
-    "__imod__": operator.imod,
-    "__ipow__": operator.ipow,
-    "__iand__": operator.iand,
-    "__ior__": operator.ior,
-    "__ixor__": operator.ixor,
     "__lshift__": operator.lshift,
     "__rshift__": operator.rshift,
 }
@@ -145,4 +134,6 @@ def _is_method(func: Any, name: str) -> bool:
     found = getattr(Tensor, name, None)
     if found is None or isinstance(func, type):
         return False
-    return found is func or getattr(func, "__objclass__", None) is torch._C.TensorBase
+    if found is func or getattr(func, "__objclass__", None) is torch._C.TensorBase:
+        return True
+    return str(getattr(func, "__qualname__", "")).startswith(("Tensor.", "TensorBase."))
