@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from .calls import Call, Dynamic, Operator, TensorRef, with_numbers
 from .errors import Diagnostic, RuleError
-from .frontend.structure import holds_tensors
+from .frontend.structure import holds_tensors, tensors_of
 from .ir import IR
 from .terms import K, Sym, Term, leaves, normalise, symbols
 from .unifier import Unifier
@@ -107,6 +107,8 @@ class AxisTypes(Unifier):
     producers: dict[str, int] = field(default_factory=dict)
     """Weights by name, with the axis that makes new channels: importance is measured there."""
 
+    trained: AxisTypes | None = None
+    """The types of the graph of training mode, where there is one, of the same parameters."""
     fills: list[Sym] = field(default_factory=list)
     """Axes of tensors of zeros, which are as wide as what they are used with."""
 
@@ -155,7 +157,12 @@ class AxisTypes(Unifier):
     def _input_sizes(self) -> frozenset[int]:
         """The sizes of the inputs, and all numbers that the graph computes of them."""
         values = [node.meta.get("value") for node in self.ir.graph.nodes if node.op != "output"]
-        inputs = (n for node in self.ir.graph.find_nodes(op="placeholder") for n in node.meta["value"].shape)
+        inputs = (
+            n
+            for node in self.ir.graph.find_nodes(op="placeholder")
+            for tensor in tensors_of(node.meta["value"])
+            for n in tensor.shape
+        )
         numbers = (value for value in values if isinstance(value, int) and not isinstance(value, bool))
         return frozenset(n for n in (*inputs, *numbers) if n > 1)
 
@@ -220,14 +227,38 @@ class AxisTypes(Unifier):
 def analyse(ir: IR) -> AxisTypes:
     """Type all axes of the graph. Nothing of the model or the graph is changed."""
     types = AxisTypes(ir=ir)
-    for node in ir.graph.nodes:
+    _type_nodes(types)
+    if ir.trained is not None:
+        types.trained = replace(types, ir=ir.trained, **_fresh())
+        _type_nodes(types.trained)
+        types.trained.settle()
+        _pin_only_trained(types)
+    _pin_unread(types)
+    types.settle()
+    return types
+
+
+def _fresh() -> dict[str, Any]:
+    """The tables of a graph of its own: parameters, pins and reasons are shared with the other."""
+    return {"values": {}, "zeros": {}, "users": {}, "rewrites": [], "macs": [], "fills": [], "following": set()}
+
+
+def _pin_only_trained(types: AxisTypes) -> None:
+    """What only training mode has, such as an auxiliary head, has no widths of its own."""
+    read = {s for name in types.users for axis in types.tensor(name) for s in symbols(axis)}
+    for name, axes in types.tensors.items():
+        if name not in types.users:
+            for axis in axes:
+                types.pin_axes([s for s in set(symbols(axis)) if s not in read], "only training mode reads it")
+
+
+def _type_nodes(types: AxisTypes) -> None:
+    """Type every node of the graph of `types`."""
+    for node in types.ir.graph.nodes:
         if node.op == "placeholder" or not types.following.isdisjoint(_tensors(node)):
             types.following.add(node)
         types.values[node] = _type_of(types, node)
         note_zeros(types, node)
-    _pin_unread(types)
-    types.settle()
-    return types
 
 
 def _tensors(node: Node) -> list[Node]:

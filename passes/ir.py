@@ -48,6 +48,8 @@ class IR:
     """The placeholder of each argument that holds a tensor, by its path in ``(args, kwargs)``."""
     checks: tuple[Check, ...] = ()
     """What programs check of their inputs."""
+    trained: IR | None = None
+    """The graph of training mode, where it calls something else than evaluation mode does."""
     training: str = ""
     """Why training mode does not compute what the model computes in it; empty where it does."""
 
@@ -122,7 +124,7 @@ class IR:
             if "scope" not in node.meta:
                 node.meta.update(_place_beside(node.all_input_nodes), added=True)
         calls = {node: call for node in graph.nodes if (call := call_of(node, self.root, own, self.plain)) is not None}
-        return replace(self, graph=graph, calls=calls, modules=own)
+        return replace(self, graph=graph, calls=calls, modules=own, trained=None)
 
     def writers(self, value: Node) -> list[Node]:
         """The nodes that write in place into the memory of `value`, also through a view of it; in graph order."""

@@ -12,6 +12,7 @@ from .depth import skippable_blocks
 from .frontend.front import trace
 from .kernels import Kernels, find_kernels
 from .pipeline import Pass, PassResult, Pipeline
+from .training_mode import in_training
 from .widths import tie_groups
 
 
@@ -59,7 +60,7 @@ class FindBlocks(Pass):
         """Match the blocks."""
         if analysis.blocks is not None:
             return PassResult(analysis, False)
-        blocks = skippable_blocks(analysis.types, analysis.elasticity)
+        blocks = in_training(analysis.ir, skippable_blocks(analysis.types, analysis.elasticity))
         return PassResult(replace(analysis, blocks=blocks), True, (*blocks.refused, *blocks.ties))
 
 

@@ -8,7 +8,7 @@ entries are not a prefix, or are computed (a smaller kernel), a `Gathered` layer
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -241,9 +241,17 @@ class Program(GraphModule):
     """
 
     bindings: list[Binding]
+    in_training: Callable[[], Program] | None = None
+    """Makes the program that runs in training mode, where the model calls something else in it."""
+    trained: Program | None = None
+    """That program, once it was needed."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run it, on the shared parameters as they are now."""
+        if self.training and self.in_training is not None:
+            if self.trained is None:
+                self.__dict__["trained"] = self.in_training().train()
+            return self.trained(*args, **kwargs)
         for binding in self.bindings:
             binding.refresh()
         return super().__call__(*args, **kwargs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from bnas.passes.other_sizes import at_sizes
 from bnas.passes.reordering import reorder, reorder_as_set
 from bnas.passes.skeleton import Skeleton
 from bnas.passes.slot import Copies
+from bnas.passes.training_mode import trained_choices
 
 from .checkpoint import matrix_tensors, read_supernet, shared_tensors, write_supernet
 from .fingerprint import fingerprint
@@ -53,6 +54,7 @@ class SuperNetwork(nn.Module):
         self.analysis = analysis
         self.skeleton = Skeleton(analysis.types, analysis.choices)
         self.kernel_matrices = self.skeleton.matrices
+        self._in_training = self._training_skeleton(analysis)
         self.training = self.model.training
         self._views = KnownViews()
         self._costs_at: dict[Any, Costs] = {}
@@ -95,6 +97,14 @@ class SuperNetwork(nn.Module):
         if missing:
             raise PassError(f"no pass of the pipeline gives {missing[0]}; it has {', '.join(pipeline.names)}")
         return cls(analysis)
+
+    def _training_skeleton(self, analysis: Analysis) -> Skeleton | None:
+        """What makes the modules of training mode, where the model calls something else in it."""
+        if analysis.types.trained is None:
+            return None
+        skeleton = Skeleton(analysis.types.trained, trained_choices(analysis.ir, analysis.choices))
+        vars(skeleton)["matrices"] = self.skeleton.matrices
+        return skeleton
 
     @property
     def elasticity(self) -> Elasticity:
@@ -142,8 +152,14 @@ class SuperNetwork(nn.Module):
         Raises:
             SubnetError: the sub-network is not of this space.
         """
+        program = self._program(self.skeleton, subnet)
+        if self._in_training is not None:
+            program.__dict__["in_training"] = partial(self._program, self._in_training, subnet)
+        return program
+
+    def _program(self, skeleton: Skeleton, subnet: Subnet) -> Program:
         bind = Views(self._views)
-        program = self.skeleton.build(subnet, bind, kind=Program, share_code=True)
+        program = skeleton.build(subnet, bind, kind=Program, share_code=True)
         assert isinstance(program, Program)
         program.__dict__["bindings"] = bind.bindings
         return program

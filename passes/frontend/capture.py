@@ -52,6 +52,8 @@ class Captured:
     """The placeholder of each argument that holds a tensor, by its path in ``(args, kwargs)``."""
     checks: tuple[Check, ...] = ()
     """What is checked where the graph is entered."""
+    trained: fx.Graph | None = None
+    """The graph of training mode, where it calls something else than evaluation mode does."""
     training: str = ""
     """Why the training mode is not that of the model, if it is not."""
 
@@ -355,18 +357,23 @@ def _captured(session: Session, axes: Sequence[Axis], static: Mapping[str, str])
     batch = [axis for axis in axes if axis.name == "batch"]
     others = [axis for axis in axes if axis.name != "batch"]
     recordings = [session.recorded(sizes) for sizes in plans(batch, others)] if axes else [session.recorded({})]
-    emitter, training = _in_both_modes(session, recordings, plans(batch, others)[0] if axes else {})
+    plan = plans(batch, others) if axes else [{}]
+    emitter, training = _in_both_modes(session, recordings, plan[0])
+    trained = None
+    if training:
+        trained, training = _of_training(session, plan, training)
     base = recordings[0]
     sizes = Sizes(tuple(axes), dict(static))
     return Captured(
         emitter.graph,
-        emitter.constants,
-        emitter.own,
+        {**emitter.constants, **(trained.constants if trained is not None else {})},
+        {**emitter.own, **(trained.own if trained is not None else {})},
         base.plain,
         sizes,
         (*base.diagnostics, *_dropped(base)),
         dict(session.names),
         tuple(_checks(session, sizes)),
+        None if trained is None else trained.graph,
         training,
     )
 
@@ -388,6 +395,18 @@ def _in_both_modes(session: Session, recordings: Sequence[Recording], sizes: Map
     emitter = Emitter(Merger(recordings))
     emitter.emit()
     return emitter, why
+
+
+def _of_training(
+    session: Session, plan: Sequence[Mapping[Axis, int]], differs: str
+) -> tuple[Emitter | None, str]:
+    """The graph of training mode by itself; None, and why, where it cannot be recorded at all of these sizes."""
+    try:
+        emitter = Emitter(Merger([session.recorded(sizes, training=True) for sizes in plan]), "_training")
+        emitter.emit()
+    except CaptureError as error:
+        return None, f"{differs}; by itself: {error}"
+    return emitter, ""
 
 
 def _checks(session: Session, sizes: Sizes) -> Iterator[Check]:

@@ -44,11 +44,11 @@ Vector = tuple[int, ...]
 class Emitter:
     """Makes the graph of a merged recording."""
 
-    def __init__(self, merger: Merger) -> None:
-        self.merger = merger
+    def __init__(self, merger: Merger, prefix: str = "") -> None:
+        self.merger, self.prefix = merger, prefix
         self.graph = fx.Graph()
         self.constants: dict[str, Tensor] = {}
-        self.own: dict[str, nn.Module] = dict(merger.base.own)
+        self.own = {f"{prefix}{name}": module for name, module in merger.base.own.items()}
         self._nodes: dict[Step, Node] = {}
         self._inputs: dict[Vector, tuple[Node, int]] = {}
         """Sizes of inputs that vary, with a placeholder and an axis that have them."""
@@ -81,7 +81,8 @@ class Emitter:
             node = self.graph.placeholder(step.target)
         else:
             args, kwargs = self._arguments(merged)
-            node = self.graph.create_node(step.op, step.target, args, kwargs)
+            own = step.op == "call_module" and step.target in self.merger.base.own
+            node = self.graph.create_node(step.op, f"{self.prefix}{step.target}" if own else step.target, args, kwargs)
         if is_input(step):
             self._last_input = node
             node.meta["input"] = True
@@ -159,9 +160,9 @@ class Emitter:
             return self._device_node()
         if isinstance(value, slice):
             return slice(*(self._resolved(one, merged, operands) for one in (value.start, value.stop, value.step)))
-        if isinstance(value, list):
+        if type(value) is list:
             return [self._resolved(one, merged, operands) for one in value]
-        if isinstance(value, tuple):
+        if type(value) in (tuple, torch.Size):
             return tuple(self._resolved(one, merged, operands) for one in value)
         if isinstance(value, Mapping) and type(value) is dict:
             return {key: self._resolved(one, merged, operands) for key, one in value.items()}
@@ -175,7 +176,7 @@ class Emitter:
         if not isinstance(value, Tensor):
             raise Differs(step, "a call takes several tensors at once that do not depend on the inputs")
         if id(value) not in self._made:
-            name = self._made[id(value)] = f"_constant_{len(self.constants)}"
+            name = self._made[id(value)] = f"{self.prefix}_constant_{len(self.constants)}"
             self.constants[name] = value.detach()
         node = self.graph.create_node("get_attr", self._made[id(value)])
         node.meta.update(value=torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta"))
@@ -206,7 +207,7 @@ class Emitter:
         return self._device
 
     def _follower(self, value: ByMode) -> Node:
-        name = f"_follows_{len(self._followers)}"
+        name = f"{self.prefix}_follows_{len(self._followers)}"
         key = dataclasses.replace(value)
         if key not in self._followers:
             self.own[name] = Follows(value.evaluation, value.training)

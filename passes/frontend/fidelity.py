@@ -147,7 +147,7 @@ def _in_training(ir: IR, modes: Mapping[nn.Module, bool], inputs: Any, found: Fi
     if ir.training:
         return
     with NoDropout():
-        error = _difference(ir, inputs, modes, fails=True, buffers=True)
+        error = _difference(ir.trained or ir, inputs, modes, fails=True, buffers=True)
     if isinstance(error, str):
         raise CaptureError(f"in training mode the graph is not the model: {error}. {REPORT}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -55,8 +56,6 @@ def _told_of(found: Fidelity) -> list[Diagnostic]:
 
 
 def _with(ir: IR, *diagnostics: Diagnostic) -> IR:
-    from dataclasses import replace
-
     return replace(ir, diagnostics=(*ir.diagnostics, *diagnostics))
 
 
@@ -64,7 +63,12 @@ def _captured(
     model: nn.Module, args: Any, kwargs: Any, dynamic: Dynamic | None, fixed: Mapping[str, str]
 ) -> IR:
     found = capture(model, args, kwargs, dynamic, fixed)
-    graph, own, plain = found.graph, found.own, found.plain
+    ir = _ir_of(model, found, found.graph)
+    return ir if found.trained is None else replace(ir, trained=_ir_of(model, found, found.trained))
+
+
+def _ir_of(model: nn.Module, found: Captured, graph: Graph) -> IR:
+    own, plain = found.own, found.plain
     erase_dead(graph)
     spell_shuffles(graph)
     erase_dead(graph)
