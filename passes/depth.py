@@ -57,6 +57,7 @@ def _tied(types: AxisTypes, candidates: Iterable[Block], elasticity: Elasticity)
         ties += [note for note in [tie(types, block)] if note is not None]
         taken |= block.nodes
         found.append(block)
+    types.settle()
     return Blocks(tuple(found), tuple(refused), tuple(ties))
 
 
@@ -71,6 +72,7 @@ def _listed(types: AxisTypes, entries: Sequence[str | tuple[str, str]], elastici
             raise ElasticityError(f"skipped_blocks: {block.name} overlaps {other.name}: no two may share an operator")
         ties += [note for note in [tie(types, block)] if note is not None]
         taken.update(dict.fromkeys(block.nodes, block))
+    types.settle()
     return Blocks(tuple(_in_order(types.ir, blocks)), (), tuple(ties))
 
 

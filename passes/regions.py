@@ -7,7 +7,7 @@ takes freedom from the widths, which is said; how much it may take is decided in
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import takewhile
@@ -21,7 +21,7 @@ from .blocks import Block, has_tensors, is_constant, nodes_between, writes_into
 from .errors import Diagnostic
 from .fusion import fused_next
 from .ir import IR, module_calls, path_of
-from .terms import Cat, K, Perm, Prod, Sym, Term, normalise
+from .terms import Cat, K, Perm, Prod, Sym, Term, normalise, symbols
 from .unifier import Unifier
 
 JOINS = frozenset({torch.cat, torch.stack, torch.add})
@@ -232,16 +232,22 @@ def _twin(term: Term, twins: dict[Sym, Sym]) -> Term:
 def tie(types: AxisTypes, block: Block) -> Diagnostic | None:
     """Make the types of the ends of `block` equal, so that it can be skipped for every choice of widths.
 
+    The types of parameters are settled by the caller, once after all ties.
+
     Returns:
         What that took from the widths, or None if they were equal.
     """
     ends = types.type(block.entry), types.type(block.out)
     if [normalise(t) for t in ends[0]] == [normalise(t) for t in ends[1]]:
         return None
-    before, pinned = len(types.free_symbols()), len(types.pins)
+    before, pinned = _symbols_of(ends), len(types.pins)
     for left, right in zip(*ends, strict=True):
         types.unify(left, right, f"it is tied by the skippable block {block.name}")
-    types.settle()
-    after, rigid = len(types.free_symbols()), len(types.pins) - pinned
+    after, rigid = _symbols_of(ends), len(types.pins) - pinned
     told = f"skippable: the widths at {block.entry.name} and {block.out.name} are tied"
     return Diagnostic(block.name, f"{told}; {before} free symbols became {after}, {rigid} of them rigid")
+
+
+def _symbols_of(ends: Iterable[Sequence[Term]]) -> int:
+    """How many free symbols two types are made of."""
+    return len({symbol for axes in ends for term in axes for symbol in symbols(term)})

@@ -33,7 +33,8 @@ class Vetoes:
 
     def on_block(self, types: AxisTypes, block: Block) -> str | None:
         """Of a block: skipping it would take away what is inside it."""
-        pinned = {node for name, users in types.users.items() if self.pinned.covers_tensor(name) for node in users}
+        named = types.users.items() if self.pinned.paths else ()
+        pinned = {node for name, users in named if self.pinned.covers_tensor(name) for node in users}
         if any(node in pinned or self.pinned.covers_node(node) for node in block.nodes):
             return "a setting pins what is inside it"
         if any(self.ignored.covers_node(node) for node in block.nodes):

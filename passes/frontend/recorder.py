@@ -101,6 +101,8 @@ class Recorder(TorchFunctionMode):
         self.device = next((t.device for t in (*root.parameters(), *root.buffers())), torch.device("cpu"))
         self._steps: dict[int, tuple[Step, Path]] = {}
         """The step that gave a tensor (by identity), and where in its value."""
+        self._journal: list[tuple[int, tuple[Step, Path] | None]] = []
+        """What `_steps` had before each change, so that a module that fails is undone."""
         self._alive: list[Any] = []  # an id tells objects apart only as long as none of them is freed
         self._twins: dict[int, Tensor] = {}
         """Meta tensors that stand for real ones: parameters, and cold tensors that hot values were written into."""
@@ -260,7 +262,17 @@ class Recorder(TorchFunctionMode):
             raise CaptureError(f"forward makes more than {MOST_STEPS} calls: a loop over the samples of a batch?")
         return step
 
+    def _undo(self, mark: int) -> None:
+        """Forget which steps gave which tensors since the journal had `mark` entries."""
+        while len(self._journal) > mark:
+            key, before = self._journal.pop()
+            if before is None:
+                del self._steps[key]
+            else:
+                self._steps[key] = before
+
     def _bind(self, tensor: Tensor, step: Step, path: Path = ()) -> None:
+        self._journal.append((id(tensor), self._steps.get(id(tensor))))
         self._steps[id(tensor)] = step, path
         self._alive.append(tensor)
 
@@ -450,8 +462,7 @@ class Recorder(TorchFunctionMode):
         form = self._form(module)
         if form is not None and not _hooked(module) and self._is_leaf(module, form, args, kwargs):
             return self._inside(module, path, partial(self.unseen, self.leaf, module, form, path, args, kwargs))
-        mark, stack, scope = len(self.steps), self._stack, self._scope
-        known = dict(self._steps)
+        mark, stack, scope, written = len(self.steps), self._stack, self._scope, len(self._journal)
         try:
             result = self._inside(module, path, lambda: run(*args, **kwargs))
             self._note_returned(result, path)
@@ -461,7 +472,7 @@ class Recorder(TorchFunctionMode):
                 raise
             self._stack, self._scope = stack, scope
             del self.steps[mark:]
-            self._steps = known
+            self._undo(written)
             self._items = {key: step for key, step in self._items.items() if step.index < mark}
             return self.unseen(self._opaque, module, path, args, kwargs, error)
 
