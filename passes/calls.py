@@ -74,7 +74,8 @@ def with_numbers(call: Call) -> Call:
             return value
         return Dynamic.of(node) if isinstance(value, int) else node
 
-    args, kwargs = (fx.node.map_arg(given, number) for given in (call.args, call.kwargs))
+    args: Any = fx.node.map_arg(call.args, number)
+    kwargs: Any = fx.node.map_arg(call.kwargs, number)
     return replace(call, args=args, kwargs=dict(kwargs))
 
 

@@ -295,20 +295,32 @@ def kept_without_weight(model: nn.Module, skeleton: Skeleton, subnet: Subnet, ru
         zero_dropped(model, skeleton, subnet)
         return Measure()
     whole = _Dependence(model, skeleton, subnet, run)
+    parameters = _saved(model)
     before = whole.find([], frozenset())
-    parameters = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     zero_dropped(model, skeleton, subnet)
-    zeroed = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    kept, last, held = Masks(), None, frozenset[int]()
-    while last is None or not all(map(torch.equal, kept, last)):
+    zeroed = _saved(model)
+    kept, held = Masks(), frozenset[int]()
+    for _ in range(ROUNDS):
         # Again with what is known: a dropped entry depends on others through a statistic that it is no part of.
-        now = whole.find(kept, held)
-        kept, last = [left | ~then for then, left in zip(before, now, strict=True)], kept or None
-        if held != (held := frozenset(place for place, mask in enumerate(kept) if not mask.all())):
+        last, now = kept, whole.find(kept, held)
+        kept = [left | ~then for then, left in zip(before, now, strict=True)]
+        if last and all(map(torch.equal, kept, last)):
+            break
+        known = frozenset(place for place, mask in enumerate(kept) if not mask.all())
+        if known != held:
+            held = known
             _load(model, parameters)
             before = whole.find([], held)
             _load(model, zeroed)
     return Measure(kept)
+
+
+ROUNDS = 32
+"""More statistics do not stand one behind the other; else `verify` says that the numbers differ."""
+
+
+def _saved(model: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
 def _all_known(skeleton: Skeleton) -> bool:
@@ -385,7 +397,7 @@ class _Dependence:
     def _values(self, noting: _Noting, seed: int) -> list[Tensor]:
         """What stands before each call, with parameters that follow from `seed`."""
         model, generator = self.model, torch.Generator().manual_seed(seed)
-        values = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+        values = _saved(model)
         with torch.no_grad(), over_kept(model, self.skeleton, self.subnet, noting):
             for parameter in model.parameters():
                 noise = torch.rand(parameter.shape, generator=generator, dtype=torch.float64) + 0.5

@@ -46,7 +46,7 @@ def interpolate(types: AxisTypes, call: Call) -> Any:
 def unpooling(types: AxisTypes, call: Call) -> Axes:
     """Values and the places that they came from have the same leading axes; places count within a channel."""
     inputs, places = types.type(call.argument(0, "input")), types.type(call.argument(1, "indices"))
-    rank = (F.max_unpool1d, F.max_unpool2d, F.max_unpool3d).index(call.op) + 1  # type: ignore[arg-type]
+    rank = (F.max_unpool1d, F.max_unpool2d, F.max_unpool3d).index(call.op) + 1
     types.pin_axes([*inputs[-rank:], *places[-rank:]], "pooling runs over it")
     leading = types.broadcast(inputs[:-rank], places[:-rank])
     return [*leading, *(K(n) for n in types.output_shape(call)[-rank:])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Callable
 from typing import Any
@@ -17,10 +18,10 @@ from torch.nn.utils import parametrizations
 
 from bnas.passes import Subnet, VerificationError, analyse, trace
 from bnas.passes.axes import RULES, Axes, AxisTypes, Rule
-from bnas.passes.calls import Call
+from bnas.passes.calls import Call, canonical, writes_in_place
+from bnas.passes.errors import RuleError
 from bnas.passes.recurrent import gru, lstm
 from bnas.passes.rules import recurrent
-from bnas.passes.errors import RuleError
 from bnas.passes.rules.shape import regroup
 from bnas.passes.terms import K, Prod, symbols
 from bnas.runtime.supernetwork import SuperNetwork
@@ -231,3 +232,25 @@ def test_a_wrong_rule_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> N
     assert wrong.space.widths
     with pytest.raises((VerificationError, RuntimeError)):
         assert_extracted_is_oracle(wrong, middle(wrong), INPUTS)
+
+
+IN_PLACE = {
+    operator.iadd: torch.add,
+    operator.isub: torch.sub,
+    operator.imul: torch.mul,
+    operator.itruediv: torch.div,
+    operator.ifloordiv: torch.floor_divide,
+    operator.imod: torch.remainder,
+    operator.ipow: torch.pow,
+    operator.iand: torch.bitwise_and,
+    operator.ior: torch.bitwise_or,
+    operator.ixor: torch.bitwise_xor,
+}
+
+
+@pytest.mark.parametrize("spelling", IN_PLACE)
+def test_operators_in_place_are_known_and_write(spelling: Callable[..., object]) -> None:
+    node = torch.fx.Graph().call_function(spelling, (1, 2))
+    assert canonical(spelling) is IN_PLACE[spelling]
+    assert canonical(spelling) in RULES
+    assert writes_in_place(node)

@@ -26,8 +26,6 @@ from bnas.passes import (
     tie_groups,
     trace,
 )
-from bnas.passes.vetoes import find_vetoes
-from bnas.passes.widths import find_widths
 from bnas.runtime import SuperNetwork
 from bnas.testing import assert_extracted_is_oracle, assert_program_is_extracted
 
