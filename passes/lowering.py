@@ -82,7 +82,9 @@ Dims = Mapping[str, Mapping[int, str]]
 """Dynamic axes by input: which axis has which name. The same name means the same size."""
 
 
-def lower(module: GraphModule, example_inputs: Sequence[Any], *, metadata: Mapping[str, str] | None = None) -> ModelProto:
+def lower(
+    module: GraphModule, example_inputs: Sequence[Any], *, metadata: Mapping[str, str] | None = None
+) -> ModelProto:
     """The ONNX model that computes in eval mode what `module` computes, for all sizes of its dynamic axes.
 
     `module` is not run, not copied and not changed. Dynamic axes and their names are those of

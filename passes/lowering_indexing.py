@@ -91,7 +91,7 @@ def _vectors(site: Site, pick: Any) -> list[Any]:
 
 def _is_single_place(pick: Any) -> bool:
     """Whether a pick is one entry of an axis."""
-    single = isinstance(pick, Value) and not pick.tensor.ndim or isinstance(pick, Tensor) and not pick.ndim
+    single = (isinstance(pick, Value) and not pick.tensor.ndim) or (isinstance(pick, Tensor) and not pick.ndim)
     return single or isinstance(pick, int | Size)
 
 
@@ -208,7 +208,7 @@ def replaced(site: Site, x: Value, index: Any, new: Any) -> str | None:
     axis, start, stop, step = cuts[0]
     if step != 1:
         return None
-    target = Value(at.result, getitem(at), twin=at.twin)
+    target = Value(at.result, str(getitem(at)), twin=at.twin)
     middle = filled(site, new, target, x.tensor.dtype)
     if isinstance(picks[axis], int):
         middle = site.emit("Unsqueeze", middle, site.ints([axis]))

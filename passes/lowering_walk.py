@@ -133,9 +133,9 @@ class GraphWalk:
         numbers = count()
 
         def value(tensor: Tensor) -> Value:
-            name, twin, index = next(names), next(twins), next(numbers)
+            name, other, index = next(names), next(twins), next(numbers)
             source = run.viewed(tensor)
-            twin = None if run.constant else twin
+            twin = None if run.constant else other
             if source is None:
                 return Value(tensor, name, twin=twin)
             steps = (*source.steps, replace(step, source=source, index=index))

@@ -20,13 +20,13 @@ from .errors import LoweringError
 from .lowering_execution import Execution
 from .lowering_site import LOWERING, Site, Value, operator_name
 
-SAME_ENTRIES: frozenset[Operator] = frozenset(
-    {torch.reshape, torch.flatten, torch.unflatten, torch.squeeze, torch.unsqueeze, torch.detach, identity}
-    | {"view_as", "reshape_as"}
+SAME_ENTRIES: tuple[Operator, ...] = (
+    *(torch.reshape, torch.flatten, torch.unflatten, torch.squeeze, torch.unsqueeze, torch.detach, identity),
+    *("view_as", "reshape_as"),
 )
 """Views of all entries in their order."""
 
-PERMUTATIONS: frozenset[Operator] = frozenset({torch.permute, torch.transpose, torch.t, torch.movedim})
+PERMUTATIONS: tuple[Operator, ...] = (torch.permute, torch.transpose, torch.t, torch.movedim)
 """Views of all entries with the axes in another order."""
 
 
@@ -56,7 +56,7 @@ class Step:
 
         args, kwargs = map_aggregate(self.args, change), map_aggregate(self.kwargs, change)
         canonical = map_aggregate(self.call.args, change), map_aggregate(self.call.kwargs, change)
-        call = replace(self.call, args=canonical[0], kwargs=canonical[1])  # type: ignore[arg-type]
+        call = replace(self.call, args=canonical[0], kwargs=canonical[1])
         return replace(self, call=call, args=args, kwargs=kwargs, source=source)
 
     def refuse(self, reason: str) -> LoweringError:
@@ -104,7 +104,9 @@ class Writes:
         self.any = True
         memory, root = target.memory, target.steps[0].source if target.steps else target
         _check_no_state(site.scope, root)
-        whole = new = Value(_meta(target.tensor), name, twin=_meta(target.tensor if target.twin is None else target.twin))
+        whole = new = Value(
+            _meta(target.tensor), name, twin=_meta(target.tensor if target.twin is None else target.twin)
+        )
         for step in reversed(target.steps):
             whole = self._put_back(site, step, whole)
         memory.version += 1
