@@ -210,6 +210,10 @@ def test_axes_that_must_be_divisible() -> None:
     assert_dynamic(net, [IMAGES], torch.randn(2, 6, 16, 16), sizes=sizes)
 
 
+def test_a_slice_that_takes_all_of_the_example_keeps_the_axis_dynamic() -> None:
+    tokens(lambda x: x[:, :512].flatten(1).view(x.size(0), -1, 8) + x)
+
+
 def test_outputs_name_their_axes() -> None:
     model = images(lambda x: (x, x.flatten(2), F.max_pool2d(x, 2), x.mean((2, 3))))
     dims = [[dim.dim_param or dim.dim_value for dim in one.type.tensor_type.shape.dim] for one in model.graph.output]
