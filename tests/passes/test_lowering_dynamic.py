@@ -50,6 +50,7 @@ def padded_to_square(x: Tensor) -> Tensor:
 
 IMAGE_NETS: dict[str, Net] = {
     "convolutions": nn.Sequential(nn.Conv2d(6, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 3, 2, 3)),
+    "deep": nn.Sequential(*(nn.MaxPool2d(3, 2, 1) for _ in range(3)), nn.AdaptiveAvgPool2d(3), nn.Flatten()),
     "transposed": nn.Sequential(
         nn.ConvTranspose2d(6, 4, 3, 2, 1, 1), nn.Conv2d(4, 3, 3, padding_mode="reflect", padding=1)
     ),
