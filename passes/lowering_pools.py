@@ -50,6 +50,13 @@ class Windows:
 def windows(site: Site, axes: int, dilation: int | Sequence[int] = 1) -> Windows:
     """The windows that give exactly as many results as PyTorch has, rounded down."""
     spatial_axes(site, axes)
+    settings = [site.arg(place, name) for place, name in ((1, "kernel_size"), (2, "stride"), (3, "padding"))]
+    if any(
+        isinstance(one, Size)
+        for setting in settings
+        for one in (setting if isinstance(setting, list | tuple) else [setting])
+    ):
+        raise site.refuse("has windows whose size follows the inputs")
     kernel = spread(site.arg(1, "kernel_size"), axes)
     stride = spread(site.arg(2, "stride") or kernel, axes)
     before, steps = spread(site.arg(3, "padding", 0), axes), spread(dilation, axes)
@@ -69,6 +76,8 @@ def max_pool(site: Site) -> str:
     if not isinstance(site.result, torch.Tensor):
         raise site.refuse("returns indices")
     axes = AXES[site.call.op]
+    if covers_all(site):
+        return site.emit("GlobalMaxPool", site.x)
     found = windows(site, axes, site.arg(4, "dilation", 1))
     source, pads = site.name(site.x), found.pads
     if is_open(site) and site.arg(5, "ceil_mode", False):
@@ -84,6 +93,8 @@ def max_pool(site: Site) -> str:
 def average_pool(site: Site) -> str:
     """All settings, a divisor of one's own included."""
     axes = AXES[site.call.op]
+    if covers_all(site):
+        return site.emit("GlobalAveragePool", site.x)
     found = windows(site, axes)
     settings = {"kernel_shape": found.kernel, "strides": found.stride}
     divisor = site.arg(6, "divisor_override")
@@ -101,6 +112,14 @@ def average_pool(site: Site) -> str:
     beyond = [max(0, behind - pad) for behind, pad in zip(found.behind, found.before, strict=True)]
     pads = [0] * axes + beyond
     return site.emit("AveragePool", _padded(site, found.before * 2, 0.0), pads=pads, count_include_pad=0, **settings)
+
+
+def covers_all(site: Site) -> bool:
+    """Whether one window covers an input whose size is open: it is given that size."""
+    kernel, sizes = site.arg(1, "kernel_size"), site.x.sizes[2:]
+    if not isinstance(kernel, list | tuple) or not any(isinstance(one, Size) for one in kernel):
+        return False
+    return len(kernel) == len(sizes) and all(map(same_size, kernel, sizes)) and not site.arg(3, "padding", 0)
 
 
 def is_open(site: Site) -> bool:
