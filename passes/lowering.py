@@ -88,7 +88,7 @@ def lower(
     """The ONNX model that computes in eval mode what `module` computes, for all sizes of its dynamic axes.
 
     `module` is not run, not copied and not changed. Dynamic axes and their names are those of
-    ``module.meta["dynamic"]``, by default axis 0 of every input, called ``batch``. Inputs keep their names; outputs are
+    ``module.meta["dynamic"]`` (with ``meta["steps"]`` between sizes), by default axis 0 of every input, called ``batch``. Inputs keep their names; outputs are
     called as `named_outputs` says. A BatchNorm right behind a convolution that nothing else reads is folded into it.
 
     Args:
@@ -118,7 +118,7 @@ def lowered_graph(module: GraphModule, example_inputs: Sequence[Any]) -> OnnxBui
     given = dict(zip(names, inputs, strict=True))
     dims = dynamic_dims(module, given)
     failed: SampleError | None = None
-    for sizes in dim_sizes(_example_sizes(given, dims)):
+    for sizes in dim_sizes(_example_sizes(given, dims), module.meta.get("steps", {})):
         try:
             return _graph(module, given, dims, sizes)
         except SampleError as error:

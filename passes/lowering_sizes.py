@@ -63,7 +63,25 @@ def same_size(one: AnySize, other: AnySize) -> bool:
     return pairs[0] == pairs[1]
 
 
-def dim_sizes(examples: Mapping[str, int]) -> Iterator[DimSizes]:
+def dim_sizes(examples: Mapping[str, int], steps: Mapping[str, int]) -> Iterator[DimSizes]:
+    """The pairs of `_dim_sizes`, each size moved down to one that differs from the example's by a multiple of a step.
+
+    Args:
+        examples: the size of each dynamic axis in the example inputs.
+        steps: the step of those that do not take every size.
+    """
+
+    def allowed(name: str, size: int) -> int:
+        step, example = steps.get(name, 1), examples[name]
+        return example + (size - example) // step * step
+
+    for sizes in _dim_sizes(examples):
+        found = {name: (allowed(name, one), allowed(name, other)) for name, (one, other) in sizes.items()}
+        if all(one != other and min(one, other) > 0 for one, other in found.values()):
+            yield found
+
+
+def _dim_sizes(examples: Mapping[str, int]) -> Iterator[DimSizes]:
     """Sizes to try for dynamic axes, whose sizes in the example inputs are given, until the model can be run at them.
 
     Large primes first: no size is another one by accident. Then multiples of the example's sizes, for models that take

@@ -167,13 +167,15 @@ class SuperNetwork(nn.Module):
     def extract(self, subnet: Subnet) -> GraphModule:
         """A plain module for `subnet` with contiguous tensors of its own, in evaluation mode.
 
-        Its ``meta["dynamic"]`` names the axes of its inputs whose size may change.
+        Its ``meta["dynamic"]`` names the axes of its inputs whose size may change, its ``meta["steps"]`` the steps
+        between the sizes of those that do not take every size.
 
         Raises:
             SubnetError: the sub-network is not of this space.
         """
         module = self.skeleton.build(subnet, Copies()).eval()
         module.meta["dynamic"] = self.dynamic
+        module.meta["steps"] = {axis.name: axis.step for axis in self.ir.sizes.axes if axis.step > 1}
         return module
 
     @cached_property
