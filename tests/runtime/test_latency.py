@@ -23,6 +23,7 @@ from bnas.runtime.latency_measurement import measure_latency
 from bnas.runtime.latency_session import feed_of
 from bnas.runtime.latency_timing import WINDOWS, Runner, repeats_for, rounds, warmed
 from bnas.runtime.machine import CPU_FLAGS, differences, machine
+from bnas.runtime.onnx_session import open_session
 
 SHAPE = (2, 3, 8, 8)
 

@@ -154,18 +154,18 @@ def pad_on_the_wrong_side(types: AxisTypes, call: Call) -> Axes:
     return [inputs[0], Cat((inputs[1], K(extra))), *inputs[2:]]
 
 
-def mean_that_pins_nothing(types: AxisTypes, call: Call) -> Axes:
+def maximum_that_pins_nothing(types: AxisTypes, call: Call) -> Axes:
     inputs = types.type(call.argument(0, "input"))
     return [inputs[0], *inputs[2:]]
 
 
-class MeanOfChannels(nn.Module):
+class MaximumOfChannels(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv, self.last = nn.Conv2d(3, 8, 1), nn.Linear(4, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.conv(x).mean(1))
+        return self.last(self.conv(x).amax(1))
 
 
 CONCAT = Network(Layer(8), (Branches((Layer(12),), keep=True), Layer(8)))
@@ -177,13 +177,13 @@ SHORTCUT = Network(Layer(8), (Downsample(12, project=False), Layer(8)))
     [
         pytest.param(torch.cat, cat_in_the_wrong_order, CONCAT.module, id="order-of-parts"),
         pytest.param(F.pad, pad_on_the_wrong_side, SHORTCUT.module, id="side-of-padding"),
-        pytest.param(torch.mean, mean_that_pins_nothing, MeanOfChannels().eval(), id="average-over-fewer"),
+        pytest.param(torch.amax, maximum_that_pins_nothing, MaximumOfChannels().eval(), id="maximum-over-fewer"),
     ],
 )
 def test_a_wrong_rule_is_caught_by_the_oracle(
     monkeypatch: pytest.MonkeyPatch, op: Any, rule: Any, module: nn.Module
 ) -> None:
-    inputs = torch.randn(2, 3, 4, 4) if isinstance(module, MeanOfChannels) else CONCAT.example_inputs
+    inputs = torch.randn(2, 3, 4, 4) if isinstance(module, MaximumOfChannels) else CONCAT.example_inputs
     right = SuperNetwork.from_model(module, inputs, ELASTICITY)
     assert_extracted_is_oracle(right, right.space.minimal(), inputs)
     monkeypatch.setitem(RULES, op, rule)
