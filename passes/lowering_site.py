@@ -297,13 +297,17 @@ class Site:
         kept = _kept(source, sizes)
         rest = [axis for axis in free if axis not in kept]
         wanted = [0 if axis in kept else size for axis, size in enumerate(sizes)]
-        if rest:  # the last one follows from all others
-            wanted[rest[-1]] = -1
+        if rest:  # one follows from all others: that whose place is not known, or the last
+            wanted[next((axis for axis in rest if _placeless(sizes[axis])), rest[-1])] = -1
         return self.emit("Reshape", source, self.ints(wanted))
 
     def refuse(self, reason: str) -> LoweringError:
         """The error that this call cannot be lowered for `reason`, to be raised."""
         return LoweringError(f"{self.scope}: {operator_name(self.call.op)} (node {self.node.name!r}) {reason}")
+
+
+def _placeless(size: AnySize) -> bool:
+    return isinstance(size, Size) and size.name is None and size.of is None
 
 
 Rule: TypeAlias = Callable[[Site], "str | Sequence[str]"]

@@ -39,11 +39,12 @@ def to_onnx(
         LoweringError: neither can make it; says why of both.
     """
     try:
-        known = graph if isinstance(graph, GraphModule) else _graph_of(module, example_inputs)
-        return lower(known, example_inputs, metadata=metadata), None
+        lowered = graph if isinstance(graph, GraphModule) else _graph_of(module, example_inputs)
+        return lower(lowered, example_inputs, metadata=metadata), None
     except BnasError as error:
         reason = str(error)
-    model = _standard(module, example_inputs, reason)
+    known = module if graph is None else graph
+    model = _standard(module, example_inputs, reason, dims_of(known, example_inputs))
     helper.set_model_props(model, {**metadata, FALLBACK: reason})
     warnings.warn(f"torch.onnx.export exported the whole graph: {reason}", OnnxFallbackWarning, stacklevel=3)
     return model, reason
@@ -77,13 +78,12 @@ def _graph_of(module: nn.Module, example_inputs: Sequence[Any]) -> GraphModule:
     return supernet.extract(supernet.space.maximal()).eval()
 
 
-def _standard(module: nn.Module, example_inputs: Sequence[Any], reason: str) -> ModelProto:
+def _standard(module: nn.Module, example_inputs: Sequence[Any], reason: str, dims: Dims) -> ModelProto:
     if find_spec("onnxscript") is None:
         raise LoweringError(
             f"{reason}. torch.onnx.export could take the whole graph, but it needs onnxscript: "
             "pip install 'bnas[export]'"
         )
-    dims = dims_of(module, example_inputs)
     inputs = tuple(trial_inputs(example_inputs, dims, partial(fits, module))[-1])  # torch.export fixes a size of 1
     axes = iter(dims)
     dynamic = tuple(map_tensors(list(inputs), lambda _: _open(next(axes))))  # type: ignore[arg-type, return-value]

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
+from torch.fx import Proxy
 
 from bnas.passes.errors import InputError
 
@@ -75,6 +76,9 @@ def check_sizes(tensor: Tensor, name: str, allowed: Sequence[Allowed], why: str 
     Raises:
         InputError: names the input, the axis, what came and what is allowed.
     """
+    if isinstance(tensor, Proxy):  # a saved module is loaded by a symbolic trace of it: the check stays a node
+        tensor.tracer.create_proxy("call_function", check_sizes, (tensor, name, tuple(allowed), why), {})
+        return
     if tensor.ndim != len(allowed):
         raise InputError(f"input {name!r} has {tensor.ndim} axes, expected {len(allowed)}: shape {tuple(tensor.shape)}")
     for axis, (size, may) in enumerate(zip(tensor.shape, allowed, strict=True)):

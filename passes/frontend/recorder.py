@@ -465,7 +465,7 @@ class Recorder(TorchFunctionMode):
             return run(*args, **kwargs)
         if type(module) is nn.Identity and not _hooked(module):
             return args[0] if args else kwargs["input"]
-        form = self._form(module)
+        form = self._form(module) if path else None  # a graph calls no root: a model that is one layer is its function
         if form is not None and not _hooked(module) and self._is_leaf(module, form, args, kwargs):
             return self._inside(module, path, partial(self.unseen, self.leaf, module, form, path, args, kwargs))
         mark, stack, scope, written = len(self.steps), self._stack, self._scope, len(self._journal)
@@ -557,8 +557,8 @@ class Recorder(TorchFunctionMode):
         given |= kwargs
         mean = given.get("running_mean")
         owner = self.owners.get(id(mean)) if mean is not None else None
-        if owner is None or not _is_its_own(owner, given) or owner not in self.paths:
-            return None
+        if owner is None or not _is_its_own(owner, given) or not self.paths.get(owner):
+            return None  # of nobody, of several, or of the root, which a graph cannot call
         if bool(given.get("training", False)) != bool(owner.training) or not self.modes.get(owner, True):
             return None
         if self.layers is not None and owner not in self.layers:

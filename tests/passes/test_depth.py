@@ -52,7 +52,7 @@ def test_published_configurations_resolve(types: AxisTypes) -> None:
         ("layer3.4", "layer3.4"),
         (["layer1.0", "layer1.1"], "layer1.1"),
         (["layer1_0_relu_2", "layer1_1_relu_2"], "layer1.1"),
-        (["layer1_0_relu_2", "add_1"], "layer1.1"),
+        (["layer1_0_relu_2", "add__1"], "layer1.1"),
         (["layer1.0.relu", "layer1.1.relu"], "layer1.1"),
         (["layer1.0", "ResNet/Sequential[layer1]/Bottleneck[1]/__iadd___0"], "layer1.1"),
         (["layer1.0", "layer1.2"], "layer1_0_relu_2-layer1_2_relu_2"),

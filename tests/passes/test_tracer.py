@@ -17,11 +17,11 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from bnas.passes import IR, Elasticity, Subnet, CaptureError, analyse, choose, find_blocks, trace
+from bnas.passes import IR, CaptureError, Elasticity, Subnet, analyse, choose, find_blocks, trace
+from bnas.passes.frontend.recorder import BATCH
 from bnas.passes.skeleton import Skeleton
 from bnas.passes.slot import Copies
 from bnas.passes.terms import K
-from bnas.passes.frontend.recorder import BATCH
 from bnas.runtime import SuperNetwork
 
 

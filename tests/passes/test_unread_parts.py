@@ -33,9 +33,11 @@ class Halves(Positions):
 
 @pytest.mark.parametrize("learned", [True, False])
 def test_rows_for_longer_inputs_are_no_width(learned: bool) -> None:
-    supernet = SuperNetwork.from_model(Positions(learned).eval(), torch.randn(2, 5, 4))
-    assert set(supernet.space.widths) == {"first"}
-    assert any(diagnostic.reason == "no operator reads this part of it" for diagnostic in supernet.diagnostics)
+    net, inputs = Positions(learned).eval(), torch.randn(2, 5, 4)
+    for dynamic, reason in (({}, "no operator reads this part of it"), (None, "its size follows the input")):
+        supernet = SuperNetwork.from_model(net, inputs, dynamic=dynamic)
+        assert set(supernet.space.widths) == {"first"}
+        assert any(diagnostic.reason.startswith(reason) for diagnostic in supernet.diagnostics)
 
 
 def test_rows_that_are_read_stay_elastic() -> None:
