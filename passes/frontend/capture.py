@@ -302,10 +302,13 @@ def named(session: Session, dynamic: Dynamic) -> list[Axis]:
 
 
 def plans(batch: Sequence[Axis], axes: Sequence[Axis]) -> list[dict[Axis, int]]:
-    """Sizes of the base recording and of the two others, each axis in a way of its own."""
+    """Sizes of the base recording and of the two others, each axis in a way of its own.
+
+    The near ones are odd numbers of steps away, so that halves that are rounded up and down differ.
+    """
     fixed = [{one: size for one in batch} for size in (BATCH, *NEXT)]
     base = fixed[0] | {axis: axis.size for axis in axes}
-    near = fixed[1] | {axis: axis.size + axis.step * (place + 1) for place, axis in enumerate(axes)}
+    near = fixed[1] | {axis: axis.size + axis.step * (2 * place + 1) for place, axis in enumerate(axes)}
     far = fixed[2] | {axis: axis.size * (place + 2) for place, axis in enumerate(axes)}
     return [base, near, far]
 

@@ -222,13 +222,17 @@ class Emitter:
     def _number(self, value: Varying, merged: Merged | None, operands: Sequence[Step]) -> Node:
         """A node whose value is that number in every recording."""
         vector = value.values
-        if isinstance(vector[0], int):
+        whole = isinstance(vector[0], int)
+        if whole:
             direct = self._direct(vector, operands)
             if direct is not None:
                 return self._size(*direct, shared=direct in self._inputs.values())
+            multiple = self._multiple(vector, operands)
+            if multiple is not None:
+                return multiple
+            if vector in self._recent:  # a size that a tensor has is none by accident, as a quotient may be
+                return self._size(*self._recent[vector], shared=False)
         found = self._expression(vector, operands)
-        if found is None and isinstance(vector[0], int) and vector in self._recent:
-            return self._size(*self._recent[vector], shared=False)
         if found is None:
             raise Differs(merged.step if merged else None, f"a number that no size explains: {vector}")
         return found
@@ -258,6 +262,14 @@ class Emitter:
         if shared:
             self._sizes[vector] = made
         return made
+
+    def _multiple(self, vector: Vector, operands: Sequence[Step]) -> Node | None:
+        """A multiple of one size, such as all heads of a batch."""
+        for sizes, place in self._known(operands):
+            number = vector[0] // sizes[0] if sizes[0] else 0
+            if number > 0 and tuple(size * number for size in sizes) == vector:
+                return self._apply(operator.mul, [place], number, vector[0])
+        return None
 
     def _expression(self, vector: tuple[Any, ...], operands: Sequence[Step]) -> Node | None:
         """An expression in one or two sizes that has these values."""
