@@ -46,12 +46,14 @@ def multi_head_attention(
     mask = _mask(attention.num_heads, query, attn_mask, key_padding_mask)
     dropout = attention.dropout if attention.training else 0.0
     out = F.scaled_dot_product_attention(q, k, v, mask, dropout, scale=attention.head_dim**-0.5)
-    out = out.transpose(1, 2).flatten(2)
+    # PyTorch puts the tokens first in memory, which decides what a dropout behind it drops.
+    tokens_first = batched and (not attention.batch_first or attention.dropout > 0)
+    out = out.permute(2, 0, 1, 3).flatten(2) if tokens_first else out.transpose(1, 2).flatten(2)
     out = F.linear(out, attention.out_proj.weight, attention.out_proj.bias)
     weights = _weights(q, k, mask, average_attn_weights) if need_weights else None
     if not batched:
         return out.squeeze(0), None if weights is None else weights.squeeze(0)
-    return out if attention.batch_first else out.transpose(0, 1), weights
+    return out.transpose(0, 1) if tokens_first == attention.batch_first else out, weights
 
 
 def _batch_first(x: Tensor, batch_first: bool, batched: bool) -> Tensor:

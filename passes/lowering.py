@@ -82,7 +82,9 @@ Dims = Mapping[str, Mapping[int, str]]
 """Dynamic axes by input: which axis has which name. The same name means the same size."""
 
 
-def lower(module: GraphModule, example_inputs: Sequence[Any], *, metadata: Mapping[str, str] | None = None) -> ModelProto:
+def lower(
+    module: GraphModule, example_inputs: Sequence[Any], *, metadata: Mapping[str, str] | None = None
+) -> ModelProto:
     """The ONNX model that computes in eval mode what `module` computes, for all sizes of its dynamic axes.
 
     `module` is not run, not copied and not changed. Dynamic axes and their names are those of
@@ -116,12 +118,9 @@ def lowered_graph(module: GraphModule, example_inputs: Sequence[Any]) -> OnnxBui
     given = dict(zip(names, inputs, strict=True))
     dims = dynamic_dims(module, given)
     failed: SampleError | None = None
-    examples = _example_sizes(given, dims)
-    for sizes in dim_sizes(examples):
+    for sizes in dim_sizes(_example_sizes(given, dims)):
         try:
-            builder = _graph(module, given, dims, sizes)
-            builder.example_sizes = examples
-            return builder
+            return _graph(module, given, dims, sizes)
         except SampleError as error:
             failed = failed or error
     assert failed is not None
@@ -131,6 +130,8 @@ def lowered_graph(module: GraphModule, example_inputs: Sequence[Any]) -> OnnxBui
 def _graph(module: GraphModule, given: Mapping[str, Any], dims: Dims, sizes: DimSizes) -> OnnxBuilder:
     """The graph, as it is found with `sizes` of the dynamic axes."""
     builder = OnnxBuilder()
+    builder.example_sizes = _example_sizes(given, dims)
+    builder.examples = {sizes[name]: size for name, size in builder.example_sizes.items()}
     with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # shapes are computed once more: what PyTorch warns of was said before
         values = [_input(builder, name, one, dims, sizes) for name, one in given.items()]

@@ -202,7 +202,9 @@ def power_of_two(site: Site) -> str:
 def add_product(site: Site) -> str:
     """A value plus a multiple of a product or a quotient."""
     op_type, dtype = "Mul" if site.call.op is torch.addcmul else "Div", site.result.dtype
-    product = site.emit(op_type, site.operand(site.arg(1, "tensor1"), dtype), site.operand(site.arg(2, "tensor2"), dtype))
+    product = site.emit(
+        op_type, site.operand(site.arg(1, "tensor1"), dtype), site.operand(site.arg(2, "tensor2"), dtype)
+    )
     factor = site.call.kwargs.get("value", 1)
     product = product if factor == 1 else site.emit("Mul", product, site.operand(factor, dtype))
     return site.emit("Add", site.operand(site.x, dtype), product)
@@ -220,7 +222,9 @@ def lerp(site: Site) -> str:
 def outer(site: Site) -> str:
     """All products of two vectors' entries."""
     first, second = (site.operand(site.arg(*one), site.result.dtype) for one in ((0, "input"), (1, "vec2")))
-    return site.emit("Mul", site.emit("Unsqueeze", first, site.ints([1])), site.emit("Unsqueeze", second, site.ints([0])))
+    return site.emit(
+        "Mul", site.emit("Unsqueeze", first, site.ints([1])), site.emit("Unsqueeze", second, site.ints([0]))
+    )
 
 
 @register_lowering(torch.rsub)

@@ -49,6 +49,8 @@ class OnnxBuilder:
         """The sizes of the inputs' dynamic axes."""
         self.example_sizes: dict[str, int] = {}
         """The sizes of the dynamic axes in the example inputs."""
+        self.examples: dict[tuple[int, int], int] = {}
+        """The same, by both sizes that the axis has while lowering."""
         self._axis_sizes: dict[tuple[str, int], str] = {}
         self._tensors: dict[str, Tensor] = {}
         self._known: dict[Any, str] = {}

@@ -20,7 +20,7 @@ from .lowering_sizes import BATCH, Size
 META = torch.device("meta")
 CPU = torch.device("cpu")
 
-COUNTS = (7_919, 7_927)
+COUNTS = (7_919, 11_927)
 """How many entries a mask picks, at either set of sizes: that is not known without running the model."""
 
 
@@ -109,8 +109,8 @@ class Execution:
             if self.constant:
                 raise LoweringError(f"{self._told(error)}.") from error
             raise SampleError(
-                f"{self._told(error)}. The model is run at sizes that its dynamic axes may have (a batch of {BATCH} and "
-                "others) and must take batches of any size: -1 or x.size(0) in views, no number that fits one size only"
+                f"{self._told(error)}. The model is run at sizes that its dynamic axes may have (a batch of {BATCH}, "
+                "say) and must take batches of any size: -1 or x.size(0) in views, no number that fits one size only"
             ) from error
 
     def _told(self, error: Exception) -> str:

@@ -138,7 +138,9 @@ def meshgrid(site: Site) -> list[str]:
     if site.call.kwargs.get("indexing", "ij") == "xy" and len(rows) > 1:
         axes[:2] = [1, 0]
     sizes = site.ints([counts[axes.index(axis)] for axis in range(len(rows))])
-    return [site.emit("Expand", _along(site, row, axis, len(rows)), sizes) for row, axis in zip(rows, axes, strict=True)]
+    return [
+        site.emit("Expand", _along(site, row, axis, len(rows)), sizes) for row, axis in zip(rows, axes, strict=True)
+    ]
 
 
 def _along(site: Site, row: Value, axis: int, dims: int) -> str:

@@ -67,14 +67,16 @@ def index_put(site: Site) -> str:
     """``x[indices] = values`` as a function."""
     if site.arg(3, "accumulate", False):
         raise site.refuse("adds to what the indices pick")
-    return setitem(site.at("index_put", site.x, tuple(site.arg(1, "indices")), site.arg(2, "values")))
+    return str(setitem(site.at("index_put", site.x, tuple(site.arg(1, "indices")), site.arg(2, "values"))))
 
 
 @register_lowering(torch.masked_select)
 def masked_select(site: Site) -> str:
     """The entries that a mask picks."""
     mask = filled(site, site.value(1, "mask"), site.x, torch.bool)
-    return site.emit("Compress", site.emit("Reshape", site.x, site.ints([-1])), site.emit("Reshape", mask, site.ints([-1])))
+    return site.emit(
+        "Compress", site.emit("Reshape", site.x, site.ints([-1])), site.emit("Reshape", mask, site.ints([-1]))
+    )
 
 
 @register_lowering(torch.topk)
@@ -93,7 +95,8 @@ def sort(site: Site) -> tuple[str, ...]:
 @register_lowering(torch.argsort)
 def argsort(site: Site) -> str:
     """Where the entries of an axis are, in order."""
-    return sort(site)[1]
+    axis = site.arg(1, "dim", -1)
+    return _ordered(site, site.x.sizes[axis], axis, bool(site.arg(2, "descending", False)))[1]
 
 
 def _ordered(site: Site, count: int | Size, axis: int, largest: bool) -> tuple[str, ...]:
@@ -104,7 +107,9 @@ def _ordered(site: Site, count: int | Size, axis: int, largest: bool) -> tuple[s
 def one_hot(site: Site) -> str:
     """A one where the class is, along a new last axis."""
     column = site.emit("Unsqueeze", site.x, site.ints([-1]))
-    same = site.emit("Equal", site.emit("Cast", column, to=onnx_type(torch.int64, "")), site.range(site.arg(1, "num_classes")))
+    same = site.emit(
+        "Equal", site.emit("Cast", column, to=onnx_type(torch.int64, "")), site.range(site.arg(1, "num_classes"))
+    )
     return site.emit("Cast", same, to=onnx_type(torch.int64, site.scope))
 
 
@@ -136,5 +141,3 @@ def unfold(site: Site) -> str:
 def cumsum(site: Site) -> str:
     """Sums of all entries of an axis up to each."""
     return site.emit("CumSum", site.operand(site.x, site.result.dtype), site.name(torch.tensor(site.arg(1, "dim"))))
-
-

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .lowering_execution import SampleError
 from .lowering_selections import END, Cut, cut, picked
 from .lowering_site import Site, Source, Value, register_lowering
 from .lowering_sizes import AnySize, Size, same_size
@@ -137,10 +138,18 @@ def _cuts(site: Site, sizes: Sequence[AnySize], picks: Sequence[Any]) -> list[Cu
             axes.append((axis, pick, END if pick == -1 else pick + 1, 1))
         elif isinstance(pick, slice):
             start, step = pick.start or 0, pick.step or 1
+            _check_not_cut_off(site, sizes[axis], pick.stop)
             stop = END if pick.stop is None or same_size(pick.stop, sizes[axis]) else pick.stop
             if (start, stop, step) != (0, END, 1):
                 axes.append((axis, start, stop, step))
     return axes
+
+
+def _check_not_cut_off(site: Site, size: AnySize, stop: Any) -> None:
+    """A slice that takes all of the example must take all of what is tried: its size would be fixed otherwise."""
+    example = site.builder.examples.get(size.pair) if isinstance(size, Size) else None
+    if example is not None and isinstance(stop, int) and example < stop < size.sample:  # type: ignore[union-attr]
+        raise SampleError(f"{site.scope}: cuts an axis of {size.pair} off at {stop}")  # type: ignore[union-attr]
 
 
 def _sliced(site: Site, source: str, picks: Sequence[Any]) -> str:
@@ -208,7 +217,7 @@ def replaced(site: Site, x: Value, index: Any, new: Any) -> str | None:
     axis, start, stop, step = cuts[0]
     if step != 1:
         return None
-    target = Value(at.result, getitem(at), twin=at.twin)
+    target = Value(at.result, str(getitem(at)), twin=at.twin)
     middle = filled(site, new, target, x.tensor.dtype)
     if isinstance(picks[axis], int):
         middle = site.emit("Unsqueeze", middle, site.ints([axis]))

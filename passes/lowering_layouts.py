@@ -39,6 +39,6 @@ def channel_shuffle(site: Site) -> str:
     if any(isinstance(size, Size) for size in rest):
         turned = torch.arange(site.x.tensor.shape[1]).view(groups, -1).T.flatten()
         return site.emit("Gather", site.x, turned, axis=1)
-    grouped = site.reshape(site.x, [batch, groups, channels // groups, *rest])  # type: ignore[operator]
+    grouped = site.reshape(site.x, [batch, groups, channels // groups, *rest])
     order = [0, 2, 1, *range(3, len(rest) + 3)]
     return site.reshape(site.transpose(grouped, order), site.made)

@@ -99,7 +99,7 @@ def _part(site: Site, states: str, number: int, ways: int, layers: int) -> str:
 def _run(site: Site, weights: Weights, source: Source, initial: Sequence[Source]) -> tuple[str, ...]:
     """One ONNX operator: the states of all steps, and the last ones."""
     stacked = [None if row[0] is None else torch.stack(list(row)) for row in zip(*weights.rows, strict=True)]
-    inputs: list[Source] = [source, *stacked, None, *initial]  # type: ignore[list-item]
+    inputs: list[Source] = [source, *stacked, None, *initial]
     settings: dict[str, Any] = {"hidden_size": weights.hidden, "direction": weights.direction}
     if weights.kind == "GRU":
         settings["linear_before_reset"] = 1

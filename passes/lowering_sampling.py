@@ -28,8 +28,10 @@ def affine_grid(site: Site) -> str:
     sizes, aligned, dtype = list(site.arg(1, "size")), bool(site.arg(2, "align_corners")), site.result.dtype
     axes = [_places(site, size, aligned) for size in sizes[:1:-1]]  # ONNX and PyTorch name the last axis first
     dims, shape = len(axes), sizes[2:]
-    parts = [site.emit("Reshape", row, site.ints([-1 if one == dims - 1 - place else 1 for one in range(dims)]))
-             for place, row in enumerate(axes)]
+    parts = [
+        site.emit("Reshape", row, site.ints([-1 if one == dims - 1 - place else 1 for one in range(dims)]))
+        for place, row in enumerate(axes)
+    ]
     whole = [site.emit("Unsqueeze", site.emit("Expand", one, site.ints(shape)), site.ints([dims])) for one in parts]
     one = site.emit("Expand", site.operand(1.0, dtype), site.ints([*shape, 1]))
     base = site.emit("Reshape", site.emit("Concat", *whole, one, axis=dims), site.ints([1, -1, dims + 1]))

@@ -250,10 +250,9 @@ class Site:
     def derived(self, op: Operator, *args: Any, **kwargs: Any) -> Site:
         """The site of another operator on given arguments, whose result is computed here on the meta device."""
         call = Call(self.node, op, args, kwargs)
-        results = [map_aggregate([list(args), dict(kwargs)], lambda leaf, n=n: _meta(leaf, n)) for n in (0, 1)]
-        function = op if callable(op) else lambda first, *rest, **named: getattr(first, str(op))(*rest, **named)
+        function: Callable[..., Any] = op if callable(op) else getattr(torch.Tensor, str(op))
         with torch.device("meta"):
-            result, twin = (function(*one[0], **one[1]) for one in results)
+            result, twin = (_called(function, args, kwargs, second) for second in (False, True))
         return Site(self.builder, call, result, self.scope, self.root, twin)
 
     def at(self, op: Operator, first: Value, *rest: Any) -> Site:
@@ -278,9 +277,9 @@ class Site:
 
     def like(self, source: Value, name: str, dtype: torch.dtype | None = None) -> Value:
         """A value of the shape of `source` that is called `name`."""
-        tensors = [one if one is None else torch.empty(one.shape, dtype=dtype or one.dtype, device="meta") for one in
-                   (source.tensor, source.twin)]
-        return Value(tensors[0], name, twin=tensors[1] if tensors[1] is not None else tensors[0])
+        both = source.tensor, source.tensor if source.twin is None else source.twin
+        tensor, twin = (torch.empty(one.shape, dtype=dtype or one.dtype, device="meta") for one in both)
+        return Value(tensor, name, twin=twin)
 
     def transpose(self, source: Source, perm: Sequence[int]) -> str:
         """`source` with its axes in the order `perm`: no node if that is theirs, one for several in a row."""
@@ -367,14 +366,20 @@ def _kept(source: Source, sizes: Sequence[AnySize]) -> set[int]:
     return {axis for axis, (one, other) in both if one == other and isinstance(other, tuple)}
 
 
-def _meta(leaf: Any, twin: int) -> Any:
+def _called(function: Callable[..., Any], args: Any, kwargs: Any, second: bool) -> Any:
+    """What PyTorch returns at the one or at the other set of sizes."""
+    given: Any = map_aggregate([list(args), dict(kwargs)], lambda leaf: _meta(leaf, second))
+    return function(*given[0], **given[1])
+
+
+def _meta(leaf: Any, second: bool) -> Any:
     if isinstance(leaf, Size):
-        return leaf.twin if twin else leaf.sample
+        return leaf.twin if second else leaf.sample
     if isinstance(leaf, Tensor):
         return leaf.to("meta")
     if not isinstance(leaf, Value):
         return leaf
-    return torch.empty_like(leaf.twin if twin and leaf.twin is not None else leaf.tensor, device="meta")
+    return torch.empty_like(leaf.twin if second and leaf.twin is not None else leaf.tensor, device="meta")
 
 
 def operator_name(op: Any) -> str:

@@ -13,8 +13,9 @@ from typing import Any
 BATCH = 10_007
 """The first size of the batch while lowering: few models meet it by accident."""
 
-PRIMES = (1_009, 1_013), (1_021, 1_031), (1_039, 1_049), (1_061, 1_063), (1_069, 1_087), (1_091, 1_093), (1_097, 1_103)
-"""Both sizes of each further dynamic axis: large enough for deep networks, small enough for products of several."""
+PRIMES = (1_009, 1_523), (1_021, 1_619), (1_033, 1_721), (1_049, 1_823), (1_061, 1_931), (1_069, 2_027), (1_091, 2_131)
+"""Both sizes of each further dynamic axis: large enough for deep networks, small enough for products of several, and
+so far apart that they still differ where strides have divided them by hundreds."""
 
 FACTORS = (2, 3), (4, 5), (6, 7), (8, 9), (10, 11), (12, 13), (14, 15), (16, 17)
 """Multiples of the example's sizes, for models whose axes must be divisible."""
@@ -70,7 +71,7 @@ def dim_sizes(examples: Mapping[str, int]) -> Iterator[DimSizes]:
     """
     names = list(examples)
     primes = iter(PRIMES * (len(names) // len(PRIMES) + 1))
-    yield {name: (BATCH, 10_009) if name == "batch" else next(primes) for name in names}
+    yield {name: (BATCH, 15_013) if name == "batch" else next(primes) for name in names}
     factors = dict(zip(names, FACTORS * (len(names) // len(FACTORS) + 1), strict=False))
     yield {name: (size * factors[name][0], size * factors[name][1]) for name, size in examples.items()}
     yield _different({name: [(size, size // 2), (size, size // 4)] for name, size in examples.items()})

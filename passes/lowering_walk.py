@@ -16,15 +16,14 @@ from torch.fx.node import map_aggregate
 from torch.fx.proxy import GraphAppendingTracer
 
 from .calls import RECURRENT, Call, TensorRef, call_of, recurrent
-from .errors import LoweringError, RuleError
+from .errors import LoweringError
 from .lowering_builder import OnnxBuilder
 from .lowering_execution import Execution, leaves
 from .lowering_numbers import calculated
 from .lowering_site import LOWERING, Site, Value, operator_name
 from .lowering_sizes import Size
-from .lowering_writes import Step, Writes
-
-REMEDY = "give it a rule with bnas.passes.lowering.register_lowering"
+from .lowering_steps import REMEDY, Step, applied, tensors_of
+from .lowering_writes import Writes
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class GraphWalk:
         self._builder = builder
         self._env: dict[Node, Any] = {}
         self._state: dict[int, Value] = {}
-        self._writes = Writes(self._again)
+        self._writes = Writes(builder)
 
     def run(self, scope: Scope, graph: Graph, inputs: Sequence[Any]) -> Any:
         """Lower `graph` on resolved `inputs` and return its output, with a `Value` for each tensor."""
@@ -113,64 +112,35 @@ class GraphWalk:
             self._check_numbers(step, run)
             return map_aggregate(run.result, run.origin) if run.holds_tensors else run.result
         written = run.written()
-        if len(_tensors(run.result)) != len(_tensors(run.twin)):
+        if len(tensors_of(run.result)) != len(tensors_of(run.twin)):
             raise step.refuse("makes tensors of another number at other sizes")
         if run.constant:
             lowered = self._values(step, run, repeat(step.place))
             return self._writes.of_constants(step, written, lowered) if written else lowered
         if not written:
-            return self._values(step, run, iter(self._apply(step, run.result, run.twin)))
+            return self._values(step, run, iter(applied(self._builder, step, run.result, run.twin)))
         target = run.origin(run.result) if run.result is not None else step.call.args[0]
         if not isinstance(target, Value) or target not in written:
             raise step.refuse("writes in place into what it does not return, which an ONNX graph cannot do")
         result = run.result if run.result is not None else target.tensor
-        (name,) = self._apply(step, result, target.twin if run.result is None else run.twin)
-        return self._writes.of_value(self._site(step, result, run.twin), target, name)
+        (name,) = applied(self._builder, step, result, target.twin if run.result is None else run.twin)
+        return self._writes.of_value(step.site(self._builder, result, run.twin), target, name)
 
     def _values(self, step: Step, run: Execution, names: Iterator[str]) -> Any:
         """The result of `run` with a `Value` for each tensor: which memory it shows is remembered."""
-        twins = iter(_tensors(run.twin))
+        twins = iter(tensors_of(run.twin))
         numbers = count()
 
         def value(tensor: Tensor) -> Value:
-            name, twin, index = next(names), next(twins), next(numbers)
+            name, other, index = next(names), next(twins), next(numbers)
             source = run.viewed(tensor)
-            twin = None if run.constant else twin
+            twin = None if run.constant else other
             if source is None:
                 return Value(tensor, name, twin=twin)
             steps = (*source.steps, replace(step, source=source, index=index))
             return Value(tensor, name, source.state and run.constant, twin, source.memory, steps, source.version)
 
         return _map_tensors(run.result, value)
-
-    def _again(self, step: Step, source: Value) -> Value:
-        """What the operator of a view makes of `source`, lowered once more."""
-        again = step.on(source)
-        run = again.run()
-        tensors, twins = _tensors(run.result), _tensors(run.twin)
-        tensor, twin = tensors[step.index], twins[step.index]
-        if isinstance(run.origin(tensor), Value):
-            return source
-        return Value(tensor, self._apply(again, run.result, run.twin)[step.index], twin=twin)
-
-    def _site(self, step: Step, result: Any, twin: Any) -> Site:
-        return Site(self._builder, step.call, result, step.place, step.root, twin)
-
-    def _apply(self, step: Step, result: Any, twin: Any) -> Sequence[str]:
-        call = step.call
-        if call.op not in LOWERING:
-            raise LoweringError(
-                f"{step.place}: no lowering rule for {operator_name(call.op)} (node {call.node.name!r}); {REMEDY}"
-            )
-        tensors = _tensors(result)
-        names = LOWERING[call.op](self._site(step, result, twin))
-        names = [names] if isinstance(names, str) else names
-        if len(names) != len(tensors):
-            raise RuleError(
-                f"{step.place}: the rule for {operator_name(call.op)} gives {len(names)} results for "
-                f"{len(tensors)} tensors"
-            )
-        return names
 
     def _check_numbers(self, step: Step, run: Execution) -> None:
         both = zip(leaves(run.result), leaves(run.twin), strict=False)
@@ -245,10 +215,6 @@ def _only_checks(node: Node) -> bool:
 def _is_foreign(op: Any) -> bool:
     """Whether `op` is a Python function that is not PyTorch's, so that it is made of operators that are."""
     return isinstance(op, types.FunctionType) and op.__module__.partition(".")[0] != "torch"
-
-
-def _tensors(given: Any) -> list[Tensor]:
-    return [given] if isinstance(given, Tensor) else [leaf for leaf in leaves(given) if isinstance(leaf, Tensor)]
 
 
 def _map_tensors(given: Any, change: Callable[[Tensor], Any]) -> Any:

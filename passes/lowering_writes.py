@@ -7,70 +7,36 @@ shows it is derived from that one by its own views when it is read next.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
 from torch.fx.node import map_aggregate
 
-from .calls import Call, Operator, identity
+from .calls import Operator, identity
 from .errors import LoweringError
-from .lowering_execution import Execution
-from .lowering_site import LOWERING, Site, Value, operator_name
+from .lowering_builder import OnnxBuilder
+from .lowering_site import LOWERING, Site, Value
+from .lowering_steps import Step, seen_again
 
-SAME_ENTRIES: frozenset[Operator] = frozenset(
-    {torch.reshape, torch.flatten, torch.unflatten, torch.squeeze, torch.unsqueeze, torch.detach, identity}
-    | {"view_as", "reshape_as"}
+SAME_ENTRIES: tuple[Operator, ...] = (
+    *(torch.reshape, torch.flatten, torch.unflatten, torch.squeeze, torch.unsqueeze, torch.detach, identity),
+    *("view_as", "reshape_as"),
 )
 """Views of all entries in their order."""
 
-PERMUTATIONS: frozenset[Operator] = frozenset({torch.permute, torch.transpose, torch.t, torch.movedim})
+PERMUTATIONS: tuple[Operator, ...] = (torch.permute, torch.transpose, torch.t, torch.movedim)
 """Views of all entries with the axes in another order."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """One call on resolved arguments; as a step of a view, which of its results is meant, and of what it is a view."""
-
-    root: nn.Module
-    place: str
-    call: Call
-    """In canonical spelling."""
-    args: tuple[Any, ...]
-    """As the node has them."""
-    kwargs: dict[str, Any]
-    index: int = 0
-    source: Value | None = None
-
-    def run(self) -> Execution:
-        """Let PyTorch compute the shapes."""
-        return Execution(self.root, self.call, self.place, self.args, self.kwargs)
-
-    def on(self, source: Value) -> Step:
-        """The same view of another value."""
-
-        def change(leaf: Any) -> Any:
-            return source if leaf is self.source else leaf
-
-        args, kwargs = map_aggregate(self.args, change), map_aggregate(self.kwargs, change)
-        canonical = map_aggregate(self.call.args, change), map_aggregate(self.call.kwargs, change)
-        call = replace(self.call, args=canonical[0], kwargs=canonical[1])  # type: ignore[arg-type]
-        return replace(self, call=call, args=args, kwargs=kwargs, source=source)
-
-    def refuse(self, reason: str) -> LoweringError:
-        """The error that this call cannot be lowered for `reason`, to be raised."""
-        return LoweringError(f"{self.place}: {operator_name(self.call.op)} (node {self.call.node.name!r}) {reason}")
 
 
 class Writes:
     """Keeps all values that show written memory up to date."""
 
-    def __init__(self, again: Callable[[Step, Value], Value]) -> None:
+    def __init__(self, builder: OnnxBuilder) -> None:
         self.any = False
         """Whether anything was written."""
-        self._again = again
+        self._builder = builder
 
     def current(self, value: Value) -> Value:
         """`value` as it is now: what shows written memory is derived from it anew."""
@@ -81,7 +47,7 @@ class Writes:
             return _renewed(value)
         found = memory.root
         for step in value.steps:
-            found = self._again(step, found)
+            found = seen_again(self._builder, step, found)
         return replace(found, memory=memory, steps=value.steps, version=memory.version)
 
     def of_constants(self, step: Step, written: Sequence[Value], lowered: Any) -> Any:
@@ -104,7 +70,9 @@ class Writes:
         self.any = True
         memory, root = target.memory, target.steps[0].source if target.steps else target
         _check_no_state(site.scope, root)
-        whole = new = Value(_meta(target.tensor), name, twin=_meta(target.tensor if target.twin is None else target.twin))
+        whole = new = Value(
+            _meta(target.tensor), name, twin=_meta(target.tensor if target.twin is None else target.twin)
+        )
         for step in reversed(target.steps):
             whole = self._put_back(site, step, whole)
         memory.version += 1
@@ -123,7 +91,7 @@ class Writes:
         if step.call.op is operator.getitem:
             name = LOWERING[operator.setitem](site.at(operator.setitem, source, step.call.args[1], new))
             return replace(before, name=str(name))
-        seen = self._again(step, site.positions(source))
+        seen = seen_again(self._builder, step, site.positions(source))
         return replace(before, name=scattered(site, source, seen, site.name(new)))
 
 

@@ -77,7 +77,9 @@ def feed_of(
     if isinstance(inputs, Mapping):
         given = dict(inputs)
     elif inputs is None:
-        given = {key: _filled(name, _shape(name, one, batch, open_axes), one.type, seed) for key, one in declared.items()}
+        given = {
+            key: _filled(name, _shape(name, one, batch, open_axes), one.type, seed) for key, one in declared.items()
+        }
     else:
         first = next(iter(declared.values()))
         array = inputs if isinstance(inputs, np.ndarray) else _filled(name, inputs, first.type, seed)

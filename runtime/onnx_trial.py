@@ -96,9 +96,11 @@ def _other_sizes(sizes: Mapping[str, int]) -> Iterator[dict[str, int]]:
     batch = {"batch": 3 if sizes["batch"] == 2 else 2} if "batch" in sizes else {}
     rest = {name: size for name, size in sizes.items() if name not in batch}
     if batch or rest:
-        shapes = (lambda n: n // 2, lambda n: n - 1, lambda n: 2 * n, lambda n: n + 1)
-        turned = [{name: shapes[(turn + place) % 4](size) for place, (name, size) in enumerate(rest.items())}
-                  for turn in range(4 if rest else 0)]
+        shapes: list[Callable[[int], int]] = [lambda n: n // 2, lambda n: n - 1, lambda n: 2 * n, lambda n: n + 1]
+        turned = [
+            {name: shapes[(turn + place) % 4](size) for place, (name, size) in enumerate(rest.items())}
+            for turn in range(4 if rest else 0)
+        ]
         alike = [{name: shape(size) for name, size in rest.items()} for shape in shapes] if rest else []
         for found in (*turned, *alike, *((dict(rest),) if batch else ())):
             yield {name: max(size, 1) for name, size in {**found, **batch}.items()}

@@ -122,6 +122,7 @@ class Recorder(TorchFunctionMode):
                         self.names[id(tensor)] = f"{path}.{name}" if path else name
                         self.owners[id(tensor)] = module
                         self._alive.append(tensor)
+        self._outer = torch.is_grad_enabled()
         self._forms: dict[nn.Module, ModuleForm | None] = {}
         self._calls: dict[str, int] = {}
         self._stack: dict[str, Any] = {}
@@ -252,7 +253,7 @@ class Recorder(TorchFunctionMode):
         refs, named = self.refs((args, kwargs))
         cold = [one for one in tensors_of((args, kwargs)) if not self.is_hot(one)]
         self._used.update(one.untyped_storage()._cdata for one in cold)
-        grad = torch.is_grad_enabled()
+        grad = not self._without_gradients
         return Step(op, target, refs, named, None, self._stack, self._scope, _line(), grad)
 
     def _append(self, step: Step) -> Step:
@@ -296,9 +297,12 @@ class Recorder(TorchFunctionMode):
         step, path = known
         for length in range(1, len(path) + 1):
             step = self._item(known[0], path[:length], step)
-        if torch.is_grad_enabled() and not step.grad and step.op in ("call_function", "call_method", "call_module"):
-            return self._detached(step)
-        return step
+        return self._detached(step) if self._without_gradients and _has_gradients(step) else step
+
+    @property
+    def _without_gradients(self) -> bool:
+        """Whether forward is in a part that it runs without gradients."""
+        return self._outer and not torch.is_grad_enabled()
 
     def _unknown(self, tensor: Tensor) -> Step:
         """A tensor that no step gave: of the model, or there before."""
@@ -327,9 +331,11 @@ class Recorder(TorchFunctionMode):
         return self._items[source, path]
 
     def _detached(self, step: Step) -> Step:
-        """What was computed without gradients is a constant for those who compute with them."""
+        """What is computed without gradients takes its inputs detached: the same memory, and nothing to go back to."""
         if (step, ("detached",)) not in self._items:
-            made = Step("call_method", "detach", (step,), {}, step.value, step.stack, step.scope, step.line)
+            value = step.value.detach() if isinstance(step.value, Tensor) else step.value
+            made = Step("call_method", "detach", (step,), {}, value, self._stack, self._scope, step.line)
+            made.grad = False
             self._items[step, ("detached",)] = self._append(made)
         return self._items[step, ("detached",)]
 
@@ -637,10 +643,17 @@ def run_leaf(module: nn.Module, form: ModuleForm | None, args: Any, kwargs: Any)
     tensors = {name: to_meta(getattr(module, name)) for name in form.tensors}
     settings = {name: getattr(module, name) for name in form.settings if name != "padding_mode"}
     if form.op is F.batch_norm:
-        settings["training"] = tensors["running_mean"] is None
+        settings |= {"training": tensors["running_mean"] is None, "momentum": 0.0}  # which may be None in a module
     elif form.op in DROPOUTS:  # in evaluation mode they hand on their input itself: its memory is then shared
         settings["training"] = False
     return form.op(*args, **tensors, **settings, **kwargs)  # type: ignore[operator]
+
+
+def _has_gradients(step: Step) -> bool:
+    """Whether gradients may go back through a step."""
+    if step.op == "get_attr":
+        return True
+    return step.grad and step.op in ("call_function", "call_method", "call_module") and isinstance(step.value, Tensor)
 
 
 def _hooked(module: nn.Module) -> bool:

@@ -285,10 +285,16 @@ FUNCTIONS: dict[str, Callable[[Tensor], Any]] = {
         x[:, torch.tensor([[1, 2, 3]]), 1:],
     ),
     "writes": lambda x: x.clone().copy_(x[:, :1]).masked_fill_(x > 1, 3.0),
-    "sampled": lambda x: F.grid_sample(
-        x, F.affine_grid(x[:, :2, 0, :3], (x.size(0), 6, 4, 5), align_corners=True).tanh(), "nearest", "border", True
-    )
-    + F.grid_sample(x, x[:, 0, :8, :].view(-1, 4, 8, 2)[:, :, :5], align_corners=False),
+    "sampled": lambda x: (
+        F.grid_sample(
+            x,
+            F.affine_grid(x[:, :2, 0, :3], (x.size(0), 6, 4, 5), align_corners=True).tanh(),
+            "nearest",
+            "border",
+            True,
+        )
+        + F.grid_sample(x, x[:, 0, :8, :].view(-1, 4, 8, 2)[:, :, :5], align_corners=False)
+    ),
     "einsum-dots": lambda x: torch.einsum("...ij,...kj->...ik", x, x) + torch.einsum("...ij,...kj", x, x).sum(),
     "interpolate": lambda x: F.interpolate(x, scale_factor=2.0) + F.interpolate(x, size=(18, 16), mode="nearest"),
     "interpolate-recomputed": lambda x: F.interpolate(

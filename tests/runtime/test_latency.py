@@ -23,6 +23,7 @@ from bnas.runtime.latency_measurement import measure_latency
 from bnas.runtime.latency_session import feed_of
 from bnas.runtime.latency_timing import WINDOWS, Runner, repeats_for, rounds, warmed
 from bnas.runtime.machine import CPU_FLAGS, differences, machine
+from bnas.runtime.onnx_session import open_session
 
 SHAPE = (2, 3, 8, 8)
 
@@ -236,7 +237,9 @@ def test_modules_and_subnets_are_lowered_and_inputs_are_what_they_declare() -> N
 )
 def test_inputs_that_cannot_be_made_up_are_named(shape: list[Any], kind: str, reason: str) -> None:
     declared = SimpleNamespace(name="x", shape=shape, type=kind)
-    session = SimpleNamespace(get_inputs=lambda: [declared], get_modelmeta=lambda: SimpleNamespace(custom_metadata_map={}))
+    session = SimpleNamespace(
+        get_inputs=lambda: [declared], get_modelmeta=lambda: SimpleNamespace(custom_metadata_map={})
+    )
     with pytest.raises(LatencyError, match=reason):
         feed_of("net", session, None, 5, 0)
 

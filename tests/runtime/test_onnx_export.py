@@ -20,9 +20,9 @@ from bnas.passes.lowering import LOWERING, OPSET, Site
 from bnas.runtime import onnx_trial
 from bnas.runtime.onnx_export import export_onnx
 from bnas.runtime.onnx_file import OnnxWriteError
-from bnas.runtime.onnx_session import SessionError, as_array, open_session, run_session
+from bnas.runtime.onnx_session import OnnxModule, SessionError, as_array, open_session, run_session
 from bnas.runtime.onnx_trial import relative_error, trial_inputs
-from bnas.runtime.quantisation import QuantisationError
+from bnas.runtime.quantisation import Int8, QuantisationError
 
 
 class Small(nn.Module):
@@ -240,3 +240,70 @@ def test_relative_error_of_another_dtype_is_infinite() -> None:
 
 def test_smallest_is_what_near_zero_counts_as() -> None:
     assert onnx_trial.SMALLEST == 1e-6
+
+
+class Forms(nn.Module):
+    """Returns what has many forms, and has an output of the name of its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor, scale: Tensor) -> dict[str, Any]:
+        y = self.layer(x) * scale
+        return {"x": y, "loss": None, "mean": y.mean(), "states": (x, [None, y + 1])}
+
+
+def test_outputs_of_any_form_come_back(tmp_path: Path) -> None:
+    net, inputs = Forms().eval(), {"scale": torch.randn(2, 1), "x": torch.randn(2, 8)}
+    report = export_onnx(net, tmp_path / "a.onnx", inputs)
+    assert report.fallback is None
+    found = OnnxModule(tmp_path / "a.onnx")(inputs["x"], inputs["scale"])
+    with torch.no_grad():
+        expected = net(**inputs)
+    assert (found["loss"], found["states"][1][0]) == (None, None)
+    torch.testing.assert_close(found["x"], expected["x"])
+    torch.testing.assert_close(found["mean"], expected["mean"])
+    torch.testing.assert_close(found["states"][1][1], expected["states"][1][1])
+
+
+def test_inputs_without_a_common_batch(tmp_path: Path) -> None:
+    net = symbolic_trace(lambda x, table: x @ table.T + table.sum()).eval()
+    net.meta["dynamic"] = {"x": {0: "batch"}, "table": {0: "rows"}}
+    assert export_onnx(net, tmp_path / "a.onnx", (torch.randn(2, 8), torch.randn(5, 8))).fallback is None
+
+
+def images_of_any_size() -> GraphModule:
+    net = symbolic_trace(
+        nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    ).eval()
+    net.meta["dynamic"] = {"input": {0: "batch", 2: "height", 3: "width"}}
+    return net
+
+
+def test_a_file_of_images_of_any_size_and_its_int8_one(tmp_path: Path) -> None:
+    calibration = [(torch.randn(4, 3, side, side), torch.zeros(4, dtype=torch.long)) for side in (16, 20)]
+    report = export_onnx(images_of_any_size(), tmp_path / "a.onnx", torch.randn(2, 3, 16, 16), Int8(calibration))
+    assert report.int8 is not None
+    assert OnnxModule(tmp_path / "a.onnx")(torch.randn(5, 3, 9, 30)).shape == (5, 4)
+
+
+def test_trials_have_other_sizes_that_the_model_takes() -> None:
+    dims = [{0: "batch", 1: "length"}, {0: "batch", 1: "length"}]
+    ids, mask = torch.tensor([[5, 6, 7, 7]]), torch.ones(1, 4)
+    even = trial_inputs([ids, mask], dims, lambda inputs: inputs[0].shape[1] % 2 == 0)
+    assert [tuple(one[0].shape) for one in even] == [(1, 4), (2, 2), (2, 8)]
+    assert all(one[0].shape == one[1].shape and set(one[0].unique().tolist()) <= {5, 6, 7} for one in even)
+
+
+def test_a_file_that_is_right_for_the_examples_only_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LOWERING, torch.add, lambda site: site.name(site.x))  # right where nothing is added
+    net = symbolic_trace(lambda x: x + (x.size(1) - 4)).eval()
+    net.meta["dynamic"] = {"x": {0: "batch", 1: "length"}}
+    with pytest.raises(LoweringError, match="relative error"):
+        export_onnx(net, tmp_path / "a.onnx", torch.randn(2, 4))
+
+
+def test_half_precision_has_a_bound_of_its_own(tmp_path: Path) -> None:
+    net = symbolic_trace(nn.Sequential(nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 64))).half().eval()
+    assert export_onnx(net, tmp_path / "a.onnx", torch.randn(2, 64).half()).max_relative_error < 1e-2
