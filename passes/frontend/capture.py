@@ -69,6 +69,8 @@ class Session:
     names: dict[Path, str] = field(default_factory=dict)
     norms: Set[nn.Module] = frozenset()
     """Modules that are batch norms of their own tensors in training mode."""
+    hot_lines: set[Any] = field(default_factory=set)
+    """Lines that made a tensor which was too large, at some size, to be computed for real: none is, at any size."""
     _known: dict[Any, Recording | CaptureError] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -98,15 +100,26 @@ class Session:
     def recorded(self, sizes: Mapping[Axis, int], *, training: bool = False) -> Recording:
         """The recording with axes of the given sizes; one that failed raises what it raised."""
         key = frozenset((axis.name, size) for axis, size in sizes.items() if size != axis.size), training
+        count = len(self.hot_lines)
         if key not in self._known:
             try:
                 self._known[key] = self._record(sizes, training)
             except CaptureError as error:
                 self._known[key] = error
         found = self._known[key]
+        if len(self.hot_lines) != count:
+            self._known = {key: found}  # the others computed for real what is a node here
         if isinstance(found, CaptureError):
             raise found
         return found
+
+    def all(self, plan: Sequence[Mapping[Axis, int]], *, training: bool = False) -> list[Recording]:
+        """The recordings of several sizes, all with the same tensors computed for real."""
+        while True:
+            count = len(self.hot_lines)
+            found = [self.recorded(sizes, training=training) for sizes in plan]
+            if len(self.hot_lines) == count:
+                return found
 
     def _record(self, sizes: Mapping[Axis, int], training: bool) -> Recording:
         shapes = {path: list(tensor.shape) for path, tensor in self.tensors.items()}
@@ -125,6 +138,7 @@ class Session:
             training=training,
             modes=self.modes,
             layers=None if training else self.norms,
+            hot_lines=self.hot_lines,
         )
 
 
@@ -203,7 +217,7 @@ def _dynamic_axes(
     elif batch is not None:
         try:
             session.recorded({batch: BATCH})
-            Emitter(Merger([session.recorded({batch: size}) for size in (BATCH, *NEXT[:1])])).emit()
+            Emitter(Merger(session.all([{batch: size} for size in (BATCH, *NEXT[:1])]))).emit()
             found = [batch]
         except CaptureError as error:
             _note(session, static, batch, f"the batch is fixed: {error}")
@@ -301,39 +315,65 @@ def named(session: Session, dynamic: Dynamic) -> list[Axis]:
     return made
 
 
-def plans(batch: Sequence[Axis], axes: Sequence[Axis]) -> list[dict[Axis, int]]:
-    """Sizes of the base recording and of the two others, each axis in a way of its own."""
+def plans(batch: Sequence[Axis], axes: Sequence[Axis], more: bool = False) -> list[dict[Axis, int]]:
+    """Sizes of the base recording and of two others, each axis in a way of its own; with `more`, of four others.
+
+    The near ones are one step away: halves of halves that are rounded up and down differ then.
+    """
     fixed = [{one: size for one in batch} for size in (BATCH, *NEXT)]
     base = fixed[0] | {axis: axis.size for axis in axes}
-    near = fixed[1] | {axis: axis.size + axis.step * (place + 1) for place, axis in enumerate(axes)}
-    far = fixed[2] | {axis: axis.size * (place + 2) for place, axis in enumerate(axes)}
-    return [base, near, far]
+    near = fixed[1] | {axis: axis.near(1) for axis in axes}
+    far = fixed[2] | {axis: axis.far(place + 2) for place, axis in enumerate(axes)}
+    quarters = [
+        {axis: axis.between(place + 2, QUARTERS[(place + turn) % 3]) for place, axis in enumerate(axes)} for turn in (0, 1)
+    ]
+    return [base, near, far, *(fixed[1] | one for one in quarters if more)]
 
 
-def _merger(session: Session, batch: Sequence[Axis], axes: Sequence[Axis]) -> Merger:
-    return Merger([session.recorded(sizes) for sizes in plans(batch, axes)])
+QUARTERS = (2, 3, 1)
+"""How many quarters of the way to its far size an axis goes: others than its neighbours, so that no size is a multiple
+of another by accident."""
 
 
 def _survives(session: Session, batch: Sequence[Axis], axes: Sequence[Axis]) -> bool:
     try:
-        Emitter(_merger(session, batch, axes)).emit()
+        _planned(session, batch, axes)
     except CaptureError:
         return False
     return True
 
 
+def _planned(session: Session, batch: Sequence[Axis], axes: Sequence[Axis]) -> list[dict[Axis, int]]:
+    """The sizes to record at: more of them where numbers are guessed by what they are at each.
+
+    Raises:
+        CaptureError: the recordings are not one graph.
+    """
+    if not batch and not axes:
+        return [{}]
+    for more in (False, True):
+        plan = plans(batch, axes, more)
+        emitter = Emitter(Merger(session.all(plan)))
+        emitter.emit()
+        if not emitter.guesses:
+            break
+    return plan
+
+
 def _alone(session: Session, batch: Sequence[Axis], axis: Axis) -> tuple[Axis | None, str]:
     """The axis with the least step between sizes that works, or None and why none does."""
     base, why = {one: BATCH for one in batch} | {axis: axis.size}, ""
-    for far in FAR:
+    for shorter in (False, True):
+        axis = dataclasses.replace(axis, shorter=shorter)
+        far = base | {axis: axis.far(2)}
         try:
-            _agree(session, base, base | {axis: far(axis.size)})
+            _agree(session, base, far)
         except CaptureError as error:
             why = why or str(error)
             continue
         for step in STEPS:
             try:
-                _agree(session, base, base | {axis: axis.size + step}, base | {axis: far(axis.size)})
+                _agree(session, base, base | {axis: dataclasses.replace(axis, step=step).near(1)}, far)
                 return dataclasses.replace(axis, step=step), ""
             except CaptureError as error:
                 why = str(error)
@@ -341,13 +381,9 @@ def _alone(session: Session, batch: Sequence[Axis], axis: Axis) -> tuple[Axis | 
     return None, why
 
 
-FAR: tuple[Callable[[int], int], ...] = (lambda size: size * 2, lambda size: size // 2)
-"""Sizes far from the example's: a table of positions may be no longer than it."""
-
-
 def _agree(session: Session, *sizes: Mapping[Axis, int]) -> None:
     """Raise unless the recordings of these sizes are one graph."""
-    Emitter(Merger([session.recorded(one) for one in sizes])).emit()
+    Emitter(Merger(session.all(sizes))).emit()
 
 
 # The graph ----------------------------------------------------------------------------------------------------------
@@ -356,8 +392,8 @@ def _agree(session: Session, *sizes: Mapping[Axis, int]) -> None:
 def _captured(session: Session, axes: Sequence[Axis], static: Mapping[str, str]) -> Captured:
     batch = [axis for axis in axes if axis.name == "batch"]
     others = [axis for axis in axes if axis.name != "batch"]
-    recordings = [session.recorded(sizes) for sizes in plans(batch, others)] if axes else [session.recorded({})]
-    plan = plans(batch, others) if axes else [{}]
+    plan = _planned(session, batch, others)
+    recordings = session.all(plan)
     emitter, training = _in_both_modes(session, recordings, plan[0])
     trained = None
     if training:
@@ -402,7 +438,7 @@ def _of_training(
 ) -> tuple[Emitter | None, str]:
     """The graph of training mode by itself; None, and why, where it cannot be recorded at all of these sizes."""
     try:
-        emitter = Emitter(Merger([session.recorded(sizes, training=True) for sizes in plan]), "_training")
+        emitter = Emitter(Merger(session.all(plan, training=True)), "_training")
         emitter.emit()
     except CaptureError as error:
         return None, f"{differs}; by itself: {error}"

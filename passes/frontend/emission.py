@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
+from itertools import product
+from math import gcd
 from typing import Any
 
 import torch
@@ -52,10 +54,13 @@ class Emitter:
         self._nodes: dict[Step, Node] = {}
         self._inputs: dict[Vector, tuple[Node, int]] = {}
         """Sizes of inputs that vary, with a placeholder and an axis that have them."""
-        self._recent: dict[Vector, tuple[Node, int]] = {}
+        self._first_with: dict[Vector, tuple[Node, int]] = {}
+        """For every size the first tensor that has it: it stands before the blocks that read that size."""
         self._vectors: dict[tuple[Node, int], Vector] = {}
         """The sizes of axes of nodes in the recordings."""
         self._sizes: dict[Vector, Node] = {}
+        self.guesses = 0
+        """How many numbers are neither the size of a tensor nor a product of such sizes."""
         self._followers: dict[ByMode, Node] = {}
         self._made: dict[int, str] = {}
         self._first: Node | None = None
@@ -109,7 +114,7 @@ class Emitter:
             self._vectors[node, axis] = columns[axis]
             if node.meta.get("input"):
                 self._inputs.setdefault(columns[axis], (node, axis))
-            self._recent[columns[axis]] = node, axis
+            self._first_with.setdefault(columns[axis], (node, axis))
 
     def _arguments(self, merged: Merged) -> tuple[Any, Any]:
         step, args, kwargs = merged.step, merged.args, merged.kwargs
@@ -220,15 +225,23 @@ class Emitter:
     # Numbers ----------------------------------------------------------------------------------------------------
 
     def _number(self, value: Varying, merged: Merged | None, operands: Sequence[Step]) -> Node:
-        """A node whose value is that number in every recording."""
+        """A node whose value is that number in every recording.
+
+        A size that a tensor has comes before an expression in other sizes: halves that are rounded up and down, say,
+        agree at few sizes only. A multiple of an input's size is safe too, and does not tie the reader to a tensor.
+        """
         vector = value.values
         if isinstance(vector[0], int):
             direct = self._direct(vector, operands)
             if direct is not None:
                 return self._size(*direct, shared=direct in self._inputs.values())
+            for sizes, place in self._inputs.items():
+                number = vector[0] // sizes[0] if sizes[0] else 0
+                if number > 0 and tuple(size * number for size in sizes) == vector:
+                    return self._apply(((operator.mul, number),), [place])
+            if vector in self._first_with:
+                return self._size(*self._first_with[vector], shared=False)
         found = self._expression(vector, operands)
-        if found is None and isinstance(vector[0], int) and vector in self._recent:
-            return self._size(*self._recent[vector], shared=False)
         if found is None:
             raise Differs(merged.step if merged else None, f"a number that no size explains: {vector}")
         return found
@@ -260,54 +273,65 @@ class Emitter:
         return made
 
     def _expression(self, vector: tuple[Any, ...], operands: Sequence[Step]) -> Node | None:
-        """An expression in one or two sizes that has these values."""
-        known = self._known(operands)
-        for sizes, place in known:
-            for function, number in _of_one(vector, sizes):
-                return self._apply(function, [place], number, vector[0])
-        for left, one in known:
-            for right, other in known:
-                product = tuple(a * b for a, b in zip(left, right, strict=True))
-                if product == vector:
-                    return self._apply(operator.mul, [one, other], None, vector[0])
-                for function, number in _of_one(vector, product):
-                    inner = self._apply(operator.mul, [one, other], None, product[0])
-                    return self._computed(function, (inner, number), vector[0])
-        return self._of_three(vector, known)
+        """An expression in one, two or three sizes that has these values; `guesses` counts those that are none.
 
-    def _of_three(self, vector: tuple[Any, ...], known: Sequence[tuple[Vector, tuple[Node, int]]]) -> Node | None:
-        """A product of three sizes and a number, as a batch of windows is."""
-        for a, one in known:
-            for b, two in known:
-                for c, three in known:
-                    product = tuple(x * y * z for x, y, z in zip(a, b, c, strict=True))
-                    for function, number in [(operator.mul, 1), *_of_one(vector, product)]:
-                        if tuple(function(p, number) for p in product) != vector:
-                            continue
-                        inner = self._apply(operator.mul, [one, two], None, a[0] * b[0])
-                        last = self._size(*three, shared=three in self._inputs.values())
-                        inner = self._computed(operator.mul, (inner, last), product[0])
-                        return inner if number == 1 else self._computed(function, (inner, number), vector[0])
+        Two numbers are met by many expressions: the simple ones of all sizes come before the others of any.
+        """
+        known = self._known(operands)
+        whole = [(sizes, place) for sizes, place in known if all(type(one) is int for one in vector)]
+        for (left, one), (right, other) in product(whole, whole):
+            if tuple(a * b for a, b in zip(left, right, strict=True)) == vector:
+                return self._apply((), [one, other])
+        for (a, one), (b, two), (c, three) in product(whole, whole, whole):
+            if tuple(x * y * z for x, y, z in zip(a, b, c, strict=True)) == vector:
+                return self._apply((), [one, two, three])
+        self.guesses += 1
+        for family in FAMILIES:
+            for sizes, place in [*known, *self._first_with.items()]:
+                for chain in chains(family, vector, sizes):
+                    return self._apply(chain, [place])
+            if family is not FAMILIES[0]:
+                continue
+            for (left, one), (right, other) in product(known, known):
+                both = tuple(a * b for a, b in zip(left, right, strict=True))
+                for chain in chains(family, vector, both):
+                    return self._apply(chain, [one, other])
+                if tuple(a / b if b else None for a, b in zip(left, right, strict=True)) == vector:
+                    return self._quotient(one, other)
+            for (a, one), (b, two), (c, three) in product(whole, whole, whole):
+                for chain in chains(family, vector, tuple(x * y * z for x, y, z in zip(a, b, c, strict=True))):
+                    return self._apply(chain, [one, two, three])
         return None
 
     def _known(self, operands: Sequence[Step]) -> list[tuple[Vector, tuple[Node, int]]]:
-        found = dict(self._inputs)
+        """Sizes that stand near: of operands, and of inputs."""
+        found: dict[Vector, tuple[Node, int]] = {}
         for step in operands:
             node = self._nodes[step]
             for axis in node.meta.get("varies", ()):
-                found.setdefault(self._vectors[node, axis], (node, axis))
-        return list(found.items())
+                vector = self._vectors[node, axis]
+                found.setdefault(vector, self._inputs.get(vector, (node, axis)))
+        return list((found | self._inputs).items())
 
-    def _apply(self, function: Any, places: Sequence[tuple[Node, int]], number: Any, value: Any) -> Node:
+    def _apply(self, chain: Chain, places: Sequence[tuple[Node, int]]) -> Node:
+        """The product of sizes, and a chain of operators on it."""
         sizes = [self._size(*place, shared=place in self._inputs.values()) for place in places]
-        return self._computed(function, (*sizes, *([] if number is None else [number])), value)
-
-    def _computed(self, function: Any, args: tuple[Any, ...], value: Any) -> Node:
-        if function in COMPOSED:
-            return COMPOSED[function](self, *args, value)
-        node = self.graph.call_function(function, args)
-        node.meta.update(value=value, scope="", nn_module_stack={})
+        node = sizes[0]
+        for size in sizes[1:]:
+            node = self._computed(operator.mul, node, size)
+        for function, number in chain:
+            node = self._computed(function, node, number)
         return node
+
+    def _quotient(self, one: tuple[Node, int], other: tuple[Node, int]) -> Node:
+        sizes = [self._size(*place, shared=place in self._inputs.values()) for place in (one, other)]
+        return self._computed(operator.truediv, *sizes)
+
+    def _computed(self, function: Any, node: Node, operand: Any) -> Node:
+        made = self.graph.call_function(function, (node, operand))
+        value = operand.meta["value"] if isinstance(operand, Node) else operand
+        made.meta.update(value=function(node.meta["value"], value), scope="", nn_module_stack={})
+        return made
 
     # Structures -------------------------------------------------------------------------------------------------
 
@@ -334,42 +358,89 @@ class Emitter:
         return node
 
 
-def _floordiv_of_less(emitter: Emitter, size: Any, number: Any, value: Any) -> Node:
-    """``(size - 1) // number + 1``: as often as a stride fits."""
-    inner = emitter._computed(operator.sub, (size, 1), None)
-    inner.meta["value"] = size.meta["value"] - 1
-    inner = emitter._computed(operator.floordiv, (inner, number), inner.meta["value"] // number)
-    return emitter._computed(operator.add, (inner, 1), value)
+Chain = tuple[tuple[Any, Any], ...]
+"""Operators with their right operands, applied to a size one after the other."""
 
 
-def _ceiling(size: Any, number: Any) -> Any:
-    return (size - 1) // number + 1
+def part_of(size: float, whole: float) -> float:
+    """What of `whole` one of `size` equal parts is."""
+    return whole / size
 
 
-COMPOSED = {_ceiling: _floordiv_of_less}
+def chains(family: Family, vector: tuple[Any, ...], sizes: Vector) -> Iterator[Chain]:
+    """The chains of a family that make `vector` of `sizes`."""
+    for chain in family(vector, sizes):
+        if all(_followed(chain, size) == one for size, one in zip(sizes, vector, strict=True)):
+            yield chain
 
 
-def _of_one(vector: tuple[Any, ...], sizes: Vector) -> Iterator[tuple[Any, Any]]:
-    """Functions and numbers that make `vector` of `sizes`: multiples, parts, sums, and for floats quotients."""
+def _followed(chain: Chain, value: Any) -> Any:
+    for function, number in chain:
+        value = function(value, number)
+    return value
+
+
+def _parts(vector: tuple[Any, ...], sizes: Vector) -> Iterator[Chain]:
+    """Multiples, parts and sums; how often a stride fits; quotients of a number and a size."""
     first, size = vector[0], sizes[0]
-    tries: list[tuple[Any, Any]] = []
-    if isinstance(first, int):
-        if size and first % size == 0:
-            tries.append((operator.mul, first // size))
-        if first and size % first == 0:
-            tries.append((operator.floordiv, size // first))
-        tries += [(operator.add, first - size)]
-        if first > 0:
-            for number in sorted({size // first, size // first + 1, -(-size // first)}):
-                if number > 1:
-                    tries += [(operator.floordiv, number), (_ceiling, number)]
-    elif size:
-        tries += [(operator.mul, first / size), (operator.truediv, size / first if first else 0), (operator.add, first - size)]
-    for function, number in tries:
-        if number == 0 and function is not operator.add:
-            continue
-        if tuple(function(one, number) for one in sizes) == vector:
-            yield function, number
+    if not size or not isinstance(first, int | float):
+        return
+    if isinstance(first, float):
+        yield ((operator.mul, first / size),)
+        if first:
+            yield ((operator.truediv, size / first),)
+            yield ((part_of, round(first * size)),)
+            yield ((part_of, first * size),)
+        yield ((operator.add, first - size),)
+        return
+    if first and first % size == 0:
+        yield ((operator.mul, first // size),)
+    if first and size % first == 0:
+        yield ((operator.floordiv, size // first),)
+    yield ((operator.add, first - size),)
+    for number in sorted({size // first, size // first + 1, -(-size // first)} if first > 0 else ()):
+        if number > 1:
+            yield ((operator.floordiv, number),)
+            yield ((operator.sub, 1), (operator.floordiv, number), (operator.add, 1))
+
+
+def _lines(vector: tuple[Any, ...], sizes: Vector) -> Iterator[Chain]:
+    """A multiple of a size and a number; what fills a size up to a multiple, and that multiple."""
+    if not all(type(one) is int for one in vector):
+        return
+    for number in _divisors(gcd(*(a + b for a, b in zip(sizes, vector, strict=True))), max(vector)):
+        yield ((operator.mul, -1), (operator.mod, number))
+    for number in _divisors(gcd(*vector), max(abs(a - b) for a, b in zip(sizes, vector, strict=True))):
+        yield ((operator.add, number - 1), (operator.floordiv, number), (operator.mul, number))
+        yield ((operator.floordiv, number), (operator.mul, number))
+    first, size = vector[0], sizes[0]
+    other = next((n for n in range(len(sizes)) if sizes[n] != size), None)
+    if other is not None and (vector[other] - first) % (sizes[other] - size) == 0:
+        slope = (vector[other] - first) // (sizes[other] - size)
+        yield ((operator.mul, slope), (operator.add, first - slope * size))
+
+
+def _limits(vector: tuple[Any, ...], sizes: Vector) -> Iterator[Chain]:
+    """What is more than a limit, or less."""
+    if not all(type(one) is int for one in vector):
+        return
+    yield ((min, max(vector)),)
+    for place, one in enumerate(vector):
+        yield ((operator.sub, sizes[place] - one), (max, min(vector)))
+
+
+Family = Callable[[tuple[Any, ...], Vector], Iterator[Chain]]
+FAMILIES: tuple[Family, ...] = (_parts, _lines, _limits)
+"""Kinds of chains, the simplest first."""
+
+
+def _divisors(number: int, above: int) -> list[int]:
+    """The least divisor of a number that is greater than `above` and 1: others take more sizes to tell apart."""
+    return [n for n in range(max(above + 1, 2), min(number, MOST) + 1) if number % n == 0][:1]
+
+
+MOST = 4096
+"""No model pads to a multiple of more."""
 
 
 def without_defaults(function: Any, kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,24 @@ class Axis:
     """Its size in the example inputs."""
     step: int = 1
     """Sizes may differ from `size` by multiples of it."""
+    shorter: bool = False
+    """Whether it is recorded at smaller sizes: a table of positions may be no longer than the example."""
+
+    def near(self, steps: int) -> int:
+        """A size that is some steps from the example's."""
+        return max(1, self.size + (-self.step if self.shorter else self.step) * steps)
+
+    def far(self, times: int) -> int:
+        """A size far from the example's."""
+        return self._stepped(self.size // times if self.shorter else self.size * times)
+
+    def between(self, times: int, quarters: int) -> int:
+        """A size between those."""
+        return self._stepped(self.size + (self.far(times) - self.size) * quarters // 4)
+
+    def _stepped(self, size: int) -> int:
+        """The next size that is a number of steps away."""
+        return max(1, self.size + (size - self.size) // self.step * self.step)
 
 
 @dataclass(frozen=True)

@@ -84,9 +84,15 @@ class Recorder(TorchFunctionMode):
     """Notes what the forward of `root` calls; see the text of this module."""
 
     def __init__(
-        self, root: nn.Module, batch: int, modes: Mapping[nn.Module, bool], layers: Container[nn.Module] | None
+        self,
+        root: nn.Module,
+        batch: int,
+        modes: Mapping[nn.Module, bool],
+        layers: Container[nn.Module] | None,
+        hot_lines: set[Any],
     ) -> None:
         super().__init__()
+        self.hot_lines = hot_lines
         self.root, self.batch, self.modes, self.layers = root, batch, modes, layers
         self.norms: set[nn.Module] = set()
         """Modules whose own tensors a batch norm was called on in their own mode."""
@@ -356,15 +362,14 @@ class Recorder(TorchFunctionMode):
     # Cold tensors -----------------------------------------------------------------------------------------------
 
     def _large_like(self, name: str, args: Any, kwargs: Any) -> bool:
-        """Whether a factory makes a tensor that is too large to be computed for real."""
-        first = args[0] if args else kwargs.get("size", kwargs.get("input"))
-        if name.endswith("_like") and isinstance(first, Tensor):
-            return first.numel() > LARGE
-        sizes = [leaf for _, leaf in leaves_of((args, kwargs)) if type(leaf) is int and leaf > 0]
-        total = 1
-        for size in sizes:
-            total *= size
-        return name not in ("tensor", "arange") and total > LARGE
+        """Whether a factory makes a tensor that is too large to be computed for real, at this or another size."""
+        line = name, _line()
+        if line in self.hot_lines:
+            return True
+        if not _is_large(name, args, kwargs):
+            return False
+        self.hot_lines.add(line)
+        return True
 
     def _cold(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Compute a call for real, and note it as a part of a recipe."""
@@ -661,6 +666,17 @@ def _hooked(module: nn.Module) -> bool:
         module._forward_hooks or module._forward_pre_hooks or getattr(module, "_backward_hooks", None)
         or getattr(module, "_backward_pre_hooks", None)
     )
+
+
+def _is_large(name: str, args: Any, kwargs: Any) -> bool:
+    """Whether a factory makes more than `LARGE` entries."""
+    first = args[0] if args else kwargs.get("size", kwargs.get("input"))
+    if name.endswith("_like") and isinstance(first, Tensor):
+        return first.numel() > LARGE
+    total = 1
+    for _, leaf in leaves_of((args, kwargs)):
+        total *= leaf if type(leaf) is int and leaf > 0 else 1
+    return name not in ("tensor", "arange") and total > LARGE
 
 
 def _touches(step: Step, memory: int) -> bool:

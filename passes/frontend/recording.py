@@ -54,6 +54,7 @@ def record(
     training: bool,
     modes: Mapping[nn.Module, bool],
     layers: Container[nn.Module] | None = None,
+    hot_lines: set[Any] | None = None,
 ) -> Recording:
     """Run `model` on meta tensors of the given `shapes`; it and all that it holds are as before afterwards.
 
@@ -66,12 +67,13 @@ def record(
         training: whether it runs in training mode.
         modes: the mode of each module when the model is in training mode.
         layers: the modules that are batch norms in both modes; None while that is being found out.
+        hot_lines: lines whose tensors are not computed for real; those that make a very large one are added.
 
     Raises:
         CaptureError: it cannot be recorded.
     """
     state = ModelState(model)
-    recorder = Recorder(model, batch, modes, layers)
+    recorder = Recorder(model, batch, modes, layers, set() if hot_lines is None else hot_lines)
     try:
         for module, mode in modes.items():
             module.training = mode and training

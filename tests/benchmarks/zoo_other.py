@@ -37,6 +37,7 @@ from zoo_other_models import ENTRIES, Entry
 
 import bnas
 from bnas import SuperNetwork
+from bnas.passes import InputError
 from bnas.passes.rigidity import rigid_share
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -90,12 +91,10 @@ def call(module: nn.Module, inputs: Any) -> Any:
 
 
 def call_program(module: nn.Module, inputs: Any) -> Any:
-    """The same of a program, which takes tensors where it does not take what the model does."""
-    try:
-        return call(module, inputs)
-    except TypeError:
-        tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
-        return module(*tensors)
+    """The same of a program, which takes the arguments that hold tensors: plain values are constants of its graph."""
+    if isinstance(inputs, dict):
+        return module(**{name: value for name, value in inputs.items() if tensors_of(value)})
+    return module(*(value for value in inputs if tensors_of(value))) if isinstance(inputs, tuple) else module(inputs)
 
 
 def tensors_of(output: Any) -> list[Tensor]:
@@ -137,6 +136,8 @@ def attempt(check: Callable[[], str]) -> str:
     """What `check` says, or the error that it raised."""
     try:
         return check()
+    except InputError as error:
+        return f"refused: {first_line(error)}"
     except Exception as error:
         return f"error: {first_line(error)}"
 
@@ -217,11 +218,10 @@ def capture(model: nn.Module, inputs: Any, note: Callable[..., None]) -> SuperNe
 
 def sizes(supernet: SuperNetwork) -> dict[str, Any]:
     """What is elastic."""
-    ir: Any = getattr(supernet, "ir", None)
-    dynamic = getattr(ir, "dynamic", "")
     rigid = sum(rigid_share(supernet.skeleton.types).values())
+    names = {name: None for axes in supernet.dynamic.values() for name in axes.values()}
     found = {"widths": len(supernet.space.widths), "blocks": len(supernet.space.blocks), "rigid": rigid}
-    return found | {"dynamic": str(dynamic)[:80]}
+    return found | {"dynamic": ", ".join(names)}
 
 
 def fidelity(
@@ -371,7 +371,7 @@ def head(rows: list[Row]) -> str:
         return f"{sum(map(good, said))} of {len(said)}"
 
     def fine(text: str) -> bool:
-        return not text.startswith(("WRONG", "error"))
+        return not text.startswith(("WRONG", "error", "refused"))
 
     lines = [
         f"**captured**: {len(got)} of {len(tried)}; {len(rows) - len(tried)} skipped.",
