@@ -62,7 +62,7 @@ class Steps:
         job = self.job
         torch.manual_seed(job.seed)
         self.watch.phase("finding what is elastic")
-        supernet = SuperNetwork.from_model(job.model, job.example_inputs, job.elasticity)
+        supernet = SuperNetwork.from_model(job.model, job.example_inputs, job.elasticity, dynamic=job.dynamic)
         self.watch.on_supernet(supernet)
         self._plan(supernet).searcher(Evaluator(supernet, None, ()), lambda _: 0.0)  # its faults show now, not in hours
         self._note(supernet)

@@ -76,7 +76,7 @@ _ZERO: Any = 0.0
 def _tensors(outputs: Any, place: str) -> Iterator[tuple[str, Tensor]]:
     """The floating-point tensors among nested outputs, by place."""
     if isinstance(outputs, Tensor):
-        if outputs.is_floating_point():
+        if outputs.is_floating_point() and outputs.ndim:  # a scalar is a loss that the model computes
             yield place, outputs
     elif isinstance(outputs, Mapping):
         for key, value in outputs.items():
