@@ -110,6 +110,7 @@ class Steps:
         self._note(supernet)
         maximal = supernet.space.maximal()
         plain = supernet.skeleton.build(maximal, Copies(), self.original).eval()
+        plain.meta["dynamic"] = supernet.dynamic
         modules = {subnet: prepare(subnet) for subnet in dict.fromkeys(one.subnet for one in winners.found.values())}
         networks = {name: (one.subnet, modules[one.subnet]) for name, one in winners.found.items()}
         int8 = [] if self.job.int8 is None else self._samples(self.job.int8.get("samples", 512))
