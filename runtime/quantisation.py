@@ -209,8 +209,9 @@ class _Reader:
     @staticmethod
     def _feed(names: Sequence[str], inputs: Any, example_inputs: Sequence[Tensor], dims: Dims) -> dict[str, Any]:
         given = _in_order(names, inputs)
-        shapes, wanted = (list(map(_fixed_shape, ones, dims)) for ones in (given, example_inputs))
-        if shapes != wanted:
+        axes = [*dims, *({} for _ in given[len(dims) :])]
+        shapes, wanted = ([_fixed_shape(*pair) for pair in zip(ones, axes)] for ones in (given, example_inputs))  # noqa: B905
+        if len(given) != len(names) or shapes != wanted:
             raise QuantisationError(f"calibration: samples have the shapes {shapes}, but the model takes {wanted}")
         for one, example in zip(given, example_inputs, strict=True):
             if one.dtype != example.dtype:
