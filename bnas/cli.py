@@ -86,16 +86,38 @@ def _pretrain(path: Path, epochs: int) -> None:
 @app.command()
 def inspect(
     model: Annotated[str, typer.Argument(help="torchvision:NAME, package.module:FACTORY or path/file.py:FACTORY.")],
-    size: Annotated[str, typer.Option("--input", help="Shape of the input, the batch first.")] = "1,3,224,224",
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            metavar="[NAME=]SHAPE[:TYPE]",
+            help="An input, such as 2,3,32,32 or 2,16:int64[0..999]; repeat it for each. Default: 1,3,224,224.",
+        ),
+    ] = None,
+    dynamic: Annotated[
+        list[str] | None,
+        typer.Option("--dynamic", metavar="NAME:AXIS=TITLE", help="Name a dynamic axis, such as input_ids:1=length."),
+    ] = None,
+    sizes: Annotated[
+        list[str] | None,
+        typer.Option("--sizes", metavar="TITLE=SIZE", help="Costs at this size of a dynamic axis: height=64."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print data instead of tables.")] = False,
     graph: Annotated[bool, typer.Option("--graph", help="Print the graph with its axis types instead.")] = False,
 ) -> None:
-    """Tell what is elastic in a model, and what is not and why."""
-    from bnas.inspection import inspect_model, parse_shape
+    """Tell what is elastic in a model, and what is not and why.
+
+    Give one --input for each input of the model. Inputs without a type are floating-point numbers; if the model does
+    not take those, whole numbers are tried.
+    """
+    from bnas.inputs import parse_dynamic, parse_input, parse_sizes
+    from bnas.inspection import inspect_model
     from bnas.passes import describe
     from bnas.sources import load_model
 
-    found = inspect_model(model, load_model(model), parse_shape(size))
+    given, at = [parse_input(one) for one in inputs or ["1,3,224,224"]], parse_sizes(sizes or [])
+    named = parse_dynamic(dynamic or [])
+    found = inspect_model(model, load_model(model), given, named, at)
     if as_json or graph:
         typer.echo(json.dumps(found.to_json(), indent=2) if as_json else describe(found.supernet.analysis))
         return

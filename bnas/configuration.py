@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, StringConstraints, ValidationInfo, WrapSerializer, field_validator
 from pydantic_core import PydanticKnownError
 
 from bnas.search_section import Search
@@ -19,11 +20,63 @@ class BootstrapNAS(Section):
     search: Search = Search()
 
 
-class InputInfo(Section):
-    """``input_info``."""
+AxisNumber = Annotated[str, StringConstraints(pattern=r"^-?\d+$")]
 
-    sample_size: Annotated[tuple[Count, ...], Field(min_length=2)]
+
+def _text_keys(value: Any) -> Any:
+    """YAML has whole numbers as keys, JSON has none."""
+    return {str(key): one for key, one in value.items()} if isinstance(value, dict) else value
+
+
+class InputInfo(Section):
+    """``input_info``, or an entry of it."""
+
+    unneeded: ClassVar[dict[str, str]] = {
+        "filler": "filler does nothing here: example inputs have random values; `range` bounds them"
+    }
+
+    sample_size: Annotated[tuple[Count, ...], Field(min_length=1)]
     """Shape of an input, the batch first."""
+    type: (
+        Literal[
+            "float", "long", "int", "half", "float16", "bfloat16", "float32", "float64", "uint8", "int8", "int16",
+            "int32", "int64", "bool",
+        ]
+        | None
+    ) = None  # fmt: skip
+    """Number type; "float" is that of the model. By default float, or whole numbers if the model takes only those."""
+    range: tuple[float, float] | None = None
+    """Smallest and largest value of the example; by default 0 and 1 for whole numbers."""
+    keyword: str | None = None
+    """Argument of the model's forward that gets this input; by default inputs are positional, in order."""
+    dynamic: Annotated[dict[AxisNumber, str] | None, BeforeValidator(_text_keys)] = None
+    """Names of axes whose size may change, such as {"1": "length"}; by default all that can change."""
+
+    @field_validator("range")
+    @classmethod
+    def _ordered(cls, ends: tuple[float, float] | None) -> tuple[float, float] | None:
+        if ends is not None and ends[0] > ends[1]:
+            raise ValueError("must begin with the smaller value")
+        return ends
+
+
+def _several(value: Any) -> Any:
+    """One input stands for a list of one."""
+    return value if isinstance(value, list | tuple) else (value,)
+
+
+def _as_written(value: Any, handler: Callable[[Any], Any]) -> Any:
+    """A list of one input is written as that input, as most files have it."""
+    entries = handler(value)
+    return entries[0] if len(entries) == 1 else entries
+
+
+Inputs = Annotated[
+    tuple[InputInfo, ...],
+    Field(min_length=1),
+    BeforeValidator(_several, json_schema_input_type=InputInfo | Annotated[tuple[InputInfo, ...], Field(min_length=1)]),
+    WrapSerializer(_as_written),
+]
 
 
 def _lower(value: Any) -> Any:
@@ -116,7 +169,8 @@ class Configuration(Section):
     """Images of a batch in training."""
     batch_size_val: Count | None = None
     """Images of a batch elsewhere."""
-    input_info: InputInfo
+    input_info: Inputs
+    """The inputs of the model: one, or a list of several in the order of its forward."""
     device: str = "cpu"
     """What a run computes on: cpu, cuda, cuda:0, mps or any other that PyTorch has and finds."""
     log_dir: str | None = None

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from torch.fx import GraphModule
 
 from bnas.job import Job
 from bnas.output import Output
 from bnas.passes import Subnet
+from bnas.passes.frontend.structure import leaves_of
+from bnas.passes.ir import as_call, as_program_call
 from bnas.quantised import Quantised, write_int8
 from bnas.report import Row
 from bnas.runtime import (
@@ -29,13 +32,23 @@ from bnas.runtime import (
 from bnas.runtime.archive import tensor_bytes
 from bnas.runtime.evaluation import Batch
 from bnas.runtime.files import write_bytes, write_json
+from bnas.runtime.nested import map_tensors, tensors_in
 
 INT8 = ".int8"
 
 
-def one_sample(supernet: SuperNetwork) -> tuple[torch.Tensor, ...]:
-    """The example inputs of a super-network, one sample of them."""
-    return tuple(tensor[:1] for tensor in supernet.example())
+def one_sample(supernet: SuperNetwork) -> Any:
+    """The example inputs of a super-network, one sample of them: a tuple, or a dict by name."""
+    args, named = as_program_call(supernet.example_inputs)
+    return _of_batch(supernet, named or args, lambda one: one[:1])
+
+
+def _of_batch(supernet: SuperNetwork, inputs: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """`inputs`, with those tensors changed whose axis 0 is the batch."""
+    places = {path for axis in supernet.ir.sizes.axes if axis.name == "batch" for path, _ in axis.places}
+    tensors = ((path, leaf) for path, leaf in leaves_of(as_call(supernet.example_inputs)))
+    batched = iter([path in places for path, leaf in tensors if isinstance(leaf, torch.Tensor)])
+    return map_tensors(inputs, lambda one: change(one) if next(batched) else one)
 
 
 @dataclass(frozen=True)
@@ -64,7 +77,8 @@ class Delivery:
         self, networks: Mapping[str, tuple[Subnet, GraphModule]], failures: Mapping[str, str | None]
     ) -> dict[str, Row]:
         """The rows of different networks, whose files are written."""
-        inputs = [str(node.target) for node in _first(networks).graph.nodes if node.op == "placeholder"]
+        file = onnx.load(str(self.output.path(f"subnets/{next(iter(networks))}.onnx")), load_external_data=False)
+        inputs = [one.name for one in file.graph.input]
         latencies, test = self._latencies({name: failures[name] for name in networks}, inputs), list(self.job.data.test)
         return {
             name: Row(
@@ -102,8 +116,9 @@ class Delivery:
 
     def _feeds(self, inputs: list[str], batch: int) -> dict[str, np.ndarray[Any, Any]]:
         """The example, `batch` times: made up numbers would be no indices into a table."""
-        arrays = (np.repeat(one.cpu().numpy(), batch, axis=0) for one in one_sample(self.supernet))
-        return dict(zip(inputs, arrays, strict=True))
+        sample = one_sample(self.supernet)
+        repeated = _of_batch(self.supernet, sample, lambda one: one.repeat(batch, *[1] * (one.ndim - 1)))
+        return dict(zip(inputs, (one.cpu().numpy() for one in tensors_in(repeated)), strict=True))
 
     def _quantised(
         self, name: str, failure: str | None, latencies: Mapping[str, Latency], test: list[Batch]
@@ -112,7 +127,3 @@ class Delivery:
             return None if failure is None else Quantised(failure=failure)
         file = self.output.path(f"subnets/{name}{INT8}.onnx")
         return Quantised(evaluate_onnx(file, test), latencies[f"{name}{INT8}"])
-
-
-def _first(networks: Mapping[str, tuple[Subnet, GraphModule]]) -> GraphModule:
-    return next(iter(networks.values()))[1]

@@ -81,6 +81,8 @@ def _find(loc: Sequence[str | int], data: Any, section: type[Section]) -> Found:
             data = data.get(part)
         elif isinstance(part, int) and isinstance(data, list | tuple) and part < len(data):
             data = data[part]
+        elif part == 0 and place and not isinstance(data, list | tuple):
+            continue  # one value where a list is allowed
         else:
             break
         place.append(part)

@@ -4,36 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import torch
 from rich.markup import escape
 from torch import nn
 
+from bnas.inputs import Example, Input, example_of
 from bnas.passes import BnasError
 from bnas.passes.errors import add_note
+from bnas.passes.frontend.capture import Dynamic
 from bnas.passes.rigidity import rigid_share
 from bnas.runtime import SuperNetwork
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-
-class ShapeError(BnasError, ValueError):
-    """The shape of an input is not one."""
-
-
-def parse_shape(text: str) -> tuple[int, ...]:
-    """``"1,3,224,224"`` as numbers.
-
-    Raises:
-        ShapeError: it is something else.
-    """
-    parts = text.split(",")
-    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
-        raise ShapeError(f"input {text!r} is not a shape; write positive numbers with commas, such as 1,3,224,224")
-    return tuple(int(part) for part in parts)
 
 
 @dataclass(frozen=True)
@@ -44,14 +29,23 @@ class Inspection:
     supernet: SuperNetwork
     seconds: float
     """CPU seconds to trace, analyse and build the space."""
+    example: Example
+    """The inputs that the model was traced with."""
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    """Sizes of dynamic axes by name that the costs are for; others have the size of the example."""
+    named: bool = False
+    """The user named the dynamic axes: no others were tried."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data: model, blocks, width, kernel, space_size, macs, parameters, rigid_share, diagnostics, seconds."""
-        space, costs = self.supernet.space, self.supernet.costs
-        least, most = costs(space.minimal()), costs(space.maximal())
+        """Plain data; "macs" are those of one sample at the sizes of the example, or at "sizes"."""
+        space = self.supernet.space
+        least, most = (self.supernet.costs(one, self.sizes) for one in (space.minimal(), space.maximal()))
         rigid, found = rigid_share(self.supernet.analysis.types), self.supernet.analysis.choices.widths
         return {
             "model": self.model,
+            "inputs": self._inputs(),
+            "dynamic": self._dynamic(),
+            "sizes": dict(self.sizes),
             "blocks": list(space.blocks),
             "width": {
                 name: {"choices": list(c), "members": list(found[name].members)} for name, c in space.widths.items()
@@ -64,6 +58,48 @@ class Inspection:
             "diagnostics": [{"place": d.place, "reason": d.reason} for d in self.supernet.diagnostics],
             "seconds": round(self.seconds, 3),
         }
+
+    def _inputs(self) -> list[dict[str, Any]]:
+        """Name, shape, type and range of each input."""
+        return [
+            {"name": one.name, "shape": list(one.shape), "type": one.type, "range": one.range and list(one.range)}
+            for one in self.example.inputs
+        ]
+
+    def _dynamic(self) -> dict[str, Any]:
+        """The dynamic axes of each input, and the reason for each axis that is static."""
+        axes, sizes = self.supernet.dynamic, self.supernet.ir.sizes
+        static = {
+            f"{one.name}[{axis}]": sizes.static.get(f"{one.name}[{axis}]") or self._untried(one, axis)
+            for one in self.example.inputs
+            for axis in range(len(one.shape))
+            if axis not in axes.get(str(one.name), {})
+        }
+        return {
+            "axes": {name: {str(axis): title for axis, title in known.items()} for name, known in axes.items()},
+            "steps": {axis.name: axis.step for axis in sizes.axes if axis.step > 1},
+            "static": static,
+        }
+
+    def _untried(self, one: Input, axis: int) -> str:
+        """Why the size of an axis was not changed at all."""
+        if self.named:
+            return "it is not named as dynamic"
+        if axis == 0:
+            return "its size is not the batch: the first input has another"
+        return "its size is 1" if one.shape[axis] == 1 else "channels"
+
+    def _axes(self) -> list[tuple[str, str, str]]:
+        """A row for each axis of each input: input, axis, what its size may be."""
+        found, rows = self._dynamic(), []
+        for one in self.example.inputs:
+            for axis, size in enumerate(one.shape):
+                title = found["axes"].get(one.name, {}).get(str(axis))
+                step = found["steps"].get(title, 1)
+                may = "any size" if step == 1 else f"{size} plus a multiple of {step}"
+                told = found["static"].get(f"{one.name}[{axis}]", "").partition("\n")[0]
+                rows.append((str(one.name), str(axis), f"{title}: {may}" if title else f"static, {size}: {told}"))
+        return rows
 
     def _sizes(self, name: str) -> list[list[int]]:
         """The entries of each axis of a kernel, for each of its choices."""
@@ -100,14 +136,21 @@ class Inspection:
                 ("reason", "times", "where"),
                 [(reason, str(len(places)), _some(places)) for reason, places in refused],
             ),
+            _table("Sizes of the inputs", ("input", "axis", "size"), self._axes()),
         ]
         return [*(table for table in parts if table.row_count), self._summary(data)]
 
     def _summary(self, data: Mapping[str, Any]) -> str:
         ends = [f"{key}: {data[key]['minimal']:,} to {data[key]['maximal']:,}" for key in ("macs", "parameters")]
+        ends[0] += "".join(f", {name} {size}" for name, size in self.sizes.items())
         digits = str(data["space_size"])
         size = f"{data['space_size']:,}" if len(digits) < 10 else f"{digits[0]}.{digits[1]}e{len(digits) - 1}"
-        return "\n".join([f"sub-networks: {size}", *ends, f"seconds: {data['seconds']}"])
+        told = [f"input {one}" for one in self.example.told]
+        if self.example.chosen:
+            told.append(
+                f"whole numbers were chosen: with floating-point inputs the model raises {self.example.refused}"
+            )
+        return "\n".join([*told, f"sub-networks: {size}", *ends, f"seconds: {data['seconds']}"])
 
 
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
@@ -148,12 +191,29 @@ def shorten(tensors: list[str]) -> str:
     return " ".join(f"{parent}.{names}" if parent else names for parent, names in zip(layers, told, strict=True))
 
 
-def inspect_model(name: str, model: nn.Module, shape: tuple[int, ...]) -> Inspection:
-    """Find what is elastic in `model` for an input of `shape`."""
+def inspect_model(
+    name: str,
+    model: nn.Module,
+    inputs: Sequence[Input],
+    dynamic: Dynamic | None = None,
+    sizes: Mapping[str, int] | None = None,
+) -> Inspection:
+    """Find what is elastic in `model`.
+
+    Args:
+        name: the name to show.
+        model: any module.
+        inputs: its inputs; see `example_of` for those without a type.
+        dynamic: names of dynamic axes, as `SuperNetwork.from_model` takes them.
+        sizes: sizes of dynamic axes that the costs are for.
+    """
     start = time.process_time()
+    example = example_of(model, inputs)
     try:
-        supernet = SuperNetwork.from_model(model, torch.zeros(shape))
+        supernet = SuperNetwork.from_model(model, example.value, dynamic=dynamic)
     except BnasError as error:
-        add_note(error, f"for an input of {','.join(map(str, shape))}: --input gives another shape")
+        given = " ".join(f"--input {one.text}" for one in inputs)
+        add_note(error, f"for {given}: --input NAME=SHAPE:TYPE[LOW..HIGH] gives another shape, type or range")
         raise
-    return Inspection(name, supernet, time.process_time() - start)
+    seconds = time.process_time() - start
+    return Inspection(name, supernet, seconds, example, dict(sizes or {}), dynamic is not None)

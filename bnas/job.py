@@ -69,6 +69,8 @@ class Job:
     """Settings of `bnas.Int8` but for its data: each ONNX file gets an int8 one beside it; None: it does not."""
     tensorboard: bool = False
     """Write scalars of training and search for TensorBoard."""
+    dynamic: Mapping[str, Mapping[int, str]] | None = None
+    """Names of axes whose size may change, as `bnas.SuperNetwork.from_model` takes them; by default all that can."""
 
     def __post_init__(self) -> None:
         if "accuracy" not in (names := [one.name for one in self.objectives]):

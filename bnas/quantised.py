@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
 from torch.fx import GraphModule
 
 from bnas.passes import BnasError
@@ -33,7 +32,7 @@ class Quantised:
 def write_int8(
     module: GraphModule,
     path: Path,
-    example: Sequence[Tensor],
+    example: Any,
     settings: Int8,
     metadata: Mapping[str, str],
 ) -> str | None:

@@ -13,8 +13,11 @@ from bnas.configuration import Configuration
 from bnas.devices import device_named
 from bnas.job import Job, Splits, Watch
 from bnas.output import check_output, open_output
+from bnas.passes.ir import as_call
 from bnas.runtime.files import write_bytes
-from bnas.settings import job_settings, trainer_settings
+from bnas.runtime.layout import placed
+from bnas.runtime.nested import as_batch, described, scores_of
+from bnas.settings import dynamic_of, example_inputs_of, job_settings, trainer_settings
 from bnas.settled import free_in
 from bnas.sources import SourceError, load_data, load_model
 from bnas.steps import Steps
@@ -66,11 +69,11 @@ def job_of(configuration: Configuration, folder: Path, *, weights: bool = True) 
     torch.manual_seed(configuration.bootstrapNAS.search.seed)
     model = model_of(configuration, folder, weights=weights)
     data = data_of(configuration, folder)
-    example = torch.zeros(configuration.input_info.sample_size)
-    _check_classes(model, data, example)
-    model = model.to(device)
-    training = trainer_settings(configuration, model)
-    return Job(model, data, example.to(device), training=training, **job_settings(configuration, folder))
+    example = example_inputs_of(configuration, model)
+    _check_classes(model, data, example.value)
+    model, dynamic = model.to(device), dynamic_of(configuration, example)
+    settings: dict[str, Any] = {"training": trainer_settings(configuration, model), "dynamic": dynamic}
+    return Job(model, data, placed(example.value, device), **settings, **job_settings(configuration, folder))
 
 
 def model_of(configuration: Configuration, folder: Path, *, weights: bool = True) -> nn.Module:
@@ -100,17 +103,18 @@ def data_of(configuration: Configuration, folder: Path) -> Splits:
     return load_data(configuration.data, folder, **options)
 
 
-def _check_classes(model: nn.Module, data: Splits, example: torch.Tensor) -> None:
+def _check_classes(model: nn.Module, data: Splits, example: Any) -> None:
     """Built-in data say how many classes they have; of a user's the first batch that is held out is looked at."""
     known = (data.record or {}).get("classes")
     classes = known or _classes_seen(data)
     if classes is None:
         return
+    args, kwargs = as_call(example)
     try:
         with torch.no_grad():
-            outputs = model(example)
-    except (RuntimeError, TypeError, ValueError) as error:
-        told = f"the model does not take images of shape {tuple(example.shape)}"
+            outputs = scores_of(model(*args, **kwargs))
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        told = f"the model does not take {_told_inputs(example)}"
         raise SourceError(f"input_info.sample_size: {told}: {error}") from error
     if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2:
         return
@@ -120,9 +124,15 @@ def _check_classes(model: nn.Module, data: Splits, example: torch.Tensor) -> Non
         raise SourceError(f"{told}; num_classes={classes} makes a model of torchvision fit, with weights for as many")
 
 
+def _told_inputs(example: Any) -> str:
+    if isinstance(example, torch.Tensor):
+        return f"images of shape {tuple(example.shape)}" if example.ndim == 4 else f"inputs of {described(example)}"
+    return f"inputs of {described(example)}"
+
+
 def _classes_seen(data: Splits) -> int | None:
     """How many classes the first batch has at least; None where its targets are no class numbers."""
-    targets = next((targets for _, targets in data.validation), None)
+    targets = next((as_batch(batch)[1] for batch in data.validation), None)
     if not isinstance(targets, torch.Tensor) or targets.ndim != 1 or targets.is_floating_point() or not len(targets):
         return None
     return int(targets.max()) + 1

@@ -9,12 +9,26 @@ from typing import Any
 from torch import nn
 
 from bnas.configuration import Configuration, ExportSection
+from bnas.inputs import Example, Input, example_of
 from bnas.optimizers import optimizer_of, settings_of
 from bnas.passes import Elasticity
 from bnas.runtime import CosineSchedule, Distillation, Recipe, Stage
 from bnas.search import Objective
 from bnas.search_section import Search
 from bnas.training_section import Training
+
+
+def example_inputs_of(configuration: Configuration, model: nn.Module) -> Example:
+    """The example inputs that `configuration` describes, for `model`."""
+    entries = configuration.input_info
+    return example_of(model, [Input(one.sample_size, one.keyword, one.type, one.range) for one in entries])
+
+
+def dynamic_of(configuration: Configuration, example: Example) -> dict[str, dict[int, str]] | None:
+    """The dynamic axes that `configuration` names, by the names of the inputs; None where it names none."""
+    entries = zip(configuration.input_info, example.inputs, strict=True)
+    named = {str(known.name): one.dynamic for one, known in entries if one.dynamic}
+    return {name: {int(axis): title for axis, title in axes.items()} for name, axes in named.items()} or None
 
 
 def population_of(search: Search) -> int:

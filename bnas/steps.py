@@ -62,7 +62,7 @@ class Steps:
         job = self.job
         torch.manual_seed(job.seed)
         self.watch.phase("finding what is elastic")
-        supernet = SuperNetwork.from_model(job.model, job.example_inputs, job.elasticity)
+        supernet = SuperNetwork.from_model(job.model, job.example_inputs, job.elasticity, dynamic=job.dynamic)
         self.watch.on_supernet(supernet)
         self._plan(supernet).searcher(Evaluator(supernet, None, ()), lambda _: 0.0)  # its faults show now, not in hours
         self._note(supernet)
@@ -110,6 +110,7 @@ class Steps:
         self._note(supernet)
         maximal = supernet.space.maximal()
         plain = supernet.skeleton.build(maximal, Copies(), self.original).eval()
+        plain.meta["dynamic"] = supernet.dynamic
         modules = {subnet: prepare(subnet) for subnet in dict.fromkeys(one.subnet for one in winners.found.values())}
         networks = {name: (one.subnet, modules[one.subnet]) for name, one in winners.found.items()}
         int8 = [] if self.job.int8 is None else self._samples(self.job.int8.get("samples", 512))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import torch.nn.functional as F
@@ -76,7 +76,7 @@ _ZERO: Any = 0.0
 def _tensors(outputs: Any, place: str) -> Iterator[tuple[str, Tensor]]:
     """The floating-point tensors among nested outputs, by place."""
     if isinstance(outputs, Tensor):
-        if outputs.is_floating_point():
+        if outputs.is_floating_point() and outputs.ndim:  # a scalar is a loss that the model computes
             yield place, outputs
     elif isinstance(outputs, Mapping):
         for key, value in outputs.items():
@@ -84,3 +84,6 @@ def _tensors(outputs: Any, place: str) -> Iterator[tuple[str, Tensor]]:
     elif isinstance(outputs, list | tuple):
         for number, value in enumerate(outputs):
             yield from _tensors(value, f"{place}[{number}]")
+    elif is_dataclass(outputs):
+        for field in fields(outputs):
+            yield from _tensors(getattr(outputs, field.name), f"{place}.{field.name}")

@@ -9,5 +9,9 @@ class TrainingError(BnasError):
     """Training cannot start or go on: contradicting settings, unfit data, or a loss that is no number."""
 
 
+class BatchError(BnasError, TypeError):
+    """What a loader gives is no batch of inputs and targets."""
+
+
 class CheckpointError(BnasError):
     """What was saved is missing, damaged, or does not fit the model."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -14,10 +14,13 @@ from bnas.passes import BnasError
 from bnas.passes.ir import as_program_call
 
 from .layout import device_of, laid_out, placed
-from .nested import batch_size, described, map_tensors
+from .nested import as_batch, batch_size, described, inputs_of, map_tensors, scores_of
 
 Batch = tuple[Any, Any]
-"""Inputs and targets, as a data loader gives them. Inputs are a tensor, or a tuple or dict of them."""
+"""Inputs and targets, as a data loader gives them. Inputs are a tensor, or a tuple or dict of them.
+
+A whole batch may be a dict too: "labels" (or "label", "targets", "target") is the target, the others are the inputs.
+"""
 
 
 class Loader(Protocol):
@@ -64,7 +67,9 @@ def recalibrate(module: nn.Module, batches: Iterable[Batch], forward: Callable[.
     try:
         seen = 0
         with torch.no_grad():
-            for inputs, _ in batches:
+            takes = inputs_of(module)
+            for batch in batches:
+                inputs, _ = as_batch(batch, takes)
                 tensors, named = as_program_call(placed(inputs, device_of(module)))
                 (forward or module)(*tensors, **named)
                 seen += 1
@@ -109,16 +114,22 @@ def fused_layer(layer: nn.Module, norm: nn.Module) -> nn.Module | None:
 
 
 def accuracy(module: nn.Module, batches: Iterable[Batch]) -> float:
-    """Top-1 accuracy, 0 to 1, of a module whose output is (batch, classes); targets are class numbers.
+    """Top-1 accuracy, 0 to 1, of a module whose scores are (batch, classes); targets are class numbers.
+
+    The scores are the output, its ``logits``, or the first entry of a tuple.
 
     Raises:
         EvaluationError: there is no data, or an output is NaN or inf, or of another shape.
     """
     right = total = 0
     with torch.inference_mode():
-        for inputs, targets in batches:
-            outputs = module(placed(laid_out(inputs, "channels_last"), device_of(module)))
-            _check_scores(outputs)
+        takes = inputs_of(module)
+        for batch in batches:
+            inputs, targets = as_batch(batch, takes)
+            tensors, named = as_program_call(placed(laid_out(inputs, "channels_last"), device_of(module)))
+            found = module(*tensors, **named)
+            outputs = scores_of(found)
+            _check_scores(outputs, found, targets)
             if not bool(torch.isfinite(outputs).all()):
                 raise EvaluationError(f"an output after {total} samples is NaN or inf")
             right += int((outputs.argmax(1) == placed(targets, outputs.device)).sum())
@@ -128,11 +139,16 @@ def accuracy(module: nn.Module, batches: Iterable[Batch]) -> float:
     return right / total
 
 
-def _check_scores(outputs: Any) -> None:
+def _check_scores(outputs: Any, found: Any, targets: Any) -> None:
     if not isinstance(outputs, Tensor) or outputs.ndim != 2:
         raise EvaluationError(
-            f"accuracy needs outputs of (batch, classes); the model gives {described(outputs)}: "
+            f"accuracy needs outputs of (batch, classes); the model gives {described(found)}: "
             "give a metric of your own (metric=...)"
+        )
+    if not isinstance(targets, Tensor):
+        raise EvaluationError(
+            f"accuracy needs class numbers as targets, the batch has {described(targets)}: give them beside the "
+            "inputs, in a dict under the key 'labels'"
         )
 
 
@@ -142,11 +158,12 @@ def first_samples(batches: Iterable[Batch], count: int) -> list[Batch]:
     for batch in batches:
         if count <= 0:
             break
-        kept.append((_cut(batch[0], count), _cut(batch[1], count)))
+        kept.append(_cut(batch, count))
         count -= batch_size(batch)
     return kept
 
 
-def _cut(value: Any, count: int) -> Any:
-    """The first `count` samples of the tensors in `value`."""
-    return map_tensors(value, lambda one: one[:count])
+def _cut(batch: Any, count: int) -> Any:
+    """The first `count` samples of the tensors in a batch."""
+    whole = dict(batch) if isinstance(batch, Mapping) else as_batch(batch)
+    return map_tensors(whole, lambda one: one[:count] if one.ndim else one)

@@ -5,7 +5,7 @@ Nothing here touches the shared parameters or statistics: an evaluation works on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -17,6 +17,7 @@ from bnas.passes import Subnet
 from .evaluation import Batch, Metric, accuracy, fold, fused_layer, recalibrate
 from .heap import keep_freed_memory
 from .layout import device_of, laid_out, placed
+from .nested import as_batch
 from .overwriting import overwrite
 from .racing import Bar, Raced, race, shuffled
 from .supernetwork import SuperNetwork
@@ -26,13 +27,14 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class ChannelsLast:
-    """Batches whose images have the layout that evaluation runs in."""
+    """Pairs of inputs and targets, whose images have the layout that evaluation runs in."""
 
-    def __init__(self, batches: Iterable[Batch]) -> None:
-        self.batches = batches
+    def __init__(self, batches: Iterable[Batch], takes: Collection[str] = ()) -> None:
+        self.batches, self.takes = batches, takes
 
     def __iter__(self) -> Iterator[Batch]:
-        return ((laid_out(inputs, "channels_last"), targets) for inputs, targets in self.batches)
+        pairs = (as_batch(batch, self.takes) for batch in self.batches)
+        return ((laid_out(inputs, "channels_last"), targets) for inputs, targets in pairs)
 
     def __len__(self) -> int:
         return len(self.batches)  # type: ignore[arg-type]  # a TypeError where there is no length, as there
@@ -46,7 +48,7 @@ class Evaluator:
         calibration: batches for the BatchNorm statistics, through the training transform; if None, a sub-network has
             the shared statistics, which are those of the maximal one at best.
         validation: batches that the metric is measured on; `evaluate_many` keeps them in memory.
-        metric: by default top-1 accuracy. It gets a module and the batches of `validation`.
+        metric: by default top-1 accuracy. It gets a module and the batches of `validation`, as pairs.
         group: so many sub-networks are evaluated together by `evaluate_many`; their tensors are in memory at once.
         metric_name: the name of the metric's value.
         autocast: a type such as `torch.bfloat16` to measure in: quicker where the machine has it, and rough, so good to
@@ -67,8 +69,9 @@ class Evaluator:
         keep_freed_memory()
         self.autocast = autocast
         self.supernet, self.metric, self.group, self.metric_name = supernet, metric, group, metric_name
-        self.calibration = None if calibration is None else list(ChannelsLast(calibration))
-        self.validation = ChannelsLast(validation)
+        takes = frozenset(supernet.ir.names.values())
+        self.calibration = None if calibration is None else list(ChannelsLast(calibration, takes))
+        self.validation = ChannelsLast(validation, takes)
         self._kept: list[Batch] | None = None
         self._shuffled: list[Batch] | None = None
 

@@ -33,6 +33,10 @@ DTYPES = {
     "tensor(float16)": np.float16,
     "tensor(int64)": np.int64,
     "tensor(int32)": np.int32,
+    "tensor(int16)": np.int16,
+    "tensor(int8)": np.int8,
+    "tensor(uint8)": np.uint8,
+    "tensor(bool)": np.bool_,
 }
 """Number types of inputs that can be filled."""
 
@@ -108,4 +112,7 @@ def _shape(name: str, declared: Any, batch: int, sizes: Mapping[str, int]) -> li
 def _filled(name: str, shape: Sequence[int], kind: str, seed: int) -> Array:
     if kind not in DTYPES:
         raise LatencyError(f"{name}: an input of {kind} cannot be made up; give arrays by input name")
-    return np.random.default_rng(seed).standard_normal(tuple(shape)).astype(DTYPES[kind])
+    generator = np.random.default_rng(seed)
+    if not np.issubdtype(DTYPES[kind], np.floating):  # indices: a table of any size has the first two entries
+        return generator.integers(0, 2, tuple(shape)).astype(DTYPES[kind])
+    return generator.standard_normal(tuple(shape)).astype(DTYPES[kind])

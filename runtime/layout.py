@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bnas.passes.ir import as_program_call
 
-from .nested import map_tensors
+from .nested import map_tensors, tensors_in
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
@@ -26,7 +26,7 @@ def faster_layout(model: nn.Module, inputs: Any, rounds: int = 3) -> str:
     random states included. Without four-dimensional inputs it is "contiguous".
     """
     tensors, named = as_program_call(inputs)
-    if not any(tensor.ndim == 4 for tensor in (*tensors, *named.values())):
+    if not any(tensor.ndim == 4 for tensor in tensors_in([*tensors, *named.values()])):
         return "contiguous"
     device = device_of(model)
     inputs = placed(inputs, device)
@@ -64,13 +64,18 @@ def device_of(module: nn.Module) -> torch.device:
 def _step(model: nn.Module, inputs: Any) -> None:
     tensors, named = as_program_call(inputs)
     outputs = model(*tensors, **named)
-    values = [outputs] if isinstance(outputs, Tensor) else _leaves(outputs)
+    values = _leaves(outputs)
     sum(value.float().mean() for value in values if value.requires_grad).backward()  # type: ignore[union-attr]
 
 
 def _leaves(outputs: Any) -> list[Tensor]:
-    values = list(outputs.values()) if hasattr(outputs, "values") else list(outputs)
-    return [value for value in values if isinstance(value, Tensor)]
+    """The tensors among outputs: nested ones, and those of an output class."""
+    if isinstance(outputs, Tensor):
+        return [outputs]
+    if isinstance(outputs, list | tuple | Mapping):
+        values = outputs.values() if isinstance(outputs, Mapping) else outputs
+        return [leaf for value in values for leaf in _leaves(value)]
+    return [leaf for value in getattr(outputs, "__dict__", {}).values() for leaf in _leaves(value)]
 
 
 def _seconds(step: Callable[[], None], device: torch.device) -> float:

@@ -17,7 +17,7 @@ from .distillation import Distillation
 from .errors import TrainingError
 from .evaluation import Batch
 from .layout import device_of, laid_out, placed
-from .nested import batch_size, described
+from .nested import as_batch, batch_size, described, scores_of
 from .recipe import Recipe
 from .supernetwork import SuperNetwork
 
@@ -47,6 +47,7 @@ class Learner:
         self.supernet, self.recipe, self.original, self.layout = supernet, recipe, original, layout
         self.criterion = criterion or self._cross_entropy
         self.device = device_of(supernet)
+        self._takes = frozenset(supernet.ir.names.values())
 
     def accumulate(self, subnets: Sequence[Subnet], group: Sequence[Batch], step: int) -> list[float]:
         """Backward for every sub-network on every batch of `group`; returns their losses.
@@ -71,8 +72,8 @@ class Learner:
         return found
 
     def _batch(self, subnets: Sequence[Subnet], batch: Batch, share: float, step: int) -> Tensor:
-        inputs = placed(laid_out(batch[0], self.layout), self.device)
-        targets = placed(batch[1], self.device)
+        given, wanted = as_batch(batch, self._takes)
+        inputs, targets = placed(laid_out(given, self.layout), self.device), placed(wanted, self.device)
         teacher, in_place, losses = self._taught(inputs), self._in_place, []
         for subnet in subnets:
             outputs = self._forward(self.supernet.program(subnet), inputs, step)
@@ -124,7 +125,10 @@ class Learner:
                 f"{error}"
             ) from error
 
-    def _cross_entropy(self, outputs: Any, targets: Tensor) -> Tensor:
-        if not isinstance(outputs, Tensor):
+    def _cross_entropy(self, outputs: Any, targets: Any) -> Tensor:
+        scores = scores_of(outputs)
+        if not isinstance(scores, Tensor):
             raise TypeError("cross-entropy needs a tensor; give a criterion of your own (criterion=...)")
-        return F.cross_entropy(outputs.float(), targets, label_smoothing=self.recipe.label_smoothing)
+        if not isinstance(targets, Tensor):
+            raise TypeError("cross-entropy needs targets: in a batch that is a dict they have the key 'labels'")
+        return F.cross_entropy(scores.float(), targets, label_smoothing=self.recipe.label_smoothing)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
+from torch.fx import GraphModule
 
-from bnas.passes.ir import as_program_call
+from .errors import BatchError
+
+TARGETS = ("labels", "label", "targets", "target")
+"""Keys of a batch that is a dict; the first one that is there is the target."""
 
 
 def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
@@ -16,7 +21,10 @@ def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
         return change(value)
     if isinstance(value, dict):
         return {name: map_tensors(one, change) for name, one in value.items()}
-    return type(value)(map_tensors(one, change) for one in value) if isinstance(value, list | tuple) else value
+    if not isinstance(value, list | tuple):
+        return value
+    entries = [map_tensors(one, change) for one in value]
+    return type(value)(*entries) if hasattr(value, "_fields") else type(value)(entries)
 
 
 def tensors_in(value: Any) -> list[Tensor]:
@@ -26,10 +34,64 @@ def tensors_in(value: Any) -> list[Tensor]:
     return found
 
 
-def batch_size(batch: tuple[Any, Any]) -> int:
-    """Samples of a batch of inputs and targets: axis 0 of the first input."""
-    tensors, named = as_program_call(batch[0])
-    return len(next(iter((*tensors, *named.values()))))
+def as_batch(batch: Any, takes: Collection[str] = ()) -> tuple[Any, Any]:
+    """Inputs and targets of what a loader gives: a pair, or a dict.
+
+    In a dict the first of `TARGETS` is the target, or None where there is none; the other entries are keyword inputs,
+    and so is the target if the model takes it as one.
+
+    Args:
+        batch: what the loader gives.
+        takes: the names of the model's inputs; see `inputs_of`.
+
+    Raises:
+        BatchError: it is something else.
+    """
+    if isinstance(batch, Mapping):
+        target = next((name for name in TARGETS if name in batch), None)
+        inputs = {str(name): value for name, value in batch.items() if name != target or name in takes}
+        return inputs, None if target is None else batch[target]
+    if isinstance(batch, list | tuple) and len(batch) == 2:
+        inputs, targets = batch
+        return dict(inputs) if isinstance(inputs, Mapping) else inputs, targets
+    given = f"{len(batch)} entries" if isinstance(batch, list | tuple) else f"a {type(batch).__name__}"
+    raise BatchError(
+        f"a batch must be a pair of inputs and targets, or a dict with the key {TARGETS[0]!r}; the loader gives "
+        f"{given}: put several inputs into a tuple or a dict"
+    )
+
+
+def inputs_of(module: nn.Module) -> frozenset[str]:
+    """The names of the inputs of a module: of a graph all, of an ONNX model all, of other modules the needed ones."""
+    if isinstance(module, GraphModule):
+        return frozenset(str(node.target) for node in module.graph.nodes if node.op == "placeholder")
+    known = getattr(module, "input_names", None)
+    if known is not None:
+        return frozenset(known)
+    try:
+        parameters = inspect.signature(module.forward).parameters.values()
+    except (TypeError, ValueError):
+        return frozenset()
+    plain = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return frozenset(one.name for one in parameters if one.kind in plain and one.default is inspect.Parameter.empty)
+
+
+def scores_of(outputs: Any) -> Any:
+    """The scores among the outputs of a classifier: a tensor itself, ``logits``, or the first entry of a tuple.
+
+    Outputs without such an entry are returned as they are.
+    """
+    if isinstance(outputs, Mapping):
+        return outputs.get("logits", outputs)
+    logits = None if isinstance(outputs, Tensor) else getattr(outputs, "logits", None)
+    if isinstance(logits, Tensor):
+        return logits
+    return outputs[0] if isinstance(outputs, list | tuple) and outputs and isinstance(outputs[0], Tensor) else outputs
+
+
+def batch_size(batch: Any) -> int:
+    """Samples of a batch: axis 0 of the first input."""
+    return len(tensors_in(as_batch(batch)[0])[0])
 
 
 def described(value: Any) -> str:

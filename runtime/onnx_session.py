@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from bnas.passes.errors import BnasError
+from bnas.passes.lowering import named_tensors
 
+from .nested import tensors_in
 from .output_form import formed
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
@@ -113,13 +115,30 @@ class OnnxModule(nn.Module):
             raise SessionError(f"{self._place}: {error}") from error
         self.eval()
 
-    def forward(self, *inputs: Tensor) -> Any:
-        """The outputs; raises `SessionError` if the inputs do not fit."""
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """The names of the inputs, in order."""
+        return tuple(one.name for one in self.session.get_inputs())
+
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        """The outputs for positional and keyword inputs; raises `SessionError` if they do not fit."""
+        given = tensors_in(list(inputs))
         try:
-            found = [torch.from_numpy(one) for one in run_session(self.session, inputs)]
+            if named:
+                given = self._in_order(given, named)
+            found = [torch.from_numpy(one) for one in run_session(self.session, given)]
         except SessionError as error:
-            shapes = ", ".join(f"{tuple(one.shape)} {one.dtype}" for one in inputs)
+            shapes = ", ".join(f"{tuple(one.shape)} {one.dtype}" for one in given)
             raise SessionError(f"{self._place}, on inputs of {shapes}: {error}") from error
         names = [one.name for one in self.session.get_outputs()]
         properties = self.session.get_modelmeta().custom_metadata_map
         return formed(properties, dict(zip(names, found, strict=True)))
+
+    def _in_order(self, positional: list[Tensor], named: dict[str, Any]) -> list[Tensor]:
+        """The tensors in the order of the model's inputs."""
+        found = dict(zip(self.input_names, positional, strict=False))
+        for name, value in named.items():
+            found.update(named_tensors(value, name))
+        if set(found) != set(self.input_names):
+            raise SessionError(f"takes the inputs {', '.join(self.input_names)} but was given {', '.join(found)}")
+        return [found[name] for name in self.input_names]

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from bnas.passes.errors import BnasError
+from bnas.passes.lowering import named_tensors
 
 from .evaluation import Batch, Metric, accuracy, first_samples
-from .nested import tensors_in
+from .nested import as_batch, batch_size, tensors_in
 from .onnx_file import weight_files
 from .onnx_session import OnnxModule, as_array
 from .onnx_trial import Dims, batch_dims
@@ -91,11 +92,12 @@ def quantise(path: Path, settings: Int8, example_inputs: Sequence[Any], dims: Di
     """
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-    data = first_samples(_pairs(settings.calibration), settings.samples)
     model = onnx.load(path, load_external_data=False)
+    names = [one.name for one in model.graph.input]
+    data = first_samples(_pairs(settings.calibration, names), settings.samples)
     excluded = _excluded(model, settings)
     examples = tensors_in(list(example_inputs))
-    reader = _Reader([one.name for one in model.graph.input], data, examples, dims or batch_dims(examples))
+    reader = _Reader(names, data, examples, dims or batch_dims(examples))
     plain = path.with_name("fp32.onnx")
     path.rename(plain)
     try:
@@ -116,17 +118,15 @@ def quantise(path: Path, settings: Int8, example_inputs: Sequence[Any], dims: Di
     except Exception as error:
         raise QuantisationError(f"ONNX Runtime cannot quantise the model: {type(error).__name__}: {error}") from error
     before, after = _metrics(settings, plain, path)
-    return Int8Report(
-        _quantised(path, excluded), tuple(excluded), sum(len(inputs) for inputs, _ in data), before, after
-    )
+    return Int8Report(_quantised(path, excluded), tuple(excluded), sum(map(batch_size, data)), before, after)
 
 
-def _pairs(batches: Iterable[Any]) -> Iterator[Batch]:
-    """The batches, each of which is a pair."""
+def _pairs(batches: Iterable[Any], names: Sequence[str]) -> Iterator[Batch]:
+    """The batches as pairs, for a model with inputs of these names."""
     for batch in batches:
-        if not isinstance(batch, list | tuple) or len(batch) != 2:
+        if not (isinstance(batch, list | tuple) and len(batch) == 2) and not isinstance(batch, Mapping):
             raise QuantisationError(f"calibration: a batch must be (inputs, targets), not a {type(batch).__name__}")
-        yield batch[0], batch[1]
+        yield as_batch(batch, names)
 
 
 @contextmanager
@@ -186,22 +186,32 @@ def _fixed_shape(tensor: Tensor, axes: Mapping[int, str]) -> tuple[int | str, ..
     return tuple(one for one in named if one != "batch")
 
 
+def _in_order(names: Sequence[str], inputs: Any) -> list[Tensor]:
+    """The tensors in the order of the model's inputs; those of a dict by their names, where these are the model's."""
+    if not isinstance(inputs, Mapping):
+        return tensors_in(inputs)
+    found = {path: one for name, value in inputs.items() for path, one in named_tensors(value, str(name))}
+    known = [found.pop(name) for name in names if name in found]
+    return [*known, *found.values()]
+
+
 class _Reader:
     """Gives ONNX Runtime one batch after another: what its ``CalibrationDataReader`` is."""
 
     def __init__(
         self, names: Sequence[str], data: Sequence[Batch], example_inputs: Sequence[Tensor], dims: Dims
     ) -> None:
-        if not data or not any(len(inputs) for inputs, _ in data):
+        if not data or not any(map(batch_size, data)):
             raise QuantisationError("calibration: there is not a single sample")
         self._feeds = [self._feed(names, inputs, example_inputs, dims) for inputs, _ in data]
         self._rest: Iterator[Any] = iter(self._feeds)
 
     @staticmethod
     def _feed(names: Sequence[str], inputs: Any, example_inputs: Sequence[Tensor], dims: Dims) -> dict[str, Any]:
-        given = tensors_in(inputs)
-        shapes, wanted = (list(map(_fixed_shape, ones, dims)) for ones in (given, example_inputs))
-        if shapes != wanted:
+        given = _in_order(names, inputs)
+        axes = [*dims, *({} for _ in given[len(dims) :])]
+        shapes, wanted = ([_fixed_shape(*pair) for pair in zip(ones, axes)] for ones in (given, example_inputs))  # noqa: B905
+        if len(given) != len(names) or shapes != wanted:
             raise QuantisationError(f"calibration: samples have the shapes {shapes}, but the model takes {wanted}")
         for one, example in zip(given, example_inputs, strict=True):
             if one.dtype != example.dtype:

@@ -118,6 +118,12 @@ def shuffled(batches: Sequence[tuple[Any, Any]], seed: int = 0) -> list[tuple[An
     rows = [[len(one) if isinstance(one, Tensor) and one.ndim else -1 for one in leaves] for leaves, _ in flat]
     if len(sizes) != len(flat) or any(set(row) != {size} for row, size in zip(rows, sizes, strict=True)):
         raise RacingError("racing needs inputs and targets that are tensors of one row for each sample")
+    shapes = {tuple(one.shape[1:] for one in leaves) for leaves, _ in flat}
+    if len(shapes) > 1:
+        raise RacingError(
+            "racing draws samples from all batches, which must have inputs of one shape; batches have different "
+            "lengths: pad all of them to one length, or search without racing"
+        )
     order = torch.randperm(sum(sizes), generator=torch.Generator().manual_seed(seed))
     columns = [torch.cat(column) for column in zip(*(leaves for leaves, _ in flat), strict=True)]
     drawn = [torch.split(column[order.to(column.device)], sizes) for column in columns]

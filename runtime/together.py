@@ -130,5 +130,5 @@ def outputs_together(modules: Sequence[GraphModule], batches: Sequence[tuple[Any
         for inputs, _ in batches:
             tensors, named = as_program_call(inputs)
             for place, outputs in enumerate(trie(*tensors, **named)):
-                known[place].append((inputs, outputs))
+                known[place].append(((tensors, named), outputs))
     return known

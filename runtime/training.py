@@ -21,6 +21,7 @@ from .evaluation import Loader, Metric, accuracy
 from .fingerprint import digest_of
 from .layout import LAYOUTS, faster_layout
 from .learner import Criterion, Learner
+from .nested import as_batch
 from .recipe import Recipe
 from .scalars import Scalars
 from .schedule import Schedule
@@ -111,8 +112,9 @@ class Trainer:
         weights, if the recipe has them, are the weights.
 
         Args:
-            loader: iterated once an epoch; batches of (inputs, targets). Random numbers that it takes from generators
-                of PyTorch, numpy, Python, or its own attribute ``generator``, are resumed where they were.
+            loader: iterated once an epoch; batches of (inputs, targets), where several inputs are a tuple or a dict, or
+                dicts with the targets under "labels". Random numbers that it takes from generators of PyTorch, numpy,
+                Python, or its own attribute ``generator``, are resumed where they were.
             validation: batches held out from training; nothing is measured without them.
             resume: go on with the training in the directory, if there is one. The super-network must be made anew
                 from the same model; the result is bitwise that of a training that was not interrupted.
@@ -185,7 +187,8 @@ class Trainer:
     def _layout(self, batches: Batches) -> str:
         if self.recipe.memory_format != "auto":
             return self.recipe.memory_format
-        return str(parallel.from_first(faster_layout(self.supernet.model, batches.first()[0])))
+        inputs, _ = as_batch(batches.first(), frozenset(self.supernet.ir.names.values()))
+        return str(parallel.from_first(faster_layout(self.supernet.model, inputs)))
 
     def _learner(self, run: TrainingRun, original: nn.Module | None) -> Learner:
         if original is not None:

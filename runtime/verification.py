@@ -18,7 +18,6 @@ from bnas.passes.slot import Copies
 
 from .supernetwork import SuperNetwork
 
-
 DOUBLE, SINGLE = 1e-12, 1e-5
 """The errors that are allowed in double precision, and where tables of single precision take part."""
 

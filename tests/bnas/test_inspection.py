@@ -10,11 +10,25 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from bnas.inputs import Input
 from bnas.inspection import inspect_model, shorten
 from bnas.passes import analyse, trace
 from bnas.passes.rigidity import ONE_LEFT, rigid_share
 
-KEYS = ["model", "blocks", "width", "kernel", "space_size", "macs", "parameters", "rigid_share", "diagnostics"]
+KEYS = [
+    "model",
+    "inputs",
+    "dynamic",
+    "sizes",
+    "blocks",
+    "width",
+    "kernel",
+    "space_size",
+    "macs",
+    "parameters",
+    "rigid_share",
+    "diagnostics",
+]
 
 
 class Opaque(nn.Module):
@@ -61,7 +75,7 @@ def test_a_model_without_parameters_has_no_rigid_share() -> None:
 
 
 def test_data_has_these_keys_and_is_plain() -> None:
-    found = inspect_model("net", Net().eval(), (2, 3, 6, 6)).to_json()
+    found = inspect_model("net", Net().eval(), [Input((2, 3, 6, 6))]).to_json()
     assert list(found) == [*KEYS, "seconds"]
     assert json.loads(json.dumps(found)) == found
     assert found["width"]["stem"] == {"choices": [8, 16], "members": found["width"]["stem"]["members"]}
@@ -77,7 +91,7 @@ def test_data_has_these_keys_and_is_plain() -> None:
 
 @pytest.mark.parametrize("columns", [80, 120])
 def test_tables_fit_the_terminal(columns: int) -> None:
-    found = inspect_model("net", Net().eval(), (2, 3, 6, 6))
+    found = inspect_model("net", Net().eval(), [Input((2, 3, 6, 6))])
     console = Console(width=columns, record=True, file=io.StringIO())
     console.print(*found.tables(), sep="\n")
     text = console.export_text()
@@ -86,7 +100,7 @@ def test_tables_fit_the_terminal(columns: int) -> None:
         assert told in text
     assert "the opaque module" in text
     assert "elastic kernels" not in text  # an empty table is left out
-    large = inspect_model("net", nn.Sequential(nn.Conv2d(3, 2, (7, 5), padding=(3, 2))), (2, 3, 8, 8))
+    large = inspect_model("net", nn.Sequential(nn.Conv2d(3, 2, (7, 5), padding=(3, 2))), [Input((2, 3, 8, 8))])
     assert large.to_json()["kernel"] == {"0": {"choices": [3, 5, 7], "sizes": [[3, 3], [5, 5], [7, 5]]}}
     console.print(*large.tables())
     assert "3x3 5x5 7x5" in console.export_text()
