@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
@@ -20,10 +20,11 @@ from bnas.passes.errors import CaptureError, Diagnostic
 
 from .emission import Emitter
 from .entry import Allowed, Axis, Check, Sizes
-from .merging import Merger
+from .merging import Differs, Merger
 from .patches import WRAPPERS
 from .recorder import BATCH, inner_of
 from .recording import Recording, record
+from .state import ModelState
 from .structure import Path, leaves_of, map_leaves
 
 NEXT = (1013, 1019)
@@ -67,6 +68,8 @@ class Session:
     kwargs: dict[str, Any]
     modes: dict[nn.Module, bool] = field(default_factory=dict)
     names: dict[Path, str] = field(default_factory=dict)
+    plans: dict[Any, list[dict[Axis, int]]] = field(default_factory=dict)
+    """The sizes that were recorded at for axes that are one graph."""
     norms: Set[nn.Module] = frozenset()
     """Modules that are batch norms of their own tensors in training mode."""
     hot_lines: set[Any] = field(default_factory=set)
@@ -75,6 +78,7 @@ class Session:
 
     def __post_init__(self) -> None:
         """Name the placeholders."""
+        self.state = ModelState(self.model)
         positional = parameter_names(self.model, len(self.args))
         for place, (name, value) in enumerate(zip(positional, self.args, strict=True)):
             if _tensors(value):
@@ -131,6 +135,7 @@ class Session:
         fixed = {path: tuple(shape) for path, shape in shapes.items()}
         return record(
             self.model,
+            self.state,
             self.inputs,
             self.names,
             fixed,
@@ -325,7 +330,8 @@ def plans(batch: Sequence[Axis], axes: Sequence[Axis], more: bool = False) -> li
     near = fixed[1] | {axis: axis.near(1) for axis in axes}
     far = fixed[2] | {axis: axis.far(place + 2) for place, axis in enumerate(axes)}
     quarters = [
-        {axis: axis.between(place + 2, QUARTERS[(place + turn) % 3]) for place, axis in enumerate(axes)} for turn in (0, 1)
+        {axis: axis.between(place + 2, QUARTERS[(place + turn) % 3]) for place, axis in enumerate(axes)}
+        for turn in (0, 1)
     ]
     return [base, near, far, *(fixed[1] | one for one in quarters if more)]
 
@@ -351,12 +357,16 @@ def _planned(session: Session, batch: Sequence[Axis], axes: Sequence[Axis]) -> l
     """
     if not batch and not axes:
         return [{}]
+    known = session.plans.get((*batch, *axes))
+    if known is not None:
+        return known
     for more in (False, True):
         plan = plans(batch, axes, more)
         emitter = Emitter(Merger(session.all(plan)))
         emitter.emit()
         if not emitter.guesses:
             break
+    session.plans[(*batch, *axes)] = plan
     return plan
 
 
@@ -368,6 +378,8 @@ def _alone(session: Session, batch: Sequence[Axis], axis: Axis) -> tuple[Axis | 
         far = base | {axis: axis.far(2)}
         try:
             _agree(session, base, far)
+        except Differs as error:
+            return None, str(error)
         except CaptureError as error:
             why = why or str(error)
             continue
@@ -417,7 +429,9 @@ def _captured(session: Session, axes: Sequence[Axis], static: Mapping[str, str])
 def _dropped(base: Recording) -> list[Diagnostic]:
     """What a graph does not return of what the model returns."""
     names = [".".join(str(getattr(one, "name", one)) for one in path) or "all" for path in base.dropped]
-    return [Diagnostic(f"output {name}", "an object that is no tensor or plain value: None is returned") for name in names]
+    return [
+        Diagnostic(f"output {name}", "an object that is no tensor or plain value: None is returned") for name in names
+    ]
 
 
 def _in_both_modes(session: Session, recordings: Sequence[Recording], sizes: Mapping[Axis, int]) -> tuple[Emitter, str]:
@@ -433,9 +447,7 @@ def _in_both_modes(session: Session, recordings: Sequence[Recording], sizes: Map
     return emitter, why
 
 
-def _of_training(
-    session: Session, plan: Sequence[Mapping[Axis, int]], differs: str
-) -> tuple[Emitter | None, str]:
+def _of_training(session: Session, plan: Sequence[Mapping[Axis, int]], differs: str) -> tuple[Emitter | None, str]:
     """The graph of training mode by itself; None, and why, where it cannot be recorded at all of these sizes."""
     try:
         emitter = Emitter(Merger(session.all(plan, training=True)), "_training")

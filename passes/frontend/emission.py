@@ -449,7 +449,8 @@ def without_defaults(function: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
     return {
         name: value
         for name, value in kwargs.items()
-        if name != "_stacklevel" and not (name in defaults and type(value) is type(defaults[name]) and value == defaults[name])
+        if name != "_stacklevel"
+        and not (name in defaults and type(value) is type(defaults[name]) and value == defaults[name])
     }
 
 

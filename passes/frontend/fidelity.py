@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,9 +18,9 @@ from bnas.passes.ir import IR
 
 from .capture import modes_in_training
 from .entry import Axis
-from .recorder import inner_of
+from .recorder import described, inner_of
 from .recording import PLAIN
-from .state import preserved
+from .state import ModelState, preserved
 from .structure import holds_tensors, leaves_of, map_leaves
 
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 2e-5, torch.bfloat16: 4e-2, torch.float16: 5e-3}
@@ -37,24 +37,97 @@ class Fidelity:
     notes: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Bench:
+    """Where a graph and its model are run one after the other, each on the model as it was."""
+
+    ir: IR
+    state: ModelState
+    modes: Mapping[nn.Module, bool]
+    """The mode of each module when the model is in training mode."""
+    training: bool
+    """Whether they run in training mode: no dropout drops anything, and the buffers afterwards are compared too."""
+
+    def difference(self, inputs: Any, *, fails: bool = True) -> float | str | None:
+        """The relative error of the graph to the model; what is wrong if it is none, or None where the model fails.
+
+        Raises:
+            CaptureError: the model fails, and `fails` does not allow that.
+        """
+        try:
+            expected, changed = self._run(self._model(inputs))
+        except Exception as error:
+            if not fails:
+                raise described(self.ir.root, "", error) from error
+            return None
+        try:
+            result, changed_too = self._run(self._graph(inputs))
+        except Exception as error:
+            return f"it fails where the model does not: {type(error).__name__}: {str(error).splitlines()[0]}"
+        worst = 0.0
+        for label, left, right in (("output", expected, result), ("buffer", changed, changed_too)):
+            error = distance(left, right, label)
+            if isinstance(error, str):
+                return error + first_difference(self.ir, inputs, self._now)
+            worst = max(worst, error)
+        return worst
+
+    @property
+    def _now(self) -> dict[nn.Module, bool]:
+        return {module: mode and self.training for module, mode in self.modes.items()}
+
+    def _model(self, inputs: Any) -> Callable[[], Any]:
+        args, kwargs = copied(inputs)
+        return lambda: inner_of(self.ir.root)(*args, **kwargs)
+
+    def _graph(self, inputs: Any) -> Callable[[], Any]:
+        args, kwargs = copied(inputs)
+        leaves = [one for one in (*args, *kwargs.values()) if holds_tensors(one)]
+        return lambda: GraphInterpreter(self.ir, self.ir.root).run(*leaves)
+
+    def _run(self, run: Callable[[], Any]) -> tuple[Any, Any]:
+        """What `run` returns, and the buffers afterwards; all is then as before."""
+        try:
+            for module, mode in self._now.items():
+                module.training = mode
+            torch.manual_seed(0)
+            with NoDropout() if self.training else nullcontext():
+                result = run()
+            buffers = self.ir.root.named_buffers() if self.training else ()
+            return copied(result), {name: one.clone() for name, one in buffers if not one.is_meta}
+        finally:
+            self.state.restore()
+
+
 def compare(ir: IR, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Fidelity:
-    """Compare a graph with its model in evaluation mode, at other sizes of its dynamic axes, and in training mode.
+    """Compare a graph with its model on the example inputs, at other sizes of its dynamic axes, and in training mode.
+
+    Where one graph is that of both modes, other sizes are tried in training mode: the nodes are the same.
 
     Raises:
         CaptureError: they differ on the example inputs; names the first node that differs.
     """
-    found = Fidelity()
-    with preserved(ir.root, data=True), torch.no_grad():
-        modes = modes_in_training(ir.root)
-        _at_example(ir, (args, kwargs), found)
-        others = _at_other_sizes(ir, (args, kwargs), found)
-        if not found.wrong:
-            _in_training(ir, modes, others or (args, kwargs), found)
+    found, inputs = Fidelity(), (args, kwargs)
+    with preserved(ir.root, data=True) as state, torch.no_grad():
+        evaluation = Bench(ir, state, modes_in_training(ir.root), False)
+        training = replace(evaluation, ir=ir.trained or ir, training=True)
+        _at_example(evaluation, inputs, found)
+        both = ir.trained is None and not ir.training
+        if both and (_at_other_sizes(training, inputs, found) is not None or found.wrong):
+            return found
+        others = _at_other_sizes(evaluation, inputs, found)
+        if not found.wrong and not ir.training:
+            _in_training(training, others or inputs)
+        if others is None and not found.wrong and ir.sizes.axes:
+            found.notes.append(ONE_SIZE)
     return found
 
 
-def _at_example(ir: IR, inputs: Any, found: Fidelity) -> None:
-    error = _difference(ir, inputs, dict.fromkeys(ir.root.modules(), False))
+ONE_SIZE = "the model takes no other size that was tried: its graph was compared at the example's only"
+
+
+def _at_example(bench: Bench, inputs: Any, found: Fidelity) -> None:
+    error = bench.difference(inputs, fails=False)
     if isinstance(error, str):
         raise CaptureError(f"the graph is not the model: {error}. {REPORT}")
     if error:
@@ -64,31 +137,25 @@ def _at_example(ir: IR, inputs: Any, found: Fidelity) -> None:
 REPORT = "This is a fault of bnas: please report it with the model; what stands around that line is a way to avoid it"
 
 
-def _at_other_sizes(ir: IR, inputs: Any, found: Fidelity) -> Any:
-    """Inputs of other sizes at which model and graph agree; axes at which they do not become wrong."""
-    if not ir.sizes.axes:
-        return None
-    evaluation = dict.fromkeys(ir.root.modules(), False)
-    for sizes in other_sizes(ir.sizes.axes):
+def _at_other_sizes(bench: Bench, inputs: Any, found: Fidelity) -> Any:
+    """Inputs of other sizes at which model and graph agree; None where the model takes none, or axes are wrong."""
+    for sizes in other_sizes(bench.ir.sizes.axes) if bench.ir.sizes.axes else ():
         resized = resize(inputs, sizes)
-        error = _difference(ir, resized, evaluation, fails=True)
+        error = bench.difference(resized)
         if error is None:
             continue  # the model itself does not take them
         if not isinstance(error, str):
             return resized
-        found.wrong |= _culprits(ir, inputs, sizes, evaluation, error)
+        found.wrong |= _culprits(bench, inputs, sizes, error)
         return None
-    found.notes.append("the model takes no other size that was tried: its graph was compared at the example's only")
     return None
 
 
-def _culprits(
-    ir: IR, inputs: Any, sizes: Mapping[Axis, int], modes: Mapping[nn.Module, bool], error: str
-) -> dict[str, str]:
+def _culprits(bench: Bench, inputs: Any, sizes: Mapping[Axis, int], error: str) -> dict[str, str]:
     """The axes at which the graph is not the model, each changed by itself; all of them if none is by itself."""
     wrong = {}
     for axis, size in sizes.items():
-        alone = _difference(ir, resize(inputs, {axis: size}), modes, fails=True)
+        alone = bench.difference(resize(inputs, {axis: size}))
         if isinstance(alone, str):
             wrong[axis.name] = f"at the size {size} the graph is not the model: {alone}"
     return wrong or {axis.name: f"together with others the graph is not the model: {error}" for axis in sizes}
@@ -143,11 +210,8 @@ def drawn(like: Tensor, shape: Sequence[int], generator: torch.Generator) -> Ten
     return (noise + (float(finite.mean()) if finite.numel() else 0.0)).to(like.device, like.dtype)
 
 
-def _in_training(ir: IR, modes: Mapping[nn.Module, bool], inputs: Any, found: Fidelity) -> None:
-    if ir.training:
-        return
-    with NoDropout():
-        error = _difference(ir.trained or ir, inputs, modes, fails=True, buffers=True)
+def _in_training(bench: Bench, inputs: Any) -> None:
+    error = bench.difference(inputs)
     if isinstance(error, str):
         raise CaptureError(f"in training mode the graph is not the model: {error}. {REPORT}")
 
@@ -169,48 +233,9 @@ class NoDropout(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _difference(
-    ir: IR, inputs: Any, modes: Mapping[nn.Module, bool], *, fails: bool = False, buffers: bool = False
-) -> float | str | None:
-    """The relative error of a graph to its model; what is wrong if it is none, or None where the model fails."""
-    state = {name: tensor for name, tensor in ir.root.named_buffers() if not tensor.is_meta} if buffers else {}
-    try:
-        expected, changed = _run(ir.root, modes, state, lambda: inner_of(ir.root)(*copied(inputs)[0], **copied(inputs)[1]))
-    except Exception:
-        if not fails:
-            raise
-        return None
-    try:
-        given, named = copied(inputs)
-        leaves = [one for one in (*given, *named.values()) if holds_tensors(one)]
-        runner = GraphInterpreter(ir, ir.root)
-        result, changed_too = _run(ir.root, modes, state, lambda: runner.run(*leaves))
-    except Exception as error:
-        return f"it fails where the model does not: {type(error).__name__}: {str(error).splitlines()[0]}"
-    worst = 0.0
-    for label, left, right in (("output", expected, result), ("buffer", changed, changed_too)):
-        error = distance(left, right, label)
-        if isinstance(error, str):
-            return error + first_difference(ir, inputs, modes)
-        worst = max(worst, error)
-    return worst
-
-
 def copied(inputs: Any) -> Any:
     """Inputs that a forward may write into."""
     return map_leaves(inputs, lambda _, leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf)
-
-
-def _run(model: nn.Module, modes: Mapping[nn.Module, bool], state: Mapping[str, Tensor], run: Any) -> tuple[Any, Any]:
-    """What `run` returns with the model in the given modes, and the buffers afterwards; all is then as before."""
-    with preserved(model, data=True):
-        for module, mode in modes.items():
-            module.training = mode
-        torch.manual_seed(0)
-        result = run()
-        return map_leaves(result, lambda _, leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf), {
-            name: tensor.clone() for name, tensor in state.items()
-        }
 
 
 def distance(expected: Any, found: Any, label: str = "output") -> float | str:
@@ -257,10 +282,3 @@ def first_difference(ir: IR, inputs: Any, modes: Mapping[nn.Module, bool]) -> st
         return first_node(ir, copied(inputs), modes)
     except Exception as error:  # the search itself must not hide what was found
         return f" (the place was not found: {type(error).__name__})"
-
-
-@contextmanager
-def unchanged(model: nn.Module) -> Iterator[None]:
-    """As `preserved`, with the values of all tensors that are no parameters."""
-    with preserved(model, data=True):
-        yield

@@ -59,9 +59,7 @@ def _with(ir: IR, *diagnostics: Diagnostic) -> IR:
     return replace(ir, diagnostics=(*ir.diagnostics, *diagnostics))
 
 
-def _captured(
-    model: nn.Module, args: Any, kwargs: Any, dynamic: Dynamic | None, fixed: Mapping[str, str]
-) -> IR:
+def _captured(model: nn.Module, args: Any, kwargs: Any, dynamic: Dynamic | None, fixed: Mapping[str, str]) -> IR:
     found = capture(model, args, kwargs, dynamic, fixed)
     ir = _ir_of(model, found, found.graph)
     return ir if found.trained is None else replace(ir, trained=_ir_of(model, found, found.trained))

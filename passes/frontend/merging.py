@@ -128,7 +128,9 @@ class Merger:
         sized = values[: len(self.sized)]
         same = all(_equal(sized[0], one) for one in sized[1:])
         if self.trained is not None and same:
-            if isinstance(values[-1], bool | int | float | str | None) and isinstance(sized[0], bool | int | float | str | None):
+            if isinstance(values[-1], bool | int | float | str | None) and isinstance(
+                sized[0], bool | int | float | str | None
+            ):
                 return ByMode(sized[0], values[-1])
             raise Differs(step, "another argument in training mode")
         if self.trained is not None and not _equal(sized[0], values[-1]):
@@ -191,8 +193,8 @@ def recipe(recording: Recording, wanted: Step, limit: int) -> list[Step]:
     needed, found = {wanted}, []
     memory = {one.untyped_storage()._cdata for one in tensors_of(wanted.value)}
     for step in reversed(recording.steps[:limit]):
-        writes = step.op == "cold" and step.writes and any(
-            one.untyped_storage()._cdata in memory for one in _written(step)
+        writes = (
+            step.op == "cold" and step.writes and any(one.untyped_storage()._cdata in memory for one in _written(step))
         )
         if step not in needed and not writes:
             continue

@@ -149,7 +149,9 @@ class Recorder(TorchFunctionMode):
             return self.call(func, args, kwargs)
         if name in RANDOM or (name in LIKES and self._large_like(name, args, kwargs)):
             return self.call(func, args, kwargs)
-        if any(one.untyped_storage()._cdata in self._used for one in self._writes(*spelled(func, args, kwargs), kwargs)):
+        if any(
+            one.untyped_storage()._cdata in self._used for one in self._writes(*spelled(func, args, kwargs), kwargs)
+        ):
             return self.call(func, args, kwargs)  # a hot step has read it before: the write must come after that
         return self._cold(func, args, kwargs)
 
@@ -329,7 +331,9 @@ class Recorder(TorchFunctionMode):
             last, function = path[-1], operator.getitem
             if isinstance(last, Attribute):
                 last, function = last.name, getattr  # type: ignore[assignment]
-            step = Step("call_function", function, (owner, last), {}, at(source.value, path), source.stack, source.scope)
+            step = Step(
+                "call_function", function, (owner, last), {}, at(source.value, path), source.stack, source.scope
+            )
             step.line, step.grad = source.line, source.grad
             if source.cold:
                 step.op, step.target = "cold", function
@@ -379,7 +383,7 @@ class Recorder(TorchFunctionMode):
             self._remember(tensor)
         real = map_leaves((args, kwargs), lambda _, leaf: self._real_like(leaf))
         result = func(*real[0], **real[1])
-        return self._noted_cold(target if op != "call_method" else target, plain, kwargs, result, op, bool(writes))
+        return self._noted_cold(target, plain, kwargs, result, op, bool(writes))
 
     def _real_like(self, leaf: Any) -> Any:
         """A real tensor of the type and shape of a hot one, whose numbers nobody may need."""
@@ -558,7 +562,7 @@ class Recorder(TorchFunctionMode):
         """The call of a batch norm on the tensors of one module, as that module in the form of a plain layer."""
         if target is not F.batch_norm:
             return None
-        given = dict(zip(("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps"), args))
+        given = dict(zip(BATCH_NORM, args, strict=False))
         given |= kwargs
         mean = given.get("running_mean")
         owner = self.owners.get(id(mean)) if mean is not None else None
@@ -582,7 +586,9 @@ class Recorder(TorchFunctionMode):
         counter = owner._buffers.get("num_batches_tracked")
         if counter is None:
             return
-        mine = [s for s in self.steps if s.writes and s.op == "call_method" and s.args and _reads(s.args[0], counter, self)]
+        mine = [
+            s for s in self.steps if s.writes and s.op == "call_method" and s.args and _reads(s.args[0], counter, self)
+        ]
         for step in mine:
             step.op, step.target, step.args, step.writes = "nothing", None, (), False
 
@@ -608,6 +614,9 @@ class _DeviceOfModel(Leaf):
 
 DEVICE_OF_MODEL = _DeviceOfModel()
 
+BATCH_NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+"""The parameters of `torch.nn.functional.batch_norm`."""
+
 LAYER_OF_RANK: dict[int, type[nn.Module]] = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 
 MODAL = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, nn.modules.dropout._DropoutNd)
@@ -625,8 +634,29 @@ def to_meta(value: Any) -> Any:
     return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
 
 
+SAME_SHAPE = frozenset(
+    {F.batch_norm, F.gelu, F.silu, F.hardswish, F.hardsigmoid, F.mish, F.elu, F.leaky_relu, F.softplus}
+)
+PLAIN_SHAPE = frozenset({F.layer_norm, F.group_norm, F.rms_norm})
+"""Functions whose result is as their input, or as it in plain memory order: PyTorch takes milliseconds to say so."""
+
+
+def quick(target: Any, args: Any, kwargs: Any) -> Tensor | None:
+    """The result of a function that is as its input; None where PyTorch is to say it."""
+    first = args[0] if args else None
+    if not isinstance(first, Tensor) or not first.is_floating_point() or kwargs.get("inplace") or len(args) > 8:
+        return None
+    if target in SAME_SHAPE:
+        return torch.empty_like(first)
+    if target in PLAIN_SHAPE:
+        return torch.empty(first.shape, dtype=first.dtype, device="meta")
+    return None
+
+
 def run_on_meta(op: str, target: Any, args: Any, kwargs: Any) -> Any:
     """The result of a call on meta tensors; moves to another device stay on the meta device."""
+    if op == "call_function" and (found := quick(target, args, kwargs)) is not None:
+        return found
     if op == "call_method":
         if target in ("cpu", "cuda"):
             return args[0]
@@ -645,6 +675,9 @@ def run_leaf(module: nn.Module, form: ModuleForm | None, args: Any, kwargs: Any)
     """The result of a layer in evaluation mode on meta tensors, its own tensors being meta tensors too."""
     if form is None:
         return module(*args, **kwargs)
+    inplace = {"inplace": True} if getattr(module, "inplace", False) is True else {}
+    if not inplace and (found := quick(form.op, args, kwargs)) is not None:
+        return found
     tensors = {name: to_meta(getattr(module, name)) for name in form.tensors}
     settings = {name: getattr(module, name) for name in form.settings if name != "padding_mode"}
     if form.op is F.batch_norm:
@@ -663,7 +696,9 @@ def _has_gradients(step: Step) -> bool:
 
 def _hooked(module: nn.Module) -> bool:
     return bool(
-        module._forward_hooks or module._forward_pre_hooks or getattr(module, "_backward_hooks", None)
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or getattr(module, "_backward_hooks", None)
         or getattr(module, "_backward_pre_hooks", None)
     )
 

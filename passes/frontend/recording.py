@@ -46,6 +46,7 @@ Shapes = Mapping[Path, tuple[int, ...]]
 
 def record(
     model: nn.Module,
+    state: ModelState,
     inputs: tuple[tuple[Any, ...], dict[str, Any]],
     names: Mapping[Path, str],
     shapes: Shapes,
@@ -60,6 +61,7 @@ def record(
 
     Args:
         model: the model.
+        state: the model as it is before.
         inputs: positional and keyword inputs, of which types and structure matter.
         names: the placeholder of each argument, by its path.
         shapes: the shape of each tensor among the inputs.
@@ -72,7 +74,6 @@ def record(
     Raises:
         CaptureError: it cannot be recorded.
     """
-    state = ModelState(model)
     recorder = Recorder(model, batch, modes, layers, set() if hot_lines is None else hot_lines)
     try:
         for module, mode in modes.items():
@@ -130,7 +131,7 @@ def _placeholders(
             return leaf
 
         map_leaves(value, bind)
-    for path, leaf in leaves_of(given):
+    for _, leaf in leaves_of(given):
         if isinstance(leaf, Tensor):
             recorder.step_of(leaf)
     if not names:

@@ -138,12 +138,12 @@ def deep_copy(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def preserved(model: nn.Module, *, data: bool = False) -> Iterator[None]:
+def preserved(model: nn.Module, *, data: bool = False) -> Iterator[ModelState]:
     """While it lasts the model may be run in any mode; afterwards all of it is as it was, random states too."""
     devices = [p.device for p in model.parameters() if p.device.type == "cuda"]
     state = ModelState(model, data=data)
     with torch.random.fork_rng(devices=list({d.index or 0 for d in devices})):
         try:
-            yield
+            yield state
         finally:
             state.restore()
