@@ -304,8 +304,17 @@ def plans(batch: Sequence[Axis], axes: Sequence[Axis]) -> list[dict[Axis, int]]:
     fixed = [{one: size for one in batch} for size in (BATCH, *NEXT)]
     base = fixed[0] | {axis: axis.size for axis in axes}
     near = fixed[1] | {axis: axis.size + axis.step * (place + 1) for place, axis in enumerate(axes)}
-    far = fixed[2] | {axis: axis.size * (place + 2) for place, axis in enumerate(axes)}
-    return [base, near, far]
+    return [base, near, fixed[2] | _far(axes)]
+
+
+def _far(axes: Sequence[Axis]) -> dict[Axis, int]:
+    """Multiples of the sizes in the opposite order, where these are no large ones: which is larger is no constant."""
+    found: dict[Axis, int] = {}
+    above = 0
+    for place, axis in enumerate(sorted(reversed(axes), key=lambda axis: -axis.size)):
+        least = max(place + 2, above // axis.size + 1)
+        above = found[axis] = axis.size * (least if least <= 8 else place + 2)
+    return found
 
 
 def _merger(session: Session, batch: Sequence[Axis], axes: Sequence[Axis]) -> Merger:

@@ -102,8 +102,10 @@ def other_sizes(axes: Sequence[Axis]) -> Iterator[dict[Axis, int]]:
 
     for share, more in ((2, 3), (1, -2), (1, 1), (1, 0)):
         sizes = {}
-        for place, axis in enumerate(axes):
-            wanted = axis.size // share + more * axis.step + place * axis.step
+        for place, axis in enumerate(sorted(reversed(axes), key=lambda axis: -axis.size)):
+            wanted = axis.size // share + (more + place) * axis.step
+            if near(wanted, axis) == axis.size and more:
+                wanted = axis.size - axis.step
             sizes[axis] = near(wanted, axis) if axis.name != "batch" else (3 if axis.size == 2 else 2)
         yield sizes
 
