@@ -369,7 +369,13 @@ def writes_in_place(node: Node) -> bool:
     """Whether the function or method call of `node` changes its first argument."""
     if node.op == "call_method":
         return str(node.target).endswith("_") and not str(node.target).endswith("__")
-    return node.target in IN_PLACE_FUNCTIONS or _says_inplace(node)
+    return node.target in IN_PLACE_FUNCTIONS or _named_so(node.target) or _says_inplace(node)
+
+
+def _named_so(function: Any) -> bool:
+    """Whether a function of torch has the name of one that writes, as `torch.exp_`."""
+    name = getattr(function, "__name__", "")
+    return name.endswith("_") and not name.endswith("__") and (hasattr(torch, name) or hasattr(F, name))
 
 
 def _says_inplace(node: Node) -> bool:

@@ -193,6 +193,8 @@ class Recorder(TorchFunctionMode):
     def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Note a call with hot tensors, and give its result on meta tensors."""
         name = getattr(func, "__name__", "")
+        if kwargs.get("out") is not None:
+            return self._into(func, args, dict(kwargs))
         if name in READS:
             self._refuse_to_read(name, args)
         op, target, args = spelled(func, args, kwargs)
@@ -211,6 +213,16 @@ class Recorder(TorchFunctionMode):
         if not holds_tensors(result) and not step.writes:
             return result
         return self._keep(step, result, args, kwargs)
+
+    def _into(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A call that writes its result into ``out=``: the call, and a copy into that."""
+        out = kwargs.pop("out")
+        made = self.__torch_function__(func, (), args, kwargs)
+        for target, value in zip(tensors_of(out), tensors_of(made), strict=True):
+            if target.shape != value.shape:
+                raise CaptureError(f"out= has the shape {tuple(target.shape)}, and what is written {tuple(value.shape)}")
+            self.call(Tensor.copy_, (target, value), {})
+        return out
 
     def _writes(self, op: str, target: Any, args: Any, kwargs: Any) -> list[Tensor]:
         """The tensors that a call says it writes into."""

@@ -145,4 +145,5 @@ def _is_method(func: Any, name: str) -> bool:
     found = getattr(Tensor, name, None)
     if found is None or isinstance(func, type):
         return False
-    return found is func or getattr(func, "__objclass__", None) is torch._C.TensorBase
+    wrapped = getattr(func, "__qualname__", "").startswith("TensorBase.")  # such as pow_, which ``**=`` calls
+    return found is func or wrapped or getattr(func, "__objclass__", None) is torch._C.TensorBase
