@@ -353,8 +353,14 @@ def _module_call(node: Node, module: nn.Module, form: ModuleForm) -> Call:
     tensors = {
         name: None if getattr(module, name) is None else TensorRef(f"{node.target}.{name}") for name in form.tensors
     }
-    settings = {name: getattr(module, name) for name in form.settings}
+    settings = settings_of(module, form)
     return Call(node, form.op, tuple(node.args), {**tensors, **settings, **node.kwargs})
+
+
+def settings_of(module: nn.Module, form: ModuleForm) -> dict[str, Any]:
+    """The settings of a layer as arguments of its function, which takes no None for the momentum of a mean."""
+    settings = {name: getattr(module, name) for name in form.settings}
+    return {**settings, "momentum": 0.0} if settings.get("momentum", 0.0) is None else settings
 
 
 IN_PLACE_FUNCTIONS = frozenset(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -44,7 +45,8 @@ def compare(ir: IR, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Fidelity:
         CaptureError: they differ on the example inputs; names the first node that differs.
     """
     found = Fidelity()
-    with preserved(ir.root, data=True), torch.no_grad():
+    with preserved(ir.root, data=True), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what a model warns of, it would say at every comparison
         modes = modes_in_training(ir.root)
         _at_example(ir, (args, kwargs), found)
         others = _at_other_sizes(ir, (args, kwargs), found)

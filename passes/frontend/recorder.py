@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from bnas.passes.calls import DROPOUTS, ModuleForm, form_of
+from bnas.passes.calls import DROPOUTS, ModuleForm, form_of, settings_of
 from bnas.passes.errors import CaptureError, Diagnostic
 
 from .spelling import DEVICE, LIKES, RANDOM, READS, spelled
@@ -554,7 +554,10 @@ class Recorder(TorchFunctionMode):
         owner = self.owners.get(id(mean)) if mean is not None else None
         if owner is None or not _is_its_own(owner, given) or not self.paths.get(owner):
             return None  # of nobody, of several, or of the root, which a graph cannot call
-        if bool(given.get("training", False)) != bool(owner.training) or not self.modes.get(owner, True):
+        training = bool(given.get("training", False))
+        if training != bool(owner.training) or not self.modes.get(owner, True):
+            return None
+        if training and given.get("momentum", 0.1) != owner.momentum:
             return None
         if self.layers is not None and owner not in self.layers:
             return None  # in training it is called in another way
@@ -573,8 +576,11 @@ class Recorder(TorchFunctionMode):
         if counter is None:
             return
         mine = [s for s in self.steps if s.writes and s.op == "call_method" and s.args and _reads(s.args[0], counter, self)]
-        for step in mine:
+        read = {step.args[0] for step in mine}
+        for step in [*mine, *read]:
             step.op, step.target, step.args, step.writes = "nothing", None, (), False
+        if mine:
+            self._steps.pop(id(counter), None)
 
     def _opaque(self, module: nn.Module, path: str, args: Any, kwargs: Any, error: Exception) -> Any:
         """Note the call of a module that cannot be recorded as one step: all of it stays as it is."""
@@ -638,7 +644,7 @@ def run_leaf(module: nn.Module, form: ModuleForm | None, args: Any, kwargs: Any)
     if form is None:
         return module(*args, **kwargs)
     tensors = {name: to_meta(getattr(module, name)) for name in form.tensors}
-    settings = {name: getattr(module, name) for name in form.settings if name != "padding_mode"}
+    settings = {name: value for name, value in settings_of(module, form).items() if name != "padding_mode"}
     if form.op is F.batch_norm:
         settings["training"] = tensors["running_mean"] is None
     elif form.op in DROPOUTS:  # in evaluation mode they hand on their input itself: its memory is then shared
