@@ -20,7 +20,7 @@ from bnas.passes.errors import CaptureError, Diagnostic
 
 from .emission import Emitter
 from .entry import Allowed, Axis, Check, Sizes
-from .merging import Merger
+from .merging import Differs, Merger
 from .patches import WRAPPERS
 from .recorder import BATCH, inner_of
 from .recording import Recording, record
@@ -335,6 +335,8 @@ def _alone(session: Session, batch: Sequence[Axis], axis: Axis) -> tuple[Axis | 
     for far in FAR:
         try:
             _agree(session, base, base | {axis: far(axis.size)})
+        except Differs as error:
+            return None, str(error)  # the model takes that size, and is another graph there
         except CaptureError as error:
             why = why or str(error)
             continue

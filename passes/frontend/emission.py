@@ -264,6 +264,8 @@ class Emitter:
                 return self._apply(function, [place], number, vector[0])
         for left, one in known:
             for right, other in known:
+                if isinstance(vector[0], float) and all(right) and vector == _quotients(left, right):
+                    return self._apply(operator.truediv, [one, other], None, vector[0])
                 product = tuple(a * b for a, b in zip(left, right, strict=True))
                 if product == vector:
                     return self._apply(operator.mul, [one, other], None, vector[0])
@@ -337,6 +339,10 @@ def _floordiv_of_less(emitter: Emitter, size: Any, number: Any, value: Any) -> N
     inner.meta["value"] = size.meta["value"] - 1
     inner = emitter._computed(operator.floordiv, (inner, number), inner.meta["value"] // number)
     return emitter._computed(operator.add, (inner, 1), value)
+
+
+def _quotients(left: Vector, right: Vector) -> tuple[float, ...]:
+    return tuple(a / b for a, b in zip(left, right, strict=True))
 
 
 def _ceiling(size: Any, number: Any) -> Any:
