@@ -354,8 +354,14 @@ def _module_call(node: Node, module: nn.Module, form: ModuleForm) -> Call:
     tensors = {
         name: None if getattr(module, name) is None else TensorRef(f"{node.target}.{name}") for name in form.tensors
     }
-    settings = {name: getattr(module, name) for name in form.settings}
+    settings = settings_of(module, form)
     return Call(node, form.op, tuple(node.args), {**tensors, **settings, **node.kwargs})
+
+
+def settings_of(module: nn.Module, form: ModuleForm) -> dict[str, Any]:
+    """The settings of a layer as arguments of its function, which takes no None for the momentum of a mean."""
+    settings = {name: getattr(module, name) for name in form.settings}
+    return {**settings, "momentum": 0.0} if settings.get("momentum", 0.0) is None else settings
 
 
 IN_PLACE_FUNCTIONS = frozenset(
@@ -377,7 +383,13 @@ def writes_in_place(node: Node) -> bool:
     """Whether the function or method call of `node` changes its first argument."""
     if node.op == "call_method":
         return is_in_place(str(node.target))
-    return node.target in IN_PLACE_FUNCTIONS or _says_inplace(node)
+    return node.target in IN_PLACE_FUNCTIONS or _named_so(node.target) or _says_inplace(node)
+
+
+def _named_so(function: Any) -> bool:
+    """Whether a function of torch has the name of one that writes, as `torch.exp_`."""
+    name = getattr(function, "__name__", "")
+    return name.endswith("_") and not name.endswith("__") and (hasattr(torch, name) or hasattr(F, name))
 
 
 def _says_inplace(node: Node) -> bool:

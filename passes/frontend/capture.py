@@ -328,12 +328,22 @@ def plans(batch: Sequence[Axis], axes: Sequence[Axis], more: bool = False) -> li
     fixed = [{one: size for one in batch} for size in (BATCH, *NEXT)]
     base = fixed[0] | {axis: axis.size for axis in axes}
     near = fixed[1] | {axis: axis.near(1) for axis in axes}
-    far = fixed[2] | {axis: axis.far(place + 2) for place, axis in enumerate(axes)}
+    far = fixed[2] | _far(axes)
     quarters = [
         {axis: axis.between(place + 2, QUARTERS[(place + turn) % 3]) for place, axis in enumerate(axes)}
         for turn in (0, 1)
     ]
     return [base, near, far, *(fixed[1] | one for one in quarters if more)]
+
+
+def _far(axes: Sequence[Axis]) -> dict[Axis, int]:
+    """Far sizes in the opposite order, where these are no large ones: which of two is larger is no constant."""
+    found: dict[Axis, int] = {}
+    above = 0
+    for place, axis in enumerate(sorted(reversed(axes), key=lambda axis: -axis.size)):
+        least = max(place + 2, above // axis.size + 1)
+        above = found[axis] = axis.far(least if least <= 8 else place + 2)
+    return found
 
 
 QUARTERS = (2, 3, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -108,7 +109,8 @@ def compare(ir: IR, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Fidelity:
         CaptureError: they differ on the example inputs; names the first node that differs.
     """
     found, inputs = Fidelity(), (args, kwargs)
-    with preserved(ir.root, data=True) as state, torch.no_grad():
+    with preserved(ir.root, data=True) as state, torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what a model warns of, it would say at every comparison
         evaluation = Bench(ir, state, modes_in_training(ir.root), False)
         training = replace(evaluation, ir=ir.trained or ir, training=True)
         _at_example(evaluation, inputs, found)
@@ -169,8 +171,10 @@ def other_sizes(axes: Sequence[Axis]) -> Iterator[dict[Axis, int]]:
 
     for share, more in ((2, 3), (1, -2), (1, 1), (1, 0)):
         sizes = {}
-        for place, axis in enumerate(axes):
-            wanted = axis.size // share + more * axis.step + place * axis.step
+        for place, axis in enumerate(sorted(reversed(axes), key=lambda axis: -axis.size)):
+            wanted = axis.size // share + (more + place) * axis.step
+            if near(wanted, axis) == axis.size and more:
+                wanted = axis.size - axis.step
             sizes[axis] = near(wanted, axis) if axis.name != "batch" else (3 if axis.size == 2 else 2)
         yield sizes
 

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from bnas.passes.calls import DROPOUTS, ModuleForm, form_of, is_in_place
+from bnas.passes.calls import DROPOUTS, ModuleForm, form_of, is_in_place, settings_of
 from bnas.passes.errors import CaptureError, Diagnostic
 
 from .spelling import DEVICE, LIKES, RANDOM, READS, spelled
@@ -204,6 +204,8 @@ class Recorder(TorchFunctionMode):
     def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Note a call with hot tensors, and give its result on meta tensors."""
         name = getattr(func, "__name__", "")
+        if kwargs.get("out") is not None:
+            return self._into(func, args, dict(kwargs))
         if name in READS:
             self._refuse_to_read(name, args)
         op, target, args = spelled(func, args, kwargs)
@@ -222,6 +224,18 @@ class Recorder(TorchFunctionMode):
         if not holds_tensors(result) and not step.writes:
             return result
         return self._keep(step, result, args, kwargs)
+
+    def _into(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A call that writes its result into ``out=``: the call, and a copy into that."""
+        out = kwargs.pop("out")
+        made = self.__torch_function__(func, (), args, kwargs)
+        for target, value in zip(tensors_of(out), tensors_of(made), strict=True):
+            if target.shape != value.shape:
+                raise CaptureError(
+                    f"out= has the shape {tuple(target.shape)}, and what is written {tuple(value.shape)}"
+                )
+            self.call(Tensor.copy_, (target, value), {})
+        return out
 
     def _writes(self, op: str, target: Any, args: Any, kwargs: Any) -> list[Tensor]:
         """The tensors that a call says it writes into."""
@@ -568,7 +582,10 @@ class Recorder(TorchFunctionMode):
         owner = self.owners.get(id(mean)) if mean is not None else None
         if owner is None or not _is_its_own(owner, given) or not self.paths.get(owner):
             return None  # of nobody, of several, or of the root, which a graph cannot call
-        if bool(given.get("training", False)) != bool(owner.training) or not self.modes.get(owner, True):
+        training = bool(given.get("training", False))
+        if training != bool(owner.training) or not self.modes.get(owner, True):
+            return None
+        if training and given.get("momentum", 0.1) != owner.momentum:
             return None
         if self.layers is not None and owner not in self.layers:
             return None  # in training it is called in another way
@@ -589,8 +606,11 @@ class Recorder(TorchFunctionMode):
         mine = [
             s for s in self.steps if s.writes and s.op == "call_method" and s.args and _reads(s.args[0], counter, self)
         ]
-        for step in mine:
+        read = {step.args[0] for step in mine}
+        for step in [*mine, *read]:
             step.op, step.target, step.args, step.writes = "nothing", None, (), False
+        if mine:
+            self._steps.pop(id(counter), None)
 
     def _opaque(self, module: nn.Module, path: str, args: Any, kwargs: Any, error: Exception) -> Any:
         """Note the call of a module that cannot be recorded as one step: all of it stays as it is."""
@@ -679,7 +699,7 @@ def run_leaf(module: nn.Module, form: ModuleForm | None, args: Any, kwargs: Any)
     if not inplace and (found := quick(form.op, args, kwargs)) is not None:
         return found
     tensors = {name: to_meta(getattr(module, name)) for name in form.tensors}
-    settings = {name: getattr(module, name) for name in form.settings if name != "padding_mode"}
+    settings = {name: value for name, value in settings_of(module, form).items() if name != "padding_mode"}
     if form.op is F.batch_norm:
         settings |= {"training": tensors["running_mean"] is None, "momentum": 0.0}  # which may be None in a module
     elif form.op in DROPOUTS:  # in evaluation mode they hand on their input itself: its memory is then shared

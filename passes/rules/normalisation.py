@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from bnas.passes.axes import Axes, AxisTypes, register_rule
-from bnas.passes.calls import Call
+from bnas.passes.calls import Call, Dynamic
 
 
 def _follow_channels(types: AxisTypes, call: Call, inputs: Axes) -> None:
@@ -41,7 +41,8 @@ def layer_norm(types: AxisTypes, call: Call) -> Axes:
     for tensor in list(call.tensors())[1:]:
         for own, axis in zip(types.type(tensor), trailing, strict=True):
             types.unify(own, axis)
-    types.rewrite(call, 1, "normalized_shape", tuple(trailing))
+    written = [size if isinstance(size, Dynamic) else axis for size, axis in zip(shape, trailing, strict=True)]
+    types.rewrite(call, 1, "normalized_shape", tuple(written))  # a size that follows the input does so still
     return inputs
 
 

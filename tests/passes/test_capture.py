@@ -1,4 +1,4 @@
-"""The tracer carries values: models ask for shapes, types and lengths as in plain Python, and the batch stays free."""
+"""A capture records what forward calls: plain Python answers its questions, writes are nodes, and sizes stay free."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from bnas.passes import IR, CaptureError, Elasticity, Subnet, analyse, choose, find_blocks, trace
+from bnas.passes import IR, CaptureError, Elasticity, InputError, Subnet, analyse, choose, find_blocks, trace
 from bnas.passes.frontend.recorder import BATCH
 from bnas.passes.skeleton import Skeleton
 from bnas.passes.slot import Copies
@@ -51,7 +51,7 @@ def maximal(ir: IR) -> nn.Module:
     return Skeleton(types, choices).build(choices.space.maximal(), Copies()).eval()
 
 
-def assert_traced(net: nn.Module) -> IR:
+def assert_captured(net: nn.Module) -> IR:
     """The graph computes what the model does, at any batch size; returns the graph."""
     ir = trace(net.eval(), image())
     ir.graph.lint()
@@ -68,7 +68,7 @@ def counts_its_calls(net: Net, x: Tensor) -> Tensor:
 
 def test_another_graph_is_rejected() -> None:
     with pytest.raises(AssertionError, match="not equal"):
-        assert_traced(Net(counts_its_calls))
+        assert_captured(Net(counts_its_calls))
 
 
 # questions about values are answered with plain Python
@@ -112,12 +112,12 @@ def types_and_lengths(net: Net, x: Tensor) -> Tensor:
     assert x.dtype == torch.float32
     assert x.device == net.gamma.device
     assert not x.is_cuda
-    assert x.numel() == x.size(0) * 8 * 24
+    assert x.numel() == x.size(0) * 8 * x.shape[2] * x.shape[3]
     return x
 
 
 def branch_on_the_shape(net: Net, x: Tensor) -> Tensor:
-    if x.shape[-1] > x.shape[-2] and x.size(1) % 2 == 0:
+    if x.ndim == 4 and x.size(1) % 2 == 0:
         return net.inner(x)
     raise AssertionError("the other branch")
 
@@ -157,20 +157,39 @@ def written_in_place(net: Net, x: Tensor) -> Tensor:
     ],
 )
 def test_values_are_carried(step: Callable[[Any, Tensor], Tensor]) -> None:
-    ir = assert_traced(Net(step))
+    ir = assert_captured(Net(step))
     assert not ir.diagnostics
 
 
+@pytest.mark.parametrize("size", [(4, 6), (6, 4), (5, 5)])
+def test_sizes_that_a_branch_compares_are_static(size: tuple[int, int]) -> None:
+    net = Net(lambda net, x: net.inner(x) if x.shape[2] > x.shape[3] else -x).eval()
+    inputs = torch.randn(2, 3, *size)
+    ir = trace(net, inputs)
+    assert len({"height", "width"} & set(ir.sizes.names)) < 2
+    whole = SuperNetwork.from_model(net, inputs)
+    program = whole.program(whole.space.maximal())
+    for height, width in ((4, 6), (6, 4), (5, 5), (9, 3), (3, 9)):
+        other = torch.randn(2, 3, height, width)
+        try:
+            found = program(other)
+        except InputError:
+            continue
+        torch.testing.assert_close(found, net(other), rtol=0, atol=0)
+
+
 def test_the_batch_stays_symbolic() -> None:
-    ir = assert_traced(Net(size_of_the_batch_as_a_number))
+    ir = assert_captured(Net(size_of_the_batch_as_a_number))
     assert str(BATCH) not in maximal(ir).code
     (size,) = [node for node in ir.graph.nodes if node.target == "size"]
     assert size.args[0].op == "placeholder"
 
 
-def test_no_device_or_type_of_today_stays_in_the_graph() -> None:
-    ir = trace(Net(own_device_and_type).eval(), image())
-    assert "to" not in [node.target for node in ir.graph.nodes]
+def test_types_stay_in_the_graph_and_devices_follow_the_input() -> None:
+    ir = assert_captured(Net(own_device_and_type))
+    assert "to" in [node.target for node in ir.graph.nodes]
+    written = [leaf for node in ir.graph.nodes for leaf in (*node.args, *node.kwargs.values())]
+    assert not any(isinstance(leaf, torch.device) for leaf in written)
 
 
 def other_types_stay(net: Net, x: Tensor) -> Tensor:
@@ -179,7 +198,7 @@ def other_types_stay(net: Net, x: Tensor) -> Tensor:
 
 
 def test_what_changes_the_type_or_copies_stays_in_the_graph() -> None:
-    ir = assert_traced(Net(other_types_stay))
+    ir = assert_captured(Net(other_types_stay))
     assert [node.target for node in ir.graph.nodes].count("to") == 4
 
 
@@ -193,7 +212,7 @@ def test_sizes_that_nobody_reads_are_gone() -> None:
 
 def test_buffers_are_read_at_every_call() -> None:
     net = Net(lambda net, x: (x * net.table)[:, net.order])
-    module = maximal(assert_traced(net))
+    module = maximal(assert_captured(net))
     before = module(image())
     module.table.mul_(2)
     net.table.mul_(2)
@@ -209,7 +228,7 @@ def test_functional_norm_with_a_modules_tensors() -> None:
 
     net = Net(step)
     net.norm.running_mean.normal_()
-    names = {node.target for node in assert_traced(net).graph.nodes if node.op == "get_attr"}
+    names = {node.target for node in assert_captured(net).graph.nodes if node.op == "get_attr"}
     assert names == {f"norm.{name}" for name in ("running_mean", "running_var", "weight", "bias")}
 
 
@@ -222,7 +241,7 @@ def constants(net: Net, x: Tensor) -> Tensor:
 
 def test_tensors_made_in_forward_are_real_and_become_constants() -> None:
     net = Net(constants)
-    ir = assert_traced(net)
+    ir = assert_captured(net)
     assert len(ir.constants) == 2
     assert not [name for name in vars(net) if "constant" in name]
     assert not any(tensor.is_meta for tensor in ir.constants.values())
@@ -230,14 +249,15 @@ def test_tensors_made_in_forward_are_real_and_become_constants() -> None:
     assert all(isinstance(term, K) for name in ir.constants for term in axes[name])
 
 
-def test_a_constant_of_the_batchs_own_size_is_refused() -> None:
-    with pytest.raises(CaptureError, match=r"\(1009, 1009\) is made in forward with the batch's own size"):
-        trace(Net(lambda net, x: x + torch.eye(x.shape[0])).eval(), image())
+def test_a_tensor_of_the_batchs_own_size_is_made_by_a_node() -> None:
+    ir = assert_captured(Net(lambda net, x: (torch.eye(x.shape[0]) @ x.flatten(1)).view(x.shape)))
+    assert "eye" in [node.name for node in ir.graph.nodes]
+    assert not ir.constants
 
 
 def test_tensors_made_with_the_size_of_the_batch_follow_it() -> None:
     net = Net(lambda net, x: net.inner(x) + torch.ones(x.shape[0], 1, 1, 1) + x.new_full((len(x), 1, 1, 1), 2.0)).eval()
-    ir = assert_traced(net)
+    ir = assert_captured(net)
     assert not ir.constants
     whole = SuperNetwork.from_model(net, image())
     batch = image(5)
@@ -295,9 +315,17 @@ def test_regularisers_and_functional_dropouts_follow_the_mode_of_the_program() -
 
 
 @pytest.mark.parametrize("step", [lambda net, x: torch.stack([*x]), lambda net, x: sum(x.unbind(0))[None]])
-def test_samples_one_by_one_are_refused(step: Any) -> None:
-    with pytest.raises(CaptureError, match="takes the samples of a batch one by one"):
-        trace(Net(step).eval(), image())
+def test_samples_one_by_one_make_the_batch_static(step: Any) -> None:
+    net = Net(step).eval()
+    ir = trace(net, image())
+    assert "batch" not in ir.sizes.names
+    (told,) = [told for told in ir.diagnostics if told.place == "x[0]"]
+    assert "the batch is fixed" in told.reason
+    whole = SuperNetwork.from_model(net, image())
+    for module in (whole.program(whole.space.maximal()), whole.extract(whole.space.maximal())):
+        torch.testing.assert_close(module(image()), net(image()), rtol=0, atol=0)
+        with pytest.raises(InputError, match=r"input 'x': axis 0 has size 3, expected 2\. .*the batch is fixed"):
+            module(image(3))
 
 
 class Tied(nn.Module):
@@ -311,7 +339,7 @@ class Tied(nn.Module):
 
 
 def test_tied_parameters_have_one_name() -> None:
-    ir = assert_traced(Tied())
+    ir = assert_captured(Tied())
     assert ir.aliases["second.weight"] == ir.aliases["first.weight"] == "first.weight"
     types = analyse(ir)
     assert "second.weight" not in types.tensors
@@ -345,10 +373,10 @@ def undecided(step: Callable[[Any, Tensor], Tensor]) -> Net:
 
 def test_a_submodule_that_branches_stays_rigid_and_the_rest_elastic() -> None:
     net = undecided(lambda net, x: net.other(net.odd(net.inner(x))))
-    ir = assert_traced(net)
+    ir = assert_captured(net)
     (told,) = ir.diagnostics
     assert told.place == "odd"
-    assert "opaque, its inputs and outputs are rigid: cannot trace module 'odd' (Undecided)" in told.reason
+    assert "opaque, its inputs and outputs are rigid: cannot capture module 'odd' (Undecided)" in told.reason
     assert __file__ in told.reason
     assert "if y.mean() > 0:  # the line to name" in told.reason
     types = analyse(ir)
@@ -369,7 +397,7 @@ def test_a_submodule_that_branches_stays_rigid_and_the_rest_elastic() -> None:
     ],
 )
 def test_an_opaque_submodule_in_other_places(step: Any) -> None:
-    ir = assert_traced(undecided(step))
+    ir = assert_captured(undecided(step))
     assert {told.place for told in ir.diagnostics} == {"odd"}
 
 
@@ -385,7 +413,7 @@ class Around(nn.Module):
 def test_only_the_innermost_module_becomes_opaque() -> None:
     net = Net(lambda net, x: operator.add(*net.around(x)["pair"]))
     net.around = Around()
-    ir = assert_traced(net)
+    ir = assert_captured(net)
     assert [told.place for told in ir.diagnostics] == ["around.odd"]
 
 
@@ -402,7 +430,7 @@ def test_an_opaque_module_may_return_a_structure() -> None:
 
     net = undecided(step)
     net.odd = Pair()
-    assert_traced(net)
+    assert_captured(net)
 
 
 def test_a_model_that_branches_itself_is_refused_by_line() -> None:
@@ -412,7 +440,7 @@ def test_a_model_that_branches_itself_is_refused_by_line() -> None:
     with pytest.raises(CaptureError) as caught:
         trace(Net(step).eval(), image())
     message = str(caught.value)
-    assert "cannot trace the model (Net)" in message
+    assert "cannot capture the model (Net)" in message
     assert f"{__file__}:" in message
     assert "return x if x.sum() > 0 else -x" in message
     assert "belongs in a submodule" in message
@@ -439,12 +467,13 @@ def doubles(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("pre", [True, False])
-def test_a_layer_with_forward_hooks_is_opaque(pre: bool) -> None:
+def test_forward_hooks_are_recorded(pre: bool) -> None:
     net = Net(lambda net, x: net.inner(x))
     net.inner.register_forward_pre_hook(lambda m, x: (x[0] * 2,)) if pre else net.inner.register_forward_hook(doubles)
-    ir = assert_traced(net)
-    assert [str(told) for told in ir.diagnostics] == ["inner: opaque: its forward hooks may change what it computes"]
-    assert not analyse(ir).free_symbols()
+    ir = assert_captured(net)
+    assert not ir.diagnostics
+    assert [node.target for node in ir.graph.nodes].count(operator.mul) == 1
+    assert analyse(ir).free_symbols()
 
 
 class ReadsTraining(nn.Module):
@@ -452,13 +481,15 @@ class ReadsTraining(nn.Module):
         return F.dropout(x, 0.5, self.training) if self.training else x * 3
 
 
-def test_training_is_read_in_evaluation_mode_and_told() -> None:
+def test_a_branch_by_mode_is_that_of_evaluation_and_told() -> None:
     net = Net(lambda net, x: net.drop(x)).train()
     net.drop = ReadsTraining()
     ir = trace(net, image())
     assert net.training
     assert net.drop.training
-    assert [str(one) for one in ir.diagnostics] == ["drop: forward reads self.training: its evaluation branch is used"]
+    (told,) = [str(one) for one in ir.diagnostics]
+    assert told == f"the model: training mode runs the graph of evaluation mode: {ir.training}"
+    assert "in module 'drop': another call: dropout and not mul" in ir.training
     torch.testing.assert_close(maximal(ir)(image()), net.eval()(image()), rtol=0, atol=0)
 
 
