@@ -297,8 +297,9 @@ class Site:
         kept = _kept(source, sizes)
         rest = [axis for axis in free if axis not in kept]
         wanted = [0 if axis in kept else size for axis, size in enumerate(sizes)]
-        if rest:  # the last one follows from all others
-            wanted[rest[-1]] = -1
+        if rest:  # one follows from all others: best one whose place in the graph would have to be found
+            lost = [axis for axis in rest if isinstance(size := sizes[axis], Size) and size.name is size.of is None]
+            wanted[(lost or rest)[-1]] = -1
         return self.emit("Reshape", source, self.ints(wanted))
 
     def refuse(self, reason: str) -> LoweringError:

@@ -24,7 +24,7 @@ from .merging import Merger
 from .patches import WRAPPERS
 from .recorder import BATCH, inner_of
 from .recording import Recording, record
-from .structure import Path, leaves_of, map_leaves
+from .structure import Attribute, Path, leaves_of, map_leaves
 
 NEXT = (1013, 1019)
 """Batches of the other recordings: primes too."""
@@ -449,11 +449,13 @@ def _checks(session: Session, sizes: Sizes) -> Iterator[Check]:
     """What is checked of each input that has a static axis."""
     for path, tensor in session.tensors.items():
         allowed = tuple(_allowed(path, tensor, sizes))
-        if len(path) > 2 or all(one is None for one in allowed):
+        if all(one is None for one in allowed):
             continue
-        name = session.names[path[:2]]
-        static = {f"axis {place}": sizes.static.get(f"{name}[{place}]") for place in range(tensor.ndim)}
-        yield Check(name, allowed, _first_lines([f"{axis}: {why}" for axis, why in static.items() if why]))
+        full = session.name_of(path)
+        static = {f"axis {place}": sizes.static.get(f"{full}[{place}]") for place in range(tensor.ndim)}
+        why = _first_lines([f"{axis}: {why}" for axis, why in static.items() if why])
+        inner = tuple(f".{step.name}" if isinstance(step, Attribute) else step for step in path[2:])
+        yield Check(session.names[path[:2]], allowed, why, inner)
 
 
 def _first_lines(reasons: Sequence[str]) -> str:
