@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
@@ -69,6 +69,8 @@ class Session:
     names: dict[Path, str] = field(default_factory=dict)
     norms: Set[nn.Module] = frozenset()
     """Modules that are batch norms of their own tensors in training mode."""
+    apart: bool = True
+    """Whether axes may be recorded at other sizes than the example's only."""
     hot_lines: set[Any] = field(default_factory=set)
     """Lines that made a tensor which was too large, at some size, to be computed for real: none is, at any size."""
     _known: dict[Any, Recording | CaptureError] = field(default_factory=dict)
@@ -148,6 +150,8 @@ def capture(
     kwargs: dict[str, Any],
     dynamic: Dynamic | None = None,
     fixed: Mapping[str, str] = MappingProxyType({}),
+    *,
+    apart: bool = True,
 ) -> Captured:
     """The graph of ``model(*args, **kwargs)`` for any size of its dynamic axes; the model is left as it was.
 
@@ -157,12 +161,13 @@ def capture(
         kwargs: keyword inputs.
         dynamic: axes that must be dynamic beside the batch; by default all that can be.
         fixed: names of axes that must be static, with the reason.
+        apart: whether axes may be recorded at other sizes than the example's only, where these are a short cut.
 
     Raises:
         CaptureError: the forward cannot be recorded, or an axis named in `dynamic` cannot be dynamic.
     """
     _check_ready(model)
-    session = Session(model, args, kwargs)
+    session = Session(model, args, kwargs, apart=apart)
     session.modes = modes_in_training(model)
     session.norms = _norms(session)
     axes, static = _dynamic_axes(session, dynamic, fixed)
@@ -320,14 +325,23 @@ def plans(batch: Sequence[Axis], axes: Sequence[Axis], more: bool = False) -> li
 
     The near ones are one step away: halves of halves that are rounded up and down differ then.
     """
-    fixed = [{one: size for one in batch} for size in (BATCH, *NEXT)]
-    base = fixed[0] | {axis: axis.size for axis in axes}
-    near = fixed[1] | {axis: axis.near(1) for axis in axes}
-    far = fixed[2] | {axis: axis.far(place + 2) for place, axis in enumerate(axes)}
-    quarters = [
-        {axis: axis.between(place + 2, QUARTERS[(place + turn) % 3]) for place, axis in enumerate(axes)} for turn in (0, 1)
-    ]
-    return [base, near, far, *(fixed[1] | one for one in quarters if more)]
+    sizes = [_sizes(axis, place) for place, axis in enumerate(axes)]
+    made = []
+    for turn, count in enumerate((BATCH, *NEXT, NEXT[0], NEXT[0])[: 5 if more else 3]):
+        fixed = dict.fromkeys(batch, count)
+        made.append(fixed | {axis: one[turn] for axis, one in zip(axes, sizes, strict=True)})
+    return made
+
+
+def _sizes(axis: Axis, place: int) -> list[int]:
+    """The sizes of an axis in the recordings; where the example's is a short cut, none that it may hold at too."""
+    turns = [QUARTERS[(place + turn) % 3] for turn in (0, 1)]
+    if axis.apart:
+        far = [axis.size * times + axis.step for times in (place + 2, turns[0] + 4, turns[1] + 4)]
+        half = (axis.size // 2) // axis.step
+        return [axis.near(half + 2 * place + 1), axis.near(half + 2 * place + 4), *far]
+    between = [axis.between(place + 2, turn) for turn in turns]
+    return [axis.size, axis.near(1), axis.far(place + 2), *between]
 
 
 QUARTERS = (2, 3, 1)
@@ -362,23 +376,51 @@ def _planned(session: Session, batch: Sequence[Axis], axes: Sequence[Axis]) -> l
 
 def _alone(session: Session, batch: Sequence[Axis], axis: Axis) -> tuple[Axis | None, str]:
     """The axis with the least step between sizes that works, or None and why none does."""
-    base, why = {one: BATCH for one in batch} | {axis: axis.size}, ""
-    for shorter in (False, True):
-        axis = dataclasses.replace(axis, shorter=shorter)
-        far = base | {axis: axis.far(2)}
-        try:
-            _agree(session, base, far)
-        except CaptureError as error:
-            why = why or str(error)
-            continue
-        for step in STEPS:
+    ways, why = list(_ways(session, batch, axis)), ""
+    for step in STEPS:
+        for way in ways:
+            stepped = dataclasses.replace(way, step=step)
             try:
-                _agree(session, base, base | {axis: dataclasses.replace(axis, step=step).near(1)}, far)
-                return dataclasses.replace(axis, step=step), ""
+                _agree(session, *({one: BATCH for one in batch} | {axis: size} for size in _sizes(stepped, 0)[:3]))
+                return stepped, ""
             except CaptureError as error:
-                why = str(error)
-        break
+                why = why or str(error)
+    if not ways:
+        why = _why_not(session, batch, axis)
     return None, why
+
+
+def _ways(session: Session, batch: Sequence[Axis], axis: Axis) -> Iterator[Axis]:
+    """How the axis may be recorded: at its size and larger or smaller ones; else at others than its size."""
+    base = {one: BATCH for one in batch}
+    for shorter in (False, True):
+        way = dataclasses.replace(axis, shorter=shorter)
+        try:
+            _agree(session, base | {axis: axis.size}, base | {axis: way.far(2)})
+            yield way
+            break
+        except CaptureError:
+            continue
+    if session.apart:
+        yield from _apart(session, base, axis)
+
+
+def _apart(session: Session, base: Mapping[Axis, int], axis: Axis) -> Iterator[Axis]:
+    """The axis recorded at other sizes than the example's, if the model takes much larger ones at all."""
+    try:
+        session.recorded({**base, axis: 2 * axis.size})
+        yield dataclasses.replace(axis, apart=True)
+    except CaptureError:
+        return
+
+
+def _why_not(session: Session, batch: Sequence[Axis], axis: Axis) -> str:
+    base = {one: BATCH for one in batch}
+    try:
+        _agree(session, base | {axis: axis.size}, base | {axis: axis.far(2)})
+    except CaptureError as error:
+        return str(error)
+    return ""
 
 
 def _agree(session: Session, *sizes: Mapping[Axis, int]) -> None:

@@ -31,6 +31,10 @@ class Axis:
     shorter: bool = False
     """Whether it is recorded at smaller sizes: a table of positions may be no longer than the example."""
 
+    apart: bool = False
+    """Whether it is recorded at other sizes than the example's, which the model takes a short cut at: no padding, or a
+    table that has its size already."""
+
     def near(self, steps: int) -> int:
         """A size that is some steps from the example's."""
         return max(1, self.size + (-self.step if self.shorter else self.step) * steps)

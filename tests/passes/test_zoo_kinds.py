@@ -302,3 +302,44 @@ def test_verify_tells_what_is_no_number_from_zero(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(skeleton, "build", without_nan)
     assert bnas.verify(net, supernet, subnet, inputs, tolerance=math.inf) == math.inf
+
+
+class ShortCut(nn.Module):
+    """A table of positions that is resized unless it has the size of the image already."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.table = nn.Conv2d(3, 8, 8, 8), nn.Parameter(torch.randn(1, 8, 4, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x)
+        h, w = x.shape[2:]
+        if h == w == 4:
+            return x + self.table
+        return x + F.interpolate(self.table, size=(h, w), mode="bilinear")
+
+
+def test_a_short_cut_at_the_size_of_the_example_is_left_out() -> None:
+    torch.manual_seed(0)
+    supernet = SuperNetwork.from_model(ShortCut().eval(), images(32, 32))
+    assert supernet.dynamic == {"x": {0: "batch", 2: "height", 3: "width"}}
+    for sizes in ((32, 32), (48, 40), (33, 47), (70, 29)):
+        agrees(supernet, images(*sizes))
+    assert supernet.costs(supernet.space.maximal())["macs"] == 16 * 3 * 8 * 64
+
+
+class OtherAtExample(ShortCut):
+    """What it does at the size of the example is another thing altogether."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x)
+        h, w = x.shape[2:]
+        return x + self.table.flip(2) if h == w == 4 else x + F.interpolate(self.table, size=(h, w), mode="bilinear")
+
+
+def test_a_graph_of_other_sizes_that_is_wrong_at_the_example_is_not_taken() -> None:
+    torch.manual_seed(0)
+    supernet = SuperNetwork.from_model(OtherAtExample().eval(), images(32, 32))
+    agrees(supernet, images(32, 32))
+    with pytest.raises(InputError, match="expected 32"):
+        agrees(supernet, images(48, 32))
