@@ -84,7 +84,8 @@ def _central(entries: int, choice: int) -> range:
 def skipped_blocks(skeleton: Skeleton, subnet: Subnet, *, zeroed: bool) -> list[Block]:
     """The blocks that `subnet` skips which zero parameters make an identity, or the others.
 
-    Those are residual blocks whose parameters nobody else reads.
+    Those are residual blocks whose parameters nobody else reads, and which read no number of a buffer by themselves:
+    a frozen norm adds its mean to whatever the parameters make.
     """
     skipped = [block for name, block in skeleton.choices.blocks.items() if name in subnet.skipped]
     return [block for block in skipped if _by_zeroing(skeleton, block) is zeroed]
@@ -93,7 +94,13 @@ def skipped_blocks(skeleton: Skeleton, subnet: Subnet, *, zeroed: bool) -> list[
 def _by_zeroing(skeleton: Skeleton, block: Block) -> bool:
     parameters = dict(skeleton.ir.root.named_parameters())
     users = [nodes for name, nodes in skeleton.types.users.items() if name in parameters and nodes & block.body]
-    return block.residual and all(nodes <= block.body for nodes in users)
+    return block.residual and all(nodes <= block.body for nodes in users) and not _reads_buffers(skeleton, block)
+
+
+def _reads_buffers(skeleton: Skeleton, block: Block) -> bool:
+    buffers = dict(skeleton.ir.root.named_buffers())
+    read = {str(node.target) for inner in block.body for node in inner.all_input_nodes if node.op == "get_attr"}
+    return any(name in buffers and buffers[name].is_floating_point() for name in read)
 
 
 def _parameters_of(skeleton: Skeleton, block: Block) -> set[str]:

@@ -6,15 +6,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
-from torch import Tensor
 from torch.fx import Node
 
 from .axes import AxisTypes, analyse
 from .blocks import Block
 from .choices import Choices
 from .errors import InputError
-from .frontend.structure import map_leaves
+from .frontend.values import reshaped
 from .ir import IR
 
 
@@ -71,20 +69,9 @@ def _resized(ir: IR, sizes: Mapping[str, int]) -> tuple[IR, dict[Node, Node]]:
     paths = {name: path for path, name in ir.names.items()}
     for node in graph.nodes:
         if node.op == "placeholder":
-            node.meta["value"] = _reshaped(node.meta["value"], paths[str(node.target)], shapes)
+            node.meta["value"] = reshaped(node.meta["value"], paths[str(node.target)], shapes)
     try:
         return ir.with_graph(graph), copies
     except Exception as error:
         told = ", ".join(f"{name} {size}" for name, size in sizes.items())
         raise InputError(f"the model does not take {told}: {type(error).__name__}: {error}") from error
-
-
-def _reshaped(value: Any, prefix: Any, shapes: Mapping[Any, Mapping[int, int]]) -> Any:
-    def changed(path: Any, leaf: Any) -> Any:
-        new = shapes.get((*prefix, *path)) if isinstance(leaf, Tensor) else None
-        if new is None:
-            return leaf
-        shape = [new.get(place, size) for place, size in enumerate(leaf.shape)]
-        return torch.empty(shape, dtype=leaf.dtype, device="meta")
-
-    return map_leaves(value, changed)

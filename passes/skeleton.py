@@ -177,9 +177,8 @@ class Skeleton:
         for check in reversed(self.ir.checks):
             if check.name in inputs and last is not None:
                 with graph.inserting_after(last):
-                    node = graph.call_function(
-                        check_sizes, (inputs[check.name], check.name, check.allowed, check.why)
-                    )
+                    args = inputs[check.name], check.name, check.allowed, check.why, check.path
+                    node = graph.call_function(check_sizes, args)
                     node.meta["is_wrapped"] = True  # a graph that is loaded is traced by torch.fx, which must not enter
 
     def _stand_in(self, graph: Graph, block: Block, copies: Mapping[Node, Node]) -> Node:

@@ -116,6 +116,8 @@ def _error(found: Tensor, expected: Tensor) -> float:
         return 0.0
     if not expected.is_floating_point():
         return 0.0 if torch.equal(found, expected) else float("inf")
+    if not torch.equal(found.isnan(), expected.isnan()):
+        return float("inf")
     found, expected = torch.nan_to_num(found), torch.nan_to_num(expected)
     size = expected.abs().max()
     varies = expected.ndim > 0 and len(expected) > 1

@@ -25,13 +25,16 @@ from .patches import WRAPPERS
 from .recorder import BATCH, inner_of
 from .recording import Recording, record
 from .state import ModelState
-from .structure import Path, leaves_of, map_leaves
+from .structure import Attribute, Path, leaves_of, map_leaves
 
 NEXT = (1013, 1019)
 """Batches of the other recordings: primes too."""
 
 STEPS = (1, 2, 4, 8, 16, 32, 64)
 """Steps between sizes that are tried: a U-Net takes multiples of a power of two."""
+
+STEPS_APART = (1, 16, 32)
+"""Those that are tried where the example's size is left out: such models are few, and each try takes recordings."""
 
 Dynamic = Mapping[str, Mapping[int, str]]
 """Names of axes that may change: by input, then by axis, as ``dynamic_axes`` of ``torch.onnx.export``."""
@@ -72,6 +75,8 @@ class Session:
     """The sizes that were recorded at for axes that are one graph."""
     norms: Set[nn.Module] = frozenset()
     """Modules that are batch norms of their own tensors in training mode."""
+    apart: bool = True
+    """Whether axes may be recorded at other sizes than the example's only."""
     hot_lines: set[Any] = field(default_factory=set)
     """Lines that made a tensor which was too large, at some size, to be computed for real: none is, at any size."""
     _known: dict[Any, Recording | CaptureError] = field(default_factory=dict)
@@ -153,6 +158,8 @@ def capture(
     kwargs: dict[str, Any],
     dynamic: Dynamic | None = None,
     fixed: Mapping[str, str] = MappingProxyType({}),
+    *,
+    apart: bool = True,
 ) -> Captured:
     """The graph of ``model(*args, **kwargs)`` for any size of its dynamic axes; the model is left as it was.
 
@@ -162,12 +169,13 @@ def capture(
         kwargs: keyword inputs.
         dynamic: axes that must be dynamic beside the batch; by default all that can be.
         fixed: names of axes that must be static, with the reason.
+        apart: whether axes may be recorded at other sizes than the example's only, where these are a short cut.
 
     Raises:
         CaptureError: the forward cannot be recorded, or an axis named in `dynamic` cannot be dynamic.
     """
     _check_ready(model)
-    session = Session(model, args, kwargs)
+    session = Session(model, args, kwargs, apart=apart)
     session.modes = modes_in_training(model)
     session.norms = _norms(session)
     axes, static = _dynamic_axes(session, dynamic, fixed)
@@ -325,15 +333,25 @@ def plans(batch: Sequence[Axis], axes: Sequence[Axis], more: bool = False) -> li
 
     The near ones are one step away: halves of halves that are rounded up and down differ then.
     """
-    fixed = [{one: size for one in batch} for size in (BATCH, *NEXT)]
-    base = fixed[0] | {axis: axis.size for axis in axes}
-    near = fixed[1] | {axis: axis.near(1) for axis in axes}
-    far = fixed[2] | _far(axes)
-    quarters = [
-        {axis: axis.between(place + 2, QUARTERS[(place + turn) % 3]) for place, axis in enumerate(axes)}
-        for turn in (0, 1)
-    ]
-    return [base, near, far, *(fixed[1] | one for one in quarters if more)]
+    sizes = {axis: _sizes(axis, place) for place, axis in enumerate(axes)}
+    for axis, size in _far([axis for axis in axes if not axis.apart]).items():
+        sizes[axis][2] = size
+    made = []
+    for turn, count in enumerate((BATCH, *NEXT, NEXT[0], NEXT[0])[: 5 if more else 3]):
+        fixed = dict.fromkeys(batch, count)
+        made.append(fixed | {axis: one[turn] for axis, one in sizes.items()})
+    return made
+
+
+def _sizes(axis: Axis, place: int) -> list[int]:
+    """The sizes of an axis in the recordings; where the example's is a short cut, none that it may hold at too."""
+    turns = [QUARTERS[(place + turn) % 3] for turn in (0, 1)]
+    if axis.apart:
+        far = [axis.size * times + axis.step for times in (place + 2, turns[0] + 4, turns[1] + 4)]
+        half = (axis.size // 2) // axis.step
+        return [axis.near(half + 2 * place + 1), axis.near(half + 2 * place + 4), *far]
+    between = [axis.between(place + 2, turn) for turn in turns]
+    return [axis.size, axis.near(1), axis.far(place + 2), *between]
 
 
 def _far(axes: Sequence[Axis]) -> dict[Axis, int]:
@@ -382,25 +400,55 @@ def _planned(session: Session, batch: Sequence[Axis], axes: Sequence[Axis]) -> l
 
 def _alone(session: Session, batch: Sequence[Axis], axis: Axis) -> tuple[Axis | None, str]:
     """The axis with the least step between sizes that works, or None and why none does."""
-    base, why = {one: BATCH for one in batch} | {axis: axis.size}, ""
-    for shorter in (False, True):
-        axis = dataclasses.replace(axis, shorter=shorter)
-        far = base | {axis: axis.far(2)}
-        try:
-            _agree(session, base, far)
-        except Differs as error:
-            return None, str(error)
-        except CaptureError as error:
-            why = why or str(error)
-            continue
-        for step in STEPS:
+    ways, why = list(_ways(session, batch, axis)), ""
+    for step in STEPS:
+        for way in ways:
+            if way.apart and step not in STEPS_APART:
+                continue
+            stepped = dataclasses.replace(way, step=step)
             try:
-                _agree(session, base, base | {axis: dataclasses.replace(axis, step=step).near(1)}, far)
-                return dataclasses.replace(axis, step=step), ""
+                _agree(session, *({one: BATCH for one in batch} | {axis: size} for size in _sizes(stepped, 0)[:3]))
+                return stepped, ""
             except CaptureError as error:
-                why = str(error)
-        break
+                why = why or str(error)
+    if not ways:
+        why = _why_not(session, batch, axis)
     return None, why
+
+
+def _ways(session: Session, batch: Sequence[Axis], axis: Axis) -> Iterator[Axis]:
+    """How the axis may be recorded: at its size and larger or smaller ones; else at others than its size."""
+    base = {one: BATCH for one in batch}
+    for shorter in (False, True):
+        way = dataclasses.replace(axis, shorter=shorter)
+        try:
+            _agree(session, base | {axis: axis.size}, base | {axis: way.far(2)})
+            yield way
+            break
+        except Differs:
+            break  # the model takes that size, and is another graph there, whatever it is at smaller ones
+        except CaptureError:
+            continue
+    if session.apart:
+        yield from _apart(session, base, axis)
+
+
+def _apart(session: Session, base: Mapping[Axis, int], axis: Axis) -> Iterator[Axis]:
+    """The axis recorded at other sizes than the example's, if the model takes much larger ones at all."""
+    try:
+        session.recorded({**base, axis: 2 * axis.size})
+        yield dataclasses.replace(axis, apart=True)
+    except CaptureError:
+        return
+
+
+def _why_not(session: Session, batch: Sequence[Axis], axis: Axis) -> str:
+    base = {one: BATCH for one in batch}
+    try:
+        _agree(session, base | {axis: axis.size}, base | {axis: axis.far(2)})
+    except CaptureError as error:
+        return str(error)
+    return ""
 
 
 def _agree(session: Session, *sizes: Mapping[Axis, int]) -> None:
@@ -471,11 +519,13 @@ def _checks(session: Session, sizes: Sizes) -> Iterator[Check]:
     """What is checked of each input that has a static axis."""
     for path, tensor in session.tensors.items():
         allowed = tuple(_allowed(path, tensor, sizes))
-        if len(path) > 2 or all(one is None for one in allowed):
+        if all(one is None for one in allowed):
             continue
-        name = session.names[path[:2]]
-        static = {f"axis {place}": sizes.static.get(f"{name}[{place}]") for place in range(tensor.ndim)}
-        yield Check(name, allowed, _first_lines([f"{axis}: {why}" for axis, why in static.items() if why]))
+        full = session.name_of(path)
+        static = {f"axis {place}": sizes.static.get(f"{full}[{place}]") for place in range(tensor.ndim)}
+        why = _first_lines([f"{axis}: {why}" for axis, why in static.items() if why])
+        inner = tuple(f".{step.name}" if isinstance(step, Attribute) else step for step in path[2:])
+        yield Check(session.names[path[:2]], allowed, why, inner)
 
 
 def _first_lines(reasons: Sequence[str]) -> str:

@@ -404,8 +404,8 @@ def _parts(vector: tuple[Any, ...], sizes: Vector) -> Iterator[Chain]:
             yield ((operator.sub, 1), (operator.floordiv, number), (operator.add, 1))
 
 
-def _lines(vector: tuple[Any, ...], sizes: Vector) -> Iterator[Chain]:
-    """A multiple of a size and a number; what fills a size up to a multiple, and that multiple."""
+def _fills(vector: tuple[Any, ...], sizes: Vector) -> Iterator[Chain]:
+    """What fills a size up to a multiple, and that multiple."""
     if not all(type(one) is int for one in vector):
         return
     for number in _divisors(gcd(*(a + b for a, b in zip(sizes, vector, strict=True))), max(vector)):
@@ -413,6 +413,12 @@ def _lines(vector: tuple[Any, ...], sizes: Vector) -> Iterator[Chain]:
     for number in _divisors(gcd(*vector), max(abs(a - b) for a, b in zip(sizes, vector, strict=True))):
         yield ((operator.add, number - 1), (operator.floordiv, number), (operator.mul, number))
         yield ((operator.floordiv, number), (operator.mul, number))
+
+
+def _lines(vector: tuple[Any, ...], sizes: Vector) -> Iterator[Chain]:
+    """A multiple of a size and a number."""
+    if not all(type(one) is int for one in vector):
+        return
     first, size = vector[0], sizes[0]
     other = next((n for n in range(len(sizes)) if sizes[n] != size), None)
     if other is not None and (vector[other] - first) % (sizes[other] - size) == 0:
@@ -430,7 +436,7 @@ def _limits(vector: tuple[Any, ...], sizes: Vector) -> Iterator[Chain]:
 
 
 Family = Callable[[tuple[Any, ...], Vector], Iterator[Chain]]
-FAMILIES: tuple[Family, ...] = (_parts, _lines, _limits)
+FAMILIES: tuple[Family, ...] = (_parts, _fills, _lines, _limits)
 """Kinds of chains, the simplest first."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 from torch.fx import Proxy
@@ -30,6 +31,10 @@ class Axis:
     """Sizes may differ from `size` by multiples of it."""
     shorter: bool = False
     """Whether it is recorded at smaller sizes: a table of positions may be no longer than the example."""
+
+    apart: bool = False
+    """Whether it is recorded at other sizes than the example's, which the model takes a short cut at: no padding, or a
+    table that has its size already."""
 
     def near(self, steps: int) -> int:
         """A size that is some steps from the example's."""
@@ -80,23 +85,35 @@ class Check:
     name: str
     allowed: tuple[Allowed, ...]
     why: str = ""
+    path: tuple[Any, ...] = ()
+    """Where the tensor is inside the input: keys and positions, and names of attributes with a dot before them."""
 
 
-def check_sizes(tensor: Tensor, name: str, allowed: Sequence[Allowed], why: str = "") -> None:
+def check_sizes(given: Any, name: str, allowed: Sequence[Allowed], why: str = "", path: Sequence[Any] = ()) -> None:
     """Raise unless the shape of an input is one that the graph was captured for.
 
     Args:
-        tensor: the input.
+        given: the input, a tensor or with tensors inside.
         name: its name, for the message.
         allowed: for each axis what is allowed.
         why: the reasons for the axes that are static.
+        path: where the tensor is inside the input.
 
     Raises:
         InputError: names the input, the axis, what came and what is allowed.
     """
-    if isinstance(tensor, Proxy):  # a saved module is loaded by a symbolic trace of it: the check stays a node
-        tensor.tracer.create_proxy("call_function", check_sizes, (tensor, name, tuple(allowed), why), {})
+    if isinstance(given, Proxy):  # a saved module is loaded by a symbolic trace of it: the check stays a node
+        given.tracer.create_proxy("call_function", check_sizes, (given, name, tuple(allowed), why, tuple(path)), {})
         return
+    tensor = given
+    for step in path:
+        try:
+            tensor = getattr(tensor, step[1:]) if str(step).startswith(".") else tensor[step]
+        except (LookupError, TypeError, AttributeError):
+            raise InputError(f"input {name!r} has no part {step!r}: it must be nested as in the example") from None
+        name = f"{name}{step}" if str(step).startswith(".") else f"{name}[{step!r}]"
+    if not isinstance(tensor, Tensor):
+        raise InputError(f"input {name!r} must be a tensor as in the example, not {type(tensor).__name__}")
     if tensor.ndim != len(allowed):
         raise InputError(f"input {name!r} has {tensor.ndim} axes, expected {len(allowed)}: shape {tuple(tensor.shape)}")
     for axis, (size, may) in enumerate(zip(tensor.shape, allowed, strict=True)):

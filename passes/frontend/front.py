@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -19,6 +20,8 @@ from bnas.passes.shuffles import spell_shuffles
 
 from .capture import Captured, Dynamic, capture
 from .fidelity import Fidelity, compare
+from .recorder import BATCH
+from .values import reshaped, revalue
 
 
 def trace(model: nn.Module, example_inputs: Any, dynamic: Dynamic | None = None, *, check: bool = True) -> IR:
@@ -40,15 +43,33 @@ def trace(model: nn.Module, example_inputs: Any, dynamic: Dynamic | None = None,
     """
     args, kwargs = as_call(example_inputs)
     fixed: dict[str, str] = {}
+    apart = check  # a graph that was not recorded at the example's sizes must be compared there
     while True:
-        ir = _captured(model, args, kwargs, dynamic, fixed)
-        if not check:
-            return _with(ir, Diagnostic("the model", "its graph was not compared with it: check=False"))
-        found = compare(ir, args, kwargs)
+        try:
+            ir = _captured(model, args, kwargs, dynamic, fixed, apart)
+            if not check:
+                return _with(ir, Diagnostic("the model", "its graph was not compared with it: check=False"))
+            found = _compared(ir, args, kwargs)
+        except NotAtExample:
+            apart = False
+            continue
         new = {name: why for name, why in found.wrong.items() if name not in fixed}
         if not new:
             return _with(ir, *_told_of(found))
         fixed |= new
+
+
+class NotAtExample(CaptureError):
+    """The graph that was recorded at other sizes than the example's is not the model there."""
+
+
+def _compared(ir: IR, args: Any, kwargs: Any) -> Fidelity:
+    try:
+        return compare(ir, args, kwargs)
+    except CaptureError as error:
+        if any(axis.apart for axis in ir.sizes.axes):
+            raise NotAtExample(str(error)) from error
+        raise
 
 
 def _told_of(found: Fidelity) -> list[Diagnostic]:
@@ -59,14 +80,17 @@ def _with(ir: IR, *diagnostics: Diagnostic) -> IR:
     return replace(ir, diagnostics=(*ir.diagnostics, *diagnostics))
 
 
-def _captured(model: nn.Module, args: Any, kwargs: Any, dynamic: Dynamic | None, fixed: Mapping[str, str]) -> IR:
-    found = capture(model, args, kwargs, dynamic, fixed)
+def _captured(
+    model: nn.Module, args: Any, kwargs: Any, dynamic: Dynamic | None, fixed: Mapping[str, str], apart: bool
+) -> IR:
+    found = capture(model, args, kwargs, dynamic, fixed, apart=apart)
     ir = _ir_of(model, found, found.graph)
     return ir if found.trained is None else replace(ir, trained=_ir_of(model, found, found.trained))
 
 
 def _ir_of(model: nn.Module, found: Captured, graph: Graph) -> IR:
     own, plain = found.own, found.plain
+    _at_example(model, found, graph)
     erase_dead(graph)
     spell_shuffles(graph)
     erase_dead(graph)
@@ -87,6 +111,23 @@ def _ir_of(model: nn.Module, found: Captured, graph: Graph) -> IR:
         checks=found.checks,
         training=found.training,
     )
+
+
+def _at_example(model: nn.Module, found: Captured, graph: Graph) -> None:
+    """Give the nodes their values at the example's sizes, where others were recorded."""
+    shapes: dict[Any, dict[int, int]] = {}
+    for axis in found.sizes.axes:
+        for path, place in axis.places:
+            shapes.setdefault(path, {})[place] = BATCH if axis.name == "batch" else axis.size
+    if not any(axis.apart for axis in found.sizes.axes):
+        return
+    paths = {name: path for path, name in found.names.items()}
+    for node in graph.find_nodes(op="placeholder"):
+        node.meta["value"] = reshaped(node.meta["value"], paths[str(node.target)], shapes)
+    try:
+        deque(revalue(model, found.own, found.constants, graph, found.plain), maxlen=0)
+    except Exception as error:
+        raise NotAtExample(f"the graph of other sizes cannot be run at the example's: {error}") from error
 
 
 def _told(found: Captured) -> list[Diagnostic]:

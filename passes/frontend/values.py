@@ -12,6 +12,7 @@ from bnas.passes.calls import form_of
 from bnas.passes.errors import add_note
 
 from .recorder import BATCH, run_leaf, run_on_meta, to_meta
+from .structure import map_leaves
 
 
 def revalue(
@@ -62,3 +63,16 @@ def _value(
 def _attribute(root: nn.Module, path: str) -> Any:
     owner, _, name = path.rpartition(".")
     return getattr(root.get_submodule(owner), name)
+
+
+def reshaped(value: Any, prefix: Any, shapes: Mapping[Any, Mapping[int, int]]) -> Any:
+    """The value of a placeholder with axes of other sizes: `shapes` has them by the path of each tensor."""
+
+    def changed(path: Any, leaf: Any) -> Any:
+        new = shapes.get((*prefix, *path)) if isinstance(leaf, Tensor) else None
+        if new is None:
+            return leaf
+        shape = [new.get(place, size) for place, size in enumerate(leaf.shape)]
+        return torch.empty(shape, dtype=leaf.dtype, device="meta")
+
+    return map_leaves(value, changed)
