@@ -161,6 +161,13 @@ def test_trying_types_leaves_the_model_as_it_was() -> None:
     assert all(torch.equal(one, before[name]) for name, one in model.state_dict().items())
 
 
+def test_lazy_models_get_their_shapes() -> None:
+    for given in (Input((2, 6)), Input((2, 6), None, "float32")):
+        model = nn.Sequential(nn.LazyLinear(16), nn.ReLU(), nn.LazyLinear(3)).eval()
+        found = inspect_model("lazy", model, [given]).to_json()
+        assert found["parameters"]["maximal"] == 6 * 16 + 16 + 16 * 3 + 3
+
+
 def test_an_input_given_twice_is_told() -> None:
     with pytest.raises(ShapeError, match="input 'ids' is given twice"):
         example_of(Text(), [Input((2, 3)), Input((2, 3), "ids")])
