@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -33,7 +33,7 @@ def bench(
 
     files = {str(path): path for path in (file, against) if path is not None}
     reference = str(file if against is None else against)
-    settings = {"batch": batch, "threads": threads, "runs": runs, "provider": provider}
+    settings: Any = {"batch": batch, "threads": threads, "runs": runs, "provider": provider}
     found = measure_latency(files, reference=reference, sizes=parse_sizes(sizes or []), **settings)
     if as_json:
         typer.echo(json.dumps({name: latency.to_json() for name, latency in found.items()}, indent=2))

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 from bnas.passes.errors import BnasError
 from bnas.passes.frontend.capture import parameter_names
@@ -221,7 +221,7 @@ def _types(inputs: Sequence[Input]) -> Iterator[tuple[str, ...]]:
         found = [tuple(one[0] for one in kinds), *wholes]
         for place, one in enumerate(kinds):
             found += [tuple(kind if p == place else k[0] for p, k in enumerate(kinds)) for kind in one[1:]]
-    yield from dict.fromkeys(found)  # type: ignore[arg-type]
+    yield from dict.fromkeys(found)
 
 
 def _oddity(types: Sequence[str | None]) -> tuple[int, int]:
@@ -238,7 +238,7 @@ def _value(given: Sequence[Input], typed: Sequence[Input], floats: torch.dtype, 
 
 def _is_lazy(model: nn.Module) -> bool:
     """Whether parameters get their shapes from the first inputs."""
-    return any(isinstance(one, UninitializedTensorMixin) for one in (*model.parameters(), *model.buffers()))
+    return any(is_lazy(one) for one in (*model.parameters(), *model.buffers()))
 
 
 def _error(model: nn.Module, value: Any) -> str | None:
