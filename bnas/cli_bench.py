@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,14 +21,20 @@ def bench(
     threads: Annotated[int, typer.Option(help="Threads within an operator.")] = 1,
     runs: Annotated[int, typer.Option(help="Timings of each file.")] = 50,
     provider: Annotated[str, typer.Option(help="Execution provider of ONNX Runtime.")] = "CPUExecutionProvider",
+    sizes: Annotated[
+        list[str] | None,
+        typer.Option("--sizes", metavar="TITLE=SIZE", help="Size of a dynamic axis, such as length=128."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print data instead of a table.")] = False,
 ) -> None:
     """Measure how long an ONNX file takes on ONNX Runtime, alone or against another."""
+    from bnas.inputs import parse_sizes
     from bnas.runtime import measure_latency
 
     files = {str(path): path for path in (file, against) if path is not None}
     reference = str(file if against is None else against)
-    found = measure_latency(files, reference=reference, batch=batch, threads=threads, runs=runs, provider=provider)
+    settings: Any = {"batch": batch, "threads": threads, "runs": runs, "provider": provider}
+    found = measure_latency(files, reference=reference, sizes=parse_sizes(sizes or []), **settings)
     if as_json:
         typer.echo(json.dumps({name: latency.to_json() for name, latency in found.items()}, indent=2))
         return

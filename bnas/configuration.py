@@ -123,6 +123,8 @@ class LatencySection(Section):
     """Execution provider of ONNX Runtime, among those that are installed."""
     subnets: Annotated[int, Field(ge=6)] = 16
     """So many sub-networks are measured to fit a latency model, where an objective or a constraint is latency."""
+    sizes: dict[str, Count] | None = None
+    """Sizes of dynamic axes by name, such as {"length": 128}; by default those of `input_info`."""
 
 
 class ExportSection(Section):

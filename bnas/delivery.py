@@ -14,6 +14,7 @@ from torch.fx import GraphModule
 from bnas.job import Job
 from bnas.output import Output
 from bnas.passes import Subnet
+from bnas.passes.frontend.fidelity import resize
 from bnas.passes.frontend.structure import leaves_of
 from bnas.passes.ir import as_call, as_program_call
 from bnas.quantised import Quantised, write_int8
@@ -37,9 +38,16 @@ from bnas.runtime.nested import map_tensors, tensors_in
 INT8 = ".int8"
 
 
-def one_sample(supernet: SuperNetwork) -> Any:
-    """The example inputs of a super-network, one sample of them: a tuple, or a dict by name."""
-    args, named = as_program_call(supernet.example_inputs)
+def one_sample(supernet: SuperNetwork, sizes: Mapping[str, int] | None = None) -> Any:
+    """The example inputs of a super-network, one sample of them: a tuple, or a dict by name.
+
+    Where `sizes` gives dynamic axes another size, the values are random ones within the range of the example.
+    """
+    args, named = as_call(supernet.example_inputs)
+    if sizes:
+        axes = {supernet.ir.sizes.axis(title): size for title, size in sizes.items()}
+        args, named = resize((args, named), axes)
+    args, named = as_program_call(named or args)
     return _of_batch(supernet, named or args, lambda one: one[:1])
 
 
@@ -111,12 +119,12 @@ class Delivery:
             names += [f"{name}{INT8}" for name, failure in failures.items() if failure is None]
         files = {name: self.output.path(f"subnets/{name}.onnx") for name in names}
         settings: dict[str, Any] = dict(self.job.latency)
-        feeds = self._feeds(inputs, settings.pop("batch", 1))
+        feeds = self._feeds(inputs, settings.pop("batch", 1), settings.pop("sizes", None) or {})
         return measure_latency(files, feeds, reference=names[0], seed=self.job.seed, **settings)
 
-    def _feeds(self, inputs: list[str], batch: int) -> dict[str, np.ndarray[Any, Any]]:
-        """The example, `batch` times: made up numbers would be no indices into a table."""
-        sample = one_sample(self.supernet)
+    def _feeds(self, inputs: list[str], batch: int, sizes: Mapping[str, int]) -> dict[str, np.ndarray[Any, Any]]:
+        """The example, `batch` times, or random values within its range where axes have other sizes."""
+        sample = one_sample(self.supernet, sizes)
         repeated = _of_batch(self.supernet, sample, lambda one: one.repeat(batch, *[1] * (one.ndim - 1)))
         return dict(zip(inputs, (one.cpu().numpy() for one in tensors_in(repeated)), strict=True))
 

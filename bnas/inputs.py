@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from bnas.passes.errors import BnasError
 from bnas.passes.frontend.capture import parameter_names
@@ -168,7 +170,8 @@ def example_of(model: nn.Module, inputs: Sequence[Input]) -> Example:
     """Example inputs for `model`, with random values that are the same in every process.
 
     Inputs without a type are floating-point numbers of the model's type. If the model raises an error on those, whole
-    numbers and booleans are tried, for as few inputs as possible. The model is left as it was.
+    numbers and booleans are tried, for as few inputs as possible. The model is left as it was, but for lazy modules,
+    which get their shapes.
 
     Raises:
         ShapeError: positional inputs come with keyword ones whose names are not known, or a name is given twice.
@@ -183,7 +186,7 @@ def example_of(model: nn.Module, inputs: Sequence[Input]) -> Example:
         typed = tuple(replace(one, name=name, type=kind) for one, name, kind in zip(inputs, names, types, strict=True))
         example = Example(_value(inputs, typed, floats, device), _spelled(typed, floats))
         first = first or example
-        if all(one.type for one in inputs):
+        if all(one.type for one in inputs) and not _is_lazy(model):
             return example
         if (error := _error(model, example.value)) is None:
             return replace(example, chosen=bool(refused), refused=refused)
@@ -218,7 +221,7 @@ def _types(inputs: Sequence[Input]) -> Iterator[tuple[str, ...]]:
         found = [tuple(one[0] for one in kinds), *wholes]
         for place, one in enumerate(kinds):
             found += [tuple(kind if p == place else k[0] for p, k in enumerate(kinds)) for kind in one[1:]]
-    yield from dict.fromkeys(found)  # type: ignore[arg-type]
+    yield from dict.fromkeys(found)
 
 
 def _oddity(types: Sequence[str | None]) -> tuple[int, int]:
@@ -233,11 +236,16 @@ def _value(given: Sequence[Input], typed: Sequence[Input], floats: torch.dtype, 
     return tensors[0] if len(tensors) == 1 else tuple(tensors)
 
 
+def _is_lazy(model: nn.Module) -> bool:
+    """Whether parameters get their shapes from the first inputs."""
+    return any(is_lazy(one) for one in (*model.parameters(), *model.buffers()))
+
+
 def _error(model: nn.Module, value: Any) -> str | None:
     """What the model raises on inputs, or None."""
     args, kwargs = ((), value) if isinstance(value, Mapping) else (value if isinstance(value, tuple) else (value,), {})
     try:
-        with preserved(model, data=True), torch.no_grad():
+        with nullcontext() if _is_lazy(model) else preserved(model, data=True), torch.no_grad():
             model(*args, **kwargs)
     except Exception as error:
         return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"

@@ -212,8 +212,8 @@ def inspect_model(
     try:
         supernet = SuperNetwork.from_model(model, example.value, dynamic=dynamic)
     except BnasError as error:
-        given = " ".join(f"--input {one.text}" for one in inputs)
-        add_note(error, f"for {given}: --input NAME=SHAPE:TYPE[LOW..HIGH] gives another shape, type or range")
+        given = f"{'an input' if len(inputs) == 1 else 'inputs'} of {' and '.join(one.text for one in inputs)}"
+        add_note(error, f"for {given}: --input gives another shape, type or range, as [NAME=]SHAPE[:TYPE[LOW..HIGH]]")
         raise
     seconds = time.process_time() - start
     return Inspection(name, supernet, seconds, example, dict(sizes or {}), dynamic is not None)

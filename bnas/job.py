@@ -62,7 +62,7 @@ class Job:
     An original that was trained on the validation data too does too well there: then say "maximal".
     """
     latency: Mapping[str, Any] = field(default_factory=dict)
-    """How latency is measured: ``batch``, ``threads``, ``runs``, ``provider`` as `bnas.measure_latency` has them."""
+    """How latency is measured: ``batch``, ``threads``, ``runs``, ``provider``, ``sizes`` of `bnas.measure_latency`."""
     latency_subnets: int = 16
     """So many sub-networks are measured to fit a latency model, where one is needed."""
     int8: Mapping[str, Any] | None = field(default_factory=dict)

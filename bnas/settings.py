@@ -143,7 +143,7 @@ def job_settings(configuration: Configuration, folder: Path) -> dict[str, Any]:
         "reference": "original" if search.ref_acc is None else search.ref_acc / 100,
         "calibration_samples": search.batchnorm_adaptation.num_bn_adaptation_samples,
         "search": searching(search),
-        "latency": configuration.latency.model_dump(exclude={"subnets"}),
+        "latency": configuration.latency.model_dump(exclude={"subnets"}, exclude_none=True),
         "latency_subnets": configuration.latency.subnets,
         "int8": _int8(configuration.export),
         "tensorboard": configuration.tensorboard,

@@ -62,6 +62,7 @@ class LatencyModel:
         provider: str = CPU,
         runs: int = 50,
         seed: int = 0,
+        sizes: Mapping[str, int] | None = None,
     ) -> LatencyModel:
         """Measure `count` sub-networks that are spread over the space, and fit a model to them.
 
@@ -73,11 +74,13 @@ class LatencyModel:
             provider: ONNX Runtime's execution provider; for another device than the CPU the wall clock counts.
             runs: Rounds of each measurement, of which there are three for each.
             seed: Fixes which are chosen.
+            sizes: Of dynamic axes by name, such as ``{"length": 128}``; by default those of the example inputs.
 
         Raises:
             LatencyError: there are fewer sub-networks than coefficients, or a measurement cannot be made.
         """
-        settings = {"batch": batch, "threads": threads, "provider": provider}
+        settings: dict[str, Any] = {"batch": batch, "threads": threads, "provider": provider}
+        settings |= {"sizes": dict(sizes)} if sizes else {}
         chosen = spread(supernet, count, np.random.default_rng(seed))
         all_of = ratios(supernet, chosen, runs=runs, **settings)
         times = {one: all_of.level_ms * ratio for one, ratio in all_of.found.items()}

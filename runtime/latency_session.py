@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -81,6 +81,7 @@ def feed_of(
     if isinstance(inputs, Mapping):
         given = dict(inputs)
     elif inputs is None:
+        _check_titles(name, declared.values(), sizes or {})
         given = {
             key: _filled(name, _shape(name, one, batch, open_axes), one.type, seed) for key, one in declared.items()
         }
@@ -91,6 +92,14 @@ def feed_of(
     if set(given) != set(declared):
         raise LatencyError(f"{name}: takes the inputs {sorted(declared)} but was given {sorted(given)}")
     return given
+
+
+def _check_titles(name: str, declared: Iterable[Any], sizes: Mapping[str, int]) -> None:
+    """Raise unless each of `sizes` is that of a dynamic axis."""
+    titles = {axis: None for one in declared for axis in one.shape if isinstance(axis, str)}
+    for title in sizes:
+        if title not in titles:
+            raise LatencyError(f"{name}: there is no dynamic axis {title!r}; there are {', '.join(titles) or 'none'}")
 
 
 def _shape(name: str, declared: Any, batch: int, sizes: Mapping[str, int]) -> list[int]:

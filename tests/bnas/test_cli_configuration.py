@@ -96,7 +96,7 @@ def test_a_users_mistake_is_1_and_a_wrong_command_line_is_2(
     assert told == [
         "bnas: bad.json5: 4 faults",
         "  data is missing; A folder of a data set, of images or of .npz files; a .npz file; a factory of bnas.Splits",
-        "  input_info is missing; a section",
+        "  input_info is missing; The inputs of the model: one, or a list of several in the order of its forward",
         "  bootstrapNAS.search.population is 1: must be greater than or equal to 4",
         "  bootstrapNAS.search.sed is not a key of bnas; did you mean 'seed'?",
     ]

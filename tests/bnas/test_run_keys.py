@@ -162,7 +162,7 @@ def test_latency_and_export_reach_the_job(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_every_key_of_the_new_sections_is_read() -> None:
-    assert set(LatencySection.model_fields) == {"batch", "threads", "runs", "provider", "subnets"}
+    assert set(LatencySection.model_fields) == {"batch", "threads", "runs", "provider", "subnets", "sizes"}
     assert {"calibration_samples", *vars(Int8([]))} - {"samples", "calibration", "validation", "metric"} == set(
         ExportSection.model_fields
     ) - {"int8"}

@@ -17,8 +17,12 @@ from torch import Tensor, nn
 
 from bnas.configuration import Configuration, json_schema
 from bnas.configuration_file import parse_configuration
+from bnas.delivery import Delivery
 from bnas.inputs import Input, ShapeError, example_of, parse_dynamic, parse_input, parse_sizes
 from bnas.inspection import inspect_model
+from bnas.output import Output
+from bnas.runner import job_of
+from bnas.runtime import SuperNetwork
 from bnas.section import ConfigurationError, ConfigurationWarning
 
 TEXT = """
@@ -157,6 +161,13 @@ def test_trying_types_leaves_the_model_as_it_was() -> None:
     assert all(torch.equal(one, before[name]) for name, one in model.state_dict().items())
 
 
+def test_lazy_models_get_their_shapes() -> None:
+    for given in (Input((2, 6)), Input((2, 6), None, "float32")):
+        model = nn.Sequential(nn.LazyLinear(16), nn.ReLU(), nn.LazyLinear(3)).eval()
+        found = inspect_model("lazy", model, [given]).to_json()
+        assert found["parameters"]["maximal"] == 6 * 16 + 16 + 16 * 3 + 3
+
+
 def test_an_input_given_twice_is_told() -> None:
     with pytest.raises(ShapeError, match="input 'ids' is given twice"):
         example_of(Text(), [Input((2, 3)), Input((2, 3), "ids")])
@@ -209,7 +220,12 @@ def test_inspect_names_inputs_and_axes(
 
 
 def configuration(**changes: Any) -> dict[str, Any]:
-    base = {"model": "text.py:Net", "data": "text.py:data", "input_info": [IDS, MASK], "latency": {"runs": 2}}
+    base = {
+        "model": "text.py:Net",
+        "data": "text.py:data",
+        "input_info": [IDS, MASK],
+        "latency": {"runs": 2, "sizes": {"length": 24}},
+    }
     search = {**SEARCH, "num_evals": 4}
     return {**base, "bootstrapNAS": {"training": TRAINING, "search": search}, **changes}
 
@@ -238,7 +254,26 @@ def test_a_run_with_named_inputs_and_batches_of_dicts(
     session = onnxruntime.InferenceSession("best.onnx", providers=["CPUExecutionProvider"])
     feed = {name: np.ones((3, 11), np.int64) for name in dims}
     assert session.run(None, feed)[0].shape == (3, 3)
+    capsys.readouterr()
+    assert bnas(monkeypatch, "bench", "best.onnx", "--sizes", "length=64", "--runs", "2", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["best.onnx"]["median_ms"] > 0
+    assert bnas(monkeypatch, "bench", "best.onnx", "--sizes", "height=64") == 1
+    assert "there is no dynamic axis 'height'; there are batch, length" in capsys.readouterr().err
     assert bnas(monkeypatch, "report", "run") == 0, capsys.readouterr().err
+
+
+def test_latency_is_measured_at_the_sizes_of_the_configuration(folder: Path) -> None:
+    job = job_of(parse_configuration(configuration(), "file"), folder)
+    made = SuperNetwork.from_model(job.model, job.example_inputs, job.elasticity, dynamic=job.dynamic)
+    delivery = Delivery(job, Output(folder, resumed=True), made, [])
+    assert job.latency["sizes"] == {"length": 24}
+    feeds = delivery._feeds(["input_ids", "attention_mask"], 3, job.latency["sizes"])
+    assert {name: one.shape for name, one in feeds.items()} == {"input_ids": (3, 24), "attention_mask": (3, 24)}
+    assert feeds["input_ids"].max() > 1
+    assert set(feeds["attention_mask"].ravel().tolist()) == {1}
+    assert delivery._feeds(["input_ids", "attention_mask"], 3, {})["input_ids"].shape == (3, 8)
+    plain = parse_configuration({**configuration(), "latency": {}}, "file")
+    assert "sizes" not in job_of(plain, folder).latency
 
 
 def test_one_input_stays_a_mapping_and_several_are_a_list() -> None:

@@ -13,7 +13,16 @@ import torch
 from torch import Tensor, nn
 
 import bnas
-from bnas.runtime import EvaluationError, Int8, accuracy, evaluate_onnx, export_onnx, measure_latency, recalibrate
+from bnas.runtime import (
+    EvaluationError,
+    Int8,
+    LatencyError,
+    accuracy,
+    evaluate_onnx,
+    export_onnx,
+    measure_latency,
+    recalibrate,
+)
 from bnas.runtime.errors import BatchError, TrainingError
 from bnas.runtime.nested import as_batch, batch_size, scores_of
 from bnas.runtime.onnx_session import OnnxModule, SessionError
@@ -208,6 +217,16 @@ def test_latency_at_given_sizes_makes_indices_up() -> None:
         batch=2,
     )
     assert all(one.median_ms > 0 and one.batch == 2 for one in found.values())
+
+
+def test_a_latency_model_is_fitted_at_given_sizes(tmp_path: Path) -> None:
+    made = supernet()
+    model = bnas.LatencyModel.fit(made, 8, runs=2, sizes={"length": 48})
+    assert model.settings["sizes"] == {"length": 48}
+    model.save(tmp_path / "latency.json")
+    assert bnas.LatencyModel.load(tmp_path / "latency.json", made).settings == model.settings
+    with pytest.raises(LatencyError, match="there is no dynamic axis 'lenght'; there are batch, length"):
+        measure_latency(made.space.minimal(), supernet=made, sizes={"lenght": 48})
 
 
 def test_a_list_of_tensors_goes_to_onnx(tmp_path: Path) -> None:
