@@ -178,8 +178,7 @@ class Skeleton:
             if check.name in inputs and last is not None:
                 with graph.inserting_after(last):
                     args = inputs[check.name], check.name, check.allowed, check.why, check.path
-                    node = graph.call_function(check_sizes, args)
-                    node.meta["is_wrapped"] = True  # a graph that is loaded is traced by torch.fx, which must not enter
+                    graph.call_function(check_sizes, args)
 
     def _stand_in(self, graph: Graph, block: Block, copies: Mapping[Node, Node]) -> Node:
         """The entry of a skipped block; a copy of it where somebody writes into it or into the block's sum later."""

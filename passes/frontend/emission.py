@@ -93,8 +93,6 @@ class Emitter:
             node.meta["input"] = True
             if self._first is None and isinstance(step.value, Tensor):
                 self._first = node
-        if node.target is operator.setitem:
-            node.meta["is_wrapped"] = True  # torch.fx, which traces a graph that is loaded, cannot assign to items
         self._describe(node, merged)
         self._nodes[step] = node
         return node

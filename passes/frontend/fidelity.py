@@ -48,6 +48,8 @@ class Bench:
     """The mode of each module when the model is in training mode."""
     training: bool
     """Whether they run in training mode: no dropout drops anything, and the buffers afterwards are compared too."""
+    buffers: Mapping[str, Tensor] = field(default_factory=dict)
+    """Those that are compared: what forward makes at its first use is not."""
 
     def difference(self, inputs: Any, *, fails: bool = True) -> float | str | None:
         """The relative error of the graph to the model; what is wrong if it is none, or None where the model fails.
@@ -94,8 +96,7 @@ class Bench:
             torch.manual_seed(0)
             with NoDropout() if self.training else nullcontext():
                 result = run()
-            buffers = self.ir.root.named_buffers() if self.training else ()
-            return copied(result), {name: one.clone() for name, one in buffers if not one.is_meta}
+            return copied(result), {name: one.clone() for name, one in self.buffers.items()}
         finally:
             self.state.restore()
 
@@ -112,7 +113,8 @@ def compare(ir: IR, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Fidelity:
     with preserved(ir.root, data=True) as state, torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what a model warns of, it would say at every comparison
         evaluation = Bench(ir, state, modes_in_training(ir.root), False)
-        training = replace(evaluation, ir=ir.trained or ir, training=True)
+        buffers = {name: one for name, one in ir.root.named_buffers() if not one.is_meta}
+        training = replace(evaluation, ir=ir.trained or ir, training=True, buffers=buffers)
         _at_example(evaluation, inputs, found)
         both = ir.trained is None and not ir.training
         if both and (_at_other_sizes(training, inputs, found) is not None or found.wrong):

@@ -314,11 +314,10 @@ class Recorder(TorchFunctionMode):
     def step_of(self, tensor: Tensor) -> Step:
         """The step whose value is `tensor`."""
         known = self._steps.get(id(tensor))
-        if known is None:
-            return self._unknown(tensor)
-        step, path = known
+        step, path = (self._unknown(tensor), ()) if known is None else known
+        first = step
         for length in range(1, len(path) + 1):
-            step = self._item(known[0], path[:length], step)
+            step = self._item(first, path[:length], step)
         return self._detached(step) if self._without_gradients and _has_gradients(step) else step
 
     @property
@@ -541,6 +540,8 @@ class Recorder(TorchFunctionMode):
                 return False
             if tensor is not None and id(tensor) not in self.names:
                 return False
+        if form.tensors and self._without_gradients:
+            return False  # its own tensors get no gradients there: its function is noted, on detached ones
         if not self.modes.get(module, True) and has_modes(module):
             return False  # its user keeps it in evaluation mode: its function is noted, with that flag
         return bool(form.tensors) or any(self.is_hot(one) for one in tensors_of((args, kwargs)))
@@ -574,7 +575,7 @@ class Recorder(TorchFunctionMode):
 
     def _as_layer(self, target: Any, args: Any, kwargs: Any) -> Any:
         """The call of a batch norm on the tensors of one module, as that module in the form of a plain layer."""
-        if target is not F.batch_norm:
+        if target is not F.batch_norm or self._without_gradients:
             return None
         given = dict(zip(BATCH_NORM, args, strict=False))
         given |= kwargs

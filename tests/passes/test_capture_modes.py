@@ -195,13 +195,26 @@ def test_what_follows_the_mode_does_so_in_programs_and_extracted_modules(name: s
         torch.testing.assert_close(trained, net.eval()(image()), rtol=0, atol=0)
 
 
-def test_another_graph_in_training_is_told_and_evaluation_stays_right() -> None:
-    net = Between(lambda net, x: net.inner(x) if net.training else x).eval()
+@pytest.mark.parametrize(
+    "step",
+    [
+        pytest.param(lambda net, x: net.inner(x) if net.training else x, id="layer-in-training-only"),
+        pytest.param(lambda net, x: x if net.training else net.inner(x), id="layer-in-evaluation-only"),
+        pytest.param(lambda net, x: x + x.mean((2, 3), keepdim=True) if net.training else x.relu(), id="other-functions"),
+    ],
+)
+def test_another_graph_in_training_is_that_of_programs_in_training_mode(step: Any) -> None:
+    net = Between(step).eval()
     supernet = captured(net, image(), OTHERS)
-    (told,) = [str(one) for one in supernet.diagnostics if one.place == "the model"]
-    assert told.startswith("the model: training mode runs the graph of evaluation mode: ")
+    assert supernet.ir.trained is not None
+    assert not [one for one in supernet.diagnostics if one.place == "the model"]
+    trains_alike(net, image())
+
+
+def test_a_graph_of_training_mode_that_is_left_out_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SuperNetwork, "_training_skeleton", lambda self, analysis: None)
     with pytest.raises(AssertionError):
-        trains_alike(net, image())
+        trains_alike(Between(lambda net, x: net.inner(x) if net.training else x).eval(), image())
 
 
 # gradients
