@@ -63,12 +63,26 @@ def windows(site: Site, axes: int, dilation: int | Sequence[int] = 1) -> Windows
     return Windows(kernel, stride, before, behind, steps)
 
 
+def _is_whole(site: Site, axes: int) -> bool:
+    """Whether the window follows the input, and is then all of it: ONNX has no other windows of a dynamic size."""
+    given = site.arg(1, "kernel_size")
+    kernel = list(given) if isinstance(given, list | tuple) else [given] * axes
+    if not any(isinstance(size, Size) for size in kernel):
+        return False
+    whole = all(same_size(size, of) for size, of in zip(kernel, site.x.sizes[-axes:], strict=True))
+    if not whole or any(spread(site.arg(3, "padding", 0), axes)) or len(site.x.sizes) != axes + 2:
+        raise site.refuse("has a window that follows the size of the input and is not all of it")
+    return True
+
+
 @register_lowering(F.max_pool1d, F.max_pool2d, F.max_pool3d)
 def max_pool(site: Site) -> str:
     """All settings but returned indices."""
     if not isinstance(site.result, torch.Tensor):
         raise site.refuse("returns indices")
     axes = AXES[site.call.op]
+    if _is_whole(site, axes):
+        return site.emit("GlobalMaxPool", site.x)
     found = windows(site, axes, site.arg(4, "dilation", 1))
     source, pads = site.name(site.x), found.pads
     if is_open(site) and site.arg(5, "ceil_mode", False):
@@ -84,6 +98,8 @@ def max_pool(site: Site) -> str:
 def average_pool(site: Site) -> str:
     """All settings, a divisor of one's own included."""
     axes = AXES[site.call.op]
+    if site.arg(6, "divisor_override") is None and _is_whole(site, axes):
+        return site.emit("GlobalAveragePool", site.x)
     found = windows(site, axes)
     settings = {"kernel_shape": found.kernel, "strides": found.stride}
     divisor = site.arg(6, "divisor_override")

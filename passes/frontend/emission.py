@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx import Node
 
@@ -19,6 +20,10 @@ from .structure import PLAIN, leaves_of, parts_of
 
 RESHAPES = frozenset({"view", "reshape", torch.reshape})
 """Calls that may leave one size open, as -1."""
+
+
+WINDOWS = {F.avg_pool2d: 2, F.max_pool2d: 2, F.avg_pool3d: 3, F.max_pool3d: 3}
+"""Pools over several axes, which may have one number for the windows along all of them."""
 
 
 class Follows(nn.Module):
@@ -110,6 +115,8 @@ class Emitter:
 
     def _arguments(self, merged: Merged) -> tuple[Any, Any]:
         step, args, kwargs = merged.step, merged.args, merged.kwargs
+        if step.target in WINDOWS:
+            self._check_window(step, args, kwargs)
         if step.target in RESHAPES and step.op != "call_module":
             args, kwargs = self._left_open(merged, args, kwargs)
         kwargs = without_defaults(step.target, kwargs)
@@ -138,6 +145,16 @@ class Emitter:
             return found if isinstance(value, list) else tuple(found)
 
         return (args[0], *(opened(one) for one in args[1:])), {name: opened(one) for name, one in kwargs.items()}
+
+    def _check_window(self, step: Step, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """A window with one number for all axes is right at other sizes only if all of them have that size."""
+        kernel = args[1] if len(args) > 1 else kwargs.get("kernel_size")
+        if not isinstance(kernel, Varying) or not isinstance(args[0], Step) or args[0].cold:
+            return
+        node, axes = self._nodes[args[0]], WINDOWS[step.target]
+        ndim = node.meta["value"].ndim
+        if any(self._vectors.get((node, axis)) != kernel.values for axis in range(ndim - axes, ndim)):
+            raise Differs(step, "the window of a pool follows one axis, and is used for another one too")
 
     def _operands(self, *values: Any) -> list[Step]:
         """The hot steps among arguments."""
