@@ -70,14 +70,15 @@ class IR:
         """The module at `path` of the graph, or of `root`, by default the model."""
         if path in self.modules:
             return self.modules[path]
-        module = root or self.root
+        module = self.root if root is None else root  # a compiled module has no truth: it asks for a length
         for name in path.split(".") if path else ():
-            module = module._modules[name] or module.get_submodule(name)  # get_submodule alone is many times slower
+            found = module._modules[name]  # get_submodule alone is many times slower
+            module = module.get_submodule(name) if found is None else found
         return module
 
     def device(self, root: nn.Module | None = None) -> torch.device:
         """Where the parameters of `root` are, by default those of the model."""
-        return next((p.device for p in (root or self.root).parameters()), torch.device("cpu"))
+        return next((p.device for p in (self.root if root is None else root).parameters()), torch.device("cpu"))
 
     def constant(self, path: str, root: nn.Module) -> Tensor:
         """A tensor made in forward, for the parameters of `root`: on their device, and of their number type.

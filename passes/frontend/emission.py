@@ -16,7 +16,7 @@ from torch.fx import Node
 
 from .merging import ByMode, Differs, Merged, Merger, Recipe, Varying
 from .recorder import DEVICE_OF_MODEL, Step
-from .structure import PLAIN, leaves_of, parts_of
+from .structure import leaves_of, parts_of
 
 RESHAPES = frozenset({"view", "reshape", torch.reshape})
 """Calls that may leave one size open, as -1."""
@@ -174,9 +174,10 @@ class Emitter:
             return self._device_node()
         if isinstance(value, slice):
             return slice(*(self._resolved(one, merged, operands) for one in (value.start, value.stop, value.step)))
-        if isinstance(value, list):
+        output = merged is None  # what a model returns keeps its type; what a function takes need not
+        if type(value) is list or (isinstance(value, list) and not output):
             return [self._resolved(one, merged, operands) for one in value]
-        if isinstance(value, tuple):
+        if type(value) in (tuple, torch.Size) or (isinstance(value, tuple) and not output):
             return tuple(self._resolved(one, merged, operands) for one in value)
         if isinstance(value, Mapping) and type(value) is dict:
             return {key: self._resolved(one, merged, operands) for key, one in value.items()}
@@ -335,8 +336,6 @@ class Emitter:
         kind = type(value)
         if isinstance(value, Mapping) and not dataclasses.is_dataclass(value):
             args, kwargs = ({key: resolved(one) for key, one in value.items()},), {}
-            if kind is not PLAIN[-1] and not hasattr(value, "__missing__"):
-                args, kwargs = args, {}
         elif isinstance(value, tuple) and hasattr(value, "_fields"):
             args, kwargs = tuple(resolved(one) for one in value), {}
         elif isinstance(value, Mapping):
