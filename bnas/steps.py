@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +12,7 @@ from bnas.delivery import Delivery
 from bnas.job import Job, Watch
 from bnas.notes import note_architecture, note_environment, note_search
 from bnas.output import Output, OutputError
+from bnas.passes.frontend.state import deep_copy
 from bnas.passes.slot import Copies
 from bnas.report import Report
 from bnas.runtime import Evaluator, SuperNetwork, Trainer, accuracy, machine
@@ -136,7 +136,7 @@ class Steps:
     @cached_property
     def original(self) -> nn.Module:
         """The model as it was when the training began, in evaluation mode."""
-        model = copy.deepcopy(self.job.model)
+        model = deep_copy(self.job.model)
         read_model(self.output.folder / "original", model)
         return model.eval()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from .analysis import Analysis
+from .frontend.state import deep_copy
 from .interpreter import GraphInterpreter
 from .ir import as_program_call
 
@@ -24,7 +24,7 @@ def difference(before: Analysis, after: Analysis) -> float:
     inputs = [_random(tensor, generator) for tensor in (*tensors, *named.values())]
     outputs = []
     for analysis in (before, after):
-        twin = copy.deepcopy(analysis.ir.root).eval().double()
+        twin = deep_copy(analysis.ir.root).eval().double()
         with torch.no_grad():
             outputs.append(tree_leaves(GraphInterpreter(analysis.ir, twin).run(*(one.clone() for one in inputs))))
     if [_shape(one) for one in outputs[0]] != [_shape(one) for one in outputs[1]]:

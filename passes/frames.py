@@ -17,6 +17,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, graph_module
 
+from .reloading import Reloading
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -29,7 +31,8 @@ class Frame:
     @classmethod
     def of(cls, graph: Graph, orders: Mapping[str, Tensor], kind: type[GraphModule], name: str) -> Frame:
         """The frame of a graph; its module is of the class `kind` and shows itself as `name`."""
-        module = kind({}, Graph(), class_name=name)
+        graph._tracer_cls = Reloading
+        module = kind({}, Graph(tracer_cls=Reloading), class_name=name)
         module.graph = graph
         return cls(module, orders)
 

@@ -72,9 +72,10 @@ class IR:
         """The module at `path` of the graph, or of `root`, by default the model."""
         if path in self.modules:
             return self.modules[path]
-        module = self.root if root is None else root
+        module = self.root if root is None else root  # a compiled module has no truth: it asks for a length
         for name in path.split(".") if path else ():
-            module = module._modules[name] or module.get_submodule(name)  # get_submodule alone is many times slower
+            found = module._modules[name]  # get_submodule alone is many times slower
+            module = module.get_submodule(name) if found is None else found
         return module
 
     def device(self, root: nn.Module | None = None) -> torch.device:

@@ -70,13 +70,25 @@ def windows(site: Site, axes: int, dilation: int | Sequence[int] = 1) -> Windows
     return Windows(kernel, stride, before, behind, steps)
 
 
+def _is_whole(site: Site, axes: int) -> bool:
+    """Whether the window follows the input, and is then all of it: ONNX has no other windows of a dynamic size."""
+    given = site.arg(1, "kernel_size")
+    kernel = list(given) if isinstance(given, list | tuple) else [given] * axes
+    if not any(isinstance(size, Size) for size in kernel):
+        return False
+    whole = all(same_size(size, of) for size, of in zip(kernel, site.x.sizes[-axes:], strict=True))
+    if not whole or any(spread(site.arg(3, "padding", 0), axes)) or len(site.x.sizes) != axes + 2:
+        raise site.refuse("has a window that follows the size of the input and is not all of it")
+    return True
+
+
 @register_lowering(F.max_pool1d, F.max_pool2d, F.max_pool3d)
 def max_pool(site: Site) -> str:
     """All settings but returned indices."""
     if not isinstance(site.result, torch.Tensor):
         raise site.refuse("returns indices")
     axes = AXES[site.call.op]
-    if covers_all(site):
+    if _is_whole(site, axes):
         return site.emit("GlobalMaxPool", site.x)
     found = windows(site, axes, site.arg(4, "dilation", 1))
     source, pads = site.name(site.x), found.pads
@@ -93,7 +105,7 @@ def max_pool(site: Site) -> str:
 def average_pool(site: Site) -> str:
     """All settings, a divisor of one's own included."""
     axes = AXES[site.call.op]
-    if covers_all(site):
+    if site.arg(6, "divisor_override") is None and _is_whole(site, axes):
         return site.emit("GlobalAveragePool", site.x)
     found = windows(site, axes)
     settings = {"kernel_shape": found.kernel, "strides": found.stride}
@@ -112,14 +124,6 @@ def average_pool(site: Site) -> str:
     beyond = [max(0, behind - pad) for behind, pad in zip(found.behind, found.before, strict=True)]
     pads = [0] * axes + beyond
     return site.emit("AveragePool", _padded(site, found.before * 2, 0.0), pads=pads, count_include_pad=0, **settings)
-
-
-def covers_all(site: Site) -> bool:
-    """Whether one window covers an input whose size is open: it is given that size."""
-    kernel, sizes = site.arg(1, "kernel_size"), site.x.sizes[2:]
-    if not isinstance(kernel, list | tuple) or not any(isinstance(one, Size) for one in kernel):
-        return False
-    return len(kernel) == len(sizes) and all(map(same_size, kernel, sizes)) and not site.arg(3, "padding", 0)
 
 
 def is_open(site: Site) -> bool:

@@ -27,7 +27,11 @@ def spell_shuffles(graph: Graph) -> None:
             node.replace_all_uses_with(shuffle)
             while node is not source:
                 dead, node = node, node.all_input_nodes[0]
+                sizes = [one for one in dead.all_input_nodes if _is_size(one)]
                 graph.erase_node(dead)
+                for one in dict.fromkeys(sizes):
+                    if not one.users:
+                        graph.erase_node(one)
 
 
 def _shuffle(graph: Graph, node: Node, source: Node, groups: int) -> Node:
@@ -62,7 +66,14 @@ def _only_source(node: Node, *operators: Any, shared: bool = False) -> Node | No
     if _operator(node) not in operators or len(tensors) != 1:  # the others are sizes
         return None
     source = tensors[0]
-    return source if shared or len(source.users) == 1 else None
+    sizes = [user for user in source.users if _is_size(user)]
+    alone = len(source.users) - len(sizes) == 1 and all(set(one.users) <= {node} for one in sizes)
+    return source if shared or alone else None
+
+
+def _is_size(node: Node) -> bool:
+    """Whether a node is a number: a size that a view reads."""
+    return isinstance(node.meta.get("value"), int)
 
 
 def _operator(node: Node) -> Any:

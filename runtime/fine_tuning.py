@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from typing import Any
 
 from torch import nn
 from torch.fx import GraphModule
+
+from bnas.passes.frontend.state import deep_copy
 
 from .recipe import Recipe
 from .stage import Stage
@@ -43,7 +44,7 @@ def fine_tune(
         teacher: what it learns from, such as the pre-trained model, by the distillation of the recipe.
         settings: further ones of `Trainer`, such as ``directory``.
     """
-    single = SuperNetwork.from_model(copy.deepcopy(module), example_inputs, {"dimensions": ()})
+    single = SuperNetwork.from_model(deep_copy(module), example_inputs, {"dimensions": ()})
     recipe = recipe or Recipe()
     taught = None if teacher is None or recipe.distillation is None else recipe.distillation
     distillation = taught and replace(taught, teacher="original")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bnas.passes.frontend.state import deep_copy
 from bnas.passes.ir import as_program_call
 
 from .nested import map_tensors, tensors_in
@@ -32,7 +32,7 @@ def faster_layout(model: nn.Module, inputs: Any, rounds: int = 3) -> str:
     inputs = placed(inputs, device)
     own = [device] if device.type in ("cuda", "xpu") else []  # other devices draw nothing here
     with torch.random.fork_rng(own, device_type=device.type if own else "cuda"):
-        copies = {name: copy.deepcopy(model).to(memory_format=layout) for name, layout in LAYOUTS.items()}
+        copies = {name: deep_copy(model).to(memory_format=layout) for name, layout in LAYOUTS.items()}
         times: dict[str, list[float]] = {name: [] for name in LAYOUTS}
         for _ in range(rounds + 1):
             for name, one in copies.items():
@@ -53,7 +53,7 @@ def placed(value: Any, device: torch.device) -> Any:
 
 def on_cpu(module: nn.Module) -> nn.Module:
     """`module`, or where it is on another device a copy of it on the CPU: a graph stays one."""
-    return module if device_of(module).type == "cpu" else copy.deepcopy(module).cpu()
+    return module if device_of(module).type == "cpu" else deep_copy(module).cpu()
 
 
 def device_of(module: nn.Module) -> torch.device:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import Optimizer
+
+from bnas.passes.frontend.state import deep_copy
 
 from . import parallel
 from .batches import Batches
@@ -142,7 +143,7 @@ class Trainer:
         distillation = self.recipe.distillation
         if distillation is None or distillation.teacher != "original":
             return None
-        return copy.deepcopy(self.teacher or self.supernet.model).eval().requires_grad_(False)
+        return deep_copy(self.supernet.model if self.teacher is None else self.teacher).eval().requires_grad_(False)
 
     def _schedule(self, steps_per_epoch: int, optimizer: Optimizer | None = None) -> Schedule:
         recipe = self.recipe

@@ -7,12 +7,15 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from network_cases import EXACT, supernet_of
+from torch import Tensor
 
+from bnas.runtime import SuperNetwork
 from bnas.testing import (
     Network,
     assert_extracted_is_oracle,
     assert_gradients_match,
     assert_maximal_is_original,
+    assert_maximal_trains_as_original,
     assert_onnx_is_extracted,
     assert_program_is_extracted,
     networks,
@@ -28,9 +31,27 @@ HALF = 1000
 """Networks in each of the two tests of the long profile, so that two cores can work on them."""
 
 
+def at_another_size(supernet: SuperNetwork, inputs: Tensor) -> Tensor:
+    """Inputs of other sizes of all dynamic axes, if the model takes them; of another batch else."""
+    shape = list(inputs.shape)
+    for number, axis in enumerate(supernet.ir.sizes.axes):
+        for _, place in axis.places:
+            shape[place] = axis.size + axis.step * (number + 1)
+    made = torch.randn(shape, dtype=inputs.dtype)
+    try:
+        with torch.no_grad():
+            supernet.eval().model(made)
+    except Exception:  # such as positions that end
+        return torch.cat([inputs, inputs[:1]]) if "batch" in supernet.ir.sizes.names else inputs
+    return made
+
+
 def keeps_all_promises(network: Network, data: st.DataObject) -> None:
     supernet, inputs = supernet_of(network, torch.float64), network.example_inputs.double()
-    assert_maximal_is_original(supernet, inputs)
+    other = at_another_size(supernet, inputs)
+    for one in (inputs, other):
+        assert_maximal_is_original(supernet, one)
+        assert_maximal_trains_as_original(supernet, one, tolerance=EXACT)
     chosen = [data.draw(subnets(supernet.space)) for _ in range(SUBNETS)]
     for subnet in chosen:
         assert_extracted_is_oracle(supernet, subnet, inputs, tolerance=ROUNDED)
@@ -38,12 +59,13 @@ def keeps_all_promises(network: Network, data: st.DataObject) -> None:
             supernet.train(train)
             assert_program_is_extracted(supernet, subnet, inputs, tolerance=EXACT)
             assert_gradients_match(supernet, subnet, inputs, tolerance=EXACT)
+        assert_program_is_extracted(supernet.eval(), subnet, other, tolerance=EXACT)
     supernet.eval().float()
     for subnet in chosen:
         assert_onnx_is_extracted(supernet, subnet, network.example_inputs)
 
 
-@given(network=networks(), data=st.data())
+@given(network=networks(nested=True), data=st.data())
 @settings(max_examples=20)
 def test_random_networks_keep_all_promises(network: Network, data: st.DataObject) -> None:
     keeps_all_promises(network, data)
@@ -55,7 +77,7 @@ def test_many_random_networks_keep_all_promises(half: str) -> None:
     """Each half starts from a seed of its own; a failure is shrunk and printed."""
 
     @settings(max_examples=HALF, suppress_health_check=list(HealthCheck))
-    @given(network=networks(), data=st.data())
+    @given(network=networks(nested=True), data=st.data())
     def check(network: Network, data: st.DataObject) -> None:
         keeps_all_promises(network, data)
 

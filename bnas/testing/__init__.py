@@ -14,12 +14,14 @@ from .assertions import (
     assert_extracted_is_oracle,
     assert_gradients_match,
     assert_maximal_is_original,
+    assert_maximal_trains_as_original,
     assert_onnx_is_extracted,
     assert_program_is_extracted,
 )
 from .channels import Einsum, Gated, Norm, Padded, Parts, Shuffle, Tied, Unshuffle, Upsample
 from .convolutions import Around, Branches, Downsample, Head, Layer, Pool, Residual, Twice
 from .networks import Network
+from .plain import Plain, Recurrent
 from .stage import Stage
 from .strategies import networks, subnets
 from .tokens import Attention, Mix, Mlp, Tokens
@@ -39,7 +41,9 @@ __all__ = [
     "Norm",
     "Padded",
     "Parts",
+    "Plain",
     "Pool",
+    "Recurrent",
     "Residual",
     "Shuffle",
     "Stage",
@@ -51,6 +55,7 @@ __all__ = [
     "assert_extracted_is_oracle",
     "assert_gradients_match",
     "assert_maximal_is_original",
+    "assert_maximal_trains_as_original",
     "assert_onnx_is_extracted",
     "assert_program_is_extracted",
     "networks",

@@ -42,6 +42,34 @@ def assert_maximal_is_original(supernet: SuperNetwork, inputs: Any) -> None:
         _assert_near(found, expected, 1e-6, "outputs of the maximal sub-network")
 
 
+def assert_maximal_trains_as_original(supernet: SuperNetwork, inputs: Any, *, tolerance: float = 1e-6) -> None:
+    """In training mode the maximal program gives the model's outputs, gradients and statistics.
+
+    Models whose training mode runs the graph of evaluation mode, as a diagnostic says, are left out. Dropout draws the
+    same numbers in both. Arguments as for `assert_program_is_extracted`.
+    """
+    if supernet.ir.training:
+        return
+    (tensors, named), (args, kwargs) = as_program_call(inputs), as_call(inputs)
+    runs = []
+    with _put_back(supernet):
+        supernet.train()
+        for module, given in ((supernet.program(supernet.space.maximal()), (tensors, named)), (None, (args, kwargs))):
+            with _put_back(supernet):
+                supernet.zero_grad()
+                outputs = _same_noise(supernet.model if module is None else module, *given)
+                _loss(outputs).backward()  # type: ignore[no-untyped-call]
+                runs.append([outputs, *_trained(supernet)])
+    for what, found, expected in zip(("outputs", "gradients", "statistics"), *runs, strict=True):
+        _assert_near(found, expected, tolerance, f"{what} of the maximal sub-network in training mode")
+
+
+def _trained(supernet: SuperNetwork) -> tuple[list[Tensor], list[Tensor]]:
+    """The gradients of all parameters, zero where there is none, and all buffers."""
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in supernet.model.parameters()]
+    return gradients, [buffer.clone() for buffer in supernet.model.buffers()]
+
+
 def assert_program_is_extracted(
     supernet: SuperNetwork, subnet: Subnet, inputs: Any, *, program: Program | None = None, tolerance: float = 1e-6
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,8 @@ class Network:
     """Height of the images; they are one pixel wider."""
     batch: int = 2
     seed: int = 0
+    nested: bool = False
+    """Whether it returns ``{"out": head, "more": [features, (mean,)]}``."""
     module: nn.Module = field(init=False, repr=False, compare=False)
     example_inputs: Tensor = field(init=False, repr=False, compare=False)
 
@@ -43,7 +46,16 @@ class Network:
         body = nn.Sequential(*parts).eval()
         with torch.no_grad():
             positions = body(example)[0, 0].numel()
-        return nn.Sequential(body, self.head.build(channels, positions))
+        for part in body.modules():
+            vars(part).get("tables", {}).clear()  # at the example's size a table would be there already
+        head = self.head.build(channels, positions)
+        return _Nested(body, head) if self.nested else nn.Sequential(body, head)
+
+
+class _Nested(nn.Sequential):
+    def forward(self, x: Tensor) -> Any:
+        features = self[0](x)
+        return {"out": self[1](features), "more": [features, (features.mean((1, 2, 3)),)]}
 
 
 def _randomise(module: nn.Module) -> None:

@@ -9,17 +9,20 @@ from bnas.passes import SearchSpace, Subnet
 from .channels import PARTS, Einsum, Gated, Norm, Padded, Parts, Shuffle, Tied, Unshuffle, Upsample
 from .convolutions import Around, Branches, Downsample, Head, Layer, Pool, Residual, Twice
 from .networks import Network
+from .plain import PIECES, Plain, Recurrent
 from .stage import ACTIVATIONS, DROPS, WIDTHS, Stage
 from .tokens import PROJECTIONS, Attention, Mix, Mlp, Tokens
 
 
 @st.composite
-def networks(draw: st.DrawFn, *, max_stages: int = 4) -> Network:
+def networks(draw: st.DrawFn, *, max_stages: int = 4, nested: bool = False) -> Network:
     """Random `Network`s of any parts in any order; they shrink towards few and plain layers.
 
     Convolutions (dense, grouped, depthwise, transposed; kernels of 1 to 7 entries, square or not, dilated or not),
     residual, strided, concatenated, gated, shared, tied, padded, split and shuffled parts, all normalisations, dropout
-    and stochastic depth, attention in all common spellings, perceptrons on tokens, positions.
+    and stochastic depth, attention in all common spellings, perceptrons on tokens, positions, recurrent layers, and
+    plain code: writes through views, item assignment, kept tables, arithmetic of sizes, branches by the mode. With
+    `nested`, some return their outputs in a nested structure.
     """
     size = draw(st.integers(8, 12))
     stem = draw(_layers(3))
@@ -30,7 +33,8 @@ def networks(draw: st.DrawFn, *, max_stages: int = 4) -> Network:
     if draw(st.sampled_from((False, False, True))):
         stages.append(draw(_tokens(rows, ("mean", "class"))))
     head = draw(st.builds(Head, st.booleans(), st.none() | st.sampled_from(WIDTHS)))
-    return Network(stem, tuple(stages), head, size, draw(st.integers(2, 3)), draw(st.integers(0, 2**16)))
+    batch, seed = draw(st.integers(2, 3)), draw(st.integers(0, 2**16))
+    return Network(stem, tuple(stages), head, size, batch, seed, nested and draw(st.booleans()))
 
 
 @st.composite
@@ -65,6 +69,8 @@ def _keeping(channels: int, rows: int) -> list[st.SearchStrategy[Stage]]:
         _parts(channels),
         st.builds(Einsum, _WIDTHS),
         st.builds(Tied, st.sampled_from((1, 3))),
+        st.builds(Plain, st.sampled_from(tuple(PIECES))),
+        st.builds(Recurrent, st.sampled_from(("gru", "lstm", "rnn")), st.sampled_from((2, 4)), st.booleans()),
         _tokens(rows, ("image",)),
     ]
 

@@ -12,15 +12,20 @@ from math import gcd
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx import Node
 
 from .merging import ByMode, Differs, Merged, Merger, Recipe, Varying
 from .recorder import DEVICE_OF_MODEL, Step
-from .structure import PLAIN, leaves_of, parts_of
+from .structure import leaves_of, parts_of
 
 RESHAPES = frozenset({"view", "reshape", torch.reshape})
 """Calls that may leave one size open, as -1."""
+
+
+WINDOWS = {F.avg_pool2d: 2, F.max_pool2d: 2, F.avg_pool3d: 3, F.max_pool3d: 3}
+"""Pools over several axes, which may have one number for the windows along all of them."""
 
 
 class Follows(nn.Module):
@@ -116,6 +121,8 @@ class Emitter:
 
     def _arguments(self, merged: Merged) -> tuple[Any, Any]:
         step, args, kwargs = merged.step, merged.args, merged.kwargs
+        if step.target in WINDOWS:
+            self._check_window(step, args, kwargs)
         if step.target in RESHAPES and step.op != "call_module":
             args, kwargs = self._left_open(merged, args, kwargs)
         kwargs = without_defaults(step.target, kwargs)
@@ -145,6 +152,16 @@ class Emitter:
 
         return (args[0], *(opened(one) for one in args[1:])), {name: opened(one) for name, one in kwargs.items()}
 
+    def _check_window(self, step: Step, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """A window with one number for all axes is right at other sizes only if all of them have that size."""
+        kernel = args[1] if len(args) > 1 else kwargs.get("kernel_size")
+        if not isinstance(kernel, Varying) or not isinstance(args[0], Step) or args[0].cold:
+            return
+        node, axes = self._nodes[args[0]], WINDOWS[step.target]
+        ndim = node.meta["value"].ndim
+        if any(self._vectors.get((node, axis)) != kernel.values for axis in range(ndim - axes, ndim)):
+            raise Differs(step, "the window of a pool follows one axis, and is used for another one too")
+
     def _operands(self, *values: Any) -> list[Step]:
         """The hot steps among arguments."""
         return [leaf for _, leaf in leaves_of(values) if isinstance(leaf, Step) and not leaf.cold]
@@ -163,9 +180,10 @@ class Emitter:
             return self._device_node()
         if isinstance(value, slice):
             return slice(*(self._resolved(one, merged, operands) for one in (value.start, value.stop, value.step)))
-        if type(value) is list:
+        output = merged is None  # what a model returns keeps its type; what a function takes need not
+        if type(value) is list or (isinstance(value, list) and not output):
             return [self._resolved(one, merged, operands) for one in value]
-        if type(value) in (tuple, torch.Size):
+        if type(value) in (tuple, torch.Size) or (isinstance(value, tuple) and not output):
             return tuple(self._resolved(one, merged, operands) for one in value)
         if isinstance(value, Mapping) and type(value) is dict:
             return {key: self._resolved(one, merged, operands) for key, one in value.items()}
@@ -341,8 +359,6 @@ class Emitter:
         kind = type(value)
         if isinstance(value, Mapping) and not dataclasses.is_dataclass(value):
             args, kwargs = ({key: resolved(one) for key, one in value.items()},), {}
-            if kind is not PLAIN[-1] and not hasattr(value, "__missing__"):
-                args, kwargs = args, {}
         elif isinstance(value, tuple) and hasattr(value, "_fields"):
             args, kwargs = tuple(resolved(one) for one in value), {}
         elif isinstance(value, Mapping):

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx.immutable_collections import immutable_dict, immutable_list
 from torch.overrides import TorchFunctionMode
 
 from bnas.passes.errors import CaptureError
@@ -22,7 +23,7 @@ from .entry import Axis
 from .recorder import described, inner_of
 from .recording import PLAIN
 from .state import ModelState, preserved
-from .structure import holds_tensors, leaves_of, map_leaves
+from .structure import holds_tensors, leaves_of, map_leaves, parts_of
 
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 2e-5, torch.bfloat16: 4e-2, torch.float16: 5e-3}
 """The largest difference, relative to the largest output, that is rounding: libraries take another path of PyTorch
@@ -250,6 +251,8 @@ def distance(expected: Any, found: Any, label: str = "output") -> float | str:
     right = {path: leaf for path, leaf in leaves_of(found)}
     if list(left) != list(right):
         return f"{label}: another structure ({type(found).__name__} instead of {type(expected).__name__})"
+    if (kinds := _kinds(expected)) != _kinds(found):
+        return f"{label}: another type than {', '.join(sorted({kind.__name__ for kind in kinds}))}"
     worst = 0.0
     for path, one in left.items():
         error = _distance(one, right[path])
@@ -258,6 +261,16 @@ def distance(expected: Any, found: Any, label: str = "output") -> float | str:
             return f"{name}: {error}"
         worst = max(worst, error)
     return worst
+
+
+def _kinds(value: Any) -> list[type]:
+    """The types of the containers inside, in order; a size is a tuple, and what an interpreter gives is plain."""
+    parts = parts_of(value)
+    if parts is None:
+        return []
+    plain = {torch.Size: tuple, immutable_list: list, immutable_dict: dict}
+    kind = plain.get(type(value), type(value))
+    return [kind, *(inner for _, part in parts for inner in _kinds(part))]
 
 
 def _distance(one: Any, other: Any) -> float | str:

@@ -50,6 +50,8 @@ class ModelState:
         self._values: list[tuple[Tensor, Tensor, int]] = []
         self._seen: set[int] = set()
         self._data = data
+        self.tensors: list[Tensor] = []
+        """All tensors that it holds anywhere."""
         for module in model.modules():
             self._visit(module)
 
@@ -78,6 +80,7 @@ class ModelState:
     def _remember(self, value: Any) -> list[Any]:
         """Remember one value; what is inside it and must be looked at too."""
         if isinstance(value, Tensor):
+            self.tensors.append(value)
             if self._data and not isinstance(value, nn.Parameter) and not value.is_meta:
                 self._values.append((value, value.detach().clone(), value._version))
             return []
@@ -119,22 +122,12 @@ def _refill(container: Any, content: Any) -> None:
 
 
 def deep_copy(model: nn.Module) -> nn.Module:
-    """A deep copy of a model, also of one that keeps tensors with a history, as old-style norms of weights do.
+    """A deep copy of a model, also of one that keeps tensors with a history: norms of weights, or attention for a plot.
 
-    In the copy these are detached; in the model they stay.
+    In the copy these are detached, wherever they are kept; in the model they stay.
     """
-    kept: list[tuple[dict[str, Any], str, Tensor]] = []
-    for module in model.modules():
-        for name, value in module.__dict__.items():
-            if isinstance(value, Tensor) and not value.is_leaf:
-                kept.append((module.__dict__, name, value))
-    try:
-        for table, name, value in kept:
-            table[name] = value.detach()
-        return copy.deepcopy(model)
-    finally:
-        for table, name, value in kept:
-            table[name] = value
+    copies = {id(one): one.detach().clone() for one in ModelState(model).tensors if not one.is_leaf}
+    return copy.deepcopy(model, copies)
 
 
 @contextmanager

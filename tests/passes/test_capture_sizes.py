@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from bnas.passes import CaptureError, InputError, trace
 from bnas.runtime import SuperNetwork
+from bnas.testing import assert_onnx_is_extracted
 
 
 class Texts(nn.Module):
@@ -105,6 +106,24 @@ def test_what_sizes_are_used_for(name: str) -> None:
             continue
         torch.testing.assert_close(found, net(other), rtol=0, atol=0)
     assert refused == 0 or name == "pad-to-multiple"
+
+
+POOLS: dict[str, Any] = {
+    "sizes": lambda x: F.avg_pool2d(x, x.shape[2:]),
+    "list": lambda x: F.max_pool2d(x, kernel_size=[x.size(2), x.size(3)]),
+    "one-number": lambda x: F.avg_pool2d(x, x.size(3)),
+}
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_a_window_that_is_the_whole_input(name: str) -> None:
+    """One number for both axes is right for squares: then both must be one axis, which a user can say."""
+    net, square = Between(lambda net, x: POOLS[name](x)).eval(), image(2, 6, 6)
+    free = captured(net, square, [image(3, 6, 6)])
+    assert ("width" in free.skeleton.types.ir.sizes.names) == (name != "one-number")
+    supernet = captured(net, square, [image(3, 9, 9)], dynamic={"x": {2: "side", 3: "side"}})
+    assert_onnx_is_extracted(supernet, supernet.space.minimal(), square)
+    assert_onnx_is_extracted(free, free.space.maximal(), square)
 
 
 class Unet(nn.Module):

@@ -15,6 +15,7 @@ from capture_cases import Between, captured, everything, image, same_as_before
 from torch import Tensor, nn
 
 from bnas.passes import CaptureError, InputError, trace
+from bnas.testing import assert_extracted_is_oracle
 
 OTHERS = (image(5), image(3, 7, 5))
 
@@ -186,6 +187,15 @@ def test_a_table_that_a_call_before_left_makes_its_sizes_static() -> None:
     supernet = captured(net, image(), [image(5)])
     with pytest.raises(InputError, match="axis 2 has size 7, expected 4. .*made in another way"):
         supernet.extract(supernet.space.maximal())(image(3, 7, 5))
+
+
+@pytest.mark.parametrize("step", [in_a_list, deep_inside, as_an_attribute_that_was_not_there, in_an_object])
+def test_a_model_that_has_kept_what_it_computed_with_gradients(step: Any) -> None:
+    """Such tensors cannot be copied by Python's own deep copy, which the oracle needs."""
+    net = Keeps(step)
+    net(image())
+    supernet = captured(net, image(), [image(5)])
+    assert_extracted_is_oracle(supernet, supernet.space.minimal(), image())
 
 
 def test_a_change_of_the_model_is_seen() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from capture_cases import Between, captured, image, same_outputs
 from torch import Tensor, nn
 
-from bnas.passes import CaptureError
+from bnas.passes import CaptureError, InputError
 from bnas.passes.frontend.emission import Emitter
 from bnas.passes.frontend.merging import Merged
 
@@ -172,6 +173,37 @@ def test_windows_are_numbered_in_a_table_made_in_forward() -> None:
         return x * table
 
     captured(Between(step).eval(), image(), OTHERS)
+
+
+def writes_an_item(net: Between, x: Tensor) -> Tensor:
+    x[:, 0] = 0.5
+    return x
+
+
+def writes_a_mask(net: Between, x: Tensor) -> Tensor:
+    mask = x > 0
+    part = mask[:, :3]
+    part &= x[:, :3] > 0.4
+    return x * mask
+
+
+def writes_a_sum(net: Between, x: Tensor) -> Tensor:
+    part = x.flatten(2)
+    part += 1
+    return x
+
+
+@pytest.mark.parametrize("step", [writes_an_item, writes_a_mask, writes_a_sum])
+def test_a_saved_part_that_writes_writes_when_it_is_loaded_again(step: Any) -> None:
+    """PyTorch loads a graph module by a symbolic trace, whose proxies lose ``&=`` and refuse ``x[i] = y``."""
+    net = Between(step).eval()
+    supernet, file = captured(net, image()), io.BytesIO()
+    torch.save(supernet.extract(supernet.space.maximal()), file)
+    file.seek(0)
+    again = torch.load(file, weights_only=False)
+    same_outputs((again,), net, image(3))
+    with pytest.raises(InputError, match="axis 1 has size 4, expected 3"):
+        again(torch.zeros(2, 4, 4, 6))
 
 
 NUMBERS: dict[str, Callable[[Any, Tensor], Tensor]] = {

@@ -60,7 +60,11 @@ def same_outputs(modules: tuple[nn.Module, ...], net: nn.Module, inputs: Any) ->
         expected = net(*args, **kwargs)
         for module in modules:
             torch.manual_seed(0)
-            torch.testing.assert_close(module(*fresh(tensors), **fresh(named)), expected, rtol=0, atol=0)
+            found = module(*fresh(tensors), **fresh(named))
+            assert type(found) is type(expected)
+            left, right = ([leaf for _, leaf in leaves_of(value) if not isinstance(leaf, str)] for value in (found, expected))
+            torch.testing.assert_close(left, right, rtol=0, atol=0)
+            assert [path for path, _ in leaves_of(found)] == [path for path, _ in leaves_of(expected)]
 
 
 def fresh(value: Any) -> Any:

@@ -1,0 +1,143 @@
+"""A graph that is not the model is refused: by the first node that differs, or by axis."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from capture_cases import Between, everything, image, same_as_before
+from torch import Tensor, nn
+
+from bnas.passes import CaptureError, InputError, trace
+from bnas.passes.frontend.emission import Emitter
+from bnas.passes.frontend.merging import Merged
+from bnas.runtime import SuperNetwork
+
+
+def steps(net: Any, x: Tensor) -> Tensor:
+    x = net.inner(x)
+    x = x * 2
+    x = x.relu()  # the line to name
+    return x + 1
+
+
+def line_of(text: str) -> int:
+    with open(__file__) as file:
+        return next(number for number, line in enumerate(file, 1) if text in line and "line_of" not in line)
+
+
+def test_the_first_node_that_differs_is_named_with_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = Between(steps).eval()
+    before = everything(net)
+    emit: Any = Emitter._emit
+
+    def wrong(emitter: Emitter, merged: Merged) -> Any:
+        node = emit(emitter, merged)
+        if node.target == "relu":
+            source = node.args[0]
+            with emitter.graph.inserting_before(node):
+                flipped = emitter.graph.call_method("neg", (source,))
+            flipped.meta.update(source.meta)
+            flipped.meta.pop("line", None)
+            node.args = (flipped,)
+        return node
+
+    monkeypatch.setattr(Emitter, "_emit", wrong)
+    place = re.escape(f"first at relu ({__file__}:{line_of('# the line to name')})")
+    with pytest.raises(CaptureError, match=rf"the graph is not the model: output: differs by .*{place}.*fault of bnas"):
+        trace(net, image())
+    same_as_before(net, before)
+
+
+def test_a_graph_that_fails_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    emit: Any = Emitter._emit
+
+    def wrong(emitter: Emitter, merged: Merged) -> Any:
+        node = emit(emitter, merged)
+        if node.target == "relu":
+            node.target = "no_such_method"
+        return node
+
+    monkeypatch.setattr(Emitter, "_emit", wrong)
+    with pytest.raises(CaptureError, match="it fails where the model does not: AttributeError"):
+        trace(Between(steps).eval(), image())
+
+
+def otherwise(net: Any, x: Tensor) -> Tensor:
+    """Another computation while a library thinks that it is exported."""
+    if torch.compiler.is_exporting():
+        return net.inner(x) * 1.01
+    return net.inner(x)
+
+
+def test_a_model_that_computes_otherwise_while_it_is_captured_is_refused() -> None:
+    with pytest.raises(CaptureError, match=r"the graph is not the model: output: differs by .*; first at last \("):
+        trace(Between(otherwise).eval(), image())
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_what_agrees_to_rounding_is_told(check: bool) -> None:
+    def step(net: Any, x: Tensor) -> Tensor:
+        return net.inner(x) * (1 + 1e-6 * torch.compiler.is_exporting())
+
+    ir = trace(Between(step).eval(), image(), check=check)
+    told = [one.reason for one in ir.diagnostics if one.place == "the model"]
+    expected = "the graph agrees with the model to rounding" if check else "not compared with it: check=False"
+    assert len(told) == 1
+    assert expected in told[0]
+
+
+def test_without_the_check_it_is_told() -> None:
+    ir = trace(Between(otherwise).eval(), image(), check=False)
+    assert [str(one) for one in ir.diagnostics] == ["the model: its graph was not compared with it: check=False"]
+
+
+def test_an_axis_at_which_the_graph_is_wrong_becomes_static() -> None:
+    """The model does something at a length that no recording has: the comparison finds it."""
+
+    def step(net: Any, x: Tensor) -> Tensor:
+        if x.shape[3] == 6 // 2 + 3 and not torch.compiler.is_exporting():
+            return net.inner(x)
+        return net.inner(x) if torch.compiler.is_exporting() or x.shape[3] == 6 else net.inner(x) * 2
+
+    net = Between(step).eval()
+    ir = trace(net, image())
+    assert "width" not in ir.sizes.names
+    assert "the graph is not the model" in ir.sizes.static["x[3]"]
+    supernet = SuperNetwork.from_model(net, image())
+    with pytest.raises(InputError, match="axis 3 has size 9, expected 6. .*the graph is not the model"):
+        supernet.extract(supernet.space.maximal())(image(2, 4, 9))
+    with pytest.raises(CaptureError, match="'columns' cannot be dynamic: at the size"):
+        trace(net, image(), {"x": {3: "columns"}})
+
+
+def test_a_graph_that_is_wrong_in_training_is_refused() -> None:
+    def step(net: Any, x: Tensor) -> Tensor:
+        return net.inner(x) * (3.0 if net.training and not torch.compiler.is_exporting() else 1.0)
+
+    with pytest.raises(CaptureError, match="in training mode the graph is not the model: output: differs"):
+        trace(Between(step).eval(), image())
+
+
+def test_buffers_that_training_writes_are_compared() -> None:
+    class Counts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("steps", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.training and not torch.compiler.is_exporting():
+                self.steps += 1
+            return x
+
+    with pytest.raises(CaptureError, match="in training mode the graph is not the model: buffer part.steps"):
+        trace(Between(lambda net, x: net.part(x), part=Counts()).eval(), image())
+
+
+def test_dropout_is_no_difference() -> None:
+    ir = trace(Between(lambda net, x: F.dropout(net.inner(x), 0.5, net.training)).eval(), image())
+    assert not ir.training
+    assert not ir.diagnostics
