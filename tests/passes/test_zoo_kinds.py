@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -368,3 +369,25 @@ def test_a_write_into_what_is_read_later_is_no_dead_end_of_a_block() -> None:
     supernet = SuperNetwork.from_model(net, inputs)
     agrees(supernet, torch.randn(3, 4, 22))
     assert bnas.verify(net, supernet, supernet.space.minimal(), inputs) <= 1e-12
+
+
+class ComparedWithSize(nn.Module):
+    """Leaves the last steps of a length out, by comparing their numbers with it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Conv1d(4, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.inner(x)
+        steps = torch.arange(x.shape[2], device=x.device)
+        return x * (steps < x.shape[2] - 2)
+
+
+def test_numbers_are_compared_with_a_size_in_onnx(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    inputs = torch.randn(2, 4, 10)
+    supernet = SuperNetwork.from_model(ComparedWithSize().eval(), inputs)
+    assert supernet.dynamic == {"x": {0: "batch", 2: "length_2"}}
+    report = bnas.export_onnx(supernet.extract(supernet.space.minimal()), tmp_path / "model.onnx", inputs)
+    assert report.fallback is None
