@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, replace
 from itertools import takewhile
 
@@ -14,7 +14,7 @@ from torch import nn
 from torch.fx import Node
 
 from .axes import AxisTypes
-from .calls import TensorRef
+from .calls import TensorRef, writes_in_place
 from .errors import Diagnostic
 from .ir import IR
 from .terms import normalise
@@ -115,9 +115,19 @@ def dead_ends(body: set[Node], add: Node) -> set[Node]:
             new = set(stack.pop().users) - after
             after |= new
             stack += new
-        if not stack:
+        inside = body | after
+        if not stack and not any(writes_elsewhere(node, inside) for node in after):
             found |= after
     return found
+
+
+def writes_elsewhere(node: Node, inside: Container[Node]) -> bool:
+    """Whether an operator writes into a tensor that is made outside of `inside`: what reads that tensor later reads it.
+
+    Buffers do not count: their statistics belong to the layers that update them.
+    """
+    target = next(iter(node.all_input_nodes), None)
+    return writes_in_place(node) and target is not None and target.op != "get_attr" and target not in inside
 
 
 def nodes_between(entry: Node, tail: Node) -> set[Node]:

@@ -10,6 +10,7 @@ import torch
 
 from .lowering_builder import onnx_type
 from .lowering_site import Rule, Site, Value, register_lowering
+from .lowering_sizes import Size
 
 UNARY: dict[Callable[..., Any], str] = {
     torch.neg: "Neg",
@@ -88,7 +89,8 @@ def operands(site: Site, dtype: torch.dtype) -> tuple[str, str]:
 def promoted(site: Site) -> torch.dtype:
     """The dtype in which PyTorch computes with both operands."""
     given = [site.arg(0, "input"), site.arg(1, "other")]
-    return torch.result_type(*(one.tensor if isinstance(one, Value) else one for one in given))
+    known = (one.sample if isinstance(one, Size) else one for one in given)
+    return torch.result_type(*(one.tensor if isinstance(one, Value) else one for one in known))
 
 
 for _op, _op_type in UNARY.items():

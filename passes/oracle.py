@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 from .axes import AxisTypes
 from .blocks import Block
 from .calls import Call, TensorRef, with_numbers
+from .frontend.structure import map_leaves
 from .kernels import Kernel
 from .selection import index
 from .skeleton import Skeleton
@@ -278,10 +279,22 @@ class InDouble(TorchFunctionMode):
         """Called for every function of torch."""
         if func in LESS_PRECISE:
             return args[0].to(torch.float64, copy=True)
+        if func in ONLY_SINGLE:
+            args, kwargs = map_leaves((args, kwargs or {}), lambda _, leaf: _single(leaf))
+            return func(*args, **kwargs).double()
         return func(*map(_double, args), **{name: _double(value) for name, value in (kwargs or {}).items()})
 
 
 LESS_PRECISE = frozenset({Tensor.float, Tensor.half, Tensor.bfloat16})
+
+ONLY_SINGLE = frozenset(
+    getattr(owner, name) for owner in (torch, F) for name in ("_grouped_mm", "grouped_mm") if hasattr(owner, name)
+)
+"""Operators that PyTorch does not have in double precision."""
+
+
+def _single(value: Any) -> Any:
+    return value.float() if isinstance(value, Tensor) and value.dtype == torch.float64 else value
 
 
 def _double(value: Any) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch.fx import Node
 
-from .blocks import Block, Blocks, is_constant, nodes_between
+from .blocks import Block, Blocks, is_constant, nodes_between, writes_elsewhere
 from .choices import Choices
 from .errors import Diagnostic
 from .frontend.structure import tensors_of
@@ -73,14 +73,15 @@ def trained_block(block: Block, twins: Mapping[Node, Node]) -> Block | None:
 
 def _side_effects(body: Iterable[Node], out: Node) -> set[Node]:
     """Nodes that only inner values lead to and that lead nowhere: statistics that are updated in training."""
-    found: set[Node] = set()
+    inside, found = set(body), set[Node]()
     waiting = [user for node in body for user in node.users if user is not out]
     while waiting:
         node = waiting.pop()
         if node in found or node.op == "output":
             continue
-        if all(user in found for user in node.users):
+        if all(user in found for user in node.users) and not writes_elsewhere(node, inside):
             found.add(node)
+            inside.add(node)
     return found
 
 

@@ -13,7 +13,7 @@ from bnas.passes.frontend.recorder import inner_of
 from bnas.passes.frontend.state import deep_copy
 from bnas.passes.frontend.structure import Path, leaves_of, map_leaves, tensors_of
 from bnas.passes.ir import as_call, as_program_call
-from bnas.passes.oracle import InDouble, kept_without_weight, over_kept, randomise, skipped_blocks
+from bnas.passes.oracle import ONLY_SINGLE, InDouble, kept_without_weight, over_kept, randomise, skipped_blocks
 from bnas.passes.slot import Copies
 
 from .supernetwork import SuperNetwork
@@ -37,7 +37,8 @@ def verify(
         subnet: the sub-network to verify.
         example_inputs: as for `SuperNetwork.from_model`.
         tolerance: the largest error that is allowed; by default 1e-12, or 1e-5 for a model whose forward makes
-            tables of its own: these are in the graph as they were captured, in single precision.
+            tables of its own, which are in the graph as they were captured, or calls an operator that PyTorch has in
+            single precision only.
 
     Returns:
         The largest error relative to how much the outputs vary over the batch (at least 1e-3 of their size).
@@ -64,7 +65,8 @@ def verify(
     error = max((_error(tensor, expected[path]) for path, tensor in found.items()), default=0.0)
     if tolerance is None:
         tables = any(one.is_floating_point() and one.numel() > 1 for one in supernet.ir.constants.values())
-        tolerance = SINGLE if tables else DOUBLE
+        single = any(node.target in ONLY_SINGLE for node in supernet.ir.graph.nodes)
+        tolerance = SINGLE if tables or single else DOUBLE
     if not error <= tolerance:
         raise VerificationError(
             f"sub-network {subnet.to_json()} differs from the original model on its kept entries by {error:.2e}, "

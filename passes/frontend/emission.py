@@ -7,8 +7,8 @@ import inspect
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
-from itertools import product
-from math import gcd
+from itertools import combinations, product
+from math import gcd, prod
 from typing import Any
 
 import torch
@@ -244,17 +244,20 @@ class Emitter:
         """A node whose value is that number in every recording.
 
         A size that a tensor has comes before an expression in other sizes: halves that are rounded up and down, say,
-        agree at few sizes only. A multiple of an input's size is safe too, and does not tie the reader to a tensor.
+        agree at few sizes only. A multiple of the inputs' sizes is safe too, and does not tie the reader to a tensor.
         """
         vector = value.values
         if isinstance(vector[0], int):
             direct = self._direct(vector, operands)
             if direct is not None:
                 return self._size(*direct, shared=direct in self._inputs.values())
-            for sizes, place in self._inputs.items():
-                number = vector[0] // sizes[0] if sizes[0] else 0
-                if number > 0 and tuple(size * number for size in sizes) == vector:
-                    return self._apply(((operator.mul, number),), [place])
+            for count in (1, 2):
+                for places in combinations(self._inputs.items(), count):
+                    sizes = [prod(column) for column in zip(*(one for one, _ in places), strict=True)]
+                    number = vector[0] // sizes[0] if sizes[0] else 0
+                    if number > 0 and tuple(size * number for size in sizes) == vector:
+                        chain: Chain = () if number == 1 else ((operator.mul, number),)
+                        return self._apply(chain, [place for _, place in places])
             if vector in self._first_with:
                 return self._size(*self._first_with[vector], shared=False)
         found = self._expression(vector, operands)

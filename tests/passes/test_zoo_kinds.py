@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -343,3 +344,50 @@ def test_a_graph_of_other_sizes_that_is_wrong_at_the_example_is_not_taken() -> N
     agrees(supernet, images(32, 32))
     with pytest.raises(InputError, match="expected 32"):
         agrees(supernet, images(48, 32))
+
+
+class InverseOrder(nn.Module):
+    """After a block, an order is inverted by writing as many numbers as the block has steps inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.down, self.head = nn.Conv1d(4, 8, 1), nn.Conv1d(8, 8, 3, 2, 1), nn.Conv1d(8, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = x + F.interpolate(self.down(x), size=x.shape[2], mode="nearest")
+        few = (x.shape[2] + 1) // 2
+        order = x[:, :, :few].mean((0, 1)).argsort()
+        inverse = torch.empty_like(order)
+        inverse[order] = torch.arange(few, device=x.device)
+        return self.head(x[:, :, order][:, :, inverse])
+
+
+def test_a_write_into_what_is_read_later_is_no_dead_end_of_a_block() -> None:
+    torch.manual_seed(0)
+    net, inputs = InverseOrder().eval(), torch.randn(2, 4, 13)
+    supernet = SuperNetwork.from_model(net, inputs)
+    agrees(supernet, torch.randn(3, 4, 22))
+    assert bnas.verify(net, supernet, supernet.space.minimal(), inputs) <= 1e-12
+
+
+class ComparedWithSize(nn.Module):
+    """Leaves the last steps of a length out, by comparing their numbers with it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Conv1d(4, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.inner(x)
+        steps = torch.arange(x.shape[2], device=x.device)
+        return x * (steps < x.shape[2] - 2)
+
+
+def test_numbers_are_compared_with_a_size_in_onnx(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    inputs = torch.randn(2, 4, 10)
+    supernet = SuperNetwork.from_model(ComparedWithSize().eval(), inputs)
+    assert supernet.dynamic == {"x": {0: "batch", 2: "length_2"}}
+    report = bnas.export_onnx(supernet.extract(supernet.space.minimal()), tmp_path / "model.onnx", inputs)
+    assert report.fallback is None
