@@ -56,7 +56,11 @@ def _of_types(analysis: Analysis) -> Iterator[str]:
         yield "the axis types are those of another graph"
         return
     for node in ir.graph.nodes:
-        if node.op != "output" and not isinstance(node.target, type) and not fits(types.values.get(node), node.meta["value"]):
+        if (
+            node.op != "output"
+            and not isinstance(node.target, type)
+            and not fits(types.values.get(node), node.meta["value"])
+        ):
             yield f"the axis types of {node.name} are not of its shape: the rule of its operator is wrong"
     for name, axes in types.tensors.items():
         if not fits(axes, ir.tensor(name)):

@@ -51,7 +51,9 @@ def in_training(ir: IR, blocks: Blocks) -> Blocks:
         if trained_block(block, twins) is not None:
             found.append(block)
         else:
-            refused.append(Diagnostic(block.name, "training mode has no such block: its values are read elsewhere there"))
+            refused.append(
+                Diagnostic(block.name, "training mode has no such block: its values are read elsewhere there")
+            )
     return Blocks(tuple(found), tuple(refused), blocks.ties)
 
 

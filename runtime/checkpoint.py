@@ -24,7 +24,12 @@ MATRICES = "kernel matrix:"
 
 
 def write_supernet(
-    directory: Path, tensors: Mapping[str, Tensor], elasticity: Elasticity, space: SearchSpace, example_inputs: Any, dynamic: Any
+    directory: Path,
+    tensors: Mapping[str, Tensor],
+    elasticity: Elasticity,
+    space: SearchSpace,
+    example_inputs: Any,
+    dynamic: Any,
 ) -> None:
     """Write a super-network whole, or leave what was there."""
     manifest = {"elasticity": asdict(elasticity), "space": described_space(space), "inputs": _describe(example_inputs)}

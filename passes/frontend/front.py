@@ -20,8 +20,8 @@ from bnas.passes.shuffles import spell_shuffles
 
 from .capture import Captured, Dynamic, capture
 from .fidelity import Fidelity, compare
-from .structure import tensors_of
 from .recorder import BATCH
+from .structure import tensors_of
 from .values import reshaped, revalue
 
 
@@ -49,7 +49,9 @@ def trace(model: nn.Module, example_inputs: Any, dynamic: Dynamic | None = None,
         try:
             ir = _captured(model, args, kwargs, dynamic, fixed, apart)
             if any(one.is_meta for one in (*tensors_of((args, kwargs)), *model.parameters())):
-                return _with(ir, Diagnostic("the model", "its graph was not compared with it: it is on the meta device"))
+                return _with(
+                    ir, Diagnostic("the model", "its graph was not compared with it: it is on the meta device")
+                )
             if not check:
                 return _with(ir, Diagnostic("the model", "its graph was not compared with it: check=False"))
             found = _compared(ir, args, kwargs)

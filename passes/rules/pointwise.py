@@ -76,7 +76,10 @@ def zeros(types: AxisTypes, call: Call) -> Axes:
         return [K(n) for n in shape]
     nested = isinstance(given[0], list | tuple)
     sizes = given[0] if nested else given
-    axes = [types.fill(n, call.node.name) if s == n > 1 and not isinstance(s, Dynamic) else K(n) for s, n in zip(sizes, shape, strict=True)]
+    axes = [
+        types.fill(n, call.node.name) if s == n > 1 and not isinstance(s, Dynamic) else K(n)
+        for s, n in zip(sizes, shape, strict=True)
+    ]
     written = tuple(axis if isinstance(axis, Sym) else size for axis, size in zip(axes, sizes, strict=True))
     for place, value in enumerate([written] if nested else written):
         types.rewrite(call, first + place, "size", value)

@@ -69,7 +69,9 @@ def main(
         cells = [f"{one['whole']:.2f}", f"{4 * one['forward']:.2f}", f"{before.get(name, 0.0):.2f}", ratio, f"{GOAL}"]
         table.add_row(name, *cells)
     Console().print(table)
-    print(f"chain of {length} convolutions: {chain(length):.1f} CPU s (goal {CHAIN_GOAL}); half: {chain(length // 2):.1f}")
+    print(
+        f"chain of {length} convolutions: {chain(length):.1f} CPU s (goal {CHAIN_GOAL}); half: {chain(length // 2):.1f}"
+    )
 
 
 if __name__ == "__main__":

@@ -200,7 +200,9 @@ def test_what_follows_the_mode_does_so_in_programs_and_extracted_modules(name: s
     [
         pytest.param(lambda net, x: net.inner(x) if net.training else x, id="layer-in-training-only"),
         pytest.param(lambda net, x: x if net.training else net.inner(x), id="layer-in-evaluation-only"),
-        pytest.param(lambda net, x: x + x.mean((2, 3), keepdim=True) if net.training else x.relu(), id="other-functions"),
+        pytest.param(
+            lambda net, x: x + x.mean((2, 3), keepdim=True) if net.training else x.relu(), id="other-functions"
+        ),
     ],
 )
 def test_another_graph_in_training_is_that_of_programs_in_training_mode(step: Any) -> None:

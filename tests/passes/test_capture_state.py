@@ -20,7 +20,7 @@ from bnas.testing import assert_extracted_is_oracle
 OTHERS = (image(5), image(3, 7, 5))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def cached_grid(height: int, width: int) -> Tensor:
     return torch.linspace(-1, 1, height)[:, None] * torch.linspace(0, 2, width)
 
