@@ -88,8 +88,9 @@ def lower(
     """The ONNX model that computes in eval mode what `module` computes, for all sizes of its dynamic axes.
 
     `module` is not run, not copied and not changed. Dynamic axes and their names are those of
-    ``module.meta["dynamic"]`` (with ``meta["steps"]`` between sizes), by default axis 0 of every input, called ``batch``. Inputs keep their names; outputs are
-    called as `named_outputs` says. A BatchNorm right behind a convolution that nothing else reads is folded into it.
+    ``module.meta["dynamic"]`` (with ``meta["steps"]`` between their sizes), by default axis 0 of every input, called
+    ``batch``. Inputs keep their names; outputs are called as `named_outputs` says. A BatchNorm right behind a
+    convolution that nothing else reads is folded into it.
 
     Args:
         module: A graph of ordinary layers and functions, in eval mode.

@@ -45,7 +45,9 @@ def shared_bytes(model: nn.Module, matrices: nn.Module) -> bytes:
 def read_supernet(
     directory: Path, model: nn.Module
 ) -> tuple[Elasticity, Any, Any, Callable[[SearchSpace, nn.Module], None]]:
-    """Elasticity, example inputs and named dynamic axes as saved, and a function that sets the tensors if the space is the saved one.
+    """Elasticity, example inputs and named dynamic axes as saved, and a function that sets the tensors.
+
+    It sets them if the space that it is given is the saved one.
 
     It sets those of `model`, and of the matrices of elastic kernels that it is given.
     """

@@ -251,6 +251,7 @@ class Program(GraphModule):
         if self.training and self.in_training is not None:
             if self.trained is None:
                 self.__dict__["trained"] = self.in_training().train()
+            assert self.trained is not None
             return self.trained(*args, **kwargs)
         for binding in self.bindings:
             binding.refresh()

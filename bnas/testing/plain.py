@@ -89,7 +89,8 @@ def _table(module: _PlainModule, x: Tensor) -> Tensor:
     size = tuple(x.shape[2:])
     if size not in module.tables:
         module.tables[size] = torch.arange(size[0])[:, None] * torch.arange(size[1]) / (size[0] * size[1])
-    return x + module.tables[size].to(x.dtype)
+    table: Tensor = module.tables[size]
+    return x + table.to(x.dtype)
 
 
 def _kept(module: _PlainModule, x: Tensor) -> Tensor:

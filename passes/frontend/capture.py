@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from bnas.passes.calls import form_of
 from bnas.passes.errors import CaptureError, Diagnostic
@@ -188,12 +188,12 @@ def _norms(session: Session) -> Set[nn.Module]:
     if not any(isinstance(one, _BatchNorm) and form_of(one) is None for one in session.modes):
         return frozenset()
     batch = _batch_axis(session)
-    for sizes in ([{batch: BATCH}] if batch is not None else []), [{}]:
-        for one in sizes:
-            try:
-                return session.recorded(one, training=True).recorder.norms
-            except CaptureError:
-                continue
+    tries: list[dict[Axis, int]] = [{batch: BATCH}, {}] if batch is not None else [{}]
+    for sizes in tries:
+        try:
+            return session.recorded(sizes, training=True).recorder.norms
+        except CaptureError:
+            continue
     return frozenset()
 
 
@@ -210,7 +210,7 @@ def modes_in_training(model: nn.Module) -> dict[nn.Module, bool]:
 
 def _check_ready(model: nn.Module) -> None:
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if isinstance(tensor, UninitializedTensorMixin):
+        if isinstance(tensor, UninitializedParameter | UninitializedBuffer):
             raise CaptureError(f"{name} has no shape yet: run the lazy model once on the example inputs first")
     if isinstance(model, torch.jit.ScriptModule):
         raise CaptureError("a scripted model has no Python code to record: give the module that it was made of")
@@ -395,7 +395,8 @@ def _planned(session: Session, batch: Sequence[Axis], axes: Sequence[Axis]) -> l
         emitter.emit()
         if not emitter.guesses:
             break
-    session.plans[(*batch, *axes)] = plan
+    key = (*batch, *axes)
+    session.plans[key] = plan
     return plan
 
 
@@ -441,7 +442,7 @@ def _apart(session: Session, base: Mapping[Axis, int], axis: Axis) -> Iterator[A
     except CaptureError:
         return
     calls = [[(step.op, step.target) for step in one.hot] for one in (here, there)]
-    runs = SequenceMatcher(None, *calls, autojunk=False).get_opcodes()
+    runs = SequenceMatcher(None, calls[0], calls[1], autojunk=False).get_opcodes()
     if sum(tag != "equal" for tag, *_ in runs) == 1:  # a short cut is left out in one place
         yield dataclasses.replace(axis, apart=True)
 

@@ -360,16 +360,18 @@ class Emitter:
     def _structure(self, value: Any, resolved: Any) -> Any:
         """A call that makes a container of a user's class."""
         kind = type(value)
+        args: tuple[Any, ...] = ()
+        kwargs: dict[str, Any] = {}
         if isinstance(value, Mapping) and not dataclasses.is_dataclass(value):
-            args, kwargs = ({key: resolved(one) for key, one in value.items()},), {}
+            args = ({key: resolved(one) for key, one in value.items()},)
         elif isinstance(value, tuple) and hasattr(value, "_fields"):
-            args, kwargs = tuple(resolved(one) for one in value), {}
+            args = tuple(resolved(one) for one in value)
         elif isinstance(value, Mapping):
-            args, kwargs = (), {str(key): resolved(one) for key, one in value.items()}
+            kwargs = {str(key): resolved(one) for key, one in value.items()}
         elif dataclasses.is_dataclass(value):
-            args, kwargs = (), {f.name: resolved(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
+            kwargs = {f.name: resolved(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
         else:
-            args, kwargs = ([resolved(one) for _, one in parts_of(value) or ()],), {}
+            args = ([resolved(one) for _, one in parts_of(value) or ()],)
         node = self.graph.call_function(kind, args, kwargs)
         node.meta.update(value=_with_values(value), scope="", nn_module_stack={})
         return node

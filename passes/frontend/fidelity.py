@@ -70,10 +70,10 @@ class Bench:
             return f"it fails where the model does not: {type(error).__name__}: {str(error).splitlines()[0]}"
         worst = 0.0
         for label, left, right in (("output", expected, result), ("buffer", changed, changed_too)):
-            error = distance(left, right, label)
-            if isinstance(error, str):
-                return error + first_difference(self.ir, inputs, self._now)
-            worst = max(worst, error)
+            far = distance(left, right, label)
+            if isinstance(far, str):
+                return far + first_difference(self.ir, inputs, self._now)
+            worst = max(worst, far)
         return worst
 
     @property
@@ -268,7 +268,7 @@ def _kinds(value: Any) -> list[type]:
     parts = parts_of(value)
     if parts is None:
         return []
-    plain = {torch.Size: tuple, immutable_list: list, immutable_dict: dict}
+    plain: dict[Any, type] = {torch.Size: tuple, immutable_list: list, immutable_dict: dict}
     kind = plain.get(type(value), type(value))
     return [kind, *(inner for _, part in parts for inner in _kinds(part))]
 

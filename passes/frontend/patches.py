@@ -30,7 +30,7 @@ class CustomFunction(nn.Module):
 
     def forward(self, *args: Any) -> Any:
         """Apply the function."""
-        return self.function.apply(*args)  # type: ignore[no-untyped-call]
+        return self.function.apply(*args)
 
     def extra_repr(self) -> str:
         """The name of the function."""
@@ -45,11 +45,11 @@ def recording(recorder: Recorder) -> Iterator[None]:
     path of encoders is off: it knows no axes. All of it is put back at the end.
     """
     owner = next(one for one in torch.autograd.Function.__mro__ if "apply" in vars(one))
-    apply = vars(owner)["apply"]
+    apply, call = vars(owner)["apply"], nn.Module.__call__
 
     def module_call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if not recorder.active:
-            return module._call_impl(*args, **kwargs)
+            return call(module, *args, **kwargs)
         if isinstance(module, WRAPPERS):
             return module.module(*args, **kwargs)
         if inner_of(module) is not module:

@@ -113,6 +113,8 @@ class Recorder(TorchFunctionMode):
         self._twins: dict[int, Tensor] = {}
         """Meta tensors that stand for real ones: parameters, and cold tensors that hot values were written into."""
         self._items: dict[tuple[Step, Path], Step] = {}
+        self._warmed: dict[Step, Step] = {}
+        """Cold steps that became hot ones."""
         self._cold_made: set[int] = set()
         self._used: set[int] = set()
         """The memory of cold tensors that hot steps read."""
@@ -468,11 +470,6 @@ class Recorder(TorchFunctionMode):
                 self._twins[id(leaf)] = at(made.value, path)
                 self._bind(leaf, made, path)
 
-    @property
-    def _warmed(self) -> dict[Step, Step]:
-        """Cold steps that became hot ones."""
-        return self.__dict__.setdefault("_warm_steps", {})
-
     def _meta_of(self, leaf: Any) -> Any:
         if isinstance(leaf, Step):
             return map_leaves(leaf.value, lambda _, one: to_meta(one) if isinstance(one, Tensor) else one)
@@ -516,7 +513,7 @@ class Recorder(TorchFunctionMode):
     def _form(self, module: nn.Module) -> ModuleForm | None:
         if module not in self._forms:
             self._forms[module] = self.unseen(form_of, module)
-        return self._forms[module]  # type: ignore[no-any-return]
+        return self._forms[module]
 
     def _inside(self, module: nn.Module, path: str, run: Callable[[], Any]) -> Any:
         """Run something as a part of the call of a module."""

@@ -16,7 +16,7 @@ from bnas.passes.errors import CaptureError, Diagnostic
 from .patches import recording
 from .recorder import Recorder, Step, described, inner_of
 from .state import ModelState
-from .structure import Path, leaves_of, map_leaves
+from .structure import Path, at, leaves_of, map_leaves
 
 
 @dataclass(frozen=True)
@@ -120,9 +120,9 @@ def _placeholders(
             return leaf
         return torch.empty(shapes[path], dtype=leaf.dtype, device="meta")
 
-    given = map_leaves(inputs, meta)
+    given: tuple[tuple[Any, ...], dict[str, Any]] = map_leaves(inputs, meta)
     for path, name in names.items():
-        value = given[path[0]][path[1]]
+        value = at(given, path)
         step = recorder._append(Step("placeholder", name, value=value))
 
         def bind(inner: Path, leaf: Any, step: Step = step) -> Any:

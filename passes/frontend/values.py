@@ -51,7 +51,8 @@ def _value(
         module = own[target] if target in own else root.get_submodule(target)
         form = form_of(module)
         if target in plain:
-            return torch.empty_like(args[0])
+            like: Any = args
+            return torch.empty_like(like[0])
         if form is None and target not in own:
             from .opaque import run_opaque
 

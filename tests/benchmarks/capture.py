@@ -1,8 +1,9 @@
 """Table of what the capture costs: ``python tests/benchmarks/capture.py [--chain 1500] [--old seconds.json]``.
 
-CPU seconds of one thread, as medians: capture with all recordings, comparison with the model, axis types; and four forward
-passes of the model on its example, which is what the goal counts in. ``--only-analysis`` prints the seconds of
-`bnas.passes.trace` and `analyse` as JSON; it also runs in a checkout of an older version, whose figures ``--old`` takes.
+CPU seconds of one thread, as medians: capture with all recordings, comparison with the model and axis types; and four
+forward passes of the model on its example, which is what the goal counts in. ``--only-analysis`` prints the seconds of
+`bnas.passes.trace` and `analyse` as JSON; it also runs in a checkout of an older version, whose figures ``--old``
+takes.
 """
 
 from __future__ import annotations
