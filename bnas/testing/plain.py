@@ -90,7 +90,8 @@ def _table(module: _PlainModule, x: Tensor) -> Tensor:
     if size not in module.tables:
         module.tables[size] = torch.arange(size[0])[:, None] * torch.arange(size[1]) / (size[0] * size[1])
     table: Tensor = module.tables[size]
-    return x + table.to(x.dtype)
+    out: Tensor = x + table.to(x.dtype)
+    return out
 
 
 def _kept(module: _PlainModule, x: Tensor) -> Tensor:
