@@ -287,7 +287,7 @@ class Emitter:
                 product = tuple(a * b for a, b in zip(left, right, strict=True))
                 if product == vector:
                     return self._apply(operator.mul, [one, other], None, vector[0])
-                for function, number in _of_one(vector, product):
+                for function, number in _exactly_of(vector, product):
                     inner = self._apply(operator.mul, [one, other], None, product[0])
                     return self._computed(function, (inner, number), vector[0])
         return self._of_three(vector, known)
@@ -298,7 +298,7 @@ class Emitter:
             for b, two in known:
                 for c, three in known:
                     product = tuple(x * y * z for x, y, z in zip(a, b, c, strict=True))
-                    for function, number in [(operator.mul, 1), *_of_one(vector, product)]:
+                    for function, number in [(operator.mul, 1), *_exactly_of(vector, product)]:
                         if tuple(function(p, number) for p in product) != vector:
                             continue
                         inner = self._apply(operator.mul, [one, two], None, a[0] * b[0])
@@ -388,6 +388,14 @@ def _of_one(vector: tuple[Any, ...], sizes: Vector) -> Iterator[tuple[Any, Any]]
         if number == 0 and function is not operator.add:
             continue
         if tuple(function(one, number) for one in sizes) == vector:
+            yield function, number
+
+
+def _exactly_of(vector: tuple[Any, ...], product: Vector) -> Iterator[tuple[Any, Any]]:
+    """As `_of_one` for a product of sizes, without rounding: a large number divides one to almost anything."""
+    for function, number in _of_one(vector, product):
+        rounds = function is _ceiling or (function is operator.floordiv and any(one % number for one in product))
+        if not rounds and (function is not operator.add or not number):
             yield function, number
 
 
