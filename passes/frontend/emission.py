@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import combinations, product
 from math import gcd, prod
@@ -313,12 +313,13 @@ class Emitter:
                 continue
             for (left, one), (right, other) in product(known, known):
                 both = tuple(a * b for a, b in zip(left, right, strict=True))
-                for chain in chains(family, vector, both):
+                for chain in _exact(chains(family, vector, both), both):
                     return self._apply(chain, [one, other])
                 if tuple(a / b if b else None for a, b in zip(left, right, strict=True)) == vector:
                     return self._quotient(one, other)
             for (a, one), (b, two), (c, three) in product(whole, whole, whole):
-                for chain in chains(family, vector, tuple(x * y * z for x, y, z in zip(a, b, c, strict=True))):
+                all_three = tuple(x * y * z for x, y, z in zip(a, b, c, strict=True))
+                for chain in _exact(chains(family, vector, all_three), all_three):
                     return self._apply(chain, [one, two, three])
         return None
 
@@ -390,6 +391,14 @@ def chains(family: Family, vector: tuple[Any, ...], sizes: Vector) -> Iterator[C
     """The chains of a family that make `vector` of `sizes`."""
     for chain in family(vector, sizes):
         if all(_followed(chain, size) == one for size, one in zip(sizes, vector, strict=True)):
+            yield chain
+
+
+def _exact(found: Iterable[Chain], sizes: Vector) -> Iterator[Chain]:
+    """The chains that do not round: of a large product, one that rounds explains almost any number, wrongly."""
+    for chain in found:
+        rounds = [number for function, number in chain if function is operator.floordiv]
+        if not rounds or (len(chain) == 1 and all(size % rounds[0] == 0 for size in sizes)):
             yield chain
 
 
