@@ -104,7 +104,9 @@ def make_shell(module: nn.Module, kind: type[nn.Module] | None = None) -> nn.Mod
     It is of the class `kind`, by default of the module's own. Its tables of hooks are its own: what is registered with
     the shell is not with the module.
     """
-    shell = object.__new__(kind or type(module))  # no constructor runs; a graph module keeps its class, which has its code
+    shell = object.__new__(
+        kind or type(module)
+    )  # no constructor runs; a graph module keeps its class, which has its code
     state = vars(shell)
     state.update(vars(module))
     for name in TABLES:

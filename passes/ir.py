@@ -192,6 +192,7 @@ def as_program_call(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any
 
 
 def aliases_of(model: nn.Module) -> dict[str, str]:
+    """Every name of a parameter or buffer, with its first name."""
     first: dict[int, str] = {}
     named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     return {name: first.setdefault(id(tensor), name) for name, tensor in named}

@@ -278,8 +278,10 @@ class Site:
 
     def like(self, source: Value, name: str, dtype: torch.dtype | None = None) -> Value:
         """A value of the shape of `source` that is called `name`."""
-        tensors = [one if one is None else torch.empty(one.shape, dtype=dtype or one.dtype, device="meta") for one in
-                   (source.tensor, source.twin)]
+        tensors = [
+            one if one is None else torch.empty(one.shape, dtype=dtype or one.dtype, device="meta")
+            for one in (source.tensor, source.twin)
+        ]
         return Value(tensors[0], name, twin=tensors[1] if tensors[1] is not None else tensors[0])
 
     def transpose(self, source: Source, perm: Sequence[int]) -> str:

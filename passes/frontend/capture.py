@@ -385,7 +385,9 @@ def _captured(session: Session, axes: Sequence[Axis], static: Mapping[str, str])
 def _dropped(base: Recording) -> list[Diagnostic]:
     """What a graph does not return of what the model returns."""
     names = [".".join(str(getattr(one, "name", one)) for one in path) or "all" for path in base.dropped]
-    return [Diagnostic(f"output {name}", "an object that is no tensor or plain value: None is returned") for name in names]
+    return [
+        Diagnostic(f"output {name}", "an object that is no tensor or plain value: None is returned") for name in names
+    ]
 
 
 def _in_both_modes(session: Session, recordings: Sequence[Recording], sizes: Mapping[Axis, int]) -> tuple[Emitter, str]:

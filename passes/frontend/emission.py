@@ -383,7 +383,11 @@ def _of_one(vector: tuple[Any, ...], sizes: Vector) -> Iterator[tuple[Any, Any]]
                 if number > 1:
                     tries += [(operator.floordiv, number), (_ceiling, number)]
     elif size:
-        tries += [(operator.mul, first / size), (operator.truediv, size / first if first else 0), (operator.add, first - size)]
+        tries += [
+            (operator.mul, first / size),
+            (operator.truediv, size / first if first else 0),
+            (operator.add, first - size),
+        ]
     for function, number in tries:
         if number == 0 and function is not operator.add:
             continue
@@ -405,7 +409,8 @@ def without_defaults(function: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
     return {
         name: value
         for name, value in kwargs.items()
-        if name != "_stacklevel" and not (name in defaults and type(value) is type(defaults[name]) and value == defaults[name])
+        if name != "_stacklevel"
+        and not (name in defaults and type(value) is type(defaults[name]) and value == defaults[name])
     }
 
 

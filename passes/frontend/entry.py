@@ -87,9 +87,7 @@ def check_sizes(tensor: Tensor, name: str, allowed: Sequence[Allowed], why: str 
         if isinstance(may, tuple) and (size - may[0]) % may[1] == 0:
             continue
         expected = f"{may}" if isinstance(may, int) else f"{may[0]} plus a multiple of {may[1]}"
-        raise InputError(
-            f"input {name!r}: axis {axis} has size {size}, expected {expected}. {why or REMEDY}".rstrip()
-        )
+        raise InputError(f"input {name!r}: axis {axis} has size {size}, expected {expected}. {why or REMEDY}".rstrip())
 
 
 REMEDY = "Make the super-network with an example of that size, or name the axis in `dynamic`"

@@ -180,7 +180,9 @@ def _difference(
     """The relative error of a graph to its model; what is wrong if it is none, or None where the model fails."""
     state = {name: tensor for name, tensor in ir.root.named_buffers() if not tensor.is_meta} if buffers else {}
     try:
-        expected, changed = _run(ir.root, modes, state, lambda: inner_of(ir.root)(*copied(inputs)[0], **copied(inputs)[1]))
+        expected, changed = _run(
+            ir.root, modes, state, lambda: inner_of(ir.root)(*copied(inputs)[0], **copied(inputs)[1])
+        )
     except Exception:
         if not fails:
             raise

@@ -140,7 +140,9 @@ class Recorder(TorchFunctionMode):
             return self.call(func, args, kwargs)
         if name in RANDOM or (name in LIKES and self._large_like(name, args, kwargs)):
             return self.call(func, args, kwargs)
-        if any(one.untyped_storage()._cdata in self._used for one in self._writes(*spelled(func, args, kwargs), kwargs)):
+        if any(
+            one.untyped_storage()._cdata in self._used for one in self._writes(*spelled(func, args, kwargs), kwargs)
+        ):
             return self.call(func, args, kwargs)  # a hot step has read it before: the write must come after that
         return self._cold(func, args, kwargs)
 
@@ -220,7 +222,9 @@ class Recorder(TorchFunctionMode):
         made = self.__torch_function__(func, (), args, kwargs)
         for target, value in zip(tensors_of(out), tensors_of(made), strict=True):
             if target.shape != value.shape:
-                raise CaptureError(f"out= has the shape {tuple(target.shape)}, and what is written {tuple(value.shape)}")
+                raise CaptureError(
+                    f"out= has the shape {tuple(target.shape)}, and what is written {tuple(value.shape)}"
+                )
             self.call(Tensor.copy_, (target, value), {})
         return out
 
@@ -319,7 +323,9 @@ class Recorder(TorchFunctionMode):
             last, function = path[-1], operator.getitem
             if isinstance(last, Attribute):
                 last, function = last.name, getattr  # type: ignore[assignment]
-            step = Step("call_function", function, (owner, last), {}, at(source.value, path), source.stack, source.scope)
+            step = Step(
+                "call_function", function, (owner, last), {}, at(source.value, path), source.stack, source.scope
+            )
             step.line, step.grad = source.line, source.grad
             if source.cold:
                 step.op, step.target = "cold", function
@@ -368,7 +374,7 @@ class Recorder(TorchFunctionMode):
             self._remember(tensor)
         real = map_leaves((args, kwargs), lambda _, leaf: self._real_like(leaf))
         result = func(*real[0], **real[1])
-        return self._noted_cold(target if op != "call_method" else target, plain, kwargs, result, op, bool(writes))
+        return self._noted_cold(target, plain, kwargs, result, op, bool(writes))
 
     def _real_like(self, leaf: Any) -> Any:
         """A real tensor of the type and shape of a hot one, whose numbers nobody may need."""
@@ -548,7 +554,9 @@ class Recorder(TorchFunctionMode):
         """The call of a batch norm on the tensors of one module, as that module in the form of a plain layer."""
         if target is not F.batch_norm:
             return None
-        given = dict(zip(("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps"), args))
+        given = dict(
+            zip(("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps"), args, strict=False)
+        )
         given |= kwargs
         mean = given.get("running_mean")
         owner = self.owners.get(id(mean)) if mean is not None else None
@@ -575,7 +583,9 @@ class Recorder(TorchFunctionMode):
         counter = owner._buffers.get("num_batches_tracked")
         if counter is None:
             return
-        mine = [s for s in self.steps if s.writes and s.op == "call_method" and s.args and _reads(s.args[0], counter, self)]
+        mine = [
+            s for s in self.steps if s.writes and s.op == "call_method" and s.args and _reads(s.args[0], counter, self)
+        ]
         read = {step.args[0] for step in mine}
         for step in [*mine, *read]:
             step.op, step.target, step.args, step.writes = "nothing", None, (), False
@@ -654,7 +664,9 @@ def run_leaf(module: nn.Module, form: ModuleForm | None, args: Any, kwargs: Any)
 
 def _hooked(module: nn.Module) -> bool:
     return bool(
-        module._forward_hooks or module._forward_pre_hooks or getattr(module, "_backward_hooks", None)
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or getattr(module, "_backward_hooks", None)
         or getattr(module, "_backward_pre_hooks", None)
     )
 

@@ -235,7 +235,11 @@ def test_outputs_are_flattened_and_named(net: Net, names: list[str]) -> None:
     ("net", "reason"),
     [
         pytest.param(lambda x: torch.cumprod(x, 1), r"cumprod.*node 'cumprod'.*register_lowering", id="no-rule"),
-        pytest.param(nn.Sequential(nn.LocalResponseNorm(2)), r"0.*no lowering rule for .*local_response_norm.*register_lowering", id="layer-without-rule"),
+        pytest.param(
+            nn.Sequential(nn.LocalResponseNorm(2)),
+            r"0.*no lowering rule for .*local_response_norm.*register_lowering",
+            id="layer-without-rule",
+        ),
         pytest.param(lambda x: x.view(2, 432), "batches of any size", id="fixed-batch"),
         pytest.param(lambda x: F.max_pool2d(x, 2, return_indices=True), "indices", id="indices"),
         pytest.param(nn.Sequential(nn.AdaptiveMaxPool2d(4)), "not a divisor", id="uneven-max"),

@@ -75,7 +75,12 @@ def test_initial_states(name: str) -> None:
     count = layer.num_layers * (2 if layer.bidirectional else 1)
     states = torch.randn(count, (axes == TOKENS and 2) or 9, 5)
     assert_dynamic(
-        graph_of(WithStates(layer)), [axes, {1: "batch"}, {1: "batch"}], torch.randn(2, 9, 8), states, states, sizes=SIZES
+        graph_of(WithStates(layer)),
+        [axes, {1: "batch"}, {1: "batch"}],
+        torch.randn(2, 9, 8),
+        states,
+        states,
+        sizes=SIZES,
     )
 
 

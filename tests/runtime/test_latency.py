@@ -237,7 +237,9 @@ def test_modules_and_subnets_are_lowered_and_inputs_are_what_they_declare() -> N
 )
 def test_inputs_that_cannot_be_made_up_are_named(shape: list[Any], kind: str, reason: str) -> None:
     declared = SimpleNamespace(name="x", shape=shape, type=kind)
-    session = SimpleNamespace(get_inputs=lambda: [declared], get_modelmeta=lambda: SimpleNamespace(custom_metadata_map={}))
+    session = SimpleNamespace(
+        get_inputs=lambda: [declared], get_modelmeta=lambda: SimpleNamespace(custom_metadata_map={})
+    )
     with pytest.raises(LatencyError, match=reason):
         feed_of("net", session, None, 5, 0)
 

@@ -43,7 +43,9 @@ class Branching(nn.Module):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_whole_graph_goes_to_the_standard_exporter(tmp_path: Path) -> None:
     net = Summing().eval()
-    with pytest.warns(OnnxFallbackWarning, match=r"exported the whole graph: logaddexp: no lowering rule for torch\.log"):
+    with pytest.warns(
+        OnnxFallbackWarning, match=r"exported the whole graph: logaddexp: no lowering rule for torch\.log"
+    ):
         report = export_onnx(net, tmp_path / "a.onnx", IMAGES, metadata={"of": "test"})
     assert "no lowering rule for torch.logaddexp" in str(report.fallback)
     properties = {entry.key: entry.value for entry in onnx.load(report.path).metadata_props}
@@ -74,7 +76,8 @@ def test_a_wrong_number_of_the_standard_exporter_is_caught(tmp_path: Path, monke
 @needs_onnxscript
 def test_where_both_fail_both_say_why(tmp_path: Path) -> None:
     with pytest.raises(
-        LoweringError, match=r"reads the numbers of a tensor.*torch\.onnx\.export was tried for the whole graph, and fails: Guard"
+        LoweringError,
+        match=r"reads the numbers of a tensor.*torch\.onnx\.export was tried for the whole graph, and fails: Guard",
     ):
         export_onnx(Branching().train(), tmp_path / "a.onnx", IMAGES)
     assert list(tmp_path.iterdir()) == []

@@ -62,7 +62,9 @@ def same_outputs(modules: tuple[nn.Module, ...], net: nn.Module, inputs: Any) ->
             torch.manual_seed(0)
             found = module(*fresh(tensors), **fresh(named))
             assert type(found) is type(expected)
-            left, right = ([leaf for _, leaf in leaves_of(value) if not isinstance(leaf, str)] for value in (found, expected))
+            left, right = (
+                [leaf for _, leaf in leaves_of(value) if not isinstance(leaf, str)] for value in (found, expected)
+            )
             torch.testing.assert_close(left, right, rtol=0, atol=0)
             assert [path for path, _ in leaves_of(found)] == [path for path, _ in leaves_of(expected)]
 
@@ -120,7 +122,7 @@ def _held(value: Any, seen: dict[int, Any]) -> Any:
         return type(value), [(key, _held(part, seen)) for key, part in value.items()]
     if isinstance(value, list | tuple | set | frozenset | deque):
         return type(value), [_held(part, seen) for part in value]
-    if isinstance(value, PLAIN) or callable(value) and not isinstance(value, nn.Module):
+    if isinstance(value, PLAIN) or (callable(value) and not isinstance(value, nn.Module)):
         return value
     return type(value), id(value), _held(vars(value), seen) if hasattr(value, "__dict__") else None
 
