@@ -1,4 +1,4 @@
-"""Training mode is the model's: norms and dropouts in all spellings, custom backwards, checkpoints, parts without gradients."""
+"""Training mode is the model's: norms and dropouts in all spellings, custom backwards, parts without gradients."""
 
 from __future__ import annotations
 

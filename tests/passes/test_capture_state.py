@@ -1,4 +1,4 @@
-"""What a forward keeps is captured rightly, and afterwards the model is to the bit what it was, also after a failure."""
+"""What a forward keeps is captured, and afterwards the model is to the bit what it was, also after a failure."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_what_is_removed_is_there_again() -> None:
     once, twice = Keeps(a_removed_entry), Keeps(lambda net, x: a_removed_entry(net, a_removed_entry(net, x)))
     before = everything(once), everything(twice)
     trace(once, image())
-    with pytest.raises(CaptureError, match="pop from an empty|KeyError"):
+    with pytest.raises(CaptureError, match=r"pop from an empty|KeyError"):
         trace(twice, image())
     same_as_before(once, before[0])
     same_as_before(twice, before[1])
@@ -185,7 +185,7 @@ def test_a_table_that_a_call_before_left_makes_its_sizes_static() -> None:
     net = Keeps(in_an_attribute)
     net(image())
     supernet = captured(net, image(), [image(5)])
-    with pytest.raises(InputError, match="axis 2 has size 7, expected 4. .*made in another way"):
+    with pytest.raises(InputError, match=r"axis 2 has size 7, expected 4\. .*made in another way"):
         supernet.extract(supernet.space.maximal())(image(3, 7, 5))
 
 

@@ -258,10 +258,10 @@ def test_a_lost_write_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
             node.kwargs = {**node.kwargs, "alpha": 0}
         return node
 
+    program = right.extract(right.space.maximal())
+    next(n for n in program.graph.nodes if "add" in n.name).kwargs = {"alpha": 0}
+    program.recompile()
     with pytest.raises(AssertionError, match="not equal"):
-        program = right.extract(right.space.maximal())
-        next(n for n in program.graph.nodes if "add" in n.name).kwargs = {"alpha": 0}
-        program.recompile()
         same_outputs((program,), net, inputs)
     monkeypatch.setattr(Emitter, "_emit", forgets)
     with pytest.raises(CaptureError, match="the graph is not the model"):
