@@ -21,7 +21,7 @@ from .entry import Axis
 from .recorder import inner_of
 from .recording import PLAIN
 from .state import preserved
-from .structure import holds_tensors, leaves_of, map_leaves
+from .structure import holds_tensors, leaves_of, map_leaves, tensors_of
 
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 2e-5, torch.bfloat16: 4e-2, torch.float16: 5e-3}
 """The largest difference, relative to the largest output, that is rounding: libraries take another path of PyTorch
@@ -44,6 +44,9 @@ def compare(ir: IR, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Fidelity:
         CaptureError: they differ on the example inputs; names the first node that differs.
     """
     found = Fidelity()
+    if any(one.is_meta for one in (*tensors_of((args, kwargs)), *ir.root.parameters())):
+        found.notes.append("it is on the meta device and has no numbers: its graph was not compared with it")
+        return found
     with preserved(ir.root, data=True), torch.no_grad():
         modes = modes_in_training(ir.root)
         _at_example(ir, (args, kwargs), found)
