@@ -27,6 +27,8 @@ def spell_shuffles(graph: Graph) -> None:
             node.replace_all_uses_with(shuffle)
             while node is not source:
                 dead, node = node, node.all_input_nodes[0]
+                for size in [user for user in dead.users if not user.users]:
+                    graph.erase_node(size)
                 graph.erase_node(dead)
 
 
@@ -62,7 +64,12 @@ def _only_source(node: Node, *operators: Any, shared: bool = False) -> Node | No
     if _operator(node) not in operators or len(tensors) != 1:  # the others are sizes
         return None
     source = tensors[0]
-    return source if shared or len(source.users) == 1 else None
+    readers = [user for user in source.users if not (_is_size(user) and set(user.users) <= {node})]
+    return source if shared or len(readers) == 1 else None
+
+
+def _is_size(node: Node) -> bool:
+    return node.op == "call_method" and node.target == "size"
 
 
 def _operator(node: Node) -> Any:
