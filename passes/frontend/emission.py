@@ -60,7 +60,8 @@ class Emitter:
         self._inputs: dict[Vector, tuple[Node, int]] = {}
         """Sizes of inputs that vary, with a placeholder and an axis that have them."""
         self._first_with: dict[Vector, tuple[Node, int]] = {}
-        """For every size the first tensor that has it: it stands before the blocks that read that size."""
+        """For every size a tensor that has it, the first of those in the outermost module: it stands outside of the
+        blocks that read that size."""
         self._vectors: dict[tuple[Node, int], Vector] = {}
         """The sizes of axes of nodes in the recordings."""
         self._sizes: dict[Vector, Node] = {}
@@ -117,7 +118,9 @@ class Emitter:
             self._vectors[node, axis] = columns[axis]
             if node.meta.get("input"):
                 self._inputs.setdefault(columns[axis], (node, axis))
-            self._first_with.setdefault(columns[axis], (node, axis))
+            known = self._first_with.get(columns[axis])
+            if known is None or _depth(node) < _depth(known[0]):
+                self._first_with[columns[axis]] = node, axis
 
     def _arguments(self, merged: Merged) -> tuple[Any, Any]:
         step, args, kwargs = merged.step, merged.args, merged.kwargs
@@ -380,6 +383,10 @@ class Emitter:
 
 Chain = tuple[tuple[Any, Any], ...]
 """Operators with their right operands, applied to a size one after the other."""
+
+
+def _depth(node: Node) -> int:
+    return len(node.meta.get("nn_module_stack", ()))
 
 
 def part_of(size: float, whole: float) -> float:

@@ -613,8 +613,12 @@ class Recorder(TorchFunctionMode):
     def _opaque(self, module: nn.Module, path: str, args: Any, kwargs: Any, error: Exception) -> Any:
         """Note the call of a module that cannot be recorded as one step: all of it stays as it is."""
         from .opaque import run_opaque
+        from .recording import PLAIN
 
         reason = described(module, path, error)
+        for _, leaf in leaves_of((args, kwargs)):
+            if not isinstance(leaf, (Tensor, slice, *PLAIN)):
+                raise CaptureError(f"{reason}; and it is called with an object of {type(leaf).__name__}") from error
         step = self._inside(module, path, lambda: self._step("call_module", path, args, kwargs))
         values, named = self._values((args, kwargs))
         try:

@@ -391,3 +391,26 @@ def test_numbers_are_compared_with_a_size_in_onnx(tmp_path: Path) -> None:
     assert supernet.dynamic == {"x": {0: "batch", 2: "length_2"}}
     report = bnas.export_onnx(supernet.extract(supernet.space.minimal()), tmp_path / "model.onnx", inputs)
     assert report.fallback is None
+
+
+class Shuffled(nn.Module):
+    """A channel shuffle by views that say the sizes of the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 16, 3, 2, 1), nn.Conv2d(16, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        b, c, h, w = x.shape
+        x = x.view(b, 2, c // 2, h, w).transpose(1, 2).contiguous().view(b, c, h, w)
+        return self.second(x)
+
+
+def test_a_shuffle_with_dynamic_sizes_is_one_operator() -> None:
+    torch.manual_seed(0)
+    supernet = SuperNetwork.from_model(Shuffled().eval(), images(32, 32))
+    assert supernet.dynamic == {"x": {0: "batch", 2: "height", 3: "width"}}
+    assert [node.target for node in supernet.ir.graph.nodes if node.target is F.channel_shuffle]
+    assert not [node for node in supernet.ir.graph.nodes if node.target == "view"]
+    agrees(supernet, images(41, 50))

@@ -332,7 +332,7 @@ def test_other_values_of_other_inputs_are_seen() -> None:
 def test_inputs_that_do_not_fit_are_refused() -> None:
     with pytest.raises(
         CaptureError,
-        match=r"cannot capture the model \(TwoInputs\), .*: x = self\.conv\(image\): RuntimeError: Invalid channel dimensions",
+        match=r"cannot capture the model \(TwoInputs\), .*: x = self\.conv\(image\): RuntimeError: Invalid channel dim",
     ):
         SuperNetwork.from_model(TwoInputs().eval(), torch.randn(2, 5, 4, 4))
     with pytest.raises(CaptureError, match=r"cannot capture the model.*unexpected keyword argument 'picture'"):
