@@ -15,6 +15,7 @@ from network_cases import ELASTICITY, EXACT, Case, cases, supernet_of
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from bnas.inputs import Input
 from bnas.inspection import inspect_model
 from bnas.passes import Elasticity, Subnet, SubnetError
 from bnas.passes.shrinking import Matrices, Shrink
@@ -344,9 +345,9 @@ def test_reordering_keeps_what_full_widths_compute_with_any_kernel(case: Case, d
 
 
 def test_inspection_shows_kernels() -> None:
-    found = inspect_model("net", network().module, (1, 3, 12, 13)).to_json()
+    found = inspect_model("net", network().module, [Input((1, 3, 12, 13))]).to_json()
     assert found["kernel"]["0.2.branches.0.0"] == {"choices": [3, 5, 7], "sizes": [[3, 3], [5, 5], [7, 5]]}
-    even = inspect_model("net", nn.Sequential(nn.Conv2d(3, 4, 4, 4)).eval(), (1, 3, 8, 8)).to_json()
+    even = inspect_model("net", nn.Sequential(nn.Conv2d(3, 4, 4, 4)).eval(), [Input((1, 3, 8, 8))]).to_json()
     assert even["kernel"] == {}
     assert {"place": "0", "reason": "the kernel 4x4 is even: it has no centre"} in even["diagnostics"]
 
