@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from torch.fx import Node
 
 from .merging import ByMode, Differs, Merged, Merger, Recipe, Varying
-from .recorder import DEVICE_OF_MODEL, Step
+from .recorder import BATCH, DEVICE_OF_MODEL, Step
 from .structure import leaves_of, parts_of
 
 RESHAPES = frozenset({"view", "reshape", torch.reshape})
@@ -395,7 +395,13 @@ def part_of(size: float, whole: float) -> float:
 
 
 def chains(family: Family, vector: tuple[Any, ...], sizes: Vector) -> Iterator[Chain]:
-    """The chains of a family that make `vector` of `sizes`."""
+    """The chains of a family that make `vector` of `sizes`.
+
+    The batch grows with the other sizes in the recordings: no part of it is taken for a number that has none in it.
+    """
+    whole = type(vector[0]) is int
+    if whole and (sizes[0] % BATCH == 0) is not (vector[0] % BATCH == 0 and vector[0] != 0):
+        return
     for chain in family(vector, sizes):
         if all(_followed(chain, size) == one for size, one in zip(sizes, vector, strict=True)):
             yield chain

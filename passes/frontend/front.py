@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from bnas.passes.ir import IR, aliases_of, as_call, floating
 from bnas.passes.shuffles import spell_shuffles
 
 from .capture import Captured, Dynamic, capture
+from .entry import Axis
 from .fidelity import Fidelity, compare
 from .recorder import BATCH
 from .structure import tensors_of
@@ -55,8 +56,11 @@ def trace(model: nn.Module, example_inputs: Any, dynamic: Dynamic | None = None,
             if not check:
                 return _with(ir, Diagnostic("the model", "its graph was not compared with it: check=False"))
             found = _compared(ir, args, kwargs)
-        except NotAtExample:
-            apart = False
+        except NotAtExample as error:
+            if not error.apart and dynamic is not None:
+                raise
+            fixed |= {} if error.apart else dict.fromkeys(error.axes, f"at the example's size {error}")
+            apart = apart and not error.apart
             continue
         new = {name: why for name, why in found.wrong.items() if name not in fixed}
         if not new:
@@ -65,15 +69,21 @@ def trace(model: nn.Module, example_inputs: Any, dynamic: Dynamic | None = None,
 
 
 class NotAtExample(CaptureError):
-    """The graph that was recorded at other sizes than the example's is not the model there."""
+    """The graph of several sizes is not the model at the example's."""
+
+    def __init__(self, why: str, axes: Sequence[Axis]) -> None:
+        super().__init__(why)
+        self.axes = [axis.name for axis in axes if axis.name != "batch"]
+        self.apart = any(axis.apart for axis in axes)
+        """Whether it was not recorded at the example's."""
 
 
 def _compared(ir: IR, args: Any, kwargs: Any) -> Fidelity:
     try:
         return compare(ir, args, kwargs)
     except CaptureError as error:
-        if any(axis.apart for axis in ir.sizes.axes):
-            raise NotAtExample(str(error)) from error
+        if any(axis.name != "batch" for axis in ir.sizes.axes):
+            raise NotAtExample(str(error), ir.sizes.axes) from error
         raise
 
 
@@ -132,7 +142,8 @@ def _at_example(model: nn.Module, found: Captured, graph: Graph) -> None:
     try:
         deque(revalue(model, found.own, found.constants, graph, found.plain), maxlen=0)
     except Exception as error:
-        raise NotAtExample(f"the graph of other sizes cannot be run at the example's: {error}") from error
+        why = f"the graph of other sizes cannot be run at the example's: {error}"
+        raise NotAtExample(why, found.sizes.axes) from error
 
 
 def _told(found: Captured) -> list[Diagnostic]:

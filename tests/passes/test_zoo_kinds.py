@@ -16,8 +16,9 @@ from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 import bnas
 from bnas import SuperNetwork
-from bnas.passes import InputError
-from bnas.passes.frontend import recorder
+from bnas.passes import CaptureError, InputError
+from bnas.passes.frontend import front, recorder
+from bnas.passes.frontend.emission import FAMILIES, chains
 
 
 class GroupDeviation(nn.Module):
@@ -414,3 +415,26 @@ def test_a_shuffle_with_dynamic_sizes_is_one_operator() -> None:
     assert [node.target for node in supernet.ir.graph.nodes if node.target is F.channel_shuffle]
     assert not [node for node in supernet.ir.graph.nodes if node.target == "view"]
     agrees(supernet, images(41, 50))
+
+
+def test_no_number_is_taken_for_a_part_of_the_batch() -> None:
+    emission_chains = [chain for family in FAMILIES for chain in chains(family, (6, 6, 5), (1009, 1013, 1018))]
+    assert emission_chains == []
+    assert list(chains(FAMILIES[0], (3, 3, 5), (6, 7, 10)))
+
+
+def test_a_graph_of_several_sizes_that_is_wrong_at_the_example_leaves_the_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compare = front.compare
+
+    def strict(ir: Any, *given: Any) -> Any:
+        if len(ir.sizes.axes) > 1:
+            raise CaptureError("the graph is not the model")
+        return compare(ir, *given)
+
+    monkeypatch.setattr(front, "compare", strict)
+    supernet = SuperNetwork.from_model(Scaled().eval(), images(32, 32))
+    assert supernet.dynamic == {"x": {0: "batch"}}
+    with pytest.raises(CaptureError, match="not the model"):
+        SuperNetwork.from_model(Scaled().eval(), images(32, 32), dynamic={"x": {2: "height"}})
