@@ -554,9 +554,7 @@ class Recorder(TorchFunctionMode):
         """The call of a batch norm on the tensors of one module, as that module in the form of a plain layer."""
         if target is not F.batch_norm:
             return None
-        given = dict(
-            zip(("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps"), args, strict=False)
-        )
+        given = dict(zip(BATCH_NORM_ARGUMENTS, args, strict=False))
         given |= kwargs
         mean = given.get("running_mean")
         owner = self.owners.get(id(mean)) if mean is not None else None
@@ -617,6 +615,9 @@ DEVICE_OF_MODEL = _DeviceOfModel()
 IN_PLACE_OPERATORS = frozenset({"iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor"})
 
 LAYER_OF_RANK: dict[int, type[nn.Module]] = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
+
+BATCH_NORM_ARGUMENTS = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+"""Those of `F.batch_norm`, in order."""
 
 MODAL = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, nn.modules.dropout._DropoutNd)
 
