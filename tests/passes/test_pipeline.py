@@ -284,7 +284,7 @@ def test_a_rewritten_graph_works_everywhere(network: Network, data: st.DataObjec
     assert str(network.module) == str(before)
     supernet.double()  # in single precision, the rounding of what cancels exceeds any useful bound
     assert_maximal_is_original(supernet, inputs.double())
-    assert_extracted_is_oracle(supernet, subnet, inputs.double())
+    assert_extracted_is_oracle(supernet, subnet, inputs.double(), tolerance=1e-10)  # see ROUNDED of test_properties
     assert_program_is_extracted(supernet, subnet, inputs.double(), tolerance=EXACT)
     assert_gradients_match(supernet, subnet, inputs.double(), tolerance=EXACT)
 
