@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from functools import cached_property, partial
 from pathlib import Path
@@ -97,6 +98,22 @@ class SuperNetwork(nn.Module):
         if missing:
             raise PassError(f"no pass of the pipeline gives {missing[0]}; it has {', '.join(pipeline.names)}")
         return cls(analysis)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SuperNetwork:
+        """A super-network of its own, with copies of all tensors.
+
+        The graphs are copied first, node by node: along their links a deep one would exceed Python's recursion limit.
+        """
+        for ir in (self.ir, self.ir.trained):
+            if ir is not None:
+                graph, copies = ir.copy_graph()
+                copies[ir.graph.output_node()] = graph.output_node()
+                memo[id(ir.graph)] = graph
+                memo.update({id(node): twin for node, twin in copies.items()})
+        made = type(self).__new__(type(self))
+        memo[id(self)] = made
+        made.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return made
 
     def _training_skeleton(self, analysis: Analysis) -> Skeleton | None:
         """What makes the modules of training mode, where the model calls something else in it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -359,3 +360,19 @@ def test_diagnostics_name_places_and_reasons() -> None:
     told = [str(one) for one in supernet.diagnostics]
     assert any(line == "1.1.weight: it is an output of the model" for line in told)
     assert all(one.place and one.reason for one in supernet.diagnostics)
+
+
+def test_a_deep_copy_of_a_deep_network_has_tensors_of_its_own() -> None:
+    """A copy along the links of the graph would exceed the recursion limit."""
+    model = nn.Sequential(*(nn.Conv2d(4, 4, 3, padding=1) for _ in range(300))).eval()
+    inputs = torch.randn(1, 4, 4, 4)
+    whole = SuperNetwork.from_model(model, inputs)
+    smallest = whole.space.minimal()
+    before = whole.program(smallest)(inputs)
+    twin = copy.deepcopy(whole)
+    torch.testing.assert_close(twin.program(smallest)(inputs), before, rtol=0, atol=0)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.zero_()
+    torch.testing.assert_close(whole.program(smallest)(inputs), before, rtol=0, atol=0)
+    assert not twin.program(smallest)(inputs).any()
