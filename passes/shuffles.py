@@ -17,7 +17,10 @@ from .calls import canonical
 
 
 def spell_shuffles(graph: Graph) -> None:
-    """Replace every shuffle of axis 1 that is written with views by a call of ``F.channel_shuffle``."""
+    """Read every shuffle of axis 1 that is written with views from a call of ``F.channel_shuffle``.
+
+    The views stay, and are dead unless somebody reads a size of them.
+    """
     for node in list(graph.nodes):
         found = _match(node)
         if found is not None:
@@ -25,9 +28,6 @@ def spell_shuffles(graph: Graph) -> None:
             with graph.inserting_before(node):
                 shuffle = _shuffle(graph, node, source, groups)
             node.replace_all_uses_with(shuffle)
-            while node is not source:
-                dead, node = node, node.all_input_nodes[0]
-                graph.erase_node(dead)
 
 
 def _shuffle(graph: Graph, node: Node, source: Node, groups: int) -> Node:
@@ -62,7 +62,8 @@ def _only_source(node: Node, *operators: Any, shared: bool = False) -> Node | No
     if _operator(node) not in operators or len(tensors) != 1:  # the others are sizes
         return None
     source = tensors[0]
-    return source if shared or len(source.users) == 1 else None
+    readers = [one for one in source.users if not isinstance(one.meta.get("value"), int)]  # others take a size
+    return source if shared or len(readers) == 1 else None
 
 
 def _operator(node: Node) -> Any:

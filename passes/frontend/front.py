@@ -18,6 +18,7 @@ from bnas.passes.shuffles import spell_shuffles
 
 from .capture import Captured, Dynamic, capture
 from .fidelity import Fidelity, compare
+from .structure import tensors_of
 
 
 def trace(model: nn.Module, example_inputs: Any, dynamic: Dynamic | None = None, *, check: bool = True) -> IR:
@@ -43,11 +44,18 @@ def trace(model: nn.Module, example_inputs: Any, dynamic: Dynamic | None = None,
         ir = _captured(model, args, kwargs, dynamic, fixed)
         if not check:
             return _with(ir, Diagnostic("the model", "its graph was not compared with it: check=False"))
+        if _without_numbers(model, (args, kwargs)):
+            return _with(ir, Diagnostic("the model", "its graph was not compared with it: it is on the meta device"))
         found = compare(ir, args, kwargs)
         new = {name: why for name, why in found.wrong.items() if name not in fixed}
         if not new:
             return _with(ir, *_told_of(found))
         fixed |= new
+
+
+def _without_numbers(model: nn.Module, inputs: Any) -> bool:
+    """Whether a model or its inputs have shapes only."""
+    return any(one.is_meta for one in (*model.parameters(), *model.buffers(), *tensors_of(inputs)))
 
 
 def _told_of(found: Fidelity) -> list[Diagnostic]:
@@ -60,9 +68,7 @@ def _with(ir: IR, *diagnostics: Diagnostic) -> IR:
     return replace(ir, diagnostics=(*ir.diagnostics, *diagnostics))
 
 
-def _captured(
-    model: nn.Module, args: Any, kwargs: Any, dynamic: Dynamic | None, fixed: Mapping[str, str]
-) -> IR:
+def _captured(model: nn.Module, args: Any, kwargs: Any, dynamic: Dynamic | None, fixed: Mapping[str, str]) -> IR:
     found = capture(model, args, kwargs, dynamic, fixed)
     graph, own, plain = found.graph, found.own, found.plain
     erase_dead(graph)
