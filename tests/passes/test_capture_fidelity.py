@@ -95,6 +95,14 @@ def test_without_the_check_it_is_told() -> None:
     assert [str(one) for one in ir.diagnostics] == ["the model: its graph was not compared with it: check=False"]
 
 
+def test_a_model_on_the_meta_device_is_captured_and_not_compared() -> None:
+    ir = trace(Between(steps).eval().to("meta"), image().to("meta"))
+    assert ir.sizes.names == ("batch", "height", "width")
+    assert [str(one) for one in ir.diagnostics] == [
+        "the model: its graph was not compared with it: it is on the meta device"
+    ]
+
+
 def test_an_axis_at_which_the_graph_is_wrong_becomes_static() -> None:
     """The model does something at a length that no recording has: the comparison finds it."""
 

@@ -46,7 +46,8 @@ def assert_costs(case: Case, costs: Mapping[str, int], subnet: Subnet) -> None:
     # Of fused attention on the CPU, and of oneDNN's LSTM, the counter sees nothing.
     with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH), without_onednn():
         part(case.inputs[:1])
-    if "einsum" in part.code:  # where it sums over one entry, PyTorch calls no product of matrices: nothing is counted
+    recurs = any(isinstance(module, nn.RNNBase) for module in part.modules())  # unknown to the counter
+    if recurs or "einsum" in part.code:  # where it sums over one entry, PyTorch calls no product of matrices
         assert costs["macs"] * 2 >= counter.get_total_flops()
     else:
         assert costs["macs"] * 2 == counter.get_total_flops()
