@@ -332,7 +332,7 @@ def test_other_values_of_other_inputs_are_seen() -> None:
 def test_inputs_that_do_not_fit_are_refused() -> None:
     with pytest.raises(
         CaptureError,
-        match=r"cannot capture the model \(TwoInputs\), .*: x = self\.conv\(image\): RuntimeError: Invalid channel dimensions",
+        match=r"cannot capture the model \(TwoInputs\), .*: x = self\.conv\(image\): RuntimeError: Invalid channel dim",
     ):
         SuperNetwork.from_model(TwoInputs().eval(), torch.randn(2, 5, 4, 4))
     with pytest.raises(CaptureError, match=r"cannot capture the model.*unexpected keyword argument 'picture'"):
@@ -359,3 +359,15 @@ def test_diagnostics_name_places_and_reasons() -> None:
     told = [str(one) for one in supernet.diagnostics]
     assert any(line == "1.1.weight: it is an output of the model" for line in told)
     assert all(one.place and one.reason for one in supernet.diagnostics)
+
+
+def test_a_model_on_the_cpu_leaves_the_random_states_of_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeded: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    net = nn.Sequential(nn.Linear(4, 8), nn.Dropout(), nn.Linear(8, 2))
+    before = torch.get_rng_state()
+    SuperNetwork.from_model(net, torch.ones(2, 4))
+    assert seeded == []
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(0)
+    assert seeded == [0]  # what would be seen
