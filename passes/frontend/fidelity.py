@@ -94,7 +94,7 @@ class Bench:
         try:
             for module, mode in self._now.items():
                 module.training = mode
-            torch.manual_seed(0)
+            self.state.seed()
             with NoDropout() if self.training else nullcontext():
                 result = run()
             return copied(result), {name: one.clone() for name, one in self.buffers.items()}
@@ -111,7 +111,7 @@ def compare(ir: IR, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Fidelity:
         CaptureError: they differ on the example inputs; names the first node that differs.
     """
     found, inputs = Fidelity(), (args, kwargs)
-    with preserved(ir.root, data=True) as state, torch.no_grad(), warnings.catch_warnings():
+    with preserved(ir.root, inputs, data=True) as state, torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what a model warns of, it would say at every comparison
         evaluation = Bench(ir, state, modes_in_training(ir.root), False)
         buffers = {name: one for name, one in ir.root.named_buffers() if not one.is_meta}

@@ -80,10 +80,10 @@ def _calls_of_model(ir: IR, inputs: Any, modes: Mapping[nn.Module, bool]) -> lis
             follower.calls.append((paths[module], _line(), [one.detach().clone() for one in tensors_of(result)]))
         return result
 
-    with preserved(ir.root, data=True), mock.patch.object(nn.Module, "__call__", called), follower:
+    with preserved(ir.root, inputs, data=True) as state, mock.patch.object(nn.Module, "__call__", called), follower:
         for module, mode in modes.items():
             module.training = mode
-        torch.manual_seed(0)
+        state.seed()
         inner_of(ir.root)(*inputs[0], **inputs[1])
     return follower.calls
 
@@ -98,10 +98,10 @@ def _values_of_graph(ir: IR, inputs: Any, modes: Mapping[nn.Module, bool]) -> li
                 found.append((n, [one.detach().clone() for one in tensors_of(value)]))
             return value
 
-    with preserved(ir.root, data=True):
+    with preserved(ir.root, inputs, data=True) as state:
         for module, mode in modes.items():
             module.training = mode
-        torch.manual_seed(0)
+        state.seed()
         try:
             Noting(ir, ir.root).run(*[one for one in (*inputs[0], *inputs[1].values()) if holds_tensors(one)])
         except Exception:

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .structure import leaves_of
+
 _NEVER = (
     Tensor,
     type,
@@ -54,6 +56,8 @@ class ModelState:
         """All tensors that it holds anywhere."""
         for module in model.modules():
             self._visit(module)
+        self.devices = {one.device for one in self.tensors}
+        """Those that it computes on."""
 
     def restore(self) -> None:
         """Put everything back."""
@@ -67,6 +71,18 @@ class ModelState:
             if tensor._version != version or not torch.equal(tensor, value):
                 with torch.no_grad():
                     tensor.detach().copy_(value)
+
+    def seed(self) -> None:
+        """Seed the generators of the CPU and of `devices`.
+
+        `torch.manual_seed` would seed those of all GPUs, which nobody puts back.
+        """
+        torch.default_generator.manual_seed(0)
+        for device in self.devices:
+            if device.type == "cuda":
+                torch.cuda.default_generators[device.index].manual_seed(0)
+            elif device.type in ("mps", "xpu"):
+                torch.get_device_module(device.type).manual_seed(0)
 
     def _visit(self, value: Any) -> None:
         waiting = [value]
@@ -131,11 +147,12 @@ def deep_copy(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def preserved(model: nn.Module, *, data: bool = False) -> Iterator[ModelState]:
-    """While it lasts the model may be run in any mode; afterwards all of it is as it was, random states too."""
-    devices = [p.device for p in model.parameters() if p.device.type == "cuda"]
+def preserved(model: nn.Module, inputs: Any = (), *, data: bool = False) -> Iterator[ModelState]:
+    """While it lasts the model may be run on `inputs` in any mode; afterwards all is as it was, random states too."""
     state = ModelState(model, data=data)
-    with torch.random.fork_rng(devices=list({d.index or 0 for d in devices})):
+    state.devices |= {one.device for _, one in leaves_of(inputs) if isinstance(one, Tensor)}
+    own = sorted({device.index for device in state.devices if device.type == "cuda"})
+    with torch.random.fork_rng(devices=own):
         try:
             yield state
         finally:

@@ -376,3 +376,15 @@ def test_a_deep_copy_of_a_deep_network_has_tensors_of_its_own() -> None:
             parameter.zero_()
     torch.testing.assert_close(whole.program(smallest)(inputs), before, rtol=0, atol=0)
     assert not twin.program(smallest)(inputs).any()
+
+
+def test_a_model_on_the_cpu_leaves_the_random_states_of_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeded: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    net = nn.Sequential(nn.Linear(4, 8), nn.Dropout(), nn.Linear(8, 2))
+    before = torch.get_rng_state()
+    SuperNetwork.from_model(net, torch.ones(2, 4))
+    assert seeded == []
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(0)
+    assert seeded == [0]  # what would be seen
