@@ -97,7 +97,8 @@ def _table(module: _PlainModule, x: Tensor) -> Tensor:
 def _kept(module: _PlainModule, x: Tensor) -> Tensor:
     module.kept = [x]
     module.last_input = x.sigmoid()
-    return x * module.last_input + module.kept[0]
+    out: Tensor = x * module.last_input + module.kept[0]
+    return out
 
 
 def _sizes(module: _PlainModule, x: Tensor) -> Tensor:
