@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from torch.fx import Node
 
 from .merging import ByMode, Differs, Merged, Merger, Recipe, Varying
-from .recorder import BATCH, DEVICE_OF_MODEL, Step
+from .recorder import BATCH, DEVICE_OF_MODEL, Step, run_on_meta
 from .structure import leaves_of, parts_of
 
 RESHAPES = frozenset({"view", "reshape", torch.reshape})
@@ -216,7 +216,10 @@ class Emitter:
             args, kwargs = self._arguments(merged)
             op, target = ("call_function", step.target) if not isinstance(step.target, tuple) else step.target
             node = self._nodes[step] = self.graph.create_node(op, target, args, kwargs)
-            meta = dataclasses.replace(step, value=_as_meta(step.value))
+            # On meta tensors again: views of a real tensor have its memory, and copies of their shapes would not.
+            given, named = fx.node.map_arg((node.args, node.kwargs), lambda one: one.meta["value"])
+            with torch.no_grad():
+                meta = dataclasses.replace(step, value=run_on_meta(op, target, given, named))
             self._describe(node, Merged(meta, (), {}, merged.values))
         return self._nodes[value.step]
 

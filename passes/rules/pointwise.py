@@ -19,7 +19,16 @@ BITS = (torch.bitwise_and, torch.bitwise_or, torch.bitwise_xor, torch.bitwise_no
 UNARY = (torch.neg, torch.abs, torch.exp, torch.log, torch.sqrt, torch.rsqrt, torch.square, torch.clamp, torch.erf)
 MORE_UNARY = (torch.reciprocal, torch.sin, torch.cos, torch.round, torch.floor, torch.ceil, torch.sign, torch.log1p)
 CLAMPS = (torch.clamp_min, torch.clamp_max)
-FILLS = (torch.masked_fill, torch.fill, "zero", torch.zeros_like, torch.ones_like, torch.full_like, torch.nan_to_num)
+FILLS = (
+    torch.masked_fill,
+    torch.fill,
+    "zero",
+    "copy",
+    torch.zeros_like,
+    torch.ones_like,
+    torch.full_like,
+    torch.nan_to_num,
+)
 NUMBERS = ("float", "double", "half", "bfloat16", "int", "long", "bool", "to", "type", "type_as", "cpu", "cuda")
 COPIES = (identity, torch.clone, torch.detach, "contiguous", *NUMBERS)
 RANDOM = (torch.rand_like, torch.randn_like, torch.empty_like, torch.bernoulli)

@@ -115,7 +115,7 @@ PASSING: dict[str, Body] = {
     "random": lambda x: (
         x + 0 * torch.rand_like(x) + 0 * torch.randn_like(x) + torch.bernoulli(torch.zeros_like(x)) + x.mul(0)
     ),
-    "empty_like": lambda x: x + torch.empty_like(x).zero_(),
+    "empty_like": lambda x: x + torch.empty_like(x).copy_(x.relu()),
     "types": lambda x: x * (1 + x.to(torch.float32)) + x.int().type_as(x) + x.type(torch.int32),
     "factories": lambda x: (
         x + torch.zeros(x.shape[0], 1, 1, 1) + torch.ones(x.shape[0], 1, 1, 1) + torch.full((x.shape[0], 1, 1, 1), 2.0)
