@@ -126,7 +126,27 @@ def spelled(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tupl
         if name == "neg" and len(args) == 1:
             return "call_function", operator.neg, args
         return "call_method", name, args
+    if func in _CATS:
+        return "call_function", torch.cat, _without_empty(args)
     return "call_function", _FUNCTIONS.get(func, func), args
+
+
+_CATS = (torch.cat, torch.concat, torch.concatenate)
+
+
+def _without_empty(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Arguments of `torch.cat` without ``torch.tensor([])``, which it takes beside tensors of any rank and ignores.
+
+    Caches of keys and values begin with one. It has no axes that fit the others'. One of another type stays, since it
+    takes part in the type of the result.
+    """
+    parts = args[0] if args else ()
+    if not isinstance(parts, list | tuple) or not all(isinstance(one, Tensor) for one in parts):
+        return args
+    full = [one for one in parts if one.dim() != 1]
+    if not full or any(one.dtype != full[0].dtype for one in parts):
+        return args
+    return (type(parts)(full), *args[1:])
 
 
 def _is_method(func: Any, name: str) -> bool:

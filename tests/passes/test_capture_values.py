@@ -13,6 +13,7 @@ from capture_cases import Between, captured, image, same_outputs
 from torch import Tensor, nn
 
 from bnas.passes import CaptureError, trace
+from bnas.passes.frontend.fidelity import distance
 from bnas.runtime import SuperNetwork
 
 
@@ -83,6 +84,50 @@ def test_an_output_in_another_place_is_rejected() -> None:
     net.form = lambda y, z: Pair(y, (z + 1e-6, [y]))
     with pytest.raises(AssertionError, match="not equal"):
         same_outputs((supernet.extract(supernet.space.maximal()),), net, image())
+
+
+class WithoutNone(Named):
+    """As the outputs of text libraries are: a part that is None is not there."""
+
+    def __init__(self, parts: dict[str, Any]) -> None:
+        super().__init__({name: one for name, one in parts.items() if one is not None})
+
+
+def test_an_output_class_may_leave_out_what_is_none() -> None:
+    net = Returns(lambda y, z: WithoutNone({"out": z, "cache": Cache()})).eval()
+    supernet = SuperNetwork.from_model(net, image())
+    found = supernet.extract(supernet.space.maximal())(image())
+    assert type(found) is WithoutNone and list(found) == ["out"]
+    torch.testing.assert_close(found["out"], net(image())["out"])
+
+
+def test_an_output_class_must_not_leave_out_a_tensor() -> None:
+    both, one = {"out": image(), "more": image()}, {"out": image()}
+    assert "another structure" in str(distance(WithoutNone(both), WithoutNone(one)))
+    assert distance(WithoutNone(one | {"cache": Cache()}), WithoutNone(one)) == 0.0
+
+
+class Growing(nn.Module):
+    """Attention whose cache of keys begins empty, as `torch.tensor([])`."""
+
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.keys, self.out, self.empty = nn.Linear(8, 16), nn.Linear(16, 4), torch.tensor([], dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        keys = torch.cat([self.empty, self.keys(x)], dim=-2)
+        return self.out(torch.relu(keys.float()))
+
+
+def test_what_begins_empty_stays_elastic() -> None:
+    supernet = SuperNetwork.from_model(Growing().eval(), torch.randn(2, 5, 8))
+    assert supernet.space.minimal().widths["keys"] < 16
+    small = supernet.extract(supernet.space.minimal())
+    assert small.keys.out_features == supernet.space.minimal().widths["keys"]
+
+
+def test_what_begins_empty_in_another_type_decides_the_type() -> None:
+    captured(Growing(torch.float64).eval(), torch.randn(2, 5, 8))
 
 
 def test_objects_that_are_no_values_are_none_with_a_diagnostic() -> None:
