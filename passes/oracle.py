@@ -187,7 +187,8 @@ class OverKept(TorchFunctionMode):
         mask = self.mask_of(weight, input.flatten(0, -len(normalized_shape) - 1))
         count = mask.sum().clamp(min=1)
         square = input.square().mul(mask).sum(tuple(range(-len(normalized_shape), 0)), keepdim=True) / count
-        return _affine(input * (square + (torch.finfo(input.dtype).eps if eps is None else eps)).rsqrt(), weight, None)
+        eps = torch.finfo(input.dtype).eps if eps is None else eps
+        return _affine(input * (square + eps).rsqrt() * mask, weight, None)
 
     def group_norm(
         self, input: Tensor, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, *_: Any

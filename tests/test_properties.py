@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -11,7 +13,10 @@ from torch import Tensor
 
 from bnas.runtime import SuperNetwork
 from bnas.testing import (
+    Head,
+    Layer,
     Network,
+    Norm,
     assert_extracted_is_oracle,
     assert_gradients_match,
     assert_maximal_is_original,
@@ -82,3 +87,13 @@ def test_many_random_networks_keep_all_promises(half: str) -> None:
         keeps_all_promises(network, data)
 
     check()
+
+
+def test_norms_without_weights_follow_each_other() -> None:
+    """A dropped entry is no zero behind a sigmoid; the oracle's first norm made it one that varies, thus seems kept."""
+    norms = tuple(Norm(kind, groups=1, affine=False, activation="relu") for kind in ("rms", "layer", "rms"))
+    stem = Layer(4, kernel=1, stride=1, groups=1, norm=False, activation="sigmoid", dilation=1, same=False)
+    network = Network(stem, norms, Head(), size=8, batch=2, seed=0, nested=False)
+    supernet, inputs = supernet_of(network, torch.float64), network.example_inputs.double()
+    subnet = replace(supernet.space.maximal(), widths={"0.0.0": 3})
+    assert_extracted_is_oracle(supernet, subnet, inputs, tolerance=ROUNDED)
