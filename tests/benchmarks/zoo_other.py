@@ -12,6 +12,7 @@ import json
 import math
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -126,10 +127,14 @@ def judged(error: float, allowed: float) -> str:
     return f"{'' if error <= allowed else 'WRONG '}{error:.0e}" if error else "0"
 
 
+FOLDERS = re.compile(r"/\S*?/(?:site-packages/|(?=tests/benchmarks/))")
+"""What leads to a file of a library or of ours on this machine: not for a table that others read."""
+
+
 def first_line(error: BaseException) -> str:
-    """Type and first line of an error."""
+    """Type and first line of an error, with paths from the package on."""
     lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]}"[:300]
+    return f"{type(error).__name__}: {FOLDERS.sub('', lines[0])}"[:300]
 
 
 def attempt(check: Callable[[], str]) -> str:
