@@ -11,7 +11,7 @@ from torch.fx import Node
 from .analysis import Analysis
 from .axes import operator_name
 from .calls import TensorRef
-from .frontend.recorder import BATCH
+from .frontend.on_meta import BATCH
 from .rigidity import rigid_runs
 from .terms import Cat, K, Prod, Sym, Term, normalise
 from .widths import symbol_names

@@ -15,7 +15,7 @@ from torch.fx import Graph, Node
 from .calls import Call, call_of, writes_in_place
 from .errors import Diagnostic
 from .frontend.entry import Check, Sizes
-from .frontend.recorder import BATCH
+from .frontend.on_meta import BATCH
 from .frontend.structure import holds_tensors
 from .frontend.values import revalue
 

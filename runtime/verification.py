@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bnas.passes import Subnet, VerificationError
 from bnas.passes.detour import detour
-from bnas.passes.frontend.recorder import inner_of
+from bnas.passes.frontend.patches import inner_of
 from bnas.passes.frontend.state import deep_copy
 from bnas.passes.frontend.structure import Path, leaves_of, map_leaves, tensors_of
 from bnas.passes.ir import as_call, as_program_call

@@ -22,8 +22,8 @@ from bnas.passes.errors import CaptureError, Diagnostic
 from .emission import Emitter
 from .entry import Allowed, Axis, Check, Sizes
 from .merging import Differs, Merger
-from .patches import WRAPPERS
-from .recorder import BATCH, inner_of
+from .on_meta import BATCH
+from .patches import WRAPPERS, inner_of
 from .recording import Recording, record
 from .state import ModelState
 from .structure import Attribute, Path, leaves_of, map_leaves

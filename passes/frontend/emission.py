@@ -17,7 +17,8 @@ from torch import Tensor, fx, nn
 from torch.fx import Node
 
 from .merging import ByMode, Differs, Merged, Merger, Recipe, Varying
-from .recorder import BATCH, DEVICE_OF_MODEL, Step, run_on_meta
+from .on_meta import BATCH, run_on_meta, to_meta
+from .steps import DEVICE_OF_MODEL, Step
 from .structure import leaves_of, parts_of
 
 RESHAPES = frozenset({"view", "reshape", torch.reshape})
@@ -525,7 +526,6 @@ def is_input(step: Step) -> bool:
 
 
 def _as_meta(value: Any) -> Any:
-    from .recorder import to_meta
     from .structure import map_leaves
 
     return map_leaves(value, lambda _, leaf: to_meta(leaf))

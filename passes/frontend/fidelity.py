@@ -20,7 +20,8 @@ from bnas.passes.ir import IR
 
 from .capture import modes_in_training
 from .entry import Axis
-from .recorder import described, inner_of
+from .patches import inner_of
+from .places import described
 from .state import ModelState, preserved
 from .structure import holds_tensors, leaves_of, map_leaves, parts_of
 

@@ -14,7 +14,8 @@ from torch.overrides import TorchFunctionMode
 from bnas.passes.interpreter import GraphInterpreter
 from bnas.passes.ir import IR
 
-from .recorder import _line, inner_of
+from .patches import inner_of
+from .places import user_line
 from .spelling import spelled
 from .state import preserved
 from .structure import holds_tensors, tensors_of
@@ -35,7 +36,7 @@ class Follower(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         if getattr(func, "__name__", "") != "__get__" and holds_tensors(result):
             _, target, _ = spelled(func, args, kwargs or {})
-            self.calls.append((target, _line(), [one.detach().clone() for one in tensors_of(result)]))
+            self.calls.append((target, user_line(), [one.detach().clone() for one in tensors_of(result)]))
         return result
 
 
@@ -77,7 +78,7 @@ def _calls_of_model(ir: IR, inputs: Any, modes: Mapping[nn.Module, bool]) -> lis
     def called(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         result = original(module, *args, **kwargs)
         if module in paths:
-            follower.calls.append((paths[module], _line(), [one.detach().clone() for one in tensors_of(result)]))
+            follower.calls.append((paths[module], user_line(), [one.detach().clone() for one in tensors_of(result)]))
         return result
 
     with preserved(ir.root, inputs, data=True) as state, mock.patch.object(nn.Module, "__call__", called), follower:

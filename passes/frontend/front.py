@@ -21,7 +21,7 @@ from bnas.passes.shuffles import spell_shuffles
 from .capture import Captured, Dynamic, capture
 from .entry import Axis
 from .fidelity import Fidelity, compare
-from .recorder import BATCH
+from .on_meta import BATCH
 from .structure import tensors_of
 from .values import reshaped, revalue
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from bnas.passes.errors import CaptureError
 
-from .recorder import Step
 from .recording import Recording
+from .steps import Step
 from .structure import Leaf, leaves_of, map_leaves, parts_of, rebuilt, tensors_of
 
 

@@ -14,11 +14,17 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from bnas.passes.attention import DECOMPOSITIONS
 
-from .recorder import Recorder, _hooked, inner_of
+from .recorder import Recorder, hooked
 from .structure import tensors_of
 
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 """Modules that call another one on several devices or in several processes: the other one is what is captured."""
+
+
+def inner_of(model: nn.Module) -> nn.Module:
+    """The module that a wrapper runs: that behind ``torch.compile``, which computes the same."""
+    inner = getattr(model, "_orig_mod", None)
+    return inner if isinstance(inner, nn.Module) and type(model).__name__ == "OptimizedModule" else model
 
 
 class CustomFunction(nn.Module):
@@ -56,9 +62,9 @@ def recording(recorder: Recorder) -> Iterator[None]:
             return inner_of(module)(*args, **kwargs)
         if isinstance(module, torch.jit.ScriptModule):
             return recorder.call_module(module, args, kwargs, _scripted)
-        if type(module) in DECOMPOSITIONS and not _hooked(module):
+        if type(module) in DECOMPOSITIONS and not hooked(module):
             return recorder.call_module(module, args, kwargs, partial(DECOMPOSITIONS[type(module)], module))
-        return recorder.call_module(module, args, kwargs, partial(module._call_impl))
+        return recorder.call_module(module, args, kwargs, module._call_impl)
 
     def function_apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
         if issubclass(cls, CheckpointFunction):

@@ -7,12 +7,8 @@ calls that made it are noted as its recipe, for the case that it turns out to de
 
 from __future__ import annotations
 
-import operator
-import sys
 from collections.abc import Callable, Container, Mapping
-from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path as FilePath
 from typing import Any
 
 import torch
@@ -20,67 +16,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from bnas.passes.calls import DROPOUTS, ModuleForm, form_of, is_in_place, settings_of
+from bnas.passes.calls import ModuleForm, form_of
 from bnas.passes.errors import CaptureError, Diagnostic
 
-from .spelling import DEVICE, LIKES, RANDOM, READS, spelled
-from .structure import Attribute, Leaf, Path, at, holds_tensors, leaves_of, map_leaves, tensors_of
-
-BATCH = 1009
-"""The size of the batch axis in the graph's values: a prime, so that views of it are taken apart in one way only."""
-
-LARGE = 1 << 22
-"""A cold tensor of more entries is not computed for real: it is hot from the beginning."""
-
-MOST_STEPS = 60_000
-"""A recording that gets longer runs in a loop over the samples of a batch, or does not end."""
+from .on_meta import run_leaf, run_on_meta
+from .places import ValueRead, described
+from .recipes import Recipes
+from .spelling import DEVICE, LIKES, RANDOM, READS, spelled, written_by
+from .steps import Step
+from .structure import Path, holds_tensors, leaves_of, map_leaves, tensors_of
 
 
-@dataclass(eq=False, slots=True)
-class Step(Leaf):
-    """One call that was noted: what a node of the graph will be."""
-
-    op: str
-    """As in torch.fx; "cold" for a call that was computed for real, "given" for a tensor that was there before."""
-    target: Any
-    args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = field(default_factory=dict)
-    value: Any = None
-    """What it gave: meta tensors, or real ones where it is cold."""
-    stack: Mapping[str, Any] = field(default_factory=dict)
-    """The calls of modules around it, as torch.fx notes them."""
-    scope: str = ""
-    line: tuple[str, int] | None = None
-    """File and line of the user's code."""
-    grad: bool = True
-    """Whether gradients were enabled."""
-    index: int = -1
-    writes: bool = False
-    returned: tuple[str, ...] = ()
-    """The calls of modules that returned its value, from the innermost."""
-
-    @property
-    def cold(self) -> bool:
-        """Whether its value does not depend on inputs and tensors of the model."""
-        return self.op in ("cold", "given")
-
-    def place(self) -> str:
-        """Where it is in the user's code, for messages."""
-        where = f"{self.line[0]}:{self.line[1]}" if self.line else "forward"
-        return f"{where}, in module {self.scope!r}" if self.scope else where
-
-
-def inner_of(model: nn.Module) -> nn.Module:
-    """The module that a wrapper runs: that behind ``torch.compile``, which computes the same."""
-    inner = getattr(model, "_orig_mod", None)
-    return inner if isinstance(inner, nn.Module) and type(model).__name__ == "OptimizedModule" else model
-
-
-class ValueRead(CaptureError):
-    """Forward asks for the numbers of a tensor that depends on the inputs."""
-
-
-class Recorder(TorchFunctionMode):
+class Recorder(Recipes, TorchFunctionMode):
     """Notes what the forward of `root` calls; see the text of this module."""
 
     def __init__(
@@ -91,51 +38,20 @@ class Recorder(TorchFunctionMode):
         layers: Container[nn.Module] | None,
         hot_lines: set[Any],
     ) -> None:
-        super().__init__()
-        self.hot_lines = hot_lines
-        self.root, self.batch, self.modes, self.layers = root, batch, modes, layers
+        super().__init__(root, hot_lines)
+        self.batch, self.modes, self.layers = batch, modes, layers
         self.norms: set[nn.Module] = set()
         """Modules whose own tensors a batch norm was called on in their own mode."""
         self.active = True
         """Whether calls of modules are recorded now."""
-        self.steps: list[Step] = []
         self.own: dict[str, nn.Module] = {}
         """Leaf modules that the model does not have, by name."""
         self.plain: dict[str, type[nn.Module]] = {}
         """Layers of a user's class that compute what a plain layer of this class does."""
         self.diagnostics: list[Diagnostic] = []
-        self.device = next((t.device for t in (*root.parameters(), *root.buffers())), torch.device("cpu"))
-        self._steps: dict[int, tuple[Step, Path]] = {}
-        """The step that gave a tensor (by identity), and where in its value."""
-        self._journal: list[tuple[int, tuple[Step, Path] | None]] = []
-        """What `_steps` had before each change, so that a module that fails is undone."""
-        self._alive: list[Any] = []  # an id tells objects apart only as long as none of them is freed
-        self._twins: dict[int, Tensor] = {}
-        """Meta tensors that stand for real ones: parameters, and cold tensors that hot values were written into."""
-        self._items: dict[tuple[Step, Path], Step] = {}
-        self._warmed: dict[Step, Step] = {}
-        """Cold steps that became hot ones."""
-        self._cold_made: set[int] = set()
-        self._used: set[int] = set()
-        """The memory of cold tensors that hot steps read."""
-        self._before: dict[int, tuple[Tensor, Tensor]] = {}
-        """Tensors that were there before and are written into, with what they held."""
         self.paths = {module: name for name, module in root.named_modules()}
-        self.names: dict[int, str] = {}
-        self.owners: dict[int, nn.Module] = {}
-        for path, module in root.named_modules(remove_duplicate=False):
-            for table in (module._parameters, module._buffers):
-                for name, tensor in table.items():
-                    if tensor is not None and id(tensor) not in self.names:
-                        self.names[id(tensor)] = f"{path}.{name}" if path else name
-                        self.owners[id(tensor)] = module
-                        self._alive.append(tensor)
-        self._outer = torch.is_grad_enabled()
         self._forms: dict[nn.Module, ModuleForm | None] = {}
         self._calls: dict[str, int] = {}
-        self._stack: dict[str, Any] = {}
-        self._scope = ""
-        self._depth = 0
 
     # What a model calls -----------------------------------------------------------------------------------------
 
@@ -151,9 +67,7 @@ class Recorder(TorchFunctionMode):
             return self.call(func, args, kwargs)
         if name in RANDOM or (name in LIKES and self._large_like(name, args, kwargs)):
             return self.call(func, args, kwargs)
-        if any(
-            one.untyped_storage()._cdata in self._used for one in self._writes(*spelled(func, args, kwargs), kwargs)
-        ):
+        if any(one.untyped_storage()._cdata in self._used for one in written_by(*spelled(func, args, kwargs), kwargs)):
             return self.call(func, args, kwargs)  # a hot step has read it before: the write must come after that
         return self._cold(func, args, kwargs)
 
@@ -186,23 +100,6 @@ class Recorder(TorchFunctionMode):
         finally:
             self.active = before
 
-    def is_hot(self, tensor: Tensor) -> bool:
-        """Whether the numbers of `tensor` depend on the inputs or on tensors of the model."""
-        known = self._steps.get(id(tensor))
-        if known is not None:
-            return not known[0].cold
-        return id(tensor) in self.names or tensor.is_meta
-
-    def value_of(self, tensor: Tensor) -> Tensor:
-        """The meta tensor that `tensor` stands for: itself, unless it is a real one."""
-        if id(tensor) in self._twins:
-            return self._twins[id(tensor)]
-        if tensor.is_meta:
-            return tensor
-        self._twins[id(tensor)] = to_meta(tensor)
-        self._alive.append(tensor)
-        return self._twins[id(tensor)]
-
     def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Note a call with hot tensors, and give its result on meta tensors."""
         name = getattr(func, "__name__", "")
@@ -211,7 +108,7 @@ class Recorder(TorchFunctionMode):
         if name in READS:
             self._refuse_to_read(name, args)
         op, target, args = spelled(func, args, kwargs)
-        writes = self._writes(op, target, args, kwargs)
+        writes = written_by(op, target, args, kwargs)
         for tensor in writes:
             self._warm(tensor)
         layer = self._as_layer(target, args, kwargs)
@@ -239,19 +136,10 @@ class Recorder(TorchFunctionMode):
             self.call(Tensor.copy_, (target, value), {})
         return out
 
-    def _writes(self, op: str, target: Any, args: Any, kwargs: Any) -> list[Tensor]:
-        """The tensors that a call says it writes into."""
-        name = target if op == "call_method" else getattr(target, "__name__", "")
-        found = tensors_of(kwargs["out"]) if kwargs.get("out") is not None else []
-        inplace = kwargs.get("inplace") is True or target is operator.setitem
-        if inplace or is_in_place(name):
-            found = [*found, *tensors_of(args[:1])]
-        return found
-
     def _keep(self, step: Step, result: Any, args: Any, kwargs: Any) -> Any:
         """Note a step with its result; the result as the model is to see it."""
         step.value = result
-        self._append(step)
+        self.append(step)
         given = {id(self.value_of(one)): one for one in tensors_of((args, kwargs)) if self.is_hot(one)}
 
         def known(path: Path, leaf: Any) -> Any:
@@ -259,10 +147,10 @@ class Recorder(TorchFunctionMode):
                 return leaf
             source = given.get(id(leaf))
             if source is not None and step.writes:
-                self._bind(source, step, path)
+                self.bind(source, step, path)
                 return source
             made = leaf.view_as(leaf) if source is not None or id(leaf) in self._steps else leaf
-            self._bind(made, step, path)
+            self.bind(made, step, path)
             return made
 
         if not holds_tensors(result):
@@ -272,208 +160,11 @@ class Recorder(TorchFunctionMode):
             step.value = shown
         return shown
 
-    def _step(self, op: str, target: Any, args: Any, kwargs: Any) -> Step:
-        """A step of the moment: where it is called, on references to earlier steps."""
-        refs, named = self.refs((args, kwargs))
-        cold = [one for one in tensors_of((args, kwargs)) if not self.is_hot(one)]
-        self._used.update(one.untyped_storage()._cdata for one in cold)
-        grad = not self._without_gradients
-        return Step(op, target, refs, named, None, self._stack, self._scope, _line(), grad)
-
-    def _append(self, step: Step) -> Step:
-        step.index = len(self.steps)
-        self.steps.append(step)
-        if len(self.steps) > MOST_STEPS:
-            raise CaptureError(f"forward makes more than {MOST_STEPS} calls: a loop over the samples of a batch?")
-        return step
-
-    def _undo(self, mark: int) -> None:
-        """Forget which steps gave which tensors since the journal had `mark` entries."""
-        while len(self._journal) > mark:
-            key, before = self._journal.pop()
-            if before is None:
-                del self._steps[key]
-            else:
-                self._steps[key] = before
-
-    def _bind(self, tensor: Tensor, step: Step, path: Path = ()) -> None:
-        self._journal.append((id(tensor), self._steps.get(id(tensor))))
-        self._steps[id(tensor)] = step, path
-        self._alive.append(tensor)
-
-    # References and values --------------------------------------------------------------------------------------
-
-    def refs(self, value: Any) -> Any:
-        """`value` with the step that gives it in place of every tensor."""
-
-        def ref(path: Path, leaf: Any) -> Any:
-            if isinstance(leaf, Tensor):
-                return self.step_of(leaf)
-            return DEVICE_OF_MODEL if isinstance(leaf, torch.device) and leaf == self.device else leaf
-
-        return map_leaves(value, ref)
-
-    def step_of(self, tensor: Tensor) -> Step:
-        """The step whose value is `tensor`."""
-        known = self._steps.get(id(tensor))
-        step, path = (self._unknown(tensor), ()) if known is None else known
-        first = step
-        for length in range(1, len(path) + 1):
-            step = self._item(first, path[:length], step)
-        return self._detached(step) if self._without_gradients and _has_gradients(step) else step
-
-    @property
-    def _without_gradients(self) -> bool:
-        """Whether forward is in a part that it runs without gradients."""
-        return self._outer and not torch.is_grad_enabled()
-
-    def _unknown(self, tensor: Tensor) -> Step:
-        """A tensor that no step gave: of the model, or there before."""
-        if tensor.is_meta and id(tensor) not in self.names:
-            raise CaptureError("a tensor was made by code that is no torch function (a scripted one, or C++)")
-        if id(tensor) in self.names:
-            step = Step("get_attr", self.names[id(tensor)], value=self.value_of(tensor))
-            step.scope = self._scope
-        else:
-            step = Step("given", tensor, value=tensor)
-        self._append(step)
-        self._bind(tensor, step)
-        return step
-
-    def _item(self, source: Step, path: Path, owner: Step) -> Step:
-        """The step that takes a part of the value of another."""
-        if (source, path) not in self._items:
-            last, function = path[-1], operator.getitem
-            if isinstance(last, Attribute):
-                last, function = last.name, getattr  # type: ignore[assignment]
-            step = Step(
-                "call_function", function, (owner, last), {}, at(source.value, path), source.stack, source.scope
-            )
-            step.line, step.grad = source.line, source.grad
-            if source.cold:
-                step.op, step.target = "cold", function
-            self._items[source, path] = self._append(step)
-        return self._items[source, path]
-
-    def _detached(self, step: Step) -> Step:
-        """What is computed without gradients takes its inputs detached: the same memory, and nothing to go back to."""
-        if (step, ("detached",)) not in self._items:
-            value = step.value.detach() if isinstance(step.value, Tensor) else step.value
-            made = Step("call_method", "detach", (step,), {}, value, self._stack, self._scope, step.line)
-            made.grad = False
-            self._items[step, ("detached",)] = self._append(made)
-        return self._items[step, ("detached",)]
-
-    def _values(self, value: Any) -> Any:
-        def meta(path: Path, leaf: Any) -> Any:
-            if isinstance(leaf, Tensor):
-                return self.value_of(leaf)
-            return torch.device("meta") if isinstance(leaf, torch.device) else leaf
-
-        return map_leaves(value, meta)
-
     def _refuse_to_read(self, name: str, args: Any) -> None:
         tensor = args[0]
         owner = self.names.get(id(tensor))
         what = f"the tensor {owner!r} of the model" if owner else "a tensor that depends on the inputs"
         raise ValueRead(f"it reads the numbers of {what} (by {name.strip('_')})")
-
-    # Cold tensors -----------------------------------------------------------------------------------------------
-
-    def _large_like(self, name: str, args: Any, kwargs: Any) -> bool:
-        """Whether a factory makes a tensor that is too large to be computed for real, at this or another size."""
-        line = name, _line()
-        if line in self.hot_lines:
-            return True
-        if not _is_large(name, args, kwargs):
-            return False
-        self.hot_lines.add(line)
-        return True
-
-    def _cold(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """Compute a call for real, and note it as a part of a recipe."""
-        op, target, plain = spelled(func, args, kwargs)
-        writes = self._writes(op, target, plain, kwargs)
-        for tensor in writes:
-            self._remember(tensor)
-        real = map_leaves((args, kwargs), lambda _, leaf: self._real_like(leaf))
-        result = func(*real[0], **real[1])
-        return self._noted_cold(target, plain, kwargs, result, op, bool(writes))
-
-    def _real_like(self, leaf: Any) -> Any:
-        """A real tensor of the type and shape of a hot one, whose numbers nobody may need."""
-        if not isinstance(leaf, Tensor) or not self.is_hot(leaf):
-            return leaf
-        return torch.zeros((), dtype=leaf.dtype, device=self.device).expand(leaf.shape)
-
-    def _noted_cold(
-        self, target: Any, args: Any, kwargs: Any, result: Any, op: str = "call_function", writes: bool = False
-    ) -> Any:
-        if not holds_tensors(result) and not writes:
-            return result
-        refs, named = self.refs((args, kwargs))
-        step = Step("cold", (op, target), refs, named, result, self._stack, self._scope, _line(), writes=writes)
-        self._append(step)
-        for path, leaf in leaves_of(result):
-            if isinstance(leaf, Tensor):
-                self._cold_made.add(leaf.untyped_storage()._cdata)
-                self._bind(leaf, step, path)
-        return result
-
-    def _remember(self, tensor: Tensor) -> None:
-        """Keep what a tensor holds that was there before and is written into."""
-        memory = tensor.untyped_storage()._cdata
-        if memory not in self._cold_made and memory not in self._before:
-            self._before[memory] = tensor, tensor.detach().clone()
-
-    def give_back(self) -> None:
-        """Undo what was written into tensors that were there before."""
-        with torch.no_grad():
-            for tensor, value in self._before.values():
-                tensor.detach().copy_(value)
-
-    def _warm(self, tensor: Tensor) -> None:
-        """Make a cold tensor hot, since a hot value is written into it: its recipe is run again on meta tensors."""
-        if self.is_hot(tensor):
-            return
-        known = self._steps.get(id(tensor))
-        if known is None or known[0].op == "given":
-            self._copied(tensor)
-            return
-        memory = tensor.untyped_storage()._cdata
-        for step in [one for one in self.steps if one.op == "cold" and _touches(one, memory)]:
-            self._replay(step)
-
-    def _copied(self, tensor: Tensor) -> None:
-        """A tensor that was there before is copied in every forward: what is written stays out of the original."""
-        step = Step("call_method", "clone", (self.step_of(tensor),), {}, to_meta(tensor), self._stack, self._scope)
-        step.line = _line()
-        self._append(step)
-        self._twins[id(tensor)] = step.value
-        self._bind(tensor, step)
-
-    def _replay(self, step: Step) -> None:
-        """The calls of a recipe as calls on meta tensors; the real tensors stand for their results from now on."""
-        op, target = step.target
-        made = Step(op, target, step.args, step.kwargs, None, step.stack, step.scope, step.line)
-        made.args, made.kwargs = map_leaves(
-            (step.args, step.kwargs), lambda _, leaf: self._warmed.get(leaf, leaf) if isinstance(leaf, Step) else leaf
-        )
-        values, named = map_leaves((made.args, made.kwargs), lambda _, leaf: self._meta_of(leaf))
-        with torch.no_grad():
-            made.value = run_on_meta(op, target, values, named)
-        made.writes = step.writes
-        self._append(made)
-        self._warmed[step] = made
-        for path, leaf in leaves_of(step.value):
-            if isinstance(leaf, Tensor):
-                self._twins[id(leaf)] = at(made.value, path)
-                self._bind(leaf, made, path)
-
-    def _meta_of(self, leaf: Any) -> Any:
-        if isinstance(leaf, Step):
-            return map_leaves(leaf.value, lambda _, one: to_meta(one) if isinstance(one, Tensor) else one)
-        return torch.device("meta") if leaf is DEVICE_OF_MODEL or isinstance(leaf, torch.device) else leaf
 
     # Modules ----------------------------------------------------------------------------------------------------
 
@@ -482,10 +173,10 @@ class Recorder(TorchFunctionMode):
         path = self.paths.get(module)
         if path is None or not self.active:
             return run(*args, **kwargs)
-        if type(module) is nn.Identity and not _hooked(module):
+        if type(module) is nn.Identity and not hooked(module):
             return args[0] if args else kwargs["input"]
         form = self._form(module) if path else None  # a graph calls no root: a model that is one layer is its function
-        if form is not None and not _hooked(module) and self._is_leaf(module, form, args, kwargs):
+        if form is not None and not hooked(module) and self._is_leaf(module, form, args, kwargs):
             return self._inside(module, path, partial(self.unseen, self.leaf, module, form, path, args, kwargs))
         mark, stack, scope, written = len(self.steps), self._stack, self._scope, len(self._journal)
         try:
@@ -629,13 +320,6 @@ class Recorder(TorchFunctionMode):
         return self._keep(step, result, args, kwargs)
 
 
-@dataclass(frozen=True)
-class _DeviceOfModel(Leaf):
-    """Stands among arguments for the device that the model is on."""
-
-
-DEVICE_OF_MODEL = _DeviceOfModel()
-
 BATCH_NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
 """The parameters of `torch.nn.functional.batch_norm`."""
 
@@ -649,97 +333,14 @@ def has_modes(module: nn.Module) -> bool:
     return isinstance(module, MODAL)
 
 
-def to_meta(value: Any) -> Any:
-    """A meta tensor of the shape, strides and type of a real one; anything else as it is."""
-    if not isinstance(value, Tensor) or value.is_meta:
-        return value
-    return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
-
-
-SAME_SHAPE = frozenset(
-    {F.batch_norm, F.gelu, F.silu, F.hardswish, F.hardsigmoid, F.mish, F.elu, F.leaky_relu, F.softplus}
-)
-PLAIN_SHAPE = frozenset({F.layer_norm, F.group_norm, F.rms_norm})
-"""Functions whose result is as their input, or as it in plain memory order: PyTorch takes milliseconds to say so."""
-
-
-def quick(target: Any, args: Any, kwargs: Any) -> Tensor | None:
-    """The result of a function that is as its input; None where PyTorch is to say it."""
-    first = args[0] if args else None
-    if not isinstance(first, Tensor) or not first.is_floating_point() or kwargs.get("inplace") or len(args) > 8:
-        return None
-    if target in SAME_SHAPE:
-        return torch.empty_like(first)
-    if target in PLAIN_SHAPE:
-        return torch.empty(first.shape, dtype=first.dtype, device="meta")
-    return None
-
-
-def run_on_meta(op: str, target: Any, args: Any, kwargs: Any) -> Any:
-    """The result of a call on meta tensors; moves to another device stay on the meta device."""
-    if op == "call_function" and (found := quick(target, args, kwargs)) is not None:
-        return found
-    if op == "call_method":
-        if target in ("cpu", "cuda"):
-            return args[0]
-        if target == "to":
-            args = tuple("meta" if isinstance(one, str) else one for one in args)
-            kwargs = {**kwargs, **({"device": "meta"} if kwargs.get("device") is not None else {})}
-        elif str(target).startswith("new_") and "device" in kwargs:
-            kwargs = {**kwargs, "device": "meta"}
-        return getattr(args[0], target)(*args[1:], **kwargs)
-    if getattr(target, "__name__", "") in LIKES and target is not getattr:
-        kwargs = {**kwargs, "device": "meta"}
-    return target(*args, **kwargs)
-
-
-def run_leaf(module: nn.Module, form: ModuleForm | None, args: Any, kwargs: Any) -> Any:
-    """The result of a layer in evaluation mode on meta tensors, its own tensors being meta tensors too."""
-    if form is None:
-        return module(*args, **kwargs)
-    inplace = {"inplace": True} if getattr(module, "inplace", False) is True else {}
-    if not inplace and (found := quick(form.op, args, kwargs)) is not None:
-        return found
-    tensors = {name: to_meta(getattr(module, name)) for name in form.tensors}
-    settings = {name: value for name, value in settings_of(module, form).items() if name != "padding_mode"}
-    if form.op is F.batch_norm:
-        settings |= {"training": tensors["running_mean"] is None, "momentum": 0.0}  # which may be None in a module
-    elif form.op in DROPOUTS:  # in evaluation mode they hand on their input itself: its memory is then shared
-        settings["training"] = False
-    return form.op(*args, **tensors, **settings, **kwargs)  # type: ignore[operator]
-
-
-def _has_gradients(step: Step) -> bool:
-    """Whether gradients may go back through a step."""
-    if step.op == "get_attr":
-        return True
-    return step.grad and step.op in ("call_function", "call_method", "call_module") and isinstance(step.value, Tensor)
-
-
-def _hooked(module: nn.Module) -> bool:
+def hooked(module: nn.Module) -> bool:
+    """Whether a user's hooks run when a module is called."""
     return bool(
         module._forward_hooks
         or module._forward_pre_hooks
         or getattr(module, "_backward_hooks", None)
         or getattr(module, "_backward_pre_hooks", None)
     )
-
-
-def _is_large(name: str, args: Any, kwargs: Any) -> bool:
-    """Whether a factory makes more than `LARGE` entries."""
-    first = args[0] if args else kwargs.get("size", kwargs.get("input"))
-    if name.endswith("_like") and isinstance(first, Tensor):
-        return first.numel() > LARGE
-    total = 1
-    for _, leaf in leaves_of((args, kwargs)):
-        total *= leaf if type(leaf) is int and leaf > 0 else 1
-    return name not in ("tensor", "arange") and total > LARGE
-
-
-def _touches(step: Step, memory: int) -> bool:
-    """Whether a cold step made, viewed or wrote into a memory."""
-    written = [leaf.value for _, leaf in leaves_of(step.args) if isinstance(leaf, Step)] if step.writes else []
-    return any(one.untyped_storage()._cdata == memory for one in tensors_of((step.value, written)))
 
 
 def _is_its_own(owner: nn.Module, given: Mapping[str, Any]) -> bool:
@@ -753,46 +354,3 @@ def _is_its_own(owner: nn.Module, given: Mapping[str, Any]) -> bool:
 
 def _reads(argument: Any, tensor: Tensor, recorder: Recorder) -> bool:
     return isinstance(argument, Step) and argument.op == "get_attr" and argument.target == recorder.names[id(tensor)]
-
-
-_OURS = (f"{FilePath(torch.__file__).parent}/", f"{FilePath(__file__).parents[1]}/")
-
-
-def _line() -> tuple[str, int] | None:
-    """File and line of the innermost frame that is neither torch's nor ours."""
-    frame = sys._getframe(2)
-    while frame is not None:
-        name = frame.f_code.co_filename
-        if not name.startswith(_OURS) and not name.startswith("<"):
-            return name, frame.f_lineno
-        frame = frame.f_back  # type: ignore[assignment]
-    return None
-
-
-def described(module: nn.Module, path: str, error: BaseException) -> CaptureError:
-    """The error that a module cannot be captured: where, what came, and what to do."""
-    if isinstance(error, CaptureError) and error.__cause__ is not None:
-        return error
-    import traceback
-
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if not f.filename.startswith(_OURS) and not f.filename.startswith("<")]
-    line = f", {own[-1].filename}:{own[-1].lineno}: {own[-1].line}" if own else ""
-    where = f"module {path!r} ({type(module).__name__})" if path else f"the model ({type(module).__name__})"
-    told = str(error) if isinstance(error, CaptureError) else f"{type(error).__name__}: {error}"
-    made = CaptureError(f"cannot capture {where}{line}: {told}{remedy(error)}")
-    made.__cause__ = error
-    return made
-
-
-def remedy(error: BaseException) -> str:
-    """What to do about an error of a forward, where that is known."""
-    text = str(error)
-    if isinstance(error, ValueRead) or "meta tensor" in text or "data-independent" in text:
-        return (
-            ". Code that depends on the values of tensors belongs in a submodule of its own, which then stays rigid "
-            "while the rest becomes elastic"
-        )
-    if isinstance(error, CaptureError):
-        return ""
-    return ". Call the model on the example inputs yourself: they may not be what its forward takes"

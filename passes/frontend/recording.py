@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from bnas.passes.errors import CaptureError, Diagnostic
 
-from .patches import recording
-from .recorder import Recorder, Step, described, inner_of
+from .patches import inner_of, recording
+from .places import described
+from .recorder import Recorder
 from .state import ModelState
+from .steps import Step
 from .structure import Path, at, leaves_of, map_leaves
 
 
@@ -123,11 +125,11 @@ def _placeholders(
     given: tuple[tuple[Any, ...], dict[str, Any]] = map_leaves(inputs, meta)
     for path, name in names.items():
         value = at(given, path)
-        step = recorder._append(Step("placeholder", name, value=value))
+        step = recorder.append(Step("placeholder", name, value=value))
 
         def bind(inner: Path, leaf: Any, step: Step = step) -> Any:
             if isinstance(leaf, Tensor):
-                recorder._bind(leaf, step, inner)
+                recorder.bind(leaf, step, inner)
             return leaf
 
         map_leaves(value, bind)

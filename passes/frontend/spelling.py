@@ -10,6 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bnas.passes.calls import is_in_place
+
+from .structure import tensors_of
+
 DEVICE = frozenset({"device", "is_cuda", "is_cpu", "is_mps", "is_meta", "is_xpu"})
 """Properties of a tensor that tell where it is."""
 
@@ -157,3 +161,13 @@ def _is_method(func: Any, name: str) -> bool:
     if found is func or getattr(func, "__objclass__", None) is torch._C.TensorBase:
         return True
     return str(getattr(func, "__qualname__", "")).startswith(("Tensor.", "TensorBase."))
+
+
+def written_by(op: str, target: Any, args: Any, kwargs: Any) -> list[Tensor]:
+    """The tensors that a call says it writes into."""
+    name = target if op == "call_method" else getattr(target, "__name__", "")
+    found = tensors_of(kwargs["out"]) if kwargs.get("out") is not None else []
+    inplace = kwargs.get("inplace") is True or target is operator.setitem
+    if inplace or is_in_place(name):
+        found = [*found, *tensors_of(args[:1])]
+    return found

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from bnas.passes.calls import form_of
 from bnas.passes.errors import add_note
 
-from .recorder import BATCH, run_leaf, run_on_meta, to_meta
+from .on_meta import BATCH, run_leaf, run_on_meta, to_meta
 from .structure import map_leaves
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from bnas.passes.axes import Axes, AxisTypes, Moved, register_rule
 from bnas.passes.calls import Call, Dynamic
 from bnas.passes.errors import RuleError
-from bnas.passes.frontend.recorder import BATCH
+from bnas.passes.frontend.on_meta import BATCH
 from bnas.passes.terms import K, Perm, Prod, Sym, Term
 
 from .shape import rewrite_sizes, stated_sizes

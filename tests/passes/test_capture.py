@@ -18,7 +18,7 @@ import torchvision
 from torch import Tensor, nn
 
 from bnas.passes import IR, CaptureError, Elasticity, InputError, Subnet, analyse, choose, find_blocks, trace
-from bnas.passes.frontend.recorder import BATCH
+from bnas.passes.frontend.on_meta import BATCH
 from bnas.passes.skeleton import Skeleton
 from bnas.passes.slot import Copies
 from bnas.passes.terms import K

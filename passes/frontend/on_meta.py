@@ -1,0 +1,76 @@
+"""Layers and functions on meta tensors, which have shapes and types and no numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bnas.passes.calls import DROPOUTS, ModuleForm, settings_of
+
+from .spelling import LIKES
+
+BATCH = 1009
+"""The size of the batch axis in the graph's values: a prime, so that views of it are taken apart in one way only."""
+
+
+def to_meta(value: Any) -> Any:
+    """A meta tensor of the shape, strides and type of a real one; anything else as it is."""
+    if not isinstance(value, Tensor) or value.is_meta:
+        return value
+    return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+
+
+SAME_SHAPE = frozenset(
+    {F.batch_norm, F.gelu, F.silu, F.hardswish, F.hardsigmoid, F.mish, F.elu, F.leaky_relu, F.softplus}
+)
+PLAIN_SHAPE = frozenset({F.layer_norm, F.group_norm, F.rms_norm})
+"""Functions whose result is as their input, or as it in plain memory order: PyTorch takes milliseconds to say so."""
+
+
+def quick(target: Any, args: Any, kwargs: Any) -> Tensor | None:
+    """The result of a function that is as its input; None where PyTorch is to say it."""
+    first = args[0] if args else None
+    if not isinstance(first, Tensor) or not first.is_floating_point() or kwargs.get("inplace") or len(args) > 8:
+        return None
+    if target in SAME_SHAPE:
+        return torch.empty_like(first)
+    if target in PLAIN_SHAPE:
+        return torch.empty(first.shape, dtype=first.dtype, device="meta")
+    return None
+
+
+def run_on_meta(op: str, target: Any, args: Any, kwargs: Any) -> Any:
+    """The result of a call on meta tensors; moves to another device stay on the meta device."""
+    if op == "call_function" and (found := quick(target, args, kwargs)) is not None:
+        return found
+    if op == "call_method":
+        if target in ("cpu", "cuda"):
+            return args[0]
+        if target == "to":
+            args = tuple("meta" if isinstance(one, str) else one for one in args)
+            kwargs = {**kwargs, **({"device": "meta"} if kwargs.get("device") is not None else {})}
+        elif str(target).startswith("new_") and "device" in kwargs:
+            kwargs = {**kwargs, "device": "meta"}
+        return getattr(args[0], target)(*args[1:], **kwargs)
+    if getattr(target, "__name__", "") in LIKES and target is not getattr:
+        kwargs = {**kwargs, "device": "meta"}
+    return target(*args, **kwargs)
+
+
+def run_leaf(module: nn.Module, form: ModuleForm | None, args: Any, kwargs: Any) -> Any:
+    """The result of a layer in evaluation mode on meta tensors, its own tensors being meta tensors too."""
+    if form is None:
+        return module(*args, **kwargs)
+    inplace = {"inplace": True} if getattr(module, "inplace", False) is True else {}
+    if not inplace and (found := quick(form.op, args, kwargs)) is not None:
+        return found
+    tensors = {name: to_meta(getattr(module, name)) for name in form.tensors}
+    settings = {name: value for name, value in settings_of(module, form).items() if name != "padding_mode"}
+    if form.op is F.batch_norm:
+        settings |= {"training": tensors["running_mean"] is None, "momentum": 0.0}  # which may be None in a module
+    elif form.op in DROPOUTS:  # in evaluation mode they hand on their input itself: its memory is then shared
+        settings["training"] = False
+    return form.op(*args, **tensors, **settings, **kwargs)  # type: ignore[operator]

@@ -1,0 +1,58 @@
+"""Where in the user's code something happens, and what to do about an error there."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path as FilePath
+
+import torch
+from torch import nn
+
+from bnas.passes.errors import CaptureError
+
+
+class ValueRead(CaptureError):
+    """Forward asks for the numbers of a tensor that depends on the inputs."""
+
+
+_OURS = (f"{FilePath(torch.__file__).parent}/", f"{FilePath(__file__).parents[1]}/")
+
+
+def user_line() -> tuple[str, int] | None:
+    """File and line of the innermost frame that is neither torch's nor ours."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if not name.startswith(_OURS) and not name.startswith("<"):
+            return name, frame.f_lineno
+        frame = frame.f_back  # type: ignore[assignment]
+    return None
+
+
+def described(module: nn.Module, path: str, error: BaseException) -> CaptureError:
+    """The error that a module cannot be captured: where, what came, and what to do."""
+    if isinstance(error, CaptureError) and error.__cause__ is not None:
+        return error
+    import traceback
+
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if not f.filename.startswith(_OURS) and not f.filename.startswith("<")]
+    line = f", {own[-1].filename}:{own[-1].lineno}: {own[-1].line}" if own else ""
+    where = f"module {path!r} ({type(module).__name__})" if path else f"the model ({type(module).__name__})"
+    told = str(error) if isinstance(error, CaptureError) else f"{type(error).__name__}: {error}"
+    made = CaptureError(f"cannot capture {where}{line}: {told}{remedy(error)}")
+    made.__cause__ = error
+    return made
+
+
+def remedy(error: BaseException) -> str:
+    """What to do about an error of a forward, where that is known."""
+    text = str(error)
+    if isinstance(error, ValueRead) or "meta tensor" in text or "data-independent" in text:
+        return (
+            ". Code that depends on the values of tensors belongs in a submodule of its own, which then stays rigid "
+            "while the rest becomes elastic"
+        )
+    if isinstance(error, CaptureError):
+        return ""
+    return ". Call the model on the example inputs yourself: they may not be what its forward takes"

@@ -1,0 +1,145 @@
+"""Cold tensors: computed for real, at once, with the calls that made them as their recipe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .on_meta import run_on_meta, to_meta
+from .places import user_line
+from .spelling import spelled, written_by
+from .steps import DEVICE_OF_MODEL, Step
+from .structure import at, holds_tensors, leaves_of, map_leaves, tensors_of
+from .tape import Tape
+
+LARGE = 1 << 22
+"""A cold tensor of more entries is not computed for real: it is hot from the beginning."""
+
+
+class Recipes(Tape):
+    """A tape that also has what was computed for real."""
+
+    def __init__(self, root: nn.Module, hot_lines: set[Any]) -> None:
+        super().__init__(root)
+        self.hot_lines = hot_lines
+        """Lines whose factories make tensors that are too large, at this or at another size."""
+        self._warmed: dict[Step, Step] = {}
+        """Cold steps that became hot ones."""
+        self._cold_made: set[int] = set()
+        """The memory that cold steps made."""
+        self._before: dict[int, tuple[Tensor, Tensor]] = {}
+        """Tensors that were there before and are written into, with what they held."""
+
+    def _large_like(self, name: str, args: Any, kwargs: Any) -> bool:
+        """Whether a factory makes a tensor that is too large to be computed for real, at this or another size."""
+        line = name, user_line()
+        if line in self.hot_lines:
+            return True
+        if not _is_large(name, args, kwargs):
+            return False
+        self.hot_lines.add(line)
+        return True
+
+    def _cold(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Compute a call for real, and note it as a part of a recipe."""
+        op, target, plain = spelled(func, args, kwargs)
+        writes = written_by(op, target, plain, kwargs)
+        for tensor in writes:
+            self._remember(tensor)
+        real = map_leaves((args, kwargs), lambda _, leaf: self._real_like(leaf))
+        result = func(*real[0], **real[1])
+        return self._noted_cold(target, plain, kwargs, result, op, bool(writes))
+
+    def _real_like(self, leaf: Any) -> Any:
+        """A real tensor of the type and shape of a hot one, whose numbers nobody may need."""
+        if not isinstance(leaf, Tensor) or not self.is_hot(leaf):
+            return leaf
+        return torch.zeros((), dtype=leaf.dtype, device=self.device).expand(leaf.shape)
+
+    def _noted_cold(
+        self, target: Any, args: Any, kwargs: Any, result: Any, op: str = "call_function", writes: bool = False
+    ) -> Any:
+        if not holds_tensors(result) and not writes:
+            return result
+        refs, named = self.refs((args, kwargs))
+        step = Step("cold", (op, target), refs, named, result, self._stack, self._scope, user_line(), writes=writes)
+        self.append(step)
+        for path, leaf in leaves_of(result):
+            if isinstance(leaf, Tensor):
+                self._cold_made.add(leaf.untyped_storage()._cdata)
+                self.bind(leaf, step, path)
+        return result
+
+    def _remember(self, tensor: Tensor) -> None:
+        """Keep what a tensor holds that was there before and is written into."""
+        memory = tensor.untyped_storage()._cdata
+        if memory not in self._cold_made and memory not in self._before:
+            self._before[memory] = tensor, tensor.detach().clone()
+
+    def give_back(self) -> None:
+        """Undo what was written into tensors that were there before."""
+        with torch.no_grad():
+            for tensor, value in self._before.values():
+                tensor.detach().copy_(value)
+
+    def _warm(self, tensor: Tensor) -> None:
+        """Make a cold tensor hot, since a hot value is written into it: its recipe is run again on meta tensors."""
+        if self.is_hot(tensor):
+            return
+        known = self._steps.get(id(tensor))
+        if known is None or known[0].op == "given":
+            self._copied(tensor)
+            return
+        memory = tensor.untyped_storage()._cdata
+        for step in [one for one in self.steps if one.op == "cold" and _touches(one, memory)]:
+            self._replay(step)
+
+    def _copied(self, tensor: Tensor) -> None:
+        """A tensor that was there before is copied in every forward: what is written stays out of the original."""
+        step = Step("call_method", "clone", (self.step_of(tensor),), {}, to_meta(tensor), self._stack, self._scope)
+        step.line = user_line()
+        self.append(step)
+        self._twins[id(tensor)] = step.value
+        self.bind(tensor, step)
+
+    def _replay(self, step: Step) -> None:
+        """The calls of a recipe as calls on meta tensors; the real tensors stand for their results from now on."""
+        op, target = step.target
+        made = Step(op, target, step.args, step.kwargs, None, step.stack, step.scope, step.line)
+        made.args, made.kwargs = map_leaves(
+            (step.args, step.kwargs), lambda _, leaf: self._warmed.get(leaf, leaf) if isinstance(leaf, Step) else leaf
+        )
+        values, named = map_leaves((made.args, made.kwargs), lambda _, leaf: self._meta_of(leaf))
+        with torch.no_grad():
+            made.value = run_on_meta(op, target, values, named)
+        made.writes = step.writes
+        self.append(made)
+        self._warmed[step] = made
+        for path, leaf in leaves_of(step.value):
+            if isinstance(leaf, Tensor):
+                self._twins[id(leaf)] = at(made.value, path)
+                self.bind(leaf, made, path)
+
+    def _meta_of(self, leaf: Any) -> Any:
+        if isinstance(leaf, Step):
+            return map_leaves(leaf.value, lambda _, one: to_meta(one) if isinstance(one, Tensor) else one)
+        return torch.device("meta") if leaf is DEVICE_OF_MODEL or isinstance(leaf, torch.device) else leaf
+
+
+def _is_large(name: str, args: Any, kwargs: Any) -> bool:
+    """Whether a factory makes more than `LARGE` entries."""
+    first = args[0] if args else kwargs.get("size", kwargs.get("input"))
+    if name.endswith("_like") and isinstance(first, Tensor):
+        return first.numel() > LARGE
+    total = 1
+    for _, leaf in leaves_of((args, kwargs)):
+        total *= leaf if type(leaf) is int and leaf > 0 else 1
+    return name not in ("tensor", "arange") and total > LARGE
+
+
+def _touches(step: Step, memory: int) -> bool:
+    """Whether a cold step made, viewed or wrote into a memory."""
+    written = [leaf.value for _, leaf in leaves_of(step.args) if isinstance(leaf, Step)] if step.writes else []
+    return any(one.untyped_storage()._cdata == memory for one in tensors_of((step.value, written)))
