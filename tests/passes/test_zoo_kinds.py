@@ -17,7 +17,7 @@ from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 import bnas
 from bnas import SuperNetwork
 from bnas.passes import CaptureError, InputError
-from bnas.passes.frontend import front
+from bnas.passes.frontend import front, on_meta, recipes
 from bnas.passes.frontend.emission import FAMILIES, chains
 
 
@@ -195,7 +195,7 @@ class Masked(nn.Module):
 
 
 def test_a_tensor_that_is_too_large_at_one_size_is_a_node_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recipes, "LARGE", BATCH * 33 * 33)
+    monkeypatch.setattr(recipes, "LARGE", on_meta.BATCH * 33 * 33)
     supernet = SuperNetwork.from_model(Masked().eval(), images(32, 32))
     assert supernet.dynamic == {"x": {0: "batch", 2: "height", 3: "width"}}
     agrees(supernet, images(20, 45))
