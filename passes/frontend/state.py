@@ -22,9 +22,7 @@ _NEVER = (
     Tensor,
     type,
     types.ModuleType,
-    types.FunctionType,
     types.BuiltinFunctionType,
-    types.MethodType,
     torch.dtype,
     torch.device,
     str,
@@ -42,7 +40,8 @@ _NEVER = (
 class ModelState:
     """The attributes of all modules of a model and of what these hold, at the moment when it was made.
 
-    Containers (dicts, lists, sets, deques) and plain objects are remembered by their content, tensors by identity.
+    Containers (dicts, lists, sets, deques) and plain objects are remembered by their content, tensors by identity; of
+    functions and methods, such as hooks, what they hold.
     With `data`, tensors that are no parameters are remembered by value too.
     """
 
@@ -102,6 +101,10 @@ class ModelState:
             return []
         if isinstance(value, tuple):
             return list(value)
+        if isinstance(value, types.FunctionType):  # a hook, say: the list that it appends to is in its closure
+            return [cell.cell_contents for cell in value.__closure__ or () if _is_filled(cell)]
+        if isinstance(value, types.MethodType):
+            return [value.__self__]
         if isinstance(value, MutableMapping) and type(value).__module__ in ("builtins", "collections"):
             self._held.append((value, dict(value)))
             return list(value.values())
@@ -114,10 +117,17 @@ class ModelState:
         return list(value.__dict__.values())
 
 
+def _is_filled(cell: types.CellType) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:  # a variable that is not set yet
+        return False
+
+
 def _same(now: Any, before: Any) -> bool:
     """Whether two mappings hold the very same objects under the same keys, in the same order."""
     return len(now) == len(before) and all(
-        a == b and now[a] is before[b] for a, b in zip(now, before, strict=True) if a is b or type(a) is type(b)
+        (a is b or (type(a) is type(b) and a == b)) and now[a] is before[b] for a, b in zip(now, before, strict=True)
     )
 
 

@@ -15,6 +15,7 @@ from capture_cases import Between, captured, everything, image, same_as_before
 from torch import Tensor, nn
 
 from bnas.passes import CaptureError, InputError, trace
+from bnas.passes.frontend.state import ModelState
 from bnas.testing import assert_extracted_is_oracle
 
 OTHERS = (image(5), image(3, 7, 5))
@@ -225,11 +226,11 @@ def test_statistics_and_weights_written_by_forward_stay() -> None:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_hooks_and_modes_stay_and_hooks_that_collect_see_no_meta_tensor(fails: bool) -> None:
+def test_hooks_and_modes_stay_and_what_hooks_collect_is_given_back(fails: bool) -> None:
     features: list[Tensor] = []
     net = Between(lambda net, x: x if fails and net.inner(x).sum() > 0 else net.inner(x)).train()
     net.first.eval()
-    net.inner.register_forward_hook(lambda module, args, output: None)
+    net.inner.register_forward_hook(lambda module, args, output: features.append(output))
     net.first.register_forward_pre_hook(lambda module, args: None)
     before = everything(net)
     if fails:
@@ -239,6 +240,36 @@ def test_hooks_and_modes_stay_and_hooks_that_collect_see_no_meta_tensor(fails: b
         trace(net, image())
     same_as_before(net, before)
     assert not features
+
+
+class Collector:
+    """As libraries for features have one: a method as the hook."""
+
+    def __init__(self) -> None:
+        self.last: dict[str, Tensor] = {}
+
+    def hook(self, module: nn.Module, args: Any, output: Tensor) -> None:
+        self.last["inner"] = output
+
+
+def test_what_a_method_as_a_hook_collects_is_given_back() -> None:
+    collector, net = Collector(), Between(lambda net, x: net.inner(x)).eval()
+    net.inner.register_forward_hook(collector.hook)
+    kept = net(image())
+    before = collector.last["inner"]
+    trace(net, image())
+    assert collector.last["inner"] is before
+    assert not kept.is_meta
+
+
+def test_a_table_with_keys_of_another_type_is_given_back() -> None:
+    net = Between(lambda net, x: x)
+    net.cache = {1: torch.ones(1)}  # type: ignore[assignment]
+    state, kept = ModelState(net), dict(net.cache)  # type: ignore[call-overload]
+    net.cache.clear()  # type: ignore[operator]
+    net.cache["k"] = 5  # type: ignore[index]
+    state.restore()
+    assert net.cache == kept
 
 
 def test_the_global_state_of_torch_stays() -> None:
