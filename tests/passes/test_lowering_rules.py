@@ -245,7 +245,7 @@ FUNCTIONS: dict[str, Callable[[Tensor], Any]] = {
     "flip": lambda x: torch.flip(x, [2, -1]) + x.flip(1),
     "roll-all": lambda x: x.roll(7),
     "filled": lambda x: (
-        torch.zeros_like(x) + torch.ones_like(x) + torch.full_like(x, 2) + torch.empty_like(x) * 0,
+        torch.zeros_like(x) + torch.ones_like(x) + torch.full_like(x, 2) + torch.empty_like(x).zero_(),
         x.new_zeros(3) + x.new_ones((3,)) + x.new_full((3,), 2.5) + x.new_empty(3).zero_(),
     ),
     "filled-by-size": lambda x: (
