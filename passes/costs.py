@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import sympy
-from torch import Tensor
 from torch.fx import Node
 from torch.utils._pytree import tree_leaves
 
@@ -179,7 +178,8 @@ def _compiled_peak(tape: Tape, stated: Stated) -> Callable[..., Any]:
     lives = [life for life, _ in stated.taken]
     sizes = tape.compiled([size for _, size in stated.taken])
     there = tape.compiled([stated.keep(life.node) for life in lives])
-    first, gone = (np.array([place(life) for life in lives], dtype=np.int64) for place in (_first, _gone))
+    first = np.array([life.first for life in lives], dtype=np.int64)
+    gone = np.array([life.last + 1 for life in lives], dtype=np.int64)
 
     def peak(*values: Any) -> Any:
         taken, switches = (np.stack(np.broadcast_arrays(*values, *f(*values))[len(values) :]) for f in (sizes, there))
@@ -189,14 +189,6 @@ def _compiled_peak(tape: Tape, stated: Stated) -> Callable[..., Any]:
         return (switches * change.cumsum(axis=0)[first]).max(axis=0)
 
     return peak
-
-
-def _first(life: Lifetime) -> int:
-    return life.first
-
-
-def _gone(life: Lifetime) -> int:
-    return life.last + 1
 
 
 @dataclass(frozen=True)
@@ -244,8 +236,7 @@ class Stated:
 
     def _samples(self, node: Node) -> int:
         """The samples that a node computes for: one where its result does not carry the batch."""
-        value = node.meta["value"]
-        first = value if isinstance(value, Tensor) else next(iter(tree_leaves(value)))
+        first = tree_leaves(node.meta["value"])[0]
         samples = self.types.ir.samples
         return samples if first.numel() % samples == 0 else 1
 

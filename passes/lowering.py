@@ -118,20 +118,24 @@ def lowered_graph(module: GraphModule, example_inputs: Sequence[Any]) -> OnnxBui
     names = [str(node.target) for node in module.graph.nodes if node.op == "placeholder"]
     given = dict(zip(names, inputs, strict=True))
     dims = dynamic_dims(module, given)
+    pairs = [(tensor, dims[path]) for name, value in given.items() for path, tensor in named_tensors(value, name)]
+    examples = example_sizes([tensor for tensor, _ in pairs], [axes for _, axes in pairs])
     failed: SampleError | None = None
-    for sizes in dim_sizes(_example_sizes(given, dims), module.meta.get("steps", {})):
+    for sizes in dim_sizes(examples, module.meta.get("steps", {})):
+        builder = OnnxBuilder()
+        builder.example_sizes = examples
         try:
-            return _graph(module, given, dims, sizes)
+            return _graph(builder, module, given, dims, sizes)
         except SampleError as error:
             failed = failed or error
     assert failed is not None
     raise failed
 
 
-def _graph(module: GraphModule, given: Mapping[str, Any], dims: Dims, sizes: DimSizes) -> OnnxBuilder:
-    """The graph, as it is found with `sizes` of the dynamic axes."""
-    builder = OnnxBuilder()
-    builder.example_sizes = _example_sizes(given, dims)
+def _graph(
+    builder: OnnxBuilder, module: GraphModule, given: Mapping[str, Any], dims: Dims, sizes: DimSizes
+) -> OnnxBuilder:
+    """The graph, as it is found with `sizes` of the dynamic axes, in an empty builder."""
     builder.examples = {sizes[name]: size for name, size in builder.example_sizes.items()}
     with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # shapes are computed once more: what PyTorch warns of was said before
@@ -151,13 +155,12 @@ def dynamic_dims(module: GraphModule, given: Mapping[str, Any]) -> dict[str, dic
     return {name: {int(axis): str(dim) for axis, dim in known.get(name, {}).items()} for name in tensors}
 
 
-def _example_sizes(given: Mapping[str, Any], dims: Dims) -> dict[str, int]:
-    """The size of each dynamic axis in the example inputs."""
+def example_sizes(tensors: Sequence[Tensor], dims: Sequence[Mapping[int, str]]) -> dict[str, int]:
+    """The size of each dynamic axis in the example inputs, by its name; `dims` are the names of each tensor's axes."""
     sizes: dict[str, int] = {}
-    for name, value in given.items():
-        for path, tensor in named_tensors(value, name):
-            for axis, dim in dims[path].items():
-                sizes.setdefault(dim, tensor.shape[axis])
+    for tensor, axes in zip(tensors, dims, strict=True):
+        for axis, name in axes.items():
+            sizes.setdefault(name, tensor.shape[axis])
     return sizes
 
 

@@ -15,7 +15,7 @@ from .calls import Call
 from .errors import LoweringError
 from .lowering_shapes import quick_result
 from .lowering_site import Value, operator_name
-from .lowering_sizes import BATCH, Size
+from .lowering_sizes import BATCH, Size, leaves
 
 META = torch.device("meta")
 CPU = torch.device("cpu")
@@ -89,11 +89,6 @@ class Execution:
         shared = (one.value for one in self._given.values() if one.tensor.untyped_storage()._cdata == memory)
         return next(shared, None)
 
-    def is_state(self, tensor: Tensor) -> bool:
-        """Whether `tensor` is a view of a parameter or buffer."""
-        source = self.viewed(tensor)
-        return source is not None and source.state
-
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
             quick = None if self.constant else quick_result(self._call, self._concrete)
@@ -162,13 +157,6 @@ class Execution:
         if value.constant:
             return value.tensor.clone() if value.state else value.tensor  # the node may write into it
         return value.twin if self._second and value.twin is not None else value.tensor
-
-
-def leaves(given: Any) -> list[Any]:
-    """What is inside nested tuples, lists, dicts and slices."""
-    found: list[Any] = []
-    map_aggregate(given, lambda leaf: found.append(leaf))
-    return found
 
 
 def _place(index: Any) -> Any:

@@ -173,7 +173,7 @@ def setitem(site: Site) -> str:
         positions = site.like(x, _masked(site, places, index), torch.int64)
         value = site.emit("Expand", site.operand(new, x.tensor.dtype), site.emit("Shape", positions.name))
         return scattered(site, x, positions, value)
-    return replaced(site, x, index, new) or _scattered(site, x, index, new)
+    return replaced(site, index, new) or _scattered(site, index, new)
 
 
 def _is_same_view(x: Value, index: Any, new: Value) -> bool:
@@ -203,11 +203,11 @@ def _chosen(site: Site, mask: Value, new: Any) -> str:
     return site.emit("Where", name, number, x)
 
 
-def replaced(site: Site, x: Value, index: Any, new: Any) -> str | None:
-    """`x` with a run of entries of one axis replaced: what is before, the new, what is behind; else ``None``."""
+def replaced(site: Site, index: Any, new: Any) -> str | None:
+    """The first argument with a run of entries of one axis replaced: before, the new, behind; else ``None``."""
     if any(isinstance(pick, Value | Tensor | list) for pick in (index if isinstance(index, tuple) else (index,))):
         return None
-    at = site.derived(operator.getitem, x, index)
+    x, at = site.x, site.derived(operator.getitem, site.x, index)
     picks = list(_spelled_out(at, index if isinstance(index, tuple) else (index,)))
     cuts = _cuts(site, x.sizes, picks)
     if None in picks or len(cuts) > 1 or any(isinstance(pick, Size) for pick in picks):
@@ -238,8 +238,8 @@ def filled(site: Site, new: Any, target: Value, dtype: torch.dtype) -> str:
     return name if same else site.emit("Expand", name, site.shape(target))
 
 
-def _scattered(site: Site, x: Value, index: Any, new: Any) -> str:
-    positions = site.lowered(operator.getitem, site.positions(x), index)
+def _scattered(site: Site, index: Any, new: Any) -> str:
+    x, positions = site.x, site.lowered(operator.getitem, site.positions(site.x), index)
     return scattered(site, x, positions, filled(site, new, positions, x.tensor.dtype))
 
 

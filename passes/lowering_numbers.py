@@ -10,9 +10,8 @@ import torch
 from onnx import TensorProto
 
 from .calls import Operator
-from .lowering_execution import leaves
 from .lowering_site import Site, Value
-from .lowering_sizes import Size
+from .lowering_sizes import Size, leaves
 
 
 def calculated(site: Site) -> Any:

@@ -19,7 +19,7 @@ from .calls import Operator
 from .lowering_builder import onnx_type
 from .lowering_convolutions import spatial_axes, spread
 from .lowering_site import Site, Source, register_lowering
-from .lowering_sizes import AnySize, Size, same_size
+from .lowering_sizes import AnySize, Size, leaves, same_size
 
 AXES: dict[Operator, int] = {
     **dict.fromkeys((F.max_pool1d, F.avg_pool1d, F.adaptive_avg_pool1d, F.adaptive_max_pool1d), 1),
@@ -51,11 +51,7 @@ def windows(site: Site, axes: int, dilation: int | Sequence[int] = 1) -> Windows
     """The windows that give exactly as many results as PyTorch has, rounded down."""
     spatial_axes(site, axes)
     settings = [site.arg(place, name) for place, name in ((1, "kernel_size"), (2, "stride"), (3, "padding"))]
-    if any(
-        isinstance(one, Size)
-        for setting in settings
-        for one in (setting if isinstance(setting, list | tuple) else [setting])
-    ):
+    if any(isinstance(one, Size) for one in leaves(settings)):
         raise site.refuse("has windows whose size follows the inputs")
     kernel = spread(site.arg(1, "kernel_size"), axes)
     stride = spread(site.arg(2, "stride") or kernel, axes)

@@ -11,7 +11,7 @@ from onnx import TensorProto
 
 from .lowering_numbers import calculated_by
 from .lowering_site import Site, Source, register_lowering
-from .lowering_sizes import AnySize, Size, same_size
+from .lowering_sizes import AnySize, Size, pair_of, same_size
 
 SMOOTH_MODES = {"linear": "linear", "bilinear": "linear", "trilinear": "linear", "bicubic": "cubic"}
 NEAREST_MODES = ("nearest", "nearest-exact")
@@ -36,19 +36,20 @@ def _nearest(site: Site, mode: str) -> str:
         return site.emit("Resize", site.x, None, scales, mode="nearest", **rounding)
     source = site.name(site.x)
     for axis, (given, made) in enumerate(sizes):
+        if same_size(given, made):
+            continue
         if isinstance(given, int) and isinstance(made, int):
             picked: Source = _picked(site, axis, given, mode)
         else:
             picked = _calculated(site, axis, given, made, mode)
-        if not same_size(given, made):
-            source = site.emit("Gather", source, picked, axis=axis + 2)
+        source = site.emit("Gather", source, picked, axis=axis + 2)
     return source
 
 
 def _times(given: AnySize, made: AnySize) -> int:
     """How many times `given` the size `made` always is; 0 if it is no multiple."""
-    pairs = [one.pair if isinstance(one, Size) else (one, one) for one in (given, made)]
-    factors = {other // one if other % one == 0 else 0 for one, other in zip(*pairs, strict=True)}
+    pairs = zip(pair_of(given), pair_of(made), strict=True)
+    factors = {other // one if other % one == 0 else 0 for one, other in pairs}
     return factors.pop() if len(factors) == 1 else 0
 
 

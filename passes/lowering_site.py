@@ -22,7 +22,7 @@ from .calls import Call, Operator
 from .errors import LoweringError, RuleError
 from .lowering_builder import OnnxBuilder, onnx_type
 from .lowering_simplify import through_reshapes, through_transposes
-from .lowering_sizes import AnySize, Size, size_of
+from .lowering_sizes import AnySize, Size, leaves, pair_of, same_size, size_of
 
 
 class Memory:
@@ -196,9 +196,7 @@ class Site:
         raise self.refuse("makes a size that follows the inputs in a way that is not known")
 
     def _known_sizes(self) -> Iterator[Size]:
-        found: list[Any] = []
-        map_aggregate([list(self.call.args), dict(self.call.kwargs)], found.append)
-        for leaf in found:
+        for leaf in leaves([list(self.call.args), dict(self.call.kwargs)]):
             if isinstance(leaf, Value):
                 yield from (size for size in leaf.sizes if isinstance(size, Size))
             elif isinstance(leaf, Size) and leaf.whole:
@@ -208,8 +206,7 @@ class Site:
     def calculated(self, op_type: str, first: Any, second: Any) -> Any:
         """`first` and `second`, of which each is a number or a `Size`, under an operator of `ARITHMETIC`."""
         function = ARITHMETIC[op_type]
-        samples = [(one.sample, one.twin) if isinstance(one, Size) else (one, one) for one in (first, second)]
-        sample, twin = (function(*pair) for pair in zip(*samples, strict=True))
+        sample, twin = (function(*pair) for pair in zip(pair_of(first), pair_of(second), strict=True))
         if not (isinstance(first, Size) or isinstance(second, Size)):
             return sample
         whole = isinstance(sample, int)
@@ -247,24 +244,20 @@ class Site:
         sizes = source.sizes
         return self.emit("Shape", source) if any(isinstance(one, Size) for one in sizes) else self.ints(sizes)
 
-    def derived(self, op: Operator, *args: Any, **kwargs: Any) -> Site:
+    def derived(self, op: Callable[..., Any], *args: Any) -> Site:
         """The site of another operator on given arguments, whose result is computed here on the meta device."""
-        call = Call(self.node, op, args, kwargs)
-        function: Callable[..., Any] = op if callable(op) else getattr(torch.Tensor, str(op))
         with torch.device("meta"):
-            result, twin = (_called(function, args, kwargs, second) for second in (False, True))
-        return Site(self.builder, call, result, self.scope, self.root, twin)
+            result, twin = (_called(op, args, second) for second in (False, True))
+        return Site(self.builder, Call(self.node, op, args), result, self.scope, self.root, twin)
 
     def at(self, op: Operator, first: Value, *rest: Any) -> Site:
         """The site of another operator, whose result has the shape of `first`."""
         return Site(self.builder, Call(self.node, op, (first, *rest)), first.tensor, self.scope, self.root, first.twin)
 
-    def lowered(self, op: Operator, *args: Any, **kwargs: Any) -> Value:
-        """The value of another operator, lowered by its own rule."""
-        site = self.derived(op, *args, **kwargs)
-        names = LOWERING[op](site)
-        name = names if isinstance(names, str) else names[0]
-        return Value(site.result, name, twin=site.twin)
+    def lowered(self, op: Callable[..., Any], *args: Any) -> Value:
+        """The value of another operator of one result, lowered by its own rule."""
+        site = self.derived(op, *args)
+        return Value(site.result, str(LOWERING[op](site)), twin=site.twin)
 
     def positions(self, source: Value) -> Value:
         """The number of each entry of `source` in row-major order, in its shape."""
@@ -288,7 +281,7 @@ class Site:
 
     def reshape(self, source: Source, sizes: Sequence[AnySize]) -> str:
         """`source` viewed with `sizes`: no node if they are its own, one for several in a row."""
-        if isinstance(source, Value) and _pairs(source.sizes) == _pairs(sizes):
+        if isinstance(source, Value) and _same(source.sizes, sizes):
             return self.name(source)
         free = [axis for axis, size in enumerate(sizes) if isinstance(size, Size)]
         if len(free) <= 1:
@@ -343,8 +336,8 @@ ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
 """What can be calculated with sizes: ONNX' operators, and what they do."""
 
 
-def _pairs(sizes: Sequence[AnySize]) -> list[Any]:
-    return [size.pair if isinstance(size, Size) else size for size in sizes]
+def _same(sizes: Sequence[AnySize], others: Sequence[AnySize]) -> bool:
+    return len(sizes) == len(others) and all(map(same_size, sizes, others))
 
 
 def _runs(numbers: Sequence[AnySize]) -> Iterator[Size | list[int]]:
@@ -366,14 +359,14 @@ def _kept(source: Source, sizes: Sequence[AnySize]) -> set[int]:
     """The dynamic axes of a view that are those of `source` at the same place: ONNX copies them for a 0."""
     if not isinstance(source, Value) or any(size == 0 for size in sizes):
         return set()
-    both = enumerate(zip(_pairs(source.sizes), _pairs(sizes), strict=False))
-    return {axis for axis, (one, other) in both if one == other and isinstance(other, tuple)}
+    both = enumerate(zip(source.sizes, sizes, strict=False))
+    return {axis for axis, (one, other) in both if isinstance(other, Size) and same_size(one, other)}
 
 
-def _called(function: Callable[..., Any], args: Any, kwargs: Any, second: bool) -> Any:
+def _called(function: Callable[..., Any], args: Any, second: bool) -> Any:
     """What PyTorch returns at the one or at the other set of sizes."""
-    given: Any = map_aggregate([list(args), dict(kwargs)], lambda leaf: _meta(leaf, second))
-    return function(*given[0], **given[1])
+    given: Any = map_aggregate(list(args), lambda leaf: _meta(leaf, second))
+    return function(*given)
 
 
 def _meta(leaf: Any, second: bool) -> Any:

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch.fx.node import map_aggregate
+
 BATCH = 10_007
 """The first size of the batch while lowering: few models meet it by accident."""
 
@@ -57,10 +59,21 @@ def size_of(sample: int, twin: int, of: tuple[str, int] | None = None) -> AnySiz
     return sample if sample == twin else Size(sample, twin, of=of)
 
 
+def pair_of(number: Any) -> tuple[Any, Any]:
+    """A number or a `Size` at both sets of sizes."""
+    return number.pair if isinstance(number, Size) else (number, number)
+
+
 def same_size(one: AnySize, other: AnySize) -> bool:
     """Whether two sizes are the same at both sets of sizes."""
-    pairs = [size.pair if isinstance(size, Size) else (size, size) for size in (one, other)]
-    return pairs[0] == pairs[1]
+    return pair_of(one) == pair_of(other)
+
+
+def leaves(given: Any) -> list[Any]:
+    """What is inside nested tuples, lists, dicts and slices."""
+    found: list[Any] = []
+    map_aggregate(given, lambda leaf: found.append(leaf))
+    return found
 
 
 def dim_sizes(examples: Mapping[str, int], steps: Mapping[str, int]) -> Iterator[DimSizes]:

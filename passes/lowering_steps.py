@@ -12,8 +12,9 @@ from torch.fx.node import map_aggregate
 from .calls import Call
 from .errors import LoweringError, RuleError
 from .lowering_builder import OnnxBuilder
-from .lowering_execution import Execution, leaves
+from .lowering_execution import Execution
 from .lowering_site import LOWERING, Site, Value, operator_name
+from .lowering_sizes import leaves
 
 REMEDY = "give it a rule with bnas.passes.lowering.register_lowering"
 
@@ -50,10 +51,6 @@ class Step:
     def site(self, builder: OnnxBuilder, result: Any, twin: Any) -> Site:
         """What a rule sees of the call."""
         return Site(builder, self.call, result, self.place, self.root, twin)
-
-    def refuse(self, reason: str) -> LoweringError:
-        """The error that this call cannot be lowered for `reason`, to be raised."""
-        return LoweringError(f"{self.place}: {operator_name(self.call.op)} (node {self.call.node.name!r}) {reason}")
 
 
 def applied(builder: OnnxBuilder, step: Step, result: Any, twin: Any) -> Sequence[str]:

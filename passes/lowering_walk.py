@@ -18,10 +18,10 @@ from torch.fx.proxy import GraphAppendingTracer
 from .calls import RECURRENT, Call, TensorRef, call_of, recurrent
 from .errors import LoweringError
 from .lowering_builder import OnnxBuilder
-from .lowering_execution import Execution, leaves
+from .lowering_execution import Execution
 from .lowering_numbers import calculated
 from .lowering_site import LOWERING, Site, Value, operator_name
-from .lowering_sizes import Size
+from .lowering_sizes import Size, leaves
 from .lowering_steps import REMEDY, Step, applied, tensors_of
 from .lowering_writes import Writes
 
@@ -113,7 +113,7 @@ class GraphWalk:
             return map_aggregate(run.result, run.origin) if run.holds_tensors else run.result
         written = run.written()
         if len(tensors_of(run.result)) != len(tensors_of(run.twin)):
-            raise step.refuse("makes tensors of another number at other sizes")
+            raise self._refused(step, run, "makes tensors of another number at other sizes")
         if run.constant:
             lowered = self._values(step, run, repeat(step.place))
             return self._writes.of_constants(step, written, lowered) if written else lowered
@@ -121,7 +121,8 @@ class GraphWalk:
             return self._values(step, run, iter(applied(self._builder, step, run.result, run.twin)))
         target = run.origin(run.result) if run.result is not None else step.call.args[0]
         if not isinstance(target, Value) or target not in written:
-            raise step.refuse("writes in place into what it does not return, which an ONNX graph cannot do")
+            reason = "writes in place into what it does not return, which an ONNX graph cannot do"
+            raise self._refused(step, run, reason)
         result = run.result if run.result is not None else target.tensor
         (name,) = applied(self._builder, step, result, target.twin if run.result is None else run.twin)
         return self._writes.of_value(step.site(self._builder, result, run.twin), target, name)
@@ -142,10 +143,13 @@ class GraphWalk:
 
         return _map_tensors(run.result, value)
 
+    def _refused(self, step: Step, run: Execution, reason: str) -> LoweringError:
+        return step.site(self._builder, run.result, run.twin).refuse(reason)
+
     def _check_numbers(self, step: Step, run: Execution) -> None:
         both = zip(leaves(run.result), leaves(run.twin), strict=False)
         if any(isinstance(one, int | float) and one != other for one, other in both):
-            raise step.refuse("makes a number of the sizes of the inputs in a way that is not known")
+            raise self._refused(step, run, "makes a number of the sizes of the inputs in a way that is not known")
 
     def _inline_module(self, scope: Scope, node: Node) -> Any:
         # A shallow copy: the tracer sets the tensors that it finds in forward as attributes of what it traces.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
+
+from bnas.passes.frontend.structure import Attribute, leaves_of
 
 from .errors import TrainingError
 
@@ -75,15 +77,7 @@ _ZERO: Any = 0.0
 
 def _tensors(outputs: Any, place: str) -> Iterator[tuple[str, Tensor]]:
     """The floating-point tensors among nested outputs, by place."""
-    if isinstance(outputs, Tensor):
-        if outputs.is_floating_point() and outputs.ndim:  # a scalar is a loss that the model computes
-            yield place, outputs
-    elif isinstance(outputs, Mapping):
-        for key, value in outputs.items():
-            yield from _tensors(value, f"{place}[{key!r}]")
-    elif isinstance(outputs, list | tuple):
-        for number, value in enumerate(outputs):
-            yield from _tensors(value, f"{place}[{number}]")
-    elif is_dataclass(outputs):
-        for field in fields(outputs):
-            yield from _tensors(getattr(outputs, field.name), f"{place}.{field.name}")
+    for path, leaf in leaves_of(outputs):
+        if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.ndim:  # a scalar is a loss of the model's own
+            steps = [f".{step.name}" if isinstance(step, Attribute) else f"[{step!r}]" for step in path]
+            yield place + "".join(steps), leaf

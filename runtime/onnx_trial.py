@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bnas.passes.errors import LoweringError
-from bnas.passes.lowering import named_outputs
+from bnas.passes.lowering import example_sizes, named_outputs
 
 from .nested import map_tensors, tensors_in
 from .onnx_session import Array, SessionError, as_array, run_session
@@ -80,15 +80,6 @@ def _check_comparable(tensors: Sequence[Tensor]) -> None:
 def batch_dims(tensors: Sequence[Tensor]) -> Dims:
     """Axis 0 of every tensor as the batch."""
     return [{0: "batch"} if one.ndim else {} for one in tensors]
-
-
-def example_sizes(tensors: Sequence[Tensor], dims: Dims) -> dict[str, int]:
-    """The size of each dynamic axis in the example inputs, by its name."""
-    sizes: dict[str, int] = {}
-    for tensor, axes in zip(tensors, dims, strict=True):
-        for axis, name in axes.items():
-            sizes.setdefault(name, tensor.shape[axis])
-    return sizes
 
 
 def _other_sizes(sizes: Mapping[str, int]) -> Iterator[dict[str, int]]:

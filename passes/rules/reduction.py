@@ -23,7 +23,7 @@ SCANS = (F.softmax, F.log_softmax, F.softmin, torch.cumsum, torch.cumprod, torch
 def mean(types: AxisTypes, call: Call) -> Axes:
     """Statistics over elastic axes are those of the kept entries, by decision, as those of `layer_norm` are."""
     inputs = types.type(call.argument(0, "input"))
-    return _rest(types, call, inputs, _reduced(types, call, 1))
+    return _rest(call, inputs, _reduced(types, call, 1))
 
 
 @register_rule(*EXTREMES, *SELECTIONS)
@@ -35,7 +35,7 @@ def extreme(types: AxisTypes, call: Call) -> Any:
     reduced = _reduced(types, call, 1)
     inputs = types.type(call.argument(0, "input"))
     types.pin_axes([inputs[axis] for axis in sorted(reduced)], "it is searched, or multiplied, along")
-    return _like(call, _rest(types, call, inputs, reduced))
+    return _like(call, _rest(call, inputs, reduced))
 
 
 @register_rule(*SUMS)
@@ -44,7 +44,7 @@ def total(types: AxisTypes, call: Call) -> Axes:
     reduced = _reduced(types, call, 1 + (call.op not in SUMS[:1]))
     for axis in sorted(reduced):
         types.contract((call.argument(0, "input"), axis))
-    return _rest(types, call, types.type(call.argument(0, "input")), reduced)
+    return _rest(call, types.type(call.argument(0, "input")), reduced)
 
 
 def _reduced(types: AxisTypes, call: Call, position: int) -> set[int]:
@@ -58,7 +58,7 @@ def _reduced(types: AxisTypes, call: Call, position: int) -> set[int]:
     return {dim % axes for dim in ([dims] if isinstance(dims, int) else dims)}
 
 
-def _rest(types: AxisTypes, call: Call, inputs: Axes, reduced: set[int]) -> Axes:
+def _rest(call: Call, inputs: Axes, reduced: set[int]) -> Axes:
     value = call.node.meta["value"]
     kept = (value[0] if isinstance(value, tuple) else value).ndim == len(inputs)
     return [K(1) if axis in reduced else term for axis, term in enumerate(inputs) if kept or axis not in reduced]

@@ -280,12 +280,13 @@ def gather(types: AxisTypes, call: Call) -> Axes:
 
 def _along(types: AxisTypes, dim: int, *tensors: Axes) -> None:
     """Numbers of entries along `dim`: it is pinned; the other axes are one where they have one size, else pinned."""
+    dim %= len(tensors[0])
     for place, axes in enumerate(zip(*tensors, strict=True)):
-        if place == dim % len(tensors[0]) or len({axis.size for axis in axes}) > 1:
+        if place == dim or len({axis.size for axis in axes}) > 1:
             types.pin_axes(axes, "entries of it are read by numbers")
-        for axis in axes[1:] if place != dim % len(tensors[0]) else ():
-            if axis.size == axes[0].size:
-                types.unify(axes[0], axis)
+        same = [axis for axis in axes[1:] if axis.size == axes[0].size and place != dim]
+        for axis in same:
+            types.unify(axes[0], axis)
 
 
 @register_rule(torch.scatter, torch.scatter_add)
