@@ -16,7 +16,7 @@ from .calls import Call, call_of, writes_in_place
 from .errors import Diagnostic
 from .frontend.entry import Check, Sizes
 from .frontend.on_meta import BATCH
-from .frontend.structure import holds_tensors
+from .frontend.structure import holds_tensors, tensor_name
 from .frontend.values import revalue
 
 
@@ -64,8 +64,7 @@ class IR:
         found: dict[str, dict[int, str]] = {name: {} for name in self.names.values()}
         for axis in self.sizes.axes:
             for path, place in axis.places:
-                name = "_".join([self.names[path[:2]], *(str(getattr(one, "name", one)) for one in path[2:])])
-                found.setdefault(name, {})[place] = axis.name
+                found.setdefault(tensor_name(self.names, path), {})[place] = axis.name
         return {name: axes for name, axes in found.items() if axes}
 
     def module(self, path: str, root: nn.Module | None = None) -> nn.Module:

@@ -12,7 +12,7 @@ from .axes import AxisTypes, analyse
 from .blocks import Block
 from .choices import Choices
 from .errors import InputError
-from .frontend.values import reshaped
+from .frontend.values import resize_inputs
 from .ir import IR
 
 
@@ -56,20 +56,16 @@ def _kernels(choices: Choices, copies: Mapping[Node, Node]) -> Any:
 
 def _resized(ir: IR, sizes: Mapping[str, int]) -> tuple[IR, dict[Node, Node]]:
     """The graph with inputs of other sizes, and which of its nodes is the copy of which."""
-    shapes: dict[Any, dict[int, int]] = {}
+    wanted = {}
     for name, size in sizes.items():
         axis = ir.sizes.axis(name)
         if name == "batch":
             raise InputError("costs are those of one sample: no size of the batch can be given")
         if size < 1 or (size - axis.size) % axis.step:
             raise InputError(f"{name}: cannot be {size}; it is {axis.size} plus a multiple of {axis.step}")
-        for path, place in axis.places:
-            shapes.setdefault(path, {})[place] = size
+        wanted[axis] = size
     graph, copies = ir.copy_graph()
-    paths = {name: path for path, name in ir.names.items()}
-    for node in graph.nodes:
-        if node.op == "placeholder":
-            node.meta["value"] = reshaped(node.meta["value"], paths[str(node.target)], shapes)
+    resize_inputs(graph, ir.names, wanted)
     try:
         return ir.with_graph(graph), copies
     except Exception as error:

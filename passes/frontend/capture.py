@@ -26,7 +26,7 @@ from .on_meta import BATCH
 from .patches import WRAPPERS, inner_of
 from .recording import Recording, record
 from .state import ModelState
-from .structure import Attribute, Path, leaves_of, map_leaves
+from .structure import Attribute, Path, holds_tensors, leaves_of, spelled_path, tensor_name
 
 NEXT = (1013, 1019)
 """Batches of the other recordings: primes too."""
@@ -87,10 +87,10 @@ class Session:
         self.state = ModelState(self.model)
         positional = parameter_names(self.model, len(self.args))
         for place, (name, value) in enumerate(zip(positional, self.args, strict=True)):
-            if _tensors(value):
+            if holds_tensors(value):
                 self.names[0, place] = name
         for name, value in self.kwargs.items():
-            if _tensors(value):
+            if holds_tensors(value):
                 self.names[1, name] = name
 
     @property
@@ -105,7 +105,7 @@ class Session:
 
     def name_of(self, path: Path) -> str:
         """The name of a tensor among the inputs."""
-        return "_".join([self.names[path[:2]], *(str(getattr(one, "name", one)) for one in path[2:])])
+        return tensor_name(self.names, path)
 
     def recorded(self, sizes: Mapping[Axis, int], *, training: bool = False) -> Recording:
         """The recording with axes of the given sizes; one that failed raises what it raised."""
@@ -230,8 +230,7 @@ def _dynamic_axes(
         _note(session, static, batch, fixed["batch"])
     elif batch is not None:
         try:
-            session.recorded({batch: BATCH})
-            Emitter(Merger(session.all([{batch: size} for size in (BATCH, *NEXT[:1])]))).emit()
+            _agree(session, *({batch: size} for size in (BATCH, NEXT[0])))
             found = [batch]
         except CaptureError as error:
             _note(session, static, batch, f"the batch is fixed: {error}")
@@ -285,23 +284,22 @@ def candidates(session: Session) -> list[Axis]:
             if images is not None and place not in images:
                 continue
             size = tensor.shape[place]
-            name = images[place] if images else _name(groups, size, tensor, place)
+            name = images[place] if images else _name(groups, size, place)
             groups.setdefault((size, name), []).append((path, place))
     return [Axis(name, tuple(places), size) for (size, name), places in groups.items() if size > 1]
 
 
-def _name(groups: Mapping[tuple[int, str], Any], size: int, tensor: Tensor, place: int) -> str:
-    """The name of an axis that is none of an image: "length" for the first, then "length_2", ..."""
-    taken = [name for known, name in groups if known == size and not _in_same(groups[known, name], tensor, place)]
+def _name(groups: Mapping[tuple[int, str], Any], size: int, place: int) -> str:
+    """The name of an axis that is none of an image: "length" for the first, then "length_2", ...
+
+    Axes of one size at the same place have one name; at another place they may change by themselves.
+    """
+    same = ((name, places) for (known, name), places in groups.items() if known == size)
+    taken = [name for name, places in same if all(one == place for _, one in places)]
     if taken:
         return taken[0]
     count = len({name for _, name in groups if name.startswith("length")})
     return "length" if not count else f"length_{count + 1}"
-
-
-def _in_same(places: Sequence[tuple[Path, int]], tensor: Tensor, place: int) -> bool:
-    """Whether an axis of the same tensor is in the group: two axes of one tensor may change by themselves."""
-    return any(other != place for _, other in places)
 
 
 def named(session: Session, dynamic: Dynamic) -> list[Axis]:
@@ -391,9 +389,7 @@ def _planned(session: Session, batch: Sequence[Axis], axes: Sequence[Axis]) -> l
         return known
     for more in (False, True):
         plan = plans(batch, axes, more)
-        emitter = Emitter(Merger(session.all(plan)))
-        emitter.emit()
-        if not emitter.guesses:
+        if not _emitted(session.all(plan)).guesses:
             break
     key = (*batch, *axes)
     session.plans[key] = plan
@@ -458,7 +454,14 @@ def _why_not(session: Session, batch: Sequence[Axis], axis: Axis) -> str:
 
 def _agree(session: Session, *sizes: Mapping[Axis, int]) -> None:
     """Raise unless the recordings of these sizes are one graph."""
-    Emitter(Merger(session.all(sizes))).emit()
+    _emitted(session.all(sizes))
+
+
+def _emitted(recordings: Sequence[Recording], training: Recording | None = None, prefix: str = "") -> Emitter:
+    """The one graph of several recordings."""
+    emitter = Emitter(Merger(recordings, training), prefix)
+    emitter.emit()
+    return emitter
 
 
 # The graph ----------------------------------------------------------------------------------------------------------
@@ -491,7 +494,7 @@ def _captured(session: Session, axes: Sequence[Axis], static: Mapping[str, str])
 
 def _dropped(base: Recording) -> list[Diagnostic]:
     """What a graph does not return of what the model returns."""
-    names = [".".join(str(getattr(one, "name", one)) for one in path) or "all" for path in base.dropped]
+    names = [spelled_path(path) or "all" for path in base.dropped]
     return [
         Diagnostic(f"output {name}", "an object that is no tensor or plain value: None is returned") for name in names
     ]
@@ -500,24 +503,18 @@ def _dropped(base: Recording) -> list[Diagnostic]:
 def _in_both_modes(session: Session, recordings: Sequence[Recording], sizes: Mapping[Axis, int]) -> tuple[Emitter, str]:
     """The graph whose flags follow the mode; where training calls something else, that of evaluation and why."""
     try:
-        emitter = Emitter(Merger(recordings, session.recorded(sizes, training=True)))
-        emitter.emit()
-        return emitter, ""
+        return _emitted(recordings, session.recorded(sizes, training=True)), ""
     except CaptureError as error:
         why = str(error)
-    emitter = Emitter(Merger(recordings))
-    emitter.emit()
-    return emitter, why
+    return _emitted(recordings), why
 
 
 def _of_training(session: Session, plan: Sequence[Mapping[Axis, int]], differs: str) -> tuple[Emitter | None, str]:
     """The graph of training mode by itself; None, and why, where it cannot be recorded at all of these sizes."""
     try:
-        emitter = Emitter(Merger(session.all(plan, training=True)), "_training")
-        emitter.emit()
+        return _emitted(session.all(plan, training=True), prefix="_training"), ""
     except CaptureError as error:
         return None, f"{differs}; by itself: {error}"
-    return emitter, ""
 
 
 def _checks(session: Session, sizes: Sizes) -> Iterator[Check]:
@@ -546,10 +543,6 @@ def _allowed(path: Path, tensor: Tensor, sizes: Sizes) -> Iterator[Allowed]:
             yield None if axis.step == 1 else (axis.size, axis.step)
 
 
-def _tensors(value: Any) -> list[Tensor]:
-    return [leaf for _, leaf in leaves_of(value) if isinstance(leaf, Tensor)]
-
-
 def parameter_names(model: nn.Module, count: int) -> list[str]:
     """The names of the first `count` positional parameters of a forward; others are called by their place."""
     model = inner_of(model)
@@ -563,4 +556,4 @@ def parameter_names(model: nn.Module, count: int) -> list[str]:
     return [names[i] if i < len(names) else f"input_{i}" for i in range(count)]
 
 
-__all__ = ["Captured", "Dynamic", "capture", "map_leaves"]
+__all__ = ["Captured", "Dynamic", "capture"]

@@ -17,9 +17,9 @@ from torch import Tensor, fx, nn
 from torch.fx import Node
 
 from .merging import ByMode, Differs, Merged, Merger, Recipe, Varying
-from .on_meta import BATCH, run_on_meta, to_meta
+from .on_meta import BATCH, as_meta, run_on_meta
 from .steps import DEVICE_OF_MODEL, Step
-from .structure import leaves_of, parts_of
+from .structure import leaves_of, map_leaves, parts_of
 
 RESHAPES = frozenset({"view", "reshape", torch.reshape})
 """Calls that may leave one size open, as -1."""
@@ -128,12 +128,12 @@ class Emitter:
         if step.target in WINDOWS:
             self._check_window(step, args, kwargs)
         if step.target in RESHAPES and step.op != "call_module":
-            args, kwargs = self._left_open(merged, args, kwargs)
+            args, kwargs = self._left_open(args, kwargs)
         kwargs = without_defaults(step.target, kwargs)
         operands = self._operands(args, kwargs)
         return self._resolved((args, kwargs), merged, operands)  # type: ignore[no-any-return]
 
-    def _left_open(self, merged: Merged, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    def _left_open(self, args: Any, kwargs: Any) -> tuple[Any, Any]:
         """A view whose sizes vary in one place only, or in one that is no size of a tensor, leaves that one open."""
         entries = [leaf for _, leaf in leaves_of((args[1:], kwargs))]
         if any(type(one) is int and one == -1 for one in entries):
@@ -189,7 +189,7 @@ class Emitter:
             return [self._resolved(one, merged, operands) for one in value]
         if type(value) in (tuple, torch.Size) or (isinstance(value, tuple) and not output):
             return tuple(self._resolved(one, merged, operands) for one in value)
-        if isinstance(value, Mapping) and type(value) is dict:
+        if type(value) is dict:
             return {key: self._resolved(one, merged, operands) for key, one in value.items()}
         if parts_of(value) is not None:
             return self._structure(value, lambda one: self._resolved(one, merged, operands))
@@ -239,8 +239,7 @@ class Emitter:
         key = dataclasses.replace(value)
         if key not in self._followers:
             self.own[name] = Follows(value.evaluation, value.training)
-            anchor = self._last_input
-            with self.graph.inserting_after(anchor):
+            with self.graph.inserting_after(self._last_input):
                 node = self._followers[key] = self.graph.create_node("call_module", name)
             node.meta.update(value=value.evaluation, scope="", nn_module_stack={})
         return self._followers[key]
@@ -525,20 +524,13 @@ def is_input(step: Step) -> bool:
     return nested and isinstance(step.args[1], int | str) and is_input(source)
 
 
-def _as_meta(value: Any) -> Any:
-    from .structure import map_leaves
-
-    return map_leaves(value, lambda _, leaf: to_meta(leaf))
-
-
 def _with_values(value: Any) -> Any:
     """An output structure with meta tensors for its steps."""
-    from .structure import map_leaves
 
     def shown(_: Any, leaf: Any) -> Any:
         if isinstance(leaf, Step):
-            return _as_meta(leaf.value)
-        return _as_meta(leaf.step.value) if isinstance(leaf, Recipe) else leaf
+            return as_meta(leaf.value)
+        return as_meta(leaf.step.value) if isinstance(leaf, Recipe) else leaf
 
     return map_leaves(value, shown)
 

@@ -42,13 +42,13 @@ class Axis:
 
     def far(self, times: int) -> int:
         """A size far from the example's."""
-        return self._stepped(self.size // times if self.shorter else self.size * times)
+        return self.stepped(self.size // times if self.shorter else self.size * times)
 
     def between(self, times: int, quarters: int) -> int:
         """A size between those."""
-        return self._stepped(self.size + (self.far(times) - self.size) * quarters // 4)
+        return self.stepped(self.size + (self.far(times) - self.size) * quarters // 4)
 
-    def _stepped(self, size: int) -> int:
+    def stepped(self, size: int) -> int:
         """The next size that is a number of steps away."""
         return max(1, self.size + (size - self.size) // self.step * self.step)
 
@@ -65,6 +65,11 @@ class Sizes:
     def names(self) -> tuple[str, ...]:
         """The names of the dynamic axes."""
         return tuple(axis.name for axis in self.axes)
+
+    @property
+    def steps(self) -> dict[str, int]:
+        """The steps of those that do not take every size."""
+        return {axis.name: axis.step for axis in self.axes if axis.step > 1}
 
     def axis(self, name: str) -> Axis:
         """The dynamic axis called `name`.

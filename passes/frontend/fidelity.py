@@ -23,7 +23,7 @@ from .entry import Axis
 from .patches import inner_of
 from .places import described
 from .state import ModelState, preserved
-from .structure import holds_tensors, leaves_of, map_leaves, parts_of
+from .structure import holds_tensors, leaves_of, map_leaves, parts_of, spelled_path
 
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 2e-5, torch.bfloat16: 4e-2, torch.float16: 5e-3}
 """The largest difference, relative to the largest output, that is rounding: libraries take another path of PyTorch
@@ -168,17 +168,13 @@ def _culprits(bench: Bench, inputs: Any, sizes: Mapping[Axis, int], error: str) 
 
 def other_sizes(axes: Sequence[Axis]) -> Iterator[dict[Axis, int]]:
     """Sizes to compare at, the small ones first: they cost least."""
-
-    def near(size: int, axis: Axis) -> int:
-        return max(1, axis.size + (size - axis.size) // axis.step * axis.step)
-
     for share, more in ((2, 3), (1, -2), (1, 1), (1, 0)):
         sizes = {}
         for place, axis in enumerate(sorted(reversed(axes), key=lambda axis: -axis.size)):
             wanted = axis.size // share + (more + place) * axis.step
-            if near(wanted, axis) == axis.size and more:
+            if axis.stepped(wanted) == axis.size and more:
                 wanted = axis.size - axis.step
-            sizes[axis] = near(wanted, axis) if axis.name != "batch" else (3 if axis.size == 2 else 2)
+            sizes[axis] = axis.stepped(wanted) if axis.name != "batch" else (3 if axis.size == 2 else 2)
         yield sizes
 
 
@@ -256,7 +252,7 @@ def distance(expected: Any, found: Any, label: str = "output") -> float | str:
     worst = 0.0
     for path, one in left.items():
         error = _distance(one, right[path])
-        name = f"{label} {'.'.join(str(getattr(p, 'name', p)) for p in path)}".rstrip()
+        name = f"{label} {spelled_path(path)}".rstrip()
         if isinstance(error, str):
             return f"{name}: {error}"
         worst = max(worst, error)

@@ -23,7 +23,7 @@ from .entry import Axis
 from .fidelity import Fidelity, compare
 from .on_meta import BATCH
 from .structure import tensors_of
-from .values import reshaped, revalue
+from .values import resize_inputs, revalue
 
 
 def trace(model: nn.Module, example_inputs: Any, dynamic: Dynamic | None = None, *, check: bool = True) -> IR:
@@ -130,15 +130,10 @@ def _ir_of(model: nn.Module, found: Captured, graph: Graph) -> IR:
 
 def _at_example(model: nn.Module, found: Captured, graph: Graph) -> None:
     """Give the nodes their values at the example's sizes, where others were recorded."""
-    shapes: dict[Any, dict[int, int]] = {}
-    for axis in found.sizes.axes:
-        for path, place in axis.places:
-            shapes.setdefault(path, {})[place] = BATCH if axis.name == "batch" else axis.size
     if not any(axis.apart for axis in found.sizes.axes):
         return
-    paths = {name: path for path, name in found.names.items()}
-    for node in graph.find_nodes(op="placeholder"):
-        node.meta["value"] = reshaped(node.meta["value"], paths[str(node.target)], shapes)
+    sizes = {axis: BATCH if axis.name == "batch" else axis.size for axis in found.sizes.axes}
+    resize_inputs(graph, found.names, sizes)
     try:
         deque(revalue(model, found.own, found.constants, graph, found.plain), maxlen=0)
     except Exception as error:

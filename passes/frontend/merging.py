@@ -18,7 +18,7 @@ from bnas.passes.errors import CaptureError
 
 from .recording import Recording
 from .steps import Step
-from .structure import Leaf, leaves_of, map_leaves, parts_of, rebuilt, tensors_of
+from .structure import Leaf, leaves_of, parts_of, rebuilt, tensors_of
 
 
 class Differs(CaptureError):
@@ -250,4 +250,4 @@ def _same_tensor(left: Tensor, right: Tensor) -> bool:
     return bool(torch.equal(left, right))
 
 
-__all__ = ["ByMode", "Differs", "Merged", "Merger", "Recipe", "Varying", "map_leaves", "recipe"]
+__all__ = ["ByMode", "Differs", "Merged", "Merger", "Recipe", "Varying", "recipe"]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from bnas.passes.calls import DROPOUTS, ModuleForm, settings_of
 
 from .spelling import LIKES
+from .structure import map_leaves
 
 BATCH = 1009
 """The size of the batch axis in the graph's values: a prime, so that views of it are taken apart in one way only."""
@@ -21,6 +22,11 @@ def to_meta(value: Any) -> Any:
     if not isinstance(value, Tensor) or value.is_meta:
         return value
     return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+
+
+def as_meta(value: Any) -> Any:
+    """A nested value with meta tensors for real ones."""
+    return map_leaves(value, lambda _, leaf: to_meta(leaf))
 
 
 SAME_SHAPE = frozenset(

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .on_meta import run_on_meta, to_meta
+from .on_meta import as_meta, run_on_meta, to_meta
 from .places import user_line
 from .spelling import spelled, written_by
 from .steps import DEVICE_OF_MODEL, Step
@@ -124,7 +124,7 @@ class Recipes(Tape):
 
     def _meta_of(self, leaf: Any) -> Any:
         if isinstance(leaf, Step):
-            return map_leaves(leaf.value, lambda _, one: to_meta(one) if isinstance(one, Tensor) else one)
+            return as_meta(leaf.value)
         return torch.device("meta") if leaf is DEVICE_OF_MODEL or isinstance(leaf, torch.device) else leaf
 
 

@@ -115,11 +115,8 @@ class Recorder(Recipes, TorchFunctionMode):
         if layer is not None:
             return layer
         step = self._step(op, target, args, kwargs)
-        values, named = self._values((args, kwargs))
-        before = [(one, one._version) for one in tensors_of((values, named))]
-        with torch.no_grad():
-            result = run_on_meta(op, target, values, named)
-        step.writes = bool(writes) or any(one._version != version for one, version in before)
+        result = self._on_meta(step, args, kwargs, partial(run_on_meta, op, target))
+        step.writes |= bool(writes)
         if not holds_tensors(result) and not step.writes:
             return result
         return self._keep(step, result, args, kwargs)
@@ -196,8 +193,7 @@ class Recorder(Recipes, TorchFunctionMode):
         """Note that a call of a module returned one tensor: hooks on the module see its value."""
         known = self._steps.get(id(result)) if isinstance(result, Tensor) else None
         if known is not None and not known[1] and path:
-            count = self._calls[path] - 1
-            call = f"{path}@{count}" if count else path
+            call = self._last_call(path)
             if call in known[0].stack:  # else it was made elsewhere, and handed on here
                 known[0].returned = (*known[0].returned, call)
 
@@ -210,15 +206,18 @@ class Recorder(Recipes, TorchFunctionMode):
         """Run something as a part of the call of a module."""
         if not path:
             return run()
-        count = self._calls.get(path, 0)
-        self._calls[path] = count + 1
+        self._calls[path] = self._calls.get(path, 0) + 1
         stack, scope = self._stack, self._scope
-        call = f"{path}@{count}" if count else path
-        self._stack, self._scope = {**stack, call: (path, type(module))}, path
+        self._stack, self._scope = {**stack, self._last_call(path): (path, type(module))}, path
         try:
             return run()
         finally:
             self._stack, self._scope = stack, scope
+
+    def _last_call(self, path: str) -> str:
+        """The name of the last call of a module, as torch.fx has it: numbered from the second on."""
+        count = self._calls[path] - 1
+        return f"{path}@{count}" if count else path
 
     def _is_leaf(self, module: nn.Module, form: ModuleForm, args: Any, kwargs: Any) -> bool:
         """Whether a layer is itself: its tensors are its own, its mode follows the model's, and it gets hot tensors."""
@@ -234,32 +233,29 @@ class Recorder(Recipes, TorchFunctionMode):
             return False  # its user keeps it in evaluation mode: its function is noted, with that flag
         return bool(form.tensors) or any(self.is_hot(one) for one in tensors_of((args, kwargs)))
 
-    def leaf(
-        self, module: nn.Module, form: ModuleForm | None, path: str, args: Any, kwargs: Any, inplace: bool = False
-    ) -> Any:
+    def leaf(self, module: nn.Module, form: ModuleForm | None, path: str, args: Any, kwargs: Any) -> Any:
         """Note the call of a layer as one step."""
         step = self._step("call_module", path, args, kwargs)
+        result = self._on_meta(step, args, kwargs, partial(run_leaf, module, form))
+        if isinstance(result, Tensor):
+            step.returned = (self._last_call(path),)
+        step.writes |= getattr(module, "inplace", False) is True
+        return self._keep(step, result, args, kwargs)
+
+    def _on_meta(self, step: Step, args: Any, kwargs: Any, run: Callable[[Any, Any], Any]) -> Any:
+        """The result of a step on meta tensors; the step is told whether it wrote into any of them."""
         values, named = self._values((args, kwargs))
         before = [(one, one._version) for one in tensors_of((values, named))]
         with torch.no_grad():
-            result = run_leaf(module, form, values, named)
-        inplace = inplace or getattr(module, "inplace", False) is True
-        if path in self._calls and isinstance(result, Tensor):
-            count = self._calls[path] - 1
-            step.returned = (f"{path}@{count}" if count else path,)
-        step.writes = inplace or any(one._version != version for one, version in before)
-        return self._keep(step, result, args, kwargs)
+            result = run(values, named)
+        step.writes = any(one._version != version for one, version in before)
+        return result
 
-    def add_module(self, module: nn.Module) -> str:
-        """The name of a new leaf module that belongs to the graph and not to the model."""
+    def call_own(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        """Note the call of a new leaf module, which belongs to the graph and not to the model."""
         name = f"_{type(module).__name__.lower()}_{len(self.own)}"
         self.own[name] = module
-        return name
-
-    def call_own(self, module: nn.Module, args: Any, kwargs: Any, form: ModuleForm | None = None) -> Any:
-        """Note the call of a new leaf module."""
-        name = self.add_module(module)
-        return self._inside(module, name, partial(self.unseen, self.leaf, module, form, name, args, kwargs))
+        return self._inside(module, name, partial(self.unseen, self.leaf, module, None, name, args, kwargs))
 
     def _as_layer(self, target: Any, args: Any, kwargs: Any) -> Any:
         """The call of a batch norm on the tensors of one module, as that module in the form of a plain layer."""

@@ -56,8 +56,8 @@ def record(
     batch: int,
     training: bool,
     modes: Mapping[nn.Module, bool],
-    layers: Container[nn.Module] | None = None,
-    hot_lines: set[Any] | None = None,
+    layers: Container[nn.Module] | None,
+    hot_lines: set[Any],
 ) -> Recording:
     """Run `model` on meta tensors of the given `shapes`; it and all that it holds are as before afterwards.
 
@@ -76,7 +76,7 @@ def record(
     Raises:
         CaptureError: it cannot be recorded.
     """
-    recorder = Recorder(model, batch, modes, layers, set() if hot_lines is None else hot_lines)
+    recorder = Recorder(model, batch, modes, layers, hot_lines)
     try:
         for module, mode in modes.items():
             module.training = mode and training

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -106,14 +105,11 @@ def at(value: Any, path: Path) -> Any:
     return value
 
 
-def same_tree(left: Any, right: Any) -> bool:
-    """Whether two values have the same containers, with parts in the same places."""
-    a, b = parts_of(left), parts_of(right)
-    if a is None or b is None:
-        return a is b
-    same = type(left) is type(right) and [step for step, _ in a] == [step for step, _ in b]
-    return same and all(same_tree(x, y) for (_, x), (_, y) in zip(a, b, strict=True))
+def spelled_path(path: Path, between: str = ".") -> str:
+    """The steps of a path as one name."""
+    return between.join(str(getattr(step, "name", step)) for step in path)
 
 
-PLAIN = (dict, list, tuple, OrderedDict)
-"""Containers that a graph writes as literals, or (the last) by their constructor."""
+def tensor_name(names: Mapping[Path, str], path: Path) -> str:
+    """The name of a tensor among the inputs: that of its argument, from `names`, and the way to it."""
+    return "_".join([names[path[:2]], *([spelled_path(path[2:], "_")] if path[2:] else [])])

@@ -11,8 +11,9 @@ from torch import Tensor, fx, nn
 from bnas.passes.calls import form_of
 from bnas.passes.errors import add_note
 
+from .entry import Axis
 from .on_meta import BATCH, run_leaf, run_on_meta, to_meta
-from .structure import map_leaves
+from .structure import Path, map_leaves
 
 
 def revalue(
@@ -48,11 +49,11 @@ def _value(
             return to_meta(constants[target] if target in constants else _attribute(root, target))
         if node.op != "call_module":
             return run_on_meta(node.op, node.target, args, kwargs)
-        module = own[target] if target in own else root.get_submodule(target)
-        form = form_of(module)
         if target in plain:
             like: Any = args
             return torch.empty_like(like[0])
+        module = own[target] if target in own else root.get_submodule(target)
+        form = form_of(module)
         if form is None and target not in own:
             from .opaque import run_opaque
 
@@ -66,7 +67,18 @@ def _attribute(root: nn.Module, path: str) -> Any:
     return getattr(root.get_submodule(owner), name)
 
 
-def reshaped(value: Any, prefix: Any, shapes: Mapping[Any, Mapping[int, int]]) -> Any:
+def resize_inputs(graph: fx.Graph, names: Mapping[Path, str], sizes: Mapping[Axis, int]) -> None:
+    """Give the placeholders values whose dynamic axes have other sizes; `names` are those of the arguments."""
+    shapes: dict[Path, dict[int, int]] = {}
+    for axis, size in sizes.items():
+        for path, place in axis.places:
+            shapes.setdefault(path, {})[place] = size
+    paths = {name: path for path, name in names.items()}
+    for node in graph.find_nodes(op="placeholder"):
+        node.meta["value"] = _reshaped(node.meta["value"], paths[str(node.target)], shapes)
+
+
+def _reshaped(value: Any, prefix: Any, shapes: Mapping[Any, Mapping[int, int]]) -> Any:
     """The value of a placeholder with axes of other sizes: `shapes` has them by the path of each tensor."""
 
     def changed(path: Any, leaf: Any) -> Any:
