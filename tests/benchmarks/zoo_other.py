@@ -204,7 +204,7 @@ def measure(entry: Entry, show: Callable[[Row], None]) -> Row:
     note(**sizes(supernet))
     fidelity(entry, reference, supernet, inputs, note)
     note(oracle=attempt(lambda: verified(entry, supernet)))
-    note(export=attempt(lambda: exported(entry, supernet, inputs)))
+    note(export=attempt(lambda: exported(supernet, inputs)))
     note(step=attempt(lambda: trained(entry, supernet, inputs)))
     return row
 
@@ -262,7 +262,7 @@ def verified(entry: Entry, supernet: SuperNetwork) -> str:
     return judged(max(errors), EXACT)
 
 
-def exported(entry: Entry, supernet: SuperNetwork, inputs: Any) -> str:
+def exported(supernet: SuperNetwork, inputs: Any) -> str:
     """How ONNX came of an extracted sub-network; `export_onnx` compares what ONNX Runtime makes of it."""
     subnet = subnets(supernet)[-1]
     part = supernet.extract(subnet)

@@ -15,6 +15,7 @@ import torch.fx
 import torch.fx._symbolic_trace as symbolic_trace
 import torch.nn.functional as F
 import torchvision
+from capture_cases import Between, image
 from torch import Tensor, nn
 
 from bnas.passes import IR, CaptureError, Elasticity, InputError, Subnet, analyse, choose, find_blocks, trace
@@ -25,23 +26,14 @@ from bnas.passes.terms import K
 from bnas.runtime import SuperNetwork
 
 
-class Net(nn.Module):
+class Net(Between):
     """Layers and tensors for `step` to use, between a convolution and another one."""
 
     def __init__(self, step: Callable[[Any, Tensor], Any]) -> None:
-        super().__init__()
-        self.first, self.inner, self.last = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 2, 1)
+        super().__init__(step)
         self.norm, self.gamma = nn.BatchNorm2d(8), nn.Parameter(torch.rand(8, 1, 1))
         self.register_buffer("table", torch.rand(8, 1, 1))
         self.register_buffer("order", torch.arange(7, -1, -1))
-        self.step = step
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.step(self, self.first(x)))
-
-
-def image(batch: int = 2) -> Tensor:
-    return torch.randn(batch, 3, 4, 6, generator=torch.Generator().manual_seed(batch))
 
 
 def maximal(ir: IR) -> nn.Module:

@@ -7,15 +7,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from capture_cases import Between, captured, image, trains_alike
+from capture_cases import OTHERS, Between, captured, image, trains_alike
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from bnas.passes import trace
 from bnas.passes.frontend.emission import Follows
 from bnas.runtime import SuperNetwork
-
-OTHERS = (image(5), image(3, 7, 5))
 
 
 class Scaled(nn.BatchNorm2d):

@@ -11,14 +11,12 @@ from typing import Any
 
 import pytest
 import torch
-from capture_cases import Between, captured, everything, image, same_as_before
+from capture_cases import OTHERS, Between, captured, everything, image, same_as_before
 from torch import Tensor, nn
 
 from bnas.passes import CaptureError, InputError, trace
 from bnas.passes.frontend.state import ModelState
 from bnas.testing import assert_extracted_is_oracle
-
-OTHERS = (image(5), image(3, 7, 5))
 
 
 @functools.cache

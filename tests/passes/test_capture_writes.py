@@ -10,14 +10,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from capture_cases import Between, captured, image, same_outputs
+from capture_cases import OTHERS, Between, captured, image, same_outputs
 from torch import Tensor, nn
 
 from bnas.passes import CaptureError, InputError
 from bnas.passes.frontend.emission import Emitter
 from bnas.passes.frontend.merging import Merged
-
-OTHERS = (image(5), image(3, 7, 5))
 
 VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
     "itself": lambda y: y,

@@ -19,6 +19,7 @@ from bnas import SuperNetwork
 from bnas.passes import CaptureError, InputError
 from bnas.passes.frontend import front, on_meta, recipes
 from bnas.passes.frontend.emission import FAMILIES, chains
+from bnas.testing import assert_maximal_is_original
 
 
 class GroupDeviation(nn.Module):
@@ -135,12 +136,6 @@ def images(*sizes: int) -> Tensor:
     return torch.randn(3 if sizes == (32, 32) else 2, 3, *sizes)
 
 
-def agrees(supernet: SuperNetwork, given: Any) -> None:
-    program = supernet.eval().program(supernet.space.maximal())
-    with torch.no_grad():
-        torch.testing.assert_close(program(given), supernet.model(given))
-
-
 @pytest.mark.parametrize(
     "net",
     [GroupDeviation, PaddedWindows, FourierPositions, RelativeTable, ResizedToSkip, Scaled],
@@ -151,7 +146,7 @@ def test_image_sizes_are_dynamic(net: type[nn.Module]) -> None:
     supernet = SuperNetwork.from_model(net().eval(), images(32, 32))
     assert supernet.dynamic == {"x": {0: "batch", 2: "height", 3: "width"}}
     for sizes in ((32, 32), (48, 40), (33, 47), (70, 29), (56, 98)):
-        agrees(supernet, images(*sizes))
+        assert_maximal_is_original(supernet, images(*sizes))
 
 
 def test_limits_of_a_length_hold_on_both_sides_or_are_refused() -> None:
@@ -159,7 +154,7 @@ def test_limits_of_a_length_hold_on_both_sides_or_are_refused() -> None:
     supernet = SuperNetwork.from_model(Limited().eval(), torch.randn(2, 16, 4))
     for length in (16, 12, 20, 24, 9, 40):
         try:
-            agrees(supernet, torch.randn(3, length, 4))
+            assert_maximal_is_original(supernet, torch.randn(3, length, 4))
         except InputError:
             assert length != 16
 
@@ -179,7 +174,7 @@ def test_a_length_is_dynamic_although_the_example_is_the_longest() -> None:
     supernet = SuperNetwork.from_model(Positions().eval(), torch.randint(20, (2, 16)))
     assert supernet.dynamic == {"tokens": {0: "batch", 1: "length"}}
     for length in (16, 5, 1):
-        agrees(supernet, torch.randint(20, (3, length)))
+        assert_maximal_is_original(supernet, torch.randint(20, (3, length)))
 
 
 class Masked(nn.Module):
@@ -198,7 +193,7 @@ def test_a_tensor_that_is_too_large_at_one_size_is_a_node_at_all(monkeypatch: py
     monkeypatch.setattr(recipes, "LARGE", on_meta.BATCH * 33 * 33)
     supernet = SuperNetwork.from_model(Masked().eval(), images(32, 32))
     assert supernet.dynamic == {"x": {0: "batch", 2: "height", 3: "width"}}
-    agrees(supernet, images(20, 45))
+    assert_maximal_is_original(supernet, images(20, 45))
 
 
 class Nested(nn.Module):
@@ -326,7 +321,7 @@ def test_a_short_cut_at_the_size_of_the_example_is_left_out() -> None:
     supernet = SuperNetwork.from_model(ShortCut().eval(), images(32, 32))
     assert supernet.dynamic == {"x": {0: "batch", 2: "height", 3: "width"}}
     for sizes in ((32, 32), (48, 40), (33, 47), (70, 29)):
-        agrees(supernet, images(*sizes))
+        assert_maximal_is_original(supernet, images(*sizes))
     assert supernet.costs(supernet.space.maximal())["macs"] == 16 * 3 * 8 * 64
 
 
@@ -342,9 +337,9 @@ class OtherAtExample(ShortCut):
 def test_a_graph_of_other_sizes_that_is_wrong_at_the_example_is_not_taken() -> None:
     torch.manual_seed(0)
     supernet = SuperNetwork.from_model(OtherAtExample().eval(), images(32, 32))
-    agrees(supernet, images(32, 32))
+    assert_maximal_is_original(supernet, images(32, 32))
     with pytest.raises(InputError, match="expected 32"):
-        agrees(supernet, images(48, 32))
+        assert_maximal_is_original(supernet, images(48, 32))
 
 
 class InverseOrder(nn.Module):
@@ -368,7 +363,7 @@ def test_a_write_into_what_is_read_later_is_no_dead_end_of_a_block() -> None:
     torch.manual_seed(0)
     net, inputs = InverseOrder().eval(), torch.randn(2, 4, 13)
     supernet = SuperNetwork.from_model(net, inputs)
-    agrees(supernet, torch.randn(3, 4, 22))
+    assert_maximal_is_original(supernet, torch.randn(3, 4, 22))
     assert bnas.verify(net, supernet, supernet.space.minimal(), inputs) <= 1e-12
 
 
@@ -414,7 +409,7 @@ def test_a_shuffle_with_dynamic_sizes_is_one_operator() -> None:
     assert supernet.dynamic == {"x": {0: "batch", 2: "height", 3: "width"}}
     assert [node.target for node in supernet.ir.graph.nodes if node.target is F.channel_shuffle]
     assert not [node for node in supernet.ir.graph.nodes if node.target == "view"]
-    agrees(supernet, images(41, 50))
+    assert_maximal_is_original(supernet, images(41, 50))
 
 
 def test_no_number_is_taken_for_a_part_of_the_batch() -> None:
