@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import onnx
-import torch
 from torch.fx import GraphModule
 
 from bnas.job import Job
 from bnas.output import Output
 from bnas.passes import Subnet
 from bnas.passes.frontend.fidelity import resize
-from bnas.passes.frontend.structure import leaves_of
+from bnas.passes.frontend.structure import Path, map_leaves
 from bnas.passes.ir import as_call, as_program_call
 from bnas.quantised import Quantised, write_int8
 from bnas.report import Row
@@ -33,30 +32,27 @@ from bnas.runtime import (
 from bnas.runtime.archive import tensor_bytes
 from bnas.runtime.evaluation import Batch
 from bnas.runtime.files import write_bytes, write_json
-from bnas.runtime.nested import map_tensors, tensors_in
+from bnas.runtime.nested import tensors_in
 
 INT8 = ".int8"
 
 
-def one_sample(supernet: SuperNetwork, sizes: Mapping[str, int] | None = None) -> Any:
-    """The example inputs of a super-network, one sample of them: a tuple, or a dict by name.
+def one_sample(supernet: SuperNetwork, sizes: Mapping[str, int] | None = None, copies: int = 1) -> Any:
+    """The example inputs of a super-network, one sample of them, `copies` times: a tuple, or a dict by name.
 
     Where `sizes` gives dynamic axes another size, the values are random ones within the range of the example.
     """
-    args, named = as_call(supernet.example_inputs)
+    inputs = as_call(supernet.example_inputs)
     if sizes:
-        axes = {supernet.ir.sizes.axis(title): size for title, size in sizes.items()}
-        args, named = resize((args, named), axes)
+        inputs = resize(inputs, {supernet.ir.sizes.axis(title): size for title, size in sizes.items()})
+    batched = {path for axis in supernet.ir.sizes.axes if axis.name == "batch" for path, _ in axis.places}
+
+    def repeated(path: Path, one: Any) -> Any:
+        return one[:1].repeat(copies, *[1] * (one.ndim - 1)) if path in batched else one
+
+    args, named = map_leaves(inputs, repeated)
     args, named = as_program_call(named or args)
-    return _of_batch(supernet, named or args, lambda one: one[:1])
-
-
-def _of_batch(supernet: SuperNetwork, inputs: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """`inputs`, with those tensors changed whose axis 0 is the batch."""
-    places = {path for axis in supernet.ir.sizes.axes if axis.name == "batch" for path, _ in axis.places}
-    tensors = ((path, leaf) for path, leaf in leaves_of(as_call(supernet.example_inputs)))
-    batched = iter([path in places for path, leaf in tensors if isinstance(leaf, torch.Tensor)])
-    return map_tensors(inputs, lambda one: change(one) if next(batched) else one)
+    return named or args
 
 
 @dataclass(frozen=True)
@@ -124,8 +120,7 @@ class Delivery:
 
     def _feeds(self, inputs: list[str], batch: int, sizes: Mapping[str, int]) -> dict[str, np.ndarray[Any, Any]]:
         """The example, `batch` times, or random values within its range where axes have other sizes."""
-        sample = one_sample(self.supernet, sizes)
-        repeated = _of_batch(self.supernet, sample, lambda one: one.repeat(batch, *[1] * (one.ndim - 1)))
+        repeated = one_sample(self.supernet, sizes, batch)
         return dict(zip(inputs, (one.cpu().numpy() for one in tensors_in(repeated)), strict=True))
 
     def _quantised(

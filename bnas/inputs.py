@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,7 +16,8 @@ from torch.nn.parameter import is_lazy
 from bnas.passes.errors import BnasError
 from bnas.passes.frontend.capture import parameter_names
 from bnas.passes.frontend.state import preserved
-from bnas.passes.ir import floating
+from bnas.passes.ir import as_call, floating
+from bnas.runtime.layout import device_of
 
 DTYPES = {
     "float": None,  # the floating-point type of the model
@@ -178,7 +179,7 @@ def example_of(model: nn.Module, inputs: Sequence[Input]) -> Example:
     """
     like = floating(model)
     floats = torch.get_default_dtype() if like is None else like.dtype
-    device = next((one.device for one in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     names = _names(model, inputs)
     first: Example | None = None
     refused = ""
@@ -243,7 +244,7 @@ def _is_lazy(model: nn.Module) -> bool:
 
 def _error(model: nn.Module, value: Any) -> str | None:
     """What the model raises on inputs, or None."""
-    args, kwargs = ((), value) if isinstance(value, Mapping) else (value if isinstance(value, tuple) else (value,), {})
+    args, kwargs = as_call(value)
     try:
         with nullcontext() if _is_lazy(model) else preserved(model, data=True), torch.no_grad():
             model(*args, **kwargs)

@@ -77,7 +77,7 @@ class Inspection:
         }
         return {
             "axes": {name: {str(axis): title for axis, title in known.items()} for name, known in axes.items()},
-            "steps": {axis.name: axis.step for axis in sizes.axes if axis.step > 1},
+            "steps": sizes.steps,
             "static": static,
         }
 

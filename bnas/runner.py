@@ -125,8 +125,8 @@ def _check_classes(model: nn.Module, data: Splits, example: Any) -> None:
 
 
 def _told_inputs(example: Any) -> str:
-    if isinstance(example, torch.Tensor):
-        return f"images of shape {tuple(example.shape)}" if example.ndim == 4 else f"inputs of {described(example)}"
+    if isinstance(example, torch.Tensor) and example.ndim == 4:
+        return f"images of shape {tuple(example.shape)}"
     return f"inputs of {described(example)}"
 
 

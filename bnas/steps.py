@@ -13,7 +13,6 @@ from bnas.job import Job, Watch
 from bnas.notes import note_architecture, note_environment, note_search
 from bnas.output import Output, OutputError
 from bnas.passes.frontend.state import deep_copy
-from bnas.passes.slot import Copies
 from bnas.report import Report
 from bnas.runtime import Evaluator, SuperNetwork, Trainer, accuracy, machine
 from bnas.runtime.batches import Batches
@@ -109,8 +108,7 @@ class Steps:
         self.watch.phase("exporting and measuring")
         self._note(supernet)
         maximal = supernet.space.maximal()
-        plain = supernet.skeleton.build(maximal, Copies(), self.original).eval()
-        plain.meta["dynamic"] = supernet.dynamic
+        plain = supernet.extract(maximal, self.original)
         modules = {subnet: prepare(subnet) for subnet in dict.fromkeys(one.subnet for one in winners.found.values())}
         networks = {name: (one.subnet, modules[one.subnet]) for name, one in winners.found.items()}
         int8 = [] if self.job.int8 is None else self._samples(self.job.int8.get("samples", 512))

@@ -17,7 +17,7 @@ from bnas.passes import Subnet
 from .evaluation import Batch, Metric, accuracy, fold, fused_layer, recalibrate
 from .heap import keep_freed_memory
 from .layout import device_of, laid_out, placed
-from .nested import as_batch
+from .nested import as_batch, inputs_of
 from .overwriting import overwrite
 from .racing import Bar, Raced, race, shuffled
 from .supernetwork import SuperNetwork
@@ -69,7 +69,7 @@ class Evaluator:
         keep_freed_memory()
         self.autocast = autocast
         self.supernet, self.metric, self.group, self.metric_name = supernet, metric, group, metric_name
-        takes = frozenset(supernet.ir.names.values())
+        takes = inputs_of(supernet)
         self.calibration = None if calibration is None else list(ChannelsLast(calibration, takes))
         self.validation = ChannelsLast(validation, takes)
         self._kept: list[Batch] | None = None

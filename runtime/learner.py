@@ -17,7 +17,7 @@ from .distillation import Distillation
 from .errors import TrainingError
 from .evaluation import Batch
 from .layout import device_of, laid_out, placed
-from .nested import as_batch, batch_size, described, scores_of
+from .nested import as_batch, batch_size, described, inputs_of, scores_of
 from .recipe import Recipe
 from .supernetwork import SuperNetwork
 
@@ -47,7 +47,7 @@ class Learner:
         self.supernet, self.recipe, self.original, self.layout = supernet, recipe, original, layout
         self.criterion = criterion or self._cross_entropy
         self.device = device_of(supernet)
-        self._takes = frozenset(supernet.ir.names.values())
+        self._takes = inputs_of(supernet)
 
     def accumulate(self, subnets: Sequence[Subnet], group: Sequence[Batch], step: int) -> list[float]:
         """Backward for every sub-network on every batch of `group`; returns their losses.

@@ -91,12 +91,12 @@ def export_onnx(
     _check_types(module, inputs)
     with eval_mode(module), staged(Path(path)) as place:
         first = outputs_of(module, inputs)
-        graph = graph_of(module, inputs)
-        dims = dims_of(graph, inputs)
+        known = graph_of(module, inputs)
+        dims = dims_of(known[0], inputs)
         others = trial_inputs(inputs, dims, partial(fits, module))[1:]
         trials = [(inputs, first), *((one, outputs_of(module, one)) for one in others)]
         properties |= form_property(trials[0][1])
-        proto, fallback = to_onnx(module, inputs, {**properties, **(metadata or {})}, graph)
+        proto, fallback = to_onnx(module, inputs, {**properties, **(metadata or {})}, known, dims)
         opset = next(one.version for one in proto.opset_import if not one.domain)
         write_model(proto, place)
         worst = _verified(place, trials, rtol)

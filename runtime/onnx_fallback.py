@@ -29,33 +29,37 @@ class OnnxFallbackWarning(UserWarning):
 
 
 def to_onnx(
-    module: nn.Module, example_inputs: Sequence[Any], metadata: Mapping[str, str], graph: nn.Module | None = None
+    module: nn.Module,
+    example_inputs: Sequence[Any],
+    metadata: Mapping[str, str],
+    known: tuple[nn.Module, str] | None = None,
+    dims: Dims | None = None,
 ) -> tuple[ModelProto, str | None]:
     """The ONNX model of `module`, which is in eval mode, and if PyTorch's exporter made it the reason why.
 
-    `graph` is what `graph_of` made of it, where that is known.
+    `known` is what `graph_of` made of it, and `dims` what `dims_of` made of that, where they are known.
 
     Raises:
         LoweringError: neither can make it; says why of both.
     """
-    try:
-        lowered = graph if isinstance(graph, GraphModule) else _graph_of(module, example_inputs)
-        return lower(lowered, example_inputs, metadata=metadata), None
-    except BnasError as error:
-        reason = str(error)
-    known = module if graph is None else graph
-    model = _standard(module, example_inputs, reason, dims_of(known, example_inputs))
+    graph, reason = known or graph_of(module, example_inputs)
+    if isinstance(graph, GraphModule):
+        try:
+            return lower(graph, example_inputs, metadata=metadata), None
+        except BnasError as error:
+            reason = str(error)
+    model = _standard(module, example_inputs, reason, dims or dims_of(graph, example_inputs))
     helper.set_model_props(model, {**metadata, FALLBACK: reason})
     warnings.warn(f"torch.onnx.export exported the whole graph: {reason}", OnnxFallbackWarning, stacklevel=3)
     return model, reason
 
 
-def graph_of(module: nn.Module, example_inputs: Sequence[Any]) -> nn.Module:
-    """The graph of a module if it can be traced, and else the module itself."""
+def graph_of(module: nn.Module, example_inputs: Sequence[Any]) -> tuple[nn.Module, str]:
+    """The graph of a module; if it cannot be captured the module itself, and why."""
     try:
-        return _graph_of(module, example_inputs)
-    except BnasError:
-        return module
+        return _graph_of(module, example_inputs), ""
+    except BnasError as error:
+        return module, str(error)
 
 
 def dims_of(module: nn.Module, example_inputs: Sequence[Any]) -> Dims:
@@ -75,7 +79,7 @@ def _graph_of(module: nn.Module, example_inputs: Sequence[Any]) -> GraphModule:
     if isinstance(module, GraphModule):
         return module
     supernet = SuperNetwork.from_model(module, tuple(example_inputs), Elasticity(dimensions=()))
-    return supernet.extract(supernet.space.maximal()).eval()
+    return supernet.extract(supernet.space.maximal())
 
 
 def _standard(module: nn.Module, example_inputs: Sequence[Any], reason: str, dims: Dims) -> ModelProto:

@@ -60,11 +60,14 @@ def trial_inputs(
     _check_comparable(tensors)
     dims = batch_dims(tensors) if dims is None else dims
     generator = torch.Generator().manual_seed(0)
-    trials, wanted = [list(example_inputs)], 2 if len(set(example_sizes(tensors, dims)) - {"batch"}) else 1
-    for sizes in _other_sizes(example_sizes(tensors, dims)):
+    known = example_sizes(tensors, dims)
+    trials, wanted = [list(example_inputs)], 2 if set(known) - {"batch"} else 1
+    for sizes in _other_sizes(known):
+        if len(trials) > wanted:
+            break
         axes = iter(dims)
         other = map_tensors(list(example_inputs), lambda one: _another(one, next(axes), sizes, generator))  # noqa: B023
-        if len(trials) <= wanted and accepts(other):
+        if accepts(other):
             trials.append(other)
     return trials
 

@@ -161,6 +161,11 @@ class SuperNetwork(nn.Module):
         _, named = as_program_call(kwargs)
         return self.program(self.space.maximal())(*tensors, **named)
 
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """The names of the inputs, as programs take them."""
+        return tuple(self.ir.names.values())
+
     def program(self, subnet: Subnet) -> Program:
         """A module for `subnet` on views of the shared parameters, their gradients and BatchNorm buffers.
 
@@ -181,18 +186,22 @@ class SuperNetwork(nn.Module):
         program.__dict__["bindings"] = bind.bindings
         return program
 
-    def extract(self, subnet: Subnet) -> GraphModule:
+    def extract(self, subnet: Subnet, root: nn.Module | None = None) -> GraphModule:
         """A plain module for `subnet` with contiguous tensors of its own, in evaluation mode.
 
         Its ``meta["dynamic"]`` names the axes of its inputs whose size may change, its ``meta["steps"]`` the steps
         between the sizes of those that do not take every size.
 
+        Args:
+            subnet: The choice.
+            root: A module like the model, whose tensors are copied instead of those of the super-network.
+
         Raises:
             SubnetError: the sub-network is not of this space.
         """
-        module = self.skeleton.build(subnet, Copies()).eval()
+        module = self.skeleton.build(subnet, Copies(), root).eval()
         module.meta["dynamic"] = self.dynamic
-        module.meta["steps"] = {axis.name: axis.step for axis in self.ir.sizes.axes if axis.step > 1}
+        module.meta["steps"] = self.ir.sizes.steps
         return module
 
     @cached_property

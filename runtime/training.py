@@ -22,7 +22,7 @@ from .evaluation import Loader, Metric, accuracy
 from .fingerprint import digest_of
 from .layout import LAYOUTS, faster_layout
 from .learner import Criterion, Learner
-from .nested import as_batch
+from .nested import as_batch, inputs_of
 from .recipe import Recipe
 from .scalars import Scalars
 from .schedule import Schedule
@@ -188,7 +188,7 @@ class Trainer:
     def _layout(self, batches: Batches) -> str:
         if self.recipe.memory_format != "auto":
             return self.recipe.memory_format
-        inputs, _ = as_batch(batches.first(), frozenset(self.supernet.ir.names.values()))
+        inputs, _ = as_batch(batches.first(), inputs_of(self.supernet))
         return str(parallel.from_first(faster_layout(self.supernet.model, inputs)))
 
     def _learner(self, run: TrainingRun, original: nn.Module | None) -> Learner:

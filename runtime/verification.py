@@ -14,7 +14,6 @@ from bnas.passes.frontend.state import deep_copy
 from bnas.passes.frontend.structure import Path, leaves_of, map_leaves, tensors_of
 from bnas.passes.ir import as_call, as_program_call
 from bnas.passes.oracle import ONLY_SINGLE, InDouble, kept_without_weight, over_kept, randomise, skipped_blocks
-from bnas.passes.slot import Copies
 
 from .supernetwork import SuperNetwork
 
@@ -52,7 +51,7 @@ def verify(
     with InDouble():
         batch = _batch(twin, (args, kwargs), generator)
         randomise(twin, lambda: inner_of(twin)(*batch[0], **batch[1]), generator)
-    part = supernet.skeleton.build(subnet, Copies(), twin).eval()
+    part = supernet.extract(subnet, twin)
     oracle = detour(twin, supernet.ir, skipped_blocks(supernet.skeleton, subnet, zeroed=False))
     tensors, named = as_program_call(kwargs or args)
     with torch.no_grad(), InDouble():
@@ -86,15 +85,13 @@ def _is_float(value: Any) -> bool:
 
 def _batch(model: nn.Module, inputs: Any, generator: torch.Generator) -> Any:
     """Inputs for batch statistics: four samples for each of the example's, of noise, or as many as the model takes."""
-    several = _several(inputs, generator)
-    for one in (several, inputs):
-        try:
-            with torch.no_grad():
-                inner_of(model)(*one[0], **one[1])
-            return one
-        except Exception:  # a fixed batch, or numbers of entries among floating-point inputs
-            continue
-    return inputs
+    args, kwargs = several = _several(inputs, generator)
+    try:
+        with torch.no_grad():
+            inner_of(model)(*args, **kwargs)
+    except Exception:  # a fixed batch, or numbers of entries among floating-point inputs
+        return inputs
+    return several
 
 
 def _several(inputs: Any, generator: torch.Generator) -> Any:
