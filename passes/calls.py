@@ -47,6 +47,12 @@ class Call:
         """The argument at `position` of the canonical signature, or called `name`, or `default`."""
         return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
 
+    def listed(self, position: int, *names: str) -> list[Any]:
+        """An argument of several entries: one sequence, also by one of its names, or one by one from `position` on."""
+        given = next((self.kwargs[name] for name in names if name in self.kwargs), None)
+        given = self.args[position] if len(self.args) > position else given
+        return list(given) if isinstance(given, list | tuple) else list(self.args[position:])
+
     def tensors(self) -> Iterator[Node | TensorRef]:
         """Every node and tensor reference among the arguments, also inside lists and slices, in order."""
         yield from _references([*self.args, *self.kwargs.values()])

@@ -15,12 +15,6 @@ COUNTED = (torch.float32, torch.float64, torch.int16, torch.int32, torch.int64)
 """Types that ONNX counts in."""
 
 
-def sizes_from(site: Site, position: int) -> list[AnySize]:
-    """The sizes that a call names from an argument on: one by one or as one tuple."""
-    given = site.arg(position, "size")
-    return list(given) if isinstance(given, list | tuple) else list(site.call.args[position:])
-
-
 def _filled(site: Site, number: Any, sizes: list[AnySize]) -> str:
     return site.emit("Expand", site.operand(number, site.result.dtype), site.ints(sizes))
 
@@ -28,13 +22,13 @@ def _filled(site: Site, number: Any, sizes: list[AnySize]) -> str:
 @register_lowering(torch.zeros, torch.empty)
 def zeros(site: Site) -> str:
     """Zeros; what is in an empty tensor is nobody's business."""
-    return _filled(site, 0, sizes_from(site, 0))
+    return _filled(site, 0, site.call.listed(0, "size"))
 
 
 @register_lowering(torch.ones)
 def ones(site: Site) -> str:
     """Ones."""
-    return _filled(site, 1, sizes_from(site, 0))
+    return _filled(site, 1, site.call.listed(0, "size"))
 
 
 @register_lowering(torch.full)
@@ -46,13 +40,13 @@ def full(site: Site) -> str:
 @register_lowering("new_zeros", "new_empty")
 def new_zeros(site: Site) -> str:
     """Zeros of the type of another tensor."""
-    return _filled(site, 0, sizes_from(site, 1))
+    return _filled(site, 0, site.call.listed(1, "size"))
 
 
 @register_lowering("new_ones")
 def new_ones(site: Site) -> str:
     """Ones of the type of another tensor."""
-    return _filled(site, 1, sizes_from(site, 1))
+    return _filled(site, 1, site.call.listed(1, "size"))
 
 
 @register_lowering("new_full")

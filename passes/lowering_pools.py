@@ -89,7 +89,7 @@ def max_pool(site: Site) -> str:
     found = windows(site, axes, site.arg(4, "dilation", 1))
     source, pads = site.name(site.x), found.pads
     if is_open(site) and site.arg(5, "ceil_mode", False):
-        source, pads = _rounded_up(site, found, -math.inf), [0] * (2 * axes)
+        source, pads = _rounded_up(site, found, _all_missing(site, found), -math.inf), [0] * (2 * axes)
     if any(pad >= size for pad, size in zip(pads, found.kernel * 2, strict=True)):
         # ONNX Runtime takes no padding as wide as the kernel, which dilation can need.
         source, pads = _padded(site, pads, -math.inf), [0] * (2 * axes)
@@ -139,9 +139,12 @@ def _missing(site: Site, found: Windows, axis: int) -> Any:
     return site.calculated("Max", site.calculated("Sub", needed, given), 0)
 
 
-def _rounded_up(site: Site, found: Windows, number: float, source: Source = None) -> str:
+def _all_missing(site: Site, found: Windows) -> list[Any]:
+    return [_missing(site, found, axis) for axis in range(len(found.kernel))]
+
+
+def _rounded_up(site: Site, found: Windows, behind: list[Any], number: float, source: Source = None) -> str:
     """The first argument, or `source` in its shape, with `number` wherever windows reach beyond it."""
-    behind = [_missing(site, found, axis) for axis in range(len(found.kernel))]
     pads = site.ints([0, 0, *found.before, 0, 0, *behind])
     return site.emit("Pad", source or site.x, pads, site.operand(number, site.result.dtype))
 
@@ -149,7 +152,8 @@ def _rounded_up(site: Site, found: Windows, number: float, source: Source = None
 def _average_rounded_up(site: Site, found: Windows, divisor: int | None) -> str:
     """The mean of windows, divided by the mean of ones where there is something that counts."""
     settings = {"kernel_shape": found.kernel, "strides": found.stride}
-    mean = site.emit("AveragePool", _rounded_up(site, found, 0.0), **settings)
+    missing = _all_missing(site, found)
+    mean = site.emit("AveragePool", _rounded_up(site, found, missing, 0.0), **settings)
     if divisor is not None:
         return site.emit("Mul", mean, site.operand(math.prod(found.kernel) / divisor, site.result.dtype))
     one = site.emit("Expand", site.operand(1.0, site.result.dtype), site.shape(site.x))
@@ -157,11 +161,11 @@ def _average_rounded_up(site: Site, found: Windows, divisor: int | None) -> str:
         axes = len(found.kernel)
         wide = site.ints([0, 0, *found.before, 0, 0, *found.before])
         one = site.emit("Pad", one, wide, site.operand(1.0, site.result.dtype))
-        fewer = [site.calculated("Sub", _missing(site, found, axis), found.before[axis]) for axis in range(axes)]
+        fewer = [site.calculated("Sub", *both) for both in zip(missing, found.before, strict=True)]
         rest = site.ints([0] * (axes + 4) + fewer)
         ones = site.emit("Pad", one, rest, site.operand(0.0, site.result.dtype))
     else:
-        ones = _rounded_up(site, found, 0.0, one)
+        ones = _rounded_up(site, found, missing, 0.0, one)
     return site.emit("Div", mean, site.emit("AveragePool", ones, **settings))
 
 

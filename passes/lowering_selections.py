@@ -139,7 +139,5 @@ def _rolled(site: Site, source: str, axis: int, shift: AnySize, size: AnySize) -
 @register_lowering(torch.flip)
 def flip(site: Site) -> str:
     """Axes in the reverse order of their entries."""
-    given = site.arg(1, "dims")
-    axes = list(given) if isinstance(given, list | tuple) else list(site.call.args[1:])
-    axes = [axis % site.x.tensor.ndim for axis in axes]
+    axes = [axis % site.x.tensor.ndim for axis in site.call.listed(1, "dims")]
     return cut(site, site.x, [(axis, -1, -END, -1) for axis in axes])

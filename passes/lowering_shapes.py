@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .calls import CONVOLUTIONS, DROPOUTS, Call, Operator, identity, recurrent, writes_in_place
+from .calls import CONVOLUTIONS, DROPOUTS, Call, Operator, form_of, identity, recurrent, writes_in_place
+from .frontend.on_meta import run_leaf
 from .lowering_site import Value
 
 Shape = tuple[int, ...]
@@ -58,19 +59,8 @@ def quick_result(call: Call, given: Given) -> Any:
 
 def recurrent_result(call: Call, given: Given) -> Any:
     """What a recurrent layer or cell returns: PyTorch takes step for step on the meta device."""
-    x, layer = given(call.args[0]), call.kwargs["layer"]
-    size = layer.hidden_size
-
-    def made(*shape: int) -> Tensor:
-        return torch.empty(shape, dtype=x.dtype, device="meta")
-
-    if isinstance(layer, nn.RNNCellBase):
-        one = made(*x.shape[:-1], size)
-        return (one, made(*one.shape)) if isinstance(layer, nn.LSTMCell) else one
-    ways = 2 if layer.bidirectional else 1
-    batch = [] if x.ndim == 2 else [x.shape[0 if layer.batch_first else 1]]
-    states = [made(ways * layer.num_layers, *batch, size) for _ in range(2)]
-    return made(*x.shape[:-1], ways * size), tuple(states) if isinstance(layer, nn.LSTM) else states[0]
+    layer = call.kwargs["layer"]
+    return run_leaf(layer, form_of(layer), (given(call.args[0]),), {})
 
 
 def _fits(call: Call) -> bool:

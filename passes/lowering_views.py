@@ -43,8 +43,7 @@ def reshape(site: Site) -> str:
 
 def _asked(site: Site, made: Sequence[AnySize]) -> list[AnySize]:
     """The sizes that the call names, with their places in the graph; ``-1`` is the size that it stands for."""
-    given = site.arg(1, "shape", site.arg(1, "size"))
-    asked = list(given) if isinstance(given, list | tuple) else list(site.call.args[1:])
+    asked = site.call.listed(1, "shape", "size")
     return [one if isinstance(one, Size) else size for one, size in zip(asked, made, strict=True)]
 
 
@@ -62,9 +61,7 @@ def _axes_of_one(site: Site) -> str:
 @register_lowering(torch.permute)
 def permute(site: Site) -> str:
     """Axes in another order, given as one tuple or one by one."""
-    given = site.arg(1, "dims")
-    order = list(given) if isinstance(given, list | tuple) else list(site.call.args[1:])
-    return site.transpose(site.x, [axis % site.x.tensor.ndim for axis in order])
+    return site.transpose(site.x, [axis % site.x.tensor.ndim for axis in site.call.listed(1, "dims")])
 
 
 @register_lowering(torch.transpose)
@@ -125,15 +122,13 @@ def expand(site: Site) -> str:
 def _sizes_of_expand(site: Site) -> list[AnySize]:
     if site.call.op == "expand_as":
         return site.value(1, "other").sizes
-    given = site.arg(1, "size", site.arg(1, "shape"))
-    return list(given) if isinstance(given, list | tuple) else list(site.call.args[1:])
+    return site.call.listed(1, "size", "shape")
 
 
 @register_lowering("repeat", torch.tile)
 def repeat(site: Site) -> str:
     """Copies one behind the other, along each axis."""
-    given = site.arg(1, "repeats", site.arg(1, "dims"))
-    times = list(given) if isinstance(given, list | tuple) else list(site.call.args[1:])
+    times = site.call.listed(1, "repeats", "dims")
     dims = site.x.tensor.ndim
     times = [1] * (dims - len(times)) + times
     new = len(times) - dims

@@ -13,7 +13,7 @@ from bnas.passes.errors import RuleError
 from bnas.passes.frontend.on_meta import BATCH
 from bnas.passes.terms import K, Perm, Prod, Sym, Term
 
-from .shape import rewrite_sizes, stated_sizes
+from .shape import rewrite_sizes
 
 
 @register_rule(torch.permute, torch.transpose, torch.movedim, torch.t, torch.adjoint)
@@ -42,7 +42,7 @@ def attribute(types: AxisTypes, call: Call) -> Axes:
 @register_rule("expand", torch.broadcast_to)
 def expand(types: AxisTypes, call: Call) -> Axes:
     """Entries of size 1 are repeated: as often as whoever reads them wants, so that axis is elastic."""
-    inputs, shape, sizes = types.type(call.args[0]), types.output_shape(call), stated_sizes(call, "size")
+    inputs, shape, sizes = types.type(call.args[0]), types.output_shape(call), call.listed(1, "size")
     new = len(shape) - len(inputs)
     out: Axes = []
     for axis, size in enumerate(shape):

@@ -27,17 +27,11 @@ def reshape(types: AxisTypes, call: Call) -> Axes:
     if isinstance(call.argument(1, "dtype"), torch.dtype):
         raise RuleError("a view as another number type")
     out = regroup(types, types.type(call.argument(0, "input")), types.output_shape(call))
-    sizes = stated_sizes(call, "shape")
+    sizes = call.listed(1, "shape")
     if len(sizes) != len(out):
         raise RuleError("a view that is not given by its sizes")
     rewrite_sizes(types, call, "shape", _sizes(types, sizes, out))
     return out
-
-
-def stated_sizes(call: Call, name: str) -> list[Any]:
-    """The sizes that a method is given: as one sequence, called `name`, or one by one."""
-    given = call.argument(1, name)
-    return list(given) if isinstance(given, list | tuple) else list(call.args[1:])
 
 
 def rewrite_sizes(types: AxisTypes, call: Call, name: str, value: Sequence[Any]) -> None:
