@@ -107,13 +107,13 @@ class Session:
         """The name of a tensor among the inputs."""
         return tensor_name(self.names, path)
 
-    def recorded(self, sizes: Mapping[Axis, int], *, training: bool = False) -> Recording:
+    def recorded(self, sizes: Mapping[Axis, int], *, training: bool = False, typed: bool = False) -> Recording:
         """The recording with axes of the given sizes; one that failed raises what it raised."""
-        key = frozenset((axis.name, size) for axis, size in sizes.items() if size != axis.size), training
+        key = frozenset((axis.name, size) for axis, size in sizes.items() if size != axis.size), training, typed
         count = len(self.hot_lines)
         if key not in self._known:
             try:
-                self._known[key] = self._record(sizes, training)
+                self._known[key] = self._record(sizes, training, typed)
             except CaptureError as error:
                 self._known[key] = error
         found = self._known[key]
@@ -131,7 +131,7 @@ class Session:
             if len(self.hot_lines) == count:
                 return found
 
-    def _record(self, sizes: Mapping[Axis, int], training: bool) -> Recording:
+    def _record(self, sizes: Mapping[Axis, int], training: bool, typed: bool) -> Recording:
         shapes = {path: list(tensor.shape) for path, tensor in self.tensors.items()}
         batch = 1 << 62
         for axis, size in sizes.items():
@@ -150,7 +150,15 @@ class Session:
             modes=self.modes,
             layers=None if training else self.norms,
             hot_lines=self.hot_lines,
+            types=self._types if typed else {},
         )
+
+    @property
+    def _types(self) -> dict[torch.dtype, torch.dtype]:
+        """The floating-point type of the model, or of its inputs, and another one."""
+        floating = (one for one in (*self.model.parameters(), *self.tensors.values()) if one.is_floating_point())
+        dtype = next((one.dtype for one in floating), torch.get_default_dtype())
+        return {dtype: torch.float32 if dtype == torch.float64 else torch.float64}
 
 
 def capture(
@@ -457,9 +465,15 @@ def _agree(session: Session, *sizes: Mapping[Axis, int]) -> None:
     _emitted(session.all(sizes))
 
 
-def _emitted(recordings: Sequence[Recording], training: Recording | None = None, prefix: str = "") -> Emitter:
+def _emitted(
+    recordings: Sequence[Recording],
+    training: Recording | None = None,
+    typed: Recording | None = None,
+    *,
+    prefix: str = "",
+) -> Emitter:
     """The one graph of several recordings."""
-    emitter = Emitter(Merger(recordings, training), prefix)
+    emitter = Emitter(Merger(recordings, training, typed), prefix)
     emitter.emit()
     return emitter
 
@@ -503,16 +517,36 @@ def _dropped(base: Recording) -> list[Diagnostic]:
 def _in_both_modes(session: Session, recordings: Sequence[Recording], sizes: Mapping[Axis, int]) -> tuple[Emitter, str]:
     """The graph whose flags follow the mode; where training calls something else, that of evaluation and why."""
     try:
-        return _emitted(recordings, session.recorded(sizes, training=True)), ""
+        return _following_types(session, sizes, recordings, session.recorded(sizes, training=True)), ""
     except CaptureError as error:
         why = str(error)
-    return _emitted(recordings), why
+    return _following_types(session, sizes, recordings), why
+
+
+def _following_types(
+    session: Session,
+    sizes: Mapping[Axis, int],
+    recordings: Sequence[Recording],
+    training: Recording | None = None,
+    *,
+    prefix: str = "",
+    mode: bool = False,
+) -> Emitter:
+    """The graph; types among its arguments follow those of its tensors, where one more recording shows that they do."""
+    emitter = _emitted(recordings, training, prefix=prefix)
+    if not emitter.types:
+        return emitter
+    try:
+        return _emitted(recordings, training, session.recorded(sizes, training=mode, typed=True), prefix=prefix)
+    except CaptureError:  # some models work in one type only
+        return emitter
 
 
 def _of_training(session: Session, plan: Sequence[Mapping[Axis, int]], differs: str) -> tuple[Emitter | None, str]:
     """The graph of training mode by itself; None, and why, where it cannot be recorded at all of these sizes."""
     try:
-        return _emitted(session.all(plan, training=True), prefix="_training"), ""
+        recordings = session.all(plan, training=True)
+        return _following_types(session, plan[0], recordings, prefix="_training", mode=True), ""
     except CaptureError as error:
         return None, f"{differs}; by itself: {error}"
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx import Node
 
-from .merging import ByMode, Differs, Merged, Merger, Recipe, Varying
+from .merging import LIMITS, ByMode, ByType, Differs, Merged, Merger, Recipe, Varying, limit_of
 from .on_meta import BATCH, as_meta, run_on_meta
 from .steps import DEVICE_OF_MODEL, Step
 from .structure import leaves_of, map_leaves, parts_of
@@ -45,6 +45,10 @@ class Follows(nn.Module):
         return f"evaluation={self.evaluation!r}, training={self.in_training!r}"
 
 
+FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+LIMITS_OF_TYPES = frozenset(limit_of(dtype, name) for dtype in FLOATING for name in LIMITS)
+"""Values among arguments that may be a type, or a limit of one, that forward read from a tensor."""
+
 Vector = tuple[int, ...]
 """A size in each of the recordings."""
 
@@ -70,6 +74,11 @@ class Emitter:
         """How many numbers are neither the size of a tensor nor a product of such sizes."""
         self._followers: dict[ByMode, Node] = {}
         self._made: dict[int, str] = {}
+        self.types: set[Any] = set()
+        """Types and limits of types among the arguments: they may have been read from a tensor."""
+        self._limits: dict[str, Node] = {}
+        self._follows: Node | None = None
+        """The first tensor whose type follows that of the inputs or parameters."""
         self._first: Node | None = None
         self._device: Node | None = None
         self._last_input: Node | None = None
@@ -113,6 +122,8 @@ class Emitter:
             node.meta["returned"] = step.returned
         if not isinstance(step.value, Tensor):
             return
+        if merged.follows and self._follows is None and node.op != "get_attr":
+            self._follows = node
         columns = list(zip(*(value.shape for value in merged.values), strict=False))
         node.meta["varies"] = tuple(axis for axis, vector in enumerate(columns) if len(set(vector)) > 1)
         for axis in node.meta["varies"]:
@@ -180,6 +191,10 @@ class Emitter:
             return self._number(value, merged, operands)
         if isinstance(value, ByMode):
             return self._follower(value)
+        if isinstance(value, ByType):
+            return self._limit(value.name)
+        if isinstance(value, torch.dtype | float) and value in LIMITS_OF_TYPES:
+            self.types.add(value)
         if value is DEVICE_OF_MODEL:
             return self._device_node()
         if isinstance(value, slice):
@@ -233,6 +248,25 @@ class Emitter:
                 self._device = self.graph.call_function(getattr, (self._first, "device"))
             self._device.meta.update(value=torch.device("meta"), scope="", nn_module_stack={})
         return self._device
+
+    def _limit(self, name: str) -> Node:
+        """The type of the first tensor whose type follows, or a limit of that type."""
+        if name not in self._limits:
+            function, source, *rest = self._limit_call(name)
+            place = self._last_input if source.meta.get("input") else source
+            with self.graph.inserting_after(place):
+                made = self._limits[name] = self.graph.call_function(function, (source, *rest))
+            made.meta.update(value=function(source.meta["value"], *rest), scope="", nn_module_stack={})
+        return self._limits[name]
+
+    def _limit_call(self, name: str) -> tuple[Any, ...]:
+        if name == "info":
+            return torch.finfo, self._limit("dtype")
+        if name != "dtype":
+            return getattr, self._limit("info"), name
+        if self._follows is None:
+            raise Differs(None, "a type is needed before there is a tensor that has it")
+        return getattr, self._follows, "dtype"
 
     def _follower(self, value: ByMode) -> Node:
         name = f"{self.prefix}_follows_{len(self._followers)}"

@@ -2,7 +2,8 @@
 
 An integer that differs is the size of a tensor, or an expression in sizes; a cold tensor that differs is made in the
 graph by its recipe; a flag that differs between evaluation and training follows the mode. If the recordings differ in
-their calls, control flow depends on a size or on the mode, and `Differs` says where.
+their calls, control flow depends on a size or on the mode, and `Differs` says where. One more recording has tensors of
+another floating-point type: a type that differs there is read from a tensor, and follows it.
 """
 
 from __future__ import annotations
@@ -44,6 +45,13 @@ class ByMode(Leaf):
     training: Any
 
 
+@dataclass(frozen=True)
+class ByType(Leaf):
+    """What follows the floating-point type of tensors: that type itself ("dtype") or a limit of it, such as "min"."""
+
+    name: str
+
+
 @dataclass(eq=False)
 class Merged(Leaf):
     """One call of all recordings: its arguments with what varies."""
@@ -54,14 +62,18 @@ class Merged(Leaf):
     kwargs: dict[str, Any]
     values: list[Any]
     """What it gave in each recording."""
+    follows: bool = False
+    """Whether it gave a tensor whose type follows that of the tensors it came from."""
 
 
 class Merger:
-    """Compares recordings at several sizes, the first of which is the base, and one in training mode."""
+    """Compares recordings at several sizes, the first of which is the base, one in training mode, and one of a type."""
 
-    def __init__(self, recordings: Sequence[Recording], training: Recording | None = None) -> None:
-        self.base, self.sized, self.trained = recordings[0], list(recordings), training
-        self._all = [*recordings, *([training] if training is not None else [])]
+    def __init__(
+        self, recordings: Sequence[Recording], training: Recording | None = None, typed: Recording | None = None
+    ) -> None:
+        self.base, self.sized, self.trained, self.typed = recordings[0], list(recordings), training, typed
+        self._all = [*recordings, *(one for one in (training, typed) if one is not None)]
         self._places = [{step: place for place, step in enumerate(one.hot)} for one in self._all]
         self._cold: dict[tuple[Step, ...], Step | list[Merged]] = {}
         self._limits: list[int] = []
@@ -97,7 +109,8 @@ class Merger:
         self._limits = [one.index for one in group]
         args, kwargs = self._merge([(one.args, one.kwargs) for one in group], base)
         self._limits = outer
-        return Merged(base, args, kwargs, [one.value for one in group[: len(self.sized)]])
+        follows = self.typed is not None and _type_of(group[-1]) != _type_of(base)
+        return Merged(base, args, kwargs, [one.value for one in group[: len(self.sized)]], follows)
 
     def _merge(self, values: list[Any], step: Step | None) -> Any:
         first = values[0]
@@ -125,20 +138,35 @@ class Merger:
         return rebuilt(values[0], columns)
 
     def _merge_plain(self, values: list[Any], step: Step | None) -> Any:
-        sized = values[: len(self.sized)]
-        same = all(_equal(sized[0], one) for one in sized[1:])
+        sized, trained = values[: len(self.sized)], values[len(self.sized)] if self.trained is not None else values[0]
+        same, same_mode = all(_equal(sized[0], one) for one in sized[1:]), _equal(sized[0], trained)
+        if self.typed is not None and not _equal(sized[0], values[-1]):
+            return self._follows_type(sized[0], values[-1], step, alone=same and same_mode)
         if self.trained is not None and same:
-            if isinstance(values[-1], bool | int | float | str | None) and isinstance(
+            if isinstance(trained, bool | int | float | str | None) and isinstance(
                 sized[0], bool | int | float | str | None
             ):
-                return ByMode(sized[0], values[-1])
+                return ByMode(sized[0], trained)
             raise Differs(step, "another argument in training mode")
-        if self.trained is not None and not _equal(sized[0], values[-1]):
+        if not same_mode:
             raise Differs(step, "a number that depends on a size and on the mode")
         kinds = {type(one) for one in sized}
         if kinds == {int} or kinds == {float}:
             return Varying(tuple(sized))
         raise Differs(step, f"another argument: {_shown(sized)}")
+
+    def _follows_type(self, value: Any, other: Any, step: Step | None, *, alone: bool) -> ByType:
+        """What of the type of the tensors a value is, which is `other` in the recording of another type."""
+        here, there = self._type_pair
+        for name in LIMITS if alone else ():
+            if _equal(value, limit_of(here, name)) and _equal(other, limit_of(there, name)):
+                return ByType(name)
+        raise Differs(step, f"another argument where tensors are {there}: {_shown([value, other])}")
+
+    @property
+    def _type_pair(self) -> tuple[torch.dtype, torch.dtype]:
+        assert self.typed is not None
+        return next(iter(self.typed.recorder.types.items()))
 
     def _merge_steps(self, values: list[Any], step: Step | None) -> Any:
         if not all(isinstance(one, Step) for one in values):
@@ -155,7 +183,9 @@ class Merger:
     def _merge_cold(self, steps: tuple[Step, ...], user: Step | None) -> Any:
         """The base's cold step where all have the same value; else its recipe, merged, as a `Recipe`."""
         if steps not in self._cold:
-            if all(_same_values(steps[0].value, one.value) for one in steps[1:]):
+            others = steps[1 : -1 if self.typed is not None else None]
+            same = all(_same_values(steps[0].value, one.value) for one in others)
+            if same and (self.typed is None or _same_values(steps[0].value, steps[-1].value, cast=True)):
                 self._cold[steps] = steps[0]
             else:
                 self._cold[steps] = self._merge_recipes(steps, user)
@@ -232,10 +262,32 @@ def _equal(left: Any, right: Any) -> bool:
         return left is right
 
 
-def _same_values(left: Any, right: Any) -> bool:
-    """Whether two values hold equal tensors in the same places."""
+def _same_values(left: Any, right: Any, *, cast: bool = False) -> bool:
+    """Whether two values hold equal tensors in the same places; with `cast`, of any floating-point type."""
     a, b = tensors_of(left), tensors_of(right)
-    return len(a) == len(b) and all(map(_same_tensor, a, b))
+    return len(a) == len(b) and all(map(_same_numbers if cast else _same_tensor, a, b))
+
+
+def _same_numbers(left: Tensor, right: Tensor) -> bool:
+    """Whether a table is the same but for rounding: where the model is converted, its tables are."""
+    if left.dtype == right.dtype or left.is_meta or not (left.is_floating_point() and right.is_floating_point()):
+        return _same_tensor(left, right)
+    short = min(left.dtype, right.dtype, key=lambda one: one.itemsize)
+    a, b = left.to(short), right.to(short)
+    return a.shape == b.shape and torch.allclose(a, b, rtol=1e-4, atol=1e-6, equal_nan=True)
+
+
+LIMITS = ("dtype", "min", "max", "eps", "tiny")
+"""What follows a type: itself, and the limits that models read of it."""
+
+
+def limit_of(dtype: torch.dtype, name: str) -> Any:
+    """The type itself or one of its limits."""
+    return dtype if name == "dtype" else getattr(torch.finfo(dtype), name)
+
+
+def _type_of(step: Step) -> Any:
+    return step.value.dtype if isinstance(step.value, Tensor) and not step.cold else None
 
 
 def _same_tensor(left: Tensor, right: Tensor) -> bool:
@@ -250,4 +302,4 @@ def _same_tensor(left: Tensor, right: Tensor) -> bool:
     return bool(torch.equal(left, right))
 
 
-__all__ = ["ByMode", "Differs", "Merged", "Merger", "Recipe", "Varying", "recipe"]
+__all__ = ["ByMode", "ByType", "Differs", "Merged", "Merger", "Recipe", "Varying", "recipe"]

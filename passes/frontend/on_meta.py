@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,11 +19,16 @@ BATCH = 1009
 """The size of the batch axis in the graph's values: a prime, so that views of it are taken apart in one way only."""
 
 
-def to_meta(value: Any) -> Any:
+Types = Mapping[torch.dtype, torch.dtype]
+"""Types in place of which others are recorded."""
+
+
+def to_meta(value: Any, types: Types = MappingProxyType({})) -> Any:
     """A meta tensor of the shape, strides and type of a real one; anything else as it is."""
     if not isinstance(value, Tensor) or value.is_meta:
         return value
-    return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+    dtype = types.get(value.dtype, value.dtype)
+    return torch.empty_strided(value.shape, value.stride(), dtype=dtype, device="meta")
 
 
 def as_meta(value: Any) -> Any:
@@ -66,14 +73,16 @@ def run_on_meta(op: str, target: Any, args: Any, kwargs: Any) -> Any:
     return target(*args, **kwargs)
 
 
-def run_leaf(module: nn.Module, form: ModuleForm | None, args: Any, kwargs: Any) -> Any:
+def run_leaf(
+    module: nn.Module, form: ModuleForm | None, args: Any, kwargs: Any, types: Types = MappingProxyType({})
+) -> Any:
     """The result of a layer in evaluation mode on meta tensors, its own tensors being meta tensors too."""
     if form is None:
         return module(*args, **kwargs)
     inplace = {"inplace": True} if getattr(module, "inplace", False) is True else {}
     if not inplace and (found := quick(form.op, args, kwargs)) is not None:
         return found
-    tensors = {name: to_meta(getattr(module, name)) for name in form.tensors}
+    tensors = {name: to_meta(getattr(module, name), types) for name in form.tensors}
     settings = {name: value for name, value in settings_of(module, form).items() if name != "padding_mode"}
     if form.op is F.batch_norm:
         settings |= {"training": tensors["running_mean"] is None, "momentum": 0.0}  # which may be None in a module

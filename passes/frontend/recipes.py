@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .on_meta import as_meta, run_on_meta, to_meta
+from .on_meta import Types, as_meta, run_on_meta, to_meta
 from .places import user_line
 from .spelling import spelled, written_by
 from .steps import DEVICE_OF_MODEL, Step
@@ -21,8 +21,8 @@ LARGE = 1 << 22
 class Recipes(Tape):
     """A tape that also has what was computed for real."""
 
-    def __init__(self, root: nn.Module, hot_lines: set[Any]) -> None:
-        super().__init__(root)
+    def __init__(self, root: nn.Module, types: Types, hot_lines: set[Any]) -> None:
+        super().__init__(root, types)
         self.hot_lines = hot_lines
         """Lines whose factories make tensors that are too large, at this or at another size."""
         self._warmed: dict[Step, Step] = {}

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from bnas.passes.calls import ModuleForm, form_of
 from bnas.passes.errors import CaptureError, Diagnostic
 
-from .on_meta import run_leaf, run_on_meta
+from .on_meta import Types, run_leaf, run_on_meta
 from .places import ValueRead, described
 from .recipes import Recipes
 from .spelling import DEVICE, LIKES, RANDOM, READS, spelled, written_by
@@ -37,8 +37,9 @@ class Recorder(Recipes, TorchFunctionMode):
         modes: Mapping[nn.Module, bool],
         layers: Container[nn.Module] | None,
         hot_lines: set[Any],
+        types: Types,
     ) -> None:
-        super().__init__(root, hot_lines)
+        super().__init__(root, types, hot_lines)
         self.batch, self.modes, self.layers = batch, modes, layers
         self.norms: set[nn.Module] = set()
         """Modules whose own tensors a batch norm was called on in their own mode."""
@@ -236,7 +237,7 @@ class Recorder(Recipes, TorchFunctionMode):
     def leaf(self, module: nn.Module, form: ModuleForm | None, path: str, args: Any, kwargs: Any) -> Any:
         """Note the call of a layer as one step."""
         step = self._step("call_module", path, args, kwargs)
-        result = self._on_meta(step, args, kwargs, partial(run_leaf, module, form))
+        result = self._on_meta(step, args, kwargs, partial(run_leaf, module, form, types=self.types))
         if isinstance(result, Tensor):
             step.returned = (self._last_call(path),)
         step.writes |= getattr(module, "inplace", False) is True

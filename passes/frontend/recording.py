@@ -6,6 +6,7 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from bnas.passes.errors import CaptureError, Diagnostic
 
+from .on_meta import Types
 from .patches import inner_of, recording
 from .places import described
 from .recorder import Recorder
@@ -58,6 +60,7 @@ def record(
     modes: Mapping[nn.Module, bool],
     layers: Container[nn.Module] | None,
     hot_lines: set[Any],
+    types: Types = MappingProxyType({}),
 ) -> Recording:
     """Run `model` on meta tensors of the given `shapes`; it and all that it holds are as before afterwards.
 
@@ -72,11 +75,12 @@ def record(
         modes: the mode of each module when the model is in training mode.
         layers: the modules that are batch norms in both modes; None while that is being found out.
         hot_lines: lines whose tensors are not computed for real; those that make a very large one are added.
+        types: the types that tensors of the model and of the inputs have here, by those that they have.
 
     Raises:
         CaptureError: it cannot be recorded.
     """
-    recorder = Recorder(model, batch, modes, layers, hot_lines)
+    recorder = Recorder(model, batch, modes, layers, hot_lines, types)
     try:
         for module, mode in modes.items():
             module.training = mode and training
@@ -120,7 +124,8 @@ def _placeholders(
     def meta(path: Path, leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
             return leaf
-        return torch.empty(shapes[path], dtype=leaf.dtype, device="meta")
+        dtype = recorder.types.get(leaf.dtype, leaf.dtype)
+        return torch.empty(shapes[path], dtype=dtype, device="meta")
 
     given: tuple[tuple[Any, ...], dict[str, Any]] = map_leaves(inputs, meta)
     for path, name in names.items():

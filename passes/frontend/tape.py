@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bnas.passes.errors import CaptureError
 
-from .on_meta import to_meta
+from .on_meta import Types, to_meta
 from .places import user_line
 from .steps import DEVICE_OF_MODEL, Step, has_gradients
 from .structure import Attribute, Path, at, map_leaves, tensors_of
@@ -22,9 +22,9 @@ MOST_STEPS = 60_000
 class Tape:
     """The steps of one recording of `root`."""
 
-    def __init__(self, root: nn.Module) -> None:
+    def __init__(self, root: nn.Module, types: Types) -> None:
         super().__init__()
-        self.root = root
+        self.root, self.types = root, types
         self.steps: list[Step] = []
         self.device = next((t.device for t in (*root.parameters(), *root.buffers())), torch.device("cpu"))
         self._steps: dict[int, tuple[Step, Path]] = {}
@@ -65,7 +65,7 @@ class Tape:
             return self._twins[id(tensor)]
         if tensor.is_meta:
             return tensor
-        self._twins[id(tensor)] = to_meta(tensor)
+        self._twins[id(tensor)] = to_meta(tensor, self.types if id(tensor) in self.names else {})
         self._alive.append(tensor)
         return self._twins[id(tensor)]
 
