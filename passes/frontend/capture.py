@@ -21,7 +21,7 @@ from bnas.passes.errors import CaptureError, Diagnostic
 
 from .emission import Emitter
 from .entry import Allowed, Axis, Check, Sizes
-from .merging import Differs, Merger
+from .merging import Differs, Merger, same_calls
 from .on_meta import BATCH
 from .patches import WRAPPERS, inner_of
 from .recording import Recording, record
@@ -124,10 +124,18 @@ class Session:
         return found
 
     def all(self, plan: Sequence[Mapping[Axis, int]], *, training: bool = False) -> list[Recording]:
-        """The recordings of several sizes, all with the same tensors computed for real."""
+        """The recordings of several sizes, all with the same tensors computed for real.
+
+        Raises:
+            CaptureError: one fails, or calls something else than the first.
+        """
         while True:
             count = len(self.hot_lines)
-            found = [self.recorded(sizes, training=training) for sizes in plan]
+            found = [self.recorded(plan[0], training=training)]
+            for sizes in plan[1:]:
+                found.append(self.recorded(sizes, training=training))
+                if len(self.hot_lines) == count:
+                    same_calls(found[0], found[-1])
             if len(self.hot_lines) == count:
                 return found
 
