@@ -163,6 +163,10 @@ class OverKept(TorchFunctionMode):
             return self.measure.mask(entries)
         return _kept(weight, self.tensors.get(self.names[id(weight)], ()), self.assignment)
 
+    def _open(self, weight: Any, mask: Tensor) -> Tensor:
+        """What a norm lets through: all where its weight decides, which is zero at dropped entries, or not yet."""
+        return mask if id(weight) not in self.names else torch.ones_like(mask)
+
     def layer_norm(
         self,
         input: Tensor,
@@ -178,7 +182,7 @@ class OverKept(TorchFunctionMode):
         count = mask.sum().clamp(min=1)
         mean = input.mul(mask).sum(axes, keepdim=True) / count
         var = (input - mean).square().mul(mask).sum(axes, keepdim=True) / count
-        return _affine((input - mean) * (var + eps).rsqrt() * mask, weight, bias)
+        return _affine((input - mean) * (var + eps).rsqrt() * self._open(weight, mask), weight, bias)
 
     def rms_norm(
         self, input: Tensor, normalized_shape: Sequence[int], weight: Any = None, eps: float | None = None
@@ -188,7 +192,7 @@ class OverKept(TorchFunctionMode):
         count = mask.sum().clamp(min=1)
         square = input.square().mul(mask).sum(tuple(range(-len(normalized_shape), 0)), keepdim=True) / count
         eps = torch.finfo(input.dtype).eps if eps is None else eps
-        return _affine(input * (square + eps).rsqrt() * mask, weight, None)
+        return _affine(input * (square + eps).rsqrt() * self._open(weight, mask), weight, None)
 
     def group_norm(
         self, input: Tensor, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, *_: Any
@@ -200,7 +204,7 @@ class OverKept(TorchFunctionMode):
         count = mask.sum(1, keepdim=True).clamp(min=1) * rows.shape[-1]
         mean = rows.mul(mask).sum((2, 3), keepdim=True) / count
         var = (rows - mean).square().mul(mask).sum((2, 3), keepdim=True) / count
-        out = ((rows - mean) * (var + eps).rsqrt() * mask).view(input.shape)
+        out = ((rows - mean) * (var + eps).rsqrt() * self._open(weight, mask)).view(input.shape)
         shape = [-1, *[1] * (input.ndim - 2)]
         return _affine(out, None if weight is None else weight.view(shape), None if bias is None else bias.view(shape))
 

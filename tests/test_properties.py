@@ -89,11 +89,18 @@ def test_many_random_networks_keep_all_promises(half: str) -> None:
     check()
 
 
-def test_norms_without_weights_follow_each_other() -> None:
-    """A dropped entry is no zero behind a sigmoid; the oracle's first norm made it one that varies, thus seems kept."""
-    norms = tuple(Norm(kind, groups=1, affine=False, activation="relu") for kind in ("rms", "layer", "rms"))
-    stem = Layer(4, kernel=1, stride=1, groups=1, norm=False, activation="sigmoid", dilation=1, same=False)
-    network = Network(stem, norms, Head(), size=8, batch=2, seed=0, nested=False)
+@pytest.mark.parametrize(
+    ("activation", "norms"),
+    [
+        pytest.param("sigmoid", (("rms", False), ("layer", False), ("rms", False)), id="a dropped entry is no zero"),
+        pytest.param("relu", (("rms", True), ("layer", False)), id="a weight decides before it is zeroed"),
+    ],
+)
+def test_norms_without_weights_follow_others(activation: str, norms: tuple[tuple[str, bool], ...]) -> None:
+    """The oracle's norms without a weight go over the entries that are kept, which it finds by what depends on what."""
+    layers = tuple(Norm(kind, groups=1, affine=affine, activation="relu") for kind, affine in norms)
+    stem = Layer(4, kernel=1, stride=1, groups=1, norm=False, activation=activation, dilation=1, same=False)
+    network = Network(stem, layers, Head(), size=8, batch=2, seed=0, nested=False)
     supernet, inputs = supernet_of(network, torch.float64), network.example_inputs.double()
     subnet = replace(supernet.space.maximal(), widths={"0.0.0": 3})
     assert_extracted_is_oracle(supernet, subnet, inputs, tolerance=ROUNDED)
