@@ -127,6 +127,17 @@ class Measure:
         """What the forward gets as the mean, whose entries were asked for last."""
         return value
 
+    def activated(self, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """What the forward gets from an activation of `FLAT`."""
+        return func(input, *args, **kwargs)  # type: ignore[no-any-return]
+
+
+_CLAMPED = ("relu", "relu_", "clamp", "clamp_", "clamp_min", "clamp_min_", "clamp_max", "clamp_max_", "clip")
+_HARD = ("relu6", "hardtanh", "hardtanh_", "hardswish", "hardsigmoid", "hardshrink", "softshrink", "threshold")
+FLAT = frozenset(
+    getattr(owner, name) for owner in (torch, Tensor, F) for name in (*_CLAMPED, *_HARD) if hasattr(owner, name)
+)
+"""Activations that give the same for many inputs, in every spelling."""
 
 MEANS: Mapping[Any, str] = {getattr(owner, name): name for owner in (torch, Tensor) for name in ("mean", "var", "std")}
 NORMS: Mapping[Any, str] = {
@@ -155,6 +166,8 @@ class OverKept(TorchFunctionMode):
             return _directed(*args, **kwargs)
         if func in MEANS:
             return self._mean(func, *args, **kwargs)
+        if func in FLAT:
+            return self.measure.activated(func, *args, **kwargs)
         return func(*args, **kwargs)
 
     def mask_of(self, weight: Any, entries: Tensor) -> Tensor:
@@ -392,6 +405,13 @@ class _Noting(Measure):
         """As above."""
         return self.means.setdefault(self.place, value.clone()) if self.place in self.held else value
 
+    def activated(self, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """As above, and a little of the input: what an activation cuts off is not dropped."""
+        if not input.is_floating_point():
+            return super().activated(func, input, *args, **kwargs)
+        before = input.clone()
+        return func(input, *args, **kwargs).add_(before, alpha=0.01)  # type: ignore[no-any-return]
+
 
 @dataclass(frozen=True)
 class _Dependence:
@@ -407,8 +427,8 @@ class _Dependence:
 
         The means of the calls in `held` do not change: through them each entry would depend on all.
 
-        An activation may let an entry die that is not dropped: seldom where all parameters are positive, as in every
-        second run, and seldom in all runs.
+        An operator that chooses, such as a maximum, may hide an entry that is not dropped: seldom where all parameters
+        are positive, as in every second run, and seldom in all runs.
         """
         means: dict[int, Tensor] = {}
         first = self._values(_Noting(kept, held, means), 0)
@@ -447,7 +467,7 @@ def randomise(model: nn.Module, run: Callable[[], object], generator: torch.Gene
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     for name, tensor in model.named_parameters():
         if tensor.ndim == 1:
-            noise = torch.rand(tensor.shape, generator=generator, dtype=torch.float64)
+            noise = torch.rand(tensor.shape, generator=generator, dtype=torch.float64).to(tensor.device)
             tensor.data.copy_(noise + 0.5 if name.endswith("weight") else 0.4 * noise - 0.2)
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -458,5 +478,6 @@ def randomise(model: nn.Module, run: Callable[[], object], generator: torch.Gene
         norm.eval().momentum = momentum
         assert norm.running_mean is not None
         assert norm.running_var is not None
-        norm.running_mean += 0.1 * torch.rand(norm.num_features, generator=generator, dtype=torch.float64)
-        norm.running_var.clamp_(min=1e-2).mul_(0.75 + torch.rand(norm.num_features, generator=generator) / 2)
+        shift, factor = torch.rand(2, norm.num_features, generator=generator, dtype=torch.float64).to(norm.running_mean)
+        norm.running_mean += 0.1 * shift
+        norm.running_var.clamp_(min=1e-2).mul_(0.75 + factor / 2)

@@ -13,10 +13,12 @@ from torch import Tensor
 
 from bnas.runtime import SuperNetwork
 from bnas.testing import (
+    Gated,
     Head,
     Layer,
     Network,
     Norm,
+    Shuffle,
     assert_extracted_is_oracle,
     assert_gradients_match,
     assert_maximal_is_original,
@@ -101,6 +103,16 @@ def test_norms_without_weights_follow_others(activation: str, norms: tuple[tuple
     layers = tuple(Norm(kind, groups=1, affine=affine, activation="relu") for kind, affine in norms)
     stem = Layer(4, kernel=1, stride=1, groups=1, norm=False, activation=activation, dilation=1, same=False)
     network = Network(stem, layers, Head(), size=8, batch=2, seed=0, nested=False)
+    supernet, inputs = supernet_of(network, torch.float64), network.example_inputs.double()
+    subnet = replace(supernet.space.maximal(), widths={"0.0.0": 3})
+    assert_extracted_is_oracle(supernet, subnet, inputs, tolerance=ROUNDED)
+
+
+def test_an_entry_that_an_activation_cuts_off_is_not_dropped() -> None:
+    """The oracle asks what depends on what; a ReLU behind a norm may give zero at a place for all inputs."""
+    stem = Layer(4, kernel=1, stride=1, groups=1, norm=False, activation="relu", dilation=1, same=False)
+    parts = (Gated(8, False), Norm("group", groups=1, affine=False, activation="relu"), Shuffle(1, False))
+    network = Network(stem, parts, Head(), size=8, batch=2, seed=0, nested=True)
     supernet, inputs = supernet_of(network, torch.float64), network.example_inputs.double()
     subnet = replace(supernet.space.maximal(), widths={"0.0.0": 3})
     assert_extracted_is_oracle(supernet, subnet, inputs, tolerance=ROUNDED)
