@@ -52,6 +52,10 @@ class Slot:
         return self.shrink is None and {*map(type, self.kept)} <= {NoneType, int}
 
     @cached_property
+    def _indices(self) -> dict[tuple[int, torch.device], Tensor]:
+        return {}
+
+    @cached_property
     def shape(self) -> tuple[int, ...]:
         """Sizes of what is kept."""
         full = tuple(self.shared.shape)
@@ -64,8 +68,15 @@ class Slot:
             if isinstance(k, int):
                 tensor = tensor.narrow(axis, 0, k)
             elif k is not None:
-                tensor = tensor.index_select(axis, torch.from_numpy(k).to(tensor.device))
+                tensor = tensor.index_select(axis, self._index(axis, tensor.device))
         return tensor if self.shrink is None else self.shrink(tensor)
+
+    def _index(self, axis: int, device: torch.device) -> Tensor:
+        """The index vector of an axis on a device, where it stays: to move it there takes longer than to use it."""
+        if (axis, device) not in self._indices:
+            with torch.inference_mode(False):  # a tensor that is made in inference mode cannot be used in training
+                self._indices[axis, device] = torch.from_numpy(self.kept[axis]).to(device)
+        return self._indices[axis, device]
 
     def put(self, tensor: Tensor, values: Tensor) -> None:
         """Write `values` to the kept entries of `tensor`, in place; not where they are computed."""

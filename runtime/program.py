@@ -144,6 +144,8 @@ class KnownViews:
 class Gathered(nn.Module):
     """A layer some of whose tensors keep entries that are no prefix, or are computed: they are taken at every call.
 
+    So are all of a recurrent layer: cuDNN takes no weights with gaps between their rows.
+
     Gradients go to the shared parameters, and to the matrices of kernels, through that; statistics are written back
     after a call in training.
     """
@@ -160,6 +162,8 @@ class Gathered(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The layer on the gathered tensors."""
         tensors = {name: slot.take(slot.shared) for name, slot in self.slots.items()}
+        if isinstance(self.layer, nn.RNNBase):
+            tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
         with _given(self.layer, tensors):
             out = self.layer(*args, **kwargs)
         if self.training:
@@ -196,7 +200,7 @@ class Views:
     def __call__(self, shell: nn.Module, slots: Mapping[str, Slot]) -> nn.Module:
         """Fill `shell`, or wrap it where a tensor must be gathered."""
         share(shell)
-        if not all(slot.prefix for slot in slots.values()):
+        if not all(slot.whole or (slot.prefix and not isinstance(shell, nn.RNNBase)) for slot in slots.values()):
             for name, slot in slots.items():  # the layer shows their shapes between calls
                 table: Any = shell._parameters if slot.is_parameter else shell._buffers
                 table[name] = _placeholder(slot)

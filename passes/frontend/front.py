@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import Graph
 
 from bnas.passes.calls import call_of, writes_in_place
@@ -22,7 +22,8 @@ from .capture import Captured, Dynamic, capture
 from .entry import Axis
 from .fidelity import Fidelity, compare
 from .on_meta import BATCH
-from .structure import tensors_of
+from .patches import WRAPPERS
+from .structure import map_leaves, tensors_of
 from .values import resize_inputs, revalue
 
 
@@ -44,6 +45,8 @@ def trace(model: nn.Module, example_inputs: Any, dynamic: Dynamic | None = None,
         CaptureError: the model's own forward cannot be captured, or the graph is not the model.
     """
     args, kwargs = as_call(example_inputs)
+    if isinstance(model, WRAPPERS):
+        args, kwargs = _placed((args, kwargs), model)
     fixed: dict[str, str] = {}
     apart = check  # a graph that was not recorded at the example's sizes must be compared there
     while True:
@@ -66,6 +69,12 @@ def trace(model: nn.Module, example_inputs: Any, dynamic: Dynamic | None = None,
         if not new:
             return _with(ir, *_told_of(found))
         fixed |= new
+
+
+def _placed(inputs: Any, model: nn.Module) -> Any:
+    """Inputs on the device of a model: one that works on several devices takes them from any, its graph does not."""
+    device = next(model.parameters(), torch.empty(0)).device
+    return map_leaves(inputs, lambda _, leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf)
 
 
 class NotAtExample(CaptureError):

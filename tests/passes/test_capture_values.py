@@ -224,9 +224,10 @@ def test_a_compiled_submodule() -> None:
 
 
 def test_a_model_on_several_devices() -> None:
-    net = nn.DataParallel(plain())
+    net = nn.DataParallel(plain())  # on a machine with GPUs it moves what it wraps there
     supernet = SuperNetwork.from_model(net, image())
-    same_outputs((supernet.extract(supernet.space.maximal()),), net, image(5))
+    device = next(net.parameters()).device
+    same_outputs((supernet.extract(supernet.space.maximal()),), net, image(5).to(device))
 
 
 def test_a_scripted_model_is_refused() -> None:
