@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import onnxruntime
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from bnas.passes import Subnet
 from bnas.passes.attention import DECOMPOSITIONS
@@ -145,7 +146,11 @@ def assert_gradients_match(
 
 
 def assert_onnx_is_extracted(supernet: SuperNetwork, subnet: Subnet, inputs: Any, *, tolerance: float = 1e-4) -> None:
-    """The lowered sub-network gives the extracted module's outputs on ONNX Runtime, relative to the largest."""
+    """The lowered sub-network gives the extracted module's outputs on ONNX Runtime, relative to the largest.
+
+    Where a network enlarges rounding (norms of few entries do), ONNX Runtime may be off by four times as much as the
+    module itself is from its outputs in double precision.
+    """
     args, kwargs = as_program_call(inputs)
     extracted, tensors = supernet.extract(subnet), [*args, *kwargs.values()]
     options = onnxruntime.SessionOptions()
@@ -157,7 +162,24 @@ def assert_onnx_is_extracted(supernet: SuperNetwork, subnet: Subnet, inputs: Any
     found = [torch.from_numpy(one) for one in session.run(None, dict(zip(names, arrays, strict=True)))]
     with torch.no_grad():
         expected = [tensor.cpu() for _, tensor in named_outputs(extracted(*args, **kwargs))]
-    _assert_near(found, expected, tolerance, f"ONNX outputs of {subnet.to_json()}")
+    what = f"ONNX outputs of {subnet.to_json()}"
+    try:
+        _assert_near(found, expected, tolerance, what)
+    except AssertionError:
+        _assert_near(found, expected, 4 * _rounding(extracted, args, kwargs, expected), what)
+
+
+def _in_double(value: Any) -> Any:
+    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def _rounding(module: nn.Module, args: Any, kwargs: Any, outputs: list[Tensor]) -> float:
+    """How far the outputs of a module are from those in double precision, relative to the largest of each."""
+    given, named = tree_map(_in_double, (args, dict(kwargs)))
+    with torch.no_grad():
+        exact = [one for _, one in named_outputs(copy.deepcopy(module).double()(*given, **named))]
+    pairs = ((one.double(), other) for one, other in zip(outputs, exact, strict=True) if one.numel())
+    return max((float((a - b).abs().max()) / max(float(b.abs().max()), 1e-30) for a, b in pairs), default=0.0)
 
 
 def _lead_back(slot: Slot, gradient: Tensor, expected: Mapping[int, Tensor]) -> None:
