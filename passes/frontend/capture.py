@@ -21,6 +21,8 @@ from bnas.passes.errors import CaptureError, Diagnostic
 
 from .emission import Emitter
 from .entry import Allowed, Axis, Check, Sizes
+from .exported import ExportedModel
+from .exported_axes import FIXED, ExportedAxes
 from .merging import Differs, Merger
 from .on_meta import BATCH
 from .patches import WRAPPERS, inner_of
@@ -102,6 +104,21 @@ class Session:
     def tensors(self) -> dict[Path, Tensor]:
         """The tensors among the inputs, by path."""
         return {path: leaf for path, leaf in leaves_of(self.inputs) if isinstance(leaf, Tensor)}
+
+    @property
+    def exported(self) -> ExportedAxes | None:
+        """What the program says of its axes, where the model is one that was exported."""
+        return self.model.axes if isinstance(self.model, ExportedModel) else None
+
+    def place(self, path: Path) -> Path:
+        """The name of the argument that a tensor is in, and the path inside it."""
+        return (self.names[path[:2]], *path[2:])
+
+    def size(self, path: Path, axis: int) -> int | str | None:
+        """The size of an axis: in an exported program a name, the same for axes that are equal, and None if fixed."""
+        if self.exported is None:
+            return self.tensors[path].shape[axis]
+        return self.exported.size(self.place(path), axis)
 
     def name_of(self, path: Path) -> str:
         """The name of a tensor among the inputs."""
@@ -223,7 +240,7 @@ def _dynamic_axes(
     session: Session, dynamic: Dynamic | None, fixed: Mapping[str, str]
 ) -> tuple[list[Axis], dict[str, str]]:
     """The axes that the recordings survive, and the others with the reason."""
-    static: dict[str, str] = {}
+    static = _fixed_by_export(session)
     batch = _batch_axis(session)
     found: list[Axis] = []
     if batch is not None and "batch" in fixed:
@@ -268,8 +285,30 @@ def _batch_axis(session: Session) -> Axis | None:
     first = next(iter(tensors.values()), None)
     if first is None:
         return None
-    size = first.shape[0]
-    return Axis("batch", tuple((path, 0) for path, tensor in tensors.items() if tensor.shape[0] == size), size)
+    size = session.size(next(iter(tensors)), 0)
+    if size is None:
+        return None
+    axes = [(path, axis) for path, tensor in tensors.items() for axis in range(tensor.ndim if session.exported else 1)]
+    return Axis("batch", tuple(place for place in axes if session.size(*place) == size), first.shape[0])
+
+
+def _fixed_by_export(session: Session) -> dict[str, str]:
+    """The axes that the program of an exported model cannot change, with the reason."""
+    exported = session.exported
+    if exported is None:
+        return {}
+    places = ((path, axis) for path, tensor in session.tensors.items() for axis in range(tensor.ndim))
+    fixed = [(path, axis) for path, axis in places if exported.size(session.place(path), axis) is None]
+    return {
+        f"{session.name_of(path)}[{axis}]": exported.why_fixed(session.place(path), axis)
+        for path, axis in fixed
+        if not _is_channels(session.tensors[path], axis)
+    }
+
+
+def _is_channels(tensor: Tensor, axis: int) -> bool:
+    """Whether an axis is that of the channels of images, which nobody expects to change."""
+    return tensor.is_floating_point() and tensor.ndim in IMAGE_AXES and axis == 1
 
 
 IMAGE_AXES = {4: {2: "height", 3: "width"}, 5: {2: "frames", 3: "height", 4: "width"}}
@@ -277,25 +316,28 @@ IMAGE_AXES = {4: {2: "height", 3: "width"}, 5: {2: "frames", 3: "height", 4: "wi
 
 def candidates(session: Session) -> list[Axis]:
     """Axes that may turn out to be dynamic: those of images behind the channels, all but the first of others."""
-    groups: dict[tuple[int, str], list[tuple[Path, int]]] = {}
+    groups: dict[tuple[int | str, str], list[tuple[Path, int]]] = {}
     for path, tensor in session.tensors.items():
         images = IMAGE_AXES.get(tensor.ndim) if tensor.is_floating_point() else None
         for place in range(1, tensor.ndim):
             if images is not None and place not in images:
                 continue
-            size = tensor.shape[place]
+            size = session.size(path, place)
+            if size is None or tensor.shape[place] < 2:
+                continue
             name = images[place] if images else _name(groups, size, place)
             groups.setdefault((size, name), []).append((path, place))
-    return [Axis(name, tuple(places), size) for (size, name), places in groups.items() if size > 1]
+    return [Axis(name, tuple(places), session.tensors[places[0][0]].shape[places[0][1]]) for (_, name), places in groups.items()]
 
 
-def _name(groups: Mapping[tuple[int, str], Any], size: int, place: int) -> str:
+def _name(groups: Mapping[tuple[int | str, str], Any], size: int | str, place: int) -> str:
     """The name of an axis that is none of an image: "length" for the first, then "length_2", ...
 
-    Axes of one size at the same place have one name; at another place they may change by themselves.
+    Axes of one size at the same place have one name; at another place they may change by themselves, unless a program
+    was exported with the same size for both.
     """
     same = ((name, places) for (known, name), places in groups.items() if known == size)
-    taken = [name for name, places in same if all(one == place for _, one in places)]
+    taken = [name for name, places in same if isinstance(size, str) or all(one == place for _, one in places)]
     if taken:
         return taken[0]
     count = len({name for _, name in groups if name.startswith("length")})
@@ -317,6 +359,8 @@ def named(session: Session, dynamic: Dynamic) -> list[Axis]:
         for place, title in axes.items():
             if not -tensor.ndim <= int(place) < tensor.ndim:
                 raise CaptureError(f"dynamic: input {name!r} has {tensor.ndim} axes, none is {place}")
+            if session.size(paths[name], int(place) % tensor.ndim) is None:
+                raise CaptureError(f"dynamic: axis {place} of input {name!r} cannot be dynamic: {FIXED}")
             groups.setdefault(str(title), []).append((paths[name], int(place) % tensor.ndim))
     made = []
     for title, places in groups.items():
@@ -546,6 +590,8 @@ def _allowed(path: Path, tensor: Tensor, sizes: Sizes) -> Iterator[Allowed]:
 def parameter_names(model: nn.Module, count: int) -> list[str]:
     """The names of the first `count` positional parameters of a forward; others are called by their place."""
     model = inner_of(model)
+    if isinstance(model, ExportedModel):
+        return list(model.input_names[:count])
     model = model.module if isinstance(model, WRAPPERS) else model
     forward: Any = model.forward
     while isinstance(forward, partial) or hasattr(forward, "__wrapped__"):

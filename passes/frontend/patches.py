@@ -14,6 +14,7 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from bnas.passes.attention import DECOMPOSITIONS
 
+from .exported import ExportedModel
 from .recorder import Recorder, hooked
 from .structure import tensors_of
 
@@ -62,6 +63,8 @@ def recording(recorder: Recorder) -> Iterator[None]:
             return inner_of(module)(*args, **kwargs)
         if isinstance(module, torch.jit.ScriptModule):
             return recorder.call_module(module, args, kwargs, _scripted)
+        if isinstance(module, ExportedModel):
+            return recorder.call_module(module, args, kwargs, lambda *a, **k: module.run(a, k, recorder.within))
         if type(module) in DECOMPOSITIONS and not hooked(module):
             return recorder.call_module(module, args, kwargs, partial(DECOMPOSITIONS[type(module)], module))
         return recorder.call_module(module, args, kwargs, module._call_impl)

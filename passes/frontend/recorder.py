@@ -7,7 +7,8 @@ calls that made it are noted as its recipe, for the case that it turns out to de
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from bnas.passes.calls import ModuleForm, form_of
 from bnas.passes.errors import CaptureError, Diagnostic
 
+from .aten import in_python
 from .on_meta import run_leaf, run_on_meta
 from .places import ValueRead, described
 from .recipes import Recipes
@@ -57,7 +59,7 @@ class Recorder(Recipes, TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Called for every function of torch while the recorder is active, with the recorder itself switched off."""
-        kwargs = kwargs or {}
+        func, args, kwargs = in_python(func, args, kwargs or {})
         name = getattr(func, "__name__", "")
         if name == "__get__":
             return self._attribute(func, args)
@@ -211,6 +213,17 @@ class Recorder(Recipes, TorchFunctionMode):
         self._stack, self._scope = {**stack, self._last_call(path): (path, type(module))}, path
         try:
             return run()
+        finally:
+            self._stack, self._scope = stack, scope
+
+    @contextmanager
+    def within(self, calls: Mapping[str, str]) -> Iterator[None]:
+        """Note that what is called meanwhile is a part of these calls of modules, from the outermost, by their names."""
+        stack, scope = self._stack, self._scope
+        self._stack = {**stack, **{call: (path, type(self.root)) for call, path in calls.items()}}
+        self._scope = list(calls.values())[-1] if calls else scope
+        try:
+            yield
         finally:
             self._stack, self._scope = stack, scope
 
