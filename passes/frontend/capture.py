@@ -22,7 +22,7 @@ from bnas.passes.errors import CaptureError, Diagnostic
 from .emission import Emitter
 from .entry import Allowed, Axis, Check, Sizes
 from .exported import ExportedModel
-from .exported_axes import FIXED, ExportedAxes
+from .exported_axes import FIXED, ExportedAxes, Limits
 from .merging import Differs, Merger
 from .on_meta import BATCH
 from .patches import WRAPPERS, inner_of
@@ -119,6 +119,11 @@ class Session:
         if self.exported is None:
             return self.tensors[path].shape[axis]
         return self.exported.size(self.place(path), axis)
+
+    def limits(self, path: Path, axis: int) -> Limits | None:
+        """The least and the largest size of an axis of an exported program, where it was exported with any."""
+        size = self.size(path, axis)
+        return self.exported.limits.get(size) if self.exported is not None and isinstance(size, str) else None
 
     def name_of(self, path: Path) -> str:
         """The name of a tensor among the inputs."""
@@ -564,7 +569,7 @@ def _of_training(session: Session, plan: Sequence[Mapping[Axis, int]], differs: 
 def _checks(session: Session, sizes: Sizes) -> Iterator[Check]:
     """What is checked of each input that has a static axis."""
     for path, tensor in session.tensors.items():
-        allowed = tuple(_allowed(path, tensor, sizes))
+        allowed = tuple(_allowed(session, path, sizes))
         if all(one is None for one in allowed):
             continue
         full = session.name_of(path)
@@ -578,13 +583,15 @@ def _first_lines(reasons: Sequence[str]) -> str:
     return "; ".join(one.splitlines()[0][:200] for one in reasons[:2])
 
 
-def _allowed(path: Path, tensor: Tensor, sizes: Sizes) -> Iterator[Allowed]:
-    for place, size in enumerate(tensor.shape):
+def _allowed(session: Session, path: Path, sizes: Sizes) -> Iterator[Allowed]:
+    for place, size in enumerate(session.tensors[path].shape):
         axis = next((one for one in sizes.axes if (path, place) in one.places), None)
         if axis is None:
             yield int(size)
         else:
-            yield None if axis.step == 1 else (axis.size, axis.step)
+            limits = session.limits(path, place)
+            steps = None if axis.step == 1 else (axis.size, axis.step)
+            yield steps if limits is None else (axis.size, axis.step, *limits)
 
 
 def parameter_names(model: nn.Module, count: int) -> list[str]:

@@ -10,9 +10,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from operator import getitem
 from typing import Any
 
-from torch import fx, nn
+import torch
+from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.fx import Graph, Node
 from torch.fx._pytree import tree_flatten_spec
@@ -40,19 +42,30 @@ class ExportedModel(nn.Module):
     def __init__(self, program: ExportedProgram) -> None:
         super().__init__()
         module = program.module()
-        self.graph = _in_python(module, layers_of(module))
-        for name, child in module.named_children():
-            if name != GUARDS:
-                self.add_module(name, child)
-        self._parameters.update(module._parameters)
-        self._buffers.update(module._buffers)
-        self._non_persistent_buffers_set |= module._non_persistent_buffers_set
+        self.graph = _Copy(module).graph
+        self._adopt(module)
         self.input_names = tuple(inspect.signature(module.forward).parameters)
         self._inputs, self._outputs = module._in_spec, module._out_spec
         self.axes: ExportedAxes = axes_of(program, self.input_names)
         self.example_inputs = _example(self.input_names, program.example_inputs)
         """The program's example inputs as a tuple, or None where it was saved without."""
         self.eval()
+
+    def _adopt(self, module: fx.GraphModule) -> None:
+        """Take over submodules, parameters and buffers; tensors that the program made in forward become buffers too."""
+        for name, child in module.named_children():
+            if name != GUARDS and not isinstance(child, fx.GraphModule):
+                self.add_module(name, child)
+        self._parameters.update(module._parameters)
+        self._buffers.update(module._buffers)
+        self._non_persistent_buffers_set |= module._non_persistent_buffers_set
+        for node in self.graph.find_nodes(op="get_attr"):
+            path, _, name = str(node.target).rpartition(".")
+            owner = self.get_submodule(path)
+            value = getattr(owner, name, None) if hasattr(owner, name) else getattr(module, name)
+            if name not in owner._parameters and name not in owner._buffers and isinstance(value, Tensor):
+                vars(owner).pop(name, None)
+                owner.register_buffer(name, value, persistent=False)
 
     @property
     def diagnostics(self) -> Iterator[Diagnostic]:
@@ -79,8 +92,8 @@ GUARDS = "_guards_fn"
 """The module of a program that checks its inputs."""
 
 FIXED = (
-    "it was exported: batch norms follow the mode; dropout and whatever else training mode did before the export "
-    "are as they were exported, in both modes"
+    "an exported program: batch norms follow the mode of the super-network; dropout and all else that depends on the "
+    "mode stay as they were exported"
 )
 
 
@@ -93,7 +106,8 @@ class _Run(fx.Interpreter):
 
     def run_node(self, n: Node) -> Any:
         """As in fx."""
-        with self.within(n.meta["stack"]):
+        gradients = n.meta["gradients"]
+        with self.within(n.meta["stack"]), nullcontext() if gradients is None else torch.set_grad_enabled(gradients):
             return super().run_node(n)
 
 
@@ -107,23 +121,63 @@ def _example(names: tuple[str, ...], example: Any) -> Any:
 # The graph ----------------------------------------------------------------------------------------------------------
 
 
-def _in_python(module: fx.GraphModule, layers: Mapping[Node, str]) -> Graph:
-    """The graph of the program with layers and Python functions in place of ATen operators."""
-    graph, copies = Graph(), dict[Node, Node]()
-    for node in module.graph.nodes:
-        if node.op == "call_module" and node.target == GUARDS:
-            continue
-        copies[node] = copy = graph.node_copy(node, lambda one: copies[one])
-        copy.meta = {"stack": stack_of(node)}
-        if node in layers:
-            _call_layer(copy, layers[node])
+class _Copy:
+    """The graph of a program with layers and Python functions in place of ATen operators."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        self.module, self.layers = module, layers_of(module)
+        self.graph = Graph()
+        self.copy_all(module.graph, {}, None)
+        for node in reversed(self.graph.find_nodes(op="get_attr")):
+            if not node.users:
+                self.graph.erase_node(node)
+
+    def copy_all(self, graph: Graph, values: dict[Node, Any], gradients: bool | None) -> Any:
+        """Copy the nodes that have no value yet; the value of the output.
+
+        Args:
+            graph: the program's, or that of a part of it.
+            values: what stands for its nodes in the copy, which is added to.
+            gradients: whether gradients are enabled there; None for as they are outside.
+        """
+        for node in graph.nodes:
+            if node in values or node.target == GUARDS:
+                continue
+            if node.op == "output" and graph is not self.module.graph:
+                return fx.node.map_arg(node.args[0], values.__getitem__)
+            values[node] = self._part(node, values)
+            if values[node] is None:
+                values[node] = self._copied(node, values, gradients)
+        return None
+
+    def _copied(self, node: Node, values: Mapping[Node, Any], gradients: bool | None) -> Node:
+        copy = self.graph.node_copy(node, values.__getitem__)
+        copy.meta = {"stack": stack_of(node), "gradients": gradients}
+        if node in self.layers:
+            _call_layer(copy, self.layers[node])
         elif node.op == "call_function":
-            _refuse_graphs(module, node)
+            self._refuse_graphs(node)
             copy.target, copy.args, copy.kwargs = in_python(copy.target, copy.args, copy.kwargs)
-    for node in reversed(graph.find_nodes(op="get_attr")):
-        if not node.users:
-            graph.erase_node(node)
-    return graph
+        return copy
+
+    def _part(self, node: Node, values: Mapping[Node, Any]) -> Any:
+        """The values of a part that runs with or without gradients, whose nodes are copied; None for other nodes."""
+        if node.target is getitem and isinstance(values[node.args[0]], list | tuple):  # type: ignore[index]
+            return values[node.args[0]][node.args[1]]  # type: ignore[index]
+        if getattr(node.target, "__name__", "") != "wrap_with_set_grad_enabled":
+            return None
+        gradients, part, *given = node.args
+        inner = getattr(self.module, str(part.target)).graph  # type: ignore[union-attr]
+        inputs = fx.node.map_arg(given, values.__getitem__)
+        return self.copy_all(inner, dict(zip(inner.find_nodes(op="placeholder"), inputs, strict=True)), gradients)  # type: ignore[arg-type]
+
+    def _refuse_graphs(self, node: Node) -> None:
+        for one in node.all_input_nodes:
+            if one.op == "get_attr" and isinstance(getattr(self.module, str(one.target), None), fx.GraphModule):
+                raise CaptureError(
+                    f"the exported program calls {node.target} on a graph of its own ({one.target}): bnas reads "
+                    "programs without branches and loops. Export the model without them, or give the model itself"
+                )
 
 
 def _call_layer(node: Node, path: str) -> None:
@@ -131,15 +185,6 @@ def _call_layer(node: Node, path: str) -> None:
     inputs = [one for one in node.all_input_nodes if one.op != "get_attr"]
     node.op, node.target, node.args, node.kwargs = "call_module", path, tuple(inputs), {}
     node.meta["stack"] = {call: at for call, at in node.meta["stack"].items() if at != path}
-
-
-def _refuse_graphs(module: fx.GraphModule, node: Node) -> None:
-    for one in node.all_input_nodes:
-        if one.op == "get_attr" and isinstance(getattr(module, str(one.target), None), fx.GraphModule):
-            raise CaptureError(
-                f"the exported program calls {node.target} on a graph of its own ({one.target}): bnas reads programs "
-                "without branches and loops. Export the model without them, or give the model itself"
-            )
 
 
 def stack_of(node: Node) -> dict[str, str]:

@@ -16,8 +16,11 @@ from .structure import Path, leaves_of
 FIXED = "it was exported with a fixed size"
 TIED = "it was exported with a size that is computed from that of another axis"
 
-Range = tuple[int, int | None]
+Limits = tuple[int, int | None]
 """The least and the largest size of an axis; None where there is no largest."""
+
+SMALLEST = 2
+"""Programs do not check that a size is at least this: they are exported as if it was."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,8 @@ class ExportedAxes:
     """The size of each axis: a name for one that may change, the same for axes that are equal; a number for others."""
     tied: frozenset[str]
     """Names of sizes that do not change by themselves."""
-    ranges: Mapping[str, Range]
+    limits: Mapping[str, Limits]
+    """Those of sizes that have any."""
 
     def size(self, path: Path, place: int) -> str | None:
         """The name of the size of an axis that may change; None for one that may not."""
@@ -50,10 +54,10 @@ def axes_of(program: ExportedProgram, names: tuple[str, ...]) -> ExportedAxes:
     shapes = {path: leaf.shape for path, leaf in leaves_of(given) if isinstance(leaf, Tensor)}
     terms = {str(size.node.expr): size.node.expr for shape in shapes.values() for size in shape if _symbolic(size)}
     uses = Counter(symbol for term in terms.values() for symbol in term.free_symbols)
-    tied = {text for text, term in terms.items() if len(term.free_symbols) > 1 or any(uses[one] > 1 for one in term.free_symbols)}
-    ranges = {str(symbol): _range(limits) for symbol, limits in program.range_constraints.items()}
+    tied = {text for text, term in terms.items() if len(term.free_symbols) > 1 or uses[next(iter(term.free_symbols))] > 1}
+    limits = {text: found for text, term in terms.items() if (found := _limits(term, program)) is not None}
     named = {path: tuple(str(n.node.expr) if _symbolic(n) else int(n) for n in shape) for path, shape in shapes.items()}
-    return ExportedAxes(named, frozenset(tied), ranges)
+    return ExportedAxes(named, frozenset(tied), limits)
 
 
 def _symbolic(size: Any) -> bool:
@@ -61,6 +65,12 @@ def _symbolic(size: Any) -> bool:
     return not isinstance(size, int) and bool(size.node.expr.free_symbols)
 
 
-def _range(limits: Any) -> Range:
-    lower, upper = (int(one) if one.is_Integer else None for one in (limits.lower, limits.upper))
-    return lower or 0, upper
+def _limits(term: Any, program: ExportedProgram) -> Limits | None:
+    """Within which limits the size `term` of one symbol must be; None where it may be any."""
+    (symbol, *others) = term.free_symbols
+    known = program.range_constraints.get(symbol)
+    if others or known is None:
+        return None
+    ends = [int(term.subs(symbol, int(end))) if end.is_Integer else None for end in (known.lower, known.upper)]
+    least = (ends[0] or 0) if int(known.lower) > SMALLEST else 0
+    return None if least == 0 and ends[1] is None else (least, ends[1])
