@@ -22,13 +22,13 @@ from bnas.passes.errors import CaptureError, Diagnostic
 from .emission import Emitter
 from .entry import Allowed, Axis, Check, Sizes
 from .exported import ExportedModel
-from .exported_axes import FIXED, ExportedAxes, Limits
+from .exported_axes import FIXED, LIMITED, ExportedAxes, Limits
 from .merging import Differs, Merger
 from .on_meta import BATCH
 from .patches import WRAPPERS, inner_of
 from .recording import Recording, record
 from .state import ModelState
-from .structure import Attribute, Path, holds_tensors, leaves_of, spelled_path, tensor_name
+from .structure import Path, holds_tensors, leaves_of, spelled_path, tensor_name
 
 NEXT = (1013, 1019)
 """Batches of the other recordings: primes too."""
@@ -225,6 +225,8 @@ def modes_in_training(model: nn.Module) -> dict[nn.Module, bool]:
     try:
         model.train()
         return {module: module.training for module in before}
+    except NotImplementedError as error:  # so does the module that an exported program gives
+        raise CaptureError(f"the model has no modes: {error} Give an exported program itself, not its module") from error
     finally:
         for module, mode in before.items():
             module.training = mode
@@ -575,8 +577,8 @@ def _checks(session: Session, sizes: Sizes) -> Iterator[Check]:
         full = session.name_of(path)
         static = {f"axis {place}": sizes.static.get(f"{full}[{place}]") for place in range(tensor.ndim)}
         why = _first_lines([f"{axis}: {why}" for axis, why in static.items() if why])
-        inner = tuple(f".{step.name}" if isinstance(step, Attribute) else step for step in path[2:])
-        yield Check(session.names[path[:2]], allowed, why, inner)
+        why = why or ("" if session.exported is None else LIMITED)
+        yield Check.of(session.names[path[:2]], allowed, why, path[2:])
 
 
 def _first_lines(reasons: Sequence[str]) -> str:

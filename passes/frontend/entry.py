@@ -11,7 +11,7 @@ from torch.fx import Proxy
 
 from bnas.passes.errors import InputError
 
-from .structure import Path
+from .structure import Attribute, Path
 
 Allowed = int | tuple[int, int] | tuple[int, int, int, int | None] | None
 """A size of an axis: any (None), one, or a first one and the step to the next ones; also the least and the largest."""
@@ -92,6 +92,11 @@ class Check:
     why: str = ""
     path: tuple[Any, ...] = ()
     """Where the tensor is inside the input: keys and positions, and names of attributes with a dot before them."""
+
+    @classmethod
+    def of(cls, name: str, allowed: tuple[Allowed, ...], why: str, path: Path) -> Check:
+        """The check of the tensor at `path` in the input called `name`."""
+        return cls(name, allowed, why, tuple(f".{step.name}" if isinstance(step, Attribute) else step for step in path))
 
 
 def check_sizes(given: Any, name: str, allowed: Sequence[Allowed], why: str = "", path: Sequence[Any] = ()) -> None:

@@ -20,11 +20,13 @@ from torch.fx import Graph, Node
 from torch.fx._pytree import tree_flatten_spec
 from torch.utils._pytree import tree_unflatten
 
-from bnas.passes.errors import CaptureError, Diagnostic
+from bnas.passes.errors import CaptureError, Diagnostic, InputError
 
 from .aten import in_python
+from .entry import check_sizes
 from .exported_axes import ExportedAxes, axes_of
 from .exported_layers import layers_of
+from .structure import at, spelled_path
 
 Within = Callable[[Mapping[str, str]], AbstractContextManager[Any]]
 """Notes that what follows is a part of calls of modules: their paths by the name of the call, from the outermost."""
@@ -33,7 +35,8 @@ Within = Callable[[Mapping[str, str]], AbstractContextManager[Any]]
 class ExportedModel(nn.Module):
     """The program of an `ExportedProgram` as a model on the program's own parameters and buffers.
 
-    It computes what ``program.module()`` computes, and does not check the sizes of its inputs.
+    It computes what ``program.module()`` computes, and refuses the sizes of inputs that the program was not exported
+    for.
 
     Raises:
         CaptureError: the program has operators that call graphs, such as `torch.cond`.
@@ -46,6 +49,7 @@ class ExportedModel(nn.Module):
         self._adopt(module)
         self.input_names = tuple(inspect.signature(module.forward).parameters)
         self._inputs, self._outputs = module._in_spec, module._out_spec
+        self._positional = len(tree_unflatten([None] * self._inputs.num_leaves, self._inputs)[0])
         self.axes: ExportedAxes = axes_of(program, self.input_names)
         self.example_inputs = _example(self.input_names, program.example_inputs)
         """The program's example inputs as a tuple, or None where it was saved without."""
@@ -73,19 +77,36 @@ class ExportedModel(nn.Module):
         yield Diagnostic("the model", FIXED)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the program."""
+        """Run the program.
+
+        Raises:
+            InputError: an input has a size or value that the program was not exported for.
+        """
+        named = self._named(args, kwargs)
+        for check in self.axes.checks:
+            check_sizes(named[check.name], check.name, check.allowed, check.why, check.path)
+        for path, value in self.axes.plain.items():
+            if at(named, path) != value:
+                raise InputError(f"input {spelled_path(path)!r} is {at(named, path)!r}; it was exported as {value!r}")
         return self.run(args, kwargs, lambda _: nullcontext())
 
     def run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], within: Within) -> Any:
-        """Run the program; `within` is told of the modules whose forward made each call before it was exported."""
-        named = dict(zip(self.input_names, args, strict=False)) | dict(kwargs)
-        if set(named) != set(self.input_names) or len(args) > len(self.input_names):
-            raise TypeError(f"the program takes {', '.join(self.input_names)}; it was given {', '.join(named)}")
-        values = list(named[name] for name in self.input_names)
-        count = self._inputs.child(0).num_children
+        """Run the program at any sizes.
+
+        `within` is told of the modules whose forward made each call before the program was exported.
+        """
+        values = list(self._named(args, kwargs).values())
+        count = self._positional
         given = tuple(values[:count]), dict(zip(self.input_names[count:], values[count:], strict=True))
         flat = tree_flatten_spec(given, self._inputs)
         return tree_unflatten(_Run(self, within).run(*flat), self._outputs)
+
+    def _named(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The inputs by name, in the order of the program."""
+        named = dict(zip(self.input_names, args, strict=False)) | dict(kwargs)
+        if set(named) != set(self.input_names) or len(args) + len(kwargs) > len(named):
+            raise TypeError(f"the program takes {', '.join(self.input_names)}; it was given {', '.join(named)}")
+        return {name: named[name] for name in self.input_names}
 
 
 GUARDS = "_guards_fn"

@@ -11,9 +11,11 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.utils._pytree import tree_unflatten
 
+from .entry import Allowed, Check
 from .structure import Path, leaves_of
 
 FIXED = "it was exported with a fixed size"
+LIMITED = "the program was exported for such sizes only"
 TIED = "it was exported with a size that is computed from that of another axis"
 
 Limits = tuple[int, int | None]
@@ -27,12 +29,14 @@ SMALLEST = 2
 class ExportedAxes:
     """The axes of the tensors among the inputs of a program, by name of the input and the path inside it."""
 
-    sizes: Mapping[Path, tuple[Any, ...]]
+    sizes: Mapping[Path, tuple[int | str, ...]]
     """The size of each axis: a name for one that may change, the same for axes that are equal; a number for others."""
     tied: frozenset[str]
     """Names of sizes that do not change by themselves."""
     limits: Mapping[str, Limits]
     """Those of sizes that have any."""
+    plain: Mapping[Path, Any]
+    """Inputs that are no tensors: the program was exported for these values."""
 
     def size(self, path: Path, place: int) -> str | None:
         """The name of the size of an axis that may change; None for one that may not."""
@@ -42,6 +46,15 @@ class ExportedAxes:
     def why_fixed(self, path: Path, place: int) -> str:
         """Why an axis may not change."""
         return TIED if isinstance(self.sizes[path][place], str) else FIXED
+
+    @property
+    def checks(self) -> list[Check]:
+        """What the program checks of its inputs, one by one."""
+        return [Check.of(path[0], tuple(map(self._allowed, sizes)), LIMITED, path[1:]) for path, sizes in self.sizes.items()]
+
+    def _allowed(self, size: int | str) -> Allowed:
+        limits = self.limits.get(size) if isinstance(size, str) else None
+        return size if isinstance(size, int) else None if limits is None else (0, 1, *limits)
 
 
 def axes_of(program: ExportedProgram, names: tuple[str, ...]) -> ExportedAxes:
@@ -56,8 +69,9 @@ def axes_of(program: ExportedProgram, names: tuple[str, ...]) -> ExportedAxes:
     uses = Counter(symbol for term in terms.values() for symbol in term.free_symbols)
     tied = {text for text, term in terms.items() if len(term.free_symbols) > 1 or uses[next(iter(term.free_symbols))] > 1}
     limits = {text: found for text, term in terms.items() if (found := _limits(term, program)) is not None}
+    plain = {path: leaf for path, leaf in leaves_of(given) if isinstance(leaf, bool | int | float | str)}
     named = {path: tuple(str(n.node.expr) if _symbolic(n) else int(n) for n in shape) for path, shape in shapes.items()}
-    return ExportedAxes(named, frozenset(tied), limits)
+    return ExportedAxes(named, frozenset(tied), limits, plain)
 
 
 def _symbolic(size: Any) -> bool:
