@@ -276,7 +276,9 @@ class SuperNetwork(nn.Module):
         )
 
     @classmethod
-    def load(cls, directory: str | Path, model: nn.Module | ExportedProgram, *, pipeline: Pipeline = PIPELINE) -> SuperNetwork:
+    def load(
+        cls, directory: str | Path, model: nn.Module | ExportedProgram, *, pipeline: Pipeline = PIPELINE
+    ) -> SuperNetwork:
         """The super-network that `save` wrote, on `model`: a module of the same architecture, whose tensors are set.
 
         Give the `pipeline` that the super-network was made with.

@@ -226,7 +226,9 @@ def modes_in_training(model: nn.Module) -> dict[nn.Module, bool]:
         model.train()
         return {module: module.training for module in before}
     except NotImplementedError as error:  # so does the module that an exported program gives
-        raise CaptureError(f"the model has no modes: {error} Give an exported program itself, not its module") from error
+        raise CaptureError(
+            f"the model has no modes: {error} Give an exported program itself, not its module"
+        ) from error
     finally:
         for module, mode in before.items():
             module.training = mode
@@ -334,7 +336,10 @@ def candidates(session: Session) -> list[Axis]:
                 continue
             name = images[place] if images else _name(groups, size, place)
             groups.setdefault((size, name), []).append((path, place))
-    return [Axis(name, tuple(places), session.tensors[places[0][0]].shape[places[0][1]]) for (_, name), places in groups.items()]
+    return [
+        Axis(name, tuple(places), session.tensors[places[0][0]].shape[places[0][1]])
+        for (_, name), places in groups.items()
+    ]
 
 
 def _name(groups: Mapping[tuple[int | str, str], Any], size: int | str, place: int) -> str:

@@ -193,6 +193,9 @@ class _Copy:
         return self.copy_all(inner, dict(zip(inner.find_nodes(op="placeholder"), inputs, strict=True)), gradients)  # type: ignore[arg-type]
 
     def _refuse_graphs(self, node: Node) -> None:
+        """Refuse what runs a graph or sets a state of PyTorch."""
+        if "functorch" in (getattr(node.target, "__module__", None) or ""):
+            raise CaptureError(f"the exported program calls {node.target.__name__}, a part of torch.func")  # type: ignore[union-attr]
         for one in node.all_input_nodes:
             if one.op == "get_attr" and isinstance(getattr(self.module, str(one.target), None), fx.GraphModule):
                 raise CaptureError(

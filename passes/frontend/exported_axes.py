@@ -50,7 +50,9 @@ class ExportedAxes:
     @property
     def checks(self) -> list[Check]:
         """What the program checks of its inputs, one by one."""
-        return [Check.of(path[0], tuple(map(self._allowed, sizes)), LIMITED, path[1:]) for path, sizes in self.sizes.items()]
+        return [
+            Check.of(path[0], tuple(map(self._allowed, sizes)), LIMITED, path[1:]) for path, sizes in self.sizes.items()
+        ]
 
     def _allowed(self, size: int | str) -> Allowed:
         limits = self.limits.get(size) if isinstance(size, str) else None
@@ -67,7 +69,9 @@ def axes_of(program: ExportedProgram, names: tuple[str, ...]) -> ExportedAxes:
     shapes = {path: leaf.shape for path, leaf in leaves_of(given) if isinstance(leaf, Tensor)}
     terms = {str(size.node.expr): size.node.expr for shape in shapes.values() for size in shape if _symbolic(size)}
     uses = Counter(symbol for term in terms.values() for symbol in term.free_symbols)
-    tied = {text for text, term in terms.items() if len(term.free_symbols) > 1 or uses[next(iter(term.free_symbols))] > 1}
+    tied = {
+        text for text, term in terms.items() if len(term.free_symbols) > 1 or uses[next(iter(term.free_symbols))] > 1
+    }
     limits = {text: found for text, term in terms.items() if (found := _limits(term, program)) is not None}
     plain = {path: leaf for path, leaf in leaves_of(given) if isinstance(leaf, bool | int | float | str)}
     named = {path: tuple(str(n.node.expr) if _symbolic(n) else int(n) for n in shape) for path, shape in shapes.items()}

@@ -218,7 +218,7 @@ class Recorder(Recipes, TorchFunctionMode):
 
     @contextmanager
     def within(self, calls: Mapping[str, str]) -> Iterator[None]:
-        """Note that what is called meanwhile is a part of these calls of modules, from the outermost, by their names."""
+        """Note that what is called meanwhile is a part of these calls of modules: names and paths, outermost first."""
         stack, scope = self._stack, self._scope
         self._stack = {**stack, **{call: (path, type(self.root)) for call, path in calls.items()}}
         self._scope = list(calls.values())[-1] if calls else scope
