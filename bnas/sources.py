@@ -36,7 +36,8 @@ class SourceError(BnasError):
 def load_model(name: str, weights: Path | None = None, folder: Path | None = None, **options: Any) -> nn.Module:
     """The model called `name`, in evaluation mode, with the weights in a file (`bnas.weights.read_weights`).
 
-    A name that ends in ``.pt2`` is a file of `torch.export.save`. One with a colon is that of a factory; others, and those after ``torchvision:``, are known to
+    A name that ends in ``.pt2`` is that of a file of `torch.export.save`.
+    A name with a colon is that of a factory; others, and those after ``torchvision:``, are known to
     `bnas.models.named`. Files are looked for in `folder`, by default the current one. `options` are the factory's
     keyword arguments.
 

@@ -48,7 +48,8 @@ class ExportedModel(nn.Module):
         self.graph = _Copy(module).graph
         self._adopt(module)
         self.input_names = tuple(inspect.signature(module.forward).parameters)
-        self._inputs, self._outputs = module._in_spec, module._out_spec
+        self._inputs: Any = module._in_spec
+        self._outputs: Any = module._out_spec
         self._positional = len(tree_unflatten([None] * self._inputs.num_leaves, self._inputs)[0])
         self.axes: ExportedAxes = axes_of(program, self.input_names)
         self.example_inputs = _example(self.input_names, program.example_inputs)

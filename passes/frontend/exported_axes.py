@@ -61,26 +61,40 @@ class ExportedAxes:
 
 def axes_of(program: ExportedProgram, names: tuple[str, ...]) -> ExportedAxes:
     """What `program` says of its inputs, which are called `names` in order."""
+    leaves = dict(leaves_of(_inputs(program, names)))
+    shapes = {path: leaf.shape for path, leaf in leaves.items() if isinstance(leaf, Tensor)}
+    terms = {str(term): term for shape in shapes.values() for size in shape if (term := _term(size)) is not None}
+    limits = {name: found for name, term in terms.items() if (found := _limits(term, program)) is not None}
+    plain = {path: leaf for path, leaf in leaves.items() if isinstance(leaf, bool | int | float | str)}
+    sizes = {path: tuple(_size(size) for size in shape) for path, shape in shapes.items()}
+    return ExportedAxes(sizes, _tied(terms), limits, plain)
+
+
+def _inputs(program: ExportedProgram, names: tuple[str, ...]) -> dict[str, Any]:
+    """The inputs that `program` was exported with, by name: tensors without numbers, and plain values."""
     known = {node.name: node.meta.get("val") for node in program.graph.find_nodes(op="placeholder")}
     values = [known.get(name) if isinstance(name, str) else name for name in program.graph_signature.user_inputs]
     assert program.call_spec.in_spec is not None
     args, kwargs = tree_unflatten(values, program.call_spec.in_spec)
-    given = dict(zip(names, (*args, *kwargs.values()), strict=False))
-    shapes = {path: leaf.shape for path, leaf in leaves_of(given) if isinstance(leaf, Tensor)}
-    terms = {str(size.node.expr): size.node.expr for shape in shapes.values() for size in shape if _symbolic(size)}
+    return dict(zip(names, (*args, *kwargs.values()), strict=False))
+
+
+def _tied(terms: Mapping[str, Any]) -> frozenset[str]:
+    """The names of sizes that have symbols in common with others, or several."""
     uses = Counter(symbol for term in terms.values() for symbol in term.free_symbols)
-    tied = {
-        text for text, term in terms.items() if len(term.free_symbols) > 1 or uses[next(iter(term.free_symbols))] > 1
-    }
-    limits = {text: found for text, term in terms.items() if (found := _limits(term, program)) is not None}
-    plain = {path: leaf for path, leaf in leaves_of(given) if isinstance(leaf, bool | int | float | str)}
-    named = {path: tuple(str(n.node.expr) if _symbolic(n) else int(n) for n in shape) for path, shape in shapes.items()}
-    return ExportedAxes(named, frozenset(tied), limits, plain)
+    alone = {name for name, term in terms.items() if [uses[symbol] for symbol in term.free_symbols] == [1]}
+    return frozenset(terms) - alone
 
 
-def _symbolic(size: Any) -> bool:
-    """Whether a size stands for more than one number."""
-    return not isinstance(size, int) and bool(size.node.expr.free_symbols)
+def _size(size: Any) -> int | str:
+    term = _term(size)
+    return int(size) if term is None else str(term)
+
+
+def _term(size: Any) -> Any:
+    """The expression of a size that stands for more than one number; None for a number."""
+    term = None if isinstance(size, int) else size.node.expr
+    return term if term is not None and term.free_symbols else None
 
 
 def _limits(term: Any, program: ExportedProgram) -> Limits | None:
