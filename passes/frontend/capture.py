@@ -19,6 +19,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from bnas.passes.calls import form_of
 from bnas.passes.errors import CaptureError, Diagnostic
 
+from .alone import Exports
 from .emission import Emitter
 from .entry import Allowed, Axis, Check, Sizes
 from .exported import ExportedModel
@@ -82,6 +83,8 @@ class Session:
     """Whether axes may be recorded at other sizes than the example's only."""
     hot_lines: set[Any] = field(default_factory=set)
     """Lines that made a tensor which was too large, at some size, to be computed for real: none is, at any size."""
+    exports: Exports = field(default_factory=Exports)
+    """Programs of modules that cannot be recorded."""
     _known: dict[Any, Recording | CaptureError] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -172,6 +175,7 @@ class Session:
             modes=self.modes,
             layers=None if training else self.norms,
             hot_lines=self.hot_lines,
+            exports=self.exports,
         )
 
 

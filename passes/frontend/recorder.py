@@ -8,7 +8,7 @@ calls that made it are noted as its recipe, for the case that it turns out to de
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,9 @@ from torch.overrides import TorchFunctionMode
 from bnas.passes.calls import ModuleForm, form_of
 from bnas.passes.errors import CaptureError, Diagnostic
 
+from .alone import Exports
 from .aten import in_python
+from .exported import ExportedModel
 from .on_meta import run_leaf, run_on_meta
 from .places import ValueRead, described
 from .recipes import Recipes
@@ -39,9 +41,11 @@ class Recorder(Recipes, TorchFunctionMode):
         modes: Mapping[nn.Module, bool],
         layers: Container[nn.Module] | None,
         hot_lines: set[Any],
+        exports: Exports,
     ) -> None:
         super().__init__(root, hot_lines)
         self.batch, self.modes, self.layers = batch, modes, layers
+        self.exports = exports
         self.norms: set[nn.Module] = set()
         """Modules whose own tensors a batch norm was called on in their own mode."""
         self.active = True
@@ -178,6 +182,9 @@ class Recorder(Recipes, TorchFunctionMode):
         if form is not None and not hooked(module) and self._is_leaf(module, form, args, kwargs):
             return self._inside(module, path, partial(self.unseen, self.leaf, module, form, path, args, kwargs))
         mark, stack, scope, written = len(self.steps), self._stack, self._scope, len(self._journal)
+        program = self.exports.program(module, args, kwargs)
+        if program is not None:
+            run = partial(self._replay_program, program, path)
         try:
             result = self._inside(module, path, lambda: run(*args, **kwargs))
             self._note_returned(result, path)
@@ -189,7 +196,21 @@ class Recorder(Recipes, TorchFunctionMode):
             del self.steps[mark:]
             self._undo(written)
             self._items = {key: step for key, step in self._items.items() if step.index < mark}
+            self.exports.ask(module, args, kwargs)
             return self.unseen(self._opaque, module, path, args, kwargs, error)
+
+    def _replay_program(self, program: ExportedModel, path: str, *args: Any, **kwargs: Any) -> Any:
+        """Record the program of a module in place of its forward."""
+        inside, known = self._last_call(path), set(self.paths.values())
+
+        def within(calls: Mapping[str, str]) -> AbstractContextManager[None]:
+            inner = {f"{inside}.{call}": f"{path}.{at}" for call, at in calls.items()}
+            return self.within({call: at for call, at in inner.items() if at in known})
+
+        result = program.run(args, kwargs, within)
+        told = "captured by torch.export, without its assertions about values: its forward cannot be recorded"
+        self.diagnostics.append(Diagnostic(path, told))
+        return result
 
     def _note_returned(self, result: Any, path: str) -> None:
         """Note that a call of a module returned one tensor: hooks on the module see its value."""
