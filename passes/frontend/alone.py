@@ -8,6 +8,7 @@ a graph cannot have. `docs/architecture.md` has a table.
 from __future__ import annotations
 
 import logging
+import os
 import random
 import warnings
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from io import StringIO
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -106,9 +108,14 @@ def _enters_modes(program: torch.export.ExportedProgram) -> bool:
 
 @contextmanager
 def _aside() -> Iterator[None]:
-    """While it lasts nothing is printed or logged; Python's random numbers are afterwards as before."""
+    """While it lasts nothing is printed or logged.
+
+    Python's random numbers and the environment, in which PyTorch names a folder for its compiler, are afterwards as
+    before.
+    """
     before, numbers = logging.root.manager.disable, random.getstate()
-    with redirect_stdout(StringIO()), redirect_stderr(StringIO()), warnings.catch_warnings():
+    quiet, environment = (redirect_stdout(StringIO()), redirect_stderr(StringIO())), mock.patch.dict(os.environ)
+    with quiet[0], quiet[1], environment, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.disable(logging.CRITICAL)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import pytest
@@ -80,8 +81,9 @@ def test_what_no_graph_can_have_stays_opaque(step: Callable[[Part, Tensor], Tens
 
 def test_nothing_stays_behind() -> None:
     model, x = Whole(Part(keeps_a_count)).eval(), torch.randn(4, 8)
-    before, drawn = dict(vars(model.part)), torch.get_rng_state()
+    before, drawn, environment = dict(vars(model.part)), torch.get_rng_state(), dict(os.environ)
     SuperNetwork.from_model(model, x)
     assert vars(model.part) == before
     assert torch.equal(torch.get_rng_state(), drawn)
     assert torch.is_grad_enabled()
+    assert dict(os.environ) == environment
