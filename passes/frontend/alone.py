@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from .exported import ExportedModel
+from .on_meta import hooked
 from .state import preserved
 from .structure import leaves_of, map_leaves, tensors_of
 
@@ -91,9 +92,26 @@ def exported(module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> Exporte
     with preserved(module, data=True), _aside():
         try:
             program = torch.export.export(module, given, named, strict=True)
-            return None if _enters_modes(program) else ExportedModel(program)
+            return None if _enters_modes(program) else _with_own_layers(ExportedModel(program), module)
         except Exception:  # of many kinds: they are about the exporter's ways, and the recorder's reason stands
             return None
+
+
+def _with_own_layers(program: ExportedModel, module: nn.Module) -> ExportedModel:
+    """`program` with the layers of `module` itself where they are the same: they are layers of the graph then."""
+    own = dict(module.named_modules())
+    for path, layer in list(program.named_modules()):
+        if path in own and type(layer) is not nn.Module and _is_same(layer, own[path]):
+            program.set_submodule(path, own[path])
+    return program
+
+
+def _is_same(layer: nn.Module, own: nn.Module) -> bool:
+    """Whether a layer of a program is one of the model, with the same settings, and no hooks run when it is called."""
+    if type(layer) is not type(own) or hooked(own) or layer.extra_repr() != own.extra_repr():
+        return False
+    tensors = {**layer._parameters, **layer._buffers}
+    return all(tensors[name] is one for name, one in {**own._parameters, **own._buffers}.items() if name in tensors)
 
 
 def _empty(leaf: Any, device: torch.device) -> Any:

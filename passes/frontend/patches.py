@@ -15,7 +15,8 @@ from torch.utils.checkpoint import CheckpointFunction
 from bnas.passes.attention import DECOMPOSITIONS
 
 from .exported import ExportedModel
-from .recorder import Recorder, hooked
+from .on_meta import hooked
+from .recorder import Recorder
 from .structure import tensors_of
 
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)

@@ -23,7 +23,7 @@ from bnas.passes.errors import CaptureError, Diagnostic
 from .alone import Exports
 from .aten import in_python
 from .exported import ExportedModel
-from .on_meta import run_leaf, run_on_meta
+from .on_meta import hooked, run_leaf, run_on_meta
 from .places import ValueRead, described
 from .recipes import Recipes
 from .spelling import DEVICE, LIKES, RANDOM, READS, spelled, written_by
@@ -361,16 +361,6 @@ MODAL = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm,
 def has_modes(module: nn.Module) -> bool:
     """Whether a layer computes something else in training than in evaluation."""
     return isinstance(module, MODAL)
-
-
-def hooked(module: nn.Module) -> bool:
-    """Whether a user's hooks run when a module is called."""
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or getattr(module, "_backward_hooks", None)
-        or getattr(module, "_backward_pre_hooks", None)
-    )
 
 
 def _is_its_own(owner: nn.Module, given: Mapping[str, Any]) -> bool:

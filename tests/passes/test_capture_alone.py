@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from alone_cases import (
+    Images,
     Part,
     Whole,
     asserts,
@@ -51,6 +52,23 @@ def test_an_exported_part_is_elastic_and_right(step: Callable[[Part, Tensor], Te
     assert bnas.verify(supernet.model, supernet, smallest, x) < 1e-12
     assert_gradients_match(supernet, smallest, x)
     assert_onnx_is_extracted(supernet, smallest, x)
+
+
+def test_layers_of_an_exported_part_are_layers() -> None:
+    model, x = Images().eval(), torch.randn(2, 3, 12, 12)
+    supernet = SuperNetwork.from_model(model, x)
+    assert (dict(supernet.space.kernels), supernet.space.blocks) == ({"part.first": (3, 5)}, ("part",))
+    assert_maximal_trains_as_original(supernet, x)  # statistics too
+    assert bnas.verify(model, supernet, supernet.space.minimal(), x) < 1e-12
+
+
+def test_layers_that_are_exported_in_another_way_are_functions() -> None:
+    padded, hooked, x = Images("reflect").eval(), Images().eval(), torch.randn(2, 3, 12, 12)
+    hooked.part.first.register_forward_hook(lambda module, args, value: value * 2)
+    for model in (padded, hooked):
+        supernet = SuperNetwork.from_model(model, x)
+        assert told(supernet, "captured by torch.export")
+        torch.testing.assert_close(supernet.program(supernet.space.maximal())(x), model(x))
 
 
 def test_functions_of_numpy_are_nodes() -> None:

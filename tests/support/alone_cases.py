@@ -76,3 +76,28 @@ def multiplies_by_a_number(part: Part, x: Tensor) -> Tensor:
 
 def selects(part: Part, x: Tensor) -> Tensor:
     return x + x[x > 0].sum()
+
+
+class Images(nn.Module):
+    """A residual block with a large kernel whose forward asserts something."""
+
+    def __init__(self, padding_mode: str = "zeros") -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 3, 1)
+        self.part = Block(padding_mode)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.part(self.stem(x)))
+
+
+class Block(nn.Module):
+    """The block of `Images`."""
+
+    def __init__(self, padding_mode: str) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(16, 16, 5, padding=2, padding_mode=padding_mode)
+        self.norm, self.second = nn.BatchNorm2d(16), nn.Conv2d(16, 16, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert (x < 1e6).all()
+        return self.second(torch.relu(self.norm(self.first(x)))) + x
