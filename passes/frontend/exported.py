@@ -173,13 +173,18 @@ class _Copy:
         return None
 
     def _copied(self, node: Node, values: Mapping[Node, Any], gradients: bool | None) -> Node:
-        copy = self.graph.node_copy(node, values.__getitem__)
-        copy.meta = {"stack": stack_of(node), "gradients": gradients}
-        if node in self.layers:
-            _call_layer(copy, self.layers[node])
-        elif node.op == "call_function":
+        args: Any = fx.node.map_arg(node.args, values.__getitem__)
+        kwargs: Any = fx.node.map_arg(node.kwargs, values.__getitem__)
+        op, target, stack = node.op, node.target, stack_of(node)
+        if node in self.layers:  # its own call is not a part of the stack
+            inputs = [values[one] for one in node.all_input_nodes if one.op != "get_attr"]
+            op, target, args, kwargs = "call_module", self.layers[node], tuple(inputs), {}
+            stack = {call: path for call, path in stack.items() if path != target}
+        elif op == "call_function":
             self._refuse_graphs(node)
-            copy.target, copy.args, copy.kwargs = in_python(copy.target, copy.args, copy.kwargs)
+            target, args, kwargs = in_python(target, args, kwargs)
+        copy = self.graph.create_node(op, target, args, kwargs, node.name)
+        copy.meta = {"stack": stack, "gradients": gradients}
         return copy
 
     def _part(self, node: Node, values: Mapping[Node, Any]) -> Any:
@@ -203,13 +208,6 @@ class _Copy:
                     f"the exported program calls {node.target} on a graph of its own ({one.target}): bnas reads "
                     "programs without branches and loops. Export the model without them, or give the model itself"
                 )
-
-
-def _call_layer(node: Node, path: str) -> None:
-    """Make a call of an operator that of a layer, whose own call is not a part of the stack."""
-    inputs = [one for one in node.all_input_nodes if one.op != "get_attr"]
-    node.op, node.target, node.args, node.kwargs = "call_module", path, tuple(inputs), {}
-    node.meta["stack"] = {call: at for call, at in node.meta["stack"].items() if at != path}
 
 
 def stack_of(node: Node) -> dict[str, str]:

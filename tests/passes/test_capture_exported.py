@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -150,6 +152,13 @@ def test_parameters_are_those_of_the_program() -> None:
     shared = dict(supernet.model.named_parameters())
     assert all(shared[name] is parameter for name, parameter in model.named_parameters())
     assert dict(supernet.model.named_buffers())["norm.running_mean"] is model.norm.running_mean
+
+
+def test_copies_and_pickles_compute_the_same() -> None:
+    supernet, x = SuperNetwork.from_model(exported(Residual(), images(), IMAGES)), images()
+    for twin in (copy.deepcopy(supernet), pickle.loads(pickle.dumps(supernet))):
+        torch.testing.assert_close(twin(*x), supernet(*x), rtol=0, atol=0)
+        assert twin.model.stem.weight is not supernet.model.stem.weight
 
 
 def test_extracted_modules_are_made_of_layers() -> None:
