@@ -53,7 +53,7 @@ class ExportedModel(nn.Module):
         self._positional = len(tree_unflatten([None] * self._inputs.num_leaves, self._inputs)[0])
         self.axes: ExportedAxes = axes_of(program, self.input_names)
         self.example_inputs = _example(self.input_names, program.example_inputs)
-        """The program's example inputs as a tuple, or None where it was saved without."""
+        """The program's example inputs, a tuple or by name; None where it was saved without."""
         self.eval()
 
     def _adopt(self, module: fx.GraphModule) -> None:
@@ -67,7 +67,7 @@ class ExportedModel(nn.Module):
         for node in self.graph.find_nodes(op="get_attr"):
             path, _, name = str(node.target).rpartition(".")
             owner = self.get_submodule(path)
-            value = getattr(owner, name, None) if hasattr(owner, name) else getattr(module, name)
+            value = getattr(owner, name) if hasattr(owner, name) else getattr(module, name)
             if name not in owner._parameters and name not in owner._buffers and isinstance(value, Tensor):
                 vars(owner).pop(name, None)
                 owner.register_buffer(name, value, persistent=False)

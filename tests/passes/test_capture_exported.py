@@ -135,7 +135,8 @@ def test_what_is_elastic_in_torchvision_s_models(model: Callable[[], nn.Module])
 @CASES
 def test_sub_networks_are_right(kind: type[nn.Module], inputs: Callable[[], Any], shapes: Any) -> None:
     model, example = kind().eval(), inputs()
-    supernet = SuperNetwork.from_model(exported(model, example, shapes))
+    program = exported(model, example, shapes)
+    supernet = SuperNetwork.from_model(program)
     torch.testing.assert_close(supernet(*example), model(*example), rtol=0, atol=0)
     assert_maximal_is_original(supernet, example)
     smallest = supernet.space.minimal()
@@ -143,6 +144,7 @@ def test_sub_networks_are_right(kind: type[nn.Module], inputs: Callable[[], Any]
     assert_extracted_is_oracle(supernet, smallest, example)
     assert_gradients_match(supernet, smallest, example)
     assert_onnx_is_extracted(supernet, smallest, example)
+    assert bnas.verify(program, supernet, smallest, example) < 1e-12
     assert supernet.costs(smallest) == SuperNetwork.from_model(model, example).costs(smallest)
 
 
