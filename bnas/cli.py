@@ -85,7 +85,9 @@ def _pretrain(path: Path, epochs: int) -> None:
 
 @app.command()
 def inspect(
-    model: Annotated[str, typer.Argument(help="torchvision:NAME, package.module:FACTORY or path/file.py:FACTORY.")],
+    model: Annotated[
+        str, typer.Argument(help="torchvision:NAME, package.module:FACTORY, path/file.py:FACTORY or path/file.pt2.")
+    ],
     inputs: Annotated[
         list[str] | None,
         typer.Option(

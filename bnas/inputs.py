@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from bnas.passes.errors import BnasError
-from bnas.passes.frontend.capture import parameter_names
+from bnas.passes.frontend.session import parameter_names
 from bnas.passes.frontend.state import preserved
 from bnas.passes.ir import as_call, floating
 from bnas.runtime.layout import device_of

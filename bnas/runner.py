@@ -19,7 +19,7 @@ from bnas.runtime.layout import placed
 from bnas.runtime.nested import as_batch, described, scores_of
 from bnas.settings import dynamic_of, example_inputs_of, job_settings, trainer_settings
 from bnas.settled import free_in
-from bnas.sources import SourceError, load_data, load_model
+from bnas.sources import EXPORTED, SourceError, load_data, load_model
 from bnas.steps import Steps
 
 SOURCE = "source.txt"
@@ -85,7 +85,7 @@ def model_of(configuration: Configuration, folder: Path, *, weights: bool = True
 
 def _warn_of_random_weights(configuration: Configuration) -> None:
     """Of a model by name: a user's factory may well load weights itself."""
-    own = ":" in configuration.model.removeprefix("torchvision:")
+    own = ":" in configuration.model.removeprefix("torchvision:") or configuration.model.endswith(EXPORTED)
     if not (own or configuration.weights or configuration.model_options.get("weights")):
         told = f"{configuration.model} begins with random weights; --set weights=FILE gives it trained ones"
         warnings.warn(told, RandomWeightsWarning, stacklevel=3)

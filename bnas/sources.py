@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from bnas.datasets import default_place, images
@@ -22,6 +23,7 @@ from bnas.job import Splits
 from bnas.models import named
 from bnas.passes import BnasError
 from bnas.passes.errors import add_note
+from bnas.passes.frontend.exported import as_module
 from bnas.runtime import CheckpointError
 from bnas.runtime.checkpoint import check_state
 from bnas.weights import read_weights
@@ -34,6 +36,7 @@ class SourceError(BnasError):
 def load_model(name: str, weights: Path | None = None, folder: Path | None = None, **options: Any) -> nn.Module:
     """The model called `name`, in evaluation mode, with the weights in a file (`bnas.weights.read_weights`).
 
+    A name that ends in ``.pt2`` is that of a file of `torch.export.save`.
     A name with a colon is that of a factory; others, and those after ``torchvision:``, are known to
     `bnas.models.named`. Files are looked for in `folder`, by default the current one. `options` are the factory's
     keyword arguments.
@@ -44,7 +47,11 @@ def load_model(name: str, weights: Path | None = None, folder: Path | None = Non
         CheckpointError: they do not fit; names the missing and unexpected keys.
     """
     own = ":" in name.removeprefix("torchvision:")
-    factory = find_factory(name, folder) if own else named(name.removeprefix("torchvision:"))
+    factory: Callable[..., Any]
+    if name.endswith(EXPORTED):
+        factory = partial(_exported, (folder or Path()) / name)
+    else:
+        factory = find_factory(name, folder) if own else named(name.removeprefix("torchvision:"))
     model = _called(name, factory, options)
     if not isinstance(model, nn.Module):
         raise SourceError(f"{name} gives a {type(model).__name__}, not a torch.nn.Module")
@@ -53,6 +60,18 @@ def load_model(name: str, weights: Path | None = None, folder: Path | None = Non
         _check_weights(name, model, state, (folder or Path()) / weights)
         model.load_state_dict(state)
     return model.eval()
+
+
+EXPORTED = ".pt2"
+"""How the name of a file ends that holds an exported program."""
+
+
+def _exported(path: Path, /) -> nn.Module:
+    """The exported program in a file, as a model."""
+    if not path.is_file():
+        raise SourceError(f"there is no file {path}")
+    with _running(str(path)):
+        return as_module(torch.export.load(path))
 
 
 def _check_weights(name: str, model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:

@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 from .axes import AxisTypes
 from .blocks import Block
 from .calls import Call, TensorRef, with_numbers
+from .frontend.aten import in_python
 from .frontend.structure import map_leaves
 from .kernels import Kernel
 from .selection import index
@@ -159,7 +160,7 @@ class OverKept(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Called for every function of torch."""
-        kwargs = kwargs or {}
+        func, args, kwargs = in_python(func, args, kwargs or {})
         if func in NORMS:
             return getattr(self, NORMS[func])(*args, **_without(kwargs, "cudnn_enable", "cudnn_enabled"))
         if func is torch._weight_norm:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
 from bnas.passes import (
@@ -25,6 +26,7 @@ from bnas.passes import (
 )
 from bnas.passes.architecture import Architecture
 from bnas.passes.costs import Costs
+from bnas.passes.frontend.exported import as_model, as_module
 from bnas.passes.frontend.structure import tensors_of
 from bnas.passes.ir import as_program_call
 from bnas.passes.layers import architecture
@@ -63,8 +65,8 @@ class SuperNetwork(nn.Module):
     @classmethod
     def from_model(
         cls,
-        model: nn.Module,
-        example_inputs: Any,
+        model: nn.Module | ExportedProgram,
+        example_inputs: Any = None,
         elasticity: Elasticity | Mapping[str, Any] | None = None,
         *,
         dynamic: Mapping[str, Mapping[int, str]] | None = None,
@@ -74,9 +76,10 @@ class SuperNetwork(nn.Module):
         """Find what is elastic in `model`, which is shared and not changed.
 
         Args:
-            model: any module; it may be in training or evaluation mode.
+            model: any module; it may be in training or evaluation mode. Or an `ExportedProgram` of `torch.export`,
+                whose parameters are then shared.
             example_inputs: a tensor, a tuple of positional or a dict of keyword inputs, with tensors anywhere inside;
-                axis 0 is the batch.
+                axis 0 is the batch. An exported program has its own by default.
             elasticity: what may change; by default depth, kernels down to 3, and width with 100, 75 and 50 % of each.
             dynamic: axes whose size may change beside the batch, named by input and axis, such as
                 ``{"input_ids": {1: "length"}, "attention_mask": {1: "length"}}``, as ``dynamic_axes`` of
@@ -93,6 +96,7 @@ class SuperNetwork(nn.Module):
         """
         if not isinstance(elasticity, Elasticity):
             elasticity = Elasticity.of(elasticity or {})
+        model, example_inputs = as_model(model, example_inputs)
         analysis = pipeline.run(Analysis(model, example_inputs, elasticity, dynamic, check))
         missing = [part for part in ("ir", "types", "choices") if getattr(analysis, part) is None]
         if missing:
@@ -272,7 +276,9 @@ class SuperNetwork(nn.Module):
         )
 
     @classmethod
-    def load(cls, directory: str | Path, model: nn.Module, *, pipeline: Pipeline = PIPELINE) -> SuperNetwork:
+    def load(
+        cls, directory: str | Path, model: nn.Module | ExportedProgram, *, pipeline: Pipeline = PIPELINE
+    ) -> SuperNetwork:
         """The super-network that `save` wrote, on `model`: a module of the same architecture, whose tensors are set.
 
         Give the `pipeline` that the super-network was made with.
@@ -281,6 +287,7 @@ class SuperNetwork(nn.Module):
             CheckpointError: a file is missing, damaged, of another format version or of another model; names the
                 missing and unexpected tensors. `model` is changed only if everything fits.
         """
+        model = as_module(model)
         elasticity, example_inputs, dynamic, restore = read_supernet(Path(directory), model)
         supernet = cls.from_model(model, example_inputs, elasticity, dynamic=dynamic, pipeline=pipeline)
         restore(supernet.space, supernet.kernel_matrices)

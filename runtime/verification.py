@@ -6,9 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from bnas.passes import Subnet, VerificationError
 from bnas.passes.detour import detour
+from bnas.passes.frontend.exported import as_module
 from bnas.passes.frontend.patches import inner_of
 from bnas.passes.frontend.state import deep_copy
 from bnas.passes.frontend.structure import Path, leaves_of, map_leaves, tensors_of
@@ -22,7 +24,12 @@ DOUBLE, SINGLE = 1e-12, 1e-5
 
 
 def verify(
-    model: nn.Module, supernet: SuperNetwork, subnet: Subnet, example_inputs: Any, *, tolerance: float | None = None
+    model: nn.Module | ExportedProgram,
+    supernet: SuperNetwork,
+    subnet: Subnet,
+    example_inputs: Any,
+    *,
+    tolerance: float | None = None,
 ) -> float:
     """Compare the extracted `subnet` with the zero-parameter oracle, in float64 on random statistics and biases.
 
@@ -31,7 +38,7 @@ def verify(
     `supernet` is changed.
 
     Args:
-        model: the original, with any weights.
+        model: the original, with any weights; or the exported program that the super-network was made of.
         supernet: the super-network that was made of it.
         subnet: the sub-network to verify.
         example_inputs: as for `SuperNetwork.from_model`.
@@ -45,6 +52,7 @@ def verify(
     Raises:
         VerificationError: the error is above `tolerance`.
     """
+    model = as_module(model)
     args, kwargs = map_leaves(as_call(example_inputs), lambda _, v: v.double() if _is_float(v) else v)
     twin = deep_copy(model).eval().double()
     generator = torch.Generator().manual_seed(0)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from difflib import SequenceMatcher
-from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -21,12 +19,12 @@ from bnas.passes.errors import CaptureError, Diagnostic
 
 from .emission import Emitter
 from .entry import Allowed, Axis, Check, Sizes
-from .merging import Differs, Merger, same_calls
+from .exported_axes import LIMITED
+from .merging import Differs, Merger
 from .on_meta import BATCH
-from .patches import WRAPPERS, inner_of
-from .recording import Recording, record
-from .state import ModelState
-from .structure import Attribute, Path, holds_tensors, leaves_of, spelled_path, tensor_name
+from .recording import Recording
+from .session import Session
+from .structure import Path, spelled_path
 
 NEXT = (1013, 1019)
 """Batches of the other recordings: primes too."""
@@ -61,112 +59,6 @@ class Captured:
     """The graph of training mode, where it calls something else than evaluation mode does."""
     training: str = ""
     """Why the training mode is not that of the model, if it is not."""
-
-
-@dataclass
-class Session:
-    """One capture: what is recorded, and what was recorded so far."""
-
-    model: nn.Module
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    modes: dict[nn.Module, bool] = field(default_factory=dict)
-    names: dict[Path, str] = field(default_factory=dict)
-    plans: dict[Any, list[dict[Axis, int]]] = field(default_factory=dict)
-    """The sizes that were recorded at for axes that are one graph."""
-    norms: Set[nn.Module] = frozenset()
-    """Modules that are batch norms of their own tensors in training mode."""
-    apart: bool = True
-    """Whether axes may be recorded at other sizes than the example's only."""
-    hot_lines: set[Any] = field(default_factory=set)
-    """Lines that made a tensor which was too large, at some size, to be computed for real: none is, at any size."""
-    _known: dict[Any, Recording | CaptureError] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Name the placeholders."""
-        self.state = ModelState(self.model)
-        positional = parameter_names(self.model, len(self.args))
-        for place, (name, value) in enumerate(zip(positional, self.args, strict=True)):
-            if holds_tensors(value):
-                self.names[0, place] = name
-        for name, value in self.kwargs.items():
-            if holds_tensors(value):
-                self.names[1, name] = name
-
-    @property
-    def inputs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Positional and keyword inputs."""
-        return self.args, self.kwargs
-
-    @property
-    def tensors(self) -> dict[Path, Tensor]:
-        """The tensors among the inputs, by path."""
-        return {path: leaf for path, leaf in leaves_of(self.inputs) if isinstance(leaf, Tensor)}
-
-    def name_of(self, path: Path) -> str:
-        """The name of a tensor among the inputs."""
-        return tensor_name(self.names, path)
-
-    def recorded(self, sizes: Mapping[Axis, int], *, training: bool = False, typed: bool = False) -> Recording:
-        """The recording with axes of the given sizes; one that failed raises what it raised."""
-        key = frozenset((axis.name, size) for axis, size in sizes.items() if size != axis.size), training, typed
-        count = len(self.hot_lines)
-        if key not in self._known:
-            try:
-                self._known[key] = self._record(sizes, training, typed)
-            except CaptureError as error:
-                self._known[key] = error
-        found = self._known[key]
-        if len(self.hot_lines) != count:
-            self._known = {key: found}  # the others computed for real what is a node here
-        if isinstance(found, CaptureError):
-            raise found
-        return found
-
-    def all(self, plan: Sequence[Mapping[Axis, int]], *, training: bool = False) -> list[Recording]:
-        """The recordings of several sizes, all with the same tensors computed for real.
-
-        Raises:
-            CaptureError: one fails, or calls something else than the first.
-        """
-        while True:
-            count = len(self.hot_lines)
-            found = [self.recorded(plan[0], training=training)]
-            for sizes in plan[1:]:
-                found.append(self.recorded(sizes, training=training))
-                if len(self.hot_lines) == count:
-                    same_calls(found[0], found[-1])
-            if len(self.hot_lines) == count:
-                return found
-
-    def _record(self, sizes: Mapping[Axis, int], training: bool, typed: bool) -> Recording:
-        shapes = {path: list(tensor.shape) for path, tensor in self.tensors.items()}
-        batch = 1 << 62
-        for axis, size in sizes.items():
-            batch = size if axis.name == "batch" else batch
-            for path, place in axis.places:
-                shapes[path][place] = size
-        fixed = {path: tuple(shape) for path, shape in shapes.items()}
-        return record(
-            self.model,
-            self.state,
-            self.inputs,
-            self.names,
-            fixed,
-            batch=batch,
-            training=training,
-            modes=self.modes,
-            layers=None if training else self.norms,
-            hot_lines=self.hot_lines,
-            types=self._types if typed else {},
-        )
-
-    @property
-    def _types(self) -> dict[torch.dtype, torch.dtype]:
-        """The floating-point type of the model, or of its inputs, and another one."""
-        floating = (one for one in (*self.model.parameters(), *self.tensors.values()) if one.is_floating_point())
-        dtype = next((one.dtype for one in floating), torch.get_default_dtype())
-        return {dtype: torch.float32 if dtype == torch.float64 else torch.float64}
 
 
 def capture(
@@ -219,6 +111,10 @@ def modes_in_training(model: nn.Module) -> dict[nn.Module, bool]:
     try:
         model.train()
         return {module: module.training for module in before}
+    except NotImplementedError as error:  # so does the module that an exported program gives
+        raise CaptureError(
+            f"the model has no modes: {error} Give an exported program itself, not its module"
+        ) from error
     finally:
         for module, mode in before.items():
             module.training = mode
@@ -239,7 +135,7 @@ def _dynamic_axes(
     session: Session, dynamic: Dynamic | None, fixed: Mapping[str, str]
 ) -> tuple[list[Axis], dict[str, str]]:
     """The axes that the recordings survive, and the others with the reason."""
-    static: dict[str, str] = {}
+    static = _fixed_by_export(session)
     batch = _batch_axis(session)
     found: list[Axis] = []
     if batch is not None and "batch" in fixed:
@@ -284,8 +180,27 @@ def _batch_axis(session: Session) -> Axis | None:
     first = next(iter(tensors.values()), None)
     if first is None:
         return None
-    size = first.shape[0]
-    return Axis("batch", tuple((path, 0) for path, tensor in tensors.items() if tensor.shape[0] == size), size)
+    size = session.size(next(iter(tensors)), 0)
+    if size is None:
+        return None
+    axes = [(path, axis) for path, tensor in tensors.items() for axis in range(tensor.ndim if session.exported else 1)]
+    return Axis("batch", tuple(place for place in axes if session.size(*place) == size), first.shape[0])
+
+
+def _fixed_by_export(session: Session) -> dict[str, str]:
+    """The axes that the program of an exported model cannot change, with the reason; not the channels of images."""
+    axes = ((path, axis) for path, tensor in session.tensors.items() for axis in range(tensor.ndim))
+    named = ((path, axis, session.why_fixed(path, axis)) for path, axis in axes)
+    return {
+        f"{session.name_of(path)}[{axis}]": why
+        for path, axis, why in named
+        if why and not _is_channels(session.tensors[path], axis)
+    }
+
+
+def _is_channels(tensor: Tensor, axis: int) -> bool:
+    """Whether an axis is that of the channels of images, which nobody expects to change."""
+    return tensor.is_floating_point() and tensor.ndim in IMAGE_AXES and axis == 1
 
 
 IMAGE_AXES = {4: {2: "height", 3: "width"}, 5: {2: "frames", 3: "height", 4: "width"}}
@@ -293,25 +208,31 @@ IMAGE_AXES = {4: {2: "height", 3: "width"}, 5: {2: "frames", 3: "height", 4: "wi
 
 def candidates(session: Session) -> list[Axis]:
     """Axes that may turn out to be dynamic: those of images behind the channels, all but the first of others."""
-    groups: dict[tuple[int, str], list[tuple[Path, int]]] = {}
+    groups: dict[tuple[int | str, str], list[tuple[Path, int]]] = {}
     for path, tensor in session.tensors.items():
         images = IMAGE_AXES.get(tensor.ndim) if tensor.is_floating_point() else None
         for place in range(1, tensor.ndim):
             if images is not None and place not in images:
                 continue
-            size = tensor.shape[place]
+            size = session.size(path, place)
+            if size is None or tensor.shape[place] < 2:
+                continue
             name = images[place] if images else _name(groups, size, place)
             groups.setdefault((size, name), []).append((path, place))
-    return [Axis(name, tuple(places), size) for (size, name), places in groups.items() if size > 1]
+    return [
+        Axis(name, tuple(places), session.tensors[places[0][0]].shape[places[0][1]])
+        for (_, name), places in groups.items()
+    ]
 
 
-def _name(groups: Mapping[tuple[int, str], Any], size: int, place: int) -> str:
+def _name(groups: Mapping[tuple[int | str, str], Any], size: int | str, place: int) -> str:
     """The name of an axis that is none of an image: "length" for the first, then "length_2", ...
 
-    Axes of one size at the same place have one name; at another place they may change by themselves.
+    Axes of one size at the same place have one name; at another place they may change by themselves, unless a program
+    was exported with the same size for both.
     """
     same = ((name, places) for (known, name), places in groups.items() if known == size)
-    taken = [name for name, places in same if all(one == place for _, one in places)]
+    taken = [name for name, places in same if isinstance(size, str) or all(one == place for _, one in places)]
     if taken:
         return taken[0]
     count = len({name for _, name in groups if name.startswith("length")})
@@ -333,6 +254,8 @@ def named(session: Session, dynamic: Dynamic) -> list[Axis]:
         for place, title in axes.items():
             if not -tensor.ndim <= int(place) < tensor.ndim:
                 raise CaptureError(f"dynamic: input {name!r} has {tensor.ndim} axes, none is {place}")
+            if why := session.why_fixed(paths[name], int(place) % tensor.ndim):
+                raise CaptureError(f"dynamic: axis {place} of input {name!r} cannot be dynamic: {why}")
             groups.setdefault(str(title), []).append((paths[name], int(place) % tensor.ndim))
     made = []
     for title, places in groups.items():
@@ -562,40 +485,29 @@ def _of_training(session: Session, plan: Sequence[Mapping[Axis, int]], differs: 
 def _checks(session: Session, sizes: Sizes) -> Iterator[Check]:
     """What is checked of each input that has a static axis."""
     for path, tensor in session.tensors.items():
-        allowed = tuple(_allowed(path, tensor, sizes))
+        allowed = tuple(_allowed(session, path, sizes))
         if all(one is None for one in allowed):
             continue
         full = session.name_of(path)
         static = {f"axis {place}": sizes.static.get(f"{full}[{place}]") for place in range(tensor.ndim)}
         why = _first_lines([f"{axis}: {why}" for axis, why in static.items() if why])
-        inner = tuple(f".{step.name}" if isinstance(step, Attribute) else step for step in path[2:])
-        yield Check(session.names[path[:2]], allowed, why, inner)
+        why = why or ("" if session.exported is None else LIMITED)
+        yield Check.of(session.names[path[:2]], allowed, why, path[2:])
 
 
 def _first_lines(reasons: Sequence[str]) -> str:
     return "; ".join(one.splitlines()[0][:200] for one in reasons[:2])
 
 
-def _allowed(path: Path, tensor: Tensor, sizes: Sizes) -> Iterator[Allowed]:
-    for place, size in enumerate(tensor.shape):
+def _allowed(session: Session, path: Path, sizes: Sizes) -> Iterator[Allowed]:
+    for place, size in enumerate(session.tensors[path].shape):
         axis = next((one for one in sizes.axes if (path, place) in one.places), None)
         if axis is None:
             yield int(size)
         else:
-            yield None if axis.step == 1 else (axis.size, axis.step)
-
-
-def parameter_names(model: nn.Module, count: int) -> list[str]:
-    """The names of the first `count` positional parameters of a forward; others are called by their place."""
-    model = inner_of(model)
-    model = model.module if isinstance(model, WRAPPERS) else model
-    forward: Any = model.forward
-    while isinstance(forward, partial) or hasattr(forward, "__wrapped__"):
-        forward = forward.func if isinstance(forward, partial) else forward.__wrapped__
-    code = getattr(forward, "__code__", None)
-    skip = int(inspect.ismethod(forward) or (code is not None and code.co_varnames[:1] == ("self",)))
-    names = list(code.co_varnames[skip : code.co_argcount]) if code else []
-    return [names[i] if i < len(names) else f"input_{i}" for i in range(count)]
+            limits = session.limits(path, place)
+            steps = None if axis.step == 1 else (axis.size, axis.step)
+            yield steps if limits is None else (axis.size, axis.step, *limits)
 
 
 __all__ = ["Captured", "Dynamic", "capture"]

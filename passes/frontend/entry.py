@@ -11,10 +11,10 @@ from torch.fx import Proxy
 
 from bnas.passes.errors import InputError
 
-from .structure import Path
+from .structure import Attribute, Path
 
-Allowed = int | tuple[int, int] | None
-"""A size of an axis: any (None), one, or a first one and the step to the next ones."""
+Allowed = int | tuple[int, int] | tuple[int, int, int, int | None] | None
+"""A size of an axis: any (None), one, or a first one and the step to the next ones; also the least and the largest."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,11 @@ class Check:
     path: tuple[Any, ...] = ()
     """Where the tensor is inside the input: keys and positions, and names of attributes with a dot before them."""
 
+    @classmethod
+    def of(cls, name: str, allowed: tuple[Allowed, ...], why: str, path: Path) -> Check:
+        """The check of the tensor at `path` in the input called `name`."""
+        return cls(name, allowed, why, tuple(f".{step.name}" if isinstance(step, Attribute) else step for step in path))
+
 
 def check_sizes(given: Any, name: str, allowed: Sequence[Allowed], why: str = "", path: Sequence[Any] = ()) -> None:
     """Raise unless the shape of an input is one that the graph was captured for.
@@ -124,10 +129,21 @@ def check_sizes(given: Any, name: str, allowed: Sequence[Allowed], why: str = ""
     for axis, (size, may) in enumerate(zip(tensor.shape, allowed, strict=True)):
         if may is None or size == may:
             continue
-        if isinstance(may, tuple) and (size - may[0]) % may[1] == 0:
+        if isinstance(may, tuple) and _fits(size, *may):
             continue
-        expected = f"{may}" if isinstance(may, int) else f"{may[0]} plus a multiple of {may[1]}"
+        expected = f"{may}" if isinstance(may, int) else _expected(*may)
         raise InputError(f"input {name!r}: axis {axis} has size {size}, expected {expected}. {why or REMEDY}".rstrip())
+
+
+def _fits(size: int, first: int, step: int, least: int = 0, most: int | None = None) -> bool:
+    return (size - first) % step == 0 and size >= least and (most is None or size <= most)
+
+
+def _expected(first: int, step: int, least: int = 0, most: int | None = None) -> str:
+    """The sizes that fit, in words."""
+    steps = [f"{first} plus a multiple of {step}"] if step > 1 else []
+    ends = [f"at least {least}"] if least else []
+    return ", ".join([*steps, *ends, *([] if most is None else [f"at most {most}"])])
 
 
 REMEDY = "Make the super-network with an example of that size, or name the axis in `dynamic`"

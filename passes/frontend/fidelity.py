@@ -18,6 +18,7 @@ from bnas.passes.errors import CaptureError
 from bnas.passes.interpreter import GraphInterpreter
 from bnas.passes.ir import IR
 
+from .aten import in_python
 from .capture import modes_in_training
 from .entry import Axis
 from .patches import inner_of
@@ -224,7 +225,7 @@ class NoDropout(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Called for every function of torch."""
-        kwargs = dict(kwargs or {})
+        func, args, kwargs = in_python(func, args, kwargs or {})
         name = getattr(func, "__name__", "")
         if "dropout" in name and args and isinstance(args[0], Tensor):
             return args[0].clone()

@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from bnas.passes.interpreter import GraphInterpreter
 from bnas.passes.ir import IR
 
+from .aten import in_python
 from .patches import inner_of
 from .places import user_line
 from .spelling import spelled
@@ -35,7 +36,7 @@ class Follower(TorchFunctionMode):
         """Called for every function of torch."""
         result = func(*args, **(kwargs or {}))
         if getattr(func, "__name__", "") != "__get__" and holds_tensors(result):
-            _, target, _ = spelled(func, args, kwargs or {})
+            _, target, _ = spelled(*in_python(func, args, kwargs or {}))
             self.calls.append((target, user_line(), [one.detach().clone() for one in tensors_of(result)]))
         return result
 

@@ -20,6 +20,7 @@ from bnas.passes.shuffles import spell_shuffles
 
 from .capture import Captured, Dynamic, capture
 from .entry import Axis
+from .exported import ExportedModel
 from .fidelity import Fidelity, compare
 from .on_meta import BATCH
 from .patches import WRAPPERS
@@ -125,7 +126,7 @@ def _ir_of(model: nn.Module, found: Captured, graph: Graph) -> IR:
         graph=graph,
         constants=found.constants,
         aliases=aliases_of(model),
-        diagnostics=(*found.diagnostics, *_told(found)),
+        diagnostics=(*found.diagnostics, *_told(model, found)),
         calls={node: call for node in graph.nodes if (call := call_of(node, model, own, plain)) is not None},
         modules=own,
         plain=plain,
@@ -150,9 +151,10 @@ def _at_example(model: nn.Module, found: Captured, graph: Graph) -> None:
         raise NotAtExample(why, found.sizes.axes) from error
 
 
-def _told(found: Captured) -> list[Diagnostic]:
+def _told(model: nn.Module, found: Captured) -> list[Diagnostic]:
     """What is not as the model is: axes that cannot change, and a training mode of its own."""
-    told = [Diagnostic(axis, f"its size is fixed: {why}") for axis, why in found.sizes.static.items()]
+    told = list(model.diagnostics) if isinstance(model, ExportedModel) else []
+    told += [Diagnostic(axis, f"its size is fixed: {why}") for axis, why in found.sizes.static.items()]
     if found.training:
         told.append(Diagnostic("the model", f"training mode runs the graph of evaluation mode: {found.training}"))
     return told

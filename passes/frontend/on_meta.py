@@ -73,6 +73,16 @@ def run_on_meta(op: str, target: Any, args: Any, kwargs: Any) -> Any:
     return target(*args, **kwargs)
 
 
+def hooked(module: nn.Module) -> bool:
+    """Whether a user's hooks run when a module is called."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or getattr(module, "_backward_hooks", None)
+        or getattr(module, "_backward_pre_hooks", None)
+    )
+
+
 def run_leaf(
     module: nn.Module, form: ModuleForm | None, args: Any, kwargs: Any, types: Types = MappingProxyType({})
 ) -> Any:

@@ -14,7 +14,9 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from bnas.passes.attention import DECOMPOSITIONS
 
-from .recorder import Recorder, hooked
+from .exported import ExportedModel
+from .on_meta import hooked
+from .recorder import Recorder
 from .structure import tensors_of
 
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
@@ -62,6 +64,8 @@ def recording(recorder: Recorder) -> Iterator[None]:
             return inner_of(module)(*args, **kwargs)
         if isinstance(module, torch.jit.ScriptModule):
             return recorder.call_module(module, args, kwargs, _scripted)
+        if isinstance(module, ExportedModel):
+            return recorder.call_module(module, args, kwargs, lambda *a, **k: module.run(a, k, recorder.within))
         if type(module) in DECOMPOSITIONS and not hooked(module):
             return recorder.call_module(module, args, kwargs, partial(DECOMPOSITIONS[type(module)], module))
         return recorder.call_module(module, args, kwargs, module._call_impl)

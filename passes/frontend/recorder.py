@@ -7,7 +7,8 @@ calls that made it are noted as its recipe, for the case that it turns out to de
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
@@ -19,7 +20,10 @@ from torch.overrides import TorchFunctionMode
 from bnas.passes.calls import ModuleForm, form_of
 from bnas.passes.errors import CaptureError, Diagnostic
 
-from .on_meta import Types, run_leaf, run_on_meta
+from .alone import Exports
+from .aten import in_python
+from .exported import ExportedModel
+from .on_meta import Types, hooked, run_leaf, run_on_meta
 from .places import ValueRead, described
 from .recipes import Recipes
 from .spelling import DEVICE, LIKES, RANDOM, READS, spelled, written_by
@@ -38,9 +42,11 @@ class Recorder(Recipes, TorchFunctionMode):
         layers: Container[nn.Module] | None,
         hot_lines: set[Any],
         types: Types,
+        exports: Exports,
     ) -> None:
         super().__init__(root, types, hot_lines)
         self.batch, self.modes, self.layers = batch, modes, layers
+        self.exports = exports
         self.norms: set[nn.Module] = set()
         """Modules whose own tensors a batch norm was called on in their own mode."""
         self.active = True
@@ -58,7 +64,7 @@ class Recorder(Recipes, TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Called for every function of torch while the recorder is active, with the recorder itself switched off."""
-        kwargs = kwargs or {}
+        func, args, kwargs = in_python(func, args, kwargs or {})
         name = getattr(func, "__name__", "")
         if name == "__get__":
             return self._attribute(func, args)
@@ -177,6 +183,9 @@ class Recorder(Recipes, TorchFunctionMode):
         if form is not None and not hooked(module) and self._is_leaf(module, form, args, kwargs):
             return self._inside(module, path, partial(self.unseen, self.leaf, module, form, path, args, kwargs))
         mark, stack, scope, written = len(self.steps), self._stack, self._scope, len(self._journal)
+        program = self.exports.program(module, args, kwargs)
+        if program is not None:
+            run = partial(self._replay_program, program, path)
         try:
             result = self._inside(module, path, lambda: run(*args, **kwargs))
             self._note_returned(result, path)
@@ -188,7 +197,21 @@ class Recorder(Recipes, TorchFunctionMode):
             del self.steps[mark:]
             self._undo(written)
             self._items = {key: step for key, step in self._items.items() if step.index < mark}
+            self.exports.ask(module, args, kwargs)
             return self.unseen(self._opaque, module, path, args, kwargs, error)
+
+    def _replay_program(self, program: ExportedModel, path: str, *args: Any, **kwargs: Any) -> Any:
+        """Record the program of a module in place of its forward."""
+        inside, known = self._last_call(path), set(self.paths.values())
+
+        def within(calls: Mapping[str, str]) -> AbstractContextManager[None]:
+            inner = {f"{inside}.{call}": f"{path}.{at}" for call, at in calls.items()}
+            return self.within({call: at for call, at in inner.items() if at in known})
+
+        result = program.run(args, kwargs, within)
+        told = "captured by torch.export, without its assertions about values: its forward cannot be recorded"
+        self.diagnostics.append(Diagnostic(path, told))
+        return result
 
     def _note_returned(self, result: Any, path: str) -> None:
         """Note that a call of a module returned one tensor: hooks on the module see its value."""
@@ -212,6 +235,17 @@ class Recorder(Recipes, TorchFunctionMode):
         self._stack, self._scope = {**stack, self._last_call(path): (path, type(module))}, path
         try:
             return run()
+        finally:
+            self._stack, self._scope = stack, scope
+
+    @contextmanager
+    def within(self, calls: Mapping[str, str]) -> Iterator[None]:
+        """Note that what is called meanwhile is a part of these calls of modules: names and paths, outermost first."""
+        stack, scope = self._stack, self._scope
+        self._stack = {**stack, **{call: (path, type(self.root)) for call, path in calls.items()}}
+        self._scope = list(calls.values())[-1] if calls else scope
+        try:
+            yield
         finally:
             self._stack, self._scope = stack, scope
 
@@ -328,16 +362,6 @@ MODAL = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm,
 def has_modes(module: nn.Module) -> bool:
     """Whether a layer computes something else in training than in evaluation."""
     return isinstance(module, MODAL)
-
-
-def hooked(module: nn.Module) -> bool:
-    """Whether a user's hooks run when a module is called."""
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or getattr(module, "_backward_hooks", None)
-        or getattr(module, "_backward_pre_hooks", None)
-    )
 
 
 def _is_its_own(owner: nn.Module, given: Mapping[str, Any]) -> bool:

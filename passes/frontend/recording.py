@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from bnas.passes.errors import CaptureError, Diagnostic
 
+from .alone import Exports
 from .on_meta import Types
 from .patches import inner_of, recording
 from .places import described
@@ -60,6 +61,7 @@ def record(
     modes: Mapping[nn.Module, bool],
     layers: Container[nn.Module] | None,
     hot_lines: set[Any],
+    exports: Exports,
     types: Types = MappingProxyType({}),
 ) -> Recording:
     """Run `model` on meta tensors of the given `shapes`; it and all that it holds are as before afterwards.
@@ -76,14 +78,53 @@ def record(
         layers: the modules that are batch norms in both modes; None while that is being found out.
         hot_lines: lines whose tensors are not computed for real; those that make a very large one are added.
         types: the types that tensors of the model and of the inputs have here, by those that they have.
+        exports: the programs of modules that cannot be recorded; those that are found out are added.
 
     Raises:
         CaptureError: it cannot be recorded.
     """
-    recorder = Recorder(model, batch, modes, layers, hot_lines, types)
+
+    def run() -> Recording:
+        return _recorded(
+            Recorder(model, batch, modes, layers, hot_lines, types, exports), state, inputs, names, shapes, training
+        )
+
+    def answered() -> bool:
+        try:
+            set_modes(modes, training)
+            return exports.answer()
+        finally:
+            state.restore()
+
+    while True:
+        try:
+            found = run()
+        except CaptureError:
+            if not answered():
+                raise
+            continue
+        if not answered():
+            return found
+
+
+def set_modes(modes: Mapping[nn.Module, bool], training: bool) -> None:
+    """Put every module into the mode that it has when the model is in training mode, or into evaluation mode."""
+    for module, mode in modes.items():
+        module.training = mode and training
+
+
+def _recorded(
+    recorder: Recorder,
+    state: ModelState,
+    inputs: tuple[tuple[Any, ...], dict[str, Any]],
+    names: Mapping[Path, str],
+    shapes: Shapes,
+    training: bool,
+) -> Recording:
+    """One run of the recorder's model."""
+    model, modes = recorder.root, recorder.modes
     try:
-        for module, mode in modes.items():
-            module.training = mode and training
+        set_modes(modes, training)
         args, kwargs = _placeholders(recorder, inputs, names, shapes)
         try:
             with recording(recorder), torch.random.fork_rng(devices=[]):

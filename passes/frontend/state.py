@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Graph
 
 from .structure import leaves_of
 
@@ -23,6 +24,7 @@ _NEVER = (
     type,
     types.ModuleType,
     types.BuiltinFunctionType,
+    Graph,
     torch.dtype,
     torch.device,
     str,

@@ -1,0 +1,174 @@
+"""One capture of a model: its inputs and what the model says of them, and the recordings so far."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bnas.passes.errors import CaptureError
+
+from .alone import Exports
+from .entry import Axis
+from .exported import ExportedModel
+from .exported_axes import ExportedAxes, Limits
+from .merging import same_calls
+from .patches import WRAPPERS, inner_of
+from .recording import Recording, record
+from .state import ModelState
+from .structure import Path, holds_tensors, leaves_of, tensor_name
+
+
+@dataclass
+class Session:
+    """One capture: what is recorded, and what was recorded so far."""
+
+    model: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    modes: dict[nn.Module, bool] = field(default_factory=dict)
+    names: dict[Path, str] = field(default_factory=dict)
+    plans: dict[Any, list[dict[Axis, int]]] = field(default_factory=dict)
+    """The sizes that were recorded at for axes that are one graph."""
+    norms: Set[nn.Module] = frozenset()
+    """Modules that are batch norms of their own tensors in training mode."""
+    apart: bool = True
+    """Whether axes may be recorded at other sizes than the example's only."""
+    hot_lines: set[Any] = field(default_factory=set)
+    """Lines that made a tensor which was too large, at some size, to be computed for real: none is, at any size."""
+    exports: Exports = field(default_factory=Exports)
+    """Programs of modules that cannot be recorded."""
+    _known: dict[Any, Recording | CaptureError] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Name the placeholders."""
+        self.state = ModelState(self.model)
+        positional = parameter_names(self.model, len(self.args))
+        for place, (name, value) in enumerate(zip(positional, self.args, strict=True)):
+            if holds_tensors(value):
+                self.names[0, place] = name
+        for name, value in self.kwargs.items():
+            if holds_tensors(value):
+                self.names[1, name] = name
+
+    @property
+    def inputs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Positional and keyword inputs."""
+        return self.args, self.kwargs
+
+    @property
+    def tensors(self) -> dict[Path, Tensor]:
+        """The tensors among the inputs, by path."""
+        return {path: leaf for path, leaf in leaves_of(self.inputs) if isinstance(leaf, Tensor)}
+
+    @property
+    def exported(self) -> ExportedAxes | None:
+        """What the program says of its axes, where the model is one that was exported."""
+        return self.model.axes if isinstance(self.model, ExportedModel) else None
+
+    def place(self, path: Path) -> Path:
+        """The name of the argument that a tensor is in, and the path inside it."""
+        return (self.names[path[:2]], *path[2:])
+
+    def size(self, path: Path, axis: int) -> int | str | None:
+        """The size of an axis: in an exported program a name, the same for axes that are equal, and None if fixed."""
+        if self.exported is None:
+            return self.tensors[path].shape[axis]
+        return self.exported.size(self.place(path), axis)
+
+    def why_fixed(self, path: Path, axis: int) -> str:
+        """Why an axis of an exported program cannot change; empty where it can."""
+        if self.exported is None or self.size(path, axis) is not None:
+            return ""
+        return self.exported.why_fixed(self.place(path), axis)
+
+    def limits(self, path: Path, axis: int) -> Limits | None:
+        """The least and the largest size of an axis of an exported program, where it was exported with any."""
+        size = self.size(path, axis)
+        return self.exported.limits.get(size) if self.exported is not None and isinstance(size, str) else None
+
+    def name_of(self, path: Path) -> str:
+        """The name of a tensor among the inputs."""
+        return tensor_name(self.names, path)
+
+    def recorded(self, sizes: Mapping[Axis, int], *, training: bool = False, typed: bool = False) -> Recording:
+        """The recording with axes of the given sizes; one that failed raises what it raised."""
+        key = frozenset((axis.name, size) for axis, size in sizes.items() if size != axis.size), training, typed
+        count = len(self.hot_lines)
+        if key not in self._known:
+            try:
+                self._known[key] = self._record(sizes, training, typed)
+            except CaptureError as error:
+                self._known[key] = error
+        found = self._known[key]
+        if len(self.hot_lines) != count:
+            self._known = {key: found}  # the others computed for real what is a node here
+        if isinstance(found, CaptureError):
+            raise found
+        return found
+
+    def all(self, plan: Sequence[Mapping[Axis, int]], *, training: bool = False) -> list[Recording]:
+        """The recordings of several sizes, all with the same tensors computed for real.
+
+        Raises:
+            CaptureError: one fails, or calls something else than the first.
+        """
+        while True:
+            count = len(self.hot_lines)
+            found = [self.recorded(plan[0], training=training)]
+            for sizes in plan[1:]:
+                found.append(self.recorded(sizes, training=training))
+                if len(self.hot_lines) == count:
+                    same_calls(found[0], found[-1])
+            if len(self.hot_lines) == count:
+                return found
+
+    def _record(self, sizes: Mapping[Axis, int], training: bool, typed: bool) -> Recording:
+        shapes = {path: list(tensor.shape) for path, tensor in self.tensors.items()}
+        batch = 1 << 62
+        for axis, size in sizes.items():
+            batch = size if axis.name == "batch" else batch
+            for path, place in axis.places:
+                shapes[path][place] = size
+        fixed = {path: tuple(shape) for path, shape in shapes.items()}
+        return record(
+            self.model,
+            self.state,
+            self.inputs,
+            self.names,
+            fixed,
+            batch=batch,
+            training=training,
+            modes=self.modes,
+            layers=None if training else self.norms,
+            hot_lines=self.hot_lines,
+            types=self._types if typed else {},
+            exports=self.exports,
+        )
+
+    @property
+    def _types(self) -> dict[torch.dtype, torch.dtype]:
+        """The floating-point type of the model, or of its inputs, and another one."""
+        floating = (one for one in (*self.model.parameters(), *self.tensors.values()) if one.is_floating_point())
+        dtype = next((one.dtype for one in floating), torch.get_default_dtype())
+        return {dtype: torch.float32 if dtype == torch.float64 else torch.float64}
+
+
+def parameter_names(model: nn.Module, count: int) -> list[str]:
+    """The names of the first `count` positional parameters of a forward; others are called by their place."""
+    model = inner_of(model)
+    if isinstance(model, ExportedModel):
+        return list(model.input_names[:count])
+    model = model.module if isinstance(model, WRAPPERS) else model
+    forward: Any = model.forward
+    while isinstance(forward, partial) or hasattr(forward, "__wrapped__"):
+        forward = forward.func if isinstance(forward, partial) else forward.__wrapped__
+    code = getattr(forward, "__code__", None)
+    skip = int(inspect.ismethod(forward) or (code is not None and code.co_varnames[:1] == ("self",)))
+    names = list(code.co_varnames[skip : code.co_argcount]) if code else []
+    return [names[i] if i < len(names) else f"input_{i}" for i in range(count)]
