@@ -22,6 +22,7 @@ from bnas.passes.errors import CaptureError, Diagnostic
 from .emission import Emitter
 from .entry import Allowed, Axis, Check, Sizes
 from .merging import Differs, Merger
+from .methods import Method
 from .on_meta import BATCH
 from .patches import WRAPPERS, inner_of
 from .recording import Recording, record
@@ -80,6 +81,9 @@ class Session:
     """Whether axes may be recorded at other sizes than the example's only."""
     hot_lines: set[Any] = field(default_factory=set)
     """Lines that made a tensor which was too large, at some size, to be computed for real: none is, at any size."""
+    methods: dict[tuple[str, str], Method] = field(default_factory=dict)
+    """Methods that are one opaque step at all sizes, since they cannot be recorded at some."""
+    _turns: dict[Any, int] = field(default_factory=dict)
     _known: dict[Any, Recording | CaptureError] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -110,15 +114,15 @@ class Session:
     def recorded(self, sizes: Mapping[Axis, int], *, training: bool = False) -> Recording:
         """The recording with axes of the given sizes; one that failed raises what it raised."""
         key = frozenset((axis.name, size) for axis, size in sizes.items() if size != axis.size), training
-        count = len(self.hot_lines)
+        count = self._learnt
         if key not in self._known:
             try:
                 self._known[key] = self._record(sizes, training)
             except CaptureError as error:
                 self._known[key] = error
         found = self._known[key]
-        if len(self.hot_lines) != count:
-            self._known = {key: found}  # the others computed for real what is a node here
+        if self._learnt != count:
+            self._known = {key: found}  # the others computed for real, or called, what is one node here
         if isinstance(found, CaptureError):
             raise found
         return found
@@ -126,10 +130,20 @@ class Session:
     def all(self, plan: Sequence[Mapping[Axis, int]], *, training: bool = False) -> list[Recording]:
         """The recordings of several sizes, all with the same tensors computed for real."""
         while True:
-            count = len(self.hot_lines)
+            count = self._learnt
             found = [self.recorded(sizes, training=training) for sizes in plan]
-            if len(self.hot_lines) == count:
+            if self._learnt == count:
                 return found
+
+    @property
+    def _learnt(self) -> tuple[int, int]:
+        """How much the recordings have found out that holds for all of them."""
+        return len(self.hot_lines), len(self.methods)
+
+    def _turn(self, sizes: Mapping[Axis, int]) -> int:
+        """The number of these sizes, in the order in which they came."""
+        key = frozenset((axis.name, size) for axis, size in sizes.items() if size != axis.size)
+        return self._turns.setdefault(key, len(self._turns))
 
     def _record(self, sizes: Mapping[Axis, int], training: bool) -> Recording:
         shapes = {path: list(tensor.shape) for path, tensor in self.tensors.items()}
@@ -150,6 +164,8 @@ class Session:
             modes=self.modes,
             layers=None if training else self.norms,
             hot_lines=self.hot_lines,
+            found=self.methods,
+            turn=self._turn(sizes),
         )
 
 

@@ -33,16 +33,25 @@ def described(module: nn.Module, path: str, error: BaseException) -> CaptureErro
     """The error that a module cannot be captured: where, what came, and what to do."""
     if isinstance(error, CaptureError) and error.__cause__ is not None:
         return error
+    line = line_of(error)
+    where = f"module {path!r} ({type(module).__name__})" if path else f"the model ({type(module).__name__})"
+    made = CaptureError(f"cannot capture {where}{', ' if line else ''}{line}: {told(error)}{remedy(error)}")
+    made.__cause__ = error
+    return made
+
+
+def line_of(error: BaseException) -> str:
+    """File, number and text of the innermost line of the user's code that an error comes from; or nothing."""
     import traceback
 
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if not f.filename.startswith(_OURS) and not f.filename.startswith("<")]
-    line = f", {own[-1].filename}:{own[-1].lineno}: {own[-1].line}" if own else ""
-    where = f"module {path!r} ({type(module).__name__})" if path else f"the model ({type(module).__name__})"
-    told = str(error) if isinstance(error, CaptureError) else f"{type(error).__name__}: {error}"
-    made = CaptureError(f"cannot capture {where}{line}: {told}{remedy(error)}")
-    made.__cause__ = error
-    return made
+    return f"{own[-1].filename}:{own[-1].lineno}: {own[-1].line}" if own else ""
+
+
+def told(error: BaseException) -> str:
+    """What an error says; its type too, unless it is one of ours."""
+    return str(error) if isinstance(error, CaptureError) else f"{type(error).__name__}: {error}"
 
 
 def remedy(error: BaseException) -> str:

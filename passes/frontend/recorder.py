@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +19,10 @@ from torch.overrides import TorchFunctionMode
 from bnas.passes.calls import ModuleForm, form_of
 from bnas.passes.errors import CaptureError, Diagnostic
 
+from .methods import Again, Method, Methods, keeps_values
 from .on_meta import run_leaf, run_on_meta
-from .places import ValueRead, described
+from .opaque import Draws, run_opaque
+from .places import ValueRead, described, told
 from .recipes import Recipes
 from .spelling import DEVICE, LIKES, RANDOM, READS, spelled, written_by
 from .steps import Step
@@ -37,8 +39,11 @@ class Recorder(Recipes, TorchFunctionMode):
         modes: Mapping[nn.Module, bool],
         layers: Container[nn.Module] | None,
         hot_lines: set[Any],
+        methods: Methods,
+        draws: Draws,
     ) -> None:
         super().__init__(root, hot_lines)
+        self.methods, self.draws = methods, draws
         self.batch, self.modes, self.layers = batch, modes, layers
         self.norms: set[nn.Module] = set()
         """Modules whose own tensors a batch norm was called on in their own mode."""
@@ -181,6 +186,8 @@ class Recorder(Recipes, TorchFunctionMode):
             self._note_returned(result, path)
             return result
         except Exception as error:
+            if self.unseen(self.methods.find, self.paths, error) is not None:
+                raise Again(error) from error
             if not path:
                 raise
             self._stack, self._scope = stack, scope
@@ -299,21 +306,67 @@ class Recorder(Recipes, TorchFunctionMode):
 
     def _opaque(self, module: nn.Module, path: str, args: Any, kwargs: Any, error: Exception) -> Any:
         """Note the call of a module that cannot be recorded as one step: all of it stays as it is."""
-        from .opaque import run_opaque
-        from .recording import PLAIN
-
         reason = described(module, path, error)
-        for _, leaf in leaves_of((args, kwargs)):
-            if not isinstance(leaf, (Tensor, slice, *PLAIN)):
-                raise CaptureError(f"{reason}; and it is called with an object of {type(leaf).__name__}") from error
+        if (kind := _foreign((args, kwargs))) is not None:
+            raise CaptureError(f"{reason}; and it is called with an object of {kind}") from error
         step = self._inside(module, path, lambda: self._step("call_module", path, args, kwargs))
         values, named = self._values((args, kwargs))
         try:
-            result = run_opaque(module, values, named, self.batch, self.device)
+            result = run_opaque(module, values, named, self.batch, self.device, self.draws)
         except Exception as inner:
             raise reason from inner
         self.diagnostics.append(Diagnostic(path, f"opaque, its inputs and outputs are rigid: {reason}"))
         return self._keep(step, result, args, kwargs)
+
+    def call_method(
+        self, key: tuple[str, str], method: Method, before: Mapping[str, Any], args: Any, kwargs: Any
+    ) -> Any:
+        """Note the call of an opaque method as one step; `before` are the attributes that its module had at first.
+
+        Raises:
+            Again: it cannot be one step.
+        """
+        if why := self.unseen(keeps_values, method.holder, before, self):
+            self._refuse_method(key, why)
+        if (kind := _foreign((args, kwargs))) is not None:
+            self._refuse_method(key, f"it is called with an object of {kind}")
+        name = self._name_of_method(method)
+        return self._inside(method.layer, name, partial(self.unseen, self._method_step, key, method, name, args, kwargs))
+
+    def _method_step(self, key: tuple[str, str], method: Method, name: str, args: Any, kwargs: Any) -> Any:
+        step = self._step("call_module", name, args, kwargs)
+        values, named = self._values((args, kwargs))
+        mode = method.holder.training
+        try:
+            result = run_opaque(
+                method.layer, values, named, self.batch, self.device, self.draws, training=mode, pure=True
+            )
+        except Exception as error:
+            self._refuse_method(key, told(error))
+        return self._keep(step, result, args, kwargs)
+
+    def _name_of_method(self, method: Method) -> str:
+        """The name of the layer that calls an opaque method: one layer for all of its calls."""
+        for name, module in self.own.items():
+            if module is method.layer:
+                return name
+        name = f"_opaque_{len(self.own)}_{method.name}"
+        self.own[name] = method.layer
+        what = f"an opaque method, its inputs and outputs are rigid: it cannot be recorded, {method.why}"
+        self.diagnostics.append(Diagnostic(method.layer.place, what))
+        return name
+
+    def _refuse_method(self, key: tuple[str, str], why: str) -> NoReturn:
+        self.methods.refuse(key, why)
+        raise Again
+
+
+def _foreign(value: Any) -> str | None:
+    """The type of an object among arguments that is no tensor and no plain value."""
+    from .recording import PLAIN
+
+    leaves = (leaf for _, leaf in leaves_of(value))
+    return next((type(leaf).__name__ for leaf in leaves if not isinstance(leaf, (Tensor, slice, *PLAIN))), None)
 
 
 BATCH_NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")

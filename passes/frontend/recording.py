@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from bnas.passes.errors import CaptureError, Diagnostic
 
+from .methods import Again, Method, Methods, patched
+from .opaque import Draws
 from .patches import inner_of, recording
 from .places import described
 from .recorder import Recorder
@@ -58,6 +60,8 @@ def record(
     modes: Mapping[nn.Module, bool],
     layers: Container[nn.Module] | None,
     hot_lines: set[Any],
+    found: dict[tuple[str, str], Method],
+    turn: int,
 ) -> Recording:
     """Run `model` on meta tensors of the given `shapes`; it and all that it holds are as before afterwards.
 
@@ -72,21 +76,43 @@ def record(
         modes: the mode of each module when the model is in training mode.
         layers: the modules that are batch norms in both modes; None while that is being found out.
         hot_lines: lines whose tensors are not computed for real; those that make a very large one are added.
+        found: methods that are opaque, by the path of the module and the name; those that must be are added.
+        turn: the number of these sizes: numbers that depend on values are other ones at other sizes.
 
     Raises:
         CaptureError: it cannot be recorded.
     """
-    recorder = Recorder(model, batch, modes, layers, hot_lines)
+    methods = Methods(found)
+    while True:
+        recorder = Recorder(model, batch, modes, layers, hot_lines, methods, Draws(turn))
+        try:
+            return _recording(recorder, state, inputs, names, shapes, training)
+        except Again as again:
+            error = again.__cause__
+        if error is not None and (place := methods.find(recorder.paths, error)) is not None:
+            methods.add(*place, recorder.paths, error, modes)
+
+
+def _recording(
+    recorder: Recorder,
+    state: ModelState,
+    inputs: tuple[tuple[Any, ...], dict[str, Any]],
+    names: Mapping[Path, str],
+    shapes: Shapes,
+    training: bool,
+) -> Recording:
+    """One run of a recorder."""
+    model = recorder.root
     try:
-        for module, mode in modes.items():
+        for module, mode in recorder.modes.items():
             module.training = mode and training
         args, kwargs = _placeholders(recorder, inputs, names, shapes)
         try:
-            with recording(recorder), torch.random.fork_rng(devices=[]):
+            with recording(recorder), patched(recorder), torch.random.fork_rng(devices=[]):
                 result = inner_of(model)(*args, **kwargs)
                 output, dropped = recorder.unseen(_returned, recorder, result)
         except Exception as error:
-            raise described(model, "", error) from error
+            raise recorder.methods.explained(described(model, "", error)) from error
     finally:
         recorder.give_back()
         state.restore()
