@@ -38,6 +38,9 @@ STEPS = (1, 2, 4, 8, 16, 32, 64)
 STEPS_APART = (1, 16, 32)
 """Those that are tried where the example's size is left out: such models are few, and each try takes recordings."""
 
+DRAWS = Axis("(draws)", (), 0)
+"""Stands for what differs between recordings of the same sizes: numbers that depend on values, such as how many boxes."""
+
 Dynamic = Mapping[str, Mapping[int, str]]
 """Names of axes that may change: by input, then by axis, as ``dynamic_axes`` of ``torch.onnx.export``."""
 
@@ -399,7 +402,7 @@ def _planned(session: Session, batch: Sequence[Axis], axes: Sequence[Axis]) -> l
         CaptureError: the recordings are not one graph.
     """
     if not batch and not axes:
-        return [{}]
+        return _of_one_size(session)
     known = session.plans.get((*batch, *axes))
     if known is not None:
         return known
@@ -409,6 +412,19 @@ def _planned(session: Session, batch: Sequence[Axis], axes: Sequence[Axis]) -> l
             break
     key = (*batch, *axes)
     session.plans[key] = plan
+    return plan
+
+
+def _of_one_size(session: Session) -> list[dict[Axis, int]]:
+    """One recording; three where some numbers depend on values, which are no constants then.
+
+    Raises:
+        CaptureError: these recordings are not one graph.
+    """
+    if not session.recorded({}).recorder.draws.count:
+        return [{}]
+    plan: list[dict[Axis, int]] = [{DRAWS: turn} for turn in range(3)]
+    _emitted(session.all(plan))
     return plan
 
 

@@ -26,7 +26,7 @@ from .places import ValueRead, described, told
 from .recipes import Recipes
 from .spelling import DEVICE, LIKES, RANDOM, READS, spelled, written_by
 from .steps import Step
-from .structure import Path, holds_tensors, leaves_of, map_leaves, tensors_of
+from .structure import PLAIN, Path, holds_tensors, leaves_of, map_leaves, tensors_of
 
 
 class Recorder(Recipes, TorchFunctionMode):
@@ -363,8 +363,6 @@ class Recorder(Recipes, TorchFunctionMode):
 
 def _foreign(value: Any) -> str | None:
     """The type of an object among arguments that is no tensor and no plain value."""
-    from .recording import PLAIN
-
     leaves = (leaf for _, leaf in leaves_of(value))
     return next((type(leaf).__name__ for leaf in leaves if not isinstance(leaf, (Tensor, slice, *PLAIN))), None)
 

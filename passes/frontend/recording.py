@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from functools import cached_property
 from typing import Any
 
@@ -20,7 +19,7 @@ from .places import described
 from .recorder import Recorder
 from .state import ModelState
 from .steps import Step
-from .structure import Path, at, leaves_of, map_leaves
+from .structure import PLAIN, Path, at, leaves_of, map_leaves
 
 
 @dataclass(frozen=True)
@@ -117,10 +116,6 @@ def _recording(
         recorder.give_back()
         state.restore()
     return Recording(recorder.steps, output, dropped, recorder.own, recorder.plain, recorder.diagnostics, recorder)
-
-
-PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size, Enum)
-"""Values beside tensors that a graph can return."""
 
 
 def _returned(recorder: Recorder, result: Any) -> tuple[Any, tuple[Path, ...]]:
