@@ -22,10 +22,10 @@ from bnas.passes.errors import CaptureError, Diagnostic
 from .emission import Emitter
 from .entry import Allowed, Axis, Check, Sizes
 from .merging import Differs, Merger
-from .methods import Method
+from .methods import Method, Methods
 from .on_meta import BATCH
 from .patches import WRAPPERS, inner_of
-from .recording import Recording, record
+from .recording import Recording, preparing, record
 from .state import ModelState
 from .structure import Attribute, Path, holds_tensors, leaves_of, spelled_path, tensor_name
 
@@ -82,6 +82,8 @@ class Session:
     """Modules that are batch norms of their own tensors in training mode."""
     apart: bool = True
     """Whether axes may be recorded at other sizes than the example's only."""
+    opaque: frozenset[str] = frozenset()
+    """Modules that are one step each, by path."""
     hot_lines: set[Any] = field(default_factory=set)
     """Lines that made a tensor which was too large, at some size, to be computed for real: none is, at any size."""
     methods: dict[tuple[str, str], Method] = field(default_factory=dict)
@@ -143,6 +145,16 @@ class Session:
         """How much the recordings have found out that holds for all of them."""
         return len(self.hot_lines), len(self.methods)
 
+    def keep_preparing(self) -> None:
+        """Leave what prepares the inputs as it is, if a method of the model is opaque.
+
+        Such models take lists of images, and resize them by numbers that Python computes from their sizes.
+        """
+        known = next((one for one in self._known.values() if isinstance(one, Recording)), None)
+        if known is not None and self.methods and not self.opaque:
+            self.opaque = preparing(known)
+            self._known = {} if self.opaque else self._known
+
     def _turn(self, sizes: Mapping[Axis, int]) -> int:
         """The number of these sizes, in the order in which they came."""
         key = frozenset((axis.name, size) for axis, size in sizes.items() if size != axis.size)
@@ -167,7 +179,7 @@ class Session:
             modes=self.modes,
             layers=None if training else self.norms,
             hot_lines=self.hot_lines,
-            found=self.methods,
+            methods=Methods(self.methods, opaque=self.opaque),
             turn=self._turn(sizes),
         )
 
@@ -254,6 +266,7 @@ def _dynamic_axes(
         except CaptureError as error:
             _note(session, static, batch, f"the batch is fixed: {error}")
             session.recorded({})  # raises what the example itself raises
+    session.keep_preparing()
     wanted = candidates(session) if dynamic is None else named(session, dynamic)
     for axis in (one for one in wanted if one.name in fixed):
         if dynamic is not None:

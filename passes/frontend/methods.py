@@ -108,11 +108,14 @@ class Again(BaseException):
 
 @dataclass
 class Methods:
-    """The opaque methods of a model: the same in all of its recordings."""
+    """What of a model is opaque by itself: the same in all of its recordings."""
 
     found: dict[tuple[str, str], Method]
     refused: dict[tuple[str, str], str] = field(default_factory=dict)
     """Methods that were tried in this recording and cannot be one step, with the reason."""
+
+    opaque: frozenset[str] = frozenset()
+    """Whole modules that are one step each, by path."""
 
     def find(self, paths: Mapping[nn.Module, str], error: BaseException) -> tuple[nn.Module, str] | None:
         """The innermost method, of a module in `paths`, that was called when `error` was raised; None for none new."""

@@ -180,6 +180,8 @@ class Recorder(Recipes, TorchFunctionMode):
         form = self._form(module) if path else None  # a graph calls no root: a model that is one layer is its function
         if form is not None and not hooked(module) and self._is_leaf(module, form, args, kwargs):
             return self._inside(module, path, partial(self.unseen, self.leaf, module, form, path, args, kwargs))
+        if path in self.methods.opaque:
+            return self.unseen(self._opaque, module, path, args, kwargs, PREPARES)
         mark, stack, scope, written = len(self.steps), self._stack, self._scope, len(self._journal)
         try:
             result = self._inside(module, path, lambda: run(*args, **kwargs))
@@ -366,6 +368,9 @@ def _foreign(value: Any) -> str | None:
     leaves = (leaf for _, leaf in leaves_of(value))
     return next((type(leaf).__name__ for leaf in leaves if not isinstance(leaf, (Tensor, slice, *PLAIN))), None)
 
+
+PREPARES = CaptureError("it prepares inputs for a model that has an opaque method, by numbers that depend on their sizes")
+"""Why a module is opaque that could be recorded."""
 
 BATCH_NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
 """The parameters of `torch.nn.functional.batch_norm`."""

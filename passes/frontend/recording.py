@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bnas.passes.errors import CaptureError, Diagnostic
 
-from .methods import Again, Method, Methods, patched
+from .methods import Again, Methods, patched
 from .opaque import Draws
 from .patches import inner_of, recording
 from .places import described
@@ -59,7 +59,7 @@ def record(
     modes: Mapping[nn.Module, bool],
     layers: Container[nn.Module] | None,
     hot_lines: set[Any],
-    found: dict[tuple[str, str], Method],
+    methods: Methods,
     turn: int,
 ) -> Recording:
     """Run `model` on meta tensors of the given `shapes`; it and all that it holds are as before afterwards.
@@ -75,13 +75,12 @@ def record(
         modes: the mode of each module when the model is in training mode.
         layers: the modules that are batch norms in both modes; None while that is being found out.
         hot_lines: lines whose tensors are not computed for real; those that make a very large one are added.
-        found: methods that are opaque, by the path of the module and the name; those that must be are added.
+        methods: those that are opaque; those that must be are added.
         turn: the number of these sizes: numbers that depend on values are other ones at other sizes.
 
     Raises:
         CaptureError: it cannot be recorded.
     """
-    methods = Methods(found)
     while True:
         recorder = Recorder(model, batch, modes, layers, hot_lines, methods, Draws(turn))
         try:
@@ -160,3 +159,19 @@ def _placeholders(
     if not names:
         raise CaptureError("there is no tensor among the example inputs")
     return given
+
+
+def preparing(recording: Recording) -> frozenset[str]:
+    """The outermost modules without tensors that only inputs of the model go through, by path."""
+    root, given, computed = recording.recorder.root, set[Step](), set[Step]()
+    inside: dict[str, list[Step]] = {}
+    for step in recording.hot:
+        operands = {leaf for _, leaf in leaves_of((step.args, step.kwargs)) if isinstance(leaf, Step)}
+        if step.op in ("get_attr", "call_module") or operands & computed:
+            computed.add(step)
+        elif step.op == "placeholder" or operands & given:
+            given.add(step)
+        inside.setdefault(next(iter(step.stack), "").partition("@")[0], []).append(step)
+    alone = [path for path, steps in inside.items() if path and given & set(steps) and not computed & set(steps)]
+    modules = {path: root.get_submodule(path) for path in alone}
+    return frozenset(path for path, one in modules.items() if not [*one.parameters(), *one.buffers()])
