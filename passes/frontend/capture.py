@@ -374,6 +374,12 @@ def plans(batch: Sequence[Axis], axes: Sequence[Axis], more: bool = False) -> li
     return made
 
 
+def _one_by_one(batch: Sequence[Axis], axes: Sequence[Axis]) -> list[dict[Axis, int]]:
+    """Sizes with one axis changed: a step that resizes images keeps their form, and gives the same for many sizes."""
+    base = {axis: axis.size for axis in axes} | dict.fromkeys(batch, BATCH)
+    return [base | {axis: axis.between(2, quarters)} for axis in axes for quarters in (1, 3)]
+
+
 def _sizes(axis: Axis, place: int) -> list[int]:
     """The sizes of an axis in the recordings; where the example's is a short cut, none that it may hold at too."""
     turns = [QUARTERS[(place + turn) % 3] for turn in (0, 1)]
@@ -421,6 +427,8 @@ def _planned(session: Session, batch: Sequence[Axis], axes: Sequence[Axis]) -> l
         return known
     for more in (False, True):
         plan = plans(batch, axes, more)
+        if session.opaque:
+            plan += _one_by_one(batch, axes)
         if not _emitted(session.all(plan)).guesses:
             break
     key = (*batch, *axes)

@@ -353,6 +353,8 @@ class Emitter:
             if tuple(x * y * z for x, y, z in zip(a, b, c, strict=True)) == vector:
                 return self._apply((), [one, two, three])
         self.guesses += 1
+        if (found := self._fits(vector)) is not None:
+            return found
         for family in FAMILIES:
             for sizes, place in [*known, *self._first_with.items()]:
                 for chain in chains(family, vector, sizes):
@@ -390,6 +392,16 @@ class Emitter:
         for function, number in chain:
             node = self._computed(function, node, number)
         return node
+
+    def _fits(self, vector: tuple[Any, ...]) -> Node | None:
+        """How often one size goes into another, as the stride of a map of features in its image."""
+        if type(vector[0]) is not int or not vector[0]:
+            return None
+        sizes = self._first_with | self._inputs
+        for (whole, one), (part, other) in product(sizes.items(), sizes.items()):
+            if all(b and a // b == number for a, b, number in zip(whole, part, vector, strict=True)):
+                return self._computed(operator.floordiv, *(self._apply((), [place]) for place in (one, other)))
+        return None
 
     def _quotient(self, one: tuple[Node, int], other: tuple[Node, int]) -> Node:
         sizes = [self._size(*place, shared=place in self._inputs.values()) for place in (one, other)]
