@@ -317,6 +317,8 @@ def candidates(session: Session) -> list[Axis]:
                 continue
             size = tensor.shape[place]
             name = images[place] if images else _name(groups, size, place)
+            if session.opaque and path[2:]:  # the images of a list: each has a size of its own
+                name = f"{session.name_of(path)}_{place}"
             groups.setdefault((size, name), []).append((path, place))
     return [Axis(name, tuple(places), size) for (size, name), places in groups.items() if size > 1]
 
@@ -374,10 +376,15 @@ def plans(batch: Sequence[Axis], axes: Sequence[Axis], more: bool = False) -> li
     return made
 
 
-def _one_by_one(batch: Sequence[Axis], axes: Sequence[Axis]) -> list[dict[Axis, int]]:
-    """Sizes with one axis changed: a step that resizes images keeps their form, and gives the same for many sizes."""
+def _plan_by_axis(batch: Sequence[Axis], axes: Sequence[Axis]) -> list[dict[Axis, int]]:
+    """Sizes of a model whose inputs are resized by an opaque step: one axis changed, and all of them.
+
+    Such a step keeps the form of an image, and gives the same for many sizes.
+    """
     base = {axis: axis.size for axis in axes} | dict.fromkeys(batch, BATCH)
-    return [base | {axis: axis.between(2, quarters)} for axis in axes for quarters in (1, 3)]
+    alone = [base | {axis: axis.between(2, quarters)} for axis in axes for quarters in (1, 3)]
+    together = {axis: axis.between(2, QUARTERS[place % 3]) + place * axis.step for place, axis in enumerate(axes)}
+    return [base, *alone, together | dict.fromkeys(batch, NEXT[0])]
 
 
 def _sizes(axis: Axis, place: int) -> list[int]:
@@ -426,9 +433,7 @@ def _planned(session: Session, batch: Sequence[Axis], axes: Sequence[Axis]) -> l
     if known is not None:
         return known
     for more in (False, True):
-        plan = plans(batch, axes, more)
-        if session.opaque:
-            plan += _one_by_one(batch, axes)
+        plan = _plan_by_axis(batch, axes) if session.opaque else plans(batch, axes, more)
         if not _emitted(session.all(plan)).guesses:
             break
     key = (*batch, *axes)

@@ -147,16 +147,16 @@ def _at_other_sizes(bench: Bench, inputs: Any, found: Fidelity) -> Any:
 
     One set of sizes is tried; more are where sizes come from a step that nobody looks into.
     """
-    good, opaque, axes = None, bench.ir.opaque, bench.ir.sizes.axes
-    more = [{axis: axis.stepped(axis.size * 3 // 2 - 5)} for axis in axes] if opaque else []
-    for sizes in [*more, *other_sizes(axes)] if axes else ():
+    good, axes = None, bench.ir.sizes.axes
+    alone = [{axis: axis.stepped(axis.size * 3 // 2 - 5)} for axis in axes] if bench.ir.opaque else []
+    for sizes in [*alone, *other_sizes(axes)] if axes else ():
         resized = resize(inputs, sizes)
         error = bench.difference(resized)
         if error is None:
             continue  # the model itself does not take them
         if not isinstance(error, str):
             good = resized
-            if opaque:
+            if sizes in alone:
                 continue
             return good
         found.wrong |= _culprits(bench, inputs, sizes, error)
