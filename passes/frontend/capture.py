@@ -27,7 +27,7 @@ from .on_meta import BATCH
 from .patches import WRAPPERS, inner_of
 from .recording import Recording, preparing, record
 from .state import ModelState
-from .structure import Attribute, Path, holds_tensors, leaves_of, spelled_path, tensor_name
+from .structure import Attribute, Path, at, holds_tensors, leaves_of, spelled_path, tensor_name
 
 NEXT = (1013, 1019)
 """Batches of the other recordings: primes too."""
@@ -576,7 +576,11 @@ def _of_training(session: Session, plan: Sequence[Mapping[Axis, int]], differs: 
 
 
 def _checks(session: Session, sizes: Sizes) -> Iterator[Check]:
-    """What is checked of each input that has a static axis."""
+    """What is checked of each list among the inputs, and of each tensor that has a static axis."""
+    for path in dict.fromkeys(path[:end] for path in session.tensors for end in range(2, len(path))):
+        found = at(session.inputs, path)
+        if isinstance(found, list | tuple):
+            yield Check(session.names[path[:2]], (), path=_inner(path), length=len(found))
     for path, tensor in session.tensors.items():
         allowed = tuple(_allowed(path, tensor, sizes))
         if all(one is None for one in allowed):
@@ -584,8 +588,12 @@ def _checks(session: Session, sizes: Sizes) -> Iterator[Check]:
         full = session.name_of(path)
         static = {f"axis {place}": sizes.static.get(f"{full}[{place}]") for place in range(tensor.ndim)}
         why = _first_lines([f"{axis}: {why}" for axis, why in static.items() if why])
-        inner = tuple(f".{step.name}" if isinstance(step, Attribute) else step for step in path[2:])
-        yield Check(session.names[path[:2]], allowed, why, inner)
+        yield Check(session.names[path[:2]], allowed, why, _inner(path))
+
+
+def _inner(path: Path) -> tuple[Any, ...]:
+    """The way to a part of an argument, as a check takes it."""
+    return tuple(f".{step.name}" if isinstance(step, Attribute) else step for step in path[2:])
 
 
 def _first_lines(reasons: Sequence[str]) -> str:

@@ -439,7 +439,6 @@ class Emitter:
         node.meta.update(value=_with_values(value), scope="", nn_module_stack={})
         return node
 
-
     def _filled(self, value: Any, resolved: Any) -> Any:
         """A call that makes a plain object."""
         name = f"{self.prefix}_filled_{sum(isinstance(one, Filled) for one in self.own.values())}"

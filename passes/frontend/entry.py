@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
-from torch.fx import Proxy
+from torch.fx import Node, Proxy
 
 from bnas.passes.errors import InputError
 
@@ -92,6 +92,14 @@ class Check:
     why: str = ""
     path: tuple[Any, ...] = ()
     """Where the tensor is inside the input: keys and positions, and names of attributes with a dot before them."""
+    length: int | None = None
+    """How many entries there are, where it is a list and no tensor."""
+
+    def called_on(self, given: Node) -> tuple[Any, tuple[Any, ...]]:
+        """The function that checks the input `given`, and its arguments."""
+        if self.length is not None:
+            return check_length, (given, self.name, self.length, self.path)
+        return check_sizes, (given, self.name, self.allowed, self.why, self.path)
 
 
 def check_sizes(given: Any, name: str, allowed: Sequence[Allowed], why: str = "", path: Sequence[Any] = ()) -> None:
@@ -110,13 +118,7 @@ def check_sizes(given: Any, name: str, allowed: Sequence[Allowed], why: str = ""
     if isinstance(given, Proxy):  # a saved module is loaded by a symbolic trace of it: the check stays a node
         given.tracer.create_proxy("call_function", check_sizes, (given, name, tuple(allowed), why, tuple(path)), {})
         return
-    tensor = given
-    for step in path:
-        try:
-            tensor = getattr(tensor, step[1:]) if str(step).startswith(".") else tensor[step]
-        except (LookupError, TypeError, AttributeError):
-            raise InputError(f"input {name!r} has no part {step!r}: it must be nested as in the example") from None
-        name = f"{name}{step}" if str(step).startswith(".") else f"{name}[{step!r}]"
+    tensor, name = _part(given, name, path)
     if not isinstance(tensor, Tensor):
         raise InputError(f"input {name!r} must be a tensor as in the example, not {type(tensor).__name__}")
     if tensor.ndim != len(allowed):
@@ -128,6 +130,37 @@ def check_sizes(given: Any, name: str, allowed: Sequence[Allowed], why: str = ""
             continue
         expected = f"{may}" if isinstance(may, int) else f"{may[0]} plus a multiple of {may[1]}"
         raise InputError(f"input {name!r}: axis {axis} has size {size}, expected {expected}. {why or REMEDY}".rstrip())
+
+
+def check_length(given: Any, name: str, length: int, path: Sequence[Any] = ()) -> None:
+    """Raise unless a list among the inputs has as many entries as that of the example.
+
+    Args:
+        given: the input.
+        name: its name, for the message.
+        length: the number of entries.
+        path: where the list is inside the input.
+
+    Raises:
+        InputError: names the list, what came and what is allowed.
+    """
+    if isinstance(given, Proxy):
+        given.tracer.create_proxy("call_function", check_length, (given, name, length, tuple(path)), {})
+        return
+    found, name = _part(given, name, path)
+    if len(found) != length:
+        raise InputError(f"input {name!r} has {len(found)} entries, expected {length} as in the example")
+
+
+def _part(given: Any, name: str, path: Sequence[Any]) -> tuple[Any, str]:
+    """The part of an input that `path` leads to, with its name."""
+    for step in path:
+        try:
+            given = getattr(given, step[1:]) if str(step).startswith(".") else given[step]
+        except (LookupError, TypeError, AttributeError):
+            raise InputError(f"input {name!r} has no part {step!r}: it must be nested as in the example") from None
+        name = f"{name}{step}" if str(step).startswith(".") else f"{name}[{step!r}]"
+    return given, name
 
 
 REMEDY = "Make the super-network with an example of that size, or name the axis in `dynamic`"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -57,18 +57,22 @@ class Given:
     def _carries(self, size: int) -> bool:
         return size > 0 and size % self.batch == 0
 
-    def real(self, count: int, generator: torch.Generator | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Real tensors with a batch of `count`: zeros, or random numbers between 0 and 1."""
+    def real(self, count: int, fill: Fill = torch.zeros) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Real tensors with a batch of `count`: `fill` makes those of floating point, and others are zeros."""
 
         def made(_: Any, leaf: Any) -> Any:
             if not isinstance(leaf, Tensor):
                 return self.device if isinstance(leaf, torch.device) else leaf
             shape = [size // self.batch * count if self._carries(size) else size for size in leaf.shape]
-            if generator is None or not leaf.is_floating_point():
-                return torch.zeros(shape, dtype=leaf.dtype, device=self.device)
-            return torch.rand(shape, generator=generator).to(self.device, leaf.dtype)
+            return (fill if leaf.is_floating_point() else torch.zeros)(shape).to(self.device, leaf.dtype)
 
         return map_leaves((self.args, self.kwargs), made)  # type: ignore[no-any-return]
+
+
+Fill = Callable[[list[int]], Tensor]
+
+FILLS: tuple[Fill, ...] = (torch.rand, torch.randn)
+"""Random numbers that a step is run on beside zeros: how many are above a limit differs."""
 
 
 def run_opaque(
@@ -105,14 +109,16 @@ def run_opaque(
     draws.begin()
     run = partial(_run, deep_copy(module).train(training), pure)
     with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
         zeros = run(given.real(2))
         more = run(given.real(3)) if given.batched else zeros
-        drawn = _drawn(run, given, zeros)
+        drawn = [_drawn(run, given.real(2, fill), zeros) for fill in FILLS]
     _check_same(zeros, more, "the batch")
-    _check_same(zeros, drawn, "values")
+    for one in drawn:
+        _check_same(zeros, one, "values")
 
     def lift(path: Any, leaf: Any) -> Any:
-        seen = leaf, at(more, path), at(drawn, path)
+        seen = [leaf, *(at(one, path) for one in (more, *drawn))]
         if isinstance(leaf, Tensor):
             shape = [_size(sizes, batch, draws) for sizes in zip(*(one.shape for one in seen), strict=True)]
             return torch.empty(shape, dtype=leaf.dtype, device="meta")
@@ -130,10 +136,10 @@ def _run(twin: nn.Module, pure: bool, given: tuple[tuple[Any, ...], dict[str, An
     return result
 
 
-def _drawn(run: Callable[[Any], Any], given: Given, zeros: Any) -> Any:
+def _drawn(run: Callable[[Any], Any], given: Any, zeros: Any) -> Any:
     """What the copy gives for random numbers; what it gives for zeros, where it fails."""
     try:
-        return run(given.real(2, torch.Generator().manual_seed(0)))
+        return run(given)
     except Exception:
         return zeros
 
@@ -144,11 +150,9 @@ def _check_same(left: Any, right: Any, what: str) -> None:
         raise ValueError(f"the structure of what it returns depends on {what}")
 
 
-def _size(seen: tuple[Any, ...], batch: int, draws: Draws) -> int:
+def _size(seen: Sequence[int], batch: int, draws: Draws) -> int:
     """A size, from its values with a batch of 2, with one of 3, and for random numbers."""
-    two, three, drawn = seen
+    two, three, *drawn = seen
     if two != three:
-        return int(two // 2 * batch)
-    return int(two) if two == drawn else draws.number((two, drawn))
-
-
+        return two // 2 * batch
+    return two if all(one == two for one in drawn) else draws.number((two, *drawn))

@@ -333,7 +333,9 @@ class Recorder(Recipes, TorchFunctionMode):
         if (kind := _foreign((args, kwargs))) is not None:
             self._refuse_method(key, f"it is called with an object of {kind}")
         name = self._name_of_method(method)
-        return self._inside(method.layer, name, partial(self.unseen, self._method_step, key, method, name, args, kwargs))
+        return self._inside(
+            method.layer, name, partial(self.unseen, self._method_step, key, method, name, args, kwargs)
+        )
 
     def _method_step(self, key: tuple[str, str], method: Method, name: str, args: Any, kwargs: Any) -> Any:
         step = self._step("call_module", name, args, kwargs)
@@ -369,7 +371,9 @@ def _foreign(value: Any) -> str | None:
     return next((type(leaf).__name__ for leaf in leaves if not isinstance(leaf, (Tensor, slice, *PLAIN))), None)
 
 
-PREPARES = CaptureError("it prepares inputs for a model that has an opaque method, by numbers that depend on their sizes")
+PREPARES = CaptureError(
+    "it prepares inputs for a model that has an opaque method, by numbers that depend on their sizes"
+)
 """Why a module is opaque that could be recorded."""
 
 BATCH_NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
