@@ -145,15 +145,20 @@ class Session:
         """How much the recordings have found out that holds for all of them."""
         return len(self.hot_lines), len(self.methods)
 
-    def keep_preparing(self) -> None:
-        """Leave what prepares the inputs as it is, if a method of the model is opaque.
+    def keep_preparing(self, sizes: Mapping[Axis, int]) -> None:
+        """Leave what prepares the inputs as it is, if a method of the model is opaque at these sizes.
 
         Such models take lists of images, and resize them by numbers that Python computes from their sizes.
         """
-        known = next((one for one in self._known.values() if isinstance(one, Recording)), None)
-        if known is not None and self.methods and not self.opaque:
-            self.opaque = preparing(known)
-            self._known = {} if self.opaque else self._known
+        known = self.recorded(sizes)
+        self.opaque = preparing(known) if self.methods else self.opaque
+        if not self.opaque:
+            return
+        self._known = {}
+        try:
+            self.recorded(sizes)
+        except CaptureError:
+            self.opaque, self._known = frozenset(), {}
 
     def _turn(self, sizes: Mapping[Axis, int]) -> int:
         """The number of these sizes, in the order in which they came."""
@@ -266,7 +271,7 @@ def _dynamic_axes(
         except CaptureError as error:
             _note(session, static, batch, f"the batch is fixed: {error}")
             session.recorded({})  # raises what the example itself raises
-    session.keep_preparing()
+    session.keep_preparing(dict.fromkeys(found, BATCH))
     wanted = candidates(session) if dynamic is None else named(session, dynamic)
     for axis in (one for one in wanted if one.name in fixed):
         if dynamic is not None:
@@ -577,10 +582,10 @@ def _of_training(session: Session, plan: Sequence[Mapping[Axis, int]], differs: 
 
 def _checks(session: Session, sizes: Sizes) -> Iterator[Check]:
     """What is checked of each list among the inputs, and of each tensor that has a static axis."""
-    for path in dict.fromkeys(path[:end] for path in session.tensors for end in range(2, len(path))):
-        found = at(session.inputs, path)
+    for place in dict.fromkeys(path[:end] for path in session.tensors for end in range(2, len(path))):
+        found = at(session.inputs, place)
         if isinstance(found, list | tuple):
-            yield Check(session.names[path[:2]], (), path=_inner(path), length=len(found))
+            yield Check(session.names[place[:2]], (), path=_inner(place), length=len(found))
     for path, tensor in session.tensors.items():
         allowed = tuple(_allowed(path, tensor, sizes))
         if all(one is None for one in allowed):

@@ -181,7 +181,7 @@ class Recorder(Recipes, TorchFunctionMode):
         if form is not None and not hooked(module) and self._is_leaf(module, form, args, kwargs):
             return self._inside(module, path, partial(self.unseen, self.leaf, module, form, path, args, kwargs))
         if path in self.methods.opaque:
-            return self.unseen(self._opaque, module, path, args, kwargs, PREPARES)
+            return self.unseen(self._opaque, module, path, args, kwargs, CaptureError(PREPARES))
         mark, stack, scope, written = len(self.steps), self._stack, self._scope, len(self._journal)
         try:
             result = self._inside(module, path, lambda: run(*args, **kwargs))
@@ -196,7 +196,7 @@ class Recorder(Recipes, TorchFunctionMode):
             del self.steps[mark:]
             self._undo(written)
             self._items = {key: step for key, step in self._items.items() if step.index < mark}
-            return self.unseen(self._opaque, module, path, args, kwargs, error)
+            return self.unseen(self._opaque, module, path, args, kwargs, described(module, path, error))
 
     def _note_returned(self, result: Any, path: str) -> None:
         """Note that a call of a module returned one tensor: hooks on the module see its value."""
@@ -306,11 +306,10 @@ class Recorder(Recipes, TorchFunctionMode):
         if mine:
             self._steps.pop(id(counter), None)
 
-    def _opaque(self, module: nn.Module, path: str, args: Any, kwargs: Any, error: Exception) -> Any:
+    def _opaque(self, module: nn.Module, path: str, args: Any, kwargs: Any, reason: CaptureError) -> Any:
         """Note the call of a module that cannot be recorded as one step: all of it stays as it is."""
-        reason = described(module, path, error)
         if (kind := _foreign((args, kwargs))) is not None:
-            raise CaptureError(f"{reason}; and it is called with an object of {kind}") from error
+            raise CaptureError(f"{reason}; and it is called with an object of {kind}") from reason
         step = self._inside(module, path, lambda: self._step("call_module", path, args, kwargs))
         values, named = self._values((args, kwargs))
         try:
