@@ -39,7 +39,7 @@ STEPS_APART = (1, 16, 32)
 """Those that are tried where the example's size is left out: such models are few, and each try takes recordings."""
 
 DRAWS = Axis("(draws)", (), 0)
-"""Stands for what differs between recordings of the same sizes: numbers that depend on values, such as how many boxes."""
+"""Stands for what differs between recordings of one size: numbers that depend on values, such as how many boxes."""
 
 Dynamic = Mapping[str, Mapping[int, str]]
 """Names of axes that may change: by input, then by axis, as ``dynamic_axes`` of ``torch.onnx.export``."""

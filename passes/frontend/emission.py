@@ -54,7 +54,8 @@ class Filled(nn.Module):
 
     def forward(self, **attributes: Any) -> Any:
         """The object."""
-        made = self.kind.__new__(self.kind)
+        kind: Any = self.kind
+        made = kind.__new__(kind)
         vars(made).update(attributes)
         return made
 

@@ -184,7 +184,7 @@ def _may_be_opaque(name: str) -> bool:
 @contextmanager
 def patched(recorder: Recorder) -> Iterator[None]:
     """While it lasts, calls of opaque methods are steps of `recorder`."""
-    methods = recorder.methods.found
+    methods = dict(recorder.methods.found)
     before: dict[nn.Module, dict[str, Any]] = {}
     try:
         for key, method in methods.items():
@@ -194,8 +194,8 @@ def patched(recorder: Recorder) -> Iterator[None]:
             attributes.update(vars(holder))
         yield
     finally:
-        for holder, name in [(method.holder, method.name) for method in methods.values()]:
-            vars(holder).pop(name, None)
+        for method in methods.values():
+            vars(method.holder).pop(method.name, None)
 
 
 class _Recorded:

@@ -129,12 +129,12 @@ def rebuilt(like: Any, parts: list[Any]) -> Any:
         return tuple(parts)
     if isinstance(like, tuple):
         return kind(*parts) if hasattr(like, "_fields") else kind(parts)
-    if not dataclasses.is_dataclass(like):
-        made = copy.copy(like)
-        vars(made).update(zip(vars(like), parts, strict=True))
-        return made
-    names = [one.name for one in dataclasses.fields(like)]
-    return dataclasses.replace(like, **dict(zip(names, parts, strict=True)))
+    if dataclasses.is_dataclass(like) and not isinstance(like, type):
+        names = [one.name for one in dataclasses.fields(like)]
+        return dataclasses.replace(like, **dict(zip(names, parts, strict=True)))
+    made = copy.copy(like)
+    vars(made).update(zip(vars(like), parts, strict=True))
+    return made
 
 
 def at(value: Any, path: Path) -> Any:
