@@ -148,6 +148,8 @@ def check_length(given: Any, name: str, length: int, path: Sequence[Any] = ()) -
         given.tracer.create_proxy("call_function", check_length, (given, name, length, tuple(path)), {})
         return
     found, name = _part(given, name, path)
+    if not isinstance(found, list | tuple):
+        raise InputError(f"input {name!r} must be a list as in the example, not {type(found).__name__}")
     if len(found) != length:
         raise InputError(f"input {name!r} has {len(found)} entries, expected {length} as in the example")
 

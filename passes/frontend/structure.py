@@ -46,16 +46,19 @@ def is_record(value: Any) -> bool:
 
     Objects that hold other objects, such as caches of text models, have a life of their own.
     """
-    kind = type(value)
-    if isinstance(value, (*PLAIN, Tensor, Leaf, type, list, tuple, Mapping)) or kind.__module__.startswith(_NOT_USERS):
+    if isinstance(value, Tensor) or not hasattr(value, "__dict__"):
         return False
-    parts = list(getattr(value, "__dict__", {}).values())
-    return not hasattr(kind, "__slots__") and any(map(_has_tensor, parts)) and all(map(_is_simple, parts))
+    kind = type(value)
+    if isinstance(value, _NO_RECORDS) or kind.__module__.startswith(_NOT_USERS) or hasattr(kind, "__slots__"):
+        return False
+    parts = list(vars(value).values())
+    return any(map(_has_tensor, parts)) and all(map(_is_simple, parts))
 
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size, Enum)
 """Values beside tensors that a graph can return."""
 
+_NO_RECORDS = (*PLAIN, Leaf, type, list, tuple, Mapping)
 _NOT_USERS = ("torch.", "builtins", "functools", "types", "bnas.")
 
 
