@@ -354,8 +354,6 @@ class Emitter:
             if tuple(x * y * z for x, y, z in zip(a, b, c, strict=True)) == vector:
                 return self._apply((), [one, two, three])
         self.guesses += 1
-        if (found := self._fits(vector)) is not None:
-            return found
         for family in FAMILIES:
             for sizes, place in [*known, *self._first_with.items()]:
                 for chain in chains(family, vector, sizes):
@@ -372,6 +370,8 @@ class Emitter:
                 all_three = tuple(x * y * z for x, y, z in zip(a, b, c, strict=True))
                 for chain in _exact(chains(family, vector, all_three), all_three):
                     return self._apply(chain, [one, two, three])
+            if (found := self._fits(vector)) is not None:
+                return found
         return None
 
     def _known(self, operands: Sequence[Step]) -> list[tuple[Vector, tuple[Node, int]]]:

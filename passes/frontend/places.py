@@ -59,8 +59,8 @@ def remedy(error: BaseException) -> str:
     text = str(error)
     if isinstance(error, ValueRead) or "meta tensor" in text or "data-independent" in text:
         return (
-            ". Code that depends on the values of tensors belongs in a submodule or a method of its own, which then stays "
-            "rigid while the rest becomes elastic"
+            ". Code that depends on the values of tensors belongs in a submodule or a method of its own, which then "
+            "stays rigid while the rest becomes elastic"
         )
     if isinstance(error, CaptureError):
         return ""
