@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path as FilePath
+from types import FrameType
 
 import torch
 from torch import nn
@@ -20,12 +21,18 @@ _OURS = (f"{FilePath(torch.__file__).parent}/", f"{FilePath(__file__).parents[1]
 
 def user_line() -> tuple[str, int] | None:
     """File and line of the innermost frame that is neither torch's nor ours."""
-    frame = sys._getframe(2)
+    frame = user_frame()
+    return None if frame is None else (frame.f_code.co_filename, frame.f_lineno)
+
+
+def user_frame() -> FrameType | None:
+    """The innermost frame that is neither torch's nor ours."""
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         name = frame.f_code.co_filename
         if not name.startswith(_OURS) and not name.startswith("<"):
-            return name, frame.f_lineno
-        frame = frame.f_back  # type: ignore[assignment]
+            return frame
+        frame = frame.f_back
     return None
 
 

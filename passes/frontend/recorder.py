@@ -19,10 +19,11 @@ from torch.overrides import TorchFunctionMode
 from bnas.passes.calls import ModuleForm, form_of
 from bnas.passes.errors import CaptureError, Diagnostic
 
+from .guards import passing
 from .methods import Again, Method, Methods, keeps_values
 from .on_meta import run_leaf, run_on_meta
 from .opaque import Draws, run_opaque
-from .places import ValueRead, described, told
+from .places import ValueRead, described, told, user_frame
 from .recipes import Recipes
 from .spelling import DEVICE, LIKES, RANDOM, READS, spelled, written_by
 from .steps import Step
@@ -111,7 +112,7 @@ class Recorder(Recipes, TorchFunctionMode):
         if kwargs.get("out") is not None:
             return self._into(func, args, dict(kwargs))
         if name in READS:
-            self._refuse_to_read(name, args)
+            return self._read(name, args)
         op, target, args = spelled(func, args, kwargs)
         writes = written_by(op, target, args, kwargs)
         for tensor in writes:
@@ -162,11 +163,19 @@ class Recorder(Recipes, TorchFunctionMode):
             step.value = shown
         return shown
 
-    def _refuse_to_read(self, name: str, args: Any) -> None:
+    def _read(self, name: str, args: Any) -> bool:
+        """What a check of values that only raises is to hear; all others that read numbers are refused."""
         tensor = args[0]
         owner = self.names.get(id(tensor))
-        what = f"the tensor {owner!r} of the model" if owner else "a tensor that depends on the inputs"
-        raise ValueRead(f"it reads the numbers of {what} (by {name.strip('_')})")
+        frame = user_frame() if name == "__bool__" else None
+        answer = None if frame is None else passing(frame)
+        if answer is None or frame is None:
+            what = f"the tensor {owner!r} of the model" if owner else "a tensor that depends on the inputs"
+            raise ValueRead(f"it reads the numbers of {what} (by {name.strip('_')})")
+        where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        left_out = Diagnostic(self._scope or "the model", f"a check of values is left out: {where}")
+        self.diagnostics += [left_out] if left_out not in self.diagnostics else []
+        return answer
 
     # Modules ----------------------------------------------------------------------------------------------------
 
