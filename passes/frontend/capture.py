@@ -316,6 +316,10 @@ def candidates(session: Session) -> list[Axis]:
     """Axes that may turn out to be dynamic: those of images behind the channels, all but the first of others."""
     groups: dict[tuple[int, str], list[tuple[Path, int]]] = {}
     for path, tensor in session.tensors.items():
+        if session.opaque and path[2:] and tensor.ndim in (1, 2):  # such as the boxes of an image, and their labels
+            size, owner = tensor.shape[0], tensor_name(session.names, path[:-1])
+            groups.setdefault((size, f"{owner}_0"), []).append((path, 0))
+            continue
         images = IMAGE_AXES.get(tensor.ndim) if tensor.is_floating_point() else None
         for place in range(1, tensor.ndim):
             if images is not None and place not in images:

@@ -29,24 +29,27 @@ def _passing(code: CodeType, line: int) -> bool | None:
     except (OSError, SyntaxError):
         return None
     place = line - max(first, 1) + 1
-    found = [one for one in _conditions(tree) if one[0].lineno <= place <= (one[0].end_lineno or 0)]
-    if len(found) != 1 or any(isinstance(one, _DECIDES) for one in ast.walk(found[0][0])):
+    found = [one for one in _conditions(tree) if one[0] <= place <= (one[1].end_lineno or 0)]
+    if len(found) != 1 or any(isinstance(one, _DECIDES) for one in ast.walk(found[0][1])):
         return None
-    test, passes = found[0]
+    _, test, passes = found[0]
     if passes is None or not any(isinstance(one, ast.Not) for one in ast.walk(test)):
         return passes
     return not passes if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not) else None
 
 
-def _conditions(tree: ast.AST) -> Iterator[tuple[ast.expr, bool | None]]:
-    """The conditions in some code, with the value at which a check raises nothing; None for all that are no checks."""
+def _conditions(tree: ast.AST) -> Iterator[tuple[int, ast.expr, bool | None]]:
+    """The conditions in some code: the first line, and the value at which a check raises nothing.
+
+    It is None for all that are no checks.
+    """
     for node in ast.walk(tree):
         if isinstance(node, ast.If):
-            yield node.test, False if not node.orelse and _raises(node.body[-1]) else None
+            yield node.lineno, node.test, False if not node.orelse and _raises(node.body[-1]) else None
         elif isinstance(node, ast.While | ast.IfExp):
-            yield node.test, None
+            yield node.lineno, node.test, None
         elif isinstance(node, ast.Assert):
-            yield node.test, True
+            yield node.lineno, node.test, True
 
 
 def _raises(statement: ast.stmt) -> bool:

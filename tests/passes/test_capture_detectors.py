@@ -94,3 +94,27 @@ def test_onnx_says_what_to_do_instead(found: tuple[str, SuperNetwork]) -> None:
     _, supernet = found
     with pytest.raises(LoweringError, match=r"is an opaque method.*Export the part of the model"):
         lower(supernet.extract(supernet.space.minimal()), images((64, 64), (64, 64)))
+
+
+def targets(*counts: int) -> list[dict[str, Tensor]]:
+    """Boxes in every image, and what they hold."""
+    corners = torch.tensor([[3.0, 5.0, 30.0, 40.0], [10.0, 10.0, 50.0, 60.0], [1.0, 20.0, 44.0, 51.0]])
+    return [{"boxes": corners[:count], "labels": torch.arange(1, count + 1)} for count in counts]
+
+
+@pytest.mark.parametrize("name", ["retinanet_resnet50_fpn", "fasterrcnn_mobilenet_v3_large_320_fpn"])
+def test_with_targets_a_detector_trains_on_its_own_losses(name: str) -> None:
+    net = detector(name)
+    supernet = SuperNetwork.from_model(net, (*images((64, 64), (64, 64)), targets(2, 2)))
+    assert supernet.dynamic["targets_0_boxes"] == supernet.dynamic["targets_0_labels"] == {0: "targets_0_0"}
+    supernet.train()
+    given = (*images((64, 64), (80, 72)), targets(3, 1))
+    losses = []
+    for module in (net.train(), supernet.program(supernet.space.maximal())):
+        torch.manual_seed(0)
+        losses.append({key: value.detach() for key, value in module(*given).items()})
+    assert all(value > 0 for value in losses[0].values())
+    torch.testing.assert_close(losses[1], losses[0], rtol=0, atol=0)
+    sum(supernet.program(supernet.space.minimal())(*given).values()).backward()
+    with_gradient = {path.partition(".")[0] for path, p in net.named_parameters() if p.grad is not None}
+    assert with_gradient == DETECTORS[name][1]
