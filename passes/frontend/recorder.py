@@ -322,9 +322,7 @@ class Recorder(Recipes, TorchFunctionMode):
         step = self._inside(module, path, lambda: self._step("call_module", path, args, kwargs))
         values, named = self._values((args, kwargs))
         try:
-            result = run_opaque(
-                module, values, named, self.batch, self.device, self.draws, training=module.training
-            )
+            result = run_opaque(module, values, named, self.batch, self.device, self.draws, training=module.training)
         except Exception as inner:
             raise reason from inner
         self.diagnostics.append(Diagnostic(path, f"opaque, its inputs and outputs are rigid: {reason}"))

@@ -38,11 +38,9 @@ def asserts_false(net: Any, x: Tensor) -> Tensor:
 
 
 def over_lines(net: Any, x: Tensor) -> Tensor:
-    if (
-        torch.isnan(
-            x,
-        ).any()
-    ):
+    if torch.isnan(
+        x,
+    ).any():
         raise ValueError("not a number")
     return net.inner(x)
 
