@@ -107,9 +107,10 @@ def run_opaque(
     """
     given, draws = Given(tuple(args), dict(kwargs), batch, device), draws or Draws()
     draws.begin()
-    run = partial(_run, deep_copy(module).train(training), pure)
+    twin = deep_copy(module)
+    run = partial(_run, twin if module.training is training else twin.train(training), pure)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)  # and none of a GPU, which nobody puts back
         zeros = run(given.real(2))
         more = run(given.real(3)) if given.batched else zeros
         drawn = [_drawn(run, given.real(2, fill), zeros) for fill in FILLS]

@@ -174,7 +174,8 @@ class Recorder(Recipes, TorchFunctionMode):
             raise ValueRead(f"it reads the numbers of {what} (by {name.strip('_')})")
         where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
         left_out = Diagnostic(self._scope or "the model", f"a check of values is left out: {where}")
-        self.diagnostics += [left_out] if left_out not in self.diagnostics else []
+        if left_out not in self.diagnostics:
+            self.diagnostics.append(left_out)
         return answer
 
     # Modules ----------------------------------------------------------------------------------------------------
@@ -379,9 +380,7 @@ def _foreign(value: Any) -> str | None:
     return next((type(leaf).__name__ for leaf in leaves if not isinstance(leaf, (Tensor, slice, *PLAIN))), None)
 
 
-PREPARES = CaptureError(
-    "it prepares inputs for a model that has an opaque method, by numbers that depend on their sizes"
-)
+PREPARES = "it prepares inputs for a model that has an opaque method, by numbers that depend on their sizes"
 """Why a module is opaque that could be recorded."""
 
 BATCH_NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
