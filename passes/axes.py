@@ -17,7 +17,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from .calls import Call, Dynamic, Operator, TensorRef, with_numbers
 from .errors import Diagnostic, RuleError
-from .frontend.structure import holds_tensors, tensors_of
+from .frontend.methods import OpaqueMethod
+from .frontend.structure import holds_tensors, is_record, tensors_of
 from .ir import IR
 from .terms import K, Sym, Term, leaves, normalise, symbols
 from .unifier import Unifier
@@ -290,8 +291,9 @@ def _type_of(types: AxisTypes, node: Node) -> Any:
     gives = holds_tensors(node.meta["value"])
     if not gives and node.target is not operator.setitem:
         return None  # a size: a number and not a tensor
-    if isinstance(node.target, type):  # a container of a user's class, which is made to be returned
-        _pin_inputs(types, node, "it is an output of the model")
+    if isinstance(node.target, type):  # a container of a user's class, which is made to be returned, or to be given
+        returned = all(user.op == "output" for user in node.users)
+        _pin_inputs(types, node, "it is an output of the model" if returned else "it is in a list or dict of a class")
         return None
     call = types.ir.calls.get(node)
     rule = None if call is None else RULES.get(call.op)
@@ -320,6 +322,8 @@ def fits(axes: Any, value: Any) -> bool:
     if isinstance(value, Tensor):
         terms = isinstance(axes, list) and all(isinstance(term, Term) for term in axes)
         return terms and [term.size for term in axes] == list(value.shape)
+    if not holds_tensors(value):
+        return True
     if isinstance(value, list | tuple):
         return isinstance(axes, list | tuple) and all(map(fits, axes, value)) and len(axes) == len(value)
     if isinstance(value, dict):
@@ -328,8 +332,11 @@ def fits(axes: Any, value: Any) -> bool:
 
 
 def _opaque_name(types: AxisTypes, node: Node) -> str:
-    """An opaque module by its class, so that many of a kind have one reason."""
-    return f"the opaque module {type(types.ir.module(str(node.target))).__name__}"
+    """An opaque module by its class, so that many of a kind have one reason; a method by its name."""
+    module = types.ir.module(str(node.target))
+    if isinstance(module, OpaqueMethod):
+        return f"the opaque method {module.place}"
+    return f"the opaque module {type(module).__name__}"
 
 
 def _note_use(types: AxisTypes, node: Node, ref: Node | TensorRef) -> None:
@@ -368,6 +375,8 @@ def rigid(value: Any, why: str = "") -> Any:
         return tuple(rigid(item, why) for item in value)
     if isinstance(value, dict):
         return {key: rigid(item, why) for key, item in value.items()}
+    if is_record(value):
+        return {name: rigid(item, why) for name, item in vars(value).items()}
     return None
 
 

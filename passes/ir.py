@@ -58,6 +58,11 @@ class IR:
         """The samples that the values of the graph hold: `BATCH`, or 1 where the batch is not dynamic."""
         return BATCH if "batch" in self.sizes.names else 1
 
+    @cached_property
+    def opaque(self) -> bool:
+        """Whether the graph calls a module or a method of which nothing is known but what it gives."""
+        return any(node.op == "call_module" and node not in self.calls for node in self.graph.nodes)
+
     @property
     def dynamic(self) -> dict[str, dict[int, str]]:
         """The dynamic axes by the name of the input, then by axis: ``{"x": {0: "batch", 2: "height"}}``."""

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from .axes import AxisTypes
 from .blocks import Block
+from .frontend.structure import tensors_of
 from .terms import Term
 
 
@@ -64,12 +65,12 @@ def _made(types: AxisTypes, node: Node) -> Iterator[tuple[Tensor, list[Term]]]:
     axes = types.values.get(node)
     if node.op != "output" and axes is not None:
         typed = tree_leaves(axes, is_leaf=lambda value: isinstance(value, list))
-        values = [leaf for leaf in tree_leaves(node.meta["value"]) if isinstance(leaf, Tensor)]
+        values = tensors_of(node.meta["value"])
         yield from zip(values, (one for one in typed if isinstance(one, list)), strict=True)
 
 
 def _tensors(node: Node) -> Iterator[Tensor]:
-    return (leaf for leaf in tree_leaves(node.meta.get("value")) if isinstance(leaf, Tensor))
+    return iter(tensors_of(node.meta.get("value")))
 
 
 def _memory(tensor: Tensor) -> Any:

@@ -33,6 +33,7 @@ from . import (
     lowering_views,
 )
 from .errors import LoweringError
+from .frontend.methods import OpaqueMethod
 from .lowering_builder import IR_VERSION, OPSET, OnnxBuilder
 from .lowering_execution import SampleError
 from .lowering_site import LOWERING, Rule, Site, Value, register_lowering
@@ -113,6 +114,7 @@ def lowered_graph(module: GraphModule, example_inputs: Sequence[Any]) -> OnnxBui
         LoweringError: as `lower` does.
     """
     _check_eval(module)
+    _check_methods(module)
     args, kwargs = ((), dict(example_inputs)) if isinstance(example_inputs, Mapping) else (example_inputs, {})
     inputs = list(bound_inputs(module.graph, args, kwargs, "the model"))
     names = [str(node.target) for node in module.graph.nodes if node.op == "placeholder"]
@@ -202,6 +204,15 @@ def fields_of(value: Any) -> dict[Any, Any] | None:
     if is_dataclass(value) and not isinstance(value, type | Value):
         return {one.name: getattr(value, one.name) for one in fields(value)}
     return None
+
+
+def _check_methods(module: GraphModule) -> None:
+    method = next((one for one in module.modules() if isinstance(one, OpaqueMethod)), None)
+    if method is not None:
+        raise LoweringError(
+            f"{method.place} is an opaque method, which has no lowering rule: it reads numbers of tensors in Python. "
+            "Export the part of the model that computes what it takes as a model of its own"
+        )
 
 
 def _check_eval(module: GraphModule) -> None:

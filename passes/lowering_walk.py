@@ -17,6 +17,7 @@ from torch.fx.proxy import GraphAppendingTracer
 
 from .calls import RECURRENT, Call, TensorRef, call_of, recurrent
 from .errors import LoweringError
+from .frontend.entry import check_length, check_sizes
 from .lowering_builder import OnnxBuilder
 from .lowering_execution import Execution
 from .lowering_numbers import calculated
@@ -211,9 +212,12 @@ def _recurrent_call(node: Node, root: nn.Module) -> Call | None:
     return Call(node, recurrent, tuple(node.args), {**node.kwargs, "layer": module})
 
 
+CHECKS = frozenset({check_length.__name__, check_sizes.__name__})
+
+
 def _only_checks(node: Node) -> bool:
     """Whether `node` only raises where sizes do not fit: an ONNX graph has no such operator."""
-    return node.op == "call_function" and not node.users and getattr(node.target, "__name__", "") == "check_sizes"
+    return node.op == "call_function" and not node.users and getattr(node.target, "__name__", "") in CHECKS
 
 
 def _is_foreign(op: Any) -> bool:

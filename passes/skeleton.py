@@ -21,7 +21,6 @@ from .blocks import Block
 from .calls import Dynamic, form_of
 from .choices import Choices
 from .frames import Frame, Frames, make_shell
-from .frontend.entry import check_sizes
 from .ir import IR
 from .kernels import LAYERS
 from .recurrent import fit as fit_recurrent
@@ -177,8 +176,7 @@ class Skeleton:
         for check in reversed(self.ir.checks):
             if check.name in inputs and last is not None:
                 with graph.inserting_after(last):
-                    args = inputs[check.name], check.name, check.allowed, check.why, check.path
-                    graph.call_function(check_sizes, args)
+                    graph.call_function(*check.called_on(inputs[check.name]))
 
     def _stand_in(self, graph: Graph, block: Block, copies: Mapping[Node, Node]) -> Node:
         """The entry of a skipped block; a copy of it where somebody writes into it or into the block's sum later."""

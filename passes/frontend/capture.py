@@ -24,7 +24,7 @@ from .merging import Differs, Merger
 from .on_meta import BATCH
 from .recording import Recording
 from .session import Session
-from .structure import Path, spelled_path
+from .structure import Path, at, spelled_path, tensor_name
 
 NEXT = (1013, 1019)
 """Batches of the other recordings: primes too."""
@@ -34,6 +34,9 @@ STEPS = (1, 2, 4, 8, 16, 32, 64)
 
 STEPS_APART = (1, 16, 32)
 """Those that are tried where the example's size is left out: such models are few, and each try takes recordings."""
+
+DRAWS = Axis("(draws)", (), 0)
+"""Stands for what differs between recordings of one size: numbers that depend on values, such as how many boxes."""
 
 Dynamic = Mapping[str, Mapping[int, str]]
 """Names of axes that may change: by input, then by axis, as ``dynamic_axes`` of ``torch.onnx.export``."""
@@ -147,6 +150,7 @@ def _dynamic_axes(
         except CaptureError as error:
             _note(session, static, batch, f"the batch is fixed: {error}")
             session.recorded({})  # raises what the example itself raises
+    session.keep_preparing(dict.fromkeys(found, BATCH))
     wanted = candidates(session) if dynamic is None else named(session, dynamic)
     for axis in (one for one in wanted if one.name in fixed):
         if dynamic is not None:
@@ -210,6 +214,11 @@ def candidates(session: Session) -> list[Axis]:
     """Axes that may turn out to be dynamic: those of images behind the channels, all but the first of others."""
     groups: dict[tuple[int | str, str], list[tuple[Path, int]]] = {}
     for path, tensor in session.tensors.items():
+        if session.opaque and path[2:] and tensor.ndim in (1, 2):  # such as the boxes of an image, and their labels
+            if tensor.shape[0] > 1:
+                name = f"{tensor_name(session.names, path[:-1])}_0"
+                groups.setdefault((tensor.shape[0], name), []).append((path, 0))
+            continue
         images = IMAGE_AXES.get(tensor.ndim) if tensor.is_floating_point() else None
         for place in range(1, tensor.ndim):
             if images is not None and place not in images:
@@ -218,6 +227,8 @@ def candidates(session: Session) -> list[Axis]:
             if size is None or tensor.shape[place] < 2:
                 continue
             name = images[place] if images else _name(groups, size, place)
+            if session.opaque and path[2:]:  # the images of a list: each has a size of its own
+                name = f"{session.name_of(path)}_{place}"
             groups.setdefault((size, name), []).append((path, place))
     return [
         Axis(name, tuple(places), session.tensors[places[0][0]].shape[places[0][1]])
@@ -281,6 +292,17 @@ def plans(batch: Sequence[Axis], axes: Sequence[Axis], more: bool = False) -> li
     return made
 
 
+def _plan_by_axis(batch: Sequence[Axis], axes: Sequence[Axis]) -> list[dict[Axis, int]]:
+    """Sizes of a model whose inputs are resized by an opaque step: one axis changed, and all of them.
+
+    Such a step keeps the form of an image, and gives the same for many sizes.
+    """
+    base = {axis: axis.size for axis in axes} | dict.fromkeys(batch, BATCH)
+    alone = [base | {axis: axis.between(2, quarters)} for axis in axes for quarters in (1, 3)]
+    together = {axis: axis.between(2, QUARTERS[place % 3]) + place * axis.step for place, axis in enumerate(axes)}
+    return [base, *alone, together | dict.fromkeys(batch, NEXT[0])]
+
+
 def _sizes(axis: Axis, place: int) -> list[int]:
     """The sizes of an axis in the recordings; where the example's is a short cut, none that it may hold at too."""
     turns = [QUARTERS[(place + turn) % 3] for turn in (0, 1)]
@@ -322,16 +344,29 @@ def _planned(session: Session, batch: Sequence[Axis], axes: Sequence[Axis]) -> l
         CaptureError: the recordings are not one graph.
     """
     if not batch and not axes:
-        return [{}]
+        return _of_one_size(session)
     known = session.plans.get((*batch, *axes))
     if known is not None:
         return known
     for more in (False, True):
-        plan = plans(batch, axes, more)
+        plan = _plan_by_axis(batch, axes) if session.opaque else plans(batch, axes, more)
         if not _emitted(session.all(plan)).guesses:
             break
     key = (*batch, *axes)
     session.plans[key] = plan
+    return plan
+
+
+def _of_one_size(session: Session) -> list[dict[Axis, int]]:
+    """One recording; three where some numbers depend on values, which are no constants then.
+
+    Raises:
+        CaptureError: these recordings are not one graph.
+    """
+    if not session.recorded({}).recorder.draws.count:
+        return [{}]
+    plan: list[dict[Axis, int]] = [{DRAWS: turn} for turn in range(3)]
+    _emitted(session.all(plan))
     return plan
 
 
@@ -483,7 +518,11 @@ def _of_training(session: Session, plan: Sequence[Mapping[Axis, int]], differs: 
 
 
 def _checks(session: Session, sizes: Sizes) -> Iterator[Check]:
-    """What is checked of each input that has a static axis."""
+    """What is checked of each list among the inputs, and of each tensor that has a static axis."""
+    for place in dict.fromkeys(path[:end] for path in session.tensors for end in range(2, len(path))):
+        found = at(session.inputs, place)
+        if isinstance(found, list | tuple):
+            yield Check.of_list(session.names[place[:2]], len(found), place[2:])
     for path, tensor in session.tensors.items():
         allowed = tuple(_allowed(session, path, sizes))
         if all(one is None for one in allowed):

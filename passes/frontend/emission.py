@@ -19,7 +19,7 @@ from torch.fx import Node
 from .merging import LIMITS, ByMode, ByType, Differs, Merged, Merger, Recipe, Varying, limit_of
 from .on_meta import BATCH, as_meta, run_on_meta
 from .steps import DEVICE_OF_MODEL, Step
-from .structure import leaves_of, map_leaves, parts_of
+from .structure import Attribute, Path, at, is_record, leaves_of, map_leaves, parts_of
 
 RESHAPES = frozenset({"view", "reshape", torch.reshape})
 """Calls that may leave one size open, as -1."""
@@ -43,6 +43,25 @@ class Follows(nn.Module):
     def extra_repr(self) -> str:
         """Both values."""
         return f"evaluation={self.evaluation!r}, training={self.in_training!r}"
+
+
+class Filled(nn.Module):
+    """Makes a plain object of a user's class with the given attributes, without calling its constructor."""
+
+    def __init__(self, kind: type) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, **attributes: Any) -> Any:
+        """The object."""
+        kind: Any = self.kind
+        made = kind.__new__(kind)
+        vars(made).update(attributes)
+        return made
+
+    def extra_repr(self) -> str:
+        """The name of the class."""
+        return self.kind.__name__
 
 
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -69,6 +88,8 @@ class Emitter:
         blocks that read that size."""
         self._vectors: dict[tuple[Node, int], Vector] = {}
         """The sizes of axes of nodes in the recordings."""
+        self._given: dict[tuple[Any, ...], tuple[Node, Path]] = {}
+        """Numbers that vary among what an opaque step gives, with where they are in its value."""
         self._sizes: dict[Vector, Node] = {}
         self.guesses = 0
         """How many numbers are neither the size of a tensor nor a product of such sizes."""
@@ -121,6 +142,7 @@ class Emitter:
         if step.returned:
             node.meta["returned"] = step.returned
         if not isinstance(step.value, Tensor):
+            self._note_numbers(node, merged.values)
             return
         if merged.follows and self._follows is None and node.op != "get_attr":
             self._follows = node
@@ -133,6 +155,24 @@ class Emitter:
             known = self._first_with.get(columns[axis])
             if known is None or _depth(node) < _depth(known[0]):
                 self._first_with[columns[axis]] = node, axis
+
+    def _note_numbers(self, node: Node, values: Sequence[Any]) -> None:
+        """Note where numbers come from that a call gives beside tensors, and that vary."""
+        for path, leaf in leaves_of(values[0]):
+            if type(leaf) in (int, float):
+                vector = tuple(at(one, path) for one in values)
+                if len(set(vector)) > 1:
+                    self._given.setdefault(vector, (node, path))
+
+    def _taken(self, node: Node, path: Path) -> Node:
+        """A number inside the value of a node."""
+        value = node.meta["value"]
+        for step in path:
+            function, key = (getattr, step.name) if isinstance(step, Attribute) else (operator.getitem, step)
+            value = function(value, key)
+            node = self.graph.call_function(function, (node, key))
+            node.meta.update(value=value, scope="", nn_module_stack={})
+        return node
 
     def _arguments(self, merged: Merged) -> tuple[Any, Any]:
         step, args, kwargs = merged.step, merged.args, merged.kwargs
@@ -212,9 +252,9 @@ class Emitter:
 
     def _constant(self, step: Step) -> Any:
         """A get_attr node for a cold tensor; for several of them, nested as they are."""
-        value = step.value
-        if not isinstance(value, Tensor):
-            raise Differs(step, "a call takes several tensors at once that do not depend on the inputs")
+        return map_leaves(step.value, lambda _, leaf: self._constant_of(leaf) if isinstance(leaf, Tensor) else leaf)
+
+    def _constant_of(self, value: Tensor) -> Node:
         if id(value) not in self._made:
             name = self._made[id(value)] = f"{self.prefix}_constant_{len(self.constants)}"
             self.constants[name] = value.detach()
@@ -291,6 +331,9 @@ class Emitter:
             direct = self._direct(vector, operands)
             if direct is not None:
                 return self._size(*direct, shared=direct in self._inputs.values())
+        if vector in self._given:
+            return self._taken(*self._given[vector])
+        if isinstance(vector[0], int):
             for count in (1, 2):
                 for places in combinations(self._inputs.items(), count):
                     sizes = [prod(column) for column in zip(*(one for one, _ in places), strict=True)]
@@ -361,6 +404,8 @@ class Emitter:
                 all_three = tuple(x * y * z for x, y, z in zip(a, b, c, strict=True))
                 for chain in _exact(chains(family, vector, all_three), all_three):
                     return self._apply(chain, [one, two, three])
+            if (found := self._fits(vector)) is not None:
+                return found
         return None
 
     def _known(self, operands: Sequence[Step]) -> list[tuple[Vector, tuple[Node, int]]]:
@@ -383,6 +428,16 @@ class Emitter:
             node = self._computed(function, node, number)
         return node
 
+    def _fits(self, vector: tuple[Any, ...]) -> Node | None:
+        """How often one size goes into another, as the stride of a map of features in its image."""
+        if type(vector[0]) is not int or not vector[0]:
+            return None
+        sizes = self._first_with | self._inputs
+        for (whole, one), (part, other) in product(sizes.items(), sizes.items()):
+            if all(b and a // b == number for a, b, number in zip(whole, part, vector, strict=True)):
+                return self._computed(operator.floordiv, *(self._apply((), [place]) for place in (one, other)))
+        return None
+
     def _quotient(self, one: tuple[Node, int], other: tuple[Node, int]) -> Node:
         sizes = [self._size(*place, shared=place in self._inputs.values()) for place in (one, other)]
         return self._computed(operator.truediv, *sizes)
@@ -400,6 +455,8 @@ class Emitter:
 
     def _structure(self, value: Any, resolved: Any) -> Any:
         """A call that makes a container of a user's class."""
+        if is_record(value):
+            return self._filled(value, resolved)
         kind = type(value)
         args: tuple[Any, ...] = ()
         kwargs: dict[str, Any] = {}
@@ -414,6 +471,15 @@ class Emitter:
         else:
             args = ([resolved(one) for _, one in parts_of(value) or ()],)
         node = self.graph.call_function(kind, args, kwargs)
+        node.meta.update(value=_with_values(value), scope="", nn_module_stack={})
+        return node
+
+    def _filled(self, value: Any, resolved: Any) -> Any:
+        """A call that makes a plain object."""
+        name = f"{self.prefix}_filled_{sum(isinstance(one, Filled) for one in self.own.values())}"
+        self.own[name] = Filled(type(value))
+        attributes = {key: resolved(one) for key, one in vars(value).items()}
+        node = self.graph.create_node("call_module", name, (), attributes)
         node.meta.update(value=_with_values(value), scope="", nn_module_stack={})
         return node
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
-from torch.fx import Proxy
+from torch.fx import Node, Proxy
 
 from bnas.passes.errors import InputError
 
@@ -92,11 +92,28 @@ class Check:
     why: str = ""
     path: tuple[Any, ...] = ()
     """Where the tensor is inside the input: keys and positions, and names of attributes with a dot before them."""
+    length: int | None = None
+    """How many entries there are, where it is a list and no tensor."""
+
+    def called_on(self, given: Node) -> tuple[Any, tuple[Any, ...]]:
+        """The function that checks the input `given`, and its arguments."""
+        if self.length is not None:
+            return check_length, (given, self.name, self.length, self.path)
+        return check_sizes, (given, self.name, self.allowed, self.why, self.path)
 
     @classmethod
     def of(cls, name: str, allowed: tuple[Allowed, ...], why: str, path: Path) -> Check:
         """The check of the tensor at `path` in the input called `name`."""
-        return cls(name, allowed, why, tuple(f".{step.name}" if isinstance(step, Attribute) else step for step in path))
+        return cls(name, allowed, why, _spelled(path))
+
+    @classmethod
+    def of_list(cls, name: str, length: int, path: Path) -> Check:
+        """The check of the list at `path` in the input called `name`."""
+        return cls(name, (), path=_spelled(path), length=length)
+
+
+def _spelled(path: Path) -> tuple[Any, ...]:
+    return tuple(f".{step.name}" if isinstance(step, Attribute) else step for step in path)
 
 
 def check_sizes(given: Any, name: str, allowed: Sequence[Allowed], why: str = "", path: Sequence[Any] = ()) -> None:
@@ -115,13 +132,7 @@ def check_sizes(given: Any, name: str, allowed: Sequence[Allowed], why: str = ""
     if isinstance(given, Proxy):  # a saved module is loaded by a symbolic trace of it: the check stays a node
         given.tracer.create_proxy("call_function", check_sizes, (given, name, tuple(allowed), why, tuple(path)), {})
         return
-    tensor = given
-    for step in path:
-        try:
-            tensor = getattr(tensor, step[1:]) if str(step).startswith(".") else tensor[step]
-        except (LookupError, TypeError, AttributeError):
-            raise InputError(f"input {name!r} has no part {step!r}: it must be nested as in the example") from None
-        name = f"{name}{step}" if str(step).startswith(".") else f"{name}[{step!r}]"
+    tensor, name = _part(given, name, path)
     if not isinstance(tensor, Tensor):
         raise InputError(f"input {name!r} must be a tensor as in the example, not {type(tensor).__name__}")
     if tensor.ndim != len(allowed):
@@ -144,6 +155,39 @@ def _expected(first: int, step: int, least: int = 0, most: int | None = None) ->
     steps = [f"{first} plus a multiple of {step}"] if step > 1 else []
     ends = [f"at least {least}"] if least else []
     return ", ".join([*steps, *ends, *([] if most is None else [f"at most {most}"])])
+
+
+def check_length(given: Any, name: str, length: int, path: Sequence[Any] = ()) -> None:
+    """Raise unless a list among the inputs has as many entries as that of the example.
+
+    Args:
+        given: the input.
+        name: its name, for the message.
+        length: the number of entries.
+        path: where the list is inside the input.
+
+    Raises:
+        InputError: names the list, what came and what is allowed.
+    """
+    if isinstance(given, Proxy):
+        given.tracer.create_proxy("call_function", check_length, (given, name, length, tuple(path)), {})
+        return
+    found, name = _part(given, name, path)
+    if not isinstance(found, list | tuple):
+        raise InputError(f"input {name!r} must be a list as in the example, not {type(found).__name__}")
+    if len(found) != length:
+        raise InputError(f"input {name!r} has {len(found)} entries, expected {length} as in the example")
+
+
+def _part(given: Any, name: str, path: Sequence[Any]) -> tuple[Any, str]:
+    """The part of an input that `path` leads to, with its name."""
+    for step in path:
+        try:
+            given = getattr(given, step[1:]) if str(step).startswith(".") else given[step]
+        except (LookupError, TypeError, AttributeError):
+            raise InputError(f"input {name!r} has no part {step!r}: it must be nested as in the example") from None
+        name = f"{name}{step}" if str(step).startswith(".") else f"{name}[{step!r}]"
+    return given, name
 
 
 REMEDY = "Make the super-network with an example of that size, or name the axis in `dynamic`"

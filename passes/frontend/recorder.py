@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -23,12 +23,15 @@ from bnas.passes.errors import CaptureError, Diagnostic
 from .alone import Exports
 from .aten import in_python
 from .exported import ExportedModel
+from .guards import passing
+from .methods import Again, Method, Methods, keeps_values
 from .on_meta import Types, hooked, run_leaf, run_on_meta
-from .places import ValueRead, described
+from .opaque import Draws, run_opaque
+from .places import ValueRead, described, told, user_frame
 from .recipes import Recipes
 from .spelling import DEVICE, LIKES, RANDOM, READS, spelled, written_by
 from .steps import Step
-from .structure import Path, holds_tensors, leaves_of, map_leaves, tensors_of
+from .structure import PLAIN, Path, holds_tensors, leaves_of, map_leaves, tensors_of
 
 
 class Recorder(Recipes, TorchFunctionMode):
@@ -43,8 +46,11 @@ class Recorder(Recipes, TorchFunctionMode):
         hot_lines: set[Any],
         types: Types,
         exports: Exports,
+        methods: Methods,
+        draws: Draws,
     ) -> None:
         super().__init__(root, types, hot_lines)
+        self.methods, self.draws = methods, draws
         self.batch, self.modes, self.layers = batch, modes, layers
         self.exports = exports
         self.norms: set[nn.Module] = set()
@@ -113,7 +119,7 @@ class Recorder(Recipes, TorchFunctionMode):
         if kwargs.get("out") is not None:
             return self._into(func, args, dict(kwargs))
         if name in READS:
-            self._refuse_to_read(name, args)
+            return self._read(name, args)
         op, target, args = spelled(func, args, kwargs)
         writes = written_by(op, target, args, kwargs)
         for tensor in writes:
@@ -164,11 +170,20 @@ class Recorder(Recipes, TorchFunctionMode):
             step.value = shown
         return shown
 
-    def _refuse_to_read(self, name: str, args: Any) -> None:
+    def _read(self, name: str, args: Any) -> bool:
+        """What a check of values that only raises is to hear; all others that read numbers are refused."""
         tensor = args[0]
         owner = self.names.get(id(tensor))
-        what = f"the tensor {owner!r} of the model" if owner else "a tensor that depends on the inputs"
-        raise ValueRead(f"it reads the numbers of {what} (by {name.strip('_')})")
+        frame = user_frame() if name == "__bool__" else None
+        answer = None if frame is None else passing(frame)
+        if answer is None or frame is None:
+            what = f"the tensor {owner!r} of the model" if owner else "a tensor that depends on the inputs"
+            raise ValueRead(f"it reads the numbers of {what} (by {name.strip('_')})")
+        where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        left_out = Diagnostic(self._scope or "the model", f"a check of values is left out: {where}")
+        if left_out not in self.diagnostics:
+            self.diagnostics.append(left_out)
+        return answer
 
     # Modules ----------------------------------------------------------------------------------------------------
 
@@ -182,6 +197,8 @@ class Recorder(Recipes, TorchFunctionMode):
         form = self._form(module) if path else None  # a graph calls no root: a model that is one layer is its function
         if form is not None and not hooked(module) and self._is_leaf(module, form, args, kwargs):
             return self._inside(module, path, partial(self.unseen, self.leaf, module, form, path, args, kwargs))
+        if path in self.methods.opaque:
+            return self.unseen(self._opaque, module, path, args, kwargs, CaptureError(PREPARES))
         mark, stack, scope, written = len(self.steps), self._stack, self._scope, len(self._journal)
         program = self.exports.program(module, args, kwargs)
         if program is not None:
@@ -191,14 +208,17 @@ class Recorder(Recipes, TorchFunctionMode):
             self._note_returned(result, path)
             return result
         except Exception as error:
+            if self.unseen(self.methods.find, self.paths, error) is not None:
+                raise Again(error) from error
             if not path:
                 raise
             self._stack, self._scope = stack, scope
             del self.steps[mark:]
             self._undo(written)
             self._items = {key: step for key, step in self._items.items() if step.index < mark}
-            self.exports.ask(module, args, kwargs)
-            return self.unseen(self._opaque, module, path, args, kwargs, error)
+            if not self.methods.tried_in(path):  # else it reads values by a method, which can take very long to export
+                self.exports.ask(module, args, kwargs)
+            return self.unseen(self._opaque, module, path, args, kwargs, described(module, path, error))
 
     def _replay_program(self, program: ExportedModel, path: str, *args: Any, **kwargs: Any) -> Any:
         """Record the program of a module in place of its forward."""
@@ -332,24 +352,72 @@ class Recorder(Recipes, TorchFunctionMode):
         if mine:
             self._steps.pop(id(counter), None)
 
-    def _opaque(self, module: nn.Module, path: str, args: Any, kwargs: Any, error: Exception) -> Any:
+    def _opaque(self, module: nn.Module, path: str, args: Any, kwargs: Any, reason: CaptureError) -> Any:
         """Note the call of a module that cannot be recorded as one step: all of it stays as it is."""
-        from .opaque import run_opaque
-        from .recording import PLAIN
-
-        reason = described(module, path, error)
-        for _, leaf in leaves_of((args, kwargs)):
-            if not isinstance(leaf, (Tensor, slice, *PLAIN)):
-                raise CaptureError(f"{reason}; and it is called with an object of {type(leaf).__name__}") from error
+        if (kind := _foreign((args, kwargs))) is not None:
+            raise CaptureError(f"{reason}; and it is called with an object of {kind}") from reason
         step = self._inside(module, path, lambda: self._step("call_module", path, args, kwargs))
         values, named = self._values((args, kwargs))
         try:
-            result = run_opaque(module, values, named, self.batch, self.device)
+            result = run_opaque(module, values, named, self.batch, self.device, self.draws, training=module.training)
         except Exception as inner:
             raise reason from inner
         self.diagnostics.append(Diagnostic(path, f"opaque, its inputs and outputs are rigid: {reason}"))
         return self._keep(step, result, args, kwargs)
 
+    def call_method(
+        self, key: tuple[str, str], method: Method, before: Mapping[str, Any], args: Any, kwargs: Any
+    ) -> Any:
+        """Note the call of an opaque method as one step; `before` are the attributes that its module had at first.
+
+        Raises:
+            Again: it cannot be one step.
+        """
+        if why := self.unseen(keeps_values, method.holder, before, self):
+            self._refuse_method(key, why)
+        if (kind := _foreign((args, kwargs))) is not None:
+            self._refuse_method(key, f"it is called with an object of {kind}")
+        name = self._name_of_method(method)
+        return self._inside(
+            method.layer, name, partial(self.unseen, self._method_step, key, method, name, args, kwargs)
+        )
+
+    def _method_step(self, key: tuple[str, str], method: Method, name: str, args: Any, kwargs: Any) -> Any:
+        step = self._step("call_module", name, args, kwargs)
+        values, named = self._values((args, kwargs))
+        mode = method.holder.training
+        try:
+            result = run_opaque(
+                method.layer, values, named, self.batch, self.device, self.draws, training=mode, pure=True
+            )
+        except Exception as error:
+            self._refuse_method(key, told(error))
+        return self._keep(step, result, args, kwargs)
+
+    def _name_of_method(self, method: Method) -> str:
+        """The name of the layer that calls an opaque method: one layer for all of its calls."""
+        for name, module in self.own.items():
+            if module is method.layer:
+                return name
+        name = f"_opaque_{len(self.own)}_{method.name}"
+        self.own[name] = method.layer
+        what = f"an opaque method, its inputs and outputs are rigid: it cannot be recorded, {method.why}"
+        self.diagnostics.append(Diagnostic(method.layer.place, what))
+        return name
+
+    def _refuse_method(self, key: tuple[str, str], why: str) -> NoReturn:
+        self.methods.refuse(key, why)
+        raise Again
+
+
+def _foreign(value: Any) -> str | None:
+    """The type of an object among arguments that is no tensor and no plain value."""
+    leaves = (leaf for _, leaf in leaves_of(value))
+    return next((type(leaf).__name__ for leaf in leaves if not isinstance(leaf, (Tensor, slice, *PLAIN))), None)
+
+
+PREPARES = "it prepares inputs for a model that has an opaque method, by numbers that depend on their sizes"
+"""Why a module is opaque that could be recorded."""
 
 BATCH_NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
 """The parameters of `torch.nn.functional.batch_norm`."""

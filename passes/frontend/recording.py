@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
@@ -15,13 +14,15 @@ from torch import Tensor, nn
 from bnas.passes.errors import CaptureError, Diagnostic
 
 from .alone import Exports
+from .methods import Again, Methods, patched
 from .on_meta import Types
+from .opaque import Draws
 from .patches import inner_of, recording
 from .places import described
 from .recorder import Recorder
 from .state import ModelState
 from .steps import Step
-from .structure import Path, at, leaves_of, map_leaves
+from .structure import PLAIN, Path, at, leaves_of, map_leaves
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ def record(
     layers: Container[nn.Module] | None,
     hot_lines: set[Any],
     exports: Exports,
+    methods: Methods,
+    turn: int,
     types: Types = MappingProxyType({}),
 ) -> Recording:
     """Run `model` on meta tensors of the given `shapes`; it and all that it holds are as before afterwards.
@@ -77,17 +80,14 @@ def record(
         modes: the mode of each module when the model is in training mode.
         layers: the modules that are batch norms in both modes; None while that is being found out.
         hot_lines: lines whose tensors are not computed for real; those that make a very large one are added.
-        types: the types that tensors of the model and of the inputs have here, by those that they have.
         exports: the programs of modules that cannot be recorded; those that are found out are added.
+        methods: those that are opaque; those that must be are added.
+        turn: the number of these sizes: numbers that depend on values are other ones at other sizes.
+        types: the types that tensors of the model and of the inputs have here, by those that they have.
 
     Raises:
         CaptureError: it cannot be recorded.
     """
-
-    def run() -> Recording:
-        return _recorded(
-            Recorder(model, batch, modes, layers, hot_lines, types, exports), state, inputs, names, shapes, training
-        )
 
     def answered() -> bool:
         try:
@@ -97,8 +97,12 @@ def record(
             state.restore()
 
     while True:
+        recorder = Recorder(model, batch, modes, layers, hot_lines, types, exports, methods, Draws(turn))
         try:
-            found = run()
+            found = _recorded(recorder, state, inputs, names, shapes, training)
+        except Again as again:
+            methods.learn(again.__cause__, recorder.paths, modes)
+            continue
         except CaptureError:
             if not answered():
                 raise
@@ -127,19 +131,15 @@ def _recorded(
         set_modes(modes, training)
         args, kwargs = _placeholders(recorder, inputs, names, shapes)
         try:
-            with recording(recorder), torch.random.fork_rng(devices=[]):
+            with recording(recorder), patched(recorder), torch.random.fork_rng(devices=[]):
                 result = inner_of(model)(*args, **kwargs)
                 output, dropped = recorder.unseen(_returned, recorder, result)
         except Exception as error:
-            raise described(model, "", error) from error
+            raise recorder.methods.explained(described(model, "", error)) from error
     finally:
         recorder.give_back()
         state.restore()
     return Recording(recorder.steps, output, dropped, recorder.own, recorder.plain, recorder.diagnostics, recorder)
-
-
-PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size, Enum)
-"""Values beside tensors that a graph can return."""
 
 
 def _returned(recorder: Recorder, result: Any) -> tuple[Any, tuple[Path, ...]]:
@@ -185,3 +185,19 @@ def _placeholders(
     if not names:
         raise CaptureError("there is no tensor among the example inputs")
     return given
+
+
+def preparing(recording: Recording) -> frozenset[str]:
+    """The outermost modules without tensors that only inputs of the model go through, by path."""
+    root, given, computed = recording.recorder.root, set[Step](), set[Step]()
+    inside: dict[str, list[Step]] = {}
+    for step in recording.hot:
+        operands = {leaf for _, leaf in leaves_of((step.args, step.kwargs)) if isinstance(leaf, Step)}
+        if step.op in ("get_attr", "call_module") or operands & computed:
+            computed.add(step)
+        elif step.op == "placeholder" or operands & given:
+            given.add(step)
+        inside.setdefault(next(iter(step.stack), "").partition("@")[0], []).append(step)
+    alone = [path for path, steps in inside.items() if path and given & set(steps) and not computed & set(steps)]
+    modules = {path: root.get_submodule(path) for path in alone}
+    return frozenset(path for path, one in modules.items() if not [*one.parameters(), *one.buffers()])

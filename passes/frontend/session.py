@@ -18,8 +18,9 @@ from .entry import Axis
 from .exported import ExportedModel
 from .exported_axes import ExportedAxes, Limits
 from .merging import same_calls
+from .methods import Method, Methods
 from .patches import WRAPPERS, inner_of
-from .recording import Recording, record
+from .recording import Recording, preparing, record
 from .state import ModelState
 from .structure import Path, holds_tensors, leaves_of, tensor_name
 
@@ -39,10 +40,15 @@ class Session:
     """Modules that are batch norms of their own tensors in training mode."""
     apart: bool = True
     """Whether axes may be recorded at other sizes than the example's only."""
+    opaque: frozenset[str] = frozenset()
+    """Modules that are one step each, by path."""
     hot_lines: set[Any] = field(default_factory=set)
     """Lines that made a tensor which was too large, at some size, to be computed for real: none is, at any size."""
     exports: Exports = field(default_factory=Exports)
     """Programs of modules that cannot be recorded."""
+    methods: dict[tuple[str, str], Method] = field(default_factory=dict)
+    """Methods that are one opaque step at all sizes, since they cannot be recorded at some."""
+    _turns: dict[Any, int] = field(default_factory=dict)
     _known: dict[Any, Recording | CaptureError] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -99,15 +105,15 @@ class Session:
     def recorded(self, sizes: Mapping[Axis, int], *, training: bool = False, typed: bool = False) -> Recording:
         """The recording with axes of the given sizes; one that failed raises what it raised."""
         key = frozenset((axis.name, size) for axis, size in sizes.items() if size != axis.size), training, typed
-        count = len(self.hot_lines)
+        count = self._learnt
         if key not in self._known:
             try:
                 self._known[key] = self._record(sizes, training, typed)
             except CaptureError as error:
                 self._known[key] = error
         found = self._known[key]
-        if len(self.hot_lines) != count:
-            self._known = {key: found}  # the others computed for real what is a node here
+        if self._learnt != count:
+            self._known = {key: found}  # the others computed for real, or called, what is one node here
         if isinstance(found, CaptureError):
             raise found
         return found
@@ -119,14 +125,39 @@ class Session:
             CaptureError: one fails, or calls something else than the first.
         """
         while True:
-            count = len(self.hot_lines)
+            count = self._learnt
             found = [self.recorded(plan[0], training=training)]
             for sizes in plan[1:]:
                 found.append(self.recorded(sizes, training=training))
-                if len(self.hot_lines) == count:
+                if self._learnt == count:
                     same_calls(found[0], found[-1])
-            if len(self.hot_lines) == count:
+            if self._learnt == count:
                 return found
+
+    @property
+    def _learnt(self) -> tuple[int, int]:
+        """How much the recordings have found out that holds for all of them."""
+        return len(self.hot_lines), len(self.methods)
+
+    def keep_preparing(self, sizes: Mapping[Axis, int]) -> None:
+        """Leave what prepares the inputs as it is, if a method of the model is opaque at these sizes.
+
+        Such models take lists of images, and resize them by numbers that Python computes from their sizes.
+        """
+        known = self.recorded(sizes)
+        self.opaque = preparing(known) if self.methods else self.opaque
+        if not self.opaque:
+            return
+        self._known = {}
+        try:
+            self.recorded(sizes)
+        except CaptureError:
+            self.opaque, self._known = frozenset(), {}
+
+    def _turn(self, sizes: Mapping[Axis, int]) -> int:
+        """The number of these sizes, in the order in which they came."""
+        key = frozenset((axis.name, size) for axis, size in sizes.items() if size != axis.size)
+        return self._turns.setdefault(key, len(self._turns))
 
     def _record(self, sizes: Mapping[Axis, int], training: bool, typed: bool) -> Recording:
         shapes = {path: list(tensor.shape) for path, tensor in self.tensors.items()}
@@ -149,6 +180,8 @@ class Session:
             hot_lines=self.hot_lines,
             types=self._types if typed else {},
             exports=self.exports,
+            methods=Methods(self.methods, opaque=self.opaque),
+            turn=self._turn(sizes),
         )
 
     @property

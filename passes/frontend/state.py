@@ -9,8 +9,9 @@ from __future__ import annotations
 import copy
 import types
 from collections import deque
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -149,13 +150,14 @@ def _refill(container: Any, content: Any) -> None:
         container.extend(content)
 
 
-def deep_copy(model: nn.Module) -> nn.Module:
+def deep_copy(model: nn.Module, instead: Mapping[int, Any] = MappingProxyType({})) -> nn.Module:
     """A deep copy of a model, also of one that keeps tensors with a history: norms of weights, or attention for a plot.
 
-    In the copy these are detached, wherever they are kept; in the model they stay.
+    In the copy these are detached, wherever they are kept; in the model they stay. `instead` has what the copy holds
+    in place of an object, by the object's identity.
     """
-    copies = {id(one): one.detach().clone() for one in ModelState(model).tensors if not one.is_leaf}
-    return copy.deepcopy(model, copies)
+    copies: dict[int, Any] = {id(one): one.detach().clone() for one in ModelState(model).tensors if not one.is_leaf}
+    return copy.deepcopy(model, {**copies, **instead})
 
 
 @contextmanager

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
+from enum import Enum
 from typing import Any
 
 import torch
@@ -34,7 +36,43 @@ def parts_of(value: Any) -> list[tuple[Any, Any]] | None:
         return list(enumerate(value))
     if dataclasses.is_dataclass(value) and not isinstance(value, type | Leaf):
         return [(Attribute(one.name), getattr(value, one.name)) for one in dataclasses.fields(value)]
+    if is_record(value):
+        return [(Attribute(name), part) for name, part in vars(value).items()]
     return None
+
+
+def is_record(value: Any) -> bool:
+    """Whether a value is a plain object that only holds tensors and plain values, such as images with their sizes.
+
+    Objects that hold other objects, such as caches of text models, have a life of their own.
+    """
+    if isinstance(value, Tensor) or not hasattr(value, "__dict__"):
+        return False
+    kind = type(value)
+    if isinstance(value, _NO_RECORDS) or kind.__module__.startswith(_NOT_USERS) or hasattr(kind, "__slots__"):
+        return False
+    parts = list(vars(value).values())
+    return any(map(_has_tensor, parts)) and all(map(_is_simple, parts))
+
+
+PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size, Enum)
+"""Values beside tensors that a graph can return."""
+
+_NO_RECORDS = (*PLAIN, Leaf, type, list, tuple, Mapping)
+_NOT_USERS = ("torch.", "builtins", "functools", "types", "bnas.")
+
+
+def _has_tensor(part: Any) -> bool:
+    """Whether a part holds a tensor, or what stands for one while a model is recorded."""
+    if isinstance(part, list | tuple | dict):
+        return any(map(_has_tensor, part.values() if isinstance(part, dict) else part))
+    return isinstance(part, Tensor | Leaf)
+
+
+def _is_simple(part: Any) -> bool:
+    if isinstance(part, list | tuple | dict):
+        return all(map(_is_simple, part.values() if isinstance(part, dict) else part))
+    return isinstance(part, (Tensor, Leaf, *PLAIN))
 
 
 def leaves_of(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
@@ -94,8 +132,12 @@ def rebuilt(like: Any, parts: list[Any]) -> Any:
         return tuple(parts)
     if isinstance(like, tuple):
         return kind(*parts) if hasattr(like, "_fields") else kind(parts)
-    names = [one.name for one in dataclasses.fields(like)]
-    return dataclasses.replace(like, **dict(zip(names, parts, strict=True)))
+    if dataclasses.is_dataclass(like) and not isinstance(like, type):
+        names = [one.name for one in dataclasses.fields(like)]
+        return dataclasses.replace(like, **dict(zip(names, parts, strict=True)))
+    made = copy.copy(like)
+    vars(made).update(zip(vars(like), parts, strict=True))
+    return made
 
 
 def at(value: Any, path: Path) -> Any:

@@ -12,7 +12,9 @@ from bnas.passes.calls import form_of
 from bnas.passes.errors import add_note
 
 from .entry import Axis
+from .methods import OpaqueMethod
 from .on_meta import BATCH, run_leaf, run_on_meta, to_meta
+from .opaque import Draws, run_opaque
 from .structure import Path, map_leaves
 
 
@@ -24,10 +26,11 @@ def revalue(
     plain: Mapping[str, type[nn.Module]],
 ) -> Iterator[fx.Node]:
     """Compute the value of every node of a graph anew; inputs keep theirs. Yields each node that has it then."""
+    draws = Draws()
     for node in graph.nodes:
         try:
             if node.op not in ("placeholder", "output"):
-                node.meta["value"] = _value(root, own, constants, node, plain)
+                node.meta["value"] = _value(root, own, constants, node, plain, draws)
         except Exception as error:
             add_note(error, f"at the node {node.format_node()}")
             raise
@@ -41,6 +44,7 @@ def _value(
     constants: Mapping[str, Tensor],
     node: fx.Node,
     plain: Mapping[str, type[nn.Module]],
+    draws: Draws,
 ) -> Any:
     args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda one: one.meta["value"])
     target = str(node.target)
@@ -54,11 +58,9 @@ def _value(
             return torch.empty_like(like[0])
         module = own[target] if target in own else root.get_submodule(target)
         form = form_of(module)
-        if form is None and target not in own:
-            from .opaque import run_opaque
-
+        if form is None and (target not in own or isinstance(module, OpaqueMethod)):
             device = next((p.device for p in root.parameters()), torch.device("cpu"))
-            return run_opaque(module, args, kwargs, BATCH, device)
+            return run_opaque(module, args, kwargs, BATCH, device, draws)
         return run_leaf(module, form, args, kwargs)
 
 

@@ -27,9 +27,12 @@ def permute(types: AxisTypes, call: Call) -> Axes:
 
 
 @register_rule(getattr)
-def attribute(types: AxisTypes, call: Call) -> Axes:
-    """``x.T``, ``x.mT`` and ``x.data``."""
-    inputs, name = types.type(call.args[0]), call.args[1]
+def attribute(types: AxisTypes, call: Call) -> Any:
+    """``x.T``, ``x.mT`` and ``x.data``; an attribute of an object that an opaque step gives."""
+    source, name = types.values[call.args[0]], call.args[1]
+    if isinstance(source, dict):
+        return source[name]
+    inputs = types.type(call.args[0])
     if name in ("T", "H"):
         return inputs[::-1]
     if name in ("mT", "mH"):

@@ -385,9 +385,13 @@ def _detection_models() -> None:
         return ([torch.rand(3, *2 * (96 if more else 64,)) for _ in range(batch)],)
 
     small = {"min_size": 64, "max_size": 96}
-    add("tv-retinanet", "torchvision", "detection", make("retinanet_resnet50_fpn", **small), listed)
-    add("tv-fasterrcnn", "torchvision", "detection", make("fasterrcnn_mobilenet_v3_large_320_fpn", **small), listed)
-    add("tv-ssdlite", "torchvision", "detection", make("ssdlite320_mobilenet_v3_large"), listed)
+    lists: dict[str, Any] = {"batched": False, "dynamic": "height, width of every image"}
+    retinanet = make("retinanet_resnet50_fpn", score_thresh=0.01, **small)
+    faster = make("fasterrcnn_mobilenet_v3_large_320_fpn", box_score_thresh=0.01, **small)
+    ssdlite = make("ssdlite320_mobilenet_v3_large", score_thresh=0.01)
+    add("tv-retinanet", "torchvision", "detection", retinanet, listed, **lists)
+    add("tv-fasterrcnn", "torchvision", "detection", faster, listed, **lists)
+    add("tv-ssdlite", "torchvision", "detection", ssdlite, listed, **lists)
     add("hand-yolo", "by hand", "detection", hand.YoloLike, _images(64, 96), dynamic="height, width")
 
 

@@ -11,7 +11,6 @@ from alone_cases import (
     Images,
     Part,
     Whole,
-    asserts,
     asserts_a_number,
     branches,
     goes_through_numpy,
@@ -40,9 +39,8 @@ def told(supernet: SuperNetwork, words: str) -> bool:
     return any(one.place == "part" and words in one.reason for one in supernet.diagnostics)
 
 
-@pytest.mark.parametrize("step", [asserts, asserts_a_number])
-def test_an_exported_part_is_elastic_and_right(step: Callable[[Part, Tensor], Tensor]) -> None:
-    supernet, x = built(step), torch.randn(3, 8)
+def test_an_exported_part_is_elastic_and_right() -> None:
+    supernet, x = built(asserts_a_number), torch.randn(3, 8)
     assert "part.up" in supernet.space.widths
     assert told(supernet, "captured by torch.export")
     assert not told(supernet, "opaque")
@@ -78,7 +76,7 @@ def test_functions_of_numpy_are_nodes() -> None:
 
 
 def test_dropout_of_an_exported_part_follows_the_mode() -> None:
-    supernet, x = built(asserts), torch.randn(3, 8)
+    supernet, x = built(asserts_a_number), torch.randn(3, 8)
     program = supernet.program(supernet.space.maximal())
     supernet.train()
     program.train()

@@ -211,7 +211,9 @@ class Nested(nn.Module):
     ("bad", "told"),
     [
         pytest.param({"x": [torch.randn(3, 7)]}, r"given\['x'\]\[0\].*axis 1 has size 7, expected 6", id="size"),
-        pytest.param({"x": []}, r"given\['x'\].*no part 0", id="structure"),
+        pytest.param({"x": []}, r"given\['x'\].*has 0 entries, expected 1", id="length"),
+        pytest.param({"x": None}, r"given\['x'\].*must be a list as in the example, not NoneType", id="no-list"),
+        pytest.param({"y": []}, r"given.*no part 'x'", id="structure"),
     ],
 )
 def test_tensors_inside_an_input_are_checked(bad: Any, told: str) -> None:

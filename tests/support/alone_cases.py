@@ -31,11 +31,6 @@ class Whole(nn.Module):
         return self.head(self.part(self.narrow(torch.relu(self.stem(x)))))
 
 
-def asserts(part: Part, x: Tensor) -> Tensor:
-    assert (x < 1e6).all()
-    return torch.relu(x)
-
-
 def asserts_a_number(part: Part, x: Tensor) -> Tensor:
     assert x.max().item() < 1e6
     return torch.relu(x)
@@ -46,7 +41,7 @@ def goes_through_numpy(part: Part, x: Tensor) -> Tensor:
 
 
 def keeps_a_count(part: Part, x: Tensor) -> Tensor:
-    assert (x < 1e6).all()
+    assert x.max().item() < 1e6
     part.calls = getattr(part, "calls", 0) + 1
     return x
 
@@ -62,7 +57,7 @@ class Reversed(torch.autograd.Function):
 
 
 def has_a_backward(part: Part, x: Tensor) -> Tensor:
-    assert (x < 1e6).all()
+    assert x.max().item() < 1e6
     return Reversed.apply(x)
 
 
@@ -99,5 +94,5 @@ class Block(nn.Module):
         self.norm, self.second = nn.BatchNorm2d(16), nn.Conv2d(16, 16, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        assert (x < 1e6).all()
+        assert x.max().item() < 1e6
         return self.second(torch.relu(self.norm(self.first(x)))) + x
