@@ -13,7 +13,7 @@ from torch import nn
 from bnas.inputs import Example, Input, example_of
 from bnas.passes import BnasError
 from bnas.passes.errors import add_note
-from bnas.passes.frontend.capture import Dynamic
+from bnas.passes.frontend.candidates import Dynamic
 from bnas.passes.rigidity import rigid_share
 from bnas.runtime import SuperNetwork
 

@@ -5,21 +5,21 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
-from itertools import combinations, product
-from math import gcd, prod
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from torch.fx import Node
 
 from .merging import LIMITS, ByMode, ByType, Differs, Merged, Merger, Recipe, Varying, limit_of
-from .on_meta import BATCH, as_meta, run_on_meta
+from .numbers import Numbers
+from .on_meta import as_meta, run_on_meta
+from .own_layers import Filled, Follows
 from .steps import DEVICE_OF_MODEL, Step
-from .structure import Attribute, Path, at, is_record, leaves_of, map_leaves, parts_of
+from .structure import is_record, leaves_of, map_leaves, parts_of
 
 RESHAPES = frozenset({"view", "reshape", torch.reshape})
 """Calls that may leave one size open, as -1."""
@@ -29,70 +29,19 @@ WINDOWS = {F.avg_pool2d: 2, F.max_pool2d: 2, F.avg_pool3d: 3, F.max_pool3d: 3}
 """Pools over several axes, which may have one number for the windows along all of them."""
 
 
-class Follows(nn.Module):
-    """Gives one plain value in evaluation mode and another in training mode."""
-
-    def __init__(self, evaluation: Any, training: Any) -> None:
-        super().__init__()
-        self.evaluation, self.in_training = evaluation, training
-
-    def forward(self) -> Any:
-        """The value of the mode."""
-        return self.in_training if self.training else self.evaluation
-
-    def extra_repr(self) -> str:
-        """Both values."""
-        return f"evaluation={self.evaluation!r}, training={self.in_training!r}"
-
-
-class Filled(nn.Module):
-    """Makes a plain object of a user's class with the given attributes, without calling its constructor."""
-
-    def __init__(self, kind: type) -> None:
-        super().__init__()
-        self.kind = kind
-
-    def forward(self, **attributes: Any) -> Any:
-        """The object."""
-        kind: Any = self.kind
-        made = kind.__new__(kind)
-        vars(made).update(attributes)
-        return made
-
-    def extra_repr(self) -> str:
-        """The name of the class."""
-        return self.kind.__name__
-
-
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 LIMITS_OF_TYPES = frozenset(limit_of(dtype, name) for dtype in FLOATING for name in LIMITS)
 """Values among arguments that may be a type, or a limit of one, that forward read from a tensor."""
 
-Vector = tuple[int, ...]
-"""A size in each of the recordings."""
 
-
-class Emitter:
+class Emitter(Numbers):
     """Makes the graph of a merged recording."""
 
     def __init__(self, merger: Merger, prefix: str = "") -> None:
+        super().__init__()
         self.merger, self.prefix = merger, prefix
-        self.graph = fx.Graph()
         self.constants: dict[str, Tensor] = {}
         self.own = {f"{prefix}{name}": module for name, module in merger.base.own.items()}
-        self._nodes: dict[Step, Node] = {}
-        self._inputs: dict[Vector, tuple[Node, int]] = {}
-        """Sizes of inputs that vary, with a placeholder and an axis that have them."""
-        self._first_with: dict[Vector, tuple[Node, int]] = {}
-        """For every size a tensor that has it, the first of those in the outermost module: it stands outside of the
-        blocks that read that size."""
-        self._vectors: dict[tuple[Node, int], Vector] = {}
-        """The sizes of axes of nodes in the recordings."""
-        self._given: dict[tuple[Any, ...], tuple[Node, Path]] = {}
-        """Numbers that vary among what an opaque step gives, with where they are in its value."""
-        self._sizes: dict[Vector, Node] = {}
-        self.guesses = 0
-        """How many numbers are neither the size of a tensor nor a product of such sizes."""
         self._followers: dict[ByMode, Node] = {}
         self._made: dict[int, str] = {}
         self.types: set[Any] = set()
@@ -102,7 +51,6 @@ class Emitter:
         """The first tensor whose type follows that of the inputs or parameters."""
         self._first: Node | None = None
         self._device: Node | None = None
-        self._last_input: Node | None = None
 
     def emit(self) -> fx.Graph:
         """The graph.
@@ -146,33 +94,7 @@ class Emitter:
             return
         if merged.follows and self._follows is None and node.op != "get_attr":
             self._follows = node
-        columns = list(zip(*(value.shape for value in merged.values), strict=False))
-        node.meta["varies"] = tuple(axis for axis, vector in enumerate(columns) if len(set(vector)) > 1)
-        for axis in node.meta["varies"]:
-            self._vectors[node, axis] = columns[axis]
-            if node.meta.get("input"):
-                self._inputs.setdefault(columns[axis], (node, axis))
-            known = self._first_with.get(columns[axis])
-            if known is None or _depth(node) < _depth(known[0]):
-                self._first_with[columns[axis]] = node, axis
-
-    def _note_numbers(self, node: Node, values: Sequence[Any]) -> None:
-        """Note where numbers come from that a call gives beside tensors, and that vary."""
-        for path, leaf in leaves_of(values[0]):
-            if type(leaf) in (int, float):
-                vector = tuple(at(one, path) for one in values)
-                if len(set(vector)) > 1:
-                    self._given.setdefault(vector, (node, path))
-
-    def _taken(self, node: Node, path: Path) -> Node:
-        """A number inside the value of a node."""
-        value = node.meta["value"]
-        for step in path:
-            function, key = (getattr, step.name) if isinstance(step, Attribute) else (operator.getitem, step)
-            value = function(value, key)
-            node = self.graph.call_function(function, (node, key))
-            node.meta.update(value=value, scope="", nn_module_stack={})
-        return node
+        self._note_sizes(node, merged.values)
 
     def _arguments(self, merged: Merged) -> tuple[Any, Any]:
         step, args, kwargs = merged.step, merged.args, merged.kwargs
@@ -318,136 +240,6 @@ class Emitter:
             node.meta.update(value=value.evaluation, scope="", nn_module_stack={})
         return self._followers[key]
 
-    # Numbers ----------------------------------------------------------------------------------------------------
-
-    def _number(self, value: Varying, merged: Merged | None, operands: Sequence[Step]) -> Node:
-        """A node whose value is that number in every recording.
-
-        A size that a tensor has comes before an expression in other sizes: halves that are rounded up and down, say,
-        agree at few sizes only. A multiple of the inputs' sizes is safe too, and does not tie the reader to a tensor.
-        """
-        vector = value.values
-        if isinstance(vector[0], int):
-            direct = self._direct(vector, operands)
-            if direct is not None:
-                return self._size(*direct, shared=direct in self._inputs.values())
-        if vector in self._given:
-            return self._taken(*self._given[vector])
-        if isinstance(vector[0], int):
-            for count in (1, 2):
-                for places in combinations(self._inputs.items(), count):
-                    sizes = [prod(column) for column in zip(*(one for one, _ in places), strict=True)]
-                    number = vector[0] // sizes[0] if sizes[0] else 0
-                    if number > 0 and tuple(size * number for size in sizes) == vector:
-                        chain: Chain = () if number == 1 else ((operator.mul, number),)
-                        return self._apply(chain, [place for _, place in places])
-            if vector in self._first_with:
-                return self._size(*self._first_with[vector], shared=False)
-        found = self._expression(vector, operands)
-        if found is None:
-            raise Differs(merged.step if merged else None, f"a number that no size explains: {vector}")
-        return found
-
-    def _direct(self, vector: Vector, operands: Sequence[Step]) -> tuple[Node, int] | None:
-        """A tensor and an axis with that size: an input, or an operand."""
-        if vector in self._inputs:
-            return self._inputs[vector]
-        for step in operands:
-            node = self._nodes[step]
-            for axis in node.meta.get("varies", ()):
-                if self._vectors[node, axis] == vector:
-                    return node, axis
-        return None
-
-    def _size(self, node: Node, axis: int, *, shared: bool) -> Node:
-        """A node that reads a size; one for all who read that of an input, so that it stands before everything."""
-        vector = self._vectors.get((node, axis), ())
-        if shared and vector in self._sizes:
-            return self._sizes[vector]
-        if shared:
-            with self.graph.inserting_after(self._last_input):
-                made = self.graph.call_method("size", (node, axis))
-        else:
-            made = self.graph.call_method("size", (node, axis))
-        made.meta.update(value=int(node.meta["value"].shape[axis]), scope="", nn_module_stack=_outer(node, shared))
-        if shared:
-            self._sizes[vector] = made
-        return made
-
-    def _expression(self, vector: tuple[Any, ...], operands: Sequence[Step]) -> Node | None:
-        """An expression in one, two or three sizes that has these values; `guesses` counts those that are none.
-
-        Two numbers are met by many expressions: the simple ones of all sizes come before the others of any.
-        """
-        known = self._known(operands)
-        whole = [(sizes, place) for sizes, place in known if all(type(one) is int for one in vector)]
-        for (left, one), (right, other) in product(whole, whole):
-            if tuple(a * b for a, b in zip(left, right, strict=True)) == vector:
-                return self._apply((), [one, other])
-        for (a, one), (b, two), (c, three) in product(whole, whole, whole):
-            if tuple(x * y * z for x, y, z in zip(a, b, c, strict=True)) == vector:
-                return self._apply((), [one, two, three])
-        self.guesses += 1
-        for family in FAMILIES:
-            for sizes, place in [*known, *self._first_with.items()]:
-                for chain in chains(family, vector, sizes):
-                    return self._apply(chain, [place])
-            if family is not FAMILIES[0]:
-                continue
-            for (left, one), (right, other) in product(known, known):
-                both = tuple(a * b for a, b in zip(left, right, strict=True))
-                for chain in _exact(chains(family, vector, both), both):
-                    return self._apply(chain, [one, other])
-                if tuple(a / b if b else None for a, b in zip(left, right, strict=True)) == vector:
-                    return self._quotient(one, other)
-            for (a, one), (b, two), (c, three) in product(whole, whole, whole):
-                all_three = tuple(x * y * z for x, y, z in zip(a, b, c, strict=True))
-                for chain in _exact(chains(family, vector, all_three), all_three):
-                    return self._apply(chain, [one, two, three])
-            if (found := self._fits(vector)) is not None:
-                return found
-        return None
-
-    def _known(self, operands: Sequence[Step]) -> list[tuple[Vector, tuple[Node, int]]]:
-        """Sizes that stand near: of operands, and of inputs."""
-        found: dict[Vector, tuple[Node, int]] = {}
-        for step in operands:
-            node = self._nodes[step]
-            for axis in node.meta.get("varies", ()):
-                vector = self._vectors[node, axis]
-                found.setdefault(vector, self._inputs.get(vector, (node, axis)))
-        return list((found | self._inputs).items())
-
-    def _apply(self, chain: Chain, places: Sequence[tuple[Node, int]]) -> Node:
-        """The product of sizes, and a chain of operators on it."""
-        sizes = [self._size(*place, shared=place in self._inputs.values()) for place in places]
-        node = sizes[0]
-        for size in sizes[1:]:
-            node = self._computed(operator.mul, node, size)
-        for function, number in chain:
-            node = self._computed(function, node, number)
-        return node
-
-    def _fits(self, vector: tuple[Any, ...]) -> Node | None:
-        """How often one size goes into another, as the stride of a map of features in its image."""
-        if type(vector[0]) is not int or not vector[0]:
-            return None
-        sizes = self._first_with | self._inputs
-        for (whole, one), (part, other) in product(sizes.items(), sizes.items()):
-            if all(b and a // b == number for a, b, number in zip(whole, part, vector, strict=True)):
-                return self._computed(operator.floordiv, *(self._apply((), [place]) for place in (one, other)))
-        return None
-
-    def _quotient(self, one: tuple[Node, int], other: tuple[Node, int]) -> Node:
-        sizes = [self._size(*place, shared=place in self._inputs.values()) for place in (one, other)]
-        return self._computed(operator.truediv, *sizes)
-
-    def _computed(self, function: Any, node: Node, operand: Any) -> Node:
-        made = self.graph.call_function(function, (node, operand))
-        value = operand.meta["value"] if isinstance(operand, Node) else operand
-        made.meta.update(value=function(node.meta["value"], value), scope="", nn_module_stack={})
-        return made
-
     # Structures -------------------------------------------------------------------------------------------------
 
     def _output(self, value: Any) -> Any:
@@ -482,115 +274,6 @@ class Emitter:
         node = self.graph.create_node("call_module", name, (), attributes)
         node.meta.update(value=_with_values(value), scope="", nn_module_stack={})
         return node
-
-
-Chain = tuple[tuple[Any, Any], ...]
-"""Operators with their right operands, applied to a size one after the other."""
-
-
-def _depth(node: Node) -> int:
-    return len(node.meta.get("nn_module_stack", ()))
-
-
-def part_of(size: float, whole: float) -> float:
-    """What of `whole` one of `size` equal parts is."""
-    return whole / size
-
-
-def chains(family: Family, vector: tuple[Any, ...], sizes: Vector) -> Iterator[Chain]:
-    """The chains of a family that make `vector` of `sizes`.
-
-    The batch grows with the other sizes in the recordings: no part of it is taken for a number that has none in it.
-    """
-    whole = type(vector[0]) is int
-    if whole and (sizes[0] % BATCH == 0) is not (vector[0] % BATCH == 0 and vector[0] != 0):
-        return
-    for chain in family(vector, sizes):
-        if all(_followed(chain, size) == one for size, one in zip(sizes, vector, strict=True)):
-            yield chain
-
-
-def _exact(found: Iterable[Chain], sizes: Vector) -> Iterator[Chain]:
-    """The chains that do not round: of a large product, one that rounds explains almost any number, wrongly."""
-    for chain in found:
-        rounds = [number for function, number in chain if function is operator.floordiv]
-        if not rounds or (len(chain) == 1 and all(size % rounds[0] == 0 for size in sizes)):
-            yield chain
-
-
-def _followed(chain: Chain, value: Any) -> Any:
-    for function, number in chain:
-        value = function(value, number)
-    return value
-
-
-def _parts(vector: tuple[Any, ...], sizes: Vector) -> Iterator[Chain]:
-    """Multiples, parts and sums; how often a stride fits; quotients of a number and a size."""
-    first, size = vector[0], sizes[0]
-    if not size or not isinstance(first, int | float):
-        return
-    if isinstance(first, float):
-        yield ((operator.mul, first / size),)
-        if first:
-            yield ((operator.truediv, size / first),)
-            yield ((part_of, round(first * size)),)
-            yield ((part_of, first * size),)
-        yield ((operator.add, first - size),)
-        return
-    if first and first % size == 0:
-        yield ((operator.mul, first // size),)
-    if first and size % first == 0:
-        yield ((operator.floordiv, size // first),)
-    yield ((operator.add, first - size),)
-    for number in sorted({size // first, size // first + 1, -(-size // first)} if first > 0 else ()):
-        if number > 1:
-            yield ((operator.floordiv, number),)
-            yield ((operator.sub, 1), (operator.floordiv, number), (operator.add, 1))
-
-
-def _fills(vector: tuple[Any, ...], sizes: Vector) -> Iterator[Chain]:
-    """What fills a size up to a multiple, and that multiple."""
-    if not all(type(one) is int for one in vector):
-        return
-    for number in _divisors(gcd(*(a + b for a, b in zip(sizes, vector, strict=True))), max(vector)):
-        yield ((operator.mul, -1), (operator.mod, number))
-    for number in _divisors(gcd(*vector), max(abs(a - b) for a, b in zip(sizes, vector, strict=True))):
-        yield ((operator.add, number - 1), (operator.floordiv, number), (operator.mul, number))
-        yield ((operator.floordiv, number), (operator.mul, number))
-
-
-def _lines(vector: tuple[Any, ...], sizes: Vector) -> Iterator[Chain]:
-    """A multiple of a size and a number."""
-    if not all(type(one) is int for one in vector):
-        return
-    first, size = vector[0], sizes[0]
-    other = next((n for n in range(len(sizes)) if sizes[n] != size), None)
-    if other is not None and (vector[other] - first) % (sizes[other] - size) == 0:
-        slope = (vector[other] - first) // (sizes[other] - size)
-        yield ((operator.mul, slope), (operator.add, first - slope * size))
-
-
-def _limits(vector: tuple[Any, ...], sizes: Vector) -> Iterator[Chain]:
-    """What is more than a limit, or less."""
-    if not all(type(one) is int for one in vector):
-        return
-    yield ((min, max(vector)),)
-    for place, one in enumerate(vector):
-        yield ((operator.sub, sizes[place] - one), (max, min(vector)))
-
-
-Family = Callable[[tuple[Any, ...], Vector], Iterator[Chain]]
-FAMILIES: tuple[Family, ...] = (_parts, _fills, _lines, _limits)
-"""Kinds of chains, the simplest first."""
-
-
-def _divisors(number: int, above: int) -> list[int]:
-    """The least divisor of a number that is greater than `above` and 1: others take more sizes to tell apart."""
-    return [n for n in range(max(above + 1, 2), min(number, MOST) + 1) if number % n == 0][:1]
-
-
-MOST = 4096
-"""No model pads to a multiple of more."""
 
 
 def without_defaults(function: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -633,7 +316,3 @@ def _with_values(value: Any) -> Any:
         return as_meta(leaf.step.value) if isinstance(leaf, Recipe) else leaf
 
     return map_leaves(value, shown)
-
-
-def _outer(node: Node, shared: bool) -> dict[str, Any]:
-    return {} if shared else dict(node.meta.get("nn_module_stack", {}))

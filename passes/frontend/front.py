@@ -18,7 +18,8 @@ from bnas.passes.errors import CaptureError, Diagnostic
 from bnas.passes.ir import IR, aliases_of, as_call, floating
 from bnas.passes.shuffles import spell_shuffles
 
-from .capture import Captured, Dynamic, capture
+from .candidates import Dynamic
+from .capture import Captured, capture
 from .entry import Axis
 from .exported import ExportedModel
 from .fidelity import Fidelity, compare

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from bnas.passes import trace
-from bnas.passes.frontend.emission import Follows
+from bnas.passes.frontend.own_layers import Follows
 from bnas.runtime import SuperNetwork
 
 

@@ -18,7 +18,7 @@ import bnas
 from bnas import SuperNetwork
 from bnas.passes import CaptureError, InputError
 from bnas.passes.frontend import front, on_meta, recipes
-from bnas.passes.frontend.emission import FAMILIES, chains
+from bnas.passes.frontend.chains import FAMILIES, chains
 from bnas.testing import assert_maximal_is_original
 
 

@@ -1,0 +1,204 @@
+"""Numbers that vary between recordings, as nodes: sizes of tensors, expressions in them, or what opaque steps give."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from itertools import combinations, product
+from math import prod
+from typing import Any
+
+from torch import fx
+from torch.fx import Node
+
+from .chains import FAMILIES, Chain, Vector, chains, exact
+from .merging import Differs, Merged, Varying
+from .steps import Step
+from .structure import Attribute, Path, at, leaves_of
+
+
+class Numbers:
+    """The part of an `Emitter` that finds where a number comes from."""
+
+    def __init__(self) -> None:
+        self.graph = fx.Graph()
+        self._nodes: dict[Step, Node] = {}
+        self._inputs: dict[Vector, tuple[Node, int]] = {}
+        """Sizes of inputs that vary, with a placeholder and an axis that have them."""
+        self._first_with: dict[Vector, tuple[Node, int]] = {}
+        """For every size a tensor that has it, the first of those in the outermost module: it stands outside of the
+        blocks that read that size."""
+        self._vectors: dict[tuple[Node, int], Vector] = {}
+        """The sizes of axes of nodes in the recordings."""
+        self._given: dict[tuple[Any, ...], tuple[Node, Path]] = {}
+        """Numbers that vary among what an opaque step gives, with where they are in its value."""
+        self._sizes: dict[Vector, Node] = {}
+        self.guesses = 0
+        """How many numbers are neither the size of a tensor nor a product of such sizes."""
+        self._last_input: Node | None = None
+
+    def _note_sizes(self, node: Node, values: Sequence[Any]) -> None:
+        """Note the sizes of a tensor that vary between the recordings."""
+        columns = list(zip(*(value.shape for value in values), strict=False))
+        node.meta["varies"] = tuple(axis for axis, vector in enumerate(columns) if len(set(vector)) > 1)
+        for axis in node.meta["varies"]:
+            self._vectors[node, axis] = columns[axis]
+            if node.meta.get("input"):
+                self._inputs.setdefault(columns[axis], (node, axis))
+            known = self._first_with.get(columns[axis])
+            if known is None or _depth(node) < _depth(known[0]):
+                self._first_with[columns[axis]] = node, axis
+
+    def _note_numbers(self, node: Node, values: Sequence[Any]) -> None:
+        """Note where numbers come from that a call gives beside tensors, and that vary."""
+        for path, leaf in leaves_of(values[0]):
+            if type(leaf) in (int, float):
+                vector = tuple(at(one, path) for one in values)
+                if len(set(vector)) > 1:
+                    self._given.setdefault(vector, (node, path))
+
+    def _taken(self, node: Node, path: Path) -> Node:
+        """A number inside the value of a node."""
+        value = node.meta["value"]
+        for step in path:
+            function, key = (getattr, step.name) if isinstance(step, Attribute) else (operator.getitem, step)
+            value = function(value, key)
+            node = self.graph.call_function(function, (node, key))
+            node.meta.update(value=value, scope="", nn_module_stack={})
+        return node
+
+    def _number(self, value: Varying, merged: Merged | None, operands: Sequence[Step]) -> Node:
+        """A node whose value is that number in every recording.
+
+        A size that a tensor has comes before an expression in other sizes: halves that are rounded up and down, say,
+        agree at few sizes only. A multiple of the inputs' sizes is safe too, and does not tie the reader to a tensor.
+        """
+        vector = value.values
+        if isinstance(vector[0], int):
+            direct = self._direct(vector, operands)
+            if direct is not None:
+                return self._size(*direct, shared=direct in self._inputs.values())
+        if vector in self._given:
+            return self._taken(*self._given[vector])
+        if isinstance(vector[0], int):
+            for count in (1, 2):
+                for places in combinations(self._inputs.items(), count):
+                    sizes = [prod(column) for column in zip(*(one for one, _ in places), strict=True)]
+                    number = vector[0] // sizes[0] if sizes[0] else 0
+                    if number > 0 and tuple(size * number for size in sizes) == vector:
+                        chain: Chain = () if number == 1 else ((operator.mul, number),)
+                        return self._apply(chain, [place for _, place in places])
+            if vector in self._first_with:
+                return self._size(*self._first_with[vector], shared=False)
+        found = self._expression(vector, operands)
+        if found is None:
+            raise Differs(merged.step if merged else None, f"a number that no size explains: {vector}")
+        return found
+
+    def _direct(self, vector: Vector, operands: Sequence[Step]) -> tuple[Node, int] | None:
+        """A tensor and an axis with that size: an input, or an operand."""
+        if vector in self._inputs:
+            return self._inputs[vector]
+        for step in operands:
+            node = self._nodes[step]
+            for axis in node.meta.get("varies", ()):
+                if self._vectors[node, axis] == vector:
+                    return node, axis
+        return None
+
+    def _size(self, node: Node, axis: int, *, shared: bool) -> Node:
+        """A node that reads a size; one for all who read that of an input, so that it stands before everything."""
+        vector = self._vectors.get((node, axis), ())
+        if shared and vector in self._sizes:
+            return self._sizes[vector]
+        if shared:
+            with self.graph.inserting_after(self._last_input):
+                made = self.graph.call_method("size", (node, axis))
+        else:
+            made = self.graph.call_method("size", (node, axis))
+        made.meta.update(value=int(node.meta["value"].shape[axis]), scope="", nn_module_stack=_outer(node, shared))
+        if shared:
+            self._sizes[vector] = made
+        return made
+
+    def _expression(self, vector: tuple[Any, ...], operands: Sequence[Step]) -> Node | None:
+        """An expression in one, two or three sizes that has these values; `guesses` counts those that are none.
+
+        Two numbers are met by many expressions: the simple ones of all sizes come before the others of any.
+        """
+        known = self._known(operands)
+        whole = [(sizes, place) for sizes, place in known if all(type(one) is int for one in vector)]
+        for (left, one), (right, other) in product(whole, whole):
+            if tuple(a * b for a, b in zip(left, right, strict=True)) == vector:
+                return self._apply((), [one, other])
+        for (a, one), (b, two), (c, three) in product(whole, whole, whole):
+            if tuple(x * y * z for x, y, z in zip(a, b, c, strict=True)) == vector:
+                return self._apply((), [one, two, three])
+        self.guesses += 1
+        for family in FAMILIES:
+            for sizes, place in [*known, *self._first_with.items()]:
+                for chain in chains(family, vector, sizes):
+                    return self._apply(chain, [place])
+            if family is not FAMILIES[0]:
+                continue
+            for (left, one), (right, other) in product(known, known):
+                both = tuple(a * b for a, b in zip(left, right, strict=True))
+                for chain in exact(chains(family, vector, both), both):
+                    return self._apply(chain, [one, other])
+                if tuple(a / b if b else None for a, b in zip(left, right, strict=True)) == vector:
+                    return self._quotient(one, other)
+            for (a, one), (b, two), (c, three) in product(whole, whole, whole):
+                all_three = tuple(x * y * z for x, y, z in zip(a, b, c, strict=True))
+                for chain in exact(chains(family, vector, all_three), all_three):
+                    return self._apply(chain, [one, two, three])
+            if (found := self._fits(vector)) is not None:
+                return found
+        return None
+
+    def _known(self, operands: Sequence[Step]) -> list[tuple[Vector, tuple[Node, int]]]:
+        """Sizes that stand near: of operands, and of inputs."""
+        found: dict[Vector, tuple[Node, int]] = {}
+        for step in operands:
+            node = self._nodes[step]
+            for axis in node.meta.get("varies", ()):
+                vector = self._vectors[node, axis]
+                found.setdefault(vector, self._inputs.get(vector, (node, axis)))
+        return list((found | self._inputs).items())
+
+    def _apply(self, chain: Chain, places: Sequence[tuple[Node, int]]) -> Node:
+        """The product of sizes, and a chain of operators on it."""
+        sizes = [self._size(*place, shared=place in self._inputs.values()) for place in places]
+        node = sizes[0]
+        for size in sizes[1:]:
+            node = self._computed(operator.mul, node, size)
+        for function, number in chain:
+            node = self._computed(function, node, number)
+        return node
+
+    def _fits(self, vector: tuple[Any, ...]) -> Node | None:
+        """How often one size goes into another, as the stride of a map of features in its image."""
+        if type(vector[0]) is not int or not vector[0]:
+            return None
+        sizes = self._first_with | self._inputs
+        for (whole, one), (part, other) in product(sizes.items(), sizes.items()):
+            if all(b and a // b == number for a, b, number in zip(whole, part, vector, strict=True)):
+                return self._computed(operator.floordiv, *(self._apply((), [place]) for place in (one, other)))
+        return None
+
+    def _quotient(self, one: tuple[Node, int], other: tuple[Node, int]) -> Node:
+        sizes = [self._size(*place, shared=place in self._inputs.values()) for place in (one, other)]
+        return self._computed(operator.truediv, *sizes)
+
+    def _computed(self, function: Any, node: Node, operand: Any) -> Node:
+        made = self.graph.call_function(function, (node, operand))
+        value = operand.meta["value"] if isinstance(operand, Node) else operand
+        made.meta.update(value=function(node.meta["value"], value), scope="", nn_module_stack={})
+        return made
+
+
+def _depth(node: Node) -> int:
+    return len(node.meta.get("nn_module_stack", ()))
+
+
+def _outer(node: Node, shared: bool) -> dict[str, Any]:
+    return {} if shared else dict(node.meta.get("nn_module_stack", {}))
