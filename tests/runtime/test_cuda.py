@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from capture_cases import captured
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -147,3 +148,18 @@ def test_training_and_evaluation_on_the_gpu(precision: str, tmp_path: Path) -> N
     torch.testing.assert_close(list(again.parameters()), list(supernet.parameters()))
     small = supernet.extract(supernet.space.minimal())
     export_onnx(small, tmp_path / "small.onnx", images())
+
+
+def test_a_detector_on_the_gpu() -> None:
+    """Its opaque methods, and tables that it makes at first use, are on the device of the images."""
+    make = torchvision.models.detection.retinanet_resnet50_fpn
+    net = make(weights=None, weights_backbone=None, min_size=64, max_size=96, score_thresh=0.0).cuda().eval()
+    pictures = [torch.rand(3, 64, 72, device="cuda"), torch.rand(3, 80, 64, device="cuda")]
+    supernet = SuperNetwork.from_model(net, (pictures,))
+    with torch.no_grad():
+        expected, found = net(pictures), supernet.program(supernet.space.maximal())(pictures)
+        small = supernet.extract(supernet.space.minimal())(pictures)
+    assert all(len(one["boxes"]) for one in expected)
+    assert [one["boxes"].shape for one in found] == [one["boxes"].shape for one in expected]
+    torch.testing.assert_close(found[0]["scores"], expected[0]["scores"], rtol=1e-3, atol=1e-4)
+    assert small[0]["boxes"].device.type == "cuda"
