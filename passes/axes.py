@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from .calls import Call, Dynamic, Operator, TensorRef, with_numbers
 from .errors import Diagnostic, RuleError
-from .frontend.methods import OpaqueMethod
+from .frontend.opaque_method import OpaqueMethod
 from .frontend.structure import holds_tensors, is_record, tensors_of
 from .ir import IR
 from .terms import K, Sym, Term, leaves, normalise, symbols

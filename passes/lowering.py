@@ -33,7 +33,7 @@ from . import (
     lowering_views,
 )
 from .errors import LoweringError
-from .frontend.methods import OpaqueMethod
+from .frontend.opaque_method import OpaqueMethod
 from .lowering_builder import IR_VERSION, OPSET, OnnxBuilder
 from .lowering_execution import SampleError
 from .lowering_site import LOWERING, Rule, Site, Value, register_lowering

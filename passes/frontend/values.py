@@ -12,9 +12,9 @@ from bnas.passes.calls import form_of
 from bnas.passes.errors import add_note
 
 from .entry import Axis
-from .methods import OpaqueMethod
 from .on_meta import BATCH, run_leaf, run_on_meta, to_meta
 from .opaque import Draws, run_opaque
+from .opaque_method import OpaqueMethod
 from .structure import Path, map_leaves
 
 

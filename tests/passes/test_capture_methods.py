@@ -15,7 +15,7 @@ from capture_cases import Between, captured, everything, image, same_as_before, 
 from torch import Tensor, nn
 
 from bnas.passes import CaptureError, InputError, trace
-from bnas.passes.frontend.methods import OpaqueMethod
+from bnas.passes.frontend.opaque_method import OpaqueMethod
 from bnas.runtime import SuperNetwork
 
 
