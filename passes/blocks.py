@@ -151,8 +151,11 @@ def nodes_between(entry: Node, tail: Node) -> set[Node]:
 
 
 def is_constant(node: Node) -> bool:
-    """Parameters and batch sizes may be read from anywhere."""
-    return node.op == "get_attr" or isinstance(node.meta.get("value"), int)
+    """Parameters, and plain values such as sizes, types, devices and flags of the mode, may be read from anywhere."""
+    return node.op == "get_attr" or isinstance(node.meta.get("value"), _PLAIN)
+
+
+_PLAIN = (int, float, str, torch.dtype, torch.device, torch.finfo)
 
 
 def writes_into(ir: IR, block: Block) -> bool:

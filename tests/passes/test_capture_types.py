@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from capture_cases import Between, captured, image, same_outputs
 from torch import Tensor, nn
 
@@ -102,3 +103,17 @@ def test_numbers_that_differ_by_the_mode_are_no_types() -> None:
     supernet = captured(Between(step).eval(), image())
     program = supernet.train().program(supernet.space.maximal())
     torch.testing.assert_close(program(image()), supernet.model(image()), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        lambda net, y: y + net.inner((y + torch.arange(y.shape[3], device=y.device).to(y.dtype)).relu()),
+        lambda net, y: y + F.dropout(net.inner(y), 0.25 if net.training else 0.0, training=True),
+    ],
+    ids=["a type and a device", "a number that follows the mode"],
+)
+def test_plain_values_may_be_read_in_a_block(step: Callable[[nn.Module, Tensor], Tensor]) -> None:
+    """A residual block is skippable though it reads what stands before it, such as the type of the first tensor."""
+    twice = Between(lambda net, y: step(net, step(net, y))).eval()
+    assert len(captured(twice, image()).space.blocks) == 2
