@@ -195,15 +195,10 @@ def _checks(session: Session, sizes: Sizes) -> Iterator[Check]:
         allowed = tuple(_allowed(session, path, sizes))
         if all(one is None for one in allowed):
             continue
-        full = session.name_of(path)
-        static = {f"axis {place}": sizes.static.get(f"{full}[{place}]") for place in range(tensor.ndim)}
-        why = _first_lines([f"{axis}: {why}" for axis, why in static.items() if why])
-        why = why or ("" if session.exported is None else LIMITED)
+        static = (sizes.static.get(f"{session.name_of(path)}[{place}]") for place in range(tensor.ndim))
+        others = "" if session.exported is None else LIMITED
+        why = tuple(one.splitlines()[0][:200] if one else others for one in static)
         yield Check.of(session.names[path[:2]], allowed, why, path[2:])
-
-
-def _first_lines(reasons: Sequence[str]) -> str:
-    return "; ".join(one.splitlines()[0][:200] for one in reasons[:2])
 
 
 def _allowed(session: Session, path: Path, sizes: Sizes) -> Iterator[Allowed]:

@@ -89,7 +89,8 @@ class Check:
 
     name: str
     allowed: tuple[Allowed, ...]
-    why: str = ""
+    why: tuple[str, ...] = ()
+    """For each axis why it is static; empty where nothing is known."""
     path: tuple[Any, ...] = ()
     """Where the tensor is inside the input: keys and positions, and names of attributes with a dot before them."""
     length: int | None = None
@@ -102,7 +103,7 @@ class Check:
         return check_sizes, (given, self.name, self.allowed, self.why, self.path)
 
     @classmethod
-    def of(cls, name: str, allowed: tuple[Allowed, ...], why: str, path: Path) -> Check:
+    def of(cls, name: str, allowed: tuple[Allowed, ...], why: tuple[str, ...], path: Path) -> Check:
         """The check of the tensor at `path` in the input called `name`."""
         return cls(name, allowed, why, _spelled(path))
 
@@ -116,21 +117,25 @@ def _spelled(path: Path) -> tuple[Any, ...]:
     return tuple(f".{step.name}" if isinstance(step, Attribute) else step for step in path)
 
 
-def check_sizes(given: Any, name: str, allowed: Sequence[Allowed], why: str = "", path: Sequence[Any] = ()) -> None:
+def check_sizes(
+    given: Any, name: str, allowed: Sequence[Allowed], why: Sequence[str] = (), path: Sequence[Any] = ()
+) -> None:
     """Raise unless the shape of an input is one that the graph was captured for.
 
     Args:
         given: the input, a tensor or with tensors inside.
         name: its name, for the message.
         allowed: for each axis what is allowed.
-        why: the reasons for the axes that are static.
+        why: for each axis why it is static, or nothing.
         path: where the tensor is inside the input.
 
     Raises:
         InputError: names the input, the axis, what came and what is allowed.
     """
     if isinstance(given, Proxy):  # a saved module is loaded by a symbolic trace of it: the check stays a node
-        given.tracer.create_proxy("call_function", check_sizes, (given, name, tuple(allowed), why, tuple(path)), {})
+        given.tracer.create_proxy(
+            "call_function", check_sizes, (given, name, tuple(allowed), tuple(why), tuple(path)), {}
+        )
         return
     tensor, name = _part(given, name, path)
     if not isinstance(tensor, Tensor):
@@ -143,7 +148,8 @@ def check_sizes(given: Any, name: str, allowed: Sequence[Allowed], why: str = ""
         if isinstance(may, tuple) and _fits(size, *may):
             continue
         expected = f"{may}" if isinstance(may, int) else _expected(*may)
-        raise InputError(f"input {name!r}: axis {axis} has size {size}, expected {expected}. {why or REMEDY}".rstrip())
+        reason = f"Reason: {why[axis]}" if axis < len(why) and why[axis] else REMEDY
+        raise InputError(f"input {name!r}: axis {axis} has size {size}, expected {expected}. {reason}")
 
 
 def _fits(size: int, first: int, step: int, least: int = 0, most: int | None = None) -> bool:

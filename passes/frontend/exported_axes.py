@@ -51,7 +51,8 @@ class ExportedAxes:
     def checks(self) -> list[Check]:
         """What the program checks of its inputs, one by one."""
         return [
-            Check.of(path[0], tuple(map(self._allowed, sizes)), LIMITED, path[1:]) for path, sizes in self.sizes.items()
+            Check.of(path[0], tuple(map(self._allowed, sizes)), (LIMITED,) * len(sizes), path[1:])
+            for path, sizes in self.sizes.items()
         ]
 
     def _allowed(self, size: int | str) -> Allowed:
