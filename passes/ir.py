@@ -16,6 +16,7 @@ from .calls import Call, call_of, writes_in_place
 from .errors import Diagnostic
 from .frontend.entry import Check, Sizes
 from .frontend.on_meta import BATCH
+from .frontend.opaque_method import OpaqueMethod
 from .frontend.structure import holds_tensors, tensor_name
 from .frontend.values import revalue
 
@@ -60,8 +61,9 @@ class IR:
 
     @cached_property
     def opaque(self) -> bool:
-        """Whether the graph calls a module or a method of which nothing is known but what it gives."""
-        return any(node.op == "call_module" and node not in self.calls for node in self.graph.nodes)
+        """Whether the graph calls a module or a method of the model of which nothing is known but what it gives."""
+        called = (str(node.target) for node in self.graph.nodes if node.op == "call_module" and node not in self.calls)
+        return any(name not in self.modules or isinstance(self.modules[name], OpaqueMethod) for name in called)
 
     @property
     def dynamic(self) -> dict[str, dict[int, str]]:

@@ -30,6 +30,8 @@ class Leaf:
 
 def parts_of(value: Any) -> list[tuple[Any, Any]] | None:
     """The parts of a container, each with the step that leads to it; None for a value that is no container."""
+    if isinstance(value, _NO_PARTS):  # most of all values, and quickly told
+        return None
     if isinstance(value, Mapping):
         return list(value.items())
     if isinstance(value, list | tuple):
@@ -58,6 +60,7 @@ def is_record(value: Any) -> bool:
 PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size, Enum)
 """Values beside tensors that a graph can return."""
 
+_NO_PARTS = (int, float, str, Tensor, Leaf, type(None), torch.dtype)
 _NO_RECORDS = (*PLAIN, Leaf, type, list, tuple, Mapping)
 _NOT_USERS = ("torch.", "builtins", "functools", "types", "bnas.")
 

@@ -266,3 +266,10 @@ def test_a_size_in_another_place_is_rejected() -> None:
     net.returned = lambda one, found: one.sizes[::-1]
     with pytest.raises(AssertionError, match="not equal"):
         same_outputs((supernet.program(supernet.space.maximal()),), net, images((16, 20), (9, 9)))
+
+
+def test_layers_that_a_graph_has_of_its_own_are_not_opaque() -> None:
+    net = Between(lambda net, y: torch.nn.functional.dropout(y, 0.5 if net.training else 0.25, training=True) * 2)
+    ir = trace(net.eval(), image())
+    assert ir.modules
+    assert not ir.opaque
