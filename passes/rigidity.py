@@ -16,12 +16,12 @@ ONE_LEFT = "one entry of each width is left"
 def rigid_share(types: AxisTypes) -> dict[str, float]:
     """The shares of the parameters that are left with one entry of every symbol, by reason, the largest first.
 
-    Counted are the parameters that the traced forward uses, also those inside opaque modules. What is left of a
-    parameter goes to the reason that keeps most of it.
+    Counted are the parameters that evaluation mode uses, also those inside opaque modules, and not those of auxiliary
+    heads. What is left of a parameter goes to the reason that keeps most of it.
     """
     parameters = dict(types.ir.root.named_parameters())
     ones, left, total = dict.fromkeys(types.free_symbols(), 1), Counter[str](), 0
-    for name in (name for name in types.tensors if name in parameters):
+    for name in (name for name in types.tensors if name in parameters and name in types.users):
         total += parameters[name].numel()
         left[_reason(types.tensors[name])] += math.prod(active(axis, ones) for axis in types.tensors[name])
     for reason, count in _opaque(types):

@@ -109,3 +109,19 @@ def test_tables_fit_the_terminal(columns: int) -> None:
 def test_layers_of_one_parent_stand_together() -> None:
     tensors = ["stem.weight", "a.0.conv.weight", "a.0.norm.weight", "a.0.norm.bias", "a.1.conv.weight", "scale"]
     assert shorten(tensors) == "{stem,scale} a.0.{conv,norm} a.1.conv"
+
+
+class WithAuxiliaryHead(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head, self.auxiliary = nn.Linear(4, 16), nn.Linear(16, 2), nn.Linear(16, 100)
+
+    def forward(self, x: torch.Tensor) -> object:
+        y = self.body(x).relu()
+        return (self.head(y), self.auxiliary(y)) if self.training else self.head(y)
+
+
+def test_what_only_training_mode_reads_is_not_counted() -> None:
+    types = analyse(trace(WithAuxiliaryHead().eval(), torch.randn(3, 4)))
+    assert "auxiliary.weight" in types.tensors
+    assert not any("training" in reason for reason in rigid_share(types))
