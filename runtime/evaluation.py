@@ -11,6 +11,7 @@ from torch.fx import GraphModule, Node
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from bnas.passes import BnasError
+from bnas.passes.frontend.state import set_modes
 from bnas.passes.ir import as_program_call
 
 from .layout import device_of, laid_out, placed
@@ -76,8 +77,7 @@ def recalibrate(module: nn.Module, batches: Iterable[Batch], forward: Callable[.
     finally:
         for norm, momentum in momenta.items():
             norm.momentum = momentum
-        for child, mode in modes.items():
-            child.training = mode
+        set_modes(modes)
     if not seen:
         raise EvaluationError("BatchNorm statistics cannot be recalibrated: there is not a single batch")
 

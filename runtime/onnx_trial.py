@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bnas.passes.errors import LoweringError
+from bnas.passes.frontend.state import set_modes
 from bnas.passes.lowering import example_sizes, named_outputs
 
 from .nested import map_tensors, tensors_in
@@ -31,8 +32,7 @@ def eval_mode(module: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        for part, training in before.items():
-            part.training = training
+        set_modes(before)
 
 
 Dims = Sequence[Mapping[int, str]]

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from bnas.passes import Subnet
 from bnas.passes.attention import DECOMPOSITIONS
 from bnas.passes.frontend.fidelity import NoDropout
+from bnas.passes.frontend.state import set_modes
 from bnas.passes.ir import as_call, as_program_call
 from bnas.passes.lowering import lower, named_outputs
 from bnas.passes.slot import Slot
@@ -239,8 +240,7 @@ def _put_back(supernet: SuperNetwork) -> Iterator[None]:
     try:
         yield
     finally:
-        for module, mode in modes.items():
-            module.training = mode
+        set_modes(modes)
         for tensor, grad in gradients.items():
             tensor.grad = grad
         with torch.no_grad():

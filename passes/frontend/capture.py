@@ -23,6 +23,7 @@ from .exported_axes import LIMITED
 from .on_meta import BATCH
 from .recording import Recording
 from .session import Session
+from .state import set_modes
 from .structure import Path, at, spelled_path
 
 
@@ -103,8 +104,7 @@ def modes_in_training(model: nn.Module) -> dict[nn.Module, bool]:
             f"the model has no modes: {error} Give an exported program itself, not its module"
         ) from error
     finally:
-        for module, mode in before.items():
-            module.training = mode
+        set_modes(before)
 
 
 def _check_ready(model: nn.Module) -> None:

@@ -11,6 +11,8 @@ from torch import fx, nn
 from torch._ops import OpOverload
 from torch.fx import Node
 
+from bnas.passes.calls import NORM_OF_RANK
+
 from .aten import arguments
 
 TENSORS = ("weight", "bias", "running_mean", "running_var")
@@ -76,8 +78,6 @@ LAYERS: dict[str, tuple[type[nn.Module], Settings]] = {
 }
 """The layer whose forward calls an operator, and its settings; None where the layer does not make that call."""
 
-NORM_OF_RANK: dict[int, type[nn.Module]] = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 5: nn.BatchNorm3d}
-
 
 @dataclass(frozen=True)
 class _Layer:
@@ -127,7 +127,7 @@ def _layer(module: fx.GraphModule, node: Node) -> _Layer | None:
     if {name for name, one in tensors.items() if one is not None} - {"num_batches_tracked"} != set(refs):
         return None
     found = settings(tensors, given)
-    if "batch_norm" in str(node.target):
+    if settings is _batch_norm:
         kind = NORM_OF_RANK.get(node.meta["val"].ndim, kind)
     return None if found is None else _Layer(path, kind, _plain(found), frozenset(refs.values()))
 

@@ -23,7 +23,7 @@ from .capture import modes_in_training
 from .entry import Axis
 from .patches import inner_of
 from .places import described
-from .state import ModelState, preserved
+from .state import ModelState, preserved, set_modes
 from .structure import holds_tensors, leaves_of, map_leaves, parts_of, spelled_path
 
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 2e-5, torch.bfloat16: 4e-2, torch.float16: 5e-3}
@@ -93,8 +93,7 @@ class Bench:
     def _run(self, run: Callable[[], Any]) -> tuple[Any, Any]:
         """What `run` returns, and the buffers afterwards; all is then as before."""
         try:
-            for module, mode in self._now.items():
-                module.training = mode
+            set_modes(self.modes, self.training)
             self.state.seed()
             with NoDropout() if self.training else nullcontext():
                 result = run()

@@ -18,7 +18,7 @@ from .aten import in_python
 from .patches import inner_of
 from .places import user_line
 from .spelling import spelled
-from .state import preserved
+from .state import preserved, set_modes
 from .structure import holds_tensors, tensors_of
 
 Call = tuple[Any, Any, list[Tensor]]
@@ -83,8 +83,7 @@ def _calls_of_model(ir: IR, inputs: Any, modes: Mapping[nn.Module, bool]) -> lis
         return result
 
     with preserved(ir.root, inputs, data=True) as state, mock.patch.object(nn.Module, "__call__", called), follower:
-        for module, mode in modes.items():
-            module.training = mode
+        set_modes(modes)
         state.seed()
         inner_of(ir.root)(*inputs[0], **inputs[1])
     return follower.calls
@@ -101,8 +100,7 @@ def _values_of_graph(ir: IR, inputs: Any, modes: Mapping[nn.Module, bool]) -> li
             return value
 
     with preserved(ir.root, inputs, data=True) as state:
-        for module, mode in modes.items():
-            module.training = mode
+        set_modes(modes)
         state.seed()
         try:
             Noting(ir, ir.root).run(*[one for one in (*inputs[0], *inputs[1].values()) if holds_tensors(one)])

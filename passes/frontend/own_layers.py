@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 
@@ -40,3 +41,19 @@ class Filled(nn.Module):
     def extra_repr(self) -> str:
         """The name of the class."""
         return self.kind.__name__
+
+
+class CustomFunction(nn.Module):
+    """A `torch.autograd.Function` as a layer of the graph: it is applied, so that its own backward stays."""
+
+    def __init__(self, function: type[torch.autograd.Function]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *args: Any) -> Any:
+        """Apply the function."""
+        return self.function.apply(*args)
+
+    def extra_repr(self) -> str:
+        """The name of the function."""
+        return self.function.__name__

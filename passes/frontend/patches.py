@@ -16,6 +16,7 @@ from bnas.passes.attention import DECOMPOSITIONS
 
 from .exported import ExportedModel
 from .on_meta import hooked
+from .own_layers import CustomFunction
 from .recorder import Recorder
 from .structure import tensors_of
 
@@ -27,22 +28,6 @@ def inner_of(model: nn.Module) -> nn.Module:
     """The module that a wrapper runs: that behind ``torch.compile``, which computes the same."""
     inner = getattr(model, "_orig_mod", None)
     return inner if isinstance(inner, nn.Module) and type(model).__name__ == "OptimizedModule" else model
-
-
-class CustomFunction(nn.Module):
-    """A `torch.autograd.Function` as a layer of the graph: it is applied, so that its own backward stays."""
-
-    def __init__(self, function: type[torch.autograd.Function]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, *args: Any) -> Any:
-        """Apply the function."""
-        return self.function.apply(*args)
-
-    def extra_repr(self) -> str:
-        """The name of the function."""
-        return self.function.__name__
 
 
 @contextmanager

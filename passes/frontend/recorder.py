@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from bnas.passes.calls import ModuleForm, form_of
+from bnas.passes.calls import NORM_OF_RANK, ModuleForm, form_of
 from bnas.passes.errors import CaptureError, Diagnostic
 
 from .alone import Exports
@@ -199,7 +199,7 @@ class Recorder(Recipes, TorchFunctionMode):
             return self._inside(module, path, partial(self.unseen, self.leaf, module, form, path, args, kwargs))
         if path in self.methods.opaque:
             return self.unseen(self._opaque, module, path, args, kwargs, CaptureError(PREPARES))
-        mark, stack, scope, written = len(self.steps), self._stack, self._scope, len(self._journal)
+        mark, written = len(self.steps), len(self._journal)
         program = self.exports.program(module, args, kwargs)
         if program is not None:
             run = partial(self._replay_program, program, path)
@@ -212,7 +212,6 @@ class Recorder(Recipes, TorchFunctionMode):
                 raise Again(error) from error
             if not path:
                 raise
-            self._stack, self._scope = stack, scope
             del self.steps[mark:]
             self._undo(written)
             self._items = {key: step for key, step in self._items.items() if step.index < mark}
@@ -251,18 +250,17 @@ class Recorder(Recipes, TorchFunctionMode):
         if not path:
             return run()
         self._calls[path] = self._calls.get(path, 0) + 1
-        stack, scope = self._stack, self._scope
-        self._stack, self._scope = {**stack, self._last_call(path): (path, type(module))}, path
-        try:
+        with self.within({self._last_call(path): path}, type(module)):
             return run()
-        finally:
-            self._stack, self._scope = stack, scope
 
     @contextmanager
-    def within(self, calls: Mapping[str, str]) -> Iterator[None]:
-        """Note that what is called meanwhile is a part of these calls of modules: names and paths, outermost first."""
-        stack, scope = self._stack, self._scope
-        self._stack = {**stack, **{call: (path, type(self.root)) for call, path in calls.items()}}
+    def within(self, calls: Mapping[str, str], kind: type[nn.Module] | None = None) -> Iterator[None]:
+        """Note that what is called meanwhile is a part of these calls of modules: names and paths, outermost first.
+
+        Their class is `kind`; where nobody knows it, as in an exported program, it is that of the model.
+        """
+        stack, scope, kind = self._stack, self._scope, kind or type(self.root)
+        self._stack = {**stack, **{call: (path, kind) for call, path in calls.items()}}
         self._scope = list(calls.values())[-1] if calls else scope
         try:
             yield
@@ -331,7 +329,7 @@ class Recorder(Recipes, TorchFunctionMode):
             return None  # in training it is called in another way
         self.norms.add(owner)
         self._forget_counter(owner)
-        path, kind = self.paths[owner], LAYER_OF_RANK.get(given["input"].ndim, nn.BatchNorm2d)
+        path, kind = self.paths[owner], NORM_OF_RANK.get(given["input"].ndim, nn.BatchNorm2d)
         self.plain[path] = kind
         step = self._step("call_module", path, (given["input"],), {})
         with torch.no_grad():
@@ -421,8 +419,6 @@ PREPARES = "it prepares inputs for a model that has an opaque method, by numbers
 
 BATCH_NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
 """The parameters of `torch.nn.functional.batch_norm`."""
-
-LAYER_OF_RANK: dict[int, type[nn.Module]] = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 
 MODAL = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, nn.modules.dropout._DropoutNd)
 

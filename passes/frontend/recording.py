@@ -20,7 +20,7 @@ from .opaque import Draws
 from .patches import inner_of, recording
 from .places import described
 from .recorder import Recorder
-from .state import ModelState
+from .state import ModelState, set_modes
 from .steps import Step
 from .structure import PLAIN, Path, at, leaves_of, map_leaves
 
@@ -109,12 +109,6 @@ def record(
             continue
         if not answered():
             return found
-
-
-def set_modes(modes: Mapping[nn.Module, bool], training: bool) -> None:
-    """Put every module into the mode that it has when the model is in training mode, or into evaluation mode."""
-    for module, mode in modes.items():
-        module.training = mode and training
 
 
 def _recorded(

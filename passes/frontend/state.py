@@ -160,6 +160,12 @@ def deep_copy(model: nn.Module, instead: Mapping[int, Any] = MappingProxyType({}
     return copy.deepcopy(model, {**copies, **instead})
 
 
+def set_modes(modes: Mapping[nn.Module, bool], training: bool = True) -> None:
+    """Put every module into the mode that `modes` has for it, or into evaluation mode unless `training`."""
+    for module, mode in modes.items():
+        module.training = mode and training
+
+
 @contextmanager
 def preserved(model: nn.Module, inputs: Any = (), *, data: bool = False) -> Iterator[ModelState]:
     """While it lasts the model may be run on `inputs` in any mode; afterwards all is as it was, random states too."""

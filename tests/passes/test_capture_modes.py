@@ -280,6 +280,6 @@ def test_parts_without_gradients_get_none(name: str) -> None:
 
 def test_a_backward_that_is_lost_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     net = Between(STEPS["gradient-reversal"]).eval()
-    monkeypatch.setattr("bnas.passes.frontend.patches.CustomFunction.forward", lambda self, x, rate: x.view_as(x))
+    monkeypatch.setattr("bnas.passes.frontend.own_layers.CustomFunction.forward", lambda self, x, rate: x.view_as(x))
     with pytest.raises(AssertionError, match="not equal"):
         trains_alike(net, image())
