@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING
 from .lazy import attach
 
 if TYPE_CHECKING:
-    from . import rules
     from .analysis import Analysis
-    from .axes import AxisTypes, analyse, register_rule
+    from .axes import AxisTypes, analyse
     from .blocks import Block, Blocks, find_blocks
-    from .calls import Call, ModuleForm, TensorRef, canonical, register_module
     from .choices import Choices, choose
     from .depth import skippable_blocks
     from .dump import describe
@@ -32,6 +30,9 @@ if TYPE_CHECKING:
     from .frontend.front import trace
     from .ir import IR
     from .kernels import Kernel, Kernels, find_kernels
+    from .ops.calls import Call, TensorRef
+    from .ops.record import Layer, Operator, Sample, Trait
+    from .ops.registry import OPERATORS, canonical, register
     from .patterns import Scopes, find_scopes
     from .pipeline import Pass, PassResult, Pipeline
     from .space import SearchSpace, Subnet, Variable
@@ -42,25 +43,19 @@ if TYPE_CHECKING:
 __getattr__ = attach(
     __name__,
     {
-        "bnas.passes": ("rules",),
         "bnas.passes.analysis": ("Analysis",),
         "bnas.passes.axes": (
             "AxisTypes",
             "analyse",
-            "register_rule",
         ),
         "bnas.passes.blocks": (
             "Block",
             "Blocks",
             "find_blocks",
         ),
-        "bnas.passes.calls": (
-            "Call",
-            "ModuleForm",
-            "TensorRef",
-            "canonical",
-            "register_module",
-        ),
+        "bnas.passes.ops.calls": ("Call", "TensorRef"),
+        "bnas.passes.ops.record": ("Layer", "Operator", "Sample", "Trait"),
+        "bnas.passes.ops.registry": ("OPERATORS", "canonical", "register"),
         "bnas.passes.choices": (
             "Choices",
             "choose",
@@ -124,6 +119,7 @@ __getattr__ = attach(
 
 __all__ = [
     "IR",
+    "OPERATORS",
     "PIPELINE",
     "Analysis",
     "AxisTypes",
@@ -142,19 +138,22 @@ __all__ = [
     "InputError",
     "Kernel",
     "Kernels",
+    "Layer",
     "LoweringError",
-    "ModuleForm",
+    "Operator",
     "Pass",
     "PassError",
     "PassResult",
     "Pipeline",
     "RuleError",
+    "Sample",
     "Scopes",
     "SearchSpace",
     "Subnet",
     "SubnetError",
     "TensorRef",
     "Trace",
+    "Trait",
     "TypeAxes",
     "Variable",
     "VerificationError",
@@ -170,9 +169,7 @@ __all__ = [
     "find_scopes",
     "find_vetoes",
     "find_widths",
-    "register_module",
-    "register_rule",
-    "rules",
+    "register",
     "skippable_blocks",
     "tie_groups",
     "trace",

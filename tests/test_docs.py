@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from bnas.cli import app
 from bnas.page.recorded import MISSING
 from bnas.passes.axes import RULES
-from bnas.passes.calls import MODULE_FORMS
+from bnas.passes.ops.calls import MODULE_FORMS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))

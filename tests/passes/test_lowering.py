@@ -13,7 +13,7 @@ from lowering_checks import IMAGE, Net, assert_lowered, inputs_of, op_types, run
 from torch import Tensor, fx, nn
 from torch.fx import GraphModule
 
-from bnas.passes.calls import MODULE_FORMS, ModuleForm
+from bnas.passes.ops.calls import MODULE_FORMS, ModuleForm
 from bnas.passes.errors import LoweringError, RuleError
 from bnas.passes.lowering import BATCH, IR_VERSION, LOWERING, OPSET, Site, lower, register_lowering
 

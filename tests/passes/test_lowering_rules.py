@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lowering_checks import IMAGE, assert_lowered, inputs_of, traced
 from torch import Tensor, nn
 
-from bnas.passes.calls import recurrent
+from bnas.passes.ops.calls import recurrent
 from bnas.passes.lowering import LOWERING, Rule, lower
 from bnas.passes.lowering_site import operator_name
 

@@ -17,7 +17,7 @@ from torch.fx import Graph, GraphModule
 from torch.fx.node import map_aggregate
 
 from bnas.passes import lowering_execution
-from bnas.passes.calls import call_of
+from bnas.passes.ops.calls import call_of
 from bnas.passes.errors import LoweringError
 from bnas.passes.lowering import BATCH, lower
 from bnas.passes.lowering_shapes import SHAPES, quick_result

@@ -18,9 +18,9 @@ from torch.nn.utils import parametrizations
 
 from bnas.passes import Subnet, VerificationError, analyse, trace
 from bnas.passes.axes import RULES, Axes, AxisTypes, Rule
-from bnas.passes.calls import Call, canonical, writes_in_place
+from bnas.passes.ops.calls import Call, canonical, writes_in_place
 from bnas.passes.errors import RuleError
-from bnas.passes.recurrent import gru, lstm
+from bnas.passes.ops.rnn import gru, lstm
 from bnas.passes.rules import recurrent
 from bnas.passes.rules.shape import regroup
 from bnas.passes.terms import K, Prod, symbols

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from bnas import testing
 from bnas.passes import VerificationError
 from bnas.passes.axes import RULES, Axes, AxisTypes
-from bnas.passes.calls import Call
+from bnas.passes.ops.calls import Call
 from bnas.passes.lowering import LOWERING
 from bnas.passes.terms import Cat, K
 from bnas.runtime.program import Gathered, GatheredTensor

@@ -8,8 +8,7 @@ arguments. An operator that neither has stays what it is: axis rules do not know
 from __future__ import annotations
 
 import inspect
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -19,8 +18,8 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.fx import Node
 
-Spelled = tuple[Any, tuple[Any, ...], dict[str, Any]]
-"""A function with its positional and keyword arguments."""
+from .record import AtenRule, Spelled
+from .registry import OPERATORS
 
 
 def in_python(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Spelled:
@@ -31,7 +30,7 @@ def in_python(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Sp
     if not isinstance(func, OpOverload) or func.namespace != "aten":
         return func, args, dict(kwargs)
     name = func.overloadpacket.__name__
-    special = SPECIAL.get(name)
+    special = renamed(nothing) if name in CHECKS else OPERATORS.aten(name)
     found = special(**arguments(func, args, kwargs)) if special is not None else None
     found = found or _functional(func, name, args, kwargs)
     if found is not None:
@@ -118,106 +117,19 @@ def _from_cpp(name: str, first: str) -> Any:
     return next((one for one in found if inspect.isbuiltin(one)), None)
 
 
-# Operators with another name or other arguments in Python -----------------------------------------------------------
+def renamed(function: Any) -> AtenRule:
+    """`function` with the same arguments, by position."""
+    return lambda **named: (function, tuple(named.values()), {})
 
 
 def nothing(*_: Any, **__: Any) -> None:
     """In place of a check that exported programs make, of the types of tensors or of the ranges of sizes."""
 
 
-def _slice(self: Any, dim: int, start: Any, end: Any, step: int) -> Spelled:
-    end = None if isinstance(end, int) and end == sys.maxsize else end
-    start = None if isinstance(start, int) and start == 0 else start
-    part = slice(start, end, None if step == 1 else step)
-    before, after = (dim, 0) if dim >= 0 else (0, -dim - 1)
-    places = ((slice(None),) * before, (Ellipsis,) * (dim < 0), (part,), (slice(None),) * after)
-    return Tensor.__getitem__, (self, sum(places, ())), {}
-
-
-def _index(self: Any, indices: Any) -> Spelled:
-    return Tensor.__getitem__, (self, tuple(slice(None) if one is None else one for one in indices)), {}
-
-
-def _embedding(weight: Any, indices: Any, padding_idx: int, scale_grad_by_freq: bool, sparse: bool) -> Spelled:
-    settings: dict[str, Any] = {} if padding_idx < 0 else {"padding_idx": padding_idx}
-    settings |= {"scale_grad_by_freq": True} if scale_grad_by_freq else {}
-    return F.embedding, (indices, weight), settings | ({"sparse": True} if sparse else {})
-
-
-def _to(self: Any, **settings: Any) -> Spelled | None:
-    if "other" in settings:
-        return Tensor.to, (self, settings["other"]), {}
-    layout, memory = settings.get("layout"), settings.get("memory_format")
-    if layout not in (None, torch.strided):
-        return None
-    kept = {name: settings.get(name) for name in ("device", "dtype")} | {"memory_format": memory}
-    flags = {name: True for name in ("non_blocking", "copy") if settings.get(name)}
-    return Tensor.to, (self,), {name: value for name, value in kept.items() if value is not None} | flags
-
-
-def _to_copy(self: Any, **settings: Any) -> Spelled | None:
-    return _to(self, **settings, copy=True)
-
-
-def _rsub(self: Any, other: Any, alpha: Any) -> Spelled | None:
-    return (Tensor.__rsub__, (self, other), {}) if alpha == 1 else None
-
-
-def _einsum(equation: str, tensors: Any, path: Any) -> Spelled:
-    return torch.einsum, (equation, *tensors), {}
-
-
-def _meshgrid(tensors: Any, indexing: str = "ij") -> Spelled:
-    return torch.meshgrid, tuple(tensors), {"indexing": indexing}
-
-
-def _feature_dropout(input: Any, p: float, train: bool) -> Spelled | None:
-    return None if train else (F.dropout2d, (input, p), {"training": False})
-
-
-def _resize(mode: str) -> Callable[..., Spelled | None]:
-    """`F.interpolate` with `mode`."""
-
-    def spelled(input: Any, output_size: Any = None, scale_factors: Any = None, **settings: Any) -> Spelled | None:
-        if output_size is None and scale_factors is None:
-            return None
-        size = {"size": output_size} if scale_factors is None else {"scale_factor": list(scale_factors)}
-        align = {"align_corners": True} if settings.get("align_corners") else {}
-        return F.interpolate, (input,), {**size, "mode": mode, **align}
-
-    def by_overload(**settings: Any) -> Spelled | None:
-        return None if "self" in settings else spelled(**settings)  # that with the scales of single axes
-
-    return by_overload
-
-
-def _renamed(function: Any) -> Callable[..., Spelled]:
-    """`function` with the same arguments, by position."""
-    return lambda **named: (function, tuple(named.values()), {})
-
-
-SPECIAL: dict[str, Callable[..., Spelled | None]] = {
-    "slice": _slice,
-    "index": _index,
-    "embedding": _embedding,
-    "to": _to,
-    "_to_copy": _to_copy,
-    "rsub": _rsub,
-    "einsum": _einsum,
-    "meshgrid": _meshgrid,
-    "feature_dropout": _feature_dropout,
-    "sym_size": _renamed(Tensor.size),
-    "sym_numel": _renamed(Tensor.numel),
-    "sym_stride": _renamed(Tensor.stride),
-    "lift_fresh_copy": _renamed(Tensor.clone),
-    "upsample_nearest1d": _resize("nearest"),
-    "upsample_nearest2d": _resize("nearest"),
-    "upsample_nearest3d": _resize("nearest"),
-    "upsample_linear1d": _resize("linear"),
-    "upsample_bilinear2d": _resize("bilinear"),
-    "upsample_bicubic2d": _resize("bicubic"),
-    "upsample_trilinear3d": _resize("trilinear"),
-    **dict.fromkeys(("_assert_tensor_metadata", "_assert_scalar", "_assert_async"), _renamed(nothing)),
-    **dict.fromkeys(("sym_constrain_range", "sym_constrain_range_for_size"), _renamed(nothing)),
-}
-"""What operators are in Python, by name; None for an overload that the general rule is for."""
+CHECKS = frozenset(
+    {
+        *("_assert_tensor_metadata", "_assert_scalar", "_assert_async"),
+        *("sym_constrain_range", "sym_constrain_range_for_size"),
+    }
+)
+"""Operators that compute nothing."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 if TYPE_CHECKING:
-    from .slot import Slot
+    from bnas.passes.slot import Slot
 
 NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 """The tensors of one layer and direction, without the suffix."""
@@ -75,7 +75,15 @@ def rnn_cell(input: Tensor, hx: Tensor | None = None, **given: Any) -> Tensor:
 
 LAYERS: tuple[Callable[..., Any], ...] = (lstm, gru, rnn)
 CELLS: tuple[Callable[..., Any], ...] = (lstm_cell, gru_cell, rnn_cell)
-RECURRENT = frozenset({*LAYERS, *CELLS})
+
+
+def recurrent(input: Tensor, *state: Any, layer: nn.Module) -> Any:
+    """`nn.LSTM`, `nn.GRU`, `nn.RNN` and their cells as a function, as ONNX has them: `layer` is called."""
+    return layer(input, *state)
+
+
+MODULES = (nn.LSTM, nn.GRU, nn.RNN, nn.LSTMCell, nn.GRUCell, nn.RNNCell)
+"""Recurrent layers, and the cells that are one step of them."""
 
 
 def _run(kind: Any, input: Tensor, hx: Any, given: Mapping[str, Any]) -> Any:

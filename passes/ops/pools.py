@@ -1,32 +1,45 @@
-"""Lowering of pooling.
-
-ONNX and its runtimes differ from PyTorch in how they round up the number of windows, so that is never left to them:
-what is missing behind the last element is written as padding, and padding that PyTorch counts in an average is added
-as real zeros where it would not be counted alike.
-"""
+"""Pooling: batch and channels pass, spatial axes are rigid."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
-from .calls import Operator
-from .lowering_builder import onnx_type
-from .lowering_convolutions import spatial_axes, spread
-from .lowering_site import Site, Source, register_lowering
-from .lowering_sizes import AnySize, Size, leaves, same_size
+from bnas.passes.axes import Axes, AxisTypes
+from bnas.passes.lowering_builder import onnx_type
+from bnas.passes.lowering_site import Site, Source
+from bnas.passes.lowering_sizes import AnySize, Size, leaves, same_size
+from bnas.passes.terms import K
 
-AXES: dict[Operator, int] = {
-    **dict.fromkeys((F.max_pool1d, F.avg_pool1d, F.adaptive_avg_pool1d, F.adaptive_max_pool1d), 1),
-    **dict.fromkeys((F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d), 2),
-    **dict.fromkeys((F.max_pool3d, F.avg_pool3d, F.adaptive_avg_pool3d, F.adaptive_max_pool3d), 3),
-}
-"""How many axes an operator pools over."""
+from .calls import Call
+from .convolutions import spatial_axes, spread
+from .record import AxisRule, Layer, OnnxRule, Operator, Sample, Trait
+from .zeros import keeps
+
+
+def pooled_over(types: AxisTypes, call: Call, leading: int) -> Any:
+    """One type for each result: some poolings give values and places."""
+    inputs, value = types.type(call.argument(0, "input")), call.node.meta["value"]
+    leading = leading % (len(inputs) + 1)
+    types.pin_axes(inputs[leading:], "pooling or resizing runs over it")
+    shape = value[0].shape if isinstance(value, tuple) else value.shape
+    out = [*inputs[:leading], *(K(n) for n in shape[leading:])]
+    return (out,) * len(value) if isinstance(value, tuple) else out
+
+
+def unpooling_axes(types: AxisTypes, call: Call) -> Axes:
+    """Values and the places that they came from have the same leading axes; places count within a channel."""
+    inputs, places = types.type(call.argument(0, "input")), types.type(call.argument(1, "indices"))
+    rank = (F.max_unpool1d, F.max_unpool2d, F.max_unpool3d).index(call.op) + 1
+    types.pin_axes([*inputs[-rank:], *places[-rank:]], "pooling runs over it")
+    leading = types.broadcast(inputs[:-rank], places[:-rank])
+    return [*leading, *(K(n) for n in types.output_shape(call)[-rank:])]
 
 
 @dataclass(frozen=True)
@@ -78,12 +91,11 @@ def _is_whole(site: Site, axes: int) -> bool:
     return True
 
 
-@register_lowering(F.max_pool1d, F.max_pool2d, F.max_pool3d)
-def max_pool(site: Site) -> str:
+def max_pool_onnx(site: Site) -> str:
     """All settings but returned indices."""
     if not isinstance(site.result, torch.Tensor):
         raise site.refuse("returns indices")
-    axes = AXES[site.call.op]
+    axes = _rank(site.call)
     if _is_whole(site, axes):
         return site.emit("GlobalMaxPool", site.x)
     found = windows(site, axes, site.arg(4, "dilation", 1))
@@ -97,10 +109,9 @@ def max_pool(site: Site) -> str:
     return site.emit("MaxPool", source, kernel_shape=found.kernel, **settings)
 
 
-@register_lowering(F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
-def average_pool(site: Site) -> str:
+def average_pool_onnx(site: Site) -> str:
     """All settings, a divisor of one's own included."""
-    axes = AXES[site.call.op]
+    axes = _rank(site.call)
     if site.arg(6, "divisor_override") is None and _is_whole(site, axes):
         return site.emit("GlobalAveragePool", site.x)
     found = windows(site, axes)
@@ -177,8 +188,7 @@ def _padded(site: Site, pads: Sequence[int], number: float) -> str:
     return site.emit("Pad", site.x, everywhere, site.operand(number, site.result.dtype))
 
 
-@register_lowering(F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)
-def adaptive_average_pool(site: Site) -> str:
+def adaptive_average_pool_onnx(site: Site) -> str:
     """The mean of everything, equal windows, or one product with a matrix of weights for each axis."""
     kernel = _equal_windows(site)
     if all(size == 1 for size in site.result.shape[2:]):
@@ -224,8 +234,7 @@ def averages(given: int, made: int) -> torch.Tensor:
     return F.adaptive_avg_pool1d(torch.eye(given, dtype=torch.float64), made)
 
 
-@register_lowering(F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)
-def adaptive_max_pool(site: Site) -> str:
+def adaptive_max_pool_onnx(site: Site) -> str:
     """The maximum of everything, or equal windows."""
     if not isinstance(site.result, torch.Tensor):
         raise site.refuse("returns indices")
@@ -239,9 +248,65 @@ def adaptive_max_pool(site: Site) -> str:
 
 def _equal_windows(site: Site) -> list[int] | None:
     """The kernel that, as its own stride, pools to the size that is wanted; ``None`` if there is none."""
-    spatial_axes(site, AXES[site.call.op])
+    spatial_axes(site, _rank(site.call))
     if is_open(site):
         pairs = zip(site.x.sizes[2:], site.made[2:], strict=True)
         return None if not all(made == 1 for _, made in pairs) else [1]
     sizes = list(zip(site.x.tensor.shape[2:], site.result.shape[2:], strict=True))
     return None if any(given % made for given, made in sizes) else [given // made for given, made in sizes]
+
+
+def pooled(rank: int) -> AxisRule:
+    """The rule of a pool over the last `rank` axes: all others pass."""
+    return lambda types, call: pooled_over(types, call, -rank - 1)
+
+
+def _rank(call: Call) -> int:
+    """How many axes an operator pools over: its name says it."""
+    return int(call.op.__name__.partition("_pool")[2][0])  # type: ignore[union-attr]
+
+
+_POOL = ("kernel_size", "stride", "padding", "dilation", "return_indices", "ceil_mode")
+_MEAN = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad")
+
+
+def _records(rank: int) -> Iterator[Operator]:
+    """The pools over `rank` axes; those that return places too have functions of their own."""
+    facts: dict[str, Any] = {"axes": pooled(rank), "zeros": keeps}
+    window: dict[str, Any] = {"traits": {Trait.POOL, *([Trait.WINDOW] if rank > 1 else [])}}
+    size, sizes = 2 if rank < 3 else (1, 2, 2), {1: 4, 2: (2, 3), 3: 1}[rank]
+    divisor = ("divisor_override",) if rank > 1 else ()
+
+    def record(name: str, rule: OnnxRule | None, settings: tuple[str, ...], *args: Any, **more: Any) -> Operator:
+        function, kind = getattr(F, f"{name}_pool{rank}d"), "".join(part.capitalize() for part in name.split("_"))
+        layers = {getattr(nn, f"{kind}Pool{rank}d"): Layer(settings=settings)}
+        samples = (Sample(lambda x: function(_spatial(x, rank), *args)),)
+        return Operator(function, layers=layers, onnx=rule, samples=samples, **facts, **more)
+
+    other = (getattr(torch, f"max_pool{rank}d"),)
+    yield record("max", max_pool_onnx, _POOL, size, spellings=other, **window)
+    yield record("avg", average_pool_onnx, (*_MEAN, *divisor), size, **window)
+    more = {"spellings": (torch.adaptive_avg_pool1d,)} if rank == 1 else {}
+    yield record("adaptive_avg", adaptive_average_pool_onnx, ("output_size",), sizes, **more)
+    yield record("adaptive_max", adaptive_max_pool_onnx, ("output_size",), sizes)
+    for name in ("max", "adaptive_max"):
+        function = getattr(F, f"{name}_pool{rank}d_with_indices")
+        yield Operator(function, axes=pooled(rank), samples=(_with_places(function, rank, size),))
+    unpool = getattr(F, f"max_unpool{rank}d")
+    places = getattr(F, f"max_pool{rank}d_with_indices")
+    back = Sample(lambda x: unpool(*places(_spatial(x, rank), size), size))
+    yield Operator(unpool, axes=unpooling_axes, samples=(back,))
+
+
+def _spatial(x: Tensor, rank: int) -> Tensor:
+    """A batch of images with `rank` axes behind the channels."""
+    return {1: x.flatten(2), 2: x, 3: x.unsqueeze(2)}[rank]
+
+
+def _with_places(function: Callable[..., Any], rank: int, size: Any) -> Sample:
+    """Values, and the places that they come from."""
+    window = 1 if "adaptive" in function.__name__ else size
+    return Sample(lambda x: function(_spatial(x, rank), window)[0])
+
+
+RECORDS = tuple(record for rank in (1, 2, 3) for record in _records(rank))

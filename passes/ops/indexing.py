@@ -1,23 +1,201 @@
-"""Lowering of ``x[...]`` and ``x[...] = y``: integers, slices, new axes, vectors of indices, and masks."""
+"""``x[...]`` and ``x[...] = y``: integers, slices, new axes, vectors of indices, and masks."""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx import Node
 
-from .lowering_execution import SampleError
-from .lowering_selections import END, Cut, cut, picked
-from .lowering_site import Site, Source, Value, register_lowering
-from .lowering_sizes import AnySize, Size, same_size
-from .lowering_writes import scattered
+from bnas.passes.axes import Axes, AxisTypes
+from bnas.passes.errors import RuleError
+from bnas.passes.lowering_execution import SampleError
+from bnas.passes.lowering_site import Site, Source, Value
+from bnas.passes.lowering_sizes import AnySize, Size, same_size
+from bnas.passes.lowering_writes import scattered
+from bnas.passes.terms import Cat, K, Term, symbols
+
+from .arithmetic import pointwise_axes
+from .calls import Call, Dynamic
+from .parts import END, Cut, cut, cut_out, note_slice, picked
+from .record import Operator, Sample, Spelled
+from .zeros import keeps
 
 
-@register_lowering(operator.getitem)
-def getitem(site: Site) -> str:
+def getitem_axes(types: AxisTypes, call: Call) -> Any:
+    """An item of a tuple or dict; or of a tensor: a slice of step 1 cuts, an index pins."""
+    source, item = types.values[call.args[0]], call.args[1]
+    if not isinstance(source, list):
+        return source[item]
+    items = _full(_entries(item), len(source))
+    found = _Index(types, call.node.meta["value"].shape)
+    out = found.read(source, items)
+    for axis, taken in found.sliced:
+        note_slice(types, call.args[0], axis, taken)
+    types.rewrite(call, 1, "", tuple(found.written))
+    return out
+
+
+def setitem_axes(types: AxisTypes, call: Call) -> Axes:
+    """What is written lines up with the whole axes; an axis that is written in part is pinned."""
+    source, value = types.type(call.args[0]), call.args[2]
+    items = _full(_entries(call.args[1]), len(source))
+    mask = next((item for item in items if _is_mask(item)), None)
+    if mask is not None and all(item == slice(None) or item is mask for item in items) and not _fills(types, value):
+        raise RuleError("several values are written where a mask says")
+    if mask is not None:
+        _along_mask(types, source, items, mask)
+        return source
+    place = _Index(types, None).written_to(source, items)
+    if types.is_tensor(value):
+        types.broadcast(place, _without_ones(types.type(value), len(place)))
+    return source
+
+
+def _entries(item: Any) -> list[Any]:
+    return list(item) if isinstance(item, tuple) else [item]
+
+
+def _full(items: list[Any], axes: int) -> list[Any]:
+    """The index with the ellipsis spelled out, and the axes after it."""
+    places = [place for place, item in enumerate(items) if item is Ellipsis]
+    taken = sum(_taken(item) for item in items if item is not Ellipsis)
+    at = places[0] if places else len(items)
+    return [*items[:at], *[slice(None)] * (axes - taken), *items[at + len(places) :]]
+
+
+def _is_mask(item: Any) -> bool:
+    return isinstance(item, Node) and item.meta["value"].dtype in (torch.bool, torch.uint8)
+
+
+def _taken(item: Any) -> int:
+    """Axes that an entry of an index stands for."""
+    return item.meta["value"].ndim if _is_mask(item) else int(item is not None)
+
+
+def _fills(types: AxisTypes, value: Any) -> bool:
+    """Whether one number is written everywhere."""
+    return not types.is_tensor(value) or all(axis.size == 1 for axis in types.type(value))
+
+
+def _without_ones(axes: Axes, most: int) -> Axes:
+    """The last `most` axes; those before must be of size 1."""
+    if any(axis.size != 1 for axis in axes[: max(0, len(axes) - most)]):
+        raise RuleError("more axes are written than there are")
+    return axes[max(0, len(axes) - most) :]
+
+
+def _along_mask(types: AxisTypes, source: Axes, items: list[Any], mask: Node) -> None:
+    """One number is written wherever a mask says, which has some of the axes."""
+    at = items.index(mask)
+    for mine, its in zip(source[at:], types.type(mask), strict=False):
+        types.unify(mine, its)
+    others = (axis for axis, item in zip(source, items, strict=False) if item is not mask and item != slice(None))
+    types.pin_axes(list(others), "a part of it is written into")
+
+
+@dataclass
+class _Index:
+    """The axes of what an index takes out of a tensor."""
+
+    types: AxisTypes
+    shape: Sequence[int] | None
+    """The shape of the result where it is known."""
+    out: Axes = field(default_factory=list)
+    written: list[Any] = field(default_factory=list)
+    """The index in active sizes."""
+    places: list[int] = field(default_factory=list)
+    """Where tensors, lists and numbers of an index by tensors stand, among all entries."""
+    sliced: list[tuple[Term, Term]] = field(default_factory=list)
+    """Axes, each with what a slice takes of it."""
+    before: int = 0
+    """The axes of the result before the first of them."""
+
+    def read(self, source: Axes, items: list[Any]) -> Axes:
+        """A slice of step 1 cuts, all else pins."""
+        return self._taken(source, items, self._slice)
+
+    def written_to(self, source: Axes, items: list[Any]) -> Axes:
+        """Every axis that is not taken whole is pinned."""
+        return self._taken(source, items, self._part)
+
+    def _taken(self, source: Axes, items: list[Any], cut: Callable[[Term, slice], Term]) -> Axes:
+        axes = iter(source)
+        by_tensors = any(isinstance(item, Node | list | tuple) for item in items)
+        for position, item in enumerate(items):
+            self.written.append(item)
+            if item is None:
+                self.out.append(K(1))
+            elif isinstance(item, slice):
+                self.out.append(cut(next(axes), item))
+            elif isinstance(item, int) and not isinstance(item, bool) and not by_tensors:
+                self.types.pin(next(axes), "one entry of it is read by number")
+            elif isinstance(item, Node | list | tuple | int) and not isinstance(item, bool):
+                self._by_numbers([next(axes) for _ in range(_taken(item))], position)
+            else:
+                raise RuleError(f"an index of type {type(item).__name__}")
+        return self._with_indices(items) if by_tensors else self.out
+
+    def _by_numbers(self, axes: Axes, position: int) -> None:
+        self.types.pin_axes(axes, "entries of it are read by numbers")
+        if not self.places:
+            self.before = len(self.out)
+        self.places.append(position)
+
+    def _with_indices(self, items: list[Any]) -> Axes:
+        """The axes of the indices stand together where these do, or before all others."""
+        neighbours = self.places[-1] - self.places[0] + 1 == len(self.places)
+        at = self.before if neighbours else 0
+        tensors = [item for item in (items[place] for place in self.places) if isinstance(item, Node | list | tuple)]
+        if not any(map(_is_mask, tensors)):
+            own = self.types.broadcast(*map(self._axes_of, tensors))
+        elif len(tensors) == 1 and self.shape is not None:
+            self.types.pin_axes(self.types.type(tensors[0]), "it says which entries are read")
+            own = [K(self.shape[at])]
+        else:
+            raise RuleError("an index by a mask and others")
+        return [*self.out[:at], *own, *self.out[at:]]
+
+    def _axes_of(self, index: Node | list[Any] | tuple[Any, ...]) -> Axes:
+        if isinstance(index, Node):
+            return self.types.type(index)
+        if any(isinstance(entry, bool) or not isinstance(entry, int) for entry in index):
+            raise RuleError("an index by a list of something else than numbers")
+        return [K(len(index))]
+
+    def _slice(self, axis: Term, item: slice) -> Term:
+        term, self.written[-1] = _slice(self.types, axis, item)
+        self.sliced.append((axis, term))
+        return term
+
+    def _part(self, axis: Term, item: slice) -> Term:
+        if item == slice(None):
+            return axis
+        self.types.pin(axis, "a part of it is written into")
+        return K(len(range(*item.indices(axis.size))))
+
+
+def _slice(types: AxisTypes, axis: Term, item: slice) -> tuple[Term, slice]:
+    """What the slice keeps of the axis, and the slice in active sizes."""
+    if item == slice(None):
+        return axis, item
+    chosen = range(*item.indices(axis.size))
+    if any(isinstance(v, Dynamic) for v in (item.start, item.stop, item.step)):
+        types.pin(axis, "its size follows the input: a slice of it ends where an input says")
+        return K(len(chosen)), item
+    if chosen.step != 1 or not any(symbols(axis)):
+        types.pin(axis, "a slice of it is read by numbers")
+        return K(len(chosen)), item
+    head, middle = cut_out(types, axis, chosen.start, len(chosen))
+    return middle, slice(head, Cat((head, middle)), None)
+
+
+def getitem_onnx(site: Site) -> str:
     """All that PyTorch has; of masks that follow the inputs one alone."""
     index = site.call.args[1]
     if is_mask(index) and not index.constant:
@@ -160,8 +338,7 @@ def _sliced(site: Site, source: str, picks: Sequence[Any]) -> str:
     return source
 
 
-@register_lowering(operator.setitem)
-def setitem(site: Site) -> str:
+def setitem_onnx(site: Site) -> str:
     """The first argument with the entries that an index picks replaced."""
     x, index, new = site.x, site.call.args[1], site.call.args[2]
     if isinstance(new, Value) and _is_same_view(x, index, new):
@@ -217,7 +394,7 @@ def replaced(site: Site, index: Any, new: Any) -> str | None:
     axis, start, stop, step = cuts[0]
     if step != 1:
         return None
-    target = Value(at.result, str(getitem(at)), twin=at.twin)
+    target = Value(at.result, str(getitem_onnx(at)), twin=at.twin)
     middle = filled(site, new, target, x.tensor.dtype)
     if isinstance(picks[axis], int):
         middle = site.emit("Unsqueeze", middle, site.ints([axis]))
@@ -243,8 +420,65 @@ def _scattered(site: Site, index: Any, new: Any) -> str:
     return scattered(site, x, positions, filled(site, new, positions, x.tensor.dtype))
 
 
-@register_lowering("copy", "zero", torch.fill)
-def fill(site: Site) -> str:
+def fill_onnx(site: Site) -> str:
     """New content, in the shape and dtype of the old."""
     new = 0 if site.call.op == "zero" else site.arg(1, "src", site.arg(1, "value"))
     return filled(site, new, site.x, site.result.dtype)
+
+
+def _with_row(x: Tensor) -> Tensor:
+    """An example: a row of a copy is written."""
+    out = x.clone()
+    out[:, :, 0] = 1.0
+    return out
+
+
+def _with_parts(x: Tensor) -> Tensor:
+    """An example: parts of a copy are written from another tensor."""
+    out = x.clone()
+    out[:, :, 1:] = x[:, :, :3].cos()
+    out[x > 0.5] = 0.5
+    return out
+
+
+def _slice_in_python(self: Any, dim: int, start: Any, end: Any, step: int) -> Spelled:
+    end = None if isinstance(end, int) and end == sys.maxsize else end
+    start = None if isinstance(start, int) and start == 0 else start
+    part = slice(start, end, None if step == 1 else step)
+    before, after = (dim, 0) if dim >= 0 else (0, -dim - 1)
+    places = ((slice(None),) * before, (Ellipsis,) * (dim < 0), (part,), (slice(None),) * after)
+    return Tensor.__getitem__, (self, sum(places, ())), {}
+
+
+def _index_in_python(self: Any, indices: Any) -> Spelled:
+    return Tensor.__getitem__, (self, tuple(slice(None) if one is None else one for one in indices)), {}
+
+
+RECORDS = (
+    Operator(torch.fill, axes=pointwise_axes, onnx=fill_onnx, samples=(Sample(lambda x: x + x.clone().fill_(2)),)),
+    Operator("zero", axes=pointwise_axes, onnx=fill_onnx, samples=(Sample(lambda x: x + x.clone().zero_()),)),
+    Operator("copy", axes=pointwise_axes, onnx=fill_onnx, samples=(Sample(lambda x: x.clone().copy_(x[:, :1])),)),
+    Operator(
+        operator.getitem,
+        aten={"slice": _slice_in_python, "index": _index_in_python},
+        axes=getitem_axes,
+        zeros=keeps,
+        onnx=getitem_onnx,
+        samples=(
+            Sample(lambda x: x[:, 2:] * x[:, :6]),
+            Sample(lambda x: x[:, :, torch.tensor([1, 0])]),
+            Sample(lambda x: x[:, ..., None, 1:3]),
+            Sample(lambda x: x[:, :, [0, -1]]),
+            Sample(lambda x: x[:, 1:2] * x[:, 3, None], rigid="read by number"),
+            Sample(lambda x: x[:, ::2], rigid="read by numbers"),
+        ),
+    ),
+    Operator(
+        operator.setitem,
+        spellings=("__setitem__",),
+        in_place=(operator.setitem,),
+        axes=setitem_axes,
+        onnx=setitem_onnx,
+        samples=(Sample(_with_row), Sample(_with_parts)),
+    ),
+)
