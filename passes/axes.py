@@ -29,6 +29,7 @@ from .unifier import Unifier
 Axes = list[Term]
 """The type of a tensor: a term for each axis."""
 
+
 @dataclass(frozen=True)
 class Rewrite:
     """A constant argument of a node that depends on the sub-network: terms stand for their active sizes."""
@@ -352,4 +353,3 @@ def rigid(value: Any, why: str = "") -> Any:
     if is_record(value):
         return {name: rigid(item, why) for name, item in vars(value).items()}
     return None
-

@@ -70,7 +70,8 @@ def applied(builder: OnnxBuilder, step: Step, result: Any, twin: Any) -> Sequenc
     names = [names] if isinstance(names, str) else names
     if len(names) != len(tensors):
         raise RuleError(
-            f"{step.place}: the rule for {qualified_name(call.op)} gives {len(names)} results for {len(tensors)}"
+            f"{step.place}: the rule for {qualified_name(call.op)} gives {len(names)} results for "
+            f"{len(tensors)} tensors"
         )
     return names
 

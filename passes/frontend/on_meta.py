@@ -41,8 +41,10 @@ def as_meta(value: Any) -> Any:
 
 def run_on_meta(op: str, target: Any, args: Any, kwargs: Any) -> Any:
     """The result of a call on meta tensors; moves to another device stay on the meta device."""
-    if op == "call_function" and (found := quick(OPERATORS.of(target), args, kwargs)) is not None:
-        return found
+    if op == "call_function" and not OPERATORS.writes(target) and not any(one is True for one in args):
+        found = quick(OPERATORS.of(target), args, kwargs)  # a True may say that the call writes in place
+        if found is not None:
+            return found
     if op == "call_method":
         if target in ("cpu", "cuda"):
             return args[0]
@@ -67,9 +69,7 @@ def hooked(module: nn.Module) -> bool:
     )
 
 
-def run_leaf(
-    module: nn.Module, form: Layer | None, args: Any, kwargs: Any, types: Types = MappingProxyType({})
-) -> Any:
+def run_leaf(module: nn.Module, form: Layer | None, args: Any, kwargs: Any, types: Types = MappingProxyType({})) -> Any:
     """The result of a layer in evaluation mode on meta tensors, its own tensors being meta tensors too."""
     if form is None:
         return module(*args, **kwargs)

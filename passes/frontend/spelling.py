@@ -91,6 +91,7 @@ _OPERATORS = {
     "__rshift__": operator.rshift,
 }
 
+
 def spelled(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[str, Any, tuple[Any, ...]]:
     """The kind of a node, its target and its arguments, for a torch function called with `args` and `kwargs`."""
     name = getattr(func, "__name__", "")

@@ -302,7 +302,10 @@ RECORDS = (
         samples=(Sample(lambda x: x + x.new_empty(x.shape[0], 1, 1, 1).zero_()),),
     ),
     Operator(
-        torch.linspace, axes=factory_axes, onnx=linspace_onnx, samples=(Sample(lambda x: x * torch.linspace(-1, 1, 6)),)
+        torch.linspace,
+        axes=factory_axes,
+        onnx=linspace_onnx,
+        samples=(Sample(lambda x: x * torch.linspace(-1, 1, 6, dtype=x.dtype)),),
     ),
     Operator(
         torch.eye,

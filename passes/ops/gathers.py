@@ -210,11 +210,15 @@ RECORDS = (
     Operator(
         torch.index_put,
         onnx=index_put_onnx,
-        samples=(Sample(lambda x: x.index_put((torch.tensor([0])), x[:1].cos()), rigid="index_put"),),
+        samples=(Sample(lambda x: x.index_put((torch.tensor([0]),), x[:1].cos()), rigid="index_put"),),
     ),
     Operator(
         torch.masked_select,
         onnx=masked_select_onnx,
-        samples=(Sample(lambda x: x + 0 * x.masked_select(x > -1000).sum(), rigid="masked_select"),),
+        samples=(
+            Sample(
+                lambda x: x + 0 * x.masked_select(x > -1000).sum(), rigid="masked_select|opaque", onnx="opaque method"
+            ),
+        ),
     ),
 )

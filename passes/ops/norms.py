@@ -246,7 +246,9 @@ RECORDS = (
         torch.instance_norm,
         axes=instance_norm_axes,
         samples=(
-            Sample(lambda x, w, b: torch.instance_norm(x, w, b, None, None, True, 0.1, 1e-5, False), weights=((8, 8),)),
+            Sample(
+                lambda x, w, b: torch.instance_norm(x, w, b, None, None, True, 0.1, 1e-5, False), weights=((8,), (8,))
+            ),
         ),
     ),
     Operator(
@@ -261,7 +263,7 @@ RECORDS = (
         kept="layer_norm",
         samples=(
             Sample(lambda x, layer: layer(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), layer=lambda: nn.LayerNorm(8)),
-            Sample(lambda x: F.layer_norm(x.permute(0, 2, 3, 1).sigmoid(), (8)).permute(0, 3, 1, 2)),
+            Sample(lambda x: F.layer_norm(x.permute(0, 2, 3, 1).sigmoid(), (8,)).permute(0, 3, 1, 2)),
         ),
     ),
     Operator(
@@ -276,7 +278,7 @@ RECORDS = (
         kept="rms_norm",
         samples=(
             Sample(lambda x, layer: layer(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), layer=lambda: nn.RMSNorm(8)),
-            Sample(lambda x: F.rms_norm(x.permute(0, 2, 3, 1).sigmoid(), (8)).permute(0, 3, 1, 2)),
+            Sample(lambda x: F.rms_norm(x.permute(0, 2, 3, 1).sigmoid(), (8,)).permute(0, 3, 1, 2)),
         ),
     ),
     Operator(
@@ -301,7 +303,7 @@ RECORDS = (
         zeros=by_weight(1, 2),
         onnx=group_norm_onnx,
         kept="group_norm",
-        samples=(Sample(lambda x, w, b: torch.group_norm(x, 2, w, b), weights=((8, 8),)),),
+        samples=(Sample(lambda x, w, b: torch.group_norm(x, 2, w, b), weights=((8,), (8,))),),
     ),
     Operator(
         F.local_response_norm,
@@ -313,7 +315,13 @@ RECORDS = (
         axes=weight_norm_axes,
         zeros=keeps,
         kept="weight_norm",
-        samples=(Sample(lambda x, v, g: F.conv2d(x, torch._weight_norm(v, g)), weights=((6, 8, 1, 1), (6, 1, 1, 1))),),
+        samples=(
+            Sample(
+                lambda x, v, g: F.conv2d(x, torch._weight_norm(v, g)),
+                weights=((6, 8, 1, 1), (6, 1, 1, 1)),
+                rigid="length of rows",
+            ),
+        ),
     ),
     Operator(
         F.normalize,

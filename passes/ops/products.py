@@ -259,7 +259,7 @@ RECORDS = (
         axes=outer_axes,
         zeros=product,
         onnx=outer_onnx,
-        samples=(Sample(lambda x, w, v: x * torch.outer(w, v).sum(1)[:, None, None], weights=((8, 3),)),),
+        samples=(Sample(lambda x, w, v: x * torch.outer(w, v).sum(1)[:, None, None], weights=((8,), (3,))),),
     ),
     Operator(
         torch.kron,
