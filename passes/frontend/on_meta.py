@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnas.passes.ops.calls import settings_of
-from bnas.passes.ops.record import Layer
+from bnas.passes.ops.record import Layer, Trait
 from bnas.passes.ops.registry import OPERATORS
-from bnas.passes.ops.shapes import quick
+from bnas.passes.ops.shapes import like, quick
 
 from .spelling import LIKES
 from .structure import map_leaves
@@ -41,10 +41,9 @@ def as_meta(value: Any) -> Any:
 
 def run_on_meta(op: str, target: Any, args: Any, kwargs: Any) -> Any:
     """The result of a call on meta tensors; moves to another device stay on the meta device."""
-    if op == "call_function" and not OPERATORS.writes(target) and not any(one is True for one in args):
-        found = quick(OPERATORS.of(target), args, kwargs)  # a True may say that the call writes in place
-        if found is not None:
-            return found
+    found = quick_call(op, target, args, kwargs)
+    if found is not None:
+        return found
     if op == "call_method":
         if target in ("cpu", "cuda"):
             return args[0]
@@ -73,14 +72,42 @@ def run_leaf(module: nn.Module, form: Layer | None, args: Any, kwargs: Any, type
     """The result of a layer in evaluation mode on meta tensors, its own tensors being meta tensors too."""
     if form is None:
         return module(*args, **kwargs)
-    inplace = {"inplace": True} if getattr(module, "inplace", False) is True else {}
-    tensors = {name: to_meta(getattr(module, name), types) for name in form.tensors}
-    settings = {name: value for name, value in settings_of(module, form).items() if name != "padding_mode"}
-    record = OPERATORS.of(form.op)
-    if not inplace and (found := quick(record, args, {**tensors, **settings, **kwargs})) is not None:
+    found = quick_leaf(module, form, args, kwargs, types)
+    if found is not None:
         return found
+    record, settings = OPERATORS.of(form.op), settings_of(module, form)
+    settings.pop("padding_mode", None)
+    tensors = {name: to_meta(getattr(module, name), types) for name in form.tensors}
     if form.op is F.batch_norm:
         settings |= {"training": tensors["running_mean"] is None, "momentum": 0.0}  # which may be None in a module
     elif record.trained is not None:  # in evaluation mode they hand on their input itself: its memory is then shared
         settings["training"] = False
     return form.op(*args, **tensors, **settings, **kwargs)  # type: ignore[operator]
+
+
+def quick_call(op: str, target: Any, args: Any, kwargs: Any) -> Tensor | None:
+    """The result of a function that its record gives without running it; None where PyTorch is to compute it."""
+    if op != "call_function" or any(one is True for one in args):  # a True may say that the call writes in place
+        return None
+    record = OPERATORS.of(target)
+    return None if record.shape is None or OPERATORS.writes(target) else quick(record, args, kwargs)
+
+
+def quick_leaf(
+    module: nn.Module, form: Layer, args: Any, kwargs: Any, types: Types = MappingProxyType({})
+) -> Tensor | None:
+    """The result of a layer that its record gives without running it; None where PyTorch is to compute it."""
+    record = OPERATORS.of(form.op)
+    if not args or not isinstance(args[0], Tensor):
+        return None
+    if record.has(Trait.HANDS_ON):
+        return args[0]
+    if record.shape is None:
+        return None
+    kwargs = {**settings_of(module, form), **kwargs}
+    if kwargs.get("inplace"):
+        return args[0].zero_() if record.shape is like else None
+    tensors = {name: getattr(module, name) for name in form.tensors}
+    if types:  # else of the tensors only shape and type are read
+        tensors = {name: to_meta(value, types) for name, value in tensors.items()}
+    return quick(record, args, {**tensors, **kwargs})

@@ -289,6 +289,7 @@ RECORDS = (
     _of_two(
         torch.mul,
         binary("Mul"),
+        lambda x: x * x.cos(),
         lambda x: x * x.mean((2, 3), keepdim=True),
         spellings=(operator.mul, torch.multiply, "multiply"),
         in_place=(operator.imul,),

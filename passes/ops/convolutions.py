@@ -161,7 +161,7 @@ RECORDS = (
             Sample(layer=lambda: nn.Conv2d(8, 12, 3, padding=1)),
             Sample(layer=lambda: nn.Conv2d(8, 12, 3, groups=4)),
             Sample(layer=lambda: nn.Conv2d(8, 16, 3, groups=8, stride=(1, 2), bias=False)),
-            Sample(lambda x, w, b: F.conv2d(x, w, b, 1, "same"), weights=((6, 8, 3, 2), (6,))),
+            Sample(lambda x, w, b: F.conv2d(x, w, b, 1, "same"), weights=((6, 8, 3, 3), (6,))),
             Sample(layer=lambda: nn.Conv2d(8, 4, 3, padding=1, padding_mode="reflect")),
         ),
     ),

@@ -305,13 +305,13 @@ RECORDS = (
         torch.linspace,
         axes=factory_axes,
         onnx=linspace_onnx,
-        samples=(Sample(lambda x: x * torch.linspace(-1, 1, 6, dtype=x.dtype)),),
+        samples=(Sample(lambda x: x * torch.linspace(-1, 1, x.shape[3], dtype=x.dtype)),),
     ),
     Operator(
         torch.eye,
         axes=factory_axes,
         onnx=eye_onnx,
-        samples=(Sample(lambda x: x[..., :4] @ torch.eye(4, dtype=x.dtype)),),
+        samples=(Sample(lambda x: x @ torch.eye(x.shape[3], dtype=x.dtype)),),
     ),
     Operator(
         torch.meshgrid,

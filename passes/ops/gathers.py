@@ -12,7 +12,7 @@ from bnas.passes.terms import K
 
 from .calls import Call
 from .indexing import filled, setitem_onnx
-from .record import Operator, Sample
+from .record import Operator, Sample, Trait
 
 
 def index_select_axes(types: AxisTypes, call: Call) -> Axes:
@@ -214,6 +214,7 @@ RECORDS = (
     ),
     Operator(
         torch.masked_select,
+        traits={Trait.PICKS},
         onnx=masked_select_onnx,
         samples=(
             Sample(

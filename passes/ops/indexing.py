@@ -23,7 +23,7 @@ from bnas.passes.terms import Cat, K, Term, symbols
 from .arithmetic import pointwise_axes
 from .calls import Call, Dynamic
 from .parts import END, Cut, cut, cut_out, note_slice, picked
-from .record import Operator, Sample, Spelled
+from .record import Operator, Sample, Spelled, Trait
 from .zeros import keeps
 
 
@@ -462,6 +462,7 @@ RECORDS = (
         operator.getitem,
         aten={"slice": _slice_in_python, "index": _index_in_python},
         axes=getitem_axes,
+        traits={Trait.PICKS},
         zeros=keeps,
         onnx=getitem_onnx,
         samples=(

@@ -81,6 +81,8 @@ class Trait(Enum):
     """Takes ``inplace=True`` and then writes into its first argument only, to the same numbers."""
     HANDS_ON = auto()
     """Returns its input itself in evaluation mode."""
+    PICKS = auto()
+    """Takes the entries that a mask names: how many, only the numbers of the mask tell."""
     POOL = auto()
     """Takes windows of a size that is given."""
     WINDOW = auto()
