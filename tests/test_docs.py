@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -101,6 +102,18 @@ def test_commands_are_those_of_bnas(page: str, line: str) -> None:
 @pytest.mark.parametrize("line", ["bnas run config.json --outptu runs/a", "bnas runn config.json"])
 def test_a_wrong_command_is_noticed(line: str) -> None:
     assert code_of(line) == 2
+
+
+def test_the_page_of_operators_is_what_the_command_prints() -> None:
+    found = CliRunner().invoke(app, ["operators", "--markdown"]).stdout
+    assert (ROOT / "docs" / "operators.md").read_text(encoding="utf-8") == found
+
+
+def test_the_operators_are_listed() -> None:
+    listed = {row["name"]: row for row in json.loads(CliRunner().invoke(app, ["operators", "--json"]).stdout)}
+    assert listed["torch.nn.functional.relu"]["layers"] == ["ReLU"]
+    assert (listed["torch.cumprod"]["axes"], listed["torch.cumprod"]["onnx"]) == (True, False)
+    assert "torch.cumprod" in CliRunner().invoke(app, ["operators"], env={"COLUMNS": "120"}).stdout
 
 
 def test_the_page_on_reports_names_every_file_that_may_be_missing() -> None:

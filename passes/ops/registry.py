@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from bnas.passes.errors import RuleError
@@ -177,6 +178,12 @@ def register(record: Operator) -> None:
     OPERATORS.register(record)
 
 
+def family_of(op: Target) -> str:
+    """The module of this package that has the record of an operator; "own" for one that a user registered."""
+    modules = {name: importlib.import_module(f"{__package__}.{name}") for name in FAMILIES}
+    return next((name for name, module in modules.items() if any(one.op == op for one in module.RECORDS)), "own")
+
+
 def operator_name(op: Any) -> str:
     """A short name of an operator for messages and pictures."""
     return op if isinstance(op, str) else str(getattr(op, "__name__", op))
@@ -188,4 +195,7 @@ def qualified_name(op: Any) -> str:
         return f"Tensor.{op}"
     module = str(getattr(op, "__module__", None) or "torch")
     # PyTorch's built-in functions say that they belong to some private module.
-    return f"{'torch' if module.startswith('torch._') else module}.{getattr(op, '__name__', op)}"
+    name = str(getattr(op, "__name__", op))
+    public = name.lstrip("_")
+    name = public if getattr(F, public, None) is op else name  # F.threshold says that it is _threshold
+    return f"{'torch' if module.startswith('torch._') else module}.{name}"
