@@ -144,7 +144,8 @@ def call_of(
     called as a plain layer. A module without a form is opaque.
     """
     if node.op == "call_function":
-        return Call(node, OPERATORS.canonical(node.target), tuple(node.args), dict(node.kwargs))
+        args, named = OPERATORS.arguments(node.target, tuple(node.args))
+        return Call(node, OPERATORS.canonical(node.target), args, {**named, **node.kwargs})
     if node.op == "call_method":
         return Call(node, OPERATORS.canonical(str(node.target)), tuple(node.args), dict(node.kwargs))
     if node.op != "call_module":

@@ -195,20 +195,15 @@ def _is_called_once(node: Node) -> bool:
     return node.op != "call_module" or node.graph.find_nodes(op=node.op, target=node.target) == [node]
 
 
+_BATCH_NORM = Layer(tensors=("running_mean", "running_var", "weight", "bias"), settings=("momentum", "eps"))
+_OF_TORCH = ("input", "weight", "bias", "running_mean", "running_var")
+"""The order in which torch's own functions take what those of `torch.nn.functional` take in another one."""
+
 RECORDS = (
     Operator(
         F.batch_norm,
-        layers={
-            nn.BatchNorm1d: Layer(
-                tensors=("running_mean", "running_var", "weight", "bias"), settings=("momentum", "eps")
-            ),
-            nn.BatchNorm2d: Layer(
-                tensors=("running_mean", "running_var", "weight", "bias"), settings=("momentum", "eps")
-            ),
-            nn.BatchNorm3d: Layer(
-                tensors=("running_mean", "running_var", "weight", "bias"), settings=("momentum", "eps")
-            ),
-        },
+        reordered={torch.batch_norm: (*_OF_TORCH, "training", "momentum", "eps")},
+        layers=dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), _BATCH_NORM),
         traits={Trait.FUSES_ACTIVATION, Trait.BATCH_NORM, Trait.OWNS_MEMORY},
         axes=batch_norm_axes,
         zeros=by_weight(1, 3),
@@ -221,34 +216,22 @@ RECORDS = (
                 lambda x, n: F.batch_norm(x, n.running_mean, n.running_var, n.weight, n.bias),
                 layer=lambda: nn.BatchNorm2d(8),
             ),
-        ),
-    ),
-    Operator(
-        torch.batch_norm,
-        axes=batch_norm_axes,
-        samples=(
             Sample(
-                lambda x, n: torch.batch_norm(
-                    x, n.weight, n.bias, n.running_mean, n.running_var, False, 0.1, 1e-5, False
-                ),
+                lambda x, n: torch.batch_norm(x, n.weight, n.bias, n.running_mean, n.running_var, False, 0, 0.1, False),
                 layer=lambda: nn.BatchNorm2d(8),
             ),
         ),
     ),
     Operator(
         F.instance_norm,
+        reordered={torch.instance_norm: (*_OF_TORCH, "use_input_stats", "momentum", "eps")},
         axes=instance_norm_axes,
         zeros=by_weight(1, 3),
         onnx=instance_norm_onnx,
-        samples=(Sample(layer=lambda: nn.InstanceNorm2d(8, affine=True)), Sample(lambda x: F.instance_norm(x))),
-    ),
-    Operator(
-        torch.instance_norm,
-        axes=instance_norm_axes,
         samples=(
-            Sample(
-                lambda x, w, b: torch.instance_norm(x, w, b, None, None, True, 0.1, 1e-5, False), weights=((8,), (8,))
-            ),
+            Sample(layer=lambda: nn.InstanceNorm2d(8, affine=True)),
+            Sample(lambda x: F.instance_norm(x)),
+            Sample(lambda x, w, b: torch.instance_norm(x, w, b, None, None, True, 0, 0.1, False), weights=((8,), (8,))),
         ),
     ),
     Operator(
@@ -283,6 +266,7 @@ RECORDS = (
     ),
     Operator(
         F.group_norm,
+        spellings=(torch.group_norm,),
         layers={nn.GroupNorm: Layer(tensors=("weight", "bias"), settings=("num_groups", "eps"))},
         traits={Trait.STREAM_NORM, Trait.OWNS_MEMORY},
         axes=group_norm_axes,
@@ -294,16 +278,8 @@ RECORDS = (
             Sample(layer=lambda: nn.GroupNorm(1, 8)),
             Sample(layer=lambda: nn.GroupNorm(4, 8)),
             Sample(lambda x: F.group_norm(x.sigmoid(), 1)),
+            Sample(lambda x, w, b: torch.group_norm(x, 2, w, b), weights=((8,), (8,))),
         ),
-    ),
-    Operator(
-        torch.group_norm,
-        traits={Trait.STREAM_NORM},
-        axes=group_norm_axes,
-        zeros=by_weight(1, 2),
-        onnx=group_norm_onnx,
-        kept="group_norm",
-        samples=(Sample(lambda x, w, b: torch.group_norm(x, 2, w, b), weights=((8,), (8,))),),
     ),
     Operator(
         F.local_response_norm,
@@ -331,7 +307,7 @@ RECORDS = (
         samples=(
             Sample(lambda x: F.normalize(x, dim=1)),
             Sample(lambda x: F.normalize(x.exp(), dim=1), rigid="is not zero"),
-            Sample(lambda x: F.normalize(x, p=1.0, dim=-1), rigid=""),
+            Sample(lambda x: F.normalize(x, p=1.0, dim=-1)),
         ),
     ),
 )

@@ -149,6 +149,8 @@ class Operator:
     spellings: tuple[Target, ...] = ()
     """Other functions and methods that do the same with the same arguments. A method without an entry is looked up in
     ``torch`` under its own name; a method with a trailing underscore stands for the plain one."""
+    reordered: Mapping[Target, tuple[str, ...]] = field(default_factory=dict)
+    """Other functions that do the same with arguments in another order: the canonical name of each argument."""
     in_place: tuple[Target, ...] = ()
     """Functions that do the same and write the result into their first argument."""
     aten: Mapping[str, AtenRule] = field(default_factory=dict)
@@ -171,6 +173,7 @@ class Operator:
         """Every spelling, the canonical one first."""
         yield self.op
         yield from self.spellings
+        yield from self.reordered
         yield from self.in_place
 
     def has(self, *traits: Trait) -> bool:

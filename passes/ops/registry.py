@@ -31,6 +31,7 @@ class _Table:
     records: dict[Target, Operator] = field(default_factory=dict)
     canonical: dict[Target, Target] = field(default_factory=dict)
     writing: set[Target] = field(default_factory=set)
+    reordered: dict[Target, tuple[str, ...]] = field(default_factory=dict)
     layers: dict[type[nn.Module], Layer] = field(default_factory=dict)
     aten: dict[str, AtenRule] = field(default_factory=dict)
 
@@ -52,6 +53,7 @@ class _Table:
         self.records[record.op] = record
         self.canonical.update(dict.fromkeys(record.names(), record.op))
         self.writing.update(record.in_place)
+        self.reordered.update(record.reordered)
         self.layers.update({kind: replace(form, op=record.op) for kind, form in record.layers.items()})
         self.aten.update(record.aten)
 
@@ -115,6 +117,11 @@ class Operators(Mapping[Target, Operator]):
     def writes(self, target: Target) -> bool:
         """Whether a record says that the function writes into its first argument."""
         return target in self._table.writing
+
+    def arguments(self, target: Target, args: tuple[Any, ...]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Positional arguments of a call in the order of the canonical operator, those of another order by name."""
+        names = self._table.reordered.get(target)
+        return (args, {}) if names is None else ((), dict(zip(names, args, strict=False)))
 
     def layer(self, kind: type[nn.Module]) -> Layer | None:
         """How layers of exactly the type `kind` are spelled; None for others."""
