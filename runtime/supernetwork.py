@@ -98,7 +98,7 @@ class SuperNetwork(nn.Module):
             elasticity = Elasticity.of(elasticity or {})
         model, example_inputs = as_model(model, example_inputs)
         analysis = pipeline.run(Analysis(model, example_inputs, elasticity, dynamic, check))
-        missing = [part for part in ("ir", "types", "choices") if getattr(analysis, part) is None]
+        missing = [part for part in ("ir", "types", "choices") if not analysis.has(part)]
         if missing:
             raise PassError(f"no pass of the pipeline gives {missing[0]}; it has {', '.join(pipeline.names)}")
         return cls(analysis)

@@ -111,7 +111,9 @@ def spelled(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tupl
 
 @cache
 def _python_operator(name: str) -> Any:
-    """The operator of Python that a method such as ``add`` is written as; None if there is none."""
+    """The operator of Python that a method such as ``add`` is written as; None if there is none, or if it writes."""
+    if is_in_place(name):
+        return None
     record = OPERATORS.of(name)
     return next((one for one in record.spellings if getattr(one, "__module__", "") == "_operator"), None)
 
