@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING
 from .lazy import attach
 
 if TYPE_CHECKING:
-    from . import rules
+    from . import rules as rules
     from .analysis import Analysis
-    from .axes import AxisTypes, analyse, register_rule
+    from .architecture import Architecture, ArchitectureError, Layer, LayerSize
+    from .axes import AxisTypes, Replacement, Rewrite, analyse, register_rule
     from .blocks import Block, Blocks, find_blocks
     from .calls import Call, ModuleForm, TensorRef, canonical, register_module
     from .choices import Choices, choose
+    from .costs import Costs
     from .depth import skippable_blocks
+    from .detour import OracleWarning
     from .dump import describe
     from .elasticity import Elasticity
     from .errors import (
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
         SubnetError,
         VerificationError,
     )
+    from .frontend.entry import Axis, Check, Sizes
     from .frontend.front import trace
     from .ir import IR
     from .kernels import Kernel, Kernels, find_kernels
@@ -36,16 +40,25 @@ if TYPE_CHECKING:
     from .pipeline import Pass, PassResult, Pipeline
     from .space import SearchSpace, Subnet, Variable
     from .standard import PIPELINE, Choose, FindBlocks, FindKernels, Trace, TypeAxes
-    from .vetoes import Vetoes, find_vetoes
-    from .widths import Width, Widths, find_widths, tie_groups
+    from .terms import Cat, K, Perm, Prod, Sym, Term, leaves, symbols
+    from .unifier import Unifier
+    from .widths import Width
 
-__getattr__ = attach(
+__getattr__, __dir__ = attach(
     __name__,
     {
         "bnas.passes": ("rules",),
         "bnas.passes.analysis": ("Analysis",),
+        "bnas.passes.architecture": (
+            "Architecture",
+            "ArchitectureError",
+            "Layer",
+            "LayerSize",
+        ),
         "bnas.passes.axes": (
             "AxisTypes",
+            "Replacement",
+            "Rewrite",
             "analyse",
             "register_rule",
         ),
@@ -65,7 +78,9 @@ __getattr__ = attach(
             "Choices",
             "choose",
         ),
+        "bnas.passes.costs": ("Costs",),
         "bnas.passes.depth": ("skippable_blocks",),
+        "bnas.passes.detour": ("OracleWarning",),
         "bnas.passes.dump": ("describe",),
         "bnas.passes.elasticity": ("Elasticity",),
         "bnas.passes.errors": (
@@ -79,6 +94,11 @@ __getattr__ = attach(
             "RuleError",
             "SubnetError",
             "VerificationError",
+        ),
+        "bnas.passes.frontend.entry": (
+            "Axis",
+            "Check",
+            "Sizes",
         ),
         "bnas.passes.frontend.front": ("trace",),
         "bnas.passes.ir": ("IR",),
@@ -109,16 +129,18 @@ __getattr__ = attach(
             "Trace",
             "TypeAxes",
         ),
-        "bnas.passes.vetoes": (
-            "Vetoes",
-            "find_vetoes",
+        "bnas.passes.terms": (
+            "K",
+            "Cat",
+            "Perm",
+            "Prod",
+            "Sym",
+            "Term",
+            "leaves",
+            "symbols",
         ),
-        "bnas.passes.widths": (
-            "Width",
-            "Widths",
-            "find_widths",
-            "tie_groups",
-        ),
+        "bnas.passes.unifier": ("Unifier",),
+        "bnas.passes.widths": ("Width",),
     },
 )
 
@@ -126,41 +148,57 @@ __all__ = [
     "IR",
     "PIPELINE",
     "Analysis",
+    "Architecture",
+    "ArchitectureError",
+    "Axis",
     "AxisTypes",
     "Block",
     "Blocks",
     "BnasError",
     "Call",
     "CaptureError",
+    "Cat",
+    "Check",
     "Choices",
     "Choose",
+    "Costs",
     "Diagnostic",
     "Elasticity",
     "ElasticityError",
     "FindBlocks",
     "FindKernels",
     "InputError",
+    "K",
     "Kernel",
     "Kernels",
+    "Layer",
+    "LayerSize",
     "LoweringError",
     "ModuleForm",
+    "OracleWarning",
     "Pass",
     "PassError",
     "PassResult",
+    "Perm",
     "Pipeline",
+    "Prod",
+    "Replacement",
+    "Rewrite",
     "RuleError",
     "Scopes",
     "SearchSpace",
+    "Sizes",
     "Subnet",
     "SubnetError",
+    "Sym",
     "TensorRef",
+    "Term",
     "Trace",
     "TypeAxes",
+    "Unifier",
     "Variable",
     "VerificationError",
-    "Vetoes",
     "Width",
-    "Widths",
     "analyse",
     "canonical",
     "choose",
@@ -168,12 +206,10 @@ __all__ = [
     "find_blocks",
     "find_kernels",
     "find_scopes",
-    "find_vetoes",
-    "find_widths",
+    "leaves",
     "register_module",
     "register_rule",
-    "rules",
     "skippable_blocks",
-    "tie_groups",
+    "symbols",
     "trace",
 ]
