@@ -203,7 +203,7 @@ class SuperNetwork(nn.Module):
         bind = Views(self._views)
         program = skeleton.build(subnet, bind, kind=Program, share_code=True)
         assert isinstance(program, Program)
-        program.__dict__["bindings"] = bind.bindings
+        program.__dict__["_bindings"] = bind.bindings
         return program
 
     def extract(self, subnet: Subnet, root: nn.Module | None = None) -> GraphModule:
