@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from bnas.search.objective import Objective
     from bnas.search.outcome import Measures, Outcome
     from bnas.search.result import SearchResult
+    from bnas.search.scalars import SearchScalars
+    from bnas.search.search_progress import SearchProgress
     from bnas.search.searcher import Searcher
     from bnas.search.surrogate import Regressor
     from bnas.search.workers import Remote, Workers
@@ -37,6 +39,8 @@ __getattr__, __dir__ = attach(
             "Outcome",
         ),
         "bnas.search.result": ("SearchResult",),
+        "bnas.search.scalars": ("SearchScalars",),
+        "bnas.search.search_progress": ("SearchProgress",),
         "bnas.search.searcher": ("Searcher",),
         "bnas.search.surrogate": ("Regressor",),
         "bnas.search.workers": (
@@ -59,7 +63,9 @@ __all__ = [
     "Regressor",
     "Remote",
     "SearchError",
+    "SearchProgress",
     "SearchResult",
+    "SearchScalars",
     "Searcher",
     "Workers",
 ]

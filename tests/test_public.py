@@ -244,3 +244,36 @@ print(before, *(name for name in dir(bnas) if not name.startswith("__")))
     ]
     for part in PARTS:
         assert fresh(f"import bnas; print(bnas.{part}.__name__)") == [f"bnas.{part}"]
+
+
+def texts() -> Iterator[str]:
+    """The documentation, and every text in the source: messages and docstrings."""
+    yield from (page.read_text(encoding="utf-8") for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+    for folder in ("bnas", "passes", "runtime", "search"):
+        for file in (ROOT / folder).rglob("*.py"):
+            nodes = ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+            yield from (one.value for one in nodes if isinstance(one, ast.Constant) and isinstance(one.value, str))
+
+
+def is_there(path: str) -> bool:
+    """Whether a dotted path is that of something that can be imported."""
+    found: Any = bnas
+    names = path.split(".")
+    for place, name in enumerate(names[1:], 1):
+        if not hasattr(found, name):
+            try:
+                importlib.import_module(".".join(names[: place + 1]))
+            except ImportError:
+                return False
+        found = getattr(found, name)
+    return True
+
+
+def test_what_texts_name_is_there() -> None:
+    """Classes, and functions of the packages: other dotted names are files and keys of ONNX files."""
+    parts = "|".join((*PARTS, "page"))
+    pattern = re.compile(rf"(?<![\w./'-])bnas(?:(?:\.\w+)*\.[A-Z]\w+|\.(?:{parts})\.\w+)")
+    found = {path for text in texts() for path in pattern.findall(text)}
+    assert len(found) > 60
+    assert sorted(path for path in found if not is_there(path)) == []
+    assert not is_there("bnas.search.Workerz")
