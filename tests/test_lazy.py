@@ -9,7 +9,15 @@ from types import ModuleType
 import pytest
 
 PACKAGES = ("bnas", "bnas.run", "bnas.passes", "bnas.runtime", "bnas.search")
-LIGHT = ("bnas", "bnas.run", "bnas.passes.errors", "bnas.output", "bnas.search.result", "bnas.runtime.files", "bnas.page.recorded")
+LIGHT = (
+    "bnas",
+    "bnas.run",
+    "bnas.passes.errors",
+    "bnas.output",
+    "bnas.search.result",
+    "bnas.runtime.files",
+    "bnas.page.recorded",
+)
 
 
 def run(script: str) -> str:
