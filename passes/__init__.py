@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING
 from .lazy import attach
 
 if TYPE_CHECKING:
-    from . import rules as rules
     from .analysis import Analysis
-    from .architecture import Architecture, ArchitectureError, Layer, LayerSize
-    from .axes import AxisTypes, Replacement, Rewrite, analyse, register_rule
+    from .architecture import Architecture, ArchitectureError, LayerSize, SizedLayer
+    from .axes import AxisTypes, Replacement, Rewrite, analyse
     from .blocks import Block, Blocks, find_blocks
-    from .calls import Call, ModuleForm, TensorRef, canonical, register_module
     from .choices import Choices, choose
     from .costs import Costs
     from .depth import skippable_blocks
@@ -36,6 +34,10 @@ if TYPE_CHECKING:
     from .frontend.front import trace
     from .ir import IR
     from .kernels import Kernel, Kernels, find_kernels
+    from .lowering_site import Site
+    from .ops.calls import Call, TensorRef
+    from .ops.record import Layer, Operator, Sample, Trait
+    from .ops.registry import OPERATORS, Operators, canonical, register
     from .patterns import Scopes, find_scopes
     from .pipeline import Pass, PassResult, Pipeline
     from .space import SearchSpace, Subnet, Variable
@@ -47,32 +49,23 @@ if TYPE_CHECKING:
 __getattr__, __dir__ = attach(
     __name__,
     {
-        "bnas.passes": ("rules",),
         "bnas.passes.analysis": ("Analysis",),
         "bnas.passes.architecture": (
             "Architecture",
             "ArchitectureError",
-            "Layer",
             "LayerSize",
+            "SizedLayer",
         ),
         "bnas.passes.axes": (
             "AxisTypes",
             "Replacement",
             "Rewrite",
             "analyse",
-            "register_rule",
         ),
         "bnas.passes.blocks": (
             "Block",
             "Blocks",
             "find_blocks",
-        ),
-        "bnas.passes.calls": (
-            "Call",
-            "ModuleForm",
-            "TensorRef",
-            "canonical",
-            "register_module",
         ),
         "bnas.passes.choices": (
             "Choices",
@@ -106,6 +99,23 @@ __getattr__, __dir__ = attach(
             "Kernel",
             "Kernels",
             "find_kernels",
+        ),
+        "bnas.passes.lowering_site": ("Site",),
+        "bnas.passes.ops.calls": (
+            "Call",
+            "TensorRef",
+        ),
+        "bnas.passes.ops.record": (
+            "Layer",
+            "Operator",
+            "Sample",
+            "Trait",
+        ),
+        "bnas.passes.ops.registry": (
+            "OPERATORS",
+            "Operators",
+            "canonical",
+            "register",
         ),
         "bnas.passes.patterns": (
             "Scopes",
@@ -146,6 +156,7 @@ __getattr__, __dir__ = attach(
 
 __all__ = [
     "IR",
+    "OPERATORS",
     "PIPELINE",
     "Analysis",
     "Architecture",
@@ -174,7 +185,8 @@ __all__ = [
     "Layer",
     "LayerSize",
     "LoweringError",
-    "ModuleForm",
+    "Operator",
+    "Operators",
     "OracleWarning",
     "Pass",
     "PassError",
@@ -185,8 +197,11 @@ __all__ = [
     "Replacement",
     "Rewrite",
     "RuleError",
+    "Sample",
     "Scopes",
     "SearchSpace",
+    "Site",
+    "SizedLayer",
     "Sizes",
     "Subnet",
     "SubnetError",
@@ -194,6 +209,7 @@ __all__ = [
     "TensorRef",
     "Term",
     "Trace",
+    "Trait",
     "TypeAxes",
     "Unifier",
     "Variable",
@@ -207,8 +223,7 @@ __all__ = [
     "find_kernels",
     "find_scopes",
     "leaves",
-    "register_module",
-    "register_rule",
+    "register",
     "skippable_blocks",
     "symbols",
     "trace",

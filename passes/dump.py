@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.fx import Node
 
 from .analysis import Analysis
-from .axes import operator_name
-from .calls import TensorRef
 from .frontend.on_meta import BATCH
+from .ops.calls import TensorRef
+from .ops.registry import operator_name
 from .rigidity import rigid_runs
 from .terms import Cat, K, Prod, Sym, Term, normalise
 from .widths import symbol_names

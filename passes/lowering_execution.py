@@ -11,11 +11,15 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.fx.node import map_aggregate
 
-from .calls import Call
 from .errors import LoweringError
-from .lowering_shapes import quick_result
-from .lowering_site import Value, operator_name
+from .frontend.on_meta import run_leaf
+from .lowering_site import Value
 from .lowering_sizes import BATCH, Size, leaves
+from .ops.calls import Call, form_of, writes_in_place
+from .ops.record import Trait
+from .ops.registry import OPERATORS, qualified_name
+from .ops.rnn import recurrent
+from .ops.shapes import like, quick
 
 META = torch.device("meta")
 CPU = torch.device("cpu")
@@ -91,9 +95,9 @@ class Execution:
 
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
-            quick = None if self.constant else quick_result(self._call, self._concrete)
-            if quick is not None:
-                return quick
+            found = None if self.constant else self._quick()
+            if found is not None:
+                return found
             if self._picks_by_mask():
                 return self._picked()
             if self._call.op is operator.getitem and not self.constant:
@@ -108,8 +112,40 @@ class Execution:
                 "say) and must take batches of any size: -1 or x.size(0) in views, no number that fits one size only"
             ) from error
 
+    def _quick(self) -> Any:
+        """What the record of the operator says without running it; None if PyTorch has to."""
+        call, node = self._call, self._node
+        first = call.argument(0, "input")
+        if not isinstance(first, Value) or first.constant:
+            return None
+        if call.op is recurrent:
+            return self._recurrent(first)
+        record = OPERATORS.of(call.op)
+        if node.op == "call_module":
+            if record.has(Trait.HANDS_ON):
+                return self._concrete(first)
+            if call.kwargs.get("inplace"):
+                return self._concrete(first).zero_() if record.shape is like else None
+        elif writes_in_place(node):
+            return None
+        args, kwargs = map_aggregate(call.args, self._shaped), map_aggregate(call.kwargs, self._shaped)
+        return quick(record, args, {**kwargs, "inplace": False})  # type: ignore[dict-item]
+
+    def _shaped(self, leaf: Any) -> Any:
+        """An argument of which only the shape is read: what does not depend on the inputs is as it is."""
+        return leaf.tensor if isinstance(leaf, Value) and leaf.constant else self._concrete(leaf)
+
+    def _recurrent(self, first: Value) -> Any:
+        """What a recurrent layer or cell returns: PyTorch takes step for step on the meta device."""
+        layer = self._call.kwargs["layer"]
+        dims = (1, 2) if isinstance(layer, nn.RNNCellBase) else (2, 3)
+        fits = first.tensor.ndim in dims and first.tensor.shape[-1] == layer.input_size
+        if not fits or getattr(layer, "proj_size", 0):
+            return None  # PyTorch is to say what is wrong
+        return run_leaf(layer, form_of(layer), (self._concrete(first),), {})
+
     def _told(self, error: Exception) -> str:
-        return f"{self._place}: {operator_name(self._call.op)} fails: {type(error).__name__}: {error}"
+        return f"{self._place}: {qualified_name(self._call.op)} fails: {type(error).__name__}: {error}"
 
     def _picks_by_mask(self) -> bool:
         """Whether the call is ``x[mask]``, which PyTorch cannot run without the numbers of the mask."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from bnas.passes.recurrent import settle, share
+from bnas.passes.ops.rnn import settle, share
 from bnas.passes.skeleton import Holder
 from bnas.passes.slot import Slot
 

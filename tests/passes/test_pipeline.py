@@ -26,7 +26,6 @@ from bnas.passes import (
     Subnet,
     VerificationError,
 )
-from bnas.passes.axes import RULES
 from bnas.passes.detour import OracleWarning
 from bnas.runtime import SuperNetwork, verify
 from bnas.testing import (
@@ -379,7 +378,7 @@ def test_a_graph_that_does_not_fit_names_the_node() -> None:
 # rules
 
 
-def test_a_wrong_rule_is_caught_by_verification(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_rule_is_caught_by_verification(change: Callable[..., Any]) -> None:
     class Flipped(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -389,7 +388,7 @@ def test_a_wrong_rule_is_caught_by_verification(monkeypatch: pytest.MonkeyPatch)
             return self.last(torch.flip(torch.relu(self.first(x)), (1,)))
 
     inputs, model = torch.randn(2, 3, 4, 4), Flipped().eval()
-    monkeypatch.setitem(RULES, torch.flip, lambda types, call: types.type(call.args[0]))  # keeps the order: wrong
+    change(torch.flip, axes=lambda types, call: types.type(call.args[0]))  # keeps the order: wrong
     supernet = SuperNetwork.from_model(model, inputs, ELASTICITY)
     assert verify(model, supernet, supernet.space.maximal(), inputs) < 1e-12
     with pytest.raises(VerificationError, match="a rule is wrong"):
