@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from .frontend.front import trace
     from .ir import IR
     from .kernels import Kernel, Kernels, find_kernels
-    from .lowering_site import Site
+    from .lowering_builder import OnnxBuilder
+    from .lowering_site import Memory, Site, Value
+    from .lowering_sizes import Size
     from .ops.calls import Call, TensorRef
     from .ops.record import Layer, Operator, Sample, Trait
     from .ops.registry import OPERATORS, Operators, canonical, register
@@ -100,7 +102,13 @@ __getattr__, __dir__ = attach(
             "Kernels",
             "find_kernels",
         ),
-        "bnas.passes.lowering_site": ("Site",),
+        "bnas.passes.lowering_builder": ("OnnxBuilder",),
+        "bnas.passes.lowering_site": (
+            "Memory",
+            "Site",
+            "Value",
+        ),
+        "bnas.passes.lowering_sizes": ("Size",),
         "bnas.passes.ops.calls": (
             "Call",
             "TensorRef",
@@ -185,6 +193,8 @@ __all__ = [
     "Layer",
     "LayerSize",
     "LoweringError",
+    "Memory",
+    "OnnxBuilder",
     "Operator",
     "Operators",
     "OracleWarning",
@@ -201,6 +211,7 @@ __all__ = [
     "Scopes",
     "SearchSpace",
     "Site",
+    "Size",
     "SizedLayer",
     "Sizes",
     "Subnet",
@@ -212,6 +223,7 @@ __all__ = [
     "Trait",
     "TypeAxes",
     "Unifier",
+    "Value",
     "Variable",
     "VerificationError",
     "Width",
