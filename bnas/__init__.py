@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 from bnas.passes.lazy import attach
 
 if TYPE_CHECKING:
-    from bnas.configuration_file import load_config
     from bnas.passes import BnasError, Elasticity, SearchSpace, Subnet
-    from bnas.pipeline import Job, Splits, run_job
+    from bnas.run import Job, Splits, run_job
     from bnas.runtime import (
         Distillation,
         Evaluator,
@@ -28,12 +27,33 @@ if TYPE_CHECKING:
     )
     from bnas.search import Objective, Searcher, SearchResult
 
-__getattr__ = attach(
+    from . import passes as passes
+    from . import run as run
+    from . import runtime as runtime
+    from . import search as search
+    from . import testing as testing
+
+__getattr__, __dir__ = attach(
     __name__,
     {
-        "bnas.configuration_file": ("load_config",),
-        "bnas.passes": ("BnasError", "Elasticity", "SearchSpace", "Subnet"),
-        "bnas.pipeline": ("Job", "Splits", "run_job"),
+        "bnas": (
+            "passes",
+            "run",
+            "runtime",
+            "search",
+            "testing",
+        ),
+        "bnas.passes": (
+            "BnasError",
+            "Elasticity",
+            "SearchSpace",
+            "Subnet",
+        ),
+        "bnas.run": (
+            "Job",
+            "Splits",
+            "run_job",
+        ),
         "bnas.runtime": (
             "Distillation",
             "Evaluator",
@@ -50,7 +70,11 @@ __getattr__ = attach(
             "measure_latency",
             "verify",
         ),
-        "bnas.search": ("Objective", "SearchResult", "Searcher"),
+        "bnas.search": (
+            "Objective",
+            "SearchResult",
+            "Searcher",
+        ),
     },
 )
 
@@ -76,7 +100,6 @@ __all__ = [
     "evaluate_onnx",
     "export_onnx",
     "fine_tune",
-    "load_config",
     "measure_latency",
     "run_job",
     "verify",

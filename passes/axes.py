@@ -68,7 +68,7 @@ class AxisTypes(Unifier):
     values: dict[Node, Any] = field(default_factory=dict)
     """Type of every node's value."""
     zeros: dict[Node, Any] = field(default_factory=dict)
-    """Where the entries of a node's value that are left out would be zero: see `bnas.passes.zeros`."""
+    """Where the entries of a node's value that are left out would be zero, by the rules of the operators."""
     tensors: dict[str, Axes] = field(default_factory=dict)
     """Type of every parameter and buffer that the forward reads, by its first name."""
     users: dict[str, set[Node]] = field(default_factory=dict)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.fx import Node
 
-from .architecture import Architecture, Layer, Size
+from .architecture import Architecture, Size, SizedLayer
 from .axes import Axes, AxisTypes
 from .choices import Choices
 from .ops.calls import Call, TensorRef
@@ -22,7 +22,7 @@ def architecture(types: AxisTypes, choices: Choices) -> Architecture:
     return Architecture(type(types.ir.root).__name__, tuple(_layers(types, choices)), tuple(blocks))
 
 
-def _layers(types: AxisTypes, choices: Choices) -> Iterator[Layer]:
+def _layers(types: AxisTypes, choices: Choices) -> Iterator[SizedLayer]:
     names = {symbol: name for name, symbol in choices.symbols.items()}
     multiplying = {node for node, _ in types.macs}
     for node in types.ir.graph.nodes:
@@ -34,13 +34,13 @@ def _layers(types: AxisTypes, choices: Choices) -> Iterator[Layer]:
             yield _layer(types, choices, call, weight, names)
 
 
-def _layer(types: AxisTypes, choices: Choices, call: Call, weight: str, names: Mapping[Sym, str]) -> Layer:
+def _layer(types: AxisTypes, choices: Choices, call: Call, weight: str, names: Mapping[Sym, str]) -> SizedLayer:
     node, shape = call.node, types.ir.tensor(weight).shape
     convolves = OPERATORS.of(call.op).has(Trait.CONVOLUTION, Trait.TRANSPOSED_CONVOLUTION)
     depthwise = OPERATORS.of(call.op).has(Trait.CONVOLUTION) and call.argument(6, "groups", 1) > 1 and shape[1] == 1
     kernel = choices.kernels.by_weight.get(types.ir.aliases.get(weight, weight))
     around = tuple(name for name in choices.space.blocks if node in choices.blocks[name].nodes)
-    return Layer(
+    return SizedLayer(
         str(node.target) if node.op == "call_module" else weight.rpartition(".")[0] or node.name,
         f"{'depthwise ' if depthwise else ''}{operator_name(call.op)}",
         _size(_first(types.values[node])[1 if convolves else -1], names),

@@ -7,8 +7,16 @@ import sys
 
 import pytest
 
-PACKAGES = ("bnas", "bnas.passes", "bnas.runtime", "bnas.search")
-LIGHT = ("bnas.passes.errors", "bnas.output", "bnas.search.result", "bnas.runtime.files", "bnas.page.recorded")
+PACKAGES = ("bnas", "bnas.run", "bnas.passes", "bnas.runtime", "bnas.search")
+LIGHT = (
+    "bnas",
+    "bnas.run",
+    "bnas.passes.errors",
+    "bnas.output",
+    "bnas.search.result",
+    "bnas.runtime.files",
+    "bnas.page.recorded",
+)
 
 
 def run(script: str) -> str:

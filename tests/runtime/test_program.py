@@ -41,7 +41,7 @@ def test_the_fixed_case_has_every_kind_of_binding() -> None:
     program = case.supernet.program(case.subnet)
     kinds = {type(module) for module in program.modules()}
     assert {Gathered, GatheredTensor} <= kinds
-    assert {binding.view.whole for binding in program.bindings} == {True, False}
+    assert {binding.view.whole for binding in program._bindings} == {True, False}
     assert len(case.supernet.space.blocks) == 4
     assert case.supernet.diagnostics
 
