@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from bnas.passes.lazy import attach
 
 if TYPE_CHECKING:
+    from bnas.configuration_file import load_config
     from bnas.passes import BnasError, Elasticity, SearchSpace, Subnet
     from bnas.run import Job, Splits, run_job
     from bnas.runtime import (
@@ -43,6 +44,7 @@ __getattr__, __dir__ = attach(
             "search",
             "testing",
         ),
+        "bnas.configuration_file": ("load_config",),
         "bnas.passes": (
             "BnasError",
             "Elasticity",
@@ -100,6 +102,7 @@ __all__ = [
     "evaluate_onnx",
     "export_onnx",
     "fine_tune",
+    "load_config",
     "measure_latency",
     "run_job",
     "verify",

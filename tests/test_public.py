@@ -217,6 +217,7 @@ def test_the_top_level_is_small_and_sorted() -> None:
         "evaluate_onnx",
         "export_onnx",
         "fine_tune",
+        "load_config",
         "measure_latency",
         "run_job",
         "verify",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from bnas.passes.lazy import attach
 
 if TYPE_CHECKING:
+    from bnas.configuration import Configuration
     from bnas.arrays import ArrayError
     from bnas.devices import DeviceError
     from bnas.digits import MissingExtraError
@@ -36,6 +37,7 @@ __getattr__, __dir__ = attach(
             "Splits",
             "Watch",
         ),
+        "bnas.configuration": ("Configuration",),
         "bnas.models": ("ModelError",),
         "bnas.output": ("OutputError",),
         "bnas.page.errors": ("ReportError",),
@@ -61,6 +63,7 @@ __getattr__, __dir__ = attach(
 
 __all__ = [
     "ArrayError",
+    "Configuration",
     "ConfigurationError",
     "ConfigurationWarning",
     "DataError",
