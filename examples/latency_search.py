@@ -123,7 +123,7 @@ def main() -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     data = splits()
     supernet = trained(arguments.epochs, data)
-    latency = bnas.LatencyModel.fit(supernet, arguments.fitted, batch=arguments.batch)
+    latency = bnas.LatencyModel.fit(supernet, subnets=arguments.fitted, batch=arguments.batch)
     latency.save(arguments.output / "latency.json")
     print(f"latency model: cross-validated tau {latency.tau:.2f}, error {latency.error:.0%}")
     points = measured(searched(supernet, latency, data, arguments.evals, arguments.output), latency)

@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from .evaluation import EvaluationError, accuracy, first_samples, fold, recalibrate
     from .evaluator import Evaluator
     from .fine_tuning import fine_tune
-    from .latency import Latency, LatencyError
+    from .latency import Latency
     from .latency_measurement import measure_latency
     from .latency_model import LatencyModel
+    from .latency_settings import LatencyError, LatencySettings
     from .onnx_evaluation import evaluate_onnx
     from .onnx_export import OnnxReport, export_onnx
     from .onnx_fallback import OnnxFallbackWarning
@@ -53,12 +54,13 @@ __getattr__ = attach(
         ),
         "bnas.runtime.evaluator": ("Evaluator",),
         "bnas.runtime.fine_tuning": ("fine_tune",),
-        "bnas.runtime.latency": (
-            "Latency",
-            "LatencyError",
-        ),
+        "bnas.runtime.latency": ("Latency",),
         "bnas.runtime.latency_measurement": ("measure_latency",),
         "bnas.runtime.latency_model": ("LatencyModel",),
+        "bnas.runtime.latency_settings": (
+            "LatencyError",
+            "LatencySettings",
+        ),
         "bnas.runtime.onnx_evaluation": ("evaluate_onnx",),
         "bnas.runtime.onnx_export": (
             "OnnxReport",
@@ -102,6 +104,7 @@ __all__ = [
     "Latency",
     "LatencyError",
     "LatencyModel",
+    "LatencySettings",
     "OnnxFallbackWarning",
     "OnnxModule",
     "OnnxReport",

@@ -221,8 +221,8 @@ def test_latency_at_given_sizes_makes_indices_up() -> None:
 
 def test_a_latency_model_is_fitted_at_given_sizes(tmp_path: Path) -> None:
     made = supernet()
-    model = bnas.LatencyModel.fit(made, 8, runs=2, sizes={"length": 48})
-    assert model.settings["sizes"] == {"length": 48}
+    model = bnas.LatencyModel.fit(made, subnets=8, runs=2, sizes={"length": 48})
+    assert model.settings.sizes == {"length": 48}
     model.save(tmp_path / "latency.json")
     assert bnas.LatencyModel.load(tmp_path / "latency.json", made).settings == model.settings
     with pytest.raises(LatencyError, match="there is no dynamic axis 'lenght'; there are batch, length"):
