@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         Evaluator,
         Int8,
         LatencyModel,
+        LatencySettings,
         Recipe,
         Schedule,
         Stage,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
         measure_latency,
         verify,
     )
-    from bnas.search import Objective, Searcher, SearchResult
+    from bnas.search import NSGA2, RNSGA2, Objective, RandomSearch, Searcher, SearchResult, SearchSettings
 
 __getattr__ = attach(
     __name__,
@@ -39,6 +40,7 @@ __getattr__ = attach(
             "Evaluator",
             "Int8",
             "LatencyModel",
+            "LatencySettings",
             "Recipe",
             "Schedule",
             "Stage",
@@ -50,11 +52,21 @@ __getattr__ = attach(
             "measure_latency",
             "verify",
         ),
-        "bnas.search": ("Objective", "SearchResult", "Searcher"),
+        "bnas.search": (
+            "NSGA2",
+            "RNSGA2",
+            "Objective",
+            "RandomSearch",
+            "SearchResult",
+            "SearchSettings",
+            "Searcher",
+        ),
     },
 )
 
 __all__ = [
+    "NSGA2",
+    "RNSGA2",
     "BnasError",
     "Distillation",
     "Elasticity",
@@ -62,10 +74,13 @@ __all__ = [
     "Int8",
     "Job",
     "LatencyModel",
+    "LatencySettings",
     "Objective",
+    "RandomSearch",
     "Recipe",
     "Schedule",
     "SearchResult",
+    "SearchSettings",
     "SearchSpace",
     "Searcher",
     "Splits",

@@ -52,9 +52,7 @@ def searched(
     """The Pareto front of accuracy and predicted latency."""
     evaluator = bnas.Evaluator(supernet, first_samples(data.train, 500), list(data.validation))
     objectives = (bnas.Objective("accuracy", "max"), bnas.Objective("latency", "min"))
-    searcher = bnas.Searcher(
-        supernet, evaluator, objectives, latency=latency, population=min(20, evals), num_evals=evals
-    )
+    searcher = bnas.Searcher(supernet, evaluator, objectives, bnas.SearchSettings(num_evals=evals, latency=latency))
     result = searcher.run()
     result.write_json(output / "search.json")
     return result.pareto()

@@ -133,6 +133,8 @@ def _told(found: Found, errors: list[dict[str, Any]], root: type) -> str:
     known = fields_of(found.section)
     if kinds == {"missing"} and found.key in known and isinstance(found.place[-1], str):
         return f"{place} is missing; {(known[found.key].description or 'a section').replace('`', '').rstrip('.')}"
+    if kinds == {"union_tag_invalid"}:
+        return f"{place} is {errors[0]['ctx']['tag']!r}: {_tags(errors[0]['ctx'])}"
     allowed = " or ".join(dict.fromkeys(_allowed(one) for one in errors))
     return f"{place} is {_short(errors[0]['input'])}: {allowed}"
 
@@ -150,6 +152,14 @@ def _allowed(error: dict[str, Any]) -> str:
         near = difflib.get_close_matches(error["input"], re.findall("'([^']*)'", error["ctx"]["expected"]), n=1)
         return text + (f"; did you mean {near[0]!r}?" if near else "")
     return text
+
+
+def _tags(context: Mapping[str, str]) -> str:
+    """Say which names there are, and which one was meant."""
+    known = re.findall("'([^']*)'", context["expected_tags"])
+    near = difflib.get_close_matches(context["tag"], known, n=1)
+    allowed = f"must be {', '.join(map(repr, known[:-1]))} or {known[-1]!r}"
+    return allowed + (f"; did you mean {near[0]!r}?" if near else "")
 
 
 def _unknown(found: Found, root: type) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from bnas.passes.lazy import attach
 
 if TYPE_CHECKING:
+    from bnas.search.algorithms import NSGA2, RNSGA2, RandomSearch
     from bnas.search.constraint import Constraint
     from bnas.search.errors import InfeasibleError, MetricError, RecordError, SearchError
     from bnas.search.evaluation import Evaluation
@@ -15,11 +16,17 @@ if TYPE_CHECKING:
     from bnas.search.objective import Objective
     from bnas.search.result import SearchResult
     from bnas.search.searcher import Searcher
+    from bnas.search.settings import SearchSettings
     from bnas.search.workers import Remote, Workers
 
 __getattr__ = attach(
     __name__,
     {
+        "bnas.search.algorithms": (
+            "NSGA2",
+            "RNSGA2",
+            "RandomSearch",
+        ),
         "bnas.search.constraint": ("Constraint",),
         "bnas.search.errors": (
             "InfeasibleError",
@@ -32,6 +39,7 @@ __getattr__ = attach(
         "bnas.search.objective": ("Objective",),
         "bnas.search.result": ("SearchResult",),
         "bnas.search.searcher": ("Searcher",),
+        "bnas.search.settings": ("SearchSettings",),
         "bnas.search.workers": (
             "Remote",
             "Workers",
@@ -40,16 +48,20 @@ __getattr__ = attach(
 )
 
 __all__ = [
+    "NSGA2",
+    "RNSGA2",
     "Constraint",
     "Evaluation",
     "EvaluationLog",
     "InfeasibleError",
     "MetricError",
     "Objective",
+    "RandomSearch",
     "RecordError",
     "Remote",
     "SearchError",
     "SearchResult",
+    "SearchSettings",
     "Searcher",
     "Workers",
 ]

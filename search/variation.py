@@ -2,41 +2,30 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from deap import tools
 
+from bnas.passes.settings import NotNegative, Probability, settings
 from bnas.search.errors import SearchError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-@dataclass(frozen=True)
+@settings(SearchError, kw_only=True)
 class Variation:
     """How children are made of parents: simulated binary crossover, polynomial mutation, rounding."""
 
-    crossover_prob: float = 0.9
+    crossover_prob: Probability = 0.9
     """Probability that a pair of parents is crossed."""
-    crossover_eta: float = 10.0
+    crossover_eta: NotNegative = 10.0
     """The larger, the more alike are children and parents."""
-    mutation_prob: float | None = None
-    """Probability that a gene is mutated; None is one gene of a child on average."""
-    mutation_eta: float = 3.0
+    mutation_prob: Probability | None = None
+    """Probability that a choice is mutated; by default one choice of each child is on average."""
+    mutation_eta: NotNegative = 3.0
     """The larger, the smaller is a mutation's step."""
-
-    def __post_init__(self) -> None:
-        for name in ("crossover_prob", "mutation_prob"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise SearchError(f"{name} {value!r} is not a probability: allowed is 0 to 1")
-        for name in ("crossover_eta", "mutation_eta"):
-            value = getattr(self, name)
-            if not 0 <= value < math.inf:
-                raise SearchError(f"{name} {value!r}: allowed is any finite number from 0")
 
     def cross(self, mother: Sequence[int], father: Sequence[int], last: Sequence[int]) -> tuple[list[int], list[int]]:
         """Return two children of one pair. Draws from the global ``random``."""

@@ -163,7 +163,9 @@ def test_search_trains_and_evaluates_dicts() -> None:
     made = supernet()
     evaluator = bnas.Evaluator(made, loader("batch"), loader("batch"))
     objectives = [bnas.Objective("accuracy", "max"), bnas.Objective("macs", "min")]
-    result = bnas.Searcher(made, evaluator, objectives, population=4, num_evals=6).run()
+    result = bnas.Searcher(
+        made, evaluator, objectives, bnas.SearchSettings(algorithm=bnas.NSGA2(population=4), num_evals=6)
+    ).run()
     assert len(result.evaluations) == 6
 
 
