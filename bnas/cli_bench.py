@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from bnas.runtime.latency_settings import LatencySettings
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -17,10 +19,10 @@ if TYPE_CHECKING:
 def bench(
     file: Annotated[Path, typer.Argument(help="An ONNX file.")],
     against: Annotated[Path | None, typer.Option("--against", help="Another one, measured in turns with it.")] = None,
-    batch: Annotated[int, typer.Option(help="Samples in a run.")] = 1,
-    threads: Annotated[int, typer.Option(help="Threads within an operator.")] = 1,
-    runs: Annotated[int, typer.Option(help="Timings of each file.")] = 50,
-    provider: Annotated[str, typer.Option(help="Execution provider of ONNX Runtime.")] = "CPUExecutionProvider",
+    batch: Annotated[int, typer.Option(help="Samples in a run.")] = LatencySettings.batch,
+    threads: Annotated[int, typer.Option(help="Threads within an operator.")] = LatencySettings.threads,
+    runs: Annotated[int, typer.Option(help="Timings of each file.")] = LatencySettings.runs,
+    provider: Annotated[str, typer.Option(help="Execution provider of ONNX Runtime.")] = LatencySettings.provider,
     sizes: Annotated[
         list[str] | None,
         typer.Option("--sizes", metavar="TITLE=SIZE", help="Size of a dynamic axis, such as length=128."),
@@ -33,8 +35,9 @@ def bench(
 
     files = {str(path): path for path in (file, against) if path is not None}
     reference = str(file if against is None else against)
-    settings: Any = {"batch": batch, "threads": threads, "runs": runs, "provider": provider}
-    found = measure_latency(files, reference=reference, sizes=parse_sizes(sizes or []), **settings)
+    given = {"batch": batch, "threads": threads, "runs": runs, "provider": provider}
+    settings = LatencySettings(sizes=parse_sizes(sizes or []) or None, **given)
+    found = measure_latency(files, None, settings, reference=reference)
     if as_json:
         typer.echo(json.dumps({name: latency.to_json() for name, latency in found.items()}, indent=2))
         return

@@ -10,10 +10,14 @@ from bnas.runtime.training_checkpoint import TRAINING
 
 FREE = ("log_dir", "tensorboard", "export")
 """Places that may change at any time."""
-SEARCH = ("bootstrapNAS.search", "latency", "device")
+SEARCH = ("bootstrapNAS.search", "search", "objectives", "acc_delta", "reference", "latency", "device")
 """Places that say nothing to the training, but for the seed."""
-MEASURED = ("bootstrapNAS.search.batchnorm_adaptation", "device", "data", "batch_size_val")
+MEASURED = (
+    "bootstrapNAS.search.batchnorm_adaptation", "num_bn_adaptation_samples", "device", "data", "batch_size_val"
+)  # fmt: skip
 """Places that decide what an evaluation gives, among those that may change once the training is done."""
+SEEDS = ("bootstrapNAS.search.seed", "search.seed")
+"""Places that also fix the training."""
 EXPORT = (*FREE, "latency", "device", "data", "batch_size_val")
 """Places that an export may have in another way than the search before it."""
 FOUND = ("search.json", "winners.json", "pareto.json", "evaluations.csv", "evaluations.jsonl", "latency.json", "search")
@@ -36,9 +40,7 @@ def free_in(folder: Path, *, anew: bool = False) -> Free:
             return True
         if (searched and within(place, MEASURED)) or (fitted and within(place, ("latency",))):
             return False
-        return within(place, (*SEARCH, *MEASURED) if trained else SEARCH) and (
-            trained or place != "bootstrapNAS.search.seed"
-        )
+        return within(place, (*SEARCH, *MEASURED) if trained else SEARCH) and (trained or place not in SEEDS)
 
     return free
 

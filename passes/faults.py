@@ -171,6 +171,7 @@ def _unknown(found: Found, root: type) -> str:
     if near:
         return f"is not {kind}; did you mean {near[0]!r}?"
     homes = [place or "the first level" for place, other in sections(root) if key in fields_of(other)]
+    homes = [home for home in homes if home.startswith(str(found.place[0]))] or homes  # of the same layout
     if homes:
         return f"is not {kind}; {key!r} belongs to {' or '.join(dict.fromkeys(homes))}"
     return f"is not {kind}; there are {', '.join(known) or 'none here'}"

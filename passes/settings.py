@@ -67,14 +67,17 @@ def _several(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
-Number: TypeAlias = Annotated[float, BeforeValidator(_number)]
-Count: TypeAlias = Annotated[int, BeforeValidator(_number), Field(ge=1)]
-Whole: TypeAlias = Annotated[int, BeforeValidator(_number), Field(ge=0)]
-Positive: TypeAlias = Annotated[float, BeforeValidator(_number), Field(gt=0)]
-NotNegative: TypeAlias = Annotated[float, BeforeValidator(_number), Field(ge=0)]
-Probability: TypeAlias = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1)]
-Fraction: TypeAlias = Annotated[float, BeforeValidator(_number), Field(ge=0, lt=1)]
-Share: TypeAlias = Annotated[float, BeforeValidator(_number), Field(gt=0, le=1)]
+NUMBER = BeforeValidator(_number)
+"""For numbers with bounds of their own: ``Annotated[int, Field(ge=4), NUMBER]``."""
+
+Number: TypeAlias = Annotated[float, NUMBER]
+Count: TypeAlias = Annotated[int, Field(ge=1), NUMBER]
+Whole: TypeAlias = Annotated[int, Field(ge=0), NUMBER]
+Positive: TypeAlias = Annotated[float, Field(gt=0), NUMBER]
+NotNegative: TypeAlias = Annotated[float, Field(ge=0), NUMBER]
+Probability: TypeAlias = Annotated[float, Field(ge=0, le=1), NUMBER]
+Fraction: TypeAlias = Annotated[float, Field(ge=0, lt=1), NUMBER]
+Share: TypeAlias = Annotated[float, Field(gt=0, le=1), NUMBER]
 Dimension: TypeAlias = Literal["depth", "width", "kernel"]
 Names: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(_several, json_schema_input_type=str | tuple[str, ...])]
 """Several names; one by itself is a list of one."""

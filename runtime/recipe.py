@@ -126,9 +126,7 @@ class Recipe:
     @field_validator(*OWN)
     @classmethod
     def _of_the_optimizer(cls, value: Any, known: ValidationInfo) -> Any:
-        kind, name = known.data.get("optimizer"), str(known.field_name)
-        if value is not None and kind is not None and kind not in OWN[name]:
-            raise ValueError(f"{name} belongs to {' and '.join(OWN[name])}; leave it out with {kind}")
+        check_of_optimizer(known.data.get("optimizer"), str(known.field_name), value)
         return value
 
     @field_validator("nesterov")
@@ -137,3 +135,9 @@ class Recipe:
         if nesterov and known.data.get("momentum") == 0:
             raise ValueError("nesterov looks ahead along the momentum, which is 0: leave one of the two out")
         return nesterov
+
+
+def check_of_optimizer(kind: str | None, name: str, value: Any) -> None:
+    """Raise ValueError where an optimizer of this kind has no such setting."""
+    if value is not None and kind is not None and kind not in OWN[name]:
+        raise ValueError(f"{name} belongs to {' and '.join(OWN[name])}; with {kind} leave it out or set it to null")

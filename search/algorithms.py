@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field, PlainValidator, ValidationInfo
 
-from bnas.passes.settings import FILE, Count, NotNegative, Number, settings
+from bnas.passes.settings import FILE, NUMBER, NotNegative, Number, settings
 from bnas.search.errors import SearchError
 from bnas.search.fitness import Select, crowded
 from bnas.search.rnsga2 import Preference
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 POPULATION = 20
 """Candidates of a generation, where nothing else is said and there are as many evaluations."""
 
-Population: TypeAlias = Annotated[Count, Field(ge=4)]
+Population: TypeAlias = Annotated[int, Field(ge=4), NUMBER]
 """DEAP's tournaments draw in fours."""
 
 

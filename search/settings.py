@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from pydantic import Field, PlainSerializer, PlainValidator, ValidationInfo, field_validator
 
-from bnas.passes.settings import Count, NotInFile, Positive, Whole, settings
+from bnas.passes.settings import NUMBER, NotInFile, Whole, settings
 from bnas.search.algorithms import NSGA2, POPULATION, Choice
 from bnas.search.constraint import Constraint
 from bnas.search.errors import SearchError
@@ -45,13 +45,13 @@ class SearchSettings:
 
     algorithm: Choice = NSGA2()
     """How candidates are made: `NSGA2`, `RNSGA2` or `RandomSearch`, or one of them by name."""
-    num_evals: Annotated[Count, Field(ge=4)] = 150
+    num_evals: Annotated[int, Field(ge=4), NUMBER] = 150
     """How many sub-networks are looked at, those from the log included; fewer if the space has no more."""
     seed: Whole = 0
     """Fixes every random choice."""
     constraints: tuple[Bound, ...] = ()
     """Bounds that hold before any objective counts, such as "parameters <= 60 %"; see `bnas.search.Constraint`."""
-    racing: Annotated[Positive, Field(lt=1)] | None = None
+    racing: Annotated[float, Field(gt=0, lt=1), NUMBER] | None = None
     """Measure a candidate no further that seems dominated after a part of the validation samples: the probability of
     being wrong, such as 0.001. Needs a metric that is a mean over samples of values from 0 to 1, as accuracy is."""
     space: NotInFile[SearchSpace | None] = None
@@ -68,9 +68,7 @@ class SearchSettings:
     @field_validator("num_evals")
     @classmethod
     def _one_generation(cls, count: int, known: ValidationInfo) -> int:
-        population = getattr(known.data.get("algorithm"), "population", None)
-        if population is not None and population > count:
-            raise ValueError(f"the population of {population} is larger; lower the population or evaluate more")
+        check_population(getattr(known.data.get("algorithm"), "population", None), count)
         return count
 
     @field_validator("workers")
@@ -84,3 +82,9 @@ class SearchSettings:
     def population(self) -> int:
         """Candidates of a generation."""
         return self.algorithm.population or min(POPULATION, self.num_evals)
+
+
+def check_population(population: int | None, count: int) -> None:
+    """Raise ValueError where there are fewer evaluations than a generation has candidates."""
+    if population is not None and population > count:
+        raise ValueError(f"the population of {population} is larger; lower the population or evaluate more")

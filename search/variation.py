@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from deap import tools
+from pydantic import Field
 
 from bnas.passes.settings import NotNegative, Probability, settings
 from bnas.search.errors import SearchError
@@ -18,14 +19,14 @@ if TYPE_CHECKING:
 class Variation:
     """How children are made of parents: simulated binary crossover, polynomial mutation, rounding."""
 
-    crossover_prob: Probability = 0.9
-    """Probability that a pair of parents is crossed."""
-    crossover_eta: NotNegative = 10.0
-    """The larger, the more alike are children and parents."""
-    mutation_prob: Probability | None = None
-    """Probability that a choice is mutated; by default one choice of each child is on average."""
-    mutation_eta: NotNegative = 3.0
-    """The larger, the smaller is a mutation's step."""
+    # Described here, and not below: subclasses take the descriptions over.
+    crossover_prob: Probability = Field(default=0.9, description="Probability that a pair of parents is crossed.")
+    crossover_eta: NotNegative = Field(default=10.0, description="The larger, the more alike are children and parents.")
+    mutation_prob: Probability | None = Field(
+        default=None,
+        description="Probability that a choice is mutated; by default one choice of each child is on average.",
+    )
+    mutation_eta: NotNegative = Field(default=3.0, description="The larger, the smaller is a mutation's step.")
 
     def cross(self, mother: Sequence[int], father: Sequence[int], last: Sequence[int]) -> tuple[list[int], list[int]]:
         """Return two children of one pair. Draws from the global ``random``."""

@@ -28,18 +28,18 @@ def result(*values: tuple[float, float]) -> SearchResult:
 
 
 def test_best_is_the_most_accurate_smaller_one_and_smallest_the_cheapest_within_the_delta() -> None:
-    got = Winners.of(result((0.90, 100), (0.905, 80), (0.89, 50), (0.5, 10)), 0.9, 0.01, 100)
+    got = Winners.of(result((0.90), (0.905, 80), (0.89, 50), (0.5, 10)), 0.9, 0.01, 100)
     assert (got.found["best"].index, got.found["smallest"].index, got.missed) == (1, 2, False)
 
 
 def test_where_none_is_within_the_delta_it_says_so() -> None:
-    got = Winners.of(result((0.9, 100), (0.8, 80), (0.7, 50)), 0.95, 0.01, 100)
+    got = Winners.of(result((0.9), (0.8, 80), (0.7, 50)), 0.95, 0.01, 100)
     assert (got.found["best"].index, got.found["smallest"].index, got.missed) == (1, 1, True)
 
 
 def test_winners_are_read_back_and_a_damaged_file_is_told(tmp_path: Path) -> None:
     path = tmp_path / "winners.json"
-    got = Winners.of(result((0.9, 100), (0.8, 80), (0.7, 50)), 0.8, 0.01, 100)
+    got = Winners.of(result((0.9), (0.8, 80), (0.7, 50)), 0.8, 0.01, 100)
     got.write(path)
     assert Winners.read(path) == got
     whole = json.loads(path.read_text())
