@@ -84,11 +84,9 @@ Inputs = Annotated[
 ]
 
 
-@takes(Int8, "samples", "exclude", "exclude_operators", "per_channel", "method", "reduce_range")
+@takes(Int8, "exclude", "exclude_operators", "per_channel", "method", "reduce_range", calibration_samples="samples")
 class ExportSection(Section):
     """``export``; see `bnas.Int8`."""
-
-    other_names: ClassVar[dict[str, str]] = {"calibration_samples": "samples"}
 
     int8: bool = True
     """Also write int8 files, and measure them."""

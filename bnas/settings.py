@@ -83,8 +83,9 @@ def search_of(configuration: Configuration) -> SearchSettings:
 
 def int8_of(configuration: Configuration) -> Int8 | None:
     """How int8 files are made; None where there are none."""
-    export = {key: value for key, value in configuration.export if key != "int8"}
-    return Int8(**export) if configuration.export.int8 else None
+    export = dict(configuration.export)
+    wanted, samples = export.pop("int8"), export.pop("calibration_samples")
+    return Int8(samples=samples, **export) if wanted else None
 
 
 def _winners(configuration: Configuration) -> dict[str, Any]:

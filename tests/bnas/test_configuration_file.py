@@ -149,9 +149,8 @@ def test_five_faults_of_five_kinds_are_told_at_once(tmp_path: Path) -> None:
         larger = "the population of 50 is larger; lower the population or evaluate more"
         assert f"{search}.num_evals is 40: {larger}" in found
         assert sum(fault.startswith("device: device 'gpu' is none that computes") for fault in found) == 1
-        assert sum(
-            fault.startswith(f"{stages}: list_stage_descriptions[1].train_dims: 'depth' leaves") for fault in found
-        )
+        leaves = f"{stages}: list_stage_descriptions[1].train_dims: 'depth' leaves"
+        assert sum(fault.startswith(leaves) for fault in found) == 1
         assert len(found) == 6
 
 
@@ -174,7 +173,7 @@ OWN_LAYOUT: dict[str, Any] = {
     "reference": "maximal",
     "num_bn_adaptation_samples": 100,
     "latency": {"runs": 5, "sizes": {"length": 8}},
-    "export": {"samples": 32},
+    "export": {"calibration_samples": 32},
 }
 
 
@@ -392,7 +391,6 @@ CLASSES = (
     bnas.RandomSearch,
     bnas.Objective,
     bnas.LatencySettings,
-    bnas.Int8,
 )
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 
