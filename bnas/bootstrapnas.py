@@ -23,6 +23,7 @@ from pydantic import (
     field_validator,
     model_serializer,
 )
+from pydantic.fields import FieldInfo
 
 from bnas.job import Job
 from bnas.passes import Elasticity
@@ -48,25 +49,18 @@ def takes(settings: type, *names: str, **renamed: str) -> Callable[[S], S]:
 
     def decorate(section: S) -> S:
         taken = {name: name for name in names} | renamed
-        fields: dict[str, Any] = {}
-        for key, name in taken.items():
-            info, hint = known[name], hints[name]
-            made = {"default_factory": info.default_factory} if info.default_factory else {"default": info.default}
-            made |= {"default": DEFAULTS[key]} if key in DEFAULTS else {}
-            made |= {"default": ...} if key in section.needed else {}
-            kind = _or_no_limit(hint) if key in section.no_limit else hint
-            fields[key] = (kind, Field(**made, description=info.description))
-        checks = _checks(settings, set(names))
-        return create_model(  # type: ignore[no-any-return,call-overload]
-            section.__name__,
-            __base__=section,
-            __doc__=section.__doc__,
-            __module__=section.__module__,
-            __validators__=checks,
-            **fields,
-        )
+        fields: Any = {key: _field(section, key, hints[name], known[name]) for key, name in taken.items()}
+        kept: Any = {"__base__": section, "__doc__": section.__doc__, "__module__": section.__module__}
+        made: Any = create_model(section.__name__, **kept, __validators__=_checks(settings, set(names)), **fields)
+        return made  # type: ignore[no-any-return]
 
     return decorate
+
+
+def _field(section: type[Section], key: str, kind: Any, info: FieldInfo) -> tuple[Any, Any]:
+    """A field of a class of settings as a field of a section."""
+    default = ... if key in section.needed else DEFAULTS.get(key, info.default)
+    return _or_no_limit(kind) if key in section.no_limit else kind, Field(default, description=info.description)
 
 
 def _checks(settings: type, names: set[str]) -> dict[str, Any]:

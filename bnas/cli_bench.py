@@ -35,8 +35,8 @@ def bench(
 
     files = {str(path): path for path in (file, against) if path is not None}
     reference = str(file if against is None else against)
-    given = {"batch": batch, "threads": threads, "runs": runs, "provider": provider}
-    settings = LatencySettings(sizes=parse_sizes(sizes or []) or None, **given)
+    known = parse_sizes(sizes or []) or None
+    settings = LatencySettings(batch=batch, threads=threads, runs=runs, provider=provider, sizes=known)
     found = measure_latency(files, None, settings, reference=reference)
     if as_json:
         typer.echo(json.dumps({name: latency.to_json() for name, latency in found.items()}, indent=2))

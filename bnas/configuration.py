@@ -136,13 +136,13 @@ class Configuration(Section):
     """Write scalars of training and search to ``training/tensorboard`` and ``search/tensorboard`` of the run."""
     elasticity: Elasticity = Elasticity()
     """What may change in the model, and in which steps."""
-    stages: Annotated[tuple[Stage, ...], Field(min_length=1)] = Job.stages
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)] = tuple(Job.stages)
     """The stages of the training, in order."""
     recipe: Recipe = Recipe()
     """How the stages are trained."""
     checkpoint_every: Count | None = None
     """Steps between two checkpoints, which an interrupted training goes on from; by default every epoch."""
-    objectives: Annotated[tuple[Objective, ...], Field(min_length=1)] = Job.objectives
+    objectives: Annotated[tuple[Objective, ...], Field(min_length=1)] = tuple(Job.objectives)
     """What is searched for; accuracy must be one. By default the most accuracy and the fewest MACs."""
     search: SearchSettings = SearchSettings()
     """How sub-networks are searched for."""

@@ -45,6 +45,7 @@ def parse_configuration(data: Any, place: str, folder: Path | None = None) -> Co
         ConfigurationError: names all keys and values that are wrong, and all that contradict each other.
     """
     told, wrong = list(_beside(data)), list[tuple[str | int, ...]]()
+    found: Configuration | None
     try:
         found = Configuration.model_validate(data, context=FILE)
     except ValidationError as error:

@@ -42,25 +42,26 @@ def _lists(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else value
 
 
+if TYPE_CHECKING:
+    Points: TypeAlias = Sequence[Sequence[float]]
+else:
+    Points = Annotated[tuple[tuple[Number, ...], ...], BeforeValidator(_lists), Field(min_length=1)]
+
+
 @settings(SearchError, kw_only=True)
-class NSGA2(Variation):
-    """Deb's NSGA-II (2002), with DEAP's operators.
+class Breeding(Variation):
+    """What the algorithms that breed candidates have in common."""
 
-    Raises:
-        SearchError: names every setting that is out of its bounds.
-    """
-
-    name: Literal["NSGA2"] = Field(default="NSGA2", repr=False)
-    """The algorithm."""
-    population: Population | None = None
-    """Candidates of a generation, at least 4; by default 20, or as many as there are evaluations."""
-    predictor: Predictor = False
-    """Predict the values of sub-networks, and evaluate only promising ones: true is a Gaussian process (needs
-    scikit-learn); in Python also any regressor with ``fit`` and ``predict``."""
-
-    def selection(self, objectives: Sequence[Objective]) -> Select:
-        """Return how survivors are chosen."""
-        return crowded
+    # Described here, and not below: subclasses take the descriptions over.
+    population: Population | None = Field(
+        default=None,
+        description="Candidates of a generation, at least 4; by default 20, or as many as there are evaluations.",
+    )
+    predictor: Predictor = Field(
+        default=False,
+        description="Predict the values of sub-networks, and evaluate only promising ones: true is a Gaussian process "
+        "(needs scikit-learn); in Python also any regressor with ``fit`` and ``predict``.",
+    )
 
     def regressor(self) -> Regressor | None:
         """Return what predicts values, if anything does.
@@ -74,7 +75,23 @@ class NSGA2(Variation):
 
 
 @settings(SearchError, kw_only=True)
-class RNSGA2(Variation):
+class NSGA2(Breeding):
+    """Deb's NSGA-II (2002), with DEAP's operators.
+
+    Raises:
+        SearchError: names every setting that is out of its bounds.
+    """
+
+    name: Literal["NSGA2"] = Field(default="NSGA2", repr=False)
+    """The algorithm."""
+
+    def selection(self, objectives: Sequence[Objective]) -> Select:
+        """Return how survivors are chosen."""
+        return crowded
+
+
+@settings(SearchError, kw_only=True)
+class RNSGA2(Breeding):
     """R-NSGA-II (Deb and Sundar, 2006): looks for a front near points that the user aspires to.
 
     Raises:
@@ -83,15 +100,7 @@ class RNSGA2(Variation):
 
     name: Literal["RNSGA2"] = Field(default="RNSGA2", repr=False)
     """The algorithm."""
-    population: Population | None = None
-    """Candidates of a generation, at least 4; by default 20, or as many as there are evaluations."""
-    predictor: Predictor = False
-    """As in NSGA2."""
-    aspiration_points: Annotated[
-        Sequence[Sequence[float]] if TYPE_CHECKING else tuple[tuple[Number, ...], ...],
-        BeforeValidator(_lists),
-        Field(min_length=1),
-    ]
+    aspiration_points: Points
     """Points that the front should be near: each has a value for each objective, in their order."""
     epsilon: NotNegative = 0.001
     """Of solutions that are nearer to each other than this, one counts."""
@@ -107,8 +116,6 @@ class RNSGA2(Variation):
             SearchError: points or weights do not have a number for each objective.
         """
         return Preference.of(objectives, self)
-
-    regressor = NSGA2.regressor
 
 
 @settings(SearchError, kw_only=True)

@@ -28,11 +28,10 @@ def _bound(given: Any) -> Constraint:
         raise ValueError(str(error).partition(": ")[2]) from None
 
 
-Bound: TypeAlias = Annotated[
-    Constraint | str if TYPE_CHECKING else Constraint,
-    PlainValidator(_bound, json_schema_input_type=str),
-    PlainSerializer(str),
-]
+if TYPE_CHECKING:
+    Bound: TypeAlias = Constraint | str
+else:
+    Bound = Annotated[Constraint, PlainValidator(_bound, json_schema_input_type=str), PlainSerializer(str)]
 
 
 @settings(SearchError, kw_only=True)
