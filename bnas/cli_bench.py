@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-
-from bnas.runtime.latency_settings import LatencySettings
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -19,25 +17,28 @@ if TYPE_CHECKING:
 def bench(
     file: Annotated[Path, typer.Argument(help="An ONNX file.")],
     against: Annotated[Path | None, typer.Option("--against", help="Another one, measured in turns with it.")] = None,
-    batch: Annotated[int, typer.Option(help="Samples in a run.")] = LatencySettings.batch,
-    threads: Annotated[int, typer.Option(help="Threads within an operator.")] = LatencySettings.threads,
-    runs: Annotated[int, typer.Option(help="Timings of each file.")] = LatencySettings.runs,
-    provider: Annotated[str, typer.Option(help="Execution provider of ONNX Runtime.")] = LatencySettings.provider,
+    batch: Annotated[int | None, typer.Option(help="Samples in a run.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads within an operator.")] = None,
+    runs: Annotated[int | None, typer.Option(help="Timings of each file.")] = None,
+    provider: Annotated[str | None, typer.Option(help="Execution provider of ONNX Runtime.")] = None,
     sizes: Annotated[
         list[str] | None,
         typer.Option("--sizes", metavar="TITLE=SIZE", help="Size of a dynamic axis, such as length=128."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print data instead of a table.")] = False,
 ) -> None:
-    """Measure how long an ONNX file takes on ONNX Runtime, alone or against another."""
+    """Measure how long an ONNX file takes on ONNX Runtime, alone or against another.
+
+    What is not given is as `bnas.LatencySettings` has it.
+    """
     from bnas.inputs import parse_sizes
     from bnas.runtime import measure_latency
 
     files = {str(path): path for path in (file, against) if path is not None}
     reference = str(file if against is None else against)
-    known = parse_sizes(sizes or []) or None
-    settings = LatencySettings(batch=batch, threads=threads, runs=runs, provider=provider, sizes=known)
-    found = measure_latency(files, None, settings, reference=reference)
+    given = {"batch": batch, "threads": threads, "runs": runs, "provider": provider, "sizes": parse_sizes(sizes or [])}
+    settings: Any = {key: value for key, value in given.items() if value not in (None, {})}
+    found = measure_latency(files, reference=reference, **settings)
     if as_json:
         typer.echo(json.dumps({name: latency.to_json() for name, latency in found.items()}, indent=2))
         return

@@ -10,15 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic_core import PydanticUndefined
 from torch import nn
 
 import bnas
 from bnas import runner
+from bnas.bootstrapnas import DEFAULTS, POPULATION, BootstrapNAS
 from bnas.configuration_file import parse_configuration
+from bnas.passes.faults import fields_of, sections
 from bnas.pipeline import Job
 from bnas.runtime import CosineSchedule, Distillation, Recipe, Stage, TrainingError
 from bnas.runtime.stage import check_stages
 from bnas.section import ConfigurationError, ConfigurationWarning
+from bnas.settings import recipe_of
 
 PUBLISHED = Path(__file__).parents[1] / "support" / "published"
 
@@ -203,6 +207,26 @@ def test_published_configurations_are_read(name: str, epochs: int, first: Stage)
     check_stages(job.stages, job.elasticity.dimensions, job.recipe.progressivity_of_elasticity)
     with pytest.raises(TrainingError, match="'width' is not elastic"):
         check_stages(job.stages, ("depth",), job.recipe.progressivity_of_elasticity)
+
+
+@pytest.mark.parametrize("training", [{}, {"compression": []}, {"rule": "random"}])
+def test_what_a_run_keeps_stands_for_the_same_recipe(training: dict[str, Any]) -> None:
+    base = {"model": "m", "data": "d", "input_info": {"sample_size": [1, 3]}}
+    found = parse_configuration({**base, "bootstrapNAS": {"training": training}}, "file")
+    kept = parse_configuration(found.model_dump(mode="json"), "kept")
+    assert recipe_of(kept) == recipe_of(found) == recipe(**training)
+
+
+def test_the_layout_of_the_peer_has_other_defaults_only_where_it_says_so() -> None:
+    classes = (bnas.Elasticity, Stage, Recipe, CosineSchedule, Distillation, bnas.SearchSettings, bnas.NSGA2, bnas.Int8)
+    known = {name: info.default for one in classes for name, info in fields_of(one).items()}
+    peer = {name: one for _, one in sections(BootstrapNAS) for name, one in fields_of(one).items()}
+    different = {
+        key for key, info in peer.items() if key in known and info.default not in (known[key], PydanticUndefined)
+    }
+    sections_of_their_own = {"lr_schedule", "algorithm"}
+    assert different - sections_of_their_own == set(DEFAULTS)
+    assert POPULATION != known["population"]
 
 
 def test_what_is_no_fault_does_not_warn() -> None:
