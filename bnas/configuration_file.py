@@ -50,7 +50,7 @@ def parse_configuration(data: Any, place: str, folder: Path | None = None) -> Co
         found = Configuration.model_validate(data, context=FILE)
     except ValidationError as error:
         told += faults(error, Configuration, data)
-        wrong, found = places(error, Configuration, data), _without(data, error)
+        wrong, found = places(error, Configuration, data, unknown=False), _without(data, error)
     if folder is not None and found is not None:
         told += _contradictions(found, folder, ["" if not one else written(one) for one in wrong])
     if told or found is None:

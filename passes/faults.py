@@ -29,9 +29,10 @@ def faults(error: ValidationError, root: type, data: Any) -> list[str]:
     return [_told(found, several, root) for found, several in reasons.items()]
 
 
-def places(error: ValidationError, root: type, data: Any) -> list[tuple[str | int, ...]]:
-    """Return the wrong places of `data`, as the data have them."""
-    return [_find(one["loc"], data, root).place for one in error.errors(include_url=False)]
+def places(error: ValidationError, root: type, data: Any, *, unknown: bool = True) -> list[tuple[str | int, ...]]:
+    """Return the wrong places of `data`, as the data have them; without `unknown` only those of known keys."""
+    every = error.errors(include_url=False)
+    return [_find(one["loc"], data, root).place for one in every if unknown or one["type"] not in UNKNOWN]
 
 
 def written(place: Sequence[str | int]) -> str:

@@ -35,7 +35,7 @@ from zoo_models import make_model, traced_input
 from bnas.digits import DigitNet
 from bnas.passes import SearchSpace, Subnet
 from bnas.runtime import Evaluator, SuperNetwork, first_samples, recalibrate
-from bnas.search import Searcher, SearchResult, SearchSettings
+from bnas.search import RandomSearch, Searcher, SearchResult, SearchSettings
 from bnas.search.candidates import Candidates, scaled_genes
 from bnas.search.encoding import Genes
 from bnas.search.fitness import Fitness, Individual
@@ -189,7 +189,7 @@ def hypervolume(trial: Trial) -> Table:
     encoding = PeerEncoding(memory.supernet.space)
     searches: dict[str, Callable[[int], SearchResult]] = {
         "bnas, NSGA2": lambda seed: ours(memory, count, seed),
-        "random": lambda seed: ours(memory, count, seed, algorithm="random"),
+        "random": lambda seed: ours(memory, count, seed, RandomSearch),
         "pymoo as BootstrapNAS sets it up": lambda seed: theirs(memory, encoding, count, seed),
     }
     results = together(memory, [partial(search, seed) for search in searches.values() for seed in SEEDS])

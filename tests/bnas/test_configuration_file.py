@@ -400,3 +400,12 @@ def test_the_page_has_every_key_as_the_models_have_it() -> None:
     known = re.findall(r"^\| `(\w+)` \|", tables(), re.MULTILINE)
     for section in (Configuration, OptimizerSection, StageDescription, Width, Depth, Search, *CLASSES):
         assert set(known) >= {*fields_of(section), *other_names(section), *getattr(section, "unneeded", ())}
+
+
+def test_an_unknown_key_does_not_hide_a_contradiction_beside_it(tmp_path: Path) -> None:
+    stages = [{"train_dims": ["depth"], "epoch": 3}, {"train_dims": ["width"]}]
+    with pytest.raises(ConfigurationError) as caught:
+        load_config(write(tmp_path, "c.json", json.dumps({**BASE, "stages": stages})))
+    unknown, contradiction = caught.value.faults
+    assert unknown == "stages[0].epoch is not a key of bnas; did you mean 'epochs'?"
+    assert contradiction.startswith("stages: list_stage_descriptions[1].train_dims: 'depth' leaves")
