@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from .evaluator import Evaluator
     from .files import WriteError
     from .fine_tuning import fine_tune
-    from .latency import Latency, LatencyError
+    from .latency import Latency
     from .latency_measurement import measure_latency
     from .latency_model import LatencyModel
+    from .latency_settings import LatencyError, LatencySettings
     from .onnx_evaluation import evaluate_onnx
     from .onnx_export import OnnxReport, export_onnx
     from .onnx_fallback import OnnxFallbackWarning
@@ -60,12 +61,13 @@ __getattr__, __dir__ = attach(
         "bnas.runtime.evaluator": ("Evaluator",),
         "bnas.runtime.files": ("WriteError",),
         "bnas.runtime.fine_tuning": ("fine_tune",),
-        "bnas.runtime.latency": (
-            "Latency",
-            "LatencyError",
-        ),
+        "bnas.runtime.latency": ("Latency",),
         "bnas.runtime.latency_measurement": ("measure_latency",),
         "bnas.runtime.latency_model": ("LatencyModel",),
+        "bnas.runtime.latency_settings": (
+            "LatencyError",
+            "LatencySettings",
+        ),
         "bnas.runtime.onnx_evaluation": ("evaluate_onnx",),
         "bnas.runtime.onnx_export": (
             "OnnxReport",
@@ -119,6 +121,7 @@ __all__ = [
     "Latency",
     "LatencyError",
     "LatencyModel",
+    "LatencySettings",
     "Loader",
     "Metric",
     "OnnxFallbackWarning",

@@ -96,7 +96,7 @@ class SuperNetwork(nn.Module):
             PassError: a pass needs what is not there, or breaks a promise.
         """
         if not isinstance(elasticity, Elasticity):
-            elasticity = Elasticity.of(elasticity or {})
+            elasticity = Elasticity(**(elasticity or {}))
         model, example_inputs = as_model(model, example_inputs)
         analysis = pipeline.run(Analysis(model, example_inputs, elasticity, dynamic, check))
         missing = [part for part in ("ir", "types", "choices") if not analysis.has(part)]
