@@ -31,7 +31,11 @@ from .slot import Copies, Slot
 from .space import Subnet
 from .terms import Sym, Term, symbols
 
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+NORMS = nn.modules.batchnorm._NormBase
+"""Batch and instance norms."""
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+FITTED = (*LAYERS, *TRANSPOSED, NORMS, nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm)
+FITTED = (*FITTED, nn.GroupNorm, nn.PReLU)
 KNOWN = 4096
 """Slots of so many layers and sizes are remembered, and the live nodes of fewer structures."""
 
@@ -81,7 +85,7 @@ class Skeleton:
         self.choices.space.check(subnet)
         root = self.ir.root if root is None else root
         assignment, (nodes, layers, tensors) = self.assignment(subnet), self._live(subnet.skipped)
-        settings, attributes = self._settings(assignment), dict[str, nn.Module | Tensor]()
+        settings, attributes = self.settings(assignment), dict[str, nn.Module | Tensor]()
         for path in layers:
             attributes[path] = self._module(root, path, assignment, bind, settings.get(path, {}))
         holders = {path: bind(_holder(path), {_leaf(path): self.slot(root, path, assignment)}) for path in tensors}
@@ -104,7 +108,7 @@ class Skeleton:
     @cached_property
     def in_graph(self) -> tuple[Sym, ...]:
         """The symbols whose sizes stand in the graph."""
-        terms = (term for rewrite in self._rewrites[0] for term in _terms(_value(rewrite)))
+        terms = (term for rewrite in self._rewrites[0] for term in terms_of(rewrite))
         return tuple(dict.fromkeys(symbol for term in terms for symbol in symbols(term)))
 
     def _filled(
@@ -202,14 +206,31 @@ class Skeleton:
         in_graph = [r for r in self.types.rewrites if isinstance(r, Replacement) or r.node.op != "call_module"]
         return in_graph, of_layers
 
-    def _settings(self, assignment: Mapping[Sym, int]) -> dict[str, dict[str, Any]]:
+    def settings(self, assignment: Mapping[Sym, int]) -> dict[str, dict[str, Any]]:
         """The settings of layers that depend on widths, by the layer's path."""
         settings = dict[str, dict[str, Any]]()
         for rewrite in self._rewrites[1]:
             new = _active_value(rewrite, assignment)
             if new != _active_value(rewrite, {}):
                 settings.setdefault(str(rewrite.node.target), {})[rewrite.name] = new
+        for path, (name, channels) in self._channels.items():
+            settings.setdefault(path, {})[name] = active(channels, assignment)
         return settings
+
+    @cached_property
+    def _channels(self) -> dict[str, tuple[str, Term]]:
+        """The number of channels that norms without a weight state: its name and its axis, by the norm's path."""
+        found = dict[str, tuple[str, Term]]()
+        for node, call in self.ir.calls.items():
+            layer = self.ir.module(str(node.target)) if node.op == "call_module" else None
+            name = "num_channels" if isinstance(layer, nn.GroupNorm) else "num_features"
+            if not isinstance(layer, nn.GroupNorm | NORMS) or layer.weight is not None:
+                continue
+            input = call.argument(0, "input")
+            axes = self.types.values.get(input) if isinstance(input, Node) else None
+            if isinstance(axes, list) and len(axes) > 1 and axes[1].size == getattr(layer, name):
+                found[str(node.target)] = name, axes[1]
+        return found
 
     def slot(self, root: nn.Module, path: str, assignment: Mapping[Sym, int]) -> Slot:
         """What is kept of the parameter, buffer or constant at `path` of `root`."""
@@ -341,16 +362,38 @@ def fit(shell: nn.Module, slots: Mapping[str, Slot]) -> None:
     first = slots.get("weight") or slots.get("running_mean")
     if fit_recurrent(shell, slots) or first is None:
         return
-    shape, settings = first.shape, vars(shell)  # not by attribute: a module looks for tensors in what it is given
+    fit_shape(shell, first.shape)
     if isinstance(shell, LAYERS):
-        settings.update(out_channels=shape[0], in_channels=shape[1] * shell.groups)
-        fit_kernel(shell, tuple(first.shared.shape[2:]), shape[2:])
-    elif isinstance(shell, nn.Linear):
+        fit_kernel(shell, tuple(first.shared.shape[2:]), first.shape[2:])
+
+
+def fit_shape(layer: nn.Module, shape: tuple[int, ...]) -> None:
+    """Set the sizes that a layer states beside its weight, whose shape this is."""
+    settings = vars(layer)  # not by attribute: a module looks for tensors in what it is given
+    if isinstance(layer, LAYERS):
+        settings.update(out_channels=shape[0], in_channels=shape[1] * layer.groups)
+    elif isinstance(layer, TRANSPOSED):
+        settings.update(in_channels=shape[0], out_channels=shape[1] * layer.groups)
+    elif isinstance(layer, nn.Linear):
         settings.update(out_features=shape[0], in_features=shape[1])
-    elif isinstance(shell, BATCH_NORMS):
+    elif isinstance(layer, nn.Bilinear):
+        settings.update(out_features=shape[0], in1_features=shape[1], in2_features=shape[2])
+    elif isinstance(layer, nn.Embedding | nn.EmbeddingBag):
+        settings.update(num_embeddings=shape[0], embedding_dim=shape[1])
+    elif isinstance(layer, nn.LayerNorm | nn.RMSNorm):
+        settings.update(normalized_shape=tuple(shape))
+    elif isinstance(layer, NORMS):
         settings.update(num_features=shape[0])
-    elif isinstance(shell, nn.PReLU):
+    elif isinstance(layer, nn.GroupNorm):
+        settings.update(num_channels=shape[0])
+    elif isinstance(layer, nn.PReLU):
         settings.update(num_parameters=shape[0])
+
+
+def is_layer(module: nn.Module) -> bool:
+    """Whether the sizes that a module states follow from its tensors: see `fit`."""
+    recurrent = isinstance(module, nn.RNNBase | nn.RNNCellBase)
+    return recurrent or isinstance(module, FITTED)
 
 
 def _rewrite(
@@ -395,8 +438,12 @@ def _value(rewrite: Rewrite | Replacement) -> Any:
     return rewrite.value if isinstance(rewrite, Rewrite) else rewrite.args
 
 
+def terms_of(rewrite: Rewrite | Replacement) -> Iterator[Term]:
+    """The terms in a constant of the graph."""
+    return _terms(_value(rewrite))
+
+
 def _terms(value: Any) -> Iterator[Term]:
-    """The terms in a constant."""
     if isinstance(value, Term):
         yield value
     elif isinstance(value, Moved):
