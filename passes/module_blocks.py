@@ -8,11 +8,12 @@ The names of all other modules stay. That the model still computes what the grap
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
@@ -34,30 +35,33 @@ class Skipped(nn.Module):
     """
 
     zeros: bool
+    """Give zeros in place of the first tensor."""
     width: int | None
+    """Entries of the last axis of the zeros, where it is not that of the first tensor."""
     results: int | None
+    """The number of results of a module that gives a tuple; those after the first are None."""
 
-    def __init__(
-        self, instead_of: nn.Module, zeros: bool, width: int | None = None, results: int | None = None
-    ) -> None:
-        """Settings.
-
-        Args:
-            instead_of: the module.
-            zeros: give zeros in place of the first tensor.
-            width: the entries of the last axis of the zeros; by default those of the first tensor.
-            results: the number of results where the module gives a tuple; those after the first are None.
-        """
+    def __init__(self, instead_of: nn.Module, zeros: bool, results: int | None = None) -> None:
+        """Stand for a module that gives a tuple of so many `results`, or one tensor."""
         super().__init__()
         plain = {name: value for name, value in vars(instead_of).items() if isinstance(value, str | int | float)}
-        vars(self).update(plain, zeros=zeros, width=width, results=results)
+        vars(self).update(plain, zeros=zeros, width=None, results=results)
+        if zeros and isinstance(instead_of, nn.Linear | nn.Embedding):
+            self.width = instead_of.weight.shape[0 if isinstance(instead_of, nn.Linear) else 1]
+        if zeros and isinstance(instead_of, nn.Embedding):  # its zeros have the number type that the model has
+            self.register_buffer("like", instead_of.weight.detach().new_empty(0), persistent=False)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Its first tensor, or zeros."""
         value: Tensor = tensors_of((args, kwargs))[0]
         if self.zeros:
-            value = value.new_zeros((*value.shape[:-1], self.width or value.shape[-1]))
+            like = self._buffers.get("like", value)
+            assert like is not None
+            value = like.new_zeros(self._shape(value) if like is value else (*value.shape, self.width))
         return value if self.results is None else (value, *[None] * (self.results - 1))
+
+    def _shape(self, value: Tensor) -> tuple[int, ...]:
+        return (*value.shape[:-1], value.shape[-1] if self.width is None else self.width)
 
 
 @dataclass(frozen=True)
@@ -70,8 +74,7 @@ class Removal:
     def of(self, root: nn.Module, results: int | None) -> None:
         """Carry it out in `root`, in which layers are cut."""
         module = root.get_submodule(self.path)
-        width = module.weight.shape[0] if self.zeros and isinstance(module, nn.Linear) else None
-        put(root, module, Skipped(module, self.zeros, width, results))
+        put(root, module, Skipped(module, self.zeros, results))
 
 
 def put(root: nn.Module, module: nn.Module, other: nn.Module) -> None:
@@ -155,32 +158,50 @@ class Removals:
         for call, nodes in self.calls.items():
             if block.nodes.issuperset(nodes) and not any(outer in inside for outer in module_calls(nodes[0])[:-1]):
                 inside[self._outermost(call, block)] = None
-        last = self._last(block, inside) if block.residual else set()
-        if not inside or (block.residual and not last):
+        zeros: dict[str, bool] = {}
+        self._follow(block, {node: call for call in inside for node in self.calls[call]}, zeros)
+        if not inside or not zeros:
             line = where(block.out)
             raise ModuleFormError(
                 f"skipped block {block.name!r} is no module, but code of {self._class(block.out)}{line}. "
                 "supernet.extract(subnet) gives its graph"
             )
-        return [Removal(path_of(call), call in last) for call in inside]
+        return [Removal(path_of(call), zeros.get(call, False)) for call in inside]
 
     def _outermost(self, call: str, block: Block) -> str:
         calls = module_calls(self.calls[call][0])
         return next((c for c in calls if c in self.calls and block.nodes.issuperset(self.calls[c])), call)
 
-    def _last(self, block: Block, inside: Iterable[str]) -> set[str]:
-        """The calls that the sum reads, through operators that are in no module inside the block."""
-        of = {node: call for call in inside for node in self.calls[call]}
-        found, seen = set[str](), set[Node]()
-        waiting = [node for node in block.out.all_input_nodes if node is not block.entry]
+    def _follow(self, block: Block, of: Mapping[Node, str], zeros: dict[str, bool]) -> None:
+        """Find out which calls must give zeros, so that the sum of a block is its entry, and which hand it on.
+
+        `of` has the calls inside the block by their operators; what is found goes to `zeros`.
+        """
+        waiting, seen = [(block.out, False)], set[Node]()
         while waiting:
-            node = waiting.pop()
+            node, zero = waiting.pop()
+            if node is block.entry or node in seen or node not in block.nodes:
+                continue
+            seen.add(node)
             if node in of:
-                found.add(of[node])
-            elif node in block.body and node not in seen:
-                seen.add(node)
-                waiting += node.all_input_nodes
-        return found
+                zeros[of[node]] = zero
+                first = self.calls[of[node]][0]
+                waiting += [(first.all_input_nodes[0], False)] if first.all_input_nodes and not zero else []
+                continue
+            kept = self._shortcut(node, block) if not zero else None
+            waiting += [(one, one is not kept if kept is not None else zero) for one in node.all_input_nodes]
+
+    def _shortcut(self, node: Node, block: Block) -> Node | None:
+        """The operand of a sum that leads to the entry of a block without the others."""
+        call, operands = self.ir.calls.get(node), node.all_input_nodes
+        if call is None or call.op is not torch.add or len(operands) != 2:
+            return None
+        one, other = operands
+        if one is block.entry or depends(other, one, block):
+            return one
+        if other is block.entry or depends(one, other, block):
+            return other
+        return one if depends(one, block.entry, block) else other
 
     def _check_alone(self, path: str, done: set[Node]) -> None:
         for call, nodes in self.calls.items():
@@ -193,6 +214,19 @@ class Removals:
     def _class(self, node: Node) -> str:
         scope = str(node.meta.get("scope", ""))
         return f"{type(self.ir.module(scope)).__name__}{f' ({scope})' if scope else ''}"
+
+
+def depends(node: Node, on: Node, block: Block) -> bool:
+    """Whether a value inside a block is computed from another one, by operators of the block."""
+    waiting, seen = [node], set[Node]()
+    while waiting:
+        one = waiting.pop()
+        if one is on:
+            return True
+        if one in block.nodes and one not in seen:
+            seen.add(one)
+            waiting += one.all_input_nodes
+    return False
 
 
 def where(node: Node) -> str:

@@ -127,7 +127,7 @@ class _Planner:
         generator = torch.Generator().manual_seed(0)
         call = as_call(example_inputs)
         with InDouble():
-            several = self._noise(call, generator, 4)
+            several = self._noise(call, generator, 4 if has_statistics(self.root) else 1)
             self.args, self.kwargs = self._noise(call, generator, 1)
             randomise(self.root, lambda: self._run_whole(*several), generator)
 
@@ -184,13 +184,15 @@ class _Planner:
     def _refusal(self, fault: Fault | None, why: str) -> ModuleFormError:
         """The error that names the first module that does something else, and the line."""
         path = fault.path if fault else ""
+        while path and type(self.root.get_submodule(path)).__module__.startswith("torch.nn."):
+            path = path.rpartition(".")[0]  # a layer of PyTorch computes with what it is given
         module = self.root.get_submodule(path)
         line = line_of(fault.error) if fault and fault.error else ""
-        line = f" at {line}" if line else next(self._lines(path), f" in class {type(module).__qualname__}")
+        line = f" at {line}" if line else next(self._lines(path), "")
         return ModuleFormError(
-            f"the classes of the model cannot be this sub-network: module {path or 'the model'!r} "
-            f"({type(module).__name__}) computes with a number that no attribute holds,{line} ({why}). "
-            "supernet.extract(subnet) gives its graph, which works"
+            "the classes of the model cannot be this sub-network: no numbers in attributes let "
+            f"{path or 'the model'!r} ({type(module).__name__}) compute what the graph does{line} ({why}). "
+            "supernet.extract(subnet) gives the graph, which works"
         )
 
     def _lines(self, path: str) -> Iterator[str]:
@@ -244,6 +246,11 @@ class _Planner:
         _, named = as_program_call(self.kwargs)
         names = [str(node.target) for node in graph.graph.find_nodes(op="placeholder")]
         return [*tensors, *(named[name] for name in names[len(tensors) :])]
+
+
+def has_statistics(model: nn.Module) -> bool:
+    """Whether a layer of the model takes statistics over the batch."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
 
 
 def _is_float(value: Any) -> bool:

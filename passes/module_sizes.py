@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from .axes import AxisTypes
 from .selection import active
 from .skeleton import terms_of
-from .terms import Cat, Perm, Prod, Sym, Term, normalise, product
+from .terms import Cat, Perm, Prod, Sym, Term, normalise, product, symbols
 
 DEPTH = 3
 """Sizes are looked for in containers inside so many others."""
@@ -112,7 +112,7 @@ class Candidates:
                 self._note_around(name.rpartition(".")[0], axis)
         for node, value in types.values.items():
             for term in tree_leaves(value, is_leaf=lambda one: isinstance(one, Term)):
-                if isinstance(term, Term):
+                if isinstance(term, Term) and any(True for _ in symbols(term)):  # no sizes of the inputs
                     self._note_around(str(node.meta.get("scope", "")), term)
 
     def of(self, place: Place, number: int) -> list[int]:

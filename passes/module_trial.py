@@ -127,8 +127,7 @@ class Trial:
             try:
                 return self.root(*args, **kwargs)
             except _NoRemedyError as error:
-                assert error.__cause__ is not None
-                raise error.__cause__ from None
+                raise (error.__cause__ or error) from None
 
     @contextmanager
     def _watched(self, search: bool) -> Iterator[None]:

@@ -212,8 +212,8 @@ class SuperNetwork(nn.Module):
             subnet: The choice.
             root: A module like the model, whose tensors are copied instead of those of the super-network.
             form: "graph" gives a `GraphModule`, which works for every sub-network. "module" gives a copy of the model
-                whose layers are cut, of the model's own classes, with their ``forward`` and methods; it is compared with
-                the graph before it is handed out.
+                whose layers are cut, of the model's own classes, with their ``forward`` and methods. It is compared
+                with the graph before it is handed out.
 
         Raises:
             SubnetError: the sub-network is not of this space.
