@@ -166,7 +166,11 @@ class Removals:
                 f"skipped block {block.name!r} is no module, but code of {self._class(block.out)}{line}. "
                 "supernet.extract(subnet) gives its graph"
             )
-        return [Removal(path_of(call), zeros.get(call, False)) for call in inside]
+        return [Removal(path_of(call), zeros.get(call, self._has_width(call))) for call in inside]
+
+    def _has_width(self, call: str) -> bool:
+        """Whether a module gives other widths than it gets, which code between the modules may rely on."""
+        return isinstance(self.ir.module(path_of(call)), nn.Linear | nn.Embedding)
 
     def _outermost(self, call: str, block: Block) -> str:
         calls = module_calls(self.calls[call][0])

@@ -30,7 +30,7 @@ from .narrow_attention import can_be_narrow, narrow
 from .oracle import ONLY_SINGLE, InDouble, randomise
 from .recurrent import settle
 from .selection import active
-from .skeleton import Skeleton, fit, fit_shape, is_layer, terms_of
+from .skeleton import NORMS, Skeleton, fit, fit_shape, is_layer, terms_of
 from .slot import Copies
 from .space import Subnet
 from .terms import Sym
@@ -196,11 +196,13 @@ class _Planner:
         )
 
     def _lines(self, path: str) -> Iterator[str]:
-        """The lines of a module's own code whose constants are others in the sub-network."""
+        """Lines of a module's own code whose constants are others in the sub-network; then those of skipped blocks."""
         for rewrite in self.skeleton.types.rewrites:
             changes = any(active(term, self.assignment) != term.size for term in terms_of(rewrite))
             if changes and rewrite.node.meta.get("scope") == path and (line := where(rewrite.node)):
                 yield line
+        for name in sorted(self.subnet.skipped):
+            yield f" in or beside the skipped block {name!r}{where(self.skeleton.choices.blocks[name].out)}"
 
     # Inputs -----------------------------------------------------------------------------------------------------
 
@@ -261,5 +263,7 @@ def _is_free(module: nn.Module, place: Place) -> bool:
     """Whether a number is one of a user's class, and no setting of a layer that follows from its tensors."""
     if isinstance(module, nn.MultiheadAttention):
         return place.keys == ("num_heads",)
+    if isinstance(module, nn.GroupNorm | NORMS) and not module.state_dict():
+        return place.keys in (("num_channels",), ("num_features",))
     own = not type(module).__module__.startswith("torch.nn.") and not isinstance(module, Skipped)
     return own and not (is_layer(module) and place.keys[0] in FITTED)
