@@ -133,19 +133,17 @@ class Removals:
         rest = [node for node in nodes if node not in self.gone]
         if len(rest) == len(nodes) or len(rest) > FEW or any(self._has_tensors(node) for node in rest):
             return False
+        constants = {node for node in self.gone if is_constant(node)}
         given = next((node for node in nodes if call in node.meta.get("returned", ())), None)
         if given is None:
             return False
         entry = given
         while entry in nodes or entry in self.gone:
-            before = self._entry(entry) or (entry.all_input_nodes[0] if entry in rest else None)
-            if before is None:
+            block = next((block for block in self.blocks if block.out is entry), None)
+            if entry not in rest and (block is None or not (block.nodes - constants).issubset(nodes)):
                 return False
-            entry = before
+            entry = block.entry if block is not None else entry.all_input_nodes[0]
         return not rest or (given.name in self.values and self.values[given.name] == self.values.get(entry.name))
-
-    def _entry(self, node: Node) -> Node | None:
-        return next((block.entry for block in self.blocks if block.out is node), None)
 
     def _has_tensors(self, node: Node) -> bool:
         layer = self.ir.module(str(node.target)) if node.op == "call_module" else None

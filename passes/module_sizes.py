@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from .axes import AxisTypes
 from .selection import active
 from .skeleton import terms_of
-from .terms import Cat, Perm, Prod, Sym, Term, normalise, product, symbols
+from .terms import Cat, K, Perm, Prod, Sym, Term, normalise, product, symbols
 
 DEPTH = 3
 """Sizes are looked for in containers inside so many others."""
@@ -101,6 +101,8 @@ class Candidates:
         """From constants in a module's own code, by its path."""
         self.inside: dict[str, Sizes] = {}
         """From constants, values and tensors of a module and all inside it."""
+        self.heads: dict[str, Sizes] = {}
+        """Groups of heads times the heads of each, which are one rigid number with the size of a head."""
         self._known: dict[Term, list[tuple[int, int]]] = {}
         for rewrite in types.rewrites:
             scope = str(rewrite.node.meta.get("scope", ""))
@@ -110,6 +112,8 @@ class Candidates:
         for name, axes in types.tensors.items():
             for axis in axes:
                 self._note_around(name.rpartition(".")[0], axis)
+                for part in _grouped(normalise(axis)):
+                    self._note_around(name.rpartition(".")[0], part, self.heads)
         for node, value in types.values.items():
             for term in tree_leaves(value, is_leaf=lambda one: isinstance(one, Term)):
                 if isinstance(term, Term) and any(True for _ in symbols(term)):  # no sizes of the inputs
@@ -119,13 +123,15 @@ class Candidates:
         """What a number may be, the most likely first; only itself where no axis has that size."""
         own = list(self.own.get(place.path, {}).get(number, ()))
         inside = list(self.inside.get(place.path, {}).get(number, ()))
+        if not inside and "head" in str(place.keys[-1]):
+            inside = list(self.heads.get(place.path, {}).get(number, ()))
         likely = own if len(own) == 1 else inside if len(inside) == 1 and place.is_width else [number]
         return list(dict.fromkeys((*likely, *own, *inside, number)))
 
-    def _note_around(self, scope: str, term: Term) -> None:
+    def _note_around(self, scope: str, term: Term, table: dict[str, Sizes] | None = None) -> None:
         parts = scope.split(".") if scope else []
         for end in range(len(parts) + 1):
-            self._note(self.inside, ".".join(parts[:end]), term)
+            self._note(self.inside if table is None else table, ".".join(parts[:end]), term)
 
     def _note(self, table: dict[str, Sizes], path: str, term: Term) -> None:
         sizes = table.setdefault(path, {})
@@ -151,3 +157,11 @@ def _parts_of(term: Term) -> Iterator[Term]:
         for start, end in itertools.combinations(range(len(term.terms) + 1), 2):
             if end - start < len(term.terms):
                 yield from _parts_of(product(term.terms[start:end]))
+
+
+def _grouped(term: Term) -> Iterator[Term]:
+    """The first factor of a product times what divides the rigid number after it."""
+    if isinstance(term, Prod) and isinstance(term.terms[0], Sym) and isinstance(term.terms[1], K):
+        for factor in range(2, term.terms[1].n):
+            if term.terms[1].n % factor == 0:
+                yield Prod((K(factor), term.terms[0]))

@@ -10,7 +10,6 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
 import torch
@@ -90,15 +89,6 @@ class _NoRemedyError(Exception):
     """A module cannot be called on the right inputs, whatever its numbers are."""
 
 
-class Outcome(Enum):
-    """What became of a call of a module with certain numbers."""
-
-    FITS = "gives what the graph gives"
-    RUNS = "gives something else"
-    RAISES = "raises"
-    IN_VAIN = "raises whatever its numbers are"
-
-
 @dataclass
 class Trial:
     """The user's modules with numbers to be found.
@@ -173,19 +163,22 @@ class Trial:
             if self._is_called_rightly(args, kwargs):
                 raise _NoRemedyError from error
             raise
-        if self.fault is None and not self._fits(call, value, args, kwargs):
+        if self.fault is None and not self._share(call, value, args, kwargs):
             self.fault = Fault(path)
         return value
 
-    def _fits(self, call: str, value: Any, args: Any, kwargs: Any) -> bool:
-        """Whether a call gives what the graph says: a tensor, or several that are all values of the graph."""
+    def _share(self, call: str, value: Any, args: Any, kwargs: Any) -> float:
+        """The share of the tensors of a call that the graph has: 1 where it gives what the graph says.
+
+        The graph need not have all of them: nobody may read the weights of an attention.
+        """
         if call in self.expected.given:
-            return isinstance(value, Tensor) and Print.of(value) == self.expected.given[call]
-        known = self.expected.inside.get(call)
-        if not known:
-            return True
+            return float(isinstance(value, Tensor) and Print.of(value) == self.expected.given[call])
+        known, tensors = self.expected.inside.get(call), tensors_of(value)
+        if not known or not tensors:
+            return 1.0
         known = [*known, *map(Print.of, tensors_of((args, kwargs)))]
-        return all(Print.of(one) in known for one in tensors_of(value))
+        return sum(Print.of(one) in known for one in tensors) / len(tensors)
 
     def _is_called_rightly(self, args: Any, kwargs: Any) -> bool:
         """Whether all inputs are values of the graph, so that whoever calls is not at fault."""
@@ -195,33 +188,33 @@ class Trial:
         return not any(type(leaf) is int for leaf in leaves) and all(known)
 
     def _settle(self, call: str, forward: Callable[..., Any], places: list[Place], args: Any, kwargs: Any) -> None:
-        """Write the first numbers with which a call fits; those with which it does not raise where none does."""
+        """Write the first numbers with which a call fits; those with which it fits best where none do."""
         attempts = list(itertools.islice(combinations([self._now(place) for place in places]), ATTEMPTS))
-        runs: list[tuple[int, ...]] = []
+        best, at_most = attempts[0], -1.0
         for attempt in attempts:
             self._write(places, attempt)
-            outcome = self._try(call, forward, args, kwargs)
-            if outcome is Outcome.FITS:
+            share = self._try(call, forward, args, kwargs)
+            if share == 1:
                 return
-            runs += [attempt] if outcome is Outcome.RUNS else []
-            if outcome is Outcome.IN_VAIN:
+            if share is None:
                 break
-        self._write(places, (runs or attempts)[0])
+            if share > at_most:
+                best, at_most = attempt, share
+        self._write(places, best)
 
-    def _try(self, call: str, forward: Callable[..., Any], args: Any, kwargs: Any) -> Outcome:
-        """Call a module on copies of its inputs."""
+    def _try(self, call: str, forward: Callable[..., Any], args: Any, kwargs: Any) -> float | None:
+        """The share of a call on copies of its inputs; -1 if it raises, None if it does whatever its numbers are."""
         if self.attempts >= ALL_ATTEMPTS:
-            return Outcome.IN_VAIN
+            return None
         self.attempts += 1
         calls, fault = dict(self._calls), self.fault
         given, named = map_leaves((args, kwargs), lambda _, v: v.clone() if isinstance(v, Tensor) else v)
         try:
-            value = forward(*given, **named)
-            return Outcome.FITS if self._fits(call, value, given, named) else Outcome.RUNS
+            return self._share(call, forward(*given, **named), given, named)
         except _NoRemedyError:
-            return Outcome.IN_VAIN
-        except Exception:  # it does not fit; the last run says how
-            return Outcome.RAISES
+            return None
+        except Exception:  # the last run says how
+            return -1.0
         finally:
             self._calls, self.fault = calls, fault
 
@@ -269,4 +262,4 @@ def _error(found: Tensor | None, expected: Tensor) -> float:
     if not torch.equal(found.isnan(), expected.isnan()):
         return float("inf")
     finite, other = (torch.nan_to_num(one.double(), posinf=1e300, neginf=-1e300) for one in (expected, found))
-    return float((other - finite).abs().max() / finite.abs().max().clamp_min(1e-30))
+    return float((other - finite).detach().abs().max() / finite.abs().max().clamp_min(1e-30))

@@ -57,9 +57,9 @@ def test_random_networks_are_their_graph_or_refused(case: Case) -> None:
     subnet = case.subnet
     try:
         made = assert_is_graph(case.supernet, subnet, case.inputs)
-    except ModuleFormError as error:
-        assert any(text in str(error) for text in REFUSED)
-        assert "supernet.extract(subnet) gives" in str(error)
+    except ModuleFormError as refusal:
+        if not any(text in str(refusal) for text in REFUSED) or "supernet.extract(subnet) gives" not in str(refusal):
+            raise
         return
     other = torch.cat([case.inputs, case.inputs[:1]])
     error, _ = difference(run(made, other), run(case.supernet.extract(subnet), other))
@@ -93,7 +93,11 @@ class Split(nn.Module):
         self.embed_dim, self.num_heads, self.head_dim = width, heads, 8
         self.split_sizes = [heads * 8] * 3
         self.inner = Inner(heads * 8)
-        self.embed, self.qkv, self.out = nn.Linear(6, width), nn.Linear(width, 3 * heads * 8), nn.Linear(heads * 8, width)
+        self.embed, self.qkv, self.out = (
+            nn.Linear(6, width),
+            nn.Linear(width, 3 * heads * 8),
+            nn.Linear(heads * 8, width),
+        )
         self.scale_of = nn.Parameter(torch.ones(width))
         self.head = nn.Linear(width, 5)
         self.num_classes = 5
@@ -195,7 +199,9 @@ class Written(nn.Module):
 def test_a_number_in_the_code_is_refused_with_the_line() -> None:
     x = torch.randn(2, 6)
     supernet = SuperNetwork.from_model(Written().eval(), x, FINE)
-    with pytest.raises(ModuleFormError, match=r"Written.*test_module_form\.py:\d+: return self\.second\(x\.view\(-1, 16"):
+    with pytest.raises(
+        ModuleFormError, match=r"Written.*test_module_form\.py:\d+: return self\.second\(x\.view\(-1, 16"
+    ):
         supernet.extract(supernet.space.minimal(), form="module")
     assert run(supernet.extract(supernet.space.minimal()), x).shape == (2, 3)
     assert run(supernet.extract(supernet.space.maximal(), form="module"), x).shape == (2, 3)
