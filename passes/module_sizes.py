@@ -49,6 +49,12 @@ class Place:
         """Whether its name allows it to be a width."""
         return not any(part in str(key) for key in self.keys for part in NO_WIDTHS)
 
+    @property
+    def counts_heads(self) -> bool:
+        """Whether its name says that it is a number of heads."""
+        name = str(self.keys[-1])
+        return "head" in name and "dim" not in name and "size" not in name
+
 
 def _with(held: Any, keys: tuple[Any, ...], value: int) -> Any:
     """What a container becomes with another number inside; lists, dicts and objects are changed in place."""
@@ -123,8 +129,10 @@ class Candidates:
         """What a number may be, the most likely first; only itself where no axis has that size."""
         own = list(self.own.get(place.path, {}).get(number, ()))
         inside = list(self.inside.get(place.path, {}).get(number, ()))
-        if not inside and "head" in str(place.keys[-1]):
-            inside = list(self.heads.get(place.path, {}).get(number, ()))
+        if place.counts_heads:
+            inside = list(dict.fromkeys((*inside, *self.heads.get(place.path, {}).get(number, ()))))
+            changed = [one for one in inside if one != number]
+            inside = changed if len(changed) == 1 else inside  # the same number of something else is a coincidence
         likely = own if len(own) == 1 else inside if len(inside) == 1 and place.is_width else [number]
         return list(dict.fromkeys((*likely, *own, *inside, number)))
 

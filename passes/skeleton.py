@@ -130,8 +130,9 @@ class Skeleton:
         if skipped not in self._known_live:
             if len(self._known_live) >= KNOWN // 64:
                 self._known_live.clear()
-            nodes = self._left_without(skipped)
-            self._known_live[skipped] = nodes, _targets(nodes, "call_module"), _targets(nodes, "get_attr")
+            nodes, sums = self._left_without(skipped), {self.choices.blocks[name].out for name in skipped}
+            called = [node for node in nodes if node not in sums]  # the entry stands in for the last layer of a region
+            self._known_live[skipped] = nodes, _targets(called, "call_module"), _targets(nodes, "get_attr")
         return self._known_live[skipped]
 
     @cached_property

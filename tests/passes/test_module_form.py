@@ -467,3 +467,15 @@ def test_numbers_of_a_module_are_found_in_containers() -> None:
 
 def test_combinations_change_few_first() -> None:
     assert list(combinations([[1, 2], [3], [5, 6]])) == [(1, 3, 5), (2, 3, 5), (1, 3, 6), (2, 3, 6)]
+
+
+def test_the_last_layer_of_a_skipped_region_is_in_no_form() -> None:
+    """A region ends with a layer, in whose place its entry stands."""
+    x = torch.randn(2, 6)
+    model = nn.Sequential(nn.Linear(6, 16), nn.Sequential(nn.ReLU(), nn.Linear(16, 16)), nn.Linear(16, 3)).eval()
+    supernet = SuperNetwork.from_model(model, x, replace(FINE, skipped_blocks=(("0", "1.1"),)))
+    subnet = replace(supernet.space.maximal(), skipped=frozenset(supernet.space.blocks))
+    counted = supernet.costs(subnet)["parameters"]
+    for form in ("graph", "module"):
+        made = supernet.extract(subnet, form=form)  # type: ignore[call-overload]
+        assert sum(p.numel() for p in made.parameters()) == counted

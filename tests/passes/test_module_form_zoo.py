@@ -111,8 +111,10 @@ TEXT = {
     "RobertaForSequenceClassification": INNER,
     "ElectraForSequenceClassification": INNER | {"embedding_size": 12},
     "DistilBertForSequenceClassification": {"hidden_dim": 40},
-    "LlamaForCausalLM": INNER
-    | {"num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 6, "tie_word_embeddings": False},
+    "LlamaForCausalLM": {
+        **{"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 8},
+        **{"num_key_value_heads": 4, "head_dim": 16, "tie_word_embeddings": False},
+    },
 }
 
 
@@ -135,8 +137,7 @@ def test_text_models_are_saved_where_the_configuration_holds_their_sizes(name: s
     supernet = SuperNetwork.from_model(model, ids, FINE)
     subnet = replace(supernet.space.minimal(), skipped=frozenset())
     made: Any = supernet.extract(subnet, form="module")
-    assert made.config.hidden_size == 12
-    assert supernet.model.config.hidden_size == 24
+    assert 2 * made.config.hidden_size == supernet.model.config.hidden_size
     made.save_pretrained(tmp_path)
     again = type(model).from_pretrained(tmp_path).eval()
     with torch.no_grad():
@@ -149,6 +150,6 @@ def test_a_language_model_generates() -> None:
     made: Any = supernet.extract(replace(supernet.space.minimal(), skipped=frozenset()), form="module")
     graph = supernet.extract(replace(supernet.space.minimal(), skipped=frozenset()))
     found = made.generate(ids, max_new_tokens=4, do_sample=False, pad_token_id=0)
+    assert found.shape[1] > 9
     with torch.no_grad():
         assert torch.equal(found[:, 9], graph(ids).logits[:, -1].argmax(-1))
-    assert found.shape == (2, 13)
