@@ -55,13 +55,12 @@ class Skipped(nn.Module):
         """Its first tensor, or zeros."""
         value: Tensor = tensors_of((args, kwargs))[0]
         if self.zeros:
-            like = self._buffers.get("like", value)
-            assert like is not None
-            value = like.new_zeros(self._shape(value) if like is value else (*value.shape, self.width))
+            like, width = self._buffers.get("like"), self.width or value.shape[-1]
+            if like is None:
+                value = value.new_zeros((*value.shape[:-1], width))
+            else:  # in place of an embedding, of whole numbers
+                value = like.new_zeros((*value.shape, width))
         return value if self.results is None else (value, *[None] * (self.results - 1))
-
-    def _shape(self, value: Tensor) -> tuple[int, ...]:
-        return (*value.shape[:-1], value.shape[-1] if self.width is None else self.width)
 
 
 @dataclass(frozen=True)

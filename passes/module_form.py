@@ -103,8 +103,9 @@ def cut(made: nn.Module, skeleton: Skeleton, root: nn.Module, assignment: Mappin
         bind(module, slots)
         fit(module, slots)
     for module in made.modules():
-        if "parametrizations" in module._modules and isinstance(getattr(module, "weight", None), Tensor):
-            fit_shape(module, tuple(module.weight.shape))
+        weight = getattr(module, "weight", None) if "parametrizations" in module._modules else None
+        if isinstance(weight, Tensor):
+            fit_shape(module, tuple(weight.shape))
         settle(module)
 
 
@@ -172,8 +173,8 @@ class _Planner:
                 found = trial.run(self.args, self.kwargs, search)
         except Exception as error:
             return f"{type(error).__name__}: {error}"
-        error, place = difference(found, self.wanted)
-        return "" if error <= self._allowed else f"output {place or 'tensor'} differs by {error:.1e} from the graph's"
+        most, place = difference(found, self.wanted)
+        return "" if most <= self._allowed else f"output {place or 'tensor'} differs by {most:.1e} from the graph's"
 
     @cached_property
     def _allowed(self) -> float:

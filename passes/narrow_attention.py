@@ -22,7 +22,7 @@ class NarrowAttention(nn.MultiheadAttention):
     scale: float
     """Factor of the products of queries and keys: that of the module before it was cut."""
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         query: Tensor,
         key: Tensor,
@@ -61,7 +61,8 @@ class NarrowAttention(nn.MultiheadAttention):
         own = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)[part]
         weight = self.in_proj_weight.chunk(3)[part] if self.in_proj_weight is not None else own
         bias = None if self.in_proj_bias is None else self.in_proj_bias.chunk(3)[part]
-        return F.linear(x, weight, bias).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        made = F.linear(x, weight, bias)
+        return made.reshape(*made.shape[:-1], self.num_heads, -1).transpose(1, 2)
 
     def _mask(self, q: Tensor, k: Tensor, padding: Tensor | None, given: Tensor | None) -> Tensor | None:
         """Both masks as one that is added to the scores."""

@@ -34,8 +34,11 @@ from .terms import Sym, Term, symbols
 NORMS = nn.modules.batchnorm._NormBase
 """Batch and instance norms."""
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-FITTED = (*LAYERS, *TRANSPOSED, NORMS, nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm)
-FITTED = (*FITTED, nn.GroupNorm, nn.PReLU)
+FITTED: tuple[type[nn.Module], ...] = (
+    *(*LAYERS, *TRANSPOSED, nn.Linear, nn.Bilinear, nn.PReLU),
+    *(nn.Embedding, nn.EmbeddingBag, NORMS, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm),
+)
+"""Layers that state sizes of their tensors."""
 KNOWN = 4096
 """Slots of so many layers and sizes are remembered, and the live nodes of fewer structures."""
 

@@ -13,7 +13,7 @@ from .origin import origin
 
 if TYPE_CHECKING:
     from .distillation import Distillation
-    from .errors import CheckpointError, TrainingError
+    from .errors import CheckpointError, ProgramError, TrainingError
     from .evaluation import EvaluationError, accuracy, first_samples, fold, recalibrate
     from .evaluator import Evaluator
     from .fine_tuning import fine_tune
@@ -42,6 +42,7 @@ __getattr__ = attach(
         "bnas.runtime.distillation": ("Distillation",),
         "bnas.runtime.errors": (
             "CheckpointError",
+            "ProgramError",
             "TrainingError",
         ),
         "bnas.runtime.evaluation": (
@@ -107,6 +108,7 @@ __all__ = [
     "OnnxReport",
     "OnnxWriteError",
     "Program",
+    "ProgramError",
     "Progress",
     "QuantisationError",
     "Recipe",
