@@ -13,7 +13,7 @@ from .origin import origin
 
 if TYPE_CHECKING:
     from .distillation import Distillation
-    from .errors import BatchError, CheckpointError, TrainingError
+    from .errors import BatchError, CheckpointError, ProgramError, TrainingError
     from .evaluation import Batch, EvaluationError, Loader, Metric, accuracy, first_samples, fold, recalibrate
     from .evaluator import Evaluator
     from .files import WriteError
@@ -46,6 +46,7 @@ __getattr__, __dir__ = attach(
         "bnas.runtime.errors": (
             "BatchError",
             "CheckpointError",
+            "ProgramError",
             "TrainingError",
         ),
         "bnas.runtime.evaluation": (
@@ -130,6 +131,7 @@ __all__ = [
     "OnnxWriteError",
     "Place",
     "Program",
+    "ProgramError",
     "Progress",
     "QuantisationError",
     "RacingError",
