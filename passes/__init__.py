@@ -196,7 +196,6 @@ __all__ = [
     "LayerSize",
     "LoweringError",
     "Memory",
-    "ModuleForm",
     "ModuleFormError",
     "OnnxBuilder",
     "Operator",
