@@ -159,7 +159,8 @@ class Operators(Mapping[Target, Operator]):
             table = self._table
             before = table.records.pop(op, None)
             record = Operator(op, **facts) if before is None else replace(before, **facts)
-            for part in (table.canonical, table.layers, table.sizes, table.aten):
+            parts: tuple[dict[Any, Any], ...] = (table.canonical, table.layers, table.sizes, table.aten)
+            for part in parts:
                 for key in [key for key, value in part.items() if before is not None and _is_of(key, value, before)]:
                     del part[key]
             table.add(record)
