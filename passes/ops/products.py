@@ -203,7 +203,7 @@ def _einsum(equation: str, tensors: Any, path: Any) -> Spelled:
 
 def _attended(x: Tensor, causal: bool) -> Tensor:
     """An example: attention of pixels to each other in two heads."""
-    tokens = x.flatten(2).unflatten(1, (2, -1)).mT
+    tokens = x.flatten(2).unflatten(1, (2, -1)).mT  # type: ignore[no-untyped-call]
     return F.scaled_dot_product_attention(tokens, tokens, tokens.exp(), is_causal=causal).mT.flatten(1, 2)
 
 
