@@ -9,7 +9,7 @@ from bnas.passes.lazy import attach
 if TYPE_CHECKING:
     from bnas.configuration_file import load_config
     from bnas.passes import BnasError, Elasticity, SearchSpace, Subnet
-    from bnas.pipeline import Job, Splits, run_job
+    from bnas.run import Job, Splits, run_job
     from bnas.runtime import (
         Distillation,
         Evaluator,
@@ -28,12 +28,34 @@ if TYPE_CHECKING:
     )
     from bnas.search import Objective, Searcher, SearchResult
 
-__getattr__ = attach(
+    from . import passes as passes
+    from . import run as run
+    from . import runtime as runtime
+    from . import search as search
+    from . import testing as testing
+
+__getattr__, __dir__ = attach(
     __name__,
     {
+        "bnas": (
+            "passes",
+            "run",
+            "runtime",
+            "search",
+            "testing",
+        ),
         "bnas.configuration_file": ("load_config",),
-        "bnas.passes": ("BnasError", "Elasticity", "SearchSpace", "Subnet"),
-        "bnas.pipeline": ("Job", "Splits", "run_job"),
+        "bnas.passes": (
+            "BnasError",
+            "Elasticity",
+            "SearchSpace",
+            "Subnet",
+        ),
+        "bnas.run": (
+            "Job",
+            "Splits",
+            "run_job",
+        ),
         "bnas.runtime": (
             "Distillation",
             "Evaluator",
@@ -50,7 +72,11 @@ __getattr__ = attach(
             "measure_latency",
             "verify",
         ),
-        "bnas.search": ("Objective", "SearchResult", "Searcher"),
+        "bnas.search": (
+            "Objective",
+            "SearchResult",
+            "Searcher",
+        ),
     },
 )
 

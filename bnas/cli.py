@@ -16,6 +16,7 @@ import typer
 from bnas import cli_options as options
 from bnas.cli_bench import bench
 from bnas.cli_export import export
+from bnas.cli_operators import operators
 from bnas.cli_report import report, report_told
 from bnas.cli_run import run, train
 from bnas.cli_search import search
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
-for command in (run, train, search, export, bench, report):
+for command in (run, train, search, export, bench, report, operators):
     app.command()(command)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
@@ -13,6 +14,9 @@ from bnas.runtime import EpochRecord, Progress, Recipe, Stage, SuperNetwork
 from bnas.runtime.evaluation import Loader
 from bnas.runtime.stage import STAGES
 from bnas.search import Evaluation, Objective, SearchError
+
+if TYPE_CHECKING:
+    import os
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Splits:
 
 @dataclass(frozen=True)
 class Job:
-    """All that a run needs; see `bnas.run_job`."""
+    """All that a run needs: `bnas.run_job` runs it. `from_config` makes one of a configuration file."""
 
     model: nn.Module
     """The pre-trained model, on the device that is to be computed on; training changes its parameters in place."""
@@ -75,6 +79,23 @@ class Job:
     def __post_init__(self) -> None:
         if "accuracy" not in (names := [one.name for one in self.objectives]):
             raise SearchError(f"objectives {names}: 'accuracy' must be one of them, winners are chosen by it")
+
+    @staticmethod
+    def from_config(path: str | os.PathLike[str], changes: Sequence[str] = ()) -> Job:
+        """Return the job that a configuration file describes, with its model and data loaded.
+
+        Args:
+            path: A file in JSON, JSON5 or YAML. Names of files in it are relative to its folder.
+            changes: ``KEY=VALUE``, as ``--set`` of the command line takes them.
+
+        Raises:
+            ConfigurationError: The file says something that is not allowed; names all keys.
+            BnasError: Model, weights, data or device are not there, or do not fit one another.
+        """
+        from bnas.configuration_file import load_config
+        from bnas.runner import job_of
+
+        return job_of(load_config(Path(path), changes), Path(path).parent)
 
 
 @dataclass(frozen=True)

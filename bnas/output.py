@@ -74,12 +74,16 @@ def check_output(
         _check_place(folder)
     holds_run = (folder / MARK).is_file()
     if holds_run and not (resume or overwrite):
-        raise OutputError(f"{folder} holds a run already; say --resume to go on with it or --overwrite to replace it")
+        raise OutputError(
+            f"{folder} holds a run already; say --resume to go on with it or --overwrite to replace it "
+            "(in Python resume=True or overwrite=True)"
+        )
     if not holds_run and folder.is_dir() and any(folder.iterdir()):
         raise OutputError(f"{folder} holds files that are not a run of bnas; give a new folder")
     if resume and (folder / CONFIG).is_file() and (told := changed(folder, config, free)):
         raise OutputError(
-            f"{folder / CONFIG} is of another configuration: {told}; resume with that one, or say --overwrite"
+            f"{folder / CONFIG} is of another configuration: {told}; resume with that one, or say --overwrite "
+            "(in Python overwrite=True)"
         )
 
 

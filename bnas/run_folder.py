@@ -62,7 +62,10 @@ class RunFolder:
                 f"{self.folder} holds no run of bnas: {CONFIG} is missing; "
                 f"`bnas train CONFIG --output {self.folder}` makes one, and `bnas run` does all of it"
             )
-        data = with_changes(read_json(path), self.changes)
+        if "job" in (data := read_json(path)):
+            told = "`bnas.run_job` made it from Python: go on with it there, with resume=True"
+            raise OutputError(f"{self.folder} has no configuration of its model and data; {told}")
+        data = with_changes(data, self.changes)
         configuration = parse_configuration(data, str(path))
         if self.changes:
             check_configuration(configuration, self.source, f"{path} with --set {' --set '.join(self.changes)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from bnas.output import Free
@@ -22,7 +23,35 @@ EXPORTED = ("report.json", "report.html", "report", "subnets")
 """What is exported after it."""
 
 
-def free_in(folder: Path, *, anew: bool = False) -> Free:
+@dataclass(frozen=True)
+class Places:
+    """What the places in a description of a run say: a configuration, or the settings of a `bnas.Job`."""
+
+    free: tuple[str, ...]
+    """They may change at any time."""
+    search: tuple[str, ...]
+    """They say nothing to the training, but for the seed."""
+    measured: tuple[str, ...]
+    """They decide what an evaluation gives, among those that may change once the training is done."""
+    latency: tuple[str, ...]
+    """They decide what a latency model says."""
+    seed: str
+
+
+OF_CONFIGURATION = Places(FREE, SEARCH, MEASURED, ("latency",), "bootstrapNAS.search.seed")
+OF_JOB = Places(
+    ("job.tensorboard", "job.int8"),
+    (
+        *("job.search", "job.num_evals", "job.population", "job.seed", "job.objectives", "job.acc_delta"),
+        *("job.reference", "job.latency", "job.latency_subnets"),
+    ),
+    ("job.calibration_samples",),
+    ("job.latency", "job.latency_subnets"),
+    "job.seed",
+)
+
+
+def free_in(folder: Path, *, anew: bool = False, places: Places = OF_CONFIGURATION) -> Free:
     """Which places may differ from the configuration that the folder has, so that what it holds is still of use.
 
     With `anew` the search that it holds is of no use anyhow.
@@ -32,13 +61,13 @@ def free_in(folder: Path, *, anew: bool = False) -> Free:
     searched, fitted = (not anew and (folder / name).is_file() for name in ("evaluations.jsonl", "latency.json"))
 
     def free(place: str) -> bool:
-        if within(place, FREE) or not begun:
+        if within(place, places.free) or not begun:
             return True
-        if (searched and within(place, MEASURED)) or (fitted and within(place, ("latency",))):
+        if (searched and within(place, places.measured)) or (fitted and within(place, places.latency)):
             return False
-        return within(place, (*SEARCH, *MEASURED) if trained else SEARCH) and (
-            trained or place != "bootstrapNAS.search.seed"
-        )
+        if trained:
+            return within(place, (*places.search, *places.measured))
+        return within(place, places.search) and place != places.seed
 
     return free
 

@@ -25,7 +25,6 @@ from torchvision.models import mobilenet_v2
 
 import bnas
 from bnas.datasets import images
-from bnas.output import Output
 
 FRUIT = {"cucumber": (60, 140, 50), "lemon": (235, 220, 70), "tomato": (210, 50, 40)}
 
@@ -65,7 +64,7 @@ def main() -> None:
     settings = parser.parse_args()
     torch.manual_seed(0)
     if settings.data is None:
-        settings.data = settings.output / "images"
+        settings.data = settings.output.with_name(f"{settings.output.name}_images")
         draw(settings.data, settings.count, settings.size)
     data = images(settings.data, size=settings.size, batch_size=32, validation=0.2, test=0.2)
     classes, example = (data.record or {})["classes"], torch.zeros(1, 3, settings.size, settings.size)
@@ -88,7 +87,7 @@ def main() -> None:
         population=min(10, settings.evals),
         acc_delta=0.05,
     )
-    report = bnas.run_job(job, Output(settings.output))
+    report = bnas.run_job(job, settings.output)
     Console().print(report.table())
 
 

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 from .lazy import attach
 
 if TYPE_CHECKING:
-    from . import rules
     from .analysis import Analysis
-    from .axes import AxisTypes, analyse, register_rule
+    from .architecture import Architecture, ArchitectureError, LayerSize, SizedLayer
+    from .axes import AxisTypes, Replacement, Rewrite, analyse
     from .blocks import Block, Blocks, find_blocks
-    from .calls import Call, ModuleForm, TensorRef, canonical, register_module
     from .choices import Choices, choose
+    from .costs import Costs
     from .depth import skippable_blocks
+    from .detour import OracleWarning
     from .dump import describe
     from .elasticity import Elasticity
     from .errors import (
@@ -29,43 +30,52 @@ if TYPE_CHECKING:
         SubnetError,
         VerificationError,
     )
+    from .frontend.entry import Axis, Check, Sizes
     from .frontend.front import trace
     from .ir import IR
     from .kernels import Kernel, Kernels, find_kernels
+    from .lowering_builder import OnnxBuilder
+    from .lowering_site import Memory, Site, Value
+    from .lowering_sizes import Size
+    from .ops.calls import Call, TensorRef
+    from .ops.record import Layer, Operator, Sample, Trait
+    from .ops.registry import OPERATORS, Operators, canonical, register
     from .patterns import Scopes, find_scopes
     from .pipeline import Pass, PassResult, Pipeline
     from .space import SearchSpace, Subnet, Variable
     from .standard import PIPELINE, Choose, FindBlocks, FindKernels, Trace, TypeAxes
-    from .vetoes import Vetoes, find_vetoes
-    from .widths import Width, Widths, find_widths, tie_groups
+    from .terms import Cat, K, Perm, Prod, Sym, Term, leaves, symbols
+    from .unifier import Unifier
+    from .widths import Width
 
-__getattr__ = attach(
+__getattr__, __dir__ = attach(
     __name__,
     {
-        "bnas.passes": ("rules",),
         "bnas.passes.analysis": ("Analysis",),
+        "bnas.passes.architecture": (
+            "Architecture",
+            "ArchitectureError",
+            "LayerSize",
+            "SizedLayer",
+        ),
         "bnas.passes.axes": (
             "AxisTypes",
+            "Replacement",
+            "Rewrite",
             "analyse",
-            "register_rule",
         ),
         "bnas.passes.blocks": (
             "Block",
             "Blocks",
             "find_blocks",
         ),
-        "bnas.passes.calls": (
-            "Call",
-            "ModuleForm",
-            "TensorRef",
-            "canonical",
-            "register_module",
-        ),
         "bnas.passes.choices": (
             "Choices",
             "choose",
         ),
+        "bnas.passes.costs": ("Costs",),
         "bnas.passes.depth": ("skippable_blocks",),
+        "bnas.passes.detour": ("OracleWarning",),
         "bnas.passes.dump": ("describe",),
         "bnas.passes.elasticity": ("Elasticity",),
         "bnas.passes.errors": (
@@ -80,12 +90,40 @@ __getattr__ = attach(
             "SubnetError",
             "VerificationError",
         ),
+        "bnas.passes.frontend.entry": (
+            "Axis",
+            "Check",
+            "Sizes",
+        ),
         "bnas.passes.frontend.front": ("trace",),
         "bnas.passes.ir": ("IR",),
         "bnas.passes.kernels": (
             "Kernel",
             "Kernels",
             "find_kernels",
+        ),
+        "bnas.passes.lowering_builder": ("OnnxBuilder",),
+        "bnas.passes.lowering_site": (
+            "Memory",
+            "Site",
+            "Value",
+        ),
+        "bnas.passes.lowering_sizes": ("Size",),
+        "bnas.passes.ops.calls": (
+            "Call",
+            "TensorRef",
+        ),
+        "bnas.passes.ops.record": (
+            "Layer",
+            "Operator",
+            "Sample",
+            "Trait",
+        ),
+        "bnas.passes.ops.registry": (
+            "OPERATORS",
+            "Operators",
+            "canonical",
+            "register",
         ),
         "bnas.passes.patterns": (
             "Scopes",
@@ -109,58 +147,86 @@ __getattr__ = attach(
             "Trace",
             "TypeAxes",
         ),
-        "bnas.passes.vetoes": (
-            "Vetoes",
-            "find_vetoes",
+        "bnas.passes.terms": (
+            "K",
+            "Cat",
+            "Perm",
+            "Prod",
+            "Sym",
+            "Term",
+            "leaves",
+            "symbols",
         ),
-        "bnas.passes.widths": (
-            "Width",
-            "Widths",
-            "find_widths",
-            "tie_groups",
-        ),
+        "bnas.passes.unifier": ("Unifier",),
+        "bnas.passes.widths": ("Width",),
     },
 )
 
 __all__ = [
     "IR",
+    "OPERATORS",
     "PIPELINE",
     "Analysis",
+    "Architecture",
+    "ArchitectureError",
+    "Axis",
     "AxisTypes",
     "Block",
     "Blocks",
     "BnasError",
     "Call",
     "CaptureError",
+    "Cat",
+    "Check",
     "Choices",
     "Choose",
+    "Costs",
     "Diagnostic",
     "Elasticity",
     "ElasticityError",
     "FindBlocks",
     "FindKernels",
     "InputError",
+    "K",
     "Kernel",
     "Kernels",
+    "Layer",
+    "LayerSize",
     "LoweringError",
-    "ModuleForm",
+    "Memory",
+    "OnnxBuilder",
+    "Operator",
+    "Operators",
+    "OracleWarning",
     "Pass",
     "PassError",
     "PassResult",
+    "Perm",
     "Pipeline",
+    "Prod",
+    "Replacement",
+    "Rewrite",
     "RuleError",
+    "Sample",
     "Scopes",
     "SearchSpace",
+    "Site",
+    "Size",
+    "SizedLayer",
+    "Sizes",
     "Subnet",
     "SubnetError",
+    "Sym",
     "TensorRef",
+    "Term",
     "Trace",
+    "Trait",
     "TypeAxes",
+    "Unifier",
+    "Value",
     "Variable",
     "VerificationError",
-    "Vetoes",
     "Width",
-    "Widths",
     "analyse",
     "canonical",
     "choose",
@@ -168,12 +234,9 @@ __all__ = [
     "find_blocks",
     "find_kernels",
     "find_scopes",
-    "find_vetoes",
-    "find_widths",
-    "register_module",
-    "register_rule",
-    "rules",
+    "leaves",
+    "register",
     "skippable_blocks",
-    "tie_groups",
+    "symbols",
     "trace",
 ]

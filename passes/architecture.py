@@ -33,7 +33,7 @@ class LayerSize:
 
 
 @dataclass(frozen=True)
-class Layer:
+class SizedLayer:
     """A layer with weights, at its place in the network; one that is called twice is two of them."""
 
     name: str
@@ -62,7 +62,7 @@ class Architecture:
 
     model: str
     """Class of the model."""
-    layers: tuple[Layer, ...]
+    layers: tuple[SizedLayer, ...]
     blocks: tuple[str, ...] = ()
     """All blocks that may be skipped, in network order."""
 
@@ -102,9 +102,9 @@ def size_of(size: Size, widths: Mapping[str, int]) -> int:
     return math.prod(sizes) if kind == "product" else sum(sizes)
 
 
-def _layer(data: Mapping[str, Any]) -> Layer:
+def _layer(data: Mapping[str, Any]) -> SizedLayer:
     choice = data["kernel_choice"]
-    return Layer(
+    return SizedLayer(
         str(data["name"]),
         str(data["kind"]),
         _size(data["width"]),

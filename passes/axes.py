@@ -15,44 +15,19 @@ from torch import Tensor
 from torch.fx import Node
 from torch.utils._pytree import tree_leaves, tree_map
 
-from .calls import Call, Dynamic, Operator, TensorRef, with_numbers
 from .errors import Diagnostic, RuleError
 from .frontend.opaque_method import OpaqueMethod
 from .frontend.structure import holds_tensors, is_record, tensors_of
 from .ir import IR
+from .ops.calls import Call, Dynamic, TensorRef, with_numbers
+from .ops.record import AxisRule
+from .ops.registry import OPERATORS, operator_name
+from .ops.zeros import note_zeros, zeros_of
 from .terms import K, Sym, Term, leaves, normalise, symbols
 from .unifier import Unifier
-from .zeros import note_zeros, zeros_of
 
 Axes = list[Term]
 """The type of a tensor: a term for each axis."""
-
-Rule = Callable[["AxisTypes", Call], Any]
-"""States the equations of one operator and returns the type of its output (nested as the output is)."""
-
-RULES: dict[Operator, Rule] = {}
-
-
-def register_rule(*operators: Operator) -> Callable[[Rule], Rule]:
-    """Register the axis rule of canonical operators (see `bnas.passes.canonical`).
-
-    Raises:
-        RuleError: one of them has a rule already.
-    """
-
-    def register(rule: Rule) -> Rule:
-        for op in operators:
-            if op in RULES:
-                raise RuleError(f"operator {operator_name(op)} already has the rule {RULES[op].__name__}")
-            RULES[op] = rule
-        return rule
-
-    return register
-
-
-def operator_name(op: Operator) -> str:
-    """A short name to show to people."""
-    return op if isinstance(op, str) else str(getattr(op, "__name__", op))
 
 
 @dataclass(frozen=True)
@@ -93,7 +68,7 @@ class AxisTypes(Unifier):
     values: dict[Node, Any] = field(default_factory=dict)
     """Type of every node's value."""
     zeros: dict[Node, Any] = field(default_factory=dict)
-    """Where the entries of a node's value that are left out would be zero: see `bnas.passes.zeros`."""
+    """Where the entries of a node's value that are left out would be zero, by the rules of the operators."""
     tensors: dict[str, Axes] = field(default_factory=dict)
     """Type of every parameter and buffer that the forward reads, by its first name."""
     users: dict[str, set[Node]] = field(default_factory=dict)
@@ -296,7 +271,7 @@ def _type_of(types: AxisTypes, node: Node) -> Any:
         _pin_inputs(types, node, "it is an output of the model" if returned else "it is in a list or dict of a class")
         return None
     call = types.ir.calls.get(node)
-    rule = None if call is None else RULES.get(call.op)
+    rule = None if call is None else OPERATORS.of(call.op).axes
     for ref in node.all_input_nodes if call is None else call.tensors():
         _note_use(types, node, ref)
     if rule is None or call is None:
@@ -305,7 +280,7 @@ def _type_of(types: AxisTypes, node: Node) -> Any:
     return _by_rule(types, node, rule, with_numbers(call))
 
 
-def _by_rule(types: AxisTypes, node: Node, rule: Rule, call: Call) -> Any:
+def _by_rule(types: AxisTypes, node: Node, rule: AxisRule, call: Call) -> Any:
     """What the rule says; a rule that meets what it was not written for, or gives another shape, freezes the node."""
     try:
         found = rule(types, call)
@@ -378,7 +353,3 @@ def rigid(value: Any, why: str = "") -> Any:
     if is_record(value):
         return {name: rigid(item, why) for name, item in vars(value).items()}
     return None
-
-
-# Last, since the rules register themselves with what is above; whoever can analyse has them.
-from . import rules  # noqa: E402, F401

@@ -14,9 +14,11 @@ from torch import nn
 from torch.fx import Node
 
 from .axes import AxisTypes
-from .calls import TensorRef, writes_in_place
 from .errors import Diagnostic
 from .ir import IR
+from .ops.calls import TensorRef, writes_in_place
+from .ops.record import Trait
+from .ops.registry import OPERATORS
 from .terms import normalise
 
 
@@ -64,7 +66,7 @@ def find_blocks(types: AxisTypes, sizes: range = ANY_SIZE) -> Blocks:
     refused: list[Diagnostic] = []
     matches: list[Block] = []
     for node, call in types.ir.calls.items():
-        if call.op is torch.add:
+        if OPERATORS.of(call.op).has(Trait.SUM):
             match = match_residual(types, node)
             if isinstance(match, Diagnostic):
                 refused.append(match)

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.fx import Node
 
 from .analysis import Analysis
-from .axes import operator_name
-from .calls import TensorRef
 from .frontend.on_meta import BATCH
+from .ops.calls import TensorRef
+from .ops.registry import operator_name
 from .rigidity import rigid_runs
 from .terms import Cat, K, Prod, Sym, Term, normalise
 from .widths import symbol_names
@@ -27,13 +27,13 @@ def describe(analysis: Analysis) -> str:
 
 
 def _graph(analysis: Analysis) -> Iterator[str]:
-    if analysis.ir is None:
+    if not analysis.has("ir"):
         yield f"{type(analysis.model).__name__}: not traced yet"
         return
-    names = {} if analysis.types is None else symbol_names(analysis.types)
+    names = {} if not analysis.has("types") else symbol_names(analysis.types)
     for node in analysis.ir.graph.nodes:
         line = f"{node.name} = {_call(analysis, node)}" if node.op != "output" else f"return {_text(node.args[0])}"
-        types = None if analysis.types is None else analysis.types.values.get(node)
+        types = None if not analysis.has("types") else analysis.types.values.get(node)
         if node.op != "output":
             line += f" : {_type(node.meta.get('value'), types, names)}"
         yield line + _rigid(analysis, node)
@@ -41,7 +41,7 @@ def _graph(analysis: Analysis) -> Iterator[str]:
 
 def _rigid(analysis: Analysis, node: Node) -> str:
     """The rigid runs of a node's value and of its own tensors, by reason; the batch needs none."""
-    if analysis.types is None or node.op == "placeholder":
+    if not analysis.has("types") or node.op == "placeholder":
         return ""
     call = analysis.ir.calls.get(node)
     own = [analysis.types.tensor(ref.name) for ref in call.tensors() if isinstance(ref, TensorRef)] if call else []
@@ -55,9 +55,9 @@ def _rigid(analysis: Analysis, node: Node) -> str:
 
 
 def _choices(analysis: Analysis) -> Iterator[str]:
-    if analysis.blocks is not None:
+    if analysis.has("blocks"):
         yield from (f"block {b.name}: {b.entry.name} -> {b.out.name}" for b in analysis.blocks.found)
-    if analysis.choices is not None:
+    if analysis.has("choices"):
         for name, sizes in analysis.choices.space.widths.items():
             yield f"width {name}: {', '.join(map(str, sizes))}"
         for name, sizes in analysis.choices.space.kernels.items():

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
 from torch.fx import Node
 
-from .calls import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
 from .ir import IR
-from .rules.pointwise import ACTIVATIONS, MORE_ACTIVATIONS
-
-BEFORE_NORM = frozenset({*CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS, F.linear})
-BEFORE_ACTIVATION = BEFORE_NORM | {F.batch_norm, torch.add, torch.sub, torch.mul, torch.div}
-NONLINEAR = frozenset({*ACTIVATIONS, *MORE_ACTIVATIONS, F.prelu})
+from .ops.record import Trait
+from .ops.registry import OPERATORS
 
 
 def fused_next(ir: IR, node: Node) -> Node | None:
@@ -21,8 +15,9 @@ def fused_next(ir: IR, node: Node) -> Node | None:
     after = ir.calls.get(users[0]) if len(users) == 1 else None
     if call is None or after is None:
         return None
-    norm = after.op is F.batch_norm and call.op in BEFORE_NORM
-    return users[0] if norm or (after.op in NONLINEAR and call.op in BEFORE_ACTIVATION) else None
+    this, other = OPERATORS.of(call.op), OPERATORS.of(after.op)
+    norm = other.has(Trait.BATCH_NORM) and this.has(Trait.FUSES_NORM)
+    return users[0] if norm or (other.has(Trait.ACTIVATION) and this.has(Trait.FUSES_ACTIVATION)) else None
 
 
 def fused_end(ir: IR, node: Node) -> Node:

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, Node
 
-from .calls import Call, call_of, writes_in_place
 from .errors import Diagnostic
 from .frontend.entry import Check, Sizes
 from .frontend.on_meta import BATCH
 from .frontend.opaque_method import OpaqueMethod
 from .frontend.structure import holds_tensors, tensor_name
 from .frontend.values import revalue
+from .ops.calls import Call, call_of, writes_in_place
 
 
 @dataclass(frozen=True)

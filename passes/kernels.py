@@ -17,12 +17,19 @@ from torch import nn
 from torch.fx import Node
 
 from .axes import AxisTypes
-from .calls import CONVOLUTIONS, Call, TensorRef
 from .errors import Diagnostic
+from .ops.calls import Call, TensorRef
+from .ops.record import Trait
+from .ops.registry import OPERATORS
 from .terms import Sym
 
-LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 SETTINGS = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+
+
+def is_convolution(layer: nn.Module) -> bool:
+    """Whether a layer is a plain convolution, of exactly that class."""
+    form = OPERATORS.layer(type(layer))
+    return form is not None and OPERATORS.of(form.op).has(Trait.CONVOLUTION)
 
 
 @dataclass(frozen=True)
@@ -88,7 +95,7 @@ def _convolutions(types: AxisTypes) -> dict[str, list[Call]]:
     """The calls that convolve with the same weight, by its first name, or by the node where it is computed."""
     calls: dict[str, list[Call]] = {}
     for call in types.ir.calls.values():
-        if call.op in CONVOLUTIONS:
+        if OPERATORS.of(call.op).has(Trait.CONVOLUTION):
             weight = call.argument(1, "weight")
             name = types.ir.aliases.get(weight.name, weight.name) if isinstance(weight, TensorRef) else weight.name
             calls.setdefault(name, []).append(call)
@@ -123,7 +130,7 @@ def _refusal(
     """Why the kernel cannot shrink at all; None where nothing speaks against it."""
     if max(sizes) % 2 == 0:
         return f"the kernel {_shown(sizes)} is even: it has no centre"
-    if any(call.node.op != "call_module" or type(_layer(types, call)) not in LAYERS for call in calls):
+    if any(call.node.op != "call_module" or not is_convolution(_layer(types, call)) for call in calls):
         return "the kernel is computed or read by forward: it is not that of a convolution layer"
     if not isinstance(types.ir.tensor(weight), nn.Parameter):
         return "the kernel is no parameter"

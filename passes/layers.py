@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch.nn.functional as F
 from torch.fx import Node
 
-from .architecture import Architecture, Layer, Size
-from .axes import Axes, AxisTypes, operator_name
-from .calls import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS, Call, TensorRef
+from .architecture import Architecture, Size, SizedLayer
+from .axes import Axes, AxisTypes
 from .choices import Choices
+from .ops.calls import Call, TensorRef
+from .ops.record import Trait
+from .ops.registry import OPERATORS, operator_name
 from .terms import K, Perm, Prod, Sym, Term, resolve
-
-CONVOLVING = (*CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS)
 
 
 def architecture(types: AxisTypes, choices: Choices) -> Architecture:
@@ -23,25 +22,25 @@ def architecture(types: AxisTypes, choices: Choices) -> Architecture:
     return Architecture(type(types.ir.root).__name__, tuple(_layers(types, choices)), tuple(blocks))
 
 
-def _layers(types: AxisTypes, choices: Choices) -> Iterator[Layer]:
+def _layers(types: AxisTypes, choices: Choices) -> Iterator[SizedLayer]:
     names = {symbol: name for name, symbol in choices.symbols.items()}
     multiplying = {node for node, _ in types.macs}
     for node in types.ir.graph.nodes:
         call = types.ir.calls.get(node)
-        if call is None or (node not in multiplying and call.op is not F.embedding):
+        if call is None or (node not in multiplying and not OPERATORS.of(call.op).has(Trait.LOOKUP)):
             continue
         weight = _weight(types, call)
         if weight is not None:
             yield _layer(types, choices, call, weight, names)
 
 
-def _layer(types: AxisTypes, choices: Choices, call: Call, weight: str, names: Mapping[Sym, str]) -> Layer:
+def _layer(types: AxisTypes, choices: Choices, call: Call, weight: str, names: Mapping[Sym, str]) -> SizedLayer:
     node, shape = call.node, types.ir.tensor(weight).shape
-    convolves = call.op in CONVOLVING
-    depthwise = call.op in CONVOLUTIONS and call.argument(6, "groups", 1) > 1 and shape[1] == 1
+    convolves = OPERATORS.of(call.op).has(Trait.CONVOLUTION, Trait.TRANSPOSED_CONVOLUTION)
+    depthwise = OPERATORS.of(call.op).has(Trait.CONVOLUTION) and call.argument(6, "groups", 1) > 1 and shape[1] == 1
     kernel = choices.kernels.by_weight.get(types.ir.aliases.get(weight, weight))
     around = tuple(name for name in choices.space.blocks if node in choices.blocks[name].nodes)
-    return Layer(
+    return SizedLayer(
         str(node.target) if node.op == "call_module" else weight.rpartition(".")[0] or node.name,
         f"{'depthwise ' if depthwise else ''}{operator_name(call.op)}",
         _size(_first(types.values[node])[1 if convolves else -1], names),

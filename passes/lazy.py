@@ -8,8 +8,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 
-def attach(package: str, homes: Mapping[str, Iterable[str]]) -> Callable[[str], Any]:
-    """The ``__getattr__`` of a package whose names stand in the modules of `homes`; those in the package are modules.
+def attach(package: str, homes: Mapping[str, Iterable[str]]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Return ``__getattr__`` and ``__dir__`` of a package whose names stand in the modules of `homes`.
+
+    The home of a sub-package is the package itself: ``{"bnas": ("search",)}``. `dir` lists ``__all__``, the
+    sub-packages and the names with two underscores; what the package imported for itself is not shown.
 
     Another name must not be that of a module of the package: once imported, the module would hide it.
     """
@@ -24,4 +27,8 @@ def attach(package: str, homes: Mapping[str, Iterable[str]]) -> Callable[[str], 
         setattr(sys.modules[package], name, value)  # found without this function from now on
         return value
 
-    return get
+    def names() -> list[str]:
+        there = vars(sys.modules[package])
+        return sorted({*known, *there["__all__"], *(name for name in there if name.startswith("__"))})
+
+    return get, names

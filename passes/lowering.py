@@ -13,68 +13,13 @@ from onnx import ModelProto
 from torch import Tensor
 from torch.fx import GraphModule
 
-from . import (
-    lowering_activations,
-    lowering_arithmetic,
-    lowering_attention,
-    lowering_convolutions,
-    lowering_factories,
-    lowering_gathers,
-    lowering_indexing,
-    lowering_layouts,
-    lowering_norms,
-    lowering_pads,
-    lowering_pools,
-    lowering_recurrent,
-    lowering_reductions,
-    lowering_resizes,
-    lowering_sampling,
-    lowering_selections,
-    lowering_views,
-)
 from .errors import LoweringError
 from .frontend.opaque_method import OpaqueMethod
-from .lowering_builder import IR_VERSION, OPSET, OnnxBuilder
+from .lowering_builder import OnnxBuilder
 from .lowering_execution import SampleError
-from .lowering_site import LOWERING, Rule, Site, Value, register_lowering
-from .lowering_sizes import BATCH, DimSizes, Size, dim_sizes
+from .lowering_site import Value
+from .lowering_sizes import DimSizes, Size, dim_sizes
 from .lowering_walk import GraphWalk, Scope, bound_inputs
-
-FAMILIES = (
-    lowering_activations,
-    lowering_arithmetic,
-    lowering_attention,
-    lowering_convolutions,
-    lowering_factories,
-    lowering_gathers,
-    lowering_indexing,
-    lowering_layouts,
-    lowering_norms,
-    lowering_pads,
-    lowering_pools,
-    lowering_recurrent,
-    lowering_reductions,
-    lowering_resizes,
-    lowering_sampling,
-    lowering_selections,
-    lowering_views,
-)
-"""The modules whose rules are registered when they are imported."""
-
-__all__ = [
-    "BATCH",
-    "IR_VERSION",
-    "LOWERING",
-    "OPSET",
-    "Rule",
-    "Site",
-    "Value",
-    "lower",
-    "lowered_graph",
-    "named_outputs",
-    "register_lowering",
-]
-
 
 SIZES = "bnas.sizes"
 """The name of the property in ``metadata_props`` with the example's sizes of the dynamic axes, as JSON."""

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.fx.node import map_aggregate
 
-from .calls import Call
 from .errors import LoweringError
-from .lowering_shapes import quick_result
-from .lowering_site import Value, operator_name
+from .frontend.on_meta import hooked, quick_call, quick_leaf, run_leaf, run_on_meta
+from .lowering_site import Value
 from .lowering_sizes import BATCH, Size, leaves
+from .ops.calls import Call, form_of
+from .ops.record import Trait
+from .ops.registry import OPERATORS, qualified_name
 
 META = torch.device("meta")
 CPU = torch.device("cpu")
@@ -49,6 +51,9 @@ class Execution:
         self._node = call.node
         self._place = place
         self._second = False
+        self._module = root.get_submodule(str(call.node.target)) if call.node.op == "call_module" else None
+        form = None if self._module is None or hooked(self._module) else form_of(self._module)
+        self._form = form if form is not None and callable(form.op) else None
         found = list(leaves([args, kwargs]))
         self.constant = not any(_follows_input(leaf) for leaf in found)
         """Whether the result is the same for all inputs."""
@@ -91,15 +96,16 @@ class Execution:
 
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
-            quick = None if self.constant else quick_result(self._call, self._concrete)
-            if quick is not None:
-                return quick
             if self._picks_by_mask():
                 return self._picked()
             if self._call.op is operator.getitem and not self.constant:
                 args = args[0], map_aggregate(args[1], _place)
+            args, kwargs = map_aggregate(args, self._concrete), map_aggregate(kwargs, self._concrete)
+            found = None if self.constant else self._quick(args, kwargs)
+            if found is not None:
+                return found
             with CPU if self.constant else META:
-                return self._invoke(map_aggregate(args, self._concrete), map_aggregate(kwargs, self._concrete))
+                return self._invoke(args, kwargs)
         except Exception as error:
             if self.constant:
                 raise LoweringError(f"{self._told(error)}.") from error
@@ -109,11 +115,11 @@ class Execution:
             ) from error
 
     def _told(self, error: Exception) -> str:
-        return f"{self._place}: {operator_name(self._call.op)} fails: {type(error).__name__}: {error}"
+        return f"{self._place}: {qualified_name(self._call.op)} fails: {type(error).__name__}: {error}"
 
     def _picks_by_mask(self) -> bool:
         """Whether the call is ``x[mask]``, which PyTorch cannot run without the numbers of the mask."""
-        if self._call.op not in (operator.getitem, torch.masked_select) or self.constant:
+        if not OPERATORS.of(self._call.op).has(Trait.PICKS) or self.constant:
             return False
         mask = self._call.argument(1, "mask")
         return isinstance(mask, Value) and mask.tensor.dtype in (torch.bool, torch.uint8) and mask.tensor.ndim > 0
@@ -126,15 +132,28 @@ class Execution:
             raise IndexError(f"a mask of {tuple(mask.shape)} does not fit a tensor of {tuple(source.shape)}")
         return torch.empty((COUNTS[self._second], *source.shape[mask.ndim :]), dtype=source.dtype, device=META)
 
+    def _quick(self, args: Any, kwargs: Any) -> Any:
+        """What the record of the operator says without running it; None if PyTorch has to."""
+        if self._module is None:
+            return quick_call(self._node.op, self._node.target, args, kwargs)
+        return None if self._form is None else quick_leaf(self._module, self._form, args, kwargs)
+
     def _invoke(self, args: Any, kwargs: Any) -> Any:
-        node = self._node
-        if callable(node.target):
-            return node.target(*args, **kwargs)
+        """Run the node: for real if the result is constant, else by the engine that the capture uses too."""
+        node, target = self._node, self._node.target
+        if self._module is not None:
+            return self._call_layer(self._module, args, kwargs)
+        if not self.constant:
+            return run_on_meta(node.op, target, args, kwargs)
         if node.op == "call_method":
-            return getattr(args[0], node.target)(*args[1:], **kwargs)
-        module = self._root.get_submodule(node.target)
+            return getattr(args[0], str(target))(*args[1:], **kwargs)
+        return target(*args, **kwargs)  # type: ignore[operator]
+
+    def _call_layer(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         if self.constant:
             return module(*args, **kwargs)
+        if self._form is not None:
+            return run_leaf(module, self._form, args, kwargs)
         named = [*module.named_parameters(), *module.named_buffers()]
         state = {name: torch.empty_like(tensor, device=META) for name, tensor in named}
         return functional_call(module, state, args, kwargs)

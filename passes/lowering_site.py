@@ -1,4 +1,4 @@
-"""What a lowering rule sees of one call, and the table of rules.
+"""What an ONNX rule sees of one call.
 
 While a graph is lowered its tensors live on the meta device, where only shapes and dtypes are computed, at two sets of
 sizes of its dynamic axes: a size that differs stays dynamic in the ONNX graph, every other one is fixed. What does not
@@ -18,11 +18,13 @@ from torch import Tensor, nn
 from torch.fx import Node
 from torch.fx.node import map_aggregate
 
-from .calls import Call, Operator
-from .errors import LoweringError, RuleError
+from .errors import LoweringError
 from .lowering_builder import OnnxBuilder, onnx_type
 from .lowering_simplify import through_reshapes, through_transposes
 from .lowering_sizes import AnySize, Size, leaves, pair_of, same_size, size_of
+from .ops.calls import Call
+from .ops.record import Target
+from .ops.registry import OPERATORS, qualified_name
 
 
 class Memory:
@@ -250,14 +252,14 @@ class Site:
             result, twin = (_called(op, args, second) for second in (False, True))
         return Site(self.builder, Call(self.node, op, args), result, self.scope, self.root, twin)
 
-    def at(self, op: Operator, first: Value, *rest: Any) -> Site:
+    def at(self, op: Target, first: Value, *rest: Any) -> Site:
         """The site of another operator, whose result has the shape of `first`."""
         return Site(self.builder, Call(self.node, op, (first, *rest)), first.tensor, self.scope, self.root, first.twin)
 
     def lowered(self, op: Callable[..., Any], *args: Any) -> Value:
         """The value of another operator of one result, lowered by its own rule."""
         site = self.derived(op, *args)
-        return Value(site.result, str(LOWERING[op](site)), twin=site.twin)
+        return Value(site.result, str(OPERATORS[op].onnx(site)), twin=site.twin)
 
     def positions(self, source: Value) -> Value:
         """The number of each entry of `source` in row-major order, in its shape."""
@@ -296,30 +298,11 @@ class Site:
 
     def refuse(self, reason: str) -> LoweringError:
         """The error that this call cannot be lowered for `reason`, to be raised."""
-        return LoweringError(f"{self.scope}: {operator_name(self.call.op)} (node {self.node.name!r}) {reason}")
+        return LoweringError(f"{self.scope}: {qualified_name(self.call.op)} (node {self.node.name!r}) {reason}")
 
 
 def _placeless(size: AnySize) -> bool:
     return isinstance(size, Size) and size.name is None and size.of is None
-
-
-Rule: TypeAlias = Callable[[Site], "str | Sequence[str]"]
-"""Emits the nodes of a call and returns the names of its results, one for each tensor that PyTorch returns."""
-
-LOWERING: dict[Operator, Rule] = {}
-"""Canonical operator: how it is written in ONNX."""
-
-
-def register_lowering(*ops: Operator) -> Callable[[Rule], Rule]:
-    """Make the decorated function the lowering rule of `ops`; a second rule for one of them is a `RuleError`."""
-
-    def register(rule: Rule) -> Rule:
-        if taken := [operator_name(op) for op in ops if op in LOWERING]:
-            raise RuleError(f"{', '.join(taken)}: already has a lowering rule, so {rule.__name__} cannot be another")
-        LOWERING.update(dict.fromkeys(ops, rule))
-        return rule
-
-    return register
 
 
 ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
@@ -377,12 +360,3 @@ def _meta(leaf: Any, second: bool) -> Any:
     if not isinstance(leaf, Value):
         return leaf
     return torch.empty_like(leaf.twin if second and leaf.twin is not None else leaf.tensor, device="meta")
-
-
-def operator_name(op: Any) -> str:
-    """A readable name of an operator for messages."""
-    if isinstance(op, str):
-        return f"Tensor.{op}"
-    module = str(getattr(op, "__module__", None) or "torch")
-    # PyTorch's built-in functions say that they belong to some private module.
-    return f"{'torch' if module.startswith('torch._') else module}.{getattr(op, '__name__', op)}"

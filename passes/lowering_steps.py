@@ -9,14 +9,15 @@ from typing import Any
 from torch import Tensor, nn
 from torch.fx.node import map_aggregate
 
-from .calls import Call
 from .errors import LoweringError, RuleError
 from .lowering_builder import OnnxBuilder
 from .lowering_execution import Execution
-from .lowering_site import LOWERING, Site, Value, operator_name
+from .lowering_site import Site, Value
 from .lowering_sizes import leaves
+from .ops.calls import Call
+from .ops.registry import OPERATORS, qualified_name
 
-REMEDY = "give it a rule with bnas.passes.lowering.register_lowering"
+REMEDY = "register a record of it with an ONNX rule: bnas.passes.register(Operator(..., onnx=rule))"
 
 
 @dataclass(frozen=True)
@@ -60,15 +61,17 @@ def applied(builder: OnnxBuilder, step: Step, result: Any, twin: Any) -> Sequenc
         LoweringError: there is no rule, or it refuses.
     """
     call = step.call
-    if call.op not in LOWERING:
+    rule = OPERATORS.of(call.op).onnx
+    if rule is None:
         raise LoweringError(
-            f"{step.place}: no lowering rule for {operator_name(call.op)} (node {call.node.name!r}); {REMEDY}"
+            f"{step.place}: no lowering rule for {qualified_name(call.op)} (node {call.node.name!r}); {REMEDY}"
         )
-    tensors, names = tensors_of(result), LOWERING[call.op](step.site(builder, result, twin))
+    tensors, names = tensors_of(result), rule(step.site(builder, result, twin))
     names = [names] if isinstance(names, str) else names
     if len(names) != len(tensors):
         raise RuleError(
-            f"{step.place}: the rule for {operator_name(call.op)} gives {len(names)} results for {len(tensors)} tensors"
+            f"{step.place}: the rule for {qualified_name(call.op)} gives {len(names)} results for "
+            f"{len(tensors)} tensors"
         )
     return names
 

@@ -15,16 +15,18 @@ from torch.fx import Graph, GraphModule, Node, Proxy, Tracer
 from torch.fx.node import map_aggregate
 from torch.fx.proxy import GraphAppendingTracer
 
-from .calls import RECURRENT, Call, TensorRef, call_of, recurrent
 from .errors import LoweringError
 from .frontend.entry import check_length, check_sizes
 from .lowering_builder import OnnxBuilder
 from .lowering_execution import Execution
-from .lowering_numbers import calculated
-from .lowering_site import LOWERING, Site, Value, operator_name
+from .lowering_site import Site, Value
 from .lowering_sizes import Size, leaves
 from .lowering_steps import REMEDY, Step, applied, tensors_of
 from .lowering_writes import Writes
+from .ops.calls import Call, TensorRef, call_of
+from .ops.numbers import calculated
+from .ops.registry import OPERATORS, qualified_name
+from .ops.rnn import MODULES, recurrent
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class GraphWalk:
         number = calculated(site)
         if number is not None:
             return number
-        if call.op not in LOWERING and _is_foreign(call.op):
+        if OPERATORS.of(call.op).onnx is None and _is_foreign(call.op):
             return self._inline_function(scope, call)
         args, kwargs = self._resolve(scope, node.args), self._resolve(scope, node.kwargs)
         return self._lower(Step(scope.root, scope.path(node), call, args, kwargs))
@@ -172,7 +174,7 @@ class GraphWalk:
             return Proxy(graph.placeholder(f"x{len(values)}"), tracer)
 
         args, kwargs = map_aggregate(call.args, proxy), map_aggregate(call.kwargs, proxy)
-        what = f"{scope.path(call.node)}: {operator_name(call.op)}"
+        what = f"{scope.path(call.node)}: {qualified_name(call.op)}"
         result = _traced(what, call.op, *args, **kwargs)  # type: ignore[arg-type]
         graph.output(map_aggregate(result, lambda leaf: leaf.node if isinstance(leaf, Proxy) else leaf))
         return self.run(Scope(scope.root, f"{scope.path(call.node)}."), graph, values)
@@ -207,7 +209,7 @@ def _recurrent_call(node: Node, root: nn.Module) -> Call | None:
     """The call of a recurrent layer, which has no functional form with its weights one by one."""
     module = root.get_submodule(str(node.target)) if node.op == "call_module" else None
     hooked = module is not None and bool(module._forward_hooks or module._forward_pre_hooks)
-    if type(module) not in RECURRENT or hooked:
+    if type(module) not in MODULES or hooked:
         return None
     return Call(node, recurrent, tuple(node.args), {**node.kwargs, "layer": module})
 

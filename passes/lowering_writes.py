@@ -14,20 +14,12 @@ from typing import Any
 import torch
 from torch.fx.node import map_aggregate
 
-from .calls import Operator, identity
 from .errors import LoweringError
 from .lowering_builder import OnnxBuilder
-from .lowering_site import LOWERING, Site, Value
+from .lowering_site import Site, Value
 from .lowering_steps import Step, seen_again
-
-SAME_ENTRIES: tuple[Operator, ...] = (
-    *(torch.reshape, torch.flatten, torch.unflatten, torch.squeeze, torch.unsqueeze, torch.detach, identity),
-    *("view_as", "reshape_as"),
-)
-"""Views of all entries in their order."""
-
-PERMUTATIONS: tuple[Operator, ...] = (torch.permute, torch.transpose, torch.t, torch.movedim)
-"""Views of all entries with the axes in another order."""
+from .ops.record import Trait
+from .ops.registry import OPERATORS
 
 
 class Writes:
@@ -83,14 +75,15 @@ class Writes:
         """What a view was made of, once the view has the content `new`."""
         source = self.current(step.source)  # type: ignore[arg-type]
         before = site.like(source, "")
-        if step.call.op in SAME_ENTRIES or (step.call.op is getattr and step.call.args[1] == "data"):
+        data = step.call.op is getattr and step.call.args[1] == "data"
+        if data or OPERATORS.of(step.call.op).has(Trait.SAME_ENTRIES):
             return replace(before, name=site.reshape(new, source.sizes))
         order = _order(step, source)
         if order is not None:
             return replace(before, name=site.transpose(new, [order.index(axis) for axis in range(len(order))]))
         if step.call.op is operator.getitem:
-            name = LOWERING[operator.setitem](site.at(operator.setitem, source, step.call.args[1], new))
-            return replace(before, name=str(name))
+            write = site.at(operator.setitem, source, step.call.args[1], new)
+            return replace(before, name=str(OPERATORS[operator.setitem].onnx(write)))
         seen = seen_again(self._builder, step, site.positions(source))
         return replace(before, name=scattered(site, source, seen, site.name(new)))
 
@@ -104,7 +97,7 @@ def scattered(site: Site, source: Value, positions: Value, new: str) -> str:
 def _order(step: Step, source: Value) -> list[int] | None:
     """The order of axes of a view: that of a tensor whose sizes are their own numbers; ``None`` for other views."""
     turns = step.call.op is getattr and step.call.args[1] in ("T", "mT")
-    if step.call.op not in PERMUTATIONS and not turns:
+    if not OPERATORS.of(step.call.op).has(Trait.PERMUTATION) and not turns:
         return None
     numbered = Value(torch.empty(tuple(range(source.tensor.ndim)), device="meta"), "")
     return list(step.on(numbered).run().result.shape)

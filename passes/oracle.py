@@ -22,10 +22,12 @@ from torch.overrides import TorchFunctionMode
 
 from .axes import AxisTypes
 from .blocks import Block
-from .calls import Call, TensorRef, with_numbers
-from .frontend.aten import in_python
 from .frontend.structure import map_leaves
 from .kernels import Kernel
+from .ops.aten import in_python
+from .ops.calls import Call, TensorRef, with_numbers
+from .ops.record import Operator, Trait
+from .ops.registry import OPERATORS
 from .selection import index
 from .skeleton import Skeleton
 from .space import Subnet
@@ -129,22 +131,18 @@ class Measure:
         return value
 
     def activated(self, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """What the forward gets from an activation of `FLAT`."""
+        """What the forward gets from an activation that is flat somewhere."""
         return func(input, *args, **kwargs)  # type: ignore[no-any-return]
 
 
-_CLAMPED = ("relu", "relu_", "clamp", "clamp_", "clamp_min", "clamp_min_", "clamp_max", "clamp_max_", "clip")
-_HARD = ("relu6", "hardtanh", "hardtanh_", "hardswish", "hardsigmoid", "hardshrink", "softshrink", "threshold")
-FLAT = frozenset(
-    getattr(owner, name) for owner in (torch, Tensor, F) for name in (*_CLAMPED, *_HARD) if hasattr(owner, name)
-)
-"""Activations that give the same for many inputs, in every spelling."""
+STATISTICS = ("mean", "var", "std")
+"""What is taken over axes, without a weight."""
 
-MEANS: Mapping[Any, str] = {getattr(owner, name): name for owner in (torch, Tensor) for name in ("mean", "var", "std")}
-NORMS: Mapping[Any, str] = {
-    getattr(owner, name): name for owner in (F, torch) for name in ("layer_norm", "rms_norm", "group_norm")
-}
-"""Every spelling of an operator that takes statistics."""
+
+def record_of(func: Any) -> Operator:
+    """The record of a function or method as PyTorch hands it to a mode."""
+    name = getattr(func, "__name__", "")
+    return OPERATORS.of(name if name and getattr(Tensor, name, None) is func else func)
 
 
 class OverKept(TorchFunctionMode):
@@ -161,13 +159,12 @@ class OverKept(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Called for every function of torch."""
         func, args, kwargs = in_python(func, args, kwargs or {})
-        if func in NORMS:
-            return getattr(self, NORMS[func])(*args, **_without(kwargs, "cudnn_enable", "cudnn_enabled"))
-        if func is torch._weight_norm:
-            return _directed(*args, **kwargs)
-        if func in MEANS:
-            return self._mean(func, *args, **kwargs)
-        if func in FLAT:
+        record = record_of(func)
+        if record.kept in STATISTICS:
+            return self._statistic(record.kept, func, *args, **kwargs)
+        if record.kept:
+            return getattr(self, record.kept)(*args, **_without(kwargs, "cudnn_enable", "cudnn_enabled"))
+        if record.has(Trait.FLAT):
             return self.measure.activated(func, *args, **kwargs)
         return func(*args, **kwargs)
 
@@ -222,24 +219,23 @@ class OverKept(TorchFunctionMode):
         shape = [-1, *[1] * (input.ndim - 2)]
         return _affine(out, None if weight is None else weight.view(shape), None if bias is None else bias.view(shape))
 
-    def _mean(self, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def weight_norm(self, v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+        """As in torch, but a row of zeros, which is one that is dropped, stays one."""
+        axes = tuple(axis for axis in range(v.ndim) if axis != dim)
+        length = torch.linalg.vector_norm(v, dim=axes, keepdim=True)
+        return v * (g / torch.where(length == 0, 1, length))
+
+    def _statistic(self, name: str, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """A mean or variance of the kept entries; where all are kept, what torch makes of them."""
-        dims, correction = _reduced(MEANS[func], input, *args, **kwargs)
+        dims, correction = _reduced(name, input, *args, **kwargs)
         rest = [axis for axis in range(input.ndim) if axis not in dims]
         entries = input.permute(*rest, *dims)
         mask = self.measure.mask(entries.reshape(-1, *entries.shape[len(rest) :]))
         value: Tensor = func(input, *args, **kwargs)
         if not mask.all():
-            found = _statistic(MEANS[func], entries.flatten(len(rest))[..., mask.flatten()], correction)
+            found = _statistic(name, entries.flatten(len(rest))[..., mask.flatten()], correction)
             value = found.to(value.dtype).reshape(value.shape)
         return self.measure.mean(value)
-
-
-def _directed(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
-    """`torch._weight_norm`, in which a row of zeros, which is one that is dropped, stays one."""
-    axes = tuple(axis for axis in range(v.ndim) if axis != dim)
-    length = torch.linalg.vector_norm(v, dim=axes, keepdim=True)
-    return v * (g / torch.where(length == 0, 1, length))
 
 
 def _statistic(name: str, entries: Tensor, correction: float) -> Tensor:
@@ -365,9 +361,10 @@ def _saved(model: nn.Module) -> dict[str, Tensor]:
 def _all_known(skeleton: Skeleton) -> bool:
     """Whether the weights of norms say all that is dropped before statistics are taken."""
     types = skeleton.types
-    norms = [call.argument(2, "weight") for call in skeleton.ir.calls.values() if call.op in NORMS]
+    calls = [(OPERATORS.of(call.op), call) for call in skeleton.ir.calls.values()]
+    norms = [call.argument(2, "weight") for record, call in calls if record.has(Trait.STREAM_NORM)]
     stored = all(isinstance(w, TensorRef) or (isinstance(w, Node) and w.op == "get_attr") for w in norms)
-    means = (call for call in skeleton.ir.calls.values() if call.op in MEANS)
+    means = (call for record, call in calls if record.kept in STATISTICS)
     return stored and not any(any(symbols(term)) for call in means for term in _averaged(types, call))
 
 
@@ -376,7 +373,7 @@ def _averaged(types: AxisTypes, call: Call) -> list[Term]:
     given = with_numbers(call)
     source, *args = given.args or (given.kwargs["input"],)
     value = source.meta["value"]
-    dims, _ = _reduced(MEANS[call.op], value, *args, **_without(given.kwargs, "input"))
+    dims, _ = _reduced(OPERATORS.of(call.op).kept, value, *args, **_without(given.kwargs, "input"))
     return [types.type(source)[dim] for dim in dims]
 
 

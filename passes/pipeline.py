@@ -129,18 +129,23 @@ class Pipeline:
 
 def _checked(one: Pass, before: Analysis) -> PassResult:
     """The result of a pass that keeps its promises; the runner notes refusals and changed outputs."""
-    missing = [name for name in one.needs if getattr(before, name) is None]
+    missing = [name for name in one.needs if not before.has(name)]
     if missing:
         raise PassError(f"{one.name!r} needs {missing[0]}, which no pass before it gives or a later one took away")
-    pins = 0 if before.types is None else len(before.types.pins)
+    pins = len(before.types.pins) if before.has("types") else 0
     result = one.apply(before)
     for problem in _broken(one, before, result):
         raise PassError(f"{one.name!r}: {problem}")
     after = result.analysis
-    pinned = after.types.pins[pins:] if after.types is before.types is not None else []
+    same = before.has("types") and after.has("types") and after.types is before.types
+    pinned = after.types.pins[pins:] if same else []
     told = {**after.refusals, one.name: tuple(dict.fromkeys((*result.refusals, *pinned)))}
-    changed = before.ir is not None and after.ir is not before.ir and not one.keeps_outputs
+    changed = _has_another_graph(before, after) and not one.keeps_outputs
     return replace(result, analysis=replace(after, refusals=told, rewritten=after.rewritten or changed))
+
+
+def _has_another_graph(before: Analysis, after: Analysis) -> bool:
+    return before.has("ir") and after.found.get("ir") is not before.ir
 
 
 def _broken(one: Pass, before: Analysis, result: PassResult) -> Iterator[str]:
@@ -149,10 +154,10 @@ def _broken(one: Pass, before: Analysis, result: PassResult) -> Iterator[str]:
         yield "it says that nothing is modified and gives another analysis"
     if after.model is not before.model:
         yield "it replaced the model, which is the user's"
-    yield from (f"it promises {name} and does not give it" for name in one.gives if getattr(after, name) is None)
+    yield from (f"it promises {name} and does not give it" for name in one.gives if not after.has(name))
     yield from problems(after)
     yield from one.broken(before, after)
-    if one.keeps_outputs and before.ir is not None and after.ir is not before.ir:
+    if one.keeps_outputs and _has_another_graph(before, after):
         error = difference(before, after)
         if not error <= TOLERANCE:
             yield (

@@ -13,7 +13,6 @@ from functools import cached_property
 from itertools import takewhile
 
 import torch
-import torch.nn.functional as F
 from torch.fx import Node
 
 from .axes import AxisTypes
@@ -21,11 +20,10 @@ from .blocks import Block, has_tensors, is_constant, nodes_between, writes_into
 from .errors import Diagnostic
 from .fusion import fused_next
 from .ir import IR, module_calls, path_of
+from .ops.record import Trait
+from .ops.registry import OPERATORS
 from .terms import Cat, K, Perm, Prod, Sym, Term, normalise, symbols
 from .unifier import Unifier
-
-JOINS = frozenset({torch.cat, torch.stack, torch.add})
-"""Where a branch may end that regions are looked for on. A branch that is multiplied gates another: it stays whole."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +118,10 @@ class Flow:
             until = max(until, self.last[place])
 
     def is_summed(self, place: int) -> bool:
-        """Whether the value goes straight into a sum or a concatenation."""
+        """Whether the value goes straight into a sum or a concatenation.
+
+        A branch that is multiplied gates another: it stays whole.
+        """
         while True:
             users = [user for user in self.nodes[place].users if self.sources[self.place[user]]]
             if len(users) != 1:
@@ -128,7 +129,7 @@ class Flow:
             place = self.place[users[0]]
             if len(self.sources[place]) > 1:
                 call = self.ir.calls.get(users[0])
-                return call is not None and call.op in JOINS
+                return call is not None and OPERATORS.of(call.op).has(Trait.JOIN)
 
 
 def find_regions(types: AxisTypes, covered: frozenset[Node], sizes: range, fused: bool = True) -> list[Block]:
@@ -197,15 +198,13 @@ def match_region(types: AxisTypes, entry: Node, out: Node) -> Block | Diagnostic
     return block
 
 
-SCALES = frozenset({torch.mul, torch.add, torch.sub, torch.div, torch.addcmul, F.prelu})
-NORMS = frozenset({F.layer_norm, F.rms_norm, F.group_norm, torch.group_norm})
-"""What reads a stream needs these; a batch norm belongs to one layer, and may be left out with its activation."""
-
-
 def _only_scales(types: AxisTypes, node: Node) -> bool:
-    """Whether the operator is a norm, also one that is written by hand: what comes after it needs it."""
+    """Whether the operator is a norm, also one that is written by hand: what comes after it needs it.
+
+    A batch norm is none: it belongs to one layer, and may be left out with its activation.
+    """
     call = types.ir.calls.get(node)
-    return call is not None and call.op in SCALES | NORMS
+    return call is not None and OPERATORS.of(call.op).has(Trait.SCALE, Trait.STREAM_NORM)
 
 
 def rigid_if_tied(types: AxisTypes, block: Block) -> list[Diagnostic]:

@@ -7,10 +7,9 @@ import re
 
 from torch.fx import Node
 
-from .axes import operator_name
-from .calls import canonical
 from .errors import ElasticityError
 from .ir import IR
+from .ops.registry import OPERATORS, operator_name
 from .patterns import module_path, near_names
 
 
@@ -62,7 +61,7 @@ def _operator(ir: IR, node: Node) -> str:
 def _peer_operator(name: str) -> str:
     """``relu_`` is relu, and ``__iadd__`` is add."""
     plain = name.strip("_")
-    return operator_name(canonical(getattr(operator, plain, plain)))
+    return operator_name(OPERATORS.canonical(getattr(operator, plain, plain)))
 
 
 def spelling(name: str) -> str:

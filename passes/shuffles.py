@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.fx import Graph, Node
 
-from .calls import canonical
+from .ops.registry import OPERATORS
 
 
 def spell_shuffles(graph: Graph) -> None:
@@ -77,7 +77,7 @@ def _is_size(node: Node) -> bool:
 
 
 def _operator(node: Node) -> Any:
-    return canonical(node.target) if node.op in ("call_function", "call_method") else None
+    return OPERATORS.canonical(node.target) if node.op in ("call_function", "call_method") else None
 
 
 def _shape(node: Node) -> tuple[int, ...]:

@@ -18,13 +18,13 @@ from torch.fx import Graph, GraphModule, Node
 
 from .axes import AxisTypes, Moved, Replacement, Rewrite
 from .blocks import Block
-from .calls import Dynamic, form_of
 from .choices import Choices
 from .frames import Frame, Frames, make_shell
 from .ir import IR
-from .kernels import LAYERS
-from .recurrent import fit as fit_recurrent
-from .recurrent import settle
+from .kernels import is_convolution
+from .ops.calls import Dynamic, form_of
+from .ops.rnn import fit as fit_recurrent
+from .ops.rnn import settle
 from .selection import active, kept, moved
 from .shrinking import Matrices, fit_kernel
 from .slot import Copies, Slot
@@ -342,7 +342,7 @@ def fit(shell: nn.Module, slots: Mapping[str, Slot]) -> None:
     if fit_recurrent(shell, slots) or first is None:
         return
     shape, settings = first.shape, vars(shell)  # not by attribute: a module looks for tensors in what it is given
-    if isinstance(shell, LAYERS):
+    if is_convolution(shell):
         settings.update(out_channels=shape[0], in_channels=shape[1] * shell.groups)
         fit_kernel(shell, tuple(first.shared.shape[2:]), shape[2:])
     elif isinstance(shell, nn.Linear):

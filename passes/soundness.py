@@ -12,19 +12,19 @@ from .terms import resolve
 
 def problems(analysis: Analysis) -> Iterator[str]:
     """What is inconsistent in an analysis: the graph in itself, or what was found with the graph."""
-    if analysis.ir is not None:
+    if analysis.has("ir"):
         yield from _of_graph(analysis.ir)
-    if analysis.types is not None:
+    if analysis.has("types"):
         yield from _of_types(analysis)
-    if analysis.blocks is not None:
+    if analysis.has("blocks"):
         inside = set(analysis.ir.graph.nodes)
         strangers = (b.name for b in analysis.blocks.found if not {b.entry, b.out, *b.body} <= inside)
         yield from (f"block {name} is not of this graph" for name in strangers)
-    if analysis.kernels is not None:
+    if analysis.has("kernels"):
         inside = set(analysis.ir.graph.nodes)
         strangers = (name for name, kernel in analysis.kernels.found.items() if not kernel.nodes <= inside)
         yield from (f"the kernel {name} is not of this graph" for name in strangers)
-    if analysis.choices is not None:
+    if analysis.has("choices"):
         bound = (name for name, symbol in analysis.choices.symbols.items() if resolve(symbol) is not symbol)
         yield from (f"the width {name} was bound after it had become a choice" for name in bound)
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .errors import SubnetError
+from .wording import braced, count, counted, indented, listed, ranges
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +53,12 @@ class Subnet:
     def __reduce__(self) -> tuple[Any, ...]:
         """Mapping proxies do not pickle by themselves."""
         return Subnet, (dict(self.widths), self.skipped, dict(self.kernels))
+
+    def __repr__(self) -> str:
+        """What is chosen, as Python makes it; abbreviated where that is long."""
+        widths, kernels = ([f"{name!r}: {size}" for name, size in one.items()] for one in (self.widths, self.kernels))
+        parts = {"widths": widths, "skipped": [repr(name) for name in sorted(self.skipped)], "kernels": kernels}
+        return f"Subnet({', '.join(f'{name}={braced(entries)}' for name, entries in parts.items() if entries)})"
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for a JSON file; `from_json` reads it back."""
@@ -116,8 +127,35 @@ class SearchSpace:
             yield chain, len(chain) if self.depth_limit is None else min(self.depth_limit, len(chain))
 
     def __len__(self) -> int:
-        """Number of sub-networks; Python's `len` stops at ``sys.maxsize``, `size` does not."""
+        """Number of sub-networks, where Python's `len` can say it; `size` always can.
+
+        Raises:
+            OverflowError: there are more than ``sys.maxsize``.
+        """
+        if self.size > sys.maxsize:
+            raise OverflowError(
+                f"this space has {count(self.size)} sub-networks, and len() ends at sys.maxsize; read `space.size`"
+            )
         return self.size
+
+    def __bool__(self) -> bool:
+        """True: every space has its maximal sub-network. Without this, `bool` would ask `len`."""
+        return True
+
+    def __repr__(self) -> str:
+        """How many sub-networks there are, and what may change."""
+        return indented(f"SearchSpace with {counted(self.size, 'sub-network')}", self.described())
+
+    def described(self) -> Iterator[str]:
+        """A line for each kind of choice that there is."""
+        limit = "" if self.depth_limit is None else f", at most {self.depth_limit} of a chain"
+        if self.widths:
+            yield f"{counted(len(self.widths), 'width')}: {ranges(self.widths)}"
+        if self.blocks:
+            names = listed(self.blocks, len(self.blocks))
+            yield f"{counted(len(self.blocks), 'skippable block')}{limit}: {names}"
+        if self.kernels:
+            yield f"{counted(len(self.kernels), 'kernel')}: {ranges(self.kernels)}"
 
     def variables(self) -> tuple[Variable, ...]:
         """The decisions in the order of `encode` and `decode`."""
@@ -188,13 +226,18 @@ class SearchSpace:
             kept.update(skipped[: max(0, len(skipped) - limit)])
         return Subnet(subnet.widths, subnet.skipped - kept, subnet.kernels) if kept else subnet
 
-    def sample(self, generator: np.random.Generator, full: float = 0.0) -> Subnet:
+    def sample(self, generator: int | np.random.Generator | torch.Generator, full: float = 0.0) -> Subnet:
         """Uniformly random among all sub-networks of this space.
 
         Args:
-            generator: where randomness comes from.
+            generator: where randomness comes from: a seed, which gives the same sub-network each time, or a generator
+                of NumPy or PyTorch, which goes on.
             full: every choice is then set to its largest with this probability, which makes larger sub-networks.
+
+        Raises:
+            SubnetError: that is no generator and no seed.
         """
+        generator = _generator(generator)
         subnet = self.decode([int(generator.integers(len(v.choices))) for v in self.variables()])
         if self.depth_limit is not None:
             skipped = {name for chain, limit in self.limits() for name in _sample_chain(chain, limit, generator)}
@@ -243,6 +286,22 @@ class SearchSpace:
         blocks, chains = (self.blocks, self.chains) if depth else ((), ())
         limit = min(limits, default=None)
         return SearchSpace(widths, blocks, self.inside, kernels, self.kernels_inside, chains, limit)
+
+
+def _generator(given: int | np.random.Generator | torch.Generator) -> np.random.Generator:
+    """NumPy's generator for a seed, or one that a generator of PyTorch, which goes on, gives the seed of."""
+    if isinstance(given, np.random.Generator):
+        return given
+    if isinstance(given, int | np.integer) and not isinstance(given, bool) and given >= 0:
+        return np.random.default_rng(int(given))
+    torch = sys.modules.get("torch")  # whoever has a generator of it has imported it
+    if torch is not None and isinstance(given, torch.Generator):
+        seed = torch.randint(2**63 - 1, (), generator=given, device=given.device)
+        return np.random.default_rng(int(seed))
+    raise SubnetError(
+        f"cannot draw with {given!r}; give a seed (a whole number from 0), or a generator: "
+        "numpy.random.default_rng(0), torch.Generator()"
+    )
 
 
 def _with_unused_full(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 from .analysis import Analysis
@@ -26,10 +26,10 @@ class Trace(Pass):
 
     def apply(self, analysis: Analysis) -> PassResult:
         """Trace the model with its example inputs."""
-        if analysis.ir is not None:
+        if analysis.has("ir"):
             return PassResult(analysis, False)
         ir = trace(analysis.model, analysis.example_inputs, analysis.dynamic, check=analysis.check)
-        return PassResult(replace(analysis, ir=ir), True, ir.diagnostics)
+        return PassResult(analysis.having(ir=ir), True, ir.diagnostics)
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,11 @@ class TypeAxes(Pass):
 
     def apply(self, analysis: Analysis) -> PassResult:
         """Type the graph by the registered rules."""
-        if analysis.types is not None:
+        if analysis.has("types"):
             return PassResult(analysis, False)
         types = analyse(analysis.ir)
         tie_groups(types, analysis.elasticity.overwrite_groups or ())
-        return PassResult(replace(analysis, types=types), True, tuple(types.pins))
+        return PassResult(analysis.having(types=types), True, tuple(types.pins))
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,10 @@ class FindBlocks(Pass):
 
     def apply(self, analysis: Analysis) -> PassResult:
         """Match the blocks."""
-        if analysis.blocks is not None:
+        if analysis.has("blocks"):
             return PassResult(analysis, False)
         blocks = in_training(analysis.ir, skippable_blocks(analysis.types, analysis.elasticity))
-        return PassResult(replace(analysis, blocks=blocks), True, (*blocks.refused, *blocks.ties))
+        return PassResult(analysis.having(blocks=blocks), True, (*blocks.refused, *blocks.ties))
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,12 @@ class FindKernels(Pass):
 
     def apply(self, analysis: Analysis) -> PassResult:
         """Match the convolutions; none where the settings leave kernels alone."""
-        if analysis.kernels is not None:
+        if analysis.has("kernels"):
             return PassResult(analysis, False)
         settings, kernels = analysis.elasticity, Kernels()
         if "kernel" in settings.dimensions:
             kernels = find_kernels(analysis.types, settings.min_kernel, settings.max_num_kernels)
-        return PassResult(replace(analysis, kernels=kernels), True, kernels.refused)
+        return PassResult(analysis.having(kernels=kernels), True, kernels.refused)
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,10 @@ class Choose(Pass):
 
     def apply(self, analysis: Analysis) -> PassResult:
         """Apply the policy."""
-        if analysis.choices is not None:
+        if analysis.has("choices"):
             return PassResult(analysis, False)
         choices = choose(analysis.types, analysis.blocks, analysis.elasticity, analysis.kernels)
-        return PassResult(replace(analysis, choices=choices), True, choices.refused)
+        return PassResult(analysis.having(choices=choices), True, choices.refused)
 
 
 PIPELINE = Pipeline((Trace(), TypeAxes(), FindBlocks(), FindKernels(), Choose()))

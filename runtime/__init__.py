@@ -13,9 +13,10 @@ from .origin import origin
 
 if TYPE_CHECKING:
     from .distillation import Distillation
-    from .errors import CheckpointError, TrainingError
-    from .evaluation import EvaluationError, accuracy, first_samples, fold, recalibrate
+    from .errors import BatchError, CheckpointError, TrainingError
+    from .evaluation import Batch, EvaluationError, Loader, Metric, accuracy, first_samples, fold, recalibrate
     from .evaluator import Evaluator
+    from .files import WriteError
     from .fine_tuning import fine_tune
     from .latency import Latency, LatencyError
     from .latency_measurement import measure_latency
@@ -27,31 +28,37 @@ if TYPE_CHECKING:
     from .onnx_session import OnnxModule, SessionError
     from .program import Program
     from .quantisation import Int8, Int8Report, QuantisationError
+    from .racing import Bar, RacingError
     from .rate import CosineSchedule
     from .recipe import Recipe
-    from .schedule import Schedule
+    from .schedule import Place, Schedule
     from .stage import Stage
     from .supernetwork import SuperNetwork
     from .training import Progress, Trainer
     from .validation import EpochRecord
     from .verification import verify
 
-__getattr__ = attach(
+__getattr__, __dir__ = attach(
     __name__,
     {
         "bnas.runtime.distillation": ("Distillation",),
         "bnas.runtime.errors": (
+            "BatchError",
             "CheckpointError",
             "TrainingError",
         ),
         "bnas.runtime.evaluation": (
+            "Batch",
             "EvaluationError",
+            "Loader",
+            "Metric",
             "accuracy",
             "first_samples",
             "fold",
             "recalibrate",
         ),
         "bnas.runtime.evaluator": ("Evaluator",),
+        "bnas.runtime.files": ("WriteError",),
         "bnas.runtime.fine_tuning": ("fine_tune",),
         "bnas.runtime.latency": (
             "Latency",
@@ -76,9 +83,16 @@ __getattr__ = attach(
             "Int8Report",
             "QuantisationError",
         ),
+        "bnas.runtime.racing": (
+            "Bar",
+            "RacingError",
+        ),
         "bnas.runtime.rate": ("CosineSchedule",),
         "bnas.runtime.recipe": ("Recipe",),
-        "bnas.runtime.schedule": ("Schedule",),
+        "bnas.runtime.schedule": (
+            "Place",
+            "Schedule",
+        ),
         "bnas.runtime.stage": ("Stage",),
         "bnas.runtime.supernetwork": ("SuperNetwork",),
         "bnas.runtime.training": (
@@ -91,6 +105,9 @@ __getattr__ = attach(
 )
 
 __all__ = [
+    "Bar",
+    "Batch",
+    "BatchError",
     "CheckpointError",
     "CosineSchedule",
     "Distillation",
@@ -102,13 +119,17 @@ __all__ = [
     "Latency",
     "LatencyError",
     "LatencyModel",
+    "Loader",
+    "Metric",
     "OnnxFallbackWarning",
     "OnnxModule",
     "OnnxReport",
     "OnnxWriteError",
+    "Place",
     "Program",
     "Progress",
     "QuantisationError",
+    "RacingError",
     "Recipe",
     "Schedule",
     "SessionError",
@@ -116,6 +137,7 @@ __all__ = [
     "SuperNetwork",
     "Trainer",
     "TrainingError",
+    "WriteError",
     "accuracy",
     "evaluate_onnx",
     "export_onnx",

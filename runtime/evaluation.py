@@ -13,6 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from bnas.passes import BnasError
 from bnas.passes.frontend.state import set_modes
 from bnas.passes.ir import as_program_call
+from bnas.passes.kernels import is_convolution
 
 from .layout import device_of, laid_out, placed
 from .nested import as_batch, batch_size, described, inputs_of, map_tensors, scores_of
@@ -108,7 +109,7 @@ def fused_layer(layer: nn.Module, norm: nn.Module) -> nn.Module | None:
     """A layer that computes what `norm` makes of the outputs of `layer`, or None where there is none."""
     if not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) or not norm.track_running_stats:
         return None
-    if type(layer) in (nn.Conv1d, nn.Conv2d, nn.Conv3d):
+    if is_convolution(layer):
         return fuse_conv_bn_eval(layer, norm)  # type: ignore[type-var]
     return fuse_linear_bn_eval(layer, norm) if type(layer) is nn.Linear else None
 

@@ -22,9 +22,9 @@ from .onnx_session import Array, SessionError, Source, open_session
 from .onnx_trial import eval_mode
 from .supernetwork import SuperNetwork
 
-Candidate: TypeAlias = "Source | GraphModule | Subnet"
+Candidate: TypeAlias = Source | GraphModule | Subnet
 """An ONNX model (the path of its file, or its serialised content), or what is lowered to one in memory first."""
-Inputs: TypeAlias = "Mapping[str, Array] | Array | Sequence[int] | None"
+Inputs: TypeAlias = Mapping[str, Array] | Array | Sequence[int] | None
 """Arrays by input name; or the array, or its shape, for models with one input; or what the model declares."""
 
 DTYPES = {

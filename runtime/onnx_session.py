@@ -18,8 +18,8 @@ from bnas.passes.lowering import named_tensors
 from .nested import tensors_in
 from .output_form import formed
 
-Array: TypeAlias = "np.ndarray[Any, Any]"
-Source: TypeAlias = "str | os.PathLike[str] | bytes"
+Array: TypeAlias = np.ndarray[Any, Any]
+Source: TypeAlias = str | os.PathLike[str] | bytes
 """An ONNX model: the path of its file, or its serialised content."""
 
 CPU = "CPUExecutionProvider"

@@ -6,27 +6,27 @@ before it.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-FRESH = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.Embedding)
-"""Layers whose result never shares memory with what they are given."""
-FRESH_FUNCTIONS = frozenset({operator.add, operator.mul, operator.sub, operator.matmul, torch.add})
-ACTIVATIONS: dict[Any, Callable[..., Any]] = {
-    nn.ReLU: F.relu,
-    nn.ReLU6: F.relu6,
-    nn.Hardswish: F.hardswish,
-    nn.SiLU: F.silu,
-    torch.relu: F.relu,
-    **{function: function for function in (F.relu, F.relu6, F.hardswish, F.silu)},
-}
-"""Layers without settings, and functions: the function that writes over its input when told to."""
+from bnas.passes.ops.record import UNKNOWN, Operator, Trait
+from bnas.passes.ops.registry import OPERATORS
+
+
+def record_of(run: Any) -> Operator:
+    """The record of a function, or of a layer of a plain class of torch."""
+    if not isinstance(run, nn.Module):
+        return OPERATORS.of(run)
+    form = OPERATORS.layer(type(run))
+    return UNKNOWN if form is None else OPERATORS.of(form.op)
+
+
+def is_fresh(run: Any) -> bool:
+    """Whether the result of a function or layer never shares memory with what it is given."""
+    return record_of(run).has(Trait.OWNS_MEMORY)
 
 
 def add_(target: Any, other: Any) -> Any:
@@ -36,9 +36,9 @@ def add_(target: Any, other: Any) -> Any:
     return target + other
 
 
-SUMS = frozenset({operator.add, torch.add})
-FIRST_ONLY = frozenset({add_, F.relu, F.relu6, F.hardswish, F.silu})
-"""Functions that write into nothing but their first argument."""
+def first_only(run: Any) -> bool:
+    """Whether a function that this module puts in place of others writes into nothing but its first argument."""
+    return run is add_ or (not isinstance(run, nn.Module) and record_of(run).has(Trait.OVERWRITES))
 
 
 def overwrite(module: GraphModule) -> GraphModule:
@@ -63,7 +63,7 @@ def overwrite(module: GraphModule) -> GraphModule:
 
 def _operands(module: GraphModule, node: Node) -> list[Node]:
     """What the result of `node` may be written over."""
-    if node.target in SUMS and not node.kwargs:
+    if _is_sum(node) and not node.kwargs:
         return list(node.all_input_nodes) if len(node.all_input_nodes) == 2 else []
     return list(node.all_input_nodes) if _activation(module, node) is not None and _is_plain(node) else []
 
@@ -71,14 +71,24 @@ def _operands(module: GraphModule, node: Node) -> list[Node]:
 def _activation(module: GraphModule, node: Node) -> Callable[..., Any] | None:
     if node.op == "call_module":
         layer = module.get_submodule(str(node.target))
-        return None if _is_watched(layer) else ACTIVATIONS.get(type(layer))
-    return ACTIVATIONS.get(node.target) if node.op == "call_function" else None
+        return None if _is_watched(layer) else _overwriting(layer)
+    return _overwriting(node.target) if node.op == "call_function" else None
+
+
+def _overwriting(run: Any) -> Callable[..., Any] | None:
+    """The function that does what a function or layer does, and writes over its input when told to."""
+    record = record_of(run)
+    return record.op if record.has(Trait.OVERWRITES) else None  # type: ignore[return-value]
+
+
+def _is_sum(node: Node) -> bool:
+    return node.op == "call_function" and record_of(node.target).has(Trait.SUM)
 
 
 def _rewritten(module: GraphModule, node: Node, target: Node) -> Node:
     """The node that writes over `target`, in place of `node`."""
     with module.graph.inserting_before(node):
-        if node.target in SUMS:
+        if _is_sum(node):
             first, second = node.args
             other = second if first is target else first
             new = module.graph.call_function(add_, (target, other))
@@ -95,11 +105,11 @@ def _is_fresh(module: GraphModule, node: Node) -> bool:
     """Whether the result has memory of its own, which nobody else has."""
     if node.op == "call_module":
         layer = module.get_submodule(str(node.target))
-        known = isinstance(layer, FRESH) or (type(layer) in ACTIVATIONS and not layer.inplace)
-        return known and type(layer).__module__.startswith("torch.nn.") and not _is_watched(layer)
+        known = is_fresh(layer) or (_overwriting(layer) is not None and not getattr(layer, "inplace", False))
+        return known and not _is_watched(layer)
     if node.op != "call_function":
         return False
-    return node.target in FRESH_FUNCTIONS or (node.target in ACTIVATIONS and _is_plain(node))
+    return is_fresh(node.target) or (_overwriting(node.target) is not None and _is_plain(node))
 
 
 def _is_plain(node: Node) -> bool:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from bnas.passes.recurrent import settle, share
+from bnas.passes.ops.rnn import settle, share
 from bnas.passes.skeleton import Holder
 from bnas.passes.slot import Slot
 
@@ -244,7 +244,7 @@ class Program(GraphModule):
     ``create_graph`` is not supported. In training mode BatchNorm updates the shared statistics of the kept channels.
     """
 
-    bindings: list[Binding]
+    _bindings: list[Binding]
     in_training: Callable[[], Program] | None = None
     """Makes the program that runs in training mode, where the model calls something else in it."""
     trained: Program | None = None
@@ -257,6 +257,6 @@ class Program(GraphModule):
                 self.__dict__["trained"] = self.in_training().train()
             assert self.trained is not None
             return self.trained(*args, **kwargs)
-        for binding in self.bindings:
+        for binding in self._bindings:
             binding.refresh()
         return super().__call__(*args, **kwargs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from bnas.passes.reordering import reorder, reorder_as_set
 from bnas.passes.skeleton import Skeleton
 from bnas.passes.slot import Copies
 from bnas.passes.training_mode import trained_choices
+from bnas.passes.wording import amount, counted, indented
 
 from .checkpoint import matrix_tensors, read_supernet, shared_tensors, write_supernet
 from .fingerprint import fingerprint
@@ -98,10 +99,25 @@ class SuperNetwork(nn.Module):
             elasticity = Elasticity.of(elasticity or {})
         model, example_inputs = as_model(model, example_inputs)
         analysis = pipeline.run(Analysis(model, example_inputs, elasticity, dynamic, check))
-        missing = [part for part in ("ir", "types", "choices") if getattr(analysis, part) is None]
+        missing = [part for part in ("ir", "types", "choices") if not analysis.has(part)]
         if missing:
             raise PassError(f"no pass of the pipeline gives {missing[0]}; it has {', '.join(pipeline.names)}")
         return cls(analysis)
+
+    def __repr__(self) -> str:
+        """The model's name, the search space and what its largest and smallest sub-network cost."""
+        head = f"SuperNetwork of {type(self.model).__name__} with {counted(self.space.size, 'sub-network')}"
+        return indented(head, self._described())
+
+    def _described(self) -> Iterator[str]:
+        yield from self.space.described()
+        for name, subnet in (("maximal", self.space.maximal()), ("minimal", self.space.minimal())):
+            costs = self.costs(subnet)
+            yield f"{name}: {amount(costs['parameters'])} parameters, {amount(costs['macs'])} MACs"
+        axes = dict.fromkeys(axis for names in self.dynamic.values() for axis in names.values())
+        yield f"sizes that may change: {', '.join(axes) or 'none'}"
+        if self.diagnostics:
+            yield f"left alone: {len(self.diagnostics)} places; `diagnostics` says which and why"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SuperNetwork:
         """A super-network of its own, with copies of all tensors.
@@ -187,7 +203,7 @@ class SuperNetwork(nn.Module):
         bind = Views(self._views)
         program = skeleton.build(subnet, bind, kind=Program, share_code=True)
         assert isinstance(program, Program)
-        program.__dict__["bindings"] = bind.bindings
+        program.__dict__["_bindings"] = bind.bindings
         return program
 
     def extract(self, subnet: Subnet, root: nn.Module | None = None) -> GraphModule:

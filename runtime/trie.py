@@ -19,12 +19,9 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
-from .overwriting import FIRST_ONLY, FRESH, FRESH_FUNCTIONS
+from bnas.passes.ops.registry import OPERATORS
 
-IN_PLACE = frozenset(
-    getattr(operator, name) for name in ("iadd", "isub", "imul", "itruediv", "imatmul", "iand", "ior", "setitem")
-)
-
+from .overwriting import first_only, is_fresh
 
 Identity = Callable[[int, str], Hashable]
 """For the number of a module and the path of a layer in it: what is the same for the same layer, or None."""
@@ -178,10 +175,10 @@ def _steps(module: GraphModule, number: int, identity: Identity) -> Iterator[Ste
         if path is not None:
             same = None if calls.count(path) > 1 else identity(number, path)
             key = (number, path) if same is None else same
-        read = node.all_input_nodes[:1] if run in FIRST_ONLY else node.all_input_nodes
+        read = node.all_input_nodes[:1] if first_only(run) else node.all_input_nodes
         below = frozenset(root for n in read for root in roots[places[n]])
         places[node] = place
-        roots.append(frozenset({place}) | (frozenset() if _is_fresh(run) else below))
+        roots.append(frozenset({place}) | (frozenset() if is_fresh(run) else below))
         yield Step(
             (node.op, key, _key(args), _key(kwargs)),
             run,
@@ -213,10 +210,6 @@ def _operation(module: GraphModule, node: Node) -> tuple[Callable[..., Any], Has
     return (module.get_submodule(target), None) if node.op == "call_module" else (target, target)
 
 
-def _is_fresh(run: Callable[..., Any]) -> bool:
-    return isinstance(run, FRESH) or run in FRESH_FUNCTIONS
-
-
 def _may_write(node: Node, run: Callable[..., Any]) -> bool:
     """Whether an operation may write into what it is given; what is not known may."""
     if node.op == "call_module":
@@ -224,7 +217,7 @@ def _may_write(node: Node, run: Callable[..., Any]) -> bool:
         return bool(getattr(run, "inplace", not known))
     flagged = any(value is True for value in (*node.args, *node.kwargs.values()))  # it may say "in place"
     name = str(node.target if node.op == "call_method" else getattr(run, "__name__", "_"))
-    return node.op in ("call_function", "call_method") and (flagged or run in IN_PLACE or name.endswith("_"))
+    return node.op in ("call_function", "call_method") and (flagged or OPERATORS.writes(run) or name.endswith("_"))
 
 
 def _content(value: Any) -> Hashable:

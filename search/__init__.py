@@ -13,11 +13,15 @@ if TYPE_CHECKING:
     from bnas.search.evaluation import Evaluation
     from bnas.search.evaluation_log import EvaluationLog
     from bnas.search.objective import Objective
+    from bnas.search.outcome import Measures, Outcome
     from bnas.search.result import SearchResult
+    from bnas.search.scalars import SearchScalars
+    from bnas.search.search_progress import SearchProgress
     from bnas.search.searcher import Searcher
+    from bnas.search.surrogate import Regressor
     from bnas.search.workers import Remote, Workers
 
-__getattr__ = attach(
+__getattr__, __dir__ = attach(
     __name__,
     {
         "bnas.search.constraint": ("Constraint",),
@@ -30,8 +34,15 @@ __getattr__ = attach(
         "bnas.search.evaluation": ("Evaluation",),
         "bnas.search.evaluation_log": ("EvaluationLog",),
         "bnas.search.objective": ("Objective",),
+        "bnas.search.outcome": (
+            "Measures",
+            "Outcome",
+        ),
         "bnas.search.result": ("SearchResult",),
+        "bnas.search.scalars": ("SearchScalars",),
+        "bnas.search.search_progress": ("SearchProgress",),
         "bnas.search.searcher": ("Searcher",),
+        "bnas.search.surrogate": ("Regressor",),
         "bnas.search.workers": (
             "Remote",
             "Workers",
@@ -44,12 +55,17 @@ __all__ = [
     "Evaluation",
     "EvaluationLog",
     "InfeasibleError",
+    "Measures",
     "MetricError",
     "Objective",
+    "Outcome",
     "RecordError",
+    "Regressor",
     "Remote",
     "SearchError",
+    "SearchProgress",
     "SearchResult",
+    "SearchScalars",
     "Searcher",
     "Workers",
 ]

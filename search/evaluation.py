@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from bnas.passes import Subnet
+from bnas.passes.wording import amount
 from bnas.search.errors import MetricError
 from bnas.search.objective import check_name, nearest
 
@@ -29,6 +30,12 @@ class Evaluation:
     """How long it took. Not compared: a search that is run again finds the same in another time."""
     failure: str | None = None
     """Why there are no values."""
+
+    def __repr__(self) -> str:
+        """The values in few digits, or the failure, and the sub-network."""
+        values = ", ".join(f"{name} {amount(value)}" for name, value in self.values.items())
+        found = values if self.failure is None else f"failed with {self.failure}"
+        return f"<Evaluation {self.index}: {found}; {self.subnet!r}>"
 
     def to_json(self) -> dict[str, Any]:
         """Return what JSON can hold; `from_json` gives an equal one."""

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bnas.passes.wording import amount, counted, indented
 from bnas.runtime.files import write_bytes
 from bnas.search.constraint import Constraint, violation
 from bnas.search.csv_file import read_csv, write_csv
@@ -19,7 +20,7 @@ from bnas.search.pareto import pareto_front
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from matplotlib.figure import Figure
 
@@ -35,6 +36,30 @@ class SearchResult:
     evaluations: tuple[Evaluation, ...]
     constraints: tuple[Constraint, ...] = ()
     """With absolute bounds."""
+
+    def __repr__(self) -> str:
+        """How many sub-networks were evaluated, and what the front spans in each objective."""
+        front = self.pareto()
+        failed = f", {len(self.failed)} failed" if self.failed else ""
+        head = f"SearchResult: {counted(len(self.evaluations), 'evaluation')}, {len(front)} on the Pareto front{failed}"
+        return indented(head, self._described(front))
+
+    def _described(self, front: Sequence[Evaluation]) -> Iterator[str]:
+        """A line for each objective and constraint."""
+        for one in self.objectives:
+            values = [e.values[one.name] for e in front]
+            span = f": {amount(min(values))} to {amount(max(values))} on the front" if values else ""
+            yield f"{one.name} ({one.direction}){span}"
+        done = [e for e in self.evaluations if e.failure is None]
+        for bound in self.constraints:
+            yield f"{bound}: kept by {sum(not bound.violation(e.values) for e in done)} of {len(done)}"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the front as a table and as a picture."""
+        # The one import upwards: of what draws the pages of reports, and only where a page is drawn.
+        from bnas.page.notebook import result_html
+
+        return result_html(self)
 
     @property
     def feasible(self) -> tuple[Evaluation, ...]:

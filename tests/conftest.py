@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
 
 # Before torch is imported: its thread pools read these once. Sub-processes that a test starts inherit them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -55,3 +58,12 @@ def fixed_seeds() -> None:
     random.seed(0)
     numpy.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def change() -> Iterator[Callable[..., Any]]:
+    """Give the record of an operator other facts until the test ends: ``change(torch.relu, axes=rule)``."""
+    from bnas.passes import OPERATORS
+
+    with ExitStack() as stack:
+        yield lambda op, **facts: stack.enter_context(OPERATORS.changed(op, **facts))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -14,8 +15,7 @@ from typer.testing import CliRunner
 
 from bnas.cli import app
 from bnas.page.recorded import MISSING
-from bnas.passes.axes import RULES
-from bnas.passes.calls import MODULE_FORMS
+from bnas.passes import OPERATORS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -39,12 +39,8 @@ def run(code: list[str]) -> None:
 @pytest.fixture
 def tables_put_back() -> Iterator[None]:
     """What an example registers is forgotten after it."""
-    tables: list[dict[object, object]] = [RULES, MODULE_FORMS]  # type: ignore[list-item]
-    before = [dict(table) for table in tables]
-    yield
-    for table, known in zip(tables, before, strict=True):
-        table.clear()
-        table.update(known)
+    with OPERATORS.copied():
+        yield
 
 
 @pytest.mark.usefixtures("tables_put_back")
@@ -74,7 +70,7 @@ def test_code_is_found_where_there_is_some() -> None:
 
 def test_examples_are_as_short_as_they_say() -> None:
     of_passes = blocks(PASSES.read_text(encoding="utf-8"))
-    examples = [block for block in of_passes if "@register_rule" in block or "(Pass):" in block]
+    examples = [block for block in of_passes if "register(" in block or "(Pass):" in block]
     assert len(examples) == 2
     assert all(len(block.splitlines()) < 40 for block in examples)
     of_training = blocks((ROOT / "docs" / "training.md").read_text(encoding="utf-8"))
@@ -108,6 +104,18 @@ def test_a_wrong_command_is_noticed(line: str) -> None:
     assert code_of(line) == 2
 
 
+def test_the_page_of_operators_is_what_the_command_prints() -> None:
+    found = CliRunner().invoke(app, ["operators", "--markdown"]).stdout
+    assert (ROOT / "docs" / "operators.md").read_text(encoding="utf-8") == found
+
+
+def test_the_operators_are_listed() -> None:
+    listed = {row["name"]: row for row in json.loads(CliRunner().invoke(app, ["operators", "--json"]).stdout)}
+    assert listed["torch.nn.functional.relu"]["layers"] == ["ReLU"]
+    assert (listed["torch.cumprod"]["axes"], listed["torch.cumprod"]["onnx"]) == (True, False)
+    assert "torch.cumprod" in CliRunner().invoke(app, ["operators"], env={"COLUMNS": "120"}).stdout
+
+
 def test_the_page_on_reports_names_every_file_that_may_be_missing() -> None:
     text = (ROOT / "docs" / "report.md").read_text(encoding="utf-8")
     assert [name for name in (*MISSING, "config.json") if f"`{name}`" not in text] == []
@@ -118,7 +126,7 @@ def test_the_page_on_reports_names_every_file_that_may_be_missing() -> None:
     ("right", "wrong"),
     [
         ("types.unify(input[1], gain[0])", "types.unify(input[2], gain[0])"),
-        ('register_module(Limiter, ModuleForm(limited, tensors=("gain",)))', ""),
+        ('layers={Limiter: Layer(tensors=("gain",))}, ', ""),
         ("graph.call_function(F.relu,", "graph.call_function(F.gelu,"),
         ('"0": (16, 24, 32)', '"0": (16, 32)'),
     ],

@@ -9,6 +9,6 @@ from bnas.passes.lazy import attach
 if TYPE_CHECKING:
     from bnas.page.page import write_page
 
-__getattr__ = attach(__name__, {"bnas.page.page": ("write_page",)})
+__getattr__, __dir__ = attach(__name__, {"bnas.page.page": ("write_page",)})
 
 __all__ = ["write_page"]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import cycle
 
 from bnas.page.choice import told
 from bnas.page.members import Members
 from bnas.page.palette import BLACK, BLUE, GREY, WINNERS
-from bnas.page.plot import Plot, Rule, Series
+from bnas.page.plot import Look, Plot, Rule, Series
 from bnas.page.quantity import Quantity
 from bnas.page.recorded import Recorded
 from bnas.page.winners import points
@@ -33,30 +35,40 @@ def ordered(objectives: Sequence[Objective]) -> list[Objective]:
     return sorted(objectives, key=lambda one: (one.name != "accuracy", one.direction != "max"))
 
 
-def _plot(run: Recorded, search: SearchResult, members: Members, x: Quantity, y: Quantity) -> Plot:
-    front, feasible = run.front, search.feasible
-    kept = {one.index for one in feasible}
+@dataclass(frozen=True)
+class View:
+    """Two values of evaluations, as a plot shows them."""
+
+    x: Quantity
+    y: Quantity
+    tell: Callable[[Evaluation], str] | None = None
+    """What hovering over a point tells; where there is nothing to tell, there is nothing to select either."""
+
+    def series(self, label: str, some: Sequence[Evaluation], look: Look, colour: str, marker: str = "circle") -> Series:
+        """These evaluations as points."""
+        across = [self.x.factor * one.values[self.x.name] for one in some]
+        upwards = [self.y.factor * one.values[self.y.name] for one in some]
+        texts = [] if self.tell is None else [self.tell(one) for one in some]
+        keys = [f"e{one.index}" for one in some] if texts and look not in ("cloud", "hollow") else ()
+        return Series(label, across, upwards, look, colour, marker, texts=texts, keys=keys)
+
+
+def searched(search: SearchResult, front: Sequence[Evaluation], view: View) -> list[Series]:
+    """All that was evaluated, what breaks a constraint, and the front."""
+    kept = {one.index for one in search.feasible}
     outside = [one for one in search.evaluations if one.failure is None and one.index not in kept]
-    flat = len(search.objectives) == 2
+    broken = [view.series("breaks a constraint", outside, "hollow", GREY)] if outside else []
+    look: Look = "step" if len(search.objectives) == 2 else "dots"
+    best = view.series("Pareto front", front, look, BLUE)
+    return [view.series("evaluated", search.feasible, "cloud", GREY), *broken, best]
 
-    def series(label: str, some: Sequence[Evaluation], look: str, colour: str, marker: str = "circle") -> Series:
-        return Series(
-            label,
-            [x.factor * one.values[x.name] for one in some],
-            [y.factor * one.values[y.name] for one in some],
-            look,  # type: ignore[arg-type]
-            colour,
-            marker,
-            texts=[_hover(one, members) for one in some],
-            keys=[f"e{one.index}" for one in some] if look not in ("cloud", "hollow") else (),
-        )
 
-    drawn = [series("evaluated", feasible, "cloud", GREY)]
-    drawn += [series("breaks a constraint", outside, "hollow", GREY)] if outside else []
-    drawn.append(series("Pareto front", front, "step" if flat else "dots", BLUE))
+def _plot(run: Recorded, search: SearchResult, members: Members, x: Quantity, y: Quantity) -> Plot:
+    view = View(x, y, partial(_hover, members=members))
+    drawn = searched(search, run.front, view)
     by_key = {f"e{one.index}": one for one in search.evaluations}
     for (name, member), (colour, marker) in zip(members.winners.items(), cycle(WINNERS), strict=False):
-        drawn.append(series(name, [by_key[member.key]], "mark", colour, marker))
+        drawn.append(view.series(name, [by_key[member.key]], "mark", colour, marker))
     drawn += _original(run, x, y)
     return Plot(
         f"front-{x.name}",

@@ -12,8 +12,8 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from bnas.passes.calls import form_of
 from bnas.passes.errors import CaptureError, Diagnostic
+from bnas.passes.ops.calls import form_of
 
 from .candidates import Dynamic, batch_axis
 from .dynamic import dynamic_axes, emitted, planned

@@ -10,9 +10,11 @@ from functools import cache
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx
 from torch.fx import Node
+
+from bnas.passes.ops.record import UNKNOWN, Trait
+from bnas.passes.ops.registry import OPERATORS
 
 from .merging import LIMITS, ByMode, ByType, Differs, Merged, Merger, Recipe, Varying, limit_of
 from .numbers import Numbers
@@ -20,14 +22,6 @@ from .on_meta import as_meta, run_on_meta
 from .own_layers import Filled, Follows
 from .steps import DEVICE_OF_MODEL, Step
 from .structure import is_record, leaves_of, map_leaves, parts_of
-
-RESHAPES = frozenset({"view", "reshape", torch.reshape})
-"""Calls that may leave one size open, as -1."""
-
-
-WINDOWS = {F.avg_pool2d: 2, F.max_pool2d: 2, F.avg_pool3d: 3, F.max_pool3d: 3}
-"""Pools over several axes, which may have one number for the windows along all of them."""
-
 
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 LIMITS_OF_TYPES = frozenset(limit_of(dtype, name) for dtype in FLOATING for name in LIMITS)
@@ -98,9 +92,10 @@ class Emitter(Numbers):
 
     def _arguments(self, merged: Merged) -> tuple[Any, Any]:
         step, args, kwargs = merged.step, merged.args, merged.kwargs
-        if step.target in WINDOWS:
+        record = OPERATORS.of(step.target) if step.op != "call_module" else UNKNOWN
+        if record.has(Trait.WINDOW):
             self._check_window(step, args, kwargs)
-        if step.target in RESHAPES and step.op != "call_module":
+        if record.op is torch.reshape:
             args, kwargs = self._left_open(args, kwargs)
         kwargs = without_defaults(step.target, kwargs)
         operands = self._operands(args, kwargs)
@@ -134,8 +129,9 @@ class Emitter(Numbers):
         kernel = args[1] if len(args) > 1 else kwargs.get("kernel_size")
         if not isinstance(kernel, Varying) or not isinstance(args[0], Step) or args[0].cold:
             return
-        node, axes = self._nodes[args[0]], WINDOWS[step.target]
+        node = self._nodes[args[0]]
         ndim = node.meta["value"].ndim
+        axes = int(step.target.__name__.partition("_pool")[2][0])
         if any(self._vectors.get((node, axis)) != kernel.values for axis in range(ndim - axes, ndim)):
             raise Differs(step, "the window of a pool follows one axis, and is used for another one too")
 

@@ -21,8 +21,8 @@ from torch.fx._pytree import tree_flatten_spec
 from torch.utils._pytree import tree_unflatten
 
 from bnas.passes.errors import CaptureError, Diagnostic, InputError
+from bnas.passes.ops.aten import in_python
 
-from .aten import in_python
 from .entry import check_sizes
 from .exported_axes import ExportedAxes, axes_of
 from .exported_layers import layers_of

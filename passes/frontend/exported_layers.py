@@ -11,9 +11,8 @@ from torch import fx, nn
 from torch._ops import OpOverload
 from torch.fx import Node
 
-from bnas.passes.calls import NORM_OF_RANK
-
-from .aten import arguments
+from bnas.passes.ops.aten import arguments
+from bnas.passes.ops.calls import NORM_OF_RANK
 
 TENSORS = ("weight", "bias", "running_mean", "running_var")
 """The names that tensors of a layer have both in the layer and in the schema of its operator."""

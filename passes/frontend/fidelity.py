@@ -17,8 +17,8 @@ from torch.overrides import TorchFunctionMode
 from bnas.passes.errors import CaptureError
 from bnas.passes.interpreter import GraphInterpreter
 from bnas.passes.ir import IR
+from bnas.passes.ops.aten import in_python
 
-from .aten import in_python
 from .capture import modes_in_training
 from .entry import Axis
 from .patches import inner_of

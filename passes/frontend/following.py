@@ -13,8 +13,8 @@ from torch.overrides import TorchFunctionMode
 
 from bnas.passes.interpreter import GraphInterpreter
 from bnas.passes.ir import IR
+from bnas.passes.ops.aten import in_python
 
-from .aten import in_python
 from .patches import inner_of
 from .places import user_line
 from .spelling import spelled

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Graph
 
-from bnas.passes.calls import call_of, writes_in_place
 from bnas.passes.errors import CaptureError, Diagnostic
 from bnas.passes.ir import IR, aliases_of, as_call, floating
+from bnas.passes.ops.calls import call_of, writes_in_place
 from bnas.passes.shuffles import spell_shuffles
 
 from .candidates import Dynamic

@@ -10,7 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bnas.passes.calls import DROPOUTS, ModuleForm, settings_of
+from bnas.passes.ops.calls import settings_of
+from bnas.passes.ops.record import Layer, Trait
+from bnas.passes.ops.registry import OPERATORS
+from bnas.passes.ops.shapes import like, quick
 
 from .spelling import LIKES
 from .structure import map_leaves
@@ -36,28 +39,10 @@ def as_meta(value: Any) -> Any:
     return map_leaves(value, lambda _, leaf: to_meta(leaf))
 
 
-SAME_SHAPE = frozenset(
-    {F.batch_norm, F.gelu, F.silu, F.hardswish, F.hardsigmoid, F.mish, F.elu, F.leaky_relu, F.softplus}
-)
-PLAIN_SHAPE = frozenset({F.layer_norm, F.group_norm, F.rms_norm})
-"""Functions whose result is as their input, or as it in plain memory order: PyTorch takes milliseconds to say so."""
-
-
-def quick(target: Any, args: Any, kwargs: Any) -> Tensor | None:
-    """The result of a function that is as its input; None where PyTorch is to say it."""
-    first = args[0] if args else None
-    if not isinstance(first, Tensor) or not first.is_floating_point() or kwargs.get("inplace") or len(args) > 8:
-        return None
-    if target in SAME_SHAPE:
-        return torch.empty_like(first)
-    if target in PLAIN_SHAPE:
-        return torch.empty(first.shape, dtype=first.dtype, device="meta")
-    return None
-
-
 def run_on_meta(op: str, target: Any, args: Any, kwargs: Any) -> Any:
     """The result of a call on meta tensors; moves to another device stay on the meta device."""
-    if op == "call_function" and (found := quick(target, args, kwargs)) is not None:
+    found = quick_call(op, target, args, kwargs)
+    if found is not None:
         return found
     if op == "call_method":
         if target in ("cpu", "cuda"):
@@ -83,19 +68,46 @@ def hooked(module: nn.Module) -> bool:
     )
 
 
-def run_leaf(
-    module: nn.Module, form: ModuleForm | None, args: Any, kwargs: Any, types: Types = MappingProxyType({})
-) -> Any:
+def run_leaf(module: nn.Module, form: Layer | None, args: Any, kwargs: Any, types: Types = MappingProxyType({})) -> Any:
     """The result of a layer in evaluation mode on meta tensors, its own tensors being meta tensors too."""
     if form is None:
         return module(*args, **kwargs)
-    inplace = {"inplace": True} if getattr(module, "inplace", False) is True else {}
-    if not inplace and (found := quick(form.op, args, kwargs)) is not None:
+    found = quick_leaf(module, form, args, kwargs, types)
+    if found is not None:
         return found
+    record, settings = OPERATORS.of(form.op), settings_of(module, form)
+    settings.pop("padding_mode", None)
     tensors = {name: to_meta(getattr(module, name), types) for name in form.tensors}
-    settings = {name: value for name, value in settings_of(module, form).items() if name != "padding_mode"}
     if form.op is F.batch_norm:
         settings |= {"training": tensors["running_mean"] is None, "momentum": 0.0}  # which may be None in a module
-    elif form.op in DROPOUTS:  # in evaluation mode they hand on their input itself: its memory is then shared
+    elif record.trained is not None:  # in evaluation mode they hand on their input itself: its memory is then shared
         settings["training"] = False
     return form.op(*args, **tensors, **settings, **kwargs)  # type: ignore[operator]
+
+
+def quick_call(op: str, target: Any, args: Any, kwargs: Any) -> Tensor | None:
+    """The result of a function that its record gives without running it; None where PyTorch is to compute it."""
+    if op != "call_function" or any(one is True for one in args):  # a True may say that the call writes in place
+        return None
+    record = OPERATORS.of(target)
+    return None if record.shape is None or OPERATORS.writes(target) else quick(record, args, kwargs)
+
+
+def quick_leaf(
+    module: nn.Module, form: Layer, args: Any, kwargs: Any, types: Types = MappingProxyType({})
+) -> Tensor | None:
+    """The result of a layer that its record gives without running it; None where PyTorch is to compute it."""
+    record = OPERATORS.of(form.op)
+    if not args or not isinstance(args[0], Tensor):
+        return None
+    if record.has(Trait.HANDS_ON):
+        return args[0]
+    if record.shape is None:
+        return None
+    kwargs = {**settings_of(module, form), **kwargs}
+    if kwargs.get("inplace"):
+        return args[0].zero_() if record.shape is like else None
+    tensors = {name: getattr(module, name) for name in form.tensors}
+    if types:  # else of the tensors only shape and type are read
+        tensors = {name: to_meta(value, types) for name, value in tensors.items()}
+    return quick(record, args, {**tensors, **kwargs})

@@ -17,11 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from bnas.passes.calls import NORM_OF_RANK, ModuleForm, form_of
 from bnas.passes.errors import CaptureError, Diagnostic
+from bnas.passes.ops.aten import in_python
+from bnas.passes.ops.calls import NORM_OF_RANK, form_of
+from bnas.passes.ops.record import Layer
 
 from .alone import Exports
-from .aten import in_python
 from .exported import ExportedModel
 from .guards import passing
 from .methods import Again, Method, Methods, keeps_values
@@ -63,7 +64,7 @@ class Recorder(Recipes, TorchFunctionMode):
         """Layers of a user's class that compute what a plain layer of this class does."""
         self.diagnostics: list[Diagnostic] = []
         self.paths = {module: name for name, module in root.named_modules()}
-        self._forms: dict[nn.Module, ModuleForm | None] = {}
+        self._forms: dict[nn.Module, Layer | None] = {}
         self._calls: dict[str, int] = {}
 
     # What a model calls -----------------------------------------------------------------------------------------
@@ -240,7 +241,7 @@ class Recorder(Recipes, TorchFunctionMode):
             if call in known[0].stack:  # else it was made elsewhere, and handed on here
                 known[0].returned = (*known[0].returned, call)
 
-    def _form(self, module: nn.Module) -> ModuleForm | None:
+    def _form(self, module: nn.Module) -> Layer | None:
         if module not in self._forms:
             self._forms[module] = self.unseen(form_of, module)
         return self._forms[module]
@@ -272,7 +273,7 @@ class Recorder(Recipes, TorchFunctionMode):
         count = self._calls[path] - 1
         return f"{path}@{count}" if count else path
 
-    def _is_leaf(self, module: nn.Module, form: ModuleForm, args: Any, kwargs: Any) -> bool:
+    def _is_leaf(self, module: nn.Module, form: Layer, args: Any, kwargs: Any) -> bool:
         """Whether a layer is itself: its tensors are its own, its mode follows the model's, and it gets hot tensors."""
         for name in form.tensors:
             tensor = getattr(module, name, None)
@@ -286,7 +287,7 @@ class Recorder(Recipes, TorchFunctionMode):
             return False  # its user keeps it in evaluation mode: its function is noted, with that flag
         return bool(form.tensors) or any(self.is_hot(one) for one in tensors_of((args, kwargs)))
 
-    def leaf(self, module: nn.Module, form: ModuleForm | None, path: str, args: Any, kwargs: Any) -> Any:
+    def leaf(self, module: nn.Module, form: Layer | None, path: str, args: Any, kwargs: Any) -> Any:
         """Note the call of a layer as one step."""
         step = self._step("call_module", path, args, kwargs)
         result = self._on_meta(step, args, kwargs, partial(run_leaf, module, form, types=self.types))

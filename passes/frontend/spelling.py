@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from bnas.passes.calls import is_in_place
+from bnas.passes.ops.calls import is_in_place
+from bnas.passes.ops.record import Trait
+from bnas.passes.ops.registry import OPERATORS
 
 from .structure import tensors_of
 
@@ -89,31 +91,6 @@ _OPERATORS = {
     "__rshift__": operator.rshift,
 }
 
-_BINARY = {
-    "add": operator.add,
-    "sub": operator.sub,
-    "mul": operator.mul,
-    "div": operator.truediv,
-    "true_divide": operator.truediv,
-    "matmul": operator.matmul,
-    "remainder": operator.mod,
-    "floor_divide": operator.floordiv,
-    "pow": operator.pow,
-    "eq": operator.eq,
-    "ne": operator.ne,
-    "lt": operator.lt,
-    "le": operator.le,
-    "gt": operator.gt,
-    "ge": operator.ge,
-}
-"""Methods of two operands that Python's operators arrive as."""
-
-_FUNCTIONS = {
-    torch.max_pool2d: F.max_pool2d,
-    torch.max_pool1d: F.max_pool1d,
-    torch.max_pool3d: F.max_pool3d,
-}
-
 
 def spelled(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[str, Any, tuple[Any, ...]]:
     """The kind of a node, its target and its arguments, for a torch function called with `args` and `kwargs`."""
@@ -125,17 +102,26 @@ def spelled(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tupl
     if name in _OPERATORS:
         return "call_function", _OPERATORS[name], args
     if _is_method(func, name):
-        if name in _BINARY and len(args) == 2 and not kwargs:
-            return "call_function", _BINARY[name], args
-        if name == "neg" and len(args) == 1:
-            return "call_function", operator.neg, args
-        return "call_method", name, args
-    if func in _CATS:
+        plain = _python_operator(name) if len(args) <= 2 and not kwargs else None
+        return ("call_method", name, args) if plain is None else ("call_function", plain, args)
+    if OPERATORS.canonical(func) is torch.cat:
         return "call_function", torch.cat, _without_empty(args)
-    return "call_function", _FUNCTIONS.get(func, func), args
+    return "call_function", _in_functional(func), args
 
 
-_CATS = (torch.cat, torch.concat, torch.concatenate)
+@cache
+def _python_operator(name: str) -> Any:
+    """The operator of Python that a method such as ``add`` is written as; None if there is none, or if it writes."""
+    if is_in_place(name):
+        return None
+    record = OPERATORS.of(name)
+    return next((one for one in record.spellings if getattr(one, "__module__", "") == "_operator"), None)
+
+
+def _in_functional(func: Any) -> Any:
+    """A pool of torch that has a function of the same name in `torch.nn.functional`, which takes layers' settings."""
+    record = OPERATORS.of(func)
+    return record.op if func is not record.op and record.has(Trait.POOL) else func
 
 
 def _without_empty(args: tuple[Any, ...]) -> tuple[Any, ...]:

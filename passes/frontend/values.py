@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from bnas.passes.calls import form_of
 from bnas.passes.errors import add_note
+from bnas.passes.ops.calls import form_of
 
 from .entry import Axis
 from .on_meta import BATCH, run_leaf, run_on_meta, to_meta

@@ -107,7 +107,7 @@ def test_contradictions_are_told_at_once(tmp_path: Path) -> None:
     search = {"constraints": ["macs <= 1 G", "macs less"]}
     data = {**BASE, "bootstrapNAS": {"training": training, "search": search}}
     with pytest.raises(ConfigurationError) as caught:
-        bnas.load_config(write(tmp_path, "c.json", json.dumps(data)))
+        bnas.Job.from_config(write(tmp_path, "c.json", json.dumps(data)))
     places = [fault.split(": ")[0] for fault in caught.value.faults]
     assert places == [
         "bootstrapNAS.training.elasticity",

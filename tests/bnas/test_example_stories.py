@@ -122,7 +122,7 @@ def test_mobilenet_on_a_folder_of_images(story: Any, tmp_path: Path) -> None:
     text = story("mobilenet_folder", "--count", "14", "--size", "32", "--epochs", "1", "--evals", "4")
     assert "original" in text
     run = tmp_path / "runs" / "mobilenet"
-    assert len(list((run / "images").glob("*/*.png"))) == 3 * 14
+    assert len(list((tmp_path / "runs" / "mobilenet_images").glob("*/*.png"))) == 3 * 14
     assert json.loads((run / "data.json").read_text())["images"] == {"train": 26, "validation": 8, "test": 8}
     rows = json.loads((run / "report.json").read_text())["rows"]
     assert [row["name"] for row in rows] == ["original", "best", "smallest"]

@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from bnas.job import Job, Splits
-from bnas.output import Output, OutputError
+from bnas.output import Output, OutputError, open_output
 from bnas.passes import Elasticity
-from bnas.pipeline import run_job
+from bnas.pipeline import described, run_job
 from bnas.runtime import CheckpointError, Recipe, Stage
 from bnas.runtime.checkpoint import MODEL
 from bnas.search import SearchError
@@ -83,7 +83,8 @@ def found(folder: Path) -> list[tuple[Any, Any]]:
 
 
 def test_steps_one_by_one_leave_what_a_run_leaves(tmp_path: Path) -> None:
-    run_job(job(), Output(tmp_path / "all"))
+    run_job(job(), tmp_path / "all")
+    open_output(tmp_path / "each", {"job": described(job())})
     for step in (Steps.train, Steps.search, Steps.export):  # each as in a process of its own
         step(Steps(job(), Output(tmp_path / "each", resumed=True)))
     assert found(tmp_path / "all") == found(tmp_path / "each")

@@ -18,7 +18,7 @@ from torch.export import Dim, ExportedProgram, export, load, save
 import bnas
 from bnas import SuperNetwork
 from bnas.passes import CaptureError, InputError
-from bnas.passes.frontend.aten import in_python
+from bnas.passes.ops.aten import in_python
 from bnas.sources import SourceError, load_model
 from bnas.testing.assertions import (
     assert_extracted_is_oracle,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from typing import Any
 
 import onnx
 import pytest
@@ -13,9 +14,12 @@ from lowering_checks import IMAGE, Net, assert_lowered, inputs_of, op_types, run
 from torch import Tensor, fx, nn
 from torch.fx import GraphModule
 
-from bnas.passes.calls import MODULE_FORMS, ModuleForm
+from bnas.passes import OPERATORS, Layer, Operator, register
 from bnas.passes.errors import LoweringError, RuleError
-from bnas.passes.lowering import BATCH, IR_VERSION, LOWERING, OPSET, Site, lower, register_lowering
+from bnas.passes.lowering import lower
+from bnas.passes.lowering_builder import IR_VERSION, OPSET
+from bnas.passes.lowering_site import Site
+from bnas.passes.lowering_sizes import BATCH
 
 
 def test_several_inputs_and_broadcasting() -> None:
@@ -163,8 +167,8 @@ def test_batch_norm_behind_a_transposed_convolution_with_groups_is_kept() -> Non
     assert "BatchNormalization" in op_types(model)
 
 
-def test_wrong_rule_gives_other_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(LOWERING, F.relu6, lambda site: site.emit("Clip", site.x, *wrong_bounds(site)))
+def test_wrong_rule_gives_other_numbers(change: Callable[..., Any]) -> None:
+    change(F.relu6, onnx=lambda site: site.emit("Clip", site.x, *wrong_bounds(site)))
     with pytest.raises(AssertionError, match="not close"):
         assert_lowered(lambda x: F.relu6(4 * x), IMAGE)
 
@@ -174,9 +178,7 @@ def wrong_bounds(site: Site) -> tuple[str, str]:
 
 
 def test_wrong_weights_give_other_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "bnas.passes.lowering_convolutions.fuse_conv_bn_weights", lambda weight, *_: (weight, weight[:, 0, 0, 0])
-    )
+    monkeypatch.setattr("bnas.passes.ops.norms.fuse_conv_bn_weights", lambda weight, *_: (weight, weight[:, 0, 0, 0]))
     with pytest.raises(AssertionError, match="not close"):
         assert_lowered(nn.Sequential(nn.Conv2d(6, 4, 3), nn.BatchNorm2d(4)), IMAGE)
 
@@ -234,10 +236,10 @@ def test_outputs_are_flattened_and_named(net: Net, names: list[str]) -> None:
 @pytest.mark.parametrize(
     ("net", "reason"),
     [
-        pytest.param(lambda x: torch.cumprod(x, 1), r"cumprod.*node 'cumprod'.*register_lowering", id="no-rule"),
+        pytest.param(lambda x: torch.cumprod(x, 1), r"cumprod.*node 'cumprod'.*passes.register", id="no-rule"),
         pytest.param(
             nn.Sequential(nn.LocalResponseNorm(2)),
-            r"0.*no lowering rule for .*local_response_norm.*register_lowering",
+            r"0.*no lowering rule for .*local_response_norm.*passes.register",
             id="layer-without-rule",
         ),
         pytest.param(lambda x: x.view(2, 432), "batches of any size", id="fixed-batch"),
@@ -292,15 +294,12 @@ def test_number_of_inputs_is_checked() -> None:
 
 
 def test_second_rule_for_an_operator_is_an_error() -> None:
-    with pytest.raises(RuleError, match="relu: already has a lowering rule, so again"):
-
-        @register_lowering(F.relu)
-        def again(site: Site) -> str:
-            return site.name(site.x)
+    with OPERATORS.copied(), pytest.raises(RuleError, match="relu already has a record, that of relu"):
+        register(Operator(F.relu, onnx=lambda site: site.name(site.x)))
 
 
-def test_rule_that_forgets_a_result_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(LOWERING, torch.chunk, lambda site: site.name(site.x))
+def test_rule_that_forgets_a_result_is_an_error(change: Callable[..., Any]) -> None:
+    change(torch.chunk, onnx=lambda site: site.name(site.x))
     with pytest.raises(RuleError, match=r"chunk: the rule for torch\.chunk gives 1 results for 2 tensors"):
         lower(traced(lambda x: x.chunk(2, 1)), inputs_of([IMAGE], 2))
 
@@ -312,15 +311,14 @@ class Doubled(nn.Module):
         return 2 * x if x.dim() > 3 else x
 
 
-def test_users_teach_their_own_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_users_teach_their_own_layer(monkeypatch: pytest.MonkeyPatch, change: Callable[..., Any]) -> None:
     net = nn.Sequential(nn.Conv2d(6, 4, 3), Doubled())
     monkeypatch.setattr(fx.Tracer, "is_leaf_module", lambda self, module, _: not isinstance(module, nn.Sequential))
     module = traced(net)
     monkeypatch.undo()
-    with pytest.raises(LoweringError, match=r"^1: Doubled has no lowering rule.*register_lowering"):
+    with pytest.raises(LoweringError, match=r"^1: Doubled has no lowering rule.*passes.register"):
         lower(module, inputs_of([IMAGE], 2))
-    monkeypatch.setitem(MODULE_FORMS, Doubled, ModuleForm("doubled"))
-    monkeypatch.setitem(LOWERING, "doubled", lambda site: site.emit("Add", site.x, site.x))
+    change("doubled", layers={Doubled: Layer()}, onnx=lambda site: site.emit("Add", site.x, site.x))
     found = run(lower(module, inputs_of([IMAGE], 2)), [x := torch.randn(3, *IMAGE)])
     torch.testing.assert_close(found[0], net(x).detach())
 

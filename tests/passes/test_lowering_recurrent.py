@@ -10,7 +10,7 @@ from lowering_checks import Net, assert_dynamic, op_types
 from torch import Tensor, fx, nn
 from torch.fx import GraphModule
 
-from bnas.passes import lowering_recurrent
+from bnas.passes.ops import recurrent as lowering_recurrent
 
 TOKENS = {0: "batch", 1: "length"}
 SIZES = [{"batch": 1, "length": 7}, {"batch": 3, "length": 12}]

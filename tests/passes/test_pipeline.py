@@ -26,7 +26,6 @@ from bnas.passes import (
     Subnet,
     VerificationError,
 )
-from bnas.passes.axes import RULES
 from bnas.passes.detour import OracleWarning
 from bnas.runtime import SuperNetwork, verify
 from bnas.testing import (
@@ -116,12 +115,12 @@ def graph_without_values(analysis: Analysis) -> PassResult:
     graph, _ = analysis.ir.copy_graph()
     for node in graph.nodes:
         node.meta.clear()
-    return PassResult(replace(analysis, ir=replace(analysis.ir, graph=graph, calls={}), types=None), True)
+    return PassResult(analysis.having(ir=replace(analysis.ir, graph=graph, calls={})).without("types"), True)
 
 
 def half_a_change(analysis: Analysis) -> PassResult:
     graph, _ = analysis.ir.copy_graph()
-    return PassResult(replace(analysis, ir=analysis.ir.with_graph(graph)), True)
+    return PassResult(analysis.having(ir=analysis.ir.with_graph(graph)), True)
 
 
 def bound_choice(analysis: Analysis) -> PassResult:
@@ -138,7 +137,7 @@ def wrong_sizes(analysis: Analysis) -> PassResult:
 def unknown_module(analysis: Analysis) -> PassResult:
     graph, _ = analysis.ir.copy_graph()
     next(node for node in graph.nodes if node.op == "call_module").target = "elsewhere"
-    return PassResult(replace(analysis, ir=replace(analysis.ir, graph=graph, calls={}), types=None, blocks=None), True)
+    return PassResult(analysis.having(ir=replace(analysis.ir, graph=graph, calls={})).without("types", "blocks"), True)
 
 
 def module_with_weights(analysis: Analysis) -> PassResult:
@@ -151,7 +150,7 @@ def module_with_weights(analysis: Analysis) -> PassResult:
     [
         ("trace", lambda a: PassResult(replace(a, rewritten=True), False), "nothing is modified and gives another"),
         ("trace", lambda a: PassResult(replace(a, model=nn.Identity()), True), "replaced the model"),
-        ("trace", lambda a: PassResult(replace(a, ir=None), True), "promises ir and does not give it"),
+        ("trace", lambda a: PassResult(a.without("ir"), True), "promises ir and does not give it"),
         ("trace", graph_without_values, "has no value: make the graph the analysis's by with_graph"),
         ("trace", module_with_weights, "own module more has tensors, which nobody would train or save"),
         ("trace", unknown_module, "calls 'elsewhere', which is no module of the model"),
@@ -379,7 +378,7 @@ def test_a_graph_that_does_not_fit_names_the_node() -> None:
 # rules
 
 
-def test_a_wrong_rule_is_caught_by_verification(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_rule_is_caught_by_verification(change: Callable[..., Any]) -> None:
     class Flipped(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -389,7 +388,7 @@ def test_a_wrong_rule_is_caught_by_verification(monkeypatch: pytest.MonkeyPatch)
             return self.last(torch.flip(torch.relu(self.first(x)), (1,)))
 
     inputs, model = torch.randn(2, 3, 4, 4), Flipped().eval()
-    monkeypatch.setitem(RULES, torch.flip, lambda types, call: types.type(call.args[0]))  # keeps the order: wrong
+    change(torch.flip, axes=lambda types, call: types.type(call.args[0]))  # keeps the order: wrong
     supernet = SuperNetwork.from_model(model, inputs, ELASTICITY)
     assert verify(model, supernet, supernet.space.maximal(), inputs) < 1e-12
     with pytest.raises(VerificationError, match="a rule is wrong"):
@@ -425,4 +424,4 @@ def test_an_analysis_as_text() -> None:
     assert "width stem: 2, 4, 6, 8" in lines
     assert len([line for line in lines if " = " in line]) == 8
     assert any(line.startswith("left alone by type-axes: ") for line in lines)
-    assert Pipeline(()).run(Analysis(Small(), torch.zeros(2, 3, 4, 4))).ir is None
+    assert not Pipeline(()).run(Analysis(Small(), torch.zeros(2, 3, 4, 4))).has("ir")

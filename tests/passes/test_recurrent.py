@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from bnas.passes import Elasticity, Subnet, VerificationError
-from bnas.passes.recurrent import CELLS, LAYERS, gru, gru_cell, lstm, lstm_cell, rnn, rnn_cell
-from bnas.passes.rules import recurrent as rules
+from bnas.passes.ops import recurrent as rules
+from bnas.passes.ops.rnn import CELLS, LAYERS, gru, gru_cell, lstm, lstm_cell, rnn, rnn_cell
 from bnas.passes.terms import Prod
 from bnas.runtime import SuperNetwork, verify
 

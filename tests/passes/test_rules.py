@@ -16,13 +16,14 @@ from rule_cases import CHANNELS, INPUTS, PASSING, RIGID, SYMBOLS, Between, Named
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from bnas.passes import Subnet, VerificationError, analyse, trace
-from bnas.passes.axes import RULES, Axes, AxisTypes, Rule
-from bnas.passes.calls import Call, canonical, writes_in_place
+from bnas.passes import OPERATORS, Subnet, VerificationError, analyse, canonical, trace
+from bnas.passes.axes import Axes, AxisTypes
 from bnas.passes.errors import RuleError
-from bnas.passes.recurrent import gru, lstm
-from bnas.passes.rules import recurrent
-from bnas.passes.rules.shape import regroup
+from bnas.passes.ops import recurrent
+from bnas.passes.ops.calls import Call, writes_in_place
+from bnas.passes.ops.record import AxisRule
+from bnas.passes.ops.rnn import gru, lstm
+from bnas.passes.ops.views import regroup
 from bnas.passes.terms import K, Prod, symbols
 from bnas.runtime.supernetwork import SuperNetwork
 from bnas.testing import assert_extracted_is_oracle, assert_maximal_is_original, assert_program_is_extracted
@@ -95,31 +96,10 @@ def test_outputs_with_names_are_right() -> None:
     assert_right(supernet_of(Named()))
 
 
-def test_every_rule_has_a_case(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: set[Any] = set()
-
-    def noting(op: Any, rule: Rule) -> Rule:
-        return lambda types, call: seen.add(op) or rule(types, call)
-
-    for op, rule in list(RULES.items()):
-        monkeypatch.setitem(RULES, op, noting(op, rule))
-    weighted = nn.Sequential(parametrizations.weight_norm(nn.Conv2d(3, 8, 1))).double().eval()
-    models = [
-        weighted,
-        *(Between(body) for body in PASSING.values()),
-        *(Between(body) for body, _ in RIGID.values()),
-        Named(),
-    ]
-    for model in models:
-        analyse(trace(model, INPUTS))
-    there_is_no_such_device = {"cuda"}
-    assert {op for op in RULES if op not in seen} == there_is_no_such_device
-
-
 def test_a_rule_that_gives_another_shape_freezes_its_operator_and_the_model_stays(
-    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[..., Any],
 ) -> None:
-    monkeypatch.setitem(RULES, torch.flatten, lambda types, call: types.type(call.argument(0, "input")))
+    change(torch.flatten, axes=lambda types, call: types.type(call.argument(0, "input")))
     supernet = supernet_of(Between(lambda x: x.flatten(2)))
     assert not supernet.space.widths
     assert any(re.search("fault of bnas's rule, please report", d.reason) for d in supernet.diagnostics)
@@ -198,10 +178,10 @@ def sums_anything(types: AxisTypes, call: Call) -> Axes:
 
 def gates_in_another_order(types: AxisTypes, call: Call) -> Any:
     with mock.patch.object(recurrent, "Prod", lambda terms: Prod(terms[::-1])):
-        return recurrent.layer(types, call)
+        return recurrent.layer_axes(types, call)
 
 
-WRONG: dict[str, tuple[Any, Rule, Callable[..., Any] | nn.Module]] = {
+WRONG: dict[str, tuple[Any, AxisRule, Callable[..., Any] | nn.Module]] = {
     "roll": (torch.roll, hands_on, RIGID["roll"][0]),
     "flip": (torch.flip, hands_on, RIGID["flip"][0]),
     "softmax": (F.softmax, hands_on, RIGID["softmax of channels"][0]),
@@ -224,10 +204,10 @@ WRONG: dict[str, tuple[Any, Rule, Callable[..., Any] | nn.Module]] = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_wrong_rule_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_rule_is_caught(name: str, change: Callable[..., Any]) -> None:
     op, rule, body = WRONG[name]
     assert_right(supernet_of(Between(body)))
-    monkeypatch.setitem(RULES, op, rule)
+    change(op, axes=rule)
     wrong = supernet_of(Between(body))
     assert wrong.space.widths
     with pytest.raises((VerificationError, RuntimeError)):
@@ -252,5 +232,5 @@ IN_PLACE = {
 def test_operators_in_place_are_known_and_write(spelling: Callable[..., object]) -> None:
     node = torch.fx.Graph().call_function(spelling, (1, 2))
     assert canonical(spelling) is IN_PLACE[spelling]
-    assert canonical(spelling) in RULES
+    assert OPERATORS[canonical(spelling)].axes is not None
     assert writes_in_place(node)

@@ -7,6 +7,7 @@ import json
 import math
 import pickle
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -143,11 +144,71 @@ def test_the_share_of_enlarged_choices_is_the_one_asked_for() -> None:
     assert np.abs(ones - 0.75).max() < 0.04
 
 
-def test_a_large_space_has_a_size() -> None:
+SMALL = SearchSpace({"a": (1, 2, 3), "b": (4, 8)}, ("x", "y"), kernels={"k": (3, 5)})
+
+
+def test_a_seed_gives_the_same_sub_network_and_numpys_generator_goes_on() -> None:
+    assert SMALL.sample(7) == SMALL.sample(np.int64(7)) == SMALL.sample(np.random.default_rng(7))
+    assert len({SMALL.sample(seed) for seed in range(500)}) == SMALL.size
+    generator = np.random.default_rng(0)
+    assert len({SMALL.sample(generator) for _ in range(20)}) > 10
+
+
+def test_a_generator_of_pytorch_goes_on_and_can_be_repeated() -> None:
+    def drawn(seed: int) -> list[Subnet]:
+        generator = torch.Generator().manual_seed(seed)
+        return [SMALL.sample(generator) for _ in range(20)]
+
+    before = torch.get_rng_state()
+    assert drawn(1) == drawn(1)
+    assert drawn(1) != drawn(2)
+    assert len(set(drawn(1))) > 10
+    assert torch.equal(torch.get_rng_state(), before)  # the global generator is left alone
+
+
+@pytest.mark.parametrize("given", [-1, True, None, 1.5, "0", np.random.RandomState(0)], ids=repr)
+def test_what_gives_no_randomness_is_refused(given: Any) -> None:
+    with pytest.raises(SubnetError, match=r"cannot draw with .*give a seed .* numpy.random.default_rng\(0\)"):
+        SMALL.sample(given)
+
+
+def test_a_large_space_has_a_size_and_is_true() -> None:
     space = SearchSpace({f"w{n}": (1, 2, 3, 4) for n in range(40)}, ())
     assert space.size == 4**40 > sys.maxsize
-    with pytest.raises(OverflowError):
+    assert space
+    assert SearchSpace({}, ())
+    with pytest.raises(OverflowError, match=r"has 1.2e\+24 sub-networks, .* read `space.size`"):
         len(space)
+    edge = SearchSpace({f"w{n}": (1, 2) for n in range(62)}, ())
+    assert len(edge) == edge.size == 2**62 <= sys.maxsize
+
+
+def test_a_space_says_what_may_change() -> None:
+    assert repr(SMALL) == (
+        "SearchSpace with 48 sub-networks\n"
+        "  2 widths: a (1 to 3), b (4 to 8)\n"
+        "  2 skippable blocks: x, y\n"
+        "  1 kernel: k (3 to 5)"
+    )
+    limited = SearchSpace({}, tuple(f"b{n}" for n in range(8)), chains=(("b0", "b1"),), depth_limit=1)
+    assert repr(limited) == (
+        "SearchSpace with 192 sub-networks\n"
+        "  8 skippable blocks, at most 1 of a chain: b0, b1, b2, b3, b4, b5 and 2 more"
+    )
+    assert repr(SearchSpace({}, ())) == "SearchSpace with 1 sub-network"
+    assert repr(SearchSpace({f"w{n}": (1, 2) for n in range(20_000)}, ())).startswith("SearchSpace with 4.0e+6020 sub")
+
+
+@given(space=spaces(), seed=st.integers(0, 100))
+def test_a_short_sub_network_is_shown_as_python_makes_it(space: SearchSpace, seed: int) -> None:
+    subnet = space.sample(seed)
+    assert eval(repr(subnet), {"Subnet": Subnet}) == subnet
+
+
+def test_a_long_sub_network_is_abbreviated() -> None:
+    assert repr(Subnet({"b": 1, "a": 2}, frozenset("yx"))) == "Subnet(widths={'a': 2, 'b': 1}, skipped={'x', 'y'})"
+    long = Subnet({f"w{n:02}": n for n in range(14)})
+    assert repr(long) == "Subnet(widths={'w00': 0, 'w01': 1, 'w02': 2, 'w03': 3, 'w04': 4, 'w05': 5, ... 8 more})"
 
 
 def test_variables_are_named_and_ordered() -> None:

@@ -21,11 +21,10 @@ from bnas.passes import (
     analyse,
     choose,
     find_blocks,
-    find_vetoes,
-    find_widths,
-    tie_groups,
     trace,
 )
+from bnas.passes.vetoes import find_vetoes
+from bnas.passes.widths import find_widths, tie_groups
 from bnas.runtime import SuperNetwork
 from bnas.testing import assert_extracted_is_oracle, assert_program_is_extracted
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, symbolic_trace
 
 from bnas.passes.errors import BnasError, LoweringError
-from bnas.passes.lowering import LOWERING, OPSET, Site
+from bnas.passes.lowering_builder import OPSET
+from bnas.passes.lowering_site import Site
 from bnas.runtime import onnx_trial
 from bnas.runtime.onnx_export import export_onnx
 from bnas.runtime.onnx_file import OnnxWriteError
@@ -82,10 +84,10 @@ def slightly_wrong(site: Site) -> str:
 
 
 def test_wrong_number_is_caught_and_nothing_is_written(
-    module: GraphModule, images: list[Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    module: GraphModule, images: list[Tensor], tmp_path: Path, change: Callable[..., Any]
 ) -> None:
     module.train()
-    monkeypatch.setitem(LOWERING, F.relu6, slightly_wrong)
+    change(F.relu6, onnx=slightly_wrong)
     with pytest.raises(
         LoweringError, match=r"output '(logits|features)': the relative error .* above the bound of 0\.0001"
     ):
@@ -95,19 +97,19 @@ def test_wrong_number_is_caught_and_nothing_is_written(
     assert export_onnx(module, tmp_path / "small.onnx", images, rtol=0.5).max_relative_error > 1e-4
 
 
-def test_number_that_is_wrong_for_another_batch_only_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_number_that_is_wrong_for_another_batch_only_is_caught(tmp_path: Path, change: Callable[..., Any]) -> None:
     def first_two(site: Site) -> str:
         return site.emit("Mul", site.x, torch.tensor([[1.0], [1.0]]))
 
-    monkeypatch.setitem(LOWERING, F.relu6, first_two)
+    change(F.relu6, onnx=first_two)
     module = symbolic_trace(lambda x: F.relu6(x))
     with pytest.raises(LoweringError, match="the lowered model cannot be verified: ONNX Runtime cannot run it"):
         export_onnx(module, tmp_path / "a.onnx", [torch.rand(2, 3)])
     assert list(tmp_path.iterdir()) == []
 
 
-def test_invalid_model_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(LOWERING, F.relu6, lambda site: site.emit("Clippp", site.x))
+def test_invalid_model_is_caught(tmp_path: Path, change: Callable[..., Any]) -> None:
+    change(F.relu6, onnx=lambda site: site.emit("Clippp", site.x))
     with pytest.raises(LoweringError, match="not valid ONNX"):
         export_onnx(symbolic_trace(lambda x: F.relu6(x)), tmp_path / "a.onnx", [torch.rand(2, 3)])
     assert list(tmp_path.iterdir()) == []
@@ -296,8 +298,8 @@ def test_trials_have_other_sizes_that_the_model_takes() -> None:
     assert all(one[0].shape == one[1].shape and set(one[0].unique().tolist()) <= {5, 6, 7} for one in even)
 
 
-def test_a_file_that_is_right_for_the_examples_only_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(LOWERING, torch.add, lambda site: site.name(site.x))  # right where nothing is added
+def test_a_file_that_is_right_for_the_examples_only_is_refused(tmp_path: Path, change: Callable[..., Any]) -> None:
+    change(torch.add, onnx=lambda site: site.name(site.x))  # right where nothing is added
     net = symbolic_trace(lambda x: x + (x.size(1) - 4)).eval()
     net.meta["dynamic"] = {"x": {0: "batch", 1: "length"}}
     with pytest.raises(LoweringError, match="relative error"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,10 +17,9 @@ from network_cases import ELASTICITY, EXACT, Case, assert_same, cases, everythin
 from torch import Tensor, nn
 
 from bnas import testing
-from bnas.passes import VerificationError
-from bnas.passes.axes import RULES, Axes, AxisTypes
-from bnas.passes.calls import Call
-from bnas.passes.lowering import LOWERING
+from bnas.passes import OPERATORS, VerificationError
+from bnas.passes.axes import Axes, AxisTypes
+from bnas.passes.ops.calls import Call
 from bnas.passes.terms import Cat, K
 from bnas.runtime.program import Gathered, GatheredTensor
 from bnas.runtime.supernetwork import SuperNetwork
@@ -41,7 +41,7 @@ def test_the_fixed_case_has_every_kind_of_binding() -> None:
     program = case.supernet.program(case.subnet)
     kinds = {type(module) for module in program.modules()}
     assert {Gathered, GatheredTensor} <= kinds
-    assert {binding.view.whole for binding in program.bindings} == {True, False}
+    assert {binding.view.whole for binding in program._bindings} == {True, False}
     assert len(case.supernet.space.blocks) == 4
     assert case.supernet.diagnostics
 
@@ -181,14 +181,14 @@ SHORTCUT = Network(Layer(8), (Downsample(12, project=False), Layer(8)))
     ],
 )
 def test_a_wrong_rule_is_caught_by_the_oracle(
-    monkeypatch: pytest.MonkeyPatch, op: Any, rule: Any, module: nn.Module | None
+    change: Callable[..., Any], op: Any, rule: Any, module: nn.Module | None
 ) -> None:
     # At some of 512 places all kept channels are negative, so that the zeros of the dropped ones are the largest.
     inputs = torch.randn(2, 3, 64, 4) if module is None else CONCAT.example_inputs
     module = LargestOfChannels().eval() if module is None else module
     right = SuperNetwork.from_model(module, inputs, ELASTICITY)
     assert_extracted_is_oracle(right, right.space.minimal(), inputs)
-    monkeypatch.setitem(RULES, op, rule)
+    change(op, axes=rule)
     wrong = SuperNetwork.from_model(module, inputs, ELASTICITY)
     assert wrong.space.maximal() != wrong.space.minimal()
     assert_extracted_is_oracle(wrong, wrong.space.maximal(), inputs)
@@ -204,10 +204,10 @@ def test_onnx_is_the_extracted(case: Case) -> None:
     assert_onnx_is_extracted(case.supernet, case.subnet, case.inputs)
 
 
-def test_another_onnx_graph_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_onnx_graph_is_rejected(change: Callable[..., Any]) -> None:
     case = everything(torch.float32)
     assert_onnx_is_extracted(case.supernet, case.subnet, case.inputs)
-    monkeypatch.setitem(LOWERING, F.relu, LOWERING[torch.tanh])
+    change(F.relu, onnx=OPERATORS[torch.tanh].onnx)
     with pytest.raises(AssertionError, match="ONNX outputs of"):
         assert_onnx_is_extracted(case.supernet, case.subnet, case.inputs)
 

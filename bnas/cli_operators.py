@@ -1,0 +1,112 @@
+"""``bnas operators``: what bnas knows of every operator."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from bnas.passes import Operator
+
+
+def operators(
+    as_json: Annotated[bool, typer.Option("--json", help="Print data instead of a table.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the page of the documentation.")] = False,
+) -> None:
+    """List every operator that bnas knows, with what its record has."""
+    found = facts()
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+    elif markdown:
+        typer.echo(page(found))
+    else:
+        _print_table(found)
+
+
+def facts() -> list[dict[str, Any]]:
+    """What the record of each operator has, by name; operators on sizes alone are last."""
+    from bnas.passes import OPERATORS
+
+    found = [_facts(record) for record in OPERATORS.values()]
+    return sorted(found, key=lambda row: (row["family"] == "numbers", row["family"], row["name"].lower()))
+
+
+def _facts(record: Operator) -> dict[str, Any]:
+    from bnas.passes.ops.registry import family_of, qualified_name
+
+    others = [one for one in record.names() if one != record.op]
+    return {
+        "name": qualified_name(record.op),
+        "family": family_of(record.op),
+        "spellings": sorted({qualified_name(one) for one in others}),
+        "layers": [kind.__name__ for kind in record.layers],
+        "aten": sorted(record.aten),
+        "axes": record.axes is not None,
+        "zeros": record.zeros is not None,
+        "shape": record.shape is not None,
+        "onnx": record.onnx is not None,
+        "sizes": record.number is not None,
+        "examples": len(record.samples),
+    }
+
+
+HEADINGS = {
+    "axes": "elastic",
+    "zeros": "zeros stay zero",
+    "onnx": "ONNX",
+    "shape": "shape known",
+    "sizes": "on sizes",
+}
+"""Facts that a record has or has not: the heading of their column."""
+
+
+def _print_table(found: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{len(found)} operators; F is torch.nn.functional")
+    for heading in ("operator", "layers", *HEADINGS.values()):
+        table.add_column(heading, overflow="fold")
+    for row in found:
+        table.add_row(_short(row["name"]), ", ".join(row["layers"]), *("yes" if row[fact] else "" for fact in HEADINGS))
+    Console().print(table)
+
+
+def _short(name: str) -> str:
+    return name.replace("torch.nn.functional.", "F.")
+
+
+def page(found: list[dict[str, Any]]) -> str:
+    """The table as a page of the documentation, in Markdown."""
+    lines = [
+        "# Operators",
+        "",
+        f"bnas knows {len(found)} operators. An operator that is missing here, or has a *no* under *elastic*, is",
+        "rigid: bnas keeps its inputs and outputs as they are and says so. [Your own rules](passes.md) shows how to",
+        "register one. This page is the output of `bnas operators --markdown`; a test compares them.",
+        "",
+        "- **elastic**: the operator has an axis rule, so that widths may change around it;",
+        "- **zeros stay zero**: a sum over its result may run over an elastic axis;",
+        "- **ONNX**: bnas writes the operator itself; others make the whole export fall back to `torch.onnx.export`;",
+        "- **shape known**: bnas works the shape out without PyTorch, which makes capture and export faster;",
+        "- **on sizes**: the operator also computes with sizes that follow the inputs.",
+        "",
+        "`F` is `torch.nn.functional`.",
+    ]
+    for family in dict.fromkeys(row["family"] for row in found):
+        columns = ["operator", "other spellings", "layers", *HEADINGS.values()]
+        lines += ["", f"## {family.capitalize()}", "", _row(columns), _row(["---"] * len(columns))]
+        lines += [_row(_cells(row)) for row in found if row["family"] == family]
+    return "\n".join(lines)
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    spellings = [*row["spellings"], *(f"aten.{name}" for name in row["aten"])]
+    names = [", ".join(f"`{_short(one)}`" for one in given) or "-" for given in (spellings, row["layers"])]
+    return [f"`{_short(row['name'])}`", *names, *("yes" if row[fact] else "no" for fact in HEADINGS)]
+
+
+def _row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"

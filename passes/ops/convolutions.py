@@ -1,0 +1,231 @@
+"""Convolutions: new channels are made here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from torch import nn
+
+from bnas.passes.axes import Axes, AxisTypes
+from bnas.passes.lowering_site import Site
+from bnas.passes.terms import K, Prod
+
+from . import shapes
+from .calls import Call
+from .record import Layer, Operator, Sample, Trait
+from .zeros import by_weight
+
+
+def convolution_axes(types: AxisTypes, call: Call) -> Axes:
+    """In = G*c, out = G*o, weight = (G*o, c, kernel), bias = out, groups = active(G); depthwise is c = 1."""
+    inputs, weight = types.type(call.argument(0, "input")), types.type(call.argument(1, "weight"))
+    groups, bias = call.argument(6, "groups", 1), call.argument(2, "bias")
+    channel = len(inputs) - len(weight) + 1
+    _tie_groups(types, call, inputs, channel, groups, weight)
+    types.contract((call.argument(0, "input"), channel), (call.argument(1, "weight"), 1))
+    if bias is not None:
+        types.unify(types.type(bias)[0], weight[0])
+    types.pin_axes(weight[2:], "the kernel of a convolution is rigid")
+    types.pin_axes(inputs[channel + 1 :], "a convolution runs over it")
+    out = [*inputs[:channel], weight[0], *(K(n) for n in types.output_shape(call)[channel + 1 :])]
+    types.produces(call.argument(1, "weight"), 0)
+    types.count_macs(call, [*out, *weight[1:]])
+    return out
+
+
+def _tie_groups(types: AxisTypes, call: Call, inputs: Axes, channel: int, groups: int, weight: Axes) -> None:
+    if groups == 1:
+        types.unify(inputs[channel], weight[1])
+        return
+    groups_in, per_group = types.factor(inputs[channel], weight[1].size)
+    groups_out, _ = types.factor(weight[0], weight[0].size // groups)
+    types.unify(groups_in, groups_out)
+    types.unify(per_group, weight[1])
+    types.rewrite(call, 6, "groups", groups_out)
+
+
+def transposed_convolution_axes(types: AxisTypes, call: Call) -> Axes:
+    """In = G*c = weight axis 0, out = G * weight axis 1."""
+    inputs, weight = types.type(call.argument(0, "input")), types.type(call.argument(1, "weight"))
+    groups, bias = call.argument(6, "groups", 1), call.argument(2, "bias")
+    channel = len(inputs) - len(weight) + 1
+    types.unify(inputs[channel], weight[0])
+    types.contract((call.argument(0, "input"), channel), (call.argument(1, "weight"), 0))
+    outer, _ = types.factor(weight[0], weight[0].size // groups)
+    if groups > 1:
+        types.rewrite(call, 6, "groups", outer)
+    channels = Prod((outer, weight[1])) if groups > 1 else weight[1]
+    if bias is not None:
+        types.unify(types.type(bias)[0], channels)
+    types.pin_axes(weight[2:], "the kernel of a convolution is rigid")
+    types.pin_axes(inputs[channel + 1 :], "a convolution runs over it")
+    types.produces(call.argument(1, "weight"), 1)
+    types.count_macs(call, [*inputs[:channel], *inputs[channel + 1 :], *weight])
+    return [*inputs[:channel], channels, *(K(n) for n in types.output_shape(call)[channel + 1 :])]
+
+
+PAD_MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+"""PyTorch's padding modes: what ONNX calls them."""
+
+
+def spread(setting: int | Sequence[int], axes: int) -> list[int]:
+    """A setting of a layer for each of its axes."""
+    return [setting] * axes if isinstance(setting, int) else [int(one) for one in setting] * (axes // len(setting))
+
+
+def spatial_axes(site: Site, axes: int) -> int:
+    """`axes`, if the first argument has a batch, channels and that many further axes."""
+    if site.x.tensor.ndim != axes + 2:
+        raise site.refuse(f"needs {axes + 2} dimensions, a batch included, but gets {site.x.tensor.ndim}")
+    return axes
+
+
+def convolution_onnx(site: Site) -> str:
+    """All settings; padding other than zeros goes into a node of its own."""
+    weight = site.value(1, "weight")
+    kernel = list(weight.tensor.shape[2:])
+    axes = spatial_axes(site, len(kernel))
+    dilation = spread(site.arg(5, "dilation", 1), axes)
+    pads = _pads(site.arg(4, "padding", 0), kernel, dilation)
+    source: Any = site.x
+    mode = site.arg(7, "padding_mode", "zeros")
+    if mode != "zeros" and any(pads):
+        padding = [0, 0, *pads[:axes], 0, 0, *pads[axes:]]
+        source, pads = site.emit("Pad", source, site.ints(padding), mode=PAD_MODES[mode]), [0] * (2 * axes)
+    settings = {"kernel_shape": kernel, "dilations": dilation, "strides": spread(site.arg(3, "stride", 1), axes)}
+    bias = site.optional(2, "bias")
+    return site.emit("Conv", source, weight, bias, pads=pads, group=site.arg(6, "groups", 1), **settings)
+
+
+def _pads(padding: int | Sequence[int] | str, kernel: Sequence[int], dilation: Sequence[int]) -> list[int]:
+    """What is added before each axis, then what is added behind each."""
+    if padding == "valid":
+        return [0] * (2 * len(kernel))
+    if padding == "same":
+        total = [step * (size - 1) for step, size in zip(dilation, kernel, strict=True)]
+        return [size // 2 for size in total] + [size - size // 2 for size in total]
+    return spread(padding, len(kernel)) * 2  # type: ignore[arg-type]
+
+
+def transposed_convolution_onnx(site: Site) -> str:
+    """All settings; the output padding is what PyTorch's output size needs, however it was asked for."""
+    weight = site.value(1, "weight")
+    kernel = list(weight.tensor.shape[2:])
+    axes = spatial_axes(site, len(kernel))
+    stride, padding = spread(site.arg(3, "stride", 1), axes), spread(site.arg(4, "padding", 0), axes)
+    dilation = spread(site.arg(7, "dilation", 1), axes)
+    rest = [
+        made - ((given - 1) * s - 2 * p + d * (k - 1) + 1)
+        for made, given, s, p, d, k in zip(
+            site.result.shape[2:], site.x.tensor.shape[2:], stride, padding, dilation, kernel, strict=True
+        )
+    ]
+    settings = {"kernel_shape": kernel, "strides": stride, "dilations": dilation, "output_padding": rest}
+    bias, groups = site.optional(2, "bias"), site.arg(6, "groups", 1)
+    return site.emit("ConvTranspose", site.x, weight, bias, pads=padding * 2, group=groups, **settings)
+
+
+RECORDS = (
+    Operator(
+        F.conv1d,
+        layers={
+            nn.Conv1d: Layer(
+                tensors=("weight", "bias"), settings=("stride", "padding", "dilation", "groups", "padding_mode")
+            )
+        },
+        traits={Trait.FUSES_NORM, Trait.FUSES_ACTIVATION, Trait.CONVOLUTION, Trait.OWNS_MEMORY},
+        axes=convolution_axes,
+        zeros=by_weight(1, 1),
+        shape=shapes.convolved,
+        onnx=convolution_onnx,
+        samples=(
+            Sample(lambda x, layer: layer(x.flatten(2)), layer=lambda: nn.Conv1d(8, 6, 3, padding=1)),
+            Sample(lambda x, w: F.conv1d(x.flatten(2), w), weights=((6, 8, 1),)),
+        ),
+    ),
+    Operator(
+        F.conv2d,
+        layers={
+            nn.Conv2d: Layer(
+                tensors=("weight", "bias"), settings=("stride", "padding", "dilation", "groups", "padding_mode")
+            )
+        },
+        traits={Trait.FUSES_NORM, Trait.FUSES_ACTIVATION, Trait.CONVOLUTION, Trait.OWNS_MEMORY},
+        axes=convolution_axes,
+        zeros=by_weight(1, 1),
+        shape=shapes.convolved,
+        onnx=convolution_onnx,
+        samples=(
+            Sample(layer=lambda: nn.Conv2d(8, 12, 3, padding=1)),
+            Sample(layer=lambda: nn.Conv2d(8, 12, 3, groups=4)),
+            Sample(layer=lambda: nn.Conv2d(8, 16, 3, groups=8, stride=(1, 2), bias=False)),
+            Sample(lambda x, w, b: F.conv2d(x, w, b, 1, "same"), weights=((6, 8, 3, 3), (6,))),
+            Sample(layer=lambda: nn.Conv2d(8, 4, 3, padding=1, padding_mode="reflect")),
+        ),
+    ),
+    Operator(
+        F.conv3d,
+        layers={
+            nn.Conv3d: Layer(
+                tensors=("weight", "bias"), settings=("stride", "padding", "dilation", "groups", "padding_mode")
+            )
+        },
+        traits={Trait.FUSES_NORM, Trait.FUSES_ACTIVATION, Trait.CONVOLUTION, Trait.OWNS_MEMORY},
+        axes=convolution_axes,
+        zeros=by_weight(1, 1),
+        shape=shapes.convolved,
+        onnx=convolution_onnx,
+        samples=(Sample(lambda x, layer: layer(x.unsqueeze(2)), layer=lambda: nn.Conv3d(8, 6, (1, 2, 3))),),
+    ),
+    Operator(
+        F.conv_transpose1d,
+        layers={
+            nn.ConvTranspose1d: Layer(
+                tensors=("weight", "bias"),
+                settings=("stride", "padding", "output_padding", "groups", "dilation", "padding_mode"),
+            )
+        },
+        traits={Trait.FUSES_NORM, Trait.FUSES_ACTIVATION, Trait.TRANSPOSED_CONVOLUTION, Trait.OWNS_MEMORY},
+        axes=transposed_convolution_axes,
+        zeros=by_weight(1, 1),
+        onnx=transposed_convolution_onnx,
+        samples=(
+            Sample(
+                lambda x, layer: layer(x.flatten(2)), layer=lambda: nn.ConvTranspose1d(8, 6, 3, 2, output_padding=1)
+            ),
+        ),
+    ),
+    Operator(
+        F.conv_transpose2d,
+        layers={
+            nn.ConvTranspose2d: Layer(
+                tensors=("weight", "bias"),
+                settings=("stride", "padding", "output_padding", "groups", "dilation", "padding_mode"),
+            )
+        },
+        traits={Trait.FUSES_NORM, Trait.FUSES_ACTIVATION, Trait.TRANSPOSED_CONVOLUTION, Trait.OWNS_MEMORY},
+        axes=transposed_convolution_axes,
+        zeros=by_weight(1, 1),
+        onnx=transposed_convolution_onnx,
+        samples=(
+            Sample(layer=lambda: nn.ConvTranspose2d(8, 12, 2, 2)),
+            Sample(layer=lambda: nn.ConvTranspose2d(8, 12, 2, 2, groups=2)),
+        ),
+    ),
+    Operator(
+        F.conv_transpose3d,
+        layers={
+            nn.ConvTranspose3d: Layer(
+                tensors=("weight", "bias"),
+                settings=("stride", "padding", "output_padding", "groups", "dilation", "padding_mode"),
+            )
+        },
+        traits={Trait.FUSES_NORM, Trait.FUSES_ACTIVATION, Trait.TRANSPOSED_CONVOLUTION, Trait.OWNS_MEMORY},
+        axes=transposed_convolution_axes,
+        zeros=by_weight(1, 1),
+        onnx=transposed_convolution_onnx,
+        samples=(Sample(lambda x, layer: layer(x.unsqueeze(2)), layer=lambda: nn.ConvTranspose3d(8, 6, 1)),),
+    ),
+)

@@ -1,0 +1,110 @@
+"""Linear layers and embeddings: a weight makes the last axis."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from bnas.passes.axes import Axes, AxisTypes
+from bnas.passes.lowering_site import Site
+from bnas.passes.terms import K
+
+from . import shapes
+from .calls import Call
+from .record import Layer, Operator, Sample, Spelled, Trait
+from .zeros import by_weight
+
+
+def linear_axes(types: AxisTypes, call: Call) -> Axes:
+    """In = weight axis 1, out = weight axis 0 = bias; any number of leading axes."""
+    inputs, weight = types.type(call.argument(0, "input")), types.type(call.argument(1, "weight"))
+    bias = call.argument(2, "bias")
+    types.unify(inputs[-1], weight[1])
+    types.contract((call.argument(0, "input"), -1), (call.argument(1, "weight"), 1))
+    if bias is not None:
+        types.unify(types.type(bias)[0], weight[0])
+    out = [*inputs[:-1], weight[0]]
+    types.produces(call.argument(1, "weight"), 0)
+    types.count_macs(call, [*out, weight[1]])
+    return out
+
+
+def embedding_axes(types: AxisTypes, call: Call) -> Axes:
+    """The rows are read by numbers; the width is elastic."""
+    index, weight = types.type(call.argument(0, "input")), types.type(call.argument(1, "weight"))
+    types.pin_axes([weight[0], *index], "rows of it are read by numbers")
+    types.produces(call.argument(1, "weight"), 1)
+    return [*index, weight[1]]
+
+
+def embedding_bag_axes(types: AxisTypes, call: Call) -> Axes:
+    """As `embedding`; rows are summed in bags."""
+    weight = types.type(call.argument(1, "weight"))
+    for tensor in call.tensors():
+        types.pin_axes(types.type(tensor)[: 1 if types.type(tensor) is weight else None], "rows of it are read in bags")
+    types.produces(call.argument(1, "weight"), 1)
+    return [K(types.output_shape(call)[0]), weight[1]]
+
+
+def linear_onnx(site: Site) -> str:
+    """Gemm on two dimensions, MatMul and Add on any other number."""
+    weight, bias = site.value(1, "weight"), site.optional(2, "bias")
+    if site.x.tensor.ndim == 2:
+        return site.emit("Gemm", site.x, weight, bias, transB=1)
+    product = site.emit("MatMul", site.x, site.transpose(weight, [1, 0]))
+    return product if bias is None else site.emit("Add", product, bias)
+
+
+def embedding_onnx(site: Site) -> str:
+    """Rows of a table."""
+    if site.arg(3, "max_norm") is not None:
+        raise site.refuse("scales the rows that it reads (max_norm)")
+    return site.emit("Gather", site.value(1, "weight"), site.x, axis=0)
+
+
+def _embedding(weight: Any, indices: Any, padding_idx: int, scale_grad_by_freq: bool, sparse: bool) -> Spelled:
+    settings: dict[str, Any] = {} if padding_idx < 0 else {"padding_idx": padding_idx}
+    settings |= {"scale_grad_by_freq": True} if scale_grad_by_freq else {}
+    return F.embedding, (indices, weight), settings | ({"sparse": True} if sparse else {})
+
+
+RECORDS = (
+    Operator(
+        F.linear,
+        layers={nn.Linear: Layer(tensors=("weight", "bias"))},
+        traits={Trait.FUSES_NORM, Trait.FUSES_ACTIVATION, Trait.OWNS_MEMORY},
+        axes=linear_axes,
+        zeros=by_weight(-1, 1),
+        shape=shapes.projected,
+        onnx=linear_onnx,
+        samples=(
+            Sample(lambda x, layer: layer(x.mT.transpose(1, 3)).transpose(1, 3), layer=lambda: nn.Linear(8, 5)),
+            Sample(lambda x, w: F.linear(x.mean((2, 3)), w), weights=((5, 8),)),
+        ),
+    ),
+    Operator(
+        F.embedding,
+        aten={"embedding": _embedding},
+        spellings=(torch.embedding,),
+        layers={nn.Embedding: Layer(tensors=("weight",), settings=("padding_idx",))},
+        traits={Trait.LOOKUP, Trait.OWNS_MEMORY},
+        axes=embedding_axes,
+        zeros=by_weight(-1, 1),
+        onnx=embedding_onnx,
+        samples=(
+            Sample(lambda x, layer: x + layer(torch.arange(6)).t()[:, None], layer=lambda: nn.Embedding(6, 8)),
+            Sample(lambda x, w: x + F.embedding(torch.arange(6), w).t()[:, None], weights=((6, 8),)),
+        ),
+    ),
+    Operator(
+        F.embedding_bag,
+        axes=embedding_bag_axes,
+        zeros=by_weight(-1, 1),
+        samples=(
+            Sample(lambda x, w: x * F.embedding_bag(torch.tensor([[0, 2]]), w)[:, :, None, None], weights=((3, 8),)),
+        ),
+    ),
+)

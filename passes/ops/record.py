@@ -1,0 +1,187 @@
+"""The record of an operator: all that bnas knows of it, in one place.
+
+A record is what a primitive is in JAX, or an OpInfo in PyTorch's tests. Whatever a record leaves out has a sound
+default: an operator without an axis rule is rigid, one without an ONNX rule is not lowered, one without a zero rule
+makes something of zero. `samples` are example calls from which the tests of all facts are generated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
+from enum import Enum, auto
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from bnas.passes.axes import AxisTypes
+    from bnas.passes.lowering_site import Site
+    from bnas.passes.terms import Term
+
+    from .calls import Call
+
+Target: TypeAlias = Callable[..., Any] | str
+"""What a graph node calls: a function, or a tensor method by its name."""
+
+AxisRule: TypeAlias = "Callable[[AxisTypes, Call], Any]"
+"""States the equations of a call and returns the type of its result, nested as the result is."""
+
+ZeroRule: TypeAlias = "Callable[[AxisTypes, Call, Sequence[Term], int], bool]"
+"""Whether the entries that a sub-network leaves out of one axis of the result would be zero."""
+
+ShapeRule: TypeAlias = Callable[[tuple[Any, ...], Mapping[str, Any]], Tensor | None]
+"""The result of a call on meta tensors; None where PyTorch is to compute it."""
+
+OnnxRule: TypeAlias = "Callable[[Site], str | Sequence[str]]"
+"""Emits the ONNX nodes of a call and returns the names of its results."""
+
+NumberRule: TypeAlias = "Callable[..., Any]"
+"""What a call on sizes gives, computed in the ONNX graph."""
+
+Spelled: TypeAlias = tuple[Any, tuple[Any, ...], dict[str, Any]]
+"""A function with its positional and keyword arguments."""
+
+AtenRule: TypeAlias = Callable[..., Spelled | None]
+"""The Python call of an ATen operator, from its arguments by name; None for an overload that the schema explains."""
+
+
+class Trait(Enum):
+    """A property of an operator that a pass asks for, where no rule has to be written."""
+
+    ACTIVATION = auto()
+    """Runs fused with the operator before it."""
+    FUSES_NORM = auto()
+    """A batch norm behind it is folded into its weights."""
+    FUSES_ACTIVATION = auto()
+    """An activation behind it runs in the same kernel."""
+    BATCH_NORM = auto()
+    CONVOLUTION = auto()
+    TRANSPOSED_CONVOLUTION = auto()
+    LOOKUP = auto()
+    """Reads rows of a weight by numbers."""
+    SUM = auto()
+    """Adds two values: the end of a residual block."""
+    JOIN = auto()
+    """Branches end here: a region that may be skipped is looked for before it."""
+    SCALE = auto()
+    """Scales or shifts a stream entry by entry."""
+    STREAM_NORM = auto()
+    """Normalises a stream; whoever reads the stream afterwards needs it."""
+    SAME_ENTRIES = auto()
+    """A view of all entries in their order."""
+    PERMUTATION = auto()
+    """A view of all entries with the axes in another order."""
+    FLAT = auto()
+    """Gives the same value for many inputs, as ``relu`` does below zero."""
+    OWNS_MEMORY = auto()
+    """The result never shares memory with an argument."""
+    OVERWRITES = auto()
+    """Takes ``inplace=True`` and then writes into its first argument only, to the same numbers."""
+    HANDS_ON = auto()
+    """Returns its input itself in evaluation mode."""
+    PICKS = auto()
+    """Takes the entries that a mask names: how many, only the numbers of the mask tell."""
+    POOL = auto()
+    """Takes windows of a size that is given."""
+    WINDOW = auto()
+    """A pool over several axes, which may have one number for the windows along all of them."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """How a layer is spelled as a call of its operator: its tensors and settings as keyword arguments."""
+
+    tensors: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
+    names: Callable[[nn.Module], tuple[str, ...] | None] | None = None
+    """Gives the tensors of a layer where they depend on its settings; None for settings that no call is for."""
+    fit: Callable[[nn.Module, Mapping[str, Any]], None] | None = None
+    """Sets the attributes of an extracted layer that follow from the shapes of its tensors, given as slots by name."""
+    op: Any = None
+    """The operator, filled in by the registry."""
+
+    def of(self, module: nn.Module) -> Layer | None:
+        """The form with the tensors of `module`; None where its settings have no functional form."""
+        if self.names is None:
+            return self
+        found = self.names(module)
+        return None if found is None else replace(self, tensors=found, names=None)
+
+
+def called(x: Tensor, layer: nn.Module) -> Any:
+    """The layer of a sample on its input."""
+    return layer(x)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An example call: the tests of a record are generated from it.
+
+    ``call(x, layer, *weights)`` gets a batch ``x`` of shape (batch, *shape) whose axis 1 is elastic, the layer if
+    there is one, and parameters. The call returns a tensor, or a tuple of tensors, of at least two axes, the first of
+    which is the batch. The example may use other operators beside the one it is of.
+    """
+
+    call: Callable[..., Any] = called
+    layer: Callable[[], nn.Module] | None = None
+    """Makes the layer: not before a test needs it."""
+    weights: tuple[tuple[int, ...], ...] = ()
+    """The shapes of the parameters."""
+    shape: tuple[int, ...] = (8, 4, 6)
+    rigid: str = ""
+    """A pattern that the reason matches, where axis 1 must become rigid; empty where it stays elastic."""
+    onnx: str = ""
+    """A pattern that the error matches, where this call cannot be lowered although the operator has a rule."""
+
+
+@dataclass(frozen=True)
+class Operator:
+    """Everything that bnas knows of one operator.
+
+    Register an operator of your own with `bnas.passes.register`; an operator or a spelling that is known already
+    raises `RuleError`.
+    """
+
+    op: Target
+    """The canonical function, or the name of a tensor method that has no function of its own."""
+    spellings: tuple[Target, ...] = ()
+    """Other functions and methods that do the same with the same arguments. A method without an entry is looked up in
+    ``torch`` under its own name; a method with a trailing underscore stands for the plain one."""
+    reordered: Mapping[Target, tuple[str, ...]] = field(default_factory=dict)
+    """Other functions that do the same with arguments in another order: the canonical name of each argument."""
+    in_place: tuple[Target, ...] = ()
+    """Functions that do the same and write the result into their first argument."""
+    aten: Mapping[str, AtenRule] = field(default_factory=dict)
+    """ATen operators whose arguments differ from the function's, by name; all others follow from their schema."""
+    layers: Mapping[type[nn.Module], Layer] = field(default_factory=dict)
+    """Layers by their exact type: a subclass may have changed ``forward``, so the tracer goes into it instead."""
+    trained: type[nn.Module] | None = None
+    """For an operator that is random in training mode: the layer that does the same there."""
+    traits: Set[Trait] = frozenset()
+    axes: AxisRule | None = None
+    zeros: ZeroRule | None = None
+    shape: ShapeRule | None = None
+    onnx: OnnxRule | None = None
+    number: NumberRule | None = None
+    kept: str = ""
+    """The method of `bnas.passes.oracle.OverKept` that computes it over the entries that a sub-network keeps."""
+    samples: tuple[Sample, ...] = ()
+
+    def names(self) -> Iterator[Target]:
+        """Every spelling, the canonical one first."""
+        yield self.op
+        yield from self.spellings
+        yield from self.reordered
+        yield from self.in_place
+
+    def has(self, *traits: Trait) -> bool:
+        """Whether the operator has one of `traits`."""
+        return not self.traits.isdisjoint(traits)
+
+
+UNKNOWN = Operator("")
+"""Stands for an operator that nothing is known of."""
+
+NONE: Mapping[Any, Any] = MappingProxyType({})

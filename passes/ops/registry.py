@@ -1,0 +1,208 @@
+"""Finds the record of an operator by any of its spellings, by a layer's type, or by an ATen name."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from bnas.passes.errors import RuleError
+
+from .record import UNKNOWN, AtenRule, Layer, Operator, Target, Trait
+
+FAMILIES = (
+    *("activations", "arithmetic", "casts", "convolutions", "factories", "gathers", "indexing", "linear", "norms"),
+    *("numbers", "order", "parts", "pools", "products", "recurrent", "reductions", "resizes", "shuffles", "views"),
+)
+"""The modules of this package with a tuple ``RECORDS``."""
+
+
+@dataclass
+class _Table:
+    """The records, and what they are found by."""
+
+    records: dict[Target, Operator] = field(default_factory=dict)
+    canonical: dict[Target, Target] = field(default_factory=dict)
+    writing: set[Target] = field(default_factory=set)
+    reordered: dict[Target, tuple[str, ...]] = field(default_factory=dict)
+    layers: dict[type[nn.Module], Layer] = field(default_factory=dict)
+    aten: dict[str, AtenRule] = field(default_factory=dict)
+
+    def add(self, record: Operator) -> None:
+        """Enter a record under all its names.
+
+        Raises:
+            RuleError: a name, layer or ATen operator has a record already.
+        """
+        taken = [name for name in record.names() if name in self.canonical]
+        taken += [kind for kind in record.layers if kind in self.layers]
+        taken += [name for name in record.aten if name in self.aten]
+        if taken:
+            known = self.canonical.get(taken[0], taken[0])
+            raise RuleError(
+                f"{operator_name(taken[0])} already has a record, that of {operator_name(known)}: register one record "
+                "for each operator, or change it for a while with OPERATORS.changed"
+            )
+        self.records[record.op] = record
+        self.canonical.update(dict.fromkeys(record.names(), record.op))
+        self.writing.update(record.in_place)
+        self.reordered.update(record.reordered)
+        self.layers.update({kind: replace(form, op=record.op) for kind, form in record.layers.items()})
+        self.aten.update(record.aten)
+
+    def copy(self) -> _Table:
+        """A table of its own with the same records."""
+        return _Table(*(type(part)(part) for part in vars(self).values()))
+
+
+class Operators(Mapping[Target, Operator]):
+    """The records of all operators by canonical operator.
+
+    The families are imported at the first look-up, so that a rule may use whatever part of bnas it needs.
+    """
+
+    def __init__(self, families: tuple[str, ...] = FAMILIES) -> None:
+        self._families, self._loaded = families, False
+        self._own = _Table()
+        self._overlay: ContextVar[_Table | None] = ContextVar("operators", default=None)
+
+    @property
+    def _table(self) -> _Table:
+        overlay = self._overlay.get()
+        if overlay is not None:
+            return overlay
+        if not self._loaded:
+            self._loaded = True
+            for family in self._families:
+                for record in importlib.import_module(f"{__package__}.{family}").RECORDS:
+                    self._own.add(record)
+        return self._own
+
+    def __getitem__(self, op: Target) -> Operator:
+        return self._table.records[op]
+
+    def __iter__(self) -> Iterator[Target]:
+        return iter(self._table.records)
+
+    def __len__(self) -> int:
+        return len(self._table.records)
+
+    def of(self, target: Target) -> Operator:
+        """The record of a function or method in any spelling; that of nothing known if there is none."""
+        return self._table.records.get(self.canonical(target), UNKNOWN)
+
+    def canonical(self, target: Target) -> Target:
+        """The canonical operator of a function or method; an in-place method stands for the plain one.
+
+        A target without a record is its own canonical operator.
+        """
+        table = self._table.canonical
+        if target in table:
+            return table[target]
+        if not isinstance(target, str):
+            return target
+        name = target[:-1] if target.endswith("_") and not target.endswith("__") else target
+        if name in table:
+            return table[name]
+        function = getattr(torch, name, None)
+        return table.get(function, function) if callable(function) else name
+
+    def writes(self, target: Target) -> bool:
+        """Whether a record says that the function writes into its first argument."""
+        return target in self._table.writing
+
+    def arguments(self, target: Target, args: tuple[Any, ...]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Positional arguments of a call in the order of the canonical operator, those of another order by name."""
+        names = self._table.reordered.get(target)
+        return (args, {}) if names is None else ((), dict(zip(names, args, strict=False)))
+
+    def layer(self, kind: type[nn.Module]) -> Layer | None:
+        """How layers of exactly the type `kind` are spelled; None for others."""
+        return self._table.layers.get(kind)
+
+    def aten(self, name: str) -> AtenRule | None:
+        """How the ATen operator `name` is spelled in Python, where its schema does not say it."""
+        return self._table.aten.get(name)
+
+    def with_trait(self, *traits: Trait) -> Iterator[Operator]:
+        """The records that have one of `traits`."""
+        return (record for record in self._table.records.values() if record.has(*traits))
+
+    def register(self, record: Operator) -> None:
+        """Add the record of an operator.
+
+        Raises:
+            RuleError: one of its spellings, layers or ATen names has a record already.
+        """
+        self._table.add(record)
+
+    @contextmanager
+    def changed(self, op: Target, **facts: Any) -> Iterator[Operator]:
+        """While it lasts and in this context only, the record of `op` has other `facts`; a new one if it has none."""
+        with self.copied():
+            table = self._table
+            before = table.records.pop(op, None)
+            record = Operator(op, **facts) if before is None else replace(before, **facts)
+            for part in (table.canonical, table.layers, table.aten):
+                for key in [key for key, value in part.items() if before is not None and _is_of(key, value, before)]:
+                    del part[key]
+            table.add(record)
+            yield record
+
+    @contextmanager
+    def copied(self) -> Iterator[None]:
+        """While it lasts and in this context only, records are added to a copy of the registry."""
+        token = self._overlay.set(self._table.copy())
+        try:
+            yield
+        finally:
+            self._overlay.reset(token)
+
+
+def _is_of(key: Any, value: Any, record: Operator) -> bool:
+    """Whether an entry of a table belongs to a record."""
+    return value == record.op or key in record.layers or (isinstance(key, str) and key in record.aten)
+
+
+OPERATORS = Operators()
+"""The registry that all passes use."""
+
+
+def canonical(target: Target) -> Target:
+    """The canonical operator of a function or method, see `Operators.canonical`."""
+    return OPERATORS.canonical(target)
+
+
+def register(record: Operator) -> None:
+    """Add the record of an operator of your own, see `Operators.register`."""
+    OPERATORS.register(record)
+
+
+def family_of(op: Target) -> str:
+    """The module of this package that has the record of an operator; "own" for one that a user registered."""
+    modules = {name: importlib.import_module(f"{__package__}.{name}") for name in FAMILIES}
+    return next((name for name, module in modules.items() if any(one.op == op for one in module.RECORDS)), "own")
+
+
+def operator_name(op: Any) -> str:
+    """A short name of an operator for messages and pictures."""
+    return op if isinstance(op, str) else str(getattr(op, "__name__", op))
+
+
+def qualified_name(op: Any) -> str:
+    """A name of an operator that says where it is from: ``torch.relu``, ``Tensor.expand``."""
+    if isinstance(op, str):
+        return f"Tensor.{op}"
+    module = str(getattr(op, "__module__", None) or "torch")
+    # PyTorch's built-in functions say that they belong to some private module.
+    name = str(getattr(op, "__name__", op))
+    public = name.lstrip("_")
+    name = public if getattr(F, public, None) is op else name  # F.threshold says that it is _threshold
+    return f"{'torch' if module.startswith('torch._') else module}.{name}"

@@ -1,0 +1,142 @@
+"""Where the entries that a sub-network leaves out would be zero, if all parameters that it leaves out were.
+
+A sum over an elastic axis, or a product that contracts one, is that of the kept entries only because the others would
+add nothing. They do so behind a layer, whose weights and biases are gone, and behind ``relu``; not behind ``exp`` or
+``sigmoid``, which make something of zero, and not behind ``x + 1``. A record names the rule of its operator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+from torch.fx import Node
+
+from bnas.passes.ir import memory_of
+from bnas.passes.terms import Term, symbols
+
+from .calls import Call, TensorRef
+from .record import ZeroRule
+from .registry import OPERATORS
+
+if TYPE_CHECKING:
+    from bnas.passes.axes import AxisTypes
+
+Zeros = tuple[bool, ...]
+"""For each axis of a tensor, whether what is left out of it is zero; a rigid axis leaves nothing out."""
+
+
+def note_zeros(types: AxisTypes, node: Node) -> None:
+    """Find `Zeros` of the value of a node whose type is known, nested as the value is.
+
+    What is written in place is no longer zero in any value that shares the memory, unless the result is.
+    """
+    made = zeros_of(types, node) if node.op == "get_attr" else _nested(types, types.ir.calls.get(node), node)
+    types.zeros[node] = made
+    if types.ir.writes(node) and not (isinstance(made, tuple) and all(made)):
+        memory = memory_of(node.all_input_nodes[0])
+        for other in [other for other in types.zeros if memory_of(other) == memory is not None]:
+            types.zeros[other] = _nested(types, None, other)
+
+
+def zeros_of(types: AxisTypes, value: Any) -> Zeros:
+    """`Zeros` of an argument of a call: parameters are gone where they are left out, buffers are not."""
+    if isinstance(value, Node) and value.op != "get_attr":
+        found = types.zeros.get(value)
+        return found if isinstance(found, tuple) else ()
+    name = value.name if isinstance(value, TensorRef) else str(value.target)
+    gone = name not in types.ir.constants and isinstance(types.ir.tensor(name), nn.Parameter)
+    return tuple(gone or not any(symbols(axis)) for axis in types.type(value))
+
+
+def _nested(types: AxisTypes, call: Call | None, node: Node) -> Any:
+    def zeros(axes: Any) -> Any:
+        if isinstance(axes, list):
+            return _zeros(types, call, axes)
+        return [zeros(part) for part in axes] if isinstance(axes, tuple) else None
+
+    return zeros(types.values[node])
+
+
+def _zeros(types: AxisTypes, call: Call | None, axes: Sequence[Term]) -> Zeros:
+    rule = None if call is None else OPERATORS.of(call.op).zeros
+    return tuple(
+        not any(symbols(term)) or (rule is not None and call is not None and rule(types, call, axes, axis))
+        for axis, term in enumerate(axes)
+    )
+
+
+# The rules that records name ---------------------------------------------------------------------------------------
+
+
+def keeps(types: AxisTypes, call: Call, axes: Sequence[Term], axis: int) -> bool:
+    """Zero if all operands are zero there. Of an operator with several results, such as places, nothing is known."""
+    return not isinstance(call.node.meta["value"], tuple) and parted(types, call, axes, axis)
+
+
+def parted(types: AxisTypes, call: Call, axes: Sequence[Term], axis: int) -> bool:
+    """Zero if all operands are zero there; each result is a part of the input."""
+    found = list(sources(types, call, axes[axis]))
+    return bool(found) and all(found)
+
+
+def product(types: AxisTypes, call: Call, axes: Sequence[Term], axis: int) -> bool:
+    """Zero if any factor is zero there."""
+    return any(sources(types, call, axes[axis]))
+
+
+def dividend(types: AxisTypes, call: Call, axes: Sequence[Term], axis: int) -> bool:
+    """Zero if the first operand is zero there."""
+    return list(sources(types, call, axes[axis]))[:1] == [True]
+
+
+def powered(types: AxisTypes, call: Call, axes: Sequence[Term], axis: int) -> bool:
+    """Zero if the base is zero there and the exponent is a positive number."""
+    exponent = call.argument(1, "exponent")
+    return isinstance(exponent, int | float) and exponent > 0 and keeps(types, call, axes, axis)
+
+
+def summed(types: AxisTypes, call: Call, axes: Sequence[Term], axis: int) -> bool:
+    """Zero if both operands are zero there: a number, or a tensor without the axis, is added to all entries."""
+    operands = call.argument(0, "input"), call.argument(1, "other")
+    shapes = [types.shape(one) if types.is_tensor(one) else () for one in operands]
+    place = axis - len(axes)
+    elsewhere = any(len(shape) < -place or shape[place] == 1 for shape in shapes)
+    return not elsewhere and keeps(types, call, axes, axis)
+
+
+def made(types: AxisTypes, call: Call, axes: Sequence[Term], axis: int) -> bool:
+    """Zero everywhere."""
+    return True
+
+
+def by_weight(place: int, position: int) -> ZeroRule:
+    """Zero along the axis at `place`, all of which the weight at `position` of the call makes."""
+
+    def rule(types: AxisTypes, call: Call, axes: Sequence[Term], axis: int) -> bool:
+        weight = call.argument(position, "weight")
+        return place % len(axes) == axis and weight is not None and all(zeros_of(types, weight))
+
+    return rule
+
+
+def sources(types: AxisTypes, call: Call, term: Term) -> Iterator[bool]:
+    """For each axis of an operand that shares symbols with `term`, whether it is zero."""
+    wanted = set(symbols(term))
+    for operand in call.tensors():
+        if isinstance(operand, TensorRef):
+            found = _pairs(types.type(operand), zeros_of(types, operand))
+        else:
+            found = _pairs(types.values[operand], types.zeros[operand])
+        for own, zero in found:
+            if wanted & set(symbols(own)):
+                yield zero
+
+
+def _pairs(axes: Any, zeros: Any) -> Iterator[tuple[Term, bool]]:
+    """The axes of one tensor, or of all in a tuple, each with whether it is zero."""
+    if isinstance(axes, list):
+        yield from zip(axes, zeros, strict=True)
+    for part, inner in zip(axes, zeros, strict=True) if isinstance(axes, tuple) else ():
+        yield from _pairs(part, inner)
