@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         Evaluator,
         Int8,
         LatencyModel,
+        LatencySettings,
         Recipe,
         Schedule,
         Stage,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
         measure_latency,
         verify,
     )
-    from bnas.search import Objective, Searcher, SearchResult
+    from bnas.search import NSGA2, RNSGA2, Objective, RandomSearch, Searcher, SearchResult, SearchSettings
 
     from . import passes as passes
     from . import run as run
@@ -61,6 +62,7 @@ __getattr__, __dir__ = attach(
             "Evaluator",
             "Int8",
             "LatencyModel",
+            "LatencySettings",
             "Recipe",
             "Schedule",
             "Stage",
@@ -73,14 +75,20 @@ __getattr__, __dir__ = attach(
             "verify",
         ),
         "bnas.search": (
+            "NSGA2",
+            "RNSGA2",
             "Objective",
+            "RandomSearch",
             "SearchResult",
+            "SearchSettings",
             "Searcher",
         ),
     },
 )
 
 __all__ = [
+    "NSGA2",
+    "RNSGA2",
     "BnasError",
     "Distillation",
     "Elasticity",
@@ -88,10 +96,13 @@ __all__ = [
     "Int8",
     "Job",
     "LatencyModel",
+    "LatencySettings",
     "Objective",
+    "RandomSearch",
     "Recipe",
     "Schedule",
     "SearchResult",
+    "SearchSettings",
     "SearchSpace",
     "Searcher",
     "Splits",

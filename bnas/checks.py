@@ -3,45 +3,67 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 from bnas.configuration import Configuration
 from bnas.devices import device_named
-from bnas.optimizers import settings_of
-from bnas.runtime import Stage, TrainingError
+from bnas.runtime import TrainingError
 from bnas.runtime.onnx_session import check_provider
 from bnas.runtime.stage import check_stages
-from bnas.search import Constraint, SearchError
-from bnas.search_section import Search
-from bnas.settings import elasticity_of, population_of, recipe_of
+from bnas.search import SearchError, SearchSettings
+from bnas.settings import elasticity_of, order_of, recipe_of, search_of, stages_of
 from bnas.sources import SourceError
 
 
-def checks_of(configuration: Configuration, folder: Path) -> list[tuple[str, Callable[[], object]]]:
-    """What can be told of `configuration` before its model and data are loaded: each raises BnasError, for a place."""
-    training, search = configuration.bootstrapNAS.training, configuration.bootstrapNAS.search
-    stages = training.schedule.list_stage_descriptions
-    dimensions, order = training.elasticity.available_elasticity_dims, training.progressivity_of_elasticity
-    checks: list[tuple[str, Callable[[], object]]] = [
-        ("model_options", partial(_check_options, configuration)),
-        ("device", partial(device_named, configuration.device)),
-        ("optimizer", partial(settings_of, configuration.optimizer)),
-        ("bootstrapNAS.training.elasticity", partial(elasticity_of, configuration, folder)),
-        ("bootstrapNAS.training", partial(recipe_of, configuration)),
-        ("bootstrapNAS.search", partial(_check_search, search)),
-        ("latency.provider", partial(check_provider, configuration.latency.provider)),
-        ("tensorboard", partial(_check_tensorboard, configuration.tensorboard)),
+@dataclass(frozen=True)
+class Check:
+    """Something that can be wrong with a configuration."""
+
+    place: str
+    """Where it is told."""
+    check: Callable[[], object]
+    """Raises BnasError."""
+    reads: tuple[str, ...]
+    """The places that it is about: where one of these is wrong by itself, there is nothing to check."""
+
+
+def checks_of(configuration: Configuration, folder: Path) -> list[Check]:
+    """What can be told of `configuration` before its model and data are loaded."""
+
+    def check(place: str, test: Callable[[], object], *reads: str) -> Check:
+        return Check(place, test, reads or (place,))
+
+    return [
+        check("model_options", partial(_check_options, configuration), "model_options", "num_classes"),
+        check("device", partial(device_named, configuration.device)),
+        *(_of_peer if configuration.peer else _of_own)(configuration, folder),
+        check("latency.provider", partial(check_provider, configuration.latency.provider)),
+        check("tensorboard", partial(_check_tensorboard, configuration.tensorboard)),
     ]
-    for number, stage in enumerate(stages):
-        place = f"bootstrapNAS.training.schedule.list_stage_descriptions[{number}]"
-        checks.append((place, partial(Stage, **stage.model_dump())))
-    dims = [Stage(one.train_dims) for one in stages]
-    checks.append(("bootstrapNAS.training.schedule", partial(check_stages, dims, dimensions, order)))
-    for number, text in enumerate(search.constraints):
-        checks.append((f"bootstrapNAS.search.constraints[{number}]", partial(Constraint.parse, text)))
-    return checks
+
+
+def _of_peer(configuration: Configuration, folder: Path) -> list[Check]:
+    training, search = "bootstrapNAS.training", "bootstrapNAS.search"
+    elastic, schedule = f"{training}.elasticity", f"{training}.schedule"
+    dims, order = f"{elastic}.available_elasticity_dims", f"{training}.progressivity_of_elasticity"
+    scopes = ("ignored_scopes", "target_scopes")
+    return [
+        Check(elastic, partial(elasticity_of, configuration, folder), (elastic, *scopes)),
+        Check(training, partial(_check_teacher, configuration), (f"{training}.rule", f"{training}.compression")),
+        Check(schedule, partial(_check_stages, configuration), (schedule, dims, order)),
+        Check(search, partial(_check_search, configuration), (search,)),
+    ]
+
+
+def _of_own(configuration: Configuration, folder: Path) -> list[Check]:
+    dims, order = "elasticity.dimensions", "recipe.progressivity_of_elasticity"
+    return [
+        Check("stages", partial(_check_stages, configuration), ("stages", dims, order)),
+        Check("search", partial(_check_search, configuration), ("search",)),
+    ]
 
 
 def _check_options(configuration: Configuration) -> None:
@@ -49,13 +71,19 @@ def _check_options(configuration: Configuration) -> None:
         raise SourceError("num_classes is a key of the first level too; give one of them")
 
 
-def _check_search(search: Search) -> None:
-    if population_of(search) > search.num_evals:
-        told = f"population {search.population} is larger than num_evals {search.num_evals}"
-        raise SearchError(
-            f"{told}: say --set bootstrapNAS.search.population={min(20, search.num_evals)}, or evaluate more"
-        )
-    if search.predictor and find_spec("sklearn") is None:
+def _check_teacher(configuration: Configuration) -> None:
+    """Rule and teacher stand in two sections: all others are checked where they stand."""
+    recipe_of(configuration)
+
+
+def _check_stages(configuration: Configuration) -> None:
+    dimensions = elasticity_of(configuration, Path()).dimensions
+    check_stages(stages_of(configuration), dimensions, order_of(configuration))
+
+
+def _check_search(configuration: Configuration) -> None:
+    settings: SearchSettings = search_of(configuration)
+    if getattr(settings.algorithm, "predictor", False) and find_spec("sklearn") is None:
         raise SearchError("predictor: scikit-learn is not installed: pip install 'bnas[surrogate]'")
 
 

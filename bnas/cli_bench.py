@@ -17,24 +17,28 @@ if TYPE_CHECKING:
 def bench(
     file: Annotated[Path, typer.Argument(help="An ONNX file.")],
     against: Annotated[Path | None, typer.Option("--against", help="Another one, measured in turns with it.")] = None,
-    batch: Annotated[int, typer.Option(help="Samples in a run.")] = 1,
-    threads: Annotated[int, typer.Option(help="Threads within an operator.")] = 1,
-    runs: Annotated[int, typer.Option(help="Timings of each file.")] = 50,
-    provider: Annotated[str, typer.Option(help="Execution provider of ONNX Runtime.")] = "CPUExecutionProvider",
+    batch: Annotated[int | None, typer.Option(help="Samples in a run.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads within an operator.")] = None,
+    runs: Annotated[int | None, typer.Option(help="Timings of each file.")] = None,
+    provider: Annotated[str | None, typer.Option(help="Execution provider of ONNX Runtime.")] = None,
     sizes: Annotated[
         list[str] | None,
         typer.Option("--sizes", metavar="TITLE=SIZE", help="Size of a dynamic axis, such as length=128."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print data instead of a table.")] = False,
 ) -> None:
-    """Measure how long an ONNX file takes on ONNX Runtime, alone or against another."""
+    """Measure how long an ONNX file takes on ONNX Runtime, alone or against another.
+
+    What is not given is as `bnas.LatencySettings` has it.
+    """
     from bnas.inputs import parse_sizes
     from bnas.runtime import measure_latency
 
     files = {str(path): path for path in (file, against) if path is not None}
     reference = str(file if against is None else against)
-    settings: Any = {"batch": batch, "threads": threads, "runs": runs, "provider": provider}
-    found = measure_latency(files, reference=reference, sizes=parse_sizes(sizes or []), **settings)
+    given = {"batch": batch, "threads": threads, "runs": runs, "provider": provider, "sizes": parse_sizes(sizes or [])}
+    settings: Any = {key: value for key, value in given.items() if value not in (None, {})}
+    found = measure_latency(files, reference=reference, **settings)
     if as_json:
         typer.echo(json.dumps({name: latency.to_json() for name, latency in found.items()}, indent=2))
         return

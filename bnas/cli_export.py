@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -48,7 +49,9 @@ def written(folder: RunFolder, subnet: str, path: Path, quantised: bool) -> str:
 
     folder.check_export()
     chosen, job = folder.subnet(subnet), folder.job
-    settings = Int8(job.data.train, **(job.int8 or {}), validation=job.data.test) if quantised else None
+    how = job.int8 or Int8()
+    how = how if how.calibration is not None else replace(how, calibration=job.data.train)
+    settings = replace(how, validation=job.data.test) if quantised else None
     metadata = origin(folder.supernet, chosen)
     report = export_onnx(folder.module(chosen), path, one_sample(folder.supernet), settings, metadata=metadata)
     told = f"{report.path}: {report.bytes:,} bytes, relative error in float {report.max_relative_error:.1e}\n"

@@ -1,24 +1,29 @@
-"""The keys of a configuration file: those of BootstrapNAS with the meaning that it documents, and ours beside them."""
+"""The keys of a configuration file: the classes of settings, or BootstrapNAS's layout of them; model and data."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, StringConstraints, ValidationInfo, WrapSerializer, field_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    ValidationInfo,
+    WrapSerializer,
+    field_validator,
+    model_serializer,
+)
 from pydantic_core import PydanticKnownError
 
-from bnas.search_section import Search
-from bnas.section import Count, Fraction, Positive, Scopes, Section
-from bnas.training_section import Training
-
-
-class BootstrapNAS(Section):
-    """``bootstrapNAS``."""
-
-    training: Training = Training()
-    search: Search = Search()
-
+from bnas.bootstrapnas import BootstrapNAS, OptimizerSection, check_objectives, takes
+from bnas.job import Job
+from bnas.passes import Elasticity
+from bnas.passes.settings import Count, Names, NotNegative, Share, Whole
+from bnas.runtime import Int8, LatencySettings, Recipe, Stage
+from bnas.search import Objective, SearchSettings
+from bnas.section import Section
 
 AxisNumber = Annotated[str, StringConstraints(pattern=r"^-?\d+$")]
 
@@ -79,71 +84,21 @@ Inputs = Annotated[
 ]
 
 
-def _lower(value: Any) -> Any:
-    return value.lower() if isinstance(value, str) else value
-
-
-class OptimizerSection(Section):
-    """``optimizer``."""
-
-    type: Annotated[
-        Literal["sgd", "adam", "adamw", "rmsprop"],
-        BeforeValidator(
-            _lower,
-            json_schema_input_type=Literal["sgd", "adam", "adamw", "rmsprop", "SGD", "Adam", "AdamW", "RMSprop"],
-        ),
-    ] = "sgd"
-    """Of `torch.optim`; capitals say nothing."""
-    base_lr: Positive = 0.01
-    """The learning rate of stages without ``init_lr``."""
-    momentum: Fraction | None = None
-    """Of sgd and rmsprop; by default 0.9 and 0."""
-    nesterov: bool | None = None
-    """Of sgd: look ahead along the momentum; by default wherever there is one."""
-    betas: tuple[Fraction, Fraction] | None = None
-    """Of adam and adamw; by default 0.9 and 0.999."""
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
-    """Factor of the weights in their gradients; of adamw that of the weights themselves."""
-    label_smoothing: Fraction = 0.0
-    """Of the cross-entropy against the targets."""
-    no_decay_keys: str | None = None
-    """Parts of parameter names with # between them, such as "bn#bias": these parameters have no weight decay."""
-
-
-class LatencySection(Section):
-    """``latency``; see `bnas.measure_latency`."""
-
-    batch: Count = 1
-    """Samples in a run."""
-    threads: Count = 1
-    """Threads within an operator."""
-    runs: Count = 50
-    """Timings of each file; with fewer than 50 nothing is called stable."""
-    provider: str = "CPUExecutionProvider"
-    """Execution provider of ONNX Runtime, among those that are installed."""
-    subnets: Annotated[int, Field(ge=6)] = 16
-    """So many sub-networks are measured to fit a latency model, where an objective or a constraint is latency."""
-    sizes: dict[str, Count] | None = None
-    """Sizes of dynamic axes by name, such as {"length": 128}; by default those of `input_info`."""
-
-
+@takes(Int8, "exclude", "exclude_operators", "per_channel", "method", "reduce_range", calibration_samples="samples")
 class ExportSection(Section):
     """``export``; see `bnas.Int8`."""
 
     int8: bool = True
     """Also write int8 files, and measure them."""
-    calibration_samples: Count = 512
-    """Training samples that the ranges of int8 activations are found on."""
-    exclude: Scopes = ()
-    """Layers that stay in float: paths or globs on paths of modules."""
-    exclude_operators: Scopes = ()
-    """ONNX operators that stay in float, such as "Gemm"."""
-    per_channel: bool = True
-    """Weights have a scale for each output channel."""
-    method: Literal["minmax", "entropy", "percentile"] = "minmax"
-    """How the range of an activation is found."""
-    reduce_range: bool = False
-    """Weights of 7 bits: on CPUs with AVX2 or AVX-512 but without VNNI, sums of 8 bits saturate."""
+
+
+PEER = ("bootstrapNAS", "optimizer", "ignored_scopes", "target_scopes")
+"""Keys of BootstrapNAS's layout."""
+OWN = (
+    "elasticity", "stages", "recipe", "checkpoint_every", "search", "objectives", "acc_delta", "reference",
+    "num_bn_adaptation_samples",
+)  # fmt: skip
+"""Keys that say the same as those of `PEER`: a file has some of these or some of those."""
 
 
 class Configuration(Section):
@@ -179,14 +134,56 @@ class Configuration(Section):
     """Folder for all results where the command line says no ``--output``."""
     tensorboard: bool = False
     """Write scalars of training and search to ``training/tensorboard`` and ``search/tensorboard`` of the run."""
-    ignored_scopes: Scopes = ()
-    """As in ``elasticity``; BootstrapNAS reads them here."""
-    target_scopes: Scopes = ()
-    """As in ``elasticity``."""
-    optimizer: OptimizerSection = OptimizerSection()
-    bootstrapNAS: BootstrapNAS = BootstrapNAS()
-    latency: LatencySection = LatencySection()
+    elasticity: Elasticity = Elasticity()
+    """What may change in the model, and in which steps."""
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)] = tuple(Job.stages)
+    """The stages of the training, in order."""
+    recipe: Recipe = Recipe()
+    """How the stages are trained."""
+    checkpoint_every: Count | None = None
+    """Steps between two checkpoints, which an interrupted training goes on from; by default every epoch."""
+    objectives: Annotated[tuple[Objective, ...], Field(min_length=1)] = tuple(Job.objectives)
+    """What is searched for; accuracy must be one. By default the most accuracy and the fewest MACs."""
+    search: SearchSettings = SearchSettings()
+    """How sub-networks are searched for."""
+    acc_delta: NotNegative = Job.acc_delta
+    """How much accuracy a winner may lose, as a fraction."""
+    reference: Literal["original", "maximal"] | Share = Job.reference
+    """What winners are held against: the accuracy of the original or of the trained maximal network, or a fraction."""
+    num_bn_adaptation_samples: Whole = Job.num_bn_adaptation_samples
+    """Training samples for the BatchNorm statistics of each sub-network that is searched; 0: never recalibrated."""
+    latency: LatencySettings = LatencySettings()
+    """How latency is measured."""
     export: ExportSection = ExportSection()
+    """The int8 files."""
+    ignored_scopes: Names = ()
+    """As in ``elasticity``; BootstrapNAS reads them here."""
+    target_scopes: Names = ()
+    """As in ``elasticity``."""
+    optimizer: OptimizerSection | None = None
+    """BootstrapNAS's place for some of the recipe."""
+    bootstrapNAS: BootstrapNAS | None = None
+    """BootstrapNAS's layout of elasticity, stages, recipe and search, with its defaults."""
+
+    @property
+    def peer(self) -> bool:
+        """Whether the file has BootstrapNAS's layout."""
+        return bool(self.model_fields_set.intersection(PEER))
+
+    @model_serializer(mode="wrap")
+    def _of_one_layout(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """With all keys of the layout that the file has."""
+        if not self.peer:
+            return {key: value for key, value in handler(self).items() if key not in PEER}
+        whole = {"bootstrapNAS": self.bootstrapNAS or BootstrapNAS(), "optimizer": self.optimizer or OptimizerSection()}
+        full = self.model_copy(update=whole)
+        return {key: value for key, value in handler(full).items() if key not in OWN}
+
+    @field_validator("objectives")
+    @classmethod
+    def _of_winners(cls, objectives: tuple[Objective, ...]) -> tuple[Objective, ...]:
+        check_objectives(objectives)
+        return objectives
 
     @field_validator("data")
     @classmethod

@@ -17,16 +17,19 @@ def tables() -> str:
     return "\n\n".join(_tables("", whole, whole["$defs"]))
 
 
-def _tables(place: str, section: dict[str, Any], known: dict[str, Any]) -> Iterator[str]:
+def _tables(place: str, section: dict[str, Any], known: dict[str, Any], chosen: str = "") -> Iterator[str]:
     keys, needed = section["properties"], section.get("required", ())
     rows = [_row(key, one, "needed" if key in needed else _default(one)) for key, one in keys.items()]
-    title = f"`{place}`" if place else "The first level"
+    title = f"`{place}`{chosen}" if place else "The first level"
     yield "\n".join([f"### {title}\n", "| key | value | default | meaning |", "|---|---|---|---|", *rows])
     for key, one in keys.items():
-        for inner, many in dict.fromkeys(_sections(one)):
-            if known[inner].get("properties"):
-                yield from _tables(f"{place}.{key}{many}".removeprefix("."), known[inner], known)
-                break  # one or a list of them: described once
+        inner: dict[str, str] = {}
+        for name, many in _sections(one):
+            if known[name].get("properties"):
+                inner.setdefault(name, many)  # one or a list of them: described once
+        for name, many in inner.items():
+            chosen = f" `{json.dumps(known[name]['properties']['name']['const'])}`" if len(inner) > 1 else ""
+            yield from _tables(f"{place}.{key}{many}".removeprefix("."), known[name], known, chosen)
 
 
 def _row(key: str, one: dict[str, Any], default: str) -> str:

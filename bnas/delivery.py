@@ -107,16 +107,19 @@ class Delivery:
         quantised.unlink(missing_ok=True)  # of an earlier export
         if self.job.int8 is None:
             return None
-        return write_int8(module, quantised, example, Int8(self.calibration, **self.job.int8), metadata)
+        return write_int8(module, quantised, example, self._int8(self.job.int8), metadata)
 
     def _latencies(self, failures: Mapping[str, str | None], inputs: list[str]) -> dict[str, Latency]:
         names = list(failures)
         if self.job.int8 is not None:
             names += [f"{name}{INT8}" for name, failure in failures.items() if failure is None]
         files = {name: self.output.path(f"subnets/{name}.onnx") for name in names}
-        settings: dict[str, Any] = dict(self.job.latency)
-        feeds = self._feeds(inputs, settings.pop("batch", 1), settings.pop("sizes", None) or {})
-        return measure_latency(files, feeds, reference=names[0], seed=self.job.seed, **settings)
+        feeds = self._feeds(inputs, self.job.latency.batch, self.job.latency.sizes or {})
+        return measure_latency(files, feeds, self.job.latency, reference=names[0])
+
+    def _int8(self, settings: Int8) -> Int8:
+        """The settings with the run's data, where they have none of their own."""
+        return settings if settings.calibration is not None else replace(settings, calibration=self.calibration)
 
     def _feeds(self, inputs: list[str], batch: int, sizes: Mapping[str, int]) -> dict[str, np.ndarray[Any, Any]]:
         """The example, `batch` times, or random values within its range where axes have other sizes."""

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import nn
 
 from bnas.passes import Elasticity
-from bnas.runtime import EpochRecord, Progress, Recipe, Stage, SuperNetwork
+from bnas.runtime import EpochRecord, Int8, LatencySettings, Progress, Recipe, Stage, SuperNetwork
 from bnas.runtime.evaluation import Loader
 from bnas.runtime.stage import STAGES
-from bnas.search import Evaluation, Objective, SearchError
+from bnas.search import Evaluation, Objective, SearchError, SearchSettings
 
 if TYPE_CHECKING:
     import os
@@ -48,29 +48,25 @@ class Job:
     """How the stages are trained."""
     training: Mapping[str, Any] = field(default_factory=dict)
     """Further settings of `bnas.Trainer`."""
-    num_evals: int = 150
-    population: int = 20
-    calibration_samples: int = 2000
-    """Training samples for the BatchNorm statistics of each sub-network."""
-    acc_delta: float = 0.01
-    """How much accuracy a winner may lose against the original, as a fraction."""
-    seed: int = 0
-    search: Mapping[str, Any] = field(default_factory=dict)
-    """Further settings of `bnas.Searcher`, such as ``constraints``."""
+    search: SearchSettings = field(default_factory=SearchSettings)
+    """How sub-networks are searched for; its seed also fixes what is random in a training beside the recipe."""
     objectives: Sequence[Objective] = (Objective("accuracy", "max"), Objective("macs", "min"))
     """What is searched for: accuracy, which winners are chosen by, and any others. Where the search or a constraint
     asks for "latency", a latency model is fitted to the trained super-network and kept as ``latency.json``."""
+    num_bn_adaptation_samples: int = 2000
+    """Training samples for the BatchNorm statistics of each sub-network that is searched."""
+    acc_delta: float = 0.01
+    """How much accuracy a winner may lose against the original, as a fraction."""
     reference: float | Literal["original", "maximal"] = "original"
     """What winners are held against: an accuracy as a fraction, or that of the original or the trained maximal network.
 
     An original that was trained on the validation data too does too well there: then say "maximal".
     """
-    latency: Mapping[str, Any] = field(default_factory=dict)
-    """How latency is measured: ``batch``, ``threads``, ``runs``, ``provider``, ``sizes`` of `bnas.measure_latency`."""
-    latency_subnets: int = 16
-    """So many sub-networks are measured to fit a latency model, where one is needed."""
-    int8: Mapping[str, Any] | None = field(default_factory=dict)
-    """Settings of `bnas.Int8` but for its data: each ONNX file gets an int8 one beside it; None: it does not."""
+    latency: LatencySettings = field(default_factory=LatencySettings)
+    """How latency is measured."""
+    int8: Int8 | None = field(default_factory=Int8)
+    """Each ONNX file gets an int8 one beside it, calibrated on the training data unless it says otherwise; None: it
+    does not."""
     tensorboard: bool = False
     """Write scalars of training and search for TensorBoard."""
     dynamic: Mapping[str, Mapping[int, str]] | None = None

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from bnas.faults import written
+from bnas.passes.faults import written
 from bnas.section import ConfigurationError, ConfigurationWarning
 
 KEY = re.compile(r"\w+(\[\d+\])*(\.\w+(\[\d+\])*)*")
@@ -41,14 +41,21 @@ def with_changes(data: Any, changes: Sequence[str]) -> Any:
 
 def _follow(data: Any, places: list[str]) -> None:
     """Fewer evaluations than the file's population are asked for: then it is as if the file said none."""
-    if f"{SEARCH}.num_evals" not in places or f"{SEARCH}.population" in places:
-        return
-    search = data["bootstrapNAS"]["search"]
-    population, evaluations = search.get("population"), search["num_evals"]
-    if isinstance(population, int) and isinstance(evaluations, int) and population > evaluations:
-        del search["population"]
-        told = f"{SEARCH}.population {population} is left out: it is larger than the num_evals {evaluations} of --set"
-        warnings.warn(f"{told}; --set {SEARCH}.population=N sets it", ConfigurationWarning, stacklevel=4)
+    for section, home in ((SEARCH, SEARCH), ("search", "search.algorithm")):
+        if f"{section}.num_evals" not in places or f"{home}.population" in places:
+            continue
+        count, inside = _at(data, f"{section}.num_evals"), _at(data, home)
+        population = inside.get("population") if isinstance(inside, dict) else None
+        if isinstance(population, int) and isinstance(count, int) and population > count:
+            del inside["population"]
+            told = f"{home}.population {population} is left out: it is larger than the num_evals {count} of --set"
+            warnings.warn(f"{told}; --set {home}.population=N sets it", ConfigurationWarning, stacklevel=4)
+
+
+def _at(data: Any, place: str) -> Any:
+    for key in place.split("."):
+        data = data.get(key) if isinstance(data, dict) else None
+    return data
 
 
 def _value(text: str) -> Any:

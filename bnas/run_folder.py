@@ -12,7 +12,7 @@ import safetensors.torch
 from torch.fx import GraphModule
 
 from bnas.configuration import Configuration
-from bnas.configuration_file import check_configuration, parse_configuration
+from bnas.configuration_file import parse_configuration
 from bnas.job import Job, Splits, Watch
 from bnas.output import CONFIG, Output, OutputError, changed, read_json, remove
 from bnas.overrides import with_changes
@@ -23,11 +23,9 @@ from bnas.runner import SOURCE, job_of
 from bnas.runtime import SuperNetwork, measure_latency
 from bnas.runtime.checkpoint import SUPERNET, check_state
 from bnas.runtime.files import write_json
+from bnas.search.result import WINNERS
 from bnas.settled import EXPORT, EXPORTED, FOUND, free_in, within
 from bnas.steps import Steps
-
-NAMES = ("best", "smallest", "fastest")
-"""Sub-networks of a run by name; anything else is a file."""
 
 
 @dataclass(frozen=True)
@@ -62,14 +60,14 @@ class RunFolder:
                 f"{self.folder} holds no run of bnas: {CONFIG} is missing; "
                 f"`bnas train CONFIG --output {self.folder}` makes one, and `bnas run` does all of it"
             )
-        if "job" in (data := read_json(path)):
+        data = read_json(path)
+        if "job" in data:
             told = "`bnas.run_job` made it from Python: go on with it there, with resume=True"
             raise OutputError(f"{self.folder} has no configuration of its model and data; {told}")
         data = with_changes(data, self.changes)
-        configuration = parse_configuration(data, str(path))
-        if self.changes:
-            check_configuration(configuration, self.source, f"{path} with --set {' --set '.join(self.changes)}")
-        return configuration
+        if not self.changes:
+            return parse_configuration(data, str(path))
+        return parse_configuration(data, f"{path} with --set {' --set '.join(self.changes)}", self.source)
 
     @cached_property
     def job(self) -> Job:
@@ -132,7 +130,7 @@ class RunFolder:
         return report
 
     def subnet(self, name: str) -> Subnet:
-        """One of `NAMES`, or the sub-network in a JSON file such as those in ``subnets/``.
+        """One of the `WINNERS`, or the sub-network in a JSON file such as those in ``subnets/``.
 
         "fastest" is the one of the Pareto front with the least measured latency whose accuracy is within the run's
         bound, or of all of the front where none is.
@@ -144,10 +142,10 @@ class RunFolder:
         _ = self.configuration
         if name == "fastest":
             return self._fastest()
-        if name in NAMES:
+        if name in WINNERS:
             return self._checked(self.steps.winners().found[name].subnet)
         if not Path(name).is_file():
-            raise OutputError(f"{name}: there is no such file; give {', '.join(NAMES)} or the file of a sub-network")
+            raise OutputError(f"{name}: there is no such file; give {', '.join(WINNERS)} or the file of a sub-network")
         try:
             return self._read(read_json(Path(name)))
         except SubnetError as error:
@@ -156,7 +154,7 @@ class RunFolder:
 
     def module(self, subnet: Subnet) -> GraphModule:
         """The extracted sub-network with the statistics that the run gave it, or with recalibrated ones."""
-        for name in ("best", "smallest"):
+        for name in WINNERS:
             file = self.folder / "subnets" / f"{name}.json"
             if file.is_file() and self._read(read_json(file)) == subnet:
                 return self._stored(subnet, file.with_suffix(".safetensors"))
@@ -178,8 +176,7 @@ class RunFolder:
         enough = winners.reference - winners.acc_delta
         good = [entry for entry in front if entry["values"]["accuracy"] >= enough] or front
         subnets = {str(place): self._read(entry["subnet"]) for place, entry in enumerate(good)}
-        settings: Any = self.job.latency
-        found = measure_latency(subnets, supernet=self.supernet, reference="0", **settings)
+        found = measure_latency(subnets, None, self.job.latency, supernet=self.supernet, reference="0")
         return subnets[min(found, key=lambda name: found[name].ratio or 0.0)]
 
     def _read(self, data: Any) -> Subnet:

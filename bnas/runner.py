@@ -17,7 +17,7 @@ from bnas.passes.ir import as_call
 from bnas.runtime.files import write_bytes
 from bnas.runtime.layout import placed
 from bnas.runtime.nested import as_batch, described, scores_of
-from bnas.settings import dynamic_of, example_inputs_of, job_settings, trainer_settings
+from bnas.settings import dynamic_of, example_inputs_of, job_settings, search_of
 from bnas.settled import free_in
 from bnas.sources import EXPORTED, SourceError, load_data, load_model
 from bnas.steps import Steps
@@ -66,14 +66,13 @@ def job_of(configuration: Configuration, folder: Path, *, weights: bool = True) 
         BnasError: model, weights, data or device are not there, or do not fit one another.
     """
     device = device_named(configuration.device)
-    torch.manual_seed(configuration.bootstrapNAS.search.seed)
+    torch.manual_seed(search_of(configuration).seed)
     model = model_of(configuration, folder, weights=weights)
     data = data_of(configuration, folder)
     example = example_inputs_of(configuration, model)
     _check_classes(model, data, example.value)
     model, dynamic = model.to(device), dynamic_of(configuration, example)
-    settings: dict[str, Any] = {"training": trainer_settings(configuration, model), "dynamic": dynamic}
-    return Job(model, data, placed(example.value, device), **settings, **job_settings(configuration, folder))
+    return Job(model, data, placed(example.value, device), dynamic=dynamic, **job_settings(configuration, folder))
 
 
 def model_of(configuration: Configuration, folder: Path, *, weights: bool = True) -> nn.Module:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bnas.job import Job, Watch
 from bnas.output import Output
 from bnas.passes import SearchSpace
 from bnas.passes.errors import add_note
-from bnas.runtime import Evaluator, LatencyModel, SuperNetwork
-from bnas.runtime.latency import LatencyError
+from bnas.runtime import Evaluator, LatencyError, LatencyModel, SuperNetwork
 from bnas.search import Constraint, Evaluation, Searcher
 from bnas.search.scalars import SearchScalars
 
@@ -33,17 +32,9 @@ class SearchPlan:
             BnasError: as `bnas.Searcher`.
         """
         job = self.job
-        settings = {"latency": latency if self._wants_latency else None, **job.search, **told}
-        return Searcher(
-            self.supernet,
-            evaluator,
-            job.objectives,
-            space=self.space,
-            population=job.population,
-            num_evals=job.num_evals,
-            seed=job.seed,
-            **settings,
-        )
+        given = job.search.latency or (latency if self._wants_latency else None)
+        settings = replace(job.search, space=self.space, latency=given)
+        return Searcher(self.supernet, evaluator, job.objectives, settings, **told)
 
     @property
     def space(self) -> SearchSpace:
@@ -53,13 +44,12 @@ class SearchPlan:
     @property
     def constraints(self) -> Sequence[Constraint | str]:
         """The bounds that are asked for."""
-        bounds: Sequence[Constraint | str] = self.job.search.get("constraints", ())
-        return bounds
+        return self.job.search.constraints
 
     @property
     def evaluations(self) -> int:
         """How many there will be."""
-        return min(self.job.num_evals, self.space.size)
+        return min(self.job.search.num_evals, self.space.size)
 
     @contextmanager
     def told(self) -> Iterator[Callable[[Evaluation], None]]:
@@ -85,7 +75,7 @@ class SearchPlan:
         """A latency model is needed: something asks for latency, and nothing else gives it."""
         bounds = map(Constraint.of, self.constraints)
         asked = {*(one.name for one in self.job.objectives if one.measure is None), *(bound.name for bound in bounds)}
-        return "latency" in asked and "latency" not in self.job.search
+        return "latency" in asked and self.job.search.latency is None
 
     def latency(self) -> LatencyModel | None:
         """The latency model where one is needed: that of the folder, whose predictions the log has.
@@ -102,6 +92,6 @@ class SearchPlan:
             except LatencyError as error:
                 add_note(error, f"`bnas search {self.output.folder} --overwrite` fits one here, and searches anew")
                 raise
-        model = LatencyModel.fit(self.supernet, self.job.latency_subnets, seed=self.job.seed, **self.job.latency)
+        model = LatencyModel.fit(self.supernet, self.job.latency)
         model.save(path)
         return model

@@ -1,11 +1,11 @@
-"""What every part of a configuration has in common: known keys, other names of them, and kinds of values."""
+"""What every section of a configuration has in common: known keys, and other names of them."""
 
 from __future__ import annotations
 
 import warnings
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler, model_validator
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, model_validator
 from pydantic_core import CoreSchema
 
 from bnas.passes.errors import BnasError
@@ -35,6 +35,10 @@ class Section(BaseModel):
     """Keys of BootstrapNAS that say nothing here, each with the warning that it gets."""
     warned: ClassVar[dict[str, str]] = {}
     """Warnings for some of the other names."""
+    no_limit: ClassVar[tuple[str, ...]] = ()
+    """Keys in which -1 stands for no limit."""
+    needed: ClassVar[tuple[str, ...]] = ()
+    """Keys without a default, though the class of settings has one."""
 
     @model_validator(mode="before")
     @classmethod
@@ -59,31 +63,3 @@ class Section(BaseModel):
         for key, reason in cls.unneeded.items():
             keys[key] = {"description": reason, "deprecated": True}
         return schema
-
-
-def no_limit(kind: Any) -> Any:
-    """An optional value of `kind`; BootstrapNAS writes -1 for none."""
-    given = BeforeValidator(
-        lambda value: None if value == -1 else value, json_schema_input_type=kind | Literal[-1] | None
-    )
-    return Annotated[kind | None, given]
-
-
-Dimension = Literal["depth", "width", "kernel"]
-Count = Annotated[int, Field(ge=1)]
-Whole = Annotated[int, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Scopes = Annotated[
-    tuple[str, ...],
-    BeforeValidator(
-        lambda value: (value,) if isinstance(value, str) else value, json_schema_input_type=str | tuple[str, ...]
-    ),
-]
-
-
-class BatchNormAdaptation(Section):
-    """``batchnorm_adaptation``."""
-
-    num_bn_adaptation_samples: Whole = 2000
-    """Training samples for the BatchNorm statistics of a sub-network; 0: they are never recalibrated."""

@@ -1,21 +1,20 @@
-"""What a configuration says, as the settings of the API: search space, stages, recipe, search, files."""
+"""What a configuration says, as the settings of the API, whichever layout it has."""
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from bnas.configuration import Configuration, ExportSection
+from bnas import bootstrapnas
+from bnas.bootstrapnas import BootstrapNAS, OptimizerSection
+from bnas.configuration import Configuration
 from bnas.inputs import Example, Input, example_of
-from bnas.optimizers import optimizer_of, settings_of
 from bnas.passes import Elasticity
-from bnas.runtime import CosineSchedule, Distillation, Recipe, Stage
-from bnas.search import Objective
-from bnas.search_section import Search
-from bnas.training_section import Training
+from bnas.runtime import Int8, Recipe, Stage
+from bnas.search import SearchSettings
 
 
 def example_inputs_of(configuration: Configuration, model: nn.Module) -> Example:
@@ -31,38 +30,34 @@ def dynamic_of(configuration: Configuration, example: Example) -> dict[str, dict
     return {name: {int(axis): title for axis, title in axes.items()} for name, axes in named.items()} or None
 
 
-def population_of(search: Search) -> int:
-    """Candidates of a generation."""
-    return min(20, search.num_evals) if search.population is None else search.population
+def _peer(configuration: Configuration) -> Any:
+    return configuration.bootstrapNAS or BootstrapNAS()
 
 
 def elasticity_of(configuration: Configuration, folder: Path) -> Elasticity:
-    """The settings of the search space; scopes of the file's first level and of ``elasticity`` both count.
+    """The settings of the search space; names of files are relative to `folder`.
 
     Raises:
         ElasticityError: settings contradict each other.
     """
-    section = configuration.bootstrapNAS.training.elasticity
-    width = section.width.model_dump()
-    if width["external_importance_path"] is not None:
-        width["external_importance_path"] = str(folder / width["external_importance_path"])
-    return Elasticity(
-        dimensions=section.available_elasticity_dims,
-        ignored_scopes=(*configuration.ignored_scopes, *section.ignored_scopes),
-        target_scopes=(*configuration.target_scopes, *section.target_scopes),
-        pin=section.pin,
-        **width,
-        **section.kernel.model_dump(),
-        **section.depth.model_dump(),
-    )
+    if configuration.peer:
+        scopes = configuration.ignored_scopes, configuration.target_scopes
+        return bootstrapnas.elasticity_of(_peer(configuration).training.elasticity, *scopes, folder)
+    own = configuration.elasticity
+    path = own.external_importance_path
+    return own if path is None else replace(own, external_importance_path=str(folder / path))
 
 
-SAME_KEYS = set(Training.model_fields) & {field.name for field in fields(Recipe)} - {"lr_schedule"}
-"""Keys of the training section that a recipe has under the same name."""
+def stages_of(configuration: Configuration) -> tuple[Stage, ...]:
+    """The stages of the training."""
+    return bootstrapnas.stages_of(_peer(configuration).training) if configuration.peer else configuration.stages
 
 
-SGD = {"momentum", "nesterov", "weight_decay"}
-"""Settings of the optimizer that a recipe has too."""
+def order_of(configuration: Configuration) -> tuple[str, ...]:
+    """The order in which stages add dimensions."""
+    holder = _peer(configuration).training if configuration.peer else configuration.recipe
+    order: tuple[str, ...] = holder.progressivity_of_elasticity
+    return order
 
 
 def recipe_of(configuration: Configuration) -> Recipe:
@@ -71,81 +66,59 @@ def recipe_of(configuration: Configuration) -> Recipe:
     Raises:
         TrainingError: settings contradict each other.
     """
-    training, optimizer = configuration.bootstrapNAS.training, configuration.optimizer
-    parameters = training.lr_schedule.params
-    return Recipe(
-        distillation=_distillation(training),
-        learning_rate=optimizer.base_lr,
-        lr_schedule=None if parameters is None else CosineSchedule(**parameters.model_dump()),
-        num_bn_adaptation_samples=training.batchnorm_adaptation.num_bn_adaptation_samples,
-        seed=configuration.bootstrapNAS.search.seed,
-        label_smoothing=optimizer.label_smoothing,
-        **{key: value for key, value in settings_of(optimizer).items() if key in SGD},
-        **training.model_dump(include=SAME_KEYS),
-    )
+    if not configuration.peer:
+        return configuration.recipe
+    peer, optimizer = _peer(configuration), configuration.optimizer or OptimizerSection()
+    return bootstrapnas.recipe_of(peer.training, optimizer, peer.search.seed)
 
 
-def _distillation(training: Training) -> Distillation | None:
-    if training.compression is not None:
-        return Distillation(**training.compression.model_dump(exclude={"algorithm"}))
-    asked_for_none = "compression" in training.model_fields_set
-    return None if asked_for_none or training.rule == "random" else Distillation()
+def search_of(configuration: Configuration) -> SearchSettings:
+    """How sub-networks are searched for.
+
+    Raises:
+        SearchError: settings contradict each other.
+    """
+    return bootstrapnas.search_of(_peer(configuration).search) if configuration.peer else configuration.search
 
 
-def searching(section: Search) -> dict[str, Any]:
-    """The settings of `bnas.Searcher` in a section; its first objective is accuracy, its second MACs."""
-    evolution = {"crossover_prob", "crossover_eta", "mutation_prob", "mutation_eta"}
-    plain = {"algorithm", "constraints", "predictor", "epsilon", "extreme_points_as_ref_points"}
-    settings = section.model_dump(include=plain | evolution)
-    if section.aspiration_points is not None:  # theirs are [MACs in millions, minus accuracy in percent]
-        settings["aspiration_points"] = [[abs(lost) / 100, 1e6 * macs] for macs, lost in section.aspiration_points]
-    if section.weights is not None:
-        settings["weights"] = section.weights[::-1]
-    return settings
+def int8_of(configuration: Configuration) -> Int8 | None:
+    """How int8 files are made; None where there are none."""
+    export = dict(configuration.export)
+    wanted, samples = export.pop("int8"), export.pop("calibration_samples")
+    return Int8(samples=samples, **export) if wanted else None
 
 
-def _objectives(section: Search) -> dict[str, Any]:
-    if section.objectives is None:
-        return {}
-    return {"objectives": tuple(Objective(one.name, one.direction) for one in section.objectives)}
-
-
-def trainer_settings(configuration: Configuration, model: nn.Module) -> dict[str, Any]:
-    """Settings of `bnas.Trainer` beside the recipe, whose optimizer serves where nothing else is asked for."""
-    optimizer, every = configuration.optimizer, configuration.bootstrapNAS.training.checkpoint_every
-    found: dict[str, Any] = {} if every is None else {"checkpoint_every": every}
-    if optimizer.type != "sgd" or optimizer.no_decay_keys:
-        found["optimizer"] = optimizer_of(optimizer, model)
-    return found
-
-
-def _int8(export: ExportSection) -> dict[str, Any] | None:
-    if not export.int8:
-        return None
-    return {"samples": export.calibration_samples, **export.model_dump(exclude={"int8", "calibration_samples"})}
+def _winners(configuration: Configuration) -> dict[str, Any]:
+    """What is searched for, and what winners are held against."""
+    if not configuration.peer:
+        keys = ("objectives", "acc_delta", "reference", "num_bn_adaptation_samples")
+        return {key: getattr(configuration, key) for key in keys}
+    search = _peer(configuration).search
+    objectives = {} if search.objectives is None else {"objectives": search.objectives}
+    return {
+        "acc_delta": search.acc_delta / 100,
+        "reference": "original" if search.ref_acc is None else search.ref_acc / 100,
+        "num_bn_adaptation_samples": search.batchnorm_adaptation.num_bn_adaptation_samples,
+        **objectives,
+    }
 
 
 def job_settings(configuration: Configuration, folder: Path) -> dict[str, Any]:
     """The settings of `bnas.Job` that need neither model nor data.
 
     Raises:
-        BnasError: as `elasticity_of` and `recipe_of`.
+        BnasError: as `elasticity_of`, `recipe_of` and `search_of`.
     """
-    training, search = configuration.bootstrapNAS.training, configuration.bootstrapNAS.search
+    peer = configuration.peer
+    every = _peer(configuration).training.checkpoint_every if peer else configuration.checkpoint_every
     return {
         "elasticity": elasticity_of(configuration, folder),
-        "stages": [Stage(**stage.model_dump()) for stage in training.schedule.list_stage_descriptions],
+        "stages": stages_of(configuration),
         "recipe": recipe_of(configuration),
-        "num_evals": search.num_evals,
-        "population": population_of(search),
-        "seed": search.seed,
-        "acc_delta": search.acc_delta / 100,
-        "reference": "original" if search.ref_acc is None else search.ref_acc / 100,
-        "calibration_samples": search.batchnorm_adaptation.num_bn_adaptation_samples,
-        "search": searching(search),
-        "latency": configuration.latency.model_dump(exclude={"subnets"}, exclude_none=True),
-        "latency_subnets": configuration.latency.subnets,
-        "int8": _int8(configuration.export),
+        "training": {} if every is None else {"checkpoint_every": every},
+        "search": search_of(configuration),
+        "latency": configuration.latency,
+        "int8": int8_of(configuration),
         "tensorboard": configuration.tensorboard,
-        **_objectives(search),
+        **_winners(configuration),
     }

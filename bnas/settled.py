@@ -11,10 +11,14 @@ from bnas.runtime.training_checkpoint import TRAINING
 
 FREE = ("log_dir", "tensorboard", "export")
 """Places that may change at any time."""
-SEARCH = ("bootstrapNAS.search", "latency", "device")
+SEARCH = ("bootstrapNAS.search", "search", "objectives", "acc_delta", "reference", "latency", "device")
 """Places that say nothing to the training, but for the seed."""
-MEASURED = ("bootstrapNAS.search.batchnorm_adaptation", "device", "data", "batch_size_val")
+MEASURED = (
+    "bootstrapNAS.search.batchnorm_adaptation", "num_bn_adaptation_samples", "device", "data", "batch_size_val"
+)  # fmt: skip
 """Places that decide what an evaluation gives, among those that may change once the training is done."""
+SEEDS = ("bootstrapNAS.search.seed", "search.seed")
+"""Places that also fix the training."""
 EXPORT = (*FREE, "latency", "device", "data", "batch_size_val")
 """Places that an export may have in another way than the search before it."""
 FOUND = ("search.json", "winners.json", "pareto.json", "evaluations.csv", "evaluations.jsonl", "latency.json", "search")
@@ -35,19 +39,17 @@ class Places:
     """They decide what an evaluation gives, among those that may change once the training is done."""
     latency: tuple[str, ...]
     """They decide what a latency model says."""
-    seed: str
+    seeds: tuple[str, ...]
+    """They also fix the training."""
 
 
-OF_CONFIGURATION = Places(FREE, SEARCH, MEASURED, ("latency",), "bootstrapNAS.search.seed")
+OF_CONFIGURATION = Places(FREE, SEARCH, MEASURED, ("latency",), SEEDS)
 OF_JOB = Places(
     ("job.tensorboard", "job.int8"),
-    (
-        *("job.search", "job.num_evals", "job.population", "job.seed", "job.objectives", "job.acc_delta"),
-        *("job.reference", "job.latency", "job.latency_subnets"),
-    ),
-    ("job.calibration_samples",),
-    ("job.latency", "job.latency_subnets"),
-    "job.seed",
+    ("job.search", "job.objectives", "job.acc_delta", "job.reference", "job.latency"),
+    ("job.num_bn_adaptation_samples",),
+    ("job.latency",),
+    ("job.search.seed",),
 )
 
 
@@ -65,9 +67,8 @@ def free_in(folder: Path, *, anew: bool = False, places: Places = OF_CONFIGURATI
             return True
         if (searched and within(place, places.measured)) or (fitted and within(place, places.latency)):
             return False
-        if trained:
-            return within(place, (*places.search, *places.measured))
-        return within(place, places.search) and place != places.seed
+        allowed = (*places.search, *places.measured) if trained else places.search
+        return within(place, allowed) and (trained or place not in places.seeds)
 
     return free
 

@@ -59,7 +59,7 @@ class Steps:
         if SUPERNET.exists(self.output.folder / "supernet"):
             return self.supernet
         job = self.job
-        torch.manual_seed(job.seed)
+        torch.manual_seed(job.search.seed)
         self.watch.phase("finding what is elastic")
         supernet = SuperNetwork.from_model(job.model, job.example_inputs, job.elasticity, dynamic=job.dynamic)
         self.watch.on_supernet(supernet)
@@ -82,7 +82,7 @@ class Steps:
         ``winners.json``.
         """
         evaluator = self.evaluator
-        torch.manual_seed(self.job.seed)
+        torch.manual_seed(self.job.search.seed)
         self.watch.phase("searching")
         self._note(self.supernet)
         plan = self._plan(self.supernet)
@@ -93,8 +93,7 @@ class Steps:
             result = plan.searcher(evaluator, latency, log=log, on_evaluation=tell).run()
         result.write_csv(self.output.path("evaluations.csv"))
         write_json(self.output.path("pareto.json"), [_entry(one) for one in result.pareto()])
-        full = self.supernet.costs(self.supernet.space.maximal())["macs"]
-        winners = Winners.of(result, reference, self.job.acc_delta, full)
+        winners = Winners.of(result, reference, self.job.acc_delta)
         winners.write(self.output.path("winners.json"))
         return winners
 
@@ -104,14 +103,14 @@ class Steps:
         Leaves ``subnets/NAME.{json,safetensors,onnx}``, ``NAME.int8.onnx`` if asked for, and ``report.json``.
         """
         winners, supernet, prepare = self.winners(), self.supernet, self.evaluator.prepare
-        torch.manual_seed(self.job.seed)
+        torch.manual_seed(self.job.search.seed)
         self.watch.phase("exporting and measuring")
         self._note(supernet)
         maximal = supernet.space.maximal()
         plain = supernet.extract(maximal, self.original)
         modules = {subnet: prepare(subnet) for subnet in dict.fromkeys(one.subnet for one in winners.found.values())}
         networks = {name: (one.subnet, modules[one.subnet]) for name, one in winners.found.items()}
-        int8 = [] if self.job.int8 is None else self._samples(self.job.int8.get("samples", 512))
+        int8 = [] if self.job.int8 is None else self._samples(self.job.int8.samples)
         rows = Delivery(self.job, self.output, supernet, int8).rows({"original": (maximal, plain), **networks})
         settings = (winners.reference, winners.acc_delta, winners.evaluations, winners.missed)
         report = Report(rows, *settings, machine(), _count(self.job.data.test))
@@ -141,7 +140,7 @@ class Steps:
     @cached_property
     def evaluator(self) -> Evaluator:
         """Measures sub-networks on the validation data: the same in every process."""
-        samples = self.job.calibration_samples
+        samples = self.job.num_bn_adaptation_samples
         calibration = self._samples(samples) if samples else None
         return Evaluator(self.supernet, calibration, list(self.job.data.validation))
 

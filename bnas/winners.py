@@ -19,8 +19,7 @@ class Winners:
     """What was found, and what it was held against."""
 
     found: Mapping[str, Evaluation]
-    """"best": the most accurate one with fewer MACs than the original. "smallest": the one with the fewest MACs whose
-    accuracy is within the bound. Where none is, both are the most accurate one of fewer MACs."""
+    """By the names of `SearchResult.winners`; "smallest" is "best" where no accuracy is within the bound."""
     reference: float
     """The accuracy that they are held against, on the validation data."""
     acc_delta: float
@@ -30,14 +29,12 @@ class Winners:
     """None is within the bound."""
 
     @classmethod
-    def of(cls, result: SearchResult, reference: float, delta: float, full: float) -> Winners:
-        """The winners of a search; `full` are the MACs of the original."""
-        smaller = [e for e in result.feasible if e.values["macs"] < full] or list(result.feasible)
-        best = max(smaller, key=lambda e: (e.values["accuracy"], -e.values["macs"]))
-        smallest = result.best(delta, reference=reference)
-        missed = smallest is None or best.values["accuracy"] < reference - delta
-        found = {"best": best, "smallest": best if smallest is None else smallest}
-        return cls(found, reference, delta, len(result.evaluations), missed)
+    def of(cls, result: SearchResult, reference: float, delta: float) -> Winners:
+        """The winners of a search."""
+        found = result.winners(delta, reference=reference)
+        missed = "smallest" not in found or found["best"].values["accuracy"] < reference - delta
+        named = {"best": found["best"], "smallest": found.get("smallest", found["best"])}
+        return cls(named, reference, delta, len(result.evaluations), missed)
 
     def write(self, path: Path) -> None:
         """Write a JSON file, atomically."""

@@ -17,7 +17,6 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from cifar10 import read_data, read_model
@@ -109,7 +108,7 @@ def short(arguments: argparse.Namespace) -> None:
     run.train(stage, bnas.Recipe(distillation=bnas.Distillation("original")))
     maximal = run.supernet.space.maximal()
     limit = f"macs <= {run.macs(maximal) / arguments.fewer} M"
-    result = search(run, run.evaluator(500, 2000), constraints=[limit], num_evals=arguments.evals)
+    result = search(run, run.evaluator(500, 2000), bnas.SearchSettings(num_evals=arguments.evals, constraints=(limit,)))
     winner = max(result.feasible, key=lambda one: one.values["accuracy"]).subnet
     run.console.print(f"winner: {winner.to_json()}")
     both = bnas.Distillation("original", hard=1)
@@ -138,18 +137,16 @@ def short(arguments: argparse.Namespace) -> None:
     run.table(f"ResNet-{arguments.depth}, {arguments.epochs} + {arguments.tune_epochs} epochs", rows)
 
 
-def search(run: Run, evaluator: bnas.Evaluator, **settings: Any) -> SearchResult:
+def search(run: Run, evaluator: bnas.Evaluator, settings: bnas.SearchSettings) -> SearchResult:
     """Trade accuracy for MACs, or go on with that."""
     objectives = (bnas.Objective("accuracy", "max"), bnas.Objective("macs", "min"))
     with watching(run.console) as watch:
 
         def note(evaluation: Evaluation) -> None:
-            watch.on_evaluation(evaluation, settings["num_evals"])
+            watch.on_evaluation(evaluation, settings.num_evals)
 
-        log, population = run.folder / "evaluations.jsonl", min(20, settings["num_evals"])
-        return bnas.Searcher(
-            run.supernet, evaluator, objectives, population=population, log=log, on_evaluation=note, **settings
-        ).run()
+        log = run.folder / "evaluations.jsonl"
+        return bnas.Searcher(run.supernet, evaluator, objectives, settings, log=log, on_evaluation=note).run()
 
 
 def front(arguments: argparse.Namespace) -> None:
@@ -159,7 +156,7 @@ def front(arguments: argparse.Namespace) -> None:
     recipe = bnas.Recipe(sampling="attentive", subnets_per_step=3, weight_decay=5e-4, distillation=both)
     run.train(bnas.Stage(epochs=arguments.epochs, init_lr=0.02, reorg_weights=True), recipe)
     evaluator = run.evaluator(2000, 5000)
-    result = search(run, evaluator, algorithm=arguments.algorithm, num_evals=arguments.evals)
+    result = search(run, evaluator, bnas.SearchSettings(algorithm=arguments.algorithm, num_evals=arguments.evals))
     best = sorted(result.pareto(), key=lambda one: one.values["macs"])
     rows = [
         (f"held out {100 * one.values['accuracy']:.2f}", run.macs(one.subnet), run.tested(one.subnet)) for one in best

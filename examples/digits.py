@@ -67,7 +67,7 @@ front are those that no other one beats in both accuracy and MACs."""
 # %%
 evaluator = bnas.Evaluator(supernet, list(data.train), data.validation)
 objectives = [bnas.Objective("accuracy", "max"), bnas.Objective("macs", "min")]
-result = bnas.Searcher(supernet, evaluator, objectives, population=min(20, evals), num_evals=evals).run()
+result = bnas.Searcher(supernet, evaluator, objectives, bnas.SearchSettings(num_evals=evals)).run()
 for one in result.pareto():
     print(f"{one.values['macs'] / 1e6:6.2f} M MACs, accuracy {one.values['accuracy']:.2%}")
 

@@ -27,7 +27,7 @@ from typing import Any
 from distributed_training import evaluator
 
 import bnas
-from bnas.search import Remote
+from bnas.search import Remote, Workers
 
 
 @contextmanager
@@ -57,15 +57,9 @@ def main() -> None:
     objectives = [bnas.Objective("accuracy", "max"), bnas.Objective("macs", "min")]
     start = time.perf_counter()
     with executor(settings.workers, settings.dask) as pool:
-        searcher = bnas.Searcher(
-            supernet,
-            Remote(evaluator, folder),
-            objectives,
-            population=min(20, settings.evals),
-            num_evals=settings.evals,
-            executor=pool,
-            chunk=4,
-        )
+        workers = None if pool is None else Workers(pool, chunk=4)
+        how = bnas.SearchSettings(num_evals=settings.evals, workers=workers)
+        searcher = bnas.Searcher(supernet, Remote(evaluator, folder), objectives, how)
         result = searcher.run()
 
     print("M MACs  accuracy")

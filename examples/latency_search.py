@@ -52,9 +52,7 @@ def searched(
     """The Pareto front of accuracy and predicted latency."""
     evaluator = bnas.Evaluator(supernet, first_samples(data.train, 500), list(data.validation))
     objectives = (bnas.Objective("accuracy", "max"), bnas.Objective("latency", "min"))
-    searcher = bnas.Searcher(
-        supernet, evaluator, objectives, latency=latency, population=min(20, evals), num_evals=evals
-    )
+    searcher = bnas.Searcher(supernet, evaluator, objectives, bnas.SearchSettings(num_evals=evals, latency=latency))
     result = searcher.run()
     result.write_json(output / "search.json")
     return result.pareto()
@@ -123,7 +121,7 @@ def main() -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     data = splits()
     supernet = trained(arguments.epochs, data)
-    latency = bnas.LatencyModel.fit(supernet, arguments.fitted, batch=arguments.batch)
+    latency = bnas.LatencyModel.fit(supernet, subnets=arguments.fitted, batch=arguments.batch)
     latency.save(arguments.output / "latency.json")
     print(f"latency model: cross-validated tau {latency.tau:.2f}, error {latency.error:.0%}")
     points = measured(searched(supernet, latency, data, arguments.evals, arguments.output), latency)

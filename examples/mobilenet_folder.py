@@ -83,8 +83,7 @@ def main() -> None:
         example,
         elasticity=bnas.Elasticity(width_multipliers=(1, 0.75, 0.5)),
         stages=[bnas.Stage(epochs=settings.epochs, init_lr=rate / 2, reorg_weights=True)],
-        num_evals=settings.evals,
-        population=min(10, settings.evals),
+        search=bnas.SearchSettings(algorithm=bnas.NSGA2(population=min(10, settings.evals)), num_evals=settings.evals),
         acc_delta=0.05,
     )
     report = bnas.run_job(job, settings.output)

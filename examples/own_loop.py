@@ -32,7 +32,9 @@ def mixed(images: Tensor, labels: Tensor, share: float) -> tuple[Tensor, Tensor]
 def train(supernet: bnas.SuperNetwork, data: bnas.Splits, epochs: int) -> None:
     stages = [bnas.Stage(("depth",), epochs=epochs // 3 or 1), bnas.Stage(("depth", "width"), epochs=epochs)]
     optimizer = torch.optim.AdamW(supernet.parameters(), lr=2e-3, weight_decay=0.05)
-    schedule = bnas.Schedule(supernet, stages, steps_per_epoch=len(data.train), rule="sandwich", optimizer=optimizer)
+    schedule = bnas.Schedule(
+        supernet, stages, bnas.Recipe(rule="sandwich"), steps_per_epoch=len(data.train), optimizer=optimizer
+    )
     supernet.train()
     for epoch in range(schedule.epochs):
         norms = []

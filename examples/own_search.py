@@ -64,12 +64,11 @@ def main() -> None:
     data = splits()
     supernet = trained(data, settings.epochs)
     evaluator = bnas.Evaluator(supernet, list(data.train)[:10], data.validation)
-    population = min(20, settings.evals)
     results = {
         name: bnas.Searcher(
-            supernet, evaluator, OBJECTIVES, algorithm=name, population=population, num_evals=settings.evals
+            supernet, evaluator, OBJECTIVES, bnas.SearchSettings(algorithm=algorithm, num_evals=settings.evals)
         ).run()
-        for name in ("NSGA2", "random")
+        for name, algorithm in {"NSGA2": bnas.NSGA2(), "random": bnas.RandomSearch()}.items()
     }
     results["own"] = local_search(evaluator, settings.evals)
 

@@ -113,9 +113,7 @@ def main() -> None:
         supernet,
         evaluator,
         [bnas.Objective("mIoU", "max"), bnas.Objective("macs", "min")],
-        constraints=["macs <= 50 %"],
-        population=min(20, settings.evals),
-        num_evals=settings.evals,
+        bnas.SearchSettings(num_evals=settings.evals, constraints=("macs <= 50 %",)),
     )
     winner = max(searcher.run().feasible, key=lambda one: one.values["mIoU"]).subnet
     small = evaluator.prepare(winner)

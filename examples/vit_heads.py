@@ -62,9 +62,7 @@ def main() -> None:
         supernet,
         evaluator,
         [bnas.Objective("accuracy", "max"), bnas.Objective("macs", "min")],
-        constraints=["macs <= 60 %"],
-        population=min(20, settings.evals),
-        num_evals=settings.evals,
+        bnas.SearchSettings(num_evals=settings.evals, constraints=("macs <= 60 %",)),
     )
     winner = max(searcher.run().feasible, key=lambda one: one.values["accuracy"]).subnet
     small, whole = supernet.extract(winner), supernet.extract(supernet.space.maximal())

@@ -5,133 +5,132 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationInfo, field_validator
 
 from .errors import ElasticityError
+from .settings import Count, Dimension, Names, Share, Whole, settings
 
-DIMENSIONS = ("depth", "width", "kernel")
+DIMENSIONS: tuple[Dimension, ...] = ("depth", "width", "kernel")
 MULTIPLIERS = (1.0, 0.75, 0.5)
 """Sizes of a width, as fractions of the full one, where the settings give neither fractions nor a step."""
 IMPORTANCES = ("L1", "L2", "geometric_median", "external")
 _OTHER_SPELLINGS = dict.fromkeys(("geometric median", "geometric mean", "geometric_mean"), "geometric_median")
 
 
-@dataclass(frozen=True)
+def _mapping(value: Any) -> Any:
+    """Pairs of a name and its sizes, as settings are stored, as a mapping."""
+    pairs = isinstance(value, list | tuple) and all(isinstance(one, list | tuple) and len(one) == 2 for one in value)
+    return dict(value) if pairs else value
+
+
+if TYPE_CHECKING:
+    GivenSizes: TypeAlias = Mapping[str, Sequence[int]] | tuple[tuple[str, tuple[int, ...]], ...]
+else:
+    GivenSizes = Mapping[str, Annotated[tuple[Count, ...], Field(min_length=1)]]
+
+
+SizesByName: TypeAlias = Annotated[
+    GivenSizes,
+    BeforeValidator(_mapping),
+    AfterValidator(lambda value: tuple(value.items())),
+    PlainSerializer(dict),
+]
+"""Sizes of single widths; stored as pairs, so that settings can be compared and hashed."""
+
+Importance: TypeAlias = Annotated[
+    Literal["L1", "L2", "geometric_median", "external"],
+    BeforeValidator(lambda value: _OTHER_SPELLINGS.get(value, value) if isinstance(value, str) else value),
+]
+
+
+@settings(ElasticityError)
 class Elasticity:
     """What may change, and in which steps.
 
     A name of a module is a glob on module paths or a scope as BootstrapNAS spells it: see `bnas.passes.find_scopes`.
+
+    Raises:
+        ElasticityError: names every setting that is out of its bounds.
     """
 
-    dimensions: tuple[str, ...] = DIMENSIONS
+    dimensions: tuple[Dimension, ...] = DIMENSIONS
     """Elastic dimensions: "depth", "width" and "kernel"."""
-    width_multipliers: tuple[float, ...] | None = None
-    """Sizes as fractions of the full one, which is always a choice itself; by default `MULTIPLIERS`."""
-    min_width: int = 8
+    width_multipliers: tuple[Share, ...] | None = None
+    """Sizes as fractions of the full one, which is always a choice itself; by default 1, 0.75 and 0.5."""
+    min_width: Count = 8
     """No choice is smaller, except where the full size is."""
-    divisor: int = 8
+    divisor: Count = 8
     """Choices are rounded down to a multiple of this; the full size is left as it is."""
-    max_num_widths: int | None = None
-    """At most so many choices, counted from the largest."""
-    min_kernel: int = 3
+    max_num_widths: Count | None = None
+    """At most so many choices, counted from the largest; by default all."""
+    min_kernel: Count = 3
     """No kernel gets smaller."""
-    max_num_kernels: int | None = None
-    """At most so many choices for a kernel, counted from the largest."""
-    width_step: int | None = None
-    """Sizes are the full one less once, twice, ... so many entries; `width_multipliers` come first, as in the peer."""
-    widths: Mapping[str, Sequence[int]] | tuple[tuple[str, tuple[int, ...]], ...] = ()
-    """Sizes of single widths, by name or glob as the search space names them (a name comes before a glob, an earlier
+    max_num_kernels: Count | None = None
+    """At most so many choices for a kernel, counted from the largest; by default all."""
+    width_step: Count | None = None
+    """Sizes are full, full - step, full - 2 * step, ...; `width_multipliers` come first, as in BootstrapNAS."""
+    widths: SizesByName = ()
+    """Sizes of single widths, by name or glob as ``bnas inspect`` names them (a name comes before a glob, an earlier
     glob before a later one). The inner size of a product, ``NAME:inner``, becomes elastic only so."""
     overwrite_groups: tuple[tuple[str, ...], ...] | None = None
     """Only these layers have an elastic width; those of one group have the same."""
-    overwrite_groups_widths: tuple[tuple[int, ...], ...] | None = None
+    overwrite_groups_widths: tuple[tuple[Count, ...], ...] | None = None
     """Sizes of each group in channels, the full one among them."""
-    ignored_scopes: tuple[str, ...] = ()
+    ignored_scopes: Names = ()
     """Modules whose own channels stay as they are, and which no skipped block contains."""
-    target_scopes: tuple[str, ...] = ()
+    target_scopes: Names = ()
     """If any are given, a width changes only where all layers that make it are inside, a block only where it is."""
-    pin: tuple[str, ...] = ()
+    pin: Names = ()
     """Modules and parameters that stay whole altogether: inputs too, and never skipped."""
-    filter_importance: str = "L2"
-    """What brings an entry to the front: one of `IMPORTANCES`."""
-    external_importance_path: str | None = None
-    """Scores by parameter name (JSON or safetensors), for the importance "external"."""
-    min_block_size: int | None = None
-    """Smallest `Block.size`; if None, residual blocks have any and other regions 5, BootstrapNAS's default."""
-    max_block_size: int | None = None
-    """Largest `Block.size`; if None, residual blocks have any and other regions 50, BootstrapNAS's default."""
+    filter_importance: Importance = "L2"
+    """What brings an entry to the front: "L1", "L2", "geometric_median" or "external"."""
+    external_importance_path: Annotated[str | None, Field(validate_default=True)] = None
+    """Scores by parameter name for the importance "external" (JSON or safetensors); in a configuration file relative
+    to its folder."""
+    min_block_size: Whole | None = None
+    """Operators of the smallest block beyond the first; by default residual blocks have any size and other regions 5,
+    BootstrapNAS's default."""
+    max_block_size: Whole | None = None
+    """Operators of the largest block beyond the first; by default residual blocks have any size and other regions 50,
+    BootstrapNAS's default."""
     hw_fused_ops: bool = True
-    """No region cuts between a linear operator, its BatchNorm and its activation."""
+    """No region begins or ends between a linear operator, its BatchNorm and its activation."""
     skipped_blocks: tuple[str | tuple[str, str], ...] | None = None
-    """These blocks only: names of blocks, or pairs of values, of which the first stays (see `scopes.find_value`)."""
+    """These blocks only: names of blocks, or pairs of a start, which stays, and an end, as modules or as BootstrapNAS
+    spells them."""
 
-    def __post_init__(self) -> None:
-        """Bring lists and mappings into one form, and check the bounds of every setting."""
-        for field in fields(self):
-            object.__setattr__(self, field.name, _frozen(getattr(self, field.name)))
-        for name in ("ignored_scopes", "target_scopes", "pin"):
-            if isinstance(getattr(self, name), str):
-                object.__setattr__(self, name, (getattr(self, name),))
-        importance = _OTHER_SPELLINGS.get(self.filter_importance, self.filter_importance)
-        object.__setattr__(self, "filter_importance", importance)
-        if not all(isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[1], tuple) for pair in self.widths):
-            raise ElasticityError(f"widths: {self.widths!r} is no mapping of names to lists of sizes")
-        for problem in self._problems():
-            raise ElasticityError(problem)
+    @field_validator("overwrite_groups_widths")
+    @classmethod
+    def _of_groups(cls, widths: Any, known: ValidationInfo) -> Any:
+        if widths is not None and "overwrite_groups" in known.data:
+            groups = len(known.data["overwrite_groups"] or ())
+            if groups != len(widths):
+                raise ValueError(f"{len(widths)} lists for {groups} groups of overwrite_groups")
+        return widths
 
-    def _problems(self) -> Iterator[str]:
-        for unknown in (d for d in self.dimensions if d not in DIMENSIONS):
-            yield f"dimensions: {unknown!r} is not one of {', '.join(DIMENSIONS)}"
-        for wrong in (m for m in self.width_multipliers or () if not 0 < m <= 1):
-            yield f"width_multipliers: {wrong} is not in (0, 1]"
-        for name in ("min_width", "divisor", "max_num_widths", "min_kernel", "max_num_kernels", "width_step"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                yield f"{name}: {value} is smaller than 1"
-        for name, sizes in self.sizes.items():
-            if not sizes or min(sizes) < 1:
-                yield f"widths: {name!r} has the sizes {list(sizes)}; allowed are 1 up to the full size"
-        if self.overwrite_groups_widths is not None:
-            groups, given = len(self.overwrite_groups or ()), len(self.overwrite_groups_widths)
-            if groups != given:
-                yield f"overwrite_groups_widths: {given} lists for {groups} groups of overwrite_groups"
-        if self.filter_importance not in IMPORTANCES:
-            yield f"filter_importance: {self.filter_importance!r} is not one of {', '.join(IMPORTANCES)}"
-        if (self.filter_importance == "external") != (self.external_importance_path is not None):
-            yield "filter_importance: 'external' and external_importance_path need each other"
-        yield from self._depth_problems()
+    @field_validator("external_importance_path")
+    @classmethod
+    def _of_external(cls, path: str | None, known: ValidationInfo) -> str | None:
+        importance = known.data.get("filter_importance")
+        if importance is not None and (importance == "external") != (path is not None):
+            raise ValueError("filter_importance 'external' and external_importance_path need each other")
+        return path
 
-    def _depth_problems(self) -> Iterator[str]:
-        least, most = self.min_block_size, self.max_block_size
-        for name, size in (("min_block_size", least), ("max_block_size", most)):
-            if size is not None and size < 0:
-                yield f"{name}: {size} is smaller than 0"
+    @field_validator("max_block_size")
+    @classmethod
+    def _not_below_least(cls, most: int | None, known: ValidationInfo) -> int | None:
+        least = known.data.get("min_block_size")
         if least is not None and most is not None and least > most:
-            yield f"min_block_size: {least} is larger than max_block_size {most}"
-        for entry in self.skipped_blocks or ():
-            pair = isinstance(entry, tuple) and len(entry) == 2 and all(isinstance(end, str) for end in entry)
-            if not pair and not isinstance(entry, str):
-                yield f"skipped_blocks: {entry!r} is neither a name nor a pair of a start and an end"
+            raise ValueError(f"must not be smaller than min_block_size {least}")
+        return most
 
     def block_sizes(self, *, residual: bool) -> range:
         """The allowed `Block.size` of residual blocks, or of other regions."""
         least, most = (0, sys.maxsize - 1) if residual else (5, 50)
         least = least if self.min_block_size is None else self.min_block_size
         return range(least, (most if self.max_block_size is None else self.max_block_size) + 1)
-
-    @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> Elasticity:
-        """From plain settings, as they come from a file: lists become tuples.
-
-        Raises:
-            ElasticityError: there is no such setting, or it is out of its bounds.
-        """
-        names = [field.name for field in fields(cls)]
-        unknown = sorted(set(settings) - set(names))
-        if unknown:
-            raise ElasticityError(f"there is no setting {unknown[0]!r}; there are {', '.join(names)}")
-        return cls(**settings)
 
     @property
     def sizes(self) -> dict[str, tuple[int, ...]]:
@@ -154,10 +153,3 @@ class Elasticity:
         else:
             multipliers = MULTIPLIERS if self.width_multipliers is None else self.width_multipliers
             yield from (int(full * m + 1e-9) for m in multipliers if m < 1)
-
-
-def _frozen(value: Any) -> Any:
-    """Lists, ranges and mappings as tuples, so that settings can be compared and hashed."""
-    if isinstance(value, Mapping):
-        return tuple((key, _frozen(item)) for key, item in value.items())
-    return tuple(_frozen(item) for item in value) if isinstance(value, list | tuple | range) else value

@@ -37,6 +37,10 @@ class LoweringError(BnasError):
     """A sub-network could not be turned into an ONNX graph, or the graph gave other numbers than PyTorch."""
 
 
+class ModuleFormError(BnasError):
+    """The model's own classes cannot be a sub-network; names the module and the line. Its graph form still works."""
+
+
 class VerificationError(BnasError):
     """A sub-network does not compute what the original model computes on its kept entries."""
 

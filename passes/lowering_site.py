@@ -259,7 +259,14 @@ class Site:
     def lowered(self, op: Callable[..., Any], *args: Any) -> Value:
         """The value of another operator of one result, lowered by its own rule."""
         site = self.derived(op, *args)
-        return Value(site.result, str(OPERATORS[op].onnx(site)), twin=site.twin)
+        return Value(site.result, site.written(), twin=site.twin)
+
+    def written(self) -> str:
+        """The name of the one result of the call, whose operator has an ONNX rule."""
+        rule = OPERATORS.of(self.call.op).onnx
+        if rule is None:
+            raise self.refuse("has no ONNX rule")
+        return str(rule(self))
 
     def positions(self, source: Value) -> Value:
         """The number of each entry of `source` in row-major order, in its shape."""

@@ -83,7 +83,7 @@ class Writes:
             return replace(before, name=site.transpose(new, [order.index(axis) for axis in range(len(order))]))
         if step.call.op is operator.getitem:
             write = site.at(operator.setitem, source, step.call.args[1], new)
-            return replace(before, name=str(OPERATORS[operator.setitem].onnx(write)))
+            return replace(before, name=write.written())
         seen = seen_again(self._builder, step, site.positions(source))
         return replace(before, name=scattered(site, source, seen, site.name(new)))
 

@@ -23,6 +23,7 @@ from .frames import Frame, Frames, make_shell
 from .ir import IR
 from .kernels import is_convolution
 from .ops.calls import Dynamic, form_of
+from .ops.registry import OPERATORS
 from .ops.rnn import fit as fit_recurrent
 from .ops.rnn import settle
 from .selection import active, kept, moved
@@ -31,7 +32,8 @@ from .slot import Copies, Slot
 from .space import Subnet
 from .terms import Sym, Term, symbols
 
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+NORMS = nn.modules.batchnorm._NormBase
+"""Batch and instance norms."""
 KNOWN = 4096
 """Slots of so many layers and sizes are remembered, and the live nodes of fewer structures."""
 
@@ -45,6 +47,14 @@ class Skeleton:
 
     types: AxisTypes
     choices: Choices
+    matrices: Matrices
+    """The trainable matrices of the elastic kernels: shared, as the parameters of the model are."""
+
+    @classmethod
+    def of(cls, types: AxisTypes, choices: Choices) -> Skeleton:
+        """The skeleton of a typed graph, with new matrices for its elastic kernels, which are identities."""
+        kernels = choices.kernels.found.values()
+        return cls(types, choices, Matrices((kernel, types.ir.tensor(kernel.weight)) for kernel in kernels))
 
     @property
     def ir(self) -> IR:
@@ -56,11 +66,6 @@ class Skeleton:
         symbols, kernels = self.choices.symbols, self.choices.kernels.found
         widths = {symbols[name]: width for name, width in subnet.widths.items()}
         return widths | {kernels[name].symbol: size for name, size in subnet.kernels.items()}
-
-    @cached_property
-    def matrices(self) -> Matrices:
-        """The trainable matrices of the elastic kernels: shared, as the parameters of the model are."""
-        return Matrices((k, self.ir.tensor(k.weight)) for k in self.choices.kernels.found.values())
 
     def build(
         self,
@@ -81,7 +86,7 @@ class Skeleton:
         self.choices.space.check(subnet)
         root = self.ir.root if root is None else root
         assignment, (nodes, layers, tensors) = self.assignment(subnet), self._live(subnet.skipped)
-        settings, attributes = self._settings(assignment), dict[str, nn.Module | Tensor]()
+        settings, attributes = self.settings(assignment), dict[str, nn.Module | Tensor]()
         for path in layers:
             attributes[path] = self._module(root, path, assignment, bind, settings.get(path, {}))
         holders = {path: bind(_holder(path), {_leaf(path): self.slot(root, path, assignment)}) for path in tensors}
@@ -104,7 +109,7 @@ class Skeleton:
     @cached_property
     def in_graph(self) -> tuple[Sym, ...]:
         """The symbols whose sizes stand in the graph."""
-        terms = (term for rewrite in self._rewrites[0] for term in _terms(_value(rewrite)))
+        terms = (term for rewrite in self._rewrites[0] for term in terms_of(rewrite))
         return tuple(dict.fromkeys(symbol for term in terms for symbol in symbols(term)))
 
     def _filled(
@@ -126,8 +131,9 @@ class Skeleton:
         if skipped not in self._known_live:
             if len(self._known_live) >= KNOWN // 64:
                 self._known_live.clear()
-            nodes = self._left_without(skipped)
-            self._known_live[skipped] = nodes, _targets(nodes, "call_module"), _targets(nodes, "get_attr")
+            nodes, sums = self._left_without(skipped), {self.choices.blocks[name].out for name in skipped}
+            called = [node for node in nodes if node not in sums]  # the entry stands in for the last layer of a region
+            self._known_live[skipped] = nodes, _targets(called, "call_module"), _targets(nodes, "get_attr")
         return self._known_live[skipped]
 
     @cached_property
@@ -202,14 +208,31 @@ class Skeleton:
         in_graph = [r for r in self.types.rewrites if isinstance(r, Replacement) or r.node.op != "call_module"]
         return in_graph, of_layers
 
-    def _settings(self, assignment: Mapping[Sym, int]) -> dict[str, dict[str, Any]]:
+    def settings(self, assignment: Mapping[Sym, int]) -> dict[str, dict[str, Any]]:
         """The settings of layers that depend on widths, by the layer's path."""
         settings = dict[str, dict[str, Any]]()
         for rewrite in self._rewrites[1]:
             new = _active_value(rewrite, assignment)
             if new != _active_value(rewrite, {}):
                 settings.setdefault(str(rewrite.node.target), {})[rewrite.name] = new
+        for path, (name, channels) in self._channels.items():
+            settings.setdefault(path, {})[name] = active(channels, assignment)
         return settings
+
+    @cached_property
+    def _channels(self) -> dict[str, tuple[str, Term]]:
+        """The number of channels that norms without a weight state: its name and its axis, by the norm's path."""
+        found = dict[str, tuple[str, Term]]()
+        for node, call in self.ir.calls.items():
+            layer = self.ir.module(str(node.target)) if node.op == "call_module" else None
+            name = "num_channels" if isinstance(layer, nn.GroupNorm) else "num_features"
+            if not isinstance(layer, nn.GroupNorm | NORMS) or layer.weight is not None:
+                continue
+            input = call.argument(0, "input")
+            axes = self.types.values.get(input) if isinstance(input, Node) else None
+            if isinstance(axes, list) and len(axes) > 1 and axes[1].size == getattr(layer, name):
+                found[str(node.target)] = name, axes[1]
+        return found
 
     def slot(self, root: nn.Module, path: str, assignment: Mapping[Sym, int]) -> Slot:
         """What is kept of the parameter, buffer or constant at `path` of `root`."""
@@ -341,16 +364,24 @@ def fit(shell: nn.Module, slots: Mapping[str, Slot]) -> None:
     first = slots.get("weight") or slots.get("running_mean")
     if fit_recurrent(shell, slots) or first is None:
         return
-    shape, settings = first.shape, vars(shell)  # not by attribute: a module looks for tensors in what it is given
+    fit_shape(shell, first.shape)
     if is_convolution(shell):
-        settings.update(out_channels=shape[0], in_channels=shape[1] * shell.groups)
-        fit_kernel(shell, tuple(first.shared.shape[2:]), shape[2:])
-    elif isinstance(shell, nn.Linear):
-        settings.update(out_features=shape[0], in_features=shape[1])
-    elif isinstance(shell, BATCH_NORMS):
-        settings.update(num_features=shape[0])
-    elif isinstance(shell, nn.PReLU):
-        settings.update(num_parameters=shape[0])
+        fit_kernel(shell, tuple(first.shared.shape[2:]), first.shape[2:])
+
+
+def fit_shape(layer: nn.Module, shape: tuple[int, ...]) -> None:
+    """Set the sizes that a layer states beside its weight, whose shape this is."""
+    sizes = OPERATORS.sizes(type(layer))
+    if sizes is not None:
+        vars(layer).update(
+            sizes(layer, tuple(shape))
+        )  # not by attribute: a module looks for tensors in what it is given
+
+
+def is_layer(module: nn.Module) -> bool:
+    """Whether the sizes that a module states follow from its tensors: see `fit`."""
+    recurrent = isinstance(module, nn.RNNBase | nn.RNNCellBase)
+    return recurrent or OPERATORS.sizes(type(module)) is not None
 
 
 def _rewrite(
@@ -395,8 +426,12 @@ def _value(rewrite: Rewrite | Replacement) -> Any:
     return rewrite.value if isinstance(rewrite, Rewrite) else rewrite.args
 
 
+def terms_of(rewrite: Rewrite | Replacement) -> Iterator[Term]:
+    """The terms in a constant of the graph."""
+    return _terms(_value(rewrite))
+
+
 def _terms(value: Any) -> Iterator[Term]:
-    """The terms in a constant."""
     if isinstance(value, Term):
         yield value
     elif isinstance(value, Moved):

@@ -13,14 +13,15 @@ from .origin import origin
 
 if TYPE_CHECKING:
     from .distillation import Distillation
-    from .errors import BatchError, CheckpointError, TrainingError
+    from .errors import BatchError, CheckpointError, ProgramError, TrainingError
     from .evaluation import Batch, EvaluationError, Loader, Metric, accuracy, first_samples, fold, recalibrate
     from .evaluator import Evaluator
     from .files import WriteError
     from .fine_tuning import fine_tune
-    from .latency import Latency, LatencyError
+    from .latency import Latency
     from .latency_measurement import measure_latency
     from .latency_model import LatencyModel
+    from .latency_settings import LatencyError, LatencySettings
     from .onnx_evaluation import evaluate_onnx
     from .onnx_export import OnnxReport, export_onnx
     from .onnx_fallback import OnnxFallbackWarning
@@ -45,6 +46,7 @@ __getattr__, __dir__ = attach(
         "bnas.runtime.errors": (
             "BatchError",
             "CheckpointError",
+            "ProgramError",
             "TrainingError",
         ),
         "bnas.runtime.evaluation": (
@@ -60,12 +62,13 @@ __getattr__, __dir__ = attach(
         "bnas.runtime.evaluator": ("Evaluator",),
         "bnas.runtime.files": ("WriteError",),
         "bnas.runtime.fine_tuning": ("fine_tune",),
-        "bnas.runtime.latency": (
-            "Latency",
-            "LatencyError",
-        ),
+        "bnas.runtime.latency": ("Latency",),
         "bnas.runtime.latency_measurement": ("measure_latency",),
         "bnas.runtime.latency_model": ("LatencyModel",),
+        "bnas.runtime.latency_settings": (
+            "LatencyError",
+            "LatencySettings",
+        ),
         "bnas.runtime.onnx_evaluation": ("evaluate_onnx",),
         "bnas.runtime.onnx_export": (
             "OnnxReport",
@@ -119,6 +122,7 @@ __all__ = [
     "Latency",
     "LatencyError",
     "LatencyModel",
+    "LatencySettings",
     "Loader",
     "Metric",
     "OnnxFallbackWarning",
@@ -127,6 +131,7 @@ __all__ = [
     "OnnxWriteError",
     "Place",
     "Program",
+    "ProgramError",
     "Progress",
     "QuantisationError",
     "RacingError",

@@ -62,7 +62,7 @@ def read_supernet(
         _fill(shared_tensors(model) | matrix_tensors(matrices), tensors, path)
 
     inputs = placed(_inputs(manifest["inputs"]), device_of(model))
-    return Elasticity.of(manifest["elasticity"]), inputs, manifest.get("dynamic"), restore
+    return Elasticity(**manifest["elasticity"]), inputs, manifest.get("dynamic"), restore
 
 
 def write_model(directory: Path, model: nn.Module) -> None:

@@ -3,48 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch.nn.functional as F
+from pydantic import ValidationInfo, field_validator
 from torch import Tensor
 
 from bnas.passes.frontend.structure import Attribute, leaves_of
+from bnas.passes.settings import NotNegative, Positive, settings
 
 from .errors import TrainingError
 
-TEACHERS = ("maximal", "original")
-TYPES = ("softmax", "mse")
 
-
-@dataclass(frozen=True)
+@settings(TrainingError)
 class Distillation:
-    """What a sub-network learns beside, or instead of, the targets."""
+    """What a sub-network learns beside, or instead of, the targets.
 
-    teacher: str = "maximal"
+    Raises:
+        TrainingError: names every setting that is out of its bounds.
+    """
+
+    teacher: Literal["maximal", "original"] = "maximal"
     """"maximal": the others learn from its outputs in the same step (in-place distillation, Yu et al. 2020, BigNAS,
     section 3.1). "original": all learn from a frozen copy of the model as it was, in evaluation mode."""
-    type: str = "softmax"
+    type: Literal["softmax", "mse"] = "softmax"
     """"softmax": cross-entropy against the softmax over axis 1 (Hinton et al. 2015). "mse": mean squared error."""
-    scale: float = 1.0
+    scale: Positive = 1.0
     """Factor of the distillation loss."""
-    temperature: float = 1.0
+    temperature: Positive = 1.0
     """Of the softmax; the loss is multiplied by its square, so that gradients keep their size."""
-    hard: float = 0.0
+    hard: NotNegative = 0.0
     """Factor of the loss against the targets beside it; BootstrapNAS adds the two, which is 1."""
 
-    def __post_init__(self) -> None:
-        """Check the bounds."""
-        for name, allowed in (("teacher", TEACHERS), ("type", TYPES)):
-            if getattr(self, name) not in allowed:
-                raise TrainingError(f"{name}: {getattr(self, name)!r} is not one of {', '.join(allowed)}")
-        for name, number, low in (("scale", self.scale, False), ("hard", self.hard, True)):
-            if number < 0 or not (number or low):
-                raise TrainingError(f"{name}: {number} is {'negative' if low else 'not positive'}")
-        if self.temperature <= 0:
-            raise TrainingError(f"temperature: {self.temperature} is not positive")
-        if self.type == "mse" and self.temperature != 1:
-            raise TrainingError("temperature belongs to the type softmax; mse has none")
+    @field_validator("temperature")
+    @classmethod
+    def _of_softmax(cls, temperature: float, known: ValidationInfo) -> float:
+        if known.data.get("type") == "mse" and temperature != 1:
+            raise ValueError("temperature belongs to the type softmax; mse has none")
+        return temperature
 
     def loss(self, outputs: Any, teacher: Any) -> Tensor:
         """The distillation loss of `outputs`, scaled; nested outputs are matched by place, and summed over.

@@ -15,3 +15,7 @@ class BatchError(BnasError, TypeError):
 
 class CheckpointError(BnasError):
     """What was saved is missing, damaged, or does not fit the model."""
+
+
+class ProgramError(BnasError, TypeError):
+    """A program was to be copied or saved: its parameters are views of those of a super-network."""

@@ -6,20 +6,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from bnas.passes.errors import BnasError
-
+from .latency_settings import CPU
 from .machine import machine
-from .onnx_session import CPU
 
 TRUSTED_RUNS = 50
 """Fewer runs than that never count as stable."""
 
 TRUSTED_SPREAD = 0.1
 """A wider spread than that never counts as stable."""
-
-
-class LatencyError(BnasError, ValueError):
-    """A measurement was asked for that cannot be made."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,10 @@ from bnas.passes import Subnet
 
 from .checkpoint import described_space
 from .files import write_json
-from .latency import LatencyError
 from .latency_sample import FEATURES, ratios, spread
+from .latency_settings import LatencyError, LatencySettings
 from .machine import differences, machine
-from .onnx_session import CPU, Array
+from .onnx_session import Array
 from .supernetwork import SuperNetwork
 
 FORMAT = 1
@@ -45,53 +45,38 @@ class LatencyModel:
     """Kendall's rank correlation of measured latencies and of predictions by models that did not see them."""
     error: float
     """Mean relative error of these predictions."""
-    settings: Mapping[str, Any] = field(repr=False)
-    """How it was measured: threads, batch, provider, runs within one timing."""
+    settings: LatencySettings = field(repr=False)
+    """How it was measured."""
     level: float | None = None
     """Milliseconds of the maximal sub-network while the others were measured."""
     machine: Mapping[str, Any] = field(default_factory=machine, repr=False)
 
     @classmethod
-    def fit(
-        cls,
-        supernet: SuperNetwork,
-        count: int = 16,
-        *,
-        batch: int = 1,
-        threads: int = 1,
-        provider: str = CPU,
-        runs: int = 50,
-        seed: int = 0,
-        sizes: Mapping[str, int] | None = None,
-    ) -> LatencyModel:
-        """Measure `count` sub-networks that are spread over the space, and fit a model to them.
+    def fit(cls, supernet: SuperNetwork, settings: LatencySettings | None = None, **changes: Any) -> LatencyModel:
+        """Measure `settings.subnets` sub-networks that are spread over the space, and fit a model to them.
+
+        Each is measured three times. For another device than the CPU the wall clock counts.
 
         Args:
             supernet: Where they come from.
-            count: How many; 15 to 20 are enough. Fewer if the space has no more.
-            batch: Samples in a run.
-            threads: Threads within an operator.
-            provider: ONNX Runtime's execution provider; for another device than the CPU the wall clock counts.
-            runs: Rounds of each measurement, of which there are three for each.
-            seed: Fixes which are chosen.
-            sizes: Of dynamic axes by name, such as ``{"length": 128}``; by default those of the example inputs.
+            settings: How to measure; 15 to 20 sub-networks are enough. Fewer if the space has no more.
+            changes: Single settings by name, such as ``subnets=20``.
 
         Raises:
             LatencyError: there are fewer sub-networks than coefficients, or a measurement cannot be made.
         """
-        settings: dict[str, Any] = {"batch": batch, "threads": threads, "provider": provider}
-        settings |= {"sizes": dict(sizes)} if sizes else {}
-        chosen = spread(supernet, count, np.random.default_rng(seed))
-        all_of = ratios(supernet, chosen, runs=runs, **settings)
+        settings = LatencySettings.of(settings, changes)
+        chosen = spread(supernet, settings.subnets, np.random.default_rng(settings.seed))
+        all_of = ratios(supernet, chosen, settings)
         times = {one: all_of.level_ms * ratio for one, ratio in all_of.found.items()}
-        return cls.of(supernet, times, {**settings, "repeats": all_of.repeats}, all_of.level_ms)
+        return cls.of(supernet, times, replace(settings, repeats=all_of.repeats), all_of.level_ms)
 
     @classmethod
     def of(
         cls,
         supernet: SuperNetwork,
         measured: Mapping[Subnet, float],
-        settings: Mapping[str, Any] | None = None,
+        settings: LatencySettings | None = None,
         level: float | None = None,
     ) -> LatencyModel:
         """The model that fits milliseconds which were measured on this machine.
@@ -111,7 +96,7 @@ class LatencyModel:
         error = float(np.mean(np.abs(left_out - times) / times))
         coefficients = tuple(float(one) for one in _fitted(features, times))
         tau = kendall_tau(left_out, times)
-        return cls(supernet, coefficients, dict(measured), tau, error, dict(settings or {}), level)
+        return cls(supernet, coefficients, dict(measured), tau, error, settings or LatencySettings(), level)
 
     def __call__(self, subnet: Subnet) -> float:
         """Predicted milliseconds.
@@ -125,14 +110,14 @@ class LatencyModel:
         """Predicted milliseconds of many sub-networks at once: to the bit those that each gets by itself."""
         return _predicted(np.array(self.coefficients), _features(self.supernet, subnets))
 
-    def measure(self, subnets: Sequence[Subnet], runs: int = 50) -> list[float]:
+    def measure(self, subnets: Sequence[Subnet], **changes: Any) -> list[float]:
         """Milliseconds of sub-networks, measured as those were that the model was fitted on.
 
         They are related to the maximal sub-network, whose time is taken to be what it was then: so they can be held
         against predictions, also where the whole machine has become slower since. `bnas.measure_latency` tells what
-        a sub-network takes now.
+        a sub-network takes now. `changes` are single settings by name, such as ``runs=20``.
         """
-        now = ratios(self.supernet, subnets, runs=runs, **self.settings)
+        now = ratios(self.supernet, subnets, LatencySettings.of(self.settings, changes))
         return [(self.level or now.level_ms) * now.found[one] for one in subnets]
 
     def save(self, path: str | Path) -> None:
@@ -142,7 +127,7 @@ class LatencyModel:
             "format": FORMAT,
             "features": list(FEATURES),
             "machine": dict(self.machine),
-            "settings": dict(self.settings),
+            "settings": asdict(self.settings),
             "space": described_space(self.supernet.space),
             "measured": measured,
             "level": self.level,
@@ -163,7 +148,7 @@ class LatencyModel:
         if data["space"] != json.loads(json.dumps(described_space(supernet.space))):
             raise LatencyError(f"{path}: is of another search space; {again}")
         measured = {Subnet.from_json(one["subnet"]): float(one["ms"]) for one in data["measured"]}
-        return cls.of(supernet, measured, data["settings"], data.get("level"))
+        return cls.of(supernet, measured, LatencySettings(**data["settings"]), data.get("level"))
 
 
 def _read(path: Path) -> dict[str, Any]:

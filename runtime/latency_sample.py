@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from bnas.passes import Subnet
 
 from .latency import Latency
 from .latency_measurement import measure_latency
-from .onnx_session import CPU
+from .latency_settings import CPU, LatencySettings
 from .supernetwork import SuperNetwork
 
 FEATURES = ("macs", "parameters", "activations", "layers")
@@ -70,8 +70,8 @@ class Ratios:
     """Runs within one timing."""
 
 
-def ratios(supernet: SuperNetwork, subnets: Sequence[Subnet], *, runs: int = 50, **settings: Any) -> Ratios:
-    """Measure sub-networks, each group together with the maximal one, with the `settings` of `measure_latency`.
+def ratios(supernet: SuperNetwork, subnets: Sequence[Subnet], settings: LatencySettings) -> Ratios:
+    """Measure sub-networks, each group together with the maximal one.
 
     Each is measured `TURNS` times, loaded anew and in the company of others; the median counts.
     """
@@ -79,9 +79,10 @@ def ratios(supernet: SuperNetwork, subnets: Sequence[Subnet], *, runs: int = 50,
     compared: dict[Subnet, list[float]] = {one: [] for one in subnets}
     for group in _groups(list(compared)):
         named: dict[str, Any] = {"reference": maximal, **{str(place): one for place, one in enumerate(group)}}
-        latencies = measure_latency(named, supernet=supernet, reference="reference", runs=runs, **settings)
+        latencies = measure_latency(named, None, settings, supernet=supernet, reference="reference")
         references.append(latencies["reference"])
-        settings["repeats"] = references[0].repeats  # also where another group would be just above the bound for one
+        # Also where another group would be just above the bound for one.
+        settings = replace(settings, repeats=references[0].repeats)
         for place, one in enumerate(group):
             compared[one].append(_ratio(latencies[str(place)], latencies["reference"]))
     level = float(np.median([_milliseconds(one) for one in references])) if references else 0.0

@@ -14,7 +14,7 @@ from torch.fx import GraphModule
 from bnas.passes import Subnet
 from bnas.passes.lowering import SIZES
 
-from .latency import LatencyError
+from .latency_settings import LatencyError, LatencySettings
 from .layout import on_cpu
 from .onnx_fallback import to_onnx
 from .onnx_file import loadable
@@ -41,17 +41,17 @@ DTYPES = {
 """Number types of inputs that can be filled."""
 
 
-def session_of(name: str, candidate: Candidate, supernet: SuperNetwork | None, settings: Mapping[str, Any]) -> Any:
-    """The session that runs `candidate`; `settings` are those of `open_session`.
+def session_of(name: str, candidate: Candidate, supernet: SuperNetwork | None, settings: LatencySettings) -> Any:
+    """The session that runs `candidate`, with the `settings` of `open_session`.
 
     Raises:
         LatencyError: it cannot be loaded, or a sub-network has no super-network; says which by `name`.
     """
     try:
         if isinstance(candidate, str | bytes | os.PathLike):
-            return open_session(candidate, **settings)
+            return open_session(candidate, settings)
         with loadable(_lowered(name, candidate, supernet)) as source:
-            return open_session(source, **settings)
+            return open_session(source, settings)
     except SessionError as error:
         raise LatencyError(f"{name}: {error}") from error
 
@@ -65,9 +65,7 @@ def _lowered(name: str, candidate: GraphModule | Subnet, supernet: SuperNetwork 
         return to_onnx(module, [one.cpu() for one in supernet.example()], {})[0]
 
 
-def feed_of(
-    name: str, session: Any, inputs: Inputs, batch: int, seed: int, sizes: Mapping[str, int] | None = None
-) -> dict[str, Array]:
+def feed_of(name: str, session: Any, inputs: Inputs, settings: LatencySettings) -> dict[str, Array]:
     """The arrays that a model is run on, by input name.
 
     Dynamic axes have the sizes that `sizes` names, else those of the example inputs that the file was made with.
@@ -75,6 +73,7 @@ def feed_of(
     Raises:
         LatencyError: `inputs` are not those of the model, or cannot be made up.
     """
+    batch, seed, sizes = settings.batch, settings.seed, settings.sizes
     declared = {one.name: one for one in session.get_inputs()}
     known = session.get_modelmeta().custom_metadata_map.get(SIZES, "{}")
     open_axes = {**json.loads(known), **(sizes or {}), "batch": batch}

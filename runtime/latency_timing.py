@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .latency import LatencyError
+from .latency_settings import LatencyError
 from .onnx_session import Array
 
 QUICK_MS = 0.2

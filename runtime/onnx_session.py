@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from bnas.passes.errors import BnasError
 from bnas.passes.lowering import named_tensors
 
+from .latency_settings import CPU, LatencySettings
 from .nested import tensors_in
 from .output_form import formed
 
@@ -22,25 +23,25 @@ Array: TypeAlias = np.ndarray[Any, Any]
 Source: TypeAlias = str | os.PathLike[str] | bytes
 """An ONNX model: the path of its file, or its serialised content."""
 
-CPU = "CPUExecutionProvider"
-
 
 class SessionError(BnasError, ValueError):
     """ONNX Runtime cannot load or run a model, or has no such execution provider."""
 
 
-def open_session(source: Source, *, threads: int = 1, inter_threads: int = 1, provider: str = CPU) -> Any:
+def open_session(source: Source, settings: LatencySettings | None = None, **changes: Any) -> Any:
     """An ONNX Runtime session with all graph optimisations.
 
     Args:
         source: The model.
-        threads: Threads within an operator. They do not spin while they wait: that would be CPU time of others.
-        inter_threads: Operators that may run at the same time.
-        provider: The execution provider; what it cannot run falls to the CPU's.
+        settings: Of these `threads`, which do not spin while they wait (that would be CPU time of others),
+            `inter_threads`, and `provider`: what it cannot run falls to the CPU's.
+        changes: Single settings by name.
 
     Raises:
         SessionError: the provider is not installed or cannot start, or the model cannot be loaded.
     """
+    settings = LatencySettings.of(settings, changes)
+    threads, inter_threads, provider = settings.threads, settings.inter_threads, settings.provider
     check_provider(provider)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ from torch.fx import GraphModule
 from bnas.passes.ops.rnn import settle, share
 from bnas.passes.skeleton import Holder
 from bnas.passes.slot import Slot
+
+from .errors import ProgramError
 
 # A view's gradient has the strides of the whole gradient: meant so, and said by PyTorch once in a process.
 warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout contract")
@@ -241,7 +243,8 @@ class Program(GraphModule):
 
     Give the optimizer the parameters of the super-network, never those of a program, and read gradients there. Its
     layers are its own; graph and code may be those of other programs: edit the graph of an extracted module instead.
-    ``create_graph`` is not supported. In training mode BatchNorm updates the shared statistics of the kept channels.
+    ``create_graph`` is not supported. A program cannot be copied, pickled or saved: extract a module for that. In
+    training mode BatchNorm updates the shared statistics of the kept channels.
     """
 
     _bindings: list[Binding]
@@ -260,3 +263,18 @@ class Program(GraphModule):
         for binding in self._bindings:
             binding.refresh()
         return super().__call__(*args, **kwargs)
+
+    def __copy__(self) -> NoReturn:
+        """Refused, as `__deepcopy__`."""
+        raise ProgramError(
+            "a program cannot be copied, pickled or saved: its parameters are views of those of the super-network. "
+            "supernet.extract(subnet) gives a module of its own, which can"
+        )
+
+    def __deepcopy__(self, memo: Any) -> NoReturn:
+        """Refused: its parameters would be views no more, and the copy would train by itself."""
+        self.__copy__()
+
+    def __reduce__(self) -> NoReturn:
+        """Refused, as `__deepcopy__`."""
+        self.__copy__()

@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import onnx
 import torch
+from pydantic import field_validator
 from torch import Tensor
 
 from bnas.passes.errors import BnasError
 from bnas.passes.lowering import named_tensors
+from bnas.passes.settings import Count, Names, NotInFile, settings
 
 from .evaluation import Batch, Metric, accuracy, first_samples
 from .nested import as_batch, batch_size, tensors_in
@@ -32,41 +34,40 @@ class QuantisationError(BnasError, ValueError):
     """A model cannot be quantised as it was asked for."""
 
 
-@dataclass(frozen=True)
+@settings(QuantisationError)
 class Int8:
     """How a model is quantised; see https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html.
 
     Raises:
-        QuantisationError: a setting is out of its bounds.
+        QuantisationError: names every setting that is out of its bounds.
     """
 
-    calibration: Iterable[Batch]
-    """Batches that the ranges of activations are found on: a few hundred samples, transformed as when deployed."""
-    samples: int = 512
-    """So many of them are used."""
-    exclude: tuple[str, ...] = ()
-    """Layers that stay in floating point: paths or globs on paths of modules, as in the names of the nodes."""
-    exclude_operators: tuple[str, ...] = ()
-    """ONNX operators that stay in floating point, such as "Gemm"."""
+    calibration: NotInFile[Iterable[Batch] | None] = None
+    """Batches that the ranges of activations are found on: a few hundred samples, transformed as when deployed. A run
+    takes its training data."""
+    samples: Count = 512
+    """Samples of the calibration data that the ranges are found on."""
+    exclude: Names = ()
+    """Layers that stay in float: paths or globs on paths of modules."""
+    exclude_operators: Names = ()
+    """ONNX operators that stay in float, such as "Gemm"."""
     per_channel: bool = True
-    """Whether weights have a scale for each output channel."""
-    method: str = "minmax"
-    """One of `METHODS`."""
+    """Weights have a scale for each output channel."""
+    method: Literal["minmax", "entropy", "percentile"] = "minmax"
+    """How the range of an activation is found."""
     reduce_range: bool = False
     """Weights of 7 bits: on CPUs with AVX2 or AVX-512 but without VNNI, sums of 8 bits saturate."""
-    validation: Iterable[Batch] | None = None
+    validation: NotInFile[Iterable[Batch] | None] = None
     """Batches to report the metric on, before and after."""
-    metric: Metric = accuracy
+    metric: NotInFile[Metric] = accuracy
+    """What is reported of them."""
 
-    def __post_init__(self) -> None:
-        """Check the settings."""
-        if not isinstance(self.calibration, Iterable):
-            given = type(self.calibration).__name__
-            raise QuantisationError(f"calibration: must be batches of inputs and targets, not {given}")
-        if self.samples < 1:
-            raise QuantisationError(f"samples: {self.samples} is not allowed; it must be at least 1")
-        if self.method not in METHODS:
-            raise QuantisationError(f"method: {self.method!r} is not one of {', '.join(METHODS)}")
+    @field_validator("calibration")
+    @classmethod
+    def _batches(cls, calibration: Any) -> Any:
+        if calibration is not None and not isinstance(calibration, Iterable):
+            raise ValueError(f"must be batches of inputs and targets, not {type(calibration).__name__}")
+        return calibration
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Int8Report:
     metric_int8: float | None
 
 
-def quantise(path: Path, settings: Int8, example_inputs: Sequence[Any], dims: Dims | None = None) -> Int8Report:
+def quantise(path: Path, int8: Int8, example_inputs: Sequence[Any], dims: Dims | None = None) -> Int8Report:
     """Replace the model at `path` by the quantised one; what it was is then beside it, as ``fp32.onnx``.
 
     Raises:
@@ -94,8 +95,10 @@ def quantise(path: Path, settings: Int8, example_inputs: Sequence[Any], dims: Di
 
     model = onnx.load(path, load_external_data=False)
     names = [one.name for one in model.graph.input]
-    data = first_samples(_pairs(settings.calibration, names), settings.samples)
-    excluded = _excluded(model, settings)
+    if int8.calibration is None:
+        raise QuantisationError("calibration: give batches of inputs and targets, such as bnas.Int8(loader)")
+    data = first_samples(_pairs(int8.calibration, names), int8.samples)
+    excluded = _excluded(model, int8)
     examples = tensors_in(list(example_inputs))
     reader = _Reader(names, data, examples, dims or batch_dims(examples))
     plain = path.with_name("fp32.onnx")
@@ -107,17 +110,17 @@ def quantise(path: Path, settings: Int8, example_inputs: Sequence[Any], dims: Di
                 path,
                 reader,
                 quant_format=QuantFormat.QDQ,
-                per_channel=settings.per_channel,
-                reduce_range=settings.reduce_range,
+                per_channel=int8.per_channel,
+                reduce_range=int8.reduce_range,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
                 nodes_to_exclude=excluded,
-                calibrate_method=CalibrationMethod[METHODS[settings.method]],
+                calibrate_method=CalibrationMethod[METHODS[int8.method]],
                 use_external_data_format=bool(weight_files(plain)),
             )
     except Exception as error:
         raise QuantisationError(f"ONNX Runtime cannot quantise the model: {type(error).__name__}: {error}") from error
-    before, after = _metrics(settings, plain, path)
+    before, after = _metrics(int8, plain, path)
     return Int8Report(_quantised(path, excluded), tuple(excluded), sum(map(batch_size, data)), before, after)
 
 
@@ -140,19 +143,19 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _metrics(settings: Int8, *paths: Path) -> list[float | None]:
-    if settings.validation is None:
+def _metrics(int8: Int8, *paths: Path) -> list[float | None]:
+    if int8.validation is None:
         return [None for _ in paths]
-    return [settings.metric(OnnxModule(path), settings.validation) for path in paths]
+    return [int8.metric(OnnxModule(path), int8.validation) for path in paths]
 
 
-def _excluded(model: onnx.ModelProto, settings: Int8) -> list[str]:
+def _excluded(model: onnx.ModelProto, int8: Int8) -> list[str]:
     """The names of the nodes that stay as they are."""
     names = {node.name: node.op_type for node in model.graph.node}
-    found = [name for name, kind in names.items() if kind in settings.exclude_operators]
-    _check_known("exclude_operators", settings.exclude_operators, set(names.values()))
+    found = [name for name, kind in names.items() if kind in int8.exclude_operators]
+    _check_known("exclude_operators", int8.exclude_operators, set(names.values()))
     paths = {name.rpartition("/")[0] or name for name in names}
-    for pattern in settings.exclude:
+    for pattern in int8.exclude:
         inside = [name for name in names if _is_inside(name.rpartition("/")[0] or name, pattern)]
         if not inside:
             _check_known("exclude", (pattern,), paths)

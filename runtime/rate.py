@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+
+from pydantic import ValidationInfo, field_validator
+
+from bnas.passes.settings import Count, Positive, Whole, settings
 
 from .errors import TrainingError
 from .stage import Stage
@@ -13,32 +16,33 @@ Rate = Callable[[int], float]
 """The learning rate of a step, from 0."""
 
 
-@dataclass(frozen=True)
+@settings(TrainingError)
 class CosineSchedule:
     """One cosine with warm-up over the whole training: BootstrapNAS's ``lr_schedule.params``.
 
     The rate rises linearly to `base_lr` in the warm-up and falls to 0 at the end of the last epoch. (The peer's stays
     above 0 where there is a warm-up, and drifts by a step an epoch.)
+
+    Raises:
+        TrainingError: names every setting that is out of its bounds.
     """
 
-    base_lr: float
-    num_epochs: int | None = None
+    base_lr: Positive
+    """The rate after the warm-up."""
+    num_epochs: Count | None = None
     """Length, warm-up included; by default that of all stages."""
-    warmup_epochs: int = 0
-    warmup_lr: float = 3.4e-4
+    warmup_epochs: Whole = 0
+    """The rate rises linearly for so long."""
+    warmup_lr: Positive = 3.4e-4
     """Where the warm-up starts."""
 
-    def __post_init__(self) -> None:
-        """Check the bounds."""
-        for name in ("base_lr", "warmup_lr"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise TrainingError(f"lr_schedule.{name}: {getattr(self, name)} is not a positive number")
-        if self.warmup_epochs < 0:
-            raise TrainingError(f"lr_schedule.warmup_epochs: {self.warmup_epochs} is negative")
-        if self.num_epochs is not None and self.num_epochs <= self.warmup_epochs:
-            raise TrainingError(
-                f"lr_schedule.num_epochs: {self.num_epochs} is not more than the {self.warmup_epochs} of the warm-up"
-            )
+    @field_validator("warmup_epochs")
+    @classmethod
+    def _within_the_length(cls, warmup: int, known: ValidationInfo) -> int:
+        length = known.data.get("num_epochs")
+        if length is not None and length <= warmup:
+            raise ValueError(f"must be less than num_epochs, which is {length}")
+        return warmup
 
     def rate(self, epochs: int, steps_per_epoch: int) -> Rate:
         """The rate of each step of `epochs` epochs."""

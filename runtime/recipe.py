@@ -2,85 +2,142 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+
+from bnas.passes.settings import Count, Dimension, Fraction, NotNegative, Positive, Whole, settings
 
 from .distillation import Distillation
 from .errors import TrainingError
-from .layout import LAYOUTS
 from .rate import CosineSchedule
-from .schedule import RULES, check_rule
+from .sampler import Sampling
 from .stage import PROGRESSIVITY
 
-PRECISIONS = ("float32", "bfloat16")
+Kind = Annotated[
+    Literal["sgd", "adam", "adamw", "rmsprop"],
+    BeforeValidator(
+        lambda value: value.lower() if isinstance(value, str) else value,
+        json_schema_input_type=Literal["sgd", "adam", "adamw", "rmsprop", "SGD", "Adam", "AdamW", "RMSprop"],
+    ),
+]
+
+RULES: Mapping[str, tuple[str, ...]] = {"random": (), "maximal": ("maximal",), "sandwich": ("maximal", "minimal")}
+"""What every step trains besides random sub-networks, by the name of the rule."""
+
+OWN = {"momentum": ("sgd", "rmsprop"), "nesterov": ("sgd",), "betas": ("adam", "adamw")}
+"""The optimizers that have a setting which others have not."""
 
 
-@dataclass(frozen=True)
+def _taught(known: dict[str, Any]) -> Distillation | None:
+    """Learn from the maximal sub-network, where the rule trains it."""
+    return None if known.get("rule") == "random" else Distillation()
+
+
+@settings(TrainingError)
 class Recipe:
-    """How the stages are trained; `bnas.Trainer` takes one."""
+    """How the stages are trained; `bnas.Trainer` takes one.
 
-    rule: str = "maximal"
+    Raises:
+        TrainingError: names every setting that is out of its bounds.
+    """
+
+    rule: Literal["random", "maximal", "sandwich"] = "maximal"
     """What a step trains besides random sub-networks: "random" nothing, "maximal", or "sandwich" (maximal, minimal)."""
-    subnets_per_step: int | None = None
-    """All sub-networks of a step, those of the rule included; by default one random one beside those of the rule.
-    Each sees the same batch; their gradients add up."""
-    sampling: str = "uniform"
-    """Which random sub-networks: "uniform" any with the same probability, of which few are large; "spread" of all
-    sizes from those to the maximal; "attentive" the most promising ones of all sizes, by the losses so far."""
-    distillation: Distillation | None = field(default_factory=Distillation)
-    """What sub-networks learn from a teacher; all learn from the targets alone if None."""
-    learning_rate: float = 0.01
+    subnets_per_step: Count | None = None
+    """All sub-networks of a step; by default those of the rule and one random one. Each sees the same batch; their
+    gradients add up."""
+    sampling: Sampling = "uniform"
+    """Which random sub-networks: "uniform" all equally likely (few large ones); "spread" all sizes equally likely;
+    "attentive" the most promising ones of all sizes, by the losses so far."""
+    distillation: Distillation | None = Field(default_factory=_taught)
+    """What sub-networks learn from a teacher: by default from the maximal sub-network, where the rule trains it; from
+    the targets alone if null."""
+    optimizer: Kind = "sgd"
+    """Of `torch.optim`: "sgd", "adam", "adamw" or "rmsprop"; the trainer may get another one."""
+    learning_rate: Positive = 0.01
     """At the start of a stage that has no ``init_lr``; that of the optimizer, where the trainer gets one."""
+    momentum: Fraction | None = None
+    """Of sgd (by default 0.9) and rmsprop (0)."""
+    nesterov: bool | None = None
+    """Of sgd: look ahead along the momentum; by default wherever there is one."""
+    betas: tuple[Fraction, Fraction] | None = None
+    """Of adam and adamw; by default 0.9 and 0.999."""
+    weight_decay: NotNegative = 1e-4
+    """Factor of the weights in their gradients; of adamw that of the weights themselves."""
+    no_decay_keys: str | None = None
+    """Parts of parameter names with # between them, such as "bn#bias": these parameters have no weight decay."""
     lr_schedule: CosineSchedule | None = None
-    """One rate for the whole training instead."""
-    momentum: float = 0.9
-    """This and the next two are those of `torch.optim.SGD`, where the trainer gets no optimizer."""
-    weight_decay: float = 1e-4
-    nesterov: bool = True
-    label_smoothing: float = 0.0
+    """One rate for the whole training instead of one for each stage."""
+    label_smoothing: Fraction = 0.0
     """Of the cross-entropy against the targets, as in `torch.nn.CrossEntropyLoss`."""
-    clip_norm: float | None = None
-    """Largest norm of all gradients of a step together; not limited if None."""
-    ema_decay: float | None = None
-    """Decay of averages of the shared weights, which validation uses and which the training ends with; none if None."""
-    precision: str = "float32"
+    clip_norm: Positive | None = None
+    """Largest norm of all gradients of a step together; by default not limited."""
+    ema_decay: Fraction | None = None
+    """Decay of averages of the shared weights, which validation uses and which the training ends with; by default
+    there are none."""
+    precision: Literal["float32", "bfloat16"] = "float32"
     """"bfloat16": forward passes under `torch.autocast`; parameters, gradients and losses stay in float32."""
-    memory_format: str = "auto"
-    """"contiguous", "channels_last", or "auto": the faster one in a short measurement before the first step."""
-    accumulate: int = 1
+    memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
+    """Layout of images; "auto": the faster one in a short measurement before the first step."""
+    accumulate: Count = 1
     """Batches of one step; all of them train the same sub-networks, and their losses are averaged."""
-    train_steps: int | None = None
-    """Samples of an epoch, in whole batches (BootstrapNAS documents it so, and ignores it); all if None."""
-    num_bn_adaptation_samples: int = 2000
+    train_steps: Count | None = None
+    """Samples of an epoch, in whole batches (BootstrapNAS documents it so, and ignores it); by default all."""
+    num_bn_adaptation_samples: Whole = 2000
     """Training samples, through the training transform, for BatchNorm statistics; 0: never recalibrated."""
-    progressivity_of_elasticity: tuple[str, ...] = PROGRESSIVITY
+    progressivity_of_elasticity: tuple[Dimension, ...] = PROGRESSIVITY
     """The order in which stages add dimensions."""
-    seed: int = 0
+    seed: Whole = 0
     """Fixes the sub-networks; the order of the data is the loader's."""
 
-    def __post_init__(self) -> None:
-        """Check the bounds."""
-        check_rule(self.rule, self.subnets_per_step, self.sampling)
-        taught = self.distillation is not None and self.distillation.teacher == "maximal"
-        if taught and "maximal" not in RULES[self.rule]:
-            raise TrainingError(
-                f"the teacher is the maximal sub-network, which the rule {self.rule!r} does not train; "
+    @field_validator("subnets_per_step")
+    @classmethod
+    def _room_for_the_rule(cls, count: int | None, known: ValidationInfo) -> int | None:
+        rule = known.data.get("rule")
+        if rule is not None and count is not None and count < max(1, len(RULES[rule])):
+            raise ValueError(f"too few for the rule {rule!r}")
+        return count
+
+    @field_validator("sampling")
+    @classmethod
+    def _served_by_the_rule(cls, sampling: str, known: ValidationInfo) -> str:
+        rule = known.data.get("rule")
+        if rule is not None and sampling == "attentive" and "maximal" not in RULES[rule]:
+            raise ValueError(
+                f"attentive sampling holds losses against the maximal's, which the rule {rule!r} does not train; "
+                'take the rule "maximal" or "sandwich"'
+            )
+        return sampling
+
+    @field_validator("distillation")
+    @classmethod
+    def _teacher_is_trained(cls, distillation: Distillation | None, known: ValidationInfo) -> Distillation | None:
+        rule = known.data.get("rule")
+        taught = distillation is not None and distillation.teacher == "maximal"
+        if rule is not None and taught and "maximal" not in RULES[rule]:
+            raise ValueError(
+                f"the teacher is the maximal sub-network, which the rule {rule!r} does not train; "
                 'take the rule "maximal" or "sandwich", the teacher "original", or no distillation'
             )
-        for name, allowed in (("precision", PRECISIONS), ("memory_format", ("auto", *LAYOUTS))):
-            if getattr(self, name) not in allowed:
-                raise TrainingError(f"{name}: {getattr(self, name)!r} is not one of {', '.join(allowed)}")
-        for name in ("learning_rate", "clip_norm"):
-            number = getattr(self, name)
-            if number is not None and not 0 < number < math.inf:
-                raise TrainingError(f"{name}: {number} is not a positive number")
-        for name in ("accumulate", "train_steps"):
-            number = getattr(self, name)
-            if number is not None and number < 1:
-                raise TrainingError(f"{name}: {number} is smaller than 1")
-        for name in ("label_smoothing", "ema_decay"):
-            number = getattr(self, name)
-            if number is not None and not 0 <= number < 1:
-                raise TrainingError(f"{name}: {number} is not in [0, 1)")
-        if self.num_bn_adaptation_samples < 0:
-            raise TrainingError(f"num_bn_adaptation_samples: {self.num_bn_adaptation_samples} is negative")
+        return distillation
+
+    @field_validator(*OWN)
+    @classmethod
+    def _of_the_optimizer(cls, value: Any, known: ValidationInfo) -> Any:
+        check_of_optimizer(known.data.get("optimizer"), str(known.field_name), value)
+        return value
+
+    @field_validator("nesterov")
+    @classmethod
+    def _along_a_momentum(cls, nesterov: bool | None, known: ValidationInfo) -> bool | None:
+        if nesterov and known.data.get("momentum") == 0:
+            raise ValueError("nesterov looks ahead along the momentum, which is 0: leave one of the two out")
+        return nesterov
+
+
+def check_of_optimizer(kind: str | None, name: str, value: Any) -> None:
+    """Raise ValueError where an optimizer of this kind has no such setting."""
+    if value is not None and kind is not None and kind not in OWN[name]:
+        raise ValueError(f"{name} belongs to {' and '.join(OWN[name])}; with {kind} leave it out or set it to null")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -13,7 +13,7 @@ from bnas.passes import SearchSpace, Subnet
 
 from .errors import TrainingError
 
-SAMPLINGS = ("uniform", "spread", "attentive")
+Sampling: TypeAlias = Literal["uniform", "spread", "attentive"]
 POOL = 8
 """Candidates of about one size, of which an attentive sampler takes the most promising."""
 SMALLER = 1.5
@@ -58,13 +58,9 @@ class Sampler:
             the sandwich rule).
         costs: what attentive sampling holds promises against.
         seed: fixes the sub-networks, together with the losses that are told.
-
-    Raises:
-        TrainingError: there is no such sampling.
     """
 
-    def __init__(self, sampling: str, costs: Costs, seed: int) -> None:
-        check_sampling(sampling)
+    def __init__(self, sampling: Sampling, costs: Costs, seed: int) -> None:
         self.sampling, self.costs = sampling, costs
         self._generator = np.random.default_rng(seed)
         self._estimate = Estimate()
@@ -116,12 +112,6 @@ class Sampler:
         """Go on where `state_dict` was asked for."""
         self._generator.bit_generator.state = state["generator"]
         self._estimate.weights = dict(state["estimate"])
-
-
-def check_sampling(sampling: str) -> None:
-    """Raise `TrainingError` unless there is such a sampling."""
-    if sampling not in SAMPLINGS:
-        raise TrainingError(f"sampling: {sampling!r} is not one of {', '.join(SAMPLINGS)}")
 
 
 def _choices(subnet: Subnet) -> Iterable[str]:

@@ -15,13 +15,11 @@ from torch.optim import Optimizer
 from bnas.passes import SearchSpace, Subnet
 
 from .errors import TrainingError
-from .rate import CosineSchedule, rate_of
-from .sampler import Sampler, check_sampling
-from .stage import PROGRESSIVITY, STAGES, Stage, check_stages
+from .rate import rate_of
+from .recipe import RULES, Recipe
+from .sampler import Sampler
+from .stage import STAGES, Stage, check_stages
 from .supernetwork import SuperNetwork
-
-RULES: Mapping[str, tuple[str, ...]] = {"random": (), "maximal": ("maximal",), "sandwich": ("maximal", "minimal")}
-"""What every step trains besides random sub-networks, by the name of the rule."""
 
 
 @dataclass(frozen=True)
@@ -52,19 +50,14 @@ class Schedule:
     Args:
         supernet: what is trained.
         stages: one after another.
+        recipe: what every step trains: its ``rule`` ("random" as in BootstrapNAS; "sandwich" after Yu et al. 2019,
+            Universally Slimmable Networks, section 3.1), ``subnets_per_step``, ``sampling`` ("attentive" wants to be
+            told the losses of each step: see `tell`), ``lr_schedule``, ``progressivity_of_elasticity`` and ``seed``.
+            Its ``learning_rate`` counts where there is no optimizer.
         steps_per_epoch: steps of the optimizer.
-        rule: what every step trains besides random sub-networks: "random" nothing (as in BootstrapNAS), "maximal" the
-            maximal, "sandwich" the maximal and the minimal of the stage (Yu et al. 2019, Universally Slimmable
-            Networks, section 3.1).
-        subnets_per_step: all sub-networks of a step, those of the rule included; by default one random one more.
-        sampling: which random sub-networks are drawn, as `Sampler` says: "uniform", "spread" or "attentive". The last
-            one wants to be told the losses of each step: see `tell`.
-        learning_rate: of stages that have no ``init_lr``; by default the optimizer's.
-        lr_schedule: one rate for the whole training instead of one for each stage.
-        progressivity: the order in which stages add dimensions.
-        optimizer: gets its learning rate at every step, and its state reordered with the weights. Where its parameter
-            groups have different rates, they keep their ratios to the largest one.
-        seed: fixes the sub-networks.
+        optimizer: gets its learning rate at every step, and its state reordered with the weights. The rate that it has
+            now is that of stages without ``init_lr``. Where its parameter groups have different rates, they keep their
+            ratios to the largest one.
 
     Raises:
         TrainingError: settings are out of bounds or contradict each other.
@@ -74,33 +67,27 @@ class Schedule:
         self,
         supernet: SuperNetwork,
         stages: Sequence[Stage] = STAGES,
+        recipe: Recipe | None = None,
         *,
         steps_per_epoch: int,
-        rule: str = "maximal",
-        subnets_per_step: int | None = None,
-        sampling: str = "uniform",
-        learning_rate: float | None = None,
-        lr_schedule: CosineSchedule | None = None,
-        progressivity: Sequence[str] = PROGRESSIVITY,
         optimizer: Optimizer | None = None,
-        seed: int = 0,
     ) -> None:
-        check_rule(rule, subnets_per_step, sampling)
-        check_stages(stages, supernet.elasticity.dimensions, progressivity)
+        recipe = recipe or Recipe()
+        check_stages(stages, supernet.elasticity.dimensions, recipe.progressivity_of_elasticity)
         if steps_per_epoch < 1:
             raise TrainingError(f"steps_per_epoch: {steps_per_epoch} is smaller than 1")
         self.supernet, self.stages, self.steps_per_epoch = supernet, tuple(stages), steps_per_epoch
-        self.optimizer, self.rule = optimizer, rule
+        self.optimizer, self.rule = optimizer, recipe.rule
         for group in self._groups:
             group.setdefault("initial_lr", float(group["lr"]))  # the key of PyTorch's own schedulers
-        self._largest = max((group["initial_lr"] for group in self._groups), default=0.01)
+        self._largest = max((group["initial_lr"] for group in self._groups), default=recipe.learning_rate)
         if not self._largest > 0:
             raise TrainingError("the learning rate of the optimizer is 0: give it the one that the training starts at")
-        self.rate = rate_of(self.stages, steps_per_epoch, learning_rate or self._largest, lr_schedule)
+        self.rate = rate_of(self.stages, steps_per_epoch, self._largest, recipe.lr_schedule)
         self.taken = 0
         """Steps so far."""
-        self._random = 1 if subnets_per_step is None else subnets_per_step - len(RULES[rule])
-        self._sampler = Sampler(sampling, lambda some: supernet.cost_model.many(some)["macs"], seed)
+        self._random = 1 if recipe.subnets_per_step is None else recipe.subnets_per_step - len(RULES[recipe.rule])
+        self._sampler = Sampler(recipe.sampling, lambda some: supernet.cost_model.many(some)["macs"], recipe.seed)
         self._drawn: tuple[Subnet, ...] = ()
         self._step: tuple[Subnet, ...] = ()
 
@@ -189,20 +176,6 @@ class Schedule:
         self.taken = state["taken"]
         self._sampler.load_state_dict(state["sampler"])
         self._drawn = tuple(Subnet.from_json(one) for one in state["drawn"])
-
-
-def check_rule(rule: str, subnets_per_step: int | None, sampling: str) -> None:
-    """Raise `TrainingError` unless there is such a rule, with room for its sub-networks, and it serves the sampling."""
-    check_sampling(sampling)
-    if rule not in RULES:
-        raise TrainingError(f"rule: {rule!r} is not one of {', '.join(RULES)}")
-    if subnets_per_step is not None and subnets_per_step < max(1, len(RULES[rule])):
-        raise TrainingError(f"subnets_per_step: {subnets_per_step} is too few for the rule {rule!r}")
-    if sampling == "attentive" and "maximal" not in RULES[rule]:
-        raise TrainingError(
-            f"the sampling 'attentive' holds losses against the maximal's, which the rule {rule!r} does not train; "
-            'take the rule "maximal" or "sandwich"'
-        )
 
 
 def optimizer_tensors(optimizer: Optimizer | None, supernet: SuperNetwork) -> list[dict[str, Tensor]]:

@@ -2,59 +2,55 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field, ValidationInfo, field_validator
 
 from bnas.passes import SearchSpace
 from bnas.passes.elasticity import DIMENSIONS
+from bnas.passes.settings import Count, Dimension, Positive, settings
 
 from .errors import TrainingError
 
-PROGRESSIVITY = ("kernel", "depth", "width")
+PROGRESSIVITY: tuple[Dimension, ...] = ("kernel", "depth", "width")
 """The order in which stages add dimensions (Cai et al. 2020, Once for All, section 3.3), as in BootstrapNAS."""
 
 
-@dataclass(frozen=True)
+@settings(TrainingError)
 class Stage:
-    """A part of the training; the keys are those of BootstrapNAS's ``list_stage_descriptions``."""
+    """A part of the training; the keys are those of BootstrapNAS's ``list_stage_descriptions``.
 
-    train_dims: tuple[str, ...] | None = None
-    """Dimensions that are sampled, the others stay maximal; by default all that the super-network has."""
-    epochs: int = 1
-    depth_indicator: int | None = None
-    """Skip at most so many blocks of each chain; any number if None."""
-    width_indicator: int | None = None
-    """Sample only the so many largest widths of each; all if None."""
+    Raises:
+        TrainingError: names every setting that is out of its bounds.
+    """
+
+    train_dims: Annotated[tuple[Dimension, ...], Field(min_length=1)] | None = None
+    """Dimensions that are sampled, the others stay maximal; by default all that are elastic."""
+    epochs: Count = 1
+    """Length of the stage."""
+    depth_indicator: Count | None = None
+    """Skip at most so many blocks of each chain; by default any number."""
+    width_indicator: Count | None = None
+    """Sample only the so many largest widths of each; by default all."""
     reorg_weights: bool = False
     """Bring important entries to the front before the stage."""
     bn_adapt: bool = False
     """Recalibrate the shared BatchNorm statistics of the maximal sub-network before the stage."""
-    init_lr: float | None = None
+    init_lr: Positive | None = None
     """Learning rate at the start of the stage, which falls along a cosine; by default that of the recipe."""
-    epochs_lr: int | None = None
-    """The cosine reaches 0 after so many epochs; by default `epochs`."""
-    sample_rate: int = 1
+    epochs_lr: Count | None = None
+    """The cosine reaches 0 after so many epochs; by default those of the stage."""
+    sample_rate: Count = 1
     """Draw new random sub-networks every so many steps of the stage."""
 
-    def __post_init__(self) -> None:
-        """Check the bounds."""
-        unknown = sorted(set(self.train_dims or ()) - set(DIMENSIONS))
-        if unknown:
-            raise TrainingError(f"train_dims: {unknown[0]!r} is not one of {', '.join(DIMENSIONS)}")
-        if self.train_dims is not None and not self.train_dims:
-            raise TrainingError(f"train_dims is empty; it names some of {', '.join(DIMENSIONS)}")
-        for name in ("epochs", "depth_indicator", "width_indicator", "epochs_lr", "sample_rate"):
-            number = getattr(self, name)
-            if number is not None and number < 1:
-                raise TrainingError(f"{name}: {number} is smaller than 1")
-        if self.init_lr is not None and not 0 < self.init_lr < math.inf:
-            raise TrainingError(f"init_lr: {self.init_lr} is not a positive number")
-        if self.epochs_lr is not None and self.epochs_lr < self.epochs:
-            raise TrainingError(
-                f"epochs_lr: {self.epochs_lr} is smaller than the {self.epochs} epochs of the stage; "
-                "the rate would be 0 for the rest of them"
-            )
+    @field_validator("epochs_lr")
+    @classmethod
+    def _not_before_the_end(cls, end: int | None, known: ValidationInfo) -> int | None:
+        epochs = known.data.get("epochs")
+        if end is not None and epochs is not None and end < epochs:
+            raise ValueError(f"smaller than the {epochs} epochs of the stage; the rate would be 0 for the rest of them")
+        return end
 
     def space(self, space: SearchSpace) -> SearchSpace:
         """The part of `space` that this stage samples."""

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import nn
@@ -26,10 +26,12 @@ from bnas.passes import (
 )
 from bnas.passes.architecture import Architecture
 from bnas.passes.costs import Costs
+from bnas.passes.errors import ModuleFormError
 from bnas.passes.frontend.exported import as_model, as_module
 from bnas.passes.frontend.structure import tensors_of
 from bnas.passes.ir import as_program_call
 from bnas.passes.layers import architecture
+from bnas.passes.module_form import module_form
 from bnas.passes.other_sizes import at_sizes
 from bnas.passes.reordering import reorder, reorder_as_set
 from bnas.passes.skeleton import Skeleton
@@ -56,7 +58,7 @@ class SuperNetwork(nn.Module):
         super().__init__()
         self.model = analysis.model
         self.analysis = analysis
-        self.skeleton = Skeleton(analysis.types, analysis.choices)
+        self.skeleton = Skeleton.of(analysis.types, analysis.choices)
         self.kernel_matrices = self.skeleton.matrices
         self._in_training = self._training_skeleton(analysis)
         self.training = self.model.training
@@ -96,7 +98,7 @@ class SuperNetwork(nn.Module):
             PassError: a pass needs what is not there, or breaks a promise.
         """
         if not isinstance(elasticity, Elasticity):
-            elasticity = Elasticity.of(elasticity or {})
+            elasticity = Elasticity(**(elasticity or {}))
         model, example_inputs = as_model(model, example_inputs)
         analysis = pipeline.run(Analysis(model, example_inputs, elasticity, dynamic, check))
         missing = [part for part in ("ir", "types", "choices") if not analysis.has(part)]
@@ -139,9 +141,8 @@ class SuperNetwork(nn.Module):
         """What makes the modules of training mode, where the model calls something else in it."""
         if analysis.types.trained is None:
             return None
-        skeleton = Skeleton(analysis.types.trained, trained_choices(analysis.ir, analysis.choices))
-        vars(skeleton)["matrices"] = self.skeleton.matrices
-        return skeleton
+        choices = trained_choices(analysis.ir, analysis.choices)
+        return Skeleton(analysis.types.trained, choices, self.skeleton.matrices)
 
     @property
     def elasticity(self) -> Elasticity:
@@ -206,19 +207,42 @@ class SuperNetwork(nn.Module):
         program.__dict__["_bindings"] = bind.bindings
         return program
 
-    def extract(self, subnet: Subnet, root: nn.Module | None = None) -> GraphModule:
+    @overload
+    def extract(
+        self, subnet: Subnet, root: nn.Module | None = None, *, form: Literal["graph"] = "graph"
+    ) -> GraphModule: ...
+
+    @overload
+    def extract(self, subnet: Subnet, root: nn.Module | None = None, *, form: Literal["module"]) -> nn.Module: ...
+
+    def extract(
+        self, subnet: Subnet, root: nn.Module | None = None, *, form: Literal["graph", "module"] = "graph"
+    ) -> nn.Module:
         """A plain module for `subnet` with contiguous tensors of its own, in evaluation mode.
 
-        Its ``meta["dynamic"]`` names the axes of its inputs whose size may change, its ``meta["steps"]`` the steps
-        between the sizes of those that do not take every size.
+        The ``meta["dynamic"]`` of a graph names the axes of its inputs whose size may change, its ``meta["steps"]`` the
+        steps between the sizes of those that do not take every size.
 
         Args:
             subnet: The choice.
             root: A module like the model, whose tensors are copied instead of those of the super-network.
+            form: "graph" gives a `GraphModule`, which works for every sub-network. "module" gives a copy of the model
+                whose layers are cut, of the model's own classes, with their ``forward`` and methods. It is compared
+                with the graph before it is handed out.
 
         Raises:
             SubnetError: the sub-network is not of this space.
+            ModuleFormError: the classes of the model cannot be this sub-network; names the module and the line.
+            ValueError: there is no such form.
         """
+        if form == "module":
+            if self.analysis.rewritten:
+                raise ModuleFormError(
+                    "a pass changed what the model computes: supernet.extract(subnet) gives the graph"
+                )
+            return module_form(self.skeleton, subnet, self.example_inputs, root)
+        if form != "graph":
+            raise ValueError(f"form {form!r} is not one of 'graph', 'module'")
         module = self.skeleton.build(subnet, Copies(), root).eval()
         module.meta["dynamic"] = self.dynamic
         module.meta["steps"] = self.ir.sizes.steps

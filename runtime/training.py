@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -23,6 +22,7 @@ from .fingerprint import digest_of
 from .layout import LAYOUTS, faster_layout
 from .learner import Criterion, Learner
 from .nested import as_batch, inputs_of
+from .optimizers import optimizer_of
 from .recipe import Recipe
 from .scalars import Scalars
 from .schedule import Schedule
@@ -58,8 +58,8 @@ class Trainer:
         supernet: the super-network; it is put in training mode, and back.
         stages: what to train, in order.
         recipe: how.
-        optimizer: made by a function from the parameters, or an optimizer on ``supernet.parameters()``; by default
-            `torch.optim.SGD` as the recipe says.
+        optimizer: made by a function from the parameters, or an optimizer on ``supernet.parameters()``; by default the
+            one of the recipe.
         criterion: the loss of outputs against targets, a mean over the batch; by default cross-entropy.
         teacher: what the recipe's distillation calls the original; by default a copy of the model as it is now.
         metric: what validation measures, the higher the better; by default top-1 accuracy.
@@ -146,20 +146,7 @@ class Trainer:
         return deep_copy(self.supernet.model if self.teacher is None else self.teacher).eval().requires_grad_(False)
 
     def _schedule(self, steps_per_epoch: int, optimizer: Optimizer | None = None) -> Schedule:
-        recipe = self.recipe
-        return Schedule(
-            self.supernet,
-            self.stages,
-            steps_per_epoch=steps_per_epoch,
-            rule=recipe.rule,
-            subnets_per_step=recipe.subnets_per_step,
-            sampling=recipe.sampling,
-            learning_rate=recipe.learning_rate if self.optimizer is None else None,
-            lr_schedule=recipe.lr_schedule,
-            progressivity=recipe.progressivity_of_elasticity,
-            optimizer=optimizer,
-            seed=recipe.seed,
-        )
+        return Schedule(self.supernet, self.stages, self.recipe, steps_per_epoch=steps_per_epoch, optimizer=optimizer)
 
     def _begin(self, loader: Loader, resume: bool) -> TrainingRun:
         batches, optimizer = Batches(loader, self.recipe.accumulate, self.recipe.train_steps), self._optimizer()
@@ -169,10 +156,9 @@ class Trainer:
         return run
 
     def _optimizer(self) -> Optimizer:
-        given, recipe, own = self.optimizer, self.recipe, list(self.supernet.parameters())
+        given, own = self.optimizer, list(self.supernet.parameters())
         if given is None:
-            options: dict[str, Any] = {name: getattr(recipe, name) for name in ("momentum", "weight_decay", "nesterov")}
-            return torch.optim.SGD(own, lr=recipe.learning_rate, **options)
+            return optimizer_of(self.recipe, own, dict(self.supernet.model.named_parameters()))
         optimizer = given if isinstance(given, Optimizer) else given(own)
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         if not held <= {id(p) for p in own}:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from bnas.passes.lazy import attach
 
 if TYPE_CHECKING:
+    from bnas.search.algorithms import NSGA2, RNSGA2, RandomSearch
     from bnas.search.constraint import Constraint
     from bnas.search.errors import InfeasibleError, MetricError, RecordError, SearchError
     from bnas.search.evaluation import Evaluation
@@ -18,12 +19,18 @@ if TYPE_CHECKING:
     from bnas.search.scalars import SearchScalars
     from bnas.search.search_progress import SearchProgress
     from bnas.search.searcher import Searcher
+    from bnas.search.settings import SearchSettings
     from bnas.search.surrogate import Regressor
     from bnas.search.workers import Remote, Workers
 
 __getattr__, __dir__ = attach(
     __name__,
     {
+        "bnas.search.algorithms": (
+            "NSGA2",
+            "RNSGA2",
+            "RandomSearch",
+        ),
         "bnas.search.constraint": ("Constraint",),
         "bnas.search.errors": (
             "InfeasibleError",
@@ -43,6 +50,7 @@ __getattr__, __dir__ = attach(
         "bnas.search.search_progress": ("SearchProgress",),
         "bnas.search.searcher": ("Searcher",),
         "bnas.search.surrogate": ("Regressor",),
+        "bnas.search.settings": ("SearchSettings",),
         "bnas.search.workers": (
             "Remote",
             "Workers",
@@ -51,6 +59,8 @@ __getattr__, __dir__ = attach(
 )
 
 __all__ = [
+    "NSGA2",
+    "RNSGA2",
     "Constraint",
     "Evaluation",
     "EvaluationLog",
@@ -59,6 +69,7 @@ __all__ = [
     "MetricError",
     "Objective",
     "Outcome",
+    "RandomSearch",
     "RecordError",
     "Regressor",
     "Remote",
@@ -66,6 +77,7 @@ __all__ = [
     "SearchProgress",
     "SearchResult",
     "SearchScalars",
+    "SearchSettings",
     "Searcher",
     "Workers",
 ]

@@ -1,17 +1,14 @@
-"""The contract of search algorithms, and the algorithms by name."""
+"""The contract of running search algorithms."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bnas.search.candidates import Candidate
     from bnas.search.fitness import Individual
-
-Name = Literal["NSGA2", "RNSGA2", "random"]
-NAMES: tuple[Name, ...] = ("NSGA2", "RNSGA2", "random")
 
 
 class Algorithm(Protocol):

@@ -42,7 +42,7 @@ class Individual:
     """All that the evaluation gave."""
 
 
-Select = Callable[[Sequence["Individual"], int], list["Individual"]]
+Select = Callable[[Sequence[Individual], int], list[Individual]]
 """Chooses so many survivors among feasible individuals, best first; sets their ``fitness.crowding_dist``."""
 
 

@@ -23,8 +23,8 @@ MUTATION_TRIES = 8
 
 
 @dataclass
-class NSGA2:
-    """Deb's NSGA-II; with another `select` also its kin, such as R-NSGA-II."""
+class Evolution:
+    """A running NSGA-II (Deb and others, 2002); with another `select` also its kin, such as R-NSGA-II."""
 
     candidates: Candidates
     stream: GlobalRandom

@@ -2,36 +2,51 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import field
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import field_validator
+
+from bnas.passes.settings import NotInFile, settings
 from bnas.search.errors import SearchError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from bnas.passes import Subnet
+else:
+    Subnet = Any  # pydantic reads the annotations, and need not load it
 
 RESERVED = ("index", "seconds", "failure", "subnet")
 """Columns that every file of evaluations has beside the values."""
 
 
-@dataclass(frozen=True)
+@settings(SearchError)
 class Objective:
-    """One of the values that an evaluation gives, to be made as small or as large as possible."""
+    """One of the values that an evaluation gives, to be made as small or as large as possible.
+
+    Raises:
+        SearchError: names every setting that is wrong.
+    """
 
     name: str
-    """Name under which an evaluation gives the value."""
+    """Name under which an evaluation gives the value: accuracy, macs, parameters, activations, peak_memory, latency or
+    another one."""
     direction: Literal["min", "max"]
-    """``"min"`` where less is better, ``"max"`` where more is."""
-    measure: Callable[[Subnet], float] | None = field(default=None, compare=False, repr=False)
+    """Which is better."""
+    measure: NotInFile[Callable[[Subnet], float] | None] = field(default=None, compare=False, repr=False)
     """Gives the value where the evaluation does not."""
 
-    def __post_init__(self) -> None:
-        check_name(self.name)
-        if self.direction not in ("min", "max"):
-            raise SearchError(f"objective {self.name!r}: direction {self.direction!r} is neither 'min' nor 'max'")
+    @field_validator("name")
+    @classmethod
+    def _of_a_column(cls, name: str) -> str:
+        try:
+            check_name(name)
+        except SearchError as error:
+            raise ValueError(str(error)) from None
+        return name
 
     @property
     def sign(self) -> float:

@@ -39,8 +39,6 @@ class Racing:
         Raises:
             SearchError: says what it needs.
         """
-        if not 0 < error < 1:
-            raise SearchError(f"racing {error}: allowed is a probability above 0 and below 1, such as 0.001")
         measured = [one for one in objectives if one.name not in known]
         if len(measured) != 1 or measured[0].direction != "max" or measured[0].measure is not None:
             found = ", ".join(f"{one.name} ({one.direction})" for one in measured) or "none"

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class RandomSearch:
-    """The maximal sub-network, then uniformly random ones; no evaluation counts for what comes next."""
+class RandomDraws:
+    """A running random search: the maximal sub-network, then uniformly random ones."""
 
     candidates: Candidates
     population: int

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
+WINNERS = ("best", "smallest", "fastest")
+"""The names of winners: in Python, in files and on the command line."""
 FORMAT = "bnas-search-result"
 VERSION = 2
 
@@ -83,7 +85,7 @@ class SearchResult:
         """
         return pareto_front(self.feasible, self.objectives)
 
-    def best(
+    def cheapest(
         self,
         acc_delta: float,
         minimize: str = "macs",
@@ -115,22 +117,31 @@ class SearchResult:
     def winners(
         self, acc_delta: float, speed: str | None = None, *, reference: float | None = None, metric: str = "accuracy"
     ) -> dict[str, Evaluation]:
-        """Return named winners among the feasible evaluations; a name is missing where nothing is good enough.
+        """Return the winners among the feasible evaluations, by the names in `WINNERS`.
 
-        "most accurate" has the best metric (ties: the fewest MACs); "smallest" the fewest MACs within ``acc_delta`` of
-        the reference, and "fastest" the least ``speed``, such as a latency, if that is given: see `best`.
+        "best" has the best metric among those with fewer MACs than the maximal sub-network, or among all where none
+        has (ties: the fewest MACs). "smallest" has the fewest MACs within ``acc_delta`` of the reference, and
+        "fastest" the least ``speed``, such as a latency, if that is given: see `cheapest`. A name is missing where
+        nothing is good enough.
         """
-        sign, best = self._objective(metric).sign, partial(self.best, reference=reference, metric=metric)
+        cheapest = partial(self.cheapest, reference=reference, metric=metric)
+        best, smallest, fastest = WINNERS
         found = {
-            "most accurate": min(
-                self.feasible,
-                key=lambda e: (sign * e.values[metric], e.values.get("macs", 0.0), e.index),
-                default=None,
-            ),
-            "smallest": best(acc_delta),
-            "fastest": None if speed is None else best(acc_delta, speed),
+            best: self._best(metric),
+            smallest: cheapest(acc_delta),
+            fastest: None if speed is None else cheapest(acc_delta, speed),
         }
         return {name: evaluation for name, evaluation in found.items() if evaluation is not None}
+
+    def _best(self, metric: str) -> Evaluation | None:
+        sign = self._objective(metric).sign
+        full = self.evaluations[0].values.get("macs", 0.0) if self.evaluations else 0.0
+        fewer = [one for one in self.feasible if one.values.get("macs", 0.0) < full]
+        return min(
+            fewer or self.feasible,
+            key=lambda one: (sign * one.values[metric], one.values.get("macs", 0.0), one.index),
+            default=None,
+        )
 
     def hypervolume(self, reference: Mapping[str, float]) -> float:
         """Return the volume that the front dominates, as far as the reference: a value for each objective.

@@ -15,6 +15,7 @@ from bnas.search.fitness import Individual, sorting
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from bnas.search.algorithms import RNSGA2
     from bnas.search.objective import Objective
 
 
@@ -32,41 +33,25 @@ class Preference:
     """A row for each point, as costs: less is better."""
     weights: NDArray[np.float64]
     """Of the squared differences in each objective."""
-    epsilon: float = 0.001
-    extreme_points: bool = False
+    epsilon: float
+    extreme_points: bool
     """The best individual in each objective is a point too."""
 
     @classmethod
-    def of(
-        cls,
-        objectives: Sequence[Objective],
-        aspiration_points: Any,
-        epsilon: float = 0.001,
-        weights: Sequence[float] | None = None,
-        extreme_points_as_ref_points: bool = False,
-    ) -> Preference:
-        """The preference for points whose entries are values in the order of the objectives.
+    def of(cls, objectives: Sequence[Objective], settings: RNSGA2) -> Preference:
+        """Make the preference for points whose entries are values in the order of the objectives.
 
         Raises:
-            SearchError: there is no point, or a row or the weights have another number of entries or are not finite.
+            SearchError: a point or the weights have another number of entries than there are objectives.
         """
-        count = len(objectives)
-        try:
-            points = np.array(aspiration_points, dtype=np.float64)
-            given = np.array([1 / count] * count if weights is None else weights, dtype=np.float64)
-        except (TypeError, ValueError) as error:
-            raise SearchError(f"aspiration_points and weights need to be numbers: {error}") from error
-        if points.ndim != 2 or points.shape[1:] != (count,) or not len(points) or not np.isfinite(points).all():
-            names = ", ".join(o.name for o in objectives)
-            raise SearchError(
-                f"aspiration_points {aspiration_points!r}: allowed is a list of points [{names}], one at least"
-            )
-        if given.shape != (count,) or not (np.isfinite(given) & (given >= 0)).all():
-            raise SearchError(f"weights {weights!r}: allowed are {count} numbers from 0, one for each objective")
-        if not 0 <= epsilon < np.inf:
-            raise SearchError(f"epsilon {epsilon!r}: allowed is any finite number from 0")
-        signs = [o.sign for o in objectives]
-        return cls(points * signs, given, epsilon, extreme_points_as_ref_points)
+        count, names = len(objectives), ", ".join(one.name for one in objectives)
+        if odd := [point for point in settings.aspiration_points if len(point) != count]:
+            raise SearchError(f"aspiration_points: {odd[0]} is not a point of {count} values, [{names}]")
+        weights = [1 / count] * count if settings.weights is None else settings.weights
+        if len(weights) != count:
+            raise SearchError(f"weights {weights!r}: allowed are {count} numbers, one for each of {names}")
+        points = np.array(settings.aspiration_points) * [one.sign for one in objectives]
+        return cls(points, np.array(weights), settings.epsilon, settings.extreme_points_as_ref_points)
 
     def __call__(self, individuals: Sequence[Individual], count: int) -> list[Individual]:
         """Return the ``count`` best individuals, best first; sets the ``crowding_dist`` that tournaments read."""

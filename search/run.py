@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bnas.search.algorithms import RandomSearch
 from bnas.search.candidates import Candidates
 from bnas.search.constraint import Constraint, violation
 from bnas.search.errors import SearchError
 from bnas.search.evaluation import check_names
 from bnas.search.fitness import Fitness, Individual
 from bnas.search.global_random import GlobalRandom
-from bnas.search.nsga2 import NSGA2
+from bnas.search.nsga2 import Evolution
 from bnas.search.outcome import in_this_process
-from bnas.search.random_search import RandomSearch
+from bnas.search.random_search import RandomDraws
 from bnas.search.result import SearchResult
 from bnas.search.surrogate import Surrogate
 
@@ -27,13 +28,11 @@ if TYPE_CHECKING:
     from bnas.search.encoding import Genes
     from bnas.search.evaluation import Evaluation
     from bnas.search.evaluation_log import EvaluationLog
-    from bnas.search.fitness import Select
     from bnas.search.objective import Objective
     from bnas.search.outcome import Measures, Outcome
     from bnas.search.racing import Racing
+    from bnas.search.settings import SearchSettings
     from bnas.search.source import Source
-    from bnas.search.surrogate import Regressor
-    from bnas.search.variation import Variation
 
 Evaluations = Callable[["Measures", "Sequence[Subnet]"], "Iterator[tuple[int, Outcome]]"]
 """Evaluates sub-networks: yields each place and its outcome, in any order."""
@@ -45,15 +44,13 @@ class Plan:
 
     source: Source
     objectives: tuple[Objective, ...]
-    constraints: tuple[Constraint, ...]
-    population: int
-    num_evals: int
-    seed: int
-    variation: Variation
-    select: Select | None
-    """How survivors are chosen; None for random search."""
-    regressor: Regressor | None
+    settings: SearchSettings
     racing: Racing | None = None
+
+    @property
+    def constraints(self) -> tuple[Constraint, ...]:
+        """The bounds, relative ones among them."""
+        return tuple(Constraint.of(one) for one in self.settings.constraints)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -82,7 +79,7 @@ class Run:
     def result(self) -> SearchResult:
         """Search until as many sub-networks are evaluated as planned, or all of the space."""
         plan, algorithm = self._plan, self._algorithm()
-        while (left := plan.num_evals - len(self._evaluations)) and (asked := algorithm.ask(left)):
+        while (left := plan.settings.num_evals - len(self._evaluations)) and (asked := algorithm.ask(left)):
             found = list(self._evaluated(asked))
             self._check_alive()
             self._bounds = self._bounds or self._resolved()
@@ -92,13 +89,16 @@ class Run:
 
     def _algorithm(self) -> Algorithm:
         plan = self._plan
-        candidates = Candidates(plan.source.space, np.random.default_rng(plan.seed))
-        if plan.select is None:
-            return RandomSearch(candidates, plan.population)
-        evolution = NSGA2(candidates, GlobalRandom(plan.seed), plan.population, plan.variation, plan.select)
-        if plan.regressor is None:
+        settings, algorithm = plan.settings, plan.settings.algorithm
+        candidates = Candidates(plan.source.space, np.random.default_rng(settings.seed))
+        if isinstance(algorithm, RandomSearch):
+            return RandomDraws(candidates, settings.population)
+        select, stream = algorithm._selection(plan.objectives), GlobalRandom(settings.seed)
+        evolution = Evolution(candidates, stream, settings.population, algorithm, select)
+        regressor = algorithm.regressor()
+        if regressor is None:
             return evolution
-        return Surrogate(evolution, plan.regressor, plan.names, plan.source.costs, self._scored)
+        return Surrogate(evolution, regressor, plan.names, plan.source.costs, self._scored)
 
     def _scored(self, genes: Genes, values: Mapping[str, float]) -> Individual:
         objectives = self._plan.objectives

@@ -76,7 +76,7 @@ class Source:
         known = list(dict.fromkeys((*told, *self.cost_names, *(one.name for one in measures.own))))
         for name in wanted:
             if name not in known:
-                hint = "; a LatencyModel gives it: Searcher(..., latency=model)" if name == "latency" else ""
+                hint = "; a LatencyModel gives it: SearchSettings(latency=model)" if name == "latency" else ""
                 raise SearchError(f"{name!r} is no value of an evaluation; {nearest(name, known)}{hint}")
 
     def check_evaluator(self, evaluate: Any) -> None:

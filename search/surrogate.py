@@ -13,7 +13,7 @@ import numpy as np
 
 from bnas.search.errors import SearchError
 from bnas.search.fitness import Individual, survivors
-from bnas.search.nsga2 import NSGA2, children_of
+from bnas.search.nsga2 import Evolution, children_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -73,7 +73,7 @@ class Surrogate:
     children that were bred without predictions: a predictor that is wrong somewhere is put right there.
     """
 
-    evolution: NSGA2
+    evolution: Evolution
     regressor: Regressor
     names: Sequence[str]
     """The values that count."""

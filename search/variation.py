@@ -2,41 +2,31 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from deap import tools
+from pydantic import Field
 
+from bnas.passes.settings import NotNegative, Probability, settings
 from bnas.search.errors import SearchError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-@dataclass(frozen=True)
+@settings(SearchError, kw_only=True)
 class Variation:
     """How children are made of parents: simulated binary crossover, polynomial mutation, rounding."""
 
-    crossover_prob: float = 0.9
-    """Probability that a pair of parents is crossed."""
-    crossover_eta: float = 10.0
-    """The larger, the more alike are children and parents."""
-    mutation_prob: float | None = None
-    """Probability that a gene is mutated; None is one gene of a child on average."""
-    mutation_eta: float = 3.0
-    """The larger, the smaller is a mutation's step."""
-
-    def __post_init__(self) -> None:
-        for name in ("crossover_prob", "mutation_prob"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise SearchError(f"{name} {value!r} is not a probability: allowed is 0 to 1")
-        for name in ("crossover_eta", "mutation_eta"):
-            value = getattr(self, name)
-            if not 0 <= value < math.inf:
-                raise SearchError(f"{name} {value!r}: allowed is any finite number from 0")
+    # Described here, and not below: subclasses take the descriptions over.
+    crossover_prob: Probability = Field(default=0.9, description="Probability that a pair of parents is crossed.")
+    crossover_eta: NotNegative = Field(default=10.0, description="The larger, the more alike are children and parents.")
+    mutation_prob: Probability | None = Field(
+        default=None,
+        description="Probability that a choice is mutated; by default one choice of each child is on average.",
+    )
+    mutation_eta: NotNegative = Field(default=3.0, description="The larger, the smaller is a mutation's step.")
 
     def cross(self, mother: Sequence[int], father: Sequence[int], last: Sequence[int]) -> tuple[list[int], list[int]]:
         """Return two children of one pair. Draws from the global ``random``."""

@@ -66,17 +66,20 @@ class Workers:
             raise SearchError(f"chunk {chunk}: allowed is any whole number from 1")
         self._chunk = chunk
         self._make = None if isinstance(executor, Executor) else executor
-        self._executor = executor if isinstance(executor, Executor) else executor()
-        self._broken, self._last = False, ""
+        self._executor = executor if isinstance(executor, Executor) else None
+        self._broken, self._last = self._executor is None, ""
 
     def close(self) -> None:
-        """Shut the executor down if it was made here."""
-        if self._make is not None:
+        """Shut the executor down if it was made here; the next search makes another one."""
+        if self._make is not None and self._executor is not None:
             self._executor.shutdown(wait=True, cancel_futures=True)
+            self._executor, self._broken = None, True
 
     def __call__(self, measures: Measures, subnets: Sequence[Subnet]) -> Iterator[tuple[int, Outcome]]:
         """Yield each place and its outcome as it comes in."""
         left = dict(enumerate(subnets))
+        if left:
+            self._mend()
         for places, outcomes in self._together(measures, dict(left)):
             for place, outcome in zip(places, outcomes, strict=True):
                 del left[place]
@@ -90,7 +93,7 @@ class Workers:
         futures: dict[Future[list[Outcome]], list[int]] = {}
         for chunk in iter(lambda: list(islice(places, self._chunk)), []):
             with self._noticed():
-                futures[self._executor.submit(measures, [left[place] for place in chunk])] = chunk
+                futures[self._open.submit(measures, [left[place] for place in chunk])] = chunk
         for future in as_completed(futures):
             outcomes: list[Outcome] = []
             with self._noticed():
@@ -98,11 +101,16 @@ class Workers:
             if outcomes:
                 yield futures[future], outcomes
 
+    @property
+    def _open(self) -> Executor:
+        assert self._executor is not None
+        return self._executor
+
     def _alone(self, measures: Measures, subnet: Subnet) -> Outcome:
         for _ in range(1 + RETRIES):
             self._mend()
             with self._noticed():
-                return self._executor.submit(measures, [subnet]).result()[0]
+                return self._open.submit(measures, [subnet]).result()[0]
         return Outcome({}, f"no worker came back with it in {1 + RETRIES} tries: {self._last}")
 
     @contextmanager
@@ -125,5 +133,6 @@ class Workers:
                 "a worker died and broke its executor; give a function that makes the executor, so that a new one "
                 f"can be made, and run the search again: no evaluation is lost ({self._last})"
             )
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        if self._executor is not None:
+            self._executor.shutdown(wait=False, cancel_futures=True)
         self._executor, self._broken = self._make(), False

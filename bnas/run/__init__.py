@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from bnas.passes.lazy import attach
 
 if TYPE_CHECKING:
-    from bnas.configuration import Configuration
     from bnas.arrays import ArrayError
+    from bnas.bootstrapnas import BootstrapNAS, OptimizerSection
+    from bnas.configuration import Configuration, ExportSection, InputInfo
     from bnas.devices import DeviceError
     from bnas.digits import MissingExtraError
     from bnas.inputs import ShapeError
@@ -37,7 +38,8 @@ __getattr__, __dir__ = attach(
             "Splits",
             "Watch",
         ),
-        "bnas.configuration": ("Configuration",),
+        "bnas.bootstrapnas": ("BootstrapNAS", "OptimizerSection"),
+        "bnas.configuration": ("Configuration", "ExportSection", "InputInfo"),
         "bnas.models": ("ModelError",),
         "bnas.output": ("OutputError",),
         "bnas.page.errors": ("ReportError",),
@@ -63,14 +65,18 @@ __getattr__, __dir__ = attach(
 
 __all__ = [
     "ArrayError",
+    "BootstrapNAS",
     "Configuration",
     "ConfigurationError",
     "ConfigurationWarning",
     "DataError",
     "DeviceError",
+    "ExportSection",
+    "InputInfo",
     "Job",
     "MissingExtraError",
     "ModelError",
+    "OptimizerSection",
     "OutputError",
     "Quantised",
     "RandomWeightsWarning",

@@ -82,7 +82,7 @@ def run_leaf(module: nn.Module, form: Layer | None, args: Any, kwargs: Any, type
         settings |= {"training": tensors["running_mean"] is None, "momentum": 0.0}  # which may be None in a module
     elif record.trained is not None:  # in evaluation mode they hand on their input itself: its memory is then shared
         settings["training"] = False
-    return form.op(*args, **tensors, **settings, **kwargs)  # type: ignore[operator]
+    return form.op(*args, **tensors, **settings, **kwargs)
 
 
 def quick_call(op: str, target: Any, args: Any, kwargs: Any) -> Tensor | None:

@@ -156,6 +156,12 @@ _INPLACE = Layer(settings=("inplace",))
 _DROP = Layer(settings=("p", "inplace"))
 _CUT = {Trait.FLAT, Trait.OVERWRITES}
 
+
+def slope_sizes(layer: nn.PReLU, shape: tuple[int, ...]) -> dict[str, int]:
+    """What `nn.PReLU` states."""
+    return {"num_parameters": shape[0]}
+
+
 RECORDS = (
     _activation(
         F.relu,
@@ -243,7 +249,7 @@ RECORDS = (
     Operator(
         F.prelu,
         spellings=(torch.prelu,),
-        layers={nn.PReLU: Layer(tensors=("weight",))},
+        layers={nn.PReLU: Layer(tensors=("weight",), sizes=slope_sizes)},
         traits={Trait.ACTIVATION, Trait.SCALE},
         axes=prelu_axes,
         zeros=keeps,

@@ -127,12 +127,24 @@ def transposed_convolution_onnx(site: Site) -> str:
     return site.emit("ConvTranspose", site.x, weight, bias, pads=padding * 2, group=groups, **settings)
 
 
+def convolution_sizes(layer: Any, shape: tuple[int, ...]) -> dict[str, int]:
+    """What convolutions state."""
+    return {"out_channels": shape[0], "in_channels": shape[1] * layer.groups}
+
+
+def transposed_sizes(layer: Any, shape: tuple[int, ...]) -> dict[str, int]:
+    """What transposed convolutions state."""
+    return {"in_channels": shape[0], "out_channels": shape[1] * layer.groups}
+
+
 RECORDS = (
     Operator(
         F.conv1d,
         layers={
             nn.Conv1d: Layer(
-                tensors=("weight", "bias"), settings=("stride", "padding", "dilation", "groups", "padding_mode")
+                sizes=convolution_sizes,
+                tensors=("weight", "bias"),
+                settings=("stride", "padding", "dilation", "groups", "padding_mode"),
             )
         },
         traits={Trait.FUSES_NORM, Trait.FUSES_ACTIVATION, Trait.CONVOLUTION, Trait.OWNS_MEMORY},
@@ -149,7 +161,9 @@ RECORDS = (
         F.conv2d,
         layers={
             nn.Conv2d: Layer(
-                tensors=("weight", "bias"), settings=("stride", "padding", "dilation", "groups", "padding_mode")
+                sizes=convolution_sizes,
+                tensors=("weight", "bias"),
+                settings=("stride", "padding", "dilation", "groups", "padding_mode"),
             )
         },
         traits={Trait.FUSES_NORM, Trait.FUSES_ACTIVATION, Trait.CONVOLUTION, Trait.OWNS_MEMORY},
@@ -169,7 +183,9 @@ RECORDS = (
         F.conv3d,
         layers={
             nn.Conv3d: Layer(
-                tensors=("weight", "bias"), settings=("stride", "padding", "dilation", "groups", "padding_mode")
+                sizes=convolution_sizes,
+                tensors=("weight", "bias"),
+                settings=("stride", "padding", "dilation", "groups", "padding_mode"),
             )
         },
         traits={Trait.FUSES_NORM, Trait.FUSES_ACTIVATION, Trait.CONVOLUTION, Trait.OWNS_MEMORY},
@@ -183,6 +199,7 @@ RECORDS = (
         F.conv_transpose1d,
         layers={
             nn.ConvTranspose1d: Layer(
+                sizes=transposed_sizes,
                 tensors=("weight", "bias"),
                 settings=("stride", "padding", "output_padding", "groups", "dilation", "padding_mode"),
             )
@@ -201,6 +218,7 @@ RECORDS = (
         F.conv_transpose2d,
         layers={
             nn.ConvTranspose2d: Layer(
+                sizes=transposed_sizes,
                 tensors=("weight", "bias"),
                 settings=("stride", "padding", "output_padding", "groups", "dilation", "padding_mode"),
             )
@@ -218,6 +236,7 @@ RECORDS = (
         F.conv_transpose3d,
         layers={
             nn.ConvTranspose3d: Layer(
+                sizes=transposed_sizes,
                 tensors=("weight", "bias"),
                 settings=("stride", "padding", "output_padding", "groups", "dilation", "padding_mode"),
             )

@@ -316,7 +316,7 @@ RECORDS = (
     Operator(
         torch.meshgrid,
         aten={"meshgrid": _meshgrid},
-        spellings=(torch._C._VariableFunctions.meshgrid,),
+        spellings=(torch._C._VariableFunctions.meshgrid,),  # type: ignore[attr-defined]
         onnx=meshgrid_onnx,
         samples=(Sample(lambda x: x + torch.meshgrid(x[0, 0, :, 0], x[0, 0, 0], indexing="ij")[0], rigid="meshgrid"),),
     ),

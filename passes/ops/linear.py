@@ -71,10 +71,26 @@ def _embedding(weight: Any, indices: Any, padding_idx: int, scale_grad_by_freq: 
     return F.embedding, (indices, weight), settings | ({"sparse": True} if sparse else {})
 
 
+def linear_sizes(layer: nn.Linear, shape: tuple[int, ...]) -> dict[str, int]:
+    """What `nn.Linear` states."""
+    return {"out_features": shape[0], "in_features": shape[1]}
+
+
+def embedding_sizes(layer: nn.Module, shape: tuple[int, ...]) -> dict[str, int]:
+    """What embeddings state."""
+    return {"num_embeddings": shape[0], "embedding_dim": shape[1]}
+
+
+def bilinear_sizes(layer: nn.Bilinear, shape: tuple[int, ...]) -> dict[str, int]:
+    """What `nn.Bilinear` states."""
+    return {"out_features": shape[0], "in1_features": shape[1], "in2_features": shape[2]}
+
+
 RECORDS = (
+    Operator(F.bilinear, layers={nn.Bilinear: Layer(leaf=False, sizes=bilinear_sizes)}),
     Operator(
         F.linear,
-        layers={nn.Linear: Layer(tensors=("weight", "bias"))},
+        layers={nn.Linear: Layer(tensors=("weight", "bias"), sizes=linear_sizes)},
         traits={Trait.FUSES_NORM, Trait.FUSES_ACTIVATION, Trait.OWNS_MEMORY},
         axes=linear_axes,
         zeros=by_weight(-1, 1),
@@ -89,7 +105,7 @@ RECORDS = (
         F.embedding,
         aten={"embedding": _embedding},
         spellings=(torch.embedding,),
-        layers={nn.Embedding: Layer(tensors=("weight",), settings=("padding_idx",))},
+        layers={nn.Embedding: Layer(tensors=("weight",), settings=("padding_idx",), sizes=embedding_sizes)},
         traits={Trait.LOOKUP, Trait.OWNS_MEMORY},
         axes=embedding_axes,
         zeros=by_weight(-1, 1),
@@ -101,6 +117,7 @@ RECORDS = (
     ),
     Operator(
         F.embedding_bag,
+        layers={nn.EmbeddingBag: Layer(leaf=False, sizes=embedding_sizes)},
         axes=embedding_bag_axes,
         zeros=by_weight(-1, 1),
         samples=(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -195,7 +197,25 @@ def _is_called_once(node: Node) -> bool:
     return node.op != "call_module" or node.graph.find_nodes(op=node.op, target=node.target) == [node]
 
 
-_BATCH_NORM = Layer(tensors=("running_mean", "running_var", "weight", "bias"), settings=("momentum", "eps"))
+def feature_sizes(layer: nn.Module, shape: tuple[int, ...]) -> dict[str, int]:
+    """What batch and instance norms state."""
+    return {"num_features": shape[0]}
+
+
+def channel_sizes(layer: nn.Module, shape: tuple[int, ...]) -> dict[str, int]:
+    """What `nn.GroupNorm` states."""
+    return {"num_channels": shape[0]}
+
+
+def trailing_sizes(layer: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
+    """What `nn.LayerNorm` and `nn.RMSNorm` state."""
+    return {"normalized_shape": shape}
+
+
+_BATCH_NORM = Layer(
+    tensors=("running_mean", "running_var", "weight", "bias"), settings=("momentum", "eps"), sizes=feature_sizes
+)
+_INSTANCE_NORM = Layer(leaf=False, sizes=feature_sizes)
 _OF_TORCH = ("input", "weight", "bias", "running_mean", "running_var")
 """The order in which torch's own functions take what those of `torch.nn.functional` take in another one."""
 
@@ -203,7 +223,10 @@ RECORDS = (
     Operator(
         F.batch_norm,
         reordered={torch.batch_norm: (*_OF_TORCH, "training", "momentum", "eps")},
-        layers=dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), _BATCH_NORM),
+        layers={
+            **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), _BATCH_NORM),
+            nn.SyncBatchNorm: Layer(leaf=False, sizes=feature_sizes),
+        },
         traits={Trait.FUSES_ACTIVATION, Trait.BATCH_NORM, Trait.OWNS_MEMORY},
         axes=batch_norm_axes,
         zeros=by_weight(1, 3),
@@ -224,6 +247,7 @@ RECORDS = (
     ),
     Operator(
         F.instance_norm,
+        layers=dict.fromkeys((nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d), _INSTANCE_NORM),
         reordered={torch.instance_norm: (*_OF_TORCH, "use_input_stats", "momentum", "eps")},
         axes=instance_norm_axes,
         zeros=by_weight(1, 3),
@@ -237,7 +261,9 @@ RECORDS = (
     Operator(
         F.layer_norm,
         spellings=(torch.layer_norm,),
-        layers={nn.LayerNorm: Layer(tensors=("weight", "bias"), settings=("normalized_shape", "eps"))},
+        layers={
+            nn.LayerNorm: Layer(tensors=("weight", "bias"), settings=("normalized_shape", "eps"), sizes=trailing_sizes)
+        },
         traits={Trait.STREAM_NORM, Trait.OWNS_MEMORY},
         axes=layer_norm_axes,
         zeros=by_weight(-1, 2),
@@ -252,7 +278,7 @@ RECORDS = (
     Operator(
         F.rms_norm,
         spellings=(torch.rms_norm,),
-        layers={nn.RMSNorm: Layer(tensors=("weight",), settings=("normalized_shape", "eps"))},
+        layers={nn.RMSNorm: Layer(tensors=("weight",), settings=("normalized_shape", "eps"), sizes=trailing_sizes)},
         traits={Trait.STREAM_NORM},
         axes=layer_norm_axes,
         zeros=by_weight(-1, 2),
@@ -267,7 +293,7 @@ RECORDS = (
     Operator(
         F.group_norm,
         spellings=(torch.group_norm,),
-        layers={nn.GroupNorm: Layer(tensors=("weight", "bias"), settings=("num_groups", "eps"))},
+        layers={nn.GroupNorm: Layer(tensors=("weight", "bias"), settings=("num_groups", "eps"), sizes=channel_sizes)},
         traits={Trait.STREAM_NORM, Trait.OWNS_MEMORY},
         axes=group_norm_axes,
         zeros=by_weight(1, 2),

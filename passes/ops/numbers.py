@@ -79,6 +79,9 @@ def _rounded(op_type: str | None, function: Callable[[Any], int]) -> NumberRule:
     return rule
 
 
+floor = _of_numbers(_rounded("Floor", math.floor))
+"""Rounds down."""
+
 RECORDS = (
     Operator("size", number=_of_tensor(_size), aten={"sym_size": renamed(Tensor.size)}),
     Operator("stride", aten={"sym_stride": renamed(Tensor.stride)}),
@@ -89,7 +92,7 @@ RECORDS = (
     Operator(max, spellings=(torch.sym_max,), number=of_two("Max")),
     Operator(min, spellings=(torch.sym_min,), number=of_two("Min")),
     Operator(int, spellings=(torch.sym_int, math.trunc), number=_of_numbers(_rounded(None, int))),
-    Operator(math.floor, number=_of_numbers(_rounded("Floor", math.floor))),
+    Operator(math.floor, number=floor),
     Operator(math.ceil, number=_of_numbers(_rounded("Ceil", math.ceil))),
     Operator(round, number=_of_numbers(_rounded("Round", round))),
     Operator(

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from bnas.passes.axes import Axes, AxisTypes
 from bnas.passes.errors import RuleError
@@ -200,6 +201,12 @@ def _einsum(equation: str, tensors: Any, path: Any) -> Spelled:
     return torch.einsum, (equation, *tensors), {}
 
 
+def _attended(x: Tensor, causal: bool) -> Tensor:
+    """An example: attention of pixels to each other in two heads."""
+    tokens = x.flatten(2).unflatten(1, (2, -1)).mT  # type: ignore[no-untyped-call]
+    return F.scaled_dot_product_attention(tokens, tokens, tokens.exp(), is_causal=causal).mT.flatten(1, 2)
+
+
 RECORDS = (
     Operator(
         torch.matmul,
@@ -287,14 +294,8 @@ RECORDS = (
         shape=shapes.attended,
         onnx=attention_onnx,
         samples=(
-            Sample(
-                lambda x: F.scaled_dot_product_attention(*[x.flatten(2).unflatten(1, (2, -1)).mT] * 3).mT.flatten(1, 2)
-            ),
-            Sample(
-                lambda x: F.scaled_dot_product_attention(
-                    *[x.flatten(2).unflatten(1, (2, -1)).mT] * 3, is_causal=True
-                ).mT.flatten(1, 2)
-            ),
+            Sample(lambda x: _attended(x, causal=False)),
+            Sample(lambda x: _attended(x, causal=True)),
         ),
     ),
 )

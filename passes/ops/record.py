@@ -97,8 +97,10 @@ class Layer:
     settings: tuple[str, ...] = ()
     names: Callable[[nn.Module], tuple[str, ...] | None] | None = None
     """Gives the tensors of a layer where they depend on its settings; None for settings that no call is for."""
-    fit: Callable[[nn.Module, Mapping[str, Any]], None] | None = None
-    """Sets the attributes of an extracted layer that follow from the shapes of its tensors, given as slots by name."""
+    sizes: Callable[[Any, tuple[int, ...]], Mapping[str, Any]] | None = None
+    """The attributes of an extracted layer that follow from the shape of its weight, or of its running mean."""
+    leaf: bool = True
+    """Whether a graph calls the layer as a whole; else the tracer goes into it, and finds the operator there."""
     op: Any = None
     """The operator, filled in by the registry."""
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,9 @@ FAMILIES = (
 """The modules of this package with a tuple ``RECORDS``."""
 
 
+Sizes: TypeAlias = Callable[[Any, tuple[int, ...]], Mapping[str, Any]]
+
+
 @dataclass
 class _Table:
     """The records, and what they are found by."""
@@ -33,6 +36,7 @@ class _Table:
     writing: set[Target] = field(default_factory=set)
     reordered: dict[Target, tuple[str, ...]] = field(default_factory=dict)
     layers: dict[type[nn.Module], Layer] = field(default_factory=dict)
+    sizes: dict[type[nn.Module], Sizes] = field(default_factory=dict)
     aten: dict[str, AtenRule] = field(default_factory=dict)
 
     def add(self, record: Operator) -> None:
@@ -42,7 +46,7 @@ class _Table:
             RuleError: a name, layer or ATen operator has a record already.
         """
         taken = [name for name in record.names() if name in self.canonical]
-        taken += [kind for kind in record.layers if kind in self.layers]
+        taken += [kind for kind in record.layers if kind in self.layers or kind in self.sizes]
         taken += [name for name in record.aten if name in self.aten]
         if taken:
             known = self.canonical.get(taken[0], taken[0])
@@ -54,7 +58,8 @@ class _Table:
         self.canonical.update(dict.fromkeys(record.names(), record.op))
         self.writing.update(record.in_place)
         self.reordered.update(record.reordered)
-        self.layers.update({kind: replace(form, op=record.op) for kind, form in record.layers.items()})
+        self.layers.update({kind: replace(form, op=record.op) for kind, form in record.layers.items() if form.leaf})
+        self.sizes.update({kind: form.sizes for kind, form in record.layers.items() if form.sizes is not None})
         self.aten.update(record.aten)
 
     def copy(self) -> _Table:
@@ -127,6 +132,10 @@ class Operators(Mapping[Target, Operator]):
         """How layers of exactly the type `kind` are spelled; None for others."""
         return self._table.layers.get(kind)
 
+    def sizes(self, kind: type[nn.Module]) -> Sizes | None:
+        """What gives the sizes that layers of the type `kind`, or of one derived from it, state beside their weight."""
+        return next((self._table.sizes[base] for base in kind.__mro__ if base in self._table.sizes), None)
+
     def aten(self, name: str) -> AtenRule | None:
         """How the ATen operator `name` is spelled in Python, where its schema does not say it."""
         return self._table.aten.get(name)
@@ -150,7 +159,8 @@ class Operators(Mapping[Target, Operator]):
             table = self._table
             before = table.records.pop(op, None)
             record = Operator(op, **facts) if before is None else replace(before, **facts)
-            for part in (table.canonical, table.layers, table.aten):
+            parts: tuple[dict[Any, Any], ...] = (table.canonical, table.layers, table.sizes, table.aten)
+            for part in parts:
                 for key in [key for key, value in part.items() if before is not None and _is_of(key, value, before)]:
                     del part[key]
             table.add(record)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,9 +17,9 @@ from bnas.passes.lowering_sizes import AnySize, Size, pair_of, same_size
 from bnas.passes.terms import K
 
 from .calls import Call
+from .numbers import floor
 from .pools import pooled_over
 from .record import Operator, Sample, Spelled
-from .registry import OPERATORS
 from .zeros import keeps
 
 
@@ -102,7 +101,7 @@ def _scaled(site: Site, size: AnySize, factor: Any) -> Any:
     """``floor(size * factor)``."""
     if isinstance(factor, int) or float(factor).is_integer():
         return site.calculated("Mul", size, int(factor))
-    return OPERATORS[math.floor].number(site, site.calculated("Mul", size, float(factor)))
+    return floor(site, site.calculated("Mul", size, float(factor)))
 
 
 def _calculated(site: Site, axis: int, given: AnySize, made: AnySize, mode: str) -> str:

@@ -118,7 +118,7 @@ def model_table(only: str | None) -> Table:
     table = Table("held out", *columns, "s for 1,000", title=title)
     for name, side in chosen(MODELS, only):
         supernet = SuperNetwork.from_model(make_model(name), images(side), SPACE)
-        model = LatencyModel.fit(supernet, FITTED)
+        model = LatencyModel.fit(supernet, subnets=FITTED)
         for kind, drawn in (("spread", spread), ("random", random)):
             ones = drawn(supernet, FITTED + HELD_OUT, np.random.default_rng(1))
             held = [one for one in ones if one not in model.measured][:HELD_OUT]
@@ -134,7 +134,7 @@ def random(supernet: SuperNetwork, count: int, generator: np.random.Generator) -
 
 def held_out(model: LatencyModel, held: list[Subnet]) -> list[str]:
     """What the table says of one model and the sub-networks that it did not see."""
-    first, second = (ratios(model.supernet, held, **model.settings) for _ in range(2))
+    first, second = (ratios(model.supernet, held, model.settings) for _ in range(2))
     one, two = (np.array(list(some.found.values())) for some in (first, second))
     found, truth, level = model.many(held), (one + two) / 2, model.level or first.level_ms
     errors = relative(found, level * truth), relative(one, two), relative(found, first.level_ms * truth)

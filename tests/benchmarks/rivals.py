@@ -15,7 +15,16 @@ import numpy as np
 
 from bnas.passes import SearchSpace, Subnet
 from bnas.runtime import Evaluator
-from bnas.search import Evaluation, EvaluationLog, Objective, Searcher, SearchResult
+from bnas.search import (
+    NSGA2,
+    Evaluation,
+    EvaluationLog,
+    Objective,
+    RandomSearch,
+    Searcher,
+    SearchResult,
+    SearchSettings,
+)
 
 OBJECTIVES = (Objective("accuracy", "max"), Objective("macs", "min"))
 POPULATION = 50
@@ -93,10 +102,13 @@ def together(memory: Memory, searches: Sequence[Search]) -> list[SearchResult]:
         memory.learn(asked)
 
 
-def ours(memory: Memory | Learning, count: int, seed: int, **settings: Any) -> SearchResult:
+def ours(
+    memory: Memory | Learning, count: int, seed: int, kind: type[NSGA2 | RandomSearch] = NSGA2, **settings: Any
+) -> SearchResult:
     """A search of bnas with its own defaults."""
-    settings = {"population": min(POPULATION, count), **settings}
-    return Searcher(memory.supernet, memory, OBJECTIVES, num_evals=count, seed=seed, **settings).run()
+    algorithm = kind(population=min(POPULATION, count), **settings)
+    search = SearchSettings(algorithm=algorithm, num_evals=count, seed=seed)
+    return Searcher(memory.supernet, memory, OBJECTIVES, search).run()
 
 
 class PeerEncoding:

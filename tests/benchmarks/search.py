@@ -35,12 +35,12 @@ from zoo_models import make_model, traced_input
 from bnas.digits import DigitNet
 from bnas.passes import SearchSpace, Subnet
 from bnas.runtime import Evaluator, SuperNetwork, first_samples, recalibrate
-from bnas.search import Searcher, SearchResult
+from bnas.search import RandomSearch, Searcher, SearchResult, SearchSettings
 from bnas.search.candidates import Candidates, scaled_genes
 from bnas.search.encoding import Genes
 from bnas.search.fitness import Fitness, Individual
 from bnas.search.global_random import GlobalRandom
-from bnas.search.nsga2 import NSGA2
+from bnas.search.nsga2 import Evolution
 from bnas.search.variation import Variation
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "cifar10.py"
@@ -104,7 +104,7 @@ def overhead(_: Any) -> Table:
 
 def generations(space: SearchSpace, population: int, count: int = 12) -> list[float]:
     """CPU seconds of each generation but the first, on two objectives that contradict each other."""
-    algorithm = NSGA2(Candidates(space, np.random.default_rng(0)), GlobalRandom(0), population, Variation())
+    algorithm = Evolution(Candidates(space, np.random.default_rng(0)), GlobalRandom(0), population, Variation())
     took = []
     for _ in range(count):
         asking, asked = cpu(lambda: algorithm.ask(population))
@@ -189,7 +189,7 @@ def hypervolume(trial: Trial) -> Table:
     encoding = PeerEncoding(memory.supernet.space)
     searches: dict[str, Callable[[int], SearchResult]] = {
         "bnas, NSGA2": lambda seed: ours(memory, count, seed),
-        "random": lambda seed: ours(memory, count, seed, algorithm="random"),
+        "random": lambda seed: ours(memory, count, seed, RandomSearch),
         "pymoo as BootstrapNAS sets it up": lambda seed: theirs(memory, encoding, count, seed),
     }
     results = together(memory, [partial(search, seed) for search in searches.values() for seed in SEEDS])
@@ -235,9 +235,7 @@ def racing(trial: Trial) -> Table:
             trial.evaluator.supernet,
             trial.evaluator,
             OBJECTIVES,
-            population=20,
-            num_evals=trial.count // 2,
-            racing=error,
+            SearchSettings(num_evals=trial.count // 2, racing=error),
         )
         took, result = cpu(search.run)
         parts = [one.values.get("part", 1.0) for one in result.evaluations]

@@ -16,19 +16,19 @@ from torch import nn
 
 import bnas
 from bnas import runner
-from bnas.configuration import Configuration, OptimizerSection, json_schema
+from bnas.bootstrapnas import Depth, OptimizerSection, Search, StageDescription, Width
+from bnas.configuration import Configuration, json_schema
 from bnas.configuration_file import load_config, parse_configuration
 from bnas.configuration_table import tables
-from bnas.elasticity_section import Depth, Width
 from bnas.overrides import with_changes
 from bnas.passes import analyse, skippable_blocks, trace
+from bnas.passes.faults import fields_of, other_names
 from bnas.runner import job_of
+from bnas.runtime.optimizers import optimizer_of
 from bnas.samples import DataError
-from bnas.search_section import ObjectiveSection, Search
 from bnas.section import ConfigurationError, ConfigurationWarning
-from bnas.settings import elasticity_of
+from bnas.settings import elasticity_of, job_settings
 from bnas.sources import SourceError
-from bnas.training_section import StageDescription
 
 PUBLISHED = sorted((Path(__file__).parents[1] / "support" / "published").glob("*.json"))
 BASE = {"model": "m", "data": "d", "input_info": {"sample_size": [1, 3]}}
@@ -77,9 +77,9 @@ def test_all_faults_are_told_at_once_each_with_its_place() -> None:
         f"{at}.elasticity.depth.skipped_blocks[2] is ['a']: must be a valid string or too short",
         f"{at}.elasticity.depth.skipped_blocks[3] is 3: must be a valid string or must be a valid tuple",
         f"{at}.compression[0].type is 'softmx': must be 'softmax' or 'mse'; did you mean 'softmax'?",
-        "bootstrapNAS.search.num_evals is 'many': must be a valid integer, unable to parse string as an integer",
         "bootstrapNAS.search.aspiration_points is None: aspiration_points belong to the algorithm 'RNSGA2', which "
         "needs them",
+        "bootstrapNAS.search.num_evals is 'many': must be a valid integer, unable to parse string as an integer",
         "bootstrapNAS.search.sample_rate is not a key of bnas; 'sample_rate' belongs to "
         f"{at}.schedule.list_stage_descriptions[n]",
         "bootstrapNAS.search.qqq is not a key of bnas; there are " + ", ".join(Search.model_fields),
@@ -107,16 +107,104 @@ def test_contradictions_are_told_at_once(tmp_path: Path) -> None:
     search = {"constraints": ["macs <= 1 G", "macs less"]}
     data = {**BASE, "bootstrapNAS": {"training": training, "search": search}}
     with pytest.raises(ConfigurationError) as caught:
-        bnas.Job.from_config(write(tmp_path, "c.json", json.dumps(data)))
-    places = [fault.split(": ")[0] for fault in caught.value.faults]
-    assert places == [
-        "bootstrapNAS.training.elasticity",
-        "bootstrapNAS.training",
-        "bootstrapNAS.training.schedule.list_stage_descriptions[1]",
-        "bootstrapNAS.training.schedule",
+        bnas.load_config(write(tmp_path, "c.json", json.dumps(data)))
+    at = "bootstrapNAS.training"
+    assert [re.split(r": | is ", fault)[0] for fault in caught.value.faults] == [
+        f"{at}.schedule.list_stage_descriptions[1].epochs_lr",
+        f"{at}.elasticity.depth.max_block_size",
+        f"{at}.subnets_per_step",
         "bootstrapNAS.search.constraints[1]",
     ]
     assert load_config(write(tmp_path, "d.json", json.dumps(BASE))).model == "m"
+
+
+def test_five_faults_of_five_kinds_are_told_at_once(tmp_path: Path) -> None:
+    """An unknown key, a wrong type, two contradictions and a name that there is not, in either layout."""
+    peer = {
+        "bootstrapNAS": {
+            "training": {
+                "elasticity": {"width": {"filter_importance": "L3"}},
+                "schedule": {"list_stage_descriptions": [{"train_dims": ["depth"]}, {"train_dims": ["width"]}]},
+            },
+            "search": {"num_evals": 40, "population": 50},
+        }
+    }
+    own = {
+        "elasticity": {"filter_importance": "L3"},
+        "stages": [{"train_dims": ["depth"]}, {"train_dims": ["width"]}],
+        "search": {"algorithm": {"name": "NSGA2", "population": 50}, "num_evals": 40},
+    }
+    for layout, places in (
+        (peer, ("bootstrapNAS.training.elasticity.width", "bootstrapNAS.search", "bootstrapNAS.training.schedule")),
+        (own, ("elasticity", "search", "stages")),
+    ):
+        path = write(tmp_path, "c.json", json.dumps({**BASE, "modle": 1, "batch_size": "x", "device": "gpu", **layout}))
+        with pytest.raises(ConfigurationError) as caught:
+            load_config(path)
+        found = set(caught.value.faults)
+        elasticity, search, stages = places
+        assert "modle is not a key of bnas; did you mean 'model'?" in found
+        assert "batch_size is 'x': must be a valid integer, unable to parse string as an integer" in found
+        assert f"{elasticity}.filter_importance is 'L3': must be 'L1', 'L2', 'geometric_median' or 'external'" in found
+        larger = "the population of 50 is larger; lower the population or evaluate more"
+        assert f"{search}.num_evals is 40: {larger}" in found
+        assert sum(fault.startswith("device: device 'gpu' is none that computes") for fault in found) == 1
+        leaves = f"{stages}: list_stage_descriptions[1].train_dims: 'depth' leaves"
+        assert sum(fault.startswith(leaves) for fault in found) == 1
+        assert len(found) == 6
+
+
+def test_a_file_has_one_of_the_layouts(tmp_path: Path) -> None:
+    data = {**BASE, "bootstrapNAS": {}, "recipe": {}, "search": {"num_evals": 40}}
+    with pytest.raises(ConfigurationError) as caught:
+        load_config(write(tmp_path, "c.json", json.dumps(data)))
+    told = "stands beside bootstrapNAS, which is BootstrapNAS's layout of the same; give one of the two"
+    assert caught.value.faults == (f"recipe {told}", f"search {told}")
+
+
+OWN_LAYOUT: dict[str, Any] = {
+    "elasticity": {"min_width": 4, "widths": {"a": [8, 4]}, "pin": "b"},
+    "stages": [{"train_dims": ["depth"]}, {"reorg_weights": True}],
+    "recipe": {"rule": "sandwich", "optimizer": "AdamW", "distillation": {"teacher": "original"}},
+    "checkpoint_every": 5,
+    "objectives": [{"name": "accuracy", "direction": "max"}, {"name": "latency", "direction": "min"}],
+    "search": {"algorithm": {"name": "NSGA2", "population": 8}, "num_evals": 40, "constraints": ["macs <= 1 G"]},
+    "acc_delta": 0.02,
+    "reference": "maximal",
+    "num_bn_adaptation_samples": 100,
+    "latency": {"runs": 5, "sizes": {"length": 8}},
+    "export": {"calibration_samples": 32},
+}
+
+
+def test_our_own_layout_is_the_classes(tmp_path: Path) -> None:
+    settings = job_settings(parse_configuration({**BASE, **OWN_LAYOUT}, "file"), tmp_path)
+    assert settings == {
+        "elasticity": bnas.Elasticity(min_width=4, widths={"a": (8, 4)}, pin=("b",)),
+        "stages": (bnas.Stage(("depth",)), bnas.Stage(reorg_weights=True)),
+        "recipe": bnas.Recipe("sandwich", optimizer="adamw", distillation=bnas.Distillation("original")),
+        "training": {"checkpoint_every": 5},
+        "objectives": (bnas.Objective("accuracy", "max"), bnas.Objective("latency", "min")),
+        "search": bnas.SearchSettings(
+            algorithm=bnas.NSGA2(population=8), num_evals=40, constraints=("macs <= 1000000000",)
+        ),
+        "acc_delta": 0.02,
+        "reference": "maximal",
+        "num_bn_adaptation_samples": 100,
+        "latency": bnas.LatencySettings(runs=5, sizes={"length": 8}),
+        "int8": bnas.Int8(samples=32),
+        "tensorboard": False,
+    }
+
+
+def test_our_own_layout_is_kept_whole_and_fits_the_schema(tmp_path: Path) -> None:
+    found = parse_configuration({**BASE, **OWN_LAYOUT}, "file")
+    kept = found.model_dump(mode="json")
+    assert parse_configuration(kept, "again") == found
+    for data in ({**BASE, **OWN_LAYOUT}, kept, parse_configuration(BASE, "file").model_dump(mode="json")):
+        jsonschema.validate(data, json_schema())
+    assert "bootstrapNAS" not in kept
+    assert job_settings(parse_configuration(BASE, "file"), tmp_path)["recipe"] == bnas.Recipe()
 
 
 TEXTS = {
@@ -260,9 +348,10 @@ def test_keys_for_the_factories_and_the_optimizer_arrive(monkeypatch: pytest.Mon
     job = job_of(parse_configuration({**data, "data_options": {"root": "x"}}, "file"), Path())
     assert got == {"num_classes": 7, "batch_size": 3, "root": "x"}
     assert job.objectives == (bnas.Objective("latency", "min"), bnas.Objective("accuracy", "max"))
-    made = job.training["optimizer"](model.parameters())
+    own = dict(model.named_parameters())
+    made = optimizer_of(job.recipe, list(own.values()), own)
     decay = {id(one): group["weight_decay"] for group in made.param_groups for one in group["params"]}
-    assert [decay[id(one)] for one in model.parameters()] == [0.5, 0, 0, 0]
+    assert [decay[id(one)] for one in own.values()] == [0.5, 0, 0, 0]
     assert all(group["lr"] == 0.25 and group["momentum"] == 0.9 and group["nesterov"] for group in made.param_groups)
 
 
@@ -291,11 +380,32 @@ def test_factories_that_do_not_fit_are_told(tmp_path: Path) -> None:
         job_of(parse_configuration({**data, "data": None, "dataset": "cifar10"}, "file"), tmp_path)
 
 
+CLASSES = (
+    bnas.Elasticity,
+    bnas.Stage,
+    bnas.Recipe,
+    bnas.Distillation,
+    bnas.SearchSettings,
+    bnas.NSGA2,
+    bnas.RNSGA2,
+    bnas.RandomSearch,
+    bnas.Objective,
+    bnas.LatencySettings,
+)
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 
 
 def test_the_page_has_every_key_as_the_models_have_it() -> None:
     assert tables() in PAGE.read_text(encoding="utf-8")
     known = re.findall(r"^\| `(\w+)` \|", tables(), re.MULTILINE)
-    for section in (Configuration, OptimizerSection, StageDescription, Width, Depth, Search, ObjectiveSection):
-        assert set(known) >= {*section.model_fields, *section.other_names, *section.unneeded}
+    for section in (Configuration, OptimizerSection, StageDescription, Width, Depth, Search, *CLASSES):
+        assert set(known) >= {*fields_of(section), *other_names(section), *getattr(section, "unneeded", ())}
+
+
+def test_an_unknown_key_does_not_hide_a_contradiction_beside_it(tmp_path: Path) -> None:
+    stages = [{"train_dims": ["depth"], "epoch": 3}, {"train_dims": ["width"]}]
+    with pytest.raises(ConfigurationError) as caught:
+        load_config(write(tmp_path, "c.json", json.dumps({**BASE, "stages": stages})))
+    unknown, contradiction = caught.value.faults
+    assert unknown == "stages[0].epoch is not a key of bnas; did you mean 'epochs'?"
+    assert contradiction.startswith("stages: list_stage_descriptions[1].train_dims: 'depth' leaves")

@@ -9,7 +9,6 @@ import pytest
 
 from bnas.configuration import Configuration
 from bnas.configuration_file import parse_configuration
-from bnas.passes import ElasticityError
 from bnas.section import ConfigurationError, ConfigurationWarning
 from bnas.settings import elasticity_of, job_settings
 
@@ -62,5 +61,5 @@ def test_mistakes_are_told() -> None:
         read({"skipped_block": [PAIR]})
     with pytest.raises(ConfigurationError, match="skipped_blocks"):
         read({"skipped_blocks": [["a", "b", "c"]]})
-    with pytest.raises(ElasticityError, match="min_block_size: 9 is larger than max_block_size 8"):
-        elasticity_of(read({"min_block_size": 9, "max_block_size": 8}), Path())
+    with pytest.raises(ConfigurationError, match="max_block_size is 8: must not be smaller than min_block_size 9"):
+        read({"min_block_size": 9, "max_block_size": 8})

@@ -33,18 +33,18 @@ def result(*values: tuple[float, float]) -> SearchResult:
 
 
 def test_best_is_the_most_accurate_smaller_one_and_smallest_the_cheapest_within_the_delta() -> None:
-    got = Winners.of(result((0.90, 100), (0.905, 80), (0.89, 50), (0.5, 10)), 0.9, 0.01, 100)
+    got = Winners.of(result((0.90, 100), (0.905, 80), (0.89, 50), (0.5, 10)), 0.9, 0.01)
     assert (got.found["best"].index, got.found["smallest"].index, got.missed) == (1, 2, False)
 
 
 def test_where_none_is_within_the_delta_it_says_so() -> None:
-    got = Winners.of(result((0.9, 100), (0.8, 80), (0.7, 50)), 0.95, 0.01, 100)
+    got = Winners.of(result((0.9, 100), (0.8, 80), (0.7, 50)), 0.95, 0.01)
     assert (got.found["best"].index, got.found["smallest"].index, got.missed) == (1, 1, True)
 
 
 def test_winners_are_read_back_and_a_damaged_file_is_told(tmp_path: Path) -> None:
     path = tmp_path / "winners.json"
-    got = Winners.of(result((0.9, 100), (0.8, 80), (0.7, 50)), 0.8, 0.01, 100)
+    got = Winners.of(result((0.9, 100), (0.8, 80), (0.7, 50)), 0.8, 0.01)
     got.write(path)
     assert Winners.read(path) == got
     whole = json.loads(path.read_text())
@@ -67,11 +67,11 @@ def test_job_takes_objectives_and_bounds_and_resumes_with_its_latency_model(tmp_
             splits(),
             torch.zeros(1, 1, 8, 8),
             stages=[bnas.Stage(("depth", "width"), epochs=1)],
-            num_evals=8,
-            population=4,
-            calibration_samples=12,
+            num_bn_adaptation_samples=12,
             objectives=(Objective("accuracy", "max"), Objective("activations", "min")),
-            search={"constraints": ["peak_memory <= 99 %", "latency <= 1000"]},
+            search=bnas.SearchSettings(
+                algorithm=bnas.NSGA2(population=4), num_evals=8, constraints=("peak_memory <= 99 %", "latency <= 1000")
+            ),
         )
 
     bnas.run_job(job(), tmp_path / "run")
@@ -93,8 +93,8 @@ def test_int8_that_cannot_be_is_noted_and_ends_nothing(tmp_path: Path, monkeypat
         (tmp_path / "run/subnets/best.int8.onnx").touch()
 
     torch.manual_seed(0)
-    settings = {"stages": [bnas.Stage(("depth",), epochs=1)], "num_evals": 4, "population": 4}
-    job = bnas.Job(DigitNet().eval(), splits(), torch.zeros(1, 1, 8, 8), calibration_samples=12, **settings)
+    settings = {"stages": [bnas.Stage(("depth",), epochs=1)], "search": bnas.SearchSettings(num_evals=4)}
+    job = bnas.Job(DigitNet().eval(), splits(), torch.zeros(1, 1, 8, 8), num_bn_adaptation_samples=12, **settings)
     monkeypatch.setattr("bnas.runtime.onnx_export.quantise", refuse)
     report = bnas.run_job(job, tmp_path / "run", bnas.run.Watch(left_from_an_earlier_run))
     for row in report.to_json()["rows"]:

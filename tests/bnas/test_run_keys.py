@@ -15,14 +15,16 @@ from torch import nn
 
 import bnas
 from bnas import checks, runner
-from bnas.configuration import Configuration, ExportSection, LatencySection, OptimizerSection, json_schema
+from bnas.bootstrapnas import OptimizerSection
+from bnas.configuration import Configuration, ExportSection, json_schema
 from bnas.configuration_file import load_config, parse_configuration
 from bnas.job import Job
-from bnas.optimizers import optimizer_of, settings_of
+from bnas.passes.faults import fields_of
 from bnas.runner import job_of
-from bnas.runtime import Int8, Recipe, Stage, SuperNetwork, Trainer, TrainingError
+from bnas.runtime import Int8, LatencySettings, Recipe, Stage, SuperNetwork, Trainer, TrainingError
+from bnas.runtime.optimizers import optimizer_of
 from bnas.section import ConfigurationError, ConfigurationWarning
-from bnas.settings import population_of, recipe_of
+from bnas.settings import recipe_of, search_of
 from bnas.sources import SourceError
 
 BASE = {"model": "m", "data": "d", "input_info": {"sample_size": [1, 3]}}
@@ -30,8 +32,8 @@ PUBLISHED = sorted((Path(__file__).parents[1] / "support" / "published").glob("*
 SEARCH = "bootstrapNAS.search"
 
 
-def section(**optimizer: Any) -> OptimizerSection:
-    return parse_configuration({**BASE, "optimizer": optimizer}, "file").optimizer
+def recipe(**optimizer: Any) -> Recipe:
+    return recipe_of(parse_configuration({**BASE, "optimizer": optimizer}, "file"))
 
 
 def faults(folder: Path, *changes: str, **keys: Any) -> tuple[str, ...]:
@@ -56,7 +58,8 @@ def faults(folder: Path, *changes: str, **keys: Any) -> tuple[str, ...]:
 def test_an_optimizer_is_that_of_torch(given: dict[str, Any], kind: type, settings: dict[str, Any]) -> None:
     model = nn.Linear(2, 2)
     jsonschema.validate({**BASE, "optimizer": given}, json_schema())
-    made = optimizer_of(section(**given, base_lr=0.25), model)(model.parameters())
+    own = dict(model.named_parameters())
+    made = optimizer_of(recipe(**given, base_lr=0.25), list(own.values()), own)
     assert type(made) is kind
     assert [len(group["params"]) for group in made.param_groups] == [2]
     group = made.param_groups[0]
@@ -67,34 +70,32 @@ def test_an_optimizer_is_that_of_torch(given: dict[str, Any], kind: type, settin
 def test_a_recipe_has_the_settings_of_sgd() -> None:
     for given, expected in (
         ({"momentum": 0.5, "base_lr": 0.2}, Recipe(momentum=0.5, learning_rate=0.2)),
-        ({"momentum": 0.0}, Recipe(momentum=0.0, nesterov=False)),
+        ({"momentum": 0.0}, Recipe(momentum=0.0)),
         ({"label_smoothing": 0.1, "weight_decay": 0.0}, Recipe(label_smoothing=0.1, weight_decay=0.0)),
     ):
-        assert recipe_of(parse_configuration({**BASE, "optimizer": given}, "file")) == expected
+        assert recipe(**given) == expected
 
 
 @pytest.mark.parametrize(
     ("optimizer", "message"),
     [
-        (
-            {"type": "adamw", "momentum": 0.9},
-            "momentum belongs to sgd and rmsprop; with adamw leave it out, or say",
-        ),
+        ({"type": "adamw", "momentum": 0.9}, "momentum belongs to sgd and rmsprop; with adamw leave it out or set it"),
         ({"type": "adam", "nesterov": False}, "nesterov belongs to sgd; with adam leave it out"),
         ({"betas": [0.9, 0.99]}, "betas belongs to adam and adamw; with sgd leave it out"),
         ({"momentum": 0, "nesterov": True}, "nesterov looks ahead along the momentum, which is 0"),
     ],
 )
 def test_settings_of_other_optimizers_are_told(optimizer: dict[str, Any], message: str, tmp_path: Path) -> None:
+    (told,) = faults(tmp_path, optimizer=optimizer)
+    assert re.match(rf"optimizer\.\w+ is .*: {message}", told)
     with pytest.raises(TrainingError, match=message):
-        settings_of(section(**optimizer))
-    assert [fault for fault in faults(tmp_path, optimizer=optimizer) if re.match(f"optimizer: {message}", fault)]
+        Recipe(**{"optimizer" if key == "type" else key: value for key, value in optimizer.items()})
 
 
 def test_a_published_file_takes_another_optimizer_from_the_command_line() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConfigurationWarning)
-        with pytest.raises(ConfigurationError, match=r"say --set optimizer\.momentum=null"):
+        with pytest.raises(ConfigurationError, match=r"optimizer\.momentum is 0\.9: .* leave it out or set it to null"):
             load_config(PUBLISHED[0], ["optimizer.type=adamw"])
         remedied = ["optimizer.type=adamw", "optimizer.momentum=null", "optimizer.nesterov=null"]
         assert load_config(PUBLISHED[0], remedied).optimizer.type == "adamw"
@@ -114,8 +115,7 @@ def adamw_run(folder: Path, stop: int | None) -> SuperNetwork:
     trainer = Trainer(
         supernet,
         [Stage(), Stage(reorg_weights=True)],
-        Recipe(num_bn_adaptation_samples=8, memory_format="contiguous"),
-        optimizer=optimizer_of(section(type="AdamW", base_lr=0.01, no_decay_keys="1.#bias"), model),
+        Recipe(num_bn_adaptation_samples=8, memory_format="contiguous", optimizer="adamw", no_decay_keys="1.#bias"),
         directory=folder,
         checkpoint_every=1,
         on_step=on_step,
@@ -147,25 +147,24 @@ def job(monkeypatch: pytest.MonkeyPatch, **keys: Any) -> Job:
 def test_latency_and_export_reach_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = job(monkeypatch)
     assert plain.int8 is not None
-    assert vars(Int8([], **plain.int8)) == vars(Int8([]))
+    assert plain.int8 == Int8()
     assert job(monkeypatch, export={"int8": False}).int8 is None
-    assert plain.latency == {"batch": 1, "threads": 1, "runs": 50, "provider": "CPUExecutionProvider"}
+    assert plain.latency == LatencySettings()
     latency = {"batch": 4, "threads": 2, "runs": 9, "subnets": 7}
     export = {"int8": True, "calibration_samples": 32, "exclude": "head", "method": "entropy", "reduce_range": True}
     given = job(monkeypatch, latency=latency, export=export, tensorboard=True)
-    assert given.latency == {"batch": 4, "threads": 2, "runs": 9, "provider": "CPUExecutionProvider"}
-    assert (given.latency_subnets, given.tensorboard) == (7, True)
-    assert given.int8 is not None
-    quantised = Int8([], **given.int8)
+    assert given.latency == LatencySettings(batch=4, threads=2, runs=9, subnets=7)
+    assert given.tensorboard
+    quantised = given.int8
+    assert quantised is not None
     assert (quantised.samples, quantised.exclude, quantised.method) == (32, ("head",), "entropy")
     assert (quantised.reduce_range, quantised.per_channel) == (True, True)
 
 
 def test_every_key_of_the_new_sections_is_read() -> None:
-    assert set(LatencySection.model_fields) == {"batch", "threads", "runs", "provider", "subnets", "sizes"}
-    assert {"calibration_samples", *vars(Int8([]))} - {"samples", "calibration", "validation", "metric"} == set(
-        ExportSection.model_fields
-    ) - {"int8"}
+    assert {"batch", "threads", "runs", "provider", "subnets", "sizes"} < set(fields_of(LatencySettings))
+    assert {*fields_of(Int8), "calibration_samples"} - {"samples"} == set(ExportSection.model_fields) - {"int8"}
+    assert set(vars(Int8([]))) - set(fields_of(Int8)) == {"calibration", "validation", "metric"}
 
 
 def test_checkpoints_may_be_more_frequent(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,18 +198,18 @@ def test_random_weights_are_those_of_the_seed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("search", "population"),
-    [({}, 20), ({"num_evals": 12}, 12), ({"num_evals": 40}, 20), ({"num_evals": 40, "population": 30}, 30)],
+    [({}, 40), ({"num_evals": 12}, 12), ({"num_evals": 60}, 40), ({"num_evals": 40, "population": 30}, 30)],
 )
 def test_a_population_that_is_not_given_fits(
     search: dict[str, int], population: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert job(monkeypatch, bootstrapNAS={"search": search}).population == population
+    assert job(monkeypatch, bootstrapNAS={"search": search}).search.population == population
 
 
 def test_a_population_that_is_too_large_is_told(tmp_path: Path) -> None:
     told = faults(tmp_path, bootstrapNAS={"search": {"num_evals": 40, "population": 50}})
-    remedy = f"say --set {SEARCH}.population=20, or evaluate more"
-    assert told == (f"{SEARCH}: population 50 is larger than num_evals 40: {remedy}",)
+    remedy = "lower the population or evaluate more"
+    assert told == (f"{SEARCH}.num_evals is 40: the population of 50 is larger; {remedy}",)
     changes = (f"{SEARCH}.num_evals=40", f"{SEARCH}.population=50")
     assert faults(tmp_path, *changes) == told
     assert "num_evals is 3: must be greater than or equal to 4" in faults(tmp_path, f"{SEARCH}.num_evals=3")[0]
@@ -220,7 +219,7 @@ def test_a_population_that_is_too_large_is_told(tmp_path: Path) -> None:
 def test_the_number_of_evaluations_of_a_published_file_may_be_set(path: Path) -> None:
     with pytest.warns(ConfigurationWarning) as told:
         found = load_config(path, [f"{SEARCH}.num_evals=40"])
-    assert (found.bootstrapNAS.search.num_evals, population_of(found.bootstrapNAS.search)) == (40, 20)
+    assert (search_of(found).num_evals, search_of(found).population) == (40, 40)
     remark = f"{SEARCH}.population 50 is left out: it is larger than the num_evals 40 of --set"
     assert any(str(one.message).startswith(remark) for one in told)
     with warnings.catch_warnings():
@@ -267,5 +266,5 @@ def test_what_is_not_installed_is_told_before_anything_runs(
 
 def test_the_page_has_these_keys() -> None:
     page = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
-    for one in (Configuration, OptimizerSection, LatencySection, ExportSection):
-        assert all(f"| `{key}` |" in page for key in one.model_fields)
+    for one in (Configuration, OptimizerSection, LatencySettings, ExportSection):
+        assert all(f"| `{key}` |" in page for key in fields_of(one))

@@ -266,14 +266,14 @@ def test_latency_is_measured_at_the_sizes_of_the_configuration(folder: Path) -> 
     job = job_of(parse_configuration(configuration(), "file"), folder)
     made = SuperNetwork.from_model(job.model, job.example_inputs, job.elasticity, dynamic=job.dynamic)
     delivery = Delivery(job, Output(folder, resumed=True), made, [])
-    assert job.latency["sizes"] == {"length": 24}
-    feeds = delivery._feeds(["input_ids", "attention_mask"], 3, job.latency["sizes"])
+    assert job.latency.sizes == {"length": 24}
+    feeds = delivery._feeds(["input_ids", "attention_mask"], 3, job.latency.sizes)
     assert {name: one.shape for name, one in feeds.items()} == {"input_ids": (3, 24), "attention_mask": (3, 24)}
     assert feeds["input_ids"].max() > 1
     assert set(feeds["attention_mask"].ravel().tolist()) == {1}
     assert delivery._feeds(["input_ids", "attention_mask"], 3, {})["input_ids"].shape == (3, 8)
     plain = parse_configuration({**configuration(), "latency": {}}, "file")
-    assert "sizes" not in job_of(plain, folder).latency
+    assert job_of(plain, folder).latency.sizes is None
 
 
 def test_one_input_stays_a_mapping_and_several_are_a_list() -> None:

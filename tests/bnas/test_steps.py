@@ -18,9 +18,9 @@ from bnas.job import Job, Splits
 from bnas.output import Output, OutputError, open_output
 from bnas.passes import Elasticity
 from bnas.pipeline import described, run_job
-from bnas.runtime import CheckpointError, Recipe, Stage
+from bnas.runtime import CheckpointError, Int8, LatencySettings, Recipe, Stage
 from bnas.runtime.checkpoint import MODEL
-from bnas.search import SearchError
+from bnas.search import NSGA2, RNSGA2, SearchError, SearchSettings
 from bnas.steps import Steps
 from bnas.winners import Winners
 
@@ -68,10 +68,9 @@ def job(**changes: Any) -> Job:
         elasticity=Elasticity(min_width=4, divisor=4),
         stages=[Stage(epochs=2, init_lr=0.1)],
         recipe=Recipe(memory_format="contiguous"),  # what is faster may be another one each time
-        num_evals=6,
-        population=4,
-        calibration_samples=24,
-        latency={"runs": 3},
+        search=SearchSettings(algorithm=NSGA2(population=4), num_evals=6),
+        num_bn_adaptation_samples=24,
+        latency=LatencySettings(runs=3),
     )
     return replace(made, **changes)
 
@@ -97,14 +96,14 @@ def test_steps_one_by_one_leave_what_a_run_leaves(tmp_path: Path) -> None:
 
 def test_evaluations_depend_on_what_calibrates_them(tmp_path: Path) -> None:
     for name, samples in (("many", 24), ("few", 12)):
-        steps = Steps(job(calibration_samples=samples), Output(tmp_path / name))
+        steps = Steps(job(num_bn_adaptation_samples=samples), Output(tmp_path / name))
         steps.train()
         steps.search()
     assert found(tmp_path / "many") != found(tmp_path / "few")
 
 
 def test_a_model_without_calibration_keeps_its_statistics(tmp_path: Path) -> None:
-    steps = Steps(job(calibration_samples=0), Output(tmp_path))
+    steps = Steps(job(num_bn_adaptation_samples=0), Output(tmp_path))
     supernet = steps.train()
     assert steps.evaluator.calibration is None
     best = supernet.space.maximal()
@@ -166,10 +165,11 @@ def test_a_step_says_what_makes_what_it_needs(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"population": 8}, "population 8 is larger than num_evals 6"),
-        ({"search": {"constraints": ["macss <= 3 M"]}}, "'macss' is no value of an evaluation"),
-        ({"search": {"mutation_prob": 2.0}}, "mutation_prob"),
-        ({"search": {"algorithm": "RNSGA2"}}, "aspiration_points belong to the algorithm 'RNSGA2'"),
+        ({"search": SearchSettings(constraints=("macss <= 3 M",))}, "'macss' is no value of an evaluation"),
+        (
+            {"search": SearchSettings(algorithm=RNSGA2(aspiration_points=[[0.9]]))},
+            r"\(0.9,\) is not a point of 2 values, \[accuracy, macs\]",
+        ),
     ],
 )
 def test_what_cannot_be_searched_is_told_before_the_training(
@@ -182,7 +182,7 @@ def test_what_cannot_be_searched_is_told_before_the_training(
 
 
 def test_int8_files_are_written_measured_and_removed_again(tmp_path: Path) -> None:
-    steps = Steps(job(int8={"samples": 24}, latency={"runs": 3, "batch": 5}), Output(tmp_path))
+    steps = Steps(job(int8=Int8(samples=24), latency=LatencySettings(runs=3, batch=5)), Output(tmp_path))
     report = steps.all()
     files = {name: tmp_path / "subnets" / f"{name}.int8.onnx" for name in ("original", "best", "smallest")}
     for row in report.rows:
@@ -203,7 +203,7 @@ def test_int8_files_are_written_measured_and_removed_again(tmp_path: Path) -> No
 
 
 def test_one_sub_network_under_two_names_is_measured_once(tmp_path: Path) -> None:
-    steps = Steps(job(int8={"samples": 24}), Output(tmp_path))
+    steps = Steps(job(int8=Int8(samples=24)), Output(tmp_path))
     steps.train()
     winners = steps.search()
     for other in (winners.found["best"], replace(winners.found["best"], subnet=steps.supernet.space.minimal())):

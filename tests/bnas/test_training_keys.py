@@ -10,15 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic_core import PydanticUndefined
 from torch import nn
 
 import bnas
 from bnas import runner
+from bnas.bootstrapnas import DEFAULTS, POPULATION, BootstrapNAS
 from bnas.configuration_file import parse_configuration
+from bnas.passes.faults import fields_of, sections
 from bnas.pipeline import Job
 from bnas.runtime import CosineSchedule, Distillation, Recipe, Stage, TrainingError
 from bnas.runtime.stage import check_stages
 from bnas.section import ConfigurationError, ConfigurationWarning
+from bnas.settings import recipe_of
 
 PUBLISHED = Path(__file__).parents[1] / "support" / "published"
 
@@ -162,17 +166,20 @@ def test_wrong_key_is_named(training: dict[str, Any], message: str) -> None:
     ("training", "message"),
     [
         ({"compression": [{**KD, "type": "mse", "temperature": 2.0}]}, "temperature belongs to the type softmax"),
-        ({"rule": "sandwich", "subnets_per_step": 1}, "subnets_per_step: 1 is too few"),
-        (staged(epochs=3, epochs_lr=2), "epochs_lr: 2 is smaller than the 3"),
+        ({"rule": "sandwich", "subnets_per_step": 1}, "subnets_per_step is 1: too few for the rule 'sandwich'"),
+        (staged(epochs=3, epochs_lr=2), "epochs_lr is 2: smaller than the 3 epochs"),
         (
             {"rule": "random", "compression": {**KD, "type": "mse", "teacher": "maximal"}},
             "the teacher is the maximal sub-network, which the rule 'random'",
         ),
-        ({"lr_schedule": {"params": {"base_lr": 1, "num_epochs": 1, "warmup_epochs": 1}}}, "lr_schedule.num_epochs: 1"),
+        (
+            {"lr_schedule": {"params": {"base_lr": 1, "num_epochs": 1, "warmup_epochs": 1}}},
+            "warmup_epochs is 1: must be less than num_epochs",
+        ),
     ],
 )
 def test_contradictions_are_told(training: dict[str, Any], message: str) -> None:
-    with pytest.raises(TrainingError, match=message):
+    with pytest.raises((TrainingError, ConfigurationError), match=message):
         read(training)
 
 
@@ -200,6 +207,26 @@ def test_published_configurations_are_read(name: str, epochs: int, first: Stage)
     check_stages(job.stages, job.elasticity.dimensions, job.recipe.progressivity_of_elasticity)
     with pytest.raises(TrainingError, match="'width' is not elastic"):
         check_stages(job.stages, ("depth",), job.recipe.progressivity_of_elasticity)
+
+
+@pytest.mark.parametrize("training", [{}, {"compression": []}, {"rule": "random"}])
+def test_what_a_run_keeps_stands_for_the_same_recipe(training: dict[str, Any]) -> None:
+    base = {"model": "m", "data": "d", "input_info": {"sample_size": [1, 3]}}
+    found = parse_configuration({**base, "bootstrapNAS": {"training": training}}, "file")
+    kept = parse_configuration(found.model_dump(mode="json"), "kept")
+    assert recipe_of(kept) == recipe_of(found) == recipe(**training)
+
+
+def test_the_layout_of_the_peer_has_other_defaults_only_where_it_says_so() -> None:
+    classes = (bnas.Elasticity, Stage, Recipe, CosineSchedule, Distillation, bnas.SearchSettings, bnas.NSGA2, bnas.Int8)
+    known = {name: info.default for one in classes for name, info in fields_of(one).items()}
+    peer = {name: one for _, one in sections(BootstrapNAS) for name, one in fields_of(one).items()}
+    different = {
+        key for key, info in peer.items() if key in known and info.default not in (known[key], PydanticUndefined)
+    }
+    sections_of_their_own = {"lr_schedule", "algorithm"}
+    assert different - sections_of_their_own == set(DEFAULTS)
+    assert POPULATION != known["population"]
 
 
 def test_what_is_no_fault_does_not_warn() -> None:

@@ -40,7 +40,7 @@ def maximal(ir: IR) -> nn.Module:
     """The traced model as a module of its own."""
     types = analyse(ir)
     choices = choose(types, find_blocks(types), Elasticity())
-    return Skeleton(types, choices).build(choices.space.maximal(), Copies()).eval()
+    return Skeleton.of(types, choices).build(choices.space.maximal(), Copies()).eval()
 
 
 def assert_captured(net: nn.Module) -> IR:

@@ -160,5 +160,5 @@ def test_a_stage_limits_the_depth(indicator: int) -> None:
 
 
 def test_a_stage_refuses_a_depth_of_nothing() -> None:
-    with pytest.raises(TrainingError, match="depth_indicator: 0 is smaller than 1"):
+    with pytest.raises(TrainingError, match="depth_indicator is 0: must be greater than or equal to 1"):
         Stage(depth_indicator=0)

@@ -36,13 +36,13 @@ def types(resnet: nn.Module) -> AxisTypes:
 
 
 def listed(types: AxisTypes, *entries: Any) -> list[str]:
-    return [b.name for b in skippable_blocks(types, Elasticity.of({"skipped_blocks": list(entries)})).found]
+    return [b.name for b in skippable_blocks(types, Elasticity(skipped_blocks=list(entries))).found]
 
 
 def test_published_configurations_resolve(types: AxisTypes) -> None:
     entries = [[scope(layer, before), scope(layer, block)] for layer, before, block in PUBLISHED]
     assert listed(types, *entries) == ["layer1.2", "layer2.2", "layer2.3", "layer3.4", "layer3.5", "layer4.2"]
-    blocks = skippable_blocks(types, Elasticity.of({"skipped_blocks": entries})).found
+    blocks = skippable_blocks(types, Elasticity(skipped_blocks=entries)).found
     assert [len(chain) for chain in find_chains(types.ir, blocks)] == [1, 2, 2, 1]
 
 
@@ -106,16 +106,19 @@ def test_a_listed_region_may_be_of_any_size_and_is_tied() -> None:
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"min_block_size": -1}, "min_block_size: -1 is smaller than 0"),
-        ({"max_block_size": -1}, "max_block_size: -1 is smaller than 0"),
-        ({"min_block_size": 6, "max_block_size": 5}, "min_block_size: 6 is larger than max_block_size 5"),
-        ({"skipped_blocks": [["a", "b", "c"]]}, r"skipped_blocks: \('a', 'b', 'c'\) is neither a name nor a pair"),
-        ({"skipped_blocks": [3]}, "skipped_blocks: 3 is neither a name nor a pair"),
+        ({"min_block_size": -1}, "min_block_size is -1: must be greater than or equal to 0"),
+        ({"max_block_size": -1}, "max_block_size is -1: must be greater than or equal to 0"),
+        ({"min_block_size": 6, "max_block_size": 5}, "max_block_size is 5: must not be smaller than min_block_size 6"),
+        (
+            {"skipped_blocks": [["a", "b", "c"]]},
+            r"skipped_blocks\[0\] is \['a', 'b', 'c'\]: must be a valid string or must have",
+        ),
+        ({"skipped_blocks": [3]}, r"skipped_blocks\[0\] is 3: must be a valid string or must be a valid tuple"),
     ],
 )
 def test_settings_out_of_bounds_are_refused(settings: dict[str, Any], reason: str) -> None:
     with pytest.raises(ElasticityError, match=reason):
-        Elasticity.of(settings)
+        Elasticity(**settings)
 
 
 def test_ignored_modules_are_in_no_region() -> None:

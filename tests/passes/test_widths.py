@@ -104,42 +104,58 @@ def test_sizes_are_what_the_settings_allow(
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"dimensions": ("depth", "kernels")}, "dimensions: 'kernels' is not one of depth, width, kernel"),
-        ({"width_multipliers": (1.0, 1.5)}, r"width_multipliers: 1\.5 is not in \(0, 1\]"),
-        ({"width_multipliers": (0.0,)}, r"width_multipliers: 0\.0 is not in"),
-        ({"width_multipliers": (float("nan"),)}, "width_multipliers: nan is not in"),
-        ({"min_width": 0}, "min_width: 0 is smaller than 1"),
-        ({"divisor": -8}, "divisor: -8 is smaller than 1"),
-        ({"max_num_widths": 0}, "max_num_widths: 0 is smaller than 1"),
-        ({"min_kernel": 0}, "min_kernel: 0 is smaller than 1"),
-        ({"max_num_kernels": -1}, "max_num_kernels: -1 is smaller than 1"),
-        ({"width_step": 0}, "width_step: 0 is smaller than 1"),
-        ({"widths": {"a": []}}, r"widths: 'a' has the sizes \[\]; allowed are 1 up to the full size"),
-        ({"widths": {"a": [0, 4]}}, r"widths: 'a' has the sizes \[0, 4\]"),
-        ({"widths": [1.0]}, "is no mapping of names to lists of sizes"),
+        (
+            {"dimensions": ("depth", "kernels")},
+            r"dimensions\[1\] is 'kernels': must be 'depth', 'width' or 'kernel'; did you mean 'kernel'",
+        ),
+        ({"width_multipliers": (1.0, 1.5)}, r"width_multipliers\[1\] is 1\.5: must be less than or equal to 1"),
+        ({"width_multipliers": (0.0,)}, r"width_multipliers\[0\] is 0\.0: must be greater than 0"),
+        ({"width_multipliers": (float("nan"),)}, r"width_multipliers\[0\] is nan: must be a finite number"),
+        ({"min_width": 0}, "min_width is 0: must be greater than or equal to 1"),
+        ({"divisor": -8}, "divisor is -8: must be greater than or equal to 1"),
+        ({"max_num_widths": 0}, "max_num_widths is 0: must be greater than or equal to 1"),
+        ({"min_kernel": 0}, "min_kernel is 0: must be greater than or equal to 1"),
+        ({"max_num_kernels": -1}, "max_num_kernels is -1: must be greater than or equal to 1"),
+        ({"width_step": 0}, "width_step is 0: must be greater than or equal to 1"),
+        ({"widths": {"a": []}}, r"widths\.a is \[\]: must have at least 1 item"),
+        ({"widths": {"a": [0, 4]}}, r"widths\.a\[0\] is 0: must be greater than or equal to 1"),
+        ({"widths": [1.0]}, r"widths is \[1\.0\]: must be a valid dictionary"),
         ({"overwrite_groups": [["a"]], "overwrite_groups_widths": []}, "0 lists for 1 groups of overwrite_groups"),
-        ({"filter_importance": "L3"}, "filter_importance: 'L3' is not one of L1, L2, geometric_median, external"),
+        (
+            {"filter_importance": "L3"},
+            "filter_importance is 'L3': must be 'L1', 'L2', 'geometric_median' or 'external'",
+        ),
         ({"filter_importance": "external"}, "'external' and external_importance_path need each other"),
     ],
 )
 def test_settings_out_of_bounds_are_refused(settings: dict[str, Any], reason: str) -> None:
-    for make in (lambda: Elasticity(**settings), lambda: Elasticity.of(settings)):
-        with pytest.raises(ElasticityError, match=reason) as caught:
-            make()
-        assert isinstance(caught.value, BnasError)
-        assert isinstance(caught.value, ValueError)
+    with pytest.raises(ElasticityError, match=reason) as caught:
+        Elasticity(**settings)
+    assert isinstance(caught.value, BnasError)
+    assert isinstance(caught.value, ValueError)
+
+
+def test_all_settings_out_of_bounds_are_told_at_once() -> None:
+    with pytest.raises(ElasticityError) as caught:
+        Elasticity(min_width=0, filter_importance="L3", divsor=8)  # type: ignore[arg-type,call-arg]
+    assert str(caught.value).splitlines() == [
+        "Elasticity: 3 faults",
+        "  min_width is 0: must be greater than or equal to 1",
+        "  filter_importance is 'L3': must be 'L1', 'L2', 'geometric_median' or 'external'",
+        "  divsor is not a setting of Elasticity; did you mean 'divisor'?",
+    ]
 
 
 def test_settings_from_a_file() -> None:
-    assert Elasticity.of({}) == Elasticity()
-    found = Elasticity.of({"dimensions": ["width"], "width_multipliers": [1.0, 0.5], "max_num_widths": None})
+    assert hash(Elasticity()) == hash(Elasticity(("depth", "width", "kernel")))
+    found = Elasticity(**{"dimensions": ["width"], "width_multipliers": [1.0, 0.5], "max_num_widths": None})
     assert found == Elasticity(("width",), (1.0, 0.5))
     assert hash(found) == hash(Elasticity(("width",), (1.0, 0.5)))
-    named = Elasticity.of({"widths": {"a": [2, 4]}, "pin": "b", "filter_importance": "geometric mean"})
+    named = Elasticity(**{"widths": {"a": [2, 4]}, "pin": "b", "filter_importance": "geometric mean"})
     assert (named.sizes, named.pin, named.filter_importance) == ({"a": (2, 4)}, ("b",), "geometric_median")
-    assert Elasticity.of(json.loads(json.dumps(asdict(named)))) == named
-    with pytest.raises(ElasticityError, match="no setting 'width'; there are dimensions, width_multipliers, min_width"):
-        Elasticity.of({"width": 3})
+    assert Elasticity(**json.loads(json.dumps(asdict(named)))) == named
+    with pytest.raises(ElasticityError, match="width is not a setting of Elasticity; did you mean 'widths'"):
+        Elasticity(**{"width": 3})
 
 
 # variables

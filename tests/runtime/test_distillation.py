@@ -110,12 +110,12 @@ def test_teacher_gets_no_gradient() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"teacher": "me"}, "teacher: 'me' is not one of maximal, original"),
-        ({"type": "kl"}, "type: 'kl' is not one of softmax, mse"),
-        ({"scale": 0.0}, "scale: 0.0 is not positive"),
-        ({"scale": -1.0}, "scale: -1.0 is not positive"),
-        ({"hard": -1.0}, "hard: -1.0 is negative"),
-        ({"temperature": 0.0}, "temperature: 0.0 is not positive"),
+        ({"teacher": "me"}, "teacher is 'me': must be 'maximal' or 'original'"),
+        ({"type": "kl"}, "type is 'kl': must be 'softmax' or 'mse'"),
+        ({"scale": 0.0}, "scale is 0.0: must be greater than 0"),
+        ({"scale": -1.0}, "scale is -1.0: must be greater than 0"),
+        ({"hard": -1.0}, "hard is -1.0: must be greater than or equal to 0"),
+        ({"temperature": 0.0}, "temperature is 0.0: must be greater than 0"),
         ({"type": "mse", "temperature": 2.0}, "temperature belongs to the type softmax"),
     ],
 )

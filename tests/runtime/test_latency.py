@@ -18,9 +18,10 @@ from bnas.passes import Subnet
 from bnas.passes.errors import BnasError
 from bnas.passes.lowering import lower
 from bnas.runtime import SuperNetwork, latency_measurement, latency_timing
-from bnas.runtime.latency import Latency, LatencyError
+from bnas.runtime.latency import Latency
 from bnas.runtime.latency_measurement import measure_latency
 from bnas.runtime.latency_session import feed_of
+from bnas.runtime.latency_settings import LatencyError, LatencySettings
 from bnas.runtime.latency_timing import WINDOWS, Runner, repeats_for, rounds, warmed
 from bnas.runtime.machine import CPU_FLAGS, differences, machine
 from bnas.runtime.onnx_session import open_session
@@ -162,12 +163,12 @@ def test_timing_is_divided_by_the_repeats(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"runs": 0}, "runs: 0 is not allowed; it must be at least 1"),
-        ({"warmup": 0}, "warmup: 0"),
-        ({"threads": 0}, "threads: 0"),
-        ({"repeats": 0}, "repeats: 0 is not allowed"),
-        ({"inter_threads": 0}, "inter_threads: 0"),
-        ({"batch": 0, "inputs": None}, "batch: 0"),
+        ({"runs": 0}, "runs is 0: must be greater than or equal to 1"),
+        ({"warmup": 0}, "warmup is 0"),
+        ({"threads": 0}, "threads is 0"),
+        ({"repeats": 0}, "repeats is 0"),
+        ({"inter_threads": 0}, "inter_threads is 0"),
+        ({"batch": 0, "inputs": None}, "batch is 0"),
         ({"provider": "CPUExecutionProvder"}, r"narrow: .* is not installed; there is .*did you mean 'CPUExecutionP"),
         ({"candidates": {"subnet": Subnet()}}, r"subnet: a Subnet needs the super-network it is from"),
         ({"reference": "wid"}, "'wid' is not one of the candidates narrow, wide"),
@@ -241,15 +242,15 @@ def test_inputs_that_cannot_be_made_up_are_named(shape: list[Any], kind: str, re
         get_inputs=lambda: [declared], get_modelmeta=lambda: SimpleNamespace(custom_metadata_map={})
     )
     with pytest.raises(LatencyError, match=reason):
-        feed_of("net", session, None, 5, 0)
+        feed_of("net", session, None, LatencySettings(batch=5))
 
 
 def test_dynamic_axes_have_the_sizes_of_the_example_or_given_ones() -> None:
     graph = symbolic_trace(nn.Conv2d(3, 4, 3)).eval()
     graph.meta["dynamic"] = {"input": {0: "batch", 2: "height", 3: "width"}}
     session = open_session(lower(graph, [torch.zeros(2, 3, 8, 9)]).SerializeToString())
-    assert feed_of("net", session, None, 5, 0)["input"].shape == (5, 3, 8, 9)
-    assert feed_of("net", session, None, 1, 0, {"width": 20})["input"].shape == (1, 3, 8, 20)
+    assert feed_of("net", session, None, LatencySettings(batch=5))["input"].shape == (5, 3, 8, 9)
+    assert feed_of("net", session, None, LatencySettings(sizes={"width": 20}))["input"].shape == (1, 3, 8, 20)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from torch import nn
 
 from bnas.digits import DigitNet
 from bnas.passes import Subnet
-from bnas.runtime import Latency, LatencyError, LatencyModel, SuperNetwork, latency_sample
+from bnas.runtime import Latency, LatencyError, LatencyModel, LatencySettings, SuperNetwork, latency_sample
 from bnas.runtime.latency_model import kendall_tau
 from bnas.runtime.latency_sample import FEATURES, ratios, spread
 
@@ -105,9 +105,9 @@ def test_groups_are_related_to_the_maximal(
     law, asked, repeats = made_up(supernet, chosen), list[int](), list[int | None]()
     groups: list[list[Subnet]] = []
 
-    def measure(named: dict[str, Subnet], **settings: Any) -> dict[str, Latency]:
+    def measure(named: dict[str, Subnet], _: None, settings: LatencySettings, **__: Any) -> dict[str, Latency]:
         slow = 2.0 ** len(asked)
-        repeats.append(settings.get("repeats"))
+        repeats.append(settings.repeats)
         groups.append(list(named.values()))
         asked.append(len(named))
         base = law[chosen[0]]
@@ -117,14 +117,14 @@ def test_groups_are_related_to_the_maximal(
         }
 
     monkeypatch.setattr(latency_sample, "measure_latency", measure)
-    now = ratios(supernet, chosen)
+    now = ratios(supernet, chosen, LatencySettings())
     assert asked == [6, 6, 3] * 3
     assert list(now.found) == chosen
     assert (now.level_ms, now.repeats) == (pytest.approx(2**4 * law[chosen[0]]), 7)  # of the fifth group of nine
     np.testing.assert_allclose(list(now.found.values()), [law[one] / law[chosen[0]] for one in chosen])
     assert len({frozenset(one) for one in groups}) == len(groups)  # never in the same company
-    model = LatencyModel.fit(supernet, 12, batch=4, threads=2)
-    assert model.settings == {"batch": 4, "threads": 2, "provider": "CPUExecutionProvider", "repeats": 7}
+    model = LatencyModel.fit(supernet, subnets=12, batch=4, threads=2)
+    assert model.settings == LatencySettings(subnets=12, batch=4, threads=2, repeats=7)
     assert (model.tau, model.level) == (1, pytest.approx(2**13 * law[chosen[0]]))
     assert repeats == [None, *[7] * 8] * 2  # as many in one group as in the other
     model.save(tmp_path / "latency.json")
@@ -137,11 +137,11 @@ def test_groups_are_related_to_the_maximal(
 
 def test_saved_and_loaded_it_says_the_same(supernet: SuperNetwork, tmp_path: Path) -> None:
     chosen = spread(supernet, 15, np.random.default_rng(0))
-    model = LatencyModel.of(supernet, made_up(supernet, chosen, noise=0.1), {"batch": 2})
+    model = LatencyModel.of(supernet, made_up(supernet, chosen, noise=0.1), LatencySettings(batch=2))
     model.save(tmp_path / "latency.json")
     again = LatencyModel.load(tmp_path / "latency.json", supernet)
     np.testing.assert_array_equal(again.many(chosen), model.many(chosen))
-    assert (again.tau, again.error, again.settings) == (model.tau, model.error, {"batch": 2})
+    assert (again.tau, again.error, again.settings) == (model.tau, model.error, LatencySettings(batch=2))
 
 
 def changed(data: dict[str, Any], key: str, value: Any) -> str:

@@ -109,9 +109,9 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_a_large_model_is_measured_from_a_file(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[type] = []
 
-    def session(source: Path | bytes, **settings: Any) -> Any:
+    def session(source: Path | bytes, settings: Any) -> Any:
         opened.append(type(source))
-        return open_session(source, **settings)
+        return open_session(source, settings)
 
     monkeypatch.setattr(onnx_file, "SIZE_LIMIT", limit)
     monkeypatch.setattr(onnx_file, "STRUCTURE", 1_000)

@@ -84,6 +84,7 @@ def test_what_is_excluded_stays_in_floating_point(
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
+        ({"calibration": None}, r"calibration: give batches of inputs and targets, such as bnas.Int8\(loader\)"),
         ({"calibration": []}, "calibration: there is not a single sample"),
         ({"calibration": [(torch.zeros(0, 3, 8, 8), torch.zeros(0))]}, "there is not a single sample"),
         ({"calibration": [(torch.zeros(4, 1, 8, 8), torch.zeros(4))]}, r"shapes \[\(1, 8, 8\)\], but the model takes"),
@@ -106,9 +107,9 @@ def test_what_does_not_fit_is_refused_and_leaves_no_file(
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"samples": 0}, "samples: 0"),
-        ({"method": "best"}, "'best' is not one of minmax, entropy, percentile"),
-        ({"calibration": None}, "calibration: must be batches of inputs and targets, not NoneType"),
+        ({"samples": 0}, "samples is 0: must be greater than or equal to 1"),
+        ({"method": "best"}, "method is 'best': must be 'minmax', 'entropy' or 'percentile'"),
+        ({"calibration": 3}, "calibration is 3: must be batches of inputs and targets, not int"),
     ],
 )
 def test_settings_are_checked(settings: dict[str, Any], reason: str) -> None:

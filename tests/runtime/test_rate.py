@@ -56,11 +56,14 @@ def test_each_stage_has_a_cosine_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"base_lr": 0.0}, "lr_schedule.base_lr: 0.0 is not a positive number"),
-        ({"base_lr": float("inf")}, "lr_schedule.base_lr: inf"),
-        ({"base_lr": 0.1, "warmup_lr": -1.0}, "lr_schedule.warmup_lr: -1.0"),
-        ({"base_lr": 0.1, "warmup_epochs": -1}, "lr_schedule.warmup_epochs: -1 is negative"),
-        ({"base_lr": 0.1, "num_epochs": 2, "warmup_epochs": 2}, "lr_schedule.num_epochs: 2 is not more than the 2"),
+        ({"base_lr": 0.0}, "base_lr is 0.0: must be greater than 0"),
+        ({"base_lr": float("inf")}, "base_lr is inf: must be a finite number"),
+        ({"base_lr": 0.1, "warmup_lr": -1.0}, "warmup_lr is -1.0: must be greater than 0"),
+        ({"base_lr": 0.1, "warmup_epochs": -1}, "warmup_epochs is -1: must be greater than or equal to 0"),
+        (
+            {"base_lr": 0.1, "num_epochs": 2, "warmup_epochs": 2},
+            "warmup_epochs is 2: must be less than num_epochs, which is 2",
+        ),
     ],
 )
 def test_bounds(settings: dict[str, Any], message: str) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from training_cases import supernet
 
 from bnas.passes import SearchSpace, Subnet
-from bnas.runtime import Schedule, Stage, TrainingError
+from bnas.runtime import Recipe, Schedule, Stage, TrainingError
 from bnas.runtime.sampler import Estimate, Sampler
 
 NET = supernet()
@@ -101,7 +101,7 @@ def test_losses_that_are_no_numbers_are_not_learned_from() -> None:
 
 def test_sub_networks_of_a_stage_are_of_its_space() -> None:
     stage = Stage(("depth",), depth_indicator=1)
-    plan = Schedule(NET, [stage, Stage()], steps_per_epoch=30, sampling="attentive")
+    plan = Schedule(NET, [stage, Stage()], Recipe(sampling="attentive"), steps_per_epoch=30)
     spaces = [stage.space(SPACE), SPACE]
     for step in range(60):
         subnets = plan.step()
@@ -111,11 +111,13 @@ def test_sub_networks_of_a_stage_are_of_its_space() -> None:
 
 
 def test_bad_input_is_told() -> None:
-    with pytest.raises(TrainingError, match="sampling: 'even' is not one of uniform, spread, attentive"):
-        sampler("even")
-    plan = Schedule(NET, steps_per_epoch=3, sampling="attentive")
+    with pytest.raises(TrainingError, match="sampling is 'even': must be 'uniform', 'spread' or 'attentive'"):
+        Recipe(sampling="even")  # type: ignore[arg-type]
+    plan = Schedule(NET, recipe=Recipe(sampling="attentive"), steps_per_epoch=3)
     plan.step()
     with pytest.raises(TrainingError, match="there are 3 losses of 2 sub-networks"):
         plan.tell([1.0, 2.0, 3.0])
-    with pytest.raises(TrainingError, match="'attentive' holds losses against the maximal's, which the rule 'random'"):
-        Schedule(NET, steps_per_epoch=3, sampling="attentive", rule="random")
+    with pytest.raises(
+        TrainingError, match="attentive sampling holds losses against the maximal's, which the rule 'random'"
+    ):
+        Recipe(sampling="attentive", rule="random")

@@ -15,7 +15,7 @@ from torch import nn
 from training_cases import batches, plain, same, supernet, tensors
 
 from bnas.passes import Subnet
-from bnas.runtime import CosineSchedule, Schedule, Stage, SuperNetwork, Trainer, TrainingError, schedule
+from bnas.runtime import CosineSchedule, Recipe, Schedule, Stage, SuperNetwork, Trainer, TrainingError, schedule
 from bnas.runtime.average import Average
 from bnas.runtime.schedule import optimizer_tensors
 
@@ -24,7 +24,7 @@ NET = supernet()
 
 
 def steps(stages: Sequence[Stage] = (Stage(),), per_epoch: int = 12, **options: Any) -> list[tuple[Subnet, ...]]:
-    plan = Schedule(NET, stages, steps_per_epoch=per_epoch, **options)
+    plan = Schedule(NET, stages, Recipe(**options), steps_per_epoch=per_epoch)
     return [plan.step() for _ in range(plan.steps)]
 
 
@@ -48,9 +48,10 @@ def test_minimal_is_that_of_the_stage() -> None:
 def test_subnets_per_step(rule: str, least: int) -> None:
     for count in (least, 4):
         assert all(len(one) == count for one in steps(rule=rule, subnets_per_step=count))
-    with pytest.raises(TrainingError, match=f"subnets_per_step: {least - 1} is too few for the rule '{rule}'"):
+    fault = "too few for the rule" if least > 1 else "must be greater than or equal to 1"
+    with pytest.raises(TrainingError, match=f"subnets_per_step is {least - 1}: {fault}"):
         steps(rule=rule, subnets_per_step=least - 1)
-    with pytest.raises(TrainingError, match="rule: 'sandwhich' is not one of random, maximal, sandwich"):
+    with pytest.raises(TrainingError, match="rule is 'sandwhich': must be 'random', 'maximal' or 'sandwich'"):
         steps(rule="sandwhich")
 
 
@@ -61,7 +62,7 @@ def test_spread_samples_are_of_all_sizes() -> None:
         assert abs(drawn.count((full,)) / 2000 - large) < 0.04
         assert abs(drawn.count((least,)) / 2000 - small) < 0.04
         assert drawn == steps(per_epoch=2000, rule="random", sampling=sampling)
-    with pytest.raises(TrainingError, match="sampling: 'even' is not one of uniform, spread, attentive"):
+    with pytest.raises(TrainingError, match="sampling is 'even': must be 'uniform', 'spread' or 'attentive'"):
         steps(sampling="even")
 
 
@@ -131,7 +132,7 @@ def test_state_is_plain_data_and_goes_on_exactly(stop: int) -> None:
     def made() -> tuple[Schedule, torch.optim.Optimizer]:
         optimizer = torch.optim.SGD(NET.parameters(), lr=0.1)
         stages = [Stage(("depth",), 1, sample_rate=2), Stage(sample_rate=3)]
-        return Schedule(NET, stages, steps_per_epoch=5, subnets_per_step=4, optimizer=optimizer), optimizer
+        return Schedule(NET, stages, Recipe(subnets_per_step=4), steps_per_epoch=5, optimizer=optimizer), optimizer
 
     plan, optimizer = made()
     for _ in range(stop):
@@ -176,7 +177,7 @@ def own_loop(net: SuperNetwork, stages: Sequence[Stage], **options: Any) -> None
     loader = batches(4)
     net.train()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
-    plan = Schedule(net, stages, steps_per_epoch=len(loader), optimizer=optimizer, **options)
+    plan = Schedule(net, stages, Recipe(**options), steps_per_epoch=len(loader), optimizer=optimizer)
     for _ in range(plan.epochs):
         for x, y in loader:
             for subnet in plan.step():
@@ -206,7 +207,7 @@ def outputs_after(reorg: bool) -> tuple[list[torch.Tensor], SuperNetwork]:
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
     average = Average(dict(net.model.named_parameters()), 0.8)
     stages = [Stage(), Stage(reorg_weights=reorg)]
-    plan = Schedule(net, stages, steps_per_epoch=3, optimizer=optimizer, subnets_per_step=1)
+    plan = Schedule(net, stages, Recipe(subnets_per_step=1), steps_per_epoch=3, optimizer=optimizer)
     for _ in range(2):
         for x, y in batches():
             (subnet,) = plan.step([average.tensors])
@@ -260,4 +261,4 @@ def test_seed_fixes_the_subnetworks(seed: int) -> None:
 
 def test_model_without_a_width_has_the_stages_of_its_dimensions() -> None:
     net = SuperNetwork.from_model(nn.Linear(3, 2), torch.zeros(2, 3))
-    assert Schedule(net, [Stage()], steps_per_epoch=1, rule="sandwich").step() == (net.space.maximal(),) * 3
+    assert Schedule(net, [Stage()], Recipe(rule="sandwich"), steps_per_epoch=1).step() == (net.space.maximal(),) * 3

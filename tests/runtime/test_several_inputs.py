@@ -163,7 +163,9 @@ def test_search_trains_and_evaluates_dicts() -> None:
     made = supernet()
     evaluator = bnas.Evaluator(made, loader("batch"), loader("batch"))
     objectives = [bnas.Objective("accuracy", "max"), bnas.Objective("macs", "min")]
-    result = bnas.Searcher(made, evaluator, objectives, population=4, num_evals=6).run()
+    result = bnas.Searcher(
+        made, evaluator, objectives, bnas.SearchSettings(algorithm=bnas.NSGA2(population=4), num_evals=6)
+    ).run()
     assert len(result.evaluations) == 6
 
 
@@ -221,8 +223,8 @@ def test_latency_at_given_sizes_makes_indices_up() -> None:
 
 def test_a_latency_model_is_fitted_at_given_sizes(tmp_path: Path) -> None:
     made = supernet()
-    model = bnas.LatencyModel.fit(made, 8, runs=2, sizes={"length": 48})
-    assert model.settings["sizes"] == {"length": 48}
+    model = bnas.LatencyModel.fit(made, subnets=8, runs=2, sizes={"length": 48})
+    assert model.settings.sizes == {"length": 48}
     model.save(tmp_path / "latency.json")
     assert bnas.LatencyModel.load(tmp_path / "latency.json", made).settings == model.settings
     with pytest.raises(LatencyError, match="there is no dynamic axis 'lenght'; there are batch, length"):

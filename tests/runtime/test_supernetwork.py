@@ -265,7 +265,7 @@ def test_settings_come_as_a_mapping_too() -> None:
     assert supernet.elasticity == Elasticity(("width",), (1.0, 0.5), 2, 2)
     assert supernet.space.blocks == ()
     assert SuperNetwork.from_model(one.module, one.example_inputs).elasticity == Elasticity()
-    with pytest.raises(ElasticityError, match="no setting 'width'; there are dimensions, width_multipliers"):
+    with pytest.raises(ElasticityError, match="width is not a setting of Elasticity; did you mean 'widths'"):
         SuperNetwork.from_model(one.module, one.example_inputs, {"width": [1.0]})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,10 @@ import torch
 from bnas.digits import DigitNet
 from bnas.passes import Subnet
 from bnas.runtime import Evaluator, SuperNetwork
-from bnas.search import EvaluationLog, Objective, RecordError, Searcher
+from bnas.search import NSGA2, EvaluationLog, Objective, RecordError, Searcher, SearchSettings
 
 OBJECTIVES = (Objective("accuracy", "max"), Objective("macs", "min"))
-SETTINGS: dict[str, Any] = {"population": 8, "num_evals": 60}
+SETTINGS = SearchSettings(algorithm=NSGA2(population=8), num_evals=60)
 
 
 def test_all_of_the_front_is_exact(make_space: Any, zdt1: Any, tmp_path: Path) -> None:
@@ -25,7 +26,7 @@ def test_all_of_the_front_is_exact(make_space: Any, zdt1: Any, tmp_path: Path) -
         return {name: round(value, 1) for name, value in zdt1(space)(subnet).items()}
 
     def run() -> Any:
-        return Searcher(space, rough, OBJECTIVES, confirm=exact, log=tmp_path / "log.jsonl", **SETTINGS).run()
+        return Searcher(space, rough, OBJECTIVES, replace(SETTINGS, confirm=exact), log=tmp_path / "log.jsonl").run()
 
     result = run()
     assert all(dict(one.values) == dict(zdt1(space)(one.subnet)) for one in result.pareto())
@@ -45,7 +46,7 @@ def test_what_cannot_be_confirmed_leaves_the_front(make_space: Any, zdt1: Any) -
             raise RuntimeError("no memory")
         return dict(zdt1(space)(subnet))
 
-    result = Searcher(space, zdt1(space), OBJECTIVES, confirm=fails, **SETTINGS).run()
+    result = Searcher(space, zdt1(space), OBJECTIVES, replace(SETTINGS, confirm=fails)).run()
     assert [one.subnet for one in result.failed] == [space.minimal()]
     assert space.minimal() not in [one.subnet for one in result.pareto()]
 
@@ -65,7 +66,9 @@ def test_rough_evaluator_ranks_and_the_exact_one_confirms(tmp_path: Path) -> Non
     assert rough.evaluate(subnet)["accuracy"] == pytest.approx(exact.evaluate(subnet)["accuracy"], rel=0.05)
     assert rough.evaluate_many([subnet]) == [rough.evaluate(subnet)]
     log = tmp_path / "log.jsonl"
-    result = Searcher(supernet, rough, OBJECTIVES, confirm=exact, population=4, num_evals=8, log=log).run()
+    result = Searcher(
+        supernet, rough, OBJECTIVES, SearchSettings(algorithm=NSGA2(population=4), confirm=exact, num_evals=8), log=log
+    ).run()
     assert all(dict(one.values) == exact.evaluate(one.subnet) for one in result.pareto())
     with pytest.raises(RecordError, match="-bfloat16, not"):
         Searcher(supernet, exact, OBJECTIVES, log=log)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bnas.passes import SearchSpace, Subnet
-from bnas.search import Evaluation, Objective, Searcher, SearchResult
+from bnas.search import NSGA2, RNSGA2, Evaluation, Objective, RandomSearch, Searcher, SearchResult, SearchSettings
 
 STEPS = 21
 Problem = Callable[[Sequence[float]], Sequence[float]]
@@ -75,14 +75,14 @@ def test_front_is_found_where_random_search_does_not(name: str) -> None:
     best = ideal(problem, count, variables, objectives)
 
     def missing(algorithm: Any) -> float:
-        settings = {"population": 40, "num_evals": 2000, "seed": 0, "mutation_prob": 2 / variables}
-        found = Searcher(space, evaluate, objectives, algorithm=algorithm, **settings).run().hypervolume(corner)
+        settings = SearchSettings(algorithm=algorithm, num_evals=2000)
+        found = Searcher(space, evaluate, objectives, settings).run().hypervolume(corner)
         assert found <= best + 1e-9
         return 1 - found / best
 
-    lost = missing("NSGA2")
+    lost = missing(NSGA2(population=40, mutation_prob=2 / variables))
     assert lost < 0.02
-    assert missing("random") > 3 * lost
+    assert missing(RandomSearch(population=40)) > 3 * lost
 
 
 def test_reference_points_draw_the_population() -> None:
@@ -90,11 +90,12 @@ def test_reference_points_draw_the_population() -> None:
     problem, count, variables = PROBLEMS["zdt1"]
     space, objectives = space_of(variables), [Objective(value, "min") for value in "ab"]
     evaluate, point = shifted(problem, count, space), np.array([0.25, 0.4])
-    settings: dict[str, Any] = {"population": 20, "num_evals": 1200, "mutation_prob": 0.2}
 
-    def near(**more: Any) -> int:
-        result = Searcher(space, evaluate, objectives, **settings, **more).run()
+    def near(algorithm: Any) -> int:
+        settings = SearchSettings(algorithm=algorithm, num_evals=1200)
+        result = Searcher(space, evaluate, objectives, settings).run()
         rows = np.array([[one.values["a"], one.values["b"]] for one in result.evaluations])
         return int((np.abs(rows - point).max(1) < 0.35).sum())
 
-    assert near(algorithm="RNSGA2", aspiration_points=[point.tolist()], epsilon=0.01) > 1.5 * near()
+    aspiring = RNSGA2(population=20, mutation_prob=0.2, aspiration_points=[point.tolist()], epsilon=0.01)
+    assert near(aspiring) > 1.5 * near(NSGA2(population=20, mutation_prob=0.2))

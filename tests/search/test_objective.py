@@ -18,7 +18,7 @@ def test_cost_is_less_where_the_value_is_better() -> None:
 @pytest.mark.parametrize(
     ("name", "direction", "reason"),
     [
-        pytest.param("macs", "down", "'down' is neither 'min' nor 'max'", id="direction"),
+        pytest.param("macs", "down", "direction is 'down': must be 'min' or 'max'", id="direction"),
         pytest.param("", "min", "non-empty", id="empty"),
         pytest.param("a\nb", "min", "printable", id="newline"),
         pytest.param("seconds", "min", "have their own columns index, seconds, failure, subnet", id="reserved"),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from bnas.passes import SearchSpace, Subnet
 from bnas.runtime.racing import Bar
-from bnas.search import Evaluation, Objective, Searcher, SearchError
+from bnas.search import NSGA2, Evaluation, Objective, Searcher, SearchError, SearchSettings
 from bnas.search.evaluation_log import EvaluationLog
 from bnas.search.racing import Racing
 
@@ -77,9 +77,10 @@ class Costly:
         return {"macs": np.array([sum(subnet.widths.values()) for subnet in subnets], dtype=float)}
 
 
-def search(space: SearchSpace, evaluate: Any, log: Any = None, **settings: Any) -> Searcher:
+def search(space: SearchSpace, evaluate: Any, log: Any = None, racing: float | None = None) -> Searcher:
     objectives = OBJECTIVES[:2]
-    return Searcher(Costly(space), evaluate, objectives, population=12, num_evals=120, log=log, **settings)
+    settings = SearchSettings(algorithm=NSGA2(population=12), num_evals=120, racing=racing)
+    return Searcher(Costly(space), evaluate, objectives, settings, log=log)
 
 
 def test_the_front_is_the_same_for_less(make_space: Callable[..., SearchSpace], tmp_path: Path) -> None:
@@ -114,15 +115,15 @@ def test_a_killed_search_goes_on_with_the_same_bars(make_space: Callable[..., Se
 @pytest.mark.parametrize("error", [0.0, 1.0, -1.0])
 def test_an_impossible_probability_is_refused(error: float, make_space: Callable[..., SearchSpace]) -> None:
     space = make_space()
-    with pytest.raises(SearchError, match="above 0 and below 1"):
+    with pytest.raises(SearchError, match=r"must be (greater than 0|less than 1)"):
         search(space, Mean(space), racing=error)
 
 
 def test_what_racing_needs_is_said(make_space: Callable[..., SearchSpace]) -> None:
     space = make_space()
     with pytest.raises(SearchError, match=r"beside those .* \(macs\); there is accuracy \(max\), speed \(max\)"):
-        Searcher(Costly(space), Mean(space), OBJECTIVES, racing=0.001)
+        Searcher(Costly(space), Mean(space), OBJECTIVES, SearchSettings(racing=0.001))
     with pytest.raises(SearchError, match=r"there is loss \(min\)"):
-        Searcher(Costly(space), Mean(space), [Objective("loss", "min")], racing=0.001)
+        Searcher(Costly(space), Mean(space), [Objective("loss", "min")], SearchSettings(racing=0.001))
     with pytest.raises(SearchError, match=r"needs a bnas\.Evaluator"):
         search(space, lambda subnet: {"accuracy": 1.0}, racing=0.001)

@@ -11,7 +11,7 @@ import torch
 from bnas.digits import DigitNet
 from bnas.passes import Subnet
 from bnas.runtime import Evaluator, SuperNetwork
-from bnas.search import EvaluationLog, Objective, RecordError, Searcher, SearchError
+from bnas.search import NSGA2, EvaluationLog, Objective, RecordError, Searcher, SearchError, SearchSettings
 from bnas.search.source import Source
 
 ACCURACY, MACS = Objective("accuracy", "max"), Objective("macs", "min")
@@ -31,7 +31,10 @@ def evaluator(supernet: SuperNetwork) -> Evaluator:
 
 def test_evaluator_and_costs_agree_with_one_by_one(supernet: SuperNetwork, evaluator: Evaluator) -> None:
     result = Searcher(
-        supernet, evaluator, (ACCURACY, MACS), constraints=["parameters <= 60 %"], population=4, num_evals=12
+        supernet,
+        evaluator,
+        (ACCURACY, MACS),
+        SearchSettings(algorithm=NSGA2(population=4), constraints=["parameters <= 60 %"], num_evals=12),
     ).run()
     full = supernet.costs(supernet.space.maximal())["parameters"]
     assert all(one.values["parameters"] <= 0.6 * full for one in result.pareto())
@@ -41,7 +44,9 @@ def test_evaluator_and_costs_agree_with_one_by_one(supernet: SuperNetwork, evalu
 
 def test_without_an_evaluator_costs_and_measures_are_searched(supernet: SuperNetwork) -> None:
     kept = Objective("blocks", "max", measure=lambda subnet: len(supernet.space.blocks) - len(subnet.skipped))
-    result = Searcher(supernet, objectives=(MACS, kept), population=4, num_evals=8).run()
+    result = Searcher(
+        supernet, objectives=(MACS, kept), settings=SearchSettings(algorithm=NSGA2(population=4), num_evals=8)
+    ).run()
     for one in result.evaluations:
         assert one.values["blocks"] == len(supernet.space.blocks) - len(one.subnet.skipped)
         assert one.values["macs"] == supernet.costs(one.subnet)["macs"]
@@ -51,7 +56,9 @@ def test_function_gets_the_costs_added(supernet: SuperNetwork) -> None:
     def accuracy(subnet: Subnet) -> dict[str, float]:
         return {"accuracy": 1.0 / (1 + len(subnet.skipped))}
 
-    result = Searcher(supernet, accuracy, (ACCURACY, MACS), population=4, num_evals=4).run()
+    result = Searcher(
+        supernet, accuracy, (ACCURACY, MACS), SearchSettings(algorithm=NSGA2(population=4), num_evals=4)
+    ).run()
     assert set(result.evaluations[0].values) == {"accuracy", *supernet.costs(supernet.space.maximal())}
 
 
@@ -59,7 +66,7 @@ def test_name_that_nobody_gives_is_refused_before_anything_runs(supernet: SuperN
     with pytest.raises(SearchError, match=r"'acuracy' is no value of an evaluation; .*did you mean 'accuracy'"):
         Searcher(supernet, evaluator, (Objective("acuracy", "max"), MACS))
     with pytest.raises(SearchError, match=r"'parameter' is no value.*did you mean 'parameters'"):
-        Searcher(supernet, evaluator, (ACCURACY, MACS), constraints=["parameter <= 60 %"])
+        Searcher(supernet, evaluator, (ACCURACY, MACS), SearchSettings(constraints=["parameter <= 60 %"]))
     with pytest.raises(SearchError, match="'accuracy' is no value of an evaluation; there is 'macs', 'parameters'"):
         Searcher(supernet, objectives=(ACCURACY, MACS))
 
@@ -88,8 +95,8 @@ def test_every_cost_is_an_objective_and_may_be_bounded(
     )
     bound = (full[name] + least[name]) / 2
     text = f"{name} <= {100 * bound / full[name] if unit else bound:.6f} {unit}"
-    settings = {"constraints": [text], "latency": model, "population": 4, "num_evals": 8}
-    result = Searcher(supernet, evaluator, (ACCURACY, Objective(name, "min")), **settings).run()  # type: ignore[arg-type]
+    settings = SearchSettings(algorithm=NSGA2(population=4), num_evals=8, constraints=(text,), latency=model)
+    result = Searcher(supernet, evaluator, (ACCURACY, Objective(name, "min")), settings).run()
     expected = [{**supernet.costs(one.subnet), "latency": model(one.subnet)}[name] for one in result.evaluations]
     assert [one.values[name] for one in result.evaluations] == pytest.approx(expected, rel=1e-12)
     feasible = [value for value in expected if value <= bound * (1 + 1e-6)]
@@ -115,27 +122,29 @@ def test_a_latency_model_is_asked_for_all_at_once(supernet: SuperNetwork) -> Non
 
 
 def test_latency_without_a_model_says_where_it_comes_from(supernet: SuperNetwork, evaluator: Evaluator) -> None:
-    with pytest.raises(SearchError, match=r"'latency' is no value.*Searcher\(..., latency=model\)"):
-        Searcher(supernet, evaluator, (ACCURACY, MACS), constraints=["latency <= 5"])
+    with pytest.raises(SearchError, match=r"'latency' is no value.*SearchSettings\(latency=model\)"):
+        Searcher(supernet, evaluator, (ACCURACY, MACS), SearchSettings(constraints=["latency <= 5"]))
     with pytest.raises(SearchError, match="did you mean 'peak_memory'"):
         Searcher(supernet, evaluator, (ACCURACY, Objective("peak_memry", "min")))
 
 
 def test_evaluations_of_another_supernetwork_are_refused(supernet: SuperNetwork, tmp_path: Path) -> None:
-    log, settings = tmp_path / "log.jsonl", {"population": 4, "num_evals": 4}
-    Searcher(supernet, objectives=(MACS,), log=log, **settings).run()  # type: ignore[arg-type]
+    log, settings = tmp_path / "log.jsonl", SearchSettings(num_evals=4)
+    Searcher(supernet, None, (MACS,), settings, log=log).run()
     assert len(EvaluationLog(log, supernet.fingerprint())) == 4
     weight = supernet.model.head.weight
     with torch.no_grad():
         weight[0, 0] += 1.0
         with pytest.raises(RecordError, match="evaluations of another super-network"):
-            Searcher(supernet, objectives=(MACS,), log=log, **settings)  # type: ignore[arg-type]
+            Searcher(supernet, None, (MACS,), settings, log=log)
         weight[0, 0] -= 1.0
 
 
 def test_part_of_the_space_is_searched(supernet: SuperNetwork) -> None:
     part = supernet.space.restrict(depth=False, width_indicator=2)
-    result = Searcher(supernet, objectives=(MACS,), space=part, population=8, num_evals=40).run()
+    result = Searcher(
+        supernet, objectives=(MACS,), settings=SearchSettings(algorithm=NSGA2(population=8), space=part, num_evals=40)
+    ).run()
     for one in result.evaluations:
         part.check(one.subnet)
         assert not one.subnet.skipped

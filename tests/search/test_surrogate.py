@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bnas.passes import SearchSpace, Subnet
-from bnas.search import Objective, Searcher, SearchError, SearchResult
+from bnas.search import NSGA2, Objective, RandomSearch, Searcher, SearchError, SearchResult, SearchSettings
 from bnas.search.surrogate import GaussianProcess
 
 SPACE = SearchSpace({f"w{i}": (2, 3, 4) for i in range(12)}, tuple(f"b{i}" for i in range(4)))
@@ -25,13 +25,14 @@ def measured(subnet: Subnet) -> dict[str, float]:
     return {"accuracy": float(1 - np.exp(-(genes @ worth) / 5)), "macs": float(genes @ cost / (cost.sum() * 2))}
 
 
-def search(count: int, **settings: Any) -> SearchResult:
-    return Searcher(SPACE, measured, OBJECTIVES, population=20, num_evals=count, **settings).run()
+def search(count: int, algorithm: NSGA2 | RandomSearch, seed: int = 0) -> SearchResult:
+    settings = SearchSettings(algorithm=algorithm, num_evals=count, seed=seed)
+    return Searcher(SPACE, measured, OBJECTIVES, settings).run()
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_half_the_evaluations_reach_what_plain_search_reaches(seed: int) -> None:
-    plain, predicted = search(160, seed=seed), search(80, seed=seed, predictor=True)
+    plain, predicted = search(160, NSGA2(), seed), search(80, NSGA2(predictor=True), seed)
     assert predicted.hypervolume(CORNER) >= plain.hypervolume(CORNER)
     half = SearchResult(plain.objectives, plain.evaluations[:80])
     assert half.hypervolume(CORNER) < plain.hypervolume(CORNER)
@@ -48,7 +49,8 @@ class Wrong:
 
 
 def test_predictor_that_knows_nothing_still_finds_more_than_chance() -> None:
-    assert search(120, predictor=Wrong()).hypervolume(CORNER) > search(120, algorithm="random").hypervolume(CORNER)
+    informed, chance = search(120, NSGA2(predictor=Wrong())), search(120, RandomSearch())
+    assert informed.hypervolume(CORNER) > chance.hypervolume(CORNER)
 
 
 def test_process_predicts_a_trend_and_a_deviation() -> None:
@@ -74,5 +76,5 @@ def test_missing_scikit_learn_says_what_to_install(monkeypatch: pytest.MonkeyPat
 
 
 def test_predictor_is_of_no_use_to_random_search() -> None:
-    with pytest.raises(SearchError, match="of no use to the algorithm 'random'"):
-        search(40, algorithm="random", predictor=True)
+    with pytest.raises(SearchError, match="predictor is not a setting of RandomSearch; there are name, population"):
+        RandomSearch(predictor=True)  # type: ignore[call-arg]

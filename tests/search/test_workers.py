@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -14,18 +15,30 @@ import worker_cases
 from worker_cases import SPACE, Evaluator, values
 
 from bnas.passes import Subnet
-from bnas.search import EvaluationLog, MetricError, Objective, Remote, Searcher, SearchError, SearchResult, Workers
+from bnas.search import (
+    NSGA2,
+    EvaluationLog,
+    MetricError,
+    Objective,
+    Remote,
+    Searcher,
+    SearchError,
+    SearchResult,
+    SearchSettings,
+    Workers,
+)
 
 OBJECTIVES = (Objective("accuracy", "max"), Objective("macs", "min"))
-SETTINGS: dict[str, Any] = {"population": 12, "num_evals": 48, "seed": 3}
+SETTINGS = SearchSettings(algorithm=NSGA2(population=12), num_evals=48, seed=3)
 
 CONTEXT = get_context("forkserver")
 CONTEXT.set_forkserver_preload(["bnas.search"])  # else each process imports torch again
 two_processes = partial(ProcessPoolExecutor, 2, CONTEXT)
 
 
-def searched(evaluate: Any, **settings: Any) -> SearchResult:
-    return Searcher(SPACE, evaluate, OBJECTIVES, **{**SETTINGS, **settings}).run()
+def searched(evaluate: Any, executor: Any = None, chunk: int = 1, log: Any = None) -> SearchResult:
+    workers = None if executor is None else Workers(executor, chunk)
+    return Searcher(SPACE, evaluate, OBJECTIVES, replace(SETTINGS, workers=workers), log=log).run()
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +115,14 @@ def test_what_cannot_be_sent_is_told() -> None:
 def test_empty_chunk_is_refused() -> None:
     with pytest.raises(SearchError, match="chunk 0"):
         Workers(two_processes, 0)
+
+
+def test_workers_serve_one_search_after_another(alone: SearchResult) -> None:
+    workers = Workers(partial(ThreadPoolExecutor, 2))
+    for _ in range(2):
+        assert Searcher(SPACE, values, OBJECTIVES, replace(SETTINGS, workers=workers)).run() == alone
+
+
+def test_an_executor_is_not_taken_for_workers() -> None:
+    with ThreadPoolExecutor(1) as executor, pytest.raises(SearchError, match=r"must be bnas\.search\.Workers, such as"):
+        replace(SETTINGS, workers=executor)

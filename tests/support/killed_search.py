@@ -11,7 +11,7 @@ from pathlib import Path
 
 from worker_cases import SPACE, values
 
-from bnas.search import Objective, Searcher
+from bnas.search import NSGA2, Objective, Searcher, SearchSettings
 
 OBJECTIVES = (Objective("accuracy", "max"), Objective("macs", "min"))
 
@@ -21,7 +21,9 @@ def main(log: str, result: str, seconds: float | None) -> None:
     if seconds is not None:
         threading.Timer(seconds, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
     start = time.perf_counter()
-    searcher = Searcher(SPACE, values, OBJECTIVES, population=12, num_evals=120, seed=7, log=log)
+    searcher = Searcher(
+        SPACE, values, OBJECTIVES, SearchSettings(algorithm=NSGA2(population=12), num_evals=120, seed=7), log=log
+    )
     front = [(one.index, one.subnet.to_json(), dict(one.values)) for one in searcher.run().pareto()]
     Path(result).write_text(repr(front), encoding="utf-8")
     Path(f"{result}.seconds").write_text(str(time.perf_counter() - start), encoding="utf-8")

@@ -1,0 +1,103 @@
+"""Classes of settings: frozen dataclasses that check their values, in Python as in a configuration file."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import field
+from numbers import Integral, Real
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+
+from pydantic import BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, ValidationError, ValidationInfo
+from pydantic.dataclasses import dataclass
+from pydantic_core import CoreSchema, PydanticKnownError, PydanticOmit, core_schema
+from typing_extensions import dataclass_transform
+
+from .errors import BnasError
+from .faults import faults
+
+T = TypeVar("T")
+
+FILE = "a configuration file"
+"""The context of a validation whose values come from a file."""
+
+CHECKED = ConfigDict(extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(field, Field))
+def settings(error: type[BnasError], *, kw_only: bool = False) -> Callable[[type[T]], type[T]]:
+    """Make a class a frozen pydantic dataclass, whose faults are an `error` that names all of them.
+
+    In a configuration file the same class is a section: pydantic then reports its faults with those of the file.
+    """
+
+    def decorate(cls: type[T]) -> type[T]:
+        made: Any = dataclass(frozen=True, kw_only=kw_only, config=CHECKED)(cls)
+        made.__init__ = _told(made, made.__init__, error)
+        return made  # type: ignore[no-any-return]
+
+    return decorate
+
+
+def _told(cls: type, init: Callable[..., None], error: type[BnasError]) -> Callable[..., None]:
+    @functools.wraps(init)
+    def checked(self: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            init(self, *args, **kwargs)
+        except ValidationError as found:
+            names = list(inspect.signature(cls).parameters)
+            told = faults(found, cls, {**dict(zip(names, args, strict=False)), **kwargs})
+            many = f"{cls.__name__}: {len(told)} faults\n  " if len(told) > 1 else ""
+            raise error(many + "\n  ".join(told)) from None
+
+    return checked
+
+
+def _number(value: Any, info: ValidationInfo) -> Any:
+    """Plain numbers of numpy's; text is a number in a file only, since YAML takes 1e-4 for text."""
+    if isinstance(value, str) and info.context != FILE:
+        raise ValueError("must be a number, not text")
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        return int(value)
+    return float(value) if isinstance(value, Real) and not isinstance(value, bool) else value
+
+
+def _several(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+NUMBER = BeforeValidator(_number)
+"""For numbers with bounds of their own: ``Annotated[int, Field(ge=4), NUMBER]``."""
+
+Number: TypeAlias = Annotated[float, NUMBER]
+Count: TypeAlias = Annotated[int, Field(ge=1), NUMBER]
+Whole: TypeAlias = Annotated[int, Field(ge=0), NUMBER]
+Positive: TypeAlias = Annotated[float, Field(gt=0), NUMBER]
+NotNegative: TypeAlias = Annotated[float, Field(ge=0), NUMBER]
+Probability: TypeAlias = Annotated[float, Field(ge=0, le=1), NUMBER]
+Fraction: TypeAlias = Annotated[float, Field(ge=0, lt=1), NUMBER]
+Share: TypeAlias = Annotated[float, Field(gt=0, le=1), NUMBER]
+Dimension: TypeAlias = Literal["depth", "width", "kernel"]
+Names: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(_several, json_schema_input_type=str | tuple[str, ...])]
+"""Several names; one by itself is a list of one."""
+
+
+class _NotInFile:
+    """Marks a field that holds an object of the running process."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.with_info_plain_validator_function(_from_python)
+
+    def __get_pydantic_json_schema__(self, *_: Any) -> Any:
+        raise PydanticOmit
+
+
+def _from_python(value: Any, info: ValidationInfo) -> Any:
+    if info.context == FILE:
+        raise PydanticKnownError("extra_forbidden")
+    return value
+
+
+NotInFile = Annotated[T, _NotInFile(), Field(exclude=True)]
+"""A field that Python sets and no file has."""

@@ -1,0 +1,52 @@
+"""How latency is measured."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from bnas.passes.errors import BnasError
+from bnas.passes.settings import NUMBER, Count, Whole, settings
+
+CPU = "CPUExecutionProvider"
+
+
+class LatencyError(BnasError, ValueError):
+    """A measurement was asked for that cannot be made."""
+
+
+@settings(LatencyError, kw_only=True)
+class LatencySettings:
+    """How the latency of models is measured; `bnas.measure_latency` and `bnas.LatencyModel.fit` take it.
+
+    Raises:
+        LatencyError: names every setting that is out of its bounds.
+    """
+
+    batch: Count = 1
+    """Samples in a run."""
+    threads: Count = 1
+    """Threads within an operator."""
+    inter_threads: Count = 1
+    """Operators that may run at the same time."""
+    runs: Count = 50
+    """Timings of each model; with fewer than 50 nothing is called stable."""
+    warmup: Count = 10
+    """Least runs before the first timing; as many again until the median settles, at most ten times."""
+    repeats: Count | None = None
+    """Runs of a model within one timing; by default more than one where all models are very quick."""
+    provider: str = CPU
+    """Execution provider of ONNX Runtime, among those that are installed."""
+    subnets: Annotated[int, Field(ge=6), NUMBER] = 16
+    """So many sub-networks are measured to fit a latency model, where an objective or a constraint is latency."""
+    sizes: dict[str, Count] | None = None
+    """Sizes of dynamic axes by name, such as {"length": 128}; by default those of the example inputs."""
+    seed: Whole = 0
+    """Fixes made-up inputs, the order of timings and the sub-networks that a latency model is fitted on."""
+
+    @classmethod
+    def of(cls, given: LatencySettings | None, changes: dict[str, Any]) -> LatencySettings:
+        """Return `given`, by default the defaults, with `changes` by name."""
+        return replace(given or cls(), **changes)

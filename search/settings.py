@@ -1,0 +1,89 @@
+"""What a search does: its algorithm, its length, its bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+
+from pydantic import Field, PlainSerializer, PlainValidator, ValidationInfo, field_validator
+
+from bnas.passes.settings import NUMBER, NotInFile, Whole, settings
+from bnas.search.algorithms import NSGA2, POPULATION, Choice
+from bnas.search.constraint import Constraint
+from bnas.search.errors import SearchError
+from bnas.search.workers import Workers
+
+if TYPE_CHECKING:
+    from bnas.passes import SearchSpace, Subnet
+else:
+    SearchSpace = Subnet = Any  # pydantic reads the annotations, and need not load them
+
+
+def _bound(given: Any) -> Constraint:
+    if not isinstance(given, str | Constraint):
+        raise ValueError("must be text such as 'parameters <= 60 %'")
+    try:
+        return Constraint.of(given)
+    except SearchError as error:
+        raise ValueError(str(error).partition(": ")[2]) from None
+
+
+if TYPE_CHECKING:
+    Bound: TypeAlias = Constraint | str
+else:
+    Bound = Annotated[Constraint, PlainValidator(_bound, json_schema_input_type=str), PlainSerializer(str)]
+
+
+@settings(SearchError, kw_only=True)
+class SearchSettings:
+    """How sub-networks are searched for; `bnas.Searcher` takes it.
+
+    Raises:
+        SearchError: names every setting that is out of its bounds.
+    """
+
+    algorithm: Choice = NSGA2()
+    """How candidates are made: `NSGA2`, `RNSGA2` or `RandomSearch`, or one of them by name."""
+    num_evals: Annotated[int, Field(ge=4), NUMBER] = 150
+    """How many sub-networks are looked at, those from the log included; fewer if the space has no more."""
+    seed: Whole = 0
+    """Fixes every random choice."""
+    constraints: tuple[Bound, ...] = ()
+    """Bounds that hold before any objective counts, such as "parameters <= 60 %"; see `bnas.search.Constraint`."""
+    racing: Annotated[float, Field(gt=0, lt=1), NUMBER] | None = None
+    """Measure a candidate no further that seems dominated after a part of the validation samples: the probability of
+    being wrong, such as 0.001. Needs a metric that is a mean over samples of values from 0 to 1, as accuracy is."""
+    space: NotInFile[SearchSpace | None] = None
+    """The part of the super-network's space to search, such as what its last stage trained; by default all."""
+    latency: NotInFile[Callable[[Subnet], float] | None] = None
+    """Gives the value "latency" of a sub-network, such as a `bnas.LatencyModel`. Save the model where there is a log:
+    evaluations in a log keep the latency they had."""
+    confirm: NotInFile[Any] = None
+    """An exact evaluation, where the searcher has a rough one: measures the front again. Its log stands beside the
+    other, with ".confirmed" behind the name."""
+    workers: NotInFile[Workers | None] = None
+    """Evaluate in other processes or on other machines; by default here."""
+
+    @field_validator("num_evals")
+    @classmethod
+    def _one_generation(cls, count: int, known: ValidationInfo) -> int:
+        check_population(getattr(known.data.get("algorithm"), "population", None), count)
+        return count
+
+    @field_validator("workers")
+    @classmethod
+    def _are_workers(cls, workers: Any) -> Any:
+        if workers is not None and not isinstance(workers, Workers):
+            raise ValueError("must be bnas.search.Workers, such as Workers(executor, chunk=5)")
+        return workers
+
+    @property
+    def population(self) -> int:
+        """Candidates of a generation."""
+        return self.algorithm.population or min(POPULATION, self.num_evals)
+
+
+def check_population(population: int | None, count: int) -> None:
+    """Raise ValueError where there are fewer evaluations than a generation has candidates."""
+    if population is not None and population > count:
+        raise ValueError(f"the population of {population} is larger; lower the population or evaluate more")
