@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -11,8 +13,9 @@ from torch import fx, nn
 from torch._ops import OpOverload
 from torch.fx import Node
 
-from bnas.passes.ops.aten import arguments
+from bnas.passes.ops.aten import arguments, in_python
 from bnas.passes.ops.calls import NORM_OF_RANK
+from bnas.passes.ops.registry import OPERATORS
 
 TENSORS = ("weight", "bias", "running_mean", "running_var")
 """The names that tensors of a layer have both in the layer and in the schema of its operator."""
@@ -21,61 +24,36 @@ Shapes = Mapping[str, Any]
 """The tensors of a call that are of the submodule, by name; None for those that are not given."""
 
 
-def _convolution(tensors: Shapes, given: Mapping[str, Any]) -> dict[str, Any]:
-    weight, groups = tensors["weight"], given["groups"]
-    outer, inner = weight.shape[:2]
-    transposed = "output_padding" in given
-    found = {"in_channels": outer, "out_channels": inner * groups, "output_padding": given.get("output_padding")}
-    if not transposed:
-        found = {"in_channels": inner * groups, "out_channels": outer}
-    same = {name: given[name] for name in ("stride", "padding", "dilation")}
-    return found | same | {"kernel_size": weight.shape[2:], "groups": groups, "bias": tensors["bias"] is not None}
-
-
-def _linear(tensors: Shapes, given: Mapping[str, Any]) -> dict[str, Any]:
-    outer, inner = tensors["weight"].shape
-    return {"in_features": inner, "out_features": outer, "bias": tensors["bias"] is not None}
-
-
-def _batch_norm(tensors: Shapes, given: Mapping[str, Any]) -> dict[str, Any] | None:
-    if given["training"] or tensors["running_mean"] is None:
+def kind_of(node: Node) -> type[nn.Module] | None:
+    """The layer whose forward calls the operator of a node on its weights; None where there is none."""
+    if not isinstance(node.target, OpOverload):
         return None
-    features = {"num_features": len(tensors["running_mean"]), "affine": tensors["weight"] is not None}
-    return features | {name: given[name] for name in ("eps", "momentum")}
+    target, _, _ = in_python(node.target, node.args, node.kwargs)
+    layers = OPERATORS.of(target).layers
+    kinds = [kind for kind, form in layers.items() if form.leaf and form.sizes is not None and "weight" in form.tensors]
+    return kinds[0] if kinds else None
 
 
-def _layer_norm(tensors: Shapes, given: Mapping[str, Any]) -> dict[str, Any]:
-    told = {"elementwise_affine": tensors["weight"] is not None, "bias": tensors["bias"] is not None}
-    return told | {name: given[name] for name in ("normalized_shape", "eps")}
-
-
-def _group_norm(tensors: Shapes, given: Mapping[str, Any]) -> dict[str, Any]:
-    return {"num_groups": given["num_groups"], "num_channels": len(tensors["weight"]), "eps": given["eps"]}
-
-
-def _embedding(tensors: Shapes, given: Mapping[str, Any]) -> dict[str, Any]:
-    count, features = tensors["weight"].shape
-    padding = given["padding_idx"]
-    found = {"num_embeddings": count, "embedding_dim": features, "padding_idx": None if padding < 0 else padding}
-    return found | {name: given[name] for name in ("scale_grad_by_freq", "sparse")}
-
-
-Settings = Callable[[Shapes, Mapping[str, Any]], dict[str, Any] | None]
-
-LAYERS: dict[str, tuple[type[nn.Module], Settings]] = {
-    "conv1d": (nn.Conv1d, _convolution),
-    "conv2d": (nn.Conv2d, _convolution),
-    "conv3d": (nn.Conv3d, _convolution),
-    "conv_transpose1d": (nn.ConvTranspose1d, _convolution),
-    "conv_transpose2d": (nn.ConvTranspose2d, _convolution),
-    "conv_transpose3d": (nn.ConvTranspose3d, _convolution),
-    "linear": (nn.Linear, _linear),
-    "batch_norm": (nn.BatchNorm2d, _batch_norm),
-    "layer_norm": (nn.LayerNorm, _layer_norm),
-    "group_norm": (nn.GroupNorm, _group_norm),
-    "embedding": (nn.Embedding, _embedding),
-}
-"""The layer whose forward calls an operator, and its settings; None where the layer does not make that call."""
+def settings_of_call(kind: type[nn.Module], tensors: Shapes, given: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the constructor of a layer takes, so that it makes the call; None where no layer makes it."""
+    first = tensors["weight"] if tensors["weight"] is not None else tensors["running_mean"]
+    sizes = OPERATORS.sizes(kind)
+    of_the_batch = given.get("training") or ("running_mean" in given and tensors["running_mean"] is None)
+    if first is None or sizes is None or of_the_batch:
+        return None
+    taken = inspect.signature(kind).parameters
+    scaled = tensors["weight"] is not None
+    known = {
+        "kernel_size": tuple(first.shape[2:]),
+        "affine": scaled,
+        "elementwise_affine": scaled,
+        "bias": tensors["bias"] is not None,
+        **{name: value for name, value in given.items() if name not in ("input", *TENSORS)},
+        **sizes(SimpleNamespace(**given), tuple(first.shape)),
+    }
+    if known.get("padding_idx", 0) < 0:
+        known["padding_idx"] = None
+    return {name: value for name, value in known.items() if name in taken}
 
 
 @dataclass(frozen=True)
@@ -112,10 +90,10 @@ def layers_of(module: fx.GraphModule) -> dict[Node, str]:
 
 def _layer(module: fx.GraphModule, node: Node) -> _Layer | None:
     """The layer of a call whose tensors are those of one submodule, which has no others."""
-    if not isinstance(node.target, OpOverload) or node.target.overloadpacket.__name__ not in LAYERS:
+    kind = kind_of(node)
+    if kind is None:
         return None
-    kind, settings = LAYERS[node.target.overloadpacket.__name__]
-    given = arguments(node.target, node.args, node.kwargs)
+    given = arguments(node.target, node.args, node.kwargs)  # type: ignore[arg-type]
     refs = {name: given[name] for name in TENSORS if given.get(name) is not None}
     owners = {str(ref.target).rpartition(".")[::2] for ref in refs.values() if ref.op == "get_attr"}
     paths = {path for path, _ in owners}
@@ -125,9 +103,9 @@ def _layer(module: fx.GraphModule, node: Node) -> _Layer | None:
     tensors = {**dict.fromkeys(TENSORS), **_tensors(module.get_submodule(path))}
     if {name for name, one in tensors.items() if one is not None} - {"num_batches_tracked"} != set(refs):
         return None
-    found = settings(tensors, given)
-    if settings is _batch_norm:
+    if "running_mean" in given:
         kind = NORM_OF_RANK.get(node.meta["val"].ndim, kind)
+    found = settings_of_call(kind, tensors, given)
     return None if found is None else _Layer(path, kind, _plain(found), frozenset(refs.values()))
 
 

@@ -460,6 +460,7 @@ RECORDS = (
     Operator("copy", axes=pointwise_axes, onnx=fill_onnx, samples=(Sample(lambda x: x.clone().copy_(x[:, :1])),)),
     Operator(
         operator.getitem,
+        spellings=("__getitem__",),
         aten={"slice": _slice_in_python, "index": _index_in_python},
         axes=getitem_axes,
         traits={Trait.PICKS},

@@ -16,7 +16,7 @@ from bnas.passes.terms import K, Prod, Sym, Term
 from .calls import Call, Dynamic
 from .numbers import shape_read
 from .parts import END, cut
-from .record import Operator, Sample, Trait
+from .record import AtenRule, Operator, Sample, Trait
 from .views import rewrite_sizes
 from .zeros import keeps
 
@@ -210,6 +210,11 @@ def repeat_interleave_onnx(site: Site) -> str:
     return site.emit("Gather", source, places, axis=axis or 0)
 
 
+def _read(name: str) -> AtenRule:
+    """An attribute of a tensor."""
+    return lambda self: (getattr, (self, name), {})
+
+
 RECORDS = (
     Operator(
         torch.permute,
@@ -251,6 +256,7 @@ RECORDS = (
     Operator(torch.adjoint, axes=permute_axes, zeros=keeps, samples=(Sample(lambda x: torch.adjoint(x)),)),
     Operator(
         getattr,
+        aten={"mT": _read("mT"), "mH": _read("mH"), "numpy_T": _read("T"), "matrix_H": _read("H")},
         axes=attribute_axes,
         zeros=keeps,
         onnx=attribute_onnx,

@@ -291,11 +291,19 @@ def _records(rank: int) -> Iterator[Operator]:
     yield record("adaptive_max", adaptive_max_pool_onnx, ("output_size",), sizes)
     for name in ("max", "adaptive_max"):
         function = getattr(F, f"{name}_pool{rank}d_with_indices")
-        yield Operator(function, axes=pooled(rank), samples=(_with_places(function, rank, size),))
+        plain = f"{name}_pool{rank}d" + ("_with_indices" if name == "max" else "")
+        examples = (_with_places(function, rank, size),)
+        yield Operator(function, spellings=_in_torch(plain), axes=pooled(rank), samples=examples)
     unpool = getattr(F, f"max_unpool{rank}d")
     places = getattr(F, f"max_pool{rank}d_with_indices")
     back = Sample(lambda x: unpool(*places(_spatial(x, rank), size), size))
-    yield Operator(unpool, axes=unpooling_axes, samples=(back,))
+    places_of = {one: ("input", "indices", "output_size") for one in _in_torch(f"max_unpool{rank}d")}
+    yield Operator(unpool, reordered=places_of, axes=unpooling_axes, samples=(back,))
+
+
+def _in_torch(name: str) -> tuple[Callable[..., Any], ...]:
+    """The functions of torch behind one of `torch.nn.functional`, which exported programs call."""
+    return tuple(getattr(owner, name) for owner in (torch, torch._C._nn) if hasattr(owner, name))
 
 
 def _spatial(x: Tensor, rank: int) -> Tensor:

@@ -16,6 +16,7 @@ from bnas.passes.lowering_site import Site, Source
 from bnas.passes.lowering_sizes import AnySize, Size, pair_of, same_size
 from bnas.passes.terms import K
 
+from .aten import renamed
 from .calls import Call
 from .numbers import floor
 from .pools import pooled_over
@@ -196,6 +197,11 @@ def _resize(mode: str) -> Callable[..., Spelled | None]:
     return by_overload
 
 
+def _sampled(input: Any, grid: Any, interpolation_mode: int, padding_mode: int, align_corners: bool) -> Spelled:
+    words = ("bilinear", "nearest", "bicubic")[interpolation_mode], ("zeros", "border", "reflection")[padding_mode]
+    return F.grid_sample, (input, grid, *words, align_corners), {}
+
+
 RECORDS = (
     Operator(
         F.interpolate,
@@ -215,6 +221,7 @@ RECORDS = (
     ),
     Operator(
         F.grid_sample,
+        aten={"grid_sampler": _sampled},
         axes=grid_sample_axes,
         zeros=keeps,
         onnx=grid_sample_onnx,
@@ -222,6 +229,7 @@ RECORDS = (
     ),
     Operator(
         F.affine_grid,
+        aten={"affine_grid_generator": renamed(F.affine_grid)},
         axes=affine_grid_axes,
         onnx=affine_grid_onnx,
         samples=(

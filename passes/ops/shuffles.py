@@ -11,6 +11,7 @@ from bnas.passes.lowering_site import Site
 from bnas.passes.lowering_sizes import Size
 from bnas.passes.terms import K, Perm, Prod
 
+from .aten import renamed
 from .calls import Call
 from .convolutions import spatial_axes
 from .record import Layer, Operator, Sample
@@ -135,7 +136,13 @@ RECORDS = (
         onnx=pixel_unshuffle_onnx,
         samples=(Sample(layer=lambda: nn.PixelUnshuffle(2)),),
     ),
-    Operator(F.fold, axes=fold_axes, zeros=keeps, samples=(Sample(lambda x: F.fold(F.unfold(x, 2), (4, 6), 2)),)),
+    Operator(
+        F.fold,
+        aten={"col2im": renamed(F.fold)},
+        axes=fold_axes,
+        zeros=keeps,
+        samples=(Sample(lambda x: F.fold(F.unfold(x, 2), (4, 6), 2)),),
+    ),
     Operator(
         "unfold",
         axes=windows_axes,
@@ -143,5 +150,11 @@ RECORDS = (
         onnx=unfold_onnx,
         samples=(Sample(lambda x: x.unfold(2, 2, 1)), Sample(lambda x: x.unfold(1, 2, 2).flatten(3), rigid="windows")),
     ),
-    Operator(F.unfold, axes=unfold_axes, zeros=keeps, samples=(Sample(lambda x: F.unfold(x, 2)),)),
+    Operator(
+        F.unfold,
+        aten={"im2col": renamed(F.unfold)},
+        axes=unfold_axes,
+        zeros=keeps,
+        samples=(Sample(lambda x: F.unfold(x, 2)),),
+    ),
 )

@@ -27,6 +27,7 @@ from bnas.passes import OPERATORS, LoweringError, Operator, Sample, Verification
 from bnas.passes.ir import IR
 from bnas.passes.lowering import lower, named_outputs
 from bnas.passes.ops import shapes
+from bnas.passes.ops.aten import in_python
 from bnas.passes.ops.calls import TensorRef
 from bnas.passes.ops.registry import qualified_name
 from bnas.runtime.supernetwork import SuperNetwork
@@ -203,6 +204,38 @@ def test_an_example_that_says_the_wrong_thing_is_noticed(rigid: bool, change: Ca
     change(torch.flip, axes=OPERATORS[torch.abs].axes)  # forgets that entries move
     with pytest.raises((AssertionError, VerificationError)):
         test_sub_networks_compute_what_the_oracle_does(OPERATORS[torch.flip], sample)
+
+
+IN_PARTS = {
+    *("softsign", "tanhshrink", "softmin", "normalize", "local_response_norm", "dropout1d", "dropout3d"),
+    *("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d", "max_unpool1d", "norm", "split_with_sizes"),
+    *("identity", "contiguous", "cpu", "cuda", "setitem"),
+    *("type", "float", "double", "half", "bfloat16", "int", "long", "short", "bool"),
+    *("lstm", "gru", "rnn", "lstm_cell", "gru_cell", "rnn_cell", "embedding_bag"),
+}
+"""What an exported program has as other operators: parts of it, ``to``, or for recurrent layers one of all weights."""
+
+
+@pytest.mark.filterwarnings("ignore:The tensor attributes")
+def test_exported_programs_call_the_operators_of_the_records() -> None:
+    """Each ATen operator that `torch.export` gives for an example is a spelling of the record of the example."""
+    called: dict[Any, set[Any]] = {}
+    for record, sample in (one.values for one in examples()):
+        model = Around(sample).float()
+        try:
+            program = torch.export.export(model, (IMAGES.float(),))
+        except RuntimeError:  # export does not take ``x.data``
+            continue
+        found = {operator_of(node) for node in program.graph.nodes if node.op == "call_function"}
+        called.setdefault(record.op, set()).update(found)
+    assert {getattr(op, "__name__", op) for op, found in called.items() if op not in found} == IN_PARTS
+
+
+def operator_of(node: Node) -> Any:
+    """The canonical operator of a node of an exported program."""
+    target, _, _ = in_python(node.target, node.args, node.kwargs)
+    name = getattr(target, "__name__", "")
+    return OPERATORS.canonical(name if name and getattr(Tensor, name, None) is target else target)
 
 
 ROOT = Path(__file__).parents[2]
