@@ -131,7 +131,10 @@ def test_the_page_on_reports_names_every_file_that_may_be_missing() -> None:
         ('"0": (16, 24, 32)', '"0": (16, 32)'),
     ],
 )
-def test_a_mistake_in_the_page_is_noticed(right: str, wrong: str) -> None:
+def test_a_mistake_in_the_page_is_noticed(
+    right: str, wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     text = PASSES.read_text()
     assert text.count(right) == 1
     with pytest.raises(AssertionError):
