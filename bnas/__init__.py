@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from bnas.passes.lazy import attach
 
 if TYPE_CHECKING:
-    from bnas.configuration_file import load_config
+    from bnas.config.file import load_config
     from bnas.passes import BnasError, Elasticity, SearchSpace, Subnet
     from bnas.run import Job, Splits, run_job
     from bnas.runtime import (
@@ -45,7 +45,7 @@ __getattr__, __dir__ = attach(
             "search",
             "testing",
         ),
-        "bnas.configuration_file": ("load_config",),
+        "bnas.config.file": ("load_config",),
         "bnas.passes": (
             "BnasError",
             "Elasticity",
@@ -76,8 +76,8 @@ __getattr__, __dir__ = attach(
         ),
         "bnas.search": (
             "NSGA2",
-            "RNSGA2",
             "Objective",
+            "RNSGA2",
             "RandomSearch",
             "SearchResult",
             "SearchSettings",

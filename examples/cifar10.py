@@ -19,9 +19,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 import bnas
-from bnas.runtime.checkpoint import check_state
-from bnas.sources import SourceError
-from bnas.weights import read_weights
+from bnas.data.sources import SourceError, read_weights
+from bnas.runtime.storage.checkpoint import check_state
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HELD_OUT = 5000

@@ -25,9 +25,9 @@ from rich.table import Table
 from torch import nn
 
 import bnas
-from bnas.progress import watching
+from bnas.cli.terminal import watching
 from bnas.runtime import accuracy, first_samples
-from bnas.runtime.files import write_json
+from bnas.runtime.storage.files import write_json
 from bnas.search import Evaluation, SearchResult
 
 NARROW = bnas.Elasticity(("depth", "width"), width_multipliers=(1.0, 0.875, 0.75), divisor=4, min_width=4)

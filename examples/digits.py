@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 import bnas
-from bnas.digits import pretrain, splits
+from bnas.data.digits import pretrain, splits
 
 # %% tags=["parameters"]
 epochs, evals = 6, 60  # of each training, and of the search

@@ -24,7 +24,7 @@ from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import bnas
-from bnas.digits import DigitNet
+from bnas.data.digits import DigitNet
 
 
 def digits() -> tuple[TensorDataset, TensorDataset]:

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 import bnas
-from bnas.digits import pretrain, splits
+from bnas.data.digits import pretrain, splits
 from bnas.runtime import first_samples
 from bnas.search import Evaluation
 

@@ -24,7 +24,7 @@ from torch import nn
 from torchvision.models import mobilenet_v2
 
 import bnas
-from bnas.datasets import images
+from bnas.data.datasets import images
 
 FRUIT = {"cucumber": (60, 140, 50), "lemon": (235, 220, 70), "tomato": (210, 50, 40)}
 

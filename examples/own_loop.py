@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import bnas
-from bnas.digits import DigitNet, splits
+from bnas.data.digits import DigitNet, splits
 
 
 def mixed(images: Tensor, labels: Tensor, share: float) -> tuple[Tensor, Tensor]:

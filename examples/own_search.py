@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 import bnas
-from bnas.digits import DigitNet, splits
+from bnas.data.digits import DigitNet, splits
 from bnas.search import Evaluation
 
 OBJECTIVES = (bnas.Objective("accuracy", "max"), bnas.Objective("macs", "min"))

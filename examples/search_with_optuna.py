@@ -8,7 +8,7 @@ import optuna
 import torch
 
 import bnas
-from bnas.digits import DigitNet, splits
+from bnas.data.digits import DigitNet, splits
 
 
 def main(evals: int) -> None:

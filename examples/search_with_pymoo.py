@@ -13,7 +13,7 @@ from pymoo.operators.sampling.rnd import IntegerRandomSampling
 from pymoo.optimize import minimize
 
 import bnas
-from bnas.digits import DigitNet, splits
+from bnas.data.digits import DigitNet, splits
 
 
 class Digits(ElementwiseProblem):

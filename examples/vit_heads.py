@@ -19,7 +19,7 @@ from torch import nn
 from torchvision.models import VisionTransformer
 
 import bnas
-from bnas.digits import splits
+from bnas.data.digits import splits
 from bnas.runtime import accuracy
 
 LAYERS, HEADS, HIDDEN, MLP = 3, 6, 48, 96

@@ -8,16 +8,12 @@ from typing import TYPE_CHECKING
 from .lazy import attach
 
 if TYPE_CHECKING:
-    from .analysis import Analysis
-    from .architecture import Architecture, ArchitectureError, LayerSize, SizedLayer
-    from .axes import AxisTypes, Replacement, Rewrite, analyse
-    from .blocks import Block, Blocks, find_blocks
-    from .choices import Choices, choose
-    from .costs import Costs
-    from .depth import skippable_blocks
-    from .detour import OracleWarning
-    from .dump import describe
-    from .elasticity import Elasticity
+    from .axes.analysis import analyse
+    from .axes.terms import Cat, K, Perm, Prod, Sym, Term, leaves, symbols
+    from .axes.types import AxisTypes, Replacement, Rewrite
+    from .axes.unifier import Unifier
+    from .cost.architecture import Architecture, ArchitectureError, LayerSize, SizedLayer
+    from .cost.costs import Costs
     from .errors import (
         BnasError,
         CaptureError,
@@ -33,52 +29,54 @@ if TYPE_CHECKING:
     )
     from .frontend.entry import Axis, Check, Sizes
     from .frontend.front import trace
-    from .ir import IR
-    from .kernels import Kernel, Kernels, find_kernels
-    from .lowering_builder import OnnxBuilder
-    from .lowering_site import Memory, Site, Value
-    from .lowering_sizes import Size
+    from .frontend.ir import IR
+    from .onnx.builder import OnnxBuilder
+    from .onnx.site import Site
+    from .onnx.values import Memory, Size, Value
     from .ops.calls import Call, TensorRef
     from .ops.record import Layer, Operator, Sample, Trait
     from .ops.registry import OPERATORS, Operators, canonical, register
-    from .patterns import Scopes, find_scopes
-    from .pipeline import Pass, PassResult, Pipeline
-    from .space import SearchSpace, Subnet, Variable
-    from .standard import PIPELINE, Choose, FindBlocks, FindKernels, Trace, TypeAxes
-    from .terms import Cat, K, Perm, Prod, Sym, Term, leaves, symbols
-    from .unifier import Unifier
-    from .widths import Width
+    from .oracle.detour import OracleWarning
+    from .pipeline.analysis import Analysis
+    from .pipeline.dump import describe
+    from .pipeline.passes import PIPELINE, Choose, FindBlocks, FindKernels, Pass, PassResult, Pipeline, Trace, TypeAxes
+    from .space.blocks import Block, Blocks, find_blocks
+    from .space.choices import Choices, choose
+    from .space.depth import skippable_blocks
+    from .space.elasticity import Elasticity
+    from .space.kernels import Kernel, Kernels, find_kernels
+    from .space.scopes import Scopes, find_scopes
+    from .space.space import SearchSpace, Variable
+    from .space.subnet import Subnet
+    from .space.widths import Width
 
 __getattr__, __dir__ = attach(
     __name__,
     {
-        "bnas.passes.analysis": ("Analysis",),
-        "bnas.passes.architecture": (
+        "bnas.passes.axes.analysis": ("analyse",),
+        "bnas.passes.axes.terms": (
+            "Cat",
+            "K",
+            "Perm",
+            "Prod",
+            "Sym",
+            "Term",
+            "leaves",
+            "symbols",
+        ),
+        "bnas.passes.axes.types": (
+            "AxisTypes",
+            "Replacement",
+            "Rewrite",
+        ),
+        "bnas.passes.axes.unifier": ("Unifier",),
+        "bnas.passes.cost.architecture": (
             "Architecture",
             "ArchitectureError",
             "LayerSize",
             "SizedLayer",
         ),
-        "bnas.passes.axes": (
-            "AxisTypes",
-            "Replacement",
-            "Rewrite",
-            "analyse",
-        ),
-        "bnas.passes.blocks": (
-            "Block",
-            "Blocks",
-            "find_blocks",
-        ),
-        "bnas.passes.choices": (
-            "Choices",
-            "choose",
-        ),
-        "bnas.passes.costs": ("Costs",),
-        "bnas.passes.depth": ("skippable_blocks",),
-        "bnas.passes.detour": ("OracleWarning",),
-        "bnas.passes.dump": ("describe",),
-        "bnas.passes.elasticity": ("Elasticity",),
+        "bnas.passes.cost.costs": ("Costs",),
         "bnas.passes.errors": (
             "BnasError",
             "CaptureError",
@@ -98,19 +96,14 @@ __getattr__, __dir__ = attach(
             "Sizes",
         ),
         "bnas.passes.frontend.front": ("trace",),
-        "bnas.passes.ir": ("IR",),
-        "bnas.passes.kernels": (
-            "Kernel",
-            "Kernels",
-            "find_kernels",
-        ),
-        "bnas.passes.lowering_builder": ("OnnxBuilder",),
-        "bnas.passes.lowering_site": (
+        "bnas.passes.frontend.ir": ("IR",),
+        "bnas.passes.onnx.builder": ("OnnxBuilder",),
+        "bnas.passes.onnx.site": ("Site",),
+        "bnas.passes.onnx.values": (
             "Memory",
-            "Site",
+            "Size",
             "Value",
         ),
-        "bnas.passes.lowering_sizes": ("Size",),
         "bnas.passes.ops.calls": (
             "Call",
             "TensorRef",
@@ -127,40 +120,46 @@ __getattr__, __dir__ = attach(
             "canonical",
             "register",
         ),
-        "bnas.passes.patterns": (
-            "Scopes",
-            "find_scopes",
-        ),
-        "bnas.passes.pipeline": (
-            "Pass",
-            "PassResult",
-            "Pipeline",
-        ),
-        "bnas.passes.space": (
-            "SearchSpace",
-            "Subnet",
-            "Variable",
-        ),
-        "bnas.passes.standard": (
-            "PIPELINE",
+        "bnas.passes.oracle.detour": ("OracleWarning",),
+        "bnas.passes.pipeline.analysis": ("Analysis",),
+        "bnas.passes.pipeline.dump": ("describe",),
+        "bnas.passes.pipeline.passes": (
             "Choose",
             "FindBlocks",
             "FindKernels",
+            "PIPELINE",
+            "Pass",
+            "PassResult",
+            "Pipeline",
             "Trace",
             "TypeAxes",
         ),
-        "bnas.passes.terms": (
-            "K",
-            "Cat",
-            "Perm",
-            "Prod",
-            "Sym",
-            "Term",
-            "leaves",
-            "symbols",
+        "bnas.passes.space.blocks": (
+            "Block",
+            "Blocks",
+            "find_blocks",
         ),
-        "bnas.passes.unifier": ("Unifier",),
-        "bnas.passes.widths": ("Width",),
+        "bnas.passes.space.choices": (
+            "Choices",
+            "choose",
+        ),
+        "bnas.passes.space.depth": ("skippable_blocks",),
+        "bnas.passes.space.elasticity": ("Elasticity",),
+        "bnas.passes.space.kernels": (
+            "Kernel",
+            "Kernels",
+            "find_kernels",
+        ),
+        "bnas.passes.space.scopes": (
+            "Scopes",
+            "find_scopes",
+        ),
+        "bnas.passes.space.space": (
+            "SearchSpace",
+            "Variable",
+        ),
+        "bnas.passes.space.subnet": ("Subnet",),
+        "bnas.passes.space.widths": ("Width",),
     },
 )
 

@@ -7,49 +7,40 @@ from typing import TYPE_CHECKING
 
 from bnas.passes.lazy import attach
 
-# Not lazily: modules have these names too.
-from .machine import machine
-from .origin import origin
-
 if TYPE_CHECKING:
-    from .distillation import Distillation
     from .errors import BatchError, CheckpointError, ProgramError, TrainingError
-    from .evaluation import Batch, EvaluationError, Loader, Metric, accuracy, first_samples, fold, recalibrate
-    from .evaluator import Evaluator
-    from .files import WriteError
-    from .fine_tuning import fine_tune
-    from .latency import Latency
-    from .latency_measurement import measure_latency
-    from .latency_model import LatencyModel
-    from .latency_settings import LatencyError, LatencySettings
-    from .onnx_evaluation import evaluate_onnx
-    from .onnx_export import OnnxReport, export_onnx
-    from .onnx_fallback import OnnxFallbackWarning
-    from .onnx_file import OnnxWriteError
-    from .onnx_session import OnnxModule, SessionError
+    from .evaluate.evaluation import Batch, EvaluationError, Loader, Metric, accuracy, first_samples, fold, recalibrate
+    from .evaluate.evaluator import Evaluator
+    from .evaluate.together import Bar, RacingError
+    from .latency.machine import machine
+    from .latency.measurement import measure_latency
+    from .latency.model import LatencyModel
+    from .latency.settings import LatencyError, LatencySettings
+    from .latency.timing import Latency
+    from .onnx.export import OnnxFallbackWarning, OnnxReport, export_onnx
+    from .onnx.file import OnnxWriteError, origin
+    from .onnx.int8 import Int8, Int8Report, QuantisationError
+    from .onnx.session import OnnxModule, SessionError, evaluate_onnx
     from .program import Program
-    from .quantisation import Int8, Int8Report, QuantisationError
-    from .racing import Bar, RacingError
-    from .rate import CosineSchedule
-    from .recipe import Recipe
-    from .schedule import Place, Schedule
-    from .stage import Stage
+    from .storage.files import WriteError
     from .supernetwork import SuperNetwork
-    from .training import Progress, Trainer
-    from .validation import EpochRecord
+    from .train.recipe import Distillation, Recipe
+    from .train.schedule import Place, Schedule
+    from .train.stages import CosineSchedule, Stage
+    from .train.trainer import Progress, Trainer, fine_tune
+    from .train.validation import EpochRecord
     from .verification import verify
 
 __getattr__, __dir__ = attach(
     __name__,
     {
-        "bnas.runtime.distillation": ("Distillation",),
         "bnas.runtime.errors": (
             "BatchError",
             "CheckpointError",
             "ProgramError",
             "TrainingError",
         ),
-        "bnas.runtime.evaluation": (
+        "bnas.runtime.evaluate.evaluation": (
             "Batch",
             "EvaluationError",
             "Loader",
@@ -59,50 +50,56 @@ __getattr__, __dir__ = attach(
             "fold",
             "recalibrate",
         ),
-        "bnas.runtime.evaluator": ("Evaluator",),
-        "bnas.runtime.files": ("WriteError",),
-        "bnas.runtime.fine_tuning": ("fine_tune",),
-        "bnas.runtime.latency": ("Latency",),
-        "bnas.runtime.latency_measurement": ("measure_latency",),
-        "bnas.runtime.latency_model": ("LatencyModel",),
-        "bnas.runtime.latency_settings": (
+        "bnas.runtime.evaluate.evaluator": ("Evaluator",),
+        "bnas.runtime.evaluate.together": (
+            "Bar",
+            "RacingError",
+        ),
+        "bnas.runtime.latency.measurement": ("measure_latency",),
+        "bnas.runtime.latency.model": ("LatencyModel",),
+        "bnas.runtime.latency.settings": (
             "LatencyError",
             "LatencySettings",
         ),
-        "bnas.runtime.onnx_evaluation": ("evaluate_onnx",),
-        "bnas.runtime.onnx_export": (
+        "bnas.runtime.latency.timing": ("Latency",),
+        "bnas.runtime.onnx.export": (
+            "OnnxFallbackWarning",
             "OnnxReport",
             "export_onnx",
         ),
-        "bnas.runtime.onnx_fallback": ("OnnxFallbackWarning",),
-        "bnas.runtime.onnx_file": ("OnnxWriteError",),
-        "bnas.runtime.onnx_session": (
-            "OnnxModule",
-            "SessionError",
-        ),
-        "bnas.runtime.program": ("Program",),
-        "bnas.runtime.quantisation": (
+        "bnas.runtime.latency.machine": ("machine",),
+        "bnas.runtime.onnx.file": ("OnnxWriteError", "origin"),
+        "bnas.runtime.onnx.int8": (
             "Int8",
             "Int8Report",
             "QuantisationError",
         ),
-        "bnas.runtime.racing": (
-            "Bar",
-            "RacingError",
+        "bnas.runtime.onnx.session": (
+            "OnnxModule",
+            "SessionError",
+            "evaluate_onnx",
         ),
-        "bnas.runtime.rate": ("CosineSchedule",),
-        "bnas.runtime.recipe": ("Recipe",),
-        "bnas.runtime.schedule": (
+        "bnas.runtime.program": ("Program",),
+        "bnas.runtime.storage.files": ("WriteError",),
+        "bnas.runtime.supernetwork": ("SuperNetwork",),
+        "bnas.runtime.train.recipe": (
+            "Distillation",
+            "Recipe",
+        ),
+        "bnas.runtime.train.schedule": (
             "Place",
             "Schedule",
         ),
-        "bnas.runtime.stage": ("Stage",),
-        "bnas.runtime.supernetwork": ("SuperNetwork",),
-        "bnas.runtime.training": (
+        "bnas.runtime.train.stages": (
+            "CosineSchedule",
+            "Stage",
+        ),
+        "bnas.runtime.train.trainer": (
             "Progress",
             "Trainer",
+            "fine_tune",
         ),
-        "bnas.runtime.validation": ("EpochRecord",),
+        "bnas.runtime.train.validation": ("EpochRecord",),
         "bnas.runtime.verification": ("verify",),
     },
 )

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from bnas.passes.assembly.rewriting import Holder
+from bnas.passes.assembly.slot import Slot
 from bnas.passes.ops.rnn import settle, share
-from bnas.passes.skeleton import Holder
-from bnas.passes.slot import Slot
 
 from .errors import ProgramError
 

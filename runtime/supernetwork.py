@@ -13,35 +13,24 @@ from torch import nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
-from bnas.passes import (
-    IR,
-    PIPELINE,
-    Analysis,
-    Diagnostic,
-    Elasticity,
-    PassError,
-    Pipeline,
-    SearchSpace,
-    Subnet,
-)
-from bnas.passes.architecture import Architecture
-from bnas.passes.costs import Costs
+from bnas.passes import IR, PIPELINE, Analysis, Diagnostic, Elasticity, PassError, Pipeline, SearchSpace, Subnet
+from bnas.passes.assembly.reordering import reorder, reorder_as_set
+from bnas.passes.assembly.skeleton import Skeleton
+from bnas.passes.assembly.slot import Copies
+from bnas.passes.cost.architecture import Architecture
+from bnas.passes.cost.costs import Costs
+from bnas.passes.cost.layers import architecture
 from bnas.passes.errors import ModuleFormError
-from bnas.passes.frontend.exported import as_model, as_module
+from bnas.passes.frontend.exported.program import as_model, as_module
+from bnas.passes.frontend.ir import as_program_call
 from bnas.passes.frontend.structure import tensors_of
-from bnas.passes.ir import as_program_call
-from bnas.passes.layers import architecture
-from bnas.passes.module_form import module_form
-from bnas.passes.other_sizes import at_sizes
-from bnas.passes.reordering import reorder, reorder_as_set
-from bnas.passes.skeleton import Skeleton
-from bnas.passes.slot import Copies
-from bnas.passes.training_mode import trained_choices
+from bnas.passes.modules.form import module_form
+from bnas.passes.pipeline.variants import at_sizes, trained_choices
 from bnas.passes.wording import amount, counted, indented
 
-from .checkpoint import matrix_tensors, read_supernet, shared_tensors, write_supernet
-from .fingerprint import fingerprint
 from .program import KnownViews, Program, Views
+from .storage.archive import fingerprint
+from .storage.checkpoint import matrix_tensors, read_supernet, shared_tensors, write_supernet
 
 KNOWN_SIZES = 64
 """Cost functions at other sizes are kept for so many of them."""

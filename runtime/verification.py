@@ -9,13 +9,15 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from bnas.passes import Subnet, VerificationError
-from bnas.passes.detour import detour
-from bnas.passes.frontend.exported import as_module
-from bnas.passes.frontend.patches import inner_of
+from bnas.passes.frontend.exported.program import as_module
+from bnas.passes.frontend.ir import as_call, as_program_call
+from bnas.passes.frontend.recording import inner_of
 from bnas.passes.frontend.state import deep_copy
 from bnas.passes.frontend.structure import Path, leaves_of, map_leaves, tensors_of
-from bnas.passes.ir import as_call, as_program_call
-from bnas.passes.oracle import ONLY_SINGLE, InDouble, kept_without_weight, over_kept, randomise, skipped_blocks
+from bnas.passes.oracle.dependence import kept_without_weight
+from bnas.passes.oracle.detour import detour
+from bnas.passes.oracle.norms import over_kept
+from bnas.passes.oracle.oracle import ONLY_SINGLE, InDouble, randomise, skipped_blocks
 
 from .supernetwork import SuperNetwork
 

@@ -8,48 +8,48 @@ from typing import TYPE_CHECKING
 from bnas.passes.lazy import attach
 
 if TYPE_CHECKING:
-    from bnas.search.algorithms import NSGA2, RNSGA2, RandomSearch
-    from bnas.search.constraint import Constraint
-    from bnas.search.errors import InfeasibleError, MetricError, RecordError, SearchError
-    from bnas.search.evaluation import Evaluation
-    from bnas.search.evaluation_log import EvaluationLog
-    from bnas.search.objective import Objective
-    from bnas.search.outcome import Measures, Outcome
-    from bnas.search.result import SearchResult
-    from bnas.search.scalars import SearchScalars
-    from bnas.search.search_progress import SearchProgress
-    from bnas.search.searcher import Searcher
-    from bnas.search.settings import SearchSettings
-    from bnas.search.surrogate import Regressor
-    from bnas.search.workers import Remote, Workers
+    from .algorithms.settings import NSGA2, RNSGA2, RandomSearch
+    from .algorithms.surrogate import Regressor
+    from .errors import InfeasibleError, MetricError, RecordError, SearchError
+    from .evaluation import Evaluation, Measures, Outcome
+    from .log import EvaluationLog
+    from .objectives import Constraint, Objective
+    from .progress import SearchProgress
+    from .result import SearchResult
+    from .scalars import SearchScalars
+    from .searcher import Searcher
+    from .settings import SearchSettings
+    from .workers import Remote, Workers
 
 __getattr__, __dir__ = attach(
     __name__,
     {
-        "bnas.search.algorithms": (
+        "bnas.search.algorithms.settings": (
             "NSGA2",
             "RNSGA2",
             "RandomSearch",
         ),
-        "bnas.search.constraint": ("Constraint",),
+        "bnas.search.algorithms.surrogate": ("Regressor",),
         "bnas.search.errors": (
             "InfeasibleError",
             "MetricError",
             "RecordError",
             "SearchError",
         ),
-        "bnas.search.evaluation": ("Evaluation",),
-        "bnas.search.evaluation_log": ("EvaluationLog",),
-        "bnas.search.objective": ("Objective",),
-        "bnas.search.outcome": (
+        "bnas.search.evaluation": (
+            "Evaluation",
             "Measures",
             "Outcome",
         ),
+        "bnas.search.log": ("EvaluationLog",),
+        "bnas.search.objectives": (
+            "Constraint",
+            "Objective",
+        ),
+        "bnas.search.progress": ("SearchProgress",),
         "bnas.search.result": ("SearchResult",),
         "bnas.search.scalars": ("SearchScalars",),
-        "bnas.search.search_progress": ("SearchProgress",),
         "bnas.search.searcher": ("Searcher",),
-        "bnas.search.surrogate": ("Regressor",),
         "bnas.search.settings": ("SearchSettings",),
         "bnas.search.workers": (
             "Remote",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from bnas.passes import BnasError
 
 if TYPE_CHECKING:
-    from bnas.search.result import SearchResult
+    from .result import SearchResult
 
 
 class SearchError(BnasError, ValueError):

@@ -1,20 +1,34 @@
-"""What was found out about one sub-network."""
+"""What was found out about one sub-network, the reason why there is nothing, and evaluations as a table."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnas.passes import Subnet
 from bnas.passes.wording import amount
-from bnas.search.errors import MetricError
-from bnas.search.objective import check_name, nearest
+from bnas.runtime.storage.files import write_bytes
+
+from .errors import MetricError, RecordError
+from .objectives import check_name, nearest
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterable
+
+    from bnas.runtime.evaluate.together import Bar
+
+    from .objectives import Objective
+
+
+# What was found out about one sub-network.
 
 
 @dataclass(frozen=True)
@@ -85,3 +99,160 @@ def _finite(subnet: Subnet, name: str, value: object) -> float:
     if not math.isfinite(number):
         raise MetricError(f"{shown(subnet)}: {name!r} is {number}, which cannot be compared; a value must be finite")
     return number
+
+
+# What came of trying to evaluate a sub-network: values, or the reason why there are none.
+
+Evaluate = Callable[["Subnet"], Mapping[str, float]]
+"""Gives the values of a sub-network: a number for each objective and constraint at least."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The values of one sub-network, finite numbers by name, or why there are none."""
+
+    values: Mapping[str, float]
+    failure: str | None = None
+    seconds: float = 0.0
+
+    @classmethod
+    def of(cls, subnet: Subnet, given: object, seconds: float) -> Outcome:
+        """The outcome of what an evaluation gave: a mapping of names to numbers, or an error.
+
+        Raises:
+            MetricError: it is neither: no evaluation of this kind can succeed.
+        """
+        if isinstance(given, Mapping):
+            try:
+                return cls(checked_values(subnet, given), None, seconds)
+            except MetricError as error:
+                given = error
+        if isinstance(given, Exception):
+            return cls({}, f"{type(given).__name__}: {given}", seconds)
+        return cls(checked_values(subnet, given), None, seconds)
+
+
+@dataclass(frozen=True)
+class Measures:
+    """Everything that gives values: the evaluation, and the measures of single objectives."""
+
+    evaluate: Any
+    """An object with a method ``evaluate``, and ``evaluate_many`` if it has one, or a function; or None."""
+    own: tuple[Objective, ...] = ()
+    """Objectives that are measured by themselves."""
+    bars: Mapping[Subnet, Bar] | None = None
+    """With racing: what sub-networks have to reach to be measured to the end."""
+
+    def __call__(self, subnets: Sequence[Subnet]) -> list[Outcome]:
+        """The outcome for each sub-network; an `Exception` in one of them is its failure, and nobody else's."""
+        start = time.perf_counter()
+        given = self.given(subnets)
+        each = (time.perf_counter() - start) / max(len(subnets), 1)
+        return [self._with_own(subnet, values, each) for subnet, values in zip(subnets, given, strict=True)]
+
+    @property
+    def together(self) -> bool:
+        """Whether evaluating several at once is cheaper than one after the other."""
+        return hasattr(self.evaluate, "evaluate_many")
+
+    def given(self, subnets: Sequence[Subnet]) -> Sequence[object]:
+        """What the evaluation gives for each sub-network: values, or an error."""
+        if self.evaluate is None:
+            return [{} for _ in subnets]
+        if self.together:
+            raced = () if self.bars is None else (self.bars,)
+            return list(self.evaluate.evaluate_many(subnets, *raced))
+        function = getattr(self.evaluate, "evaluate", self.evaluate)
+        return [_tried(function, subnet) for subnet in subnets]
+
+    def _with_own(self, subnet: Subnet, given: object, seconds: float) -> Outcome:
+        start = time.perf_counter()
+        for objective in self.own:
+            if isinstance(given, Mapping):
+                assert objective.measure is not None
+                value = _tried(objective.measure, subnet)
+                given = value if isinstance(value, Exception) else {**given, objective.name: value}
+        return Outcome.of(subnet, given, seconds + time.perf_counter() - start)
+
+
+def _tried(function: Callable[[Subnet], Any], subnet: Subnet) -> Any:
+    try:
+        return function(subnet)
+    except Exception as error:
+        return error
+
+
+def in_this_process(measures: Measures, subnets: Sequence[Subnet]) -> Iterator[tuple[int, Outcome]]:
+    """Evaluate here: yields each place and its outcome as soon as it is there."""
+    if measures.together:
+        yield from enumerate(measures(subnets))
+        return
+    for place, subnet in enumerate(subnets):
+        yield place, measures([subnet])[0]
+
+
+# Evaluations as a table: columns index, one for each value, seconds, failure, and the sub-network as JSON.
+
+FIELD_LIMIT = 2**31 - 1
+"""Most characters that a sub-network may have in a file; the csv module's own limit is 131072."""
+LAST = ["seconds", "failure", "subnet"]
+"""Names of the last columns."""
+
+
+def write_csv(path: str | os.PathLike[str], evaluations: Iterable[Evaluation]) -> None:
+    """Write the table in one step; `read_csv` gives every number back exactly."""
+    rows = list(evaluations)
+    names = list(dict.fromkeys(name for one in rows for name in one.values))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["index", *names, *LAST])
+    for one in rows:
+        numbers = [repr(one.values[name]) if name in one.values else "" for name in names]
+        writer.writerow([one.index, *numbers, repr(one.seconds), one.failure or "", shown(one.subnet)])
+    write_bytes(Path(path), text.getvalue().encode())
+
+
+def read_csv(path: str | os.PathLike[str]) -> tuple[Evaluation, ...]:
+    """Read what `write_csv` wrote.
+
+    Raises:
+        RecordError: The file is malformed; the message names the file and the line.
+    """
+    with open(path, encoding="utf-8", newline="") as file:
+        limit = csv.field_size_limit(FIELD_LIMIT)
+        reader = csv.reader(file, strict=True)
+        try:
+            return tuple(_evaluations(reader))
+        except (ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
+            raise RecordError(f"{path}:{max(reader.line_num, 1)}: {_said(error)}") from error
+        finally:
+            csv.field_size_limit(limit)
+
+
+def _evaluations(rows: Iterator[list[str]]) -> Iterator[Evaluation]:
+    first, *names = next(rows, [""])
+    if first != "index" or names[-3:] != LAST or len(set(names)) < len(names):
+        raise RecordError("the first line must be 'index', the names of the values, 'seconds', 'failure', 'subnet'")
+    for place, row in enumerate(rows):
+        if len(row) != len(names) + 1:
+            raise RecordError(f"{len(row)} columns where the first line has {len(names) + 1}")
+        if row[0] != str(place):
+            raise RecordError(f"index {row[0]!r} where {place} is next")
+        data = {"index": place, "seconds": _number("seconds", row[-3]), "subnet": json.loads(row[-1])}
+        if row[-2]:
+            yield Evaluation.from_json({**data, "failure": row[-2]})
+        else:
+            values = {name: _number(name, text) for name, text in zip(names[:-3], row[1:-3], strict=True)}
+            yield Evaluation.from_json({**data, "values": values})
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise RecordError(f"{name}: {error}") from error
+
+
+def _said(error: Exception) -> str:
+    # A KeyError says only the key, quoted; its type makes that understandable.
+    return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"

@@ -9,20 +9,55 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from bnas.passes.wording import amount, counted, indented
-from bnas.runtime.files import write_bytes
-from bnas.search.constraint import Constraint, violation
-from bnas.search.csv_file import read_csv, write_csv
-from bnas.search.errors import RecordError, SearchError
-from bnas.search.evaluation import Evaluation, check_names, shown
-from bnas.search.objective import Objective, nearest
-from bnas.search.pareto import pareto_front
+from bnas.runtime.storage.files import write_bytes
+
+from .errors import RecordError, SearchError
+from .evaluation import Evaluation, check_names, read_csv, shown, write_csv
+from .objectives import Constraint, Objective, nearest, violation
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterator, Sequence
 
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+
+# Which evaluations no other one beats.
+
+
+def pareto_front(evaluations: Sequence[Evaluation], objectives: Sequence[Objective]) -> tuple[Evaluation, ...]:
+    """Return the evaluations that no other one dominates, best first in the first objective that is minimised.
+
+    One dominates another if it is nowhere worse and somewhere better: equal ones are all kept. Without an objective
+    to minimise, the first objective gives the order.
+    """
+    if not evaluations:
+        return ()
+    costs = np.array([[o.sign * e.values[o.name] for o in objectives] for e in evaluations], dtype=np.float64)
+    kept = _undominated(costs)
+    leading = next((place for place, o in enumerate(objectives) if o.direction == "min"), 0)
+    # The other costs and the index make the order the same whatever the order of the evaluations.
+    kept.sort(key=lambda row: (costs[row][leading], *costs[row], evaluations[row].index))
+    return tuple(evaluations[row] for row in kept)
+
+
+def _undominated(costs: NDArray[np.float64]) -> list[int]:
+    """The rows that no other row dominates."""
+    kept: list[int] = []
+    front = np.empty_like(costs)
+    # In lexicographic order what dominates a row comes before it, and of those something that is kept.
+    for row in np.lexsort(costs.T[::-1]):
+        known = front[: len(kept)]
+        nowhere_worse = (known <= costs[row]).all(axis=1)
+        if not (known[nowhere_worse] < costs[row]).any():
+            front[len(kept)] = costs[row]
+            kept.append(int(row))
+    return kept
+
 
 WINNERS = ("best", "smallest", "fastest")
 """The names of winners: in Python, in files and on the command line."""
@@ -173,8 +208,8 @@ class SearchResult:
         )
 
     def plot(self, path: str | os.PathLike[str] | None = None, x: str | None = None, y: str | None = None) -> Figure:
-        """Draw all evaluations in their order, and the front, over two values; see `bnas.search.plot.plot`."""
-        from bnas.search.plot import plot
+        """Draw all evaluations in their order, and the front, over two values; see `bnas.search.progress.plot`."""
+        from .progress import plot
 
         return plot(self, path, x, y)
 

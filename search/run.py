@@ -4,35 +4,86 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bnas.search.algorithms import RandomSearch
-from bnas.search.candidates import Candidates
-from bnas.search.constraint import Constraint, violation
-from bnas.search.errors import SearchError
-from bnas.search.evaluation import check_names
-from bnas.search.fitness import Fitness, Individual
-from bnas.search.global_random import GlobalRandom
-from bnas.search.nsga2 import Evolution
-from bnas.search.outcome import in_this_process
-from bnas.search.random_search import RandomDraws
-from bnas.search.result import SearchResult
-from bnas.search.surrogate import Surrogate
+from bnas.runtime.evaluate.together import Bar
+
+from .algorithms.candidates import Candidates
+from .algorithms.contract import Fitness, Individual, RandomDraws
+from .algorithms.nsga2 import Evolution, GlobalRandom
+from .algorithms.settings import RandomSearch
+from .algorithms.surrogate import Surrogate
+from .errors import SearchError
+from .evaluation import check_names, in_this_process
+from .objectives import Constraint, violation
+from .result import SearchResult
 
 if TYPE_CHECKING:
     from bnas.passes import Subnet
-    from bnas.search.algorithm import Algorithm
-    from bnas.search.candidates import Candidate
-    from bnas.search.encoding import Genes
-    from bnas.search.evaluation import Evaluation
-    from bnas.search.evaluation_log import EvaluationLog
-    from bnas.search.objective import Objective
-    from bnas.search.outcome import Measures, Outcome
-    from bnas.search.racing import Racing
-    from bnas.search.settings import SearchSettings
-    from bnas.search.source import Source
+
+    from .algorithms.candidates import Candidate, Genes
+    from .algorithms.contract import Algorithm
+    from .evaluation import Evaluation, Measures, Outcome
+    from .log import EvaluationLog
+    from .objectives import Objective
+    from .settings import SearchSettings
+    from .source import Source
+
+
+# Which accuracy a candidate has to reach, by what is known of those that are as cheap.
+
+
+@dataclass(frozen=True)
+class Racing:
+    """Drops a candidate, after a part of the validation samples, that is dominated with confidence.
+
+    The bar of a candidate is the best accuracy among the feasible sub-networks of earlier generations that were
+    measured to the end and are at least as good in all other objectives. Those are known before a candidate is
+    evaluated; so a dropped one is dominated by the one that set its bar, unless its other samples were to contradict
+    the first ones, which has the probability ``error`` at each of three looks.
+    """
+
+    metric: Objective
+    known: tuple[Objective, ...]
+    """Objectives that are known without an evaluation."""
+    error: float
+
+    @classmethod
+    def of(cls, objectives: Sequence[Objective], known: Sequence[str], evaluate: Any, error: float) -> Racing:
+        """Racing for these objectives.
+
+        Raises:
+            SearchError: says what it needs.
+        """
+        measured = [one for one in objectives if one.name not in known]
+        if len(measured) != 1 or measured[0].direction != "max" or measured[0].measure is not None:
+            found = ", ".join(f"{one.name} ({one.direction})" for one in measured) or "none"
+            raise SearchError(
+                "racing needs one objective that the evaluation measures, to be maximised, beside those that are known "
+                f"without one ({', '.join(known) or 'none'}); there is {found}"
+            )
+        if not hasattr(evaluate, "evaluate_many"):
+            raise SearchError("racing needs a bnas.Evaluator, or a Remote that makes one: it measures part after part")
+        return cls(measured[0], tuple(one for one in objectives if one.name in known), error)
+
+    def bars(
+        self, subnets: Sequence[Subnet], costs: Sequence[Mapping[str, float]], feasible: Sequence[Evaluation]
+    ) -> dict[Subnet, Bar]:
+        """The bar of each of `subnets`, of known `costs`, that has one."""
+        whole = [one.values for one in feasible if one.values.get("part", 1.0) == 1.0]
+        rivals = np.array([self._costs(values) for values in whole]).reshape(len(whole), len(self.known))
+        quality = np.array([values[self.metric.name] for values in whole])
+        as_good = {
+            subnet: (rivals <= self._costs(cost)).all(axis=1) for subnet, cost in zip(subnets, costs, strict=True)
+        }
+        return {one: Bar(float(quality[rows].max()), self.error) for one, rows in as_good.items() if rows.any()}
+
+    def _costs(self, values: Mapping[str, float]) -> list[float]:
+        """Less is better."""
+        return [one.sign * values[one.name] for one in self.known]
+
 
 Evaluations = Callable[["Measures", "Sequence[Subnet]"], "Iterator[tuple[int, Outcome]]"]
 """Evaluates sub-networks: yields each place and its outcome, in any order."""

@@ -6,11 +6,11 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from bnas.runtime.scalars import Scalars
-from bnas.search.constraint import Constraint
-from bnas.search.evaluation import Evaluation
-from bnas.search.objective import Objective
-from bnas.search.search_progress import SearchProgress
+from bnas.runtime.train.validation import Scalars
+
+from .evaluation import Evaluation
+from .objectives import Constraint, Objective
+from .progress import SearchProgress
 
 
 class SearchScalars:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 from pydantic import Field, PlainSerializer, PlainValidator, ValidationInfo, field_validator
 
 from bnas.passes.settings import NUMBER, NotInFile, Whole, settings
-from bnas.search.algorithms import NSGA2, POPULATION, Choice
-from bnas.search.constraint import Constraint
-from bnas.search.errors import SearchError
-from bnas.search.workers import Workers
+
+from .algorithms.settings import NSGA2, POPULATION, Choice
+from .errors import SearchError
+from .objectives import Constraint
+from .workers import Workers
 
 if TYPE_CHECKING:
     from bnas.passes import SearchSpace, Subnet

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bnas.passes import SearchSpace
-from bnas.runtime.fingerprint import fingerprint
-from bnas.search.errors import SearchError
-from bnas.search.objective import nearest
+from bnas.runtime.storage.archive import fingerprint
+
+from .errors import SearchError
+from .objectives import nearest
 
 if TYPE_CHECKING:
     from bnas.passes import Subnet
-    from bnas.search.outcome import Measures
+
+    from .evaluation import Measures
 
 
 @dataclass(frozen=True)

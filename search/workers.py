@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from bnas.search.errors import MetricError, SearchError
-from bnas.search.outcome import Measures, Outcome
+from .errors import MetricError, SearchError
+from .evaluation import Measures, Outcome
 
 if TYPE_CHECKING:
     from bnas.passes import Subnet
-    from bnas.runtime.racing import Bar
+    from bnas.runtime.evaluate.together import Bar
 
 RETRIES = 2
 """How often a candidate whose worker died is tried again."""

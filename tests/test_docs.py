@@ -13,7 +13,7 @@ import torch
 from run_cases import small, write_run
 from typer.testing import CliRunner
 
-from bnas.cli import app
+from bnas.cli.app import app
 from bnas.page.recorded import MISSING
 from bnas.passes import OPERATORS
 

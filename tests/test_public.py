@@ -87,7 +87,7 @@ def evaluated(text: str, names: dict[str, Any]) -> Any:
         return text
 
 
-OF_THE_PEER = "bnas.bootstrapnas"
+OF_THE_PEER = "bnas.config.bootstrapnas"
 """The sections of a file in BootstrapNAS's layout: docs/coming_from_bootstrapnas.md describes their keys."""
 
 
@@ -120,7 +120,8 @@ def members(kind: type) -> Iterator[tuple[str, Callable[..., Any]]]:
     for base in kind.__mro__:
         for name, member in vars(base).items() if is_ours(base) else ():
             function = function_of(member)
-            if function is not None and (not name.startswith("_") or name in ("__init__", "__call__")):
+            made = function is not None and function.__code__.co_filename == "<string>"  # of fields, which are read too
+            if function and not made and (not name.startswith("_") or name in ("__init__", "__call__")):
                 yield f"{kind.__name__}.{name}", function
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from bnas.passes.lazy import attach
 
 if TYPE_CHECKING:
-    from bnas.page.page import write_page
+    from .page import write_page
 
 __getattr__, __dir__ = attach(__name__, {"bnas.page.page": ("write_page",)})
 

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from bnas.page.errors import ReportError
-from bnas.page.plot import Plot, Series
+from .plot import Plot, Series
+from .recorded import ReportError
 
 try:
     import bokeh

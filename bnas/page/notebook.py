@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from itertools import islice
 
-from bnas.page.choice import told
-from bnas.page.errors import ReportError
-from bnas.page.front import View, ordered, searched
-from bnas.page.plot import Plot
-from bnas.page.quantity import Quantity, quantity
 from bnas.passes import Subnet
 from bnas.passes.wording import counted
 from bnas.search import Evaluation, SearchResult
+
+from .front import View, ordered, searched
+from .plot import Plot
+from .recorded import ReportError
+from .words import Quantity, quantity, told
 
 ROWS, PICTURES, NAMED = 20, 3, 3
 """So many rows, pictures, and names of one kind in a cell at most."""
@@ -45,7 +45,7 @@ def _pictures(result: SearchResult, front: Sequence[Evaluation], shown: dict[str
     upwards, *others = ordered(result.objectives)
     across = [one.name for one in others] or [name for name in ("macs",) if name in shown]
     try:
-        from bnas.page.pictures import picture
+        from .pictures import picture
     except ReportError as error:
         yield f"<p>{escape(str(error))}</p>"
         return

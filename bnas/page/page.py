@@ -15,19 +15,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from bnas.page.curves import curves
-from bnas.page.errors import ReportError
-from bnas.page.figures import item, script, sources
-from bnas.page.front import fronts
-from bnas.page.members import Members
-from bnas.page.pictures import picture, silhouette_picture
-from bnas.page.plot import Plot
-from bnas.page.progress import progress
-from bnas.page.recorded import MISSING, Recorded, read_run
-from bnas.page.silhouette import Chosen, chosen, layer_rows, table
-from bnas.page.winners import lines, measured_on, points
-from bnas.page.winners import table as winners_table
-from bnas.runtime.files import write_bytes
+from bnas.runtime.storage.files import write_bytes
+
+from .figures import item, script, sources
+from .front import fronts, lines, measured_on, points
+from .front import table as winners_table
+from .members import Chosen, Members, chosen, layer_rows, table
+from .pictures import picture, silhouette_picture
+from .plot import Plot
+from .progress import curves, progress
+from .recorded import MISSING, Recorded, ReportError, read_run
 
 try:
     from jinja2 import Environment, PackageLoader, StrictUndefined

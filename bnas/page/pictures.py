@@ -8,10 +8,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from bnas.page.errors import ReportError
-from bnas.page.palette import BLUE, GREY
-from bnas.page.plot import Plot, Series
-from bnas.page.silhouette import Chosen, LayerRow
+from .members import Chosen, LayerRow
+from .plot import BLUE, GREY, Plot, Series
+from .recorded import ReportError
 
 try:
     import matplotlib

@@ -6,16 +6,138 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from bnas.notes import ARCHITECTURE, ENVIRONMENT, SEARCH
-from bnas.output import CONFIG
-from bnas.page.errors import ReportError
-from bnas.page.files import History, Process, Results, SearchSettings
-from bnas.passes.architecture import Architecture, ArchitectureError
+from bnas.passes.cost.architecture import Architecture, ArchitectureError
+from bnas.passes.errors import BnasError
+from bnas.run.output import ARCHITECTURE, CONFIG, ENVIRONMENT, SEARCH
 from bnas.search import Constraint, Evaluation, EvaluationLog, Objective, RecordError, SearchResult
+
+# What can go wrong with the report of a run.
+
+
+class ReportError(BnasError):
+    """The report of a run cannot be made; names the file and what is wrong with it."""
+
+
+# The files of a run that its report reads, as far as the report needs them.
+
+
+class Part(BaseModel):
+    """A part of a file; what else stands there is not needed."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Process(Part):
+    """An entry of ``environment.json``."""
+
+    began: str
+    machine: dict[str, Any]
+    versions: dict[str, str]
+
+
+class StageNote(Part):
+    """A stage of the training."""
+
+    train_dims: tuple[str, ...] | None
+    epochs: int
+
+
+class Epoch(Part):
+    """What an epoch ended with."""
+
+    epoch: int
+    stage: int
+    loss: float
+    learning_rate: float
+    metrics: dict[str, float]
+
+
+class History(Part):
+    """``training/history.json``."""
+
+    format: Literal["bnas-training-history"]
+    version: Literal[1]
+    metric: str
+    stages: tuple[StageNote, ...]
+    epochs: tuple[Epoch, ...]
+
+
+class ObjectivePart(Part):
+    """An entry of ``objectives``."""
+
+    name: str
+    direction: Literal["min", "max"]
+
+
+class SearchSettings(Part):
+    """``search.json``."""
+
+    objectives: tuple[ObjectivePart, ...]
+    constraints: tuple[str, ...]
+    maximal: dict[str, float]
+    reference: float
+    acc_delta: float
+    evaluations: int
+    samples: int | None = None
+
+
+class LatencyNote(Part):
+    """A measured latency; see `bnas.runtime.Latency`."""
+
+    median_ms: float
+    quartiles_ms: tuple[float, float]
+    spread: float
+    runs: int
+    threads: int
+    batch: int
+    provider: str
+    unstable: str | None = None
+    machine: dict[str, Any] = Field(default={})
+
+
+class Int8Note(Part):
+    """A network in int8."""
+
+    test_accuracy: float | None = None
+    latency: LatencyNote | None = None
+    failure: str | None = None
+
+
+class SubnetNote(Part):
+    """A choice."""
+
+    widths: dict[str, int]
+    skipped: tuple[str, ...]
+    kernels: dict[str, int]
+
+
+class Network(Part):
+    """An entry of ``rows``: a network that was exported and measured."""
+
+    name: str
+    test_accuracy: float
+    macs: float
+    parameters: float
+    latency: LatencyNote
+    int8: Int8Note | None = None
+    subnet: SubnetNote
+
+
+class Results(Part):
+    """``report.json``."""
+
+    rows: tuple[Network, ...]
+    reference: float
+    acc_delta: float
+    evaluations: int
+    missed: bool
+    machine: dict[str, Any]
+    test_samples: int | None = None
+
 
 HISTORY, EVALUATIONS, RESULTS, DATA = "training/history.json", "evaluations.jsonl", "report.json", "data.json"
 MISSING = {

@@ -7,59 +7,65 @@ from typing import TYPE_CHECKING
 from bnas.passes.lazy import attach
 
 if TYPE_CHECKING:
-    from bnas.arrays import ArrayError
-    from bnas.bootstrapnas import BootstrapNAS, OptimizerSection
-    from bnas.configuration import Configuration, ExportSection, InputInfo
-    from bnas.devices import DeviceError
-    from bnas.digits import MissingExtraError
-    from bnas.inputs import ShapeError
-    from bnas.job import Job, Splits, Watch
-    from bnas.models import ModelError
-    from bnas.output import OutputError
-    from bnas.page.errors import ReportError
-    from bnas.pipeline import run_job
-    from bnas.quantised import Quantised
-    from bnas.report import Report, Row
-    from bnas.runner import RandomWeightsWarning
-    from bnas.samples import DataError
-    from bnas.section import ConfigurationError, ConfigurationWarning
-    from bnas.sources import SourceError
-    from bnas.weights import WeightsError, WeightsWarning
+    from bnas.config.bootstrapnas import BootstrapNAS, OptimizerSection
+    from bnas.config.configuration import Configuration, ExportSection, InputInfo
+    from bnas.config.section import ConfigurationError, ConfigurationWarning
+    from bnas.config.settings import DeviceError
+    from bnas.data.digits import MissingExtraError
+    from bnas.data.inputs import ShapeError
+    from bnas.data.samples import ArrayError, DataError
+    from bnas.data.sources import ModelError, SourceError, WeightsError, WeightsWarning
+    from bnas.page.recorded import ReportError
+
+    from .delivery import Quantised, Report, Row
+    from .job import Job, Splits, Watch
+    from .output import OutputError
+    from .pipeline import run_job
+    from .runner import RandomWeightsWarning
 
 __getattr__, __dir__ = attach(
     __name__,
     {
-        "bnas.arrays": ("ArrayError",),
-        "bnas.devices": ("DeviceError",),
-        "bnas.digits": ("MissingExtraError",),
-        "bnas.inputs": ("ShapeError",),
-        "bnas.job": (
+        "bnas.config.bootstrapnas": (
+            "BootstrapNAS",
+            "OptimizerSection",
+        ),
+        "bnas.config.configuration": (
+            "Configuration",
+            "ExportSection",
+            "InputInfo",
+        ),
+        "bnas.config.section": (
+            "ConfigurationError",
+            "ConfigurationWarning",
+        ),
+        "bnas.config.settings": ("DeviceError",),
+        "bnas.data.digits": ("MissingExtraError",),
+        "bnas.data.inputs": ("ShapeError",),
+        "bnas.data.samples": (
+            "ArrayError",
+            "DataError",
+        ),
+        "bnas.data.sources": (
+            "ModelError",
+            "SourceError",
+            "WeightsError",
+            "WeightsWarning",
+        ),
+        "bnas.page.recorded": ("ReportError",),
+        "bnas.run.delivery": (
+            "Quantised",
+            "Report",
+            "Row",
+        ),
+        "bnas.run.job": (
             "Job",
             "Splits",
             "Watch",
         ),
-        "bnas.bootstrapnas": ("BootstrapNAS", "OptimizerSection"),
-        "bnas.configuration": ("Configuration", "ExportSection", "InputInfo"),
-        "bnas.models": ("ModelError",),
-        "bnas.output": ("OutputError",),
-        "bnas.page.errors": ("ReportError",),
-        "bnas.pipeline": ("run_job",),
-        "bnas.quantised": ("Quantised",),
-        "bnas.report": (
-            "Report",
-            "Row",
-        ),
-        "bnas.runner": ("RandomWeightsWarning",),
-        "bnas.samples": ("DataError",),
-        "bnas.section": (
-            "ConfigurationError",
-            "ConfigurationWarning",
-        ),
-        "bnas.sources": ("SourceError",),
-        "bnas.weights": (
-            "WeightsError",
-            "WeightsWarning",
-        ),
+        "bnas.run.output": ("OutputError",),
+        "bnas.run.pipeline": ("run_job",),
+        "bnas.run.runner": ("RandomWeightsWarning",),
     },
 )
 

@@ -20,10 +20,9 @@ from .assertions import (
 )
 from .channels import Einsum, Gated, Norm, Padded, Parts, Shuffle, Tied, Unshuffle, Upsample
 from .convolutions import Around, Branches, Downsample, Head, Layer, Pool, Residual, Twice
-from .networks import Network
+from .networks import Network, networks, subnets
 from .plain import Plain, Recurrent
 from .stage import Stage
-from .strategies import networks, subnets
 from .tokens import Attention, Mix, Mlp, Tokens
 
 __all__ = [

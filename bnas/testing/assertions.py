@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from bnas.passes import Subnet
-from bnas.passes.attention import DECOMPOSITIONS
+from bnas.passes.assembly.slot import Slot
+from bnas.passes.frontend.decompositions import DECOMPOSITIONS
 from bnas.passes.frontend.fidelity import NoDropout
+from bnas.passes.frontend.ir import as_call, as_program_call
 from bnas.passes.frontend.state import set_modes
-from bnas.passes.ir import as_call, as_program_call
-from bnas.passes.lowering import lower, named_outputs
-from bnas.passes.slot import Slot
+from bnas.passes.onnx.lower import lower, named_outputs
 from bnas.runtime.program import Program
 from bnas.runtime.supernetwork import SuperNetwork
 from bnas.runtime.verification import verify

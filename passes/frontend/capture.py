@@ -19,8 +19,8 @@ from .candidates import Dynamic, batch_axis
 from .dynamic import dynamic_axes, emitted, planned
 from .emission import Emitter
 from .entry import Allowed, Axis, Check, Sizes
-from .exported_axes import LIMITED
-from .on_meta import BATCH
+from .exported.parts import LIMITED
+from .functions import BATCH
 from .recording import Recording
 from .session import Session
 from .state import set_modes
@@ -210,6 +210,3 @@ def _allowed(session: Session, path: Path, sizes: Sizes) -> Iterator[Allowed]:
             limits = session.limits(path, place)
             steps = None if axis.step == 1 else (axis.size, axis.step)
             yield steps if limits is None else (axis.size, axis.step, *limits)
-
-
-__all__ = ["Captured", "capture"]

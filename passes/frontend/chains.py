@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from math import gcd
 from typing import Any
 
-from .on_meta import BATCH
+from .functions import BATCH
 
 Vector = tuple[int, ...]
 """A size in each of the recordings."""

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import operator
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import Any
 
 import torch
@@ -16,12 +14,12 @@ from torch.fx import Node
 from bnas.passes.ops.record import UNKNOWN, Trait
 from bnas.passes.ops.registry import OPERATORS
 
+from .decompositions import Filled, Follows
+from .functions import as_meta, run_on_meta, without_defaults
 from .merging import LIMITS, ByMode, ByType, Differs, Merged, Merger, Recipe, Varying, limit_of
 from .numbers import Numbers
-from .on_meta import as_meta, run_on_meta
-from .own_layers import Filled, Follows
-from .steps import DEVICE_OF_MODEL, Step
 from .structure import is_record, leaves_of, map_leaves, parts_of
+from .tape import DEVICE_OF_MODEL, Step
 
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 LIMITS_OF_TYPES = frozenset(limit_of(dtype, name) for dtype in FLOATING for name in LIMITS)
@@ -270,27 +268,6 @@ class Emitter(Numbers):
         node = self.graph.create_node("call_module", name, (), attributes)
         node.meta.update(value=_with_values(value), scope="", nn_module_stack={})
         return node
-
-
-def without_defaults(function: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Keyword arguments without those that have the default anyway: functions of torch state all of them."""
-    defaults = _defaults(function) if kwargs and not isinstance(function, str | tuple) else {}
-    return {
-        name: value
-        for name, value in kwargs.items()
-        if name != "_stacklevel"
-        and not (name in defaults and type(value) is type(defaults[name]) and value == defaults[name])
-    }
-
-
-@cache
-def _defaults(function: Any) -> dict[str, Any]:
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):
-        return {}
-    plain = (bool, int, float, str, type(None))
-    return {one.name: one.default for one in parameters if isinstance(one.default, plain)}
 
 
 def is_input(step: Step) -> bool:

@@ -11,24 +11,20 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.fx.immutable_collections import immutable_dict, immutable_list
 from torch.overrides import TorchFunctionMode
 
+from bnas.passes.assembly.frames import GraphInterpreter
 from bnas.passes.errors import CaptureError
-from bnas.passes.interpreter import GraphInterpreter
-from bnas.passes.ir import IR
 from bnas.passes.ops.aten import in_python
 
 from .capture import modes_in_training
+from .differences import distance
 from .entry import Axis
-from .patches import inner_of
+from .ir import IR
 from .places import described
+from .recording import inner_of
 from .state import ModelState, preserved, set_modes
-from .structure import holds_tensors, leaves_of, map_leaves, parts_of, spelled_path
-
-TOLERANCES = {torch.float64: 1e-9, torch.float32: 2e-5, torch.bfloat16: 4e-2, torch.float16: 5e-3}
-"""The largest difference, relative to the largest output, that is rounding: libraries take another path of PyTorch
-while they are captured, and attention modules are taken apart."""
+from .structure import holds_tensors, map_leaves
 
 
 @dataclass
@@ -266,62 +262,9 @@ def copied(inputs: Any) -> Any:
     return map_leaves(inputs, lambda _, leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf)
 
 
-def distance(expected: Any, found: Any, label: str = "output") -> float | str:
-    """The largest relative difference of two nested values, or in words what is another."""
-    right = {path: leaf for path, leaf in leaves_of(found)}
-    left = {path: leaf for path, leaf in leaves_of(expected) if path in right or not _is_object(leaf)}
-    if list(left) != list(right):
-        return f"{label}: another structure ({type(found).__name__} instead of {type(expected).__name__})"
-    if (kinds := _kinds(expected)) != _kinds(found):
-        return f"{label}: another type than {', '.join(sorted({kind.__name__ for kind in kinds}))}"
-    worst = 0.0
-    for path, one in left.items():
-        error = _distance(one, right[path])
-        name = f"{label} {spelled_path(path)}".rstrip()
-        if isinstance(error, str):
-            return f"{name}: {error}"
-        worst = max(worst, error)
-    return worst
-
-
-def _kinds(value: Any) -> list[type]:
-    """The types of the containers inside, in order; a size is a tuple, and what an interpreter gives is plain."""
-    parts = parts_of(value)
-    if parts is None:
-        return []
-    plain: dict[Any, type] = {torch.Size: tuple, immutable_list: list, immutable_dict: dict}
-    kind = plain.get(type(value), type(value))
-    return [kind, *(inner for _, part in parts for inner in _kinds(part))]
-
-
-def _is_object(leaf: Any) -> bool:
-    """Whether a graph gives None for it (a cache of keys and values); some output classes then have no such part."""
-    return not isinstance(leaf, Tensor | bool | int | float | complex | str | dict | list | tuple | None)
-
-
-def _distance(one: Any, other: Any) -> float | str:
-    if not isinstance(one, Tensor):
-        dropped = other is None and _is_object(one)
-        return 0.0 if dropped or isinstance(other, type(one)) else f"{other!r} instead of {one!r}"
-    if not isinstance(other, Tensor) or one.shape != other.shape or one.dtype != other.dtype:
-        shape = f"{tuple(other.shape)} {other.dtype}" if isinstance(other, Tensor) else type(other).__name__
-        return f"{shape} instead of {tuple(one.shape)} {one.dtype}"
-    if one.is_meta or torch.equal(one, other):
-        return 0.0
-    wide = torch.complex128 if one.is_complex() else torch.float64
-    a, b = torch.nan_to_num(one.to(wide)), torch.nan_to_num(other.to(wide))
-    size, most = float(a.abs().max()), float((a - b).abs().max())
-    same_nan = torch.equal(one.isnan(), other.isnan()) if one.is_floating_point() else True
-    limit = TOLERANCES.get(one.dtype, 0.0)
-    error = most / size if size else most
-    if not same_nan or not error <= limit:
-        return f"differs by {most:.3g} where the largest is {size:.3g}"
-    return error
-
-
 def first_difference(ir: IR, inputs: Any, modes: Mapping[nn.Module, bool]) -> str:
     """Where the graph and the model part: the first node whose value the model does not compute there, in words."""
-    from .following import first_node
+    from .differences import first_node
 
     try:
         return first_node(ir, copied(inputs), modes)

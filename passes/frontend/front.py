@@ -14,19 +14,18 @@ from torch import Tensor, nn
 from torch.fx import Graph
 
 from bnas.passes.errors import CaptureError, Diagnostic
-from bnas.passes.ir import IR, aliases_of, as_call, floating
 from bnas.passes.ops.calls import call_of, writes_in_place
-from bnas.passes.shuffles import spell_shuffles
 
 from .candidates import Dynamic
 from .capture import Captured, capture
+from .decompositions import spell_shuffles
 from .entry import Axis
-from .exported import ExportedModel
+from .exported.program import ExportedModel
 from .fidelity import Fidelity, compare
-from .on_meta import BATCH
-from .patches import WRAPPERS
+from .functions import BATCH
+from .ir import IR, aliases_of, as_call, floating, resize_inputs, revalue
+from .recording import WRAPPERS
 from .structure import map_leaves, tensors_of
-from .values import resize_inputs, revalue
 
 
 def trace(model: nn.Module, example_inputs: Any, dynamic: Dynamic | None = None, *, check: bool = True) -> IR:
@@ -176,6 +175,3 @@ def _state_scales(graph: Graph) -> None:
             query = node.args[0] if node.args else node.kwargs["query"]
             width = query.meta["value"].shape[-1]
             node.update_kwarg("scale", 1 / math.sqrt(width))  # to the last bit as PyTorch does; width ** -0.5 is not
-
-
-__all__ = ["CaptureError", "trace"]

@@ -18,8 +18,8 @@ from torch import Tensor
 from bnas.passes.errors import CaptureError
 
 from .recording import Recording
-from .steps import Step
-from .structure import Leaf, leaves_of, parts_of, rebuilt, tensors_of
+from .structure import Leaf, equal, leaves_of, parts_of, rebuilt, same_values, tensors_of
+from .tape import Step
 
 
 class Differs(CaptureError):
@@ -114,7 +114,7 @@ class Merger:
         parts_of_first = parts_of(first)
         if parts_of_first is not None:
             return self._merge_parts(values, parts_of_first, step)
-        if all(_equal(first, one) for one in values[1:]):
+        if all(equal(first, one) for one in values[1:]):
             return first
         return self._merge_plain(values, step)
 
@@ -129,8 +129,8 @@ class Merger:
 
     def _merge_plain(self, values: list[Any], step: Step | None) -> Any:
         sized, trained = values[: len(self.sized)], values[len(self.sized)] if self.trained is not None else values[0]
-        same, same_mode = all(_equal(sized[0], one) for one in sized[1:]), _equal(sized[0], trained)
-        if self.typed is not None and not _equal(sized[0], values[-1]):
+        same, same_mode = all(equal(sized[0], one) for one in sized[1:]), equal(sized[0], trained)
+        if self.typed is not None and not equal(sized[0], values[-1]):
             return self._follows_type(sized[0], values[-1], step, alone=same and same_mode)
         if self.trained is not None and same:
             if isinstance(trained, bool | int | float | str | None) and isinstance(
@@ -149,7 +149,7 @@ class Merger:
         """What of the type of the tensors a value is, which is `other` in the recording of another type."""
         here, there = self._type_pair
         for name in LIMITS if alone else ():
-            if _equal(value, limit_of(here, name)) and _equal(other, limit_of(there, name)):
+            if equal(value, limit_of(here, name)) and equal(other, limit_of(there, name)):
                 return ByType(name)
         raise Differs(step, f"another argument where tensors are {there}: {_shown([value, other])}")
 
@@ -174,8 +174,8 @@ class Merger:
         """The base's cold step where all have the same value; else its recipe, merged, as a `Recipe`."""
         if steps not in self._cold:
             others = steps[1 : -1 if self.typed is not None else None]
-            same = all(_same_values(steps[0].value, one.value) for one in others)
-            if same and (self.typed is None or _same_values(steps[0].value, steps[-1].value, cast=True)):
+            same = all(same_values(steps[0].value, one.value) for one in others)
+            if same and (self.typed is None or same_values(steps[0].value, steps[-1].value, cast=True)):
                 self._cold[steps] = steps[0]
             else:
                 self._cold[steps] = self._merge_recipes(steps, user)
@@ -254,32 +254,6 @@ def _shown(values: Sequence[Any]) -> str:
     return " and ".join(str(one)[:60] for one in values[:2])
 
 
-def _equal(left: Any, right: Any) -> bool:
-    if type(left) is not type(right):
-        return False
-    if isinstance(left, float):
-        return left == right or (left != left and right != right)
-    try:
-        return bool(left == right)
-    except Exception:  # a value without an order of its own
-        return left is right
-
-
-def _same_values(left: Any, right: Any, *, cast: bool = False) -> bool:
-    """Whether two values hold equal tensors in the same places; with `cast`, of any floating-point type."""
-    a, b = tensors_of(left), tensors_of(right)
-    return len(a) == len(b) and all(map(_same_numbers if cast else _same_tensor, a, b))
-
-
-def _same_numbers(left: Tensor, right: Tensor) -> bool:
-    """Whether a table is the same but for rounding: where the model is converted, its tables are."""
-    if left.dtype == right.dtype or left.is_meta or not (left.is_floating_point() and right.is_floating_point()):
-        return _same_tensor(left, right)
-    short = min(left.dtype, right.dtype, key=lambda one: one.itemsize)
-    a, b = left.to(short), right.to(short)
-    return a.shape == b.shape and torch.allclose(a, b, rtol=1e-4, atol=1e-6, equal_nan=True)
-
-
 LIMITS = ("dtype", "min", "max", "eps", "tiny")
 """What follows a type: itself, and the limits that models read of it."""
 
@@ -291,18 +265,3 @@ def limit_of(dtype: torch.dtype, name: str) -> Any:
 
 def _type_of(step: Step) -> Any:
     return step.value.dtype if isinstance(step.value, Tensor) and not step.cold else None
-
-
-def _same_tensor(left: Tensor, right: Tensor) -> bool:
-    if left is right:
-        return True
-    if left.shape != right.shape or left.dtype != right.dtype:
-        return False
-    if left.is_meta or right.is_meta:  # the whole model is: there are no numbers to compare
-        return left.is_meta and right.is_meta
-    if left.is_floating_point() or left.is_complex():
-        return bool(torch.equal(torch.nan_to_num(left), torch.nan_to_num(right)))
-    return bool(torch.equal(left, right))
-
-
-__all__ = ["ByMode", "ByType", "Differs", "Merged", "Merger", "Recipe", "Varying", "recipe", "same_calls"]

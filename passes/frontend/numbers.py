@@ -13,8 +13,8 @@ from torch.fx import Node
 
 from .chains import FAMILIES, Chain, Vector, chains, exact
 from .merging import Differs, Merged, Varying
-from .steps import Step
 from .structure import Attribute, Path, at, leaves_of
+from .tape import Step
 
 
 class Numbers:

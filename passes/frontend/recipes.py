@@ -7,12 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .on_meta import Types, as_meta, run_on_meta, to_meta
+from .functions import Types, as_meta, run_on_meta, spelled, to_meta, written_by
 from .places import user_line
-from .spelling import spelled, written_by
-from .steps import DEVICE_OF_MODEL, Step
 from .structure import at, holds_tensors, leaves_of, map_leaves, tensors_of
-from .tape import Tape
+from .tape import DEVICE_OF_MODEL, Step, Tape
 
 LARGE = 1 << 22
 """A cold tensor of more entries is not computed for real: it is hot from the beginning."""

@@ -22,17 +22,14 @@ from bnas.passes.ops.aten import in_python
 from bnas.passes.ops.calls import NORM_OF_RANK, form_of
 from bnas.passes.ops.record import Layer
 
-from .alone import Exports
-from .exported import ExportedModel
-from .guards import passing
-from .methods import Again, Method, Methods, keeps_values
-from .on_meta import Types, hooked, run_leaf, run_on_meta
+from .exported.program import ExportedModel
+from .functions import DEVICE, LIKES, RANDOM, READS, Types, hooked, run_leaf, run_on_meta, spelled, written_by
 from .opaque import Draws, run_opaque
-from .places import ValueRead, described, told, user_frame
+from .places import ValueRead, described, passing, told, user_frame
 from .recipes import Recipes
-from .spelling import DEVICE, LIKES, RANDOM, READS, spelled, written_by
-from .steps import Step
 from .structure import PLAIN, Path, holds_tensors, leaves_of, map_leaves, tensors_of
+from .tape import Step
+from .unrecorded import Again, Exports, Method, Methods, keeps_values
 
 
 class Recorder(Recipes, TorchFunctionMode):

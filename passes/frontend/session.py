@@ -13,16 +13,14 @@ from torch import Tensor, nn
 
 from bnas.passes.errors import CaptureError
 
-from .alone import Exports
 from .entry import Axis
-from .exported import ExportedModel
-from .exported_axes import ExportedAxes, Limits
+from .exported.parts import ExportedAxes, Limits
+from .exported.program import ExportedModel
 from .merging import same_calls
-from .methods import Method, Methods
-from .patches import WRAPPERS, inner_of
-from .recording import Recording, preparing, record
+from .recording import WRAPPERS, Recording, inner_of, preparing, record
 from .state import ModelState
 from .structure import Path, holds_tensors, leaves_of, tensor_name
+from .unrecorded import Exports, Method, Methods
 
 
 @dataclass

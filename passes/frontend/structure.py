@@ -158,3 +158,45 @@ def spelled_path(path: Path, between: str = ".") -> str:
 def tensor_name(names: Mapping[Path, str], path: Path) -> str:
     """The name of a tensor among the inputs: that of its argument, from `names`, and the way to it."""
     return "_".join([names[path[:2]], *([spelled_path(path[2:], "_")] if path[2:] else [])])
+
+
+# Whether values of recordings are the same.
+
+
+def equal(left: Any, right: Any) -> bool:
+    """Whether two values are equal: NaN is NaN, and a value that cannot be compared is itself."""
+    if type(left) is not type(right):
+        return False
+    if isinstance(left, float):
+        return left == right or (left != left and right != right)
+    try:
+        return bool(left == right)
+    except Exception:  # a value without an order of its own
+        return left is right
+
+
+def same_values(left: Any, right: Any, *, cast: bool = False) -> bool:
+    """Whether two values hold equal tensors in the same places; with `cast`, of any floating-point type."""
+    a, b = tensors_of(left), tensors_of(right)
+    return len(a) == len(b) and all(map(_same_numbers if cast else _same_tensor, a, b))
+
+
+def _same_numbers(left: Tensor, right: Tensor) -> bool:
+    """Whether a table is the same but for rounding: where the model is converted, its tables are."""
+    if left.dtype == right.dtype or left.is_meta or not (left.is_floating_point() and right.is_floating_point()):
+        return _same_tensor(left, right)
+    short = min(left.dtype, right.dtype, key=lambda one: one.itemsize)
+    a, b = left.to(short), right.to(short)
+    return a.shape == b.shape and torch.allclose(a, b, rtol=1e-4, atol=1e-6, equal_nan=True)
+
+
+def _same_tensor(left: Tensor, right: Tensor) -> bool:
+    if left is right:
+        return True
+    if left.shape != right.shape or left.dtype != right.dtype:
+        return False
+    if left.is_meta or right.is_meta:  # the whole model is: there are no numbers to compare
+        return left.is_meta and right.is_meta
+    if left.is_floating_point() or left.is_complex():
+        return bool(torch.equal(torch.nan_to_num(left), torch.nan_to_num(right)))
+    return bool(torch.equal(left, right))

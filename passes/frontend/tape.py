@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -10,10 +12,61 @@ from torch import Tensor, nn
 
 from bnas.passes.errors import CaptureError
 
-from .on_meta import Types, to_meta
+from .functions import Types, to_meta
 from .places import user_line
-from .steps import DEVICE_OF_MODEL, Step, has_gradients
-from .structure import Attribute, Path, at, map_leaves, tensors_of
+from .structure import Attribute, Leaf, Path, at, map_leaves, tensors_of
+
+# One call of a recording: what a node of the graph will be.
+
+
+@dataclass(eq=False, slots=True)
+class Step(Leaf):
+    """One call that was noted: what a node of the graph will be."""
+
+    op: str
+    """As in torch.fx; "cold" for a call that was computed for real, "given" for a tensor that was there before."""
+    target: Any
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    value: Any = None
+    """What it gave: meta tensors, or real ones where it is cold."""
+    stack: Mapping[str, Any] = field(default_factory=dict)
+    """The calls of modules around it, as torch.fx notes them."""
+    scope: str = ""
+    line: tuple[str, int] | None = None
+    """File and line of the user's code."""
+    grad: bool = True
+    """Whether gradients were enabled."""
+    index: int = -1
+    writes: bool = False
+    returned: tuple[str, ...] = ()
+    """The calls of modules that returned its value, from the innermost."""
+
+    @property
+    def cold(self) -> bool:
+        """Whether its value does not depend on inputs and tensors of the model."""
+        return self.op in ("cold", "given")
+
+    def place(self) -> str:
+        """Where it is in the user's code, for messages."""
+        where = f"{self.line[0]}:{self.line[1]}" if self.line else "forward"
+        return f"{where}, in module {self.scope!r}" if self.scope else where
+
+
+def has_gradients(step: Step) -> bool:
+    """Whether gradients may go back through a step."""
+    if step.op == "get_attr":
+        return True
+    return step.grad and step.op in ("call_function", "call_method", "call_module") and isinstance(step.value, Tensor)
+
+
+@dataclass(frozen=True)
+class _DeviceOfModel(Leaf):
+    """Stands among arguments for the device that the model is on."""
+
+
+DEVICE_OF_MODEL = _DeviceOfModel()
+
 
 MOST_STEPS = 60_000
 """A recording that gets longer runs in a loop over the samples of a batch, or does not end."""

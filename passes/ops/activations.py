@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bnas.passes.axes import Axes, AxisTypes
-from bnas.passes.lowering_site import Site
+from bnas.passes.axes.types import Axes, AxisTypes
+from bnas.passes.onnx.site import Site
 
 from . import shapes
 from .arithmetic import clip, each, unary

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bnas.passes.axes import Axes, AxisTypes
-from bnas.passes.lowering_site import Site, Value
-from bnas.passes.lowering_sizes import Size
-from bnas.passes.terms import Term
+from bnas.passes.axes.terms import Term
+from bnas.passes.axes.types import Axes, AxisTypes
+from bnas.passes.onnx.site import Site
+from bnas.passes.onnx.values import Size, Value
 
 from . import shapes
 from .calls import Call

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bnas.passes.axes import Axes, AxisTypes
-from bnas.passes.lowering_builder import onnx_type
-from bnas.passes.lowering_site import Site
+from bnas.passes.axes.types import Axes, AxisTypes
+from bnas.passes.onnx.builder import onnx_type
+from bnas.passes.onnx.site import Site
 
 from .aten import renamed
 from .calls import Call, identity

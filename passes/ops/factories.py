@@ -7,11 +7,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from bnas.passes.axes import Axes, AxisTypes
-from bnas.passes.lowering_builder import onnx_type
-from bnas.passes.lowering_site import Site, Value
-from bnas.passes.lowering_sizes import AnySize, Size
-from bnas.passes.terms import K, Sym
+from bnas.passes.axes.terms import K, Sym
+from bnas.passes.axes.types import Axes, AxisTypes
+from bnas.passes.onnx.builder import onnx_type
+from bnas.passes.onnx.site import Site
+from bnas.passes.onnx.values import AnySize, Size, Value
 
 from .arithmetic import pointwise_axes
 from .calls import Call, Dynamic

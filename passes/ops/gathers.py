@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from bnas.passes.axes import Axes, AxisTypes
+from bnas.passes.axes.terms import K
+from bnas.passes.axes.types import Axes, AxisTypes
 from bnas.passes.errors import RuleError
-from bnas.passes.lowering_site import Site, Value
-from bnas.passes.lowering_sizes import same_size
-from bnas.passes.terms import K
+from bnas.passes.onnx.site import Site
+from bnas.passes.onnx.values import Value, same_size
 
 from .calls import Call
 from .indexing import filled, setitem_onnx

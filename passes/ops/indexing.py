@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from bnas.passes.axes import Axes, AxisTypes
+from bnas.passes.axes.terms import Cat, K, Term, symbols
+from bnas.passes.axes.types import Axes, AxisTypes
 from bnas.passes.errors import RuleError
-from bnas.passes.lowering_execution import SampleError
-from bnas.passes.lowering_site import Site, Source, Value
-from bnas.passes.lowering_sizes import AnySize, Size, same_size
-from bnas.passes.lowering_writes import scattered
-from bnas.passes.terms import Cat, K, Term, symbols
+from bnas.passes.onnx.site import Site
+from bnas.passes.onnx.steps import SampleError
+from bnas.passes.onnx.values import AnySize, Size, Source, Value, same_size
+from bnas.passes.onnx.writes import scattered
 
 from .arithmetic import pointwise_axes
 from .calls import Call, Dynamic

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bnas.passes.axes import Axes, AxisTypes
-from bnas.passes.lowering_site import Site
-from bnas.passes.terms import K
+from bnas.passes.axes.terms import K
+from bnas.passes.axes.types import Axes, AxisTypes
+from bnas.passes.onnx.site import Site
 
 from . import shapes
 from .calls import Call

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.fx import Node
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from bnas.passes.axes import Axes, AxisTypes
-from bnas.passes.lowering_site import Site, Value
-from bnas.passes.lowering_sizes import Size
+from bnas.passes.axes.types import Axes, AxisTypes
+from bnas.passes.onnx.site import Site
+from bnas.passes.onnx.values import Size, Value
 
 from . import shapes
 from .calls import Call, Dynamic, call_of

@@ -10,8 +10,8 @@ import torch
 from onnx import TensorProto
 from torch import Tensor
 
-from bnas.passes.lowering_site import Site, Value
-from bnas.passes.lowering_sizes import Size, leaves
+from bnas.passes.onnx.site import Site
+from bnas.passes.onnx.values import Size, Value, leaves
 
 from .aten import renamed
 from .record import NumberRule, Operator

@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
-from bnas.passes.axes import Axes, AxisTypes
+from bnas.passes.axes.terms import K, Prod, Sym, Term
+from bnas.passes.axes.types import Axes, AxisTypes
 from bnas.passes.errors import RuleError
-from bnas.passes.frontend.on_meta import BATCH
-from bnas.passes.lowering_site import Site, Value
-from bnas.passes.lowering_sizes import AnySize, Size, same_size
-from bnas.passes.terms import K, Prod, Sym, Term
+from bnas.passes.frontend.functions import BATCH
+from bnas.passes.onnx.site import Site
+from bnas.passes.onnx.values import AnySize, Size, Value, same_size
 
 from .calls import Call, Dynamic
 from .numbers import shape_read

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch.fx import Node
 
-from bnas.passes.axes import Axes, AxisTypes
+from bnas.passes.axes.terms import Cat, K, Term
+from bnas.passes.axes.types import Axes, AxisTypes
 from bnas.passes.errors import RuleError
-from bnas.passes.lowering_site import Site, Source
-from bnas.passes.lowering_sizes import AnySize, Size, same_size
-from bnas.passes.terms import Cat, K, Term
+from bnas.passes.onnx.site import Site
+from bnas.passes.onnx.values import AnySize, Size, Source, same_size
 
 from .calls import Call, Dynamic
 from .convolutions import PAD_MODES

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bnas.passes.axes import Axes, AxisTypes
-from bnas.passes.lowering_builder import onnx_type
-from bnas.passes.lowering_site import Site, Source
-from bnas.passes.lowering_sizes import AnySize, Size, leaves, same_size
-from bnas.passes.terms import K
+from bnas.passes.axes.terms import K
+from bnas.passes.axes.types import Axes, AxisTypes
+from bnas.passes.onnx.builder import onnx_type
+from bnas.passes.onnx.site import Site
+from bnas.passes.onnx.values import AnySize, Size, Source, leaves, same_size
 
 from .calls import Call
 from .convolutions import spatial_axes, spread

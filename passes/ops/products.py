@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bnas.passes.axes import Axes, AxisTypes
+from bnas.passes.axes.terms import K, Prod, symbols
+from bnas.passes.axes.types import Axes, AxisTypes
 from bnas.passes.errors import RuleError
-from bnas.passes.lowering_site import Site, Source
-from bnas.passes.lowering_sizes import AnySize
-from bnas.passes.terms import K, Prod, symbols
+from bnas.passes.onnx.site import Site
+from bnas.passes.onnx.values import AnySize, Source
 
 from . import shapes
 from .calls import Call

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from bnas.passes.axes import AxisTypes
-    from bnas.passes.lowering_site import Site
-    from bnas.passes.terms import Term
+    from bnas.passes.axes.terms import Term
+    from bnas.passes.axes.types import AxisTypes
+    from bnas.passes.onnx.site import Site
 
     from .calls import Call
 
@@ -168,7 +168,7 @@ class Operator:
     onnx: OnnxRule | None = None
     number: NumberRule | None = None
     kept: str = ""
-    """The method of `bnas.passes.oracle.OverKept` that computes it over the entries that a sub-network keeps."""
+    """The method of `bnas.passes.oracle.norms.OverKept` that computes it over the entries that a sub-network keeps."""
     samples: tuple[Sample, ...] = ()
 
     def names(self) -> Iterator[Target]:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from bnas.passes.axes import Axes, AxisTypes
-from bnas.passes.lowering_site import Site, Source, Value
-from bnas.passes.terms import K, Prod, Term
+from bnas.passes.axes.terms import K, Prod, Term
+from bnas.passes.axes.types import Axes, AxisTypes
+from bnas.passes.onnx.site import Site
+from bnas.passes.onnx.values import Source, Value
 
 from .calls import Call, TensorRef
 from .record import Layer, Operator, Sample

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from onnx import TensorProto
 from torch import nn
 
-from bnas.passes.axes import Axes, AxisTypes
+from bnas.passes.axes.terms import K
+from bnas.passes.axes.types import Axes, AxisTypes
 from bnas.passes.errors import RuleError
-from bnas.passes.lowering_site import Site, Value
-from bnas.passes.lowering_sizes import Size
-from bnas.passes.terms import K
+from bnas.passes.onnx.site import Site
+from bnas.passes.onnx.values import Size, Value
 
 from .arithmetic import binary
 from .calls import Call

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from onnx import TensorProto
 from torch import nn
 
-from bnas.passes.axes import Axes, AxisTypes
-from bnas.passes.lowering_builder import onnx_type
-from bnas.passes.lowering_site import Site, Source
-from bnas.passes.lowering_sizes import AnySize, Size, pair_of, same_size
-from bnas.passes.terms import K
+from bnas.passes.axes.terms import K
+from bnas.passes.axes.types import Axes, AxisTypes
+from bnas.passes.onnx.builder import onnx_type
+from bnas.passes.onnx.site import Site
+from bnas.passes.onnx.values import AnySize, Size, Source, pair_of, same_size
 
 from .aten import renamed
 from .calls import Call

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 if TYPE_CHECKING:
-    from bnas.passes.slot import Slot
+    from bnas.passes.assembly.slot import Slot
 
 NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 """The tensors of one layer and direction, without the suffix."""

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bnas.passes.axes import Axes, AxisTypes, Moved
-from bnas.passes.lowering_site import Site
-from bnas.passes.lowering_sizes import Size
-from bnas.passes.terms import K, Perm, Prod
+from bnas.passes.axes.terms import K, Perm, Prod
+from bnas.passes.axes.types import Axes, AxisTypes, Moved
+from bnas.passes.onnx.site import Site
+from bnas.passes.onnx.values import Size
 
 from .aten import renamed
 from .calls import Call

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from bnas.passes.axes import Axes, AxisTypes
+from bnas.passes.axes.terms import K, Prod, Term, symbols
+from bnas.passes.axes.types import Axes, AxisTypes
 from bnas.passes.errors import RuleError
-from bnas.passes.lowering_simplify import through_reshapes
-from bnas.passes.lowering_site import Site
-from bnas.passes.lowering_sizes import AnySize, Size
-from bnas.passes.terms import K, Prod, Term, symbols
+from bnas.passes.onnx.builder import through_reshapes
+from bnas.passes.onnx.site import Site
+from bnas.passes.onnx.values import AnySize, Size
 
 from .calls import Call, Dynamic
 from .record import Layer, Operator, Sample, Trait

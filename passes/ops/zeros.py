@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from torch.fx import Node
 
-from bnas.passes.ir import memory_of
-from bnas.passes.terms import Term, symbols
+from bnas.passes.axes.terms import Term, symbols
+from bnas.passes.frontend.ir import memory_of
 
 from .calls import Call, TensorRef
 from .record import ZeroRule
 from .registry import OPERATORS
 
 if TYPE_CHECKING:
-    from bnas.passes.axes import AxisTypes
+    from bnas.passes.axes.types import AxisTypes
 
 Zeros = tuple[bool, ...]
 """For each axis of a tensor, whether what is left out of it is zero; a rigid axis leaves nothing out."""

@@ -22,8 +22,8 @@ from rich.table import Table
 
 import bnas
 from bnas.runtime import first_samples
-from bnas.runtime.files import write_json
-from bnas.runtime.validation import watched
+from bnas.runtime.storage.files import write_json
+from bnas.runtime.train.validation import watched
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 from cifar10 import read_data, read_model

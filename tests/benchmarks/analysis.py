@@ -8,7 +8,8 @@ from __future__ import annotations
 import gc
 import tracemalloc
 
-from timing import Spread, seconds  # isort: skip  # first: it sets the number of threads
+from timing import Spread  # isort: skip  # first: it sets the number of threads
+from timing import seconds  # isort: skip  # first: it sets the number of threads
 
 import torch
 from rich.console import Console

@@ -12,7 +12,8 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-from timing import Spread, seconds  # isort: skip  # first: it sets the number of threads
+from timing import Spread  # isort: skip  # first: it sets the number of threads
+from timing import seconds  # isort: skip  # first: it sets the number of threads
 
 import torch
 import typer

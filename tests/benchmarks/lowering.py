@@ -23,11 +23,11 @@ from torch import nn
 from zoo_models import make_model
 
 from bnas.passes import Elasticity, Subnet
-from bnas.passes.lowering import lower, lowered_graph
+from bnas.passes.onnx.lower import lower, lowered_graph
 from bnas.runtime import LatencyModel, SuperNetwork, measure_latency
-from bnas.runtime.latency_model import kendall_tau
-from bnas.runtime.latency_sample import ratios, spread
-from bnas.runtime.onnx_session import Array
+from bnas.runtime.latency.measurement import ratios, spread
+from bnas.runtime.latency.model import kendall_tau
+from bnas.runtime.onnx.session import Array
 
 LOWERING = {"mobilenet_v2": 60, "resnet50": 120, "vit_b_16": 150}
 """Goals in milliseconds, by model."""

@@ -22,7 +22,7 @@ from zoo_models import enliven, make_model, run_input
 
 from bnas.passes import Elasticity, Subnet
 from bnas.passes.errors import ModuleFormError
-from bnas.passes.module_trial import difference
+from bnas.passes.modules.trial import difference
 from bnas.runtime import SuperNetwork
 
 FAMILIES = (

@@ -32,16 +32,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from zoo_models import make_model, traced_input
 
-from bnas.digits import DigitNet
+from bnas.data.digits import DigitNet
 from bnas.passes import SearchSpace, Subnet
 from bnas.runtime import Evaluator, SuperNetwork, first_samples, recalibrate
 from bnas.search import RandomSearch, Searcher, SearchResult, SearchSettings
-from bnas.search.candidates import Candidates, scaled_genes
-from bnas.search.encoding import Genes
-from bnas.search.fitness import Fitness, Individual
-from bnas.search.global_random import GlobalRandom
-from bnas.search.nsga2 import Evolution
-from bnas.search.variation import Variation
+from bnas.search.algorithms.candidates import Candidates, Genes, scaled_genes
+from bnas.search.algorithms.contract import Fitness, Individual
+from bnas.search.algorithms.nsga2 import Evolution, GlobalRandom, Variation
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "cifar10.py"
 SEEDS = range(5)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from bnas.passes import Subnet
 from bnas.runtime import SuperNetwork
-from bnas.runtime.layout import LAYOUTS, laid_out
+from bnas.runtime.nested import LAYOUTS, laid_out
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples/cifar10.py"
 NAMES = ("resnet20", "resnet18", "resnet50", "mobilenet_v2")

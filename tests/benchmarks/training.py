@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
-from timing import Spread, ratio, seconds  # isort: skip  # first: it sets the number of threads
+from timing import Spread  # isort: skip  # first: it sets the number of threads
+from timing import ratio  # isort: skip  # first: it sets the number of threads
+from timing import seconds  # isort: skip  # first: it sets the number of threads
 
 import numpy as np
 import torch
@@ -21,7 +23,7 @@ from steps import NAMES, Workbench, batch, make_model, make_supernet
 from switching import SEEN, UNSEEN, Structures
 
 from bnas.passes import Subnet
-from bnas.runtime.layout import LAYOUTS, faster_layout
+from bnas.runtime.nested import LAYOUTS, faster_layout
 
 MAXIMAL, HALF, MINIMAL, SANDWICH, MEMORY = 1.03, 1.06, 1.10, 2.8, 1.10
 """Goals, as ratios."""

@@ -30,11 +30,11 @@ from torch.utils._pytree import tree_leaves
 from zoo_models import FINE, NAMES, Counts, count, counts_by_name, enliven, make_model, run_input, traced_input
 
 from bnas.passes import Subnet
-from bnas.passes.rigidity import rigid_share
+from bnas.passes.pipeline.dump import rigid_share
 from bnas.runtime import SuperNetwork, verify
 
 ROOT = Path(__file__).resolve().parents[2]
-TABLE, GOLDEN, ROWS = ROOT / "docs/zoo.md", ROOT / "tests/passes/golden_zoo.json", ROOT / "runs/zoo"
+TABLE, GOLDEN, ROWS = ROOT / "docs/zoo.md", ROOT / "tests/passes/pipeline/golden_zoo.json", ROOT / "runs/zoo"
 SUBNETS = 3
 LARGE = 100_000_000
 """Parameters above which sub-networks are compared by their shapes only, on meta tensors."""

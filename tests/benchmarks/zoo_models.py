@@ -11,7 +11,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from bnas.passes import Elasticity, analyse, trace
-from bnas.passes.oracle import randomise
+from bnas.passes.oracle.oracle import randomise
 from bnas.runtime import SuperNetwork
 
 CLASSIFIERS = tuple(torchvision.models.list_models(module=torchvision.models))

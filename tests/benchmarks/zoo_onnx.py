@@ -27,7 +27,7 @@ import torch
 from zoo_models import CLASSIFIERS, FINE, NAMES, enliven, make_model, run_input, traced_input
 
 from bnas.runtime import OnnxFallbackWarning, SuperNetwork, export_onnx
-from bnas.runtime.machine import machine
+from bnas.runtime.latency.machine import machine
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLE, ROWS = ROOT / "docs/zoo_onnx.md", ROOT / "runs/zoo_onnx"

@@ -15,11 +15,7 @@ from torch import Tensor, nn
 
 from bnas.passes import Subnet
 from bnas.runtime.program import Binding, View
-from bnas.testing import (
-    assert_gradients_match,
-    assert_program_is_extracted,
-    subnets,
-)
+from bnas.testing import assert_gradients_match, assert_program_is_extracted, subnets
 
 # (e): gradients
 

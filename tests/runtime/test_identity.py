@@ -11,13 +11,7 @@ from network_cases import ELASTICITY, Case, assert_same, cases, snapshot, supern
 from torch import Tensor, nn
 
 from bnas.runtime.supernetwork import SuperNetwork
-from bnas.testing import (
-    Network,
-    assert_extracted_is_oracle,
-    assert_maximal_is_original,
-    networks,
-    subnets,
-)
+from bnas.testing import Network, assert_extracted_is_oracle, assert_maximal_is_original, networks, subnets
 
 # (g): identity of parameters, names of tensors
 

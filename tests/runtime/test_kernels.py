@@ -15,14 +15,15 @@ from network_cases import ELASTICITY, EXACT, Case, cases, supernet_of
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from bnas.inputs import Input
-from bnas.inspection import inspect_model
+from bnas.cli.inspection import inspect_model
+from bnas.data.inputs import Input
 from bnas.passes import Elasticity, Subnet, SubnetError
-from bnas.passes.shrinking import Matrices, Shrink
+from bnas.passes.assembly.slot import Matrices, Shrink
 from bnas.runtime.errors import CheckpointError
 from bnas.runtime.program import Gathered
 from bnas.runtime.supernetwork import SuperNetwork
-from bnas.runtime.training import Stage, Trainer
+from bnas.runtime.train.stages import Stage
+from bnas.runtime.train.trainer import Trainer
 from bnas.testing import (
     Branches,
     Head,

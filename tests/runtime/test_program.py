@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from bnas import testing
 from bnas.passes import OPERATORS, VerificationError
-from bnas.passes.axes import Axes, AxisTypes
+from bnas.passes.axes.terms import Cat, K
+from bnas.passes.axes.types import Axes, AxisTypes
 from bnas.passes.ops.calls import Call
-from bnas.passes.terms import Cat, K
 from bnas.runtime.program import Gathered, GatheredTensor
 from bnas.runtime.supernetwork import SuperNetwork
 from bnas.testing import (

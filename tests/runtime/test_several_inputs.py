@@ -24,10 +24,10 @@ from bnas.runtime import (
     recalibrate,
 )
 from bnas.runtime.errors import BatchError, TrainingError
+from bnas.runtime.evaluate.together import Bar, RacingError
 from bnas.runtime.nested import as_batch, batch_size, scores_of
-from bnas.runtime.onnx_session import OnnxModule, SessionError
-from bnas.runtime.quantisation import QuantisationError
-from bnas.runtime.racing import Bar, RacingError
+from bnas.runtime.onnx.int8 import QuantisationError
+from bnas.runtime.onnx.session import OnnxModule, SessionError
 
 STAGES = [bnas.Stage(epochs=1)]
 RECIPE = bnas.Recipe(num_bn_adaptation_samples=8, memory_format="contiguous")

@@ -15,7 +15,7 @@ from network_cases import ELASTICITY, supernet_of
 from torch import Tensor, nn
 
 from bnas.passes import Subnet
-from bnas.passes.detour import OracleWarning
+from bnas.passes.oracle.detour import OracleWarning
 from bnas.runtime.supernetwork import SuperNetwork
 from bnas.testing import (
     Layer,

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from bnas.passes import BnasError, CaptureError, Elasticity, ElasticityError, Subnet, SubnetError
-from bnas.passes.reordering import importance
-from bnas.runtime.checkpoint import SUPERNET
+from bnas.passes.assembly.reordering import importance
 from bnas.runtime.errors import CheckpointError
+from bnas.runtime.storage.checkpoint import SUPERNET
 from bnas.runtime.supernetwork import SuperNetwork
 from bnas.testing import (
     Branches,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bnas.search import Objective, SearchError
-from bnas.search.objective import nearest
+from bnas.search.objectives import nearest
 
 
 def test_cost_is_less_where_the_value_is_better() -> None:

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bnas.passes import SearchSpace, Subnet
-from bnas.runtime.racing import Bar
+from bnas.runtime.evaluate.together import Bar
 from bnas.search import NSGA2, Evaluation, Objective, Searcher, SearchError, SearchSettings
-from bnas.search.evaluation_log import EvaluationLog
-from bnas.search.racing import Racing
+from bnas.search.log import EvaluationLog
+from bnas.search.run import Racing
 
 OBJECTIVES = (Objective("accuracy", "max"), Objective("macs", "min"), Objective("speed", "max"))
 ROW = st.tuples(*[st.integers(0, 4)] * 3)

@@ -14,15 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bnas.passes import Subnet
-from bnas.search import (
-    Constraint,
-    Evaluation,
-    MetricError,
-    Objective,
-    RecordError,
-    SearchError,
-    SearchResult,
-)
+from bnas.search import Constraint, Evaluation, MetricError, Objective, RecordError, SearchError, SearchResult
 
 MACS, ACCURACY, LATENCY = Objective("macs", "min"), Objective("accuracy", "max"), Objective("latency", "min")
 OBJECTIVES = (ACCURACY, MACS, LATENCY)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bnas.digits import DigitNet
+from bnas.data.digits import DigitNet
 from bnas.passes import Subnet
 from bnas.runtime import Evaluator, SuperNetwork
 from bnas.search import NSGA2, EvaluationLog, Objective, RecordError, Searcher, SearchError, SearchSettings

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bnas.passes.frontend.ir import as_call, as_program_call
 from bnas.passes.frontend.structure import leaves_of, map_leaves
-from bnas.passes.ir import as_call, as_program_call
 from bnas.runtime import SuperNetwork
 
 

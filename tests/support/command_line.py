@@ -64,7 +64,7 @@ def write_files(folder: Path, **changes: Any) -> None:
     """A model, its weights, data and a configuration."""
     import torch
 
-    from bnas.sources import load_model
+    from bnas.data.sources import load_model
 
     (folder / "net.py").write_text(NET)
     torch.manual_seed(0)
@@ -74,7 +74,7 @@ def write_files(folder: Path, **changes: Any) -> None:
 
 def bnas(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     """The exit code of ``bnas`` with these arguments."""
-    from bnas.cli import main
+    from bnas.cli.app import main
 
     monkeypatch.setattr(sys, "argv", ["bnas", *arguments])
     with pytest.raises(SystemExit) as left:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, symbolic_trace
 
-from bnas.passes.lowering import lower, named_outputs
+from bnas.passes.onnx.lower import lower, named_outputs
 
 Net = nn.Module | Callable[..., Any]
 IMAGE = (6, 9, 8)

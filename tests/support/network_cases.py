@@ -11,17 +11,7 @@ from torch import nn
 
 from bnas.passes import Elasticity, Subnet
 from bnas.runtime.supernetwork import SuperNetwork
-from bnas.testing import (
-    Branches,
-    Downsample,
-    Head,
-    Layer,
-    Network,
-    Residual,
-    Twice,
-    networks,
-    subnets,
-)
+from bnas.testing import Branches, Downsample, Head, Layer, Network, Residual, Twice, networks, subnets
 
 ELASTICITY = Elasticity(width_multipliers=(1.0, 0.75, 0.5, 0.25), min_width=1, divisor=1)
 EXACT = 1e-9

@@ -13,9 +13,10 @@ import torch.distributed as dist
 from torch import Tensor
 from training_cases import batches, gradients, plain, supernet, tensors
 
-from bnas.runtime import Stage, Trainer, TrainingError, parallel
-from bnas.runtime.evaluation import Batch
-from bnas.runtime.learner import Learner
+from bnas.runtime import Stage, Trainer, TrainingError
+from bnas.runtime.evaluate.evaluation import Batch
+from bnas.runtime.train import parallel
+from bnas.runtime.train.learner import Learner
 
 STAGES = (Stage(("depth",)), Stage(reorg_weights=True))
 RECIPE = plain(sampling="attentive", rule="sandwich", clip_norm=1.0, ema_decay=0.5)

@@ -11,12 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bnas.notes import note_architecture, note_environment, note_search
-from bnas.output import CONFIG, Output
 from bnas.passes import Subnet
+from bnas.run.output import CONFIG, Output, note_architecture, note_environment, note_search
 from bnas.runtime import EpochRecord, Stage, SuperNetwork
-from bnas.runtime.files import write_json
-from bnas.runtime.history import write_history
+from bnas.runtime.storage.files import write_json
+from bnas.runtime.train.validation import write_history
 from bnas.search import EvaluationLog, Objective
 
 OBJECTIVES = (Objective("accuracy", "max"), Objective("macs", "min"))

@@ -82,6 +82,6 @@ _library = torch.library.Library("_", "IMPL", "PrivateUse1")
 _library.fallback(lambda operator, *args, **kwargs: run(operator, args, kwargs))
 
 if __name__ == "__main__":
-    from bnas.cli import main
+    from bnas.cli.app import main
 
     main()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bnas.runtime import Recipe, SuperNetwork
-from bnas.runtime.evaluation import Batch
+from bnas.runtime.evaluate.evaluation import Batch
 
 WIDTH = 16
 

@@ -1,0 +1,153 @@
+"""The command line: train, search and export a super-network, and look at what came of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import options
+from .commands import bench, export, report, report_told, run, search, train
+from .operators import operators
+
+if TYPE_CHECKING:
+    from bnas.run.job import Splits
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+for command in (run, train, search, export, bench, report, operators):
+    app.command()(command)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for all results.")] = Path("bnas-demo"),
+    resume: options.Resume = False,
+    overwrite: options.Overwrite = False,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of the pre-training.")] = 20,
+    verbose: options.Verbose = False,
+) -> None:
+    """Show all of it on real images: scikit-learn's handwritten digits, in a few minutes on two cores."""
+    from bnas.config.file import load_config
+    from bnas.run.output import open_output
+    from bnas.run.pipeline import free_in
+    from bnas.run.runner import begin
+
+    configuration = load_config(Path(__file__).with_name("demo.json"))
+    data, said = configuration.model_dump(mode="json"), {"resume": resume, "overwrite": overwrite}
+    with options.stoppable():
+        weights = open_output(output, data, **said, free=free_in(output)).path(str(configuration.weights))
+        if not weights.is_file():
+            _pretrain(weights, epochs)
+    with options.watched(verbose) as (console, watch):
+        found = begin(configuration, output, output, watch, resume=True).all()
+    console.print(found.table())
+    options.say(console, f"All files are in {output}\n{report_told(output)}")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of a configuration file, which editors complete from."""
+    from bnas.config.configuration import json_schema
+
+    typer.echo(json.dumps(json_schema(), indent=2))
+
+
+def _pretrain(path: Path, epochs: int) -> None:
+    import safetensors.torch
+    import torch
+    from rich.progress import Progress
+
+    from bnas.data.digits import pretrain, splits
+    from bnas.runtime.storage.files import write_bytes
+
+    torch.manual_seed(0)
+    data: Splits = splits()
+    with Progress() as bars:
+        task = bars.add_task("pre-training", total=epochs)
+
+        def show(epoch: int, loss: float) -> None:
+            bars.update(task, completed=epoch, description=f"pre-training, loss {loss:.3f}")
+
+        model = pretrain(data, epochs, show)
+    write_bytes(path, safetensors.torch.save(model.state_dict()))
+
+
+@app.command()
+def inspect(
+    model: Annotated[
+        str, typer.Argument(help="torchvision:NAME, package.module:FACTORY, path/file.py:FACTORY or path/file.pt2.")
+    ],
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            metavar="[NAME=]SHAPE[:TYPE]",
+            help="An input, such as 2,3,32,32 or 2,16:int64[0..999]; repeat it for each. Default: 1,3,224,224.",
+        ),
+    ] = None,
+    dynamic: Annotated[
+        list[str] | None,
+        typer.Option("--dynamic", metavar="NAME:AXIS=TITLE", help="Name a dynamic axis, such as input_ids:1=length."),
+    ] = None,
+    sizes: Annotated[
+        list[str] | None,
+        typer.Option("--sizes", metavar="TITLE=SIZE", help="Costs at this size of a dynamic axis: height=64."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print data instead of tables.")] = False,
+    graph: Annotated[bool, typer.Option("--graph", help="Print the graph with its axis types instead.")] = False,
+) -> None:
+    """Tell what is elastic in a model, and what is not and why.
+
+    Give one --input for each input of the model. Inputs without a type are floating-point numbers; if the model does
+    not take those, whole numbers are tried.
+    """
+    from bnas.data.inputs import parse_dynamic, parse_input, parse_sizes
+    from bnas.data.sources import load_model
+    from bnas.passes import describe
+
+    from .inspection import inspect_model
+
+    given, at = [parse_input(one) for one in inputs or ["1,3,224,224"]], parse_sizes(sizes or [])
+    named = parse_dynamic(dynamic or [])
+    found = inspect_model(model, load_model(model), given, named, at)
+    if as_json or graph:
+        typer.echo(json.dumps(found.to_json(), indent=2) if as_json else describe(found.supernet.analysis))
+        return
+    from rich.console import Console
+
+    Console().print(*found.tables(), sep="\n")
+
+
+def main() -> None:
+    """Run the command line; a mistake is told in a few lines, without a traceback, with exit status 1."""
+    with warnings.catch_warnings():
+        warnings.showwarning = partial(_show_warning, warnings.showwarning)
+        try:
+            app()
+        except Exception as error:
+            from .terminal import told  # here, since it loads torch, which --help does not need
+
+            if (text := told(error)) is None:
+                raise
+            if isinstance(error, OSError) and {"-v", "--verbose"} & set(sys.argv):
+                traceback.print_exc()
+            typer.secho(f"bnas: {text}", fg="red", err=True)
+            sys.exit(1)
+
+
+def _show_warning(
+    otherwise: Callable[..., None], message: Warning | str, category: type[Warning], *where: Any, **more: Any
+) -> None:
+    """Those of bnas without the line of code that they come from."""
+    if category.__module__.startswith("bnas."):
+        typer.secho(f"bnas: {message}", fg="yellow", err=True)
+    else:
+        otherwise(message, category, *where, **more)

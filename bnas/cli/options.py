@@ -1,0 +1,71 @@
+"""Options that several commands have, and what a command does when it is stopped."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from bnas.run.job import Watch
+
+STOPPED = 130
+"""The exit code after Ctrl-C: 128 and the number of the signal, as shells have it."""
+
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a key, such as optimizer.base_lr=0.1.")
+]
+Config = Annotated[Path, typer.Argument(help="Configuration file: .json, .json5, .yaml or .yml.")]
+LogDir = Annotated[
+    Path | None, typer.Option("--output", "-o", help="Folder for all results; by default the file's log_dir.")
+]
+Run = Annotated[Path, typer.Argument(help="Folder of a run.")]
+Source = Annotated[
+    Path | None, typer.Option("--from", help="Folder of the configuration's files; by default where it was.")
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with what the folder holds.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what the folder holds.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the passes and what each left alone.")]
+
+
+@contextmanager
+def watched(verbose: bool, *, resumes: bool = True) -> Iterator[tuple[Console, Watch]]:
+    """A terminal, and a `Watch` that shows progress there; as `stoppable`.
+
+    `resumes` says whether the command has an option for that; else it is to be given again.
+    """
+    from rich.console import Console
+
+    from .terminal import watching
+
+    console = Console()
+    with stoppable(resumes), watching(console, verbose) as watch:
+        yield console, watch
+
+
+def say(console: Console, text: str) -> None:
+    """Print a line as it is: paths are not broken, and brackets in them mean nothing."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def stoppable(resumes: bool = True) -> Iterator[None]:
+    """Ctrl-C ends the command, which says how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.secho(f"bnas: stopped; go on with: {again(sys.argv[1:], resumes)}", fg="yellow", err=True)
+        raise typer.Exit(STOPPED) from None
+
+
+def again(arguments: list[str], resumes: bool = True) -> str:
+    """The command line that goes on with what another one began."""
+    kept = [one for one in arguments if one not in ("--resume", "--overwrite")]
+    return shlex.join(["bnas", *kept, *(["--resume"] if resumes else [])])

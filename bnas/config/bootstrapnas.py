@@ -1,0 +1,267 @@
+"""BootstrapNAS's layout of a configuration: its sections, its spellings, and its own defaults.
+
+Every key stands for a field of a class of settings, which has its kind, bounds and meaning: see `takes`. Defaults are
+those of the classes, but for `DEFAULTS`. These of the peer's are not taken, since they are traps: stages that train
+kernels only (`train_dims`) at a rate of 3.5e-6; widths in steps of 32 from 32 on, which are 64 choices for a layer of
+2048 channels, and none for a small network; a mutation of each choice with a probability of 0.02, which leaves most
+children of a small space as they are; and "L1", where its documentation says "L2".
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+)
+
+from bnas.passes import Elasticity
+from bnas.passes.settings import NUMBER, Count, NotNegative, Number
+from bnas.run.job import Job
+from bnas.runtime import CosineSchedule, Distillation, Recipe, Stage
+from bnas.runtime.train.recipe import check_of_optimizer
+from bnas.search import NSGA2, RNSGA2, Objective, SearchSettings
+from bnas.search.algorithms.settings import Population
+from bnas.search.settings import check_population
+
+from .section import Section, takes
+
+POPULATION = 40
+"""Candidates of a generation, where nothing else is said and there are as many evaluations."""
+
+
+WIDTH = ("width_step", "width_multipliers", "divisor", "widths", "overwrite_groups", "overwrite_groups_widths")
+IMPORTANCE = ("filter_importance", "external_importance_path")
+
+
+@takes(Elasticity, "min_width", "max_num_widths", *WIDTH, *IMPORTANCE)
+class Width(Section):
+    """``elasticity.width``; see `bnas.Elasticity`."""
+
+    no_limit: ClassVar[tuple[str, ...]] = ("max_num_widths",)
+    other_names: ClassVar[dict[str, str]] = {"width_multiplier": "width_multipliers", "min_out_channels": "min_width"}
+    warned: ClassVar[dict[str, str]] = {
+        "min_out_channels": "width.min_out_channels is read as min_width: BootstrapNAS ignored it"
+    }
+    unneeded: ClassVar[dict[str, str]] = {
+        "add_dynamic_inputs": "width.add_dynamic_inputs needs nothing here: input widths follow from the model itself"
+    }
+
+
+@takes(Elasticity, "max_num_kernels", "min_kernel")
+class Kernel(Section):
+    """``elasticity.kernel``; see `bnas.Elasticity`."""
+
+    no_limit: ClassVar[tuple[str, ...]] = ("max_num_kernels",)
+
+
+@takes(Elasticity, "min_block_size", "max_block_size", "hw_fused_ops", "skipped_blocks")
+class Depth(Section):
+    """``elasticity.depth``; see `bnas.Elasticity`."""
+
+    unneeded: ClassVar[dict[str, str]] = {
+        "mode": "depth.mode says nothing here: blocks are found unless skipped_blocks lists them"
+    }
+
+
+@takes(Elasticity, "ignored_scopes", "target_scopes", "pin", available_elasticity_dims="dimensions")
+class ElasticitySection(Section):
+    """``elasticity``."""
+
+    width: Width = Width()
+    kernel: Kernel = Kernel()
+    depth: Depth = Depth()
+
+
+@takes(Stage, *Stage.__pydantic_fields__)  # type: ignore[attr-defined]
+class StageDescription(Section):
+    """An entry of ``list_stage_descriptions``; see `bnas.Stage`."""
+
+    no_limit: ClassVar[tuple[str, ...]] = ("width_indicator",)
+
+
+class ScheduleSection(Section):
+    """``schedule``."""
+
+    list_stage_descriptions: Annotated[tuple[StageDescription, ...], Field(min_length=1)] = tuple(
+        StageDescription(**asdict(one)) for one in Job.stages
+    )
+    """The stages of the training, in order."""
+
+
+@takes(CosineSchedule, *CosineSchedule.__pydantic_fields__)  # type: ignore[attr-defined]
+class CosineParameters(Section):
+    """``lr_schedule.params``; see `bnas.runtime.CosineSchedule`."""
+
+    needed: ClassVar[tuple[str, ...]] = ("base_lr",)
+
+
+class Empty(Section):
+    """``{}``."""
+
+
+class LearningRateSchedule(Section):
+    """``lr_schedule``; empty: each stage has a cosine of its own."""
+
+    params: Annotated[
+        CosineParameters | None,
+        BeforeValidator(lambda v: v or None, json_schema_input_type=CosineParameters | Empty | None),
+    ] = None
+    """One cosine over the whole training; empty: none."""
+
+
+@takes(Distillation, "type", "scale", "temperature", "teacher", "hard")
+class KnowledgeDistillation(Section):
+    """An entry of ``compression``; see `bnas.Distillation`."""
+
+    needed: ClassVar[tuple[str, ...]] = ("type",)
+    algorithm: Literal["knowledge_distillation"]
+    """The one that there is."""
+
+
+def _one_entry(value: Any) -> Any:
+    """BootstrapNAS takes an object or a list of them; there is one loss to distil with."""
+    if not isinstance(value, list):
+        return value
+    if len(value) > 1:
+        raise ValueError(f"{len(value)} entries; allowed is one, knowledge_distillation")
+    return value[0] if value else None
+
+
+Compression = Annotated[
+    KnowledgeDistillation | None,
+    BeforeValidator(
+        _one_entry,
+        json_schema_input_type=KnowledgeDistillation
+        | Annotated[tuple[KnowledgeDistillation, ...], Field(max_length=1)]
+        | None,
+    ),
+]
+
+
+@takes(Recipe, "num_bn_adaptation_samples")
+class BatchNormAdaptation(Section):
+    """``batchnorm_adaptation``."""
+
+
+LEARNING = ("clip_norm", "ema_decay", "precision", "memory_format", "accumulate")
+
+
+@takes(Recipe, "progressivity_of_elasticity", "train_steps", "rule", "subnets_per_step", "sampling", *LEARNING)
+class Training(Section):
+    """``bootstrapNAS.training``; what BootstrapNAS has not is explained at `bnas.Recipe`."""
+
+    algorithm: Literal["progressive_shrinking"] = "progressive_shrinking"
+    """The one that there is."""
+    batchnorm_adaptation: BatchNormAdaptation = BatchNormAdaptation()
+    schedule: ScheduleSection = ScheduleSection()
+    lr_schedule: LearningRateSchedule = LearningRateSchedule()
+    elasticity: ElasticitySection = ElasticitySection()
+    compression: Compression = None
+    """By default sub-networks learn from the maximal one, where `rule` trains it; an empty list: from targets only."""
+    checkpoint_every: Count | None = None
+    """Steps between two checkpoints, which an interrupted training goes on from; by default every epoch."""
+
+    @model_serializer(mode="wrap")
+    def _as_said(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without ``compression`` where the file has none: null is no compression."""
+        said = "compression" in self.model_fields_set
+        return {key: value for key, value in handler(self).items() if said or key != "compression"}
+
+
+OF_RNSGA2 = ("epsilon", "extreme_points_as_ref_points")
+VARIATION = ("crossover_prob", "crossover_eta", "mutation_prob", "mutation_eta")
+
+
+@takes(RNSGA2, *OF_RNSGA2)
+@takes(NSGA2, *VARIATION, "predictor")
+@takes(SearchSettings, "num_evals", "seed", "constraints", "racing")
+class Search(Section):
+    """``bootstrapNAS.search``; see `bnas.SearchSettings`."""
+
+    algorithm: Literal["NSGA2", "RNSGA2", "random"] = "NSGA2"
+    """How candidates are made."""
+    population: Population | None = None
+    """Candidates of a generation, at least 4; by default 40, or as many as there are evaluations."""
+    acc_delta: NotNegative = 100 * Job.acc_delta
+    """How much a winner may lose, in points of accuracy."""
+    ref_acc: Annotated[float, Field(gt=0, le=100), NUMBER] | None = None
+    """What winners are held against, in percent; by default the accuracy of the original."""
+    batchnorm_adaptation: BatchNormAdaptation = BatchNormAdaptation()
+    aspiration_points: Annotated[tuple[tuple[Number, Number], ...], Field(min_length=1)] | None = Field(
+        default=None, validate_default=True
+    )
+    """For RNSGA2, as BootstrapNAS has them: [MACs in millions, minus accuracy in percent]."""
+    weights: tuple[NotNegative, NotNegative] | None = None
+    """For RNSGA2: of MACs and accuracy."""
+    objectives: Annotated[tuple[Objective, ...], Field(min_length=1)] | None = None
+    """What is searched for; accuracy must be one. By default the most accuracy and the fewest MACs."""
+
+    @field_validator("aspiration_points")
+    @classmethod
+    def _of_rnsga2(cls, points: Any, known: ValidationInfo) -> Any:
+        if "algorithm" in known.data and (known.data["algorithm"] == "RNSGA2") != (points is not None):
+            raise ValueError("aspiration_points belong to the algorithm 'RNSGA2', which needs them")
+        return points
+
+    @field_validator("objectives")
+    @classmethod
+    def _of_winners(cls, objectives: Any, known: ValidationInfo) -> Any:
+        check_objectives(objectives)
+        if objectives is not None and known.data.get("aspiration_points") is not None:
+            raise ValueError("aspiration_points are of accuracy and MACs; leave objectives out")
+        return objectives
+
+    @field_validator("num_evals", check_fields=False)
+    @classmethod
+    def _one_generation_at_least(cls, count: int, known: ValidationInfo) -> int:
+        check_population(known.data.get("population"), count)
+        return count
+
+    @field_validator("predictor", check_fields=False)
+    @classmethod
+    def _not_of_chance(cls, predictor: bool, known: ValidationInfo) -> bool:
+        if predictor and known.data.get("algorithm") == "random":
+            raise ValueError("of no use to the algorithm 'random'; take NSGA2 or RNSGA2")
+        return predictor
+
+
+def check_objectives(objectives: Any) -> None:
+    """Raise ValueError unless winners can be chosen by these objectives."""
+    names = [one.name for one in objectives or ()]
+    if objectives is not None and "accuracy" not in names:
+        raise ValueError("'accuracy' must be one of them, winners are chosen by it")
+    if len(set(names)) < len(names):
+        raise ValueError(f"a name stands twice in {', '.join(names)}")
+
+
+class BootstrapNAS(Section):
+    """``bootstrapNAS``."""
+
+    training: Training = Training()
+    search: Search = Search()
+
+
+OPTIMIZER = ("momentum", "nesterov", "betas", "weight_decay", "label_smoothing", "no_decay_keys")
+
+
+@takes(Recipe, type="optimizer", base_lr="learning_rate")
+class _Optimizer(Section):
+    """``optimizer``; see `bnas.Recipe`."""
+
+
+@takes(Recipe, *OPTIMIZER)
+class OptimizerSection(_Optimizer):
+    """``optimizer``; see `bnas.Recipe`."""
+
+    @field_validator("momentum", "nesterov", "betas", check_fields=False)
+    @classmethod
+    def _of_the_type(cls, value: Any, known: ValidationInfo) -> Any:
+        check_of_optimizer(known.data.get("type"), str(known.field_name), value)
+        return value

@@ -1,0 +1,200 @@
+"""The keys of a configuration file: the classes of settings, or BootstrapNAS's layout of them; model and data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    ValidationInfo,
+    WrapSerializer,
+    field_validator,
+    model_serializer,
+)
+from pydantic_core import PydanticKnownError
+
+from bnas.passes import Elasticity
+from bnas.passes.settings import Count, Names, NotNegative, Share, Whole
+from bnas.run.job import Job
+from bnas.runtime import Int8, LatencySettings, Recipe, Stage
+from bnas.search import Objective, SearchSettings
+
+from .bootstrapnas import BootstrapNAS, OptimizerSection, check_objectives
+from .section import Section, takes
+
+AxisNumber = Annotated[str, StringConstraints(pattern=r"^-?\d+$")]
+
+
+def _text_keys(value: Any) -> Any:
+    """YAML has whole numbers as keys, JSON has none."""
+    return {str(key): one for key, one in value.items()} if isinstance(value, dict) else value
+
+
+class InputInfo(Section):
+    """``input_info``, or an entry of it."""
+
+    unneeded: ClassVar[dict[str, str]] = {
+        "filler": "filler does nothing here: example inputs have random values; `range` bounds them"
+    }
+
+    sample_size: Annotated[tuple[Count, ...], Field(min_length=1)]
+    """Shape of an input, the batch first."""
+    type: (
+        Literal[
+            "float", "long", "int", "half", "float16", "bfloat16", "float32", "float64", "uint8", "int8", "int16",
+            "int32", "int64", "bool",
+        ]
+        | None
+    ) = None  # fmt: skip
+    """Number type; "float" is that of the model. By default float, or whole numbers if the model takes only those."""
+    range: tuple[float, float] | None = None
+    """Smallest and largest value of the example; by default 0 and 1 for whole numbers."""
+    keyword: str | None = None
+    """Argument of the model's forward that gets this input; by default inputs are positional, in order."""
+    dynamic: Annotated[dict[AxisNumber, str] | None, BeforeValidator(_text_keys)] = None
+    """Names of axes whose size may change, such as {"1": "length"}; by default all that can change."""
+
+    @field_validator("range")
+    @classmethod
+    def _ordered(cls, ends: tuple[float, float] | None) -> tuple[float, float] | None:
+        if ends is not None and ends[0] > ends[1]:
+            raise ValueError("must begin with the smaller value")
+        return ends
+
+
+def _several(value: Any) -> Any:
+    """One input stands for a list of one."""
+    return value if isinstance(value, list | tuple) else (value,)
+
+
+def _as_written(value: Any, handler: Callable[[Any], Any]) -> Any:
+    """A list of one input is written as that input, as most files have it."""
+    entries = handler(value)
+    return entries[0] if len(entries) == 1 else entries
+
+
+Inputs = Annotated[
+    tuple[InputInfo, ...],
+    Field(min_length=1),
+    BeforeValidator(_several, json_schema_input_type=InputInfo | Annotated[tuple[InputInfo, ...], Field(min_length=1)]),
+    WrapSerializer(_as_written),
+]
+
+
+@takes(Int8, "exclude", "exclude_operators", "per_channel", "method", "reduce_range", calibration_samples="samples")
+class ExportSection(Section):
+    """``export``; see `bnas.Int8`."""
+
+    int8: bool = True
+    """Also write int8 files, and measure them."""
+
+
+PEER = ("bootstrapNAS", "optimizer", "ignored_scopes", "target_scopes")
+"""Keys of BootstrapNAS's layout."""
+OWN = (
+    "elasticity", "stages", "recipe", "checkpoint_every", "search", "objectives", "acc_delta", "reference",
+    "num_bn_adaptation_samples",
+)  # fmt: skip
+"""Keys that say the same as those of `PEER`: a file has some of these or some of those."""
+
+
+class Configuration(Section):
+    """A whole configuration file."""
+
+    unneeded: ClassVar[dict[str, str]] = {
+        "multiprocessing_distributed": "multiprocessing_distributed does nothing here: a run is one process"
+    }
+
+    model: str
+    """A name of torchvision's, ``resnet50_cifar10``; ``package.module:FACTORY``; ``file.py:FACTORY``; ``file.pt2``"""
+    num_classes: Count | None = None
+    """Keyword argument of the model's factory."""
+    model_options: dict[str, Any] = Field(default={})
+    """Further keyword arguments of the model's factory."""
+    weights: str | None = None
+    """State dict of the model, .safetensors or .pt, relative to the file's folder."""
+    dataset: str | None = None
+    """digits, cifar10, cifar100, fashion_mnist, imagenet; keyword argument of a data factory."""
+    data: str | None = Field(default=None, validate_default=True)
+    """A folder of a data set, of images or of .npz files; a .npz file; a factory of `bnas.Splits`."""
+    data_options: dict[str, Any] = Field(default={})
+    """Further arguments: see `docs/configuration.md`, or those of the factory."""
+    batch_size: Count | None = None
+    """Images of a batch in training."""
+    batch_size_val: Count | None = None
+    """Images of a batch elsewhere."""
+    input_info: Inputs
+    """The inputs of the model: one, or a list of several in the order of its forward."""
+    device: str = "cpu"
+    """What a run computes on: cpu, cuda, cuda:0, mps or any other that PyTorch has and finds."""
+    log_dir: str | None = None
+    """Folder for all results where the command line says no ``--output``."""
+    tensorboard: bool = False
+    """Write scalars of training and search to ``training/tensorboard`` and ``search/tensorboard`` of the run."""
+    elasticity: Elasticity = Elasticity()
+    """What may change in the model, and in which steps."""
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)] = tuple(Job.stages)
+    """The stages of the training, in order."""
+    recipe: Recipe = Recipe()
+    """How the stages are trained."""
+    checkpoint_every: Count | None = None
+    """Steps between two checkpoints, which an interrupted training goes on from; by default every epoch."""
+    objectives: Annotated[tuple[Objective, ...], Field(min_length=1)] = tuple(Job.objectives)
+    """What is searched for; accuracy must be one. By default the most accuracy and the fewest MACs."""
+    search: SearchSettings = SearchSettings()
+    """How sub-networks are searched for."""
+    acc_delta: NotNegative = Job.acc_delta
+    """How much accuracy a winner may lose, as a fraction."""
+    reference: Literal["original", "maximal"] | Share = Job.reference
+    """What winners are held against: the accuracy of the original or of the trained maximal network, or a fraction."""
+    num_bn_adaptation_samples: Whole = Job.num_bn_adaptation_samples
+    """Training samples for the BatchNorm statistics of each sub-network that is searched; 0: never recalibrated."""
+    latency: LatencySettings = LatencySettings()
+    """How latency is measured."""
+    export: ExportSection = ExportSection()
+    """The int8 files."""
+    ignored_scopes: Names = ()
+    """As in ``elasticity``; BootstrapNAS reads them here."""
+    target_scopes: Names = ()
+    """As in ``elasticity``."""
+    optimizer: OptimizerSection | None = None
+    """BootstrapNAS's place for some of the recipe."""
+    bootstrapNAS: BootstrapNAS | None = None
+    """BootstrapNAS's layout of elasticity, stages, recipe and search, with its defaults."""
+
+    @property
+    def peer(self) -> bool:
+        """Whether the file has BootstrapNAS's layout."""
+        return bool(self.model_fields_set.intersection(PEER))
+
+    @model_serializer(mode="wrap")
+    def _of_one_layout(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """With all keys of the layout that the file has."""
+        if not self.peer:
+            return {key: value for key, value in handler(self).items() if key not in PEER}
+        whole = {"bootstrapNAS": self.bootstrapNAS or BootstrapNAS(), "optimizer": self.optimizer or OptimizerSection()}
+        full = self.model_copy(update=whole)
+        return {key: value for key, value in handler(full).items() if key not in OWN}
+
+    @field_validator("objectives")
+    @classmethod
+    def _of_winners(cls, objectives: tuple[Objective, ...]) -> tuple[Objective, ...]:
+        check_objectives(objectives)
+        return objectives
+
+    @field_validator("data")
+    @classmethod
+    def _some_data(cls, data: str | None, known: ValidationInfo) -> str | None:
+        if data is None and known.data.get("dataset") is None:
+            raise PydanticKnownError("missing")
+        return data
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of a configuration file."""
+    dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    return dialect | Configuration.model_json_schema()

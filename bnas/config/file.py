@@ -1,0 +1,246 @@
+"""Configuration files: JSON, JSON5 or YAML, with keys set from the command line, and every fault told at once."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from bnas.passes.errors import BnasError
+from bnas.passes.faults import faults, places, written
+from bnas.passes.settings import FILE
+
+from .configuration import OWN, PEER, Configuration
+from .section import ConfigurationError, ConfigurationWarning
+
+# Keys of a configuration that the command line sets: ``bootstrapNAS.search.num_evals=40``.
+
+KEY = re.compile(r"\w+(\[\d+\])*(\.\w+(\[\d+\])*)*")
+SEARCH = "bootstrapNAS.search"
+PART = re.compile(r"\w+|\[\d+\]")
+
+
+def with_changes(data: Any, changes: Sequence[str]) -> Any:
+    """`data` with ``KEY=VALUE`` set in order; the value is JSON, or else a string.
+
+    Where ``num_evals`` is set below the population that `data` has, and that is not set too, it is left out, with a
+    warning.
+
+    Raises:
+        ConfigurationError: a change has another form, or goes into what is no section or has no such entry.
+    """
+    data, places = copy.deepcopy(data), list[str]()
+    for change in changes:
+        key, equals, value = change.partition("=")
+        if not equals or not KEY.fullmatch(key):
+            raise ConfigurationError(
+                f"--set {change}", ["is not KEY=VALUE, with a KEY such as optimizer.base_lr or a[0].b"]
+            )
+        _set(data, [int(p[1:-1]) if p.startswith("[") else p for p in PART.findall(key)], _value(value), change)
+        places.append(key)
+    _follow(data, places)
+    return data
+
+
+def _follow(data: Any, places: list[str]) -> None:
+    """Fewer evaluations than the file's population are asked for: then it is as if the file said none."""
+    for section, home in ((SEARCH, SEARCH), ("search", "search.algorithm")):
+        if f"{section}.num_evals" not in places or f"{home}.population" in places:
+            continue
+        count, inside = _at(data, f"{section}.num_evals"), _at(data, home)
+        population = inside.get("population") if isinstance(inside, dict) else None
+        if isinstance(population, int) and isinstance(count, int) and population > count:
+            del inside["population"]
+            told = f"{home}.population {population} is left out: it is larger than the num_evals {count} of --set"
+            warnings.warn(f"{told}; --set {home}.population=N sets it", ConfigurationWarning, stacklevel=4)
+
+
+def _at(data: Any, place: str) -> Any:
+    for key in place.split("."):
+        data = data.get(key) if isinstance(data, dict) else None
+    return data
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _set(data: Any, place: list[str | int], value: Any, change: str) -> None:
+    for number, part in enumerate(place):
+        _check(data, place[:number], part, change)
+        if number == len(place) - 1:
+            data[part] = value
+        else:
+            data = data[part] if isinstance(part, int) else data.setdefault(part, {})
+
+
+def _check(data: Any, place: list[str | int], part: str | int, change: str) -> None:
+    here = written(place) or "the file"
+    if isinstance(part, str) and not isinstance(data, dict):
+        raise ConfigurationError(f"--set {change}", [f"{here} is {data!r:.80}, which has no keys"])
+    if isinstance(part, int) and not isinstance(data, list):
+        raise ConfigurationError(f"--set {change}", [f"{here} is {data!r:.80}, which has no entries"])
+    if isinstance(part, int) and part >= len(data):
+        raise ConfigurationError(f"--set {change}", [f"{here} has {len(data)} entries; the first is [0]"])
+
+
+def load_config(path: str | Path, changes: Sequence[str] = ()) -> Configuration:
+    """The configuration in the file `path`: ``.json`` or ``.json5`` (comments, trailing commas), ``.yaml`` or ``.yml``.
+
+    Args:
+        path: the file; the files that it names are relative to its folder.
+        changes: ``KEY=VALUE``, in order, such as ``bootstrapNAS.search.num_evals=40``.
+
+    Raises:
+        ConfigurationError: the file is missing or has a fault of syntax, with line and column; or names all keys and
+            values that are wrong, and all that contradict each other.
+    """
+    path = Path(path)
+    place = f"{path} with --set {' --set '.join(changes)}" if changes else str(path)
+    return parse_configuration(with_changes(_read(path), changes), place, path.parent)
+
+
+def parse_configuration(data: Any, place: str, folder: Path | None = None) -> Configuration:
+    """The configuration in `data`; `place` is named in errors.
+
+    With a `folder`, which the names of files are relative to, its keys are also checked against one another, and
+    against what this machine has.
+
+    Raises:
+        ConfigurationError: names all keys and values that are wrong, and all that contradict each other.
+    """
+    told, wrong = list(_beside(data)), list[tuple[str | int, ...]]()
+    found: Configuration | None
+    try:
+        found = Configuration.model_validate(data, context=FILE)
+    except ValidationError as error:
+        told += faults(error, Configuration, data)
+        wrong, found = places(error, Configuration, data, unknown=False), _without(data, error)
+    if folder is not None and found is not None:
+        told += _contradictions(found, folder, ["" if not one else written(one) for one in wrong])
+    if told or found is None:
+        raise ConfigurationError(place, told)
+    return found
+
+
+def _beside(data: Any) -> Iterator[str]:
+    """What stands in both layouts."""
+    given = [key for key in PEER if isinstance(data, dict) and key in data]
+    for key in OWN:
+        if given and key in data:
+            yield f"{key} stands beside {given[0]}, which is BootstrapNAS's layout of the same; give one of the two"
+
+
+def _without(data: Any, error: ValidationError) -> Configuration | None:
+    """The configuration that is left without what is wrong, so that the rest can be checked; None if nothing is."""
+    left = {**SMALLEST, **copy.deepcopy(data)} if isinstance(data, dict) else None
+    for _ in range(ROUNDS):
+        if left is None:
+            return None
+        for place in places(error, Configuration, left):
+            _drop(left, place)
+        left = {**SMALLEST, **left}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConfigurationWarning)
+            try:
+                return Configuration.model_validate(left, context=FILE)
+            except ValidationError as other:
+                error = other
+    return None
+
+
+def _drop(data: Any, place: Sequence[str | int]) -> None:
+    """Take a place out of `data`: of a list all of it, since other entries would move."""
+    keys = list(place)
+    while keys and (isinstance(keys[-1], int) or not _has(data, keys)):
+        keys.pop()  # what is missing makes wrong what it is missing in
+    if keys:
+        inside = data
+        for key in keys[:-1]:
+            inside = inside[key]
+        del inside[keys[-1]]
+
+
+def _has(data: Any, place: Sequence[str | int]) -> bool:
+    for key in place:
+        try:
+            data = data[key]
+        except (KeyError, IndexError, TypeError):
+            return False
+    return True
+
+
+SMALLEST = {"model": "", "data": "", "input_info": {"sample_size": [1]}}
+"""Stands for what a file must have."""
+ROUNDS = 9
+"""Taking something out may make something else wrong; so often it is looked again."""
+
+
+def _read(path: Path) -> Any:
+    if path.suffix not in FORMATS:
+        raise ConfigurationError(str(path), [f"the ending {path.suffix!r} is none of {', '.join(FORMATS)}"])
+    try:
+        return FORMATS[path.suffix](path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigurationError(str(path), ["there is no such configuration file"]) from None
+    except OSError as error:
+        raise ConfigurationError(str(path), [f"cannot be read: {error.strerror}"]) from None
+    except ValueError as error:
+        raise ConfigurationError(str(path), [str(error)]) from None
+
+
+JSON5_FAULT = re.compile(r"<string>:(\d+) (.*?)(?: at)? column (\d+)", re.DOTALL)
+
+
+def _json(text: str) -> Any:
+    """BootstrapNAS allows comments in ``.json`` files too."""
+    import json5
+
+    try:
+        return json5.loads(text, allow_duplicate_keys=False)
+    except ValueError as error:
+        found = JSON5_FAULT.fullmatch(str(error))
+        told = f"line {found[1]}, column {found[3]}: {found[2]}" if found else str(error)
+        raise ValueError(f"is no JSON: {told}") from None
+
+
+def _yaml(text: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        told = f"line {mark.line + 1}, column {mark.column + 1}: {problem}" if mark else str(error)
+        raise ValueError(f"is no YAML: {told}") from None
+
+
+FORMATS: dict[str, Callable[[str], Any]] = {".json": _json, ".json5": _json, ".yaml": _yaml, ".yml": _yaml}
+
+
+def _contradictions(configuration: Configuration, folder: Path, wrong: Sequence[str]) -> Iterator[str]:
+    """What the parts of bnas say of settings that are right by themselves, as far as those are not `wrong`."""
+    from .settings import checks_of
+
+    for check in checks_of(configuration, folder):
+        if any(_overlap(read, one) for read in check.reads for one in wrong):
+            continue
+        try:
+            check.check()
+        except BnasError as error:
+            yield f"{check.place}: {error}"
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether one place is the other, or in it."""
+    short, long = sorted((one, other), key=len)
+    return not short or long == short or long.startswith((f"{short}.", f"{short}["))

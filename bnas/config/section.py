@@ -1,0 +1,124 @@
+"""What every section of a configuration has in common: known keys, and other names of them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_type_hints
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    create_model,
+    field_validator,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_core import CoreSchema
+
+from bnas.passes.errors import BnasError
+
+
+class ConfigurationError(BnasError, ValueError):
+    """A configuration cannot be used; names every fault with its place, what came and what is allowed."""
+
+    def __init__(self, place: str, faults: list[str]) -> None:
+        many = f"{len(faults)} faults\n  " if len(faults) > 1 else ""
+        super().__init__(f"{place}: {many}" + "\n  ".join(faults))
+        self.faults = tuple(faults)
+
+
+class ConfigurationWarning(UserWarning):
+    """A key of BootstrapNAS that is known by another name, or that needs nothing here."""
+
+
+class Section(BaseModel):
+    """A part of a configuration: only known keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+    other_names: ClassVar[dict[str, str]] = {}
+    """Keys that are read as another one."""
+    unneeded: ClassVar[dict[str, str]] = {}
+    """Keys of BootstrapNAS that say nothing here, each with the warning that it gets."""
+    warned: ClassVar[dict[str, str]] = {}
+    """Warnings for some of the other names."""
+    no_limit: ClassVar[tuple[str, ...]] = ()
+    """Keys in which -1 stands for no limit."""
+    needed: ClassVar[tuple[str, ...]] = ()
+    """Keys without a default, though the class of settings has one."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_names(cls, data: Any) -> Any:
+        """Other names become the known ones; where both are given, the other one stays and is a fault."""
+        if not isinstance(data, dict):
+            return data
+        kept = {key: value for key, value in data.items() if key not in cls.unneeded}
+        names = {old: new for old, new in cls.other_names.items() if old in kept and new not in kept}
+        for text in (cls.warned.get(key) if key in names else data[key] and cls.unneeded.get(key) for key in data):
+            if text:
+                warnings.warn(text, ConfigurationWarning, stacklevel=2)
+        return {names.get(key, key): value for key, value in kept.items()}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """The schema with the keys that only some files have, as editors complete from it."""
+        schema = handler.resolve_ref_schema(handler(core))
+        keys = schema["properties"]
+        for old, new in cls.other_names.items():
+            keys[old] = {**keys[new], "description": f"Another name of {new}.", "deprecated": True}
+        for key, reason in cls.unneeded.items():
+            keys[key] = {"description": reason, "deprecated": True}
+        return schema
+
+
+# Sections whose keys are those of classes of settings.
+
+S = TypeVar("S", bound=type[Section])
+
+
+DEFAULTS: Mapping[str, Any] = {"num_evals": 3000, "teacher": "original", "hard": 1.0}
+"""BootstrapNAS's own defaults, by key."""
+
+
+def takes(settings: type, *names: str, **renamed: str) -> Callable[[S], S]:
+    """Add keys to a section: fields of a class of settings, those of `renamed` by another name."""
+    hints, known = get_type_hints(settings, include_extras=True), settings.__pydantic_fields__  # type: ignore[attr-defined]
+
+    def decorate(section: S) -> S:
+        taken = {name: name for name in names} | renamed
+        fields: Any = {key: _field(section, key, hints[name], known[name]) for key, name in taken.items()}
+        kept: Any = {"__base__": section, "__doc__": section.__doc__, "__module__": section.__module__}
+        made: Any = create_model(section.__name__, **kept, __validators__=_checks(settings, set(names)), **fields)
+        return made  # type: ignore[no-any-return]
+
+    return decorate
+
+
+def _field(section: type[Section], key: str, kind: Any, info: FieldInfo) -> tuple[Any, Any]:
+    """A field of a class of settings as a field of a section."""
+    default = ... if key in section.needed else DEFAULTS.get(key, info.default)
+    return _or_no_limit(kind) if key in section.no_limit else kind, Field(default, description=info.description)
+
+
+def _checks(settings: type, names: set[str]) -> dict[str, Any]:
+    """The checks of a class that a section with these of its fields has too."""
+    known = settings.__pydantic_decorators__.field_validators  # type: ignore[attr-defined]
+    copied = {name: one for name, one in known.items() if set(one.info.fields) <= names}
+    return {name: field_validator(*one.info.fields)(_unbound(one.func)) for name, one in copied.items()}
+
+
+def _unbound(check: Any) -> Any:
+    """A check that may be bound to the class that it comes from."""
+    return classmethod(getattr(check, "__func__", check))
+
+
+def _or_no_limit(kind: Any) -> Any:
+    """BootstrapNAS writes -1 for no limit."""
+    return Annotated[
+        kind, BeforeValidator(lambda value: None if value == -1 else value, json_schema_input_type=kind | Literal[-1])
+    ]

@@ -1,0 +1,247 @@
+"""What a configuration says, as the settings of the API, whichever layout it has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from bnas.data.inputs import Example, Input, example_of
+from bnas.data.sources import SourceError
+from bnas.passes import Elasticity
+from bnas.passes.errors import BnasError
+from bnas.runtime import Int8, Recipe, Stage, TrainingError
+from bnas.runtime.onnx.session import check_provider
+from bnas.runtime.train.stages import check_stages
+from bnas.search import SearchError, SearchSettings
+
+from . import translation
+from .bootstrapnas import BootstrapNAS, OptimizerSection
+from .configuration import Configuration
+
+# What a run computes on, by the name that PyTorch has for it.
+
+DEVICES = ("cpu", "cuda", "mps", "xpu")
+"""Those that are looked for where another one is not available."""
+
+
+class DeviceError(BnasError, ValueError):
+    """There is no such device, or this machine or this PyTorch has none."""
+
+
+def device_named(name: str) -> torch.device:
+    """The device called `name`, such as ``cuda:0``, which can be computed on here.
+
+    Raises:
+        DeviceError: it cannot; says what can.
+    """
+    try:
+        device = torch.device(name)
+        module: Any = torch.get_device_module(device)
+    except RuntimeError:
+        raise DeviceError(f"device {name!r} is none that computes; {_available()}") from None
+    if not _is_there(module):
+        told = f"PyTorch {torch.__version__} finds no {device.type} here"
+        raise DeviceError(f"device {name!r}: {told}; {_available()}, or install a PyTorch that is built for it")
+    if device.index is not None and device.index >= (count := module.device_count()):
+        raise DeviceError(f"device {name!r}: there are {count} devices of {device.type}, the first is {device.type}:0")
+    return device
+
+
+def _is_there(module: Any) -> bool:
+    return bool(module.is_available())
+
+
+def _available() -> str:
+    there = [kind for kind in DEVICES if _is_there(torch.get_device_module(kind))]
+    return f"say {' or '.join(there)}"
+
+
+def example_inputs_of(configuration: Configuration, model: nn.Module) -> Example:
+    """The example inputs that `configuration` describes, for `model`."""
+    entries = configuration.input_info
+    return example_of(model, [Input(one.sample_size, one.keyword, one.type, one.range) for one in entries])
+
+
+def dynamic_of(configuration: Configuration, example: Example) -> dict[str, dict[int, str]] | None:
+    """The dynamic axes that `configuration` names, by the names of the inputs; None where it names none."""
+    entries = zip(configuration.input_info, example.inputs, strict=True)
+    named = {str(known.name): one.dynamic for one, known in entries if one.dynamic}
+    return {name: {int(axis): title for axis, title in axes.items()} for name, axes in named.items()} or None
+
+
+def _peer(configuration: Configuration) -> Any:
+    return configuration.bootstrapNAS or BootstrapNAS()
+
+
+def elasticity_of(configuration: Configuration, folder: Path) -> Elasticity:
+    """The settings of the search space; names of files are relative to `folder`.
+
+    Raises:
+        ElasticityError: settings contradict each other.
+    """
+    if configuration.peer:
+        scopes = configuration.ignored_scopes, configuration.target_scopes
+        return translation.elasticity_of(_peer(configuration).training.elasticity, *scopes, folder)
+    own = configuration.elasticity
+    path = own.external_importance_path
+    return own if path is None else replace(own, external_importance_path=str(folder / path))
+
+
+def stages_of(configuration: Configuration) -> tuple[Stage, ...]:
+    """The stages of the training."""
+    return translation.stages_of(_peer(configuration).training) if configuration.peer else configuration.stages
+
+
+def order_of(configuration: Configuration) -> tuple[str, ...]:
+    """The order in which stages add dimensions."""
+    holder = _peer(configuration).training if configuration.peer else configuration.recipe
+    order: tuple[str, ...] = holder.progressivity_of_elasticity
+    return order
+
+
+def recipe_of(configuration: Configuration) -> Recipe:
+    """How the stages are trained.
+
+    Raises:
+        TrainingError: settings contradict each other.
+    """
+    if not configuration.peer:
+        return configuration.recipe
+    peer, optimizer = _peer(configuration), configuration.optimizer or OptimizerSection()
+    return translation.recipe_of(peer.training, optimizer, peer.search.seed)
+
+
+def search_of(configuration: Configuration) -> SearchSettings:
+    """How sub-networks are searched for.
+
+    Raises:
+        SearchError: settings contradict each other.
+    """
+    return translation.search_of(_peer(configuration).search) if configuration.peer else configuration.search
+
+
+def int8_of(configuration: Configuration) -> Int8 | None:
+    """How int8 files are made; None where there are none."""
+    export = dict(configuration.export)
+    wanted, samples = export.pop("int8"), export.pop("calibration_samples")
+    return Int8(samples=samples, **export) if wanted else None
+
+
+def _winners(configuration: Configuration) -> dict[str, Any]:
+    """What is searched for, and what winners are held against."""
+    if not configuration.peer:
+        keys = ("objectives", "acc_delta", "reference", "num_bn_adaptation_samples")
+        return {key: getattr(configuration, key) for key in keys}
+    search = _peer(configuration).search
+    objectives = {} if search.objectives is None else {"objectives": search.objectives}
+    return {
+        "acc_delta": search.acc_delta / 100,
+        "reference": "original" if search.ref_acc is None else search.ref_acc / 100,
+        "num_bn_adaptation_samples": search.batchnorm_adaptation.num_bn_adaptation_samples,
+        **objectives,
+    }
+
+
+def job_settings(configuration: Configuration, folder: Path) -> dict[str, Any]:
+    """The settings of `bnas.Job` that need neither model nor data.
+
+    Raises:
+        BnasError: as `elasticity_of`, `recipe_of` and `search_of`.
+    """
+    peer = configuration.peer
+    every = _peer(configuration).training.checkpoint_every if peer else configuration.checkpoint_every
+    return {
+        "elasticity": elasticity_of(configuration, folder),
+        "stages": stages_of(configuration),
+        "recipe": recipe_of(configuration),
+        "training": {} if every is None else {"checkpoint_every": every},
+        "search": search_of(configuration),
+        "latency": configuration.latency,
+        "int8": int8_of(configuration),
+        "tensorboard": configuration.tensorboard,
+        **_winners(configuration),
+    }
+
+
+# What can be told of a configuration before its model and data are loaded.
+
+
+@dataclass(frozen=True)
+class Check:
+    """Something that can be wrong with a configuration."""
+
+    place: str
+    """Where it is told."""
+    check: Callable[[], object]
+    """Raises BnasError."""
+    reads: tuple[str, ...]
+    """The places that it is about: where one of these is wrong by itself, there is nothing to check."""
+
+
+def checks_of(configuration: Configuration, folder: Path) -> list[Check]:
+    """What can be told of `configuration` before its model and data are loaded."""
+
+    def check(place: str, test: Callable[[], object], *reads: str) -> Check:
+        return Check(place, test, reads or (place,))
+
+    return [
+        check("model_options", partial(_check_options, configuration), "model_options", "num_classes"),
+        check("device", partial(device_named, configuration.device)),
+        *(_of_peer if configuration.peer else _of_own)(configuration, folder),
+        check("latency.provider", partial(check_provider, configuration.latency.provider)),
+        check("tensorboard", partial(_check_tensorboard, configuration.tensorboard)),
+    ]
+
+
+def _of_peer(configuration: Configuration, folder: Path) -> list[Check]:
+    training, search = "bootstrapNAS.training", "bootstrapNAS.search"
+    elastic, schedule = f"{training}.elasticity", f"{training}.schedule"
+    dims, order = f"{elastic}.available_elasticity_dims", f"{training}.progressivity_of_elasticity"
+    scopes = ("ignored_scopes", "target_scopes")
+    return [
+        Check(elastic, partial(elasticity_of, configuration, folder), (elastic, *scopes)),
+        Check(training, partial(_check_teacher, configuration), (f"{training}.rule", f"{training}.compression")),
+        Check(schedule, partial(_check_stages, configuration), (schedule, dims, order)),
+        Check(search, partial(_check_search, configuration), (search,)),
+    ]
+
+
+def _of_own(configuration: Configuration, folder: Path) -> list[Check]:
+    dims, order = "elasticity.dimensions", "recipe.progressivity_of_elasticity"
+    return [
+        Check("stages", partial(_check_stages, configuration), ("stages", dims, order)),
+        Check("search", partial(_check_search, configuration), ("search",)),
+    ]
+
+
+def _check_options(configuration: Configuration) -> None:
+    if configuration.num_classes is not None and "num_classes" in configuration.model_options:
+        raise SourceError("num_classes is a key of the first level too; give one of them")
+
+
+def _check_teacher(configuration: Configuration) -> None:
+    """Rule and teacher stand in two sections: all others are checked where they stand."""
+    recipe_of(configuration)
+
+
+def _check_stages(configuration: Configuration) -> None:
+    dimensions = elasticity_of(configuration, Path()).dimensions
+    check_stages(stages_of(configuration), dimensions, order_of(configuration))
+
+
+def _check_search(configuration: Configuration) -> None:
+    settings: SearchSettings = search_of(configuration)
+    if getattr(settings.algorithm, "predictor", False) and find_spec("sklearn") is None:
+        raise SearchError("predictor: scikit-learn is not installed: pip install 'bnas[surrogate]'")
+
+
+def _check_tensorboard(wanted: bool) -> None:
+    if wanted and find_spec("tensorboard") is None:
+        raise TrainingError("TensorBoard is not installed: pip install 'bnas[tensorboard]'")

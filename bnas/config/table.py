@@ -1,0 +1,70 @@
+"""The keys of a configuration file as tables in Markdown, made from its schema: ``docs/configuration.md`` has them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from .configuration import json_schema
+
+BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+
+
+def tables() -> str:
+    """A table for each section: key, kind of value, default, meaning."""
+    whole = json_schema()
+    return "\n\n".join(_tables("", whole, whole["$defs"]))
+
+
+def _tables(place: str, section: dict[str, Any], known: dict[str, Any], chosen: str = "") -> Iterator[str]:
+    keys, needed = section["properties"], section.get("required", ())
+    rows = [_row(key, one, "needed" if key in needed else _default(one)) for key, one in keys.items()]
+    title = f"`{place}`{chosen}" if place else "The first level"
+    yield "\n".join([f"### {title}\n", "| key | value | default | meaning |", "|---|---|---|---|", *rows])
+    for key, one in keys.items():
+        inner: dict[str, str] = {}
+        for name, many in _sections(one):
+            if known[name].get("properties"):
+                inner.setdefault(name, many)  # one or a list of them: described once
+        for name, many in inner.items():
+            chosen = f" `{json.dumps(known[name]['properties']['name']['const'])}`" if len(inner) > 1 else ""
+            yield from _tables(f"{place}.{key}{many}".removeprefix("."), known[name], known, chosen)
+
+
+def _row(key: str, one: dict[str, Any], default: str) -> str:
+    meaning = one.get("description", "see below").replace("``", "`").replace("\n", " ").rstrip(".")
+    kind = "anything" if one.get("deprecated") and len(one) == 2 else _kind(one)
+    return f"| `{key}` | {kind} | {default} | {meaning} |"
+
+
+def _default(one: dict[str, Any]) -> str:
+    default = one.get("default")
+    plain = default is not None and default != [] and default != {} and not list(_sections(one))
+    return f"`{json.dumps(default)}`" if plain else ""
+
+
+def _kind(one: dict[str, Any]) -> str:
+    if "$ref" in one:
+        return "section"
+    if "const" in one or "enum" in one:
+        return ", ".join(f"`{json.dumps(value)}`" for value in one.get("enum", [one.get("const")]))
+    if "anyOf" in one:
+        return " or ".join(dict.fromkeys(_kind(kind) for kind in one["anyOf"] if kind.get("type") != "null"))
+    if one.get("type") == "array":
+        entries = one.get("prefixItems") or [one["items"]]
+        return f"list of {' and '.join(dict.fromkeys(map(_kind, entries)))}"
+    if one.get("type") == "object":
+        return "mapping"
+    bounds = [f"{sign} {one[name]:g}" for name, sign in BOUNDS.items() if name in one]
+    return " ".join([one.get("type", "anything"), ", ".join(bounds)]).strip()
+
+
+def _sections(one: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The names of sections in a value, each with ``[n]`` where it is an entry of a list."""
+    if "$ref" in one:
+        yield one["$ref"].rpartition("/")[2], ""
+    for kind in one.get("anyOf", ()):
+        yield from _sections(kind)
+    if isinstance(one.get("items"), dict):
+        yield from ((name, "[n]") for name, _ in _sections(one["items"]))

@@ -1,0 +1,1 @@
+"""Models, data and example inputs by name."""

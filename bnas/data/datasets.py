@@ -1,0 +1,166 @@
+"""Built-in data in training, validation and test batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from bnas.run.job import Splits
+
+from .samples import KNOWN, DataError, Parts, Samples, channels, find_parts
+
+Transform = Callable[[Any], Tensor]
+Chosen = tuple[Samples, list[int]]
+"""Some samples, by their indices."""
+
+
+def images(
+    place: Path,
+    dataset: str | None = None,
+    *,
+    download: bool = False,
+    batch_size: int = 64,
+    batch_size_val: int | None = None,
+    validation: float = 0.1,
+    test: float = 0.1,
+    size: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    augment: Sequence[str] | None = None,
+    workers: int = 0,
+    seed: int = 0,
+) -> Splits:
+    """The images at `place` and their classes, with what was held out in `Splits.record`.
+
+    Args:
+        place: a folder of torchvision's (`dataset` says which); a folder of folders of images by class, with ``train``
+            and ``val`` or ``test`` above them or not; a ``.npz`` file (`bnas.data.samples.Arrays` says of what form),
+            or a folder with ``*train.npz`` and ``*val.npz`` or ``*test.npz``. Of two parts the second one is for the
+            test.
+        dataset: cifar10, cifar100, fashion_mnist or imagenet; says mean and deviation too.
+        download: fetch a data set of torchvision into the folder: the only case in which the network is used.
+        batch_size: images of a batch of training.
+        batch_size_val: images of a batch of the others, by default the same.
+        validation: the share of the training images that is held out for the search, or their number, where the data
+            have no such part.
+        test: the same for the test.
+        size: height and width in pixels that images are resized and cropped to; by default 224 for folders of images,
+            and others stay as they are.
+        mean: of the channels, in [0, 1]; by default that of the data set, or of ImageNet.
+        std: their standard deviation.
+        augment: what training images get: "crop" (of a random size where `size` holds, else padded by an eighth and
+            moved), "flip"; by default both, and grey ones are not flipped.
+        workers: processes that load images.
+        seed: fixes what is held out, and the order of training.
+
+    Raises:
+        DataError: there is no such data, a part is empty, damaged, or of other classes; a setting does not fit them.
+    """
+    parts = find_parts(place, dataset, download)
+    changes = tuple(parts.kind.augment if augment is None else augment)
+    training, plain = _transforms(parts, changes, size)
+    chosen, held = _held_out(parts, {"validation": validation, "test": test}, seed)
+    loader = partial(DataLoader[Any], num_workers=workers, collate_fn=_normalised(parts, mean, std))
+    held_out = [
+        loader(Transformed(*chosen[key], plain), batch_size_val or batch_size) for key in ("validation", "test")
+    ]
+    train = loader(
+        Transformed(*chosen["train"], training),
+        batch_size,
+        shuffle=True,
+        generator=torch.Generator().manual_seed(seed),
+        drop_last=len(chosen["train"][1]) >= batch_size,  # a last batch of one image would end BatchNorm
+    )
+    counts = {key: len(indices) for key, (_, indices) in chosen.items()}
+    record = {"place": str(place), "dataset": dataset, "classes": parts.classes, "images": counts, "held_out": held}
+    return Splits(train, held_out[0], held_out[1], {**record, "seed": seed})
+
+
+def default_place(name: str, folder: Path) -> tuple[Path, str | None]:
+    """Where the data called `name` lie, and which they are; a known name is looked for in the folder ``data``."""
+    return (folder / "data", name) if name in KNOWN else (folder / name, None)
+
+
+class Transformed(Dataset[tuple[Tensor, int]]):
+    """Some of the samples, each through a transform."""
+
+    def __init__(self, samples: Samples, indices: Sequence[int], transform: Transform) -> None:
+        self.samples, self.indices, self.transform = samples, indices, transform
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, number: int) -> tuple[Tensor, int]:
+        try:
+            image, label = self.samples[self.indices[number]]
+        except OSError as error:
+            raise DataError(f"an image cannot be read: {error}") from error
+        return self.transform(image), label
+
+
+@dataclass(frozen=True)
+class Normalised:
+    """Makes a batch of images and labels, and normalises it: a batch at a time takes a twentieth of the time."""
+
+    transform: Transform
+
+    def __call__(self, samples: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
+        """Images (float32: n, channels, height, width) and labels (int64: n)."""
+        images, labels = default_collate(samples)
+        return self.transform(images), labels
+
+
+def _normalised(parts: Parts, mean: Sequence[float] | None, std: Sequence[float] | None) -> Normalised:
+    from torchvision.transforms import v2
+
+    mean, std = mean or parts.kind.mean, std or parts.kind.std
+    if len(mean) != len(std) or len(mean) not in (1, channels(parts.train)):
+        counts = f"{len(mean)} and {len(std)} numbers, images {channels(parts.train)} channels"
+        raise DataError(f"mean and std have {counts}")
+    return Normalised(v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]))
+
+
+def _transforms(parts: Parts, augment: tuple[str, ...], size: int | None) -> tuple[Transform, Transform]:
+    """For training images, and for the others; to uint8 tensors."""
+    from torchvision.transforms import v2
+
+    if unknown := set(augment) - {"crop", "flip"}:
+        raise DataError(f"augment: {min(unknown)!r} is not one of crop, flip")
+    side = size or (224 if parts.files else None)
+    fitted = [v2.Resize(side * 8 // 7), v2.CenterCrop(side)] if side else []
+    moved = [v2.RandomResizedCrop(side) if side else _padded_crop(parts)] if "crop" in augment else fitted
+    flipped = [v2.RandomHorizontalFlip()] if "flip" in augment else []
+    return v2.Compose([*moved, *flipped, v2.PILToTensor()]), v2.Compose([*fitted, v2.PILToTensor()])
+
+
+def _padded_crop(parts: Parts) -> Any:
+    from torchvision.transforms import v2
+
+    height, width = v2.functional.get_size(parts.train[0][0])
+    return v2.RandomCrop((height, width), (width // 8, height // 8))
+
+
+def _held_out(parts: Parts, shares: dict[str, float], seed: int) -> tuple[dict[str, Chosen], dict[str, list[int]]]:
+    """What each part has, and those indices of the training images that were held out."""
+    order = torch.randperm(len(parts.train), generator=torch.Generator().manual_seed(seed)).tolist()
+    chosen: dict[str, Chosen] = {}
+    held: dict[str, list[int]] = {}
+    for key, own in (("validation", parts.validation), ("test", parts.test)):
+        if own is not None:
+            chosen[key] = own, list(range(len(own)))
+            continue
+        count = round(shares[key] * len(parts.train) if shares[key] < 1 else shares[key])
+        if not 0 < count < len(order):
+            raise DataError(
+                f"{key}: {shares[key]} of {len(parts.train)} training images are {count}; some must be left"
+            )
+        held[key], order = sorted(order[:count]), order[count:]
+        chosen[key] = parts.train, held[key]
+    return {"train": (parts.train, sorted(order)), **chosen}, held

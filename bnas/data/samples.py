@@ -1,0 +1,210 @@
+"""Built-in data as they lie on disk: torchvision's data sets, folders of images, ``.npz`` files."""
+
+from __future__ import annotations
+
+import difflib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bnas.passes.errors import BnasError
+
+# Images and labels in a ``.npz`` file.
+
+
+class ArrayError(BnasError):
+    """A ``.npz`` file is not what it must be."""
+
+
+class Arrays(Sequence[tuple[Any, int]]):
+    """Samples of a file: an image, and its label.
+
+    The file has ``labels`` (n whole numbers from 0) and ``images`` (uint8: n, height, width; with 1 or 3 channels last
+    or first too). Instead of ``images`` it may have coded ones: ``jpeg``, the bytes of all files (JPEG, PNG) one after
+    another, and ``offsets``, where each begins, and the end.
+
+    Raises:
+        ArrayError: the file is missing, damaged, or holds something else.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                found = {key: file[key] for key in file.files}
+        except Exception as error:
+            raise ArrayError(f"{path} cannot be read: {error}") from error
+        self.coded = "jpeg" in found
+        names = ("jpeg", "offsets", "labels") if self.coded else ("images", "labels")
+        if missing := [name for name in names if name not in found]:
+            raise ArrayError(f"{path} has no {missing[0]!r}; it has {', '.join(found) or 'nothing'}")
+        self.labels = _labels(path, found["labels"])
+        if self.coded:
+            self.bytes, self.offsets = found["jpeg"], found["offsets"]
+            count = len(self.offsets) - 1
+        else:
+            self.images = _channels_first(path, found["images"])
+            count = len(self.images)
+        if count != len(self.labels):
+            raise ArrayError(f"{path} has {count} images and {len(self.labels)} labels")
+        self.classes = int(self.labels.max()) + 1
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, number: Any) -> Any:
+        """A PIL image where they are coded, else a uint8 tensor of channels, height, width."""
+        label = int(self.labels[number])
+        if not self.coded:
+            return torch.from_numpy(self.images[number]), label
+        from PIL import Image
+
+        begin, end = self.offsets[number : number + 2]
+        return Image.open(io.BytesIO(self.bytes[begin:end].tobytes())).convert("RGB"), label
+
+
+def _labels(path: Path, labels: Any) -> Any:
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or not len(labels) or labels.min() < 0:
+        raise ArrayError(
+            f"{path}: labels are {labels.dtype} of shape {labels.shape}; they must be whole numbers from 0"
+        )
+    return labels
+
+
+def _channels_first(path: Path, images: Any) -> Any:
+    if images.dtype == np.uint8 and images.ndim == 3:
+        return images[:, None]
+    if images.dtype == np.uint8 and images.ndim == 4 and {1, 3} & {images.shape[1], images.shape[3]}:
+        return images if images.shape[1] in (1, 3) else images.transpose(0, 3, 1, 2)
+    allowed = "uint8 of (n, height, width), with 1 or 3 channels last or first"
+    raise ArrayError(f"{path}: images are {images.dtype} of shape {images.shape}; they must be {allowed}")
+
+
+class DataError(BnasError):
+    """Data cannot be found, or are not what they must be."""
+
+
+Samples = Sequence[tuple[Any, int]]
+"""Images (PIL, or uint8 tensors of channels, height, width) and labels."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """A data set of torchvision: its class there, mean and deviation of its channels in [0, 1], what training gets."""
+
+    name: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augment: tuple[str, ...] = ("crop", "flip")
+
+
+IMAGENET = Known("ImageNet", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+GREY = Known("", (0.5,), (0.5,), ("crop",))
+KNOWN = {
+    "cifar10": Known("CIFAR10", (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)),
+    "cifar100": Known("CIFAR100", (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "fashion_mnist": Known("FashionMNIST", (0.2860,), (0.3530,), ("crop",)),
+    "imagenet": IMAGENET,
+}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A data set as it comes; a part that it has not is None."""
+
+    train: Samples
+    validation: Samples | None
+    test: Samples | None
+    classes: int
+    kind: Known
+    files: bool = False
+    """Images are files of any size."""
+
+
+def find_parts(place: Path, dataset: str | None, download: bool) -> Parts:
+    """The data at `place`; `dataset` is a key of `KNOWN`, or says nothing.
+
+    Of two parts the second one is the test: a search never sees it.
+
+    Raises:
+        DataError: there are none, or they are damaged, or their parts have other classes.
+    """
+    kind = KNOWN.get(dataset or "")
+    if place.suffix == ".npz" or any(place.glob("*train.npz")):
+        return _arrays(place, kind)
+    if kind is not None and kind is not IMAGENET:
+        return _torchvision(kind, place, download)
+    if not place.is_dir():
+        names = ("digits", *KNOWN)
+        near = difflib.get_close_matches(place.name, names, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known by name are {', '.join(names)}"
+        raise DataError(f"data {place}: there is no such folder or .npz file; {hint}")
+    return _folders(place)
+
+
+def channels(samples: Samples) -> int:
+    """Of the first image."""
+    image = samples[0][0]
+    return int(image.shape[0]) if isinstance(image, Tensor) else len(image.getbands())
+
+
+def _torchvision(kind: Known, place: Path, download: bool) -> Parts:
+    from torchvision import datasets
+
+    try:
+        train, test = (getattr(datasets, kind.name)(place, train=part, download=download) for part in (True, False))
+    except (RuntimeError, OSError) as error:
+        told = f"cannot be fetched: {error}" if download else "is not there"
+        remedy = "say where it lies by the key 'data', or set data_options.download=true to fetch it"
+        raise DataError(f"data {place}: {kind.name} {told}; {remedy}") from error
+    return Parts(train, None, test, len(train.classes), kind)
+
+
+def _folders(place: Path) -> Parts:
+    from torchvision.datasets import ImageFolder
+
+    above = (place / "train").is_dir()
+    names = {"train": ["train"], "validation": ["val", "valid", "validation"], "test": ["test"]}
+    there = {key: [place / name for name in some if (place / name).is_dir()] for key, some in names.items()}
+    try:
+        sets = {key: ImageFolder(some[0]) for key, some in there.items() if some} if above else {}
+        train = sets["train"] if above else ImageFolder(place)
+    except FileNotFoundError as error:
+        wanted = "folders named by class, with images in each; or train and val (or test) above them"
+        raise DataError(f"data {place}: {str(error).splitlines()[0]} It must hold {wanted}") from None
+    for one in sets.values():
+        if different := set(one.classes) ^ set(train.classes):
+            raise DataError(f"data {one.root}: only one of it and {train.root} has the class {min(different)!r}")
+    return _two_or_three(train, sets.get("validation"), sets.get("test"), len(train.classes), None, files=True)
+
+
+def _arrays(place: Path, kind: Known | None) -> Parts:
+    if place.suffix == ".npz":
+        train = Arrays(place)
+        return _two_or_three(train, None, None, train.classes, kind)
+    sets: dict[str, Arrays] = {}
+    for key in ("train", "val", "test"):
+        found = sorted(place.glob(f"*{key}.npz"))
+        if len(found) > 1:
+            raise DataError(f"data {place}: there are {len(found)} files *{key}.npz; one is allowed")
+        sets.update((key, Arrays(path)) for path in found)
+    classes = max(one.classes for one in sets.values())
+    return _two_or_three(sets["train"], sets.get("val"), sets.get("test"), classes, kind)
+
+
+def _two_or_three(
+    train: Samples,
+    validation: Samples | None,
+    test: Samples | None,
+    classes: int,
+    kind: Known | None,
+    files: bool = False,
+) -> Parts:
+    if test is None:
+        validation, test = None, validation
+    return Parts(train, validation, test, classes, kind or (IMAGENET if channels(train) == 3 else GREY), files)

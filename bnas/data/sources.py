@@ -1,0 +1,280 @@
+"""Models and data by name: built-in ones, ``package.module:FACTORY`` or ``path/file.py:FACTORY``."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import inspect
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from bnas.passes.errors import BnasError, add_note
+from bnas.passes.frontend.exported.program import as_module
+from bnas.run.job import Splits
+from bnas.runtime import CheckpointError
+from bnas.runtime.storage.checkpoint import check_state
+
+from .datasets import default_place, images
+from .digits import splits
+
+# Models by name: torchvision's, and its residual networks for the small images of CIFAR.
+
+CIFAR = "_cifar10"
+
+
+class ModelError(BnasError):
+    """There is no model of a name."""
+
+
+def named(name: str) -> Callable[..., nn.Module]:
+    """The factory of torchvision's model `name`, without weights.
+
+    ``resnet50_cifar10`` and the like are its residual ones for images of 32 x 32 (`small_resnet`).
+
+    Raises:
+        ModelError: there is none; gives the nearest name.
+    """
+    import torchvision
+
+    known = torchvision.models.list_models(torchvision.models)
+    residual = [one + CIFAR for one in known if "resne" in one]
+    if name in residual:
+        return partial(small_resnet, name.removesuffix(CIFAR))
+    if name in known:
+        return partial(torchvision.models.get_model, name, weights=None)
+    near = difflib.get_close_matches(name, [*known, *residual], n=1)
+    raise ModelError(f"torchvision has no model {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+
+
+def small_resnet(name: str, num_classes: int = 10, **options: Any) -> nn.Module:
+    """Torchvision's residual network `name` whose first convolution is 3 x 3 with stride 1.
+
+    The published configurations of BootstrapNAS name such a ResNet-50, and its accuracy of 93.65 % is that of Phan's
+    PyTorch_CIFAR10, which has this layout: its weights fit.
+    """
+    import torchvision
+
+    model: Any = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **options)
+    model.conv1 = nn.Conv2d(3, model.conv1.out_channels, 3, 1, 1, bias=False)
+    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+    assert isinstance(model, nn.Module)
+    return model
+
+
+# Weights of users' files, read without running code.
+
+WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net")
+"""Keys under which training scripts keep a state dict beside other things."""
+PREFIXES = ("module.", "_orig_mod.", "model.")
+"""What DataParallel, `torch.compile` and Lightning put before all names."""
+
+
+class WeightsError(BnasError):
+    """A file of weights is missing, damaged, or holds something else."""
+
+
+class WeightsWarning(UserWarning):
+    """Weights were found inside of something else, or under longer names."""
+
+
+def read_weights(path: Path, names: Iterable[str] = ()) -> dict[str, Tensor]:
+    """A state dict from a .safetensors file, or from a .pt file that holds tensors, numbers and texts only.
+
+    One that is under a key of `WRAPPERS`, or whose names all begin with one of `PREFIXES` and `names` do not, is
+    recognised, with a `WeightsWarning` that says so.
+
+    Raises:
+        WeightsError: the file is missing, damaged, or holds something else.
+    """
+    if not path.is_file():
+        raise WeightsError(f"weights {path}: there is no such file")
+    try:
+        if path.suffix == ".safetensors":
+            found: Any = safetensors.torch.load_file(path)
+        else:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise WeightsError(f"weights {path} cannot be read as tensors: {error}") from error
+    return _without_prefix(_unwrapped(found, path), set(names), path)
+
+
+def _unwrapped(found: Any, path: Path) -> dict[str, Tensor]:
+    if _is_state(found):
+        return dict(found)
+    for key in WRAPPERS:
+        if isinstance(found, dict) and _is_state(found.get(key)):
+            warnings.warn(f"weights {path}: taken from the key {key!r}", WeightsWarning, stacklevel=4)
+            return dict(found[key])
+    there = f"a dictionary of {', '.join(map(str, found))}" if isinstance(found, dict) else f"a {type(found).__name__}"
+    raise WeightsError(f"weights {path}: expected a state dict, tensors by name, or one at {WRAPPERS}; it is {there}")
+
+
+def _is_state(found: Any) -> bool:
+    return isinstance(found, dict) and bool(found) and all(isinstance(one, Tensor) for one in found.values())
+
+
+def _without_prefix(state: dict[str, Tensor], names: set[str], path: Path) -> dict[str, Tensor]:
+    for prefix in PREFIXES:
+        if not names & state.keys() and all(name.startswith(prefix) for name in state):
+            warnings.warn(f"weights {path}: names without their {prefix!r}", WeightsWarning, stacklevel=4)
+            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return state
+
+
+class SourceError(BnasError):
+    """A model, its weights or the data cannot be found or do not fit."""
+
+
+def load_model(name: str, weights: Path | None = None, folder: Path | None = None, **options: Any) -> nn.Module:
+    """The model called `name`, in evaluation mode, with the weights in a file (`bnas.data.sources.read_weights`).
+
+    A name that ends in ``.pt2`` is that of a file of `torch.export.save`.
+    A name with a colon is that of a factory; others, and those after ``torchvision:``, are known to
+    `bnas.data.sources.named`. Files are looked for in `folder`, by default the current one. `options` are the factory's
+    keyword arguments.
+
+    Raises:
+        ModelError, SourceError: there is no such model, its factory takes other arguments, or gives no module.
+        WeightsError: the weights cannot be read.
+        CheckpointError: they do not fit; names the missing and unexpected keys.
+    """
+    own = ":" in name.removeprefix("torchvision:")
+    factory: Callable[..., Any]
+    if name.endswith(EXPORTED):
+        factory = partial(_exported, (folder or Path()) / name)
+    else:
+        factory = find_factory(name, folder) if own else named(name.removeprefix("torchvision:"))
+    model = _called(name, factory, options)
+    if not isinstance(model, nn.Module):
+        raise SourceError(f"{name} gives a {type(model).__name__}, not a torch.nn.Module")
+    if weights is not None:
+        state = read_weights((folder or Path()) / weights, model.state_dict())
+        _check_weights(name, model, state, (folder or Path()) / weights)
+        model.load_state_dict(state)
+    return model.eval()
+
+
+EXPORTED = ".pt2"
+"""How the name of a file ends that holds an exported program."""
+
+
+def _exported(path: Path, /) -> nn.Module:
+    """The exported program in a file, as a model."""
+    if not path.is_file():
+        raise SourceError(f"there is no file {path}")
+    with _running(str(path)):
+        return as_module(torch.export.load(path))
+
+
+def _check_weights(name: str, model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    try:
+        check_state(model.state_dict(), state, str(path))
+    except CheckpointError as error:
+        add_note(error, f"the model is {name}: give weights of that one, or name the model that these are of")
+        raise
+
+
+def load_data(name: str, folder: Path | None = None, dataset: str | None = None, **options: Any) -> Splits:
+    """The data called `name`: from a factory that returns `bnas.Splits`, or built in.
+
+    Built in are digits, cifar10, cifar100, fashion_mnist and imagenet (in `folder` / data), or a place in `folder`:
+    see `bnas.data.datasets.images`. `dataset` and `options` are keyword arguments.
+
+    Raises:
+        SourceError: there is no such factory, it takes other arguments, or gives something else.
+        DataError: built-in data are not there, or damaged.
+    """
+    factory: Callable[..., Any]
+    if ":" in name:
+        factory, options = find_factory(name, folder), options | ({} if dataset is None else {"dataset": dataset})
+    elif name == "digits":
+        factory = splits
+    else:
+        place, known = default_place(name, folder or Path())
+        factory = partial(images, place, dataset or known)
+    data = _called(name, factory, options)
+    if not isinstance(data, Splits):
+        raise SourceError(f"{name} gives a {type(data).__name__}, not bnas.Splits")
+    return data
+
+
+def _called(name: str, factory: Callable[..., Any], options: Mapping[str, Any]) -> Any:
+    try:
+        inspect.signature(factory).bind(**options)
+    except TypeError as error:
+        allowed = ", ".join(inspect.signature(factory).parameters) or "none"
+        raise SourceError(f"{name} is called with the arguments {options}: {error}; its own are {allowed}") from None
+    return factory(**options)
+
+
+def find_factory(name: str, folder: Path | None = None) -> Callable[..., Any]:
+    """The function or class behind ``package.module:NAME`` or ``path/file.py:NAME``."""
+    place, colon, attribute = name.rpartition(":")
+    if not colon or not place or not attribute:
+        raise SourceError(f"{name!r} is not of the form package.module:FACTORY or path/file.py:FACTORY")
+    module = _file_module((folder or Path()) / place) if place.endswith(".py") else _import(place)
+    factory = getattr(module, attribute, None)
+    if not callable(factory):
+        names = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
+        near = difflib.get_close_matches(attribute, names, n=1)
+        raise SourceError(f"{place} has no factory {attribute!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    return factory  # type: ignore[no-any-return]
+
+
+def _import(place: str) -> Any:
+    with _running(place):
+        try:
+            return importlib.import_module(place)
+        except ModuleNotFoundError as error:
+            if error.name is None or not place.startswith(error.name):
+                raise
+            raise SourceError(f"there is no module {place!r}; a file is given as path/file.py:FACTORY") from error
+
+
+def _file_module(path: Path) -> Any:
+    """The file as a module; it may import those beside it, as a script may."""
+    if not path.is_file():
+        raise SourceError(f"there is no file {path}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    folder = str(path.parent.resolve())
+    sys.path.insert(0, folder)
+    try:
+        with _running(str(path)):
+            spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(folder)
+    return module
+
+
+@contextmanager
+def _running(place: str) -> Iterator[None]:
+    """What a user's code raises while it is imported is told with the line that it comes from."""
+    try:
+        yield
+    except BnasError:
+        raise
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}"
+        raise SourceError(f"{place}{_line(place, error)} cannot be imported: {told}") from error
+
+
+def _line(place: str, error: Exception) -> str:
+    """Where in a file an error came up: that of the last call in it."""
+    if isinstance(error, SyntaxError):
+        return ""  # it says so itself
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename.endswith(place)]
+    return f":{lines[-1]}" if lines else ""

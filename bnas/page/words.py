@@ -1,0 +1,77 @@
+"""Values and choices in words: names, units and digits, and which blocks are skipped or widths smaller."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from bnas.passes import Subnet
+
+# How the values of a run are called and written: names, units and digits.
+
+KNOWN = {
+    "macs": ("MACs", "", "multiply-accumulates for one sample"),
+    "parameters": ("parameters", "", "numbers that are stored"),
+    "activations": ("activations", "", "numbers that layers hand on for one sample"),
+    "peak_memory": ("peak memory", "B", "bytes of tensors for one sample"),
+    "latency": ("latency", "ms", "predicted by a model that was fitted to measured sub-networks"),
+}
+"""Label, unit and meaning of the values that bnas measures itself."""
+SCALES = ((1e9, "G", "billions"), (1e6, "M", "millions"), (1e3, "k", "thousands"))
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A value as it is shown: multiplied by `factor`, with a unit."""
+
+    name: str
+    label: str
+    axis: str
+    """The label with the unit."""
+    unit: str
+    factor: float
+    meaning: str = ""
+
+    def show(self, value: float) -> str:
+        """The value as text, with its unit."""
+        number = value * self.factor
+        digits = 2 if self.unit == "%" else max(0, 3 - len(str(int(abs(number)))))
+        return f"{number:.{digits}f} {self.unit}".rstrip()
+
+
+def quantity(name: str, values: Iterable[float]) -> Quantity:
+    """How `name` is shown where `values` occur: accuracy in percent, large numbers in thousands, millions, ..."""
+    most = max((abs(value) for value in values), default=0.0)
+    if name == "accuracy" and most <= 1:
+        return Quantity(name, "accuracy", "accuracy (%)", "%", 100.0, "on validation data")
+    label, unit, meaning = KNOWN.get(name, (name, "", ""))
+    scale, prefix, word = next((one for one in SCALES if most >= one[0]), (1.0, "", ""))
+    shown = f"{prefix}{unit}"
+    axis = shown if unit else word
+    return Quantity(name, label, f"{label} ({axis})" if axis else label, shown, 1 / scale, meaning)
+
+
+# A choice in words: which blocks are skipped, which widths and kernels are smaller.
+
+
+def told(subnet: Subnet, maximal: Subnet, most: int | None = None) -> str:
+    """`subnet` against the maximal one, a line for each kind; with at most `most` names in each line."""
+    lines = list(_lines(subnet, maximal, most))
+    return "\n".join(lines) or "everything is kept"
+
+
+def _lines(subnet: Subnet, maximal: Subnet, most: int | None) -> Iterator[str]:
+    if subnet.skipped:
+        yield f"skipped blocks ({len(subnet.skipped)}): {_some(sorted(subnet.skipped)[:most], len(subnet.skipped))}"
+    for kind, chosen, full in (
+        ("widths", subnet.widths, maximal.widths),
+        ("kernels", subnet.kernels, maximal.kernels),
+    ):
+        smaller = [name for name, size in chosen.items() if size < full.get(name, size)]
+        if smaller:
+            told = [f"{name} {chosen[name]} of {full[name]}" for name in smaller[:most]]
+            yield f"smaller {kind} ({len(smaller)} of {len(full)}): {_some(told, len(smaller))}"
+
+
+def _some(names: Sequence[str], count: int) -> str:
+    return ", ".join(names) + (f" and {count - len(names)} more" if len(names) < count else "")

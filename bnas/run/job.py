@@ -1,0 +1,108 @@
+"""What a run needs: model, data and settings as one value, and who is told while it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from torch import nn
+
+from bnas.passes import Elasticity
+from bnas.runtime import EpochRecord, Int8, LatencySettings, Progress, Recipe, Stage, SuperNetwork
+from bnas.runtime.evaluate.evaluation import Loader
+from bnas.runtime.train.stages import STAGES
+from bnas.search import Evaluation, Objective, SearchError, SearchSettings
+
+if TYPE_CHECKING:
+    import os
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The data of a job."""
+
+    train: Loader
+    """Batches through the training transform: for training and for BatchNorm statistics."""
+    validation: Loader
+    """Held out from training: what the search measures on."""
+    test: Loader
+    """Seen by neither training nor search: what is reported."""
+    record: Mapping[str, Any] | None = None
+    """What the data are and what was held out, as plain data; a run keeps it as ``data.json``."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a run needs: `bnas.run_job` runs it. `from_config` makes one of a configuration file."""
+
+    model: nn.Module
+    """The pre-trained model, on the device that is to be computed on; training changes its parameters in place."""
+    data: Splits
+    example_inputs: Any
+    """A tensor, or a tuple or dict of inputs, with the batch as axis 0."""
+    elasticity: Elasticity = field(default_factory=Elasticity)
+    stages: Sequence[Stage] = STAGES
+    recipe: Recipe = field(default_factory=Recipe)
+    """How the stages are trained."""
+    training: Mapping[str, Any] = field(default_factory=dict)
+    """Further settings of `bnas.Trainer`."""
+    search: SearchSettings = field(default_factory=SearchSettings)
+    """How sub-networks are searched for; its seed also fixes what is random in a training beside the recipe."""
+    objectives: Sequence[Objective] = (Objective("accuracy", "max"), Objective("macs", "min"))
+    """What is searched for: accuracy, which winners are chosen by, and any others. Where the search or a constraint
+    asks for "latency", a latency model is fitted to the trained super-network and kept as ``latency.json``."""
+    num_bn_adaptation_samples: int = 2000
+    """Training samples for the BatchNorm statistics of each sub-network that is searched."""
+    acc_delta: float = 0.01
+    """How much accuracy a winner may lose against the original, as a fraction."""
+    reference: float | Literal["original", "maximal"] = "original"
+    """What winners are held against: an accuracy as a fraction, or that of the original or the trained maximal network.
+
+    An original that was trained on the validation data too does too well there: then say "maximal".
+    """
+    latency: LatencySettings = field(default_factory=LatencySettings)
+    """How latency is measured."""
+    int8: Int8 | None = field(default_factory=Int8)
+    """Each ONNX file gets an int8 one beside it, calibrated on the training data unless it says otherwise; None: it
+    does not."""
+    tensorboard: bool = False
+    """Write scalars of training and search for TensorBoard."""
+    dynamic: Mapping[str, Mapping[int, str]] | None = None
+    """Names of axes whose size may change, as `bnas.SuperNetwork.from_model` takes them; by default all that can."""
+
+    def __post_init__(self) -> None:
+        if "accuracy" not in (names := [one.name for one in self.objectives]):
+            raise SearchError(f"objectives {names}: 'accuracy' must be one of them, winners are chosen by it")
+
+    @staticmethod
+    def from_config(path: str | os.PathLike[str], changes: Sequence[str] = ()) -> Job:
+        """Return the job that a configuration file describes, with its model and data loaded.
+
+        Args:
+            path: A file in JSON, JSON5 or YAML. Names of files in it are relative to its folder.
+            changes: ``KEY=VALUE``, as ``--set`` of the command line takes them.
+
+        Raises:
+            ConfigurationError: The file says something that is not allowed; names all keys.
+            BnasError: Model, weights, data or device are not there, or do not fit one another.
+        """
+        from bnas.config.file import load_config
+
+        from .runner import job_of
+
+        return job_of(load_config(Path(path), changes), Path(path).parent)
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What is told while a job runs; each may be replaced."""
+
+    phase: Callable[[str], None] = lambda _: None
+    on_supernet: Callable[[SuperNetwork], None] = lambda _: None
+    """Gets the super-network when it is made or loaded, with what the passes found and refused."""
+    on_step: Callable[[Progress], None] = lambda _: None
+    on_epoch: Callable[[EpochRecord], None] = lambda _: None
+    on_evaluation: Callable[[Evaluation, int], None] = lambda _, __: None
+    """Gets the evaluation and how many there will be."""

@@ -1,0 +1,193 @@
+"""The folder of a run, made or refused, and what a run notes in it."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bnas.passes.errors import BnasError
+from bnas.runtime.latency.machine import machine
+from bnas.runtime.storage.files import NO_PERMISSION, write_json, writing
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from bnas.passes.cost.architecture import Architecture
+    from bnas.search import Constraint, Objective
+
+
+# The folder of a run: refused if it holds one already, unless that is to be resumed or overwritten.
+
+CONFIG = "config.json"
+MARK = "run.json"
+"""What tells the folder of a run from one of a user, who may well call a file ``config.json``."""
+Free = Callable[[str], bool]
+"""Says of a place in a configuration whether it may change."""
+
+
+class OutputError(BnasError):
+    """The output folder cannot be used."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """A folder that holds one run; made by `open_output` or `bnas.run.folder`."""
+
+    folder: Path
+    resumed: bool = False
+    """Files of an earlier run of the same configuration are there to be reused."""
+
+    def path(self, name: str) -> Path:
+        """Where the file `name` goes; its folder exists."""
+        path = self.folder / name
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+
+def open_output(
+    folder: Path, config: Any, *, resume: bool = False, overwrite: bool = False, free: Free = lambda _: False
+) -> Output:
+    """Make `folder` ready for a run of `config` (JSON data), which is written there first.
+
+    `free` says of a place in the configuration, such as ``a.b``, that it may change in a run that is resumed.
+
+    Raises:
+        OutputError: as `check_output`.
+        WriteError: the folder cannot be written to.
+    """
+    check_output(folder, config, resume=resume, overwrite=overwrite, free=free)
+    holds_run = (folder / MARK).is_file()
+    if holds_run and overwrite:
+        remove(folder)
+    write_json(folder / MARK, {"format": 1, "bnas": version("bnas")})
+    write_json(folder / CONFIG, config)
+    return Output(folder, resume and holds_run)
+
+
+def check_output(
+    folder: Path, config: Any, *, resume: bool = False, overwrite: bool = False, free: Free = lambda _: False
+) -> None:
+    """Change nothing, and raise OutputError where `open_output` cannot use the folder.
+
+    It holds a run, or other files; or a run of another configuration is to be resumed.
+    """
+    if resume and overwrite:
+        raise OutputError("resume and overwrite exclude each other")
+    with writing(folder):
+        _check_place(folder)
+    holds_run = (folder / MARK).is_file()
+    if holds_run and not (resume or overwrite):
+        raise OutputError(
+            f"{folder} holds a run already; say --resume to go on with it or --overwrite to replace it "
+            "(in Python resume=True or overwrite=True)"
+        )
+    if not holds_run and folder.is_dir() and any(folder.iterdir()):
+        raise OutputError(f"{folder} holds files that are not a run of bnas; give a new folder")
+    if resume and (folder / CONFIG).is_file() and (told := changed(folder, config, free)):
+        raise OutputError(
+            f"{folder / CONFIG} is of another configuration: {told}; resume with that one, or say --overwrite "
+            "(in Python overwrite=True)"
+        )
+
+
+def _check_place(folder: Path) -> None:
+    """Whether a folder can be made, or written to, as far as that can be told."""
+    there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    if not there.is_dir():
+        raise OutputError(f"{there} is a file; give a folder")
+    effective = os.access in os.supports_effective_ids
+    if not os.access(there, os.W_OK | os.X_OK, effective_ids=effective):
+        raise OutputError(f"{folder} cannot be written to: {NO_PERMISSION}")
+
+
+def changed(folder: Path, config: Any, free: Free) -> str:
+    """What differs between the configuration of the run in `folder` and `config`, where it is not free; or nothing."""
+    return "; ".join(text for place, text in differences(read_json(folder / CONFIG), config) if not free(place))
+
+
+def differences(before: Any, now: Any, place: str = "") -> Iterator[tuple[str, str]]:
+    """Where two configurations differ: the place, and ``a.b is 1, and was 2``."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in dict.fromkeys([*before, *now]):
+            yield from differences(before.get(key), now.get(key), f"{place}.{key}".removeprefix("."))
+        return
+    if before != (now := json.loads(json.dumps(now))):
+        yield place, f"{place or 'it'} is {_short(now)}, and was {_short(before)}"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder with all that is in it."""
+    with writing(path):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        OutputError: it cannot be read, or is damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{path} is not a JSON file: {error}") from error
+
+
+# What a run notes down while it runs, so that a report of it needs neither the model nor the data.
+
+ENVIRONMENT, ARCHITECTURE, SEARCH = "environment.json", "architecture.json", "search.json"
+LIBRARIES = ("bnas", "torch", "torchvision", "numpy", "deap", "onnx", "onnxruntime", "safetensors", "pydantic")
+"""Whose versions are noted."""
+
+
+def note_environment(output: Output) -> None:
+    """Add this process to ``environment.json``: when it began, on what machine, with what versions."""
+    path = output.path(ENVIRONMENT)
+    known = json.loads(path.read_text(encoding="utf-8")) if output.resumed and path.is_file() else []
+    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    write_json(path, [*known, {"began": now, "machine": machine(), "versions": versions()}])
+
+
+def versions() -> dict[str, str]:
+    """The versions of `LIBRARIES` that are installed."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def note_architecture(output: Output, architecture: Architecture) -> None:
+    """Write ``architecture.json``: the layers, and how wide each is in every sub-network."""
+    write_json(output.path(ARCHITECTURE), architecture.to_json())
+
+
+def note_search(
+    output: Output,
+    objectives: Sequence[Objective],
+    constraints: Sequence[str | Constraint],
+    maximal: Mapping[str, int],
+    **settings: Any,
+) -> None:
+    """Write ``search.json`` before the search: what is searched for, within which bounds, and further settings.
+
+    `maximal` are the costs of the maximal sub-network, which bounds in percent refer to.
+    """
+    asked = [{"name": one.name, "direction": one.direction} for one in objectives]
+    bounds = [str(one) for one in constraints]
+    write_json(output.path(SEARCH), {"objectives": asked, "constraints": bounds, "maximal": dict(maximal), **settings})

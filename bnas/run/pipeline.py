@@ -1,0 +1,154 @@
+"""The main job: bootstrap, train, search, export, measure; every step leaves whole files that a resumed run reuses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bnas.runtime.storage.checkpoint import SUPERNET, TRAINING
+
+from .delivery import Report
+from .job import Job, Watch
+from .output import Free, open_output
+from .steps import Steps
+
+if TYPE_CHECKING:
+    import os
+
+
+# What of a configuration is settled by what the folder of a run holds already.
+
+FREE = ("log_dir", "tensorboard", "export")
+"""Places that may change at any time."""
+SEARCH = ("bootstrapNAS.search", "search", "objectives", "acc_delta", "reference", "latency", "device")
+"""Places that say nothing to the training, but for the seed."""
+MEASURED = (
+    "bootstrapNAS.search.batchnorm_adaptation", "num_bn_adaptation_samples", "device", "data", "batch_size_val"
+)  # fmt: skip
+"""Places that decide what an evaluation gives, among those that may change once the training is done."""
+SEEDS = ("bootstrapNAS.search.seed", "search.seed")
+"""Places that also fix the training."""
+EXPORT = (*FREE, "latency", "device", "data", "batch_size_val")
+"""Places that an export may have in another way than the search before it."""
+FOUND = ("search.json", "winners.json", "pareto.json", "evaluations.csv", "evaluations.jsonl", "latency.json", "search")
+"""What a search leaves in the folder of a run."""
+DELIVERED = ("report.json", "report.html", "report", "subnets")
+"""What is exported after it."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """What the places in a description of a run say: a configuration, or the settings of a `bnas.Job`."""
+
+    free: tuple[str, ...]
+    """They may change at any time."""
+    search: tuple[str, ...]
+    """They say nothing to the training, but for the seed."""
+    measured: tuple[str, ...]
+    """They decide what an evaluation gives, among those that may change once the training is done."""
+    latency: tuple[str, ...]
+    """They decide what a latency model says."""
+    seeds: tuple[str, ...]
+    """They also fix the training."""
+
+
+OF_CONFIGURATION = Places(FREE, SEARCH, MEASURED, ("latency",), SEEDS)
+OF_JOB = Places(
+    ("job.tensorboard", "job.int8"),
+    ("job.search", "job.objectives", "job.acc_delta", "job.reference", "job.latency"),
+    ("job.num_bn_adaptation_samples",),
+    ("job.latency",),
+    ("job.search.seed",),
+)
+
+
+def free_in(folder: Path, *, anew: bool = False, places: Places = OF_CONFIGURATION) -> Free:
+    """Which places may differ from the configuration that the folder has, so that what it holds is still of use.
+
+    With `anew` the search that it holds is of no use anyhow.
+    """
+    trained = SUPERNET.exists(folder / "supernet")
+    begun = trained or TRAINING.exists(folder / "training" / "last")
+    searched, fitted = (not anew and (folder / name).is_file() for name in ("evaluations.jsonl", "latency.json"))
+
+    def free(place: str) -> bool:
+        if within(place, places.free) or not begun:
+            return True
+        if (searched and within(place, places.measured)) or (fitted and within(place, places.latency)):
+            return False
+        allowed = (*places.search, *places.measured) if trained else places.search
+        return within(place, allowed) and (trained or place not in places.seeds)
+
+    return free
+
+
+def within(place: str, places: tuple[str, ...]) -> bool:
+    """Whether a place in a configuration is one of `places`, or in one."""
+    return any(place == one or place.startswith(f"{one}.") for one in places)
+
+
+NOT_SETTINGS = ("model", "data", "example_inputs")
+"""Fields of a job that are no plain data: of these only the class of the model is noted."""
+
+
+def run_job(
+    job: Job,
+    folder: str | os.PathLike[str],
+    watch: Watch | None = None,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Report:
+    """Run all steps of `job` one after another: train, search, export and measure.
+
+    What is searched is what the last stage trained. The settings of the job are written to ``config.json``;
+    `bnas report FOLDER` makes a page of the run.
+
+    Args:
+        job: What to do.
+        folder: Where all files go; a new or an empty folder, unless `resume` or `overwrite` is set.
+        watch: Functions that are called as the run goes on.
+        resume: Go on with the run in the folder: training continues from its last epoch, and every evaluation is
+            reused. Model and data need to be those of before.
+        overwrite: Replace the run in the folder.
+
+    Raises:
+        OutputError: The folder holds a run, or other files; or a setting that the run has used already is another.
+        BnasError: What is wrong, with the place and the remedy; files that were written are whole.
+    """
+    folder, settings = Path(folder), {"job": described(job)}
+    free = free_in(folder, places=OF_JOB)
+    output = open_output(folder, settings, resume=resume, overwrite=overwrite, free=free)
+    return Steps(job, output, watch).all()
+
+
+def described(job: Job) -> dict[str, Any]:
+    """The settings of a job as plain data, and the class of its model."""
+    settings = {one.name: _plain(getattr(job, one.name)) for one in fields(job) if one.name not in NOT_SETTINGS}
+    return {"model": _name(type(job.model)), **settings}
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON holds it; of functions, classes and other objects the name."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, set | frozenset):
+        return sorted(map(str, value))
+    if is_dataclass(value) and not isinstance(value, type):
+        return {one.name: _plain(getattr(value, one.name)) for one in fields(value)}
+    return str(value) if isinstance(value, Path) else _name(value)
+
+
+def _name(value: Any) -> str:
+    """The name of a class or function, or of the class of an object."""
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__}.{named.__qualname__}"

@@ -1,0 +1,141 @@
+"""Jobs from configurations: what the command line does, without the terminal."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from bnas.config.configuration import Configuration
+from bnas.config.settings import device_named, dynamic_of, example_inputs_of, job_settings, search_of
+from bnas.data.sources import EXPORTED, SourceError, load_data, load_model
+from bnas.passes.frontend.ir import as_call
+from bnas.runtime.nested import as_batch, described, placed, scores_of
+from bnas.runtime.storage.files import write_bytes
+
+from .job import Job, Splits, Watch
+from .output import check_output, open_output
+from .pipeline import free_in
+from .steps import Steps
+
+SOURCE = "source.txt"
+"""In the folder of a run: where the names of files in its configuration are relative to."""
+
+
+class RandomWeightsWarning(UserWarning):
+    """A model begins with random weights, since the configuration names none."""
+
+
+def begin(
+    configuration: Configuration,
+    source: Path,
+    folder: Path,
+    watch: Watch | None = None,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Steps:
+    """The steps of a run in `folder`, which is not touched before model and data are there.
+
+    Raises:
+        OutputError: the folder holds a run, and neither is said, or one that does not go with this configuration.
+        BnasError: as `job_of`, or the folder cannot be written to.
+    """
+    watch, data = watch or Watch(), configuration.model_dump(mode="json")
+    said: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "free": free_in(folder)}
+    check_output(folder, data, **said)
+    watch.phase("loading model and data")
+    job = job_of(configuration, source)
+    _warn_of_random_weights(configuration)
+    output = open_output(folder, data, **said)
+    write_bytes(output.path(SOURCE), f"{source.resolve()}\n".encode())
+    return Steps(job, output, watch)
+
+
+def job_of(configuration: Configuration, folder: Path, *, weights: bool = True) -> Job:
+    """What `configuration` asks for, with its model and data loaded from `folder`.
+
+    The model is on the configuration's device, and has its weights unless told otherwise. Random ones are those of the
+    seed.
+
+    Raises:
+        BnasError: model, weights, data or device are not there, or do not fit one another.
+    """
+    device = device_named(configuration.device)
+    torch.manual_seed(search_of(configuration).seed)
+    model = model_of(configuration, folder, weights=weights)
+    data = data_of(configuration, folder)
+    example = example_inputs_of(configuration, model)
+    _check_classes(model, data, example.value)
+    model, dynamic = model.to(device), dynamic_of(configuration, example)
+    return Job(model, data, placed(example.value, device), dynamic=dynamic, **job_settings(configuration, folder))
+
+
+def model_of(configuration: Configuration, folder: Path, *, weights: bool = True) -> nn.Module:
+    """The model that `configuration` names, with its weights unless told otherwise."""
+    options = {**configuration.model_options, **_given(configuration, "num_classes")}
+    file = Path(configuration.weights) if weights and configuration.weights else None
+    return load_model(configuration.model, file, folder, **options)
+
+
+def _warn_of_random_weights(configuration: Configuration) -> None:
+    """Of a model by name: a user's factory may well load weights itself."""
+    own = ":" in configuration.model.removeprefix("torchvision:") or configuration.model.endswith(EXPORTED)
+    if not (own or configuration.weights or configuration.model_options.get("weights")):
+        told = f"{configuration.model} begins with random weights; --set weights=FILE gives it trained ones"
+        warnings.warn(told, RandomWeightsWarning, stacklevel=3)
+
+
+def data_of(configuration: Configuration, folder: Path) -> Splits:
+    """The data that `configuration` names: by ``data``, or by ``dataset`` alone.
+
+    Raises:
+        SourceError, DataError: they cannot be loaded.
+    """
+    options = {**configuration.data_options, **_given(configuration, "dataset", "batch_size", "batch_size_val")}
+    if configuration.data is None:
+        return load_data(options.pop("dataset"), folder, **options)
+    return load_data(configuration.data, folder, **options)
+
+
+def _check_classes(model: nn.Module, data: Splits, example: Any) -> None:
+    """Built-in data say how many classes they have; of a user's the first batch that is held out is looked at."""
+    known = (data.record or {}).get("classes")
+    classes = known or _classes_seen(data)
+    if classes is None:
+        return
+    args, kwargs = as_call(example)
+    try:
+        with torch.no_grad():
+            outputs = scores_of(model(*args, **kwargs))
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        told = f"the model does not take {_told_inputs(example)}"
+        raise SourceError(f"input_info.sample_size: {told}: {error}") from error
+    if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2:
+        return
+    found = outputs.shape[1]
+    if found < classes or (known and found > classes):
+        told = f"the model has {found} outputs, and the data {'' if known else 'at least '}{classes} classes"
+        raise SourceError(f"{told}; num_classes={classes} makes a model of torchvision fit, with weights for as many")
+
+
+def _told_inputs(example: Any) -> str:
+    if isinstance(example, torch.Tensor) and example.ndim == 4:
+        return f"images of shape {tuple(example.shape)}"
+    return f"inputs of {described(example)}"
+
+
+def _classes_seen(data: Splits) -> int | None:
+    """How many classes the first batch has at least; None where its targets are no class numbers."""
+    targets = next((as_batch(batch)[1] for batch in data.validation), None)
+    if not isinstance(targets, torch.Tensor) or targets.ndim != 1 or targets.is_floating_point() or not len(targets):
+        return None
+    return int(targets.max()) + 1
+
+
+def _given(configuration: Configuration, *keys: str) -> dict[str, Any]:
+    values = {key: getattr(configuration, key) for key in keys}
+    return {key: value for key, value in values.items() if value is not None}

@@ -1,0 +1,208 @@
+"""The steps of a run: train, search, export. Each reads what those before it left in the folder of the run."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+
+from bnas.passes.frontend.state import deep_copy
+from bnas.runtime import Evaluator, SuperNetwork, Trainer, accuracy, machine
+from bnas.runtime.evaluate.evaluation import Batch, Loader
+from bnas.runtime.nested import batch_size
+from bnas.runtime.storage.checkpoint import MODEL, SUPERNET, TRAINING, read_model, write_model
+from bnas.runtime.storage.files import write_json
+from bnas.runtime.train.batches import Batches
+from bnas.search import Evaluation
+
+from .delivery import Delivery, Report
+from .job import Job, Watch
+from .output import Output, OutputError, note_architecture, note_environment, note_search
+from .search import SearchPlan, Winners
+
+
+class Steps:
+    """A job at work in one folder. Every step may be run by itself, in another process, and again.
+
+    Args:
+        job: what to do.
+        output: the folder; where it is resumed, what an earlier process left of a step is gone on with.
+        watch: who is told.
+
+    Raises, from every step:
+        OutputError: what the step before leaves is not there; says which command makes it.
+        BnasError: what is wrong, with the place and the remedy; files that were written are whole.
+    """
+
+    def __init__(self, job: Job, output: Output, watch: Watch | None = None) -> None:
+        self.job, self.output, self.watch = job, output, watch or Watch()
+        self._supernet: SuperNetwork | None = None
+        self._noted = False
+
+    def all(self) -> Report:
+        """One after another."""
+        self.train()
+        self.search()
+        return self.export()
+
+    def train(self) -> SuperNetwork:
+        """Train the super-network; one that is trained stays as it is.
+
+        Leaves ``environment.json``, ``architecture.json``, ``data.json`` where the data have a record, ``original/``,
+        ``training/`` and ``supernet/``.
+        """
+        if SUPERNET.exists(self.output.folder / "supernet"):
+            return self.supernet
+        job = self.job
+        torch.manual_seed(job.search.seed)
+        self.watch.phase("finding what is elastic")
+        supernet = SuperNetwork.from_model(job.model, job.example_inputs, job.elasticity, dynamic=job.dynamic)
+        self.watch.on_supernet(supernet)
+        self._plan(supernet).searcher(Evaluator(supernet, None, ()), lambda _: 0.0)  # its faults show now, not in hours
+        self._note(supernet)
+        if job.data.record is not None:
+            write_json(self.output.path("data.json"), dict(job.data.record))
+        self._keep_original()
+        self.watch.phase("training")
+        self._trainer(supernet).fit(job.data.train, job.data.validation, resume=self.output.resumed)
+        supernet.eval()
+        supernet.save(self.output.path("supernet"))
+        self._supernet = supernet
+        return supernet
+
+    def search(self) -> Winners:
+        """Search what the last stage trained. Every evaluation that the folder holds is reused.
+
+        Leaves ``search.json``, ``latency.json`` if asked for, ``evaluations.jsonl`` and ``.csv``, ``pareto.json``,
+        ``winners.json``.
+        """
+        evaluator = self.evaluator
+        torch.manual_seed(self.job.search.seed)
+        self.watch.phase("searching")
+        self._note(self.supernet)
+        plan = self._plan(self.supernet)
+        reference, latency = self._reference(), plan.latency()
+        self._note_search(plan, reference)
+        with plan.told() as tell:
+            log = self.output.path("evaluations.jsonl")
+            result = plan.searcher(evaluator, latency, log=log, on_evaluation=tell).run()
+        result.write_csv(self.output.path("evaluations.csv"))
+        write_json(self.output.path("pareto.json"), [_entry(one) for one in result.pareto()])
+        winners = Winners.of(result, reference, self.job.acc_delta)
+        winners.write(self.output.path("winners.json"))
+        return winners
+
+    def export(self) -> Report:
+        """Write the original and the winners as modules and ONNX files, check them against PyTorch, measure them.
+
+        Leaves ``subnets/NAME.{json,safetensors,onnx}``, ``NAME.int8.onnx`` if asked for, and ``report.json``.
+        """
+        winners, supernet, prepare = self.winners(), self.supernet, self.evaluator.prepare
+        torch.manual_seed(self.job.search.seed)
+        self.watch.phase("exporting and measuring")
+        self._note(supernet)
+        maximal = supernet.space.maximal()
+        plain = supernet.extract(maximal, self.original)
+        modules = {subnet: prepare(subnet) for subnet in dict.fromkeys(one.subnet for one in winners.found.values())}
+        networks = {name: (one.subnet, modules[one.subnet]) for name, one in winners.found.items()}
+        int8 = [] if self.job.int8 is None else self._samples(self.job.int8.samples)
+        rows = Delivery(self.job, self.output, supernet, int8).rows({"original": (maximal, plain), **networks})
+        settings = (winners.reference, winners.acc_delta, winners.evaluations, winners.missed)
+        report = Report(rows, *settings, machine(), _count(self.job.data.test))
+        write_json(self.output.path("report.json"), report.to_json())
+        return report
+
+    @property
+    def supernet(self) -> SuperNetwork:
+        """The trained super-network, in evaluation mode."""
+        if self._supernet is None:
+            folder = self.output.folder / "supernet"
+            if not SUPERNET.exists(folder):
+                begun = TRAINING.exists(self.output.folder / "training" / "last")
+                told = f"bnas train CONFIG --output {self.output.folder}{' --resume' if begun else ''}"
+                raise OutputError(f"{self.output.folder} holds no trained super-network; `{told}` makes it")
+            self._supernet = SuperNetwork.load(folder, self.job.model).eval()
+            self.watch.on_supernet(self._supernet)
+        return self._supernet
+
+    @cached_property
+    def original(self) -> nn.Module:
+        """The model as it was when the training began, in evaluation mode."""
+        model = deep_copy(self.job.model)
+        read_model(self.output.folder / "original", model)
+        return model.eval()
+
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        """Measures sub-networks on the validation data: the same in every process."""
+        samples = self.job.num_bn_adaptation_samples
+        calibration = self._samples(samples) if samples else None
+        return Evaluator(self.supernet, calibration, list(self.job.data.validation))
+
+    def winners(self) -> Winners:
+        """What the search found."""
+        path = self.output.folder / "winners.json"
+        if not path.is_file():
+            begun = (self.output.folder / "evaluations.jsonl").is_file()
+            told = f"bnas search {self.output.folder}{' --resume' if begun else ''}"
+            raise OutputError(f"{self.output.folder} holds no finished search; `{told}` makes it")
+        return Winners.read(path)
+
+    def _note(self, supernet: SuperNetwork) -> None:
+        """What the report needs to know of this process and of the super-network; once."""
+        if not self._noted:
+            note_environment(self.output)
+            note_architecture(self.output, supernet.architecture)
+        self._noted = True
+
+    def _note_search(self, plan: SearchPlan, reference: float) -> None:
+        job = self.job
+        note_search(
+            self.output,
+            job.objectives,
+            plan.constraints,
+            self.supernet.costs(plan.space.maximal()),
+            reference=reference,
+            acc_delta=job.acc_delta,
+            evaluations=plan.evaluations,
+            samples=_count(job.data.validation),
+        )
+
+    def _keep_original(self) -> None:
+        """Written once: what a resumed training begins with is checked by the trainer."""
+        folder = self.output.path("original")
+        if not (MODEL.exists(folder) and TRAINING.exists(self.output.folder / "training" / "last")):
+            write_model(folder, self.job.model)
+
+    def _plan(self, supernet: SuperNetwork) -> SearchPlan:
+        return SearchPlan(self.job, self.output, self.watch, supernet)
+
+    def _trainer(self, supernet: SuperNetwork) -> Trainer:
+        told: dict[str, Any] = {"on_step": self.watch.on_step, "on_epoch": self.watch.on_epoch}
+        settings = {"directory": self.output.path("training"), "tensorboard": self.job.tensorboard, **self.job.training}
+        return Trainer(supernet, self.job.stages, self.job.recipe, **told, **settings)
+
+    def _samples(self, count: int) -> list[Batch]:
+        """The first training samples with all generators at 0: the same however often data were drawn, and by whom.
+
+        The seed of the search says nothing to it, so that evaluations are of use to a search by another one.
+        """
+        return Batches(self.job.data.train).calibration(count, 0)
+
+    def _reference(self) -> float:
+        if not isinstance(self.job.reference, str):
+            return self.job.reference
+        maximal = self.supernet.space.maximal()
+        module = self.evaluator.prepare(maximal) if self.job.reference == "maximal" else self.original
+        return accuracy(module, self.evaluator.validation)
+
+
+def _count(batches: Loader) -> int:
+    """How many samples there are."""
+    return sum(batch_size(batch) for batch in batches)
+
+
+def _entry(evaluation: Evaluation) -> dict[str, Any]:
+    return {"values": dict(evaluation.values), "subnet": evaluation.subnet.to_json()}

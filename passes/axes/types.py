@@ -1,0 +1,192 @@
+"""The types of all tensors of a graph, and what follows from them for constants in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from torch.fx import Node
+
+from bnas.passes.errors import RuleError
+from bnas.passes.frontend.ir import IR
+from bnas.passes.frontend.structure import tensors_of
+from bnas.passes.ops.calls import Call, Dynamic, TensorRef
+from bnas.passes.ops.zeros import zeros_of
+
+from .terms import K, Sym, Term, leaves, normalise, symbols
+from .unifier import Unifier
+
+Axes = list[Term]
+"""The type of a tensor: a term for each axis."""
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """A constant argument of a node that depends on the sub-network: terms stand for their active sizes."""
+
+    node: Node
+    position: int
+    """Position among the arguments of the graph node; a module's setting is found by `name`."""
+    name: str
+    value: Any
+    """A term, or lists, tuples and slices that hold terms."""
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """A call that a node becomes where the sub-network keeps less than all: terms stand for their active sizes."""
+
+    node: Node
+    target: Callable[..., Any]
+    args: tuple[Any, ...]
+    """The arguments after the first, which is the node's own."""
+
+
+@dataclass(frozen=True)
+class Moved:
+    """Among the arguments of a `Replacement`: where the kept entries of ``Perm(term, order)`` come from."""
+
+    term: Term
+    order: tuple[int, ...]
+
+
+@dataclass
+class AxisTypes(Unifier):
+    """The types of all tensors of a graph, and what else the rules stated; rules get it as their first argument."""
+
+    ir: IR = None  # type: ignore[assignment]
+    values: dict[Node, Any] = field(default_factory=dict)
+    """Type of every node's value."""
+    zeros: dict[Node, Any] = field(default_factory=dict)
+    """Where the entries of a node's value that are left out would be zero, by the rules of the operators."""
+    tensors: dict[str, Axes] = field(default_factory=dict)
+    """Type of every parameter and buffer that the forward reads, by its first name."""
+    users: dict[str, set[Node]] = field(default_factory=dict)
+    """The nodes that read a parameter or buffer."""
+    rewrites: list[Rewrite | Replacement] = field(default_factory=list)
+    following: set[Node] = field(default_factory=set)
+    """The nodes that are computed from the inputs, and not from parameters and buffers alone."""
+    slices: list[tuple[Term, Term]] = field(default_factory=list)
+    """Axes of parameters and buffers with what slices take of them, before an input comes in."""
+    macs: list[tuple[Node, tuple[Term, ...]]] = field(default_factory=list)
+    """Multiply-accumulates of a node, as the axes whose sizes are multiplied."""
+    producers: dict[str, int] = field(default_factory=dict)
+    """Weights by name, with the axis that makes new channels: importance is measured there."""
+
+    trained: AxisTypes | None = None
+    """The types of the graph of training mode, where there is one, of the same parameters."""
+    fills: list[Sym] = field(default_factory=list)
+    """Axes of tensors of zeros, which are as wide as what they are used with."""
+
+    def type(self, value: Any) -> Axes:
+        """The type of an argument: a node's value, or a module's parameter or buffer."""
+        if isinstance(value, TensorRef):
+            return self.tensor(value.name)
+        if not isinstance(value, Node):
+            raise RuleError(f"{value!r} is not a tensor of the graph")
+        found = self.values[value]
+        if not isinstance(found, list):
+            raise RuleError(f"{value.name} is not a tensor")
+        return found
+
+    def tensor(self, name: str) -> Axes:
+        """The type of a parameter or buffer: fresh symbols at first use; integers and constants are rigid."""
+        name = self.ir.aliases.get(name, name)
+        if name not in self.tensors:
+            data = self.ir.tensor(name)
+            elastic = data.is_floating_point() and name not in self.ir.constants
+            self.tensors[name] = [Sym(n, name) if elastic and n > 1 else K(n) for n in data.shape]
+        return self.tensors[name]
+
+    def is_tensor(self, value: Any) -> bool:
+        """Whether an argument is a tensor with a type of its own: no number, and no tuple of tensors."""
+        return isinstance(value, TensorRef) or (isinstance(value, Node) and isinstance(self.values[value], list))
+
+    def fill(self, size: int, origin: str) -> Sym:
+        """A new axis of a tensor of zeros."""
+        self.fills.append(Sym(size, origin))
+        return self.fills[-1]
+
+    def shape(self, value: Any) -> tuple[int, ...]:
+        """Full sizes of an argument; the batch axis is `BATCH`."""
+        return tuple(term.size for term in self.type(value))
+
+    def output_shape(self, call: Call) -> tuple[int, ...]:
+        """Full sizes of the call's output, which must be one tensor."""
+        return tuple(call.node.meta["value"].shape)
+
+    def is_fixed(self, term: Term) -> bool:
+        """Whether no rigid part of an axis can follow a size of the inputs, whatever they are."""
+        return not any(isinstance(leaf, K) and leaf.n % n == 0 for leaf in leaves(term) for n in self._input_sizes)
+
+    @cached_property
+    def _input_sizes(self) -> frozenset[int]:
+        """The sizes of the inputs, and all numbers that the graph computes of them."""
+        values = [node.meta.get("value") for node in self.ir.graph.nodes if node.op != "output"]
+        inputs = (
+            n
+            for node in self.ir.graph.find_nodes(op="placeholder")
+            for tensor in tensors_of(node.meta["value"])
+            for n in tensor.shape
+        )
+        numbers = (value for value in values if isinstance(value, int) and not isinstance(value, bool))
+        return frozenset(n for n in (*inputs, *numbers) if n > 1)
+
+    def pin_axes(self, axes: Sequence[Term], why: str) -> None:
+        """Pin each of `axes`."""
+        for axis in axes:
+            self.pin(axis, why)
+
+    def broadcast(self, *operands: Axes) -> Axes:
+        """Right-align the operands; an axis of size 1 is neutral, all others are one axis."""
+        out: Axes = []
+        for axis in range(-max(map(len, operands), default=0), 0):
+            terms = [t[axis] for t in operands if len(t) >= -axis and t[axis].size != 1]
+            for term in terms[1:]:
+                self.unify(terms[0], term)
+            out.append(terms[0] if terms else K(1))
+        return out
+
+    def contract(self, *operands: tuple[Any, int]) -> None:
+        """State that a sum runs over these axes of values, which are one: what is left out of one must be zero."""
+        if not any(zeros[axis] for value, axis in operands if (zeros := zeros_of(self, value))):
+            for value, axis in operands:
+                self.pin(self.type(value)[axis], "it is summed over, and what is left out of it is not zero")
+
+    def rewrite(self, call: Call, position: int, name: str, value: Any) -> None:
+        """State that a constant argument is the active size of a term, or holds such sizes; one of an input stays."""
+        if isinstance(call.argument(position, name), Dynamic):
+            self.pin_axes([value] if isinstance(value, Term) else [], "its size is computed from an input")
+            return
+        self.rewrites.append(Rewrite(call.node, position, name, value))
+
+    def replace(self, call: Call, target: Callable[..., Any], *args: Any) -> None:
+        """State that a smaller sub-network calls `target` on the first input and `args`; terms are active sizes."""
+        self.rewrites.append(Replacement(call.node, target, args))
+
+    def count_macs(self, call: Call, axes: Sequence[Term]) -> None:
+        """State the multiply-accumulates of the call: the product of the sizes of `axes`."""
+        self.macs.append((call.node, tuple(axes)))
+
+    def produces(self, weight: Any, axis: int) -> None:
+        """State that `axis` of a weight makes new channels."""
+        name = weight.name if isinstance(weight, TensorRef) else str(weight.target) if weight.op == "get_attr" else None
+        if name is not None:
+            self.producers[self.ir.aliases.get(name, name)] = axis
+
+    def settle(self) -> None:
+        """Bring the types of all parameters and buffers into normal form: after equations that were stated late.
+
+        Zeros that no weight makes entries for, such as padding, are rigid.
+        """
+        made = {s for name, axis in self.producers.items() for s in symbols(self.tensors[name][axis])}
+        self.pin_axes([s for s in self.fills if s.binding is None and s not in made], "no weight makes it")
+        for axes in self.tensors.values():
+            axes[:] = [normalise(term) for term in axes]
+
+    def free_symbols(self) -> list[Sym]:
+        """All free symbols, in the order of the parameters that they stand in."""
+        found = (s for axes in self.tensors.values() for axis in axes for s in symbols(axis))
+        return list(dict.fromkeys(found))

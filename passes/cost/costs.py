@@ -1,0 +1,246 @@
+"""Costs of a sub-network in its widths and block switches: as functions, and as sympy expressions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import sympy
+from torch.fx import Node
+from torch.utils._pytree import tree_leaves
+
+from bnas.passes.axes.selection import active
+from bnas.passes.axes.terms import Sym, Term
+from bnas.passes.axes.types import AxisTypes
+from bnas.passes.space.blocks import Block
+from bnas.passes.space.choices import Choices
+from bnas.passes.space.kernels import Kernel
+from bnas.passes.space.subnet import Subnet
+
+from .arithmetic import Algebra, Numeric, Symbolic, Tape
+from .lifetimes import Lifetime, lifetimes
+
+NAMES = ("macs", "parameters", "activations", "peak_memory")
+"""The costs of a sub-network."""
+
+
+class _Expressions(Mapping[str, sympy.Expr]):
+    """Each expression is made when it is first asked for: those of large networks take seconds."""
+
+    def __init__(self, stated: Stated) -> None:
+        self._stated, self._made = stated, dict[str, sympy.Expr]()
+
+    def __getitem__(self, name: str) -> sympy.Expr:
+        if name not in NAMES:
+            raise KeyError(name)
+        if name not in self._made:
+            self._made[name] = sympy.sympify(getattr(self._stated, name)())
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(NAMES)
+
+    def __len__(self) -> int:
+        return len(NAMES)
+
+
+class Costs:
+    """What a sub-network costs, at the traced input size and for one sample.
+
+    - "macs": multiply-accumulates of convolutions, linear layers and products of matrices;
+    - "parameters": those of the extracted module, exactly;
+    - "activations": entries of all tensors that its operators make, no views and nothing that is written in place;
+    - "peak_memory": the most bytes that its input and activations take at a time, if each goes after its last reader.
+      Never too small; too large where the entry of a skipped block is read later too, which counts twice.
+
+    What happens inside of an operator or an opaque module counts nowhere. ``expressions`` has these keys; symbols are
+    named as the widths of the space, as ``keep:NAME`` for a block (1 kept, 0 skipped) and as ``kernel:NAME`` for the
+    size of a kernel.
+    """
+
+    def __init__(self, types: AxisTypes, choices: Choices) -> None:
+        self._types, self._choices = types, choices
+
+    @cached_property
+    def expressions(self) -> Mapping[str, sympy.Expr]:
+        """The cost expressions."""
+        return _Expressions(self._symbolic)
+
+    @cached_property
+    def layers(self) -> sympy.Expr:
+        """How many operators a sub-network runs of those that "macs" counts: what a latency also depends on."""
+        return sympy.sympify(self._symbolic.layers())
+
+    @cached_property
+    def _symbolic(self) -> Stated:
+        return Stated(self._types, self._choices, Symbolic())
+
+    @cached_property
+    def _functions(self) -> Mapping[str, Callable[..., Any]]:
+        numeric = Numeric(self._choices.space)
+        stated = Stated(self._types, self._choices, numeric)
+        sums = {name: getattr(stated, name)() for name in (*NAMES, "layers") if name != "peak_memory"}
+        return {
+            **{name: _only(numeric.tape.compiled([number])) for name, number in sums.items()},
+            "peak_memory": _compiled_peak(numeric.tape, stated),
+        }
+
+    def __call__(self, subnet: Subnet) -> dict[str, int]:
+        """The costs of one sub-network."""
+        space = self._choices.space
+        keeps = [int(name not in subnet.skipped) for name in space.blocks]
+        widths = [subnet.widths.get(name, choices[-1]) for name, choices in space.widths.items()]
+        kernels = [subnet.kernels.get(name, choices[-1]) for name, choices in space.kernels.items()]
+        return {name: int(self._functions[name](*keeps, *widths, *kernels)) for name in NAMES}
+
+    def many(
+        self, subnets: Iterable[Subnet], names: Iterable[str] | None = None
+    ) -> dict[str, np.ndarray[Any, np.dtype[np.int64]]]:
+        """The costs of many sub-networks at once, as int64 arrays: all of them, or those in `names` or "layers"."""
+        space = self._choices.space
+        variables, vectors = space.variables(), [space.encode(s) for s in subnets]
+        columns = np.array(vectors, dtype=np.int64).reshape(len(vectors), len(variables)).T
+        values = [np.array(v.choices, dtype=np.int64)[c] for v, c in zip(variables, columns, strict=True)]
+        full = np.zeros(len(vectors), dtype=np.int64)
+        return {name: full + self._functions[name](*values) for name in names or NAMES}
+
+
+def _only(function: Callable[..., list[Any]]) -> Callable[..., Any]:
+    """The function of one number in place of that of a list with one."""
+    return lambda *values: function(*values)[0]
+
+
+def _compiled_peak(tape: Tape, stated: Stated) -> Callable[..., Any]:
+    """At each tensor that is made the sum of all that are there: what comes in is added, what has gone subtracted."""
+    lives = [life for life, _ in stated.taken]
+    sizes = tape.compiled([size for _, size in stated.taken])
+    there = tape.compiled([stated.keep(life.node) for life in lives])
+    first = np.array([life.first for life in lives], dtype=np.int64)
+    gone = np.array([life.last + 1 for life in lives], dtype=np.int64)
+
+    def peak(*values: Any) -> Any:
+        taken, switches = (np.stack(np.broadcast_arrays(*values, *f(*values))[len(values) :]) for f in (sizes, there))
+        change = np.zeros((gone.max(initial=0) + 1, *taken.shape[1:]), dtype=np.int64)
+        np.add.at(change, first, taken)
+        np.subtract.at(change, gone, taken)
+        return (switches * change.cumsum(axis=0)[first]).max(axis=0)
+
+    return peak
+
+
+@dataclass(frozen=True)
+class Stated:
+    """The costs as numbers of an algebra."""
+
+    types: AxisTypes
+    choices: Choices
+    algebra: Algebra
+
+    @cached_property
+    def _sizes(self) -> dict[Sym, Any]:
+        return {self.choices.symbols[name]: self.algebra.symbol("width", name) for name in self.choices.space.widths}
+
+    @cached_property
+    def _around(self) -> Mapping[Node, list[str]]:
+        """The blocks around each node."""
+        found: dict[Node, list[str]] = {}
+        for name, block in self.choices.blocks.items():
+            for node in block.nodes:
+                found.setdefault(node, []).append(name)
+        return found
+
+    def keep(self, node: Node, without: Block | None = None) -> Any:
+        """1 while the node is in the network: the product of the switches of the blocks around it."""
+        around = (name for name in self._around.get(node, ()) if self.choices.blocks[name] is not without)
+        return math.prod((self.algebra.symbol("keep", name) for name in around), start=1)
+
+    def _share(self, kernel: Kernel | None) -> Any:
+        """The share of its entries that a kernel keeps."""
+        if kernel is None:
+            return 1
+        size, (least, *_, largest) = self.algebra.symbol("kernel", kernel.name), kernel.choices
+        axes = [size if a == largest else a if a <= least else self.algebra.minimum(size, a) for a in kernel.sizes]
+        return math.prod(axes, start=Fraction(1, math.prod(kernel.sizes)))
+
+    def macs(self) -> Any:
+        """Multiply-accumulates."""
+        kernels = {node: kernel for kernel in self.choices.kernels.found.values() for node in kernel.nodes}
+        terms = []
+        for node, axes in self.types.macs:
+            share = self._share(kernels.get(node)) * Fraction(1, self._samples(node))
+            terms.append(self.keep(node) * self._product(axes, share))
+        return self.algebra.sum(terms)
+
+    def _samples(self, node: Node) -> int:
+        """The samples that a node computes for: one where its result does not carry the batch."""
+        first = tree_leaves(node.meta["value"])[0]
+        samples = self.types.ir.samples
+        return samples if first.numel() % samples == 0 else 1
+
+    def layers(self) -> Any:
+        """The operators that "macs" counts."""
+        return self.algebra.sum(map(self.keep, dict.fromkeys(node for node, _ in self.types.macs)))
+
+    def _product(self, axes: Iterable[Term], share: Any) -> Any:
+        """The sizes of `axes` and `share` multiplied: a whole number for every choice."""
+        return self.algebra.content(math.prod((active(axis, self._sizes) for axis in axes), start=share))
+
+    def _entries(self, axes: Iterable[Term]) -> Any:
+        """The entries of a tensor, for one sample where it has a batch."""
+        samples = self.types.ir.samples
+        batched = math.prod(axis.size for axis in axes) % samples == 0
+        return self._product(axes, Fraction(1, samples) if batched else 1)
+
+    @cached_property
+    def _lifetimes(self) -> list[Lifetime]:
+        return lifetimes(self.types, self.choices.blocks)
+
+    def activations(self) -> Any:
+        """Entries of all tensors that are made."""
+        made = (life for life in self._lifetimes if life.node.op != "placeholder" and self._makes(life))
+        return self.algebra.sum(self.keep(life.node) * self._entries(life.axes) for life in made)
+
+    def _makes(self, life: Lifetime) -> bool:
+        """Whether a tensor is made, and not only begins to stand for a block."""
+        return life.stands_in is None or not self.types.ir.writes(life.node)
+
+    @cached_property
+    def taken(self) -> list[tuple[Lifetime, Any]]:
+        """The tensors that are made, and the bytes of each while it is there."""
+        return [
+            (life, self.keep(life.node, life.stands_in) * life.itemsize * self._entries(life.axes))
+            for life in self._lifetimes
+        ]
+
+    def peak_memory(self) -> sympy.Expr:
+        """The memory at each node that makes something, while it is in the network: the largest of them."""
+        at = (
+            self.keep(life.node) * sympy.Add(*(size for other, size in self.taken if other.alive_at(life)))
+            for life, _ in self.taken
+        )
+        return sympy.Max(*dict.fromkeys(at), evaluate=False)
+
+    def parameters(self) -> Any:
+        """Those that some operator of the sub-network reads, and all of opaque modules."""
+        ir, terms = self.types.ir, []
+        parameters = {name for name, _ in ir.root.named_parameters()}
+        for name, axes in self.types.tensors.items():
+            if name in parameters:
+                absent = math.prod((1 - keep for keep in self._keeps_of(name)), start=1)
+                share = self._share(self.choices.kernels.by_weight.get(name))
+                terms.append((1 - absent) * self._product(axes, share))
+        for node in ir.graph.nodes:
+            if node.op == "call_module" and node not in ir.calls:
+                module = ir.module(str(node.target))
+                terms.append(self.keep(node) * sum(p.numel() for p in module.parameters()))
+        return self.algebra.sum(terms)
+
+    def _keeps_of(self, name: str) -> list[Any]:
+        """The switches of the operators that read a parameter: each once; what is always there alone."""
+        keeps = {tuple(self._around.get(node, ())): self.keep(node) for node in self.types.users.get(name, ())}
+        return [keeps[()]] if () in keeps else list(keeps.values())

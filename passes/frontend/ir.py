@@ -1,0 +1,283 @@
+"""The intermediate representation: a traced model, its inputs, and what the passes know about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx import Graph, Node
+
+from bnas.passes.errors import Diagnostic, add_note
+from bnas.passes.ops.calls import Call, call_of, form_of, writes_in_place
+
+from .entry import Axis, Check, Sizes
+from .functions import BATCH, run_leaf, run_on_meta, to_meta
+from .opaque import Draws, OpaqueMethod, run_opaque
+from .structure import Path, holds_tensors, map_leaves, tensor_name
+
+# The values of the nodes of a graph, computed anew on meta tensors: for graphs that a pass changed.
+
+
+def revalue(
+    root: nn.Module,
+    own: Mapping[str, nn.Module],
+    constants: Mapping[str, Tensor],
+    graph: fx.Graph,
+    plain: Mapping[str, type[nn.Module]],
+) -> Iterator[fx.Node]:
+    """Compute the value of every node of a graph anew; inputs keep theirs. Yields each node that has it then."""
+    draws = Draws()
+    for node in graph.nodes:
+        try:
+            if node.op not in ("placeholder", "output"):
+                node.meta["value"] = _value(root, own, constants, node, plain, draws)
+        except Exception as error:
+            add_note(error, f"at the node {node.format_node()}")
+            raise
+        if node.op != "output":
+            yield node
+
+
+def _value(
+    root: nn.Module,
+    own: Mapping[str, nn.Module],
+    constants: Mapping[str, Tensor],
+    node: fx.Node,
+    plain: Mapping[str, type[nn.Module]],
+    draws: Draws,
+) -> Any:
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda one: one.meta["value"])
+    target = str(node.target)
+    with torch.no_grad():
+        if node.op == "get_attr":
+            return to_meta(constants[target] if target in constants else _attribute(root, target))
+        if node.op != "call_module":
+            return run_on_meta(node.op, node.target, args, kwargs)
+        if target in plain:
+            like: Any = args
+            return torch.empty_like(like[0])
+        module = own[target] if target in own else root.get_submodule(target)
+        form = form_of(module)
+        if form is None and (target not in own or isinstance(module, OpaqueMethod)):
+            device = next((p.device for p in root.parameters()), torch.device("cpu"))
+            return run_opaque(module, args, kwargs, BATCH, device, draws)
+        return run_leaf(module, form, args, kwargs)
+
+
+def _attribute(root: nn.Module, path: str) -> Any:
+    owner, _, name = path.rpartition(".")
+    return getattr(root.get_submodule(owner), name)
+
+
+def resize_inputs(graph: fx.Graph, names: Mapping[Path, str], sizes: Mapping[Axis, int]) -> None:
+    """Give the placeholders values whose dynamic axes have other sizes; `names` are those of the arguments."""
+    shapes: dict[Path, dict[int, int]] = {}
+    for axis, size in sizes.items():
+        for path, place in axis.places:
+            shapes.setdefault(path, {})[place] = size
+    paths = {name: path for path, name in names.items()}
+    for node in graph.find_nodes(op="placeholder"):
+        node.meta["value"] = _reshaped(node.meta["value"], paths[str(node.target)], shapes)
+
+
+def _reshaped(value: Any, prefix: Any, shapes: Mapping[Any, Mapping[int, int]]) -> Any:
+    """The value of a placeholder with axes of other sizes: `shapes` has them by the path of each tensor."""
+
+    def changed(path: Any, leaf: Any) -> Any:
+        new = shapes.get((*prefix, *path)) if isinstance(leaf, Tensor) else None
+        if new is None:
+            return leaf
+        shape = [new.get(place, size) for place, size in enumerate(leaf.shape)]
+        return torch.empty(shape, dtype=leaf.dtype, device="meta")
+
+    return map_leaves(value, changed)
+
+
+@dataclass(frozen=True)
+class IR:
+    """A model as a graph over its own modules and parameters, which are shared and never changed.
+
+    Every node has ``meta["value"]``: meta tensors with the batch axis of size `BATCH`.
+    """
+
+    root: nn.Module
+    graph: Graph
+    constants: Mapping[str, Tensor]
+    """Tensors that the model makes in its forward; they become buffers of every program."""
+    aliases: Mapping[str, str]
+    """Every name of a parameter or buffer: its first name (tied tensors have several names)."""
+    diagnostics: tuple[Diagnostic, ...] = ()
+    calls: Mapping[Node, Call] = field(default_factory=dict)
+    """Nodes in canonical spelling; a call_module that is missing here is opaque."""
+    modules: Mapping[str, nn.Module] = field(default_factory=dict)
+    """Leaf modules of the graph that the model does not have: what follows the mode, custom autograd functions."""
+    plain: Mapping[str, type[nn.Module]] = field(default_factory=dict)
+    """Layers of a user's class that the graph calls as a plain layer of this class."""
+    dtype: torch.dtype = torch.float32
+    """Number type of the model's parameters."""
+    sizes: Sizes = field(default_factory=Sizes)
+    """Which axes of the inputs are dynamic."""
+    names: Mapping[Any, str] = field(default_factory=dict)
+    """The placeholder of each argument that holds a tensor, by its path in ``(args, kwargs)``."""
+    checks: tuple[Check, ...] = ()
+    """What programs check of their inputs."""
+    trained: IR | None = None
+    """The graph of training mode, where it calls something else than evaluation mode does."""
+    training: str = ""
+    """Why training mode does not compute what the model computes in it; empty where it does."""
+
+    @property
+    def samples(self) -> int:
+        """The samples that the values of the graph hold: `BATCH`, or 1 where the batch is not dynamic."""
+        return BATCH if "batch" in self.sizes.names else 1
+
+    @cached_property
+    def opaque(self) -> bool:
+        """Whether the graph calls a module or a method of the model of which nothing is known but what it gives."""
+        called = (str(node.target) for node in self.graph.nodes if node.op == "call_module" and node not in self.calls)
+        return any(name not in self.modules or isinstance(self.modules[name], OpaqueMethod) for name in called)
+
+    @property
+    def dynamic(self) -> dict[str, dict[int, str]]:
+        """The dynamic axes by the name of the input, then by axis: ``{"x": {0: "batch", 2: "height"}}``."""
+        found: dict[str, dict[int, str]] = {name: {} for name in self.names.values()}
+        for axis in self.sizes.axes:
+            for path, place in axis.places:
+                found.setdefault(tensor_name(self.names, path), {})[place] = axis.name
+        return {name: axes for name, axes in found.items() if axes}
+
+    def module(self, path: str, root: nn.Module | None = None) -> nn.Module:
+        """The module at `path` of the graph, or of `root`, by default the model."""
+        if path in self.modules:
+            return self.modules[path]
+        module = self.root if root is None else root  # a compiled module has no truth: it asks for a length
+        for name in path.split(".") if path else ():
+            found = module._modules[name]  # get_submodule alone is many times slower
+            module = module.get_submodule(name) if found is None else found
+        return module
+
+    def device(self, root: nn.Module | None = None) -> torch.device:
+        """Where the parameters of `root` are, by default those of the model."""
+        return next((p.device for p in (self.root if root is None else root).parameters()), torch.device("cpu"))
+
+    def constant(self, path: str, root: nn.Module) -> Tensor:
+        """A tensor made in forward, for the parameters of `root`: on their device, and of their number type.
+
+        It is of theirs if it has that of the model's parameters.
+        """
+        constant, like = self.constants[path], floating(root)
+        if like is None:
+            return constant
+        return constant.to(like.device, like.dtype if constant.dtype == self.dtype else constant.dtype)
+
+    def tensor(self, name: str) -> Tensor:
+        """The parameter, buffer or constant called `name`."""
+        if name in self.constants:
+            return self.constants[name]
+        owner, _, leaf = name.rpartition(".")
+        value = getattr(self.root.get_submodule(owner), leaf)
+        assert isinstance(value, Tensor)
+        return value
+
+    def copy_graph(self) -> tuple[Graph, dict[Node, Node]]:
+        """A copy of the graph to change, and which of its nodes is the copy of which; see `with_graph`."""
+        graph, copies = Graph(), dict[Node, Node]()
+        graph.output(graph.graph_copy(self.graph, copies))
+        return graph, copies
+
+    def with_graph(self, graph: Graph, modules: Mapping[str, nn.Module] = MappingProxyType({})) -> IR:
+        """The same model computed by another graph over its modules and parameters, which stay as they are.
+
+        All values are computed anew on meta tensors. A new node belongs to the module whose forward made its first
+        operand, and is marked as one that the model's own forward does not have, unless it brings its own ``meta``.
+
+        Args:
+            graph: a changed copy of this one's.
+            modules: further leaf modules by the name that the graph calls them by, without tensors of their own.
+
+        Raises:
+            Exception: as the operator that does not fit raises it, with a note that names the node.
+        """
+        own = {**self.modules, **modules}
+        for node in revalue(self.root, own, self.constants, graph, self.plain):
+            if "scope" not in node.meta:
+                node.meta.update(_place_beside(node.all_input_nodes), added=True)
+        calls = {node: call for node in graph.nodes if (call := call_of(node, self.root, own, self.plain)) is not None}
+        return replace(self, graph=graph, calls=calls, modules=own, trained=None)
+
+    def writers(self, value: Node) -> list[Node]:
+        """The nodes that write in place into the memory of `value`, also through a view of it; in graph order."""
+        return list(self._written.get(memory_of(value), ()))
+
+    @cached_property
+    def _written(self) -> dict[int | None, list[Node]]:
+        """The nodes that write into each memory; meta tensors keep theirs once the graph is made."""
+        found: dict[int | None, list[Node]] = {}
+        for node in self.graph.nodes:
+            memory = memory_of(node.all_input_nodes[0]) if self.writes(node) else None
+            if memory is not None:
+                found.setdefault(memory, []).append(node)
+        return found
+
+    def writes(self, node: Node) -> bool:
+        """Whether `node` writes in place into its first input."""
+        if node.op == "call_module":
+            call = self.calls.get(node)
+            return call is not None and call.kwargs.get("inplace") is True
+        return node.op in ("call_function", "call_method") and writes_in_place(node)
+
+
+def module_calls(node: Node) -> tuple[str, ...]:
+    """The calls of modules that a node was made in, from the outermost: ``layer``, for the second ``layer@1``."""
+    return tuple(node.meta.get("nn_module_stack", ()))
+
+
+def _place_beside(operands: list[Node]) -> dict[str, Any]:
+    """The place of a node that takes `operands`: in the forward that called the first one, if that is a module."""
+    first = next((one for one in operands if module_calls(one)), None)
+    stack = dict(first.meta["nn_module_stack"]) if first is not None else {}
+    if first is not None and first.op == "call_module":
+        stack.popitem()
+    return {"nn_module_stack": stack, "scope": path_of(next(reversed(stack), ""))}
+
+
+def path_of(call: str) -> str:
+    """The path of the module that is called."""
+    return call.partition("@")[0]
+
+
+def memory_of(node: Node) -> int | None:
+    """Identifies the storage of a node's value: views share it, on meta tensors too."""
+    value = node.meta.get("value")
+    return value.untyped_storage()._cdata if isinstance(value, Tensor) else None
+
+
+def floating(module: nn.Module) -> Tensor | None:
+    """The first parameter that is no whole number."""
+    return next((p for p in module.parameters() if p.is_floating_point()), None)
+
+
+def as_call(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments from a tensor, a tuple or list, or a dict."""
+    if isinstance(example_inputs, Mapping):
+        return (), dict(example_inputs)
+    return (tuple(example_inputs) if isinstance(example_inputs, tuple | list) else (example_inputs,)), {}
+
+
+def as_program_call(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What a program is called with: the inputs that hold tensors; all other values are constants in it."""
+    args, kwargs = as_call(example_inputs)
+    named = {name: value for name, value in kwargs.items() if holds_tensors(value)}
+    return tuple(value for value in args if holds_tensors(value)), named
+
+
+def aliases_of(model: nn.Module) -> dict[str, str]:
+    """Every name of a parameter or buffer of `model`: the first name of the same tensor."""
+    first: dict[int, str] = {}
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    return {name: first.setdefault(id(tensor), name) for name, tensor in named}

@@ -1,0 +1,244 @@
+"""Taking skipped blocks out of a tree of modules: each module inside one gives place to one that does nothing.
+
+    self.block(x), and the block is ``x + body(x)``   the module hands its input on
+    x + self.body(self.norm(x))                       the norm hands its input on, the body gives zeros
+
+The names of all other modules stay. That the model still computes what the graph does is for the caller to compare.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+
+from bnas.passes.assembly.skeleton import Skeleton
+from bnas.passes.errors import ModuleFormError
+from bnas.passes.frontend.ir import module_calls, path_of
+from bnas.passes.frontend.structure import tensors_of
+from bnas.passes.space.blocks import Block, is_constant
+from bnas.passes.space.subnet import Subnet
+
+FEW = 3
+"""A module that is a skipped block and at most so many operators after it, such as a ReLU, may be the identity."""
+
+
+class Skipped(nn.Module):
+    """Stands for a module of a skipped block: gives its first tensor, or zeros, as the only one of its results.
+
+    It has the plain settings of the module, for code that asks for them.
+    """
+
+    zeros: bool
+    """Give zeros in place of the first tensor."""
+    width: int | None
+    """Entries of the last axis of the zeros, where it is not that of the first tensor."""
+    results: int | None
+    """The number of results of a module that gives a tuple; those after the first are None."""
+
+    def __init__(self, instead_of: nn.Module, zeros: bool, results: int | None = None) -> None:
+        """Stand for a module that gives a tuple of so many `results`, or one tensor."""
+        super().__init__()
+        plain = {name: value for name, value in vars(instead_of).items() if isinstance(value, str | int | float)}
+        vars(self).update(plain, zeros=zeros, width=None, results=results)
+        if zeros and isinstance(instead_of, nn.Linear | nn.Embedding):
+            self.width = instead_of.weight.shape[0 if isinstance(instead_of, nn.Linear) else 1]
+        if zeros and isinstance(instead_of, nn.Embedding):  # its zeros have the number type that the model has
+            self.register_buffer("like", instead_of.weight.detach().new_empty(0), persistent=False)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Its first tensor, or zeros."""
+        value: Tensor = tensors_of((args, kwargs))[0]
+        if self.zeros:
+            like, width = self._buffers.get("like"), self.width or value.shape[-1]
+            if like is None:
+                value = value.new_zeros((*value.shape[:-1], width))
+            else:  # in place of an embedding, of whole numbers
+                value = like.new_zeros((*value.shape, width))
+        return value if self.results is None else (value, *[None] * (self.results - 1))
+
+
+@dataclass(frozen=True)
+class Removal:
+    """A module that gives place to a `Skipped`."""
+
+    path: str
+    zeros: bool
+
+    def of(self, root: nn.Module, results: int | None) -> None:
+        """Carry it out in `root`, in which layers are cut."""
+        module = root.get_submodule(self.path)
+        put(root, module, Skipped(module, self.zeros, results))
+
+
+def put(root: nn.Module, module: nn.Module, other: nn.Module) -> None:
+    """Put another module to all places of one."""
+    other.training = module.training
+    for owner in list(root.modules()):
+        for name, child in owner._modules.items():
+            if child is module:
+                owner._modules[name] = other
+
+
+class Removals:
+    """Which modules the skipped blocks of a sub-network consist of."""
+
+    def __init__(self, skeleton: Skeleton, subnet: Subnet, values: Mapping[str, object]) -> None:
+        """Of a sub-network whose graph has these values, by the names of its nodes."""
+        self.ir, self.values = skeleton.ir, values
+        self.blocks = [block for name, block in skeleton.choices.blocks.items() if name in subnet.skipped]
+        self.gone: set[Node] = {node for block in self.blocks for node in block.nodes}
+
+    @cached_property
+    def calls(self) -> Mapping[str, list[Node]]:
+        """The operators of each call of a module, in order."""
+        found: dict[str, list[Node]] = {}
+        for node in self.ir.graph.nodes:
+            for call in () if is_constant(node) else module_calls(node):
+                found.setdefault(call, []).append(node)
+        return found
+
+    def find(self) -> list[Removal]:
+        """The modules to replace.
+
+        Raises:
+            ModuleFormError: a block is no module, or part of one that is called in other places too.
+        """
+        whole = self._whole()
+        found = {path_of(call): Removal(path_of(call), False) for call in whole}
+        done = {node for call in whole for node in self.calls[call]}
+        for block in self.blocks:
+            if block.out not in done:
+                found.update((removal.path, removal) for removal in self._branch(block))
+        for path in found:
+            self._check_alone(path, done)
+        return list(found.values())
+
+    def _whole(self) -> list[str]:
+        """The outermost calls that give what they got: of skipped blocks, and of a ReLU after them."""
+        found: list[str] = []
+        for call, nodes in self.calls.items():
+            inside = any(outer in found for outer in module_calls(nodes[0]))
+            if not inside and self._hands_on(call, nodes):
+                found.append(call)
+        return found
+
+    def _hands_on(self, call: str, nodes: list[Node]) -> bool:
+        rest = [node for node in nodes if node not in self.gone]
+        if len(rest) == len(nodes) or len(rest) > FEW or any(self._has_tensors(node) for node in rest):
+            return False
+        constants = {node for node in self.gone if is_constant(node)}
+        given = next((node for node in nodes if call in node.meta.get("returned", ())), None)
+        if given is None:
+            return False
+        entry = given
+        while entry in nodes or entry in self.gone:
+            block = next((block for block in self.blocks if block.out is entry), None)
+            if entry not in rest and (block is None or not (block.nodes - constants).issubset(nodes)):
+                return False
+            entry = block.entry if block is not None else entry.all_input_nodes[0]
+        return not rest or (given.name in self.values and self.values[given.name] == self.values.get(entry.name))
+
+    def _has_tensors(self, node: Node) -> bool:
+        layer = self.ir.module(str(node.target)) if node.op == "call_module" else None
+        read = any(source.op == "get_attr" for source in node.all_input_nodes)
+        return read or len(node.all_input_nodes) != 1 or (layer is not None and bool(layer.state_dict()))
+
+    def _branch(self, block: Block) -> list[Removal]:
+        """The outermost modules inside a block; those that its sum is computed from give zeros."""
+        inside: dict[str, None] = {}
+        for call, nodes in self.calls.items():
+            if block.nodes.issuperset(nodes) and not any(outer in inside for outer in module_calls(nodes[0])[:-1]):
+                inside[self._outermost(call, block)] = None
+        zeros: dict[str, bool] = {}
+        self._follow(block, {node: call for call in inside for node in self.calls[call]}, zeros)
+        if not inside or not zeros:
+            line = where(block.out)
+            raise ModuleFormError(
+                f"skipped block {block.name!r} is no module, but code of {self._class(block.out)}{line}. "
+                "supernet.extract(subnet) gives its graph"
+            )
+        return [Removal(path_of(call), zeros.get(call, self._has_width(call))) for call in inside]
+
+    def _has_width(self, call: str) -> bool:
+        """Whether a module gives other widths than it gets, which code between the modules may rely on."""
+        return isinstance(self.ir.module(path_of(call)), nn.Linear | nn.Embedding)
+
+    def _outermost(self, call: str, block: Block) -> str:
+        calls = module_calls(self.calls[call][0])
+        return next((c for c in calls if c in self.calls and block.nodes.issuperset(self.calls[c])), call)
+
+    def _follow(self, block: Block, of: Mapping[Node, str], zeros: dict[str, bool]) -> None:
+        """Find out which calls must give zeros, so that the sum of a block is its entry, and which hand it on.
+
+        `of` has the calls inside the block by their operators; what is found goes to `zeros`.
+        """
+        waiting, seen = [(block.out, False)], set[Node]()
+        while waiting:
+            node, zero = waiting.pop()
+            if node is block.entry or node in seen or node not in block.nodes:
+                continue
+            seen.add(node)
+            if node in of:
+                zeros[of[node]] = zero
+                first = self.calls[of[node]][0]
+                waiting += [(first.all_input_nodes[0], False)] if first.all_input_nodes and not zero else []
+                continue
+            kept = self._shortcut(node, block) if not zero else None
+            waiting += [(one, one is not kept if kept is not None else zero) for one in node.all_input_nodes]
+
+    def _shortcut(self, node: Node, block: Block) -> Node | None:
+        """The operand of a sum that leads to the entry of a block without the others."""
+        call, operands = self.ir.calls.get(node), node.all_input_nodes
+        if call is None or call.op is not torch.add or len(operands) != 2:
+            return None
+        one, other = operands
+        if one is block.entry or depends(other, one, block):
+            return one
+        if other is block.entry or depends(one, other, block):
+            return other
+        return one if depends(one, block.entry, block) else other
+
+    def _check_alone(self, path: str, done: set[Node]) -> None:
+        for call, nodes in self.calls.items():
+            if path_of(call) == path and not (self.gone | done).issuperset(nodes):
+                raise ModuleFormError(
+                    f"module {path!r} is in a skipped block, and is called outside of it too{where(nodes[0])}. "
+                    "supernet.extract(subnet) gives the graph"
+                )
+
+    def _class(self, node: Node) -> str:
+        scope = str(node.meta.get("scope", ""))
+        return f"{type(self.ir.module(scope)).__name__}{f' ({scope})' if scope else ''}"
+
+
+def depends(node: Node, on: Node, block: Block) -> bool:
+    """Whether a value inside a block is computed from another one, by operators of the block."""
+    waiting, seen = [node], set[Node]()
+    while waiting:
+        one = waiting.pop()
+        if one is on:
+            return True
+        if one in block.nodes and one not in seen:
+            seen.add(one)
+            waiting += one.all_input_nodes
+    return False
+
+
+def where(node: Node) -> str:
+    """The line of the user's code that called an operator, to be added to a message; nothing where nobody knows."""
+    line = node.meta.get("line")
+    return at_line(*line) if line else ""
+
+
+def at_line(file: str, number: int) -> str:
+    """A line with its text, to be added to a message."""
+    import linecache
+
+    text = linecache.getline(file, number).strip()
+    return f" at {file}:{number}" + (f": {text}" if text else "")

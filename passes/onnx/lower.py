@@ -1,0 +1,207 @@
+"""From a plain sub-network to an ONNX model, without running it and without torch.onnx."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import torch
+from onnx import ModelProto
+from torch import Tensor
+from torch.fx import GraphModule
+
+from bnas.passes.errors import LoweringError
+from bnas.passes.frontend.opaque import OpaqueMethod
+
+from .builder import OnnxBuilder
+from .steps import SampleError
+from .values import DimSizes, Size, Value, dim_sizes
+from .walk import GraphWalk, Scope, bound_inputs
+
+SIZES = "bnas.sizes"
+"""The name of the property in ``metadata_props`` with the example's sizes of the dynamic axes, as JSON."""
+
+Dims = Mapping[str, Mapping[int, str]]
+"""Dynamic axes by input: which axis has which name. The same name means the same size."""
+
+
+def lower(
+    module: GraphModule, example_inputs: Sequence[Any], *, metadata: Mapping[str, str] | None = None
+) -> ModelProto:
+    """The ONNX model that computes in eval mode what `module` computes, for all sizes of its dynamic axes.
+
+    `module` is not run, not copied and not changed. Dynamic axes and their names are those of
+    ``module.meta["dynamic"]`` (with ``meta["steps"]`` between their sizes), by default axis 0 of every input, called
+    ``batch``. Inputs keep their names; outputs are called as `named_outputs` says. A BatchNorm right behind a
+    convolution that nothing else reads is folded into it.
+
+    Args:
+        module: A graph of ordinary layers and functions, in eval mode.
+        example_inputs: A tensor for each input, or lists, tuples and dicts of them: only shapes and dtypes matter.
+        metadata: Properties that are stored with the model.
+
+    Raises:
+        LoweringError: if an operator has no rule, or is used in a way that its rule cannot express; it names the
+            operator, the node and the module.
+    """
+    builder = lowered_graph(module, example_inputs)
+    known = {} if set(builder.example_sizes) <= {"batch"} else {SIZES: json.dumps(builder.example_sizes)}
+    return builder.model(type(module).__name__, {**known, **(metadata or {})})
+
+
+def lowered_graph(module: GraphModule, example_inputs: Sequence[Any]) -> OnnxBuilder:
+    """What `lower` makes the model of: all nodes, and the weights where they are, not yet copied.
+
+    Raises:
+        LoweringError: as `lower` does.
+    """
+    _check_eval(module)
+    _check_methods(module)
+    args, kwargs = ((), dict(example_inputs)) if isinstance(example_inputs, Mapping) else (example_inputs, {})
+    inputs = list(bound_inputs(module.graph, args, kwargs, "the model"))
+    names = [str(node.target) for node in module.graph.nodes if node.op == "placeholder"]
+    given = dict(zip(names, inputs, strict=True))
+    dims = dynamic_dims(module, given)
+    pairs = [(tensor, dims[path]) for name, value in given.items() for path, tensor in named_tensors(value, name)]
+    examples = example_sizes([tensor for tensor, _ in pairs], [axes for _, axes in pairs])
+    failed: SampleError | None = None
+    for sizes in dim_sizes(examples, module.meta.get("steps", {})):
+        builder = OnnxBuilder()
+        builder.example_sizes = examples
+        try:
+            return _graph(builder, module, given, dims, sizes)
+        except SampleError as error:
+            failed = failed or error
+    assert failed is not None
+    raise failed
+
+
+def _graph(
+    builder: OnnxBuilder, module: GraphModule, given: Mapping[str, Any], dims: Dims, sizes: DimSizes
+) -> OnnxBuilder:
+    """The graph, as it is found with `sizes` of the dynamic axes, in an empty builder."""
+    builder.examples = {sizes[name]: size for name, size in builder.example_sizes.items()}
+    with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # shapes are computed once more: what PyTorch warns of was said before
+        values = [_input(builder, name, one, dims, sizes) for name, one in given.items()]
+        result = GraphWalk(builder).run(Scope(module), module.graph, values)
+        for name, value in named_outputs(result):
+            _output(builder, name, value, sizes)
+    return builder
+
+
+def dynamic_dims(module: GraphModule, given: Mapping[str, Any]) -> dict[str, dict[int, str]]:
+    """The dynamic axes of each tensor among the inputs, by its name in the ONNX graph."""
+    known = module.meta.get("dynamic")
+    tensors = {path: one for name, value in given.items() for path, one in named_tensors(value, name)}
+    if known is None:
+        return {name: {0: "batch"} if one.ndim else {} for name, one in tensors.items()}
+    return {name: {int(axis): str(dim) for axis, dim in known.get(name, {}).items()} for name in tensors}
+
+
+def example_sizes(tensors: Sequence[Tensor], dims: Sequence[Mapping[int, str]]) -> dict[str, int]:
+    """The size of each dynamic axis in the example inputs, by its name; `dims` are the names of each tensor's axes."""
+    sizes: dict[str, int] = {}
+    for tensor, axes in zip(tensors, dims, strict=True):
+        for axis, name in axes.items():
+            sizes.setdefault(name, tensor.shape[axis])
+    return sizes
+
+
+def named_tensors(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    """The tensors in an input called `name`, which may be nested, with the names of the ONNX graph's inputs."""
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from named_tensors(item, f"{name}_{key}")
+    elif isinstance(value, list | tuple):
+        for place, item in enumerate(value):
+            yield from named_tensors(item, f"{name}_{place}")
+
+
+def named_outputs(value: Any, name: str = "output") -> Iterator[tuple[str, Any]]:
+    """The tensors that a model returns, flattened, with their names in the ONNX model.
+
+    A tensor is ``output``; those of a tuple or list are ``output_0``, ``output_1``...; those of a dict, a named tuple
+    or a data class go by their keys; and what is nested has the names joined by ``_``. There is no output for ``None``.
+    """
+    fields = fields_of(value)
+    if fields is not None:
+        for key, item in fields.items():
+            yield from named_outputs(item, str(key) if name == "output" else f"{name}_{key}")
+    elif isinstance(value, list | tuple):
+        for place, item in enumerate(value):
+            yield from named_outputs(item, f"{name}_{place}")
+    elif value is not None:
+        yield name, value
+
+
+def fields_of(value: Any) -> dict[Any, Any] | None:
+    """The fields of a dict, a named tuple or a data class by name; ``None`` for all else."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return dict(zip(value._fields, value, strict=True))
+    if is_dataclass(value) and not isinstance(value, type | Value):
+        return {one.name: getattr(value, one.name) for one in fields(value)}
+    return None
+
+
+def _check_methods(module: GraphModule) -> None:
+    method = next((one for one in module.modules() if isinstance(one, OpaqueMethod)), None)
+    if method is not None:
+        raise LoweringError(
+            f"{method.place} is an opaque method, which has no lowering rule: it reads numbers of tensors in Python. "
+            "Export the part of the model that computes what it takes as a model of its own"
+        )
+
+
+def _check_eval(module: GraphModule) -> None:
+    training = [path or type(module).__name__ for path, one in module.named_modules() if one.training]
+    if training:
+        raise LoweringError(f"{training[0]}: is in training mode, but only eval mode can be lowered; call eval() first")
+
+
+def _input(builder: OnnxBuilder, name: str, given: Any, dims: Dims, sizes: DimSizes) -> Any:
+    """`given` with a `Value`, an input of the graph, for each tensor in it."""
+    if isinstance(given, Mapping):
+        return {key: _input(builder, f"{name}_{key}", one, dims, sizes) for key, one in given.items()}
+    if isinstance(given, list | tuple):
+        items = [_input(builder, f"{name}_{place}", one, dims, sizes) for place, one in enumerate(given)]
+        return tuple(items) if isinstance(given, tuple) else items
+    if not isinstance(given, Tensor):
+        return given
+    own = {axis: sizes[dim] for axis, dim in dims[name].items()}
+    shapes = [[own[axis][turn] if axis in own else size for axis, size in enumerate(given.shape)] for turn in (0, 1)]
+    tensor, twin = (torch.empty(shape, dtype=given.dtype, device="meta") for shape in shapes)
+    shown = [dims[name].get(axis, size) for axis, size in enumerate(given.shape)]
+    value = Value(tensor, builder.add_input(name, tensor, shown), twin=twin)
+    builder.dims += [size for size in value.sizes if isinstance(size, Size)]
+    return value
+
+
+def _output(builder: OnnxBuilder, name: str, value: Any, sizes: DimSizes) -> None:
+    if not isinstance(value, Value):
+        raise LoweringError(f"{name}: the model returns {value!r}, but only tensors can be lowered")
+    source = value.name
+    if value.constant:
+        source = builder.initializer(value.tensor, value.name, copy=not value.state)
+    builder.add_output(name, source, value.tensor, _dims(name, value, sizes))
+
+
+def _dims(output: str, value: Value, sizes: DimSizes) -> list[int | str]:
+    """The axes of an output: dynamic ones by name, others by size."""
+    named = enumerate(value.sizes)
+    return [_dim(output, axis, size, sizes) if isinstance(size, Size) else size for axis, size in named]
+
+
+def _dim(output: str, axis: int, size: Size, sizes: DimSizes) -> str:
+    for name, (sample, twin) in sizes.items():
+        count, rest = divmod(size.sample, sample)
+        if not rest and count and size.twin == count * twin:
+            return name if count == 1 else f"{name}_times_{count}"
+    return f"{output}_axis_{axis}"

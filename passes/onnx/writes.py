@@ -1,0 +1,121 @@
+"""In-place operations: an ONNX value never changes, so a write makes a new value of all the memory that it is in.
+
+Every value knows which memory it shows and by which views. After a write the memory has a new value, and what else
+shows it is derived from that one by its own views when it is read next.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch.fx.node import map_aggregate
+
+from bnas.passes.errors import LoweringError
+from bnas.passes.ops.record import Trait
+from bnas.passes.ops.registry import OPERATORS
+
+from .builder import OnnxBuilder
+from .site import Site
+from .steps import Step, seen_again
+from .values import Value
+
+
+class Writes:
+    """Keeps all values that show written memory up to date."""
+
+    def __init__(self, builder: OnnxBuilder) -> None:
+        self.any = False
+        """Whether anything was written."""
+        self._builder = builder
+
+    def current(self, value: Value) -> Value:
+        """`value` as it is now: what shows written memory is derived from it anew."""
+        memory = value.memory
+        if value.version == memory.version:
+            return value
+        if memory.root is None:
+            return _renewed(value)
+        found = memory.root
+        for step in value.steps:
+            found = seen_again(self._builder, step, found)
+        return replace(found, memory=memory, steps=value.steps, version=memory.version)
+
+    def of_constants(self, step: Step, written: Sequence[Value], lowered: Any) -> Any:
+        """The result of a call that really wrote into `written`, which are known numbers."""
+        self.any = True
+        for value in written:
+            _check_no_state(step.place, value)
+        for memory in {value.memory for value in written}:
+            memory.version += 1
+        return map_aggregate(lowered, lambda leaf: self._shown(leaf, written))
+
+    def _shown(self, leaf: Any, written: Sequence[Value]) -> Any:
+        """A result as it is now; one that is a written value stands for that one."""
+        if not isinstance(leaf, Value):
+            return leaf
+        return self.current(next((one for one in written if one.tensor is leaf.tensor), leaf))
+
+    def of_value(self, site: Site, target: Value, name: str) -> Value:
+        """`target` after a call that writes what is called `name` into it."""
+        self.any = True
+        memory, root = target.memory, target.steps[0].source if target.steps else target
+        _check_no_state(site.scope, root)
+        whole = new = Value(
+            _meta(target.tensor), name, twin=_meta(target.tensor if target.twin is None else target.twin)
+        )
+        for step in reversed(target.steps):
+            whole = self._put_back(site, step, whole)
+        memory.version += 1
+        memory.root = replace(whole, memory=memory, version=memory.version)
+        return replace(new, memory=memory, steps=target.steps, version=memory.version)
+
+    def _put_back(self, site: Site, step: Step, new: Value) -> Value:
+        """What a view was made of, once the view has the content `new`."""
+        source = self.current(step.source)  # type: ignore[arg-type]
+        before = site.like(source, "")
+        data = step.call.op is getattr and step.call.args[1] == "data"
+        if data or OPERATORS.of(step.call.op).has(Trait.SAME_ENTRIES):
+            return replace(before, name=site.reshape(new, source.sizes))
+        order = _order(step, source)
+        if order is not None:
+            return replace(before, name=site.transpose(new, [order.index(axis) for axis in range(len(order))]))
+        if step.call.op is operator.getitem:
+            write = site.at(operator.setitem, source, step.call.args[1], new)
+            return replace(before, name=write.written())
+        seen = seen_again(self._builder, step, site.positions(source))
+        return replace(before, name=scattered(site, source, seen, site.name(new)))
+
+
+def scattered(site: Site, source: Value, positions: Value, new: str) -> str:
+    """`source` with the entries at `positions`, which are counted in row-major order, replaced by those of `new`."""
+    flat = [site.emit("Reshape", one, site.ints([-1])) for one in (source, positions, new)]
+    return site.emit("Reshape", site.emit("ScatterElements", *flat, axis=0), site.shape(source))
+
+
+def _order(step: Step, source: Value) -> list[int] | None:
+    """The order of axes of a view: that of a tensor whose sizes are their own numbers; ``None`` for other views."""
+    turns = step.call.op is getattr and step.call.args[1] in ("T", "mT")
+    if not OPERATORS.of(step.call.op).has(Trait.PERMUTATION) and not turns:
+        return None
+    numbered = Value(torch.empty(tuple(range(source.tensor.ndim)), device="meta"), "")
+    return list(step.on(numbered).run().result.shape)
+
+
+def _check_no_state(place: str, value: Value) -> None:
+    if value.state:
+        raise LoweringError(
+            f"{place}: writes into {value.name!r} in place, which an ONNX graph cannot do; write the model without it"
+        )
+
+
+def _renewed(value: Value) -> Value:
+    """The same memory as another object: the builder tells tensors apart by identity and stored the former numbers."""
+    return replace(value, tensor=value.tensor.view_as(value.tensor), version=value.memory.version)
+
+
+def _meta(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor if tensor.is_meta else torch.empty_like(tensor, device="meta")

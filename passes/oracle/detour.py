@@ -1,0 +1,126 @@
+"""The original model with regions skipped: the oracle's own way, by hooks on modules and not by rewriting a graph."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+from torch.fx import Node
+
+from bnas.passes.assembly.frames import GraphInterpreter
+from bnas.passes.errors import VerificationError
+from bnas.passes.frontend.ir import IR, as_program_call, module_calls, path_of
+from bnas.passes.space.blocks import Block
+
+
+class OracleWarning(UserWarning):
+    """An oracle is less independent than usual."""
+
+
+def detour(model: nn.Module, ir: IR, regions: Sequence[Block]) -> Callable[..., Any]:
+    """`model`, a copy of the traced one, as a function in which each of `regions` hands on its entry.
+
+    Forward hooks on the modules whose outputs the ends of a region are give the entry's value in place of the exit's;
+    the rest is the model's own forward. Where an end is not what a module returns, the traced graph is interpreted
+    instead, with the same replacement, and an `OracleWarning` says so.
+    """
+    ends = [(module_output(block.entry), module_output(block.out)) for block in regions]
+    hidden = [block.name for block, pair in zip(regions, ends, strict=True) if None in pair]
+    if hidden:
+        told = f"block {hidden[0]}: its ends are not outputs of modules, so the oracle interprets the traced graph"
+        warnings.warn(told, OracleWarning, stacklevel=2)
+        return _Interpreter(model, ir, {block.out: block.entry for block in regions})
+    for entry, out in ends:
+        assert entry is not None
+        assert out is not None
+        saved = _Saved()
+        _hook(model, entry, saved.keep)
+        _hook(model, out, saved.give)
+    return model
+
+
+@dataclass(frozen=True)
+class ModuleOutput:
+    """What a module returns when it is called for the `number`-th time, counted from 0."""
+
+    path: str
+    number: int
+
+
+def module_output(node: Node) -> ModuleOutput | None:
+    """The module call that returns the value of `node`; None if it is an intermediate value of a forward.
+
+    The capture notes which calls returned a value. Of those the outermost is taken that nobody reads it inside of:
+    its hook changes the value for everybody. Nodes that a pass added say nothing about the model's own forward.
+    """
+    readers = () if node.op == "call_module" else node.users
+    if any(one.meta.get("added") for one in (node, *readers)):
+        return None
+    for call in reversed(node.meta.get("returned", ())):
+        if not any(call in module_calls(user) for user in node.users):
+            return ModuleOutput(path_of(call), int(call.partition("@")[2] or 0))
+    return None
+
+
+@dataclass
+class _Saved:
+    """The value at the entry of a region."""
+
+    values: list[Tensor] = field(default_factory=list)
+
+    def keep(self, value: Tensor) -> Tensor:
+        self.values = [value.clone()]
+        return value
+
+    def give(self, value: Tensor) -> Tensor:
+        (saved,) = self.values
+        if saved.shape != value.shape:
+            raise VerificationError(f"a skipped region turns {tuple(saved.shape)} into {tuple(value.shape)}")
+        return saved.clone()
+
+
+def _hook(model: nn.Module, place: ModuleOutput, change: Callable[[Tensor], Tensor]) -> None:
+    calls = -1
+
+    def start(module: nn.Module, args: Any) -> None:
+        nonlocal calls
+        calls = -1
+
+    def hook(module: nn.Module, args: Any, value: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls != place.number:
+            return value
+        if not isinstance(value, Tensor):
+            raise VerificationError(
+                f"{place.path} returns {type(value).__name__}, not the one tensor of a region's end"
+            )
+        return change(value)
+
+    model.register_forward_pre_hook(start)
+    model.get_submodule(place.path).register_forward_hook(hook)
+
+
+class _Interpreter(GraphInterpreter):
+    """The traced graph on a model's tensors, in which some values stand in for others."""
+
+    def __init__(self, model: nn.Module, ir: IR, stand_ins: dict[Node, Node]) -> None:
+        super().__init__(ir, model, garbage_collect_values=False)
+        self.stand_ins = stand_ins
+        self.saved: dict[Node, Any] = {}
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        tensors, named = as_program_call(kwargs or args)
+        return self.run(*tensors, *named.values())
+
+    def run_node(self, n: Node) -> Any:
+        """As in fx; the exit of a region gets the value that its entry had when it was computed."""
+        value = super().run_node(n)
+        if n in self.stand_ins:
+            value = self.saved[self.stand_ins[n]].clone()
+        if n in self.stand_ins.values():
+            self.saved[n] = value.clone()
+        return value

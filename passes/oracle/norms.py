@@ -1,0 +1,214 @@
+"""What norms and means go over in a sub-network: the entries that are kept, which a zeroed model does not show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+from torch.overrides import TorchFunctionMode
+
+from bnas.passes.assembly.skeleton import Skeleton
+from bnas.passes.axes.terms import Term, symbols
+from bnas.passes.axes.types import AxisTypes
+from bnas.passes.ops.aten import in_python
+from bnas.passes.ops.calls import Call, TensorRef, with_numbers
+from bnas.passes.ops.record import Operator, Trait
+from bnas.passes.ops.registry import OPERATORS
+from bnas.passes.space.subnet import Subnet
+
+from .oracle import kept_mask
+
+
+class Measure:
+    """Which entries statistics are taken over where no weight says so, in the order of the calls: all by default."""
+
+    def __init__(self, masks: Masks | None = None) -> None:
+        self.masks, self.place = masks or [], -1
+
+    def mask(self, entries: Tensor) -> Tensor:
+        """For the values (rows, *entries) of the next call: true or false for each entry."""
+        self.place += 1
+        if self.place < len(self.masks):
+            return self.masks[self.place]
+        return torch.ones(entries.shape[1:], dtype=torch.bool, device=entries.device)
+
+    def mean(self, value: Tensor) -> Tensor:
+        """What the forward gets as the mean, whose entries were asked for last."""
+        return value
+
+    def activated(self, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """What the forward gets from an activation that is flat somewhere."""
+        return func(input, *args, **kwargs)  # type: ignore[no-any-return]
+
+
+STATISTICS = ("mean", "var", "std")
+"""What is taken over axes, without a weight."""
+
+
+def record_of(func: Any) -> Operator:
+    """The record of a function or method as PyTorch hands it to a mode."""
+    name = getattr(func, "__name__", "")
+    return OPERATORS.of(name if name and getattr(Tensor, name, None) is func else func)
+
+
+class OverKept(TorchFunctionMode):
+    """While it lasts, norms, means and variances are those of kept entries, by decision, however they are called.
+
+    For a norm these follow from its weight, if that is a parameter; for all others `measure` says so.
+    """
+
+    def __init__(self, model: nn.Module, skeleton: Skeleton, subnet: Subnet, measure: Measure) -> None:
+        super().__init__()
+        self.names = {id(p): name for name, p in model.named_parameters()}
+        self.tensors, self.assignment, self.measure = skeleton.types.tensors, skeleton.assignment(subnet), measure
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Called for every function of torch."""
+        func, args, kwargs = in_python(func, args, kwargs or {})
+        record = record_of(func)
+        if record.kept in STATISTICS:
+            return self._statistic(record.kept, func, *args, **kwargs)
+        if record.kept:
+            return getattr(self, record.kept)(*args, **_without(kwargs, "cudnn_enable", "cudnn_enabled"))
+        if record.has(Trait.FLAT):
+            return self.measure.activated(func, *args, **kwargs)
+        return func(*args, **kwargs)
+
+    def mask_of(self, weight: Any, entries: Tensor) -> Tensor:
+        """The kept entries of a norm."""
+        if id(weight) not in self.names:
+            return self.measure.mask(entries)
+        return kept_mask(weight, self.tensors.get(self.names[id(weight)], ()), self.assignment)
+
+    def _open(self, weight: Any, mask: Tensor) -> Tensor:
+        """What a norm lets through: all where its weight decides, which is zero at dropped entries, or not yet."""
+        return mask if id(weight) not in self.names else torch.ones_like(mask)
+
+    def layer_norm(
+        self,
+        input: Tensor,
+        normalized_shape: Sequence[int],
+        weight: Any = None,
+        bias: Any = None,
+        eps: float = 1e-5,
+        *_: Any,
+    ) -> Tensor:
+        """As in torch."""
+        axes = tuple(range(-len(normalized_shape), 0))
+        mask = self.mask_of(weight, input.flatten(0, -len(normalized_shape) - 1))
+        count = mask.sum().clamp(min=1)
+        mean = input.mul(mask).sum(axes, keepdim=True) / count
+        var = (input - mean).square().mul(mask).sum(axes, keepdim=True) / count
+        return _affine((input - mean) * (var + eps).rsqrt() * self._open(weight, mask), weight, bias)
+
+    def rms_norm(
+        self, input: Tensor, normalized_shape: Sequence[int], weight: Any = None, eps: float | None = None
+    ) -> Tensor:
+        """As in torch."""
+        mask = self.mask_of(weight, input.flatten(0, -len(normalized_shape) - 1))
+        count = mask.sum().clamp(min=1)
+        square = input.square().mul(mask).sum(tuple(range(-len(normalized_shape), 0)), keepdim=True) / count
+        eps = torch.finfo(input.dtype).eps if eps is None else eps
+        return _affine(input * (square + eps).rsqrt() * self._open(weight, mask), weight, None)
+
+    def group_norm(
+        self, input: Tensor, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, *_: Any
+    ) -> Tensor:
+        """As in torch."""
+        mask = self.mask_of(weight, input.transpose(0, 1).flatten(1).t())
+        mask = mask.view(num_groups, -1, 1)
+        rows = input.reshape(len(input), num_groups, mask.shape[1], -1)
+        count = mask.sum(1, keepdim=True).clamp(min=1) * rows.shape[-1]
+        mean = rows.mul(mask).sum((2, 3), keepdim=True) / count
+        var = (rows - mean).square().mul(mask).sum((2, 3), keepdim=True) / count
+        out = ((rows - mean) * (var + eps).rsqrt() * self._open(weight, mask)).view(input.shape)
+        shape = [-1, *[1] * (input.ndim - 2)]
+        return _affine(out, None if weight is None else weight.view(shape), None if bias is None else bias.view(shape))
+
+    def weight_norm(self, v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+        """As in torch, but a row of zeros, which is one that is dropped, stays one."""
+        axes = tuple(axis for axis in range(v.ndim) if axis != dim)
+        length = torch.linalg.vector_norm(v, dim=axes, keepdim=True)
+        return v * (g / torch.where(length == 0, 1, length))
+
+    def _statistic(self, name: str, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """A mean or variance of the kept entries; where all are kept, what torch makes of them."""
+        dims, correction = _reduced(name, input, *args, **kwargs)
+        rest = [axis for axis in range(input.ndim) if axis not in dims]
+        entries = input.permute(*rest, *dims)
+        mask = self.measure.mask(entries.reshape(-1, *entries.shape[len(rest) :]))
+        value: Tensor = func(input, *args, **kwargs)
+        if not mask.all():
+            found = _statistic(name, entries.flatten(len(rest))[..., mask.flatten()], correction)
+            value = found.to(value.dtype).reshape(value.shape)
+        return self.measure.mean(value)
+
+
+def _statistic(name: str, entries: Tensor, correction: float) -> Tensor:
+    """Of the last axis; by hand, to be independent."""
+    count = entries.shape[-1]
+    mean = entries.sum(-1, keepdim=True) / max(count, 1)
+    if name == "mean":
+        return mean.squeeze(-1)
+    var = (entries - mean).square().sum(-1) / max(count - correction, 0)
+    return var.sqrt() if name == "std" else var
+
+
+def _reduced(
+    name: str, input: Tensor, dim: Any = None, unbiased: Any = True, keepdim: bool = False, **kwargs: Any
+) -> tuple[list[int], float]:
+    """The axes that are reduced, ascending, and by how much the count of a variance is lessened."""
+    dim = kwargs.get("axis", dim)
+    if name != "mean" and isinstance(dim, bool):
+        dim, unbiased = None, dim
+    dims = range(input.ndim) if dim is None or dim == () else [dim] if isinstance(dim, int) else dim
+    correction = kwargs.get("correction", 1 if unbiased else 0)
+    return sorted(d % max(input.ndim, 1) for d in dims), 1 if correction is None else correction
+
+
+def _without(kwargs: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in kwargs.items() if name not in names}
+
+
+@contextmanager
+def over_kept(model: nn.Module, skeleton: Skeleton, subnet: Subnet, measure: Measure) -> Iterator[None]:
+    """While it lasts, statistics are those of kept entries, see `OverKept`; no fused encoder layer hides a norm."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with OverKept(model, skeleton, subnet, measure):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+Masks = list[Tensor]
+"""The entries of what is reduced, for each call that takes statistics without a weight that is a parameter."""
+
+
+def all_known(skeleton: Skeleton) -> bool:
+    """Whether the weights of norms say all that is dropped before statistics are taken."""
+    types = skeleton.types
+    calls = [(OPERATORS.of(call.op), call) for call in skeleton.ir.calls.values()]
+    norms = [call.argument(2, "weight") for record, call in calls if record.has(Trait.STREAM_NORM)]
+    stored = all(isinstance(w, TensorRef) or (isinstance(w, Node) and w.op == "get_attr") for w in norms)
+    means = (call for record, call in calls if record.kept in STATISTICS)
+    return stored and not any(any(symbols(term)) for call in means for term in _averaged(types, call))
+
+
+def _averaged(types: AxisTypes, call: Call) -> list[Term]:
+    """The axes that a call takes the mean or variance of."""
+    given = with_numbers(call)
+    source, *args = given.args or (given.kwargs["input"],)
+    value = source.meta["value"]
+    dims, _ = _reduced(OPERATORS.of(call.op).kept, value, *args, **_without(given.kwargs, "input"))
+    return [types.type(source)[dim] for dim in dims]
+
+
+def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    x = x if weight is None else x * weight
+    return x if bias is None else x + bias

@@ -1,0 +1,170 @@
+"""The zero-parameter oracle: what a sub-network must compute, by the original model's own forward.
+
+Independent of tracing and rewriting: every parameter entry outside the kept index sets is set to zero, and the
+original module runs. Zeros pass through convolutions, normalisation, activations and gates, so that a wrong tie or
+order shows as a wrong number.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from bnas.passes.assembly.skeleton import Skeleton
+from bnas.passes.axes.selection import index
+from bnas.passes.axes.terms import Sym, Term
+from bnas.passes.frontend.structure import map_leaves
+from bnas.passes.space.blocks import Block
+from bnas.passes.space.kernels import Kernel
+from bnas.passes.space.subnet import Subnet
+
+
+def zero_dropped(model: nn.Module, skeleton: Skeleton, subnet: Subnet) -> None:
+    """Set to zero, in place, all entries of `model`'s parameters that `subnet` does not keep.
+
+    A smaller kernel stands in the centre of a zero kernel of the full size, so that padding and settings stay. A
+    skipped residual block gets zero parameters altogether, so that its branch adds nothing. Where zeroing makes no
+    identity, `detour` skips the block.
+    """
+    assignment, parameters = skeleton.assignment(subnet), dict(model.named_parameters())
+    for name, axes in skeleton.types.tensors.items():
+        if name in parameters:
+            parameters[name].data.mul_(kept_mask(parameters[name], axes, assignment))
+    for kernel in (skeleton.choices.kernels.found[name] for name in subnet.kernels):
+        shrink_in_place(parameters[kernel.weight], kernel, subnet.kernels[kernel.name], skeleton.matrices)
+    for block in skipped_blocks(skeleton, subnet, zeroed=True):
+        for name in _parameters_of(skeleton, block):
+            if name in parameters:
+                parameters[name].data.zero_()
+
+
+def kept_mask(parameter: Tensor, axes: Sequence[Term], assignment: Mapping[Sym, int]) -> Tensor:
+    """Which entries of a parameter are kept: true or false, of its shape."""
+    mask = torch.ones(parameter.shape, dtype=torch.bool)
+    for axis, term in enumerate(axes):
+        keep = torch.zeros(term.size, dtype=torch.bool)
+        keep[torch.from_numpy(index(term, assignment))] = True
+        mask &= keep.view([-1 if a == axis else 1 for a in range(len(axes))])
+    return mask.to(parameter.device)
+
+
+def shrink_in_place(weight: torch.Tensor, kernel: Kernel, choice: int, matrices: nn.Module) -> None:
+    """Replace `weight` by its small kernel amid zeros: entry by entry, to be independent of `Shrink`."""
+    held = {name: matrix.detach().double().cpu().numpy() for name, matrix in matrices.named_parameters()}
+    values, size = weight.detach().double().cpu().numpy(), kernel.choices[-1]
+    channels: tuple[Any, ...] = (slice(None), slice(None))
+    while size > choice:
+        centre = itertools.product(*(_central(n, size - 2) for n in kernel.sizes))
+        places = [channels + place for place in centre]
+        matrix, smaller = held[f"{kernel.name}.{size}to{size - 2}"], np.zeros_like(values)
+        for row, target in zip(matrix, places, strict=True):
+            for factor, source in zip(row, places, strict=True):
+                smaller[target] += factor * values[source]
+        values, size = smaller, size - 2
+    weight.data.copy_(torch.from_numpy(values))
+
+
+def _central(entries: int, choice: int) -> range:
+    """The positions of the central `choice` entries of an axis: all if it has no more."""
+    margin = max(0, entries - choice) // 2
+    return range(margin, entries - margin)
+
+
+def skipped_blocks(skeleton: Skeleton, subnet: Subnet, *, zeroed: bool) -> list[Block]:
+    """The blocks that `subnet` skips which zero parameters make an identity, or the others.
+
+    Those are residual blocks whose parameters nobody else reads, and which read no number of a buffer by themselves:
+    a frozen norm adds its mean to whatever the parameters make.
+    """
+    skipped = [block for name, block in skeleton.choices.blocks.items() if name in subnet.skipped]
+    return [block for block in skipped if _by_zeroing(skeleton, block) is zeroed]
+
+
+def _by_zeroing(skeleton: Skeleton, block: Block) -> bool:
+    parameters = dict(skeleton.ir.root.named_parameters())
+    users = [nodes for name, nodes in skeleton.types.users.items() if name in parameters and nodes & block.body]
+    return block.residual and all(nodes <= block.body for nodes in users) and not _reads_buffers(skeleton, block)
+
+
+def _reads_buffers(skeleton: Skeleton, block: Block) -> bool:
+    buffers = dict(skeleton.ir.root.named_buffers())
+    read = {str(node.target) for inner in block.body for node in inner.all_input_nodes if node.op == "get_attr"}
+    return any(name in buffers and buffers[name].is_floating_point() for name in read)
+
+
+def _parameters_of(skeleton: Skeleton, block: Block) -> set[str]:
+    names = {name for name, users in skeleton.types.users.items() if users & block.body}
+    opaque = [str(n.target) for n in block.body if n.op == "call_module" and n not in skeleton.ir.calls]
+    return names | {f"{p}.{n}" for p in opaque for n, _ in skeleton.ir.module(p).named_parameters()}
+
+
+class InDouble(TorchFunctionMode):
+    """While it lasts, all numbers are in double precision, whatever a model asks for: rounding would hide errors."""
+
+    def __enter__(self) -> InDouble:
+        """Tensors that are made without a type are in double precision too."""
+        self.before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+        return super().__enter__()  # type: ignore[no-any-return,no-untyped-call]
+
+    def __exit__(self, *error: Any) -> None:
+        """Put the type of new tensors back."""
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        torch.set_default_dtype(self.before)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Called for every function of torch."""
+        if func in LESS_PRECISE:
+            return args[0].to(torch.float64, copy=True)
+        if func in ONLY_SINGLE:
+            args, kwargs = map_leaves((args, kwargs or {}), lambda _, leaf: _single(leaf))
+            return func(*args, **kwargs).double()
+        return func(*map(_double, args), **{name: _double(value) for name, value in (kwargs or {}).items()})
+
+
+LESS_PRECISE = frozenset({Tensor.float, Tensor.half, Tensor.bfloat16})
+
+ONLY_SINGLE = frozenset(
+    getattr(owner, name) for owner in (torch, F) for name in ("_grouped_mm", "grouped_mm") if hasattr(owner, name)
+)
+"""Operators that PyTorch does not have in double precision."""
+
+
+def _single(value: Any) -> Any:
+    return value.float() if isinstance(value, Tensor) and value.dtype == torch.float64 else value
+
+
+def _double(value: Any) -> Any:
+    return torch.float64 if isinstance(value, torch.dtype) and value.is_floating_point else value
+
+
+def randomise(model: nn.Module, run: Callable[[], object], generator: torch.Generator) -> None:
+    """Give statistics, biases and scales random values, in place: at their initial ones many mistakes are hidden.
+
+    Batch statistics are first set to those of ``run()``, which calls the model on some batch, and then disturbed:
+    wholly random ones let the signal die out in a deep network, so that its outputs would be those of the biases.
+    """
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    for name, tensor in model.named_parameters():
+        if tensor.ndim == 1:
+            noise = torch.rand(tensor.shape, generator=generator, dtype=torch.float64).to(tensor.device)
+            tensor.data.copy_(noise + 0.5 if name.endswith("weight") else 0.4 * noise - 0.2)
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.train().momentum = 1.0
+    with torch.no_grad():
+        run()
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.eval().momentum = momentum
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        shift, factor = torch.rand(2, norm.num_features, generator=generator, dtype=torch.float64).to(norm.running_mean)
+        norm.running_mean += 0.1 * shift
+        norm.running_var.clamp_(min=1e-2).mul_(0.75 + factor / 2)

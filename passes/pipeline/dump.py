@@ -1,0 +1,165 @@
+"""An analysis as readable text: one line for each node, with its axis types and what stays rigid and why."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.fx import Node
+
+from bnas.passes.axes.selection import active
+from bnas.passes.axes.terms import Cat, K, Prod, Sym, Term, leaves, normalise
+from bnas.passes.axes.types import AxisTypes
+from bnas.passes.frontend.functions import BATCH
+from bnas.passes.ops.calls import TensorRef
+from bnas.passes.ops.registry import operator_name
+from bnas.passes.space.widths import symbol_names
+
+from .analysis import Analysis
+
+# How much of a model stays in every sub-network, and why.
+
+ONE_LEFT = "one entry of each width is left"
+
+
+def rigid_share(types: AxisTypes) -> dict[str, float]:
+    """The shares of the parameters that are left with one entry of every symbol, by reason, the largest first.
+
+    Counted are the parameters that evaluation mode uses, also those inside opaque modules, and not those of auxiliary
+    heads. What is left of a parameter goes to the reason that keeps most of it.
+    """
+    parameters = dict(types.ir.root.named_parameters())
+    ones, left, total = dict.fromkeys(types.free_symbols(), 1), Counter[str](), 0
+    for name in (name for name in types.tensors if name in parameters and name in types.users):
+        total += parameters[name].numel()
+        left[_reason(types.tensors[name])] += math.prod(active(axis, ones) for axis in types.tensors[name])
+    for reason, count in _opaque(types):
+        total += count
+        left[reason] += count
+    return {reason: count / total for reason, count in left.most_common() if count}
+
+
+def _reason(axes: Sequence[Term]) -> str:
+    """What keeps most of a tensor."""
+    kept: dict[str, int] = {}
+    for run in (run for axis in axes for run in rigid_runs(axis) if run.n > 1):
+        kept[run.why] = kept.get(run.why, 1) * run.n
+    return (max(kept, key=lambda why: kept[why]) or "nothing makes it elastic") if kept else ONE_LEFT
+
+
+def _opaque(types: AxisTypes) -> Iterator[tuple[str, int]]:
+    """The parameters inside opaque modules that nobody else reads."""
+    counted = set(types.tensors)
+    for node in types.ir.graph.nodes:
+        if node.op == "call_module" and node not in types.ir.calls:
+            inside = types.ir.module(str(node.target)).named_parameters()
+            named = {types.ir.aliases[f"{node.target}.{name}"]: tensor.numel() for name, tensor in inside}
+            yield "it is inside an opaque module", sum(n for name, n in named.items() if name not in counted)
+            counted |= named.keys()
+
+
+def rigid_runs(term: Term) -> Iterator[K]:
+    """The rigid runs that an axis is made of, neighbouring ones as one."""
+    return (leaf for leaf in leaves(normalise(term)) if isinstance(leaf, K))
+
+
+def describe(analysis: Analysis) -> str:
+    """The graph, the blocks and the choices, as far as they are known; a line ends with what is rigid and why.
+
+    Sizes stand as numbers and ``B`` for the batch, symbols as ``name:size``, products as ``a*b`` and concatenations
+    as ``(a+b)``.
+    """
+    return "\n".join((*_graph(analysis), *_choices(analysis)))
+
+
+def _graph(analysis: Analysis) -> Iterator[str]:
+    if not analysis.has("ir"):
+        yield f"{type(analysis.model).__name__}: not traced yet"
+        return
+    names = {} if not analysis.has("types") else symbol_names(analysis.types)
+    for node in analysis.ir.graph.nodes:
+        line = f"{node.name} = {_call(analysis, node)}" if node.op != "output" else f"return {_text(node.args[0])}"
+        types = None if not analysis.has("types") else analysis.types.values.get(node)
+        if node.op != "output":
+            line += f" : {_type(node.meta.get('value'), types, names)}"
+        yield line + _rigid(analysis, node)
+
+
+def _rigid(analysis: Analysis, node: Node) -> str:
+    """The rigid runs of a node's value and of its own tensors, by reason; the batch needs none."""
+    if not analysis.has("types") or node.op == "placeholder":
+        return ""
+    call = analysis.ir.calls.get(node)
+    own = [analysis.types.tensor(ref.name) for ref in call.tensors() if isinstance(ref, TensorRef)] if call else []
+    sizes: dict[str, list[str]] = {}
+    for run in _runs([*own, analysis.types.values.get(node)]):
+        if run.why and run.n % BATCH:
+            known = sizes.setdefault(run.why, [])
+            known += [str(run.n)] if str(run.n) not in known else []
+    told = "; ".join(f"{', '.join(runs)}: {why}" for why, runs in sizes.items())
+    return f"  # rigid {told}" if told else ""
+
+
+def _choices(analysis: Analysis) -> Iterator[str]:
+    if analysis.has("blocks"):
+        yield from (f"block {b.name}: {b.entry.name} -> {b.out.name}" for b in analysis.blocks.found)
+    if analysis.has("choices"):
+        for name, sizes in analysis.choices.space.widths.items():
+            yield f"width {name}: {', '.join(map(str, sizes))}"
+        for name, sizes in analysis.choices.space.kernels.items():
+            yield f"kernel {name}: {', '.join(map(str, sizes))}"
+    yield from (f"left alone by {name}: {one}" for name, told in analysis.refusals.items() for one in told)
+
+
+def _call(analysis: Analysis, node: Node) -> str:
+    call = analysis.ir.calls.get(node)
+    if node.op in ("placeholder", "get_attr"):
+        return {"placeholder": "input", "get_attr": str(node.target)}[node.op]
+    if call is None:
+        return f"opaque {node.target}({_text(node.args)})"
+    own = [f"{node.target}.*"] if any(isinstance(ref, TensorRef) for ref in call.tensors()) else []
+    return f"{operator_name(call.op)}({', '.join([*map(_text, call.args), *own])})"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, Node | TensorRef):
+        return value.name
+    if isinstance(value, list | tuple):
+        return f"({', '.join(_text(item) for item in value)})"
+    return str(value)
+
+
+def _type(value: Any, axes: Any, names: Mapping[Sym, str]) -> str:
+    """The axis types where they are known, else the shape."""
+    if isinstance(value, Tensor):
+        sizes = [_size(n) for n in value.shape] if axes is None else [_term(normalise(t), names) for t in axes]
+        return f"[{', '.join(sizes)}]"
+    if isinstance(value, list | tuple):
+        parts = axes or [None] * len(value)
+        return f"({', '.join(_type(item, part, names) for item, part in zip(value, parts, strict=True))})"
+    return str(value)
+
+
+def _term(term: Term, names: Mapping[Sym, str]) -> str:
+    if isinstance(term, Prod):
+        return "*".join(_term(part, names) for part in term.terms)
+    if isinstance(term, Cat):
+        return f"({'+'.join(_term(part, names) for part in term.terms)})"
+    return f"{names.get(term, term.origin)}:{term.n}" if isinstance(term, Sym) else _size(term.size)
+
+
+def _size(n: int) -> str:
+    if not n or n % BATCH:
+        return str(n)
+    return "B" if n == BATCH else f"{n // BATCH}*B"
+
+
+def _runs(axes: Any) -> Iterator[K]:
+    """The rigid runs in a type."""
+    if isinstance(axes, Term):
+        yield from rigid_runs(axes)
+    for item in axes if isinstance(axes, list | tuple) else ():
+        yield from _runs(item)

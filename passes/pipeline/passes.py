@@ -1,0 +1,261 @@
+"""Passes in order: each a value that takes an analysis and gives one; the runner checks every result."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from bnas.passes.axes.analysis import analyse
+from bnas.passes.errors import Diagnostic, PassError, add_note
+from bnas.passes.frontend.front import trace
+from bnas.passes.space.choices import choose
+from bnas.passes.space.depth import skippable_blocks
+from bnas.passes.space.kernels import Kernels, find_kernels
+from bnas.passes.space.widths import tie_groups
+
+from .analysis import Analysis, difference, problems
+from .dump import describe
+from .variants import in_training
+
+
+@dataclass(frozen=True)
+class PassResult:
+    """What a pass gives back."""
+
+    analysis: Analysis
+    modified: bool
+    """Exactly whether anything changed."""
+    refusals: tuple[Diagnostic, ...] = ()
+    """What was left alone, with the reason."""
+
+
+@dataclass(frozen=True)
+class Pass(ABC):
+    """A step of the compiler: a frozen dataclass whose fields are its settings; nothing survives a run.
+
+    It matches everything first and changes afterwards, in copies: `IR.copy_graph`, `Analysis.with_graph`. Axis types
+    alone are refined in place, by `AxisTypes.pin` (a veto) and `AxisTypes.unify` (a tie).
+    """
+
+    name: ClassVar[str]
+    """Unique in a pipeline, such as "find-blocks"."""
+    needs: ClassVar[tuple[str, ...]] = ("ir",)
+    """Parts of the analysis that must be there."""
+    gives: ClassVar[tuple[str, ...]] = ()
+    """Parts of the analysis that are there afterwards."""
+    keeps_outputs: ClassVar[bool] = True
+    """Whether a changed graph computes what the one before did: that is then measured."""
+
+    @abstractmethod
+    def apply(self, analysis: Analysis) -> PassResult:
+        """The analysis after this pass; `analysis` itself where there was nothing to do."""
+
+    def broken(self, before: Analysis, after: Analysis) -> Iterator[str]:
+        """What this pass promises and `after` does not keep; a pass with promises of its own overrides it."""
+        yield from ()
+
+
+TOLERANCE = 1e-9
+"""Relative difference, in double precision, of outputs that a pass keeps."""
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Passes in the order in which they run.
+
+    Raises:
+        PassError: two passes have one name.
+    """
+
+    passes: tuple[Pass, ...]
+
+    def __post_init__(self) -> None:
+        """Check the names."""
+        names = self.names
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise PassError(f"the pass {twice[0]!r} is in the pipeline twice: {', '.join(names)}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the passes, in order."""
+        return tuple(one.name for one in self.passes)
+
+    def before(self, name: str, *new: Pass) -> Pipeline:
+        """With passes inserted before the one called `name`."""
+        at = self._place(name)
+        return Pipeline((*self.passes[:at], *new, *self.passes[at:]))
+
+    def after(self, name: str, *new: Pass) -> Pipeline:
+        """With passes inserted after the one called `name`."""
+        at = self._place(name) + 1
+        return Pipeline((*self.passes[:at], *new, *self.passes[at:]))
+
+    def replace(self, name: str, *new: Pass) -> Pipeline:
+        """With other passes in place of the one called `name`."""
+        at = self._place(name)
+        return Pipeline((*self.passes[:at], *new, *self.passes[at + 1 :]))
+
+    def without(self, name: str) -> Pipeline:
+        """Without the pass called `name`."""
+        return self.replace(name)
+
+    def _place(self, name: str) -> int:
+        if name not in self.names:
+            raise PassError(f"there is no pass {name!r}; there are {', '.join(self.names)}")
+        return self.names.index(name)
+
+    def run(self, analysis: Analysis, dump: Callable[[str], None] | None = None) -> Analysis:
+        """Run all passes and check the analysis after each; an error gets a note that names the pass.
+
+        Args:
+            analysis: where to start, ``Analysis(model, example_inputs, elasticity)``.
+            dump: is given the analysis as text at first, and after each pass that changed it.
+
+        Raises:
+            PassError: a pass needs what is not there, or breaks a promise.
+        """
+        done: list[str] = []
+        if dump is not None:
+            dump(f"# at first\n{describe(analysis)}")
+        for one in self.passes:
+            try:
+                result = _checked(one, analysis)
+            except Exception as error:
+                add_note(error, f"while running the pass {one.name!r}" + (f" after {', '.join(done)}" if done else ""))
+                raise
+            if dump is not None:
+                dump(f"# after {one.name}" + (f"\n{describe(result.analysis)}" if result.modified else ": no change"))
+            analysis = result.analysis
+            done.append(one.name)
+        return analysis
+
+
+def _checked(one: Pass, before: Analysis) -> PassResult:
+    """The result of a pass that keeps its promises; the runner notes refusals and changed outputs."""
+    missing = [name for name in one.needs if not before.has(name)]
+    if missing:
+        raise PassError(f"{one.name!r} needs {missing[0]}, which no pass before it gives or a later one took away")
+    pins = len(before.types.pins) if before.has("types") else 0
+    result = one.apply(before)
+    for problem in _broken(one, before, result):
+        raise PassError(f"{one.name!r}: {problem}")
+    after = result.analysis
+    same = before.has("types") and after.has("types") and after.types is before.types
+    pinned = after.types.pins[pins:] if same else []
+    told = {**after.refusals, one.name: tuple(dict.fromkeys((*result.refusals, *pinned)))}
+    changed = _has_another_graph(before, after) and not one.keeps_outputs
+    return replace(result, analysis=replace(after, refusals=told, rewritten=after.rewritten or changed))
+
+
+def _has_another_graph(before: Analysis, after: Analysis) -> bool:
+    return before.has("ir") and after.found.get("ir") is not before.ir
+
+
+def _broken(one: Pass, before: Analysis, result: PassResult) -> Iterator[str]:
+    after = result.analysis
+    if after is not before and not result.modified:
+        yield "it says that nothing is modified and gives another analysis"
+    if after.model is not before.model:
+        yield "it replaced the model, which is the user's"
+    yield from (f"it promises {name} and does not give it" for name in one.gives if not after.has(name))
+    yield from problems(after)
+    yield from one.broken(before, after)
+    if one.keeps_outputs and _has_another_graph(before, after):
+        error = difference(before, after)
+        if not error <= TOLERANCE:
+            yield (
+                f"it promises to keep the outputs, which differ by {error:.1e}; "
+                "a pass that means to change them sets keeps_outputs = False"
+            )
+
+
+# The passes of bnas itself, and the pipeline of them that every super-network goes through.
+
+
+@dataclass(frozen=True)
+class Trace(Pass):
+    """Before: a model. After: its graph, with the value of every node on meta tensors."""
+
+    name: ClassVar[str] = "trace"
+    needs: ClassVar[tuple[str, ...]] = ()
+    gives: ClassVar[tuple[str, ...]] = ("ir",)
+
+    def apply(self, analysis: Analysis) -> PassResult:
+        """Trace the model with its example inputs."""
+        if analysis.has("ir"):
+            return PassResult(analysis, False)
+        ir = trace(analysis.model, analysis.example_inputs, analysis.dynamic, check=analysis.check)
+        return PassResult(analysis.having(ir=ir), True, ir.diagnostics)
+
+
+@dataclass(frozen=True)
+class TypeAxes(Pass):
+    """Before: a graph. After: the type of every axis of every tensor; groups that the settings name are tied."""
+
+    name: ClassVar[str] = "type-axes"
+    gives: ClassVar[tuple[str, ...]] = ("types",)
+
+    def apply(self, analysis: Analysis) -> PassResult:
+        """Type the graph by the registered rules."""
+        if analysis.has("types"):
+            return PassResult(analysis, False)
+        types = analyse(analysis.ir)
+        tie_groups(types, analysis.elasticity.overwrite_groups or ())
+        return PassResult(analysis.having(types=types), True, tuple(types.pins))
+
+
+@dataclass(frozen=True)
+class FindBlocks(Pass):
+    """Before: a typed graph. After: the blocks that may be skipped; the types at the ends of regions are tied."""
+
+    name: ClassVar[str] = "find-blocks"
+    needs: ClassVar[tuple[str, ...]] = ("types",)
+    gives: ClassVar[tuple[str, ...]] = ("blocks",)
+
+    def apply(self, analysis: Analysis) -> PassResult:
+        """Match the blocks."""
+        if analysis.has("blocks"):
+            return PassResult(analysis, False)
+        blocks = in_training(analysis.ir, skippable_blocks(analysis.types, analysis.elasticity))
+        return PassResult(analysis.having(blocks=blocks), True, (*blocks.refused, *blocks.ties))
+
+
+@dataclass(frozen=True)
+class FindKernels(Pass):
+    """Before: a typed graph. After: the convolutions whose kernel can get smaller."""
+
+    name: ClassVar[str] = "find-kernels"
+    needs: ClassVar[tuple[str, ...]] = ("types",)
+    gives: ClassVar[tuple[str, ...]] = ("kernels",)
+
+    def apply(self, analysis: Analysis) -> PassResult:
+        """Match the convolutions; none where the settings leave kernels alone."""
+        if analysis.has("kernels"):
+            return PassResult(analysis, False)
+        settings, kernels = analysis.elasticity, Kernels()
+        if "kernel" in settings.dimensions:
+            kernels = find_kernels(analysis.types, settings.min_kernel, settings.max_num_kernels)
+        return PassResult(analysis.having(kernels=kernels), True, kernels.refused)
+
+
+@dataclass(frozen=True)
+class Choose(Pass):
+    """Before: axis types, blocks and kernels. After: the search space that the settings make of them."""
+
+    name: ClassVar[str] = "choose"
+    needs: ClassVar[tuple[str, ...]] = ("types", "blocks", "kernels")
+    gives: ClassVar[tuple[str, ...]] = ("choices",)
+
+    def apply(self, analysis: Analysis) -> PassResult:
+        """Apply the policy."""
+        if analysis.has("choices"):
+            return PassResult(analysis, False)
+        choices = choose(analysis.types, analysis.blocks, analysis.elasticity, analysis.kernels)
+        return PassResult(analysis.having(choices=choices), True, choices.refused)
+
+
+PIPELINE = Pipeline((Trace(), TypeAxes(), FindBlocks(), FindKernels(), Choose()))
+"""From a model to its search space."""

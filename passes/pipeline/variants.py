@@ -1,0 +1,157 @@
+"""Other graphs of the same model: that of training mode, and a typed graph at other sizes of its dynamic axes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from difflib import SequenceMatcher
+from typing import Any
+
+from torch.fx import Node
+
+from bnas.passes.axes.analysis import analyse
+from bnas.passes.axes.types import AxisTypes
+from bnas.passes.errors import Diagnostic, InputError
+from bnas.passes.frontend.ir import IR, module_calls, resize_inputs
+from bnas.passes.frontend.structure import tensors_of
+from bnas.passes.space.blocks import Block, Blocks, is_constant, nodes_between, writes_elsewhere
+from bnas.passes.space.choices import Choices
+
+# Models that call something else in training mode: the graph of that mode beside the one of evaluation mode.
+#
+# Both graphs are typed over the same parameters, so that every equation of either holds in both. A block may be skipped
+# if it is a block of the training graph too.
+
+
+def counterparts(ir: IR) -> dict[Node, Node]:
+    """The node of the training graph that is the same call as a node of the graph, for those that have one."""
+    assert ir.trained is not None
+    mine, theirs = list(ir.graph.nodes), list(ir.trained.graph.nodes)
+    matcher = SequenceMatcher(None, [_key(node) for node in mine], [_key(node) for node in theirs], autojunk=False)
+    found = {}
+    for run in matcher.get_matching_blocks():
+        for left, right in zip(mine[run.a : run.a + run.size], theirs[run.b : run.b + run.size], strict=True):
+            if _shapes(left) == _shapes(right):
+                found[left] = right
+    return found
+
+
+def _key(node: Node) -> tuple[Any, ...]:
+    """What two calls have in common that are the same: function, place in the model, and line."""
+    return node.op, str(node.target), module_calls(node), node.meta.get("line")
+
+
+def _shapes(node: Node) -> list[Any]:
+    return [tensor.shape for tensor in tensors_of(node.meta.get("value"))]
+
+
+def in_training(ir: IR, blocks: Blocks) -> Blocks:
+    """The blocks that may be skipped in training mode too; the others are refused with the reason."""
+    if ir.trained is None:
+        return blocks
+    twins, found, refused = counterparts(ir), [], list(blocks.refused)
+    for block in blocks.found:
+        if trained_block(block, twins) is not None:
+            found.append(block)
+        else:
+            refused.append(
+                Diagnostic(block.name, "training mode has no such block: its values are read elsewhere there")
+            )
+    return Blocks(tuple(found), tuple(refused), blocks.ties)
+
+
+def trained_block(block: Block, twins: Mapping[Node, Node]) -> Block | None:
+    """The block of the training graph between the counterparts of its ends; None where that is none."""
+    entry, out = twins.get(block.entry), twins.get(block.out)
+    if entry is None or out is None:
+        return None
+    body: set[Node] = set()
+    for operand in out.all_input_nodes:
+        if operand is not entry and not is_constant(operand):
+            body |= nodes_between(entry, operand)
+    body |= _side_effects(body, out)
+    inside = body | {out}
+    if not body or any(set(node.users) - inside for node in body):
+        return None
+    return replace(block, entry=entry, out=out, body=frozenset(body))
+
+
+def _side_effects(body: Iterable[Node], out: Node) -> set[Node]:
+    """Nodes that only inner values lead to and that lead nowhere: statistics that are updated in training."""
+    inside, found = set(body), set[Node]()
+    waiting = [user for node in body for user in node.users if user is not out]
+    while waiting:
+        node = waiting.pop()
+        if node in found or node.op == "output":
+            continue
+        if all(user in found for user in node.users) and not writes_elsewhere(node, inside):
+            found.add(node)
+            inside.add(node)
+    return found
+
+
+def trained_choices(ir: IR, choices: Choices) -> Choices:
+    """The same choices in the nodes of the training graph."""
+    twins = counterparts(ir)
+    blocks = {name: trained_block(block, twins) for name, block in choices.blocks.items()}
+    return replace(choices, blocks={name: block for name, block in blocks.items() if block is not None})
+
+
+# A typed graph at other sizes of its dynamic axes: for what it costs there.
+
+
+def at_sizes(types: AxisTypes, choices: Choices, sizes: Mapping[str, int]) -> tuple[AxisTypes, Choices]:
+    """The axis types of the same graph at other sizes, in the symbols of `types`, and the choices in its nodes.
+
+    Args:
+        types: the graph at the sizes of the example.
+        choices: the search space in it.
+        sizes: the size of dynamic axes by name; others keep theirs.
+
+    Raises:
+        InputError: there is no such axis, it does not take that size, or the graph cannot be run there.
+    """
+    ir, copies = _resized(types.ir, sizes)
+    other = analyse(ir)
+    for name, axes in other.tensors.items():
+        for mine, known in zip(axes, types.tensor(name), strict=True):
+            other.unify(mine, known)
+    other.settle()
+    return other, replace(choices, blocks=_blocks(choices, copies), kernels=_kernels(choices, copies))
+
+
+def _blocks(choices: Choices, copies: Mapping[Node, Node]) -> Mapping[str, Block]:
+    def moved(nodes: Iterable[Node]) -> frozenset[Node]:
+        return frozenset(copies[node] for node in nodes)
+
+    return {
+        name: replace(block, entry=copies[block.entry], out=copies[block.out], body=moved(block.body))
+        for name, block in choices.blocks.items()
+    }
+
+
+def _kernels(choices: Choices, copies: Mapping[Node, Node]) -> Any:
+    found = {
+        name: replace(kernel, nodes=frozenset(copies[node] for node in kernel.nodes))
+        for name, kernel in choices.kernels.found.items()
+    }
+    return replace(choices.kernels, found=found)
+
+
+def _resized(ir: IR, sizes: Mapping[str, int]) -> tuple[IR, dict[Node, Node]]:
+    """The graph with inputs of other sizes, and which of its nodes is the copy of which."""
+    wanted = {}
+    for name, size in sizes.items():
+        axis = ir.sizes.axis(name)
+        if name == "batch":
+            raise InputError("costs are those of one sample: no size of the batch can be given")
+        if size < 1 or (size - axis.size) % axis.step:
+            raise InputError(f"{name}: cannot be {size}; it is {axis.size} plus a multiple of {axis.step}")
+        wanted[axis] = size
+    graph, copies = ir.copy_graph()
+    resize_inputs(graph, ir.names, wanted)
+    try:
+        return ir.with_graph(graph), copies
+    except Exception as error:
+        told = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        raise InputError(f"the model does not take {told}: {type(error).__name__}: {error}") from error

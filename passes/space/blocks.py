@@ -1,0 +1,223 @@
+"""Skippable blocks: residual branches that may be left out, so that the block becomes exactly the identity."""
+
+from __future__ import annotations
+
+import operator
+import sys
+from collections import Counter
+from collections.abc import Container, Iterable
+from dataclasses import dataclass, replace
+from itertools import takewhile
+
+import torch
+from torch import nn
+from torch.fx import Node
+
+from bnas.passes.axes.terms import normalise
+from bnas.passes.axes.types import AxisTypes
+from bnas.passes.errors import Diagnostic
+from bnas.passes.frontend.ir import IR
+from bnas.passes.ops.calls import TensorRef, writes_in_place
+from bnas.passes.ops.record import Trait
+from bnas.passes.ops.registry import OPERATORS
+
+# Operators that run as one: a linear operator or sum, its BatchNorm and its activation.
+
+
+def fused_next(ir: IR, node: Node) -> Node | None:
+    """The operator that runs fused with `node` and reads it alone: its BatchNorm or activation; else None."""
+    call, users = ir.calls.get(node), list(node.users)
+    after = ir.calls.get(users[0]) if len(users) == 1 else None
+    if call is None or after is None:
+        return None
+    this, other = OPERATORS.of(call.op), OPERATORS.of(after.op)
+    norm = other.has(Trait.BATCH_NORM) and this.has(Trait.FUSES_NORM)
+    return users[0] if norm or (other.has(Trait.ACTIVATION) and this.has(Trait.FUSES_ACTIVATION)) else None
+
+
+def fused_end(ir: IR, node: Node) -> Node:
+    """The last operator of the group that `node` runs in."""
+    while (after := fused_next(ir, node)) is not None:
+        node = after
+    return node
+
+
+@dataclass(frozen=True)
+class Block:
+    """A skippable block: skipping it makes `out` the value of `entry`."""
+
+    name: str
+    entry: Node
+    out: Node
+    body: frozenset[Node]
+    residual: bool = True
+    """A sum of a branch and its input; else a region whose ends have one shape (see `regions`)."""
+
+    @property
+    def nodes(self) -> frozenset[Node]:
+        """All that is gone when it is skipped."""
+        return self.body | {self.out}
+
+    @property
+    def size(self) -> int:
+        """Operators beyond the first: BootstrapNAS's count, the distance of the last from the first."""
+        return sum(not (is_constant(node) or _is_item(node)) for node in self.nodes) - 1
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The skippable blocks of a graph in order, and what was left alone, with the reason."""
+
+    found: tuple[Block, ...]
+    refused: tuple[Diagnostic, ...]
+    ties: tuple[Diagnostic, ...] = ()
+    """What skippable regions took from the widths."""
+
+
+ANY_SIZE = range(sys.maxsize)
+
+
+def find_blocks(types: AxisTypes, sizes: range = ANY_SIZE) -> Blocks:
+    """Every minimal residual block ``out = add(body(x), x)`` whose two operands have the same axis types.
+
+    Equal types make the skip legal for every choice of widths. Where one block encloses another, the inner one is
+    taken, since inner blocks give the finer choice. Blocks whose `Block.size` is not among `sizes` are left alone.
+    """
+    refused: list[Diagnostic] = []
+    matches: list[Block] = []
+    for node, call in types.ir.calls.items():
+        if OPERATORS.of(call.op).has(Trait.SUM):
+            match = match_residual(types, node)
+            if isinstance(match, Diagnostic):
+                refused.append(match)
+            elif match.size in sizes:
+                matches.append(match)
+            else:
+                refused.append(Diagnostic(node.name, f"its size {match.size} is not allowed by the settings"))
+    minimal = [b for b in matches if not any(o is not b and o.body < b.body for o in matches)]
+    refused += [Diagnostic(b.out.name, "encloses a smaller skippable block") for b in matches if b not in minimal]
+    return Blocks(named(minimal), tuple(refused))
+
+
+def match_residual(types: AxisTypes, add: Node) -> Block | Diagnostic:
+    """Match ``add(body(x), x)`` whose body reads only ``x`` and whose inner values stay inside."""
+    call = types.ir.calls[add]
+    given = call.argument(0, "input"), call.argument(1, "other")
+    operands = [arg for arg in given if isinstance(arg, Node)]
+    if len(operands) != 2 or operands[0] is operands[1]:
+        return Diagnostic(add.name, "needs two different values to add")
+    for entry, tail in (operands, operands[::-1]):
+        body = nodes_between(entry, tail)
+        if body:
+            break
+    else:
+        return Diagnostic(add.name, "neither operand is computed from the other alone")
+    if entry is given[1] and call.kwargs.get("alpha", 1) != 1:
+        return Diagnostic(add.name, "the shortcut is scaled")
+    if [normalise(t) for t in types.type(entry)] != [normalise(t) for t in types.type(add)]:
+        return Diagnostic(add.name, f"shortcut {types.shape(entry)} and sum {types.shape(add)} differ in their axes")
+    body |= dead_ends(body, add)
+    leaks = [node for node in body if set(node.users) - body - {add}]
+    if leaks:
+        return Diagnostic(leaks[0].name, "is also read outside the block")
+    block = Block(add.name, entry, add, frozenset(body))
+    if writes_into(types.ir, block):
+        return Diagnostic(add.name, "the block writes into its own input")
+    if not any(has_tensors(types, node) for node in body):
+        return Diagnostic(add.name, "no parameter inside the block")
+    return block
+
+
+def dead_ends(body: set[Node], add: Node) -> set[Node]:
+    """What is made of inner values of a block and leads to no output: writes into them, through views too."""
+    found: set[Node] = set()
+    for user in {user for node in body for user in node.users} - body - {add}:
+        after, stack = {user}, [user]
+        while stack and stack[-1].op != "output":
+            new = set(stack.pop().users) - after
+            after |= new
+            stack += new
+        inside = body | after
+        if not stack and not any(writes_elsewhere(node, inside) for node in after):
+            found |= after
+    return found
+
+
+def writes_elsewhere(node: Node, inside: Container[Node]) -> bool:
+    """Whether an operator writes into a tensor that is made outside of `inside`: what reads that tensor later reads it.
+
+    Buffers do not count: their statistics belong to the layers that update them.
+    """
+    target = next(iter(node.all_input_nodes), None)
+    return writes_in_place(node) and target is not None and target.op != "get_attr" and target not in inside
+
+
+def nodes_between(entry: Node, tail: Node) -> set[Node]:
+    """The nodes that `tail` is computed from after `entry`; empty where it does not depend on `entry` and that alone.
+
+    What is computed from parameters only, such as a bias table, depends on nothing.
+    """
+    body: set[Node] = set()
+    reached = False
+    stack = [tail]
+    while stack:
+        node = stack.pop()
+        reached |= node is entry
+        if node is entry or node in body or is_constant(node):
+            continue
+        if node.op == "placeholder":
+            return set()
+        body.add(node)
+        stack += node.all_input_nodes
+    return body if reached else set()
+
+
+def is_constant(node: Node) -> bool:
+    """Parameters, and plain values such as sizes, types, devices and flags of the mode, may be read from anywhere."""
+    return node.op == "get_attr" or isinstance(node.meta.get("value"), _PLAIN)
+
+
+_PLAIN = (int, float, str, torch.dtype, torch.device, torch.finfo)
+
+
+def writes_into(ir: IR, block: Block) -> bool:
+    """Whether the block writes into the memory of its entry before its last operator, also through a view of it."""
+    return any(node in block.body for node in ir.writers(block.entry))
+
+
+def _is_item(node: Node) -> bool:
+    """One of the values of an operator that has several: no operator of its own."""
+    return node.target is operator.getitem and isinstance(node.all_input_nodes[0].meta["value"], tuple | list)
+
+
+def has_tensors(types: AxisTypes, node: Node) -> bool:
+    """Whether the operator reads a parameter: buffers and constants, such as anchors, are nothing to save."""
+    call, ir = types.ir.calls.get(node), types.ir
+    if call is None and node.op == "call_module" and any(True for _ in ir.module(str(node.target)).parameters()):
+        return True
+    return any(_is_parameter(types, ref) for ref in (node.all_input_nodes if call is None else call.tensors()))
+
+
+def _is_parameter(types: AxisTypes, ref: Node | TensorRef) -> bool:
+    if isinstance(ref, Node) and ref.op != "get_attr":
+        return False
+    name = ref.name if isinstance(ref, TensorRef) else str(ref.target)
+    return name not in types.ir.constants and isinstance(types.ir.tensor(name), nn.Parameter)
+
+
+def named(blocks: Iterable[Block]) -> tuple[Block, ...]:
+    """Name each residual block by the module that holds it; where names are equal, they are numbered."""
+    blocks = list(blocks)
+    paths = [(_common_path(block) if block.residual else "") or block.name for block in blocks]
+    count, seen = Counter(paths), Counter[str]()
+    found = []
+    for block, path in zip(blocks, paths, strict=True):
+        seen[path] += 1
+        found.append(replace(block, name=path if count[path] == 1 else f"{path}#{seen[path]}"))
+    return tuple(found)
+
+
+def _common_path(block: Block) -> str:
+    scopes = [str(node.meta.get("scope", "")).split(".") for node in block.nodes]
+    same = takewhile(lambda names: len(set(names)) == 1, zip(*scopes, strict=False))
+    return ".".join(names[0] for names in same)

@@ -1,0 +1,177 @@
+"""Elastic kernels: the convolutions whose kernel can get smaller without a change to the sizes of their outputs.
+
+The choice k is one number for all axes: an axis of `a` entries keeps its ``min(a, k)`` central ones. So a 7 x 7 kernel
+becomes 5 x 5 at k = 5, a 7 x 1 kernel 5 x 1, and a 7 x 5 kernel first 5 x 5 and then 3 x 3. What is cut must leave a
+centre (no even axis is cut) and must leave the outputs where they are: for `c` entries less on each side, an explicit
+padding falls by ``dilation * c``, and none may fall below zero. Stride does not matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from torch import nn
+from torch.fx import Node
+
+from bnas.passes.axes.terms import Sym
+from bnas.passes.axes.types import AxisTypes
+from bnas.passes.errors import Diagnostic
+from bnas.passes.ops.calls import Call, TensorRef
+from bnas.passes.ops.record import Trait
+from bnas.passes.ops.registry import OPERATORS
+
+SETTINGS = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+
+
+def is_convolution(layer: nn.Module) -> bool:
+    """Whether a layer is a plain convolution, of exactly that class."""
+    form = OPERATORS.layer(type(layer))
+    return form is not None and OPERATORS.of(form.op).has(Trait.CONVOLUTION)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """An elastic kernel. Once-for-All (Cai et al. 2020, section 3) shrinks square ones of depthwise convolutions."""
+
+    name: str
+    """Module path of the convolution; the first one's if several share the weight."""
+    weight: str
+    """First name of the weight."""
+    sizes: tuple[int, ...]
+    """Entries of each axis at full size."""
+    choices: tuple[int, ...]
+    """Ascending in steps of 2; the last is the largest axis at full size."""
+    nodes: frozenset[Node] = field(repr=False)
+    """The calls that read the weight."""
+    symbol: Sym = field(repr=False)
+    """Stands for the chosen size in an assignment, as the symbols of axis types do for widths."""
+
+    def at(self, choice: int) -> tuple[int, ...]:
+        """Entries of each axis for a choice."""
+        return tuple(min(size, choice) for size in self.sizes)
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The elastic kernels of a graph by name, in network order, and those that were left alone with the reason."""
+
+    found: Mapping[str, Kernel] = field(default_factory=dict)
+    refused: tuple[Diagnostic, ...] = ()
+
+    @cached_property
+    def by_weight(self) -> Mapping[str, Kernel]:
+        """The same by the first name of the weight."""
+        return {kernel.weight: kernel for kernel in self.found.values()}
+
+
+def find_kernels(types: AxisTypes, min_kernel: int = 3, max_num_kernels: int | None = None) -> Kernels:
+    """The convolutions whose kernel can shrink to `min_kernel` or some size above it; smaller ones are passed over.
+
+    Args:
+        types: the typed graph; nothing of it is changed.
+        min_kernel: no choice is smaller.
+        max_num_kernels: at most so many choices for a kernel, counted from the largest.
+    """
+    found, refused, elsewhere = dict[str, Kernel](), list[Diagnostic](), _other_readers(types)
+    for weight, calls in _convolutions(types).items():
+        place, sizes = _place(calls[0]), types.shape(calls[0].argument(1, "weight"))[2:]
+        if max(sizes) % 2 and max(sizes) <= min_kernel:
+            continue
+        reason = _refusal(types, weight, calls, sizes, elsewhere)
+        choices, reason = _choices(types, calls[0], sizes, min_kernel) if reason is None else ((), reason)
+        if reason is not None:
+            refused.append(Diagnostic(place, reason))
+        choices = choices[-max_num_kernels:] if max_num_kernels else choices
+        if len(choices) > 1:
+            symbol = Sym(choices[-1], f"kernel of {place}")
+            found[place] = Kernel(place, weight, sizes, choices, frozenset(call.node for call in calls), symbol)
+    return Kernels(found, tuple(refused))
+
+
+def _convolutions(types: AxisTypes) -> dict[str, list[Call]]:
+    """The calls that convolve with the same weight, by its first name, or by the node where it is computed."""
+    calls: dict[str, list[Call]] = {}
+    for call in types.ir.calls.values():
+        if OPERATORS.of(call.op).has(Trait.CONVOLUTION):
+            weight = call.argument(1, "weight")
+            name = types.ir.aliases.get(weight.name, weight.name) if isinstance(weight, TensorRef) else weight.name
+            calls.setdefault(name, []).append(call)
+    return calls
+
+
+def _place(call: Call) -> str:
+    return str(call.node.target) if call.node.op == "call_module" else call.node.name
+
+
+def _layer(types: AxisTypes, call: Call) -> Any:
+    return types.ir.root.get_submodule(str(call.node.target))
+
+
+def _other_readers(types: AxisTypes) -> dict[str, str]:
+    """Tensors that forward reads by themselves or inside an opaque module, by first name, with the reader."""
+    ir, readers = types.ir, dict[str, str]()
+    for node in ir.graph.nodes:
+        if node.op == "get_attr":
+            reader = next(iter(node.users), node)
+            readers.setdefault(ir.aliases.get(str(node.target), str(node.target)), reader.name)
+        elif node.op == "call_module" and node not in ir.calls:
+            for name, _ in ir.module(str(node.target)).named_parameters(remove_duplicate=False):
+                path = f"{node.target}.{name}"
+                readers.setdefault(ir.aliases.get(path, path), str(node.target))
+    return readers
+
+
+def _refusal(
+    types: AxisTypes, weight: str, calls: list[Call], sizes: tuple[int, ...], elsewhere: Mapping[str, str]
+) -> str | None:
+    """Why the kernel cannot shrink at all; None where nothing speaks against it."""
+    if max(sizes) % 2 == 0:
+        return f"the kernel {_shown(sizes)} is even: it has no centre"
+    if any(call.node.op != "call_module" or not is_convolution(_layer(types, call)) for call in calls):
+        return "the kernel is computed or read by forward: it is not that of a convolution layer"
+    if not isinstance(types.ir.tensor(weight), nn.Parameter):
+        return "the kernel is no parameter"
+    layers = [_layer(types, call) for call in calls]
+    if len({tuple(str(getattr(layer, name)) for name in SETTINGS) for layer in layers}) > 1:
+        return f"convolutions of different settings share the kernel: {', '.join(dict.fromkeys(map(_place, calls)))}"
+    others = sorted(node.name for node in types.users.get(weight, set()) - {call.node for call in calls})
+    if others or weight in elsewhere:
+        return f"the kernel is also read by {others[0] if others else elsewhere[weight]}"
+    return None
+
+
+def _choices(types: AxisTypes, call: Call, sizes: tuple[int, ...], least: int) -> tuple[tuple[int, ...], str | None]:
+    """The sizes that the kernel may have, ascending, and what keeps it from getting as small as `least`."""
+    choices, layer = [max(sizes)], _layer(types, call)
+    while choices[-1] - 2 >= least:
+        obstacle = _obstacle(layer, sizes, choices[-1] - 2)
+        if obstacle is not None:
+            return tuple(reversed(choices)), obstacle
+        choices.append(choices[-1] - 2)
+    return tuple(reversed(choices)), None
+
+
+def _obstacle(layer: Any, sizes: tuple[int, ...], choice: int) -> str | None:
+    """Why a kernel cannot get as small as `choice`; None if it can."""
+    padding = per_axis(0 if layer.padding == "valid" else layer.padding, len(sizes))
+    dilation = per_axis(layer.dilation, len(sizes))
+    for axis, size in enumerate(sizes):
+        cut = f"axis {axis} of the kernel {_shown(sizes)} cannot be cut to {choice}"
+        needed = dilation[axis] * (size - choice) // 2
+        if size > choice and size % 2 == 0:
+            return f"{cut}: it is even and has no centre"
+        if size > choice and layer.padding != "same" and padding[axis] < needed:
+            return f"{cut}: its padding is {padding[axis]}, and outputs keep their size only with {needed} or more"
+    return None
+
+
+def per_axis(setting: Any, axes: int) -> tuple[Any, ...]:
+    """A setting of a convolution layer, which may be one value for all axes."""
+    return tuple(setting) if isinstance(setting, tuple | list) else (setting,) * axes
+
+
+def _shown(sizes: tuple[int, ...]) -> str:
+    return "x".join(map(str, sizes))

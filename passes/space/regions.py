@@ -1,0 +1,252 @@
+"""Skippable regions that are no residual block: one entry, one exit, and the same shape at both.
+
+A region may be left out where the axes of its ends keep the same entries, so choosing one *ties* their types. That
+takes freedom from the widths, which is said; how much it may take is decided in `depth`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import takewhile
+
+import torch
+from torch.fx import Node
+
+from bnas.passes.axes.terms import Cat, K, Perm, Prod, Sym, Term, normalise, symbols
+from bnas.passes.axes.types import AxisTypes
+from bnas.passes.axes.unifier import Unifier
+from bnas.passes.errors import Diagnostic
+from bnas.passes.frontend.ir import IR, module_calls, path_of
+from bnas.passes.ops.record import Trait
+from bnas.passes.ops.registry import OPERATORS
+
+from .blocks import Block, fused_next, has_tensors, is_constant, nodes_between, writes_into
+
+
+@dataclass(frozen=True)
+class Flow:
+    """The values that are computed from the inputs, by their place in the graph."""
+
+    ir: IR
+
+    @cached_property
+    def nodes(self) -> list[Node]:
+        """All nodes of the graph in order."""
+        return list(self.ir.graph.nodes)
+
+    @cached_property
+    def place(self) -> Mapping[Node, int]:
+        """The place of each node."""
+        return {node: place for place, node in enumerate(self.nodes)}
+
+    @cached_property
+    def sources(self) -> list[frozenset[int]]:
+        """For each node the values that it is computed from; none for inputs and for what needs no input."""
+        found: list[frozenset[int]] = []
+        for node in self.nodes:
+            inputs = () if is_constant(node) else node.all_input_nodes
+            places = ((self.place[n], n) for n in inputs)
+            found.append(frozenset(p for p, n in places if n.op == "placeholder" or found[p]))
+        return found
+
+    @cached_property
+    def last(self) -> list[int]:
+        """For each node the last place where it is read."""
+        last = list(range(len(self.nodes)))
+        for place, sources in enumerate(self.sources):
+            for source in sources:
+                last[source] = place
+        return last
+
+    @cached_property
+    def spine(self) -> frozenset[int]:
+        """The values that everything from the inputs to the outputs goes through."""
+        found, until = [], -1
+        for place, last in enumerate(self.last):
+            if self.sources[place]:
+                if until <= place:
+                    found.append(place)
+                until = max(until, last)
+            elif self.nodes[place].op == "placeholder":
+                until = max(until, last)
+        return frozenset(found)
+
+    @cached_property
+    def modules(self) -> Counter[str]:
+        """How many values are computed in each call of a module, also in those inside it."""
+        computed = (node for place, node in enumerate(self.nodes) if self.sources[place])
+        return Counter(call for node in computed for call in module_calls(node))
+
+    def module_path(self, block: Block) -> str | None:
+        """The path of the module that the block is, or of the first and last of several children of one; else None."""
+        stacks = [module_calls(node) for node in block.nodes if self.sources[self.place[node]]]
+        depth = len(list(takewhile(lambda calls: len(set(calls)) == 1, zip(*stacks, strict=False))))
+        around = stacks[0][depth - 1] if depth else ""
+        if len(stacks) == self.modules[around]:
+            return path_of(around)
+        if any(len(stack) == depth for stack in stacks):  # some operators of the module itself
+            return None
+        parts = Counter(stack[depth] for stack in stacks)
+        if any(self.modules[part] != count for part, count in parts.items()):
+            return None
+        ends = [path_of(module_calls(node)[depth]) for node in (next(iter(block.entry.users)), block.out)]
+        names = [ends[0], *(end.rpartition(".")[2] for end in ends[1:] if end != ends[0])]
+        return "-".join(names)
+
+    def exits(self, entry: int, closed: frozenset[int], most: int) -> Iterator[int]:
+        """The values that all paths from `entry` go through, while nothing is read that comes from elsewhere.
+
+        Stops before a `closed` node, at the output, and after `most` operators beyond the first.
+        """
+        inside, until = {entry}, self.last[entry]
+        for place in range(entry + 1, len(self.nodes)):
+            if place > until:
+                return
+            sources = self.sources[place]
+            if inside.isdisjoint(sources):
+                continue
+            if not inside.issuperset(sources) or place in closed or self.nodes[place].op == "output":
+                return
+            inside.add(place)
+            if len(inside) - 2 > most:
+                return
+            if until <= place:
+                yield place
+            until = max(until, self.last[place])
+
+    def is_summed(self, place: int) -> bool:
+        """Whether the value goes straight into a sum or a concatenation.
+
+        A branch that is multiplied gates another: it stays whole.
+        """
+        while True:
+            users = [user for user in self.nodes[place].users if self.sources[self.place[user]]]
+            if len(users) != 1:
+                return False
+            place = self.place[users[0]]
+            if len(self.sources[place]) > 1:
+                call = self.ir.calls.get(users[0])
+                return call is not None and OPERATORS.of(call.op).has(Trait.JOIN)
+
+
+def find_regions(types: AxisTypes, covered: frozenset[Node], sizes: range, fused: bool = True) -> list[Block]:
+    """The smallest regions of allowed size from each value, in the order in which they should be taken.
+
+    First those that everything goes through, then those on a branch; of either first those that are whole modules,
+    then those that are not; the one that ends first, first. Regions overlap. No node of `covered` is inside; with
+    `fused` no region cuts between a linear operator, its BatchNorm and its activation.
+    """
+    flow = Flow(types.ir)
+    closed = frozenset(flow.place[node] for node in covered)
+    found = [
+        (out not in flow.spine, not modular, out, -entry, block)
+        for entry in range(len(flow.nodes))
+        for out, modular, block in _smallest(types, flow, entry, closed, sizes, fused)
+    ]
+    return [block for *_, block in sorted(found, key=lambda one: one[:-1])]
+
+
+def _smallest(
+    types: AxisTypes, flow: Flow, entry: int, closed: frozenset[int], sizes: range, fused: bool
+) -> Iterator[tuple[int, bool, Block]]:
+    """The smallest region from `entry`, and the smallest that is made of whole modules, with its exit."""
+    node, first = flow.nodes[entry], True
+    if not flow.sources[entry] or (fused and fused_next(types.ir, node)):
+        return
+    for place in flow.exits(entry, closed, sizes.stop - 1):
+        out = flow.nodes[place]
+        if (fused and fused_next(types.ir, out)) or not (place in flow.spine or flow.is_summed(place)):
+            continue
+        block = match_region(types, node, out)
+        if isinstance(block, Block) and block.size in sizes:
+            path = flow.module_path(block)
+            if path is not None:
+                yield place, True, replace(block, name=path)
+                return
+            if first:
+                yield place, False, block
+            first = False
+
+
+def match_region(types: AxisTypes, entry: Node, out: Node) -> Block | Diagnostic:
+    """Match the region after `entry` up to `out`: its ends have one shape, and nothing else goes in or out."""
+    values = entry.meta["value"], out.meta["value"]
+    if not all(isinstance(value, torch.Tensor) for value in values):
+        return Diagnostic(out.name, "its ends are not tensors")
+    if values[0].shape != values[1].shape or values[0].dtype != values[1].dtype:
+        shapes = " and ".join(str(tuple(value.shape)) for value in values)
+        return Diagnostic(out.name, f"its ends {shapes} differ in shape")
+    if entry.op == "placeholder" or any(user.op == "output" for user in out.users):
+        return Diagnostic(out.name, "a region begins after the inputs and ends before the outputs of the model")
+    between = nodes_between(entry, out)
+    if not between:
+        return Diagnostic(out.name, f"it is not computed from {entry.name} alone")
+    leaks = [node for node in between - {out} if set(node.users) - between]
+    if leaks:
+        return Diagnostic(leaks[0].name, "is also read outside the region")
+    weighted = [node for node in between if has_tensors(types, node)]
+    if not weighted:
+        return Diagnostic(out.name, "no parameter inside the region")
+    if all(_only_scales(types, node) for node in weighted):
+        return Diagnostic(out.name, "only a normalisation or a scale is inside the region")
+    block = Block(f"{entry.name}-{out.name}", entry, out, frozenset(between - {out}), residual=False)
+    if writes_into(types.ir, block):
+        return Diagnostic(out.name, "the region writes into its own input")
+    return block
+
+
+def _only_scales(types: AxisTypes, node: Node) -> bool:
+    """Whether the operator is a norm, also one that is written by hand: what comes after it needs it.
+
+    A batch norm is none: it belongs to one layer, and may be left out with its activation.
+    """
+    call = types.ir.calls.get(node)
+    return call is not None and OPERATORS.of(call.op).has(Trait.SCALE, Trait.STREAM_NORM)
+
+
+def rigid_if_tied(types: AxisTypes, block: Block) -> list[Diagnostic]:
+    """What would become rigid if the types of the ends of `block` were made equal; nothing is changed."""
+    twins: dict[Sym, Sym] = {}
+    trial = Unifier()
+    for left, right in zip(types.type(block.entry), types.type(block.out), strict=True):
+        trial.unify(_twin(left, twins), _twin(right, twins))
+    return trial.pins
+
+
+def _twin(term: Term, twins: dict[Sym, Sym]) -> Term:
+    term = normalise(term)
+    if isinstance(term, Sym):
+        return twins.setdefault(term, Sym(term.n, term.origin))
+    if isinstance(term, Prod | Cat):
+        return type(term)(tuple(_twin(part, twins) for part in term.terms))
+    if isinstance(term, Perm):
+        return Perm(_twin(term.term, twins), term.order)
+    assert isinstance(term, K)
+    return term
+
+
+def tie(types: AxisTypes, block: Block) -> Diagnostic | None:
+    """Make the types of the ends of `block` equal, so that it can be skipped for every choice of widths.
+
+    The types of parameters are settled by the caller, once after all ties.
+
+    Returns:
+        What that took from the widths, or None if they were equal.
+    """
+    ends = types.type(block.entry), types.type(block.out)
+    if [normalise(t) for t in ends[0]] == [normalise(t) for t in ends[1]]:
+        return None
+    before, pinned = _symbols_of(ends), len(types.pins)
+    for left, right in zip(*ends, strict=True):
+        types.unify(left, right, f"it is tied by the skippable block {block.name}")
+    after, rigid = _symbols_of(ends), len(types.pins) - pinned
+    told = f"skippable: the widths at {block.entry.name} and {block.out.name} are tied"
+    return Diagnostic(block.name, f"{told}; {before} free symbols became {after}, {rigid} of them rigid")
+
+
+def _symbols_of(ends: Iterable[Sequence[Term]]) -> int:
+    """How many free symbols two types are made of."""
+    return len({symbol for axes in ends for term in axes for symbol in symbols(term)})

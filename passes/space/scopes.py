@@ -1,0 +1,170 @@
+"""Parts of a model, named by patterns or in the spelling of BootstrapNAS, and what the settings keep of them."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch import nn
+from torch.fx import Node
+
+from bnas.passes.axes.types import AxisTypes
+from bnas.passes.errors import ElasticityError
+from bnas.passes.frontend.ir import IR
+
+from .blocks import Block
+from .elasticity import Elasticity
+from .kernels import Kernel
+
+# Parts of a model, named by patterns on module paths or in the spelling of BootstrapNAS.
+
+
+@dataclass(frozen=True)
+class Scopes:
+    """Modules, with everything inside them, and single parameters."""
+
+    paths: frozenset[str]
+    tensors: Mapping[str, tuple[str, ...]]
+    """Every name of a parameter or buffer, by its first name."""
+
+    def covers(self, path: str) -> bool:
+        """Whether the module or tensor called `path` is one of these or lies in one."""
+        return any(one in self.paths for one in _ancestors(path))
+
+    def covers_tensor(self, name: str) -> bool:
+        """Whether a tensor is one of these or lies in one, by any of its names: it may be tied."""
+        return any(self.covers(one) for one in self.tensors.get(name, (name,)))
+
+    def covers_node(self, node: Node) -> bool:
+        """Whether a node of the graph was made by code in one of these."""
+        return self.covers(str(node.target) if node.op == "call_module" else str(node.meta.get("scope", "")))
+
+
+def find_scopes(ir: IR, setting: str, patterns: Sequence[str], *, parameters: bool = False) -> Scopes:
+    """What `patterns` name in a model.
+
+    A pattern is a glob on module paths (``layer*.conv1``; a star also stands for dots), a path of BootstrapNAS
+    (``Net/Sequential[layer1]/Block[1]/ReLU[relu]/relu__2``) or one of its regular expressions, which start
+    with ``{re}`` and are searched for in such paths. A module stands for everything inside it.
+
+    Args:
+        ir: the traced model.
+        setting: the name of the setting, for errors.
+        patterns: the patterns.
+        parameters: whether they may also name single parameters and buffers.
+
+    Raises:
+        ElasticityError: a pattern matches nothing; names the nearest paths.
+    """
+    modules = dict(ir.root.named_modules(remove_duplicate=False))
+    tensors: dict[str, tuple[str, ...]] = {}
+    for name, first in ir.aliases.items():
+        tensors[first] = (*tensors.get(first, ()), name)
+    names = [*modules, *ir.aliases] if parameters else list(modules)
+    found = {name for pattern in patterns for name in _matches(ir.root, setting, pattern, names)}
+    same = {id(modules[name]) for name in found if name in modules}
+    return Scopes(frozenset(found | {name for name, module in modules.items() if id(module) in same}), tensors)
+
+
+def near_names(name: str, known: Sequence[str]) -> list[str]:
+    """The three of `known` that are most like a name, for an error."""
+    return difflib.get_close_matches(name, known, n=3, cutoff=0.0)
+
+
+def nearest(setting: str, name: str, known: Sequence[str], what: str) -> ElasticityError:
+    """The error for a name that is not known: says what is near."""
+    near = ", ".join(near_names(name, known)) or "none"
+    return ElasticityError(f"{setting}: {name!r} matches no {what}; the nearest are {near}")
+
+
+def _matches(root: nn.Module, setting: str, pattern: str, names: Sequence[str]) -> list[str]:
+    if pattern.startswith("{re}"):
+        expression = re.compile(pattern.removeprefix("{re}").replace("NNCF", ""))
+        found = [name for name in names if expression.search(scope_name(root, name))]
+    else:
+        path = module_path(root, pattern)
+        found = [name for name in names if fnmatchcase(name, path)]
+    if not found:
+        raise nearest(setting, pattern, [name for name in names if name], "part of the model")
+    return found
+
+
+def module_path(root: nn.Module, name: str) -> str:
+    """The module path of a scope of BootstrapNAS, whose last part may be an operator; other names as they are."""
+    if "/" not in name:
+        return "" if name == type(root).__name__ else name
+    inside = (re.fullmatch(r"\w+\[(.+)\]", part) for part in name.split("/")[1:])
+    return ".".join(match[1] for match in inside if match)
+
+
+def scope_name(root: nn.Module, path: str) -> str:
+    """The scope in BootstrapNAS's spelling of a module path; a tensor's name is that of its module."""
+    parts, module = [type(root).__name__], root
+    for name in path.split(".") if path else ():
+        if name not in module._modules:
+            break
+        child = module._modules[name]
+        assert child is not None
+        parts.append(f"{type(child).__name__}[{name}]")
+        module = child
+    return "/".join(parts)
+
+
+def _ancestors(path: str) -> Iterator[str]:
+    yield path
+    while path:
+        path = path.rpartition(".")[0]
+        yield path
+
+
+# What the settings keep as it is: pins, ignored scopes, and all that is outside the target scopes.
+
+
+@dataclass(frozen=True)
+class Vetoes:
+    """Why something may not change, or None where nothing in the settings speaks against it."""
+
+    pinned: Scopes
+    ignored: Scopes
+    targets: Scopes | None
+
+    def on_width(self, members: Sequence[str], makers: Sequence[str]) -> str | None:
+        """Of a width that stands in the tensors `members`, of which `makers` make its channels."""
+        if any(self.pinned.covers_tensor(name) for name in members):
+            return "a setting pins it"
+        if any(self.ignored.covers_tensor(name) for name in makers):
+            return "it is made in ignored_scopes"
+        if self.targets is not None and not all(self.targets.covers_tensor(name) for name in makers):
+            return "it is not made in target_scopes alone"
+        return None
+
+    def on_block(self, types: AxisTypes, block: Block) -> str | None:
+        """Of a block: skipping it would take away what is inside it."""
+        named = types.users.items() if self.pinned.paths else ()
+        pinned = {node for name, users in named if self.pinned.covers_tensor(name) for node in users}
+        if any(node in pinned or self.pinned.covers_node(node) for node in block.nodes):
+            return "a setting pins what is inside it"
+        if any(self.ignored.covers_node(node) for node in block.nodes):
+            return "it holds a part of ignored_scopes"
+        if self.targets is not None and not all(self.targets.covers_node(node) for node in block.nodes):
+            return "it is not inside target_scopes"
+        return None
+
+    def on_kernel(self, kernel: Kernel) -> str | None:
+        """Of a kernel, by any name of its weight."""
+        return self.on_width([kernel.weight], [kernel.weight])
+
+
+def find_vetoes(ir: IR, elasticity: Elasticity) -> Vetoes:
+    """The vetoes in the settings.
+
+    Raises:
+        ElasticityError: a pattern matches nothing; names the nearest paths.
+    """
+    pinned = find_scopes(ir, "pin", elasticity.pin, parameters=True)
+    ignored = find_scopes(ir, "ignored_scopes", elasticity.ignored_scopes)
+    targets = find_scopes(ir, "target_scopes", elasticity.target_scopes) if elasticity.target_scopes else None
+    return Vetoes(pinned, ignored, targets)

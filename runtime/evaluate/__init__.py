@@ -1,0 +1,1 @@
+"""The accuracy of sub-networks, of one or of many at once."""

@@ -1,0 +1,178 @@
+"""What an evaluation consists of: BatchNorm recalibrated, conv and BN folded, the accuracy measured on batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+
+from bnas.passes import BnasError
+from bnas.passes.frontend.ir import as_program_call
+from bnas.passes.frontend.state import set_modes
+from bnas.passes.space.kernels import is_convolution
+from bnas.runtime.nested import (
+    as_batch,
+    batch_size,
+    described,
+    device_of,
+    inputs_of,
+    laid_out,
+    map_tensors,
+    placed,
+    scores_of,
+)
+
+Batch = tuple[Any, Any]
+"""Inputs and targets, as a data loader gives them. Inputs are a tensor, or a tuple or dict of them.
+
+A whole batch may be a dict too: "labels" (or "label", "targets", "target") is the target, the others are the inputs.
+"""
+
+
+class Loader(Protocol):
+    """Batches, again at every iteration, such as a `torch.utils.data.DataLoader` or a list of them."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches."""
+
+    def __len__(self) -> int:
+        """The number of batches."""
+
+
+Metric = Callable[[nn.Module, Iterable[Batch]], float]
+"""The quality of a module in evaluation mode on batches."""
+
+
+Fuse = Callable[[nn.Module, nn.Module], "nn.Module | None"]
+"""Folds a normalisation into the layer before it, or refuses by None."""
+
+
+class EvaluationError(BnasError):
+    """A module cannot be evaluated: no data, or outputs that are not numbers."""
+
+
+def recalibrate(module: nn.Module, batches: Iterable[Batch], forward: Callable[..., object] | None = None) -> None:
+    """Set the BatchNorm statistics of `module`, in place, to the averages over `batches`, which `forward` runs on.
+
+    All batches count the same (``momentum=None``), dropout is off, and modes and momenta are put back. Give at least
+    500 images that went through the *training* transform: statistics of images without it cost several points.
+
+    Raises:
+        EvaluationError: there are BatchNorm layers with statistics, and no batches.
+    """
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    if not norms:
+        return
+    modes = {m: m.training for m in module.modules()}
+    momenta = {norm: norm.momentum for norm in norms}
+    module.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    try:
+        seen = 0
+        with torch.no_grad():
+            takes = inputs_of(module)
+            for batch in batches:
+                inputs, _ = as_batch(batch, takes)
+                tensors, named = as_program_call(placed(inputs, device_of(module)))
+                (forward or module)(*tensors, **named)
+                seen += 1
+    finally:
+        for norm, momentum in momenta.items():
+            norm.momentum = momentum
+        set_modes(modes)
+    if not seen:
+        raise EvaluationError("BatchNorm statistics cannot be recalibrated: there is not a single batch")
+
+
+def fold(module: GraphModule, fuse: Fuse | None = None) -> GraphModule:
+    """Fold each BatchNorm into the convolution or linear layer that only it reads, in place; returns `module`.
+
+    In evaluation mode the outputs are the same to rounding. A layer that is called twice is left alone.
+    """
+    uses = [str(node.target) for node in module.graph.nodes if node.op == "call_module"]
+    for node in list(module.graph.nodes):
+        before = node.args[0] if node.args and isinstance(node.args[0], Node) else None
+        if node.op != "call_module" or before is None or before.op != "call_module" or len(before.users) > 1:
+            continue
+        layer, norm = module.get_submodule(str(before.target)), module.get_submodule(str(node.target))
+        fused = (fuse or fused_layer)(layer, norm)
+        if fused is not None and uses.count(str(node.target)) == uses.count(str(before.target)) == 1:
+            module.set_submodule(str(before.target), fused)
+            node.replace_all_uses_with(before)
+            module.graph.erase_node(node)
+            if not norm._modules:  # a layer of a user's class may hold others, which are called by themselves
+                module.delete_submodule(str(node.target))
+    module.recompile()
+    return module
+
+
+def fused_layer(layer: nn.Module, norm: nn.Module) -> nn.Module | None:
+    """A layer that computes what `norm` makes of the outputs of `layer`, or None where there is none."""
+    if not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) or not norm.track_running_stats:
+        return None
+    if is_convolution(layer):
+        return fuse_conv_bn_eval(layer, norm)  # type: ignore[type-var]
+    return fuse_linear_bn_eval(layer, norm) if type(layer) is nn.Linear else None
+
+
+def accuracy(module: nn.Module, batches: Iterable[Batch]) -> float:
+    """Top-1 accuracy, 0 to 1, of a module whose scores are (batch, classes); targets are class numbers.
+
+    The scores are the output, its ``logits``, or the first entry of a tuple.
+
+    Raises:
+        EvaluationError: there is no data, or an output is NaN or inf, or of another shape.
+    """
+    right = total = 0
+    with torch.inference_mode():
+        takes = inputs_of(module)
+        for batch in batches:
+            inputs, targets = as_batch(batch, takes)
+            tensors, named = as_program_call(placed(laid_out(inputs, "channels_last"), device_of(module)))
+            found = module(*tensors, **named)
+            outputs = scores_of(found)
+            _check_scores(outputs, found, targets)
+            if not bool(torch.isfinite(outputs).all()):
+                raise EvaluationError(f"an output after {total} samples is NaN or inf")
+            right += int((outputs.argmax(1) == placed(targets, outputs.device)).sum())
+            total += len(targets)
+    if not total:
+        raise EvaluationError("there is no data to measure the accuracy on")
+    return right / total
+
+
+def _check_scores(outputs: Any, found: Any, targets: Any) -> None:
+    if not isinstance(outputs, Tensor) or outputs.ndim != 2:
+        raise EvaluationError(
+            f"accuracy needs outputs of (batch, classes); the model gives {described(found)}: "
+            "give a metric of your own (metric=...)"
+        )
+    if not isinstance(targets, Tensor):
+        raise EvaluationError(
+            f"accuracy needs class numbers as targets, the batch has {described(targets)}: give them beside the "
+            "inputs, in a dict under the key 'labels'"
+        )
+
+
+def first_samples(batches: Iterable[Batch], count: int) -> list[Batch]:
+    """The first batches that hold `count` samples together, kept so that every sub-network sees the same ones."""
+    kept: list[Batch] = []
+    for batch in batches:
+        if count <= 0:
+            break
+        kept.append(_cut(batch, count))
+        count -= batch_size(batch)
+    return kept
+
+
+def _cut(batch: Any, count: int) -> Any:
+    """The first `count` samples of the tensors in a batch."""
+    whole = dict(batch) if isinstance(batch, Mapping) else as_batch(batch)
+    return map_tensors(whole, lambda one: one[:count] if one.ndim else one)

@@ -1,0 +1,213 @@
+"""The accuracy of a sub-network: BatchNorm recalibrated on tensors of its own, conv and BN folded, then measured.
+
+Nothing here touches the shared parameters or statistics: an evaluation works on an extracted copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from torch.fx import GraphModule
+
+from bnas.passes import Subnet
+from bnas.runtime.nested import as_batch, device_of, inputs_of, laid_out, placed
+from bnas.runtime.supernetwork import SuperNetwork
+
+from .evaluation import Batch, Metric, accuracy, fold, fused_layer, recalibrate
+from .overwriting import overwrite
+from .together import Bar, Folds, Layers, Raced, race, replays, share_layers, shuffled
+
+# Memory that was freed stays with the process, ready for the next tensor.
+
+LARGE = 31 << 20
+"""Bytes; glibc's largest threshold is 32 MiB."""
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep blocks of up to 31 MiB that are freed, and 62 MiB of free memory at the end of its heap.
+
+    It hands larger ones back to the operating system at once, and every page of the next one has to be asked for and
+    cleared: that may take longer than the operation that fills it. What is large is decided by the largest block that
+    was freed so far (malloc(3), M_MMAP_THRESHOLD), of those that got a mapping of their own. Several are freed here,
+    never written: one might find room in the heap, and raise nothing. Other C libraries are not concerned.
+    """
+    blocks = [torch.empty(LARGE, dtype=torch.uint8) for _ in range(4)]
+    blocks.clear()
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class ChannelsLast:
+    """Pairs of inputs and targets, whose images have the layout that evaluation runs in."""
+
+    def __init__(self, batches: Iterable[Batch], takes: Collection[str] = ()) -> None:
+        self.batches, self.takes = batches, takes
+
+    def __iter__(self) -> Iterator[Batch]:
+        pairs = (as_batch(batch, self.takes) for batch in self.batches)
+        return ((laid_out(inputs, "channels_last"), targets) for inputs, targets in pairs)
+
+    def __len__(self) -> int:
+        return len(self.batches)  # type: ignore[arg-type]  # a TypeError where there is no length, as there
+
+
+class Evaluator:
+    """Measures sub-networks of one super-network, all on the same data.
+
+    Args:
+        supernet: where the sub-networks come from.
+        calibration: batches for the BatchNorm statistics, through the training transform; if None, a sub-network has
+            the shared statistics, which are those of the maximal one at best.
+        validation: batches that the metric is measured on; `evaluate_many` keeps them in memory.
+        metric: by default top-1 accuracy. It gets a module and the batches of `validation`, as pairs.
+        group: so many sub-networks are evaluated together by `evaluate_many`; their tensors are in memory at once.
+        metric_name: the name of the metric's value.
+        autocast: a type such as `torch.bfloat16` to measure in: quicker where the machine has it, and rough, so good to
+            rank by. Statistics are recalibrated in the type of the model.
+    """
+
+    def __init__(
+        self,
+        supernet: SuperNetwork,
+        calibration: Sequence[Batch] | None,
+        validation: Iterable[Batch],
+        metric: Metric = accuracy,
+        *,
+        group: int = 50,
+        metric_name: str = "accuracy",
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        keep_freed_memory()
+        self.autocast = autocast
+        self.supernet, self.metric, self.group, self.metric_name = supernet, metric, group, metric_name
+        takes = inputs_of(supernet)
+        self.calibration = None if calibration is None else list(ChannelsLast(calibration, takes))
+        self.validation = ChannelsLast(validation, takes)
+        self._kept: list[Batch] | None = None
+        self._shuffled: list[Batch] | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the values that an evaluation gives."""
+        return self.metric_name, *self.supernet.cost_model.expressions
+
+    def prepare(self, subnet: Subnet) -> GraphModule:
+        """The extracted `subnet` with recalibrated statistics, in evaluation mode: what will be deployed."""
+        return self._recalibrated(self.supernet.extract(subnet)).to(memory_format=torch.contiguous_format)
+
+    def evaluate(self, subnet: Subnet) -> dict[str, float]:
+        """``accuracy`` (or the metric) and the costs of `subnet`, by name."""
+        return self._values(subnet, self._alone(subnet).quality)
+
+    def evaluate_many(
+        self, subnets: Sequence[Subnet], bars: Mapping[Subnet, Bar] | None = None
+    ) -> list[dict[str, float] | Exception]:
+        """What `evaluate` gives for each, bitwise, or the error that it raises there.
+
+        What they have in common at the beginning of the network is computed once: much of it where the sub-networks
+        are mutations of one another.
+
+        Args:
+            subnets: which.
+            bars: if given, the validation samples are drawn at random, and one whose bar is out of reach after a part
+                of them is measured on that part only: see `bnas.runtime.evaluate.together`. The value "part" says on
+                which share.
+        """
+        if bars is not None and self._shuffled is None:
+            self._shuffled = shuffled(self._batches())
+        groups = (subnets[start : start + self.group] for start in range(0, len(subnets), self.group))
+        return [values for group in groups for values in self._evaluate_group(group, bars)]
+
+    def measure(self, module: GraphModule) -> float:
+        """The metric of a module made by `prepare`, which is folded for it and not usable for training after."""
+        return self._quality(_quick(overwrite(fold(module))), self.validation)
+
+    @property
+    def precision(self) -> str:
+        """Stands behind the fingerprint of the super-network in logs of evaluations that are not exact."""
+        return "" if self.autocast is None else f"-{self.autocast}".replace("torch.", "")
+
+    def _recalibrated(self, module: GraphModule) -> GraphModule:
+        module = _quick(module)
+        if self.calibration is not None:
+            recalibrate(module, self.calibration)
+        return module
+
+    def _casting(self) -> torch.autocast:
+        device = device_of(self.supernet)
+        return torch.autocast(device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None)
+
+    def _quality(self, module: nn.Module, batches: Iterable[Batch]) -> float:
+        with self._casting():
+            return self.metric(module, batches)
+
+    def _values(self, subnet: Subnet, quality: float) -> dict[str, float]:
+        return {self.metric_name: quality, **self.supernet.costs(subnet)}
+
+    def _alone(self, subnet: Subnet) -> Raced:
+        module = self._recalibrated(overwrite(self.supernet.extract(subnet)))
+        return Raced(self._quality(_quick(fold(module)), self.validation), 1.0)
+
+    def _evaluate_group(
+        self, subnets: Sequence[Subnet], bars: Mapping[Subnet, Bar] | None
+    ) -> list[dict[str, float] | Exception]:
+        found: Sequence[Raced | Exception]
+        try:
+            found = self._together(subnets) if bars is None else self._race(subnets, bars)
+        except Exception:  # one of them, or the group is too large for the memory: alone each has its own error
+            found = [_tried(self._alone, subnet) for subnet in subnets]
+        return [
+            one
+            if isinstance(one, Exception)
+            else self._values(subnet, one.quality) | ({} if bars is None else {"part": one.part})
+            for subnet, one in zip(subnets, found, strict=True)
+        ]
+
+    def _together(self, subnets: Sequence[Subnet]) -> list[Raced | Exception]:
+        """Each measured to the end, on outputs on the validation data that are computed for all of them."""
+        modules, batches = self._prepared_together(subnets), self._batches()
+        with self._casting():
+            known = replays(modules, batches)
+        return [_tried(lambda module: Raced(self._quality(module, batches), 1.0), one) for one in known]
+
+    def _race(self, subnets: Sequence[Subnet], bars: Mapping[Subnet, Bar]) -> list[Raced | Exception]:
+        assert self._shuffled is not None
+        places = {place: bars[subnet] for place, subnet in enumerate(subnets) if subnet in bars}
+        modules = self._prepared_together(subnets)
+        with self._casting():
+            return race(modules, self._shuffled, self.metric, places)
+
+    def _prepared_together(self, subnets: Sequence[Subnet]) -> list[GraphModule]:
+        """The prepared and folded sub-networks, which have in common what they compute alike."""
+        layers, folds = Layers(), Folds(fused_layer)
+        modules = [overwrite(self.supernet.skeleton.build(subnet, layers).eval()) for subnet in subnets]
+        trie = share_layers(modules, layers)
+        whole = _quick(nn.ModuleList(modules))
+        if self.calibration is not None:
+            recalibrate(whole, self.calibration, trie)
+        for module in modules:
+            _quick(fold(module, folds))
+        return modules
+
+    def _batches(self) -> list[Batch]:
+        """The validation data: outputs that are known are found by the inputs that they belong to."""
+        if self._kept is None:
+            device = device_of(self.supernet)
+            self._kept = [(placed(inputs, device), targets) for inputs, targets in self.validation]
+        return self._kept
+
+
+def _quick(module: M) -> M:
+    """`module` in the memory layout that evaluation runs in."""
+    return module.to(memory_format=torch.channels_last)
+
+
+def _tried(function: Callable[[Any], Raced], argument: Any) -> Raced | Exception:
+    try:
+        return function(argument)
+    except Exception as error:
+        return error

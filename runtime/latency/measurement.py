@@ -1,0 +1,231 @@
+"""Latency on ONNX Runtime, measured so that candidates can be compared: interleaved, warm, with fixed threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, overload
+
+import numpy as np
+
+from bnas.passes import Subnet
+from bnas.runtime.onnx.session import Array
+from bnas.runtime.supernetwork import SuperNetwork
+
+from .machine import machine
+from .settings import CPU, LatencyError, LatencySettings
+from .timing import (
+    TRUSTED_RUNS,
+    TRUSTED_SPREAD,
+    Candidate,
+    Inputs,
+    Latency,
+    Runner,
+    feed_of,
+    repeats_for,
+    rounds,
+    session_of,
+    warmed,
+)
+
+
+@overload
+def measure_latency(
+    candidates: Mapping[str, Candidate],
+    inputs: Inputs = None,
+    settings: LatencySettings | None = None,
+    *,
+    supernet: SuperNetwork | None = None,
+    reference: str | None = None,
+    **changes: Any,
+) -> dict[str, Latency]: ...
+
+
+@overload
+def measure_latency(
+    candidates: Candidate,
+    inputs: Inputs = None,
+    settings: LatencySettings | None = None,
+    *,
+    supernet: SuperNetwork | None = None,
+    reference: str | None = None,
+    **changes: Any,
+) -> Latency: ...
+
+
+def measure_latency(
+    candidates: Mapping[str, Candidate] | Candidate,
+    inputs: Inputs = None,
+    settings: LatencySettings | None = None,
+    *,
+    supernet: SuperNetwork | None = None,
+    reference: str | None = None,
+    **changes: Any,
+) -> dict[str, Latency] | Latency:
+    """The latency of every candidate, under the same conditions; of a single one if only one is given.
+
+    Every model is loaded with all graph optimisations and threads that do not spin while they wait (they would burn
+    the CPU time of the next model), and run until its times settle. Then come the rounds; in each, every candidate is
+    timed once, in a shuffled order, so that a disturbance hits all alike. Where even the slowest takes less than
+    `QUICK_MS`, each is run as often within one timing as makes that one last `TIMING_MS`: as often as all others,
+    since the second run in a row finds its weights in the caches and may take half of the first. On another device
+    than the CPU, compare the wall clock.
+
+    Args:
+        candidates: Models by name, or one model: ONNX files or their content, modules, or sub-networks of `supernet`.
+        inputs: Arrays by input name; or the array, or its shape, for models with one input. By default what a model
+            declares, with `settings.batch` for the batch. A shape is filled with normally distributed numbers.
+        settings: How to measure.
+        supernet: Where a candidate that is a `Subnet` comes from.
+        reference: The name of the candidate that ratios are taken to.
+        changes: Single settings by name, such as ``runs=20``.
+
+    Raises:
+        LatencyError: if there is no candidate, a setting is out of range, the inputs or the reference do not fit, a
+            model cannot be loaded, or the provider is not installed.
+    """
+    named = candidates if isinstance(candidates, Mapping) else {"model": candidates}
+    _check(named, reference)
+    settings = LatencySettings.of(settings, changes)
+    generator, runners = np.random.default_rng(settings.seed), dict[str, Runner]()
+    for name, candidate in named.items():
+        session = session_of(name, candidate, supernet, settings)
+        runners[name] = warmed(name, Runner(session, feed_of(name, session, inputs, settings)), settings.warmup)
+    repeats = settings.repeats or repeats_for(max(runner.quickest_ms for runner in runners.values()))
+    runners = {name: replace(runner, repeats=repeats) for name, runner in runners.items()}
+    times = rounds(runners, settings.runs, generator)
+    base = None if reference is None else times[reference][:, 0]
+    found = {name: _summary(times[name], base, runner, settings.threads) for name, runner in runners.items()}
+    here = machine()
+    found = {name: replace(one, provider=settings.provider, machine=here) for name, one in found.items()}
+    return found if isinstance(candidates, Mapping) else found["model"]
+
+
+def _check(candidates: Mapping[str, Candidate], reference: str | None) -> None:
+    if not candidates:
+        raise LatencyError("candidates: there must be at least one")
+    if reference is not None and reference not in candidates:
+        raise LatencyError(f"reference: {reference!r} is not one of the candidates {', '.join(candidates)}")
+
+
+def _summary(times: Array, base: Array | None, runner: Runner, threads: int) -> Latency:
+    (first, median, third), wall = np.quantile(times, [0.25, 0.5, 0.75], axis=0).T.tolist()
+    spread = (third - first) / max(median, 1e-9)
+    batch = next((len(array) for array in runner.feed.values() if array.ndim), 1)
+    return Latency(
+        median_ms=median,
+        quartiles_ms=(first, third),
+        spread=spread,
+        wall_median_ms=wall[1],
+        wall_quartiles_ms=(wall[0], wall[2]),
+        runs=len(times),
+        repeats=runner.repeats,
+        threads=threads,
+        batch=batch,
+        ratio=None if base is None else float(np.median(times[:, 0] / np.maximum(base, 1e-9))),
+        unstable=_unstable(len(times), spread, runner.warm),
+    )
+
+
+def _unstable(runs: int, spread: float, warm: bool) -> str | None:
+    reasons = {
+        f"{runs} runs, {TRUSTED_RUNS} are needed": runs < TRUSTED_RUNS,
+        f"a spread of {spread:.0%}, {TRUSTED_SPREAD:.0%} is allowed": not spread <= TRUSTED_SPREAD,
+        "its times did not settle in the warm-up": not warm,
+    }
+    return "; ".join(reason for reason, holds in reasons.items() if holds) or None
+
+
+# Which sub-networks of a super-network are measured for a latency model, and how they are compared.
+
+FEATURES = ("macs", "parameters", "activations", "layers")
+"""Costs that a latency is a sum of, with a constant for what every run takes; "layers" are those with "macs"."""
+
+CANDIDATES = 256
+"""Random sub-networks that those to measure are chosen from."""
+
+GROUP = 5
+"""So many sub-networks are measured together, with the maximal one as the reference: all may be in memory at once."""
+
+TURNS = 3
+"""So often each is measured: where a model lies in memory changes its time by a few percent until it is loaded anew."""
+
+
+def spread(supernet: SuperNetwork, count: int, generator: np.random.Generator) -> list[Subnet]:
+    """Different sub-networks that lie as far apart as can be in their costs, the maximal and the minimal among them."""
+    space = supernet.space
+    drawn = [space.maximal(), space.minimal(), *_between(supernet, generator)]
+    pool = list(dict.fromkeys(space.canonical(subnet) for subnet in drawn))
+    costs = supernet.cost_model.many(pool, FEATURES)
+    logs = np.log(np.stack([costs[name] for name in FEATURES], axis=1).astype(np.float64) + 1)
+    points = (logs - logs.min(axis=0)) / np.maximum(np.ptp(logs, axis=0), 1e-9)
+    chosen = list(range(min(2, len(pool))))
+    distance = np.min([np.linalg.norm(points - points[one], axis=1) for one in chosen], axis=0)
+    while len(chosen) < min(count, len(pool)):
+        distance[chosen] = -1  # where costs are equal too, a sub-network is chosen once
+        chosen.append(int(distance.argmax()))
+        distance = np.minimum(distance, np.linalg.norm(points - points[chosen[-1]], axis=1))
+    return [pool[one] for one in chosen]
+
+
+def _between(supernet: SuperNetwork, generator: np.random.Generator) -> Iterable[Subnet]:
+    """Random sub-networks, half of them uniform; the others tend to be large or small as a whole."""
+    space, variables = supernet.space, supernet.space.variables()
+    for turn in range(CANDIDATES):
+        if turn % 2:
+            yield space.sample(generator)
+            continue
+        lean = generator.beta(1, 1)
+        yield space.repair(space.decode([int(generator.binomial(len(v.choices) - 1, lean)) for v in variables]))
+
+
+@dataclass(frozen=True)
+class Ratios:
+    """How long sub-networks take, divided by the time of the maximal one in the same rounds.
+
+    What changes on the machine between two groups that are measured so cancels out.
+    """
+
+    found: Mapping[Subnet, float]
+    level_ms: float
+    """Milliseconds of the maximal one: the median over the groups."""
+    repeats: int
+    """Runs within one timing."""
+
+
+def ratios(supernet: SuperNetwork, subnets: Sequence[Subnet], settings: LatencySettings) -> Ratios:
+    """Measure sub-networks, each group together with the maximal one.
+
+    Each is measured `TURNS` times, loaded anew and in the company of others; the median counts.
+    """
+    maximal, references = supernet.space.maximal(), list[Latency]()
+    compared: dict[Subnet, list[float]] = {one: [] for one in subnets}
+    for group in _groups(list(compared)):
+        named: dict[str, Any] = {"reference": maximal, **{str(place): one for place, one in enumerate(group)}}
+        latencies = measure_latency(named, None, settings, supernet=supernet, reference="reference")
+        references.append(latencies["reference"])
+        # Also where another group would be just above the bound for one.
+        settings = replace(settings, repeats=references[0].repeats)
+        for place, one in enumerate(group):
+            compared[one].append(_ratio(latencies[str(place)], latencies["reference"]))
+    level = float(np.median([_milliseconds(one) for one in references])) if references else 0.0
+    found = {one: float(np.median(each)) for one, each in compared.items()}
+    return Ratios(found, level, references[0].repeats if references else 1)
+
+
+def _groups(subnets: Sequence[Subnet]) -> Iterator[list[Subnet]]:
+    """All sub-networks in groups, `TURNS` times, in another order each time."""
+    generator = np.random.default_rng(0)
+    for _ in range(TURNS):
+        order = [subnets[place] for place in generator.permutation(len(subnets))]
+        yield from (order[start : start + GROUP] for start in range(0, len(order), GROUP))
+
+
+def _milliseconds(latency: Latency) -> float:
+    return latency.median_ms if latency.provider == CPU else latency.wall_median_ms
+
+
+def _ratio(latency: Latency, reference: Latency) -> float:
+    if latency.provider == CPU and latency.ratio is not None:
+        return latency.ratio
+    return _milliseconds(latency) / _milliseconds(reference)

@@ -1,0 +1,247 @@
+"""ONNX files that were run on ONNX Runtime and found to compute what the PyTorch model computes."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from onnx import ModelProto, helper
+from torch import nn
+from torch.fx import GraphModule
+
+from bnas.passes import Elasticity, Subnet
+from bnas.passes.errors import BnasError, LoweringError
+from bnas.passes.frontend.ir import as_call
+from bnas.passes.onnx.lower import dynamic_dims, lower, named_outputs
+from bnas.passes.onnx.walk import bound_inputs
+from bnas.runtime.nested import map_tensors, on_cpu, tensors_in
+from bnas.runtime.supernetwork import SuperNetwork
+
+from .file import FALLBACK, VERSION, model_bytes, origin, staged, write_model
+from .int8 import Int8, Int8Report, QuantisationError, quantise
+from .session import SessionError, form_property, open_session
+from .trial import Dims, batch_dims, compare, eval_mode, fits, outputs_of, trial_inputs
+
+# Modules that our own lowering cannot express: PyTorch's exporter takes the whole graph, and that is said.
+
+
+class OnnxFallbackWarning(UserWarning):
+    """A model was exported by torch.onnx.export; the message says why."""
+
+
+def to_onnx(
+    module: nn.Module,
+    example_inputs: Sequence[Any],
+    metadata: Mapping[str, str],
+    known: tuple[nn.Module, str] | None = None,
+    dims: Dims | None = None,
+) -> tuple[ModelProto, str | None]:
+    """The ONNX model of `module`, which is in eval mode, and if PyTorch's exporter made it the reason why.
+
+    `known` is what `graph_of` made of it, and `dims` what `dims_of` made of that, where they are known.
+
+    Raises:
+        LoweringError: neither can make it; says why of both.
+    """
+    graph, reason = known or graph_of(module, example_inputs)
+    if isinstance(graph, GraphModule):
+        try:
+            return lower(graph, example_inputs, metadata=metadata), None
+        except BnasError as error:
+            reason = str(error)
+    model = _standard(module, example_inputs, reason, dims or dims_of(graph, example_inputs))
+    helper.set_model_props(model, {**metadata, FALLBACK: reason})
+    warnings.warn(f"torch.onnx.export exported the whole graph: {reason}", OnnxFallbackWarning, stacklevel=3)
+    return model, reason
+
+
+def graph_of(module: nn.Module, example_inputs: Sequence[Any]) -> tuple[nn.Module, str]:
+    """The graph of a module; if it cannot be captured the module itself, and why."""
+    try:
+        return _graph_of(module, example_inputs), ""
+    except BnasError as error:
+        return module, str(error)
+
+
+def dims_of(module: nn.Module, example_inputs: Sequence[Any]) -> Dims:
+    """The dynamic axes of the tensors among the inputs, in order; of what is no graph axis 0, if it can be another."""
+    tensors = tensors_in(list(example_inputs))
+    if isinstance(module, GraphModule):
+        inputs = bound_inputs(module.graph, example_inputs, {}, "the model")
+        names = [str(node.target) for node in module.graph.nodes if node.op == "placeholder"]
+        return list(dynamic_dims(module, dict(zip(names, inputs, strict=True))).values())
+    dims = batch_dims(tensors)
+    others = trial_inputs(example_inputs, dims)[1:]
+    return dims if any(fits(module, one) for one in others) else [{} for _ in tensors]
+
+
+def _graph_of(module: nn.Module, example_inputs: Sequence[Any]) -> GraphModule:
+    """The graph of a module that has none yet: nothing in it is elastic."""
+    if isinstance(module, GraphModule):
+        return module
+    supernet = SuperNetwork.from_model(module, tuple(example_inputs), Elasticity(dimensions=()))
+    return supernet.extract(supernet.space.maximal())
+
+
+def _standard(module: nn.Module, example_inputs: Sequence[Any], reason: str, dims: Dims) -> ModelProto:
+    if find_spec("onnxscript") is None:
+        raise LoweringError(
+            f"{reason}. torch.onnx.export could take the whole graph, but it needs onnxscript: "
+            "pip install 'bnas[export]'"
+        )
+    inputs = tuple(trial_inputs(example_inputs, dims, partial(fits, module))[-1])  # torch.export fixes a size of 1
+    axes = iter(dims)
+    dynamic = tuple(map_tensors(list(inputs), lambda _: _open(next(axes))))  # type: ignore[arg-type, return-value]
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            names = [name for name, _ in named_outputs(outputs_of(module, inputs))]
+            program: Any = torch.onnx.export(
+                module, inputs, dynamo=True, dynamic_shapes=dynamic, output_names=names, verbose=False
+            )
+        model: ModelProto = program.model_proto
+    except Exception as error:
+        cause = error.__cause__ or error  # the error itself is a page of advice
+        told = next(iter(str(cause).splitlines()), "")
+        raise LoweringError(
+            f"{reason}. torch.onnx.export was tried for the whole graph, and fails: {type(cause).__name__}: {told}"
+        ) from error
+    return model
+
+
+def _open(axes: Mapping[int, str]) -> dict[int, Any] | None:
+    return {axis: torch.export.Dim.DYNAMIC for axis in axes} or None
+
+
+@dataclass(frozen=True)
+class OnnxReport:
+    """An ONNX file that was written, and how far its numbers are from PyTorch's."""
+
+    path: Path
+    bytes: int
+    """Of the file, with its file of weights if it has one."""
+    max_relative_error: float
+    """The largest `relative_error` of any output on any of the inputs that were tried, before quantisation."""
+    opset: int
+    fallback: str | None = None
+    """Why torch.onnx.export made it; ``None`` if bnas lowered it."""
+    int8: Int8Report | None = None
+    """What quantisation did, if it was asked for."""
+
+
+def export_onnx(
+    model: nn.Module | Subnet,
+    path: str | os.PathLike[str],
+    example_inputs: Any,
+    int8: Int8 | None = None,
+    *,
+    supernet: SuperNetwork | None = None,
+    metadata: Mapping[str, str] | None = None,
+    rtol: float = 1e-4,
+) -> OnnxReport:
+    """Write a model in eval mode to an ONNX file that was verified; after any failure there is no new file.
+
+    The model is checked by `onnx.checker` and run on ONNX Runtime (CPU, all optimisations), on the example inputs and
+    on random ones of other sizes of all dynamic axes. Every output must have a `relative_error` of at most `rtol` to
+    PyTorch's (of `onnx_trial.HALF` at least where it is in float16). The
+    training flags of the module are put back; of one on another device a copy on the CPU is exported, and a file that
+    was there before is replaced in one step or kept. What has no lowering rule makes torch.onnx.export take the whole
+    graph: a warning and the report say why. Weights of more than 2 GiB stand in a file beside it,
+    ``NAME-CHECKSUM.data``, which goes where the model goes.
+
+    Args:
+        model: A module, best an extracted sub-network; or a `Subnet` of `supernet`, whose BatchNorm statistics are
+            then those of the super-network. `bnas.Evaluator.prepare` gives a module with recalibrated ones.
+        path: Where the file goes; its folder must exist.
+        example_inputs: As `SuperNetwork.from_model` takes them: a tensor, a tuple or list of positional inputs, or a
+            dict by the names of the arguments; each may be a list, tuple or dict of tensors in turn.
+        int8: How to quantise it, once it was verified; by default not at all.
+        supernet: Where a `Subnet` comes from. The file then carries its choice, costs and origin.
+        metadata: Further properties that are stored with the model; `bnas.runtime.origin` makes those of a sub-network.
+        rtol: The bound of the relative error.
+
+    Raises:
+        LoweringError: the inputs do not fit, the model cannot be expressed, or an output is not what it must be.
+        QuantisationError: it cannot be quantised as asked for.
+        OnnxWriteError: the file cannot be written.
+    """
+    if int8 is not None and not isinstance(int8, Int8):
+        raise QuantisationError(f"int8: must be a bnas.Int8, such as bnas.Int8(loader), not {type(int8).__name__}")
+    module, properties = _resolved(model, supernet)
+    module = on_cpu(module)
+    inputs = _positional(module, example_inputs)
+    _check_types(module, inputs)
+    with eval_mode(module), staged(Path(path)) as place:
+        first = outputs_of(module, inputs)
+        known = graph_of(module, inputs)
+        dims = dims_of(known[0], inputs)
+        others = trial_inputs(inputs, dims, partial(fits, module))[1:]
+        trials = [(inputs, first), *((one, outputs_of(module, one)) for one in others)]
+        properties |= form_property(trials[0][1])
+        proto, fallback = to_onnx(module, inputs, {**properties, **(metadata or {})}, known, dims)
+        opset = next(one.version for one in proto.opset_import if not one.domain)
+        write_model(proto, place)
+        worst = _verified(place, trials, rtol)
+        quantised = None if int8 is None else quantise(place, int8, inputs, dims)
+        size = model_bytes(place)
+    return OnnxReport(Path(path), size, worst, opset, fallback, quantised)
+
+
+def _positional(module: nn.Module, example_inputs: Any) -> list[Any]:
+    """The example inputs in the order of the arguments of ``forward``, on the CPU."""
+    args, kwargs = as_call(example_inputs)
+    if kwargs:
+        try:
+            bound = inspect.signature(module.forward).bind(*args, **kwargs)
+        except TypeError as error:
+            raise LoweringError(f"example_inputs do not fit the arguments of the model: {error}") from error
+        bound.apply_defaults()
+        args = tuple(bound.arguments.values())
+    if not tensors_in(args):
+        raise LoweringError(
+            "example_inputs must be a tensor, or a list, tuple or dict with tensors in it, not "
+            f"{type(example_inputs).__name__}"
+        )
+    return map_tensors(list(args), torch.Tensor.cpu)  # type: ignore[no-any-return]
+
+
+def _check_types(module: nn.Module, inputs: Sequence[Any]) -> None:
+    tensors = [*module.parameters(), *module.buffers(), *tensors_in(inputs)]
+    if any(one.dtype == torch.bfloat16 for one in tensors):
+        raise LoweringError(
+            "the model or its input is in bfloat16, which ONNX Runtime cannot run on a CPU, so that nothing could be "
+            "verified: export model.float() with inputs in float32"
+        )
+
+
+def _resolved(model: nn.Module | Subnet, supernet: SuperNetwork | None) -> tuple[nn.Module, dict[str, str]]:
+    """The module to export, and the properties that its file carries."""
+    if not isinstance(model, Subnet):
+        return model, {VERSION: version("bnas")}
+    if supernet is None:
+        raise LoweringError("a Subnet has no weights: give the super-network that it belongs to as well (supernet=...)")
+    return supernet.extract(model), origin(supernet, model)
+
+
+def _verified(path: Path, trials: Sequence[tuple[list[Any], Any]], rtol: float) -> float:
+    """The largest relative error on `trials`, inputs and outputs, of the model at `path`, which is valid ONNX."""
+    try:
+        # By the path: a model of more than 2 GiB cannot be checked in memory.
+        onnx.checker.check_model(str(path), full_check=True)
+    except Exception as error:
+        raise LoweringError(f"the lowered model is not valid ONNX: {type(error).__name__}: {error}") from error
+    try:
+        session = open_session(path, threads=torch.get_num_threads())
+    except SessionError as error:
+        raise LoweringError(f"the lowered model cannot be verified: {error}") from error
+    return max(compare(session, inputs, expected, rtol) for inputs, expected in trials)

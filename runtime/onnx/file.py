@@ -1,0 +1,162 @@
+"""ONNX files on disk: made in a hidden folder beside their place, and there whole or not at all.
+
+A protocol buffer holds 2 GiB. Of a larger model the weights stand in a second file beside it, which is called after
+its content: it goes to its place first, so that a file that was there before stays whole until it is replaced.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnx
+from onnx import external_data_helper
+
+from bnas.passes.errors import BnasError
+from bnas.runtime.storage.files import WriteError, checksum, why
+
+if TYPE_CHECKING:
+    from bnas.passes import Subnet
+    from bnas.runtime.supernetwork import SuperNetwork
+
+
+# Where an ONNX file comes from: the properties that it carries.
+
+VERSION, CHOICE, COSTS, SUPERNET, FALLBACK = (
+    f"bnas.{name}" for name in ("version", "subnet", "costs", "supernet", "fallback")
+)
+"""Names of the properties in ``metadata_props``."""
+
+
+def origin(supernet: SuperNetwork, subnet: Subnet) -> dict[str, str]:
+    """The properties of a model that was made from `subnet`: its choice and costs as JSON, version and hash.
+
+    The hash is that of the super-network's weights: the ``sha256`` in the manifest that `SuperNetwork.save` writes.
+
+    Raises:
+        SubnetError: the sub-network is not of this space.
+    """
+    from bnas.runtime.storage.checkpoint import shared_bytes  # loads torch, which importing this module must not
+
+    return {
+        VERSION: version("bnas"),
+        CHOICE: json.dumps(subnet.to_json(), sort_keys=True),
+        COSTS: json.dumps(supernet.costs(subnet), sort_keys=True),
+        SUPERNET: checksum(shared_bytes(supernet.model, supernet.kernel_matrices)),
+    }
+
+
+SIZE_LIMIT = 2**31 - 1
+"""Bytes that one protocol buffer message, and so one model file, can hold."""
+
+STRUCTURE = 2**20 * 16
+"""Bytes left for all that is no weight."""
+
+SMALL = 1024
+"""Tensors of fewer bytes stay in the model file: shapes and axes are needed to check it."""
+
+
+class OnnxWriteError(WriteError):
+    """An ONNX file could not be written; names the file."""
+
+
+@contextmanager
+def staged(target: Path) -> Iterator[Path]:
+    """Give a place to write a model for `target`; it goes there at the end, and after an error nothing is left of it.
+
+    Raises:
+        OnnxWriteError: something cannot be written.
+    """
+    folder: Path | None = None
+    try:
+        if target.is_dir():
+            raise IsADirectoryError("it is a folder")
+        if not target.parent.is_dir():
+            raise NotADirectoryError(f"there is no folder {str(target.parent)!r}; make it first")
+        # In the same folder: a rename is one step only within a file system.
+        folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+        yield folder / target.name
+        _publish(folder, target)
+    except OSError as error:
+        if isinstance(error, BnasError):
+            raise
+        raise OnnxWriteError(f"{target}: the ONNX file cannot be written: {why(error)}") from error
+    finally:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_model(model: onnx.ModelProto, path: Path) -> None:
+    """Write `model` to `path`, with a file of weights beside it if it is too large; then its weights leave `model`."""
+    if weight_bytes(model) > SIZE_LIMIT - STRUCTURE:
+        _move_weights(model, path)
+    _write(path, model.SerializeToString())
+
+
+@contextmanager
+def loadable(model: onnx.ModelProto) -> Iterator[bytes | Path]:
+    """What ONNX Runtime loads `model` from: its content, or a file for as long as the context lasts, if it is large."""
+    if weight_bytes(model) <= SIZE_LIMIT - STRUCTURE:
+        yield model.SerializeToString()
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        write_model(model, Path(folder) / "model.onnx")
+        yield Path(folder) / "model.onnx"
+
+
+def weight_bytes(model: onnx.ModelProto) -> int:
+    """How many bytes the weights take that stand in `model` itself."""
+    return sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+
+
+def _move_weights(model: onnx.ModelProto, path: Path) -> None:
+    digest = hashlib.sha256()
+    for tensor in model.graph.initializer:
+        digest.update(tensor.raw_data)
+    name = f"{path.stem}-{digest.hexdigest()[:12]}.data"
+    external_data_helper.convert_model_to_external_data(model, location=name, size_threshold=SMALL)
+    external_data_helper.write_external_data_tensors(model, str(path.parent))
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The files of weights that the model at `path` reads."""
+    model = onnx.load(path, load_external_data=False)
+    places = (entry.value for t in model.graph.initializer for entry in t.external_data if entry.key == "location")
+    return [path.parent / name for name in dict.fromkeys(places)]
+
+
+def model_bytes(path: Path) -> int:
+    """The size of the model at `path` with its files of weights."""
+    return sum(file.stat().st_size for file in (path, *weight_files(path)))
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(content)
+
+
+def _publish(folder: Path, target: Path) -> None:
+    """Move what is in `folder` beside and to `target`: the model last, and then what only the former one read."""
+    model = folder / target.name
+    weights = [file.name for file in weight_files(model)]
+    for file in (*(folder / name for name in weights), model):
+        _flush(file)
+    for name in weights:
+        os.replace(folder / name, target.parent / name)
+    os.replace(model, target)
+    for old in target.parent.glob(f"{target.stem}-{'[0-9a-f]' * 12}.data"):
+        if old.name not in weights:
+            old.unlink()
+
+
+def _flush(file: Path) -> None:
+    with file.open("rb+") as opened:
+        os.fsync(opened.fileno())

@@ -1,0 +1,239 @@
+"""Static int8 quantisation of ONNX files by ONNX Runtime (QDQ format), calibrated on the user's data."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Literal
+
+import onnx
+import torch
+from pydantic import field_validator
+from torch import Tensor
+
+from bnas.passes.errors import BnasError
+from bnas.passes.onnx.lower import named_tensors
+from bnas.passes.settings import Count, Names, NotInFile, settings
+from bnas.runtime.evaluate.evaluation import Batch, Metric, accuracy, first_samples
+from bnas.runtime.nested import as_batch, batch_size, tensors_in
+
+from .file import weight_files
+from .session import OnnxModule, as_array
+from .trial import Dims, batch_dims
+
+METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
+"""Ways to find the range of an activation, and what ONNX Runtime calls them."""
+
+
+class QuantisationError(BnasError, ValueError):
+    """A model cannot be quantised as it was asked for."""
+
+
+@settings(QuantisationError)
+class Int8:
+    """How a model is quantised; see https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html.
+
+    Raises:
+        QuantisationError: names every setting that is out of its bounds.
+    """
+
+    calibration: NotInFile[Iterable[Batch] | None] = None
+    """Batches that the ranges of activations are found on: a few hundred samples, transformed as when deployed. A run
+    takes its training data."""
+    samples: Count = 512
+    """Samples of the calibration data that the ranges are found on."""
+    exclude: Names = ()
+    """Layers that stay in float: paths or globs on paths of modules."""
+    exclude_operators: Names = ()
+    """ONNX operators that stay in float, such as "Gemm"."""
+    per_channel: bool = True
+    """Weights have a scale for each output channel."""
+    method: Literal["minmax", "entropy", "percentile"] = "minmax"
+    """How the range of an activation is found."""
+    reduce_range: bool = False
+    """Weights of 7 bits: on CPUs with AVX2 or AVX-512 but without VNNI, sums of 8 bits saturate."""
+    validation: NotInFile[Iterable[Batch] | None] = None
+    """Batches to report the metric on, before and after."""
+    metric: NotInFile[Metric] = accuracy
+    """What is reported of them."""
+
+    @field_validator("calibration")
+    @classmethod
+    def _batches(cls, calibration: Any) -> Any:
+        if calibration is not None and not isinstance(calibration, Iterable):
+            raise ValueError(f"must be batches of inputs and targets, not {type(calibration).__name__}")
+        return calibration
+
+
+@dataclass(frozen=True)
+class Int8Report:
+    """What was quantised, and what it did to the metric: the numbers are measured, and differ."""
+
+    layers: tuple[str, ...]
+    """Nodes of the original model that read quantised numbers only."""
+    excluded: tuple[str, ...]
+    """Nodes that were left in floating point as asked for."""
+    samples: int
+    """Samples that the ranges were found on."""
+    metric_fp32: float | None
+    """The metric of the model before, on ONNX Runtime; ``None`` without validation data."""
+    metric_int8: float | None
+
+
+def quantise(path: Path, int8: Int8, example_inputs: Sequence[Any], dims: Dims | None = None) -> Int8Report:
+    """Replace the model at `path` by the quantised one; what it was is then beside it, as ``fp32.onnx``.
+
+    Raises:
+        QuantisationError: there is no calibration data, it does not fit, or an exclusion fits nothing.
+    """
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+    model = onnx.load(path, load_external_data=False)
+    names = [one.name for one in model.graph.input]
+    if int8.calibration is None:
+        raise QuantisationError("calibration: give batches of inputs and targets, such as bnas.Int8(loader)")
+    data = first_samples(_pairs(int8.calibration, names), int8.samples)
+    excluded = _excluded(model, int8)
+    examples = tensors_in(list(example_inputs))
+    reader = _Reader(names, data, examples, dims or batch_dims(examples))
+    plain = path.with_name("fp32.onnx")
+    path.rename(plain)
+    try:
+        with _quiet():
+            quantize_static(
+                plain,
+                path,
+                reader,
+                quant_format=QuantFormat.QDQ,
+                per_channel=int8.per_channel,
+                reduce_range=int8.reduce_range,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                nodes_to_exclude=excluded,
+                calibrate_method=CalibrationMethod[METHODS[int8.method]],
+                use_external_data_format=bool(weight_files(plain)),
+            )
+    except Exception as error:
+        raise QuantisationError(f"ONNX Runtime cannot quantise the model: {type(error).__name__}: {error}") from error
+    before, after = _metrics(int8, plain, path)
+    return Int8Report(_quantised(path, excluded), tuple(excluded), sum(map(batch_size, data)), before, after)
+
+
+def _pairs(batches: Iterable[Any], names: Sequence[str]) -> Iterator[Batch]:
+    """The batches as pairs, for a model with inputs of these names."""
+    for batch in batches:
+        if not (isinstance(batch, list | tuple) and len(batch) == 2) and not isinstance(batch, Mapping):
+            raise QuantisationError(f"calibration: a batch must be (inputs, targets), not a {type(batch).__name__}")
+        yield as_batch(batch, names)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """ONNX Runtime advises to fold and optimise first, which the lowering did."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _metrics(int8: Int8, *paths: Path) -> list[float | None]:
+    if int8.validation is None:
+        return [None for _ in paths]
+    return [int8.metric(OnnxModule(path), int8.validation) for path in paths]
+
+
+def _excluded(model: onnx.ModelProto, int8: Int8) -> list[str]:
+    """The names of the nodes that stay as they are."""
+    names = {node.name: node.op_type for node in model.graph.node}
+    found = [name for name, kind in names.items() if kind in int8.exclude_operators]
+    _check_known("exclude_operators", int8.exclude_operators, set(names.values()))
+    paths = {name.rpartition("/")[0] or name for name in names}
+    for pattern in int8.exclude:
+        inside = [name for name in names if _is_inside(name.rpartition("/")[0] or name, pattern)]
+        if not inside:
+            _check_known("exclude", (pattern,), paths)
+        found += inside
+    return list(dict.fromkeys(found))
+
+
+def _is_inside(path: str, pattern: str) -> bool:
+    """Whether `pattern` is the path of a layer or of a module around it."""
+    return fnmatchcase(path, pattern) or fnmatchcase(path, f"{pattern}.*")
+
+
+def _check_known(setting: str, wanted: Iterable[str], known: set[str]) -> None:
+    for name in wanted:
+        if name not in known:
+            near = get_close_matches(name, known, n=1) or sorted(known)[:5]
+            raise QuantisationError(f"{setting}: {name!r} fits nothing in the model; there is {', '.join(near)}")
+
+
+def _quantised(path: Path, excluded: Sequence[str]) -> tuple[str, ...]:
+    """The nodes that read what was dequantised, and nothing else."""
+    nodes = onnx.load(path, load_external_data=False).graph.node
+    made = {name for node in nodes if node.op_type == "DequantizeLinear" for name in node.output}
+    own = (node for node in nodes if node.op_type != "QuantizeLinear" and node.name not in excluded)
+    return tuple(node.name for node in own if made.issuperset(filter(None, node.input)) and any(node.input))
+
+
+def _fixed_shape(tensor: Tensor, axes: Mapping[int, str]) -> tuple[int | str, ...]:
+    """The shape with the names of the dynamic axes; the batch, which goes without saying, is left out."""
+    named = (axes.get(axis, size) for axis, size in enumerate(tensor.shape))
+    return tuple(one for one in named if one != "batch")
+
+
+def _in_order(names: Sequence[str], inputs: Any) -> list[Tensor]:
+    """The tensors in the order of the model's inputs; those of a dict by their names, where these are the model's."""
+    if not isinstance(inputs, Mapping):
+        return tensors_in(inputs)
+    found = {path: one for name, value in inputs.items() for path, one in named_tensors(value, str(name))}
+    known = [found.pop(name) for name in names if name in found]
+    return [*known, *found.values()]
+
+
+class _Reader:
+    """Gives ONNX Runtime one batch after another: what its ``CalibrationDataReader`` is."""
+
+    def __init__(
+        self, names: Sequence[str], data: Sequence[Batch], example_inputs: Sequence[Tensor], dims: Dims
+    ) -> None:
+        if not data or not any(map(batch_size, data)):
+            raise QuantisationError("calibration: there is not a single sample")
+        self._feeds = [self._feed(names, inputs, example_inputs, dims) for inputs, _ in data]
+        self._rest: Iterator[Any] = iter(self._feeds)
+
+    @staticmethod
+    def _feed(names: Sequence[str], inputs: Any, example_inputs: Sequence[Tensor], dims: Dims) -> dict[str, Any]:
+        given = _in_order(names, inputs)
+        axes = [*dims, *({} for _ in given[len(dims) :])]
+        shapes, wanted = ([_fixed_shape(*pair) for pair in zip(ones, axes)] for ones in (given, example_inputs))  # noqa: B905
+        if len(given) != len(names) or shapes != wanted:
+            raise QuantisationError(f"calibration: samples have the shapes {shapes}, but the model takes {wanted}")
+        for one, example in zip(given, example_inputs, strict=True):
+            if one.dtype != example.dtype:
+                raise QuantisationError(f"calibration: samples are {one.dtype}, but the model takes {example.dtype}")
+            if not bool(torch.isfinite(one).all()):
+                raise QuantisationError("calibration: a sample has NaN or inf in it, which has no range")
+        return {name: as_array(name, one) for name, one in zip(names, given, strict=True)}
+
+    def get_next(self) -> dict[str, Any] | None:
+        """The next batch by input name, or ``None`` at the end."""
+        return next(self._rest, None)
+
+    def rewind(self) -> None:
+        """Begin again."""
+        self._rest = iter(self._feeds)
+
+    def set_range(self, start_index: int, end_index: int) -> None:
+        """Go on with these batches."""
+        self._rest = iter(self._feeds[start_index:end_index])
+
+    def __len__(self) -> int:
+        return len(self._feeds)

@@ -1,0 +1,217 @@
+"""ONNX Runtime sessions: opened in one place, with all optimisations, and with errors that say what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from bnas.passes.errors import BnasError
+from bnas.passes.onnx.lower import fields_of, named_tensors
+from bnas.runtime.evaluate.evaluation import Batch, Metric, accuracy
+from bnas.runtime.latency.settings import CPU, LatencySettings
+from bnas.runtime.nested import tensors_in
+
+# The form of what a model returns, such as a dict: ONNX keeps a row of tensors, so a property of the file has it.
+
+OUTPUTS = "bnas.outputs"
+"""The name of the property in ``metadata_props``: the form as JSON."""
+
+
+NOTHING = "none"
+"""Stands for an output that is ``None``, which no file holds."""
+
+
+def form_property(outputs: Any) -> dict[str, str]:
+    """The property of a file whose model returns `outputs`; none where that is a single tensor."""
+    form = _form_of(outputs)
+    return {} if form is None else {OUTPUTS: json.dumps(form)}
+
+
+def formed(properties: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Any:
+    """The outputs of a file as its model returns them: a tensor, or a dict or tuple of such values.
+
+    A file without the property, which others made, gives a tensor if it has one output, and else a dict by names.
+
+    Args:
+        properties: of the file.
+        tensors: the outputs by name, in their order.
+    """
+    if OUTPUTS in properties:
+        return _filled(json.loads(properties[OUTPUTS]), iter(tensors.values()))
+    return next(iter(tensors.values())) if len(tensors) == 1 else dict(tensors)
+
+
+def _form_of(value: Any) -> Any:
+    """`value` as plain data, with None for each tensor, in the order of `bnas.passes.onnx.lower.named_outputs`.
+
+    A named tuple and a data class become a dict by their fields; ``None`` is the word `NOTHING`.
+    """
+    fields = fields_of(value)
+    if fields is not None:
+        return {str(key): _form_of(item) for key, item in fields.items()}
+    if isinstance(value, list | tuple):
+        return [_form_of(item) for item in value]
+    return NOTHING if value is None else None
+
+
+def _filled(form: Any, tensors: Iterator[Tensor]) -> Any:
+    if isinstance(form, dict):
+        return {key: _filled(item, tensors) for key, item in form.items()}
+    if isinstance(form, list):
+        return tuple(_filled(item, tensors) for item in form)
+    return None if form == NOTHING else next(tensors)
+
+
+Array: TypeAlias = np.ndarray[Any, Any]
+Source: TypeAlias = str | os.PathLike[str] | bytes
+"""An ONNX model: the path of its file, or its serialised content."""
+
+
+class SessionError(BnasError, ValueError):
+    """ONNX Runtime cannot load or run a model, or has no such execution provider."""
+
+
+def open_session(source: Source, settings: LatencySettings | None = None, **changes: Any) -> Any:
+    """An ONNX Runtime session with all graph optimisations.
+
+    Args:
+        source: The model.
+        settings: Of these `threads`, which do not spin while they wait (that would be CPU time of others),
+            `inter_threads`, and `provider`: what it cannot run falls to the CPU's.
+        changes: Single settings by name.
+
+    Raises:
+        SessionError: the provider is not installed or cannot start, or the model cannot be loaded.
+    """
+    settings = LatencySettings.of(settings, changes)
+    threads, inter_threads, provider = settings.threads, settings.inter_threads, settings.provider
+    check_provider(provider)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    modes = onnxruntime.ExecutionMode
+    options.execution_mode = modes.ORT_PARALLEL if inter_threads > 1 else modes.ORT_SEQUENTIAL
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, inter_threads
+    options.log_severity_level = 4  # what goes wrong is raised: nothing needs to be printed as well
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    providers = list(dict.fromkeys((provider, CPU)))
+    try:
+        model = source if isinstance(source, bytes) else os.fspath(source)
+        session = onnxruntime.InferenceSession(model, options, providers=providers)
+    except Exception as error:
+        raise SessionError(f"ONNX Runtime cannot load it: {_told(error)}") from error
+    if provider not in session.get_providers():  # ONNX Runtime itself goes on with the CPU and only logs it
+        raise SessionError(f"provider: {provider} is installed but cannot be started; see that its libraries are there")
+    return session
+
+
+def check_provider(provider: str) -> None:
+    """Raise `SessionError`, which names those that are installed, if `provider` is not."""
+    installed = onnxruntime.get_available_providers()
+    if provider not in installed:
+        near = get_close_matches(provider, installed, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise SessionError(f"provider: {provider!r} is not installed; there is {', '.join(installed)}{hint}")
+
+
+def run_session(session: Any, inputs: Sequence[Tensor]) -> list[Array]:
+    """The outputs for tensors in the order of the model's inputs.
+
+    Raises:
+        SessionError: they do not fit the model, or it fails on them.
+    """
+    names = [one.name for one in session.get_inputs()]
+    if len(names) != len(inputs):
+        raise SessionError(f"takes the inputs {', '.join(names)} but was given {len(inputs)} tensors")
+    feed = {name: as_array(name, given) for name, given in zip(names, inputs, strict=True)}
+    try:
+        return list(session.run(None, feed))
+    except Exception as error:
+        raise SessionError(f"ONNX Runtime cannot run it: {_told(error)}") from error
+
+
+def as_array(name: str, tensor: Tensor) -> Array:
+    """`tensor` as a numpy array; a `SessionError` that names it if numpy has no such dtype."""
+    try:
+        return tensor.detach().cpu().contiguous().numpy()
+    except TypeError as error:
+        raise SessionError(f"{name}: {tensor.dtype} cannot be passed to ONNX Runtime") from error
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+class OnnxModule(nn.Module):
+    """An ONNX model that is called as a module is, for inference only.
+
+    It returns what the module returned that `export_onnx` was given: a tensor, a dict, a tuple. Of a file that others
+    made one output is given as a tensor, several as a dict by their names.
+    """
+
+    def __init__(self, source: Source, **settings: Any) -> None:
+        """Open a session; `settings` are those of `open_session`, and so are the errors."""
+        super().__init__()
+        self._place = "the model" if isinstance(source, bytes) else os.fspath(source)
+        try:
+            self.session = open_session(source, **settings)
+        except SessionError as error:
+            raise SessionError(f"{self._place}: {error}") from error
+        self.eval()
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """The names of the inputs, in order."""
+        return tuple(one.name for one in self.session.get_inputs())
+
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        """The outputs for positional and keyword inputs; raises `SessionError` if they do not fit."""
+        given = tensors_in(list(inputs))
+        try:
+            if named:
+                given = self._in_order(given, named)
+            found = [torch.from_numpy(one) for one in run_session(self.session, given)]
+        except SessionError as error:
+            shapes = ", ".join(f"{tuple(one.shape)} {one.dtype}" for one in given)
+            raise SessionError(f"{self._place}, on inputs of {shapes}: {error}") from error
+        names = [one.name for one in self.session.get_outputs()]
+        properties = self.session.get_modelmeta().custom_metadata_map
+        return formed(properties, dict(zip(names, found, strict=True)))
+
+    def _in_order(self, positional: list[Tensor], named: dict[str, Any]) -> list[Tensor]:
+        """The tensors in the order of the model's inputs."""
+        found = dict(zip(self.input_names, positional, strict=False))
+        for name, value in named.items():
+            found.update(named_tensors(value, name))
+        if set(found) != set(self.input_names):
+            raise SessionError(f"takes the inputs {', '.join(self.input_names)} but was given {', '.join(found)}")
+        return [found[name] for name in self.input_names]
+
+
+# The quality of an ONNX file as it is deployed: measured on ONNX Runtime.
+
+
+def evaluate_onnx(
+    path: str | os.PathLike[str], loader: Iterable[Batch], metric: Metric = accuracy, **settings: Any
+) -> float:
+    """The metric of the ONNX model at `path` on batches of inputs and targets, by default its top-1 accuracy (0 to 1).
+
+    Args:
+        path: The file.
+        loader: Batches, transformed as when deployed.
+        metric: Gets a module that runs the model on ONNX Runtime, and `loader`.
+        settings: ``threads``, ``inter_threads`` and ``provider``, as for `bnas.measure_latency`.
+
+    Raises:
+        SessionError: the file is missing or damaged, the provider is not installed, or a batch does not fit.
+        EvaluationError: there is no data, or an output is NaN or inf.
+    """
+    return metric(OnnxModule(path, **settings), loader)

@@ -1,0 +1,180 @@
+"""Whether an ONNX model computes what a PyTorch module computes: tried on examples and on random inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bnas.passes.errors import LoweringError
+from bnas.passes.frontend.state import set_modes
+from bnas.passes.onnx.lower import example_sizes, named_outputs
+from bnas.runtime.nested import map_tensors, tensors_in
+
+from .session import Array, SessionError, as_array, run_session
+
+SMALLEST = 1e-6
+"""What a largest absolute value below it counts as, where errors are related to it."""
+
+HALF = 1e-2
+"""The smallest bound of the relative error of outputs in float16: each operator rounds to three digits."""
+
+
+@contextmanager
+def eval_mode(module: nn.Module) -> Iterator[None]:
+    """Put `module` in eval mode, and each of its parts back into the mode that it was in."""
+    before = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        set_modes(before)
+
+
+Dims = Sequence[Mapping[int, str]]
+"""The dynamic axes of each tensor among the inputs, in order: which axis has which name."""
+
+
+def trial_inputs(
+    example_inputs: Sequence[Any], dims: Dims | None = None, accepts: Callable[[Any], bool] = lambda inputs: True
+) -> list[list[Any]]:
+    """The example inputs, and others with other sizes of the dynamic axes: up to two that `accepts` takes.
+
+    The others have normally distributed numbers with the mean and the spread of the example, or, if they are no
+    floating-point numbers or not finite, entries of the example: indices stay within their tables. Without dynamic
+    axes there are none; where only the batch is dynamic there is one, with a batch of 2 (of 3 if the examples have 2).
+
+    Args:
+        example_inputs: Tensors, or lists, tuples and dicts of them, in the order of the model's inputs.
+        dims: The dynamic axes, by default axis 0 of every tensor.
+        accepts: Whether the model can be run on given inputs.
+
+    Raises:
+        LoweringError: nothing could be compared, since there is no sample, or there is NaN in one.
+    """
+    tensors = tensors_in(example_inputs)
+    _check_comparable(tensors)
+    dims = batch_dims(tensors) if dims is None else dims
+    generator = torch.Generator().manual_seed(0)
+    known = example_sizes(tensors, dims)
+    trials, wanted = [list(example_inputs)], 2 if set(known) - {"batch"} else 1
+    for sizes in _other_sizes(known):
+        if len(trials) > wanted:
+            break
+        axes = iter(dims)
+        other = map_tensors(list(example_inputs), lambda one: _another(one, next(axes), sizes, generator))  # noqa: B023
+        if accepts(other):
+            trials.append(other)
+    return trials
+
+
+def _check_comparable(tensors: Sequence[Tensor]) -> None:
+    for place, given in enumerate(tensors):
+        if given.ndim and not given.numel():
+            raise LoweringError(f"example input {place} is empty ({tuple(given.shape)}): nothing would be verified")
+        if given.is_floating_point() and bool(given.isnan().any()):
+            raise LoweringError(f"example input {place} has NaN in it: nothing would be verified")
+
+
+def batch_dims(tensors: Sequence[Tensor]) -> Dims:
+    """Axis 0 of every tensor as the batch."""
+    return [{0: "batch"} if one.ndim else {} for one in tensors]
+
+
+def _other_sizes(sizes: Mapping[str, int]) -> Iterator[dict[str, int]]:
+    """Sizes to try: first those that differ from axis to axis, then simpler ones; the batch is always another."""
+    batch = {"batch": 3 if sizes["batch"] == 2 else 2} if "batch" in sizes else {}
+    rest = {name: size for name, size in sizes.items() if name not in batch}
+    if batch or rest:
+        shapes: list[Callable[[int], int]] = [lambda n: n // 2, lambda n: n - 1, lambda n: 2 * n, lambda n: n + 1]
+        turned = [
+            {name: shapes[(turn + place) % 4](size) for place, (name, size) in enumerate(rest.items())}
+            for turn in range(4 if rest else 0)
+        ]
+        alike = [{name: shape(size) for name, size in rest.items()} for shape in shapes] if rest else []
+        for found in (*turned, *alike, *((dict(rest),) if batch else ())):
+            yield {name: max(size, 1) for name, size in {**found, **batch}.items()}
+
+
+def _another(given: Tensor, axes: Mapping[int, str], sizes: Mapping[str, int], generator: torch.Generator) -> Tensor:
+    if not given.is_floating_point() or not bool(given.isfinite().all()):
+        for axis, name in axes.items():
+            places = torch.randint(given.shape[axis], (sizes[name],), generator=generator)
+            given = given.index_select(axis, places.to(given.device))
+        return given
+    if not axes:
+        return given
+    plain = given.double()
+    spread = float(plain.std(correction=0)) or 1.0
+    shape = [sizes[axes[axis]] if axis in axes else size for axis, size in enumerate(given.shape)]
+    noise = torch.randn(shape, generator=generator, dtype=torch.float64).to(given.device)
+    return (noise * spread + plain.mean()).to(given.dtype)
+
+
+def fits(module: Callable[..., Any], inputs: Sequence[Any]) -> bool:
+    """Whether `module` can be run on `inputs`."""
+    try:
+        outputs_of(module, inputs)
+    except LoweringError:
+        return False
+    return True
+
+
+def outputs_of(module: Callable[..., Any], inputs: Sequence[Any]) -> Any:
+    """What `module` returns.
+
+    Raises:
+        LoweringError: the inputs do not fit.
+    """
+    try:
+        with torch.no_grad():
+            return module(*map_tensors(list(inputs), torch.clone))
+    except Exception as error:
+        shapes = ", ".join(f"{tuple(given.shape)} {given.dtype}" for given in tensors_in(inputs))
+        raise LoweringError(
+            f"the example inputs ({shapes}) do not fit the model, which fails on them in PyTorch: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def compare(session: Any, inputs: Sequence[Any], expected: Any, rtol: float) -> float:
+    """The largest relative error of any output of `session` to `expected`, which the module returns.
+
+    Raises:
+        LoweringError: one is above `rtol`, or ONNX Runtime cannot run the model.
+    """
+    worst = 0.0
+    try:
+        right = [(name, as_array(name, tensor)) for name, tensor in named_outputs(expected)]
+        found = run_session(session, tensors_in(inputs))
+    except SessionError as error:
+        raise LoweringError(f"the lowered model cannot be verified: {error}") from error
+    for (name, one), got in zip(right, found, strict=True):
+        distance, bound = relative_error(got, one), max(rtol, HALF) if one.dtype == np.float16 else rtol
+        if not distance <= bound:
+            raise LoweringError(
+                f"output {name!r}: the relative error of ONNX Runtime against PyTorch is {distance:.3g}, above "
+                f"the bound of {bound:.3g} (shape {got.shape} against {one.shape})"
+            )
+        worst = max(worst, distance)
+    return worst
+
+
+def relative_error(found: Array, expected: Array) -> float:
+    """``max|found - expected| / max(max|expected|, SMALLEST)`` over all finite entries.
+
+    It is infinite if shapes or dtypes differ, or if an entry that is not finite is not the same in both; and 0 without
+    entries.
+    """
+    if found.shape != expected.shape or found.dtype != expected.dtype:
+        return float("inf")
+    left, right = found.astype(np.float64), expected.astype(np.float64)
+    finite = np.isfinite(right)
+    if not np.array_equal(left[~finite], right[~finite], equal_nan=True) or not np.isfinite(left[finite]).all():
+        return float("inf")
+    distance = np.abs(left[finite] - right[finite]).max(initial=0.0)
+    return float(distance / max(np.abs(right[finite]).max(initial=0.0), SMALLEST))

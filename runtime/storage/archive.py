@@ -1,0 +1,108 @@
+"""Saved things: tensors in safetensors, everything else in a JSON manifest with a format version and a checksum."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from bnas.passes import SearchSpace
+from bnas.runtime.errors import CheckpointError
+
+from .files import checksum, write_bytes, write_json
+
+# What tells a super-network, or a model, from any other: its search space and the values of its tensors.
+
+
+def fingerprint(tensors: Mapping[str, Tensor], space: SearchSpace) -> str:
+    """The first 16 hexadecimal digits of a SHA-256 over the choices of `space` and the bytes of `tensors`, by name."""
+    choices = [[v.name, v.kind, v.choices] for v in space.variables()]
+    return digest_of(tensors, json.dumps([choices, space.chains, space.depth_limit]))[:16]
+
+
+def digest_of(tensors: Mapping[str, Tensor], head: str = "") -> str:
+    """SHA-256, in hexadecimal, of `head` and of the names, shapes, types and bytes of `tensors`, by name."""
+    digest = hashlib.sha256(head.encode())
+    for name, tensor in sorted(tensors.items()):
+        data = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(data.shape)} {data.dtype}".encode())
+        digest.update(data.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A kind of saved thing: its name, what it is called in errors, its format version, and the keys it needs."""
+
+    name: str
+    what: str
+    format: int
+    keys: tuple[str, ...]
+    prefix: str
+    """Of the file of tensors, before its checksum."""
+
+    @property
+    def manifest(self) -> str:
+        """The name of the manifest's file."""
+        return f"{self.name}.json"
+
+    def write(self, directory: Path, tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> None:
+        """Write tensors first and the manifest that names them last, so that an interrupted write loses nothing."""
+        data = tensor_bytes(tensors)
+        name = f"{self.prefix}-{checksum(data)[:12]}.safetensors"
+        write_bytes(directory / name, data)
+        head = {"format": self.format, "weights": name, "sha256": checksum(data)}
+        write_json(directory / self.manifest, head | dict(manifest))
+        for old in directory.glob(f"{self.prefix}-*.safetensors"):
+            if old.name != name:
+                old.unlink()
+
+    def exists(self, directory: Path) -> bool:
+        """Whether something was written whole."""
+        return (directory / self.manifest).is_file()
+
+    def read(self, directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """The manifest and the tensors.
+
+        Raises:
+            CheckpointError: a file is missing, damaged, cut short, or of another format version.
+        """
+        manifest = self._manifest(directory)
+        path = directory / str(manifest["weights"])
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing; {self.manifest} names it")
+        data = path.read_bytes()
+        if checksum(data) != manifest["sha256"]:
+            raise CheckpointError(f"{path} is damaged: its checksum is not the one in {self.manifest}")
+        return manifest, load(data)
+
+    def _manifest(self, directory: Path) -> dict[str, Any]:
+        path = directory / self.manifest
+        try:
+            manifest = json.loads(path.read_text())
+        except FileNotFoundError:
+            raise CheckpointError(f"{directory} holds no {self.what}: {self.manifest} is missing") from None
+        except ValueError as error:
+            raise CheckpointError(f"{path} is damaged: {error}") from error
+        if not isinstance(manifest, dict) or manifest.get("format") != self.format:
+            raise CheckpointError(
+                f"{path} has another format than {self.format}, the one that this version of bnas reads"
+            )
+        for key in self._missing(manifest):
+            raise CheckpointError(f"{path} is damaged: {key!r} is missing")
+        return manifest
+
+    def _missing(self, manifest: Mapping[str, Any]) -> Iterable[str]:
+        return (key for key in ("weights", "sha256", *self.keys) if key not in manifest)
+
+
+def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    """The content of the file that `tensors` are written to."""
+    return save({n: t.detach().cpu().contiguous() for n, t in tensors.items()})

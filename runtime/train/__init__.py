@@ -1,0 +1,1 @@
+"""Training of a super-network: stages, steps, validation."""

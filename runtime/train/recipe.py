@@ -1,0 +1,211 @@
+"""The settings of a training, as a value that JSON can hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+import torch.nn.functional as F
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+from torch import Tensor
+
+from bnas.passes.frontend.structure import Attribute, leaves_of
+from bnas.passes.settings import Count, Dimension, Fraction, NotNegative, Positive, Whole, settings
+from bnas.runtime.errors import TrainingError
+
+from .sampler import Sampling
+from .stages import PROGRESSIVITY, CosineSchedule
+
+# Knowledge distillation: a sub-network learns from the outputs of a teacher.
+
+
+@settings(TrainingError)
+class Distillation:
+    """What a sub-network learns beside, or instead of, the targets.
+
+    Raises:
+        TrainingError: names every setting that is out of its bounds.
+    """
+
+    teacher: Literal["maximal", "original"] = "maximal"
+    """"maximal": the others learn from its outputs in the same step (in-place distillation, Yu et al. 2020, BigNAS,
+    section 3.1). "original": all learn from a frozen copy of the model as it was, in evaluation mode."""
+    type: Literal["softmax", "mse"] = "softmax"
+    """"softmax": cross-entropy against the softmax over axis 1 (Hinton et al. 2015). "mse": mean squared error."""
+    scale: Positive = 1.0
+    """Factor of the distillation loss."""
+    temperature: Positive = 1.0
+    """Of the softmax; the loss is multiplied by its square, so that gradients keep their size."""
+    hard: NotNegative = 0.0
+    """Factor of the loss against the targets beside it; BootstrapNAS adds the two, which is 1."""
+
+    @field_validator("temperature")
+    @classmethod
+    def _of_softmax(cls, temperature: float, known: ValidationInfo) -> float:
+        if known.data.get("type") == "mse" and temperature != 1:
+            raise ValueError("temperature belongs to the type softmax; mse has none")
+        return temperature
+
+    def loss(self, outputs: Any, teacher: Any) -> Tensor:
+        """The distillation loss of `outputs`, scaled; nested outputs are matched by place, and summed over.
+
+        Raises:
+            TrainingError: outputs and teacher differ in structure or shape; names the place.
+        """
+        mine, theirs = dict(_tensors(outputs, "output")), dict(_tensors(teacher, "output"))
+        for place in sorted(mine.keys() ^ theirs.keys()):
+            raise TrainingError(f"distillation: {place} is not among the outputs of both teacher and sub-network")
+        if not mine:
+            raise TrainingError("distillation: there is no floating-point tensor among the outputs")
+        return self.scale * sum((self._distance(place, mine[place], theirs[place]) for place in mine), start=_ZERO)
+
+    def _distance(self, place: str, output: Tensor, target: Tensor) -> Tensor:
+        output, target = output.float(), target.detach().float()
+        if output.shape != target.shape:
+            shapes = f"{tuple(output.shape)} and the teacher's {tuple(target.shape)}"
+            raise TrainingError(f"distillation: {place} has shape {shapes}; they must agree")
+        if self.type == "mse":
+            return F.mse_loss(output, target)
+        if output.ndim < 2:
+            raise TrainingError(f"distillation: {place} has one axis; softmax needs (batch, classes, ...): take mse")
+        soft = (target / self.temperature).softmax(1)
+        return F.cross_entropy(output / self.temperature, soft) * self.temperature**2
+
+
+_ZERO: Any = 0.0
+
+
+def _tensors(outputs: Any, place: str) -> Iterator[tuple[str, Tensor]]:
+    """The floating-point tensors among nested outputs, by place."""
+    for path, leaf in leaves_of(outputs):
+        if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.ndim:  # a scalar is a loss of the model's own
+            steps = [f".{step.name}" if isinstance(step, Attribute) else f"[{step!r}]" for step in path]
+            yield place + "".join(steps), leaf
+
+
+Kind = Annotated[
+    Literal["sgd", "adam", "adamw", "rmsprop"],
+    BeforeValidator(
+        lambda value: value.lower() if isinstance(value, str) else value,
+        json_schema_input_type=Literal["sgd", "adam", "adamw", "rmsprop", "SGD", "Adam", "AdamW", "RMSprop"],
+    ),
+]
+
+RULES: Mapping[str, tuple[str, ...]] = {"random": (), "maximal": ("maximal",), "sandwich": ("maximal", "minimal")}
+"""What every step trains besides random sub-networks, by the name of the rule."""
+
+OWN = {"momentum": ("sgd", "rmsprop"), "nesterov": ("sgd",), "betas": ("adam", "adamw")}
+"""The optimizers that have a setting which others have not."""
+
+
+def _taught(known: dict[str, Any]) -> Distillation | None:
+    """Learn from the maximal sub-network, where the rule trains it."""
+    return None if known.get("rule") == "random" else Distillation()
+
+
+@settings(TrainingError)
+class Recipe:
+    """How the stages are trained; `bnas.Trainer` takes one.
+
+    Raises:
+        TrainingError: names every setting that is out of its bounds.
+    """
+
+    rule: Literal["random", "maximal", "sandwich"] = "maximal"
+    """What a step trains besides random sub-networks: "random" nothing, "maximal", or "sandwich" (maximal, minimal)."""
+    subnets_per_step: Count | None = None
+    """All sub-networks of a step; by default those of the rule and one random one. Each sees the same batch; their
+    gradients add up."""
+    sampling: Sampling = "uniform"
+    """Which random sub-networks: "uniform" all equally likely (few large ones); "spread" all sizes equally likely;
+    "attentive" the most promising ones of all sizes, by the losses so far."""
+    distillation: Distillation | None = Field(default_factory=_taught)
+    """What sub-networks learn from a teacher: by default from the maximal sub-network, where the rule trains it; from
+    the targets alone if null."""
+    optimizer: Kind = "sgd"
+    """Of `torch.optim`: "sgd", "adam", "adamw" or "rmsprop"; the trainer may get another one."""
+    learning_rate: Positive = 0.01
+    """At the start of a stage that has no ``init_lr``; that of the optimizer, where the trainer gets one."""
+    momentum: Fraction | None = None
+    """Of sgd (by default 0.9) and rmsprop (0)."""
+    nesterov: bool | None = None
+    """Of sgd: look ahead along the momentum; by default wherever there is one."""
+    betas: tuple[Fraction, Fraction] | None = None
+    """Of adam and adamw; by default 0.9 and 0.999."""
+    weight_decay: NotNegative = 1e-4
+    """Factor of the weights in their gradients; of adamw that of the weights themselves."""
+    no_decay_keys: str | None = None
+    """Parts of parameter names with # between them, such as "bn#bias": these parameters have no weight decay."""
+    lr_schedule: CosineSchedule | None = None
+    """One rate for the whole training instead of one for each stage."""
+    label_smoothing: Fraction = 0.0
+    """Of the cross-entropy against the targets, as in `torch.nn.CrossEntropyLoss`."""
+    clip_norm: Positive | None = None
+    """Largest norm of all gradients of a step together; by default not limited."""
+    ema_decay: Fraction | None = None
+    """Decay of averages of the shared weights, which validation uses and which the training ends with; by default
+    there are none."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """"bfloat16": forward passes under `torch.autocast`; parameters, gradients and losses stay in float32."""
+    memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
+    """Layout of images; "auto": the faster one in a short measurement before the first step."""
+    accumulate: Count = 1
+    """Batches of one step; all of them train the same sub-networks, and their losses are averaged."""
+    train_steps: Count | None = None
+    """Samples of an epoch, in whole batches (BootstrapNAS documents it so, and ignores it); by default all."""
+    num_bn_adaptation_samples: Whole = 2000
+    """Training samples, through the training transform, for BatchNorm statistics; 0: never recalibrated."""
+    progressivity_of_elasticity: tuple[Dimension, ...] = PROGRESSIVITY
+    """The order in which stages add dimensions."""
+    seed: Whole = 0
+    """Fixes the sub-networks; the order of the data is the loader's."""
+
+    @field_validator("subnets_per_step")
+    @classmethod
+    def _room_for_the_rule(cls, count: int | None, known: ValidationInfo) -> int | None:
+        rule = known.data.get("rule")
+        if rule is not None and count is not None and count < max(1, len(RULES[rule])):
+            raise ValueError(f"too few for the rule {rule!r}")
+        return count
+
+    @field_validator("sampling")
+    @classmethod
+    def _served_by_the_rule(cls, sampling: str, known: ValidationInfo) -> str:
+        rule = known.data.get("rule")
+        if rule is not None and sampling == "attentive" and "maximal" not in RULES[rule]:
+            raise ValueError(
+                f"attentive sampling holds losses against the maximal's, which the rule {rule!r} does not train; "
+                'take the rule "maximal" or "sandwich"'
+            )
+        return sampling
+
+    @field_validator("distillation")
+    @classmethod
+    def _teacher_is_trained(cls, distillation: Distillation | None, known: ValidationInfo) -> Distillation | None:
+        rule = known.data.get("rule")
+        taught = distillation is not None and distillation.teacher == "maximal"
+        if rule is not None and taught and "maximal" not in RULES[rule]:
+            raise ValueError(
+                f"the teacher is the maximal sub-network, which the rule {rule!r} does not train; "
+                'take the rule "maximal" or "sandwich", the teacher "original", or no distillation'
+            )
+        return distillation
+
+    @field_validator(*OWN)
+    @classmethod
+    def _of_the_optimizer(cls, value: Any, known: ValidationInfo) -> Any:
+        check_of_optimizer(known.data.get("optimizer"), str(known.field_name), value)
+        return value
+
+    @field_validator("nesterov")
+    @classmethod
+    def _along_a_momentum(cls, nesterov: bool | None, known: ValidationInfo) -> bool | None:
+        if nesterov and known.data.get("momentum") == 0:
+            raise ValueError("nesterov looks ahead along the momentum, which is 0: leave one of the two out")
+        return nesterov
+
+
+def check_of_optimizer(kind: str | None, name: str, value: Any) -> None:
+    """Raise ValueError where an optimizer of this kind has no such setting."""
+    if value is not None and kind is not None and kind not in OWN[name]:
+        raise ValueError(f"{name} belongs to {' and '.join(OWN[name])}; with {kind} leave it out or set it to null")

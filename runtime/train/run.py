@@ -1,0 +1,263 @@
+"""A training at work: everything that changes with its steps, and that a resumed one must have as it was."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from bnas.runtime.errors import CheckpointError
+from bnas.runtime.evaluate.evaluation import Batch, recalibrate
+from bnas.runtime.nested import LAYOUTS
+from bnas.runtime.storage.checkpoint import (
+    OPTIMIZER,
+    TRAINING,
+    check_settings,
+    check_state,
+    described_space,
+    matrix_tensors,
+    optimizer_state,
+    set_optimizer_state,
+    shared_tensors,
+)
+from bnas.runtime.supernetwork import SuperNetwork
+
+from . import parallel, random_state
+from .batches import Batches
+from .learner import Learner
+from .recipe import Recipe
+from .schedule import Schedule
+from .validation import EpochRecord, Validator, write_history
+
+# Exponential moving averages of the shared weights.
+
+
+class Average:
+    """Averages of `tensors`, which change in place; those that are no floating-point numbers are left alone.
+
+    After each `update`, average = decay * average + (1 - decay) * tensor.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], decay: float) -> None:
+        self.decay = decay
+        self._now = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
+        self.tensors = {name: tensor.detach().clone() for name, tensor in self._now.items()}
+        self._update = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+
+    def update(self) -> None:
+        """Take the tensors of now into the averages."""
+        self._update(list(self.tensors.values()), [tensor.detach() for tensor in self._now.values()], 0)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """The tensors have the values of their averages inside, and their own again after."""
+        own = {name: tensor.detach().clone() for name, tensor in self._now.items()}
+        self.settle()
+        try:
+            yield
+        finally:
+            _copy(own, self._now)
+
+    def settle(self) -> None:
+        """The tensors take the values of their averages."""
+        _copy(self.tensors, self._now)
+
+
+def _copy(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, tensor in target.items():
+            tensor.copy_(source[name])
+
+
+AVERAGE = "average:"
+
+
+class TrainingRun:
+    """Takes steps and ends epochs; made by `Trainer`, which says when.
+
+    Args:
+        start: the `digest_of` the tensors of the model before the training.
+        directory: where ``best/`` and ``last/`` are written; nothing is if None.
+        The others are what is trained, how, on what, and with what.
+    """
+
+    def __init__(
+        self,
+        supernet: SuperNetwork,
+        recipe: Recipe,
+        schedule: Schedule,
+        batches: Batches,
+        optimizer: Optimizer,
+        directory: Path | None,
+        start: str,
+    ) -> None:
+        self.supernet, self.recipe, self.schedule, self.batches = supernet, recipe, schedule, batches
+        self.optimizer, self.directory, self.start = optimizer, directory, start
+        self.layout = "contiguous"
+        self.average: Average | None = None
+        self.history: list[EpochRecord] = []
+        self.losses: list[float] = []
+        """Of the steps of this epoch."""
+        rates = [group["initial_lr"] for group in optimizer.param_groups]
+        self._optimizer = f"{type(optimizer).__name__} at {', '.join(map(str, rates))}"
+        self.calibration: list[Batch] = []
+        """Training batches for BatchNorm statistics; the same in a resumed training."""
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """What is trained, by name, with the buffers of the model."""
+        return shared_tensors(self.supernet.model) | matrix_tensors(self.supernet.kernel_matrices)
+
+    @property
+    def _averages(self) -> dict[str, Tensor]:
+        """By names that no other tensor has."""
+        averages = {} if self.average is None else self.average.tensors
+        return {f"{AVERAGE}{name}": tensor for name, tensor in averages.items()}
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the last step."""
+        return self.schedule.rate(self.schedule.taken - 1)
+
+    def begin(self, resume: bool, layout: Callable[[], str]) -> None:
+        """Start at the first step, in the layout asked for, or where the training in the directory was left."""
+        parallel.agree(self._settings(), "the settings of the training")
+        found = self.directory is not None and TRAINING.exists(self.directory / "last")
+        if parallel.from_first(found) and not resume:
+            raise CheckpointError(
+                f"{self.directory} holds a training already: resume it (resume=True), or give another folder"
+            )
+        saved = self._read() if parallel.from_first(found) else None
+        self.layout = layout() if saved is None else saved[0]["state"]["layout"]
+        self.supernet.model.to(memory_format=LAYOUTS[self.layout])
+        self.average = None if self.recipe.ema_decay is None else Average(self.tensors, self.recipe.ema_decay)
+        if samples := self.recipe.num_bn_adaptation_samples:
+            self.calibration = self.batches.calibration(samples, self.recipe.seed)
+        if saved is not None:
+            self._restore(*saved)
+
+    def step(self, learner: Learner, group: Sequence[Batch]) -> float:
+        """Train the next sub-networks on a group of batches; returns the loss of the first."""
+        place = self.schedule.place
+        if place.since == 0 and self.schedule.stages[place.stage].bn_adapt:
+            self._adapt()
+        self.optimizer.zero_grad()
+        averages = [] if self.average is None else [self.average.tensors]
+        losses = learner.accumulate(self.schedule.step(averages), group, place.step)
+        if self.schedule.attentive:
+            losses = parallel.averaged(losses)
+        self.schedule.tell(losses)
+        parallel.average_gradients(self.supernet.parameters())
+        if self.recipe.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.supernet.parameters(), self.recipe.clip_norm)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update()
+        self.losses.append(losses[0])
+        return losses[0]
+
+    def end_epoch(self, validator: Validator | None) -> EpochRecord:
+        """Validate, write what is best so far, and where the training is."""
+        place = self.schedule.at(self.schedule.taken - 1)
+        with random_state.undisturbed(self.batches.loader), self._finished():
+            metrics = {} if validator is None else validator()
+            record = EpochRecord(place.epoch, place.stage, statistics.fmean(self.losses), self.rate, metrics)
+            best = max((one.score for one in self.history), default=record.score)
+            if self.directory is not None and parallel.rank() == 0 and record.score >= best:
+                self.supernet.save(self.directory / "best")
+        record = EpochRecord(**parallel.from_first(record.to_json()))
+        self.history.append(record)
+        self.losses.clear()
+        self.save()
+        if self.directory is not None and parallel.rank() == 0:
+            metric = "" if validator is None else validator.name
+            write_history(self.directory / "history.json", self.schedule.stages, metric, self.history)
+        return record
+
+    def finish(self) -> None:
+        """Averages become the weights, and BatchNorm statistics those of the maximal sub-network."""
+        if self.average is not None:
+            self.average.settle()
+        self._adapt()
+
+    @contextmanager
+    def _finished(self) -> Iterator[None]:
+        """As after `finish` inside, and as before after."""
+        tensors = self.tensors
+        own = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        self.finish()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, tensor in tensors.items():
+                    tensor.copy_(own[name])
+
+    def _adapt(self) -> None:
+        """Recalibrate the shared BatchNorm statistics of the maximal sub-network."""
+        if self.recipe.num_bn_adaptation_samples:
+            with random_state.undisturbed(self.batches.loader, self.recipe.seed):
+                recalibrate(self.supernet.program(self.supernet.space.maximal()), self.calibration)
+            parallel.share_tensors(self.supernet.model.buffers())
+
+    def _settings(self) -> dict[str, Any]:
+        stages = {f"stages[{number}]": asdict(stage) for number, stage in enumerate(self.schedule.stages)}
+        here = {"optimizer": self._optimizer, "processes": parallel.world(), "batches": self.batches.length}
+        return {**asdict(self.recipe), **stages, **here}
+
+    def save(self) -> None:
+        """Write ``last/``: whole, or what was there stays."""
+        data = parallel.from_all(self.batches.state_dict())
+        if self.directory is None or parallel.rank() > 0:
+            return
+        tensors, optimizer = optimizer_state(self.optimizer)
+        state = {
+            "schedule": self.schedule.state_dict(),
+            "data": data,
+            "layout": self.layout,
+            "losses": self.losses,
+            "history": [record.to_json() for record in self.history],
+        }
+        manifest = {
+            "settings": self._settings(),
+            "model": described_space(self.supernet.space),
+            "start": self.start,
+            "state": state,
+            "optimizer": optimizer,
+        }
+        TRAINING.write(self.directory / "last", self.tensors | self._averages | tensors, manifest)
+
+    def _read(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What was saved, if it is of this training."""
+        assert self.directory is not None
+        folder = self.directory / "last"
+        manifest, tensors = TRAINING.read(folder)
+        own = {name: tensor for name, tensor in tensors.items() if not name.startswith((AVERAGE, OPTIMIZER))}
+        check_state(self.tensors, own, str(folder))
+        check_settings(folder, {"space": manifest["model"]}, {"space": described_space(self.supernet.space)})
+        check_settings(folder, manifest["settings"], self._settings())
+        if manifest["start"] != self.start:
+            raise CheckpointError(
+                f"{folder}: the model is not the one that this training began with: its weights differ; "
+                "make the super-network from the same pre-trained model"
+            )
+        return manifest, tensors
+
+    def _restore(self, manifest: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        set_optimizer_state(self.optimizer, tensors, manifest["optimizer"])
+        with torch.no_grad():
+            for name, tensor in (self.tensors | self._averages).items():
+                tensor.copy_(tensors[name])
+        state = manifest["state"]
+        self.losses = list(state["losses"])
+        self.history = [EpochRecord(**record) for record in state["history"]]
+        self.schedule.load_state_dict(state["schedule"])
+        self.batches.load_state_dict(state["data"][parallel.rank()])

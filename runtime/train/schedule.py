@@ -1,0 +1,187 @@
+"""The schedule of progressive shrinking: which sub-networks a step trains, at which learning rate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from bnas.passes import SearchSpace, Subnet
+from bnas.runtime.errors import TrainingError
+from bnas.runtime.supernetwork import SuperNetwork
+
+from .recipe import RULES, Recipe
+from .sampler import Sampler
+from .stages import STAGES, Stage, check_stages, rate_of
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in the training a step is; all count from 0."""
+
+    stage: int
+    epoch: int
+    """Of the whole training."""
+    step: int
+    """Of the whole training."""
+    since: int
+    """Steps since the stage began."""
+
+
+class Schedule:
+    """Says what each step trains: for `bnas.Trainer`, or for a training loop of your own.
+
+        optimizer = torch.optim.SGD(supernet.parameters(), lr=0.01, momentum=0.9)
+        schedule = bnas.Schedule(supernet, stages, steps_per_epoch=len(loader), optimizer=optimizer)
+        for epoch in range(schedule.epochs):
+            for x, y in loader:
+                for subnet in schedule.step():
+                    criterion(supernet.program(subnet)(x), y).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+
+    Args:
+        supernet: what is trained.
+        stages: one after another.
+        recipe: what every step trains: its ``rule`` ("random" as in BootstrapNAS; "sandwich" after Yu et al. 2019,
+            Universally Slimmable Networks, section 3.1), ``subnets_per_step``, ``sampling`` ("attentive" wants to be
+            told the losses of each step: see `tell`), ``lr_schedule``, ``progressivity_of_elasticity`` and ``seed``.
+            Its ``learning_rate`` counts where there is no optimizer.
+        steps_per_epoch: steps of the optimizer.
+        optimizer: gets its learning rate at every step, and its state reordered with the weights. The rate that it has
+            now is that of stages without ``init_lr``. Where its parameter groups have different rates, they keep their
+            ratios to the largest one.
+
+    Raises:
+        TrainingError: settings are out of bounds or contradict each other.
+    """
+
+    def __init__(
+        self,
+        supernet: SuperNetwork,
+        stages: Sequence[Stage] = STAGES,
+        recipe: Recipe | None = None,
+        *,
+        steps_per_epoch: int,
+        optimizer: Optimizer | None = None,
+    ) -> None:
+        recipe = recipe or Recipe()
+        check_stages(stages, supernet.elasticity.dimensions, recipe.progressivity_of_elasticity)
+        if steps_per_epoch < 1:
+            raise TrainingError(f"steps_per_epoch: {steps_per_epoch} is smaller than 1")
+        self.supernet, self.stages, self.steps_per_epoch = supernet, tuple(stages), steps_per_epoch
+        self.optimizer, self.rule = optimizer, recipe.rule
+        for group in self._groups:
+            group.setdefault("initial_lr", float(group["lr"]))  # the key of PyTorch's own schedulers
+        self._largest = max((group["initial_lr"] for group in self._groups), default=recipe.learning_rate)
+        if not self._largest > 0:
+            raise TrainingError("the learning rate of the optimizer is 0: give it the one that the training starts at")
+        self.rate = rate_of(self.stages, steps_per_epoch, self._largest, recipe.lr_schedule)
+        self.taken = 0
+        """Steps so far."""
+        self._random = 1 if recipe.subnets_per_step is None else recipe.subnets_per_step - len(RULES[recipe.rule])
+        self._sampler = Sampler(recipe.sampling, lambda some: supernet.cost_model.many(some)["macs"], recipe.seed)
+        self._drawn: tuple[Subnet, ...] = ()
+        self._step: tuple[Subnet, ...] = ()
+
+    @property
+    def _groups(self) -> list[dict[str, Any]]:
+        """Those of now: ``load_state_dict`` of an optimizer replaces them."""
+        return [] if self.optimizer is None else self.optimizer.param_groups
+
+    @property
+    def attentive(self) -> bool:
+        """It draws by the losses that it is told."""
+        return self._sampler.attentive
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of all stages."""
+        return sum(stage.epochs for stage in self.stages)
+
+    @property
+    def steps(self) -> int:
+        """Steps of all stages."""
+        return self.epochs * self.steps_per_epoch
+
+    @property
+    def done(self) -> bool:
+        """There is no further step."""
+        return self.taken == self.steps
+
+    @property
+    def place(self) -> Place:
+        """The place of the next step."""
+        return self.at(self.taken)
+
+    def at(self, step: int) -> Place:
+        """The place of a step."""
+        ends = list(accumulate(stage.epochs * self.steps_per_epoch for stage in self.stages))
+        stage = sum(step >= end for end in ends[:-1])
+        return Place(stage, step // self.steps_per_epoch, step, step - (ends[stage - 1] if stage else 0))
+
+    @cached_property
+    def spaces(self) -> tuple[SearchSpace, ...]:
+        """What each stage samples; the last one is what was trained in the end, and is worth to be searched."""
+        return tuple(stage.space(self.supernet.space) for stage in self.stages)
+
+    def step(self, alike: Iterable[Mapping[str, Tensor]] = ()) -> tuple[Subnet, ...]:
+        """The sub-networks of the next step, the maximal first where the rule has it.
+
+        Before the first step of a stage with ``reorg_weights`` the shared weights are reordered, with the state of
+        the optimizer and the tensors `alike`, such as averages by parameter name.
+
+        Raises:
+            TrainingError: all steps were taken.
+        """
+        if self.done:
+            raise TrainingError(f"the schedule is at its end: all {self.steps} steps were taken")
+        place = self.place
+        stage, space = self.stages[place.stage], self.spaces[place.stage]
+        if place.since == 0 and stage.reorg_weights:
+            self.supernet.reorder(alike=[*alike, *optimizer_tensors(self.optimizer, self.supernet)])
+        if place.since % stage.sample_rate == 0:
+            self._drawn = tuple(self._sampler.draw(space) for _ in range(self._random))
+        for group in self._groups:
+            group["lr"] = self.rate(self.taken) * (group["initial_lr"] / self._largest)
+        self.taken += 1
+        fixed = {"maximal": space.maximal, "minimal": space.minimal}
+        self._step = (*(fixed[name]() for name in RULES[self.rule]), *self._drawn)
+        return self._step
+
+    def tell(self, losses: Sequence[float]) -> None:
+        """The losses of the sub-networks of the last step, in their order, the same on all processes.
+
+        Only attentive sampling reads them.
+
+        Raises:
+            TrainingError: there are fewer or more losses than sub-networks.
+        """
+        self._sampler.tell(self._step, losses)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the schedule is, as plain data for a JSON file."""
+        drawn = [subnet.to_json() for subnet in self._drawn]
+        return {"taken": self.taken, "sampler": self._sampler.state_dict(), "drawn": drawn}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was asked for."""
+        self.taken = state["taken"]
+        self._sampler.load_state_dict(state["sampler"])
+        self._drawn = tuple(Subnet.from_json(one) for one in state["drawn"])
+
+
+def optimizer_tensors(optimizer: Optimizer | None, supernet: SuperNetwork) -> list[dict[str, Tensor]]:
+    """The state of `optimizer` that belongs to entries of parameters (momenta), by parameter name."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for name, parameter in supernet.model.named_parameters():
+        for key, value in ({} if optimizer is None else optimizer.state.get(parameter, {})).items():
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                found.setdefault(key, {})[name] = value
+    return list(found.values())

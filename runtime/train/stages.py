@@ -1,0 +1,180 @@
+"""Stages of progressive shrinking and their learning rates: what is sampled for how many epochs, and at which rate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from bnas.passes import SearchSpace
+from bnas.passes.settings import Count, Dimension, Positive, Whole, settings
+from bnas.passes.space.elasticity import DIMENSIONS
+from bnas.runtime.errors import TrainingError
+
+# Stages of progressive shrinking: what is sampled for how many epochs, and how one stage may follow another.
+
+PROGRESSIVITY: tuple[Dimension, ...] = ("kernel", "depth", "width")
+"""The order in which stages add dimensions (Cai et al. 2020, Once for All, section 3.3), as in BootstrapNAS."""
+
+
+@settings(TrainingError)
+class Stage:
+    """A part of the training; the keys are those of BootstrapNAS's ``list_stage_descriptions``.
+
+    Raises:
+        TrainingError: names every setting that is out of its bounds.
+    """
+
+    train_dims: Annotated[tuple[Dimension, ...], Field(min_length=1)] | None = None
+    """Dimensions that are sampled, the others stay maximal; by default all that are elastic."""
+    epochs: Count = 1
+    """Length of the stage."""
+    depth_indicator: Count | None = None
+    """Skip at most so many blocks of each chain; by default any number."""
+    width_indicator: Count | None = None
+    """Sample only the so many largest widths of each; by default all."""
+    reorg_weights: bool = False
+    """Bring important entries to the front before the stage."""
+    bn_adapt: bool = False
+    """Recalibrate the shared BatchNorm statistics of the maximal sub-network before the stage."""
+    init_lr: Positive | None = None
+    """Learning rate at the start of the stage, which falls along a cosine; by default that of the recipe."""
+    epochs_lr: Count | None = None
+    """The cosine reaches 0 after so many epochs; by default those of the stage."""
+    sample_rate: Count = 1
+    """Draw new random sub-networks every so many steps of the stage."""
+
+    @field_validator("epochs_lr")
+    @classmethod
+    def _not_before_the_end(cls, end: int | None, known: ValidationInfo) -> int | None:
+        epochs = known.data.get("epochs")
+        if end is not None and epochs is not None and end < epochs:
+            raise ValueError(f"smaller than the {epochs} epochs of the stage; the rate would be 0 for the rest of them")
+        return end
+
+    def space(self, space: SearchSpace) -> SearchSpace:
+        """The part of `space` that this stage samples."""
+        dims = DIMENSIONS if self.train_dims is None else self.train_dims
+        trained = {dimension: dimension in dims for dimension in DIMENSIONS}
+        widths, depth = self.width_indicator, self.depth_indicator
+        return space.restrict(**trained, width_indicator=widths, depth_indicator=depth)
+
+
+STAGES = (Stage(("depth", "kernel")), Stage(reorg_weights=True))
+"""What is trained where nothing else is said."""
+
+
+def check_stages(
+    stages: Sequence[Stage], available: Sequence[str], progressivity: Sequence[str] = PROGRESSIVITY
+) -> None:
+    """Raise `TrainingError` unless `stages` shrink progressively.
+
+    The rules are those that BootstrapNAS documents: a stage trains only dimensions that the super-network has; a
+    dimension that a stage trains stays in all later ones; those that are trained follow one another in the order of
+    `progressivity`, which names all that are available.
+    """
+    if not stages:
+        raise TrainingError("there is no stage; give at least one")
+    unordered = [name for name in available if name not in progressivity]
+    if unordered:
+        raise TrainingError(
+            f"progressivity_of_elasticity: {', '.join(progressivity)} leaves out {unordered[0]!r}, which is elastic"
+        )
+    order = [name for name in progressivity if name in available]
+    before: frozenset[str] = frozenset()
+    for number, stage in enumerate(stages):
+        dims = frozenset(order if stage.train_dims is None else stage.train_dims)
+        for fault in _faults(dims, before, order):
+            raise TrainingError(f"list_stage_descriptions[{number}].train_dims: {fault}")
+        before = dims
+
+
+def _faults(dims: frozenset[str], before: frozenset[str], order: Sequence[str]) -> Iterator[str]:
+    for name in sorted(dims - set(order)):
+        yield f"{name!r} is not elastic in this super-network; elastic are {', '.join(order) or 'none'}"
+    for name in sorted(before - dims):
+        yield f"{name!r} leaves, which the stage before trains; later stages only add dimensions"
+    places = [order.index(name) for name in dims]
+    for place in range(min(places, default=0), max(places, default=0)):
+        if place not in places:
+            yield f"{order[place]!r} is missed between its neighbours in {', '.join(order)}"
+
+
+# Learning rates: a number for every step, so that a resumed run has those of the run that was not interrupted.
+
+Rate = Callable[[int], float]
+"""The learning rate of a step, from 0."""
+
+
+@settings(TrainingError)
+class CosineSchedule:
+    """One cosine with warm-up over the whole training: BootstrapNAS's ``lr_schedule.params``.
+
+    The rate rises linearly to `base_lr` in the warm-up and falls to 0 at the end of the last epoch. (The peer's stays
+    above 0 where there is a warm-up, and drifts by a step an epoch.)
+
+    Raises:
+        TrainingError: names every setting that is out of its bounds.
+    """
+
+    base_lr: Positive
+    """The rate after the warm-up."""
+    num_epochs: Count | None = None
+    """Length, warm-up included; by default that of all stages."""
+    warmup_epochs: Whole = 0
+    """The rate rises linearly for so long."""
+    warmup_lr: Positive = 3.4e-4
+    """Where the warm-up starts."""
+
+    @field_validator("warmup_epochs")
+    @classmethod
+    def _within_the_length(cls, warmup: int, known: ValidationInfo) -> int:
+        length = known.data.get("num_epochs")
+        if length is not None and length <= warmup:
+            raise ValueError(f"must be less than num_epochs, which is {length}")
+        return warmup
+
+    def rate(self, epochs: int, steps_per_epoch: int) -> Rate:
+        """The rate of each step of `epochs` epochs."""
+        length = self.num_epochs or epochs
+        if length < epochs or length <= self.warmup_epochs:
+            raise TrainingError(
+                f"lr_schedule ends after {length} epochs ({self.warmup_epochs} of warm-up); the stages have {epochs}"
+            )
+        warm, end = self.warmup_epochs * steps_per_epoch, length * steps_per_epoch
+
+        def rate(step: int) -> float:
+            if step < warm:
+                return self.warmup_lr + (step + 1) / warm * (self.base_lr - self.warmup_lr)
+            return _cosine(self.base_lr, step - warm, end - warm)
+
+        return rate
+
+
+def rate_of(stages: Sequence[Stage], steps_per_epoch: int, default: float, schedule: CosineSchedule | None) -> Rate:
+    """The rate of every step of `stages`: that of `schedule`, or a cosine for each stage.
+
+    Raises:
+        TrainingError: a stage has an ``init_lr`` or ``epochs_lr`` beside a schedule for the whole training.
+    """
+    if schedule is not None:
+        for number, stage in enumerate(stages):
+            for key in ("init_lr", "epochs_lr"):
+                if getattr(stage, key) is not None:
+                    raise TrainingError(f"list_stage_descriptions[{number}].{key} contradicts lr_schedule; give one")
+        return schedule.rate(sum(stage.epochs for stage in stages), steps_per_epoch)
+
+    def rate(step: int) -> float:
+        for stage in stages:
+            if step < stage.epochs * steps_per_epoch:
+                break
+            step -= stage.epochs * steps_per_epoch
+        return _cosine(stage.init_lr or default, step, (stage.epochs_lr or stage.epochs) * steps_per_epoch)
+
+    return rate
+
+
+def _cosine(start: float, step: int, steps: int) -> float:
+    return start * 0.5 * (1 + math.cos(math.pi * step / steps))

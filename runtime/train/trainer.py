@@ -1,0 +1,284 @@
+"""Training a super-network, or one sub-network of it: stages, steps, validation and checkpoints."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.fx import GraphModule
+from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
+
+from bnas.passes.frontend.state import deep_copy
+from bnas.runtime.errors import TrainingError
+from bnas.runtime.evaluate.evaluation import Loader, Metric, accuracy
+from bnas.runtime.nested import LAYOUTS, as_batch, faster_layout, inputs_of
+from bnas.runtime.storage.archive import digest_of
+from bnas.runtime.storage.checkpoint import shared_tensors
+from bnas.runtime.supernetwork import SuperNetwork
+
+from . import parallel
+from .batches import Batches
+from .learner import Criterion, Learner
+from .recipe import OWN, Recipe
+from .run import TrainingRun
+from .schedule import Schedule
+from .stages import STAGES, Stage
+from .validation import EpochRecord, Scalars, Validator, watched
+
+# The optimizer of a recipe, from `torch.optim`.
+
+KINDS: dict[str, type[Optimizer]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW, "rmsprop": RMSprop}
+
+
+def optimizer_settings(recipe: Recipe) -> dict[str, Any]:
+    """Return the keyword arguments of the optimizer, but for its learning rate."""
+    given = {name: getattr(recipe, name) for name, kinds in OWN.items() if recipe.optimizer in kinds}
+    if recipe.optimizer == "sgd":
+        momentum = 0.9 if recipe.momentum is None else recipe.momentum
+        given = {"momentum": momentum, "nesterov": momentum > 0 if recipe.nesterov is None else recipe.nesterov}
+    return {name: value for name, value in given.items() if value is not None} | {"weight_decay": recipe.weight_decay}
+
+
+def optimizer_of(recipe: Recipe, parameters: Sequence[nn.Parameter], names: Mapping[str, nn.Parameter]) -> Optimizer:
+    """Make the optimizer of `parameters`; those whose name ``no_decay_keys`` has a part of have no weight decay."""
+    parts = recipe.no_decay_keys.split("#") if recipe.no_decay_keys else []
+    whole = {id(one) for name, one in names.items() if any(part in name for part in parts)}
+    decayed = {"params": [one for one in parameters if id(one) not in whole]}
+    kept = {"params": [one for one in parameters if id(one) in whole], "weight_decay": 0.0}
+    groups = [group for group in (decayed, kept) if group["params"]]
+    kind: Any = KINDS[recipe.optimizer]
+    made: Optimizer = kind(groups, lr=recipe.learning_rate, **optimizer_settings(recipe))
+    return made
+
+
+# Training a super-network: stages, the sub-networks of each step, validation and checkpoints.
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where the training is, after a step; all count from 0."""
+
+    stage: int
+    epoch: int
+    """Of the whole training."""
+    step: int
+    """Of the whole training."""
+    steps: int
+    """How many the whole training has."""
+    loss: float
+    """Of the first sub-network of the step: the maximal, where the rule has it."""
+
+
+class Trainer:
+    """Trains a super-network by progressive shrinking; its parameters change in place.
+
+    With ``torch.distributed`` initialised, every process trains the same sub-networks on its own loader (give it a
+    ``DistributedSampler``), gradients are averaged once a step, and process 0 validates and writes. BatchNorm then
+    sees the batch of its process; ``torch.nn.SyncBatchNorm`` sees all, on devices that have it.
+
+    Args:
+        supernet: the super-network; it is put in training mode, and back.
+        stages: what to train, in order.
+        recipe: how.
+        optimizer: made by a function from the parameters, or an optimizer on ``supernet.parameters()``; by default the
+            one of the recipe.
+        criterion: the loss of outputs against targets, a mean over the batch; by default cross-entropy.
+        teacher: what the recipe's distillation calls the original; by default a copy of the model as it is now.
+        metric: what validation measures, the higher the better; by default top-1 accuracy.
+        watch: random sub-networks that validation measures, beside the maximal and the minimal.
+        directory: gets ``best/`` (a super-network for `SuperNetwork.load`), ``last/`` (to resume from) and
+            ``history.json`` (what every epoch ended with).
+        checkpoint_every: steps between two writes of ``last/``; by default every epoch.
+        tensorboard: write scalars to ``tensorboard/`` in the directory (extra "tensorboard").
+        on_step: called on process 0 after every step.
+        on_epoch: called there after every epoch.
+
+    Raises:
+        TrainingError: settings contradict each other or the super-network.
+    """
+
+    def __init__(
+        self,
+        supernet: SuperNetwork,
+        stages: Sequence[Stage] = STAGES,
+        recipe: Recipe | None = None,
+        *,
+        optimizer: Optimizer | Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
+        criterion: Criterion | None = None,
+        teacher: nn.Module | None = None,
+        metric: Metric = accuracy,
+        watch: int = 3,
+        directory: str | Path | None = None,
+        checkpoint_every: int | None = None,
+        tensorboard: bool = False,
+        on_step: Callable[[Progress], None] | None = None,
+        on_epoch: Callable[[EpochRecord], None] | None = None,
+    ) -> None:
+        self.supernet, self.stages, self.recipe = supernet, tuple(stages), recipe or Recipe()
+        self.optimizer, self.criterion, self.metric, self.watch = optimizer, criterion, metric, watch
+        self.teacher = teacher
+        self.directory = None if directory is None else Path(directory)
+        self.checkpoint_every, self.tensorboard = checkpoint_every, tensorboard
+        self.on_step, self.on_epoch = on_step, on_epoch
+        if self.directory is None and (tensorboard or checkpoint_every is not None):
+            raise TrainingError(f"{'tensorboard' if tensorboard else 'checkpoint_every'} needs a directory to write to")
+        if checkpoint_every is not None and checkpoint_every < 1:
+            raise TrainingError(f"checkpoint_every: {checkpoint_every} is smaller than 1")
+        if self.recipe.num_bn_adaptation_samples == 0 and any(stage.bn_adapt for stage in self.stages):
+            raise TrainingError("bn_adapt needs samples, and num_bn_adaptation_samples is 0")
+        self._schedule(1)  # so that its faults show now
+
+    def fit(self, loader: Loader, validation: Loader | None = None, *, resume: bool = False) -> tuple[EpochRecord, ...]:
+        """Train through all stages; returns what every epoch ended with.
+
+        In the end the BatchNorm statistics are recalibrated for the maximal sub-network, and the averages of the
+        weights, if the recipe has them, are the weights.
+
+        Args:
+            loader: iterated once an epoch; batches of (inputs, targets), where several inputs are a tuple or a dict, or
+                dicts with the targets under "labels". Random numbers that it takes from generators of PyTorch, numpy,
+                Python, or its own attribute ``generator``, are resumed where they were.
+            validation: batches held out from training; nothing is measured without them.
+            resume: go on with the training in the directory, if there is one. The super-network must be made anew
+                from the same model; the result is bitwise that of a training that was not interrupted.
+
+        Raises:
+            TrainingError: the loader is empty, a batch does not fit, or a loss is NaN or inf (names the step).
+            CheckpointError: the directory holds a training, and `resume` is not said; or one of another model, other
+                settings or another format, or a damaged one.
+        """
+        mode = self.supernet.training
+        parallel.share_tensors([*self.supernet.parameters(), *self.supernet.model.buffers()])
+        original = self._original()
+        self.supernet.train()
+        try:
+            run = self._begin(loader, resume)
+            self._train(run, self._learner(run, original), self._validator(run, validation))
+            run.finish()
+        finally:
+            self.supernet.model.to(memory_format=torch.contiguous_format)
+            self.supernet.train(mode)
+        return tuple(run.history)
+
+    def _original(self) -> nn.Module | None:
+        """The frozen teacher, where the recipe asks for it."""
+        distillation = self.recipe.distillation
+        if distillation is None or distillation.teacher != "original":
+            return None
+        return deep_copy(self.supernet.model if self.teacher is None else self.teacher).eval().requires_grad_(False)
+
+    def _schedule(self, steps_per_epoch: int, optimizer: Optimizer | None = None) -> Schedule:
+        return Schedule(self.supernet, self.stages, self.recipe, steps_per_epoch=steps_per_epoch, optimizer=optimizer)
+
+    def _begin(self, loader: Loader, resume: bool) -> TrainingRun:
+        batches, optimizer = Batches(loader, self.recipe.accumulate, self.recipe.train_steps), self._optimizer()
+        schedule, start = self._schedule(batches.steps, optimizer), digest_of(shared_tensors(self.supernet.model))
+        run = TrainingRun(self.supernet, self.recipe, schedule, batches, optimizer, self.directory, start)
+        run.begin(resume, lambda: self._layout(batches))
+        return run
+
+    def _optimizer(self) -> Optimizer:
+        given, own = self.optimizer, list(self.supernet.parameters())
+        if given is None:
+            return optimizer_of(self.recipe, own, dict(self.supernet.model.named_parameters()))
+        optimizer = given if isinstance(given, Optimizer) else given(own)
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        if not held <= {id(p) for p in own}:
+            raise TrainingError("the optimizer holds tensors that are not in supernet.parameters(); make it from those")
+        if any(id(matrix) not in held for matrix in self.supernet.kernel_matrices.parameters()):
+            warnings.warn(
+                "the optimizer does not hold the matrices of elastic kernels: they stay as they are; "
+                "make it from supernet.parameters()",
+                stacklevel=3,
+            )
+        return optimizer
+
+    def _layout(self, batches: Batches) -> str:
+        if self.recipe.memory_format != "auto":
+            return self.recipe.memory_format
+        inputs, _ = as_batch(batches.first(), inputs_of(self.supernet))
+        return str(parallel.from_first(faster_layout(self.supernet.model, inputs)))
+
+    def _learner(self, run: TrainingRun, original: nn.Module | None) -> Learner:
+        if original is not None:
+            original.to(memory_format=LAYOUTS[run.layout])
+        return Learner(self.supernet, self.recipe, self.criterion, original, run.layout)
+
+    def _validator(self, run: TrainingRun, validation: Loader | None) -> Validator | None:
+        if validation is None or parallel.rank() > 0:
+            return None
+        subnets = watched(run.schedule.spaces[-1], self.watch, self.recipe.seed)
+        return Validator(self.supernet, subnets, run.calibration or None, validation, self.metric)
+
+    def _train(self, run: TrainingRun, learner: Learner, validator: Validator | None) -> None:
+        writes = self.tensorboard and parallel.rank() == 0
+        scalars = Scalars(self.directory / "tensorboard", run.schedule.taken) if writes and self.directory else None
+        try:
+            while not run.schedule.done:
+                self._epoch(run, learner, scalars)
+                record = run.end_epoch(validator)
+                if scalars is not None:
+                    scalars.epoch(run.schedule.taken, record)
+                if self.on_epoch is not None and parallel.rank() == 0:
+                    self.on_epoch(record)
+        finally:
+            if scalars is not None:
+                scalars.close()
+
+    def _epoch(self, run: TrainingRun, learner: Learner, scalars: Scalars | None) -> None:
+        """What is left of an epoch."""
+        for group in run.batches:
+            place, loss = run.schedule.place, run.step(learner, group)
+            if scalars is not None:
+                scalars.step(run.schedule.taken, loss, run.rate)
+            if self.on_step is not None and parallel.rank() == 0:
+                self.on_step(Progress(place.stage, place.epoch, place.step, run.schedule.steps, loss))
+            within = run.batches.taken < run.batches.steps
+            if self.checkpoint_every and run.schedule.taken % self.checkpoint_every == 0 and within:
+                run.save()
+
+
+# Fine-tuning of a chosen sub-network by itself: no other sub-network holds its weights back.
+
+
+def fine_tune(
+    module: nn.Module,
+    example_inputs: Any,
+    loader: Any,
+    validation: Any = None,
+    *,
+    epochs: int,
+    recipe: Recipe | None = None,
+    teacher: nn.Module | None = None,
+    resume: bool = False,
+    **settings: Any,
+) -> GraphModule:
+    """`module`, such as `SuperNetwork.extract` gives, trained by itself; returns another one, in evaluation mode.
+
+    It is a training of a super-network without choices, so that averages, precision, checkpoints and processes are as
+    there. The rule and the number of sub-networks of the recipe say nothing here.
+
+    Args:
+        module: what to train; it stays as it is.
+        example_inputs: as `SuperNetwork.from_model` takes them.
+        loader: as `Trainer.fit` takes it.
+        validation: as `Trainer.fit` takes it.
+        resume: as `Trainer.fit` takes it.
+        epochs: along one cosine.
+        recipe: by default that of `Trainer`, without distillation where no teacher is given.
+        teacher: what it learns from, such as the pre-trained model, by the distillation of the recipe.
+        settings: further ones of `Trainer`, such as ``directory``.
+    """
+    single = SuperNetwork.from_model(deep_copy(module), example_inputs, {"dimensions": ()})
+    recipe = recipe or Recipe()
+    taught = None if teacher is None or recipe.distillation is None else recipe.distillation
+    distillation = taught and replace(taught, teacher="original")
+    recipe = replace(recipe, rule="maximal", subnets_per_step=1, distillation=distillation)
+    trainer = Trainer(single, [Stage(epochs=epochs)], recipe, teacher=teacher, watch=0, **settings)
+    trainer.fit(loader, validation, resume=resume)
+    return single.extract(single.space.maximal())

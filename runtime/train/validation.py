@@ -1,0 +1,153 @@
+"""Validation while training: the same few sub-networks after every epoch, with recalibrated BatchNorm."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bnas.passes import SearchSpace, Subnet
+from bnas.runtime.errors import TrainingError
+from bnas.runtime.evaluate.evaluation import Batch, Metric, accuracy
+from bnas.runtime.evaluate.evaluator import Evaluator
+from bnas.runtime.storage.files import write_json, writing
+from bnas.runtime.supernetwork import SuperNetwork
+
+if TYPE_CHECKING:
+    from .stages import Stage
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What an epoch ended with."""
+
+    epoch: int
+    """Of the whole training, from 0."""
+    stage: int
+    loss: float
+    """Mean over the steps of the loss of the first sub-network of each (the maximal, where the rule has it)."""
+    learning_rate: float
+    """Of the last step."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """The metric of each watched sub-network; empty without validation data."""
+
+    @property
+    def score(self) -> float:
+        """The mean of the metrics: the best checkpoint has the highest. -inf without validation data."""
+        return statistics.fmean(self.metrics.values()) if self.metrics else -np.inf
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for a JSON file."""
+        return {**vars(self), "metrics": dict(self.metrics)}
+
+
+def watched(space: SearchSpace, count: int, seed: int) -> dict[str, Subnet]:
+    """The maximal, the minimal and `count` random sub-networks of `space`, by name."""
+    generator = np.random.default_rng(seed)
+    random = {f"random{number}": space.sample(generator) for number in range(1, count + 1)}
+    return {"maximal": space.maximal(), "minimal": space.minimal(), **random}
+
+
+class Validator:
+    """Measures the watched sub-networks on validation data.
+
+    Args:
+        supernet: where they come from.
+        subnets: by name.
+        calibration: training batches for the BatchNorm statistics; the shared ones serve if None.
+        validation: held out from training.
+        metric: the higher the better.
+    """
+
+    def __init__(
+        self,
+        supernet: SuperNetwork,
+        subnets: Mapping[str, Subnet],
+        calibration: Sequence[Batch] | None,
+        validation: Iterable[Batch],
+        metric: Metric = accuracy,
+    ) -> None:
+        self.subnets = subnets
+        self.name = str(getattr(metric, "__name__", type(metric).__name__))
+        self.evaluator = Evaluator(supernet, calibration, validation, metric)
+
+    def __call__(self) -> dict[str, float]:
+        """The metric of each, on copies: nothing of the super-network changes.
+
+        Raises:
+            TrainingError: a metric is NaN, which could be neither better nor worse.
+        """
+        measure, prepare = self.evaluator.measure, self.evaluator.prepare
+        found = {name: float(measure(prepare(subnet))) for name, subnet in self.subnets.items()}
+        for name in (name for name, value in found.items() if not math.isfinite(value)):
+            raise TrainingError(f"the metric of the sub-network {name!r} is {found[name]}; it must be a finite number")
+        return found
+
+
+# What the epochs of a training ended with, as a JSON file that grows with them.
+
+FORMAT = "bnas-training-history"
+VERSION = 1
+
+
+def write_history(path: Path, stages: Sequence[Stage], metric: str, epochs: Sequence[EpochRecord]) -> None:
+    """Write the stages, what the metric is called, and the records of all epochs so far, atomically."""
+    write_json(
+        path,
+        {
+            "format": FORMAT,
+            "version": VERSION,
+            "metric": metric,
+            "stages": [{"train_dims": one.train_dims, "epochs": one.epochs} for one in stages],
+            "epochs": [one.to_json() for one in epochs],
+        },
+    )
+
+
+# TensorBoard scalars (extra "tensorboard").
+
+
+class Scalars:
+    """Writes ``train/...`` for every step and ``val/...`` for every epoch, at the number of steps taken then.
+
+    Args:
+        directory: of the event files.
+        taken: steps that were taken before; what the files hold of later ones is void.
+
+    Raises:
+        TrainingError: TensorBoard is not installed.
+        WriteError, also from the methods: the files cannot be written.
+    """
+
+    def __init__(self, directory: Path, taken: int = 0) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise TrainingError("TensorBoard is not installed: pip install 'bnas[tensorboard]'") from error
+        self._directory = directory
+        with writing(directory):
+            self._writer: Any = SummaryWriter(str(directory), purge_step=taken + 1 if taken else None)
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        """Numbers by their names, at a step."""
+        with writing(self._directory):
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, step)
+
+    def step(self, step: int, loss: float, rate: float) -> None:
+        """Loss of the first sub-network of a step, and its learning rate."""
+        self.add(step, {"train/loss": loss, "train/learning_rate": rate})
+
+    def epoch(self, step: int, record: EpochRecord) -> None:
+        """The metrics of an epoch."""
+        self.add(step, {f"val/{name}": value for name, value in record.metrics.items()})
+
+    def close(self) -> None:
+        """Write what is left."""
+        with writing(self._directory):
+            self._writer.close()

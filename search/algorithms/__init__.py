@@ -1,0 +1,1 @@
+"""Algorithms of search: asked for candidates, told what came of them."""

@@ -1,0 +1,152 @@
+"""The search algorithms that a user chooses from, each with its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+
+from pydantic import BeforeValidator, Field, PlainValidator, ValidationInfo
+
+from bnas.passes.settings import FILE, NUMBER, NotNegative, Number, settings
+from bnas.search.errors import SearchError
+
+from .contract import Select, crowded
+from .nsga2 import Variation
+from .rnsga2 import Preference
+from .surrogate import GaussianProcess, Regressor
+
+if TYPE_CHECKING:
+    from bnas.search.objectives import Objective
+
+POPULATION = 20
+"""Candidates of a generation, where nothing else is said and there are as many evaluations."""
+
+Population: TypeAlias = Annotated[int, Field(ge=4), NUMBER]
+"""DEAP's tournaments draw in fours."""
+
+
+def _regressor(value: Any, info: ValidationInfo) -> Any:
+    if isinstance(value, bool):
+        return value
+    if info.context == FILE:
+        raise ValueError("must be true or false")
+    if not (hasattr(value, "fit") and hasattr(value, "predict")):
+        raise ValueError("must be True, False or an object with the methods fit and predict")
+    return value
+
+
+Predictor: TypeAlias = Annotated[bool | Regressor, PlainValidator(_regressor, json_schema_input_type=bool)]
+
+
+def _lists(value: Any) -> Any:
+    """Arrays as lists."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+if TYPE_CHECKING:
+    Points: TypeAlias = Sequence[Sequence[float]]
+else:
+    Points = Annotated[tuple[tuple[Number, ...], ...], BeforeValidator(_lists), Field(min_length=1)]
+
+
+@settings(SearchError, kw_only=True)
+class Breeding(Variation):
+    """What the algorithms that breed candidates have in common."""
+
+    # Described here, and not below: subclasses take the descriptions over.
+    population: Population | None = Field(
+        default=None,
+        description="Candidates of a generation, at least 4; by default 20, or as many as there are evaluations.",
+    )
+    predictor: Predictor = Field(
+        default=False,
+        description="Predict the values of sub-networks, and evaluate only promising ones: true is a Gaussian process "
+        "(needs scikit-learn); in Python also any regressor with ``fit`` and ``predict``.",
+    )
+
+    def regressor(self) -> Regressor | None:
+        """Return what predicts values, if anything does.
+
+        Raises:
+            SearchError: scikit-learn is not installed.
+        """
+        if isinstance(self.predictor, bool):
+            return GaussianProcess() if self.predictor else None
+        return self.predictor
+
+
+@settings(SearchError, kw_only=True)
+class NSGA2(Breeding):
+    """Deb's NSGA-II (2002), with DEAP's operators.
+
+    Raises:
+        SearchError: names every setting that is out of its bounds.
+    """
+
+    name: Literal["NSGA2"] = Field(default="NSGA2", repr=False)
+    """The algorithm."""
+
+    def _selection(self, objectives: Sequence[Objective]) -> Select:
+        """Return how survivors are chosen."""
+        return crowded
+
+
+@settings(SearchError, kw_only=True)
+class RNSGA2(Breeding):
+    """R-NSGA-II (Deb and Sundar, 2006): looks for a front near points that the user aspires to.
+
+    Raises:
+        SearchError: names every setting that is out of its bounds.
+    """
+
+    name: Literal["RNSGA2"] = Field(default="RNSGA2", repr=False)
+    """The algorithm."""
+    aspiration_points: Points
+    """Points that the front should be near: each has a value for each objective, in their order."""
+    epsilon: NotNegative = 0.001
+    """Of solutions that are nearer to each other than this, one counts."""
+    weights: Annotated[tuple[NotNegative, ...], BeforeValidator(_lists)] | None = None
+    """How much each objective counts in distances; by default all alike."""
+    extreme_points_as_ref_points: bool = False
+    """Also look near the best in each objective."""
+
+    def _selection(self, objectives: Sequence[Objective]) -> Select:
+        """Return how survivors are chosen.
+
+        Raises:
+            SearchError: points or weights do not have a number for each objective.
+        """
+        return Preference.of(objectives, self)
+
+
+@settings(SearchError, kw_only=True)
+class RandomSearch:
+    """Uniformly random sub-networks: the baseline.
+
+    Raises:
+        SearchError: names every setting that is out of its bounds.
+    """
+
+    name: Literal["random"] = Field(default="random", repr=False)
+    """The algorithm."""
+    population: Population | None = None
+    """Sub-networks that are evaluated together; by default 20, or as many as there are evaluations."""
+
+    def _selection(self, objectives: Sequence[Objective]) -> None:
+        """Return None: there are no survivors."""
+
+    def regressor(self) -> None:
+        """Return None: nothing is predicted."""
+
+
+def _by_name(value: Any) -> Any:
+    """An algorithm by its name has the default settings."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+Choice: TypeAlias = Annotated[
+    Annotated[NSGA2 | RNSGA2 | RandomSearch, Field(discriminator="name")],
+    BeforeValidator(
+        _by_name, json_schema_input_type=Literal["NSGA2", "RNSGA2", "random"] | NSGA2 | RNSGA2 | RandomSearch
+    ),
+]

@@ -1,0 +1,153 @@
+"""What a search optimises, and hard bounds on the values of a sub-network."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import field_validator
+
+from bnas.passes.settings import NotInFile, settings
+
+from .errors import SearchError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+# What a search optimises: a named number and the direction that is better.
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from bnas.passes import Subnet
+else:
+    Subnet = Any  # pydantic reads the annotations, and need not load it
+
+RESERVED = ("index", "seconds", "failure", "subnet")
+"""Columns that every file of evaluations has beside the values."""
+
+
+@settings(SearchError)
+class Objective:
+    """One of the values that an evaluation gives, to be made as small or as large as possible.
+
+    Raises:
+        SearchError: names every setting that is wrong.
+    """
+
+    name: str
+    """Name under which an evaluation gives the value: accuracy, macs, parameters, activations, peak_memory, latency or
+    another one."""
+    direction: Literal["min", "max"]
+    """Which is better."""
+    measure: NotInFile[Callable[[Subnet], float] | None] = field(default=None, compare=False, repr=False)
+    """Gives the value where the evaluation does not."""
+
+    @field_validator("name")
+    @classmethod
+    def _of_a_column(cls, name: str) -> str:
+        try:
+            check_name(name)
+        except SearchError as error:
+            raise ValueError(str(error)) from None
+        return name
+
+    @property
+    def sign(self) -> float:
+        """Return the factor that turns a value into a cost: less is better."""
+        return 1.0 if self.direction == "min" else -1.0
+
+    @property
+    def weight(self) -> float:
+        """Return the factor that turns a value into a fitness, as DEAP wants it: more is better."""
+        return -self.sign
+
+
+def check_name(name: str) -> None:
+    """Raise SearchError unless a value of this name can be a column of a file of evaluations."""
+    if not isinstance(name, str) or not name or not name.isprintable():
+        raise SearchError(f"value name {name!r}: needs to be a non-empty string of printable characters")
+    if name in RESERVED:
+        raise SearchError(f"value name {name!r} is taken: evaluations have their own columns {', '.join(RESERVED)}")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return what a message says about the names that exist: all of them, and the one that was meant."""
+    names = list(known)
+    close = get_close_matches(name, names, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"there is {', '.join(map(repr, names)) or 'none'}{hint}"
+
+
+# Hard bounds on the values of a sub-network.
+
+FORM = re.compile(r"\s*(?P<name>.*?)\s*(?P<sense><=|>=)\s*(?P<number>[^\s%kMGms]+)\s*(?P<unit>%|k|M|G|ms|)\s*")
+UNITS = {"": 1.0, "%": 0.01, "k": 1e3, "M": 1e6, "G": 1e9, "ms": 1.0}
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """A bound that a value must keep, such as ``Constraint.parse("parameters <= 60 %")``."""
+
+    name: str
+    """Name under which an evaluation gives the value."""
+    sense: Literal["<=", ">="]
+    """``"<="`` where the bound is an upper one."""
+    bound: float
+    """In the unit of the value, or where `relative` as a fraction of the maximal sub-network's value."""
+    relative: bool = False
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        if self.sense not in ("<=", ">="):
+            raise SearchError(f"constraint on {self.name!r}: {self.sense!r} is neither '<=' nor '>='")
+        if not math.isfinite(self.bound):
+            raise SearchError(f"constraint on {self.name!r}: the bound {self.bound} is not a finite number")
+
+    def __str__(self) -> str:
+        """As `parse` reads it."""
+        return f"{self.name} {self.sense} " + (f"{100 * self.bound:.12g} %" if self.relative else f"{self.bound:.12g}")
+
+    @classmethod
+    def of(cls, given: Constraint | str) -> Constraint:
+        """`given`, or what `parse` reads in it."""
+        return cls.parse(given) if isinstance(given, str) else given
+
+    @classmethod
+    def parse(cls, text: str) -> Constraint:
+        """The constraint ``NAME <= NUMBER`` or ``NAME >= NUMBER``.
+
+        The number may be followed by k, M or G (1e3, 1e6, 1e9), by ms, which latencies are in, or by %: of the maximal
+        sub-network's value.
+
+        Raises:
+            SearchError: the text has another form.
+        """
+        found = FORM.fullmatch(text)
+        try:
+            if found is None:
+                raise ValueError("no comparison")
+            number = float(found["number"]) * UNITS[found["unit"]]
+        except ValueError as error:
+            allowed = "'NAME <= NUMBER' or '>=', the number followed by nothing, k, M, G, ms or %"
+            raise SearchError(f"constraint {text!r}: needs the form {allowed}") from error
+        return cls(found["name"], "<=" if found["sense"] == "<=" else ">=", number, found["unit"] == "%")
+
+    def resolved(self, maximal: Mapping[str, float]) -> Constraint:
+        """The same with an absolute bound, given the values of the maximal sub-network."""
+        return Constraint(self.name, self.sense, self.bound * maximal[self.name]) if self.relative else self
+
+    def violation(self, values: Mapping[str, float]) -> float:
+        """By how much the values miss an absolute bound, as a fraction of it (as they are where it is 0), or 0."""
+        excess = values[self.name] - self.bound
+        return max(0.0, excess if self.sense == "<=" else -excess) / (abs(self.bound) or 1.0)
+
+
+def violation(constraints: Sequence[Constraint], values: Mapping[str, float]) -> float:
+    """By how much the values miss absolute bounds together; 0 where all are kept."""
+    return sum(one.violation(values) for one in constraints)

@@ -1,0 +1,131 @@
+"""How far a search has come, after each of its evaluations, and a picture of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import SearchError
+from .evaluation import Evaluation
+from .objectives import Constraint, Objective, nearest, violation
+
+if TYPE_CHECKING:
+    import os
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from .result import SearchResult
+
+
+# How far a search has come, after each of its evaluations.
+
+
+class SearchProgress:
+    """Takes the evaluations of a search in their order, the first of which is that of the maximal sub-network.
+
+    Args:
+        objectives: of the search.
+        constraints: of the search; a sub-network that misses one counts as evaluated, and as nothing else.
+        metric: the value whose best is told; by default that of the first objective that is maximised, if any.
+    """
+
+    def __init__(
+        self, objectives: Sequence[Objective], constraints: Sequence[Constraint | str] = (), metric: str | None = None
+    ) -> None:
+        self.objectives = tuple(objectives)
+        self._bounds = tuple(map(Constraint.of, constraints))
+        self._resolved: tuple[Constraint, ...] | None = None
+        self.metric = metric or next((one.name for one in self.objectives if one.direction == "max"), None)
+        self.corner: dict[str, float] = {}
+        """What the hypervolume is measured against: 0 for what is maximised, else the maximal sub-network's value."""
+        self.evaluations = 0
+        self.hypervolume = 0.0
+        """The share of the box between the corner and 0 (or 1, for what is maximised) that the front dominates.
+
+        Searches of one super-network have one box, so that their shares can be compared.
+        """
+        self.best: float | None = None
+        """The best value of the metric among feasible sub-networks."""
+
+    def add(self, evaluation: Evaluation) -> None:
+        """Take the next evaluation."""
+        self.evaluations += 1
+        if evaluation.failure is not None:
+            return
+        if self._resolved is None:
+            self._begin(evaluation)
+        if violation(self._resolved or (), evaluation.values):
+            return
+        if self.metric is not None:
+            self.best = max(evaluation.values[self.metric], -math.inf if self.best is None else self.best)
+        self._extend(np.array([one.sign * evaluation.values[one.name] for one in self.objectives], dtype=np.float64))
+
+    def _begin(self, first: Evaluation) -> None:
+        self._resolved = tuple(one.resolved(first.values) for one in self._bounds)
+        self.corner = {one.name: 0.0 if one.direction == "max" else first.values[one.name] for one in self.objectives}
+        self._box = math.prod(abs(value) or 1.0 for value in self.corner.values())
+        self._front = np.empty((0, len(self.objectives)))
+
+    def _extend(self, costs: NDArray[np.float64]) -> None:
+        """Take the next point, smaller is better, and measure again unless another one is nowhere worse."""
+        import moocore  # not at the top: only a search that is watched needs it
+
+        if (self._front <= costs).all(axis=1).any():
+            return
+        self._front = np.vstack([self._front[~(self._front >= costs).all(axis=1)], costs])
+        corner = [one.sign * self.corner[one.name] for one in self.objectives]
+        self.hypervolume = float(moocore.hypervolume(self._front, ref=corner)) / self._box
+
+
+# A picture of a search: the evaluations in their order, and the front.
+
+
+def plot(
+    result: SearchResult, path: str | os.PathLike[str] | None = None, x: str | None = None, y: str | None = None
+) -> Figure:
+    """Draw all evaluations over two values, coloured by when they were made, and the front over them.
+
+    Args:
+        result: What a search found.
+        path: Where to write the picture; its suffix says the format. None writes nothing.
+        x: Name of the value to the right; by default the second objective, or the index where there is one only.
+        y: Name of the value upwards; by default the first objective.
+
+    Raises:
+        SearchError: matplotlib is not installed, or no evaluation has such a value.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise SearchError("a plot needs matplotlib: pip install 'bnas[plot]'") from error
+    names = [objective.name for objective in result.objectives]
+    across, upwards = x or (names[1] if len(names) > 1 else "index"), y or names[0]
+    known = ["index", *(result.closest().values if result.closest() else names)]  # type: ignore[union-attr]
+    for name in (across, upwards):
+        if name not in known:
+            raise SearchError(f"no value {name!r} to draw; {nearest(name, known)}")
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    _draw(figure.add_subplot(), result, across, upwards)
+    if path is not None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path)
+    return figure
+
+
+def _draw(axes: Axes, result: SearchResult, across: str, upwards: str) -> None:
+    done = [e for e in result.evaluations if e.failure is None]
+    values = [{**e.values, "index": float(e.index)} for e in done]
+    colours = [e.index for e in done]
+    cloud = axes.scatter([v[across] for v in values], [v[upwards] for v in values], c=colours, s=12, cmap="viridis")
+    front = sorted(({**e.values, "index": float(e.index)} for e in result.pareto()), key=lambda v: v[across])
+    axes.plot([v[across] for v in front], [v[upwards] for v in front], "r.-", label="Pareto front")
+    axes.set(xlabel=across, ylabel=upwards, title=f"{len(result.evaluations)} evaluations, {len(front)} on the front")
+    axes.legend()
+    if axes.figure is not None:
+        axes.figure.colorbar(cloud, ax=axes, label="evaluation")

@@ -1,0 +1,201 @@
+"""The command line as a person uses it: in a process of its own where exit status and output matter."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+TINY = """
+import torch
+from torch import nn
+import bnas
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.body = nn.Conv2d(1, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+        self.head = nn.Linear(16, 3)
+    def forward(self, x):
+        x = torch.relu(self.stem(x))
+        return self.head(torch.relu(self.body(x) + x).mean((2, 3)))
+
+class Branching(nn.Module):
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+def data(samples=24):
+    torch.manual_seed(0)
+    def batches():
+        return [(torch.randn(12, 1, 6, 6), torch.randint(3, (12,))) for _ in range(samples // 12)]
+    return bnas.Splits(batches(), batches(), batches())
+"""
+
+
+def bnas(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from bnas.cli.app import main; main()", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def configuration(**changes: Any) -> dict[str, Any]:
+    search = {"num_evals": 4, "population": 4, "batchnorm_adaptation": {"num_bn_adaptation_samples": 12}}
+    base = {"model": "net.py:Net", "data": "net.py:data", "input_info": {"sample_size": [2, 1, 6, 6]}}
+    return {**base, "bootstrapNAS": {"search": search}, **changes}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "net.py").write_text(TINY)
+    (tmp_path / "config.json").write_text(json.dumps(configuration()))
+    return tmp_path
+
+
+def test_run_resume_overwrite_and_what_is_written(folder: Path) -> None:
+    done = bnas("run", "config.json", "-o", "out", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "original" in done.stdout
+    out = folder / "out"
+    report = json.loads((out / "report.json").read_text())
+    assert [row["name"] for row in report["rows"]] == ["original", "best", "smallest"]
+    assert all(row["latency"]["median_ms"] > 0 and row["latency"]["runs"] >= 50 for row in report["rows"])
+    for name in ("original", "best", "smallest"):
+        onnxruntime.InferenceSession(str(out / f"subnets/{name}.onnx"), providers=["CPUExecutionProvider"])
+        assert json.loads((out / f"subnets/{name}.json").read_text())["costs"]["macs"] > 0
+        onnxruntime.InferenceSession(str(out / f"subnets/{name}.int8.onnx"), providers=["CPUExecutionProvider"])
+    for row in report["rows"]:
+        assert row["int8"]["failure"] is None
+        assert row["int8"]["latency"]["median_ms"] > 0
+        assert 0 <= row["int8"]["test_accuracy"] <= 1
+    assert f"The report is in {Path('out') / 'report.html'}" in done.stdout
+    noted = {"environment.json", "architecture.json", "search.json", "training/history.json", "report.html"}
+    assert noted <= {path.relative_to(out).as_posix() for path in out.rglob("*")}
+    assert len((out / "evaluations.csv").read_text().splitlines()) == 5
+    assert json.loads((out / "pareto.json").read_text())
+    assert not list(out.rglob("*.tmp"))
+    exported_and_timed(folder)
+
+    again = bnas("run", "config.json", "-o", "out", cwd=folder)
+    assert again.returncode == 1
+    assert "--resume" in again.stderr
+    assert "Traceback" not in again.stderr
+    before = (out / "evaluations.csv").read_bytes()
+    weights = next(out.glob("supernet/weights-*")).read_bytes()
+    assert bnas("run", "config.json", "-o", "out", "--resume", cwd=folder).returncode == 0
+    assert len(json.loads((out / "environment.json").read_text())) == 2
+    assert (out / "evaluations.csv").read_bytes() == before
+    assert next(out.glob("supernet/weights-*")).read_bytes() == weights
+
+
+def exported_and_timed(folder: Path) -> None:
+    """What a run left is exported by name and by file, in float and int8, and timed."""
+    elsewhere = folder / "elsewhere"
+    elsewhere.mkdir()
+    done = bnas("export", "../out", "--subnet", "smallest", "--onnx", "a.onnx", cwd=elsewhere)
+    assert done.returncode == 0, done.stderr
+    assert "test accuracy on ONNX Runtime" in done.stdout
+    properties = {one.key: one.value for one in onnx.load(elsewhere / "a.onnx").metadata_props}
+    written = json.loads((folder / "out/subnets/smallest.json").read_text())
+    assert json.loads(properties["bnas.costs"]) == written["costs"]
+    assert properties["bnas.supernet"] == json.loads((folder / "out/supernet/supernet.json").read_text())["sha256"]
+    sessions = [
+        onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        for path in (elsewhere / "a.onnx", folder / "out/subnets/smallest.onnx")
+    ]
+    feed = {"x": np.ones((3, 1, 6, 6), np.float32)}
+    np.testing.assert_array_equal(*(session.run(None, feed)[0] for session in sessions))
+
+    file = str(folder / "out/subnets/best.json")
+    done = bnas("export", "../out", "--subnet", file, "--onnx", "b.onnx", "--int8", "--exclude", "head", cwd=elsewhere)
+    assert done.returncode == 0, done.stderr
+    assert ", in float" in done.stdout
+    assert bnas("export", "../out", "--subnet", "fastest", "--onnx", "c.onnx", cwd=elsewhere).returncode == 0
+
+    done = bnas("bench", "a.onnx", "--against", "b.onnx", "--json", "--batch", "2", "--runs", "3", cwd=elsewhere)
+    found = json.loads(done.stdout)
+    assert found["b.onnx"]["ratio"] == 1
+    assert found["a.onnx"]["batch"] == 2
+    assert found["a.onnx"]["machine"]["onnxruntime"]
+    told = bnas("bench", "a.onnx", "--runs", "3", cwd=elsewhere).stdout
+    assert "a.onnx" in told
+    assert "no: 3" in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("export", ".", "--onnx", "a.onnx"),
+            ". holds no run of bnas: config.json is missing; `bnas train CONFIG --output .` makes one",
+        ),
+        (
+            ("export", ".", "--onnx", "a.onnx", "--exclude", "head"),
+            "--exclude head: says what int8 leaves out; say --int8",
+        ),
+        (("bench", "gone.onnx"), "gone.onnx: ONNX Runtime cannot load it"),
+        (("bench", "net.py"), "net.py: ONNX Runtime cannot load it"),
+        (("bench", "gone.onnx", "--provider", "GPU"), "'GPU' is not installed; there is"),
+    ],
+)
+def test_what_cannot_be_exported_or_timed_is_told_in_a_line(
+    arguments: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "net.py").write_text(TINY)
+    done = bnas(*arguments, cwd=tmp_path)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"modle": "x"}, "modle is not a key of bnas; did you mean 'model'?"),
+        ({"model": "net.py:Nett"}, "net.py has no factory 'Nett'; did you mean 'Net'?"),
+        ({"model": "torchvision:resnet5"}, "torchvision has no model 'resnet5'"),
+        ({"model": "net.py:Branching"}, "net.py:17"),
+        ({"weights": "none.pt"}, "there is no such file"),
+        ({"bootstrapNAS": {"search": {"population": 2}}}, "bootstrapNAS.search.population is 2"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(folder: Path, changes: dict[str, Any], message: str) -> None:
+    (folder / "config.json").write_text(json.dumps(configuration(**changes)))
+    done = bnas("run", "config.json", "-o", "out", cwd=folder)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_weights_that_do_not_fit_name_the_keys(folder: Path) -> None:
+    script = "import torch, net; s = net.Net().state_dict(); s['extra'] = s.pop('head.bias'); torch.save(s, 'w.pt')"
+    subprocess.run([sys.executable, "-c", script], cwd=folder, check=True)
+    (folder / "config.json").write_text(json.dumps(configuration(weights="w.pt")))
+    done = bnas("run", "config.json", "-o", "out", cwd=folder)
+    assert "missing: head.bias; unexpected: extra" in done.stderr
+
+
+def test_inspect_gives_data(folder: Path) -> None:
+    found = json.loads(bnas("inspect", "net.py:Net", "--input", "1,1,6,6", "--json", cwd=folder).stdout)
+    assert found["blocks"] == ["block"] or len(found["blocks"]) == 1
+    assert found["width"]["stem"]["choices"] == [8, 16]
+    assert "body.weight" in found["width"]["stem"]["members"]
+    assert found["macs"]["minimal"] < found["macs"]["maximal"]
+    assert 0 <= found["rigid_share"]["total"] < 1
+    graph = bnas("inspect", "net.py:Net", "--input", "1,1,6,6", "--graph", cwd=folder).stdout
+    assert "stem = conv2d(x, stem.*) : [B, stem:16, 6, 6]" in graph
+    told = bnas("inspect", "net.py:Net", "--input", "1,1,6,6", cwd=folder).stdout
+    assert max(map(len, told.splitlines())) <= 80
+    assert "1 elastic widths" in told
+    wrong = bnas("inspect", "net.py:Net", "--input", "1x6", cwd=folder)
+    assert (wrong.returncode, "is not a shape" in wrong.stderr) == (1, True)
+
+
+def test_help_does_not_load_torch(tmp_path: Path) -> None:
+    script = "import sys\nfrom bnas.cli.app import app\nimport bnas\nsys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=False).returncode == 0

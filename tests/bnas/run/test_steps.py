@@ -1,0 +1,236 @@
+"""The steps of a run, one by one and all together: what each leaves, reads, and says where the former is missing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+from bnas.passes import Elasticity
+from bnas.run.job import Job, Splits
+from bnas.run.output import Output, OutputError, open_output
+from bnas.run.pipeline import described, run_job
+from bnas.run.search import Winners
+from bnas.run.steps import Steps
+from bnas.runtime import CheckpointError, Int8, LatencySettings, Recipe, Stage
+from bnas.runtime.storage.checkpoint import MODEL
+from bnas.search import NSGA2, RNSGA2, SearchError, SearchSettings
+
+ENDS = (".safetensors", ".json", ".onnx", ".int8.onnx")
+
+
+class Net(nn.Module):
+    """Its input has a name that Python and torch.fx keep for themselves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16)
+        self.body, self.head = nn.Conv2d(16, 16, 3, padding=1), nn.Linear(16, 3)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.norm(self.stem(input)))
+        return self.head(torch.relu(self.body(x) + x).mean((2, 3)))
+
+
+class Shuffled:
+    """Batches in an order of their own at every iteration: what was drawn before must not matter."""
+
+    def __init__(self, seed: int) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+        self.labels = torch.arange(48) % 3
+        patterns = torch.randn(3, 1, 6, 6, generator=torch.Generator().manual_seed(9))
+        self.images = patterns[self.labels] + torch.randn(48, 1, 6, 6, generator=self.generator)
+
+    def __len__(self) -> int:
+        return 4
+
+    def __iter__(self) -> Any:
+        for chosen in torch.randperm(48, generator=self.generator).split(12):
+            yield self.images[chosen], self.labels[chosen]
+
+
+def job(**changes: Any) -> Job:
+    torch.manual_seed(0)
+    held = Shuffled(1)
+    part = [(held.images, held.labels)]
+    made = Job(
+        Net().eval(),
+        Splits(Shuffled(0), part, part, {"classes": 3}),
+        torch.zeros(1, 1, 6, 6),
+        elasticity=Elasticity(min_width=4, divisor=4),
+        stages=[Stage(epochs=2, init_lr=0.1)],
+        recipe=Recipe(memory_format="contiguous"),  # what is faster may be another one each time
+        search=SearchSettings(algorithm=NSGA2(population=4), num_evals=6),
+        num_bn_adaptation_samples=24,
+        latency=LatencySettings(runs=3),
+    )
+    return replace(made, **changes)
+
+
+def found(folder: Path) -> list[tuple[Any, Any]]:
+    """What was evaluated, in order, without the time that it took."""
+    lines = (folder / "evaluations.jsonl").read_text().splitlines()[1:]
+    return [(one["subnet"], one["values"]) for one in map(json.loads, lines)]
+
+
+def test_steps_one_by_one_leave_what_a_run_leaves(tmp_path: Path) -> None:
+    run_job(job(), tmp_path / "all")
+    open_output(tmp_path / "each", {"job": described(job())})
+    for step in (Steps.train, Steps.search, Steps.export):  # each as in a process of its own
+        step(Steps(job(), Output(tmp_path / "each", resumed=True)))
+    assert found(tmp_path / "all") == found(tmp_path / "each")
+    names = {str(one.relative_to(tmp_path / "all")) for one in (tmp_path / "all").rglob("*")}
+    assert names == {str(one.relative_to(tmp_path / "each")) for one in (tmp_path / "each").rglob("*")}
+    assert {"data.json", "original", "training", "supernet", "winners.json", "pareto.json", "report.json"} < names
+    for name in ("pareto.json", "data.json", "subnets/best.json", "subnets/best.safetensors", "subnets/best.onnx"):
+        assert (tmp_path / "all" / name).read_bytes() == (tmp_path / "each" / name).read_bytes()
+
+
+def test_evaluations_depend_on_what_calibrates_them(tmp_path: Path) -> None:
+    for name, samples in (("many", 24), ("few", 12)):
+        steps = Steps(job(num_bn_adaptation_samples=samples), Output(tmp_path / name))
+        steps.train()
+        steps.search()
+    assert found(tmp_path / "many") != found(tmp_path / "few")
+
+
+def test_a_model_without_calibration_keeps_its_statistics(tmp_path: Path) -> None:
+    steps = Steps(job(num_bn_adaptation_samples=0), Output(tmp_path))
+    supernet = steps.train()
+    assert steps.evaluator.calibration is None
+    best = supernet.space.maximal()
+    assert torch.equal(
+        steps.evaluator.prepare(best).state_dict()["norm.running_mean"], supernet.model.norm.running_mean
+    )  # type: ignore[union-attr,arg-type]
+
+
+def test_the_original_is_the_model_as_it_was(tmp_path: Path) -> None:
+    given = job()
+    before = {name: tensor.clone() for name, tensor in given.model.state_dict().items()}
+    Steps(given, Output(tmp_path)).train()
+    assert not torch.equal(given.model.state_dict()["head.weight"], before["head.weight"])
+    other = job()
+    nn.init.ones_(other.model.head.weight)  # type: ignore[union-attr,arg-type]
+    original = Steps(other, Output(tmp_path, resumed=True)).original.state_dict()
+    assert original.keys() == before.keys()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in original.items())
+    next((tmp_path / "original").glob("*.safetensors")).write_bytes(b"")
+    with pytest.raises(CheckpointError, match="damaged"):
+        _ = Steps(other, Output(tmp_path, resumed=True)).original
+
+
+def test_the_original_is_kept_anew_where_no_training_began(tmp_path: Path) -> None:
+    def stop(_: Any) -> None:
+        raise KeyboardInterrupt
+
+    first = Steps(job(), Output(tmp_path))
+    first.watch = replace(first.watch, on_step=stop)
+    with pytest.raises(KeyboardInterrupt):
+        first.train()
+    other = job()
+    nn.init.ones_(other.model.head.weight)  # type: ignore[union-attr,arg-type]
+    assert MODEL.exists(tmp_path / "original")
+    Steps(other, Output(tmp_path, resumed=True)).train()
+    original = Steps(job(), Output(tmp_path, resumed=True)).original.state_dict()
+    assert bool((original["head.weight"] == 1).all())
+
+
+@pytest.mark.parametrize(
+    ("step", "there", "message"),
+    [
+        (Steps.search, (), "holds no trained super-network; `bnas train CONFIG --output .*run` makes it"),
+        (Steps.search, ("training/last/training.json",), "`bnas train CONFIG --output .*run --resume` makes it"),
+        (Steps.export, (), "holds no finished search; `bnas search .*run` makes it"),
+        (Steps.export, ("evaluations.jsonl",), "holds no finished search; `bnas search .*run --resume` makes it"),
+    ],
+)
+def test_a_step_says_what_makes_what_it_needs(
+    step: Callable[[Steps], Any], there: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    for name in there:
+        (tmp_path / "run" / name).parent.mkdir(parents=True)
+        (tmp_path / "run" / name).touch()
+    with pytest.raises(OutputError, match=message):
+        step(Steps(job(), Output(tmp_path / "run")))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"search": SearchSettings(constraints=("macss <= 3 M",))}, "'macss' is no value of an evaluation"),
+        (
+            {"search": SearchSettings(algorithm=RNSGA2(aspiration_points=[[0.9]]))},
+            r"\(0.9,\) is not a point of 2 values, \[accuracy, macs\]",
+        ),
+    ],
+)
+def test_what_cannot_be_searched_is_told_before_the_training(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    steps = Steps(job(**changes), Output(tmp_path / "run"))
+    with pytest.raises(SearchError, match=message):
+        steps.train()
+    assert not (tmp_path / "run").exists()
+
+
+def test_int8_files_are_written_measured_and_removed_again(tmp_path: Path) -> None:
+    steps = Steps(job(int8=Int8(samples=24), latency=LatencySettings(runs=3, batch=5)), Output(tmp_path))
+    report = steps.all()
+    files = {name: tmp_path / "subnets" / f"{name}.int8.onnx" for name in ("original", "best", "smallest")}
+    for row in report.rows:
+        assert row.int8 is not None
+        assert (row.latency.batch, row.int8.latency.batch, row.int8.latency.runs) == (5, 5, 3)
+        assert row.int8.latency.ratio is not None
+        operators = onnxruntime.InferenceSession(str(files[row.name]), providers=["CPUExecutionProvider"])
+        assert [one.name for one in operators.get_inputs()] == ["input"]
+    told = json.loads((tmp_path / "report.json").read_text())["rows"]
+    assert [row["int8"]["test_accuracy"] for row in told] == [row.int8 and row.int8.accuracy for row in report.rows]
+    table = report.table()
+    assert all(" ms" in str(cell) for cell in table.columns[-1].cells)
+
+    again = Steps(job(int8=None), Output(tmp_path, resumed=True)).export()
+    assert all(row.int8 is None for row in again.rows)
+    assert not any(file.exists() for file in files.values())
+    assert safetensors.torch.load_file(tmp_path / "subnets" / "best.safetensors")
+
+
+def test_one_sub_network_under_two_names_is_measured_once(tmp_path: Path) -> None:
+    steps = Steps(job(int8=Int8(samples=24)), Output(tmp_path))
+    steps.train()
+    winners = steps.search()
+    for other in (winners.found["best"], replace(winners.found["best"], subnet=steps.supernet.space.minimal())):
+        Winners(winners.found | {"smallest": other}, 0.0, 0.01, 6, False).write(tmp_path / "winners.json")
+        _, best, smallest = steps.export().rows
+        same = best.subnet == smallest.subnet
+        assert smallest.name == "smallest"
+        assert (best.latency is smallest.latency, best.int8 is smallest.int8) == (same, same)
+        assert (replace(best, name="smallest") == smallest) == same
+        files = [[tmp_path / "subnets" / f"{name}{end}" for end in ENDS] for name in ("best", "smallest")]
+        states = [safetensors.torch.load_file(one[0]) for one in files]
+        assert all(file.is_file() for one in files for file in one)
+        assert (states[0]["stem.weight"].shape == states[1]["stem.weight"].shape) == same
+
+
+def test_training_and_search_have_their_scalars(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    steps = Steps(job(tensorboard=True), Output(tmp_path))
+    steps.train()
+    steps.search()
+    steps.search()  # a search that is told again
+    tags = {}
+    for name in ("training", "search"):
+        events = EventAccumulator(str(tmp_path / name / "tensorboard"))
+        events.Reload()
+        tags[name] = {tag: len(events.Scalars(tag)) for tag in events.Tags()["scalars"]}
+    assert tags["training"]["train/loss"] == 8
+    assert tags["search"] == {"search/best_accuracy": 6, "search/hypervolume": 6, "search/evaluations": 6}

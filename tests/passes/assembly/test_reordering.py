@@ -1,0 +1,181 @@
+"""Reordering keeps the maximal sub-network, by every measure; what is most important by it comes first."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from network_cases import ELASTICITY, EXACT, Case, cases, everything
+from torch import Tensor, nn
+
+from bnas.passes import BnasError, ElasticityError
+from bnas.passes.assembly.reordering import MEASURES, importance, read_scores, reorder
+from bnas.passes.space.elasticity import Elasticity
+from bnas.runtime import SuperNetwork
+from bnas.testing import assert_extracted_is_oracle, assert_program_is_extracted
+
+
+def random_scores(supernet: SuperNetwork, seed: int = 0) -> dict[str, Tensor]:
+    """A score for each entry of each weight that makes channels."""
+    generator = torch.Generator().manual_seed(seed)
+    names = supernet.skeleton.types.producers
+    return {name: torch.randn(supernet.ir.tensor(name).shape, generator=generator) for name in names}
+
+
+def assert_reordered(supernet: SuperNetwork, inputs: Tensor, measure: str, scores: dict[str, Tensor] | None) -> None:
+    """The maximal sub-network's outputs stay, and importance descends."""
+    program = supernet.program(supernet.space.maximal())
+    before = program(inputs)
+    weights = {name: tensor.clone() for name, tensor in supernet.model.state_dict().items()}
+    order = reorder(supernet.skeleton, measure, scores)
+    torch.testing.assert_close(program(inputs), before, rtol=EXACT, atol=EXACT)
+    if scores is None:
+        assert all((np.diff(one) <= EXACT).all() for one in importance(supernet.skeleton, measure).values())
+    if all((entries == np.arange(len(entries))).all() for entries in order.values()):
+        torch.testing.assert_close(supernet.model.state_dict(), weights, rtol=0, atol=0)
+
+
+@given(case=cases(torch.float64), measure=st.sampled_from([*MEASURES, "external"]), seed=st.integers(0, 2**16))
+def test_the_maximal_stays_by_every_measure(case: Case, measure: str, seed: int) -> None:
+    scores = random_scores(case.supernet, seed) if measure == "external" else None
+    assert_reordered(case.supernet, case.inputs, measure, scores)
+    assert_program_is_extracted(case.supernet, case.subnet, case.inputs, tolerance=EXACT)
+    assert_extracted_is_oracle(case.supernet, case.subnet, case.inputs)
+
+
+class Heads(nn.Module):
+    """Heads times head size with a gain for each head, then groups times channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values, self.gain = nn.Linear(3, 24), nn.Parameter(torch.rand(6, 1) + 0.5)
+        self.grouped, self.last = nn.Conv1d(24, 24, 1, groups=6), nn.Conv1d(24, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = self.values(x).reshape(x.shape[0], x.shape[1], 6, 4) * self.gain
+        x = heads.reshape(x.shape[0], x.shape[1], 24).transpose(1, 2)
+        return self.last(torch.relu(self.grouped(x)))
+
+
+@pytest.mark.parametrize("measure", [*MEASURES, "external"])
+@pytest.mark.parametrize("inner", [False, True])
+def test_heads_and_groups_are_reordered_whole(measure: str, inner: bool) -> None:
+    inputs = torch.randn(2, 5, 3, dtype=torch.float64)
+    settings = {"min_width": 1, "divisor": 1, "widths": {"*:inner": [2]} if inner else {}}
+    supernet = SuperNetwork.from_model(Heads().double().eval(), inputs, settings)
+    before = supernet.model.values.weight.detach().clone().reshape(6, 4, 3)
+    scores = random_scores(supernet) if measure == "external" else None
+    assert_reordered(supernet, inputs, measure, scores)
+    after = supernet.model.values.weight.detach().reshape(6, 4, 3)
+    order = [int((before.sum((1, 2)) - head.sum()).abs().argmin()) for head in after]
+    assert sorted(order) == list(range(6)) != order
+    if not inner:
+        assert torch.equal(after, before[order])
+    assert_extracted_is_oracle(supernet, supernet.space.minimal(), inputs)
+
+
+def test_heads_that_are_torn_apart_are_seen() -> None:
+    inputs = torch.randn(2, 5, 3, dtype=torch.float64)
+    supernet = SuperNetwork.from_model(Heads().double().eval(), inputs, {"min_width": 1, "divisor": 1})
+    del supernet.skeleton.types.tensors["gain"]
+    with pytest.raises(AssertionError, match="not close"):
+        assert_reordered(supernet, inputs, "L2", None)
+
+
+def test_measures_by_hand() -> None:
+    rows = torch.tensor([[3.0, 4.0], [5.0, 0.0], [-6.0, 0.0]])
+    assert MEASURES["L1"](rows).tolist() == [7, 5, 6]
+    assert MEASURES["L2"](rows).tolist() == [5, 5, 6]
+    distances = [[sum((a - b) ** 2 for a, b in zip(x, y, strict=True)) ** 0.5 for y in rows] for x in rows]
+    torch.testing.assert_close(MEASURES["geometric_median"](rows), torch.tensor([sum(one) for one in distances]))
+
+
+# scores from elsewhere
+
+
+def small(settings: Mapping[str, object] | None = None) -> SuperNetwork:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)).eval()
+    fine = {"min_width": 1, "divisor": 1, **(settings or {})}
+    return SuperNetwork.from_model(model, torch.randn(2, 3, 4, 4), fine)
+
+
+SCORES = [0.5, 3.0, -1.0, 2.0]
+
+
+@pytest.mark.parametrize("name", ["0.weight", "0", "Sequential/NNCFConv2d[0]/conv2d_0"])
+@pytest.mark.parametrize("suffix", [".json", ".safetensors"])
+@pytest.mark.parametrize("whole", [False, True])
+def test_scores_of_a_file(tmp_path: Path, name: str, suffix: str, whole: bool) -> None:
+    path, scores = tmp_path / f"scores{suffix}", torch.tensor(SCORES)
+    scores = (scores[:, None, None, None] / 3).expand(4, 3, 1, 1).contiguous() if whole else scores
+    if suffix == ".json":
+        path.write_text(json.dumps({name: scores.tolist()}))
+    else:
+        safetensors.torch.save_file({name: scores}, path)
+    supernet = small({"filter_importance": "external", "external_importance_path": str(path)})
+    before = supernet.model[0].weight.detach().clone()
+    supernet.reorder()
+    assert torch.equal(supernet.model[0].weight, before[[1, 3, 0, 2]])
+
+
+@pytest.mark.parametrize(
+    ("scores", "reason"),
+    [
+        ({"1": torch.ones(2)}, "there are no scores for 0.weight, which makes an elastic width"),
+        ({"0": torch.ones(3)}, r"0.weight has scores of shape \(3,\); allowed are \(4, 3, 1, 1\) and \(4,\)"),
+        ({"00": torch.ones(4)}, "'00' matches no parameter; the nearest are"),
+    ],
+)
+def test_scores_that_do_not_fit_are_refused(scores: dict[str, Tensor], reason: str) -> None:
+    with pytest.raises(ElasticityError, match=reason):
+        small().reorder("external", scores)
+
+
+def test_scores_and_the_external_measure_need_each_other() -> None:
+    for measure, scores in (("external", None), ("L2", {"0": torch.ones(4)})):
+        with pytest.raises(ElasticityError, match="need each other"):
+            small().reorder(measure, scores)
+
+
+@pytest.mark.parametrize("content", [b"no scores", b"[1, 2]", b'{"0": "many"}', b'{"0": [[1], [1, 2]]}'])
+@pytest.mark.parametrize("suffix", [".json", ".safetensors"])
+def test_a_file_of_another_format_is_refused(tmp_path: Path, content: bytes, suffix: str) -> None:
+    path = tmp_path / f"scores{suffix}"
+    with pytest.raises(ElasticityError, match="there is no file"):
+        read_scores(path)
+    path.write_bytes(content)
+    with pytest.raises(BnasError, match="is neither safetensors nor JSON"):
+        read_scores(path)
+
+
+def test_a_pickle_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "scores.pt"
+    torch.save({"0": torch.ones(4)}, path)
+    with pytest.raises(ElasticityError, match=r"neither safetensors nor JSON.*save_file"):
+        read_scores(path)
+
+
+def test_the_settings_say_the_measure() -> None:
+    found = [small({"filter_importance": name}) for name in ("L1", "L2", "geometric mean")]
+    for supernet, measure in zip(found, MEASURES, strict=True):
+        twin = small()
+        supernet.reorder()
+        twin.reorder(measure)
+        torch.testing.assert_close(supernet.model.state_dict(), twin.model.state_dict(), rtol=0, atol=0)
+    assert Elasticity().filter_importance == "L2" == ELASTICITY.filter_importance
+
+
+def test_measures_differ() -> None:
+    case = everything()
+    found = [importance(case.supernet.skeleton, measure) for measure in MEASURES]
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        orders = [[tuple(np.argsort(-s)) for s in found[n].values()] for n in (one, other)]
+        assert orders[0] != orders[1]

@@ -1,0 +1,82 @@
+"""How far a search has come after each evaluation, and the TensorBoard scalars of that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bnas.passes import Subnet
+from bnas.search import Constraint, Evaluation, Objective, SearchResult
+from bnas.search.progress import SearchProgress
+from bnas.search.scalars import SearchScalars
+
+NAMES = ("accuracy", "macs", "parameters")
+OBJECTIVES = (Objective("accuracy", "max"), Objective("macs", "min"))
+Made = Callable[[Sequence[Sequence[float]], Sequence[str]], tuple[Evaluation, ...]]
+ROWS = [(0.9, 100.0, 50.0), (0.6, 40.0, 20.0), (0.8, 60.0, 45.0), (0.5, 70.0, 10.0), (0.95, 100.0, 10.0)]
+
+
+def told(evaluations: Sequence[Evaluation], constraints: Sequence[str] = ()) -> list[tuple[float | None, float]]:
+    """The best accuracy and the hypervolume after each evaluation."""
+    progress, found = SearchProgress(OBJECTIVES, constraints), []
+    for number, one in enumerate(evaluations, 1):
+        progress.add(one)
+        assert progress.evaluations == number
+        found.append((progress.best, progress.hypervolume))
+    return found
+
+
+def test_the_box_is_that_of_the_maximal_sub_network(evaluations_of: Made) -> None:
+    best, volumes = zip(*told(evaluations_of(ROWS, NAMES)), strict=True)
+    assert best == (0.9, 0.9, 0.9, 0.9, 0.95)
+    # by hand: (0.6, 40) is 0.6 x 0.6 of the box; (0.8, 60) adds 0.2 x 0.4; nothing else is better than 100 MACs
+    assert volumes == pytest.approx([0, 0.36, 0.44, 0.44, 0.44])
+
+
+def test_what_misses_a_constraint_or_failed_only_counts(evaluations_of: Made) -> None:
+    made = evaluations_of(ROWS, NAMES)
+    failed = Evaluation(1, Subnet({"w": 9}), {}, 0.0, "no memory")
+    best, volumes = zip(*told([made[0], failed, *made[1:]], ["parameters <= 50 %"]), strict=True)
+    assert best == (None, None, 0.6, 0.6, 0.6, 0.95)
+    assert volumes == pytest.approx([0, 0, 0.36, 0.36, 0.36, 0.36])
+
+
+values = st.tuples(st.floats(0.01, 1), st.floats(0.01, 10), st.floats(0.01, 10))
+
+
+@given(rows=st.lists(values, min_size=1, max_size=12))
+def test_it_is_what_the_result_says_after_each_evaluation(rows: list[tuple[float, float, float]]) -> None:
+    evaluations = [
+        Evaluation(i, Subnet({"w": i}), dict(zip(NAMES, row, strict=True)), 0.0) for i, row in enumerate(rows)
+    ]
+    first, bound = rows[0], Constraint("parameters", "<=", 0.5 * rows[0][2])
+    for count, (best, volume) in enumerate(told(evaluations, ["parameters <= 50 %"]), 1):
+        result = SearchResult(OBJECTIVES, tuple(evaluations[:count]), (bound,))
+        expected = result.hypervolume({"accuracy": 0.0, "macs": first[1]}) / first[1]
+        assert volume == pytest.approx(expected, rel=1e-9, abs=1e-12)
+        assert 0 <= volume <= 1
+        assert best == max((one.values["accuracy"] for one in result.feasible), default=None)
+
+
+def test_scalars_have_every_evaluation_once_after_resuming(evaluations_of: Made, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    made = evaluations_of(ROWS, NAMES)
+    for count in (2, 5):  # stopped after two; a resumed search tells them again
+        scalars = SearchScalars(tmp_path / "events", OBJECTIVES)
+        for one in made[:count]:
+            scalars.add(one)
+        scalars.close()
+    events = EventAccumulator(str(tmp_path / "events"))
+    events.Reload()
+    read = {tag: [(one.step, one.value) for one in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    assert set(read) == {"search/best_accuracy", "search/hypervolume", "search/evaluations"}
+    assert read["search/evaluations"] == [(n, n) for n in range(1, 6)]
+    expected = told(made)
+    assert [value for _, value in read["search/best_accuracy"]] == pytest.approx([best for best, _ in expected])
+    assert [value for _, value in read["search/hypervolume"]] == pytest.approx([volume for _, volume in expected])
