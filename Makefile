@@ -33,7 +33,7 @@ properties: $(STAMP) ## Check all promises on 2,000 random networks, on two core
 	$(BIN)/python -m pytest tests/test_properties.py -k "many and second"; second=$$?; \
 	wait $$first && exit $$second
 
-check: lint types test ## All that CI runs: style, types and tests
+check: lint types test ## Style, types and tests
 
 lint: $(STAMP) ## Check style and formatting
 	$(BIN)/python -m ruff check .

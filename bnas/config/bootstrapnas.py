@@ -1,14 +1,15 @@
 """BootstrapNAS's layout of a configuration: its sections, its spellings, and its own defaults.
 
 Every key stands for a field of a class of settings, which has its kind, bounds and meaning: see `takes`. Defaults are
-those of the classes, but for `DEFAULTS`. These of the peer's are not taken, since they are traps: stages that train
-kernels only (`train_dims`) at a rate of 3.5e-6; widths in steps of 32 from 32 on, which are 64 choices for a layer of
-2048 channels, and none for a small network; a mutation of each choice with a probability of 0.02, which leaves most
-children of a small space as they are; and "L1", where its documentation says "L2".
+those of the classes, except for the `defaults` of a section and `POPULATION`. These defaults of the peer are not taken,
+since they are traps: stages that train kernels only (`train_dims`) at a rate of 3.5e-6; widths in steps of 32 from 32
+on, which are 64 choices for a layer of 2048 channels and none for a small network; a mutation of each choice with a
+probability of 0.02, which leaves most children of a small space as they are; and "L1", where its documentation says "L2".
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -121,6 +122,7 @@ class KnowledgeDistillation(Section):
     """An entry of ``compression``; see `bnas.Distillation`."""
 
     needed: ClassVar[tuple[str, ...]] = ("type",)
+    defaults: ClassVar[Mapping[str, Any]] = {"teacher": "original", "hard": 1.0}
     algorithm: Literal["knowledge_distillation"]
     """The one that there is."""
 
@@ -184,6 +186,8 @@ VARIATION = ("crossover_prob", "crossover_eta", "mutation_prob", "mutation_eta")
 @takes(SearchSettings, "num_evals", "seed", "constraints", "racing")
 class Search(Section):
     """``bootstrapNAS.search``; see `bnas.SearchSettings`."""
+
+    defaults: ClassVar[Mapping[str, Any]] = {"num_evals": 3000}
 
     algorithm: Literal["NSGA2", "RNSGA2", "random"] = "NSGA2"
     """How candidates are made."""

@@ -50,6 +50,8 @@ class Section(BaseModel):
     """Keys in which -1 stands for no limit."""
     needed: ClassVar[tuple[str, ...]] = ()
     """Keys without a default, though the class of settings has one."""
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    """Other defaults than those of the class of settings."""
 
     @model_validator(mode="before")
     @classmethod
@@ -81,10 +83,6 @@ class Section(BaseModel):
 S = TypeVar("S", bound=type[Section])
 
 
-DEFAULTS: Mapping[str, Any] = {"num_evals": 3000, "teacher": "original", "hard": 1.0}
-"""BootstrapNAS's own defaults, by key."""
-
-
 def takes(settings: type, *names: str, **renamed: str) -> Callable[[S], S]:
     """Add keys to a section: fields of a class of settings, those of `renamed` by another name."""
     hints, known = get_type_hints(settings, include_extras=True), settings.__pydantic_fields__  # type: ignore[attr-defined]
@@ -101,7 +99,7 @@ def takes(settings: type, *names: str, **renamed: str) -> Callable[[S], S]:
 
 def _field(section: type[Section], key: str, kind: Any, info: FieldInfo) -> tuple[Any, Any]:
     """A field of a class of settings as a field of a section."""
-    default = ... if key in section.needed else DEFAULTS.get(key, info.default)
+    default = ... if key in section.needed else section.defaults.get(key, info.default)
     return _or_no_limit(kind) if key in section.no_limit else kind, Field(default, description=info.description)
 
 

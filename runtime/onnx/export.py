@@ -153,7 +153,7 @@ def export_onnx(
 
     The model is checked by `onnx.checker` and run on ONNX Runtime (CPU, all optimisations), on the example inputs and
     on random ones of other sizes of all dynamic axes. Every output must have a `relative_error` of at most `rtol` to
-    PyTorch's (of `onnx_trial.HALF` at least where it is in float16). The
+    PyTorch's (of `trial.HALF` at least where it is in float16). The
     training flags of the module are put back; of one on another device a copy on the CPU is exported, and a file that
     was there before is replaced in one step or kept. What has no lowering rule makes torch.onnx.export take the whole
     graph: a warning and the report say why. Weights of more than 2 GiB stand in a file beside it,
