@@ -4,7 +4,8 @@ Every key stands for a field of a class of settings, which has its kind, bounds 
 those of the classes, except for the `defaults` of a section and `POPULATION`. These defaults of the peer are not taken,
 since they are traps: stages that train kernels only (`train_dims`) at a rate of 3.5e-6; widths in steps of 32 from 32
 on, which are 64 choices for a layer of 2048 channels and none for a small network; a mutation of each choice with a
-probability of 0.02, which leaves most children of a small space as they are; and "L1", where its documentation says "L2".
+probability of 0.02, which leaves most children of a small space as they are; and "L1", where the documentation of the
+peer says "L2".
 """
 
 from __future__ import annotations
