@@ -19,7 +19,7 @@ from bnas.passes.onnx.values import AnySize, Size, Source, leaves, same_size
 
 from .calls import Call
 from .convolutions import spatial_axes, spread
-from .record import AxisRule, Layer, OnnxRule, Operator, Sample, Trait
+from .record import AxisRule, Layer, OnnxRule, Operator, Sample, Target, Trait
 from .zeros import keeps
 
 
@@ -297,7 +297,9 @@ def _records(rank: int) -> Iterator[Operator]:
     unpool = getattr(F, f"max_unpool{rank}d")
     places = getattr(F, f"max_pool{rank}d_with_indices")
     back = Sample(lambda x: unpool(*places(_spatial(x, rank), size), size))
-    places_of = {one: ("input", "indices", "output_size") for one in _in_torch(f"max_unpool{rank}d")}
+    places_of: dict[Target, tuple[str, ...]] = {
+        one: ("input", "indices", "output_size") for one in _in_torch(f"max_unpool{rank}d")
+    }
     yield Operator(unpool, reordered=places_of, axes=unpooling_axes, samples=(back,))
 
 
