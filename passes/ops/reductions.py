@@ -20,6 +20,7 @@ from bnas.passes.onnx.values import Size, Value
 from .arithmetic import binary
 from .calls import Call
 from .numbers import of_two
+from .parts import END, cut
 from .record import Layer, OnnxRule, Operator, Sample
 from .zeros import keeps, summed
 
@@ -79,6 +80,18 @@ def scan_axes(types: AxisTypes, call: Call) -> Axes:
         raise RuleError("no axis is given")
     types.pin(inputs[dim], f"{call.op.__name__} runs along it")  # type: ignore[union-attr]
     return inputs
+
+
+def diff_axes(types: AxisTypes, call: Call) -> Axes:
+    """The axis is pinned and becomes shorter; what is set before or behind it has the other axes."""
+    tensors = [types.type(one) for one in call.tensors()]
+    dim = call.argument(2, "dim", -1) % len(tensors[0])
+    types.pin_axes([axes[dim] for axes in tensors], "neighbours along it are subtracted")
+    for axes in tensors[1:]:
+        for place, (own, other) in enumerate(zip(tensors[0], axes, strict=True)):
+            if place != dim:
+                types.unify(own, other)
+    return [K(types.output_shape(call)[dim]) if axis == dim else term for axis, term in enumerate(tensors[0])]
 
 
 def topk_axes(types: AxisTypes, call: Call) -> tuple[Axes, Axes]:
@@ -154,6 +167,15 @@ def norm_onnx(site: Site) -> str:
     if order not in NORMS:
         raise site.refuse(f"has order {order!r}")
     return site.emit(NORMS[order], site.operand(site.x, site.result.dtype), dims, keepdims=keep)
+
+
+def diff_onnx(site: Site) -> str:
+    """All entries of an axis but the first, minus all but the last."""
+    if site.arg(1, "n", 1) != 1 or site.optional(3, "prepend") or site.optional(4, "append"):
+        raise site.refuse("is more than one difference of neighbours")
+    axis = site.arg(2, "dim", -1)
+    behind, before = (cut(site, site.x, [(axis, start, stop, 1)]) for start, stop in ((1, END), (0, -1)))
+    return site.emit("Xor" if site.result.dtype == torch.bool else "Sub", behind, before)
 
 
 def cosine_similarity_onnx(site: Site) -> str:
@@ -369,6 +391,19 @@ RECORDS = (
         samples=(Sample(lambda x: torch.sort(x, 2)), Sample(lambda x: torch.sort(x, 1)[0], rigid="sorted")),
     ),
     Operator(torch.topk, axes=topk_axes, onnx=topk_onnx, samples=(Sample(lambda x: torch.topk(x, 3, 2)[0]),)),
+    Operator(
+        torch.diff,
+        axes=diff_axes,
+        zeros=keeps,
+        onnx=diff_onnx,
+        samples=(
+            Sample(lambda x: torch.diff(x, dim=2)),
+            Sample(lambda x: x.diff()),
+            Sample(lambda x: (x > 0).diff(dim=3)),
+            Sample(lambda x: torch.diff(x, dim=1), rigid="neighbours along it"),
+            Sample(lambda x: torch.diff(x, 2, 3, x.exp()[..., :1], x.cos()), onnx="more than one difference"),
+        ),
+    ),
     Operator(
         F.cosine_similarity,
         onnx=cosine_similarity_onnx,
