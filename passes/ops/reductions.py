@@ -15,7 +15,7 @@ from bnas.passes.axes.terms import K
 from bnas.passes.axes.types import Axes, AxisTypes
 from bnas.passes.errors import RuleError
 from bnas.passes.onnx.site import Site
-from bnas.passes.onnx.values import Size, Value
+from bnas.passes.onnx.values import Size, Value, same_size
 
 from .arithmetic import binary
 from .calls import Call
@@ -92,6 +92,18 @@ def diff_axes(types: AxisTypes, call: Call) -> Axes:
             if place != dim:
                 types.unify(own, other)
     return [K(types.output_shape(call)[dim]) if axis == dim else term for axis, term in enumerate(tensors[0])]
+
+
+def cosine_similarity_axes(types: AxisTypes, call: Call) -> Axes:
+    """The axis is gone; missing entries add nothing to either length if they are zero, else it is pinned."""
+    vectors = [call.argument(0, "x1"), call.argument(1, "x2")]
+    out = types.broadcast(*map(types.type, vectors))
+    place = call.argument(2, "dim", 1) % len(out) - len(out)
+    if any(len(shape) < -place or shape[place] != out[place].size for shape in map(types.shape, vectors)):
+        raise RuleError("a vector of one number for all entries")
+    for one in vectors:
+        types.contract((one, place))
+    return [term for axis, term in enumerate(out) if axis != place + len(out)]
 
 
 def topk_axes(types: AxisTypes, call: Call) -> tuple[Axes, Axes]:
@@ -180,7 +192,11 @@ def diff_onnx(site: Site) -> str:
 
 def cosine_similarity_onnx(site: Site) -> str:
     """The product of two vectors of length one."""
-    first, second, axis = site.value(0, "x1"), site.value(1, "x2"), site.arg(2, "dim", 1)
+    values = [site.value(0, "x1"), site.value(1, "x2")]
+    axis = site.arg(2, "dim", 1) % (site.result.ndim + 1) - site.result.ndim - 1
+    if any(one.tensor.ndim < -axis or not same_size(one.sizes[axis], values[0].sizes[axis]) for one in values):
+        raise site.refuse("compares vectors of different lengths")
+    first, second = (site.operand(one, site.result.dtype) for one in values)
     least, dims = site.operand(site.arg(3, "eps", 1e-8), site.result.dtype), site.ints([axis])
     lengths = [site.emit("Clip", site.emit("ReduceL2", one, dims, keepdims=0), least) for one in (first, second)]
     product = site.emit("ReduceSum", site.emit("Mul", first, second), dims, keepdims=0)
@@ -406,7 +422,21 @@ RECORDS = (
     ),
     Operator(
         F.cosine_similarity,
+        layers={nn.CosineSimilarity: Layer(settings=("dim", "eps"))},
+        axes=cosine_similarity_axes,
+        zeros=keeps,
         onnx=cosine_similarity_onnx,
-        samples=(Sample(lambda x: F.cosine_similarity(x, x + 1, 2), rigid="cosine_similarity"),),
+        samples=(
+            Sample(lambda x: F.cosine_similarity(x, x + 1, 2)),
+            Sample(lambda x: x * F.cosine_similarity(x, x.tanh())[:, None]),
+            Sample(lambda x, layer: x * layer(x, x.mean(2, True))[:, None], layer=nn.CosineSimilarity),
+            Sample(lambda x, w: F.cosine_similarity(x, w, 1)[:, None] * x, weights=((8, 1, 1),)),
+            Sample(lambda x: x * F.cosine_similarity(x, x.sigmoid())[:, None], rigid="is not zero"),
+            Sample(
+                lambda x: x * F.cosine_similarity(x, x.mean(1, True))[:, None],
+                rigid="one number for all",
+                onnx="different lengths",
+            ),
+        ),
     ),
 )
