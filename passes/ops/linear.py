@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from bnas.passes.axes.terms import K
 from bnas.passes.axes.types import Axes, AxisTypes
@@ -86,6 +86,11 @@ def bilinear_sizes(layer: nn.Bilinear, shape: tuple[int, ...]) -> dict[str, int]
     return {"out_features": shape[0], "in1_features": shape[1], "in2_features": shape[2]}
 
 
+def _bags(x: Tensor) -> Tensor:
+    """The numbers of rows in a bag for each sample."""
+    return (x.mean((1, 2)) > 0).long()
+
+
 RECORDS = (
     Operator(F.bilinear, layers={nn.Bilinear: Layer(leaf=False, sizes=bilinear_sizes)}),
     Operator(
@@ -111,7 +116,7 @@ RECORDS = (
         zeros=by_weight(-1, 1),
         onnx=embedding_onnx,
         samples=(
-            Sample(lambda x, layer: x + layer(torch.arange(6)).t()[:, None], layer=lambda: nn.Embedding(6, 8)),
+            Sample(lambda x, layer: x + layer(_bags(x)).mT[:, :, None], layer=lambda: nn.Embedding(6, 8)),
             Sample(lambda x, w: x + F.embedding(torch.arange(6), w).t()[:, None], weights=((6, 8),)),
         ),
     ),
