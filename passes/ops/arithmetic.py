@@ -240,9 +240,12 @@ def clamped(types: AxisTypes, call: Call, axes: Sequence[Term], axis: int) -> bo
     return plain and (low or 0) <= 0 <= (high or 0) and keeps(types, call, axes, axis)
 
 
-def each(op: Callable[..., Any], rule: OnnxRule | None, *samples: Callable[[Tensor], Any], **facts: Any) -> Operator:
+def each(
+    op: Callable[..., Any], rule: OnnxRule | None, *samples: Callable[[Tensor], Any] | Sample, **facts: Any
+) -> Operator:
     """The record of an operator that works entry by entry; by default an example is the operator of one tensor."""
-    return Operator(op, axes=pointwise_axes, onnx=rule, samples=tuple(map(Sample, samples or (op,))), **facts)
+    examples = tuple(one if isinstance(one, Sample) else Sample(one) for one in samples or (op,))
+    return Operator(op, axes=pointwise_axes, onnx=rule, samples=examples, **facts)
 
 
 def _of_two(op: Callable[..., Any], rule: OnnxRule | None, *samples: Callable[[Tensor], Any], **facts: Any) -> Operator:

@@ -305,13 +305,19 @@ RECORDS = (
         torch.linspace,
         axes=factory_axes,
         onnx=linspace_onnx,
-        samples=(Sample(lambda x: x * torch.linspace(-1, 1, x.shape[3], dtype=x.dtype)),),
+        samples=(
+            Sample(lambda x: x * torch.linspace(-1, 1, x.shape[3], dtype=x.dtype)),
+            Sample(lambda x: x * torch.linspace(-1, 1, x.shape[0], dtype=x.dtype)[:, None, None, None]),
+        ),
     ),
     Operator(
         torch.eye,
         axes=factory_axes,
         onnx=eye_onnx,
-        samples=(Sample(lambda x: x @ torch.eye(x.shape[3], dtype=x.dtype)),),
+        samples=(
+            Sample(lambda x: x @ torch.eye(x.shape[3], dtype=x.dtype)),
+            Sample(lambda x: x * torch.eye(x.shape[0], dtype=x.dtype).sum(1)[:, None, None, None]),
+        ),
     ),
     Operator(
         torch.meshgrid,

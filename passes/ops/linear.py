@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from bnas.passes.axes.terms import K
 from bnas.passes.axes.types import Axes, AxisTypes
@@ -65,6 +65,17 @@ def embedding_onnx(site: Site) -> str:
     return site.emit("Gather", site.value(1, "weight"), site.x, axis=0)
 
 
+def embedding_bag_onnx(site: Site) -> str:
+    """Rows of a table, in bags of one length, which is not 0: PyTorch makes zeros of an empty bag."""
+    refused = {2: "offsets", 3: "max_norm", 8: "per_sample_weights", 10: "padding_idx"}
+    given = [name for position, name in refused.items() if site.arg(position, name) is not None]
+    if given or site.x.tensor.ndim != 2 or site.x.sizes[1] == 0:
+        raise site.refuse(f"has {', '.join(given) or 'other indices than a row for each bag'}")
+    rows = site.emit("Gather", site.value(1, "weight"), site.x, axis=0)
+    reduction = {"sum": "ReduceSum", "mean": "ReduceMean", "max": "ReduceMax"}[site.arg(6, "mode", "mean")]
+    return site.emit(reduction, rows, site.ints([1]), keepdims=0)
+
+
 def _embedding(weight: Any, indices: Any, padding_idx: int, scale_grad_by_freq: bool, sparse: bool) -> Spelled:
     settings: dict[str, Any] = {} if padding_idx < 0 else {"padding_idx": padding_idx}
     settings |= {"scale_grad_by_freq": True} if scale_grad_by_freq else {}
@@ -84,6 +95,18 @@ def embedding_sizes(layer: nn.Module, shape: tuple[int, ...]) -> dict[str, int]:
 def bilinear_sizes(layer: nn.Bilinear, shape: tuple[int, ...]) -> dict[str, int]:
     """What `nn.Bilinear` states."""
     return {"out_features": shape[0], "in1_features": shape[1], "in2_features": shape[2]}
+
+
+def _bags(x: Tensor) -> Tensor:
+    """The numbers of rows in a bag for each sample."""
+    return (x.mean((1, 2)) > 0).long()
+
+
+def _in_bags(onnx: str = "", **settings: Any) -> Sample:
+    """A factor for each channel, from bags that follow the input: what does not is never lowered."""
+    return Sample(
+        lambda x, w: x * F.embedding_bag(_bags(x), w, **settings)[:, :, None, None], weights=((3, 8),), onnx=onnx
+    )
 
 
 RECORDS = (
@@ -111,7 +134,7 @@ RECORDS = (
         zeros=by_weight(-1, 1),
         onnx=embedding_onnx,
         samples=(
-            Sample(lambda x, layer: x + layer(torch.arange(6)).t()[:, None], layer=lambda: nn.Embedding(6, 8)),
+            Sample(lambda x, layer: x + layer(_bags(x)).mT[:, :, None], layer=lambda: nn.Embedding(6, 8)),
             Sample(lambda x, w: x + F.embedding(torch.arange(6), w).t()[:, None], weights=((6, 8),)),
         ),
     ),
@@ -120,8 +143,23 @@ RECORDS = (
         layers={nn.EmbeddingBag: Layer(leaf=False, sizes=embedding_sizes)},
         axes=embedding_bag_axes,
         zeros=by_weight(-1, 1),
+        onnx=embedding_bag_onnx,
         samples=(
-            Sample(lambda x, w: x * F.embedding_bag(torch.tensor([[0, 2]]), w)[:, :, None, None], weights=((3, 8),)),
+            Sample(lambda x, bags: x * bags(_bags(x))[:, :, None, None], layer=lambda: nn.EmbeddingBag(3, 8)),
+            _in_bags(mode="sum"),
+            _in_bags(mode="max"),
+            _in_bags(padding_idx=1, onnx="has padding_idx"),
+            Sample(
+                lambda x, w: x * F.embedding_bag(_bags(x)[0], w, torch.tensor([0, 2])).prod(0)[:, None, None],
+                weights=((3, 8),),
+                onnx="has offsets",
+            ),
+            Sample(
+                lambda x, w: x + F.embedding_bag(_bags(x), w, None, None, 2.0, False, "sum", False, x[:, 0, 0])[0, 0],
+                weights=((3, 8),),
+                rigid="read by number",
+                onnx="has per_sample_weights",
+            ),
         ),
     ),
 )

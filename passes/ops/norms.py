@@ -16,6 +16,7 @@ from bnas.passes.onnx.values import Size, Value
 
 from . import shapes
 from .calls import Call, Dynamic, call_of
+from .convolutions import spatial_axes
 from .record import Layer, Operator, Sample, Trait
 from .registry import OPERATORS
 from .zeros import by_weight, keeps
@@ -147,6 +148,19 @@ def normalize_onnx(site: Site) -> str:
     length = site.emit(norms[order], site.x, site.ints([site.arg(2, "dim", 1)]), keepdims=1)
     least = site.operand(site.arg(3, "eps", 1e-12), site.result.dtype)
     return site.emit("Div", site.x, site.emit("Clip", length, least))
+
+
+def local_response_norm_onnx(site: Site) -> str:
+    """A window of channels around each one; ONNX Runtime takes odd sizes and images only.
+
+    Of an even size PyTorch has one channel more before the middle, and ONNX one more behind it.
+    """
+    size = site.arg(1, "size")
+    if size % 2 == 0:
+        raise site.refuse(f"has a window of {size} channels, which ONNX puts elsewhere; only odd ones can be lowered")
+    spatial_axes(site, 2)
+    alpha, beta, bias = site.arg(2, "alpha", 1e-4), site.arg(3, "beta", 0.75), site.arg(4, "k", 1.0)
+    return site.emit("LRN", site.x, size=size, alpha=float(alpha), beta=float(beta), bias=float(bias))
 
 
 def batch_norm_onnx(site: Site) -> str:
@@ -309,8 +323,15 @@ RECORDS = (
     ),
     Operator(
         F.local_response_norm,
+        layers={nn.LocalResponseNorm: Layer(settings=("size", "alpha", "beta", "k"))},
         axes=local_response_norm_axes,
-        samples=(Sample(lambda x: F.local_response_norm(x, 3), rigid="neighbouring channels"),),
+        onnx=local_response_norm_onnx,
+        samples=(
+            Sample(lambda x: F.local_response_norm(x, 3, 0.7), rigid="neighbouring channels"),
+            Sample(layer=lambda: nn.LocalResponseNorm(5, 0.7, 0.6, 2.0), rigid="neighbouring channels"),
+            Sample(lambda x: F.local_response_norm(x, 4), rigid="neighbouring channels", onnx="only odd ones"),
+            Sample(lambda x: F.local_response_norm(x.flatten(2), 3), rigid="neighbouring", onnx="needs 4 dimensions"),
+        ),
     ),
     Operator(
         torch._weight_norm,

@@ -251,7 +251,10 @@ RECORDS = (
         axes=permute_axes,
         zeros=keeps,
         onnx=transposed_matrix_onnx,
-        samples=(Sample(lambda x, w: torch.einsum("bchw,dc->bdhw", x, w.t()), weights=((8, 5),)),),
+        samples=(
+            Sample(lambda x, w: torch.einsum("bchw,dc->bdhw", x, w.t()), weights=((8, 5),)),
+            Sample(lambda x: x.mean((2, 3)).t().t()),
+        ),
     ),
     Operator(torch.adjoint, axes=permute_axes, zeros=keeps, samples=(Sample(lambda x: torch.adjoint(x)),)),
     Operator(

@@ -239,7 +239,10 @@ RECORDS = (
         axes=matmul_axes,
         zeros=keeps,
         onnx=matmul_onnx,
-        samples=(Sample(lambda x, w, v: x * torch.mv(w, v)[:, None, None], weights=((8, 5), (5,))),),
+        samples=(
+            Sample(lambda x, w, v: x * torch.mv(w, v)[:, None, None], weights=((8, 5), (5,))),
+            Sample(lambda x, w: x * torch.mv(w, x.mean((0, 1, 3)))[:, None, None], weights=((8, 4),)),
+        ),
     ),
     Operator(torch.dot, axes=matmul_axes, samples=(Sample(lambda x, w: x * torch.dot(w, w), weights=((8,),)),)),
     Operator(torch.vdot, axes=matmul_axes, samples=(Sample(lambda x, w: x * torch.vdot(w, w), weights=((8,),)),)),
@@ -266,7 +269,10 @@ RECORDS = (
         axes=outer_axes,
         zeros=product,
         onnx=outer_onnx,
-        samples=(Sample(lambda x, w, v: x * torch.outer(w, v).sum(1)[:, None, None], weights=((8,), (3,))),),
+        samples=(
+            Sample(lambda x, w, v: x * torch.outer(w, v).sum(1)[:, None, None], weights=((8,), (3,))),
+            Sample(lambda x, w: x * torch.outer(w, x.mean((0, 1, 3))).sum(1)[:, None, None], weights=((8,),)),
+        ),
     ),
     Operator(
         torch.kron,

@@ -91,7 +91,11 @@ class Trait(Enum):
 
 @dataclass(frozen=True)
 class Layer:
-    """How a layer is spelled as a call of its operator: its tensors and settings as keyword arguments."""
+    """How a layer is spelled as a call of its operator: its tensors and settings as keyword arguments.
+
+    They are attributes of the layer and have the names of the function's arguments. A layer needs an entry where a
+    graph is to keep it as a layer (`leaf`), or where it states sizes that a sub-network changes.
+    """
 
     tensors: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
@@ -122,8 +126,11 @@ class Sample:
     """An example call: the tests of a record are generated from it.
 
     ``call(x, layer, *weights)`` gets a batch ``x`` of shape (batch, *shape) whose axis 1 is elastic, the layer if
-    there is one, and parameters. The call returns a tensor, or a tuple of tensors, of at least two axes, the first of
-    which is the batch. The example may use other operators beside the one it is of.
+    there is one, and parameters. The call returns a tensor, or a tuple of tensors, of two to five axes, of which the
+    first is the batch and the second has a layer behind it. It may use other operators beside the one it is of.
+
+    Tests call it in float64 and in float32: a tensor that it makes takes the dtype of ``x``. What it computes without
+    ``x`` is stored in an ONNX file, so that the ONNX rule of the operator is tested only on what follows ``x``.
     """
 
     call: Callable[..., Any] = called
@@ -132,8 +139,10 @@ class Sample:
     weights: tuple[tuple[int, ...], ...] = ()
     """The shapes of the parameters."""
     shape: tuple[int, ...] = (8, 4, 6)
+    """Only the number of channels, the first one, may be another: the tests' images are 4 x 6."""
     rigid: str = ""
-    """A pattern that the reason matches, where axis 1 must become rigid; empty where it stays elastic."""
+    """A pattern that some reason matches, where the channels of ``x`` must become rigid, because of the operator or of
+    another one in the example; empty where they stay elastic."""
     onnx: str = ""
     """A pattern that the error matches, where this call cannot be lowered although the operator has a rule."""
 
@@ -150,7 +159,8 @@ class Operator:
     """The canonical function, or the name of a tensor method that has no function of its own."""
     spellings: tuple[Target, ...] = ()
     """Other functions and methods that do the same with the same arguments. A method without an entry is looked up in
-    ``torch`` under its own name; a method with a trailing underscore stands for the plain one."""
+    ``torch`` under its own name; a method with a trailing underscore stands for the plain one. One function under two
+    names, as ``torch.pixel_unshuffle``, needs no entry."""
     reordered: Mapping[Target, tuple[str, ...]] = field(default_factory=dict)
     """Other functions that do the same with arguments in another order: the canonical name of each argument."""
     in_place: tuple[Target, ...] = ()
@@ -163,9 +173,14 @@ class Operator:
     """For an operator that is random in training mode: the layer that does the same there."""
     traits: Set[Trait] = frozenset()
     axes: AxisRule | None = None
+    """Gets `AxisTypes` and the call with its arguments by canonical position and name. What it raises, such as
+    `RuleError`, makes everything around the call rigid; ``types.pin`` does so to one axis."""
     zeros: ZeroRule | None = None
+    """Asked for one axis of the result at a time; those that records share are in `zeros.py`."""
     shape: ShapeRule | None = None
+    """Only for speed: without one PyTorch computes it."""
     onnx: OnnxRule | None = None
+    """Gets a `Site`; raises ``site.refuse(reason)`` for a call that it was not written for."""
     number: NumberRule | None = None
     kept: str = ""
     """The method of `bnas.passes.oracle.norms.OverKept` that computes it over the entries that a sub-network keeps."""

@@ -15,11 +15,12 @@ from bnas.passes.axes.terms import K
 from bnas.passes.axes.types import Axes, AxisTypes
 from bnas.passes.errors import RuleError
 from bnas.passes.onnx.site import Site
-from bnas.passes.onnx.values import Size, Value
+from bnas.passes.onnx.values import Size, Value, same_size
 
 from .arithmetic import binary
 from .calls import Call
 from .numbers import of_two
+from .parts import END, cut
 from .record import Layer, OnnxRule, Operator, Sample
 from .zeros import keeps, summed
 
@@ -79,6 +80,30 @@ def scan_axes(types: AxisTypes, call: Call) -> Axes:
         raise RuleError("no axis is given")
     types.pin(inputs[dim], f"{call.op.__name__} runs along it")  # type: ignore[union-attr]
     return inputs
+
+
+def diff_axes(types: AxisTypes, call: Call) -> Axes:
+    """The axis is pinned and becomes shorter; what is set before or behind it has the other axes."""
+    tensors = [types.type(one) for one in call.tensors()]
+    dim = call.argument(2, "dim", -1) % len(tensors[0])
+    types.pin_axes([axes[dim] for axes in tensors], "neighbours along it are subtracted")
+    for axes in tensors[1:]:
+        for place, (own, other) in enumerate(zip(tensors[0], axes, strict=True)):
+            if place != dim:
+                types.unify(own, other)
+    return [K(types.output_shape(call)[dim]) if axis == dim else term for axis, term in enumerate(tensors[0])]
+
+
+def cosine_similarity_axes(types: AxisTypes, call: Call) -> Axes:
+    """The axis is gone; missing entries add nothing to either length if they are zero, else it is pinned."""
+    vectors = [call.argument(0, "x1"), call.argument(1, "x2")]
+    out = types.broadcast(*map(types.type, vectors))
+    place = call.argument(2, "dim", 1) % len(out) - len(out)
+    if any(len(shape) < -place or shape[place] != out[place].size for shape in map(types.shape, vectors)):
+        raise RuleError("a vector of one number for all entries")
+    for one in vectors:
+        types.contract((one, place))
+    return [term for axis, term in enumerate(out) if axis != place + len(out)]
 
 
 def topk_axes(types: AxisTypes, call: Call) -> tuple[Axes, Axes]:
@@ -156,9 +181,22 @@ def norm_onnx(site: Site) -> str:
     return site.emit(NORMS[order], site.operand(site.x, site.result.dtype), dims, keepdims=keep)
 
 
+def diff_onnx(site: Site) -> str:
+    """All entries of an axis but the first, minus all but the last."""
+    if site.arg(1, "n", 1) != 1 or site.optional(3, "prepend") or site.optional(4, "append"):
+        raise site.refuse("is more than one difference of neighbours")
+    axis = site.arg(2, "dim", -1)
+    behind, before = (cut(site, site.x, [(axis, start, stop, 1)]) for start, stop in ((1, END), (0, -1)))
+    return site.emit("Xor" if site.result.dtype == torch.bool else "Sub", behind, before)
+
+
 def cosine_similarity_onnx(site: Site) -> str:
     """The product of two vectors of length one."""
-    first, second, axis = site.value(0, "x1"), site.value(1, "x2"), site.arg(2, "dim", 1)
+    values = [site.value(0, "x1"), site.value(1, "x2")]
+    axis = site.arg(2, "dim", 1) % (site.result.ndim + 1) - site.result.ndim - 1
+    if any(one.tensor.ndim < -axis or not same_size(one.sizes[axis], values[0].sizes[axis]) for one in values):
+        raise site.refuse("compares vectors of different lengths")
+    first, second = (site.operand(one, site.result.dtype) for one in values)
     least, dims = site.operand(site.arg(3, "eps", 1e-8), site.result.dtype), site.ints([axis])
     lengths = [site.emit("Clip", site.emit("ReduceL2", one, dims, keepdims=0), least) for one in (first, second)]
     product = site.emit("ReduceSum", site.emit("Mul", first, second), dims, keepdims=0)
@@ -370,8 +408,35 @@ RECORDS = (
     ),
     Operator(torch.topk, axes=topk_axes, onnx=topk_onnx, samples=(Sample(lambda x: torch.topk(x, 3, 2)[0]),)),
     Operator(
+        torch.diff,
+        axes=diff_axes,
+        zeros=keeps,
+        onnx=diff_onnx,
+        samples=(
+            Sample(lambda x: torch.diff(x, dim=2)),
+            Sample(lambda x: x.diff()),
+            Sample(lambda x: (x > 0).diff(dim=3)),
+            Sample(lambda x: torch.diff(x, dim=1), rigid="neighbours along it"),
+            Sample(lambda x: torch.diff(x, 2, 3, x.exp()[..., :1], x.cos()), onnx="more than one difference"),
+        ),
+    ),
+    Operator(
         F.cosine_similarity,
+        layers={nn.CosineSimilarity: Layer(settings=("dim", "eps"))},
+        axes=cosine_similarity_axes,
+        zeros=keeps,
         onnx=cosine_similarity_onnx,
-        samples=(Sample(lambda x: F.cosine_similarity(x, x + 1, 2), rigid="cosine_similarity"),),
+        samples=(
+            Sample(lambda x: F.cosine_similarity(x, x + 1, 2)),
+            Sample(lambda x: x * F.cosine_similarity(x, x.tanh())[:, None]),
+            Sample(lambda x, layer: x * layer(x, x.mean(2, True))[:, None], layer=nn.CosineSimilarity),
+            Sample(lambda x, w: F.cosine_similarity(x, w, 1)[:, None] * x, weights=((8, 1, 1),)),
+            Sample(lambda x: x * F.cosine_similarity(x, x.sigmoid())[:, None], rigid="is not zero"),
+            Sample(
+                lambda x: x * F.cosine_similarity(x, x.mean(1, True))[:, None],
+                rigid="one number for all",
+                onnx="different lengths",
+            ),
+        ),
     ),
 )

@@ -134,7 +134,11 @@ RECORDS = (
         axes=pixel_unshuffle_axes,
         zeros=keeps,
         onnx=pixel_unshuffle_onnx,
-        samples=(Sample(layer=lambda: nn.PixelUnshuffle(2)),),
+        samples=(
+            Sample(layer=lambda: nn.PixelUnshuffle(2)),
+            Sample(lambda x: F.pixel_unshuffle(F.pixel_shuffle(x, 2), 4)),
+            Sample(lambda x: F.pixel_unshuffle(x.unflatten(1, (2, 4)), 2).flatten(1, 2), onnx="needs 4 dimensions"),
+        ),
     ),
     Operator(
         F.fold,

@@ -236,12 +236,6 @@ def test_outputs_are_flattened_and_named(net: Net, names: list[str]) -> None:
 @pytest.mark.parametrize(
     ("net", "reason"),
     [
-        pytest.param(lambda x: torch.cumprod(x, 1), r"cumprod.*node 'cumprod'.*passes.register", id="no-rule"),
-        pytest.param(
-            nn.Sequential(nn.LocalResponseNorm(2)),
-            r"0.*no lowering rule for .*local_response_norm.*passes.register",
-            id="layer-without-rule",
-        ),
         pytest.param(lambda x: x.view(2, 432), "batches of any size", id="fixed-batch"),
         pytest.param(lambda x: F.max_pool2d(x, 2, return_indices=True), "indices", id="indices"),
         pytest.param(nn.Sequential(nn.AdaptiveMaxPool2d(4)), "not a divisor", id="uneven-max"),
@@ -259,6 +253,19 @@ def test_outputs_are_flattened_and_named(net: Net, names: list[str]) -> None:
 )
 def test_refuses_and_says_why(net: Net, reason: str) -> None:
     with pytest.raises(LoweringError, match=reason):
+        lower(traced(net), inputs_of([IMAGE], 2))
+
+
+@pytest.mark.parametrize(
+    ("net", "place"),
+    [
+        pytest.param(lambda x: torch.tanh(x), r"tanh.*node 'tanh'", id="function"),
+        pytest.param(nn.Sequential(nn.Tanh()), r"0.*no lowering rule for .*tanh", id="layer"),
+    ],
+)
+def test_names_an_operator_without_a_rule(net: Net, place: str, change: Callable[..., Any]) -> None:
+    change(torch.tanh, onnx=None)
+    with pytest.raises(LoweringError, match=f"{place}.*passes.register"):
         lower(traced(net), inputs_of([IMAGE], 2))
 
 

@@ -10,14 +10,15 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lowering_checks import run
-from network_cases import ELASTICITY
+from network_cases import ELASTICITY as ALL
 from torch import Tensor, nn
 from torch.fx import Node
 from torch.fx.node import map_aggregate
@@ -25,13 +26,18 @@ from torch.utils._pytree import tree_leaves
 
 from bnas.passes import OPERATORS, LoweringError, Operator, Sample, VerificationError, analyse, trace
 from bnas.passes.frontend.ir import IR
+from bnas.passes.onnx import walk
 from bnas.passes.onnx.lower import lower, named_outputs
+from bnas.passes.onnx.walk import applied
 from bnas.passes.ops import shapes
 from bnas.passes.ops.aten import in_python
 from bnas.passes.ops.calls import TensorRef
 from bnas.passes.ops.registry import qualified_name
 from bnas.runtime.supernetwork import SuperNetwork
 from bnas.testing import assert_extracted_is_oracle, assert_maximal_is_original
+
+ELASTICITY = replace(ALL, dimensions=("width", "kernel"))
+"""Without depth: the smallest sub-network would skip the example where it can be a block."""
 
 IMAGES = torch.randn(3, 3, 4, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
@@ -90,19 +96,47 @@ def test_sub_networks_compute_what_the_oracle_does(record: Operator, sample: Sam
 
 @pytest.mark.parametrize(("record", "sample"), examples(onnx=""))
 def test_onnx_computes_what_pytorch_does(record: Operator, sample: Sample) -> None:
+    """The smallest sub-network, where a call may have become another one, and the largest."""
+    for module in extracted(sample):
+        if sample.onnx:
+            with pytest.raises(LoweringError, match=sample.onnx):
+                lower(module, [IMAGES.float()])
+            continue
+        model = lower(module, [IMAGES.float()])
+        for batch in (1, 3):
+            images = torch.randn(batch, 3, 4, 6)
+            with torch.no_grad():
+                expected = [tensor for _, tensor in named_outputs(module(images))]
+            torch.testing.assert_close(run(model, [images]), expected, rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
+def extracted(sample: Sample) -> Iterator[Any]:
+    """The smallest and the largest sub-network, of any batch."""
     supernet = SuperNetwork.from_model(Around(sample).float(), IMAGES.float(), ELASTICITY)
-    module = supernet.extract(supernet.space.minimal())
-    module.meta["dynamic"] = {"x": {0: "batch"}}
-    if sample.onnx:
-        with pytest.raises(LoweringError, match=sample.onnx):
-            lower(module, [IMAGES.float()])
-        return
-    model = lower(module, [IMAGES.float()])
-    for batch in (1, 3):
-        images = torch.randn(batch, 3, 4, 6)
-        with torch.no_grad():
-            expected = [tensor for _, tensor in named_outputs(module(images))]
-        torch.testing.assert_close(run(model, [images]), expected, rtol=1e-4, atol=1e-5, equal_nan=True)
+    for subnet in (supernet.space.minimal(), supernet.space.maximal()):
+        module = supernet.extract(subnet)
+        module.meta["dynamic"] = {"x": {0: "batch"}}
+        yield module
+
+
+def test_every_onnx_rule_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What does not follow the input is computed while lowering: the rule of its operator is then not tested."""
+    ran: set[Any] = set()
+
+    def noted(builder: Any, step: Any, *results: Any) -> Any:
+        ran.add(step.call.op)
+        return applied(builder, step, *results)
+
+    monkeypatch.setattr(walk, "applied", noted)
+    for _, sample in (one.values for one in examples(onnx="") if not one.values[1].onnx):
+        *_, largest = extracted(sample)
+        lower(largest, [IMAGES.float()])
+    without = {record.op for record in OPERATORS.values() if record.onnx} - ran
+    assert {getattr(op, "__name__", op) for op in without} == {
+        *("recurrent", "masked_select"),  # are parts of others
+        *("contiguous", "float"),  # are nothing in a graph
+        *("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"),  # as these are
+    }
 
 
 @pytest.mark.parametrize(("record", "sample"), [one for one in examples(zeros="") if not one.values[1].rigid])
