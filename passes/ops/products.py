@@ -21,7 +21,7 @@ from bnas.passes.onnx.values import AnySize, Source
 from . import shapes
 from .calls import Call
 from .record import Operator, Sample, Spelled, Trait
-from .zeros import keeps, product
+from .zeros import keeps, outer_product
 
 
 def matmul_axes(types: AxisTypes, call: Call) -> Axes:
@@ -267,7 +267,7 @@ RECORDS = (
         torch.outer,
         spellings=(torch.ger, "ger"),
         axes=outer_axes,
-        zeros=product,
+        zeros=outer_product,
         onnx=outer_onnx,
         samples=(
             Sample(lambda x, w, v: x * torch.outer(w, v).sum(1)[:, None, None], weights=((8,), (3,))),

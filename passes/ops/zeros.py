@@ -82,13 +82,25 @@ def parted(types: AxisTypes, call: Call, axes: Sequence[Term], axis: int) -> boo
 
 
 def product(types: AxisTypes, call: Call, axes: Sequence[Term], axis: int) -> bool:
-    """Zero if any factor is zero there."""
-    return any(sources(types, call, axes[axis]))
+    """Zero if any factor is zero at this place: two axes of one product may have the same symbol."""
+    return any(_aligned(types, call, axis - len(axes)))
 
 
 def dividend(types: AxisTypes, call: Call, axes: Sequence[Term], axis: int) -> bool:
-    """Zero if the first operand is zero there."""
-    return list(sources(types, call, axes[axis]))[:1] == [True]
+    """Zero if the first operand is zero at this place."""
+    return next(_aligned(types, call, axis - len(axes)), False)
+
+
+def outer_product(types: AxisTypes, call: Call, axes: Sequence[Term], axis: int) -> bool:
+    """Zero along the axis of a vector if this vector is zero there."""
+    return zeros_of(types, (call.argument(0, "input"), call.argument(1, "vec2"))[axis])[-1:] == (True,)
+
+
+def _aligned(types: AxisTypes, call: Call, place: int) -> Iterator[bool]:
+    """For both operands whether they are zero at a place from the right; false where an operand is repeated there."""
+    for operand in (call.argument(0, "input"), call.argument(1, "other")):
+        found, shape = (zeros_of(types, operand), types.shape(operand)) if types.is_tensor(operand) else ((), ())
+        yield len(found) >= -place and shape[place] != 1 and found[place]
 
 
 def powered(types: AxisTypes, call: Call, axes: Sequence[Term], axis: int) -> bool:

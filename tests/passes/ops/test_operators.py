@@ -31,7 +31,7 @@ from bnas.passes.onnx.lower import lower, named_outputs
 from bnas.passes.onnx.walk import applied
 from bnas.passes.ops import shapes
 from bnas.passes.ops.aten import in_python
-from bnas.passes.ops.calls import TensorRef
+from bnas.passes.ops.calls import TensorRef, settings_of
 from bnas.passes.ops.registry import qualified_name
 from bnas.runtime.supernetwork import SuperNetwork
 from bnas.testing import assert_extracted_is_oracle, assert_maximal_is_original
@@ -186,6 +186,40 @@ def test_every_shape_rule_is_compared() -> None:
     assert {record.op for record in OPERATORS.values() if record.shape is not None} == {
         op for op, n in SEEN.items() if n
     }
+
+
+LAYERS = [
+    pytest.param(record, kind, id=kind.__name__)
+    for record in OPERATORS.values()
+    for kind, form in record.layers.items()
+    if form.leaf
+]
+ARGUMENTS: tuple[tuple[Any, ...], ...] = ((), (2,), (8,), (8, 4), (4, 8), (8, 6, 1), ((8, 4, 6),))
+"""What a constructor of a layer is tried with."""
+
+
+@pytest.mark.filterwarnings("ignore:Implicit dimension choice")
+@pytest.mark.parametrize(("record", "kind"), LAYERS)
+def test_a_layer_is_the_call_that_its_record_says(record: Operator, kind: type[nn.Module]) -> None:
+    """The function with the tensors and settings of the layer, by the names that the record gives, is the layer."""
+    images = torch.rand(3, 8, 4, 6)
+    single = (images, images.flatten(2), images.unsqueeze(2), images.mean((2, 3)), (8 * images).long())
+    for inputs in (*((one,) for one in single), (images, images.cos())):
+        for arguments in ARGUMENTS:
+            try:
+                layer = kind(*arguments).eval()
+                expected = layer(*inputs)
+            except (TypeError, ValueError, RuntimeError, IndexError, AssertionError):
+                continue
+            form = record.layers[kind].of(layer)
+            assert form is not None
+            tensors = {name: getattr(layer, name) for name in form.tensors}
+            settings = {name: value for name, value in settings_of(layer, form).items() if name != "padding_mode"}
+            settings |= {"training": False} if record.trained is not None else {}
+            found = record.op(*(one.clone() for one in inputs), **tensors, **settings)  # type: ignore[operator]
+            torch.testing.assert_close(tree_leaves(found), tree_leaves(expected))
+            return
+    pytest.fail(f"no arguments of {kind.__name__} and no input are known that it takes: add them to ARGUMENTS")
 
 
 METHODS = sorted(

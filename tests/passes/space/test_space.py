@@ -166,7 +166,9 @@ def test_a_generator_of_pytorch_goes_on_and_can_be_repeated() -> None:
     assert torch.equal(torch.get_rng_state(), before)  # the global generator is left alone
 
 
-@pytest.mark.parametrize("given", [-1, True, None, 1.5, "0", np.random.RandomState(0)], ids=lambda one: type(one).__name__)
+@pytest.mark.parametrize(
+    "given", [-1, True, None, 1.5, "0", np.random.RandomState(0)], ids=lambda one: type(one).__name__
+)
 def test_what_gives_no_randomness_is_refused(given: Any) -> None:
     with pytest.raises(SubnetError, match=r"cannot draw with .*give a seed .* numpy.random.default_rng\(0\)"):
         SMALL.sample(given)
