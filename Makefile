@@ -24,7 +24,7 @@ demo: $(STAMP) ## Run the whole pipeline on small data, into runs/demo
 	$(BIN)/bnas demo --output runs/demo --overwrite
 
 test: $(STAMP) ## Run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 # Two processes, one for each half of the networks: hypothesis runs its examples one after another.
 properties: $(STAMP) ## Check all promises on 2,000 random networks, on two cores

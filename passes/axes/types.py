@@ -150,7 +150,11 @@ class AxisTypes(Unifier):
         return out
 
     def contract(self, *operands: tuple[Any, int]) -> None:
-        """State that a sum runs over these axes of values, which are one: what is left out of one must be zero."""
+        """State that a sum of products runs over these axes of values, which are one axis.
+
+        What is left out must be zero in one of the values, since a product is zero if one factor is. For a sum of each
+        value by itself, call this once for each.
+        """
         if not any(zeros[axis] for value, axis in operands if (zeros := zeros_of(self, value))):
             for value, axis in operands:
                 self.pin(self.type(value)[axis], "it is summed over, and what is left out of it is not zero")
