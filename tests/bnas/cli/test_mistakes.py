@@ -260,7 +260,10 @@ def test_an_interrupted_run_goes_on_as_it_says(
 
 def test_a_signal_stops_it_too(folder: Path, finished: Path) -> None:
     """As a person does: Ctrl-C in the middle of the training."""
-    command = [sys.executable, "-c", "from bnas.cli.app import main; main()", *run(f"{STAGE}.epochs=500", output="new")]
+    # A process that a script started in the background ignores the signal: not this one.
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code = f"{heard}from bnas.cli.app import main; main()"
+    command = [sys.executable, "-c", code, *run(f"{STAGE}.epochs=500", output="new")]
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     waited = time.monotonic()
     while not (folder / "new" / "training" / "last" / "training.json").is_file():

@@ -107,8 +107,9 @@ def test_int8_that_cannot_be_is_noted_and_ends_nothing(tmp_path: Path, monkeypat
 
 def tiny(**changes: Any) -> bnas.Job:
     torch.manual_seed(0)
-    settings = {"stages": [bnas.Stage(("depth",), epochs=1)], "num_evals": 4, "population": 4, "int8": None}
-    more: Any = {"calibration_samples": 12, "latency": {"runs": 3}, **settings, **changes}
+    settings = {"stages": [bnas.Stage(("depth",), epochs=1)], "search": bnas.SearchSettings(num_evals=4), "int8": None}
+    latency = bnas.LatencySettings(runs=3)
+    more: Any = {"num_bn_adaptation_samples": 12, "latency": latency, **settings, **changes}
     return bnas.Job(DigitNet().eval(), splits(), torch.zeros(1, 1, 8, 8), **more)
 
 
@@ -116,18 +117,22 @@ def test_a_job_notes_its_settings_and_goes_on_by_none_that_it_has_used(tmp_path:
     folder = tmp_path / "run"
     bnas.run_job(tiny(), folder)
     noted = json.loads((folder / "config.json").read_text())["job"]
-    assert (noted["model"], noted["num_evals"], noted["stages"][0]["epochs"]) == ("bnas.data.digits.DigitNet", 4, 1)
+    assert (noted["model"], noted["search"]["num_evals"], noted["stages"][0]["epochs"]) == (
+        "bnas.data.digits.DigitNet",
+        4,
+        1,
+    )
     with pytest.raises(OutputError, match=r"run holds a run already; .*resume=True or overwrite=True"):
         bnas.run_job(tiny(), folder)
     for changes, told in (
         ({"stages": [bnas.Stage(("depth",), epochs=2)]}, "job.stages"),
-        ({"calibration_samples": 24}, "job.calibration_samples is 24, and was 12"),
+        ({"num_bn_adaptation_samples": 24}, "job.num_bn_adaptation_samples is 24, and was 12"),
     ):
         with pytest.raises(OutputError, match=told):
             bnas.run_job(tiny(**changes), folder, resume=True)
-    report = bnas.run_job(tiny(num_evals=6), folder, resume=True)
+    report = bnas.run_job(tiny(search=bnas.SearchSettings(num_evals=6)), folder, resume=True)
     assert report.evaluations == 6
-    assert not bnas.run_job(tiny(calibration_samples=24), folder, overwrite=True).missed
+    assert not bnas.run_job(tiny(num_bn_adaptation_samples=24), folder, overwrite=True).missed
     assert "bnas.data.digits.DigitNet" in write_page(folder).read_text(encoding="utf-8")
 
 
@@ -158,7 +163,7 @@ def test_a_job_is_made_of_a_configuration_file(tmp_path: Path) -> None:
     more = {"input_info": {"sample_size": [1, 1, 8, 8]}, "bootstrapNAS": {"search": search}}
     (tmp_path / "c.json").write_text(json.dumps({**data, **more}))
     job = bnas.Job.from_config(str(tmp_path / "c.json"), ["bootstrapNAS.search.num_evals=12"])
-    assert (type(job.model), job.num_evals, job.population) == (DigitNet, 12, 4)
+    assert (type(job.model), job.search.num_evals, job.search.algorithm.population) == (DigitNet, 12, 4)
     assert torch.equal(job.model.state_dict()["head.weight"], state["head.weight"])
     with pytest.raises(bnas.run.ConfigurationError, match="num_eval"):
         bnas.Job.from_config(tmp_path / "c.json", ["bootstrapNAS.search.num_eval=12"])

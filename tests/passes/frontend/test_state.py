@@ -24,6 +24,11 @@ def cached_grid(height: int, width: int) -> Tensor:
     return torch.linspace(-1, 1, height)[:, None] * torch.linspace(0, 2, width)
 
 
+@pytest.fixture(autouse=True)
+def _no_grid_of_another_test() -> None:
+    cached_grid.cache_clear()
+
+
 def grid(x: Tensor) -> Tensor:
     return torch.arange(x.shape[2])[:, None] * torch.arange(x.shape[3]) * 0.25
 
