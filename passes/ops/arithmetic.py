@@ -248,7 +248,9 @@ def each(
     return Operator(op, axes=pointwise_axes, onnx=rule, samples=examples, **facts)
 
 
-def _of_two(op: Callable[..., Any], rule: OnnxRule | None, *samples: Callable[[Tensor], Any], **facts: Any) -> Operator:
+def _of_two(
+    op: Callable[..., Any], rule: OnnxRule | None, *samples: Callable[[Tensor], Any] | Sample, **facts: Any
+) -> Operator:
     return each(op, rule, *(samples or (lambda x: op(x, x.cos()),)), **facts)
 
 
