@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from .pipeline.analysis import Analysis
     from .pipeline.dump import describe
     from .pipeline.passes import PIPELINE, Choose, FindBlocks, FindKernels, Pass, PassResult, Pipeline, Trace, TypeAxes
+    from .rigidity import rigid_share
     from .space.blocks import Block, Blocks, find_blocks
     from .space.choices import Choices, choose
     from .space.depth import skippable_blocks
@@ -134,6 +135,7 @@ __getattr__, __dir__ = attach(
             "Trace",
             "TypeAxes",
         ),
+        "bnas.passes.rigidity": ("rigid_share",),
         "bnas.passes.space.blocks": (
             "Block",
             "Blocks",
@@ -238,6 +240,7 @@ __all__ = [
     "find_scopes",
     "leaves",
     "register",
+    "rigid_share",
     "skippable_blocks",
     "symbols",
     "trace",

@@ -14,7 +14,7 @@ from bnas.data.inputs import Example, Input, example_of
 from bnas.passes import BnasError
 from bnas.passes.errors import add_note
 from bnas.passes.frontend.candidates import Dynamic
-from bnas.passes.pipeline.dump import rigid_share
+from bnas.passes.rigidity import rigid_share
 from bnas.runtime import SuperNetwork
 
 if TYPE_CHECKING:

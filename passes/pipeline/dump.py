@@ -2,68 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
 from torch.fx import Node
 
-from bnas.passes.axes.selection import active
-from bnas.passes.axes.terms import Cat, K, Prod, Sym, Term, leaves, normalise
-from bnas.passes.axes.types import AxisTypes
+from bnas.passes.axes.terms import Cat, K, Prod, Sym, Term, normalise
 from bnas.passes.frontend.functions import BATCH
 from bnas.passes.ops.calls import TensorRef
 from bnas.passes.ops.registry import operator_name
+from bnas.passes.rigidity import rigid_runs
 from bnas.passes.space.widths import symbol_names
 
 from .analysis import Analysis
-
-# How much of a model stays in every sub-network, and why.
-
-ONE_LEFT = "one entry of each width is left"
-
-
-def rigid_share(types: AxisTypes) -> dict[str, float]:
-    """The shares of the parameters that are left with one entry of every symbol, by reason, the largest first.
-
-    Counted are the parameters that evaluation mode uses, also those inside opaque modules, and not those of auxiliary
-    heads. What is left of a parameter goes to the reason that keeps most of it.
-    """
-    parameters = dict(types.ir.root.named_parameters())
-    ones, left, total = dict.fromkeys(types.free_symbols(), 1), Counter[str](), 0
-    for name in (name for name in types.tensors if name in parameters and name in types.users):
-        total += parameters[name].numel()
-        left[_reason(types.tensors[name])] += math.prod(active(axis, ones) for axis in types.tensors[name])
-    for reason, count in _opaque(types):
-        total += count
-        left[reason] += count
-    return {reason: count / total for reason, count in left.most_common() if count}
-
-
-def _reason(axes: Sequence[Term]) -> str:
-    """What keeps most of a tensor."""
-    kept: dict[str, int] = {}
-    for run in (run for axis in axes for run in rigid_runs(axis) if run.n > 1):
-        kept[run.why] = kept.get(run.why, 1) * run.n
-    return (max(kept, key=lambda why: kept[why]) or "nothing makes it elastic") if kept else ONE_LEFT
-
-
-def _opaque(types: AxisTypes) -> Iterator[tuple[str, int]]:
-    """The parameters inside opaque modules that nobody else reads."""
-    counted = set(types.tensors)
-    for node in types.ir.graph.nodes:
-        if node.op == "call_module" and node not in types.ir.calls:
-            inside = types.ir.module(str(node.target)).named_parameters()
-            named = {types.ir.aliases[f"{node.target}.{name}"]: tensor.numel() for name, tensor in inside}
-            yield "it is inside an opaque module", sum(n for name, n in named.items() if name not in counted)
-            counted |= named.keys()
-
-
-def rigid_runs(term: Term) -> Iterator[K]:
-    """The rigid runs that an axis is made of, neighbouring ones as one."""
-    return (leaf for leaf in leaves(normalise(term)) if isinstance(leaf, K))
 
 
 def describe(analysis: Analysis) -> str:

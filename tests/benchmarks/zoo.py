@@ -30,7 +30,7 @@ from torch.utils._pytree import tree_leaves
 from zoo_models import FINE, NAMES, Counts, count, counts_by_name, enliven, make_model, run_input, traced_input
 
 from bnas.passes import Subnet
-from bnas.passes.pipeline.dump import rigid_share
+from bnas.passes.rigidity import rigid_share
 from bnas.runtime import SuperNetwork, verify
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -39,7 +39,7 @@ from zoo_other_models import ENTRIES, Entry
 import bnas
 from bnas import SuperNetwork
 from bnas.passes import InputError
-from bnas.passes.pipeline.dump import rigid_share
+from bnas.passes.rigidity import rigid_share
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLE, ROWS = ROOT / "docs/zoo_other.md", ROOT / "runs/zoo_other"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bnas.cli.inspection import inspect_model, shorten
 from bnas.data.inputs import Input
 from bnas.passes import analyse, trace
-from bnas.passes.pipeline.dump import ONE_LEFT, rigid_share
+from bnas.passes.rigidity import ONE_LEFT, rigid_share
 
 KEYS = [
     "model",

@@ -15,7 +15,7 @@ import bnas
 from bnas.passes.errors import LoweringError
 from bnas.passes.frontend.structure import tensors_of
 from bnas.passes.onnx.lower import lower
-from bnas.passes.pipeline.dump import rigid_share
+from bnas.passes.rigidity import rigid_share
 from bnas.runtime import SuperNetwork
 
 DETECTORS: dict[str, Any] = {
