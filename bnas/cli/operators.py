@@ -54,12 +54,12 @@ def _facts(record: Operator) -> dict[str, Any]:
 
 HEADINGS = {
     "axes": "elastic",
-    "zeros": "zeros stay zero",
+    "zeros": "zeros",
     "onnx": "ONNX",
-    "shape": "shape known",
-    "sizes": "on sizes",
+    "shape": "shape",
+    "sizes": "sizes",
 }
-"""Facts that a record has or has not: the heading of their column."""
+"""Facts that a record has or has not: the word for each."""
 
 
 def _print_table(found: list[dict[str, Any]]) -> None:
@@ -83,20 +83,20 @@ def page(found: list[dict[str, Any]]) -> str:
     lines = [
         "# Operators",
         "",
-        f"bnas knows {len(found)} operators. An operator that is missing here, or has a *no* under *elastic*, is",
+        f"bnas knows {len(found)} operators. An operator that is missing here, or is not *elastic*, is",
         "rigid: bnas keeps its inputs and outputs as they are and says so. [Your own rules](passes.md) shows how to",
         "register one. This page is the output of `bnas operators --markdown`; a test compares them.",
         "",
         "- **elastic**: the operator has an axis rule, so that widths may change around it;",
-        "- **zeros stay zero**: a sum over its result may run over an elastic axis;",
+        "- **zeros**: zeros stay zero, so that a sum over the result may run over an elastic axis;",
         "- **ONNX**: bnas writes the operator itself; others make the whole export fall back to `torch.onnx.export`;",
-        "- **shape known**: bnas works the shape out without PyTorch, which makes capture and export faster;",
-        "- **on sizes**: the operator also computes with sizes that follow the inputs.",
+        "- **shape**: bnas works the shape out without PyTorch, which makes capture and export faster;",
+        "- **sizes**: the operator also computes with sizes that follow the inputs.",
         "",
         "`F` is `torch.nn.functional`.",
     ]
     for family in dict.fromkeys(row["family"] for row in found):
-        columns = ["operator", "other spellings", "layers", *HEADINGS.values()]
+        columns = ["operator", "layers", "other spellings", "has"]
         lines += ["", f"## {family.capitalize()}", "", _row(columns), _row(["---"] * len(columns))]
         lines += [_row(_cells(row)) for row in found if row["family"] == family]
     return "\n".join(lines)
@@ -104,8 +104,8 @@ def page(found: list[dict[str, Any]]) -> str:
 
 def _cells(row: dict[str, Any]) -> list[str]:
     spellings = [*row["spellings"], *(f"aten.{name}" for name in row["aten"])]
-    names = [", ".join(f"`{_short(one)}`" for one in given) or "-" for given in (spellings, row["layers"])]
-    return [f"`{_short(row['name'])}`", *names, *("yes" if row[fact] else "no" for fact in HEADINGS)]
+    names = [", ".join(f"`{_short(one)}`" for one in given) or "-" for given in (row["layers"], spellings)]
+    return [f"`{_short(row['name'])}`", *names, ", ".join(HEADINGS[fact] for fact in HEADINGS if row[fact]) or "-"]
 
 
 def _row(cells: list[str]) -> str:
