@@ -12,6 +12,11 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from torch import nn
+
+from bnas.cli import app
+from bnas.config.file import load_config
+from bnas.data.sources import find_factory, load_model
 
 TINY = """
 import torch
@@ -199,3 +204,9 @@ def test_inspect_gives_data(folder: Path) -> None:
 def test_help_does_not_load_torch(tmp_path: Path) -> None:
     script = "import sys\nfrom bnas.cli.app import app\nimport bnas\nsys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=False).returncode == 0
+
+
+def test_the_demo_names_a_model_and_data_that_there_are() -> None:
+    configuration = load_config(Path(app.__file__).with_name("demo.json"))
+    assert isinstance(load_model(configuration.model), nn.Module)
+    assert callable(find_factory(str(configuration.data)))
