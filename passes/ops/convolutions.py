@@ -1,4 +1,4 @@
-"""Convolutions: new channels are made here."""
+"""Convolutions: their weights make new channels. A BatchNorm behind one is folded in ONNX (see `norms`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""Pooling: batch and channels pass, spatial axes are rigid."""
+"""Pooling: batch and channels pass, spatial axes are rigid.
+
+ONNX and its runtimes differ from PyTorch in how they round up the number of windows, so bnas never leaves that to them:
+the nodes state what is missing behind the last element as padding, and add padding that PyTorch counts in an average as
+real zeros where ONNX would count it differently.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""Recurrent layers."""
+"""Recurrent layers: the hidden width is one symbol in all gates, layers and directions; inputs are contracted.
+
+What is left out of the hidden width stays zero from step to step if it is zero at first: of zero parameters an LSTM
+makes ``sigmoid(0) * tanh(0)``, a GRU ``(1 - z) * tanh(0) + z * 0``, and an RNN ``tanh(0)`` or ``relu(0)``. ONNX has an
+operator for each kind of layer, with other orders of gates and axes.
+"""
 
 from __future__ import annotations
 
