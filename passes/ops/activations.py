@@ -16,7 +16,7 @@ from . import shapes
 from .arithmetic import clip, each, unary
 from .calls import Call
 from .record import Layer, OnnxRule, Operator, Sample, Spelled, Trait
-from .zeros import keeps
+from .zeros import between, keeps
 
 
 def prelu_axes(types: AxisTypes, call: Call) -> Axes:
@@ -217,6 +217,7 @@ RECORDS = (
         in_place=(F.hardtanh_,),
         layers={nn.Hardtanh: Layer(settings=("min_val", "max_val", "inplace"))},
         traits={Trait.FLAT},
+        zeros=between((1, "min_val", -1.0), (2, "max_val", 1.0)),
     ),
     _activation(
         torch.sigmoid,

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bnas.passes.axes.terms import Term
 from bnas.passes.axes.types import Axes, AxisTypes
 from bnas.passes.onnx.site import Site
 from bnas.passes.onnx.values import Size, Value
@@ -19,7 +18,7 @@ from . import shapes
 from .calls import Call
 from .numbers import negative_number, of_two
 from .record import OnnxRule, Operator, Sample, Spelled, Trait
-from .zeros import dividend, keeps, powered, product, summed
+from .zeros import between, dividend, keeps, powered, product, summed
 
 
 def pointwise_axes(types: AxisTypes, call: Call) -> Axes:
@@ -232,14 +231,6 @@ def rsub_in_python(self: Any, other: Any, alpha: Any) -> Spelled | None:
     return (Tensor.__rsub__, (self, other), {}) if alpha == 1 else None
 
 
-def clamped(types: AxisTypes, call: Call, axes: Sequence[Term], axis: int) -> bool:
-    """Zero stays zero between two numbers of which none is on the other side of it."""
-    low = None if call.op is torch.clamp_max else call.argument(1, "min")
-    high = call.argument(1, "max") if call.op is torch.clamp_max else call.argument(2, "max")
-    plain = all(one is None or isinstance(one, int | float) for one in (low, high))
-    return plain and (low or 0) <= 0 <= (high or 0) and keeps(types, call, axes, axis)
-
-
 def each(
     op: Callable[..., Any], rule: OnnxRule | None, *samples: Callable[[Tensor], Any] | Sample, **facts: Any
 ) -> Operator:
@@ -264,6 +255,8 @@ def _of_positive(op: Callable[..., Any], rule: OnnxRule, **facts: Any) -> Operat
 
 _SUM = {Trait.SUM, Trait.JOIN, Trait.SCALE, Trait.FUSES_ACTIVATION, Trait.OWNS_MEMORY}
 _SCALE = {Trait.SCALE, Trait.FUSES_ACTIVATION, Trait.OWNS_MEMORY}
+
+_MIN, _ONLY_MAX = (1, "min", None), (1, "max", None)
 
 RECORDS = (
     _of_two(
@@ -425,10 +418,16 @@ RECORDS = (
         lambda x: torch.clamp(x, x.cos() - 2, x.exp()),
         spellings=(torch.clip, "clip"),
         traits={Trait.FLAT},
-        zeros=clamped,
+        zeros=between(_MIN, (2, "max", None)),
     ),
-    each(torch.clamp_min, clamp_onnx, lambda x: x.clamp_min(0.1), traits={Trait.FLAT}, zeros=clamped),
-    each(torch.clamp_max, clamp_onnx, lambda x: torch.clamp_max(x, 0.2), traits={Trait.FLAT}, zeros=clamped),
+    each(torch.clamp_min, clamp_onnx, lambda x: x.clamp_min(0.1), traits={Trait.FLAT}, zeros=between(_MIN, None)),
+    each(
+        torch.clamp_max,
+        clamp_onnx,
+        lambda x: torch.clamp_max(x, 0.2),
+        traits={Trait.FLAT},
+        zeros=between(None, _ONLY_MAX),
+    ),
     each(torch.nan_to_num, None, zeros=keeps),
     each(torch.where, where_onnx, lambda x: torch.where(x > 0, x, x.exp())),
     each(torch.masked_fill, masked_fill_onnx, lambda x: x.masked_fill(x > 0.5, 2.0)),

@@ -23,6 +23,9 @@ from .registry import OPERATORS
 if TYPE_CHECKING:
     from bnas.passes.axes.types import AxisTypes
 
+Bound = tuple[int, str, Any]
+"""An argument of a call: its position, its name and its default."""
+
 Zeros = tuple[bool, ...]
 """For each axis of a tensor, whether what is left out of it is zero; a rigid axis leaves nothing out."""
 
@@ -116,6 +119,17 @@ def summed(types: AxisTypes, call: Call, axes: Sequence[Term], axis: int) -> boo
     place = axis - len(axes)
     elsewhere = any(len(shape) < -place or shape[place] == 1 for shape in shapes)
     return not elsewhere and keeps(types, call, axes, axis)
+
+
+def between(low: Bound | None, high: Bound | None) -> ZeroRule:
+    """Zero stays zero between two arguments that are numbers, of which none is on the other side of it."""
+
+    def rule(types: AxisTypes, call: Call, axes: Sequence[Term], axis: int) -> bool:
+        bounds = [None if one is None else call.argument(*one) for one in (low, high)]
+        numbers = all(one is None or isinstance(one, int | float) for one in bounds)
+        return numbers and (bounds[0] or 0) <= 0 <= (bounds[1] or 0) and keeps(types, call, axes, axis)
+
+    return rule
 
 
 def made(types: AxisTypes, call: Call, axes: Sequence[Term], axis: int) -> bool:
