@@ -17,9 +17,12 @@ from bnas.passes.ops.registry import OPERATORS
 
 
 def record_of(run: Any) -> Operator:
-    """The record of a function, or of a layer of a plain class of torch."""
+    """The record of a function, or of a layer of a plain class of torch.
+
+    Nothing is known of a function that writes: its result is in the memory of its first argument, and must stay there.
+    """
     if not isinstance(run, nn.Module):
-        return OPERATORS.of(run)
+        return UNKNOWN if OPERATORS.writes(run) else OPERATORS.of(run)
     form = OPERATORS.layer(type(run))
     return UNKNOWN if form is None else OPERATORS.of(form.op)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 
 import pytest
@@ -11,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from network_cases import supernet_of
 from torch import Tensor, nn
-from torch.fx import GraphModule, symbolic_trace
+from torch.fx import Graph, GraphModule, symbolic_trace
 from torch.utils._pytree import tree_leaves
 
-from bnas.runtime.evaluate.overwriting import add_, overwrite
+from bnas.runtime.evaluate.overwriting import add_, is_fresh, overwrite
 from bnas.testing import Network, networks, subnets
 
 X = torch.linspace(-2, 2, 2 * 4 * 6 * 6).reshape(2, 4, 6, 6)
@@ -122,3 +123,17 @@ def test_random_networks_give_bitwise_what_they_gave(network: Network, data: st.
         plain = tree_leaves(module(inputs.clone()))
         found = tree_leaves(overwrite(module)(inputs.clone()))
     assert all(torch.equal(a, b) for a, b in zip(plain, found, strict=True))
+
+
+@pytest.mark.parametrize("write", [operator.iadd, operator.imul, torch.relu_, F.relu_])
+def test_what_a_function_wrote_into_is_no_memory_of_its_own(write: Callable[..., Tensor]) -> None:
+    """An activation may not write over the result: it is the memory of the argument, which is read again."""
+    graph = Graph()
+    x = graph.placeholder("x")
+    written = graph.call_function(write, (x, 2.0) if write.__module__ == "_operator" else (x,))
+    graph.output((graph.call_function(F.silu, (written,)), x))
+    module, inputs = GraphModule(nn.Module(), graph), torch.randn(2, 3)
+    expected = [one.clone() for one in module(inputs.clone())]
+    torch.testing.assert_close(list(overwrite(module)(inputs.clone())), expected, rtol=0, atol=0)
+    assert not is_fresh(write)
+    assert is_fresh(operator.add)
