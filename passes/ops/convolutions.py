@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch.nn.functional as F
@@ -137,114 +137,78 @@ def transposed_sizes(layer: Any, shape: tuple[int, ...]) -> dict[str, int]:
     return {"in_channels": shape[0], "out_channels": shape[1] * layer.groups}
 
 
+_TENSORS = ("weight", "bias")
+_MAKES_CHANNELS = {Trait.FUSES_NORM, Trait.FUSES_ACTIVATION, Trait.OWNS_MEMORY}
+_CONVOLUTION = Layer(
+    tensors=_TENSORS, settings=("stride", "padding", "dilation", "groups", "padding_mode"), sizes=convolution_sizes
+)
+_TRANSPOSED = Layer(
+    tensors=_TENSORS,
+    settings=("stride", "padding", "output_padding", "groups", "dilation", "padding_mode"),
+    sizes=transposed_sizes,
+)
+
+
+def _convolution(op: Callable[..., Any], kind: type[nn.Module], *samples: Sample) -> Operator:
+    return Operator(
+        op,
+        layers={kind: _CONVOLUTION},
+        traits={Trait.CONVOLUTION, *_MAKES_CHANNELS},
+        axes=convolution_axes,
+        zeros=by_weight(1, 1),
+        shape=shapes.convolved,
+        onnx=convolution_onnx,
+        samples=samples,
+    )
+
+
+def _transposed(op: Callable[..., Any], kind: type[nn.Module], *samples: Sample) -> Operator:
+    return Operator(
+        op,
+        layers={kind: _TRANSPOSED},
+        traits={Trait.TRANSPOSED_CONVOLUTION, *_MAKES_CHANNELS},
+        axes=transposed_convolution_axes,
+        zeros=by_weight(1, 1),
+        onnx=transposed_convolution_onnx,
+        samples=samples,
+    )
+
+
 RECORDS = (
-    Operator(
+    _convolution(
         F.conv1d,
-        layers={
-            nn.Conv1d: Layer(
-                sizes=convolution_sizes,
-                tensors=("weight", "bias"),
-                settings=("stride", "padding", "dilation", "groups", "padding_mode"),
-            )
-        },
-        traits={Trait.FUSES_NORM, Trait.FUSES_ACTIVATION, Trait.CONVOLUTION, Trait.OWNS_MEMORY},
-        axes=convolution_axes,
-        zeros=by_weight(1, 1),
-        shape=shapes.convolved,
-        onnx=convolution_onnx,
-        samples=(
-            Sample(lambda x, layer: layer(x.flatten(2)), layer=lambda: nn.Conv1d(8, 6, 3, padding=1)),
-            Sample(lambda x, w: F.conv1d(x.flatten(2), w), weights=((6, 8, 1),)),
-        ),
+        nn.Conv1d,
+        Sample(lambda x, layer: layer(x.flatten(2)), layer=lambda: nn.Conv1d(8, 6, 3, padding=1)),
+        Sample(lambda x, w: F.conv1d(x.flatten(2), w), weights=((6, 8, 1),)),
     ),
-    Operator(
+    _convolution(
         F.conv2d,
-        layers={
-            nn.Conv2d: Layer(
-                sizes=convolution_sizes,
-                tensors=("weight", "bias"),
-                settings=("stride", "padding", "dilation", "groups", "padding_mode"),
-            )
-        },
-        traits={Trait.FUSES_NORM, Trait.FUSES_ACTIVATION, Trait.CONVOLUTION, Trait.OWNS_MEMORY},
-        axes=convolution_axes,
-        zeros=by_weight(1, 1),
-        shape=shapes.convolved,
-        onnx=convolution_onnx,
-        samples=(
-            Sample(layer=lambda: nn.Conv2d(8, 12, 3, padding=1)),
-            Sample(layer=lambda: nn.Conv2d(8, 12, 3, groups=4)),
-            Sample(layer=lambda: nn.Conv2d(8, 16, 3, groups=8, stride=(1, 2), bias=False)),
-            Sample(lambda x, w, b: F.conv2d(x, w, b, 1, "same"), weights=((6, 8, 3, 3), (6,))),
-            Sample(layer=lambda: nn.Conv2d(8, 4, 3, padding=1, padding_mode="reflect")),
-        ),
+        nn.Conv2d,
+        Sample(layer=lambda: nn.Conv2d(8, 12, 3, padding=1)),
+        Sample(layer=lambda: nn.Conv2d(8, 12, 3, groups=4)),
+        Sample(layer=lambda: nn.Conv2d(8, 16, 3, groups=8, stride=(1, 2), bias=False)),
+        Sample(lambda x, w, b: F.conv2d(x, w, b, 1, "same"), weights=((6, 8, 3, 3), (6,))),
+        Sample(layer=lambda: nn.Conv2d(8, 4, 3, padding=1, padding_mode="reflect")),
     ),
-    Operator(
+    _convolution(
         F.conv3d,
-        layers={
-            nn.Conv3d: Layer(
-                sizes=convolution_sizes,
-                tensors=("weight", "bias"),
-                settings=("stride", "padding", "dilation", "groups", "padding_mode"),
-            )
-        },
-        traits={Trait.FUSES_NORM, Trait.FUSES_ACTIVATION, Trait.CONVOLUTION, Trait.OWNS_MEMORY},
-        axes=convolution_axes,
-        zeros=by_weight(1, 1),
-        shape=shapes.convolved,
-        onnx=convolution_onnx,
-        samples=(Sample(lambda x, layer: layer(x.unsqueeze(2)), layer=lambda: nn.Conv3d(8, 6, (1, 2, 3))),),
+        nn.Conv3d,
+        Sample(lambda x, layer: layer(x.unsqueeze(2)), layer=lambda: nn.Conv3d(8, 6, (1, 2, 3))),
     ),
-    Operator(
+    _transposed(
         F.conv_transpose1d,
-        layers={
-            nn.ConvTranspose1d: Layer(
-                sizes=transposed_sizes,
-                tensors=("weight", "bias"),
-                settings=("stride", "padding", "output_padding", "groups", "dilation", "padding_mode"),
-            )
-        },
-        traits={Trait.FUSES_NORM, Trait.FUSES_ACTIVATION, Trait.TRANSPOSED_CONVOLUTION, Trait.OWNS_MEMORY},
-        axes=transposed_convolution_axes,
-        zeros=by_weight(1, 1),
-        onnx=transposed_convolution_onnx,
-        samples=(
-            Sample(
-                lambda x, layer: layer(x.flatten(2)), layer=lambda: nn.ConvTranspose1d(8, 6, 3, 2, output_padding=1)
-            ),
-        ),
+        nn.ConvTranspose1d,
+        Sample(lambda x, layer: layer(x.flatten(2)), layer=lambda: nn.ConvTranspose1d(8, 6, 3, 2, output_padding=1)),
     ),
-    Operator(
+    _transposed(
         F.conv_transpose2d,
-        layers={
-            nn.ConvTranspose2d: Layer(
-                sizes=transposed_sizes,
-                tensors=("weight", "bias"),
-                settings=("stride", "padding", "output_padding", "groups", "dilation", "padding_mode"),
-            )
-        },
-        traits={Trait.FUSES_NORM, Trait.FUSES_ACTIVATION, Trait.TRANSPOSED_CONVOLUTION, Trait.OWNS_MEMORY},
-        axes=transposed_convolution_axes,
-        zeros=by_weight(1, 1),
-        onnx=transposed_convolution_onnx,
-        samples=(
-            Sample(layer=lambda: nn.ConvTranspose2d(8, 12, 2, 2)),
-            Sample(layer=lambda: nn.ConvTranspose2d(8, 12, 2, 2, groups=2)),
-        ),
+        nn.ConvTranspose2d,
+        Sample(layer=lambda: nn.ConvTranspose2d(8, 12, 2, 2)),
+        Sample(layer=lambda: nn.ConvTranspose2d(8, 12, 2, 2, groups=2)),
     ),
-    Operator(
+    _transposed(
         F.conv_transpose3d,
-        layers={
-            nn.ConvTranspose3d: Layer(
-                sizes=transposed_sizes,
-                tensors=("weight", "bias"),
-                settings=("stride", "padding", "output_padding", "groups", "dilation", "padding_mode"),
-            )
-        },
-        traits={Trait.FUSES_NORM, Trait.FUSES_ACTIVATION, Trait.TRANSPOSED_CONVOLUTION, Trait.OWNS_MEMORY},
-        axes=transposed_convolution_axes,
-        zeros=by_weight(1, 1),
-        onnx=transposed_convolution_onnx,
-        samples=(Sample(lambda x, layer: layer(x.unsqueeze(2)), layer=lambda: nn.ConvTranspose3d(8, 6, 1)),),
+        nn.ConvTranspose3d,
+        Sample(lambda x, layer: layer(x.unsqueeze(2)), layer=lambda: nn.ConvTranspose3d(8, 6, 1)),
     ),
 )

@@ -15,7 +15,7 @@ from torch import nn
 
 from bnas.passes.errors import RuleError
 
-from .record import UNKNOWN, AtenRule, Layer, Operator, Target, Trait
+from .record import UNKNOWN, AtenRule, Layer, Operator, Target
 
 FAMILIES = (
     *("activations", "arithmetic", "casts", "convolutions", "factories", "gathers", "indexing", "linear", "norms"),
@@ -139,10 +139,6 @@ class Operators(Mapping[Target, Operator]):
     def aten(self, name: str) -> AtenRule | None:
         """How the ATen operator `name` is spelled in Python, where its schema does not say it."""
         return self._table.aten.get(name)
-
-    def with_trait(self, *traits: Trait) -> Iterator[Operator]:
-        """The records that have one of `traits`."""
-        return (record for record in self._table.records.values() if record.has(*traits))
 
     def register(self, record: Operator) -> None:
         """Add the record of an operator.

@@ -7,7 +7,7 @@ its functional form depends on its settings.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -71,10 +71,6 @@ def gru_cell(input: Tensor, hx: Tensor | None = None, **given: Any) -> Tensor:
 def rnn_cell(input: Tensor, hx: Tensor | None = None, **given: Any) -> Tensor:
     """`nn.RNNCell`, as `lstm_cell`."""
     return _run(nn.RNNCell, input, hx, given) if not input.is_meta else _empty_cell(input, **given)
-
-
-LAYERS: tuple[Callable[..., Any], ...] = (lstm, gru, rnn)
-CELLS: tuple[Callable[..., Any], ...] = (lstm_cell, gru_cell, rnn_cell)
 
 
 def recurrent(input: Tensor, *state: Any, layer: nn.Module) -> Any:

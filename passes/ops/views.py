@@ -17,7 +17,7 @@ from bnas.passes.onnx.site import Site
 from bnas.passes.onnx.values import AnySize, Size
 
 from .calls import Call, Dynamic
-from .record import Layer, Operator, Sample, Trait
+from .record import Layer, Operator, Sample, Target, Trait
 from .zeros import keeps
 
 
@@ -149,77 +149,61 @@ def _axes_of_one(site: Site) -> str:
     return site.emit("Squeeze", site.x, site.ints(gone)) if gone else site.name(site.x)
 
 
+def _view(op: Target, **facts: Any) -> Operator:
+    """The record of a view of all entries in their order."""
+    return Operator(op, traits={Trait.SAME_ENTRIES}, zeros=keeps, onnx=reshape_onnx, **facts)
+
+
 RECORDS = (
-    Operator(
+    _view(
         torch.flatten,
         layers={nn.Flatten: Layer(settings=("start_dim", "end_dim"))},
-        traits={Trait.SAME_ENTRIES},
         axes=flatten_axes,
-        zeros=keeps,
-        onnx=reshape_onnx,
         samples=(
             Sample(lambda x: x.flatten(1)),
             Sample(lambda x: torch.flatten(x, 2)),
             Sample(lambda x, layer: layer(x), layer=lambda: nn.Flatten(2)),
         ),
     ),
-    Operator(
+    _view(
         torch.squeeze,
-        traits={Trait.SAME_ENTRIES},
         axes=flatten_axes,
-        zeros=keeps,
-        onnx=reshape_onnx,
         samples=(
             Sample(lambda x: x[:, :, :1].squeeze(2)),
             Sample(lambda x: x.mean((2, 3), keepdim=True).squeeze(-1).squeeze(2)),
         ),
     ),
-    Operator(
+    _view(
         torch.unsqueeze,
-        traits={Trait.SAME_ENTRIES},
         axes=flatten_axes,
-        zeros=keeps,
-        onnx=reshape_onnx,
         samples=(Sample(lambda x: x.unsqueeze(2)), Sample(lambda x: torch.unsqueeze(x, -1))),
     ),
-    Operator(
+    _view(
         torch.reshape,
         spellings=("view", "reshape"),
-        traits={Trait.SAME_ENTRIES},
         axes=reshape_axes,
-        zeros=keeps,
-        onnx=reshape_onnx,
         samples=(
             Sample(lambda x: x.reshape(x.shape[0], 8, -1)),
             Sample(lambda x: x.view(x.size(0), 4, 2, 24).view(x.size(0), -1, 24)),
             Sample(lambda x: torch.reshape(x, (-1, 8, 24))),
         ),
     ),
-    Operator(
+    _view(
         torch.unflatten,
-        traits={Trait.SAME_ENTRIES},
         axes=unflatten_axes,
-        zeros=keeps,
-        onnx=reshape_onnx,
         samples=(
             Sample(lambda x: x.unflatten(1, (4, 2)).flatten(1, 2)),
             Sample(lambda x, layer: layer(x).flatten(1, 2), layer=lambda: nn.Unflatten(1, (4, 2))),
         ),
     ),
-    Operator(
+    _view(
         "view_as",
-        traits={Trait.SAME_ENTRIES},
         axes=view_as_axes,
-        zeros=keeps,
-        onnx=reshape_onnx,
         samples=(Sample(lambda x: x.flatten(2).view_as(x)),),
     ),
-    Operator(
+    _view(
         "reshape_as",
-        traits={Trait.SAME_ENTRIES},
         axes=view_as_axes,
-        zeros=keeps,
-        onnx=reshape_onnx,
         samples=(Sample(lambda x: x.flatten(1).reshape_as(x)),),
     ),
 )
