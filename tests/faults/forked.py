@@ -54,8 +54,15 @@ class Running:
                     file.write(f"\nHANGS: killed after {time.monotonic() - self.begun:.0f} s\n")
             time.sleep(0.002)
         code = found.si_status if found.si_code == os.CLD_EXITED else 128 + found.si_status
-        out, err = (self.texts.with_suffix(end).read_text(errors="replace") for end in (".out", ".err"))
+        out, err = map(_taken, (self.texts.with_suffix(end) for end in (".out", ".err")))
         return Ended(code, out, err, time.monotonic() - self.begun)
+
+
+def _taken(file: Path) -> str:
+    """The content of a file, which then is gone; nothing, where a process was killed before it made one."""
+    text = file.read_text(errors="replace") if file.exists() else ""
+    file.unlink(missing_ok=True)
+    return text
 
 
 def start(arguments: Sequence[str], place: Path, before: Setup | None = None, name: str = "text") -> Running:
@@ -71,11 +78,7 @@ def start(arguments: Sequence[str], place: Path, before: Setup | None = None, na
 
 def call(arguments: Sequence[str], place: Path, before: Setup | None = None, most: float = HANGS) -> Ended:
     """Run ``bnas`` to its end, as `start`; for `most` seconds."""
-    running = start(arguments, place, before)
-    ended = running.wait(most)
-    for end in (".out", ".err"):
-        running.texts.with_suffix(end).unlink()
-    return ended
+    return start(arguments, place, before).wait(most)
 
 
 def redirect(texts: Path) -> None:

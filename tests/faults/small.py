@@ -81,12 +81,13 @@ CLOCKED = re.compile(r"seconds|(fp32|int8)_(?!test_accuracy)")
 
 def facts(run: Path) -> dict[str, str]:
     """What each file of a run holds, without what a clock says: a digest for each name."""
-    return {str(one.relative_to(run)): _fact(run, one) for one in _files(run)}
+    return {str(one.relative_to(run)): _fact(run, one) for one in files(run)}
 
 
-def _files(run: Path) -> list[Path]:
-    """All files but hidden ones."""
-    return [one for one in sorted(run.rglob("*")) if one.is_file() and not one.name.startswith(".")]
+def files(run: Path) -> list[Path]:
+    """All files but hidden ones, and those in hidden folders."""
+    found = (one for one in sorted(run.rglob("*")) if one.is_file())
+    return [one for one in found if not any(part.startswith(".") for part in one.relative_to(run).parts)]
 
 
 def _fact(run: Path, file: Path) -> str:
@@ -100,7 +101,7 @@ def _fact(run: Path, file: Path) -> str:
             return _digest([_untimed(json.loads(line)) for line in file.read_text().splitlines()])
         if name.endswith(".csv"):
             return _digest(_untimed_rows(list(csv.DictReader(file.read_text().splitlines()))))
-        return _digest(_untimed(json.loads(file.read_text()))) if file.suffix == ".json" else _bytes(file)
+        return _digest(_untimed(json.loads(file.read_text()))) if file.suffix == ".json" else bytes_of(file)
     except (ValueError, OSError) as error:
         return f"unreadable: {error}"
 
@@ -119,7 +120,8 @@ def _digest(data: Any) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _bytes(file: Path) -> str:
+def bytes_of(file: Path) -> str:
+    """A digest of the content of a file."""
     return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
 
@@ -136,7 +138,7 @@ def differences(expected: dict[str, str], found: dict[str, str]) -> list[str]:
 
 def half_files(run: Path) -> Iterator[str]:
     """The files of a run that cannot be read, and why: none may be there, whatever happened to the run."""
-    for file in _files(run):
+    for file in files(run):
         try:
             _load(file)
         except Exception as error:
