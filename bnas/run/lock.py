@@ -114,12 +114,12 @@ def kept(folder: Path) -> Iterator[Ledger]:
 def _locked(folder: Path, made: list[Path]) -> Iterator[None]:
     """Hold the lock of a folder; the folders `made` for it go again where nothing was written."""
     lock = filelock.FileLock(folder / LOCK, blocking=False, is_singleton=False)
-    try:
-        with writing(folder / LOCK):
+    with writing(folder / LOCK):
+        try:
             lock.acquire()
-    except filelock.Timeout:
-        who = Holder.read(folder) or "another process"
-        raise OutputError(f"{folder} is in use by {who}; wait until it ends, or stop it") from None
+        except filelock.Timeout:  # an OSError, too
+            who = Holder.read(folder) or "another process"
+            raise OutputError(f"{folder} is in use by {who}; wait until it ends, or stop it") from None
     try:
         if (former := Holder.read(folder)) is not None:
             told = f"{folder}: took over from {former}, which ended without giving the folder back"
