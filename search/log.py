@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bnas.runtime.storage.files import append_line, writing
+from bnas.runtime.storage.files import append_line, checksum, claim_growing, reading, write_bytes, writing
 
 from .errors import RecordError
 from .evaluation import Evaluation, checked_values, shown
@@ -19,7 +20,14 @@ if TYPE_CHECKING:
     from bnas.passes import Subnet
 
 FORMAT = "bnas-evaluations"
-VERSION = 1
+VERSION = 2
+"""Since 2 each line has a checksum."""
+CHECK = "check"
+"""The key of a line with the first digits of the checksum of what else stands in it."""
+
+
+class RepairWarning(UserWarning):
+    """Evaluations stood twice in a file, since two processes had written to it; they were taken once."""
 
 
 class EvaluationLog:
@@ -27,7 +35,8 @@ class EvaluationLog:
 
     With a file, each evaluation is on disk before `record` returns, in a line of its own: a process that is killed
     loses none. The line that it was writing then is dropped when the file is opened again. One process may write to a
-    file at a time. The sub-networks are in canonical form when a Searcher records them.
+    file at a time; what two wrote of the same search is repaired when the file is opened. Each line has a checksum. The
+    sub-networks are in canonical form when a Searcher records them.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None, fingerprint: str = "") -> None:
@@ -57,7 +66,8 @@ class EvaluationLog:
             RecordError: The file is malformed; the message names the line.
         """
         log = cls()
-        *lines, _ = Path(path).read_bytes().split(b"\n")
+        with reading(path):
+            *lines, _ = Path(path).read_bytes().split(b"\n")
         if lines:
             log._take_lines(Path(path), lines)
         return log
@@ -102,7 +112,7 @@ class EvaluationLog:
     def _append(self, evaluation: Evaluation) -> Evaluation:
         self._take(evaluation)
         if self.path is not None:
-            append_line(self.path, _line(evaluation.to_json()))
+            append_line(self.path, sealed(evaluation.to_json()))
         return evaluation
 
     def _take(self, evaluation: Evaluation) -> None:
@@ -116,39 +126,67 @@ class EvaluationLog:
     def _read(self, path: Path) -> None:
         if path.is_dir():
             raise RecordError(f"{path}: is a folder; give the file in it, such as {path / 'evaluations.jsonl'}")
-        data = path.read_bytes() if path.is_file() else b""
+        claim_growing(path)
+        with reading(path):
+            data = path.read_bytes() if path.is_file() else b""
         *lines, torn = data.split(b"\n")
         if not lines:  # nothing, or a first line that was being written
             with writing(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(b"")
-            append_line(path, _line({"format": FORMAT, "version": VERSION, "fingerprint": self.fingerprint}))
+            append_line(path, self._head())
             return
-        self._take_lines(path, lines)
-        if torn:
+        twice = self._take_lines(path, lines)
+        if twice:
+            self._repair(path, twice)
+        elif torn:
             with writing(path):
                 os.truncate(path, len(data) - len(torn))
 
-    def _take_lines(self, path: Path, lines: Sequence[bytes]) -> None:
+    def _head(self) -> bytes:
+        return sealed({"format": FORMAT, "version": VERSION, "fingerprint": self.fingerprint})
+
+    def _repair(self, path: Path, twice: int) -> None:
+        """Write the file anew, with each evaluation once."""
+        head = path.read_bytes().split(b"\n", 1)[0]
+        lines = [head, *(sealed(one.to_json()) for one in self)]
+        write_bytes(path, b"\n".join([*lines, b""]))
+        told = f"{path}: two processes had written to it; {twice} evaluations that stood there twice are there once now"
+        warnings.warn(told, RepairWarning, stacklevel=4)
+
+    def _take_lines(self, path: Path, lines: Sequence[bytes]) -> int:
+        """Take the evaluations; returns how many stand there twice."""
         self._check_head(path, lines[0])
         for number, line in enumerate(lines[1:], 2):
             try:
                 self._take_line(line)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise RecordError(f"{path}:{number}: {type(error).__name__}: {error}") from error
+                raise RecordError(
+                    f"{path}:{number}: {type(error).__name__}: {error}; remove this line and those after it to go on "
+                    "from the line before, or begin a new search"
+                ) from error
+        return len(lines) - 1 - len(self)
 
     def _take_line(self, line: bytes) -> None:
-        evaluation = Evaluation.from_json(json.loads(line))
+        data = _checked(json.loads(line))
+        evaluation = Evaluation.from_json(data)
+        if evaluation.index < len(self) and self._known(evaluation):
+            return
         if evaluation.index != len(self):
             raise RecordError(f"index {evaluation.index} where {len(self)} is next")
         if evaluation.failure is None and self._names and tuple(evaluation.values) != self._names:
             raise RecordError(f"values {', '.join(evaluation.values)} where {', '.join(self._names)} came before")
         self._take(evaluation)
 
+    def _known(self, evaluation: Evaluation) -> bool:
+        """Whether the same evaluation is there; the time that it took may be another."""
+        return self.get(evaluation.subnet) == evaluation
+
     def _check_head(self, path: Path, line: bytes) -> None:
         try:
             head = json.loads(line)
             known = (head["format"], head["version"]) == (FORMAT, VERSION)
+            head = _checked(head)
         except (ValueError, KeyError, TypeError):
             known = False
         if not known:
@@ -161,5 +199,17 @@ class EvaluationLog:
             )
 
 
-def _line(data: Any) -> bytes:
-    return json.dumps(data, allow_nan=False).encode()
+def sealed(data: Mapping[str, Any]) -> bytes:
+    """The line of a log with `data` and its checksum."""
+    return json.dumps({**data, CHECK: _check(data)}, allow_nan=False).encode()
+
+
+def _checked(data: Any) -> dict[str, Any]:
+    """The content of a line without its checksum, which is right."""
+    if not isinstance(data, dict) or data.pop(CHECK, None) != _check(data):
+        raise ValueError("the line is damaged: its checksum is another")
+    return data
+
+
+def _check(data: Mapping[str, Any]) -> str:
+    return checksum(json.dumps(data).encode())[:16]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from bnas.runtime.storage.files import discard
 from bnas.runtime.train.validation import Scalars
 
 from .evaluation import Evaluation
@@ -20,18 +20,20 @@ class SearchScalars:
     A resumed search tells its evaluations from the first one on, so what `directory` holds of it is replaced.
 
     Args:
-        directory: of the event files; nothing else may be in it.
+        directory: of the event files; the event files that are in it are removed.
         objectives: of the search.
         constraints: of the search.
 
     Raises:
         TrainingError: TensorBoard is not installed.
+        WriteError: The files cannot be written.
     """
 
     def __init__(
         self, directory: Path, objectives: Sequence[Objective], constraints: Sequence[Constraint | str] = ()
     ) -> None:
-        shutil.rmtree(directory, ignore_errors=True)
+        for former in directory.glob("events.out.tfevents.*"):
+            discard(former)
         self._scalars = Scalars(directory)
         self._progress = SearchProgress(objectives, constraints)
 

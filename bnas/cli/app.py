@@ -36,20 +36,22 @@ def demo(
 ) -> None:
     """Show all of it on real images: scikit-learn's handwritten digits, in a few minutes on two cores."""
     from bnas.config.file import load_config
+    from bnas.run.lock import kept
     from bnas.run.output import open_output
     from bnas.run.pipeline import free_in
     from bnas.run.runner import begin
 
     configuration = load_config(Path(__file__).with_name("demo.json"))
-    data, said = configuration.model_dump(mode="json"), {"resume": resume, "overwrite": overwrite}
-    with options.stoppable():
-        weights = open_output(output, data, **said, free=free_in(output)).path(str(configuration.weights))
-        if not weights.is_file():
-            _pretrain(weights, epochs)
-    with options.watched(verbose) as (console, watch):
-        found = begin(configuration, output, output, watch, resume=True).all()
-    console.print(found.table())
-    options.say(console, f"All files are in {output}\n{report_told(output)}")
+    data, name = configuration.model_dump(mode="json"), str(configuration.weights)
+    said = {"resume": resume, "overwrite": overwrite}
+    with options.watched(verbose) as (console, watch), kept(output) as ledger:
+        open_output(output, data, **said, free=free_in(output))
+        if (output / name).exists():
+            ledger.check(name)
+        else:
+            _pretrain(output / name, epochs)
+        console.print(begin(configuration, output, output, watch, resume=True).all().table())
+        options.say(console, f"All files are in {output}\n{report_told(output)}")
 
 
 @app.command()

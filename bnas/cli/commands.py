@@ -53,15 +53,18 @@ def _uncollected() -> Iterator[None]:
 
 
 def report_told(run: Path) -> str:
-    """Write the report of a run that came to its end; returns what to tell, also where that cannot be done."""
+    """Write the report of a run that came to its end; returns what to tell, also where its libraries are missing.
+
+    Raises:
+        ReportError, WriteError: the report cannot be made; what the run itself wrote is complete.
+    """
     from bnas.passes.errors import BnasError
 
     try:
         from bnas.page import write_page
-
-        return f"The report is in {write_page(run)}"
-    except BnasError as error:  # the run itself is complete
+    except BnasError as error:
         return f"There is no report: {error}"
+    return f"The report is in {write_page(run)}"
 
 
 # ``bnas run`` and ``bnas train``: from a configuration file.
@@ -76,11 +79,14 @@ def run(
     verbose: options.Verbose = False,
 ) -> None:
     """Do all that a configuration file says: train, search, export and measure."""
-    with options.watched(verbose) as (console, watch):
-        steps = begun(config, output, changes or [], resume, overwrite, watch)
+    with (
+        options.watched(verbose) as (console, watch),
+        begun(config, output, changes, resume, overwrite, watch) as steps,
+    ):
         report = steps.all()
     console.print(report.table())
-    options.say(console, f"All files are in {steps.output.folder}\n{report_told(steps.output.folder)}")
+    options.say(console, f"All files are in {steps.output.folder}")
+    options.say(console, report_told(steps.output.folder))
 
 
 def train(
@@ -92,24 +98,31 @@ def train(
     verbose: options.Verbose = False,
 ) -> None:
     """Train the super-network of a configuration file, and no more: `bnas search` goes on from there."""
-    with options.watched(verbose) as (console, watch):
-        steps = begun(config, output, changes or [], resume, overwrite, watch)
+    with (
+        options.watched(verbose) as (console, watch),
+        begun(config, output, changes, resume, overwrite, watch) as steps,
+    ):
         steps.train()
     folder = steps.output.folder
     options.say(console, f"The trained super-network is in {folder / 'supernet'}; `bnas search {folder}` searches it")
 
 
-def begun(config: Path, output: Path | None, changes: list[str], resume: bool, overwrite: bool, watch: Watch) -> Steps:
-    """The steps of the run that a configuration file and the command line ask for."""
+@contextmanager
+def begun(
+    config: Path, output: Path | None, changes: list[str] | None, resume: bool, overwrite: bool, watch: Watch
+) -> Iterator[Steps]:
+    """The steps of the run that a configuration file and the command line ask for; its folder is held inside."""
     from bnas.config.file import load_config
-    from bnas.run.output import OutputError
+    from bnas.run.ledger import OutputError
+    from bnas.run.lock import kept
     from bnas.run.runner import begin
 
-    configuration = load_config(config, changes)
+    configuration = load_config(config, changes or [])
     folder = output or configuration.log_dir
     if folder is None:
         raise OutputError(f"{config} has no log_dir; say --output DIR")
-    return begin(configuration, config.parent, Path(folder), watch, resume=resume, overwrite=overwrite)
+    with kept(Path(folder)):
+        yield begin(configuration, config.parent, Path(folder), watch, file=config, resume=resume, overwrite=overwrite)
 
 
 # ``bnas search``: what was trained in the folder of a run, searched, and searched again by other settings.
@@ -128,8 +141,7 @@ def search(
 
     with options.watched(verbose) as (console, watch):
         folder = RunFolder.open(run, source, changes=tuple(changes or ()), watch=watch)
-        folder.begin_search(resume=resume, overwrite=overwrite)
-        winners = folder.steps.search()
+        winners = folder.search(resume=resume, overwrite=overwrite)
     console.print(winners_table(winners))
     options.say(console, f"The front is in {run / 'pareto.json'}; `bnas export {run}` writes these and measures them")
 
@@ -165,6 +177,9 @@ def export(
     subnet: Annotated[str, typer.Option("--subnet", help="best, smallest, fastest, or a JSON file.")] = "best",
     int8: Annotated[bool, typer.Option("--int8", help="Quantise it, calibrated on the run's training data.")] = False,
     exclude: Annotated[list[str] | None, typer.Option("--exclude", help="Layers that stay in float (globs).")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Let --onnx replace an ONNX file that bnas did not write.")
+    ] = False,
     changes: options.Changes = None,
     source: options.Source = None,
     verbose: options.Verbose = False,
@@ -179,11 +194,29 @@ def export(
     wanted += [f"export.exclude={json.dumps(exclude)}"] if exclude else []
     with options.watched(verbose, resumes=False) as (console, watch):
         folder = RunFolder.open(run, source, changes=tuple(wanted), watch=watch)
+        if onnx is not None:
+            check_target(onnx, run, overwrite)
         report = folder.export() if onnx is None else None
         told = f"All files are in {run}" if onnx is None else written(folder, subnet, onnx, int8)
     if report is not None:
         console.print(report.table())
     options.say(console, told)
+
+
+def check_target(path: Path, run: Path, overwrite: bool) -> None:
+    """Raise `OutputError` where a file is there that must not be replaced: of the run itself, or not from bnas."""
+    from bnas.run.ledger import Ledger, OutputError
+    from bnas.runtime.onnx.file import former_model, made_by_bnas
+
+    if not path.is_file():
+        return
+    own = [run / name for name in Ledger(run).files()]
+    if any(path.samefile(one) for one in own if one.exists()):
+        raise OutputError(f"{path} is a file of the run; give another name")
+    if path.stat().st_size and former_model(path) is None:
+        raise OutputError(f"{path} is there and is no ONNX file; give another name, or move it away first")
+    if path.stat().st_size and not (overwrite or made_by_bnas(path)):
+        raise OutputError(f"{path} is an ONNX file that bnas did not write; give another name, or say --overwrite")
 
 
 def written(folder: RunFolder, subnet: str, path: Path, quantised: bool) -> str:

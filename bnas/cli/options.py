@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +18,8 @@ if TYPE_CHECKING:
 
     from bnas.run.job import Watch
 
-STOPPED = 130
-"""The exit code after Ctrl-C: 128 and the number of the signal, as shells have it."""
+SIGNALS = 128
+"""A command that a signal stopped ends with this and the number of the signal as its exit code, as shells have it."""
 
 Changes = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a key, such as optimizer.base_lr=0.1.")
@@ -55,14 +57,28 @@ def say(console: Console, text: str) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end (SIGTERM)."""
+
+
 @contextmanager
 def stoppable(resumes: bool = True) -> Iterator[None]:
-    """Ctrl-C ends the command, which says how to go on."""
+    """Ctrl-C, or SIGTERM, ends the command, which removes what is not complete and says how to go on."""
+    main = threading.current_thread() is threading.main_thread()  # no other may set handlers
+    former = signal.signal(signal.SIGTERM, _terminate) if main else None
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         typer.secho(f"bnas: stopped; go on with: {again(sys.argv[1:], resumes)}", fg="yellow", err=True)
-        raise typer.Exit(STOPPED) from None
+        number = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
+        raise typer.Exit(SIGNALS + number) from None
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, former)
+
+
+def _terminate(*_: object) -> None:
+    raise Terminated
 
 
 def again(arguments: list[str], resumes: bool = True) -> str:

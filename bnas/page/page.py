@@ -7,7 +7,9 @@ import csv
 import hashlib
 import io
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
@@ -15,7 +17,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from bnas.runtime.storage.files import write_bytes
+from bnas.run.ledger import Ledger
+from bnas.runtime.storage.files import guarded, reading, write_bytes
 
 from .figures import item, script, sources
 from .front import fronts, lines, measured_on, points
@@ -30,6 +33,10 @@ try:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 except ImportError as error:
     raise ReportError("a report needs Jinja2: pip install 'bnas[report]'") from error
+
+
+GENERATOR = '<meta name="generator" content="bnas">'
+"""What tells a report of bnas from another page."""
 
 
 @dataclass(frozen=True)
@@ -134,18 +141,30 @@ def write_page(run: Path, output: Path | None = None) -> Path:
     to the folder `output`. Each file is written whole or not at all, and the run itself is not changed.
 
     Raises:
-        ReportError: there is no run, one of its files is damaged, or the report cannot be written there.
+        ReportError: there is no run, or one of its files is damaged, or a file in the way is no part of a report.
+        WriteError: the report cannot be written there.
     """
     page, place = Page(read_run(run)), run if output is None else output
     files = {f"report/{name}.png": data for name, data in page.pictures.items()}
     files |= {f"report/{name}.csv": data for name, data in page.tables()}
     files["report.html"] = page.html().encode()
-    try:
+    ledger = Ledger(place)
+    if not ledger.exists:
+        _refuse_others(place, files)
+    with guarded(place, ledger) if ledger.exists else nullcontext():
         for name, data in files.items():
             write_bytes(place / name, data)
-    except OSError as error:
-        raise ReportError(f"{place}: the report cannot be written: {error}; give another folder (--output)") from error
     return place / "report.html"
+
+
+def _refuse_others(place: Path, files: Iterable[str]) -> None:
+    """Raise where files of a user are at the places of a report; those of an earlier report may be replaced."""
+    page = place / "report.html"
+    with reading(page):
+        ours = page.is_file() and GENERATOR.encode() in page.read_bytes()[:4096]
+    there = [place / name for name in files if os.path.lexists(place / name)]
+    if there and not ours:
+        raise ReportError(f"{there[0]} is there, and is no part of a report of bnas; give another folder (--output)")
 
 
 def _resource(name: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from bnas.passes.cost.architecture import Architecture, ArchitectureError
 from bnas.passes.errors import BnasError
+from bnas.run.ledger import Ledger, OutputError
 from bnas.run.output import ARCHITECTURE, CONFIG, ENVIRONMENT, SEARCH
+from bnas.runtime.storage.files import ReadError, reading
 from bnas.search import Constraint, Evaluation, EvaluationLog, Objective, RecordError, SearchResult
 
 # What can go wrong with the report of a run.
@@ -201,36 +203,41 @@ def read_run(folder: Path) -> Recorded:
     Raises:
         ReportError: there is no run, or a file is damaged; names it.
     """
-    if not (folder / CONFIG).is_file():
+    ledger = Ledger(folder)
+    if not (ledger.exists and _there(ledger, CONFIG)):
         raise ReportError(f"{folder} holds no run of bnas: {CONFIG} is missing; give the folder that a run wrote to")
-    processes = _json(folder / ENVIRONMENT)
-    missing = tuple(name for name in MISSING if not (folder / name).is_file())
+    processes = _json(ledger, ENVIRONMENT)
+    missing = tuple(name for name in MISSING if not _there(ledger, name))
     return Recorded(
         folder,
-        _json(folder / CONFIG),
+        _json(ledger, CONFIG),
         () if processes is None else _checked(folder / ENVIRONMENT, TypeAdapter(tuple[Process, ...]), processes),
-        _architecture(folder / ARCHITECTURE),
-        _part(folder / HISTORY, History),
-        _part(folder / SEARCH, SearchSettings),
-        _evaluations(folder / EVALUATIONS),
-        _part(folder / RESULTS, Results),
-        _json(folder / DATA),
+        _architecture(ledger, ARCHITECTURE),
+        _part(ledger, HISTORY, History),
+        _part(ledger, SEARCH, SearchSettings),
+        _evaluations(ledger, EVALUATIONS),
+        _part(ledger, RESULTS, Results),
+        _json(ledger, DATA),
         missing,
     )
 
 
-def _json(path: Path) -> Any:
-    if not path.is_file():
+def _there(ledger: Ledger, name: str) -> bool:
+    return os.path.lexists(ledger.folder / name)
+
+
+def _json(ledger: Ledger, name: str) -> Any:
+    if not _there(ledger, name):
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ReportError(f"{path} is not a JSON file: {error}") from error
+        return ledger.json(name)
+    except (OutputError, ReadError) as error:
+        raise ReportError(str(error)) from error
 
 
-def _part(path: Path, kind: type[Read]) -> Read | None:
-    data = _json(path)
-    return None if data is None else _checked(path, TypeAdapter(kind), data)
+def _part(ledger: Ledger, name: str, kind: type[Read]) -> Read | None:
+    data = _json(ledger, name)
+    return None if data is None else _checked(ledger.folder / name, TypeAdapter(kind), data)
 
 
 def _checked(path: Path, adapter: TypeAdapter[Any], data: Any) -> Any:
@@ -242,20 +249,22 @@ def _checked(path: Path, adapter: TypeAdapter[Any], data: Any) -> Any:
         raise ReportError(f"{path}: {place}: {first['msg']}; bnas did not write it so") from error
 
 
-def _architecture(path: Path) -> Architecture | None:
-    data = _json(path)
+def _architecture(ledger: Ledger, name: str) -> Architecture | None:
+    data = _json(ledger, name)
     if data is None:
         return None
     try:
         return Architecture.from_json(data)
     except ArchitectureError as error:
-        raise ReportError(f"{path}: {error}") from error
+        raise ReportError(f"{ledger.folder / name}: {error}") from error
 
 
-def _evaluations(path: Path) -> tuple[Evaluation, ...]:
-    if not path.is_file():
+def _evaluations(ledger: Ledger, name: str) -> tuple[Evaluation, ...]:
+    if not _there(ledger, name):
         return ()
     try:
-        return tuple(EvaluationLog.read(path))
-    except (OSError, RecordError) as error:
+        ledger.refuse_links(name)
+        with reading(path := ledger.folder / name):
+            return tuple(EvaluationLog.read(path))
+    except (OutputError, ReadError, RecordError) as error:
         raise ReportError(str(error)) from error

@@ -29,7 +29,7 @@ from bnas.runtime import (
 from bnas.runtime.evaluate.evaluation import Batch
 from bnas.runtime.nested import tensors_in
 from bnas.runtime.storage.archive import tensor_bytes
-from bnas.runtime.storage.files import write_bytes, write_json
+from bnas.runtime.storage.files import ReadError, WriteError, discard, write_bytes, write_json
 
 from .job import Job
 from .output import Output
@@ -64,9 +64,15 @@ def write_int8(
     settings: Int8,
     metadata: Mapping[str, str],
 ) -> str | None:
-    """Export `module` to an int8 file at `path`; returns why there is none where that cannot be done."""
+    """Export `module` to an int8 file at `path`; returns why there is none where that cannot be done.
+
+    Raises:
+        WriteError: the file cannot be written.
+    """
     try:
         export_onnx(module, path, example, settings, metadata=metadata)
+    except (WriteError, ReadError):
+        raise
     except BnasError as error:
         return str(error)
     return None
@@ -225,7 +231,7 @@ class Delivery:
         metadata = origin(self.supernet, subnet)
         export_onnx(module, path(f"subnets/{name}.onnx"), example, metadata=metadata)
         quantised = path(f"subnets/{name}{INT8}.onnx")
-        quantised.unlink(missing_ok=True)  # of an earlier export
+        discard(quantised)  # of an earlier export
         if self.job.int8 is None:
             return None
         return write_int8(module, quantised, example, self._int8(self.job.int8), metadata)

@@ -22,9 +22,12 @@ from bnas.search.result import WINNERS
 
 from .delivery import Report
 from .job import Job, Splits, Watch
-from .output import CONFIG, Output, OutputError, changed, read_json, remove
+from .ledger import Ledger, OutputError
+from .lock import kept
+from .output import CONFIG, Output, changed, read_json
 from .pipeline import DELIVERED, EXPORT, FOUND, free_in, within
 from .runner import SOURCE, job_of
+from .search import Winners
 from .steps import Steps
 
 
@@ -54,13 +57,13 @@ class RunFolder:
     @cached_property
     def configuration(self) -> Configuration:
         """What was run, with the changes."""
-        path = self.folder / CONFIG
-        if not path.is_file():
+        path, ledger = self.folder / CONFIG, Ledger(self.folder)
+        if not (ledger.exists and path.exists()):
             raise OutputError(
                 f"{self.folder} holds no run of bnas: {CONFIG} is missing; "
                 f"`bnas train CONFIG --output {self.folder}` makes one, and `bnas run` does all of it"
             )
-        data = read_json(path)
+        data = ledger.json(CONFIG)
         if "job" in data:
             told = "`bnas.run_job` made it from Python: go on with it there, with resume=True"
             raise OutputError(f"{self.folder} has no configuration of its model and data; {told}")
@@ -101,18 +104,24 @@ class RunFolder:
         config = self.configuration.model_dump(mode="json")
         if not SUPERNET.exists(self.folder / "supernet"):
             _ = self.steps.supernet  # raises, and says what makes it
-        there = [path for name in (*FOUND, *DELIVERED) if (path := self.folder / name).exists()]
-        if there and not (resume or overwrite):
-            raise OutputError(
-                f"{self.folder} holds a search already; say --resume to go on with it or --overwrite to replace it"
-            )
-        if told := changed(self.folder, config, free_in(self.folder, anew=True)):
-            raise OutputError(f"{told}: that is what was trained; train anew in another folder with `bnas train`")
-        if told := changed(self.folder, config, free_in(self.folder, anew=not resume)):
-            raise OutputError(f"{told}: the evaluations that there are do not hold then; --overwrite replaces them")
-        for path in there if overwrite else ():
-            remove(path)
-        write_json(self.folder / CONFIG, config)
+        with kept(self.folder) as ledger:
+            there = ledger.removable((*FOUND, *DELIVERED)) if overwrite else []
+            if not (resume or overwrite) and any((self.folder / name).exists() for name in (*FOUND, *DELIVERED)):
+                raise OutputError(
+                    f"{self.folder} holds a search already; say --resume to go on with it or --overwrite to replace it"
+                )
+            if told := changed(self.folder, config, free_in(self.folder, anew=True)):
+                raise OutputError(f"{told}: that is what was trained; train anew in another folder with `bnas train`")
+            if told := changed(self.folder, config, free_in(self.folder, anew=not resume)):
+                raise OutputError(f"{told}: existing evaluations become invalid; --overwrite replaces them")
+            ledger.remove(there)
+            write_json(self.folder / CONFIG, config)
+
+    def search(self, *, resume: bool = False, overwrite: bool = False) -> Winners:
+        """Search what was trained; raises as `begin_search` and `Steps.search`."""
+        with kept(self.folder):
+            self.begin_search(resume=resume, overwrite=overwrite)
+            return self.steps.search()
 
     def check_export(self) -> None:
         """Raise `OutputError` where a change is of what was trained or searched."""
@@ -122,11 +131,12 @@ class RunFolder:
 
     def export(self) -> Report:
         """Export and measure what the search found, by settings that the configuration in the folder then has."""
-        self.check_export()
-        report = self.steps.export()
-        now = self.configuration.model_dump(mode="json")
-        kept = {key: now[key] for key in ("export", "latency")}
-        write_json(self.folder / CONFIG, {**read_json(self.folder / CONFIG), **kept})
+        with kept(self.folder) as ledger:
+            self.check_export()
+            report = self.steps.export()
+            now = self.configuration.model_dump(mode="json")
+            settings = {key: now[key] for key in ("export", "latency")}
+            write_json(self.folder / CONFIG, {**ledger.json(CONFIG), **settings})
         return report
 
     def subnet(self, name: str) -> Subnet:
@@ -154,10 +164,11 @@ class RunFolder:
 
     def module(self, subnet: Subnet) -> GraphModule:
         """The extracted sub-network with the statistics that the run gave it, or with recalibrated ones."""
+        ledger = Ledger(self.folder)
         for name in WINNERS:
-            file = self.folder / "subnets" / f"{name}.json"
-            if file.is_file() and self._read(read_json(file)) == subnet:
-                return self._stored(subnet, file.with_suffix(".safetensors"))
+            file = f"subnets/{name}.json"
+            if (self.folder / file).exists() and self._read(ledger.json(file)) == subnet:
+                return self._stored(subnet, ledger.check(f"subnets/{name}.safetensors"))
         return self.steps.evaluator.prepare(subnet)
 
     def _stored(self, subnet: Subnet, file: Path) -> GraphModule:
@@ -172,7 +183,7 @@ class RunFolder:
 
     def _fastest(self) -> Subnet:
         winners = self.steps.winners()
-        front = read_json(self.folder / "pareto.json")
+        front = Ledger(self.folder).json("pareto.json")
         enough = winners.reference - winners.acc_delta
         good = [entry for entry in front if entry["values"]["accuracy"] >= enough] or front
         subnets = {str(place): self._read(entry["subnet"]) for place, entry in enumerate(good)}

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bnas.passes.errors import BnasError
 from bnas.runtime.latency.machine import machine
-from bnas.runtime.storage.files import NO_PERMISSION, write_json, writing
+from bnas.runtime.storage.files import reading, write_json, writing
+
+from .ledger import Ledger, OutputError
+from .lock import OWN, check_place, kept
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,14 +26,8 @@ if TYPE_CHECKING:
 # The folder of a run: refused if it holds one already, unless that is to be resumed or overwritten.
 
 CONFIG = "config.json"
-MARK = "run.json"
-"""What tells the folder of a run from one of a user, who may well call a file ``config.json``."""
 Free = Callable[[str], bool]
 """Says of a place in a configuration whether it may change."""
-
-
-class OutputError(BnasError):
-    """The output folder cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -44,32 +38,73 @@ class Output:
     resumed: bool = False
     """Files of an earlier run of the same configuration are there to be reused."""
 
+    @property
+    def ledger(self) -> Ledger:
+        """The files that the run wrote."""
+        return Ledger(self.folder)
+
     def path(self, name: str) -> Path:
-        """Where the file `name` goes; its folder exists."""
+        """Where the file `name` goes; its folder exists.
+
+        Raises:
+            OutputError: the place is behind a symbolic link.
+            WriteError: the folder cannot be made.
+        """
         path = self.folder / name
+        self.ledger.refuse_links(name)
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
 
 def open_output(
-    folder: Path, config: Any, *, resume: bool = False, overwrite: bool = False, free: Free = lambda _: False
+    folder: Path,
+    config: Any,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    free: Free = lambda _: False,
+    sources: Iterable[Path] = (),
 ) -> Output:
     """Make `folder` ready for a run of `config` (JSON data), which is written there first.
 
-    `free` says of a place in the configuration, such as ``a.b``, that it may change in a run that is resumed.
+    Overwriting removes the files that the former run wrote, and no others.
+
+    Args:
+        folder: The folder.
+        config: What is run.
+        resume: Go on with the run in the folder.
+        overwrite: Replace the run in the folder.
+        free: Says of a place in the configuration, such as ``a.b``, that it may change in a run that is resumed.
+        sources: Files and folders that the new run reads.
 
     Raises:
-        OutputError: as `check_output`.
+        OutputError: as `check_output`, or another process holds the folder; or overwriting would remove one of the
+            `sources`, or a file that was changed after the run wrote it.
         WriteError: the folder cannot be written to.
     """
-    check_output(folder, config, resume=resume, overwrite=overwrite, free=free)
-    holds_run = (folder / MARK).is_file()
-    if holds_run and overwrite:
-        remove(folder)
-    write_json(folder / MARK, {"format": 1, "bnas": version("bnas")})
-    write_json(folder / CONFIG, config)
+    with kept(folder) as ledger:
+        check_output(folder, config, resume=resume, overwrite=overwrite, free=free)
+        holds_run = ledger.exists
+        if holds_run and overwrite:
+            removed = ledger.removable()
+            _refuse_sources(folder, removed, sources)
+            ledger.remove(removed)
+        ledger.begin()
+        write_json(folder / CONFIG, config)
     return Output(folder, resume and holds_run)
+
+
+def _refuse_sources(folder: Path, removed: Iterable[str], sources: Iterable[Path]) -> None:
+    """Raise where one of the files that are to be removed is a source of the new run."""
+    needed = [one.resolve() for one in sources]
+    for name in removed:
+        path = (folder / name).resolve()
+        if any(path == one or path.is_relative_to(one) for one in needed):
+            raise OutputError(
+                f"{folder / name} belongs to the run that is to be overwritten, and the new run reads it: "
+                "copy it to another folder and name the copy, or give a new folder"
+            )
 
 
 def check_output(
@@ -81,15 +116,14 @@ def check_output(
     """
     if resume and overwrite:
         raise OutputError("resume and overwrite exclude each other")
-    with writing(folder):
-        _check_place(folder)
-    holds_run = (folder / MARK).is_file()
+    check_place(folder)
+    holds_run = Ledger(folder).exists
     if holds_run and not (resume or overwrite):
         raise OutputError(
             f"{folder} holds a run already; say --resume to go on with it or --overwrite to replace it "
             "(in Python resume=True or overwrite=True)"
         )
-    if not holds_run and folder.is_dir() and any(folder.iterdir()):
+    if not holds_run and folder.is_dir() and any(one.name not in OWN for one in folder.iterdir()):
         raise OutputError(f"{folder} holds files that are not a run of bnas; give a new folder")
     if resume and (folder / CONFIG).is_file() and (told := changed(folder, config, free)):
         raise OutputError(
@@ -98,19 +132,10 @@ def check_output(
         )
 
 
-def _check_place(folder: Path) -> None:
-    """Whether a folder can be made, or written to, as far as that can be told."""
-    there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
-    if not there.is_dir():
-        raise OutputError(f"{there} is a file; give a folder")
-    effective = os.access in os.supports_effective_ids
-    if not os.access(there, os.W_OK | os.X_OK, effective_ids=effective):
-        raise OutputError(f"{folder} cannot be written to: {NO_PERMISSION}")
-
-
 def changed(folder: Path, config: Any, free: Free) -> str:
     """What differs between the configuration of the run in `folder` and `config`, where it is not free; or nothing."""
-    return "; ".join(text for place, text in differences(read_json(folder / CONFIG), config) if not free(place))
+    before = Ledger(folder).json(CONFIG)
+    return "; ".join(text for place, text in differences(before, config) if not free(place))
 
 
 def differences(before: Any, now: Any, place: str = "") -> Iterator[tuple[str, str]]:
@@ -128,21 +153,17 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def remove(path: Path) -> None:
-    """Remove a file or a folder with all that is in it."""
-    with writing(path):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
 def read_json(path: Path) -> Any:
     """The content of a JSON file.
 
     Raises:
-        OutputError: it cannot be read, or is damaged.
+        ReadError: it cannot be read.
+        OutputError: it is damaged.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        with reading(path):
+            return json.loads(path.read_bytes())
+    except ValueError as error:
         raise OutputError(f"{path} is not a JSON file: {error}") from error
 
 
@@ -156,7 +177,7 @@ LIBRARIES = ("bnas", "torch", "torchvision", "numpy", "deap", "onnx", "onnxrunti
 def note_environment(output: Output) -> None:
     """Add this process to ``environment.json``: when it began, on what machine, with what versions."""
     path = output.path(ENVIRONMENT)
-    known = json.loads(path.read_text(encoding="utf-8")) if output.resumed and path.is_file() else []
+    known = output.ledger.json(ENVIRONMENT) if output.resumed and path.exists() else []
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     write_json(path, [*known, {"began": now, "machine": machine(), "versions": versions()}])
 

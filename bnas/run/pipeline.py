@@ -12,6 +12,7 @@ from bnas.runtime.storage.checkpoint import SUPERNET, TRAINING
 
 from .delivery import Report
 from .job import Job, Watch
+from .lock import kept
 from .output import Free, open_output
 from .steps import Steps
 
@@ -121,8 +122,9 @@ def run_job(
     """
     folder, settings = Path(folder), {"job": described(job)}
     free = free_in(folder, places=OF_JOB)
-    output = open_output(folder, settings, resume=resume, overwrite=overwrite, free=free)
-    return Steps(job, output, watch).all()
+    with kept(folder):
+        output = open_output(folder, settings, resume=resume, overwrite=overwrite, free=free)
+        return Steps(job, output, watch).all()
 
 
 def described(job: Job) -> dict[str, Any]:

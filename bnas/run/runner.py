@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from bnas.data.sources import EXPORTED, SourceError, load_data, load_model
 from bnas.passes.frontend.ir import as_call
 from bnas.runtime.nested import as_batch, described, placed, scores_of
 from bnas.runtime.storage.files import write_bytes
+from bnas.runtime.train import random_state
 
 from .job import Job, Splits, Watch
+from .lock import kept
 from .output import check_output, open_output
 from .pipeline import free_in
 from .steps import Steps
@@ -35,10 +38,13 @@ def begin(
     folder: Path,
     watch: Watch | None = None,
     *,
+    file: Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
 ) -> Steps:
     """The steps of a run in `folder`, which is not touched before model and data are there.
+
+    `file` is the configuration file: overwriting the former run must not remove it, or what it names.
 
     Raises:
         OutputError: the folder holds a run, and neither is said, or one that does not go with this configuration.
@@ -50,9 +56,31 @@ def begin(
     watch.phase("loading model and data")
     job = job_of(configuration, source)
     _warn_of_random_weights(configuration)
-    output = open_output(folder, data, **said)
-    write_bytes(output.path(SOURCE), f"{source.resolve()}\n".encode())
+    with kept(folder):
+        output = open_output(folder, data, **said, sources=sources_of(data, source, file))
+        write_bytes(output.path(SOURCE), f"{source.resolve()}\n".encode())
     return Steps(job, output, watch)
+
+
+def sources_of(data: Any, source: Path, file: Path | None = None) -> list[Path]:
+    """The configuration file, and all that its texts name in the folder `source`: code, weights, data."""
+    named = [source / one for text in _texts(data) for one in (text, text.rpartition(":")[0])]
+    return [one for one in (file, *named) if one is not None and _there(one) and one.resolve() != source.resolve()]
+
+
+def _texts(data: Any) -> Iterator[str]:
+    if isinstance(data, str):
+        yield data
+    elif isinstance(data, Mapping | list):
+        for one in data.values() if isinstance(data, Mapping) else data:
+            yield from _texts(one)
+
+
+def _there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a text that is no name of a file: too long, or with a NUL
+        return False
 
 
 def job_of(configuration: Configuration, folder: Path, *, weights: bool = True) -> Job:
@@ -65,7 +93,7 @@ def job_of(configuration: Configuration, folder: Path, *, weights: bool = True) 
         BnasError: model, weights, data or device are not there, or do not fit one another.
     """
     device = device_named(configuration.device)
-    torch.manual_seed(search_of(configuration).seed)
+    random_state.begin_at(search_of(configuration).seed)
     model = model_of(configuration, folder, weights=weights)
     data = data_of(configuration, folder)
     example = example_inputs_of(configuration, model)

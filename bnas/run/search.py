@@ -16,7 +16,8 @@ from bnas.search import Constraint, Evaluation, Searcher, SearchResult
 from bnas.search.scalars import SearchScalars
 
 from .job import Job, Watch
-from .output import Output, OutputError, read_json
+from .ledger import OutputError, check_name
+from .output import Output, read_json
 
 # The sub-networks that a search hands back, by name, and their file in the folder of a run.
 
@@ -56,13 +57,13 @@ class Winners:
         """What `write` wrote.
 
         Raises:
-            OutputError: the file is damaged, or of another format.
+            OutputError: the file is damaged, or of another format, or a winner has a name that no file can have.
         """
         data: Any = read_json(path)
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise OutputError(f"{path} has another format than {FORMAT}, the one that this version of bnas reads")
         try:
-            found = {name: Evaluation.from_json(one) for name, one in data["winners"].items()}
+            found = {check_name(name, str(path)): Evaluation.from_json(one) for name, one in data["winners"].items()}
             return cls(found, data["reference"], data["acc_delta"], data["evaluations"], data["missed"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise OutputError(f"{path} is damaged: {type(error).__name__}: {error}") from error
@@ -110,8 +111,9 @@ class SearchPlan:
     def told(self) -> Iterator[Callable[[Evaluation], None]]:
         """What to call after each evaluation."""
         total = self.evaluations
-        folder, scalars = self.output.folder / "search" / "tensorboard", None
+        scalars = None
         if self.job.tensorboard:
+            folder = self.output.path("search/tensorboard")
             scalars = SearchScalars(folder, self.job.objectives, self.constraints)
 
         def tell(evaluation: Evaluation) -> None:
@@ -141,9 +143,9 @@ class SearchPlan:
         if not self._wants_latency:
             return None
         path = self.output.path("latency.json")
-        if path.is_file():
+        if path.exists():
             try:
-                return LatencyModel.load(path, self.supernet)
+                return LatencyModel.load(self.output.ledger.check("latency.json"), self.supernet)
             except LatencyError as error:
                 add_note(error, f"`bnas search {self.output.folder} --overwrite` fits one here, and searches anew")
                 raise

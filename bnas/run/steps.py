@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-from typing import Any
+from collections.abc import Callable
+from functools import cached_property, wraps
+from typing import Any, TypeVar
 
-import torch
 from torch import nn
 
 from bnas.passes.frontend.state import deep_copy
@@ -14,13 +14,29 @@ from bnas.runtime.evaluate.evaluation import Batch, Loader
 from bnas.runtime.nested import batch_size
 from bnas.runtime.storage.checkpoint import MODEL, SUPERNET, TRAINING, read_model, write_model
 from bnas.runtime.storage.files import write_json
+from bnas.runtime.train import random_state
 from bnas.runtime.train.batches import Batches
 from bnas.search import Evaluation
 
 from .delivery import Delivery, Report
 from .job import Job, Watch
-from .output import Output, OutputError, note_architecture, note_environment, note_search
+from .ledger import OutputError
+from .lock import kept
+from .output import Output, note_architecture, note_environment, note_search
 from .search import SearchPlan, Winners
+
+Made = TypeVar("Made")
+
+
+def holding(step: Callable[[Steps], Made]) -> Callable[[Steps], Made]:
+    """A step that holds the folder of the run while it is at work."""
+
+    @wraps(step)
+    def held(self: Steps) -> Made:
+        with kept(self.output.folder):
+            return step(self)
+
+    return held
 
 
 class Steps:
@@ -32,7 +48,8 @@ class Steps:
         watch: who is told.
 
     Raises, from every step:
-        OutputError: what the step before leaves is not there; says which command makes it.
+        OutputError: what the step before leaves is not there; says which command makes it. Or another process is at
+            work in the folder.
         BnasError: what is wrong, with the place and the remedy; files that were written are whole.
     """
 
@@ -41,12 +58,14 @@ class Steps:
         self._supernet: SuperNetwork | None = None
         self._noted = False
 
+    @holding
     def all(self) -> Report:
         """One after another."""
         self.train()
         self.search()
         return self.export()
 
+    @holding
     def train(self) -> SuperNetwork:
         """Train the super-network; one that is trained stays as it is.
 
@@ -56,7 +75,7 @@ class Steps:
         if SUPERNET.exists(self.output.folder / "supernet"):
             return self.supernet
         job = self.job
-        torch.manual_seed(job.search.seed)
+        random_state.begin_at(job.search.seed)
         self.watch.phase("finding what is elastic")
         supernet = SuperNetwork.from_model(job.model, job.example_inputs, job.elasticity, dynamic=job.dynamic)
         self.watch.on_supernet(supernet)
@@ -72,6 +91,7 @@ class Steps:
         self._supernet = supernet
         return supernet
 
+    @holding
     def search(self) -> Winners:
         """Search what the last stage trained. Every evaluation that the folder holds is reused.
 
@@ -79,7 +99,7 @@ class Steps:
         ``winners.json``.
         """
         evaluator = self.evaluator
-        torch.manual_seed(self.job.search.seed)
+        random_state.begin_at(self.job.search.seed)
         self.watch.phase("searching")
         self._note(self.supernet)
         plan = self._plan(self.supernet)
@@ -94,13 +114,14 @@ class Steps:
         winners.write(self.output.path("winners.json"))
         return winners
 
+    @holding
     def export(self) -> Report:
         """Write the original and the winners as modules and ONNX files, check them against PyTorch, measure them.
 
         Leaves ``subnets/NAME.{json,safetensors,onnx}``, ``NAME.int8.onnx`` if asked for, and ``report.json``.
         """
         winners, supernet, prepare = self.winners(), self.supernet, self.evaluator.prepare
-        torch.manual_seed(self.job.search.seed)
+        random_state.begin_at(self.job.search.seed)
         self.watch.phase("exporting and measuring")
         self._note(supernet)
         maximal = supernet.space.maximal()
@@ -143,12 +164,11 @@ class Steps:
 
     def winners(self) -> Winners:
         """What the search found."""
-        path = self.output.folder / "winners.json"
-        if not path.is_file():
+        if not (self.output.folder / "winners.json").exists():
             begun = (self.output.folder / "evaluations.jsonl").is_file()
             told = f"bnas search {self.output.folder}{' --resume' if begun else ''}"
             raise OutputError(f"{self.output.folder} holds no finished search; `{told}` makes it")
-        return Winners.read(path)
+        return Winners.read(self.output.ledger.check("winners.json"))
 
     def _note(self, supernet: SuperNetwork) -> None:
         """What the report needs to know of this process and of the super-network; once."""
@@ -180,6 +200,7 @@ class Steps:
         return SearchPlan(self.job, self.output, self.watch, supernet)
 
     def _trainer(self, supernet: SuperNetwork) -> Trainer:
+        self.output.ledger.refuse_links("training/tensorboard")
         told: dict[str, Any] = {"on_step": self.watch.on_step, "on_epoch": self.watch.on_epoch}
         settings = {"directory": self.output.path("training"), "tensorboard": self.job.tensorboard, **self.job.training}
         return Trainer(supernet, self.job.stages, self.job.recipe, **told, **settings)

@@ -153,7 +153,7 @@ class LatencyModel:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise LatencyError(f"{path}: is no latency model: {error}") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:

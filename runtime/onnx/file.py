@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ import onnx
 from onnx import external_data_helper
 
 from bnas.passes.errors import BnasError
-from bnas.runtime.storage.files import WriteError, checksum, why
+from bnas.runtime.storage.files import WriteError, checksum, discard, publish, reading, temporary_suffix, why
 
 if TYPE_CHECKING:
     from bnas.passes import Subnet
@@ -73,16 +73,18 @@ def staged(target: Path) -> Iterator[Path]:
     """Give a place to write a model for `target`; it goes there at the end, and after an error nothing is left of it.
 
     Raises:
-        OnnxWriteError: something cannot be written.
+        OnnxWriteError: something cannot be written, or there is a file at `target` that is no ONNX file.
     """
     folder: Path | None = None
     try:
         if target.is_dir():
             raise IsADirectoryError("it is a folder")
+        if target.exists() and target.stat().st_size and former_model(target) is None:
+            raise OnnxWriteError(f"{target} is there and is no ONNX file; give another name, or move it away first")
         if not target.parent.is_dir():
             raise NotADirectoryError(f"there is no folder {str(target.parent)!r}; make it first")
         # In the same folder: a rename is one step only within a file system.
-        folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+        folder = Path(tempfile.mkdtemp(temporary_suffix(), f".{target.name}.", target.parent))
         yield folder / target.name
         _publish(folder, target)
     except OSError as error:
@@ -143,20 +145,35 @@ def _write(path: Path, content: bytes) -> None:
         file.write(content)
 
 
+def former_model(target: Path) -> onnx.ModelProto | None:
+    """The model in the file that is at `target`, without weights that stand beside it; None where it is no ONNX file.
+
+    Raises:
+        ReadError: The file cannot be read.
+    """
+    with reading(target):
+        data = target.read_bytes()
+    try:
+        model = onnx.load_model_from_string(data)
+    except Exception:  # the library raises errors of protocol buffers, which has several implementations
+        return None
+    return model if model.ir_version and model.HasField("graph") else None
+
+
+def made_by_bnas(target: Path) -> bool:
+    """Whether the file at `target` is an ONNX file that bnas wrote."""
+    model = former_model(target)
+    return model is not None and any(one.key == VERSION for one in model.metadata_props)
+
+
 def _publish(folder: Path, target: Path) -> None:
     """Move what is in `folder` beside and to `target`: the model last, and then what only the former one read."""
     model = folder / target.name
     weights = [file.name for file in weight_files(model)]
-    for file in (*(folder / name for name in weights), model):
-        _flush(file)
-    for name in weights:
-        os.replace(folder / name, target.parent / name)
-    os.replace(model, target)
-    for old in target.parent.glob(f"{target.stem}-{'[0-9a-f]' * 12}.data"):
-        if old.name not in weights:
-            old.unlink()
-
-
-def _flush(file: Path) -> None:
-    with file.open("rb+") as opened:
-        os.fsync(opened.fileno())
+    former = [file.name for file in weight_files(target)] if target.exists() and target.stat().st_size else []
+    for name in (*weights, target.name):
+        publish(folder / name, target.parent / name)
+    own = re.compile(rf"{re.escape(target.stem)}-[0-9a-f]{{12}}\.data")
+    for name in former:
+        if name not in weights and own.fullmatch(name):
+            discard(target.parent / name)

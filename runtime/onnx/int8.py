@@ -21,6 +21,7 @@ from bnas.passes.onnx.lower import named_tensors
 from bnas.passes.settings import Count, Names, NotInFile, settings
 from bnas.runtime.evaluate.evaluation import Batch, Metric, accuracy, first_samples
 from bnas.runtime.nested import as_batch, batch_size, tensors_in
+from bnas.runtime.storage.files import WriteError, why
 
 from .file import weight_files
 from .session import OnnxModule, as_array
@@ -90,6 +91,7 @@ def quantise(path: Path, int8: Int8, example_inputs: Sequence[Any], dims: Dims |
 
     Raises:
         QuantisationError: there is no calibration data, it does not fit, or an exclusion fits nothing.
+        WriteError: the file, or one that ONNX Runtime needs on the way, cannot be written.
     """
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
@@ -118,6 +120,8 @@ def quantise(path: Path, int8: Int8, example_inputs: Sequence[Any], dims: Dims |
                 calibrate_method=CalibrationMethod[METHODS[int8.method]],
                 use_external_data_format=bool(weight_files(plain)),
             )
+    except OSError as error:
+        raise WriteError(f"{path}: the int8 file cannot be written: {why(error)}") from error
     except Exception as error:
         raise QuantisationError(f"ONNX Runtime cannot quantise the model: {type(error).__name__}: {error}") from error
     before, after = _metrics(int8, plain, path)

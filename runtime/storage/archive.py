@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor
 from bnas.passes import SearchSpace
 from bnas.runtime.errors import CheckpointError
 
-from .files import checksum, write_bytes, write_json
+from .files import checksum, discard, reading, write_bytes, write_json
 
 # What tells a super-network, or a model, from any other: its search space and the values of its tensors.
 
@@ -35,6 +36,14 @@ def digest_of(tensors: Mapping[str, Tensor], head: str = "") -> str:
         digest.update(f"{name} {tuple(data.shape)} {data.dtype}".encode())
         digest.update(data.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+SEAL = "seal"
+"""The key of a manifest that has the checksum of all other keys."""
+
+
+def _seal(manifest: Mapping[str, Any]) -> str:
+    return checksum(json.dumps(manifest, sort_keys=True, allow_nan=False).encode())
 
 
 @dataclass(frozen=True)
@@ -59,10 +68,15 @@ class Archive:
         name = f"{self.prefix}-{checksum(data)[:12]}.safetensors"
         write_bytes(directory / name, data)
         head = {"format": self.format, "weights": name, "sha256": checksum(data)}
-        write_json(directory / self.manifest, head | dict(manifest))
-        for old in directory.glob(f"{self.prefix}-*.safetensors"):
+        whole = head | dict(manifest)
+        write_json(directory / self.manifest, {**whole, SEAL: _seal(whole)})
+        self.remove_others(directory, name)
+
+    def remove_others(self, directory: Path, name: str) -> None:
+        """Remove the files of tensors that no manifest names any more; `name` is the one that stays."""
+        for old in directory.glob(f"{self.prefix}-{'[0-9a-f]' * 12}.safetensors"):
             if old.name != name:
-                old.unlink()
+                discard(old)
 
     def exists(self, directory: Path) -> bool:
         """Whether something was written whole."""
@@ -75,20 +89,25 @@ class Archive:
             CheckpointError: a file is missing, damaged, cut short, or of another format version.
         """
         manifest = self._manifest(directory)
-        path = directory / str(manifest["weights"])
+        name = str(manifest["weights"])
+        if not re.fullmatch(rf"{self.prefix}-[0-9a-f]{{12}}\.safetensors", name):
+            raise CheckpointError(f"{directory / self.manifest} is damaged: {name!r} is no name of a file of tensors")
+        path = directory / name
         if not path.is_file():
             raise CheckpointError(f"{path} is missing; {self.manifest} names it")
-        data = path.read_bytes()
+        with reading(path):
+            data = path.read_bytes()
         if checksum(data) != manifest["sha256"]:
             raise CheckpointError(f"{path} is damaged: its checksum is not the one in {self.manifest}")
         return manifest, load(data)
 
     def _manifest(self, directory: Path) -> dict[str, Any]:
         path = directory / self.manifest
+        if not path.exists():
+            raise CheckpointError(f"{directory} holds no {self.what}: {self.manifest} is missing")
         try:
-            manifest = json.loads(path.read_text())
-        except FileNotFoundError:
-            raise CheckpointError(f"{directory} holds no {self.what}: {self.manifest} is missing") from None
+            with reading(path):
+                manifest = json.loads(path.read_bytes())
         except ValueError as error:
             raise CheckpointError(f"{path} is damaged: {error}") from error
         if not isinstance(manifest, dict) or manifest.get("format") != self.format:
@@ -97,10 +116,12 @@ class Archive:
             )
         for key in self._missing(manifest):
             raise CheckpointError(f"{path} is damaged: {key!r} is missing")
+        if manifest.pop(SEAL) != _seal(manifest):
+            raise CheckpointError(f"{path} is damaged, or was changed: its checksum is another; take it from a copy")
         return manifest
 
     def _missing(self, manifest: Mapping[str, Any]) -> Iterable[str]:
-        return (key for key in ("weights", "sha256", *self.keys) if key not in manifest)
+        return (key for key in ("weights", "sha256", SEAL, *self.keys) if key not in manifest)
 
 
 def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:

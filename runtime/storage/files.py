@@ -9,9 +9,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from bnas.passes import BnasError
+
+# Errors of the file system, each with the file and a remedy.
 
 NO_SPACE = "the disk is full: free some space"
 NO_PERMISSION = "you may not write there: choose another folder, or change its permissions"
@@ -31,6 +33,10 @@ class WriteError(BnasError, OSError):
     """A file cannot be written; names it and what can be done. What was there before is still there, whole."""
 
 
+class ReadError(BnasError, OSError):
+    """A file cannot be read; names it and what the system says."""
+
+
 @contextmanager
 def writing(path: str | os.PathLike[str]) -> Iterator[None]:
     """While it lasts, a failure of the system is a `WriteError` for `path`."""
@@ -42,11 +48,92 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
         raise WriteError(f"{os.fspath(path)} cannot be written: {why(error)}") from error
 
 
+@contextmanager
+def reading(path: str | os.PathLike[str]) -> Iterator[None]:
+    """While it lasts, a failure of the system is a `ReadError` for `path`."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, BnasError):
+            raise
+        raise ReadError(f"{os.fspath(path)} cannot be read: {_said(error)}") from error
+
+
 def why(error: OSError) -> str:
     """What the system says, and what can be done."""
-    told = error.strerror or str(error) or type(error).__name__
+    told = _said(error)
     remedy = REMEDIES.get(error.errno or 0)
     return f"{told}; {remedy}" if remedy else told
+
+
+def _said(error: OSError) -> str:
+    return error.strerror or str(error) or type(error).__name__
+
+
+# Whoever keeps a folder is asked before a file in it is written.
+
+
+class Keeper(Protocol):
+    """Keeps account of the files in a folder."""
+
+    def claim(self, path: Path, digest: str | None) -> None:
+        """Note that bnas is about to write `path`.
+
+        Args:
+            path: The file, below the keeper's folder.
+            digest: SHA-256 of what is written, in hexadecimal; None for a file that grows line by line.
+
+        Raises:
+            BnasError: The file must not be written.
+        """
+
+    def forget(self, path: Path) -> None:
+        """Note that bnas has removed `path`."""
+
+
+_KEEPERS: dict[Path, Keeper] = {}
+
+
+@contextmanager
+def guarded(folder: Path, keeper: Keeper) -> Iterator[None]:
+    """While it lasts, all functions of this module ask `keeper` before they write a file below `folder`."""
+    place = Path(os.path.abspath(folder))
+    outer = _KEEPERS.get(place)
+    _KEEPERS[place] = keeper
+    try:
+        yield
+    finally:
+        del _KEEPERS[place]
+        if outer is not None:
+            _KEEPERS[place] = outer
+
+
+def _keeper(path: Path) -> Keeper | None:
+    if not _KEEPERS:
+        return None
+    parents = Path(os.path.abspath(path)).parents
+    return next((_KEEPERS[one] for one in parents if one in _KEEPERS), None)
+
+
+def claim_growing(path: Path) -> None:
+    """Ask the keeper of the folder, if there is one, for a file that grows line by line.
+
+    Raises:
+        BnasError: The keeper does not allow it.
+    """
+    if (keeper := _keeper(path)) is not None:
+        keeper.claim(path, None)
+
+
+# Writing, and removing.
+
+TEMPORARY = ".bnas-tmp"
+"""How the name of a file or folder ends that is not complete; before it stands the number of the process."""
+
+
+def temporary_suffix() -> str:
+    """The end of the name of what this process has not completed yet."""
+    return f".{os.getpid()}{TEMPORARY}"
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -55,8 +142,10 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         WriteError: it cannot be written; what was there is still there.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}{temporary_suffix()}")
     with writing(path):
+        if (keeper := _keeper(path)) is not None:
+            keeper.claim(path, checksum(data))
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("wb") as file:
@@ -66,6 +155,32 @@ def write_bytes(path: Path, data: bytes) -> None:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def publish(source: Path, target: Path) -> None:
+    """Move the complete file `source` to `target`, in the same file system, in one step.
+
+    Raises:
+        WriteError: it cannot be moved; what was at `target` is still there.
+    """
+    with writing(target):
+        with source.open("rb+") as file:
+            os.fsync(file.fileno())
+        if (keeper := _keeper(target)) is not None:
+            keeper.claim(target, file_checksum(source))
+        source.replace(target)
+
+
+def discard(path: Path) -> None:
+    """Remove a file that bnas wrote, if it is there.
+
+    Raises:
+        WriteError: it cannot be removed.
+    """
+    with writing(path):
+        path.unlink(missing_ok=True)
+        if (keeper := _keeper(path)) is not None:
+            keeper.forget(path)
 
 
 def append_line(path: Path, data: bytes) -> None:
@@ -85,6 +200,18 @@ def write_json(path: Path, data: Any) -> None:
     write_bytes(path, (json.dumps(data, indent=2, allow_nan=False) + "\n").encode())
 
 
+# Checksums.
+
+
 def checksum(data: bytes) -> str:
     """SHA-256 in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
+
+
+def file_checksum(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()

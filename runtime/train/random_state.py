@@ -40,14 +40,19 @@ def restore(loader: Any, state: Mapping[str, Any]) -> None:
             _set(generator, state["loader"][path])
 
 
+def begin_at(seed: int) -> None:
+    """Seed the generators of Python, numpy and PyTorch that a user's code may draw from without one of its own."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
 @contextmanager
 def undisturbed(loader: Any, seed: int | None = None) -> Iterator[None]:
     """Whatever is drawn inside leaves no trace; with `seed`, all these generators start there."""
     state = capture(loader)
     if seed is not None:
-        torch.manual_seed(seed)
-        np.random.seed(seed % 2**32)
-        random.seed(seed)
+        begin_at(seed)
         for _, generator in _generators(loader):
             _seed(generator, seed)
     try:

@@ -104,6 +104,8 @@ class TrainingRun:
         self.layout = "contiguous"
         self.average: Average | None = None
         self.history: list[EpochRecord] = []
+        self.metric = ""
+        """What the metric of the validation is called."""
         self.losses: list[float] = []
         """Of the steps of this epoch."""
         rates = [group["initial_lr"] for group in optimizer.param_groups]
@@ -176,11 +178,14 @@ class TrainingRun:
         record = EpochRecord(**parallel.from_first(record.to_json()))
         self.history.append(record)
         self.losses.clear()
+        self.metric = "" if validator is None else validator.name
         self.save()
-        if self.directory is not None and parallel.rank() == 0:
-            metric = "" if validator is None else validator.name
-            write_history(self.directory / "history.json", self.schedule.stages, metric, self.history)
+        self._write_history()
         return record
+
+    def _write_history(self) -> None:
+        if self.directory is not None and parallel.rank() == 0:
+            write_history(self.directory / "history.json", self.schedule.stages, self.metric, self.history)
 
     def finish(self) -> None:
         """Averages become the weights, and BatchNorm statistics those of the maximal sub-network."""
@@ -225,6 +230,7 @@ class TrainingRun:
             "layout": self.layout,
             "losses": self.losses,
             "history": [record.to_json() for record in self.history],
+            "metric": self.metric,
         }
         manifest = {
             "settings": self._settings(),
@@ -240,6 +246,8 @@ class TrainingRun:
         assert self.directory is not None
         folder = self.directory / "last"
         manifest, tensors = TRAINING.read(folder)
+        if parallel.rank() == 0:
+            TRAINING.remove_others(folder, manifest["weights"])
         own = {name: tensor for name, tensor in tensors.items() if not name.startswith((AVERAGE, OPTIMIZER))}
         check_state(self.tensors, own, str(folder))
         check_settings(folder, {"space": manifest["model"]}, {"space": described_space(self.supernet.space)})
@@ -258,6 +266,8 @@ class TrainingRun:
                 tensor.copy_(tensors[name])
         state = manifest["state"]
         self.losses = list(state["losses"])
-        self.history = [EpochRecord(**record) for record in state["history"]]
+        self.history, self.metric = [EpochRecord(**record) for record in state["history"]], state["metric"]
+        if self.history:  # the process may have ended after it saved the training and before it wrote this
+            self._write_history()
         self.schedule.load_state_dict(state["schedule"])
         self.batches.load_state_dict(state["data"][parallel.rank()])

@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bnas.passes import BnasError, Subnet
+from bnas.runtime.storage.files import checksum
 from bnas.search import EvaluationLog, MetricError, RecordError, SearchError
+from bnas.search.log import RepairWarning
 
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
 
@@ -76,25 +78,36 @@ def test_file_of_another_supernetwork_is_refused_by_its_fingerprint(tmp_path: Pa
     assert len(EvaluationLog(path)) == 3  # who asks for none gets all
 
 
-HEAD = '{"format": "bnas-evaluations", "version": 1, "fingerprint": ""}\n'
-ROW = '{"index": 0, "subnet": {"widths": {"w": 1}}, "seconds": 1.0, "values": {"a": 0.5}}\n'
-NEXT = '{"index": 1, "subnet": {"widths": {"w": 2}}, "seconds": 1.0, "values": {"b": 0.5}}\n'
+def sealed(text: str) -> str:
+    """A line as a log has it: with its checksum."""
+    data = json.loads(text)
+    return json.dumps({**data, "check": checksum(json.dumps(data).encode())[:16]}) + "\n"
+
+
+HEAD = sealed('{"format": "bnas-evaluations", "version": 2, "fingerprint": ""}')
+ROW = '{"index": 0, "subnet": {"widths": {"w": 1}}, "seconds": 1.0, "values": {"a": 0.5}}'
+NEXT = '{"index": 1, "subnet": {"widths": {"w": 2}}, "seconds": 1.0, "values": {"b": 0.5}}'
+AGAIN = ROW.replace("0,", "1,", 1)
 
 
 @pytest.mark.parametrize(
     ("text", "line", "reason"),
     [
-        pytest.param("[]\n", 1, "of format 'bnas-evaluations', version 1", id="head"),
+        pytest.param("[]\n", 1, "of format 'bnas-evaluations', version 2", id="head"),
         pytest.param("index,accuracy\n", 1, "of format", id="csv"),
-        pytest.param(HEAD.replace("1", "2"), 1, "version 1", id="version"),
+        pytest.param(HEAD.replace(" 2", " 1"), 1, "version 2", id="version"),
+        pytest.param(HEAD.replace("check", "chock"), 1, "version 2", id="head-without-checksum"),
         pytest.param(HEAD + "{\n", 2, "", id="no-json"),
         pytest.param(HEAD + "\n", 2, "", id="empty-line"),
-        pytest.param(HEAD + ROW.replace('"values"', '"value"'), 2, "KeyError: 'values'", id="key"),
-        pytest.param(HEAD + ROW.replace("0.5", "NaN"), 2, "'a' is nan", id="nan"),
-        pytest.param(HEAD + ROW.replace("0,", "1,"), 2, "index 1 where 0 is next", id="index"),
-        pytest.param(HEAD + ROW.replace("widths", "width"), 2, "no 'width'", id="subnet"),
-        pytest.param(HEAD + ROW + ROW.replace("0,", "1,", 1), 3, "is evaluation 0 of this", id="twice"),
-        pytest.param(HEAD + ROW + NEXT, 3, "values b where a came before", id="names"),
+        pytest.param(HEAD + ROW + "\n", 2, "its checksum is another", id="no-checksum"),
+        pytest.param(HEAD + sealed(ROW).replace("0.5", "0.6"), 2, "its checksum is another; .*", id="another-number"),
+        pytest.param(HEAD + sealed(ROW.replace('"values"', '"value"')), 2, "KeyError: 'values'", id="key"),
+        pytest.param(HEAD + sealed(ROW.replace("0.5", "NaN")), 2, "'a' is nan", id="nan"),
+        pytest.param(HEAD + sealed(ROW.replace("0,", "1,")), 2, "index 1 where 0 is next", id="index"),
+        pytest.param(HEAD + sealed(ROW.replace("widths", "width")), 2, "no 'width'", id="subnet"),
+        pytest.param(HEAD + sealed(ROW) + sealed(AGAIN), 3, "is evaluation 0 of this", id="twice"),
+        pytest.param(HEAD + sealed(ROW) + sealed(ROW.replace("0.5", "0.6")), 3, "index 0 where 1", id="two-searches"),
+        pytest.param(HEAD + sealed(ROW) + sealed(NEXT), 3, "values b where a came before", id="names"),
     ],
 )
 def test_malformed_file_is_refused_with_its_line(tmp_path: Path, text: str, line: int, reason: str) -> None:
@@ -102,6 +115,19 @@ def test_malformed_file_is_refused_with_its_line(tmp_path: Path, text: str, line
     path.write_text(text)
     with pytest.raises(RecordError, match=rf"log\.jsonl:{line}: .*{reason}"):
         EvaluationLog(path)
+    assert path.read_text() == text
+
+
+def test_what_two_processes_wrote_of_one_search_is_repaired(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    fill(EvaluationLog(path))
+    head, *lines = path.read_text().splitlines(keepends=True)
+    path.write_text(head + "".join(line + line for line in lines))
+    with pytest.warns(RepairWarning, match=r"two processes .*; 3 evaluations that stood there twice"):
+        log = EvaluationLog(path)
+    assert list(log) == list(fill(EvaluationLog()))
+    assert path.read_text() == head + "".join(lines)
+    assert list(EvaluationLog.read(path)) == list(log)
 
 
 def test_folder_is_refused(tmp_path: Path) -> None:
@@ -152,7 +178,7 @@ def test_subnet_is_recorded_once_and_found_again() -> None:
 def test_file_is_lines_of_json(tmp_path: Path) -> None:
     fill(EvaluationLog(tmp_path / "log.jsonl", "abc"), 1)
     head, row = (json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines())
-    assert head == {"format": "bnas-evaluations", "version": 1, "fingerprint": "abc"}
+    assert {**head, "check": ""} == {"format": "bnas-evaluations", "version": 2, "fingerprint": "abc", "check": ""}
     assert row["values"] == {"accuracy": 0.0, "macs": 0.0}
     assert Subnet.from_json(row["subnet"]) == Subnet({"w": 1})
 

@@ -12,11 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from bnas.passes import Subnet
+from bnas.run.ledger import FORMAT, MARK
+from bnas.run.lock import OWN, kept
 from bnas.run.output import CONFIG, Output, note_architecture, note_environment, note_search
 from bnas.runtime import EpochRecord, Stage, SuperNetwork
-from bnas.runtime.storage.files import write_json
+from bnas.runtime.storage.files import file_checksum, write_json
 from bnas.runtime.train.validation import write_history
 from bnas.search import EvaluationLog, Objective
+from bnas.search.log import sealed
 
 OBJECTIVES = (Objective("accuracy", "max"), Objective("macs", "min"))
 
@@ -71,30 +74,39 @@ def write_run(
     extra: str = "",
 ) -> None:
     """Write a run of `supernet`; `extra` is the name of one more value of each evaluation."""
-    output, generator = Output(folder), np.random.default_rng(0)
-    write_json(output.path(CONFIG), configuration or {"model": "made up"})
-    note_environment(output)
-    note_architecture(output, supernet.architecture)
-    _train(output, epochs)
-    maximal = supernet.space.maximal()
-    note_search(
-        output,
-        objectives,
-        constraints,
-        supernet.costs(maximal),
-        reference=0.9,
-        acc_delta=0.01,
-        evaluations=evaluations,
-        samples=400,
-    )
-    chosen = {supernet.space.canonical(maximal): None}
-    while len(chosen) < evaluations:
-        subnet = supernet.space.sample(generator, full=float(generator.random()))
-        chosen[supernet.space.canonical(subnet)] = None
-    found = {subnet: _values(supernet, subnet, generator, extra) for subnet in chosen}
-    _log(output.path("evaluations.jsonl"), found)
-    if finished:
-        _finish(output, supernet, found)
+    with kept(folder) as ledger:
+        ledger.begin()
+        output, generator = Output(folder), np.random.default_rng(0)
+        write_json(output.path(CONFIG), configuration or {"model": "made up"})
+        note_environment(output)
+        note_architecture(output, supernet.architecture)
+        _train(output, epochs)
+        maximal = supernet.space.maximal()
+        note_search(
+            output,
+            objectives,
+            constraints,
+            supernet.costs(maximal),
+            reference=0.9,
+            acc_delta=0.01,
+            evaluations=evaluations,
+            samples=400,
+        )
+        chosen = {supernet.space.canonical(maximal): None}
+        while len(chosen) < evaluations:
+            subnet = supernet.space.sample(generator, full=float(generator.random()))
+            chosen[supernet.space.canonical(subnet)] = None
+        found = {subnet: _values(supernet, subnet, generator, extra) for subnet in chosen}
+        _log(output.path("evaluations.jsonl"), found)
+        if finished:
+            _finish(output, supernet, found)
+
+
+def stamp(folder: Path) -> None:
+    """Make the files in a folder those of a run, as they are now."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in (*OWN, MARK)]
+    listed = {path.relative_to(folder).as_posix(): [file_checksum(path)] for path in files}
+    write_json(folder / MARK, {"format": FORMAT, "bnas": "0", "files": listed | {"evaluations.jsonl": []}})
 
 
 def _train(output: Output, epochs: int) -> None:
@@ -123,8 +135,8 @@ def _log(path: Path, found: Mapping[Subnet, Mapping[str, float]]) -> None:
         {"index": number, "subnet": subnet.to_json(), "seconds": 0.1, "values": dict(values)}
         for number, (subnet, values) in enumerate(found.items())
     )
-    with path.open("a") as file:
-        file.writelines(f"{json.dumps(line)}\n" for line in lines)
+    with path.open("ab") as file:
+        file.writelines(sealed(line) + b"\n" for line in lines)
 
 
 def latency(ms: float) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from browser import Browser, browser
 from pypdf import PdfReader
-from run_cases import small, write_run
+from run_cases import small, stamp, write_run
 
 from bnas.page.page import Page, write_page
 from bnas.page.recorded import read_run
@@ -230,6 +230,7 @@ def test_names_of_users_cannot_run_anything(window: Browser, tmp_path: Path) -> 
     history = json.loads((folder / "training" / "history.json").read_text())
     history["epochs"] = [{**one, "metrics": {HOSTILE: 0.5}} for one in history["epochs"]]
     (folder / "training" / "history.json").write_text(json.dumps({**history, "metric": HOSTILE}))
+    stamp(folder)
     page = write_page(folder)
     window.open(page)
     window.run(SELECT_ALL)
@@ -316,6 +317,7 @@ def test_an_unfinished_run_is_a_page_too(window: Browser, page: Path, tmp_path: 
     run.mkdir()
     for name in ("config.json", "architecture.json", "environment.json"):
         (run / name).write_bytes((page.parent / name).read_bytes())
+    stamp(run)
     window.open(write_page(run))
     assert "not finished" in window.text("header")
     assert len(window.run(LAYERS)) == 12

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from run_cases import small, write_run
+from run_cases import small, stamp, write_run
 
 from bnas.page.members import Members
 from bnas.page.page import Page, write_page
@@ -22,7 +22,9 @@ from bnas.page.plot import CURVES, WINNERS
 from bnas.page.recorded import ReportError, read_run
 from bnas.page.words import quantity, told
 from bnas.passes import Subnet
+from bnas.run.ledger import MARK, OutputError
 from bnas.runtime import SuperNetwork
+from bnas.runtime.storage.files import WriteError
 from bnas.search import EvaluationLog, Objective
 
 HOSTILE = """</script><script>document.title='x'</script><img src=x onerror="document.title='x'"> $\\frac{$ `_&amp;'"""
@@ -148,7 +150,11 @@ def test_the_run_itself_is_not_changed(run: Path, tmp_path: Path) -> None:
     assert content() == before
     write_page(run)
     assert {name: data for name, data in content().items() if not name.startswith("report.html")} != before
-    assert {name: data for name, data in content().items() if name in before} == before
+    assert {name: data for name, data in content().items() if name in before and name != MARK} == {
+        name: data
+        for name, data in before.items()
+        if name != MARK  # which lists the report's files too
+    }
 
 
 UNFINISHED = (
@@ -202,9 +208,7 @@ def test_a_line_that_is_being_written_is_left_out(run: Path) -> None:
 
 def test_evaluations_that_failed_or_break_a_constraint_are_told(supernet: SuperNetwork, tmp_path: Path) -> None:
     write_run(tmp_path, supernet, constraints=("macs <= 60 %",))
-    with (tmp_path / "evaluations.jsonl").open("a") as file:
-        line = {"index": 40, "subnet": {"widths": {"stem": 3}, "skipped": [], "kernels": {}}, "seconds": 0.1}
-        file.write(json.dumps({**line, "failure": "MemoryError"}) + "\n")
+    EvaluationLog(tmp_path / "evaluations.jsonl").record_failure(Subnet({"stem": 3}), "MemoryError", 0.1)
     page = Page(read_run(tmp_path))
     front = page.plots["front"][0]
     assert [one.label for one in front.series][:3] == ["evaluated", "breaks a constraint", "Pareto front"]
@@ -242,6 +246,7 @@ def test_int8_that_failed_is_told_with_its_reason(run: Path) -> None:
     report["rows"][1]["int8"] = {"test_accuracy": None, "latency": None, "failure": "no such operator <b>"}
     report["rows"][2]["int8"] = None
     (run / "report.json").write_text(json.dumps(report))
+    stamp(run)
     text = write_page(run).read_text(encoding="utf-8")
     assert "no such operator &lt;b&gt;" in text
     assert text.count("not measured") == 4
@@ -263,6 +268,10 @@ def test_int8_that_failed_is_told_with_its_reason(run: Path) -> None:
 )
 def test_a_damaged_file_is_named(run: Path, name: str, content: str, message: str) -> None:
     (run / name).write_text(content)
+    if name != "evaluations.jsonl":  # its lines have checksums of their own
+        with pytest.raises(ReportError, match=f"{name} is damaged, or was changed after the run wrote it"):
+            write_page(run)
+    stamp(run)
     with pytest.raises(ReportError, match=message):
         write_page(run)
     assert not (run / "report.html").exists()
@@ -282,6 +291,7 @@ def test_names_of_users_are_text(tmp_path: Path) -> None:
     report = json.loads((folder / "report.json").read_text())
     report["machine"]["cpu"] = report["rows"][1]["name"] = HOSTILE
     (folder / "report.json").write_text(json.dumps(report))
+    stamp(folder)
     text = write_page(folder).read_text(encoding="utf-8")
     parts = Parts(text)
     assert [tag for tag, _ in parts.elements].count("script") == 3
@@ -336,14 +346,30 @@ def test_what_is_wrong_is_told_in_a_line(
 
 def test_a_folder_that_cannot_be_written_to_is_told(run: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ReportError, match=r"file: the report cannot be written: .*--output"):
+    with pytest.raises(WriteError, match=r"file/report/.* cannot be written: Not a directory; .*another folder"):
         write_page(run, tmp_path / "file")
+
+
+def test_files_of_others_are_not_replaced(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "winners.csv").write_text("mine")
+    with pytest.raises(ReportError, match=r"winners\.csv is there, and is no part of a report.*--output"):
+        write_page(run, tmp_path)
+    (tmp_path / "report" / "winners.csv").unlink()
+    first = write_page(run, tmp_path).read_bytes()
+    assert write_page(run, tmp_path).read_bytes() == first
+    (run / "report").mkdir()
+    (run / "report" / "winners.csv").write_text("mine")
+    with pytest.raises(OutputError, match=r"winners\.csv is there, and the run did not write it; move it"):
+        write_page(run)
+    assert (run / "report" / "winners.csv").read_text() == "mine"
 
 
 def test_a_sub_network_with_two_names_is_one(run: Path) -> None:
     report = json.loads((run / "report.json").read_text())
     report["rows"][2]["subnet"] = report["rows"][1]["subnet"]
     (run / "report.json").write_text(json.dumps(report))
+    stamp(run)
     page = Page(read_run(run))
     assert list(page.members.winners) == ["best, smallest"]
     assert "best, smallest" in [one.label for one in page.plots["front"][0].series]

@@ -183,7 +183,7 @@ def test_folder_is_not_taken_by_accident(tmp_path: Path) -> None:
         open_output(tmp_path / "new", {"a": 2}, resume=True)
     (tmp_path / "new" / "old.txt").touch()
     assert not open_output(tmp_path / "new", {"a": 2}, overwrite=True).resumed
-    assert not (tmp_path / "new" / "old.txt").exists()
+    assert (tmp_path / "new" / "old.txt").exists(), "a user's file was removed"
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").touch()
     with pytest.raises(OutputError, match="not a run"):

@@ -16,6 +16,7 @@ from torch import nn
 
 from bnas.passes import Elasticity
 from bnas.run.job import Job, Splits
+from bnas.run.lock import kept
 from bnas.run.output import Output, OutputError, open_output
 from bnas.run.pipeline import described, run_job
 from bnas.run.search import Winners
@@ -207,7 +208,8 @@ def test_one_sub_network_under_two_names_is_measured_once(tmp_path: Path) -> Non
     steps.train()
     winners = steps.search()
     for other in (winners.found["best"], replace(winners.found["best"], subnet=steps.supernet.space.minimal())):
-        Winners(winners.found | {"smallest": other}, 0.0, 0.01, 6, False).write(tmp_path / "winners.json")
+        with kept(tmp_path):
+            Winners(winners.found | {"smallest": other}, 0.0, 0.01, 6, False).write(tmp_path / "winners.json")
         _, best, smallest = steps.export().rows
         same = best.subnet == smallest.subnet
         assert smallest.name == "smallest"

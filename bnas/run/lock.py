@@ -1,0 +1,175 @@
+"""One writer a folder: a lock that ends with the process that holds it, and says who that is."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import re
+import shlex
+import shutil
+import socket
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import filelock
+
+from bnas.runtime.storage.files import NO_PERMISSION, TEMPORARY, discard, guarded, write_json, writing
+
+from .ledger import GUARD, Ledger, OutputError
+
+LOCK = ".bnas-run.lock"
+"""The system locks this file for a process, and lets it go when the process ends, however it ends."""
+HOLDER = ".bnas-holder.json"
+"""Who holds the lock, for the message to others."""
+OWN = (LOCK, HOLDER, GUARD)
+"""Files that may be in a folder which is otherwise empty."""
+
+
+class StaleLockWarning(UserWarning):
+    """A process that held the folder of a run ended without giving it back: it was killed, or its machine stopped."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The process that writes to a folder."""
+
+    pid: int
+    host: str
+    since: str
+    command: str
+
+    @classmethod
+    def me(cls) -> Holder:
+        """This process."""
+        now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        return cls(os.getpid(), socket.gethostname(), now, shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])[:200])
+
+    @classmethod
+    def read(cls, folder: Path) -> Holder | None:
+        """Who is noted in a folder; None where nobody is, or the note is not complete."""
+        with suppress(OSError, ValueError, TypeError):
+            return cls(**json.loads((folder / HOLDER).read_bytes()))
+        return None
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host} since {self.since} ({self.command})"
+
+
+def check_place(folder: Path) -> None:
+    """Raise where a folder cannot be made, or written to, as far as that can be told.
+
+    Raises:
+        OutputError: it is a file, or may not be written to.
+        WriteError: the system refuses to tell.
+    """
+    with writing(folder):
+        there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    if not there.is_dir():
+        raise OutputError(f"{there} is a file; give a folder")
+    effective = os.access in os.supports_effective_ids
+    if not os.access(there, os.W_OK | os.X_OK, effective_ids=effective):
+        raise OutputError(f"{folder} cannot be written to: {NO_PERMISSION}")
+
+
+_held: dict[Path, int] = {}
+"""The folders that this process holds, each with its thread."""
+
+
+@contextmanager
+def kept(folder: Path) -> Iterator[Ledger]:
+    """Hold the folder of a run, so that no other process writes to it, and account for each file that is written.
+
+    The folder is made if it is not there, and removed again where nothing was written. Within the same thread it can be
+    held again: the inner one changes nothing.
+
+    Raises:
+        OutputError: Another process, or another thread, holds the folder; the message says which.
+        WriteError: The folder cannot be written to.
+    """
+    place, ledger = folder.resolve(), Ledger(folder)
+    if _held.get(place) == threading.get_ident():
+        yield ledger
+        return
+    check_place(folder)
+    made = [one for one in (folder, *folder.parents) if not one.exists()]
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder, made):
+        _held[place] = threading.get_ident()
+        try:
+            _sweep(folder)
+            with guarded(folder, ledger):
+                yield ledger
+        finally:
+            del _held[place]
+
+
+@contextmanager
+def _locked(folder: Path, made: list[Path]) -> Iterator[None]:
+    """Hold the lock of a folder; the folders `made` for it go again where nothing was written."""
+    lock = filelock.FileLock(folder / LOCK, blocking=False, is_singleton=False)
+    with writing(folder / LOCK):
+        try:
+            lock.acquire()
+        except filelock.Timeout:  # an OSError, too
+            who = Holder.read(folder) or "another process"
+            raise OutputError(f"{folder} is in use by {who}; wait until it ends, or stop it") from None
+    try:
+        if (former := Holder.read(folder)) is not None:
+            told = f"{folder}: took over from {former}, which ended without giving the folder back"
+            warnings.warn(told, StaleLockWarning, stacklevel=5)
+        write_json(folder / HOLDER, asdict(Holder.me()))
+        yield
+        discard(folder / HOLDER)
+    except BaseException:
+        with suppress(OSError):  # the error that is on its way says more
+            discard(folder / HOLDER)
+        raise
+    finally:
+        _leave(folder)
+        lock.release()
+        with suppress(OSError):
+            for one in made:
+                one.rmdir()
+
+
+_UNFINISHED = re.compile(rf"\..*\.(?P<pid>\d+){re.escape(TEMPORARY)}")
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what processes left that did not come to write a file to its end."""
+    for place, folders, files in os.walk(folder):
+        for name in [*folders, *files]:
+            match = _UNFINISHED.fullmatch(name)
+            if match is None or _alive(int(match["pid"])):
+                continue
+            path = Path(place) / name
+            with writing(path):
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+
+
+def _alive(pid: int) -> bool:
+    """Whether a process of this machine has that number: a report may be written beside a run."""
+    if pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _leave(folder: Path) -> None:
+    """Leave no file of ours in a folder that did not become that of a run."""
+    with suppress(OSError):
+        if not Ledger(folder).exists:
+            for name in OWN:
+                (folder / name).unlink(missing_ok=True)
