@@ -73,8 +73,8 @@ def write_sources(place: Path, seed: int = 0) -> Path:
 
 MEASURED = ("report.json", "environment.json", "run.json", "report.html", "source.txt")
 """Files with times, or of this process: their content may differ."""
-TIMED = ("seconds", "latency", "machine", "python", "numpy")
-"""Keys of what was measured with a clock, or says where; and the state of generators that nothing here draws from."""
+TIMED = ("seconds", "latency", "machine", "check")
+"""Keys of what was measured with a clock, or says where; and of a checksum over such numbers."""
 CLOCKED = re.compile(r"seconds|(fp32|int8)_(?!test_accuracy)")
 """Names of columns of such numbers."""
 
@@ -170,3 +170,16 @@ def _load(file: Path) -> None:
 def left_behind(run: Path) -> list[str]:
     """Temporary files and hidden ones that a command left."""
     return [str(one.relative_to(run)) for one in sorted(run.rglob(".*")) if "tmp" in one.name or one.is_dir()]
+
+
+def unaccounted(run: Path) -> list[str]:
+    """Files that the mark of a run does not list, or with another checksum: nobody would believe them."""
+    listed = json.loads((run / "run.json").read_text())["files"]
+    told = []
+    for file in files(run):
+        name = file.relative_to(run).as_posix()
+        if name not in listed and name != "run.json":
+            told.append(f"{name} is not in run.json")
+        elif listed.get(name) and hashlib.sha256(file.read_bytes()).hexdigest() not in listed[name]:
+            told.append(f"{name} has another checksum than in run.json")
+    return told + [f"{name} is in run.json and missing" for name in sorted(listed) if not (run / name).is_file()]

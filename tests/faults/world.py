@@ -115,7 +115,7 @@ class World:
 
     def expect(self, step: str) -> list[str]:
         """How the run differs from the undisturbed one after a step, with what should not be there."""
-        told = small.differences(self.found[step], small.facts(self.run))
+        told = small.differences(self.found[step], small.facts(self.run)) or small.unaccounted(self.run)
         return told + (["temporary files are left behind"] if small.left_behind(self.run) else [])
 
     def goes_on(self, step: Step) -> list[str]:
