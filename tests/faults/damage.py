@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import small
-from table import Problem, show, show_problems
+from table import Found, Problem
 from world import EXPORT, REPORT, SEARCH, TRAIN, WHOLE, World, faults_of_message
 
 ONNX = "new.onnx"
@@ -26,6 +26,7 @@ COMMANDS = {
     "report": REPORT,
 }
 """What is done with the damaged run."""
+OUTCOMES = ("refused", "rebuilt or not needed", "used silently")
 
 
 # The ways to damage a file: the file, the same one of another run, and what to draw from.
@@ -156,8 +157,8 @@ class Damages:
         return small.facts(self.world.run) | ({ONNX: small.bytes_of(made)} if made.exists() else {})
 
 
-def damage(world: World, part: tuple[int, int] = (1, 1), limit: int | None = None, seed: int = 0) -> int:
-    """Print what each command makes of damaged files; returns the exit code."""
+def damage(world: World, part: tuple[int, int] = (1, 1), limit: int | None = None, seed: int = 0) -> Found:
+    """What each command makes of damaged files."""
     problems: list[Problem] = []
     rows: list[Sequence[object]] = []
     for name in COMMANDS:
@@ -167,8 +168,4 @@ def damage(world: World, part: tuple[int, int] = (1, 1), limit: int | None = Non
         for file, way in chosen[part[0] - 1 :: part[1]]:
             tried.judge(file, way, f"{seed} {file} {way}")
         rows.append((name, sum(tried.told.values()), *(tried.told[one] for one in OUTCOMES)))
-    show(("command", "damaged", *OUTCOMES), rows)
-    return show_problems(problems)
-
-
-OUTCOMES = ("refused", "rebuilt or not needed", "used silently")
+    return Found(("command", "damaged", *OUTCOMES), rows, problems)

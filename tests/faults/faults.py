@@ -14,28 +14,31 @@ os.environ["OMP_NUM_THREADS"] = "1"  # a process that forks has one thread
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one harness; returns 0 if nothing failed."""
+    """Run harnesses; returns 0 if nothing failed."""
     from damage import damage
     from inject import inject
     from kills import kills
     from pairs import pairs
+    from table import Found
     from world import make
 
-    harnesses: dict[str, Callable[..., int]] = {"inject": inject, "kills": kills, "damage": damage, "pairs": pairs}
+    harnesses: dict[str, Callable[..., Found]] = {"inject": inject, "kills": kills, "damage": damage, "pairs": pairs}
     given = _parser(list(harnesses)).parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="bnas-faults-") as folder:
         world = make(Path(given.place or folder))
         told: dict[str, Any] = {"part": given.part, "limit": given.limit, "seed": given.seed}
-        return harnesses[given.harness](world, **told)
+        return max(harnesses[name](world, **told).show() for name in given.harness)
 
 
 def _parser(names: list[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("harness", choices=names)
+    parser.add_argument("harness", choices=names, nargs="+")
     parser.add_argument("--part", type=_part, default=(1, 1), metavar="N/M", help="the N-th of M parts")
     parser.add_argument("--limit", type=int, help="at most so many tries (of each command), chosen by the seed")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--place", type=Path, help="an empty folder to work in, which stays; by default a temporary one")
+    parser.add_argument(
+        "--place", type=Path, help="an empty folder to work in, which stays; by default a temporary one"
+    )
     return parser
 
 

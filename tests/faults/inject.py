@@ -1,4 +1,4 @@
-"""Every file operation of every step, failing with every error: nothing is lost, and nobody is told that all is well."""
+"""Every file operation of every step, failing with every error: nothing is lost, and no command says that all is well."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import small
 from disk import WRITES, Disk, Operation
-from table import Problem, show, show_problems
+from table import Found, Problem
 from victims import Chosen, Fault, Tried, Trying, read_tried
 from world import STEPS, WHOLE, Step, World, faults_of_message
 
@@ -22,14 +22,13 @@ FILLED = 20
 HEAD = ("command", "operations", "faults", "failed", "survived", "states")
 
 
-def inject(world: World, part: tuple[int, int] = (1, 1), limit: int | None = None, seed: int = 0) -> int:
-    """Print what came of all faults, or of a part of them; returns the exit code."""
+def inject(world: World, part: tuple[int, int] = (1, 1), limit: int | None = None, seed: int = 0) -> Found:
+    """What came of all faults, or of a part of them."""
     problems: list[Problem] = []
     rows = [Injection(world, step, problems, part, limit, seed).run() for step in STEPS]
     if part[0] == part[1]:
         rows.append(fill(world, FILLED if limit is None else 2, problems))
-    show(HEAD, rows)
-    return show_problems(problems)
+    return Found(HEAD, rows, problems)
 
 
 @dataclass
@@ -44,6 +43,8 @@ class Injection:
     limit: int | None = None
     """At most this many faults, chosen by `seed`."""
     seed: int = 0
+    only: Chosen | None = None
+    """Those that are tried; by default all."""
     goes_on: dict[str, list[str]] = field(default_factory=dict)
     """What is wrong after going on from a state of the folder."""
 
@@ -78,6 +79,8 @@ class Injection:
     def _chosen(self) -> Chosen:
         """Those of this part; of them, `limit` at random."""
         number, of = self.part
+        if self.only is not None:
+            return self.only
         if self.limit is None:
             return lambda place, operation, fault: place % of == number - 1
         total = self._count()

@@ -6,12 +6,12 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from forked import Ended
 from small import half_files
-from table import Problem, show, show_problems
+from table import Found, Problem
 from world import WHOLE, Step, World
 
 MOMENTS = 50
@@ -46,12 +46,11 @@ KINDS = (
 )
 
 
-def kills(world: World, part: tuple[int, int] = (1, 1), limit: int | None = None, seed: int = 0) -> int:
-    """Print what came of all kinds of stops; returns the exit code."""
+def kills(world: World, part: tuple[int, int] = (1, 1), limit: int | None = None, seed: int = 0) -> Found:
+    """What came of all kinds of stops."""
     problems: list[Problem] = []
     rows = [Stops(world, kind, random.Random(f"{seed} {kind.name}"), problems).row(part, limit) for kind in KINDS]
-    show(("stopped by", "moments", "bit-equal after going on", "exit codes"), rows)
-    return show_problems(problems)
+    return Found(("stopped by", "moments", "bit-equal after going on", "exit codes"), rows, problems)
 
 
 @dataclass
@@ -62,33 +61,36 @@ class Stops:
     kind: Kind
     generator: random.Random
     problems: list[Problem]
+    codes: Counter[int] = field(default_factory=Counter)
 
     def row(self, part: tuple[int, int], limit: int | None) -> Sequence[object]:
         """Stop the command at each moment and go on; a row of the table."""
         whole = self._undisturbed()
         moments = sorted(self.generator.uniform(0, whole) for _ in range(limit or self.kind.moments))
-        equal, codes = 0, Counter[int]()
         chosen = moments[part[0] - 1 :: part[1]]
-        for moment in chosen:
-            wrong = self._stopped(moment, whole, codes)
-            equal += not wrong
-            self.problems += [Problem(self.kind.name, f"after {moment:.3f} s", one) for one in wrong]
-        told = ", ".join(f"{code}: {count}" for code, count in sorted(codes.items()))
+        equal = sum(self.stop_at(moment, whole) for moment in chosen)
+        told = ", ".join(f"{code}: {count}" for code, count in sorted(self.codes.items()))
         return (self.kind.name, len(chosen), equal, told)
+
+    def stop_at(self, moment: float, whole: float = 0.0) -> bool:
+        """Stop the command, which takes the time `whole`, at a moment; whether all is well after going on."""
+        wrong = self._stopped(moment, whole)
+        self.problems += [Problem(self.kind.name, f"after {moment:.3f} s", one) for one in wrong]
+        return not wrong
 
     def _undisturbed(self) -> float:
         """How long the command takes."""
         self.world.put_before(self.kind.step)
         return self.world.call(self.kind.step.arguments).seconds
 
-    def _stopped(self, moment: float, whole: float, codes: Counter[int]) -> list[str]:
+    def _stopped(self, moment: float, whole: float) -> list[str]:
         """What is wrong after stops and going on."""
         step, wrong = self.kind.step, list[str]()
         self.world.put_before(step)
         for number, name in enumerate(self.kind.signals):
             wait = self.generator.uniform(0, whole - moment) if number else moment
             ended = self._stop(step.again if number else step.arguments, name, wait)
-            codes[ended.code] += 1
+            self.codes[ended.code] += 1
             wrong += self._told(ended, name, wait) + list(half_files(self.world.run))
         return wrong + self.world.goes_on(step)
 
@@ -107,5 +109,3 @@ class Stops:
         if "Traceback" in ended.err or "go on with" not in ended.err:
             return [f"the message does not say how to go on: {ended.err.strip()[-200:]!r}"]
         return []
-
-

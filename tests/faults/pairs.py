@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from damage import COMMANDS as DAMAGED
 from forked import Ended, Running
 from small import half_files
-from table import Problem, show, show_problems
+from table import Found, Problem
 from world import REPORT, WHOLE, Step, World
 
 ELSEWHERE = "elsewhere"
@@ -25,13 +25,16 @@ COMMANDS = {
 }
 READERS = ("report", "report --output", "export --onnx")
 """Commands that write nothing that another one reads."""
+LONG = ("run --resume", "run --overwrite", "search --overwrite", "export")
+"""Commands that hold the folder for so long that two of them, started at once, meet."""
+OUTCOMES = ("both worked", "one refused", "wrong")
 MOMENTS = ("at once", "while it works")
 """When the second one starts."""
 AFTER = Step("run", (*WHOLE, "--resume"), "report", (*WHOLE, "--resume"), "report")
 
 
-def pairs(world: World, part: tuple[int, int] = (1, 1), limit: int | None = None, seed: int = 0) -> int:
-    """Print what came of all pairs; returns the exit code."""
+def pairs(world: World, part: tuple[int, int] = (1, 1), limit: int | None = None, seed: int = 0) -> Found:
+    """What came of all pairs of commands."""
     problems: list[Problem] = []
     durations = _durations(world)
     tries = [(first, second, moment) for first in COMMANDS for second in COMMANDS for moment in MOMENTS]
@@ -45,8 +48,7 @@ def pairs(world: World, part: tuple[int, int] = (1, 1), limit: int | None = None
                 tried.judge(second, moment)
         rows.append((name, sum(tried.told.values()), *(tried.told[one] for one in OUTCOMES)))
     rows.append(("(killed)", *_after_kills(world, durations, generator, problems, limit)))
-    show(("first command", "pairs", *OUTCOMES), rows)
-    return show_problems(problems)
+    return Found(("first command", "pairs", *OUTCOMES), rows, problems)
 
 
 def _durations(world: World) -> dict[str, float]:
@@ -56,9 +58,6 @@ def _durations(world: World) -> dict[str, float]:
         world.put(world.after("report"))
         found[name] = world.call(arguments).seconds
     return found
-
-
-OUTCOMES = ("both worked", "one refused", "wrong")
 
 
 @dataclass
@@ -84,7 +83,10 @@ class Pairs:
         other = world.start(COMMANDS[second])
         names, runs = (self.name, second), (first, other)
         ended = (first.wait(), other.wait())
-        wrong = self._wrong(names, runs, ended) + list(half_files(world.run)) + world.goes_on(AFTER)
+        wrong = self._wrong(names, runs, ended)
+        if moment == MOMENTS[0] and {*names} <= {*LONG} and not any(one.code for one in ended):
+            wrong.append("both wrote at the same time")
+        wrong += list(half_files(world.run)) + world.goes_on(AFTER)
         refused = any(one.code for one in ended)
         self.told["wrong" if wrong else "one refused" if refused else "both worked"] += 1
         self.problems += [Problem(f"{self.name}: and {second}", moment, one) for one in wrong]

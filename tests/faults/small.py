@@ -157,7 +157,7 @@ def _load(file: Path) -> None:
             json.loads(line)
     elif file.suffix == ".safetensors":
         with safe_open(file, "pt") as opened:  # type: ignore[no-untyped-call]
-            for name in opened.keys():  # noqa: SIM118
+            for name in opened.keys():
                 opened.get_tensor(name)
     elif file.suffix == ".onnx":
         onnx.checker.check_model(onnx.load(str(file)))

@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-
 SHOWN = 4
 """Causes of a problem that are named."""
 
@@ -21,6 +20,20 @@ class Problem:
     cause: str
     """Such as ``EIO once``."""
     what: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a harness found."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[object]]
+    problems: Sequence[Problem]
+
+    def show(self) -> int:
+        """Print the table and the problems; returns the exit code."""
+        show(self.head, self.rows)
+        return show_problems(self.problems)
 
 
 def show(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -6,6 +6,7 @@ the same path: the folder of the command is aside until the process has ended.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import hashlib
@@ -22,6 +23,8 @@ from forked import HANGS, Running, redirect
 from small import RUN
 
 E = errno
+fork = ctypes.PyDLL(None).fork
+"""Without what libraries do in a forked process: one that fails goes on as the very process that it was forked from."""
 ERRORS = {
     "open to read": (E.EIO, E.ESTALE, E.EACCES, E.ENOENT),
     "read": (E.EIO, E.ESTALE),
@@ -149,7 +152,7 @@ class Trying:
             self.run.rename(self.aside)
             shutil.copytree(self.aside, self.run, symlinks=True)
         begun, own, texts = time.monotonic(), os.getpid(), self.place / "victim"
-        pid = os.fork()
+        pid = fork()
         if pid == 0:
             os.getpid = lambda: own  # what it began under this number, it goes on with
             redirect(texts)
