@@ -73,11 +73,12 @@ def run(
     changes: options.Changes = None,
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
+    trust: options.Trust = False,
     verbose: options.Verbose = False,
 ) -> None:
     """Do all that a configuration file says: train, search, export and measure."""
     with options.watched(verbose) as (console, watch):
-        steps = begun(config, output, changes or [], resume, overwrite, watch)
+        steps = begun(config, output, changes or [], watch, resume=resume, overwrite=overwrite, trust=trust)
         report = steps.all()
     console.print(report.table())
     options.say(console, f"All files are in {steps.output.folder}\n{report_told(steps.output.folder)}")
@@ -89,23 +90,28 @@ def train(
     changes: options.Changes = None,
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
+    trust: options.Trust = False,
     verbose: options.Verbose = False,
 ) -> None:
     """Train the super-network of a configuration file, and no more: `bnas search` goes on from there."""
     with options.watched(verbose) as (console, watch):
-        steps = begun(config, output, changes or [], resume, overwrite, watch)
+        steps = begun(config, output, changes or [], watch, resume=resume, overwrite=overwrite, trust=trust)
         steps.train()
     folder = steps.output.folder
     options.say(console, f"The trained super-network is in {folder / 'supernet'}; `bnas search {folder}` searches it")
 
 
-def begun(config: Path, output: Path | None, changes: list[str], resume: bool, overwrite: bool, watch: Watch) -> Steps:
+def begun(
+    config: Path, output: Path | None, changes: list[str], watch: Watch, *, resume: bool, overwrite: bool, trust: bool
+) -> Steps:
     """The steps of the run that a configuration file and the command line ask for."""
     from bnas.config.file import load_config
     from bnas.run.output import OutputError
     from bnas.run.runner import begin
+    from bnas.run.trust import admit
 
     configuration = load_config(config, changes)
+    admit(config, configuration, changes, trust=trust)
     folder = output or configuration.log_dir
     if folder is None:
         raise OutputError(f"{config} has no log_dir; say --output DIR")
@@ -121,13 +127,14 @@ def search(
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
     source: options.Source = None,
+    trust: options.Trust = False,
     verbose: options.Verbose = False,
 ) -> None:
     """Search the super-network that `bnas train` left in a folder; --set gives the search other settings."""
     from bnas.run.folder import RunFolder
 
     with options.watched(verbose) as (console, watch):
-        folder = RunFolder.open(run, source, changes=tuple(changes or ()), watch=watch)
+        folder = RunFolder.open(run, source, changes=tuple(changes or ()), watch=watch, trust=trust)
         folder.begin_search(resume=resume, overwrite=overwrite)
         winners = folder.steps.search()
     console.print(winners_table(winners))
@@ -167,6 +174,7 @@ def export(
     exclude: Annotated[list[str] | None, typer.Option("--exclude", help="Layers that stay in float (globs).")] = None,
     changes: options.Changes = None,
     source: options.Source = None,
+    trust: options.Trust = False,
     verbose: options.Verbose = False,
 ) -> None:
     """Write and measure the winners of a run's search; with --onnx one sub-network, and tell its accuracy."""
@@ -178,7 +186,7 @@ def export(
     wanted = [*(changes or ()), *(["export.int8=true"] if int8 else [])]
     wanted += [f"export.exclude={json.dumps(exclude)}"] if exclude else []
     with options.watched(verbose, resumes=False) as (console, watch):
-        folder = RunFolder.open(run, source, changes=tuple(wanted), watch=watch)
+        folder = RunFolder.open(run, source, changes=tuple(wanted), watch=watch, trust=trust)
         report = folder.export() if onnx is None else None
         told = f"All files are in {run}" if onnx is None else written(folder, subnet, onnx, int8)
     if report is not None:

@@ -26,6 +26,7 @@ from .output import CONFIG, Output, OutputError, changed, read_json, remove
 from .pipeline import DELIVERED, EXPORT, FOUND, free_in, within
 from .runner import SOURCE, job_of
 from .steps import Steps
+from .trust import check_code
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class RunFolder:
 
     Raises, from all that reads it:
         OutputError: something is missing; says which command makes it.
+        TrustError: its configuration names code that the user has not named before.
         BnasError: something is damaged, or does not fit.
     """
 
@@ -43,6 +45,8 @@ class RunFolder:
     changes: Sequence[str] = ()
     """``KEY=VALUE``, in order, for this time."""
     watch: Watch = field(default_factory=Watch)
+    trust: bool = False
+    """The user read the code that the configuration names: import it, whoever named it."""
 
     @classmethod
     def open(cls, folder: Path, source: Path | None = None, **settings: Any) -> RunFolder:
@@ -53,7 +57,7 @@ class RunFolder:
 
     @cached_property
     def configuration(self) -> Configuration:
-        """What was run, with the changes."""
+        """What was run, with the changes. The code that it names is the user's own, or he trusts it."""
         path = self.folder / CONFIG
         if not path.is_file():
             raise OutputError(
@@ -66,8 +70,12 @@ class RunFolder:
             raise OutputError(f"{self.folder} has no configuration of its model and data; {told}")
         data = with_changes(data, self.changes)
         if not self.changes:
-            return parse_configuration(data, str(path))
-        return parse_configuration(data, f"{path} with --set {' --set '.join(self.changes)}", self.source)
+            found = parse_configuration(data, str(path))
+        else:
+            found = parse_configuration(data, f"{path} with --set {' --set '.join(self.changes)}", self.source)
+        if not self.trust:
+            check_code(self.folder, found, self.changes, self.source)
+        return found
 
     @cached_property
     def job(self) -> Job:

@@ -17,8 +17,9 @@ from torch import nn
 from torchvision import datasets
 
 from bnas.config.configuration import Configuration
+from bnas.data.factories import SourceError
 from bnas.data.samples import ArrayError, Arrays, DataError
-from bnas.data.sources import SourceError, load_data
+from bnas.data.sources import load_data
 from bnas.passes import BnasError
 from bnas.run.job import Splits
 from bnas.run.runner import job_of
