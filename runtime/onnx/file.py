@@ -23,6 +23,8 @@ from onnx import external_data_helper
 from bnas.passes.errors import BnasError
 from bnas.runtime.storage.files import WriteError, checksum, why
 
+from .weights import weight_files
+
 if TYPE_CHECKING:
     from bnas.passes import Subnet
     from bnas.runtime.supernetwork import SuperNetwork
@@ -126,15 +128,12 @@ def _move_weights(model: onnx.ModelProto, path: Path) -> None:
     external_data_helper.write_external_data_tensors(model, str(path.parent))
 
 
-def weight_files(path: Path) -> list[Path]:
-    """The files of weights that the model at `path` reads."""
-    model = onnx.load(path, load_external_data=False)
-    places = (entry.value for t in model.graph.initializer for entry in t.external_data if entry.key == "location")
-    return [path.parent / name for name in dict.fromkeys(places)]
-
-
 def model_bytes(path: Path) -> int:
-    """The size of the model at `path` with its files of weights."""
+    """The size of the model at `path` with its files of weights.
+
+    Raises:
+        ExternalDataError: as `bnas.runtime.onnx.weights.weight_files`.
+    """
     return sum(file.stat().st_size for file in (path, *weight_files(path)))
 
 
