@@ -76,17 +76,17 @@ def run(
     changes: options.Changes = None,
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
+    trust: options.Trust = False,
     verbose: options.Verbose = False,
 ) -> None:
     """Do all that a configuration file says: train, search, export and measure."""
     with (
         options.watched(verbose) as (console, watch),
-        begun(config, output, changes, resume, overwrite, watch) as steps,
+        begun(config, output, changes, watch, resume=resume, overwrite=overwrite, trust=trust) as steps,
     ):
-        report = steps.all()
-    console.print(report.table())
-    options.say(console, f"All files are in {steps.output.folder}")
-    options.say(console, report_told(steps.output.folder))
+        console.print(steps.all().table())
+        folder = steps.output.folder
+        options.say(console, f"All files are in {folder}\n{report_told(folder)}")
 
 
 def train(
@@ -95,12 +95,13 @@ def train(
     changes: options.Changes = None,
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
+    trust: options.Trust = False,
     verbose: options.Verbose = False,
 ) -> None:
     """Train the super-network of a configuration file, and no more: `bnas search` goes on from there."""
     with (
         options.watched(verbose) as (console, watch),
-        begun(config, output, changes, resume, overwrite, watch) as steps,
+        begun(config, output, changes, watch, resume=resume, overwrite=overwrite, trust=trust) as steps,
     ):
         steps.train()
     folder = steps.output.folder
@@ -109,15 +110,24 @@ def train(
 
 @contextmanager
 def begun(
-    config: Path, output: Path | None, changes: list[str] | None, resume: bool, overwrite: bool, watch: Watch
+    config: Path,
+    output: Path | None,
+    changes: list[str] | None,
+    watch: Watch,
+    *,
+    resume: bool,
+    overwrite: bool,
+    trust: bool,
 ) -> Iterator[Steps]:
     """The steps of the run that a configuration file and the command line ask for; its folder is held inside."""
     from bnas.config.file import load_config
     from bnas.run.ledger import OutputError
     from bnas.run.lock import kept
     from bnas.run.runner import begin
+    from bnas.run.trust import admit
 
     configuration = load_config(config, changes or [])
+    admit(config, configuration, changes or [], trust=trust)
     folder = output or configuration.log_dir
     if folder is None:
         raise OutputError(f"{config} has no log_dir; say --output DIR")
@@ -134,13 +144,14 @@ def search(
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
     source: options.Source = None,
+    trust: options.Trust = False,
     verbose: options.Verbose = False,
 ) -> None:
     """Search the super-network that `bnas train` left in a folder; --set gives the search other settings."""
     from bnas.run.folder import RunFolder
 
     with options.watched(verbose) as (console, watch):
-        folder = RunFolder.open(run, source, changes=tuple(changes or ()), watch=watch)
+        folder = RunFolder.open(run, source, changes=tuple(changes or ()), watch=watch, trust=trust)
         winners = folder.search(resume=resume, overwrite=overwrite)
     console.print(winners_table(winners))
     options.say(console, f"The front is in {run / 'pareto.json'}; `bnas export {run}` writes these and measures them")
@@ -182,6 +193,7 @@ def export(
     ] = False,
     changes: options.Changes = None,
     source: options.Source = None,
+    trust: options.Trust = False,
     verbose: options.Verbose = False,
 ) -> None:
     """Write and measure the winners of a run's search; with --onnx one sub-network, and tell its accuracy."""
@@ -193,7 +205,7 @@ def export(
     wanted = [*(changes or ()), *(["export.int8=true"] if int8 else [])]
     wanted += [f"export.exclude={json.dumps(exclude)}"] if exclude else []
     with options.watched(verbose, resumes=False) as (console, watch):
-        folder = RunFolder.open(run, source, changes=tuple(wanted), watch=watch)
+        folder = RunFolder.open(run, source, changes=tuple(wanted), watch=watch, trust=trust)
         if onnx is not None:
             check_target(onnx, run, overwrite)
         report = folder.export() if onnx is None else None
