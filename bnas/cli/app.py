@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import options
-from .commands import bench, export, report, report_told, run, search, train
+from .commands import report, report_told, run, search, train
+from .files import bench, export
 from .operators import operators
 
 if TYPE_CHECKING:

@@ -9,27 +9,22 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-
 from bnas.config.configuration import Configuration
 from bnas.config.file import with_changes
 from bnas.config.section import ConfigurationError
 from bnas.data.factories import EXPORTED, SourceError, is_own_model
 from bnas.passes.errors import BnasError
-from bnas.runtime.storage.files import checksum, file_checksum, write_json
+from bnas.runtime.storage import state
+from bnas.runtime.storage.files import checksum, file_checksum
 
 from .ledger import MARK, Ledger
 from .output import CONFIG
-
-STATE = "BNAS_STATE"
-"""The environment variable that names another state folder."""
 
 
 class TrustError(BnasError):
@@ -99,24 +94,16 @@ def _package(name: str) -> str:
     return str(spec.origin or next(iter(spec.submodule_search_locations or ()), ""))
 
 
-# What the user named, in his state folder: a file each, so that processes do not meet, and a damaged one is one.
+# What the user named.
 
-
-def state_folder() -> Path:
-    """Where bnas remembers what the user named: ``BNAS_STATE``, or the folder that the system has for this."""
-    given = os.environ.get(STATE)
-    return Path(given) if given else platformdirs.user_state_path("bnas")
+NAMED = "named"
 
 
 def remember(codes: Iterable[Code]) -> None:
-    """Remember that the user named this code; where nothing can be written, nothing is remembered."""
+    """Remember that the user named this code, as it is now."""
     for code in codes:
         if code.place and not remembered(code, same=True):
-            try:
-                state_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
-                write_json(_note(code), {**asdict(code), CONTENT: _content(code)})
-            except (OSError, ValueError):
-                continue
+            state.remember(NAMED, asdict(code), _content(code))
 
 
 def remembered(code: Code, *, same: bool = False) -> bool:
@@ -124,18 +111,8 @@ def remembered(code: Code, *, same: bool = False) -> bool:
 
     With `same` the files have to have the content that they had when he last did.
     """
-    if not code.place:
-        return False
-    try:
-        note = json.loads(_note(code).read_text(encoding="utf-8"))
-        content = note.pop(CONTENT)
-        return bool(note == json.loads(_text(code))) and (not same or content == _content(code))
-    except (OSError, ValueError, RecursionError, AttributeError, KeyError, TypeError):
-        return False
-
-
-CONTENT = "sha256"
-"""In a note: of the code as it was when the user named it."""
+    content = state.recall(NAMED, asdict(code)) if code.place else None
+    return content is not None and (not same or content == _content(code))
 
 
 def _content(code: Code) -> str:
@@ -143,16 +120,10 @@ def _content(code: Code) -> str:
     file = Path(code.place)
     if not code.name.startswith(code.place):  # an installed package
         return ""
+    if not file.is_file():
+        return ""
     files = {file, *file.parent.rglob("*.py")} if file.suffix == ".py" else {file}
     return checksum("".join(f"{one} {file_checksum(one)}\n" for one in sorted(files)).encode())
-
-
-def _note(code: Code) -> Path:
-    return state_folder() / "named" / f"{checksum(_text(code).encode(errors='surrogatepass'))}.json"
-
-
-def _text(code: Code) -> str:
-    return json.dumps(asdict(code), sort_keys=True)
 
 
 # Whether what a configuration names may be imported.
