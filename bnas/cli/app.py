@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import options
-from .commands import bench, export, report, report_told, run, search, train
+from .commands import report, report_told, run, search, train
+from .files import bench, export
 from .operators import operators
 
 if TYPE_CHECKING:
@@ -114,11 +115,13 @@ def inspect(
     from bnas.data.inputs import parse_dynamic, parse_input, parse_sizes
     from bnas.data.sources import load_model
     from bnas.passes import describe
+    from bnas.run.trust import code_in, remember
 
     from .inspection import inspect_model
 
     given, at = [parse_input(one) for one in inputs or ["1,3,224,224"]], parse_sizes(sizes or [])
     named = parse_dynamic(dynamic or [])
+    remember(code_in({"model": model}, Path()).values())
     found = inspect_model(model, load_model(model), given, named, at)
     if as_json or graph:
         typer.echo(json.dumps(found.to_json(), indent=2) if as_json else describe(found.supernet.analysis))

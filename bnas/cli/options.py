@@ -34,6 +34,9 @@ Source = Annotated[
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with what the folder holds.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what the folder holds.")]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Import the code that the folder of a run names, though you never named it.")
+]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the passes and what each left alone.")]
 
 

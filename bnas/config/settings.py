@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from bnas.data.factories import SourceError
 from bnas.data.inputs import Example, Input, example_of
-from bnas.data.sources import SourceError
 from bnas.passes import Elasticity
 from bnas.passes.errors import BnasError
 from bnas.runtime import Int8, Recipe, Stage, TrainingError

@@ -62,10 +62,27 @@ class Arrays(Sequence[tuple[Any, int]]):
         label = int(self.labels[number])
         if not self.coded:
             return torch.from_numpy(self.images[number]), label
-        from PIL import Image
-
         begin, end = self.offsets[number : number + 2]
-        return Image.open(io.BytesIO(self.bytes[begin:end].tobytes())).convert("RGB"), label
+        return decoded(io.BytesIO(self.bytes[begin:end].tobytes())), label
+
+
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""Of coded images, whatever their files are called: Pillow would start Ghostscript on what says it is PostScript."""
+
+
+def decoded(source: Any) -> Any:
+    """The coded image in a file, as one of Pillow's in RGB.
+
+    Raises:
+        DataError: it is damaged, or of none of `FORMATS`.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(source, formats=FORMATS) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"an image cannot be read: {error}; its format must be one of {', '.join(FORMATS)}") from error
 
 
 def _labels(path: Path, labels: Any) -> Any:
@@ -172,8 +189,8 @@ def _folders(place: Path) -> Parts:
     names = {"train": ["train"], "validation": ["val", "valid", "validation"], "test": ["test"]}
     there = {key: [place / name for name in some if (place / name).is_dir()] for key, some in names.items()}
     try:
-        sets = {key: ImageFolder(some[0]) for key, some in there.items() if some} if above else {}
-        train = sets["train"] if above else ImageFolder(place)
+        sets = {key: ImageFolder(some[0], loader=decoded) for key, some in there.items() if some} if above else {}
+        train = sets["train"] if above else ImageFolder(place, loader=decoded)
     except FileNotFoundError as error:
         wanted = "folders named by class, with images in each; or train and val (or test) above them"
         raise DataError(f"data {place}: {str(error).splitlines()[0]} It must hold {wanted}") from None

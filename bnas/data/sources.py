@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import importlib
-import importlib.util
 import inspect
-import sys
-import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +22,7 @@ from bnas.runtime.storage.checkpoint import check_state
 
 from .datasets import default_place, images
 from .digits import splits
+from .factories import EXPORTED, SourceError, find_factory, is_own_model, running
 
 # Models by name: torchvision's, and its residual networks for the small images of CIFAR.
 
@@ -132,10 +128,6 @@ def _without_prefix(state: dict[str, Tensor], names: set[str], path: Path) -> di
     return state
 
 
-class SourceError(BnasError):
-    """A model, its weights or the data cannot be found or do not fit."""
-
-
 def load_model(name: str, weights: Path | None = None, folder: Path | None = None, **options: Any) -> nn.Module:
     """The model called `name`, in evaluation mode, with the weights in a file (`bnas.data.sources.read_weights`).
 
@@ -149,12 +141,13 @@ def load_model(name: str, weights: Path | None = None, folder: Path | None = Non
         WeightsError: the weights cannot be read.
         CheckpointError: they do not fit; names the missing and unexpected keys.
     """
-    own = ":" in name.removeprefix("torchvision:")
     factory: Callable[..., Any]
     if name.endswith(EXPORTED):
         factory = partial(_exported, (folder or Path()) / name)
+    elif is_own_model(name):
+        factory = find_factory(name, folder, nn.Module)
     else:
-        factory = find_factory(name, folder) if own else named(name.removeprefix("torchvision:"))
+        factory = named(name.removeprefix("torchvision:"))
     model = _called(name, factory, options)
     if not isinstance(model, nn.Module):
         raise SourceError(f"{name} gives a {type(model).__name__}, not a torch.nn.Module")
@@ -165,15 +158,11 @@ def load_model(name: str, weights: Path | None = None, folder: Path | None = Non
     return model.eval()
 
 
-EXPORTED = ".pt2"
-"""How the name of a file ends that holds an exported program."""
-
-
 def _exported(path: Path, /) -> nn.Module:
     """The exported program in a file, as a model."""
     if not path.is_file():
         raise SourceError(f"there is no file {path}")
-    with _running(str(path)):
+    with running(str(path)):
         return as_module(torch.export.load(path))
 
 
@@ -197,7 +186,10 @@ def load_data(name: str, folder: Path | None = None, dataset: str | None = None,
     """
     factory: Callable[..., Any]
     if ":" in name:
-        factory, options = find_factory(name, folder), options | ({} if dataset is None else {"dataset": dataset})
+        factory, options = (
+            find_factory(name, folder, Splits),
+            options | ({} if dataset is None else {"dataset": dataset}),
+        )
     elif name == "digits":
         factory = splits
     else:
@@ -216,65 +208,3 @@ def _called(name: str, factory: Callable[..., Any], options: Mapping[str, Any]) 
         allowed = ", ".join(inspect.signature(factory).parameters) or "none"
         raise SourceError(f"{name} is called with the arguments {options}: {error}; its own are {allowed}") from None
     return factory(**options)
-
-
-def find_factory(name: str, folder: Path | None = None) -> Callable[..., Any]:
-    """The function or class behind ``package.module:NAME`` or ``path/file.py:NAME``."""
-    place, colon, attribute = name.rpartition(":")
-    if not colon or not place or not attribute:
-        raise SourceError(f"{name!r} is not of the form package.module:FACTORY or path/file.py:FACTORY")
-    module = _file_module((folder or Path()) / place) if place.endswith(".py") else _import(place)
-    factory = getattr(module, attribute, None)
-    if not callable(factory):
-        names = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
-        near = difflib.get_close_matches(attribute, names, n=1)
-        raise SourceError(f"{place} has no factory {attribute!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-    return factory  # type: ignore[no-any-return]
-
-
-def _import(place: str) -> Any:
-    with _running(place):
-        try:
-            return importlib.import_module(place)
-        except ModuleNotFoundError as error:
-            if error.name is None or not place.startswith(error.name):
-                raise
-            raise SourceError(f"there is no module {place!r}; a file is given as path/file.py:FACTORY") from error
-
-
-def _file_module(path: Path) -> Any:
-    """The file as a module; it may import those beside it, as a script may."""
-    if not path.is_file():
-        raise SourceError(f"there is no file {path}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    folder = str(path.parent.resolve())
-    sys.path.insert(0, folder)
-    try:
-        with _running(str(path)):
-            spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(folder)
-    return module
-
-
-@contextmanager
-def _running(place: str) -> Iterator[None]:
-    """What a user's code raises while it is imported is told with the line that it comes from."""
-    try:
-        yield
-    except BnasError:
-        raise
-    except Exception as error:
-        told = f"{type(error).__name__}: {error}"
-        raise SourceError(f"{place}{_line(place, error)} cannot be imported: {told}") from error
-
-
-def _line(place: str, error: Exception) -> str:
-    """Where in a file an error came up: that of the last call in it."""
-    if isinstance(error, SyntaxError):
-        return ""  # it says so itself
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename.endswith(place)]
-    return f":{lines[-1]}" if lines else ""

@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from bnas.config.section import ConfigurationError, ConfigurationWarning
     from bnas.config.settings import DeviceError
     from bnas.data.digits import MissingExtraError
+    from bnas.data.factories import SourceError
     from bnas.data.inputs import ShapeError
     from bnas.data.samples import ArrayError, DataError
-    from bnas.data.sources import ModelError, SourceError, WeightsError, WeightsWarning
+    from bnas.data.sources import ModelError, WeightsError, WeightsWarning
     from bnas.page.recorded import ReportError
 
     from .delivery import Quantised, Report, Row
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from .output import OutputError
     from .pipeline import run_job
     from .runner import RandomWeightsWarning
+    from .trust import TrustError
 
 __getattr__, __dir__ = attach(
     __name__,
@@ -41,6 +43,7 @@ __getattr__, __dir__ = attach(
         ),
         "bnas.config.settings": ("DeviceError",),
         "bnas.data.digits": ("MissingExtraError",),
+        "bnas.data.factories": ("SourceError",),
         "bnas.data.inputs": ("ShapeError",),
         "bnas.data.samples": (
             "ArrayError",
@@ -48,7 +51,6 @@ __getattr__, __dir__ = attach(
         ),
         "bnas.data.sources": (
             "ModelError",
-            "SourceError",
             "WeightsError",
             "WeightsWarning",
         ),
@@ -66,6 +68,7 @@ __getattr__, __dir__ = attach(
         "bnas.run.output": ("OutputError",),
         "bnas.run.pipeline": ("run_job",),
         "bnas.run.runner": ("RandomWeightsWarning",),
+        "bnas.run.trust": ("TrustError",),
     },
 )
 
@@ -92,6 +95,7 @@ __all__ = [
     "ShapeError",
     "SourceError",
     "Splits",
+    "TrustError",
     "Watch",
     "WeightsError",
     "WeightsWarning",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -29,6 +30,7 @@ from .pipeline import DELIVERED, EXPORT, FOUND, free_in, within
 from .runner import SOURCE, job_of
 from .search import Winners
 from .steps import Steps
+from .trust import check_code
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class RunFolder:
 
     Raises, from all that reads it:
         OutputError: something is missing; says which command makes it.
+        TrustError: its configuration names code that the user has not named before.
         BnasError: something is damaged, or does not fit.
     """
 
@@ -46,17 +49,20 @@ class RunFolder:
     changes: Sequence[str] = ()
     """``KEY=VALUE``, in order, for this time."""
     watch: Watch = field(default_factory=Watch)
+    trust: bool = False
+    """The user read the code that the configuration names: import it, whoever named it."""
 
     @classmethod
     def open(cls, folder: Path, source: Path | None = None, **settings: Any) -> RunFolder:
         """The folder of a run, whose configuration's files are where the run noted, or in `source`."""
-        note = folder / SOURCE
-        noted = Path(note.read_text(encoding="utf-8").strip()) if note.is_file() else Path()
+        ledger, noted = Ledger(folder), Path()
+        if source is None and ledger.exists and (folder / SOURCE).exists():
+            noted = Path(os.fsdecode(ledger.read(SOURCE).removesuffix(b"\n")))
         return cls(folder, source or noted, **settings)
 
     @cached_property
     def configuration(self) -> Configuration:
-        """What was run, with the changes."""
+        """What was run, with the changes. The code that it names is the user's own, or he trusts it."""
         path, ledger = self.folder / CONFIG, Ledger(self.folder)
         if not (ledger.exists and path.exists()):
             raise OutputError(
@@ -69,8 +75,12 @@ class RunFolder:
             raise OutputError(f"{self.folder} has no configuration of its model and data; {told}")
         data = with_changes(data, self.changes)
         if not self.changes:
-            return parse_configuration(data, str(path))
-        return parse_configuration(data, f"{path} with --set {' --set '.join(self.changes)}", self.source)
+            found = parse_configuration(data, str(path))
+        else:
+            found = parse_configuration(data, f"{path} with --set {' --set '.join(self.changes)}", self.source)
+        if not self.trust:
+            check_code(self.folder, found, self.changes, self.source)
+        return found
 
     @cached_property
     def job(self) -> Job:

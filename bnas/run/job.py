@@ -77,22 +77,28 @@ class Job:
             raise SearchError(f"objectives {names}: 'accuracy' must be one of them, winners are chosen by it")
 
     @staticmethod
-    def from_config(path: str | os.PathLike[str], changes: Sequence[str] = ()) -> Job:
+    def from_config(path: str | os.PathLike[str], changes: Sequence[str] = (), *, trust: bool = False) -> Job:
         """Return the job that a configuration file describes, with its model and data loaded.
 
         Args:
             path: A file in JSON, JSON5 or YAML. Names of files in it are relative to its folder.
             changes: ``KEY=VALUE``, as ``--set`` of the command line takes them.
+            trust: Also import code that the file names where it is the ``config.json`` of a run that another person
+                made. Read the code first.
 
         Raises:
+            TrustError: The file is that of a run, and names code that you have not named before.
             ConfigurationError: The file says something that is not allowed; names all keys.
             BnasError: Model, weights, data or device are not there, or do not fit one another.
         """
         from bnas.config.file import load_config
 
         from .runner import job_of
+        from .trust import admit
 
-        return job_of(load_config(Path(path), changes), Path(path).parent)
+        configuration = load_config(Path(path), changes)
+        admit(Path(path), configuration, changes, trust=trust)
+        return job_of(configuration, Path(path).parent)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,7 +13,8 @@ from torch import nn
 
 from bnas.config.configuration import Configuration
 from bnas.config.settings import device_named, dynamic_of, example_inputs_of, job_settings, search_of
-from bnas.data.sources import EXPORTED, SourceError, load_data, load_model
+from bnas.data.factories import SourceError, is_own_model
+from bnas.data.sources import load_data, load_model
 from bnas.passes.frontend.ir import as_call
 from bnas.runtime.nested import as_batch, described, placed, scores_of
 from bnas.runtime.storage.files import write_bytes
@@ -23,6 +25,7 @@ from .lock import kept
 from .output import check_output, open_output
 from .pipeline import free_in
 from .steps import Steps
+from .trust import remember_configuration
 
 SOURCE = "source.txt"
 """In the folder of a run: where the names of files in its configuration are relative to."""
@@ -45,6 +48,7 @@ def begin(
     """The steps of a run in `folder`, which is not touched before model and data are there.
 
     `file` is the configuration file: overwriting the former run must not remove it, or what it names.
+    The user began this run: the code that the configuration names is remembered as his own (`bnas.run.trust`).
 
     Raises:
         OutputError: the folder holds a run, and neither is said, or one that does not go with this configuration.
@@ -54,11 +58,12 @@ def begin(
     said: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "free": free_in(folder)}
     check_output(folder, data, **said)
     watch.phase("loading model and data")
+    remember_configuration(configuration, source)
     job = job_of(configuration, source)
     _warn_of_random_weights(configuration)
     with kept(folder):
         output = open_output(folder, data, **said, sources=sources_of(data, source, file))
-        write_bytes(output.path(SOURCE), f"{source.resolve()}\n".encode())
+        write_bytes(output.path(SOURCE), os.fsencode(source.resolve()) + b"\n")
     return Steps(job, output, watch)
 
 
@@ -111,8 +116,7 @@ def model_of(configuration: Configuration, folder: Path, *, weights: bool = True
 
 def _warn_of_random_weights(configuration: Configuration) -> None:
     """Of a model by name: a user's factory may well load weights itself."""
-    own = ":" in configuration.model.removeprefix("torchvision:") or configuration.model.endswith(EXPORTED)
-    if not (own or configuration.weights or configuration.model_options.get("weights")):
+    if not (is_own_model(configuration.model) or configuration.weights or configuration.model_options.get("weights")):
         told = f"{configuration.model} begins with random weights; --set weights=FILE gives it trained ones"
         warnings.warn(told, RandomWeightsWarning, stacklevel=3)
 

@@ -23,6 +23,8 @@ from onnx import external_data_helper
 from bnas.passes.errors import BnasError
 from bnas.runtime.storage.files import WriteError, checksum, discard, publish, reading, temporary_suffix, why
 
+from .weights import ExternalDataError, weight_files
+
 if TYPE_CHECKING:
     from bnas.passes import Subnet
     from bnas.runtime.supernetwork import SuperNetwork
@@ -128,15 +130,12 @@ def _move_weights(model: onnx.ModelProto, path: Path) -> None:
     external_data_helper.write_external_data_tensors(model, str(path.parent))
 
 
-def weight_files(path: Path) -> list[Path]:
-    """The files of weights that the model at `path` reads."""
-    model = onnx.load(path, load_external_data=False)
-    places = (entry.value for t in model.graph.initializer for entry in t.external_data if entry.key == "location")
-    return [path.parent / name for name in dict.fromkeys(places)]
-
-
 def model_bytes(path: Path) -> int:
-    """The size of the model at `path` with its files of weights."""
+    """The size of the model at `path` with its files of weights.
+
+    Raises:
+        ExternalDataError: as `bnas.runtime.onnx.weights.weight_files`.
+    """
     return sum(file.stat().st_size for file in (path, *weight_files(path)))
 
 
@@ -166,11 +165,18 @@ def made_by_bnas(target: Path) -> bool:
     return model is not None and any(one.key == VERSION for one in model.metadata_props)
 
 
+def _former_weights(target: Path) -> list[str]:
+    try:
+        return [file.name for file in weight_files(target)] if target.exists() and target.stat().st_size else []
+    except ExternalDataError:  # a file of them is missing: so there is nothing to remove
+        return []
+
+
 def _publish(folder: Path, target: Path) -> None:
     """Move what is in `folder` beside and to `target`: the model last, and then what only the former one read."""
     model = folder / target.name
     weights = [file.name for file in weight_files(model)]
-    former = [file.name for file in weight_files(target)] if target.exists() and target.stat().st_size else []
+    former = _former_weights(target)
     for name in (*weights, target.name):
         publish(folder / name, target.parent / name)
     own = re.compile(rf"{re.escape(target.stem)}-[0-9a-f]{{12}}\.data")

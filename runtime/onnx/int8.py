@@ -23,9 +23,9 @@ from bnas.runtime.evaluate.evaluation import Batch, Metric, accuracy, first_samp
 from bnas.runtime.nested import as_batch, batch_size, tensors_in
 from bnas.runtime.storage.files import WriteError, why
 
-from .file import weight_files
 from .session import OnnxModule, as_array
 from .trial import Dims, batch_dims
+from .weights import weight_files
 
 METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
 """Ways to find the range of an activation, and what ONNX Runtime calls them."""

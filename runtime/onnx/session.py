@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,6 +19,8 @@ from bnas.passes.onnx.lower import fields_of, named_tensors
 from bnas.runtime.evaluate.evaluation import Batch, Metric, accuracy
 from bnas.runtime.latency.settings import CPU, LatencySettings
 from bnas.runtime.nested import tensors_in
+
+from .weights import ExternalDataError, check_content, weight_files
 
 # The form of what a model returns, such as a dict: ONNX keeps a row of tensors, so a property of the file has it.
 
@@ -89,17 +92,20 @@ def open_session(source: Source, settings: LatencySettings | None = None, **chan
         changes: Single settings by name.
 
     Raises:
-        SessionError: the provider is not installed or cannot start, or the model cannot be loaded.
+        SessionError: the provider is not installed or cannot start, or the model cannot be loaded, or names weights
+            that do not lie in its folder; these are not read.
     """
     settings = LatencySettings.of(settings, changes)
     threads, inter_threads, provider = settings.threads, settings.inter_threads, settings.provider
     check_provider(provider)
+    _check_weights(source)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     modes = onnxruntime.ExecutionMode
     options.execution_mode = modes.ORT_PARALLEL if inter_threads > 1 else modes.ORT_SEQUENTIAL
     options.intra_op_num_threads, options.inter_op_num_threads = threads, inter_threads
     options.log_severity_level = 4  # what goes wrong is raised: nothing needs to be printed as well
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # what was checked, and no other form
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     providers = list(dict.fromkeys((provider, CPU)))
@@ -111,6 +117,16 @@ def open_session(source: Source, settings: LatencySettings | None = None, **chan
     if provider not in session.get_providers():  # ONNX Runtime itself goes on with the CPU and only logs it
         raise SessionError(f"provider: {provider} is installed but cannot be started; see that its libraries are there")
     return session
+
+
+def _check_weights(source: Source) -> None:
+    try:
+        if isinstance(source, bytes):
+            check_content(source)
+        else:
+            weight_files(Path(source))
+    except ExternalDataError as error:
+        raise SessionError(f"it is not loaded: {error}") from error
 
 
 def check_provider(provider: str) -> None:

@@ -16,13 +16,14 @@ from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 from bnas.passes.frontend.state import deep_copy
 from bnas.runtime.errors import TrainingError
 from bnas.runtime.evaluate.evaluation import Loader, Metric, accuracy
-from bnas.runtime.nested import LAYOUTS, as_batch, faster_layout, inputs_of
+from bnas.runtime.nested import LAYOUTS, as_batch, inputs_of
 from bnas.runtime.storage.archive import digest_of
 from bnas.runtime.storage.checkpoint import shared_tensors
 from bnas.runtime.supernetwork import SuperNetwork
 
 from . import parallel
 from .batches import Batches
+from .layout import lasting_layout
 from .learner import Criterion, Learner
 from .recipe import OWN, Recipe
 from .run import TrainingRun
@@ -202,7 +203,7 @@ class Trainer:
         if self.recipe.memory_format != "auto":
             return self.recipe.memory_format
         inputs, _ = as_batch(batches.first(), inputs_of(self.supernet))
-        return str(parallel.from_first(faster_layout(self.supernet.model, inputs)))
+        return str(parallel.from_first(lasting_layout(self.supernet.model, inputs)))
 
     def _learner(self, run: TrainingRun, original: nn.Module | None) -> Learner:
         if original is not None:

@@ -23,7 +23,8 @@ from steps import NAMES, Workbench, batch, make_model, make_supernet
 from switching import SEEN, UNSEEN, Structures
 
 from bnas.passes import Subnet
-from bnas.runtime.nested import LAYOUTS, faster_layout
+from bnas.runtime.nested import LAYOUTS
+from bnas.runtime.train.layout import faster_layout
 
 MAXIMAL, HALF, MINIMAL, SANDWICH, MEMORY = 1.03, 1.06, 1.10, 2.8, 1.10
 """Goals, as ratios."""

@@ -16,7 +16,8 @@ from torch import nn
 
 from bnas.cli import app
 from bnas.config.file import load_config
-from bnas.data.sources import find_factory, load_model
+from bnas.data.factories import find_factory
+from bnas.data.sources import load_model
 
 TINY = """
 import torch

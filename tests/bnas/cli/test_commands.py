@@ -133,7 +133,7 @@ def test_a_run_needs_its_files_no_more_but_for_the_code(folder: Path, called: Ca
     before = json.loads((folder / "searched" / "winners.json").read_text())["reference"]
     (folder / "net.pt").unlink()
     (folder / "searched" / "source.txt").unlink()
-    called("search", "searched", "--overwrite", "--from", str(folder))
+    called("search", "searched", "--overwrite", "--from", str(folder), "--trust")
     assert json.loads((folder / "searched" / "winners.json").read_text())["reference"] == before
 
 

@@ -83,7 +83,7 @@ def test_overwriting_refuses_to_remove_its_own_sources(told: Told, folder: Path)
         shutil.copy(folder / name, folder / "run" / name)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     for config in ("run/config.json", "again.json"):
-        code, text = told("run", config, "-o", "run", "--overwrite")
+        code, text = told("run", config, "-o", "run", "--overwrite", "--trust")
         assert code == 1
         assert re.search(r"run/(config\.json|original/.*) belongs to the run that is to be overwritten", text), text
         assert {path: path.read_bytes() for path in before} == before

@@ -21,8 +21,8 @@ from bnas.config.file import load_config, parse_configuration, with_changes
 from bnas.config.section import ConfigurationError, ConfigurationWarning
 from bnas.config.settings import elasticity_of, job_settings
 from bnas.config.table import tables
+from bnas.data.factories import SourceError
 from bnas.data.samples import DataError
-from bnas.data.sources import SourceError
 from bnas.passes import analyse, skippable_blocks, trace
 from bnas.passes.faults import fields_of, other_names
 from bnas.run import runner

@@ -20,7 +20,7 @@ from bnas.config.configuration import Configuration, ExportSection, json_schema
 from bnas.config.file import load_config, parse_configuration
 from bnas.config.section import ConfigurationError, ConfigurationWarning
 from bnas.config.settings import recipe_of, search_of
-from bnas.data.sources import SourceError
+from bnas.data.factories import SourceError
 from bnas.passes.faults import fields_of
 from bnas.run import runner
 from bnas.run.job import Job

@@ -12,13 +12,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 from torch import nn
 from torchvision import datasets
 
 from bnas.config.configuration import Configuration
+from bnas.data.factories import SourceError
 from bnas.data.samples import ArrayError, Arrays, DataError
-from bnas.data.sources import SourceError, load_data
+from bnas.data.sources import load_data
 from bnas.passes import BnasError
 from bnas.run.job import Splits
 from bnas.run.runner import job_of
@@ -290,3 +291,25 @@ def test_classes_and_images_must_fit_the_model(tmp_path: Path) -> None:
         job_of(configured(tmp_path, num_classes=5), tmp_path)
     with pytest.raises(SourceError, match=r"sample_size: the model does not take images of shape \(1, 1, 8, 8\)"):
         job_of(configured(tmp_path, input_info={"sample_size": [1, 1, 8, 8]}), tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "EPS"])
+def test_no_other_program_is_started_on_an_image(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow gives PostScript to Ghostscript, whatever the file is called."""
+    for label in ("one", "two"):
+        (tmp_path / label).mkdir()
+        for number in range(10):
+            Image.new("RGB", (8, 8)).save(tmp_path / label / f"{number}.png", kind)
+    started: list[Any] = []
+    image = Image.new("RGB", (8, 8)).im
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *given: started.append(given) or image)
+    if kind == "PNG":
+        assert next(iter(load_data(".", tmp_path, size=8).train))[0].shape[1:] == (3, 8, 8)
+    else:
+        with pytest.raises(DataError, match="an image cannot be read: cannot identify image file"):
+            next(iter(load_data(".", tmp_path, size=8).train))
+    assert started == []
+    if kind == "EPS":
+        with Image.open(tmp_path / "one" / "0.png") as opened:
+            opened.load()
+        assert started != []

@@ -17,7 +17,8 @@ from torch.export import Dim, ExportedProgram, export, load, save
 
 import bnas
 from bnas import SuperNetwork
-from bnas.data.sources import SourceError, load_model
+from bnas.data.factories import SourceError
+from bnas.data.sources import load_model
 from bnas.passes import CaptureError, InputError
 from bnas.passes.ops.aten import in_python
 from bnas.testing.assertions import (

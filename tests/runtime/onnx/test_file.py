@@ -16,9 +16,10 @@ from bnas.runtime import SuperNetwork, measure_latency
 from bnas.runtime.latency import timing
 from bnas.runtime.onnx import file
 from bnas.runtime.onnx.export import export_onnx
-from bnas.runtime.onnx.file import OnnxWriteError, weight_files
+from bnas.runtime.onnx.file import OnnxWriteError
 from bnas.runtime.onnx.int8 import Int8
 from bnas.runtime.onnx.session import open_session, run_session
+from bnas.runtime.onnx.weights import weight_files
 
 IMAGES = [torch.randn(2, 3, 9, 9)]
 

@@ -236,10 +236,10 @@ def test_resumes_in_the_layout_that_was_chosen(tmp_path: Path, monkeypatch: pyte
     from bnas.runtime.train.recipe import Recipe
 
     recipe = Recipe(memory_format="auto", num_bn_adaptation_samples=16, clip_norm=0.5)
-    monkeypatch.setattr(training, "faster_layout", lambda *_: "channels_last")
+    monkeypatch.setattr(training, "lasting_layout", lambda *_: "channels_last")
     whole = run(tmp_path / "whole", shuffled, recipe=recipe)
     answers = iter(["channels_last", *["contiguous"] * 3])  # a measurement may come out otherwise the next time
-    monkeypatch.setattr(training, "faster_layout", lambda *_: next(answers))
+    monkeypatch.setattr(training, "lasting_layout", lambda *_: next(answers))
     assert same(run(tmp_path / "cut", shuffled, (3, 12), recipe=recipe), whole)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from training_cases import WIDTH, batches, gradients, plain, same, supernet, ten
 from bnas.passes import Subnet
 from bnas.runtime import Distillation, Progress, Recipe, Stage, SuperNetwork, Trainer
 from bnas.runtime.evaluate.evaluation import Batch
+from bnas.runtime.train import layout
 from bnas.runtime.train import trainer as training
 from bnas.runtime.train.batches import Batches
 from bnas.runtime.train.learner import Learner
@@ -223,10 +225,10 @@ def formats(net: SuperNetwork) -> set[bool]:
 
 @pytest.mark.parametrize("chosen", ["channels_last", "contiguous"])
 def test_layout_changes_nothing_but_rounding_and_is_put_back(monkeypatch: pytest.MonkeyPatch, chosen: str) -> None:
-    monkeypatch.setattr(training, "faster_layout", lambda *_: chosen)
+    monkeypatch.setattr(training, "lasting_layout", lambda *_: chosen)
     nets, seen = [supernet(norm=False) for _ in range(3)], []
-    for net, layout in zip(nets, ("contiguous", "channels_last", "auto"), strict=True):
-        trainer = Trainer(net, [Stage(epochs=2)], plain(memory_format=layout))
+    for net, form in zip(nets, ("contiguous", "channels_last", "auto"), strict=True):
+        trainer = Trainer(net, [Stage(epochs=2)], plain(memory_format=form))
         trainer.on_step = lambda _, net=net: seen.append(formats(net))
         trainer.fit(batches(2))
     assert seen == [{False}] * 4 + [{True}] * 4 + [{chosen == "channels_last"}] * 4
@@ -234,6 +236,18 @@ def test_layout_changes_nothing_but_rounding_and_is_put_back(monkeypatch: pytest
     for other in nets[1:]:
         assert apart(tensors(nets[0]), tensors(other)) < 1e-4
     assert same(tensors(nets[2]), tensors(nets[1 if chosen == "channels_last" else 0]))
+
+
+def test_a_measured_layout_is_remembered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Two layouts that take about equally long would be chosen by chance, and they round differently."""
+    monkeypatch.setenv("BNAS_STATE", str(tmp_path / "state"))
+    answers = iter(["channels_last", "contiguous", "contiguous"])
+    monkeypatch.setattr(layout, "faster_layout", lambda *_: next(answers))
+    net, images = supernet(), batches(1)[0][0]
+    assert [layout.lasting_layout(net.model, images) for _ in range(3)] == ["channels_last"] * 3
+    assert layout.lasting_layout(net.model, images[:1]) == "contiguous", "another input is another question"
+    (tmp_path / "state").rename(tmp_path / "gone")
+    assert layout.lasting_layout(net.model, images) == "contiguous"
 
 
 def test_measured_layout_leaves_no_trace() -> None:

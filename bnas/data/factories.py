@@ -1,0 +1,150 @@
+"""Factories of models and data by name: ``package.module:FACTORY`` or ``path/file.py:FACTORY``.
+
+The name is all that a configuration says, so it is checked before anything runs: Python's own modules make no models,
+and a factory that is known to return something else is not called.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import inspect
+import sys
+import traceback
+import types
+import typing
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bnas.passes.errors import BnasError
+
+
+class SourceError(BnasError):
+    """A model, its weights or the data cannot be found or do not fit."""
+
+
+EXPORTED = ".pt2"
+"""How the name of a file ends that holds an exported program; loading one may run code."""
+
+
+def is_own_model(name: str) -> bool:
+    """Whether a model's name stands for code or an exported program, and not for a model of torchvision."""
+    return name.endswith(EXPORTED) or ":" in name.removeprefix("torchvision:")
+
+
+def find_factory(name: str, folder: Path | None = None, wanted: type = object) -> Callable[..., Any]:
+    """The function or class behind ``package.module:NAME`` or ``path/file.py:NAME``.
+
+    Args:
+        name: one of the two forms.
+        folder: where files are looked for, by default the current one.
+        wanted: the class of what the factory is to return.
+
+    Raises:
+        SourceError: there is no such factory, it is one of Python's own functions, or it returns something else.
+    """
+    place, colon, attribute = name.rpartition(":")
+    if not colon or not place or not attribute:
+        raise SourceError(f"{name!r} is not of the form package.module:FACTORY or path/file.py:FACTORY")
+    module = _file_module((folder or Path()) / place) if place.endswith(".py") else _import(place)
+    factory = getattr(module, attribute, None)
+    if not callable(factory):
+        names = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
+        near = difflib.get_close_matches(attribute, names, n=1)
+        raise SourceError(f"{place} has no factory {attribute!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    _check_kind(name, factory, wanted)
+    return factory  # type: ignore[no-any-return]
+
+
+def _is_python(module: str) -> bool:
+    """Whether a module is one of Python's own: the standard library and the built-in functions."""
+    return module.partition(".")[0] in sys.stdlib_module_names
+
+
+def _check_kind(name: str, factory: Callable[..., Any], wanted: type) -> None:
+    """Refuse what is known, before the call, to return something else than `wanted`."""
+    named = inspect.isclass(factory) or inspect.isroutine(factory)
+    if named and _is_python(home := str(getattr(factory, "__module__", ""))):
+        raise SourceError(f"{name} is a function of Python's own module {home!r}, which makes no models and no data")
+    if inspect.isclass(factory):
+        promised, told = factory, "is the class"
+    else:
+        promised, told = _promised(factory), "says that it returns"
+    if _differs(promised, wanted):
+        shown = getattr(promised, "__qualname__", promised)
+        raise SourceError(f"{name} {told} {shown}; a {wanted.__name__} is needed")
+
+
+def _promised(factory: Callable[..., Any]) -> Any:
+    """What a function is annotated to return; `object` where it does not say so, or nobody can tell."""
+    try:
+        return typing.get_type_hints(factory).get("return", object)
+    except Exception:  # an annotation is any expression
+        return object
+
+
+def _differs(promised: Any, wanted: type) -> bool:
+    """Whether no value of the type `promised` can be a `wanted`."""
+    kind = typing.get_origin(promised) or promised
+    if kind in (typing.Union, types.UnionType):
+        return all(_differs(one, wanted) for one in typing.get_args(promised))
+    if kind is Any or not isinstance(kind, type):
+        return False
+    try:
+        return not issubclass(kind, wanted) and not issubclass(wanted, kind)
+    except TypeError:  # a protocol
+        return False
+
+
+def _import(place: str) -> Any:
+    if _is_python(place):
+        told = f"{place!r} is a module of Python's own, which makes no models and no data"
+        raise SourceError(f"{told}; a file of yours with this name is given as path/file.py:FACTORY")
+    with running(place):
+        try:
+            return importlib.import_module(place)
+        except ModuleNotFoundError as error:
+            if error.name is None or not place.startswith(error.name):
+                raise
+            raise SourceError(f"there is no module {place!r}; a file is given as path/file.py:FACTORY") from error
+
+
+def _file_module(path: Path) -> Any:
+    """The file as a module; it may import those beside it, as a script may."""
+    if not path.is_file():
+        raise SourceError(f"there is no file {path}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    folder = str(path.parent.resolve())
+    sys.path.insert(0, folder)
+    try:
+        with running(str(path)):
+            spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(folder)
+    return module
+
+
+@contextmanager
+def running(place: str) -> Iterator[None]:
+    """While it lasts, what a user's code raises is a `SourceError` with the line that it comes from."""
+    try:
+        yield
+    except BnasError:
+        raise
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}"
+        raise SourceError(f"{place}{_line(place, error)} cannot be imported: {told}") from error
+
+
+def _line(place: str, error: Exception) -> str:
+    """Where in a file an error came up: that of the last call in it."""
+    if isinstance(error, SyntaxError):
+        return ""  # it says so itself
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename.endswith(place)]
+    return f":{lines[-1]}" if lines else ""
