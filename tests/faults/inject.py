@@ -13,6 +13,7 @@ from pathlib import Path
 
 import small
 from disk import WRITES, Disk, Operation
+from small import RUN
 from table import Found, Problem
 from victims import Chosen, Fault, Tried, Trying, read_tried
 from world import STEPS, WHOLE, Step, World, faults_of_message
@@ -108,7 +109,8 @@ class Injection:
 
     def _wrong(self, one: Tried) -> list[str]:
         world, folder = self.world, self.kept / one.state
-        told = [] if one.code == 0 else faults_of_message(one.code, one.err, one.path)
+        path = one.path if one.fault.endswith("once") else f"{RUN}/"  # what lasts, several files may be told of
+        told = [] if one.code == 0 else faults_of_message(one.code, one.err, path)
         told += small.half_files(folder)
         if one.code == 0:
             world.put(folder)

@@ -144,9 +144,12 @@ TEMPORARY = re.compile(r"^\.(?P<name>.+?)\.[0-9a-z_]+(\.tmp|\.bnas-tmp)?$")
 
 def names_of(path: str) -> list[str]:
     """The names that a message may call a file of a run by; a temporary file by that of the file it will be."""
+    if path.endswith(os.sep):
+        return [path]
     name, folder = os.path.basename(path), os.path.basename(os.path.dirname(path))
     known = [TEMPORARY.match(name), TEMPORARY.match(folder)]
-    return [name, *(one["name"] for one in known if one)]
+    alike = ["run.json"] if name == ".bnas-mark.lock" else []
+    return [name, *alike, *(one["name"] for one in known if one)]
 
 
 def faults_of_message(ended_code: int, err: str, path: str | None) -> list[str]:
