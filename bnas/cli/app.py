@@ -44,7 +44,7 @@ def demo(
 
     configuration = load_config(Path(__file__).with_name("demo.json"))
     data, name = configuration.model_dump(mode="json"), str(configuration.weights)
-    said = {"resume": resume, "overwrite": overwrite}
+    said: dict[str, Any] = {"resume": resume, "overwrite": overwrite}
     with options.watched(verbose) as (console, watch), kept(output) as ledger:
         open_output(output, data, **said, free=free_in(output))
         if (output / name).exists():

@@ -50,9 +50,10 @@ def _read(path: Path) -> ModelProto:
 
 def _parsed(content: bytes, place: str) -> ModelProto:
     try:
-        return ModelProto.FromString(content)
+        model: ModelProto = ModelProto.FromString(content)
     except DecodeError as error:
         raise ExternalDataError(f"{place} is no ONNX model: {error}") from error
+    return model
 
 
 def _places(model: ModelProto, place: str) -> list[tuple[str, str]]:

@@ -12,7 +12,8 @@ import onnx
 import pytest
 from command_line import bnas, found, write_files
 
-from bnas.run.output import OutputError, differences, open_output
+from bnas.run.ledger import OutputError
+from bnas.run.output import differences, open_output
 from bnas.run.pipeline import free_in
 
 EVALS, POPULATION = "bootstrapNAS.search.num_evals", "bootstrapNAS.search.population"
