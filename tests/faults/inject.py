@@ -1,4 +1,4 @@
-"""Every file operation of every step, failing with every error: nothing is lost, and no command says that all is well."""
+"""Every file operation of every step, failing with every error: nothing is lost, and no command hides it."""
 
 from __future__ import annotations
 

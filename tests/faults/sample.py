@@ -17,19 +17,51 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"  # a process that forks has one thread
 
 from random import Random
-from signal import SIGKILL
+from signal import SIGKILL, SIGTERM
 
-from damage import Damages, damage
+from damage import Damages
 from disk import Operation
-from inject import Injection, inject
-from kills import FRESH, Kind, Stops, kills
-from pairs import LONG, MOMENTS, Pairs, pairs
+from forked import Setup
+from inject import Injection
+from kills import FRESH, Kind, Stops
+from pairs import LONG, MOMENTS, Pairs
 from table import Problem
 from victims import Fault
 from world import STEPS, World, make
 
-SAMPLES = {"inject": (inject, 4), "kills": (kills, 1), "damage": (damage, 2), "pairs": (pairs, 4)}
-"""Each harness, and how many tries of each of its commands."""
+Attempt = Callable[[World, list[Problem]], object]
+
+
+# A few tries of each harness.
+
+
+def _few_faults(world: World, problems: list[Problem]) -> None:
+    for step in STEPS[:3]:
+        Injection(world, step, problems, limit=5).run()
+
+
+def _few_kills(world: World, problems: list[Problem]) -> None:
+    for name, moment in ((SIGKILL, 0.4), (SIGTERM, 0.8)):
+        Stops(world, Kind(name.name, FRESH, (name,), 1), Random(0), problems).stop_at(moment)
+
+
+def _few_damages(world: World, problems: list[Problem]) -> None:
+    export = Damages(world, "export", problems)
+    for name, way in (("winners.json", "of another run"), ("supernet/supernet.json", "flipped"), ("run.json", "cut")):
+        export.judge(name, way, "")
+
+
+def _few_pairs(world: World, problems: list[Problem]) -> None:
+    Pairs(world, "export", 0.5, Random(0), problems).judge("export", MOMENTS[0])
+    Pairs(world, "search --overwrite", 0.5, Random(0), problems).judge("report", MOMENTS[1])
+
+
+SAMPLES: dict[str, Attempt] = {
+    "inject": _few_faults,
+    "kills": _few_kills,
+    "damage": _few_damages,
+    "pairs": _few_pairs,
+}
 
 
 # Bnas, spoilt: each of these runs in every process of a command before the command does.
@@ -90,7 +122,7 @@ def holds_nothing() -> None:
 # What each of them is tried by.
 
 
-def _fault(how: str, kind: str, name: str) -> Callable[[World, list[Problem]], object]:
+def _fault(how: str, kind: str, name: str) -> Attempt:
     """The fault `how` at the operations of a search of this kind on the file `name`."""
 
     def chosen(place: int, operation: Operation, fault: Fault) -> bool:
@@ -111,7 +143,7 @@ def _two_exports(world: World, problems: list[Problem]) -> None:
     Pairs(world, LONG[-1], 0.0, Random(0), problems).judge(LONG[-1], MOMENTS[0])
 
 
-TWINS: dict[str, tuple[Callable[[], None], Callable[[World, list[Problem]], object]]] = {
+TWINS: dict[str, tuple[Setup | None, Attempt]] = {
     "forgives": (forgives, _fault("ENOSPC once", "rename", "pareto.json")),
     "writes in place": (writes_in_place, _fault("ENOSPC short", "write", "pareto.json")),
     "begins otherwise": (begins_otherwise, _early_kill),
@@ -125,11 +157,9 @@ def main(result: Path) -> None:
     told: dict[str, Sequence[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory(prefix="bnas-faults-") as folder:
         world = make(Path(folder))
-        for name, (harness, limit) in SAMPLES.items():
-            told[name] = [asdict(one) for one in harness(world, limit=limit).problems]
-        for name, (spoil, attempt) in TWINS.items():
+        tries = {name: (None, attempt) for name, attempt in SAMPLES.items()} | TWINS
+        for name, (world.spoilt, attempt) in tries.items():
             problems: list[Problem] = []
-            world.spoilt = spoil
             attempt(world, problems)
             told[name] = [asdict(one) for one in problems]
     result.write_text(json.dumps(told, indent=1))
