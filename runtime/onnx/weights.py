@@ -49,10 +49,12 @@ def _read(path: Path) -> ModelProto:
 
 
 def _parsed(content: bytes, place: str) -> ModelProto:
+    model = ModelProto()
     try:
-        return ModelProto.FromString(content)
+        model.ParseFromString(content)
     except DecodeError as error:
         raise ExternalDataError(f"{place} is no ONNX model: {error}") from error
+    return model
 
 
 def _places(model: ModelProto, place: str) -> list[tuple[str, str]]:
