@@ -12,7 +12,12 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from .wording import shown
+
 SHOULD = re.compile(r"^(Input|Tuple|List|Dictionary|String|Value) should ")
+PLAIN = re.compile(r"[^\s'\"]+")
+LONGEST = 80
+"""Characters of a key or a text that are shown."""
 UNKNOWN = {"extra_forbidden", "unexpected_keyword_argument"}
 """What pydantic calls a key that its class does not have."""
 
@@ -36,8 +41,14 @@ def places(error: ValidationError, root: type, data: Any, *, unknown: bool = Tru
 
 
 def written(place: Sequence[str | int]) -> str:
-    """Write a place: ``("a", "b", 2)`` is ``a.b[2]``."""
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
+    """Write a place: ``("a", "b", 2)`` is ``a.b[2]``; a key that is no word is in quotes."""
+    return "".join(map(_step, place)).removeprefix(".")
+
+
+def _step(part: str | int) -> str:
+    if isinstance(part, int):
+        return f"[{part}]"
+    return f".{part}" if len(part) <= LONGEST and PLAIN.fullmatch(part) and part.isprintable() else f".{short(part)}"
 
 
 def fields_of(section: type) -> Mapping[str, FieldInfo]:
@@ -135,9 +146,9 @@ def _told(found: Found, errors: list[dict[str, Any]], root: type) -> str:
     if kinds == {"missing"} and found.key in known and isinstance(found.place[-1], str):
         return f"{place} is missing; {(known[found.key].description or 'a section').replace('`', '').rstrip('.')}"
     if kinds == {"union_tag_invalid"}:
-        return f"{place} is {errors[0]['ctx']['tag']!r}: {_tags(errors[0]['ctx'])}"
+        return f"{place} is {short(errors[0]['ctx']['tag'])}: {_tags(errors[0]['ctx'])}"
     allowed = " or ".join(dict.fromkeys(_allowed(one) for one in errors))
-    return f"{place} is {_short(errors[0]['input'])}: {allowed}"
+    return f"{place} is {short(errors[0]['input'])}: {allowed}"
 
 
 def _allowed(error: dict[str, Any]) -> str:
@@ -178,7 +189,8 @@ def _unknown(found: Found, root: type) -> str:
     return f"is not {kind}; there are {', '.join(known) or 'none here'}"
 
 
-def _short(value: Any) -> str:
-    short = reprlib.Repr()
-    short.maxstring = short.maxother = 80
-    return short.repr(value)
+def short(value: Any) -> str:
+    """Return a value in few words: ``[1, 2, 3, ...]``."""
+    made = reprlib.Repr()
+    made.maxstring = made.maxother = made.maxlong = LONGEST
+    return shown(made.repr(value), 2 * LONGEST)

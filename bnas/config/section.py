@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_type_hints
 
 from pydantic import (
@@ -20,14 +21,19 @@ from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema
 
 from bnas.passes.errors import BnasError
+from bnas.passes.wording import shown
 
 
 class ConfigurationError(BnasError, ValueError):
     """A configuration cannot be used; names every fault with its place, what came and what is allowed."""
 
-    def __init__(self, place: str, faults: list[str]) -> None:
+    told: ClassVar[int] = 40
+    """So many faults are written out; the others are counted."""
+
+    def __init__(self, place: str | Path, faults: list[str]) -> None:
         many = f"{len(faults)} faults\n  " if len(faults) > 1 else ""
-        super().__init__(f"{place}: {many}" + "\n  ".join(faults))
+        more = [f"and {len(faults) - self.told} more"] if len(faults) > self.told else []
+        super().__init__(f"{shown(place)}: {many}" + "\n  ".join([*(shown(one, 600) for one in faults[: self.told]), *more]))
         self.faults = tuple(faults)
 
 
