@@ -140,6 +140,9 @@ def _as_given(key: str, section: type, data: dict[str, Any]) -> str:
 
 def _told(found: Found, errors: list[dict[str, Any]], root: type) -> str:
     place, kinds = written(found.place) or "the file", {one["type"] for one in errors}
+    ignored: Mapping[str, Any] = getattr(found.section, "unneeded", {})
+    if kinds <= UNKNOWN and found.key in ignored:
+        return f"{place} is {short(errors[0]['input'])}: {ignored[found.key].allowed}"
     if kinds <= UNKNOWN:
         return f"{place} {_unknown(found, root)}"
     known = fields_of(found.section)
@@ -161,7 +164,9 @@ def _allowed(error: dict[str, Any]) -> str:
     text = SHOULD.sub("must ", error["msg"].removeprefix("Value error, "))
     text = re.sub(" after validation, not .*", "", text)
     if error["type"] == "literal_error" and isinstance(error["input"], str):
-        near = difflib.get_close_matches(error["input"], re.findall("'([^']*)'", error["ctx"]["expected"]), n=1)
+        near = difflib.get_close_matches(
+            error["input"][:LONGEST], re.findall("'([^']*)'", error["ctx"]["expected"]), n=1
+        )
         return text + (f"; did you mean {near[0]!r}?" if near else "")
     return text
 
@@ -169,7 +174,7 @@ def _allowed(error: dict[str, Any]) -> str:
 def _tags(context: Mapping[str, str]) -> str:
     """Say which names there are, and which one was meant."""
     known = re.findall("'([^']*)'", context["expected_tags"])
-    near = difflib.get_close_matches(context["tag"], known, n=1)
+    near = difflib.get_close_matches(str(context["tag"])[:LONGEST], known, n=1)
     allowed = f"must be {', '.join(map(repr, known[:-1]))} or {known[-1]!r}"
     return allowed + (f"; did you mean {near[0]!r}?" if near else "")
 
@@ -179,7 +184,7 @@ def _unknown(found: Found, root: type) -> str:
     kind = "a key of bnas" if issubclass(root, BaseModel) else f"a setting of {section.__name__}"
     if key in other_names(section):
         return f"is given twice: {key} is another name of {other_names(section)[key]}; give one of them"
-    near = difflib.get_close_matches(key, [*known, *other_names(section)], n=1)
+    near = difflib.get_close_matches(key[:LONGEST], [*known, *other_names(section)], n=1)
     if near:
         return f"is not {kind}; did you mean {near[0]!r}?"
     homes = [place or "the first level" for place, other in sections(root) if key in fields_of(other)]

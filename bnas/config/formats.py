@@ -150,6 +150,8 @@ FORMATS: dict[str, Callable[[str], Any]] = {".json": _json, ".json5": _json, ".y
 
 # What a configuration can hold, whatever it is written as: YAML has dates, sets, and values that contain themselves.
 
+HALF = re.compile("[\ud800-\udfff]")
+"""A half of a character that UTF-16 writes in two."""
 DEEPEST, MOST = 30, 200_000
 """Levels of nesting, and values altogether; the largest configuration of bnas has 9 levels."""
 TOO_DEEP = f"is nested too deep; allowed are {DEEPEST} levels"
@@ -191,7 +193,7 @@ def _key(key: Any, place: Sequence[str | int]) -> str:
 
 
 def _check_text(text: str, place: Sequence[str | int]) -> None:
-    if "\0" in text or any("\ud800" <= one <= "\udfff" for one in text):
+    if "\0" in text or (not text.isprintable() and HALF.search(text)):
         raise ValueError(f"{_here(place)} has the text {short(text)}; no text may have NUL or half a character")
 
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnas.passes.errors import BnasError
+from bnas.passes.settings import Count, Seed
 
 if TYPE_CHECKING:
     from bnas.run.job import Splits
@@ -77,7 +78,7 @@ class Shifted:
             yield torch.stack(images), self.labels[chosen]
 
 
-def splits(batch_size: int = 50, seed: int = 0, *, batch_size_val: int = 100) -> Splits:
+def splits(batch_size: Count = 50, seed: Seed = 0, *, batch_size_val: Count = 100) -> Splits:
     """1,000 images for training, 397 for the search, 400 for the test, in a fixed random order.
 
     Raises:

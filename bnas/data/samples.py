@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,11 +15,39 @@ import torch
 from torch import Tensor
 
 from bnas.passes.errors import BnasError
+from bnas.passes.wording import listed, shown
+
+from .digits import MissingExtraError
+
+
+class DataError(BnasError):
+    """Data cannot be found, or are not what they must be."""
+
+    def __init__(self, text: str) -> None:
+        if text.startswith("Caught "):  # by a worker process of a DataLoader, which tells it with its traceback
+            text = text.rstrip().rpartition(f"{type(self).__name__}: ")[2]
+        super().__init__(text)
+
+
+def torchvision_module(name: str = "") -> Any:
+    """Return a module of torchvision, such as "transforms.v2".
+
+    Raises:
+        MissingExtraError: torchvision is not installed, or is built for another PyTorch.
+    """
+    try:
+        return importlib.import_module(f"torchvision.{name}".removesuffix("."))
+    except (ImportError, OSError, RuntimeError) as error:
+        told = f"torchvision cannot be imported: {shown(error, 200)}"
+        raise MissingExtraError(
+            f"{told}; install one for PyTorch {torch.__version__}: pip install torchvision"
+        ) from error
+
 
 # Images and labels in a ``.npz`` file.
 
 
-class ArrayError(BnasError):
+class ArrayError(DataError):
     """A ``.npz`` file is not what it must be."""
 
 
@@ -34,24 +63,21 @@ class Arrays(Sequence[tuple[Any, int]]):
     """
 
     def __init__(self, path: Path) -> None:
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                found = {key: file[key] for key in file.files}
-        except Exception as error:
-            raise ArrayError(f"{path} cannot be read: {error}") from error
+        self.path, found = path, _read(path)
         self.coded = "jpeg" in found
         names = ("jpeg", "offsets", "labels") if self.coded else ("images", "labels")
         if missing := [name for name in names if name not in found]:
-            raise ArrayError(f"{path} has no {missing[0]!r}; it has {', '.join(found) or 'nothing'}")
+            raise ArrayError(f"{shown(path)} has no {missing[0]!r}; it has {listed(found, len(found)) or 'nothing'}")
         self.labels = _labels(path, found["labels"])
         if self.coded:
             self.bytes, self.offsets = found["jpeg"], found["offsets"]
+            _check_coded(path, self.bytes, self.offsets)
             count = len(self.offsets) - 1
         else:
             self.images = _channels_first(path, found["images"])
             count = len(self.images)
         if count != len(self.labels):
-            raise ArrayError(f"{path} has {count} images and {len(self.labels)} labels")
+            raise ArrayError(f"{shown(path)} has {count} images and {len(self.labels)} labels")
         self.classes = int(self.labels.max()) + 1
 
     def __len__(self) -> int:
@@ -60,33 +86,60 @@ class Arrays(Sequence[tuple[Any, int]]):
     def __getitem__(self, number: Any) -> Any:
         """A PIL image where they are coded, else a uint8 tensor of channels, height, width."""
         label = int(self.labels[number])
-        if not self.coded:
-            return torch.from_numpy(self.images[number]), label
+        return (self._decoded(number) if self.coded else torch.from_numpy(self.images[number])), label
+
+    def _decoded(self, number: int) -> Any:
         from PIL import Image
 
-        begin, end = self.offsets[number : number + 2]
-        return Image.open(io.BytesIO(self.bytes[begin:end].tobytes())).convert("RGB"), label
+        begin, end = self.offsets[number], self.offsets[number + 1]
+        try:
+            return Image.open(io.BytesIO(self.bytes[begin:end].tobytes())).convert("RGB")
+        except Exception as error:  # the decoders raise errors of many kinds
+            told = f"{end - begin} bytes that are no whole JPEG or PNG file"
+            raise ArrayError(f"{shown(self.path)}: image {number} has {told}") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        file = np.load(path, allow_pickle=False)
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise ValueError("it holds one array; numpy.savez writes several")
+        with file:
+            return {key: file[key] for key in file.files}
+    except OSError as error:
+        raise ArrayError(f"{shown(path)} cannot be read: {error.strerror or shown(error)}") from error
+    except Exception as error:
+        raise ArrayError(f"{shown(path)} cannot be read: {shown(error)}") from error
 
 
 def _labels(path: Path, labels: Any) -> Any:
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or not len(labels) or labels.min() < 0:
-        raise ArrayError(
-            f"{path}: labels are {labels.dtype} of shape {labels.shape}; they must be whole numbers from 0"
-        )
+        raise ArrayError(f"{shown(path)}: labels are {_kind(labels)}; they must be whole numbers from 0")
     return labels
 
 
+def _check_coded(path: Path, data: Any, offsets: Any) -> None:
+    if data.ndim != 1 or data.dtype != np.uint8:
+        raise ArrayError(f"{shown(path)}: jpeg is {_kind(data)}; it must be the bytes of all files, uint8 of one axis")
+    if offsets.ndim != 1 or not np.issubdtype(offsets.dtype, np.integer) or not len(offsets):
+        raise ArrayError(f"{shown(path)}: offsets are {_kind(offsets)}; they must be whole numbers of one axis")
+    wrong = np.flatnonzero((offsets[:-1] >= offsets[1:]) | (offsets[:-1] < 0) | (offsets[1:] > len(data)))
+    if len(wrong):
+        ends = f"{offsets[wrong[0]]} to {offsets[wrong[0] + 1]} of {len(data)} bytes"
+        raise ArrayError(f"{shown(path)}: offsets of image {wrong[0]} are {ends}; they must rise, within the bytes")
+
+
 def _channels_first(path: Path, images: Any) -> Any:
-    if images.dtype == np.uint8 and images.ndim == 3:
+    if images.dtype == np.uint8 and images.ndim == 3 and images.size:
         return images[:, None]
-    if images.dtype == np.uint8 and images.ndim == 4 and {1, 3} & {images.shape[1], images.shape[3]}:
+    if images.dtype == np.uint8 and images.ndim == 4 and images.size and {1, 3} & {images.shape[1], images.shape[3]}:
         return images if images.shape[1] in (1, 3) else images.transpose(0, 3, 1, 2)
-    allowed = "uint8 of (n, height, width), with 1 or 3 channels last or first"
-    raise ArrayError(f"{path}: images are {images.dtype} of shape {images.shape}; they must be {allowed}")
+    allowed = "uint8 of (n, height, width), with 1 or 3 channels last or first, and no axis of size 0"
+    raise ArrayError(f"{shown(path)}: images are {_kind(images)}; they must be {allowed}")
 
 
-class DataError(BnasError):
-    """Data cannot be found, or are not what they must be."""
+def _kind(array: Any) -> str:
+    return f"{array.dtype} of shape {array.shape}"
 
 
 Samples = Sequence[tuple[Any, int]]
@@ -154,8 +207,7 @@ def channels(samples: Samples) -> int:
 
 
 def _torchvision(kind: Known, place: Path, download: bool) -> Parts:
-    from torchvision import datasets
-
+    datasets = torchvision_module("datasets")
     try:
         train, test = (getattr(datasets, kind.name)(place, train=part, download=download) for part in (True, False))
     except (RuntimeError, OSError) as error:
@@ -166,8 +218,7 @@ def _torchvision(kind: Known, place: Path, download: bool) -> Parts:
 
 
 def _folders(place: Path) -> Parts:
-    from torchvision.datasets import ImageFolder
-
+    ImageFolder = torchvision_module("datasets").ImageFolder
     above = (place / "train").is_dir()
     names = {"train": ["train"], "validation": ["val", "valid", "validation"], "test": ["test"]}
     there = {key: [place / name for name in some if (place / name).is_dir()] for key, some in names.items()}
@@ -193,6 +244,10 @@ def _arrays(place: Path, kind: Known | None) -> Parts:
         if len(found) > 1:
             raise DataError(f"data {place}: there are {len(found)} files *{key}.npz; one is allowed")
         sets.update((key, Arrays(path)) for path in found)
+    for key, one in sets.items():
+        if channels(one) != channels(sets["train"]):
+            told = f"{key} images have {channels(one)} channels, and training images {channels(sets['train'])}"
+            raise DataError(f"data {place}: {told}")
     classes = max(one.classes for one in sets.values())
     return _two_or_three(sets["train"], sets.get("val"), sets.get("test"), classes, kind)
 

@@ -20,13 +20,17 @@ import torch
 from torch import Tensor, nn
 
 from bnas.passes.errors import BnasError, add_note
+from bnas.passes.faults import short
 from bnas.passes.frontend.exported.program import as_module
+from bnas.passes.settings import checked
+from bnas.passes.wording import shown
 from bnas.run.job import Splits
 from bnas.runtime import CheckpointError
 from bnas.runtime.storage.checkpoint import check_state
 
 from .datasets import default_place, images
 from .digits import splits
+from .samples import DataError, torchvision_module
 
 # Models by name: torchvision's, and its residual networks for the small images of CIFAR.
 
@@ -45,8 +49,7 @@ def named(name: str) -> Callable[..., nn.Module]:
     Raises:
         ModelError: there is none; gives the nearest name.
     """
-    import torchvision
-
+    torchvision = torchvision_module()
     known = torchvision.models.list_models(torchvision.models)
     residual = [one + CIFAR for one in known if "resne" in one]
     if name in residual:
@@ -63,8 +66,7 @@ def small_resnet(name: str, num_classes: int = 10, **options: Any) -> nn.Module:
     The published configurations of BootstrapNAS name such a ResNet-50, and its accuracy of 93.65 % is that of Phan's
     PyTorch_CIFAR10, which has this layout: its weights fit.
     """
-    import torchvision
-
+    torchvision = torchvision_module()
     model: Any = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **options)
     model.conv1 = nn.Conv2d(3, model.conv1.out_channels, 3, 1, 1, bias=False)
     nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
@@ -154,7 +156,7 @@ def load_model(name: str, weights: Path | None = None, folder: Path | None = Non
     if name.endswith(EXPORTED):
         factory = partial(_exported, (folder or Path()) / name)
     else:
-        factory = find_factory(name, folder) if own else named(name.removeprefix("torchvision:"))
+        factory = find_factory(name, folder) if own else _of_torchvision(name.removeprefix("torchvision:"))
     model = _called(name, factory, options)
     if not isinstance(model, nn.Module):
         raise SourceError(f"{name} gives a {type(model).__name__}, not a torch.nn.Module")
@@ -163,6 +165,20 @@ def load_model(name: str, weights: Path | None = None, folder: Path | None = Non
         _check_weights(name, model, state, (folder or Path()) / weights)
         model.load_state_dict(state)
     return model.eval()
+
+
+def _of_torchvision(name: str) -> Callable[..., nn.Module]:
+    """Torchvision's factory `name`; what it does not take is an error of the configuration."""
+    factory = named(name)
+
+    def made(**options: Any) -> nn.Module:
+        try:
+            return factory(**options)
+        except Exception as error:
+            told = f"{name} cannot be made with the arguments {short(options)}"
+            raise SourceError(f"{told}: {type(error).__name__}: {shown(error, 200)}") from error
+
+    return made
 
 
 EXPORTED = ".pt2"
@@ -199,10 +215,10 @@ def load_data(name: str, folder: Path | None = None, dataset: str | None = None,
     if ":" in name:
         factory, options = find_factory(name, folder), options | ({} if dataset is None else {"dataset": dataset})
     elif name == "digits":
-        factory = splits
+        factory = checked(splits, DataError)
     else:
         place, known = default_place(name, folder or Path())
-        factory = partial(images, place, dataset or known)
+        factory = partial(checked(images, DataError), place, dataset or known)
     data = _called(name, factory, options)
     if not isinstance(data, Splits):
         raise SourceError(f"{name} gives a {type(data).__name__}, not bnas.Splits")
@@ -211,10 +227,14 @@ def load_data(name: str, folder: Path | None = None, dataset: str | None = None,
 
 def _called(name: str, factory: Callable[..., Any], options: Mapping[str, Any]) -> Any:
     try:
-        inspect.signature(factory).bind(**options)
+        signature = inspect.signature(factory)
+    except ValueError:  # of some functions in C
+        return factory(**options)
+    try:
+        signature.bind(**options)
     except TypeError as error:
-        allowed = ", ".join(inspect.signature(factory).parameters) or "none"
-        raise SourceError(f"{name} is called with the arguments {options}: {error}; its own are {allowed}") from None
+        told = f"{shown(name)} is called with the arguments {short(dict(options))}: {shown(error)}"
+        raise SourceError(f"{told}; its own are {', '.join(signature.parameters) or 'none'}") from None
     return factory(**options)
 
 

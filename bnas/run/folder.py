@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,7 +13,7 @@ import safetensors.torch
 from torch.fx import GraphModule
 
 from bnas.config.configuration import Configuration
-from bnas.config.file import parse_configuration, with_changes
+from bnas.config.file import parse_configuration, place_of, with_changes
 from bnas.passes import Subnet
 from bnas.passes.errors import SubnetError, add_note
 from bnas.runtime import SuperNetwork, measure_latency
@@ -48,7 +49,7 @@ class RunFolder:
     def open(cls, folder: Path, source: Path | None = None, **settings: Any) -> RunFolder:
         """The folder of a run, whose configuration's files are where the run noted, or in `source`."""
         note = folder / SOURCE
-        noted = Path(note.read_text(encoding="utf-8").strip()) if note.is_file() else Path()
+        noted = Path(os.fsdecode(note.read_bytes().removesuffix(b"\n"))) if note.is_file() else Path()
         return cls(folder, source or noted, **settings)
 
     @cached_property
@@ -67,7 +68,7 @@ class RunFolder:
         data = with_changes(data, self.changes)
         if not self.changes:
             return parse_configuration(data, str(path))
-        return parse_configuration(data, f"{path} with --set {' --set '.join(self.changes)}", self.source)
+        return parse_configuration(data, place_of(path, self.changes), self.source)
 
     @cached_property
     def job(self) -> Job:

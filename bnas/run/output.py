@@ -142,7 +142,7 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise OutputError(f"{path} is not a JSON file: {error}") from error
 
 
@@ -156,7 +156,9 @@ LIBRARIES = ("bnas", "torch", "torchvision", "numpy", "deap", "onnx", "onnxrunti
 def note_environment(output: Output) -> None:
     """Add this process to ``environment.json``: when it began, on what machine, with what versions."""
     path = output.path(ENVIRONMENT)
-    known = json.loads(path.read_text(encoding="utf-8")) if output.resumed and path.is_file() else []
+    known = read_json(path) if output.resumed and path.is_file() else []
+    if not isinstance(known, list):
+        raise OutputError(f"{path} is damaged: it has no list of processes; remove it to go on without them")
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     write_json(path, [*known, {"began": now, "machine": machine(), "versions": versions()}])
 

@@ -34,9 +34,9 @@ import hypothesis
 import yaml
 from hypothesis import strategies as st
 
-from bnas.config.configuration import OWN, PEER, Configuration
+from bnas.config.configuration import Configuration
 from bnas.config.file import load_config, parse_configuration
-from bnas.config.settings import example_inputs_of, job_settings
+from bnas.config.settings import job_settings
 from bnas.passes.errors import BnasError
 from bnas.passes.faults import fields_of, sections
 from bnas.run.runner import job_of
@@ -48,7 +48,7 @@ ENDINGS = (".json", ".json5", ".yaml", ".yml")
 
 # What a configuration names: a model and data that are made in a millisecond.
 
-CODE = '''
+CODE = """
 import torch
 import bnas
 
@@ -65,7 +65,7 @@ class Net(torch.nn.Module):
 def splits(**options):
     batches = [(torch.zeros(2, 3, 8, 8), torch.tensor([0, 1]))]
     return bnas.Splits(batches, batches, batches)
-'''
+"""
 TINY = {"model": "net.py:Net", "data": "net.py:splits", "input_info": {"sample_size": [1, 3, 8, 8]}}
 IMPORTED = re.compile(r"net\.py:\w*|nets?\.py|[a-z]{0,4}|digits")
 """Models and data that are loaded: nothing that the test does not know is run or fetched."""
@@ -108,6 +108,7 @@ EDGES: tuple[Any, ...] = (
 )  # fmt: skip
 
 
+@cache
 def values() -> st.SearchStrategy[Any]:
     """Any value that JSON can hold, often one at an edge."""
     leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
@@ -121,12 +122,20 @@ def known_keys() -> tuple[str, ...]:
     return tuple(sorted({key for _, section in sections(Configuration) for key in fields_of(section)}))
 
 
+@cache
+def known_sections() -> tuple[tuple[str, type], ...]:
+    """All sections, each with its place."""
+    return tuple(sections(Configuration))
+
+
+@cache
 def keys() -> st.SearchStrategy[str]:
     """A key: of some section, nearly one, or none."""
     nearly = st.builds(lambda key, at: key[: at % len(key)] + key[at % len(key) + 1 :], _known(), st.integers(0, 30))
     return st.one_of(_known(), nearly, st.sampled_from(["", "a.b", "a b", "é", "a\nb", "x" * 3000, "\x00", "<<", "0"]))
 
 
+@cache
 def _known() -> st.SearchStrategy[str]:
     return st.sampled_from(known_keys())
 
@@ -198,7 +207,7 @@ def _changed_once(draw: st.DrawFn, data: Any) -> Any:
     elif kind == "key" and isinstance(old, dict):
         old[draw(keys())] = draw(values())
     elif isinstance(data, dict):
-        name, section = draw(st.sampled_from(list(sections(Configuration))))
+        name, section = draw(st.sampled_from(known_sections()))
         inside = _made(data, [part.removesuffix("[n]") for part in name.split(".") if part])
         if isinstance(inside, dict) and fields_of(section):
             inside[draw(st.sampled_from(sorted(fields_of(section))))] = draw(values())
@@ -287,7 +296,9 @@ def contents(draw: st.DrawFn, ending: str) -> bytes:
     """What is in the file: mostly a changed configuration, sometimes damaged, sometimes something else."""
     kind = draw(st.sampled_from(("whole",) * 12 + ("damaged", "damaged", "text", "bytes")))
     if kind == "bytes":
-        return draw(st.sampled_from((b"\x89PNG\r\n\x1a\n\0\0", b"PK\3\4", b"\xff\xfe{\0}\0", b"\xef\xbb\xbf{}", b"\0" * 99)))
+        return draw(
+            st.sampled_from((b"\x89PNG\r\n\x1a\n\0\0", b"PK\3\4", b"\xff\xfe{\0}\0", b"\xef\xbb\xbf{}", b"\0" * 99))
+        )
     if kind == "text":
         return draw(st.sampled_from(TEXTS) | st.text(max_size=40)).encode("utf-8", "surrogatepass")
     twice = draw(st.sampled_from(("", "", "", "epochs", "model", "search")))
@@ -299,11 +310,16 @@ def contents(draw: st.DrawFn, ending: str) -> bytes:
     return data[:at] + piece + (data[at + 1 :] if draw(st.booleans()) else b"")
 
 
+@cache
+def places_of_bases() -> st.SearchStrategy[Place]:
+    """Places of configurations without a fault."""
+    return st.sampled_from([place for base in bases() for place in places(base) if place])
+
+
 @st.composite
 def settings_of_keys(draw: st.DrawFn) -> str:
     """A text for ``--set``."""
-    every = [place for base in bases()[:4] for place in places(base) if place]
-    place = draw(st.sampled_from(every) | st.lists(keys() | st.integers(-1, 3), min_size=1, max_size=4))
+    place = draw(places_of_bases() | st.lists(keys() | st.integers(-1, 3), min_size=1, max_size=4))
     key = "".join(f"[{one}]" if isinstance(one, int) else f".{one}" for one in place).removeprefix(".")
     depth = draw(st.sampled_from((3, 400, 100_000)))
     value = written_deep(draw(values().map(json.dumps) | st.text(max_size=9)), depth)
@@ -323,7 +339,7 @@ class Case:
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
     """Files of all endings; a third comes with texts for ``--set``, mostly those without a fault of their own."""
-    ending = draw(st.sampled_from((".json", *ENDINGS)))
+    ending = draw(st.sampled_from((".json", ".json", *ENDINGS)))
     if draw(st.sampled_from((True, False, False))):
         changes = tuple(draw(st.lists(settings_of_keys(), min_size=1, max_size=3)))
         return Case(f"c{ending}", as_json(draw(st.sampled_from(bases()))).encode(), changes)
@@ -490,7 +506,8 @@ class Table:
         if self.slowest is not None:
             yield f"slowest          {self.slowest[0]:>8.2f} s: {_short(self.slowest[1])}"
         for kind, some in sorted(self.kinds.items(), key=lambda one: -len(one[1])):
-            yield f"\n{len(some)} x {kind}\n    {some[0][1].text[:400]}\n    {_short(min((c for c, _ in some), key=_size))}"
+            smallest = min((case for case, _ in some), key=_size)
+            yield f"\n{len(some)} x {kind}\n    {some[0][1].text[:400]}\n    {_short(smallest)}"
 
 
 def _size(case: Case) -> int:
