@@ -168,7 +168,7 @@ def _held_out(parts: Parts, shares: dict[str, float], seed: int) -> tuple[dict[s
         count = round(shares[key] * len(parts.train) if shares[key] < 1 else shares[key])
         if not 0 < count < len(order):
             raise DataError(
-                f"{key}: {shares[key]} of {len(parts.train)} training images are {count}; some must be left"
+                f"{key}: {shares[key]:g} of {len(parts.train)} training images are {count}; some must be left"
             )
         held[key], order = sorted(order[:count]), order[count:]
         chosen[key] = parts.train, held[key]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -11,9 +10,7 @@ from torch import Tensor, nn
 
 from bnas.passes.errors import BnasError
 from bnas.passes.settings import Count, Seed
-
-if TYPE_CHECKING:
-    from bnas.run.job import Splits
+from bnas.run.job import Splits
 
 WIDTHS = (32, 64, 96)
 TRAIN, VALIDATION = 1000, 397
@@ -84,8 +81,6 @@ def splits(batch_size: Count = 50, seed: Seed = 0, *, batch_size_val: Count = 10
     Raises:
         MissingExtraError: scikit-learn is not installed.
     """
-    from bnas.run.job import Splits
-
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:

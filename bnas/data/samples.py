@@ -29,6 +29,14 @@ class DataError(BnasError):
         super().__init__(text)
 
 
+def is_file(path: Path) -> bool:
+    """Return whether there is such a file; a name that no file can have is none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def torchvision_module(name: str = "") -> Any:
     """Return a module of torchvision, such as "transforms.v2".
 
@@ -188,7 +196,11 @@ def find_parts(place: Path, dataset: str | None, download: bool) -> Parts:
         DataError: there are none, or they are damaged, or their parts have other classes.
     """
     kind = KNOWN.get(dataset or "")
-    if place.suffix == ".npz" or any(place.glob("*train.npz")):
+    try:
+        arrays = place.suffix == ".npz" or any(place.glob("*train.npz"))
+    except OSError as error:
+        raise DataError(f"data {shown(place)} cannot be read: {error.strerror}") from error
+    if arrays:
         return _arrays(place, kind)
     if kind is not None and kind is not IMAGENET:
         return _torchvision(kind, place, download)
@@ -196,7 +208,7 @@ def find_parts(place: Path, dataset: str | None, download: bool) -> Parts:
         names = ("digits", *KNOWN)
         near = difflib.get_close_matches(place.name, names, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known by name are {', '.join(names)}"
-        raise DataError(f"data {place}: there is no such folder or .npz file; {hint}")
+        raise DataError(f"data {shown(place)}: there is no such folder or .npz file; {hint}")
     return _folders(place)
 
 
@@ -211,9 +223,9 @@ def _torchvision(kind: Known, place: Path, download: bool) -> Parts:
     try:
         train, test = (getattr(datasets, kind.name)(place, train=part, download=download) for part in (True, False))
     except (RuntimeError, OSError) as error:
-        told = f"cannot be fetched: {error}" if download else "is not there"
+        told = f"cannot be fetched: {shown(error)}" if download else "is not there"
         remedy = "say where it lies by the key 'data', or set data_options.download=true to fetch it"
-        raise DataError(f"data {place}: {kind.name} {told}; {remedy}") from error
+        raise DataError(f"data {shown(place)}: {kind.name} {told}; {remedy}") from error
     return Parts(train, None, test, len(train.classes), kind)
 
 
@@ -227,7 +239,7 @@ def _folders(place: Path) -> Parts:
         train = sets["train"] if above else ImageFolder(place)
     except FileNotFoundError as error:
         wanted = "folders named by class, with images in each; or train and val (or test) above them"
-        raise DataError(f"data {place}: {str(error).splitlines()[0]} It must hold {wanted}") from None
+        raise DataError(f"data {shown(place)}: {shown(str(error).splitlines()[0])} It must hold {wanted}") from None
     for one in sets.values():
         if different := set(one.classes) ^ set(train.classes):
             raise DataError(f"data {one.root}: only one of it and {train.root} has the class {min(different)!r}")
@@ -242,12 +254,12 @@ def _arrays(place: Path, kind: Known | None) -> Parts:
     for key in ("train", "val", "test"):
         found = sorted(place.glob(f"*{key}.npz"))
         if len(found) > 1:
-            raise DataError(f"data {place}: there are {len(found)} files *{key}.npz; one is allowed")
+            raise DataError(f"data {shown(place)}: there are {len(found)} files *{key}.npz; one is allowed")
         sets.update((key, Arrays(path)) for path in found)
     for key, one in sets.items():
         if channels(one) != channels(sets["train"]):
             told = f"{key} images have {channels(one)} channels, and training images {channels(sets['train'])}"
-            raise DataError(f"data {place}: {told}")
+            raise DataError(f"data {shown(place)}: {told}")
     classes = max(one.classes for one in sets.values())
     return _two_or_three(sets["train"], sets.get("val"), sets.get("test"), classes, kind)
 

@@ -30,7 +30,7 @@ from bnas.runtime.storage.checkpoint import check_state
 
 from .datasets import default_place, images
 from .digits import splits
-from .samples import DataError, torchvision_module
+from .samples import DataError, is_file, torchvision_module
 
 # Models by name: torchvision's, and its residual networks for the small images of CIFAR.
 
@@ -57,7 +57,7 @@ def named(name: str) -> Callable[..., nn.Module]:
     if name in known:
         return partial(torchvision.models.get_model, name, weights=None)
     near = difflib.get_close_matches(name, [*known, *residual], n=1)
-    raise ModelError(f"torchvision has no model {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    raise ModelError(f"torchvision has no model {short(name)}" + (f"; did you mean {near[0]!r}?" if near else ""))
 
 
 def small_resnet(name: str, num_classes: int = 10, **options: Any) -> nn.Module:
@@ -99,8 +99,8 @@ def read_weights(path: Path, names: Iterable[str] = ()) -> dict[str, Tensor]:
     Raises:
         WeightsError: the file is missing, damaged, or holds something else.
     """
-    if not path.is_file():
-        raise WeightsError(f"weights {path}: there is no such file")
+    if not is_file(path):
+        raise WeightsError(f"weights {shown(path)}: there is no such file")
     try:
         if path.suffix == ".safetensors":
             found: Any = safetensors.torch.load_file(path)
@@ -187,8 +187,8 @@ EXPORTED = ".pt2"
 
 def _exported(path: Path, /) -> nn.Module:
     """The exported program in a file, as a model."""
-    if not path.is_file():
-        raise SourceError(f"there is no file {path}")
+    if not is_file(path):
+        raise SourceError(f"there is no file {shown(path)}")
     with _running(str(path)):
         return as_module(torch.export.load(path))
 
@@ -228,8 +228,8 @@ def load_data(name: str, folder: Path | None = None, dataset: str | None = None,
 def _called(name: str, factory: Callable[..., Any], options: Mapping[str, Any]) -> Any:
     try:
         signature = inspect.signature(factory)
-    except ValueError:  # of some functions in C
-        return factory(**options)
+    except (TypeError, ValueError):  # of some functions in C
+        raise SourceError(f"{shown(name)} is no factory in Python: its arguments are not known") from None
     try:
         signature.bind(**options)
     except TypeError as error:
@@ -242,13 +242,15 @@ def find_factory(name: str, folder: Path | None = None) -> Callable[..., Any]:
     """The function or class behind ``package.module:NAME`` or ``path/file.py:NAME``."""
     place, colon, attribute = name.rpartition(":")
     if not colon or not place or not attribute:
-        raise SourceError(f"{name!r} is not of the form package.module:FACTORY or path/file.py:FACTORY")
+        raise SourceError(f"{short(name)} is not of the form package.module:FACTORY or path/file.py:FACTORY")
     module = _file_module((folder or Path()) / place) if place.endswith(".py") else _import(place)
     factory = getattr(module, attribute, None)
     if not callable(factory):
         names = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
         near = difflib.get_close_matches(attribute, names, n=1)
-        raise SourceError(f"{place} has no factory {attribute!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        raise SourceError(
+            f"{shown(place)} has no factory {short(attribute)}" + (f"; did you mean {near[0]!r}?" if near else "")
+        )
     return factory  # type: ignore[no-any-return]
 
 
@@ -259,13 +261,13 @@ def _import(place: str) -> Any:
         except ModuleNotFoundError as error:
             if error.name is None or not place.startswith(error.name):
                 raise
-            raise SourceError(f"there is no module {place!r}; a file is given as path/file.py:FACTORY") from error
+            raise SourceError(f"there is no module {short(place)}; a file is given as path/file.py:FACTORY") from error
 
 
 def _file_module(path: Path) -> Any:
     """The file as a module; it may import those beside it, as a script may."""
-    if not path.is_file():
-        raise SourceError(f"there is no file {path}")
+    if not is_file(path):
+        raise SourceError(f"there is no file {shown(path)}")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None

@@ -1,4 +1,4 @@
-"""Configurations that are broken in every way, tried: each works, or ends with an error of bnas that a user understands.
+"""Configurations broken in every way, tried: each works, or ends with an error of bnas that a user understands.
 
 A case is a file and texts for ``--set``. It takes the way of a user's configuration up to the heavy work: the file is
 read and checked, the settings of the API are made of it, it is written and read again as a run does, and the job is
@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis
+import numpy as np
 import yaml
 from hypothesis import strategies as st
 
@@ -39,7 +40,11 @@ from bnas.config.file import load_config, parse_configuration
 from bnas.config.settings import job_settings
 from bnas.passes.errors import BnasError
 from bnas.passes.faults import fields_of, sections
+from bnas.run.job import Job, Watch
+from bnas.run.output import Output
 from bnas.run.runner import job_of
+from bnas.run.search import SearchPlan
+from bnas.runtime import Evaluator, SuperNetwork, Trainer
 
 LIMIT = 10.0
 """Seconds after which a case counts as a hang."""
@@ -67,7 +72,7 @@ def splits(**options):
     return bnas.Splits(batches, batches, batches)
 """
 TINY = {"model": "net.py:Net", "data": "net.py:splits", "input_info": {"sample_size": [1, 3, 8, 8]}}
-IMPORTED = re.compile(r"net\.py:\w*|nets?\.py|[a-z]{0,4}|digits")
+IMPORTED = re.compile(r"net\.py:\w*|nets?\.py|[a-z]{0,4}|digits|images\.npz.*|\W*")
 """Models and data that are loaded: nothing that the test does not know is run or fetched."""
 ENTRIES = 100_000
 """An input with more is heavy work."""
@@ -90,7 +95,11 @@ def bases() -> tuple[dict[str, Any], ...]:
         "latency": {"runs": 5, "sizes": {"height": 8}},
         "input_info": [{"sample_size": [2, 3, 8, 8], "type": "float", "range": [0, 1], "dynamic": {"2": "height"}}],
     }
-    return (TINY, TINY | told, own, *published, *peer)
+    options = {"validation": 0.2, "test": 8, "mean": [0.4], "std": [0.2, 0.2, 0.2], "augment": ["crop"], "seed": 3}
+    images = {"data": "images.npz", "data_options": options | {"size": None, "workers": 0, "mean": [0.4, 0.4, 0.4]}}
+    digits = {"data": None, "dataset": "digits", "batch_size": 50, "data_options": {"seed": 1}}
+    built_in = TINY | images | {"batch_size": 4, "weights": None, "model_options": {"note": 1}}
+    return (TINY, TINY | told, own, built_in, TINY | digits, *published, *peer)
 
 
 # Values that belong nowhere, or at the edge of what belongs there.
@@ -369,11 +378,11 @@ class Outcome:
         return self.kind in ("accepted", "refused")
 
 
-Step = Callable[[Case, Path], None]
+Step = Callable[[Case, Path], Any]
 
 
-def way(case: Case, folder: Path) -> None:
-    """The way of a configuration up to the heavy work."""
+def way(case: Case, folder: Path) -> Job | None:
+    """The way of a configuration up to the heavy work; the job, where it is a small one."""
     path = folder / case.name
     configuration = load_config(path, case.changes)
     job_settings(configuration, folder)
@@ -382,8 +391,21 @@ def way(case: Case, folder: Path) -> None:
     assert again == kept, "a run reads another configuration than it wrote"
     sizes = sum(math.prod(one.sample_size) for one in configuration.input_info)
     names = (configuration.model, configuration.data or configuration.dataset or "")
-    if sizes <= ENTRIES and all(IMPORTED.fullmatch(name) for name in names) and not configuration.weights:
-        job_of(configuration, folder)
+    workers = configuration.data_options.get("workers")
+    if sizes <= ENTRIES and all(IMPORTED.fullmatch(name) for name in names) and workers in (0, None, "", -1):
+        return job_of(configuration, folder)
+    return None
+
+
+def built(case: Case, folder: Path) -> None:
+    """One step more: the super-network, the training and the search are made, and not begun."""
+    job = way(case, folder)
+    if job is None:
+        return
+    supernet = SuperNetwork.from_model(job.model, job.example_inputs, job.elasticity, dynamic=job.dynamic)
+    plan = SearchPlan(job, Output(folder / "run"), Watch(), supernet)
+    plan.searcher(Evaluator(supernet, None, ()), lambda _: 0.0)
+    Trainer(supernet, job.stages, job.recipe, **job.training)
 
 
 def command_line(case: Case, folder: Path) -> None:
@@ -486,6 +508,7 @@ class Table:
     """What came of many cases."""
 
     counts: Counter[str] = field(default_factory=Counter)
+    steps: Counter[str] = field(default_factory=Counter)
     kinds: dict[str, list[tuple[Case, Outcome]]] = field(default_factory=dict)
     slowest: tuple[float, Case] | None = None
 
@@ -497,11 +520,18 @@ class Table:
             kind = re.sub(r"'.*|\".*|: it has \d+ .*", "", outcome.text)
             self.kinds.setdefault(f"{outcome.kind}: {kind}", []).append((case, outcome))
 
+    def more(self, case: Case, step: str, outcome: Outcome) -> None:
+        """What came of another step for a case that was counted already."""
+        self.steps[f"{step}, {outcome.kind}"] += 1
+        if not outcome.good:
+            self.add(case, outcome)
+
     def lines(self, seconds: float) -> Iterator[str]:
         total = sum(self.counts.values())
         yield f"configurations   {total:>8,}"
         for kind in ("accepted", "refused", "stack trace", "hang", "unclear message"):
             yield f"{kind:<17}{self.counts[kind]:>8,}"
+        yield from (f"{name:<32}{number:>6,}" for name, number in sorted(self.steps.items()))
         yield f"seconds          {seconds:>8.1f}  ({1000 * seconds / max(1, total):.1f} ms each)"
         if self.slowest is not None:
             yield f"slowest          {self.slowest[0]:>8.2f} s: {_short(self.slowest[1])}"
@@ -519,10 +549,19 @@ def _short(case: Case) -> str:
     return f"{case.name!r} {changes or repr(case.content[:300])}"
 
 
+def prepared(folder: Path) -> Path:
+    """A folder with the code and the images that cases name."""
+    (folder / "net.py").write_text(CODE)
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (40, 3, 8, 8), dtype=np.uint8)
+    np.savez(folder / "images.npz", images=images, labels=np.arange(40) % 10)
+    return folder
+
+
 def many(examples: int, folder: Path, seed: int | None = None, each: Callable[[Case], None] | None = None) -> Table:
     """Try so many cases; without a seed the same ones each time."""
     table = Table()
-    (folder / "net.py").write_text(CODE)
+    prepared(folder)
 
     @hypothesis.settings(
         max_examples=examples,
@@ -536,10 +575,9 @@ def many(examples: int, folder: Path, seed: int | None = None, each: Callable[[C
     def run(case: Case) -> None:
         outcome = tried(case, folder)
         table.add(case, outcome)
-        if outcome.kind == "refused" and sum(table.counts.values()) % 10 == 0:
-            on_terminal = tried(case, folder, command_line)
-            if not on_terminal.good:
-                table.add(case, on_terminal)
+        further = {"refused": (command_line, 10), "accepted": (built, 8)}.get(outcome.kind)
+        if further is not None and table.counts[outcome.kind] % further[1] == 0:
+            table.more(case, further[0].__name__, tried(case, folder, further[0]))
 
     (run if seed is None else hypothesis.seed(seed)(run))()
     return table
