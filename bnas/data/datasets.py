@@ -6,19 +6,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from bnas.passes.errors import BnasError
-from bnas.passes.settings import Count, Names, Number, Positive, Seed, Whole
+from bnas.passes.settings import NUMBER, Count, Names, Number, Positive, Seed, Whole
 from bnas.passes.wording import shown
 from bnas.run.job import Splits
 
 from .samples import KNOWN, DataError, Parts, Samples, channels, find_parts, torchvision_module
 
+LARGEST_SIDE = 16_384
+"""Pixels; Pillow takes larger images for an attack."""
 Transform = Callable[[Any], Tensor]
 Chosen = tuple[Samples, list[int]]
 """Some samples, by their indices."""
@@ -33,7 +36,7 @@ def images(
     batch_size_val: Count | None = None,
     validation: Positive = 0.1,
     test: Positive = 0.1,
-    size: Count | None = None,
+    size: Annotated[int, Field(ge=1, le=LARGEST_SIDE), NUMBER] | None = None,
     mean: tuple[Number, ...] | None = None,
     std: tuple[Positive, ...] | None = None,
     augment: Names | None = None,
@@ -104,13 +107,13 @@ class Transformed(Dataset[tuple[Tensor, int]]):
         place = self.indices[number]
         try:
             image, label = self.samples[place]
+            return self.transform(image), label
         except BnasError:
             raise
-        except Exception as error:  # the decoders raise errors of many kinds
+        except Exception as error:  # those of the decoders are of many kinds
             files = getattr(self.samples, "samples", None)
-            file = shown(files[place][0]) if files else f"image {place}"
-            raise DataError(f"{file} cannot be read as an image: {shown(error, 200)}") from error
-        return self.transform(image), label
+            told = f"{shown(files[place][0]) if files else f'image {place}'} cannot be read or resized"
+            raise DataError(f"{told}: {type(error).__name__}: {shown(error, 200)}") from error
 
 
 @dataclass(frozen=True)
