@@ -60,7 +60,7 @@ def named(name: str) -> Callable[..., nn.Module]:
     raise ModelError(f"torchvision has no model {short(name)}" + (f"; did you mean {near[0]!r}?" if near else ""))
 
 
-def small_resnet(name: str, num_classes: int = 10, **options: Any) -> nn.Module:
+def small_resnet(name: str, /, num_classes: int = 10, **options: Any) -> nn.Module:
     """Torchvision's residual network `name` whose first convolution is 3 x 3 with stride 1.
 
     The published configurations of BootstrapNAS name such a ResNet-50, and its accuracy of 93.65 % is that of Phan's
@@ -138,7 +138,7 @@ class SourceError(BnasError):
     """A model, its weights or the data cannot be found or do not fit."""
 
 
-def load_model(name: str, weights: Path | None = None, folder: Path | None = None, **options: Any) -> nn.Module:
+def load_model(name: str, weights: Path | None = None, folder: Path | None = None, /, **options: Any) -> nn.Module:
     """The model called `name`, in evaluation mode, with the weights in a file (`bnas.data.sources.read_weights`).
 
     A name that ends in ``.pt2`` is that of a file of `torch.export.save`.
@@ -201,7 +201,7 @@ def _check_weights(name: str, model: nn.Module, state: Mapping[str, Tensor], pat
         raise
 
 
-def load_data(name: str, folder: Path | None = None, dataset: str | None = None, **options: Any) -> Splits:
+def load_data(name: str, folder: Path | None = None, /, dataset: str | None = None, **options: Any) -> Splits:
     """The data called `name`: from a factory that returns `bnas.Splits`, or built in.
 
     Built in are digits, cifar10, cifar100, fashion_mnist and imagenet (in `folder` / data), or a place in `folder`:
