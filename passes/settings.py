@@ -74,7 +74,8 @@ def checked(function: F, error: type[BnasError]) -> F:
         try:
             return made(*args, **kwargs)
         except ValidationError as found:
-            raise error("\n  ".join(faults(found, object, kwargs))) from None
+            given = {**dict(zip(inspect.signature(function).parameters, args, strict=False)), **kwargs}
+            raise error("\n  ".join(faults(found, object, given))) from None
 
     return called  # type: ignore[return-value]
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from bnas.passes.errors import BnasError
+from bnas.passes.settings import LARGEST
 from bnas.passes.wording import listed, shown
 
 from .digits import MissingExtraError
@@ -109,20 +110,26 @@ class Arrays(Sequence[tuple[Any, int]]):
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        file = np.load(path, allow_pickle=False)
-        if not isinstance(file, np.lib.npyio.NpzFile):
-            raise ValueError("it holds one array; numpy.savez writes several")
-        with file:
+        with path.open("rb") as begun:
+            if begun.read(2) != b"PK":
+                raise ArrayError(f"{shown(path)} is no .npz file; numpy.savez writes one")
+        with np.load(path, allow_pickle=False) as file:
             return {key: file[key] for key in file.files}
+    except ArrayError:
+        raise
     except OSError as error:
         raise ArrayError(f"{shown(path)} cannot be read: {error.strerror or shown(error)}") from error
-    except Exception as error:
-        raise ArrayError(f"{shown(path)} cannot be read: {shown(error)}") from error
+    except Exception as error:  # of the archive, of its compression, or of an array in it
+        objects = "it has arrays of Python objects; give numbers" if "Object arrays" in str(error) else shown(error)
+        raise ArrayError(f"{shown(path)} cannot be read: {objects}") from error
 
 
 def _labels(path: Path, labels: Any) -> Any:
-    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or not len(labels) or labels.min() < 0:
-        raise ArrayError(f"{shown(path)}: labels are {_kind(labels)}; they must be whole numbers from 0")
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or not len(labels):
+        raise ArrayError(f"{shown(path)}: labels are {_kind(labels)}; they must be whole numbers from 0, in one axis")
+    if labels.min() < 0 or labels.max() >= LARGEST:
+        ends = f"{labels.min()} to {labels.max()}"
+        raise ArrayError(f"{shown(path)}: labels go from {ends}; they must be numbers of classes, from 0")
     return labels
 
 

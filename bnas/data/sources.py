@@ -30,49 +30,8 @@ from bnas.runtime.storage.checkpoint import check_state
 
 from .datasets import default_place, images
 from .digits import splits
-from .samples import DataError, is_file, torchvision_module
-
-# Models by name: torchvision's, and its residual networks for the small images of CIFAR.
-
-CIFAR = "_cifar10"
-
-
-class ModelError(BnasError):
-    """There is no model of a name."""
-
-
-def named(name: str) -> Callable[..., nn.Module]:
-    """The factory of torchvision's model `name`, without weights.
-
-    ``resnet50_cifar10`` and the like are its residual ones for images of 32 x 32 (`small_resnet`).
-
-    Raises:
-        ModelError: there is none; gives the nearest name.
-    """
-    torchvision = torchvision_module()
-    known = torchvision.models.list_models(torchvision.models)
-    residual = [one + CIFAR for one in known if "resne" in one]
-    if name in residual:
-        return partial(small_resnet, name.removesuffix(CIFAR))
-    if name in known:
-        return partial(torchvision.models.get_model, name, weights=None)
-    near = difflib.get_close_matches(name, [*known, *residual], n=1)
-    raise ModelError(f"torchvision has no model {short(name)}" + (f"; did you mean {near[0]!r}?" if near else ""))
-
-
-def small_resnet(name: str, /, num_classes: int = 10, **options: Any) -> nn.Module:
-    """Torchvision's residual network `name` whose first convolution is 3 x 3 with stride 1.
-
-    The published configurations of BootstrapNAS name such a ResNet-50, and its accuracy of 93.65 % is that of Phan's
-    PyTorch_CIFAR10, which has this layout: its weights fit.
-    """
-    torchvision = torchvision_module()
-    model: Any = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **options)
-    model.conv1 = nn.Conv2d(3, model.conv1.out_channels, 3, 1, 1, bias=False)
-    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
-    assert isinstance(model, nn.Module)
-    return model
-
+from .models import named
+from .samples import DataError, is_file
 
 # Weights of users' files, read without running code.
 
@@ -143,7 +102,7 @@ def load_model(name: str, weights: Path | None = None, folder: Path | None = Non
 
     A name that ends in ``.pt2`` is that of a file of `torch.export.save`.
     A name with a colon is that of a factory; others, and those after ``torchvision:``, are known to
-    `bnas.data.sources.named`. Files are looked for in `folder`, by default the current one. `options` are the factory's
+    `bnas.data.models.named`. Files are looked for in `folder`, by default the current one. `options` are the factory's
     keyword arguments.
 
     Raises:
@@ -156,7 +115,7 @@ def load_model(name: str, weights: Path | None = None, folder: Path | None = Non
     if name.endswith(EXPORTED):
         factory = partial(_exported, (folder or Path()) / name)
     else:
-        factory = find_factory(name, folder) if own else _of_torchvision(name.removeprefix("torchvision:"))
+        factory = find_factory(name, folder) if own else named(name.removeprefix("torchvision:"))
     model = _called(name, factory, options)
     if not isinstance(model, nn.Module):
         raise SourceError(f"{name} gives a {type(model).__name__}, not a torch.nn.Module")
@@ -165,20 +124,6 @@ def load_model(name: str, weights: Path | None = None, folder: Path | None = Non
         _check_weights(name, model, state, (folder or Path()) / weights)
         model.load_state_dict(state)
     return model.eval()
-
-
-def _of_torchvision(name: str) -> Callable[..., nn.Module]:
-    """Torchvision's factory `name`; what it does not take is an error of the configuration."""
-    factory = named(name)
-
-    def made(**options: Any) -> nn.Module:
-        try:
-            return factory(**options)
-        except Exception as error:
-            told = f"{name} cannot be made with the arguments {short(options)}"
-            raise SourceError(f"{told}: {type(error).__name__}: {shown(error, 200)}") from error
-
-    return made
 
 
 EXPORTED = ".pt2"

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from bnas.config.settings import DeviceError
     from bnas.data.digits import MissingExtraError
     from bnas.data.inputs import ShapeError
+    from bnas.data.models import ModelError
     from bnas.data.samples import ArrayError, DataError
-    from bnas.data.sources import ModelError, SourceError, WeightsError, WeightsWarning
+    from bnas.data.sources import SourceError, WeightsError, WeightsWarning
     from bnas.page.recorded import ReportError
 
     from .delivery import Quantised, Report, Row
@@ -46,8 +47,8 @@ __getattr__, __dir__ = attach(
             "ArrayError",
             "DataError",
         ),
+        "bnas.data.models": ("ModelError",),
         "bnas.data.sources": (
-            "ModelError",
             "SourceError",
             "WeightsError",
             "WeightsWarning",
