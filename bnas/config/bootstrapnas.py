@@ -52,7 +52,7 @@ class Width(Section):
     warned: ClassVar[dict[str, str]] = {
         "min_out_channels": "width.min_out_channels is read as min_width: BootstrapNAS ignored it"
     }
-    unneeded: ClassVar[dict[str, Unneeded]] = {
+    unneeded: ClassVar[dict[str, Any]] = {
         "add_dynamic_inputs": Unneeded(
             "width.add_dynamic_inputs needs nothing here: input widths follow from the model itself",
             TypeAdapter(list[str] | None),
@@ -72,7 +72,7 @@ class Kernel(Section):
 class Depth(Section):
     """``elasticity.depth``; see `bnas.Elasticity`."""
 
-    unneeded: ClassVar[dict[str, Unneeded]] = {
+    unneeded: ClassVar[dict[str, Any]] = {
         "mode": Unneeded(
             "depth.mode says nothing here: blocks are found unless skipped_blocks lists them",
             TypeAdapter(Literal["manual", "auto"] | None),

@@ -41,7 +41,7 @@ def _text_keys(value: Any) -> Any:
 class InputInfo(Section):
     """``input_info``, or an entry of it."""
 
-    unneeded: ClassVar[dict[str, Unneeded]] = {
+    unneeded: ClassVar[dict[str, Any]] = {
         "filler": Unneeded(
             "filler does nothing here: example inputs have random values; `range` bounds them",
             TypeAdapter(Literal["ones", "zeros", "random"] | None),
@@ -131,7 +131,7 @@ OWN = (
 class Configuration(Section):
     """A whole configuration file."""
 
-    unneeded: ClassVar[dict[str, Unneeded]] = {
+    unneeded: ClassVar[dict[str, Any]] = {
         "multiprocessing_distributed": Unneeded(
             "multiprocessing_distributed does nothing here: a run is one process",
             TypeAdapter(bool | None),

@@ -73,8 +73,8 @@ class Section(BaseModel):
 
     other_names: ClassVar[dict[str, str]] = {}
     """Keys that are read as another one."""
-    unneeded: ClassVar[dict[str, Unneeded]] = {}
-    """Keys of BootstrapNAS that say nothing here; a value that BootstrapNAS does not document is a fault."""
+    unneeded: ClassVar[dict[str, Any]] = {}
+    """Keys of BootstrapNAS that say nothing here, each an `Unneeded`; a value that it does not document is a fault."""
     warned: ClassVar[dict[str, str]] = {}
     """Warnings for some of the other names."""
     no_limit: ClassVar[tuple[str, ...]] = ()

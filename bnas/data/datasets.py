@@ -107,13 +107,19 @@ class Transformed(Dataset[tuple[Tensor, int]]):
         place = self.indices[number]
         try:
             image, label = self.samples[place]
-            return self.transform(image), label
         except BnasError:
             raise
         except Exception as error:  # those of the decoders are of many kinds
-            files = getattr(self.samples, "samples", None)
-            told = f"{shown(files[place][0]) if files else f'image {place}'} cannot be read or resized"
-            raise DataError(f"{told}: {type(error).__name__}: {shown(error, 200)}") from error
+            told = getattr(error, "strerror", None) or "it is no whole image file"
+            raise DataError(f"{self._file(place)} cannot be read: {told}") from error
+        try:
+            return self.transform(image), label
+        except (RuntimeError, ValueError, MemoryError) as error:
+            raise DataError(f"{self._file(place)} cannot be resized: {shown(error, 200)}") from error
+
+    def _file(self, place: int) -> str:
+        files = getattr(self.samples, "samples", None)
+        return shown(files[place][0]) if files else f"image {place}"
 
 
 @dataclass(frozen=True)
