@@ -12,7 +12,12 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from .wording import shown
+
 SHOULD = re.compile(r"^(Input|Tuple|List|Dictionary|String|Value) should ")
+PLAIN = re.compile(r"[^\s'\"]+")
+LONGEST = 80
+"""Characters of a key or a text that are shown."""
 UNKNOWN = {"extra_forbidden", "unexpected_keyword_argument"}
 """What pydantic calls a key that its class does not have."""
 
@@ -36,8 +41,14 @@ def places(error: ValidationError, root: type, data: Any, *, unknown: bool = Tru
 
 
 def written(place: Sequence[str | int]) -> str:
-    """Write a place: ``("a", "b", 2)`` is ``a.b[2]``."""
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
+    """Write a place: ``("a", "b", 2)`` is ``a.b[2]``; a key that is no word is in quotes."""
+    return "".join(map(_step, place)).removeprefix(".")
+
+
+def _step(part: str | int) -> str:
+    if isinstance(part, int):
+        return f"[{part}]"
+    return f".{part}" if len(part) <= LONGEST and PLAIN.fullmatch(part) and part.isprintable() else f".{short(part)}"
 
 
 def fields_of(section: type) -> Mapping[str, FieldInfo]:
@@ -129,15 +140,18 @@ def _as_given(key: str, section: type, data: dict[str, Any]) -> str:
 
 def _told(found: Found, errors: list[dict[str, Any]], root: type) -> str:
     place, kinds = written(found.place) or "the file", {one["type"] for one in errors}
+    ignored: Mapping[str, Any] = getattr(found.section, "unneeded", {})
+    if kinds <= UNKNOWN and found.key in ignored:
+        return f"{place} is {short(errors[0]['input'])}: {ignored[found.key].allowed}"
     if kinds <= UNKNOWN:
         return f"{place} {_unknown(found, root)}"
     known = fields_of(found.section)
     if kinds == {"missing"} and found.key in known and isinstance(found.place[-1], str):
         return f"{place} is missing; {(known[found.key].description or 'a section').replace('`', '').rstrip('.')}"
     if kinds == {"union_tag_invalid"}:
-        return f"{place} is {errors[0]['ctx']['tag']!r}: {_tags(errors[0]['ctx'])}"
+        return f"{place} is {short(errors[0]['ctx']['tag'])}: {_tags(errors[0]['ctx'])}"
     allowed = " or ".join(dict.fromkeys(_allowed(one) for one in errors))
-    return f"{place} is {_short(errors[0]['input'])}: {allowed}"
+    return f"{place} is {short(errors[0]['input'])}: {allowed}"
 
 
 def _allowed(error: dict[str, Any]) -> str:
@@ -150,7 +164,9 @@ def _allowed(error: dict[str, Any]) -> str:
     text = SHOULD.sub("must ", error["msg"].removeprefix("Value error, "))
     text = re.sub(" after validation, not .*", "", text)
     if error["type"] == "literal_error" and isinstance(error["input"], str):
-        near = difflib.get_close_matches(error["input"], re.findall("'([^']*)'", error["ctx"]["expected"]), n=1)
+        near = difflib.get_close_matches(
+            error["input"][:LONGEST], re.findall("'([^']*)'", error["ctx"]["expected"]), n=1
+        )
         return text + (f"; did you mean {near[0]!r}?" if near else "")
     return text
 
@@ -158,7 +174,7 @@ def _allowed(error: dict[str, Any]) -> str:
 def _tags(context: Mapping[str, str]) -> str:
     """Say which names there are, and which one was meant."""
     known = re.findall("'([^']*)'", context["expected_tags"])
-    near = difflib.get_close_matches(context["tag"], known, n=1)
+    near = difflib.get_close_matches(str(context["tag"])[:LONGEST], known, n=1)
     allowed = f"must be {', '.join(map(repr, known[:-1]))} or {known[-1]!r}"
     return allowed + (f"; did you mean {near[0]!r}?" if near else "")
 
@@ -168,7 +184,7 @@ def _unknown(found: Found, root: type) -> str:
     kind = "a key of bnas" if issubclass(root, BaseModel) else f"a setting of {section.__name__}"
     if key in other_names(section):
         return f"is given twice: {key} is another name of {other_names(section)[key]}; give one of them"
-    near = difflib.get_close_matches(key, [*known, *other_names(section)], n=1)
+    near = difflib.get_close_matches(key[:LONGEST], [*known, *other_names(section)], n=1)
     if near:
         return f"is not {kind}; did you mean {near[0]!r}?"
     homes = [place or "the first level" for place, other in sections(root) if key in fields_of(other)]
@@ -178,7 +194,8 @@ def _unknown(found: Found, root: type) -> str:
     return f"is not {kind}; there are {', '.join(known) or 'none here'}"
 
 
-def _short(value: Any) -> str:
-    short = reprlib.Repr()
-    short.maxstring = short.maxother = 80
-    return short.repr(value)
+def short(value: Any) -> str:
+    """Return a value in few words: ``[1, 2, 3, ...]``."""
+    made = reprlib.Repr()
+    made.maxstring = made.maxother = made.maxlong = LONGEST
+    return shown(made.repr(value), 2 * LONGEST)

@@ -9,7 +9,15 @@ from dataclasses import field
 from numbers import Integral, Real
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
-from pydantic import BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, ValidationError, ValidationInfo
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    ValidationError,
+    ValidationInfo,
+    validate_call,
+)
 from pydantic.dataclasses import dataclass
 from pydantic_core import CoreSchema, PydanticKnownError, PydanticOmit, core_schema
 from typing_extensions import dataclass_transform
@@ -54,6 +62,24 @@ def _told(cls: type, init: Callable[..., None], error: type[BnasError]) -> Calla
     return checked
 
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def checked(function: F, error: type[BnasError]) -> F:
+    """Return `function` with arguments that are checked by its annotations; faults are one `error` that names all."""
+    made = validate_call(config=CHECKED)(function)
+
+    @functools.wraps(function)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return made(*args, **kwargs)
+        except ValidationError as found:
+            given = {**dict(zip(inspect.signature(function).parameters, args, strict=False)), **kwargs}
+            raise error("\n  ".join(faults(found, object, given))) from None
+
+    return called  # type: ignore[return-value]
+
+
 def _number(value: Any, info: ValidationInfo) -> Any:
     """Plain numbers of numpy's; text is a number in a file only, since YAML takes 1e-4 for text."""
     if isinstance(value, str) and info.context != FILE:
@@ -70,9 +96,15 @@ def _several(value: Any) -> Any:
 NUMBER = BeforeValidator(_number)
 """For numbers with bounds of their own: ``Annotated[int, Field(ge=4), NUMBER]``."""
 
+LARGEST = 2**31 - 1
+"""Of all whole numbers in settings: a larger one is no count of anything that a computer holds."""
+LARGEST_SEED = 2**63 - 1
+"""The generators of torch, numpy and Python all take it."""
+
 Number: TypeAlias = Annotated[float, NUMBER]
-Count: TypeAlias = Annotated[int, Field(ge=1), NUMBER]
-Whole: TypeAlias = Annotated[int, Field(ge=0), NUMBER]
+Count: TypeAlias = Annotated[int, Field(ge=1, le=LARGEST), NUMBER]
+Whole: TypeAlias = Annotated[int, Field(ge=0, le=LARGEST), NUMBER]
+Seed: TypeAlias = Annotated[int, Field(ge=0, le=LARGEST_SEED), NUMBER]
 Positive: TypeAlias = Annotated[float, Field(gt=0), NUMBER]
 NotNegative: TypeAlias = Annotated[float, Field(ge=0), NUMBER]
 Probability: TypeAlias = Annotated[float, Field(ge=0, le=1), NUMBER]

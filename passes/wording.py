@@ -57,3 +57,11 @@ def indented(head: str, lines: Iterable[str]) -> str:
         yield from (f"  {line}" for line in lines)
 
     return "\n".join(all_lines())
+
+
+def shown(text: object, most: int = 500) -> str:
+    """Return a text in one line: characters that do not print are escaped, the middle of a long one is left out."""
+    line = str(text)
+    if not line.isprintable():
+        line = "".join(one if one.isprintable() else repr(one)[1:-1] for one in line)
+    return line if len(line) <= most else f"{line[: most // 2]}...{line[3 - most // 2 :]}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from pydantic import Field, PlainSerializer, PlainValidator, ValidationInfo, field_validator
 
-from bnas.passes.settings import NUMBER, NotInFile, Whole, settings
+from bnas.passes.settings import LARGEST, NUMBER, NotInFile, Seed, settings
 
 from .algorithms.settings import NSGA2, POPULATION, Choice
 from .errors import SearchError
@@ -45,9 +45,9 @@ class SearchSettings:
 
     algorithm: Choice = NSGA2()
     """How candidates are made: `NSGA2`, `RNSGA2` or `RandomSearch`, or one of them by name."""
-    num_evals: Annotated[int, Field(ge=4), NUMBER] = 150
+    num_evals: Annotated[int, Field(ge=4, le=LARGEST), NUMBER] = 150
     """How many sub-networks are looked at, those from the log included; fewer if the space has no more."""
-    seed: Whole = 0
+    seed: Seed = 0
     """Fixes every random choice."""
     constraints: tuple[Bound, ...] = ()
     """Bounds that hold before any objective counts, such as "parameters <= 60 %"; see `bnas.search.Constraint`."""

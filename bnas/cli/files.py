@@ -127,17 +127,19 @@ def bench(
 
 def latency_table(found: dict[str, Latency], reference: str) -> Table:
     """A latency_table for the terminal; it says of each number whether it is stable, and on what it was measured."""
+    from rich.markup import escape
     from rich.table import Table
 
     first = next(iter(found.values()))
     about = f"batch {first.batch}, {first.threads} threads, {first.provider}, {first.machine['cpu']}"
     shown = Table(title=f"ms on ONNX Runtime {first.machine['onnxruntime']}: {about}", title_justify="left")
     shown.add_column("file", overflow="fold")
-    for column in ("CPU", "quartiles", "wall clock", f"ratio to {Path(reference).name}"):
+    for column in ("CPU", "quartiles", "wall clock", f"ratio to {escape(Path(reference).name)}"):
         shown.add_column(column, justify="right")
     shown.add_column("stable", overflow="fold")
     for name, latency in found.items():
         quartiles = " to ".join(f"{one:.3f}" for one in latency.quartiles_ms)
         numbers = (f"{latency.median_ms:.3f}", quartiles, f"{latency.wall_median_ms:.3f}", f"{latency.ratio:.3f}")
-        shown.add_row(Path(name).name, *numbers, "yes" if latency.unstable is None else f"no: {latency.unstable}")
+        stable = "yes" if latency.unstable is None else f"no: {latency.unstable}"
+        shown.add_row(escape(Path(name).name), *numbers, stable)
     return shown

@@ -33,7 +33,7 @@ def watching(console: Console, verbose: bool = False) -> Iterator[Watch]:
     With `verbose` also the passes that found the super-network, and what each left alone. Where `console` is no
     terminal there are lines instead of bars.
     """
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
         training = bars.add_task("training", visible=False)
         searching = bars.add_task("searching", visible=False)
@@ -51,11 +51,14 @@ def watching(console: Console, verbose: bool = False) -> Iterator[Watch]:
 
         def tell(text: str, due: bool) -> None:
             if due and not console.is_terminal:
-                console.print(text)
+                console.print(text, markup=False)
 
         def on_epoch(record: EpochRecord) -> None:
             metrics = ", ".join(f"{name} {100 * value:.2f} %" for name, value in record.metrics.items())
-            console.print(f"epoch {record.epoch + 1}: mean loss {record.loss:.4f}; {metrics or 'no validation data'}")
+            console.print(
+                f"epoch {record.epoch + 1}: mean loss {record.loss:.4f}; {metrics or 'no validation data'}",
+                markup=False,
+            )
 
         def on_supernet(supernet: SuperNetwork) -> None:
             for line in passes_of(supernet) if verbose else ():

@@ -18,6 +18,7 @@ from pydantic import (
     BeforeValidator,
     Field,
     SerializerFunctionWrapHandler,
+    TypeAdapter,
     ValidationInfo,
     field_validator,
     model_serializer,
@@ -32,7 +33,7 @@ from bnas.search import NSGA2, RNSGA2, Objective, SearchSettings
 from bnas.search.algorithms.settings import Population
 from bnas.search.settings import check_population
 
-from .section import Section, takes
+from .section import Section, Unneeded, takes
 
 POPULATION = 40
 """Candidates of a generation, where nothing else is said and there are as many evaluations."""
@@ -51,8 +52,12 @@ class Width(Section):
     warned: ClassVar[dict[str, str]] = {
         "min_out_channels": "width.min_out_channels is read as min_width: BootstrapNAS ignored it"
     }
-    unneeded: ClassVar[dict[str, str]] = {
-        "add_dynamic_inputs": "width.add_dynamic_inputs needs nothing here: input widths follow from the model itself"
+    unneeded: ClassVar[dict[str, Any]] = {
+        "add_dynamic_inputs": Unneeded(
+            "width.add_dynamic_inputs needs nothing here: input widths follow from the model itself",
+            TypeAdapter(list[str] | None),
+            "must be a list of names",
+        )
     }
 
 
@@ -67,8 +72,12 @@ class Kernel(Section):
 class Depth(Section):
     """``elasticity.depth``; see `bnas.Elasticity`."""
 
-    unneeded: ClassVar[dict[str, str]] = {
-        "mode": "depth.mode says nothing here: blocks are found unless skipped_blocks lists them"
+    unneeded: ClassVar[dict[str, Any]] = {
+        "mode": Unneeded(
+            "depth.mode says nothing here: blocks are found unless skipped_blocks lists them",
+            TypeAdapter(Literal["manual", "auto"] | None),
+            "must be 'manual' or 'auto'",
+        )
     }
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -10,6 +11,7 @@ from pydantic import (
     Field,
     SerializerFunctionWrapHandler,
     StringConstraints,
+    TypeAdapter,
     ValidationInfo,
     WrapSerializer,
     field_validator,
@@ -17,14 +19,16 @@ from pydantic import (
 )
 from pydantic_core import PydanticKnownError
 
+from bnas.data.inputs import limits
 from bnas.passes import Elasticity
-from bnas.passes.settings import Count, Names, NotNegative, Share, Whole
+from bnas.passes.settings import LARGEST, Count, Names, NotNegative, Share, Whole
+from bnas.passes.wording import count
 from bnas.run.job import Job
 from bnas.runtime import Int8, LatencySettings, Recipe, Stage
 from bnas.search import Objective, SearchSettings
 
 from .bootstrapnas import BootstrapNAS, OptimizerSection, check_objectives
-from .section import Section, takes
+from .section import Section, Unneeded, takes
 
 AxisNumber = Annotated[str, StringConstraints(pattern=r"^-?\d+$")]
 
@@ -37,8 +41,12 @@ def _text_keys(value: Any) -> Any:
 class InputInfo(Section):
     """``input_info``, or an entry of it."""
 
-    unneeded: ClassVar[dict[str, str]] = {
-        "filler": "filler does nothing here: example inputs have random values; `range` bounds them"
+    unneeded: ClassVar[dict[str, Any]] = {
+        "filler": Unneeded(
+            "filler does nothing here: example inputs have random values; `range` bounds them",
+            TypeAdapter(Literal["ones", "zeros", "random"] | None),
+            "must be 'ones', 'zeros' or 'random'",
+        )
     }
 
     sample_size: Annotated[tuple[Count, ...], Field(min_length=1)]
@@ -58,12 +66,30 @@ class InputInfo(Section):
     dynamic: Annotated[dict[AxisNumber, str] | None, BeforeValidator(_text_keys)] = None
     """Names of axes whose size may change, such as {"1": "length"}; by default all that can change."""
 
+    @field_validator("sample_size")
+    @classmethod
+    def _of_a_tensor(cls, shape: tuple[int, ...]) -> tuple[int, ...]:
+        if (entries := math.prod(shape)) > LARGEST:
+            raise ValueError(f"an input of {count(entries)} entries is too large; allowed are {count(LARGEST)}")
+        return shape
+
     @field_validator("range")
     @classmethod
-    def _ordered(cls, ends: tuple[float, float] | None) -> tuple[float, float] | None:
+    def _ordered(cls, ends: tuple[float, float] | None, known: ValidationInfo) -> tuple[float, float] | None:
         if ends is not None and ends[0] > ends[1]:
             raise ValueError("must begin with the smaller value")
+        least, most = limits(known.data.get("type"))
+        if ends is not None and not least <= ends[0] <= ends[1] <= most:
+            raise ValueError(f"must lie between {least:g} and {most:g}, which the type holds")
         return ends
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    """All numbers with a point in nested data."""
+    if isinstance(value, float):
+        yield value
+    for one in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _numbers(one)
 
 
 def _several(value: Any) -> Any:
@@ -105,8 +131,12 @@ OWN = (
 class Configuration(Section):
     """A whole configuration file."""
 
-    unneeded: ClassVar[dict[str, str]] = {
-        "multiprocessing_distributed": "multiprocessing_distributed does nothing here: a run is one process"
+    unneeded: ClassVar[dict[str, Any]] = {
+        "multiprocessing_distributed": Unneeded(
+            "multiprocessing_distributed does nothing here: a run is one process",
+            TypeAdapter(bool | None),
+            "must be true or false",
+        )
     }
 
     model: str
@@ -179,6 +209,13 @@ class Configuration(Section):
         whole = {"bootstrapNAS": self.bootstrapNAS or BootstrapNAS(), "optimizer": self.optimizer or OptimizerSection()}
         full = self.model_copy(update=whole)
         return {key: value for key, value in handler(full).items() if key not in OWN}
+
+    @field_validator("model_options", "data_options")
+    @classmethod
+    def _of_finite_numbers(cls, options: dict[str, Any]) -> dict[str, Any]:
+        if not all(map(math.isfinite, _numbers(options))):
+            raise ValueError("must have finite numbers only")
+        return options
 
     @field_validator("objectives")
     @classmethod

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import copy
-import json
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from bnas.passes.errors import BnasError
-from bnas.passes.faults import faults, places, written
+from bnas.passes.faults import faults, places, short, written
 from bnas.passes.settings import FILE
+from bnas.passes.wording import shown
 
 from .configuration import OWN, PEER, Configuration
+from .formats import TOO_DEEP, json_value, plain, read_file
 from .section import ConfigurationError, ConfigurationWarning
 
 # Keys of a configuration that the command line sets: ``bootstrapNAS.search.num_evals=40``.
@@ -42,7 +43,7 @@ def with_changes(data: Any, changes: Sequence[str]) -> Any:
             raise ConfigurationError(
                 f"--set {change}", ["is not KEY=VALUE, with a KEY such as optimizer.base_lr or a[0].b"]
             )
-        _set(data, [int(p[1:-1]) if p.startswith("[") else p for p in PART.findall(key)], _value(value), change)
+        _set(data, [int(p[1:-1]) if p.startswith("[") else p for p in PART.findall(key)], _value(value, change), change)
         places.append(key)
     _follow(data, places)
     return data
@@ -67,11 +68,13 @@ def _at(data: Any, place: str) -> Any:
     return data
 
 
-def _value(text: str) -> Any:
+def _value(text: str, change: str) -> Any:
     try:
-        return json.loads(text)
+        return json_value(text)
     except ValueError:
         return text
+    except RecursionError:
+        raise ConfigurationError(f"--set {change}", [TOO_DEEP]) from None
 
 
 def _set(data: Any, place: list[str | int], value: Any, change: str) -> None:
@@ -86,9 +89,9 @@ def _set(data: Any, place: list[str | int], value: Any, change: str) -> None:
 def _check(data: Any, place: list[str | int], part: str | int, change: str) -> None:
     here = written(place) or "the file"
     if isinstance(part, str) and not isinstance(data, dict):
-        raise ConfigurationError(f"--set {change}", [f"{here} is {data!r:.80}, which has no keys"])
+        raise ConfigurationError(f"--set {change}", [f"{here} is {short(data)}, which has no keys"])
     if isinstance(part, int) and not isinstance(data, list):
-        raise ConfigurationError(f"--set {change}", [f"{here} is {data!r:.80}, which has no entries"])
+        raise ConfigurationError(f"--set {change}", [f"{here} is {short(data)}, which has no entries"])
     if isinstance(part, int) and part >= len(data):
         raise ConfigurationError(f"--set {change}", [f"{here} has {len(data)} entries; the first is [0]"])
 
@@ -105,8 +108,12 @@ def load_config(path: str | Path, changes: Sequence[str] = ()) -> Configuration:
             values that are wrong, and all that contradict each other.
     """
     path = Path(path)
-    place = f"{path} with --set {' --set '.join(changes)}" if changes else str(path)
-    return parse_configuration(with_changes(_read(path), changes), place, path.parent)
+    return parse_configuration(with_changes(read_file(path), changes), place_of(path, changes), path.parent)
+
+
+def place_of(path: Path, changes: Sequence[str] = ()) -> str:
+    """Return what errors call a configuration: its file, and what ``--set`` says."""
+    return " --set ".join([f"{shown(path)} with" if changes else shown(path), *(shown(one, 80) for one in changes)])
 
 
 def parse_configuration(data: Any, place: str, folder: Path | None = None) -> Configuration:
@@ -118,6 +125,10 @@ def parse_configuration(data: Any, place: str, folder: Path | None = None) -> Co
     Raises:
         ConfigurationError: names all keys and values that are wrong, and all that contradict each other.
     """
+    try:
+        data = plain(data)
+    except ValueError as error:
+        raise ConfigurationError(place, [str(error)]) from None
     told, wrong = list(_beside(data)), list[tuple[str | int, ...]]()
     found: Configuration | None
     try:
@@ -183,48 +194,6 @@ SMALLEST = {"model": "", "data": "", "input_info": {"sample_size": [1]}}
 """Stands for what a file must have."""
 ROUNDS = 9
 """Taking something out may make something else wrong; so often it is looked again."""
-
-
-def _read(path: Path) -> Any:
-    if path.suffix not in FORMATS:
-        raise ConfigurationError(str(path), [f"the ending {path.suffix!r} is none of {', '.join(FORMATS)}"])
-    try:
-        return FORMATS[path.suffix](path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigurationError(str(path), ["there is no such configuration file"]) from None
-    except OSError as error:
-        raise ConfigurationError(str(path), [f"cannot be read: {error.strerror}"]) from None
-    except ValueError as error:
-        raise ConfigurationError(str(path), [str(error)]) from None
-
-
-JSON5_FAULT = re.compile(r"<string>:(\d+) (.*?)(?: at)? column (\d+)", re.DOTALL)
-
-
-def _json(text: str) -> Any:
-    """BootstrapNAS allows comments in ``.json`` files too."""
-    import json5
-
-    try:
-        return json5.loads(text, allow_duplicate_keys=False)
-    except ValueError as error:
-        found = JSON5_FAULT.fullmatch(str(error))
-        told = f"line {found[1]}, column {found[3]}: {found[2]}" if found else str(error)
-        raise ValueError(f"is no JSON: {told}") from None
-
-
-def _yaml(text: str) -> Any:
-    import yaml
-
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-        told = f"line {mark.line + 1}, column {mark.column + 1}: {problem}" if mark else str(error)
-        raise ValueError(f"is no YAML: {told}") from None
-
-
-FORMATS: dict[str, Callable[[str], Any]] = {".json": _json, ".json5": _json, ".yaml": _yaml, ".yml": _yaml}
 
 
 def _contradictions(configuration: Configuration, folder: Path, wrong: Sequence[str]) -> Iterator[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_type_hints
 
 from pydantic import (
@@ -12,6 +14,8 @@ from pydantic import (
     ConfigDict,
     Field,
     GetJsonSchemaHandler,
+    TypeAdapter,
+    ValidationError,
     create_model,
     field_validator,
     model_validator,
@@ -20,19 +24,46 @@ from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema
 
 from bnas.passes.errors import BnasError
+from bnas.passes.wording import shown
 
 
 class ConfigurationError(BnasError, ValueError):
     """A configuration cannot be used; names every fault with its place, what came and what is allowed."""
 
-    def __init__(self, place: str, faults: list[str]) -> None:
+    told: ClassVar[int] = 40
+    """So many faults are written out; the others are counted."""
+
+    def __init__(self, place: str | Path, faults: list[str]) -> None:
         many = f"{len(faults)} faults\n  " if len(faults) > 1 else ""
-        super().__init__(f"{place}: {many}" + "\n  ".join(faults))
+        more = [f"and {len(faults) - self.told} more"] if len(faults) > self.told else []
+        super().__init__(
+            f"{shown(place)}: {many}" + "\n  ".join([*(shown(one, 600) for one in faults[: self.told]), *more])
+        )
         self.faults = tuple(faults)
 
 
 class ConfigurationWarning(UserWarning):
     """A key of BootstrapNAS that is known by another name, or that needs nothing here."""
+
+
+@dataclass(frozen=True)
+class Unneeded:
+    """A key of BootstrapNAS that says nothing here."""
+
+    warning: str
+    """The warning that it gets."""
+    kind: TypeAdapter[Any]
+    """The values that BootstrapNAS documents."""
+    allowed: str
+    """The same in words, for a value that is none of them."""
+
+    def allows(self, value: Any) -> bool:
+        """Return whether BootstrapNAS documents this value."""
+        try:
+            self.kind.validate_python(value, strict=True)
+        except ValidationError:
+            return False
+        return True
 
 
 class Section(BaseModel):
@@ -42,8 +73,8 @@ class Section(BaseModel):
 
     other_names: ClassVar[dict[str, str]] = {}
     """Keys that are read as another one."""
-    unneeded: ClassVar[dict[str, str]] = {}
-    """Keys of BootstrapNAS that say nothing here, each with the warning that it gets."""
+    unneeded: ClassVar[dict[str, Any]] = {}
+    """Keys of BootstrapNAS that say nothing here, each an `Unneeded`; a value that it does not document is a fault."""
     warned: ClassVar[dict[str, str]] = {}
     """Warnings for some of the other names."""
     no_limit: ClassVar[tuple[str, ...]] = ()
@@ -59,11 +90,12 @@ class Section(BaseModel):
         """Other names become the known ones; where both are given, the other one stays and is a fault."""
         if not isinstance(data, dict):
             return data
-        kept = {key: value for key, value in data.items() if key not in cls.unneeded}
+        ignored = {key: one for key, one in cls.unneeded.items() if key in data and one.allows(data[key])}
+        kept = {key: value for key, value in data.items() if key not in ignored}
         names = {old: new for old, new in cls.other_names.items() if old in kept and new not in kept}
-        for text in (cls.warned.get(key) if key in names else data[key] and cls.unneeded.get(key) for key in data):
-            if text:
-                warnings.warn(text, ConfigurationWarning, stacklevel=2)
+        told = [cls.warned[old] for old in names if old in cls.warned]
+        for text in [*told, *(one.warning for key, one in ignored.items() if data[key])]:
+            warnings.warn(text, ConfigurationWarning, stacklevel=2)
         return {names.get(key, key): value for key, value in kept.items()}
 
     @classmethod
@@ -73,8 +105,8 @@ class Section(BaseModel):
         keys = schema["properties"]
         for old, new in cls.other_names.items():
             keys[old] = {**keys[new], "description": f"Another name of {new}.", "deprecated": True}
-        for key, reason in cls.unneeded.items():
-            keys[key] = {"description": reason, "deprecated": True}
+        for key, one in cls.unneeded.items():
+            keys[key] = {**one.kind.json_schema(), "description": one.warning, "deprecated": True}
         return schema
 
 

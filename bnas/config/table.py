@@ -6,8 +6,12 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from bnas.passes.settings import LARGEST, LARGEST_SEED
+
 from .configuration import json_schema
 
+EVERYWHERE = (LARGEST, LARGEST_SEED)
+"""Bounds that are not told with each key: whole numbers have no other upper ones."""
 BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 
 
@@ -34,7 +38,7 @@ def _tables(place: str, section: dict[str, Any], known: dict[str, Any], chosen: 
 
 def _row(key: str, one: dict[str, Any], default: str) -> str:
     meaning = one.get("description", "see below").replace("``", "`").replace("\n", " ").rstrip(".")
-    kind = "anything" if one.get("deprecated") and len(one) == 2 else _kind(one)
+    kind = _kind(one)
     return f"| `{key}` | {kind} | {default} | {meaning} |"
 
 
@@ -56,7 +60,7 @@ def _kind(one: dict[str, Any]) -> str:
         return f"list of {' and '.join(dict.fromkeys(map(_kind, entries)))}"
     if one.get("type") == "object":
         return "mapping"
-    bounds = [f"{sign} {one[name]:g}" for name, sign in BOUNDS.items() if name in one]
+    bounds = [f"{sign} {one[name]:g}" for name, sign in BOUNDS.items() if one.get(name, LARGEST) not in EVERYWHERE]
     return " ".join([one.get("type", "anything"), ", ".join(bounds)]).strip()
 
 

@@ -6,16 +6,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from bnas.passes.errors import BnasError
+from bnas.passes.settings import NUMBER, Count, Names, Number, Positive, Seed, Whole
+from bnas.passes.wording import shown
 from bnas.run.job import Splits
 
-from .samples import KNOWN, DataError, Parts, Samples, channels, find_parts
+from .samples import KNOWN, DataError, Parts, Samples, channels, find_parts, torchvision_module
 
+LARGEST_SIDE = 16_384
+"""Pixels; Pillow takes larger images for an attack."""
 Transform = Callable[[Any], Tensor]
 Chosen = tuple[Samples, list[int]]
 """Some samples, by their indices."""
@@ -26,16 +32,16 @@ def images(
     dataset: str | None = None,
     *,
     download: bool = False,
-    batch_size: int = 64,
-    batch_size_val: int | None = None,
-    validation: float = 0.1,
-    test: float = 0.1,
-    size: int | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    augment: Sequence[str] | None = None,
-    workers: int = 0,
-    seed: int = 0,
+    batch_size: Count = 64,
+    batch_size_val: Count | None = None,
+    validation: Positive = 0.1,
+    test: Positive = 0.1,
+    size: Annotated[int, Field(ge=1, le=LARGEST_SIDE), NUMBER] | None = None,
+    mean: tuple[Number, ...] | None = None,
+    std: tuple[Positive, ...] | None = None,
+    augment: Names | None = None,
+    workers: Whole = 0,
+    seed: Seed = 0,
 ) -> Splits:
     """The images at `place` and their classes, with what was held out in `Splits.record`.
 
@@ -98,11 +104,22 @@ class Transformed(Dataset[tuple[Tensor, int]]):
         return len(self.indices)
 
     def __getitem__(self, number: int) -> tuple[Tensor, int]:
+        place = self.indices[number]
         try:
-            image, label = self.samples[self.indices[number]]
-        except OSError as error:
-            raise DataError(f"an image cannot be read: {error}") from error
-        return self.transform(image), label
+            image, label = self.samples[place]
+        except BnasError:
+            raise
+        except Exception as error:  # those of the decoders are of many kinds
+            told = getattr(error, "strerror", None) or "it is no whole image file"
+            raise DataError(f"{self._file(place)} cannot be read: {told}") from error
+        try:
+            return self.transform(image), label
+        except (RuntimeError, ValueError, MemoryError) as error:
+            raise DataError(f"{self._file(place)} cannot be resized: {shown(error, 200)}") from error
+
+    def _file(self, place: int) -> str:
+        files = getattr(self.samples, "samples", None)
+        return shown(files[place][0]) if files else f"image {place}"
 
 
 @dataclass(frozen=True)
@@ -113,13 +130,16 @@ class Normalised:
 
     def __call__(self, samples: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
         """Images (float32: n, channels, height, width) and labels (int64: n)."""
+        shapes = sorted({tuple(image.shape) for image, _ in samples})
+        if len(shapes) > 1:
+            told = f"images of one batch have the shapes {shapes[0]} and {shapes[-1]}"
+            raise DataError(f"{told}; data_options.size=N makes all of them N x N")
         images, labels = default_collate(samples)
         return self.transform(images), labels
 
 
 def _normalised(parts: Parts, mean: Sequence[float] | None, std: Sequence[float] | None) -> Normalised:
-    from torchvision.transforms import v2
-
+    v2 = torchvision_module("transforms.v2")
     mean, std = mean or parts.kind.mean, std or parts.kind.std
     if len(mean) != len(std) or len(mean) not in (1, channels(parts.train)):
         counts = f"{len(mean)} and {len(std)} numbers, images {channels(parts.train)} channels"
@@ -129,8 +149,7 @@ def _normalised(parts: Parts, mean: Sequence[float] | None, std: Sequence[float]
 
 def _transforms(parts: Parts, augment: tuple[str, ...], size: int | None) -> tuple[Transform, Transform]:
     """For training images, and for the others; to uint8 tensors."""
-    from torchvision.transforms import v2
-
+    v2 = torchvision_module("transforms.v2")
     if unknown := set(augment) - {"crop", "flip"}:
         raise DataError(f"augment: {min(unknown)!r} is not one of crop, flip")
     side = size or (224 if parts.files else None)
@@ -141,8 +160,7 @@ def _transforms(parts: Parts, augment: tuple[str, ...], size: int | None) -> tup
 
 
 def _padded_crop(parts: Parts) -> Any:
-    from torchvision.transforms import v2
-
+    v2 = torchvision_module("transforms.v2")
     height, width = v2.functional.get_size(parts.train[0][0])
     return v2.RandomCrop((height, width), (width // 8, height // 8))
 
@@ -159,7 +177,7 @@ def _held_out(parts: Parts, shares: dict[str, float], seed: int) -> tuple[dict[s
         count = round(shares[key] * len(parts.train) if shares[key] < 1 else shares[key])
         if not 0 < count < len(order):
             raise DataError(
-                f"{key}: {shares[key]} of {len(parts.train)} training images are {count}; some must be left"
+                f"{key}: {shares[key]:g} of {len(parts.train)} training images are {count}; some must be left"
             )
         held[key], order = sorted(order[:count]), order[count:]
         chosen[key] = parts.train, held[key]

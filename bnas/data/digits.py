@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnas.passes.errors import BnasError
-
-if TYPE_CHECKING:
-    from bnas.run.job import Splits
+from bnas.passes.settings import Count, Seed
+from bnas.run.job import Splits
 
 WIDTHS = (32, 64, 96)
 TRAIN, VALIDATION = 1000, 397
@@ -77,14 +75,12 @@ class Shifted:
             yield torch.stack(images), self.labels[chosen]
 
 
-def splits(batch_size: int = 50, seed: int = 0, *, batch_size_val: int = 100) -> Splits:
+def splits(batch_size: Count = 50, seed: Seed = 0, *, batch_size_val: Count = 100) -> Splits:
     """1,000 images for training, 397 for the search, 400 for the test, in a fixed random order.
 
     Raises:
         MissingExtraError: scikit-learn is not installed.
     """
-    from bnas.run.job import Splits
-
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:

@@ -20,6 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from bnas.passes.errors import BnasError
+from bnas.passes.faults import short
+from bnas.passes.wording import shown
+
+from .samples import is_file
 
 
 class SourceError(BnasError):
@@ -48,13 +52,14 @@ def find_factory(name: str, folder: Path | None = None, wanted: type = object) -
     """
     place, colon, attribute = name.rpartition(":")
     if not colon or not place or not attribute:
-        raise SourceError(f"{name!r} is not of the form package.module:FACTORY or path/file.py:FACTORY")
+        raise SourceError(f"{short(name)} is not of the form package.module:FACTORY or path/file.py:FACTORY")
     module = _file_module((folder or Path()) / place) if place.endswith(".py") else _import(place)
     factory = getattr(module, attribute, None)
     if not callable(factory):
         names = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
         near = difflib.get_close_matches(attribute, names, n=1)
-        raise SourceError(f"{place} has no factory {attribute!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        meant = f"; did you mean {near[0]!r}?" if near else ""
+        raise SourceError(f"{shown(place)} has no factory {short(attribute)}{meant}")
     _check_kind(name, factory, wanted)
     return factory  # type: ignore[no-any-return]
 
@@ -74,8 +79,8 @@ def _check_kind(name: str, factory: Callable[..., Any], wanted: type) -> None:
     else:
         promised, told = _promised(factory), "says that it returns"
     if _differs(promised, wanted):
-        shown = getattr(promised, "__qualname__", promised)
-        raise SourceError(f"{name} {told} {shown}; a {wanted.__name__} is needed")
+        promise = getattr(promised, "__qualname__", promised)
+        raise SourceError(f"{name} {told} {promise}; a {wanted.__name__} is needed")
 
 
 def _promised(factory: Callable[..., Any]) -> Any:
@@ -101,7 +106,7 @@ def _differs(promised: Any, wanted: type) -> bool:
 
 def _import(place: str) -> Any:
     if _is_python(place):
-        told = f"{place!r} is a module of Python's own, which makes no models and no data"
+        told = f"{short(place)} is a module of Python's own, which makes no models and no data"
         raise SourceError(f"{told}; a file of yours with this name is given as path/file.py:FACTORY")
     with running(place):
         try:
@@ -109,13 +114,13 @@ def _import(place: str) -> Any:
         except ModuleNotFoundError as error:
             if error.name is None or not place.startswith(error.name):
                 raise
-            raise SourceError(f"there is no module {place!r}; a file is given as path/file.py:FACTORY") from error
+            raise SourceError(f"there is no module {short(place)}; a file is given as path/file.py:FACTORY") from error
 
 
 def _file_module(path: Path) -> Any:
     """The file as a module; it may import those beside it, as a script may."""
-    if not path.is_file():
-        raise SourceError(f"there is no file {path}")
+    if not is_file(path):
+        raise SourceError(f"there is no file {shown(path)}")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None

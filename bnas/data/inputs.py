@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -17,6 +18,8 @@ from bnas.passes.errors import BnasError
 from bnas.passes.frontend.ir import as_call, floating
 from bnas.passes.frontend.session import parameter_names
 from bnas.passes.frontend.state import preserved
+from bnas.passes.settings import LARGEST
+from bnas.passes.wording import count
 from bnas.runtime.nested import device_of
 
 DTYPES = {
@@ -49,6 +52,23 @@ WRITTEN = re.compile(
 )
 
 
+def limits(kind: str | None) -> tuple[float, float]:
+    """Return the smallest and the largest value of a number type, a key of `DTYPES`; with None those of floats."""
+    return _limits(DTYPES[kind or "float"] or torch.float32)
+
+
+def _limits(dtype: torch.dtype) -> tuple[float, float]:
+    if dtype is torch.bool:
+        return 0, 1
+    known = torch.finfo(dtype) if dtype.is_floating_point else torch.iinfo(dtype)
+    return known.min, known.max
+
+
+def _holds(dtype: torch.dtype, ends: tuple[float, float] | None) -> bool:
+    least, most = _limits(dtype)
+    return ends is None or least <= ends[0] <= ends[1] <= most
+
+
 class ShapeError(BnasError, ValueError):
     """The shape, type or axis of an input is not written correctly."""
 
@@ -73,8 +93,23 @@ class Input:
         return f"{f'{self.name}=' if self.name else ''}{shape}{f':{self.type}' if self.type else ''}{ends}"
 
     def tensor(self, floats: torch.dtype, generator: torch.Generator) -> Tensor:
-        """Random values of this shape and type; `floats` is the floating-point type of the model."""
+        """Random values of this shape and type; `floats` is the floating-point type of the model.
+
+        Raises:
+            ShapeError: The type does not hold the range, or the machine has no memory for the shape.
+        """
         dtype = DTYPES[self.type or "float"] or floats
+        if not _holds(dtype, self.range):
+            least, most = _limits(dtype)
+            raise ShapeError(f"input {self.text}: {dtype} holds values from {least:g} to {most:g}")
+        try:
+            return self._random(dtype, generator)
+        except (RuntimeError, MemoryError):
+            raise ShapeError(
+                f"input {self.text}: there is no memory for {count(math.prod(self.shape))} values"
+            ) from None
+
+    def _random(self, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
         if dtype.is_floating_point:
             if self.range is None:
                 return torch.randn(self.shape, generator=generator).to(dtype)
@@ -94,7 +129,7 @@ def parse_shape(text: str) -> tuple[int, ...]:
         ShapeError: it is something else.
     """
     parts = text.split(",")
-    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+    if not all(re.fullmatch(r"\s*\d{1,10}\s*", part) and 0 < int(part) <= LARGEST for part in parts):
         raise ShapeError(f"input {text!r} is not a shape; write positive numbers with commas, such as 1,3,224,224")
     return tuple(int(part) for part in parts)
 
@@ -128,7 +163,7 @@ def parse_dynamic(texts: Sequence[str]) -> dict[str, dict[int, str]] | None:
     """
     named: dict[str, dict[int, str]] = {}
     for text in texts:
-        found = re.fullmatch(r"(\w+):(-?\d+)=(\w+)", text.strip())
+        found = re.fullmatch(r"(\w+):(-?\d{1,9})=(\w+)", text.strip())
         if found is None:
             raise ShapeError(f"dynamic axis {text!r}: write NAME:AXIS=TITLE, such as input_ids:1=length")
         named.setdefault(found[1], {})[int(found[2])] = found[3]
@@ -141,7 +176,7 @@ def parse_sizes(texts: Sequence[str]) -> dict[str, int]:
     Raises:
         ShapeError: one of them is something else.
     """
-    found = [re.fullmatch(r"(\w+)=([1-9]\d*)", text.strip()) for text in texts]
+    found = [re.fullmatch(r"(\w+)=([1-9]\d{0,8})", text.strip()) for text in texts]
     for text, one in zip(texts, found, strict=True):
         if one is None:
             raise ShapeError(f"size {text!r}: write the title of a dynamic axis and a size, such as height=64")
@@ -214,7 +249,7 @@ def _names(model: nn.Module, inputs: Sequence[Input]) -> list[str]:
 
 def _types(inputs: Sequence[Input]) -> Iterator[tuple[str, ...]]:
     """Types of the inputs to try, those with few whole numbers first."""
-    kinds = [(one.type,) if one.type else ("float", "int64", "bool") for one in inputs]
+    kinds = [(one.type,) if one.type else ("float", *_wholes(one.range)) for one in inputs]
     if 3 ** sum(len(one) > 1 for one in kinds) <= TRIED:
         found = sorted(itertools.product(*kinds), key=_oddity)
     else:
@@ -223,6 +258,11 @@ def _types(inputs: Sequence[Input]) -> Iterator[tuple[str, ...]]:
         for place, one in enumerate(kinds):
             found += [tuple(kind if p == place else k[0] for p, k in enumerate(kinds)) for kind in one[1:]]
     yield from dict.fromkeys(found)
+
+
+def _wholes(ends: tuple[float, float] | None) -> Iterator[str]:
+    """Types of whole numbers that hold a range."""
+    yield from (kind for kind, dtype in (("int64", torch.int64), ("bool", torch.bool)) if _holds(dtype, ends))
 
 
 def _oddity(types: Sequence[str | None]) -> tuple[int, int]:

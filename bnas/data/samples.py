@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,11 +15,48 @@ import torch
 from torch import Tensor
 
 from bnas.passes.errors import BnasError
+from bnas.passes.settings import LARGEST
+from bnas.passes.wording import listed, shown
+
+from .digits import MissingExtraError
+
+
+class DataError(BnasError):
+    """Data cannot be found, or are not what they must be."""
+
+    def __init__(self, text: str) -> None:
+        if text.startswith("Caught "):  # by a worker process of a DataLoader, which tells it with its traceback
+            text = text.rstrip().rpartition(f"{type(self).__name__}: ")[2]
+        super().__init__(text)
+
+
+def is_file(path: Path) -> bool:
+    """Return whether there is such a file; a name that no file can have is none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def torchvision_module(name: str = "") -> Any:
+    """Return a module of torchvision, such as "transforms.v2".
+
+    Raises:
+        MissingExtraError: torchvision is not installed, or is built for another PyTorch.
+    """
+    try:
+        return importlib.import_module(f"torchvision.{name}".removesuffix("."))
+    except (ImportError, OSError, RuntimeError) as error:
+        told = f"torchvision cannot be imported: {shown(error, 200)}"
+        raise MissingExtraError(
+            f"{told}; install one for PyTorch {torch.__version__}: pip install torchvision"
+        ) from error
+
 
 # Images and labels in a ``.npz`` file.
 
 
-class ArrayError(BnasError):
+class ArrayError(DataError):
     """A ``.npz`` file is not what it must be."""
 
 
@@ -34,24 +72,21 @@ class Arrays(Sequence[tuple[Any, int]]):
     """
 
     def __init__(self, path: Path) -> None:
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                found = {key: file[key] for key in file.files}
-        except Exception as error:
-            raise ArrayError(f"{path} cannot be read: {error}") from error
+        self.path, found = path, _read(path)
         self.coded = "jpeg" in found
         names = ("jpeg", "offsets", "labels") if self.coded else ("images", "labels")
         if missing := [name for name in names if name not in found]:
-            raise ArrayError(f"{path} has no {missing[0]!r}; it has {', '.join(found) or 'nothing'}")
+            raise ArrayError(f"{shown(path)} has no {missing[0]!r}; it has {listed(found, len(found)) or 'nothing'}")
         self.labels = _labels(path, found["labels"])
         if self.coded:
             self.bytes, self.offsets = found["jpeg"], found["offsets"]
+            _check_coded(path, self.bytes, self.offsets)
             count = len(self.offsets) - 1
         else:
             self.images = _channels_first(path, found["images"])
             count = len(self.images)
         if count != len(self.labels):
-            raise ArrayError(f"{path} has {count} images and {len(self.labels)} labels")
+            raise ArrayError(f"{shown(path)} has {count} images and {len(self.labels)} labels")
         self.classes = int(self.labels.max()) + 1
 
     def __len__(self) -> int:
@@ -60,10 +95,15 @@ class Arrays(Sequence[tuple[Any, int]]):
     def __getitem__(self, number: Any) -> Any:
         """A PIL image where they are coded, else a uint8 tensor of channels, height, width."""
         label = int(self.labels[number])
-        if not self.coded:
-            return torch.from_numpy(self.images[number]), label
-        begin, end = self.offsets[number : number + 2]
-        return decoded(io.BytesIO(self.bytes[begin:end].tobytes())), label
+        return (self._decoded(number) if self.coded else torch.from_numpy(self.images[number])), label
+
+    def _decoded(self, number: int) -> Any:
+        begin, end = self.offsets[number], self.offsets[number + 1]
+        try:
+            return decoded(io.BytesIO(self.bytes[begin:end].tobytes()))
+        except DataError as error:
+            told = f"{end - begin} bytes that are no whole JPEG or PNG file"
+            raise ArrayError(f"{shown(self.path)}: image {number} has {told}") from error
 
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -81,29 +121,58 @@ def decoded(source: Any) -> Any:
     try:
         with Image.open(source, formats=FORMATS) as image:
             return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"an image cannot be read: {error}; its format must be one of {', '.join(FORMATS)}") from error
+    except Exception as error:  # the decoders raise errors of many kinds
+        told = f"an image cannot be read: {shown(error)}; its format must be one of {', '.join(FORMATS)}"
+        raise DataError(told) from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as begun:
+            if begun.read(2) != b"PK":
+                raise ArrayError(f"{shown(path)} is no .npz file; numpy.savez writes one")
+        with np.load(path, allow_pickle=False) as file:
+            return {key: file[key] for key in file.files}
+    except ArrayError:
+        raise
+    except OSError as error:
+        raise ArrayError(f"{shown(path)} cannot be read: {error.strerror or shown(error)}") from error
+    except Exception as error:  # of the archive, of its compression, or of an array in it
+        objects = "it has arrays of Python objects; give numbers" if "Object arrays" in str(error) else shown(error)
+        raise ArrayError(f"{shown(path)} cannot be read: {objects}") from error
 
 
 def _labels(path: Path, labels: Any) -> Any:
-    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or not len(labels) or labels.min() < 0:
-        raise ArrayError(
-            f"{path}: labels are {labels.dtype} of shape {labels.shape}; they must be whole numbers from 0"
-        )
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or not len(labels):
+        raise ArrayError(f"{shown(path)}: labels are {_kind(labels)}; they must be whole numbers from 0, in one axis")
+    if labels.min() < 0 or labels.max() >= LARGEST:
+        ends = f"{labels.min()} to {labels.max()}"
+        raise ArrayError(f"{shown(path)}: labels go from {ends}; they must be numbers of classes, from 0")
     return labels
 
 
+def _check_coded(path: Path, data: Any, offsets: Any) -> None:
+    if data.ndim != 1 or data.dtype != np.uint8:
+        raise ArrayError(f"{shown(path)}: jpeg is {_kind(data)}; it must be the bytes of all files, uint8 of one axis")
+    if offsets.ndim != 1 or not np.issubdtype(offsets.dtype, np.integer) or not len(offsets):
+        raise ArrayError(f"{shown(path)}: offsets are {_kind(offsets)}; they must be whole numbers of one axis")
+    wrong = np.flatnonzero((offsets[:-1] >= offsets[1:]) | (offsets[:-1] < 0) | (offsets[1:] > len(data)))
+    if len(wrong):
+        ends = f"{offsets[wrong[0]]} to {offsets[wrong[0] + 1]} of {len(data)} bytes"
+        raise ArrayError(f"{shown(path)}: offsets of image {wrong[0]} are {ends}; they must rise, within the bytes")
+
+
 def _channels_first(path: Path, images: Any) -> Any:
-    if images.dtype == np.uint8 and images.ndim == 3:
+    if images.dtype == np.uint8 and images.ndim == 3 and images.size:
         return images[:, None]
-    if images.dtype == np.uint8 and images.ndim == 4 and {1, 3} & {images.shape[1], images.shape[3]}:
+    if images.dtype == np.uint8 and images.ndim == 4 and images.size and {1, 3} & {images.shape[1], images.shape[3]}:
         return images if images.shape[1] in (1, 3) else images.transpose(0, 3, 1, 2)
-    allowed = "uint8 of (n, height, width), with 1 or 3 channels last or first"
-    raise ArrayError(f"{path}: images are {images.dtype} of shape {images.shape}; they must be {allowed}")
+    allowed = "uint8 of (n, height, width), with 1 or 3 channels last or first, and no axis of size 0"
+    raise ArrayError(f"{shown(path)}: images are {_kind(images)}; they must be {allowed}")
 
 
-class DataError(BnasError):
-    """Data cannot be found, or are not what they must be."""
+def _kind(array: Any) -> str:
+    return f"{array.dtype} of shape {array.shape}"
 
 
 Samples = Sequence[tuple[Any, int]]
@@ -152,7 +221,11 @@ def find_parts(place: Path, dataset: str | None, download: bool) -> Parts:
         DataError: there are none, or they are damaged, or their parts have other classes.
     """
     kind = KNOWN.get(dataset or "")
-    if place.suffix == ".npz" or any(place.glob("*train.npz")):
+    try:
+        arrays = place.suffix == ".npz" or any(place.glob("*train.npz"))
+    except OSError as error:
+        raise DataError(f"data {shown(place)} cannot be read: {error.strerror}") from error
+    if arrays:
         return _arrays(place, kind)
     if kind is not None and kind is not IMAGENET:
         return _torchvision(kind, place, download)
@@ -160,7 +233,7 @@ def find_parts(place: Path, dataset: str | None, download: bool) -> Parts:
         names = ("digits", *KNOWN)
         near = difflib.get_close_matches(place.name, names, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known by name are {', '.join(names)}"
-        raise DataError(f"data {place}: there is no such folder or .npz file; {hint}")
+        raise DataError(f"data {shown(place)}: there is no such folder or .npz file; {hint}")
     return _folders(place)
 
 
@@ -171,20 +244,18 @@ def channels(samples: Samples) -> int:
 
 
 def _torchvision(kind: Known, place: Path, download: bool) -> Parts:
-    from torchvision import datasets
-
+    datasets = torchvision_module("datasets")
     try:
         train, test = (getattr(datasets, kind.name)(place, train=part, download=download) for part in (True, False))
     except (RuntimeError, OSError) as error:
-        told = f"cannot be fetched: {error}" if download else "is not there"
+        told = f"cannot be fetched: {shown(error)}" if download else "is not there"
         remedy = "say where it lies by the key 'data', or set data_options.download=true to fetch it"
-        raise DataError(f"data {place}: {kind.name} {told}; {remedy}") from error
+        raise DataError(f"data {shown(place)}: {kind.name} {told}; {remedy}") from error
     return Parts(train, None, test, len(train.classes), kind)
 
 
 def _folders(place: Path) -> Parts:
-    from torchvision.datasets import ImageFolder
-
+    ImageFolder = torchvision_module("datasets").ImageFolder
     above = (place / "train").is_dir()
     names = {"train": ["train"], "validation": ["val", "valid", "validation"], "test": ["test"]}
     there = {key: [place / name for name in some if (place / name).is_dir()] for key, some in names.items()}
@@ -193,7 +264,7 @@ def _folders(place: Path) -> Parts:
         train = sets["train"] if above else ImageFolder(place, loader=decoded)
     except FileNotFoundError as error:
         wanted = "folders named by class, with images in each; or train and val (or test) above them"
-        raise DataError(f"data {place}: {str(error).splitlines()[0]} It must hold {wanted}") from None
+        raise DataError(f"data {shown(place)}: {shown(str(error).splitlines()[0])} It must hold {wanted}") from None
     for one in sets.values():
         if different := set(one.classes) ^ set(train.classes):
             raise DataError(f"data {one.root}: only one of it and {train.root} has the class {min(different)!r}")
@@ -208,8 +279,12 @@ def _arrays(place: Path, kind: Known | None) -> Parts:
     for key in ("train", "val", "test"):
         found = sorted(place.glob(f"*{key}.npz"))
         if len(found) > 1:
-            raise DataError(f"data {place}: there are {len(found)} files *{key}.npz; one is allowed")
+            raise DataError(f"data {shown(place)}: there are {len(found)} files *{key}.npz; one is allowed")
         sets.update((key, Arrays(path)) for path in found)
+    for key, one in sets.items():
+        if channels(one) != channels(sets["train"]):
+            told = f"{key} images have {channels(one)} channels, and training images {channels(sets['train'])}"
+            raise DataError(f"data {shown(place)}: {told}")
     classes = max(one.classes for one in sets.values())
     return _two_or_three(sets["train"], sets.get("val"), sets.get("test"), classes, kind)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -15,7 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from bnas.passes.errors import BnasError, add_note
+from bnas.passes.faults import short
 from bnas.passes.frontend.exported.program import as_module
+from bnas.passes.settings import checked
+from bnas.passes.wording import shown
 from bnas.run.job import Splits
 from bnas.runtime import CheckpointError
 from bnas.runtime.storage.checkpoint import check_state
@@ -23,50 +25,8 @@ from bnas.runtime.storage.checkpoint import check_state
 from .datasets import default_place, images
 from .digits import splits
 from .factories import EXPORTED, SourceError, find_factory, is_own_model, running
-
-# Models by name: torchvision's, and its residual networks for the small images of CIFAR.
-
-CIFAR = "_cifar10"
-
-
-class ModelError(BnasError):
-    """There is no model of a name."""
-
-
-def named(name: str) -> Callable[..., nn.Module]:
-    """The factory of torchvision's model `name`, without weights.
-
-    ``resnet50_cifar10`` and the like are its residual ones for images of 32 x 32 (`small_resnet`).
-
-    Raises:
-        ModelError: there is none; gives the nearest name.
-    """
-    import torchvision
-
-    known = torchvision.models.list_models(torchvision.models)
-    residual = [one + CIFAR for one in known if "resne" in one]
-    if name in residual:
-        return partial(small_resnet, name.removesuffix(CIFAR))
-    if name in known:
-        return partial(torchvision.models.get_model, name, weights=None)
-    near = difflib.get_close_matches(name, [*known, *residual], n=1)
-    raise ModelError(f"torchvision has no model {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-
-
-def small_resnet(name: str, num_classes: int = 10, **options: Any) -> nn.Module:
-    """Torchvision's residual network `name` whose first convolution is 3 x 3 with stride 1.
-
-    The published configurations of BootstrapNAS name such a ResNet-50, and its accuracy of 93.65 % is that of Phan's
-    PyTorch_CIFAR10, which has this layout: its weights fit.
-    """
-    import torchvision
-
-    model: Any = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **options)
-    model.conv1 = nn.Conv2d(3, model.conv1.out_channels, 3, 1, 1, bias=False)
-    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
-    assert isinstance(model, nn.Module)
-    return model
-
+from .models import named
+from .samples import DataError, is_file
 
 # Weights of users' files, read without running code.
 
@@ -93,8 +53,8 @@ def read_weights(path: Path, names: Iterable[str] = ()) -> dict[str, Tensor]:
     Raises:
         WeightsError: the file is missing, damaged, or holds something else.
     """
-    if not path.is_file():
-        raise WeightsError(f"weights {path}: there is no such file")
+    if not is_file(path):
+        raise WeightsError(f"weights {shown(path)}: there is no such file")
     try:
         if path.suffix == ".safetensors":
             found: Any = safetensors.torch.load_file(path)
@@ -128,12 +88,12 @@ def _without_prefix(state: dict[str, Tensor], names: set[str], path: Path) -> di
     return state
 
 
-def load_model(name: str, weights: Path | None = None, folder: Path | None = None, **options: Any) -> nn.Module:
+def load_model(name: str, weights: Path | None = None, folder: Path | None = None, /, **options: Any) -> nn.Module:
     """The model called `name`, in evaluation mode, with the weights in a file (`bnas.data.sources.read_weights`).
 
     A name that ends in ``.pt2`` is that of a file of `torch.export.save`.
     A name with a colon is that of a factory; others, and those after ``torchvision:``, are known to
-    `bnas.data.sources.named`. Files are looked for in `folder`, by default the current one. `options` are the factory's
+    `bnas.data.models.named`. Files are looked for in `folder`, by default the current one. `options` are the factory's
     keyword arguments.
 
     Raises:
@@ -160,8 +120,8 @@ def load_model(name: str, weights: Path | None = None, folder: Path | None = Non
 
 def _exported(path: Path, /) -> nn.Module:
     """The exported program in a file, as a model."""
-    if not path.is_file():
-        raise SourceError(f"there is no file {path}")
+    if not is_file(path):
+        raise SourceError(f"there is no file {shown(path)}")
     with running(str(path)):
         return as_module(torch.export.load(path))
 
@@ -174,7 +134,7 @@ def _check_weights(name: str, model: nn.Module, state: Mapping[str, Tensor], pat
         raise
 
 
-def load_data(name: str, folder: Path | None = None, dataset: str | None = None, **options: Any) -> Splits:
+def load_data(name: str, folder: Path | None = None, /, dataset: str | None = None, **options: Any) -> Splits:
     """The data called `name`: from a factory that returns `bnas.Splits`, or built in.
 
     Built in are digits, cifar10, cifar100, fashion_mnist and imagenet (in `folder` / data), or a place in `folder`:
@@ -191,10 +151,10 @@ def load_data(name: str, folder: Path | None = None, dataset: str | None = None,
             options | ({} if dataset is None else {"dataset": dataset}),
         )
     elif name == "digits":
-        factory = splits
+        factory = checked(splits, DataError)
     else:
         place, known = default_place(name, folder or Path())
-        factory = partial(images, place, dataset or known)
+        factory = partial(checked(images, DataError), place, dataset or known)
     data = _called(name, factory, options)
     if not isinstance(data, Splits):
         raise SourceError(f"{name} gives a {type(data).__name__}, not bnas.Splits")
@@ -203,8 +163,12 @@ def load_data(name: str, folder: Path | None = None, dataset: str | None = None,
 
 def _called(name: str, factory: Callable[..., Any], options: Mapping[str, Any]) -> Any:
     try:
-        inspect.signature(factory).bind(**options)
+        signature = inspect.signature(factory)
+    except (TypeError, ValueError):  # of some functions in C
+        raise SourceError(f"{shown(name)} is no factory in Python: its arguments are not known") from None
+    try:
+        signature.bind(**options)
     except TypeError as error:
-        allowed = ", ".join(inspect.signature(factory).parameters) or "none"
-        raise SourceError(f"{name} is called with the arguments {options}: {error}; its own are {allowed}") from None
+        told = f"{shown(name)} is called with the arguments {short(dict(options))}: {shown(error)}"
+        raise SourceError(f"{told}; its own are {', '.join(signature.parameters) or 'none'}") from None
     return factory(**options)

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from bnas.data.digits import MissingExtraError
     from bnas.data.factories import SourceError
     from bnas.data.inputs import ShapeError
+    from bnas.data.models import ModelError
     from bnas.data.samples import ArrayError, DataError
-    from bnas.data.sources import ModelError, WeightsError, WeightsWarning
+    from bnas.data.sources import WeightsError, WeightsWarning
     from bnas.page.recorded import ReportError
 
     from .delivery import Quantised, Report, Row
@@ -49,8 +50,8 @@ __getattr__, __dir__ = attach(
             "ArrayError",
             "DataError",
         ),
+        "bnas.data.models": ("ModelError",),
         "bnas.data.sources": (
-            "ModelError",
             "WeightsError",
             "WeightsWarning",
         ),

@@ -13,7 +13,7 @@ import safetensors.torch
 from torch.fx import GraphModule
 
 from bnas.config.configuration import Configuration
-from bnas.config.file import parse_configuration, with_changes
+from bnas.config.file import parse_configuration, place_of, with_changes
 from bnas.passes import Subnet
 from bnas.passes.errors import SubnetError, add_note
 from bnas.runtime import SuperNetwork, measure_latency
@@ -77,7 +77,7 @@ class RunFolder:
         if not self.changes:
             found = parse_configuration(data, str(path))
         else:
-            found = parse_configuration(data, f"{path} with --set {' --set '.join(self.changes)}", self.source)
+            found = parse_configuration(data, place_of(path, self.changes), self.source)
         if not self.trust:
             check_code(self.folder, found, self.changes, self.source)
         return found

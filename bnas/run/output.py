@@ -163,7 +163,7 @@ def read_json(path: Path) -> Any:
     try:
         with reading(path):
             return json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise OutputError(f"{path} is not a JSON file: {error}") from error
 
 
@@ -178,6 +178,8 @@ def note_environment(output: Output) -> None:
     """Add this process to ``environment.json``: when it began, on what machine, with what versions."""
     path = output.path(ENVIRONMENT)
     known = output.ledger.json(ENVIRONMENT) if output.resumed and path.exists() else []
+    if not isinstance(known, list):
+        raise OutputError(f"{path} is damaged: it has no list of processes; remove it to go on without them")
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     write_json(path, [*known, {"began": now, "machine": machine(), "versions": versions()}])
 

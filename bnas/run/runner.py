@@ -13,9 +13,11 @@ from torch import nn
 
 from bnas.config.configuration import Configuration
 from bnas.config.settings import device_named, dynamic_of, example_inputs_of, job_settings, search_of
+from bnas.data.datasets import Transformed
 from bnas.data.factories import SourceError, is_own_model
 from bnas.data.sources import load_data, load_model
 from bnas.passes.frontend.ir import as_call
+from bnas.passes.wording import counted, shown
 from bnas.runtime.nested import as_batch, described, placed, scores_of
 from bnas.runtime.storage.files import write_bytes
 from bnas.runtime.train import random_state
@@ -102,6 +104,7 @@ def job_of(configuration: Configuration, folder: Path, *, weights: bool = True) 
     model = model_of(configuration, folder, weights=weights)
     data = data_of(configuration, folder)
     example = example_inputs_of(configuration, model)
+    _check_channels(data, example.value)
     _check_classes(model, data, example.value)
     model, dynamic = model.to(device), dynamic_of(configuration, example)
     return Job(model, data, placed(example.value, device), dynamic=dynamic, **job_settings(configuration, folder))
@@ -133,6 +136,19 @@ def data_of(configuration: Configuration, folder: Path) -> Splits:
     return load_data(configuration.data, folder, **options)
 
 
+def _check_channels(data: Splits, example: Any) -> None:
+    """Built-in images have as many channels as the example inputs."""
+    images = getattr(data.validation, "dataset", None)
+    if not isinstance(images, Transformed) or not isinstance(example, torch.Tensor) or example.ndim != 4:
+        return
+    found = images[0][0].shape[0]
+    if found != example.shape[1]:
+        told = f"the images of the data have {counted(found, 'channel')}"
+        raise SourceError(
+            f"input_info.sample_size is {list(example.shape)}, and {told}; the second number must be {found}"
+        )
+
+
 def _check_classes(model: nn.Module, data: Splits, example: Any) -> None:
     """Built-in data say how many classes they have; of a user's the first batch that is held out is looked at."""
     known = (data.record or {}).get("classes")
@@ -143,9 +159,9 @@ def _check_classes(model: nn.Module, data: Splits, example: Any) -> None:
     try:
         with torch.no_grad():
             outputs = scores_of(model(*args, **kwargs))
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+    except Exception as error:  # of the user's own code
         told = f"the model does not take {_told_inputs(example)}"
-        raise SourceError(f"input_info.sample_size: {told}: {error}") from error
+        raise SourceError(f"input_info.sample_size: {told}: {shown(error)}") from error
     if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2:
         return
     found = outputs.shape[1]

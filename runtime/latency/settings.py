@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from bnas.passes.errors import BnasError
-from bnas.passes.settings import NUMBER, Count, Whole, settings
+from bnas.passes.settings import LARGEST, NUMBER, Count, Seed, settings
 
 CPU = "CPUExecutionProvider"
 
@@ -39,11 +39,11 @@ class LatencySettings:
     """Runs of a model within one timing; by default more than one where all models are very quick."""
     provider: str = CPU
     """Execution provider of ONNX Runtime, among those that are installed."""
-    subnets: Annotated[int, Field(ge=6), NUMBER] = 16
+    subnets: Annotated[int, Field(ge=6, le=LARGEST), NUMBER] = 16
     """So many sub-networks are measured to fit a latency model, where an objective or a constraint is latency."""
     sizes: dict[str, Count] | None = None
     """Sizes of dynamic axes by name, such as {"length": 128}; by default those of the example inputs."""
-    seed: Whole = 0
+    seed: Seed = 0
     """Fixes made-up inputs, the order of timings and the sub-networks that a latency model is fitted on."""
 
     @classmethod

@@ -126,7 +126,7 @@ def _check_weights(source: Source) -> None:
         else:
             weight_files(Path(source))
     except ExternalDataError as error:
-        raise SessionError(f"it is not loaded: {error}") from error
+        raise SessionError(f"ONNX Runtime cannot load it: {error}") from error
 
 
 def check_provider(provider: str) -> None:

@@ -49,8 +49,9 @@ def _read(path: Path) -> ModelProto:
 
 
 def _parsed(content: bytes, place: str) -> ModelProto:
+    model = ModelProto()
     try:
-        model: ModelProto = ModelProto.FromString(content)
+        model.ParseFromString(content)
     except DecodeError as error:
         raise ExternalDataError(f"{place} is no ONNX model: {error}") from error
     return model

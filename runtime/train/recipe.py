@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 from torch import Tensor
 
 from bnas.passes.frontend.structure import Attribute, leaves_of
-from bnas.passes.settings import Count, Dimension, Fraction, NotNegative, Positive, Whole, settings
+from bnas.passes.settings import Count, Dimension, Fraction, NotNegative, Positive, Seed, Whole, settings
 from bnas.runtime.errors import TrainingError
 
 from .sampler import Sampling
@@ -157,7 +157,7 @@ class Recipe:
     """Training samples, through the training transform, for BatchNorm statistics; 0: never recalibrated."""
     progressivity_of_elasticity: tuple[Dimension, ...] = PROGRESSIVITY
     """The order in which stages add dimensions."""
-    seed: Whole = 0
+    seed: Seed = 0
     """Fixes the sub-networks; the order of the data is the loader's."""
 
     @field_validator("subnets_per_step")

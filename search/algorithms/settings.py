@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field, PlainValidator, ValidationInfo
 
-from bnas.passes.settings import FILE, NUMBER, NotNegative, Number, settings
+from bnas.passes.settings import FILE, LARGEST, NUMBER, NotNegative, Number, settings
 from bnas.search.errors import SearchError
 
 from .contract import Select, crowded
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 POPULATION = 20
 """Candidates of a generation, where nothing else is said and there are as many evaluations."""
 
-Population: TypeAlias = Annotated[int, Field(ge=4), NUMBER]
+Population: TypeAlias = Annotated[int, Field(ge=4, le=LARGEST), NUMBER]
 """DEAP's tournaments draw in fours."""
 
 

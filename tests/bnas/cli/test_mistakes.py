@@ -405,15 +405,15 @@ def as_nobody(folder: Path) -> Iterator[Callable[[], None]]:
     [
         (run(), "new cannot be written to: you may not write there: choose another folder, or change its permissions"),
         (
-            ("search", "run", "--from", ".", "--overwrite"),
+            ("search", "run", "--from", ".", "--trust", "--overwrite"),
             "run cannot be written to: you may not write there",
         ),
         (
-            ("export", "run", "--from", "."),
+            ("export", "run", "--from", ".", "--trust"),
             "run cannot be written to: you may not write there",
         ),
         (
-            ("export", "run", "--from", ".", "--onnx", "a.onnx"),
+            ("export", "run", "--from", ".", "--trust", "--onnx", "a.onnx"),
             "a.onnx: the ONNX file cannot be written: Perm",
         ),
         ((*run(output="run"), "--resume"), "run cannot be written to: you may not write there"),

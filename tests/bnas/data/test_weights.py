@@ -11,7 +11,8 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from bnas.data.sources import ModelError, WeightsError, WeightsWarning, load_model, named, read_weights
+from bnas.data.models import ModelError, named
+from bnas.data.sources import WeightsError, WeightsWarning, load_model, read_weights
 from bnas.runtime import CheckpointError
 
 NET = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))

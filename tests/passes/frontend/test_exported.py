@@ -364,7 +364,7 @@ def test_models_that_call_operators_themselves_are_elastic() -> None:
 def test_a_file_is_a_model(tmp_path: Path) -> None:
     program = exported(small(), images(), IMAGES)
     save(program, tmp_path / "small.pt2")
-    model = load_model("small.pt2", folder=tmp_path)
+    model = load_model("small.pt2", None, tmp_path)
     torch.testing.assert_close(model(*images()[:1]).shape, torch.Size([2, 4, 8, 8]))
     with pytest.raises(SourceError, match="there is no file"):
-        load_model("other.pt2", folder=tmp_path)
+        load_model("other.pt2", None, tmp_path)

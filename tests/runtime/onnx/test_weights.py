@@ -163,7 +163,7 @@ def test_weights_elsewhere_are_refused(made: Made, place: str, told: str, folder
     for asked in (weight_files, model_bytes):
         with pytest.raises(ExternalDataError, match=told):
             asked(path)
-    with pytest.raises(SessionError, match=rf"it is not loaded: .*net\.onnx: tensor '.*{told}"):
+    with pytest.raises(SessionError, match=rf"ONNX Runtime cannot load it: .*net\.onnx: tensor '.*{told}"):
         open_session(path)
 
 
@@ -224,7 +224,7 @@ def test_compiled_code_of_a_provider_is_refused(folder: Path) -> None:
 @pytest.mark.parametrize("name", ["pipe", "below", "circle", "none.onnx", "text.onnx"])
 def test_what_is_no_model_is_told(name: str, folder: Path) -> None:
     (folder / "text.onnx").write_text("no model")
-    with pytest.raises(SessionError, match=f"it is not loaded: .*{name}"):
+    with pytest.raises(SessionError, match=f"ONNX Runtime cannot load it: .*{name}"):
         open_session(folder / name)
 
 

@@ -1,0 +1,211 @@
+"""Configuration files as data: JSON, JSON5 or YAML that holds what JSON can hold, and no more than a person writes."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from bnas.passes.faults import short, written
+from bnas.passes.wording import count
+
+from .section import ConfigurationError
+
+# Files as text. Only plain JSON is read in C; a JSON5 file takes 14 seconds for each million characters.
+
+LARGEST, LARGEST_JSON5 = 4_000_000, 400_000
+"""Bytes of a file, and characters of a JSON file that only JSON5 can read."""
+DIGITS = 40
+"""Longest number that is read."""
+
+
+def read_file(path: Path) -> Any:
+    """Return the data in a file, whose name ends in one of `FORMATS`.
+
+    Raises:
+        ConfigurationError: The file is missing, too large, no text, has a fault of syntax, with its line and column,
+            or holds what a configuration cannot hold.
+    """
+    if path.suffix not in FORMATS:
+        raise ConfigurationError(path, [f"the ending {short(path.suffix)} is none of {', '.join(FORMATS)}"])
+    try:
+        return plain(FORMATS[path.suffix](_text(path)))
+    except FileNotFoundError:
+        raise ConfigurationError(path, ["there is no such configuration file"]) from None
+    except OSError as error:
+        raise ConfigurationError(path, [f"cannot be read: {error.strerror}"]) from None
+    except RecursionError:
+        raise ConfigurationError(path, [TOO_DEEP]) from None
+    except ValueError as error:
+        raise ConfigurationError(path, [str(error)]) from None
+
+
+def _text(path: Path) -> str:
+    if "\0" in str(path):
+        raise ValueError("is no name of a file: it has a NUL character")
+    with path.open("rb") as file:
+        data = file.read(LARGEST + 1)
+    if len(data) > LARGEST:
+        raise ValueError(f"is no configuration: it is larger than {count(LARGEST)} bytes")
+    try:
+        return data.decode("utf-8-sig")  # editors on Windows put a mark before the first character
+    except UnicodeDecodeError as error:
+        raise ValueError(f"is no text in UTF-8: see byte {count(error.start)}, line {_line(data, error)}") from None
+
+
+def _line(data: bytes, error: UnicodeDecodeError) -> int:
+    return data.count(b"\n", 0, error.start) + 1
+
+
+JSON5_FAULT = re.compile(r"<string>:(\d+) (.*?)(?: at)? column (\d+)", re.DOTALL)
+
+
+def json_value(text: str) -> Any:
+    """Return the value that `text` is in JSON.
+
+    Raises:
+        ValueError: It is no JSON, a key stands in it twice, or a number has more than `DIGITS` digits.
+        RecursionError: It is nested too deep.
+    """
+    return json.loads(text, object_pairs_hook=_once, parse_int=_whole)
+
+
+def _json(text: str) -> Any:
+    """BootstrapNAS allows comments in ``.json`` files too."""
+    try:
+        return json_value(text)
+    except _Unusable:
+        raise
+    except ValueError:
+        return _json5(text)
+
+
+class _Unusable(ValueError):
+    """Something that JSON allows and a configuration does not."""
+
+
+def _json5(text: str) -> Any:
+    import json5
+
+    if len(text) > LARGEST_JSON5:
+        raise ValueError(f"is no plain JSON; JSON5 may have at most {count(LARGEST_JSON5)} characters")
+    try:
+        return json5.loads(text, object_pairs_hook=_once, parse_int=_whole)
+    except _Unusable:
+        raise
+    except ValueError as error:
+        found = JSON5_FAULT.fullmatch(str(error))
+        told = f"line {found[1]}, column {found[3]}: {found[2]}" if found else str(error)
+        raise ValueError(f"is no JSON: {told}") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _Unusable(f"the key {short(next(key for key in keys if keys.count(key) > 1))} stands twice in a mapping")
+    return made
+
+
+def _whole(text: str, base: int = 10) -> int:
+    if len(text) > DIGITS:
+        raise _Unusable(f"the number {short(text)} has {count(len(text))} digits; allowed are {DIGITS}")
+    return int(text, base)
+
+
+def _yaml(text: str) -> Any:
+    import yaml
+
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]
+        """Refuses keys that stand twice, and says of each value that cannot be made where it stands."""
+
+        depth = 0
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            self.depth += 1
+            if self.depth > DEEPEST:
+                raise RecursionError
+            node = super().compose_node(parent, index)
+            self.depth -= 1
+            return node
+
+        def compose_mapping_node(self, anchor: Any) -> Any:
+            node, seen = super().compose_mapping_node(anchor), set()
+            for key, _ in node.value:
+                if isinstance(key, yaml.ScalarNode) and (key.tag, key.value) in seen:
+                    raise yaml.MarkedYAMLError(problem="the key stands twice", problem_mark=key.start_mark)
+                seen.add((key.tag, key.value if isinstance(key, yaml.ScalarNode) else id(key)))
+            return node
+
+        def construct_object(self, node: Any, deep: bool = False) -> Any:
+            try:
+                return super().construct_object(node, deep)
+            except (yaml.YAMLError, RecursionError):
+                raise
+            except Exception:
+                told = f"{short(node.value)} cannot be read as {node.tag.rpartition(':')[2]}"
+                raise yaml.MarkedYAMLError(problem=told, problem_mark=node.start_mark) from None
+
+    try:
+        return yaml.load(text, Loader)
+    except yaml.YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        told = f"line {mark.line + 1}, column {mark.column + 1}: {problem}" if mark else str(error).split("\n")[0]
+        raise ValueError(f"is no YAML: {told}") from None
+
+
+FORMATS: dict[str, Callable[[str], Any]] = {".json": _json, ".json5": _json, ".yaml": _yaml, ".yml": _yaml}
+
+# What a configuration can hold, whatever it is written as: YAML has dates, sets, and values that contain themselves.
+
+HALF = re.compile("[\ud800-\udfff]")
+"""A half of a character that UTF-16 writes in two."""
+DEEPEST, MOST = 30, 200_000
+"""Levels of nesting, and values altogether; the largest configuration of bnas has 9 levels."""
+TOO_DEEP = f"is nested too deep; allowed are {DEEPEST} levels"
+
+
+def plain(data: Any) -> Any:
+    """Return a copy of `data` in which nothing stands twice, with whole numbers as keys made text.
+
+    Raises:
+        ValueError: It is nested deeper than `DEEPEST`, has more than `MOST` values, text with a NUL character or half a
+            character, or a value that JSON does not have; names the place.
+    """
+    return _plain(data, (), [MOST])
+
+
+def _plain(value: Any, place: tuple[str | int, ...], left: list[int]) -> Any:
+    left[0] -= 1
+    if left[0] < 0:
+        raise ValueError(f"has more than {count(MOST)} values")
+    if len(place) > DEEPEST:
+        raise ValueError(f"{written(place[:3])} {TOO_DEEP}")
+    if isinstance(value, dict):
+        return {_key(key, place): _plain(one, (*place, _key(key, place)), left) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one, (*place, number), left) for number, one in enumerate(value)]
+    if not isinstance(value, str | int | float | None):
+        allowed = "allowed are text, numbers, true, false, null, lists and mappings"
+        raise ValueError(f"{_here(place)} is {short(value)}, a {type(value).__name__}; {allowed}")
+    if isinstance(value, str):
+        _check_text(value, place)
+    return value
+
+
+def _key(key: Any, place: Sequence[str | int]) -> str:
+    if isinstance(key, bool) or not isinstance(key, str | int):
+        raise ValueError(f"{_here(place)} has the key {short(key)}; keys must be text")
+    _check_text(str(key), place)
+    return str(key)
+
+
+def _check_text(text: str, place: Sequence[str | int]) -> None:
+    if "\0" in text or (not text.isprintable() and HALF.search(text)):
+        raise ValueError(f"{_here(place)} has the text {short(text)}; no text may have NUL or half a character")
+
+
+def _here(place: Sequence[str | int]) -> str:
+    return written(place) or "the file"

@@ -1,0 +1,89 @@
+"""Folders with names that people seldom give: a run finds its files again, and messages stay in one line each."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from command_line import bnas, write_files
+from configurations import TINY, prepared
+from rich.console import Console
+
+from bnas.cli.commands import latency_table
+from bnas.cli.terminal import watching
+from bnas.config.file import load_config
+from bnas.passes import Subnet
+from bnas.run.folder import RunFolder
+from bnas.run.output import Output, OutputError, note_environment
+from bnas.run.runner import begin
+from bnas.search import Evaluation
+
+NAMES = ["a ", " a", "a\n", "a\r", "a\r\n", "[red]a[b]", "{a}", "%s", "名 é", "a'b", 'a"b', "-o", "a=b", "\udce9"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_finds_the_files_of_its_configuration_again(name: str, tmp_path: Path) -> None:
+    source = tmp_path / name
+    source.mkdir()
+    (prepared(source) / "c.json").write_text(json.dumps(TINY))
+    steps = begin(load_config(source / "c.json"), source, source / "run")
+    opened = RunFolder.open(source / "run")
+    assert opened.source == source
+    assert type(opened.job.model).__name__ == type(steps.job.model).__name__ == "Net"
+
+
+@pytest.mark.parametrize("name", ["a ", "a\n", "[red]a[b]", "名"])
+def test_a_mistake_in_such_a_folder_is_told_in_a_line(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).mkdir()
+    write_files(tmp_path / name, model="net.py:Nett")
+    assert bnas(monkeypatch, "run", str(tmp_path / name / "config.json"), "-o", str(tmp_path / "run")) == 1
+    told = capfd.readouterr().err
+    assert told == "bnas: net.py has no factory 'Nett'; did you mean 'Net'?\n"
+    (tmp_path / name / "config.json").write_text("{,}")
+    assert bnas(monkeypatch, "run", str(tmp_path / name / "config.json"), "-o", str(tmp_path / "run")) == 1
+    told = capfd.readouterr().err
+    assert told.count("\n") == 1
+    assert name.replace("\n", "\\n") in told
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_brackets_in_what_is_told_are_no_markup(terminal: bool) -> None:
+    file = io.StringIO()
+    with watching(Console(file=file, force_terminal=terminal, width=200)) as watch:
+        watch.on_evaluation(Evaluation(19, Subnet(), {}, 0.1, failure="layer [/red] is [1, 3]"), 20)
+    assert "layer [/red] is [1, 3]" in file.getvalue()
+
+
+def test_brackets_in_the_name_of_a_file_are_shown_in_the_table_of_latencies() -> None:
+    file = io.StringIO()
+    one = SimpleNamespace(
+        batch=1,
+        threads=1,
+        provider="CPU",
+        machine={"cpu": "x", "onnxruntime": "1"},
+        quartiles_ms=(1.0, 2.0),
+        median_ms=1.5,
+        wall_median_ms=1.5,
+        ratio=1.0,
+        unstable=None,
+    )
+    Console(file=file, width=200).print(latency_table({"[red]a.onnx": one}, "[red]a.onnx"))  # type: ignore[dict-item]
+    assert file.getvalue().count("[red]a.onnx") == 2
+
+
+@pytest.mark.parametrize("text", ["", "{", "3", "{}", "null", "[" * 50_000, "\x00"])
+def test_a_damaged_note_of_the_environment_is_told_by_name(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "environment.json"
+    note_environment(Output(tmp_path, resumed=True))
+    assert len(json.loads(path.read_text())) == 1
+    path.write_text(text)
+    with pytest.raises(OutputError, match=r"environment\.json is "):
+        note_environment(Output(tmp_path, resumed=True))
+    assert path.read_text() == text
+    note_environment(Output(tmp_path))
+    assert len(json.loads(path.read_text())) == 1
