@@ -109,7 +109,7 @@ class Injection:
 
     def _wrong(self, one: Tried) -> list[str]:
         world, folder = self.world, self.kept / one.state
-        path = one.path if one.fault.endswith("once") else f"{RUN}/"  # what lasts, several files may be told of
+        path = one.path if one.fault.endswith("once") else RUN  # what lasts, several files may be told of
         told = [] if one.code == 0 else faults_of_message(one.code, one.err, path)
         told += small.half_files(folder)
         if one.code == 0:

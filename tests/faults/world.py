@@ -139,15 +139,13 @@ def make(place: Path) -> World:
 
 # What a person reads of a command that failed.
 
-TEMPORARY = re.compile(r"^\.(?P<name>.+?)\.[0-9a-z_]+(\.tmp|\.bnas-tmp)?$")
+TEMPORARY = re.compile(r"\.(?P<name>.+?)(\.[a-z0-9_]{8})?\.\d+\.bnas-tmp")
 
 
 def names_of(path: str) -> list[str]:
     """The names that a message may call a file of a run by; a temporary file by that of the file it will be."""
-    if path.endswith(os.sep):
-        return [path]
     name, folder = os.path.basename(path), os.path.basename(os.path.dirname(path))
-    known = [TEMPORARY.match(name), TEMPORARY.match(folder)]
+    known = [TEMPORARY.fullmatch(name), TEMPORARY.fullmatch(folder)]
     alike = ["run.json"] if name == ".bnas-mark.lock" else []
     return [name, *alike, *(one["name"] for one in known if one)]
 
