@@ -1,11 +1,11 @@
 """Everything that a GPU does differently, measured on one: ``python tests/benchmarks/gpu.py [PART ...] [--minutes M]``.
 
 - ``programs``: programs, extraction, recalibration and evaluation on the GPU against the CPU.
-- ``steps``: steps of programs against those of plain models by CUDA events, switching, synchronisations, sandwich steps,
-  memory, transfers, optimizers, ``torch.compile``.
+- ``steps``: steps of programs against those of plain models by CUDA events, switching, synchronisations, sandwich
+  steps, memory, transfers, optimizers, ``torch.compile``.
 - ``cifar``: ResNet-56 on CIFAR-10 in bfloat16: bnas against pruning once and fine-tuning, in the same time.
 
-Tables in Markdown; ``--output`` gets them as JSON after each row. ``--device cpu --small`` runs every line on any machine.
+Tables in Markdown; ``--output`` gets them as JSON after each row. ``--device cpu --small`` runs it on any machine.
 """
 
 from __future__ import annotations

@@ -34,15 +34,29 @@ BEFORE, SEARCH = 0.3, 0.12
 """Shares of the time of bnas: for the super-network, and for the search."""
 OURS = bnas.Elasticity(("depth", "width"), (1.0, 0.875, 0.75, 0.625), min_width=4, divisor=2)
 ALIKE = bnas.Elasticity(("width",), tuple(one / 64 for one in range(64, 15, -1)), min_width=4, divisor=1)
-HEAD = ("method", "fewer MACs", "before fine-tuning", "test top-1", "minus original", "epochs alone", "steps", "seconds")
+HEAD = (
+    "method",
+    "fewer MACs",
+    "before fine-tuning",
+    "test top-1",
+    "minus original",
+    "epochs alone",
+    "steps",
+    "seconds",
+)
 
 
 class Images:
-    """Batches of normalised images, made on the device; with `augment` shuffled, cropped after padding by 4, flipped."""
+    """Batches of normalised images, made on the device; with `augment` shuffled, cropped after padding, flipped."""
 
     def __init__(self, images: Tensor, labels: Tensor, batch: int, augment: bool, length: int | None = None) -> None:
         pad = F.pad(images.permute(0, 3, 1, 2), (4, 4, 4, 4))
-        self.images, self.labels, self.batch, self.augment = pad.permute(0, 2, 3, 1).contiguous(), labels, batch, augment
+        self.images, self.labels, self.batch, self.augment = (
+            pad.permute(0, 2, 3, 1).contiguous(),
+            labels,
+            batch,
+            augment,
+        )
         self.length = length
         mean, std = example().MEAN, example().STD
         self.mean, self.std = (torch.tensor(one, device=images.device) for one in (mean, std))
@@ -89,21 +103,21 @@ class Data:
     def read(cls, folder: Path, device: torch.device, small: bool) -> Data:
         """From the folder that `examples/cifar10.py` describes."""
         read = example()
-        count = 600 if small else None
+        count = 200 if small else None
 
         def images(split: str) -> tuple[Tensor, Tensor]:
             pixels, labels = read.read_images(folder, split)
             return tuple(torch.from_numpy(one[:count]).to(device) for one in (pixels, labels))  # type: ignore[return-value]
 
         pixels, labels = images("train")
-        cut = len(labels) - (100 if small else read.HELD_OUT)
+        cut = len(labels) - (40 if small else read.HELD_OUT)
         original = read.read_model(folder, 56).to(device, memory_format=torch.channels_last).requires_grad_(False)
         train, held_out = (pixels[:cut], labels[:cut]), (pixels[cut:], labels[cut:])
         return cls(original, train, held_out, Images(*images("test"), 200 if small else 1000, augment=False), small)
 
     def loader(self, batch: int, length: int | None = None) -> Images:
         """Training batches."""
-        return Images(*self.train, 16 if self.small else batch, augment=True, length=length)
+        return Images(*self.train, 4 if self.small else batch, augment=True, length=length)
 
     def tested(self, module: nn.Module) -> float:
         """Top-1 on the test images in percent."""
@@ -160,8 +174,8 @@ class Loop:
         self.graph = graph
 
     def run(self, seconds: float, note: Callable[[str], None]) -> None:
-        """Train until so many seconds have passed."""
-        start = time.perf_counter()
+        """Train until so many seconds have passed, one at least."""
+        start, seconds = time.perf_counter(), max(seconds, 1.0)
         if self.images.is_cuda:
             try:
                 self.record()
@@ -211,7 +225,7 @@ def tuned(data: Data, module: nn.Module, seconds: float, note: Callable[[str], N
 def prepared(data: Data, supernet: bnas.SuperNetwork, subnet: Subnet) -> nn.Module:
     """The extracted sub-network with statistics from 2,000 training images."""
     module = supernet.extract(subnet)
-    recalibrate(module, first_samples(data.loader(200), 64 if data.small else 2000))
+    recalibrate(module, first_samples(data.loader(200), 8 if data.small else 2000))
     return module
 
 
@@ -220,7 +234,9 @@ def alike(supernet: bnas.SuperNetwork, fewer: float) -> Subnet:
     space = supernet.space
     limit = supernet.costs(space.maximal())["macs"] / fewer
     for share in (one / 256 for one in range(256, 0, -1)):
-        widths = {name: min(sizes, key=lambda size: abs(size - share * sizes[-1])) for name, sizes in space.widths.items()}
+        widths = {
+            name: min(sizes, key=lambda size: abs(size - share * sizes[-1])) for name, sizes in space.widths.items()
+        }
         subnet = Subnet(widths, frozenset(), {})
         if supernet.costs(subnet)["macs"] <= limit:
             return subnet
@@ -238,7 +254,9 @@ def rival(report: Report, data: Data, seconds: float, add: Callable[..., None], 
         before = data.tested(module)
         loop = tuned(data, module, seconds - (time.perf_counter() - start), report.note)
         took, found = time.perf_counter() - start, data.tested(loop.module)
-        add("prune once, fine-tune", times(supernet, subnet), before, found, found - top1, loop.epochs, loop.steps, took)
+        add(
+            "prune once, fine-tune", times(supernet, subnet), before, found, found - top1, loop.epochs, loop.steps, took
+        )
         release()
 
 
@@ -277,7 +295,9 @@ def train(data: Data, supernet: bnas.SuperNetwork, seconds: float) -> int:
         weight_decay=5e-4,
         num_bn_adaptation_samples=0,
     )
-    fused = partial(torch.optim.SGD, lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=data.train[1].is_cuda)
+    fused = partial(
+        torch.optim.SGD, lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=data.train[1].is_cuda
+    )
 
     def fit(one: bnas.SuperNetwork, steps: int, ends: list[float]) -> None:
         stage = bnas.Stage(init_lr=0.02, reorg_weights=True)
@@ -285,7 +305,7 @@ def train(data: Data, supernet: bnas.SuperNetwork, seconds: float) -> int:
         bnas.Trainer(one, [stage], recipe, optimizer=fused, watch=0, on_step=note).fit(data.loader(256, steps))
 
     start, ends = time.perf_counter(), list[float]()
-    fit(copy.deepcopy(supernet), 4 if data.small else 16, ends)
+    fit(copy.deepcopy(supernet), 3 if data.small else 16, ends)
     each = (ends[-1] - ends[len(ends) // 2]) / (len(ends) - 1 - len(ends) // 2)
     steps = max(1, int((seconds - (time.perf_counter() - start)) / each))
     fit(supernet, steps, [])
@@ -295,7 +315,7 @@ def train(data: Data, supernet: bnas.SuperNetwork, seconds: float) -> int:
 
 def search(report: Report, data: Data, supernet: bnas.SuperNetwork, seconds: float) -> list[Subnet]:
     """The most accurate ones on held-out images below each bound."""
-    count = 64 if data.small else 2000
+    count = 16 if data.small else 2000
     held = Images(*(one[:count] for one in data.held_out), 16 if data.small else 500, augment=False)
     evaluator = bnas.Evaluator(supernet, first_samples(data.loader(250), count // 4), list(held))
     full = supernet.costs(supernet.space.maximal())["macs"]
@@ -326,7 +346,7 @@ def cifar(report: Report, clock: Clock, folder: Path | None, minutes: float, sma
     data = Data.read(folder, clock.device, small)
     top1 = data.tested(data.original)
     report.say(f"\nResNet-56 before: {top1:.2f} % on {len(data.test.labels)} test images; {report.left:.0f} s left")
-    seconds = min(60 * minutes, report.left - 10) / (2 * len(FEWER))
+    seconds = min(60 * minutes, report.left - 20) / (2 * len(FEWER))
     if seconds < 5 and not small:
         return report.note(f"skipped: cifar: {report.left:.0f} s are left")
     title = f"CIFAR-10, ResNet-56, bfloat16: {seconds:.0f} s of wall clock for each row of each method"

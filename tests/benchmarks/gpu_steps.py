@@ -59,9 +59,9 @@ class Bench:
     targets: Tensor
 
     @classmethod
-    def of(cls, name: str, mode: Mode, clock: Clock, small: bool) -> Bench:
+    def of(cls, name: str, mode: Mode, clock: Clock, small: bool, side: int = 224) -> Bench:
         """That of a network of torchvision at 224 x 224, batch 64."""
-        side, count = (224 if name.startswith("vit") else 32 if small else 224), (4 if small else 64)
+        side, count = (224 if name.startswith("vit") else min(side, 64) if small else side), (2 if small else 64)
         images = torch.randn(count, 3, side, side, device=clock.device).contiguous(memory_format=LAYOUTS[mode.layout])
         targets = torch.randint(10, (count,), device=clock.device)
         model, plain = (make(name, clock, mode) for _ in range(2))
@@ -86,10 +86,10 @@ class Bench:
         """Forward and backward, into the gradients that are there."""
         return lambda: F.cross_entropy(self.forward(module), self.targets).backward()
 
-    def training(self, module: nn.Module, owner: nn.Module, kind: Any = torch.optim.SGD, **settings: Any) -> Step:
+    def training(self, module: nn.Module, owner: nn.Module) -> Step:
         """The same with ``zero_grad`` before, and an optimizer on all parameters of `owner` after it."""
         accumulate = self.accumulation(module)
-        optimizer = kind(owner.parameters(), lr=1e-6, **({"momentum": 0.9} if kind is torch.optim.SGD else {}), **settings)
+        optimizer = torch.optim.SGD(owner.parameters(), lr=1e-6, momentum=0.9, weight_decay=1e-4)
 
         def step() -> None:
             optimizer.zero_grad()
@@ -146,7 +146,7 @@ def ratios(name: str, mode: Mode, clock: Clock, small: bool, add: Any) -> None:
     }
     for what, (goal, pair) in pairs.items():
         steps = dict(zip(("shared", "plain"), pair(), strict=True))
-        turns = Turns.of(clock, steps, 3 if small else 11)
+        turns = Turns.of(clock, steps, 1 if small else 11)
         found, busy = turns.ratio("shared", "plain"), [clock.busy(run) for run in steps.values()]
         device, host = ([of(one) for one in steps] for of in (turns.ms, turns.queued))
         add(name, str(mode), what, found, goal, found.median <= goal, *device, *host, *busy, busy[0] / busy[1])
@@ -157,20 +157,25 @@ def switching(clock: Clock, small: bool, add: Any) -> None:
     for mode in (Mode(True, "channels_last"), Mode(False, "contiguous")):
         bench = Bench.of("resnet50", mode, clock, small)
         again = SuperNetwork.from_model(make("resnet50", clock, mode), bench.images[:2]).train()
-        generator = np.random.default_rng(1)
-        chosen = [bench.supernet.space.sample(generator) for _ in range(3 if small else 12)]
+        generator, space = np.random.default_rng(1), bench.supernet.space
+        chosen = [space.sample(generator) for _ in range(3 if small else 12)]
         made = [bench.accumulation(bench.supernet.program(one)) for one in chosen]
         fresh = [partial(_fresh, bench, bench.supernet, one) for one in chosen]
         unseen = [partial(_fresh, bench, again, one) for one in chosen]
         for run in made:
             run()
-        seconds = [clock.measure(partial(bench.supernet.program, bench.supernet.space.sample(generator)))[1] for _ in chosen]
+        seconds = [clock.measure(partial(bench.supernet.program, space.sample(generator)))[1] for _ in chosen]
         known = [clock.measure(partial(bench.supernet.program, one))[1] for one in chosen]
-        rounds = [[clock.measure(lambda some=some: [run() for run in some]) for some in (made, fresh)] for _ in range(5)]
-        first = clock.measure(lambda: [run() for run in unseen])[0] / len(chosen)
+        rounds = [[clock.measure(partial(_all, some)) for some in (made, fresh)] for _ in range(5)]
+        first = clock.measure(partial(_all, unseen))[0] / len(chosen)
         before, inside = ([took[number][0] / len(chosen) for took in rounds] for number in (0, 1))
         ratio = Spread([b / a for a, b in zip(before, inside, strict=True)])
         add(str(mode), Spread(seconds), Spread(known), Spread(before).median, Spread(inside).median, ratio, first)
+
+
+def _all(runs: Sequence[Step]) -> None:
+    for run in runs:
+        run()
 
 
 def _fresh(bench: Bench, supernet: SuperNetwork, subnet: Subnet) -> None:
@@ -210,13 +215,13 @@ def together(clock: Clock, small: bool, add: Any) -> None:
     for name in ("resnet18",) if small else ("resnet50", "mobilenet_v2"):
         mode = Mode(True, "channels_last")
         bench = Bench.of(name, mode, clock, small)
-        space = bench.supernet.space
+        whole = (bench.supernet.space.maximal(),)
         steps = {
             "sandwich": bench.several(bench.sandwich()),
-            "maximal": bench.several(lambda: (space.maximal(),)),
+            "maximal": bench.several(partial(tuple, whole)),
             "plain": bench.training(bench.plain, bench.plain),
         }
-        turns = Turns.of(clock, steps, 3 if small else 9, 1)
+        turns = Turns.of(clock, steps, 1 if small else 9, 1)
         peaks = {what: clock.peak(run) for what, run in steps.items()}
         ms = [turns.ms(one) for one in steps]
         found = turns.ratio("sandwich", "maximal")
@@ -234,7 +239,7 @@ def transfers(clock: Clock, small: bool, add: Any) -> None:
         what: partial(source.to, clock.device, non_blocking=True) for what, source in sources.items()
     }
     both = {what: partial(_both, move, step) for what, move in moves.items()}
-    turns = Turns.of(clock, {"on the device": step, **both}, 3 if small else 9)
+    turns = Turns.of(clock, {"on the device": step, **both}, 1 if small else 9)
     for what, move in moves.items():
         move()
         alone = [clock.measure(move) for _ in range(7)]
@@ -257,14 +262,21 @@ def optimizers(clock: Clock, small: bool, add: Any) -> None:
             made = optimizer_of(Recipe(optimizer=kind), list(model.parameters()), dict(model.named_parameters()))  # type: ignore[arg-type]
             settings = {key: made.defaults[key] for key in ("lr", "momentum", "weight_decay") if key in made.defaults}
             plain, fused = (type(made)(model.parameters(), **settings, fused=one) for one in (None, True))  # type: ignore[call-arg]
-            turns = Turns.of(clock, {"plain": plain.step, "fused": fused.step}, 3 if small else 11, 5)
-            add(name, kind, turns.ms("plain"), turns.ms("fused"), turns.ratio("fused", "plain"), bool(made.defaults["fused"]))
+            turns = Turns.of(clock, {"plain": plain.step, "fused": fused.step}, 1 if small else 11, 5)
+            add(
+                name,
+                kind,
+                turns.ms("plain"),
+                turns.ms("fused"),
+                turns.ratio("fused", "plain"),
+                bool(made.defaults["fused"]),
+            )
 
 
 def compiled(clock: Clock, small: bool, add: Any) -> None:
     """`torch.compile` of a program of one structure: equal, and how fast."""
     tf32(False)
-    bench = Bench.of("resnet18", Mode(False), clock, small=True)
+    bench = Bench.of("resnet18", Mode(False), clock, small, side=64)
     program = bench.supernet.program(bench.half)
     backend = "aot_eager" if small and not clock.cuda else "inductor"
     quick = torch.compile(program, backend=backend)
@@ -277,7 +289,7 @@ def compiled(clock: Clock, small: bool, add: Any) -> None:
         found.append((out.detach(), torch.cat([grad.reshape(-1) for grad in grads])))
     errors = [float((b - a).norm() / a.norm()) for a, b in zip(*found, strict=True)]
     steps = {"compiled": bench.accumulation(quick), "program": bench.accumulation(program)}
-    turns = Turns.of(clock, steps, 3 if small else 9, 2)
+    turns = Turns.of(clock, steps, 1 if small else 9, 2)
     add(backend, *errors, max(errors) <= 1e-4, turns.ms("compiled"), turns.ms("program"))
     tf32(True)
 
@@ -289,7 +301,11 @@ STEPS = (
 PARTS = {
     "waiting": (synchronisations, 12, "What the host waits for (the profiler's own end is one cudaDeviceSynchronize)"),
     "switching": (switching, 20, "ResNet-50, batch 64: programs made in the step against programs made before"),
-    "together": (together, 15, "Sandwich steps (max, min, two random) and peak memory, programs made in the step"),
+    "together": (
+        together,
+        15,
+        "Sandwich steps (max, min, two random); peak memory of a step beyond parameters, gradients and momentum",
+    ),
     "transfers": (transfers, 8, "A batch of 64 images of 224 x 224 in float32"),
     "optimizers": (optimizers, 8, "Steps of optimizers"),
     "compiled": (compiled, 45, "torch.compile of a program of ResNet-18, half widths, against the program itself"),
