@@ -39,6 +39,7 @@ def main() -> None:
         parser.error(f"{unknown[0]!r} is not a part; there are {', '.join(PARTS)}")
     clock = Clock(torch.device(arguments.device))
     report = Report(arguments.output, 60 * arguments.minutes, described(clock.device))
+    report.share = 0.2 if arguments.small else 1.0
     report.say(report.machine)
     later = "cifar" in chosen and arguments.data is not None
     report.reserved = 60 * arguments.cifar_minutes + 15 if later else 0.0

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -136,7 +136,7 @@ class Loop:
     On a GPU forward and backward are one CUDA graph, where that can be recorded: steps so small wait for Python else.
     """
 
-    BATCH, RATE, DECAY = 128, 0.05, 5e-4
+    BATCH, RATE, DECAY = 128, 0.04, 5e-4
 
     def __init__(self, module: nn.Module, data: Data) -> None:
         self.module, self.data = module.train().to(memory_format=torch.channels_last), data
@@ -229,18 +229,29 @@ def prepared(data: Data, supernet: bnas.SuperNetwork, subnet: Subnet) -> nn.Modu
     return module
 
 
+def nearest(sizes: Sequence[int], wanted: float) -> int:
+    """The size that is closest to what is wanted."""
+    return min(sizes, key=lambda size: abs(size - wanted))
+
+
 def alike(supernet: bnas.SuperNetwork, fewer: float) -> Subnet:
-    """The largest sub-network with all widths at one fraction that has so many times fewer MACs."""
+    """The largest sub-network with all widths at one fraction that has so many times fewer MACs.
+
+    A fraction of 16 channels is rough: what is left below the bound goes to single widths, an entry each.
+    """
     space = supernet.space
     limit = supernet.costs(space.maximal())["macs"] / fewer
-    for share in (one / 256 for one in range(256, 0, -1)):
-        widths = {
-            name: min(sizes, key=lambda size: abs(size - share * sizes[-1])) for name, sizes in space.widths.items()
-        }
-        subnet = Subnet(widths, frozenset(), {})
-        if supernet.costs(subnet)["macs"] <= limit:
-            return subnet
-    return space.minimal()
+
+    def fits(widths: Mapping[str, int]) -> bool:
+        return supernet.costs(Subnet(widths, frozenset(), {}))["macs"] <= limit
+
+    shares = (one / 256 for one in range(256, 0, -1))
+    same = ({name: nearest(sizes, share * sizes[-1]) for name, sizes in space.widths.items()} for share in shares)
+    widths = next(one for one in same if fits(one))
+    for name, sizes in space.widths.items():
+        larger = next((size for size in sizes if size > widths[name]), widths[name])
+        widths |= {name: larger} if fits({**widths, name: larger}) else {}
+    return Subnet(widths, frozenset(), {})
 
 
 def rival(report: Report, data: Data, seconds: float, add: Callable[..., None], top1: float) -> None:

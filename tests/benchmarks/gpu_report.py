@@ -30,6 +30,8 @@ class Report:
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     """What failed, and what was skipped."""
+    share: float = 1.0
+    """Of the seconds that parts are said to take: less in small sizes."""
     reserved: float = 0.0
     """Seconds that are kept for later parts."""
 
@@ -52,8 +54,9 @@ class Report:
 
     def tried(self, what: str, run: Callable[[], object], seconds: float) -> None:
         """Run a part that takes about so long."""
-        if self.left < seconds:
-            return self.note(f"skipped: {what}: it wants {seconds:.0f} s, and {max(self.left, 0):.0f} s are left")
+        wanted = seconds * self.share
+        if self.left < wanted:
+            return self.note(f"skipped: {what}: it wants {wanted:.0f} s, and {max(self.left, 0):.0f} s are left")
         start = time.perf_counter()
         try:
             run()
