@@ -18,7 +18,8 @@ from bnas.passes.settings import NUMBER, Count, Names, Number, Positive, Seed, W
 from bnas.passes.wording import shown
 from bnas.run.job import Splits
 
-from .samples import KNOWN, DataError, Parts, Samples, channels, find_parts, torchvision_module
+from .files import DataError, torchvision_module
+from .samples import KNOWN, Parts, Samples, channels, find_parts
 
 LARGEST_SIDE = 16_384
 """Pixels; Pillow takes larger images for an attack."""

@@ -23,7 +23,7 @@ from bnas.passes.errors import BnasError
 from bnas.passes.faults import short
 from bnas.passes.wording import shown
 
-from .samples import is_file
+from .files import is_file
 
 
 class SourceError(BnasError):

@@ -13,7 +13,7 @@ from bnas.passes.errors import BnasError
 from bnas.passes.faults import short
 from bnas.passes.wording import shown
 
-from .samples import torchvision_module
+from .files import torchvision_module
 
 CIFAR = "_cifar10"
 

@@ -25,8 +25,8 @@ from bnas.runtime.storage.checkpoint import check_state
 from .datasets import default_place, images
 from .digits import splits
 from .factories import EXPORTED, SourceError, find_factory, is_own_model, running
+from .files import DataError, is_file
 from .models import named
-from .samples import DataError, is_file
 
 # Weights of users' files, read without running code.
 

@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from bnas.config.settings import DeviceError
     from bnas.data.digits import MissingExtraError
     from bnas.data.factories import SourceError
+    from bnas.data.files import DataError
     from bnas.data.inputs import ShapeError
     from bnas.data.models import ModelError
-    from bnas.data.samples import ArrayError, DataError
+    from bnas.data.samples import ArrayError
     from bnas.data.sources import WeightsError, WeightsWarning
     from bnas.page.recorded import ReportError
 
@@ -46,10 +47,8 @@ __getattr__, __dir__ = attach(
         "bnas.data.digits": ("MissingExtraError",),
         "bnas.data.factories": ("SourceError",),
         "bnas.data.inputs": ("ShapeError",),
-        "bnas.data.samples": (
-            "ArrayError",
-            "DataError",
-        ),
+        "bnas.data.files": ("DataError",),
+        "bnas.data.samples": ("ArrayError",),
         "bnas.data.models": ("ModelError",),
         "bnas.data.sources": (
             "WeightsError",

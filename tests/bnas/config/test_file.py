@@ -22,7 +22,7 @@ from bnas.config.section import ConfigurationError, ConfigurationWarning
 from bnas.config.settings import elasticity_of, job_settings
 from bnas.config.table import tables
 from bnas.data.factories import SourceError
-from bnas.data.samples import DataError
+from bnas.data.files import DataError
 from bnas.passes import analyse, skippable_blocks, trace
 from bnas.passes.faults import fields_of, other_names
 from bnas.run import runner

@@ -15,8 +15,9 @@ from PIL import Image
 from torch import nn
 
 from bnas.config.configuration import Configuration
+from bnas.data.files import DataError
 from bnas.data.models import ModelError, named
-from bnas.data.samples import ArrayError, DataError
+from bnas.data.samples import ArrayError
 from bnas.data.sources import SourceError, load_data
 from bnas.run.job import Job, Splits
 from bnas.run.runner import job_of

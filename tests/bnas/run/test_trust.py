@@ -21,6 +21,7 @@ from torch import nn
 
 from bnas.cli.app import main
 from bnas.config.configuration import Configuration
+from bnas.config.section import ConfigurationError
 from bnas.data.factories import SourceError
 from bnas.data.sources import WeightsError, load_data, load_model
 from bnas.run import Job, TrustError
@@ -326,7 +327,7 @@ def test_a_memory_that_cannot_be_written_is_none(state: Path, monkeypatch: pytes
 )
 def test_no_name_of_code_ends_in_a_stack_trace(name: str) -> None:
     theirs = run_folder(Path("theirs"), model=name)
-    with pytest.raises((TrustError, SourceError)):
+    with pytest.raises((TrustError, SourceError, ConfigurationError)):
         _ = RunFolder.open(theirs).configuration
 
 
