@@ -18,6 +18,8 @@ from table import Found, Problem
 from victims import Chosen, Fault, Tried, Trying, read_tried
 from world import STEPS, WHOLE, Step, World, faults_of_message
 
+SOME = 400
+"""Faults of each command that does again what others did: there are ten thousand of each."""
 FILLED = 20
 """Sizes of a disk that becomes full."""
 HEAD = ("command", "operations", "faults", "failed", "survived", "states")
@@ -26,7 +28,8 @@ HEAD = ("command", "operations", "faults", "failed", "survived", "states")
 def inject(world: World, part: tuple[int, int] = (1, 1), limit: int | None = None, seed: int = 0) -> Found:
     """What came of all faults, or of a part of them."""
     problems: list[Problem] = []
-    rows = [Injection(world, step, problems, part, limit, seed).run() for step in STEPS]
+    most = {step.name: limit if step in STEPS[:4] else limit or SOME for step in STEPS}
+    rows = [Injection(world, step, problems, part, most[step.name], seed).run() for step in STEPS]
     if part[0] == part[1]:
         rows.append(fill(world, FILLED if limit is None else 2, problems))
     return Found(HEAD, rows, problems)
@@ -85,7 +88,7 @@ class Injection:
         if self.limit is None:
             return lambda place, operation, fault: place % of == number - 1
         total = self._count()
-        wanted = set(random.Random(self.seed).sample(range(total), min(self.limit, total)))
+        wanted = set(random.Random(self.seed).sample(range(total), min(self.limit, total))[number - 1 :: of])
         counter = itertools.count()
         return lambda place, operation, fault: next(counter) in wanted
 
