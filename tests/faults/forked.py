@@ -16,6 +16,7 @@ from pathlib import Path
 
 HANGS = 120.0
 """Seconds after which a command is said to hang, and is killed."""
+STOPS = (signal.SIGINT, signal.SIGTERM)
 Setup = Callable[[], None]
 """What a process does before the command, such as to make a disk fail."""
 
@@ -69,10 +70,12 @@ def start(arguments: Sequence[str], place: Path, before: Setup | None = None, na
     """Start ``bnas`` with these arguments in the folder `place`, in a process that first does `before`."""
     texts = place / f"{name}-{time.monotonic_ns()}"
     begun = time.monotonic()
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # until the command is ready for them
     pid = os.fork()
     if pid == 0:
         redirect(texts)
         os._exit(_command(arguments, place, before))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     return Running(pid, texts, begun)
 
 
@@ -95,11 +98,17 @@ def _command(arguments: Sequence[str], place: Path, before: Setup | None) -> int
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    listening = False
     os.chdir(place)
     sys.argv = ["bnas", *arguments]
     try:
         if before is not None:
             before()
+        with suppress(KeyboardInterrupt):  # that came before the command began
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+            listening = True
+        if not listening:
+            return 130
         main()
     except SystemExit as left:
         return left.code if isinstance(left.code, int) else int(left.code is not None)

@@ -17,8 +17,6 @@ from world import WHOLE, Step, World
 MOMENTS = 50
 CODES = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGKILL: 137}
 """Exit codes as a shell has them."""
-STARTED = 0.05
-"""Seconds until a command listens to signals; before that, the system ends it without a word."""
 FRESH = Step("run", WHOLE, None, (*WHOLE, "--resume"), "report")
 RESUMED = Step("run --resume", (*WHOLE, "--resume"), "search", (*WHOLE, "--resume"), "report")
 SEARCH = Step("search --resume", ("search", "run", "--resume"), "train", ("search", "run", "--resume"), "search")
@@ -91,7 +89,7 @@ class Stops:
             wait = self.generator.uniform(0, whole - moment) if number else moment
             ended = self._stop(step.again if number else step.arguments, name, wait)
             self.codes[ended.code] += 1
-            wrong += self._told(ended, name, wait) + list(half_files(self.world.run))
+            wrong += self._told(ended, name) + list(half_files(self.world.run))
         return wrong + self.world.goes_on(step)
 
     def _stop(self, arguments: Sequence[str], name: signal.Signals, wait: float) -> Ended:
@@ -100,12 +98,12 @@ class Stops:
         running.send(name)
         return running.wait()
 
-    def _told(self, ended: Ended, name: signal.Signals, moment: float) -> list[str]:
-        """What is wrong with the exit code and the message."""
-        if name == signal.SIGKILL or ended.code == 0 or moment < STARTED:
+    def _told(self, ended: Ended, name: signal.Signals) -> list[str]:
+        """What is wrong with the exit code and the message; a command that has shown nothing has nothing to go on with."""
+        if name == signal.SIGKILL or ended.code == 0:
             return []
         if ended.code != CODES[name]:
             return [f"ends with {ended.code} instead of {CODES[name]}: {ended.err.strip()[-200:]}"]
-        if "Traceback" in ended.err or "go on with" not in ended.err:
+        if "Traceback" in ended.err or ("go on with" not in ended.err and ended.out):
             return [f"the message does not say how to go on: {ended.err.strip()[-200:]!r}"]
         return []
