@@ -13,7 +13,7 @@ from bnas.runtime import Evaluator, SuperNetwork, Trainer, accuracy, machine
 from bnas.runtime.evaluate.evaluation import Batch, Loader
 from bnas.runtime.nested import batch_size
 from bnas.runtime.storage.checkpoint import MODEL, SUPERNET, TRAINING, read_model, write_model
-from bnas.runtime.storage.files import write_json
+from bnas.runtime.storage.files import there, write_json
 from bnas.runtime.train import random_state
 from bnas.runtime.train.batches import Batches
 from bnas.search import Evaluation
@@ -164,8 +164,8 @@ class Steps:
 
     def winners(self) -> Winners:
         """What the search found."""
-        if not (self.output.folder / "winners.json").exists():
-            begun = (self.output.folder / "evaluations.jsonl").is_file()
+        if not there(self.output.folder / "winners.json"):
+            begun = there(self.output.folder / "evaluations.jsonl")
             told = f"bnas search {self.output.folder}{' --resume' if begun else ''}"
             raise OutputError(f"{self.output.folder} holds no finished search; `{told}` makes it")
         return Winners.read(self.output.ledger.check("winners.json"))
