@@ -86,7 +86,12 @@ NESTED = json.dumps(TINY | {"model_options": {"a": json.loads("[" * 40 + "]" * 4
         ("c.yaml", "a: " + "9" * 5000, "cannot be read as int"),
         ("c.json", '{"data": "a\\u0000b"}', "data has the text 'a.*b'; no text may have NUL or half a character"),
         ("c.json", '{"data": "\\ud800"}', "no text may have NUL or half a character"),
-        ("c.json", '{"a": 1, // no\n' + '"b": 2,\n' * 60_000, "JSON5 may have at most 400,000 characters"),
+        (
+            "c.json",
+            '{"a": 1, // no\n' + '"b": 2,\n' * 20_000,
+            "too large: YAML and JSON5 may have 100,000 characters; write it as plain JSON",
+        ),
+        ("c.yaml", "# comment\n" * 20_000, "too large: YAML and JSON5 may have 100,000 characters"),
         ("c.json", " " * 4_000_001, "is larger than 4,000,000 bytes"),
         ("c\n.json", "{}", r"c\\n\.json: 3 faults"),
     ],
