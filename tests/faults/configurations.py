@@ -41,7 +41,7 @@ from bnas.config.settings import job_settings
 from bnas.passes.errors import BnasError
 from bnas.passes.faults import fields_of, sections
 from bnas.run.job import Job, Watch
-from bnas.run.output import Output
+from bnas.run.output import Output, check_output
 from bnas.run.runner import job_of
 from bnas.run.search import SearchPlan
 from bnas.runtime import Evaluator, SuperNetwork, Trainer
@@ -167,7 +167,7 @@ NAMES = (
     "sandwich", "maximal", "original", "min", "max", "macs <= 1e400", "macs <= nan", "latency <= 3 ms", "x >= -1 %",
     "macs<=1_0", "float16", "bool", "uint8", "long", "manual", "auto", "nonsense", "accuracy", "parameters", "index",
     "CPUExecutionProvider", "CUDAExecutionProvider", "cuda", "mps", "cpu:0", "cpu:99999999999999999999", "x", "self",
-    "conv", "net.py:Net", "net.py:splits", "net.py:CODE", "scores.json", ".", "/dev/null", "kernel_size",
+    "conv", "net.py:Net", "net.py:splits", "net.py:CODE", "scores.json", ".", "/dev/null", "images.npz", "none.pt2",
 )  # fmt: skip
 """Texts that mean something somewhere."""
 
@@ -390,6 +390,8 @@ def way(case: Case, folder: Path) -> Job | None:
     kept = json.loads(json.dumps(configuration.model_dump(mode="json"), allow_nan=False))
     again = parse_configuration(kept, "config.json", folder).model_dump(mode="json")
     assert again == kept, "a run reads another configuration than it wrote"
+    if configuration.log_dir is not None:
+        check_output(folder / configuration.log_dir, kept)
     sizes = sum(math.prod(one.sample_size) for one in configuration.input_info)
     names = (configuration.model, configuration.data or configuration.dataset or "")
     workers = configuration.data_options.get("workers")

@@ -14,6 +14,8 @@ from configurations import HEAD, LAUGHS, TINY, Case, at_most, built, command_lin
 from bnas.config.file import load_config, with_changes
 from bnas.config.section import ConfigurationError
 from bnas.passes import BnasError
+from bnas.passes.errors import ElasticityError
+from bnas.run.runner import job_of
 
 EXAMPLES = 250
 
@@ -161,6 +163,29 @@ def test_options_may_have_the_names_of_parameters_of_bnas(folder: Path, options:
     assert tried(case, folder, built).kind == "accepted"
     images = TINY | {"data": "images.npz", "data_options": options}
     assert tried(Case("c.json", json.dumps(images).encode()), folder).good
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (None, "there is no file .*scores.json"),
+        ("", "is neither safetensors nor JSON"),
+        ("[" * 50_000, "is neither safetensors nor JSON"),
+        ('{"conv": [1, "a"]}', "is neither safetensors nor JSON"),
+        ('{"conv": [1, NaN]}', "has scores of conv that are not finite"),
+        (f'{{"conv": [{10**400}]}}', "is neither safetensors nor JSON"),
+    ],
+)
+def test_scores_that_cannot_be_read_are_told_before_a_training(folder: Path, text: str | None, reason: str) -> None:
+    external = {"filter_importance": "external", "external_importance_path": "scores.json"}
+    (folder / "c.json").write_text(json.dumps(TINY | {"elasticity": external}))
+    (folder / "scores.json").write_text('{"conv": [1, 2, 3, 4, 5, 6, 7, 8]}')
+    assert job_of(load_config(folder / "c.json"), folder)
+    (folder / "scores.json").unlink()
+    if text is not None:
+        (folder / "scores.json").write_text(text)
+    with pytest.raises(ElasticityError, match=reason):
+        job_of(load_config(folder / "c.json"), folder)
 
 
 def test_a_limit_of_time_ends_what_lasts() -> None:
