@@ -132,6 +132,8 @@ def test_values_that_yaml_shares_are_not_shared(folder: Path) -> None:
         ("recipe.seed=9223372036854775808", "must be less than or equal to 9223372036854775807"),
         ("stages=[{'epochs': 1e30}]", "stages is .*: must be a valid tuple"),
         ("input_info.range=[0, 1e39]", "must lie between -3.4.*e.38 and 3.4"),
+        ("input_info.keyword=a\nb", r"keyword is 'a\\nb': must be a name of letters"),
+        ('input_info.dynamic={"2": "a b"}', "dynamic.2 is 'a b': must be a name of letters"),
         ("model_options.a=NaN", "model_options is .*: must have finite numbers only"),
         ("multiprocessing_distributed=3", "multiprocessing_distributed is 3: must be true or false"),
         ("input_info.filler=twos", "filler is 'twos': must be 'ones', 'zeros' or 'random'"),
