@@ -16,6 +16,7 @@ from bnas.config.settings import device_named, dynamic_of, example_inputs_of, jo
 from bnas.data.datasets import Transformed
 from bnas.data.factories import SourceError, is_own_model
 from bnas.data.sources import load_data, load_model
+from bnas.passes.assembly.reordering import read_scores
 from bnas.passes.frontend.ir import as_call
 from bnas.passes.wording import counted, shown
 from bnas.runtime.nested import as_batch, described, placed, scores_of
@@ -107,7 +108,10 @@ def job_of(configuration: Configuration, folder: Path, *, weights: bool = True) 
     _check_channels(data, example.value)
     _check_classes(model, data, example.value)
     model, dynamic = model.to(device), dynamic_of(configuration, example)
-    return Job(model, data, placed(example.value, device), dynamic=dynamic, **job_settings(configuration, folder))
+    settings = job_settings(configuration, folder)
+    if weights and settings["elasticity"].external_importance_path is not None:
+        read_scores(Path(settings["elasticity"].external_importance_path))  # its faults show now, not in a later stage
+    return Job(model, data, placed(example.value, device), dynamic=dynamic, **settings)
 
 
 def model_of(configuration: Configuration, folder: Path, *, weights: bool = True) -> nn.Module:
