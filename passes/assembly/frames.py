@@ -13,11 +13,12 @@ import operator
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
-from types import CodeType
 from typing import Any
+from weakref import finalize
 
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Interpreter, Node, Proxy, Tracer, graph_module
+from torch.fx.graph import PythonCode
 
 from bnas.passes.frontend.ir import IR
 
@@ -61,6 +62,29 @@ for _name in (
     setattr(_Written, f"__{_name}__", _in_place(getattr(operator, _name)))
 
 
+# The text of compiled code, which tracebacks show: torch.fx keeps every one as long as the process lives.
+
+
+class Assembled(GraphModule):
+    """A graph module, as every sub-network and every deep copy of one is, whose text is kept as long as its code.
+
+    An error holds the code of its traceback, which shows the lines although the module is gone.
+    """
+
+    def recompile(self) -> PythonCode:
+        """As in fx."""
+        made = super().recompile()
+        code = type(self).forward.__code__
+        finalize(code, forget_text, code.co_filename).atexit = False
+        return made
+
+
+def forget_text(name: str) -> None:
+    """Let go of the text of the code that was compiled under `name`."""
+    linecache.cache.pop(name, None)
+    graph_module._loader.eval_cache.pop(name, None)
+
+
 @dataclass(frozen=True)
 class Frame:
     """A graph module without its layers and tensors."""
@@ -70,7 +94,7 @@ class Frame:
     """Orders of channels, which stand in the graph as constants do, by the name that it reads them by."""
 
     @classmethod
-    def of(cls, graph: Graph, orders: Mapping[str, Tensor], kind: type[GraphModule], name: str) -> Frame:
+    def of(cls, graph: Graph, orders: Mapping[str, Tensor], kind: type[Assembled], name: str) -> Frame:
         """The frame of a graph; its module is of the class `kind` and shows itself as `name`."""
         graph._tracer_cls = Reloading
         module = kind({}, Graph(tracer_cls=Reloading), class_name=name)
@@ -127,15 +151,9 @@ class Frames:
         if structure not in self.held:
             self.held[structure] = make()
             if len(self.held) > self.limit:
-                _forget_source(self.held.popitem(last=False)[1].module.forward.__code__)
+                self.held.popitem(last=False)
         self.held.move_to_end(structure)
         return self.held[structure]
-
-
-def _forget_source(code: CodeType) -> None:
-    """Let go of the text of `code`, which torch.fx keeps for tracebacks as long as the process lives."""
-    linecache.cache.pop(code.co_filename, None)
-    graph_module._loader.eval_cache.pop(code.co_filename, None)
 
 
 CONTAINER = nn.Module()

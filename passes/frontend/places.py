@@ -7,7 +7,7 @@ import inspect
 import sys
 import textwrap
 from collections.abc import Iterator
-from functools import cache
+from functools import lru_cache
 from pathlib import Path as FilePath
 from types import CodeType, FrameType
 
@@ -95,7 +95,7 @@ def passing(frame: FrameType) -> bool | None:
     return _passing(frame.f_code, frame.f_lineno)
 
 
-@cache
+@lru_cache(maxsize=1024)
 def _passing(code: CodeType, line: int) -> bool | None:
     try:
         source, first = inspect.getsourcelines(code)
