@@ -1,4 +1,4 @@
-"""What a long run leaves in its process: ``python tests/benchmarks/memory.py [--evaluations 3000] [--extractions 600]``.
+"""What a long run leaves: ``python tests/benchmarks/memory.py [--evaluations 3000] [--extractions 600]``.
 
 Random sub-networks of an untrained ResNet-18 are evaluated one after another on images of 32 x 32. After every sixth
 of them: the memory of the process, the objects that Python's garbage collector knows, and the texts of compiled graphs
