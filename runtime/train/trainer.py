@@ -212,6 +212,8 @@ class Trainer:
     def _validator(self, run: TrainingRun, validation: Loader | None) -> Validator | None:
         if validation is None or parallel.rank() > 0:
             return None
+        if not getattr(validation, "__len__", lambda: 1)():
+            raise TrainingError("the validation loader is empty: give validation=None, or batches held out of training")
         subnets = watched(run.schedule.spaces[-1], self.watch, self.recipe.seed)
         return Validator(self.supernet, subnets, run.calibration or None, validation, self.metric)
 
