@@ -18,6 +18,9 @@ from bnas.passes import BnasError
 from .errors import BatchError
 from .nested import TARGETS, as_batch, described, tensors_in
 
+OF_THE_PROCESS = (MemoryError, torch.OutOfMemoryError, InterruptedError)
+"""Errors that say nothing about a batch."""
+
 # Batches, one after another.
 
 
@@ -56,7 +59,7 @@ def _looked_at(batches: Iterator[Any], source: str, number: int) -> Iterator[Any
 def _from_loader(place: str) -> Iterator[None]:
     try:
         yield
-    except (BnasError, MemoryError, torch.OutOfMemoryError):
+    except (BnasError, *OF_THE_PROCESS):
         raise
     except Exception as error:
         raise BatchError(f"{place}: the loader fails: {told(error)}") from error
@@ -65,12 +68,10 @@ def _from_loader(place: str) -> Iterator[None]:
 def _check(batch: Any, place: str) -> None:
     """Refuse what no model could run on, or what would be taken for something else."""
     try:
-        inputs, targets = as_batch(batch)
+        inputs, _ = as_batch(batch)
     except BatchError as error:
         raise BatchError(f"{place}: {error}") from None
     found = next(iter(tensors_in(inputs)), None)
-    if found is None:
-        found = next(iter(tensors_in(targets)), None) if isinstance(batch, dict) else None
     if found is None:
         _refuse(place, batch, "there is no tensor among the inputs: let the transform or collate_fn make tensors")
     if not found.ndim:
@@ -105,7 +106,7 @@ def running(place: str, inputs: Any, module: nn.Module, kind: type[BnasError]) -
     """What fails inside is raised as a `kind` that says on which batch, and what to do; errors of ours stay theirs."""
     try:
         yield
-    except (MemoryError, torch.OutOfMemoryError):
+    except OF_THE_PROCESS:
         raise
     except BnasError as error:
         error.args = (f"{place} (inputs {described(inputs)}): {error}", *error.args[1:])

@@ -15,7 +15,7 @@ from bnas.passes import Subnet
 from bnas.passes.frontend.ir import as_program_call
 from bnas.runtime.errors import TrainingError
 from bnas.runtime.evaluate.evaluation import Batch
-from bnas.runtime.feed import about_classes, remedy, told
+from bnas.runtime.feed import OF_THE_PROCESS, about_classes, remedy, told
 from bnas.runtime.nested import (
     as_batch,
     batch_size,
@@ -134,7 +134,7 @@ class Learner:
         try:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
                 return module(*tensors, **named)
-        except (MemoryError, torch.OutOfMemoryError):
+        except OF_THE_PROCESS:
             raise
         except Exception as error:
             raise TrainingError(
@@ -152,7 +152,7 @@ class Learner:
     def _hard(self, outputs: Any, targets: Any, moment: Moment) -> Tensor:
         try:
             loss: Any = self.criterion(outputs, targets)
-        except (MemoryError, torch.OutOfMemoryError):
+        except OF_THE_PROCESS:
             raise
         except Exception as error:
             why = about_classes(scores_of(outputs), targets) if self._own_criterion else ""
@@ -171,7 +171,8 @@ class Learner:
         if not isinstance(scores, Tensor):
             raise TypeError("cross-entropy needs a tensor; give a criterion of your own (criterion=...)")
         if not isinstance(targets, Tensor):
-            raise TypeError("cross-entropy needs targets: in a batch that is a dict they have the key 'labels'")
+            given = "" if targets is None else f" in a tensor, not {type(targets).__name__}"
+            raise TypeError(f"cross-entropy needs targets{given}: in a batch that is a dict they have the key 'labels'")
         return F.cross_entropy(scores.float(), targets, label_smoothing=self.recipe.label_smoothing)
 
 
