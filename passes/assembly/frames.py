@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import linecache
 import operator
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
@@ -31,6 +32,10 @@ class Reloading(Tracer):
     def proxy(self, node: Node) -> Proxy:
         """As in fx, for a value that can be written into."""
         return _Written(node, self)
+
+    def trace(self, *args: Any, **kwargs: Any) -> Graph:
+        """As in fx, for modules that may lie deep."""
+        return readable(super().trace(*args, **kwargs))
 
 
 class _Written(Proxy):
@@ -60,6 +65,26 @@ for _name in (
     "irshift",
 ):
     setattr(_Written, f"__{_name}__", _in_place(getattr(operator, _name)))
+
+
+# Modules that lie deep. Python takes 200 parentheses inside one another, and torch.fx writes one for each number.
+
+_DEEP = re.compile(r"(?:getattr\(){50,}self((?:\.\w+)*(?:, \"[^\"]+\"\)(?:\.\w+)*)+)")
+
+
+def readable(graph: Graph) -> Graph:
+    """`graph`, whose code Python can read although modules lie deep: ``0.0.0.0...`` is then one call."""
+    if any(str(node.target).count(".") >= 50 for node in graph.nodes if node.op in ("call_module", "get_attr")):
+        graph.on_generate_code(lambda _: _shallow)
+    return graph
+
+
+def _shallow(lines: list[str]) -> list[str]:
+    def call(found: re.Match[str]) -> str:
+        path = ".".join(number or name for number, name in re.findall(r', "([^"]+)"\)|\.(\w+)', found[1]))
+        return f'__import__("operator").attrgetter("{path}")(self)'
+
+    return [_DEEP.sub(call, line) for line in lines]
 
 
 # The text of compiled code, which tracebacks show: torch.fx keeps every one as long as the process lives.
@@ -98,7 +123,7 @@ class Frame:
         """The frame of a graph; its module is of the class `kind` and shows itself as `name`."""
         graph._tracer_cls = Reloading
         module = kind({}, Graph(tracer_cls=Reloading), class_name=name)
-        module.graph = graph
+        module.graph = readable(graph)
         return cls(module, orders)
 
     def shared(self) -> Frame:

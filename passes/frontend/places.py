@@ -71,6 +71,11 @@ def told(error: BaseException) -> str:
 def remedy(error: BaseException) -> str:
     """What to do about an error of a forward, where that is known."""
     text = str(error)
+    if isinstance(error, RecursionError):
+        return (
+            ". Its modules are nested deeper than Python's recursion limit allows, or call one another without end: "
+            "sys.setrecursionlimit(...) raises the limit"
+        )
     if isinstance(error, ValueRead) or "meta tensor" in text or "data-independent" in text:
         return (
             ". Code that depends on the values of tensors belongs in a submodule or a method of its own, which then "

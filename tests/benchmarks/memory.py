@@ -2,12 +2,14 @@
 
 Random sub-networks of an untrained ResNet-18 are evaluated one after another on images of 32 x 32. After every sixth
 of them: the memory of the process, the objects that Python's garbage collector knows, and the texts of compiled graphs
-that are kept for tracebacks. Linux only.
+that are kept for tracebacks. Memory in use was asked for and not freed; memory that was freed stays resident, ready for
+the next tensor (`bnas.runtime.evaluate.evaluator`). Linux with glibc only.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import linecache
 import os
@@ -37,16 +39,36 @@ def resident() -> float:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
+class Mallinfo2(ctypes.Structure):
+    """What glibc says of its memory (mallinfo(3))."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
+    )
+
+
+def in_use() -> float:
+    """Megabytes that were asked for and not freed, in its heap and in mappings of their own."""
+    ask = ctypes.CDLL("libc.so.6").mallinfo2
+    ask.restype = Mallinfo2
+    found = ask()
+    return float(found.uordblks + found.hblkhd) / 1e6
+
+
 def row(table: Table, done: int, start: float) -> None:
     """Add what there is now."""
     gc.collect()
     numbers = (done, len(linecache.cache), len(graph_module._loader.eval_cache), len(gc.get_objects()))
-    table.add_row(*(f"{number:,}" for number in numbers), f"{resident():.0f}", f"{time.perf_counter() - start:.0f}")
+    memory = f"{in_use():.1f}", f"{resident():.0f}"
+    table.add_row(*(f"{number:,}" for number in numbers), *memory, f"{time.perf_counter() - start:.0f}")
 
 
 def watched(title: str, supernet: SuperNetwork, run: Callable[[Subnet], Any], count: int) -> Table:
     """Run for `count` random sub-networks, and look from time to time."""
-    table = Table("done", "linecache", "texts of torch.fx", "objects", "memory (MB)", "seconds", title=title)
+    table = Table(
+        "done", "linecache", "texts of torch.fx", "objects", "in use (MB)", "resident (MB)", "seconds", title=title
+    )
     generator, start = np.random.default_rng(0), time.perf_counter()
     for _ in range(20):  # what is made once is there
         run(supernet.space.sample(generator))
