@@ -19,6 +19,7 @@ from bnas.data.sources import load_data, load_model
 from bnas.passes.assembly.reordering import read_scores
 from bnas.passes.frontend.ir import as_call
 from bnas.passes.wording import counted, shown
+from bnas.runtime.feed import drawn
 from bnas.runtime.nested import as_batch, described, placed, scores_of
 from bnas.runtime.storage.files import write_bytes
 from bnas.runtime.train import random_state
@@ -182,7 +183,7 @@ def _told_inputs(example: Any) -> str:
 
 def _classes_seen(data: Splits) -> int | None:
     """How many classes the first batch has at least; None where its targets are no class numbers."""
-    targets = next((as_batch(batch)[1] for batch in data.validation), None)
+    targets = next((as_batch(batch)[1] for batch in drawn(data.validation, "the validation data")), None)
     if not isinstance(targets, torch.Tensor) or targets.ndim != 1 or targets.is_floating_point() or not len(targets):
         return None
     return int(targets.max()) + 1

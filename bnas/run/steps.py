@@ -11,6 +11,7 @@ from torch import nn
 from bnas.passes.frontend.state import deep_copy
 from bnas.runtime import Evaluator, SuperNetwork, Trainer, accuracy, machine
 from bnas.runtime.evaluate.evaluation import Batch, Loader
+from bnas.runtime.feed import drawn
 from bnas.runtime.nested import batch_size
 from bnas.runtime.storage.checkpoint import MODEL, SUPERNET, TRAINING, read_model, write_model
 from bnas.runtime.storage.files import there, write_json
@@ -222,7 +223,7 @@ class Steps:
 
 def _count(batches: Loader) -> int:
     """How many samples there are."""
-    return sum(batch_size(batch) for batch in batches)
+    return sum(batch_size(batch) for batch in drawn(batches, "the validation data"))
 
 
 def _entry(evaluation: Evaluation) -> dict[str, Any]:
