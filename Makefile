@@ -8,7 +8,7 @@ TYPES := build/typecheck
 KERNEL := {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}, "jupytext": null}
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test properties check lint types docs zoo golden notebook benchmark clean
+.PHONY: help demo test properties check lint types docs faults zoo golden notebook benchmark clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1\t/'
@@ -51,6 +51,13 @@ docs: $(STAMP) ## Build the documentation, warnings as errors, into build/site
 	@rm -rf build/documented build/lib
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target build/documented .
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+
+# What fails is printed at the end of each part; `python tests/faults/faults.py --help` says how to try one part alone.
+faults: $(STAMP) ## Disturb small runs and damage their files in every way, and fuzz configurations (an hour or two)
+	@failed=0; export OMP_NUM_THREADS=1; \
+	for part in inject kills damage pairs; do $(BIN)/python tests/faults/faults.py $$part || failed=1; done; \
+	$(BIN)/python tests/faults/configurations.py --examples 10000 || failed=1; \
+	exit $$failed
 
 zoo: $(STAMP) ## Try all of torchvision's models (half an hour), into docs/zoo.md; ZOO=NAME tries one, ZOO="--resume --write" goes on
 	$(BIN)/python tests/benchmarks/zoo.py $(if $(ZOO),$(ZOO),--write)
