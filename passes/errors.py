@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .wording import shortened
+
 
 class BnasError(Exception):
     """Base of all errors of bnas: the message names the place, what came, what is allowed and the remedy."""
+
+    def __str__(self) -> str:
+        """The message; of a very long name of a module its beginning and its end."""
+        return shortened(super().__str__())
 
 
 class CaptureError(BnasError):
@@ -59,4 +65,4 @@ class Diagnostic:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.reason}"
+        return shortened(f"{self.place}: {self.reason}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from itertools import islice
@@ -11,6 +12,9 @@ EXACT = 1_000_000_000
 SCALES = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 FEW, LONG = 6, 12
 """So many names are listed; the others are counted. In braces they are only where there are more than `LONG`."""
+ENDS = 6
+"""So many parts of a very long dotted name are written at its beginning, and at its end."""
+_LONG_NAME = re.compile(r"\w+(?:\.\w+){40,}")
 
 
 def count(number: int) -> str:
@@ -43,10 +47,21 @@ def braced(entries: Sequence[str]) -> str:
     return f"{{{', '.join(shown)}}}"
 
 
+def shortened(text: str) -> str:
+    """Return a text whose very long dotted names are cut in their middle: ``2.0.0 [... 296 more ...] 0.0.weight``."""
+
+    def cut(found: re.Match[str]) -> str:
+        names = found[0].split(".")
+        more = len(names) - 2 * ENDS
+        return f"{'.'.join(names[:ENDS])} [... {more} more ...] {'.'.join(names[-ENDS:])}"
+
+    return _LONG_NAME.sub(cut, text)
+
+
 def ranges(sizes: Mapping[str, Sequence[int]]) -> str:
     """Return from which size to which each goes: ``conv1 (16 to 64), conv2 (32)``."""
     spans = (f"{name} ({' to '.join(map(str, dict.fromkeys((all_[0], all_[-1]))))})" for name, all_ in sizes.items())
-    return listed(spans, len(sizes))
+    return shortened(listed(spans, len(sizes)))
 
 
 def indented(head: str, lines: Iterable[str]) -> str:

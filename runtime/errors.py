@@ -10,7 +10,7 @@ class TrainingError(BnasError):
 
 
 class BatchError(BnasError, TypeError):
-    """What a loader gives is no batch of inputs and targets."""
+    """What a loader gives is no batch of inputs and targets, or it fails; names the batch by its number, from 0."""
 
 
 class CheckpointError(BnasError):

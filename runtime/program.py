@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule
 
+from bnas.passes.assembly.frames import Assembled
 from bnas.passes.assembly.rewriting import Holder
 from bnas.passes.assembly.slot import Slot
 from bnas.passes.ops.rnn import settle, share
@@ -238,7 +238,7 @@ def _placeholder(slot: Slot) -> Tensor:
     return nn.Parameter(empty, requires_grad=False) if slot.is_parameter else empty
 
 
-class Program(GraphModule):
+class Program(Assembled):
     """A sub-network that trains the shared parameters; made by `SuperNetwork.program`.
 
     Give the optimizer the parameters of the super-network, never those of a program, and read gradients there. Its

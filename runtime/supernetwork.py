@@ -23,6 +23,7 @@ from bnas.passes.cost.layers import architecture
 from bnas.passes.errors import ModuleFormError
 from bnas.passes.frontend.exported.program import as_model, as_module
 from bnas.passes.frontend.ir import as_program_call
+from bnas.passes.frontend.state import deeper
 from bnas.passes.frontend.structure import tensors_of
 from bnas.passes.modules.form import module_form
 from bnas.passes.pipeline.variants import at_sizes, trained_choices
@@ -123,7 +124,8 @@ class SuperNetwork(nn.Module):
                 memo.update({id(node): twin for node, twin in copies.items()})
         made = type(self).__new__(type(self))
         memo[id(self)] = made
-        made.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        with deeper():
+            made.__dict__.update(copy.deepcopy(self.__dict__, memo))
         return made
 
     def _training_skeleton(self, analysis: Analysis) -> Skeleton | None:
@@ -229,7 +231,8 @@ class SuperNetwork(nn.Module):
                 raise ModuleFormError(
                     "a pass changed what the model computes: supernet.extract(subnet) gives the graph"
                 )
-            return module_form(self.skeleton, subnet, self.example_inputs, root)
+            with deeper():
+                return module_form(self.skeleton, subnet, self.example_inputs, root)
         if form != "graph":
             raise ValueError(f"form {form!r} is not one of 'graph', 'module'")
         module = self.skeleton.build(subnet, Copies(), root).eval()

@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bnas.runtime.storage.files import append_line, checksum, claim_growing, reading, write_bytes, writing
+from bnas.runtime.storage.files import append_line, checksum, claim_growing, reading, there, write_bytes, writing
 
 from .errors import RecordError
 from .evaluation import Evaluation, checked_values, shown
@@ -128,7 +128,7 @@ class EvaluationLog:
             raise RecordError(f"{path}: is a folder; give the file in it, such as {path / 'evaluations.jsonl'}")
         claim_growing(path)
         with reading(path):
-            data = path.read_bytes() if path.is_file() else b""
+            data = path.read_bytes() if there(path) else b""
         *lines, torn = data.split(b"\n")
         if not lines:  # nothing, or a first line that was being written
             with writing(path):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 RETRIES = 2
 """How often a candidate whose worker died is tried again."""
 
-_MADE: dict[Hashable, Any] = {}
-"""What `Remote` made in this process."""
+MADE = 4
+"""So many evaluations that `Remote` made stay with a process: those that were asked for last."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,12 @@ class Remote:
 
     def evaluate_many(self, subnets: Sequence[Subnet], bars: Mapping[Subnet, Bar] | None = None) -> list[Any]:
         """Values, or an error, for each sub-network, by what was made here."""
-        if self not in _MADE:
-            _MADE[self] = self.make(*self.arguments)
-        return list(Measures(_MADE[self], bars=bars).given(subnets))
+        return list(Measures(_made(self), bars=bars).given(subnets))
+
+
+@lru_cache(maxsize=MADE)
+def _made(remote: Remote) -> Any:
+    return remote.make(*remote.arguments)
 
 
 class Workers:

@@ -235,6 +235,37 @@ def test_no_builtin_is_replaced() -> None:
     assert [name for name, found in every.items() if "import builtins" in found] == []
 
 
+def unbounded(tree: ast.AST) -> list[str]:
+    """The functions that keep the result for every argument that they ever had."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and ast.unparse(node.args):
+            kinds = {ast.unparse(one) for one in node.decorator_list}
+            free = r"(functools\.)?(cache|lru_cache\((maxsize=)?None\))"
+            found += [node.name for kind in kinds if re.fullmatch(free, kind)]
+    return found
+
+
+def test_every_cache_has_a_bound() -> None:
+    assert {name: found for name, source in KNOWN.items() if (found := unbounded(source.tree))} == {}
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "bounded"),
+    [
+        ("cache", "x", False),
+        ("functools.cache", "*, x", False),
+        ("lru_cache(None)", "x", False),
+        ("functools.lru_cache(maxsize=None)", "x", False),
+        ("cache", "", True),
+        ("lru_cache", "x", True),
+        ("lru_cache(maxsize=8)", "x", True),
+    ],
+)
+def test_a_cache_without_a_bound_is_noticed(kind: str, arguments: str, bounded: bool) -> None:
+    assert unbounded(ast.parse(f"@{kind}\ndef f({arguments}): pass")) == ([] if bounded else ["f"])
+
+
 SIDE_EFFECTS = """
 import os, random, sys, warnings
 import hypothesis, numpy, torch, torchvision, onnxruntime, deap.tools, sympy, rich.table, rich.progress, typer

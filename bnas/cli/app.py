@@ -41,13 +41,14 @@ def demo(
     from bnas.run.output import open_output
     from bnas.run.pipeline import free_in
     from bnas.run.runner import begin
+    from bnas.runtime.storage.files import there
 
     configuration = load_config(Path(__file__).with_name("demo.json"))
     data, name = configuration.model_dump(mode="json"), str(configuration.weights)
     said: dict[str, Any] = {"resume": resume, "overwrite": overwrite}
     with options.watched(verbose) as (console, watch), kept(output) as ledger:
         open_output(output, data, **said, free=free_in(output))
-        if (output / name).exists():
+        if there(output / name):
             ledger.check(name)
         else:
             _pretrain(output / name, epochs)

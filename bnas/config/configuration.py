@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     SerializerFunctionWrapHandler,
@@ -30,12 +31,21 @@ from bnas.search import Objective, SearchSettings
 from .bootstrapnas import BootstrapNAS, OptimizerSection, check_objectives
 from .section import Section, Unneeded, takes
 
-AxisNumber = Annotated[str, StringConstraints(pattern=r"^-?\d+$")]
+AxisNumber = Annotated[str, StringConstraints(pattern=r"^-?[0-9]{1,9}$")]
 
 
 def _text_keys(value: Any) -> Any:
     """YAML has whole numbers as keys, JSON has none."""
     return {str(key): one for key, one in value.items()} if isinstance(value, dict) else value
+
+
+def _name(text: str) -> str:
+    if not text.isidentifier():
+        raise ValueError("must be a name of letters, digits and underscores")
+    return text
+
+
+Name = Annotated[str, AfterValidator(_name)]
 
 
 class InputInfo(Section):
@@ -61,9 +71,9 @@ class InputInfo(Section):
     """Number type; "float" is that of the model. By default float, or whole numbers if the model takes only those."""
     range: tuple[float, float] | None = None
     """Smallest and largest value of the example; by default 0 and 1 for whole numbers."""
-    keyword: str | None = None
+    keyword: Name | None = None
     """Argument of the model's forward that gets this input; by default inputs are positional, in order."""
-    dynamic: Annotated[dict[AxisNumber, str] | None, BeforeValidator(_text_keys)] = None
+    dynamic: Annotated[dict[AxisNumber, Name] | None, BeforeValidator(_text_keys)] = None
     """Names of axes whose size may change, such as {"1": "length"}; by default all that can change."""
 
     @field_validator("sample_size")

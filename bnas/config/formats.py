@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,10 @@ from bnas.passes.wording import count
 
 from .section import ConfigurationError
 
-# Files as text. Only plain JSON is read in C; a JSON5 file takes 14 seconds for each million characters.
+# Files as text. Only plain JSON is read in C: a million characters of YAML or JSON5 take half a minute at worst.
 
-LARGEST, LARGEST_JSON5 = 4_000_000, 400_000
-"""Bytes of a file, and characters of a JSON file that only JSON5 can read."""
+LARGEST, LARGEST_BY_HAND = 4_000_000, 100_000
+"""Bytes of a file, and characters of YAML and of what only JSON5 can read."""
 DIGITS = 40
 """Longest number that is read."""
 
@@ -89,8 +89,7 @@ class _Unusable(ValueError):
 def _json5(text: str) -> Any:
     import json5
 
-    if len(text) > LARGEST_JSON5:
-        raise ValueError(f"is no plain JSON; JSON5 may have at most {count(LARGEST_JSON5)} characters")
+    _check_length(text)
     try:
         return json5.loads(text, object_pairs_hook=_once, parse_int=_whole)
     except _Unusable:
@@ -101,10 +100,17 @@ def _json5(text: str) -> Any:
         raise ValueError(f"is no JSON: {told}") from None
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        keys = [key for key, _ in pairs]
+def _check_length(text: str) -> None:
+    if len(text) > LARGEST_BY_HAND:
+        told = f"is too large: YAML and JSON5 may have {count(LARGEST_BY_HAND)} characters"
+        raise ValueError(f"{told}; write it as plain JSON, without comments")
+
+
+def _once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    entries = list(pairs)
+    made = dict(entries)
+    if len(made) < len(entries):
+        keys = [key for key, _ in entries]
         raise _Unusable(f"the key {short(next(key for key in keys if keys.count(key) > 1))} stands twice in a mapping")
     return made
 
@@ -148,6 +154,7 @@ def _yaml(text: str) -> Any:
                 told = f"{short(node.value)} cannot be read as {node.tag.rpartition(':')[2]}"
                 raise yaml.MarkedYAMLError(problem=told, problem_mark=node.start_mark) from None
 
+    _check_length(text)
     try:
         return yaml.load(text, Loader)
     except yaml.YAMLError as error:

@@ -37,7 +37,7 @@ class ConfigurationError(BnasError, ValueError):
         many = f"{len(faults)} faults\n  " if len(faults) > 1 else ""
         more = [f"and {len(faults) - self.told} more"] if len(faults) > self.told else []
         super().__init__(
-            f"{shown(place)}: {many}" + "\n  ".join([*(shown(one, 600) for one in faults[: self.told]), *more])
+            f"{shown(place, 300)}: {many}" + "\n  ".join([*(shown(one, 600) for one in faults[: self.told]), *more])
         )
         self.faults = tuple(faults)
 

@@ -7,7 +7,6 @@ import csv
 import hashlib
 import io
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bnas.run.ledger import Ledger
-from bnas.runtime.storage.files import guarded, reading, write_bytes
+from bnas.runtime.storage.files import guarded, reading, there, write_bytes
 
 from .figures import item, script, sources
 from .front import fronts, lines, measured_on, points
@@ -161,10 +160,10 @@ def _refuse_others(place: Path, files: Iterable[str]) -> None:
     """Raise where files of a user are at the places of a report; those of an earlier report may be replaced."""
     page = place / "report.html"
     with reading(page):
-        ours = page.is_file() and GENERATOR.encode() in page.read_bytes()[:4096]
-    there = [place / name for name in files if os.path.lexists(place / name)]
-    if there and not ours:
-        raise ReportError(f"{there[0]} is there, and is no part of a report of bnas; give another folder (--output)")
+        ours = there(page) and GENERATOR.encode() in page.read_bytes()[:4096]
+    found = [place / name for name in files if there(place / name)]
+    if found and not ours:
+        raise ReportError(f"{found[0]} is there, and is no part of a report of bnas; give another folder (--output)")
 
 
 def _resource(name: str) -> str:

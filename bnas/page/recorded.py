@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +13,7 @@ from bnas.passes.cost.architecture import Architecture, ArchitectureError
 from bnas.passes.errors import BnasError
 from bnas.run.ledger import Ledger, OutputError
 from bnas.run.output import ARCHITECTURE, CONFIG, ENVIRONMENT, SEARCH
-from bnas.runtime.storage.files import ReadError, reading
+from bnas.runtime.storage.files import ReadError, reading, there
 from bnas.search import Constraint, Evaluation, EvaluationLog, Objective, RecordError, SearchResult
 
 # What can go wrong with the report of a run.
@@ -223,7 +222,10 @@ def read_run(folder: Path) -> Recorded:
 
 
 def _there(ledger: Ledger, name: str) -> bool:
-    return os.path.lexists(ledger.folder / name)
+    try:
+        return there(ledger.folder / name)
+    except ReadError as error:
+        raise ReportError(str(error)) from error
 
 
 def _json(ledger: Ledger, name: str) -> Any:

@@ -18,7 +18,7 @@ from bnas.passes import Subnet
 from bnas.passes.errors import SubnetError, add_note
 from bnas.runtime import SuperNetwork, measure_latency
 from bnas.runtime.storage.checkpoint import SUPERNET, check_state
-from bnas.runtime.storage.files import write_json
+from bnas.runtime.storage.files import there, write_json
 from bnas.search.result import WINNERS
 
 from .delivery import Report
@@ -56,7 +56,7 @@ class RunFolder:
     def open(cls, folder: Path, source: Path | None = None, **settings: Any) -> RunFolder:
         """The folder of a run, whose configuration's files are where the run noted, or in `source`."""
         ledger, noted = Ledger(folder), Path()
-        if source is None and ledger.exists and (folder / SOURCE).exists():
+        if source is None and ledger.exists and there(folder / SOURCE):
             noted = Path(os.fsdecode(ledger.read(SOURCE).removesuffix(b"\n")))
         return cls(folder, source or noted, **settings)
 
@@ -64,7 +64,7 @@ class RunFolder:
     def configuration(self) -> Configuration:
         """What was run, with the changes. The code that it names is the user's own, or he trusts it."""
         path, ledger = self.folder / CONFIG, Ledger(self.folder)
-        if not (ledger.exists and path.exists()):
+        if not (ledger.exists and there(path)):
             raise OutputError(
                 f"{self.folder} holds no run of bnas: {CONFIG} is missing; "
                 f"`bnas train CONFIG --output {self.folder}` makes one, and `bnas run` does all of it"
@@ -116,7 +116,7 @@ class RunFolder:
             _ = self.steps.supernet  # raises, and says what makes it
         with kept(self.folder) as ledger:
             there = ledger.removable((*FOUND, *DELIVERED)) if overwrite else []
-            if not (resume or overwrite) and any((self.folder / name).exists() for name in (*FOUND, *DELIVERED)):
+            if not (resume or overwrite) and any(there(self.folder / name) for name in (*FOUND, *DELIVERED)):
                 raise OutputError(
                     f"{self.folder} holds a search already; say --resume to go on with it or --overwrite to replace it"
                 )
@@ -177,7 +177,7 @@ class RunFolder:
         ledger = Ledger(self.folder)
         for name in WINNERS:
             file = f"subnets/{name}.json"
-            if (self.folder / file).exists() and self._read(ledger.json(file)) == subnet:
+            if there(self.folder / file) and self._read(ledger.json(file)) == subnet:
                 return self._stored(subnet, ledger.check(f"subnets/{name}.safetensors"))
         return self.steps.evaluator.prepare(subnet)
 

@@ -15,7 +15,7 @@ from typing import Any
 import filelock
 
 from bnas.passes.errors import BnasError
-from bnas.runtime.storage.files import checksum, discard, file_checksum, reading, write_bytes, writing
+from bnas.runtime.storage.files import checksum, discard, file_checksum, reading, there, write_bytes, writing
 
 MARK = "run.json"
 """What tells the folder of a run from one of a user, who may well call a file ``config.json``."""
@@ -26,6 +26,8 @@ GROWING = ("evaluations.jsonl",)
 """Files that grow line by line: each line has a checksum of its own."""
 SCALARS = "*/tensorboard/events.out.tfevents.*"
 """Files that TensorBoard writes, below the folder of a run."""
+REPORT = "report"
+"""How the names begin of files that a process writes without holding the folder."""
 PATIENCE = 60.0
 """Seconds to wait for another process that changes the mark."""
 
@@ -52,7 +54,7 @@ class Ledger:
     @property
     def exists(self) -> bool:
         """Whether the folder holds a run."""
-        return self.mark.is_file()
+        return there(self.mark)
 
     def begin(self) -> None:
         """Mark the folder as that of a run; a mark that is there stays.
@@ -70,7 +72,7 @@ class Ledger:
         Raises:
             OutputError: The mark is damaged, or of another version of bnas.
         """
-        if not self.mark.exists():
+        if not there(self.mark):
             return {}
         try:
             with reading(self.mark):
@@ -122,7 +124,7 @@ class Ledger:
     def _before(self, name: str, files: Mapping[str, list[str]]) -> list[str]:
         """The checksum of the file that is there, if there is one, which the run wrote."""
         path = self.folder / name
-        if not os.path.lexists(path):
+        if not there(path):
             return []
         if name not in files:
             raise OutputError(f"{path} is there, and the run did not write it; move it to another place first")
@@ -143,9 +145,19 @@ class Ledger:
             files = self.files()
             before = json.dumps(files)
             yield files
-            if json.dumps(files) != before or not self.mark.exists():
+            if json.dumps(files) != before or not there(self.mark):
                 mark = {"format": FORMAT, "bnas": version("bnas"), "files": files}
                 write_bytes(self.mark, (json.dumps(mark, indent=1) + "\n").encode())
+
+    def forget_missing(self) -> None:
+        """Forget the files that are not there: a process ended between removing a file and noting that.
+
+        Those of the report stay: another process may be about to write them.
+        """
+        with self._changing() as files:
+            for name in list(files):
+                if not name.startswith(REPORT) and not there(self.folder / name):
+                    del files[name]
 
     # Reading what the run wrote.
 
@@ -212,7 +224,7 @@ class Ledger:
     # Removing what the run wrote, and nothing else.
 
     def removable(self, within: Iterable[str] = ()) -> list[str]:
-        """The names of the files of the run that are there: all, or those at or below the names `within`.
+        """The names of the files of the run: all, or those at or below the names `within`.
 
         Raises:
             OutputError: One of them was changed after the run wrote it, or lies behind a link.
@@ -226,14 +238,13 @@ class Ledger:
         ]
         for name in names:
             self.refuse_links(name)
-        found = [name for name in names if os.path.lexists(self.folder / name)]
-        for name in found:
-            if files.get(name):
+        for name in names:
+            if files.get(name) and there(self.folder / name):
                 self._own(name, files)
-        return found
+        return names
 
     def remove(self, names: Iterable[str]) -> None:
-        """Remove files that `removable` gave, and the folders that are empty then.
+        """Remove files that `removable` gave, as far as they are there, and the folders that are empty then.
 
         Raises:
             WriteError: One cannot be removed.

@@ -11,6 +11,7 @@ import shutil
 import socket
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -104,6 +105,8 @@ def kept(folder: Path) -> Iterator[Ledger]:
         _held[place] = threading.get_ident()
         try:
             _sweep(folder)
+            if ledger.exists:
+                ledger.forget_missing()
             with guarded(folder, ledger):
                 yield ledger
         finally:
@@ -118,7 +121,7 @@ def _locked(folder: Path, made: list[Path]) -> Iterator[None]:
         try:
             lock.acquire()
         except filelock.Timeout:  # an OSError, too
-            who = Holder.read(folder) or "another process"
+            who = _holder(folder) or "another process"
             raise OutputError(f"{folder} is in use by {who}; wait until it ends, or stop it") from None
     try:
         if (former := Holder.read(folder)) is not None:
@@ -133,10 +136,20 @@ def _locked(folder: Path, made: list[Path]) -> Iterator[None]:
         raise
     finally:
         _leave(folder)
-        lock.release()
-        with suppress(OSError):
+        with suppress(OSError):  # the system lets it go when the process ends, too
+            lock.release()
             for one in made:
                 one.rmdir()
+
+
+def _holder(folder: Path) -> Holder | None:
+    """Who holds a folder that is locked: he may be about to note it, in the place of one who was killed."""
+    for _ in range(20):
+        found = Holder.read(folder)
+        if found is not None and (found.host != socket.gethostname() or _runs(found.pid)):
+            return found
+        time.sleep(0.05)
+    return None
 
 
 _UNFINISHED = re.compile(rf"\..*\.(?P<pid>\d+){re.escape(TEMPORARY)}")
@@ -147,17 +160,17 @@ def _sweep(folder: Path) -> None:
     for place, folders, files in os.walk(folder):
         for name in [*folders, *files]:
             match = _UNFINISHED.fullmatch(name)
-            if match is None or _alive(int(match["pid"])):
+            if match is None:
                 continue
+            if int(match["pid"]) != os.getpid() and _runs(int(match["pid"])):
+                continue  # a report is being written
             path = Path(place) / name
             with writing(path):
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 
-def _alive(pid: int) -> bool:
-    """Whether a process of this machine has that number: a report may be written beside a run."""
-    if pid == os.getpid():
-        return False
+def _runs(pid: int) -> bool:
+    """Whether a process of this machine has that number."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

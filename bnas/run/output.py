@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnas.runtime.latency.machine import machine
-from bnas.runtime.storage.files import reading, write_json, writing
+from bnas.runtime.storage.files import reading, there, write_json, writing
 
 from .ledger import Ledger, OutputError
 from .lock import OWN, check_place, kept
@@ -125,7 +125,7 @@ def check_output(
         )
     if not holds_run and folder.is_dir() and any(one.name not in OWN for one in folder.iterdir()):
         raise OutputError(f"{folder} holds files that are not a run of bnas; give a new folder")
-    if resume and (folder / CONFIG).is_file() and (told := changed(folder, config, free)):
+    if resume and there(folder / CONFIG) and (told := changed(folder, config, free)):
         raise OutputError(
             f"{folder / CONFIG} is of another configuration: {told}; resume with that one, or say --overwrite "
             "(in Python overwrite=True)"
@@ -177,7 +177,7 @@ LIBRARIES = ("bnas", "torch", "torchvision", "numpy", "deap", "onnx", "onnxrunti
 def note_environment(output: Output) -> None:
     """Add this process to ``environment.json``: when it began, on what machine, with what versions."""
     path = output.path(ENVIRONMENT)
-    known = output.ledger.json(ENVIRONMENT) if output.resumed and path.exists() else []
+    known = output.ledger.json(ENVIRONMENT) if output.resumed and there(path) else []
     if not isinstance(known, list):
         raise OutputError(f"{path} is damaged: it has no list of processes; remove it to go on without them")
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnas.runtime.storage.checkpoint import SUPERNET, TRAINING
+from bnas.runtime.storage.files import there
 
 from .delivery import Report
 from .job import Job, Watch
@@ -73,7 +74,7 @@ def free_in(folder: Path, *, anew: bool = False, places: Places = OF_CONFIGURATI
     """
     trained = SUPERNET.exists(folder / "supernet")
     begun = trained or TRAINING.exists(folder / "training" / "last")
-    searched, fitted = (not anew and (folder / name).is_file() for name in ("evaluations.jsonl", "latency.json"))
+    searched, fitted = (not anew and there(folder / name) for name in ("evaluations.jsonl", "latency.json"))
 
     def free(place: str) -> bool:
         if within(place, places.free) or not begun:

@@ -16,8 +16,10 @@ from bnas.config.settings import device_named, dynamic_of, example_inputs_of, jo
 from bnas.data.datasets import Transformed
 from bnas.data.factories import SourceError, is_own_model
 from bnas.data.sources import load_data, load_model
+from bnas.passes.assembly.reordering import read_scores
 from bnas.passes.frontend.ir import as_call
 from bnas.passes.wording import counted, shown
+from bnas.runtime.feed import drawn
 from bnas.runtime.nested import as_batch, described, placed, scores_of
 from bnas.runtime.storage.files import write_bytes
 from bnas.runtime.train import random_state
@@ -107,7 +109,10 @@ def job_of(configuration: Configuration, folder: Path, *, weights: bool = True) 
     _check_channels(data, example.value)
     _check_classes(model, data, example.value)
     model, dynamic = model.to(device), dynamic_of(configuration, example)
-    return Job(model, data, placed(example.value, device), dynamic=dynamic, **job_settings(configuration, folder))
+    settings = job_settings(configuration, folder)
+    if weights and settings["elasticity"].external_importance_path is not None:
+        read_scores(Path(settings["elasticity"].external_importance_path))  # its faults show now, not in a later stage
+    return Job(model, data, placed(example.value, device), dynamic=dynamic, **settings)
 
 
 def model_of(configuration: Configuration, folder: Path, *, weights: bool = True) -> nn.Module:
@@ -178,7 +183,7 @@ def _told_inputs(example: Any) -> str:
 
 def _classes_seen(data: Splits) -> int | None:
     """How many classes the first batch has at least; None where its targets are no class numbers."""
-    targets = next((as_batch(batch)[1] for batch in data.validation), None)
+    targets = next((as_batch(batch)[1] for batch in drawn(data.validation, "the validation data")), None)
     if not isinstance(targets, torch.Tensor) or targets.ndim != 1 or targets.is_floating_point() or not len(targets):
         return None
     return int(targets.max()) + 1

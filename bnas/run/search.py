@@ -11,7 +11,7 @@ from typing import Any
 from bnas.passes import SearchSpace
 from bnas.passes.errors import add_note
 from bnas.runtime import Evaluator, LatencyError, LatencyModel, SuperNetwork
-from bnas.runtime.storage.files import write_json
+from bnas.runtime.storage.files import there, write_json
 from bnas.search import Constraint, Evaluation, Searcher, SearchResult
 from bnas.search.scalars import SearchScalars
 
@@ -143,7 +143,7 @@ class SearchPlan:
         if not self._wants_latency:
             return None
         path = self.output.path("latency.json")
-        if path.exists():
+        if there(path):
             try:
                 return LatencyModel.load(self.output.ledger.check("latency.json"), self.supernet)
             except LatencyError as error:

@@ -11,9 +11,10 @@ from torch import nn
 from bnas.passes.frontend.state import deep_copy
 from bnas.runtime import Evaluator, SuperNetwork, Trainer, accuracy, machine
 from bnas.runtime.evaluate.evaluation import Batch, Loader
+from bnas.runtime.feed import drawn
 from bnas.runtime.nested import batch_size
 from bnas.runtime.storage.checkpoint import MODEL, SUPERNET, TRAINING, read_model, write_model
-from bnas.runtime.storage.files import write_json
+from bnas.runtime.storage.files import there, write_json
 from bnas.runtime.train import random_state
 from bnas.runtime.train.batches import Batches
 from bnas.search import Evaluation
@@ -164,8 +165,8 @@ class Steps:
 
     def winners(self) -> Winners:
         """What the search found."""
-        if not (self.output.folder / "winners.json").exists():
-            begun = (self.output.folder / "evaluations.jsonl").is_file()
+        if not there(self.output.folder / "winners.json"):
+            begun = there(self.output.folder / "evaluations.jsonl")
             told = f"bnas search {self.output.folder}{' --resume' if begun else ''}"
             raise OutputError(f"{self.output.folder} holds no finished search; `{told}` makes it")
         return Winners.read(self.output.ledger.check("winners.json"))
@@ -222,7 +223,7 @@ class Steps:
 
 def _count(batches: Loader) -> int:
     """How many samples there are."""
-    return sum(batch_size(batch) for batch in batches)
+    return sum(batch_size(batch) for batch in drawn(batches, "the validation data"))
 
 
 def _entry(evaluation: Evaluation) -> dict[str, Any]:

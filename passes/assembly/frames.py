@@ -10,14 +10,16 @@ from __future__ import annotations
 import copy
 import linecache
 import operator
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
-from types import CodeType
 from typing import Any
+from weakref import finalize
 
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Interpreter, Node, Proxy, Tracer, graph_module
+from torch.fx.graph import PythonCode
 
 from bnas.passes.frontend.ir import IR
 
@@ -30,6 +32,10 @@ class Reloading(Tracer):
     def proxy(self, node: Node) -> Proxy:
         """As in fx, for a value that can be written into."""
         return _Written(node, self)
+
+    def trace(self, *args: Any, **kwargs: Any) -> Graph:
+        """As in fx, for modules that may lie deep."""
+        return readable(super().trace(*args, **kwargs))
 
 
 class _Written(Proxy):
@@ -61,6 +67,49 @@ for _name in (
     setattr(_Written, f"__{_name}__", _in_place(getattr(operator, _name)))
 
 
+# Modules that lie deep. Python takes 200 parentheses inside one another, and torch.fx writes one for each number.
+
+_DEEP = re.compile(r"(?:getattr\(){50,}self((?:\.\w+)*(?:, \"[^\"]+\"\)(?:\.\w+)*)+)")
+
+
+def readable(graph: Graph) -> Graph:
+    """`graph`, whose code Python can read although modules lie deep: ``0.0.0.0...`` is then one call."""
+    if any(str(node.target).count(".") >= 50 for node in graph.nodes if node.op in ("call_module", "get_attr")):
+        graph.on_generate_code(lambda _: _shallow)
+    return graph
+
+
+def _shallow(lines: list[str]) -> list[str]:
+    def call(found: re.Match[str]) -> str:
+        path = ".".join(number or name for number, name in re.findall(r', "([^"]+)"\)|\.(\w+)', found[1]))
+        return f'__import__("operator").attrgetter("{path}")(self)'
+
+    return [_DEEP.sub(call, line) for line in lines]
+
+
+# The text of compiled code, which tracebacks show: torch.fx keeps every one as long as the process lives.
+
+
+class Assembled(GraphModule):
+    """A graph module, as every sub-network and every deep copy of one is, whose text is kept as long as its code.
+
+    An error holds the code of its traceback, which shows the lines although the module is gone.
+    """
+
+    def recompile(self) -> PythonCode:
+        """As in fx."""
+        made = super().recompile()
+        code = type(self).forward.__code__
+        finalize(code, forget_text, code.co_filename).atexit = False
+        return made
+
+
+def forget_text(name: str) -> None:
+    """Let go of the text of the code that was compiled under `name`."""
+    linecache.cache.pop(name, None)
+    graph_module._loader.eval_cache.pop(name, None)
+
+
 @dataclass(frozen=True)
 class Frame:
     """A graph module without its layers and tensors."""
@@ -70,11 +119,11 @@ class Frame:
     """Orders of channels, which stand in the graph as constants do, by the name that it reads them by."""
 
     @classmethod
-    def of(cls, graph: Graph, orders: Mapping[str, Tensor], kind: type[GraphModule], name: str) -> Frame:
+    def of(cls, graph: Graph, orders: Mapping[str, Tensor], kind: type[Assembled], name: str) -> Frame:
         """The frame of a graph; its module is of the class `kind` and shows itself as `name`."""
         graph._tracer_cls = Reloading
         module = kind({}, Graph(tracer_cls=Reloading), class_name=name)
-        module.graph = graph
+        module.graph = readable(graph)
         return cls(module, orders)
 
     def shared(self) -> Frame:
@@ -127,15 +176,9 @@ class Frames:
         if structure not in self.held:
             self.held[structure] = make()
             if len(self.held) > self.limit:
-                _forget_source(self.held.popitem(last=False)[1].module.forward.__code__)
+                self.held.popitem(last=False)
         self.held.move_to_end(structure)
         return self.held[structure]
-
-
-def _forget_source(code: CodeType) -> None:
-    """Let go of the text of `code`, which torch.fx keeps for tracebacks as long as the process lives."""
-    linecache.cache.pop(code.co_filename, None)
-    graph_module._loader.eval_cache.pop(code.co_filename, None)
 
 
 CONTAINER = nn.Module()

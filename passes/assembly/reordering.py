@@ -90,6 +90,12 @@ def _given(scores: Mapping[str, Tensor], name: str, weight: Tensor, axis: int) -
     return entries.numpy()
 
 
+UNREADABLE = (
+    ValueError, TypeError, AttributeError, OSError, OverflowError, RuntimeError, safetensors.SafetensorError
+)  # fmt: skip
+"""What the readers of files of tensors raise."""
+
+
 def read_scores(path: Path) -> dict[str, Tensor]:
     """Scores from a file of tensors by name (safetensors), or of nested lists of numbers by name (``.json``).
 
@@ -97,19 +103,26 @@ def read_scores(path: Path) -> dict[str, Tensor]:
     of the weight, as in BootstrapNAS, or one score for each channel. Pickles are not read: they can run code.
 
     Raises:
-        ElasticityError: the file is missing or of another format.
+        ElasticityError: the file is missing or of another format, or a score is not finite.
     """
     try:
-        if path.suffix != ".json":
-            return safetensors.torch.load_file(path)
-        return {name: torch.tensor(value, dtype=torch.float64) for name, value in json.loads(path.read_text()).items()}
+        scores = _read_json(path) if path.suffix == ".json" else safetensors.torch.load_file(path)
     except FileNotFoundError:
         raise ElasticityError(f"external importance: there is no file {path}") from None
-    except (ValueError, TypeError, AttributeError, OSError, safetensors.SafetensorError) as error:
+    except UNREADABLE as error:
         raise ElasticityError(
             f"external importance: {path} is neither safetensors nor JSON (name: numbers): {error}; "
             "write a pickle's tensors with safetensors.torch.save_file"
         ) from error
+    for name, tensor in scores.items():
+        if not tensor.isfinite().all():
+            raise ElasticityError(f"external importance: {path} has scores of {name} that are not finite numbers")
+    return scores
+
+
+def _read_json(path: Path) -> dict[str, Tensor]:
+    data = json.loads(path.read_text(encoding="utf-8"))
+    return {name: torch.tensor(value, dtype=torch.float64) for name, value in data.items()}
 
 
 def _by_parameter(ir: IR, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:

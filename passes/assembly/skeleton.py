@@ -26,7 +26,7 @@ from bnas.passes.space.blocks import Block
 from bnas.passes.space.choices import Choices
 from bnas.passes.space.subnet import Subnet
 
-from .frames import Frame, Frames, make_shell
+from .frames import Assembled, Frame, Frames, make_shell
 from .rewriting import active_value, fit, held_tensor, holder_of, leaf_of, path_of, targets_of, terms_of, write_constant
 from .slot import Copies, Matrices, Slot
 
@@ -70,7 +70,7 @@ class Skeleton:
         subnet: Subnet,
         bind: Binder,
         root: nn.Module | None = None,
-        kind: type[GraphModule] = GraphModule,
+        kind: type[Assembled] = Assembled,
         share_code: bool = False,
     ) -> GraphModule:
         """A module for `subnet` whose tensors are those of `root` (by default the traced model), bound by `bind`.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import operator
 from collections.abc import Mapping
-from functools import cache
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -115,7 +115,7 @@ def spelled(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tupl
     return "call_function", _in_functional(func), args
 
 
-@cache
+@lru_cache(maxsize=1024)
 def _python_operator(name: str) -> Any:
     """The operator of Python that a method such as ``add`` is written as; None if there is none, or if it writes."""
     if is_in_place(name):
@@ -179,7 +179,7 @@ def without_defaults(function: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-@cache
+@lru_cache(maxsize=1024)
 def _defaults(function: Any) -> dict[str, Any]:
     try:
         parameters = inspect.signature(function).parameters.values()

@@ -7,7 +7,7 @@ import inspect
 import sys
 import textwrap
 from collections.abc import Iterator
-from functools import cache
+from functools import lru_cache
 from pathlib import Path as FilePath
 from types import CodeType, FrameType
 
@@ -71,6 +71,11 @@ def told(error: BaseException) -> str:
 def remedy(error: BaseException) -> str:
     """What to do about an error of a forward, where that is known."""
     text = str(error)
+    if isinstance(error, RecursionError):
+        return (
+            ". Its modules are nested deeper than Python's recursion limit allows, or call one another without end: "
+            "sys.setrecursionlimit(...) raises the limit"
+        )
     if isinstance(error, ValueRead) or "meta tensor" in text or "data-independent" in text:
         return (
             ". Code that depends on the values of tensors belongs in a submodule or a method of its own, which then "
@@ -95,7 +100,7 @@ def passing(frame: FrameType) -> bool | None:
     return _passing(frame.f_code, frame.f_lineno)
 
 
-@cache
+@lru_cache(maxsize=1024)
 def _passing(code: CodeType, line: int) -> bool | None:
     try:
         source, first = inspect.getsourcelines(code)

@@ -205,6 +205,8 @@ class Recorder(Recipes, TorchFunctionMode):
             result = self._inside(module, path, lambda: run(*args, **kwargs))
             self._note_returned(result, path)
             return result
+        except RecursionError:
+            raise  # nothing that is tried in its place could call less
         except Exception as error:
             if self.unseen(self.methods.find, self.paths, error) is not None:
                 raise Again(error) from error

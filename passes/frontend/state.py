@@ -7,10 +7,13 @@ capture all of it is what it was before, whether the capture succeeded or not.
 from __future__ import annotations
 
 import copy
+import sys
+import threading
 import types
 from collections import deque
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -150,6 +153,44 @@ def _refill(container: Any, content: Any) -> None:
         container.extend(content)
 
 
+# Models that are nested deep.
+
+FRAMES = 4
+"""What is done with a model calls so many times as many functions at each level of it as its own forward does."""
+
+
+@dataclass
+class _Deeper:
+    """How many are inside of `deeper` now, in all threads, and the limit that they found."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    inside: int = 0
+    limit: int = 0
+
+    def change(self, by: int) -> None:
+        with self.lock:
+            if not self.inside:
+                self.limit = sys.getrecursionlimit()
+            self.inside += by
+            sys.setrecursionlimit(FRAMES * self.limit if self.inside else self.limit)
+
+
+_DEEPER = _Deeper()
+
+
+@contextmanager
+def deeper() -> Iterator[None]:
+    """While it lasts, functions may call one another `FRAMES` times as deep as Python's recursion limit says.
+
+    What Python can call at all can be captured and copied then.
+    """
+    _DEEPER.change(1)
+    try:
+        yield
+    finally:
+        _DEEPER.change(-1)
+
+
 def deep_copy(model: nn.Module, instead: Mapping[int, Any] = MappingProxyType({})) -> nn.Module:
     """A deep copy of a model, also of one that keeps tensors with a history: norms of weights, or attention for a plot.
 
@@ -157,7 +198,8 @@ def deep_copy(model: nn.Module, instead: Mapping[int, Any] = MappingProxyType({}
     in place of an object, by the object's identity.
     """
     copies: dict[int, Any] = {id(one): one.detach().clone() for one in ModelState(model).tensors if not one.is_leaf}
-    return copy.deepcopy(model, {**copies, **instead})
+    with deeper():
+        return copy.deepcopy(model, {**copies, **instead})
 
 
 def set_modes(modes: Mapping[nn.Module, bool], training: bool = True) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -88,7 +88,7 @@ def _functional(func: OpOverload, name: str, args: tuple[Any, ...], kwargs: Mapp
     return function, (value,), stated | ({"inplace": True} if inplace else {})
 
 
-@cache
+@lru_cache(maxsize=1024)
 def parameters(function: Any) -> Mapping[str, inspect.Parameter]:
     """The parameters of a Python function by name; none where it takes any."""
     found = inspect.signature(function).parameters
@@ -103,7 +103,7 @@ PREFIXES = {"linalg_": torch.linalg, "special_": torch.special, "fft_": torch.ff
 """Modules of functions, by what the names of their operators begin with."""
 
 
-@cache
+@lru_cache(maxsize=1024)
 def _from_cpp(name: str, first: str) -> Any:
     """The method or function from C++ that is the operator `name`: its arguments are those of the schema."""
     method = getattr(Tensor, name, None)

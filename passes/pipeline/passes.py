@@ -10,6 +10,7 @@ from typing import ClassVar
 from bnas.passes.axes.analysis import analyse
 from bnas.passes.errors import Diagnostic, PassError, add_note
 from bnas.passes.frontend.front import trace
+from bnas.passes.frontend.state import deeper
 from bnas.passes.space.choices import choose
 from bnas.passes.space.depth import skippable_blocks
 from bnas.passes.space.kernels import Kernels, find_kernels
@@ -122,7 +123,8 @@ class Pipeline:
             dump(f"# at first\n{describe(analysis)}")
         for one in self.passes:
             try:
-                result = _checked(one, analysis)
+                with deeper():
+                    result = _checked(one, analysis)
             except Exception as error:
                 add_note(error, f"while running the pass {one.name!r}" + (f" after {', '.join(done)}" if done else ""))
                 raise

@@ -14,6 +14,7 @@ from bnas.passes import BnasError
 from bnas.passes.frontend.ir import as_program_call
 from bnas.passes.frontend.state import set_modes
 from bnas.passes.space.kernels import is_convolution
+from bnas.runtime.feed import about_classes, drawn, outside, running, told
 from bnas.runtime.nested import (
     as_batch,
     batch_size,
@@ -24,6 +25,7 @@ from bnas.runtime.nested import (
     map_tensors,
     placed,
     scores_of,
+    tensors_in,
 )
 
 Batch = tuple[Any, Any]
@@ -55,14 +57,26 @@ class EvaluationError(BnasError):
     """A module cannot be evaluated: no data, or outputs that are not numbers."""
 
 
-def recalibrate(module: nn.Module, batches: Iterable[Batch], forward: Callable[..., object] | None = None) -> None:
+def recalibrate(
+    module: nn.Module,
+    batches: Iterable[Batch],
+    forward: Callable[..., object] | None = None,
+    source: str = "the calibration data",
+) -> None:
     """Set the BatchNorm statistics of `module`, in place, to the averages over `batches`, which `forward` runs on.
 
     All batches count the same (``momentum=None``), dropout is off, and modes and momenta are put back. Give at least
     500 images that went through the *training* transform: statistics of images without it cost several points.
 
+    Args:
+        module: any module.
+        batches: of which the targets do not matter.
+        forward: by default the module itself.
+        source: what errors call the batches.
+
     Raises:
-        EvaluationError: there are BatchNorm layers with statistics, and no batches.
+        EvaluationError: there are BatchNorm layers with statistics, and no batches; or the module fails on one.
+        BatchError: the loader fails, or what it gives is no batch.
     """
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     if not norms:
@@ -78,10 +92,11 @@ def recalibrate(module: nn.Module, batches: Iterable[Batch], forward: Callable[.
         seen = 0
         with torch.no_grad():
             takes = inputs_of(module)
-            for batch in batches:
+            for batch in drawn(batches, source):
                 inputs, _ = as_batch(batch, takes)
-                tensors, named = as_program_call(placed(inputs, device_of(module)))
-                (forward or module)(*tensors, **named)
+                with running(f"batch {seen} of {source}", inputs, module, EvaluationError):
+                    tensors, named = as_program_call(placed(inputs, device_of(module)))
+                    (forward or module)(*tensors, **named)
                 seen += 1
     finally:
         for norm, momentum in momenta.items():
@@ -128,19 +143,22 @@ def accuracy(module: nn.Module, batches: Iterable[Batch]) -> float:
     The scores are the output, its ``logits``, or the first entry of a tuple.
 
     Raises:
-        EvaluationError: there is no data, or an output is NaN or inf, or of another shape.
+        EvaluationError: there is no data, or the module fails on a batch, or an output is NaN or inf, or of another
+            shape, or the targets are no class numbers for it.
+        BatchError: the loader fails, or what it gives is no batch.
     """
     right = total = 0
     with torch.inference_mode():
-        takes = inputs_of(module)
-        for batch in batches:
+        takes, source = inputs_of(module), getattr(batches, "source", "the data")
+        for number, batch in enumerate(drawn(batches, source)):
             inputs, targets = as_batch(batch, takes)
-            tensors, named = as_program_call(placed(laid_out(inputs, "channels_last"), device_of(module)))
-            found = module(*tensors, **named)
-            outputs = scores_of(found)
-            _check_scores(outputs, found, targets)
-            if not bool(torch.isfinite(outputs).all()):
-                raise EvaluationError(f"an output after {total} samples is NaN or inf")
+            with running(f"batch {number} of {source}", inputs, module, EvaluationError):
+                tensors, named = as_program_call(placed(laid_out(inputs, "channels_last"), device_of(module)))
+                found = module(*tensors, **named)
+                outputs = scores_of(found)
+                _check_scores(outputs, found, targets)
+                if not bool(torch.isfinite(outputs).all()):
+                    raise EvaluationError(f"an output is NaN or inf{_whose(inputs)}")
             right += int((outputs.argmax(1) == placed(targets, outputs.device)).sum())
             total += len(targets)
     if not total:
@@ -159,12 +177,52 @@ def _check_scores(outputs: Any, found: Any, targets: Any) -> None:
             f"accuracy needs class numbers as targets, the batch has {described(targets)}: give them beside the "
             "inputs, in a dict under the key 'labels'"
         )
+    fault = _about_targets(outputs, targets)
+    if fault:
+        raise EvaluationError(
+            f"outputs are {described(outputs)} and targets {described(targets)}: {fault}; a metric of your own "
+            "(metric=...) may count otherwise"
+        )
 
 
-def first_samples(batches: Iterable[Batch], count: int) -> list[Batch]:
-    """The first batches that hold `count` samples together, kept so that every sub-network sees the same ones."""
+def _about_targets(outputs: Tensor, targets: Tensor) -> str:
+    """What is wrong with class numbers, whatever their type."""
+    if targets.ndim != 1 or len(targets) != len(outputs):
+        return about_classes(outputs, targets)
+    return outside(outputs, targets)
+
+
+def _whose(inputs: Any) -> str:
+    """Whether it is the inputs that are no numbers."""
+    given = (one for one in tensors_in(inputs) if one.is_floating_point())
+    return "" if all(bool(torch.isfinite(one).all()) for one in given) else ", and so are the inputs: look at the data"
+
+
+def measured(metric: Metric, module: nn.Module, batches: Iterable[Batch]) -> float:
+    """What `metric` gives, as a number; NaN too.
+
+    Raises:
+        EvaluationError: it gives something else.
+    """
+    found: Any = metric(module, batches)
+    try:
+        return float(found)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        name = getattr(metric, "__name__", type(metric).__name__)
+        given = described(found) if isinstance(found, Tensor) else repr(found)
+        raise EvaluationError(
+            f"the metric {name!r} must give one number, such as 0.93; it gives {given} ({told(error)})"
+        ) from error
+
+
+def first_samples(batches: Iterable[Batch], count: int, source: str = "the data") -> list[Batch]:
+    """The first batches that hold `count` samples together, kept so that every sub-network sees the same ones.
+
+    Raises:
+        BatchError: the loader fails, or what it gives is no batch; errors call the data `source`.
+    """
     kept: list[Batch] = []
-    for batch in batches:
+    for batch in drawn(batches, source):
         if count <= 0:
             break
         kept.append(_cut(batch, count))

@@ -13,10 +13,11 @@ from torch import nn
 from torch.fx import GraphModule
 
 from bnas.passes import Subnet
+from bnas.runtime.feed import again, drawn
 from bnas.runtime.nested import as_batch, device_of, inputs_of, laid_out, placed
 from bnas.runtime.supernetwork import SuperNetwork
 
-from .evaluation import Batch, Metric, accuracy, fold, fused_layer, recalibrate
+from .evaluation import Batch, Metric, accuracy, fold, fused_layer, measured, recalibrate
 from .overwriting import overwrite
 from .together import Bar, Folds, Layers, Raced, race, replays, share_layers, shuffled
 
@@ -44,11 +45,11 @@ M = TypeVar("M", bound=nn.Module)
 class ChannelsLast:
     """Pairs of inputs and targets, whose images have the layout that evaluation runs in."""
 
-    def __init__(self, batches: Iterable[Batch], takes: Collection[str] = ()) -> None:
-        self.batches, self.takes = batches, takes
+    def __init__(self, batches: Iterable[Batch], takes: Collection[str] = (), source: str = "the data") -> None:
+        self.batches, self.takes, self.source = again(batches), takes, source
 
     def __iter__(self) -> Iterator[Batch]:
-        pairs = (as_batch(batch, self.takes) for batch in self.batches)
+        pairs = (as_batch(batch, self.takes) for batch in drawn(self.batches, self.source))
         return ((laid_out(inputs, "channels_last"), targets) for inputs, targets in pairs)
 
     def __len__(self) -> int:
@@ -85,8 +86,10 @@ class Evaluator:
         self.autocast = autocast
         self.supernet, self.metric, self.group, self.metric_name = supernet, metric, group, metric_name
         takes = inputs_of(supernet)
-        self.calibration = None if calibration is None else list(ChannelsLast(calibration, takes))
-        self.validation = ChannelsLast(validation, takes)
+        self.calibration = (
+            None if calibration is None else list(ChannelsLast(calibration, takes, "the calibration data"))
+        )
+        self.validation = ChannelsLast(validation, takes, "the validation data")
         self._kept: list[Batch] | None = None
         self._shuffled: list[Batch] | None = None
 
@@ -143,7 +146,7 @@ class Evaluator:
 
     def _quality(self, module: nn.Module, batches: Iterable[Batch]) -> float:
         with self._casting():
-            return self.metric(module, batches)
+            return measured(self.metric, module, batches)
 
     def _values(self, subnet: Subnet, quality: float) -> dict[str, float]:
         return {self.metric_name: quality, **self.supernet.costs(subnet)}

@@ -19,7 +19,9 @@ from torch import Tensor
 from bnas.passes.errors import BnasError
 from bnas.passes.onnx.lower import named_tensors
 from bnas.passes.settings import Count, Names, NotInFile, settings
-from bnas.runtime.evaluate.evaluation import Batch, Metric, accuracy, first_samples
+from bnas.runtime.errors import BatchError
+from bnas.runtime.evaluate.evaluation import Batch, Metric, accuracy, first_samples, measured
+from bnas.runtime.feed import again, drawn
 from bnas.runtime.nested import as_batch, batch_size, tensors_in
 from bnas.runtime.storage.files import WriteError, why
 
@@ -130,10 +132,11 @@ def quantise(path: Path, int8: Int8, example_inputs: Sequence[Any], dims: Dims |
 
 def _pairs(batches: Iterable[Any], names: Sequence[str]) -> Iterator[Batch]:
     """The batches as pairs, for a model with inputs of these names."""
-    for batch in batches:
-        if not (isinstance(batch, list | tuple) and len(batch) == 2) and not isinstance(batch, Mapping):
-            raise QuantisationError(f"calibration: a batch must be (inputs, targets), not a {type(batch).__name__}")
-        yield as_batch(batch, names)
+    try:
+        for batch in drawn(batches, "the calibration data"):
+            yield as_batch(batch, names)
+    except BatchError as error:
+        raise QuantisationError(f"calibration: {error}") from error
 
 
 @contextmanager
@@ -150,7 +153,8 @@ def _quiet() -> Iterator[None]:
 def _metrics(int8: Int8, *paths: Path) -> list[float | None]:
     if int8.validation is None:
         return [None for _ in paths]
-    return [int8.metric(OnnxModule(path), int8.validation) for path in paths]
+    validation = again(int8.validation)
+    return [measured(int8.metric, OnnxModule(path), validation) for path in paths]
 
 
 def _excluded(model: onnx.ModelProto, int8: Int8) -> list[str]:
@@ -209,22 +213,30 @@ class _Reader:
         self, names: Sequence[str], data: Sequence[Batch], example_inputs: Sequence[Tensor], dims: Dims
     ) -> None:
         if not data or not any(map(batch_size, data)):
-            raise QuantisationError("calibration: there is not a single sample")
-        self._feeds = [self._feed(names, inputs, example_inputs, dims) for inputs, _ in data]
+            raise QuantisationError(
+                "calibration: there is not a single sample; an iterator, such as a generator, can be read only once: "
+                "give a loader or a list"
+            )
+        self._feeds = [
+            self._feed(f"calibration: batch {number}", names, inputs, example_inputs, dims)
+            for number, (inputs, _) in enumerate(data)
+        ]
         self._rest: Iterator[Any] = iter(self._feeds)
 
     @staticmethod
-    def _feed(names: Sequence[str], inputs: Any, example_inputs: Sequence[Tensor], dims: Dims) -> dict[str, Any]:
+    def _feed(
+        place: str, names: Sequence[str], inputs: Any, example_inputs: Sequence[Tensor], dims: Dims
+    ) -> dict[str, Any]:
         given = _in_order(names, inputs)
         axes = [*dims, *({} for _ in given[len(dims) :])]
         shapes, wanted = ([_fixed_shape(*pair) for pair in zip(ones, axes)] for ones in (given, example_inputs))  # noqa: B905
         if len(given) != len(names) or shapes != wanted:
-            raise QuantisationError(f"calibration: samples have the shapes {shapes}, but the model takes {wanted}")
+            raise QuantisationError(f"{place}: samples have the shapes {shapes}, but the model takes {wanted}")
         for one, example in zip(given, example_inputs, strict=True):
             if one.dtype != example.dtype:
-                raise QuantisationError(f"calibration: samples are {one.dtype}, but the model takes {example.dtype}")
+                raise QuantisationError(f"{place}: samples are {one.dtype}, but the model takes {example.dtype}")
             if not bool(torch.isfinite(one).all()):
-                raise QuantisationError("calibration: a sample has NaN or inf in it, which has no range")
+                raise QuantisationError(f"{place}: a sample has NaN or inf in it, which has no range")
         return {name: as_array(name, one) for name, one in zip(names, given, strict=True)}
 
     def get_next(self) -> dict[str, Any] | None:

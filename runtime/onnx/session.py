@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from bnas.passes.errors import BnasError
 from bnas.passes.onnx.lower import fields_of, named_tensors
-from bnas.runtime.evaluate.evaluation import Batch, Metric, accuracy
+from bnas.runtime.evaluate.evaluation import Batch, Metric, accuracy, measured
 from bnas.runtime.latency.settings import CPU, LatencySettings
 from bnas.runtime.nested import tensors_in
 
@@ -228,6 +228,7 @@ def evaluate_onnx(
 
     Raises:
         SessionError: the file is missing or damaged, the provider is not installed, or a batch does not fit.
-        EvaluationError: there is no data, or an output is NaN or inf.
+        EvaluationError: there is no data, or an output is NaN or inf, or the metric gives no number.
+        BatchError: the loader fails, or what it gives is no batch.
     """
-    return metric(OnnxModule(path, **settings), loader)
+    return measured(metric, OnnxModule(path, **settings), loader)

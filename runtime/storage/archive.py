@@ -17,7 +17,7 @@ from torch import Tensor
 from bnas.passes import SearchSpace
 from bnas.runtime.errors import CheckpointError
 
-from .files import checksum, discard, reading, write_bytes, write_json
+from .files import checksum, discard, reading, there, write_bytes, write_json
 
 # What tells a super-network, or a model, from any other: its search space and the values of its tensors.
 
@@ -80,7 +80,7 @@ class Archive:
 
     def exists(self, directory: Path) -> bool:
         """Whether something was written whole."""
-        return (directory / self.manifest).is_file()
+        return there(directory / self.manifest)
 
     def read(self, directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The manifest and the tensors.
@@ -93,7 +93,7 @@ class Archive:
         if not re.fullmatch(rf"{self.prefix}-[0-9a-f]{{12}}\.safetensors", name):
             raise CheckpointError(f"{directory / self.manifest} is damaged: {name!r} is no name of a file of tensors")
         path = directory / name
-        if not path.is_file():
+        if not there(path):
             raise CheckpointError(f"{path} is missing; {self.manifest} names it")
         with reading(path):
             data = path.read_bytes()
@@ -103,7 +103,7 @@ class Archive:
 
     def _manifest(self, directory: Path) -> dict[str, Any]:
         path = directory / self.manifest
-        if not path.exists():
+        if not there(path):
             raise CheckpointError(f"{directory} holds no {self.what}: {self.manifest} is missing")
         try:
             with reading(path):

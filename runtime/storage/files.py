@@ -70,6 +70,20 @@ def _said(error: OSError) -> str:
     return error.strerror or str(error) or type(error).__name__
 
 
+def there(path: Path) -> bool:
+    """Whether something is at `path`, be it a link that leads nowhere.
+
+    Raises:
+        ReadError: the system cannot tell. `Path.exists` says "no" then, and a file would be taken to be missing.
+    """
+    with reading(path):
+        try:
+            path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+    return True
+
+
 # Whoever keeps a folder is asked before a file in it is written.
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
-from bnas.runtime.errors import TrainingError
+from bnas.runtime.errors import CheckpointError, TrainingError
 from bnas.runtime.evaluate.evaluation import Batch, Loader, first_samples
+from bnas.runtime.feed import drawn
 from bnas.runtime.nested import batch_size
 
 from . import random_state
+
+SOURCE = "the training data"
+SAME = "resume with the data that the training began with, or begin anew in another folder"
 
 
 class Batches:
@@ -31,7 +35,10 @@ class Batches:
         try:
             self.length = len(loader)
         except TypeError:
-            raise TrainingError("the training loader has no length; steps and rates are planned by it") from None
+            raise TrainingError(
+                "the training loader has no length; steps and rates are planned by it: give a DataLoader, a list of "
+                "batches, or a class with __len__ and __iter__"
+            ) from None
         if not self.length:
             raise TrainingError("the training loader is empty")
         self.loader, self.accumulate = loader, accumulate
@@ -42,6 +49,8 @@ class Batches:
         self.epoch = 0
         self.taken = 0
         """Steps of this epoch so far."""
+        self._samples: int | None = 0
+        """Samples of them; None where a checkpoint does not say."""
         self._start: dict[str, Any] | None = None
 
     @property
@@ -52,7 +61,9 @@ class Batches:
     def first(self) -> Batch:
         """The first batch, drawn without a trace; not in the middle of an epoch."""
         with random_state.undisturbed(self.loader), self._put_back():
-            return next(iter(self.loader))
+            for batch in drawn(self.loader, SOURCE):
+                return batch  # type: ignore[no-any-return]
+        raise TrainingError(f"the training loader gave 0 batches; its length says {len(self.loader)}")
 
     def calibration(self, samples: int, seed: int) -> list[Batch]:
         """The first batches of `samples` samples, drawn without a trace; not in the middle of an epoch.
@@ -61,7 +72,7 @@ class Batches:
         """
         with random_state.undisturbed(self.loader, seed), self._put_back():
             _set_epoch(self.loader, 0)
-            return first_samples(self.loader, samples)
+            return first_samples(self.loader, samples, SOURCE)
 
     @contextmanager
     def _put_back(self) -> Iterator[None]:
@@ -87,37 +98,78 @@ class Batches:
                 seen = self.taken * self.accumulate + len(group)
                 raise TrainingError(f"the training loader gave {seen} batches; its length says {len(self.loader)}")
             self.taken += 1
+            if self._samples is not None:
+                self._samples += sum(map(batch_size, group))
             yield group
-        self.epoch, self.taken = self.epoch + 1, 0
+        self.epoch, self.taken, self._samples = self.epoch + 1, 0, 0
 
     def _begun(self) -> Iterator[Batch]:
         """The epoch from its beginning."""
         self._start = random_state.capture(self.loader)
         _set_epoch(self.loader, self.epoch)
-        return iter(self.loader)
+        return drawn(self.loader, SOURCE)
 
     def _skipped(self) -> Iterator[Batch]:
         """The epoch from its middle: what was taken is drawn again from where the epoch began."""
+        seen = self.taken * self.accumulate
         if self._stateful is not None:
-            return iter(self.loader)
+            return drawn(self.loader, SOURCE, seen)
         now, start = random_state.capture(self.loader), self._start
         assert start is not None
         random_state.restore(self.loader, start)
         _set_epoch(self.loader, self.epoch)
-        batches = iter(self.loader)
-        for _ in islice(batches, self.taken * self.accumulate):
-            pass
+        batches = drawn(self.loader, SOURCE)
+        samples = [batch_size(batch) for batch in islice(batches, seen)]
+        if len(samples) != seen or self._samples not in (None, sum(samples)):
+            raise TrainingError(
+                f"the training loader is not what it was: of epoch {self.epoch} it gave {seen} batches with "
+                f"{self._samples} samples before, and now {len(samples)} with {sum(samples)}; {SAME}"
+            )
+        self._samples = sum(samples)
         random_state.restore(self.loader, now)
         return batches
 
     def state_dict(self) -> dict[str, Any]:
         """Where the data is, with the states of all generators, for a JSON file."""
         now, place = random_state.capture(self.loader), self._stateful and self._stateful.state_dict()
-        return {"epoch": self.epoch, "taken": self.taken, "start": self._start, "now": now, "loader": place}
+        return {
+            "epoch": self.epoch,
+            "taken": self.taken,
+            "samples": self._samples,
+            "sizes": self._sizes,
+            "start": self._start,
+            "now": now,
+            "loader": place,
+        }
+
+    @property
+    def _sizes(self) -> dict[str, int]:
+        """What the loader says of its size: the samples of its data, the batches, the samples of a batch."""
+        data: Any = getattr(self.loader, "dataset", None)
+        samples = len(data) if hasattr(data, "__len__") else None
+        sizes = {
+            "samples": samples,
+            "batches": len(self.loader),
+            "batch_size": getattr(self.loader, "batch_size", None),
+        }
+        return {name: size for name, size in sizes.items() if isinstance(size, int)}
+
+    def check_same(self, state: Mapping[str, Any]) -> None:
+        """Refuse to go on with a loader of another size: the result would be that of no training.
+
+        Raises:
+            CheckpointError: it has another size than when `state` was asked for.
+        """
+        for name, size in state.get("sizes", {}).items():
+            now = self._sizes.get(name, "unknown")
+            if now != size:
+                told = f"{name.replace('_', ' ')}: {size} when it was saved, {now} now"
+                raise CheckpointError(f"the training loader is not what it was ({told}); {SAME}")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was asked for."""
         self.epoch, self.taken, self._start = state["epoch"], state["taken"], state["start"]
+        self._samples = state.get("samples")
         if self._stateful is not None:
             self._stateful.load_state_dict(state["loader"])
             if not self.taken and self.length < len(self.loader):

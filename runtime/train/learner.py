@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,13 +15,43 @@ from bnas.passes import Subnet
 from bnas.passes.frontend.ir import as_program_call
 from bnas.runtime.errors import TrainingError
 from bnas.runtime.evaluate.evaluation import Batch
-from bnas.runtime.nested import as_batch, batch_size, described, device_of, inputs_of, laid_out, placed, scores_of
+from bnas.runtime.feed import OF_THE_PROCESS, about_classes, remedy, told
+from bnas.runtime.nested import (
+    as_batch,
+    batch_size,
+    described,
+    device_of,
+    inputs_of,
+    laid_out,
+    placed,
+    scores_of,
+    tensors_in,
+)
 from bnas.runtime.supernetwork import SuperNetwork
 
 from .recipe import Distillation, Recipe
 
 Criterion = Callable[[Any, Any], Tensor]
 """The loss of outputs against targets: a mean over the batch."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where in the training a batch is, for errors; all count from 0."""
+
+    step: int = 0
+    """Of the whole training."""
+    epoch: int = 0
+    """Of the whole training."""
+    batch: int = 0
+    """Of the epoch."""
+
+    def __str__(self) -> str:
+        return f"step {self.step} (epoch {self.epoch}, batch {self.batch})"
+
+    def after(self, batches: int) -> Moment:
+        """So many batches later in the same step."""
+        return replace(self, batch=self.batch + batches)
 
 
 class Learner:
@@ -43,39 +74,43 @@ class Learner:
         layout: str = "contiguous",
     ) -> None:
         self.supernet, self.recipe, self.original, self.layout = supernet, recipe, original, layout
+        self._own_criterion = criterion is None
         self.criterion = criterion or self._cross_entropy
         self.device = device_of(supernet)
         self._takes = inputs_of(supernet)
 
-    def accumulate(self, subnets: Sequence[Subnet], group: Sequence[Batch], step: int) -> list[float]:
+    def accumulate(self, subnets: Sequence[Subnet], group: Sequence[Batch], moment: Moment) -> list[float]:
         """Backward for every sub-network on every batch of `group`; returns their losses.
+
+        `moment` is that of the first batch.
 
         Losses are means over all samples of the group: several batches give the gradients of one large batch, but for
         BatchNorm, which sees each by itself.
 
         Raises:
-            TrainingError: a batch does not fit the model, or a loss is NaN or inf; names the step.
+            TrainingError: a batch does not fit the model or the criterion, or a loss is NaN or inf, or none that could
+                be trained with; names the step, the epoch and the batch.
         """
         sizes = [batch_size(batch) for batch in group]
         losses = torch.zeros(len(subnets), dtype=torch.float64)
-        for size, batch in zip(sizes, group, strict=True):
-            losses += self._batch(subnets, batch, size / sum(sizes), step)
+        for number, (size, batch) in enumerate(zip(sizes, group, strict=True)):
+            losses += self._batch(subnets, batch, size / sum(sizes), moment.after(number))
         found: list[float] = losses.tolist()
         for subnet, loss in zip(subnets, found, strict=True):
             if not math.isfinite(loss):
                 raise TrainingError(
-                    f"the loss is {loss} at step {step}, of sub-network {subnet.to_json()}; "
+                    f"the loss is {loss} at {moment}, of sub-network {subnet.to_json()}{_not_finite(group, moment)}; "
                     "a lower learning rate, clip_norm or cleaner inputs may help"
                 )
         return found
 
-    def _batch(self, subnets: Sequence[Subnet], batch: Batch, share: float, step: int) -> Tensor:
+    def _batch(self, subnets: Sequence[Subnet], batch: Batch, share: float, moment: Moment) -> Tensor:
         given, wanted = as_batch(batch, self._takes)
         inputs, targets = placed(laid_out(given, self.layout), self.device), placed(wanted, self.device)
-        teacher, in_place, losses = self._taught(inputs), self._in_place, []
+        teacher, in_place, losses = self._taught(inputs, moment), self._in_place, []
         for subnet in subnets:
-            outputs = self._forward(self.supernet.program(subnet), inputs, step)
-            loss = self._loss(outputs, targets, teacher, step) * share
+            outputs = self._forward(self.supernet.program(subnet), inputs, moment)
+            loss = self._loss(outputs, targets, teacher, moment) * share
             loss.backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
             if in_place and teacher is None:  # the first sub-network, which is the maximal
@@ -86,47 +121,82 @@ class Learner:
     def _in_place(self) -> bool:
         return self.recipe.distillation is not None and self.recipe.distillation.teacher == "maximal"
 
-    def _taught(self, inputs: Any) -> Any:
+    def _taught(self, inputs: Any, moment: Moment) -> Any:
         """The outputs of the original, where it is the teacher."""
         if self.original is None:
             return None
         with torch.no_grad():
-            return self._forward(self.original, inputs, 0)
+            return self._forward(self.original, inputs, moment)
 
-    def _forward(self, module: nn.Module, inputs: Any, step: int) -> Any:
+    def _forward(self, module: nn.Module, inputs: Any, moment: Moment) -> Any:
         tensors, named = as_program_call(inputs)
         half = self.recipe.precision == "bfloat16"
         try:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
                 return module(*tensors, **named)
-        except torch.OutOfMemoryError:
+        except OF_THE_PROCESS:
             raise
-        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        except Exception as error:
             raise TrainingError(
-                f"step {step}: a batch of inputs {described(inputs)} does not fit the model, which was traced with "
-                f"{described(self.supernet.example_inputs)}: {error}"
+                f"{moment}: a batch of inputs {described(inputs)} does not fit the model, which was traced with "
+                f"{described(self.supernet.example_inputs)}: {told(error)}{remedy(error, inputs, module)}"
             ) from error
 
-    def _loss(self, outputs: Any, targets: Any, teacher: Any, step: int) -> Tensor:
+    def _loss(self, outputs: Any, targets: Any, teacher: Any, moment: Moment) -> Tensor:
         distillation: Distillation | None = self.recipe.distillation
         if teacher is None or distillation is None:
-            return self._hard(outputs, targets, step)
+            return self._hard(outputs, targets, moment)
         loss = distillation.loss(outputs, teacher)
-        return loss + distillation.hard * self._hard(outputs, targets, step) if distillation.hard else loss
+        return loss + distillation.hard * self._hard(outputs, targets, moment) if distillation.hard else loss
 
-    def _hard(self, outputs: Any, targets: Any, step: int) -> Tensor:
+    def _hard(self, outputs: Any, targets: Any, moment: Moment) -> Tensor:
         try:
-            return self.criterion(outputs, targets)
-        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            loss: Any = self.criterion(outputs, targets)
+        except OF_THE_PROCESS:
+            raise
+        except Exception as error:
+            why = about_classes(scores_of(outputs), targets) if self._own_criterion else ""
             raise TrainingError(
-                f"step {step}: the criterion fails on outputs {described(outputs)} and targets {described(targets)}: "
-                f"{error}"
+                f"{moment}: the criterion fails on outputs {described(outputs)} and targets {described(targets)}: "
+                f"{told(error)}{why and f'; {why}'}"
             ) from error
+        if fault := _about_loss(loss):
+            raise TrainingError(
+                f"{moment}: the criterion, on outputs {described(outputs)} and targets {described(targets)}, {fault}"
+            )
+        return loss  # type: ignore[no-any-return]
 
     def _cross_entropy(self, outputs: Any, targets: Any) -> Tensor:
         scores = scores_of(outputs)
         if not isinstance(scores, Tensor):
             raise TypeError("cross-entropy needs a tensor; give a criterion of your own (criterion=...)")
         if not isinstance(targets, Tensor):
-            raise TypeError("cross-entropy needs targets: in a batch that is a dict they have the key 'labels'")
+            given = "" if targets is None else f" in a tensor, not {type(targets).__name__}"
+            raise TypeError(f"cross-entropy needs targets{given}: in a batch that is a dict they have the key 'labels'")
         return F.cross_entropy(scores.float(), targets, label_smoothing=self.recipe.label_smoothing)
+
+
+def _about_loss(loss: Any) -> str:
+    """Why nothing can be trained with what a criterion gave; empty where it can."""
+    if not isinstance(loss, Tensor):
+        return f"gives {described(loss)}: it must return a tensor, one number with a gradient"
+    if loss.ndim:
+        return f"gives a tensor of shape {tuple(loss.shape)}: it must return one number, such as loss.mean()"
+    if not loss.is_floating_point():
+        return f"gives {described(loss)}: it must return a floating-point number"
+    if not loss.requires_grad:
+        return (
+            "gives a number without a gradient: it must be computed from the outputs, not from detached ones or "
+            ".item(), and some parameter must have requires_grad=True"
+        )
+    return ""
+
+
+def _not_finite(group: Sequence[Batch], moment: Moment) -> str:
+    """Which batches of a step have NaN or inf in them."""
+    bad = [
+        str(moment.after(number).batch)
+        for number, batch in enumerate(group)
+        if any(one.is_floating_point() and not bool(torch.isfinite(one).all()) for one in tensors_in(batch))
+    ]
+    return f" (there is NaN or inf in the data of batch {', '.join(bad)})" if bad else ""

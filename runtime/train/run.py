@@ -32,9 +32,9 @@ from bnas.runtime.supernetwork import SuperNetwork
 
 from . import parallel, random_state
 from .batches import Batches
-from .learner import Learner
+from .learner import Learner, Moment
 from .recipe import Recipe
-from .schedule import Schedule
+from .schedule import Place, Schedule
 from .validation import EpochRecord, Validator, write_history
 
 # Exponential moving averages of the shared weights.
@@ -153,7 +153,7 @@ class TrainingRun:
             self._adapt()
         self.optimizer.zero_grad()
         averages = [] if self.average is None else [self.average.tensors]
-        losses = learner.accumulate(self.schedule.step(averages), group, place.step)
+        losses = learner.accumulate(self.schedule.step(averages), group, self._moment(place))
         if self.schedule.attentive:
             losses = parallel.averaged(losses)
         self.schedule.tell(losses)
@@ -165,6 +165,10 @@ class TrainingRun:
             self.average.update()
         self.losses.append(losses[0])
         return losses[0]
+
+    def _moment(self, place: Place) -> Moment:
+        """That of the first batch of the step."""
+        return Moment(place.step, place.epoch, (self.batches.taken - 1) * self.recipe.accumulate)
 
     def end_epoch(self, validator: Validator | None) -> EpochRecord:
         """Validate, write what is best so far, and where the training is."""
@@ -252,6 +256,7 @@ class TrainingRun:
         check_state(self.tensors, own, str(folder))
         check_settings(folder, {"space": manifest["model"]}, {"space": described_space(self.supernet.space)})
         check_settings(folder, manifest["settings"], self._settings())
+        self.batches.check_same(manifest["state"]["data"][parallel.rank()])
         if manifest["start"] != self.start:
             raise CheckpointError(
                 f"{folder}: the model is not the one that this training began with: its weights differ; "

@@ -16,6 +16,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 from bnas.passes.frontend.state import deep_copy
 from bnas.runtime.errors import TrainingError
 from bnas.runtime.evaluate.evaluation import Loader, Metric, accuracy
+from bnas.runtime.feed import running
 from bnas.runtime.nested import LAYOUTS, as_batch, inputs_of
 from bnas.runtime.storage.archive import digest_of
 from bnas.runtime.storage.checkpoint import shared_tensors
@@ -149,9 +150,11 @@ class Trainer:
                 from the same model; the result is bitwise that of a training that was not interrupted.
 
         Raises:
-            TrainingError: the loader is empty, a batch does not fit, or a loss is NaN or inf (names the step).
+            TrainingError: a loader is empty, a batch does not fit the model or the criterion, or a loss is NaN or inf,
+                or nothing that can be trained with; names the step, the epoch and the batch.
+            BatchError: a loader fails, or what it gives is no batch; names the batch.
             CheckpointError: the directory holds a training, and `resume` is not said; or one of another model, other
-                settings or another format, or a damaged one.
+                settings, data of another size or another format, or a damaged one.
         """
         mode = self.supernet.training
         parallel.share_tensors([*self.supernet.parameters(), *self.supernet.model.buffers()])
@@ -203,7 +206,8 @@ class Trainer:
         if self.recipe.memory_format != "auto":
             return self.recipe.memory_format
         inputs, _ = as_batch(batches.first(), inputs_of(self.supernet))
-        return str(parallel.from_first(lasting_layout(self.supernet.model, inputs)))
+        with running("batch 0 of the training data", inputs, self.supernet.model, TrainingError):
+            return str(parallel.from_first(lasting_layout(self.supernet.model, inputs)))
 
     def _learner(self, run: TrainingRun, original: nn.Module | None) -> Learner:
         if original is not None:
@@ -213,6 +217,8 @@ class Trainer:
     def _validator(self, run: TrainingRun, validation: Loader | None) -> Validator | None:
         if validation is None or parallel.rank() > 0:
             return None
+        if not getattr(validation, "__len__", lambda: 1)():
+            raise TrainingError("the validation loader is empty: give validation=None, or batches held out of training")
         subnets = watched(run.schedule.spaces[-1], self.watch, self.recipe.seed)
         return Validator(self.supernet, subnets, run.calibration or None, validation, self.metric)
 

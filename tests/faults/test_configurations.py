@@ -14,6 +14,8 @@ from configurations import HEAD, LAUGHS, TINY, Case, at_most, built, command_lin
 from bnas.config.file import load_config, with_changes
 from bnas.config.section import ConfigurationError
 from bnas.passes import BnasError
+from bnas.passes.errors import ElasticityError
+from bnas.run.runner import job_of
 
 EXAMPLES = 250
 
@@ -86,7 +88,12 @@ NESTED = json.dumps(TINY | {"model_options": {"a": json.loads("[" * 40 + "]" * 4
         ("c.yaml", "a: " + "9" * 5000, "cannot be read as int"),
         ("c.json", '{"data": "a\\u0000b"}', "data has the text 'a.*b'; no text may have NUL or half a character"),
         ("c.json", '{"data": "\\ud800"}', "no text may have NUL or half a character"),
-        ("c.json", '{"a": 1, // no\n' + '"b": 2,\n' * 60_000, "JSON5 may have at most 400,000 characters"),
+        (
+            "c.json",
+            '{"a": 1, // no\n' + '"b": 2,\n' * 20_000,
+            "too large: YAML and JSON5 may have 100,000 characters; write it as plain JSON",
+        ),
+        ("c.yaml", "# comment\n" * 20_000, "too large: YAML and JSON5 may have 100,000 characters"),
         ("c.json", " " * 4_000_001, "is larger than 4,000,000 bytes"),
         ("c\n.json", "{}", r"c\\n\.json: 3 faults"),
     ],
@@ -125,6 +132,8 @@ def test_values_that_yaml_shares_are_not_shared(folder: Path) -> None:
         ("recipe.seed=9223372036854775808", "must be less than or equal to 9223372036854775807"),
         ("stages=[{'epochs': 1e30}]", "stages is .*: must be a valid tuple"),
         ("input_info.range=[0, 1e39]", "must lie between -3.4.*e.38 and 3.4"),
+        ("input_info.keyword=a\nb", r"keyword is 'a\\nb': must be a name of letters"),
+        ('input_info.dynamic={"2": "a b"}', "dynamic.2 is 'a b': must be a name of letters"),
         ("model_options.a=NaN", "model_options is .*: must have finite numbers only"),
         ("multiprocessing_distributed=3", "multiprocessing_distributed is 3: must be true or false"),
         ("input_info.filler=twos", "filler is 'twos': must be 'ones', 'zeros' or 'random'"),
@@ -156,6 +165,29 @@ def test_options_may_have_the_names_of_parameters_of_bnas(folder: Path, options:
     assert tried(case, folder, built).kind == "accepted"
     images = TINY | {"data": "images.npz", "data_options": options}
     assert tried(Case("c.json", json.dumps(images).encode()), folder).good
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (None, "there is no file .*scores.json"),
+        ("", "is neither safetensors nor JSON"),
+        ("[" * 50_000, "is neither safetensors nor JSON"),
+        ('{"conv": [1, "a"]}', "is neither safetensors nor JSON"),
+        ('{"conv": [1, NaN]}', "has scores of conv that are not finite"),
+        (f'{{"conv": [{10**400}]}}', "is neither safetensors nor JSON"),
+    ],
+)
+def test_scores_that_cannot_be_read_are_told_before_a_training(folder: Path, text: str | None, reason: str) -> None:
+    external = {"filter_importance": "external", "external_importance_path": "scores.json"}
+    (folder / "c.json").write_text(json.dumps(TINY | {"elasticity": external}))
+    (folder / "scores.json").write_text('{"conv": [1, 2, 3, 4, 5, 6, 7, 8]}')
+    assert job_of(load_config(folder / "c.json"), folder)
+    (folder / "scores.json").unlink()
+    if text is not None:
+        (folder / "scores.json").write_text(text)
+    with pytest.raises(ElasticityError, match=reason):
+        job_of(load_config(folder / "c.json"), folder)
 
 
 def test_a_limit_of_time_ends_what_lasts() -> None:

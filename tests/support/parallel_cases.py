@@ -16,7 +16,7 @@ from training_cases import batches, gradients, plain, supernet, tensors
 from bnas.runtime import Stage, Trainer, TrainingError
 from bnas.runtime.evaluate.evaluation import Batch
 from bnas.runtime.train import parallel
-from bnas.runtime.train.learner import Learner
+from bnas.runtime.train.learner import Learner, Moment
 
 STAGES = (Stage(("depth",)), Stage(reorg_weights=True))
 RECIPE = plain(sampling="attentive", rule="sandwich", clip_norm=1.0, ema_decay=0.5)
@@ -43,7 +43,7 @@ def step_gradients(rank: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Those of this process alone, and averaged."""
     net = supernet(norm=False).train()
     subnets = [net.space.maximal(), net.space.minimal()]
-    Learner(net, plain()).accumulate(subnets, [next(iter(Half(rank)))], 0)
+    Learner(net, plain()).accumulate(subnets, [next(iter(Half(rank)))], Moment())
     alone = gradients(net)
     parallel.BUCKET = 50  # several travel
     parallel.average_gradients(net.parameters())

@@ -85,11 +85,14 @@ def test_what_is_excluded_stays_in_floating_point(
     [
         ({"calibration": None}, r"calibration: give batches of inputs and targets, such as bnas.Int8\(loader\)"),
         ({"calibration": []}, "calibration: there is not a single sample"),
-        ({"calibration": [(torch.zeros(0, 3, 8, 8), torch.zeros(0))]}, "there is not a single sample"),
+        ({"calibration": [(torch.zeros(0, 3, 8, 8), torch.zeros(0))]}, "calibration: batch 0 of .* it is empty"),
         ({"calibration": [(torch.zeros(4, 1, 8, 8), torch.zeros(4))]}, r"shapes \[\(1, 8, 8\)\], but the model takes"),
         ({"calibration": [(IMAGES.double(), None)]}, "samples are torch.float64, but the model takes torch.float32"),
         ({"calibration": [(IMAGES * float("nan"), None)]}, "a sample has NaN or inf in it"),
-        ({"calibration": [IMAGES]}, r"a batch must be \(inputs, targets\), not a Tensor"),
+        (
+            {"calibration": [IMAGES]},
+            "calibration: batch 0 of the calibration data: a batch must be a pair .* gives a Tensor",
+        ),
         ({"exclude": ("head",)}, "exclude: 'head' fits nothing in the model; there is 0.0"),
         ({"exclude_operators": ("Con",)}, "exclude_operators: 'Con' fits nothing in the model; there is Conv"),
     ],

@@ -46,16 +46,22 @@ def test_loaders(options: dict[str, Any]) -> None:
     [
         (
             lambda x, y: (x[:, :, :, 0], y),
-            r"step 1: a batch of inputs \(8, 1, 4\) float32 does not fit the model, which",
+            r"step 1 \(epoch 0, batch 1\): a batch of inputs \(8, 1, 4\) float32 does not fit the model, which",
         ),
         (lambda x, y: (x.repeat(1, 3, 1, 1), y), r"\(8, 3, 4, 4\) float32 does not fit .* traced with \(2, 1, 4, 4\)"),
         (lambda x, y: (x.double(), y), r"\(8, 1, 4, 4\) float64 does not fit"),
         (lambda x, y: ((x, x), y), r"inputs \(\(8, 1, 4, 4\) float32, \(8, 1, 4, 4\) float32\) does not fit"),
         (lambda x, y: ({"image": x}, y), r"inputs \{image: \(8, 1, 4, 4\) float32\} does not fit"),
-        (lambda x, y: (x, y[:3]), r"step 1: the criterion fails on outputs \(8, 3\) float32 and targets \(3,\) int64"),
-        (lambda x, y: (x, y + 5), "step 1: the criterion fails"),
+        (
+            lambda x, y: (x, y[:3]),
+            r"step 1 \(epoch 0, batch 1\): the criterion fails on outputs \(8, 3\) float32 and targets \(3,\) int64",
+        ),
+        (lambda x, y: (x, y + 5), r"step 1 \(epoch 0, batch 1\): the criterion fails"),
         (lambda x, y: (x, {"a": y}), r"targets \{a: \(8,\) int64\}"),
-        (lambda x, y: (x * float("inf"), y), r"the loss is nan at step 1, of sub-network \{'widths'"),
+        (
+            lambda x, y: (x * float("inf"), y),
+            r"the loss is nan at step 1 \(epoch 0, batch 1\), of sub-network \{'widths'",
+        ),
     ],
 )
 def test_batches_that_do_not_fit(change: Any, message: str) -> None:

@@ -18,7 +18,7 @@ from training_cases import batches, gradients, plain, same, supernet, tensors
 
 from bnas.runtime import Trainer, TrainingError
 from bnas.runtime.train import parallel
-from bnas.runtime.train.learner import Learner
+from bnas.runtime.train.learner import Learner, Moment
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def apart(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
 
 def test_gradients_are_those_of_the_doubled_batch(folder: Path) -> None:
     net = supernet(norm=False).train()
-    Learner(net, plain()).accumulate([net.space.maximal(), net.space.minimal()], batches(1), 0)
+    Learner(net, plain()).accumulate([net.space.maximal(), net.space.minimal()], batches(1), Moment())
     expected = gradients(net)
     alone, averaged = found(folder, "alone"), found(folder, "averaged")
     assert all(apart(one, expected) < 1e-6 for one in averaged)

@@ -18,7 +18,7 @@ from bnas.runtime.evaluate.evaluation import Batch
 from bnas.runtime.train import layout
 from bnas.runtime.train import trainer as training
 from bnas.runtime.train.batches import Batches
-from bnas.runtime.train.learner import Learner
+from bnas.runtime.train.learner import Learner, Moment
 
 MAXIMAL = {"subnets_per_step": 1, "momentum": 0.0, "weight_decay": 0.0, "nesterov": False}
 
@@ -27,7 +27,7 @@ def learned(group: list[Batch], recipe: Recipe | None = None, count: int = 2, **
     """The gradients of the maximal and the minimal sub-network on `group`."""
     net = supernet(norm=False).train()
     subnets = [net.space.maximal(), net.space.minimal()][:count]
-    Learner(net, recipe or plain(), **options).accumulate(subnets, group, 0)
+    Learner(net, recipe or plain(), **options).accumulate(subnets, group, Moment())
     return gradients(net)
 
 
@@ -120,7 +120,7 @@ def test_label_smoothing_by_hand() -> None:
     expected = -(0.7 * logs[range(8), y] + 0.3 * logs.mean(1)).mean()
     for smoothing, found in ((0.3, True), (0.0, False)):
         learner = Learner(supernet(norm=False).train(), plain(label_smoothing=smoothing))
-        [loss] = learner.accumulate([net.space.maximal()], [(x, y)], 0)
+        [loss] = learner.accumulate([net.space.maximal()], [(x, y)], Moment())
         assert (loss == pytest.approx(float(expected), rel=1e-5)) is found
 
 

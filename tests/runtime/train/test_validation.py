@@ -146,15 +146,15 @@ def test_ends_with_statistics_of_the_maximal() -> None:
 
 @pytest.mark.parametrize("adapt", [True, False])
 def test_bn_adapt_recalibrates_before_the_stage(monkeypatch: pytest.MonkeyPatch, adapt: bool) -> None:
-    from bnas.runtime.train.learner import Learner
+    from bnas.runtime.train.learner import Learner, Moment
 
     net, data = supernet(), batches(3)
     seen: dict[int, tuple[list[torch.Tensor], dict[str, torch.Tensor]]] = {}
     accumulate = Learner.accumulate
 
-    def note(self: Learner, subnets: Any, group: Any, step: int) -> list[float]:
-        seen[step] = ([one.clone() for one in statistics(net.model)], tensors(net))
-        return accumulate(self, subnets, group, step)
+    def note(self: Learner, subnets: Any, group: Any, moment: Moment) -> list[float]:
+        seen[moment.step] = ([one.clone() for one in statistics(net.model)], tensors(net))
+        return accumulate(self, subnets, group, moment)
 
     monkeypatch.setattr(Learner, "accumulate", note)
     recipe = plain(num_bn_adaptation_samples=24)
