@@ -99,7 +99,7 @@ class Stops:
         return running.wait()
 
     def _told(self, ended: Ended, name: signal.Signals) -> list[str]:
-        """What is wrong with the exit code and the message; a command that has shown nothing has nothing to go on with."""
+        """What is wrong with the exit code and the message; one that has shown nothing has nothing to say."""
         if name == signal.SIGKILL or ended.code == 0:
             return []
         if ended.code != CODES[name]:
