@@ -115,7 +115,7 @@ class RunFolder:
         if not SUPERNET.exists(self.folder / "supernet"):
             _ = self.steps.supernet  # raises, and says what makes it
         with kept(self.folder) as ledger:
-            there = ledger.removable((*FOUND, *DELIVERED)) if overwrite else []
+            former = ledger.removable((*FOUND, *DELIVERED)) if overwrite else []
             if not (resume or overwrite) and any(there(self.folder / name) for name in (*FOUND, *DELIVERED)):
                 raise OutputError(
                     f"{self.folder} holds a search already; say --resume to go on with it or --overwrite to replace it"
@@ -124,7 +124,7 @@ class RunFolder:
                 raise OutputError(f"{told}: that is what was trained; train anew in another folder with `bnas train`")
             if told := changed(self.folder, config, free_in(self.folder, anew=not resume)):
                 raise OutputError(f"{told}: existing evaluations become invalid; --overwrite replaces them")
-            ledger.remove(there)
+            ledger.remove(former)
             write_json(self.folder / CONFIG, config)
 
     def search(self, *, resume: bool = False, overwrite: bool = False) -> Winners:
