@@ -117,7 +117,7 @@ class Injection:
         told += small.half_files(folder)
         if one.code == 0:
             world.put(folder)
-            told += [f"exit code 0, and {what}" for what in world.expect(self.step.leaves)]
+            told += [f"exit code 0, and {what}" for what in world.differs(self.step.leaves)]
         if one.state not in self.goes_on:
             world.put(folder)
             self.goes_on[one.state] = world.goes_on(self.step)

@@ -31,7 +31,7 @@ def test_what_is_disturbed_is_told_of_and_gone_on_with(found: dict[str, Any], ha
     [
         ("forgives", "exit code 0, and pareto.json is missing"),
         ("writes in place", "pareto.json is half"),
-        ("begins otherwise", "supernet.json differs"),
+        ("begins otherwise", "training.json differs"),
         ("believes", "uses it silently"),
         ("holds nothing", ""),
     ],

@@ -113,10 +113,13 @@ class World:
 
         return both
 
+    def differs(self, step: str) -> list[str]:
+        """How the run differs from the undisturbed one after a step."""
+        return small.differences(self.found[step], small.facts(self.run)) or small.unaccounted(self.run)
+
     def expect(self, step: str) -> list[str]:
         """How the run differs from the undisturbed one after a step, with what should not be there."""
-        told = small.differences(self.found[step], small.facts(self.run)) or small.unaccounted(self.run)
-        return told + (["temporary files are left behind"] if small.left_behind(self.run) else [])
+        return self.differs(step) + (["temporary files are left behind"] if small.left_behind(self.run) else [])
 
     def goes_on(self, step: Step) -> list[str]:
         """What is wrong after the command that goes on with a step: nothing if the run is as if never disturbed."""
