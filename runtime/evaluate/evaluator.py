@@ -53,7 +53,7 @@ class ChannelsLast:
         return ((laid_out(inputs, "channels_last"), targets) for inputs, targets in pairs)
 
     def __len__(self) -> int:
-        return len(self.batches)  # type: ignore[arg-type]  # a TypeError where there is no length, as there
+        return len(self.batches)  # a TypeError where there is no length, as there
 
 
 class Evaluator:
