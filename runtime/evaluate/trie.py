@@ -94,7 +94,7 @@ class Trie:
         found: list[Any] = [None] * len(self._modules)
         names = [str(node.target) for module in self._modules[:1] for node in _placeholders(module)]
         inputs = dict(zip(names, given, strict=False)) | named
-        if len(given) > len(names) or not inputs.keys() <= set(names):
+        if self._modules and (len(given) > len(names) or not inputs.keys() <= set(names)):
             raise TypeError(f"takes the inputs {', '.join(names)}, and was given {len(given)} and {', '.join(named)}")
         for root in self._roots:
             self._walk(root, {}, inputs, found)

@@ -481,7 +481,8 @@ INTERNALS = re.compile(
     r"<class |<function |<lambda|object at 0x|Traceback|pydantic|site-packages|recursion depth|set_int_max|codec can't"
     r"|Error\(|\bNoneType\b|Errno|_missing|errors\.py"
 )
-LONGEST, LINES = 700, 120
+LONGEST, LINES = 920, 120
+"""Characters of a line, in which the place may have 300 and the fault 600; and lines."""
 
 
 def unclear(text: str) -> str:

@@ -57,11 +57,11 @@ def resident() -> int:
 
 
 def texts() -> set[str]:
-    """The names of the texts that torch.fx and linecache keep, which are the same."""
+    """The names of the texts that torch.fx or linecache keep."""
     gc.collect()
-    known = {name for name in linecache.cache if name.startswith("<eval_with_key>")}
-    assert known == set(graph_module._loader.eval_cache)
-    return known
+    return {name for name in linecache.cache if name.startswith("<eval_with_key>")} | set(
+        graph_module._loader.eval_cache
+    )
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_2000_evaluations_leave_nothing(monkeypatch: pytest.MonkeyPatch) -> None
 def test_what_stays_is_noticed(net: SuperNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
     """As torch.fx alone does it: four texts for each evaluation, and their lines."""
     monkeypatch.setattr(frames, "forget_text", lambda name: None)
-    run = evaluations(net)
+    run, others = evaluations(net), texts()
     run(20)
     before = Kept.now()
     run(100)
@@ -115,7 +115,7 @@ def test_what_stays_is_noticed(net: SuperNetwork, monkeypatch: pytest.MonkeyPatc
     assert after.texts - before.texts > 300
     assert after.blocks - before.blocks > 300
     monkeypatch.undo()
-    for name in texts():
+    for name in texts() - others:
         frames.forget_text(name)
 
 
