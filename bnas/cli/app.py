@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import traceback
 import warnings
@@ -138,6 +139,8 @@ def main() -> None:
         warnings.showwarning = partial(_show_warning, warnings.showwarning)
         try:
             app()
+        except KeyboardInterrupt:  # before a command has begun, so that there is nothing to go on with
+            sys.exit(options.SIGNALS + signal.SIGINT)
         except Exception as error:
             from .terminal import told  # here, since it loads torch, which --help does not need
 
