@@ -231,5 +231,13 @@ def set_optimizer_state(optimizer: Optimizer, tensors: Mapping[str, Tensor], dat
         if name.startswith(OPTIMIZER):
             _, number, key = name.split(":", 2)
             state[int(number)][key] = tensor
-    groups = [{key: tuple(v) if key == "betas" else v for key, v in group.items()} for group in data["groups"]]
+    groups = [
+        {key: tuple(v) if key == "betas" else v for key, v in group.items()} | _kernels(own)
+        for group, own in zip(data["groups"], optimizer.param_groups, strict=True)
+    ]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _kernels(group: Mapping[str, Any]) -> dict[str, Any]:
+    """By which kernels a group is updated: that depends on the device, which may be another than before."""
+    return {key: group[key] for key in ("fused", "foreach") if key in group}

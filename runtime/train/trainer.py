@@ -54,8 +54,17 @@ def optimizer_of(recipe: Recipe, parameters: Sequence[nn.Parameter], names: Mapp
     kept = {"params": [one for one in parameters if id(one) in whole], "weight_decay": 0.0}
     groups = [group for group in (decayed, kept) if group["params"]]
     kind: Any = KINDS[recipe.optimizer]
-    made: Optimizer = kind(groups, lr=recipe.learning_rate, **optimizer_settings(recipe))
+    fused = {"fused": True} if recipe.optimizer in FUSED and all(map(_on_gpu, parameters)) else {}
+    made: Optimizer = kind(groups, lr=recipe.learning_rate, **optimizer_settings(recipe), **fused)
     return made
+
+
+FUSED = ("sgd", "adam", "adamw")
+"""Optimizers that PyTorch has as one kernel: on a GPU these take a third of the time (docs/performance.md)."""
+
+
+def _on_gpu(parameter: nn.Parameter) -> bool:
+    return parameter.is_cuda and parameter.is_floating_point()
 
 
 # Training a super-network: stages, the sub-networks of each step, validation and checkpoints.

@@ -150,6 +150,44 @@ def test_training_and_evaluation_on_the_gpu(precision: str, tmp_path: Path) -> N
     export_onnx(small, tmp_path / "small.onnx", images())
 
 
+def trained(optimizer: str, device: str, folder: Path, *, stop: bool = False) -> Tensor:
+    """The parameters after two epochs on a device; with `stop` in two trainings, the second of which is resumed."""
+    torch.manual_seed(0)
+    batches = [(torch.randn(16, 3, 12, 12), torch.arange(16) % 4) for _ in range(3)]
+    start = Images().state_dict()
+    for part in range(1 + stop):
+        model = Images().eval()
+        model.drop = nn.Dropout(0.0)
+        model.load_state_dict(start)
+        supernet = SuperNetwork.from_model(model.to(device), images().to(device), SMALL)
+        recipe = Recipe(learning_rate=0.001, optimizer=optimizer, memory_format="contiguous")
+        trainer = Trainer(supernet, [Stage(("width",), epochs=2)], recipe, directory=folder)
+        if stop and part == 0:
+            trainer.on_epoch = _interrupt
+            with pytest.raises(KeyboardInterrupt):
+                trainer.fit(batches)
+        else:
+            trainer.fit(batches, resume=stop)
+    return torch.cat([one.detach().cpu().flatten() for one in supernet.parameters()])
+
+
+def _interrupt(_: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+def test_an_optimizer_of_one_kernel_is_resumed(optimizer: str, tmp_path: Path) -> None:
+    """In the mean: Adam makes a whole step of a gradient that rounding moves across zero."""
+    found = trained(optimizer, "cuda", tmp_path / "gpu")
+    twice = trained(optimizer, "cuda", tmp_path / "two", stop=True)
+    assert (found - twice).abs().mean() < 1e-4
+
+
+def test_sgd_of_one_kernel_learns_what_it_learns_on_the_cpu(tmp_path: Path) -> None:
+    found = trained("sgd", "cuda", tmp_path / "gpu")
+    torch.testing.assert_close(found, trained("sgd", "cpu", tmp_path / "cpu"), rtol=1e-2, atol=2e-3)
+
+
 def test_a_detector_on_the_gpu() -> None:
     """Its opaque methods, and tables that it makes at first use, are on the device of the images."""
     make = torchvision.models.detection.retinanet_resnet50_fpn
