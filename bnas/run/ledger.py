@@ -77,7 +77,7 @@ class Ledger:
         try:
             with reading(self.mark):
                 data = json.loads(self.mark.read_bytes())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise self._damaged(str(error)) from error
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise OutputError(
@@ -190,7 +190,7 @@ class Ledger:
         data = self.read(name)
         try:
             return json.loads(data)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise OutputError(f"{self.folder / name} is not a JSON file: {error}") from error
 
     def _own(self, name: str, files: Mapping[str, list[str]]) -> str:

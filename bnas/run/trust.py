@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -123,7 +124,7 @@ def _content(code: Code) -> str:
     if not file.is_file():
         return ""
     files = {file, *file.parent.rglob("*.py")} if file.suffix == ".py" else {file}
-    return checksum("".join(f"{one} {file_checksum(one)}\n" for one in sorted(files)).encode())
+    return checksum(b"".join(os.fsencode(f"{one} {file_checksum(one)}\n") for one in sorted(files)))
 
 
 # Whether what a configuration names may be imported.

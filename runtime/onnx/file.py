@@ -90,6 +90,8 @@ def staged(target: Path) -> Iterator[Path]:
         yield folder / target.name
         _publish(folder, target)
     except OSError as error:
+        if isinstance(error, WriteError) and not isinstance(error, OnnxWriteError):
+            raise OnnxWriteError(str(error)) from error
         if isinstance(error, BnasError):
             raise
         raise OnnxWriteError(f"{target}: the ONNX file cannot be written: {why(error)}") from error

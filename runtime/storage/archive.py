@@ -42,6 +42,11 @@ SEAL = "seal"
 """The key of a manifest that has the checksum of all other keys."""
 
 
+def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest with the checksum of what stands in it."""
+    return {**manifest, SEAL: _seal(manifest)}
+
+
 def _seal(manifest: Mapping[str, Any]) -> str:
     return checksum(json.dumps(manifest, sort_keys=True, allow_nan=False).encode())
 
@@ -68,8 +73,7 @@ class Archive:
         name = f"{self.prefix}-{checksum(data)[:12]}.safetensors"
         write_bytes(directory / name, data)
         head = {"format": self.format, "weights": name, "sha256": checksum(data)}
-        whole = head | dict(manifest)
-        write_json(directory / self.manifest, {**whole, SEAL: _seal(whole)})
+        write_json(directory / self.manifest, sealed(head | dict(manifest)))
         self.remove_others(directory, name)
 
     def remove_others(self, directory: Path, name: str) -> None:

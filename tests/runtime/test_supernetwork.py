@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from bnas.passes import BnasError, CaptureError, Elasticity, ElasticityError, Subnet, SubnetError
 from bnas.passes.assembly.reordering import importance
 from bnas.runtime.errors import CheckpointError
+from bnas.runtime.storage.archive import SEAL, sealed
 from bnas.runtime.storage.checkpoint import SUPERNET
 from bnas.runtime.supernetwork import SuperNetwork
 from bnas.testing import (
@@ -147,8 +148,9 @@ def not_text(folder: Path) -> None:
 def edit(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     path = folder / SUPERNET.manifest
     manifest = json.loads(path.read_text())
+    del manifest[SEAL]
     change(manifest)
-    path.write_text(json.dumps(manifest))
+    path.write_text(json.dumps(sealed(manifest)))
 
 
 def later_format(folder: Path) -> None:
@@ -157,6 +159,11 @@ def later_format(folder: Path) -> None:
 
 def no_mapping(folder: Path) -> None:
     (folder / SUPERNET.manifest).write_text("[]")
+
+
+def unsealed(folder: Path) -> None:
+    path = folder / SUPERNET.manifest
+    path.write_text(path.read_text().replace('"widths"', '"width"', 1))
 
 
 def incomplete(folder: Path) -> None:
@@ -176,6 +183,7 @@ DAMAGES = [
     (not_text, r"supernet\.json is damaged"),
     (later_format, f"another format than {SUPERNET.format}"),
     (no_mapping, f"another format than {SUPERNET.format}"),
+    (unsealed, r"supernet\.json is damaged, or was changed: its checksum is another"),
     (incomplete, "is damaged: 'elasticity' is missing"),
     (other_space, "search space of this model is not the one that was saved"),
 ]

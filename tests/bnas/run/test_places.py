@@ -11,13 +11,16 @@ import pytest
 from command_line import bnas, write_files
 from configurations import TINY, prepared
 from rich.console import Console
+from run_cases import stamp
 
-from bnas.cli.commands import latency_table
+from bnas.cli.files import latency_table
 from bnas.cli.terminal import watching
 from bnas.config.file import load_config
 from bnas.passes import Subnet
 from bnas.run.folder import RunFolder
-from bnas.run.output import Output, OutputError, note_environment
+from bnas.run.ledger import OutputError
+from bnas.run.lock import kept
+from bnas.run.output import Output, note_environment
 from bnas.run.runner import begin
 from bnas.search import Evaluation
 
@@ -78,12 +81,15 @@ def test_brackets_in_the_name_of_a_file_are_shown_in_the_table_of_latencies() ->
 
 @pytest.mark.parametrize("text", ["", "{", "3", "{}", "null", "[" * 50_000, "\x00"])
 def test_a_damaged_note_of_the_environment_is_told_by_name(text: str, tmp_path: Path) -> None:
-    path = tmp_path / "environment.json"
-    note_environment(Output(tmp_path, resumed=True))
-    assert len(json.loads(path.read_text())) == 1
+    path, output = tmp_path / "environment.json", Output(tmp_path, resumed=True)
+    with kept(tmp_path):
+        note_environment(output)
+        note_environment(output)
+    assert len(json.loads(path.read_text())) == 2
     path.write_text(text)
-    with pytest.raises(OutputError, match=r"environment\.json is "):
-        note_environment(Output(tmp_path, resumed=True))
+    with kept(tmp_path), pytest.raises(OutputError, match=r"environment\.json is damaged, or was changed"):
+        note_environment(output)
+    stamp(tmp_path)
+    with kept(tmp_path), pytest.raises(OutputError, match=r"environment\.json is "):
+        note_environment(output)
     assert path.read_text() == text
-    note_environment(Output(tmp_path))
-    assert len(json.loads(path.read_text())) == 1

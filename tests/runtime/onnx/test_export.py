@@ -167,11 +167,12 @@ def test_full_disk_keeps_the_former_file(
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    (tmp_path / "a.onnx").write_text("former")
+    export_onnx(module, tmp_path / "a.onnx", images, metadata={"which": "former"})
+    former = (tmp_path / "a.onnx").read_bytes()
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OnnxWriteError, match="No space left"):
         export_onnx(module, tmp_path / "a.onnx", images)
-    assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == [("a.onnx", "former")]
+    assert [(one.name, one.read_bytes()) for one in tmp_path.iterdir()] == [("a.onnx", former)]
 
 
 def test_interruption_leaves_nothing_behind(

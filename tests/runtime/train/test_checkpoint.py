@@ -12,6 +12,7 @@ import torch
 from training_cases import batches, plain, same, supernet, tensors
 
 from bnas.runtime import CheckpointError, Distillation, Recipe, Stage, SuperNetwork, Trainer, TrainingError
+from bnas.runtime.storage.archive import SEAL, sealed
 from bnas.runtime.storage.checkpoint import optimizer_state
 
 STAGES = [Stage(("depth",)), Stage()]
@@ -101,8 +102,8 @@ def weights(folder: Path) -> Path:
 
 def edited(folder: Path, **changes: Any) -> None:
     path = manifest(folder)
-    data = {**json.loads(path.read_text()), **changes}
-    path.write_text(json.dumps({key: value for key, value in data.items() if value is not None}))
+    data = {**json.loads(path.read_text()), SEAL: None, **changes}
+    path.write_text(json.dumps(sealed({key: value for key, value in data.items() if value is not None})))
 
 
 @pytest.mark.parametrize(
@@ -132,9 +133,9 @@ def test_undamaged_one_is_taken(folder: Path) -> None:
 def test_what_is_no_training_is_begun_over(tmp_path: Path) -> None:
     """Such as a write that was interrupted before the manifest."""
     (tmp_path / "last").mkdir(parents=True)
-    (tmp_path / "last" / "training-0.safetensors").write_bytes(b"half")
+    (tmp_path / "last" / "training-000000000000.safetensors").write_bytes(b"half")
     fit(tmp_path, resume=False)
-    assert weights(tmp_path).name != "training-0.safetensors"
+    assert weights(tmp_path).name != "training-000000000000.safetensors"
 
 
 class Odd(torch.optim.SGD):
@@ -160,7 +161,9 @@ def test_nan_leaves_the_checkpoint_before(tmp_path: Path) -> None:
     poisoned = [*data[:2], (data[2][0] * float("nan"), data[2][1])]
     other = tmp_path / "other"
     net = supernet()
-    with pytest.raises(TrainingError, match=r"the loss is nan at step 2, of sub-network \{'widths'"):
+    with pytest.raises(
+        TrainingError, match=r"the loss is nan at step 2 \(epoch 0, batch 2\), of sub-network \{'widths'"
+    ):
         Trainer(net, STAGES, RECIPE, directory=other, checkpoint_every=1).fit(poisoned)
     assert json.loads(manifest(other).read_text())["state"]["schedule"]["taken"] == 2
     resumed = supernet()
