@@ -117,8 +117,8 @@ def begun(
 ) -> Iterator[Steps]:
     """The steps of the run that a configuration file and the command line ask for; its folder is held inside."""
     from bnas.config.file import load_config
-    from bnas.run.ledger import OutputError
     from bnas.run.lock import kept
+    from bnas.run.mark import OutputError
     from bnas.run.runner import begin
     from bnas.run.trust import admit
 

@@ -56,7 +56,8 @@ def export(
 
 def check_target(path: Path, run: Path, overwrite: bool) -> None:
     """Raise `OutputError` where a file is there that must not be replaced: of the run itself, or not from bnas."""
-    from bnas.run.ledger import Ledger, OutputError
+    from bnas.run.ledger import Ledger
+    from bnas.run.mark import OutputError
     from bnas.runtime.onnx.file import former_model, made_by_bnas
 
     if not path.is_file():

@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from bnas.passes.cost.architecture import Architecture, ArchitectureError
 from bnas.passes.errors import BnasError
-from bnas.run.ledger import Ledger, OutputError
+from bnas.run.ledger import Ledger
+from bnas.run.mark import OutputError
 from bnas.run.output import ARCHITECTURE, CONFIG, ENVIRONMENT, SEARCH
 from bnas.runtime.storage.files import ReadError, reading, there
 from bnas.search import Constraint, Evaluation, EvaluationLog, Objective, RecordError, SearchResult

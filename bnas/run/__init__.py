@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from .delivery import Quantised, Report, Row
     from .job import Job, Splits, Watch
-    from .ledger import OutputError
+    from .mark import OutputError
     from .pipeline import run_job
     from .runner import RandomWeightsWarning
     from .trust import TrustError
@@ -65,7 +65,7 @@ __getattr__, __dir__ = attach(
             "Splits",
             "Watch",
         ),
-        "bnas.run.ledger": ("OutputError",),
+        "bnas.run.mark": ("OutputError",),
         "bnas.run.pipeline": ("run_job",),
         "bnas.run.runner": ("RandomWeightsWarning",),
         "bnas.run.trust": ("TrustError",),

@@ -23,8 +23,9 @@ from bnas.search.result import WINNERS
 
 from .delivery import Report
 from .job import Job, Splits, Watch
-from .ledger import Ledger, OutputError
+from .ledger import Ledger
 from .lock import kept
+from .mark import OutputError
 from .output import CONFIG, Output, changed, read_json
 from .pipeline import DELIVERED, EXPORT, FOUND, free_in, within
 from .runner import SOURCE, job_of

@@ -1,39 +1,25 @@
-"""The mark of a run's folder: which files the run wrote, so that no other file is replaced, removed or believed."""
+"""What a run wrote in its folder, so that no other file is replaced, removed or believed."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import filelock
+from bnas.runtime.storage.files import checksum, discard, file_checksum, read_file, reading, there, writing
+from bnas.search.errors import RecordError
+from bnas.search.log import EvaluationLog
 
-from bnas.passes.errors import BnasError
-from bnas.runtime.storage.files import checksum, discard, file_checksum, reading, there, write_bytes, writing
+from .mark import GROWING, MARK, Mark, OutputError
 
-MARK = "run.json"
-"""What tells the folder of a run from one of a user, who may well call a file ``config.json``."""
-FORMAT = 2
-GUARD = ".bnas-mark.lock"
-"""Held for as long as the mark is read and written anew: a report may be written while a search is at work."""
-GROWING = ("evaluations.jsonl",)
-"""Files that grow line by line: each line has a checksum of its own."""
-SCALARS = "*/tensorboard/events.out.tfevents.*"
+SCALARS = ("training/tensorboard/events.out.tfevents.*", "search/tensorboard/events.out.tfevents.*")
 """Files that TensorBoard writes, below the folder of a run."""
 REPORT = "report"
 """How the names begin of files that a process writes without holding the folder."""
-PATIENCE = 60.0
-"""Seconds to wait for another process that changes the mark."""
-
-
-class OutputError(BnasError):
-    """The output folder cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +33,14 @@ class Ledger:
     folder: Path
 
     @property
-    def mark(self) -> Path:
-        """The file that lists the others."""
-        return self.folder / MARK
+    def mark(self) -> Mark:
+        """The list of the files."""
+        return Mark(self.folder)
 
     @property
     def exists(self) -> bool:
         """Whether the folder holds a run."""
-        return there(self.mark)
+        return there(self.mark.path)
 
     def begin(self) -> None:
         """Mark the folder as that of a run; a mark that is there stays.
@@ -63,7 +49,7 @@ class Ledger:
             OutputError: There is a mark, and it is damaged or of another version.
             WriteError: It cannot be written.
         """
-        with self._changing():
+        with self.mark.changing():
             pass
 
     def files(self) -> dict[str, list[str]]:
@@ -72,37 +58,7 @@ class Ledger:
         Raises:
             OutputError: The mark is damaged, or of another version of bnas.
         """
-        if not there(self.mark):
-            return {}
-        try:
-            with reading(self.mark):
-                data = json.loads(self.mark.read_bytes())
-        except (ValueError, RecursionError) as error:
-            raise self._damaged(str(error)) from error
-        if not isinstance(data, dict) or data.get("format") != FORMAT:
-            raise OutputError(
-                f"{self.mark} has another format than {FORMAT}, the one that this version of bnas reads; "
-                "go on with the version that made this run, or give another folder"
-            )
-        return self._checked(data.get("files"))
-
-    def _checked(self, files: Any) -> dict[str, list[str]]:
-        if not isinstance(files, dict):
-            raise self._damaged("'files' is missing")
-        for name, digests in files.items():
-            inside = PurePosixPath(name).parts
-            if not inside or ".." in inside or os.path.isabs(name) or "\0" in name:
-                raise self._damaged(f"{name!r} is no file in this folder")
-            good = isinstance(digests, list) and all(isinstance(one, str) for one in digests)
-            if not good or not (digests or name in GROWING):
-                raise self._damaged(f"{name!r} has no checksums")
-        return files
-
-    def _damaged(self, told: str) -> OutputError:
-        return OutputError(
-            f"{self.mark} is damaged: {told}; without it bnas cannot tell which files the run wrote: "
-            "take it from a copy, or give another folder"
-        )
+        return self.mark.files()
 
     # What a keeper does (`bnas.runtime.storage.files.Keeper`).
 
@@ -116,7 +72,7 @@ class Ledger:
         if name == MARK or path.name.startswith(".bnas-"):
             return
         self.refuse_links(name)
-        with self._changing() as files:
+        with self.mark.changing() as files:
             before = self._before(name, files)
             growing = digest is None or name in GROWING
             files[name] = [] if growing else list(dict.fromkeys([str(digest), *before]))
@@ -127,34 +83,40 @@ class Ledger:
         if not there(path):
             return []
         if name not in files:
-            raise OutputError(f"{path} is there, and the run did not write it; move it to another place first")
+            raise self._in_the_way(name)
         return [self._own(name, files)] if files[name] else []
+
+    def owns(self, path: Path) -> bool:
+        """Whether the run wrote `path`, as it is now; a file of TensorBoard it has by its place."""
+        name, files = self._name(path), self.files()
+        if any(PurePosixPath(name).match(pattern) for pattern in SCALARS):
+            return True
+        with suppress(OutputError):
+            return name in files and (not there(path) or bool(self._own(name, files)))
+        return False
+
+    def refuse_foreign(self, names: Iterable[str]) -> None:
+        """Raise `OutputError` where a file of the user has one of these names, which the run is going to need."""
+        files = self.files()
+        for name in names:
+            self.refuse_links(name)
+            if name not in files and (self.folder / name).is_file():
+                raise self._in_the_way(name)
 
     def forget(self, path: Path) -> None:
         """Note that `path` was removed."""
-        with self._changing() as files:
+        with self.mark.changing() as files:
             files.pop(self._name(path), None)
 
     def _name(self, path: Path) -> str:
         return Path(os.path.relpath(os.path.abspath(path), os.path.abspath(self.folder))).as_posix()
-
-    @contextmanager
-    def _changing(self) -> Iterator[dict[str, list[str]]]:
-        """The files of the mark, which is written anew where they are changed inside."""
-        with writing(self.mark), _guard(self.folder / GUARD):
-            files = self.files()
-            before = json.dumps(files)
-            yield files
-            if json.dumps(files) != before or not there(self.mark):
-                mark = {"format": FORMAT, "bnas": version("bnas"), "files": files}
-                write_bytes(self.mark, (json.dumps(mark, indent=1) + "\n").encode())
 
     def forget_missing(self) -> None:
         """Forget the files that are not there: a process ended between removing a file and noting that.
 
         Those of the report stay: another process may be about to write them.
         """
-        with self._changing() as files:
+        with self.mark.changing() as files:
             for name in list(files):
                 if not name.startswith(REPORT) and not there(self.folder / name):
                     del files[name]
@@ -173,7 +135,7 @@ class Ledger:
         for _ in range(3):  # a run that is at work replaces files between the two readings
             files = self.files()
             with reading(path):
-                data = path.read_bytes()
+                data = read_file(path)
             if name in files and (not files[name] or checksum(data) in files[name]):
                 return data
         raise self._foreign(path, name in files)
@@ -198,9 +160,13 @@ class Ledger:
         path = self.folder / name
         with reading(path):
             found = file_checksum(path)
-        if name not in files or (files[name] and found not in files[name]):
+        if name not in files or not (found in files[name] or (not files[name] and _has_grown(path))):
             raise self._foreign(path, name in files)
         return found
+
+    def _in_the_way(self, name: str) -> OutputError:
+        path = self.folder / name
+        return OutputError(f"{path} is there, and the run did not write it; move it to another place first")
 
     def _foreign(self, path: Path, listed: bool) -> OutputError:
         if not listed:
@@ -230,7 +196,8 @@ class Ledger:
             OutputError: One of them was changed after the run wrote it, or lies behind a link.
         """
         files, tops = self.files(), tuple(within)
-        scalars = [one.relative_to(self.folder).as_posix() for one in self.folder.glob(SCALARS)]
+        found = (one for pattern in SCALARS for one in self.folder.glob(pattern))
+        scalars = [one.relative_to(self.folder).as_posix() for one in found]
         names = [
             name
             for name in dict.fromkeys([*files, *scalars])
@@ -239,7 +206,7 @@ class Ledger:
         for name in names:
             self.refuse_links(name)
         for name in names:
-            if files.get(name) and there(self.folder / name):
+            if name in files and there(self.folder / name):
                 self._own(name, files)
         return names
 
@@ -257,30 +224,16 @@ class Ledger:
             _remove_empty(folder)
 
 
+def _has_grown(path: Path) -> bool:
+    """Whether a log holds nothing but evaluations."""
+    try:
+        EvaluationLog.read(path)
+    except RecordError:
+        return False
+    return True
+
+
 def _remove_empty(folder: Path) -> None:
     with writing(folder):
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
-
-
-@contextmanager
-def _guard(path: Path) -> Iterator[None]:
-    try:
-        with filelock.FileLock(path, timeout=PATIENCE, is_singleton=False):
-            yield
-    except filelock.Timeout as error:
-        raise OutputError(f"{path} is held by another process for {PATIENCE:g} s; wait for it, or stop it") from error
-
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-
-
-def check_name(name: object, place: str) -> str:
-    """`name`, which becomes part of the names of files.
-
-    Raises:
-        OutputError: It has other characters than letters, digits, ``-`` and ``_``.
-    """
-    if isinstance(name, str) and _NAME.fullmatch(name):
-        return name
-    raise OutputError(f"{place}: {name!r} is no name for a file: letters, digits, '-' and '_' are allowed")

@@ -20,9 +20,11 @@ from pathlib import Path
 
 import filelock
 
-from bnas.runtime.storage.files import NO_PERMISSION, TEMPORARY, discard, guarded, write_json, writing
+from bnas.passes.wording import shown
+from bnas.runtime.storage.files import NO_PERMISSION, TEMPORARY, discard, guarded, read_file, write_json, writing
 
-from .ledger import GUARD, Ledger, OutputError
+from .ledger import Ledger
+from .mark import GUARD, MARK, OutputError
 
 LOCK = ".bnas-run.lock"
 """The system locks this file for a process, and lets it go when the process ends, however it ends."""
@@ -54,12 +56,12 @@ class Holder:
     @classmethod
     def read(cls, folder: Path) -> Holder | None:
         """Who is noted in a folder; None where nobody is, or the note is not complete."""
-        with suppress(OSError, ValueError, TypeError):
-            return cls(**json.loads((folder / HOLDER).read_bytes()))
+        with suppress(OSError, ValueError, TypeError, RecursionError):
+            return cls(**json.loads(read_file(folder / HOLDER)))
         return None
 
     def __str__(self) -> str:
-        return f"process {self.pid} on {self.host} since {self.since} ({self.command})"
+        return shown(f"process {self.pid} on {self.host} since {self.since} ({self.command})")
 
 
 def check_place(folder: Path) -> None:
@@ -104,8 +106,8 @@ def kept(folder: Path) -> Iterator[Ledger]:
     with _locked(folder, made):
         _held[place] = threading.get_ident()
         try:
-            _sweep(folder)
             if ledger.exists:
+                _sweep(ledger)
                 ledger.forget_missing()
             with guarded(folder, ledger):
                 yield ledger
@@ -152,28 +154,34 @@ def _holder(folder: Path) -> Holder | None:
     return None
 
 
-_UNFINISHED = re.compile(rf"\..*\.(?P<pid>\d+){re.escape(TEMPORARY)}")
+_UNFINISHED = re.compile(rf"\.(?P<name>.*)\.(?P<pid>\d+){re.escape(TEMPORARY)}")
 
 
-def _sweep(folder: Path) -> None:
+def _sweep(ledger: Ledger) -> None:
     """Remove what processes left that did not come to write a file to its end."""
-    for place, folders, files in os.walk(folder):
-        for name in [*folders, *files]:
-            match = _UNFINISHED.fullmatch(name)
-            if match is None:
+    names = set(ledger.files())
+    for folder in {(ledger.folder / name).parent for name in names}:
+        for path in folder.glob(f".*{TEMPORARY}"):
+            match = _UNFINISHED.fullmatch(path.name)
+            if match is None or not _is_ours(path.with_name(match["name"]), ledger, names):
                 continue
             if int(match["pid"]) != os.getpid() and _runs(int(match["pid"])):
                 continue  # a report is being written
-            path = Path(place) / name
             with writing(path):
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+
+
+def _is_ours(target: Path, ledger: Ledger, names: set[str]) -> bool:
+    """Whether a file that was not completed is one of the run: a listed one, or an ONNX file (``NAME.onnx.RANDOM``)."""
+    name = target.relative_to(ledger.folder).as_posix()
+    return name in (*names, MARK, HOLDER) or re.fullmatch(r"subnets/[^/]+\.onnx\.\w+", name) is not None
 
 
 def _runs(pid: int) -> bool:
     """Whether a process of this machine has that number."""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except OSError:
         return True

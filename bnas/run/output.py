@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from bnas.runtime.latency.machine import machine
 from bnas.runtime.storage.files import reading, there, write_json, writing
 
-from .ledger import Ledger, OutputError
+from .ledger import Ledger
 from .lock import OWN, check_place, kept
+from .mark import OutputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,12 +17,25 @@ from bnas.search import Constraint, Evaluation, Searcher, SearchResult
 from bnas.search.scalars import SearchScalars
 
 from .job import Job, Watch
-from .ledger import OutputError, check_name
+from .mark import OutputError
 from .output import Output, read_json
 
 # The sub-networks that a search hands back, by name, and their file in the folder of a run.
 
 FORMAT = 1
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+def check_name(name: object, place: str) -> str:
+    """`name`, which becomes part of the names of files.
+
+    Raises:
+        OutputError: It has other characters than letters, digits, ``-`` and ``_``.
+    """
+    if isinstance(name, str) and _NAME.fullmatch(name):
+        return name
+    raise OutputError(f"{place}: {name!r} is no name for a file: letters, digits, '-' and '_' are allowed")
 
 
 @dataclass(frozen=True)

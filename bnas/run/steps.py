@@ -21,8 +21,8 @@ from bnas.search import Evaluation
 
 from .delivery import Delivery, Report
 from .job import Job, Watch
-from .ledger import OutputError
 from .lock import kept
+from .mark import OutputError
 from .output import Output, note_architecture, note_environment, note_search
 from .search import SearchPlan, Winners
 

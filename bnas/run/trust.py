@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,9 +21,9 @@ from bnas.config.section import ConfigurationError
 from bnas.data.factories import EXPORTED, SourceError, is_own_model
 from bnas.passes.errors import BnasError
 from bnas.runtime.storage import state
-from bnas.runtime.storage.files import checksum, file_checksum
 
-from .ledger import MARK, Ledger
+from .ledger import Ledger
+from .mark import MARK
 from .output import CONFIG
 
 
@@ -101,30 +100,15 @@ NAMED = "named"
 
 
 def remember(codes: Iterable[Code]) -> None:
-    """Remember that the user named this code, as it is now."""
+    """Remember that the user named this code."""
     for code in codes:
-        if code.place and not remembered(code, same=True):
-            state.remember(NAMED, asdict(code), _content(code))
+        if code.place:
+            state.remember(NAMED, asdict(code), True)
 
 
-def remembered(code: Code, *, same: bool = False) -> bool:
-    """Whether the user named this code with these arguments, and the package lies where it lay.
-
-    With `same` the files have to have the content that they had when he last did.
-    """
-    content = state.recall(NAMED, asdict(code)) if code.place else None
-    return content is not None and (not same or content == _content(code))
-
-
-def _content(code: Code) -> str:
-    """SHA-256 of a file of code, and of all that it can import from beside it."""
-    file = Path(code.place)
-    if not code.name.startswith(code.place):  # an installed package
-        return ""
-    if not file.is_file():
-        return ""
-    files = {file, *file.parent.rglob("*.py")} if file.suffix == ".py" else {file}
-    return checksum(b"".join(os.fsencode(f"{one} {file_checksum(one)}\n") for one in sorted(files)))
+def remembered(code: Code) -> bool:
+    """Whether the user named this code with these arguments, and the package lies where it lay."""
+    return bool(code.place) and state.recall(NAMED, asdict(code)) is True
 
 
 # Whether what a configuration names may be imported.
@@ -150,8 +134,8 @@ def check_code(run: Path, configuration: Configuration, changes: Sequence[str], 
     """Raise unless the user named all code of the configuration of a run.
 
     Args:
-        run: the folder of the run. Code that lies in it may have come with the folder: it has to be as it was when the
-            user named it.
+        run: the folder of the run. Code that lies in it is never the user's own: it may have come with the folder, and
+            imports what lies beside it, compiled files too.
         configuration: with the changes.
         changes: ``KEY=VALUE`` of the command line: the user's word, too.
         folder: what the names of files are relative to.
@@ -176,7 +160,7 @@ def _said(changes: Sequence[str]) -> Any:
 
 
 def _is_own(code: Code, run: Path) -> bool:
-    return remembered(code, same=code.is_in(run))
+    return not code.is_in(run) and remembered(code)
 
 
 def _refuse(run: Path, role: str, code: Code) -> None:
@@ -184,9 +168,7 @@ def _refuse(run: Path, role: str, code: Code) -> None:
     if is_file and not Path(code.place).is_file():
         raise SourceError(f"there is no file {code.place}, which {run / CONFIG} names as its {role}")
     given = f" with the arguments {json.dumps(code.options)}" if code.options else ""
-    why = "which you have not named before"
-    if code.is_in(run) and remembered(code):
-        why = "which lies in the folder of the run, and is not as it was when you named it"
+    why = "which lies in the folder of the run itself" if code.is_in(run) else "which you have not named before"
     raise TrustError(
         f"{run / CONFIG}: {role} is the code {code.name}{given}, {why}: it was not run. Read it, and if you trust it, "
         "say --trust (in Python trust=True)"

@@ -17,7 +17,7 @@ from torch import Tensor
 from bnas.passes import SearchSpace
 from bnas.runtime.errors import CheckpointError
 
-from .files import checksum, discard, reading, there, write_bytes, write_json
+from .files import checksum, discard, file_checksum, read_file, reading, there, write_bytes, write_json
 
 # What tells a super-network, or a model, from any other: its search space and the values of its tensors.
 
@@ -69,6 +69,7 @@ class Archive:
 
     def write(self, directory: Path, tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> None:
         """Write tensors first and the manifest that names them last, so that an interrupted write loses nothing."""
+        self._refuse_others(directory)
         data = tensor_bytes(tensors)
         name = f"{self.prefix}-{checksum(data)[:12]}.safetensors"
         write_bytes(directory / name, data)
@@ -76,11 +77,27 @@ class Archive:
         write_json(directory / self.manifest, sealed(head | dict(manifest)))
         self.remove_others(directory, name)
 
+    def _refuse_others(self, directory: Path) -> None:
+        """Raise where the manifest's place is taken by a file that is no manifest."""
+        path = directory / self.manifest
+        try:
+            known = not there(path) or SEAL in json.loads(read_file(path))
+        except (ValueError, TypeError, RecursionError):
+            known = False
+        if not known:
+            raise CheckpointError(f"{path} is there, and bnas did not write it; move it to another place first")
+
     def remove_others(self, directory: Path, name: str) -> None:
-        """Remove the files of tensors that no manifest names any more; `name` is the one that stays."""
+        """Remove the files of tensors that no manifest names any more; `name` is the one that stays.
+
+        A file is one of those if its name has the checksum of its content, as bnas names them.
+        """
         for old in directory.glob(f"{self.prefix}-{'[0-9a-f]' * 12}.safetensors"):
             if old.name != name:
-                discard(old)
+                with reading(old):
+                    own = old.stem.endswith(file_checksum(old)[:12])
+                if own:
+                    discard(old)
 
     def exists(self, directory: Path) -> bool:
         """Whether something was written whole."""
@@ -111,7 +128,7 @@ class Archive:
             raise CheckpointError(f"{directory} holds no {self.what}: {self.manifest} is missing")
         try:
             with reading(path):
-                manifest = json.loads(path.read_bytes())
+                manifest = json.loads(read_file(path))
         except ValueError as error:
             raise CheckpointError(f"{path} is damaged: {error}") from error
         if not isinstance(manifest, dict) or manifest.get("format") != self.format:

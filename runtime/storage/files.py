@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -101,6 +102,9 @@ class Keeper(Protocol):
             BnasError: The file must not be written.
         """
 
+    def owns(self, path: Path) -> bool:
+        """Whether bnas wrote `path`, as it is now, so that it may be removed."""
+
     def forget(self, path: Path) -> None:
         """Note that bnas has removed `path`."""
 
@@ -186,14 +190,17 @@ def publish(source: Path, target: Path) -> None:
 
 
 def discard(path: Path) -> None:
-    """Remove a file that bnas wrote, if it is there.
+    """Remove a file that bnas wrote, if it is there; a file that the keeper of its folder does not know stays.
 
     Raises:
         WriteError: it cannot be removed.
     """
+    keeper = _keeper(path)
     with writing(path):
+        if keeper is not None and not keeper.owns(path):
+            return
         path.unlink(missing_ok=True)
-        if (keeper := _keeper(path)) is not None:
+        if keeper is not None:
             keeper.forget(path)
 
 
@@ -214,6 +221,21 @@ def write_json(path: Path, data: Any) -> None:
     write_bytes(path, (json.dumps(data, indent=2, allow_nan=False) + "\n").encode())
 
 
+# Reading.
+
+
+def read_file(path: Path) -> bytes:
+    """The content of a plain file: a pipe would be waited for.
+
+    Raises:
+        ReadError: it cannot be read, or is no plain file.
+    """
+    with reading(path):
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ReadError(f"{path} cannot be read: it is no plain file; remove it, or take the file from a copy")
+        return path.read_bytes()
+
+
 # Checksums.
 
 
@@ -225,6 +247,8 @@ def checksum(data: bytes) -> str:
 def file_checksum(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
     digest = hashlib.sha256()
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ReadError(f"{path} cannot be read: it is no plain file; remove it, or take the file from a copy")
     with path.open("rb") as file:
         while block := file.read(2**20):
             digest.update(block)

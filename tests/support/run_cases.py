@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from bnas.passes import Subnet
-from bnas.run.ledger import FORMAT, MARK
 from bnas.run.lock import OWN, kept
+from bnas.run.mark import FORMAT, MARK
 from bnas.run.output import CONFIG, Output, note_architecture, note_environment, note_search
 from bnas.runtime import EpochRecord, Stage, SuperNetwork
 from bnas.runtime.storage.files import file_checksum, write_json

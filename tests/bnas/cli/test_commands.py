@@ -12,7 +12,7 @@ import onnx
 import pytest
 from command_line import bnas, found, write_files
 
-from bnas.run.ledger import OutputError
+from bnas.run.mark import OutputError
 from bnas.run.output import differences, open_output
 from bnas.run.pipeline import free_in
 

@@ -22,7 +22,7 @@ from bnas.page.plot import CURVES, WINNERS
 from bnas.page.recorded import ReportError, read_run
 from bnas.page.words import quantity, told
 from bnas.passes import Subnet
-from bnas.run.ledger import MARK, OutputError
+from bnas.run.mark import MARK, OutputError
 from bnas.runtime import SuperNetwork
 from bnas.runtime.storage.files import WriteError
 from bnas.search import EvaluationLog, Objective

@@ -8,10 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from bnas.run.ledger import MARK, Ledger, OutputError, check_name
+from bnas.passes import Subnet
+from bnas.run.ledger import Ledger
 from bnas.run.lock import OWN, kept
+from bnas.run.mark import MARK, OutputError
 from bnas.run.output import Output, open_output
-from bnas.runtime.storage.files import TEMPORARY, ReadError, append_line, claim_growing, discard, publish, write_bytes
+from bnas.run.search import check_name
+from bnas.runtime.storage.files import TEMPORARY, ReadError, claim_growing, discard, publish, write_bytes
+from bnas.search import EvaluationLog
 
 
 @pytest.fixture
@@ -22,8 +26,7 @@ def run(tmp_path: Path) -> Path:
         open_output(folder, {"a": 1})
         write_bytes(folder / "winners.json", b"{}")
         write_bytes(folder / "subnets" / "best.json", b"[1]")
-        claim_growing(folder / "evaluations.jsonl")
-        append_line(folder / "evaluations.jsonl", b"one")
+        EvaluationLog(folder / "evaluations.jsonl").record(Subnet({"w": 1}), {"accuracy": 0.5}, 1.0)
     return folder
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from bnas.run.ledger import Ledger, OutputError
+from bnas.run.ledger import Ledger
 from bnas.run.lock import HOLDER, Holder, StaleLockWarning, kept
+from bnas.run.mark import OutputError
 from bnas.runtime.storage.files import write_bytes
 
 HOLD = """

@@ -16,7 +16,7 @@ from bnas.data.digits import DigitNet, splits
 from bnas.page import write_page
 from bnas.passes import Subnet
 from bnas.run.folder import RunFolder
-from bnas.run.ledger import OutputError
+from bnas.run.mark import OutputError
 from bnas.run.output import open_output
 from bnas.run.pipeline import described
 from bnas.run.search import Winners

@@ -18,8 +18,8 @@ from bnas.cli.terminal import watching
 from bnas.config.file import load_config
 from bnas.passes import Subnet
 from bnas.run.folder import RunFolder
-from bnas.run.ledger import OutputError
 from bnas.run.lock import kept
+from bnas.run.mark import OutputError
 from bnas.run.output import Output, note_environment
 from bnas.run.runner import begin
 from bnas.search import Evaluation

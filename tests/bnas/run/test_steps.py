@@ -16,8 +16,8 @@ from torch import nn
 
 from bnas.passes import Elasticity
 from bnas.run.job import Job, Splits
-from bnas.run.ledger import OutputError
 from bnas.run.lock import kept
+from bnas.run.mark import OutputError
 from bnas.run.output import Output, open_output
 from bnas.run.pipeline import described, run_job
 from bnas.run.search import Winners

@@ -1,0 +1,106 @@
+"""The mark of a run's folder: the list of the files that the run wrote, with their checksums."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import filelock
+
+from bnas.passes.errors import BnasError
+from bnas.runtime.storage.files import read_file, reading, there, write_bytes, writing
+
+MARK = "run.json"
+"""What tells the folder of a run from one of a user, who may well call a file ``config.json``."""
+FORMAT = 2
+GUARD = ".bnas-mark.lock"
+"""Held for as long as the mark is read and written anew: a report may be written while a search is at work."""
+GROWING = ("evaluations.jsonl",)
+"""Files that grow line by line: each line has a checksum of its own."""
+PATIENCE = 60.0
+"""Seconds to wait for another process that changes the mark."""
+
+
+class OutputError(BnasError):
+    """The output folder cannot be used."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """The file ``run.json`` of a folder."""
+
+    folder: Path
+
+    @property
+    def path(self) -> Path:
+        """Where it is."""
+        return self.folder / MARK
+
+    def files(self) -> dict[str, list[str]]:
+        """The files that the run wrote, relative to the folder, each with its possible checksums.
+
+        Raises:
+            OutputError: The mark is damaged, or of another version of bnas.
+        """
+        if not there(self.path):
+            return {}
+        self._refuse_link()
+        try:
+            with reading(self.path):
+                data = json.loads(read_file(self.path))
+        except (ValueError, RecursionError) as error:
+            raise self._damaged(str(error)) from error
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            raise OutputError(
+                f"{self.path} has another format than {FORMAT}, the one that this version of bnas reads; "
+                "go on with the version that made this run, or give another folder"
+            )
+        return self._checked(data.get("files"))
+
+    def _checked(self, files: Any) -> dict[str, list[str]]:
+        if not isinstance(files, dict):
+            raise self._damaged("'files' is missing")
+        for name, digests in files.items():
+            inside = PurePosixPath(name).parts
+            if not inside or ".." in inside or os.path.isabs(name) or not name.isprintable():
+                raise self._damaged(f"{name!a} is no file in this folder")
+            good = isinstance(digests, list) and all(isinstance(one, str) for one in digests)
+            if not good or not (digests or name in GROWING):
+                raise self._damaged(f"{name!r} has no checksums")
+        return files
+
+    def _damaged(self, told: str) -> OutputError:
+        return OutputError(
+            f"{self.path} is damaged: {told}; without it bnas cannot tell which files the run wrote: "
+            "take it from a copy, or give another folder"
+        )
+
+    def _refuse_link(self) -> None:
+        if self.path.is_symlink():
+            raise OutputError(f"{self.path} is a symbolic link; put the file itself there, or give another folder")
+
+    @contextmanager
+    def changing(self) -> Iterator[dict[str, list[str]]]:
+        """The files of the mark, which is written anew where they are changed inside."""
+        with writing(self.path), _guard(self.folder / GUARD):
+            files = self.files()
+            before = json.dumps(files)
+            yield files
+            if json.dumps(files) != before or not there(self.path):
+                mark = {"format": FORMAT, "bnas": version("bnas"), "files": files}
+                write_bytes(self.path, (json.dumps(mark, indent=1) + "\n").encode())
+
+
+@contextmanager
+def _guard(path: Path) -> Iterator[None]:
+    try:
+        with filelock.FileLock(path, timeout=PATIENCE, is_singleton=False):
+            yield
+    except filelock.Timeout as error:
+        raise OutputError(f"{path} is held by another process for {PATIENCE:g} s; wait for it, or stop it") from error
