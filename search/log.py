@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 FORMAT = "bnas-evaluations"
 VERSION = 2
 """Since 2 each line has a checksum."""
+BEGIN = f'{{"format": "{FORMAT}"'.encode()
+"""How each file begins."""
 CHECK = "check"
 """The key of a line with the first digits of the checksum of what else stands in it."""
 
@@ -130,6 +132,10 @@ class EvaluationLog:
         with reading(path):
             data = path.read_bytes() if there(path) else b""
         *lines, torn = data.split(b"\n")
+        if not lines and not BEGIN.startswith(torn) and not torn.startswith(BEGIN):
+            raise RecordError(
+                f"{path}:1: needs to be a file of format {FORMAT!r}, version {VERSION}; give another file"
+            )
         if not lines:  # nothing, or a first line that was being written
             with writing(path):
                 path.parent.mkdir(parents=True, exist_ok=True)

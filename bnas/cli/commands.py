@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import gc
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -101,7 +102,8 @@ def train(
     ):
         steps.train()
     folder = steps.output.folder
-    options.say(console, f"The trained super-network is in {folder / 'supernet'}; `bnas search {folder}` searches it")
+    told = shlex.join(["bnas", "search", str(folder)])
+    options.say(console, f"The trained super-network is in {folder / 'supernet'}; `{told}` searches it")
 
 
 @contextmanager
@@ -128,7 +130,10 @@ def begun(
     if folder is None:
         raise OutputError(f"{config} has no log_dir; say --output DIR")
     with kept(Path(folder)):
-        yield begin(configuration, config.parent, Path(folder), watch, file=config, resume=resume, overwrite=overwrite)
+        said: Any = {"file": config, "resume": resume, "overwrite": overwrite}
+        with options.unchanged():
+            steps = begin(configuration, config.parent, Path(folder), watch, **said)
+        yield steps
 
 
 # ``bnas search``: what was trained in the folder of a run, searched, and searched again by other settings.
@@ -145,12 +150,17 @@ def search(
 ) -> None:
     """Search the super-network that `bnas train` left in a folder; --set gives the search other settings."""
     from bnas.run.folder import RunFolder
+    from bnas.run.lock import kept
 
     with options.watched(verbose) as (console, watch):
         folder = RunFolder.open(run, source, changes=tuple(changes or ()), watch=watch, trust=trust)
-        winners = folder.search(resume=resume, overwrite=overwrite)
+        with kept(run):
+            with options.unchanged():
+                folder.begin_search(resume=resume, overwrite=overwrite)
+            winners = folder.steps.search()
     console.print(winners_table(winners))
-    options.say(console, f"The front is in {run / 'pareto.json'}; `bnas export {run}` writes these and measures them")
+    told = shlex.join(["bnas", "export", str(run)])
+    options.say(console, f"The front is in {run / 'pareto.json'}; `{told}` writes these and measures them")
 
 
 def winners_table(winners: Winners) -> Table:

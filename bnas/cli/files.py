@@ -46,7 +46,7 @@ def export(
     with options.watched(verbose, resumes=False) as (console, watch):
         folder = RunFolder.open(run, source, changes=tuple(wanted), watch=watch, trust=trust)
         if onnx is not None:
-            check_target(onnx, run, overwrite)
+            check_target(onnx, overwrite)
         report = folder.export() if onnx is None else None
         told = f"All files are in {run}" if onnx is None else written(folder, subnet, onnx, int8)
     if report is not None:
@@ -54,18 +54,19 @@ def export(
     options.say(console, told)
 
 
-def check_target(path: Path, run: Path, overwrite: bool) -> None:
-    """Raise `OutputError` where a file is there that must not be replaced: of the run itself, or not from bnas."""
+def check_target(path: Path, overwrite: bool) -> None:
+    """Raise `OutputError` where a file is there that must not be replaced: of a run, or not from bnas."""
     from bnas.run.ledger import Ledger
     from bnas.run.mark import OutputError
-    from bnas.runtime.onnx.file import former_model, made_by_bnas
+    from bnas.runtime.onnx.file import made_by_bnas, replaceable
 
     if not path.is_file():
         return
-    own = [run / name for name in Ledger(run).files()]
-    if any(path.samefile(one) for one in own if one.exists()):
-        raise OutputError(f"{path} is a file of the run; give another name")
-    if path.stat().st_size and former_model(path) is None:
+    place = path.resolve()
+    for run in place.parents:
+        if place.relative_to(run).as_posix() in Ledger(run).files():
+            raise OutputError(f"{path} is a file of the run in {run}; give another name")
+    if not replaceable(path):
         raise OutputError(f"{path} is there and is no ONNX file; give another name, or move it away first")
     if path.stat().st_size and not (overwrite or made_by_bnas(path)):
         raise OutputError(f"{path} is an ONNX file that bnas did not write; give another name, or say --overwrite")

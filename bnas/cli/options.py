@@ -72,7 +72,8 @@ def stoppable(resumes: bool = True) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        typer.secho(f"bnas: stopped; go on with: {again(sys.argv[1:], resumes)}", fg="yellow", err=True)
+        told = again(sys.argv[1:], resumes, begun=not getattr(error, UNCHANGED, False))
+        typer.secho(f"bnas: stopped; go on with: {told}", fg="yellow", err=True)
         number = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
         raise typer.Exit(SIGNALS + number) from None
     finally:
@@ -84,7 +85,23 @@ def _terminate(*_: object) -> None:
     raise Terminated
 
 
-def again(arguments: list[str], resumes: bool = True) -> str:
-    """The command line that goes on with what another one began."""
+UNCHANGED = "unchanged"
+"""An attribute of a `KeyboardInterrupt` that came before anything was changed."""
+
+
+@contextmanager
+def unchanged() -> Iterator[None]:
+    """While it lasts, nothing is changed but what the same command, given again, changes in the same way."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        setattr(error, UNCHANGED, True)
+        raise
+
+
+def again(arguments: list[str], resumes: bool = True, *, begun: bool = True) -> str:
+    """The command line that goes on with what another one began; the same one where it has not begun."""
+    if not resumes or ("--overwrite" in arguments and not begun):
+        return shlex.join(["bnas", *arguments])
     kept = [one for one in arguments if one not in ("--resume", "--overwrite")]
-    return shlex.join(["bnas", *kept, *(["--resume"] if resumes else [])])
+    return shlex.join(["bnas", *kept, "--resume"])

@@ -83,7 +83,7 @@ def passes_of(supernet: SuperNetwork) -> Iterator[str]:
 def told(error: Exception) -> str | None:
     """What to tell of `error`; None where it is a fault of bnas or of code that a user brought, to be seen whole."""
     if isinstance(error, BnasError):
-        return str(error) + "".join(f"\n  {note}" for note in getattr(error, "__notes__", ()))
+        return _plain(str(error) + "".join(f"\n  {note}" for note in getattr(error, "__notes__", ())))
     if isinstance(error, torch.OutOfMemoryError):
         first = str(error).split(". ")[0]
         return f"{first}: a smaller batch_size, batch_size_val or accumulate instead of large batches needs less"
@@ -92,3 +92,8 @@ def told(error: Exception) -> str | None:
         place = "" if error.filename is None else f"{error.filename}: "
         return f"{place}{why(error) if full else error.strerror} (-v shows where)"
     return None
+
+
+def _plain(text: str) -> str:
+    """A text without characters that steer a terminal: a file of somebody else may have them in any name."""
+    return "".join(one if one.isprintable() or one == "\n" else repr(one)[1:-1] for one in text)

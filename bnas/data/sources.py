@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -54,14 +55,19 @@ def read_weights(path: Path, names: Iterable[str] = ()) -> dict[str, Tensor]:
         WeightsError: the file is missing, damaged, or holds something else.
     """
     if not is_file(path):
-        raise WeightsError(f"weights {shown(path)}: there is no such file")
+        told = "it is a folder; name the file in it" if path.is_dir() else "there is no such file"
+        raise WeightsError(f"weights {shown(path)}: {told}")
     try:
         if path.suffix == ".safetensors":
             found: Any = safetensors.torch.load_file(path)
         else:
             found = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:  # PyTorch's own text says how to run the code in the file
+        told = "it holds Python objects, or is damaged; save the tensors alone: torch.save(model.state_dict(), FILE)"
+        raise WeightsError(f"weights {shown(path)} cannot be read as tensors: {told}") from error
     except Exception as error:
-        raise WeightsError(f"weights {path} cannot be read as tensors: {error}") from error
+        told = f"it is cut short, damaged or of another kind ({shown(error)})"
+        raise WeightsError(f"weights {shown(path)} cannot be read as tensors: {told}") from error
     return _without_prefix(_unwrapped(found, path), set(names), path)
 
 

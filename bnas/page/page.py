@@ -148,6 +148,8 @@ def write_page(run: Path, output: Path | None = None) -> Path:
     files |= {f"report/{name}.csv": data for name, data in page.tables()}
     files["report.html"] = page.html().encode()
     ledger = Ledger(place)
+    if ledger.exists and place.resolve() != run.resolve():
+        raise ReportError(f"{place} is the folder of another run, with a report of its own; give another folder")
     if not ledger.exists:
         _refuse_others(place, files)
     with guarded(place, ledger) if ledger.exists else nullcontext():

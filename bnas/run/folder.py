@@ -23,13 +23,12 @@ from bnas.search.result import WINNERS
 
 from .delivery import Report
 from .job import Job, Splits, Watch
-from .ledger import Ledger
+from .ledger import DELIVERED, FOUND, Ledger
 from .lock import kept
 from .mark import OutputError
 from .output import CONFIG, Output, changed, read_json
-from .pipeline import DELIVERED, EXPORT, FOUND, free_in, within
+from .pipeline import EXPORT, free_in, within
 from .runner import SOURCE, job_of
-from .search import Winners
 from .steps import Steps
 from .trust import check_code
 
@@ -127,12 +126,6 @@ class RunFolder:
                 raise OutputError(f"{told}: existing evaluations become invalid; --overwrite replaces them")
             ledger.remove(former)
             write_json(self.folder / CONFIG, config)
-
-    def search(self, *, resume: bool = False, overwrite: bool = False) -> Winners:
-        """Search what was trained; raises as `begin_search` and `Steps.search`."""
-        with kept(self.folder):
-            self.begin_search(resume=resume, overwrite=overwrite)
-            return self.steps.search()
 
     def check_export(self) -> None:
         """Raise `OutputError` where a change is of what was trained or searched."""

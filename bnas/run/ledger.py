@@ -18,6 +18,10 @@ from .mark import GROWING, MARK, Mark, OutputError
 
 SCALARS = ("training/tensorboard/events.out.tfevents.*", "search/tensorboard/events.out.tfevents.*")
 """Files that TensorBoard writes, below the folder of a run."""
+FOUND = ("search.json", "winners.json", "pareto.json", "evaluations.csv", "evaluations.jsonl", "latency.json", "search")
+"""What a search leaves in the folder of a run."""
+DELIVERED = ("report.json", "report.html", "report", "subnets")
+"""What is exported after it."""
 REPORT = "report"
 """How the names begin of files that a process writes without holding the folder."""
 

@@ -35,10 +35,6 @@ SEEDS = ("bootstrapNAS.search.seed", "search.seed")
 """Places that also fix the training."""
 EXPORT = (*FREE, "latency", "device", "data", "batch_size_val")
 """Places that an export may have in another way than the search before it."""
-FOUND = ("search.json", "winners.json", "pareto.json", "evaluations.csv", "evaluations.jsonl", "latency.json", "search")
-"""What a search leaves in the folder of a run."""
-DELIVERED = ("report.json", "report.html", "report", "subnets")
-"""What is exported after it."""
 
 
 @dataclass(frozen=True)

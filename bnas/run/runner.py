@@ -77,12 +77,19 @@ def sources_of(data: Any, source: Path, file: Path | None = None) -> list[Path]:
     return [one for one in (file, *named) if one is not None and _there(one) and one.resolve() != source.resolve()]
 
 
-def _texts(data: Any) -> Iterator[str]:
-    if isinstance(data, str):
+FILES = ("model", "model_options", "weights", "data", "data_options", "dataset")
+"""Keys whose texts may be names of files and folders; elsewhere a text such as "original" is none."""
+
+
+def _texts(data: Any, files: bool = False) -> Iterator[str]:
+    if isinstance(data, str) and (files or not data.isidentifier()):
         yield data
-    elif isinstance(data, Mapping | list):
-        for one in data.values() if isinstance(data, Mapping) else data:
-            yield from _texts(one)
+    elif isinstance(data, Mapping):
+        for key, one in data.items():
+            yield from _texts(one, files or key in FILES)
+    elif isinstance(data, list):
+        for one in data:
+            yield from _texts(one, files)
 
 
 def _there(path: Path) -> bool:

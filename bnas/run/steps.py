@@ -21,6 +21,7 @@ from bnas.search import Evaluation
 
 from .delivery import Delivery, Report
 from .job import Job, Watch
+from .ledger import FOUND
 from .lock import kept
 from .mark import OutputError
 from .output import Output, note_architecture, note_environment, note_search
@@ -74,7 +75,7 @@ class Steps:
         ``training/`` and ``supernet/``.
         """
         if SUPERNET.exists(self.output.folder / "supernet"):
-            return self.supernet
+            return self._trained()
         job = self.job
         random_state.begin_at(job.search.seed)
         self.watch.phase("finding what is elastic")
@@ -82,15 +83,26 @@ class Steps:
         self.watch.on_supernet(supernet)
         self._plan(supernet).searcher(Evaluator(supernet, None, ()), lambda _: 0.0)  # its faults show now, not in hours
         self._note(supernet)
-        if job.data.record is not None:
-            write_json(self.output.path("data.json"), dict(job.data.record))
+        self._note_data()
         self._keep_original()
+        if TRAINING.exists(self.output.folder / "training" / "last"):
+            self.output.ledger.check(f"training/last/{TRAINING.manifest}")
         self.watch.phase("training")
         self._trainer(supernet).fit(job.data.train, job.data.validation, resume=self.output.resumed)
         supernet.eval()
         supernet.save(self.output.path("supernet"))
         self._supernet = supernet
         return supernet
+
+    def _trained(self) -> SuperNetwork:
+        """The super-network that was trained before; what is only noted of it is written again where it is missing."""
+        if not MODEL.exists(self.output.folder / "original"):
+            folder = self.output.folder
+            told = f"take it from a copy, or train anew: `bnas train CONFIG --output {folder} --overwrite`"
+            raise OutputError(f"{folder / 'original' / MODEL.manifest} is missing, and cannot be made again; {told}")
+        self._note(self.supernet)
+        self._note_data()
+        return self.supernet
 
     @holding
     def search(self) -> Winners:
@@ -99,6 +111,7 @@ class Steps:
         Leaves ``search.json``, ``latency.json`` if asked for, ``evaluations.jsonl`` and ``.csv``, ``pareto.json``,
         ``winners.json``.
         """
+        self.output.ledger.refuse_foreign(FOUND)
         evaluator = self.evaluator
         random_state.begin_at(self.job.search.seed)
         self.watch.phase("searching")
@@ -145,6 +158,7 @@ class Steps:
                 begun = TRAINING.exists(self.output.folder / "training" / "last")
                 told = f"bnas train CONFIG --output {self.output.folder}{' --resume' if begun else ''}"
                 raise OutputError(f"{self.output.folder} holds no trained super-network; `{told}` makes it")
+            self.output.ledger.check(f"supernet/{SUPERNET.manifest}")
             self._supernet = SuperNetwork.load(folder, self.job.model).eval()
             self.watch.on_supernet(self._supernet)
         return self._supernet
@@ -152,6 +166,8 @@ class Steps:
     @cached_property
     def original(self) -> nn.Module:
         """The model as it was when the training began, in evaluation mode."""
+        if MODEL.exists(self.output.folder / "original"):
+            self.output.ledger.check(f"original/{MODEL.manifest}")
         model = deep_copy(self.job.model)
         read_model(self.output.folder / "original", model)
         return model.eval()
@@ -177,6 +193,10 @@ class Steps:
             note_environment(self.output)
             note_architecture(self.output, supernet.architecture)
         self._noted = True
+
+    def _note_data(self) -> None:
+        if self.job.data.record is not None:
+            write_json(self.output.path("data.json"), dict(self.job.data.record))
 
     def _note_search(self, plan: SearchPlan, reference: float) -> None:
         job = self.job

@@ -20,6 +20,7 @@ from bnas.config.file import with_changes
 from bnas.config.section import ConfigurationError
 from bnas.data.factories import EXPORTED, SourceError, is_own_model
 from bnas.passes.errors import BnasError
+from bnas.passes.wording import shown
 from bnas.runtime.storage import state
 
 from .ledger import Ledger
@@ -166,10 +167,11 @@ def _is_own(code: Code, run: Path) -> bool:
 def _refuse(run: Path, role: str, code: Code) -> None:
     is_file = code.name.startswith(code.place) and bool(code.place)
     if is_file and not Path(code.place).is_file():
-        raise SourceError(f"there is no file {code.place}, which {run / CONFIG} names as its {role}")
+        told = "say --from DIR with the folder where it lies now"
+        raise SourceError(f"there is no file {shown(code.place)}, which {run / CONFIG} names as its {role}; {told}")
     given = f" with the arguments {json.dumps(code.options)}" if code.options else ""
     why = "which lies in the folder of the run itself" if code.is_in(run) else "which you have not named before"
     raise TrustError(
-        f"{run / CONFIG}: {role} is the code {code.name}{given}, {why}: it was not run. Read it, and if you trust it, "
-        "say --trust (in Python trust=True)"
+        f"{run / CONFIG}: {role} is the code {shown(code.name)}{given}, {why}: it was not run. Read it, and if you "
+        "trust it, say --trust (in Python trust=True)"
     )

@@ -81,7 +81,7 @@ def staged(target: Path) -> Iterator[Path]:
     try:
         if target.is_dir():
             raise IsADirectoryError("it is a folder")
-        if target.exists() and target.stat().st_size and former_model(target) is None:
+        if target.exists() and not replaceable(target):
             raise OnnxWriteError(f"{target} is there and is no ONNX file; give another name, or move it away first")
         if not target.parent.is_dir():
             raise NotADirectoryError(f"there is no folder {str(target.parent)!r}; make it first")
@@ -159,6 +159,12 @@ def former_model(target: Path) -> onnx.ModelProto | None:
     except Exception:  # the library raises errors of protocol buffers, which has several implementations
         return None
     return model if model.ir_version and model.HasField("graph") else None
+
+
+def replaceable(target: Path) -> bool:
+    """Whether the file at `target` is an ONNX file, or an empty one that is called so."""
+    empty = target.stat().st_size == 0 and target.suffix == ".onnx"
+    return empty or former_model(target) is not None
 
 
 def made_by_bnas(target: Path) -> bool:

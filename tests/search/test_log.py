@@ -94,6 +94,8 @@ AGAIN = ROW.replace("0,", "1,", 1)
     ("text", "line", "reason"),
     [
         pytest.param("[]\n", 1, "of format 'bnas-evaluations', version 2", id="head"),
+        pytest.param('{"my only copy": 1}', 1, "of format", id="another-file-without-a-line"),
+        pytest.param("notes", 1, "of format", id="a-text"),
         pytest.param("index,accuracy\n", 1, "of format", id="csv"),
         pytest.param(HEAD.replace(" 2", " 1"), 1, "version 2", id="version"),
         pytest.param(HEAD.replace("check", "chock"), 1, "version 2", id="head-without-checksum"),

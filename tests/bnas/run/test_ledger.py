@@ -7,13 +7,15 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from bnas.passes import Subnet
-from bnas.run.ledger import Ledger
-from bnas.run.lock import OWN, kept
+from bnas.run.ledger import FOUND, Ledger
+from bnas.run.lock import HOLDER, OWN, Holder, kept
 from bnas.run.mark import MARK, OutputError
 from bnas.run.output import Output, open_output
 from bnas.run.search import check_name
+from bnas.runtime.storage.archive import Archive
 from bnas.runtime.storage.files import TEMPORARY, ReadError, claim_growing, discard, publish, write_bytes
 from bnas.search import EvaluationLog
 
@@ -142,6 +144,8 @@ def test_a_folder_may_itself_be_a_link(run: Path, tmp_path: Path) -> None:
         ('{"format": 2, "files": {"a/../../x": ["a"]}}', r"'a/../../x' is no file in this folder"),
         ('{"format": 2, "files": {"": ["a"]}}', r"'' is no file in this folder"),
         ('{"format": 2, "files": {"a\\u0000": ["a"]}}', r"is no file in this folder"),
+        ("[" * 200_000, "is damaged: "),
+        ('{"format": 2, "files": {"a\\ud800": ["a"]}}', "is no file in this folder"),
         ('{"format": 2, "files": {"notes.txt": []}}', r"'notes.txt' has no checksums"),
         ('{"format": 2, "files": {"notes.txt": 3}}', r"'notes.txt' has no checksums"),
     ],
@@ -152,6 +156,74 @@ def test_a_damaged_mark_removes_nothing(run: Path, mark: str, message: str) -> N
     with pytest.raises(OutputError, match=rf"run\.json (is|has) .*{message.removeprefix('is ').removeprefix('has ')}"):
         open_output(run, {}, overwrite=True)
     assert content(run) == before
+
+
+LIKE_OURS = {
+    "mylogs/tensorboard/events.out.tfevents.1.mine": b"scalars",
+    "supernet/weights-aaaaaaaaaaaa.safetensors": b"my copy of other weights",
+    "subnets/best.int8.onnx": b"a file of another tool",
+    f"notes/.draft.999999{TEMPORARY}": b"not complete",
+    f"subnets/.mine.999999{TEMPORARY}": b"not complete",
+}
+
+
+def test_files_that_look_like_those_of_a_run_stay(run: Path) -> None:
+    for name, data in LIKE_OURS.items():
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_bytes(data)
+    with kept(run):
+        discard(run / "subnets" / "best.int8.onnx")
+        MODEL_LIKE.write(run / "supernet", {"weight": torch.zeros(2)}, {})
+        MODEL_LIKE.write(run / "supernet", {"weight": torch.ones(2)}, {})
+    assert len(list((run / "supernet").glob("weights-*"))) == 2, "the former weights are gone, and mine are not"
+    open_output(run, {"a": 2}, overwrite=True)
+    assert {name: data for name, data in content(run).items() if name in LIKE_OURS} == LIKE_OURS
+
+
+MODEL_LIKE = Archive("supernet", "super-network", 1, (), "weights")
+
+
+def test_nothing_is_removed_in_a_folder_that_is_no_run(run: Path) -> None:
+    unfinished = run / "subnets" / f".best.json.999999{TEMPORARY}"
+    unfinished.touch()
+    with pytest.raises(OutputError, match="holds files that are not a run of bnas"):
+        open_output(run.parent, {})
+    assert unfinished.exists()
+    with kept(run):
+        pass
+    assert not unfinished.exists()
+
+
+def test_a_log_that_was_edited_is_not_removed(run: Path) -> None:
+    with (run / "evaluations.jsonl").open("a") as file:
+        file.write("# my remarks\n")
+    with pytest.raises(OutputError, match=r"evaluations\.jsonl is damaged, or was changed"):
+        open_output(run, {}, overwrite=True)
+    assert "my remarks" in (run / "evaluations.jsonl").read_text()
+
+
+@pytest.mark.parametrize("name", [MARK, "config.json", HOLDER])
+def test_a_pipe_is_not_waited_for(run: Path, name: str) -> None:
+    (run / name).unlink(missing_ok=True)
+    os.mkfifo(run / name)
+    if name == HOLDER:
+        assert Holder.read(run) is None
+        return
+    with pytest.raises(ReadError, match=f"{name} cannot be read: it is no plain file"):
+        Ledger(run).json("config.json")
+
+
+def test_a_mark_that_is_a_link_is_refused(run: Path, tmp_path: Path) -> None:
+    (run / MARK).rename(tmp_path / "outside")
+    (run / MARK).symlink_to(tmp_path / "outside")
+    with pytest.raises(OutputError, match=r"run\.json is a symbolic link"):
+        open_output(run, {}, overwrite=True)
+
+
+def test_a_file_in_the_way_is_told_before_the_work(run: Path) -> None:
+    (run / "pareto.json").write_text("mine")
+    with pytest.raises(OutputError, match=r"pareto\.json is there, and the run did not write it"):
+        Ledger(run).refuse_foreign(FOUND)
 
 
 @pytest.mark.parametrize("name", ["../x", "/x", "", ".", "..", "a\0b", "a/b", "a\n", None, 3, "-"])

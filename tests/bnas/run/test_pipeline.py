@@ -21,6 +21,7 @@ from bnas.run.output import open_output
 from bnas.run.pipeline import described
 from bnas.run.search import Winners
 from bnas.runtime import QuantisationError
+from bnas.runtime.storage.files import write_bytes
 from bnas.search import Evaluation, Objective, SearchError, SearchResult
 
 OBJECTIVES = (Objective("accuracy", "max"), Objective("macs", "min"))
@@ -90,8 +91,7 @@ def test_int8_that_cannot_be_is_noted_and_ends_nothing(tmp_path: Path, monkeypat
         raise QuantisationError("no such operator")
 
     def left_from_an_earlier_run(_: str) -> None:
-        (tmp_path / "run/subnets").mkdir(exist_ok=True)
-        (tmp_path / "run/subnets/best.int8.onnx").touch()
+        write_bytes(tmp_path / "run/subnets/best.int8.onnx", b"")
 
     torch.manual_seed(0)
     settings = {"stages": [bnas.Stage(("depth",), epochs=1)], "search": bnas.SearchSettings(num_evals=4)}

@@ -11,9 +11,11 @@ import pytest
 import torch
 from training_cases import batches, plain, same, supernet, tensors
 
+from bnas.passes import BnasError
 from bnas.runtime import CheckpointError, Distillation, Recipe, Stage, SuperNetwork, Trainer, TrainingError
 from bnas.runtime.storage.archive import SEAL, sealed
 from bnas.runtime.storage.checkpoint import optimizer_state
+from bnas.runtime.storage.files import checksum
 
 STAGES = [Stage(("depth",)), Stage()]
 RECIPE = plain(ema_decay=0.5)
@@ -133,9 +135,29 @@ def test_undamaged_one_is_taken(folder: Path) -> None:
 def test_what_is_no_training_is_begun_over(tmp_path: Path) -> None:
     """Such as a write that was interrupted before the manifest."""
     (tmp_path / "last").mkdir(parents=True)
-    (tmp_path / "last" / "training-000000000000.safetensors").write_bytes(b"half")
+    former = tmp_path / "last" / f"training-{checksum(b'whole')[:12]}.safetensors"
+    former.write_bytes(b"whole")
     fit(tmp_path, resume=False)
-    assert weights(tmp_path).name != "training-000000000000.safetensors"
+    assert weights(tmp_path) != former
+
+
+def test_a_file_that_is_only_called_so_stays(tmp_path: Path) -> None:
+    (tmp_path / "last").mkdir(parents=True)
+    mine = tmp_path / "last" / "training-000000000000.safetensors"
+    mine.write_bytes(b"mine")
+    fit(tmp_path, resume=False)
+    assert mine.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("name", ["history.json", "best/supernet.json", "last/training.json"])
+def test_a_file_of_the_user_in_the_way_is_not_replaced(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text('{"my": "only copy"}')
+    with pytest.raises(
+        BnasError, match=rf"{name.rpartition('/')[2]} (is there, and bnas did not write it|has another)"
+    ):
+        fit(tmp_path, resume=name.startswith("last"))
+    assert (tmp_path / name).read_text() == '{"my": "only copy"}'
 
 
 class Odd(torch.optim.SGD):
