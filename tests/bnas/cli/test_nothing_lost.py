@@ -147,3 +147,66 @@ def test_modules_of_a_run_are_checked_before_they_are_used(told: Told, folder: P
     assert code == 1
     assert "best.safetensors is damaged, or was changed after the run wrote it" in text
     assert not (folder / "best.onnx").exists()
+
+
+def test_the_command_to_go_on_with_overwrites_until_the_former_run_is_gone(
+    told: Told, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {path: path.read_bytes() for path in (folder / "run").rglob("*.json")}
+    command = ("train", "config.json", "-o", "run", "--overwrite")
+    monkeypatch.setenv("STOP_AT", "1")  # while the data are looked at
+    code, text = told(*command)
+    assert code == 130
+    assert "go on with: bnas train config.json -o run --overwrite\n" in text
+    assert {path: path.read_bytes() for path in before} == before
+    monkeypatch.setenv("STOP_AT", "3")  # in the training
+    code, text = told(*command)
+    assert code == 130
+    assert "go on with: bnas train config.json -o run --resume\n" in text
+    assert not (folder / "run" / "winners.json").exists()
+
+
+@pytest.mark.parametrize("part", ["supernet", "original"])
+def test_a_part_of_another_run_is_refused(part: str, told: Told, folder: Path) -> None:
+    assert told("train", "config.json", "-o", "other", "--set", "optimizer.base_lr=0.5")[0] == 0
+    shutil.rmtree(folder / "run" / part)
+    shutil.copytree(folder / "other" / part, folder / "run" / part)
+    manifest = {"supernet": "supernet.json", "original": "model.json"}[part]
+    (folder / "run" / part / manifest).write_text((folder / "run" / part / manifest).read_text() + "\n")
+    code, text = told("export", "run")
+    assert code == 1
+    assert f"run/{part}/{manifest} is damaged, or was changed after the run wrote it" in text
+
+
+def test_another_run_gets_neither_a_report_nor_a_file(told: Told, folder: Path) -> None:
+    shutil.copytree(folder / "run", folder / "other")
+    before = {path: path.read_bytes() for path in (folder / "other").rglob("*") if path.is_file()}
+    code, text = told("report", "run", "-o", "other")
+    assert code == 1
+    assert "other is the folder of another run" in text
+    code, text = told("export", "run", "--onnx", "other/subnets/best.onnx")
+    assert code == 1
+    assert "is a file of the run in " in text
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_configuration_in_the_folder_of_its_run_may_be_overwritten(told: Told, folder: Path) -> None:
+    for name in ("net.py", "net.pt", "config.json"):
+        shutil.copy(folder / name, folder / "run" / f"my_{name}")
+    data = {**CONFIG, "model": "my_net.py:Net", "weights": "my_net.pt", "data": "my_net.py:data"}
+    (folder / "run" / "my_config.json").write_text(json.dumps(data))
+    code, text = told("train", "run/my_config.json", "-o", "run", "--overwrite")
+    assert (code, text) == (0, "")
+    assert (folder / "run" / "my_net.py").exists()
+
+
+def test_names_in_a_foreign_folder_do_not_steer_the_terminal(told: Told, folder: Path) -> None:
+    config = json.loads((folder / "run" / "config.json").read_text())
+    config["model"] = "net.py:Net\x1b[2K\r\x1b[1A\nbnas: all is well"
+    (folder / "run" / "config.json").write_text(json.dumps(config))
+    stamp(folder / "run")
+    code, text = told("search", "run", "--resume")
+    assert code == 1
+    assert "\x1b[" not in text
+    assert "\r" not in text
+    assert not any(line.startswith("bnas: all is well") for line in text.splitlines())
