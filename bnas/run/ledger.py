@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -93,7 +94,7 @@ class Ledger:
     def owns(self, path: Path) -> bool:
         """Whether the run wrote `path`, as it is now; a file of TensorBoard it has by its place."""
         name, files = self._name(path), self.files()
-        if any(PurePosixPath(name).match(pattern) for pattern in SCALARS):
+        if any(fnmatchcase(name, pattern) for pattern in SCALARS):
             return True
         with suppress(OutputError):
             return name in files and (not there(path) or bool(self._own(name, files)))
