@@ -206,7 +206,8 @@ def read_run(folder: Path) -> Recorded:
     ledger = Ledger(folder)
     if not (ledger.exists and _there(ledger, CONFIG)):
         raise ReportError(f"{folder} holds no run of bnas: {CONFIG} is missing; give the folder that a run wrote to")
-    processes = _json(ledger, ENVIRONMENT)
+    processes, evaluations = _json(ledger, ENVIRONMENT), _evaluations(ledger, EVALUATIONS)
+    _check_whole(ledger, len(evaluations))
     missing = tuple(name for name in MISSING if not _there(ledger, name))
     return Recorded(
         folder,
@@ -215,11 +216,23 @@ def read_run(folder: Path) -> Recorded:
         _architecture(ledger, ARCHITECTURE),
         _part(ledger, HISTORY, History),
         _part(ledger, SEARCH, SearchSettings),
-        _evaluations(ledger, EVALUATIONS),
+        evaluations,
         _part(ledger, RESULTS, Results),
         _json(ledger, DATA),
         missing,
     )
+
+
+def _check_whole(ledger: Ledger, found: int) -> None:
+    """Raise where the log has fewer evaluations than the search that came to its end: it was cut."""
+    winners = _json(ledger, "winners.json")
+    wanted = winners.get("evaluations", 0) if isinstance(winners, dict) else 0
+    if _there(ledger, EVALUATIONS) and found < wanted:
+        path = ledger.folder / EVALUATIONS
+        raise ReportError(
+            f"{path} is damaged: it has {found} of {wanted} evaluations; take it from a copy, or make them again: "
+            f"`bnas search {ledger.folder} --resume`"
+        )
 
 
 def _there(ledger: Ledger, name: str) -> bool:

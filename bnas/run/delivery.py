@@ -32,6 +32,7 @@ from bnas.runtime.storage.archive import tensor_bytes
 from bnas.runtime.storage.files import ReadError, WriteError, discard, write_bytes, write_json
 
 from .job import Job
+from .mark import OutputError
 from .output import Output
 
 if TYPE_CHECKING:
@@ -68,10 +69,11 @@ def write_int8(
 
     Raises:
         WriteError: the file cannot be written.
+        OutputError: a file is there that the run did not write, or not so.
     """
     try:
         export_onnx(module, path, example, settings, metadata=metadata)
-    except (WriteError, ReadError):
+    except (WriteError, ReadError, OutputError):
         raise
     except BnasError as error:
         return str(error)

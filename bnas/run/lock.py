@@ -120,11 +120,7 @@ def _locked(folder: Path, made: list[Path]) -> Iterator[None]:
     """Hold the lock of a folder; the folders `made` for it go again where nothing was written."""
     lock = filelock.FileLock(folder / LOCK, blocking=False, is_singleton=False)
     with writing(folder / LOCK):
-        try:
-            lock.acquire()
-        except filelock.Timeout:  # an OSError, too
-            who = _holder(folder) or "another process"
-            raise OutputError(f"{folder} is in use by {who}; wait until it ends, or stop it") from None
+        _acquire(lock, folder)
     try:
         if (former := Holder.read(folder)) is not None:
             told = f"{folder}: took over from {former}, which ended without giving the folder back"
@@ -144,14 +140,19 @@ def _locked(folder: Path, made: list[Path]) -> Iterator[None]:
                 one.rmdir()
 
 
-def _holder(folder: Path) -> Holder | None:
-    """Who holds a folder that is locked: he may be about to note it, in the place of one who was killed."""
-    for _ in range(20):
-        found = Holder.read(folder)
-        if found is not None and (found.host != socket.gethostname() or _runs(found.pid)):
-            return found
-        time.sleep(0.05)
-    return None
+def _acquire(lock: filelock.BaseFileLock, folder: Path) -> None:
+    """Take the lock, or say who holds it: he may be about to note that, or about to end."""
+    for _ in range(40):
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            found = Holder.read(folder)
+            if found is not None and (found.host != socket.gethostname() or _runs(found.pid)):
+                raise OutputError(f"{folder} is in use by {found}; wait until it ends, or stop it") from None
+            time.sleep(0.05)
+        else:
+            return
+    raise OutputError(f"{folder} is in use by another process; wait until it ends, or stop it")
 
 
 _UNFINISHED = re.compile(rf"\.(?P<name>.*)\.(?P<pid>\d+){re.escape(TEMPORARY)}")

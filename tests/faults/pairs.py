@@ -107,7 +107,7 @@ def _refusal(ended: Ended, holder: int, reads: bool) -> list[str]:
         return []
     if ended.code != 1 or "Traceback" in ended.err:
         return [f"ends with {ended.code}: {ended.err.strip()[-200:]}"]
-    named = f"process {holder} on {socket.gethostname()} since "
+    named = f"is in use by process {holder} on {socket.gethostname()} since "
     if not reads and named not in ended.err:
         return [f"does not say who is at work: {ended.err.strip()[-200:]!r}"]
     return []
