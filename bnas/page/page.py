@@ -16,7 +16,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from bnas.run.ledger import Ledger
+from bnas.run.ledger import REPORT, Ledger
+from bnas.run.lock import sweep
 from bnas.runtime.storage.files import guarded, reading, there, write_bytes
 
 from .figures import item, script, sources
@@ -152,6 +153,8 @@ def write_page(run: Path, output: Path | None = None) -> Path:
         raise ReportError(f"{place} is the folder of another run, with a report of its own; give another folder")
     if not ledger.exists:
         _refuse_others(place, files)
+    if ledger.exists:
+        sweep(ledger, REPORT)
     with guarded(place, ledger) if ledger.exists else nullcontext():
         for name, data in files.items():
             write_bytes(place / name, data)

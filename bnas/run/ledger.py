@@ -186,7 +186,9 @@ class Ledger:
         place = self.folder
         for part in PurePosixPath(name).parts:
             place = place / part
-            if place.is_symlink():
+            with reading(place):
+                link = place.is_symlink()
+            if link:
                 raise OutputError(
                     f"{place} is a symbolic link; bnas follows no links in the folder of a run: "
                     "put the file or folder itself there, or give another folder"

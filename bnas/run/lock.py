@@ -24,7 +24,7 @@ from bnas.passes.wording import shown
 from bnas.runtime.storage.files import NO_PERMISSION, TEMPORARY, discard, guarded, read_file, write_json, writing
 
 from .ledger import Ledger
-from .mark import GUARD, MARK, OutputError
+from .mark import GUARD, OutputError
 
 LOCK = ".bnas-run.lock"
 """The system locks this file for a process, and lets it go when the process ends, however it ends."""
@@ -107,7 +107,7 @@ def kept(folder: Path) -> Iterator[Ledger]:
         _held[place] = threading.get_ident()
         try:
             if ledger.exists:
-                _sweep(ledger)
+                sweep(ledger)
                 ledger.forget_missing()
             with guarded(folder, ledger):
                 yield ledger
@@ -158,9 +158,12 @@ def _acquire(lock: filelock.BaseFileLock, folder: Path) -> None:
 _UNFINISHED = re.compile(rf"\.(?P<name>.*)\.(?P<pid>\d+){re.escape(TEMPORARY)}")
 
 
-def _sweep(ledger: Ledger) -> None:
-    """Remove what processes left that did not come to write a file to its end."""
-    names = set(ledger.files())
+def sweep(ledger: Ledger, prefix: str = "") -> None:
+    """Remove what processes left that did not come to write a file to its end.
+
+    Without a `prefix` of the names of files it needs the lock: processes of other machines may be at work.
+    """
+    names = {name for name in ledger.files() if name.startswith(prefix)}
     for folder in {(ledger.folder / name).parent for name in names}:
         for path in folder.glob(f".*{TEMPORARY}"):
             match = _UNFINISHED.fullmatch(path.name)
@@ -175,7 +178,7 @@ def _sweep(ledger: Ledger) -> None:
 def _is_ours(target: Path, ledger: Ledger, names: set[str]) -> bool:
     """Whether a file that was not completed is one of the run: a listed one, or an ONNX file (``NAME.onnx.RANDOM``)."""
     name = target.relative_to(ledger.folder).as_posix()
-    return name in (*names, MARK, HOLDER) or re.fullmatch(r"subnets/[^/]+\.onnx\.\w+", name) is not None
+    return name in (*names, HOLDER) or re.fullmatch(r"subnets/[^/]+\.onnx\.\w+", name) is not None
 
 
 def _runs(pid: int) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 import filelock
 
 from bnas.passes.errors import BnasError
-from bnas.runtime.storage.files import read_file, reading, there, write_bytes, writing
+from bnas.runtime.storage.files import TEMPORARY, read_file, reading, there, write_bytes, writing
 
 MARK = "run.json"
 """What tells the folder of a run from one of a user, who may well call a file ``config.json``."""
@@ -81,14 +81,23 @@ class Mark:
             "take it from a copy, or give another folder"
         )
 
+    def _sweep(self) -> None:
+        """Remove what a process left that did not come to write the mark to its end; inside the guard nobody writes."""
+        for name in os.listdir(self.folder):
+            if name.startswith(f".{MARK}.") and name.endswith(TEMPORARY):
+                (self.folder / name).unlink(missing_ok=True)
+
     def _refuse_link(self) -> None:
-        if self.path.is_symlink():
+        with reading(self.path):
+            link = self.path.is_symlink()
+        if link:
             raise OutputError(f"{self.path} is a symbolic link; put the file itself there, or give another folder")
 
     @contextmanager
     def changing(self) -> Iterator[dict[str, list[str]]]:
         """The files of the mark, which is written anew where they are changed inside."""
         with writing(self.path), _guard(self.folder / GUARD):
+            self._sweep()
             files = self.files()
             before = json.dumps(files)
             yield files

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -92,8 +93,11 @@ class Archive:
 
         A file is one of those if its name has the checksum of its content, as bnas names them.
         """
-        for old in directory.glob(f"{self.prefix}-{'[0-9a-f]' * 12}.safetensors"):
-            if old.name != name:
+        with reading(directory):  # `Path.glob` passes over a folder that cannot be read
+            names = os.listdir(directory)
+        for other in names:
+            if other != name and re.fullmatch(rf"{self.prefix}-[0-9a-f]{{12}}\.safetensors", other):
+                old = directory / other
                 with reading(old):
                     own = old.stem.endswith(file_checksum(old)[:12])
                 if own:
