@@ -6,6 +6,7 @@ A model of more than 2 GiB keeps its weights in other files and says where. A mo
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -15,6 +16,11 @@ from google.protobuf.message import DecodeError, Message
 from onnx import ModelProto, NodeProto, TensorProto
 
 from bnas.passes.errors import BnasError
+from bnas.runtime.storage.files import ReadError
+
+
+NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
+"""Errors of a path that leads to no file; others are the system's."""
 
 
 class ExternalDataError(BnasError, ValueError):
@@ -27,6 +33,7 @@ def weight_files(path: Path) -> list[Path]:
     Raises:
         ExternalDataError: the model is no file or no ONNX model, or a file that it names is missing, lies elsewhere,
             is reached through a link out of the folder, or is no plain file.
+        ReadError: the model cannot be read.
     """
     return [_checked(place, tensor, path) for place, tensor in _places(_read(path), str(path))]
 
@@ -45,6 +52,8 @@ def _read(path: Path) -> ModelProto:
     except (OSError, ValueError) as error:
         if isinstance(error, BnasError):
             raise
+        if isinstance(error, OSError) and error.errno not in NOWHERE:
+            raise ReadError(f"{path} cannot be read: {error.strerror or error}") from error
         raise ExternalDataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 

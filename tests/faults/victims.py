@@ -13,10 +13,12 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from disk import CHANGES, KINDS, WRITES, Disk, Operation
 from forked import HANGS, Running, redirect
@@ -156,6 +158,7 @@ class Trying:
         if pid == 0:
             os.getpid = lambda: own  # what it began under this number, it goes on with
             redirect(texts)
+            _leave_temporary_folders()
             self._reopen()
             self.victim = Failing(fault)
             return True
@@ -192,6 +195,18 @@ class Trying:
                 continue
             if path.startswith(f"{self.aside}{os.sep}") and os.path.exists(path):
                 _exchange(int(name), f"{self.run}{path.removeprefix(str(self.aside))}", flags)
+
+
+def _leave_temporary_folders() -> None:
+    """Those that are there belong to the undisturbed command: what ONNX Runtime quantises with is one."""
+    usual, folder = tempfile.TemporaryDirectory._rmtree, tempfile.gettempdir()
+    others = {os.path.join(folder, name) for name in os.listdir(folder)}
+
+    def remove(_: type, name: str, *arguments: Any, **named: Any) -> None:
+        if name not in others:
+            usual(name, *arguments, **named)
+
+    tempfile.TemporaryDirectory._rmtree = classmethod(remove)  # type: ignore[assignment]
 
 
 def _exchange(number: int, path: str, flags: int) -> None:
