@@ -18,7 +18,6 @@ from onnx import ModelProto, NodeProto, TensorProto
 from bnas.passes.errors import BnasError
 from bnas.runtime.storage.files import ReadError
 
-
 NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 """Errors of a path that leads to no file; others are the system's."""
 
