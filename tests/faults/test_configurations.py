@@ -9,7 +9,8 @@ from typing import Any
 
 import configurations
 import pytest
-from configurations import HEAD, LAUGHS, TINY, Case, at_most, built, command_line, many, prepared, tried, unclear
+from broken import HEAD, LAUGHS, TINY, Case
+from configurations import at_most, built, command_line, many, prepared, tried, unclear
 
 from bnas.config.file import load_config, with_changes
 from bnas.config.section import ConfigurationError

@@ -8,8 +8,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from broken import TINY
 from command_line import bnas, write_files
-from configurations import TINY, prepared
+from configurations import prepared
 from rich.console import Console
 from run_cases import stamp
 
