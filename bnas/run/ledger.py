@@ -11,11 +11,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from bnas.runtime.storage.files import checksum, discard, file_checksum, read_file, reading, there, writing
+from bnas.runtime.storage.files import checksum, discard, file_checksum, read_file, there, writing
 from bnas.search.errors import RecordError
 from bnas.search.log import EvaluationLog
 
-from .mark import GROWING, MARK, Mark, OutputError
+from .mark import GROWING, MARK, Mark, OutputError, refuse_link
 
 SCALARS = ("training/tensorboard/events.out.tfevents.*", "search/tensorboard/events.out.tfevents.*")
 """Files that TensorBoard writes, below the folder of a run."""
@@ -139,8 +139,7 @@ class Ledger:
         path = self.folder / name
         for _ in range(3):  # a run that is at work replaces files between the two readings
             files = self.files()
-            with reading(path):
-                data = read_file(path)
+            data = read_file(path)
             if name in files and (not files[name] or checksum(data) in files[name]):
                 return data
         raise self._foreign(path, name in files)
@@ -163,8 +162,7 @@ class Ledger:
     def _own(self, name: str, files: Mapping[str, list[str]]) -> str:
         """The checksum of a file, which is one of those that the run wrote."""
         path = self.folder / name
-        with reading(path):
-            found = file_checksum(path)
+        found = file_checksum(path)
         if name not in files or not (found in files[name] or (not files[name] and _has_grown(path))):
             raise self._foreign(path, name in files)
         return found
@@ -182,17 +180,11 @@ class Ledger:
         )
 
     def refuse_links(self, name: str) -> None:
-        """Raise `OutputError` where a file lies behind a symbolic link in the folder: it is elsewhere, or is shared."""
+        """Raise `OutputError` where a file lies behind a symbolic link in the folder."""
         place = self.folder
         for part in PurePosixPath(name).parts:
             place = place / part
-            with reading(place):
-                link = place.is_symlink()
-            if link:
-                raise OutputError(
-                    f"{place} is a symbolic link; bnas follows no links in the folder of a run: "
-                    "put the file or folder itself there, or give another folder"
-                )
+            refuse_link(place)
 
     # Removing what the run wrote, and nothing else.
 

@@ -31,6 +31,17 @@ class OutputError(BnasError):
     """The output folder cannot be used."""
 
 
+def refuse_link(path: Path) -> None:
+    """Raise `OutputError` where `path`, in the folder of a run, is a symbolic link: it is elsewhere, or is shared."""
+    with reading(path):
+        link = path.is_symlink()
+    if link:
+        raise OutputError(
+            f"{path} is a symbolic link; bnas follows no links in the folder of a run: "
+            "put the file or folder itself there, or give another folder"
+        )
+
+
 @dataclass(frozen=True)
 class Mark:
     """The file ``run.json`` of a folder."""
@@ -50,10 +61,9 @@ class Mark:
         """
         if not there(self.path):
             return {}
-        self._refuse_link()
+        refuse_link(self.path)
         try:
-            with reading(self.path):
-                data = json.loads(read_file(self.path))
+            data = json.loads(read_file(self.path))
         except (ValueError, RecursionError) as error:
             raise self._damaged(str(error)) from error
         if not isinstance(data, dict) or data.get("format") != FORMAT:
@@ -86,12 +96,6 @@ class Mark:
         for name in os.listdir(self.folder):
             if name.startswith(f".{MARK}.") and name.endswith(TEMPORARY):
                 (self.folder / name).unlink(missing_ok=True)
-
-    def _refuse_link(self) -> None:
-        with reading(self.path):
-            link = self.path.is_symlink()
-        if link:
-            raise OutputError(f"{self.path} is a symbolic link; put the file itself there, or give another folder")
 
     @contextmanager
     def changing(self) -> Iterator[dict[str, list[str]]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnas.runtime.latency.machine import machine
-from bnas.runtime.storage.files import reading, there, write_json, writing
+from bnas.runtime.storage.files import read_file, there, write_json, writing
 
 from .ledger import Ledger
 from .lock import OWN, check_place, kept
@@ -162,8 +162,7 @@ def read_json(path: Path) -> Any:
         OutputError: it is damaged.
     """
     try:
-        with reading(path):
-            return json.loads(path.read_bytes())
+        return json.loads(read_file(path))
     except (ValueError, RecursionError) as error:
         raise OutputError(f"{path} is not a JSON file: {error}") from error
 

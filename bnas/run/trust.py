@@ -103,7 +103,7 @@ NAMED = "named"
 def remember(codes: Iterable[Code]) -> None:
     """Remember that the user named this code."""
     for code in codes:
-        if code.place:
+        if code.place and not remembered(code):
             state.remember(NAMED, asdict(code), True)
 
 

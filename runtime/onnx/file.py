@@ -21,7 +21,7 @@ import onnx
 from onnx import external_data_helper
 
 from bnas.passes.errors import BnasError
-from bnas.runtime.storage.files import WriteError, checksum, discard, publish, reading, temporary_suffix, why
+from bnas.runtime.storage.files import WriteError, checksum, discard, publish, read_file, temporary_suffix, why
 
 from .weights import ExternalDataError, weight_files
 
@@ -152,8 +152,7 @@ def former_model(target: Path) -> onnx.ModelProto | None:
     Raises:
         ReadError: The file cannot be read.
     """
-    with reading(target):
-        data = target.read_bytes()
+    data = read_file(target)
     try:
         model = onnx.load_model_from_string(data)
     except Exception:  # the library raises errors of protocol buffers, which has several implementations

@@ -18,7 +18,7 @@ from torch import Tensor
 from bnas.passes import SearchSpace
 from bnas.runtime.errors import CheckpointError
 
-from .files import checksum, discard, file_checksum, read_file, reading, there, write_bytes, write_json
+from .files import checksum, discard, file_checksum, is_written_by, read_file, reading, there, write_bytes, write_json
 
 # What tells a super-network, or a model, from any other: its search space and the values of its tensors.
 
@@ -81,11 +81,7 @@ class Archive:
     def _refuse_others(self, directory: Path) -> None:
         """Raise where the manifest's place is taken by a file that is no manifest."""
         path = directory / self.manifest
-        try:
-            known = not there(path) or SEAL in json.loads(read_file(path))
-        except (ValueError, TypeError, RecursionError):
-            known = False
-        if not known:
+        if not is_written_by(path, lambda manifest: SEAL in manifest):
             raise CheckpointError(f"{path} is there, and bnas did not write it; move it to another place first")
 
     def remove_others(self, directory: Path, name: str) -> None:
@@ -98,9 +94,7 @@ class Archive:
         for other in names:
             if other != name and re.fullmatch(rf"{self.prefix}-[0-9a-f]{{12}}\.safetensors", other):
                 old = directory / other
-                with reading(old):
-                    own = old.stem.endswith(file_checksum(old)[:12])
-                if own:
+                if old.stem.endswith(file_checksum(old)[:12]):
                     discard(old)
 
     def exists(self, directory: Path) -> bool:
@@ -120,8 +114,7 @@ class Archive:
         path = directory / name
         if not there(path):
             raise CheckpointError(f"{path} is missing; {self.manifest} names it")
-        with reading(path):
-            data = path.read_bytes()
+        data = read_file(path)
         if checksum(data) != manifest["sha256"]:
             raise CheckpointError(f"{path} is damaged: its checksum is not the one in {self.manifest}")
         return manifest, load(data)
@@ -131,8 +124,7 @@ class Archive:
         if not there(path):
             raise CheckpointError(f"{directory} holds no {self.what}: {self.manifest} is missing")
         try:
-            with reading(path):
-                manifest = json.loads(read_file(path))
+            manifest = json.loads(read_file(path))
         except ValueError as error:
             raise CheckpointError(f"{path} is damaged: {error}") from error
         if not isinstance(manifest, dict) or manifest.get("format") != self.format:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -41,23 +41,25 @@ class ReadError(BnasError, OSError):
 @contextmanager
 def writing(path: str | os.PathLike[str]) -> Iterator[None]:
     """While it lasts, a failure of the system is a `WriteError` for `path`."""
-    try:
+    with _failing(lambda error: WriteError(f"{os.fspath(path)} cannot be written: {why(error)}")):
         yield
-    except OSError as error:
-        if isinstance(error, BnasError):
-            raise
-        raise WriteError(f"{os.fspath(path)} cannot be written: {why(error)}") from error
 
 
 @contextmanager
 def reading(path: str | os.PathLike[str]) -> Iterator[None]:
     """While it lasts, a failure of the system is a `ReadError` for `path`."""
+    with _failing(lambda error: ReadError(f"{os.fspath(path)} cannot be read: {_said(error)}")):
+        yield
+
+
+@contextmanager
+def _failing(told: Callable[[OSError], BnasError]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         if isinstance(error, BnasError):
             raise
-        raise ReadError(f"{os.fspath(path)} cannot be read: {_said(error)}") from error
+        raise told(error) from error
 
 
 def why(error: OSError) -> str:
@@ -231,9 +233,25 @@ def read_file(path: Path) -> bytes:
         ReadError: it cannot be read, or is no plain file.
     """
     with reading(path):
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise ReadError(f"{path} cannot be read: it is no plain file; remove it, or take the file from a copy")
+        _refuse_pipe(path)
         return path.read_bytes()
+
+
+def _refuse_pipe(path: Path) -> None:
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ReadError(f"{path} cannot be read: it is no plain file; remove it, or take the file from a copy")
+
+
+def is_written_by(path: Path, known: Callable[[Any], bool]) -> bool:
+    """Whether there is no file at `path`, or a JSON file whose content is `known`.
+
+    Raises:
+        ReadError: it cannot be read, or is no plain file.
+    """
+    try:
+        return not there(path) or known(json.loads(read_file(path)))
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return False
 
 
 # Checksums.
@@ -245,11 +263,15 @@ def checksum(data: bytes) -> str:
 
 
 def file_checksum(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
+    """SHA-256 of a plain file's content, in hexadecimal.
+
+    Raises:
+        ReadError: it cannot be read, or is no plain file.
+    """
     digest = hashlib.sha256()
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise ReadError(f"{path} cannot be read: it is no plain file; remove it, or take the file from a copy")
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
+    with reading(path):
+        _refuse_pipe(path)
+        with path.open("rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
     return digest.hexdigest()

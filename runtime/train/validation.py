@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +15,7 @@ from bnas.passes import SearchSpace, Subnet
 from bnas.runtime.errors import TrainingError
 from bnas.runtime.evaluate.evaluation import Batch, Metric, accuracy
 from bnas.runtime.evaluate.evaluator import Evaluator
-from bnas.runtime.storage.files import read_file, there, write_json, writing
+from bnas.runtime.storage.files import is_written_by, write_json, writing
 from bnas.runtime.supernetwork import SuperNetwork
 
 if TYPE_CHECKING:
@@ -102,7 +101,8 @@ def write_history(path: Path, stages: Sequence[Stage], metric: str, epochs: Sequ
     Raises:
         TrainingError: there is another file of this name.
     """
-    _refuse_others(path)
+    if not is_written_by(path, lambda history: history["format"] == FORMAT):
+        raise TrainingError(f"{path} is there, and bnas did not write it; move it to another place first")
     write_json(
         path,
         {
@@ -113,15 +113,6 @@ def write_history(path: Path, stages: Sequence[Stage], metric: str, epochs: Sequ
             "epochs": [one.to_json() for one in epochs],
         },
     )
-
-
-def _refuse_others(path: Path) -> None:
-    try:
-        known = not there(path) or json.loads(read_file(path))["format"] == FORMAT
-    except (ValueError, TypeError, KeyError, RecursionError):
-        known = False
-    if not known:
-        raise TrainingError(f"{path} is there, and bnas did not write it; move it to another place first")
 
 
 # TensorBoard scalars (extra "tensorboard").

@@ -82,6 +82,15 @@ def bnas(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return int(left.value.code or 0)
 
 
+def told_by(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    """The exit code of ``bnas`` with these arguments, and what it says on the error stream: never a stack trace."""
+    capfd.readouterr()
+    code = bnas(monkeypatch, *arguments)
+    text = capfd.readouterr().err
+    assert "Traceback" not in text
+    return code, text
+
+
 def found(run: Path) -> list[Any]:
     """What the evaluations of a run are, without the time that they took."""
     lines = (run / "evaluations.jsonl").read_text().splitlines()[1:]

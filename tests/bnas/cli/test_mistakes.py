@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from command_line import CONFIG, bnas, found, write_files
+from command_line import CONFIG, bnas, found, told_by, write_files
 
 Told = Callable[..., tuple[int, str]]
 
@@ -48,10 +48,7 @@ def told(folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFix
     """Call ``bnas`` in the folder: its exit code, and what it says on the error stream."""
 
     def call(*arguments: str) -> tuple[int, str]:
-        capfd.readouterr()
-        code = bnas(monkeypatch, *arguments)
-        text = capfd.readouterr().err
-        assert "Traceback" not in text
+        code, text = told_by(monkeypatch, capfd, *arguments)
         assert len(text.splitlines()) <= 8
         return code, text
 

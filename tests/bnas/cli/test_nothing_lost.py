@@ -6,13 +6,14 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import onnx
 import pytest
 import safetensors.torch
 import torch
-from command_line import CONFIG, bnas, write_files
+from command_line import CONFIG, bnas, told_by, write_files
 from onnx import TensorProto, helper
 from run_cases import stamp
 
@@ -44,15 +45,7 @@ def folder(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 @pytest.fixture
 def told(folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Told:
     """Call ``bnas`` in the folder: its exit code, and what it says on the error stream."""
-
-    def call(*arguments: str) -> tuple[int, str]:
-        capfd.readouterr()
-        code = bnas(monkeypatch, *arguments)
-        text = capfd.readouterr().err
-        assert "Traceback" not in text
-        return code, text
-
-    return call
+    return partial(told_by, monkeypatch, capfd)
 
 
 def mine(folder: Path) -> dict[str, bytes]:
