@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from bnas.run.job import Watch
-    from bnas.run.search import Winners
     from bnas.run.steps import Steps
+    from bnas.run.winners import Winners
 
 
 # ``bnas report``: what a run found, as one HTML file.
@@ -164,18 +164,19 @@ def search(
 
 
 def winners_table(winners: Winners) -> Table:
-    """A winners_table for the terminal: what is handed back, with what was measured on the validation data."""
+    """A table for the terminal: what is handed back, with what was measured on the validation data."""
     from rich.table import Table
 
-    bound = f"{winners.reference:.2%} less {100 * winners.acc_delta:g} points"
-    title = f"{winners.evaluations} evaluations; to reach: {bound}{' (none does)' if winners.missed else ''}"
+    bound = f"{winners.reference:.2%} less {100 * winners.acc_delta:g} points{' (none does)' if winners.missed else ''}"
+    title = f"{winners.evaluations} evaluations" + ("" if winners.targets else f"; to reach: {bound}")
     shown = Table(title=title, title_justify="left")
     values = list(next(iter(winners.found.values())).values)
     shown.add_column("sub-network")
     for name in values:
         shown.add_column(name, justify="right")
     for name, evaluation in winners.found.items():
-        shown.add_row(name, *(_number(key, evaluation.values[key]) for key in values))
+        label = f"{name}, {winners.targets[name]}" if name in winners.targets else name
+        shown.add_row(label, *(_number(key, evaluation.values[key]) for key in values))
     return shown
 
 

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 def export(
     run: options.Run,
     onnx: Annotated[Path | None, typer.Option("--onnx", help="Write one sub-network to this file instead.")] = None,
-    subnet: Annotated[str, typer.Option("--subnet", help="best, smallest, fastest, or a JSON file.")] = "best",
+    subnet: Annotated[
+        str | None,
+        typer.Option("--subnet", help="A winner (default: the first), fastest, or a JSON file."),
+    ] = None,
     int8: Annotated[bool, typer.Option("--int8", help="Quantise it, calibrated on the run's training data.")] = False,
     exclude: Annotated[list[str] | None, typer.Option("--exclude", help="Layers that stay in float (globs).")] = None,
     overwrite: Annotated[
@@ -72,13 +75,13 @@ def check_target(path: Path, overwrite: bool) -> None:
         raise OutputError(f"{path} is an ONNX file that bnas did not write; give another name, or say --overwrite")
 
 
-def written(folder: RunFolder, subnet: str, path: Path, quantised: bool) -> str:
+def written(folder: RunFolder, subnet: str | None, path: Path, quantised: bool) -> str:
     """Write one sub-network to an ONNX file; what came of it."""
     from bnas.run.delivery import one_sample
     from bnas.runtime import Int8, evaluate_onnx, export_onnx, origin
 
     folder.check_export()
-    chosen, job = folder.subnet(subnet), folder.job
+    chosen, job = folder.subnet(subnet or next(iter(folder.steps.winners().found))), folder.job
     how = job.int8 or Int8()
     how = how if how.calibration is not None else replace(how, calibration=job.data.train)
     settings = replace(how, validation=job.data.test) if quantised else None

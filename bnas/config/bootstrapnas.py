@@ -215,7 +215,8 @@ class Search(Section):
     weights: tuple[NotNegative, NotNegative] | None = None
     """For RNSGA2: of MACs and accuracy."""
     objectives: Annotated[tuple[Objective, ...], Field(min_length=1)] | None = None
-    """What is searched for; accuracy must be one. By default the most accuracy and the fewest MACs."""
+    """What is searched for; accuracy must be one. By default the most accuracy and the least of what the targets
+    bound, or without targets the fewest MACs."""
 
     @field_validator("aspiration_points")
     @classmethod

@@ -25,8 +25,10 @@ from bnas.passes import Elasticity
 from bnas.passes.settings import LARGEST, Count, Names, NotNegative, Share, Whole
 from bnas.passes.wording import count
 from bnas.run.job import Job
+from bnas.run.winners import checked_targets
 from bnas.runtime import Int8, LatencySettings, Recipe, Stage
-from bnas.search import Objective, SearchSettings
+from bnas.search import Constraint, Objective, SearchError, SearchSettings
+from bnas.search.settings import Bound
 
 from .bootstrapnas import BootstrapNAS, OptimizerSection, check_objectives
 from .section import Section, Unneeded, takes
@@ -183,16 +185,20 @@ class Configuration(Section):
     """How the stages are trained."""
     checkpoint_every: Count | None = None
     """Steps between two checkpoints, which an interrupted training goes on from; by default every epoch."""
-    objectives: Annotated[tuple[Objective, ...], Field(min_length=1)] = tuple(Job.objectives)
-    """What is searched for; accuracy must be one. By default the most accuracy and the fewest MACs."""
+    objectives: Annotated[tuple[Objective, ...], Field(min_length=1)] | None = None
+    """What is searched for; accuracy must be one. By default the most accuracy and the least of what the targets
+    bound, or without targets the fewest MACs."""
     search: SearchSettings = SearchSettings()
     """How sub-networks are searched for."""
     acc_delta: NotNegative = Job.acc_delta
-    """How much accuracy a winner may lose, as a fraction."""
+    """How much accuracy a winner may lose, as a fraction, where there are no targets."""
     reference: Literal["original", "maximal"] | Share = Job.reference
     """What winners are held against: the accuracy of the original or of the trained maximal network, or a fraction."""
     num_bn_adaptation_samples: Whole = Job.num_bn_adaptation_samples
     """Training samples for the BatchNorm statistics of each sub-network that is searched; 0: never recalibrated."""
+    targets: dict[str, Bound] = Field(default={})
+    """Winners by their names, such as {"half": "macs <= 50 %"}: each is the most accurate sub-network that the search
+    found within its bound, in percent of the original; by default "best" and "smallest" by `acc_delta`."""
     latency: LatencySettings = LatencySettings()
     """How latency is measured."""
     export: ExportSection = ExportSection()
@@ -229,9 +235,17 @@ class Configuration(Section):
 
     @field_validator("objectives")
     @classmethod
-    def _of_winners(cls, objectives: tuple[Objective, ...]) -> tuple[Objective, ...]:
+    def _of_winners(cls, objectives: tuple[Objective, ...] | None) -> tuple[Objective, ...] | None:
         check_objectives(objectives)
         return objectives
+
+    @field_validator("targets")
+    @classmethod
+    def _of_winners_names(cls, targets: dict[str, Constraint]) -> dict[str, Constraint]:
+        try:
+            return checked_targets(targets)
+        except SearchError as error:
+            raise ValueError(str(error)) from None
 
     @field_validator("data")
     @classmethod

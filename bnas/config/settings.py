@@ -16,6 +16,7 @@ from bnas.data.factories import SourceError
 from bnas.data.inputs import Example, Input, example_of
 from bnas.passes import Elasticity
 from bnas.passes.errors import BnasError
+from bnas.run.job import sought
 from bnas.runtime import Int8, Recipe, Stage, TrainingError
 from bnas.runtime.onnx.session import check_provider
 from bnas.runtime.train.stages import check_stages
@@ -140,12 +141,14 @@ def _winners(configuration: Configuration) -> dict[str, Any]:
         keys = ("objectives", "acc_delta", "reference", "num_bn_adaptation_samples")
         return {key: getattr(configuration, key) for key in keys}
     search = _peer(configuration).search
-    objectives = {} if search.objectives is None else {"objectives": search.objectives}
+    objectives = search.objectives
+    if objectives is None and search.aspiration_points is not None:  # those are of accuracy and MACs
+        objectives = sought(())
     return {
         "acc_delta": search.acc_delta / 100,
         "reference": "original" if search.ref_acc is None else search.ref_acc / 100,
         "num_bn_adaptation_samples": search.batchnorm_adaptation.num_bn_adaptation_samples,
-        **objectives,
+        "objectives": objectives,
     }
 
 
@@ -163,6 +166,7 @@ def job_settings(configuration: Configuration, folder: Path) -> dict[str, Any]:
         "recipe": recipe_of(configuration),
         "training": {} if every is None else {"checkpoint_every": every},
         "search": search_of(configuration),
+        "targets": configuration.targets,
         "latency": configuration.latency,
         "int8": int8_of(configuration),
         "tensorboard": configuration.tensorboard,

@@ -33,11 +33,20 @@ class Line:
 
     name: str
     cells: tuple[Cell, ...]
+    target: str = ""
+    """What it was chosen by, where there are targets."""
+    missed: bool = False
+    """Whether it does not keep that."""
 
 
 def lines(results: Results) -> list[Line]:
     """A line for each network, the original first."""
-    return [Line(row.name, tuple(_cells(row, results.rows[0]))) for row in results.rows]
+    return [_line(row, results.rows[0]) for row in results.rows]
+
+
+def _line(row: Network, first: Network) -> Line:
+    cells, target = tuple(_cells(row, first)), row.target
+    return Line(row.name, cells) if target is None else Line(row.name, cells, target.bound, target.missed)
 
 
 def _cells(row: Network, first: Network) -> Iterator[Cell]:
@@ -190,7 +199,7 @@ def _original(run: Recorded, x: Quantity, y: Quantity) -> Iterator[Series]:
 
 
 def _rules(run: Recorded, y: Quantity) -> Iterator[Rule]:
-    if run.settings is not None and y.name == "accuracy":
+    if run.settings is not None and y.name == "accuracy" and not run.settings.targets:
         enough = run.settings.reference - run.settings.acc_delta
         yield Rule(y.factor * enough, "y", f"reference less {points(run.settings.acc_delta)}")
 

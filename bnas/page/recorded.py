@@ -85,6 +85,7 @@ class SearchSettings(Part):
     acc_delta: float
     evaluations: int
     samples: int | None = None
+    targets: dict[str, str] = Field(default={})
 
 
 class LatencyNote(Part):
@@ -109,6 +110,13 @@ class Int8Note(Part):
     failure: str | None = None
 
 
+class TargetNote(Part):
+    """The bound that a winner was chosen by."""
+
+    bound: str
+    missed: bool
+
+
 class SubnetNote(Part):
     """A choice."""
 
@@ -126,6 +134,7 @@ class Network(Part):
     parameters: float
     latency: LatencyNote
     int8: Int8Note | None = None
+    target: TargetNote | None = None
     subnet: SubnetNote
 
 

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from bnas.data.sources import WeightsError, WeightsWarning
     from bnas.page.recorded import ReportError
 
-    from .delivery import Quantised, Report, Row
     from .job import Job, Splits, Watch
     from .mark import OutputError
     from .pipeline import run_job
+    from .results import Quantised, Report, Row
     from .runner import RandomWeightsWarning
     from .trust import TrustError
 
@@ -55,7 +55,7 @@ __getattr__, __dir__ = attach(
             "WeightsWarning",
         ),
         "bnas.page.recorded": ("ReportError",),
-        "bnas.run.delivery": (
+        "bnas.run.results": (
             "Quantised",
             "Report",
             "Row",

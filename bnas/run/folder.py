@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,18 +19,22 @@ from bnas.passes.errors import SubnetError, add_note
 from bnas.runtime import SuperNetwork, measure_latency
 from bnas.runtime.storage.checkpoint import SUPERNET, check_state
 from bnas.runtime.storage.files import there, write_json
+from bnas.search import Evaluation
 from bnas.search.result import WINNERS
 
-from .delivery import Report
 from .job import Job, Splits, Watch
 from .ledger import DELIVERED, FOUND, Ledger
 from .lock import kept
 from .mark import OutputError
 from .output import CONFIG, Output, changed, read_json
 from .pipeline import EXPORT, free_in, within
+from .results import Report
 from .runner import SOURCE, job_of
 from .steps import Steps
 from .trust import check_code
+
+FASTEST = WINNERS[-1]
+"""The winner that is measured when it is asked for."""
 
 
 @dataclass(frozen=True)
@@ -144,22 +148,23 @@ class RunFolder:
         return report
 
     def subnet(self, name: str) -> Subnet:
-        """One of the `WINNERS`, or the sub-network in a JSON file such as those in ``subnets/``.
+        """A winner by its name, or the sub-network in a JSON file such as those in ``subnets/``.
 
-        "fastest" is the one of the Pareto front with the least measured latency whose accuracy is within the run's
-        bound, or of all of the front where none is.
+        Where no winner has this name, "fastest" is the one of the Pareto front with the least measured latency whose
+        accuracy is within the run's bound, or of all of the front where none is.
 
         Raises:
             OutputError: there is no such sub-network.
             SubnetError: it is not of the space of this run.
         """
         _ = self.configuration
-        if name == "fastest":
+        if name in (found := self._found):
+            return self._checked(found[name].subnet)
+        if name == FASTEST:
             return self._fastest()
-        if name in WINNERS:
-            return self._checked(self.steps.winners().found[name].subnet)
         if not Path(name).is_file():
-            raise OutputError(f"{name}: there is no such file; give {', '.join(WINNERS)} or the file of a sub-network")
+            names = ", ".join(dict.fromkeys([*self.steps.winners().found, FASTEST]))
+            raise OutputError(f"{name}: there is no such file; give {names} or the file of a sub-network")
         try:
             return self._read(read_json(Path(name)))
         except SubnetError as error:
@@ -169,11 +174,16 @@ class RunFolder:
     def module(self, subnet: Subnet) -> GraphModule:
         """The extracted sub-network with the statistics that the run gave it, or with recalibrated ones."""
         ledger = Ledger(self.folder)
-        for name in WINNERS:
+        for name in self._found:
             file = f"subnets/{name}.json"
             if there(self.folder / file) and self._read(ledger.json(file)) == subnet:
                 return self._stored(subnet, ledger.check(f"subnets/{name}.safetensors"))
         return self.steps.evaluator.prepare(subnet)
+
+    @property
+    def _found(self) -> Mapping[str, Evaluation]:
+        """The winners by name; none before the search."""
+        return self.steps.winners().found if there(self.folder / "winners.json") else {}
 
     def _stored(self, subnet: Subnet, file: Path) -> GraphModule:
         module = self.supernet.extract(subnet)

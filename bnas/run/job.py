@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,7 +13,9 @@ from bnas.passes import Elasticity
 from bnas.runtime import EpochRecord, Int8, LatencySettings, Progress, Recipe, Stage, SuperNetwork
 from bnas.runtime.evaluate.evaluation import Loader
 from bnas.runtime.train.stages import STAGES
-from bnas.search import Evaluation, Objective, SearchError, SearchSettings
+from bnas.search import Constraint, Evaluation, Objective, SearchError, SearchSettings
+
+from .winners import checked_targets
 
 if TYPE_CHECKING:
     import os
@@ -33,6 +35,12 @@ class Splits:
     """What the data are and what was held out, as plain data; a run keeps it as ``data.json``."""
 
 
+def sought(bounded: Iterable[str]) -> tuple[Objective, ...]:
+    """What is searched for where nobody says it: the most accuracy, and the least of what is bounded, or of MACs."""
+    costs = list(bounded) or ["macs"]
+    return (Objective("accuracy", "max"), *(Objective(name, "min") for name in costs))
+
+
 @dataclass(frozen=True)
 class Job:
     """All that a run needs: `bnas.run_job` runs it. `from_config` makes one of a configuration file."""
@@ -50,13 +58,18 @@ class Job:
     """Further settings of `bnas.Trainer`."""
     search: SearchSettings = field(default_factory=SearchSettings)
     """How sub-networks are searched for; its seed also fixes what is random in a training beside the recipe."""
-    objectives: Sequence[Objective] = (Objective("accuracy", "max"), Objective("macs", "min"))
-    """What is searched for: accuracy, which winners are chosen by, and any others. Where the search or a constraint
-    asks for "latency", a latency model is fitted to the trained super-network and kept as ``latency.json``."""
+    objectives: Sequence[Objective] | None = None
+    """What is searched for: accuracy, which winners are chosen by, and any others. By default the most accuracy and the
+    least of what the targets bound, or without targets the fewest MACs. Where an objective, a constraint or a target is
+    "latency", a latency model is fitted to the trained super-network and kept as ``latency.json``."""
+    targets: Mapping[str, Constraint] = field(default_factory=dict)
+    """Winners by their names, such as {"half": "macs <= 50 %"}: each is the most accurate sub-network of the search
+    within its bound. A bound in percent is of the original. A latency is measured before a winner is chosen. Without
+    targets the winners are "best" and "smallest"."""
     num_bn_adaptation_samples: int = 2000
     """Training samples for the BatchNorm statistics of each sub-network that is searched."""
     acc_delta: float = 0.01
-    """How much accuracy a winner may lose against the original, as a fraction."""
+    """How much accuracy a winner may lose against the original, as a fraction, where there are no targets."""
     reference: float | Literal["original", "maximal"] = "original"
     """What winners are held against: an accuracy as a fraction, or that of the original or the trained maximal network.
 
@@ -73,8 +86,17 @@ class Job:
     """Names of axes whose size may change, as `bnas.SuperNetwork.from_model` takes them; by default all that can."""
 
     def __post_init__(self) -> None:
-        if "accuracy" not in (names := [one.name for one in self.objectives]):
+        object.__setattr__(self, "targets", checked_targets(self.targets))
+        if "accuracy" not in (names := [one.name for one in self.sought]):
             raise SearchError(f"objectives {names}: 'accuracy' must be one of them, winners are chosen by it")
+
+    @property
+    def sought(self) -> tuple[Objective, ...]:
+        """The objectives, and what the targets bound, so that the search looks near the bounds."""
+        bounded = dict.fromkeys(one.name for one in self.targets.values())
+        given = tuple(sought(bounded) if self.objectives is None else self.objectives)
+        names = {one.name for one in given}
+        return (*given, *(Objective(name, "min") for name in bounded if name not in names))
 
     @staticmethod
     def from_config(path: str | os.PathLike[str], changes: Sequence[str] = (), *, trust: bool = False) -> Job:

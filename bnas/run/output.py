@@ -205,6 +205,7 @@ def note_search(
     objectives: Sequence[Objective],
     constraints: Sequence[str | Constraint],
     maximal: Mapping[str, int],
+    targets: Mapping[str, Constraint] | None = None,
     **settings: Any,
 ) -> None:
     """Write ``search.json`` before the search: what is searched for, within which bounds, and further settings.
@@ -212,5 +213,6 @@ def note_search(
     `maximal` are the costs of the maximal sub-network, which bounds in percent refer to.
     """
     asked = [{"name": one.name, "direction": one.direction} for one in objectives]
-    bounds = [str(one) for one in constraints]
-    write_json(output.path(SEARCH), {"objectives": asked, "constraints": bounds, "maximal": dict(maximal), **settings})
+    bounds, aims = [str(one) for one in constraints], {name: str(one) for name, one in (targets or {}).items()}
+    noted = {"objectives": asked, "constraints": bounds, "targets": aims, "maximal": dict(maximal)}
+    write_json(output.path(SEARCH), {**noted, **settings})

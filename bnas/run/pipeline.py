@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from bnas.runtime.storage.checkpoint import SUPERNET, TRAINING
 from bnas.runtime.storage.files import there
 
-from .delivery import Report
 from .job import Job, Watch
 from .lock import kept
 from .output import Free, open_output
+from .results import Report
 from .steps import Steps
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 FREE = ("log_dir", "tensorboard", "export")
 """Places that may change at any time."""
-SEARCH = ("bootstrapNAS.search", "search", "objectives", "acc_delta", "reference", "latency", "device")
+SEARCH = ("bootstrapNAS.search", "search", "objectives", "targets", "acc_delta", "reference", "latency", "device")
 """Places that say nothing to the training, but for the seed."""
 MEASURED = (
     "bootstrapNAS.search.batchnorm_adaptation", "num_bn_adaptation_samples", "device", "data", "batch_size_val"
@@ -56,7 +56,7 @@ class Places:
 OF_CONFIGURATION = Places(FREE, SEARCH, MEASURED, ("latency",), SEEDS)
 OF_JOB = Places(
     ("job.tensorboard", "job.int8"),
-    ("job.search", "job.objectives", "job.acc_delta", "job.reference", "job.latency"),
+    ("job.search", "job.objectives", "job.targets", "job.acc_delta", "job.reference", "job.latency"),
     ("job.num_bn_adaptation_samples",),
     ("job.latency",),
     ("job.search.seed",),

@@ -1,89 +1,23 @@
-"""The search of a job: what is searched, by what, who is told, and the sub-networks that it hands back."""
+"""The search of a job: what is searched, by what, and who is told."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from bnas.passes import SearchSpace
 from bnas.passes.errors import add_note
 from bnas.runtime import Evaluator, LatencyError, LatencyModel, SuperNetwork
-from bnas.runtime.storage.files import there, write_json
+from bnas.runtime.storage.files import there
 from bnas.search import Constraint, Evaluation, Searcher, SearchResult
 from bnas.search.scalars import SearchScalars
 
 from .job import Job, Watch
-from .mark import OutputError
-from .output import Output, read_json
-
-# The sub-networks that a search hands back, by name, and their file in the folder of a run.
-
-FORMAT = 1
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-
-
-def check_name(name: object, place: str) -> str:
-    """`name`, which becomes part of the names of files.
-
-    Raises:
-        OutputError: It has other characters than letters, digits, ``-`` and ``_``.
-    """
-    if isinstance(name, str) and _NAME.fullmatch(name):
-        return name
-    raise OutputError(f"{place}: {name!r} is no name for a file: letters, digits, '-' and '_' are allowed")
-
-
-@dataclass(frozen=True)
-class Winners:
-    """What was found, and what it was held against."""
-
-    found: Mapping[str, Evaluation]
-    """By the names of `SearchResult.winners`; "smallest" is "best" where no accuracy is within the bound."""
-    reference: float
-    """The accuracy that they are held against, on the validation data."""
-    acc_delta: float
-    """How much less they may have."""
-    evaluations: int
-    missed: bool
-    """None is within the bound."""
-
-    @classmethod
-    def of(cls, result: SearchResult, reference: float, delta: float) -> Winners:
-        """The winners of a search."""
-        found = result.winners(delta, reference=reference)
-        missed = "smallest" not in found or found["best"].values["accuracy"] < reference - delta
-        named = {"best": found["best"], "smallest": found.get("smallest", found["best"])}
-        return cls(named, reference, delta, len(result.evaluations), missed)
-
-    def write(self, path: Path) -> None:
-        """Write a JSON file, atomically."""
-        found = {name: evaluation.to_json() for name, evaluation in self.found.items()}
-        settings = {"reference": self.reference, "acc_delta": self.acc_delta, "evaluations": self.evaluations}
-        write_json(path, {"format": FORMAT, "winners": found, **settings, "missed": self.missed})
-
-    @classmethod
-    def read(cls, path: Path) -> Winners:
-        """What `write` wrote.
-
-        Raises:
-            OutputError: the file is damaged, or of another format, or a winner has a name that no file can have.
-        """
-        data: Any = read_json(path)
-        if not isinstance(data, dict) or data.get("format") != FORMAT:
-            raise OutputError(f"{path} has another format than {FORMAT}, the one that this version of bnas reads")
-        try:
-            found = {check_name(name, str(path)): Evaluation.from_json(one) for name, one in data["winners"].items()}
-            return cls(found, data["reference"], data["acc_delta"], data["evaluations"], data["missed"])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise OutputError(f"{path} is damaged: {type(error).__name__}: {error}") from error
-
-
-# The search of a job: what is searched, by what, and who is told.
+from .output import Output
+from .stopwatch import Stopwatch
+from .winners import LATENCY, Winners
 
 
 @dataclass(frozen=True)
@@ -104,7 +38,7 @@ class SearchPlan:
         job = self.job
         given = job.search.latency or (latency if self._wants_latency else None)
         settings = replace(job.search, space=self.space, latency=given)
-        return Searcher(self.supernet, evaluator, job.objectives, settings, **told)
+        return Searcher(self.supernet, evaluator, job.sought, settings, **told)
 
     @property
     def space(self) -> SearchSpace:
@@ -128,7 +62,7 @@ class SearchPlan:
         scalars = None
         if self.job.tensorboard:
             folder = self.output.path("search/tensorboard")
-            scalars = SearchScalars(folder, self.job.objectives, self.constraints)
+            scalars = SearchScalars(folder, self.job.sought, self.constraints)
 
         def tell(evaluation: Evaluation) -> None:
             self.watch.on_evaluation(evaluation, total)
@@ -145,8 +79,8 @@ class SearchPlan:
     def _wants_latency(self) -> bool:
         """A latency model is needed: something asks for latency, and nothing else gives it."""
         bounds = map(Constraint.of, self.constraints)
-        asked = {*(one.name for one in self.job.objectives if one.measure is None), *(bound.name for bound in bounds)}
-        return "latency" in asked and self.job.search.latency is None
+        asked = {*(one.name for one in self.job.sought if one.measure is None), *(bound.name for bound in bounds)}
+        return LATENCY in asked and self.job.search.latency is None
 
     def latency(self) -> LatencyModel | None:
         """The latency model where one is needed: that of the folder, whose predictions the log has.
@@ -166,3 +100,27 @@ class SearchPlan:
         model = LatencyModel.fit(self.supernet, self.job.latency)
         model.save(path)
         return model
+
+    def winners(self, result: SearchResult, latency: LatencyModel | None, reference: float) -> Winners:
+        """What the search hands back: the most accurate sub-network within each target, or "best" and "smallest"."""
+        job = self.job
+        if not job.targets:
+            return Winners.of(result, reference, job.acc_delta)
+        return Winners.within(
+            result, job.targets, self._maximal(result, latency), self._stopwatch(latency), reference, job.acc_delta
+        )
+
+    def _maximal(self, result: SearchResult, latency: LatencyModel | None) -> Mapping[str, float]:
+        """The values of the maximal sub-network, also where its evaluation failed."""
+        maximal = self.supernet.space.maximal()
+        predicted = {} if latency is None else {LATENCY: latency(maximal)}
+        return {**self.supernet.costs(maximal), **predicted, **result.evaluations[0].values}
+
+    def _stopwatch(self, latency: LatencyModel | None) -> Stopwatch | None:
+        """Measures what the latency model predicts; knows what was measured for the winners of this search before."""
+        if latency is None:
+            return None
+        watch, file = Stopwatch(self.supernet, self.job.latency), "winners.json"
+        if there(self.output.folder / file):
+            watch.recall(Winners.read(self.output.ledger.check(file)).measured or {"original_ms": 0.0, "latencies": ()})
+        return watch

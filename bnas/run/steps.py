@@ -19,13 +19,15 @@ from bnas.runtime.train import random_state
 from bnas.runtime.train.batches import Batches
 from bnas.search import Evaluation
 
-from .delivery import Delivery, Report
+from .delivery import Delivery
 from .job import Job, Watch
 from .ledger import FOUND
 from .lock import kept
 from .mark import OutputError
 from .output import Output, note_architecture, note_environment, note_search
-from .search import SearchPlan, Winners
+from .results import Report, judged
+from .search import SearchPlan
+from .winners import ORIGINAL, Winners
 
 Made = TypeVar("Made")
 
@@ -124,7 +126,7 @@ class Steps:
             result = plan.searcher(evaluator, latency, log=log, on_evaluation=tell).run()
         result.write_csv(self.output.path("evaluations.csv"))
         write_json(self.output.path("pareto.json"), [_entry(one) for one in result.pareto()])
-        winners = Winners.of(result, reference, self.job.acc_delta)
+        winners = plan.winners(result, latency, reference)
         winners.write(self.output.path("winners.json"))
         return winners
 
@@ -143,8 +145,10 @@ class Steps:
         modules = {subnet: prepare(subnet) for subnet in dict.fromkeys(one.subnet for one in winners.found.values())}
         networks = {name: (one.subnet, modules[one.subnet]) for name, one in winners.found.items()}
         int8 = [] if self.job.int8 is None else self._samples(self.job.int8.samples)
-        rows = Delivery(self.job, self.output, supernet, int8).rows({"original": (maximal, plain), **networks})
-        settings = (winners.reference, winners.acc_delta, winners.evaluations, winners.missed)
+        rows = Delivery(self.job, self.output, supernet, int8).rows({ORIGINAL: (maximal, plain), **networks})
+        rows = judged(rows, winners.targets, latency=self.job.search.latency is None)
+        missed = any(row.target.missed for row in rows if row.target) if winners.targets else winners.missed
+        settings = (winners.reference, winners.acc_delta, winners.evaluations, missed)
         report = Report(rows, *settings, machine(), _count(self.job.data.test))
         write_json(self.output.path("report.json"), report.to_json())
         return report
@@ -202,9 +206,10 @@ class Steps:
         job = self.job
         note_search(
             self.output,
-            job.objectives,
+            job.sought,
             plan.constraints,
             self.supernet.costs(plan.space.maximal()),
+            job.targets,
             reference=reference,
             acc_delta=job.acc_delta,
             evaluations=plan.evaluations,

@@ -14,7 +14,7 @@ from bnas.run.ledger import FOUND, Ledger
 from bnas.run.lock import HOLDER, OWN, Holder, kept
 from bnas.run.mark import MARK, OutputError
 from bnas.run.output import Output, open_output
-from bnas.run.search import check_name
+from bnas.run.winners import check_name
 from bnas.runtime.storage.archive import Archive
 from bnas.runtime.storage.files import TEMPORARY, ReadError, claim_growing, discard, publish, write_bytes
 from bnas.search import EvaluationLog

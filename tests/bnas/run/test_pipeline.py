@@ -19,7 +19,7 @@ from bnas.run.folder import RunFolder
 from bnas.run.mark import OutputError
 from bnas.run.output import open_output
 from bnas.run.pipeline import described
-from bnas.run.search import Winners
+from bnas.run.winners import Winners
 from bnas.runtime import QuantisationError
 from bnas.runtime.storage.files import write_bytes
 from bnas.search import Evaluation, Objective, SearchError, SearchResult

@@ -20,8 +20,8 @@ from bnas.run.lock import kept
 from bnas.run.mark import OutputError
 from bnas.run.output import Output, open_output
 from bnas.run.pipeline import described, run_job
-from bnas.run.search import Winners
 from bnas.run.steps import Steps
+from bnas.run.winners import Winners
 from bnas.runtime import CheckpointError, Int8, LatencySettings, Recipe, Stage
 from bnas.runtime.storage.checkpoint import MODEL
 from bnas.search import NSGA2, RNSGA2, SearchError, SearchSettings

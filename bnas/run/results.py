@@ -1,0 +1,135 @@
+"""What a run found, as data and as a table: the original beside the winners, all of it measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from bnas.passes import Subnet
+from bnas.runtime import Latency
+from bnas.runtime.latency.settings import CPU
+
+from .winners import LATENCY, Target
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """A network in int8 on ONNX Runtime; both numbers are measured."""
+
+    accuracy: float | None = None
+    """On the test data."""
+    latency: Latency | None = None
+    failure: str | None = None
+    """Why there are no numbers."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for a JSON file."""
+        latency = None if self.latency is None else self.latency.to_json()
+        return {"test_accuracy": self.accuracy, "latency": latency, "failure": self.failure}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network, all of it measured."""
+
+    name: str
+    accuracy: float
+    """On the test data."""
+    costs: Mapping[str, int]
+    latency: Latency
+    subnet: Subnet
+    int8: Quantised | None = None
+    """None where nobody asked for it."""
+    target: Target | None = None
+    """What it was chosen by, where there are targets; a latency counts as it is here."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """The original in the first row and the sub-networks that a run hands back."""
+
+    rows: tuple[Row, ...]
+    reference: float
+    """Validation accuracy of the original."""
+    acc_delta: float
+    evaluations: int
+    missed: bool
+    """Some winner does not keep its target; without targets: no sub-network was within `acc_delta` on the validation
+    data."""
+    machine: Mapping[str, Any]
+    samples: int
+    """Of the test data."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for a JSON file."""
+        rows = [
+            {
+                "name": row.name,
+                "test_accuracy": row.accuracy,
+                **row.costs,
+                "latency": row.latency.to_json(),
+                "int8": None if row.int8 is None else row.int8.to_json(),
+                "target": None if row.target is None else row.target.to_json(),
+                "subnet": row.subnet.to_json(),
+            }
+            for row in self.rows
+        ]
+        settings = {"reference": self.reference, "acc_delta": self.acc_delta, "evaluations": self.evaluations}
+        measured = {"missed": self.missed, "machine": dict(self.machine), "test_samples": self.samples}
+        return {"rows": rows, **settings, **measured}
+
+    def table(self) -> Table:
+        """A table for the terminal; the ratios are original / sub-network, so larger is better."""
+        from rich.table import Table
+
+        points = f"within {100 * self.acc_delta:g} point" + ("" if not self.missed else " (none is)")
+        table = Table(title=f"Test accuracy and ONNX Runtime latency, {self.evaluations} evaluations", show_lines=True)
+        table.add_column("network")
+        for column in ("accuracy", "MACs", "parameters", "latency", "spread", "int8"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for row in self.rows:
+            told = "" if row is self.rows[0] else f"\n{points if row.target is None else row.target}"
+            table.add_row(f"{row.name}{told}", *self._cells(row))
+        return table
+
+    def _cells(self, row: Row) -> tuple[str, ...]:
+        first, latency = self.rows[0], row.latency
+        ratios = {name: first.costs[name] / row.costs[name] for name in ("macs", "parameters")}
+        speed = first.latency.median_ms / latency.median_ms
+        return (
+            f"{100 * row.accuracy:.2f} %",
+            f"{row.costs['macs'] / 1e6:.2f} M\n{ratios['macs']:.2f}x",
+            f"{row.costs['parameters'] / 1e3:.0f} k\n{ratios['parameters']:.2f}x",
+            f"{latency.median_ms:.3f} ms\n{speed:.2f}x",
+            f"{100 * latency.spread:.0f} %{'' if latency.stable else chr(10) + 'unstable'}",
+            self._int8(row.int8),
+        )
+
+    def _int8(self, int8: Quantised | None) -> str:
+        if int8 is None or int8.latency is None:
+            return "-" if int8 is None else "failed"
+        speed = self.rows[0].latency.median_ms / int8.latency.median_ms
+        return f"{100 * int8.accuracy:.2f} %\n{int8.latency.median_ms:.3f} ms\n{speed:.2f}x"  # type: ignore[operator]
+
+
+def judged(rows: Sequence[Row], targets: Mapping[str, Target], *, latency: bool) -> tuple[Row, ...]:
+    """The rows with the targets of their winners; with `latency`, a bound of latency is held against the row's own."""
+    first, found = rows[0], []
+    for row in rows:
+        target = targets.get(row.name)
+        if target is not None and latency and target.bound.name == LATENCY:
+            target = replace(target, missed=_slow(row.latency, first.latency, target))
+        found.append(replace(row, target=target))
+    return tuple(found)
+
+
+def _slow(own: Latency, first: Latency, target: Target) -> bool:
+    """Whether a latency misses a bound."""
+    on_cpu = own.provider == CPU
+    mine, theirs = ((one.median_ms if on_cpu else one.wall_median_ms) for one in (own, first))
+    ratio = own.ratio if on_cpu and own.ratio is not None else mine / theirs
+    return (ratio if target.bound.relative else mine) > target.bound.bound

@@ -1,0 +1,210 @@
+"""The sub-networks that a search hands back, by name, and their file in the folder of a run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bnas.runtime.storage.files import write_json
+from bnas.search import Constraint, Evaluation, SearchError, SearchResult
+
+from .mark import OutputError
+from .output import read_json
+from .stopwatch import Stopwatch
+
+# The names of winners, and the targets that a user gives.
+
+ORIGINAL = "original"
+"""The name of the user's own network, which stands beside the winners."""
+LATENCY = "latency"
+"""The value that is predicted while the search runs, and measured before a winner is chosen by it."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
+
+
+def check_name(name: object, place: str) -> str:
+    """`name`, which becomes part of the names of files.
+
+    Raises:
+        OutputError: It has other characters than letters, digits, ``-`` and ``_``, or is too long.
+    """
+    if isinstance(name, str) and _NAME.fullmatch(name):
+        return name
+    raise OutputError(f"{place}: {name!r} is no name for a file: letters, digits, '-' and '_' are allowed, at most 100")
+
+
+def checked_targets(given: Mapping[str, Constraint | str]) -> dict[str, Constraint]:
+    """The bounds of targets, by the names of the winners.
+
+    Raises:
+        SearchError: A name is no name for a file, or stands for the original, or differs from another one in its case
+            only; or a bound is no upper bound of a cost.
+    """
+    bounds = {name: Constraint.of(one) for name, one in given.items()}
+    seen: dict[str, str] = {}
+    for name, bound in bounds.items():
+        if fault := _fault(name, bound, seen):
+            raise SearchError(f"target {name!r}: {fault}")
+        seen[name.casefold()] = name
+    return bounds
+
+
+def _fault(name: str, bound: Constraint, seen: Mapping[str, str]) -> str:
+    if not _NAME.fullmatch(name):
+        return "a winner's name is part of the names of files: letters, digits, '-' and '_' are allowed, at most 100"
+    if name.casefold() == ORIGINAL:
+        return "this is the name of your own network; give another one"
+    if name.casefold() in seen:
+        return f"a file system may take this name for {seen[name.casefold()]!r}; give another one"
+    if bound.name == "accuracy":
+        return "winners are chosen by accuracy; a target bounds what they cost, such as 'macs <= 50 %'"
+    if bound.sense != "<=":
+        return f"'{bound}' is no upper bound; a target bounds what a winner costs, such as 'macs <= 50 %'"
+    return ""
+
+
+# The choice of the winners among all evaluations.
+
+
+@dataclass(frozen=True)
+class Target:
+    """A bound that a winner was chosen by."""
+
+    bound: Constraint
+    """As it was asked for: in percent of the original, or absolute."""
+    missed: bool
+    """No evaluated sub-network keeps the bound; the winner is the nearest one."""
+
+    def __str__(self) -> str:
+        """The bound, and whether it is missed."""
+        return f"{self.bound}{' (missed)' if self.missed else ''}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for a JSON file; `from_json` reads it."""
+        return {"bound": str(self.bound), "missed": self.missed}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Target:
+        """What `to_json` told."""
+        return cls(Constraint.parse(data["bound"]), bool(data["missed"]))
+
+
+def ranked(result: SearchResult, bound: Constraint) -> list[Evaluation]:
+    """The feasible evaluations within an absolute bound, most accurate first; then the others, nearest first."""
+
+    def key(one: Evaluation) -> tuple[float, ...]:
+        return bound.violation(one.values), -one.values["accuracy"], one.values[bound.name], one.index
+
+    return sorted(result.feasible, key=key)
+
+
+FEW = 4
+"""So many candidates for a bound of latency are measured together."""
+ROUNDS = 4
+"""So often further candidates are measured where none of the former keeps the bound."""
+
+
+def choose(
+    result: SearchResult, bound: Constraint, maximal: Mapping[str, float], watch: Stopwatch | None
+) -> tuple[Evaluation, bool]:
+    """The most accurate evaluation within a bound, and whether none is within it: then it is the nearest one.
+
+    With a stopwatch the bound is one of latency, and has to hold as measured.
+    """
+    ranking = ranked(result, bound.resolved(maximal))
+    if watch is None:
+        return ranking[0], bool(bound.resolved(maximal).violation(ranking[0].values))
+    for start in range(0, FEW * ROUNDS, FEW):
+        some = ranking[start : start + FEW]
+        watch.measure([one.subnet for one in some])
+        for one in some:
+            if watch.within(bound, one.subnet):
+                return one, False
+    return min(ranking[: FEW * ROUNDS], key=lambda one: watch.ratios[one.subnet]), True
+
+
+@dataclass(frozen=True)
+class Winners:
+    """What was found, and what it was held against."""
+
+    found: Mapping[str, Evaluation]
+    """By the names of the targets; without targets "best" and "smallest", which is "best" where no accuracy is within
+    the bound."""
+    reference: float
+    """The accuracy that they are held against, on the validation data."""
+    acc_delta: float
+    """How much less they may have, where there are no targets."""
+    evaluations: int
+    missed: bool
+    """Some winner does not keep what was asked for: its target, or without targets `acc_delta`."""
+    targets: Mapping[str, Target] = field(default_factory=dict)
+    measured: Mapping[str, Any] | None = None
+    """The latencies that were measured for the choice (`Stopwatch.to_json`): a resumed run chooses by the same."""
+
+    @classmethod
+    def of(cls, result: SearchResult, reference: float, delta: float) -> Winners:
+        """The winners of a search without targets."""
+        found = result.winners(delta, reference=reference)
+        missed = "smallest" not in found or found["best"].values["accuracy"] < reference - delta
+        named = {"best": found["best"], "smallest": found.get("smallest", found["best"])}
+        return cls(named, reference, delta, len(result.evaluations), missed)
+
+    @classmethod
+    def within(
+        cls,
+        result: SearchResult,
+        targets: Mapping[str, Constraint],
+        maximal: Mapping[str, float],
+        watch: Stopwatch | None,
+        reference: float,
+        delta: float,
+    ) -> Winners:
+        """The most accurate evaluation within the bound of each target.
+
+        Args:
+            result: Of the search.
+            targets: By the names of the winners.
+            maximal: The values of the maximal sub-network, which bounds in percent refer to.
+            watch: Measures latencies, where "latency" is what ONNX Runtime takes here.
+            reference: See `reference`.
+            delta: See `acc_delta`.
+        """
+        found, told = {}, {}
+        for name, bound in targets.items():
+            found[name], missed = choose(result, bound, maximal, watch if bound.name == LATENCY else None)
+            told[name] = Target(bound, missed)
+        missed = any(one.missed for one in told.values())
+        measured = None if watch is None else watch.to_json()
+        return cls(found, reference, delta, len(result.evaluations), missed, told, measured)
+
+    def write(self, path: Path) -> None:
+        """Write a JSON file, atomically."""
+        found = {name: evaluation.to_json() for name, evaluation in self.found.items()}
+        settings = {"reference": self.reference, "acc_delta": self.acc_delta, "evaluations": self.evaluations}
+        targets = {name: one.to_json() for name, one in self.targets.items()}
+        more = {"targets": targets, **({} if self.measured is None else {"measured": self.measured})}
+        write_json(path, {"format": FORMAT, "winners": found, **settings, "missed": self.missed, **more})
+
+    @classmethod
+    def read(cls, path: Path) -> Winners:
+        """What `write` wrote.
+
+        Raises:
+            OutputError: the file is damaged, or of another format, or a winner has a name that no file can have.
+        """
+        data: Any = read_json(path)
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            raise OutputError(f"{path} has another format than {FORMAT}, the one that this version of bnas reads")
+        try:
+            found = {check_name(name, str(path)): Evaluation.from_json(one) for name, one in data["winners"].items()}
+            targets = {name: Target.from_json(one) for name, one in data.get("targets", {}).items()}
+            settings = (data["reference"], data["acc_delta"], data["evaluations"], data["missed"])
+            return cls(found, *settings, targets, data.get("measured"))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise OutputError(f"{path} is damaged: {type(error).__name__}: {error}") from error
+
+
+FORMAT = 1
