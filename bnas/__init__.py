@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from bnas.runtime import (
         Distillation,
         Evaluator,
+        FineTune,
         Int8,
         LatencyModel,
         LatencySettings,
@@ -60,6 +61,7 @@ __getattr__, __dir__ = attach(
         "bnas.runtime": (
             "Distillation",
             "Evaluator",
+            "FineTune",
             "Int8",
             "LatencyModel",
             "LatencySettings",
@@ -93,6 +95,7 @@ __all__ = [
     "Distillation",
     "Elasticity",
     "Evaluator",
+    "FineTune",
     "Int8",
     "Job",
     "LatencyModel",

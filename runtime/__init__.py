@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from .train.recipe import Distillation, Recipe
     from .train.schedule import Place, Schedule
     from .train.stages import CosineSchedule, Stage
-    from .train.trainer import Progress, Trainer, fine_tune
+    from .train.trainer import Progress, Trainer
+    from .train.tuning import FineTune, fine_tune
     from .train.validation import EpochRecord
     from .verification import verify
 
@@ -97,6 +98,9 @@ __getattr__, __dir__ = attach(
         "bnas.runtime.train.trainer": (
             "Progress",
             "Trainer",
+        ),
+        "bnas.runtime.train.tuning": (
+            "FineTune",
             "fine_tune",
         ),
         "bnas.runtime.train.validation": ("EpochRecord",),
@@ -114,6 +118,7 @@ __all__ = [
     "EpochRecord",
     "EvaluationError",
     "Evaluator",
+    "FineTune",
     "Int8",
     "Int8Report",
     "Latency",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from bnas.run.job import Watch
     from bnas.run.steps import Steps
+    from bnas.run.tuning import Record
     from bnas.run.winners import Winners
 
 
@@ -159,8 +160,49 @@ def search(
                 folder.begin_search(resume=resume, overwrite=overwrite)
             winners = folder.steps.search()
     console.print(winners_table(winners))
+    tuned = folder.job.fine_tune is not None
+    told = shlex.join(["bnas", "tune" if tuned else "export", str(run)])
+    what = "fine-tunes these" if tuned else "writes these and measures them"
+    options.say(console, f"The front is in {run / 'pareto.json'}; `{told}` {what}")
+
+
+# ``bnas tune``: the winners of a search, trained further by themselves.
+
+
+def tune(
+    run: options.Run,
+    changes: options.Changes = None,
+    resume: options.Resume = False,
+    overwrite: options.Overwrite = False,
+    source: options.Source = None,
+    trust: options.Trust = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Fine-tune the winners that `bnas search` left in a folder, such as by --set fine_tune.epochs=8."""
+    from bnas.run.folder import RunFolder
+    from bnas.run.lock import kept
+
+    with options.watched(verbose) as (console, watch):
+        folder = RunFolder.open(run, source, changes=tuple(changes or ()), watch=watch, trust=trust)
+        with kept(run):
+            with options.unchanged():
+                folder.begin_tuning(resume=resume, overwrite=overwrite)
+            record = folder.steps.tune()
+    console.print(tuning_table(record))
     told = shlex.join(["bnas", "export", str(run)])
-    options.say(console, f"The front is in {run / 'pareto.json'}; `{told}` writes these and measures them")
+    options.say(console, f"The weights are in {run / 'tuning'}; `{told}` writes and measures these winners")
+
+
+def tuning_table(record: Record) -> Table:
+    """A table for the terminal: the accuracy of each winner on the validation data, before and after."""
+    from rich.table import Table
+
+    shown = Table(title="accuracy on the validation data", title_justify="left")
+    for name in ("winner", "before", "after"):
+        shown.add_column(name, justify="left" if name == "winner" else "right")
+    for one in record.winners:
+        shown.add_row(one.name, f"{one.before:.2%}", "" if one.after is None else f"{one.after:.2%}")
+    return shown
 
 
 def winners_table(winners: Winners) -> Table:

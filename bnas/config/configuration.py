@@ -26,7 +26,7 @@ from bnas.passes.settings import LARGEST, Count, Names, NotNegative, Share, Whol
 from bnas.passes.wording import count
 from bnas.run.job import Job
 from bnas.run.winners import checked_targets
-from bnas.runtime import Int8, LatencySettings, Recipe, Stage
+from bnas.runtime import FineTune, Int8, LatencySettings, Recipe, Stage
 from bnas.search import Constraint, Objective, SearchError, SearchSettings
 from bnas.search.settings import Bound
 
@@ -199,6 +199,8 @@ class Configuration(Section):
     targets: dict[str, Bound] = Field(default={})
     """Winners by their names, such as {"half": "macs <= 50 %"}: each is the most accurate sub-network that the search
     found within its bound, in percent of the original; by default "best" and "smallest" by `acc_delta`."""
+    fine_tune: FineTune | None = None
+    """How the winners are fine-tuned before they are exported; by default they are not."""
     latency: LatencySettings = LatencySettings()
     """How latency is measured."""
     export: ExportSection = ExportSection()

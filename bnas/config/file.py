@@ -83,7 +83,9 @@ def _set(data: Any, place: list[str | int], value: Any, change: str) -> None:
         if number == len(place) - 1:
             data[part] = value
         else:
-            data = data[part] if isinstance(part, int) else data.setdefault(part, {})
+            if isinstance(part, str) and data.get(part) is None:  # null stands for what is not given
+                data[part] = {}
+            data = data[part]
 
 
 def _check(data: Any, place: list[str | int], part: str | int, change: str) -> None:

@@ -167,6 +167,7 @@ def job_settings(configuration: Configuration, folder: Path) -> dict[str, Any]:
         "training": {} if every is None else {"checkpoint_every": every},
         "search": search_of(configuration),
         "targets": configuration.targets,
+        "fine_tune": configuration.fine_tune,
         "latency": configuration.latency,
         "int8": int8_of(configuration),
         "tensorboard": configuration.tensorboard,

@@ -52,7 +52,8 @@ def _line(row: Network, first: Network) -> Line:
 def _cells(row: Network, first: Network) -> Iterator[Cell]:
     own = row is first
     points = 100 * (row.test_accuracy - first.test_accuracy)
-    yield Cell("test accuracy", f"{100 * row.test_accuracy:.2f} %", "" if own else f"{points:+.2f} points")
+    tuned = "" if row.test_accuracy_before is None else f"; {100 * row.test_accuracy_before:.2f} % before fine-tuning"
+    yield Cell("test accuracy", f"{100 * row.test_accuracy:.2f} %", "" if own else f"{points:+.2f} points{tuned}")
     for name in ("macs", "parameters"):
         value, before = getattr(row, name), getattr(first, name)
         shown = quantity(name, [value])
@@ -104,7 +105,7 @@ def measured_on(results: Results) -> str:
 
 def table(results: Results) -> list[Sequence[object]]:
     """The numbers for a file, the head first."""
-    head = ["network", "test_accuracy", "macs", "parameters"]
+    head = ["network", "test_accuracy", "test_accuracy_before", "macs", "parameters"]
     times = ["median_ms", "first_quartile_ms", "third_quartile_ms", "spread", "stable"]
     head += [f"fp32_{name}" for name in times] + ["int8_test_accuracy"] + [f"int8_{name}" for name in times]
     rows: list[Sequence[object]] = [head]
@@ -112,7 +113,8 @@ def table(results: Results) -> list[Sequence[object]]:
         int8 = row.int8
         quick = None if int8 is None else int8.latency
         accuracy = "" if int8 is None or int8.test_accuracy is None else int8.test_accuracy
-        counted = [row.name, row.test_accuracy, int(row.macs), int(row.parameters)]
+        before = "" if row.test_accuracy_before is None else row.test_accuracy_before
+        counted = [row.name, row.test_accuracy, before, int(row.macs), int(row.parameters)]
         rows.append([*counted, *_times(row.latency), accuracy, *(_times(quick) if quick else [""] * len(times))])
     return rows
 

@@ -130,6 +130,7 @@ class Network(Part):
 
     name: str
     test_accuracy: float
+    test_accuracy_before: float | None = None
     macs: float
     parameters: float
     latency: LatencyNote

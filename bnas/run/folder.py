@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 from torch.fx import GraphModule
 
 from bnas.config.configuration import Configuration
@@ -17,13 +16,13 @@ from bnas.config.file import parse_configuration, place_of, with_changes
 from bnas.passes import Subnet
 from bnas.passes.errors import SubnetError, add_note
 from bnas.runtime import SuperNetwork, measure_latency
-from bnas.runtime.storage.checkpoint import SUPERNET, check_state
+from bnas.runtime.storage.checkpoint import SUPERNET
 from bnas.runtime.storage.files import there, write_json
 from bnas.search import Evaluation
 from bnas.search.result import WINNERS
 
 from .job import Job, Splits, Watch
-from .ledger import DELIVERED, FOUND, Ledger
+from .ledger import DELIVERED, FOUND, TUNED, Ledger
 from .lock import kept
 from .mark import OutputError
 from .output import CONFIG, Output, changed, read_json
@@ -32,6 +31,7 @@ from .results import Report
 from .runner import SOURCE, job_of
 from .steps import Steps
 from .trust import check_code
+from .tuning import TUNING, read_module
 
 FASTEST = WINNERS[-1]
 """The winner that is measured when it is asked for."""
@@ -119,7 +119,7 @@ class RunFolder:
         if not SUPERNET.exists(self.folder / "supernet"):
             _ = self.steps.supernet  # raises, and says what makes it
         with kept(self.folder) as ledger:
-            former = ledger.removable((*FOUND, *DELIVERED)) if overwrite else []
+            former = ledger.removable((*FOUND, *TUNED, *DELIVERED)) if overwrite else []
             if not (resume or overwrite) and any(there(self.folder / name) for name in (*FOUND, *DELIVERED)):
                 raise OutputError(
                     f"{self.folder} holds a search already; say --resume to go on with it or --overwrite to replace it"
@@ -128,6 +128,33 @@ class RunFolder:
                 raise OutputError(f"{told}: that is what was trained; train anew in another folder with `bnas train`")
             if told := changed(self.folder, config, free_in(self.folder, anew=not resume)):
                 raise OutputError(f"{told}: existing evaluations become invalid; --overwrite replaces them")
+            ledger.remove(former)
+            write_json(self.folder / CONFIG, config)
+
+    def begin_tuning(self, *, resume: bool = False, overwrite: bool = False) -> None:
+        """Make the folder ready for a fine-tuning by this configuration, which is written there.
+
+        Raises:
+            OutputError: nothing was searched; or there is a fine-tuning already, and neither is said; or a change is of
+                what was trained or searched, or of what the fine-tuning to be resumed has used.
+        """
+        if resume and overwrite:
+            raise OutputError("resume and overwrite exclude each other")
+        config = self.configuration.model_dump(mode="json")
+        if self.configuration.fine_tune is None:
+            raise OutputError(f"{self.folder / CONFIG} has no fine_tune; say for how long: --set fine_tune.epochs=8")
+        _ = self.steps.winners()  # raises, and says what makes them
+        with kept(self.folder) as ledger:
+            former = ledger.removable((*TUNED, *DELIVERED)) if overwrite else []
+            if not (resume or overwrite) and there(self.folder / TUNING):
+                told = "say --resume to go on with it or --overwrite to replace it"
+                raise OutputError(f"{self.folder} holds a fine-tuning already; {told}")
+            if told := changed(self.folder, config, lambda place: within(place, (*EXPORT, "fine_tune"))):
+                raise OutputError(
+                    f"{told}: that is what was trained or searched; a fine-tuning has settings of its own"
+                )
+            if told := changed(self.folder, config, lambda place: overwrite or not there(self.folder / TUNING)):
+                raise OutputError(f"{told}: what was fine-tuned becomes invalid; --overwrite replaces it")
             ledger.remove(former)
             write_json(self.folder / CONFIG, config)
 
@@ -177,23 +204,13 @@ class RunFolder:
         for name in self._found:
             file = f"subnets/{name}.json"
             if there(self.folder / file) and self._read(ledger.json(file)) == subnet:
-                return self._stored(subnet, ledger.check(f"subnets/{name}.safetensors"))
-        return self.steps.evaluator.prepare(subnet)
+                return read_module(self.supernet, subnet, ledger.check(f"subnets/{name}.safetensors"))
+        return self.steps.module(subnet)
 
     @property
     def _found(self) -> Mapping[str, Evaluation]:
         """The winners by name; none before the search."""
         return self.steps.winners().found if there(self.folder / "winners.json") else {}
-
-    def _stored(self, subnet: Subnet, file: Path) -> GraphModule:
-        module = self.supernet.extract(subnet)
-        try:
-            state = safetensors.torch.load_file(file)
-        except Exception as error:
-            raise OutputError(f"{file}: cannot be read: {error}") from error
-        check_state(module.state_dict(), state, str(file))
-        module.load_state_dict(state)
-        return module
 
     def _fastest(self) -> Subnet:
         winners = self.steps.winners()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import nn
 
 from bnas.passes import Elasticity
-from bnas.runtime import EpochRecord, Int8, LatencySettings, Progress, Recipe, Stage, SuperNetwork
+from bnas.runtime import EpochRecord, FineTune, Int8, LatencySettings, Progress, Recipe, Stage, SuperNetwork
 from bnas.runtime.evaluate.evaluation import Loader
 from bnas.runtime.train.stages import STAGES
 from bnas.search import Constraint, Evaluation, Objective, SearchError, SearchSettings
@@ -68,6 +68,8 @@ class Job:
     targets the winners are "best" and "smallest"."""
     num_bn_adaptation_samples: int = 2000
     """Training samples for the BatchNorm statistics of each sub-network that is searched."""
+    fine_tune: FineTune | None = None
+    """How the winners are fine-tuned before they are exported; by default they are not."""
     acc_delta: float = 0.01
     """How much accuracy a winner may lose against the original, as a fraction, where there are no targets."""
     reference: float | Literal["original", "maximal"] = "original"

@@ -21,6 +21,8 @@ SCALARS = ("training/tensorboard/events.out.tfevents.*", "search/tensorboard/eve
 """Files that TensorBoard writes, below the folder of a run."""
 FOUND = ("search.json", "winners.json", "pareto.json", "evaluations.csv", "evaluations.jsonl", "latency.json", "search")
 """What a search leaves in the folder of a run."""
+TUNED = ("tuning.json", "tuning")
+"""What a fine-tuning of the winners leaves."""
 DELIVERED = ("report.json", "report.html", "report", "subnets")
 """What is exported after it."""
 REPORT = "report"

@@ -1,4 +1,4 @@
-"""The main job: bootstrap, train, search, export, measure; every step leaves whole files that a resumed run reuses."""
+"""The main job: bootstrap, train, search, tune, export, measure; each step leaves files that a resumed run reuses."""
 
 from __future__ import annotations
 
@@ -33,6 +33,8 @@ MEASURED = (
 """Places that decide what an evaluation gives, among those that may change once the training is done."""
 SEEDS = ("bootstrapNAS.search.seed", "search.seed")
 """Places that also fix the training."""
+TUNING = ("fine_tune",)
+"""Places that only the fine-tuning of the winners reads."""
 EXPORT = (*FREE, "latency", "device", "data", "batch_size_val")
 """Places that an export may have in another way than the search before it."""
 
@@ -51,15 +53,18 @@ class Places:
     """They decide what a latency model says."""
     seeds: tuple[str, ...]
     """They also fix the training."""
+    tuning: tuple[str, ...]
+    """They say how the winners are fine-tuned."""
 
 
-OF_CONFIGURATION = Places(FREE, SEARCH, MEASURED, ("latency",), SEEDS)
+OF_CONFIGURATION = Places(FREE, SEARCH, MEASURED, ("latency",), SEEDS, TUNING)
 OF_JOB = Places(
     ("job.tensorboard", "job.int8"),
     ("job.search", "job.objectives", "job.targets", "job.acc_delta", "job.reference", "job.latency"),
     ("job.num_bn_adaptation_samples",),
     ("job.latency",),
     ("job.search.seed",),
+    ("job.fine_tune",),
 )
 
 
@@ -70,11 +75,14 @@ def free_in(folder: Path, *, anew: bool = False, places: Places = OF_CONFIGURATI
     """
     trained = SUPERNET.exists(folder / "supernet")
     begun = trained or TRAINING.exists(folder / "training" / "last")
+    tuned = not anew and there(folder / "tuning.json")
     searched, fitted = (not anew and there(folder / name) for name in ("evaluations.jsonl", "latency.json"))
 
     def free(place: str) -> bool:
         if within(place, places.free) or not begun:
             return True
+        if within(place, places.tuning):
+            return not tuned
         if (searched and within(place, places.measured)) or (fitted and within(place, places.latency)):
             return False
         allowed = (*places.search, *places.measured) if trained else places.search
@@ -100,7 +108,7 @@ def run_job(
     resume: bool = False,
     overwrite: bool = False,
 ) -> Report:
-    """Run all steps of `job` one after another: train, search, export and measure.
+    """Run all steps of `job` one after another: train, search, fine-tune if it says so, export and measure.
 
     What is searched is what the last stage trained. The settings of the job are written to ``config.json``;
     `bnas report FOLDER` makes a page of the run.

@@ -44,6 +44,8 @@ class Row:
     subnet: Subnet
     int8: Quantised | None = None
     """None where nobody asked for it."""
+    before: float | None = None
+    """The accuracy before the fine-tuning, on the test data; None where there was none."""
     target: Target | None = None
     """What it was chosen by, where there are targets; a latency counts as it is here."""
 
@@ -70,6 +72,7 @@ class Report:
             {
                 "name": row.name,
                 "test_accuracy": row.accuracy,
+                "test_accuracy_before": row.before,
                 **row.costs,
                 "latency": row.latency.to_json(),
                 "int8": None if row.int8 is None else row.int8.to_json(),
@@ -101,7 +104,7 @@ class Report:
         ratios = {name: first.costs[name] / row.costs[name] for name in ("macs", "parameters")}
         speed = first.latency.median_ms / latency.median_ms
         return (
-            f"{100 * row.accuracy:.2f} %",
+            f"{100 * row.accuracy:.2f} %{'' if row.before is None else f'{chr(10)}from {100 * row.before:.2f} %'}",
             f"{row.costs['macs'] / 1e6:.2f} M\n{ratios['macs']:.2f}x",
             f"{row.costs['parameters'] / 1e3:.0f} k\n{ratios['parameters']:.2f}x",
             f"{latency.median_ms:.3f} ms\n{speed:.2f}x",

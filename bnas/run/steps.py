@@ -1,15 +1,18 @@
-"""The steps of a run: train, search, export. Each reads what those before it left in the folder of the run."""
+"""The steps of a run: train, search, tune, export. Each reads what those before it left in the folder of the run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property, wraps
 from typing import Any, TypeVar
 
 from torch import nn
+from torch.fx import GraphModule
 
+from bnas.passes import Subnet
 from bnas.passes.frontend.state import deep_copy
-from bnas.runtime import Evaluator, SuperNetwork, Trainer, accuracy, machine
+from bnas.runtime import Evaluator, SuperNetwork, Trainer, accuracy, fold, machine
 from bnas.runtime.evaluate.evaluation import Batch, Loader
 from bnas.runtime.feed import drawn
 from bnas.runtime.nested import batch_size
@@ -27,6 +30,7 @@ from .mark import OutputError
 from .output import Output, note_architecture, note_environment, note_search
 from .results import Report, judged
 from .search import SearchPlan
+from .tuning import TUNING, Record, Tuning, tuned_modules
 from .winners import ORIGINAL, Winners
 
 Made = TypeVar("Made")
@@ -67,6 +71,8 @@ class Steps:
         """One after another."""
         self.train()
         self.search()
+        if self.job.fine_tune is not None:
+            self.tune()
         return self.export()
 
     @holding
@@ -131,6 +137,22 @@ class Steps:
         return winners
 
     @holding
+    def tune(self) -> Record:
+        """Fine-tune the winners of the search, as `Job.fine_tune` says; what an interrupted one left is gone on with.
+
+        Leaves ``tuning.json``, ``tuning/NAME.safetensors`` and the checkpoints in ``tuning/NAME/``.
+        """
+        settings = self.job.fine_tune
+        if settings is None:
+            raise OutputError("nothing is said about fine-tuning: give fine_tune, at least its number of epochs")
+        self.output.ledger.refuse_foreign((TUNING,))
+        winners, supernet = self.winners(), self.supernet
+        random_state.begin_at(self.job.search.seed)
+        self._note(supernet)
+        told = (self.job, settings, self.output, self.watch, supernet, self.original, self.evaluator)
+        return Tuning(*told).run(winners)
+
+    @holding
     def export(self) -> Report:
         """Write the original and the winners as modules and ONNX files, check them against PyTorch, measure them.
 
@@ -142,10 +164,13 @@ class Steps:
         self._note(supernet)
         maximal = supernet.space.maximal()
         plain = supernet.extract(maximal, self.original)
-        modules = {subnet: prepare(subnet) for subnet in dict.fromkeys(one.subnet for one in winners.found.values())}
+        tuned = {} if self.job.fine_tune is None else tuned_modules(self.output, supernet, winners)
+        before = {one: accuracy(fold(prepare(one)), list(self.job.data.test)) for one in tuned}
+        modules = tuned or {subnet: prepare(subnet) for subnet in {one.subnet for one in winners.found.values()}}
         networks = {name: (one.subnet, modules[one.subnet]) for name, one in winners.found.items()}
         int8 = [] if self.job.int8 is None else self._samples(self.job.int8.samples)
         rows = Delivery(self.job, self.output, supernet, int8).rows({ORIGINAL: (maximal, plain), **networks})
+        rows = (rows[0], *(replace(row, before=before.get(row.subnet)) for row in rows[1:]))
         rows = judged(rows, winners.targets, latency=self.job.search.latency is None)
         missed = any(row.target.missed for row in rows if row.target) if winners.targets else winners.missed
         settings = (winners.reference, winners.acc_delta, winners.evaluations, missed)
@@ -182,6 +207,14 @@ class Steps:
         samples = self.job.num_bn_adaptation_samples
         calibration = self._samples(samples) if samples else None
         return Evaluator(self.supernet, calibration, list(self.job.data.validation))
+
+    def module(self, subnet: Subnet) -> GraphModule:
+        """A sub-network with recalibrated statistics, a winner as it is after the fine-tuning."""
+        if self.job.fine_tune is not None:
+            winners = self.winners()
+            if any(one.subnet == subnet for one in winners.found.values()):
+                return tuned_modules(self.output, self.supernet, winners)[subnet]
+        return self.evaluator.prepare(subnet)
 
     def winners(self) -> Winners:
         """What the search found."""

@@ -100,7 +100,11 @@ class Evaluator:
 
     def prepare(self, subnet: Subnet) -> GraphModule:
         """The extracted `subnet` with recalibrated statistics, in evaluation mode: what will be deployed."""
-        return self._recalibrated(self.supernet.extract(subnet)).to(memory_format=torch.contiguous_format)
+        return self.recalibrated(self.supernet.extract(subnet))
+
+    def recalibrated(self, module: GraphModule) -> GraphModule:
+        """`module`, an extracted sub-network of any weights, with recalibrated statistics; in place."""
+        return self._recalibrated(module.eval()).to(memory_format=torch.contiguous_format)
 
     def evaluate(self, subnet: Subnet) -> dict[str, float]:
         """``accuracy`` (or the metric) and the costs of `subnet`, by name."""

@@ -192,7 +192,7 @@ class TrainingRun:
             write_history(self.directory / "history.json", self.schedule.stages, self.metric, self.history)
 
     def finish(self) -> None:
-        """Averages become the weights, and BatchNorm statistics those of the maximal sub-network."""
+        """Averages become the weights, and BatchNorm statistics those of the maximal, or of the only one."""
         if self.average is not None:
             self.average.settle()
         self._adapt()
@@ -211,16 +211,18 @@ class TrainingRun:
                     tensor.copy_(own[name])
 
     def _adapt(self) -> None:
-        """Recalibrate the shared BatchNorm statistics of the maximal sub-network."""
+        """Recalibrate the shared BatchNorm statistics, of the maximal sub-network or of the only one."""
         if self.recipe.num_bn_adaptation_samples:
             with random_state.undisturbed(self.batches.loader, self.recipe.seed):
-                recalibrate(self.supernet.program(self.supernet.space.maximal()), self.calibration)
+                subnet = self.schedule.subnet or self.supernet.space.maximal()
+                recalibrate(self.supernet.program(subnet), self.calibration)
             parallel.share_tensors(self.supernet.model.buffers())
 
     def _settings(self) -> dict[str, Any]:
         stages = {f"stages[{number}]": asdict(stage) for number, stage in enumerate(self.schedule.stages)}
         here = {"optimizer": self._optimizer, "processes": parallel.world(), "batches": self.batches.length}
-        return {**asdict(self.recipe), **stages, **here}
+        alone = self.schedule.subnet
+        return {**asdict(self.recipe), **stages, **here, "subnet": None if alone is None else alone.to_json()}
 
     def save(self) -> None:
         """Write ``last/``: whole, or what was there stays."""

@@ -57,6 +57,7 @@ class Schedule:
         optimizer: gets its learning rate at every step, and its state reordered with the weights. The rate that it has
             now is that of stages without ``init_lr``. Where its parameter groups have different rates, they keep their
             ratios to the largest one.
+        subnet: every step trains this sub-network alone.
 
     Raises:
         TrainingError: settings are out of bounds or contradict each other.
@@ -70,13 +71,16 @@ class Schedule:
         *,
         steps_per_epoch: int,
         optimizer: Optimizer | None = None,
+        subnet: Subnet | None = None,
     ) -> None:
         recipe = recipe or Recipe()
         check_stages(stages, supernet.elasticity.dimensions, recipe.progressivity_of_elasticity)
         if steps_per_epoch < 1:
             raise TrainingError(f"steps_per_epoch: {steps_per_epoch} is smaller than 1")
         self.supernet, self.stages, self.steps_per_epoch = supernet, tuple(stages), steps_per_epoch
-        self.optimizer, self.rule = optimizer, recipe.rule
+        self.optimizer, self.rule, self.subnet = optimizer, recipe.rule, subnet
+        if subnet is not None:
+            supernet.space.check(subnet)
         for group in self._groups:
             group.setdefault("initial_lr", float(group["lr"]))  # the key of PyTorch's own schedulers
         self._largest = max((group["initial_lr"] for group in self._groups), default=recipe.learning_rate)
@@ -152,6 +156,9 @@ class Schedule:
             group["lr"] = self.rate(self.taken) * (group["initial_lr"] / self._largest)
         self.taken += 1
         fixed = {"maximal": space.maximal, "minimal": space.minimal}
+        if self.subnet is not None:
+            self._step = (self.subnet,)
+            return self._step
         self._step = (*(fixed[name]() for name in RULES[self.rule]), *self._drawn)
         return self._step
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.fx import GraphModule
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
+from bnas.passes import Subnet
 from bnas.passes.frontend.state import deep_copy
 from bnas.runtime.errors import TrainingError
 from bnas.runtime.evaluate.evaluation import Loader, Metric, accuracy
@@ -102,6 +102,7 @@ class Trainer:
         teacher: what the recipe's distillation calls the original; by default a copy of the model as it is now.
         metric: what validation measures, the higher the better; by default top-1 accuracy.
         watch: random sub-networks that validation measures, beside the maximal and the minimal.
+        subnet: train this sub-network alone, in the shared weights; what the recipe says of a step counts for others.
         directory: gets ``best/`` (a super-network for `SuperNetwork.load`), ``last/`` (to resume from) and
             ``history.json`` (what every epoch ended with).
         checkpoint_every: steps between two writes of ``last/``; by default every epoch.
@@ -124,6 +125,7 @@ class Trainer:
         teacher: nn.Module | None = None,
         metric: Metric = accuracy,
         watch: int = 3,
+        subnet: Subnet | None = None,
         directory: str | Path | None = None,
         checkpoint_every: int | None = None,
         tensorboard: bool = False,
@@ -132,7 +134,7 @@ class Trainer:
     ) -> None:
         self.supernet, self.stages, self.recipe = supernet, tuple(stages), recipe or Recipe()
         self.optimizer, self.criterion, self.metric, self.watch = optimizer, criterion, metric, watch
-        self.teacher = teacher
+        self.teacher, self.subnet = teacher, subnet
         self.directory = None if directory is None else Path(directory)
         self.checkpoint_every, self.tensorboard = checkpoint_every, tensorboard
         self.on_step, self.on_epoch = on_step, on_epoch
@@ -186,7 +188,8 @@ class Trainer:
         return deep_copy(self.supernet.model if self.teacher is None else self.teacher).eval().requires_grad_(False)
 
     def _schedule(self, steps_per_epoch: int, optimizer: Optimizer | None = None) -> Schedule:
-        return Schedule(self.supernet, self.stages, self.recipe, steps_per_epoch=steps_per_epoch, optimizer=optimizer)
+        planned: Any = {"steps_per_epoch": steps_per_epoch, "optimizer": optimizer, "subnet": self.subnet}
+        return Schedule(self.supernet, self.stages, self.recipe, **planned)
 
     def _begin(self, loader: Loader, resume: bool) -> TrainingRun:
         batches, optimizer = Batches(loader, self.recipe.accumulate, self.recipe.train_steps), self._optimizer()
@@ -228,7 +231,8 @@ class Trainer:
             return None
         if not getattr(validation, "__len__", lambda: 1)():
             raise TrainingError("the validation loader is empty: give validation=None, or batches held out of training")
-        subnets = watched(run.schedule.spaces[-1], self.watch, self.recipe.seed)
+        alone = None if self.subnet is None else {"subnet": self.subnet}
+        subnets = alone or watched(run.schedule.spaces[-1], self.watch, self.recipe.seed)
         return Validator(self.supernet, subnets, run.calibration or None, validation, self.metric)
 
     def _train(self, run: TrainingRun, learner: Learner, validator: Validator | None) -> None:
@@ -257,44 +261,3 @@ class Trainer:
             within = run.batches.taken < run.batches.steps
             if self.checkpoint_every and run.schedule.taken % self.checkpoint_every == 0 and within:
                 run.save()
-
-
-# Fine-tuning of a chosen sub-network by itself: no other sub-network holds its weights back.
-
-
-def fine_tune(
-    module: nn.Module,
-    example_inputs: Any,
-    loader: Any,
-    validation: Any = None,
-    *,
-    epochs: int,
-    recipe: Recipe | None = None,
-    teacher: nn.Module | None = None,
-    resume: bool = False,
-    **settings: Any,
-) -> GraphModule:
-    """`module`, such as `SuperNetwork.extract` gives, trained by itself; returns another one, in evaluation mode.
-
-    It is a training of a super-network without choices, so that averages, precision, checkpoints and processes are as
-    there. The rule and the number of sub-networks of the recipe say nothing here.
-
-    Args:
-        module: what to train; it stays as it is.
-        example_inputs: as `SuperNetwork.from_model` takes them.
-        loader: as `Trainer.fit` takes it.
-        validation: as `Trainer.fit` takes it.
-        resume: as `Trainer.fit` takes it.
-        epochs: along one cosine.
-        recipe: by default that of `Trainer`, without distillation where no teacher is given.
-        teacher: what it learns from, such as the pre-trained model, by the distillation of the recipe.
-        settings: further ones of `Trainer`, such as ``directory``.
-    """
-    single = SuperNetwork.from_model(deep_copy(module), example_inputs, {"dimensions": ()})
-    recipe = recipe or Recipe()
-    taught = None if teacher is None or recipe.distillation is None else recipe.distillation
-    distillation = taught and replace(taught, teacher="original")
-    recipe = replace(recipe, rule="maximal", subnets_per_step=1, distillation=distillation)
-    trainer = Trainer(single, [Stage(epochs=epochs)], recipe, teacher=teacher, watch=0, **settings)
-    trainer.fit(loader, validation, resume=resume)
-    return single.extract(single.space.maximal())

@@ -1,0 +1,114 @@
+"""Fine-tuning of a chosen sub-network: by itself, or alone in the shared weights of its super-network."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Literal
+
+from pydantic import field_validator
+from torch import nn
+from torch.fx import GraphModule
+
+from bnas.passes.frontend.state import deep_copy
+from bnas.passes.settings import Count, NotNegative, Positive, settings
+from bnas.runtime.errors import TrainingError
+from bnas.runtime.supernetwork import SuperNetwork
+
+from .recipe import Distillation, Recipe
+from .stages import Stage
+from .trainer import Trainer
+
+# How the winners of a search are fine-tuned in a run.
+
+RATE, DECAY = 0.025, 5e-4
+"""Learning rate and weight decay of SGD, where nothing else is said."""
+
+
+@settings(TrainingError)
+class FineTune:
+    """How the winners of a search are fine-tuned: what it does not say is as in the recipe of the super-network.
+
+    Raises:
+        TrainingError: names every setting that is out of its bounds.
+    """
+
+    epochs: Count
+    """Length, along one cosine."""
+    learning_rate: Positive | None = None
+    """At the start; by default 0.025 with SGD, and that of the recipe with another optimizer."""
+    weight_decay: NotNegative | None = None
+    """By default 5e-4 with SGD, and that of the recipe with another optimizer."""
+    distillation: Distillation | None = Distillation("original", hard=1.0)
+    """What winners learn from beside the targets: by default the original; null: nothing."""
+    order: Literal["separate", "shared"] = "separate"
+    """"separate": each winner by itself, on copies of the weights. "shared": one after another, from the largest to the
+    smallest, in the shared weights; each goes on from what the larger ones trained."""
+    train_steps: Count | None = None
+    """Samples of an epoch, in whole batches; by default as in the recipe."""
+
+    @field_validator("distillation")
+    @classmethod
+    def _from_the_original(cls, distillation: Distillation | None) -> Distillation | None:
+        if distillation is not None and distillation.teacher != "original":
+            raise ValueError('a winner is trained alone: its teacher is "original", not "maximal"')
+        return distillation
+
+    def recipe(self, of: Recipe) -> Recipe:
+        """The recipe of the fine-tuning, where the super-network was trained by `of`."""
+        sgd = of.optimizer == "sgd"
+        return replace(
+            of,
+            rule="maximal",
+            subnets_per_step=1,
+            sampling="uniform",
+            lr_schedule=None,
+            distillation=self.distillation,
+            learning_rate=self.learning_rate or (RATE if sgd else of.learning_rate),
+            weight_decay=self.weight_decay if self.weight_decay is not None else DECAY if sgd else of.weight_decay,
+            train_steps=self.train_steps or of.train_steps,
+        )
+
+
+# A sub-network by itself: no other one holds its weights back.
+
+
+def alone(module: nn.Module, example_inputs: Any) -> SuperNetwork:
+    """A super-network without choices, of a copy of `module`."""
+    return SuperNetwork.from_model(deep_copy(module), example_inputs, {"dimensions": ()})
+
+
+def fine_tune(
+    module: nn.Module,
+    example_inputs: Any,
+    loader: Any,
+    validation: Any = None,
+    *,
+    epochs: int,
+    recipe: Recipe | None = None,
+    teacher: nn.Module | None = None,
+    resume: bool = False,
+    **settings: Any,
+) -> GraphModule:
+    """`module`, such as `SuperNetwork.extract` gives, trained by itself; returns another one, in evaluation mode.
+
+    It is a training of a super-network without choices, so that averages, precision, checkpoints and processes are as
+    there. The rule and the number of sub-networks of the recipe say nothing here.
+
+    Args:
+        module: what to train; it stays as it is.
+        example_inputs: as `SuperNetwork.from_model` takes them.
+        loader: as `Trainer.fit` takes it.
+        validation: as `Trainer.fit` takes it.
+        resume: as `Trainer.fit` takes it.
+        epochs: along one cosine.
+        recipe: by default that of `Trainer`, without distillation where no teacher is given.
+        teacher: what it learns from, such as the pre-trained model, by the distillation of the recipe.
+        settings: further ones of `Trainer`, such as ``directory``.
+    """
+    single, recipe = alone(module, example_inputs), recipe or Recipe()
+    taught = None if teacher is None or recipe.distillation is None else recipe.distillation
+    distillation = taught and replace(taught, teacher="original")
+    recipe = replace(recipe, rule="maximal", subnets_per_step=1, distillation=distillation)
+    trainer = Trainer(single, [Stage(epochs=epochs)], recipe, teacher=teacher, watch=0, **settings)
+    trainer.fit(loader, validation, resume=resume)
+    return single.extract(single.space.maximal())
