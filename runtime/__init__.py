@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .train.recipe import Distillation, Recipe
     from .train.schedule import Place, Schedule
     from .train.stages import CosineSchedule, Stage
+    from .train.timing import Epochs, step_seconds, steps_within
     from .train.trainer import Progress, Trainer
     from .train.tuning import FineTune, fine_tune
     from .train.validation import EpochRecord
@@ -95,6 +96,11 @@ __getattr__, __dir__ = attach(
             "CosineSchedule",
             "Stage",
         ),
+        "bnas.runtime.train.timing": (
+            "Epochs",
+            "step_seconds",
+            "steps_within",
+        ),
         "bnas.runtime.train.trainer": (
             "Progress",
             "Trainer",
@@ -116,6 +122,7 @@ __all__ = [
     "CosineSchedule",
     "Distillation",
     "EpochRecord",
+    "Epochs",
     "EvaluationError",
     "Evaluator",
     "FineTune",
@@ -155,5 +162,7 @@ __all__ = [
     "measure_latency",
     "origin",
     "recalibrate",
+    "step_seconds",
+    "steps_within",
     "verify",
 ]

@@ -72,12 +72,14 @@ def run(
     config: options.Config,
     output: options.LogDir = None,
     changes: options.Changes = None,
+    budget: options.Budget = None,
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
     trust: options.Trust = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Do all that a configuration file says: train, search, export and measure."""
+    """Do all that a configuration file says: train, search, fine-tune if it says so, export and measure."""
+    changes = [*(changes or []), *([] if budget is None else [f"budget={budget}"])]
     with (
         options.watched(verbose) as (console, watch),
         begun(config, output, changes, watch, resume=resume, overwrite=overwrite, trust=trust) as steps,
@@ -160,7 +162,7 @@ def search(
                 folder.begin_search(resume=resume, overwrite=overwrite)
             winners = folder.steps.search()
     console.print(winners_table(winners))
-    tuned = folder.job.fine_tune is not None
+    tuned = folder.job.tuning is not None
     told = shlex.join(["bnas", "tune" if tuned else "export", str(run)])
     what = "fine-tunes these" if tuned else "writes these and measures them"
     options.say(console, f"The front is in {run / 'pareto.json'}; `{told}` {what}")

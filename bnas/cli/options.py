@@ -24,6 +24,9 @@ SIGNALS = 128
 Changes = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a key, such as optimizer.base_lr=0.1.")
 ]
+Budget = Annotated[
+    str | None, typer.Option("--budget", metavar="TIME", help="Plan the run for this time, such as 30m or 1h30m.")
+]
 Config = Annotated[Path, typer.Argument(help="Configuration file: .json, .json5, .yaml or .yml.")]
 LogDir = Annotated[
     Path | None, typer.Option("--output", "-o", help="Folder for all results; by default the file's log_dir.")

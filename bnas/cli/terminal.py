@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from bnas.passes import PIPELINE
 from bnas.passes.errors import BnasError
@@ -18,6 +19,7 @@ from bnas.runtime.storage.files import why
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from bnas.run.budget import Plan
     from bnas.runtime import EpochRecord, SuperNetwork
     from bnas.runtime import Progress as Step
     from bnas.search import Evaluation
@@ -64,7 +66,23 @@ def watching(console: Console, verbose: bool = False) -> Iterator[Watch]:
             for line in passes_of(supernet) if verbose else ():
                 console.print(line, markup=False, highlight=False)
 
-        yield Watch(lambda name: console.print(f"[bold]{name}[/bold]"), on_supernet, on_step, on_epoch, on_evaluation)
+        def on_phase(name: str) -> None:
+            console.print(name, style="bold", markup=False)
+
+        def on_plan(plan: Plan) -> None:
+            console.print(plan_table(plan))
+
+        yield Watch(on_phase, on_supernet, on_step, on_epoch, on_evaluation, on_plan)
+
+
+def plan_table(plan: Plan) -> Table:
+    """What the budget of a run is spent on, from now on."""
+    shown = Table(title="the plan", title_justify="left")
+    for column in ("phase", "what", "time"):
+        shown.add_column(column, justify="right" if column == "time" else "left")
+    for row in plan.rows():
+        shown.add_row(*row)
+    return shown
 
 
 def passes_of(supernet: SuperNetwork) -> Iterator[str]:

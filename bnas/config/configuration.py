@@ -24,6 +24,7 @@ from bnas.data.inputs import limits
 from bnas.passes import Elasticity
 from bnas.passes.settings import LARGEST, Count, Names, NotNegative, Share, Whole
 from bnas.passes.wording import count
+from bnas.run.budget import BudgetError, seconds_of
 from bnas.run.job import Job
 from bnas.run.winners import checked_targets
 from bnas.runtime import FineTune, Int8, LatencySettings, Recipe, Stage
@@ -39,6 +40,12 @@ AxisNumber = Annotated[str, StringConstraints(pattern=r"^-?[0-9]{1,9}$")]
 def _text_keys(value: Any) -> Any:
     """YAML has whole numbers as keys, JSON has none."""
     return {str(key): one for key, one in value.items()} if isinstance(value, dict) else value
+
+
+def _seconds_as_text(value: Any) -> Any:
+    """A number is one of seconds."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return f"{value:.12g}s" if number else value
 
 
 def _name(text: str) -> str:
@@ -201,6 +208,8 @@ class Configuration(Section):
     found within its bound, in percent of the original; by default "best" and "smallest" by `acc_delta`."""
     fine_tune: FineTune | None = None
     """How the winners are fine-tuned before they are exported; by default they are not."""
+    budget: Annotated[str, BeforeValidator(_seconds_as_text)] | None = None
+    """Time for the whole run, such as "30m" or "1h30m": all epochs and `num_evals` are planned by it."""
     latency: LatencySettings = LatencySettings()
     """How latency is measured."""
     export: ExportSection = ExportSection()
@@ -240,6 +249,16 @@ class Configuration(Section):
     def _of_winners(cls, objectives: tuple[Objective, ...] | None) -> tuple[Objective, ...] | None:
         check_objectives(objectives)
         return objectives
+
+    @field_validator("budget")
+    @classmethod
+    def _of_a_length(cls, budget: str | None) -> str | None:
+        try:
+            if budget is not None:
+                seconds_of(budget)
+        except BudgetError as error:
+            raise ValueError(str(error).partition(": ")[2]) from None
+        return budget
 
     @field_validator("targets")
     @classmethod

@@ -16,6 +16,7 @@ from bnas.data.factories import SourceError
 from bnas.data.inputs import Example, Input, example_of
 from bnas.passes import Elasticity
 from bnas.passes.errors import BnasError
+from bnas.run.budget import seconds_of
 from bnas.run.job import sought
 from bnas.runtime import Int8, Recipe, Stage, TrainingError
 from bnas.runtime.onnx.session import check_provider
@@ -168,6 +169,7 @@ def job_settings(configuration: Configuration, folder: Path) -> dict[str, Any]:
         "search": search_of(configuration),
         "targets": configuration.targets,
         "fine_tune": configuration.fine_tune,
+        "budget": None if configuration.budget is None else seconds_of(configuration.budget),
         "latency": configuration.latency,
         "int8": int8_of(configuration),
         "tensorboard": configuration.tensorboard,

@@ -20,12 +20,15 @@ if TYPE_CHECKING:
     from bnas.data.sources import WeightsError, WeightsWarning
     from bnas.page.recorded import ReportError
 
+    from .budget import BudgetError, Plan, Planned
     from .job import Job, Splits, Watch
     from .mark import OutputError
     from .pipeline import run_job
+    from .planner import plan_run
     from .results import Quantised, Report, Row
     from .runner import RandomWeightsWarning
     from .trust import TrustError
+    from .winners import Target
 
 __getattr__, __dir__ = attach(
     __name__,
@@ -60,6 +63,11 @@ __getattr__, __dir__ = attach(
             "Report",
             "Row",
         ),
+        "bnas.run.budget": (
+            "BudgetError",
+            "Plan",
+            "Planned",
+        ),
         "bnas.run.job": (
             "Job",
             "Splits",
@@ -67,14 +75,17 @@ __getattr__, __dir__ = attach(
         ),
         "bnas.run.mark": ("OutputError",),
         "bnas.run.pipeline": ("run_job",),
+        "bnas.run.planner": ("plan_run",),
         "bnas.run.runner": ("RandomWeightsWarning",),
         "bnas.run.trust": ("TrustError",),
+        "bnas.run.winners": ("Target",),
     },
 )
 
 __all__ = [
     "ArrayError",
     "BootstrapNAS",
+    "BudgetError",
     "Configuration",
     "ConfigurationError",
     "ConfigurationWarning",
@@ -87,6 +98,8 @@ __all__ = [
     "ModelError",
     "OptimizerSection",
     "OutputError",
+    "Plan",
+    "Planned",
     "Quantised",
     "RandomWeightsWarning",
     "Report",
@@ -95,9 +108,11 @@ __all__ = [
     "ShapeError",
     "SourceError",
     "Splits",
+    "Target",
     "TrustError",
     "Watch",
     "WeightsError",
     "WeightsWarning",
+    "plan_run",
     "run_job",
 ]

@@ -141,7 +141,7 @@ class RunFolder:
         if resume and overwrite:
             raise OutputError("resume and overwrite exclude each other")
         config = self.configuration.model_dump(mode="json")
-        if self.configuration.fine_tune is None:
+        if self.job.tuning is None:
             raise OutputError(f"{self.folder / CONFIG} has no fine_tune; say for how long: --set fine_tune.epochs=8")
         _ = self.steps.winners()  # raises, and says what makes them
         with kept(self.folder) as ledger:

@@ -15,6 +15,7 @@ from bnas.runtime.evaluate.evaluation import Loader
 from bnas.runtime.train.stages import STAGES
 from bnas.search import Constraint, Evaluation, Objective, SearchError, SearchSettings
 
+from .budget import Plan, seconds_of
 from .winners import checked_targets
 
 if TYPE_CHECKING:
@@ -70,6 +71,9 @@ class Job:
     """Training samples for the BatchNorm statistics of each sub-network that is searched."""
     fine_tune: FineTune | None = None
     """How the winners are fine-tuned before they are exported; by default they are not."""
+    budget: float | None = None
+    """Seconds of the wall clock for the whole run, or a text such as "30m": the epochs of the stages and of `fine_tune`
+    and the evaluations are planned by it. Stages keep their proportions; a search has no more than its `num_evals`."""
     acc_delta: float = 0.01
     """How much accuracy a winner may lose against the original, as a fraction, where there are no targets."""
     reference: float | Literal["original", "maximal"] = "original"
@@ -89,8 +93,14 @@ class Job:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "targets", checked_targets(self.targets))
+        object.__setattr__(self, "budget", None if self.budget is None else seconds_of(self.budget))
         if "accuracy" not in (names := [one.name for one in self.sought]):
             raise SearchError(f"objectives {names}: 'accuracy' must be one of them, winners are chosen by it")
+
+    @property
+    def tuning(self) -> FineTune | None:
+        """How winners are fine-tuned: with a budget they are, whatever else is said."""
+        return self.fine_tune or (None if self.budget is None else FineTune(epochs=1))
 
     @property
     def sought(self) -> tuple[Objective, ...]:
@@ -136,3 +146,5 @@ class Watch:
     on_epoch: Callable[[EpochRecord], None] = lambda _: None
     on_evaluation: Callable[[Evaluation, int], None] = lambda _, __: None
     """Gets the evaluation and how many there will be."""
+    on_plan: Callable[[Plan], None] = lambda _: None
+    """Gets the plan of a run with a budget, before its first phase and before each later one."""

@@ -19,9 +19,12 @@ from .mark import GROWING, MARK, Mark, OutputError, refuse_link
 
 SCALARS = ("training/tensorboard/events.out.tfevents.*", "search/tensorboard/events.out.tfevents.*")
 """Files that TensorBoard writes, below the folder of a run."""
-FOUND = ("search.json", "winners.json", "pareto.json", "evaluations.csv", "evaluations.jsonl", "latency.json", "search")
+FOUND = (
+    "search.json", "winners.json", "pareto.json", "evaluations.csv", "evaluations.jsonl", "latency.json", "search",
+    "plan/search.json",
+)  # fmt: skip
 """What a search leaves in the folder of a run."""
-TUNED = ("tuning.json", "tuning")
+TUNED = ("tuning.json", "tuning", "plan/tune.json")
 """What a fine-tuning of the winners leaves."""
 DELIVERED = ("report.json", "report.html", "report", "subnets")
 """What is exported after it."""

@@ -25,13 +25,15 @@ if TYPE_CHECKING:
 
 FREE = ("log_dir", "tensorboard", "export")
 """Places that may change at any time."""
-SEARCH = ("bootstrapNAS.search", "search", "objectives", "targets", "acc_delta", "reference", "latency", "device")
+SEARCH = (
+    "bootstrapNAS.search", "search", "objectives", "targets", "budget", "acc_delta", "reference", "latency", "device"
+)  # fmt: skip
 """Places that say nothing to the training, but for the seed."""
 MEASURED = (
     "bootstrapNAS.search.batchnorm_adaptation", "num_bn_adaptation_samples", "device", "data", "batch_size_val"
 )  # fmt: skip
 """Places that decide what an evaluation gives, among those that may change once the training is done."""
-SEEDS = ("bootstrapNAS.search.seed", "search.seed")
+SEEDS = ("bootstrapNAS.search.seed", "search.seed", "budget")
 """Places that also fix the training."""
 TUNING = ("fine_tune",)
 """Places that only the fine-tuning of the winners reads."""
@@ -60,10 +62,10 @@ class Places:
 OF_CONFIGURATION = Places(FREE, SEARCH, MEASURED, ("latency",), SEEDS, TUNING)
 OF_JOB = Places(
     ("job.tensorboard", "job.int8"),
-    ("job.search", "job.objectives", "job.targets", "job.acc_delta", "job.reference", "job.latency"),
+    ("job.search", "job.objectives", "job.targets", "job.budget", "job.acc_delta", "job.reference", "job.latency"),
     ("job.num_bn_adaptation_samples",),
     ("job.latency",),
-    ("job.search.seed",),
+    ("job.search.seed", "job.budget"),
     ("job.fine_tune",),
 )
 

@@ -10,12 +10,15 @@ from typing import Any
 from bnas.passes import SearchSpace
 from bnas.passes.errors import add_note
 from bnas.runtime import Evaluator, LatencyError, LatencyModel, SuperNetwork
+from bnas.runtime.evaluate.evaluation import Loader
+from bnas.runtime.feed import drawn
+from bnas.runtime.nested import batch_size
 from bnas.runtime.storage.files import there
 from bnas.search import Constraint, Evaluation, Searcher, SearchResult
 from bnas.search.scalars import SearchScalars
 
 from .job import Job, Watch
-from .output import Output
+from .output import Output, note_search
 from .stopwatch import Stopwatch
 from .winners import LATENCY, Winners
 
@@ -101,6 +104,25 @@ class SearchPlan:
         model.save(path)
         return model
 
+    def note(self, reference: float) -> None:
+        """Write ``search.json``."""
+        job = self.job
+        note_search(
+            self.output,
+            job.sought,
+            self.constraints,
+            self.supernet.costs(self.space.maximal()),
+            job.targets,
+            reference=reference,
+            acc_delta=job.acc_delta,
+            evaluations=self.evaluations,
+            samples=counted_samples(job.data.validation),
+        )
+
+    def front(self, result: SearchResult) -> list[dict[str, Any]]:
+        """The Pareto front as plain data for a JSON file."""
+        return [{"values": dict(one.values), "subnet": one.subnet.to_json()} for one in result.pareto()]
+
     def winners(self, result: SearchResult, latency: LatencyModel | None, reference: float) -> Winners:
         """What the search hands back: the most accurate sub-network within each target, or "best" and "smallest"."""
         job = self.job
@@ -124,3 +146,8 @@ class SearchPlan:
         if there(self.output.folder / file):
             watch.recall(Winners.read(self.output.ledger.check(file)).measured or {"original_ms": 0.0, "latencies": ()})
         return watch
+
+
+def counted_samples(batches: Loader) -> int:
+    """How many samples there are."""
+    return sum(batch_size(batch) for batch in drawn(batches, "the validation data"))

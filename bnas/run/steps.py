@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property, wraps
@@ -13,23 +14,21 @@ from torch.fx import GraphModule
 from bnas.passes import Subnet
 from bnas.passes.frontend.state import deep_copy
 from bnas.runtime import Evaluator, SuperNetwork, Trainer, accuracy, fold, machine
-from bnas.runtime.evaluate.evaluation import Batch, Loader
-from bnas.runtime.feed import drawn
-from bnas.runtime.nested import batch_size
+from bnas.runtime.evaluate.evaluation import Batch
 from bnas.runtime.storage.checkpoint import MODEL, SUPERNET, TRAINING, read_model, write_model
 from bnas.runtime.storage.files import there, write_json
 from bnas.runtime.train import random_state
 from bnas.runtime.train.batches import Batches
-from bnas.search import Evaluation
 
 from .delivery import Delivery
 from .job import Job, Watch
 from .ledger import FOUND
 from .lock import kept
 from .mark import OutputError
-from .output import Output, note_architecture, note_environment, note_search
+from .output import Output, note_architecture, note_environment
+from .planner import Planner, Unplanned
 from .results import Report, judged
-from .search import SearchPlan
+from .search import SearchPlan, counted_samples
 from .tuning import TUNING, Record, Tuning, tuned_modules
 from .winners import ORIGINAL, Winners
 
@@ -63,6 +62,7 @@ class Steps:
 
     def __init__(self, job: Job, output: Output, watch: Watch | None = None) -> None:
         self.job, self.output, self.watch = job, output, watch or Watch()
+        self._began = time.perf_counter()
         self._supernet: SuperNetwork | None = None
         self._noted = False
 
@@ -71,7 +71,7 @@ class Steps:
         """One after another."""
         self.train()
         self.search()
-        if self.job.fine_tune is not None:
+        if self.job.tuning is not None:
             self.tune()
         return self.export()
 
@@ -89,16 +89,19 @@ class Steps:
         self.watch.phase("finding what is elastic")
         supernet = SuperNetwork.from_model(job.model, job.example_inputs, job.elasticity, dynamic=job.dynamic)
         self.watch.on_supernet(supernet)
-        self._plan(supernet).searcher(Evaluator(supernet, None, ()), lambda _: 0.0)  # its faults show now, not in hours
+        self._plan(supernet, job).searcher(Evaluator(supernet, None, ()), lambda _: 0.0)  # its faults show now
         self._note(supernet)
         self._note_data()
         self._keep_original()
         if TRAINING.exists(self.output.folder / "training" / "last"):
             self.output.ledger.check(f"training/last/{TRAINING.manifest}")
+        job = self.planner.train(supernet)
         self.watch.phase("training")
-        self._trainer(supernet).fit(job.data.train, job.data.validation, resume=self.output.resumed)
+        validation = job.data.validation if job.budget is None else None
+        self._trainer(supernet, job).fit(job.data.train, validation, resume=self.output.resumed)
         supernet.eval()
         supernet.save(self.output.path("supernet"))
+        self.planner.ended("train")
         self._supernet = supernet
         return supernet
 
@@ -110,6 +113,7 @@ class Steps:
             raise OutputError(f"{folder / 'original' / MODEL.manifest} is missing, and cannot be made again; {told}")
         self._note(self.supernet)
         self._note_data()
+        self.planner.ended("train")
         return self.supernet
 
     @holding
@@ -122,18 +126,19 @@ class Steps:
         self.output.ledger.refuse_foreign(FOUND)
         evaluator = self.evaluator
         random_state.begin_at(self.job.search.seed)
-        self.watch.phase("searching")
         self._note(self.supernet)
-        plan = self._plan(self.supernet)
+        plan = self._plan(self.supernet, self.planner.search(self.supernet))
+        self.watch.phase("searching")
         reference, latency = self._reference(), plan.latency()
-        self._note_search(plan, reference)
+        plan.note(reference)
         with plan.told() as tell:
             log = self.output.path("evaluations.jsonl")
             result = plan.searcher(evaluator, latency, log=log, on_evaluation=tell).run()
         result.write_csv(self.output.path("evaluations.csv"))
-        write_json(self.output.path("pareto.json"), [_entry(one) for one in result.pareto()])
+        write_json(self.output.path("pareto.json"), plan.front(result))
         winners = plan.winners(result, latency, reference)
         winners.write(self.output.path("winners.json"))
+        self.planner.ended("search")
         return winners
 
     @holding
@@ -142,15 +147,17 @@ class Steps:
 
         Leaves ``tuning.json``, ``tuning/NAME.safetensors`` and the checkpoints in ``tuning/NAME/``.
         """
-        settings = self.job.fine_tune
-        if settings is None:
+        if self.job.tuning is None:
             raise OutputError("nothing is said about fine-tuning: give fine_tune, at least its number of epochs")
         self.output.ledger.refuse_foreign((TUNING,))
         winners, supernet = self.winners(), self.supernet
         random_state.begin_at(self.job.search.seed)
         self._note(supernet)
+        settings = self.planner.tune(supernet, self.evaluator, self.original, winners)
         told = (self.job, settings, self.output, self.watch, supernet, self.original, self.evaluator)
-        return Tuning(*told).run(winners)
+        record = Tuning(*told).run(winners)
+        self.planner.ended("tune")
+        return record
 
     @holding
     def export(self) -> Report:
@@ -164,7 +171,7 @@ class Steps:
         self._note(supernet)
         maximal = supernet.space.maximal()
         plain = supernet.extract(maximal, self.original)
-        tuned = {} if self.job.fine_tune is None else tuned_modules(self.output, supernet, winners)
+        tuned = {} if self.job.tuning is None else tuned_modules(self.output, supernet, winners)
         before = {one: accuracy(fold(prepare(one)), list(self.job.data.test)) for one in tuned}
         modules = tuned or {subnet: prepare(subnet) for subnet in {one.subnet for one in winners.found.values()}}
         networks = {name: (one.subnet, modules[one.subnet]) for name, one in winners.found.items()}
@@ -174,7 +181,7 @@ class Steps:
         rows = judged(rows, winners.targets, latency=self.job.search.latency is None)
         missed = any(row.target.missed for row in rows if row.target) if winners.targets else winners.missed
         settings = (winners.reference, winners.acc_delta, winners.evaluations, missed)
-        report = Report(rows, *settings, machine(), _count(self.job.data.test))
+        report = Report(rows, *settings, machine(), counted_samples(self.job.data.test))
         write_json(self.output.path("report.json"), report.to_json())
         return report
 
@@ -210,7 +217,7 @@ class Steps:
 
     def module(self, subnet: Subnet) -> GraphModule:
         """A sub-network with recalibrated statistics, a winner as it is after the fine-tuning."""
-        if self.job.fine_tune is not None:
+        if self.job.tuning is not None:
             winners = self.winners()
             if any(one.subnet == subnet for one in winners.found.values()):
                 return tuned_modules(self.output, self.supernet, winners)[subnet]
@@ -235,34 +242,27 @@ class Steps:
         if self.job.data.record is not None:
             write_json(self.output.path("data.json"), dict(self.job.data.record))
 
-    def _note_search(self, plan: SearchPlan, reference: float) -> None:
-        job = self.job
-        note_search(
-            self.output,
-            job.sought,
-            plan.constraints,
-            self.supernet.costs(plan.space.maximal()),
-            job.targets,
-            reference=reference,
-            acc_delta=job.acc_delta,
-            evaluations=plan.evaluations,
-            samples=_count(job.data.validation),
-        )
-
     def _keep_original(self) -> None:
         """Written once: what a resumed training begins with is checked by the trainer."""
         folder = self.output.path("original")
         if not (MODEL.exists(folder) and TRAINING.exists(self.output.folder / "training" / "last")):
             write_model(folder, self.job.model)
 
-    def _plan(self, supernet: SuperNetwork) -> SearchPlan:
-        return SearchPlan(self.job, self.output, self.watch, supernet)
+    @cached_property
+    def planner(self) -> Planner | Unplanned:
+        """Divides the budget of the job, where it has one."""
+        if self.job.budget is None:
+            return Unplanned(self.job)
+        return Planner(self.job, self.output, self.watch, self._began)
 
-    def _trainer(self, supernet: SuperNetwork) -> Trainer:
+    def _plan(self, supernet: SuperNetwork, job: Job) -> SearchPlan:
+        return SearchPlan(job, self.output, self.watch, supernet)
+
+    def _trainer(self, supernet: SuperNetwork, job: Job) -> Trainer:
         self.output.ledger.refuse_links("training/tensorboard")
         told: dict[str, Any] = {"on_step": self.watch.on_step, "on_epoch": self.watch.on_epoch}
-        settings = {"directory": self.output.path("training"), "tensorboard": self.job.tensorboard, **self.job.training}
-        return Trainer(supernet, self.job.stages, self.job.recipe, **told, **settings)
+        settings = {"directory": self.output.path("training"), "tensorboard": job.tensorboard, **job.training}
+        return Trainer(supernet, job.stages, job.recipe, **told, **settings)
 
     def _samples(self, count: int) -> list[Batch]:
         """The first training samples with all generators at 0: the same however often data were drawn, and by whom.
@@ -277,12 +277,3 @@ class Steps:
         maximal = self.supernet.space.maximal()
         module = self.evaluator.prepare(maximal) if self.job.reference == "maximal" else self.original
         return accuracy(module, self.evaluator.validation)
-
-
-def _count(batches: Loader) -> int:
-    """How many samples there are."""
-    return sum(batch_size(batch) for batch in drawn(batches, "the validation data"))
-
-
-def _entry(evaluation: Evaluation) -> dict[str, Any]:
-    return {"values": dict(evaluation.values), "subnet": evaluation.subnet.to_json()}

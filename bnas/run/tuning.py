@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +198,7 @@ class Tuning:
         return shared.extract(one.subnet)
 
     def _trainer(self, name: str, supernet: SuperNetwork, **more: Any) -> Trainer:
-        recipe = self.settings.recipe(self.job.recipe)
+        recipe = replace(self.settings.recipe(self.job.recipe), num_bn_adaptation_samples=0)  # the evaluator does it
         own = {key: value for key, value in self.job.training.items() if key in ("criterion", "checkpoint_every")}
         told: dict[str, Any] = {"on_step": self.watch.on_step, "on_epoch": self.watch.on_epoch}
         settings = {"directory": self.output.path(f"tuning/{name}"), "teacher": self.original, **own, **more}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -171,14 +171,15 @@ class TrainingRun:
         return Moment(place.step, place.epoch, (self.batches.taken - 1) * self.recipe.accumulate)
 
     def end_epoch(self, validator: Validator | None) -> EpochRecord:
-        """Validate, write what is best so far, and where the training is."""
+        """Validate, write what is best so far, and where the training is; without validation the last epoch is best."""
         place = self.schedule.at(self.schedule.taken - 1)
-        with random_state.undisturbed(self.batches.loader), self._finished():
-            metrics = {} if validator is None else validator()
-            record = EpochRecord(place.epoch, place.stage, statistics.fmean(self.losses), self.rate, metrics)
-            best = max((one.score for one in self.history), default=record.score)
-            if self.directory is not None and parallel.rank() == 0 and record.score >= best:
-                self.supernet.save(self.directory / "best")
+        record = EpochRecord(place.epoch, place.stage, statistics.fmean(self.losses), self.rate)
+        if validator is not None or self.schedule.done:
+            with random_state.undisturbed(self.batches.loader), self._finished():
+                record = replace(record, metrics={} if validator is None else validator())
+                best = max((one.score for one in self.history), default=record.score)
+                if self.directory is not None and parallel.rank() == 0 and record.score >= best:
+                    self.supernet.save(self.directory / "best")
         record = EpochRecord(**parallel.from_first(record.to_json()))
         self.history.append(record)
         self.losses.clear()

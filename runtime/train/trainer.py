@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -172,13 +172,33 @@ class Trainer:
         original = self._original()
         self.supernet.train()
         try:
-            run = self._begin(loader, resume)
+            run = self._begin(loader, resume, self.directory)
             self._train(run, self._learner(run, original), self._validator(run, validation))
             run.finish()
         finally:
             self.supernet.model.to(memory_format=torch.contiguous_format)
             self.supernet.train(mode)
         return tuple(run.history)
+
+    def steps(self, loader: Loader) -> Iterator[float]:
+        """Train the first epoch step by step, and yield the loss of each step: to try a training out, or to time it.
+
+        Unlike `fit` it does not validate, write, or tell anybody; statistics are not recalibrated in the end.
+
+        Raises:
+            TrainingError: as `fit`.
+            BatchError: as `fit`.
+        """
+        mode, original = self.supernet.training, self._original()
+        self.supernet.train()
+        try:
+            run = self._begin(loader, False, None)
+            learner = self._learner(run, original)
+            for group in run.batches:
+                yield run.step(learner, group)
+        finally:
+            self.supernet.model.to(memory_format=torch.contiguous_format)
+            self.supernet.train(mode)
 
     def _original(self) -> nn.Module | None:
         """The frozen teacher, where the recipe asks for it."""
@@ -191,10 +211,10 @@ class Trainer:
         planned: Any = {"steps_per_epoch": steps_per_epoch, "optimizer": optimizer, "subnet": self.subnet}
         return Schedule(self.supernet, self.stages, self.recipe, **planned)
 
-    def _begin(self, loader: Loader, resume: bool) -> TrainingRun:
+    def _begin(self, loader: Loader, resume: bool, directory: Path | None) -> TrainingRun:
         batches, optimizer = Batches(loader, self.recipe.accumulate, self.recipe.train_steps), self._optimizer()
         schedule, start = self._schedule(batches.steps, optimizer), digest_of(shared_tensors(self.supernet.model))
-        run = TrainingRun(self.supernet, self.recipe, schedule, batches, optimizer, self.directory, start)
+        run = TrainingRun(self.supernet, self.recipe, schedule, batches, optimizer, directory, start)
         run.begin(resume, lambda: self._layout(batches))
         return run
 

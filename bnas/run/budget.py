@@ -1,0 +1,169 @@
+"""How a budget of time is divided between super-network, search and winners: numbers only, nothing is measured here."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bnas.passes.errors import BnasError
+
+# The rule of thumb.
+
+SHARES: Mapping[str, float] = {"train": 1 / 4, "search": 1 / 8, "tune": 5 / 8}
+"""Of the time that is left beside what a run needs anyhow: super-network, search, fine-tuning of the winners."""
+UNITS: Mapping[str, str] = {"train": "steps", "search": "evaluations", "tune": "steps of each winner"}
+"""What is counted in each phase."""
+TITLES: Mapping[str, str] = {"train": "super-network", "search": "search", "tune": "winners"}
+"""What each phase is called in the table of a plan."""
+
+
+class BudgetError(BnasError, ValueError):
+    """A budget is no time, or too small: says the least possible."""
+
+
+# Times as people write them.
+
+_PARTS = {"h": 3600.0, "m": 60.0, "s": 1.0}
+_FORM = re.compile(r"\s*" + "".join(rf"(?:(?P<{unit}>\d+(?:\.\d+)?)\s*{unit}\s*)?" for unit in _PARTS))
+
+
+def seconds_of(given: str | float) -> float:
+    """The seconds of a time such as "30m", "1h30m", "90s", or a number of seconds.
+
+    Raises:
+        BudgetError: It is no time, or not positive.
+    """
+    if isinstance(given, str):
+        found = _FORM.fullmatch(given)
+        parts = [] if found is None else [float(found[unit] or 0) * each for unit, each in _PARTS.items()]
+        seconds = sum(parts)
+    else:
+        seconds = float(given)
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise BudgetError(
+            f"budget {given!r}: must be a time such as 30m, 1h30m or 90s, or a positive number of seconds"
+        )
+    return seconds
+
+
+def time_told(seconds: float) -> str:
+    """Seconds in words that `seconds_of` reads: "90s", "12m", "1h05m"."""
+    if seconds < 120:
+        return f"{seconds:.3g}s" if seconds < 10 else f"{seconds:.0f}s"
+    minutes = round(seconds / 60)
+    return f"{minutes}m" if minutes < 120 else f"{minutes // 60}h{minutes % 60:02d}m"
+
+
+# The division.
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A phase that time is given to."""
+
+    name: str
+    """A key of `SHARES`."""
+    unit: float
+    """Seconds of one step or evaluation."""
+    least: int = 1
+    """So many steps or evaluations at least."""
+    most: int | None = None
+    """More are of no use; their time goes to the last phase."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a phase gets."""
+
+    name: str
+    count: int
+    """Steps or evaluations."""
+    seconds: float
+    """How long they will take."""
+
+    @classmethod
+    def of(cls, phase: Phase, extra: float) -> Planned:
+        """The least of a phase, and as many more as fit into the time `extra`."""
+        count = phase.least + int(extra / phase.unit)
+        count = count if phase.most is None else max(phase.least, min(count, phase.most))
+        return cls(phase.name, count, count * phase.unit)
+
+
+def least_seconds(phases: Sequence[Phase]) -> float:
+    """What all phases take at least."""
+    return sum(one.least * one.unit for one in phases)
+
+
+def divide(seconds: float, phases: Sequence[Phase], fixed: float = 0.0) -> tuple[Planned, ...]:
+    """Divide a time between phases: each gets its least, and its share of what is left.
+
+    A longer time gives no phase less.
+
+    Args:
+        seconds: The whole time.
+        phases: In order; the last one gets what another cannot use.
+        fixed: What is needed beside them, such as for the export.
+
+    Raises:
+        BudgetError: The time is too small; says the least possible.
+    """
+    needed = least_seconds(phases) + fixed
+    if seconds < needed:
+        least = ", ".join(f"{one.least} {UNITS[one.name]} ({time_told(one.least * one.unit)})" for one in phases)
+        raise BudgetError(
+            f"a budget of {time_told(seconds)} is too small: the least possible is {time_told(math.ceil(needed))}: "
+            f"{least}, and {time_told(fixed)} for what every run needs"
+        )
+    left, total = seconds - needed, sum(SHARES[one.name] for one in phases)
+    extras = [_usable(one, left * SHARES[one.name] / total) for one in phases[:-1]]
+    extras.append(max(0.0, left - sum(extras)))
+    return tuple(Planned.of(one, extra) for one, extra in zip(phases, extras, strict=True))
+
+
+def _usable(phase: Phase, extra: float) -> float:
+    """As much of a time as a phase can use."""
+    return extra if phase.most is None else min(extra, max(0, phase.most - phase.least) * phase.unit)
+
+
+# A plan, as it is told and kept.
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a budget is spent on, from now on."""
+
+    budget: float
+    """Seconds of the whole run."""
+    spent: float
+    """Seconds that are over."""
+    phases: tuple[Planned, ...]
+    """Those that are still to come."""
+    fixed: float
+    """Seconds of what every run needs: export and measurement."""
+
+    @property
+    def seconds(self) -> float:
+        """How long the whole run will have taken."""
+        return self.spent + self.fixed + sum(one.seconds for one in self.phases)
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """The table: phase, what it does, predicted time."""
+        spent = [("so far", "", time_told(self.spent))] if self.spent >= 1 else []
+        planned = [
+            (TITLES[one.name], f"{one.count:,} {UNITS[one.name]}", time_told(one.seconds)) for one in self.phases
+        ]
+        whole = ("in all", f"budget {time_told(self.budget)}", time_told(self.seconds))
+        return [*spent, *planned, ("export and measurement", "", time_told(self.fixed)), whole]
+
+    def __str__(self) -> str:
+        """The table as text."""
+        widths = [max(len(row[place]) for row in self.rows()) for place in range(3)]
+        return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in self.rows())
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for a JSON file."""
+        phases = {one.name: {"count": one.count, "seconds": one.seconds} for one in self.phases}
+        return {"budget": self.budget, "spent": self.spent, "phases": phases, "fixed": self.fixed}

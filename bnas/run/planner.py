@@ -1,0 +1,254 @@
+"""The plan of a run with a budget: made before its first phase, and again before each later one with what is left."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from torch import nn
+
+from bnas.passes.frontend.state import deep_copy
+from bnas.runtime import Epochs, Evaluator, FineTune, Recipe, SuperNetwork
+from bnas.runtime.storage.files import there, write_json
+from bnas.runtime.train import random_state
+from bnas.runtime.train.timing import Clock
+
+from .budget import BudgetError, Phase, Plan, divide, least_seconds
+from .job import Job, Watch
+from .mark import OutputError
+from .output import Output
+from .probe import Probe, samples_in
+from .winners import Winners
+
+LEAST_EVALUATIONS = 8
+"""A search with fewer finds little more than its first generation."""
+FEWEST = 4
+"""Of `SearchSettings.num_evals`."""
+
+
+def file_of(phase: str) -> str:
+    """Where the folder of a run has what a phase was planned to be."""
+    return f"plan/{phase}.json"
+
+
+@dataclass
+class Planner:
+    """Divides the budget of a job, and keeps what was planned, so that a resumed run has the same numbers."""
+
+    job: Job
+    output: Output
+    watch: Watch
+    began: float
+    """When this process began, by the clock."""
+    clock: Clock = time.perf_counter
+    carried: float = field(init=False)
+    """Seconds that earlier processes spent."""
+
+    def __post_init__(self) -> None:
+        known = [found for name in ("train", "search", "tune") if (found := self._read(name)) is not None]
+        self.carried = max((one["spent"] if one["ended"] is None else one["ended"] for one in known), default=0.0)
+        self._here: set[str] = set()
+
+    @property
+    def budget(self) -> float:
+        """Seconds of the whole run."""
+        assert self.job.budget is not None
+        return self.job.budget
+
+    @property
+    def spent(self) -> float:
+        """Seconds that are over."""
+        return self.carried + self.clock() - self.began
+
+    # The phases, each planned when it begins.
+
+    def train(self, supernet: SuperNetwork) -> Job:
+        """The job with the stages and the samples of an epoch that the budget is enough for.
+
+        Raises:
+            BudgetError: the budget is too small; says the least possible.
+        """
+        known = self._planned("train", lambda: self.first(supernet))["epochs"]
+        epochs = Epochs(tuple(known["stages"]), known["steps"], known["train_steps"])
+        stages = [
+            replace(stage, epochs=count, epochs_lr=None)
+            for stage, count in zip(self.job.stages, epochs.stages, strict=True)
+        ]
+        return replace(self.job, stages=stages, recipe=_shortened(self.job.recipe, epochs))
+
+    def search(self, supernet: SuperNetwork) -> Job:
+        """The job with as many evaluations as there is time for."""
+        count = self._planned("search", lambda: self._before_search(supernet))["count"]
+        algorithm = self.job.search.algorithm
+        if algorithm.population is not None and algorithm.population > count:
+            algorithm = replace(algorithm, population=count)
+        return replace(self.job, search=replace(self.job.search, algorithm=algorithm, num_evals=count))
+
+    def tune(self, supernet: SuperNetwork, evaluator: Evaluator, original: nn.Module, winners: Winners) -> FineTune:
+        """The fine-tuning that there is time for."""
+        settings = self._settings
+        planned = self._planned("tune", lambda: self._before_tuning(supernet, evaluator, original, winners))
+        steps = planned["epochs"]
+        return replace(settings, epochs=steps["stages"][0], train_steps=steps["train_steps"])
+
+    def ended(self, phase: str) -> None:
+        """Note that a phase came to its end: by an interrupted process it took as long as planned, at least."""
+        found = self._read(phase)
+        if found is None or found["ended"] is not None:
+            return
+        spent = self.spent if phase in self._here else max(self.spent, found["spent"] + found["seconds"])
+        self.carried += spent - self.spent
+        write_json(self.output.path(file_of(phase)), {**found, "ended": spent})
+
+    # The plans.
+
+    def first(self, supernet: SuperNetwork) -> Plan:
+        """The plan of the whole run, before anything is trained."""
+        probe, start = Probe(self.job, supernet, self.clock), self.clock()
+        count, (fixed, sample) = self._count, probe.evaluation()
+        step = probe.train_step()
+        tune = count * probe.tune_step(self._settings, [probe.stand_in()])
+        evaluation = self._evaluation(fixed, sample)
+        phases = [
+            Phase("train", step, least=len(self.job.stages)),
+            self._search_phase(evaluation, supernet),
+            Phase("tune", tune),
+        ]
+        again = 2 * (self.clock() - start)  # before the search and before the fine-tuning
+        adapting = 2 * sample * self.job.recipe.num_bn_adaptation_samples  # at the end of the training
+        needed = probe.delivery(count, sample) + count * evaluation + again + adapting
+        return self._divided(phases, needed, strict=True)
+
+    def _before_search(self, supernet: SuperNetwork) -> Plan:
+        probe, start = Probe(self.job, supernet, self.clock), self.clock()
+        count, (fixed, sample) = self._count, probe.evaluation()
+        tune = count * probe.tune_step(self._settings, [probe.stand_in()])
+        evaluation = self._evaluation(fixed, sample)
+        phases = [self._search_phase(evaluation, supernet), Phase("tune", tune)]
+        again = self.clock() - start  # before the fine-tuning
+        return self._divided(phases, again + probe.delivery(count, sample) + count * evaluation)
+
+    def _before_tuning(
+        self, supernet: SuperNetwork, evaluator: Evaluator, original: nn.Module, winners: Winners
+    ) -> Plan:
+        probe = Probe(self.job, supernet, self.clock)
+        subnets = list(dict.fromkeys(one.subnet for one in winners.found.values()))
+        if self._settings.order == "shared":
+            step, made = probe.tune_step(self._settings, subnets, original), 0.0
+        else:
+            step, made = probe.tune_alone(self._settings, subnets, original, evaluator)
+        fixed, sample = probe.evaluation()
+        needed = probe.delivery(len(subnets), sample) + len(subnets) * self._evaluation(fixed, sample) + made
+        return self._divided([Phase("tune", step)], needed)
+
+    def _divided(self, phases: Sequence[Phase], fixed: float, *, strict: bool = False) -> Plan:
+        """The plan for what is left; where that is too little in the middle of a run, the least."""
+        spent = self.spent
+        left = self.budget - spent
+        if not strict:
+            left = max(left, math.nextafter(least_seconds(phases) + fixed, math.inf))
+        elif left < least_seconds(phases) + fixed:
+            divide(self.budget, phases, fixed + spent)  # raises, and tells the least of the whole run
+        return Plan(self.budget, spent, divide(left, phases, fixed), fixed)
+
+    def _search_phase(self, evaluation: float, supernet: SuperNetwork) -> Phase:
+        most = max(FEWEST, min(self.job.search.num_evals, self.job.stages[-1].space(supernet.space).size))
+        return Phase("search", evaluation, min(LEAST_EVALUATIONS, most), most)
+
+    def _evaluation(self, fixed: float, sample: float) -> float:
+        return fixed + sample * (self.job.num_bn_adaptation_samples + samples_in(self.job.data.validation))
+
+    @property
+    def _count(self) -> int:
+        """How many winners there will be."""
+        return len(self.job.targets) or 2
+
+    @property
+    def _settings(self) -> FineTune:
+        settings = self.job.tuning
+        assert settings is not None
+        return settings
+
+    # What is kept of a plan.
+
+    def _planned(self, phase: str, make: Any) -> dict[str, Any]:
+        """What a phase was planned to be, by an earlier process or now."""
+        found = self._read(phase)
+        if found is not None:
+            return found
+        with random_state.undisturbed(self.job.data.train):
+            plan: Plan = make()
+        self.watch.on_plan(plan)
+        own = next(one for one in plan.phases if one.name == phase)
+        made = {**plan.to_json(), "count": own.count, "seconds": own.seconds, "ended": None}
+        if phase != "search":
+            made["epochs"] = asdict(self._epochs(phase, own.count))
+        write_json(self.output.path(file_of(phase)), made)
+        self._here.add(phase)
+        return made
+
+    def _epochs(self, phase: str, steps: int) -> Epochs:
+        stages = [one.epochs for one in self.job.stages] if phase == "train" else [1]
+        return Epochs.of(steps, self.job.data.train, stages, self.job.recipe.accumulate)
+
+    def _read(self, phase: str) -> Any:
+        """What the folder has of a phase; None where it has nothing."""
+        name = file_of(phase)
+        if not there(self.output.folder / name):
+            return None
+        data = self.output.ledger.json(name)
+        if not (isinstance(data, dict) and {"spent", "ended", "count", "seconds"} <= data.keys()):
+            raise OutputError(f"{self.output.folder / name} is damaged: it has no plan; move it away to plan anew")
+        return data
+
+
+def _shortened(recipe: Recipe, epochs: Epochs) -> Recipe:
+    """The recipe for so many epochs of so many samples."""
+    schedule = recipe.lr_schedule
+    if schedule is not None:
+        warmup = min(schedule.warmup_epochs, epochs.total - 1)
+        schedule = replace(schedule, num_epochs=None, warmup_epochs=warmup)
+    return replace(recipe, train_steps=epochs.train_steps, lr_schedule=schedule)
+
+
+@dataclass(frozen=True)
+class Unplanned:
+    """Stands for a planner where there is no budget: everything is as the job says."""
+
+    job: Job
+
+    def train(self, _: SuperNetwork) -> Job:
+        """The job."""
+        return self.job
+
+    def search(self, _: SuperNetwork) -> Job:
+        """The job."""
+        return self.job
+
+    def tune(self, *_: Any) -> FineTune:
+        """How the job fine-tunes."""
+        assert self.job.fine_tune is not None
+        return self.job.fine_tune
+
+    def ended(self, _: str) -> None:
+        """Nobody counts."""
+
+
+def plan_run(job: Job) -> Plan:
+    """Return how `bnas.run_job` would spend the budget of a job; it takes some seconds, and changes nothing.
+
+    Raises:
+        BudgetError: The job has no budget, or one that is too small; says the least possible.
+        BnasError: As `bnas.SuperNetwork.from_model` and `bnas.Trainer.fit`.
+    """
+    if job.budget is None:
+        raise BudgetError("the job has no budget: give one, such as budget='30m'")
+    began = time.perf_counter()
+    supernet = SuperNetwork.from_model(deep_copy(job.model), job.example_inputs, job.elasticity, dynamic=job.dynamic)
+    with TemporaryDirectory() as folder:
+        return Planner(job, Output(Path(folder)), Watch(), began).first(supernet)

@@ -1,0 +1,138 @@
+"""What the parts of a run take on this machine: each is tried for a few seconds on the real data, and undone."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+from torch import nn
+
+from bnas.passes import Subnet
+from bnas.runtime import Evaluator, FineTune, Stage, SuperNetwork, Trainer, step_seconds
+from bnas.runtime.evaluate.evaluation import Batch, Loader
+from bnas.runtime.feed import drawn
+from bnas.runtime.nested import batch_size
+from bnas.runtime.train import random_state
+from bnas.runtime.train.timing import Clock
+from bnas.runtime.train.tuning import alone
+
+from .job import Job
+
+SECONDS = 3.0
+"""So long each kind of step is tried at most."""
+SHARE = 0.005
+"""Of a budget: so long each kind of step is tried at most."""
+EXPORT, INT8 = 0.6, 1.0
+"""Seconds to write, check and load the file of one network, and its int8 file, on a machine of 2026: a guess."""
+NODE = 0.01
+"""Seconds for each node of the graph, in either file."""
+WARM = 30
+"""Runs of a file before it is timed."""
+CANDIDATES = 64
+"""Random sub-networks, of which one stands in for the winners."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Times the parts of a job on its super-network."""
+
+    job: Job
+    supernet: SuperNetwork
+    clock: Clock = time.perf_counter
+
+    @property
+    def seconds(self) -> float:
+        """So long each kind of step is tried."""
+        return min(SECONDS, SHARE * (self.job.budget or math.inf))
+
+    def train_step(self) -> float:
+        """Seconds of a step of the super-network: the mean over the stages, by their lengths."""
+        stages, total = self.job.stages, sum(one.epochs for one in self.job.stages)
+        return sum(self._stage(one, self.seconds / len(stages)) * one.epochs / total for one in stages)
+
+    def _stage(self, stage: Stage, seconds: float) -> float:
+        recipe = replace(self.job.recipe, lr_schedule=None, num_bn_adaptation_samples=0)
+        bare = replace(stage, reorg_weights=False, bn_adapt=False)
+        own = {key: value for key, value in self.job.training.items() if key in ("criterion", "teacher")}
+        return step_seconds(Trainer(self.supernet, [bare], recipe, **own), self.job.data.train, seconds, self.clock)
+
+    def tune_step(self, settings: FineTune, subnets: Sequence[Subnet], original: nn.Module | None = None) -> float:
+        """Seconds of one step of each of these sub-networks, in their super-network, together.
+
+        `original` is the teacher; by default the model as it is now.
+        """
+        each = self.seconds / len(subnets)
+        return sum(self._tuning(self.supernet, settings, original, each, subnet=one) for one in subnets)
+
+    def tune_alone(
+        self, settings: FineTune, subnets: Sequence[Subnet], original: nn.Module, evaluator: Evaluator
+    ) -> tuple[float, float]:
+        """The same of sub-networks by themselves, and the seconds that it takes to make them."""
+        start, each = self.clock(), self.seconds / len(subnets)
+        singles = [alone(evaluator.prepare(one), self.supernet.example_inputs) for one in subnets]
+        made = self.clock() - start
+        return sum(self._tuning(one, settings, original, each) for one in singles), made
+
+    def _tuning(
+        self, supernet: SuperNetwork, settings: FineTune, original: nn.Module | None, seconds: float, **more: Any
+    ) -> float:
+        recipe = replace(settings.recipe(self.job.recipe), num_bn_adaptation_samples=0)
+        own = {key: value for key, value in self.job.training.items() if key == "criterion"}
+        trainer = Trainer(supernet, [Stage()], recipe, teacher=original, **own, **more)
+        return step_seconds(trainer, self.job.data.train, seconds, self.clock)
+
+    def evaluation(self) -> tuple[float, float]:
+        """Seconds of an evaluation without its data, and for each sample of them."""
+        data = self.job.data
+        with random_state.undisturbed(data.train), random_state.undisturbed(data.validation):
+            calibration = list(islice(drawn(data.train), 2)) if self.job.num_bn_adaptation_samples else []
+            validation = list(islice(drawn(data.validation), 3))
+        subnet = self.stand_in()
+        few, many = (calibration[:1], validation[:1]), (calibration, validation)
+        self._evaluated(subnet, *few)
+        short, long = self._evaluated(subnet, *few), self._evaluated(subnet, *many)
+        seen = [sum(batch_size(one) for some in part for one in some) for part in (few, many)]
+        if seen[0] == seen[1]:
+            return 0.0, short / seen[0]
+        sample = max(0.0, long - short) / (seen[1] - seen[0])
+        return max(0.0, short - sample * seen[0]), sample
+
+    def _evaluated(self, subnet: Subnet, calibration: list[Batch], validation: list[Batch]) -> float:
+        """The quicker one of two."""
+        evaluator, times = Evaluator(self.supernet, calibration or None, validation), []
+        for _ in range(2):
+            start = self.clock()
+            evaluator.evaluate(subnet)
+            times.append(self.clock() - start)
+        return min(times)
+
+    def stand_in(self) -> Subnet:
+        """A sub-network of about half of the MACs, where nobody knows the winners yet."""
+        space = self.job.stages[-1].space(self.supernet.space)
+        some = [space.maximal(), space.minimal(), *(space.sample(seed) for seed in range(CANDIDATES))]
+        costs = self.supernet.cost_model.many(some)["macs"]
+        return min(zip(some, costs, strict=True), key=lambda one: abs(one[1] / costs[0] - 0.5))[0]
+
+    def delivery(self, winners: int, sample: float) -> float:
+        """Seconds of export and measurement, where the evaluation of a sample takes `sample`."""
+        networks, int8, nodes = winners + 1, self.job.int8, NODE * len(self.supernet.ir.graph.nodes)
+        timing = 2 * sample * self.job.latency.batch * (self.job.latency.runs + WARM)
+        files, quantised = networks * (EXPORT + nodes + timing), 0.0
+        if int8 is not None:
+            quantised = networks * (INT8 + nodes + timing + 3 * sample * int8.samples)
+        tested = networks + winners + (networks if quantised else 0)
+        return files + quantised + tested * sample * samples_in(self.job.data.test)
+
+
+def samples_in(loader: Loader) -> int:
+    """About how many samples there are, without drawing all of them."""
+    dataset: Any = getattr(loader, "dataset", None)
+    if hasattr(dataset, "__len__"):
+        return len(dataset)
+    with random_state.undisturbed(loader):
+        first = next(iter(drawn(loader)))
+    return len(loader) * batch_size(first)

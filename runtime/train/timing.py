@@ -1,0 +1,145 @@
+"""How long a training takes: a step measured on the real data, and how many steps fit into a time."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch.optim import Optimizer
+
+from bnas.runtime.errors import TrainingError
+from bnas.runtime.evaluate.evaluation import Loader
+from bnas.runtime.nested import batch_size
+from bnas.runtime.storage.checkpoint import matrix_tensors, shared_tensors
+from bnas.runtime.supernetwork import SuperNetwork
+
+from . import random_state
+from .batches import Batches
+from .trainer import Trainer
+
+Clock = Callable[[], float]
+"""Gives seconds, such as `time.perf_counter` (wall clock) or `time.process_time` (CPU)."""
+LEAST = 3
+"""So many steps are timed at least, after the first one, which is not counted."""
+
+
+def step_seconds(trainer: Trainer, loader: Loader, seconds: float = 3.0, clock: Clock = time.perf_counter) -> float:
+    """Return the mean duration of a training step, with its batches: some steps are taken, and undone.
+
+    Weights, statistics, the optimizer and all random generators are afterwards as they were before.
+
+    Args:
+        trainer: What is to be trained, and how. Nothing is written to its directory, and nobody is told of the steps.
+        loader: The training data.
+        seconds: Take steps for so long, at least four; fewer where the training has fewer.
+        clock: What counts.
+
+    Raises:
+        TrainingError: As `Trainer.fit`.
+        BatchError: As `Trainer.fit`.
+    """
+    with _undone(trainer), random_state.undisturbed(loader):
+        times = [clock()]
+        for _ in trainer.steps(loader):
+            times.append(clock())
+            if len(times) > LEAST + 1 and times[-1] - times[1] >= seconds:
+                break
+    counted = times[1:] if len(times) > 2 else times
+    return (counted[-1] - counted[0]) / (len(counted) - 1)
+
+
+def steps_within(
+    seconds: float, trainer: Trainer, loader: Loader, measure: float = 3.0, clock: Clock = time.perf_counter
+) -> int:
+    """Return how many training steps fit into a time; at least 1. `Epochs.of` turns them into epochs.
+
+    `measure` and `clock` are those of `step_seconds`.
+    """
+    return max(1, int(seconds / step_seconds(trainer, loader, measure, clock)))
+
+
+@contextmanager
+def _undone(trainer: Trainer) -> Iterator[None]:
+    """All that a training changes is put back after."""
+    supernet, optimizer = trainer.supernet, trainer.optimizer
+    tensors = _tensors(supernet)
+    own = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+    state = copy.deepcopy(optimizer.state_dict()) if isinstance(optimizer, Optimizer) else None
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                tensor.copy_(own[name])
+        for parameter in supernet.parameters():
+            parameter.grad = None
+        if isinstance(optimizer, Optimizer) and state is not None:
+            optimizer.load_state_dict(state)
+
+
+def _tensors(supernet: SuperNetwork) -> dict[str, torch.Tensor]:
+    return shared_tensors(supernet.model) | matrix_tensors(supernet.kernel_matrices)
+
+
+# A number of steps as epochs of stages.
+
+PARTS = 8
+"""Stages whose lengths have no simple ratio get so many parts of the training altogether, in whole numbers."""
+
+
+@dataclass(frozen=True)
+class Epochs:
+    """A number of steps as epochs, each of the same number of samples."""
+
+    stages: tuple[int, ...]
+    """Epochs of each stage."""
+    steps: int
+    """Steps of each epoch."""
+    train_steps: int
+    """Samples of each epoch: `Recipe.train_steps`."""
+
+    @property
+    def total(self) -> int:
+        """Epochs of all stages."""
+        return sum(self.stages)
+
+    @classmethod
+    def of(cls, steps: int, loader: Loader, stages: Sequence[int] = (1,), accumulate: int = 1) -> Epochs:
+        """Return epochs that have `steps` steps altogether, or some fewer so that all have the same number.
+
+        Args:
+            steps: Of the optimizer; at least one for each stage.
+            loader: The training data: no epoch is longer than those.
+            stages: Epochs of each stage, of which only the proportions count.
+            accumulate: Batches of a step, as in the recipe.
+
+        Raises:
+            TrainingError: There are fewer steps than stages.
+        """
+        batches = Batches(loader, accumulate)
+        epochs, each = spread(steps, stages, batches.steps)
+        return cls(epochs, each, each * accumulate * batch_size(batches.first()))
+
+
+def spread(steps: int, weights: Sequence[int], per_epoch: int) -> tuple[tuple[int, ...], int]:
+    """Epochs of each stage in the proportion of `weights`, and the steps of an epoch, at most `per_epoch`.
+
+    Raises:
+        TrainingError: there are fewer steps than stages.
+    """
+    if steps < len(weights):
+        raise TrainingError(f"{steps} steps are too few for {len(weights)} stages: each needs one")
+    common = math.gcd(*weights)
+    parts = [one // common for one in weights]
+    if sum(parts) > PARTS:
+        parts = [max(1, round(PARTS * one / sum(weights))) for one in weights]
+    if steps < 4 * sum(parts):
+        parts = [1] * len(weights)
+    turns = max(1, math.ceil(steps / per_epoch / sum(parts)))
+    epochs = tuple(turns * one for one in parts)
+    return epochs, steps // sum(epochs)
