@@ -138,7 +138,7 @@ def spread(steps: int, weights: Sequence[int], per_epoch: int) -> tuple[tuple[in
     parts = [one // common for one in weights]
     if sum(parts) > PARTS:
         parts = [max(1, round(PARTS * one / sum(weights))) for one in weights]
-    if steps < 4 * sum(parts):
+    if steps < 2 * sum(parts):
         parts = [1] * len(weights)
     turns = max(1, math.ceil(steps / per_epoch / sum(parts)))
     epochs = tuple(turns * one for one in parts)

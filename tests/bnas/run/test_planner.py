@@ -1,0 +1,274 @@
+"""A run with a budget: planned before each phase with what is left, and the same numbers when it is resumed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from job_cases import job
+
+from bnas.run.budget import BudgetError, Plan
+from bnas.run.job import Job, Watch
+from bnas.run.mark import OutputError
+from bnas.run.output import Output
+from bnas.run.pipeline import run_job
+from bnas.run.planner import Planner, plan_run
+from bnas.run.probe import Probe
+from bnas.run.steps import Steps
+from bnas.runtime import CosineSchedule, FineTune, Recipe, Stage
+from bnas.search import NSGA2, Constraint, SearchSettings
+
+TARGETS = {"half": Constraint.parse("macs <= 60 %"), "few": Constraint.parse("macs <= 3 %")}
+STEP, EVALUATION, TUNE, DELIVERY = 0.5, 1.0, 0.25, 10.0
+
+
+@pytest.fixture(autouse=True)
+def known_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps and evaluations that take what the test says."""
+    monkeypatch.setattr(Probe, "train_step", lambda _: STEP)
+    monkeypatch.setattr(Probe, "evaluation", lambda _: (EVALUATION, 0.0))
+    monkeypatch.setattr(Probe, "tune_step", lambda _, __, subnets, *___: TUNE * len(subnets))
+    monkeypatch.setattr(Probe, "tune_alone", lambda _, __, subnets, *___: (TUNE * len(subnets), 0.0))
+    monkeypatch.setattr(Probe, "delivery", lambda *_: DELIVERY)
+
+
+def planned(budget: Any = 100.0, **changes: Any) -> Job:
+    search = SearchSettings(algorithm=NSGA2(population=4), num_evals=10)
+    return job(targets=TARGETS, int8=None, budget=budget, search=search, **changes)
+
+
+@dataclass
+class Seen:
+    """What a run told."""
+
+    plans: list[Plan] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
+    phases: list[str] = field(default_factory=list)
+
+    def watch(self, after: int = -1) -> Watch:
+        """Notes it; the run ends with an error after so many steps."""
+
+        def on_step(progress: Any) -> None:
+            self.steps.append(progress.steps)
+            if len(self.steps) == after:
+                raise StopError
+
+        return Watch(phase=self.phases.append, on_plan=self.plans.append, on_step=on_step)
+
+
+class StopError(Exception):
+    """Ends a run in the middle."""
+
+
+def counts(plan: Plan) -> dict[str, int]:
+    return {one.name: one.count for one in plan.phases}
+
+
+def kept(folder: Path, phase: str) -> Any:
+    return json.loads((folder / "plan" / f"{phase}.json").read_text())
+
+
+def test_a_run_is_planned_before_each_phase_and_does_what_is_planned(tmp_path: Path) -> None:
+    seen = Seen()
+    report = run_job(planned(), tmp_path / "run", seen.watch())
+    first, second, third = seen.plans
+    assert [list(counts(one)) for one in seen.plans] == [["train", "search", "tune"], ["search", "tune"], ["tune"]]
+    # 100 s less 10 for the export and 2 to evaluate two winners: 88, of which a stage takes 0.5, 6 evaluations 6, a
+    # step of both winners 0.5; the rest is divided 2 : 1 : 5, but there are no more than 6 sub-networks.
+    assert counts(first)["train"] == pytest.approx(1 + 81 / 4 / STEP, abs=2)
+    assert counts(first)["search"] == 6
+    assert (
+        len(seen.steps)
+        == sum(kept(tmp_path / "run", "train")["epochs"]["stages"]) * kept(tmp_path / "run", "train")["epochs"]["steps"]
+        + 2
+        * sum(kept(tmp_path / "run", "tune")["epochs"]["stages"])
+        * (kept(tmp_path / "run", "tune")["epochs"]["steps"])
+    )
+    assert report.evaluations == counts(second)["search"]
+    assert counts(third)["tune"] > counts(first)["tune"], "the training took less time than planned"
+    assert first.seconds <= 100.0
+    assert all(row.before is not None for row in report.rows[1:]), "winners are fine-tuned, though nobody said so"
+
+
+def test_later_phases_have_what_earlier_ones_leave(tmp_path: Path) -> None:
+    """A training that took longer than planned leaves less."""
+    steps = Steps(planned(), Output(tmp_path / "run"))
+    steps.train()
+    left = {}
+    for late in (0.0, 30.0, 60.0, 500.0):
+        seen = Seen()
+        planner = Planner(steps.job, Output(tmp_path / f"late{late}"), seen.watch(), 0.0, lambda late=late: 30.0 + late)
+        searched = planner.search(steps.supernet)
+        left[late] = counts(seen.plans[0])
+        assert searched.search.num_evals == left[late]["search"]
+    assert left[0.0]["tune"] > left[30.0]["tune"] > left[60.0]["tune"] == left[500.0]["tune"] == 1
+    assert left[500.0]["search"] == 6, "where nothing is left, the least is done"
+
+
+def test_a_stopped_run_goes_on_with_the_numbers_that_it_used(tmp_path: Path) -> None:
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    settings: Any = {"training": {"checkpoint_every": 1}}
+    run_job(planned(**settings), whole)
+    with pytest.raises(StopError):
+        run_job(planned(**settings), stopped, Seen().watch(after=5))
+    before = kept(stopped, "train")
+    seen = Seen()
+    with pytest.raises(StopError):
+        run_job(planned(**settings), stopped, seen.watch(after=len(Seen().steps) + 40), resume=True)
+    assert {key: value for key, value in kept(stopped, "train").items() if key != "ended"} == {
+        key: value for key, value in before.items() if key != "ended"
+    }
+    assert kept(stopped, "train")["ended"] >= before["spent"] + before["seconds"], "as long as planned, at least"
+    assert weights(whole / "supernet") == weights(stopped / "supernet")
+    assert "train" not in {name for plan in seen.plans for name in counts(plan)}
+    again = Seen()
+    tune = kept(stopped, "tune")["count"]
+    run_job(planned(**settings), stopped, again.watch(), resume=True)
+    assert again.plans == []
+    assert kept(stopped, "tune")["count"] == tune
+
+
+def weights(folder: Path) -> set[str]:
+    return {hashlib.sha256(one.read_bytes()).hexdigest() for one in folder.glob("*.safetensors")}
+
+
+def test_too_small_a_budget_is_told_before_anything_is_trained(tmp_path: Path) -> None:
+    seen = Seen()
+    with pytest.raises(BudgetError, match=r"a budget of 15s is too small: the least possible is 2\ds: 1 steps"):
+        run_job(planned("15s"), tmp_path / "run", seen.watch())
+    assert not seen.steps
+    run_job(planned("1m"), tmp_path / "run", resume=True)
+
+
+def test_a_budget_that_a_training_has_used_stays(tmp_path: Path) -> None:
+    with pytest.raises(StopError):
+        run_job(planned(), tmp_path / "run", Seen().watch(after=len(Seen().steps) + 30))
+    with pytest.raises(OutputError, match=r"job\.budget is 50\.0, and was 100\.0"):
+        run_job(planned(50.0), tmp_path / "run", resume=True)
+
+
+def test_stages_keep_their_proportions_and_schedules_their_form() -> None:
+    stages = [Stage(("depth",), epochs=10), Stage(epochs=30, epochs_lr=40)]
+    schedule = CosineSchedule(0.1, num_epochs=40, warmup_epochs=5)
+    given = planned(4000.0, stages=stages, recipe=Recipe(lr_schedule=schedule, memory_format="contiguous"))
+    plan = plan_run(given)
+    assert counts(plan)["train"] > 1000
+
+
+def test_stages_are_shortened(tmp_path: Path) -> None:
+    stages = [Stage(("depth",), epochs=10), Stage(epochs=30, epochs_lr=40)]
+    given = planned(60.0, stages=stages)
+    steps = Steps(given, Output(tmp_path / "run"))
+    seen = Seen()
+    steps.watch = seen.watch()
+    steps.train()
+    history = json.loads((tmp_path / "run" / "training" / "history.json").read_text())
+    assert [one["epochs"] for one in history["stages"]] in ([1, 3], [2, 6], [3, 9])
+    assert all(not one["metrics"] for one in history["epochs"]), "a budget is not spent on validation"
+    epochs = [kept(tmp_path / "run", name)["epochs"] for name in ("train", "tune", "tune")]  # of two winners
+    assert len(seen.steps) == sum(sum(one["stages"]) * one["steps"] for one in epochs)
+    assert report.evaluations == counts(second)["search"]
+    assert counts(third)["tune"] > counts(first)["tune"], "the training took less time than planned"
+    assert first.seconds <= 100.0
+    assert all(row.before is not None for row in report.rows[1:]), "winners are fine-tuned, though nobody said so"
+
+
+def test_later_phases_have_what_earlier_ones_leave(tmp_path: Path) -> None:
+    """A training that took longer than planned leaves less."""
+    steps = Steps(planned(), Output(tmp_path / "run"))
+    steps.train()
+    left = {}
+    for late in (0.0, 30.0, 60.0, 500.0):
+        seen = Seen()
+        planner = Planner(steps.job, Output(tmp_path / f"late{late}"), seen.watch(), 0.0, lambda late=late: 30.0 + late)
+        searched = planner.search(steps.supernet)
+        left[late] = counts(seen.plans[0])
+        assert searched.search.num_evals == left[late]["search"]
+    assert left[0.0]["tune"] > left[30.0]["tune"] > left[60.0]["tune"] == left[500.0]["tune"] == 1
+    assert left[500.0]["search"] == 6, "where nothing is left, the least is done"
+
+
+def test_a_stopped_run_goes_on_with_the_numbers_that_it_used(tmp_path: Path) -> None:
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    settings: Any = {"training": {"checkpoint_every": 1}}
+    run_job(planned(**settings), whole)
+    with pytest.raises(StopError):
+        run_job(planned(**settings), stopped, Seen().watch(after=5))
+    before = kept(stopped, "train")
+    seen = Seen()
+    with pytest.raises(StopError):
+        run_job(planned(**settings), stopped, seen.watch(after=len(Seen().steps) + 40), resume=True)
+    assert {key: value for key, value in kept(stopped, "train").items() if key != "ended"} == {
+        key: value for key, value in before.items() if key != "ended"
+    }
+    assert kept(stopped, "train")["ended"] >= before["spent"] + before["seconds"], "as long as planned, at least"
+    assert weights(whole / "supernet") == weights(stopped / "supernet")
+    assert "train" not in {name for plan in seen.plans for name in counts(plan)}
+    again = Seen()
+    tune = kept(stopped, "tune")["count"]
+    run_job(planned(**settings), stopped, again.watch(), resume=True)
+    assert again.plans == []
+    assert kept(stopped, "tune")["count"] == tune
+
+
+def weights(folder: Path) -> set[str]:
+    return {hashlib.sha256(one.read_bytes()).hexdigest() for one in folder.glob("*.safetensors")}
+
+
+def test_too_small_a_budget_is_told_before_anything_is_trained(tmp_path: Path) -> None:
+    seen = Seen()
+    with pytest.raises(BudgetError, match=r"a budget of 15s is too small: the least possible is 2\ds: 1 steps"):
+        run_job(planned("15s"), tmp_path / "run", seen.watch())
+    assert not seen.steps
+    run_job(planned("1m"), tmp_path / "run", resume=True)
+
+
+def test_a_budget_that_a_training_has_used_stays(tmp_path: Path) -> None:
+    with pytest.raises(StopError):
+        run_job(planned(), tmp_path / "run", Seen().watch(after=len(Seen().steps) + 30))
+    with pytest.raises(OutputError, match=r"job\.budget is 50\.0, and was 100\.0"):
+        run_job(planned(50.0), tmp_path / "run", resume=True)
+
+
+def test_stages_keep_their_proportions_and_schedules_their_form() -> None:
+    stages = [Stage(("depth",), epochs=10), Stage(epochs=30, epochs_lr=40)]
+    schedule = CosineSchedule(0.1, num_epochs=40, warmup_epochs=5)
+    given = planned(4000.0, stages=stages, recipe=Recipe(lr_schedule=schedule, memory_format="contiguous"))
+    plan = plan_run(given)
+    assert counts(plan)["train"] > 1000
+
+
+def test_stages_are_shortened(tmp_path: Path) -> None:
+    stages = [Stage(("depth",), epochs=10), Stage(epochs=30, epochs_lr=40)]
+    given = planned(60.0, stages=stages)
+    steps = Steps(given, Output(tmp_path / "run"))
+    seen = Seen()
+    steps.watch = seen.watch()
+    steps.train()
+    history = json.loads((tmp_path / "run" / "training" / "history.json").read_text())
+    assert [one["epochs"] for one in history["stages"]] in ([1, 3], [2, 6], [3, 9])
+    assert all(not one["metrics"] for one in history["epochs"]), "a budget is not spent on validation"
+    assert len(seen.steps) <= counts(seen.plans[0])["train"]
+
+
+def test_a_plan_is_made_without_a_run() -> None:
+    given = planned()
+    before = {name: one.clone() for name, one in given.model.state_dict().items()}
+    plan = plan_run(given)
+    assert list(counts(plan)) == ["train", "search", "tune"]
+    assert all((one == before[name]).all() for name, one in given.model.state_dict().items())
+    with pytest.raises(BudgetError, match="the job has no budget"):
+        plan_run(replace(given, budget=None))
+
+
+def test_how_winners_are_tuned_is_kept_but_for_the_length(tmp_path: Path) -> None:
+    given = planned(fine_tune=FineTune(1, learning_rate=0.3, order="shared"))
+    run_job(given, tmp_path / "run")
+    noted = json.loads((tmp_path / "run" / "tuning.json").read_text())["settings"]
+    epochs = kept(tmp_path / "run", "tune")["epochs"]
+    assert (noted["learning_rate"], noted["order"]) == (0.3, "shared")
+    assert (noted["epochs"], noted["train_steps"]) == (epochs["stages"][0], epochs["train_steps"])
