@@ -178,7 +178,7 @@ class Planner:
 
     def _planned(self, phase: str, make: Any) -> dict[str, Any]:
         """What a phase was planned to be, by an earlier process or now."""
-        found = self._read(phase)
+        found: dict[str, Any] | None = self._read(phase)
         if found is not None:
             return found
         with random_state.undisturbed(self.job.data.train):

@@ -187,6 +187,9 @@ def test_our_own_layout_is_the_classes(tmp_path: Path) -> None:
         "search": bnas.SearchSettings(
             algorithm=bnas.NSGA2(population=8), num_evals=40, constraints=("macs <= 1000000000",)
         ),
+        "targets": {},
+        "fine_tune": None,
+        "budget": None,
         "acc_delta": 0.02,
         "reference": "maximal",
         "num_bn_adaptation_samples": 100,
