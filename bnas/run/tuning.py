@@ -79,6 +79,11 @@ class Record:
         write_json(path, {"format": FORMAT, "settings": dict(self.settings), "winners": winners})
 
 
+def _weights(name: str) -> str:
+    """Where the folder of a run has the weights of a fine-tuned winner."""
+    return f"tuning/{name}.safetensors"
+
+
 def read_record(output: Output) -> Record | None:
     """What ``tuning.json`` says; None where it is not there.
 
@@ -125,7 +130,7 @@ def tuned_modules(output: Output, supernet: SuperNetwork, winners: Winners) -> d
     if record is None or not record.finished or {one.subnet for one in record.winners} != subnets:
         told = f"bnas tune {output.folder}{' --resume' if record else ''}"
         raise OutputError(f"{output.folder} holds no finished fine-tuning of its winners; `{told}` makes it")
-    files = {one.subnet: output.ledger.check(f"tuning/{one.name}.safetensors") for one in record.winners}
+    files = {one.subnet: output.ledger.check(_weights(one.name)) for one in record.winners}
     return {subnet: read_module(supernet, subnet, file).eval() for subnet, file in files.items()}
 
 
@@ -152,7 +157,7 @@ class Tuning:
         """
         record, before = self.planned(winners), read_record(self.output)
         if before is not None and before.same(record):
-            if before.finished:
+            if before.finished and all(there(self.output.folder / _weights(one.name)) for one in before.winners):
                 return before
         else:
             self.output.ledger.remove(self.output.ledger.removable((TUNING, "tuning")))
@@ -177,7 +182,7 @@ class Tuning:
             self.watch.phase(f"fine-tuning {one.name}")
             tuned = self._alone(one) if shared is None else self._in(shared, one)
             module = self.evaluator.recalibrated(tuned)
-            write_bytes(self.output.path(f"tuning/{one.name}.safetensors"), tensor_bytes(module.state_dict()))
+            write_bytes(self.output.path(_weights(one.name)), tensor_bytes(module.state_dict()))
             yield Tuned(one.name, one.subnet, one.before, self.evaluator.measure(module))
 
     def _shared(self) -> SuperNetwork:

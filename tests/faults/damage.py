@@ -13,7 +13,7 @@ from pathlib import Path
 
 import small
 from table import Found, Problem
-from world import EXPORT, REPORT, SEARCH, TRAIN, WHOLE, World, faults_of_message
+from world import EXPORT, REPORT, SEARCH, TRAIN, TUNE, WHOLE, World, faults_of_message
 
 ONNX = "new.onnx"
 COMMANDS = {
@@ -21,6 +21,7 @@ COMMANDS = {
     "train --resume": (*TRAIN, "--resume"),
     "search --resume": (*SEARCH, "--resume"),
     "search --overwrite": (*SEARCH, "--overwrite"),
+    "tune --resume": (*TUNE, "--resume"),
     "export": EXPORT,
     "export --onnx": (*EXPORT, "--onnx", ONNX),
     "report": REPORT,

@@ -16,7 +16,7 @@ from disk import WRITES, Disk, Operation
 from small import RUN
 from table import Found, Problem
 from victims import Chosen, Fault, Tried, Trying, read_tried
-from world import STEPS, WHOLE, Step, World, faults_of_message
+from world import FIRST, STEPS, WHOLE, Step, World, faults_of_message
 
 SOME = 400
 """Faults of each command that does again what others did: there are ten thousand of each."""
@@ -28,7 +28,7 @@ HEAD = ("command", "operations", "faults", "failed", "survived", "states")
 def inject(world: World, part: tuple[int, int] = (1, 1), limit: int | None = None, seed: int = 0) -> Found:
     """What came of all faults, or of a part of them."""
     problems: list[Problem] = []
-    most = {step.name: limit if step in STEPS[:4] else limit or SOME for step in STEPS}
+    most = {step.name: limit if step in STEPS[:FIRST] else limit or SOME for step in STEPS}
     rows = [Injection(world, step, problems, part, most[step.name], seed).run() for step in STEPS]
     if part[0] == part[1]:
         rows.append(fill(world, FILLED if limit is None else 2, problems))

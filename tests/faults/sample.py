@@ -36,7 +36,7 @@ Attempt = Callable[[World, list[Problem]], object]
 
 
 def _few_faults(world: World, problems: list[Problem]) -> None:
-    for step in STEPS[:3]:
+    for step in STEPS[:4]:
         Injection(world, step, problems, limit=5).run()
 
 

@@ -42,6 +42,7 @@ CONFIG = {
     "input_info": {"sample_size": [1, 1, 6, 6]},
     "latency": {"runs": 2, "threads": 1},
     "export": {"int8": True},
+    "fine_tune": {"epochs": 1},
     "optimizer": {"base_lr": 0.1},
     "bootstrapNAS": {
         "training": {

@@ -34,17 +34,21 @@ class Step:
 
 
 CONFIG = f"{small.SOURCES}/config.json"
-TRAIN, SEARCH = ("train", CONFIG, "-o", RUN), ("search", RUN)
+TRAIN, SEARCH, TUNE = ("train", CONFIG, "-o", RUN), ("search", RUN), ("tune", RUN)
 EXPORT, REPORT, WHOLE = ("export", RUN), ("report", RUN), ("run", CONFIG, "-o", RUN)
 STEPS = (
     Step("train", TRAIN, None, (*TRAIN, "--resume"), "train"),
     Step("search", SEARCH, "train", (*SEARCH, "--resume"), "search"),
-    Step("export", EXPORT, "search", EXPORT, "export"),
+    Step("tune", TUNE, "search", (*TUNE, "--resume"), "tune"),
+    Step("export", EXPORT, "tune", EXPORT, "export"),
     Step("report", REPORT, "export", REPORT, "report"),
     Step("train --overwrite", (*TRAIN, "--overwrite"), "report", (*TRAIN, "--overwrite"), "train"),
     Step("search --overwrite", (*SEARCH, "--overwrite"), "report", (*SEARCH, "--overwrite"), "search"),
+    Step("tune --overwrite", (*TUNE, "--overwrite"), "report", (*TUNE, "--overwrite"), "tune"),
     Step("run --resume", (*WHOLE, "--resume"), "train", (*WHOLE, "--resume"), "report"),
 )
+FIRST = 5
+"""So many steps make a whole run, one after another; the others begin with what those left."""
 
 
 @dataclass
@@ -60,10 +64,10 @@ class World:
 
     @classmethod
     def made(cls, place: Path, seed: int = 0) -> World:
-        """Write the sources and run the four steps, one after another."""
+        """Write the sources and run the five steps, one after another."""
         world = cls(place, seed)
         small.write_sources(place, seed)
-        for step in STEPS[:4]:
+        for step in STEPS[:FIRST]:
             ended = world.call(step.arguments)
             if ended.code:
                 raise RuntimeError(f"`bnas {' '.join(step.arguments)}`, undisturbed: {ended.err}")
