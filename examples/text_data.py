@@ -215,13 +215,15 @@ class Batches:
             yield padded([self.tokens[place] for place in chosen]) | {"labels": self.labels[chosen]}
 
     def _order(self) -> list[list[int]]:
-        """The samples of each batch. For training, samples are shuffled, then sorted by length in pools of 16 batches."""
+        """The samples of each batch; for training, shuffled ones that are sorted by length within 16 batches."""
         if not self.shuffled:
             order = sorted(range(len(self.tokens)), key=lambda place: len(self.tokens[place]))
             return [order[start : start + self.batch] for start in range(0, len(order), self.batch)]
         order = torch.randperm(len(self.tokens), generator=self.generator).tolist()
         pool = 16 * self.batch
-        pools = (sorted(order[i : i + pool], key=lambda place: len(self.tokens[place])) for i in range(0, len(order), pool))
+        pools = (
+            sorted(order[i : i + pool], key=lambda place: len(self.tokens[place])) for i in range(0, len(order), pool)
+        )
         batches = [one[i : i + self.batch] for one in pools for i in range(0, len(one), self.batch)]
         return [batches[place] for place in torch.randperm(len(batches), generator=self.generator).tolist()]
 
