@@ -172,7 +172,20 @@ def nodes_between(entry: Node, tail: Node, given: Set[Node]) -> set[Node]:
             return set()
         body.add(node)
         stack += node.all_input_nodes
-    return body | _read_by(body, aside) if reached else set()
+    apart = body - _following(entry, body)
+    if not reached or any(aside.intersection(node.all_input_nodes) for node in apart):
+        return set()
+    return body | _read_by(body, aside)
+
+
+def _following(entry: Node, body: Set[Node]) -> set[Node]:
+    """Those of the nodes that are computed from `entry`."""
+    found, waiting = set[Node](), [entry]
+    while waiting:
+        new = body.intersection(waiting.pop().users) - found
+        found |= new
+        waiting += new
+    return found
 
 
 def _read_by(body: Set[Node], values: Set[Node]) -> set[Node]:
