@@ -130,7 +130,16 @@ Inputs = Annotated[
 ]
 
 
-@takes(Int8, "exclude", "exclude_operators", "per_channel", "method", "reduce_range", calibration_samples="samples")
+@takes(
+    Int8,
+    "activations",
+    "exclude",
+    "exclude_operators",
+    "per_channel",
+    "method",
+    "reduce_range",
+    calibration_samples="samples",
+)
 class ExportSection(Section):
     """``export``; see `bnas.Int8`."""
 

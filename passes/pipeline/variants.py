@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import replace
 from difflib import SequenceMatcher
 from typing import Any
@@ -14,7 +14,7 @@ from bnas.passes.axes.types import AxisTypes
 from bnas.passes.errors import Diagnostic, InputError
 from bnas.passes.frontend.ir import IR, module_calls, resize_inputs
 from bnas.passes.frontend.structure import tensors_of
-from bnas.passes.space.blocks import Block, Blocks, is_constant, nodes_between, writes_elsewhere
+from bnas.passes.space.blocks import Block, Blocks, given_values, is_constant, nodes_between, writes_elsewhere
 from bnas.passes.space.choices import Choices
 
 # Models that call something else in training mode: the graph of that mode beside the one of evaluation mode.
@@ -49,9 +49,10 @@ def in_training(ir: IR, blocks: Blocks) -> Blocks:
     """The blocks that may be skipped in training mode too; the others are refused with the reason."""
     if ir.trained is None:
         return blocks
-    twins, found, refused = counterparts(ir), [], list(blocks.refused)
+    twins, given = counterparts(ir), given_values(ir.trained)
+    found, refused = [], list(blocks.refused)
     for block in blocks.found:
-        if trained_block(block, twins) is not None:
+        if trained_block(block, twins, given) is not None:
             found.append(block)
         else:
             refused.append(
@@ -60,7 +61,7 @@ def in_training(ir: IR, blocks: Blocks) -> Blocks:
     return Blocks(tuple(found), tuple(refused), blocks.ties)
 
 
-def trained_block(block: Block, twins: Mapping[Node, Node]) -> Block | None:
+def trained_block(block: Block, twins: Mapping[Node, Node], given: Set[Node]) -> Block | None:
     """The block of the training graph between the counterparts of its ends; None where that is none."""
     entry, out = twins.get(block.entry), twins.get(block.out)
     if entry is None or out is None:
@@ -68,7 +69,7 @@ def trained_block(block: Block, twins: Mapping[Node, Node]) -> Block | None:
     body: set[Node] = set()
     for operand in out.all_input_nodes:
         if operand is not entry and not is_constant(operand):
-            body |= nodes_between(entry, operand)
+            body |= nodes_between(entry, operand, given)
     body |= _side_effects(body, out)
     inside = body | {out}
     if not body or any(set(node.users) - inside for node in body):
@@ -92,8 +93,9 @@ def _side_effects(body: Iterable[Node], out: Node) -> set[Node]:
 
 def trained_choices(ir: IR, choices: Choices) -> Choices:
     """The same choices in the nodes of the training graph."""
-    twins = counterparts(ir)
-    blocks = {name: trained_block(block, twins) for name, block in choices.blocks.items()}
+    assert ir.trained is not None
+    twins, given = counterparts(ir), given_values(ir.trained)
+    blocks = {name: trained_block(block, twins, given) for name, block in choices.blocks.items()}
     return replace(choices, blocks={name: block for name, block in blocks.items() if block is not None})
 
 

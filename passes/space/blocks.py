@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import sys
 from collections import Counter
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Set
 from dataclasses import dataclass, replace
 from itertools import takewhile
 
@@ -85,9 +85,10 @@ def find_blocks(types: AxisTypes, sizes: range = ANY_SIZE) -> Blocks:
     """
     refused: list[Diagnostic] = []
     matches: list[Block] = []
+    given = given_values(types.ir)
     for node, call in types.ir.calls.items():
         if OPERATORS.of(call.op).has(Trait.SUM):
-            match = match_residual(types, node)
+            match = match_residual(types, node, given)
             if isinstance(match, Diagnostic):
                 refused.append(match)
             elif match.size in sizes:
@@ -99,20 +100,20 @@ def find_blocks(types: AxisTypes, sizes: range = ANY_SIZE) -> Blocks:
     return Blocks(named(minimal), tuple(refused))
 
 
-def match_residual(types: AxisTypes, add: Node) -> Block | Diagnostic:
-    """Match ``add(body(x), x)`` whose body reads only ``x`` and whose inner values stay inside."""
+def match_residual(types: AxisTypes, add: Node, given: Set[Node]) -> Block | Diagnostic:
+    """Match ``add(body(x), x)`` whose body reads only ``x`` and `given` values, and whose inner values stay inside."""
     call = types.ir.calls[add]
-    given = call.argument(0, "input"), call.argument(1, "other")
-    operands = [arg for arg in given if isinstance(arg, Node)]
+    added = call.argument(0, "input"), call.argument(1, "other")
+    operands = [arg for arg in added if isinstance(arg, Node)]
     if len(operands) != 2 or operands[0] is operands[1]:
         return Diagnostic(add.name, "needs two different values to add")
     for entry, tail in (operands, operands[::-1]):
-        body = nodes_between(entry, tail)
+        body = nodes_between(entry, tail, given)
         if body:
             break
     else:
         return Diagnostic(add.name, "neither operand is computed from the other alone")
-    if entry is given[1] and call.kwargs.get("alpha", 1) != 1:
+    if entry is added[1] and call.kwargs.get("alpha", 1) != 1:
         return Diagnostic(add.name, "the shortcut is scaled")
     if [normalise(t) for t in types.type(entry)] != [normalise(t) for t in types.type(add)]:
         return Diagnostic(add.name, f"shortcut {types.shape(entry)} and sum {types.shape(add)} differ in their axes")
@@ -123,7 +124,7 @@ def match_residual(types: AxisTypes, add: Node) -> Block | Diagnostic:
     block = Block(add.name, entry, add, frozenset(body))
     if writes_into(types.ir, block):
         return Diagnostic(add.name, "the block writes into its own input")
-    if not any(has_tensors(types, node) for node in body):
+    if not any(has_tensors(types.ir, node) for node in body):
         return Diagnostic(add.name, "no parameter inside the block")
     return block
 
@@ -152,24 +153,63 @@ def writes_elsewhere(node: Node, inside: Container[Node]) -> bool:
     return writes_in_place(node) and target is not None and target.op != "get_attr" and target not in inside
 
 
-def nodes_between(entry: Node, tail: Node) -> set[Node]:
+def nodes_between(entry: Node, tail: Node, given: Set[Node]) -> set[Node]:
     """The nodes that `tail` is computed from after `entry`; empty where it does not depend on `entry` and that alone.
 
-    What is computed from parameters only, such as a bias table, depends on nothing.
+    What is computed from parameters only, such as a bias table, depends on nothing. `given` values may be read too;
+    those that nothing else reads are among the nodes.
     """
+    aside: Set[Node] = set() if entry in given else given
     body: set[Node] = set()
     reached = False
     stack = [tail]
     while stack:
         node = stack.pop()
         reached |= node is entry
-        if node is entry or node in body or is_constant(node):
+        if node is entry or node in body or node in aside or is_constant(node):
             continue
         if node.op == "placeholder":
             return set()
         body.add(node)
         stack += node.all_input_nodes
-    return body if reached else set()
+    apart = body - _following(entry, body)
+    if not reached or any(aside.intersection(node.all_input_nodes) for node in apart):
+        return set()
+    return body | _read_by(body, aside)
+
+
+def _following(entry: Node, body: Set[Node]) -> set[Node]:
+    """Those of the nodes that are computed from `entry`."""
+    found, waiting = set[Node](), [entry]
+    while waiting:
+        new = body.intersection(waiting.pop().users) - found
+        found |= new
+        waiting += new
+    return found
+
+
+def _read_by(body: Set[Node], values: Set[Node]) -> set[Node]:
+    """Those of the values that only `body` reads, and that are no inputs of the model."""
+    found: set[Node] = set()
+    waiting = [one for node in body for one in node.all_input_nodes]
+    while waiting:
+        node = waiting.pop()
+        if node in values and node not in found and node.op != "placeholder" and (body | found).issuperset(node.users):
+            found.add(node)
+            waiting += node.all_input_nodes
+    return found
+
+
+def given_values(ir: IR) -> frozenset[Node]:
+    """What is computed from the inputs of the model without any parameter, such as an attention mask."""
+    learned, given = set[Node](), set[Node]()
+    for node in ir.graph.nodes:
+        inputs = set(node.all_input_nodes)
+        if has_tensors(ir, node) or inputs & learned:
+            learned.add(node)
+        elif node.op == "placeholder" or (inputs & given and not is_constant(node)):
+            given.add(node)
+    return frozenset(given)
 
 
 def is_constant(node: Node) -> bool:
@@ -190,19 +230,19 @@ def _is_item(node: Node) -> bool:
     return node.target is operator.getitem and isinstance(node.all_input_nodes[0].meta["value"], tuple | list)
 
 
-def has_tensors(types: AxisTypes, node: Node) -> bool:
+def has_tensors(ir: IR, node: Node) -> bool:
     """Whether the operator reads a parameter: buffers and constants, such as anchors, are nothing to save."""
-    call, ir = types.ir.calls.get(node), types.ir
+    call = ir.calls.get(node)
     if call is None and node.op == "call_module" and any(True for _ in ir.module(str(node.target)).parameters()):
         return True
-    return any(_is_parameter(types, ref) for ref in (node.all_input_nodes if call is None else call.tensors()))
+    return any(_is_parameter(ir, ref) for ref in (node.all_input_nodes if call is None else call.tensors()))
 
 
-def _is_parameter(types: AxisTypes, ref: Node | TensorRef) -> bool:
+def _is_parameter(ir: IR, ref: Node | TensorRef) -> bool:
     if isinstance(ref, Node) and ref.op != "get_attr":
         return False
     name = ref.name if isinstance(ref, TensorRef) else str(ref.target)
-    return name not in types.ir.constants and isinstance(types.ir.tensor(name), nn.Parameter)
+    return name not in ir.constants and isinstance(ir.tensor(name), nn.Parameter)
 
 
 def named(blocks: Iterable[Block]) -> tuple[Block, ...]:

@@ -15,7 +15,7 @@ from bnas.passes.errors import Diagnostic, ElasticityError
 from bnas.passes.frontend.ir import IR
 from bnas.passes.ops.registry import OPERATORS, operator_name
 
-from .blocks import Block, Blocks, find_blocks, fused_end, named
+from .blocks import Block, Blocks, find_blocks, fused_end, given_values, named
 from .elasticity import Elasticity
 from .regions import find_regions, match_region, rigid_if_tied, tie
 from .scopes import find_vetoes, module_path, near_names
@@ -162,7 +162,7 @@ def _by_ends(types: AxisTypes, known: Sequence[Block], start: str, end: str) -> 
     for block in known:
         if block.entry is entry and (block.out is out or (block.residual and fused_end(types.ir, block.out) is out)):
             return block
-    found = match_region(types, entry, out)
+    found = match_region(types, entry, out, given_values(types.ir))
     if isinstance(found, Diagnostic):
         why = f"{found.place}: {found.reason}"
         raise ElasticityError(f"skipped_blocks: {[start, end]} is no block ({why}); {_nearest(known, end)}")

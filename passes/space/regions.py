@@ -7,7 +7,7 @@ takes freedom from the widths, which is said; how much it may take is decided in
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import takewhile
@@ -23,7 +23,7 @@ from bnas.passes.frontend.ir import IR, module_calls, path_of
 from bnas.passes.ops.record import Trait
 from bnas.passes.ops.registry import OPERATORS
 
-from .blocks import Block, fused_next, has_tensors, is_constant, nodes_between, writes_into
+from .blocks import Block, fused_next, given_values, has_tensors, is_constant, nodes_between, writes_into
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,11 @@ class Flow:
             elif self.nodes[place].op == "placeholder":
                 until = max(until, last)
         return frozenset(found)
+
+    @cached_property
+    def given(self) -> frozenset[Node]:
+        """The values that are computed from the inputs alone."""
+        return given_values(self.ir)
 
     @cached_property
     def modules(self) -> Counter[str]:
@@ -160,7 +165,7 @@ def _smallest(
         out = flow.nodes[place]
         if (fused and fused_next(types.ir, out)) or not (place in flow.spine or flow.is_summed(place)):
             continue
-        block = match_region(types, node, out)
+        block = match_region(types, node, out, flow.given)
         if isinstance(block, Block) and block.size in sizes:
             path = flow.module_path(block)
             if path is not None:
@@ -171,8 +176,8 @@ def _smallest(
             first = False
 
 
-def match_region(types: AxisTypes, entry: Node, out: Node) -> Block | Diagnostic:
-    """Match the region after `entry` up to `out`: its ends have one shape, and nothing else goes in or out."""
+def match_region(types: AxisTypes, entry: Node, out: Node, given: Set[Node]) -> Block | Diagnostic:
+    """Match the region after `entry` up to `out`: its ends have one shape, and only `given` values go in beside it."""
     values = entry.meta["value"], out.meta["value"]
     if not all(isinstance(value, torch.Tensor) for value in values):
         return Diagnostic(out.name, "its ends are not tensors")
@@ -181,13 +186,13 @@ def match_region(types: AxisTypes, entry: Node, out: Node) -> Block | Diagnostic
         return Diagnostic(out.name, f"its ends {shapes} differ in shape")
     if entry.op == "placeholder" or any(user.op == "output" for user in out.users):
         return Diagnostic(out.name, "a region begins after the inputs and ends before the outputs of the model")
-    between = nodes_between(entry, out)
+    between = nodes_between(entry, out, given)
     if not between:
         return Diagnostic(out.name, f"it is not computed from {entry.name} alone")
     leaks = [node for node in between - {out} if set(node.users) - between]
     if leaks:
         return Diagnostic(leaks[0].name, "is also read outside the region")
-    weighted = [node for node in between if has_tensors(types, node)]
+    weighted = [node for node in between if has_tensors(types.ir, node)]
     if not weighted:
         return Diagnostic(out.name, "no parameter inside the region")
     if all(_only_scales(types, node) for node in weighted):

@@ -1,4 +1,4 @@
-"""Static int8 quantisation of ONNX files by ONNX Runtime (QDQ format), calibrated on the user's data."""
+"""Int8 quantisation of ONNX files by ONNX Runtime: static (QDQ format, calibrated on the user's data), or dynamic."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import onnx
 import torch
 from pydantic import field_validator
@@ -25,6 +26,7 @@ from bnas.runtime.feed import again, drawn
 from bnas.runtime.nested import as_batch, batch_size, tensors_in
 from bnas.runtime.storage.files import WriteError, why
 
+from .quantisable import is_of_sequences, masked, store_transposed
 from .session import OnnxModule, as_array
 from .trial import Dims, batch_dims
 from .weights import weight_files
@@ -50,6 +52,9 @@ class Int8:
     takes its training data."""
     samples: Count = 512
     """Samples of the calibration data that the ranges are found on."""
+    activations: Literal["auto", "static", "dynamic"] = "auto"
+    """Where their ranges come from: "static": from the calibration data; "dynamic": from each run anew, for linear
+    layers of transformers, while convolutions stay in float. "auto": dynamic where most layers are of that kind."""
     exclude: Names = ()
     """Layers that stay in float: paths or globs on paths of modules."""
     exclude_operators: Names = ()
@@ -95,39 +100,57 @@ def quantise(path: Path, int8: Int8, example_inputs: Sequence[Any], dims: Dims |
         QuantisationError: there is no calibration data, it does not fit, or an exclusion fits nothing.
         WriteError: the file, or one that ONNX Runtime needs on the way, cannot be written.
     """
-    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization import CalibrationMethod
 
-    model = onnx.load(path, load_external_data=False)
-    names = [one.name for one in model.graph.input]
-    if int8.calibration is None:
-        raise QuantisationError("calibration: give batches of inputs and targets, such as bnas.Int8(loader)")
-    data = first_samples(_pairs(int8.calibration, names), int8.samples)
-    excluded = _excluded(model, int8)
-    examples = tensors_in(list(example_inputs))
-    reader = _Reader(names, data, examples, dims or batch_dims(examples))
+    model = onnx.load(path)
     plain = path.with_name("fp32.onnx")
     path.rename(plain)
+    external, source = bool(weight_files(plain)), plain
+    if store_transposed(model):
+        source = path.with_name("stored.onnx")
+        onnx.save(model, source, save_as_external_data=external, location="stored.data")
+    excluded = _excluded(model, int8)
+    dynamic = int8.activations == "dynamic" or (int8.activations == "auto" and is_of_sequences(model))
+    reader = None if dynamic else _reader(model, int8, tensors_in(list(example_inputs)), dims)
+    how = {"per_channel": int8.per_channel, "reduce_range": int8.reduce_range, "use_external_data_format": external}
     try:
         with _quiet():
-            quantize_static(
-                plain,
-                path,
-                reader,
-                quant_format=QuantFormat.QDQ,
-                per_channel=int8.per_channel,
-                reduce_range=int8.reduce_range,
-                activation_type=QuantType.QUInt8,
-                weight_type=QuantType.QInt8,
-                nodes_to_exclude=excluded,
-                calibrate_method=CalibrationMethod[METHODS[int8.method]],
-                use_external_data_format=bool(weight_files(plain)),
-            )
+            if reader is None:
+                _dynamically(source, path, nodes_to_exclude=excluded, **how)
+            else:
+                method = CalibrationMethod[METHODS[int8.method]]
+                unranged = [*excluded, *masked(model)]
+                _statically(source, path, reader, nodes_to_exclude=unranged, calibrate_method=method, **how)
     except OSError as error:
         raise WriteError(f"{path}: the int8 file cannot be written: {why(error)}") from error
     except Exception as error:
         raise QuantisationError(f"ONNX Runtime cannot quantise the model: {type(error).__name__}: {error}") from error
     before, after = _metrics(int8, plain, path)
-    return Int8Report(_quantised(path, excluded), tuple(excluded), sum(map(batch_size, data)), before, after)
+    samples = 0 if reader is None else reader.samples
+    return Int8Report(_quantised(path, model, excluded), tuple(excluded), samples, before, after)
+
+
+def _statically(source: Path, path: Path, reader: _Reader, **how: Any) -> None:
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+
+    types = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
+    quantize_static(source, path, reader, quant_format=QuantFormat.QDQ, **types, **how)
+
+
+def _dynamically(source: Path, path: Path, **how: Any) -> None:
+    """Layers on sequences and embeddings: what ONNX Runtime has no faster kernel for stays as it is."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    quantize_dynamic(source, path, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gather"], **how)
+
+
+def _reader(model: onnx.ModelProto, int8: Int8, examples: Sequence[Tensor], dims: Dims | None) -> _Reader:
+    """The calibration data."""
+    names = [one.name for one in model.graph.input]
+    if int8.calibration is None:
+        raise QuantisationError("calibration: give batches of inputs and targets, such as bnas.Int8(loader)")
+    data = first_samples(_pairs(int8.calibration, names), int8.samples)
+    return _Reader(names, data, examples, dims or batch_dims(examples))
 
 
 def _pairs(batches: Iterable[Any], names: Sequence[str]) -> Iterator[Batch]:
@@ -141,11 +164,12 @@ def _pairs(batches: Iterable[Any], names: Sequence[str]) -> Iterator[Batch]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """ONNX Runtime advises to fold and optimise first, which the lowering did."""
+    """ONNX Runtime advises to fold and optimise first, which the lowering did, and computes scales that nobody uses."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        yield
+        with np.errstate(invalid="ignore"):
+            yield
     finally:
         logging.disable(before)
 
@@ -183,9 +207,12 @@ def _check_known(setting: str, wanted: Iterable[str], known: set[str]) -> None:
             raise QuantisationError(f"{setting}: {name!r} fits nothing in the model; there is {', '.join(near)}")
 
 
-def _quantised(path: Path, excluded: Sequence[str]) -> tuple[str, ...]:
-    """The nodes that read what was dequantised, and nothing else."""
+def _quantised(path: Path, model: onnx.ModelProto, excluded: Sequence[str]) -> tuple[str, ...]:
+    """The nodes of the model that read what was dequantised and nothing else, or that have others in their place."""
     nodes = onnx.load(path, load_external_data=False).graph.node
+    if not any(node.op_type == "QuantizeLinear" for node in nodes):
+        left = {node.name for node in nodes}
+        return tuple(node.name for node in model.graph.node if node.name not in left)
     made = {name for node in nodes if node.op_type == "DequantizeLinear" for name in node.output}
     own = (node for node in nodes if node.op_type != "QuantizeLinear" and node.name not in excluded)
     return tuple(node.name for node in own if made.issuperset(filter(None, node.input)) and any(node.input))
@@ -217,6 +244,7 @@ class _Reader:
                 "calibration: there is not a single sample; an iterator, such as a generator, can be read only once: "
                 "give a loader or a list"
             )
+        self.samples = sum(map(batch_size, data))
         self._feeds = [
             self._feed(f"calibration: batch {number}", names, inputs, example_inputs, dims)
             for number, (inputs, _) in enumerate(data)

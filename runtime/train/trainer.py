@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
 from bnas.passes import Subnet
@@ -54,17 +54,36 @@ def optimizer_of(recipe: Recipe, parameters: Sequence[nn.Parameter], names: Mapp
     kept = {"params": [one for one in parameters if id(one) in whole], "weight_decay": 0.0}
     groups = [group for group in (decayed, kept) if group["params"]]
     kind: Any = KINDS[recipe.optimizer]
-    fused = {"fused": True} if recipe.optimizer in FUSED and all(map(_on_gpu, parameters)) else {}
-    made: Optimizer = kind(groups, lr=recipe.learning_rate, **optimizer_settings(recipe), **fused)
+    fused = recipe.optimizer in FUSED and all(map(_has_kernel, parameters))
+    made: Optimizer = kind(
+        groups, lr=recipe.learning_rate, **optimizer_settings(recipe), **({"fused": True} if fused else {})
+    )
+    if fused:
+        made.register_step_pre_hook(_lay_out)
     return made
 
 
 FUSED = ("sgd", "adam", "adamw")
-"""Optimizers that PyTorch has as one kernel: on a GPU these take a third of the time (docs/performance.md)."""
+"""Optimizers that PyTorch has as one kernel: these take a third of the time or less (docs/performance.md)."""
 
 
-def _on_gpu(parameter: nn.Parameter) -> bool:
-    return parameter.is_cuda and parameter.is_floating_point()
+def _has_kernel(parameter: nn.Parameter) -> bool:
+    return parameter.device.type in ("cpu", "cuda") and parameter.is_floating_point()
+
+
+def _lay_out(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    """Give gradients and momenta the strides of their parameter: on CPUs, the kernel does not look at them."""
+    for parameter in (one for group in optimizer.param_groups for one in group["params"]):
+        if parameter.grad is not None:
+            parameter.grad = _as_laid_out(parameter.grad, parameter)
+        state = optimizer.state.get(parameter, {})
+        state.update({key: _as_laid_out(value, parameter) for key, value in state.items()})
+
+
+def _as_laid_out(value: Any, parameter: nn.Parameter) -> Any:
+    if not isinstance(value, Tensor) or value.shape != parameter.shape or value.stride() == parameter.stride():
+        return value
+    return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
 
 
 # Training a super-network: stages, the sub-networks of each step, validation and checkpoints.

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from bnas.passes import AxisTypes, Blocks, Diagnostic, Elasticity, Subnet, analyse, find_blocks, skippable_blocks, trace
 from bnas.passes.axes.selection import index
 from bnas.passes.axes.terms import Sym, normalise
+from bnas.passes.space.blocks import given_values
 from bnas.passes.space.regions import find_regions, match_region, rigid_if_tied
 from bnas.runtime.supernetwork import SuperNetwork
 from bnas.testing import assert_extracted_is_oracle, assert_maximal_is_original, assert_program_is_extracted, subnets
@@ -233,7 +234,7 @@ def in_place(net: Any, x: Tensor) -> Tensor:
 def test_leaves_region_alone_and_says_why(step: Any, ends: tuple[str, str], reason: str) -> None:
     types = typed(Net(step))
     nodes = {node.name: node for node in types.ir.graph.nodes}
-    found = match_region(types, nodes[ends[0]], nodes[ends[1]])
+    found = match_region(types, nodes[ends[0]], nodes[ends[1]], given_values(types.ir))
     if reason:
         assert isinstance(found, Diagnostic)
         assert re.search(reason, found.reason)
@@ -257,7 +258,7 @@ def test_no_region_begins_at_an_input_or_ends_at_an_output() -> None:
     assert found_in(Ends(), Elasticity(min_block_size=6)).found == ()
     nodes = {node.name: node for node in types.ir.graph.nodes}
     for ends in (("x", "first_1_2"), ("first_1_2", "second_1_2")):
-        found = match_region(types, *(nodes[name] for name in ends))
+        found = match_region(types, *(nodes[name] for name in ends), given_values(types.ir))
         assert isinstance(found, Diagnostic)
         assert "begins after the inputs and ends before the outputs" in found.reason
 
@@ -330,6 +331,6 @@ def test_what_has_no_parameter_and_what_only_normalises_is_no_region() -> None:
     types = analyse(trace(Stream().eval(), torch.randn(2, 4)))
     assert not skippable_blocks(types, Elasticity(("depth",), min_block_size=1)).found
     nodes = {node.name: node for node in types.ir.graph.nodes}
-    decoded = match_region(types, nodes["stem"], nodes["add_1"] if "add_2" in nodes else nodes["add"])
+    decoded = match_region(types, nodes["stem"], nodes["add_1" if "add_2" in nodes else "add"], given_values(types.ir))
     assert isinstance(decoded, Diagnostic)
     assert re.search("no parameter inside", decoded.reason)

@@ -1,0 +1,63 @@
+"""What is found out about an ONNX model, and done to it, before ONNX Runtime quantises it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+LAYERS = ("Conv", "ConvTranspose", "Gemm")
+"""Layers whose activations have fixed ranges."""
+
+ENORMOUS = 1e9
+"""A constant as large as this masks entries before a softmax; with it in the range, all others would be one number."""
+
+
+def store_transposed(model: onnx.ModelProto) -> bool:
+    """Store each weight that the graph transposes as it is then, in place: ONNX Runtime quantises what is stored only.
+
+    Returns:
+        Whether there was such a weight.
+    """
+    stored = {one.name: one for one in model.graph.initializer}
+    reads = Counter(name for node in model.graph.node for name in node.input)
+    found = [node for node in model.graph.node if node.op_type == "Transpose" and node.input[0] in stored]
+    for node in found:
+        weight = stored[node.input[0]]
+        order = next((list(one.ints) for one in node.attribute if one.name == "perm"), None)
+        array = np.ascontiguousarray(numpy_helper.to_array(weight).transpose(order))
+        model.graph.initializer.append(numpy_helper.from_array(array, node.output[0]))
+        model.graph.node.remove(node)
+        reads[weight.name] -= 1
+        if not reads[weight.name]:
+            model.graph.initializer.remove(weight)
+    return bool(found)
+
+
+def is_of_sequences(model: onnx.ModelProto) -> bool:
+    """Whether most layers multiply a weight with every entry of a sequence, as those of a transformer do."""
+    stored = {one.name for one in model.graph.initializer}
+    products = sum(node.op_type == "MatMul" and node.input[1] in stored for node in model.graph.node)
+    return products > sum(node.op_type in LAYERS for node in model.graph.node)
+
+
+def masked(model: onnx.ModelProto) -> list[str]:
+    """The nodes whose numbers have no useful range: from an enormous constant up to and including the softmax."""
+    enormous = set(_enormous(model))
+    found = []
+    for node in model.graph.node:  # in the order in which they run
+        if enormous.intersection(node.input):
+            found.append(node.name)
+            enormous.update(node.output if node.op_type not in ("Softmax", "LogSoftmax") else ())
+    return found
+
+
+def _enormous(model: onnx.ModelProto) -> Iterator[str]:
+    """The constants in floating point with an entry that is enormous, or not finite."""
+    for one in model.graph.initializer:
+        array = numpy_helper.to_array(one)
+        if array.dtype.kind == "f" and array.size and not np.abs(array).max() < ENORMOUS:
+            yield one.name
