@@ -29,17 +29,16 @@ SIZE = 96
 EXAMPLE = torch.zeros(1, 3, SIZE, SIZE)
 
 
-def read_labels(folder: Path) -> np.ndarray:
-    """The rows of labels.csv: path, probability, type."""
+def read_labels(folder: Path) -> tuple[Path, np.ndarray]:
+    """The folder of labels.csv, and its rows: path, probability, type."""
     path = next((one for one in (folder / "labels.csv", *folder.glob("*/data/labels.csv")) if one.is_file()), None)
     if path is None:
         raise SourceError(f"{folder} holds no labels.csv of ELPV: see the text of {Path(__file__).name} for getting it")
     rows = np.genfromtxt(path, dtype=["U60", "f8", "U4"], names=["path", "probability", "type"], encoding="utf-8")
-    rows["path"] = [str(path.parent / one) for one in rows["path"]]
-    return rows
+    return path.parent, rows
 
 
-def read_image(path: str) -> np.ndarray:
+def read_image(path: Path) -> np.ndarray:
     """One cell, grey and of the size that the model gets."""
     with Image.open(path) as image:
         if image.size != (300, 300) or image.mode != "L":
@@ -61,8 +60,8 @@ def parts(rows: np.ndarray) -> np.ndarray:
 
 def read_data(folder: Path, batch: int = 32) -> bnas.Splits:
     """Photographs for training, the search and the test."""
-    rows = read_labels(folder)
-    images = torch.from_numpy(np.stack([read_image(path) for path in rows["path"]]))
+    place, rows = read_labels(folder)
+    images = torch.from_numpy(np.stack([read_image(place / path) for path in rows["path"]]))
     labels, part = torch.from_numpy((rows["probability"] > 0.5).astype(np.int64)), torch.from_numpy(parts(rows))
 
     def of(number: int) -> tuple[Tensor, Tensor]:
