@@ -16,11 +16,10 @@ import argparse
 import copy
 import sys
 import time
-from pathlib import Path
 
 import torch
 from fashion_mnist import EXAMPLE, new_model, read_data, read_model
-from photos import Row, draw, show, train_original
+from photos import Row, draw, options, show, train_original
 
 import bnas
 from bnas.runtime import accuracy, first_samples
@@ -34,7 +33,9 @@ def super_network(original: torch.nn.Module, data: bnas.Splits, images: int) -> 
     """The super-network, trained with so many images; with none, important channels are only brought to the front."""
     supernet = bnas.SuperNetwork.from_model(copy.deepcopy(original), EXAMPLE, SPACE)
     if images:
-        recipe = bnas.Recipe(distillation=TAUGHT, sampling="spread", train_steps=images)
+        recipe = bnas.Recipe(
+            distillation=TAUGHT, sampling="spread", train_steps=images, num_bn_adaptation_samples=min(2000, images)
+        )
         stage = bnas.Stage(epochs=1, init_lr=0.01, reorg_weights=True)
         bnas.Trainer(supernet, [stage], recipe, watch=0).fit(data.train)
         supernet.eval()
@@ -54,7 +55,9 @@ def search(evaluator: bnas.Evaluator, share: float, evals: int) -> bnas.Subnet:
 
 def tune(module: torch.nn.Module, data: bnas.Splits, original: torch.nn.Module, images: int) -> torch.fx.GraphModule:
     """A sub-network, trained by itself with so many images."""
-    recipe = bnas.Recipe(learning_rate=0.03, distillation=TAUGHT, train_steps=images)
+    recipe = bnas.Recipe(
+        learning_rate=0.03, distillation=TAUGHT, train_steps=images, num_bn_adaptation_samples=min(2000, images)
+    )
     return bnas.fine_tune(module, EXAMPLE, data.train, epochs=1, recipe=recipe, teacher=original)
 
 
@@ -63,8 +66,10 @@ def run(arguments: argparse.Namespace) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     data, original = read_data(arguments.data), read_model(arguments.original)
     supernet = super_network(original, data, arguments.shared_images)
-    test = first_samples(data.test, 200 if arguments.quick else 10000)
-    evaluator = bnas.Evaluator(supernet, first_samples(data.train, 512), first_samples(data.validation, 1000))
+    test = first_samples(data.test, 100 if arguments.quick else 10000)
+    evaluator = bnas.Evaluator(
+        supernet, first_samples(data.train, arguments.few), first_samples(data.validation, 2 * arguments.few)
+    )
     full = supernet.costs(supernet.space.maximal())["macs"]
     rows = [Row("original", full / 1e6, 1.0, accuracy(original, test))]
     for name, share in BOUNDS.items():
@@ -83,22 +88,16 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder of the images: see fashion_mnist.py")
-    parser.add_argument("--weights", type=Path, help="ImageNet's weights, to train the original: see photos.py")
-    parser.add_argument("--original", type=Path, default=Path("runs/fashion.safetensors"), help="its file")
-    parser.add_argument("--train-original", action="store_true", help="train the original, and end")
-    parser.add_argument("--output", type=Path, default=Path("runs/fashion"), help="folder for all results")
+    parser = options(__doc__, "fashion")
     parser.add_argument("--shared-images", type=int, default=10000, help="for the training of the super-network")
-    parser.add_argument("--evals", type=int, default=40, help="evaluations of each search, 4 at least")
     parser.add_argument("--images", type=int, default=25000, help="for the training of each winner")
-    parser.add_argument("--quick", action="store_true", help="so little of everything that the numbers say nothing")
+    parser.set_defaults(few=512)
     arguments = parser.parse_args()
     torch.manual_seed(0)
     if arguments.quick:
-        arguments.shared_images, arguments.evals, arguments.images = 256, 4, 256
+        arguments.shared_images, arguments.evals, arguments.images, arguments.few = 128, 4, 128, 32
     if arguments.train_original:
-        images = 256 if arguments.quick else 44000
+        images = 128 if arguments.quick else 44000
         recipe = bnas.Recipe(learning_rate=0.04, label_smoothing=0.1, train_steps=images)
         train_original(new_model(arguments.weights), read_data(arguments.data), recipe, 2, arguments.original)
     else:

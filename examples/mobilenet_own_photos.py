@@ -17,10 +17,9 @@ import argparse
 import copy
 import sys
 import time
-from pathlib import Path
 
 import torch
-from photos import Row, draw, show, train_original
+from photos import Row, draw, options, show, train_original
 from solar_cells import EXAMPLE, new_model, read_data, read_model
 
 import bnas
@@ -41,11 +40,14 @@ class Story:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.data, self.original = read_data(arguments.data), read_model(arguments.original)
         self.supernet = bnas.SuperNetwork.from_model(copy.deepcopy(self.original), EXAMPLE, SPACE)
-        self.evaluator = bnas.Evaluator(self.supernet, first_samples(self.data.train, 512), list(self.data.validation))
+        self.evaluator = bnas.Evaluator(
+            self.supernet, first_samples(self.data.train, arguments.few), list(self.data.validation)
+        )
 
     def measured(self) -> bnas.LatencyModel:
         """The model of latency, fitted to some sub-networks on this machine."""
-        model = bnas.LatencyModel.fit(self.supernet, subnets=6 if self.arguments.quick else 24)
+        quick = self.arguments.quick
+        model = bnas.LatencyModel.fit(self.supernet, subnets=6 if quick else 24, runs=5 if quick else 50)
         print(f"latency model: cross-validated tau {model.tau:.2f}, error {model.error:.0%}")
         return model
 
@@ -78,7 +80,7 @@ class Story:
 
     def export(self, modules: dict[str, torch.nn.Module]) -> list[Row]:
         """Write each in float and in int8; measure the accuracy and, all in turns, the latency of the files."""
-        int8 = bnas.Int8(first_samples(self.data.train, 512))
+        int8 = bnas.Int8(first_samples(self.data.train, self.arguments.few))
         for name, module in modules.items():
             bnas.export_onnx(module, self.folder / f"{name}.onnx", (EXAMPLE,))
             bnas.export_onnx(module, self.folder / f"{name} int8.onnx", (EXAMPLE,), int8)
@@ -107,21 +109,15 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder of the photographs: see solar_cells.py")
-    parser.add_argument("--weights", type=Path, help="ImageNet's weights, to train the original: see photos.py")
-    parser.add_argument("--original", type=Path, default=Path("runs/own_photos.safetensors"), help="its file")
-    parser.add_argument("--train-original", action="store_true", help="train the original, and end")
-    parser.add_argument("--output", type=Path, default=Path("runs/own_photos"), help="folder for all results")
+    parser = options(__doc__, "own_photos")
     parser.add_argument("--epochs", type=int, default=4, help="of the super-network; 0 leaves it as it is")
-    parser.add_argument("--evals", type=int, default=40, help="evaluations of each search, 4 at least")
     parser.add_argument("--tune-epochs", type=int, default=8, help="of each winner")
     parser.add_argument("--images", type=int, help="training images of an epoch; by default all")
-    parser.add_argument("--quick", action="store_true", help="so little of everything that the numbers say nothing")
+    parser.set_defaults(few=512)
     arguments = parser.parse_args()
     torch.manual_seed(0)
     if arguments.quick:
-        arguments.epochs, arguments.evals, arguments.tune_epochs, arguments.images = 1, 4, 1, 64
+        arguments.epochs, arguments.evals, arguments.tune_epochs, arguments.images, arguments.few = 1, 4, 1, 64, 32
     if arguments.train_original:
         recipe = bnas.Recipe(learning_rate=0.02, label_smoothing=0.1, train_steps=arguments.images)
         epochs = 1 if arguments.quick else 10

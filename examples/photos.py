@@ -11,6 +11,7 @@ Their images are for research that is not commercial: see https://image-net.org/
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -163,3 +164,19 @@ def draw(rows: Sequence[Row], cost: str, path: Path) -> None:
     axes.grid(alpha=0.3)
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
+
+
+# The options that both stories have.
+
+
+def options(text: str | None, name: str) -> argparse.ArgumentParser:
+    """A parser of the command line; `name` is that of the folder of results."""
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the images")
+    parser.add_argument("--weights", type=Path, default=Path(WEIGHTS), help="ImageNet's weights, for the original")
+    parser.add_argument("--original", type=Path, default=Path(f"runs/{name}.safetensors"), help="its file")
+    parser.add_argument("--train-original", action="store_true", help="train the original, and end")
+    parser.add_argument("--output", type=Path, default=Path(f"runs/{name}"), help="folder for all results")
+    parser.add_argument("--evals", type=int, default=40, help="evaluations of each search, 4 at least")
+    parser.add_argument("--quick", action="store_true", help="so little of everything that the numbers say nothing")
+    return parser
