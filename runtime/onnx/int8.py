@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -141,11 +142,12 @@ def _pairs(batches: Iterable[Any], names: Sequence[str]) -> Iterator[Batch]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """ONNX Runtime advises to fold and optimise first, which the lowering did."""
+    """ONNX Runtime advises to fold and optimise first, which the lowering did, and prints the numbers of histograms."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        yield
+        with redirect_stdout(StringIO()):
+            yield
     finally:
         logging.disable(before)
 
