@@ -55,7 +55,7 @@ class Story:
         """Train the super-network; without epochs only bring important channels to the front."""
         if not self.arguments.epochs:
             return self.supernet.reorder()
-        stage = bnas.Stage(epochs=self.arguments.epochs, init_lr=0.01, reorg_weights=True)
+        stage = bnas.Stage(epochs=self.arguments.epochs, init_lr=0.005, reorg_weights=True)
         recipe = bnas.Recipe(distillation=TAUGHT, sampling="spread", train_steps=self.arguments.images)
         bnas.Trainer(self.supernet, [stage], recipe, watch=0).fit(self.data.train)
         self.supernet.eval()
@@ -74,7 +74,7 @@ class Story:
 
     def tune(self, subnet: bnas.Subnet) -> torch.fx.GraphModule:
         """The sub-network, trained by itself: it learns from the labels and from the original."""
-        recipe = bnas.Recipe(learning_rate=0.02, distillation=TAUGHT, train_steps=self.arguments.images)
+        recipe = bnas.Recipe(learning_rate=0.01, distillation=TAUGHT, train_steps=self.arguments.images)
         module, epochs = self.evaluator.prepare(subnet), self.arguments.tune_epochs
         return bnas.fine_tune(module, EXAMPLE, self.data.train, epochs=epochs, recipe=recipe, teacher=self.original)
 
@@ -110,8 +110,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = options(__doc__, "own_photos")
-    parser.add_argument("--epochs", type=int, default=4, help="of the super-network; 0 leaves it as it is")
-    parser.add_argument("--tune-epochs", type=int, default=8, help="of each winner")
+    parser.add_argument("--epochs", type=int, default=2, help="of the super-network; 0 leaves it as it is")
+    parser.add_argument("--tune-epochs", type=int, default=6, help="of each winner")
     parser.add_argument("--images", type=int, help="training images of an epoch; by default all")
     parser.set_defaults(few=512)
     arguments = parser.parse_args()
@@ -119,7 +119,7 @@ def main() -> None:
     if arguments.quick:
         arguments.epochs, arguments.evals, arguments.tune_epochs, arguments.images, arguments.few = 1, 4, 1, 64, 32
     if arguments.train_original:
-        recipe = bnas.Recipe(learning_rate=0.02, label_smoothing=0.1, train_steps=arguments.images)
+        recipe = bnas.Recipe(learning_rate=0.006, label_smoothing=0.1, train_steps=arguments.images)
         epochs = 1 if arguments.quick else 10
         train_original(new_model(arguments.weights), read_data(arguments.data), recipe, epochs, arguments.original)
     else:

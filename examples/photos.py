@@ -177,6 +177,6 @@ def options(text: str | None, name: str) -> argparse.ArgumentParser:
     parser.add_argument("--original", type=Path, default=Path(f"runs/{name}.safetensors"), help="its file")
     parser.add_argument("--train-original", action="store_true", help="train the original, and end")
     parser.add_argument("--output", type=Path, default=Path(f"runs/{name}"), help="folder for all results")
-    parser.add_argument("--evals", type=int, default=40, help="evaluations of each search, 4 at least")
+    parser.add_argument("--evals", type=int, default=30, help="evaluations of each search, 4 at least")
     parser.add_argument("--quick", action="store_true", help="so little of everything that the numbers say nothing")
     return parser
