@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -164,11 +165,14 @@ def _pairs(batches: Iterable[Any], names: Sequence[str]) -> Iterator[Batch]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """ONNX Runtime advises to fold and optimise first, which the lowering did, and computes scales that nobody uses."""
+    """ONNX Runtime advises to fold and optimise first, which the lowering did, and prints the numbers of histograms.
+
+    It also computes scales that nobody uses.
+    """
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore"), redirect_stdout(StringIO()):
             yield
     finally:
         logging.disable(before)

@@ -48,6 +48,16 @@ def test_weights_are_int8_with_a_scale_for_each_channel(module: GraphModule, tmp
     assert report.bytes < plain.bytes
 
 
+@pytest.mark.parametrize("method", ["entropy", "percentile"])
+def test_ranges_by_histograms_are_found_without_a_word(
+    method: Any, module: GraphModule, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = export_onnx(module, tmp_path / "a.onnx", IMAGES[:1], Int8(DATA, method=method))
+    assert capsys.readouterr() == ("", "")
+    assert report.int8 is not None
+    assert report.int8.samples == 64
+
+
 def test_the_metric_is_the_users(module: GraphModule, tmp_path: Path) -> None:
     seen: list[Any] = []
 
