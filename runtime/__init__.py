@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .evaluate.evaluation import Batch, EvaluationError, Loader, Metric, accuracy, first_samples, fold, recalibrate
     from .evaluate.evaluator import Evaluator
     from .evaluate.together import Bar, RacingError
+    from .importance import BlockImportance, block_importance, taylor
     from .latency.machine import machine
     from .latency.measurement import measure_latency
     from .latency.model import LatencyModel
@@ -54,6 +55,11 @@ __getattr__, __dir__ = attach(
         "bnas.runtime.evaluate.together": (
             "Bar",
             "RacingError",
+        ),
+        "bnas.runtime.importance": (
+            "BlockImportance",
+            "block_importance",
+            "taylor",
         ),
         "bnas.runtime.latency.measurement": ("measure_latency",),
         "bnas.runtime.latency.model": ("LatencyModel",),
@@ -108,6 +114,7 @@ __all__ = [
     "Bar",
     "Batch",
     "BatchError",
+    "BlockImportance",
     "CheckpointError",
     "CosineSchedule",
     "Distillation",
@@ -141,6 +148,7 @@ __all__ = [
     "TrainingError",
     "WriteError",
     "accuracy",
+    "block_importance",
     "evaluate_onnx",
     "export_onnx",
     "fine_tune",
@@ -150,5 +158,6 @@ __all__ = [
     "measure_latency",
     "origin",
     "recalibrate",
+    "taylor",
     "verify",
 ]

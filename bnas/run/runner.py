@@ -16,7 +16,7 @@ from bnas.config.settings import device_named, dynamic_of, example_inputs_of, jo
 from bnas.data.datasets import Transformed
 from bnas.data.factories import SourceError, is_own_model
 from bnas.data.sources import load_data, load_model
-from bnas.passes.assembly.reordering import read_scores
+from bnas.passes.assembly.importance import read_scores
 from bnas.passes.frontend.ir import as_call
 from bnas.passes.wording import counted, shown
 from bnas.runtime.feed import drawn

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import GraphModule
-from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
+from torch.optim import Optimizer
 
 from bnas.passes.frontend.state import deep_copy
 from bnas.runtime.errors import TrainingError
-from bnas.runtime.evaluate.evaluation import Loader, Metric, accuracy
+from bnas.runtime.evaluate.evaluation import Batch, Loader, Metric, accuracy
 from bnas.runtime.feed import running
+from bnas.runtime.importance import taylor
 from bnas.runtime.nested import LAYOUTS, as_batch, inputs_of
 from bnas.runtime.storage.archive import digest_of
 from bnas.runtime.storage.checkpoint import shared_tensors
@@ -26,46 +27,12 @@ from . import parallel
 from .batches import Batches
 from .layout import lasting_layout
 from .learner import Criterion, Learner
-from .recipe import OWN, Recipe
+from .optimizers import optimizer_of
+from .recipe import Recipe
 from .run import TrainingRun
 from .schedule import Schedule
 from .stages import STAGES, Stage
 from .validation import EpochRecord, Scalars, Validator, watched
-
-# The optimizer of a recipe, from `torch.optim`.
-
-KINDS: dict[str, type[Optimizer]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW, "rmsprop": RMSprop}
-
-
-def optimizer_settings(recipe: Recipe) -> dict[str, Any]:
-    """Return the keyword arguments of the optimizer, but for its learning rate."""
-    given = {name: getattr(recipe, name) for name, kinds in OWN.items() if recipe.optimizer in kinds}
-    if recipe.optimizer == "sgd":
-        momentum = 0.9 if recipe.momentum is None else recipe.momentum
-        given = {"momentum": momentum, "nesterov": momentum > 0 if recipe.nesterov is None else recipe.nesterov}
-    return {name: value for name, value in given.items() if value is not None} | {"weight_decay": recipe.weight_decay}
-
-
-def optimizer_of(recipe: Recipe, parameters: Sequence[nn.Parameter], names: Mapping[str, nn.Parameter]) -> Optimizer:
-    """Make the optimizer of `parameters`; those whose name ``no_decay_keys`` has a part of have no weight decay."""
-    parts = recipe.no_decay_keys.split("#") if recipe.no_decay_keys else []
-    whole = {id(one) for name, one in names.items() if any(part in name for part in parts)}
-    decayed = {"params": [one for one in parameters if id(one) not in whole]}
-    kept = {"params": [one for one in parameters if id(one) in whole], "weight_decay": 0.0}
-    groups = [group for group in (decayed, kept) if group["params"]]
-    kind: Any = KINDS[recipe.optimizer]
-    fused = {"fused": True} if recipe.optimizer in FUSED and all(map(_on_gpu, parameters)) else {}
-    made: Optimizer = kind(groups, lr=recipe.learning_rate, **optimizer_settings(recipe), **fused)
-    return made
-
-
-FUSED = ("sgd", "adam", "adamw")
-"""Optimizers that PyTorch has as one kernel: on a GPU these take a third of the time (docs/performance.md)."""
-
-
-def _on_gpu(parameter: nn.Parameter) -> bool:
-    return parameter.is_cuda and parameter.is_floating_point()
-
 
 # Training a super-network: stages, the sub-networks of each step, validation and checkpoints.
 
@@ -133,6 +100,7 @@ class Trainer:
         self.supernet, self.stages, self.recipe = supernet, tuple(stages), recipe or Recipe()
         self.optimizer, self.criterion, self.metric, self.watch = optimizer, criterion, metric, watch
         self.teacher = teacher
+        self._scored: list[Batch] = []
         self.directory = None if directory is None else Path(directory)
         self.checkpoint_every, self.tensorboard = checkpoint_every, tensorboard
         self.on_step, self.on_epoch = on_step, on_epoch
@@ -186,11 +154,18 @@ class Trainer:
         return deep_copy(self.supernet.model if self.teacher is None else self.teacher).eval().requires_grad_(False)
 
     def _schedule(self, steps_per_epoch: int, optimizer: Optimizer | None = None) -> Schedule:
-        return Schedule(self.supernet, self.stages, self.recipe, steps_per_epoch=steps_per_epoch, optimizer=optimizer)
+        settings: Any = {"steps_per_epoch": steps_per_epoch, "optimizer": optimizer, "importance": self._scores}
+        return Schedule(self.supernet, self.stages, self.recipe, **settings)
+
+    def _scores(self) -> Mapping[str, Tensor]:
+        """The scores by which a stage reorders the weights, where they come from data: the same on all processes."""
+        return parallel.from_first(taylor(self.supernet, self._scored, self.criterion, self.recipe))
 
     def _begin(self, loader: Loader, resume: bool) -> TrainingRun:
         batches, optimizer = Batches(loader, self.recipe.accumulate, self.recipe.train_steps), self._optimizer()
         schedule, start = self._schedule(batches.steps, optimizer), digest_of(shared_tensors(self.supernet.model))
+        if schedule.scored:
+            self._scored = batches.calibration(self.supernet.elasticity.importance_samples, self.recipe.seed)
         run = TrainingRun(self.supernet, self.recipe, schedule, batches, optimizer, self.directory, start)
         run.begin(resume, lambda: self._layout(batches))
         return run
