@@ -131,15 +131,19 @@ class Report:
 
     def table(self) -> Table:
         """A table for the terminal; the ratios are original / sub-network, so larger is better."""
+        points = f"within {100 * self.acc_delta:g} point" + ("" if not self.missed else " (none is)")
+        return self.titled(f"Test accuracy and ONNX Runtime latency, {self.evaluations} evaluations", points)
+
+    def titled(self, title: str, note: str) -> Table:
+        """The table with another title, and a note below the name of each network but the first."""
         from rich.table import Table
 
-        points = f"within {100 * self.acc_delta:g} point" + ("" if not self.missed else " (none is)")
-        table = Table(title=f"Test accuracy and ONNX Runtime latency, {self.evaluations} evaluations", show_lines=True)
+        table = Table(title=title, show_lines=True)
         table.add_column("network")
         for column in ("accuracy", "MACs", "parameters", "latency", "spread", "int8"):
             table.add_column(column, justify="right", no_wrap=True)
         for row in self.rows:
-            label = row.name if row is self.rows[0] else f"{row.name}\n{points}"
+            label = row.name if row is self.rows[0] or not note else f"{row.name}\n{note}"
             table.add_row(label, *self._cells(row))
         return table
 
