@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         measure_latency,
         verify,
     )
-    from bnas.search import NSGA2, RNSGA2, Objective, RandomSearch, Searcher, SearchResult, SearchSettings
+    from bnas.search import NSGA2, RNSGA2, Objective, RandomSearch, Searcher, SearchResult, SearchSettings, prune
 
     from . import passes as passes
     from . import run as run
@@ -84,6 +84,7 @@ __getattr__, __dir__ = attach(
             "SearchResult",
             "SearchSettings",
             "Searcher",
+            "prune",
         ),
     },
 )
@@ -118,6 +119,7 @@ __all__ = [
     "fine_tune",
     "load_config",
     "measure_latency",
+    "prune",
     "run_job",
     "verify",
 ]

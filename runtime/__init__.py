@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .evaluate.evaluation import Batch, EvaluationError, Loader, Metric, accuracy, first_samples, fold, recalibrate
     from .evaluate.evaluator import Evaluator
     from .evaluate.together import Bar, RacingError
+    from .importance import BlockImportance, block_importance, taylor
     from .latency.machine import machine
     from .latency.measurement import measure_latency
     from .latency.model import LatencyModel
@@ -56,6 +57,11 @@ __getattr__, __dir__ = attach(
         "bnas.runtime.evaluate.together": (
             "Bar",
             "RacingError",
+        ),
+        "bnas.runtime.importance": (
+            "BlockImportance",
+            "block_importance",
+            "taylor",
         ),
         "bnas.runtime.latency.measurement": ("measure_latency",),
         "bnas.runtime.latency.model": ("LatencyModel",),
@@ -118,6 +124,7 @@ __all__ = [
     "Bar",
     "Batch",
     "BatchError",
+    "BlockImportance",
     "CheckpointError",
     "CosineSchedule",
     "Distillation",
@@ -153,6 +160,7 @@ __all__ = [
     "TrainingError",
     "WriteError",
     "accuracy",
+    "block_importance",
     "evaluate_onnx",
     "export_onnx",
     "fine_tune",
@@ -164,5 +172,6 @@ __all__ = [
     "recalibrate",
     "step_seconds",
     "steps_within",
+    "taylor",
     "verify",
 ]

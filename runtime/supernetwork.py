@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -14,7 +14,8 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
 from bnas.passes import IR, PIPELINE, Analysis, Diagnostic, Elasticity, PassError, Pipeline, SearchSpace, Subnet
-from bnas.passes.assembly.reordering import reorder, reorder_as_set
+from bnas.passes.assembly.importance import read_scores
+from bnas.passes.assembly.reordering import reorder
 from bnas.passes.assembly.skeleton import Skeleton
 from bnas.passes.assembly.slot import Copies
 from bnas.passes.cost.architecture import Architecture
@@ -281,20 +282,36 @@ class SuperNetwork(nn.Module):
         measure: str | None = None,
         scores: Mapping[str, torch.Tensor] | None = None,
         alike: Iterable[Mapping[str, torch.Tensor]] = (),
+        *,
+        data: Iterable[Any] | None = None,
+        criterion: Callable[[Any, Any], torch.Tensor] | None = None,
     ) -> None:
         """Bring the most important entries of every elastic width to the front, in place.
 
         The maximal sub-network computes what it did, to rounding. An optimizer made before holds state in the old
-        order: make a new one, or have its tensors reordered with `alike` (by parameter name). `measure` is "L1",
-        "L2", "geometric_median" or "external" (then with `scores`, by parameter name); by default as the settings say.
+        order: make a new one, or have its tensors reordered with `alike`.
+
+        Args:
+            measure: "L1", "L2", "geometric_median", "taylor" or "external"; by default as the settings say.
+            scores: for "external" by parameter name; for "taylor" by the name of the width, as `bnas.runtime.taylor`
+                gives them.
+            alike: tensors by parameter name that are reordered as the parameters are.
+            data: for "taylor" without `scores`: batches of the training data.
+            criterion: the loss of outputs against targets; by default cross-entropy.
 
         Raises:
             ElasticityError: there is no such measure, or scores are missing or of another shape.
+            TrainingError: as `bnas.runtime.taylor`.
         """
-        if measure is None:
-            reorder_as_set(self.skeleton, self.elasticity, alike)
-        else:
-            reorder(self.skeleton, measure, scores, alike)
+        settings = self.elasticity
+        name = settings.filter_importance if measure is None else measure
+        if scores is None and name == "taylor" and data is not None:
+            from .importance import taylor
+
+            scores = taylor(self, data, criterion)
+        if scores is None and measure is None and settings.external_importance_path is not None:
+            scores = read_scores(Path(settings.external_importance_path))
+        reorder(self.skeleton, name, scores, alike)
 
     def example(self) -> tuple[torch.Tensor, ...]:
         """The example inputs as a flat tuple of tensors."""

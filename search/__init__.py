@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .log import EvaluationLog
     from .objectives import Constraint, Objective
     from .progress import SearchProgress
+    from .pruning import Pruned, prune
     from .result import SearchResult
     from .scalars import SearchScalars
     from .searcher import Searcher
@@ -47,6 +48,7 @@ __getattr__, __dir__ = attach(
             "Objective",
         ),
         "bnas.search.progress": ("SearchProgress",),
+        "bnas.search.pruning": ("Pruned", "prune"),
         "bnas.search.result": ("SearchResult",),
         "bnas.search.scalars": ("SearchScalars",),
         "bnas.search.searcher": ("Searcher",),
@@ -69,6 +71,7 @@ __all__ = [
     "MetricError",
     "Objective",
     "Outcome",
+    "Pruned",
     "RandomSearch",
     "RecordError",
     "Regressor",
@@ -80,4 +83,5 @@ __all__ = [
     "SearchSettings",
     "Searcher",
     "Workers",
+    "prune",
 ]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import options
-from .commands import report, report_told, run, search, train, tune
+from .commands import prune, report, report_told, run, search, train, tune
 from .files import bench, export
 from .operators import operators
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
-for command in (run, train, search, tune, export, bench, report, operators):
+for command in (run, train, search, tune, export, prune, bench, report, operators):
     app.command()(command)
 
 

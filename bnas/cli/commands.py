@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -109,6 +110,36 @@ def train(
     options.say(console, f"The trained super-network is in {folder / 'supernet'}; `{told}` searches it")
 
 
+def prune(
+    config: options.Config,
+    to: Annotated[
+        str, typer.Option("--to", metavar="BOUND", help="What the result keeps: 'macs <= 50 %', 'latency <= 2 ms'.")
+    ],
+    output: options.LogDir = None,
+    epochs: Annotated[int, typer.Option(min=0, help="Epochs of the fine-tuning by the file's recipe; 0: none.")] = 10,
+    importance: Annotated[str, typer.Option(help="taylor, L1, L2, geometric_median or external.")] = "taylor",
+    allocation: Annotated[str, typer.Option(help="global, or uniform: the same fraction everywhere.")] = "global",
+    divisor: Annotated[int, typer.Option(min=1, help="Widths lose entries in steps of this.")] = 8,
+    depth: Annotated[bool, typer.Option("--depth", help="Remove whole blocks, too.")] = False,
+    changes: options.Changes = None,
+    resume: options.Resume = False,
+    overwrite: options.Overwrite = False,
+    trust: options.Trust = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Prune the model of a configuration file to a bound, fine-tune, export and measure it: no super-network."""
+    from bnas.run.pruning import PrunePlan, Pruning
+    from bnas.search import Constraint
+
+    bound = str(Constraint.parse(to))
+    plan = PrunePlan(bound, importance, allocation, epochs, divisor, depth)
+    said: Any = {"resume": resume, "overwrite": overwrite, "trust": trust, "prune": asdict(plan)}
+    with options.watched(verbose) as (console, watch), begun(config, output, changes, watch, **said) as steps:
+        console.print(Pruning(steps.job, plan, steps.output, watch).all().table())
+        folder = steps.output.folder
+        options.say(console, f"All files are in {folder}\n{report_told(folder)}")
+
+
 @contextmanager
 def begun(
     config: Path,
@@ -119,6 +150,7 @@ def begun(
     resume: bool,
     overwrite: bool,
     trust: bool,
+    prune: Mapping[str, Any] | None = None,
 ) -> Iterator[Steps]:
     """The steps of the run that a configuration file and the command line ask for; its folder is held inside."""
     from bnas.config.file import load_config
@@ -133,7 +165,7 @@ def begun(
     if folder is None:
         raise OutputError(f"{config} has no log_dir; say --output DIR")
     with kept(Path(folder)):
-        said: Any = {"file": config, "resume": resume, "overwrite": overwrite}
+        said: Any = {"file": config, "resume": resume, "overwrite": overwrite, "prune": prune}
         with options.unchanged():
             steps = begin(configuration, config.parent, Path(folder), watch, **said)
         yield steps

@@ -40,7 +40,7 @@ POPULATION = 40
 
 
 WIDTH = ("width_step", "width_multipliers", "divisor", "widths", "overwrite_groups", "overwrite_groups_widths")
-IMPORTANCE = ("filter_importance", "external_importance_path")
+IMPORTANCE = ("filter_importance", "external_importance_path", "importance_samples")
 
 
 @takes(Elasticity, "min_width", "max_num_widths", *WIDTH, *IMPORTANCE)

@@ -149,6 +149,8 @@ class Results(Part):
     missed: bool
     machine: dict[str, Any]
     test_samples: int | None = None
+    bound: str | None = None
+    """What `bnas prune` pruned to; None in the folder of another command."""
 
 
 HISTORY, EVALUATIONS, RESULTS, DATA = "training/history.json", "evaluations.jsonl", "report.json", "data.json"
@@ -218,10 +220,12 @@ def read_run(folder: Path) -> Recorded:
         raise ReportError(f"{folder} holds no run of bnas: {CONFIG} is missing; give the folder that a run wrote to")
     processes, evaluations = _json(ledger, ENVIRONMENT), _evaluations(ledger, EVALUATIONS)
     _check_whole(ledger, len(evaluations))
-    missing = tuple(name for name in MISSING if not _there(ledger, name))
+    configuration = _json(ledger, CONFIG)
+    unneeded = (SEARCH, EVALUATIONS) if isinstance(configuration, dict) and "prune" in configuration else ()
+    missing = tuple(name for name in MISSING if name not in unneeded and not _there(ledger, name))
     return Recorded(
         folder,
-        _json(ledger, CONFIG),
+        configuration,
         () if processes is None else _checked(folder / ENVIRONMENT, TypeAdapter(tuple[Process, ...]), processes),
         _architecture(ledger, ARCHITECTURE),
         _part(ledger, HISTORY, History),

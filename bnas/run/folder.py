@@ -77,6 +77,9 @@ class RunFolder:
         if "job" in data:
             told = "`bnas.run_job` made it from Python: go on with it there, with resume=True"
             raise OutputError(f"{self.folder} has no configuration of its model and data; {told}")
+        if "prune" in data:
+            told = "its files are in subnets/, `bnas report` shows them, and `bnas bench` measures them"
+            raise OutputError(f"{self.folder} was made by `bnas prune`: there is no super-network to search; {told}")
         data = with_changes(data, self.changes)
         if not self.changes:
             found = parse_configuration(data, str(path))

@@ -87,16 +87,20 @@ class Report:
 
     def table(self) -> Table:
         """A table for the terminal; the ratios are original / sub-network, so larger is better."""
+        points = f"within {100 * self.acc_delta:g} point" + ("" if not self.missed else " (none is)")
+        return self.titled(f"Test accuracy and ONNX Runtime latency, {self.evaluations} evaluations", points)
+
+    def titled(self, title: str, note: str) -> Table:
+        """The table with another title; a winner without a target has the note below its name, if there is one."""
         from rich.table import Table
 
-        points = f"within {100 * self.acc_delta:g} point" + ("" if not self.missed else " (none is)")
-        table = Table(title=f"Test accuracy and ONNX Runtime latency, {self.evaluations} evaluations", show_lines=True)
+        table = Table(title=title, show_lines=True)
         table.add_column("network")
         for column in ("accuracy", "MACs", "parameters", "latency", "spread", "int8"):
             table.add_column(column, justify="right", no_wrap=True)
         for row in self.rows:
-            told = "" if row is self.rows[0] else f"\n{points if row.target is None else row.target}"
-            table.add_row(f"{row.name}{told}", *self._cells(row))
+            told = "" if row is self.rows[0] else str(row.target or note)
+            table.add_row("\n".join(filter(None, (row.name, told))), *self._cells(row))
         return table
 
     def _cells(self, row: Row) -> tuple[str, ...]:

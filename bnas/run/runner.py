@@ -16,7 +16,7 @@ from bnas.config.settings import device_named, dynamic_of, example_inputs_of, jo
 from bnas.data.datasets import Transformed
 from bnas.data.factories import SourceError, is_own_model
 from bnas.data.sources import load_data, load_model
-from bnas.passes.assembly.reordering import read_scores
+from bnas.passes.assembly.importance import read_scores
 from bnas.passes.frontend.ir import as_call
 from bnas.passes.wording import counted, shown
 from bnas.runtime.feed import drawn
@@ -48,10 +48,12 @@ def begin(
     file: Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    prune: Mapping[str, Any] | None = None,
 ) -> Steps:
     """The steps of a run in `folder`, which is not touched before model and data are there.
 
     `file` is the configuration file: overwriting the former run must not remove it, or what it names.
+    `prune` is what `bnas prune` is asked for, which the folder keeps beside the configuration.
     The user began this run: the code that the configuration names is remembered as his own (`bnas.run.trust`).
 
     Raises:
@@ -59,6 +61,7 @@ def begin(
         BnasError: as `job_of`, or the folder cannot be written to.
     """
     watch, data = watch or Watch(), configuration.model_dump(mode="json")
+    data |= {} if prune is None else {"prune": dict(prune)}
     said: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "free": free_in(folder)}
     check_output(folder, data, **said)
     watch.phase("loading model and data")

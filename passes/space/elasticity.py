@@ -15,7 +15,7 @@ from bnas.passes.settings import Count, Dimension, Names, Share, Whole, settings
 DIMENSIONS: tuple[Dimension, ...] = ("depth", "width", "kernel")
 MULTIPLIERS = (1.0, 0.75, 0.5)
 """Sizes of a width, as fractions of the full one, where the settings give neither fractions nor a step."""
-IMPORTANCES = ("L1", "L2", "geometric_median", "external")
+IMPORTANCES = ("L1", "L2", "geometric_median", "taylor", "external")
 _OTHER_SPELLINGS = dict.fromkeys(("geometric median", "geometric mean", "geometric_mean"), "geometric_median")
 
 
@@ -40,7 +40,7 @@ SizesByName: TypeAlias = Annotated[
 """Sizes of single widths; stored as pairs, so that settings can be compared and hashed."""
 
 Importance: TypeAlias = Annotated[
-    Literal["L1", "L2", "geometric_median", "external"],
+    Literal["L1", "L2", "geometric_median", "taylor", "external"],
     BeforeValidator(lambda value: _OTHER_SPELLINGS.get(value, value) if isinstance(value, str) else value),
 ]
 
@@ -85,10 +85,13 @@ class Elasticity:
     pin: Names = ()
     """Modules and parameters that stay whole altogether: inputs too, and never skipped."""
     filter_importance: Importance = "L2"
-    """What brings an entry to the front: "L1", "L2", "geometric_median" or "external"."""
+    """What brings an entry to the front: "L1", "L2" or "geometric_median" of the weights, "taylor" (what the loss on
+    training data would change by without the entry, to first order), or "external"."""
     external_importance_path: Annotated[str | None, Field(validate_default=True)] = None
     """Scores by parameter name for the importance "external" (JSON or safetensors); in a configuration file relative
     to its folder."""
+    importance_samples: Count = 2000
+    """Training samples that the importance "taylor" is measured on, in the batches of the training."""
     min_block_size: Whole | None = None
     """Operators of the smallest block beyond the first; by default residual blocks have any size and other regions 5,
     BootstrapNAS's default."""

@@ -149,9 +149,28 @@ class Learner:
         loss = distillation.loss(outputs, teacher)
         return loss + distillation.hard * self._hard(outputs, targets, moment) if distillation.hard else loss
 
+    def measured(self, module: nn.Module, batch: Batch, moment: Moment) -> float:
+        """The loss of `module` on a batch, against the targets alone; nothing is learned.
+
+        Raises:
+            TrainingError: the batch does not fit the module or the criterion; names the place.
+        """
+        given, wanted = as_batch(batch, self._takes)
+        inputs, targets = placed(laid_out(given, self.layout), self.device), placed(wanted, self.device)
+        with torch.no_grad():
+            return float(self._criterion(self._forward(module, inputs, moment), targets, moment))
+
     def _hard(self, outputs: Any, targets: Any, moment: Moment) -> Tensor:
+        loss = self._criterion(outputs, targets, moment)
+        if fault := _about_loss(loss):
+            raise TrainingError(
+                f"{moment}: the criterion, on outputs {described(outputs)} and targets {described(targets)}, {fault}"
+            )
+        return loss  # type: ignore[no-any-return]
+
+    def _criterion(self, outputs: Any, targets: Any, moment: Moment) -> Any:
         try:
-            loss: Any = self.criterion(outputs, targets)
+            return self.criterion(outputs, targets)
         except OF_THE_PROCESS:
             raise
         except Exception as error:
@@ -160,11 +179,6 @@ class Learner:
                 f"{moment}: the criterion fails on outputs {described(outputs)} and targets {described(targets)}: "
                 f"{told(error)}{why and f'; {why}'}"
             ) from error
-        if fault := _about_loss(loss):
-            raise TrainingError(
-                f"{moment}: the criterion, on outputs {described(outputs)} and targets {described(targets)}, {fault}"
-            )
-        return loss  # type: ignore[no-any-return]
 
     def _cross_entropy(self, outputs: Any, targets: Any) -> Tensor:
         scores = scores_of(outputs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -58,6 +58,8 @@ class Schedule:
             now is that of stages without ``init_lr``. Where its parameter groups have different rates, they keep their
             ratios to the largest one.
         subnet: every step trains this sub-network alone.
+        importance: gives the scores that the weights are reordered by, where the settings name the importance
+            "taylor": ``lambda: bnas.runtime.taylor(supernet, batches)``.
 
     Raises:
         TrainingError: settings are out of bounds or contradict each other.
@@ -72,15 +74,21 @@ class Schedule:
         steps_per_epoch: int,
         optimizer: Optimizer | None = None,
         subnet: Subnet | None = None,
+        importance: Callable[[], Mapping[str, Tensor]] | None = None,
     ) -> None:
         recipe = recipe or Recipe()
         check_stages(stages, supernet.elasticity.dimensions, recipe.progressivity_of_elasticity)
         if steps_per_epoch < 1:
             raise TrainingError(f"steps_per_epoch: {steps_per_epoch} is smaller than 1")
         self.supernet, self.stages, self.steps_per_epoch = supernet, tuple(stages), steps_per_epoch
-        self.optimizer, self.rule, self.subnet = optimizer, recipe.rule, subnet
+        self.optimizer, self.rule, self.subnet, self._importance = optimizer, recipe.rule, subnet, importance
         if subnet is not None:
             supernet.space.check(subnet)
+        if self.scored and importance is None:
+            raise TrainingError(
+                "filter_importance 'taylor' comes from data: give Schedule the scores, "
+                "importance=lambda: bnas.runtime.taylor(supernet, batches)"
+            )
         for group in self._groups:
             group.setdefault("initial_lr", float(group["lr"]))  # the key of PyTorch's own schedulers
         self._largest = max((group["initial_lr"] for group in self._groups), default=recipe.learning_rate)
@@ -98,6 +106,12 @@ class Schedule:
     def _groups(self) -> list[dict[str, Any]]:
         """Those of now: ``load_state_dict`` of an optimizer replaces them."""
         return [] if self.optimizer is None else self.optimizer.param_groups
+
+    @property
+    def scored(self) -> bool:
+        """Some stage begins with a reordering by scores that come from data."""
+        from_data = self.supernet.elasticity.filter_importance == "taylor"
+        return from_data and any(stage.reorg_weights for stage in self.stages)
 
     @property
     def attentive(self) -> bool:
@@ -149,7 +163,8 @@ class Schedule:
         place = self.place
         stage, space = self.stages[place.stage], self.spaces[place.stage]
         if place.since == 0 and stage.reorg_weights:
-            self.supernet.reorder(alike=[*alike, *optimizer_tensors(self.optimizer, self.supernet)])
+            scores = {"scores": self._importance()} if self.scored and self._importance is not None else {}
+            self.supernet.reorder(alike=[*alike, *optimizer_tensors(self.optimizer, self.supernet)], **scores)
         if place.since % stage.sample_rate == 0:
             self._drawn = tuple(self._sampler.draw(space) for _ in range(self._random))
         for group in self._groups:

@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
+from torch.optim import Optimizer
 
 from bnas.passes import Subnet
 from bnas.passes.frontend.state import deep_copy
 from bnas.runtime.errors import TrainingError
-from bnas.runtime.evaluate.evaluation import Loader, Metric, accuracy
+from bnas.runtime.evaluate.evaluation import Batch, Loader, Metric, accuracy
 from bnas.runtime.feed import running
+from bnas.runtime.importance import taylor
 from bnas.runtime.nested import LAYOUTS, as_batch, inputs_of
 from bnas.runtime.storage.archive import digest_of
 from bnas.runtime.storage.checkpoint import shared_tensors
@@ -26,65 +27,12 @@ from . import parallel
 from .batches import Batches
 from .layout import lasting_layout
 from .learner import Criterion, Learner
-from .recipe import OWN, Recipe
+from .optimizers import optimizer_of
+from .recipe import Recipe
 from .run import TrainingRun
 from .schedule import Schedule
 from .stages import STAGES, Stage
 from .validation import EpochRecord, Scalars, Validator, watched
-
-# The optimizer of a recipe, from `torch.optim`.
-
-KINDS: dict[str, type[Optimizer]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW, "rmsprop": RMSprop}
-
-
-def optimizer_settings(recipe: Recipe) -> dict[str, Any]:
-    """Return the keyword arguments of the optimizer, but for its learning rate."""
-    given = {name: getattr(recipe, name) for name, kinds in OWN.items() if recipe.optimizer in kinds}
-    if recipe.optimizer == "sgd":
-        momentum = 0.9 if recipe.momentum is None else recipe.momentum
-        given = {"momentum": momentum, "nesterov": momentum > 0 if recipe.nesterov is None else recipe.nesterov}
-    return {name: value for name, value in given.items() if value is not None} | {"weight_decay": recipe.weight_decay}
-
-
-def optimizer_of(recipe: Recipe, parameters: Sequence[nn.Parameter], names: Mapping[str, nn.Parameter]) -> Optimizer:
-    """Make the optimizer of `parameters`; those whose name ``no_decay_keys`` has a part of have no weight decay."""
-    parts = recipe.no_decay_keys.split("#") if recipe.no_decay_keys else []
-    whole = {id(one) for name, one in names.items() if any(part in name for part in parts)}
-    decayed = {"params": [one for one in parameters if id(one) not in whole]}
-    kept = {"params": [one for one in parameters if id(one) in whole], "weight_decay": 0.0}
-    groups = [group for group in (decayed, kept) if group["params"]]
-    kind: Any = KINDS[recipe.optimizer]
-    fused = recipe.optimizer in FUSED and all(map(_has_kernel, parameters))
-    made: Optimizer = kind(
-        groups, lr=recipe.learning_rate, **optimizer_settings(recipe), **({"fused": True} if fused else {})
-    )
-    if fused:
-        made.register_step_pre_hook(_lay_out)
-    return made
-
-
-FUSED = ("sgd", "adam", "adamw")
-"""Optimizers that PyTorch has as one kernel: these take a third of the time or less (docs/performance.md)."""
-
-
-def _has_kernel(parameter: nn.Parameter) -> bool:
-    return parameter.device.type in ("cpu", "cuda") and parameter.is_floating_point()
-
-
-def _lay_out(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-    """Give gradients and momenta the strides of their parameter: on CPUs, the kernel does not look at them."""
-    for parameter in (one for group in optimizer.param_groups for one in group["params"]):
-        if parameter.grad is not None:
-            parameter.grad = _as_laid_out(parameter.grad, parameter)
-        state = optimizer.state.get(parameter, {})
-        state.update({key: _as_laid_out(value, parameter) for key, value in state.items()})
-
-
-def _as_laid_out(value: Any, parameter: nn.Parameter) -> Any:
-    if not isinstance(value, Tensor) or value.shape != parameter.shape or value.stride() == parameter.stride():
-        return value
-    return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
-
 
 # Training a super-network: stages, the sub-networks of each step, validation and checkpoints.
 
@@ -154,6 +102,7 @@ class Trainer:
         self.supernet, self.stages, self.recipe = supernet, tuple(stages), recipe or Recipe()
         self.optimizer, self.criterion, self.metric, self.watch = optimizer, criterion, metric, watch
         self.teacher, self.subnet = teacher, subnet
+        self._scored: list[Batch] = []
         self.directory = None if directory is None else Path(directory)
         self.checkpoint_every, self.tensorboard = checkpoint_every, tensorboard
         self.on_step, self.on_epoch = on_step, on_epoch
@@ -228,11 +177,17 @@ class Trainer:
 
     def _schedule(self, steps_per_epoch: int, optimizer: Optimizer | None = None) -> Schedule:
         planned: Any = {"steps_per_epoch": steps_per_epoch, "optimizer": optimizer, "subnet": self.subnet}
-        return Schedule(self.supernet, self.stages, self.recipe, **planned)
+        return Schedule(self.supernet, self.stages, self.recipe, importance=self._scores, **planned)
+
+    def _scores(self) -> Mapping[str, Tensor]:
+        """The scores by which a stage reorders the weights, where they come from data: the same on all processes."""
+        return parallel.from_first(taylor(self.supernet, self._scored, self.criterion, self.recipe))
 
     def _begin(self, loader: Loader, resume: bool, directory: Path | None) -> TrainingRun:
         batches, optimizer = Batches(loader, self.recipe.accumulate, self.recipe.train_steps), self._optimizer()
         schedule, start = self._schedule(batches.steps, optimizer), digest_of(shared_tensors(self.supernet.model))
+        if schedule.scored:
+            self._scored = batches.calibration(self.supernet.elasticity.importance_samples, self.recipe.seed)
         run = TrainingRun(self.supernet, self.recipe, schedule, batches, optimizer, directory, start)
         run.begin(resume, lambda: self._layout(batches))
         return run

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from bnas.passes import Subnet
 from bnas.runtime import Recipe, Stage, SuperNetwork, Trainer
 from bnas.runtime.nested import LAYOUTS
-from bnas.runtime.train.trainer import optimizer_of
+from bnas.runtime.train.optimizers import optimizer_of
 
 MAXIMAL, HALF, MINIMAL, SANDWICH, MEMORY = 1.03, 1.06, 1.10, 2.8, 1.10
 """Goals, as ratios."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bnas.passes import BnasError, CaptureError, Elasticity, ElasticityError, Subnet, SubnetError
-from bnas.passes.assembly.reordering import importance
+from bnas.passes.assembly.importance import importance
 from bnas.runtime.errors import CheckpointError
 from bnas.runtime.storage.archive import SEAL, sealed
 from bnas.runtime.storage.checkpoint import SUPERNET

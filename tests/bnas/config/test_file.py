@@ -27,7 +27,7 @@ from bnas.passes import analyse, skippable_blocks, trace
 from bnas.passes.faults import fields_of, other_names
 from bnas.run import runner
 from bnas.run.runner import job_of
-from bnas.runtime.train.trainer import optimizer_of
+from bnas.runtime.train.optimizers import optimizer_of
 
 PUBLISHED = sorted((Path(__file__).parents[2] / "support" / "published").glob("*.json"))
 BASE = {"model": "m", "data": "d", "input_info": {"sample_size": [1, 3]}}
@@ -144,7 +144,8 @@ def test_five_faults_of_five_kinds_are_told_at_once(tmp_path: Path) -> None:
         elasticity, search, stages = places
         assert "modle is not a key of bnas; did you mean 'model'?" in found
         assert "batch_size is 'x': must be a valid integer, unable to parse string as an integer" in found
-        assert f"{elasticity}.filter_importance is 'L3': must be 'L1', 'L2', 'geometric_median' or 'external'" in found
+        measures = "'L1', 'L2', 'geometric_median', 'taylor' or 'external'"
+        assert f"{elasticity}.filter_importance is 'L3': must be {measures}" in found
         larger = "the population of 50 is larger; lower the population or evaluate more"
         assert f"{search}.num_evals is 40: {larger}" in found
         assert sum(fault.startswith("device: device 'gpu' is none that computes") for fault in found) == 1

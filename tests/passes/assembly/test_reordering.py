@@ -16,7 +16,8 @@ from network_cases import ELASTICITY, EXACT, Case, cases, everything
 from torch import Tensor, nn
 
 from bnas.passes import BnasError, ElasticityError
-from bnas.passes.assembly.reordering import MEASURES, importance, read_scores, reorder
+from bnas.passes.assembly.importance import MEASURES, importance, read_scores
+from bnas.passes.assembly.reordering import reorder
 from bnas.passes.space.elasticity import Elasticity
 from bnas.runtime import SuperNetwork
 from bnas.testing import assert_extracted_is_oracle, assert_program_is_extracted

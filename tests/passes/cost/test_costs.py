@@ -19,7 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from bnas.passes import Subnet
-from bnas.passes.assembly.reordering import importance
+from bnas.passes.assembly.importance import importance
 from bnas.runtime import SuperNetwork
 from bnas.testing import Einsum, Layer, Network, assert_extracted_is_oracle, assert_program_is_extracted, subnets
 

@@ -114,7 +114,7 @@ def test_sizes_are_what_the_settings_allow(
         ({"overwrite_groups": [["a"]], "overwrite_groups_widths": []}, "0 lists for 1 groups of overwrite_groups"),
         (
             {"filter_importance": "L3"},
-            "filter_importance is 'L3': must be 'L1', 'L2', 'geometric_median' or 'external'",
+            "filter_importance is 'L3': must be 'L1', 'L2', 'geometric_median', 'taylor' or 'external'",
         ),
         ({"filter_importance": "external"}, "'external' and external_importance_path need each other"),
     ],
@@ -132,7 +132,7 @@ def test_all_settings_out_of_bounds_are_told_at_once() -> None:
     assert str(caught.value).splitlines() == [
         "Elasticity: 3 faults",
         "  min_width is 0: must be greater than or equal to 1",
-        "  filter_importance is 'L3': must be 'L1', 'L2', 'geometric_median' or 'external'",
+        "  filter_importance is 'L3': must be 'L1', 'L2', 'geometric_median', 'taylor' or 'external'",
         "  divsor is not a setting of Elasticity; did you mean 'divisor'?",
     ]
 

@@ -1,0 +1,210 @@
+"""Pruning in the folder of a run: prune, fine-tune, export and measure; each part is kept for a resumed run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import safetensors.torch
+from torch.fx import GraphModule
+
+from bnas.passes import Elasticity, Subnet
+from bnas.passes.frontend.state import deep_copy
+from bnas.runtime import SuperNetwork, accuracy, fine_tune, machine
+from bnas.runtime.feed import drawn
+from bnas.runtime.nested import batch_size
+from bnas.runtime.storage.archive import tensor_bytes
+from bnas.runtime.storage.checkpoint import MODEL, SUPERNET, TRAINING, check_state, read_model, write_model
+from bnas.runtime.storage.files import there, write_bytes, write_json
+from bnas.runtime.train import random_state
+from bnas.runtime.train.batches import Batches
+from bnas.search import Constraint, prune
+
+from .delivery import Delivery
+from .job import Job, Watch
+from .lock import kept
+from .mark import OutputError
+from .output import Output, note_architecture, note_environment
+from .results import Report
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from torch import nn
+
+    from bnas.runtime import Recipe
+
+PRUNED, WEIGHTS = "pruned.json", "pruned.safetensors"
+"""What was removed, and the weights of what is left, before the fine-tuning."""
+
+
+@dataclass(frozen=True)
+class PrunePlan:
+    """What `bnas prune` is asked for."""
+
+    to: str
+    """The bound, as `bnas.search.Constraint.parse` reads it."""
+    importance: str = "taylor"
+    allocation: str = "global"
+    epochs: int = 10
+    """Of the fine-tuning; none if 0."""
+    divisor: int = 8
+    """Widths lose entries in steps of this."""
+    depth: bool = False
+    """Blocks may be removed too."""
+
+    def elasticity(self, given: Elasticity) -> Elasticity:
+        """The settings of the search space: which layers may change is what `given` says."""
+        sizes: dict[str, Any] = {"width_step": self.divisor, "divisor": self.divisor, "min_width": self.divisor}
+        dimensions = ("depth", "width") if self.depth else ("width",)
+        return replace(given, dimensions=dimensions, width_multipliers=None, max_num_widths=None, **sizes)
+
+
+@dataclass(frozen=True)
+class PruneReport:
+    """The original, what pruning left of it, and that after the fine-tuning, all measured."""
+
+    measured: Report
+    bound: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for a JSON file."""
+        return {**self.measured.to_json(), "bound": self.bound}
+
+    def table(self) -> Table:
+        """A table for the terminal, as that of `bnas.run.Report`."""
+        return self.measured.titled(f"Test accuracy and ONNX Runtime latency, pruned to {self.bound}", "")
+
+
+class Pruning:
+    """A job whose model is pruned, in one folder; what an earlier process left there is gone on with.
+
+    Args:
+        job: model, data, recipe, and how latency and int8 files are made; its search does not count.
+        plan: what is asked for.
+        output: the folder.
+        watch: who is told.
+    """
+
+    def __init__(self, job: Job, plan: PrunePlan, output: Output, watch: Watch | None = None) -> None:
+        self.job, self.plan, self.output, self.watch = job, plan, output, watch or Watch()
+
+    def all(self) -> PruneReport:
+        """Prune, fine-tune, export and measure.
+
+        Leaves ``environment.json``, ``architecture.json``, ``data.json`` where the data have a record, ``original/``,
+        ``supernet/``, ``pruned.json``, ``pruned.safetensors``, ``training/``,
+        ``subnets/NAME.{json,safetensors,onnx}``, ``NAME.int8.onnx`` if asked for, and ``report.json``.
+
+        Raises:
+            OutputError: another process is at work in the folder, or a file of the user is in the way.
+            BnasError: what is wrong, with the place and the remedy; files that were written are whole.
+        """
+        with kept(self.output.folder):
+            random_state.begin_at(self.job.search.seed)
+            done = there(self.output.folder / PRUNED)
+            supernet, subnet = self._read() if done else self._prune()
+            module = self._module(supernet, subnet)
+            networks = {"pruned": (subnet, module)}
+            if self.plan.epochs:
+                networks["fine-tuned"] = (subnet, self._tuned(module))
+            return self._delivered(supernet, networks)
+
+    def _prune(self) -> tuple[SuperNetwork, Subnet]:
+        job, plan, path = self.job, self.plan, self.output.path
+        self.watch.phase("pruning")
+        settings: dict[str, Any] = {"importance": plan.importance, "allocation": plan.allocation}
+        found = prune(
+            job.model,
+            job.example_inputs,
+            job.data.train,
+            plan.to,
+            elasticity=plan.elasticity(job.elasticity),
+            criterion=job.training.get("criterion"),
+            samples=job.elasticity.importance_samples,
+            dynamic=job.dynamic,
+            latency=job.latency,
+            **settings,
+        )
+        self.watch.on_supernet(found.supernet)
+        note_environment(self.output)
+        note_architecture(self.output, found.supernet.architecture)
+        if job.data.record is not None:
+            write_json(path("data.json"), dict(job.data.record))
+        write_model(path("original"), job.model)
+        found.supernet.save(path("supernet"))
+        write_bytes(path(WEIGHTS), tensor_bytes(found.module.state_dict()))
+        noted = {"plan": asdict(plan), "original": dict(found.original), "costs": dict(found.costs)}
+        write_json(path(PRUNED), {**noted, "subnet": found.subnet.to_json()})  # last: it says that all of it is there
+        return found.supernet, found.subnet
+
+    def _read(self) -> tuple[SuperNetwork, Subnet]:
+        """What an earlier process pruned."""
+        ledger, folder = self.output.ledger, self.output.folder
+        for name in (f"supernet/{SUPERNET.manifest}", f"original/{MODEL.manifest}"):
+            ledger.check(name)
+        note_environment(self.output)
+        noted = ledger.json(PRUNED)
+        try:
+            subnet = Subnet.from_json(noted["subnet"])
+        except (KeyError, TypeError) as error:
+            raise OutputError(f"{folder / PRUNED} is damaged: it names no sub-network") from error
+        return SuperNetwork.load(folder / "supernet", deep_copy(self.job.model)).eval(), subnet
+
+    def _module(self, supernet: SuperNetwork, subnet: Subnet) -> GraphModule:
+        file, module = self.output.ledger.check(WEIGHTS), supernet.extract(subnet)
+        try:
+            state = safetensors.torch.load_file(file)
+        except Exception as error:
+            raise OutputError(f"{file}: cannot be read: {error}") from error
+        check_state(module.state_dict(), state, str(file))
+        module.load_state_dict(state)
+        return module
+
+    def _tuned(self, module: GraphModule) -> GraphModule:
+        """The module after the fine-tuning; it learns from the original where the recipe has distillation."""
+        job, recipe = self.job, _of_any_length(self.job.recipe)
+        self.output.ledger.refuse_links("training/tensorboard")
+        if TRAINING.exists(self.output.folder / "training" / "last"):
+            self.output.ledger.check(f"training/last/{TRAINING.manifest}")
+        self.watch.phase("fine-tuning")
+        told: dict[str, Any] = {"on_step": self.watch.on_step, "on_epoch": self.watch.on_epoch}
+        settings = {"directory": self.output.path("training"), "tensorboard": job.tensorboard, **job.training}
+        return fine_tune(
+            module,
+            job.example_inputs,
+            job.data.train,
+            job.data.validation,
+            epochs=self.plan.epochs,
+            recipe=recipe,
+            teacher=None if recipe.distillation is None else self._original(),
+            resume=self.output.resumed,
+            **told,
+            **settings,
+        )
+
+    def _original(self) -> nn.Module:
+        model = deep_copy(self.job.model)
+        read_model(self.output.folder / "original", model)
+        return model.eval()
+
+    def _delivered(self, supernet: SuperNetwork, networks: Mapping[str, tuple[Subnet, GraphModule]]) -> PruneReport:
+        job, maximal = self.job, supernet.space.maximal()
+        self.watch.phase("exporting and measuring")
+        original = self._original()
+        batches = Batches(job.data.train)
+        int8 = [] if job.int8 is None else batches.calibration(job.int8.samples, 0)
+        plain = {"original": (maximal, supernet.extract(maximal, original))}
+        rows = Delivery(job, self.output, supernet, int8).rows({**plain, **networks})
+        reference = accuracy(original, list(job.data.validation))
+        samples = sum(batch_size(batch) for batch in drawn(job.data.test, "the test data"))
+        measured = Report(rows, reference, job.acc_delta, 0, False, machine(), samples)
+        report = PruneReport(measured, str(Constraint.parse(self.plan.to)))
+        write_json(self.output.path("report.json"), report.to_json())
+        return report
+
+
+def _of_any_length(recipe: Recipe) -> Recipe:
+    """A schedule of the learning rate is as long as the fine-tuning."""
+    schedule = recipe.lr_schedule
+    return recipe if schedule is None else replace(recipe, lr_schedule=replace(schedule, num_epochs=None))

@@ -1,0 +1,195 @@
+"""The importance of entries: from weights, from gradients, or from a file of scores."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bnas.passes.axes.selection import members
+from bnas.passes.axes.terms import Sym, symbols
+from bnas.passes.errors import ElasticityError
+from bnas.passes.frontend.ir import IR
+from bnas.passes.space.elasticity import IMPORTANCES
+from bnas.passes.space.scopes import module_path, nearest
+
+from .skeleton import Skeleton
+
+Scores = dict[Sym, NDArray[np.float64]]
+"""A number for each entry of each elastic symbol."""
+
+# Importance from weights.
+
+
+def _distances(rows: Tensor) -> Tensor:
+    """How far each row is from all others: one near the geometric median is replaceable (FPGM, He et al. 2019)."""
+    return torch.cdist(rows, rows).sum(1)
+
+
+MEASURES: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "L1": lambda rows: rows.norm(p=1, dim=1),
+    "L2": lambda rows: rows.norm(p=2, dim=1),
+    "geometric_median": _distances,
+}
+"""Importance measures of weights by name: from an entry's numbers in a row to a number for each row."""
+
+
+def importance(skeleton: Skeleton, measure: str = "L2", scores: Mapping[str, Tensor] | None = None) -> Scores:
+    """The importance of each entry of each elastic symbol.
+
+    From weights it is summed over the producing layers. Each layer's measures are divided by their mean first, so that
+    a layer of large weights does not drown the others of a residual stream (BootstrapNAS sums them plainly). Scores
+    from elsewhere ("external") are summed as they are, also over the other axes of the weight.
+
+    Args:
+        skeleton: the typed graph and its symbols.
+        measure: one of `IMPORTANCES`.
+        scores: for "external" by parameter name, see `read_scores`; for "taylor" by the name of the width, as
+            `bnas.runtime.taylor` gives them.
+
+    Raises:
+        ElasticityError: there is no such measure; or scores are missing or of another shape.
+    """
+    if measure not in IMPORTANCES:
+        raise ElasticityError(f"importance {measure!r} is not one of {', '.join(IMPORTANCES)}")
+    if (measure == "external") != (scores is not None) and measure != "taylor":
+        raise ElasticityError("the importance 'external' and scores from elsewhere need each other")
+    if measure == "taylor":
+        return _of_widths(skeleton, scores)
+    given = None if scores is None else _by_parameter(skeleton.ir, scores)
+    found = no_scores(skeleton)
+    for name, axis in skeleton.types.producers.items():
+        term = skeleton.types.tensors[name][axis]
+        if not found.keys() & set(symbols(term)):
+            continue
+        weight = skeleton.ir.tensor(name).detach()
+        entries = _measured(weight, axis, measure) if given is None else _given(given, name, weight, axis)
+        for symbol in found.keys() & set(symbols(term)):
+            owner = members(term, symbol)
+            np.add.at(found[symbol], owner[owner >= 0], entries[owner >= 0])
+    return found
+
+
+def no_scores(skeleton: Skeleton) -> Scores:
+    """Zero for each entry of each elastic symbol."""
+    return {symbol: np.zeros(symbol.n) for symbol in skeleton.choices.symbols.values()}
+
+
+def _measured(weight: Tensor, axis: int, measure: str) -> NDArray[np.float64]:
+    entries = MEASURES[measure](weight.cpu().double().movedim(axis, 0).flatten(1)).numpy()
+    return np.asarray(entries / max(entries.mean(), np.finfo(np.float64).tiny))
+
+
+def _of_widths(skeleton: Skeleton, scores: Mapping[str, Tensor] | None) -> Scores:
+    """Scores by the name of the width, by symbol."""
+    if scores is None:
+        raise ElasticityError(
+            "importance 'taylor' comes from data: give them, as in supernet.reorder('taylor', data=batches), or scores"
+        )
+    found = {}
+    for name, symbol in skeleton.choices.symbols.items():
+        if name not in scores or scores[name].shape != (symbol.n,):
+            given = "there are none" if name not in scores else f"they have the shape {tuple(scores[name].shape)}"
+            raise ElasticityError(f"importance 'taylor': {name} needs {symbol.n} scores; {given}")
+        found[symbol] = scores[name].cpu().double().numpy()
+    return found
+
+
+# Importance from gradients.
+
+
+def effects(skeleton: Skeleton, gradients: Mapping[str, Tensor]) -> Scores:
+    """What setting the parameters of each entry to zero takes from the loss, to first order, with its sign.
+
+    It is the sum of gradient times weight over every axis of every parameter that holds the symbol: producers, biases
+    and gains of normalisations, and consumers.
+
+    Args:
+        skeleton: the typed graph and its symbols.
+        gradients: of the loss, by parameter name; a parameter without one counts as 0.
+    """
+    found = no_scores(skeleton)
+    for name, axis, symbol, owner in _places(skeleton):
+        if name in gradients:
+            product = (skeleton.ir.tensor(name).detach() * gradients[name]).cpu().double()
+            entries = product.movedim(axis, 0).reshape(product.shape[axis], -1).sum(1).numpy()
+            np.add.at(found[symbol], owner[owner >= 0], entries[owner >= 0])
+    return found
+
+
+def _places(skeleton: Skeleton) -> Iterator[tuple[str, int, Sym, NDArray[np.int64]]]:
+    """Each axis that holds an elastic symbol, with the entry of the symbol that each of its entries belongs to."""
+    elastic = set(skeleton.choices.symbols.values())
+    for name, axes in skeleton.types.tensors.items():
+        for axis, term in enumerate(axes):
+            for symbol in elastic & set(symbols(term)):
+                yield name, axis, symbol, members(term, symbol)
+
+
+# Importance from elsewhere.
+
+
+def _given(scores: Mapping[str, Tensor], name: str, weight: Tensor, axis: int) -> NDArray[np.float64]:
+    if name not in scores:
+        raise ElasticityError(f"external importance: there are no scores for {name}, which makes an elastic width")
+    given = scores[name].cpu().double()
+    if given.shape not in (weight.shape, weight.shape[axis : axis + 1]):
+        raise ElasticityError(
+            f"external importance: {name} has scores of shape {tuple(given.shape)}; "
+            f"allowed are {tuple(weight.shape)} and {(weight.shape[axis],)}"
+        )
+    entries = given if given.ndim == 1 else given.movedim(axis, 0).flatten(1).sum(1)
+    return entries.numpy()
+
+
+UNREADABLE = (
+    ValueError, TypeError, AttributeError, OSError, OverflowError, RuntimeError, safetensors.SafetensorError
+)  # fmt: skip
+"""What the readers of files of tensors raise."""
+
+
+def read_scores(path: Path) -> dict[str, Tensor]:
+    """Scores from a file of tensors by name (safetensors), or of nested lists of numbers by name (``.json``).
+
+    A name is that of a parameter, of its module, or of its module as BootstrapNAS spells it. A tensor has the shape
+    of the weight, as in BootstrapNAS, or one score for each channel. Pickles are not read: they can run code.
+
+    Raises:
+        ElasticityError: the file is missing or of another format, or a score is not finite.
+    """
+    try:
+        scores = _read_json(path) if path.suffix == ".json" else safetensors.torch.load_file(path)
+    except FileNotFoundError:
+        raise ElasticityError(f"external importance: there is no file {path}") from None
+    except UNREADABLE as error:
+        raise ElasticityError(
+            f"external importance: {path} is neither safetensors nor JSON (name: numbers): {error}; "
+            "write a pickle's tensors with safetensors.torch.save_file"
+        ) from error
+    for name, tensor in scores.items():
+        if not tensor.isfinite().all():
+            raise ElasticityError(f"external importance: {path} has scores of {name} that are not finite numbers")
+    return scores
+
+
+def _read_json(path: Path) -> dict[str, Tensor]:
+    data = json.loads(path.read_text(encoding="utf-8"))
+    return {name: torch.tensor(value, dtype=torch.float64) for name, value in data.items()}
+
+
+def _by_parameter(ir: IR, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Scores by the first name of the parameter that they are for."""
+    found = {}
+    for given, tensor in scores.items():
+        spellings = (given, f"{module_path(ir.root, given)}.weight")
+        name = next((ir.aliases[one] for one in spellings if one in ir.aliases), None)
+        if name is None:
+            raise nearest("external importance", given, list(ir.aliases), "parameter")
+        found[name] = tensor
+    return found

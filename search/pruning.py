@@ -1,0 +1,229 @@
+"""Pruning: a model made smaller by importance alone, to a bound, without the training of a super-network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import nn
+from torch.fx import GraphModule
+
+from bnas.passes import Elasticity, Subnet
+from bnas.passes.assembly.importance import importance as importance_of
+from bnas.passes.assembly.importance import read_scores
+from bnas.passes.frontend.state import deep_copy
+from bnas.passes.space.elasticity import IMPORTANCES
+from bnas.runtime import LatencySettings, SuperNetwork, block_importance, first_samples, recalibrate, taylor
+from bnas.runtime.latency.measurement import ratios
+from bnas.runtime.train import random_state
+
+from .allocation import Allocation, Importance, Price, first_within, global_path, uniform_path
+from .errors import SearchError
+from .objectives import Constraint, nearest
+
+if TYPE_CHECKING:
+    import torch
+    from torch.export import ExportedProgram
+
+    from bnas.runtime.evaluate.evaluation import Batch
+    from bnas.runtime.train.learner import Criterion
+
+SOURCE = "the training data"
+PRICED: Mapping[str, str] = {"peak_memory": "activations", "latency": "macs"}
+"""The cost whose savings are the price of a step, where that of the bound is not a sum over the parts of a network."""
+
+
+def widths_only(divisor: int = 8) -> Elasticity:
+    """The settings that `prune` has by default: all widths, in steps of `divisor`."""
+    return Elasticity(("width",), width_step=divisor, divisor=divisor, min_width=divisor)
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A model that `bnas.prune` made smaller."""
+
+    subnet: Subnet
+    """What is left."""
+    supernet: SuperNetwork = field(repr=False)
+    """A copy of the model in the order of importance, with all that could have been left out."""
+    module: GraphModule = field(repr=False)
+    """The sub-network with recalibrated BatchNorm statistics, in evaluation mode; `bnas.fine_tune` trains it on."""
+    original: Mapping[str, float]
+    """What the original costs, and its "latency" in milliseconds where the bound is on that."""
+    costs: Mapping[str, float]
+    """The same of the sub-network."""
+
+
+def prune(
+    model: nn.Module | ExportedProgram,
+    example_inputs: Any,
+    data: Iterable[Batch] | Any,
+    bound: Constraint | str,
+    *,
+    importance: str = "taylor",
+    allocation: Allocation = "global",
+    price: Price = "cost",
+    elasticity: Elasticity | Mapping[str, Any] | None = None,
+    criterion: Criterion | None = None,
+    samples: int = 2000,
+    dynamic: Mapping[str, Mapping[int, str]] | None = None,
+    latency: LatencySettings | None = None,
+) -> Pruned:
+    """Remove the least important parts of a model until it keeps a bound; no weight is trained.
+
+    Args:
+        model: The model; it is not changed.
+        example_inputs: As `bnas.SuperNetwork.from_model` takes them.
+        data: Batches of the training data, through the training transform, or `bnas.Splits`, of which the training
+            data are used: for the importance and for BatchNorm statistics.
+        bound: What the result keeps, such as "macs <= 50 %" (of the model's own), "parameters <= 1.2 M" or
+            "latency <= 33 %": macs, parameters, activations, peak_memory, or latency measured on ONNX Runtime.
+        importance: "taylor", "L1", "L2", "geometric_median", or "external" (with the file that `elasticity` names).
+        allocation: Where entries are removed: "global", the least important ones of the whole network, or "uniform",
+            the same fraction everywhere.
+        price: Of "global": importance for each unit of the cost saved ("cost"), or for each entry ("entry").
+        elasticity: What may be removed; by default all widths in steps of 8. A mapping of settings has the dimension
+            width alone unless it says otherwise. With "depth" among the dimensions blocks are removed too.
+        criterion: The loss of outputs against targets; by default cross-entropy.
+        samples: So many of the first samples of `data` are used.
+        dynamic: As `bnas.SuperNetwork.from_model` takes it.
+        latency: How latency is measured.
+
+    Returns:
+        The sub-network of the least removal along the path of the allocation: one step earlier breaks the bound.
+
+    Raises:
+        SearchError: The bound cannot be kept, or a setting is unknown, or does not go with another one.
+        BnasError: As `bnas.SuperNetwork.from_model` and `bnas.runtime.taylor`.
+    """
+    bound = Constraint.of(bound)
+    settings = _settings(elasticity, importance)
+    _check(bound, importance, allocation, price, settings)
+    batches = _drawn(getattr(data, "train", data), samples)
+    copied = deep_copy(model) if isinstance(model, nn.Module) else model
+    supernet = SuperNetwork.from_model(copied, example_inputs, settings, dynamic=dynamic).eval()
+    if bound.name != "latency" and bound.name not in (known := supernet.cost_model.expressions):
+        raise SearchError(
+            f"bound {str(bound)!r}: {bound.name!r} is no cost; {nearest(bound.name, [*known, 'latency'])}"
+        )
+    worth = _ordered(supernet, importance, batches, criterion)
+    saved = partial(_cost, supernet, PRICED.get(bound.name, bound.name))
+    steps = global_path(supernet.space, worth, saved, price)
+    path = list(steps if allocation == "global" else uniform_path(supernet.space, worth))
+    meter = _Meter(supernet, bound, latency or LatencySettings())
+    subnet = first_within(path, meter.holds)
+    if subnet is None:
+        raise meter.missed(path[-1])
+    module = supernet.extract(subnet)
+    recalibrate(module, batches, source=SOURCE)
+    return Pruned(subnet, supernet, module, meter.values(supernet.space.maximal()), meter.values(subnet))
+
+
+def _drawn(loader: Any, samples: int) -> list[Batch]:
+    """The first samples of a loader whose generators start at 0, drawn without a trace."""
+    with random_state.undisturbed(loader, 0):
+        return first_samples(loader, samples, SOURCE)
+
+
+def _settings(given: Elasticity | Mapping[str, Any] | None, importance: str) -> Elasticity:
+    """The settings of the search space, with the importance in them."""
+    if importance not in IMPORTANCES:
+        raise SearchError(f"importance {importance!r}: {nearest(importance, IMPORTANCES)}")
+    settings = given if isinstance(given, Elasticity) else widths_only()
+    if isinstance(given, Mapping):
+        settings = Elasticity(**{"dimensions": ("width",), **given})
+    external = settings.external_importance_path
+    if importance == "external" and external is None:
+        raise SearchError(
+            "importance 'external' needs an elasticity with filter_importance and external_importance_path"
+        )
+    return replace(
+        settings, filter_importance=importance, external_importance_path=external if importance == "external" else None
+    )
+
+
+def _check(bound: Constraint, importance: str, allocation: str, price: str, settings: Elasticity) -> None:
+    """Raise `SearchError` for what can be told before the model is looked at."""
+    if bound.sense != "<=":
+        raise SearchError(f"bound {str(bound)!r}: pruning makes a cost smaller; give an upper bound, with <=")
+    if allocation not in ("global", "uniform"):
+        raise SearchError(f"allocation {allocation!r}: {nearest(allocation, ('global', 'uniform'))}")
+    if price not in ("cost", "entry"):
+        raise SearchError(f"price {price!r}: {nearest(price, ('cost', 'entry'))}")
+    if "kernel" in settings.dimensions:
+        raise SearchError("elasticity.dimensions: pruning removes widths and blocks, no kernels: leave 'kernel' out")
+    if "depth" in settings.dimensions and allocation == "global" and importance != "taylor":
+        raise SearchError(
+            f"importance {importance!r} cannot be held against that of blocks, which is a loss: take 'taylor', the "
+            "allocation 'uniform', or no 'depth'"
+        )
+
+
+def _ordered(supernet: SuperNetwork, measure: str, batches: list[Batch], criterion: Criterion | None) -> Importance:
+    """Reorder the super-network; returns the importance in the new order."""
+    scores: Mapping[str, torch.Tensor] | None = None
+    if measure == "taylor":
+        scores = taylor(supernet, batches, criterion)
+    elif supernet.elasticity.external_importance_path is not None:
+        scores = read_scores(Path(supernet.elasticity.external_importance_path))
+    found = importance_of(supernet.skeleton, measure, scores)
+    symbols = supernet.skeleton.choices.symbols
+    widths = {name: -np.sort(-found[symbol]) for name, symbol in symbols.items()}
+    supernet.reorder(measure, scores)
+    lost = block_importance(supernet, batches, criterion, _no_metric) if supernet.space.blocks else {}
+    # The scores of entries are squares of changes of the loss.
+    return Importance(widths, {name: max(0.0, one.rise) ** 2 for name, one in lost.items()})
+
+
+def _no_metric(*_: object) -> float:
+    return 0.0
+
+
+def _cost(supernet: SuperNetwork, name: str, subnet: Subnet) -> float:
+    return float(supernet.cost_model.many([subnet], [name])[name][0])
+
+
+@dataclass
+class _Meter:
+    """Says of sub-networks whether they keep the bound; measures where it is on latency."""
+
+    supernet: SuperNetwork
+    bound: Constraint
+    settings: LatencySettings
+    measured: dict[Subnet, float] = field(default_factory=dict)
+    """Latencies in milliseconds; each in proportion to the maximal network in the same rounds."""
+
+    def holds(self, subnet: Subnet) -> bool:
+        """Whether it keeps the bound."""
+        values = {self.bound.name: self._value(subnet)}
+        maximal = {self.bound.name: self._value(self.supernet.space.maximal())} if self.bound.relative else {}
+        return self.bound.resolved(maximal).violation(values) == 0
+
+    def _value(self, subnet: Subnet) -> float:
+        return self._latency(subnet) if self.bound.name == "latency" else _cost(self.supernet, self.bound.name, subnet)
+
+    def _latency(self, subnet: Subnet) -> float:
+        maximal = self.supernet.space.maximal()
+        if subnet not in self.measured:
+            now = ratios(self.supernet, [subnet], self.settings)
+            level = self.measured.setdefault(maximal, now.level_ms)
+            self.measured[subnet] = level if subnet == maximal else level * now.found[subnet]
+        return self.measured[subnet]
+
+    def values(self, subnet: Subnet) -> dict[str, float]:
+        """The costs of a sub-network, and its latency where that is bounded."""
+        costs: dict[str, float] = {**self.supernet.costs(subnet)}
+        return {**costs, "latency": self._latency(subnet)} if self.bound.name == "latency" else costs
+
+    def missed(self, smallest: Subnet) -> SearchError:
+        """The error where not even the smallest sub-network keeps the bound."""
+        value, whole = self._value(smallest), self._value(self.supernet.space.maximal())
+        return SearchError(
+            f"bound {str(self.bound)!r} cannot be kept: the smallest sub-network has {value:,.6g}, which is "
+            f"{value / whole:.1%} of {whole:,.6g}; allow smaller widths (elasticity with a smaller min_width), or "
+            "blocks to be removed (the dimension 'depth')"
+        )
