@@ -10,6 +10,7 @@ from bnas.passes.lazy import attach
 if TYPE_CHECKING:
     from .algorithms.settings import NSGA2, RNSGA2, RandomSearch
     from .algorithms.surrogate import Regressor
+    from .beginning import pruned_sizes
     from .errors import InfeasibleError, MetricError, RecordError, SearchError
     from .evaluation import Evaluation, Measures, Outcome
     from .log import EvaluationLog
@@ -48,6 +49,7 @@ __getattr__, __dir__ = attach(
             "Objective",
         ),
         "bnas.search.progress": ("SearchProgress",),
+        "bnas.search.beginning": ("pruned_sizes",),
         "bnas.search.pruning": ("Pruned", "prune"),
         "bnas.search.result": ("SearchResult",),
         "bnas.search.scalars": ("SearchScalars",),
@@ -84,4 +86,5 @@ __all__ = [
     "Searcher",
     "Workers",
     "prune",
+    "pruned_sizes",
 ]

@@ -141,7 +141,7 @@ class Run:
     def _algorithm(self) -> Algorithm:
         plan = self._plan
         settings, algorithm = plan.settings, plan.settings.algorithm
-        candidates = Candidates(plan.source.space, np.random.default_rng(settings.seed))
+        candidates = Candidates(plan.source.space, np.random.default_rng(settings.seed), settings.begin_with)
         if isinstance(algorithm, RandomSearch):
             return RandomDraws(candidates, settings.population)
         select, stream = algorithm._selection(plan.objectives), GlobalRandom(settings.seed)

@@ -10,17 +10,20 @@ from typing import Any
 from bnas.passes import SearchSpace
 from bnas.passes.errors import add_note
 from bnas.runtime import Evaluator, LatencyError, LatencyModel, SuperNetwork
-from bnas.runtime.evaluate.evaluation import Loader
+from bnas.runtime.evaluate.evaluation import Batch, Loader
 from bnas.runtime.feed import drawn
 from bnas.runtime.nested import batch_size
 from bnas.runtime.storage.files import there
-from bnas.search import Constraint, Evaluation, Searcher, SearchResult
+from bnas.search import Constraint, Evaluation, RandomSearch, Searcher, SearchResult, pruned_sizes
 from bnas.search.scalars import SearchScalars
 
 from .job import Job, Watch
 from .output import Output, note_search
 from .stopwatch import Stopwatch
 from .winners import LATENCY, Winners
+
+FIRST = 512
+"""So many training samples tell what the search begins with."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,29 @@ class SearchPlan:
         given = job.search.latency or (latency if self._wants_latency else None)
         settings = replace(job.search, space=self.space, latency=given)
         return Searcher(self.supernet, evaluator, job.sought, settings, **told)
+
+    def informed(self, samples: Sequence[Batch]) -> SearchPlan:
+        """The same search, which begins with what pruning by importance leaves, measured on training samples.
+
+        Bounds in percent of the latency count as percent of the MACs here.
+        """
+        job, algorithm = self.job, self.job.search.algorithm
+        if job.search.begin_with or isinstance(algorithm, RandomSearch):
+            return self
+        settings: Any = {"space": self.space, "bounds": self._macs, "criterion": job.training.get("criterion")}
+        first = pruned_sizes(self.supernet, samples, count=job.search.population // 3, **settings)
+        return replace(self, job=replace(job, search=replace(job.search, begin_with=first)))
+
+    @property
+    def _macs(self) -> list[float]:
+        """The bounds that can be told in MACs."""
+        whole = self.supernet.costs(self.supernet.space.maximal())["macs"]
+        bounds = [*self.job.targets.values(), *map(Constraint.of, self.constraints)]
+        shares = [one.bound for one in bounds if one.relative and one.name in ("macs", LATENCY)]
+        return [
+            *(whole * share for share in shares),
+            *(one.bound for one in bounds if one.name == "macs" and not one.relative),
+        ]
 
     @property
     def space(self) -> SearchSpace:

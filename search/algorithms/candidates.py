@@ -82,13 +82,19 @@ class Candidate:
 
 
 class Candidates:
-    """The sub-networks of a space, told apart by canonical form: what was claimed once is never given again."""
+    """The sub-networks of a space, told apart by canonical form: what was claimed once is never given again.
 
-    def __init__(self, space: SearchSpace, generator: np.random.Generator) -> None:
+    A search begins with those of `known` beside its own first ones.
+    """
+
+    def __init__(self, space: SearchSpace, generator: np.random.Generator, known: Sequence[Subnet] = ()) -> None:
         self.encoding = Encoding(space)
         self.last_genes: Genes = tuple(self.encoding.last.tolist())
         self._space = space
         self._generator = generator
+        for subnet in known:
+            space.check(subnet)
+        self._known = known
         self._claimed: dict[Genes, None] = {}
 
     def canonical(self, genes: Sequence[Sequence[int]]) -> list[Genes]:
@@ -117,13 +123,15 @@ class Candidates:
     def claim_first(self, count: int) -> list[Candidate]:
         """Return up to ``count`` candidates to start from; fewer only if the space has no more.
 
-        The maximal and the minimal sub-network, then as a quarter of all sub-networks scaled evenly in between, then
-        random ones.
+        The maximal and the minimal sub-network, then those that were known before, then as a quarter of all
+        sub-networks scaled evenly in between, then random ones.
         """
         variables = self._space.variables()
         between = range(count // 4, 0, -1)
-        fractions = [1.0, 0.0, *(step / (count // 4 + 1) for step in between)]
-        claimed = [self.claim(scaled_genes(variables, fraction)) for fraction in fractions[:count]]
+        ends = [scaled_genes(variables, fraction) for fraction in (1.0, 0.0)]
+        known = [self._space.encode(self._space.canonical(subnet)) for subnet in self._known]
+        scaled = [scaled_genes(variables, step / (count // 4 + 1)) for step in between]
+        claimed = [self.claim(genes) for genes in [*ends, *known, *scaled][:count]]
         first = [candidate for candidate in claimed if candidate is not None]
         while len(first) < count and (candidate := self.claim_random()):
             first.append(candidate)
