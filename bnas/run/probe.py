@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -37,6 +37,26 @@ CANDIDATES = 64
 
 
 @dataclass(frozen=True)
+class Times:
+    """Seconds that were measured."""
+
+    step: float = 0.0
+    """Of a step of the super-network."""
+    evaluation: float = 0.0
+    """Of an evaluation without its data."""
+    sample: float = 0.0
+    """For each sample of an evaluation."""
+    tune: float = 0.0
+    """Of a fine-tuning step of one winner."""
+    probing: float = 0.0
+    """To measure the one before."""
+
+    def scaled(self, factor: float) -> Times:
+        """All of them, times a factor."""
+        return Times(*(factor * one for one in astuple(self)))
+
+
+@dataclass(frozen=True)
 class Probe:
     """Times the parts of a job on its super-network."""
 
@@ -48,6 +68,13 @@ class Probe:
     def seconds(self) -> float:
         """So long each kind of step is tried."""
         return min(SECONDS, SHARE * (self.job.budget or math.inf))
+
+    def times(self, settings: FineTune) -> Times:
+        """Seconds of everything, where nobody knows the winners yet."""
+        (evaluation, sample), step = self.evaluation(), self.train_step()
+        start = self.clock()
+        tune = self.tune_step(settings, [self.stand_in()])
+        return Times(step, evaluation, sample, tune, self.clock() - start)
 
     def train_step(self) -> float:
         """Seconds of a step of the super-network: the mean over the stages, by their lengths."""
