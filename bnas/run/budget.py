@@ -9,15 +9,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from bnas.passes.errors import BnasError
+from bnas.passes.wording import counted
 
 # The rule of thumb.
 
 SHARES: Mapping[str, float] = {"train": 1 / 4, "search": 1 / 8, "tune": 5 / 8}
 """Of the time that is left beside what a run needs anyhow: super-network, search, fine-tuning of the winners."""
-UNITS: Mapping[str, str] = {"train": "steps", "search": "evaluations", "tune": "steps of each winner"}
+UNITS: Mapping[str, str] = {"train": "step", "search": "evaluation", "tune": "step"}
 """What is counted in each phase."""
 TITLES: Mapping[str, str] = {"train": "super-network", "search": "search", "tune": "winners"}
 """What each phase is called in the table of a plan."""
+
+
+def told(phase: str, number: int) -> str:
+    """A number of steps or evaluations in words."""
+    return counted(number, UNITS[phase]) + (" of each winner" if phase == "tune" else "")
 
 
 class BudgetError(BnasError, ValueError):
@@ -84,12 +90,12 @@ class Planned:
     seconds: float
     """How long they will take."""
 
-    @classmethod
-    def of(cls, phase: Phase, extra: float) -> Planned:
-        """The least of a phase, and as many more as fit into the time `extra`."""
-        count = phase.least + int(extra / phase.unit)
-        count = count if phase.most is None else max(phase.least, min(count, phase.most))
-        return cls(phase.name, count, count * phase.unit)
+
+def _filled(phase: Phase, extra: float) -> Planned:
+    """The least of a phase, and as many more as fit into the time `extra`."""
+    count = phase.least + int(extra / phase.unit)
+    count = count if phase.most is None else max(phase.least, min(count, phase.most))
+    return Planned(phase.name, count, count * phase.unit)
 
 
 def least_seconds(phases: Sequence[Phase]) -> float:
@@ -112,7 +118,7 @@ def divide(seconds: float, phases: Sequence[Phase], fixed: float = 0.0) -> tuple
     """
     needed = least_seconds(phases) + fixed
     if seconds < needed:
-        least = ", ".join(f"{one.least} {UNITS[one.name]} ({time_told(one.least * one.unit)})" for one in phases)
+        least = ", ".join(f"{told(one.name, one.least)} ({time_told(one.least * one.unit)})" for one in phases)
         raise BudgetError(
             f"a budget of {time_told(seconds)} is too small: the least possible is {time_told(math.ceil(needed))}: "
             f"{least}, and {time_told(fixed)} for what every run needs"
@@ -120,7 +126,7 @@ def divide(seconds: float, phases: Sequence[Phase], fixed: float = 0.0) -> tuple
     left, total = seconds - needed, sum(SHARES[one.name] for one in phases)
     extras = [_usable(one, left * SHARES[one.name] / total) for one in phases[:-1]]
     extras.append(max(0.0, left - sum(extras)))
-    return tuple(Planned.of(one, extra) for one, extra in zip(phases, extras, strict=True))
+    return tuple(_filled(one, extra) for one, extra in zip(phases, extras, strict=True))
 
 
 def _usable(phase: Phase, extra: float) -> float:
@@ -152,9 +158,7 @@ class Plan:
     def rows(self) -> list[tuple[str, str, str]]:
         """The table: phase, what it does, predicted time."""
         spent = [("so far", "", time_told(self.spent))] if self.spent >= 1 else []
-        planned = [
-            (TITLES[one.name], f"{one.count:,} {UNITS[one.name]}", time_told(one.seconds)) for one in self.phases
-        ]
+        planned = [(TITLES[one.name], told(one.name, one.count), time_told(one.seconds)) for one in self.phases]
         whole = ("in all", f"budget {time_told(self.budget)}", time_told(self.seconds))
         return [*spent, *planned, ("export and measurement", "", time_told(self.fixed)), whole]
 

@@ -22,11 +22,13 @@ from .budget import BudgetError, Phase, Plan, divide, least_seconds
 from .job import Job, Watch
 from .mark import OutputError
 from .output import Output
-from .probe import Probe, samples_in
+from .probe import Probe, Times, samples_in
 from .winners import Winners
 
 LEAST_EVALUATIONS = 8
 """A search with fewer finds little more than its first generation."""
+MOST_DRIFT = 2.0
+"""A training that took longer than this factor was disturbed: what comes after need not be."""
 FEWEST = 4
 """Of `SearchSettings.num_evals`."""
 
@@ -53,6 +55,7 @@ class Planner:
         known = [found for name in ("train", "search", "tune") if (found := self._read(name)) is not None]
         self.carried = max((one["spent"] if one["ended"] is None else one["ended"] for one in known), default=0.0)
         self._here: set[str] = set()
+        self.times = Times()
 
     @property
     def budget(self) -> float:
@@ -109,42 +112,64 @@ class Planner:
 
     def first(self, supernet: SuperNetwork) -> Plan:
         """The plan of the whole run, before anything is trained."""
-        probe, start = Probe(self.job, supernet, self.clock), self.clock()
-        count, (fixed, sample) = self._count, probe.evaluation()
-        step = probe.train_step()
-        tune = count * probe.tune_step(self._settings, [probe.stand_in()])
-        evaluation = self._evaluation(fixed, sample)
-        phases = [
-            Phase("train", step, least=len(self.job.stages)),
-            self._search_phase(evaluation, supernet),
-            Phase("tune", tune),
-        ]
-        again = 2 * (self.clock() - start)  # before the search and before the fine-tuning
-        adapting = 2 * sample * self.job.recipe.num_bn_adaptation_samples  # at the end of the training
-        needed = probe.delivery(count, sample) + count * evaluation + again + adapting
-        return self._divided(phases, needed, strict=True)
+        self.times = times = Probe(self.job, supernet, self.clock).times(self._settings)
+        train = Phase("train", times.step, least=len(self.job.stages))
+        needed = self._needed(supernet, self._count) + self._count * times.probing + self._adapting(times)
+        return self._divided([train, *self._others(supernet)], needed, strict=True)
 
     def _before_search(self, supernet: SuperNetwork) -> Plan:
-        probe, start = Probe(self.job, supernet, self.clock), self.clock()
-        count, (fixed, sample) = self._count, probe.evaluation()
-        tune = count * probe.tune_step(self._settings, [probe.stand_in()])
-        evaluation = self._evaluation(fixed, sample)
-        phases = [self._search_phase(evaluation, supernet), Phase("tune", tune)]
-        again = self.clock() - start  # before the fine-tuning
-        return self._divided(phases, again + probe.delivery(count, sample) + count * evaluation)
+        """By what was measured at first; a training that took longer than planned makes everything take longer."""
+        self.times = self._known("train", supernet).scaled(self._drift)
+        return self._divided(
+            self._others(supernet), self._needed(supernet, self._count) + self._count * self.times.probing
+        )
 
     def _before_tuning(
         self, supernet: SuperNetwork, evaluator: Evaluator, original: nn.Module, winners: Winners
     ) -> Plan:
-        probe = Probe(self.job, supernet, self.clock)
+        """By steps of the winners themselves."""
+        probe, self.times = Probe(self.job, supernet, self.clock), self._known("search", supernet)
         subnets = list(dict.fromkeys(one.subnet for one in winners.found.values()))
         if self._settings.order == "shared":
             step, made = probe.tune_step(self._settings, subnets, original), 0.0
         else:
             step, made = probe.tune_alone(self._settings, subnets, original, evaluator)
-        fixed, sample = probe.evaluation()
-        needed = probe.delivery(len(subnets), sample) + len(subnets) * self._evaluation(fixed, sample) + made
-        return self._divided([Phase("tune", step)], needed)
+        return self._divided([Phase("tune", step)], self._needed(supernet, len(subnets)) + made)
+
+    def _others(self, supernet: SuperNetwork) -> list[Phase]:
+        """The phases after the training."""
+        most = max(FEWEST, min(self.job.search.num_evals, self.job.stages[-1].space(supernet.space).size))
+        search = Phase("search", self._evaluation, min(LEAST_EVALUATIONS, most), most)
+        return [search, Phase("tune", self._count * self.times.tune)]
+
+    def _needed(self, supernet: SuperNetwork, winners: int) -> float:
+        """Seconds for the export, and for the accuracies before and after a fine-tuning."""
+        return Probe(self.job, supernet).delivery(winners, self.times.sample) + winners * self._evaluation
+
+    @property
+    def _evaluation(self) -> float:
+        samples = self.job.num_bn_adaptation_samples + samples_in(self.job.data.validation)
+        return self.times.evaluation + self.times.sample * samples
+
+    def _adapting(self, times: Times) -> float:
+        """Seconds to recalibrate the trained super-network, for both copies that are written."""
+        return 2 * times.sample * self.job.recipe.num_bn_adaptation_samples
+
+    def _known(self, phase: str, supernet: SuperNetwork) -> Times:
+        """What was measured when a phase was planned."""
+        found = self._read(phase)
+        if found is None:
+            return Probe(self.job, supernet, self.clock).times(self._settings)
+        return Times(**found["times"])
+
+    @property
+    def _drift(self) -> float:
+        """How many times as long as planned the training took, where this process did all of it."""
+        found = self._read("train")
+        if found is None or found["ended"] is None or "train" not in self._here:
+            return 1.0
+        taken = (found["ended"] - found["spent"]) / (found["seconds"] + self._adapting(Times(**found["times"])))
+        return min(max(taken, 1 / MOST_DRIFT), MOST_DRIFT)
 
     def _divided(self, phases: Sequence[Phase], fixed: float, *, strict: bool = False) -> Plan:
         """The plan for what is left; where that is too little in the middle of a run, the least."""
@@ -155,13 +180,6 @@ class Planner:
         elif left < least_seconds(phases) + fixed:
             divide(self.budget, phases, fixed + spent)  # raises, and tells the least of the whole run
         return Plan(self.budget, spent, divide(left, phases, fixed), fixed)
-
-    def _search_phase(self, evaluation: float, supernet: SuperNetwork) -> Phase:
-        most = max(FEWEST, min(self.job.search.num_evals, self.job.stages[-1].space(supernet.space).size))
-        return Phase("search", evaluation, min(LEAST_EVALUATIONS, most), most)
-
-    def _evaluation(self, fixed: float, sample: float) -> float:
-        return fixed + sample * (self.job.num_bn_adaptation_samples + samples_in(self.job.data.validation))
 
     @property
     def _count(self) -> int:
@@ -185,7 +203,13 @@ class Planner:
             plan: Plan = make()
         self.watch.on_plan(plan)
         own = next(one for one in plan.phases if one.name == phase)
-        made = {**plan.to_json(), "count": own.count, "seconds": own.seconds, "ended": None}
+        made = {
+            **plan.to_json(),
+            "times": asdict(self.times),
+            "count": own.count,
+            "seconds": own.seconds,
+            "ended": None,
+        }
         if phase != "search":
             made["epochs"] = asdict(self._epochs(phase, own.count))
         write_json(self.output.path(file_of(phase)), made)
@@ -202,7 +226,7 @@ class Planner:
         if not there(self.output.folder / name):
             return None
         data = self.output.ledger.json(name)
-        if not (isinstance(data, dict) and {"spent", "ended", "count", "seconds"} <= data.keys()):
+        if not (isinstance(data, dict) and {"spent", "ended", "count", "seconds", "times"} <= data.keys()):
             raise OutputError(f"{self.output.folder / name} is damaged: it has no plan; move it away to plan anew")
         return data
 

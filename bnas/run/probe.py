@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import nn
 
 from bnas.passes import Subnet
 from bnas.runtime import Evaluator, FineTune, Stage, SuperNetwork, Trainer, step_seconds
-from bnas.runtime.evaluate.evaluation import Batch, Loader
+from bnas.runtime.evaluate.evaluation import Loader
 from bnas.runtime.feed import drawn
 from bnas.runtime.nested import batch_size
 from bnas.runtime.train import random_state
@@ -22,9 +22,9 @@ from bnas.runtime.train.tuning import alone
 
 from .job import Job
 
-SECONDS = 3.0
+SECONDS = 5.0
 """So long each kind of step is tried at most."""
-SHARE = 0.005
+SHARE = 0.01
 """Of a budget: so long each kind of step is tried at most."""
 EXPORT, INT8 = 0.6, 1.0
 """Seconds to write, check and load the file of one network, and its int8 file, on a machine of 2026: a guess."""
@@ -34,6 +34,26 @@ WARM = 30
 """Runs of a file before it is timed."""
 CANDIDATES = 64
 """Random sub-networks, of which one stands in for the winners."""
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds that were measured."""
+
+    step: float = 0.0
+    """Of a step of the super-network."""
+    evaluation: float = 0.0
+    """Of an evaluation without its data."""
+    sample: float = 0.0
+    """For each sample of an evaluation."""
+    tune: float = 0.0
+    """Of a fine-tuning step of one winner."""
+    probing: float = 0.0
+    """To measure the one before."""
+
+    def scaled(self, factor: float) -> Times:
+        """All of them, times a factor."""
+        return Times(*(factor * one for one in astuple(self)))
 
 
 @dataclass(frozen=True)
@@ -48,6 +68,13 @@ class Probe:
     def seconds(self) -> float:
         """So long each kind of step is tried."""
         return min(SECONDS, SHARE * (self.job.budget or math.inf))
+
+    def times(self, settings: FineTune) -> Times:
+        """Seconds of everything, where nobody knows the winners yet."""
+        (evaluation, sample), step = self.evaluation(), self.train_step()
+        start = self.clock()
+        tune = self.tune_step(settings, [self.stand_in()])
+        return Times(step, evaluation, sample, tune, self.clock() - start)
 
     def train_step(self) -> float:
         """Seconds of a step of the super-network: the mean over the stages, by their lengths."""
@@ -90,25 +117,20 @@ class Probe:
         data = self.job.data
         with random_state.undisturbed(data.train), random_state.undisturbed(data.validation):
             calibration = list(islice(drawn(data.train), 2)) if self.job.num_bn_adaptation_samples else []
-            validation = list(islice(drawn(data.validation), 3))
-        subnet = self.stand_in()
-        few, many = (calibration[:1], validation[:1]), (calibration, validation)
-        self._evaluated(subnet, *few)
-        short, long = self._evaluated(subnet, *few), self._evaluated(subnet, *many)
-        seen = [sum(batch_size(one) for some in part for one in some) for part in (few, many)]
-        if seen[0] == seen[1]:
-            return 0.0, short / seen[0]
-        sample = max(0.0, long - short) / (seen[1] - seen[0])
-        return max(0.0, short - sample * seen[0]), sample
+            validation = list(islice(drawn(data.validation), 4))
+        subnet, evaluator = self.stand_in(), Evaluator(self.supernet, calibration or None, validation)
+        samples = sum(map(batch_size, [*calibration, *validation]))
+        # Timed by themselves: a difference of two evaluations says nothing while other processes are at work.
+        tries = [self._evaluated(evaluator, subnet) for _ in range(2)]
+        return min(alone for alone, _ in tries), min(on_data for _, on_data in tries) / samples
 
-    def _evaluated(self, subnet: Subnet, calibration: list[Batch], validation: list[Batch]) -> float:
-        """The quicker one of two."""
-        evaluator, times = Evaluator(self.supernet, calibration or None, validation), []
-        for _ in range(2):
-            start = self.clock()
-            evaluator.evaluate(subnet)
-            times.append(self.clock() - start)
-        return min(times)
+    def _evaluated(self, evaluator: Evaluator, subnet: Subnet) -> tuple[float, float]:
+        """Seconds to make a sub-network, and to run it on all data."""
+        start = self.clock()
+        self.supernet.extract(subnet)
+        made = self.clock() - start
+        evaluator.measure(evaluator.prepare(subnet))
+        return made, max(0.0, self.clock() - start - 2 * made)
 
     def stand_in(self) -> Subnet:
         """A sub-network of about half of the MACs, where nobody knows the winners yet."""
