@@ -202,8 +202,8 @@ def divided(texts: Labelled) -> list[Labelled]:
 class Batches:
     """Batches of texts of about one length, padded to the longest among them; `shuffled` for training."""
 
-    def __init__(self, tokens: Sequence[list[int]], labels: Sequence[int], batch: int, shuffled: bool) -> None:
-        self.tokens, self.labels = list(tokens), torch.tensor(labels)
+    def __init__(self, tokens: Sequence[list[int]], labels: Sequence[int] | Tensor, batch: int, shuffled: bool) -> None:
+        self.tokens, self.labels = list(tokens), torch.as_tensor(labels)
         self.batch, self.shuffled = batch, shuffled
         self.generator = torch.Generator().manual_seed(0)
 
@@ -234,6 +234,20 @@ def padded(tokens: Sequence[list[int]], length: int | None = None) -> Texts:
     ids = torch.tensor([one + [0] * (length - len(one)) for one in tokens])
     mask = torch.tensor([[1] * len(one) + [0] * (length - len(one)) for one in tokens])
     return {"input_ids": ids, "attention_mask": mask}
+
+
+def softened(texts: Batches, teacher: nn.Module) -> Batches:
+    """The same texts; their labels are probabilities, half the class and half what the teacher says, read once."""
+    numbered = Batches(texts.tokens, range(len(texts.tokens)), 32, shuffled=False)
+    said: list[tuple[Tensor, Tensor]] = []
+    with torch.inference_mode():
+        for batch in numbered:
+            numbers = batch.pop("labels")
+            said.append((numbers, teacher.eval()(**batch).softmax(1)))
+    places, scores = (torch.cat(parts) for parts in zip(*said, strict=True))
+    hard = torch.nn.functional.one_hot(texts.labels, scores.shape[1])
+    soft = (hard + scores[places.argsort()]) / 2
+    return Batches(texts.tokens, soft, texts.batch, texts.shuffled)
 
 
 def read_data(folder: Path, task: str, batch: int = 16, most: int | None = None) -> bnas.Splits:
