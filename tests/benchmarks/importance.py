@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 
@@ -25,7 +26,7 @@ from torch import nn
 import bnas
 from bnas.passes import Elasticity, Subnet
 from bnas.runtime.evaluate.evaluation import Batch
-from bnas.search.allocation import first_within, global_path, uniform_path
+from bnas.search.allocation import global_path, uniform_path
 from bnas.search.pruning import ordered, widths_only
 
 MEASURES = ("L1", "L2", "geometric_median", "taylor")
@@ -38,14 +39,25 @@ def macs(supernet: bnas.SuperNetwork, subnet: Subnet) -> float:
     return float(supernet.cost_model.many([subnet], ["macs"])["macs"][0])
 
 
-def paths(model: nn.Module, elasticity: Elasticity, measure: str, batches: list[Batch]) -> Iterator[tuple[str, object]]:
+Pruning: TypeAlias = tuple[str, bnas.SuperNetwork, list[Subnet]]
+
+
+def paths(model: nn.Module, elasticity: Elasticity, measure: str, batches: list[Batch]) -> Iterator[Pruning]:
     """The ways of pruning by a measure, each with its super-network and path."""
     supernet = bnas.SuperNetwork.from_model(model, EXAMPLE, elasticity).eval()
     worth = ordered(supernet, measure, batches, None)
     cost = partial(macs, supernet)
-    yield "global, per MAC", (supernet, list(global_path(supernet.space, worth, cost)))
-    yield "global, per entry", (supernet, list(global_path(supernet.space, worth, cost, "entry")))
-    yield "uniform", (supernet, list(uniform_path(supernet.space, worth)))
+    yield "global, per MAC", supernet, list(global_path(supernet.space, worth, cost))
+    yield "global, per entry", supernet, list(global_path(supernet.space, worth, cost, "entry"))
+    yield "uniform", supernet, list(uniform_path(supernet.space, worth))
+
+
+def accuracies(supernet: bnas.SuperNetwork, path: list[Subnet], evaluator: bnas.Evaluator) -> Iterator[str]:
+    """The accuracy at each of `FEWER`, in percent."""
+    whole = macs(supernet, supernet.space.maximal())
+    for fewer in FEWER:
+        subnet = next((one for one in path if macs(supernet, one) <= whole / fewer), None)
+        yield "-" if subnet is None else f"{100 * evaluator.evaluate(subnet)['accuracy']:.2f}"
 
 
 def main() -> None:
@@ -64,12 +76,9 @@ def main() -> None:
     print(f"|---|---|{'---:|' * (len(FEWER) + 1)}")
     for measure in MEASURES:
         model = read_model(arguments.data, arguments.depth)
-        for name, (supernet, path) in paths(model, widths_only(arguments.divisor), measure, batches):  # type: ignore[misc]
-            start, evaluator = time.process_time(), bnas.Evaluator(supernet, batches, held)
-            whole, found = macs(supernet, supernet.space.maximal()), []
-            for fewer in FEWER:
-                subnet = first_within(path, lambda one: macs(supernet, one) <= whole / fewer)
-                found.append("-" if subnet is None else f"{100 * evaluator.evaluate(subnet)['accuracy']:.2f}")
+        for name, supernet, path in paths(model, widths_only(arguments.divisor), measure, batches):
+            start = time.process_time()
+            found = accuracies(supernet, path, bnas.Evaluator(supernet, batches, held))
             print(f"| {measure} | {name} | {' | '.join(found)} | {time.process_time() - start:.0f} |", flush=True)
 
 
