@@ -110,7 +110,7 @@ def prune(
         raise SearchError(
             f"bound {str(bound)!r}: {bound.name!r} is no cost; {nearest(bound.name, [*known, 'latency'])}"
         )
-    worth = _ordered(supernet, importance, batches, criterion)
+    worth = ordered(supernet, importance, batches, criterion)
     saved = partial(_cost, supernet, PRICED.get(bound.name, bound.name))
     steps = global_path(supernet.space, worth, saved, price)
     path = list(steps if allocation == "global" else uniform_path(supernet.space, worth))
@@ -163,7 +163,7 @@ def _check(bound: Constraint, importance: str, allocation: str, price: str, sett
         )
 
 
-def _ordered(supernet: SuperNetwork, measure: str, batches: list[Batch], criterion: Criterion | None) -> Importance:
+def ordered(supernet: SuperNetwork, measure: str, batches: list[Batch], criterion: Criterion | None) -> Importance:
     """Reorder the super-network; returns the importance in the new order."""
     scores: Mapping[str, torch.Tensor] | None = None
     if measure == "taylor":

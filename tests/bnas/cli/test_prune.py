@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from command_line import bnas, found, write_files
+from command_line import bnas, write_files
 
 from bnas.run.ledger import Ledger
 
@@ -123,4 +123,3 @@ def test_what_the_file_pins_stays(called: Called) -> None:
     pinned = ("--set", 'ignored_scopes=["body"]')
     assert called(*PRUNE, "--epochs", "0", "-o", "run", *pinned)[0] == 0
     assert "body" not in json.loads(Path("run/pruned.json").read_text())["subnet"]["widths"]
-    assert found("run") is not None
