@@ -21,6 +21,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ import bnas
 from bnas.run import Row, Watch, budget
 from bnas.runtime import Epochs, Stage, SuperNetwork, Trainer, accuracy, first_samples, machine, steps_within
 from bnas.runtime.latency.settings import LatencySettings
+from bnas.runtime.nested import as_batch
 from bnas.runtime.train.tuning import alone
 from bnas.search import Constraint
 
@@ -147,21 +149,33 @@ class TorchPruning(Prune):
 
     name = "torch_pruning"
     BATCHES = 10
+    WAYS = ((0.95, True), (0.75, True), (0.95, False))
+    """The most that a layer loses, and whether channels are rounded. Where rounding leaves a layer without a channel,
+    Torch-Pruning leaves it whole: then less for each layer, or no rounding, prunes more."""
 
     def pruned(self, bound: Constraint) -> GraphModule:
-        whole = self.captured(self.task.model)
-        low, high, best = 0.0, 0.95, None
-        for _ in range(7):
-            ratio = (low + high) / 2
-            module = self.captured(self._at(ratio))
-            if self._share(bound, whole, module) <= bound.bound:
-                best, high = module, ratio
-            else:
-                low = ratio
-        if best is None:
+        whole, self.gradients = self.captured(self.task.model), self._gradients()
+        found = [one for way in self.WAYS if (one := self._largest(bound, whole, *way)) is not None]
+        if not found:
             raise SystemExit(f"Torch-Pruning does not reach {bound}")
+        best = max(found, key=lambda one: one[0])[1]
         if self.task.calibration:
             bnas.runtime.recalibrate(best, first_samples(self.task.data.train, self.task.calibration))
+        return best
+
+    def _largest(
+        self, bound: Constraint, whole: GraphModule, most: float, rounded: bool
+    ) -> tuple[float, GraphModule] | None:
+        """The largest network within a bound, and its share."""
+        low, high, best = 0.0, most, None
+        for _ in range(6):
+            ratio = (low + high) / 2
+            module = self.captured(self._at(ratio, most, rounded))
+            share = self._share(bound, whole, module)
+            if share <= bound.bound:
+                best, high = (share, module), ratio
+            else:
+                low = ratio
         return best
 
     def _share(self, bound: Constraint, whole: GraphModule, module: GraphModule) -> float:
@@ -169,30 +183,30 @@ class TorchPruning(Prune):
             return self.ratio(whole, module, 15)
         return self.macs(module) / self.macs(whole)
 
-    def _at(self, ratio: float) -> nn.Module:
+    def _at(self, ratio: float, most: float, rounded: bool) -> nn.Module:
         import torch_pruning as tp
 
         model, heads = copy.deepcopy(self.task.model).eval(), {}
         for module in model.modules():
             if hasattr(module, "num_attention_heads") and hasattr(module, "query"):
                 heads |= {part: module.num_attention_heads for part in (module.query, module.key, module.value)}
-        narrow = self.task.elasticity.divisor
         pruner = tp.pruner.BasePruner(
             model,
             self.task.example,
             importance=tp.importance.GroupTaylorImportance(),
             global_pruning=not heads,
             pruning_ratio=ratio,
-            max_pruning_ratio=0.95,
+            max_pruning_ratio=most,
             ignored_layers=self.task.ignored(model),
-            round_to=None if heads else narrow,
+            round_to=self.task.elasticity.divisor if rounded and not heads else None,
             num_heads=heads,
             prune_num_heads=bool(heads),
             prune_head_dims=not heads,
             head_pruning_ratio=ratio if heads else 0.0,
             output_transform=lambda outputs: outputs.sum(),
         )
-        self._gradients(model)
+        for own, gradient in zip(model.parameters(), self.gradients, strict=True):
+            own.grad = gradient
         pruner.step()
         for module in model.modules():
             if getattr(module, "query", None) in pruner.num_heads:
@@ -201,15 +215,13 @@ class TorchPruning(Prune):
                 module.attention_head_size = module.all_head_size // module.num_attention_heads
         return model
 
-    def _gradients(self, model: nn.Module) -> None:
-        from bnas.runtime.nested import as_batch
-
-        for number, batch in enumerate(self.task.data.train):
-            if number == self.BATCHES:
-                return
-            inputs, targets = as_batch(batch)
+    def _gradients(self) -> list[torch.Tensor | None]:
+        """Of the loss, by some training batches."""
+        model = copy.deepcopy(self.task.model).eval()
+        for inputs, targets in islice(map(as_batch, self.task.data.train), self.BATCHES):
             outputs = model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
             nn.functional.cross_entropy(outputs, targets).backward()
+        return [one.grad for one in model.parameters()]
 
 
 class Bnas(Column):
