@@ -47,7 +47,7 @@ def taylor(
 
     The square, and not the absolute value: the noise of a batch changes the loss by about as much as the entry itself,
     so the absolute values of unimportant entries add up to too much. On ResNet-20 at 1.4 times fewer MACs the square
-    keeps 88.7 % of accuracy and the absolute value 63.1 % (docs/pruning.md).
+    leaves an accuracy of 88.7 % and the absolute value 63.1 % (docs/pruning.md).
 
     The network runs in training mode. Gradients, BatchNorm statistics and random generators are put back.
 
@@ -104,8 +104,8 @@ def _borrowed(supernet: SuperNetwork) -> Iterator[None]:
             one.requires_grad_(learned)
             one.grad = gradient
         with torch.no_grad():
-            for one, value in buffers:
-                one.copy_(value)
+            for buffer, value in buffers:
+                buffer.copy_(value)
         supernet.train(mode)
 
 

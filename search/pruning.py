@@ -20,7 +20,7 @@ from bnas.passes.frontend.state import deep_copy
 from bnas.passes.space.elasticity import IMPORTANCES
 from bnas.runtime import LatencySettings, SuperNetwork, block_importance, first_samples, recalibrate, taylor
 from bnas.runtime.latency.measurement import ratios
-from bnas.runtime.train import random_state
+from bnas.runtime.train.batches import Batches
 
 from .allocation import Allocation, Importance, Price, first_within, global_path, uniform_path
 from .errors import SearchError
@@ -130,9 +130,10 @@ def prune(
 
 
 def _drawn(loader: Any, samples: int) -> list[Batch]:
-    """The first samples of a loader whose generators start at 0, drawn without a trace."""
-    with random_state.undisturbed(loader, 0):
-        return first_samples(loader, samples, SOURCE)
+    """The first samples of a loader whose generators start at 0, drawn without a trace; of a generator the next."""
+    if hasattr(loader, "__len__"):
+        return Batches(loader).calibration(samples, 0)
+    return first_samples(loader, samples, SOURCE)
 
 
 def _settings(given: Elasticity | Mapping[str, Any] | None, importance: str) -> Elasticity:
