@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -175,6 +177,19 @@ def test_latency_is_measured_along_the_path(monkeypatch: pytest.MonkeyPatch) -> 
         assert found.costs["latency"] <= most < found.original["latency"] == 4.0
         assert found.costs["latency"] == pytest.approx(4 * found.costs["parameters"] / found.original["parameters"])
         assert len(asked) == len(set(asked)) < 30
+
+
+def test_scores_of_a_file_decide_what_stays(tmp_path: Path) -> None:
+    model, example, batches = problem()
+    path = tmp_path / "scores.json"
+    scores = {"body": [0.0, 9, 0, 9, 9, 0, 9, 0], "wide": [9.0] * 12}
+    path.write_text(json.dumps(scores))
+    scored: Any = {"filter_importance": "external", "external_importance_path": str(path)}
+    elasticity = bnas.Elasticity(**{**FINE, **scored}, target_scopes=("body", "wide"))
+    macs = bnas.SuperNetwork.from_model(model, example, elasticity).costs(bnas.Subnet({"body": 4}))["macs"]
+    found = bnas.prune(model, example, batches, f"macs <= {macs}", elasticity=elasticity, importance="external")
+    assert dict(found.subnet.widths) == {"body": 4, "wide": 12}
+    assert torch.equal(found.module.body.weight, model.body.weight[[1, 3, 4, 6]])
 
 
 def test_latency_on_the_machine() -> None:
