@@ -35,6 +35,7 @@ def taylor(
     batches: Iterable[Batch],
     criterion: Criterion | None = None,
     recipe: Recipe | None = None,
+    subnet: Subnet | None = None,
 ) -> dict[str, Tensor]:
     """The first-order Taylor importance of each entry of each elastic width, by the name of the width.
 
@@ -46,27 +47,28 @@ def taylor(
 
     The square, and not the absolute value: the noise of a batch changes the loss by about as much as the entry itself,
     so the absolute values of unimportant entries add up to too much. On ResNet-20 at 1.4 times fewer MACs the square
-    keeps 88.7 % of accuracy and the absolute value 63.1 % (docs/pruning.md).
+    leaves an accuracy of 88.7 % and the absolute value 63.1 % (docs/pruning.md).
 
-    The maximal sub-network runs in training mode. Gradients, BatchNorm statistics and random generators are put back.
+    The network runs in training mode. Gradients, BatchNorm statistics and random generators are put back.
 
     Args:
         supernet: whose entries.
         batches: of the training data: 2,000 samples do. Smaller batches rank a little better.
         criterion: the loss of outputs against targets, a mean over the batch; by default cross-entropy.
         recipe: label smoothing and precision of the loss; distillation does not count.
+        subnet: measure it in this sub-network instead of the maximal one; entries that it does not keep get 0.
 
     Raises:
         TrainingError: there is no batch, one does not fit the model or the criterion, or a gradient is not finite.
         BatchError: the loader fails, or what it gives is no batch.
     """
     learner = Learner(supernet, replace(recipe or Recipe(), distillation=None), criterion)
-    skeleton, maximal = supernet.skeleton, supernet.space.maximal()
+    skeleton, network = supernet.skeleton, supernet.space.maximal() if subnet is None else subnet
     total, seen = no_scores(skeleton), 0
     with _borrowed(supernet), np.errstate(over="ignore"):
         for batch in drawn(batches, SOURCE):
             supernet.zero_grad()
-            learner.accumulate([maximal], [batch], Moment(batch=seen))
+            learner.accumulate([network], [batch], Moment(batch=seen))
             for symbol, effect in effects(skeleton, _gradients(supernet)).items():
                 total[symbol] += np.square(effect)
             seen += 1
@@ -94,14 +96,16 @@ def _borrowed(supernet: SuperNetwork) -> Iterator[None]:
         with random_state.undisturbed(None, 0):
             supernet.train()
             for one in parameters:
-                one.requires_grad_(one.is_floating_point()).grad = None
+                one.requires_grad_(one.is_floating_point())
+                one.grad = None
             yield
     finally:
         for one, gradient, learned in before:
-            one.requires_grad_(learned).grad = gradient
+            one.requires_grad_(learned)
+            one.grad = gradient
         with torch.no_grad():
-            for one, value in buffers:
-                one.copy_(value)
+            for buffer, value in buffers:
+                buffer.copy_(value)
         supernet.train(mode)
 
 
@@ -125,6 +129,7 @@ def block_importance(
     batches: Iterable[Batch],
     criterion: Criterion | None = None,
     metric: Metric | None = None,
+    subnet: Subnet | None = None,
 ) -> dict[str, BlockImportance]:
     """The loss when each skippable block alone is skipped, by the name of the block.
 
@@ -136,6 +141,7 @@ def block_importance(
         batches: of the training data; they are kept in memory.
         criterion: as `taylor`.
         metric: what else is measured; by default top-1 accuracy where there is no `criterion`.
+        subnet: measure it in this sub-network instead of the maximal one, for the blocks that it has.
 
     Raises:
         TrainingError: there is no batch, or one does not fit the model or the criterion.
@@ -146,9 +152,10 @@ def block_importance(
         raise TrainingError("the importance of blocks comes from data, and there is not a single batch")
     learner = Learner(supernet, Recipe(distillation=None), criterion)
     metric = accuracy if metric is None and criterion is None else metric
+    network = supernet.space.maximal() if subnet is None else subnet
 
     def measure(skipped: frozenset[str]) -> tuple[float, float | None]:
-        module = supernet.extract(Subnet(skipped=skipped))
+        module = supernet.extract(Subnet(network.widths, network.skipped | skipped, network.kernels))
         recalibrate(module, kept, source=SOURCE)
         sizes = [batch_size(batch) for batch in kept]
         losses = [learner.measured(module, batch, Moment(batch=place)) for place, batch in enumerate(kept)]
@@ -156,5 +163,5 @@ def block_importance(
         return loss, None if metric is None else measured(metric, module, kept)
 
     whole, _ = measure(frozenset())
-    found = {name: measure(frozenset([name])) for name in supernet.space.blocks}
+    found = {name: measure(frozenset([name])) for name in supernet.space.blocks if name not in network.skipped}
     return {name: BlockImportance(loss, loss - whole, value) for name, (loss, value) in found.items()}

@@ -53,8 +53,10 @@ class Step:
     """The new size of a width."""
 
 
-def global_path(space: SearchSpace, importance: Importance, cost: Cost, price: Price = "cost") -> Iterator[Subnet]:
-    """Sub-networks from the maximal one on, each without the cheapest step of those that were left.
+def global_path(
+    space: SearchSpace, importance: Importance, cost: Cost, price: Price = "cost", start: Subnet | None = None
+) -> Iterator[Subnet]:
+    """Sub-networks from `start` on, by default the maximal one, each without the cheapest step of those that were left.
 
     The price of a step is the importance that is lost for each unit of `cost` that is saved ("cost", the greedy rule of
     the knapsack problem), or for each entry that is removed ("entry"). A step that saves nothing is not taken.
@@ -62,7 +64,7 @@ def global_path(space: SearchSpace, importance: Importance, cost: Cost, price: P
     A width that shrinks makes the savings of others smaller and never larger where the cost is a sum of products of
     widths. So prices only rise, and it is enough to look again at the price of the cheapest step.
     """
-    state = _State(space, importance, cost, price)
+    state = _State(space, importance, cost, price, start or space.maximal())
     parts = [*((name, False) for name in space.widths), *((name, True) for name in space.blocks)]
     steps = [step for part in parts if (step := state.next(*part)) is not None]
     heapq.heapify(steps)
@@ -84,10 +86,10 @@ def global_path(space: SearchSpace, importance: Importance, cost: Cost, price: P
 class _State:
     """Where a path is."""
 
-    def __init__(self, space: SearchSpace, importance: Importance, cost: Cost, price: Price) -> None:
+    def __init__(self, space: SearchSpace, importance: Importance, cost: Cost, price: Price, start: Subnet) -> None:
         self.space, self.importance, self.cost, self.by_cost = space, importance, cost, price == "cost"
-        self.widths = {name: sizes[-1] for name, sizes in space.widths.items()}
-        self.skipped: set[str] = set()
+        self.widths = {name: start.widths.get(name, sizes[-1]) for name, sizes in space.widths.items()}
+        self.skipped = set(start.skipped)
         self.now = cost(self.subnet)
 
     @property

@@ -15,11 +15,12 @@ from torch.fx import GraphModule
 from bnas.passes import Elasticity, Subnet
 from bnas.passes.assembly.importance import importance as importance_of
 from bnas.passes.assembly.importance import read_scores
+from bnas.passes.frontend.exported.program import as_model
 from bnas.passes.frontend.state import deep_copy
 from bnas.passes.space.elasticity import IMPORTANCES
 from bnas.runtime import LatencySettings, SuperNetwork, block_importance, first_samples, recalibrate, taylor
 from bnas.runtime.latency.measurement import ratios
-from bnas.runtime.train import random_state
+from bnas.runtime.train.batches import Batches
 
 from .allocation import Allocation, Importance, Price, first_within, global_path, uniform_path
 from .errors import SearchError
@@ -67,6 +68,7 @@ def prune(
     importance: str = "taylor",
     allocation: Allocation = "global",
     price: Price = "cost",
+    rounds: int = 4,
     elasticity: Elasticity | Mapping[str, Any] | None = None,
     criterion: Criterion | None = None,
     samples: int = 2000,
@@ -86,6 +88,7 @@ def prune(
         allocation: Where entries are removed: "global", the least important ones of the whole network, or "uniform",
             the same fraction everywhere.
         price: Of "global": importance for each unit of the cost saved ("cost"), or for each entry ("entry").
+        rounds: Of "taylor" and "global": importance is measured again after each round of removal, in what is left.
         elasticity: What may be removed; by default all widths in steps of 8. A mapping of settings has the dimension
             width alone unless it says otherwise. With "depth" among the dimensions blocks are removed too.
         criterion: The loss of outputs against targets; by default cross-entropy.
@@ -94,7 +97,7 @@ def prune(
         latency: How latency is measured.
 
     Returns:
-        The sub-network of the least removal along the path of the allocation: one step earlier breaks the bound.
+        The sub-network of the least removal along the path of the last round: one step earlier breaks the bound.
 
     Raises:
         SearchError: The bound cannot be kept, or a setting is unknown, or does not go with another one.
@@ -102,31 +105,35 @@ def prune(
     """
     bound = Constraint.of(bound)
     settings = _settings(elasticity, importance)
-    _check(bound, importance, allocation, price, settings)
+    _check(bound, importance, allocation, price, rounds, settings)
     batches = _drawn(getattr(data, "train", data), samples)
-    copied = deep_copy(model) if isinstance(model, nn.Module) else model
-    supernet = SuperNetwork.from_model(copied, example_inputs, settings, dynamic=dynamic).eval()
+    whole, inputs = as_model(model, example_inputs)
+    supernet = SuperNetwork.from_model(deep_copy(whole), inputs, settings, dynamic=dynamic).eval()
     if bound.name != "latency" and bound.name not in (known := supernet.cost_model.expressions):
         raise SearchError(
             f"bound {str(bound)!r}: {bound.name!r} is no cost; {nearest(bound.name, [*known, 'latency'])}"
         )
-    worth = ordered(supernet, importance, batches, criterion)
     saved = partial(_cost, supernet, PRICED.get(bound.name, bound.name))
-    steps = global_path(supernet.space, worth, saved, price)
-    path = list(steps if allocation == "global" else uniform_path(supernet.space, worth))
-    meter = _Meter(supernet, bound, latency or LatencySettings())
-    subnet = first_within(path, meter.holds)
-    if subnet is None:
-        raise meter.missed(path[-1])
+    meter, subnet = _Meter(supernet, bound, latency or LatencySettings()), supernet.space.maximal()
+    rounds = rounds if importance == "taylor" and allocation == "global" else 1
+    for number in range(1, rounds + 1):
+        worth = ordered(supernet, importance, batches, criterion, subnet)
+        steps = global_path(supernet.space, worth, saved, price, subnet)
+        path = list(steps if allocation == "global" else uniform_path(supernet.space, worth))
+        found = first_within(path, partial(meter.holds, part=number / rounds))
+        if found is None:
+            raise meter.missed(path[-1])
+        subnet = found
     module = supernet.extract(subnet)
     recalibrate(module, batches, source=SOURCE)
     return Pruned(subnet, supernet, module, meter.values(supernet.space.maximal()), meter.values(subnet))
 
 
 def _drawn(loader: Any, samples: int) -> list[Batch]:
-    """The first samples of a loader whose generators start at 0, drawn without a trace."""
-    with random_state.undisturbed(loader, 0):
-        return first_samples(loader, samples, SOURCE)
+    """The first samples of a loader whose generators start at 0, drawn without a trace; of a generator the next."""
+    if hasattr(loader, "__len__"):
+        return Batches(loader).calibration(samples, 0)
+    return first_samples(loader, samples, SOURCE)
 
 
 def _settings(given: Elasticity | Mapping[str, Any] | None, importance: str) -> Elasticity:
@@ -141,12 +148,11 @@ def _settings(given: Elasticity | Mapping[str, Any] | None, importance: str) -> 
         raise SearchError(
             "importance 'external' needs an elasticity with filter_importance and external_importance_path"
         )
-    return replace(
-        settings, filter_importance=importance, external_importance_path=external if importance == "external" else None
-    )
+    measure: Any = {"filter_importance": importance, "external_importance_path": None}
+    return replace(settings, **(measure if importance != "external" else {"filter_importance": importance}))
 
 
-def _check(bound: Constraint, importance: str, allocation: str, price: str, settings: Elasticity) -> None:
+def _check(bound: Constraint, importance: str, allocation: str, price: str, rounds: int, settings: Elasticity) -> None:
     """Raise `SearchError` for what can be told before the model is looked at."""
     if bound.sense != "<=":
         raise SearchError(f"bound {str(bound)!r}: pruning makes a cost smaller; give an upper bound, with <=")
@@ -154,6 +160,8 @@ def _check(bound: Constraint, importance: str, allocation: str, price: str, sett
         raise SearchError(f"allocation {allocation!r}: {nearest(allocation, ('global', 'uniform'))}")
     if price not in ("cost", "entry"):
         raise SearchError(f"price {price!r}: {nearest(price, ('cost', 'entry'))}")
+    if rounds < 1:
+        raise SearchError(f"rounds: {rounds} is smaller than 1")
     if "kernel" in settings.dimensions:
         raise SearchError("elasticity.dimensions: pruning removes widths and blocks, no kernels: leave 'kernel' out")
     if "depth" in settings.dimensions and allocation == "global" and importance != "taylor":
@@ -163,18 +171,24 @@ def _check(bound: Constraint, importance: str, allocation: str, price: str, sett
         )
 
 
-def ordered(supernet: SuperNetwork, measure: str, batches: list[Batch], criterion: Criterion | None) -> Importance:
-    """Reorder the super-network; returns the importance in the new order."""
+def ordered(
+    supernet: SuperNetwork,
+    measure: str,
+    batches: list[Batch],
+    criterion: Criterion | None = None,
+    subnet: Subnet | None = None,
+) -> Importance:
+    """Reorder the super-network by the importance in `subnet`; returns the importance in the new order."""
     scores: Mapping[str, torch.Tensor] | None = None
     if measure == "taylor":
-        scores = taylor(supernet, batches, criterion)
+        scores = taylor(supernet, batches, criterion, subnet=subnet)
     elif supernet.elasticity.external_importance_path is not None:
         scores = read_scores(Path(supernet.elasticity.external_importance_path))
     found = importance_of(supernet.skeleton, measure, scores)
     symbols = supernet.skeleton.choices.symbols
     widths = {name: -np.sort(-found[symbol]) for name, symbol in symbols.items()}
     supernet.reorder(measure, scores)
-    lost = block_importance(supernet, batches, criterion, _no_metric) if supernet.space.blocks else {}
+    lost = block_importance(supernet, batches, criterion, _no_metric, subnet) if supernet.space.blocks else {}
     # The scores of entries are squares of changes of the loss.
     return Importance(widths, {name: max(0.0, one.rise) ** 2 for name, one in lost.items()})
 
@@ -197,11 +211,13 @@ class _Meter:
     measured: dict[Subnet, float] = field(default_factory=dict)
     """Latencies in milliseconds; each in proportion to the maximal network in the same rounds."""
 
-    def holds(self, subnet: Subnet) -> bool:
-        """Whether it keeps the bound."""
-        values = {self.bound.name: self._value(subnet)}
-        maximal = {self.bound.name: self._value(self.supernet.space.maximal())} if self.bound.relative else {}
-        return self.bound.resolved(maximal).violation(values) == 0
+    def holds(self, subnet: Subnet, part: float = 1.0) -> bool:
+        """Whether it keeps the bound, or goes `part` of the way there: the same ratio on each stretch of the way."""
+        value, whole = self._value(subnet), self._value(self.supernet.space.maximal())
+        limit = self.bound.resolved({self.bound.name: whole}).bound
+        if part < 1 and 0 < limit < whole:
+            limit = float(whole * (limit / whole) ** part)
+        return value <= limit
 
     def _value(self, subnet: Subnet) -> float:
         return self._latency(subnet) if self.bound.name == "latency" else _cost(self.supernet, self.bound.name, subnet)

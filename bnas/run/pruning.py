@@ -56,8 +56,8 @@ class PrunePlan:
     def elasticity(self, given: Elasticity) -> Elasticity:
         """The settings of the search space: which layers may change is what `given` says."""
         sizes: dict[str, Any] = {"width_step": self.divisor, "divisor": self.divisor, "min_width": self.divisor}
-        dimensions = ("depth", "width") if self.depth else ("width",)
-        return replace(given, dimensions=dimensions, width_multipliers=None, max_num_widths=None, **sizes)
+        sizes["dimensions"] = ("depth", "width") if self.depth else ("width",)
+        return replace(given, width_multipliers=None, max_num_widths=None, **sizes)
 
 
 @dataclass(frozen=True)

@@ -163,7 +163,9 @@ class Schedule:
         place = self.place
         stage, space = self.stages[place.stage], self.spaces[place.stage]
         if place.since == 0 and stage.reorg_weights:
-            scores = {"scores": self._importance()} if self.scored and self._importance is not None else {}
+            scores: dict[str, Any] = {}
+            if self.scored and self._importance is not None:
+                scores = {"scores": self._importance()}
             self.supernet.reorder(alike=[*alike, *optimizer_tensors(self.optimizer, self.supernet)], **scores)
         if place.since % stage.sample_rate == 0:
             self._drawn = tuple(self._sampler.draw(space) for _ in range(self._random))

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -181,7 +181,8 @@ class Trainer:
 
     def _scores(self) -> Mapping[str, Tensor]:
         """The scores by which a stage reorders the weights, where they come from data: the same on all processes."""
-        return parallel.from_first(taylor(self.supernet, self._scored, self.criterion, self.recipe))
+        scores: Mapping[str, Tensor] = taylor(self.supernet, self._scored, self.criterion, self.recipe)
+        return cast("Mapping[str, Tensor]", parallel.from_first(scores))
 
     def _begin(self, loader: Loader, resume: bool, directory: Path | None) -> TrainingRun:
         batches, optimizer = Batches(loader, self.recipe.accumulate, self.recipe.train_steps), self._optimizer()

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 
@@ -60,6 +60,16 @@ def accuracies(supernet: bnas.SuperNetwork, path: list[Subnet], evaluator: bnas.
         yield "-" if subnet is None else f"{100 * evaluator.evaluate(subnet)['accuracy']:.2f}"
 
 
+def in_rounds(
+    model: nn.Module, elasticity: Elasticity, rounds: int, batches: list[Batch], held: list[Batch]
+) -> Iterator[str]:
+    """The accuracy at each of `FEWER` where importance is measured again in what is left."""
+    for fewer in FEWER:
+        given: Any = {"elasticity": elasticity, "rounds": rounds}
+        pruned = bnas.prune(model, EXAMPLE, batches, f"macs <= {100 / fewer} %", **given)
+        yield f"{100 * bnas.runtime.accuracy(pruned.module, held):.2f}"
+
+
 def main() -> None:
     """Print a table, row by row."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -67,6 +77,8 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=20)
     parser.add_argument("--divisor", type=int, default=4)
     parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--measures", nargs="*", choices=MEASURES, default=MEASURES)
+    parser.add_argument("--rounds", type=int, default=4, help="of the last row, Taylor measured again; 1: no such row")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -74,12 +86,18 @@ def main() -> None:
     batches, held = bnas.runtime.first_samples(data.train, 2000), list(data.validation)
     print(f"| importance | allocation | {' | '.join(f'{one:g}x' for one in FEWER)} | CPU s |")
     print(f"|---|---|{'---:|' * (len(FEWER) + 1)}")
-    for measure in MEASURES:
+    for measure in arguments.measures:
         model = read_model(arguments.data, arguments.depth)
         for name, supernet, path in paths(model, widths_only(arguments.divisor), measure, batches):
             start = time.process_time()
             found = accuracies(supernet, path, bnas.Evaluator(supernet, batches, held))
             print(f"| {measure} | {name} | {' | '.join(found)} | {time.process_time() - start:.0f} |", flush=True)
+    if arguments.rounds > 1:
+        start, model = time.process_time(), read_model(arguments.data, arguments.depth)
+        elasticity = widths_only(arguments.divisor)
+        found = in_rounds(model, elasticity, arguments.rounds, batches, held)
+        name = f"global, per MAC, {arguments.rounds} rounds"
+        print(f"| taylor | {name} | {' | '.join(found)} | {time.process_time() - start:.0f} |")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from network_cases import Case, assert_same, cases, snapshot
 from torch import Tensor, nn
 
-from bnas.passes import ElasticityError
+from bnas.passes import ElasticityError, Subnet
 from bnas.passes.assembly import importance as of_entries
 from bnas.runtime import Recipe, Schedule, Stage, SuperNetwork, Trainer, TrainingError, block_importance, taylor
 
@@ -185,6 +185,19 @@ def test_what_is_missing_is_said(given: dict[str, object], error: type[Exception
         supernet.reorder("taylor", criterion=linear, **given)  # type: ignore[arg-type]
 
 
+def test_scores_in_a_sub_network_are_those_of_the_plain_smaller_model() -> None:
+    supernet, batches = gated()
+    subnet = Subnet({name: sizes[-1] - 2 for name, sizes in supernet.space.widths.items()})
+    small = SuperNetwork.from_model(supernet.extract(subnet), batches[0][0], FINE)
+    (found,), (expected,) = (
+        one.values()
+        for one in (taylor(supernet, batches, F.mse_loss, subnet=subnet), taylor(small, batches, F.mse_loss))
+    )
+    torch.testing.assert_close(found[:4], expected)
+    assert found[4:].tolist() == [0, 0]
+    assert not torch.allclose(next(iter(taylor(supernet, batches, F.mse_loss).values()))[:4], expected)
+
+
 # in a training
 
 
@@ -326,3 +339,12 @@ def test_the_metric_of_a_block_is_that_of_the_criterion() -> None:
     assert block_importance(supernet, batches, F.cross_entropy, lambda *_: 0.25)[name].accuracy == 0.25
     with pytest.raises(TrainingError, match="not a single batch"):
         block_importance(supernet, [])
+
+
+def test_blocks_of_a_sub_network_are_held_against_it() -> None:
+    supernet, batches = blocks()
+    first, second = supernet.space.blocks
+    without = block_importance(supernet, batches)[first].loss
+    found = block_importance(supernet, batches, subnet=Subnet(skipped=frozenset([first])))
+    assert list(found) == [second]
+    assert found[second].loss - found[second].rise == pytest.approx(without)

@@ -110,6 +110,15 @@ def test_the_price_may_be_for_each_entry() -> None:
     assert [dict(one.widths) for one in first] == [{"a": 5, "b": 1}, {"a": 1, "b": 2}]
 
 
+@given(problem=problems())
+def test_a_path_may_start_anywhere(problem: tuple[SearchSpace, Importance, Callable[[Subnet], float]]) -> None:
+    """The rest of a path is the path from there."""
+    space, importance, cost = problem
+    path = list(global_path(space, importance, cost))
+    middle = len(path) // 2
+    assert list(global_path(space, importance, cost, start=path[middle])) == path[middle:]
+
+
 def test_a_step_that_saves_nothing_is_not_taken() -> None:
     """A width inside of a skipped block."""
     space = SearchSpace({"inner": (1, 2)}, ("block",))

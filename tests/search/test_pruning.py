@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -136,6 +138,25 @@ def test_blocks_go_by_the_loss_without_them() -> None:
         assert "wide" not in dict(found.module.named_modules())
 
 
+@pytest.mark.parametrize("rounds", [1, 2, 5])
+def test_rounds_measure_again_in_what_is_left(rounds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each round removes the same ratio of what is left; all of them have the bound in the end."""
+    model, example, batches = problem()
+    seen = list[bnas.Subnet]()
+    right = bnas.search.pruning.taylor
+
+    def noted(*given: Any, subnet: bnas.Subnet) -> Any:
+        seen.append(subnet)
+        return right(*given, subnet=subnet)
+
+    monkeypatch.setattr("bnas.search.pruning.taylor", noted)
+    found = bnas.prune(model, example, batches, "macs <= 40 %", elasticity=FINE, rounds=rounds)
+    parts = [found.supernet.costs(one)["macs"] / found.original["macs"] for one in (*seen, found.subnet)]
+    assert len(seen) == rounds
+    for number, part in enumerate(parts):
+        assert 0.4 ** (number / rounds) - 0.1 < part <= 0.4 ** (number / rounds) + 1e-9
+
+
 def test_latency_is_measured_along_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
     """By a stopwatch that counts parameters: the bound holds for what was really measured."""
     model, example, batches = problem()
@@ -155,7 +176,20 @@ def test_latency_is_measured_along_the_path(monkeypatch: pytest.MonkeyPatch) -> 
         found = bnas.prune(model, example, batches, bound, elasticity=FINE)
         assert found.costs["latency"] <= most < found.original["latency"] == 4.0
         assert found.costs["latency"] == pytest.approx(4 * found.costs["parameters"] / found.original["parameters"])
-        assert len(asked) == len(set(asked)) < 12
+        assert len(asked) == len(set(asked)) < 30
+
+
+def test_scores_of_a_file_decide_what_stays(tmp_path: Path) -> None:
+    model, example, batches = problem()
+    path = tmp_path / "scores.json"
+    scores = {"body": [0.0, 9, 0, 9, 9, 0, 9, 0], "wide": [9.0] * 12}
+    path.write_text(json.dumps(scores))
+    scored: Any = {"filter_importance": "external", "external_importance_path": str(path)}
+    elasticity = bnas.Elasticity(**{**FINE, **scored}, target_scopes=("body", "wide"))
+    macs = bnas.SuperNetwork.from_model(model, example, elasticity).costs(bnas.Subnet({"body": 4}))["macs"]
+    found = bnas.prune(model, example, batches, f"macs <= {macs}", elasticity=elasticity, importance="external")
+    assert dict(found.subnet.widths) == {"body": 4, "wide": 12}
+    assert torch.equal(found.module.body.weight, model.body.weight[[1, 3, 4, 6]])
 
 
 def test_latency_on_the_machine() -> None:
@@ -173,6 +207,7 @@ def test_latency_on_the_machine() -> None:
         ("macs <= 0.01 %", {}, r"cannot be kept: the smallest sub-network has [\d,]+, which is \d+.\d% of"),
         ("macs <= 50 %", {"importance": "L3"}, "importance 'L3': there is 'L1'"),
         ("macs <= 50 %", {"allocation": "local"}, "allocation 'local': there is 'global', 'uniform'"),
+        ("macs <= 50 %", {"rounds": 0}, "rounds: 0 is smaller than 1"),
         ("macs <= 50 %", {"price": "time"}, "price 'time': there is 'cost', 'entry'"),
         ("macs <= 50 %", {"importance": "external"}, "needs an elasticity with filter_importance and external_imp"),
         ("macs <= 50 %", {"elasticity": {"dimensions": ("width", "kernel")}}, "leave 'kernel' out"),
