@@ -77,7 +77,8 @@ class RunFolder:
         if "job" in data:
             told = "`bnas.run_job` made it from Python: go on with it there, with resume=True"
             raise OutputError(f"{self.folder} has no configuration of its model and data; {told}")
-        data = with_changes(data, self.changes)
+        given = {key: value for key, value in data.items() if value is not None}  # so that a change may add a section
+        data = with_changes(given, self.changes)
         if not self.changes:
             found = parse_configuration(data, str(path))
         else:
