@@ -83,9 +83,7 @@ def _set(data: Any, place: list[str | int], value: Any, change: str) -> None:
         if number == len(place) - 1:
             data[part] = value
         else:
-            if isinstance(part, str) and data.get(part) is None:  # null stands for what is not given
-                data[part] = {}
-            data = data[part]
+            data = data[part] if isinstance(part, int) else data.setdefault(part, {})
 
 
 def _check(data: Any, place: list[str | int], part: str | int, change: str) -> None:

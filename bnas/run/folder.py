@@ -80,7 +80,8 @@ class RunFolder:
         if "prune" in data:
             told = "its files are in subnets/, `bnas report` shows them, and `bnas bench` measures them"
             raise OutputError(f"{self.folder} was made by `bnas prune`: there is no super-network to search; {told}")
-        data = with_changes(data, self.changes)
+        given = {key: value for key, value in data.items() if value is not None}  # so that a change may add a section
+        data = with_changes(given, self.changes)
         if not self.changes:
             found = parse_configuration(data, str(path))
         else:

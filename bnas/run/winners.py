@@ -15,6 +15,9 @@ from .mark import OutputError
 from .output import read_json
 from .stopwatch import Stopwatch
 
+FORMAT = 1
+"""Of ``winners.json``."""
+
 # The names of winners, and the targets that a user gives.
 
 ORIGINAL = "original"
@@ -205,6 +208,3 @@ class Winners:
             return cls(found, *settings, targets, data.get("measured"))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise OutputError(f"{path} is damaged: {type(error).__name__}: {error}") from error
-
-
-FORMAT = 1

@@ -147,10 +147,15 @@ class Damages:
             if told.split()[0] not in stayed:
                 yield told
 
+    def _like(self, place: Path) -> Path:
+        """A file of the same kind, nearby: another run has other winners."""
+        top = next(one for one in place.parents if one.is_dir())
+        return next(one for one in sorted(top.rglob(f"*{place.suffix}")) if one.is_file())
+
     def _twin(self, name: str) -> Path:
         """The same file of another run: of that name, or of that folder and kind."""
         place = self.world.other.after("report") / name
-        alike = place if place.is_file() else next(place.parent.glob(f"*{place.suffix}"))
+        alike = place if place.is_file() else self._like(place)
         return alike
 
     def _facts(self) -> dict[str, str]:

@@ -27,9 +27,8 @@ def test_what_is_timed_leaves_no_trace(probe: Probe) -> None:
     assert probe.train_step() > 0
     assert probe.tune_step(FineTune(1), subnets) > 0
     fixed, sample = probe.evaluation()
-    assert fixed >= 0
-    assert sample >= 0
-    assert fixed + sample > 0
+    assert fixed > 0
+    assert sample > 0
     assert random_state.capture(loader) == state
     after = probe.supernet.model.state_dict()
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
