@@ -8,7 +8,7 @@ super-network of it, measures some sub-networks on this machine for a model of t
 for a short time, and searches under each bound. What it finds is trained by itself, with the original as the teacher,
 and exported in float and in int8. The table is of the test photographs and of measured files. `solar_cells.py` reads
 the photographs and says how to get them; `photos.py` the weights. Put your own in their place. Needs `bnas[plot]`.
-About 15 minutes of one core, and 6 for the original.
+About 8 minutes of one core, and 5 for the original.
 """
 
 from __future__ import annotations

@@ -155,10 +155,14 @@ def draw(rows: Sequence[Row], cost: str, path: Path) -> None:
     """Accuracy over cost, a point for each network (needs the extra "plot")."""
     import matplotlib.pyplot as plt
 
+    plt.rcParams["svg.fonttype"] = "none"
     figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
     for row in rows:
-        axes.plot(row.cost, 100 * row.accuracy, "o" if "int8" not in row.name else "s", color="tab:blue")
-        axes.annotate(row.name, (row.cost, 100 * row.accuracy), xytext=(5, 5), textcoords="offset points")
+        int8 = row.name.endswith("int8")
+        place, colour = (row.cost, 100 * row.accuracy), "tab:orange" if int8 else "tab:blue"
+        axes.plot(*place, "s" if int8 else "o", color=colour)
+        offset, side = ((5, -12), "left") if int8 else ((-5, 6), "right")
+        axes.annotate(row.name, place, offset, textcoords="offset points", ha=side, color=colour)
     axes.set(xlabel=cost, ylabel="test top-1 (%)", xlim=(0, 1.2 * max(row.cost for row in rows)))
     axes.margins(y=0.2)
     axes.grid(alpha=0.3)

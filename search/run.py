@@ -141,7 +141,8 @@ class Run:
     def _algorithm(self) -> Algorithm:
         plan = self._plan
         settings, algorithm = plan.settings, plan.settings.algorithm
-        candidates = Candidates(plan.source.space, np.random.default_rng(settings.seed), settings.begin_with)
+        generator = np.random.default_rng(settings.seed)
+        candidates = Candidates(plan.source.space, generator, self._misses(), settings.begin_with)
         if isinstance(algorithm, RandomSearch):
             return RandomDraws(candidates, settings.population)
         select, stream = algorithm._selection(plan.objectives), GlobalRandom(settings.seed)
@@ -150,6 +151,16 @@ class Run:
         if regressor is None:
             return evolution
         return Surrogate(evolution, regressor, plan.names, plan.source.costs, self._scored)
+
+    def _misses(self) -> Callable[[Sequence[Subnet]], list[float]] | None:
+        """By how much sub-networks miss the bounds on what is known without an evaluation; None without such bounds."""
+        source, own = self._plan.source, {one.name for one in self._measures.own}
+        known = [one for one in self._plan.constraints if one.name in source.cost_names and one.name not in own]
+        if not known:
+            return None
+        maximal = source.costs([source.space.maximal()])[0]
+        bounds = tuple(one.resolved(maximal) for one in known)
+        return lambda subnets: [violation(bounds, costs) for costs in source.costs(subnets)]
 
     def _scored(self, genes: Genes, values: Mapping[str, float]) -> Individual:
         objectives = self._plan.objectives

@@ -43,7 +43,7 @@ class SearchPlan:
         """
         job = self.job
         given = job.search.latency or (latency if self._wants_latency else None)
-        settings = replace(job.search, space=self.space, latency=given)
+        settings = replace(job.search, space=self.space, latency=given, constraints=self.constraints)
         return Searcher(self.supernet, evaluator, job.sought, settings, **told)
 
     def informed(self, samples: Sequence[Batch]) -> SearchPlan:
@@ -75,9 +75,12 @@ class SearchPlan:
         return self.job.stages[-1].space(self.supernet.space)
 
     @property
-    def constraints(self) -> Sequence[Constraint | str]:
-        """The bounds that are asked for."""
-        return self.job.search.constraints
+    def constraints(self) -> tuple[Constraint, ...]:
+        """The bounds that are asked for; where all targets are in the same unit, the loosest of them, too."""
+        targets = list(self.job.targets.values())
+        one_unit = len({(one.name, one.relative) for one in targets}) == 1
+        loosest = [max(targets, key=lambda one: one.bound)] if one_unit else []
+        return tuple(map(Constraint.of, (*self.job.search.constraints, *loosest)))
 
     @property
     def evaluations(self) -> int:

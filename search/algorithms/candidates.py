@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -84,14 +84,26 @@ class Candidate:
 class Candidates:
     """The sub-networks of a space, told apart by canonical form: what was claimed once is never given again.
 
-    A search begins with those of `known` beside its own first ones.
+    Args:
+        space: the space.
+        generator: of random candidates.
+        misses: by how much sub-networks miss bounds on what is known of them without an evaluation. Random candidates
+            then keep these bounds, or miss them by little: no evaluation is spent on others.
+        known: a search begins with these beside its own first ones.
     """
 
-    def __init__(self, space: SearchSpace, generator: np.random.Generator, known: Sequence[Subnet] = ()) -> None:
+    def __init__(
+        self,
+        space: SearchSpace,
+        generator: np.random.Generator,
+        misses: Callable[[Sequence[Subnet]], list[float]] | None = None,
+        known: Sequence[Subnet] = (),
+    ) -> None:
         self.encoding = Encoding(space)
         self.last_genes: Genes = tuple(self.encoding.last.tolist())
         self._space = space
         self._generator = generator
+        self._misses = misses
         for subnet in known:
             space.check(subnet)
         self._known = known
@@ -112,8 +124,16 @@ class Candidates:
         self._claimed[genes] = None
         return Candidate(genes, self._space)
 
+    def missed(self, forms: Sequence[Genes]) -> list[float]:
+        """By how much the bounds are missed, as far as that is known without an evaluation."""
+        if self._misses is None or not forms:
+            return [0.0] * len(forms)
+        return self._misses([self._space.decode(genes) for genes in forms])
+
     def claim_random(self) -> Candidate | None:
         """Return a random unclaimed candidate, or None if every sub-network of the space was claimed."""
+        if self._misses is not None and (within := self._claim_within()):
+            return within
         for _ in range(RANDOM_TRIES):
             drawn = self._space.sample(self._generator)
             if candidate := self.claim(self._space.encode(drawn)):
@@ -123,19 +143,42 @@ class Candidates:
     def claim_first(self, count: int) -> list[Candidate]:
         """Return up to ``count`` candidates to start from; fewer only if the space has no more.
 
-        The maximal and the minimal sub-network, then those that were known before, then as a quarter of all
-        sub-networks scaled evenly in between, then random ones.
+        The maximal and the minimal sub-network, those that were known before, then as a quarter of all sub-networks
+        scaled evenly in between, then random ones; but for the maximal one, only such as keep the known bounds.
         """
         variables = self._space.variables()
         between = range(count // 4, 0, -1)
-        ends = [scaled_genes(variables, fraction) for fraction in (1.0, 0.0)]
-        known = [self._space.encode(self._space.canonical(subnet)) for subnet in self._known]
+        maximal, minimal = (scaled_genes(variables, fraction) for fraction in (1.0, 0.0))
+        known = [self._space.encode(subnet) for subnet in self._known]
         scaled = [scaled_genes(variables, step / (count // 4 + 1)) for step in between]
-        claimed = [self.claim(genes) for genes in [*ends, *known, *scaled][:count]]
+        first_form, *others = self.canonical([maximal, minimal, *known, *scaled][:count])
+        within = [form for form, miss in zip(others, self.missed(others), strict=True) if not miss]
+        claimed = [self.claim_canonical(form) for form in (first_form, *within)]
         first = [candidate for candidate in claimed if candidate is not None]
         while len(first) < count and (candidate := self.claim_random()):
             first.append(candidate)
         return first
+
+    def _claim_within(self) -> Candidate | None:
+        """Return an unclaimed candidate that keeps the known bounds, or the closest of those that were drawn.
+
+        Where none of the uniformly random ones keeps them, ones that are small or large as a whole are drawn.
+        """
+        fresh: list[Genes] = []
+        for draw in (self._uniform, self._lean):
+            fresh = [form for form in dict.fromkeys(self.canonical(draw())) if form not in self._claimed]
+            missed = dict(zip(fresh, self.missed(fresh), strict=True))
+            if 0.0 in missed.values():
+                break
+        return self.claim_canonical(min(missed, key=missed.__getitem__)) if fresh else None
+
+    def _uniform(self) -> list[Genes]:
+        return [tuple(self._space.encode(self._space.sample(self._generator))) for _ in range(RANDOM_TRIES)]
+
+    def _lean(self) -> list[Genes]:
+        """Each gene is a binomial number; the probability is one for all genes of a vector."""
+        lean = self._generator.random((RANDOM_TRIES, 1))
+        return [tuple(row) for row in self._generator.binomial(self.encoding.last, lean).tolist()]
 
     def _claim_neighbour(self) -> Candidate | None:
         """Return an unclaimed candidate that is one gene from a claimed one, or None if there is none.

@@ -138,7 +138,8 @@ def offspring(
     """
     with stream.lent():
         children = list(islice(children_of(population, variation, candidates.last_genes), count))
-        claimed = _claim_near(children, variation, candidates)
+        allowed = min(one.fitness.violation for one in population)
+        claimed = _claim_near(children, variation, candidates, allowed)
     return [candidate for candidate in claimed if candidate is not None]
 
 
@@ -152,14 +153,19 @@ def children_of(population: Sequence[Individual], variation: Variation, last: Se
 
 
 def _claim_near(
-    children: Sequence[Sequence[int]], variation: Variation, candidates: Candidates
+    children: Sequence[Sequence[int]], variation: Variation, candidates: Candidates, allowed: float
 ) -> list[Candidate | None]:
-    """Return a candidate with or near each child's genes, else a random one, or None if the space is used up."""
+    """Return a candidate with or near each child's genes, else a random one, or None if the space is used up.
+
+    None of those near a child misses the known bounds by more than is `allowed`.
+    """
     claimed: dict[int, Candidate] = {}
     waiting = dict(enumerate(children))
     for _ in range(1 + MUTATION_TRIES):
         forms = candidates.canonical(list(waiting.values()))
-        found = {i: one for i, form in zip(waiting, forms, strict=True) if (one := candidates.claim_canonical(form))}
+        near = [form if miss <= allowed else None for form, miss in zip(forms, candidates.missed(forms), strict=True)]
+        tried = {i: form and candidates.claim_canonical(form) for i, form in zip(waiting, near, strict=True)}
+        found = {i: one for i, one in tried.items() if one}
         claimed.update(found)
         last = candidates.last_genes
         waiting = {i: variation.mutate(genes, last) for i, genes in waiting.items() if i not in found}

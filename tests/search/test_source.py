@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,16 @@ import torch
 from bnas.data.digits import DigitNet
 from bnas.passes import Subnet
 from bnas.runtime import Evaluator, SuperNetwork
-from bnas.search import NSGA2, EvaluationLog, Objective, RecordError, Searcher, SearchError, SearchSettings
+from bnas.search import (
+    NSGA2,
+    EvaluationLog,
+    Objective,
+    RandomSearch,
+    RecordError,
+    Searcher,
+    SearchError,
+    SearchSettings,
+)
 from bnas.search.source import Source
 
 ACCURACY, MACS = Objective("accuracy", "max"), Objective("macs", "min")
@@ -40,6 +50,38 @@ def test_evaluator_and_costs_agree_with_one_by_one(supernet: SuperNetwork, evalu
     assert all(one.values["parameters"] <= 0.6 * full for one in result.pareto())
     for one in result.evaluations[:3]:
         assert dict(one.values) == evaluator.evaluate(one.subnet)
+
+
+@pytest.mark.parametrize("algorithm", [NSGA2(population=6), NSGA2(population=6, predictor=True), RandomSearch()])
+@pytest.mark.parametrize("bound", ["macs <= 30 %", "parameters >= 90 %"])
+def test_no_evaluation_is_spent_on_what_misses_a_bound_that_is_known_before(
+    supernet: SuperNetwork, algorithm: Any, bound: str
+) -> None:
+    asked: list[Subnet] = []
+
+    def accuracy(subnet: Subnet) -> dict[str, float]:
+        asked.append(subnet)
+        return {"accuracy": float(len(str(subnet.widths)) % 7)}
+
+    settings = SearchSettings(algorithm=algorithm, num_evals=24, constraints=[bound, "accuracy <= 5"])
+    result = Searcher(supernet, accuracy, (ACCURACY, MACS), settings).run()
+    assert len(asked) == 24
+    assert asked[0] == supernet.space.maximal()
+    kept = result.constraints[0]
+    missed = sum(kept.violation(supernet.costs(one)) > 0 for one in asked[1:])
+    assert missed == 0
+
+
+def test_a_value_that_an_objective_measures_itself_is_not_known_before(supernet: SuperNetwork) -> None:
+    macs = Objective("macs", "min", measure=lambda subnet: supernet.costs(subnet)["macs"] / 1e6)
+    full = supernet.costs(supernet.space.maximal())["macs"] / 1e6
+    bound = f"macs <= {full / 2}"
+    settings = SearchSettings(algorithm=NSGA2(population=6), num_evals=24, constraints=[bound])
+    result = Searcher(
+        supernet, lambda subnet: {"accuracy": float(len(subnet.skipped))}, (ACCURACY, macs), settings
+    ).run()
+    assert 6 < len(result.feasible) < 24
+    assert all(one.values["macs"] <= full / 2 for one in result.feasible)
 
 
 def test_without_an_evaluator_costs_and_measures_are_searched(supernet: SuperNetwork) -> None:

@@ -73,3 +73,44 @@ def test_scaled_genes_are_all_near_the_fraction(fraction: float) -> None:
     assert abs(sum(genes[3:]) - 20 * fraction) <= 0.5 + 1e-9
     half = sum(genes[3:13])
     assert abs(half - 10 * fraction) <= 1
+
+
+# Bounds that are known without an evaluation.
+
+
+def bounded(space: Any, most: int, seed: int = 0) -> Candidates:
+    """Candidates of a space in which the sum of the genes must not be larger."""
+    return Candidates(
+        space, np.random.default_rng(seed), lambda some: [float(max(0, sum(space.encode(s)) - most)) for s in some]
+    )
+
+
+@pytest.mark.parametrize("most", [8, 25])
+def test_random_ones_keep_a_bound_that_few_of_all_keep(make_space: Any, most: int) -> None:
+    space = make_space((9,) * 8)  # the sum is 32 on average; 8 or less have 13,000 of 43 million
+    source = bounded(space, most)
+    first = source.claim_first(12)
+    assert first[0].subnet == space.maximal()
+    assert first[1].subnet == space.minimal()
+    found = [*first[1:], *(source.claim_random() for _ in range(20))]
+    assert all(one is not None and sum(one.genes) <= most for one in found)
+    assert len({one.genes for one in found if one is not None}) == 31
+
+
+def test_random_ones_come_close_to_a_bound_that_none_keeps(make_space: Any) -> None:
+    space = make_space((9,) * 8)
+    source = bounded(space, -1)
+    found = [source.claim_random() for _ in range(5)]
+    assert all(one is not None and sum(one.genes) < 16 for one in found)
+
+
+def test_all_are_given_once_under_a_bound_too_those_that_keep_it_first(make_space: Any, enumerated: Any) -> None:
+    space = make_space((3, 3, 2), blocks=1)
+    source = bounded(space, 2)
+    given_out = []
+    while candidate := source.claim_random():
+        given_out.append(candidate)
+    assert {one.subnet for one in given_out} == enumerated(space)
+    kept = [sum(one.genes) <= 2 for one in given_out]
+    assert kept == sorted(kept, reverse=True)
+    assert 0 < sum(kept) < len(kept)
