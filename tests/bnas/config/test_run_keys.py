@@ -26,7 +26,7 @@ from bnas.run import runner
 from bnas.run.job import Job
 from bnas.run.runner import job_of
 from bnas.runtime import Int8, LatencySettings, Recipe, Stage, SuperNetwork, Trainer, TrainingError
-from bnas.runtime.train.trainer import optimizer_of
+from bnas.runtime.train.optimizer import optimizer_of
 
 BASE = {"model": "m", "data": "d", "input_info": {"sample_size": [1, 3]}}
 PUBLISHED = sorted((Path(__file__).parents[2] / "support" / "published").glob("*.json"))

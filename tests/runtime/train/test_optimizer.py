@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bnas.runtime import Recipe
-from bnas.runtime.train.trainer import optimizer_of
+from bnas.runtime.train.optimizer import optimizer_of
 
 LAYOUTS = torch.contiguous_format, torch.channels_last
 
