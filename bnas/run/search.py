@@ -14,7 +14,7 @@ from bnas.runtime.evaluate.evaluation import Batch, Loader
 from bnas.runtime.feed import drawn
 from bnas.runtime.nested import batch_size
 from bnas.runtime.storage.files import there
-from bnas.search import Constraint, Evaluation, RandomSearch, Searcher, SearchResult, pruned_sizes
+from bnas.search import Constraint, Evaluation, InfeasibleError, RandomSearch, Searcher, SearchResult, pruned_sizes
 from bnas.search.scalars import SearchScalars
 
 from .job import Job, Watch
@@ -43,7 +43,7 @@ class SearchPlan:
         """
         job = self.job
         given = job.search.latency or (latency if self._wants_latency else None)
-        settings = replace(job.search, space=self.space, latency=given, constraints=self.constraints)
+        settings = replace(job.search, space=self.space, latency=given, constraints=(*self.constraints, *self.loosest))
         return Searcher(self.supernet, evaluator, job.sought, settings, **told)
 
     def informed(self, samples: Sequence[Batch]) -> SearchPlan:
@@ -62,7 +62,7 @@ class SearchPlan:
     def _macs(self) -> list[float]:
         """The bounds that can be told in MACs."""
         whole = self.supernet.costs(self.supernet.space.maximal())["macs"]
-        bounds = [*self.job.targets.values(), *map(Constraint.of, self.constraints)]
+        bounds = [*self.job.targets.values(), *self.constraints]
         shares = [one.bound for one in bounds if one.relative and one.name in ("macs", LATENCY)]
         return [
             *(whole * share for share in shares),
@@ -76,11 +76,31 @@ class SearchPlan:
 
     @property
     def constraints(self) -> tuple[Constraint, ...]:
-        """The bounds that are asked for; where all targets are in the same unit, the loosest of them, too."""
+        """The bounds that are asked for."""
+        return tuple(map(Constraint.of, self.job.search.constraints))
+
+    @property
+    def loosest(self) -> tuple[Constraint, ...]:
+        """The loosest of all targets, where these are in one unit: no evaluation is spent on what is larger."""
         targets = list(self.job.targets.values())
         one_unit = len({(one.name, one.relative) for one in targets}) == 1
-        loosest = [max(targets, key=lambda one: one.bound)] if one_unit else []
-        return tuple(map(Constraint.of, (*self.job.search.constraints, *loosest)))
+        return (max(targets, key=lambda one: one.bound),) if one_unit else ()
+
+    def found(self, evaluator: Evaluator, latency: Callable[..., float] | None, **told: Any) -> SearchResult:
+        """What the search finds, all of it, also where not even the loosest target can be kept.
+
+        Raises:
+            BnasError: as `bnas.Searcher`, and where the bounds that are asked for let nothing through.
+        """
+        try:
+            result = self.searcher(evaluator, latency, **told).run()
+        except InfeasibleError as error:
+            result = error.result
+        asked = result.constraints[: len(self.constraints)]
+        result = replace(result, constraints=asked)
+        if message := result.infeasible():
+            raise InfeasibleError(message, result)
+        return result
 
     @property
     def evaluations(self) -> int:
@@ -110,8 +130,10 @@ class SearchPlan:
     @property
     def _wants_latency(self) -> bool:
         """A latency model is needed: something asks for latency, and nothing else gives it."""
-        bounds = map(Constraint.of, self.constraints)
-        asked = {*(one.name for one in self.job.sought if one.measure is None), *(bound.name for bound in bounds)}
+        asked = {
+            *(one.name for one in self.job.sought if one.measure is None),
+            *(bound.name for bound in self.constraints),
+        }
         return LATENCY in asked and self.job.search.latency is None
 
     def latency(self) -> LatencyModel | None:

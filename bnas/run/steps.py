@@ -133,7 +133,7 @@ class Steps:
         plan.note(reference)
         with plan.told() as tell:
             log = self.output.path("evaluations.jsonl")
-            result = plan.searcher(evaluator, latency, log=log, on_evaluation=tell).run()
+            result = plan.found(evaluator, latency, log=log, on_evaluation=tell)
         result.write_csv(self.output.path("evaluations.csv"))
         write_json(self.output.path("pareto.json"), plan.front(result))
         winners = plan.winners(result, latency, reference)

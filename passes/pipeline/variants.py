@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from difflib import SequenceMatcher
 from typing import Any
@@ -61,7 +61,7 @@ def in_training(ir: IR, blocks: Blocks) -> Blocks:
     return Blocks(tuple(found), tuple(refused), blocks.ties)
 
 
-def trained_block(block: Block, twins: Mapping[Node, Node], given: Set[Node]) -> Block | None:
+def trained_block(block: Block, twins: Mapping[Node, Node], given: frozenset[Node]) -> Block | None:
     """The block of the training graph between the counterparts of its ends; None where that is none."""
     entry, out = twins.get(block.entry), twins.get(block.out)
     if entry is None or out is None:

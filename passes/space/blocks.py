@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import sys
 from collections import Counter
-from collections.abc import Container, Iterable, Set
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, replace
 from itertools import takewhile
 
@@ -100,7 +100,7 @@ def find_blocks(types: AxisTypes, sizes: range = ANY_SIZE) -> Blocks:
     return Blocks(named(minimal), tuple(refused))
 
 
-def match_residual(types: AxisTypes, add: Node, given: Set[Node]) -> Block | Diagnostic:
+def match_residual(types: AxisTypes, add: Node, given: frozenset[Node]) -> Block | Diagnostic:
     """Match ``add(body(x), x)`` whose body reads only ``x`` and `given` values, and whose inner values stay inside."""
     call = types.ir.calls[add]
     added = call.argument(0, "input"), call.argument(1, "other")
@@ -153,13 +153,13 @@ def writes_elsewhere(node: Node, inside: Container[Node]) -> bool:
     return writes_in_place(node) and target is not None and target.op != "get_attr" and target not in inside
 
 
-def nodes_between(entry: Node, tail: Node, given: Set[Node]) -> set[Node]:
+def nodes_between(entry: Node, tail: Node, given: frozenset[Node]) -> set[Node]:
     """The nodes that `tail` is computed from after `entry`; empty where it does not depend on `entry` and that alone.
 
     What is computed from parameters only, such as a bias table, depends on nothing. `given` values may be read too;
     those that nothing else reads are among the nodes.
     """
-    aside: Set[Node] = set() if entry in given else given
+    aside = frozenset[Node]() if entry in given else given
     body: set[Node] = set()
     reached = False
     stack = [tail]
@@ -178,7 +178,7 @@ def nodes_between(entry: Node, tail: Node, given: Set[Node]) -> set[Node]:
     return body | _read_by(body, aside)
 
 
-def _following(entry: Node, body: Set[Node]) -> set[Node]:
+def _following(entry: Node, body: set[Node]) -> set[Node]:
     """Those of the nodes that are computed from `entry`."""
     found, waiting = set[Node](), [entry]
     while waiting:
@@ -188,7 +188,7 @@ def _following(entry: Node, body: Set[Node]) -> set[Node]:
     return found
 
 
-def _read_by(body: Set[Node], values: Set[Node]) -> set[Node]:
+def _read_by(body: set[Node], values: frozenset[Node]) -> set[Node]:
     """Those of the values that only `body` reads, and that are no inputs of the model."""
     found: set[Node] = set()
     waiting = [one for node in body for one in node.all_input_nodes]

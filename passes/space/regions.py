@@ -7,7 +7,7 @@ takes freedom from the widths, which is said; how much it may take is decided in
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import takewhile
@@ -176,7 +176,7 @@ def _smallest(
             first = False
 
 
-def match_region(types: AxisTypes, entry: Node, out: Node, given: Set[Node]) -> Block | Diagnostic:
+def match_region(types: AxisTypes, entry: Node, out: Node, given: frozenset[Node]) -> Block | Diagnostic:
     """Match the region after `entry` up to `out`: its ends have one shape, and only `given` values go in beside it."""
     values = entry.meta["value"], out.meta["value"]
     if not all(isinstance(value, torch.Tensor) for value in values):

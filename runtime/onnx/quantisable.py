@@ -40,8 +40,8 @@ def store_transposed(model: onnx.ModelProto) -> bool:
 def is_of_sequences(model: onnx.ModelProto) -> bool:
     """Whether most layers multiply a weight with every entry of a sequence, as those of a transformer do."""
     stored = {one.name for one in model.graph.initializer}
-    products = sum(node.op_type == "MatMul" and node.input[1] in stored for node in model.graph.node)
-    return products > sum(node.op_type in LAYERS for node in model.graph.node)
+    kinds = Counter(str(node.op_type) for node in model.graph.node if stored.intersection(node.input[1:2]))
+    return kinds["MatMul"] > sum(kinds[one] for one in LAYERS)
 
 
 def masked(model: onnx.ModelProto) -> list[str]:

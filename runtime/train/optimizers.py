@@ -1,4 +1,4 @@
-"""The optimizer of a recipe, from `torch.optim`."""
+"""The optimizer of a recipe, from `torch.optim`: as one kernel where PyTorch has one."""
 
 from __future__ import annotations
 
