@@ -135,8 +135,8 @@ def _early_kill(world: World, problems: list[Problem]) -> None:
     Stops(world, Kind("SIGKILL", FRESH, (SIGKILL,), 1), Random(0), problems).stop_at(0.1)
 
 
-def _foreign_winners(world: World, problems: list[Problem]) -> None:
-    Damages(world, "export", problems).judge("winners.json", "of another run", "")
+def _foreign_results(world: World, problems: list[Problem]) -> None:
+    Damages(world, "report", problems).judge("report.json", "of another run", "")
 
 
 def _two_exports(world: World, problems: list[Problem]) -> None:
@@ -147,7 +147,7 @@ TWINS: dict[str, tuple[Setup | None, Attempt]] = {
     "forgives": (forgives, _fault("ENOSPC once", "rename", "pareto.json")),
     "writes in place": (writes_in_place, _fault("ENOSPC short", "write", "pareto.json")),
     "begins otherwise": (begins_otherwise, _early_kill),
-    "believes": (believes, _foreign_winners),
+    "believes": (believes, _foreign_results),
     "holds nothing": (holds_nothing, _two_exports),
 }
 
