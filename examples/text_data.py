@@ -259,10 +259,14 @@ def read_data(folder: Path, task: str, batch: int = 16, most: int | None = None)
     tokenizer.enable_truncation(LENGTH)
     tokenizer.no_padding()
     read, _ = TASKS[task]
-    loaders = []
+    loaders, seen = [], set[tuple[int, ...]]()
     for place, split in enumerate(divided(distinct(read(folder)))):
-        texts, labels = zip(*split[:: max(1, len(split) // most) if most else 1], strict=True)
-        tokens = [one.ids for one in tokenizer.encode_batch(list(texts))]
+        encoded = tokenizer.encode_batch([text for text, _ in split])
+        kept = {tuple(one.ids): label for one, (_, label) in zip(encoded, split, strict=True)}
+        kept = {tokens: label for tokens, label in kept.items() if tokens not in seen}  # the model sees no difference
+        seen.update(kept)
+        step = max(1, len(kept) // most) if most else 1
+        tokens, labels = [list(one) for one in kept][::step], list(kept.values())[::step]
         loaders.append(Batches(tokens, labels, batch if place == 0 else 32, shuffled=place == 0))
     return bnas.Splits(*loaders)
 
