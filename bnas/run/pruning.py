@@ -11,7 +11,7 @@ from torch.fx import GraphModule
 
 from bnas.passes import Elasticity, Subnet
 from bnas.passes.frontend.state import deep_copy
-from bnas.runtime import SuperNetwork, accuracy, fine_tune, machine
+from bnas.runtime import FineTune, SuperNetwork, accuracy, fine_tune, machine
 from bnas.runtime.feed import drawn
 from bnas.runtime.nested import batch_size
 from bnas.runtime.storage.archive import tensor_bytes
@@ -31,8 +31,6 @@ from .results import Report
 if TYPE_CHECKING:
     from rich.table import Table
     from torch import nn
-
-    from bnas.runtime import Recipe
 
 PRUNED, WEIGHTS = "pruned.json", "pruned.safetensors"
 """What was removed, and the weights of what is left, before the fine-tuning."""
@@ -162,8 +160,10 @@ class Pruning:
         return module
 
     def _tuned(self, module: GraphModule) -> GraphModule:
-        """The module after the fine-tuning; it learns from the original where the recipe has distillation."""
-        job, recipe = self.job, _of_any_length(self.job.recipe)
+        """The module after the fine-tuning that winners of a run have: as the job says, or as `FineTune` has it."""
+        job = self.job
+        tuning = replace(job.fine_tune or FineTune(epochs=self.plan.epochs), epochs=self.plan.epochs)
+        recipe = tuning.recipe(job.recipe)
         self.output.ledger.refuse_links("training/tensorboard")
         if TRAINING.exists(self.output.folder / "training" / "last"):
             self.output.ledger.check(f"training/last/{TRAINING.manifest}")
@@ -202,9 +202,3 @@ class Pruning:
         report = PruneReport(measured, str(Constraint.parse(self.plan.to)))
         write_json(self.output.path("report.json"), report.to_json())
         return report
-
-
-def _of_any_length(recipe: Recipe) -> Recipe:
-    """A schedule of the learning rate is as long as the fine-tuning."""
-    schedule = recipe.lr_schedule
-    return recipe if schedule is None else replace(recipe, lr_schedule=replace(schedule, num_epochs=None))

@@ -19,6 +19,7 @@ from bnas.runtime.storage.checkpoint import MODEL, SUPERNET, TRAINING, read_mode
 from bnas.runtime.storage.files import there, write_json
 from bnas.runtime.train import random_state
 from bnas.runtime.train.batches import Batches
+from bnas.runtime.train.timing import Clock
 
 from .delivery import Delivery
 from .job import Job, Watch
@@ -53,6 +54,7 @@ class Steps:
         job: what to do.
         output: the folder; where it is resumed, what an earlier process left of a step is gone on with.
         watch: who is told.
+        clock: what the budget of the job counts by: the wall clock, or `time.process_time` where others disturb it.
 
     Raises, from every step:
         OutputError: what the step before leaves is not there; says which command makes it. Or another process is at
@@ -60,9 +62,9 @@ class Steps:
         BnasError: what is wrong, with the place and the remedy; files that were written are whole.
     """
 
-    def __init__(self, job: Job, output: Output, watch: Watch | None = None) -> None:
+    def __init__(self, job: Job, output: Output, watch: Watch | None = None, clock: Clock = time.perf_counter) -> None:
         self.job, self.output, self.watch = job, output, watch or Watch()
-        self._began = time.perf_counter()
+        self.clock, self._began = clock, clock()
         self._supernet: SuperNetwork | None = None
         self._noted = False
 
@@ -253,7 +255,7 @@ class Steps:
         """Divides the budget of the job, where it has one."""
         if self.job.budget is None:
             return Unplanned(self.job)
-        return Planner(self.job, self.output, self.watch, self._began)
+        return Planner(self.job, self.output, self.watch, self._began, self.clock)
 
     def _plan(self, supernet: SuperNetwork, job: Job) -> SearchPlan:
         return SearchPlan(job, self.output, self.watch, supernet)

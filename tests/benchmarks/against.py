@@ -32,6 +32,9 @@ from torch.fx import GraphModule
 
 import bnas
 from bnas.run import Row, Watch, budget
+from bnas.run.lock import kept
+from bnas.run.output import open_output
+from bnas.run.steps import Steps
 from bnas.runtime import Epochs, Stage, SuperNetwork, Trainer, accuracy, first_samples, machine, steps_within
 from bnas.runtime.latency.settings import LatencySettings
 from bnas.runtime.nested import as_batch
@@ -252,7 +255,10 @@ class Bnas(Column):
         )
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place) / "run"
-            report = bnas.run_job(job, folder, Watch(on_plan=lambda plan: print(plan.to_json())))
+            with kept(folder):
+                output = open_output(folder, {}, resume=False, overwrite=False, free=lambda _: True)
+                watch = Watch(on_plan=lambda plan: print(plan.to_json()))
+                report = Steps(job, output, watch, clock).all()
             seconds = clock() - start
             for row, one in zip(task.bounds, report.rows[1:], strict=True):
                 yield self._read(folder, row, one, report.rows[0], seconds)
