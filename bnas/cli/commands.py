@@ -116,7 +116,7 @@ def prune(
         str, typer.Option("--to", metavar="BOUND", help="What the result keeps: 'macs <= 50 %', 'latency <= 2 ms'.")
     ],
     output: options.LogDir = None,
-    epochs: Annotated[int, typer.Option(min=0, help="Epochs of the fine-tuning by the file's recipe; 0: none.")] = 10,
+    epochs: Annotated[int, typer.Option(min=0, help="Epochs of the fine-tuning; 0: none.")] = 10,
     importance: Annotated[str, typer.Option(help="taylor, L1, L2, geometric_median or external.")] = "taylor",
     allocation: Annotated[str, typer.Option(help="global, or uniform: the same fraction everywhere.")] = "global",
     divisor: Annotated[int, typer.Option(min=1, help="Widths lose entries in steps of this.")] = 8,
