@@ -37,7 +37,7 @@ from bnas.run.output import open_output
 from bnas.run.steps import Steps
 from bnas.runtime import Epochs, Stage, SuperNetwork, Trainer, accuracy, first_samples, machine, steps_within
 from bnas.runtime.latency.settings import LatencySettings
-from bnas.runtime.nested import as_batch
+from bnas.runtime.nested import as_batch, batch_size
 from bnas.runtime.train.tuning import alone
 from bnas.search import Constraint
 
@@ -236,7 +236,9 @@ class Bnas(Column):
 
     def found(self) -> Iterator[Found]:
         task, start = self.task, clock()
-        validation = first_samples(task.data.validation, task.validation)
+        batches = list(task.data.validation)  # texts are sorted by length: some of all lengths
+        size = batch_size(batches[0])
+        validation = batches[:: max(1, len(batches) * size // task.validation)]
         job = bnas.Job(
             copy.deepcopy(task.model),
             replace(task.data, validation=validation, test=first_samples(task.data.test, 100)),

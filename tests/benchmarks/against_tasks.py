@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,17 +111,18 @@ def solar(folder: Path, original: Path) -> Task:
 def texts(folder: Path, original: Path, task: str) -> Task:
     """MiniLM on mails or film reviews: `text_classifier.py`."""
     from text_classifier import ELASTIC
-    from text_data import DYNAMIC, LENGTH, example_inputs, read_data, read_model
+    from text_data import DYNAMIC, LENGTH, example_inputs, read_data, read_model, softened
 
-    adam: dict[str, Any] = {"optimizer": "adamw", "weight_decay": 0.01, "clip_norm": 1.0}
+    model, data = read_model(folder, original), read_data(folder, task)
+    adam: dict[str, Any] = {"optimizer": "adamw", "weight_decay": 0.01, "clip_norm": 1.0, "precision": "bfloat16"}
     return Task(
-        read_model(folder, original),
-        read_data(folder, task),
+        model,
+        replace(data, train=softened(data.train, model)),
         example_inputs(),
         {"a half": "latency <= 50 %", "a quarter": "latency <= 25 %"},
         ELASTIC,
-        bnas.Recipe(learning_rate=5e-5, sampling="spread", distillation=BOTH, **adam),
-        bnas.FineTune(epochs=1, learning_rate=1e-4, weight_decay=0.01),
+        bnas.Recipe(learning_rate=5e-5, sampling="spread", distillation=None, **adam),
+        bnas.FineTune(epochs=1, learning_rate=1e-4, weight_decay=0.01, distillation=None),
         lambda model: [model.head],
         DYNAMIC,
         {"length": LENGTH},
