@@ -6,9 +6,9 @@
 The first command trains the original from ImageNet's weights, and keeps it. The second one makes a super-network of it
 and searches under each bound; what it finds is trained by itself, with the original as the teacher. By default the
 super-network is not trained: the search ranks sub-networks as they are right after cutting, BatchNorm recalibrated (Li
-et al. 2020, EagleEye), and all the time goes to the winners. `--shared-images` trains it with so many images first, which
-pays where many bounds share it. `fashion_mnist.py` reads the images and says how to get them; `photos.py` the weights.
-Needs `bnas[plot]`. About 8 minutes of one core, and 9 for the original.
+et al. 2020, EagleEye), and all the time goes to the winners. `--shared-images` trains it with so many images first,
+which pays where many bounds share it. `fashion_mnist.py` reads the images and says how to get them; `photos.py` the
+weights. Needs `bnas[plot]`. About 8 minutes of one core, and 9 for the original.
 """
 
 from __future__ import annotations
