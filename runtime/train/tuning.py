@@ -40,6 +40,8 @@ class FineTune:
     """By default 5e-4 with SGD, and that of the recipe with another optimizer."""
     distillation: Distillation | None = Distillation("original", hard=1.0)
     """What winners learn from beside the targets: by default the original; null: nothing."""
+    clip_norm: Positive | None = 2.0
+    """Largest norm of the gradients of a step: a network that has just been cut may diverge without. Null: not limited."""
     order: Literal["separate", "shared"] = "separate"
     """"separate": each winner by itself, on copies of the weights. "shared": one after another, from the largest to the
     smallest, in the shared weights; each goes on from what the larger ones trained."""
@@ -66,6 +68,7 @@ class FineTune:
             learning_rate=self.learning_rate or (RATE if sgd else of.learning_rate),
             weight_decay=self.weight_decay if self.weight_decay is not None else DECAY if sgd else of.weight_decay,
             train_steps=self.train_steps or of.train_steps,
+            clip_norm=self.clip_norm,
         )
 
 
