@@ -9,7 +9,7 @@ from bnas.passes import Subnet
 from bnas.passes.cost.architecture import Architecture, LayerSize
 from bnas.search import Evaluation
 
-from .recorded import Recorded
+from .recorded import Network, Recorded
 from .words import Quantity, quantity, told
 
 # The sub-networks that a reader can look at: the named winners and the front.
@@ -57,11 +57,16 @@ class Members:
         shown = {name: quantity(name, (one.values[name] for one in measured)) for name in names}
         known = {one.subnet: one for one in measured}
         asked = {one.name for one in run.settings.objectives} if run.settings else set()
-        named: dict[Subnet, list[str]] = {}
+        named: dict[Subnet, list[Network]] = {}
         for row in run.results.rows[1:] if run.results else ():
-            named.setdefault(Subnet.from_json(row.subnet.model_dump()), []).append(row.name)
-        labels = {", ".join(names): subnet for subnet, names in named.items() if subnet in known}
-        winners = {label: _member(known[subnet], label, maximal or subnet, shown) for label, subnet in labels.items()}
+            named.setdefault(Subnet.from_json(row.subnet.model_dump()), []).append(row)
+        winners = {}
+        for place, (subnet, rows) in enumerate(named.items()):
+            label, whole = ", ".join(row.name for row in rows), maximal or subnet
+            if subnet in known:
+                winners[label] = _member(known[subnet], label, whole, shown)
+            else:
+                winners[label] = _measured(f"m{place}", label, subnet, whole, rows[-1])
         taken = {member.key for member in winners.values()}
         others = [one for one in run.front if _key(one) not in taken]
         return cls(
@@ -100,6 +105,14 @@ def _member(evaluation: Evaluation, label: str, maximal: Subnet, shown: Mapping[
         (("evaluation", str(evaluation.index)), *values),
         told(evaluation.subnet, maximal),
     )
+
+
+def _measured(key: str, label: str, subnet: Subnet, maximal: Subnet, row: Network) -> Member:
+    """One that no search evaluated, such as what pruning left: with what was measured in the end."""
+    found = {"accuracy": row.test_accuracy, "macs": row.macs, "parameters": row.parameters}
+    shown = {name: quantity(name, [value]) for name, value in found.items()}
+    values = tuple((one.label, one.show(found[name])) for name, one in shown.items())
+    return Member(key, label, subnet, values, told(subnet, maximal))
 
 
 # The layers of the original beside those of a sub-network, as rows of numbers.

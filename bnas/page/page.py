@@ -103,6 +103,7 @@ class Page:
             policy=_policy(scripts),
             version=version("bnas"),
             moment=lambda text: text[:16].replace("T", " ") + " UTC",
+            title="Networks" if self.run.results is not None and self.run.results.bound else "Winners",
             targets=self.run.results is not None and any(row.target for row in self.run.results.rows),
             points="" if self.run.results is None else points(self.run.results.acc_delta),
         )

@@ -40,8 +40,8 @@ class FineTune:
     """By default 5e-4 with SGD, and that of the recipe with another optimizer."""
     distillation: Distillation | None = Distillation("original", hard=1.0)
     """What winners learn from beside the targets: by default the original; null: nothing."""
-    clip_norm: Positive | None = 2.0
-    """Largest norm of the gradients of a step: a network that has just been cut may diverge without. Null: not limited."""
+    clip_norm: Positive | None = 10.0
+    """Largest norm of the gradients of a step: one that has just been cut may diverge without. Null: not limited."""
     order: Literal["separate", "shared"] = "separate"
     """"separate": each winner by itself, on copies of the weights. "shared": one after another, from the largest to the
     smallest, in the shared weights; each goes on from what the larger ones trained."""

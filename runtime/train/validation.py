@@ -47,7 +47,9 @@ class EpochRecord:
 
 
 def watched(space: SearchSpace, count: int, seed: int) -> dict[str, Subnet]:
-    """The maximal, the minimal and `count` random sub-networks of `space`, by name."""
+    """The maximal, the minimal and `count` random sub-networks of `space`, by name; of a space of one, that one."""
+    if space.size == 1:
+        return {"maximal": space.maximal()}
     generator = np.random.default_rng(seed)
     random = {f"random{number}": space.sample(generator) for number in range(1, count + 1)}
     return {"maximal": space.maximal(), "minimal": space.minimal(), **random}
