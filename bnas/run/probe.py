@@ -19,7 +19,7 @@ from bnas.runtime.feed import drawn
 from bnas.runtime.nested import batch_size
 from bnas.runtime.train import random_state
 from bnas.runtime.train.timing import Clock
-from bnas.runtime.train.tuning import alone
+from bnas.runtime.train.tuning import alone, shared_lengths
 
 from .job import Job
 
@@ -89,12 +89,12 @@ class Probe:
         return step_seconds(Trainer(self.supernet, [bare], recipe, **own), self.job.data.train, seconds, self.clock)
 
     def tune_step(self, settings: FineTune, subnets: Sequence[Subnet], original: nn.Module | None = None) -> float:
-        """Seconds of one step of each of these sub-networks, in their super-network, together.
+        """Seconds for each step of the largest of these sub-networks, in their super-network, with what the others get.
 
         `original` is the teacher; by default the model as it is now.
         """
-        each = self.seconds / len(subnets)
-        return sum(self._tuning(self.supernet, settings, original, each, subnet=one) for one in subnets)
+        each, parts = self.seconds / len(subnets), shared_lengths(self.supernet, subnets)
+        return sum(parts[one] * self._tuning(self.supernet, settings, original, each, subnet=one) for one in subnets)
 
     def tune_alone(
         self, settings: FineTune, subnets: Sequence[Subnet], original: nn.Module, evaluator: Evaluator

@@ -14,12 +14,13 @@ from torch.fx import GraphModule
 
 from bnas.passes import Subnet
 from bnas.passes.frontend.state import deep_copy
-from bnas.runtime import Evaluator, FineTune, Stage, SuperNetwork, Trainer
+from bnas.runtime import Epochs, Evaluator, FineTune, Recipe, Stage, SuperNetwork, Trainer
 from bnas.runtime.storage.archive import tensor_bytes
 from bnas.runtime.storage.checkpoint import TRAINING, check_state
 from bnas.runtime.storage.files import there, write_bytes, write_json
 from bnas.runtime.train import random_state
-from bnas.runtime.train.tuning import alone
+from bnas.runtime.train.batches import Batches
+from bnas.runtime.train.tuning import alone, shared_lengths
 
 from .job import Job, Watch
 from .mark import OutputError
@@ -178,9 +179,10 @@ class Tuning:
     def _made(self, record: Record) -> Iterator[Tuned]:
         """Each winner after its training, whose weights are written."""
         shared = self._shared() if self.settings.order == "shared" else None
+        lengths = shared_lengths(self.supernet, [one.subnet for one in record.winners])
         for one in record.winners:
             self.watch.phase(f"fine-tuning {one.name}")
-            tuned = self._alone(one) if shared is None else self._in(shared, one)
+            tuned = self._alone(one) if shared is None else self._in(shared, one, lengths[one.subnet])
             module = self.evaluator.recalibrated(tuned)
             write_bytes(self.output.path(_weights(one.name)), tensor_bytes(module.state_dict()))
             yield Tuned(one.name, one.subnet, one.before, self.evaluator.measure(module))
@@ -197,17 +199,27 @@ class Tuning:
         module.load_state_dict(single.model.state_dict())
         return module
 
-    def _in(self, shared: SuperNetwork, one: Tuned) -> GraphModule:
-        """A winner that is trained in the weights that the larger ones were trained in."""
-        self._fit(one.name, self._trainer(one.name, shared, subnet=one.subnet))
+    def _in(self, shared: SuperNetwork, one: Tuned, length: float) -> GraphModule:
+        """A winner that is trained in the weights that the larger ones were trained in, for a part of the length."""
+        batches = Batches(self.job.data.train, self.job.recipe.accumulate, self._recipe.train_steps)
+        steps = max(1, round(length * self.settings.epochs * batches.steps))
+        part = Epochs.of(steps, self.job.data.train, accumulate=self.job.recipe.accumulate)
+        self._fit(one.name, self._trainer(one.name, shared, part, subnet=one.subnet))
         return shared.extract(one.subnet)
 
-    def _trainer(self, name: str, supernet: SuperNetwork, **more: Any) -> Trainer:
-        recipe = replace(self.settings.recipe(self.job.recipe), num_bn_adaptation_samples=0)  # the evaluator does it
+    @property
+    def _recipe(self) -> Recipe:
+        """The evaluator recalibrates BatchNorm statistics afterwards."""
+        return replace(self.settings.recipe(self.job.recipe), num_bn_adaptation_samples=0)
+
+    def _trainer(self, name: str, supernet: SuperNetwork, part: Epochs | None = None, **more: Any) -> Trainer:
+        """What trains a winner: for the whole length, or for a part of it."""
+        recipe = self._recipe if part is None else replace(self._recipe, train_steps=part.train_steps)
+        epochs = self.settings.epochs if part is None else part.total
         own = {key: value for key, value in self.job.training.items() if key in ("criterion", "checkpoint_every")}
         told: dict[str, Any] = {"on_step": self.watch.on_step, "on_epoch": self.watch.on_epoch}
         settings = {"directory": self.output.path(f"tuning/{name}"), "teacher": self.original, **own, **more}
-        return Trainer(supernet, [Stage(epochs=self.settings.epochs)], recipe, **told, **settings)
+        return Trainer(supernet, [Stage(epochs=epochs)], recipe, **told, **settings)
 
     def _fit(self, name: str, trainer: Trainer) -> None:
         """Train from generators with a fixed seed: whatever was drawn before by this process does not matter."""

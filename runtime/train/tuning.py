@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -9,6 +11,7 @@ from pydantic import field_validator
 from torch import nn
 from torch.fx import GraphModule
 
+from bnas.passes import Subnet
 from bnas.passes.frontend.state import deep_copy
 from bnas.passes.settings import Count, NotNegative, Positive, settings
 from bnas.runtime.errors import TrainingError
@@ -42,9 +45,10 @@ class FineTune:
     """What winners learn from beside the targets: by default the original; null: nothing."""
     clip_norm: Positive | None = 10.0
     """Largest norm of the gradients of a step: one that has just been cut may diverge without. Null: not limited."""
-    order: Literal["separate", "shared"] = "separate"
+    order: Literal["separate", "shared"] = "shared"
     """"separate": each winner by itself, on copies of the weights. "shared": one after another, from the largest to the
-    smallest, in the shared weights; each goes on from what the larger ones trained."""
+    smallest, in the shared weights; each goes on from what the larger ones trained, for less long: for the square root
+    of its part of the largest one's MACs."""
     train_steps: Count | None = None
     """Samples of an epoch, in whole batches; by default as in the recipe."""
 
@@ -70,6 +74,16 @@ class FineTune:
             train_steps=self.train_steps or of.train_steps,
             clip_norm=self.clip_norm,
         )
+
+
+def shared_lengths(supernet: SuperNetwork, subnets: Sequence[Subnet]) -> dict[Subnet, float]:
+    """How long each is trained in the order "shared", as a part of the length of the largest: the root of its MACs' part.
+
+    What is trained first is trained for all: with equal lengths the largest got too little (docs/results.md).
+    """
+    macs = {subnet: supernet.costs(subnet)["macs"] for subnet in subnets}
+    most = max(macs.values(), default=1) or 1
+    return {subnet: math.sqrt(own / most) for subnet, own in macs.items()}
 
 
 # A sub-network by itself: no other one holds its weights back.

@@ -131,6 +131,22 @@ def test_the_orders_differ_where_one_goes_on_with_what_another_trained(tmp_path:
     assert not torch.equal(found["separate"]["stem.weight"], found["shared"]["stem.weight"])
 
 
+def test_small_winners_are_trained_less_long_where_they_share(tmp_path: Path) -> None:
+    steps = dict.fromkeys(("fine-tuning most", "fine-tuning few"), 0)
+    phases = [""]
+
+    def on_step(_: Any) -> None:
+        if phases[-1] in steps:
+            steps[phases[-1]] += 1
+
+    longer = replace(tuned(), fine_tune=FineTune(epochs=4, order="shared"))
+    report = run_job(longer, tmp_path, Watch(phases.append, on_step=on_step))
+    macs = {row.name: row.costs["macs"] for row in report.rows}
+    most, few = steps.values()
+    assert most > few > 0
+    assert few / most == pytest.approx((macs["few"] / macs["most"]) ** 0.5, abs=1 / most + 0.05)
+
+
 def test_a_finished_fine_tuning_is_not_done_again(whole: tuple[str, Path], tmp_path: Path) -> None:
     order, folder = whole
     shutil.copytree(folder, tmp_path / "run")
