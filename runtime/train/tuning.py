@@ -77,7 +77,7 @@ class FineTune:
 
 
 def shared_lengths(supernet: SuperNetwork, subnets: Sequence[Subnet]) -> dict[Subnet, float]:
-    """How long each is trained in the order "shared", as a part of the length of the largest: the root of its MACs' part.
+    """How long each is trained in the order "shared": the square root of its part of the largest one's MACs.
 
     What is trained first is trained for all: with equal lengths the largest got too little (docs/results.md).
     """
