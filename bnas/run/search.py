@@ -179,9 +179,9 @@ class SearchPlan:
         job = self.job
         if not job.targets:
             return Winners.of(result, reference, job.acc_delta)
-        return Winners.within(
-            result, job.targets, self._maximal(result, latency), self._stopwatch(latency), reference, job.acc_delta
-        )
+        known = self._maximal(result, latency), self._stopwatch(latency)
+        tuned = job.tuning is not None
+        return Winners.within(result, job.targets, *known, reference, job.acc_delta, tuned=tuned)
 
     def _maximal(self, result: SearchResult, latency: LatencyModel | None) -> Mapping[str, float]:
         """The values of the maximal sub-network, also where its evaluation failed."""

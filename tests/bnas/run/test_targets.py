@@ -60,6 +60,16 @@ def test_where_none_is_within_a_bound_the_nearest_is_taken_and_marked() -> None:
     assert str(got.targets["tiny"]) == "macs <= 10 (missed)"
 
 
+def test_what_is_to_be_fine_tuned_is_near_its_bound_where_something_is() -> None:
+    found = result((0.9, 100), (0.6, 20), (0.5, 48), (0.55, 46), (0.7, 44), (0.4, 29))
+    targets = checked_targets({"half": "macs <= 50 %", "few": "macs <= 40 %", "third": "macs <= 30 %"})
+    got = Winners.within(found, targets, MAXIMAL, None, 0.9, 0.01, tuned=True)
+    assert {name: one.index for name, one in got.found.items()} == {"half": 3, "few": 1, "third": 5}
+    assert not got.missed
+    before = within(found, half="macs <= 50 %").found["half"]
+    assert before.index == 4, "without fine-tuning the accuracy alone decides"
+
+
 @dataclass
 class Clock:
     """Stands in for ONNX Runtime: how long each sub-network takes, as a share of the maximal one."""
