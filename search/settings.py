@@ -60,7 +60,7 @@ class SearchSettings:
     """Gives the value "latency" of a sub-network, such as a `bnas.LatencyModel`. Save the model where there is a log:
     evaluations in a log keep the latency they had."""
     begin_with: NotInFile[tuple[Subnet, ...]] = ()
-    """Sub-networks that are evaluated in the first generation, such as those of `bnas.search.pruning_path`."""
+    """Sub-networks that are evaluated in the first generation, such as those of `bnas.search.pruned_sizes`."""
     confirm: NotInFile[Any] = None
     """An exact evaluation, where the searcher has a rough one: measures the front again. Its log stands beside the
     other, with ".confirmed" behind the name."""

@@ -201,11 +201,15 @@ class Tuning:
 
     def _in(self, shared: SuperNetwork, one: Tuned, length: float) -> GraphModule:
         """A winner that is trained in the weights that the larger ones were trained in, for a part of the length."""
-        batches = Batches(self.job.data.train, self.job.recipe.accumulate, self._recipe.train_steps)
-        steps = max(1, round(length * self.settings.epochs * batches.steps))
-        part = Epochs.of(steps, self.job.data.train, accumulate=self.job.recipe.accumulate)
+        part = None if length == 1 else self._part(length)
         self._fit(one.name, self._trainer(one.name, shared, part, subnet=one.subnet))
         return shared.extract(one.subnet)
+
+    def _part(self, length: float) -> Epochs:
+        """A part of the length in epochs."""
+        loader, accumulate = self.job.data.train, self.job.recipe.accumulate
+        steps = self.settings.epochs * Batches(loader, accumulate, self._recipe.train_steps).steps
+        return Epochs.of(max(1, round(length * steps)), loader, accumulate=accumulate)
 
     @property
     def _recipe(self) -> Recipe:

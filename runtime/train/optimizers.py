@@ -49,10 +49,17 @@ def _has_kernel(parameter: nn.Parameter) -> bool:
 
 
 def _lay_out(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-    """Give gradients and momenta the strides of their parameter: on CPUs, the kernel does not look at them."""
-    for parameter in (one for group in optimizer.param_groups for one in group["params"]):
+    """Give gradients and momenta the strides of their parameter: on CPUs, the kernel does not look at them.
+
+    A momentum that is not there yet is 0: the kernel of SGD takes momenta of all parameters or of none, and a parameter
+    that no sub-network used before has none.
+    """
+    moved = isinstance(optimizer, SGD)
+    for settings, parameter in ((group, one) for group in optimizer.param_groups for one in group["params"]):
         if parameter.grad is not None:
             parameter.grad = _as_laid_out(parameter.grad, parameter)
+            if moved and settings["momentum"] and optimizer.state[parameter].get("momentum_buffer") is None:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter, requires_grad=False)
         state = optimizer.state.get(parameter, {})
         state.update({key: _as_laid_out(value, parameter) for key, value in state.items()})
 

@@ -104,6 +104,8 @@ class TrainingRun:
         self.layout = "contiguous"
         self.average: Average | None = None
         self.history: list[EpochRecord] = []
+        self.validated = True
+        """Whether there is validation after each epoch: the same on all processes, of which one measures."""
         self.metric = ""
         """What the metric of the validation is called."""
         self.losses: list[float] = []
@@ -174,7 +176,7 @@ class TrainingRun:
         """Validate, write what is best so far, and where the training is; without validation the last epoch is best."""
         place = self.schedule.at(self.schedule.taken - 1)
         record = EpochRecord(place.epoch, place.stage, statistics.fmean(self.losses), self.rate)
-        if validator is not None or self.schedule.done:
+        if self.validated or self.schedule.done:
             with random_state.undisturbed(self.batches.loader), self._finished():
                 record = replace(record, metrics={} if validator is None else validator())
                 best = max((one.score for one in self.history), default=record.score)

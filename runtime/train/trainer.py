@@ -222,6 +222,7 @@ class Trainer:
         return Learner(self.supernet, self.recipe, self.criterion, original, run.layout)
 
     def _validator(self, run: TrainingRun, validation: Loader | None) -> Validator | None:
+        run.validated = validation is not None
         if validation is None or parallel.rank() > 0:
             return None
         if not getattr(validation, "__len__", lambda: 1)():

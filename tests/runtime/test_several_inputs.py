@@ -184,7 +184,7 @@ def test_onnx_files_are_measured_and_quantised(form: str, tmp_path: Path) -> Non
     made, batches = supernet(), loader(form)
     module = made.extract(made.space.maximal())
     example = made.example_inputs
-    report = export_onnx(module, tmp_path / "a.onnx", example, Int8(batches, validation=batches))
+    report = export_onnx(module, tmp_path / "a.onnx", example, Int8(batches, validation=batches, activations="static"))
     assert report.int8 is not None
     assert report.int8.samples == 16
     assert report.int8.metric_fp32 == accuracy(module, batches)
@@ -278,5 +278,5 @@ def test_what_a_batch_lacks_is_told() -> None:
     with pytest.raises(EvaluationError, match="needs class numbers as targets, the batch has NoneType"):
         accuracy(made.model, without)
     with pytest.raises(QuantisationError, match="samples have the shapes"):
-        export_onnx(made.model, Path("never.onnx"), (ids, mask), Int8(unknown))
+        export_onnx(made.model, Path("never.onnx"), (ids, mask), Int8(unknown, activations="static"))
     assert not Path("never.onnx").exists()

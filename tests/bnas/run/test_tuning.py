@@ -203,7 +203,7 @@ def test_the_recipe_of_a_winner_is_that_of_the_run_but_for_what_is_said() -> Non
     base = Recipe(rule="sandwich", subnets_per_step=4, sampling="attentive", clip_norm=2.0, label_smoothing=0.1)
     found = FineTune(3).recipe(base)
     assert (found.rule, found.subnets_per_step, found.sampling) == ("maximal", 1, "uniform")
-    assert (found.learning_rate, found.weight_decay, found.clip_norm) == (0.025, 5e-4, 2.0)
+    assert (found.learning_rate, found.weight_decay, found.clip_norm) == (0.025, 5e-4, 10.0)
     assert found.distillation == Distillation("original", hard=1.0)
     assert found.label_smoothing == 0.1
     adam = FineTune(3).recipe(Recipe(optimizer="adamw", learning_rate=1e-4, weight_decay=0.05))
