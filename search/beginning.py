@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bnas.passes import Subnet
-from bnas.runtime import SuperNetwork, block_importance, taylor
+from bnas.runtime import SuperNetwork, taylor
 
 from .allocation import Importance, global_path
 from .errors import SearchError
+from .pruning import blocks_worth, cost_of
 
 if TYPE_CHECKING:
     from bnas.passes import SearchSpace
@@ -51,7 +52,7 @@ def pruned_sizes(
     if cost not in supernet.cost_model.expressions:
         raise SearchError(f"cost {cost!r}: allowed are {', '.join(supernet.cost_model.expressions)}")
     space = space or supernet.space
-    path = list(global_path(space, _worth(supernet, space, batches, criterion), partial(_cost, supernet, cost)))
+    path = list(global_path(space, _worth(supernet, space, batches, criterion), partial(cost_of, supernet, cost)))
     path = list(dict.fromkeys(space.canonical(space.repair(one)) for one in path))
     costs = supernet.cost_model.many(path, [cost])[cost]
     even = np.linspace(costs.max(), costs.min(), count + 2)[1:-1]
@@ -64,13 +65,9 @@ def _worth(
 ) -> Importance:
     """The importance of entries in the order of the super-network, and of blocks."""
     scores = taylor(supernet, batches, criterion)
-    lost = block_importance(supernet, batches, criterion, lambda *_: 0.0) if space.blocks else {}
+    blocks = blocks_worth(supernet, batches, criterion) if space.blocks else {}
     widths = {name: scores[name].numpy() for name in space.widths}
-    return Importance(widths, {name: max(0.0, lost[name].rise) ** 2 for name in space.blocks})
-
-
-def _cost(supernet: SuperNetwork, name: str, subnet: Subnet) -> float:
-    return float(supernet.cost_model.many([subnet], [name])[name][0])
+    return Importance(widths, {name: blocks[name] for name in space.blocks})
 
 
 def _largest_within(costs: np.ndarray, bound: float) -> int | None:

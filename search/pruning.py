@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -113,7 +113,7 @@ def prune(
         raise SearchError(
             f"bound {str(bound)!r}: {bound.name!r} is no cost; {nearest(bound.name, [*known, 'latency'])}"
         )
-    saved = partial(_cost, supernet, PRICED.get(bound.name, bound.name))
+    saved = partial(cost_of, supernet, PRICED.get(bound.name, bound.name))
     meter, subnet = _Meter(supernet, bound, latency or LatencySettings()), supernet.space.maximal()
     rounds = rounds if importance == "taylor" and allocation == "global" else 1
     for number in range(1, rounds + 1):
@@ -188,16 +188,21 @@ def ordered(
     symbols = supernet.skeleton.choices.symbols
     widths = {name: -np.sort(-found[symbol]) for name, symbol in symbols.items()}
     supernet.reorder(measure, scores)
-    lost = block_importance(supernet, batches, criterion, _no_metric, subnet) if supernet.space.blocks else {}
-    # The scores of entries are squares of changes of the loss.
-    return Importance(widths, {name: max(0.0, one.rise) ** 2 for name, one in lost.items()})
+    return Importance(widths, blocks_worth(supernet, batches, criterion, subnet))
 
 
-def _no_metric(*_: object) -> float:
-    return 0.0
+def blocks_worth(
+    supernet: SuperNetwork, batches: Sequence[Batch], criterion: Criterion | None, subnet: Subnet | None = None
+) -> dict[str, float]:
+    """The importance of each block of `subnet`: the square of what the loss rises by, as the scores of entries are."""
+    if not supernet.space.blocks:
+        return {}
+    lost = block_importance(supernet, batches, criterion, lambda *_: 0.0, subnet)
+    return {name: max(0.0, one.rise) ** 2 for name, one in lost.items()}
 
 
-def _cost(supernet: SuperNetwork, name: str, subnet: Subnet) -> float:
+def cost_of(supernet: SuperNetwork, name: str, subnet: Subnet) -> float:
+    """A single cost of a sub-network."""
     return float(supernet.cost_model.many([subnet], [name])[name][0])
 
 
@@ -220,7 +225,8 @@ class _Meter:
         return value <= limit
 
     def _value(self, subnet: Subnet) -> float:
-        return self._latency(subnet) if self.bound.name == "latency" else _cost(self.supernet, self.bound.name, subnet)
+        name = self.bound.name
+        return self._latency(subnet) if name == "latency" else cost_of(self.supernet, name, subnet)
 
     def _latency(self, subnet: Subnet) -> float:
         maximal = self.supernet.space.maximal()

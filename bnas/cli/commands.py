@@ -17,6 +17,7 @@ from . import options
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from bnas.run.folder import RunFolder
     from bnas.run.job import Watch
     from bnas.run.steps import Steps
     from bnas.run.tuning import Record
@@ -184,20 +185,26 @@ def search(
     verbose: options.Verbose = False,
 ) -> None:
     """Search the super-network that `bnas train` left in a folder; --set gives the search other settings."""
-    from bnas.run.folder import RunFolder
-    from bnas.run.lock import kept
-
-    with options.watched(verbose) as (console, watch):
-        folder = RunFolder.open(run, source, changes=tuple(changes or ()), watch=watch, trust=trust)
-        with kept(run):
-            with options.unchanged():
-                folder.begin_search(resume=resume, overwrite=overwrite)
-            winners = folder.steps.search()
+    with options.watched(verbose) as (console, watch), opened(run, source, changes, watch, trust) as folder:
+        with options.unchanged():
+            folder.begin_search(resume=resume, overwrite=overwrite)
+        winners = folder.steps.search()
     console.print(winners_table(winners))
     tuned = folder.job.tuning is not None
     told = shlex.join(["bnas", "tune" if tuned else "export", str(run)])
     what = "fine-tunes these" if tuned else "writes these and measures them"
     options.say(console, f"The front is in {run / 'pareto.json'}; `{told}` {what}")
+
+
+@contextmanager
+def opened(run: Path, source: Path | None, changes: list[str] | None, watch: Watch, trust: bool) -> Iterator[RunFolder]:
+    """The folder of a run, with the changes of the command line; it is held inside."""
+    from bnas.run.folder import RunFolder
+    from bnas.run.lock import kept
+
+    folder = RunFolder.open(run, source, changes=tuple(changes or ()), watch=watch, trust=trust)
+    with kept(run):
+        yield folder
 
 
 # ``bnas tune``: the winners of a search, trained further by themselves.
@@ -213,15 +220,10 @@ def tune(
     verbose: options.Verbose = False,
 ) -> None:
     """Fine-tune the winners that `bnas search` left in a folder, such as by --set fine_tune.epochs=8."""
-    from bnas.run.folder import RunFolder
-    from bnas.run.lock import kept
-
-    with options.watched(verbose) as (console, watch):
-        folder = RunFolder.open(run, source, changes=tuple(changes or ()), watch=watch, trust=trust)
-        with kept(run):
-            with options.unchanged():
-                folder.begin_tuning(resume=resume, overwrite=overwrite)
-            record = folder.steps.tune()
+    with options.watched(verbose) as (console, watch), opened(run, source, changes, watch, trust) as folder:
+        with options.unchanged():
+            folder.begin_tuning(resume=resume, overwrite=overwrite)
+        record = folder.steps.tune()
     console.print(tuning_table(record))
     told = shlex.join(["bnas", "export", str(run)])
     options.say(console, f"The weights are in {run / 'tuning'}; `{told}` writes and measures these winners")

@@ -6,16 +6,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import safetensors.torch
 from torch.fx import GraphModule
 
 from bnas.passes import Elasticity, Subnet
 from bnas.passes.frontend.state import deep_copy
 from bnas.runtime import FineTune, SuperNetwork, accuracy, fine_tune, machine
-from bnas.runtime.feed import drawn
-from bnas.runtime.nested import batch_size
 from bnas.runtime.storage.archive import tensor_bytes
-from bnas.runtime.storage.checkpoint import MODEL, SUPERNET, TRAINING, check_state, read_model, write_model
+from bnas.runtime.storage.checkpoint import MODEL, SUPERNET, TRAINING, read_model, write_model
 from bnas.runtime.storage.files import there, write_bytes, write_json
 from bnas.runtime.train import random_state
 from bnas.runtime.train.batches import Batches
@@ -27,6 +24,8 @@ from .lock import kept
 from .mark import OutputError
 from .output import Output, note_architecture, note_environment
 from .results import Report
+from .search import counted_samples
+from .tuning import read_module
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -150,14 +149,7 @@ class Pruning:
         return SuperNetwork.load(folder / "supernet", deep_copy(self.job.model)).eval(), subnet
 
     def _module(self, supernet: SuperNetwork, subnet: Subnet) -> GraphModule:
-        file, module = self.output.ledger.check(WEIGHTS), supernet.extract(subnet)
-        try:
-            state = safetensors.torch.load_file(file)
-        except Exception as error:
-            raise OutputError(f"{file}: cannot be read: {error}") from error
-        check_state(module.state_dict(), state, str(file))
-        module.load_state_dict(state)
-        return module
+        return read_module(supernet, subnet, self.output.ledger.check(WEIGHTS))
 
     def _tuned(self, module: GraphModule) -> GraphModule:
         """The module after the fine-tuning that winners of a run have: as the job says, or as `FineTune` has it."""
@@ -197,7 +189,7 @@ class Pruning:
         plain = {"original": (maximal, supernet.extract(maximal, original))}
         rows = Delivery(job, self.output, supernet, int8).rows({**plain, **networks})
         reference = accuracy(original, list(job.data.validation))
-        samples = sum(batch_size(batch) for batch in drawn(job.data.test, "the test data"))
+        samples = counted_samples(job.data.test, "the test data")
         measured = Report(rows, reference, job.acc_delta, 0, False, machine(), samples)
         report = PruneReport(measured, str(Constraint.parse(self.plan.to)))
         write_json(self.output.path("report.json"), report.to_json())

@@ -199,6 +199,6 @@ class SearchPlan:
         return watch
 
 
-def counted_samples(batches: Loader) -> int:
-    """How many samples there are."""
-    return sum(batch_size(batch) for batch in drawn(batches, "the validation data"))
+def counted_samples(batches: Loader, source: str = "the validation data") -> int:
+    """How many samples there are; errors call the data `source`."""
+    return sum(batch_size(batch) for batch in drawn(batches, source))

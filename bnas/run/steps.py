@@ -183,7 +183,7 @@ class Steps:
         rows = judged(rows, winners.targets, latency=self.job.search.latency is None)
         missed = any(row.target.missed for row in rows if row.target) if winners.targets else winners.missed
         settings = (winners.reference, winners.acc_delta, winners.evaluations, missed)
-        report = Report(rows, *settings, machine(), counted_samples(self.job.data.test))
+        report = Report(rows, *settings, machine(), counted_samples(self.job.data.test, "the test data"))
         write_json(self.output.path("report.json"), report.to_json())
         return report
 

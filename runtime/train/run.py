@@ -59,16 +59,23 @@ class Average:
     @contextmanager
     def applied(self) -> Iterator[None]:
         """The tensors have the values of their averages inside, and their own again after."""
-        own = {name: tensor.detach().clone() for name, tensor in self._now.items()}
-        self.settle()
-        try:
+        with put_back(self._now):
+            self.settle()
             yield
-        finally:
-            _copy(own, self._now)
 
     def settle(self) -> None:
         """The tensors take the values of their averages."""
         _copy(self.tensors, self._now)
+
+
+@contextmanager
+def put_back(tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """What is written to the tensors inside is undone after."""
+    own = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+    try:
+        yield
+    finally:
+        _copy(own, tensors)
 
 
 def _copy(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
@@ -203,15 +210,9 @@ class TrainingRun:
     @contextmanager
     def _finished(self) -> Iterator[None]:
         """As after `finish` inside, and as before after."""
-        tensors = self.tensors
-        own = {name: tensor.detach().clone() for name, tensor in tensors.items()}
-        self.finish()
-        try:
+        with put_back(self.tensors):
+            self.finish()
             yield
-        finally:
-            with torch.no_grad():
-                for name, tensor in tensors.items():
-                    tensor.copy_(own[name])
 
     def _adapt(self) -> None:
         """Recalibrate the shared BatchNorm statistics, of the maximal sub-network or of the only one."""

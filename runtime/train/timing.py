@@ -20,6 +20,7 @@ from bnas.runtime.supernetwork import SuperNetwork
 
 from . import random_state
 from .batches import Batches
+from .run import put_back
 from .trainer import Trainer
 
 Clock = Callable[[], float]
@@ -67,15 +68,11 @@ def steps_within(
 def _undone(trainer: Trainer) -> Iterator[None]:
     """All that a training changes is put back after."""
     supernet, optimizer = trainer.supernet, trainer.optimizer
-    tensors = _tensors(supernet)
-    own = {name: tensor.detach().clone() for name, tensor in tensors.items()}
     state = copy.deepcopy(optimizer.state_dict()) if isinstance(optimizer, Optimizer) else None
     try:
-        yield
+        with put_back(_tensors(supernet)):
+            yield
     finally:
-        with torch.no_grad():
-            for name, tensor in tensors.items():
-                tensor.copy_(own[name])
         for parameter in supernet.parameters():
             parameter.grad = None
         if isinstance(optimizer, Optimizer) and state is not None:
