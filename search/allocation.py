@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -147,8 +148,36 @@ def _at_least(sizes: Sequence[int], fraction: float) -> int:
     return next(size for size in sizes if size >= fraction * sizes[-1] - STEADY)
 
 
-def first_within(path: Sequence[Subnet], holds: Callable[[Subnet], bool]) -> Subnet | None:
-    """The first sub-network of a path that keeps a bound, found by bisection; None where the last one does not.
+def returned(path: Sequence[Subnet], holds: Callable[[Subnet], bool], tries: int = 100) -> Subnet:
+    """The last sub-network of a path, with what went last given back first, as far as the bound allows.
+
+    A large last step overshoots a bound. What is given back later may be small enough for what is left of it: the usual
+    end of a greedy rule for the knapsack problem. A width of which one step does not fit gets none of its earlier ones.
+
+    Args:
+        path: Each one smaller than the one before; the last one keeps the bound.
+        holds: Whether a sub-network keeps the bound.
+        tries: `holds` is asked so often at most.
+    """
+    kept, closed = path[-1], set[str]()
+    for before, after in reversed(list(itertools.pairwise(path))):
+        names = {name for name, size in before.widths.items() if after.widths[name] != size}
+        names |= after.skipped - before.skipped
+        if tries == 0 or names & closed:
+            closed |= names
+            continue
+        tries -= 1
+        widths = {name: before.widths[name] for name in names & before.widths.keys()}
+        more = Subnet({**kept.widths, **widths}, kept.skipped - names)
+        if holds(more):
+            kept = more
+        else:
+            closed |= names
+    return kept
+
+
+def first_within(path: Sequence[Subnet], holds: Callable[[Subnet], bool]) -> int | None:
+    """The place of the first sub-network of a path that keeps a bound, by bisection; None where the last one does not.
 
     The one before it does not keep the bound. Each is asked for at most once.
     """
@@ -161,4 +190,4 @@ def first_within(path: Sequence[Subnet], holds: Callable[[Subnet], bool]) -> Sub
             keeps = middle
         else:
             misses = middle
-    return path[keeps]
+    return keeps

@@ -22,7 +22,7 @@ from bnas.runtime import LatencySettings, SuperNetwork, block_importance, first_
 from bnas.runtime.latency.measurement import ratios
 from bnas.runtime.train.batches import Batches
 
-from .allocation import Allocation, Importance, Price, first_within, global_path, uniform_path
+from .allocation import Allocation, Importance, Price, first_within, global_path, returned, uniform_path
 from .errors import SearchError
 from .objectives import Constraint, nearest
 
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 SOURCE = "the training data"
 PRICED: Mapping[str, str] = {"peak_memory": "activations", "latency": "macs"}
 """The cost whose savings are the price of a step, where that of the bound is not a sum over the parts of a network."""
+
+SUMMED, MEASURED = 200, 8
+"""So many steps are tried to be given back at most, where the bound is on a cost, and where on latency."""
 
 
 def widths_only(divisor: int = 8) -> Elasticity:
@@ -97,7 +100,8 @@ def prune(
         latency: How latency is measured.
 
     Returns:
-        The sub-network of the least removal along the path of the last round: one step earlier breaks the bound.
+        The first sub-network on the path of the last round that keeps the bound. With "global", what went last is then
+        given back where the bound allows it: a large last step leaves room.
 
     Raises:
         SearchError: The bound cannot be kept, or a setting is unknown, or does not go with another one.
@@ -120,10 +124,13 @@ def prune(
         worth = ordered(supernet, importance, batches, criterion, subnet)
         steps = global_path(supernet.space, worth, saved, price, subnet)
         path = list(steps if allocation == "global" else uniform_path(supernet.space, worth))
-        found = first_within(path, partial(meter.holds, part=number / rounds))
+        holds = partial(meter.holds, part=number / rounds)
+        found = first_within(path, holds)
         if found is None:
             raise meter.missed(path[-1])
-        subnet = found
+        subnet = path[found]
+    if allocation == "global":
+        subnet = returned(path[: found + 1], holds, MEASURED if bound.name == "latency" else SUMMED)
     module = supernet.extract(subnet)
     recalibrate(module, batches, source=SOURCE)
     return Pruned(subnet, supernet, module, meter.values(supernet.space.maximal()), meter.values(subnet))

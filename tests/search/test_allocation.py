@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bnas.passes import SearchSpace, Subnet
-from bnas.search.allocation import Importance, first_within, global_path, uniform_path
+from bnas.search.allocation import Importance, first_within, global_path, returned, uniform_path
 
 
 @st.composite
@@ -164,9 +164,41 @@ def test_the_first_that_keeps_the_bound(
         return lambda subnet: asked.append(subnet) or cost(subnet) <= bound  # type: ignore[func-returns-value]
 
     bound = share * cost(path[0])
-    found = first_within(path, within(bound))
+    place = first_within(path, within(bound))
+    found = None if place is None else path[place]
     assert found == next((one for one in path if cost(one) <= bound), None)
     assert len(asked) == len(set(asked)) <= len(path).bit_length() + 1
     tighter = first_within(path, within(0.9 * bound))
     if found is not None and tighter is not None:
-        assert all(kept(space, tighter)[name] <= size for name, size in kept(space, found).items())
+        assert all(kept(space, path[tighter])[name] <= size for name, size in kept(space, found).items())
+
+
+@given(problem=problems(), share=st.floats(0, 1), tries=st.integers(0, 5) | st.just(100))
+def test_what_is_given_back_keeps_the_bound_and_nothing_more_of_the_path_fits(
+    problem: tuple[SearchSpace, Importance, Callable[[Subnet], float]], share: float, tries: int
+) -> None:
+    space, importance, cost = problem
+    whole = list(global_path(space, importance, cost))
+    bound = max(share * cost(whole[0]), cost(whole[-1]))
+    path = whole[: next(place for place, one in enumerate(whole) if cost(one) <= bound) + 1]
+    asked = list[Subnet]()
+    found = returned(path, lambda one: asked.append(one) or cost(one) <= bound, tries)  # type: ignore[func-returns-value]
+    sizes = kept(space, found)
+    assert cost(found) <= bound and len(asked) <= tries
+    assert all(low <= sizes[name] for name, low in kept(space, path[-1]).items())
+    if tries == 100:
+        for name in sizes:
+            above = min((size for one in path if (size := kept(space, one)[name]) > sizes[name]), default=None)
+            widths = {key: above if key == name else size for key, size in found.widths.items()}
+            more = Subnet({key: size or 0 for key, size in widths.items()}, found.skipped - {name})
+            assert above is None or cost(more) > bound
+
+
+def test_a_large_last_step_leaves_room_for_what_went_before_it() -> None:
+    """The big step saves 8 where 1 was too much; the two before it come back as far as they fit."""
+    sizes = {"big": (1, 2), "small": (1, 2, 3)}
+    path = [Subnet({"big": b, "small": s}) for b, s in ((2, 3), (2, 2), (2, 1), (1, 1))]
+    assert all(set(one.widths) == set(sizes) for one in path)
+    cost = lambda one: 8 * one.widths["big"] + one.widths["small"]  # noqa: E731
+    assert returned(path, lambda one: cost(one) <= 16) == Subnet({"big": 1, "small": 3})
+    assert returned(path, lambda one: cost(one) <= 10) == Subnet({"big": 1, "small": 2})
