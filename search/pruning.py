@@ -125,12 +125,12 @@ def prune(
         steps = global_path(supernet.space, worth, saved, price, subnet)
         path = list(steps if allocation == "global" else uniform_path(supernet.space, worth))
         holds = partial(meter.holds, part=number / rounds)
-        found = first_within(path, holds)
-        if found is None:
+        if (found := first_within(path, holds)) is None:
             raise meter.missed(path[-1])
-        subnet = path[found]
+        path = path[: found + 1]
+        subnet = path[-1]
     if allocation == "global":
-        subnet = returned(path[: found + 1], holds, MEASURED if bound.name == "latency" else SUMMED)
+        subnet = returned(path, holds, MEASURED if bound.name == "latency" else SUMMED)
     module = supernet.extract(subnet)
     recalibrate(module, batches, source=SOURCE)
     return Pruned(subnet, supernet, module, meter.values(supernet.space.maximal()), meter.values(subnet))

@@ -18,6 +18,17 @@ SHARES: Mapping[str, float] = {"train": 1 / 16, "search": 1 / 8, "tune": 13 / 16
 
 Measured in docs/results.md: a quarter for the super-network takes more from the winners than the search gains by it.
 """
+INFORMED: float = 1 / 24
+"""Of the whole time at most: importance from data, which tells what a search begins with."""
+MEASURED: float = 1 / 10
+"""The same: latencies of sub-networks, for the model of latency and for the choice of winners."""
+QUICKER: Sequence[Mapping[str, int]] = (
+    {},
+    {"turns": 1},
+    {"turns": 1, "runs": 20},
+    {"turns": 1, "runs": 10, "warmup": 5, "subnets": 10},
+)
+"""Ways to measure these, each quicker: `LatencySettings` that are changed where the given ones are larger."""
 UNITS: Mapping[str, str] = {"train": "step", "search": "evaluation", "tune": "step"}
 """What is counted in each phase."""
 TITLES: Mapping[str, str] = {"train": "super-network", "search": "search", "tune": "winners"}

@@ -19,10 +19,12 @@ from bnas.runtime.train import random_state
 from bnas.runtime.train.timing import Clock
 
 from .budget import BudgetError, Phase, Plan, divide, least_seconds
+from .forecast import Forecast, adapting
 from .job import Job, Watch
 from .mark import OutputError
 from .output import Output
-from .probe import Probe, Times, samples_in
+from .probe import Probe, Times
+from .search import FIRST, SearchPlan
 from .winners import Winners
 
 LEAST_EVALUATIONS = 8
@@ -84,13 +86,19 @@ class Planner:
         ]
         return replace(self.job, stages=stages, recipe=_shortened(self.job.recipe, epochs))
 
-    def search(self, supernet: SuperNetwork) -> Job:
-        """The job with as many evaluations as there is time for."""
-        count = self._planned("search", lambda: self._before_search(supernet))["count"]
+    def search(self, supernet: SuperNetwork) -> tuple[Job, int]:
+        """The job with as many evaluations as there is time for, and latencies measured as quickly as there has to be.
+
+        With it comes the number of training samples that tell what the search begins with.
+        """
+        found = self._planned("search", lambda: self._before_search(supernet))
+        count, self.times = found["count"], Times(**found["times"])
         algorithm = self.job.search.algorithm
         if algorithm.population is not None and algorithm.population > count:
             algorithm = replace(algorithm, population=count)
-        return replace(self.job, search=replace(self.job.search, algorithm=algorithm, num_evals=count))
+        search = replace(self.job.search, algorithm=algorithm, num_evals=count)
+        forecast = self._forecast(supernet)
+        return replace(self.job, search=search, latency=forecast.measuring), forecast.samples
 
     def tune(self, supernet: SuperNetwork, evaluator: Evaluator, original: nn.Module, winners: Winners) -> FineTune:
         """The fine-tuning that there is time for."""
@@ -112,17 +120,17 @@ class Planner:
 
     def first(self, supernet: SuperNetwork) -> Plan:
         """The plan of the whole run, before anything is trained."""
-        self.times = times = Probe(self.job, supernet, self.clock).times(self._settings)
+        self.times = times = self._probed(supernet)
         train = Phase("train", times.step, least=len(self.job.stages))
-        needed = self._needed(supernet, self._count) + self._count * times.probing + self._adapting(times)
-        return self._divided([train, *self._others(supernet)], needed, strict=True)
+        forecast = self._forecast(supernet)
+        needed = forecast.after_training + adapting(self.job, times)
+        return self._divided([train, *self._others(forecast)], needed, strict=True)
 
     def _before_search(self, supernet: SuperNetwork) -> Plan:
         """By what was measured at first; a training that took longer than planned makes everything take longer."""
         self.times = self._known("train", supernet).scaled(self._drift)
-        return self._divided(
-            self._others(supernet), self._needed(supernet, self._count) + self._count * self.times.probing
-        )
+        forecast = self._forecast(supernet)
+        return self._divided(self._others(forecast), forecast.after_training)
 
     def _before_tuning(
         self, supernet: SuperNetwork, evaluator: Evaluator, original: nn.Module, winners: Winners
@@ -134,32 +142,27 @@ class Planner:
             step, made = probe.tune_step(self._settings, subnets, original), 0.0
         else:
             step, made = probe.tune_alone(self._settings, subnets, original, evaluator)
-        return self._divided([Phase("tune", step)], self._needed(supernet, len(subnets)) + made)
+        return self._divided([Phase("tune", step)], self._forecast(supernet).delivered(len(subnets)) + made)
 
-    def _others(self, supernet: SuperNetwork) -> list[Phase]:
+    def _others(self, forecast: Forecast) -> list[Phase]:
         """The phases after the training."""
+        supernet = forecast.supernet
         most = max(FEWEST, min(self.job.search.num_evals, self.job.stages[-1].space(supernet.space).size))
-        search = Phase("search", self._evaluation, min(LEAST_EVALUATIONS, most), most)
+        search = Phase("search", forecast.evaluation, min(LEAST_EVALUATIONS, most), most)
         return [search, Phase("tune", self._count * self.times.tune)]
 
-    def _needed(self, supernet: SuperNetwork, winners: int) -> float:
-        """Seconds for the export, and for the accuracies before and after a fine-tuning."""
-        return Probe(self.job, supernet).delivery(winners, self.times.sample) + winners * self._evaluation
+    def _forecast(self, supernet: SuperNetwork) -> Forecast:
+        return Forecast(self.job, supernet, self.times, self._count)
 
-    @property
-    def _evaluation(self) -> float:
-        samples = self.job.num_bn_adaptation_samples + samples_in(self.job.data.validation)
-        return self.times.evaluation + self.times.sample * samples
-
-    def _adapting(self, times: Times) -> float:
-        """Seconds to recalibrate the trained super-network, for both copies that are written."""
-        return 2 * times.sample * self.job.recipe.num_bn_adaptation_samples
+    def _probed(self, supernet: SuperNetwork) -> Times:
+        wanted = SearchPlan(self.job, self.output, self.watch, supernet).wants_latency
+        return Probe(self.job, supernet, self.clock).times(self._settings, latency=wanted)
 
     def _known(self, phase: str, supernet: SuperNetwork) -> Times:
         """What was measured when a phase was planned."""
         found = self._read(phase)
         if found is None:
-            return Probe(self.job, supernet, self.clock).times(self._settings)
+            return self._probed(supernet)
         return Times(**found["times"])
 
     @property
@@ -168,7 +171,9 @@ class Planner:
         found = self._read("train")
         if found is None or found["ended"] is None or "train" not in self._here:
             return 1.0
-        taken: float = (found["ended"] - found["spent"]) / (found["seconds"] + self._adapting(Times(**found["times"])))
+        taken: float = (found["ended"] - found["spent"]) / (
+            found["seconds"] + adapting(self.job, Times(**found["times"]))
+        )
         return min(max(taken, 1 / MOST_DRIFT), MOST_DRIFT)
 
     def _divided(self, phases: Sequence[Phase], fixed: float, *, strict: bool = False) -> Plan:
@@ -250,9 +255,9 @@ class Unplanned:
         """The job."""
         return self.job
 
-    def search(self, _: SuperNetwork) -> Job:
-        """The job."""
-        return self.job
+    def search(self, _: SuperNetwork) -> tuple[Job, int]:
+        """The job, and the samples that tell what its search begins with."""
+        return self.job, FIRST
 
     def tune(self, *_: Any) -> FineTune:
         """How the job fine-tunes."""

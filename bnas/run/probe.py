@@ -16,6 +16,7 @@ from bnas.passes import Subnet
 from bnas.runtime import Evaluator, FineTune, Stage, SuperNetwork, Trainer, step_seconds
 from bnas.runtime.evaluate.evaluation import Loader
 from bnas.runtime.feed import drawn
+from bnas.runtime.latency.timing import Runner, feed_of, session_of
 from bnas.runtime.nested import batch_size
 from bnas.runtime.train import random_state
 from bnas.runtime.train.timing import Clock
@@ -33,6 +34,8 @@ NODE = 0.01
 """Seconds for each node of the graph, in either file."""
 WARM = 30
 """Runs of a file before it is timed."""
+TRIED = 5
+"""Runs on ONNX Runtime that are timed."""
 CANDIDATES = 64
 """Random sub-networks, of which one stands in for the winners."""
 
@@ -51,6 +54,10 @@ class Times:
     """Of a fine-tuning step of one winner."""
     probing: float = 0.0
     """To measure the one before."""
+    loading: float = 0.0
+    """To lower a network and load it on ONNX Runtime, where latencies are measured."""
+    run: float = 0.0
+    """Of a run of it there."""
 
     def scaled(self, factor: float) -> Times:
         """All of them, times a factor."""
@@ -70,12 +77,28 @@ class Probe:
         """So long each kind of step is tried."""
         return min(SECONDS, SHARE * (self.job.budget or math.inf))
 
-    def times(self, settings: FineTune) -> Times:
-        """Seconds of everything, where nobody knows the winners yet."""
+    def times(self, settings: FineTune, *, latency: bool = False) -> Times:
+        """Seconds of everything, where nobody knows the winners yet; with `latency` those of ONNX Runtime too."""
         (evaluation, sample), step = self.evaluation(), self.train_step()
         start = self.clock()
         tune = self.tune_step(settings, [self.stand_in()])
-        return Times(step, evaluation, sample, tune, self.clock() - start)
+        probing = self.clock() - start
+        return Times(step, evaluation, sample, tune, probing, *(self.latency() if latency else ()))
+
+    def latency(self) -> tuple[float, float]:
+        """Seconds to load a network on ONNX Runtime, and of a run; the mean of the maximal one and of the stand-in."""
+        start, settings = self.clock(), self.job.latency
+        networks = {"maximal": self.supernet.space.maximal(), "half": self.stand_in()}
+        sessions = {name: session_of(name, one, self.supernet, settings) for name, one in networks.items()}
+        loaded = self.clock() - start
+        runners = [Runner(one, feed_of(name, one, None, settings)) for name, one in sessions.items()]
+        for one in runners:
+            one.time()
+        start = self.clock()
+        for _ in range(TRIED):
+            for one in runners:
+                one.time()
+        return loaded / len(runners), (self.clock() - start) / (len(runners) * TRIED)
 
     def train_step(self) -> float:
         """Seconds of a step of the super-network: the mean over the stages, by their lengths."""

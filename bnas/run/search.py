@@ -42,7 +42,7 @@ class SearchPlan:
             BnasError: as `bnas.Searcher`.
         """
         job = self.job
-        given = job.search.latency or (latency if self._wants_latency else None)
+        given = job.search.latency or (latency if self.wants_latency else None)
         settings = replace(job.search, space=self.space, latency=given, constraints=(*self.constraints, *self.loosest))
         return Searcher(self.supernet, evaluator, job.sought, settings, **told)
 
@@ -128,7 +128,7 @@ class SearchPlan:
                 scalars.close()
 
     @property
-    def _wants_latency(self) -> bool:
+    def wants_latency(self) -> bool:
         """A latency model is needed: something asks for latency, and nothing else gives it."""
         asked = {
             *(one.name for one in self.job.sought if one.measure is None),
@@ -142,7 +142,7 @@ class SearchPlan:
         Raises:
             LatencyError: as `bnas.LatencyModel.load` and `bnas.LatencyModel.fit`.
         """
-        if not self._wants_latency:
+        if not self.wants_latency:
             return None
         path = self.output.path("latency.json")
         if there(path):

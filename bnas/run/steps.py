@@ -29,7 +29,7 @@ from .mark import OutputError
 from .output import Output, note_architecture, note_environment
 from .planner import Planner, Unplanned
 from .results import Report, judged
-from .search import FIRST, SearchPlan, counted_samples
+from .search import SearchPlan, counted_samples
 from .tuning import TUNING, Record, Tuning, tuned_modules
 from .winners import ORIGINAL, Winners
 
@@ -129,7 +129,8 @@ class Steps:
         evaluator = self.evaluator
         random_state.begin_at(self.job.search.seed)
         self._note(self.supernet)
-        plan = self._plan(self.supernet, self.planner.search(self.supernet)).informed(self._samples(FIRST))
+        job, samples = self.planner.search(self.supernet)
+        plan = self._plan(self.supernet, job).informed(self._samples(samples))
         self.watch.phase("searching")
         reference, latency = self._reference(), plan.latency()
         plan.note(reference)

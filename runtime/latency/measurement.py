@@ -147,9 +147,6 @@ CANDIDATES = 256
 GROUP = 5
 """So many sub-networks are measured together, with the maximal one as the reference: all may be in memory at once."""
 
-TURNS = 3
-"""So often each is measured: where a model lies in memory changes its time by a few percent until it is loaded anew."""
-
 
 def spread(supernet: SuperNetwork, count: int, generator: np.random.Generator) -> list[Subnet]:
     """Different sub-networks that lie as far apart as can be in their costs, the maximal and the minimal among them."""
@@ -196,11 +193,11 @@ class Ratios:
 def ratios(supernet: SuperNetwork, subnets: Sequence[Subnet], settings: LatencySettings) -> Ratios:
     """Measure sub-networks, each group together with the maximal one.
 
-    Each is measured `TURNS` times, loaded anew and in the company of others; the median counts.
+    Each is measured `settings.turns` times, loaded anew and in the company of others; the median counts.
     """
     maximal, references = supernet.space.maximal(), list[Latency]()
     compared: dict[Subnet, list[float]] = {one: [] for one in subnets}
-    for group in _groups(list(compared)):
+    for group in _groups(list(compared), settings.turns):
         named: dict[str, Any] = {"reference": maximal, **{str(place): one for place, one in enumerate(group)}}
         latencies = measure_latency(named, None, settings, supernet=supernet, reference="reference")
         references.append(latencies["reference"])
@@ -213,10 +210,10 @@ def ratios(supernet: SuperNetwork, subnets: Sequence[Subnet], settings: LatencyS
     return Ratios(found, level, references[0].repeats if references else 1)
 
 
-def _groups(subnets: Sequence[Subnet]) -> Iterator[list[Subnet]]:
-    """All sub-networks in groups, `TURNS` times, in another order each time."""
+def _groups(subnets: Sequence[Subnet], turns: int) -> Iterator[list[Subnet]]:
+    """All sub-networks in groups, so many times, in another order each time."""
     generator = np.random.default_rng(0)
-    for _ in range(TURNS):
+    for _ in range(turns):
         order = [subnets[place] for place in generator.permutation(len(subnets))]
         yield from (order[start : start + GROUP] for start in range(0, len(order), GROUP))
 

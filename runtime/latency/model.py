@@ -55,7 +55,7 @@ class LatencyModel:
     def fit(cls, supernet: SuperNetwork, settings: LatencySettings | None = None, **changes: Any) -> LatencyModel:
         """Measure `settings.subnets` sub-networks that are spread over the space, and fit a model to them.
 
-        Each is measured three times. For another device than the CPU the wall clock counts.
+        Each is measured `settings.turns` times. For another device than the CPU the wall clock counts.
 
         Args:
             supernet: Where they come from.

@@ -35,6 +35,9 @@ class LatencySettings:
     """Timings of each model; with fewer than 50 nothing is called stable."""
     warmup: Count = 10
     """Least runs before the first timing; as many again until the median settles, at most ten times."""
+    turns: Count = 3
+    """So often a sub-network is measured where sub-networks are compared, loaded anew each time: where a model lies in
+    memory changes its time by a few percent."""
     repeats: Count | None = None
     """Runs of a model within one timing; by default more than one where all models are very quick."""
     provider: str = CPU

@@ -103,7 +103,7 @@ def test_later_phases_have_what_earlier_ones_leave(tmp_path: Path) -> None:
     for late in (0.0, 30.0, 60.0, 500.0):
         seen = Seen()
         planner = Planner(steps.job, Output(tmp_path / f"late{late}"), seen.watch(), 0.0, lambda late=late: 30.0 + late)
-        searched = planner.search(steps.supernet)
+        searched, _ = planner.search(steps.supernet)
         left[late] = counts(seen.plans[0])
         assert searched.search.num_evals == left[late]["search"]
     assert left[0.0]["tune"] > left[30.0]["tune"] > left[60.0]["tune"] == left[500.0]["tune"] == 1
