@@ -171,9 +171,8 @@ class Planner:
         found = self._read("train")
         if found is None or found["ended"] is None or "train" not in self._here:
             return 1.0
-        taken: float = (found["ended"] - found["spent"]) / (
-            found["seconds"] + adapting(self.job, Times(**found["times"]))
-        )
+        planned = found["seconds"] + adapting(self.job, Times(**found["times"]))
+        taken: float = (found["ended"] - found["spent"]) / planned
         return min(max(taken, 1 / MOST_DRIFT), MOST_DRIFT)
 
     def _divided(self, phases: Sequence[Phase], fixed: float, *, strict: bool = False) -> Plan:
