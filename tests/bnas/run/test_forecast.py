@@ -1,0 +1,72 @@
+"""What a search needs beside its evaluations: no more than its share of a budget, and never less for a longer one."""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import count
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from job_cases import job
+
+from bnas.run.budget import INFORMED, MEASURED, QUICKER
+from bnas.run.forecast import LEAST_SAMPLES, Forecast
+from bnas.run.job import Watch
+from bnas.run.output import Output
+from bnas.run.planner import Planner
+from bnas.run.probe import Probe, Times
+from bnas.run.search import FIRST
+from bnas.runtime import FineTune, LatencySettings, SuperNetwork
+from bnas.search import Constraint
+
+GIVEN = job(budget=100.0)
+SUPERNET = SuperNetwork.from_model(GIVEN.model, GIVEN.example_inputs, GIVEN.elasticity)
+TARGETS = {"half": Constraint.parse("latency <= 50 %"), "few": Constraint.parse("macs <= 30 %")}
+
+
+def forecast(budget: float, times: Times, latency: LatencySettings | None = None, **changes: Any) -> Forecast:
+    return Forecast(job(budget=budget, latency=latency or LatencySettings(), **changes), SUPERNET, times, 2)
+
+
+@given(budget=st.floats(1, 1e5), more=st.floats(1, 100), sample=st.floats(1e-5, 1))
+def test_importance_has_its_share_of_a_budget(budget: float, more: float, sample: float) -> None:
+    short, long = (forecast(one, Times(sample=sample)) for one in (budget, budget * more))
+    assert LEAST_SAMPLES <= short.samples <= long.samples <= FIRST
+    if short.samples > LEAST_SAMPLES:
+        blocks = len(SUPERNET.space.blocks)
+        assert short.samples * 2 * sample * (3 + 2 * (blocks + 1)) <= INFORMED * budget * (1 + 1e-6)
+
+
+@given(budget=st.floats(1, 1e5), more=st.floats(1, 100), loading=st.floats(0, 5), run=st.floats(1e-5, 1))
+def test_latencies_are_measured_as_thoroughly_as_their_share_allows(
+    budget: float, more: float, loading: float, run: float
+) -> None:
+    times = Times(loading=loading, run=run)
+    short, long = (forecast(one, times, targets=TARGETS) for one in (budget, budget * more))
+    ways = [{name: getattr(one.measuring, name) for name in QUICKER[-1]} for one in (short, long)]
+    assert all(ways[0][name] <= ways[1][name] for name in ways[0])
+    beside = short.after_training - forecast(budget, Times(), targets=TARGETS).after_training
+    assert beside <= MEASURED * budget * (1 + 1e-6) or ways[0] == QUICKER[-1]
+
+
+def test_settings_that_are_quicker_than_those_of_a_short_budget_stay() -> None:
+    own = LatencySettings(runs=5, subnets=8, turns=2)
+    found = forecast(1.0, Times(loading=1.0, run=1.0), own, targets=TARGETS).measuring
+    assert (found.runs, found.subnets, found.turns, found.warmup) == (5, 8, 1, 5)
+
+
+def test_latencies_are_probed_where_something_asks_for_them(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(Probe, "latency", lambda _: asked.append(1) or (0.5, 0.1))
+    settled = {"fine_tune": FineTune(1), "int8": None, "budget": 1000.0}
+    for targets in ({"few": TARGETS["few"]}, TARGETS):
+        plan = Planner(job(targets=targets, **settled), Output(tmp_path), Watch(), 0.0, partial(next, count(0.0, 0.01)))
+        plan.first(SUPERNET)
+    assert len(asked) == 1
+
+
+def test_loading_and_running_take_time() -> None:
+    loading, run = Probe(GIVEN, SUPERNET).latency()
+    assert loading > run > 0
