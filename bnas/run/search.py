@@ -46,28 +46,22 @@ class SearchPlan:
         settings = replace(job.search, space=self.space, latency=given, constraints=(*self.constraints, *self.loosest))
         return Searcher(self.supernet, evaluator, job.sought, settings, **told)
 
-    def informed(self, samples: Sequence[Batch]) -> SearchPlan:
-        """The same search, which begins with what pruning by importance leaves, measured on training samples.
-
-        Bounds in percent of the latency count as percent of the MACs here.
-        """
+    def informed(self, samples: Sequence[Batch], latency: LatencyModel | None = None) -> SearchPlan:
+        """The same search, which begins with what pruning by importance leaves, measured on training samples."""
         job, algorithm = self.job, self.job.search.algorithm
         if job.search.begin_with or isinstance(algorithm, RandomSearch):
             return self
-        settings: Any = {"space": self.space, "bounds": self._macs, "criterion": job.training.get("criterion")}
-        first = pruned_sizes(self.supernet, samples, count=job.search.population // 3, **settings)
+        told: Any = {"space": self.space, "criterion": job.training.get("criterion"), "latency": latency}
+        bounds = self._bounds(latency is not None)
+        count = job.search.population // (6 if bounds else 3)
+        first = pruned_sizes(self.supernet, samples, bounds=bounds, count=count, **told)
         return replace(self, job=replace(job, search=replace(job.search, begin_with=first)))
 
-    @property
-    def _macs(self) -> list[float]:
-        """The bounds that can be told in MACs."""
-        whole = self.supernet.costs(self.supernet.space.maximal())["macs"]
-        bounds = [*self.job.targets.values(), *self.constraints]
-        shares = [one.bound for one in bounds if one.relative and one.name in ("macs", LATENCY)]
-        return [
-            *(whole * share for share in shares),
-            *(one.bound for one in bounds if one.name == "macs" and not one.relative),
-        ]
+    def _bounds(self, latency: bool) -> list[Constraint]:
+        """The upper bounds that are asked for, of costs, and of the latency where that can be predicted."""
+        known = {*self.supernet.cost_model.expressions, *((LATENCY,) if latency else ())}
+        asked = [*self.job.targets.values(), *self.constraints]
+        return [one for one in asked if one.sense == "<=" and one.name in known]
 
     @property
     def space(self) -> SearchSpace:

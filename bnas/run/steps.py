@@ -130,9 +130,10 @@ class Steps:
         random_state.begin_at(self.job.search.seed)
         self._note(self.supernet)
         job, samples = self.planner.search(self.supernet)
-        plan = self._plan(self.supernet, job).informed(self._samples(samples))
-        self.watch.phase("searching")
+        plan = self._plan(self.supernet, job)
         reference, latency = self._reference(), plan.latency()
+        plan = plan.informed(self._samples(samples), latency)
+        self.watch.phase("searching")
         plan.note(reference)
         with plan.told() as tell:
             log = self.output.path("evaluations.jsonl")
