@@ -37,8 +37,13 @@ SOURCE = "the training data"
 PRICED: Mapping[str, str] = {"peak_memory": "activations", "latency": "macs"}
 """The cost whose savings are the price of a step, where that of the bound is not a sum over the parts of a network."""
 
-SUMMED, MEASURED = 200, 8
+SUMMED, MEASURED = 200, 4
 """So many steps are tried to be given back at most, where the bound is on a cost, and where on latency."""
+
+
+def quicker(settings: LatencySettings) -> LatencySettings:
+    """How latencies are measured while pruning looks for a network."""
+    return replace(settings, turns=1, runs=min(settings.runs, 20))
 
 
 def widths_only(divisor: int = 8) -> Elasticity:
@@ -124,13 +129,11 @@ def prune(
         worth = ordered(supernet, importance, batches, criterion, subnet)
         steps = global_path(supernet.space, worth, saved, price, subnet)
         path = list(steps if allocation == "global" else uniform_path(supernet.space, worth))
-        holds = partial(meter.holds, part=number / rounds)
-        if (found := first_within(path, holds)) is None:
+        part = first_within(path, partial(meter.nears, part=number / rounds)) if number < rounds else None
+        found = meter.kept(path) if part is None else path[part]
+        if found is None:
             raise meter.missed(path[-1])
-        path = path[: found + 1]
-        subnet = path[-1]
-    if allocation == "global":
-        subnet = returned(path, holds, MEASURED if bound.name == "latency" else SUMMED)
+        subnet = found
     module = supernet.extract(subnet)
     recalibrate(module, batches, source=SOURCE)
     return Pruned(subnet, supernet, module, meter.values(supernet.space.maximal()), meter.values(subnet))
@@ -223,30 +226,54 @@ class _Meter:
     measured: dict[Subnet, float] = field(default_factory=dict)
     """Latencies in milliseconds; each in proportion to the maximal network in the same rounds."""
 
-    def holds(self, subnet: Subnet, part: float = 1.0) -> bool:
-        """Whether it keeps the bound, or goes `part` of the way there: the same ratio on each stretch of the way."""
-        value, whole = self._value(subnet), self._value(self.supernet.space.maximal())
-        limit = self.bound.resolved({self.bound.name: whole}).bound
-        if part < 1 and 0 < limit < whole:
-            limit = float(whole * (limit / whole) ** part)
-        return value <= limit
+    def holds(self, subnet: Subnet) -> bool:
+        """Whether it keeps the bound."""
+        return self._value(subnet) <= self._limit
+
+    def nears(self, subnet: Subnet, part: float) -> bool:
+        """Whether it goes `part` of the way to the bound, as far as what stands for the bounded cost tells.
+
+        On each stretch of the way the cost falls by the same ratio.
+        """
+        maximal = self.supernet.space.maximal()
+        share, name = self._limit / self._value(maximal), PRICED.get(self.bound.name, self.bound.name)
+        share = share**part if 0 < share < 1 else share
+        return cost_of(self.supernet, name, subnet) <= share * cost_of(self.supernet, name, maximal)
+
+    def kept(self, path: Sequence[Subnet]) -> Subnet | None:
+        """The first of a path that keeps the bound, and what fits of what went last; None where none keeps it.
+
+        Latencies are measured quickly on the way, and thoroughly in the end.
+        """
+        latency = self.bound.name == "latency"
+        if (place := first_within(path, self.holds)) is None:
+            return None
+        found = returned(path[: place + 1], self.holds, MEASURED if latency else SUMMED)
+        for one in dict.fromkeys((found, *path[place:])):
+            if not latency or self._measured(one, self.settings) <= self._limit:
+                return one
+        return None
+
+    @property
+    def _limit(self) -> float:
+        whole = {self.bound.name: self._value(self.supernet.space.maximal())} if self.bound.relative else {}
+        return self.bound.resolved(whole).bound
 
     def _value(self, subnet: Subnet) -> float:
-        name = self.bound.name
-        return self._latency(subnet) if name == "latency" else cost_of(self.supernet, name, subnet)
+        if self.bound.name != "latency":
+            return cost_of(self.supernet, self.bound.name, subnet)
+        return self.measured[subnet] if subnet in self.measured else self._measured(subnet, quicker(self.settings))
 
-    def _latency(self, subnet: Subnet) -> float:
-        maximal = self.supernet.space.maximal()
-        if subnet not in self.measured:
-            now = ratios(self.supernet, [subnet], self.settings)
-            level = self.measured.setdefault(maximal, now.level_ms)
-            self.measured[subnet] = level if subnet == maximal else level * now.found[subnet]
+    def _measured(self, subnet: Subnet, settings: LatencySettings) -> float:
+        maximal, now = self.supernet.space.maximal(), ratios(self.supernet, [subnet], settings)
+        level = self.measured.setdefault(maximal, now.level_ms)
+        self.measured[subnet] = level if subnet == maximal else level * now.found[subnet]
         return self.measured[subnet]
 
     def values(self, subnet: Subnet) -> dict[str, float]:
         """The costs of a sub-network, and its latency where that is bounded."""
         costs: dict[str, float] = {**self.supernet.costs(subnet)}
-        return {**costs, "latency": self._latency(subnet)} if self.bound.name == "latency" else costs
+        return {**costs, "latency": self._value(subnet)} if self.bound.name == "latency" else costs
 
     def missed(self, smallest: Subnet) -> SearchError:
         """The error where not even the smallest sub-network keeps the bound."""

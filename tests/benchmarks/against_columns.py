@@ -140,7 +140,8 @@ class TorchPruning(Prune):
 
     def pruned(self, bound: Constraint) -> GraphModule:
         whole, self.gradients = self.captured(self.task.model), self._gradients()
-        found = [one for way in self.WAYS if (one := self._largest(bound, whole, *way)) is not None]
+        ways = self.WAYS[:1] if self._heads(self.task.model) else self.WAYS
+        found = [one for way in ways if (one := self._largest(bound, whole, *way)) is not None]
         if not found:
             raise SystemExit(f"Torch-Pruning does not reach {bound}")
         best = max(found, key=lambda one: one[0])[1]
@@ -165,16 +166,17 @@ class TorchPruning(Prune):
 
     def _share(self, bound: Constraint, whole: GraphModule, module: GraphModule) -> float:
         if bound.name == "latency":
-            return self.ratio(whole, module, 15)
+            single = alone(whole, self.task.example)
+            named: dict[str, Any] = {"original": whole, "own": module}
+            quick: dict[str, Any] = {"runs": 20, "sizes": self.task.sizes, "reference": "original"}
+            return bnas.measure_latency(named, supernet=single, **quick)["own"].ratio or 1.0
         return self.macs(module) / self.macs(whole)
 
     def _at(self, ratio: float, most: float, rounded: bool) -> nn.Module:
         import torch_pruning as tp
 
-        model, heads = copy.deepcopy(self.task.model).eval(), {}
-        for module in model.modules():
-            if hasattr(module, "num_attention_heads") and hasattr(module, "query"):
-                heads |= {part: module.num_attention_heads for part in (module.query, module.key, module.value)}
+        model = copy.deepcopy(self.task.model).eval()
+        heads = self._heads(model)
         pruner = tp.pruner.BasePruner(
             model,
             self.task.example,
@@ -199,6 +201,14 @@ class TorchPruning(Prune):
                 module.all_head_size = module.query.out_features
                 module.attention_head_size = module.all_head_size // module.num_attention_heads
         return model
+
+    def _heads(self, model: nn.Module) -> dict[nn.Module, int]:
+        """The numbers of heads of the layers of attentions."""
+        found: dict[nn.Module, int] = {}
+        for module in model.modules():
+            if hasattr(module, "num_attention_heads") and hasattr(module, "query"):
+                found |= {part: module.num_attention_heads for part in (module.query, module.key, module.value)}
+        return found
 
     def _gradients(self) -> list[torch.Tensor | None]:
         """Of the loss, by some training batches."""
