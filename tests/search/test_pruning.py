@@ -143,7 +143,7 @@ def test_rounds_measure_again_in_what_is_left(rounds: int, monkeypatch: pytest.M
     """Each round removes the same ratio of what is left; all of them have the bound in the end."""
     model, example, batches = problem()
     seen = list[bnas.Subnet]()
-    right = bnas.search.pruning.taylor
+    right = bnas.runtime.taylor
 
     def noted(*given: Any, subnet: bnas.Subnet) -> Any:
         seen.append(subnet)
