@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
 from itertools import islice
 from statistics import fmean
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from torch import nn
@@ -16,7 +17,7 @@ from bnas.passes import Subnet
 from bnas.runtime import Evaluator, FineTune, Stage, SuperNetwork, Trainer, step_seconds
 from bnas.runtime.evaluate.evaluation import Loader
 from bnas.runtime.feed import drawn
-from bnas.runtime.latency.timing import Runner, feed_of, session_of
+from bnas.runtime.latency.measurement import runners_of
 from bnas.runtime.nested import batch_size
 from bnas.runtime.train import random_state
 from bnas.runtime.train.timing import Clock
@@ -86,19 +87,23 @@ class Probe:
         return Times(step, evaluation, sample, tune, probing, *(self.latency() if latency else ()))
 
     def latency(self) -> tuple[float, float]:
-        """Seconds to load a network on ONNX Runtime, and of a run; the mean of the maximal one and of the stand-in."""
-        start, settings = self.clock(), self.job.latency
-        networks = {"maximal": self.supernet.space.maximal(), "half": self.stand_in()}
-        sessions = {name: session_of(name, one, self.supernet, settings) for name, one in networks.items()}
-        loaded = self.clock() - start
-        runners = [Runner(one, feed_of(name, one, None, settings)) for name, one in sessions.items()]
-        for one in runners:
-            one.time()
-        start = self.clock()
-        for _ in range(TRIED):
-            for one in runners:
+        """Seconds to load a network where latencies are measured, and of a run there.
+
+        The mean of the maximal one and of the stand-in; where a target is asked once for each, all that takes.
+        """
+        start, networks = self.clock(), {"maximal": self.supernet.space.maximal(), "half": self.stand_in()}
+        with TemporaryDirectory() as folder:
+            runners = runners_of(networks, self.job.latency, folder, supernet=self.supernet)
+            for one in runners.values():
                 one.time()
-        return loaded / len(runners), (self.clock() - start) / (len(runners) * TRIED)
+            before = (self.clock() - start) / len(runners)
+            if not one.target.in_turns:
+                return before, 0.0
+            start = self.clock()
+            for _ in range(TRIED):
+                for one in runners.values():
+                    one.time()
+        return before, (self.clock() - start) / (len(runners) * TRIED)
 
     def train_step(self) -> float:
         """Seconds of a step of the super-network: the mean over the stages, by their lengths."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any, overload
 
 import numpy as np
@@ -11,9 +14,10 @@ import numpy as np
 from bnas.passes import Subnet
 from bnas.runtime.onnx.session import Array
 from bnas.runtime.supernetwork import SuperNetwork
+from bnas.runtime.targets.onnxruntime import OnnxRuntime
+from bnas.runtime.targets.target import Target, TargetError
 
-from .machine import machine
-from .settings import CPU, LatencyError, LatencySettings
+from .settings import LatencyError, LatencySettings
 from .timing import (
     TRUSTED_RUNS,
     TRUSTED_SPREAD,
@@ -21,10 +25,10 @@ from .timing import (
     Inputs,
     Latency,
     Runner,
-    feed_of,
+    loaded,
+    network_of,
     repeats_for,
     rounds,
-    session_of,
     warmed,
 )
 
@@ -87,18 +91,68 @@ def measure_latency(
     named = candidates if isinstance(candidates, Mapping) else {"model": candidates}
     _check(named, reference)
     settings = LatencySettings.of(settings, changes)
-    generator, runners = np.random.default_rng(settings.seed), dict[str, Runner]()
-    for name, candidate in named.items():
-        session = session_of(name, candidate, supernet, settings)
-        runners[name] = warmed(name, Runner(session, feed_of(name, session, inputs, settings)), settings.warmup)
-    repeats = settings.repeats or repeats_for(max(runner.quickest_ms for runner in runners.values()))
-    runners = {name: replace(runner, repeats=repeats) for name, runner in runners.items()}
-    times = rounds(runners, settings.runs, generator)
-    base = None if reference is None else times[reference][:, 0]
-    found = {name: _summary(times[name], base, runner, settings.threads) for name, runner in runners.items()}
-    here = machine()
-    found = {name: replace(one, provider=settings.provider, machine=here) for name, one in found.items()}
+    target = target_for(settings)
+    with TemporaryDirectory() as folder:
+        runners = runners_of(named, settings, folder, supernet=supernet, inputs=inputs)
+        if target.in_turns:
+            times, runners = _in_turns(runners, settings)
+        else:
+            times = _once(runners, getattr(target, "parallel", 1))
+    base = None if reference is None else times[reference]
+    found = {name: _summary(times[name], base, runner, settings) for name, runner in runners.items()}
+    described = target.describe()
+    where = str(described.get("provider") or described.get("target") or type(target).__name__)
+    found = {name: replace(one, provider=where, machine=described) for name, one in found.items()}
     return found if isinstance(candidates, Mapping) else found["model"]
+
+
+def target_for(settings: LatencySettings) -> Target:
+    """Where networks run, by default on ONNX Runtime."""
+    if settings.target is not None:
+        given: Target = settings.target
+        return given
+    return OnnxRuntime(provider=settings.provider, inter_threads=settings.inter_threads)
+
+
+def runners_of(
+    candidates: Mapping[str, Candidate],
+    settings: LatencySettings,
+    folder: str,
+    *,
+    supernet: SuperNetwork | None = None,
+    inputs: Inputs = None,
+) -> dict[str, Runner]:
+    """Candidates on the target of the settings, by name; their files are in `folder`.
+
+    Raises:
+        LatencyError: as `measure_latency`.
+    """
+    target, found = target_for(settings), dict[str, Runner]()
+    for name, candidate in candidates.items():
+        places = [Path(mkdtemp(dir=folder)) for _ in range(2)]
+        network = network_of(name, candidate, supernet, places[0])
+        found[name] = loaded(network, target, inputs, settings, places[1])
+    return found
+
+
+def _in_turns(runners: Mapping[str, Runner], settings: LatencySettings) -> tuple[dict[str, Array], dict[str, Runner]]:
+    """Timings in rounds, and the runners as they were timed."""
+    warm = {name: warmed(name, runner, settings.warmup) for name, runner in runners.items()}
+    repeats = settings.repeats or repeats_for(max(runner.quickest_ms for runner in warm.values()))
+    warm = {name: replace(runner, repeats=repeats) for name, runner in warm.items()}
+    return rounds(warm, settings.runs, np.random.default_rng(settings.seed)), warm
+
+
+def _once(runners: Mapping[str, Runner], parallel: int) -> dict[str, Array]:
+    """One timing of each, so many at the same time."""
+    with ThreadPoolExecutor(parallel) as pool:
+        found = {name: pool.submit(runner.time) for name, runner in runners.items()}
+        try:
+            return {name: np.array([one.result()]) for name, one in found.items()}
+        except TargetError as error:
+            pool.shutdown(cancel_futures=True)
+            name = next(name for name, one in found.items() if one.done() and not one.cancelled() and one.exception())
+            raise LatencyError(f"{name}: {error}") from error
 
 
 def _check(candidates: Mapping[str, Candidate], reference: str | None) -> None:
@@ -108,22 +162,29 @@ def _check(candidates: Mapping[str, Candidate], reference: str | None) -> None:
         raise LatencyError(f"reference: {reference!r} is not one of the candidates {', '.join(candidates)}")
 
 
-def _summary(times: Array, base: Array | None, runner: Runner, threads: int) -> Latency:
-    (first, median, third), wall = np.quantile(times, [0.25, 0.5, 0.75], axis=0).T.tolist()
+CLOCKS = ("cpu", "wall")
+"""The columns of timings."""
+
+
+def _summary(times: Array, base: Array | None, runner: Runner, settings: LatencySettings) -> Latency:
+    clock = CLOCKS.index(runner.target.clock)
+    cpu, wall = np.quantile(times, [0.25, 0.5, 0.75], axis=0).T.tolist()
+    first, median, third = (cpu, wall)[clock]
     spread = (third - first) / max(median, 1e-9)
     batch = next((len(array) for array in runner.feed.values() if array.ndim), 1)
     return Latency(
-        median_ms=median,
-        quartiles_ms=(first, third),
+        median_ms=cpu[1],
+        quartiles_ms=(cpu[0], cpu[2]),
         spread=spread,
         wall_median_ms=wall[1],
         wall_quartiles_ms=(wall[0], wall[2]),
         runs=len(times),
         repeats=runner.repeats,
-        threads=threads,
+        threads=settings.threads,
         batch=batch,
-        ratio=None if base is None else float(np.median(times[:, 0] / np.maximum(base, 1e-9))),
-        unstable=_unstable(len(times), spread, runner.warm),
+        ratio=None if base is None else float(np.median(times[:, clock] / np.maximum(base[:, clock], 1e-9))),
+        unstable=_unstable(len(times), spread, runner.warm) if runner.target.in_turns else None,
+        clock=runner.target.clock,
     )
 
 
@@ -204,7 +265,7 @@ def ratios(supernet: SuperNetwork, subnets: Sequence[Subnet], settings: LatencyS
         # Also where another group would be just above the bound for one.
         settings = replace(settings, repeats=references[0].repeats)
         for place, one in enumerate(group):
-            compared[one].append(_ratio(latencies[str(place)], latencies["reference"]))
+            compared[one].append(latencies[str(place)].ratio or 1.0)
     level = float(np.median([_milliseconds(one) for one in references])) if references else 0.0
     found = {one: float(np.median(each)) for one, each in compared.items()}
     return Ratios(found, level, references[0].repeats if references else 1)
@@ -219,10 +280,4 @@ def _groups(subnets: Sequence[Subnet], turns: int) -> Iterator[list[Subnet]]:
 
 
 def _milliseconds(latency: Latency) -> float:
-    return latency.median_ms if latency.provider == CPU else latency.wall_median_ms
-
-
-def _ratio(latency: Latency, reference: Latency) -> float:
-    if latency.provider == CPU and latency.ratio is not None:
-        return latency.ratio
-    return _milliseconds(latency) / _milliseconds(reference)
+    return latency.median_ms if latency.clock == "cpu" else latency.wall_median_ms

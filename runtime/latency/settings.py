@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from bnas.passes.errors import BnasError
 from bnas.passes.settings import LARGEST, NUMBER, Count, Seed, settings
@@ -15,6 +15,12 @@ CPU = "CPUExecutionProvider"
 
 class LatencyError(BnasError, ValueError):
     """A measurement was asked for that cannot be made."""
+
+
+def _target(given: Any) -> Any:
+    from bnas.runtime.targets.known import target_of  # these settings come first
+
+    return target_of(given)
 
 
 @settings(LatencyError, kw_only=True)
@@ -42,6 +48,9 @@ class LatencySettings:
     """Runs of a model within one timing; by default more than one where all models are very quick."""
     provider: str = CPU
     """Execution provider of ONNX Runtime, among those that are installed."""
+    target: Annotated[Any, BeforeValidator(_target)] = None
+    """Where networks run: "openvino", "command" or another name, such a name with settings,
+    ``{"kind": "openvino", "precision": "f16"}``, or in Python any `bnas.Target`; by default ONNX Runtime."""
     subnets: Annotated[int, Field(ge=6, le=LARGEST), NUMBER] = 16
     """So many sub-networks are measured to fit a latency model, where an objective or a constraint is latency."""
     sizes: dict[str, Count] | None = None

@@ -1,32 +1,33 @@
-"""How long a model takes on ONNX Runtime: loaded, run until it is warm, then timed in turns with others."""
+"""How long a model takes on a target: loaded, run until it is warm, then timed in turns with others."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, TypeAlias
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto, ValueInfoProto, load_model_from_string
 from torch.fx import GraphModule
 
 from bnas.passes import Subnet
 from bnas.passes.onnx.lower import SIZES
 from bnas.runtime.nested import on_cpu
 from bnas.runtime.onnx.export import to_onnx
-from bnas.runtime.onnx.file import loadable
-from bnas.runtime.onnx.session import Array, SessionError, Source, open_session
+from bnas.runtime.onnx.file import content
+from bnas.runtime.onnx.session import Array, Source
 from bnas.runtime.onnx.trial import eval_mode
 from bnas.runtime.supernetwork import SuperNetwork
+from bnas.runtime.targets.target import Network, Target, TargetError
 
 from .machine import machine
 from .settings import CPU, LatencyError, LatencySettings
 
-# How long a model takes on ONNX Runtime, as a value, and when it counts as stable.
+# How long a model takes, as a value, and when it counts as stable.
 
 TRUSTED_RUNS = 50
 """Fewer runs than that never count as stable."""
@@ -60,7 +61,9 @@ class Latency:
     unstable: str | None = None
     """Why the number is not stable: too few runs, too wide a spread, not warm; ``None`` if it is."""
     provider: str = CPU
-    """The execution provider of ONNX Runtime."""
+    """The execution provider of ONNX Runtime, or the target where that is another one."""
+    clock: Literal["cpu", "wall"] = "cpu"
+    """The time that counts, of a target."""
     machine: Mapping[str, Any] = field(default_factory=machine, repr=False)
     """What it was measured on, see `bnas.runtime.machine`."""
 
@@ -88,45 +91,80 @@ Candidate: TypeAlias = Source | GraphModule | Subnet
 Inputs: TypeAlias = Mapping[str, Array] | Array | Sequence[int] | None
 """Arrays by input name; or the array, or its shape, for models with one input; or what the model declares."""
 
-DTYPES = {
-    "tensor(float)": np.float32,
-    "tensor(double)": np.float64,
-    "tensor(float16)": np.float16,
-    "tensor(int64)": np.int64,
-    "tensor(int32)": np.int32,
-    "tensor(int16)": np.int16,
-    "tensor(int8)": np.int8,
-    "tensor(uint8)": np.uint8,
-    "tensor(bool)": np.bool_,
+DTYPES: dict[int, Any] = {
+    TensorProto.FLOAT: np.float32,
+    TensorProto.DOUBLE: np.float64,
+    TensorProto.FLOAT16: np.float16,
+    TensorProto.INT64: np.int64,
+    TensorProto.INT32: np.int32,
+    TensorProto.INT16: np.int16,
+    TensorProto.INT8: np.int8,
+    TensorProto.UINT8: np.uint8,
+    TensorProto.BOOL: np.bool_,
 }
 """Number types of inputs that can be filled."""
 
 
-def session_of(name: str, candidate: Candidate, supernet: SuperNetwork | None, settings: LatencySettings) -> Any:
-    """The session that runs `candidate`, with the `settings` of `open_session`.
+def network_of(name: str, candidate: Candidate, supernet: SuperNetwork | None, folder: Path) -> Network:
+    """What a target builds its file of.
+
+    Args:
+        name: As errors call it.
+        candidate: A sub-network or a module is lowered first.
+        supernet: Where it comes from.
+        folder: An empty one for a model that is too large to stay in memory.
 
     Raises:
-        LatencyError: it cannot be loaded, or a sub-network has no super-network; says which by `name`.
+        LatencyError: It is no ONNX model, or a sub-network has no super-network.
     """
-    try:
-        if isinstance(candidate, str | bytes | os.PathLike):
-            return open_session(candidate, settings)
-        with loadable(_lowered(name, candidate, supernet)) as source:
-            return open_session(source, settings)
-    except SessionError as error:
-        raise LatencyError(f"{name}: {error}") from error
-
-
-def _lowered(name: str, candidate: GraphModule | Subnet, supernet: SuperNetwork | None) -> ModelProto:
-    """A sub-network or a module as an ONNX model in memory."""
+    if isinstance(candidate, str | bytes | os.PathLike):
+        return _read(name, candidate if isinstance(candidate, bytes) else Path(candidate))
     if supernet is None:
         raise LatencyError(f"{name}: a {type(candidate).__name__} needs the super-network it is from (supernet=...)")
     module = on_cpu(supernet.extract(candidate) if isinstance(candidate, Subnet) else candidate)
+    example = [one.cpu() for one in supernet.example()]
     with eval_mode(module):
-        return to_onnx(module, [one.cpu() for one in supernet.example()], {})[0]
+        graph = to_onnx(module, example, {})[0]
+    return Network(name, content(graph, folder), graph, module, tuple(example))
 
 
-def feed_of(name: str, session: Any, inputs: Inputs, settings: LatencySettings) -> dict[str, Array]:
+def _read(name: str, source: bytes | Path) -> Network:
+    """A file that is there, or its content; without the weights beside it."""
+    try:
+        data = source if isinstance(source, bytes) else source.read_bytes()
+    except OSError as error:
+        raise LatencyError(f"{name}: ONNX Runtime cannot load it: {error}") from error
+    try:
+        graph = load_model_from_string(data)
+    except Exception as error:  # of protocol buffers, which has several implementations
+        raise LatencyError(f"{name}: is no ONNX model: {type(error).__name__}: {error}") from error
+    return Network(name, source, graph)
+
+
+@dataclass(frozen=True)
+class Input:
+    """An input that a model declares."""
+
+    name: str
+    shape: tuple[int | str | None, ...]
+    """An open axis is a name, or None."""
+    kind: int
+    """An element type of ONNX."""
+
+
+def inputs_of(graph: ModelProto) -> dict[str, Input]:
+    """What a model declares, by name, without its weights."""
+    weights = {one.name for one in graph.graph.initializer}
+    found = [one for one in graph.graph.input if one.name not in weights]
+    return {one.name: Input(one.name, _axes(one), one.type.tensor_type.elem_type) for one in found}
+
+
+def _axes(declared: ValueInfoProto) -> tuple[int | str | None, ...]:
+    axes = declared.type.tensor_type.shape.dim
+    return tuple(one.dim_value if one.HasField("dim_value") else one.dim_param or None for one in axes)
+
+
+def feed_of(name: str, graph: ModelProto, inputs: Inputs, settings: LatencySettings) -> dict[str, Array]:
     """The arrays that a model is run on, by input name.
 
     Dynamic axes have the sizes that `sizes` names, else those of the example inputs that the file was made with.
@@ -135,26 +173,26 @@ def feed_of(name: str, session: Any, inputs: Inputs, settings: LatencySettings) 
         LatencyError: `inputs` are not those of the model, or cannot be made up.
     """
     batch, seed, sizes = settings.batch, settings.seed, settings.sizes
-    declared = {one.name: one for one in session.get_inputs()}
-    known = session.get_modelmeta().custom_metadata_map.get(SIZES, "{}")
+    declared = inputs_of(graph)
+    known = next((one.value for one in graph.metadata_props if one.key == SIZES), "{}")
     open_axes = {**json.loads(known), **(sizes or {}), "batch": batch}
     if isinstance(inputs, Mapping):
         given = dict(inputs)
     elif inputs is None:
         _check_titles(name, declared.values(), sizes or {})
         given = {
-            key: _filled(name, _shape(name, one, batch, open_axes), one.type, seed) for key, one in declared.items()
+            key: _filled(name, _shape(name, one, batch, open_axes), one.kind, seed) for key, one in declared.items()
         }
     else:
         first = next(iter(declared.values()))
-        array = inputs if isinstance(inputs, np.ndarray) else _filled(name, inputs, first.type, seed)
+        array = inputs if isinstance(inputs, np.ndarray) else _filled(name, inputs, first.kind, seed)
         given = {first.name: array}
     if set(given) != set(declared):
         raise LatencyError(f"{name}: takes the inputs {sorted(declared)} but was given {sorted(given)}")
     return given
 
 
-def _check_titles(name: str, declared: Iterable[Any], sizes: Mapping[str, int]) -> None:
+def _check_titles(name: str, declared: Iterable[Input], sizes: Mapping[str, int]) -> None:
     """Raise unless each of `sizes` is that of a dynamic axis."""
     titles = {axis: None for one in declared for axis in one.shape if isinstance(axis, str)}
     for title in sizes:
@@ -162,7 +200,7 @@ def _check_titles(name: str, declared: Iterable[Any], sizes: Mapping[str, int]) 
             raise LatencyError(f"{name}: there is no dynamic axis {title!r}; there are {', '.join(titles) or 'none'}")
 
 
-def _shape(name: str, declared: Any, batch: int, sizes: Mapping[str, int]) -> list[int]:
+def _shape(name: str, declared: Input, batch: int, sizes: Mapping[str, int]) -> list[int]:
     """The shape of an input, with known sizes for its dynamic axes and `batch` for an open first one."""
     first, *rest = declared.shape or [batch]
     missing = [axis for axis in rest if not isinstance(axis, int) and axis not in sizes]
@@ -175,12 +213,13 @@ def _shape(name: str, declared: Any, batch: int, sizes: Mapping[str, int]) -> li
         return []
     if isinstance(first, int) and first != batch:
         raise LatencyError(f"{name}: input {declared.name!r} is made for a batch of {first}, not {batch}")
-    return [size if isinstance(size, int) else sizes.get(size, batch) for size in declared.shape]
+    return [size if isinstance(size, int) else sizes.get(size or "", batch) for size in declared.shape]
 
 
-def _filled(name: str, shape: Sequence[int], kind: str, seed: int) -> Array:
+def _filled(name: str, shape: Sequence[int], kind: int, seed: int) -> Array:
     if kind not in DTYPES:
-        raise LatencyError(f"{name}: an input of {kind} cannot be made up; give arrays by input name")
+        told = TensorProto.DataType.Name(kind) if kind in TensorProto.DataType.values() else "no tensor"
+        raise LatencyError(f"{name}: an input of {told} cannot be made up; give arrays by input name")
     generator = np.random.default_rng(seed)
     if not np.issubdtype(DTYPES[kind], np.floating):  # indices: a table of any size has the first two entries
         return generator.integers(0, 2, tuple(shape)).astype(DTYPES[kind])
@@ -206,7 +245,8 @@ WINDOWS = 10
 class Runner:
     """A loaded model with its inputs."""
 
-    session: Any
+    target: Target
+    loaded: Any
     feed: Mapping[str, Array]
     repeats: int = 1
     warm: bool = True
@@ -215,28 +255,36 @@ class Runner:
 
     def time(self) -> tuple[float, float]:
         """CPU and wall milliseconds of one run."""
-        run, feed, repeats = self.session.run, self.feed, range(self.repeats)
-        wall, cpu = time.perf_counter_ns(), time.process_time_ns()
-        for _ in repeats:
-            run(None, feed)
-        cpu, wall = time.process_time_ns() - cpu, time.perf_counter_ns() - wall
-        return cpu / 1e6 / self.repeats, wall / 1e6 / self.repeats
+        return self.target.time(self.loaded, self.feed, self.repeats)
+
+
+def loaded(network: Network, target: Target, inputs: Inputs, settings: LatencySettings, folder: Path) -> Runner:
+    """A network on a target, with the inputs that it is timed on.
+
+    Raises:
+        LatencyError: the target cannot build or load it, or the inputs are not those of the model.
+    """
+    feed = feed_of(network.name, network.graph, inputs, settings)
+    try:
+        return Runner(target, target.load(target.build(network, folder), feed, settings.threads), feed)
+    except TargetError as error:
+        raise LatencyError(f"{network.name}: {error}") from error
 
 
 def warmed(name: str, runner: Runner, warmup: int) -> Runner:
     """The runner once its times have settled.
 
     Raises:
-        LatencyError: ONNX Runtime cannot run it.
+        LatencyError: the target cannot run it.
     """
     try:
         windows = [[runner.time() for _ in range(warmup)]]
         while not (warm := _settled(windows)) and len(windows) < WINDOWS:
             windows.append([runner.time() for _ in range(warmup)])
-    except Exception as error:
-        raise LatencyError(f"{name}: ONNX Runtime cannot run it: {type(error).__name__}: {error}") from error
+    except TargetError as error:
+        raise LatencyError(f"{name}: {error}") from error
     quickest = min(wall for window in windows for _, wall in window)
-    return Runner(runner.session, runner.feed, warm=warm, quickest_ms=quickest)
+    return replace(runner, warm=warm, quickest_ms=quickest)
 
 
 def _settled(windows: Sequence[Sequence[tuple[float, float]]]) -> bool:

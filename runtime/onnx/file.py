@@ -107,15 +107,13 @@ def write_model(model: onnx.ModelProto, path: Path) -> None:
     _write(path, model.SerializeToString())
 
 
-@contextmanager
-def loadable(model: onnx.ModelProto) -> Iterator[bytes | Path]:
-    """What ONNX Runtime loads `model` from: its content, or a file for as long as the context lasts, if it is large."""
+def content(model: onnx.ModelProto, folder: Path) -> bytes | Path:
+    """What ONNX Runtime loads `model` from: its content, or if it is large a file in `folder`."""
     if weight_bytes(model) <= SIZE_LIMIT - STRUCTURE:
-        yield model.SerializeToString()
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        write_model(model, Path(folder) / "model.onnx")
-        yield Path(folder) / "model.onnx"
+        whole: bytes = model.SerializeToString()
+        return whole
+    write_model(model, folder / "model.onnx")
+    return folder / "model.onnx"
 
 
 def weight_bytes(model: onnx.ModelProto) -> int:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from onnx import TensorProto, helper
 from torch import nn
 from torch.fx import symbolic_trace
 
@@ -18,12 +19,13 @@ from bnas.passes import Subnet
 from bnas.passes.errors import BnasError
 from bnas.passes.onnx.lower import lower
 from bnas.runtime import SuperNetwork
-from bnas.runtime.latency import measurement, timing
+from bnas.runtime.latency import measurement
 from bnas.runtime.latency.machine import CPU_FLAGS, differences, machine
 from bnas.runtime.latency.measurement import measure_latency
 from bnas.runtime.latency.settings import LatencyError, LatencySettings
 from bnas.runtime.latency.timing import WINDOWS, Latency, Runner, feed_of, repeats_for, rounds, warmed
-from bnas.runtime.onnx.session import open_session
+from bnas.runtime.targets import target
+from bnas.runtime.targets.onnxruntime import OnnxRuntime
 
 SHAPE = (2, 3, 8, 8)
 
@@ -96,9 +98,10 @@ def test_candidates_take_turns_in_an_order_that_the_seed_fixes() -> None:
 
 
 def summary(times: list[float], base: list[float] | None = None) -> Latency:
-    runner = Runner(None, {"x": np.zeros((4, 1))}, 3)
+    runner = Runner(OnnxRuntime(), None, {"x": np.zeros((4, 1))}, 3)
     measured = np.array([[one, one + 1] for one in times])
-    return measurement._summary(measured, None if base is None else np.array(base), runner, 2)
+    references = None if base is None else np.array([[one, one] for one in base])
+    return measurement._summary(measured, references, runner, LatencySettings(threads=2))
 
 
 def test_summary_of_known_times() -> None:
@@ -136,7 +139,7 @@ def test_all_are_repeated_as_often_as_the_slowest_calls_for(
     times = iter([0.01, 0.1, 0.01, 0.3])
 
     def warm(name: str, runner: Runner, warmup: int) -> Runner:
-        return Runner(runner.session, runner.feed, quickest_ms=next(times))
+        return replace(runner, quickest_ms=next(times))
 
     monkeypatch.setattr(measurement, "warmed", warm)
     for repeats in (10, 1):
@@ -148,14 +151,14 @@ def test_all_are_repeated_as_often_as_the_slowest_calls_for(
 def test_timing_is_divided_by_the_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     ticks = iter([0, 0, 8_000_000, 12_000_000])
-    monkeypatch.setattr(timing.time, "process_time_ns", lambda: next(ticks))
-    monkeypatch.setattr(timing.time, "perf_counter_ns", lambda: next(ticks))
+    monkeypatch.setattr(target.time, "process_time_ns", lambda: next(ticks))
+    monkeypatch.setattr(target.time, "perf_counter_ns", lambda: next(ticks))
 
     class Session:
         def run(self, names: None, feed: dict[str, Any]) -> None:
             calls.append(1)
 
-    assert Runner(Session(), {}, 4).time() == (2.0, 3.0)
+    assert Runner(OnnxRuntime(), Session(), {}, 4).time() == (2.0, 3.0)
     assert len(calls) == 4
 
 
@@ -173,7 +176,7 @@ def test_timing_is_divided_by_the_repeats(monkeypatch: pytest.MonkeyPatch) -> No
         ({"reference": "wid"}, "'wid' is not one of the candidates narrow, wide"),
         ({"inputs": {"y": np.zeros(1)}}, r"narrow: takes the inputs \['input'\] but was given \['y'\]"),
         ({"candidates": {}}, "at least one"),
-        ({"candidates": {"broken": b"no model"}}, "broken: ONNX Runtime cannot load it"),
+        ({"candidates": {"broken": b"no model"}}, "broken: is no ONNX model"),
         ({"candidates": {"gone": "gone.onnx"}}, "gone: ONNX Runtime cannot load it"),
         ({"inputs": (2, 5, 8, 8)}, "narrow: ONNX Runtime cannot run it"),
     ],
@@ -230,26 +233,23 @@ def test_modules_and_subnets_are_lowered_and_inputs_are_what_they_declare() -> N
 @pytest.mark.parametrize(
     ("shape", "kind", "reason"),
     [
-        (["batch", 3, "height"], "tensor(float)", "leaves 'height' open"),
-        ([2, 3], "tensor(float)", "made for a batch of 2, not 5"),
-        (["batch"], "tensor(string)", r"tensor\(string\) cannot be made up"),
+        (["batch", 3, "height"], TensorProto.FLOAT, "leaves 'height' open"),
+        ([2, 3], TensorProto.FLOAT, "made for a batch of 2, not 5"),
+        (["batch"], TensorProto.STRING, "an input of STRING cannot be made up"),
     ],
 )
-def test_inputs_that_cannot_be_made_up_are_named(shape: list[Any], kind: str, reason: str) -> None:
-    declared = SimpleNamespace(name="x", shape=shape, type=kind)
-    session = SimpleNamespace(
-        get_inputs=lambda: [declared], get_modelmeta=lambda: SimpleNamespace(custom_metadata_map={})
-    )
+def test_inputs_that_cannot_be_made_up_are_named(shape: list[Any], kind: int, reason: str) -> None:
+    graph = helper.make_graph([], "net", [helper.make_tensor_value_info("x", kind, shape)], [])
     with pytest.raises(LatencyError, match=reason):
-        feed_of("net", session, None, LatencySettings(batch=5))
+        feed_of("net", helper.make_model(graph), None, LatencySettings(batch=5))
 
 
 def test_dynamic_axes_have_the_sizes_of_the_example_or_given_ones() -> None:
     graph = symbolic_trace(nn.Conv2d(3, 4, 3)).eval()
     graph.meta["dynamic"] = {"input": {0: "batch", 2: "height", 3: "width"}}
-    session = open_session(lower(graph, [torch.zeros(2, 3, 8, 9)]).SerializeToString())
-    assert feed_of("net", session, None, LatencySettings(batch=5))["input"].shape == (5, 3, 8, 9)
-    assert feed_of("net", session, None, LatencySettings(sizes={"width": 20}))["input"].shape == (1, 3, 8, 20)
+    model = lower(graph, [torch.zeros(2, 3, 8, 9)])
+    assert feed_of("net", model, None, LatencySettings(batch=5))["input"].shape == (5, 3, 8, 9)
+    assert feed_of("net", model, None, LatencySettings(sizes={"width": 20}))["input"].shape == (1, 3, 8, 20)
 
 
 @pytest.mark.parametrize(
@@ -260,10 +260,13 @@ def test_dynamic_axes_have_the_sizes_of_the_example_or_given_ones() -> None:
         pytest.param([2.0**-step for step in range(100)], WINDOWS, False, id="never"),
     ],
 )
-def test_warm_up_goes_on_until_the_times_settle(times: list[float], windows: int, warm: bool) -> None:
+def test_warm_up_goes_on_until_the_times_settle(
+    times: list[float], windows: int, warm: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clock: Any = Clock("a", times, log := [])
-    clock.session, clock.feed = None, {"x": np.zeros((1, 1))}
-    runner = warmed("a", clock, 2)
+    runner = Runner(OnnxRuntime(), None, {"x": np.zeros((1, 1))})
+    monkeypatch.setattr(Runner, "time", lambda _: clock.time())
+    runner = warmed("a", runner, 2)
     assert (len(log), runner.warm) == (2 * windows, warm)
-    told = measurement._summary(np.ones((50, 2)), None, runner, 1).unstable
+    told = measurement._summary(np.ones((50, 2)), None, runner, LatencySettings()).unstable
     assert told == (None if warm else "its times did not settle in the warm-up")

@@ -1,0 +1,185 @@
+"""A program of the user's as a target: it gets a file and prints milliseconds, from a board, a phone or a simulator."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import platformdirs
+from pydantic import Field, field_validator
+
+from bnas.passes.settings import Count, Names, Positive, Whole, settings
+from bnas.runtime.onnx.weights import weight_files
+from bnas.runtime.storage.files import write_json
+
+from .target import Array, Feed, File, Network, TargetError, written
+
+FILE, BATCH, THREADS = "{file}", "{batch}", "{threads}"
+"""What stands for the path of the ONNX file, the batch and the number of threads among the words of a command."""
+SHOWN = 2000
+"""So many of the last characters that a program printed stand in an error."""
+_LINE = re.compile(r"(?:.*[:=]\s*)?([0-9.eE+-]+)\s*(?:ms|milliseconds)?\s*")
+
+
+@settings(TargetError, kw_only=True)
+class Command:
+    """A program that is started with the path of an ONNX file and prints how many milliseconds a run took.
+
+    The last line of its output counts: a number, such as ``12.5`` or ``latency: 12.5 ms``, or JSON, ``{"ms": 12.5}``.
+    It is started without a shell, once for each network. What it found is remembered on disk by the content of the file
+    and by all settings, so that no board measures a network twice.
+    """
+
+    kind: Literal["command"] = "command"
+    """Which target this is."""
+    command: Annotated[Names, Field(min_length=1)]
+    """The program and its arguments, such as ``["ssh", "board", "./bench.sh", "{file}"]``. ``{file}`` stands for the
+    path of the file, which comes last where the command does not say where; ``{batch}`` and ``{threads}`` for these."""
+    description: str = ""
+    """What is measured, such as "Pixel 8, 1.7 GHz": with other words all is measured again."""
+    timeout: Positive = 600.0
+    """Seconds after which it is stopped."""
+    retries: Whole = 1
+    """So often it is started again where it fails."""
+    parallel: Count = 1
+    """So many may run at the same time: one for each board."""
+    remember: bool = True
+    """Whether results are kept on disk, in ``bnas/latencies`` of the user's cache folder."""
+
+    clock: ClassVar[Literal["cpu", "wall"]] = "wall"
+    in_turns: ClassVar[bool] = False
+
+    @field_validator("command")
+    @classmethod
+    def _words(cls, command: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(command):
+            raise ValueError("its words must not be empty")
+        return command
+
+    def build(self, network: Network, folder: Path) -> File:
+        """The ONNX file."""
+        return written(network.onnx, folder)
+
+    def load(self, file: File, feed: Feed, threads: int) -> Any:
+        """The words of the command, and where its result is remembered."""
+        path = Path(os.fsdecode(file)) if isinstance(file, bytes) else file
+        batch = next((len(array) for array in feed.values() if array.ndim), 1)
+        shapes = {name: (array.shape, str(array.dtype)) for name, array in feed.items()}
+        return list(self._words_for(path, batch, threads)), _kept(self.describe(), path, threads, shapes)
+
+    def run(self, loaded: Any, feed: Feed) -> Sequence[Array]:
+        """Refused: a command tells times only."""
+        raise TargetError(f"{self.command[0]}: a command tells times, and gives no outputs")
+
+    def time(self, loaded: Any, feed: Feed, repeats: int) -> tuple[float, float]:
+        """What the program prints, as both times; the one that is remembered, where there is one."""
+        words, place = loaded
+        if self.remember and (known := _remembered(place)) is not None:
+            return known, known
+        milliseconds = self._measured(words)
+        if self.remember:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            write_json(place, {"ms": milliseconds, "target": self.describe()})
+        return milliseconds, milliseconds
+
+    def describe(self) -> dict[str, Any]:
+        """The command and its description."""
+        return {"target": "command", "command": list(self.command), "description": self.description}
+
+    def _words_for(self, path: Path, batch: int, threads: int) -> Iterator[str]:
+        values = {FILE: str(path), BATCH: str(batch), THREADS: str(threads)}
+        own = self.command if any(FILE in word for word in self.command) else (*self.command, FILE)
+        for word in own:
+            for name, value in values.items():
+                word = word.replace(name, value)
+            yield word
+
+    def _measured(self, words: Sequence[str]) -> float:
+        """The milliseconds of the first attempt that succeeds."""
+        fault = ""
+        for _ in range(1 + self.retries):
+            try:
+                return self._once(words)
+            except TargetError as error:
+                fault = str(error)
+        raise TargetError(f"{fault} ({1 + self.retries} attempts)" if self.retries else fault)
+
+    def _once(self, words: Sequence[str]) -> float:
+        streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        try:
+            process = subprocess.Popen(words, start_new_session=True, **streams)
+        except OSError as error:
+            raise TargetError(f"{words[0]}: cannot be started: {error.strerror or error}") from error
+        with process:
+            try:
+                printed, errors = process.communicate(timeout=self.timeout)
+            except BaseException as error:
+                said = _stopped(process)
+                if not isinstance(error, subprocess.TimeoutExpired):
+                    raise
+                raise TargetError(f"{words[0]}: no result after {self.timeout:g} s{_said(said)}") from error
+        if process.returncode:
+            raise TargetError(f"{words[0]}: ended with exit status {process.returncode}{_said(errors)}")
+        return self._read(words[0], printed.decode(errors="replace"), errors)
+
+    def _read(self, program: str, printed: str, errors: bytes) -> float:
+        lines = [line for line in printed.splitlines() if line.strip()]
+        found = _number(lines[-1].strip()) if lines else None
+        if found is None or not (math.isfinite(found) and found > 0):
+            last = f"its last line is {lines[-1].strip()[:200]!r}" if lines else "it printed nothing"
+            allowed = 'it must be a positive number of milliseconds, such as 12.5, or {"ms": 12.5}'
+            raise TargetError(f"{program}: {last}; {allowed}{_said(errors)}")
+        return found
+
+
+def _stopped(process: subprocess.Popen[bytes]) -> bytes:
+    """Stop a program and all that it started; returns what it printed to its standard error until then."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    return process.communicate()[1]
+
+
+def _number(line: str) -> float | None:
+    """The milliseconds of a line; None where it tells none."""
+    try:
+        data = json.loads(line)
+    except ValueError:
+        found = _LINE.fullmatch(line)
+        data = found[1] if found else None
+    value = data.get("ms") if isinstance(data, dict) else data
+    try:
+        return None if isinstance(value, bool) or value is None else float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _said(errors: bytes | None) -> str:
+    """What a program printed to its standard error, as the end of a message."""
+    text = (errors or b"").decode(errors="replace").strip()
+    return f"; it said:\n{text[-SHOWN:]}" if text else ""
+
+
+def _kept(description: dict[str, Any], path: Path, threads: int, shapes: dict[str, Any]) -> Path:
+    """Where the result for a file is remembered."""
+    digest = hashlib.sha256(json.dumps([description, threads, shapes], sort_keys=True).encode())
+    for one in (path, *weight_files(path)):
+        digest.update(hashlib.sha256(one.read_bytes()).digest())
+    return platformdirs.user_cache_path("bnas") / "latencies" / f"{digest.hexdigest()}.json"
+
+
+def _remembered(place: Path) -> float | None:
+    """What is remembered there; None where there is nothing, or nothing that can be read."""
+    try:
+        found = float(json.loads(place.read_bytes())["ms"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if math.isfinite(found) and found > 0 else None

@@ -1,0 +1,79 @@
+"""OpenVINO as a target: `pip install 'bnas[openvino]'`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from bnas.passes.settings import settings
+from bnas.runtime.latency.machine import machine
+
+from .target import Array, Feed, File, InProcess, Network, TargetError, written
+
+
+@settings(TargetError, kw_only=True)
+class OpenVINO(InProcess):
+    """OpenVINO in this process, tuned for the latency of a single request, with static shapes.
+
+    An int8 file (QDQ) of `bnas.export_onnx` runs in int8.
+    """
+
+    kind: Literal["openvino"] = "openvino"
+    """Which target this is."""
+    device: str = "CPU"
+    """Among `openvino.Core().available_devices`."""
+    precision: Literal["f32", "f16", "bf16"] = "f32"
+    """What OpenVINO may compute in; a device that has it not computes in f32."""
+
+    @property
+    def clock(self) -> Literal["cpu", "wall"]:  # type: ignore[override]
+        """On another device than the CPU the wall clock counts."""
+        return "cpu" if self.device == "CPU" else "wall"
+
+    def build(self, network: Network, folder: Path) -> File:
+        """The ONNX model, which OpenVINO reads."""
+        return written(network.onnx, folder)
+
+    def load(self, file: File, feed: Feed, threads: int) -> Any:
+        """A request of the compiled model."""
+        core, hints = self._core(), {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": self.precision}
+        limits = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1} if self.device == "CPU" else {}
+        try:
+            model = core.read_model(file if isinstance(file, bytes) else str(file))
+            model.reshape({name: list(array.shape) for name, array in feed.items()})
+            return core.compile_model(model, self.device, {**hints, **limits}).create_infer_request()
+        except Exception as error:
+            raise TargetError(f"OpenVINO cannot load it: {_told(error)}") from error
+
+    def run(self, loaded: Any, feed: Feed) -> Sequence[Array]:
+        """The outputs."""
+        try:
+            found = loaded.infer(feed, share_inputs=True)
+        except Exception as error:
+            raise TargetError(f"OpenVINO cannot run it: {_told(error)}") from error
+        return list(found.values())
+
+    def describe(self) -> dict[str, Any]:
+        """The machine, OpenVINO's version, and its device."""
+        core = self._core()
+        told = {"target": "OpenVINO", "openvino": _module().__version__, "precision": self.precision}
+        return {**machine(), **told, "device": str(core.get_property(self.device, "FULL_DEVICE_NAME"))}
+
+    def _core(self) -> Any:
+        core = _module().Core()
+        if self.device.partition(".")[0] not in {one.partition(".")[0] for one in core.available_devices}:
+            raise TargetError(f"device: OpenVINO has no {self.device!r} here; there is {core.available_devices}")
+        return core
+
+
+def _module() -> Any:
+    try:
+        import openvino
+    except ImportError as error:
+        raise TargetError("OpenVINO is not installed: pip install 'bnas[openvino]'") from error
+    return openvino
+
+
+def _told(error: Exception) -> str:
+    return str(error).strip().replace("\n", " ")[:500]
