@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from .program import Program
     from .storage.files import WriteError
     from .supernetwork import SuperNetwork
+    from .targets.command import Command
+    from .targets.onnxruntime import OnnxRuntime
+    from .targets.openvino import OpenVINO
+    from .targets.target import InProcess, Network, Target, TargetError
     from .train.recipe import Distillation, Recipe
     from .train.schedule import Place, Schedule
     from .train.stages import CosineSchedule, Stage
@@ -89,6 +93,15 @@ __getattr__, __dir__ = attach(
         ),
         "bnas.runtime.program": ("Program",),
         "bnas.runtime.storage.files": ("WriteError",),
+        "bnas.runtime.targets.command": ("Command",),
+        "bnas.runtime.targets.onnxruntime": ("OnnxRuntime",),
+        "bnas.runtime.targets.openvino": ("OpenVINO",),
+        "bnas.runtime.targets.target": (
+            "InProcess",
+            "Network",
+            "Target",
+            "TargetError",
+        ),
         "bnas.runtime.supernetwork": ("SuperNetwork",),
         "bnas.runtime.train.recipe": (
             "Distillation",
@@ -126,6 +139,7 @@ __all__ = [
     "BatchError",
     "BlockImportance",
     "CheckpointError",
+    "Command",
     "CosineSchedule",
     "Distillation",
     "EpochRecord",
@@ -133,6 +147,7 @@ __all__ = [
     "EvaluationError",
     "Evaluator",
     "FineTune",
+    "InProcess",
     "Int8",
     "Int8Report",
     "Latency",
@@ -141,10 +156,13 @@ __all__ = [
     "LatencySettings",
     "Loader",
     "Metric",
+    "Network",
     "OnnxFallbackWarning",
     "OnnxModule",
     "OnnxReport",
+    "OnnxRuntime",
     "OnnxWriteError",
+    "OpenVINO",
     "Place",
     "Program",
     "ProgramError",
@@ -156,6 +174,8 @@ __all__ = [
     "SessionError",
     "Stage",
     "SuperNetwork",
+    "Target",
+    "TargetError",
     "Trainer",
     "TrainingError",
     "WriteError",

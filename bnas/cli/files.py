@@ -104,13 +104,17 @@ def bench(
     threads: Annotated[int | None, typer.Option(help="Threads within an operator.")] = None,
     runs: Annotated[int | None, typer.Option(help="Timings of each file.")] = None,
     provider: Annotated[str | None, typer.Option(help="Execution provider of ONNX Runtime.")] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(help='Where it runs instead of on ONNX Runtime: openvino, or JSON such as {"kind": ...}.'),
+    ] = None,
     sizes: Annotated[
         list[str] | None,
         typer.Option("--sizes", metavar="TITLE=SIZE", help="Size of a dynamic axis, such as length=128."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print data instead of a latency_table.")] = False,
 ) -> None:
-    """Measure how long an ONNX file takes on ONNX Runtime, alone or against another.
+    """Measure how long an ONNX file takes on ONNX Runtime or another target, alone or against another file.
 
     What is not given is as `bnas.LatencySettings` has it.
     """
@@ -120,6 +124,7 @@ def bench(
     files = {str(path): path for path in (file, against) if path is not None}
     reference = str(file if against is None else against)
     given = {"batch": batch, "threads": threads, "runs": runs, "provider": provider, "sizes": parse_sizes(sizes or [])}
+    given["target"] = json.loads(target) if target is not None and target.lstrip().startswith("{") else target
     settings: Any = {key: value for key, value in given.items() if value not in (None, {})}
     found = measure_latency(files, reference=reference, **settings)
     if as_json:
@@ -136,8 +141,9 @@ def latency_table(found: dict[str, Latency], reference: str) -> Table:
     from rich.table import Table
 
     first = next(iter(found.values()))
-    about = f"batch {first.batch}, {first.threads} threads, {first.provider}, {first.machine['cpu']}"
-    shown = Table(title=f"ms on ONNX Runtime {first.machine['onnxruntime']}: {about}", title_justify="left")
+    where = [str(first.machine[key]) for key in ("target", "provider", "device", "cpu") if key in first.machine]
+    about = f"batch {first.batch}, {first.threads} threads, {', '.join(where[1:])}"
+    shown = Table(title=f"ms on {where[0]}: {about}", title_justify="left")
     shown.add_column("file", overflow="fold")
     for column in ("CPU", "quartiles", "wall clock", f"ratio to {escape(Path(reference).name)}"):
         shown.add_column(column, justify="right")

@@ -42,12 +42,19 @@ def machine() -> dict[str, Any]:
     }
 
 
+USUAL: Mapping[str, Any] = {"target": "ONNX Runtime", "provider": "CPUExecutionProvider"}
+"""What a target is that says nothing else, such as in a file of an earlier version."""
+
+
 def differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
-    """In what two machines differ that a latency depends on, in words; empty if they are as good as the same."""
+    """In what two machines differ that a latency depends on, in words; empty if they are as good as the same.
+
+    Both are as `machine` or a target describes them; all counts that a target tells of itself.
+    """
+    here, there = {**USUAL, **here}, {**USUAL, **there}
+    keys = [*DECISIVE, *sorted((here.keys() | there.keys()) - machine().keys())]
     return [
-        f"{key} is {here.get(key)!r} here and was {there.get(key)!r}"
-        for key in DECISIVE
-        if here.get(key) != there.get(key)
+        f"{key} is {here.get(key)!r} here and was {there.get(key)!r}" for key in keys if here.get(key) != there.get(key)
     ]
 
 

@@ -20,9 +20,10 @@ from bnas.runtime.onnx.session import Array
 from bnas.runtime.storage.checkpoint import described_space
 from bnas.runtime.storage.files import write_json
 from bnas.runtime.supernetwork import SuperNetwork
+from bnas.runtime.targets.target import Target
 
 from .machine import differences, machine
-from .measurement import FEATURES, ratios, spread
+from .measurement import FEATURES, ratios, spread, target_for
 from .settings import LatencyError, LatencySettings
 
 FORMAT = 1
@@ -69,7 +70,8 @@ class LatencyModel:
         chosen = spread(supernet, settings.subnets, np.random.default_rng(settings.seed))
         all_of = ratios(supernet, chosen, settings)
         times = {one: all_of.level_ms * ratio for one, ratio in all_of.found.items()}
-        return cls.of(supernet, times, replace(settings, repeats=all_of.repeats), all_of.level_ms)
+        repeats = replace(settings, repeats=all_of.repeats)
+        return cls.of(supernet, times, repeats, all_of.level_ms, target_for(settings).describe())
 
     @classmethod
     def of(
@@ -78,8 +80,9 @@ class LatencyModel:
         measured: Mapping[Subnet, float],
         settings: LatencySettings | None = None,
         level: float | None = None,
+        described: Mapping[str, Any] | None = None,
     ) -> LatencyModel:
-        """The model that fits milliseconds which were measured on this machine.
+        """The model that fits milliseconds which were measured on this machine, or where `described` says.
 
         Raises:
             LatencyError: they are too few, or one of them is no time.
@@ -96,7 +99,8 @@ class LatencyModel:
         error = float(np.mean(np.abs(left_out - times) / times))
         coefficients = tuple(float(one) for one in _fitted(features, times))
         tau = kendall_tau(left_out, times)
-        return cls(supernet, coefficients, dict(measured), tau, error, settings or LatencySettings(), level)
+        where = machine() if described is None else described
+        return cls(supernet, coefficients, dict(measured), tau, error, settings or LatencySettings(), level, where)
 
     def __call__(self, subnet: Subnet) -> float:
         """Predicted milliseconds.
@@ -127,7 +131,7 @@ class LatencyModel:
             "format": FORMAT,
             "features": list(FEATURES),
             "machine": dict(self.machine),
-            "settings": asdict(self.settings),
+            "settings": _plain(self.settings),
             "space": described_space(self.supernet.space),
             "measured": measured,
             "level": self.level,
@@ -135,20 +139,29 @@ class LatencyModel:
         write_json(Path(path), data)
 
     @classmethod
-    def load(cls, path: str | Path, supernet: SuperNetwork) -> LatencyModel:
-        """The model that `save` wrote.
+    def load(cls, path: str | Path, supernet: SuperNetwork, target: Target | None = None) -> LatencyModel:
+        """The model that `save` wrote; `target` is the one that it was fitted on, where that is of a class of yours.
 
         Raises:
             LatencyError: the file is missing or damaged, is of another machine or of another search space.
         """
         data = _read(Path(path))
         again = "fit one here with bnas.LatencyModel.fit(supernet)"
-        if found := differences(machine(), data["machine"]):
+        given = data["settings"] if target is None else {**data["settings"], "target": target}
+        settings = LatencySettings(**given)
+        here = target_for(settings).describe()
+        if found := differences(here, data["machine"]):
             raise LatencyError(f"{path}: was fitted on another machine ({'; '.join(found)}); {again}")
         if data["space"] != json.loads(json.dumps(described_space(supernet.space))):
             raise LatencyError(f"{path}: is of another search space; {again}")
         measured = {Subnet.from_json(one["subnet"]): float(one["ms"]) for one in data["measured"]}
-        return cls.of(supernet, measured, LatencySettings(**data["settings"]), data.get("level"))
+        return cls.of(supernet, measured, settings, data.get("level"), here)
+
+
+def _plain(settings: LatencySettings) -> dict[str, Any]:
+    """Settings as JSON values; a target of a class of the user's has to be given again."""
+    target = settings.target
+    return {**asdict(replace(settings, target=None)), "target": asdict(target) if hasattr(target, "kind") else None}
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -23,8 +23,8 @@ from bnas.runtime.storage.files import write_json
 
 from .target import Array, Feed, File, Network, TargetError, written
 
-FILE, BATCH, THREADS = "{file}", "{batch}", "{threads}"
-"""What stands for the path of the ONNX file, the batch and the number of threads among the words of a command."""
+FILE, BATCH, THREADS, SHAPES = "{file}", "{batch}", "{threads}", "{shapes}"
+"""What stands for the path of the ONNX file, the batch, the number of threads and the shapes of the inputs."""
 SHOWN = 2000
 """So many of the last characters that a program printed stand in an error."""
 _LINE = re.compile(r"(?:.*[:=]\s*)?([0-9.eE+-]+)\s*(?:ms|milliseconds)?\s*")
@@ -43,7 +43,8 @@ class Command:
     """Which target this is."""
     command: Annotated[Names, Field(min_length=1)]
     """The program and its arguments, such as ``["ssh", "board", "./bench.sh", "{file}"]``. ``{file}`` stands for the
-    path of the file, which comes last where the command does not say where; ``{batch}`` and ``{threads}`` for these."""
+    path of the file, which comes last where the command does not say where; ``{batch}`` and ``{threads}`` for these,
+    and ``{shapes}`` for the shapes of the inputs, such as ``image:1x3x224x224,mask:1x224``."""
     description: str = ""
     """What is measured, such as "Pixel 8, 1.7 GHz": with other words all is measured again."""
     timeout: Positive = 600.0
@@ -74,7 +75,9 @@ class Command:
         path = Path(os.fsdecode(file)) if isinstance(file, bytes) else file
         batch = next((len(array) for array in feed.values() if array.ndim), 1)
         shapes = {name: (array.shape, str(array.dtype)) for name, array in feed.items()}
-        return list(self._words_for(path, batch, threads)), _kept(self.describe(), path, threads, shapes)
+        told = ",".join(f"{name}:{'x'.join(map(str, array.shape))}" for name, array in feed.items())
+        values = {FILE: str(path), BATCH: str(batch), THREADS: str(threads), SHAPES: told}
+        return list(self._words_for(values)), _kept(self.describe(), path, threads, shapes)
 
     def run(self, loaded: Any, feed: Feed) -> Sequence[Array]:
         """Refused: a command tells times only."""
@@ -95,8 +98,7 @@ class Command:
         """The command and its description."""
         return {"target": "command", "command": list(self.command), "description": self.description}
 
-    def _words_for(self, path: Path, batch: int, threads: int) -> Iterator[str]:
-        values = {FILE: str(path), BATCH: str(batch), THREADS: str(threads)}
+    def _words_for(self, values: Mapping[str, str]) -> Iterator[str]:
         own = self.command if any(FILE in word for word in self.command) else (*self.command, FILE)
         for word in own:
             for name, value in values.items():

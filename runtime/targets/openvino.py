@@ -56,9 +56,9 @@ class OpenVINO(InProcess):
 
     def describe(self) -> dict[str, Any]:
         """The machine, OpenVINO's version, and its device."""
-        core = self._core()
+        here = {key: value for key, value in machine().items() if key != "onnxruntime"}
         told = {"target": "OpenVINO", "openvino": _module().__version__, "precision": self.precision}
-        return {**machine(), **told, "device": str(core.get_property(self.device, "FULL_DEVICE_NAME"))}
+        return {**here, **told, "device": str(self._core().get_property(self.device, "FULL_DEVICE_NAME"))}
 
     def _core(self) -> Any:
         core = _module().Core()
