@@ -335,6 +335,28 @@ def test_a_missing_file_is_told_to_be_missing() -> None:
         _ = RunFolder.open(theirs).configuration
 
 
+def test_a_program_that_measures_latencies_is_code(
+    witness: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a stranger it is not started; the user's own words are, from the folder where he said them."""
+    spy = [sys.executable, "-c", "import os, pathlib; pathlib.Path(os.environ['WITNESS']).touch()"]
+    latency = {"target": {"kind": "command", "command": spy}}
+    run = run_folder(tmp_path / "run", latency=latency)
+    told = told_by(monkeypatch, capsys, "search", str(run))
+    assert "latency.target is the code" in told
+    assert "--trust" in told
+    assert not witness()
+    (code,) = [one for role, one in code_in({"latency": latency}, tmp_path).items() if role == "latency.target"]
+    assert code.options["command"] == spy
+    remember([code])
+    assert remembered(code)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert not remembered(code_in({"latency": latency}, tmp_path)["latency.target"]), "relative names mean other files"
+    for harmless in ({}, {"latency": {}}, {"latency": {"target": "openvino"}}, {"latency": None}, {"latency": 3}):
+        assert not code_in(harmless, tmp_path)
+
+
 def test_models_and_data_without_code_need_no_trust(tmp_path: Path) -> None:
     assert code_in({"model": "torchvision:resnet18", "data": "digits", "dataset": "cifar10"}, tmp_path) == {}
     theirs = run_folder(Path("theirs"))
