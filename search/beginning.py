@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 SHARES = (1.0, 0.95)
 """Of each bound: what is measured on this machine may lie a little above what was predicted."""
+TRIES, LEEWAY = 3, 0.97
+"""So many sub-networks of a path are measured near a bound of latency; they aim at this much of it."""
 
 
 def pruned_sizes(
@@ -59,14 +62,64 @@ def pruned_sizes(
         SearchError: There is no such cost, or a bound is no upper one.
         BnasError: As `bnas.runtime.taylor`.
     """
-    limits = [_limit(supernet, Constraint.of(one), latency) for one in bounds]
-    _known(supernet, cost)
-    space = space or supernet.space
-    worth, saved = _worth(supernet, space, batches, criterion), partial(cost_of, supernet, cost)
-    paths = [list(global_path(one, worth, saved)) for one in _ways(space)]
-    chosen = [found for limit in limits for path in paths for found in _within(path, limit)]
-    chosen += _even(paths[0], supernet.cost_model.many(paths[0], [cost])[cost], count)
-    return tuple(dict.fromkeys(space.canonical(space.repair(one)) for one in chosen))
+    return Paths(supernet, batches, space, cost, criterion).sizes(bounds, latency, count)
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Ways from the whole super-network to ever smaller ones, by importance; found when they are first asked for.
+
+    Raises:
+        SearchError, BnasError: As `pruned_sizes`.
+    """
+
+    supernet: SuperNetwork
+    batches: Sequence[Batch]
+    space: SearchSpace | None = None
+    cost: str = "macs"
+    criterion: Criterion | None = None
+
+    @cached_property
+    def ways(self) -> list[list[Subnet]]:
+        """The path through all of the space, and where it has blocks one that skips none."""
+        _known(self.supernet, self.cost)
+        space = self.space or self.supernet.space
+        worth = _worth(self.supernet, space, self.batches, self.criterion)
+        saved = partial(cost_of, self.supernet, self.cost)
+        return [[self._usual(one) for one in global_path(each, worth, saved)] for each in _ways(space)]
+
+    def _usual(self, subnet: Subnet) -> Subnet:
+        """As an evaluation has it."""
+        space = self.space or self.supernet.space
+        return space.canonical(space.repair(subnet))
+
+    def sizes(
+        self, bounds: Sequence[Constraint | str], latency: Callable[[Subnet], float] | None, count: int
+    ) -> tuple[Subnet, ...]:
+        """As `pruned_sizes`."""
+        limits = [_limit(self.supernet, Constraint.of(one), latency) for one in bounds]
+        chosen = [self._usual(found) for limit in limits for path in self.ways for found in _within(path, limit)]
+        costs = self.supernet.cost_model.many(self.ways[0], [self.cost])[self.cost]
+        return tuple(dict.fromkeys((*chosen, *_even(self.ways[0], costs, count))))
+
+    def measured(
+        self, limit: float, latency: Callable[[Subnet], float], measure: Callable[[Subnet], float]
+    ) -> dict[Subnet, float]:
+        """Milliseconds of sub-networks near a bound of latency, on each path a few.
+
+        A prediction is off by about the same factor for networks that are alike. So the next one that is measured is
+        where the last measurement says that the bound is.
+        """
+        found: dict[Subnet, float] = {}
+        for path in self.ways:
+            factor = 1.0
+            for _ in range(TRIES):
+                place = first_within(path, lambda one, factor=factor: factor * latency(one) <= LEEWAY * limit)  # type: ignore[misc]
+                if place is None or path[place] in found:
+                    break
+                found[path[place]] = measure(path[place])
+                factor = found[path[place]] / latency(path[place])
+        return found
 
 
 def _ways(space: SearchSpace) -> list[SearchSpace]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from bnas.runtime import LatencySettings, SuperNetwork
 from bnas.runtime.latency.measurement import GROUP
+from bnas.search.beginning import TRIES
 
 from .budget import INFORMED, MEASURED, QUICKER
 from .job import Job
@@ -77,8 +78,9 @@ class Forecast:
         return next((one for one in ways if self._measured(one) <= MEASURED * self._budget), ways[-1])
 
     def _measured(self, settings: LatencySettings) -> float:
-        """For the model of latency, and for the candidates of each target that is on latency."""
-        candidates = FEW * sum(one.name == LATENCY for one in self.job.targets.values())
+        """For the model of latency, for what lies near each target that is on latency, and for its candidates."""
+        near = TRIES * (2 if self.supernet.space.blocks else 1)
+        candidates = (near + FEW) * sum(one.name == LATENCY for one in self.job.targets.values())
         loaded = settings.turns * (settings.subnets + candidates) * (1 + 1 / GROUP)
         return loaded * (self.times.loading + self.times.run * (3 * settings.warmup + settings.runs))
 

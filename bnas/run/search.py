@@ -5,22 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
-from bnas.passes import SearchSpace
+from bnas.passes import SearchSpace, Subnet
 from bnas.passes.errors import add_note
 from bnas.runtime import Evaluator, LatencyError, LatencyModel, SuperNetwork
 from bnas.runtime.evaluate.evaluation import Batch, Loader
 from bnas.runtime.feed import drawn
 from bnas.runtime.nested import batch_size
 from bnas.runtime.storage.files import there
-from bnas.search import Constraint, Evaluation, InfeasibleError, RandomSearch, Searcher, SearchResult, pruned_sizes
+from bnas.search import Constraint, Evaluation, InfeasibleError, RandomSearch, Searcher, SearchResult
+from bnas.search.beginning import Paths
 from bnas.search.scalars import SearchScalars
 
 from .job import Job, Watch
 from .output import Output, note_search
 from .stopwatch import Stopwatch
-from .winners import LATENCY, Winners
+from .winners import LATENCY, NEAR, Winners
 
 FIRST = 512
 """So many training samples tell what the search begins with."""
@@ -46,16 +48,35 @@ class SearchPlan:
         settings = replace(job.search, space=self.space, latency=given, constraints=(*self.constraints, *self.loosest))
         return Searcher(self.supernet, evaluator, job.sought, settings, **told)
 
-    def informed(self, samples: Sequence[Batch], latency: LatencyModel | None = None) -> SearchPlan:
-        """The same search, which begins with what pruning by importance leaves, measured on training samples."""
-        job, algorithm = self.job, self.job.search.algorithm
-        if job.search.begin_with or isinstance(algorithm, RandomSearch):
+    def paths(self, samples: Sequence[Batch]) -> Paths:
+        """What pruning by importance leaves of the super-network, measured on training samples."""
+        return Paths(self.supernet, samples, self.space, criterion=self.job.training.get("criterion"))
+
+    @property
+    def _begins_with_pruning(self) -> bool:
+        settings = self.job.search
+        return not settings.begin_with and not isinstance(settings.algorithm, RandomSearch)
+
+    def informed(self, paths: Paths, latency: LatencyModel | None = None) -> SearchPlan:
+        """The same search, which begins with what pruning leaves, unless it is told what to begin with."""
+        job = self.job
+        if not self._begins_with_pruning:
             return self
-        told: Any = {"space": self.space, "criterion": job.training.get("criterion"), "latency": latency}
         bounds = self._bounds(latency is not None)
+        near = [] if latency is None else self._near(latency, [one for one in bounds if one.name == LATENCY])
         count = job.search.population // (6 if bounds else 3)
-        first = pruned_sizes(self.supernet, samples, bounds=bounds, count=count, **told)
+        first = tuple(dict.fromkeys((*near, *paths.sizes(bounds, latency, count))))
         return replace(self, job=replace(job, search=replace(job.search, begin_with=first)))
+
+    def _near(self, latency: LatencyModel, bounds: Sequence[Constraint]) -> list[Subnet]:
+        """What was measured to be just below a bound of latency."""
+        limits = [one.resolved(self._whole(latency)).bound for one in bounds]
+        within = [one for one, ms in latency.measured.items() if any(NEAR * limit <= ms <= limit for limit in limits)]
+        space = self.space
+        return [one for one in within if space.canonical(space.repair(one)) == one]
+
+    def _whole(self, latency: LatencyModel) -> dict[str, float]:
+        return {LATENCY: latency(self.supernet.space.maximal())}
 
     def _bounds(self, latency: bool) -> list[Constraint]:
         """The upper bounds that are asked for, of costs, and of the latency where that can be predicted."""
@@ -130,8 +151,10 @@ class SearchPlan:
         }
         return LATENCY in asked and self.job.search.latency is None
 
-    def latency(self) -> LatencyModel | None:
+    def latency(self, paths: Paths) -> LatencyModel | None:
         """The latency model where one is needed: that of the folder, whose predictions the log has.
+
+        It is fitted to sub-networks of all kinds, and near the bounds of latency to those that pruning leaves there.
 
         Raises:
             LatencyError: as `bnas.LatencyModel.load` and `bnas.LatencyModel.fit`.
@@ -146,7 +169,17 @@ class SearchPlan:
                 add_note(error, f"`bnas search {self.output.folder} --overwrite` fits one here, and searches anew")
                 raise
         model = LatencyModel.fit(self.supernet, self.job.latency)
+        if self._begins_with_pruning:
+            model = self._fitted_near(model, paths)
         model.save(path)
+        return model
+
+    def _fitted_near(self, model: LatencyModel, paths: Paths) -> LatencyModel:
+        """The same model, fitted to sub-networks near the bounds of latency too."""
+        for bound in self._bounds(latency=True):
+            if bound.name == LATENCY:
+                limit = bound.resolved(self._whole(model)).bound
+                model = model.extended(paths.measured(limit, model, partial(_measured, model)))
         return model
 
     def note(self, reference: float) -> None:
@@ -191,6 +224,12 @@ class SearchPlan:
         if there(self.output.folder / file):
             watch.recall(Winners.read(self.output.ledger.check(file)).measured or {"original_ms": 0.0, "latencies": ()})
         return watch
+
+
+def _measured(model: LatencyModel, subnet: Subnet) -> float:
+    """Milliseconds of a sub-network, measured unless it was before."""
+    known = model.measured.get(subnet)
+    return model.measure([subnet])[0] if known is None else known
 
 
 def counted_samples(batches: Loader, source: str = "the validation data") -> int:

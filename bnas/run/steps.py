@@ -131,8 +131,9 @@ class Steps:
         self._note(self.supernet)
         job, samples = self.planner.search(self.supernet)
         plan = self._plan(self.supernet, job)
-        reference, latency = self._reference(), plan.latency()
-        plan = plan.informed(self._samples(samples), latency)
+        paths = plan.paths(self._samples(samples))
+        reference, latency = self._reference(), plan.latency(paths)
+        plan = plan.informed(paths, latency)
         self.watch.phase("searching")
         plan.note(reference)
         with plan.told() as tell:

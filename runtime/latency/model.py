@@ -111,8 +111,18 @@ class LatencyModel:
         return float(self.many([subnet])[0])
 
     def many(self, subnets: Iterable[Subnet]) -> Array:
-        """Predicted milliseconds of many sub-networks at once: to the bit those that each gets by itself."""
-        return _predicted(np.array(self.coefficients), _features(self.supernet, subnets))
+        """Predicted milliseconds of many sub-networks at once: to the bit those that each gets by itself.
+
+        What was measured is not predicted.
+        """
+        some = list(subnets)
+        found = _predicted(np.array(self.coefficients), _features(self.supernet, some))
+        return np.array([self.measured.get(one, ms) for one, ms in zip(some, found.tolist(), strict=True)])
+
+    def extended(self, measured: Mapping[Subnet, float]) -> LatencyModel:
+        """The model that is fitted to more sub-networks, measured as `measure` does."""
+        known = {**self.measured, **measured}
+        return LatencyModel.of(self.supernet, known, self.settings, self.level, self.machine)
 
     def measure(self, subnets: Sequence[Subnet], **changes: Any) -> list[float]:
         """Milliseconds of sub-networks, measured as those were that the model was fitted on.

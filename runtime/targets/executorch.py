@@ -172,7 +172,7 @@ def quiet() -> Iterator[None]:
         stack.callback(setattr, logging.root, "handlers", handlers)
         stack.callback(logging.disable, disabled)
         for one in (redirect_stdout(StringIO()), redirect_stderr(StringIO()), warnings.catch_warnings()):
-            stack.enter_context(one)  # type: ignore[arg-type]
+            stack.enter_context(one)
         stack.enter_context(mock.patch.dict(os.environ))
         stack.enter_context(torch.random.fork_rng(devices=[]))
         warnings.simplefilter("ignore")

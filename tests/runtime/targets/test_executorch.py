@@ -1,5 +1,6 @@
 """ExecuTorch beside PyTorch: outputs, shapes, threads and errors. An extra; without it these tests are skipped."""
 
+import copy
 import gc
 import sys
 from pathlib import Path
@@ -15,10 +16,6 @@ from bnas.runtime.targets.executorch import ExecuTorch
 from bnas.runtime.targets.target import Network, Target, TargetError
 
 pytest.importorskip("executorch")
-
-CLOSE = 1e-5
-"""Of the largest output. Both compute in float32, whose numbers are 1.2e-7 apart, but add up in another order, and
-batch norms are folded into convolutions: some 50 layers in a row were found to differ by up to 1e-6."""
 
 
 def small() -> tuple[nn.Module, Tensor]:
@@ -36,7 +33,7 @@ def transformer() -> tuple[nn.Module, Tensor]:
 
 
 def network(module: nn.Module, *example: Tensor) -> Network:
-    """With the statistics of its own activations in its batch norms: without them a signal dies out in random layers."""
+    """Its batch norms have statistics of its activations: without them a signal dies out in random layers."""
     for norm in (one for one in module.modules() if isinstance(one, nn.BatchNorm2d)):
         norm.momentum = None
     with torch.no_grad():
@@ -48,14 +45,17 @@ def feed(*example: Tensor) -> dict[str, np.ndarray]:
     return {f"input{index}": one.numpy() for index, one in enumerate(example)}
 
 
-def expected(net: Network) -> np.ndarray:
+def error(net: Network, found: np.ndarray) -> float:
+    """How far outputs are from those in float64, in units of how far PyTorch's in float32 are.
+
+    Ten is allowed: a runtime computes in float32 too, but adds up in another order and folds batch norms into
+    convolutions. Found were 0.9 to 2.7; PyTorch itself is off by 7e-6 of the largest output after 50 layers.
+    """
     with torch.no_grad():
-        return net.module(*net.example).numpy()
-
-
-def differ(one: np.ndarray, other: np.ndarray) -> float:
-    assert one.shape == other.shape
-    return float(abs(one - other).max() / abs(other).max())
+        own = net.module(*net.example).numpy()
+        exact = copy.deepcopy(net.module).double()(*(one.double() for one in net.example)).numpy()
+    assert found.shape == exact.shape
+    return float(abs(found - exact).max() / max(abs(own - exact).max(), 1e-7 * abs(exact).max()))
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +80,9 @@ def test_outputs_are_those_of_pytorch_and_nothing_is_printed(make, tmp_path, cap
     modes, numbers = [one.training for one in net.module.modules()], torch.random.get_rng_state()
     loaded = target.load(target.build(net, tmp_path), feed(*net.example), 1)
     (found,) = target.run(loaded, feed(*net.example))
-    assert differ(found, expected(net)) < CLOSE
+    assert error(net, found) < 10
     (other,) = target.run(loaded, feed(net.example[0] + 0.1))
-    assert differ(other, expected(net)) > 100 * CLOSE
+    assert error(net, other) > 1000
     assert capfd.readouterr() == ("", "")
     assert [one.training for one in net.module.modules()] == modes
     assert torch.equal(torch.random.get_rng_state(), numbers)
@@ -92,7 +92,7 @@ def test_a_file_and_its_content_give_the_same(built) -> None:
     net, path = built
     target, given = ExecuTorch(), feed(*net.example)
     outputs = [target.run(target.load(file, given, 1), given)[0] for file in (path, path.read_bytes())]
-    assert differ(outputs[0], expected(net)) < CLOSE
+    assert error(net, outputs[0]) < 10
     np.testing.assert_array_equal(*outputs)
 
 
@@ -118,7 +118,7 @@ def test_another_number_of_threads_waits_until_the_loaded_networks_are_gone(buil
         target.load(path, given, 2)
     del loaded
     two = target.load(path, given, 2)
-    assert differ(target.run(two, given)[0], expected(net)) < CLOSE
+    assert error(net, target.run(two, given)[0]) < 10
 
 
 class Branches(nn.Module):
