@@ -12,9 +12,6 @@ import onnx
 from torch.fx import GraphModule
 
 from bnas.passes import BnasError, Subnet
-from bnas.passes.frontend.fidelity import resize
-from bnas.passes.frontend.ir import as_call, as_program_call
-from bnas.passes.frontend.structure import map_leaves
 from bnas.runtime import (
     Int8,
     Latency,
@@ -27,6 +24,7 @@ from bnas.runtime import (
     origin,
 )
 from bnas.runtime.evaluate.evaluation import Batch
+from bnas.runtime.example import one_sample
 from bnas.runtime.nested import tensors_in
 from bnas.runtime.storage.archive import tensor_bytes
 from bnas.runtime.storage.files import ReadError, WriteError, discard, write_bytes, write_json
@@ -60,24 +58,6 @@ def write_int8(
 
 
 INT8 = ".int8"
-
-
-def one_sample(supernet: SuperNetwork, sizes: Mapping[str, int] | None = None, copies: int = 1) -> Any:
-    """The example inputs of a super-network, one sample of them, `copies` times: a tuple, or a dict by name.
-
-    Where `sizes` gives dynamic axes another size, the values are random ones within the range of the example.
-    """
-    inputs = as_call(supernet.example_inputs)
-    if sizes:
-        inputs = resize(inputs, {supernet.ir.sizes.axis(title): size for title, size in sizes.items()})
-    batched = {path for axis in supernet.ir.sizes.axes if axis.name == "batch" for path, _ in axis.places}
-
-    def repeated(path: object, one: Any) -> Any:
-        return one[:1].repeat(copies, *[1] * (one.ndim - 1)) if path in batched else one
-
-    args, named = map_leaves(inputs, repeated)
-    args, named = as_program_call(named or args)
-    return named or args
 
 
 @dataclass(frozen=True)

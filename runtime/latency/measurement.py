@@ -130,7 +130,7 @@ def runners_of(
     target, found = target_for(settings), dict[str, Runner]()
     for name, candidate in candidates.items():
         places = [Path(mkdtemp(dir=folder)) for _ in range(2)]
-        network = network_of(name, candidate, supernet, places[0])
+        network = network_of(name, candidate, supernet, places[0], settings)
         found[name] = loaded(network, target, inputs, settings, places[1])
     return found
 

@@ -16,7 +16,8 @@ from torch.fx import GraphModule
 
 from bnas.passes import Subnet
 from bnas.passes.onnx.lower import SIZES
-from bnas.runtime.nested import on_cpu
+from bnas.runtime.example import one_sample
+from bnas.runtime.nested import on_cpu, tensors_in
 from bnas.runtime.onnx.export import to_onnx
 from bnas.runtime.onnx.file import content
 from bnas.runtime.onnx.session import Array, Source
@@ -105,7 +106,9 @@ DTYPES: dict[int, Any] = {
 """Number types of inputs that can be filled."""
 
 
-def network_of(name: str, candidate: Candidate, supernet: SuperNetwork | None, folder: Path) -> Network:
+def network_of(
+    name: str, candidate: Candidate, supernet: SuperNetwork | None, folder: Path, settings: LatencySettings
+) -> Network:
     """What a target builds its file of.
 
     Args:
@@ -113,6 +116,7 @@ def network_of(name: str, candidate: Candidate, supernet: SuperNetwork | None, f
         candidate: A sub-network or a module is lowered first.
         supernet: Where it comes from.
         folder: An empty one for a model that is too large to stay in memory.
+        settings: Say the batch and the sizes of dynamic axes.
 
     Raises:
         LatencyError: It is no ONNX model, or a sub-network has no super-network.
@@ -125,7 +129,8 @@ def network_of(name: str, candidate: Candidate, supernet: SuperNetwork | None, f
     example = [one.cpu() for one in supernet.example()]
     with eval_mode(module):
         graph = to_onnx(module, example, {})[0]
-    return Network(name, content(graph, folder), graph, module, tuple(example))
+    sized = tensors_in(one_sample(supernet, settings.sizes, settings.batch))
+    return Network(name, content(graph, folder), graph, module, tuple(one.cpu() for one in sized))
 
 
 def _read(name: str, source: bytes | Path) -> Network:
@@ -189,7 +194,7 @@ def feed_of(name: str, graph: ModelProto, inputs: Inputs, settings: LatencySetti
         given = {first.name: array}
     if set(given) != set(declared):
         raise LatencyError(f"{name}: takes the inputs {sorted(declared)} but was given {sorted(given)}")
-    return given
+    return {key: given[key] for key in declared}
 
 
 def _check_titles(name: str, declared: Iterable[Input], sizes: Mapping[str, int]) -> None:

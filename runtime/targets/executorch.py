@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import random
-import warnings
 import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
-from unittest import mock
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bnas.passes.settings import settings
-from bnas.runtime.latency.machine import machine
 from bnas.runtime.onnx.trial import eval_mode
 
+from .conversion import check_shapes, here, installed, module_of, named, quiet, told
 from .target import Array, Feed, File, InProcess, Network, TargetError
 
 
@@ -79,7 +74,7 @@ class ExecuTorch(InProcess):
     def describe(self) -> dict[str, Any]:
         """The machine, and ExecuTorch's version."""
         installed("executorch", "ExecuTorch", "executorch")
-        return {**machine(), "target": "ExecuTorch", "version": version("executorch"), "backend": "XNNPACK"}
+        return here("ExecuTorch", executorch=version("executorch"), backend="XNNPACK")
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,71 +105,3 @@ def _tensor(array: Array) -> Tensor:
     """The same memory where ExecuTorch and PyTorch accept it."""
     array = np.ascontiguousarray(array)
     return torch.from_numpy(array if array.flags.writeable else array.copy())
-
-
-# What all targets need that convert modules.
-
-
-def installed(module: str, runtime: str, extra: str) -> Any:
-    """A module of a runtime.
-
-    Raises:
-        TargetError: It cannot be imported.
-    """
-    try:
-        with quiet():
-            return import_module(module)
-    except Exception as error:  # beside an unsuitable PyTorch a runtime raises anything
-        raise TargetError(f"{runtime} cannot be imported ({told(error)}): pip install 'bnas[{extra}]'") from error
-
-
-def module_of(network: Network, runtime: str) -> nn.Module:
-    """The module of a network.
-
-    Raises:
-        TargetError: There is only an ONNX file.
-    """
-    if network.module is None:
-        raise TargetError(f"{runtime} cannot convert {network.name!r}: it takes a module, and this is an ONNX file")
-    return network.module
-
-
-def check_shapes(file: File, shapes: Sequence[Sequence[int]], feed: Feed) -> None:
-    """Raise `TargetError` where a file was made for inputs of other shapes."""
-    made, given = [tuple(map(int, shape)) for shape in shapes], [array.shape for array in feed.values()]
-    if made != given:
-        raise TargetError(f"{named(file)} takes inputs of the shapes {made}, those of the example, and not {given}")
-
-
-def named(file: File) -> str:
-    """A file as errors call it."""
-    return str(file) if isinstance(file, Path) else "the content of a file"
-
-
-def told(error: Exception, said: str = "") -> str:
-    """An error of a runtime in one line, with what the runtime printed."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())[:500]
-    return f"{text} ({' '.join(said.split())[-500:]})" if said.strip() else text
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """While it lasts, Python prints, logs and warns of nothing.
-
-    Random numbers, the environment and the handlers of the root logger are afterwards as before: converters change all
-    of them, some when they are imported.
-    """
-    state, numbers = random.getstate(), np.random.get_state()
-    handlers, disabled = list(logging.root.handlers), logging.root.manager.disable
-    with ExitStack() as stack:
-        stack.callback(random.setstate, state)
-        stack.callback(np.random.set_state, numbers)
-        stack.callback(setattr, logging.root, "handlers", handlers)
-        stack.callback(logging.disable, disabled)
-        for one in (redirect_stdout(StringIO()), redirect_stderr(StringIO()), warnings.catch_warnings()):
-            stack.enter_context(one)
-        stack.enter_context(mock.patch.dict(os.environ))
-        stack.enter_context(torch.random.fork_rng(devices=[]))
-        warnings.simplefilter("ignore")
-        logging.disable(logging.CRITICAL)
-        yield

@@ -10,6 +10,8 @@ from .target import Target, TargetError
 KNOWN = {
     "onnxruntime": ("onnxruntime", "OnnxRuntime"),
     "openvino": ("openvino", "OpenVINO"),
+    "executorch": ("executorch", "ExecuTorch"),
+    "litert": ("litert", "LiteRT"),
     "command": ("command", "Command"),
 }
 """Module and class by `kind`."""

@@ -14,10 +14,9 @@ from typing import Any, Literal
 import torch
 
 from bnas.passes.settings import settings
-from bnas.runtime.latency.machine import machine
 from bnas.runtime.onnx.trial import eval_mode
 
-from .executorch import check_shapes, installed, module_of, named, quiet, told
+from .conversion import check_shapes, here, installed, module_of, named, quiet, told
 from .target import Array, Feed, File, InProcess, Network, TargetError
 
 
@@ -73,7 +72,7 @@ class LiteRT(InProcess):
     def describe(self) -> dict[str, Any]:
         """The machine, and LiteRT's version."""
         installed("ai_edge_litert", "LiteRT", "litert")
-        return {**machine(), "target": "LiteRT", "version": version("ai-edge-litert"), "backend": "XNNPACK"}
+        return here("LiteRT", litert=version("ai-edge-litert"), backend="XNNPACK")
 
 
 def _converter() -> Any:

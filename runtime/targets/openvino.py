@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bnas.passes.settings import settings
-from bnas.runtime.latency.machine import machine
 
+from .conversion import here, installed, told
 from .target import Array, Feed, File, InProcess, Network, TargetError, written
+
+NAMES = ("OpenVINO", "openvino")
+"""Of the runtime, and of the extra of bnas that installs it."""
 
 
 @settings(TargetError, kw_only=True)
@@ -44,36 +47,25 @@ class OpenVINO(InProcess):
             model.reshape({name: list(array.shape) for name, array in feed.items()})
             return core.compile_model(model, self.device, {**hints, **limits}).create_infer_request()
         except Exception as error:
-            raise TargetError(f"OpenVINO cannot load it: {_told(error)}") from error
+            raise TargetError(f"OpenVINO cannot load it: {told(error)}") from error
 
     def run(self, loaded: Any, feed: Feed) -> Sequence[Array]:
         """The outputs."""
         try:
             found = loaded.infer(feed, share_inputs=True)
         except Exception as error:
-            raise TargetError(f"OpenVINO cannot run it: {_told(error)}") from error
+            raise TargetError(f"OpenVINO cannot run it: {told(error)}") from error
         return list(found.values())
 
     def describe(self) -> dict[str, Any]:
         """The machine, OpenVINO's version, and its device."""
-        here = {key: value for key, value in machine().items() if key != "onnxruntime"}
-        told = {"target": "OpenVINO", "openvino": _module().__version__, "precision": self.precision}
-        return {**here, **told, "device": str(self._core().get_property(self.device, "FULL_DEVICE_NAME"))}
+        device = str(self._core().get_property(self.device, "FULL_DEVICE_NAME"))
+        return here(
+            "OpenVINO", openvino=installed("openvino", *NAMES).__version__, precision=self.precision, device=device
+        )
 
     def _core(self) -> Any:
-        core = _module().Core()
+        core = installed("openvino", *NAMES).Core()
         if self.device.partition(".")[0] not in {one.partition(".")[0] for one in core.available_devices}:
             raise TargetError(f"device: OpenVINO has no {self.device!r} here; there is {core.available_devices}")
         return core
-
-
-def _module() -> Any:
-    try:
-        import openvino
-    except ImportError as error:
-        raise TargetError("OpenVINO is not installed: pip install 'bnas[openvino]'") from error
-    return openvino
-
-
-def _told(error: Exception) -> str:
-    return str(error).strip().replace("\n", " ")[:500]

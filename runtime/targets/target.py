@@ -36,9 +36,9 @@ class Network:
     graph: ModelProto
     """The same without its weights where these stand in a file."""
     module: nn.Module | None = None
-    """The same as a module in evaluation mode; None where there is only a file."""
+    """The same as a module, in any mode; None where there is only a file."""
     example: tuple[Tensor, ...] = ()
-    """Inputs of the module, in order."""
+    """Inputs of the module, in order, of the sizes that it is measured with."""
 
 
 @runtime_checkable

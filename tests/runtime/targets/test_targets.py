@@ -48,7 +48,8 @@ def test_a_target_computes_what_the_module_computes(target: Target, batch: int, 
     for place, subnet in enumerate((made.space.maximal(), made.space.minimal(), made.space.sample(1))):
         folder = tmp_path / str(place)
         folder.mkdir()
-        built = network_of("net", subnet, made, folder)
+        built = network_of("net", subnet, made, folder, LatencySettings(batch=batch))
+        assert [len(one) for one in built.example] == [batch]
         given = torch.randn(batch, 3, 12, 12)
         (name,) = (one.name for one in built.graph.graph.input)
         feed = {name: given.numpy()}
