@@ -77,8 +77,8 @@ def check_target(path: Path, overwrite: bool) -> None:
 
 def written(folder: RunFolder, subnet: str | None, path: Path, quantised: bool) -> str:
     """Write one sub-network to an ONNX file; what came of it."""
-    from bnas.runtime.example import one_sample
     from bnas.runtime import Int8, evaluate_onnx, export_onnx, origin
+    from bnas.runtime.example import one_sample
 
     folder.check_export()
     chosen, job = folder.subnet(subnet or next(iter(folder.steps.winners().found))), folder.job

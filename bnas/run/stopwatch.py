@@ -37,8 +37,15 @@ class Stopwatch:
 
     def within(self, bound: Constraint, subnet: Subnet) -> bool:
         """Whether a measured sub-network keeps an upper bound of latency, by `MARGIN`."""
-        found = self.ratios[subnet] * (1.0 if bound.relative else self.level_ms)
-        return found <= MARGIN * bound.bound
+        return self._found(bound, subnet) <= MARGIN * bound.bound
+
+    def uses(self, bound: Constraint, subnet: Subnet, share: float) -> bool:
+        """Whether a measured sub-network uses at least this share of an upper bound of latency."""
+        return self._found(bound, subnet) >= share * bound.bound
+
+    def _found(self, bound: Constraint, subnet: Subnet) -> float:
+        """The latency in the unit of the bound."""
+        return self.ratios[subnet] * (1.0 if bound.relative else self.level_ms)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for a JSON file."""

@@ -131,7 +131,8 @@ def choose(
 ) -> tuple[Evaluation, bool]:
     """The most accurate evaluation within a bound, and whether none is within it: then it is the nearest one.
 
-    With a stopwatch the bound is one of latency, and has to hold as measured.
+    With a stopwatch the bound is one of latency, and has to hold as measured; with `tuned` those come first that were
+    measured to be near it.
     """
     ranking = ranked(result, bound.resolved(maximal), tuned=tuned)
     if watch is None:
@@ -139,9 +140,10 @@ def choose(
     for start in range(0, FEW * ROUNDS, FEW):
         some = ranking[start : start + FEW]
         watch.measure([one.subnet for one in some])
-        for one in some:
-            if watch.within(bound, one.subnet):
-                return one, False
+        within = [one for one in some if watch.within(bound, one.subnet)]
+        near = [one for one in within if tuned and watch.uses(bound, one.subnet, NEAR)]
+        if within:
+            return (near or within)[0], False
     return min(ranking[: FEW * ROUNDS], key=lambda one: watch.ratios[one.subnet]), True
 
 

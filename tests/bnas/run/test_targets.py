@@ -101,6 +101,16 @@ def test_a_bound_of_latency_holds_as_measured(monkeypatch: pytest.MonkeyPatch) -
     assert len(asked) == 1, "what was measured is not measured again"
 
 
+def test_what_is_to_be_fine_tuned_was_measured_to_be_near_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = result((0.9, 100), (0.8, 49), (0.7, 48), (0.6, 47))
+    for measured, winner in (({1: 0.3, 2: 0.48, 3: 0.47}, 2), ({1: 0.3, 2: 0.6, 3: 0.31}, 1)):
+        watch, _ = watched(monkeypatch, {0: 1.0, **measured})
+        bounds = checked_targets({"half": "latency <= 50 %"})
+        tuned = Winners.within(found, bounds, MAXIMAL, watch, 0.9, 0.01, tuned=True)
+        assert tuned.found["half"].index == winner
+        assert within(found, watch, half="latency <= 50 %").found["half"].index == 1
+
+
 def test_a_latency_at_the_edge_of_its_bound_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     watch, _ = watched(monkeypatch, {0: 1.0, 1: 0.5 * (1 + MARGIN) / 2, 2: 0.3})
     assert within(result((0.9, 100), (0.8, 50), (0.7, 30)), watch, half="latency <= 50 %").found["half"].index == 2

@@ -69,7 +69,7 @@ def test_it_is_a_target() -> None:
     assert isinstance(ExecuTorch(), Target)
     described = ExecuTorch().describe()
     assert described["target"] == "ExecuTorch"
-    assert described["version"]
+    assert described["executorch"]
     assert described["cpu"]
 
 

@@ -71,7 +71,7 @@ def test_it_is_a_target() -> None:
     assert isinstance(LiteRT(), Target)
     described = LiteRT().describe()
     assert described["target"] == "LiteRT"
-    assert described["version"]
+    assert described["litert"]
     assert described["cpu"]
 
 
