@@ -140,12 +140,14 @@ def latency_table(found: dict[str, Latency], reference: str) -> Table:
     from rich.markup import escape
     from rich.table import Table
 
+    from bnas.runtime.latency.machine import place_of
+
     first = next(iter(found.values()))
-    where = [str(first.machine[key]) for key in ("target", "provider", "device", "cpu") if key in first.machine]
-    about = f"batch {first.batch}, {first.threads} threads, {', '.join(where[1:])}"
-    shown = Table(title=f"ms on {where[0]}: {about}", title_justify="left")
+    about = f"batch {first.batch}, {first.threads} threads, {first.machine.get('cpu', 'a machine of the target')}"
+    shown = Table(title=f"ms on {place_of(first.machine)}: {about}", title_justify="left")
     shown.add_column("file", overflow="fold")
-    for column in ("CPU", "quartiles", "wall clock", f"ratio to {escape(Path(reference).name)}"):
+    clock = {"cpu": "CPU", "wall": "wall clock"}[first.clock]
+    for column in (clock, "quartiles", "wall clock", f"ratio to {escape(Path(reference).name)}"):
         shown.add_column(column, justify="right")
     shown.add_column("stable", overflow="fold")
     for name, latency in found.items():

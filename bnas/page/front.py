@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
 
+from bnas.runtime.latency.machine import place_of
 from bnas.search import Evaluation, Objective, SearchResult
 
 from .members import Members
@@ -73,14 +74,17 @@ def _latency(column: str, latency: LatencyNote, first: LatencyNote | None) -> Ce
 
 def _int8(row: Network, first: Network) -> Iterator[Cell]:
     int8 = row.int8
-    if int8 is None or int8.latency is None or int8.test_accuracy is None:
+    if int8 is None or int8.test_accuracy is None:
         why = "" if int8 is None or not int8.failure else int8.failure
         yield Cell("int8 accuracy", "not measured", why)
         yield Cell("latency int8", "not measured")
         return
     points = 100 * (int8.test_accuracy - row.test_accuracy)
     yield Cell("int8 accuracy", f"{100 * int8.test_accuracy:.2f} %", f"{points:+.2f} points against fp32")
-    yield _latency("latency int8", int8.latency, first.latency)
+    if int8.latency is None:
+        yield Cell("latency int8", "not measured", "the target builds its files of modules")
+    else:
+        yield _latency("latency int8", int8.latency, first.latency)
 
 
 def points(delta: float) -> str:
@@ -94,11 +98,13 @@ def measured_on(results: Results) -> str:
     latency, machine = results.rows[0].latency, results.machine
     samples = "the test data" if results.test_samples is None else f"{results.test_samples:,} test samples"
     cpu = machine.get("cpu", "a machine that is not recorded")
+    runs = "1 run" if latency.runs == 1 else f"{latency.runs} interleaved runs"
     threads = "1 thread" if latency.threads == 1 else f"{latency.threads} threads"
     return (
         f"Accuracy: on {samples}, which neither training nor search saw. MACs and parameters: counted, for one sample. "
-        f"Latency: median CPU time of {latency.runs} interleaved runs on ONNX Runtime {machine.get('onnxruntime', '')} "
-        f"({latency.provider}), batch {latency.batch}, {threads}, on {cpu}. "
+        f"Latency: median {'CPU time' if latency.clock == 'cpu' else 'time on the wall clock'} of {runs} on "
+        f"{place_of({'provider': latency.provider, **machine, **latency.machine})}, batch {latency.batch}, {threads}, "
+        f"on {cpu}. "
         "Factors are against the original in fp32."
     )
 

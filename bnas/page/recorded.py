@@ -98,6 +98,7 @@ class LatencyNote(Part):
     threads: int
     batch: int
     provider: str
+    clock: Literal["cpu", "wall"] = "cpu"
     unstable: str | None = None
     machine: dict[str, Any] = Field(default={})
 

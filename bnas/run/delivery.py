@@ -15,6 +15,7 @@ from bnas.passes import BnasError, Subnet
 from bnas.runtime import (
     Int8,
     Latency,
+    Network,
     SuperNetwork,
     accuracy,
     evaluate_onnx,
@@ -88,7 +89,8 @@ class Delivery:
         """The rows of different networks, whose files are written."""
         file = onnx.load(str(self.output.path(f"subnets/{next(iter(networks))}.onnx")), load_external_data=False)
         inputs = [one.name for one in file.graph.input]
-        latencies, test = self._latencies({name: failures[name] for name in networks}, inputs), list(self.job.data.test)
+        modules, test = {name: module for name, (_, module) in networks.items()}, list(self.job.data.test)
+        latencies = self._latencies(modules, {name: failures[name] for name in networks}, inputs)
         return {
             name: Row(
                 name,
@@ -114,22 +116,30 @@ class Delivery:
             return None
         return write_int8(module, quantised, example, self._int8(self.job.int8), metadata)
 
-    def _latencies(self, failures: Mapping[str, str | None], inputs: list[str]) -> dict[str, Latency]:
-        names = list(failures)
-        if self.job.int8 is not None:
-            names += [f"{name}{INT8}" for name, failure in failures.items() if failure is None]
-        files = {name: self.output.path(f"subnets/{name}.onnx") for name in names}
-        feeds = self._feeds(inputs, self.job.latency.batch, self.job.latency.sizes or {})
-        return measure_latency(files, feeds, self.job.latency, reference=names[0])
+    def _latencies(
+        self, modules: Mapping[str, GraphModule], failures: Mapping[str, str | None], inputs: list[str]
+    ) -> dict[str, Latency]:
+        settings = self.job.latency
+        example = one_sample(self.supernet, settings.sizes, settings.batch)
+        networks = {name: self._network(name, module, example) for name, module in modules.items()}
+        if self.job.int8 is not None and not getattr(settings.target, "from_module", False):
+            quantised = [f"{name}{INT8}" for name, failure in failures.items() if failure is None]
+            networks |= {name: self._network(name, None, example) for name in quantised}
+        feeds = self._feeds(inputs, example)
+        return measure_latency(networks, feeds, settings, reference=next(iter(modules)))
+
+    def _network(self, name: str, module: GraphModule | None, example: Any) -> Network:
+        """The file of a network as a target takes it, with its module where that is the same."""
+        path = self.output.path(f"subnets/{name}.onnx")
+        graph = onnx.load(str(path), load_external_data=False)
+        return Network(name, path, graph, module, tuple(one.cpu() for one in tensors_in(example)))
 
     def _int8(self, settings: Int8) -> Int8:
         """The settings with the run's data, where they have none of their own."""
         return settings if settings.calibration is not None else replace(settings, calibration=self.calibration)
 
-    def _feeds(self, inputs: list[str], batch: int, sizes: Mapping[str, int]) -> dict[str, np.ndarray[Any, Any]]:
-        """The example, `batch` times, or random values within its range where axes have other sizes."""
-        repeated = one_sample(self.supernet, sizes, batch)
-        return dict(zip(inputs, (one.cpu().numpy() for one in tensors_in(repeated)), strict=True))
+    def _feeds(self, inputs: list[str], example: Any) -> dict[str, np.ndarray[Any, Any]]:
+        return dict(zip(inputs, (one.cpu().numpy() for one in tensors_in(example)), strict=True))
 
     def _quantised(
         self, name: str, failure: str | None, latencies: Mapping[str, Latency], test: list[Batch]
@@ -137,4 +147,4 @@ class Delivery:
         if self.job.int8 is None or failure is not None:
             return None if failure is None else Quantised(failure=failure)
         file = self.output.path(f"subnets/{name}{INT8}.onnx")
-        return Quantised(evaluate_onnx(file, test), latencies[f"{name}{INT8}"])
+        return Quantised(evaluate_onnx(file, test), latencies.get(f"{name}{INT8}"))

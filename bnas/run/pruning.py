@@ -70,7 +70,7 @@ class PruneReport:
 
     def table(self) -> Table:
         """A table for the terminal, as that of `bnas.run.Report`."""
-        return self.measured.titled(f"Test accuracy and ONNX Runtime latency, pruned to {self.bound}", "")
+        return self.measured.titled(f"Test accuracy and latency on {self.measured.place}, pruned to {self.bound}", "")
 
 
 class Pruning:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bnas.passes import Subnet
 from bnas.runtime import Latency
-from bnas.runtime.latency.settings import CPU
+from bnas.runtime.latency.machine import place_of
 
 from .winners import LATENCY, Target
 
@@ -88,7 +88,12 @@ class Report:
     def table(self) -> Table:
         """A table for the terminal; the ratios are original / sub-network, so larger is better."""
         points = f"within {100 * self.acc_delta:g} point" + ("" if not self.missed else " (none is)")
-        return self.titled(f"Test accuracy and ONNX Runtime latency, {self.evaluations} evaluations", points)
+        return self.titled(f"Test accuracy and latency on {self.place}, {self.evaluations} evaluations", points)
+
+    @property
+    def place(self) -> str:
+        """Where latencies were measured."""
+        return place_of(self.rows[0].latency.machine)
 
     def titled(self, title: str, note: str) -> Table:
         """The table with another title; a winner without a target has the note below its name, if there is one."""
@@ -117,10 +122,12 @@ class Report:
         )
 
     def _int8(self, int8: Quantised | None) -> str:
-        if int8 is None or int8.latency is None:
+        if int8 is None or int8.accuracy is None:
             return "-" if int8 is None else "failed"
+        if int8.latency is None:  # the target has no use for the file
+            return f"{100 * int8.accuracy:.2f} %"
         speed = self.rows[0].latency.median_ms / int8.latency.median_ms
-        return f"{100 * int8.accuracy:.2f} %\n{int8.latency.median_ms:.3f} ms\n{speed:.2f}x"  # type: ignore[operator]
+        return f"{100 * int8.accuracy:.2f} %\n{int8.latency.median_ms:.3f} ms\n{speed:.2f}x"
 
 
 def judged(rows: Sequence[Row], targets: Mapping[str, Target], *, latency: bool) -> tuple[Row, ...]:
@@ -136,7 +143,5 @@ def judged(rows: Sequence[Row], targets: Mapping[str, Target], *, latency: bool)
 
 def _slow(own: Latency, first: Latency, target: Target) -> bool:
     """Whether a latency misses a bound."""
-    on_cpu = own.provider == CPU
-    mine, theirs = ((one.median_ms if on_cpu else one.wall_median_ms) for one in (own, first))
-    ratio = own.ratio if on_cpu and own.ratio is not None else mine / theirs
-    return (ratio if target.bound.relative else mine) > target.bound.bound
+    ratio = own.median_ms / first.median_ms if own.ratio is None else own.ratio
+    return (ratio if target.bound.relative else own.median_ms) > target.bound.bound

@@ -104,13 +104,13 @@ what is to be fine-tuned comes first where it uses this much of the bound."""
 def ranked(result: SearchResult, bound: Constraint, *, tuned: bool = False) -> list[Evaluation]:
     """The feasible evaluations within an absolute bound, most accurate first; then the others, nearest first.
 
-    With `tuned` those within that are near the bound come before those that are not.
+    With `tuned` those within that are near the bound come before those that are not; of the latter the nearest is first.
     """
 
     def key(one: Evaluation) -> tuple[float, ...]:
         cost, missed = one.values[bound.name], bound.violation(one.values)
         far = tuned and not missed and cost < NEAR * bound.bound
-        return missed, far, -one.values["accuracy"], cost, one.index
+        return missed, far, -cost if far else -one.values["accuracy"], cost, one.index
 
     return sorted(result.feasible, key=key)
 
@@ -137,13 +137,17 @@ def choose(
     ranking = ranked(result, bound.resolved(maximal), tuned=tuned)
     if watch is None:
         return ranking[0], bool(bound.resolved(maximal).violation(ranking[0].values))
+    within: list[Evaluation] = []
     for start in range(0, FEW * ROUNDS, FEW):
         some = ranking[start : start + FEW]
         watch.measure([one.subnet for one in some])
-        within = [one for one in some if watch.within(bound, one.subnet)]
-        near = [one for one in within if tuned and watch.uses(bound, one.subnet, NEAR)]
-        if within:
-            return (near or within)[0], False
+        kept = [one for one in some if watch.within(bound, one.subnet)]
+        near = [one for one in kept if not tuned or watch.uses(bound, one.subnet, NEAR)]
+        if near:
+            return near[0], False
+        within += kept
+    if within:
+        return max(within, key=lambda one: watch.ratios[one.subnet]), False
     return min(ranking[: FEW * ROUNDS], key=lambda one: watch.ratios[one.subnet]), True
 
 

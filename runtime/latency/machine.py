@@ -58,6 +58,18 @@ def differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def place_of(described: Mapping[str, Any]) -> str:
+    """Where a latency was measured, in words: the target with its version and what else it tells of itself."""
+    target = str(described.get("target", USUAL["target"]))
+    if target == USUAL["target"]:
+        told = (described.get("onnxruntime"), f"({described.get('provider', USUAL['provider'])})")
+        return " ".join(str(one) for one in (target, *told) if one)
+    own = [str(described[key]) for key in sorted(described.keys() - machine().keys() - {"target", "command"})]
+    if target == "command":
+        own = [*own, " ".join(map(str, described.get("command", ())))]
+    return f"{target} ({', '.join(one for one in own if one)})"
+
+
 def _cpu_description() -> dict[str, str]:
     """The first of each field in Linux' description of the CPUs; empty elsewhere."""
     try:

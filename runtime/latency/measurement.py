@@ -169,12 +169,12 @@ CLOCKS = ("cpu", "wall")
 def _summary(times: Array, base: Array | None, runner: Runner, settings: LatencySettings) -> Latency:
     clock = CLOCKS.index(runner.target.clock)
     cpu, wall = np.quantile(times, [0.25, 0.5, 0.75], axis=0).T.tolist()
-    first, median, third = (cpu, wall)[clock]
+    first, median, third = own = (cpu, wall)[clock]
     spread = (third - first) / max(median, 1e-9)
     batch = next((len(array) for array in runner.feed.values() if array.ndim), 1)
     return Latency(
-        median_ms=cpu[1],
-        quartiles_ms=(cpu[0], cpu[2]),
+        median_ms=own[1],
+        quartiles_ms=(own[0], own[2]),
         spread=spread,
         wall_median_ms=wall[1],
         wall_quartiles_ms=(wall[0], wall[2]),
@@ -266,7 +266,7 @@ def ratios(supernet: SuperNetwork, subnets: Sequence[Subnet], settings: LatencyS
         settings = replace(settings, repeats=references[0].repeats)
         for place, one in enumerate(group):
             compared[one].append(latencies[str(place)].ratio or 1.0)
-    level = float(np.median([_milliseconds(one) for one in references])) if references else 0.0
+    level = float(np.median([one.median_ms for one in references])) if references else 0.0
     found = {one: float(np.median(each)) for one, each in compared.items()}
     return Ratios(found, level, references[0].repeats if references else 1)
 
@@ -277,7 +277,3 @@ def _groups(subnets: Sequence[Subnet], turns: int) -> Iterator[list[Subnet]]:
     for _ in range(turns):
         order = [subnets[place] for place in generator.permutation(len(subnets))]
         yield from (order[start : start + GROUP] for start in range(0, len(order), GROUP))
-
-
-def _milliseconds(latency: Latency) -> float:
-    return latency.median_ms if latency.clock == "cpu" else latency.wall_median_ms

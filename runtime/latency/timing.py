@@ -42,9 +42,10 @@ class Latency:
     """How long one run of a model takes, in milliseconds, over all timed runs."""
 
     median_ms: float
-    """Median CPU time of the process: the number to compare, since others on the machine do not disturb it."""
+    """Median of the time that counts, the number to compare: of a target that runs in this process on the CPU the CPU
+    time of the process, since others on the machine do not disturb it, and otherwise the wall clock; see `clock`."""
     quartiles_ms: tuple[float, float]
-    """First and third quartile of the CPU time."""
+    """First and third quartile of the same."""
     spread: float
     """The distance between the quartiles, divided by the median."""
     wall_median_ms: float
@@ -58,7 +59,7 @@ class Latency:
     threads: int
     batch: int
     ratio: float | None
-    """Median, over the rounds, of this CPU time divided by the reference's in the same round."""
+    """Median, over the rounds, of this time divided by the reference's in the same round."""
     unstable: str | None = None
     """Why the number is not stable: too few runs, too wide a spread, not warm; ``None`` if it is."""
     provider: str = CPU
@@ -87,8 +88,8 @@ class Latency:
 
 # What is timed: a candidate loaded by ONNX Runtime, and the arrays that it is run on.
 
-Candidate: TypeAlias = Source | GraphModule | Subnet
-"""An ONNX model (the path of its file, or its serialised content), or what is lowered to one in memory first."""
+Candidate: TypeAlias = Source | Network | GraphModule | Subnet
+"""An ONNX model (the path of its file, or its serialised content), also with its module, or what is lowered to one."""
 Inputs: TypeAlias = Mapping[str, Array] | Array | Sequence[int] | None
 """Arrays by input name; or the array, or its shape, for models with one input; or what the model declares."""
 
@@ -121,6 +122,8 @@ def network_of(
     Raises:
         LatencyError: It is no ONNX model, or a sub-network has no super-network.
     """
+    if isinstance(candidate, Network):
+        return candidate
     if isinstance(candidate, str | bytes | os.PathLike):
         return _read(name, candidate if isinstance(candidate, bytes) else Path(candidate))
     if supernet is None:

@@ -10,7 +10,7 @@ from importlib import import_module
 from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -33,6 +33,8 @@ class ExecuTorch(InProcess):
 
     kind: Literal["executorch"] = "executorch"
     """Which target this is."""
+
+    from_module: ClassVar[bool] = True
 
     def build(self, network: Network, folder: Path) -> File:
         """A program (.pte) of the module."""

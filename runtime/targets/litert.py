@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -30,6 +30,8 @@ class LiteRT(InProcess):
 
     kind: Literal["litert"] = "litert"
     """Which target this is."""
+
+    from_module: ClassVar[bool] = True
 
     def build(self, network: Network, folder: Path) -> File:
         """A file (.tflite) of the module."""

@@ -90,6 +90,8 @@ class InProcess:
 
     clock: ClassVar[Literal["cpu", "wall"]] = "cpu"
     in_turns: ClassVar[bool] = True
+    from_module: ClassVar[bool] = False
+    """It builds its files of modules, and has no use for an ONNX file alone."""
 
     def run(self, loaded: Any, feed: Feed) -> Sequence[Array]:
         """As `Target.run`."""

@@ -145,8 +145,8 @@ def exported_and_timed(folder: Path) -> None:
             "--exclude head: says what int8 leaves out; say --int8",
         ),
         (("bench", "gone.onnx"), "gone.onnx: ONNX Runtime cannot load it"),
-        (("bench", "net.py"), "net.py: ONNX Runtime cannot load it"),
-        (("bench", "gone.onnx", "--provider", "GPU"), "'GPU' is not installed; there is"),
+        (("bench", "net.py"), "net.py: is no ONNX model"),
+        (("bench", "gone.onnx", "--target", "GPU"), "target 'GPU': there is"),
     ],
 )
 def test_what_cannot_be_exported_or_timed_is_told_in_a_line(
