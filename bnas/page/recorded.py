@@ -17,8 +17,6 @@ from bnas.run.output import ARCHITECTURE, CONFIG, ENVIRONMENT, SEARCH
 from bnas.runtime.storage.files import ReadError, reading, there
 from bnas.search import Constraint, Evaluation, EvaluationLog, Objective, RecordError, SearchResult
 
-# What can go wrong with the report of a run.
-
 
 class ReportError(BnasError):
     """The report of a run cannot be made; names the file and what is wrong with it."""

@@ -104,7 +104,7 @@ what is to be fine-tuned comes first where it uses this much of the bound."""
 def ranked(result: SearchResult, bound: Constraint, *, tuned: bool = False) -> list[Evaluation]:
     """The feasible evaluations within an absolute bound, most accurate first; then the others, nearest first.
 
-    With `tuned` those within that are near the bound come before those that are not; of the latter the nearest is first.
+    With `tuned` those that are near the bound come before those that are far below it; of these the nearest is first.
     """
 
     def key(one: Evaluation) -> tuple[float, ...]:

@@ -17,16 +17,14 @@ from bnas.runtime.supernetwork import SuperNetwork
 from bnas.runtime.targets.onnxruntime import OnnxRuntime
 from bnas.runtime.targets.target import Target, TargetError
 
+from .candidates import Candidate, Inputs, network_of
 from .settings import LatencyError, LatencySettings
 from .timing import (
     TRUSTED_RUNS,
     TRUSTED_SPREAD,
-    Candidate,
-    Inputs,
     Latency,
     Runner,
     loaded,
-    network_of,
     repeats_for,
     rounds,
     warmed,

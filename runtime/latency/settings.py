@@ -18,7 +18,7 @@ class LatencyError(BnasError, ValueError):
 
 
 def _target(given: Any) -> Any:
-    from bnas.runtime.targets.known import target_of  # these settings come first
+    from bnas.runtime.targets.target import target_of  # these settings come first
 
     return target_of(given)
 

@@ -20,10 +20,11 @@ from bnas.passes.errors import BnasError
 from bnas.passes.onnx.lower import lower
 from bnas.runtime import SuperNetwork
 from bnas.runtime.latency import measurement
+from bnas.runtime.latency.candidates import feed_of
 from bnas.runtime.latency.machine import CPU_FLAGS, differences, machine
 from bnas.runtime.latency.measurement import measure_latency
 from bnas.runtime.latency.settings import LatencyError, LatencySettings
-from bnas.runtime.latency.timing import WINDOWS, Latency, Runner, feed_of, repeats_for, rounds, warmed
+from bnas.runtime.latency.timing import WINDOWS, Latency, Runner, repeats_for, rounds, warmed
 from bnas.runtime.targets import target
 from bnas.runtime.targets.onnxruntime import OnnxRuntime
 

@@ -14,10 +14,9 @@ from torch import nn
 
 import bnas
 from bnas.runtime import LatencyError, LatencyModel, LatencySettings, OnnxRuntime, OpenVINO, Target, TargetError
+from bnas.runtime.latency.candidates import network_of
 from bnas.runtime.latency.measurement import measure_latency, target_for
-from bnas.runtime.latency.timing import network_of
-from bnas.runtime.targets.known import KNOWN, target_of
-from bnas.runtime.targets.target import Array, Feed, File, Network
+from bnas.runtime.targets.target import KNOWN, Array, Feed, File, Network, target_of
 
 EXAMPLE = torch.zeros(2, 3, 12, 12)
 
