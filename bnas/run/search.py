@@ -164,7 +164,8 @@ class SearchPlan:
         path = self.output.path("latency.json")
         if there(path):
             try:
-                return LatencyModel.load(self.output.ledger.check("latency.json"), self.supernet)
+                fitted = self.output.ledger.check("latency.json")
+                return LatencyModel.load(fitted, self.supernet, self.job.latency.target)
             except LatencyError as error:
                 add_note(error, f"`bnas search {self.output.folder} --overwrite` fits one here, and searches anew")
                 raise

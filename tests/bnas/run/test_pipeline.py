@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from job_cases import job
+from safetensors.torch import load_file, save_file
+from target_cases import Counting
 
 import bnas
 from bnas.data.digits import DigitNet, splits
@@ -22,7 +24,7 @@ from bnas.run.pipeline import described
 from bnas.run.winners import Winners
 from bnas.runtime import QuantisationError
 from bnas.runtime.storage.files import write_bytes
-from bnas.search import Evaluation, Objective, SearchError, SearchResult
+from bnas.search import Constraint, Evaluation, Objective, SearchError, SearchResult
 
 OBJECTIVES = (Objective("accuracy", "max"), Objective("macs", "min"))
 
@@ -84,6 +86,31 @@ def test_job_takes_objectives_and_bounds_and_resumes_with_its_latency_model(tmp_
     assert (tmp_path / "run" / "latency.json").read_bytes() == model
     assert (tmp_path / "run" / "pareto.json").read_text() == front
     assert (tmp_path / "run" / "evaluations.jsonl").read_text() == log
+
+
+def test_a_run_measures_where_its_target_is(tmp_path: Path) -> None:
+    """The model of latency, the choice of winners, the table and the page: all of them, also when it is resumed."""
+
+    def made() -> bnas.Job:
+        latency = bnas.LatencySettings(runs=3, turns=1, subnets=6, target=Counting())
+        return job(targets={"half": Constraint.parse("latency <= 60 %")}, latency=latency)
+
+    report = bnas.run_job(made(), tmp_path / "run")
+    first, half = report.rows
+    sizes = [sum(one.numel() for one in load_file(path).values()) for path in (tmp_path / "run/subnets").glob("*.s*")]
+    assert (first.latency.clock, first.latency.machine) == ("wall", {"target": "bytes"})
+    assert half.latency.median_ms / first.latency.median_ms == pytest.approx(min(sizes) / max(sizes), rel=0.3), (
+        "BatchNorm is folded"
+    )
+    assert half.latency.median_ms / first.latency.median_ms <= 0.6
+    assert json.loads((tmp_path / "run" / "latency.json").read_text())["machine"] == {"target": "bytes"}
+    assert "latency on bytes" in str(report.table().title)
+    (tmp_path / "run" / "winners.json").unlink()
+    again = bnas.run_job(made(), tmp_path / "run", resume=True)
+    assert [row.subnet for row in again.rows] == [row.subnet for row in report.rows]
+    page = write_page(tmp_path / "run").read_text()
+    assert "time on the wall clock" in page
+    assert "bytes" in page
 
 
 def test_int8_that_cannot_be_is_noted_and_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from target_cases import Counting
 from torch import nn
 
 import bnas
-from bnas.runtime import LatencyError, LatencyModel, LatencySettings, OnnxRuntime, OpenVINO, Target, TargetError
+from bnas.runtime import LatencyError, LatencyModel, LatencySettings, OnnxRuntime, OpenVINO, Target
 from bnas.runtime.latency.candidates import network_of
 from bnas.runtime.latency.measurement import measure_latency, target_for
-from bnas.runtime.targets.target import KNOWN, Array, Feed, File, Network, target_of
+from bnas.runtime.targets.target import KNOWN, target_of
 
 EXAMPLE = torch.zeros(2, 3, 12, 12)
 
@@ -68,34 +67,6 @@ def test_what_a_target_cannot_load_is_an_error_with_the_name(target: Target, tmp
     bnas.export_onnx(made.space.maximal(), path, EXAMPLE, supernet=made)
     with pytest.raises(LatencyError, match="mine"):
         measure_latency({"mine": path}, (1, 4, 12, 12), runs=2, warmup=1, target=target)
-
-
-@dataclass(frozen=True)
-class Counting:
-    """A target of the user's: a run takes a microsecond for each byte of the weights, and as long as the last."""
-
-    clock = "wall"
-    in_turns = True
-    asked: list[str] = field(default_factory=list)
-
-    def build(self, network: Network, folder: Path) -> File:
-        self.asked.append(network.name)
-        path = folder / "bytes"
-        path.write_text(str(sum(len(one.raw_data) for one in network.graph.graph.initializer)))
-        return path
-
-    def load(self, file: File, feed: Feed, threads: int) -> Any:
-        assert isinstance(file, Path)
-        return int(file.read_text())
-
-    def run(self, loaded: Any, feed: Feed) -> Sequence[Array]:
-        raise TargetError("no outputs")
-
-    def time(self, loaded: Any, feed: Feed, repeats: int) -> tuple[float, float]:
-        return 0.0, loaded / 1000
-
-    def describe(self) -> dict[str, Any]:
-        return {"target": "bytes"}
 
 
 def test_a_class_of_the_users_is_a_target() -> None:
