@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import zip_longest
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 SHARES = (1.0, 0.95)
 """Of each bound: what is measured on this machine may lie a little above what was predicted."""
+FAR = 0.9
+"""What was measured and uses less than this share of a bound is not near it."""
 TRIES, LEEWAY = 3, 0.97
 """So many sub-networks of a path are measured near a bound of latency; they aim at this much of it."""
 
@@ -45,8 +48,8 @@ def pruned_sizes(
     """Sub-networks that pruning by first-order Taylor importance leaves, for ``SearchSettings(begin_with=...)``.
 
     A search that begins with them has them to improve on: its result is no less accurate, on what it measures, than
-    the best of them. For each bound there are large ones that keep it, some with all blocks; the others lie evenly over
-    the costs.
+    the best of them. For each bound there are large ones that keep it, some with all blocks, in turns with those of the
+    other bounds; the others lie evenly over the costs.
 
     Args:
         supernet: A super-network in the order that is to be searched; it is not changed.
@@ -54,7 +57,7 @@ def pruned_sizes(
         space: The part of its space that is searched; by default all of it.
         cost: What pruning makes smaller: macs, parameters or activations.
         bounds: Upper bounds of costs, or of "latency"; one that no sub-network on the way keeps gives none.
-        latency: Predicts it, where a bound is on it: a `bnas.LatencyModel`.
+        latency: Predicts it, where a bound is on it: a `bnas.LatencyModel`. What that was fitted to comes first.
         count: How many there are beside those of the bounds.
         criterion: The loss of outputs against targets; by default cross-entropy.
 
@@ -97,10 +100,17 @@ class Paths:
         self, bounds: Sequence[Constraint | str], latency: Callable[[Subnet], float] | None, count: int
     ) -> tuple[Subnet, ...]:
         """As `pruned_sizes`."""
-        limits = [_limit(self.supernet, Constraint.of(one), latency) for one in bounds]
-        chosen = [self._usual(found) for limit in limits for path in self.ways for found in _within(path, limit)]
+        near = [list(self._near(Constraint.of(one), latency)) for one in bounds]
+        chosen = [one for row in zip_longest(*near) for one in row if one is not None]
         costs = self.supernet.cost_model.many(self.ways[0], [self.cost])[self.cost]
         return tuple(dict.fromkeys((*chosen, *_even(self.ways[0], costs, count))))
+
+    def _near(self, bound: Constraint, latency: Callable[[Subnet], float] | None) -> Iterator[Subnet]:
+        """What is just within a bound: first what was measured, then the ends of the ways to it."""
+        limit = _limit(self.supernet, bound, latency)
+        known = getattr(latency, "measured", {}) if bound.name == "latency" else {}
+        yield from (one for one in known if limit(one, 1.0) and not limit(one, FAR) and self._usual(one) == one)
+        yield from (self._usual(found) for path in self.ways for found in _within(path, limit))
 
     def measured(
         self, limit: float, latency: Callable[[Subnet], float], measure: Callable[[Subnet], float]

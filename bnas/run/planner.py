@@ -27,8 +27,8 @@ from .probe import Probe, Times
 from .search import FIRST, SearchPlan
 from .winners import Winners
 
-LEAST_EVALUATIONS = 8
-"""A search with fewer finds little more than its first generation."""
+LEAST_EVALUATIONS, FOR_A_TARGET = 4, 4
+"""A search with fewer, and so many more for each target, does not get to all that it begins with."""
 MOST_DRIFT = 2.0
 """A training that took longer than this factor was disturbed: what comes after need not be."""
 FEWEST = 4
@@ -148,7 +148,8 @@ class Planner:
         """The phases after the training."""
         supernet = forecast.supernet
         most = max(FEWEST, min(self.job.search.num_evals, self.job.stages[-1].space(supernet.space).size))
-        search = Phase("search", forecast.evaluation, min(LEAST_EVALUATIONS, most), most)
+        least = LEAST_EVALUATIONS + FOR_A_TARGET * self._count
+        search = Phase("search", forecast.evaluation, min(least, most), most)
         return [search, Phase("tune", self._count * self.times.tune)]
 
     def _forecast(self, supernet: SuperNetwork) -> Forecast:

@@ -22,7 +22,7 @@ from bnas.search.scalars import SearchScalars
 from .job import Job, Watch
 from .output import Output, note_search
 from .stopwatch import Stopwatch
-from .winners import LATENCY, NEAR, Winners
+from .winners import LATENCY, Winners
 
 FIRST = 512
 """So many training samples tell what the search begins with."""
@@ -63,17 +63,9 @@ class SearchPlan:
         if not self._begins_with_pruning:
             return self
         bounds = self._bounds(latency is not None)
-        near = [] if latency is None else self._near(latency, [one for one in bounds if one.name == LATENCY])
         count = job.search.population // (6 if bounds else 3)
-        first = tuple(dict.fromkeys((*near, *paths.sizes(bounds, latency, count))))
+        first = paths.sizes(bounds, latency, count)
         return replace(self, job=replace(job, search=replace(job.search, begin_with=first)))
-
-    def _near(self, latency: LatencyModel, bounds: Sequence[Constraint]) -> list[Subnet]:
-        """What was measured to be just below a bound of latency."""
-        limits = [one.resolved(self._whole(latency)).bound for one in bounds]
-        within = [one for one, ms in latency.measured.items() if any(NEAR * limit <= ms <= limit for limit in limits)]
-        space = self.space
-        return [one for one in within if space.canonical(space.repair(one)) == one]
 
     def _whole(self, latency: LatencyModel) -> dict[str, float]:
         return {LATENCY: latency(self.supernet.space.maximal())}
