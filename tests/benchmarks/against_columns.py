@@ -21,7 +21,7 @@ from bnas.runtime import Epochs, Stage, SuperNetwork, Trainer, accuracy, first_s
 from bnas.runtime.latency.settings import LatencySettings
 from bnas.runtime.nested import as_batch
 from bnas.runtime.train.tuning import alone
-from bnas.search import Constraint
+from bnas.search import Constraint, SearchError
 
 clock = time.process_time
 RUNS = 50
@@ -46,6 +46,10 @@ class Found:
     """Of the row, or for bnas of all rows."""
     int8: float | None = None
     int8_latency: float | None = None
+
+
+class Unreached(Exception):
+    """A bound that a library cannot prune a model to."""
 
 
 class Column:
@@ -86,7 +90,11 @@ class Prune(Column):
     def found(self) -> Iterator[Found]:
         for row, bound in self.task.bounds.items():
             start, self.unmeasured = clock(), 0.0
-            module = self.pruned(Constraint.parse(bound))
+            try:
+                module = self.pruned(Constraint.parse(bound))
+            except (SearchError, Unreached) as error:
+                print(f"{self.name}, {row}: {error}", flush=True)
+                continue
             before = self.tested(module)
             module = self.tuned(module, self.seconds - (clock() - start - self.unmeasured))
             seconds = clock() - start - self.unmeasured
@@ -143,7 +151,7 @@ class TorchPruning(Prune):
         ways = self.WAYS[:1] if self._heads(self.task.model) else self.WAYS
         found = [one for way in ways if (one := self._largest(bound, whole, *way)) is not None]
         if not found:
-            raise SystemExit(f"Torch-Pruning does not reach {bound}")
+            raise Unreached(f"Torch-Pruning does not reach {bound}")
         best = max(found, key=lambda one: one[0])[1]
         if self.task.calibration:
             bnas.runtime.recalibrate(best, first_samples(self.task.data.train, self.task.calibration))
