@@ -14,6 +14,7 @@ from onnx import ModelProto, TensorProto, ValueInfoProto, load_model_from_string
 from torch.fx import GraphModule
 
 from bnas.passes import Subnet
+from bnas.passes.errors import InputError
 from bnas.passes.onnx.lower import SIZES
 from bnas.runtime.example import one_sample
 from bnas.runtime.nested import on_cpu, tensors_in
@@ -21,6 +22,7 @@ from bnas.runtime.onnx.export import to_onnx
 from bnas.runtime.onnx.file import content
 from bnas.runtime.onnx.session import Array, Source
 from bnas.runtime.onnx.trial import eval_mode
+from bnas.runtime.onnx.weights import ExternalDataError, check_content, weight_files
 from bnas.runtime.supernetwork import SuperNetwork
 from bnas.runtime.targets.target import Network
 
@@ -70,7 +72,10 @@ def network_of(
     example = [one.cpu() for one in supernet.example()]
     with eval_mode(module):
         graph = to_onnx(module, example, {})[0]
-    sized = tensors_in(one_sample(supernet, settings.sizes, settings.batch))
+    try:
+        sized = tensors_in(one_sample(supernet, settings.sizes, settings.batch))
+    except InputError as error:
+        raise LatencyError(f"{name}: {error}") from error
     return Network(name, content(graph, folder), graph, module, tuple(one.cpu() for one in sized))
 
 
@@ -80,6 +85,10 @@ def _read(name: str, source: bytes | Path) -> Network:
         data = source if isinstance(source, bytes) else source.read_bytes()
     except OSError as error:
         raise LatencyError(f"{name}: ONNX Runtime cannot load it: {error}") from error
+    try:  # whatever target reads the file: none may read what is not beside it
+        check_content(source) if isinstance(source, bytes) else weight_files(source)
+    except ExternalDataError as error:
+        raise LatencyError(f"{name}: {error}") from error
     try:
         graph = load_model_from_string(data)
     except Exception as error:  # of protocol buffers, which has several implementations

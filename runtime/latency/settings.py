@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field
 
@@ -15,6 +15,10 @@ CPU = "CPUExecutionProvider"
 
 class LatencyError(BnasError, ValueError):
     """A measurement was asked for that cannot be made."""
+
+
+TargetName: TypeAlias = Literal["onnxruntime", "openvino", "executorch", "litert"]
+"""Those that need no settings."""
 
 
 def _target(given: Any) -> Any:
@@ -48,7 +52,7 @@ class LatencySettings:
     """Runs of a model within one timing; by default more than one where all models are very quick."""
     provider: str = CPU
     """Execution provider of ONNX Runtime, among those that are installed."""
-    target: Annotated[Any, BeforeValidator(_target)] = None
+    target: Annotated[Any, BeforeValidator(_target, json_schema_input_type=TargetName | dict[str, Any] | None)] = None
     """Where networks run: "openvino", "command" or another name, such a name with settings,
     ``{"kind": "openvino", "precision": "f16"}``, or in Python any `bnas.Target`; by default ONNX Runtime."""
     subnets: Annotated[int, Field(ge=6, le=LARGEST), NUMBER] = 16

@@ -55,7 +55,7 @@ def test_a_fault_of_bnas_is_seen(folder: Path, monkeypatch: pytest.MonkeyPatch, 
     if kind == "hang":
         monkeypatch.setattr(configurations, "LIMIT", 0.2)
     assert tried(case, folder).kind == kind
-    assert many(40, folder).counts[kind]
+    assert many(120, folder).counts[kind]
 
 
 @pytest.mark.parametrize(

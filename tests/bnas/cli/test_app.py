@@ -145,7 +145,7 @@ def exported_and_timed(folder: Path) -> None:
             "--exclude head: says what int8 leaves out; say --int8",
         ),
         (("bench", "gone.onnx"), "gone.onnx: ONNX Runtime cannot load it"),
-        (("bench", "net.py"), "net.py: is no ONNX model"),
+        (("bench", "net.py"), "net.py is no ONNX model"),
         (("bench", "gone.onnx", "--target", "GPU"), "target 'GPU': there is"),
     ],
 )

@@ -69,6 +69,7 @@ def test_brackets_in_the_name_of_a_file_are_shown_in_the_table_of_latencies() ->
         batch=1,
         threads=1,
         provider="CPU",
+        clock="cpu",
         machine={"cpu": "x", "onnxruntime": "1"},
         quartiles_ms=(1.0, 2.0),
         median_ms=1.5,

@@ -177,7 +177,7 @@ def test_timing_is_divided_by_the_repeats(monkeypatch: pytest.MonkeyPatch) -> No
         ({"reference": "wid"}, "'wid' is not one of the candidates narrow, wide"),
         ({"inputs": {"y": np.zeros(1)}}, r"narrow: takes the inputs \['input'\] but was given \['y'\]"),
         ({"candidates": {}}, "at least one"),
-        ({"candidates": {"broken": b"no model"}}, "broken: is no ONNX model"),
+        ({"candidates": {"broken": b"no model"}}, "broken: .* is no ONNX model"),
         ({"candidates": {"gone": "gone.onnx"}}, "gone: ONNX Runtime cannot load it"),
         ({"inputs": (2, 5, 8, 8)}, "narrow: ONNX Runtime cannot run it"),
     ],

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, symbolic_trace
 
 from bnas.runtime import SuperNetwork, measure_latency
-from bnas.runtime.latency import timing
 from bnas.runtime.onnx import file
 from bnas.runtime.onnx.export import export_onnx
 from bnas.runtime.onnx.file import OnnxWriteError
 from bnas.runtime.onnx.int8 import Int8
 from bnas.runtime.onnx.session import open_session, run_session
 from bnas.runtime.onnx.weights import weight_files
+from bnas.runtime.targets import onnxruntime
 
 IMAGES = [torch.randn(2, 3, 9, 9)]
 
@@ -112,13 +112,13 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_a_large_model_is_measured_from_a_file(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[type] = []
 
-    def session(source: Path | bytes, settings: Any) -> Any:
+    def session(source: Path | bytes, **settings: Any) -> Any:
         opened.append(type(source))
-        return open_session(source, settings)
+        return open_session(source, **settings)
 
     monkeypatch.setattr(file, "SIZE_LIMIT", limit)
     monkeypatch.setattr(file, "STRUCTURE", 1_000)
-    monkeypatch.setattr(timing, "open_session", session)
+    monkeypatch.setattr(onnxruntime, "open_session", session)
     supernet = SuperNetwork.from_model(nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 24, 3)), IMAGES[0])
     found = measure_latency(supernet.space.maximal(), supernet=supernet, runs=2, warmup=1)
     assert found.median_ms > 0
