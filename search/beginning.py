@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 SHARES = (1.0, 0.95, 0.85)
 """Of each bound: what is measured in the end may lie above what was predicted, on a busy machine by a tenth."""
-FAR = 0.9
-"""What was measured and uses less than this share of a bound is not near it."""
+NEAR = 0.9
+"""What uses at least this share of a bound is near it."""
 TRIES, LEEWAY = 3, 0.97
 """So many sub-networks of a path are measured near a bound of latency; they aim at this much of it."""
 
@@ -109,7 +109,7 @@ class Paths:
         """What is just within a bound: first what was measured, then the ends of the ways to it."""
         limit = _limit(self.supernet, bound, latency)
         known = getattr(latency, "measured", {}) if bound.name == "latency" else {}
-        yield from (one for one in known if limit(one, 1.0) and not limit(one, FAR) and self._usual(one) == one)
+        yield from (one for one in known if limit(one, 1.0) and not limit(one, NEAR) and self._usual(one) == one)
         yield from (self._usual(found) for path in self.ways for found in _within(path, limit))
 
     def measured(

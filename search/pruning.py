@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -254,7 +254,7 @@ class _Meter:
                 return one
         return None
 
-    @property
+    @cached_property
     def _limit(self) -> float:
         whole = {self.bound.name: self._value(self.supernet.space.maximal())} if self.bound.relative else {}
         return self.bound.resolved(whole).bound

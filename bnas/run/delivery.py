@@ -87,10 +87,8 @@ class Delivery:
         self, networks: Mapping[str, tuple[Subnet, GraphModule]], failures: Mapping[str, str | None]
     ) -> dict[str, Row]:
         """The rows of different networks, whose files are written."""
-        file = onnx.load(str(self.output.path(f"subnets/{next(iter(networks))}.onnx")), load_external_data=False)
-        inputs = [one.name for one in file.graph.input]
         modules, test = {name: module for name, (_, module) in networks.items()}, list(self.job.data.test)
-        latencies = self._latencies(modules, {name: failures[name] for name in networks}, inputs)
+        latencies = self._latencies(modules, {name: failures[name] for name in networks})
         return {
             name: Row(
                 name,
@@ -116,17 +114,15 @@ class Delivery:
             return None
         return write_int8(module, quantised, example, self._int8(self.job.int8), metadata)
 
-    def _latencies(
-        self, modules: Mapping[str, GraphModule], failures: Mapping[str, str | None], inputs: list[str]
-    ) -> dict[str, Latency]:
-        settings = self.job.latency
+    def _latencies(self, modules: Mapping[str, GraphModule], failures: Mapping[str, str | None]) -> dict[str, Latency]:
+        settings, reference = self.job.latency, next(iter(modules))
         example = one_sample(self.supernet, settings.sizes, settings.batch)
         networks = {name: self._network(name, module, example) for name, module in modules.items()}
         if self.job.int8 is not None and not getattr(settings.target, "from_module", False):
             quantised = [f"{name}{INT8}" for name, failure in failures.items() if failure is None]
             networks |= {name: self._network(name, None, example) for name in quantised}
-        feeds = self._feeds(inputs, example)
-        return measure_latency(networks, feeds, settings, reference=next(iter(modules)))
+        feeds = self._feeds([one.name for one in networks[reference].graph.graph.input], example)
+        return measure_latency(networks, feeds, settings, reference=reference)
 
     def _network(self, name: str, module: GraphModule | None, example: Any) -> Network:
         """The file of a network as a target takes it, with its module where that is the same."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from bnas.runtime.storage.files import write_json
 from bnas.search import Constraint, Evaluation, SearchError, SearchResult
+from bnas.search.beginning import NEAR
 
 from .mark import OutputError
 from .output import read_json
@@ -95,16 +96,12 @@ class Target:
         return cls(Constraint.parse(data["bound"]), bool(data["missed"]))
 
 
-NEAR = 0.9
-"""Of a bound. Fine-tuning gives a sub-network the more, the larger it is; and before it the accuracy of small ones is
-near to chance: on ResNet-20 at a fifth of the MACs, one of 22 % with an eighth of them became 55 %, others 75 %. So
-what is to be fine-tuned comes first where it uses this much of the bound."""
-
-
 def ranked(result: SearchResult, bound: Constraint, *, tuned: bool = False) -> list[Evaluation]:
     """The feasible evaluations within an absolute bound, most accurate first; then the others, nearest first.
 
     With `tuned` those that are near the bound come before those that are far below it; of these the nearest is first.
+    Fine-tuning gives a sub-network the more, the larger it is; and before it the accuracy of small ones is near to
+    chance: on ResNet-20 at a fifth of the MACs, one of 22 % with an eighth of them became 55 %, others 75 %.
     """
 
     def key(one: Evaluation) -> tuple[float, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -86,7 +87,7 @@ class Target(Protocol):
         """The target and its machine as JSON values: what two latencies must have in common to be compared."""
 
 
-class InProcess:
+class InProcess(ABC):
     """A target that runs in this process: `time` is that of `run`."""
 
     clock: ClassVar[Literal["cpu", "wall"]] = "cpu"
@@ -94,9 +95,9 @@ class InProcess:
     from_module: ClassVar[bool] = False
     """It builds its files of modules, and has no use for an ONNX file alone."""
 
+    @abstractmethod
     def run(self, loaded: Any, feed: Feed) -> Sequence[Array]:
         """As `Target.run`."""
-        raise NotImplementedError
 
     def time(self, loaded: Any, feed: Feed, repeats: int) -> tuple[float, float]:
         """As `Target.time`."""

@@ -1,112 +1,23 @@
-"""ExecuTorch beside PyTorch: outputs, shapes, threads and errors. An extra; without it these tests are skipped."""
+"""What ExecuTorch does otherwise than other targets: its threads, and what it prints. Skipped where it is missing."""
 
-import copy
 import gc
 import sys
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from onnx import ModelProto
-from torch import Tensor, nn
-from torchvision.models import mobilenet_v2
+from conversion_cases import error, feed, network, small
 
 from bnas.runtime.targets.executorch import ExecuTorch
-from bnas.runtime.targets.target import Network, Target, TargetError
+from bnas.runtime.targets.target import TargetError
 
 pytest.importorskip("executorch")
 
 
-def small() -> tuple[nn.Module, Tensor]:
-    layers = (nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())
-    return nn.Sequential(*layers, nn.Linear(8 * 8 * 8, 10)), torch.randn(2, 3, 16, 16)
-
-
-def mobile() -> tuple[nn.Module, Tensor]:
-    return mobilenet_v2(weights=None), torch.randn(1, 3, 64, 64)
-
-
-def transformer() -> tuple[nn.Module, Tensor]:
-    layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
-    return nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), torch.randn(1, 16, 32)
-
-
-def network(module: nn.Module, *example: Tensor) -> Network:
-    """Its batch norms have statistics of its activations: without them a signal dies out in random layers."""
-    for norm in (one for one in module.modules() if isinstance(one, nn.BatchNorm2d)):
-        norm.momentum = None
-    with torch.no_grad():
-        module.train()(*(torch.cat([one, one.flip(0) + 0.1]) for one in example))
-    return Network("net", b"", ModelProto(), module.eval(), example)
-
-
-def feed(*example: Tensor) -> dict[str, np.ndarray]:
-    return {f"input{index}": one.numpy() for index, one in enumerate(example)}
-
-
-def error(net: Network, found: np.ndarray) -> float:
-    """How far outputs are from those in float64, in units of how far PyTorch's in float32 are.
-
-    Ten is allowed: a runtime computes in float32 too, but adds up in another order and folds batch norms into
-    convolutions. Found were 0.9 to 2.7; PyTorch itself is off by 7e-6 of the largest output after 50 layers.
-    """
-    with torch.no_grad():
-        own = net.module(*net.example).numpy()
-        exact = copy.deepcopy(net.module).double()(*(one.double() for one in net.example)).numpy()
-    assert found.shape == exact.shape
-    return float(abs(found - exact).max() / max(abs(own - exact).max(), 1e-7 * abs(exact).max()))
-
-
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Network, Path]:
+def built(tmp_path_factory):
     torch.manual_seed(0)
     made = network(*small())
     return made, ExecuTorch().build(made, tmp_path_factory.mktemp("small"))
-
-
-def test_it_is_a_target() -> None:
-    assert isinstance(ExecuTorch(), Target)
-    described = ExecuTorch().describe()
-    assert described["target"] == "ExecuTorch"
-    assert described["executorch"]
-    assert described["cpu"]
-
-
-@pytest.mark.parametrize("make", [mobile, transformer])
-def test_outputs_are_those_of_pytorch_and_nothing_is_printed(make, tmp_path, capfd) -> None:
-    torch.manual_seed(0)
-    net, target = network(*make()), ExecuTorch()
-    modes, numbers = [one.training for one in net.module.modules()], torch.random.get_rng_state()
-    loaded = target.load(target.build(net, tmp_path), feed(*net.example), 1)
-    (found,) = target.run(loaded, feed(*net.example))
-    assert error(net, found) < 10
-    (other,) = target.run(loaded, feed(net.example[0] + 0.1))
-    assert error(net, other) > 1000
-    assert capfd.readouterr() == ("", "")
-    assert [one.training for one in net.module.modules()] == modes
-    assert torch.equal(torch.random.get_rng_state(), numbers)
-
-
-def test_a_file_and_its_content_give_the_same(built) -> None:
-    net, path = built
-    target, given = ExecuTorch(), feed(*net.example)
-    outputs = [target.run(target.load(file, given, 1), given)[0] for file in (path, path.read_bytes())]
-    assert error(net, outputs[0]) < 10
-    np.testing.assert_array_equal(*outputs)
-
-
-def test_time_is_told_in_milliseconds(built) -> None:
-    net, path = built
-    target, given = ExecuTorch(), feed(*net.example)
-    cpu, wall = target.time(target.load(path, given, 1), given, 5)
-    assert 0 < cpu < 1000
-    assert 0 < wall < 10_000
-
-
-def test_inputs_of_another_shape_are_refused_when_it_is_loaded(built) -> None:
-    with pytest.raises(TargetError, match=r"takes inputs of the shapes \[\(2, 3, 16, 16\)\].*not \[\(1, 3, 16, 16\)\]"):
-        ExecuTorch().load(built[1], feed(torch.ones(1, 3, 16, 16)), 1)
 
 
 def test_another_number_of_threads_waits_until_the_loaded_networks_are_gone(built) -> None:
@@ -119,30 +30,6 @@ def test_another_number_of_threads_waits_until_the_loaded_networks_are_gone(buil
     del loaded
     two = target.load(path, given, 2)
     assert error(net, target.run(two, given)[0]) < 10
-
-
-class Branches(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x * 2 if x.sum() > 0 else -x
-
-
-class Rare(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.special.bessel_j0(x)
-
-
-@pytest.mark.parametrize(("module", "said"), [(Branches(), "data-dependent"), (Rare(), "special_bessel_j0")])
-def test_what_cannot_be_converted_is_told(module, said, tmp_path, capfd) -> None:
-    net = Network("branchy", b"", ModelProto(), module.eval(), (torch.ones(2, 2),))
-    with pytest.raises(TargetError, match=rf"ExecuTorch cannot convert 'branchy': .*{said}"):
-        ExecuTorch().build(net, tmp_path)
-    assert capfd.readouterr() == ("", "")
-    assert not list(tmp_path.iterdir())
-
-
-def test_an_onnx_file_is_refused(tmp_path) -> None:
-    with pytest.raises(TargetError, match="cannot convert 'file': it takes a module, and this is an ONNX file"):
-        ExecuTorch().build(Network("file", b"", ModelProto()), tmp_path)
 
 
 def test_what_is_no_program_is_told_with_what_the_runtime_printed(tmp_path, capfd) -> None:
