@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,7 +66,18 @@ class OpenVINO(InProcess):
         )
 
     def _core(self) -> Any:
-        core = installed("openvino", *NAMES).Core()
+        core = _shared()
         if self.device.partition(".")[0] not in {one.partition(".")[0] for one in core.available_devices}:
             raise TargetError(f"device: OpenVINO has no {self.device!r} here; there is {core.available_devices}")
         return core
+
+
+@cache
+def _shared() -> Any:
+    """The core of this process, which is never given up.
+
+    A core gives the thread that it compiles in a stack for signals, and restores the former one when it goes. Where two
+    cores go in the order in which they came, that is the freed stack of the first one: the next signal, such as that of
+    a DataLoader's worker that ends, is then a segmentation fault (OpenVINO 2026.4 on a CPU with AMX).
+    """
+    return installed("openvino", *NAMES).Core()

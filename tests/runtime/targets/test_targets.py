@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -117,3 +119,35 @@ def test_targets_have_names() -> None:
     assert target_for(LatencySettings()) == OnnxRuntime()
     assert LatencySettings(target={"kind": "openvino", "precision": "bf16"}).target == OpenVINO(precision="bf16")
     assert {"onnxruntime", "openvino", "command"} <= KNOWN.keys()
+
+
+WORKERS = """
+import gc, os, signal, time
+import numpy as np, onnx
+from onnx import TensorProto, helper
+from bnas.runtime import OpenVINO
+
+shape = [1, 64, 16, 16]
+ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in "xy"]
+weight = helper.make_tensor("w", TensorProto.FLOAT, [64, 64, 1, 1], np.ones(4096, np.float32))
+node = helper.make_node("Conv", ["x", "w"], ["y"])
+model = helper.make_model(helper.make_graph([node], "g", ends[:1], ends[1:], [weight]))
+feed, loaded = {"x": np.zeros(shape, np.float32)}, []
+for target in (OpenVINO(), OpenVINO()):
+    loaded.append(target.load(model.SerializeToString(), feed, 1))
+    target.run(loaded[-1], feed)
+while loaded:
+    del loaded[0]
+    gc.collect()
+signal.signal(signal.SIGCHLD, lambda *_: print("heard", flush=True))  # as a DataLoader with workers does
+if not (child := os.fork()):
+    os._exit(0)
+os.waitpid(child, 0)
+"""
+"""Two networks come and go in the same order, then a worker process ends."""
+
+
+def test_a_worker_that_ends_after_openvino_was_used_ends_nothing_else() -> None:
+    pytest.importorskip("openvino")
+    done = subprocess.run([sys.executable, "-c", WORKERS], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr
