@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -58,10 +58,20 @@ class Average:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """The tensors have the values of their averages inside, and their own again after."""
-        with put_back(self._now):
-            self.settle()
+        """The tensors have the values of their averages inside, and their own again after; nothing is copied."""
+        self._exchange()
+        try:
             yield
+        finally:
+            self._exchange()
+
+    def _exchange(self) -> None:
+        """Tensors and averages take each other's values, one after another: in memory there is one more at a time."""
+        with torch.no_grad():
+            for name, tensor in self._now.items():
+                own = tensor.clone()
+                tensor.copy_(self.tensors[name])
+                self.tensors[name].copy_(own)
 
     def settle(self) -> None:
         """The tensors take the values of their averages."""
@@ -209,9 +219,10 @@ class TrainingRun:
 
     @contextmanager
     def _finished(self) -> Iterator[None]:
-        """As after `finish` inside, and as before after."""
-        with put_back(self.tensors):
-            self.finish()
+        """As after `finish` inside, and as before after; weights are not copied, which would take as much memory."""
+        averages = nullcontext() if self.average is None else self.average.applied()
+        with averages, put_back(dict(self.supernet.model.named_buffers())):
+            self._adapt()
             yield
 
     def _adapt(self) -> None:
