@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from bnas.runtime import LatencySettings, SuperNetwork
 from bnas.runtime.latency.measurement import GROUP
@@ -33,7 +34,7 @@ class Forecast:
     winners: int
     """How many there will be."""
 
-    @property
+    @cached_property
     def evaluation(self) -> float:
         """Of one evaluation of the search."""
         samples = self.job.num_bn_adaptation_samples + samples_in(self.job.data.validation)

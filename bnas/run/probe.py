@@ -16,7 +16,7 @@ from torch import nn
 from bnas.passes import Subnet
 from bnas.runtime import Evaluator, FineTune, Stage, SuperNetwork, Trainer, step_seconds
 from bnas.runtime.evaluate.evaluation import Loader
-from bnas.runtime.feed import drawn
+from bnas.runtime.feed import drawn, length_of
 from bnas.runtime.latency.measurement import runners_of
 from bnas.runtime.nested import batch_size
 from bnas.runtime.train import random_state
@@ -180,10 +180,11 @@ class Probe:
 
 
 def samples_in(loader: Loader) -> int:
-    """About how many samples there are, without drawing all of them."""
-    dataset: Any = getattr(loader, "dataset", None)
-    if hasattr(dataset, "__len__"):
-        return len(dataset)
+    """About how many samples there are, without drawing all of them where the loader has a length."""
+    samples, batches = length_of(getattr(loader, "dataset", None)), length_of(loader)
+    if samples is not None:
+        return samples
     with random_state.undisturbed(loader):
-        first = next(iter(drawn(loader)))
-    return len(loader) * batch_size(first)
+        if batches is None:
+            return sum(map(batch_size, drawn(loader)))
+        return batches * batch_size(next(iter(drawn(loader))))

@@ -15,6 +15,7 @@ from bnas.passes import Subnet
 from bnas.passes.frontend.state import deep_copy
 from bnas.runtime import Evaluator, SuperNetwork, Trainer, accuracy, fold, machine
 from bnas.runtime.evaluate.evaluation import Batch
+from bnas.runtime.feed import in_memory
 from bnas.runtime.storage.checkpoint import MODEL, SUPERNET, TRAINING, read_model, write_model
 from bnas.runtime.storage.files import there, write_json
 from bnas.runtime.train import random_state
@@ -177,7 +178,7 @@ class Steps:
         maximal = supernet.space.maximal()
         plain = supernet.extract(maximal, self.original)
         tuned = {} if self.job.tuning is None else tuned_modules(self.output, supernet, winners)
-        before = {one: accuracy(fold(prepare(one)), list(self.job.data.test)) for one in tuned}
+        before = {one: accuracy(fold(prepare(one)), in_memory(self.job.data.test)) for one in tuned}
         modules = tuned or {subnet: prepare(subnet) for subnet in {one.subnet for one in winners.found.values()}}
         networks = {name: (one.subnet, modules[one.subnet]) for name, one in winners.found.items()}
         int8 = [] if self.job.int8 is None else self._samples(self.job.int8.samples)
@@ -218,7 +219,7 @@ class Steps:
         """Measures sub-networks on the validation data: the same in every process."""
         samples = self.job.num_bn_adaptation_samples
         calibration = self._samples(samples) if samples else None
-        return Evaluator(self.supernet, calibration, list(self.job.data.validation))
+        return Evaluator(self.supernet, calibration, in_memory(self.job.data.validation))
 
     def module(self, subnet: Subnet) -> GraphModule:
         """A sub-network with recalibrated statistics, a winner as it is after the fine-tuning."""
