@@ -18,36 +18,22 @@ from torch.fx import Interpreter
 from torch.fx.node import map_arg
 from torch.utils.checkpoint import checkpoint
 
-from bnas.passes.frontend.structure import tensors_of
-
-from .errors import TrainingError
 from .program import Gathered, Program
 from .segments import Segment, plan_of
+
 
 class Part:
     """One segment of a program: called on the way forward, and again on the way back."""
 
     def __init__(self, interpreter: Interpreter, segment: Segment) -> None:
         self.interpreter, self.segment = interpreter, segment
-        self.versions: list[int] | None = None
         self._before: Buffers | None = None
 
     def __call__(self, *values: Any) -> tuple[Any, ...]:
-        """What the segment gives for what it takes.
-
-        Raises:
-            TrainingError: something was written into that cannot be computed with again.
-        """
-        versions = [one._version for one in tensors_of(list(values)) if not one.is_inference()]
+        """What the segment gives for what it takes."""
         if self._before is None:
-            self.versions, self._before = versions, Buffers.of(self.interpreter, self.segment)
+            self._before = Buffers.of(self.interpreter, self.segment)
             return self.run(values)
-        if versions != self.versions:
-            names = ", ".join(node.name for node in self.segment.takes)
-            raise TrainingError(
-                f"checkpoint_activations: the model writes into one of {names}, in a way that is not seen in its "
-                "graph, before they are computed with again: leave this setting out"
-            )
         with self._before.given():
             return self.run(values)
 
@@ -131,13 +117,18 @@ def in_segments(program: Program) -> Callable[..., Any]:
                 env.pop(node, None)
             last = segment is plan.segments[-1]  # its inner values are needed at once
             env |= zip(segment.gives, part.run(values) if last else _kept(part, values), strict=True)
-        return plain(map_arg(plan.output.args[0], lambda node: env[node] if node in env else interpreter.run_node(node)))
+        return plain(
+            map_arg(plan.output.args[0], lambda node: env[node] if node in env else interpreter.run_node(node))
+        )
 
     return run
 
 
 def _kept(part: Part, values: Sequence[Any]) -> Any:
-    """What a part gives; of what it computes, only `values` are kept for the way back."""
+    """What a part gives; of what it computes, only `values` are kept for the way back.
+
+    If something writes into them that the graph does not show, PyTorch raises an error on the way back.
+    """
     return checkpoint(part, *values, use_reentrant=False)  # type: ignore[no-untyped-call]
 
 

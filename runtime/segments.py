@@ -1,6 +1,7 @@
 """Where the graph of a model is cut into segments, so that training keeps the least memory, and those of sub-networks.
 
-A step keeps what passes from one segment to the next, and the inner values of one segment at a time: see `recomputation`.
+A step keeps what passes from one segment to the next, and the inner values of one segment at a time: see
+`recomputation`.
 Memory is counted at the sizes of the example inputs, for the maximal sub-network.
 """
 
@@ -94,16 +95,16 @@ def least_memory(sizes: Sequence[int], passing: Mapping[int, int]) -> list[int]:
 
 def _is_narrow(place: int, passing: Mapping[int, int]) -> bool:
     """Whether no less passes right before a place, or right after it."""
-    here = passing[place]
-    return here <= passing.get(place - 1, here) and here < passing.get(place + 1, here + 1)
+    return passing[place] <= min(passing.get(place + side, passing[place]) for side in (-1, 1))
 
 
 def _cheapest(sums: Sequence[int], ends: Sequence[int], passing: Mapping[int, int], largest: int) -> list[int]:
     """The cuts that the least passes, with segments up to `largest`; a longer one where there is no other way."""
-    known = [(0, 0)]  # what passes all cuts up to an end, and the end before it
+    known, first = [(0, 0)], 0  # what passes all cuts up to an end, and the end before it
     for number, end in enumerate(ends[1:], 1):
-        before = [one for one in range(number) if sums[end] - sums[ends[one]] <= largest] or [number - 1]
-        known.append(min((known[one][0] + passing.get(end, 0), one) for one in before))
+        while first < number - 1 and sums[end] - sums[ends[first]] > largest:
+            first += 1
+        known.append(min((known[one][0] + passing.get(end, 0), one) for one in range(first, number)))
     cuts, number = list[int](), known[-1][1]
     while number:
         cuts.append(ends[number])

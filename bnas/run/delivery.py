@@ -25,8 +25,8 @@ from bnas.runtime import (
     origin,
 )
 from bnas.runtime.evaluate.evaluation import Batch, Loader
-from bnas.runtime.feed import in_memory
 from bnas.runtime.example import one_sample
+from bnas.runtime.feed import in_memory
 from bnas.runtime.nested import tensors_in
 from bnas.runtime.storage.archive import tensor_bytes
 from bnas.runtime.storage.files import ReadError, WriteError, discard, write_bytes, write_json

@@ -128,7 +128,9 @@ class Evaluator:
                 which share.
         """
         if bars is not None and is_stream(self.validation):
-            raise RacingError("racing draws samples from all of the data, and these are a stream: search without racing")
+            raise RacingError(
+                "racing draws samples from all of the data, and these are a stream: search without racing"
+            )
         if bars is not None and self._shuffled is None:
             self._shuffled = shuffled(self._batches())
         groups = (subnets[start : start + self.group] for start in range(0, len(subnets), self.group))

@@ -123,8 +123,8 @@ class Trainer:
         Args:
             loader: iterated once an epoch; batches of (inputs, targets), where several inputs are a tuple or a dict, or
                 dicts with the targets under "labels". Of a stream (an `IterableDataset`, or a loader without a length)
-                an epoch is the next ``train_steps`` samples of the recipe. Random numbers that it takes from generators of PyTorch, numpy,
-                Python, or its own attribute ``generator``, are resumed where they were.
+                an epoch is the next ``train_steps`` samples of the recipe. Random numbers that it takes from
+                generators of PyTorch, numpy, Python, or its own attribute ``generator``, are resumed where they were.
             validation: batches held out from training; nothing is measured without them.
             resume: go on with the training in the directory, if there is one. The super-network must be made anew
                 from the same model; the result is bitwise that of a training that was not interrupted.

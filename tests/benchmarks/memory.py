@@ -102,7 +102,7 @@ KINDS = {
 
 
 def peak() -> float:
-    """Gigabytes: the most that this process had in memory. (`resource` counts what the process had before ``exec`` too.)"""
+    """Gigabytes: the most that this process had in memory; `resource` counts what it had before ``exec`` too."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**20
 
@@ -119,7 +119,11 @@ def train(kind: str, name: str, batch: int) -> None:
         optimizer.step()
     else:
         supernet = SuperNetwork.from_model(model.eval(), data[0])
-        rule = {"rule": "maximal", "subnets_per_step": 1} if kind == "maximal" else {"rule": "sandwich", "subnets_per_step": 4}
+        rule = (
+            {"rule": "maximal", "subnets_per_step": 1}
+            if kind == "maximal"
+            else {"rule": "sandwich", "subnets_per_step": 4}
+        )
         recipe = Recipe(**rule, num_bn_adaptation_samples=0, checkpoint_activations=kind == "recomputed")
         Trainer(supernet, [Stage()], recipe).fit([data])
     print(before, peak(), time.process_time() - start)

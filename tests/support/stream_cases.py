@@ -31,7 +31,10 @@ def write_shards(folder: Path, count: int = 4) -> Path:
             for number in range(shard, SAMPLES, count):
                 image = io.BytesIO()
                 np.save(image, images[number].numpy())
-                for name, data in ((f"{number:03}.npy", image.getvalue()), (f"{number:03}.cls", b"%d" % labels[number])):
+                for name, data in (
+                    (f"{number:03}.npy", image.getvalue()),
+                    (f"{number:03}.cls", b"%d" % labels[number]),
+                ):
                     entry = tarfile.TarInfo(name)
                     entry.size = len(data)
                     tar.addfile(entry, io.BytesIO(data))

@@ -98,7 +98,9 @@ def test_what_a_stream_must_say() -> None:
     def fit(data: Any, **options: Any) -> Any:
         return Trainer(supernet(), [Stage()], plain(**options)).fit(data)
 
-    with pytest.raises(TrainingError, match=r"no length; .* say how many samples an epoch has \(Recipe\(train_steps=\.\.\.\)\)"):
+    with pytest.raises(
+        TrainingError, match=r"no length; .* say how many samples an epoch has \(Recipe\(train_steps=\.\.\.\)\)"
+    ):
         fit(counted(batches())[0])
     with pytest.raises(TrainingError, match=r"the training loader gave 0 batches$"):
         fit(counted([])[0], train_steps=8)
@@ -115,7 +117,9 @@ class Stop(Exception):
     """Interrupts a training in this process."""
 
 
-def run(directory: Path, make: Callable[[], Any], stops: Sequence[int] = (), samples: int = SAMPLES) -> dict[str, Tensor]:
+def run(
+    directory: Path, make: Callable[[], Any], stops: Sequence[int] = (), samples: int = SAMPLES
+) -> dict[str, Tensor]:
     """Train, interrupted after the steps `stops`; each part has a loader and random numbers of its own."""
     recipe = replace(RECIPE, train_steps=samples)
     for number, stop in enumerate((*stops, None)):
@@ -136,7 +140,9 @@ def run(directory: Path, make: Callable[[], Any], stops: Sequence[int] = (), sam
 
 @pytest.mark.parametrize("samples", [SAMPLES, 12, 28])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_resumed_it_ends_to_the_bit_where_it_would_have(tmp_path: Path, shards: Path, workers: int, samples: int) -> None:
+def test_resumed_it_ends_to_the_bit_where_it_would_have(
+    tmp_path: Path, shards: Path, workers: int, samples: int
+) -> None:
     def make() -> DataLoader[Any]:
         return loader(shards, workers, moved=True)
 
@@ -168,7 +174,9 @@ def test_a_stream_of_other_data_is_noticed(tmp_path: Path) -> None:
         first, *others = batches(10, 4)
         return counted([first, *((x[:count], y[:count]) for x, y in others)])[0]
 
-    with pytest.raises(TrainingError, match=r"it gave 4 batches with 16 samples before, and now 4 with 13; resume with"):
+    with pytest.raises(
+        TrainingError, match=r"it gave 4 batches with 16 samples before, and now 4 with 13; resume with"
+    ):
         run(tmp_path, iter([make(4), make(3)]).__next__, [4], 40)
 
 
