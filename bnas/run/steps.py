@@ -24,11 +24,13 @@ from bnas.search.source import by_name
 
 from .delivery import Delivery
 from .job import Job, Watch
+from .latencies import INT8_ACCURACY
 from .ledger import FOUND
 from .lock import kept
 from .mark import OutputError
 from .output import Output, note_architecture, note_environment
 from .planner import Planner, Unplanned
+from .quantised import InInt8, calibrated
 from .results import Report, judged
 from .search import SearchPlan, counted_samples
 from .tuning import TUNING, Record, Tuning, tuned_modules
@@ -131,7 +133,7 @@ class Steps:
         random_state.begin_at(self.job.search.seed)
         self._note(self.supernet)
         job, samples = self.planner.search(self.supernet)
-        plan = self._plan(self.supernet, job)
+        plan = replace(self._plan(self.supernet, job), in_int8=self._in_int8())
         paths = plan.paths(self._samples(samples))
         reference, latencies = self._reference(), plan.latencies(paths)
         plan = plan.informed(paths, latencies)
@@ -140,6 +142,8 @@ class Steps:
         with plan.told() as tell:
             log = self.output.path("evaluations.jsonl")
             result = plan.found(evaluator, latencies, log=log, on_evaluation=tell)
+        if plan.in_int8 is not None:
+            self.watch.phase(plan.in_int8.told())
         result.write_csv(self.output.path("evaluations.csv"))
         write_json(self.output.path("pareto.json"), plan.front(result))
         winners = plan.winners(result, latencies, reference)
@@ -263,6 +267,14 @@ class Steps:
 
     def _plan(self, supernet: SuperNetwork, job: Job) -> SearchPlan:
         return SearchPlan(job, self.output, self.watch, supernet)
+
+    def _in_int8(self) -> InInt8 | None:
+        """What measures accuracies in int8, where they are asked for: where the int8 latency is measured, if one is."""
+        if self.job.chosen_by != INT8_ACCURACY or self.job.int8 is None:
+            return None
+        settings = calibrated(self.job.int8, self._samples(self.job.int8.samples))
+        clocks = [one for one in self.job.clocks.values() if one.int8 is not None]
+        return InInt8(self.evaluator, settings, clocks[0].target if clocks else self.job.latency.target)
 
     def _trainer(self, supernet: SuperNetwork, job: Job) -> Trainer:
         self.output.ledger.refuse_links("training/tensorboard")
