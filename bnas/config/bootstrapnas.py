@@ -163,7 +163,7 @@ class BatchNormAdaptation(Section):
     """``batchnorm_adaptation``."""
 
 
-LEARNING = ("clip_norm", "ema_decay", "precision", "memory_format", "accumulate")
+LEARNING = ("clip_norm", "ema_decay", "precision", "checkpoint_activations", "memory_format", "accumulate")
 
 
 @takes(Recipe, "progressivity_of_elasticity", "train_steps", "rule", "subnets_per_step", "sampling", *LEARNING)

@@ -155,7 +155,8 @@ class Recipe:
     accumulate: Count = 1
     """Batches of one step; all of them train the same sub-networks, and their losses are averaged."""
     train_steps: Count | None = None
-    """Samples of an epoch, in whole batches (BootstrapNAS documents it so, and ignores it); by default all."""
+    """Samples of an epoch, in whole batches (BootstrapNAS documents it so, and ignores it); by default all. A loader
+    without a length needs it."""
     num_bn_adaptation_samples: Whole = 2000
     """Training samples, through the training transform, for BatchNorm statistics; 0: never recalibrated."""
     progressivity_of_elasticity: tuple[Dimension, ...] = PROGRESSIVITY
