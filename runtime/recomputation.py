@@ -129,7 +129,7 @@ def _kept(part: Part, values: Sequence[Any]) -> Any:
 
     If something writes into them that the graph does not show, PyTorch raises an error on the way back.
     """
-    return checkpoint(part, *values, use_reentrant=False)  # type: ignore[no-untyped-call]
+    return checkpoint(part, *values, use_reentrant=False)
 
 
 def plain(value: Any) -> Any:
