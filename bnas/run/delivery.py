@@ -15,6 +15,7 @@ from bnas.passes import BnasError, Subnet
 from bnas.runtime import (
     Int8,
     Latency,
+    LatencySettings,
     Network,
     SuperNetwork,
     accuracy,
@@ -88,7 +89,10 @@ class Delivery:
     ) -> dict[str, Row]:
         """The rows of different networks, whose files are written."""
         modules, test = {name: module for name, (_, module) in networks.items()}, list(self.job.data.test)
-        latencies = self._latencies(modules, {name: failures[name] for name in networks})
+        known = {name: failures[name] for name in networks}
+        first, *others = self.job.clocks.items()
+        latencies = self._latencies(first[1], modules, known)
+        further = {name: self._latencies(settings, modules, {}) for name, settings in others}
         return {
             name: Row(
                 name,
@@ -97,6 +101,7 @@ class Delivery:
                 latencies[name],
                 subnet,
                 self._quantised(name, failures[name], latencies, test),
+                latencies={title: found[name] for title, found in further.items()},
             )
             for name, (subnet, module) in networks.items()
         }
@@ -114,8 +119,11 @@ class Delivery:
             return None
         return write_int8(module, quantised, example, self._int8(self.job.int8), metadata)
 
-    def _latencies(self, modules: Mapping[str, GraphModule], failures: Mapping[str, str | None]) -> dict[str, Latency]:
-        settings, reference = self.job.latency, next(iter(modules))
+    def _latencies(
+        self, settings: LatencySettings, modules: Mapping[str, GraphModule], failures: Mapping[str, str | None]
+    ) -> dict[str, Latency]:
+        """Of all networks in float, and of those in int8 whose `failures` are told, and are none."""
+        reference = next(iter(modules))
         example = one_sample(self.supernet, settings.sizes, settings.batch)
         networks = {name: self._network(name, module, example) for name, module in modules.items()}
         if self.job.int8 is not None and not getattr(settings.target, "from_module", False):

@@ -16,6 +16,7 @@ from bnas.runtime.train.stages import STAGES
 from bnas.search import Constraint, Evaluation, Objective, SearchError, SearchSettings
 
 from .budget import Plan, seconds_of
+from .latencies import LATENCY, check_clocks, of_objectives
 from .winners import checked_targets
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ class Job:
     objectives: Sequence[Objective] | None = None
     """What is searched for: accuracy, which winners are chosen by, and any others. By default the most accuracy and the
     least of what the targets bound, or without targets the fewest MACs. Where an objective, a constraint or a target is
-    "latency", a latency model is fitted to the trained super-network and kept as ``latency.json``."""
+    "latency", or one of `latencies`, a latency model is fitted to the trained super-network and kept as
+    ``latency.json``, or ``latencies/NAME.json``."""
     targets: Mapping[str, Constraint] = field(default_factory=dict)
     """Winners by their names, such as {"half": "macs <= 50 %"}: each is the most accurate sub-network of the search
     within its bound. A bound in percent is of the original. A latency is measured before a winner is chosen. Without
@@ -82,7 +84,10 @@ class Job:
     An original that was trained on the validation data too does too well there: then say "maximal".
     """
     latency: LatencySettings = field(default_factory=LatencySettings)
-    """How latency is measured."""
+    """How the value "latency" is measured."""
+    latencies: Mapping[str, LatencySettings] = field(default_factory=dict)
+    """Further latencies by the names of their values, such as {"phone": LatencySettings(target=...)}, each measured in
+    its own way. Objectives, constraints and targets take their names."""
     int8: Int8 | None = field(default_factory=Int8)
     """Each ONNX file gets an int8 one beside it, calibrated on the training data unless it says otherwise; None: it
     does not."""
@@ -93,6 +98,7 @@ class Job:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "targets", checked_targets(self.targets))
+        check_clocks(self.latency, self.latencies, self.objectives)
         object.__setattr__(self, "budget", None if self.budget is None else seconds_of(self.budget))
         if "accuracy" not in (names := [one.name for one in self.sought]):
             raise SearchError(f"objectives {names}: 'accuracy' must be one of them, winners are chosen by it")
@@ -109,6 +115,11 @@ class Job:
         given = tuple(sought(bounded) if self.objectives is None else self.objectives)
         names = {one.name for one in given}
         return (*given, *(Objective(name, "min") for name in bounded if name not in names))
+
+    @property
+    def clocks(self) -> dict[str, LatencySettings]:
+        """How each value that is a latency is measured: "latency", `latencies`, and objectives that have a target."""
+        return {LATENCY: self.latency, **self.latencies, **of_objectives(self.latency, self.objectives)}
 
     @staticmethod
     def from_config(path: str | os.PathLike[str], changes: Sequence[str] = (), *, trust: bool = False) -> Job:

@@ -23,9 +23,6 @@ FORMAT = 1
 
 ORIGINAL = "original"
 """The name of the user's own network, which stands beside the winners."""
-LATENCY = "latency"
-"""The value that is predicted while the search runs, and measured before a winner is chosen by it."""
-
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 
 
@@ -163,8 +160,9 @@ class Winners:
     missed: bool
     """Some winner does not keep what was asked for: its target, or without targets `acc_delta`."""
     targets: Mapping[str, Target] = field(default_factory=dict)
-    measured: Mapping[str, Any] | None = None
-    """The latencies that were measured for the choice (`Stopwatch.to_json`): a resumed run chooses by the same."""
+    measured: Mapping[str, Any] = field(default_factory=dict)
+    """By name the latencies that were measured for the choice (`Stopwatch.to_json`): a resumed run chooses by the
+    same."""
 
     @classmethod
     def of(cls, result: SearchResult, reference: float, delta: float) -> Winners:
@@ -180,7 +178,7 @@ class Winners:
         result: SearchResult,
         targets: Mapping[str, Constraint],
         maximal: Mapping[str, float],
-        watch: Stopwatch | None,
+        watches: Mapping[str, Stopwatch],
         reference: float,
         delta: float,
         *,
@@ -192,18 +190,17 @@ class Winners:
             result: Of the search.
             targets: By the names of the winners.
             maximal: The values of the maximal sub-network, which bounds in percent refer to.
-            watch: Measures latencies, where "latency" is what ONNX Runtime takes here.
+            watches: They measure latencies, by the names of the values; what they have no name of is taken as it is.
             reference: See `reference`.
             delta: See `acc_delta`.
             tuned: They will be fine-tuned: of each target the most accurate one near the bound, if there is one.
         """
         found, told = {}, {}
         for name, bound in targets.items():
-            measure = watch if bound.name == LATENCY else None
-            found[name], missed = choose(result, bound, maximal, measure, tuned=tuned)
+            found[name], missed = choose(result, bound, maximal, watches.get(bound.name), tuned=tuned)
             told[name] = Target(bound, missed)
         missed = any(one.missed for one in told.values())
-        measured = None if watch is None else watch.to_json()
+        measured = {name: watch.to_json() for name, watch in watches.items()}
         return cls(found, reference, delta, len(result.evaluations), missed, told, measured)
 
     def write(self, path: Path) -> None:
@@ -211,7 +208,7 @@ class Winners:
         found = {name: evaluation.to_json() for name, evaluation in self.found.items()}
         settings = {"reference": self.reference, "acc_delta": self.acc_delta, "evaluations": self.evaluations}
         targets = {name: one.to_json() for name, one in self.targets.items()}
-        more = {"targets": targets, **({} if self.measured is None else {"measured": self.measured})}
+        more = {"targets": targets, "measured": dict(self.measured)}
         write_json(path, {"format": FORMAT, "winners": found, **settings, "missed": self.missed, **more})
 
     @classmethod
@@ -228,6 +225,6 @@ class Winners:
             found = {check_name(name, str(path)): Evaluation.from_json(one) for name, one in data["winners"].items()}
             targets = {name: Target.from_json(one) for name, one in data.get("targets", {}).items()}
             settings = (data["reference"], data["acc_delta"], data["evaluations"], data["missed"])
-            return cls(found, *settings, targets, data.get("measured"))
+            return cls(found, *settings, targets, dict(data.get("measured") or {}))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise OutputError(f"{path} is damaged: {type(error).__name__}: {error}") from error
