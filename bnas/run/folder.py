@@ -29,7 +29,7 @@ from .mark import OutputError
 from .output import CONFIG, Output, changed, read_json
 from .pipeline import EXPORT, free_in, within
 from .results import Report
-from .runner import SOURCE, job_of
+from .runner import SOURCE, elsewhere, job_of
 from .steps import Steps
 from .trust import check_code
 from .tuning import TUNING, read_module
@@ -99,7 +99,8 @@ class RunFolder:
     @cached_property
     def steps(self) -> Steps:
         """The steps of the run, to go on with; files of steps that were done stay until they are written anew."""
-        return Steps(self.job, Output(self.folder, resumed=True), self.watch)
+        remote = elsewhere(self.folder, self.source)
+        return Steps(self.job, Output(self.folder, resumed=True), self.watch, elsewhere=remote)
 
     @property
     def supernet(self) -> SuperNetwork:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from bnas.config.configuration import Configuration
+from bnas.config.file import parse_configuration
 from bnas.config.settings import device_named, dynamic_of, example_inputs_of, job_settings, search_of
 from bnas.data.datasets import Transformed
 from bnas.data.factories import SourceError, is_own_model
@@ -19,14 +20,17 @@ from bnas.data.sources import load_data, load_model
 from bnas.passes.assembly.importance import read_scores
 from bnas.passes.frontend.ir import as_call
 from bnas.passes.wording import counted, shown
+from bnas.runtime import Evaluator
 from bnas.runtime.feed import drawn
 from bnas.runtime.nested import as_batch, described, placed, scores_of
 from bnas.runtime.storage.files import write_bytes
 from bnas.runtime.train import random_state
+from bnas.search import Remote
 
 from .job import Job, Splits, Watch
+from .ledger import Ledger
 from .lock import kept
-from .output import check_output, open_output
+from .output import CONFIG, Output, check_output, open_output
 from .pipeline import free_in
 from .steps import Steps
 from .trust import remember_configuration
@@ -71,7 +75,22 @@ def begin(
     with kept(folder):
         output = open_output(folder, data, **said, sources=sources_of(data, source, file))
         write_bytes(output.path(SOURCE), os.fsencode(source.resolve()) + b"\n")
-    return Steps(job, output, watch)
+    return Steps(job, output, watch, elsewhere=elsewhere(folder, source))
+
+
+def elsewhere(folder: Path, source: Path) -> Remote:
+    """What makes the evaluator of the run in `folder` in another process, or on a machine that sees the same files."""
+    return Remote(evaluator_in, str(folder.resolve()), str(source.resolve()))
+
+
+def evaluator_in(folder: str, source: str) -> Evaluator:
+    """The evaluator of a run, whose configuration and super-network are in its folder.
+
+    The code that the configuration names is imported: the process that searches has checked whose it is.
+    """
+    run = Path(folder)
+    configuration = parse_configuration(Ledger(run).json(CONFIG), str(run / CONFIG))
+    return Steps(job_of(configuration, Path(source), weights=False), Output(run, resumed=True)).evaluator
 
 
 def sources_of(data: Any, source: Path, file: Path | None = None) -> list[Path]:

@@ -57,7 +57,9 @@ def _with_others() -> Iterator[None]:
         yield
     except RuntimeError as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ParallelError(f"another process ended or cannot be reached; its own message says why ({first})") from error
+        raise ParallelError(
+            f"another process ended or cannot be reached; its own message says why ({first})"
+        ) from error
 
 
 # Gradients and losses.
