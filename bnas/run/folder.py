@@ -81,8 +81,7 @@ class RunFolder:
         if "prune" in data:
             told = "its files are in subnets/, `bnas report` shows them, and `bnas bench` measures them"
             raise OutputError(f"{self.folder} was made by `bnas prune`: there is no super-network to search; {told}")
-        given = {key: value for key, value in data.items() if value is not None}  # so that a change may add a section
-        data = with_changes(given, self.changes)
+        data = with_changes(data, self.changes)
         if not self.changes:
             found = parse_configuration(data, str(path))
         else:

@@ -21,8 +21,8 @@ from bnas.runtime.train import parallel
 
 LONGEST = datetime.timedelta(days=7)
 """So long a process waits for the others: process 0 may measure latencies for hours. A process that ends is noticed."""
-PROMPT = datetime.timedelta(seconds=10)
-"""So long process 0 waits for the last words of another one."""
+PROMPT = 2.0
+"""Seconds: so long process 0 waits for the last words of another one."""
 PATIENT = datetime.timedelta(minutes=10)
 """So long another process waits to be heard: process 0 may be busy by itself."""
 
@@ -181,10 +181,12 @@ def _last_words(store: dist.Store | None) -> str | None:
     """Why another process failed, if it says so."""
     if store is None:
         return None
-    with suppress(RuntimeError):
-        store.wait(["failure"], PROMPT)
-        return str(store.get("failure").decode())
-    return None
+    end = time.monotonic() + PROMPT
+    while not store.check(["failure"]):  # it says so before others can notice, unless it was killed
+        if time.monotonic() > end:
+            return None
+        time.sleep(0.05)
+    return str(store.get("failure").decode())
 
 
 # The other processes.
