@@ -46,15 +46,25 @@ class Remote:
         Raises:
             WorkerError: it cannot be made here, which says nothing about a sub-network.
         """
+        return list(Measures(self._here(), bars=bars).given(subnets))
+
+    def __call__(self, subnet: Subnet) -> Any:
+        """What was made here, called: a measure of a single objective.
+
+        Raises:
+            WorkerError: as `evaluate_many`.
+        """
+        return self._here()(subnet)
+
+    def _here(self) -> Any:
         try:
-            made = _made(self)
+            return _made(self)
         except Exception as error:
             name = f"{self.make.__module__}.{self.make.__qualname__}"
             raise WorkerError(
                 f"a worker on {socket.gethostname()} cannot make what evaluates, by {name}{self.arguments}: "
                 f"{type(error).__name__}: {error}; mend that and resume the search, no evaluation is lost"
             ) from error
-        return list(Measures(made, bars=bars).given(subnets))
 
 
 @lru_cache(maxsize=MADE)

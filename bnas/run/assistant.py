@@ -12,6 +12,7 @@ from bnas.runtime.train import random_state
 from bnas.search import Measures, Objective
 
 from .job import Watch
+from .quantised import measured_in_int8
 from .spread import share_evaluated
 from .steps import Steps
 from .tuning import Record, Tuning
@@ -43,7 +44,8 @@ class Assistant:
         self, own: tuple[Objective, ...], bars: Mapping[Subnet, Bar] | None, subnets: Sequence[Subnet]
     ) -> None:
         """Evaluate a share of a generation."""
-        share_evaluated(Measures(self.steps.evaluator, own, bars), subnets)
+        measured = tuple(measured_in_int8(own, self.steps.in_int8))
+        share_evaluated(Measures(self.steps.evaluator, measured, bars), subnets)
 
     def tune(self, settings: FineTune, record: Record) -> None:
         """Fine-tune the winners together with the others."""

@@ -221,7 +221,7 @@ class RunFolder:
         winners = self.steps.winners()
         front = Ledger(self.folder).json("pareto.json")
         enough = winners.reference - winners.acc_delta
-        good = [entry for entry in front if entry["values"]["accuracy"] >= enough] or front
+        good = [entry for entry in front if entry["values"][self.job.chosen_by] >= enough] or front
         subnets = {str(place): self._read(entry["subnet"]) for place, entry in enumerate(good)}
         found = measure_latency(subnets, None, self.job.clocks[LATENCY], supernet=self.supernet, reference="0")
         return subnets[min(found, key=lambda name: found[name].ratio or 0.0)]

@@ -16,7 +16,7 @@ from bnas.runtime.train.stages import STAGES
 from bnas.search import Constraint, Evaluation, Objective, SearchError, SearchSettings
 
 from .budget import Plan, seconds_of
-from .latencies import LATENCY, check_clocks, of_objectives
+from .latencies import INT8_ACCURACY, LATENCY, check_clocks, of_objectives
 from .winners import checked_targets
 
 if TYPE_CHECKING:
@@ -61,8 +61,9 @@ class Job:
     search: SearchSettings = field(default_factory=SearchSettings)
     """How sub-networks are searched for; its seed also fixes what is random in a training beside the recipe."""
     objectives: Sequence[Objective] | None = None
-    """What is searched for: accuracy, which winners are chosen by, and any others. By default the most accuracy and the
-    least of what the targets bound, or without targets the fewest MACs. Where an objective, a constraint or a target is
+    """What is searched for: accuracy, which winners are chosen by, or "int8_accuracy", which then they are chosen by,
+    and any others. By default the most accuracy and the least of what the targets bound, or without targets the fewest
+    MACs. Where an objective, a constraint or a target is
     "latency", or one of `latencies`, a latency model is fitted to the trained super-network and kept as
     ``latency.json``, or ``latencies/NAME.json``."""
     targets: Mapping[str, Constraint] = field(default_factory=dict)
@@ -99,14 +100,22 @@ class Job:
     def __post_init__(self) -> None:
         object.__setattr__(self, "targets", checked_targets(self.targets))
         check_clocks(self.latency, self.latencies, self.objectives)
+        if self.int8 is None and self.chosen_by == INT8_ACCURACY:
+            raise SearchError(f"objective {INT8_ACCURACY!r}: int8 files are not asked for; give int8=Int8()")
         object.__setattr__(self, "budget", None if self.budget is None else seconds_of(self.budget))
-        if "accuracy" not in (names := [one.name for one in self.sought]):
+        if self.chosen_by not in (names := [one.name for one in self.sought]):
             raise SearchError(f"objectives {names}: 'accuracy' must be one of them, winners are chosen by it")
 
     @property
     def tuning(self) -> FineTune | None:
         """How winners are fine-tuned: with a budget they are, whatever else is said."""
         return self.fine_tune or (None if self.budget is None else FineTune(epochs=1))
+
+    @property
+    def chosen_by(self) -> str:
+        """The value that winners are chosen by: the accuracy in int8 where that is an objective."""
+        asked = [one.name for one in self.objectives or ()]
+        return INT8_ACCURACY if INT8_ACCURACY in asked else "accuracy"
 
     @property
     def sought(self) -> tuple[Objective, ...]:

@@ -15,8 +15,10 @@ from bnas.search.source import LATENCY
 if TYPE_CHECKING:
     from .job import Job
 
-__all__ = ["LATENCY", "check_clocks", "file_of", "of_objectives", "quickened"]
+__all__ = ["INT8_ACCURACY", "LATENCY", "check_clocks", "file_of", "of_objectives", "quickened"]
 
+INT8_ACCURACY = "int8_accuracy"
+"""The accuracy of the int8 file, which a search may have as an objective."""
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}")
 
 
@@ -29,6 +31,9 @@ def check_clocks(
     latency: LatencySettings, latencies: Mapping[str, LatencySettings], objectives: Iterable[Objective] | None
 ) -> None:
     """Raise SearchError where a latency has a name that it cannot have, or is described twice."""
+    if latency.int8 is not None:
+        told = 'give one in int8 a name of its own, such as latencies={"quick": {"int8": True}}'
+        raise SearchError(f"latency: a run measures it in float, and its int8 files beside that; {told}")
     for name in latencies:
         _check_name(name, "latencies")
     for one in objectives or ():
@@ -42,7 +47,7 @@ def check_clocks(
 
 
 def _check_name(name: str, place: str, allowed: Iterable[str] = ()) -> None:
-    taken = {LATENCY, "accuracy", *NAMES}.difference(allowed)
+    taken = {LATENCY, INT8_ACCURACY, "accuracy", *NAMES}.difference(allowed)
     if name in taken:
         raise SearchError(f"{place}: {name!r} is the name of another value; give a latency one of its own")
     if not _NAME.fullmatch(name):

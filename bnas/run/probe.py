@@ -15,7 +15,7 @@ from torch import nn
 
 from bnas.passes import Subnet
 from bnas.runtime import Evaluator, FineTune, LatencySettings, Stage, SuperNetwork, Trainer, step_seconds
-from bnas.runtime.evaluate.evaluation import Loader
+from bnas.runtime.evaluate.evaluation import Loader, first_samples
 from bnas.runtime.feed import drawn
 from bnas.runtime.latency.measurement import runners_of
 from bnas.runtime.nested import batch_size
@@ -26,6 +26,8 @@ from bnas.runtime.train.tuning import alone, shared_lengths
 
 from . import team
 from .job import Job
+from .latencies import INT8_ACCURACY
+from .quantised import InInt8, calibrated
 
 SECONDS = 5.0
 """So long each kind of step is tried at most."""
@@ -87,7 +89,7 @@ class Probe:
         tune = self.tune_step(settings, [self.stand_in()])
         probing = self.clock() - start
         each = [self.latency(one) for one in clocks]
-        return Times(step, evaluation, sample, tune, probing, *map(sum, zip(*each, strict=True)))
+        return Times(step, evaluation + self.int8(), sample, tune, probing, *map(sum, zip(*each, strict=True)))
 
     def latency(self, settings: LatencySettings) -> tuple[float, float]:
         """Seconds to load a network where latencies are measured, and of a run there.
@@ -160,6 +162,18 @@ class Probe:
         _, *tries = [self._evaluated(evaluator, subnet) for _ in range(3)]  # the first one finds nothing in its caches
         made, on_data = (fmean(some) for some in zip(*tries, strict=True))
         return made, on_data / samples
+
+    def int8(self) -> float:
+        """Seconds to make and measure the int8 file of a sub-network, where a search does that; on a few batches."""
+        if self.job.chosen_by != INT8_ACCURACY or self.job.int8 is None:
+            return 0.0
+        data = self.job.data
+        with random_state.undisturbed(data.train), random_state.undisturbed(data.validation):
+            settings = calibrated(self.job.int8, first_samples(data.train, self.job.int8.samples))
+            evaluator = Evaluator(self.supernet, None, list(islice(drawn(data.validation), 4)))
+        start = self.clock()
+        InInt8(evaluator, settings)(self.stand_in())
+        return self.clock() - start
 
     def _evaluated(self, evaluator: Evaluator, subnet: Subnet) -> tuple[float, float]:
         """Seconds to make a sub-network, and to run it on all data."""

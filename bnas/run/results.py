@@ -110,8 +110,8 @@ class Report:
         table = Table(title=title, show_lines=True)
         table.add_column("network")
         others = {name: place_of(one.machine) for name, one in self.rows[0].latencies.items()}
-        columns = [f"{name}\n({place})" for name, place in others.items()]
-        for column in ("accuracy", "MACs", "parameters", "latency", "spread", "int8", *columns):
+        table.caption = "\n".join(f"{name}: on {place}" for name, place in others.items()) or None
+        for column in ("accuracy", "MACs", "parameters", "latency", "spread", "int8", *others):
             table.add_column(column, justify="right", no_wrap=True)
         for row in self.rows:
             told = "" if row is self.rows[0] else str(row.target or note)
@@ -134,7 +134,9 @@ class Report:
 
     def _other(self, row: Row, name: str) -> str:
         """A further latency; the ratio is to the original's there."""
-        own, first = row.latencies[name], self.rows[0].latencies[name]
+        own, first = row.latencies.get(name), self.rows[0].latencies[name]
+        if own is None:
+            return "-"
         unstable = "" if own.stable else "\nunstable"
         return f"{own.median_ms:.3f} ms\n{first.median_ms / own.median_ms:.2f}x{unstable}"
 

@@ -10,9 +10,11 @@ from typing import Any, TypeAlias
 
 from bnas.passes import SearchSpace, Subnet
 from bnas.passes.errors import add_note
-from bnas.runtime import Evaluator, LatencyError, LatencyModel, LatencySettings, SuperNetwork
+from bnas.runtime import Evaluator, Int8, LatencyError, LatencyModel, LatencySettings, SuperNetwork
 from bnas.runtime.evaluate.evaluation import Batch, Loader
 from bnas.runtime.feed import drawn
+from bnas.runtime.latency.machine import place_of
+from bnas.runtime.latency.measurement import target_for
 from bnas.runtime.nested import batch_size
 from bnas.runtime.storage.files import there
 from bnas.search import Constraint, Evaluation, InfeasibleError, RandomSearch, Searcher, SearchResult
@@ -23,6 +25,7 @@ from bnas.search.source import by_name
 from .job import Job, Watch
 from .latencies import file_of
 from .output import Output, note_search
+from .quantised import InInt8, measured_in_int8
 from .stopwatch import Stopwatch
 from .winners import Winners
 
@@ -41,6 +44,8 @@ class SearchPlan:
     output: Output
     watch: Watch
     supernet: SuperNetwork
+    in_int8: InInt8 | None = None
+    """Measures int8 files, where the search asks for their accuracy."""
 
     def searcher(self, evaluator: Evaluator, latencies: Latencies, **told: Any) -> Searcher:
         """What searches: values are those of `evaluator`, and of the latency models that are needed.
@@ -51,12 +56,13 @@ class SearchPlan:
         job = self.job
         given: dict[str, Callable[[Subnet], float]] = {**latencies, **by_name(job.search.latency)}
         settings = replace(job.search, space=self.space, latency=given, constraints=(*self.constraints, *self.loosest))
-        return Searcher(self.supernet, evaluator, job.sought, settings, **told)
+        return Searcher(self.supernet, evaluator, measured_in_int8(job.sought, self.in_int8), settings, **told)
 
     def check(self) -> None:
         """Raise what is wrong with the search, before anything is trained."""
         expected: Any = {name: lambda _: 0.0 for name in self.wanted}
-        self.searcher(Evaluator(self.supernet, None, ()), expected)
+        measured = replace(self, in_int8=InInt8(Evaluator(self.supernet, None, ()), Int8()))
+        measured.searcher(Evaluator(self.supernet, None, ()), expected)
 
     def paths(self, samples: Sequence[Batch]) -> Paths:
         """What pruning by importance leaves of the super-network, measured on training samples."""
@@ -199,6 +205,7 @@ class SearchPlan:
             self.constraints,
             self.supernet.costs(self.space.maximal()),
             job.targets,
+            latencies={name: place_of(target_for(one).describe()) for name, one in self.wanted.items()},
             reference=reference,
             acc_delta=job.acc_delta,
             evaluations=self.evaluations,
@@ -213,10 +220,10 @@ class SearchPlan:
         """What the search hands back: the most accurate sub-network within each target, or "best" and "smallest"."""
         job = self.job
         if not job.targets:
-            return Winners.of(result, reference, job.acc_delta)
+            return Winners.of(result, reference, job.acc_delta, job.chosen_by)
         known = self._maximal(result, latencies), self._stopwatches()
         tuned = job.tuning is not None
-        return Winners.within(result, job.targets, *known, reference, job.acc_delta, tuned=tuned)
+        return Winners.within(result, job.targets, *known, reference, job.acc_delta, tuned=tuned, by=job.chosen_by)
 
     def _maximal(self, result: SearchResult, latencies: Latencies) -> Mapping[str, float]:
         """The values of the maximal sub-network, also where its evaluation failed."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from bnas.passes import BnasError, Subnet
@@ -12,9 +13,17 @@ from bnas.search import Measures, Outcome, Remote, SearchError, SearchSettings, 
 from bnas.search.evaluation import in_this_process
 
 from . import team
+from .quantised import InInt8
+
+Elsewhere = Callable[[str], Remote]
+"""Says what makes the evaluator of a run in another process, or what measures in int8: an attribute of `Steps`."""
+Evaluations = tuple[Any, Workers | None, InInt8 | None]
+"""What evaluates, who does it, and what measures in int8."""
 
 
-def spread(settings: SearchSettings, evaluator: Evaluator, elsewhere: Remote | None) -> tuple[Any, Workers | None]:
+def spread(
+    settings: SearchSettings, evaluator: Evaluator, in_int8: InInt8 | None, elsewhere: Elsewhere | None
+) -> Evaluations:
     """What evaluates the sub-networks of a search, and who does it; nobody stands for this process.
 
     Raises:
@@ -24,10 +33,11 @@ def spread(settings: SearchSettings, evaluator: Evaluator, elsewhere: Remote | N
         if elsewhere is None:
             told = "give workers, and an evaluation that other processes can make (bnas.search.Remote)"
             raise SearchError(f"search.executor needs a run of a configuration file; a bnas.Job has none: {told}")
-        return elsewhere, settings.executor.workers()
+        far = None if in_int8 is None else replace(in_int8, elsewhere=elsewhere("in_int8"))
+        return elsewhere("evaluator"), settings.executor.workers(), far
     if team.leads() and settings.workers is None:
-        return evaluator, TeamWorkers(evaluator)
-    return evaluator, settings.workers
+        return evaluator, TeamWorkers(evaluator), in_int8
+    return evaluator, settings.workers, in_int8
 
 
 class TeamWorkers(Workers):
@@ -48,7 +58,8 @@ class TeamWorkers(Workers):
         if measures.evaluate is not self.evaluator or not subnets:
             yield from in_this_process(measures, subnets)
             return
-        with team.joint("evaluate", own=measures.own, bars=measures.bars, subnets=list(subnets)):
+        own = tuple(replace(one, measure=None) if isinstance(one.measure, InInt8) else one for one in measures.own)
+        with team.joint("evaluate", own=own, bars=measures.bars, subnets=list(subnets)):
             found = share_evaluated(measures, subnets)
         for rank, outcomes in enumerate(found):
             if isinstance(outcomes, Exception):

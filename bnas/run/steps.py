@@ -20,7 +20,6 @@ from bnas.runtime.train import random_state
 from bnas.runtime.train.batches import Batches
 from bnas.runtime.train.share import shared_out
 from bnas.runtime.train.timing import Clock
-from bnas.search import Remote
 from bnas.search.source import by_name
 
 from . import team
@@ -31,9 +30,10 @@ from .lock import holding
 from .mark import OutputError
 from .output import Output, note_architecture, note_environment
 from .planner import Planner, Unplanned
+from .quantised import InInt8
 from .results import Report, judged
 from .search import SearchPlan, counted_samples
-from .spread import spread
+from .spread import Elsewhere, spread
 from .tuning import TUNING, Record, Tuning, tuned_modules
 from .winners import ORIGINAL, Winners
 
@@ -46,7 +46,7 @@ class Steps:
         output: the folder; where it is resumed, what an earlier process left of a step is gone on with.
         watch: who is told.
         clock: what the budget of the job counts by: the wall clock, or `time.process_time` where others disturb it.
-        elsewhere: makes the evaluator of this folder in another process, for `bnas.search.SearchSettings.executor`.
+        elsewhere: says what makes the evaluator of this folder in another process, for `SearchSettings.executor`.
 
     Raises, from every step:
         OutputError: what the step before leaves is not there; says which command makes it. Or another process is at
@@ -60,7 +60,7 @@ class Steps:
         output: Output,
         watch: Watch | None = None,
         clock: Clock = time.perf_counter,
-        elsewhere: Remote | None = None,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         self.job, self.output, self.watch, self.elsewhere = job, output, watch or Watch(), elsewhere
         self.clock, self._began = clock, clock()
@@ -91,7 +91,7 @@ class Steps:
         self.watch.phase("finding what is elastic")
         supernet = self.untrained()
         self.watch.on_supernet(supernet)
-        self._plan(supernet, job).check()  # its faults show now
+        SearchPlan(job, self.output, self.watch, supernet).check()  # its faults show now
         self._note(supernet)
         self._note_data()
         self._keep_original()
@@ -136,12 +136,12 @@ class Steps:
         ``winners.json``.
         """
         self.output.ledger.refuse_foreign(FOUND)
-        evaluator, workers = spread(self.job.search, self.evaluator, self.elsewhere)
+        evaluator, workers, in_int8 = spread(self.job.search, self.evaluator, self.in_int8, self.elsewhere)
         random_state.begin_at(self.job.search.seed)
         self._note(self.supernet)
         job, samples = self.planner.search(self.supernet)
         job = replace(job, search=replace(job.search, workers=workers, executor=None))
-        plan = self._plan(self.supernet, job)
+        plan = SearchPlan(job, self.output, self.watch, self.supernet, in_int8)
         paths = plan.paths(self._samples(samples))
         reference, latencies = self._reference(), plan.latencies(paths)
         plan = plan.informed(paths, latencies)
@@ -150,6 +150,8 @@ class Steps:
         with plan.told() as tell:
             log = self.output.path("evaluations.jsonl")
             result = plan.found(evaluator, latencies, log=log, on_evaluation=tell)
+        if plan.in_int8 is not None:
+            self.watch.phase(plan.in_int8.told())
         result.write_csv(self.output.path("evaluations.csv"))
         write_json(self.output.path("pareto.json"), plan.front(result))
         winners = plan.winners(result, latencies, reference)
@@ -231,6 +233,11 @@ class Steps:
         calibration = self._samples(samples) if samples else None
         return Evaluator(self.supernet, calibration, list(self.job.data.validation))
 
+    @cached_property
+    def in_int8(self) -> InInt8 | None:
+        """Measures accuracies in int8, where they are asked for."""
+        return InInt8.of(self.job, self.evaluator, self._samples)
+
     def module(self, subnet: Subnet) -> GraphModule:
         """A sub-network with recalibrated statistics, a winner as it is after the fine-tuning."""
         if self.job.tuning is not None:
@@ -270,9 +277,6 @@ class Steps:
         if self.job.budget is None:
             return Unplanned(self.job)
         return Planner(self.job, self.output, self.watch, self._began, self.clock)
-
-    def _plan(self, supernet: SuperNetwork, job: Job) -> SearchPlan:
-        return SearchPlan(job, self.output, self.watch, supernet)
 
     def _trainer(self, supernet: SuperNetwork, job: Job) -> Trainer:
         self.output.ledger.refuse_links("training/tensorboard")

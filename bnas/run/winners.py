@@ -93,7 +93,7 @@ class Target:
         return cls(Constraint.parse(data["bound"]), bool(data["missed"]))
 
 
-def ranked(result: SearchResult, bound: Constraint, *, tuned: bool = False) -> list[Evaluation]:
+def ranked(result: SearchResult, bound: Constraint, *, tuned: bool = False, by: str = "accuracy") -> list[Evaluation]:
     """The feasible evaluations within an absolute bound, most accurate first; then the others, nearest first.
 
     With `tuned` those that are near the bound come before those that are far below it; of these the nearest is first.
@@ -104,7 +104,7 @@ def ranked(result: SearchResult, bound: Constraint, *, tuned: bool = False) -> l
     def key(one: Evaluation) -> tuple[float, ...]:
         cost, missed = one.values[bound.name], bound.violation(one.values)
         far = tuned and not missed and cost < NEAR * bound.bound
-        return missed, far, -cost if far else -one.values["accuracy"], cost, one.index
+        return missed, far, -cost if far else -one.values[by], cost, one.index
 
     return sorted(result.feasible, key=key)
 
@@ -122,13 +122,14 @@ def choose(
     watch: Stopwatch | None,
     *,
     tuned: bool = False,
+    by: str = "accuracy",
 ) -> tuple[Evaluation, bool]:
     """The most accurate evaluation within a bound, and whether none is within it: then it is the nearest one.
 
     With a stopwatch the bound is one of latency, and has to hold as measured; with `tuned` those come first that were
     measured to be near it.
     """
-    ranking = ranked(result, bound.resolved(maximal), tuned=tuned)
+    ranking = ranked(result, bound.resolved(maximal), tuned=tuned, by=by)
     if watch is None:
         return ranking[0], bool(bound.resolved(maximal).violation(ranking[0].values))
     within: list[Evaluation] = []
@@ -165,10 +166,10 @@ class Winners:
     same."""
 
     @classmethod
-    def of(cls, result: SearchResult, reference: float, delta: float) -> Winners:
-        """The winners of a search without targets."""
-        found = result.winners(delta, reference=reference)
-        missed = "smallest" not in found or found["best"].values["accuracy"] < reference - delta
+    def of(cls, result: SearchResult, reference: float, delta: float, by: str = "accuracy") -> Winners:
+        """The winners of a search without targets, chosen by the value `by`."""
+        found = result.winners(delta, reference=reference, metric=by)
+        missed = "smallest" not in found or found["best"].values[by] < reference - delta
         named = {"best": found["best"], "smallest": found.get("smallest", found["best"])}
         return cls(named, reference, delta, len(result.evaluations), missed)
 
@@ -183,6 +184,7 @@ class Winners:
         delta: float,
         *,
         tuned: bool = False,
+        by: str = "accuracy",
     ) -> Winners:
         """The most accurate evaluation within the bound of each target.
 
@@ -194,10 +196,11 @@ class Winners:
             reference: See `reference`.
             delta: See `acc_delta`.
             tuned: They will be fine-tuned: of each target the most accurate one near the bound, if there is one.
+            by: The value that is called accuracy here.
         """
         found, told = {}, {}
         for name, bound in targets.items():
-            found[name], missed = choose(result, bound, maximal, watches.get(bound.name), tuned=tuned)
+            found[name], missed = choose(result, bound, maximal, watches.get(bound.name), tuned=tuned, by=by)
             told[name] = Target(bound, missed)
         missed = any(one.missed for one in told.values())
         measured = {name: watch.to_json() for name, watch in watches.items()}

@@ -33,6 +33,14 @@ TargetChoice: TypeAlias = Annotated[
 """A target, by its name, or as a dict with its settings; None: the default one."""
 
 
+def _int8(given: Any) -> Any:
+    from bnas.runtime.onnx.int8 import Int8
+
+    if given is None or given is False:
+        return None
+    return given if isinstance(given, Int8) else Int8(**({} if given is True else given))
+
+
 @settings(LatencyError, kw_only=True)
 class LatencySettings:
     """How the latency of models is measured; `bnas.measure_latency` and `bnas.LatencyModel.fit` take it.
@@ -61,6 +69,9 @@ class LatencySettings:
     target: TargetChoice = None
     """Where networks run: "openvino", "command" or another name, such a name with settings,
     ``{"kind": "openvino", "precision": "f16"}``, or in Python any `bnas.Target`; by default ONNX Runtime."""
+    int8: Annotated[Any, BeforeValidator(_int8, json_schema_input_type=bool | dict[str, Any] | None)] = None
+    """Measure networks in int8: true, or the settings of `bnas.Int8`. Ranges are found on the made-up inputs: a time
+    does not depend on them."""
     subnets: Annotated[int, Field(ge=6, le=LARGEST), NUMBER] = 16
     """So many sub-networks are measured to fit a latency model, where an objective or a constraint is latency."""
     sizes: dict[str, Count] | None = None
@@ -70,7 +81,7 @@ class LatencySettings:
 
     def difference(self, other: LatencySettings) -> str | None:
         """The first setting that decides what is measured, rather than how thoroughly, and is another in `other`."""
-        names = ("target", "provider", "batch", "threads", "inter_threads", "sizes")
+        names = ("target", "provider", "batch", "threads", "inter_threads", "sizes", "int8")
         return next((name for name in names if getattr(self, name) != getattr(other, name)), None)
 
     @classmethod
