@@ -70,7 +70,7 @@ class _DaskPool(Executor):
         except ImportError as error:
             raise WorkerError("Dask is not installed: pip install 'bnas[dask]'") from error
         try:
-            self._client: Any = Client(address, set_as_default=False)
+            self._client: Any = Client(address, set_as_default=False)  # type: ignore[no-untyped-call]
         except (OSError, ValueError) as error:
             raise WorkerError(
                 f"no Dask scheduler can be reached at {address} ({error}); start it and resume"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from bnas.runtime.storage.checkpoint import SUPERNET, TRAINING
 from bnas.runtime.storage.files import there
@@ -143,13 +143,12 @@ def run_job(
     folder, settings = Path(folder), {"job": described(job)}
     with team.gathered() as store:
         if team.assists():
-            report: Report = team.assist(lambda: Assistant(Steps(job, Output(folder, resumed=True))), store)
-            return report
+            return cast("Report", team.assist(lambda: Assistant(Steps(job, Output(folder, resumed=True))), store))
         with team.leading(store) as lead, kept(folder):
             free = free_in(folder, places=OF_JOB)
             output = open_output(folder, settings, resume=resume, overwrite=overwrite, free=free)
-            lead.result = Steps(job, output, watch).all()
-        return lead.result
+            lead.result = report = Steps(job, output, watch).all()
+        return report
 
 
 def described(job: Job) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -18,6 +18,9 @@ import torch.distributed as dist
 from bnas.passes.errors import BnasError
 from bnas.runtime import ParallelError
 from bnas.runtime.train import parallel
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
 
 LONGEST = datetime.timedelta(days=7)
 """So long a process waits for the others: process 0 may measure latencies for hours. A process that ends is noticed."""
@@ -35,29 +38,25 @@ def started_together() -> bool:
 
 
 @contextmanager
-def gathered() -> Iterator[dist.Store | None]:
-    """The process group that torchrun's variables describe, and the store of its processes.
+def gathered() -> Iterator[Store | None]:
+    """The process group that torchrun's variables describe, and a store for what processes say whose group is broken.
 
     A group that exists already is used, and left; its store is not known.
     """
     if parallel.processes() > 1 or not started_together():
         yield None
         return
-    store = _store()
-    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    group = dist.PrefixStore("bnas-group", store)
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
+
+    whole, rank, size = next(rendezvous("env://"))
+    store, group = PrefixStore("bnas-words", whole), PrefixStore("bnas-group", whole)
     dist.init_process_group(_backend(), store=group, rank=rank, world_size=size, timeout=LONGEST)
     try:
         yield store
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
-
-
-def _store() -> dist.Store:
-    """That of torchrun, through which processes speak whose group is broken."""
-    store, _, _ = next(dist.rendezvous("env://"))  # type: ignore[no-untyped-call]
-    return dist.PrefixStore("bnas-words", store)
 
 
 def _backend() -> str:
@@ -138,7 +137,7 @@ class Lead:
 
 
 @contextmanager
-def leading(store: dist.Store | None = None) -> Iterator[Lead]:
+def leading(store: Store | None = None) -> Iterator[Lead]:
     """Inside, process 0 works by itself, and the others do what it asks; in a run of one process nothing changes.
 
     Raises:
@@ -166,7 +165,7 @@ def leading(store: dist.Store | None = None) -> Iterator[Lead]:
         _leads = _joined = False
 
 
-def _part(store: dist.Store | None, *, failed: bool = False, result: Any = None) -> None:
+def _part(store: Store | None, *, failed: bool = False, result: Any = None) -> None:
     """Let the other processes end."""
     if not _joined:
         with suppress(ParallelError):
@@ -177,7 +176,7 @@ def _part(store: dist.Store | None, *, failed: bool = False, result: Any = None)
         store.set("heard", "")
 
 
-def _last_words(store: dist.Store | None) -> str | None:
+def _last_words(store: Store | None) -> str | None:
     """Why another process failed, if it says so."""
     if store is None:
         return None
@@ -197,7 +196,7 @@ def assists() -> bool:
     return parallel.rank() > 0
 
 
-def assist(make: Callable[[], object], store: dist.Store | None = None) -> Any:
+def assist(make: Callable[[], object], store: Store | None = None) -> Any:
     """Do what process 0 asks for until the run is at its end; returns what `Lead.result` was there.
 
     Args:
@@ -230,7 +229,7 @@ def _obeyed(make: Callable[[], object]) -> Any:
     return order.result
 
 
-def _heard(error: Exception, store: dist.Store | None) -> bool:
+def _heard(error: Exception, store: Store | None) -> bool:
     """Tell process 0 what happened, and give it the time to tell the user before this process ends."""
     if store is None:
         return False
