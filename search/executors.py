@@ -70,7 +70,8 @@ class _DaskPool(Executor):
         except ImportError as error:
             raise WorkerError("Dask is not installed: pip install 'bnas[dask]'") from error
         try:
-            self._client: Any = Client(address, set_as_default=False)  # type: ignore[no-untyped-call]
+            connect: Any = Client
+            self._client = connect(address, set_as_default=False)
         except (OSError, ValueError) as error:
             raise WorkerError(
                 f"no Dask scheduler can be reached at {address} ({error}); start it and resume"

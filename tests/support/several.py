@@ -73,7 +73,7 @@ def write_files(folder: Path) -> None:
 
 
 def torchrun(folder: Path, *arguments: str, disturbed: str = "- - 0") -> subprocess.CompletedProcess[str]:
-    """``bnas`` with these arguments, as two processes; `disturbed`: a process, what happens to it, and at which image."""
+    """``bnas`` with these arguments, as two processes; `disturbed`: which one, what happens to it, at which image."""
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     here = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "DISTURBED": disturbed}
     command = [*start, "--no-python", sys.executable, "-c", "from bnas.cli import main; main()", *arguments]
