@@ -194,7 +194,7 @@ VARIATION = ("crossover_prob", "crossover_eta", "mutation_prob", "mutation_eta")
 
 @takes(RNSGA2, *OF_RNSGA2)
 @takes(NSGA2, *VARIATION, "predictor")
-@takes(SearchSettings, "num_evals", "seed", "constraints", "racing")
+@takes(SearchSettings, "num_evals", "seed", "constraints", "racing", "executor")
 class Search(Section):
     """``bootstrapNAS.search``; see `bnas.SearchSettings`."""
 

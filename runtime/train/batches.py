@@ -6,7 +6,7 @@ comes next: where a reading ends, the next one begins.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -16,7 +16,8 @@ from bnas.runtime.evaluate.evaluation import Batch, Loader, first_samples
 from bnas.runtime.feed import drawn, is_stream, length_of
 from bnas.runtime.nested import batch_size
 
-from . import random_state
+from . import parallel, random_state
+from .share import Share
 
 SOURCE = "the training data"
 SAME = "resume with the data that the training began with, or begin anew in another folder"
@@ -43,11 +44,13 @@ class Batches:
             )
         self.loader, self.accumulate, self.stream = loader, accumulate, is_stream(loader)
         self._stateful: Any = loader if hasattr(loader, "load_state_dict") else None
+        self._whole = loader.whole if isinstance(loader, Share) else loader
+        """What all processes draw alike."""
         known = length_of(loader)
         if known == 0:
             raise TrainingError("the training loader is empty")
         if samples is not None:
-            wanted = -(-samples // batch_size(self.first()))
+            wanted = -(-samples // batch_size(self._first_of(self._whole)))
             known = wanted if known is None or self.stream else min(known, wanted)
         self._length = known
         self.epoch = 0
@@ -88,19 +91,23 @@ class Batches:
 
     def first(self) -> Batch:
         """The first batch, drawn without a trace; not in the middle of an epoch."""
+        return self._first_of(self.loader)
+
+    def _first_of(self, loader: Loader) -> Batch:
         with random_state.undisturbed(self.loader), self._put_back():
-            for batch in drawn(self.loader, SOURCE):
+            for batch in drawn(loader, SOURCE):
                 return batch  # type: ignore[no-any-return]
         raise self._too_few(0)
 
     def calibration(self, samples: int, seed: int) -> list[Batch]:
         """The first batches of `samples` samples, drawn without a trace; not in the middle of an epoch.
 
-        They are those of the first epoch of a loader whose generators start at `seed`.
+        They are those of the first epoch of a loader whose generators start at `seed`: whole batches, of which each
+        process trains on a part.
         """
         with random_state.undisturbed(self.loader, seed), self._put_back():
             _set_epoch(self.loader, 0)
-            return first_samples(self.loader, samples, SOURCE)
+            return first_samples(self._whole, samples, SOURCE)
 
     @contextmanager
     def _put_back(self) -> Iterator[None]:
@@ -151,7 +158,10 @@ class Batches:
         return TrainingError(f"the training loader gave {seen} batches{told}")
 
     def _begun(self) -> Iterator[Batch]:
-        """A reading from its beginning."""
+        """A reading from its beginning; processes that share batches draw them from the same random numbers."""
+        if isinstance(self.loader, Share):
+            first = parallel.from_first(random_state.capture(self.loader))
+            random_state.restore(self.loader, {**first, "cuda": []})
         self._start = random_state.capture(self.loader)
         _set_epoch(self.loader, self._readings)
         return drawn(self.loader, SOURCE)
@@ -203,17 +213,30 @@ class Batches:
         }
         return {name: size for name, size in sizes.items() if isinstance(size, int)}
 
-    def check_same(self, state: Mapping[str, Any]) -> None:
+    def check_same(self, states: Sequence[Mapping[str, Any]]) -> None:
         """Refuse to go on with a loader of another size: the result would be that of no training.
 
         Raises:
-            CheckpointError: it has another size than when `state` was asked for.
+            CheckpointError: it has another size than when the `states` of all processes were asked for.
         """
-        for name, size in state.get("sizes", {}).items():
+        for name, size in states[min(parallel.rank(), len(states) - 1)].get("sizes", {}).items():
             now = self._sizes.get(name, "unknown")
             if now != size:
                 told = f"{name.replace('_', ' ')}: {size} when it was saved, {now} now"
                 raise CheckpointError(f"the training loader is not what it was ({told}); {SAME}")
+
+    def load_states(self, states: Sequence[dict[str, Any]]) -> None:
+        """Go on where `state_dict` was asked for by all processes; there may have been more or fewer of them.
+
+        With another number of processes, each draws the same batches as before and takes another part of them.
+        """
+        rank = parallel.rank()
+        if len(states) == parallel.world():
+            self.load_state_dict(states[rank])
+            return
+        self.load_state_dict({**states[0], "samples": None})
+        if rank > 0:
+            random_state.part_ways(rank)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was asked for."""
