@@ -15,10 +15,12 @@ import typer
 from . import options
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from bnas.run.folder import RunFolder
     from bnas.run.job import Watch
+    from bnas.run.results import Report
     from bnas.run.steps import Steps
     from bnas.run.tuning import Record
     from bnas.run.winners import Winners
@@ -86,9 +88,17 @@ def run(
         options.watched(verbose) as (console, watch),
         begun(config, output, changes, watch, resume=resume, overwrite=overwrite, trust=trust) as steps,
     ):
-        console.print(steps.all().table())
-        folder = steps.output.folder
-        options.say(console, f"All files are in {folder}\n{report_told(folder)}")
+        told_of_run(console, steps, steps.all())
+
+
+def told_of_run(console: Console, steps: Steps, report: Report) -> None:
+    """Print what a run found: the table, where its files are, and the verdict with the next command."""
+    from bnas.run.verdict import verdict
+
+    folder = steps.output.folder
+    console.print(report.table())
+    options.say(console, f"All files are in {folder}\n{report_told(folder)}")
+    options.say(console, "\n".join(verdict(report, folder, tuned=steps.job.tuning is not None)))
 
 
 def train(
@@ -130,15 +140,17 @@ def prune(
 ) -> None:
     """Prune the model of a configuration file to a bound, fine-tune, export and measure it: no super-network."""
     from bnas.run.pruning import PrunePlan, Pruning
+    from bnas.run.verdict import verdict
     from bnas.search import Constraint
 
     bound = str(Constraint.parse(to))
     plan = PrunePlan(bound, importance, allocation, epochs, divisor, depth)
     said: Any = {"resume": resume, "overwrite": overwrite, "trust": trust, "prune": asdict(plan)}
     with options.watched(verbose) as (console, watch), begun(config, output, changes, watch, **said) as steps:
-        console.print(Pruning(steps.job, plan, steps.output, watch).all().table())
-        folder = steps.output.folder
+        report, folder = Pruning(steps.job, plan, steps.output, watch).all(), steps.output.folder
+        console.print(report.table())
         options.say(console, f"All files are in {folder}\n{report_told(folder)}")
+        options.say(console, "\n".join(verdict(report.measured, folder, exportable=False)))
 
 
 @contextmanager

@@ -40,6 +40,7 @@ def export(
 ) -> None:
     """Write and measure the winners of a run's search; with --onnx one sub-network, and tell its accuracy."""
     from bnas.run.folder import RunFolder
+    from bnas.run.verdict import verdict
     from bnas.runtime import QuantisationError
 
     if exclude and not int8:
@@ -54,6 +55,7 @@ def export(
         told = f"All files are in {run}" if onnx is None else written(folder, subnet, onnx, int8)
     if report is not None:
         console.print(report.table())
+        told = "\n".join([told, *verdict(report, run, tuned=folder.job.tuning is not None)])
     options.say(console, told)
 
 
@@ -119,6 +121,7 @@ def bench(
     What is not given is as `bnas.LatencySettings` has it.
     """
     from bnas.data.inputs import parse_sizes
+    from bnas.run.verdict import remedy
     from bnas.runtime import measure_latency
 
     files = {str(path): path for path in (file, against) if path is not None}
@@ -133,6 +136,9 @@ def bench(
     from rich.console import Console
 
     Console().print(latency_table(found, reference))
+    if unstable := [one for one in found.values() if not one.stable]:
+        what, wanted = remedy(unstable)
+        typer.echo(f"{what}: say --runs {wanted}")
 
 
 def latency_table(found: dict[str, Latency], reference: str) -> Table:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
@@ -29,6 +28,8 @@ SECONDS = 5.0
 """So long each kind of step is tried at most."""
 SHARE = 0.01
 """Of a budget: so long each kind of step is tried at most."""
+BRIEFLY = 1.0
+"""The same without a budget: only the reader of the plan needs it."""
 EXPORT, INT8 = 0.6, 1.0
 """Seconds to write, check and load the file of one network, and its int8 file, on a machine of 2026: a guess."""
 NODE = 0.01
@@ -76,13 +77,16 @@ class Probe:
     @property
     def seconds(self) -> float:
         """So long each kind of step is tried."""
-        return min(SECONDS, SHARE * (self.job.budget or math.inf))
+        return BRIEFLY if self.job.budget is None else min(SECONDS, SHARE * self.job.budget)
 
-    def times(self, settings: FineTune, *, latency: bool = False) -> Times:
-        """Seconds of everything, where nobody knows the winners yet; with `latency` those of ONNX Runtime too."""
-        (evaluation, sample), step = self.evaluation(), self.train_step()
+    def times(self, settings: FineTune | None, *, training: bool = True, latency: bool = False) -> Times:
+        """Seconds of everything, where nobody knows the winners yet; with `latency` those of ONNX Runtime too.
+
+        Without settings nothing is fine-tuned; without `training` the super-network is trained already.
+        """
+        (evaluation, sample), step = self.evaluation(), self.train_step() if training else 0.0
         start = self.clock()
-        tune = self.tune_step(settings, [self.stand_in()])
+        tune = 0.0 if settings is None else self.tune_step(settings, [self.stand_in()])
         probing = self.clock() - start
         return Times(step, evaluation, sample, tune, probing, *(self.latency() if latency else ()))
 
@@ -180,10 +184,12 @@ class Probe:
 
 
 def samples_in(loader: Loader) -> int:
-    """About how many samples there are, without drawing all of them."""
+    """About how many samples there are; all of them are drawn only where the loader has no length."""
     dataset: Any = getattr(loader, "dataset", None)
     if hasattr(dataset, "__len__"):
         return len(dataset)
     with random_state.undisturbed(loader):
-        first = next(iter(drawn(loader)))
-    return len(loader) * batch_size(first)
+        batches = drawn(loader)
+        if not hasattr(loader, "__len__"):
+            return sum(map(batch_size, batches))
+        return len(loader) * batch_size(next(batches))
