@@ -50,6 +50,8 @@ def init(
         raise OutputError(f"{output}: the file is written in YAML; give a name that ends in .yaml")
     if there(output) and not overwrite:
         raise OutputError(f"{output} is there already; say --overwrite to replace it, or --output with another name")
+    if not output.parent.is_dir():
+        raise OutputError(f"{output}: there is no folder {output.parent}; make it first")
     proposal, told = _proposed(model, data, weights, inputs or [], output)
     write_bytes(output, proposal.text().encode())
     for line in told:

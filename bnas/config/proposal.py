@@ -11,6 +11,7 @@ from torch import nn
 
 from bnas.data.guess import Guess
 from bnas.data.inputs import Input
+from bnas.passes.wording import shown
 
 HEAD = """\
 # Configuration of a bnas run, written by `{command}`.
@@ -20,8 +21,8 @@ HEAD = """\
 """
 SEARCHED = """
 # --- What to look for ---
-# Each target names a winner: the most accurate sub-network within its bound. Bounds are of macs, parameters, activations,
-# peak_memory or latency, in percent of the original or absolute, such as "latency <= 2 ms". More targets cost little.
+# Each target names a winner: the most accurate sub-network within its bound. Bounds are of macs, parameters,
+# activations, peak_memory or latency, in percent of the original or absolute, such as "latency <= 2 ms".
 targets:
   half: "macs <= 50 %"
   #quick: "latency <= 40 %"
@@ -101,7 +102,7 @@ class Proposal:
 
     def text(self) -> str:
         """The file, in YAML."""
-        head = HEAD.format(command=self.command, file=self.file)
+        head = HEAD.format(command=shown(self.command), file=shown(self.file))
         rest = MEASURED.format(device=self.device, folder=self.folder)
         parts = (self._model(), self._data(), self._inputs(), SEARCHED.splitlines(), self._recipe(), rest.splitlines())
         return head + "\n".join(line for part in parts for line in part) + "\n"
@@ -149,9 +150,9 @@ class Proposal:
         yield from ('  #rule: "maximal"', "  #label_smoothing: 0.1", '  #precision: "float32"')
 
 
-def _key(name: str, value: Any, shown: Any) -> str:
+def _key(name: str, value: Any, example: Any) -> str:
     """A key with its value, or a comment that shows one."""
-    return f"#{name}: {json.dumps(shown)}" if value is None else f"{name}: {json.dumps(value)}"
+    return f"#{name}: {json.dumps(example)}" if value is None else f"{name}: {json.dumps(value)}"
 
 
 def _input(one: Input) -> Iterator[str]:

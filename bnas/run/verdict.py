@@ -10,11 +10,14 @@ from bnas.runtime import Latency
 from bnas.runtime.latency.timing import TRUSTED_RUNS
 
 from .results import Report, Row
+from .winners import LATENCY
 
 SAME = 0.02
 """Latencies that differ by less than this share are called the same."""
 POINTS = 0.05
 """Accuracies that differ by less than this number of points are called the same."""
+GAIN = 1.1
+"""A winner that is less than so many times as fast is hardly worth the trouble."""
 MORE = 4
 """Where a latency was not stable, so many times as many runs are proposed."""
 
@@ -72,7 +75,7 @@ def verdict(report: Report, folder: Path, *, exportable: bool = True, tuned: boo
         tuned: The winners were fine-tuned.
     """
     chosen = recommended(report)
-    lines = [*_winners(report), *_missed(report)]
+    lines = [*_winners(report), *_missed(report), *_no_gain(report, chosen)]
     if exportable and not tuned and _loses(report, chosen):
         told = shlex.join(["bnas", "tune", str(folder), "--set", "fine_tune.epochs=8"])
         lines.append(f"Fine-tuning wins accuracy back: `{told}`, then `{shlex.join(['bnas', 'export', str(folder)])}`.")
@@ -137,6 +140,13 @@ def _missed(report: Report) -> Iterator[str]:
             f"No sub-network came within {points} points of the original on the validation data: these are the most "
             "accurate ones. Train for more epochs, or accept a larger loss (acc_delta)."
         )
+
+
+def _no_gain(report: Report, row: Row) -> Iterator[str]:
+    """Fewer MACs are not always less time: small layers are bound by other things."""
+    timed = row.target is not None and row.target.bound.name == LATENCY
+    if not timed and speed_of(row, report.rows[0]) < GAIN:
+        yield f"Fewer MACs save little time here: ask for time itself, by a target such as `{LATENCY} <= 50 %`."
 
 
 def _noise(report: Report, folder: Path, exportable: bool) -> Iterator[str]:
