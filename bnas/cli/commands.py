@@ -31,14 +31,19 @@ if TYPE_CHECKING:
 
 def report(
     run: Annotated[Path, typer.Argument(help="Folder of a run; it may be unfinished.")],
+    other: Annotated[Path | None, typer.Argument(help="Folder of another run, to compare the two on one page.")] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder for report.html and report/; by default the run's.")
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for the page; by default the run's, of two runs the current one."),
     ] = None,
 ) -> None:
-    """Write the report of a run: one HTML file that needs no network, and every plot as PNG and CSV."""
+    """Write the report of a run, or a comparison of two: one HTML file that needs no network, and plots as PNG and CSV."""
     with _uncollected():
-        from bnas.page import write_page
+        from bnas.page import write_comparison, write_page
 
+        if other is not None:
+            typer.echo(f"The comparison is in {write_comparison(run, other, output)}")
+            return
         typer.echo(f"The report is in {write_page(run, output)}")
 
 
