@@ -37,7 +37,7 @@ def report(
         typer.Option("--output", "-o", help="Folder for the page; by default the run's, of two runs the current one."),
     ] = None,
 ) -> None:
-    """Write the report of a run, or a comparison of two: one HTML file that needs no network, and plots as PNG and CSV."""
+    """Write the report of a run, or compare two: one HTML file that needs no network, and every plot as PNG and CSV."""
     with _uncollected():
         from bnas.page import write_comparison, write_page
 

@@ -169,7 +169,7 @@ class Loaded:
         return load_model(self.name, self.weights, self.folder, **options)
 
     def guessed(self, given: list[Any]) -> Guess:
-        """The inputs; images are resized where the model does not take their size, and a factory is told the classes."""
+        """The inputs; images are resized to what the model takes, and its factory is told the number of classes."""
         from bnas.data.guess import GuessError, guess, inputs_of_batch, sized
 
         try:

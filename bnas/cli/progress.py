@@ -1,4 +1,4 @@
-"""Progress in the terminal: a bar for each phase of a run with the time that is left, or lines where nothing can move."""
+"""Progress in the terminal: a bar for each phase of a run with the time left, or lines where nothing can move."""
 
 from __future__ import annotations
 

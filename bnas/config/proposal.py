@@ -111,7 +111,7 @@ class Proposal:
         yield "\n# --- Model ---"
         yield "# A name of torchvision's, package.module:FACTORY, file.py:FACTORY or file.pt2."
         yield f"model: {json.dumps(self.model)}"
-        yield "# Trained weights: a .safetensors file, or a .pt file of tensors. Without: as the factory makes the model."
+        yield "# Trained weights: a .safetensors file, or a .pt file of tensors. Without them: those of the factory."
         yield _key("weights", self.weights, "net.safetensors")
         yield "# Arguments of the factory."
         yield _key("num_classes", self.num_classes, self.found.outputs or 10)
@@ -141,7 +141,7 @@ class Proposal:
 
     def _recipe(self) -> Iterator[str]:
         optimizer, rate = ADAM if self.attention else SGD
-        yield "# How it is trained. The super-network learns from its largest sub-network, the winners from the original."
+        yield "# How it is trained. Sub-networks learn from the largest one, the winners from the original too."
         if self.attention:
             yield "# A guess: the model has LayerNorm and no BatchNorm, as transformers have."
         yield "recipe:"

@@ -105,7 +105,9 @@ def inputs_of_batch(model: nn.Module, data: Splits) -> tuple[Input, ...]:
 
 def _input(tensor: Any, name: str | None = None) -> Input:
     if not isinstance(tensor, Tensor):
-        raise GuessError(f"an input in {DATA} is a {type(tensor).__name__}, not a tensor; give the shape: --input SHAPE")
+        raise GuessError(
+            f"an input in {DATA} is a {type(tensor).__name__}, not a tensor; give the shape: --input SHAPE"
+        )
     shape = (1, *tensor.shape[1:])
     if tensor.is_floating_point():
         return Input(shape, name)

@@ -151,8 +151,8 @@ class Comparison:
             speeds = [results.rows[0].latency.median_ms for results in (first.results, second.results)]
             if not told and max(speeds) > 1.1 * min(speeds):
                 yield (
-                    f"The original took {speeds[0]:.3f} and {speeds[1]:.3f} ms: the machine was not equally busy, or the "
-                    "originals differ. Compare factors, not milliseconds."
+                    f"The original took {speeds[0]:.3f} and {speeds[1]:.3f} ms: the machine was not equally busy, or "
+                    "the originals differ. Compare factors, not milliseconds."
                 )
         for name, run in zip(self.names, self.runs, strict=True):
             if not run.finished:

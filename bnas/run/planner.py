@@ -25,7 +25,7 @@ from .mark import OutputError
 from .outlook import Outlook
 from .output import Output
 from .probe import Probe, Times
-from .search import FIRST, SearchPlan
+from .search import SearchPlan
 from .winners import Winners
 
 LEAST_EVALUATIONS, FOR_A_TARGET = 4, 4

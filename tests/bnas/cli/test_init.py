@@ -1,4 +1,4 @@
-"""``bnas init``: what it guesses and how sure it is, a file whose every key is real, and a run of that file as it is."""
+"""``bnas init``: what it guesses and how sure it is, a file of real keys only, and a run of that file as it is."""
 
 from __future__ import annotations
 
@@ -99,7 +99,9 @@ def keys(data: Any) -> int:
 # The file runs as it is, and each of its keys is real.
 
 
-def test_the_written_file_runs_as_it_is_and_so_does_the_command_that_the_run_names(folder: Path, called: Called) -> None:
+def test_the_written_file_runs_as_it_is_and_so_does_the_command_that_the_run_names(
+    folder: Path, called: Called
+) -> None:
     told = called("init", "net.py:Net", "--data", "net.py:data", "--weights", "net.pt")
     assert "inputs: one input of 1,1,6,6 (sure: as in the first batch of the validation data)" in told
     assert "outputs: 3 for at least 3 classes (a guess: the largest number in the first batch)" in told
@@ -226,7 +228,11 @@ def test_a_model_with_too_few_outputs_is_told(folder: Path, called: Called) -> N
 @pytest.mark.parametrize(
     ("model", "shape", "kind"),
     [
-        (nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)), (1, 3, 224, 224), None),
+        (
+            nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)),
+            (1, 3, 224, 224),
+            None,
+        ),
         (nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 26 * 26, 4)), (1, 3, 28, 28), None),
         (nn.Sequential(nn.Conv1d(5, 8, 3), nn.AdaptiveAvgPool1d(1), nn.Flatten()), (1, 5, 16), None),
         (nn.Sequential(nn.Embedding(50, 8), nn.Linear(8, 4)), (1, 16), "int64"),

@@ -81,7 +81,10 @@ def test_accuracies_in_words(points: float, told: str) -> None:
 
 def test_one_network_with_two_names_is_told_once() -> None:
     lines = verdict(report(row("best", 0.9, 1.0), row("smallest", 0.9, 1.0)), RUN)
-    assert lines[0] == "`best` and `smallest` are one network, which is 2.3x faster than the original at the same accuracy."
+    assert (
+        lines[0]
+        == "`best` and `smallest` are one network, which is 2.3x faster than the original at the same accuracy."
+    )
     assert len(lines) == 2
 
 
