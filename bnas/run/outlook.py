@@ -72,8 +72,8 @@ class Outlook:
         return Plan(None, 0.0, tuple(one for one in planned if one.count), fixed, forecast.disk, free)
 
     def _measured(self, supernet: SuperNetwork, phases: Sequence[str]) -> Times:
-        probe, wanted = Probe(self.job, supernet), SearchPlan(self.job, self.output, self.watch, supernet).wants_latency
-        return probe.times(self.job.fine_tune, training="train" in phases, latency=wanted and "search" in phases)
+        wanted = SearchPlan(self.job, self.output, self.watch, supernet).wanted if "search" in phases else {}
+        return Probe(self.job, supernet).times(self.job.fine_tune, wanted.values(), training="train" in phases)
 
     # The phases; what an interrupted process did of one is not done again.
 

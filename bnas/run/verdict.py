@@ -46,8 +46,11 @@ def remedy(unstable: Sequence[Latency]) -> tuple[str, int]:
 
 def speed_of(row: Row, original: Row) -> float:
     """Return how many times as long the original takes: in the same rounds, where both were measured together."""
-    ratio = row.latency.ratio
-    return 1 / ratio if ratio else original.latency.median_ms / row.latency.median_ms
+    return _factor(row.latency, original.latency)
+
+
+def _factor(own: Latency, first: Latency) -> float:
+    return 1 / own.ratio if own.ratio else first.median_ms / own.median_ms
 
 
 def recommended(report: Report) -> Row:
@@ -103,7 +106,14 @@ def _winners(report: Report) -> Iterator[str]:
             continue
         who = " and ".join(f"`{name}`" for name in same)
         what = f"{speed_told(speed_of(row, original))} {points_told(100 * (row.accuracy - original.accuracy))}"
-        yield f"{who} {'is' if len(same) == 1 else 'are one network, which is'} {what}{_in_int8(row, original)}."
+        more = f"{_elsewhere(row, original)}{_in_int8(row, original)}"
+        yield f"{who} {'is' if len(same) == 1 else 'are one network, which is'} {what}{more}."
+
+
+def _elsewhere(row: Row, original: Row) -> str:
+    """How fast it is where the further latencies of the job are measured."""
+    pairs = [(name, one, original.measured(name)) for name, one in row.latencies.items()]
+    return "".join(f"; {name}: {speed_told(_factor(one, first))}" for name, one, first in pairs if first is not None)
 
 
 def _in_int8(row: Row, original: Row) -> str:
@@ -144,7 +154,7 @@ def _missed(report: Report) -> Iterator[str]:
 
 def _no_gain(report: Report, row: Row) -> Iterator[str]:
     """Fewer MACs are not always less time: small layers are bound by other things."""
-    timed = row.target is not None and row.target.bound.name == LATENCY
+    timed = row.target is not None and row.measured(row.target.bound.name) is not None
     if not timed and speed_of(row, report.rows[0]) < GAIN:
         yield f"Fewer MACs save little time here: ask for time itself, by a target such as `{LATENCY} <= 50 %`."
 

@@ -139,6 +139,15 @@ def test_int8_is_proposed_where_it_wins() -> None:
     assert "int8" not in " ".join(verdict(report(row("best", 0.9, 1.0, int8=Quantised(failure="no"))), RUN))
 
 
+def test_further_latencies_are_told_by_their_names() -> None:
+    original = row("original", 0.9, 2.3, latencies={"phone": latency(10.0)})
+    quick = row("best", 0.9, 1.0, latencies={"phone": latency(4.0)})
+    told = verdict(report(quick, original=original), RUN)[0]
+    assert told == (
+        "`best` is 2.3x faster than the original at the same accuracy; phone: 2.5x faster than the original."
+    )
+
+
 def test_what_pruning_left_is_a_file_to_deploy() -> None:
     noisy = replace(row("pruned", 0.8, 1.0), latency=latency(1.0, "not warm"))
     lines = verdict(report(noisy), RUN, exportable=False)
