@@ -26,7 +26,9 @@ def export(
     onnx: Annotated[Path | None, typer.Option("--onnx", help="Write one sub-network to this file instead.")] = None,
     subnet: Annotated[
         str | None,
-        typer.Option("--subnet", help="A winner (default: the first), fastest, or a JSON file."),
+        typer.Option(
+            "--subnet", help="A winner (default: the first), fastest, the number of an evaluation, or a JSON file."
+        ),
     ] = None,
     int8: Annotated[bool, typer.Option("--int8", help="Quantise it, calibrated on the run's training data.")] = False,
     exclude: Annotated[list[str] | None, typer.Option("--exclude", help="Layers that stay in float (globs).")] = None,

@@ -15,6 +15,7 @@ from bnas.run.lock import sweep
 from bnas.runtime.storage.files import guarded, write_bytes
 
 from .document import as_csv, drawn, refuse_others, rendered
+from .explorer import Explorer, command, note
 from .front import fronts, lines, measured_on, points
 from .front import table as winners_table
 from .members import Chosen, Members, chosen, layer_rows, table
@@ -34,6 +35,11 @@ class Page:
     def members(self) -> Members:
         """The sub-networks that can be selected."""
         return Members.of(self.run)
+
+    @cached_property
+    def explorer(self) -> Explorer | None:
+        """The sliders that select one of them."""
+        return Explorer.of(self.run, self.members)
 
     @cached_property
     def plots(self) -> Mapping[str, Sequence[Plot]]:
@@ -74,6 +80,8 @@ class Page:
             self.pictures,
             run=self.run,
             members=self.members,
+            explorer=self.explorer,
+            first_command="" if not self.members.all else command(self.run, self.members, self.members.all[0]),
             plots=self.plots,
             layers=[] if self.run.architecture is None else layer_rows(self.run.architecture),
             shown=self._shown(),
@@ -102,11 +110,14 @@ class Page:
         architecture = self.run.architecture
         return {
             **self._drawn[0],
+            "explorer": None if self.explorer is None else self.explorer.to_json(),
             "members": {
                 member.key: {
                     "label": member.label,
                     "values": member.values,
                     "choice": member.choice,
+                    "command": command(self.run, self.members, member),
+                    "note": note(self.run, self.members, member),
                     "layers": [] if architecture is None else chosen(architecture, member.subnet),
                 }
                 for member in self.members.all

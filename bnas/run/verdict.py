@@ -9,8 +9,8 @@ from pathlib import Path
 from bnas.runtime import Latency
 from bnas.runtime.latency.timing import TRUSTED_RUNS
 
+from .latencies import LATENCY
 from .results import Report, Row
-from .winners import LATENCY
 
 SAME = 0.02
 """Latencies that differ by less than this share are called the same."""
