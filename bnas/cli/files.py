@@ -27,7 +27,7 @@ def export(
     subnet: Annotated[
         str | None,
         typer.Option(
-            "--subnet", help="A winner (default: the first), fastest, the number of an evaluation, or a JSON file."
+            "--subnet", help="A winner (default: the first), fastest, an evaluation by its number, a JSON file."
         ),
     ] = None,
     int8: Annotated[bool, typer.Option("--int8", help="Quantise it, calibrated on the run's training data.")] = False,

@@ -96,8 +96,8 @@ def _choice(member: Member, found: Evaluation, cost: Quantity, reference: float)
 def command(run: Recorded, members: Members, member: Member) -> str:
     """Return the command that exports a sub-network; empty where `bnas export` does not read the run.
 
-    It needs the configuration file of a run that came to its end. A winner has a name, another sub-network the number of
-    its evaluation.
+    It needs the configuration file of a run that came to its end. A winner has a name, another sub-network the number
+    of its evaluation.
     """
     settings = run.configuration if isinstance(run.configuration, dict) else {}
     if not run.finished or {"job", "prune"} & settings.keys() or not member.key.startswith("e"):

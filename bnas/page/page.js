@@ -86,7 +86,7 @@
       fitting.sort((one, other) => one[first] - other[first] || one[second] - other[second]);
       if (!fitting.length) return text("ship", "No sub-network that was found keeps both: allow more.");
       select(fitting[0].key);
-      const what = cheapest ? `The least ${label} for this loss` : `The most accurate for this ${label}`;
+      const what = cheapest ? `The least ${label} within this loss` : `The most accurate within this bound of ${label}`;
       text("ship", `${what}: ${data.members[fitting[0].key].label}.`);
     }
 
