@@ -74,7 +74,7 @@
     const number = (value) => Number(Number(value).toPrecision(4)).toString();
 
     function told() {
-      text("drop-told", `${number(drop.value)} points of accuracy`);
+      text("drop-told", `${number(drop.value)} ${Number(drop.value) === 1 ? "point" : "points"} of accuracy`);
       text("cost-told", `${number(cost.value)} ${unit}`);
     }
 
