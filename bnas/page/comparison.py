@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -129,7 +129,7 @@ class Comparison:
 
     def settings(self) -> list[tuple[str, str, str]]:
         """Every setting that differs, with its value in both runs."""
-        found = differing(*(run.configuration for run in self.runs))
+        found = _in_lists(differing(*(run.configuration for run in self.runs)))
         return [(place, _short(one), _short(other)) for place, one, other in found if place not in PLACES]
 
     def facts(self) -> list[tuple[str, str, str]]:
@@ -177,6 +177,16 @@ class Comparison:
             data={**data, "members": {}},
         )
         return page, pictures
+
+
+def _in_lists(found: Iterable[tuple[str, Any, Any]]) -> Iterator[tuple[str, Any, Any]]:
+    """The same, where lists of one length, such as stages, are compared entry by entry."""
+    for place, one, other in found:
+        if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+            for number, pair in enumerate(zip(one, other, strict=True)):
+                yield from _in_lists(differing(*pair, f"{place}[{number}]"))
+        else:
+            yield place, one, other
 
 
 def _values(search: SearchResult) -> dict[str, list[float]]:

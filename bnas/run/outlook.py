@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from bnas.passes.errors import BnasError
 from bnas.runtime import FineTune, SuperNetwork
 from bnas.runtime.storage.files import there
 from bnas.runtime.train import random_state
@@ -55,11 +56,15 @@ class Outlook:
         """Do nothing: no later phase depends on how long this one took."""
 
     def _tell(self, supernet: SuperNetwork, phases: Sequence[str]) -> None:
-        if self.watch.on_plan is not None and not self._told:
+        told, self._told = self._told, True
+        if self.watch.on_plan is None or told:
+            return
+        try:
             with random_state.undisturbed(self.job.data.train):
                 plan = self.plan(supernet, phases)
-            self.watch.on_plan(plan)
-        self._told = True
+        except BnasError:
+            return  # a search goes on without a sub-network that fails; a phase that cannot says so itself
+        self.watch.on_plan(plan)
 
     def plan(self, supernet: SuperNetwork, phases: Sequence[str] = PHASES) -> Plan:
         """Return what is still to come of these phases, and of the export after them, with measured times."""

@@ -33,6 +33,8 @@ def pair(supernet: SuperNetwork, tmp_path_factory: pytest.TempPathFactory) -> tu
     folder = tmp_path_factory.mktemp("pair")
     for name, evaluations in (("slow", 30), ("fast", 12)):
         settings = {"model": "net.py:Net", "search": {"num_evals": evaluations, "seed": 0}, "log_dir": name}
+        settings["stages"] = [{"epochs": 2}, {"epochs": evaluations, "bn_adapt": False}]
+        settings["pin"] = ["a"] * (evaluations // 12)
         write_run(folder / name, supernet, evaluations, configuration=settings)
     return folder / "slow", folder / "fast"
 
@@ -110,7 +112,11 @@ def test_a_winner_of_one_run_only_is_shown(supernet: SuperNetwork, pair: tuple[P
 
 
 def test_settings_that_differ_are_listed_and_no_others(pair: tuple[Path, Path]) -> None:
-    assert compared(*pair).settings() == [("search.num_evals", "30", "12")]
+    assert compared(*pair).settings() == [
+        ("search.num_evals", "30", "12"),
+        ("stages[1].epochs", "30", "12"),
+        ("pin", '["a", "a"]', '["a"]'),
+    ]
     facts = {name: values for name, *values in compared(*pair).facts()}
     assert facts["sub-networks evaluated"] == ["30", "12"]
     assert facts["epochs of the super-network"] == ["6", "6"]

@@ -11,6 +11,7 @@ import torch
 from job_cases import job
 from torch import nn
 
+from bnas.passes import BnasError
 from bnas.run.budget import Plan
 from bnas.run.forecast import REPORT
 from bnas.run.job import Job, Splits, Watch
@@ -68,6 +69,17 @@ def test_a_run_that_tells_its_plan_does_the_same_as_one_that_does_not(tmp_path: 
     weights = [(tmp_path / name / "subnets" / "half.safetensors").read_bytes() for name in ("quiet", "told")]
     assert weights[0] == weights[1]
     assert not (tmp_path / "told" / "plan").exists(), "only a budget needs to know its plan again"
+
+
+def test_a_run_goes_on_where_its_plan_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: Probe) -> Any:
+        raise BnasError("the sub-network that stands in for the winners fails")
+
+    monkeypatch.setattr(Probe, "evaluation", fails)
+    plans: list[Plan] = []
+    report = run_job(settled(), tmp_path / "run", Watch(on_plan=plans.append))
+    assert plans == []
+    assert report.evaluations == 6
 
 
 @pytest.mark.usefixtures("known_costs")
