@@ -13,6 +13,8 @@ from .members import Member, Members
 from .recorded import Recorded
 from .words import Quantity
 
+MORE, LEAST_RUNS = 4, 50
+"""Where a latency was not stable, so many times as many runs are proposed, of at least so many."""
 STEPS = 200
 """Of the slider of a cost."""
 
@@ -99,12 +101,27 @@ def command(run: Recorded, members: Members, member: Member) -> str:
     It needs the configuration file of a run that came to its end. A winner has a name, another sub-network the number
     of its evaluation.
     """
-    settings = run.configuration if isinstance(run.configuration, dict) else {}
-    if not run.finished or {"job", "prune"} & settings.keys() or not member.key.startswith("e"):
+    if not _exportable(run) or not member.key.startswith("e"):
         return ""
     label = next((label for label, one in members.winners.items() if one.key == member.key), None)
     name = member.key[1:] if label is None else label.partition(",")[0]
     return shlex.join(["bnas", "export", str(run.folder), "--subnet", name, "--onnx", "model.onnx"])
+
+
+def measured_again(run: Recorded) -> str:
+    """Return the command that measures a run's latencies again, where one of them is not stable; else empty."""
+    rows = run.results.rows if run.results is not None else ()
+    unstable = [row.latency for row in rows if row.latency.unstable]
+    if not unstable or not _exportable(run):
+        return ""
+    runs = max(MORE * unstable[0].runs, MORE * LEAST_RUNS)
+    return shlex.join(["bnas", "export", str(run.folder), "--set", f"latency.runs={runs}"])
+
+
+def _exportable(run: Recorded) -> bool:
+    """Whether `bnas export` reads the run: it was made from a configuration file, and came to its end."""
+    settings = run.configuration if isinstance(run.configuration, dict) else {}
+    return run.finished and not {"job", "prune"} & settings.keys()
 
 
 def note(run: Recorded, members: Members, member: Member) -> str:

@@ -15,7 +15,7 @@ from bnas.run.lock import sweep
 from bnas.runtime.storage.files import guarded, write_bytes
 
 from .document import as_csv, drawn, refuse_others, rendered
-from .explorer import Explorer, command, note
+from .explorer import Explorer, command, measured_again, note
 from .front import fronts, lines, measured_on, points
 from .front import table as winners_table
 from .members import Chosen, Members, chosen, layer_rows, table
@@ -81,6 +81,7 @@ class Page:
             run=self.run,
             members=self.members,
             explorer=self.explorer,
+            measured_again=measured_again(self.run),
             first_command="" if not self.members.all else command(self.run, self.members, self.members.all[0]),
             plots=self.plots,
             layers=[] if self.run.architecture is None else layer_rows(self.run.architecture),

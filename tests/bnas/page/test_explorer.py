@@ -109,6 +109,17 @@ def test_what_was_not_fine_tuned_says_so(supernet: SuperNetwork, tmp_path: Path)
     assert "Only winners were fine-tuned" in note(tuned, members, members.front[0])
 
 
+def test_noisy_latencies_come_with_what_to_do(supernet: SuperNetwork, tmp_path: Path) -> None:
+    write_run(tmp_path, supernet)
+    assert "measure again" not in Page(read_run(tmp_path)).html()
+    data: Any = json.loads((tmp_path / "report.json").read_text())
+    data["rows"][2]["latency"]["unstable"] = "a spread of 20%, 10% is allowed"
+    (tmp_path / "report.json").write_text(json.dumps(data))
+    stamp(tmp_path)
+    page = Page(read_run(tmp_path)).html()
+    assert f"measure again: <code>bnas export {tmp_path} --set latency.runs=200</code>" in page
+
+
 # As a browser does it.
 
 
