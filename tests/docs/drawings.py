@@ -1,7 +1,11 @@
-"""The drawings of docs/explanation.md, as SVG files in docs/images: ``python tests/docs/drawings.py`` writes them."""
+"""The drawings of docs/explanation.md and README.md as SVG files: ``python tests/docs/drawings.py`` writes them.
+
+They go to docs/images. The picture of README shows a real run, whose numbers are in ``run_front.json`` beside this file.
+"""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from html import escape
@@ -175,9 +179,50 @@ def front() -> Iterator[str]:
         yield text(334, y, words)
 
 
+def run_front() -> Iterator[str]:
+    """What a real run evaluated, its front before the fine-tuning, and the winners after it."""
+    run = json.loads(Path(__file__).with_name("run_front.json").read_text(encoding="utf-8"))
+
+    def place(macs: float, accuracy: float) -> Place:
+        return 70 + 14.5 * macs, 300 - 3.1 * (accuracy - 10)
+
+    for accuracy in range(20, 81, 20):
+        start, end = place(0, accuracy), place(43, accuracy)
+        yield line(start, end, 'style="stroke:#e3e6e8"')
+        yield text(start[0] - 8, start[1] + 4, f"{accuracy} %", "end", 'font-size="11"')
+    for macs in range(0, 41, 10):
+        yield text(place(macs, 10)[0], 318, str(macs), "middle", 'font-size="11"')
+    yield text(place(43, 10)[0], 336, "million multiply-accumulates (MACs)", "end")
+    yield text(14, 18, "accuracy of ResNet-20 on CIFAR-10")
+    steps: list[Place] = []
+    for macs, accuracy in sorted(run["evaluated"]):
+        x, y = place(macs, accuracy)
+        yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{GREY}"/>'
+        if not steps or y < steps[-1][1]:
+            steps += [(x, steps[-1][1]), (x, y)] if steps else [(x, y)]
+    yield curve(steps, BLUE)
+    for network in run["networks"]:
+        x, y = place(network["macs"], network["accuracy"])
+        original = network["name"] == "original"
+        yield box(x - 6, y - 6, 12, 12, INK if original else ORANGE, "" if original else f'stroke="{INK}"')
+        yield text(x, y - 12, f"{network['name']}: {network['accuracy']:.1f} %", "middle", BOLD)
+    for y, words in (
+        (210, "winners after fine-tuning, and the original (test images)"),
+        (260, "all that was evaluated"),
+    ):
+        yield text(392, y, words, extra='font-size="12"')
+    yield box(372, 200, 12, 12, ORANGE, f'stroke="{INK}"')
+    yield curve([(368, 231), (386, 231)], BLUE)
+    yield text(392, 235, "front of the search, before fine-tuning (validation images)", extra='font-size="12"')
+    yield f'<circle cx="378" cy="256" r="3.5" fill="{GREY}"/>'
+
+
 DRAWINGS = {
+    "run_front.svg": drawing(760, 345, "Accuracy over MACs: a run, its winners and the original", run_front()),
     "super_network.svg": drawing(830, 240, "A model, its super-network and a sub-network", super_network()),
-    "weight_sharing.svg": drawing(760, 250, "Sub-networks share the first rows and columns of a weight", weight_sharing()),
+    "weight_sharing.svg": drawing(
+        760, 250, "Sub-networks share the first rows and columns of a weight", weight_sharing()
+    ),
     "program.svg": drawing(560, 350, "Programs use the shared weights, extracted modules have copies", program()),
     "batch_norm.svg": drawing(770, 200, "BatchNorm statistics of a sub-network must be its own", batch_norm()),
     "front.svg": drawing(600, 290, "The Pareto front of a search, a bound and the winner", front()),

@@ -31,11 +31,11 @@ def cells(text: str) -> Iterator[tuple[int, str, str]]:
     Empty cells at the start of a row are left out: the row belongs to the one above it, or is the head of a table.
     """
     titles: list[str] = []
-    for line, row in enumerate(prose(text).splitlines(), 1):
+    for line, row in enumerate(map(str.strip, prose(text).splitlines()), 1):
         if not row.startswith("|"):
             titles = []
             continue
-        content = [cell.strip() for cell in re.split(r"(?<!\\)\|", row.strip()[1:-1])]
+        content = [cell.strip() for cell in re.split(r"(?<!\\)\|", row[1:-1])]
         titles = titles or content
         for column, cell in enumerate(content):
             if any(content[: column + 1]):
