@@ -1,6 +1,6 @@
 """The drawings of docs/explanation.md and README.md as SVG files: ``python tests/docs/drawings.py`` writes them.
 
-They go to docs/images. The picture of README shows a real run, whose numbers are in ``run_front.json`` beside this file.
+They go to docs/images. The picture of README shows a real run; ``run_front.json`` beside this file has its numbers.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Iterator
 from html import escape
+from itertools import pairwise
 from pathlib import Path
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
@@ -164,7 +165,7 @@ def front() -> Iterator[str]:
     others = [(150, 190), (205, 160), (240, 142), (300, 128), (340, 150), (395, 112), (430, 96), (455, 130), (520, 90)]
     yield from (f'<circle cx="{x}" cy="{y}" r="5" fill="{GREY}"/>' for x, y in others)
     steps = [best[0]]
-    for (_, before), (x, y) in zip(best, best[1:], strict=False):
+    for (_, before), (x, y) in pairwise(best):
         steps += [(x, before), (x, y)]
     yield curve(steps, BLUE)
     yield from (f'<circle cx="{x:g}" cy="{y:g}" r="5" fill="{BLUE}"/>' for x, y in best)
