@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import zip_longest
@@ -17,6 +17,7 @@ from .allocation import Importance, first_within, global_path, returned
 from .errors import SearchError
 from .objectives import Constraint
 from .pruning import blocks_worth, cost_of
+from .source import by_name
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from bnas.runtime.evaluate.evaluation import Batch
     from bnas.runtime.train.learner import Criterion
 
+    from .source import Latency
 
 SHARES = (1.0, 0.95, 0.85)
 """Of each bound: what is measured in the end may lie above what was predicted, on a busy machine by a tenth."""
@@ -41,7 +43,7 @@ def pruned_sizes(
     space: SearchSpace | None = None,
     cost: str = "macs",
     bounds: Sequence[Constraint | str] = (),
-    latency: Callable[[Subnet], float] | None = None,
+    latency: Latency = None,
     count: int = 8,
     criterion: Criterion | None = None,
 ) -> tuple[Subnet, ...]:
@@ -56,8 +58,9 @@ def pruned_sizes(
         batches: Some batches of the training data, such as those that recalibrate BatchNorm statistics.
         space: The part of its space that is searched; by default all of it.
         cost: What pruning makes smaller: macs, parameters or activations.
-        bounds: Upper bounds of costs, or of "latency"; one that no sub-network on the way keeps gives none.
-        latency: Predicts it, where a bound is on it: a `bnas.LatencyModel`. What that was fitted to comes first.
+        bounds: Upper bounds of costs, or of latencies; one that no sub-network on the way keeps gives none.
+        latency: Predicts "latency", where a bound is on it: a `bnas.LatencyModel`; or several of them, by the names of
+            the values that they predict. What they were fitted to comes first.
         count: How many there are beside those of the bounds.
         criterion: The loss of outputs against targets; by default cross-entropy.
 
@@ -96,19 +99,17 @@ class Paths:
         space = self.space or self.supernet.space
         return space.canonical(space.repair(subnet))
 
-    def sizes(
-        self, bounds: Sequence[Constraint | str], latency: Callable[[Subnet], float] | None, count: int
-    ) -> tuple[Subnet, ...]:
+    def sizes(self, bounds: Sequence[Constraint | str], latency: Latency, count: int) -> tuple[Subnet, ...]:
         """As `pruned_sizes`."""
-        near = [list(self._near(Constraint.of(one), latency)) for one in bounds]
+        near = [list(self._near(Constraint.of(one), by_name(latency))) for one in bounds]
         chosen = [one for row in zip_longest(*near) for one in row if one is not None]
         costs = self.supernet.cost_model.many(self.ways[0], [self.cost])[self.cost]
         return tuple(dict.fromkeys((*chosen, *_even(self.ways[0], costs, count))))
 
-    def _near(self, bound: Constraint, latency: Callable[[Subnet], float] | None) -> Iterator[Subnet]:
+    def _near(self, bound: Constraint, latencies: Mapping[str, Callable[[Subnet], float]]) -> Iterator[Subnet]:
         """What is just within a bound: first what was measured, then the ends of the ways to it."""
-        limit = _limit(self.supernet, bound, latency)
-        known = getattr(latency, "measured", {}) if bound.name == "latency" else {}
+        limit = _limit(self.supernet, bound, latencies)
+        known = getattr(latencies.get(bound.name), "measured", {})
         yield from (one for one in known if limit(one, 1.0) and not limit(one, NEAR) and self._usual(one) == one)
         yield from (self._usual(found) for path in self.ways for found in _within(path, limit))
 
@@ -142,12 +143,12 @@ def _known(supernet: SuperNetwork, cost: str, *others: str) -> None:
         raise SearchError(f"cost {cost!r}: allowed are {', '.join(known)}")
 
 
-def _limit(supernet: SuperNetwork, bound: Constraint, latency: Callable[[Subnet], float] | None) -> _Limit:
+def _limit(supernet: SuperNetwork, bound: Constraint, latencies: Mapping[str, Callable[[Subnet], float]]) -> _Limit:
     """How to tell whether a sub-network keeps a share of a bound."""
     if bound.sense != "<=":
         raise SearchError(f"bound {str(bound)!r}: pruning makes a cost smaller; give an upper bound, with <=")
-    _known(supernet, bound.name, *(() if latency is None else ("latency",)))
-    value = latency if latency is not None and bound.name == "latency" else partial(cost_of, supernet, bound.name)
+    _known(supernet, bound.name, *latencies)
+    value = latencies.get(bound.name) or partial(cost_of, supernet, bound.name)
     whole = {bound.name: value(supernet.space.maximal())} if bound.relative else {}
     return lambda subnet, share: value(subnet) <= share * bound.resolved(whole).bound
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import field_validator
 
 from bnas.passes.settings import NotInFile, settings
+from bnas.runtime.latency.settings import TargetChoice
 
 from .errors import SearchError
 
@@ -47,6 +48,9 @@ class Objective:
     """Which is better."""
     measure: NotInFile[Callable[[Subnet], float] | None] = field(default=None, compare=False, repr=False)
     """Gives the value where the evaluation does not."""
+    target: TargetChoice = None
+    """In a `bnas.Job`: the value is the latency on this target, measured as its ``latency`` says otherwise. Objectives
+    with different names may have different targets."""
 
     @field_validator("name")
     @classmethod

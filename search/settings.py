@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from pydantic import Field, PlainSerializer, PlainValidator, ValidationInfo, field_validator
@@ -56,9 +56,9 @@ class SearchSettings:
     being wrong, such as 0.001. Needs a metric that is a mean over samples of values from 0 to 1, as accuracy is."""
     space: NotInFile[SearchSpace | None] = None
     """The part of the super-network's space to search, such as what its last stage trained; by default all."""
-    latency: NotInFile[Callable[[Subnet], float] | None] = None
-    """Gives the value "latency" of a sub-network, such as a `bnas.LatencyModel`. Save the model where there is a log:
-    evaluations in a log keep the latency they had."""
+    latency: NotInFile[Callable[[Subnet], float] | Mapping[str, Callable[[Subnet], float]] | None] = None
+    """Gives the value "latency" of a sub-network, such as a `bnas.LatencyModel`; or several, each by the name of the
+    value that it gives. Save the models where there is a log: evaluations in a log keep the latency they had."""
     begin_with: NotInFile[tuple[Subnet, ...]] = ()
     """Sub-networks that are evaluated in the first generation, such as those of `bnas.search.pruned_sizes`."""
     confirm: NotInFile[Any] = None

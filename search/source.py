@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from bnas.passes import SearchSpace
 from bnas.runtime.storage.archive import fingerprint
@@ -18,6 +18,20 @@ if TYPE_CHECKING:
     from .evaluation import Measures
 
 
+LATENCY = "latency"
+"""The name of a latency where there is only one."""
+if TYPE_CHECKING:
+    Latency: TypeAlias = Callable[[Subnet], float] | Mapping[str, Callable[[Subnet], float]] | None
+    """What predicts latencies: that called "latency", or each by its name."""
+
+
+def by_name(latency: Latency) -> dict[str, Callable[[Subnet], float]]:
+    """What predicts latencies, by the names of the values."""
+    if latency is None:
+        return {}
+    return dict(latency) if isinstance(latency, Mapping) else {LATENCY: latency}
+
+
 @dataclass(frozen=True)
 class Source:
     """A search space, and the super-network that it belongs to, if any."""
@@ -25,23 +39,21 @@ class Source:
     space: SearchSpace
     supernet: Any = None
     """Has ``cost_model`` and ``fingerprint`` as `bnas.SuperNetwork` has."""
-    latency: Callable[[Subnet], float] | None = None
-    """Predicts the value "latency" of a sub-network, as a `bnas.LatencyModel` does; `many` predicts it of many."""
+    latencies: Mapping[str, Callable[[Subnet], float]] = field(default_factory=dict)
+    """Each predicts the value of its name, as a `bnas.LatencyModel` does; `many` predicts it of many."""
 
     @classmethod
-    def of(
-        cls, supernet: Any, space: SearchSpace | None = None, latency: Callable[[Subnet], float] | None = None
-    ) -> Source:
+    def of(cls, supernet: Any, space: SearchSpace | None = None, latency: Latency = None) -> Source:
         """The source that a super-network or a search space is, or a part of its space.
 
         Raises:
             SearchError: it is neither.
         """
         if isinstance(supernet, SearchSpace):
-            return cls(supernet if space is None else space, None, latency)
+            return cls(supernet if space is None else space, None, by_name(latency))
         if not isinstance(getattr(supernet, "space", None), SearchSpace):
             raise SearchError(f"{type(supernet).__name__} is neither a SuperNetwork nor a SearchSpace")
-        return cls(supernet.space if space is None else space, supernet, latency)
+        return cls(supernet.space if space is None else space, supernet, by_name(latency))
 
     @property
     def fingerprint(self) -> str:
@@ -54,7 +66,7 @@ class Source:
     def cost_names(self) -> tuple[str, ...]:
         """The names of the values that `costs` gives."""
         costs = () if self.supernet is None else tuple(self.supernet.cost_model.expressions)
-        return costs if self.latency is None else (*costs, "latency")
+        return (*costs, *self.latencies)
 
     def costs(self, subnets: Sequence[Subnet]) -> list[dict[str, float]]:
         """What is known of each sub-network, by name; costs only with a super-network."""
@@ -63,11 +75,11 @@ class Source:
             columns: Mapping[str, Any] = self.supernet.cost_model.many(subnets)
             rows = zip(*(column.tolist() for column in columns.values()), strict=True)
             found = [dict(zip(columns, map(float, row), strict=True)) for row in rows]
-        if self.latency is not None:
-            many = getattr(self.latency, "many", None)
-            latencies = map(self.latency, subnets) if many is None else many(subnets)
+        for name, predict in self.latencies.items():
+            many = getattr(predict, "many", None)
+            latencies = map(predict, subnets) if many is None else many(subnets)
             for costs, latency in zip(found, latencies, strict=True):
-                costs["latency"] = float(latency)
+                costs[name] = float(latency)
         return found
 
     def check_names(self, measures: Measures, wanted: Iterable[str]) -> None:
@@ -78,7 +90,7 @@ class Source:
         known = list(dict.fromkeys((*told, *self.cost_names, *(one.name for one in measures.own))))
         for name in wanted:
             if name not in known:
-                hint = "; a LatencyModel gives it: SearchSettings(latency=model)" if name == "latency" else ""
+                hint = "; a LatencyModel gives it: SearchSettings(latency=model)" if name == LATENCY else ""
                 raise SearchError(f"{name!r} is no value of an evaluation; {nearest(name, known)}{hint}")
 
     def check_evaluator(self, evaluate: Any) -> None:

@@ -105,8 +105,8 @@ def bench(
     runs: Annotated[int | None, typer.Option(help="Timings of each file.")] = None,
     provider: Annotated[str | None, typer.Option(help="Execution provider of ONNX Runtime.")] = None,
     target: Annotated[
-        str | None,
-        typer.Option(help='Where it runs instead of on ONNX Runtime: openvino, or JSON such as {"kind": ...}.'),
+        list[str] | None,
+        typer.Option(help='Where it runs: onnxruntime, openvino, or JSON such as {"kind": ...}. May be given again.'),
     ] = None,
     sizes: Annotated[
         list[str] | None,
@@ -114,7 +114,7 @@ def bench(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print data instead of a latency_table.")] = False,
 ) -> None:
-    """Measure how long an ONNX file takes on ONNX Runtime or another target, alone or against another file.
+    """Measure how long an ONNX file takes on ONNX Runtime or other targets, alone or against another file.
 
     What is not given is as `bnas.LatencySettings` has it.
     """
@@ -124,15 +124,28 @@ def bench(
     files = {str(path): path for path in (file, against) if path is not None}
     reference = str(file if against is None else against)
     given = {"batch": batch, "threads": threads, "runs": runs, "provider": provider, "sizes": parse_sizes(sizes or [])}
-    given["target"] = json.loads(target) if target is not None and target.lstrip().startswith("{") else target
     settings: Any = {key: value for key, value in given.items() if value not in (None, {})}
-    found = measure_latency(files, reference=reference, **settings)
+    targets = {text: {"target": _target(text)} for text in target or ()} or {"": {}}
+    found = {text: measure_latency(files, reference=reference, **settings, **one) for text, one in targets.items()}
     if as_json:
-        typer.echo(json.dumps({name: latency.to_json() for name, latency in found.items()}, indent=2))
+        told = {text: {name: one.to_json() for name, one in each.items()} for text, each in found.items()}
+        typer.echo(json.dumps(told if len(told) > 1 else next(iter(told.values())), indent=2))
         return
     from rich.console import Console
 
-    Console().print(latency_table(found, reference))
+    for each in found.values():
+        Console().print(latency_table(each, reference))
+
+
+def _target(text: str) -> Any:
+    """What an option gives: the name of a target, or JSON."""
+    if not text.lstrip().startswith("{"):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        told = 'it begins as JSON does, and is none; write {"kind": "openvino"} or a name such as openvino'
+        raise typer.BadParameter(f"{text}: {told} ({error})", param_hint="--target") from None
 
 
 def latency_table(found: dict[str, Latency], reference: str) -> Table:

@@ -27,6 +27,7 @@ from pydantic import (
 from bnas.passes import Elasticity
 from bnas.passes.settings import NUMBER, Count, NotNegative, Number
 from bnas.run.job import Job
+from bnas.run.latencies import INT8_ACCURACY
 from bnas.runtime import CosineSchedule, Distillation, Recipe, Stage
 from bnas.runtime.train.recipe import check_of_optimizer
 from bnas.search import NSGA2, RNSGA2, Objective, SearchSettings
@@ -250,7 +251,7 @@ class Search(Section):
 def check_objectives(objectives: Any) -> None:
     """Raise ValueError unless winners can be chosen by these objectives."""
     names = [one.name for one in objectives or ()]
-    if objectives is not None and "accuracy" not in names:
+    if objectives is not None and not {"accuracy", INT8_ACCURACY}.intersection(names):
         raise ValueError("'accuracy' must be one of them, winners are chosen by it")
     if len(set(names)) < len(names):
         raise ValueError(f"a name stands twice in {', '.join(names)}")

@@ -220,7 +220,10 @@ class Configuration(Section):
     budget: Annotated[str, BeforeValidator(_seconds_as_text)] | None = None
     """Time for the whole run, such as "30m" or "1h30m": all epochs and `num_evals` are planned by it."""
     latency: LatencySettings = LatencySettings()
-    """How latency is measured."""
+    """How the value "latency" is measured."""
+    latencies: dict[str, LatencySettings] = Field(default={})
+    """Further latencies by the names of their values, such as {"phone": {"target": {...}, "threads": 2}}; objectives,
+    constraints and targets take their names."""
     export: ExportSection = ExportSection()
     """The int8 files."""
     ignored_scopes: Names = ()

@@ -18,6 +18,7 @@ from bnas.passes import Elasticity
 from bnas.passes.errors import BnasError
 from bnas.run.budget import seconds_of
 from bnas.run.job import sought
+from bnas.run.latencies import check_clocks
 from bnas.runtime import Int8, Recipe, Stage, TrainingError
 from bnas.runtime.onnx.session import check_provider
 from bnas.runtime.train.stages import check_stages
@@ -171,6 +172,7 @@ def job_settings(configuration: Configuration, folder: Path) -> dict[str, Any]:
         "fine_tune": configuration.fine_tune,
         "budget": None if configuration.budget is None else seconds_of(configuration.budget),
         "latency": configuration.latency,
+        "latencies": configuration.latencies,
         "int8": int8_of(configuration),
         "tensorboard": configuration.tensorboard,
         **_winners(configuration),
@@ -203,8 +205,18 @@ def checks_of(configuration: Configuration, folder: Path) -> list[Check]:
         check("device", partial(device_named, configuration.device)),
         *(_of_peer if configuration.peer else _of_own)(configuration, folder),
         check("latency.provider", partial(check_provider, configuration.latency.provider)),
+        *(
+            check(f"latencies.{name}.provider", partial(check_provider, one.provider))
+            for name, one in configuration.latencies.items()
+        ),
+        check("latencies", partial(_check_clocks, configuration), "latency", "latencies", "objectives"),
         check("tensorboard", partial(_check_tensorboard, configuration.tensorboard)),
     ]
+
+
+def _check_clocks(configuration: Configuration) -> None:
+    objectives = _winners(configuration)["objectives"]
+    check_clocks(configuration.latency, configuration.latencies, objectives)
 
 
 def _of_peer(configuration: Configuration, folder: Path) -> list[Check]:

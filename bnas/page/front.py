@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
+from typing import Any
 
 from bnas.runtime.latency.machine import place_of
 from bnas.search import Evaluation, Objective, SearchResult
@@ -62,6 +63,11 @@ def _cells(row: Network, first: Network) -> Iterator[Cell]:
         yield Cell(label, shown.show(value), "" if own else f"{before / value:.2f}x fewer")
     yield _latency("latency fp32", row.latency, None if own else first.latency)
     yield from _int8(row, first)
+    for name, whole in first.latencies.items():
+        if (found := row.latencies.get(name)) is None:
+            yield Cell(name, "not measured")
+        else:
+            yield _latency(name, found, None if own else whole)
 
 
 def _latency(column: str, latency: LatencyNote, first: LatencyNote | None) -> Cell:
@@ -103,10 +109,15 @@ def measured_on(results: Results) -> str:
     return (
         f"Accuracy: on {samples}, which neither training nor search saw. MACs and parameters: counted, for one sample. "
         f"Latency: median {'CPU time' if latency.clock == 'cpu' else 'time on the wall clock'} of {runs} on "
-        f"{place_of({'provider': latency.provider, **machine, **latency.machine})}, batch {latency.batch}, {threads}, "
+        f"{_place(latency, machine)}, batch {latency.batch}, {threads}, "
         f"on {cpu}. "
         "Factors are against the original in fp32."
+        + "".join(f" {name}: on {_place(one, machine)}." for name, one in results.rows[0].latencies.items())
     )
+
+
+def _place(latency: LatencyNote, machine: Mapping[str, Any]) -> str:
+    return place_of({"provider": latency.provider, **machine, **latency.machine})
 
 
 def table(results: Results) -> list[Sequence[object]]:
@@ -114,6 +125,8 @@ def table(results: Results) -> list[Sequence[object]]:
     head = ["network", "test_accuracy", "test_accuracy_before", "macs", "parameters"]
     times = ["median_ms", "first_quartile_ms", "third_quartile_ms", "spread", "stable"]
     head += [f"fp32_{name}" for name in times] + ["int8_test_accuracy"] + [f"int8_{name}" for name in times]
+    others = results.rows[0].latencies
+    head += [f"{title}_{name}" for title in others for name in times]
     rows: list[Sequence[object]] = [head]
     for row in results.rows:
         int8 = row.int8
@@ -121,7 +134,9 @@ def table(results: Results) -> list[Sequence[object]]:
         accuracy = "" if int8 is None or int8.test_accuracy is None else int8.test_accuracy
         before = "" if row.test_accuracy_before is None else row.test_accuracy_before
         counted = [row.name, row.test_accuracy, before, int(row.macs), int(row.parameters)]
-        rows.append([*counted, *_times(row.latency), accuracy, *(_times(quick) if quick else [""] * len(times))])
+        further = [row.latencies.get(title) for title in others]
+        found = [entry for one in (quick, *further) for entry in (_times(one) if one else [""] * len(times))]
+        rows.append([*counted, *_times(row.latency), accuracy, *found])
     return rows
 
 

@@ -54,7 +54,8 @@ class Members:
         maximal = next(_maximal(run), None)
         measured = [one for one in run.evaluations if one.failure is None]
         names = measured[0].values if measured else ()
-        shown = {name: quantity(name, (one.values[name] for one in measured)) for name in names}
+        places = run.settings.latencies if run.settings else {}
+        shown = {name: quantity(name, (one.values[name] for one in measured), places.get(name)) for name in names}
         known = {one.subnet: one for one in measured}
         asked = {one.name for one in run.settings.objectives} if run.settings else set()
         named: dict[Subnet, list[Network]] = {}

@@ -84,6 +84,8 @@ class SearchSettings(Part):
     evaluations: int
     samples: int | None = None
     targets: dict[str, str] = Field(default={})
+    latencies: dict[str, str] = Field(default={})
+    """The values that are latencies, with the places that they are measured on."""
 
 
 class LatencyNote(Part):
@@ -133,6 +135,7 @@ class Network(Part):
     macs: float
     parameters: float
     latency: LatencyNote
+    latencies: dict[str, LatencyNote] = Field(default={})
     int8: Int8Note | None = None
     target: TargetNote | None = None
     subnet: SubnetNote

@@ -39,12 +39,23 @@ class Quantity:
         return f"{number:.{digits}f} {self.unit}".rstrip()
 
 
-def quantity(name: str, values: Iterable[float]) -> Quantity:
-    """How `name` is shown where `values` occur: accuracy in percent, large numbers in thousands, millions, ..."""
+ACCURACIES = {"accuracy": "accuracy", "int8_accuracy": "accuracy in int8"}
+"""Labels of those that are shown in percent."""
+
+
+def quantity(name: str, values: Iterable[float], place: str | None = None) -> Quantity:
+    """How `name` is shown where `values` occur: accuracy in percent, large numbers in thousands, millions, ...
+
+    With a `place` the value is a latency there.
+    """
     most = max((abs(value) for value in values), default=0.0)
-    if name == "accuracy" and most <= 1:
-        return Quantity(name, "accuracy", "accuracy (%)", "%", 100.0, "on validation data")
+    if name in ACCURACIES and most <= 1:
+        label = ACCURACIES[name]
+        return Quantity(name, label, f"{label} (%)", "%", 100.0, "on validation data")
     label, unit, meaning = KNOWN.get(name, (name, "", ""))
+    if place is not None:
+        _, unit, meaning = KNOWN["latency"]
+        meaning = f"latency on {place}, {meaning}"
     scale, prefix, word = next((one for one in SCALES if most >= one[0]), (1.0, "", ""))
     shown = f"{prefix}{unit}"
     axis = shown if unit else word

@@ -15,6 +15,7 @@ from bnas.passes import BnasError, Subnet
 from bnas.runtime import (
     Int8,
     Latency,
+    LatencySettings,
     Network,
     SuperNetwork,
     accuracy,
@@ -33,6 +34,7 @@ from bnas.runtime.storage.files import ReadError, WriteError, discard, write_byt
 from .job import Job
 from .mark import OutputError
 from .output import Output
+from .quantised import calibrated
 from .results import Quantised, Row
 
 
@@ -88,7 +90,10 @@ class Delivery:
     ) -> dict[str, Row]:
         """The rows of different networks, whose files are written."""
         modules, test = {name: module for name, (_, module) in networks.items()}, list(self.job.data.test)
-        latencies = self._latencies(modules, {name: failures[name] for name in networks})
+        known = {name: failures[name] for name in networks}
+        first, *others = self.job.clocks.items()
+        latencies = self._latencies(first[1], modules, known)
+        further = {name: self._further(settings, modules, known) for name, settings in others}
         return {
             name: Row(
                 name,
@@ -97,6 +102,7 @@ class Delivery:
                 latencies[name],
                 subnet,
                 self._quantised(name, failures[name], latencies, test),
+                latencies={title: found[name] for title, found in further.items() if name in found},
             )
             for name, (subnet, module) in networks.items()
         }
@@ -112,10 +118,13 @@ class Delivery:
         discard(quantised)  # of an earlier export
         if self.job.int8 is None:
             return None
-        return write_int8(module, quantised, example, self._int8(self.job.int8), metadata)
+        return write_int8(module, quantised, example, calibrated(self.job.int8, self.calibration), metadata)
 
-    def _latencies(self, modules: Mapping[str, GraphModule], failures: Mapping[str, str | None]) -> dict[str, Latency]:
-        settings, reference = self.job.latency, next(iter(modules))
+    def _latencies(
+        self, settings: LatencySettings, modules: Mapping[str, GraphModule], failures: Mapping[str, str | None]
+    ) -> dict[str, Latency]:
+        """Of all networks in float, and of those in int8 whose `failures` are told, and are none."""
+        reference = next(iter(modules))
         example = one_sample(self.supernet, settings.sizes, settings.batch)
         networks = {name: self._network(name, module, example) for name, module in modules.items()}
         if self.job.int8 is not None and not getattr(settings.target, "from_module", False):
@@ -124,15 +133,25 @@ class Delivery:
         feeds = self._feeds([one.name for one in networks[reference].graph.graph.input], example)
         return measure_latency(networks, feeds, settings, reference=reference)
 
+    def _further(
+        self, settings: LatencySettings, modules: Mapping[str, GraphModule], failures: Mapping[str, str | None]
+    ) -> dict[str, Latency]:
+        """A further latency of the networks: of their int8 files where it is one in int8, as far as there are any."""
+        if settings.int8 is None:
+            return self._latencies(settings, modules, {})
+        names = [name for name, failure in failures.items() if failure is None and self.job.int8 is not None]
+        if not names:
+            return {}
+        example = one_sample(self.supernet, settings.sizes, settings.batch)
+        networks = {name: self._network(f"{name}{INT8}", None, example) for name in names}
+        feeds = self._feeds([one.name for one in networks[names[0]].graph.graph.input], example)
+        return measure_latency(networks, feeds, replace(settings, int8=None), reference=names[0])
+
     def _network(self, name: str, module: GraphModule | None, example: Any) -> Network:
         """The file of a network as a target takes it, with its module where that is the same."""
         path = self.output.path(f"subnets/{name}.onnx")
         graph = onnx.load(str(path), load_external_data=False)
         return Network(name, path, graph, module, tuple(one.cpu() for one in tensors_in(example)))
-
-    def _int8(self, settings: Int8) -> Int8:
-        """The settings with the run's data, where they have none of their own."""
-        return settings if settings.calibration is not None else replace(settings, calibration=self.calibration)
 
     def _feeds(self, inputs: list[str], example: Any) -> dict[str, np.ndarray[Any, Any]]:
         return dict(zip(inputs, (one.cpu().numpy() for one in tensors_in(example)), strict=True))

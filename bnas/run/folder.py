@@ -22,6 +22,7 @@ from bnas.search import Evaluation
 from bnas.search.result import WINNERS
 
 from .job import Job, Splits, Watch
+from .latencies import LATENCY
 from .ledger import DELIVERED, FOUND, TUNED, Ledger
 from .lock import kept
 from .mark import OutputError
@@ -174,7 +175,7 @@ class RunFolder:
             self.check_export()
             report = self.steps.export()
             now = self.configuration.model_dump(mode="json")
-            settings = {key: now[key] for key in ("export", "latency")}
+            settings = {key: now[key] for key in ("export", "latency", "latencies")}
             write_json(self.folder / CONFIG, {**ledger.json(CONFIG), **settings})
         return report
 
@@ -220,9 +221,9 @@ class RunFolder:
         winners = self.steps.winners()
         front = Ledger(self.folder).json("pareto.json")
         enough = winners.reference - winners.acc_delta
-        good = [entry for entry in front if entry["values"]["accuracy"] >= enough] or front
+        good = [entry for entry in front if entry["values"][self.job.chosen_by] >= enough] or front
         subnets = {str(place): self._read(entry["subnet"]) for place, entry in enumerate(good)}
-        found = measure_latency(subnets, None, self.job.latency, supernet=self.supernet, reference="0")
+        found = measure_latency(subnets, None, self.job.clocks[LATENCY], supernet=self.supernet, reference="0")
         return subnets[min(found, key=lambda name: found[name].ratio or 0.0)]
 
     def _read(self, data: Any) -> Subnet:

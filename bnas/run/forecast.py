@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from bnas.runtime import LatencySettings, SuperNetwork
 from bnas.runtime.latency.measurement import GROUP
@@ -10,9 +10,10 @@ from bnas.search.beginning import TRIES
 
 from .budget import INFORMED, MEASURED, QUICKER
 from .job import Job
+from .latencies import quickened
 from .probe import Probe, Times, samples_in
 from .search import FIRST
-from .winners import FEW, LATENCY
+from .winners import FEW
 
 LEAST_SAMPLES = 64
 """Fewer say little of importance."""
@@ -43,7 +44,12 @@ class Forecast:
     def after_training(self) -> float:
         """Beside the evaluations of the search and the steps of the winners, all that comes after the training."""
         probing = self.winners * self.times.probing
-        return self.delivered(self.winners) + probing + self.samples * self._informing + self._measured(self.measuring)
+        return (
+            self.delivered(self.winners)
+            + probing
+            + self.samples * self._informing
+            + self._measured(self.measured_quicker.latency)
+        )
 
     def delivered(self, winners: int) -> float:
         """For the export, and for the accuracies before and after a fine-tuning."""
@@ -69,18 +75,18 @@ class Forecast:
     # Latencies, before and after a search.
 
     @property
-    def measuring(self) -> LatencySettings:
-        """How latencies are measured: in the most thorough way that there is time for."""
-        given = self.job.latency
-        ways = [
-            replace(given, **{name: min(value, getattr(given, name)) for name, value in way.items()}) for way in QUICKER
-        ]
-        return next((one for one in ways if self._measured(one) <= MEASURED * self._budget), ways[-1])
+    def measured_quicker(self) -> Job:
+        """The job, whose latencies are measured in the most thorough way that there is time for."""
+        ways = [quickened(self.job, way) for way in QUICKER]
+        return next((one for one in ways if self._measured(one.latency) <= MEASURED * self._budget), ways[-1])
 
     def _measured(self, settings: LatencySettings) -> float:
-        """For the model of latency, for what lies near each target that is on latency, and for its candidates."""
+        """For latency models, for what lies near each target that is on a latency, and for its candidates.
+
+        Other latencies count as if they were measured as thoroughly as the first one.
+        """
         near = TRIES * (2 if self.supernet.space.blocks else 1)
-        candidates = (near + FEW) * sum(one.name == LATENCY for one in self.job.targets.values())
+        candidates = (near + FEW) * sum(one.name in self.job.clocks for one in self.job.targets.values())
         loaded = settings.turns * (settings.subnets + candidates) * (1 + 1 / GROUP)
         return loaded * (self.times.loading + self.times.run * (3 * settings.warmup + settings.runs))
 

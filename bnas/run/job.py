@@ -16,6 +16,7 @@ from bnas.runtime.train.stages import STAGES
 from bnas.search import Constraint, Evaluation, Objective, SearchError, SearchSettings
 
 from .budget import Plan, seconds_of
+from .latencies import INT8_ACCURACY, LATENCY, check_clocks, of_objectives
 from .winners import checked_targets
 
 if TYPE_CHECKING:
@@ -60,9 +61,11 @@ class Job:
     search: SearchSettings = field(default_factory=SearchSettings)
     """How sub-networks are searched for; its seed also fixes what is random in a training beside the recipe."""
     objectives: Sequence[Objective] | None = None
-    """What is searched for: accuracy, which winners are chosen by, and any others. By default the most accuracy and the
-    least of what the targets bound, or without targets the fewest MACs. Where an objective, a constraint or a target is
-    "latency", a latency model is fitted to the trained super-network and kept as ``latency.json``."""
+    """What is searched for: accuracy, which winners are chosen by, or "int8_accuracy", which then they are chosen by,
+    and any others. By default the most accuracy and the least of what the targets bound, or without targets the fewest
+    MACs. Where an objective, a constraint or a target is
+    "latency", or one of `latencies`, a latency model is fitted to the trained super-network and kept as
+    ``latency.json``, or ``latencies/NAME.json``."""
     targets: Mapping[str, Constraint] = field(default_factory=dict)
     """Winners by their names, such as {"half": "macs <= 50 %"}: each is the most accurate sub-network of the search
     within its bound. A bound in percent is of the original. A latency is measured before a winner is chosen. Without
@@ -82,7 +85,10 @@ class Job:
     An original that was trained on the validation data too does too well there: then say "maximal".
     """
     latency: LatencySettings = field(default_factory=LatencySettings)
-    """How latency is measured."""
+    """How the value "latency" is measured."""
+    latencies: Mapping[str, LatencySettings] = field(default_factory=dict)
+    """Further latencies by the names of their values, such as {"phone": LatencySettings(target=...)}, each measured in
+    its own way. Objectives, constraints and targets take their names."""
     int8: Int8 | None = field(default_factory=Int8)
     """Each ONNX file gets an int8 one beside it, calibrated on the training data unless it says otherwise; None: it
     does not."""
@@ -93,8 +99,11 @@ class Job:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "targets", checked_targets(self.targets))
+        check_clocks(self.latency, self.latencies, self.objectives)
+        if self.int8 is None and self.chosen_by == INT8_ACCURACY:
+            raise SearchError(f"objective {INT8_ACCURACY!r}: int8 files are not asked for; give int8=Int8()")
         object.__setattr__(self, "budget", None if self.budget is None else seconds_of(self.budget))
-        if "accuracy" not in (names := [one.name for one in self.sought]):
+        if self.chosen_by not in (names := [one.name for one in self.sought]):
             raise SearchError(f"objectives {names}: 'accuracy' must be one of them, winners are chosen by it")
 
     @property
@@ -103,12 +112,23 @@ class Job:
         return self.fine_tune or (None if self.budget is None else FineTune(epochs=1))
 
     @property
+    def chosen_by(self) -> str:
+        """The value that winners are chosen by: the accuracy in int8 where that is an objective."""
+        asked = [one.name for one in self.objectives or ()]
+        return INT8_ACCURACY if INT8_ACCURACY in asked else "accuracy"
+
+    @property
     def sought(self) -> tuple[Objective, ...]:
         """The objectives, and what the targets bound, so that the search looks near the bounds."""
         bounded = dict.fromkeys(one.name for one in self.targets.values())
         given = tuple(sought(bounded) if self.objectives is None else self.objectives)
         names = {one.name for one in given}
         return (*given, *(Objective(name, "min") for name in bounded if name not in names))
+
+    @property
+    def clocks(self) -> dict[str, LatencySettings]:
+        """How each value that is a latency is measured: "latency", `latencies`, and objectives that have a target."""
+        return {LATENCY: self.latency, **self.latencies, **of_objectives(self.latency, self.objectives)}
 
     @staticmethod
     def from_config(path: str | os.PathLike[str], changes: Sequence[str] = (), *, trust: bool = False) -> Job:

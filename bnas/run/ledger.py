@@ -20,8 +20,8 @@ from .mark import GROWING, MARK, Mark, OutputError, refuse_link
 SCALARS = ("training/tensorboard/events.out.tfevents.*", "search/tensorboard/events.out.tfevents.*")
 """Files that TensorBoard writes, below the folder of a run."""
 FOUND = (
-    "search.json", "winners.json", "pareto.json", "evaluations.csv", "evaluations.jsonl", "latency.json", "search",
-    "plan/search.json",
+    "search.json", "winners.json", "pareto.json", "evaluations.csv", "evaluations.jsonl", "latency.json", "latencies",
+    "search", "plan/search.json",
 )  # fmt: skip
 """What a search leaves in the folder of a run."""
 TUNED = ("tuning.json", "tuning", "plan/tune.json")

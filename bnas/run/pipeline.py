@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 FREE = ("log_dir", "tensorboard", "export")
 """Places that may change at any time."""
 SEARCH = (
-    "bootstrapNAS.search", "search", "objectives", "targets", "budget", "acc_delta", "reference", "latency", "device"
+    "bootstrapNAS.search", "search", "objectives", "targets", "budget", "acc_delta", "reference", "latency",
+    "latencies", "device",
 )  # fmt: skip
 """Places that say nothing to the training, but for the seed."""
 MEASURED = (
@@ -37,7 +38,7 @@ SEEDS = ("bootstrapNAS.search.seed", "search.seed", "budget")
 """Places that also fix the training."""
 TUNING = ("fine_tune",)
 """Places that only the fine-tuning of the winners reads."""
-EXPORT = (*FREE, "latency", "device", "data", "batch_size_val")
+EXPORT = (*FREE, "latency", "latencies", "device", "data", "batch_size_val")
 """Places that an export may have in another way than the search before it."""
 
 
@@ -59,12 +60,21 @@ class Places:
     """They say how the winners are fine-tuned."""
 
 
-OF_CONFIGURATION = Places(FREE, SEARCH, MEASURED, ("latency",), SEEDS, TUNING)
+OF_CONFIGURATION = Places(FREE, SEARCH, MEASURED, ("latency", "latencies"), SEEDS, TUNING)
 OF_JOB = Places(
     ("job.tensorboard", "job.int8"),
-    ("job.search", "job.objectives", "job.targets", "job.budget", "job.acc_delta", "job.reference", "job.latency"),
+    (
+        "job.search",
+        "job.objectives",
+        "job.targets",
+        "job.budget",
+        "job.acc_delta",
+        "job.reference",
+        "job.latency",
+        "job.latencies",
+    ),
     ("job.num_bn_adaptation_samples",),
-    ("job.latency",),
+    ("job.latency", "job.latencies"),
     ("job.search.seed", "job.budget"),
     ("job.fine_tune",),
 )

@@ -98,7 +98,7 @@ class Planner:
             algorithm = replace(algorithm, population=count)
         search = replace(self.job.search, algorithm=algorithm, num_evals=count)
         forecast = self._forecast(supernet)
-        return replace(self.job, search=search, latency=forecast.measuring), forecast.samples
+        return replace(forecast.measured_quicker, search=search), forecast.samples
 
     def tune(self, supernet: SuperNetwork, evaluator: Evaluator, original: nn.Module, winners: Winners) -> FineTune:
         """The fine-tuning that there is time for."""
@@ -156,8 +156,8 @@ class Planner:
         return Forecast(self.job, supernet, self.times, self._count)
 
     def _probed(self, supernet: SuperNetwork) -> Times:
-        wanted = SearchPlan(self.job, self.output, self.watch, supernet).wants_latency
-        return Probe(self.job, supernet, self.clock).times(self._settings, latency=wanted)
+        wanted = SearchPlan(self.job, self.output, self.watch, supernet).wanted
+        return Probe(self.job, supernet, self.clock).times(self._settings, wanted.values())
 
     def _known(self, phase: str, supernet: SuperNetwork) -> Times:
         """What was measured when a phase was planned."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, replace
 from itertools import islice
 from statistics import fmean
@@ -14,8 +14,8 @@ from typing import Any
 from torch import nn
 
 from bnas.passes import Subnet
-from bnas.runtime import Evaluator, FineTune, Stage, SuperNetwork, Trainer, step_seconds
-from bnas.runtime.evaluate.evaluation import Loader
+from bnas.runtime import Evaluator, FineTune, LatencySettings, Stage, SuperNetwork, Trainer, step_seconds
+from bnas.runtime.evaluate.evaluation import Loader, first_samples
 from bnas.runtime.feed import drawn
 from bnas.runtime.latency.measurement import runners_of
 from bnas.runtime.nested import batch_size
@@ -24,6 +24,8 @@ from bnas.runtime.train.timing import Clock
 from bnas.runtime.train.tuning import alone, shared_lengths
 
 from .job import Job
+from .latencies import INT8_ACCURACY
+from .quantised import InInt8, calibrated
 
 SECONDS = 5.0
 """So long each kind of step is tried at most."""
@@ -56,7 +58,7 @@ class Times:
     probing: float = 0.0
     """To measure the one before."""
     loading: float = 0.0
-    """To lower a network and load it on ONNX Runtime, where latencies are measured."""
+    """To lower a network and load it where latencies are measured, on all targets together."""
     run: float = 0.0
     """Of a run of it there."""
 
@@ -78,22 +80,23 @@ class Probe:
         """So long each kind of step is tried."""
         return min(SECONDS, SHARE * (self.job.budget or math.inf))
 
-    def times(self, settings: FineTune, *, latency: bool = False) -> Times:
-        """Seconds of everything, where nobody knows the winners yet; with `latency` those of ONNX Runtime too."""
+    def times(self, settings: FineTune, clocks: Iterable[LatencySettings] = ()) -> Times:
+        """Seconds of everything, where nobody knows the winners yet; of latencies those of all `clocks` together."""
         (evaluation, sample), step = self.evaluation(), self.train_step()
         start = self.clock()
         tune = self.tune_step(settings, [self.stand_in()])
         probing = self.clock() - start
-        return Times(step, evaluation, sample, tune, probing, *(self.latency() if latency else ()))
+        each = [self.latency(one) for one in clocks]
+        return Times(step, evaluation + self.int8(), sample, tune, probing, *map(sum, zip(*each, strict=True)))
 
-    def latency(self) -> tuple[float, float]:
+    def latency(self, settings: LatencySettings) -> tuple[float, float]:
         """Seconds to load a network where latencies are measured, and of a run there.
 
         The mean of the maximal one and of the stand-in; where a target is asked once for each, all that takes.
         """
         start, networks = self.clock(), {"maximal": self.supernet.space.maximal(), "half": self.stand_in()}
         with TemporaryDirectory() as folder:
-            runners = runners_of(networks, self.job.latency, folder, supernet=self.supernet)
+            runners = runners_of(networks, settings, folder, supernet=self.supernet)
             for one in runners.values():
                 one.time()
             before = (self.clock() - start) / len(runners)
@@ -152,6 +155,18 @@ class Probe:
         _, *tries = [self._evaluated(evaluator, subnet) for _ in range(3)]  # the first one finds nothing in its caches
         made, on_data = (fmean(some) for some in zip(*tries, strict=True))
         return made, on_data / samples
+
+    def int8(self) -> float:
+        """Seconds to make and measure the int8 file of a sub-network, where a search does that; on a few batches."""
+        if self.job.chosen_by != INT8_ACCURACY or self.job.int8 is None:
+            return 0.0
+        data = self.job.data
+        with random_state.undisturbed(data.train), random_state.undisturbed(data.validation):
+            settings = calibrated(self.job.int8, first_samples(data.train, self.job.int8.samples))
+            evaluator = Evaluator(self.supernet, None, list(islice(drawn(data.validation), 4)))
+        start = self.clock()
+        InInt8(evaluator, settings)(self.stand_in())
+        return self.clock() - start
 
     def _evaluated(self, evaluator: Evaluator, subnet: Subnet) -> tuple[float, float]:
         """Seconds to make a sub-network, and to run it on all data."""

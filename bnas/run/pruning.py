@@ -20,6 +20,7 @@ from bnas.search import Constraint, prune
 
 from .delivery import Delivery
 from .job import Job, Watch
+from .latencies import LATENCY
 from .lock import kept
 from .mark import OutputError
 from .output import Output, note_architecture, note_environment
@@ -120,7 +121,7 @@ class Pruning:
             criterion=job.training.get("criterion"),
             samples=job.elasticity.importance_samples,
             dynamic=job.dynamic,
-            latency=job.latency,
+            latency=job.clocks[LATENCY],
             **settings,
         )
         self.watch.on_supernet(found.supernet)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from bnas.passes import Subnet
 from bnas.runtime import Latency
 from bnas.runtime.latency.machine import place_of
 
-from .winners import LATENCY, Target
+from .latencies import LATENCY
+from .winners import Target
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -48,6 +49,12 @@ class Row:
     """The accuracy before the fine-tuning, on the test data; None where there was none."""
     target: Target | None = None
     """What it was chosen by, where there are targets; a latency counts as it is here."""
+    latencies: Mapping[str, Latency] = field(default_factory=dict)
+    """The further latencies of the job, by name."""
+
+    def measured(self, name: str) -> Latency | None:
+        """The latency of this name."""
+        return self.latency if name == LATENCY else self.latencies.get(name)
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,7 @@ class Report:
                 "test_accuracy_before": row.before,
                 **row.costs,
                 "latency": row.latency.to_json(),
+                "latencies": {name: one.to_json() for name, one in row.latencies.items()},
                 "int8": None if row.int8 is None else row.int8.to_json(),
                 "target": None if row.target is None else row.target.to_json(),
                 "subnet": row.subnet.to_json(),
@@ -101,7 +109,9 @@ class Report:
 
         table = Table(title=title, show_lines=True)
         table.add_column("network")
-        for column in ("accuracy", "MACs", "parameters", "latency", "spread", "int8"):
+        others = {name: place_of(one.machine) for name, one in self.rows[0].latencies.items()}
+        table.caption = "\n".join(f"{name}: on {place}" for name, place in others.items()) or None
+        for column in ("accuracy", "MACs", "parameters", "latency", "spread", "int8", *others):
             table.add_column(column, justify="right", no_wrap=True)
         for row in self.rows:
             told = "" if row is self.rows[0] else str(row.target or note)
@@ -119,7 +129,16 @@ class Report:
             f"{latency.median_ms:.3f} ms\n{speed:.2f}x",
             f"{100 * latency.spread:.0f} %{'' if latency.stable else chr(10) + 'unstable'}",
             self._int8(row.int8),
+            *(self._other(row, name) for name in first.latencies),
         )
+
+    def _other(self, row: Row, name: str) -> str:
+        """A further latency; the ratio is to the original's there."""
+        own, first = row.latencies.get(name), self.rows[0].latencies[name]
+        if own is None:
+            return "-"
+        unstable = "" if own.stable else "\nunstable"
+        return f"{own.median_ms:.3f} ms\n{first.median_ms / own.median_ms:.2f}x{unstable}"
 
     def _int8(self, int8: Quantised | None) -> str:
         if int8 is None or int8.accuracy is None:
@@ -130,13 +149,15 @@ class Report:
         return f"{100 * int8.accuracy:.2f} %\n{int8.latency.median_ms:.3f} ms\n{speed:.2f}x"
 
 
-def judged(rows: Sequence[Row], targets: Mapping[str, Target], *, latency: bool) -> tuple[Row, ...]:
-    """The rows with the targets of their winners; with `latency`, a bound of latency is held against the row's own."""
+def judged(rows: Sequence[Row], targets: Mapping[str, Target], clocks: Collection[str]) -> tuple[Row, ...]:
+    """The rows with the targets of their winners; a bound on one of `clocks` is held against what the row has there."""
     first, found = rows[0], []
     for row in rows:
         target = targets.get(row.name)
-        if target is not None and latency and target.bound.name == LATENCY:
-            target = replace(target, missed=_slow(row.latency, first.latency, target))
+        if target is not None and target.bound.name in clocks:
+            own, whole = row.measured(target.bound.name), first.measured(target.bound.name)
+            if own is not None and whole is not None:
+                target = replace(target, missed=_slow(own, whole, target))
         found.append(replace(row, target=target))
     return tuple(found)
 

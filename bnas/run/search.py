@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 from bnas.passes import SearchSpace, Subnet
 from bnas.passes.errors import add_note
-from bnas.runtime import Evaluator, LatencyError, LatencyModel, SuperNetwork
+from bnas.runtime import Evaluator, Int8, LatencyError, LatencyModel, LatencySettings, SuperNetwork
 from bnas.runtime.evaluate.evaluation import Batch, Loader
 from bnas.runtime.feed import drawn
+from bnas.runtime.latency.machine import place_of
+from bnas.runtime.latency.measurement import target_for
 from bnas.runtime.nested import batch_size
 from bnas.runtime.storage.files import there
 from bnas.search import Constraint, Evaluation, InfeasibleError, RandomSearch, Searcher, SearchResult
 from bnas.search.beginning import Paths
 from bnas.search.scalars import SearchScalars
+from bnas.search.source import by_name
 
 from .job import Job, Watch
+from .latencies import file_of
 from .output import Output, note_search
+from .quantised import InInt8, measured_in_int8
 from .stopwatch import Stopwatch
-from .winners import LATENCY, Winners
+from .winners import Winners
+
+Latencies: TypeAlias = Mapping[str, LatencyModel]
+"""Latency models by the names of the values that they predict."""
 
 FIRST = 512
 """So many training samples tell what the search begins with."""
@@ -36,17 +44,25 @@ class SearchPlan:
     output: Output
     watch: Watch
     supernet: SuperNetwork
+    in_int8: InInt8 | None = None
+    """Measures int8 files, where the search asks for their accuracy."""
 
-    def searcher(self, evaluator: Evaluator, latency: Callable[..., float] | None, **told: Any) -> Searcher:
-        """What searches: values are those of `evaluator`, and of `latency` where a latency model is needed.
+    def searcher(self, evaluator: Evaluator, latencies: Latencies, **told: Any) -> Searcher:
+        """What searches: values are those of `evaluator`, and of the latency models that are needed.
 
         Raises:
             BnasError: as `bnas.Searcher`.
         """
         job = self.job
-        given = job.search.latency or (latency if self.wants_latency else None)
+        given: dict[str, Callable[[Subnet], float]] = {**latencies, **by_name(job.search.latency)}
         settings = replace(job.search, space=self.space, latency=given, constraints=(*self.constraints, *self.loosest))
-        return Searcher(self.supernet, evaluator, job.sought, settings, **told)
+        return Searcher(self.supernet, evaluator, measured_in_int8(job.sought, self.in_int8), settings, **told)
+
+    def check(self) -> None:
+        """Raise what is wrong with the search, before anything is trained."""
+        expected: Any = {name: lambda _: 0.0 for name in self.wanted}
+        measured = replace(self, in_int8=InInt8(Evaluator(self.supernet, None, ()), Int8()))
+        measured.searcher(Evaluator(self.supernet, None, ()), expected)
 
     def paths(self, samples: Sequence[Batch]) -> Paths:
         """What pruning by importance leaves of the super-network, measured on training samples."""
@@ -57,22 +73,19 @@ class SearchPlan:
         settings = self.job.search
         return not settings.begin_with and not isinstance(settings.algorithm, RandomSearch)
 
-    def informed(self, paths: Paths, latency: LatencyModel | None = None) -> SearchPlan:
+    def informed(self, paths: Paths, latencies: Latencies) -> SearchPlan:
         """The same search, which begins with what pruning leaves, unless it is told what to begin with."""
         job = self.job
         if not self._begins_with_pruning:
             return self
-        bounds = self._bounds(latency is not None)
+        bounds = self._bounds(latencies)
         count = job.search.population // (6 if bounds else 3)
-        first = paths.sizes(bounds, latency, count)
+        first = paths.sizes(bounds, latencies, count)
         return replace(self, job=replace(job, search=replace(job.search, begin_with=first)))
 
-    def _whole(self, latency: LatencyModel) -> dict[str, float]:
-        return {LATENCY: latency(self.supernet.space.maximal())}
-
-    def _bounds(self, latency: bool) -> list[Constraint]:
-        """The upper bounds that are asked for, of costs, and of the latency where that can be predicted."""
-        known = {*self.supernet.cost_model.expressions, *((LATENCY,) if latency else ())}
+    def _bounds(self, latencies: Iterable[str]) -> list[Constraint]:
+        """The upper bounds that are asked for, of costs, and of latencies that can be predicted."""
+        known = {*self.supernet.cost_model.expressions, *latencies}
         asked = [*self.job.targets.values(), *self.constraints]
         return [one for one in asked if one.sense == "<=" and one.name in known]
 
@@ -93,14 +106,14 @@ class SearchPlan:
         one_unit = len({(one.name, one.relative) for one in targets}) == 1
         return (max(targets, key=lambda one: one.bound),) if one_unit else ()
 
-    def found(self, evaluator: Evaluator, latency: Callable[..., float] | None, **told: Any) -> SearchResult:
+    def found(self, evaluator: Evaluator, latencies: Latencies, **told: Any) -> SearchResult:
         """What the search finds, all of it, also where not even the loosest target can be kept.
 
         Raises:
             BnasError: as `bnas.Searcher`, and where the bounds that are asked for let nothing through.
         """
         try:
-            result = self.searcher(evaluator, latency, **told).run()
+            result = self.searcher(evaluator, latencies, **told).run()
         except InfeasibleError as error:
             result = error.result
         asked = result.constraints[: len(self.constraints)]
@@ -135,43 +148,51 @@ class SearchPlan:
                 scalars.close()
 
     @property
-    def wants_latency(self) -> bool:
-        """A latency model is needed: something asks for latency, and nothing else gives it."""
+    def wanted(self) -> dict[str, LatencySettings]:
+        """How the latencies are measured that something asks for, and that nothing else gives."""
         asked = {
             *(one.name for one in self.job.sought if one.measure is None),
             *(bound.name for bound in self.constraints),
         }
-        return LATENCY in asked and self.job.search.latency is None
+        given = by_name(self.job.search.latency)
+        return {name: one for name, one in self.job.clocks.items() if name in asked and name not in given}
 
-    def latency(self, paths: Paths) -> LatencyModel | None:
-        """The latency model where one is needed: that of the folder, whose predictions the log has.
+    def latencies(self, paths: Paths) -> dict[str, LatencyModel]:
+        """The latency models that are needed: those of the folder, whose predictions the log has, or new ones.
 
-        It is fitted to sub-networks of all kinds, and near the bounds of latency to those that pruning leaves there.
+        They are fitted to sub-networks of all kinds, and to those that pruning leaves near the bounds of latencies.
 
         Raises:
             LatencyError: as `bnas.LatencyModel.load` and `bnas.LatencyModel.fit`.
         """
-        if not self.wants_latency:
-            return None
-        path = self.output.path("latency.json")
+        return {name: self._latency(name, one, paths) for name, one in self.wanted.items()}
+
+    def _latency(self, name: str, settings: LatencySettings, paths: Paths) -> LatencyModel:
+        path = self.output.path(file_of(name))
         if there(path):
-            try:
-                fitted = self.output.ledger.check("latency.json")
-                return LatencyModel.load(fitted, self.supernet, self.job.latency.target)
-            except LatencyError as error:
-                add_note(error, f"`bnas search {self.output.folder} --overwrite` fits one here, and searches anew")
-                raise
-        model = LatencyModel.fit(self.supernet, self.job.latency)
+            return self._fitted_before(name, settings)
+        model = LatencyModel.fit(self.supernet, settings)
         if self._begins_with_pruning:
-            model = self._fitted_near(model, paths)
+            model = self._fitted_near(name, model, paths)
         model.save(path)
         return model
 
-    def _fitted_near(self, model: LatencyModel, paths: Paths) -> LatencyModel:
-        """The same model, fitted to sub-networks near the bounds of latency too."""
-        for bound in self._bounds(latency=True):
-            if bound.name == LATENCY:
-                limit = bound.resolved(self._whole(model)).bound
+    def _fitted_before(self, name: str, settings: LatencySettings) -> LatencyModel:
+        """The model that the folder has."""
+        try:
+            model = LatencyModel.load(self.output.ledger.check(file_of(name)), self.supernet, settings.target)
+            if told := model.settings.difference(settings):
+                raise LatencyError(f"{self.output.folder / file_of(name)}: was fitted with another {told}")
+        except LatencyError as error:
+            add_note(error, f"`bnas search {self.output.folder} --overwrite` fits one here, and searches anew")
+            raise
+        return model
+
+    def _fitted_near(self, name: str, model: LatencyModel, paths: Paths) -> LatencyModel:
+        """The same model, fitted to sub-networks near the bounds of this latency too."""
+        for bound in self._bounds([name]):
+            if bound.name == name:
+                limit = bound.resolved({name: model(self.supernet.space.maximal())}).bound
                 model = model.extended(paths.measured(limit, model, partial(_measured, model)))
         return model
 
@@ -184,6 +205,7 @@ class SearchPlan:
             self.constraints,
             self.supernet.costs(self.space.maximal()),
             job.targets,
+            latencies={name: place_of(target_for(one).describe()) for name, one in self.wanted.items()},
             reference=reference,
             acc_delta=job.acc_delta,
             evaluations=self.evaluations,
@@ -194,29 +216,29 @@ class SearchPlan:
         """The Pareto front as plain data for a JSON file."""
         return [{"values": dict(one.values), "subnet": one.subnet.to_json()} for one in result.pareto()]
 
-    def winners(self, result: SearchResult, latency: LatencyModel | None, reference: float) -> Winners:
+    def winners(self, result: SearchResult, latencies: Latencies, reference: float) -> Winners:
         """What the search hands back: the most accurate sub-network within each target, or "best" and "smallest"."""
         job = self.job
         if not job.targets:
-            return Winners.of(result, reference, job.acc_delta)
-        known = self._maximal(result, latency), self._stopwatch(latency)
+            return Winners.of(result, reference, job.acc_delta, job.chosen_by)
+        known = self._maximal(result, latencies), self._stopwatches()
         tuned = job.tuning is not None
-        return Winners.within(result, job.targets, *known, reference, job.acc_delta, tuned=tuned)
+        return Winners.within(result, job.targets, *known, reference, job.acc_delta, tuned=tuned, by=job.chosen_by)
 
-    def _maximal(self, result: SearchResult, latency: LatencyModel | None) -> Mapping[str, float]:
+    def _maximal(self, result: SearchResult, latencies: Latencies) -> Mapping[str, float]:
         """The values of the maximal sub-network, also where its evaluation failed."""
         maximal = self.supernet.space.maximal()
-        predicted = {} if latency is None else {LATENCY: latency(maximal)}
+        predicted = {name: model(maximal) for name, model in latencies.items()}
         return {**self.supernet.costs(maximal), **predicted, **result.evaluations[0].values}
 
-    def _stopwatch(self, latency: LatencyModel | None) -> Stopwatch | None:
-        """Measures what the latency model predicts; knows what was measured for the winners of this search before."""
-        if latency is None:
-            return None
-        watch, file = Stopwatch(self.supernet, self.job.latency), "winners.json"
-        if there(self.output.folder / file):
-            watch.recall(Winners.read(self.output.ledger.check(file)).measured or {"original_ms": 0.0, "latencies": ()})
-        return watch
+    def _stopwatches(self) -> dict[str, Stopwatch]:
+        """They measure what latency models predict, and know what was measured for the winners of this search."""
+        watches = {name: Stopwatch(self.supernet, one) for name, one in self.wanted.items()}
+        if there(self.output.folder / "winners.json"):
+            before = Winners.read(self.output.ledger.check("winners.json")).measured
+            for name in before.keys() & watches.keys():
+                watches[name].recall(before[name])
+        return watches
 
 
 def _measured(model: LatencyModel, subnet: Subnet) -> float:

@@ -20,14 +20,17 @@ from bnas.runtime.storage.files import there, write_json
 from bnas.runtime.train import random_state
 from bnas.runtime.train.batches import Batches
 from bnas.runtime.train.timing import Clock
+from bnas.search.source import by_name
 
 from .delivery import Delivery
 from .job import Job, Watch
+from .latencies import INT8_ACCURACY
 from .ledger import FOUND
 from .lock import kept
 from .mark import OutputError
 from .output import Output, note_architecture, note_environment
 from .planner import Planner, Unplanned
+from .quantised import InInt8, calibrated
 from .results import Report, judged
 from .search import SearchPlan, counted_samples
 from .tuning import TUNING, Record, Tuning, tuned_modules
@@ -91,7 +94,7 @@ class Steps:
         self.watch.phase("finding what is elastic")
         supernet = SuperNetwork.from_model(job.model, job.example_inputs, job.elasticity, dynamic=job.dynamic)
         self.watch.on_supernet(supernet)
-        self._plan(supernet, job).searcher(Evaluator(supernet, None, ()), lambda _: 0.0)  # its faults show now
+        self._plan(supernet, job).check()  # its faults show now
         self._note(supernet)
         self._note_data()
         self._keep_original()
@@ -130,18 +133,20 @@ class Steps:
         random_state.begin_at(self.job.search.seed)
         self._note(self.supernet)
         job, samples = self.planner.search(self.supernet)
-        plan = self._plan(self.supernet, job)
+        plan = replace(self._plan(self.supernet, job), in_int8=self._in_int8())
         paths = plan.paths(self._samples(samples))
-        reference, latency = self._reference(), plan.latency(paths)
-        plan = plan.informed(paths, latency)
+        reference, latencies = self._reference(), plan.latencies(paths)
+        plan = plan.informed(paths, latencies)
         self.watch.phase("searching")
         plan.note(reference)
         with plan.told() as tell:
             log = self.output.path("evaluations.jsonl")
-            result = plan.found(evaluator, latency, log=log, on_evaluation=tell)
+            result = plan.found(evaluator, latencies, log=log, on_evaluation=tell)
+        if plan.in_int8 is not None:
+            self.watch.phase(plan.in_int8.told())
         result.write_csv(self.output.path("evaluations.csv"))
         write_json(self.output.path("pareto.json"), plan.front(result))
-        winners = plan.winners(result, latency, reference)
+        winners = plan.winners(result, latencies, reference)
         winners.write(self.output.path("winners.json"))
         self.planner.ended("search")
         return winners
@@ -183,7 +188,7 @@ class Steps:
         int8 = [] if self.job.int8 is None else self._samples(self.job.int8.samples)
         rows = Delivery(self.job, self.output, supernet, int8).rows({ORIGINAL: (maximal, plain), **networks})
         rows = (rows[0], *(replace(row, before=before.get(row.subnet)) for row in rows[1:]))
-        rows = judged(rows, winners.targets, latency=self.job.search.latency is None)
+        rows = judged(rows, winners.targets, self.job.clocks.keys() - by_name(self.job.search.latency).keys())
         missed = any(row.target.missed for row in rows if row.target) if winners.targets else winners.missed
         settings = (winners.reference, winners.acc_delta, winners.evaluations, missed)
         report = Report(rows, *settings, machine(), counted_samples(self.job.data.test, "the test data"))
@@ -262,6 +267,14 @@ class Steps:
 
     def _plan(self, supernet: SuperNetwork, job: Job) -> SearchPlan:
         return SearchPlan(job, self.output, self.watch, supernet)
+
+    def _in_int8(self) -> InInt8 | None:
+        """What measures accuracies in int8, where they are asked for: where the int8 latency is measured, if one is."""
+        if self.job.chosen_by != INT8_ACCURACY or self.job.int8 is None:
+            return None
+        settings = calibrated(self.job.int8, self._samples(self.job.int8.samples))
+        clocks = [one for one in self.job.clocks.values() if one.int8 is not None]
+        return InInt8(self.evaluator, settings, clocks[0].target if clocks else self.job.latency.target)
 
     def _trainer(self, supernet: SuperNetwork, job: Job) -> Trainer:
         self.output.ledger.refuse_links("training/tensorboard")

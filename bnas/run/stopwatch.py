@@ -17,7 +17,7 @@ MARGIN = 0.99
 
 @dataclass
 class Stopwatch:
-    """Measures sub-networks of a super-network on ONNX Runtime, each once."""
+    """Measures sub-networks of a super-network where its settings say, each once."""
 
     supernet: SuperNetwork
     settings: LatencySettings

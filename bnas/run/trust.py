@@ -11,7 +11,7 @@ import importlib.util
 import json
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -63,25 +63,20 @@ def code_in(data: Any, folder: Path) -> dict[str, Code]:
         if isinstance(name, str) and (is_own_model(name) if role == "model" else ":" in name):
             options = {key: data[key] for key in keys if key != source and data.get(key) not in (None, {})}
             found[role] = _code(name, role, folder, options)
-    if (program := _program(data)) is not None:
-        found[PROGRAM] = program
-    return found
+    return found | dict(_programs(data))
 
 
-PROGRAM = "latency.target"
-"""The key of a program that measures latencies."""
-
-
-def _program(data: Mapping[str, Any]) -> Code | None:
-    """The program that measures latencies; the same words may start another one from another folder."""
-    latency = data.get("latency")
-    target = latency.get("target") if isinstance(latency, dict) else None
-    words = target.get("command") if isinstance(target, dict) and target.get("kind") == "command" else None
-    words = [words] if isinstance(words, str) else words
-    if not words:
-        return None
-    told = [str(word) for word in words]
-    return Code(" ".join(told), shutil.which(told[0]) or "", {"command": told, "from": str(Path.cwd())})
+def _programs(data: Any, place: str = "") -> Iterator[tuple[str, Code]]:
+    """The programs that measure latencies, with their places; the same words may start another one elsewhere."""
+    if isinstance(data, dict):
+        words = data.get("command") if data.get("kind") == "command" else None
+        if told := [str(word) for word in ([words] if isinstance(words, str) else words or ())]:
+            yield place, Code(" ".join(told), shutil.which(told[0]) or "", {"command": told, "from": str(Path.cwd())})
+        inside: Iterable[tuple[object, Any]] = data.items()
+    else:
+        inside = enumerate(data) if isinstance(data, list) else ()
+    for key, one in inside:
+        yield from _programs(one, f"{place}.{key}" if place else str(key))
 
 
 def _code(name: str, role: str, folder: Path, options: Mapping[str, Any]) -> Code:

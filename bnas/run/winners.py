@@ -23,9 +23,6 @@ FORMAT = 1
 
 ORIGINAL = "original"
 """The name of the user's own network, which stands beside the winners."""
-LATENCY = "latency"
-"""The value that is predicted while the search runs, and measured before a winner is chosen by it."""
-
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 
 
@@ -96,7 +93,7 @@ class Target:
         return cls(Constraint.parse(data["bound"]), bool(data["missed"]))
 
 
-def ranked(result: SearchResult, bound: Constraint, *, tuned: bool = False) -> list[Evaluation]:
+def ranked(result: SearchResult, bound: Constraint, *, tuned: bool = False, by: str = "accuracy") -> list[Evaluation]:
     """The feasible evaluations within an absolute bound, most accurate first; then the others, nearest first.
 
     With `tuned` those that are near the bound come before those that are far below it; of these the nearest is first.
@@ -107,7 +104,7 @@ def ranked(result: SearchResult, bound: Constraint, *, tuned: bool = False) -> l
     def key(one: Evaluation) -> tuple[float, ...]:
         cost, missed = one.values[bound.name], bound.violation(one.values)
         far = tuned and not missed and cost < NEAR * bound.bound
-        return missed, far, -cost if far else -one.values["accuracy"], cost, one.index
+        return missed, far, -cost if far else -one.values[by], cost, one.index
 
     return sorted(result.feasible, key=key)
 
@@ -125,13 +122,14 @@ def choose(
     watch: Stopwatch | None,
     *,
     tuned: bool = False,
+    by: str = "accuracy",
 ) -> tuple[Evaluation, bool]:
     """The most accurate evaluation within a bound, and whether none is within it: then it is the nearest one.
 
     With a stopwatch the bound is one of latency, and has to hold as measured; with `tuned` those come first that were
     measured to be near it.
     """
-    ranking = ranked(result, bound.resolved(maximal), tuned=tuned)
+    ranking = ranked(result, bound.resolved(maximal), tuned=tuned, by=by)
     if watch is None:
         return ranking[0], bool(bound.resolved(maximal).violation(ranking[0].values))
     within: list[Evaluation] = []
@@ -163,14 +161,15 @@ class Winners:
     missed: bool
     """Some winner does not keep what was asked for: its target, or without targets `acc_delta`."""
     targets: Mapping[str, Target] = field(default_factory=dict)
-    measured: Mapping[str, Any] | None = None
-    """The latencies that were measured for the choice (`Stopwatch.to_json`): a resumed run chooses by the same."""
+    measured: Mapping[str, Any] = field(default_factory=dict)
+    """By name the latencies that were measured for the choice (`Stopwatch.to_json`): a resumed run chooses by the
+    same."""
 
     @classmethod
-    def of(cls, result: SearchResult, reference: float, delta: float) -> Winners:
-        """The winners of a search without targets."""
-        found = result.winners(delta, reference=reference)
-        missed = "smallest" not in found or found["best"].values["accuracy"] < reference - delta
+    def of(cls, result: SearchResult, reference: float, delta: float, by: str = "accuracy") -> Winners:
+        """The winners of a search without targets, chosen by the value `by`."""
+        found = result.winners(delta, reference=reference, metric=by)
+        missed = "smallest" not in found or found["best"].values[by] < reference - delta
         named = {"best": found["best"], "smallest": found.get("smallest", found["best"])}
         return cls(named, reference, delta, len(result.evaluations), missed)
 
@@ -180,11 +179,12 @@ class Winners:
         result: SearchResult,
         targets: Mapping[str, Constraint],
         maximal: Mapping[str, float],
-        watch: Stopwatch | None,
+        watches: Mapping[str, Stopwatch],
         reference: float,
         delta: float,
         *,
         tuned: bool = False,
+        by: str = "accuracy",
     ) -> Winners:
         """The most accurate evaluation within the bound of each target.
 
@@ -192,18 +192,18 @@ class Winners:
             result: Of the search.
             targets: By the names of the winners.
             maximal: The values of the maximal sub-network, which bounds in percent refer to.
-            watch: Measures latencies, where "latency" is what ONNX Runtime takes here.
+            watches: They measure latencies, by the names of the values; what they have no name of is taken as it is.
             reference: See `reference`.
             delta: See `acc_delta`.
             tuned: They will be fine-tuned: of each target the most accurate one near the bound, if there is one.
+            by: The value that is called accuracy here.
         """
         found, told = {}, {}
         for name, bound in targets.items():
-            measure = watch if bound.name == LATENCY else None
-            found[name], missed = choose(result, bound, maximal, measure, tuned=tuned)
+            found[name], missed = choose(result, bound, maximal, watches.get(bound.name), tuned=tuned, by=by)
             told[name] = Target(bound, missed)
         missed = any(one.missed for one in told.values())
-        measured = None if watch is None else watch.to_json()
+        measured = {name: watch.to_json() for name, watch in watches.items()}
         return cls(found, reference, delta, len(result.evaluations), missed, told, measured)
 
     def write(self, path: Path) -> None:
@@ -211,7 +211,7 @@ class Winners:
         found = {name: evaluation.to_json() for name, evaluation in self.found.items()}
         settings = {"reference": self.reference, "acc_delta": self.acc_delta, "evaluations": self.evaluations}
         targets = {name: one.to_json() for name, one in self.targets.items()}
-        more = {"targets": targets, **({} if self.measured is None else {"measured": self.measured})}
+        more = {"targets": targets, "measured": dict(self.measured)}
         write_json(path, {"format": FORMAT, "winners": found, **settings, "missed": self.missed, **more})
 
     @classmethod
@@ -228,6 +228,6 @@ class Winners:
             found = {check_name(name, str(path)): Evaluation.from_json(one) for name, one in data["winners"].items()}
             targets = {name: Target.from_json(one) for name, one in data.get("targets", {}).items()}
             settings = (data["reference"], data["acc_delta"], data["evaluations"], data["missed"])
-            return cls(found, *settings, targets, data.get("measured"))
+            return cls(found, *settings, targets, dict(data.get("measured") or {}))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise OutputError(f"{path} is damaged: {type(error).__name__}: {error}") from error

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from onnx import ModelProto, TensorProto, ValueInfoProto, load_model_from_string
+import torch
+from onnx import ModelProto, TensorProto, ValueInfoProto, load_model, load_model_from_string
+from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from bnas.passes import Subnet
@@ -18,8 +20,9 @@ from bnas.passes.errors import InputError
 from bnas.passes.onnx.lower import SIZES
 from bnas.runtime.example import one_sample
 from bnas.runtime.nested import on_cpu, tensors_in
-from bnas.runtime.onnx.export import to_onnx
+from bnas.runtime.onnx.export import export_onnx, to_onnx
 from bnas.runtime.onnx.file import content
+from bnas.runtime.onnx.int8 import QuantisationError
 from bnas.runtime.onnx.session import Array, Source
 from bnas.runtime.onnx.trial import eval_mode
 from bnas.runtime.onnx.weights import ExternalDataError, check_content, weight_files
@@ -62,6 +65,8 @@ def network_of(
     Raises:
         LatencyError: It is no ONNX model, or a sub-network has no super-network.
     """
+    if settings.int8 is not None and isinstance(candidate, Network | str | bytes | os.PathLike):
+        raise LatencyError(f"{name}: a file is measured as it is; int8 is for sub-networks and modules")
     if isinstance(candidate, Network):
         return candidate
     if isinstance(candidate, str | bytes | os.PathLike):
@@ -76,7 +81,25 @@ def network_of(
         sized = tensors_in(one_sample(supernet, settings.sizes, settings.batch))
     except InputError as error:
         raise LatencyError(f"{name}: {error}") from error
-    return Network(name, content(graph, folder), graph, module, tuple(one.cpu() for one in sized))
+    inputs = tuple(one.cpu() for one in sized)
+    if settings.int8 is not None:
+        return _quantised(name, module, inputs, settings, folder)
+    return Network(name, content(graph, folder), graph, module, inputs)
+
+
+def _quantised(
+    name: str, module: nn.Module, inputs: tuple[Tensor, ...], settings: LatencySettings, folder: Path
+) -> Network:
+    """The network in int8; a target that builds its files of modules has none."""
+    if getattr(settings.target, "from_module", False):
+        raise LatencyError(f"{name}: int8 files are ONNX; {type(settings.target).__name__} builds its files of modules")
+    batch: Any = (inputs if len(inputs) > 1 else inputs[0], torch.zeros(len(inputs[0]), dtype=torch.long))
+    path = folder / "int8.onnx"
+    try:
+        export_onnx(module, path, inputs, replace(settings.int8, calibration=[batch]))
+    except QuantisationError as error:
+        raise LatencyError(f"{name}: has no int8 form: {error}") from error
+    return Network(name, path, load_model(str(path), load_external_data=False), None, inputs)
 
 
 def _read(name: str, source: bytes | Path) -> Network:

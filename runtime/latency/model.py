@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from bnas.passes import Subnet
 from bnas.runtime.onnx.session import Array
@@ -170,8 +171,12 @@ class LatencyModel:
 
 def _plain(settings: LatencySettings) -> dict[str, Any]:
     """Settings as JSON values; a target of a class of the user's has to be given again."""
-    target = settings.target
-    return {**asdict(replace(settings, target=None)), "target": asdict(target) if hasattr(target, "kind") else None}
+    target, int8 = settings.target, settings.int8
+    return {
+        **asdict(replace(settings, target=None, int8=None)),
+        "target": asdict(target) if hasattr(target, "kind") else None,
+        "int8": None if int8 is None else TypeAdapter(type(int8)).dump_python(int8, mode="json"),
+    }
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -194,13 +194,23 @@ class OnnxModule(nn.Module):
         try:
             if named:
                 given = self._in_order(given, named)
-            found = [torch.from_numpy(one) for one in run_session(self.session, given)]
+            found = [torch.from_numpy(one) for one in self._run(given)]
         except SessionError as error:
             shapes = ", ".join(f"{tuple(one.shape)} {one.dtype}" for one in given)
             raise SessionError(f"{self._place}, on inputs of {shapes}: {error}") from error
-        names = [one.name for one in self.session.get_outputs()]
-        properties = self.session.get_modelmeta().custom_metadata_map
-        return formed(properties, dict(zip(names, found, strict=True)))
+        return formed(self._properties, dict(zip(self._output_names, found, strict=True)))
+
+    def _run(self, tensors: list[Tensor]) -> Sequence[Array]:
+        return run_session(self.session, tensors)
+
+    @property
+    def _output_names(self) -> list[str]:
+        return [one.name for one in self.session.get_outputs()]
+
+    @property
+    def _properties(self) -> Mapping[str, str]:
+        properties: Mapping[str, str] = self.session.get_modelmeta().custom_metadata_map
+        return properties
 
     def _in_order(self, positional: list[Tensor], named: dict[str, Any]) -> list[Tensor]:
         """The tensors in the order of the model's inputs."""

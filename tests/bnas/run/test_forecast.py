@@ -45,7 +45,7 @@ def test_latencies_are_measured_as_thoroughly_as_their_share_allows(
 ) -> None:
     times = Times(loading=loading, run=run)
     short, long = (forecast(one, times, targets=TARGETS) for one in (budget, budget * more))
-    ways = [{name: getattr(one.measuring, name) for name in QUICKER[-1]} for one in (short, long)]
+    ways = [{name: getattr(one.measured_quicker.latency, name) for name in QUICKER[-1]} for one in (short, long)]
     assert all(ways[0][name] <= ways[1][name] for name in ways[0])
     beside = short.after_training - forecast(budget, Times(), targets=TARGETS).after_training
     assert beside <= MEASURED * budget * (1 + 1e-6) or ways[0] == QUICKER[-1]
@@ -53,13 +53,13 @@ def test_latencies_are_measured_as_thoroughly_as_their_share_allows(
 
 def test_settings_that_are_quicker_than_those_of_a_short_budget_stay() -> None:
     own = LatencySettings(runs=5, subnets=8, turns=2)
-    found = forecast(1.0, Times(loading=1.0, run=1.0), own, targets=TARGETS).measuring
+    found = forecast(1.0, Times(loading=1.0, run=1.0), own, targets=TARGETS).measured_quicker.latency
     assert (found.runs, found.subnets, found.turns, found.warmup) == (5, 8, 1, 5)
 
 
 def test_latencies_are_probed_where_something_asks_for_them(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr(Probe, "latency", lambda _: asked.append(1) or (0.5, 0.1))
+    monkeypatch.setattr(Probe, "latency", lambda *_: asked.append(1) or (0.5, 0.1))
     settled = {"fine_tune": FineTune(1), "int8": None, "budget": 1000.0}
     for targets in ({"few": TARGETS["few"]}, TARGETS):
         plan = Planner(job(targets=targets, **settled), Output(tmp_path), Watch(), 0.0, partial(next, count(0.0, 0.01)))
@@ -68,5 +68,5 @@ def test_latencies_are_probed_where_something_asks_for_them(tmp_path: Any, monke
 
 
 def test_loading_and_running_take_time() -> None:
-    loading, run = Probe(GIVEN, SUPERNET).latency()
+    loading, run = Probe(GIVEN, SUPERNET).latency(LatencySettings())
     assert loading > run > 0

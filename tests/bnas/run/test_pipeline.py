@@ -180,7 +180,12 @@ def test_settings_of_every_kind_are_noted_as_plain_data() -> None:
         "file": "a",
         "names": ["a", "b"],
     }
-    assert noted["objectives"][0] == {"name": "accuracy", "direction": "max", "measure": "builtins.len"}
+    assert noted["objectives"][0] == {
+        "name": "accuracy",
+        "direction": "max",
+        "measure": "builtins.len",
+        "target": None,
+    }
 
 
 def test_a_job_is_made_of_a_configuration_file(tmp_path: Path) -> None:

@@ -41,7 +41,8 @@ def result(*values: tuple[float, float], **fixed: float) -> SearchResult:
 
 
 def within(found: SearchResult, watch: Any = None, **targets: str) -> Winners:
-    return Winners.within(found, checked_targets(targets), MAXIMAL, watch, 0.9, 0.01)
+    watches = {} if watch is None else {"latency": watch}
+    return Winners.within(found, checked_targets(targets), MAXIMAL, watches, 0.9, 0.01)
 
 
 def test_a_winner_is_the_most_accurate_within_its_bound() -> None:
@@ -63,7 +64,7 @@ def test_where_none_is_within_a_bound_the_nearest_is_taken_and_marked() -> None:
 def test_what_is_to_be_fine_tuned_is_near_its_bound_where_something_is() -> None:
     found = result((0.9, 100), (0.6, 20), (0.5, 48), (0.55, 46), (0.7, 44), (0.4, 29))
     targets = checked_targets({"half": "macs <= 50 %", "few": "macs <= 40 %", "third": "macs <= 30 %"})
-    got = Winners.within(found, targets, MAXIMAL, None, 0.9, 0.01, tuned=True)
+    got = Winners.within(found, targets, MAXIMAL, {}, 0.9, 0.01, tuned=True)
     assert {name: one.index for name, one in got.found.items()} == {"half": 3, "few": 5, "third": 5}
     assert not got.missed
     before = within(found, half="macs <= 50 %").found["half"]
@@ -106,14 +107,14 @@ def test_what_is_to_be_fine_tuned_was_measured_to_be_near_its_bound(monkeypatch:
     for measured, winner in (({1: 0.3, 2: 0.48, 3: 0.47}, 2), ({1: 0.3, 2: 0.6, 3: 0.31}, 3)):
         watch, _ = watched(monkeypatch, {0: 1.0, **measured})
         bounds = checked_targets({"half": "latency <= 50 %"})
-        tuned = Winners.within(found, bounds, MAXIMAL, watch, 0.9, 0.01, tuned=True)
+        tuned = Winners.within(found, bounds, MAXIMAL, {"latency": watch}, 0.9, 0.01, tuned=True)
         assert tuned.found["half"].index == winner
         assert within(found, watch, half="latency <= 50 %").found["half"].index == 1
 
 
 def test_of_what_is_far_from_its_bound_the_nearest_is_fine_tuned() -> None:
     found = result((0.9, 100), (0.8, 10), (0.3, 40), (0.5, 30))
-    got = Winners.within(found, checked_targets({"half": "macs <= 50 %"}), MAXIMAL, None, 0.9, 0.01, tuned=True)
+    got = Winners.within(found, checked_targets({"half": "macs <= 50 %"}), MAXIMAL, {}, 0.9, 0.01, tuned=True)
     assert got.found["half"].index == 2
 
 
@@ -140,7 +141,7 @@ def test_winners_with_targets_are_read_back(tmp_path: Path, monkeypatch: pytest.
     assert again == got
     assert again.measured is not None
     known, asked = watched(monkeypatch, {})
-    known.recall(again.measured)
+    known.recall(again.measured["latency"])
     known.measure([one.subnet for one in got.found.values()])
     assert not asked
     assert known.level_ms == 10.0
@@ -214,8 +215,8 @@ def test_a_bound_of_latency_is_held_against_the_latency_in_the_report(tmp_path: 
     shutil.rmtree(tmp_path / "run")
     for bound, missed in (("latency <= 59 %", True), ("latency <= 61 %", False), ("latency <= 5.9", True)):
         targets = {"best": Target(Constraint.parse(bound), False)}
-        (_, judgement) = judged((rows[0], best), targets, latency=True)
+        (_, judgement) = judged((rows[0], best), targets, ["latency"])
         assert judgement.target is not None
         assert judgement.target.missed == missed
-        (_, kept) = judged((rows[0], best), targets, latency=False)
+        (_, kept) = judged((rows[0], best), targets, [])
         assert kept.target == targets["best"], "a latency that bnas does not measure stays as the search judged it"

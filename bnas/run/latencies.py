@@ -1,0 +1,70 @@
+"""The values of a job that are latencies: one on each machine or runtime that a network is to run on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from bnas.passes.cost.costs import NAMES
+from bnas.runtime import LatencySettings
+from bnas.search import Objective, SearchError
+from bnas.search.source import LATENCY
+
+if TYPE_CHECKING:
+    from .job import Job
+
+__all__ = ["INT8_ACCURACY", "LATENCY", "check_clocks", "file_of", "of_objectives", "quickened"]
+
+INT8_ACCURACY = "int8_accuracy"
+"""The accuracy of the int8 file, which a search may have as an objective."""
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}")
+
+
+def of_objectives(latency: LatencySettings, objectives: Iterable[Objective] | None) -> dict[str, LatencySettings]:
+    """How the objectives that have a target are measured: as "latency" is, but there."""
+    return {one.name: replace(latency, target=one.target) for one in objectives or () if one.target is not None}
+
+
+def check_clocks(
+    latency: LatencySettings, latencies: Mapping[str, LatencySettings], objectives: Iterable[Objective] | None
+) -> None:
+    """Raise SearchError where a latency has a name that it cannot have, or is described twice."""
+    if latency.int8 is not None:
+        told = 'give one in int8 a name of its own, such as latencies={"quick": {"int8": True}}'
+        raise SearchError(f"latency: a run measures it in float, and its int8 files beside that; {told}")
+    for name in latencies:
+        _check_name(name, "latencies")
+    for one in objectives or ():
+        if one.target is None:
+            continue
+        _check_name(one.name, "objectives", allowed=(LATENCY,))
+        given = latency.target if one.name == LATENCY else latencies.get(one.name)
+        if given is not None or one.measure is not None:
+            told = "say in one place only where it is measured"
+            raise SearchError(f"objective {one.name!r}: its target is given twice; {told}")
+
+
+def _check_name(name: str, place: str, allowed: Iterable[str] = ()) -> None:
+    taken = {LATENCY, INT8_ACCURACY, "accuracy", *NAMES}.difference(allowed)
+    if name in taken:
+        raise SearchError(f"{place}: {name!r} is the name of another value; give a latency one of its own")
+    if not _NAME.fullmatch(name):
+        told = "letters, digits, '-' and '_', beginning with a letter, at most 40"
+        raise SearchError(f"{place}: {name!r} is part of the name of a file; allowed are {told}")
+
+
+def file_of(name: str) -> str:
+    """The file that keeps the latency model of a value in the folder of a run."""
+    return "latency.json" if name == LATENCY else f"latencies/{name}.json"
+
+
+def quickened(job: Job, way: Mapping[str, int]) -> Job:
+    """The same job, whose latencies are measured with at most these runs, turns and sub-networks."""
+
+    def quick(given: LatencySettings) -> LatencySettings:
+        return replace(given, **{key: min(most, getattr(given, key)) for key, most in way.items()})
+
+    further = {name: quick(one) for name, one in job.latencies.items()}
+    return replace(job, latency=quick(job.latency), latencies=further)

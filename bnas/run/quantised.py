@@ -1,0 +1,81 @@
+"""The accuracy of sub-networks in int8, where that is something to search for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
+from typing import Any
+
+import onnx
+
+from bnas.passes import Subnet
+from bnas.runtime import Evaluator, Int8, OnnxRuntime, accuracy, export_onnx
+from bnas.runtime.evaluate.evaluation import Batch
+from bnas.runtime.example import one_sample
+from bnas.runtime.targets.module import TargetModule
+from bnas.runtime.targets.target import Network, Target
+from bnas.search import Objective
+
+from .latencies import INT8_ACCURACY
+
+
+@dataclass
+class InInt8:
+    """Measures the int8 file of a sub-network on the validation data, as the run would export it.
+
+    The order of sub-networks in float is not theirs in int8: what quantisation costs differs between them.
+    """
+
+    evaluator: Evaluator
+    settings: Int8
+    """With the samples that the ranges of activations are found on."""
+    target: Target | None = None
+    """Where the file runs; on ONNX Runtime where the target only tells times."""
+    seconds: list[float] = field(default_factory=list)
+    """Of each sub-network that was measured."""
+
+    def __call__(self, subnet: Subnet) -> float:
+        """The accuracy, as a fraction.
+
+        Raises:
+            BnasError: The sub-network cannot be exported or quantised, or the target cannot run the file.
+        """
+        start = time.perf_counter()
+        module, example = self.evaluator.prepare(subnet), one_sample(self.evaluator.supernet)
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            export_onnx(module, path, example, self.settings)
+            network = Network("the int8 file", path, onnx.load(str(path), load_external_data=False))
+            found = accuracy(TargetModule(network, self._runs, Path(mkdtemp(dir=folder))), self.evaluator.validation)
+        self.seconds.append(time.perf_counter() - start)
+        return found
+
+    @property
+    def _runs(self) -> Target:
+        target = self.target
+        return target if target is not None and target.in_turns and not self._of_modules else OnnxRuntime()
+
+    @property
+    def _of_modules(self) -> bool:
+        return bool(getattr(self.target, "from_module", False))
+
+    def told(self) -> str:
+        """What it took, in words."""
+        count = len(self.seconds)
+        return f"the int8 files of {count} sub-networks took {sum(self.seconds) / max(count, 1):.2f} s each"
+
+
+def measured_in_int8(objectives: Iterable[Objective], measure: Any) -> Sequence[Objective]:
+    """The objectives, of which `INT8_ACCURACY` is measured so, unless it has a measure of its own."""
+    return [
+        replace(one, measure=measure) if one.name == INT8_ACCURACY and one.measure is None else one
+        for one in objectives
+    ]
+
+
+def calibrated(settings: Int8, samples: Sequence[Batch]) -> Int8:
+    """The settings with these samples, where they have none of their own."""
+    return settings if settings.calibration is not None else replace(settings, calibration=samples)
