@@ -168,7 +168,7 @@ class Configuration(Section):
     }
 
     model: str
-    """A name of torchvision, ``resnet50_cifar10``; ``package.module:FACTORY``; ``file.py:FACTORY``; ``file.pt2``"""
+    """A torchvision model, ``resnet50_cifar10``; ``package.module:FACTORY``; ``file.py:FACTORY``; ``file.pt2``"""
     num_classes: Count | None = None
     """Keyword argument of the model's factory."""
     model_options: dict[str, Any] = Field(default={})
