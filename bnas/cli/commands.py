@@ -33,7 +33,7 @@ def report(
         Path | None, typer.Option("--output", "-o", help="Folder for report.html and report/; by default the run's.")
     ] = None,
 ) -> None:
-    """Write the report of a run: one HTML file that needs no network, and every plot as PNG and CSV."""
+    """Write the report of a run: one self-contained HTML file, and every plot as PNG and CSV."""
     with _uncollected():
         from bnas.page import write_page
 
@@ -80,7 +80,7 @@ def run(
     trust: options.Trust = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Do all that a configuration file says: train, search, fine-tune if it says so, export and measure."""
+    """Run a configuration file: train, search, fine-tune the winners if asked to, export and measure."""
     changes = [*(changes or []), *([] if budget is None else [f"budget={budget}"])]
     with (
         options.watched(verbose) as (console, watch),
@@ -100,7 +100,7 @@ def train(
     trust: options.Trust = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Train the super-network of a configuration file, and no more: `bnas search` goes on from there."""
+    """Train the super-network of a configuration file. The next step is `bnas search`."""
     with (
         options.watched(verbose) as (console, watch),
         begun(config, output, changes, watch, resume=resume, overwrite=overwrite, trust=trust) as steps,
@@ -128,7 +128,7 @@ def prune(
     trust: options.Trust = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Prune the model of a configuration file to a bound, fine-tune, export and measure it: no super-network."""
+    """Prune the model of a configuration file to a bound, without a super-network; fine-tune, export and measure it."""
     from bnas.run.pruning import PrunePlan, Pruning
     from bnas.search import Constraint
 
@@ -184,7 +184,7 @@ def search(
     trust: options.Trust = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Search the super-network that `bnas train` left in a folder; --set gives the search other settings."""
+    """Search the super-network of a run. Use --set to change settings of the search."""
     with options.watched(verbose) as (console, watch), opened(run, source, changes, watch, trust) as folder:
         with options.unchanged():
             folder.begin_search(resume=resume, overwrite=overwrite)
@@ -219,7 +219,7 @@ def tune(
     trust: options.Trust = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Fine-tune the winners that `bnas search` left in a folder, such as by --set fine_tune.epochs=8."""
+    """Fine-tune the winners of a run's search, for example with --set fine_tune.epochs=8."""
     with options.watched(verbose) as (console, watch), opened(run, source, changes, watch, trust) as folder:
         with options.unchanged():
             folder.begin_tuning(resume=resume, overwrite=overwrite)
