@@ -21,6 +21,8 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 PASSES = ROOT / "docs" / "passes.md"
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+READ = {"report": ("runs/demo",), "howto/compare_runs": ("runs/a", "runs/b")}
+"""Folders of runs that the code of a page reads."""
 COMMAND = re.compile(r"(?:^    |`)(bnas [a-z]+\b[^`\n]*)", re.MULTILINE)
 
 
@@ -52,8 +54,8 @@ def tables_put_back() -> Iterator[None]:
 @pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=name_of)
 def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    if page.stem == "report":
-        write_run(Path("runs/demo"), small())
+    for run_folder in READ.get(name_of(page), ()):
+        write_run(Path(run_folder), small())
     torch.manual_seed(0)
     run(blocks(page.read_text(encoding="utf-8")))
 
