@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import shutil
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from bnas.runtime import LatencySettings, SuperNetwork
 from bnas.runtime.latency.measurement import GROUP
 from bnas.search.beginning import TRIES
 
+from . import team
 from .budget import INFORMED, MEASURED, QUICKER
 from .job import Job
 from .latencies import quickened
@@ -45,11 +47,17 @@ class Forecast:
     winners: int
     """How many there will be."""
 
-    @property
+    @cached_property
     def evaluation(self) -> float:
         """Of one evaluation of the search."""
         samples = self.job.num_bn_adaptation_samples + samples_in(self.job.data.validation)
         return self.times.evaluation + self.times.sample * samples
+
+    @property
+    def at_once(self) -> int:
+        """Sub-networks that are evaluated at the same time; of the workers of a cluster nobody knows."""
+        executor = self.job.search.executor
+        return (executor.processes or 1) if executor is not None else team.size()
 
     @property
     def after_training(self) -> float:

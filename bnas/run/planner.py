@@ -151,7 +151,7 @@ class Planner:
         supernet = forecast.supernet
         most = max(FEWEST, min(self.job.search.num_evals, self.job.stages[-1].space(supernet.space).size))
         least = LEAST_EVALUATIONS + FOR_A_TARGET * self._count
-        search = Phase("search", forecast.evaluation, min(least, most), most)
+        search = Phase("search", forecast.evaluation / forecast.at_once, min(least, most), most)
         return [search, Phase("tune", self._count * self.times.tune)]
 
     def _forecast(self, supernet: SuperNetwork) -> Forecast:

@@ -147,12 +147,16 @@ class Recipe:
     there are none."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """"bfloat16": forward passes under `torch.autocast`; parameters, gradients and losses stay in float32."""
+    checkpoint_activations: bool = False
+    """Keep less of a forward pass, and compute it again on the way back: for networks that do not fit into memory. The
+    gradients are the same; a step takes up to a third longer."""
     memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
     """Layout of images; "auto": the faster one in a short measurement before the first step."""
     accumulate: Count = 1
     """Batches of one step; all of them train the same sub-networks, and their losses are averaged."""
     train_steps: Count | None = None
-    """Samples of an epoch, in whole batches (BootstrapNAS documents it so, and ignores it); by default all."""
+    """Samples of an epoch, in whole batches (BootstrapNAS documents it so, and ignores it); by default all. A loader
+    without a length needs it."""
     num_bn_adaptation_samples: Whole = 2000
     """Training samples, through the training transform, for BatchNorm statistics; 0: never recalibrated."""
     progressivity_of_elasticity: tuple[Dimension, ...] = PROGRESSIVITY

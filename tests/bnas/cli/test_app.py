@@ -128,6 +128,9 @@ def exported_and_timed(folder: Path) -> None:
     assert found["b.onnx"]["ratio"] == 1
     assert found["a.onnx"]["batch"] == 2
     assert found["a.onnx"]["machine"]["onnxruntime"]
+    twice = ("--target", "onnxruntime", "--target", '{"kind": "onnxruntime", "inter_threads": 2}')
+    found = json.loads(bnas("bench", "a.onnx", "--runs", "3", "--json", *twice, cwd=elsewhere).stdout)
+    assert [list(one) for one in found.values()] == [["a.onnx"], ["a.onnx"]]
     told = bnas("bench", "a.onnx", "--runs", "3", cwd=elsewhere).stdout
     assert "a.onnx" in told
     assert "no: 3" in told
@@ -147,6 +150,7 @@ def exported_and_timed(folder: Path) -> None:
         (("bench", "gone.onnx"), "gone.onnx: ONNX Runtime cannot load it"),
         (("bench", "net.py"), "net.py is no ONNX model"),
         (("bench", "gone.onnx", "--target", "GPU"), "target 'GPU': there is"),
+        (("bench", "gone.onnx", "--target", "{"), "it begins as JSON does, and is none"),
     ],
 )
 def test_what_cannot_be_exported_or_timed_is_told_in_a_line(

@@ -73,6 +73,24 @@ def test_cifar_example_runs(tmp_path: Path) -> None:
     assert rows[-1]["macs"] < rows[0]["macs"] / 1.37
 
 
+def test_two_targets_give_two_winners(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    small_data(tmp_path)
+    few = ["--steps", "1", "--evals", "12", "--output", str(tmp_path / "out")]
+    command = [sys.executable, str(EXAMPLES / "two_targets.py"), "--data", str(tmp_path), *few]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    first, server, phone = json.loads((tmp_path / "out" / "report.json").read_text())["rows"]
+    assert (server["name"], phone["name"]) == ("for_server", "for_phone")
+    for row in (server, phone):
+        for name in ("server", "phone"):
+            assert row["latencies"][name]["median_ms"] < first["latencies"][name]["median_ms"]
+    assert (tmp_path / "out" / "targets.png").stat().st_size > 5000
+    assert list((tmp_path / "cache").rglob("*.json")), "what the program told is remembered"
+
+
 def test_latency_example_measures_its_front(tmp_path: Path) -> None:
     script, out = str(EXAMPLES / "latency_search.py"), tmp_path / "out"
     small = ["--epochs", "1", "--evals", "5", "--fitted", "6"]
