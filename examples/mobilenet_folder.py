@@ -8,7 +8,7 @@ classifier is replaced, the network is trained on your images, and then made a s
 searched, exported and measured. A part of the images is held out for the search, another one for the table.
 
 The folder ``--output`` then holds the original and the winners as ONNX files and as safetensors, all evaluations, and
-the numbers of the table. Needs nothing beside bnas. About 4 minutes of one core with what is drawn.
+the numbers of the table. Needs nothing beside bnas. About a minute of one core with the drawn images.
 """
 
 from __future__ import annotations

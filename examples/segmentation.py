@@ -6,7 +6,7 @@ The images are made here: a disc, a square and a cross on noise, 32 x 32 pixels.
 torchvision's models of segmentation do: loss and metric read ``["out"]``, whether bnas gives them the super-network, a
 sub-network or the ONNX file. With a trained model of yours leave the first `bnas.fine_tune` out.
 
-Needs nothing beside bnas. About 2 minutes of one core.
+Needs nothing beside bnas. About a minute of one core.
 """
 
 from __future__ import annotations

@@ -45,16 +45,16 @@ class SearchSettings:
     """
 
     algorithm: Choice = NSGA2()
-    """How candidates are made: `NSGA2`, `RNSGA2` or `RandomSearch`, or one of them by name."""
+    """The search algorithm: `NSGA2`, `RNSGA2` or `RandomSearch`, or one of them by name."""
     num_evals: Annotated[int, Field(ge=4, le=LARGEST), NUMBER] = 150
-    """How many sub-networks are looked at, those from the log included; fewer if the space has no more."""
+    """Number of sub-networks to evaluate, including those in the log; fewer if the space has fewer."""
     seed: Seed = 0
-    """Fixes every random choice."""
+    """Seed of all random choices."""
     constraints: tuple[Bound, ...] = ()
-    """Bounds that hold before any objective counts, such as "parameters <= 60 %"; see `bnas.search.Constraint`."""
+    """Bounds that come before all objectives, such as "parameters <= 60 %"; see `bnas.search.Constraint`."""
     racing: Annotated[float, Field(gt=0, lt=1), NUMBER] | None = None
-    """Measure a candidate no further that seems dominated after a part of the validation samples: the probability of
-    being wrong, such as 0.001. Needs a metric that is a mean over samples of values from 0 to 1, as accuracy is."""
+    """Stop measuring candidates that seem dominated after a part of the validation samples. The value is the allowed
+    probability of an error, such as 0.001. The metric must be a mean of values from 0 to 1, such as accuracy."""
     executor: ExecutorSettings | None = None
     """Evaluate in other processes, or on other machines; by default in this process. What evaluates must be picklable,
     such as a `bnas.search.Remote`."""

@@ -18,10 +18,17 @@ from bnas.page.recorded import MISSING
 from bnas.passes import OPERATORS
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
 PASSES = ROOT / "docs" / "passes.md"
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+READ = {"report": ("runs/demo",), "howto/compare_runs": ("runs/a", "runs/b")}
+"""Folders of runs that the code of a page reads."""
 COMMAND = re.compile(r"(?:^    |`)(bnas [a-z]+\b[^`\n]*)", re.MULTILINE)
+
+
+def name_of(page: Path) -> str:
+    """The path of a page below the repository, without its ending."""
+    return str(page.relative_to(ROOT).with_suffix("")).removeprefix("docs/")
 
 
 def blocks(text: str) -> list[str]:
@@ -44,17 +51,17 @@ def tables_put_back() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("tables_put_back")
-@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=name_of)
 def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    if page.stem == "report":
-        write_run(Path("runs/demo"), small())
+    for run_folder in READ.get(name_of(page), ()):
+        write_run(Path(run_folder), small())
     torch.manual_seed(0)
     run(blocks(page.read_text(encoding="utf-8")))
 
 
 def test_code_is_found_where_there_is_some() -> None:
-    with_code = {page.stem for page in PAGES if blocks(page.read_text(encoding="utf-8"))}
+    with_code = {name_of(page) for page in PAGES if blocks(page.read_text(encoding="utf-8"))}
     assert with_code >= {
         "distributed",
         "latency",
@@ -66,6 +73,9 @@ def test_code_is_found_where_there_is_some() -> None:
         "your_data",
         "your_model",
     }
+    how_to = {name_of(page) for page in PAGES if page.parent.name == "howto"}
+    assert len(how_to) == 14
+    assert how_to <= with_code
 
 
 def test_examples_are_as_short_as_they_say() -> None:

@@ -246,7 +246,7 @@ print(before, *(name for name in dir(bnas) if not name.startswith("__")))
 
 def texts() -> Iterator[str]:
     """The documentation, and every text in the source: messages and docstrings."""
-    yield from (page.read_text(encoding="utf-8") for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+    yield from (page.read_text(encoding="utf-8") for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
     for folder in ("bnas", "passes", "runtime", "search"):
         for file in (ROOT / folder).rglob("*.py"):
             nodes = ast.walk(ast.parse(file.read_text(encoding="utf-8")))

@@ -55,7 +55,7 @@ def demo(
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of the pre-training.")] = 20,
     verbose: options.Verbose = False,
 ) -> None:
-    """Show all of it on real images: scikit-learn's handwritten digits, in a few minutes on two cores."""
+    """Run everything on small real images (scikit-learn's handwritten digits), in a few minutes on two cores."""
     from bnas.config.file import load_config
     from bnas.run.lock import kept
     from bnas.run.output import open_output
@@ -78,7 +78,7 @@ def demo(
 
 @app.command()
 def schema() -> None:
-    """Print the JSON schema of a configuration file, which editors complete from."""
+    """Print the JSON schema of a configuration file, for editors that complete and check it."""
     from bnas.config.configuration import json_schema
 
     typer.echo(json.dumps(json_schema(), indent=2))
@@ -128,7 +128,7 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="Print data instead of tables.")] = False,
     graph: Annotated[bool, typer.Option("--graph", help="Print the graph with its axis types instead.")] = False,
 ) -> None:
-    """Tell what is elastic in a model, and what is not and why.
+    """Show what can change in a model, and what cannot and why.
 
     Give one --input for each input of the model. Inputs without a type are floating-point numbers; if the model does
     not take those, whole numbers are tried.

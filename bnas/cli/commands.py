@@ -36,7 +36,7 @@ def report(
         typer.Option("--output", "-o", help="Folder for the page; by default the run's, of two runs the current one."),
     ] = None,
 ) -> None:
-    """Write the report of a run, or compare two: one HTML file that needs no network, and every plot as PNG and CSV."""
+    """Write the report of a run, or compare two runs: one self-contained HTML file, and every plot as PNG and CSV."""
     with _uncollected():
         from bnas.page import write_comparison, write_page
 
@@ -86,7 +86,7 @@ def run(
     trust: options.Trust = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Do all that a configuration file says: train, search, fine-tune if it says so, export and measure."""
+    """Run a configuration file: train, search, fine-tune the winners if asked to, export and measure."""
     changes = [*(changes or []), *([] if budget is None else [f"budget={budget}"])]
     with (
         options.watched(verbose) as (console, watch),
@@ -114,7 +114,7 @@ def train(
     trust: options.Trust = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Train the super-network of a configuration file, and no more: `bnas search` goes on from there."""
+    """Train the super-network of a configuration file. The next step is `bnas search`."""
     with (
         options.watched(verbose) as (console, watch),
         begun(config, output, changes, watch, resume=resume, overwrite=overwrite, trust=trust) as steps,
@@ -142,7 +142,7 @@ def prune(
     trust: options.Trust = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Prune the model of a configuration file to a bound, fine-tune, export and measure it: no super-network."""
+    """Prune the model of a configuration file to a bound, without a super-network; fine-tune, export and measure it."""
     from bnas.run.pruning import PrunePlan, Pruning
     from bnas.run.verdict import verdict
     from bnas.search import Constraint
@@ -169,7 +169,7 @@ def search(
     trust: options.Trust = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Search the super-network that `bnas train` left in a folder; --set gives the search other settings."""
+    """Search the super-network of a run. Use --set to change settings of the search."""
     with options.watched(verbose) as (console, watch), opened(run, source, changes, watch, trust) as folder:
         with options.unchanged():
             folder.begin_search(resume=resume, overwrite=overwrite)
@@ -193,7 +193,7 @@ def tune(
     trust: options.Trust = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Fine-tune the winners that `bnas search` left in a folder, such as by --set fine_tune.epochs=8."""
+    """Fine-tune the winners of a run's search, for example with --set fine_tune.epochs=8."""
     with options.watched(verbose) as (console, watch), opened(run, source, changes, watch, trust) as folder:
         with options.unchanged():
             folder.begin_tuning(resume=resume, overwrite=overwrite)

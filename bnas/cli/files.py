@@ -40,7 +40,7 @@ def export(
     trust: options.Trust = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Write and measure the winners of a run's search; with --onnx one sub-network, and tell its accuracy."""
+    """Write and measure the winners of a run's search; with --onnx write one sub-network and print its accuracy."""
     from bnas.run.folder import RunFolder
     from bnas.run.verdict import verdict
     from bnas.runtime import QuantisationError
@@ -118,9 +118,9 @@ def bench(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print data instead of a latency_table.")] = False,
 ) -> None:
-    """Measure how long an ONNX file takes on ONNX Runtime or other targets, alone or against another file.
+    """Measure the latency of an ONNX file on ONNX Runtime or other targets, alone or against another file.
 
-    What is not given is as `bnas.LatencySettings` has it.
+    Defaults are those of `bnas.LatencySettings`.
     """
     from bnas.data.inputs import parse_sizes
     from bnas.run.verdict import remedy

@@ -15,7 +15,7 @@ def operators(
     as_json: Annotated[bool, typer.Option("--json", help="Print data instead of a table.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the page of the documentation.")] = False,
 ) -> None:
-    """List every operator that bnas knows, with what its record has."""
+    """List the operators that bnas knows: which have rules for axes and for ONNX."""
     found = facts()
     if as_json:
         typer.echo(json.dumps(found, indent=2))

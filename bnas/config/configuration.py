@@ -77,13 +77,13 @@ class InputInfo(Section):
         ]
         | None
     ) = None  # fmt: skip
-    """Number type; "float" is that of the model. By default float, or whole numbers if the model takes only those."""
+    """Number type; "float" is the model's. By default float, or whole numbers if the model accepts only those."""
     range: tuple[float, float] | None = None
     """Smallest and largest value of the example; by default 0 and 1 for whole numbers."""
     keyword: Name | None = None
-    """Argument of the model's forward that gets this input; by default inputs are positional, in order."""
+    """Keyword argument of the model's forward; by default inputs are positional, in order."""
     dynamic: Annotated[dict[AxisNumber, Name] | None, BeforeValidator(_text_keys)] = None
-    """Names of axes whose size may change, such as {"1": "length"}; by default all that can change."""
+    """Names of axes whose size may change, such as {"1": "length"}; by default all axes that can."""
 
     @field_validator("sample_size")
     @classmethod
@@ -168,7 +168,7 @@ class Configuration(Section):
     }
 
     model: str
-    """A name of torchvision's, ``resnet50_cifar10``; ``package.module:FACTORY``; ``file.py:FACTORY``; ``file.pt2``"""
+    """A torchvision model, ``resnet50_cifar10``; ``package.module:FACTORY``; ``file.py:FACTORY``; ``file.pt2``"""
     num_classes: Count | None = None
     """Keyword argument of the model's factory."""
     model_options: dict[str, Any] = Field(default={})
@@ -176,21 +176,21 @@ class Configuration(Section):
     weights: str | None = None
     """State dict of the model, .safetensors or .pt, relative to the file's folder."""
     dataset: str | None = None
-    """digits, cifar10, cifar100, fashion_mnist, imagenet; keyword argument of a data factory."""
+    """digits, cifar10, cifar100, fashion_mnist or imagenet; for a data factory a keyword argument."""
     data: str | None = Field(default=None, validate_default=True)
     """A folder of a data set, of images or of .npz files; a .npz file; a factory of `bnas.Splits`."""
     data_options: dict[str, Any] = Field(default={})
     """Further arguments: see `docs/configuration.md`, or those of the factory."""
     batch_size: Count | None = None
-    """Images of a batch in training."""
+    """Batch size in training."""
     batch_size_val: Count | None = None
-    """Images of a batch elsewhere."""
+    """Batch size for validation and test."""
     input_info: Inputs
     """The inputs of the model: one, or a list of several in the order of its forward."""
     device: str = "cpu"
-    """What a run computes on: cpu, cuda, cuda:0, mps or any other that PyTorch has and finds."""
+    """Device of the run: cpu, cuda, cuda:0, mps or any other that PyTorch finds."""
     log_dir: str | None = None
-    """Folder for all results where the command line says no ``--output``."""
+    """Folder of the run if the command line has no ``--output``."""
     tensorboard: bool = False
     """Write scalars of training and search to ``training/tensorboard`` and ``search/tensorboard`` of the run."""
     elasticity: Elasticity = Elasticity()
@@ -200,38 +200,38 @@ class Configuration(Section):
     recipe: Recipe = Recipe()
     """How the stages are trained."""
     checkpoint_every: Count | None = None
-    """Steps between two checkpoints, which an interrupted training goes on from; by default every epoch."""
+    """Number of steps between two checkpoints; by default one checkpoint per epoch."""
     objectives: Annotated[tuple[Objective, ...], Field(min_length=1)] | None = None
-    """What is searched for; accuracy must be one. By default the most accuracy and the least of what the targets
-    bound, or without targets the fewest MACs."""
+    """Objectives of the search; accuracy must be one. By default high accuracy and low values of the costs that targets
+    bound, or without targets few MACs."""
     search: SearchSettings = SearchSettings()
-    """How sub-networks are searched for."""
+    """Settings of the search."""
     acc_delta: NotNegative = Job.acc_delta
-    """How much accuracy a winner may lose, as a fraction, where there are no targets."""
+    """Accuracy that a winner may lose, as a fraction, if there are no targets."""
     reference: Literal["original", "maximal"] | Share = Job.reference
-    """What winners are held against: the accuracy of the original or of the trained maximal network, or a fraction."""
+    """Reference accuracy for winners: that of the original or the trained maximal sub-network, or a fraction."""
     num_bn_adaptation_samples: Whole = Job.num_bn_adaptation_samples
-    """Training samples for the BatchNorm statistics of each sub-network that is searched; 0: never recalibrated."""
+    """Training samples for the BatchNorm statistics of each evaluated sub-network; 0: never recalibrate."""
     targets: dict[str, Bound] = Field(default={})
-    """Winners by their names, such as {"half": "macs <= 50 %"}: each is the most accurate sub-network that the search
-    found within its bound, in percent of the original; by default "best" and "smallest" by `acc_delta`."""
+    """Winners by name, such as {"half": "macs <= 50 %"}: each is the most accurate evaluated sub-network within its
+    bound, in percent of the original. By default "best" and "smallest", by `acc_delta`."""
     fine_tune: FineTune | None = None
-    """How the winners are fine-tuned before they are exported; by default they are not."""
+    """Fine-tuning of the winners before their export; by default none."""
     budget: Annotated[str, BeforeValidator(_seconds_as_text)] | None = None
-    """Time for the whole run, such as "30m" or "1h30m": all epochs and `num_evals` are planned by it."""
+    """Time for the whole run, such as "30m" or "1h30m"; bnas plans epochs and evaluations for it."""
     latency: LatencySettings = LatencySettings()
     """How the value "latency" is measured."""
     latencies: dict[str, LatencySettings] = Field(default={})
-    """Further latencies by the names of their values, such as {"phone": {"target": {...}, "threads": 2}}; objectives,
-    constraints and targets take their names."""
+    """Further latencies by name, such as {"phone": {"target": {...}, "threads": 2}}. Objectives, constraints and
+    targets may use these names."""
     export: ExportSection = ExportSection()
     """The int8 files."""
     ignored_scopes: Names = ()
-    """As in ``elasticity``; BootstrapNAS reads them here."""
+    """As in ``elasticity``; BootstrapNAS reads the key here."""
     target_scopes: Names = ()
     """As in ``elasticity``."""
     optimizer: OptimizerSection | None = None
-    """BootstrapNAS's place for some of the recipe."""
+    """The optimizer in BootstrapNAS's layout; otherwise use ``recipe``."""
     bootstrapNAS: BootstrapNAS | None = None
     """BootstrapNAS's layout of elasticity, stages, recipe and search, with its defaults."""
 

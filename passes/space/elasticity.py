@@ -58,51 +58,51 @@ class Elasticity:
     dimensions: tuple[Dimension, ...] = DIMENSIONS
     """Elastic dimensions: "depth", "width" and "kernel"."""
     width_multipliers: tuple[Share, ...] | None = None
-    """Sizes as fractions of the full one, which is always a choice itself; by default 1, 0.75 and 0.5."""
+    """Widths on offer, as fractions of the full width (always a choice itself); by default 1, 0.75 and 0.5."""
     min_width: Count = 8
-    """No choice is smaller, except where the full size is."""
+    """Smallest width on offer; a layer whose full width is smaller keeps that."""
     divisor: Count = 8
-    """Choices are rounded down to a multiple of this; the full size is left as it is."""
+    """Widths are rounded down to a multiple of this; the full width is not rounded."""
     max_num_widths: Count | None = None
-    """At most so many choices, counted from the largest; by default all."""
+    """Largest number of widths for a layer, counted from the full one; by default all."""
     min_kernel: Count = 3
-    """No kernel gets smaller."""
+    """Smallest kernel size on offer."""
     max_num_kernels: Count | None = None
-    """At most so many choices for a kernel, counted from the largest; by default all."""
+    """Largest number of sizes for a kernel, counted from the full one; by default all."""
     width_step: Count | None = None
-    """Sizes are full, full - step, full - 2 * step, ...; `width_multipliers` come first, as in BootstrapNAS."""
+    """Widths are full, full - step, full - 2 * step, ...; if `width_multipliers` are given, they are used instead."""
     widths: SizesByName = ()
-    """Sizes of single widths, by name or glob as ``bnas inspect`` names them (a name comes before a glob, an earlier
-    glob before a later one). The inner size of a product, ``NAME:inner``, becomes elastic only so."""
+    """Sizes of certain widths, by name or glob as ``bnas inspect`` prints them. A name takes precedence over a glob, an
+    earlier glob over a later one. The inner size of a product, ``NAME:inner``, is elastic only if it is named here."""
     overwrite_groups: tuple[tuple[str, ...], ...] | None = None
-    """Only these layers have an elastic width; those of one group have the same."""
+    """Only the layers in these groups have an elastic width; all layers of a group have the same width."""
     overwrite_groups_widths: tuple[tuple[Count, ...], ...] | None = None
-    """Sizes of each group in channels, the full one among them."""
+    """Sizes of each group in channels, including the full one."""
     ignored_scopes: Names = ()
-    """Modules whose own channels stay as they are, and which no skipped block contains."""
+    """Modules that keep their own channels, and that no skipped block contains."""
     target_scopes: Names = ()
-    """If any are given, a width changes only where all layers that make it are inside, a block only where it is."""
+    """If given, only these modules change: widths that are made inside them entirely, and blocks inside them."""
     pin: Names = ()
-    """Modules and parameters that stay whole altogether: inputs too, and never skipped."""
+    """Modules and parameters that are not changed at all: they keep their inputs and outputs, and are never skipped."""
     filter_importance: Importance = "L2"
-    """What brings an entry to the front: "L1", "L2" or "geometric_median" of the weights, "taylor" (what the loss on
-    training data would change by without the entry, to first order), or "external"."""
+    """The importance by which channels are sorted: "L1", "L2" or "geometric_median" of the weights; "taylor" (change of
+    the loss on training data without the channel, to first order); or "external"."""
     external_importance_path: Annotated[str | None, Field(validate_default=True)] = None
-    """Scores by parameter name for the importance "external" (JSON or safetensors); in a configuration file relative
-    to its folder."""
+    """File of scores by parameter name (JSON or safetensors) for the importance "external"; in a configuration file
+    relative to its folder."""
     importance_samples: Count = 2000
-    """Training samples that the importance "taylor" is measured on, in the batches of the training."""
+    """Training samples for the importance "taylor", in the batches of the training."""
     min_block_size: Whole | None = None
-    """Operators of the smallest block beyond the first; by default residual blocks have any size and other regions 5,
-    BootstrapNAS's default."""
+    """Size of the smallest block: its number of operators minus one. By default any size for residual blocks, and 5 for
+    other regions, as in BootstrapNAS."""
     max_block_size: Whole | None = None
-    """Operators of the largest block beyond the first; by default residual blocks have any size and other regions 50,
-    BootstrapNAS's default."""
+    """Size of the largest block: its number of operators minus one. By default any size for residual blocks, and 50 for
+    other regions, as in BootstrapNAS."""
     hw_fused_ops: bool = True
-    """No region begins or ends between a linear operator, its BatchNorm and its activation."""
+    """Do not let a region start or end between a linear operator, its BatchNorm and its activation."""
     skipped_blocks: tuple[str | tuple[str, str], ...] | None = None
-    """These blocks only: names of blocks, or pairs of a start, which stays, and an end, as modules or as BootstrapNAS
-    spells them."""
+    """Only these blocks may be skipped: names of blocks, or pairs (start, end) of modules or BootstrapNAS scopes; the
+    start itself stays."""
 
     @field_validator("overwrite_groups_widths")
     @classmethod

@@ -50,22 +50,22 @@ class LatencySettings:
     """
 
     batch: Count = 1
-    """Samples in a run."""
+    """Number of samples per inference."""
     threads: Count = 1
-    """Threads within an operator."""
+    """Number of threads within an operator."""
     inter_threads: Count = 1
-    """Operators that may run at the same time."""
+    """Number of operators that may run at the same time."""
     runs: Count = 50
-    """Timings of each model; with fewer than 50 nothing is called stable."""
+    """Number of timings of each model; with fewer than 50, every result is flagged as unstable."""
     warmup: Count = 10
-    """Least runs before the first timing; as many again until the median settles, at most ten times."""
+    """Least number of untimed runs; repeated until the median settles, at most ten times."""
     turns: Count = 3
-    """So often a sub-network is measured where sub-networks are compared, loaded anew each time: where a model lies in
-    memory changes its time by a few percent."""
+    """How often each sub-network is loaded and measured when sub-networks are compared: its place in memory changes the
+    time by a few percent."""
     repeats: Count | None = None
-    """Runs of a model within one timing; by default more than one where all models are very quick."""
+    """Number of runs within one timing; by default more than one only if all models are very fast."""
     provider: str = CPU
-    """Execution provider of ONNX Runtime, among those that are installed."""
+    """Execution provider of ONNX Runtime; must be installed."""
     target: TargetChoice = None
     """Where networks run: "openvino", "command" or another name, such a name with settings,
     ``{"kind": "openvino", "precision": "f16"}``, or in Python any `bnas.Target`; by default ONNX Runtime."""
@@ -73,11 +73,11 @@ class LatencySettings:
     """Measure networks in int8: true, or the settings of `bnas.Int8`. Ranges are found on the made-up inputs: a time
     does not depend on them."""
     subnets: Annotated[int, Field(ge=6, le=LARGEST), NUMBER] = 16
-    """So many sub-networks are measured to fit a latency model, where an objective or a constraint is latency."""
+    """Number of sub-networks to measure for a latency model, if latency is an objective or a constraint."""
     sizes: dict[str, Count] | None = None
     """Sizes of dynamic axes by name, such as {"length": 128}; by default those of the example inputs."""
     seed: Seed = 0
-    """Fixes made-up inputs, the order of timings and the sub-networks that a latency model is fitted on."""
+    """Seed of the made-up inputs, of the order of timings, and of the sub-networks for a latency model."""
 
     def difference(self, other: LatencySettings) -> str | None:
         """The first setting that decides what is measured, rather than how thoroughly, and is another in `other`."""

@@ -52,20 +52,20 @@ class Int8:
     """Batches that the ranges of activations are found on: a few hundred samples, transformed as when deployed. A run
     takes its training data."""
     samples: Count = 512
-    """Samples of the calibration data that the ranges are found on."""
+    """Number of calibration samples."""
     activations: Literal["auto", "static", "dynamic"] = "auto"
-    """Where their ranges come from: "static": from the calibration data; "dynamic": from each run anew, for linear
-    layers of transformers, while convolutions stay in float. "auto": dynamic where most layers are of that kind."""
+    """How ranges of activations are found. "static": from calibration data. "dynamic": in each run, for linear layers
+    of transformers, while convolutions stay in float. "auto": "dynamic" if most layers are of that kind."""
     exclude: Names = ()
-    """Layers that stay in float: paths or globs on paths of modules."""
+    """Layers that stay in float: module paths or globs."""
     exclude_operators: Names = ()
     """ONNX operators that stay in float, such as "Gemm"."""
     per_channel: bool = True
-    """Weights have a scale for each output channel."""
+    """Use one scale per output channel of the weights."""
     method: Literal["minmax", "entropy", "percentile"] = "minmax"
-    """How the range of an activation is found."""
+    """How the range of an activation is computed from the calibration data."""
     reduce_range: bool = False
-    """Weights of 7 bits: on CPUs with AVX2 or AVX-512 but without VNNI, sums of 8 bits saturate."""
+    """Use 7 bits for weights: on CPUs with AVX2 or AVX-512 but without VNNI, sums of 8-bit products saturate."""
     validation: NotInFile[Iterable[Batch] | None] = None
     """Batches to report the metric on, before and after."""
     metric: NotInFile[Metric] = accuracy

@@ -28,16 +28,16 @@ class Distillation:
     """
 
     teacher: Literal["maximal", "original"] = "maximal"
-    """"maximal": the others learn from its outputs in the same step (in-place distillation, Yu et al. 2020, BigNAS,
-    section 3.1). "original": all learn from a frozen copy of the model as it was, in evaluation mode."""
+    """"maximal": all others learn from the maximal sub-network's outputs in the same step (in-place distillation, Yu et
+    al. 2020, BigNAS, section 3.1). "original": all learn from a frozen copy of the original, in evaluation mode."""
     type: Literal["softmax", "mse"] = "softmax"
     """"softmax": cross-entropy against the softmax over axis 1 (Hinton et al. 2015). "mse": mean squared error."""
     scale: Positive = 1.0
     """Factor of the distillation loss."""
     temperature: Positive = 1.0
-    """Of the softmax; the loss is multiplied by its square, so that gradients keep their size."""
+    """Temperature of the softmax; the loss is multiplied by its square, so that gradients keep their size."""
     hard: NotNegative = 0.0
-    """Factor of the loss against the targets beside it; BootstrapNAS adds the two, which is 1."""
+    """Factor of the loss against the targets, which is added; BootstrapNAS uses 1."""
 
     @field_validator("temperature")
     @classmethod
@@ -112,57 +112,57 @@ class Recipe:
     """
 
     rule: Literal["random", "maximal", "sandwich"] = "maximal"
-    """What a step trains besides random sub-networks: "random" nothing, "maximal", or "sandwich" (maximal, minimal)."""
+    """What a step trains besides random sub-networks: "random": nothing; "maximal"; "sandwich": maximal and minimal."""
     subnets_per_step: Count | None = None
-    """All sub-networks of a step; by default those of the rule and one random one. Each sees the same batch; their
-    gradients add up."""
+    """Number of sub-networks of a step, in total; by default those of the rule plus one random one. All see the same
+    batch, and their gradients add up."""
     sampling: Sampling = "uniform"
-    """Which random sub-networks: "uniform" all equally likely (few large ones); "spread" all sizes equally likely;
-    "attentive" the most promising ones of all sizes, by the losses so far."""
+    """How random sub-networks are drawn. "uniform": all equally likely (few large ones); "spread": all sizes equally
+    likely; "attentive": all sizes, preferring promising ones by the losses so far."""
     distillation: Distillation | None = Field(default_factory=_taught)
-    """What sub-networks learn from a teacher: by default from the maximal sub-network, where the rule trains it; from
-    the targets alone if null."""
+    """Knowledge distillation. By default from the maximal sub-network, if the rule trains it; null: learn from the
+    targets alone."""
     optimizer: Kind = "sgd"
-    """Of `torch.optim`: "sgd", "adam", "adamw" or "rmsprop"; the trainer may get another one."""
+    """Optimizer of `torch.optim`: "sgd", "adam", "adamw" or "rmsprop". In Python, pass any other one to the trainer."""
     learning_rate: Positive = 0.01
-    """At the start of a stage that has no ``init_lr``; that of the optimizer, where the trainer gets one."""
+    """Learning rate at the start of a stage without ``init_lr``. An optimizer passed to the trainer has its own."""
     momentum: Fraction | None = None
-    """Of sgd (by default 0.9) and rmsprop (0)."""
+    """Momentum of sgd (default 0.9) and rmsprop (default 0)."""
     nesterov: bool | None = None
-    """Of sgd: look ahead along the momentum; by default wherever there is one."""
+    """Nesterov momentum of sgd; by default on if there is a momentum."""
     betas: tuple[Fraction, Fraction] | None = None
-    """Of adam and adamw; by default 0.9 and 0.999."""
+    """Betas of adam and adamw; by default 0.9 and 0.999."""
     weight_decay: NotNegative = 1e-4
-    """Factor of the weights in their gradients; of adamw that of the weights themselves."""
+    """Weight decay: added to the gradients; with adamw applied to the weights directly."""
     no_decay_keys: str | None = None
-    """Parts of parameter names with # between them, such as "bn#bias": these parameters have no weight decay."""
+    """Parameters without weight decay: parts of their names, separated by #, such as "bn#bias"."""
     lr_schedule: CosineSchedule | None = None
-    """One rate for the whole training instead of one for each stage."""
+    """One cosine for the whole training instead of one for each stage."""
     label_smoothing: Fraction = 0.0
-    """Of the cross-entropy against the targets, as in `torch.nn.CrossEntropyLoss`."""
+    """Label smoothing of the cross-entropy against the targets, as in `torch.nn.CrossEntropyLoss`."""
     clip_norm: Positive | None = None
-    """Largest norm of all gradients of a step together; by default not limited."""
+    """Largest norm of the gradients of a step, over all parameters; by default not limited."""
     ema_decay: Fraction | None = None
-    """Decay of averages of the shared weights, which validation uses and which the training ends with; by default
-    there are none."""
+    """Decay of running averages of the shared weights. Validation uses the averages, and the training ends with them.
+    By default off."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """"bfloat16": forward passes under `torch.autocast`; parameters, gradients and losses stay in float32."""
     checkpoint_activations: bool = False
     """Keep less of a forward pass, and compute it again on the way back: for networks that do not fit into memory. The
     gradients are the same; a step takes up to a third longer."""
     memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
-    """Layout of images; "auto": the faster one in a short measurement before the first step."""
+    """Memory layout of images; "auto": the faster one in a short measurement before the first step."""
     accumulate: Count = 1
-    """Batches of one step; all of them train the same sub-networks, and their losses are averaged."""
+    """Number of batches of a step. All train the same sub-networks, and their losses are averaged."""
     train_steps: Count | None = None
-    """Samples of an epoch, in whole batches (BootstrapNAS documents it so, and ignores it); by default all. A loader
-    without a length needs it."""
+    """Number of samples of an epoch, in whole batches; by default all. A loader without a length needs it. (BootstrapNAS
+    documents this and ignores it.)"""
     num_bn_adaptation_samples: Whole = 2000
-    """Training samples, through the training transform, for BatchNorm statistics; 0: never recalibrated."""
+    """Training samples (with the training transform) for BatchNorm statistics; 0: never recalibrate."""
     progressivity_of_elasticity: tuple[Dimension, ...] = PROGRESSIVITY
     """The order in which stages add dimensions."""
     seed: Seed = 0
-    """Fixes the sub-networks; the order of the data is the loader's."""
+    """Seed of the random sub-networks; the loader decides the order of the data."""
 
     @field_validator("subnets_per_step")
     @classmethod

@@ -28,23 +28,23 @@ class Stage:
     """
 
     train_dims: Annotated[tuple[Dimension, ...], Field(min_length=1)] | None = None
-    """Dimensions that are sampled, the others stay maximal; by default all that are elastic."""
+    """Dimensions to sample; all others stay maximal. By default all elastic ones."""
     epochs: Count = 1
-    """Length of the stage."""
+    """Length of the stage in epochs."""
     depth_indicator: Count | None = None
-    """Skip at most so many blocks of each chain; by default any number."""
+    """Largest number of blocks to skip in each chain; by default any number."""
     width_indicator: Count | None = None
-    """Sample only the so many largest widths of each; by default all."""
+    """Number of widths of each layer to sample, counted from the largest; by default all."""
     reorg_weights: bool = False
-    """Bring important entries to the front before the stage."""
+    """Sort channels by importance before the stage, so that narrow layers keep the most important ones."""
     bn_adapt: bool = False
     """Recalibrate the shared BatchNorm statistics of the maximal sub-network before the stage."""
     init_lr: Positive | None = None
     """Learning rate at the start of the stage, which falls along a cosine; by default that of the recipe."""
     epochs_lr: Count | None = None
-    """The cosine reaches 0 after so many epochs; by default those of the stage."""
+    """Epochs after which the cosine reaches 0; by default those of the stage."""
     sample_rate: Count = 1
-    """Draw new random sub-networks every so many steps of the stage."""
+    """Number of steps between two draws of random sub-networks."""
 
     @field_validator("epochs_lr")
     @classmethod
@@ -120,13 +120,13 @@ class CosineSchedule:
     """
 
     base_lr: Positive
-    """The rate after the warm-up."""
+    """Learning rate after the warm-up."""
     num_epochs: Count | None = None
-    """Length, warm-up included; by default that of all stages."""
+    """Length in epochs, including the warm-up; by default that of all stages."""
     warmup_epochs: Whole = 0
-    """The rate rises linearly for so long."""
+    """Length of the warm-up in epochs; the rate rises linearly."""
     warmup_lr: Positive = 3.4e-4
-    """Where the warm-up starts."""
+    """Learning rate at the start of the warm-up."""
 
     @field_validator("warmup_epochs")
     @classmethod

@@ -36,21 +36,21 @@ class FineTune:
     """
 
     epochs: Count
-    """Length, along one cosine."""
+    """Length in epochs, along one cosine."""
     learning_rate: Positive | None = None
-    """At the start; by default 0.025 with SGD, and that of the recipe with another optimizer."""
+    """Learning rate at the start; by default 0.025 with SGD, and that of the recipe with another optimizer."""
     weight_decay: NotNegative | None = None
-    """By default 5e-4 with SGD, and that of the recipe with another optimizer."""
+    """Weight decay; by default 5e-4 with SGD, and that of the recipe with another optimizer."""
     distillation: Distillation | None = Distillation("original", hard=1.0)
-    """What winners learn from beside the targets: by default the original; null: nothing."""
+    """Knowledge distillation besides the targets; by default from the original. Null: none."""
     clip_norm: Positive | None = 10.0
-    """Largest norm of the gradients of a step: one that has just been cut may diverge without. Null: not limited."""
+    """Largest norm of the gradients of a step: a network that was just cut may diverge. Null: not limited."""
     order: Literal["separate", "shared"] = "shared"
-    """"separate": each winner by itself, on copies of the weights. "shared": one after another, from the largest to the
-    smallest, in the shared weights; each goes on from what the larger ones trained, for less long: for the square root
-    of its part of the largest one's MACs."""
+    """"separate": each winner alone, on copies of the weights. "shared": one after another, from the largest to the
+    smallest, in the shared weights. Each starts from the weights that the larger ones trained, and is trained shorter,
+    in proportion to the square root of its MACs."""
     train_steps: Count | None = None
-    """Samples of an epoch, in whole batches; by default as in the recipe."""
+    """Number of samples of an epoch, in whole batches; by default as in the recipe."""
 
     @field_validator("distillation")
     @classmethod

@@ -49,7 +49,8 @@ class Row:
 
     def __str__(self) -> str:
         counts = self.tried, self.equal, len(self.refused)
-        cells = self.name, *counts, f"{self.worst:.0e}", f"{self.seconds:.1f}", ", ".join(sorted(set(self.refused)))
+        refused = ", ".join(sorted(set(self.refused))) or "-"
+        cells = self.name, *counts, f"{self.worst:.0e}", f"{self.seconds:.1f}", refused
         return f"| {' | '.join(map(str, cells))} |"
 
 

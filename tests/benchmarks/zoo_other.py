@@ -363,7 +363,7 @@ def shown(row: Row) -> str:
     cells = [row.name, row.library, row.task, row.captured + (f" ({notes})" if notes else "")]
     cells += [row.example, row.batch, row.other, row.state, *counts, rigid, row.dynamic, row.oracle, row.step]
     cells += [row.export, f"{row.seconds:.0f}"]
-    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
+    return f"| {' | '.join(cell.replace('|', '/') or '-' for cell in cells)} |"
 
 
 def head(rows: list[Row]) -> str:
@@ -415,7 +415,8 @@ def page(rows: list[Row]) -> str:
 
 - **captured**: whether `SuperNetwork.from_model` gave a super-network, or the error.
 - **example**, **batch**, **other size**: largest relative difference of the maximal program to the model's own forward;
-  WRONG where it is more than {SAME:.0e} and nothing was raised. Empty where the model takes no other size.
+  WRONG where it is more than {SAME:.0e} and nothing was raised. A dash where nothing was tried or found,
+  such as where the model takes no other size.
 - **oracle**: largest error by `bnas.verify` of the minimal and {SUBNETS} random sub-networks; WRONG above {EXACT:.0e}.
 - **step**: loss, gradients and running statistics of a training step; WRONG above {SAME_STEP:.0e}.
 - **ONNX**: of an extracted random sub-network, compared with ONNX Runtime.

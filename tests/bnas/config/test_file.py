@@ -61,8 +61,7 @@ def test_all_faults_are_told_at_once_each_with_its_place() -> None:
             "bootstrapNAS": {"training": training, "search": search},
         }
     ) == (
-        "model is missing; A name of torchvision's, resnet50_cifar10; package.module:FACTORY; "
-        "file.py:FACTORY; file.pt2",
+        "model is missing; A torchvision model, resnet50_cifar10; package.module:FACTORY; file.py:FACTORY; file.pt2",
         "data is missing; A folder of a data set, of images or of .npz files; a .npz file; a factory of bnas.Splits",
         "input_info is 3: must be a mapping of keys",
         "optimizer.momentum is inf: must be a finite number",
