@@ -30,7 +30,7 @@ from .ledger import FOUND
 from .lock import holding
 from .mark import OutputError
 from .outlook import Outlook
-from .output import Output, note_architecture, note_environment
+from .output import Output, note_architecture, note_data, note_environment
 from .planner import Planner
 from .quantised import InInt8
 from .results import Report, judged
@@ -95,7 +95,7 @@ class Steps:
         self.watch.on_supernet(supernet)
         SearchPlan(job, self.output, self.watch, supernet).check()  # its faults show now
         self._note(supernet)
-        self._note_data()
+        note_data(self.output, self.job.data.record)
         self._keep_original()
         if TRAINING.exists(self.output.folder / "training" / "last"):
             self.output.ledger.check(f"training/last/{TRAINING.manifest}")
@@ -126,7 +126,7 @@ class Steps:
             told = f"take it from a copy, or train anew: `bnas train CONFIG --output {folder} --overwrite`"
             raise OutputError(f"{folder / 'original' / MODEL.manifest} is missing, and cannot be made again; {told}")
         self._note(self.supernet)
-        self._note_data()
+        note_data(self.output, self.job.data.record)
         self.planner.ended("train")
         return self.supernet
 
@@ -262,10 +262,6 @@ class Steps:
             note_environment(self.output)
             note_architecture(self.output, supernet.architecture)
         self._noted = True
-
-    def _note_data(self) -> None:
-        if self.job.data.record is not None:
-            write_json(self.output.path("data.json"), dict(self.job.data.record))
 
     def _keep_original(self) -> None:
         """Written once: what a resumed training begins with is checked by the trainer."""
