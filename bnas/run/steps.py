@@ -272,9 +272,8 @@ class Steps:
     @cached_property
     def planner(self) -> Planner | Outlook:
         """Divides the budget of the job, where it has one."""
-        if self.job.budget is None:
-            return Outlook(self.job, self.output, self.watch)
-        return Planner(self.job, self.output, self.watch, self._began, self.clock)
+        told = (self.job, self.output, self.watch)
+        return Outlook(*told) if self.job.budget is None else Planner(*told, self._began, self.clock)
 
     def _trainer(self, supernet: SuperNetwork, job: Job) -> Trainer:
         self.output.ledger.refuse_links("training/tensorboard")
