@@ -50,9 +50,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=50, help="images of a step, of all processes together")
     settings = parser.parse_args()
     torch.manual_seed(0)
-    # The super-network before the process group: what PyTorch imports while it traces would keep the group to the end.
-    supernet = bnas.SuperNetwork.from_model(DigitNet(), torch.zeros(1, 1, 8, 8))  # the weights of process 0 count
     dist.init_process_group("gloo")
+    supernet = bnas.SuperNetwork.from_model(DigitNet(), torch.zeros(1, 1, 8, 8))  # the weights of process 0 count
     rank, processes = dist.get_rank(), dist.get_world_size()
     train, held_out = digits()
     sampler: DistributedSampler[Any] = DistributedSampler(train)

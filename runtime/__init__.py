@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from bnas.passes.lazy import attach
 
 if TYPE_CHECKING:
-    from .errors import BatchError, CheckpointError, ProgramError, TrainingError
+    from .errors import BatchError, CheckpointError, ParallelError, ProgramError, TrainingError
     from .evaluate.evaluation import Batch, EvaluationError, Loader, Metric, accuracy, first_samples, fold, recalibrate
     from .evaluate.evaluator import Evaluator
     from .evaluate.together import Bar, RacingError
@@ -44,6 +44,7 @@ __getattr__, __dir__ = attach(
         "bnas.runtime.errors": (
             "BatchError",
             "CheckpointError",
+            "ParallelError",
             "ProgramError",
             "TrainingError",
         ),
@@ -163,6 +164,7 @@ __all__ = [
     "OnnxRuntime",
     "OnnxWriteError",
     "OpenVINO",
+    "ParallelError",
     "Place",
     "Program",
     "ProgramError",

@@ -19,3 +19,7 @@ class CheckpointError(BnasError):
 
 class ProgramError(BnasError, TypeError):
     """A program was to be copied or saved: its parameters are views of those of a super-network."""
+
+
+class ParallelError(BnasError):
+    """Processes that work together cannot go on: one of them ended, failed, or was started otherwise."""

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import IterableDataset
 
 from bnas.passes import BnasError
 
@@ -91,6 +92,27 @@ def spelled(batch: Any) -> str:
     if isinstance(batch, list | tuple) and len(batch) == 2:
         return f"inputs {described(batch[0])}, targets {described(batch[1])}"
     return described(batch)
+
+
+# Data that are read several times: in memory, or read again.
+
+
+def length_of(loader: Any) -> int | None:
+    """The number of batches; None where a loader does not know it."""
+    try:
+        return len(loader)
+    except (TypeError, NotImplementedError):
+        return None
+
+
+def is_stream(loader: Any) -> bool:
+    """Whether a loader may have more than fits into memory: its data are an `IterableDataset`, or it has no length."""
+    return isinstance(getattr(loader, "dataset", None), IterableDataset) or length_of(loader) is None
+
+
+def in_memory(loader: Any) -> Any:
+    """The batches of a loader as a list; a stream stays one, and is read again each time."""
+    return loader if is_stream(loader) and not isinstance(loader, Iterator) else list(loader)
 
 
 def again(batches: Any) -> Any:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from bnas.passes.assembly.frames import Assembled
 from bnas.passes.assembly.rewriting import Holder
 from bnas.passes.assembly.slot import Slot
+from bnas.passes.frontend.ir import IR
 from bnas.passes.ops.rnn import settle, share
 
 from .errors import ProgramError
@@ -154,6 +155,8 @@ class Gathered(nn.Module):
 
     slots: Mapping[str, Slot]
     layer: nn.Module
+    repeated: Mapping[str, Tensor] | None = None
+    """The buffers before a call that is made again: see `bnas.runtime.recomputation`."""
 
     def __init__(self, layer: nn.Module, slots: Mapping[str, Slot]) -> None:
         super().__init__()
@@ -166,14 +169,20 @@ class Gathered(nn.Module):
         tensors = {name: slot.take(slot.shared) for name, slot in self.slots.items()}
         if isinstance(self.layer, nn.RNNBase):
             tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        tensors |= {name: before.clone() for name, before in (self.repeated or {}).items()}
         with _given(self.layer, tensors):
             out = self.layer(*args, **kwargs)
-        if self.training:
+        if self.training and self.repeated is None:
             with torch.no_grad():
                 for name, slot in self.slots.items():
                     if not slot.is_parameter and not slot.prefix:
                         slot.put(slot.shared, tensors[name])
         return out
+
+    def buffers_now(self) -> dict[str, Tensor]:
+        """Copies of what it keeps of buffers, which a call may change."""
+        buffers = {name: slot for name, slot in self.slots.items() if not slot.is_parameter}
+        return {name: slot.take(slot.shared).detach().clone() for name, slot in buffers.items()}
 
 
 @contextmanager
@@ -248,6 +257,8 @@ class Program(Assembled):
     """
 
     _bindings: list[Binding]
+    ir: IR
+    """The captured model, whose graph this one's was made of."""
     in_training: Callable[[], Program] | None = None
     """Makes the program that runs in training mode, where the model calls something else in it."""
     trained: Program | None = None
@@ -255,14 +266,18 @@ class Program(Assembled):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run it, on the shared parameters as they are now."""
+        return super(Program, self.ready()).__call__(*args, **kwargs)
+
+    def ready(self) -> Program:
+        """The program that runs in this mode, which has the shared parameters as they are now."""
         if self.training and self.in_training is not None:
             if self.trained is None:
                 self.__dict__["trained"] = self.in_training().train()
             assert self.trained is not None
-            return self.trained(*args, **kwargs)
+            return self.trained.ready()
         for binding in self._bindings:
             binding.refresh()
-        return super().__call__(*args, **kwargs)
+        return self
 
     def __copy__(self) -> NoReturn:
         """Refused, as `__deepcopy__`."""

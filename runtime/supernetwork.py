@@ -196,7 +196,7 @@ class SuperNetwork(nn.Module):
         bind = Views(self._views)
         program = skeleton.build(subnet, bind, kind=Program, share_code=True)
         assert isinstance(program, Program)
-        program.__dict__["_bindings"] = bind.bindings
+        program.__dict__.update(_bindings=bind.bindings, ir=skeleton.ir)
         return program
 
     @overload

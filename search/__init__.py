@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from .algorithms.settings import NSGA2, RNSGA2, RandomSearch
     from .algorithms.surrogate import Regressor
     from .beginning import pruned_sizes
-    from .errors import InfeasibleError, MetricError, RecordError, SearchError
+    from .errors import InfeasibleError, MetricError, RecordError, SearchError, WorkerError
     from .evaluation import Evaluation, Measures, Outcome
+    from .executors import ExecutorSettings
     from .log import EvaluationLog
     from .objectives import Constraint, Objective
     from .progress import SearchProgress
@@ -37,12 +38,14 @@ __getattr__, __dir__ = attach(
             "MetricError",
             "RecordError",
             "SearchError",
+            "WorkerError",
         ),
         "bnas.search.evaluation": (
             "Evaluation",
             "Measures",
             "Outcome",
         ),
+        "bnas.search.executors": ("ExecutorSettings",),
         "bnas.search.log": ("EvaluationLog",),
         "bnas.search.objectives": (
             "Constraint",
@@ -68,6 +71,7 @@ __all__ = [
     "Constraint",
     "Evaluation",
     "EvaluationLog",
+    "ExecutorSettings",
     "InfeasibleError",
     "Measures",
     "MetricError",
@@ -84,6 +88,7 @@ __all__ = [
     "SearchScalars",
     "SearchSettings",
     "Searcher",
+    "WorkerError",
     "Workers",
     "prune",
     "pruned_sizes",

@@ -18,6 +18,10 @@ class MetricError(BnasError, ValueError):
     """An evaluation gave no number for an objective, or one that cannot be compared (NaN, infinity)."""
 
 
+class WorkerError(SearchError):
+    """Nobody can evaluate: workers cannot be reached, or cannot make what evaluates. No evaluation is lost."""
+
+
 class RecordError(BnasError, ValueError):
     """An evaluation does not fit its log, or a file of evaluations is malformed or of another super-network."""
 

@@ -16,7 +16,7 @@ from bnas.passes import Subnet
 from bnas.passes.wording import amount
 from bnas.runtime.storage.files import write_bytes
 
-from .errors import MetricError, RecordError, SearchError
+from .errors import MetricError, RecordError, SearchError, WorkerError
 from .objectives import check_name, nearest
 
 if TYPE_CHECKING:
@@ -121,13 +121,15 @@ class Outcome:
 
         Raises:
             MetricError: it is neither: no evaluation of this kind can succeed.
-            SearchError: it is an error of the file system or the network, which says nothing of the sub-network.
+            SearchError: it is an error of the file system, the network or a worker: it says nothing of the sub-network.
         """
         if isinstance(given, Mapping):
             try:
                 return cls(checked_values(subnet, given), None, seconds)
             except MetricError as error:
                 given = error
+        if isinstance(given, WorkerError):
+            raise given
         if isinstance(given, OSError):
             raise SearchError(
                 f"{shown(subnet)}: {type(given).__name__}: {given}; the fault is in the machine, not in the "

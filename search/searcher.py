@@ -114,7 +114,8 @@ class Searcher:
             SearchError: Every evaluation failed; says why.
             InfeasibleError: Constraints let nothing through; says what is closest, and has the result.
         """
-        workers = self._plan.settings.workers
+        settings = self._plan.settings
+        workers = settings.workers if settings.executor is None else settings.executor.workers()
         if workers is None:
             return self._result(in_this_process)
         try:

@@ -11,6 +11,7 @@ from bnas.passes.settings import LARGEST, NUMBER, NotInFile, Seed, settings
 
 from .algorithms.settings import NSGA2, POPULATION, Choice
 from .errors import SearchError
+from .executors import ExecutorSettings
 from .objectives import Constraint
 from .workers import Workers
 
@@ -54,6 +55,9 @@ class SearchSettings:
     racing: Annotated[float, Field(gt=0, lt=1), NUMBER] | None = None
     """Stop measuring candidates that seem dominated after a part of the validation samples. The value is the allowed
     probability of an error, such as 0.001. The metric must be a mean of values from 0 to 1, such as accuracy."""
+    executor: ExecutorSettings | None = None
+    """Evaluate in other processes, or on other machines; by default in this process. Whatever evaluates must be
+    picklable, such as a `bnas.search.Remote`."""
     space: NotInFile[SearchSpace | None] = None
     """The part of the super-network's space to search, such as what its last stage trained; by default all."""
     latency: NotInFile[Callable[[Subnet], float] | Mapping[str, Callable[[Subnet], float]] | None] = None
@@ -65,7 +69,7 @@ class SearchSettings:
     """An exact evaluation, where the searcher has a rough one: measures the front again. Its log stands beside the
     other, with ".confirmed" behind the name."""
     workers: NotInFile[Workers | None] = None
-    """Evaluate in other processes or on other machines; by default here."""
+    """The same as `executor`, with an executor of your own."""
 
     @field_validator("num_evals")
     @classmethod
@@ -75,7 +79,9 @@ class SearchSettings:
 
     @field_validator("workers")
     @classmethod
-    def _are_workers(cls, workers: Any) -> Any:
+    def _are_workers(cls, workers: Any, known: ValidationInfo) -> Any:
+        if workers is not None and known.data.get("executor") is not None:
+            raise ValueError("contradicts executor; give one of them")
         if workers is not None and not isinstance(workers, Workers):
             raise ValueError("must be bnas.search.Workers, such as Workers(executor, chunk=5)")
         return workers

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from .errors import MetricError, SearchError
+from .errors import MetricError, SearchError, WorkerError
 from .evaluation import Measures, Outcome
 
 if TYPE_CHECKING:
@@ -40,8 +41,30 @@ class Remote:
         object.__setattr__(self, "arguments", arguments)
 
     def evaluate_many(self, subnets: Sequence[Subnet], bars: Mapping[Subnet, Bar] | None = None) -> list[Any]:
-        """Values, or an error, for each sub-network, by what was made here."""
-        return list(Measures(_made(self), bars=bars).given(subnets))
+        """Values, or an error, for each sub-network, by what was made here.
+
+        Raises:
+            WorkerError: it cannot be made here, which says nothing about a sub-network.
+        """
+        return list(Measures(self._here(), bars=bars).given(subnets))
+
+    def __call__(self, subnet: Subnet) -> Any:
+        """What was made here, called: a measure of a single objective.
+
+        Raises:
+            WorkerError: as `evaluate_many`.
+        """
+        return self._here()(subnet)
+
+    def _here(self) -> Any:
+        try:
+            return _made(self)
+        except Exception as error:
+            name = f"{self.make.__module__}.{self.make.__qualname__}"
+            raise WorkerError(
+                f"a worker on {socket.gethostname()} cannot make what evaluates, by {name}{self.arguments}: "
+                f"{type(error).__name__}: {error}; mend that and resume the search, no evaluation is lost"
+            ) from error
 
 
 @lru_cache(maxsize=MADE)
@@ -122,10 +145,10 @@ class Workers:
         """Take note of what is the worker's fault; what no worker can mend is raised."""
         try:
             yield
-        except MetricError:
+        except (MetricError, WorkerError):
             raise
         except Exception as error:
-            self._broken |= isinstance(error, BrokenExecutor)
+            self._broken |= isinstance(error, BrokenExecutor | CancelledError)
             self._last = f"{type(error).__name__}: {error}"
 
     def _mend(self) -> None:
@@ -133,7 +156,7 @@ class Workers:
         if not self._broken:
             return
         if self._make is None:
-            raise SearchError(
+            raise WorkerError(
                 "a worker died and broke its executor; give a function that makes the executor, so that a new one "
                 f"can be made, and run the search again: no evaluation is lost ({self._last})"
             )

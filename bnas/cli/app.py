@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import traceback
@@ -22,10 +23,27 @@ from .operators import operators
 if TYPE_CHECKING:
     from bnas.run.job import Splits
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 for command in (run, train, search, tune, export, prune, bench, report, operators):
     app.command()(command)
+
+
+TOGETHER = ("run", "train", "search", "tune")
+"""Commands in which several processes that torchrun started work together."""
+
+
+@app.callback(help=__doc__)
+def begin(context: typer.Context) -> None:
+    """Refuse several processes of a command that has work for one."""
+    command = context.invoked_subcommand
+    if command in TOGETHER or int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
+        return
+    if os.environ["RANK"] != "0":  # process 0 tells it
+        raise typer.Exit(1)
+    from bnas.runtime import ParallelError
+
+    raise ParallelError(f"bnas {command} is one process: start it without torchrun")
 
 
 @app.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -13,13 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import options
+from .runs import begun, opened
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from bnas.run.folder import RunFolder
-    from bnas.run.job import Watch
-    from bnas.run.steps import Steps
     from bnas.run.tuning import Record
     from bnas.run.winners import Winners
 
@@ -141,37 +139,6 @@ def prune(
         options.say(console, f"All files are in {folder}\n{report_told(folder)}")
 
 
-@contextmanager
-def begun(
-    config: Path,
-    output: Path | None,
-    changes: list[str] | None,
-    watch: Watch,
-    *,
-    resume: bool,
-    overwrite: bool,
-    trust: bool,
-    prune: Mapping[str, Any] | None = None,
-) -> Iterator[Steps]:
-    """The steps of the run that a configuration file and the command line ask for; its folder is held inside."""
-    from bnas.config.file import load_config
-    from bnas.run.lock import kept
-    from bnas.run.mark import OutputError
-    from bnas.run.runner import begin
-    from bnas.run.trust import admit
-
-    configuration = load_config(config, changes or [])
-    admit(config, configuration, changes or [], trust=trust)
-    folder = output or configuration.log_dir
-    if folder is None:
-        raise OutputError(f"{config} has no log_dir; say --output DIR")
-    with kept(Path(folder)):
-        said: Any = {"file": config, "resume": resume, "overwrite": overwrite, "prune": prune}
-        with options.unchanged():
-            steps = begin(configuration, config.parent, Path(folder), watch, **said)
-        yield steps
-
-
 # ``bnas search``: what was trained in the folder of a run, searched, and searched again by other settings.
 
 
@@ -194,17 +161,6 @@ def search(
     told = shlex.join(["bnas", "tune" if tuned else "export", str(run)])
     what = "fine-tunes these" if tuned else "writes these and measures them"
     options.say(console, f"The front is in {run / 'pareto.json'}; `{told}` {what}")
-
-
-@contextmanager
-def opened(run: Path, source: Path | None, changes: list[str] | None, watch: Watch, trust: bool) -> Iterator[RunFolder]:
-    """The folder of a run, with the changes of the command line; it is held inside."""
-    from bnas.run.folder import RunFolder
-    from bnas.run.lock import kept
-
-    folder = RunFolder.open(run, source, changes=tuple(changes or ()), watch=watch, trust=trust)
-    with kept(run):
-        yield folder
 
 
 # ``bnas tune``: the winners of a search, trained further by themselves.

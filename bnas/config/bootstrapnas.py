@@ -163,7 +163,7 @@ class BatchNormAdaptation(Section):
     """``batchnorm_adaptation``."""
 
 
-LEARNING = ("clip_norm", "ema_decay", "precision", "memory_format", "accumulate")
+LEARNING = ("clip_norm", "ema_decay", "precision", "checkpoint_activations", "memory_format", "accumulate")
 
 
 @takes(Recipe, "progressivity_of_elasticity", "train_steps", "rule", "subnets_per_step", "sampling", *LEARNING)
@@ -194,7 +194,7 @@ VARIATION = ("crossover_prob", "crossover_eta", "mutation_prob", "mutation_eta")
 
 @takes(RNSGA2, *OF_RNSGA2)
 @takes(NSGA2, *VARIATION, "predictor")
-@takes(SearchSettings, "num_evals", "seed", "constraints", "racing")
+@takes(SearchSettings, "num_evals", "seed", "constraints", "racing", "executor")
 class Search(Section):
     """``bootstrapNAS.search``; see `bnas.SearchSettings`."""
 

@@ -161,7 +161,7 @@ class Configuration(Section):
 
     unneeded: ClassVar[dict[str, Any]] = {
         "multiprocessing_distributed": Unneeded(
-            "multiprocessing_distributed does nothing here: a run is one process",
+            "multiprocessing_distributed does nothing here: torchrun starts the processes of a run",
             TypeAdapter(bool | None),
             "must be true or false",
         )

@@ -28,7 +28,7 @@ PART = re.compile(r"\w+|\[\d+\]")
 
 
 def with_changes(data: Any, changes: Sequence[str]) -> Any:
-    """`data` with ``KEY=VALUE`` set in order; the value is JSON, or else a string.
+    """`data` with ``KEY=VALUE`` set in order; the value is JSON, or else a string. A section may be null in `data`.
 
     Where ``num_evals`` is set below the population that `data` has, and that is not set too, it is left out, with a
     warning.
@@ -43,10 +43,23 @@ def with_changes(data: Any, changes: Sequence[str]) -> Any:
             raise ConfigurationError(
                 f"--set {change}", ["is not KEY=VALUE, with a KEY such as optimizer.base_lr or a[0].b"]
             )
-        _set(data, [int(p[1:-1]) if p.startswith("[") else p for p in PART.findall(key)], _value(value, change), change)
         places.append(key)
+    for key in places:
+        _begin_sections(data, key.split(".")[:-1])
+    for change in changes:
+        key, _, value = change.partition("=")
+        _set(data, [int(p[1:-1]) if p.startswith("[") else p for p in PART.findall(key)], _value(value, change), change)
     _follow(data, places)
     return data
+
+
+def _begin_sections(data: Any, place: list[str]) -> None:
+    """Make a section that is null in the file an empty one, so that a change may add to it."""
+    for part in place:
+        if not isinstance(data, dict) or part not in data:
+            return
+        data[part] = {} if data[part] is None else data[part]
+        data = data[part]
 
 
 def _follow(data: Any, places: list[str]) -> None:

@@ -66,7 +66,7 @@ def stages_of(training: Any) -> tuple[Stage, ...]:
 
 def search_of(search: Any) -> SearchSettings:
     """How the search goes on."""
-    given = {key: getattr(search, key) for key in ("num_evals", "seed", "constraints", "racing")}
+    given = {key: getattr(search, key) for key in ("num_evals", "seed", "constraints", "racing", "executor")}
     return SearchSettings(algorithm=_algorithm(search), **given)
 
 

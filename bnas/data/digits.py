@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from bnas.passes.errors import BnasError
 from bnas.passes.settings import Count, Seed
 from bnas.run.job import Splits
+from bnas.runtime.feed import length_of
 
 WIDTHS = (32, 64, 96)
 TRAIN, VALIDATION = 1000, 397
@@ -106,7 +107,8 @@ def pretrain(data: Splits, epochs: int, on_epoch: Callable[[int, float], None]) 
     """A `DigitNet` trained from scratch; `on_epoch` gets the epoch, from 1, and the mean loss."""
     model = DigitNet()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, epochs * len(data.train))
+    batches = length_of(data.train) or 1
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, epochs * batches)
     for epoch in range(1, epochs + 1):
         total = 0.0
         for images, labels in data.train:
@@ -116,5 +118,5 @@ def pretrain(data: Splits, epochs: int, on_epoch: Callable[[int, float], None]) 
             optimizer.step()
             schedule.step()
             total += float(loss.detach())
-        on_epoch(epoch, total / len(data.train))
+        on_epoch(epoch, total / batches)
     return model.eval()

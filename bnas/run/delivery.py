@@ -25,8 +25,9 @@ from bnas.runtime import (
     measure_latency,
     origin,
 )
-from bnas.runtime.evaluate.evaluation import Batch
+from bnas.runtime.evaluate.evaluation import Batch, Loader
 from bnas.runtime.example import one_sample
+from bnas.runtime.feed import in_memory
 from bnas.runtime.nested import tensors_in
 from bnas.runtime.storage.archive import tensor_bytes
 from bnas.runtime.storage.files import ReadError, WriteError, discard, write_bytes, write_json
@@ -89,7 +90,7 @@ class Delivery:
         self, networks: Mapping[str, tuple[Subnet, GraphModule]], failures: Mapping[str, str | None]
     ) -> dict[str, Row]:
         """The rows of different networks, whose files are written."""
-        modules, test = {name: module for name, (_, module) in networks.items()}, list(self.job.data.test)
+        modules, test = {name: module for name, (_, module) in networks.items()}, in_memory(self.job.data.test)
         known = {name: failures[name] for name in networks}
         first, *others = self.job.clocks.items()
         latencies = self._latencies(first[1], modules, known)
@@ -157,7 +158,7 @@ class Delivery:
         return dict(zip(inputs, (one.cpu().numpy() for one in tensors_in(example)), strict=True))
 
     def _quantised(
-        self, name: str, failure: str | None, latencies: Mapping[str, Latency], test: list[Batch]
+        self, name: str, failure: str | None, latencies: Mapping[str, Latency], test: Loader
     ) -> Quantised | None:
         if self.job.int8 is None or failure is not None:
             return None if failure is None else Quantised(failure=failure)

@@ -29,7 +29,7 @@ from .mark import OutputError
 from .output import CONFIG, Output, changed, read_json
 from .pipeline import EXPORT, free_in, within
 from .results import Report
-from .runner import SOURCE, job_of
+from .runner import SOURCE, elsewhere, job_of
 from .steps import Steps
 from .trust import check_code
 from .tuning import TUNING, read_module
@@ -81,8 +81,7 @@ class RunFolder:
         if "prune" in data:
             told = "its files are in subnets/, `bnas report` shows them, and `bnas bench` measures them"
             raise OutputError(f"{self.folder} was made by `bnas prune`: there is no super-network to search; {told}")
-        given = {key: value for key, value in data.items() if value is not None}  # so that a change may add a section
-        data = with_changes(given, self.changes)
+        data = with_changes(data, self.changes)
         if not self.changes:
             found = parse_configuration(data, str(path))
         else:
@@ -99,7 +98,8 @@ class RunFolder:
     @cached_property
     def steps(self) -> Steps:
         """The steps of the run, to go on with; files of steps that were done stay until they are written anew."""
-        return Steps(self.job, Output(self.folder, resumed=True), self.watch)
+        remote = elsewhere(self.folder, self.source)
+        return Steps(self.job, Output(self.folder, resumed=True), self.watch, elsewhere=remote)
 
     @property
     def supernet(self) -> SuperNetwork:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from bnas.runtime import LatencySettings, SuperNetwork
 from bnas.runtime.latency.measurement import GROUP
@@ -34,7 +35,7 @@ class Forecast:
     winners: int
     """How many there will be."""
 
-    @property
+    @cached_property
     def evaluation(self) -> float:
         """Of one evaluation of the search."""
         samples = self.job.num_bn_adaptation_samples + samples_in(self.job.data.validation)

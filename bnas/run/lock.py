@@ -13,10 +13,12 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import wraps
 from pathlib import Path
+from typing import Any, TypeVar
 
 import filelock
 
@@ -80,6 +82,8 @@ def check_place(folder: Path) -> None:
         raise OutputError(f"{folder} cannot be written to: {NO_PERMISSION}")
 
 
+Made = TypeVar("Made")
+
 _held: dict[Path, int] = {}
 """The folders that this process holds, each with its thread."""
 
@@ -113,6 +117,17 @@ def kept(folder: Path) -> Iterator[Ledger]:
                 yield ledger
         finally:
             del _held[place]
+
+
+def holding(step: Callable[[Any], Made]) -> Callable[[Any], Made]:
+    """A step of a run that holds the folder of its output while it is at work."""
+
+    @wraps(step)
+    def held(self: Any) -> Made:
+        with kept(self.output.folder):
+            return step(self)
+
+    return held
 
 
 @contextmanager

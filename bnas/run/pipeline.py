@@ -6,14 +6,16 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from bnas.runtime.storage.checkpoint import SUPERNET, TRAINING
 from bnas.runtime.storage.files import there
 
+from . import team
+from .assistant import Assistant
 from .job import Job, Watch
 from .lock import kept
-from .output import Free, open_output
+from .output import Free, Output, open_output
 from .results import Report
 from .steps import Steps
 
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
 # What of a configuration is settled by what the folder of a run holds already.
 
-FREE = ("log_dir", "tensorboard", "export")
+FREE = ("log_dir", "tensorboard", "export", "search.executor", "bootstrapNAS.search.executor")
 """Places that may change at any time."""
 SEARCH = (
     "bootstrapNAS.search", "search", "objectives", "targets", "budget", "acc_delta", "reference", "latency",
@@ -62,7 +64,7 @@ class Places:
 
 OF_CONFIGURATION = Places(FREE, SEARCH, MEASURED, ("latency", "latencies"), SEEDS, TUNING)
 OF_JOB = Places(
-    ("job.tensorboard", "job.int8"),
+    ("job.tensorboard", "job.int8", "job.search.executor", "job.search.workers"),
     (
         "job.search",
         "job.objectives",
@@ -123,7 +125,8 @@ def run_job(
     """Run all steps of `job` one after another: train, search, fine-tune if it says so, export and measure.
 
     What is searched is what the last stage trained. The settings of the job are written to ``config.json``;
-    `bnas report FOLDER` makes a page of the run.
+    `bnas report FOLDER` makes a page of the run. Where several processes call this function together, all of them do
+    their part, the first one writes, and all return its report; see docs/distributed.md.
 
     Args:
         job: What to do.
@@ -138,10 +141,14 @@ def run_job(
         BnasError: What is wrong, with the place and the remedy; files that were written are whole.
     """
     folder, settings = Path(folder), {"job": described(job)}
-    free = free_in(folder, places=OF_JOB)
-    with kept(folder):
-        output = open_output(folder, settings, resume=resume, overwrite=overwrite, free=free)
-        return Steps(job, output, watch).all()
+    with team.gathered() as store:
+        if team.assists():
+            return cast("Report", team.assist(lambda: Assistant(Steps(job, Output(folder, resumed=True))), store))
+        with team.leading(store) as lead, kept(folder):
+            free = free_in(folder, places=OF_JOB)
+            output = open_output(folder, settings, resume=resume, overwrite=overwrite, free=free)
+            lead.result = report = Steps(job, output, watch).all()
+        return report
 
 
 def described(job: Job) -> dict[str, Any]:

@@ -16,13 +16,15 @@ from torch import nn
 from bnas.passes import Subnet
 from bnas.runtime import Evaluator, FineTune, LatencySettings, Stage, SuperNetwork, Trainer, step_seconds
 from bnas.runtime.evaluate.evaluation import Loader, first_samples
-from bnas.runtime.feed import drawn
+from bnas.runtime.feed import drawn, length_of
 from bnas.runtime.latency.measurement import runners_of
 from bnas.runtime.nested import batch_size
 from bnas.runtime.train import random_state
+from bnas.runtime.train.share import shared_out
 from bnas.runtime.train.timing import Clock
 from bnas.runtime.train.tuning import alone, shared_lengths
 
+from . import team
 from .job import Job
 from .latencies import INT8_ACCURACY
 from .quantised import InInt8, calibrated
@@ -113,11 +115,16 @@ class Probe:
         stages, total = self.job.stages, sum(one.epochs for one in self.job.stages)
         return sum(self._stage(one, self.seconds / len(stages)) * one.epochs / total for one in stages)
 
+    @property
+    def _train(self) -> Loader:
+        """What one process of the run trains on."""
+        return shared_out(self.job.data.train, team.size())
+
     def _stage(self, stage: Stage, seconds: float) -> float:
         recipe = replace(self.job.recipe, lr_schedule=None, num_bn_adaptation_samples=0)
         bare = replace(stage, reorg_weights=False, bn_adapt=False)
         own = {key: value for key, value in self.job.training.items() if key in ("criterion", "teacher")}
-        return step_seconds(Trainer(self.supernet, [bare], recipe, **own), self.job.data.train, seconds, self.clock)
+        return step_seconds(Trainer(self.supernet, [bare], recipe, **own), self._train, seconds, self.clock)
 
     def tune_step(self, settings: FineTune, subnets: Sequence[Subnet], original: nn.Module | None = None) -> float:
         """Seconds for each step of the largest of these sub-networks, in their super-network, with what the others get.
@@ -142,7 +149,7 @@ class Probe:
         recipe = replace(settings.recipe(self.job.recipe), num_bn_adaptation_samples=0)
         own = {key: value for key, value in self.job.training.items() if key == "criterion"}
         trainer = Trainer(supernet, [Stage()], recipe, teacher=original, **own, **more)
-        return step_seconds(trainer, self.job.data.train, seconds, self.clock)
+        return step_seconds(trainer, self._train, seconds, self.clock)
 
     def evaluation(self) -> tuple[float, float]:
         """Seconds of an evaluation without its data, and for each sample of them."""
@@ -195,10 +202,11 @@ class Probe:
 
 
 def samples_in(loader: Loader) -> int:
-    """About how many samples there are, without drawing all of them."""
-    dataset: Any = getattr(loader, "dataset", None)
-    if hasattr(dataset, "__len__"):
-        return len(dataset)
+    """About how many samples there are, without drawing all of them where the loader has a length."""
+    samples, batches = length_of(getattr(loader, "dataset", None)), length_of(loader)
+    if samples is not None:
+        return samples
     with random_state.undisturbed(loader):
-        first = next(iter(drawn(loader)))
-    return len(loader) * batch_size(first)
+        if batches is None:
+            return sum(map(batch_size, drawn(loader)))
+        return batches * batch_size(next(iter(drawn(loader))))

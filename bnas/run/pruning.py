@@ -189,7 +189,7 @@ class Pruning:
         int8 = [] if job.int8 is None else batches.calibration(job.int8.samples, 0)
         plain = {"original": (maximal, supernet.extract(maximal, original))}
         rows = Delivery(job, self.output, supernet, int8).rows({**plain, **networks})
-        reference = accuracy(original, list(job.data.validation))
+        reference = accuracy(original, job.data.validation)
         samples = counted_samples(job.data.test, "the test data")
         measured = Report(rows, reference, job.acc_delta, 0, False, machine(), samples)
         report = PruneReport(measured, str(Constraint.parse(self.plan.to)))

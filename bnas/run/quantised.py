@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
@@ -17,8 +17,9 @@ from bnas.runtime.evaluate.evaluation import Batch
 from bnas.runtime.example import one_sample
 from bnas.runtime.targets.module import TargetModule
 from bnas.runtime.targets.target import Network, Target
-from bnas.search import Objective
+from bnas.search import Objective, Remote
 
+from .job import Job
 from .latencies import INT8_ACCURACY
 
 
@@ -34,8 +35,30 @@ class InInt8:
     """With the samples that the ranges of activations are found on."""
     target: Target | None = None
     """Where the file runs; on ONNX Runtime where the target only tells times."""
+    elsewhere: Remote | None = None
+    """Makes the same in another process, where it is sent to one."""
     seconds: list[float] = field(default_factory=list)
-    """Of each sub-network that was measured."""
+    """Of each sub-network that was measured in this process."""
+
+    @classmethod
+    def of(cls, job: Job, evaluator: Evaluator, samples: Callable[[int], list[Batch]]) -> InInt8 | None:
+        """What measures the accuracies that a job asks for in int8, where its int8 latency is measured, if one is.
+
+        `samples` gives so many training samples.
+        """
+        if job.chosen_by != INT8_ACCURACY or job.int8 is None:
+            return None
+        clocks = [one for one in job.clocks.values() if one.int8 is not None]
+        target = clocks[0].target if clocks else job.latency.target
+        return cls(evaluator, calibrated(job.int8, samples(job.int8.samples)), target)
+
+    def __reduce__(self) -> Any:
+        """Only what makes it travels, where that is known."""
+        return (
+            super().__reduce__()
+            if self.elsewhere is None
+            else (Remote, (self.elsewhere.make, *self.elsewhere.arguments))
+        )
 
     def __call__(self, subnet: Subnet) -> float:
         """The accuracy, as a fraction.
@@ -65,6 +88,8 @@ class InInt8:
     def told(self) -> str:
         """What it took, in words."""
         count = len(self.seconds)
+        if not count:
+            return "the int8 files of sub-networks were measured in other processes, or before"
         return f"the int8 files of {count} sub-networks took {sum(self.seconds) / max(count, 1):.2f} s each"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from bnas.config.configuration import Configuration
+from bnas.config.file import parse_configuration
 from bnas.config.settings import device_named, dynamic_of, example_inputs_of, job_settings, search_of
 from bnas.data.datasets import Transformed
 from bnas.data.factories import SourceError, is_own_model
@@ -21,13 +23,18 @@ from bnas.passes.frontend.ir import as_call
 from bnas.passes.wording import counted, shown
 from bnas.runtime.feed import drawn
 from bnas.runtime.nested import as_batch, described, placed, scores_of
-from bnas.runtime.storage.files import write_bytes
+from bnas.runtime.storage.checkpoint import SUPERNET
+from bnas.runtime.storage.files import checksum, read_file, write_bytes
 from bnas.runtime.train import random_state
+from bnas.search import Remote
 
 from .job import Job, Splits, Watch
+from .ledger import Ledger
 from .lock import kept
-from .output import check_output, open_output
+from .mark import OutputError
+from .output import CONFIG, Output, check_output, open_output
 from .pipeline import free_in
+from .spread import Elsewhere
 from .steps import Steps
 from .trust import remember_configuration
 
@@ -71,7 +78,40 @@ def begin(
     with kept(folder):
         output = open_output(folder, data, **said, sources=sources_of(data, source, file))
         write_bytes(output.path(SOURCE), os.fsencode(source.resolve()) + b"\n")
-    return Steps(job, output, watch)
+    return Steps(job, output, watch, elsewhere=elsewhere(folder, source))
+
+
+# The evaluator of a run in another process.
+
+
+def elsewhere(folder: Path, source: Path) -> Elsewhere:
+    """Says what makes an attribute of the steps of a run in a process, or on a machine, that sees the same files."""
+    return lambda wanted: Remote(made_in, str(folder.resolve()), str(source.resolve()), _stamp(folder), wanted)
+
+
+def made_in(folder: str, source: str, stamp: str, wanted: str) -> Any:
+    """An attribute of the steps of a run, whose configuration and super-network are in its folder.
+
+    The code that the configuration names is imported: the process that searches has checked whose it is.
+
+    Raises:
+        OutputError: another run, or none, is in the folder.
+    """
+    return getattr(_steps_in(folder, source, stamp), wanted)
+
+
+@lru_cache(maxsize=1)
+def _steps_in(folder: str, source: str, stamp: str) -> Steps:
+    run = Path(folder)
+    if not Ledger(run).exists or _stamp(run) != stamp:
+        raise OutputError(f"{folder} holds another run here than where the search began; all must see the same files")
+    configuration = parse_configuration(Ledger(run).json(CONFIG), str(run / CONFIG))
+    return Steps(job_of(configuration, Path(source), weights=False), Output(run, resumed=True))
+
+
+def _stamp(run: Path) -> str:
+    """Another one for another configuration, or another super-network."""
+    return checksum(b"".join(read_file(run / name) for name in (CONFIG, f"supernet/{SUPERNET.manifest}")))
 
 
 def sources_of(data: Any, source: Path, file: Path | None = None) -> list[Path]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property, wraps
-from typing import Any, TypeVar
+from functools import cached_property
+from typing import Any
 
 from torch import nn
 from torch.fx import GraphModule
@@ -15,39 +14,29 @@ from bnas.passes import Subnet
 from bnas.passes.frontend.state import deep_copy
 from bnas.runtime import Evaluator, SuperNetwork, Trainer, accuracy, fold, machine
 from bnas.runtime.evaluate.evaluation import Batch
+from bnas.runtime.feed import in_memory
 from bnas.runtime.storage.checkpoint import MODEL, SUPERNET, TRAINING, read_model, write_model
 from bnas.runtime.storage.files import there, write_json
 from bnas.runtime.train import random_state
 from bnas.runtime.train.batches import Batches
+from bnas.runtime.train.share import shared_out
 from bnas.runtime.train.timing import Clock
 from bnas.search.source import by_name
 
+from . import team
 from .delivery import Delivery
 from .job import Job, Watch
-from .latencies import INT8_ACCURACY
 from .ledger import FOUND
-from .lock import kept
+from .lock import holding
 from .mark import OutputError
 from .output import Output, note_architecture, note_environment
 from .planner import Planner, Unplanned
-from .quantised import InInt8, calibrated
+from .quantised import InInt8
 from .results import Report, judged
 from .search import SearchPlan, counted_samples
+from .spread import Elsewhere, spread
 from .tuning import TUNING, Record, Tuning, tuned_modules
 from .winners import ORIGINAL, Winners
-
-Made = TypeVar("Made")
-
-
-def holding(step: Callable[[Steps], Made]) -> Callable[[Steps], Made]:
-    """A step that holds the folder of the run while it is at work."""
-
-    @wraps(step)
-    def held(self: Steps) -> Made:
-        with kept(self.output.folder):
-            return step(self)
-
-    return held
 
 
 class Steps:
@@ -58,6 +47,7 @@ class Steps:
         output: the folder; where it is resumed, what an earlier process left of a step is gone on with.
         watch: who is told.
         clock: what the budget of the job counts by: the wall clock, or `time.process_time` where others disturb it.
+        elsewhere: says what makes the evaluator of this folder in another process, for `SearchSettings.executor`.
 
     Raises, from every step:
         OutputError: what the step before leaves is not there; says which command makes it. Or another process is at
@@ -65,8 +55,15 @@ class Steps:
         BnasError: what is wrong, with the place and the remedy; files that were written are whole.
     """
 
-    def __init__(self, job: Job, output: Output, watch: Watch | None = None, clock: Clock = time.perf_counter) -> None:
-        self.job, self.output, self.watch = job, output, watch or Watch()
+    def __init__(
+        self,
+        job: Job,
+        output: Output,
+        watch: Watch | None = None,
+        clock: Clock = time.perf_counter,
+        elsewhere: Elsewhere | None = None,
+    ) -> None:
+        self.job, self.output, self.watch, self.elsewhere = job, output, watch or Watch(), elsewhere
         self.clock, self._began = clock, clock()
         self._supernet: SuperNetwork | None = None
         self._noted = False
@@ -91,10 +88,11 @@ class Steps:
             return self._trained()
         job = self.job
         random_state.begin_at(job.search.seed)
+        team.ask("prepare")
         self.watch.phase("finding what is elastic")
-        supernet = SuperNetwork.from_model(job.model, job.example_inputs, job.elasticity, dynamic=job.dynamic)
+        supernet = self.untrained()
         self.watch.on_supernet(supernet)
-        self._plan(supernet, job).check()  # its faults show now
+        SearchPlan(job, self.output, self.watch, supernet).check()  # its faults show now
         self._note(supernet)
         self._note_data()
         self._keep_original()
@@ -102,13 +100,23 @@ class Steps:
             self.output.ledger.check(f"training/last/{TRAINING.manifest}")
         job = self.planner.train(supernet)
         self.watch.phase("training")
-        validation = job.data.validation if job.budget is None else None
-        self._trainer(supernet, job).fit(job.data.train, validation, resume=self.output.resumed)
+        with team.joint("train", stages=job.stages, recipe=job.recipe, resume=self.output.resumed):
+            self.fit(supernet, job, self.output.resumed)
         supernet.eval()
         supernet.save(self.output.path("supernet"))
         self.planner.ended("train")
         self._supernet = supernet
         return supernet
+
+    def untrained(self) -> SuperNetwork:
+        """The super-network of the model as it is."""
+        job = self.job
+        return SuperNetwork.from_model(job.model, job.example_inputs, job.elasticity, dynamic=job.dynamic)
+
+    def fit(self, supernet: SuperNetwork, job: Job, resume: bool) -> None:
+        """Train a super-network, on the part of this process of the data."""
+        validation = job.data.validation if job.budget is None else None
+        self._trainer(supernet, job).fit(shared_out(job.data.train), validation, resume=resume)
 
     def _trained(self) -> SuperNetwork:
         """The super-network that was trained before; what is only noted of it is written again where it is missing."""
@@ -129,11 +137,12 @@ class Steps:
         ``winners.json``.
         """
         self.output.ledger.refuse_foreign(FOUND)
-        evaluator = self.evaluator
+        evaluator, workers, in_int8 = spread(self.job.search, self.evaluator, self.in_int8, self.elsewhere)
         random_state.begin_at(self.job.search.seed)
         self._note(self.supernet)
         job, samples = self.planner.search(self.supernet)
-        plan = replace(self._plan(self.supernet, job), in_int8=self._in_int8())
+        job = replace(job, search=replace(job.search, workers=workers, executor=None))
+        plan = SearchPlan(job, self.output, self.watch, self.supernet, in_int8)
         paths = plan.paths(self._samples(samples))
         reference, latencies = self._reference(), plan.latencies(paths)
         plan = plan.informed(paths, latencies)
@@ -182,7 +191,7 @@ class Steps:
         maximal = supernet.space.maximal()
         plain = supernet.extract(maximal, self.original)
         tuned = {} if self.job.tuning is None else tuned_modules(self.output, supernet, winners)
-        before = {one: accuracy(fold(prepare(one)), list(self.job.data.test)) for one in tuned}
+        before = {one: accuracy(fold(prepare(one)), in_memory(self.job.data.test)) for one in tuned}
         modules = tuned or {subnet: prepare(subnet) for subnet in {one.subnet for one in winners.found.values()}}
         networks = {name: (one.subnet, modules[one.subnet]) for name, one in winners.found.items()}
         int8 = [] if self.job.int8 is None else self._samples(self.job.int8.samples)
@@ -223,7 +232,12 @@ class Steps:
         """Measures sub-networks on the validation data: the same in every process."""
         samples = self.job.num_bn_adaptation_samples
         calibration = self._samples(samples) if samples else None
-        return Evaluator(self.supernet, calibration, list(self.job.data.validation))
+        return Evaluator(self.supernet, calibration, in_memory(self.job.data.validation))
+
+    @cached_property
+    def in_int8(self) -> InInt8 | None:
+        """Measures accuracies in int8, where they are asked for."""
+        return InInt8.of(self.job, self.evaluator, self._samples)
 
     def module(self, subnet: Subnet) -> GraphModule:
         """A sub-network with recalibrated statistics, a winner as it is after the fine-tuning."""
@@ -264,17 +278,6 @@ class Steps:
         if self.job.budget is None:
             return Unplanned(self.job)
         return Planner(self.job, self.output, self.watch, self._began, self.clock)
-
-    def _plan(self, supernet: SuperNetwork, job: Job) -> SearchPlan:
-        return SearchPlan(job, self.output, self.watch, supernet)
-
-    def _in_int8(self) -> InInt8 | None:
-        """What measures accuracies in int8, where they are asked for: where the int8 latency is measured, if one is."""
-        if self.job.chosen_by != INT8_ACCURACY or self.job.int8 is None:
-            return None
-        settings = calibrated(self.job.int8, self._samples(self.job.int8.samples))
-        clocks = [one for one in self.job.clocks.values() if one.int8 is not None]
-        return InInt8(self.evaluator, settings, clocks[0].target if clocks else self.job.latency.target)
 
     def _trainer(self, supernet: SuperNetwork, job: Job) -> Trainer:
         self.output.ledger.refuse_links("training/tensorboard")

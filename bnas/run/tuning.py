@@ -18,10 +18,12 @@ from bnas.runtime import Epochs, Evaluator, FineTune, Recipe, Stage, SuperNetwor
 from bnas.runtime.storage.archive import tensor_bytes
 from bnas.runtime.storage.checkpoint import TRAINING, check_state
 from bnas.runtime.storage.files import there, write_bytes, write_json
-from bnas.runtime.train import random_state
+from bnas.runtime.train import parallel, random_state
 from bnas.runtime.train.batches import Batches
+from bnas.runtime.train.share import shared_out
 from bnas.runtime.train.tuning import alone, shared_lengths
 
+from . import team
 from .job import Job, Watch
 from .mark import OutputError
 from .output import Output
@@ -163,7 +165,8 @@ class Tuning:
         else:
             self.output.ledger.remove(self.output.ledger.removable((TUNING, "tuning")))
             record.write(self.output.path(TUNING))
-        found = tuple(self._made(record))
+        with team.joint("tune", settings=self.settings, record=record):
+            found = self.trained(record)
         done = Record(record.settings, found)
         done.write(self.output.path(TUNING))
         return done
@@ -176,6 +179,10 @@ class Tuning:
         order = sorted(named.values(), key=lambda one: -self.supernet.costs(one.subnet)["macs"])
         return Record(json.loads(json.dumps(asdict(self.settings))), tuple(order))
 
+    def trained(self, record: Record) -> tuple[Tuned, ...]:
+        """The winners after their training; only the first process of several writes and measures them."""
+        return tuple(self._made(record))
+
     def _made(self, record: Record) -> Iterator[Tuned]:
         """Each winner after its training, whose weights are written."""
         shared = self._shared() if self.settings.order == "shared" else None
@@ -183,6 +190,8 @@ class Tuning:
         for one in record.winners:
             self.watch.phase(f"fine-tuning {one.name}")
             tuned = self._alone(one) if shared is None else self._in(shared, one, lengths[one.subnet])
+            if parallel.rank() > 0:
+                continue
             module = self.evaluator.recalibrated(tuned)
             write_bytes(self.output.path(_weights(one.name)), tensor_bytes(module.state_dict()))
             yield Tuned(one.name, one.subnet, one.before, self.evaluator.measure(module))
@@ -230,4 +239,4 @@ class Tuning:
         if TRAINING.exists(self.output.folder / f"tuning/{name}/last"):
             self.output.ledger.check(f"tuning/{name}/last/{TRAINING.manifest}")
         with random_state.undisturbed(self.job.data.train, self.job.recipe.seed):
-            trainer.fit(self.job.data.train, resume=True)
+            trainer.fit(shared_out(self.job.data.train), resume=True)

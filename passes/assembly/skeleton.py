@@ -165,6 +165,7 @@ class Skeleton:
                 continue
             copies[node] = graph.node_copy(node, copies.__getitem__)
             copies[node].meta.pop("value", None)  # meta tensors of full size: not true of this sub-network
+            copies[node].meta["origin"] = node.name
             if node.op == "get_attr" and node.target in computed:
                 copies[node].op = "call_module"
         self._check_inputs(graph)

@@ -23,6 +23,7 @@ from .entry import Axis
 from .exported.program import ExportedModel
 from .fidelity import Fidelity, compare
 from .functions import BATCH
+from .groups import release_group
 from .ir import IR, aliases_of, as_call, floating, resize_inputs, revalue
 from .recording import WRAPPERS
 from .structure import map_leaves, tensors_of
@@ -45,6 +46,7 @@ def trace(model: nn.Module, example_inputs: Any, dynamic: Dynamic | None = None,
     Raises:
         CaptureError: the model's own forward cannot be captured, or the graph is not the model.
     """
+    release_group()
     args, kwargs = as_call(example_inputs)
     if isinstance(model, WRAPPERS):
         args, kwargs = _placed((args, kwargs), model)

@@ -36,13 +36,13 @@ A whole batch may be a dict too: "labels" (or "label", "targets", "target") is t
 
 
 class Loader(Protocol):
-    """Batches, again at every iteration, such as a `torch.utils.data.DataLoader` or a list of them."""
+    """Batches, again at every iteration, such as a `torch.utils.data.DataLoader` or a list of them.
+
+    Where it has a length, that is the number of batches. One without is a stream: its data are never all in memory.
+    """
 
     def __iter__(self) -> Iterator[Batch]:
         """The batches."""
-
-    def __len__(self) -> int:
-        """The number of batches."""
 
 
 Metric = Callable[[nn.Module, Iterable[Batch]], float]

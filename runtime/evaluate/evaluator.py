@@ -13,13 +13,13 @@ from torch import nn
 from torch.fx import GraphModule
 
 from bnas.passes import Subnet
-from bnas.runtime.feed import again, drawn
+from bnas.runtime.feed import again, drawn, in_memory, is_stream
 from bnas.runtime.nested import as_batch, device_of, inputs_of, laid_out, placed
 from bnas.runtime.supernetwork import SuperNetwork
 
 from .evaluation import Batch, Metric, accuracy, fold, fused_layer, measured, recalibrate
 from .overwriting import overwrite
-from .together import Bar, Folds, Layers, Raced, race, replays, share_layers, shuffled
+from .together import Bar, Folds, Layers, Raced, RacingError, race, replays, share_layers, shuffled
 
 # Memory that was freed stays with the process, ready for the next tensor.
 
@@ -47,6 +47,7 @@ class ChannelsLast:
 
     def __init__(self, batches: Iterable[Batch], takes: Collection[str] = (), source: str = "the data") -> None:
         self.batches, self.takes, self.source = again(batches), takes, source
+        self.dataset = getattr(self.batches, "dataset", None)
 
     def __iter__(self) -> Iterator[Batch]:
         pairs = (as_batch(batch, self.takes) for batch in drawn(self.batches, self.source))
@@ -63,7 +64,9 @@ class Evaluator:
         supernet: where the sub-networks come from.
         calibration: batches for the BatchNorm statistics, through the training transform; if None, a sub-network has
             the shared statistics, which are those of the maximal one at best.
-        validation: batches that the metric is measured on; `evaluate_many` keeps them in memory.
+        validation: batches that the metric is measured on; `evaluate_many` keeps them in memory. A stream (an
+            `IterableDataset`, or a loader without a length) is read again for each sub-network instead: it must give
+            the same samples each time. So is a `calibration` that is one.
         metric: by default top-1 accuracy. It gets a module and the batches of `validation`, as pairs.
         group: so many sub-networks are evaluated together by `evaluate_many`; their tensors are in memory at once.
         metric_name: the name of the metric's value.
@@ -74,7 +77,7 @@ class Evaluator:
     def __init__(
         self,
         supernet: SuperNetwork,
-        calibration: Sequence[Batch] | None,
+        calibration: Iterable[Batch] | None,
         validation: Iterable[Batch],
         metric: Metric = accuracy,
         *,
@@ -86,9 +89,9 @@ class Evaluator:
         self.autocast = autocast
         self.supernet, self.metric, self.group, self.metric_name = supernet, metric, group, metric_name
         takes = inputs_of(supernet)
-        self.calibration = (
-            None if calibration is None else list(ChannelsLast(calibration, takes, "the calibration data"))
-        )
+        self.calibration: Iterable[Batch] | None = None
+        if calibration is not None:
+            self.calibration = in_memory(ChannelsLast(calibration, takes, "the calibration data"))
         self.validation = ChannelsLast(validation, takes, "the validation data")
         self._kept: list[Batch] | None = None
         self._shuffled: list[Batch] | None = None
@@ -124,6 +127,10 @@ class Evaluator:
                 of them is measured on that part only: see `bnas.runtime.evaluate.together`. The value "part" says on
                 which share.
         """
+        if bars is not None and is_stream(self.validation):
+            raise RacingError(
+                "racing draws samples from all of the data, and these are a stream: search without racing"
+            )
         if bars is not None and self._shuffled is None:
             self._shuffled = shuffled(self._batches())
         groups = (subnets[start : start + self.group] for start in range(0, len(subnets), self.group))
@@ -157,7 +164,7 @@ class Evaluator:
 
     def _alone(self, subnet: Subnet) -> Raced:
         module = self._recalibrated(overwrite(self.supernet.extract(subnet)))
-        return Raced(self._quality(_quick(fold(module)), self.validation), 1.0)
+        return self._raced(_quick(fold(module)))
 
     def _evaluate_group(
         self, subnets: Sequence[Subnet], bars: Mapping[Subnet, Bar] | None
@@ -175,11 +182,20 @@ class Evaluator:
         ]
 
     def _together(self, subnets: Sequence[Subnet]) -> list[Raced | Exception]:
-        """Each measured to the end, on outputs on the validation data that are computed for all of them."""
-        modules, batches = self._prepared_together(subnets), self._batches()
+        """Each measured to the end, on outputs on the validation data that are computed for all of them.
+
+        Where these are a stream, outputs cannot be kept: each is measured by itself.
+        """
+        modules = self._prepared_together(subnets)
+        if is_stream(self.validation):
+            return [_tried(self._raced, one) for one in modules]
+        batches = self._batches()
         with self._casting():
             known = replays(modules, batches)
         return [_tried(lambda module: Raced(self._quality(module, batches), 1.0), one) for one in known]
+
+    def _raced(self, module: nn.Module) -> Raced:
+        return Raced(self._quality(module, self.validation), 1.0)
 
     def _race(self, subnets: Sequence[Subnet], bars: Mapping[Subnet, Bar]) -> list[Raced | Exception]:
         assert self._shuffled is not None

@@ -1,18 +1,23 @@
-"""The batches of an epoch: grouped into steps, cut at a number of samples, and again from the middle."""
+"""The batches of an epoch: grouped into steps, cut at a number of samples, and again from the middle.
+
+A *reading* goes through a loader once. Each epoch is a reading, or the beginning of one. Of a stream an epoch is what
+comes next: where a reading ends, the next one begins.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
 from bnas.runtime.errors import CheckpointError, TrainingError
 from bnas.runtime.evaluate.evaluation import Batch, Loader, first_samples
-from bnas.runtime.feed import drawn
+from bnas.runtime.feed import drawn, is_stream, length_of
 from bnas.runtime.nested import batch_size
 
-from . import random_state
+from . import parallel, random_state
+from .share import Share
 
 SOURCE = "the training data"
 SAME = "resume with the data that the training began with, or begin anew in another folder"
@@ -28,51 +33,81 @@ class Batches:
         samples: end an epoch after so many samples (whole batches); all if None.
 
     Raises:
-        TrainingError: the loader is empty or has no length.
+        TrainingError: the loader is empty, or an iterator.
     """
 
     def __init__(self, loader: Loader, accumulate: int = 1, samples: int | None = None) -> None:
-        try:
-            self.length = len(loader)
-        except TypeError:
+        if isinstance(loader, Iterator):
             raise TrainingError(
-                "the training loader has no length; steps and rates are planned by it: give a DataLoader, a list of "
-                "batches, or a class with __len__ and __iter__"
-            ) from None
-        if not self.length:
-            raise TrainingError("the training loader is empty")
-        self.loader, self.accumulate = loader, accumulate
+                "the training loader is an iterator, which can be read once only: give what it was made of, such as "
+                "a DataLoader, a list of batches, or a class with __iter__"
+            )
+        self.loader, self.accumulate, self.stream = loader, accumulate, is_stream(loader)
         self._stateful: Any = loader if hasattr(loader, "load_state_dict") else None
+        self._whole = loader.whole if isinstance(loader, Share) else loader
+        """What all processes draw alike."""
+        known = length_of(loader)
+        if known == 0:
+            raise TrainingError("the training loader is empty")
         if samples is not None:
-            size = batch_size(self.first())
-            self.length = min(self.length, -(-samples // size))
+            wanted = -(-samples // batch_size(self._first_of(self._whole)))
+            known = wanted if known is None or self.stream else min(known, wanted)
+        self._length = known
         self.epoch = 0
         self.taken = 0
         """Steps of this epoch so far."""
+        self._reading: Iterator[Batch] | None = None
+        self._readings = 0
+        """Readings before this one."""
+        self._read = 0
+        """Batches of this reading so far."""
         self._samples: int | None = 0
         """Samples of them; None where a checkpoint does not say."""
         self._start: dict[str, Any] | None = None
 
     @property
+    def length(self) -> int:
+        """Batches of an epoch.
+
+        Raises:
+            TrainingError: the loader has no length, and nobody says how long an epoch is.
+        """
+        if self._length is None:
+            raise TrainingError(
+                "the training loader has no length; steps and rates are planned by it: say how many samples an epoch "
+                "has (Recipe(train_steps=...)), or give a loader with __len__"
+            )
+        return self._length
+
+    @property
     def steps(self) -> int:
-        """Steps of an epoch."""
+        """Steps of an epoch; a `TrainingError` where `length` is one."""
         return -(-self.length // self.accumulate)
+
+    @property
+    def longest(self) -> int | None:
+        """The most steps that an epoch can have; None for a stream without a length."""
+        return None if self._length is None else self.steps
 
     def first(self) -> Batch:
         """The first batch, drawn without a trace; not in the middle of an epoch."""
+        return self._first_of(self.loader)
+
+    def _first_of(self, loader: Loader) -> Batch:
         with random_state.undisturbed(self.loader), self._put_back():
-            for batch in drawn(self.loader, SOURCE):
+            for batch in drawn(loader, SOURCE):
                 return batch  # type: ignore[no-any-return]
-        raise TrainingError(f"the training loader gave 0 batches; its length says {len(self.loader)}")
+        raise self._too_few(0)
 
     def calibration(self, samples: int, seed: int) -> list[Batch]:
         """The first batches of `samples` samples, drawn without a trace; not in the middle of an epoch.
 
-        They are those of the first epoch of a loader whose generators start at `seed`.
+        They are those of the first epoch of a loader whose generators start at `seed`: whole batches, of which each
+        process trains on a part.
         """
         with random_state.undisturbed(self.loader, seed), self._put_back():
             _set_epoch(self.loader, 0)
-            return first_samples(self.loader, samples, SOURCE)
+            return first_samples(self._whole, samples, SOURCE)
 
     @contextmanager
     def _put_back(self) -> Iterator[None]:
@@ -88,41 +123,63 @@ class Batches:
         """The steps that are left of this epoch, each a list of batches.
 
         Raises:
-            TrainingError: the loader gives fewer batches than its length.
+            TrainingError: the loader gives fewer batches than its length, or a stream none at all.
         """
-        batches = self._skipped() if self.taken else self._begun()
+        batches = self._batches()
         while self.taken < self.steps:
             wanted = min(self.accumulate, self.length - self.taken * self.accumulate)
             group = list(islice(batches, wanted))
             if len(group) < wanted:
-                seen = self.taken * self.accumulate + len(group)
-                raise TrainingError(f"the training loader gave {seen} batches; its length says {len(self.loader)}")
+                raise self._too_few(self._read)
             self.taken += 1
-            if self._samples is not None:
-                self._samples += sum(map(batch_size, group))
             yield group
-        self.epoch, self.taken, self._samples = self.epoch + 1, 0, 0
+        self.epoch, self.taken = self.epoch + 1, 0
+        if not self.stream:
+            self._end_reading()
+
+    def _batches(self) -> Iterator[Batch]:
+        """The batches from here on; a stream is read again and again."""
+        while True:
+            if self._reading is None:
+                self._reading = self._skipped() if self._read else self._begun()
+            for batch in self._reading:
+                self._read += 1
+                self._samples = None if self._samples is None else self._samples + batch_size(batch)
+                yield batch
+            if not self.stream or not self._read:
+                return
+            self._end_reading()
+
+    def _end_reading(self) -> None:
+        self._reading, self._readings, self._read, self._samples = None, self._readings + 1, 0, 0
+
+    def _too_few(self, seen: int) -> TrainingError:
+        told = "" if (known := length_of(self.loader)) is None else f"; its length says {known}"
+        return TrainingError(f"the training loader gave {seen} batches{told}")
 
     def _begun(self) -> Iterator[Batch]:
-        """The epoch from its beginning."""
+        """A reading from its beginning; processes that share batches draw them from the same random numbers."""
+        if isinstance(self.loader, Share):
+            first = parallel.from_first(random_state.capture(self.loader))
+            random_state.restore(self.loader, {**first, "cuda": []})
         self._start = random_state.capture(self.loader)
-        _set_epoch(self.loader, self.epoch)
+        _set_epoch(self.loader, self._readings)
         return drawn(self.loader, SOURCE)
 
     def _skipped(self) -> Iterator[Batch]:
-        """The epoch from its middle: what was taken is drawn again from where the epoch began."""
-        seen = self.taken * self.accumulate
+        """A reading from its middle: what was taken is drawn again from where the reading began."""
+        seen = self._read
         if self._stateful is not None:
             return drawn(self.loader, SOURCE, seen)
         now, start = random_state.capture(self.loader), self._start
         assert start is not None
         random_state.restore(self.loader, start)
-        _set_epoch(self.loader, self.epoch)
+        _set_epoch(self.loader, self._readings)
         batches = drawn(self.loader, SOURCE)
         samples = [batch_size(batch) for batch in islice(batches, seen)]
         if len(samples) != seen or self._samples not in (None, sum(samples)):
             raise TrainingError(
-                f"the training loader is not what it was: of epoch {self.epoch} it gave {seen} batches with "
+                f"the training loader is not what it was: of epoch {self._readings} it gave {seen} batches with "
                 f"{self._samples} samples before, and now {len(samples)} with {sum(samples)}; {SAME}"
             )
         self._samples = sum(samples)
@@ -135,6 +192,8 @@ class Batches:
         return {
             "epoch": self.epoch,
             "taken": self.taken,
+            "readings": self._readings,
+            "read": self._read,
             "samples": self._samples,
             "sizes": self._sizes,
             "start": self._start,
@@ -149,36 +208,52 @@ class Batches:
         samples = len(data) if hasattr(data, "__len__") else None
         sizes = {
             "samples": samples,
-            "batches": len(self.loader),
+            "batches": length_of(self.loader),
             "batch_size": getattr(self.loader, "batch_size", None),
         }
         return {name: size for name, size in sizes.items() if isinstance(size, int)}
 
-    def check_same(self, state: Mapping[str, Any]) -> None:
+    def check_same(self, states: Sequence[Mapping[str, Any]]) -> None:
         """Refuse to go on with a loader of another size: the result would be that of no training.
 
         Raises:
-            CheckpointError: it has another size than when `state` was asked for.
+            CheckpointError: it has another size than when the `states` of all processes were asked for.
         """
-        for name, size in state.get("sizes", {}).items():
+        for name, size in states[min(parallel.rank(), len(states) - 1)].get("sizes", {}).items():
             now = self._sizes.get(name, "unknown")
             if now != size:
                 told = f"{name.replace('_', ' ')}: {size} when it was saved, {now} now"
                 raise CheckpointError(f"the training loader is not what it was ({told}); {SAME}")
 
+    def load_states(self, states: Sequence[dict[str, Any]]) -> None:
+        """Go on where `state_dict` was asked for by all processes; there may have been more or fewer of them.
+
+        With another number of processes, each draws the same batches as before and takes another part of them.
+        """
+        rank = parallel.rank()
+        if len(states) == parallel.world():
+            self.load_state_dict(states[rank])
+            return
+        self.load_state_dict({**states[0], "samples": None})
+        if rank > 0:
+            random_state.part_ways(rank)
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was asked for."""
         self.epoch, self.taken, self._start = state["epoch"], state["taken"], state["start"]
-        self._samples = state.get("samples")
+        self._readings = state.get("readings", self.epoch)
+        self._read = state.get("read", self.taken * self.accumulate)
+        self._samples, self._reading = state.get("samples"), None
         if self._stateful is not None:
             self._stateful.load_state_dict(state["loader"])
-            if not self.taken and self.length < len(self.loader):
+            if not self.taken and not self.stream and self.length < (length_of(self.loader) or 0):
                 iter(self.loader)  # what is left of an epoch that was cut; the next iteration begins anew
         random_state.restore(self.loader, state["now"])
 
 
-def _set_epoch(loader: Loader, epoch: int) -> None:
-    """A DistributedSampler shuffles by the number of the epoch."""
-    sampler: Any = getattr(loader, "sampler", None)
-    if hasattr(sampler, "set_epoch"):
-        sampler.set_epoch(epoch)
+def _set_epoch(loader: Loader, reading: int) -> None:
+    """A `DistributedSampler`, and many a data set that is a stream, shuffles by the number of the epoch."""
+    for part in ("sampler", "dataset"):
+        told: Any = getattr(loader, part, None)
+        if hasattr(told, "set_epoch"):
+            told.set_epoch(reading)

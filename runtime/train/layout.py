@@ -57,11 +57,13 @@ def faster_layout(model: nn.Module, inputs: Any, rounds: int = 3) -> str:
     inputs = placed(inputs, device)
     own = [device] if device.type in ("cuda", "xpu") else []  # other devices draw nothing here
     with torch.random.fork_rng(own, device_type=device.type if own else "cuda"):
-        copies = {name: deep_copy(model).to(memory_format=layout) for name, layout in LAYOUTS.items()}
+        tried = deep_copy(model)  # one for both layouts: another copy and its gradients may not fit into memory
         times: dict[str, list[float]] = {name: [] for name in LAYOUTS}
         for _ in range(rounds + 1):
-            for name, one in copies.items():
-                times[name].append(_seconds(partial(_step, one, laid_out(inputs, name)), device))
+            for name, layout in LAYOUTS.items():
+                tried.zero_grad()
+                tried.to(memory_format=layout)
+                times[name].append(_seconds(partial(_step, tried, laid_out(inputs, name)), device))
     return min(LAYOUTS, key=lambda name: statistics.median(times[name][1:]))
 
 

@@ -27,6 +27,7 @@ from bnas.runtime.nested import (
     scores_of,
     tensors_in,
 )
+from bnas.runtime.recomputation import in_segments
 from bnas.runtime.supernetwork import SuperNetwork
 
 from .recipe import Distillation, Recipe
@@ -109,13 +110,17 @@ class Learner:
         inputs, targets = placed(laid_out(given, self.layout), self.device), placed(wanted, self.device)
         teacher, in_place, losses = self._taught(inputs, moment), self._in_place, []
         for subnet in subnets:
-            outputs = self._forward(self.supernet.program(subnet), inputs, moment)
+            outputs = self._forward(self._program(subnet), inputs, moment)
             loss = self._loss(outputs, targets, teacher, moment) * share
             loss.backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
             if in_place and teacher is None:  # the first sub-network, which is the maximal
                 teacher = outputs
         return torch.stack(losses).cpu().double()  # not on the device: MPS has no double precision
+
+    def _program(self, subnet: Subnet) -> Callable[..., Any]:
+        program = self.supernet.program(subnet)
+        return in_segments(program) if self.recipe.checkpoint_activations else program
 
     @property
     def _in_place(self) -> bool:
@@ -128,7 +133,7 @@ class Learner:
         with torch.no_grad():
             return self._forward(self.original, inputs, moment)
 
-    def _forward(self, module: nn.Module, inputs: Any, moment: Moment) -> Any:
+    def _forward(self, module: Callable[..., Any], inputs: Any, moment: Moment) -> Any:
         tensors, named = as_program_call(inputs)
         half = self.recipe.precision == "bfloat16"
         try:
@@ -139,7 +144,7 @@ class Learner:
         except Exception as error:
             raise TrainingError(
                 f"{moment}: a batch of inputs {described(inputs)} does not fit the model, which was traced with "
-                f"{described(self.supernet.example_inputs)}: {told(error)}{remedy(error, inputs, module)}"
+                f"{described(self.supernet.example_inputs)}: {told(error)}{remedy(error, inputs, self.supernet.model)}"
             ) from error
 
     def _loss(self, outputs: Any, targets: Any, teacher: Any, moment: Moment) -> Tensor:

@@ -47,6 +47,12 @@ def begin_at(seed: int) -> None:
     random.seed(seed)
 
 
+def part_ways(rank: int, seed: int | None = None) -> None:
+    """Give a process random numbers of its own, where another one has the same: those of `seed`, by default drawn."""
+    drawn = int(torch.empty((), dtype=torch.int64).random_()) if seed is None else seed
+    begin_at((drawn + rank) % 2**63)
+
+
 @contextmanager
 def undisturbed(loader: Any, seed: int | None = None) -> Iterator[None]:
     """Whatever is drawn inside leaves no trace; with `seed`, all these generators start there."""

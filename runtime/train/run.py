@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from bnas.runtime.errors import CheckpointError
 from bnas.runtime.evaluate.evaluation import Batch, recalibrate
-from bnas.runtime.nested import LAYOUTS
+from bnas.runtime.nested import LAYOUTS, batch_size, device_of
 from bnas.runtime.storage.checkpoint import (
     OPTIMIZER,
     TRAINING,
@@ -58,10 +58,20 @@ class Average:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """The tensors have the values of their averages inside, and their own again after."""
-        with put_back(self._now):
-            self.settle()
+        """The tensors have the values of their averages inside, and their own again after; nothing is copied."""
+        self._exchange()
+        try:
             yield
+        finally:
+            self._exchange()
+
+    def _exchange(self) -> None:
+        """Tensors and averages take each other's values, one after another: in memory there is one more at a time."""
+        with torch.no_grad():
+            for name, tensor in self._now.items():
+                own = tensor.clone()
+                tensor.copy_(self.tensors[name])
+                self.tensors[name].copy_(own)
 
     def settle(self) -> None:
         """The tensors take the values of their averages."""
@@ -163,10 +173,10 @@ class TrainingRun:
         self.optimizer.zero_grad()
         averages = [] if self.average is None else [self.average.tensors]
         losses = learner.accumulate(self.schedule.step(averages), group, self._moment(place))
-        if self.schedule.attentive:
-            losses = parallel.averaged(losses)
+        samples = sum(map(batch_size, group))
+        share, losses = parallel.weighted(samples, losses, device_of(self.supernet))
         self.schedule.tell(losses)
-        parallel.average_gradients(self.supernet.parameters())
+        parallel.average_gradients(self.supernet.parameters(), share)
         if self.recipe.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.supernet.parameters(), self.recipe.clip_norm)
         self.optimizer.step()
@@ -209,9 +219,10 @@ class TrainingRun:
 
     @contextmanager
     def _finished(self) -> Iterator[None]:
-        """As after `finish` inside, and as before after."""
-        with put_back(self.tensors):
-            self.finish()
+        """As after `finish` inside, and as before after; weights are not copied, which would take as much memory."""
+        averages = nullcontext() if self.average is None else self.average.applied()
+        with averages, put_back(dict(self.supernet.model.named_buffers())):
+            self._adapt()
             yield
 
     def _adapt(self) -> None:
@@ -224,7 +235,7 @@ class TrainingRun:
 
     def _settings(self) -> dict[str, Any]:
         stages = {f"stages[{number}]": asdict(stage) for number, stage in enumerate(self.schedule.stages)}
-        here = {"optimizer": self._optimizer, "processes": parallel.world(), "batches": self.batches.length}
+        here = {"optimizer": self._optimizer, "batches": self.batches.length}
         alone = self.schedule.subnet
         return {**asdict(self.recipe), **stages, **here, "subnet": None if alone is None else alone.to_json()}
 
@@ -261,8 +272,9 @@ class TrainingRun:
         own = {name: tensor for name, tensor in tensors.items() if not name.startswith((AVERAGE, OPTIMIZER))}
         check_state(self.tensors, own, str(folder))
         check_settings(folder, {"space": manifest["model"]}, {"space": described_space(self.supernet.space)})
-        check_settings(folder, manifest["settings"], self._settings())
-        self.batches.check_same(manifest["state"]["data"][parallel.rank()])
+        before = {key: one for key, one in manifest["settings"].items() if key != "processes"}  # of earlier versions
+        check_settings(folder, before, self._settings())
+        self.batches.check_same(manifest["state"]["data"])
         if manifest["start"] != self.start:
             raise CheckpointError(
                 f"{folder}: the model is not the one that this training began with: its weights differ; "
@@ -281,4 +293,4 @@ class TrainingRun:
         if self.history:  # the process may have ended after it saved the training and before it wrote this
             self._write_history()
         self.schedule.load_state_dict(state["schedule"])
-        self.batches.load_state_dict(state["data"][parallel.rank()])
+        self.batches.load_states(state["data"])

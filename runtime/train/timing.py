@@ -111,7 +111,7 @@ class Epochs:
 
         Args:
             steps: Of the optimizer; at least one for each stage.
-            loader: The training data: no epoch is longer than those.
+            loader: The training data: no epoch is longer than those, where they have a length.
             stages: Epochs of each stage, of which only the proportions count.
             accumulate: Batches of a step, as in the recipe.
 
@@ -119,7 +119,7 @@ class Epochs:
             TrainingError: There are fewer steps than stages.
         """
         batches = Batches(loader, accumulate)
-        epochs, each = spread(steps, stages, batches.steps)
+        epochs, each = spread(steps, stages, batches.longest or steps)
         return cls(epochs, each, each * accumulate * batch_size(batches.first()))
 
 

@@ -16,7 +16,7 @@ from bnas.passes import Subnet
 from bnas.passes.frontend.state import deep_copy
 from bnas.runtime.errors import TrainingError
 from bnas.runtime.evaluate.evaluation import Batch, Loader, Metric, accuracy
-from bnas.runtime.feed import running
+from bnas.runtime.feed import length_of, running
 from bnas.runtime.importance import taylor
 from bnas.runtime.nested import LAYOUTS, as_batch, inputs_of
 from bnas.runtime.storage.archive import digest_of
@@ -122,8 +122,9 @@ class Trainer:
 
         Args:
             loader: iterated once an epoch; batches of (inputs, targets), where several inputs are a tuple or a dict, or
-                dicts with the targets under "labels". Random numbers that it takes from generators of PyTorch, numpy,
-                Python, or its own attribute ``generator``, are resumed where they were.
+                dicts with the targets under "labels". Of a stream (an `IterableDataset`, or a loader without a length)
+                an epoch is the next ``train_steps`` samples of the recipe. Random numbers that it takes from
+                generators of PyTorch, numpy, Python, or its own attribute ``generator``, are resumed where they were.
             validation: batches held out from training; nothing is measured without them.
             resume: go on with the training in the directory, if there is one. The super-network must be made anew
                 from the same model; the result is bitwise that of a training that was not interrupted.
@@ -225,7 +226,7 @@ class Trainer:
         run.validated = validation is not None
         if validation is None or parallel.rank() > 0:
             return None
-        if not getattr(validation, "__len__", lambda: 1)():
+        if length_of(validation) == 0:
             raise TrainingError("the validation loader is empty: give validation=None, or batches held out of training")
         alone = None if self.subnet is None else {"subnet": self.subnet}
         subnets = alone or watched(run.schedule.spaces[-1], self.watch, self.recipe.seed)

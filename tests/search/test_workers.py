@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
@@ -18,6 +19,7 @@ from bnas.passes import Subnet
 from bnas.search import (
     NSGA2,
     EvaluationLog,
+    ExecutorSettings,
     MetricError,
     Objective,
     Remote,
@@ -25,6 +27,7 @@ from bnas.search import (
     SearchError,
     SearchResult,
     SearchSettings,
+    WorkerError,
     Workers,
 )
 
@@ -99,6 +102,56 @@ def test_each_process_makes_its_evaluator_once_and_a_death_costs_a_retry(alone: 
 def test_given_pool_that_broke_says_what_to_do(tmp_path: Path) -> None:
     with two_processes() as executor, pytest.raises(SearchError, match="give a function that makes the executor"):
         searched(Remote(Evaluator, str(tmp_path)), executor=executor)
+
+
+def test_worker_that_cannot_make_its_evaluation_ends_the_search_and_loses_nothing(tmp_path: Path) -> None:
+    evaluate, log = Remote(Evaluator, str(tmp_path / "nowhere")), tmp_path / "log.jsonl"
+    with ThreadPoolExecutor(2) as executor, pytest.raises(WorkerError, match="cannot make what evaluates, by worker_c"):
+        searched(evaluate, executor=executor, log=log)
+    with pytest.raises(WorkerError, match="no evaluation is lost"):
+        searched(evaluate, log=log)
+    assert len(EvaluationLog(log)) == 0
+
+
+def test_measure_that_workers_cannot_make_is_no_fault_of_a_sub_network(tmp_path: Path) -> None:
+    cost = Objective("cost", "min", measure=Remote(Evaluator, str(tmp_path / "nowhere")))
+    with pytest.raises(WorkerError, match="cannot make what evaluates"):
+        Searcher(SPACE, values, [OBJECTIVES[0], cost], SETTINGS).run()
+
+
+def test_settings_make_workers(alone: SearchResult) -> None:
+    settings = replace(SETTINGS, executor=ExecutorSettings(processes=1, chunk=12))
+    assert Searcher(SPACE, values, OBJECTIVES, settings).run() == alone
+
+
+def test_scheduler_that_is_not_there_is_told() -> None:
+    dask = pytest.importorskip("dask")
+    pytest.importorskip("distributed")
+    settings = replace(SETTINGS, executor=ExecutorSettings(dask="tcp://127.0.0.1:9"))
+    with (
+        dask.config.set({"distributed.comm.timeouts.connect": "0.2s"}),
+        pytest.raises(WorkerError, match=r"no Dask scheduler can be reached at tcp://127\.0\.0\.1:9"),
+    ):
+        Searcher(SPACE, values, OBJECTIVES, settings).run()
+
+
+@pytest.mark.parametrize(
+    ("given", "fault"),
+    [
+        ({}, "executor.dask is None: give one of processes and dask"),
+        ({"processes": 2, "dask": "tcp://a:1"}, "executor.dask is 'tcp://a:1': give one of processes and dask"),
+        ({"dask": "a:1"}, "must be the address of a scheduler, such as tcp://10.0.0.1:8786"),
+        ({"processes": 0}, "executor.processes is 0"),
+    ],
+)
+def test_executor_is_one_of_two_kinds(given: dict[str, Any], fault: str) -> None:
+    with pytest.raises(SearchError, match=re.escape(fault)):
+        SearchSettings(executor=given)  # type: ignore[arg-type]
+
+
+def test_executor_and_workers_exclude_each_other() -> None:
+    with pytest.raises(SearchError, match="contradicts executor"):
+        replace(SETTINGS, executor=ExecutorSettings(processes=1), workers=Workers(two_processes))
 
 
 def test_evaluation_that_can_never_succeed_stops_the_search() -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import random
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors.torch
 import torch
+from stream_cases import SAMPLES, loader
 from torch.utils.data import DataLoader, TensorDataset
 from training_cases import batches, supernet
 
@@ -51,19 +53,29 @@ def kill_in_write(count: int) -> None:
     os.fsync = flush_or_end  # type: ignore[assignment]
 
 
-def train(directory: Path, kill: tuple[str, int] | None, seed: int) -> None:
-    """Go on with the training in `directory`; what it ends with is written to ``final.safetensors``."""
-    torch.set_num_threads(1)
+def disturb(seed: int) -> None:
+    """Start all global generators somewhere else."""
     torch.manual_seed(seed)
     np.random.seed(seed)
     random.seed(seed)
+
+
+def train(directory: Path, kill: tuple[str, int] | None, seed: int, shards: Path | None = None) -> None:
+    """Go on with the training in `directory`; what it ends with is written to ``final.safetensors``.
+
+    It trains on what `shuffled` gives, or on a stream from a folder of shards.
+    """
+    torch.set_num_threads(1)
+    disturb(seed)
     net = supernet(dropout=0.4)
     torch.manual_seed(seed)
-    trainer = Trainer(net, STAGES, RECIPE, directory=directory, checkpoint_every=2)
+    recipe = RECIPE if shards is None else replace(RECIPE, train_steps=SAMPLES)
+    trainer = Trainer(net, STAGES, recipe, directory=directory, checkpoint_every=2)
     if kill is not None and kill[0] == "step":
         trainer.on_step = killed_at_step(kill[1])
     elif kill is not None:
         kill_in_write(kill[1])
-    trainer.fit(shuffled(), batches(1, seed=8), resume=True)
+    data = shuffled() if shards is None else loader(shards, moved=True)
+    trainer.fit(data, batches(1, seed=8), resume=True)
     final = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
     safetensors.torch.save_file(final, directory / "final.safetensors")

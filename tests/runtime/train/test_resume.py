@@ -15,7 +15,7 @@ import pytest
 import resume_cases
 import safetensors.torch
 import torch
-from resume_cases import RECIPE, STAGES, STEPS, shuffled, train
+from resume_cases import RECIPE, STAGES, STEPS, disturb, shuffled, train
 from torch import Tensor
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 from training_cases import batches, plain, same, supernet, tensors
@@ -71,12 +71,6 @@ def test_killed_ten_times_it_ends_to_the_bit_where_it_would_have(
 
 class Stop(Exception):
     """Interrupts a training in this process."""
-
-
-def disturb(seed: int) -> None:
-    torch.manual_seed(seed)
-    np.random.seed(seed)
-    random.seed(seed)
 
 
 def run(directory: Path, make: Callable[[], Any], stops: Sequence[int] = (), **options: Any) -> dict[str, Tensor]:

@@ -1,0 +1,102 @@
+"""From the command line to the steps of a run, in one process or in several that torchrun started."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import options
+
+if TYPE_CHECKING:
+    from bnas.config.configuration import Configuration
+    from bnas.run.folder import RunFolder
+    from bnas.run.job import Watch
+    from bnas.run.steps import Steps
+
+# Several processes, started by torchrun: each command is one of process 0, which the others help.
+
+
+@contextmanager
+def led(make: Callable[[], Steps]) -> Iterator[None]:
+    """Process 0 goes on inside; the others do what it asks for, with the steps that `make` gives, and end here."""
+    from bnas.run import team
+    from bnas.runtime import ParallelError
+
+    with team.gathered() as store:
+        if not team.assists():
+            with team.leading(store):
+                yield
+            return
+        from bnas.run.assistant import Assistant
+
+        try:
+            team.assist(lambda: Assistant(make()), store)
+        except (ParallelError, KeyboardInterrupt):  # process 0 tells what happened
+            raise SystemExit(1) from None
+        raise SystemExit
+
+
+@contextmanager
+def begun(
+    config: Path,
+    output: Path | None,
+    changes: list[str] | None,
+    watch: Watch,
+    *,
+    resume: bool,
+    overwrite: bool,
+    trust: bool,
+    prune: Mapping[str, Any] | None = None,
+) -> Iterator[Steps]:
+    """The steps of the run that a configuration file and the command line ask for; its folder is held inside."""
+    from bnas.run.lock import kept
+    from bnas.run.runner import begin
+
+    with led(lambda: _helping(config, output, changes, trust)):
+        configuration, folder = _configured(config, output, changes, trust)
+        with kept(folder):
+            said: Any = {"file": config, "resume": resume, "overwrite": overwrite, "prune": prune}
+            with options.unchanged():
+                steps = begin(configuration, config.parent, folder, watch, **said)
+            yield steps
+
+
+def _configured(
+    config: Path, output: Path | None, changes: list[str] | None, trust: bool
+) -> tuple[Configuration, Path]:
+    """The configuration, and the folder of its run."""
+    from bnas.config.file import load_config
+    from bnas.run.mark import OutputError
+    from bnas.run.trust import admit
+
+    configuration = load_config(config, changes or [])
+    admit(config, configuration, changes or [], trust=trust)
+    folder = output or configuration.log_dir
+    if folder is None:
+        raise OutputError(f"{config} has no log_dir; say --output DIR")
+    return configuration, Path(folder)
+
+
+def _helping(config: Path, output: Path | None, changes: list[str] | None, trust: bool) -> Steps:
+    """The steps of the same run, for a process that helps."""
+    from bnas.run.output import Output
+    from bnas.run.runner import job_of
+    from bnas.run.steps import Steps
+
+    configuration, folder = _configured(config, output, changes, trust)
+    return Steps(job_of(configuration, config.parent), Output(folder, resumed=True))
+
+
+@contextmanager
+def opened(run: Path, source: Path | None, changes: list[str] | None, watch: Watch, trust: bool) -> Iterator[RunFolder]:
+    """The folder of a run, with the changes of the command line; it is held inside."""
+    from bnas.run.folder import RunFolder
+    from bnas.run.lock import kept
+
+    said: Any = {"changes": tuple(changes or ()), "trust": trust}
+    with led(lambda: RunFolder.open(run, source, **said).steps):
+        folder = RunFolder.open(run, source, watch=watch, **said)
+        with kept(run):
+            yield folder

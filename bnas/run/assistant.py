@@ -1,0 +1,54 @@
+"""What the other processes of a run do: the parts that process 0 asks for, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+
+from bnas.passes import Subnet
+from bnas.runtime import Bar, FineTune, Recipe, Stage, SuperNetwork
+from bnas.runtime.train import random_state
+from bnas.search import Measures, Objective
+
+from .job import Watch
+from .quantised import measured_in_int8
+from .spread import share_evaluated
+from .steps import Steps
+from .tuning import Record, Tuning
+
+
+class Assistant:
+    """Does the parts of one process in the steps of a run. It reads the folder of the run, and writes nothing.
+
+    Its methods are the orders of `bnas.run.team`.
+    """
+
+    def __init__(self, steps: Steps) -> None:
+        self.steps = steps
+
+    def prepare(self) -> None:
+        """Make the super-network, while process 0 does the same."""
+        _ = self._untrained
+
+    @cached_property
+    def _untrained(self) -> SuperNetwork:
+        random_state.begin_at(self.steps.job.search.seed)
+        return self.steps.untrained()
+
+    def train(self, stages: Sequence[Stage], recipe: Recipe, resume: bool) -> None:
+        """Train the super-network together with the others."""
+        self.steps.fit(self._untrained, replace(self.steps.job, stages=stages, recipe=recipe), resume)
+
+    def evaluate(
+        self, own: tuple[Objective, ...], bars: Mapping[Subnet, Bar] | None, subnets: Sequence[Subnet]
+    ) -> None:
+        """Evaluate a share of a generation."""
+        measured = tuple(measured_in_int8(own, self.steps.in_int8))
+        share_evaluated(Measures(self.steps.evaluator, measured, bars), subnets)
+
+    def tune(self, settings: FineTune, record: Record) -> None:
+        """Fine-tune the winners together with the others."""
+        steps = self.steps
+        told = (steps.job, settings, steps.output, Watch(), steps.supernet, steps.original, steps.evaluator)
+        Tuning(*told).trained(record)
