@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import options
-from .commands import prune, report, report_told, run, search, train, tune
+from .commands import prune, report, run, search, told_of_run, train, tune
 from .files import bench, export
+from .init import init
 from .operators import operators
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
-for command in (run, train, search, tune, export, prune, bench, report, operators):
+for command in (init, run, train, search, tune, export, prune, bench, report, operators):
     app.command()(command)
 
 
@@ -71,8 +72,8 @@ def demo(
             ledger.check(name)
         else:
             _pretrain(output / name, epochs)
-        console.print(begin(configuration, output, output, watch, resume=True).all().table())
-        options.say(console, f"All files are in {output}\n{report_told(output)}")
+        steps = begin(configuration, output, output, watch, resume=True)
+        told_of_run(console, steps, steps.all())
 
 
 @app.command()

@@ -16,8 +16,11 @@ from . import options
 from .runs import begun, opened
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
+    from bnas.run.results import Report
+    from bnas.run.steps import Steps
     from bnas.run.tuning import Record
     from bnas.run.winners import Winners
 
@@ -27,14 +30,19 @@ if TYPE_CHECKING:
 
 def report(
     run: Annotated[Path, typer.Argument(help="Folder of a run; it may be unfinished.")],
+    other: Annotated[Path | None, typer.Argument(help="Folder of another run, to compare the two on one page.")] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder for report.html and report/; by default the run's.")
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for the page; by default the run's, of two runs the current one."),
     ] = None,
 ) -> None:
-    """Write the report of a run: one self-contained HTML file, and every plot as PNG and CSV."""
+    """Write the report of a run, or compare two runs: one self-contained HTML file, and every plot as PNG and CSV."""
     with _uncollected():
-        from bnas.page import write_page
+        from bnas.page import write_comparison, write_page
 
+        if other is not None:
+            typer.echo(f"The comparison is in {write_comparison(run, other, output)}")
+            return
         typer.echo(f"The report is in {write_page(run, output)}")
 
 
@@ -84,9 +92,17 @@ def run(
         options.watched(verbose) as (console, watch),
         begun(config, output, changes, watch, resume=resume, overwrite=overwrite, trust=trust) as steps,
     ):
-        console.print(steps.all().table())
-        folder = steps.output.folder
-        options.say(console, f"All files are in {folder}\n{report_told(folder)}")
+        told_of_run(console, steps, steps.all())
+
+
+def told_of_run(console: Console, steps: Steps, report: Report) -> None:
+    """Print what a run found: the table, where its files are, and the verdict with the next command."""
+    from bnas.run.verdict import verdict
+
+    folder = steps.output.folder
+    console.print(report.table())
+    options.say(console, f"All files are in {folder}\n{report_told(folder)}")
+    options.say(console, "\n".join(verdict(report, folder, tuned=steps.job.tuning is not None)))
 
 
 def train(
@@ -128,15 +144,17 @@ def prune(
 ) -> None:
     """Prune the model of a configuration file to a bound, without a super-network; fine-tune, export and measure it."""
     from bnas.run.pruning import PrunePlan, Pruning
+    from bnas.run.verdict import verdict
     from bnas.search import Constraint
 
     bound = str(Constraint.parse(to))
     plan = PrunePlan(bound, importance, allocation, epochs, divisor, depth)
     said: Any = {"resume": resume, "overwrite": overwrite, "trust": trust, "prune": asdict(plan)}
     with options.watched(verbose) as (console, watch), begun(config, output, changes, watch, **said) as steps:
-        console.print(Pruning(steps.job, plan, steps.output, watch).all().table())
-        folder = steps.output.folder
+        report, folder = Pruning(steps.job, plan, steps.output, watch).all(), steps.output.folder
+        console.print(report.table())
         options.say(console, f"All files are in {folder}\n{report_told(folder)}")
+        options.say(console, "\n".join(verdict(report.measured, folder, exportable=False)))
 
 
 # ``bnas search``: what was trained in the folder of a run, searched, and searched again by other settings.

@@ -26,7 +26,9 @@ def export(
     onnx: Annotated[Path | None, typer.Option("--onnx", help="Write one sub-network to this file instead.")] = None,
     subnet: Annotated[
         str | None,
-        typer.Option("--subnet", help="A winner (default: the first), fastest, or a JSON file."),
+        typer.Option(
+            "--subnet", help="A winner (default: the first), fastest, an evaluation by its number, a JSON file."
+        ),
     ] = None,
     int8: Annotated[bool, typer.Option("--int8", help="Quantise it, calibrated on the run's training data.")] = False,
     exclude: Annotated[list[str] | None, typer.Option("--exclude", help="Layers that stay in float (globs).")] = None,
@@ -40,6 +42,7 @@ def export(
 ) -> None:
     """Write and measure the winners of a run's search; with --onnx write one sub-network and print its accuracy."""
     from bnas.run.folder import RunFolder
+    from bnas.run.verdict import verdict
     from bnas.runtime import QuantisationError
 
     if exclude and not int8:
@@ -54,6 +57,7 @@ def export(
         told = f"All files are in {run}" if onnx is None else written(folder, subnet, onnx, int8)
     if report is not None:
         console.print(report.table())
+        told = "\n".join([told, *verdict(report, run, tuned=folder.job.tuning is not None)])
     options.say(console, told)
 
 
@@ -119,6 +123,7 @@ def bench(
     Defaults are those of `bnas.LatencySettings`.
     """
     from bnas.data.inputs import parse_sizes
+    from bnas.run.verdict import remedy
     from bnas.runtime import measure_latency
 
     files = {str(path): path for path in (file, against) if path is not None}
@@ -135,6 +140,9 @@ def bench(
 
     for each in found.values():
         Console().print(latency_table(each, reference))
+    if unstable := [one for each in found.values() for one in each.values() if not one.stable]:
+        what, wanted = remedy(unstable)
+        typer.echo(f"{what}: say --runs {wanted}")
 
 
 def _target(text: str) -> Any:

@@ -15,7 +15,10 @@ from bnas.passes import BnasError
 from bnas.passes.errors import add_note
 from bnas.passes.frontend.candidates import Dynamic
 from bnas.passes.rigidity import rigid_share
+from bnas.passes.wording import count
 from bnas.runtime import SuperNetwork
+
+from .headline import headline
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -107,12 +110,12 @@ class Inspection:
         return [list(kernel.at(choice)) for choice in kernel.choices]
 
     def tables(self) -> list[Table | str]:
-        """For the terminal, readable from 80 columns on; empty tables are left out."""
+        """For the terminal, readable from 80 columns on: what matters, then the details; empty tables are left out."""
         data, rigid = self.to_json(), rigid_share(self.supernet.analysis.types)
         blocks, widths, kernels = data["blocks"], data["width"], data["kernel"]
         refused = _by_reason(data["diagnostics"])
         parts = [
-            _table(f"{self.model}: {len(blocks)} skippable blocks", ("blocks",), [(" ".join(blocks),)] * bool(blocks)),
+            _table(f"{len(blocks)} skippable blocks", ("blocks",), [(" ".join(blocks),)] * bool(blocks)),
             _table(
                 f"{len(widths)} elastic widths",
                 ("width", "choices", "layers"),
@@ -138,19 +141,18 @@ class Inspection:
             ),
             _table("Sizes of the inputs", ("input", "axis", "size"), self._axes()),
         ]
-        return [*(table for table in parts if table.row_count), self._summary(data)]
+        first = f"{escape(self.model)}\n{escape(headline(data))}\n"
+        return [first, *(table for table in parts if table.row_count), escape(self._summary(data))]
 
     def _summary(self, data: Mapping[str, Any]) -> str:
         ends = [f"{key}: {data[key]['minimal']:,} to {data[key]['maximal']:,}" for key in ("macs", "parameters")]
         ends[0] += "".join(f", {name} {size}" for name, size in self.sizes.items())
-        digits = str(data["space_size"])
-        size = f"{data['space_size']:,}" if len(digits) < 10 else f"{digits[0]}.{digits[1]}e{len(digits) - 1}"
         told = [f"input {one}" for one in self.example.told]
         if self.example.chosen:
             told.append(
                 f"whole numbers were chosen: with floating-point inputs the model raises {self.example.refused}"
             )
-        return "\n".join([*told, f"sub-networks: {size}", *ends, f"seconds: {data['seconds']}"])
+        return "\n".join([*told, f"sub-networks: {count(data['space_size'])}", *ends, f"seconds: {data['seconds']}"])
 
 
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

@@ -51,7 +51,7 @@ def watched(verbose: bool, *, resumes: bool = True) -> Iterator[tuple[Console, W
     """
     from rich.console import Console
 
-    from .terminal import watching
+    from .progress import watching
 
     console = Console()
     with stoppable(resumes), watching(console, verbose) as watch:

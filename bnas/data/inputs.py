@@ -224,7 +224,7 @@ def example_of(model: nn.Module, inputs: Sequence[Input]) -> Example:
         first = first or example
         if all(one.type for one in inputs) and not _is_lazy(model):
             return example
-        if (error := _error(model, example.value)) is None:
+        if (error := error_on(model, example.value)) is None:
             return replace(example, chosen=bool(refused), refused=refused)
         refused = refused or error
     assert first is not None
@@ -282,8 +282,8 @@ def _is_lazy(model: nn.Module) -> bool:
     return any(is_lazy(one) for one in (*model.parameters(), *model.buffers()))
 
 
-def _error(model: nn.Module, value: Any) -> str | None:
-    """What the model raises on inputs, or None."""
+def error_on(model: nn.Module, value: Any) -> str | None:
+    """Return what the model raises on inputs, in one line; None where it takes them. The model stays as it was."""
     args, kwargs = as_call(value)
     try:
         with nullcontext() if _is_lazy(model) else preserved(model, data=True), torch.no_grad():

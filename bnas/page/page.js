@@ -37,6 +37,9 @@
     text("chosen-label", member.label);
     text("chosen-head", member.label);
     text("choice", member.choice);
+    text("command", member.command);
+    text("note", member.note);
+    document.querySelector(".export").hidden = !member.command;
     drawValues(member.values);
     drawLayers(member.layers);
     mark(key);
@@ -66,6 +69,46 @@
     picker.addEventListener("change", () => select(picker.value));
     if (picker.value) select(picker.value);
   }
+  function explore() {
+    const drop = document.getElementById("drop"), cost = document.getElementById("cost"), { choices, label, unit } = data.explorer;
+    const number = (value) => Number(Number(value).toPrecision(4)).toString();
+
+    function told() {
+      text("drop-told", `${number(drop.value)} ${Number(drop.value) === 1 ? "point" : "points"} of accuracy`);
+      text("cost-told", `${number(cost.value)} ${unit}`);
+    }
+
+    // The slider that was moved last says what is wanted; the other one is a bound.
+    function ship(cheapest) {
+      told();
+      const fitting = choices.filter((one) => one.drop <= Number(drop.value) + 1e-9 && one.cost <= Number(cost.value) + 1e-9);
+      const [first, second] = cheapest ? ["cost", "drop"] : ["drop", "cost"];
+      fitting.sort((one, other) => one[first] - other[first] || one[second] - other[second]);
+      if (!fitting.length) return text("ship", "No sub-network that was found keeps both: allow more.");
+      select(fitting[0].key);
+      const what = cheapest ? `The least ${label} within this loss` : `The most accurate within this bound of ${label}`;
+      text("ship", `${what}: ${data.members[fitting[0].key].label}.`);
+    }
+
+    told();
+    drop.addEventListener("input", () => ship(true));
+    cost.addEventListener("input", () => ship(false));
+  }
+
+  async function copy() {
+    const place = document.getElementById("command");
+    getSelection().selectAllChildren(place); // what is selected can be copied by hand, too
+    try {
+      await navigator.clipboard.writeText(place.textContent);
+    } catch {
+      document.execCommand("copy");
+    }
+    text("copy", "Copied");
+    setTimeout(() => text("copy", "Copy"), 1500);
+  }
+
+  if (data.explorer) explore();
+  document.getElementById("copy")?.addEventListener("click", copy);
   addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((one) => { one.open = true; }));
   document.documentElement.dataset.ready = "yes";
 })();

@@ -2,41 +2,27 @@
 
 from __future__ import annotations
 
-import base64
-import csv
-import hashlib
-import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import resources
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from bnas.run.ledger import REPORT, Ledger
 from bnas.run.lock import sweep
-from bnas.runtime.storage.files import guarded, reading, there, write_bytes
+from bnas.runtime.storage.files import guarded, write_bytes
 
-from .figures import item, script, sources
+from .document import as_csv, drawn, refuse_others, rendered
+from .explorer import Explorer, command, measured_again, note
 from .front import fronts, lines, measured_on, points
 from .front import table as winners_table
 from .members import Chosen, Members, chosen, layer_rows, table
-from .pictures import picture, silhouette_picture
+from .pictures import silhouette_picture
 from .plot import Plot
 from .progress import curves, progress
 from .recorded import MISSING, Recorded, ReportError, read_run
-
-try:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-except ImportError as error:
-    raise ReportError("a report needs Jinja2: pip install 'bnas[report]'") from error
-
-
-GENERATOR = '<meta name="generator" content="bnas">'
-"""What tells a report of bnas from another page."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +37,11 @@ class Page:
         return Members.of(self.run)
 
     @cached_property
+    def explorer(self) -> Explorer | None:
+        """The sliders that select one of them."""
+        return Explorer.of(self.run, self.members)
+
+    @cached_property
     def plots(self) -> Mapping[str, Sequence[Plot]]:
         """The plots of each section."""
         return {
@@ -60,9 +51,13 @@ class Page:
         }
 
     @cached_property
+    def _drawn(self) -> tuple[dict[str, Any], dict[str, bytes]]:
+        return drawn(plot for plots in self.plots.values() for plot in plots)
+
+    @cached_property
     def pictures(self) -> Mapping[str, bytes]:
         """A PNG file for each plot, by name."""
-        found = {plot.name: picture(plot) for plots in self.plots.values() for plot in plots}
+        found = dict(self._drawn[1])
         if self.run.architecture is not None and self.run.architecture.layers:
             label, sizes = self._shown()
             found["architecture"] = silhouette_picture(layer_rows(self.run.architecture), sizes, label)
@@ -72,22 +67,22 @@ class Page:
         """A CSV file for each plot, for the architecture and for the winners, by name."""
         for plots in self.plots.values():
             for plot in plots:
-                yield plot.name, _csv(plot.rows)
+                yield plot.name, as_csv(plot.rows)
         if self.run.architecture is not None:
-            yield "architecture", _csv(table(self.run.architecture, self.members))
+            yield "architecture", as_csv(table(self.run.architecture, self.members))
         if self.run.results is not None:
-            yield "winners", _csv(winners_table(self.run.results))
+            yield "winners", as_csv(winners_table(self.run.results))
 
     def html(self) -> str:
         """The page itself."""
-        environment = Environment(
-            loader=PackageLoader("bnas.page", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-        )
-        environment.policies["json.dumps_kwargs"] = {"allow_nan": False}  # not sorted: Bokeh defines before it refers
-        scripts = [script(), _resource("page.js")]
-        return environment.get_template("page.html.jinja").render(
+        return rendered(
+            "page.html.jinja",
+            self.pictures,
             run=self.run,
             members=self.members,
+            explorer=self.explorer,
+            measured_again=measured_again(self.run),
+            first_command="" if not self.members.all else command(self.run, self.members, self.members.all[0]),
             plots=self.plots,
             layers=[] if self.run.architecture is None else layer_rows(self.run.architecture),
             shown=self._shown(),
@@ -96,13 +91,7 @@ class Page:
             missing=[(name, MISSING[name]) for name in self.run.missing],
             configuration=json.dumps(self.run.configuration, indent=2, ensure_ascii=False),
             record=None if self.run.data is None else json.dumps(self.run.data, indent=2, ensure_ascii=False),
-            pictures={name: base64.b64encode(data).decode() for name, data in self.pictures.items()},
             data=self._data(),
-            style=_resource("page.css"),
-            scripts=scripts,
-            policy=_policy(scripts),
-            version=version("bnas"),
-            moment=lambda text: text[:16].replace("T", " ") + " UTC",
             title="Networks" if self.run.results is not None and self.run.results.bound else "Winners",
             targets=self.run.results is not None and any(row.target for row in self.run.results.rows),
             points="" if self.run.results is None else points(self.run.results.acc_delta),
@@ -121,14 +110,15 @@ class Page:
         """What the page's own script works on."""
         architecture = self.run.architecture
         return {
-            "plots": [item(plot) for plots in self.plots.values() for plot in plots],
-            "names": [plot.name for plots in self.plots.values() for plot in plots],
-            "sources": [name for plot in self.plots["front"] for name in sources(plot)],
+            **self._drawn[0],
+            "explorer": None if self.explorer is None else self.explorer.to_json(),
             "members": {
                 member.key: {
                     "label": member.label,
                     "values": member.values,
                     "choice": member.choice,
+                    "command": command(self.run, self.members, member),
+                    "note": note(self.run, self.members, member),
                     "layers": [] if architecture is None else chosen(architecture, member.subnet),
                 }
                 for member in self.members.all
@@ -154,36 +144,10 @@ def write_page(run: Path, output: Path | None = None) -> Path:
     if ledger.exists and place.resolve() != run.resolve():
         raise ReportError(f"{place} is the folder of another run, with a report of its own; give another folder")
     if not ledger.exists:
-        _refuse_others(place, files)
+        refuse_others(place, files, "report.html")
     if ledger.exists:
         sweep(ledger, REPORT)
     with guarded(place, ledger) if ledger.exists else nullcontext():
         for name, data in files.items():
             write_bytes(place / name, data)
     return place / "report.html"
-
-
-def _refuse_others(place: Path, files: Iterable[str]) -> None:
-    """Raise where files of a user are at the places of a report; those of an earlier report may be replaced."""
-    page = place / "report.html"
-    with reading(page):
-        ours = there(page) and GENERATOR.encode() in page.read_bytes()[:4096]
-    found = [place / name for name in files if there(place / name)]
-    if found and not ours:
-        raise ReportError(f"{found[0]} is there, and is no part of a report of bnas; give another folder (--output)")
-
-
-def _resource(name: str) -> str:
-    return resources.files("bnas.page").joinpath(name).read_text(encoding="utf-8")
-
-
-def _policy(scripts: Iterable[str]) -> str:
-    """The page may load nothing and run these scripts only, whatever else came into it."""
-    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(one.encode()).digest()).decode()}'" for one in scripts)
-    return f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'"
-
-
-def _csv(rows: Sequence[Sequence[object]]) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue().encode()

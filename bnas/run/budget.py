@@ -77,6 +77,13 @@ def time_told(seconds: float) -> str:
     return f"{minutes}m" if minutes < 120 else f"{minutes // 60}h{minutes % 60:02d}m"
 
 
+def bytes_told(count: float) -> str:
+    """Bytes in words: "830 kB", "35 MB", "1.2 GB"."""
+    scale, unit = next((one for one in ((1e9, "GB"), (1e6, "MB")) if count >= one[0]), (1e3, "kB"))
+    number = count / scale
+    return f"{number:.1f} {unit}" if number < 10 else f"{number:,.0f} {unit}"
+
+
 # The division.
 
 
@@ -153,16 +160,20 @@ def _usable(phase: Phase, extra: float) -> float:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a budget is spent on, from now on."""
+    """What a run does from now on, and how long each part takes."""
 
-    budget: float
-    """Seconds of the whole run."""
+    budget: float | None
+    """Seconds of the whole run, where it has to keep to them."""
     spent: float
     """Seconds that are over."""
     phases: tuple[Planned, ...]
     """Those that are still to come."""
     fixed: float
     """Seconds of what every run needs: export and measurement."""
+    disk: int = 0
+    """Bytes that the run leaves on the disk; 0 where nobody asked."""
+    free: int | None = None
+    """Bytes that are free there."""
 
     @property
     def seconds(self) -> float:
@@ -173,8 +184,14 @@ class Plan:
         """The table: phase, what it does, predicted time."""
         spent = [("so far", "", time_told(self.spent))] if self.spent >= 1 else []
         planned = [(TITLES[one.name], told(one.name, one.count), time_told(one.seconds)) for one in self.phases]
-        whole = ("in all", f"budget {time_told(self.budget)}", time_told(self.seconds))
-        return [*spent, *planned, ("export and measurement", "", time_told(self.fixed)), whole]
+        whole = ("in all", "" if self.budget is None else f"budget {time_told(self.budget)}", time_told(self.seconds))
+        disk = [("disk", self._disk, "")] if self.disk else []
+        return [*spent, *planned, ("export and measurement", "", time_told(self.fixed)), whole, *disk]
+
+    @property
+    def _disk(self) -> str:
+        free = "" if self.free is None else f", {bytes_told(self.free)} are free"
+        return f"about {bytes_told(self.disk)}{free}{': too little' if free and self.disk > (self.free or 0) else ''}"
 
     def __str__(self) -> str:
         """The table as text."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,7 +19,7 @@ from bnas.passes.errors import SubnetError, add_note
 from bnas.runtime import SuperNetwork, measure_latency
 from bnas.runtime.storage.checkpoint import SUPERNET
 from bnas.runtime.storage.files import there, write_json
-from bnas.search import Evaluation
+from bnas.search import Evaluation, EvaluationLog
 from bnas.search.result import WINNERS
 
 from .job import Job, Splits, Watch
@@ -34,6 +35,8 @@ from .steps import Steps
 from .trust import check_code
 from .tuning import TUNING, read_module
 
+NUMBER = re.compile(r"[0-9]{1,9}")
+"""Of an evaluation, as the report shows it."""
 FASTEST = WINNERS[-1]
 """The winner that is measured when it is asked for."""
 
@@ -180,7 +183,7 @@ class RunFolder:
         return report
 
     def subnet(self, name: str) -> Subnet:
-        """A winner by its name, or the sub-network in a JSON file such as those in ``subnets/``.
+        """A winner by its name, an evaluation by its number, or the sub-network in a JSON file as in ``subnets/``.
 
         Where no winner has this name, "fastest" is the one of the Pareto front with the least measured latency whose
         accuracy is within the run's bound, or of all of the front where none is.
@@ -194,14 +197,26 @@ class RunFolder:
             return self._checked(found[name].subnet)
         if name == FASTEST:
             return self._fastest()
+        if NUMBER.fullmatch(name) and (evaluated := self._evaluated(int(name))) is not None:
+            return self._checked(evaluated)
         if not Path(name).is_file():
             names = ", ".join(dict.fromkeys([*self.steps.winners().found, FASTEST]))
-            raise OutputError(f"{name}: there is no such file; give {names} or the file of a sub-network")
+            raise OutputError(
+                f"{name}: there is no such file; give {names}, the number of an evaluation or the file of a sub-network"
+            )
         try:
             return self._read(read_json(Path(name)))
         except SubnetError as error:
             add_note(error, f"in {name}")
             raise
+
+    def _evaluated(self, number: int) -> Subnet | None:
+        """The sub-network of an evaluation of the search; None where there is none."""
+        log = "evaluations.jsonl"
+        if not there(self.folder / log):
+            return None
+        Ledger(self.folder).refuse_links(log)
+        return next((one.subnet for one in EvaluationLog.read(self.folder / log) if one.index == number), None)
 
     def module(self, subnet: Subnet) -> GraphModule:
         """The extracted sub-network with the statistics that the run gave it, or with recalibrated ones."""

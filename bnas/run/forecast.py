@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import shutil
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from bnas.runtime import LatencySettings, SuperNetwork
 from bnas.runtime.latency.measurement import GROUP
@@ -16,6 +19,14 @@ from .probe import Probe, Times, samples_in
 from .search import FIRST
 from .winners import FEW
 
+WATCHED = 3
+"""Random sub-networks that a training validates, beside the maximal and the minimal: the default of `bnas.Trainer`."""
+OPTIMIZER = {"sgd": 1, "rmsprop": 1, "adam": 2, "adamw": 2}
+"""Numbers that an optimizer keeps for each weight."""
+PART = 0.5
+"""Of the weights of the original: what a winner has, in the mean."""
+REPORT = 2_000_000
+"""Bytes of the report page with its pictures and tables."""
 LEAST_SAMPLES = 64
 """Fewer say little of importance."""
 
@@ -93,5 +104,39 @@ class Forecast:
 
     @property
     def _budget(self) -> float:
-        assert self.job.budget is not None
-        return self.job.budget
+        return math.inf if self.job.budget is None else self.job.budget
+
+    # Without a budget the super-network is validated after each epoch.
+
+    @property
+    def watching(self) -> float:
+        """Of the validation after an epoch of the training: some sub-networks, each recalibrated."""
+        count: int = min(self.job.training.get("watch", WATCHED) + 2, self.supernet.space.size)
+        samples = self.job.recipe.num_bn_adaptation_samples + samples_in(self.job.data.validation)
+        return count * (self.times.evaluation + self.times.sample * samples)
+
+    # Space on the disk.
+
+    @property
+    def disk(self) -> int:
+        """Bytes of all files that the run leaves.
+
+        Two copies of the weights for the original and the super-network, two checkpoints of the training with what the
+        optimizer keeps, and for each network one set of weights as a module, one as ONNX and a quarter of one in int8;
+        with fine-tuning one set more, and the checkpoints of the winner.
+        """
+        whole = sum(one.numel() * one.element_size() for one in self.supernet.model.state_dict().values())
+        kept = whole * OPTIMIZER.get(self.job.recipe.optimizer, 1)
+        network = whole * (2 + (self.job.int8 is not None) / 4)
+        part = PART * self.winners
+        tuned = 0 if self.job.tuning is None else self.winners * (2 * whole + kept) + part * whole
+        return int(REPORT + 2 * whole + 2 * whole + kept + network * (1 + part) + tuned)
+
+
+def disk_free(folder: Path) -> int | None:
+    """Return the bytes that are free where `folder` is, or will be; None where nobody can tell."""
+    place = next((one for one in (folder, *folder.absolute().parents) if one.is_dir()), None)
+    try:
+        return None if place is None else shutil.disk_usage(place).free
+    except OSError:
+        return None

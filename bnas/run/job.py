@@ -166,5 +166,6 @@ class Watch:
     on_epoch: Callable[[EpochRecord], None] = lambda _: None
     on_evaluation: Callable[[Evaluation, int], None] = lambda _, __: None
     """Gets the evaluation and how many there will be."""
-    on_plan: Callable[[Plan], None] = lambda _: None
-    """Gets the plan of a run with a budget, before its first phase and before each later one."""
+    on_plan: Callable[[Plan], None] | None = None
+    """Gets the plan of a run before its first phase, and with a budget again before each later one. Without a budget a
+    plan is only made where somebody asks for it in this way: steps are measured for it, for a few seconds."""

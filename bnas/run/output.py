@@ -139,14 +139,19 @@ def changed(folder: Path, config: Any, free: Free) -> str:
     return "; ".join(text for place, text in differences(before, config) if not free(place))
 
 
-def differences(before: Any, now: Any, place: str = "") -> Iterator[tuple[str, str]]:
+def differences(before: Any, now: Any) -> Iterator[tuple[str, str]]:
     """Where two configurations differ: the place, and ``a.b is 1, and was 2``."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in dict.fromkeys([*before, *now]):
-            yield from differences(before.get(key), now.get(key), f"{place}.{key}".removeprefix("."))
-        return
-    if before != (now := json.loads(json.dumps(now))):
-        yield place, f"{place or 'it'} is {_short(now)}, and was {_short(before)}"
+    for place, was, is_now in differing(before, json.loads(json.dumps(now))):
+        yield place, f"{place or 'it'} is {_short(is_now)}, and was {_short(was)}"
+
+
+def differing(first: Any, second: Any, place: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Return the places at which two configurations (JSON data) differ, each with both values."""
+    if isinstance(first, dict) and isinstance(second, dict):
+        for key in dict.fromkeys([*first, *second]):
+            yield from differing(first.get(key), second.get(key), f"{place}.{key}".removeprefix("."))
+    elif first != second:
+        yield place, first, second
 
 
 def _short(value: Any) -> str:

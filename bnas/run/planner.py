@@ -19,13 +19,14 @@ from bnas.runtime.train import random_state
 from bnas.runtime.train.timing import Clock
 
 from . import team
-from .budget import BudgetError, Phase, Plan, divide, least_seconds
-from .forecast import Forecast, adapting
+from .budget import Phase, Plan, divide, least_seconds
+from .forecast import Forecast, adapting, disk_free
 from .job import Job, Watch
 from .mark import OutputError
+from .outlook import Outlook
 from .output import Output
 from .probe import Probe, Times
-from .search import FIRST, SearchPlan
+from .search import SearchPlan
 from .winners import Winners
 
 LEAST_EVALUATIONS, FOR_A_TARGET = 4, 4
@@ -125,7 +126,8 @@ class Planner:
         train = Phase("train", times.step, least=len(self.job.stages))
         forecast = self._forecast(supernet)
         needed = forecast.after_training + adapting(self.job, times)
-        return self._divided([train, *self._others(forecast)], needed, strict=True)
+        plan = self._divided([train, *self._others(forecast)], needed, strict=True)
+        return replace(plan, disk=forecast.disk, free=disk_free(self.output.folder))
 
     def _before_search(self, supernet: SuperNetwork) -> Plan:
         """By what was measured at first; a training that took longer than planned makes everything take longer."""
@@ -213,7 +215,8 @@ class Planner:
             return found
         with random_state.undisturbed(self.job.data.train):
             plan: Plan = make()
-        self.watch.on_plan(plan)
+        if self.watch.on_plan is not None:
+            self.watch.on_plan(plan)
         own = next(one for one in plan.phases if one.name == phase)
         made = {
             **plan.to_json(),
@@ -252,39 +255,19 @@ def _shortened(recipe: Recipe, epochs: Epochs) -> Recipe:
     return replace(recipe, train_steps=epochs.train_steps, lr_schedule=schedule)
 
 
-@dataclass(frozen=True)
-class Unplanned:
-    """Stands for a planner where there is no budget: everything is as the job says."""
-
-    job: Job
-
-    def train(self, _: SuperNetwork) -> Job:
-        """The job."""
-        return self.job
-
-    def search(self, _: SuperNetwork) -> tuple[Job, int]:
-        """The job, and the samples that tell what its search begins with."""
-        return self.job, FIRST
-
-    def tune(self, *_: Any) -> FineTune:
-        """How the job fine-tunes."""
-        assert self.job.fine_tune is not None
-        return self.job.fine_tune
-
-    def ended(self, _: str) -> None:
-        """Nobody counts."""
-
-
 def plan_run(job: Job) -> Plan:
-    """Return how `bnas.run_job` would spend the budget of a job; it takes some seconds, and changes nothing.
+    """Return what `bnas.run_job` would do in each phase of a job, and how long that takes on this machine.
+
+    It takes some seconds, and changes nothing.
 
     Raises:
-        BudgetError: The job has no budget, or one that is too small; says the least possible.
+        BudgetError: The budget of the job is too small; says the least possible.
         BnasError: As `bnas.SuperNetwork.from_model` and `bnas.Trainer.fit`.
     """
-    if job.budget is None:
-        raise BudgetError("the job has no budget: give one, such as budget='30m'")
     began = time.perf_counter()
     supernet = SuperNetwork.from_model(deep_copy(job.model), job.example_inputs, job.elasticity, dynamic=job.dynamic)
     with TemporaryDirectory() as folder:
-        return Planner(job, Output(Path(folder)), Watch(), began).first(supernet)
+        output = Output(Path(folder))
+        if job.budget is None:
+            return Outlook(job, output, Watch()).plan(supernet)
+        return Planner(job, output, Watch(), began).first(supernet)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, replace
@@ -33,6 +32,8 @@ SECONDS = 5.0
 """So long each kind of step is tried at most."""
 SHARE = 0.01
 """Of a budget: so long each kind of step is tried at most."""
+BRIEFLY = 1.0
+"""The same without a budget: only the reader of the plan needs it."""
 EXPORT, INT8 = 0.6, 1.0
 """Seconds to write, check and load the file of one network, and its int8 file, on a machine of 2026: a guess."""
 NODE = 0.01
@@ -80,13 +81,18 @@ class Probe:
     @property
     def seconds(self) -> float:
         """So long each kind of step is tried."""
-        return min(SECONDS, SHARE * (self.job.budget or math.inf))
+        return BRIEFLY if self.job.budget is None else min(SECONDS, SHARE * self.job.budget)
 
-    def times(self, settings: FineTune, clocks: Iterable[LatencySettings] = ()) -> Times:
-        """Seconds of everything, where nobody knows the winners yet; of latencies those of all `clocks` together."""
-        (evaluation, sample), step = self.evaluation(), self.train_step()
+    def times(
+        self, settings: FineTune | None, clocks: Iterable[LatencySettings] = (), *, training: bool = True
+    ) -> Times:
+        """Seconds of everything, where nobody knows the winners yet; of latencies those of all `clocks` together.
+
+        Without settings nothing is fine-tuned; without `training` the super-network is trained already.
+        """
+        (evaluation, sample), step = self.evaluation(), self.train_step() if training else 0.0
         start = self.clock()
-        tune = self.tune_step(settings, [self.stand_in()])
+        tune = 0.0 if settings is None else self.tune_step(settings, [self.stand_in()])
         probing = self.clock() - start
         each = [self.latency(one) for one in clocks]
         return Times(step, evaluation + self.int8(), sample, tune, probing, *map(sum, zip(*each, strict=True)))

@@ -29,8 +29,9 @@ from .job import Job, Watch
 from .ledger import FOUND
 from .lock import holding
 from .mark import OutputError
+from .outlook import Outlook
 from .output import Output, note_architecture, note_environment
-from .planner import Planner, Unplanned
+from .planner import Planner
 from .quantised import InInt8
 from .results import Report, judged
 from .search import SearchPlan, counted_samples
@@ -273,10 +274,10 @@ class Steps:
             write_model(folder, self.job.model)
 
     @cached_property
-    def planner(self) -> Planner | Unplanned:
+    def planner(self) -> Planner | Outlook:
         """Divides the budget of the job, where it has one."""
         if self.job.budget is None:
-            return Unplanned(self.job)
+            return Outlook(self.job, self.output, self.watch)
         return Planner(self.job, self.output, self.watch, self._began, self.clock)
 
     def _trainer(self, supernet: SuperNetwork, job: Job) -> Trainer:

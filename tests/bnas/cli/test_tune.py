@@ -74,7 +74,14 @@ def test_winners_are_tuned_exported_and_compared_with_before(folder: Path, calle
     alone = called("export", "tuned", "--onnx", "other.onnx", "--subnet", "few")
     assert (folder / "few.onnx").read_bytes() == (folder / "other.onnx").read_bytes(), "before the export, too"
     assert f"{rows(folder)[2]['test_accuracy']:.2%}" in alone
-    assert "give most, few, fastest or the file" in called("export", "run", "--onnx", "a.onnx", "--subnet", "x", code=1)
+    called("export", "run", "--onnx", "fourth.onnx", "--subnet", "4")
+    assert (folder / "fourth.onnx").is_file()
+    assert "give most, few, fastest, the number of an evaluation or the file" in called(
+        "export", "run", "--onnx", "a.onnx", "--subnet", "999", code=1
+    )
+    assert "give most, few, fastest, the number of an evaluation or the file" in called(
+        "export", "run", "--onnx", "a.onnx", "--subnet", "x", code=1
+    )
 
 
 def test_a_fine_tuning_is_gone_on_with_or_replaced_only_if_asked_to(folder: Path, called: Called) -> None:

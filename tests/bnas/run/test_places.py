@@ -15,7 +15,7 @@ from rich.console import Console
 from run_cases import stamp
 
 from bnas.cli.files import latency_table
-from bnas.cli.terminal import watching
+from bnas.cli.progress import watching
 from bnas.config.file import load_config
 from bnas.passes import Subnet
 from bnas.run.folder import RunFolder

@@ -195,8 +195,8 @@ def test_a_plan_is_made_without_a_run() -> None:
     plan = plan_run(given)
     assert list(counts(plan)) == ["train", "search", "tune"]
     assert all((one == before[name]).all() for name, one in given.model.state_dict().items())
-    with pytest.raises(BudgetError, match="the job has no budget"):
-        plan_run(replace(given, budget=None))
+    with pytest.raises(BudgetError, match="too small: the least possible is"):
+        plan_run(replace(given, budget=1.0))
 
 
 def test_how_winners_are_tuned_is_kept_but_for_the_length(tmp_path: Path) -> None:

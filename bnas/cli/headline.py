@@ -1,0 +1,97 @@
+"""The three things that matter of an inspected model: how small it gets, what stays whole, how many blocks may go."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from bnas.passes.rigidity import ONE_LEFT
+from bnas.passes.wording import amount, counted, listed, shown
+
+LITTLE = 0.01
+"""A reason that keeps a smaller share of the parameters is not worth anybody's time."""
+LARGE = 0.5
+"""A smallest sub-network that keeps more than this share of the MACs is called large."""
+HARMLESS = (
+    ONE_LEFT,
+    "it is an input of the model",
+    "it is an output of the model",
+    "the kernel of a convolution is rigid",
+)
+"""Reasons that hold for every model: there is nothing to do."""
+REMEDIES = (
+    (r"opaque", "it decides on values of tensors; write it without that, or register a rule for it: docs/passes.md"),
+    (r"has no rule", "register a rule for this operator, in some ten lines: docs/passes.md"),
+    (
+        r"along it|sorted|searched|neighbour|by numbers?\b|one by one|in their order",
+        "the operator needs all entries of the axis; put a linear layer or a convolution before and behind it",
+    ),
+    (r"pin", "take it out of `pin`, if you put it there"),
+    (r"scopes", "change `ignored_scopes` or `target_scopes`, if you set them"),
+)
+"""What to do, by a pattern in the reason."""
+OTHERWISE = 'see "What stays rigid" in docs/your_model.md'
+
+
+def headline(data: Mapping[str, Any]) -> str:
+    """Return three short paragraphs on what `bnas inspect --json` tells."""
+    parts = (_how_small(data), _what_stays(data), _blocks(data))
+    return "\n".join(line for number, part in enumerate(parts, 1) for line in _numbered(number, part))
+
+
+def _numbered(number: int, lines: Iterator[str]) -> Iterator[str]:
+    first, *rest = lines
+    yield f"{number}. {first}"
+    yield from (f"   {line}" for line in rest)
+
+
+def _how_small(data: Mapping[str, Any]) -> Iterator[str]:
+    macs, parameters = data["macs"], data["parameters"]
+    share = macs["minimal"] / max(1, macs["maximal"])
+    yield (
+        f"How small: down to {share:.0%} of the MACs ({amount(macs['minimal'])} of {amount(macs['maximal'])}) and "
+        f"{parameters['minimal'] / max(1, parameters['maximal']):.0%} of the parameters "
+        f"({amount(parameters['minimal'])} of {amount(parameters['maximal'])}); "
+        f"{counted(data['space_size'], 'sub-network')} in all."
+    )
+    if data["space_size"] == 1:
+        yield "Nothing is elastic: the reasons are below."
+    elif share > LARGE:
+        yield "To get smaller: allow smaller widths, such as elasticity.width_multipliers=[1,0.5,0.25], or min_width."
+    else:
+        yield "The smallest is rarely good: a search finds the best of each size."
+
+
+def _what_stays(data: Mapping[str, Any]) -> Iterator[str]:
+    rigid = data["rigid_share"]
+    reasons = {why: share for why, share in rigid["reasons"].items() if why not in HARMLESS and share >= LITTLE}
+    by_settings = _by_settings(data)
+    nothing = "" if reasons or by_settings else ", as in every model: nothing to do"
+    yield f"What stays whole: {rigid['total']:.1%} of the parameters{nothing}."
+    for why, share in reasons.items():
+        yield f"{share:.1%}: {shown(why, 120)}. To do: {remedy(why)}."
+    yield from by_settings
+
+
+def _by_settings(data: Mapping[str, Any]) -> Sequence[str]:
+    """What could be elastic but for the settings, which say themselves what to do."""
+    found = [one["place"] for one in data["diagnostics"] if "the settings give no size" in one["reason"]]
+    if not found:
+        return ()
+    names = listed(found, len(found), 3)
+    told = f"{counted(len(found), 'width')} too small for the settings: {names}. To do: lower min_width and divisor."
+    return (told,)
+
+
+def remedy(why: str) -> str:
+    """Return what a user can do about a reason for which something is rigid."""
+    return next((told for pattern, told in REMEDIES if re.search(pattern, why)), OTHERWISE)
+
+
+def _blocks(data: Mapping[str, Any]) -> Iterator[str]:
+    blocks = data["blocks"]
+    if not blocks:
+        yield "Blocks: none can be skipped. A block needs an input and an output of one shape: docs/depth.md."
+        return
+    yield f"Blocks: {counted(len(blocks), 'block')} can be skipped: {listed(blocks, len(blocks))}."

@@ -1,0 +1,238 @@
+"""``bnas init``: a first configuration file for the user's model and data."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from bnas.config.proposal import Proposal
+    from bnas.data.guess import Guess
+    from bnas.run.job import Splits
+
+ENDINGS = (".yaml", ".yml")
+
+
+def init(
+    model: Annotated[
+        str, typer.Argument(help="torchvision:NAME, package.module:FACTORY, path/file.py:FACTORY or path/file.pt2.")
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option("--data", help="A folder of images, a .npz file, FILE.py:FACTORY, or digits, cifar10, ..."),
+    ] = None,
+    weights: Annotated[Path | None, typer.Option("--weights", help="Trained weights: .safetensors or .pt.")] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option("--input", metavar="[NAME=]SHAPE[:TYPE]", help="An input of the model, instead of a guess."),
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file: .yaml.")] = Path("bnas.yaml"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write a commented configuration file for a model and its data, which `bnas run` runs as it is.
+
+    The shape of the input and the number of classes are read from a batch of the data, or guessed from the model
+    without data. It asks nothing, and says what is sure and what is a guess.
+    """
+    from bnas.config.file import load_config
+    from bnas.run.mark import OutputError
+    from bnas.runtime.storage.files import there, write_bytes
+
+    if output.suffix not in ENDINGS:
+        raise OutputError(f"{output}: the file is written in YAML; give a name that ends in .yaml")
+    if there(output) and not overwrite:
+        raise OutputError(f"{output} is there already; say --overwrite to replace it, or --output with another name")
+    if not output.parent.is_dir():
+        raise OutputError(f"{output}: there is no folder {output.parent}; make it first")
+    proposal, told = _proposed(model, data, weights, inputs or [], output)
+    write_bytes(output, proposal.text().encode())
+    for line in told:
+        typer.echo(line)
+    if data is None:
+        typer.echo(f"{output} is written, without your data. Set `data` in it, then: {_next(output)}")
+        return
+    load_config(output)
+    typer.echo(f"{output} is written. Next: {_next(output)}")
+
+
+def _next(output: Path) -> str:
+    return f"`{shlex.join(['bnas', 'run', str(output)])}`"
+
+
+def _proposed(
+    model: str, data: str | None, weights: Path | None, inputs: list[str], output: Path
+) -> tuple[Proposal, list[str]]:
+    """What the file says, and what to tell of it."""
+    from bnas.config.proposal import Proposal, is_like_a_transformer
+    from bnas.data.inputs import parse_input
+    from bnas.run.trust import code_in, remember
+
+    folder = output.parent
+    name, source = as_seen_from(folder, model), None if data is None else as_seen_from(folder, data)
+    file = None if weights is None else Path(as_seen_from(folder, str(weights)))
+    remember(code_in({"model": name, "data": source}, folder).values())
+    loaded = Loaded(name, source, file, folder)
+    found = loaded.guessed([parse_input(one) for one in inputs])
+    proposal = Proposal(
+        name,
+        found,
+        source,
+        dataset=loaded.is_known,
+        data_options=loaded.options,
+        weights=None if file is None else str(file),
+        num_classes=loaded.num_classes,
+        attention=is_like_a_transformer(loaded.model),
+        device=_device(),
+        command=shlex.join(["bnas", *sys.argv[1:]]),
+        file=output.name,
+        folder=f"runs/{_plain(name)}",
+    )
+    return proposal, list(loaded.told(found))
+
+
+def as_seen_from(folder: Path, name: str) -> str:
+    """A name of a model or of data, in which a file or folder is relative to `folder` instead of the current one."""
+    place, colon, factory = name.rpartition(":") if name.rpartition(":")[0].endswith(".py") else (name, "", "")
+    path = Path(place)
+    if path.is_absolute() or not path.exists():
+        return name
+    return f"{Path(os.path.relpath(path, folder)).as_posix()}{colon}{factory}"
+
+
+def _plain(name: str) -> str:
+    """The last word of a model's name, for the name of a folder."""
+    word = Path(name.rpartition(":")[2]).stem
+    return "".join(one if one.isalnum() or one in "-_" else "-" for one in word) or "mine"
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+class Loaded:
+    """The model and the data that the user names, with what has to be said so that they fit.
+
+    Args:
+        name: of the model.
+        source: of the data.
+        weights: a file.
+        folder: what these are relative to.
+    """
+
+    def __init__(self, name: str, source: str | None, weights: Path | None, folder: Path) -> None:
+        self.name, self.source, self.weights, self.folder = name, source, weights, folder
+        self.options: dict[str, Any] = {}
+        self.num_classes: int | None = None
+        self.data: Splits | None = None if source is None else self._data()
+        self.classes, self.certain = self._classes()
+        self.model: nn.Module = self._model()
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the data have a name that bnas knows."""
+        from bnas.data.samples import KNOWN
+
+        return self.source == "digits" or self.source in KNOWN
+
+    def _data(self) -> Splits:
+        from bnas.data.sources import load_data
+
+        return load_data(str(self.source), self.folder, **self.options)
+
+    def _classes(self) -> tuple[int | None, bool]:
+        from bnas.data.guess import classes_of
+
+        return (None, False) if self.data is None else classes_of(self.data)
+
+    def _model(self) -> nn.Module:
+        """The model; one of torchvision's with as many outputs as the data have classes."""
+        from bnas.data.factories import is_own_model
+
+        if not is_own_model(self.name) and self.certain:
+            self.num_classes = self.classes
+        return self._loaded()
+
+    def _loaded(self) -> nn.Module:
+        from bnas.data.sources import load_model
+
+        options = {} if self.num_classes is None else {"num_classes": self.num_classes}
+        return load_model(self.name, self.weights, self.folder, **options)
+
+    def guessed(self, given: list[Any]) -> Guess:
+        """The inputs; images are resized to what the model takes, and its factory is told the number of classes."""
+        from bnas.data.guess import GuessError, guess, inputs_of_batch, sized
+
+        try:
+            found = guess(self.model, self.data, given)
+        except GuessError:
+            side = None if self._makes_batches else sized(self.model, inputs_of_batch(self.model, self._known_data))
+            if given or side is None:
+                raise
+            self.options["size"] = side
+            self.data = self._data()
+            found = guess(self.model, self.data)
+        return self._with_classes(found, given) if self._differs(found) else found
+
+    @property
+    def _makes_batches(self) -> bool:
+        """Whether the batches are the user's: bnas cannot resize them."""
+        return self.source is None or ":" in self.source or self.source == "digits"
+
+    @property
+    def _known_data(self) -> Splits:
+        assert self.data is not None
+        return self.data
+
+    def _differs(self, found: Guess) -> bool:
+        if found.outputs is None or self.classes is None:
+            return False
+        return found.outputs != self.classes if self.certain else found.outputs < self.classes
+
+    def _with_classes(self, found: Guess, given: list[Any]) -> Guess:
+        """The same of a model that was told how many classes there are."""
+        from bnas.data.factories import SourceError
+        from bnas.data.guess import GuessError, guess
+
+        self.num_classes = self.classes
+        try:
+            self.model = self._loaded()
+            again = guess(self.model, self.data, given)
+        except SourceError:
+            again = found
+        if self._differs(again):
+            many = f"{'' if self.certain else 'at least '}{self.classes}"
+            told = f"the model {self.name} has {again.outputs} outputs, and the data {self.source} {many} classes"
+            raise GuessError(f"{told}; name a model with as many outputs, or other data")
+        return again
+
+    def told(self, found: Guess) -> Iterator[str]:
+        """What was found, and how sure that is, line by line."""
+        count = sum(one.numel() for one in self.model.parameters())
+        yield f"model: {self.name}, {count:,} parameters"
+        yield f"inputs: {found.told}"
+        if "size" in self.options:
+            side = self.options["size"]
+            yield f"images: resized to {side} x {side} (a guess: the first size that the model takes)"
+        elif self.data is not None and not self._makes_batches and Path(self.folder, str(self.source)).is_dir():
+            yield "images: if the model was trained on another size than this, set data_options: {size: N}"
+        if found.outputs is not None:
+            yield f"outputs: {found.outputs}{self._told_classes()}"
+        if self.num_classes is not None:
+            yield f"num_classes: {self.num_classes}, so that the outputs of the model are those of the data"
+
+    def _told_classes(self) -> str:
+        if self.classes is None:
+            return ""
+        if self.certain:
+            return f" for {self.classes} classes (sure: the data say so)"
+        return f" for at least {self.classes} classes (a guess: the largest number in the first batch)"

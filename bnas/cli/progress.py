@@ -1,0 +1,144 @@
+"""Progress in the terminal: a bar for each phase of a run with the time left, or lines where nothing can move."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.text import Text
+
+from bnas.run.budget import time_told
+from bnas.run.job import Watch
+
+from .terminal import passes_of, plan_table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from bnas.run.budget import Plan
+    from bnas.runtime import EpochRecord, SuperNetwork
+    from bnas.runtime import Progress as Step
+    from bnas.search import Evaluation
+
+STEPS, EVALUATIONS = 20, 20
+"""Without a terminal a line comes for each such part of a training, and after so many evaluations."""
+
+
+def seconds_left(elapsed: float, done: float, total: float) -> float | None:
+    """Return the seconds that a phase will still take; None before anything is done.
+
+    The mean speed of the whole phase counts, so that pauses count too, such as the validation after each epoch.
+    """
+    return elapsed / done * max(0.0, total - done) if done > 0 else None
+
+
+def _whole(seconds: float) -> str:
+    """A time that moves, in whole seconds."""
+    return time_told(float(math.ceil(seconds)))
+
+
+class TimeLeft(ProgressColumn):
+    """How much of a phase is done, and how long the rest will take; in the end how long it took."""
+
+    def render(self, task: Task) -> Text:
+        """Return the column of one phase."""
+        if task.finished:
+            return Text(f"took {_whole(task.finished_time or 0.0)}")
+        if task.total is None:
+            return Text(_whole(task.elapsed or 0.0))
+        first = task.fields.get("first", 0)
+        left = seconds_left(task.elapsed or 0.0, task.completed - first, task.total - first)
+        told = "" if left is None else f", {_whole(left)} left"
+        return Text(f"{task.completed:.0f} of {task.total:.0f}{told}")
+
+
+class Phases:
+    """The phases of a run, one bar below the other; on a console that is no terminal they are lines.
+
+    Args:
+        bars: What draws them.
+        console: Where to.
+    """
+
+    def __init__(self, bars: Progress, console: Console) -> None:
+        self.bars, self.console = bars, console
+        self.name, self.began = "training", time.monotonic()
+        self._task: TaskID | None = None
+        self._first: int | None = None
+
+    def begin(self, name: str) -> None:
+        """A phase begins; the one before is over."""
+        self.end()
+        self.name, self.began, self._first = name, time.monotonic(), None
+        if self.console.is_terminal:
+            self._task = self.bars.add_task(name, total=None)
+        else:
+            self.console.print(name, style="bold", markup=False)
+
+    def end(self) -> None:
+        """The phase is over, also where it did less than was announced."""
+        if self._task is not None and not (task := self._found(self._task)).finished:
+            done = max(1.0, task.completed)
+            self.bars.update(self._task, total=done, completed=done)
+        self._task = None
+
+    def advance(self, text: str, done: int, total: int, what: str, due: bool) -> None:
+        """So much of the phase is done; the line comes where it is due."""
+        if self._first is None:
+            self._first = done - 1  # a resumed phase did the others in an earlier process
+        if not self.console.is_terminal:
+            left = seconds_left(time.monotonic() - self.began, done - self._first, total - self._first)
+            more = "" if left is None or done == total else f", {_whole(left)} left"
+            if due:
+                self.console.print(f"{text}, {what} {done} of {total}{more}", markup=False)
+            return
+        if self._task is None:
+            self._task = self.bars.add_task(text, total=total)
+        self.bars.update(self._task, total=total, completed=done, description=text, first=self._first)
+
+    def _found(self, wanted: TaskID) -> Task:
+        return next(task for task in self.bars.tasks if task.id == wanted)
+
+
+@contextmanager
+def watching(console: Console, verbose: bool = False) -> Iterator[Watch]:
+    """A `Watch` that shows the plan and the phases of a job on `console`, each with the time that is left.
+
+    With `verbose` also the passes that found the super-network, and what each left alone. Where `console` is no
+    terminal there are lines instead of bars.
+    """
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeLeft())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+        phases = Phases(bars, console)
+
+        def on_step(step: Step) -> None:
+            stage = f", stage {step.stage + 1}" if phases.name == "training" else ""
+            text = f"{phases.name}{stage}, epoch {step.epoch + 1}, loss {step.loss:.3f}"
+            due = (step.step + 1) % max(1, step.steps // STEPS) == 0
+            phases.advance(text, step.step + 1, step.steps, "step", due)
+
+        def on_evaluation(evaluation: Evaluation, total: int) -> None:
+            last = evaluation.failure or f"last accuracy {100 * evaluation.values['accuracy']:.2f} %"
+            due = (evaluation.index + 1) % EVALUATIONS == 0
+            phases.advance(f"searching, {last}", evaluation.index + 1, total, "evaluation", due)
+
+        def on_epoch(record: EpochRecord) -> None:
+            metrics = ", ".join(f"{name} {100 * value:.2f} %" for name, value in record.metrics.items())
+            console.print(
+                f"epoch {record.epoch + 1}: mean loss {record.loss:.4f}; {metrics or 'no validation data'}",
+                markup=False,
+            )
+
+        def on_supernet(supernet: SuperNetwork) -> None:
+            for line in passes_of(supernet) if verbose else ():
+                console.print(line, markup=False, highlight=False)
+
+        def on_plan(plan: Plan) -> None:
+            console.print(plan_table(plan))
+
+        yield Watch(phases.begin, on_supernet, on_step, on_epoch, on_evaluation, on_plan)
+        phases.end()

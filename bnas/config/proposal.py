@@ -1,0 +1,171 @@
+"""A first configuration file for a model and its data, with a comment for each key; `bnas init` writes it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from bnas.data.guess import Guess
+from bnas.data.inputs import Input
+from bnas.passes.wording import shown
+
+HEAD = """\
+# Configuration of a bnas run, written by `{command}`.
+# `bnas run {file}` runs it as it is: it prints a plan with times first, and Ctrl-C stops it at any time.
+# A line such as `#budget: "30m"` is a key that is not set: remove the # to set it.
+# Names of files are relative to this file. docs/configuration.md explains all keys; `bnas schema` helps your editor.
+"""
+SEARCHED = """
+# --- What to look for ---
+# Each target names a winner: the most accurate sub-network within its bound. Bounds are of macs, parameters,
+# activations, peak_memory or latency, in percent of the original or absolute, such as "latency <= 2 ms".
+targets:
+  half: "macs <= 50 %"
+  #quick: "latency <= 40 %"
+# Instead of targets: how much accuracy a winner may lose, as a fraction.
+#acc_delta: 0.01
+
+# --- How long it takes ---
+# Either a time for the whole run, by which bnas plans epochs and evaluations itself:
+#budget: "30m"
+# or these numbers. First the super-network is trained, stage after stage.
+stages:
+  - epochs: 5
+    #reorg_weights: true
+# Then sub-networks are evaluated on the validation data; at most so many.
+search:
+  num_evals: 60
+  #seed: 0
+  #constraints: ["parameters <= 80 %"]
+# In the end the winners are fine-tuned, which wins most of the accuracy back.
+fine_tune:
+  epochs: 5
+  #learning_rate: 0.01
+  #order: "shared"
+"""
+MEASURED = """
+# --- What may change in the model ---
+# `bnas inspect` shows what is found. `pin` names layers that stay whole, such as "head.*".
+elasticity:
+  min_width: 8
+  #width_multipliers: [1, 0.75, 0.5, 0.25]
+  #pin: []
+  #ignored_scopes: []
+  #dimensions: ["depth", "width", "kernel"]
+
+# --- Where it runs, and how latency is measured ---
+# cpu, cuda, cuda:1, mps or another device of PyTorch.
+device: "{device}"
+latency:
+  threads: 1
+  #batch: 1
+  #runs: 50
+  # Instead of ONNX Runtime: openvino, executorch, litert, or a program of yours.
+  #target: "onnxruntime"
+# Each ONNX file gets an int8 one beside it.
+export:
+  int8: true
+
+# --- Results ---
+# The folder of the run; `bnas run --output DIR` overrides it.
+log_dir: "{folder}"
+#tensorboard: false
+"""
+ADAM, SGD = ("adamw", 0.0001), ("sgd", 0.01)
+"""Optimizer and learning rate of a model with LayerNorm, and of others."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What a first configuration says."""
+
+    model: str
+    found: Guess
+    data: str | None = None
+    """None where the user gave none: then the file lacks the key."""
+    dataset: bool = False
+    """The data have a name that bnas knows."""
+    data_options: Mapping[str, Any] = field(default_factory=dict)
+    weights: str | None = None
+    num_classes: int | None = None
+    """An argument of the model's factory, where it is needed."""
+    attention: bool = False
+    """The model is trained as transformers are."""
+    device: str = "cpu"
+    command: str = "bnas init"
+    file: str = "bnas.yaml"
+    folder: str = "runs/mine"
+
+    def text(self) -> str:
+        """The file, in YAML."""
+        head = HEAD.format(command=shown(self.command), file=shown(self.file))
+        rest = MEASURED.format(device=self.device, folder=self.folder)
+        parts = (self._model(), self._data(), self._inputs(), SEARCHED.splitlines(), self._recipe(), rest.splitlines())
+        return head + "\n".join(line for part in parts for line in part) + "\n"
+
+    def _model(self) -> Iterator[str]:
+        yield "\n# --- Model ---"
+        yield "# A name of torchvision's, package.module:FACTORY, file.py:FACTORY or file.pt2."
+        yield f"model: {json.dumps(self.model)}"
+        yield "# Trained weights: a .safetensors file, or a .pt file of tensors. Without them: those of the factory."
+        yield _key("weights", self.weights, "net.safetensors")
+        yield "# Arguments of the factory."
+        yield _key("num_classes", self.num_classes, self.found.outputs or 10)
+        yield "#model_options: {}"
+
+    def _data(self) -> Iterator[str]:
+        yield "\n# --- Data ---"
+        yield "# A folder of images by class, a .npz file, or a factory of bnas.Splits: file.py:FACTORY."
+        yield from ["# NEEDED: bnas init was given no data."] if self.data is None else []
+        yield _key("dataset" if self.dataset else "data", self.data, "images")
+        yield "# Arguments of the factory, or of the folder: size, validation, test, augment, workers, seed."
+        yield _key("data_options", self.data_options or None, {})
+        yield "#batch_size: 64"
+
+    def _inputs(self) -> Iterator[str]:
+        yield "\n# --- Inputs of the model ---"
+        yield f"# {'Sure' if self.found.sure else 'A guess'}: {self.found.why}."
+        one, *others = self.found.inputs
+        yield "input_info:"
+        if not others:
+            yield from (f"  {line}" for line in _input(one))
+            return
+        for entry in (one, *others):
+            first, *rest = _input(entry)
+            yield f"  - {first}"
+            yield from (f"    {line}" for line in rest)
+
+    def _recipe(self) -> Iterator[str]:
+        optimizer, rate = ADAM if self.attention else SGD
+        yield "# How it is trained. Sub-networks learn from the largest one, the winners from the original too."
+        if self.attention:
+            yield "# A guess: the model has LayerNorm and no BatchNorm, as transformers have."
+        yield "recipe:"
+        yield f"  optimizer: {json.dumps(optimizer)}"
+        yield f"  learning_rate: {rate:g}"
+        yield from ('  #rule: "maximal"', "  #label_smoothing: 0.1", '  #precision: "float32"')
+
+
+def _key(name: str, value: Any, example: Any) -> str:
+    """A key with its value, or a comment that shows one."""
+    return f"#{name}: {json.dumps(example)}" if value is None else f"{name}: {json.dumps(value)}"
+
+
+def _input(one: Input) -> Iterator[str]:
+    yield f"sample_size: {json.dumps(list(one.shape))}"
+    if one.name is not None:
+        yield f"keyword: {json.dumps(one.name)}"
+    yield _key("type", one.type, "float")
+    if one.type is not None:
+        yield _key("range", one.range and list(one.range), [0, 1])
+    yield '#dynamic: {"0": "batch"}'
+
+
+def is_like_a_transformer(model: nn.Module) -> bool:
+    """Return whether a model has LayerNorm and no BatchNorm."""
+    kinds = {type(module) for module in model.modules()}
+    return nn.LayerNorm in kinds and not any(issubclass(kind, nn.modules.batchnorm._BatchNorm) for kind in kinds)

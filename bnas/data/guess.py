@@ -1,0 +1,160 @@
+"""What a model takes and gives, guessed from a batch of its data or from the model itself, and how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bnas.passes.errors import BnasError
+from bnas.passes.frontend.ir import as_call
+from bnas.passes.frontend.state import preserved
+from bnas.run.job import Splits
+from bnas.runtime.feed import drawn
+from bnas.runtime.nested import as_batch, inputs_of, scores_of
+
+from .inputs import DTYPES, Input, error_on, example_of
+
+SIDES = (224, 32, 28, 64, 96, 128, 299, 16, 8)
+"""Heights and widths of images that are tried, the most frequent ones first."""
+LENGTHS = (16, 128, 512)
+"""Lengths of sequences that are tried."""
+DATA = "the validation data"
+
+
+class GuessError(BnasError):
+    """The inputs of a model cannot be guessed; says how to give them."""
+
+
+@dataclass(frozen=True)
+class Guess:
+    """The inputs of a model and its classes."""
+
+    inputs: tuple[Input, ...]
+    """Each with one sample."""
+    sure: bool
+    """They are those of the data; else they are a guess that the model takes."""
+    why: str
+    """Where the inputs come from, in words."""
+    outputs: int | None = None
+    """Scores that the model gives for a sample; None where its output is no matrix of scores."""
+
+    @property
+    def told(self) -> str:
+        """The inputs and how sure they are, in a line."""
+        shapes = " and ".join(one.text for one in self.inputs)
+        count = "one input" if len(self.inputs) == 1 else f"{len(self.inputs)} inputs"
+        return f"{count} of {shapes} ({'sure' if self.sure else 'a guess'}: {self.why})"
+
+
+def guess(model: nn.Module, data: Splits | None = None, given: Sequence[Input] = ()) -> Guess:
+    """Return what `model` takes: what the user says, what its data have, or a shape that the model runs on.
+
+    Args:
+        model: In evaluation mode.
+        data: Its first validation batch is looked at.
+        given: What the user says: nothing is guessed then.
+
+    Raises:
+        GuessError: The model runs on none of them; says how to give the inputs.
+        BatchError: The data give no batches.
+    """
+    if given:
+        return _checked(model, tuple(given), True, "you gave it, and the model takes it")
+    if data is not None:
+        return _checked(model, inputs_of_batch(model, data), True, f"as in the first batch of {DATA}")
+    for one in candidates(model):
+        if error_on(model, example_of(model, [one]).value) is None:
+            return _checked(model, (one,), False, "the model runs on it; no data were given to compare it with")
+    raise GuessError("no shape of an input was found that the model takes; give it: --input SHAPE, such as 1,3,224,224")
+
+
+def _checked(model: nn.Module, inputs: tuple[Input, ...], sure: bool, why: str) -> Guess:
+    value = example_of(model, inputs).value
+    if (error := error_on(model, value)) is not None:
+        shapes = " and ".join(one.text for one in inputs)
+        source = f"the data give {shapes}" if why.startswith("as in") else f"the input is {shapes}"
+        raise GuessError(f"{source}, and the model does not take that: {error}")
+    return Guess(inputs, sure, why, outputs_of(model, value))
+
+
+def outputs_of(model: nn.Module, value: Any) -> int | None:
+    """Return how many scores the model gives for a sample; None where its output is no matrix."""
+    args, kwargs = as_call(value)
+    with preserved(model, data=True), torch.no_grad():
+        scores = scores_of(model(*args, **kwargs))
+    return int(scores.shape[1]) if isinstance(scores, Tensor) and scores.ndim == 2 else None
+
+
+# From a batch of the data.
+
+
+def inputs_of_batch(model: nn.Module, data: Splits) -> tuple[Input, ...]:
+    """Return the inputs in the first validation batch, each with one sample."""
+    batch = next(iter(drawn(data.validation, DATA)), None)
+    if batch is None:
+        raise GuessError(f"{DATA} have no batch; give the shape: --input SHAPE, such as 1,3,224,224")
+    inputs, _ = as_batch(batch, inputs_of(model))
+    if isinstance(inputs, Mapping):
+        return tuple(_input(tensor, name) for name, tensor in inputs.items())
+    return tuple(map(_input, inputs)) if isinstance(inputs, list | tuple) else (_input(inputs),)
+
+
+def _input(tensor: Any, name: str | None = None) -> Input:
+    if not isinstance(tensor, Tensor):
+        raise GuessError(
+            f"an input in {DATA} is a {type(tensor).__name__}, not a tensor; give the shape: --input SHAPE"
+        )
+    shape = (1, *tensor.shape[1:])
+    if tensor.is_floating_point():
+        return Input(shape, name)
+    kind = next(key for key, dtype in reversed(DTYPES.items()) if dtype == tensor.dtype)
+    ends = None if kind == "bool" or not tensor.numel() else (float(tensor.min()), float(tensor.max()))
+    return Input(shape, name, kind, ends)
+
+
+def classes_of(data: Splits) -> tuple[int | None, bool]:
+    """Return how many classes the data have, and whether that is sure; else it is the least number."""
+    known = (data.record or {}).get("classes")
+    if known is not None:
+        return int(known), True
+    batch = next(iter(drawn(data.validation, DATA)), None)
+    targets = None if batch is None else as_batch(batch)[1]
+    if not isinstance(targets, Tensor) or targets.ndim != 1 or targets.is_floating_point() or not len(targets):
+        return None, False
+    return int(targets.max()) + 1, False
+
+
+# From the model: the layer that comes first says how many channels, features or words there are.
+
+
+def candidates(model: nn.Module) -> Iterator[Input]:
+    """Inputs of one sample that a model may take, by the first of its layers that says something of them."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            yield from (Input((1, module.in_channels, side, side)) for side in SIDES)
+        elif isinstance(module, nn.Conv1d):
+            yield from (Input((1, module.in_channels, length)) for length in LENGTHS)
+        elif isinstance(module, nn.Embedding):
+            ends = (0.0, float(module.num_embeddings - 1))
+            yield from (Input((1, length), type="int64", range=ends) for length in LENGTHS)
+        elif isinstance(module, nn.Linear):
+            yield Input((1, module.in_features))
+            yield Input((1, LENGTHS[0], module.in_features))
+        elif isinstance(module, nn.RNNBase):
+            yield Input((1, LENGTHS[0], module.input_size))
+        else:
+            continue
+        return
+
+
+def sized(model: nn.Module, inputs: Sequence[Input]) -> int | None:
+    """Return the side of square images that the model takes, where it does not take those of the data."""
+    for side in SIDES if len(inputs) == 1 and len(inputs[0].shape) == 4 else ():
+        one = replace(inputs[0], shape=(*inputs[0].shape[:2], side, side))
+        if error_on(model, example_of(model, [one]).value) is None:
+            return side
+    return None

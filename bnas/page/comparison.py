@@ -1,0 +1,295 @@
+"""Two runs on one page: their fronts in one picture, their winners side by side, and where their settings differ."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from bnas.passes import Subnet
+from bnas.run.ledger import Ledger
+from bnas.run.output import differing
+from bnas.runtime.storage.files import write_bytes
+from bnas.search import Evaluation, SearchResult
+
+from .document import as_csv, drawn, moment, refuse_others, rendered
+from .front import Cell, lines, measured_on, ordered
+from .plot import BLUE, VERMILLION, Plot, Series
+from .recorded import LatencyNote, Network, Recorded, ReportError, Results, read_run
+from .words import Quantity, quantity
+
+FILE = "comparison.html"
+LOOKS = ((BLUE, "circle", "triangle"), (VERMILLION, "square", "inverted_triangle"))
+"""Colour of each run, and the markers of its front and of its winners."""
+PLACES = ("log_dir",)
+"""Settings that differ by nature."""
+LONGEST = 200
+"""Characters of a setting that are shown."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """A network of one run, as a row of the table."""
+
+    run: int
+    """0 or 1."""
+    cells: tuple[Cell, ...]
+    """Empty where the run has no network of this name."""
+    target: str = ""
+    missed: bool = False
+    versus: Mapping[str, str] = field(default_factory=dict)
+    """In run B: how it differs from the network of the same name in run A, by column."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two runs, as far as they came."""
+
+    runs: tuple[Recorded, Recorded]
+
+    @cached_property
+    def names(self) -> tuple[str, str]:
+        """What each run is called: A and B, with its folder."""
+        return f"A: {self.runs[0].name}", f"B: {self.runs[1].name}"
+
+    # The fronts.
+
+    @cached_property
+    def plots(self) -> list[Plot]:
+        """A plot for each other objective that both searches know; none where one of them has not begun."""
+        first, second = self.runs
+        if first.search is None or second.search is None:
+            return []
+        found = (first.search, second.search)
+        shared = [name for name in _values(found[0]) if name in _values(found[1])]
+        upwards, *_ = ordered(found[0].objectives)
+        asked = dict.fromkeys(one.name for search in found for one in search.objectives)
+        across = [name for name in asked if name in shared and name != upwards.name]
+        across = across or [name for name in ("macs",) if name in shared]
+        return [self._plot(found, name, upwards.name) for name in across if upwards.name in shared]
+
+    def _plot(self, found: Sequence[SearchResult], across: str, upwards: str) -> Plot:
+        x, y = (quantity(name, [v for search in found for v in _values(search)[name]]) for name in (across, upwards))
+        series = [one for run in (0, 1) for one in self._series(run, x, y)]
+        counts = " and ".join(f"{len(search.evaluations):,}" for search in found)
+        meant = f" {x.label}: {x.meaning}." if x.meaning else ""
+        return Plot(
+            f"front-{x.name}",
+            f"Pareto fronts: {y.label} over {x.label}",
+            f"{counts} sub-networks were evaluated. {y.label.capitalize()} is as each search measured it.{meant}",
+            x.axis,
+            y.axis,
+            tuple(series),
+            rows=self._rows(x, y),
+        )
+
+    def _series(self, run: int, x: Quantity, y: Quantity) -> Iterator[Series]:
+        recorded, (colour, marker, winner) = self.runs[run], LOOKS[run]
+        front, by_subnet = recorded.front, {one.subnet: one for one in recorded.evaluations if one.failure is None}
+        name = self.names[run]
+        look: Any = "step" if recorded.search is not None and len(recorded.search.objectives) == 2 else "dots"
+        texts = [f"{name}, evaluation {one.index}\n{_told(one, x, y)}" for one in front]
+        yield _points(f"{name}: front", front, x, y, look, colour, marker, texts)
+        named: dict[Subnet, list[str]] = {}
+        for row in recorded.results.rows[1:] if recorded.results else ():
+            named.setdefault(Subnet.from_json(row.subnet.model_dump()), []).append(row.name)
+        best = [(by_subnet[subnet], ", ".join(names)) for subnet, names in named.items() if subnet in by_subnet]
+        if best:
+            texts = [f"{name}, {names}\n{_told(one, x, y)}" for one, names in best]
+            yield _points(f"{name}: winners", [one for one, _ in best], x, y, "mark", colour, winner, texts)
+
+    def _rows(self, x: Quantity, y: Quantity) -> list[Sequence[object]]:
+        head: list[Sequence[object]] = [("run", "evaluation", x.name, y.name)]
+        both = ((letter, one) for letter, run in zip("AB", self.runs, strict=True) for one in run.front)
+        return [*head, *((letter, one.index, one.values[x.name], one.values[y.name]) for letter, one in both)]
+
+    # The winners.
+
+    @cached_property
+    def winners(self) -> dict[str, tuple[Side, Side]]:
+        """The original and all winners by name, each with its numbers in both runs."""
+        known = [{row.name: row for row in run.results.rows} if run.results else {} for run in self.runs]
+        names = dict.fromkeys([*known[0], *known[1]])
+        return {name: (self._side(0, name, None), self._side(1, name, known[0].get(name))) for name in names}
+
+    def _side(self, run: int, name: str, before: Network | None) -> Side:
+        """A network of a run, and how it differs from the one of run A."""
+        results = self.runs[run].results
+        line = None if results is None else next((one for one in lines(results) if one.name == name), None)
+        if results is None or line is None:
+            return Side(run, ())
+        row = next(one for one in results.rows if one.name == name)
+        told = {} if before is None else dict(_against(row, before))
+        return Side(run, line.cells, line.target, line.missed, told)
+
+    # What differs.
+
+    def settings(self) -> list[tuple[str, str, str]]:
+        """Every setting that differs, with its value in both runs."""
+        found = _in_lists(differing(*(run.configuration for run in self.runs)))
+        return [(place, _short(one), _short(other)) for place, one, other in found if place not in PLACES]
+
+    def facts(self) -> list[tuple[str, str, str]]:
+        """What was done in each run, and on what."""
+        columns = [dict(_facts(run)) for run in self.runs]
+        return [(name, *(column[name] for column in columns)) for name in columns[0]]  # type: ignore[misc]
+
+    def warnings(self) -> Iterator[str]:
+        """What makes numbers of the two runs hard to compare."""
+        first, second = self.runs
+        models = [run.architecture.model for run in self.runs if run.architecture is not None]
+        if len(set(models)) > 1:
+            yield f"The models differ: {models[0]} and {models[1]}."
+        if first.data != second.data:
+            yield "The data, or what was held out of them, differ: accuracies are not of the same samples."
+        if first.results is not None and second.results is not None:
+            if told := list(_conditions(first.results, second.results)):
+                yield f"Latencies were measured differently ({', '.join(told)}): compare factors, not milliseconds."
+            speeds = [results.rows[0].latency.median_ms for results in (first.results, second.results)]
+            if not told and max(speeds) > 1.1 * min(speeds):
+                yield (
+                    f"The original took {speeds[0]:.3f} and {speeds[1]:.3f} ms: the machine was not equally busy, or "
+                    "the originals differ. Compare factors, not milliseconds."
+                )
+        for name, run in zip(self.names, self.runs, strict=True):
+            if not run.finished:
+                yield f"{name} is not finished: there are no winners yet."
+
+    def html(self) -> tuple[str, Mapping[str, bytes]]:
+        """Return the page, and its pictures by name."""
+        data, pictures = drawn(self.plots)
+        first = next((run.results for run in self.runs if run.results is not None), None)
+        columns = next((side.cells for sides in self.winners.values() for side in sides if side.cells), ())
+        page = rendered(
+            "comparison.html.jinja",
+            pictures,
+            names=self.names,
+            plots=self.plots,
+            winners=self.winners,
+            columns=[cell.column for cell in columns],
+            measured_on=None if first is None else measured_on(first),
+            settings=self.settings(),
+            facts=self.facts(),
+            warnings=list(self.warnings()),
+            data={**data, "members": {}},
+        )
+        return page, pictures
+
+
+def _in_lists(found: Iterable[tuple[str, Any, Any]]) -> Iterator[tuple[str, Any, Any]]:
+    """The same, where lists of one length, such as stages, are compared entry by entry."""
+    for place, one, other in found:
+        if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+            for number, pair in enumerate(zip(one, other, strict=True)):
+                yield from _in_lists(differing(*pair, f"{place}[{number}]"))
+        else:
+            yield place, one, other
+
+
+def _values(search: SearchResult) -> dict[str, list[float]]:
+    """The values of all evaluations, by name."""
+    done = [one for one in search.evaluations if one.failure is None]
+    return {name: [one.values[name] for one in done] for name in done[0].values}
+
+
+def _told(one: Evaluation, x: Quantity, y: Quantity) -> str:
+    return ", ".join(f"{value.label} {value.show(one.values[value.name])}" for value in (y, x))
+
+
+def _points(
+    label: str,
+    some: Sequence[Evaluation],
+    x: Quantity,
+    y: Quantity,
+    look: Any,
+    colour: str,
+    marker: str,
+    texts: Sequence[str],
+) -> Series:
+    across, upwards = ([one.factor * each.values[one.name] for each in some] for one in (x, y))
+    return Series(label, across, upwards, look, colour, marker, texts=texts)
+
+
+def _against(row: Network, before: Network) -> Iterator[tuple[str, str]]:
+    """How a network differs from that of run A, by column."""
+    yield "test accuracy", _points_against(row.test_accuracy, before.test_accuracy)
+    for column, name in (("MACs", "macs"), ("parameters", "parameters")):
+        yield column, _factor(getattr(before, name), getattr(row, name), "fewer", "more")
+    yield "latency fp32", _quicker(row.latency, before.latency)
+    int8, other = row.int8, before.int8
+    if int8 is None or other is None:
+        return
+    if int8.test_accuracy is not None and other.test_accuracy is not None:
+        yield "int8 accuracy", _points_against(int8.test_accuracy, other.test_accuracy)
+    if int8.latency is not None and other.latency is not None:
+        yield "latency int8", _quicker(int8.latency, other.latency)
+
+
+def _points_against(now: float, before: float) -> str:
+    points = 100 * (now - before)
+    return "as A" if abs(points) < 0.005 else f"{points:+.2f} points against A"
+
+
+def _quicker(latency: LatencyNote, before: LatencyNote) -> str:
+    return _factor(before.median_ms, latency.median_ms, "faster", "slower")
+
+
+def _factor(before: float, now: float, less: str, more: str) -> str:
+    if round(before / now, 2) == 1:
+        return "as A"
+    return f"{before / now:.2f}x {less} than A" if before > now else f"{now / before:.2f}x {more} than A"
+
+
+def _conditions(first: Results, second: Results) -> Iterator[str]:
+    """What differs in how latencies were measured."""
+    one, other = first.rows[0].latency, second.rows[0].latency
+    if first.machine.get("cpu") != second.machine.get("cpu"):
+        yield "other CPUs"
+    for name in ("provider", "clock", "threads", "batch"):
+        if getattr(one, name) != getattr(other, name):
+            yield f"{name} {getattr(one, name)} and {getattr(other, name)}"
+
+
+def _facts(run: Recorded) -> Iterator[tuple[str, str]]:
+    process = run.processes[0] if run.processes else None
+    yield "begun", "not recorded" if process is None else moment(process.began)
+    yield "bnas", "not recorded" if process is None else process.versions.get("bnas", "not recorded")
+    yield "CPU", "not recorded" if process is None else str(process.machine.get("cpu", "not recorded"))
+    yield "epochs of the super-network", "none" if run.history is None else str(len(run.history.epochs))
+    yield "sub-networks evaluated", f"{len(run.evaluations):,}"
+    yield "on the Pareto front", str(len(run.front))
+
+
+def _short(value: Any) -> str:
+    text = "not set" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+
+
+def write_comparison(first: Path, second: Path, output: Path | None = None) -> Path:
+    """Write a page that compares the runs in two folders; returns its path.
+
+    It is ``comparison.html`` in the folder `output`, by default the current one, with ``comparison/NAME.png`` and
+    ``.csv`` of each plot beside it. The runs are only read.
+
+    Raises:
+        ReportError: There is no run, or one of its files is damaged, or both are one; or a file in the way is no part
+            of a comparison.
+        WriteError: The page cannot be written there.
+    """
+    place = output or Path()
+    if first.resolve() == second.resolve():
+        raise ReportError(f"{first} and {second} are one run; give two")
+    if Ledger(place).exists:
+        raise ReportError(f"{place.resolve()} is the folder of a run; give another folder (--output)")
+    comparison = Comparison((read_run(first), read_run(second)))
+    page, pictures = comparison.html()
+    files = {f"comparison/{name}.png": data for name, data in pictures.items()}
+    files |= {f"comparison/{plot.name}.csv": as_csv(plot.rows) for plot in comparison.plots}
+    files[FILE] = page.encode()
+    refuse_others(place, files, FILE)
+    for name, data in files.items():
+        write_bytes(place / name, data)
+    return place / FILE

@@ -1,0 +1,132 @@
+"""The trade-off explorer of a report: which sub-network to ship for a loss of accuracy and a cost, and how."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from dataclasses import dataclass
+from typing import Any
+
+from bnas.search import Evaluation
+
+from .members import Member, Members
+from .recorded import Recorded
+from .words import Quantity
+
+MORE, LEAST_RUNS = 4, 50
+"""Where a latency was not stable, so many times as many runs are proposed, of at least so many."""
+STEPS = 200
+"""Of the slider of a cost."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A sub-network that the sliders can select."""
+
+    key: str
+    drop: float
+    """Points of accuracy below the reference."""
+    cost: float
+    """As it is shown."""
+
+
+@dataclass(frozen=True)
+class Slider:
+    """The range of a slider, and where it stands at first."""
+
+    least: float
+    most: float
+    step: float
+    first: float
+
+
+@dataclass(frozen=True)
+class Explorer:
+    """Sliders for the loss of accuracy and for a cost: latency where the search knew it, else the first other one."""
+
+    cost: Quantity
+    choices: tuple[Choice, ...]
+    allowed: float
+    """Points of accuracy that a winner may lose."""
+
+    @classmethod
+    def of(cls, run: Recorded, members: Members) -> Explorer | None:
+        """The explorer of a run; None where there is nothing to choose from."""
+        by_key = {f"e{one.index}": one for one in run.evaluations if one.failure is None}
+        known = [(member, by_key[member.key]) for member in members.all if member.key in by_key]
+        cost = _cost(members)
+        if run.settings is None or cost is None or "accuracy" not in members.quantities or len(known) < 2:
+            return None
+        reference = run.settings.reference
+        return cls(
+            cost,
+            tuple(_choice(member, found, cost, reference) for member, found in known),
+            100 * run.settings.acc_delta,
+        )
+
+    @property
+    def drops(self) -> Slider:
+        """Points of accuracy to give up: at first what a winner may lose, or the least that finds something."""
+        drops = [one.drop for one in self.choices]
+        least, most = math.floor(10 * min(0.0, *drops)) / 10, math.ceil(10 * max(drops)) / 10
+        first = math.ceil(10 * max(min(drops), self.allowed)) / 10
+        return Slider(least, max(most, least + 0.1), 0.1, min(max(first, least), most))
+
+    @property
+    def costs(self) -> Slider:
+        """The largest cost: at first any."""
+        costs = [one.cost for one in self.choices]
+        step = float(f"{max((max(costs) - min(costs)) / STEPS, 1e-9):.1g}")
+        least, most = math.floor(min(costs) / step) * step, math.ceil(max(costs) / step) * step
+        return Slider(least, most, step, most)
+
+    def to_json(self) -> dict[str, Any]:
+        """What the page's own script works on."""
+        return {"choices": [vars(one) for one in self.choices], "unit": self.cost.unit, "label": self.cost.label}
+
+
+def _cost(members: Members) -> Quantity | None:
+    """Latency, or the first other objective, or MACs."""
+    names = [name for name in ("latency", *members.asked, "macs") if name != "accuracy" and name in members.quantities]
+    return members.quantities[names[0]] if names else None
+
+
+def _choice(member: Member, found: Evaluation, cost: Quantity, reference: float) -> Choice:
+    return Choice(member.key, 100 * (reference - found.values["accuracy"]), cost.factor * found.values[cost.name])
+
+
+def command(run: Recorded, members: Members, member: Member) -> str:
+    """Return the command that exports a sub-network; empty where `bnas export` does not read the run.
+
+    It needs the configuration file of a run that came to its end. A winner has a name, another sub-network the number
+    of its evaluation.
+    """
+    if not _exportable(run) or not member.key.startswith("e"):
+        return ""
+    label = next((label for label, one in members.winners.items() if one.key == member.key), None)
+    name = member.key[1:] if label is None else label.partition(",")[0]
+    return shlex.join(["bnas", "export", str(run.folder), "--subnet", name, "--onnx", "model.onnx"])
+
+
+def measured_again(run: Recorded) -> str:
+    """Return the command that measures a run's latencies again, where one of them is not stable; else empty."""
+    rows = run.results.rows if run.results is not None else ()
+    unstable = [row.latency for row in rows if row.latency.unstable]
+    if not unstable or not _exportable(run):
+        return ""
+    runs = max(MORE * unstable[0].runs, MORE * LEAST_RUNS)
+    return shlex.join(["bnas", "export", str(run.folder), "--set", f"latency.runs={runs}"])
+
+
+def _exportable(run: Recorded) -> bool:
+    """Whether `bnas export` reads the run: it was made from a configuration file, and came to its end."""
+    settings = run.configuration if isinstance(run.configuration, dict) else {}
+    return run.finished and not {"job", "prune"} & settings.keys()
+
+
+def note(run: Recorded, members: Members, member: Member) -> str:
+    """Return what to know of the file before it is exported; empty where there is nothing."""
+    tuned = run.results is not None and any(row.test_accuracy_before is not None for row in run.results.rows)
+    if tuned and member.key not in {one.key for one in members.winners.values()}:
+        return "Only winners were fine-tuned: this one has the weights of the super-network."
+    return ""

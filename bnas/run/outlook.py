@@ -1,0 +1,114 @@
+"""The plan of a run without a budget: what it does is settled, and how long that takes is measured once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bnas.passes.errors import BnasError
+from bnas.runtime import FineTune, SuperNetwork
+from bnas.runtime.storage.files import there
+from bnas.runtime.train import random_state
+from bnas.runtime.train.batches import Batches
+
+from .budget import Plan, Planned
+from .forecast import Forecast, adapting, disk_free
+from .job import Job, Watch
+from .output import Output
+from .probe import Probe, Times
+from .search import FIRST, SearchPlan
+
+PHASES = ("train", "search", "tune")
+"""In order; a key of `bnas.run.budget.SHARES` each."""
+
+
+@dataclass
+class Outlook:
+    """Plans a job that has no budget: every phase is as the job says.
+
+    The plan is told once, before the first phase of this process, and only where somebody listens (`Watch.on_plan`):
+    what it takes to measure steps is spent for the reader.
+    """
+
+    job: Job
+    output: Output
+    watch: Watch
+    _told: bool = field(default=False, init=False)
+
+    def train(self, supernet: SuperNetwork) -> Job:
+        """Return the job."""
+        self._tell(supernet, PHASES)
+        return self.job
+
+    def search(self, supernet: SuperNetwork) -> tuple[Job, int]:
+        """Return the job, and how many training samples tell what its search begins with."""
+        self._tell(supernet, PHASES[1:])
+        return self.job, FIRST
+
+    def tune(self, supernet: SuperNetwork, *_: Any) -> FineTune:
+        """Return how the job fine-tunes."""
+        self._tell(supernet, PHASES[2:])
+        assert self.job.fine_tune is not None
+        return self.job.fine_tune
+
+    def ended(self, _: str) -> None:
+        """Do nothing: no later phase depends on how long this one took."""
+
+    def _tell(self, supernet: SuperNetwork, phases: Sequence[str]) -> None:
+        told, self._told = self._told, True
+        if self.watch.on_plan is None or told:
+            return
+        try:
+            with random_state.undisturbed(self.job.data.train):
+                plan = self.plan(supernet, phases)
+        except BnasError:
+            return  # a search goes on without a sub-network that fails; a phase that cannot says so itself
+        self.watch.on_plan(plan)
+
+    def plan(self, supernet: SuperNetwork, phases: Sequence[str] = PHASES) -> Plan:
+        """Return what is still to come of these phases, and of the export after them, with measured times."""
+        times = self._measured(supernet, phases)
+        forecast = Forecast(self.job, supernet, times, len(self.job.targets) or 2)
+        made = {"train": self._training, "search": self._searching, "tune": self._tuning}
+        planned = tuple(made[name](forecast) for name in phases if name != "tune" or self.job.fine_tune is not None)
+        fixed = forecast.after_training if "search" in phases else forecast.delivered(forecast.winners)
+        free = disk_free(self.output.folder)
+        return Plan(None, 0.0, tuple(one for one in planned if one.count), fixed, forecast.disk, free)
+
+    def _measured(self, supernet: SuperNetwork, phases: Sequence[str]) -> Times:
+        wanted = SearchPlan(self.job, self.output, self.watch, supernet).wanted if "search" in phases else {}
+        return Probe(self.job, supernet).times(self.job.fine_tune, wanted.values(), training="train" in phases)
+
+    # The phases; what an interrupted process did of one is not done again.
+
+    def _training(self, forecast: Forecast) -> Planned:
+        recipe, history = self.job.recipe, self._history()
+        steps = Batches(self.job.data.train, recipe.accumulate, recipe.train_steps).steps
+        epochs = max(0, sum(one.epochs for one in self.job.stages) - history)
+        seconds = epochs * (steps * forecast.times.step + forecast.watching) + adapting(self.job, forecast.times)
+        return Planned("train", epochs * steps, seconds)
+
+    def _history(self) -> int:
+        """Return how many epochs an interrupted training has finished."""
+        name = "training/history.json"
+        if not (self.output.resumed and there(self.output.folder / name)):
+            return 0
+        found = self.output.ledger.json(name)
+        return len(found["epochs"]) if isinstance(found, dict) and isinstance(found.get("epochs"), list) else 0
+
+    def _searching(self, forecast: Forecast) -> Planned:
+        whole = SearchPlan(self.job, self.output, self.watch, forecast.supernet).evaluations
+        log, done = "evaluations.jsonl", 0
+        if self.output.resumed and there(self.output.folder / log):
+            self.output.ledger.refuse_links(log)
+            done = max(0, (self.output.folder / log).read_bytes().count(b"\n") - 1)  # the first line is its head
+        count = max(0, whole - done)
+        return Planned("search", count, count * forecast.evaluation)
+
+    def _tuning(self, forecast: Forecast) -> Planned:
+        settings = self.job.fine_tune
+        assert settings is not None
+        recipe = settings.recipe(self.job.recipe)
+        steps = settings.epochs * Batches(self.job.data.train, recipe.accumulate, recipe.train_steps).steps
+        return Planned("tune", steps, steps * forecast.winners * forecast.times.tune)

@@ -1,0 +1,171 @@
+"""The verdict on a run in words: how much faster the winners are, at what accuracy, and what to do next."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from bnas.runtime import Latency
+from bnas.runtime.latency.timing import TRUSTED_RUNS
+
+from .latencies import LATENCY
+from .results import Report, Row
+
+SAME = 0.02
+"""Latencies that differ by less than this share are called the same."""
+POINTS = 0.05
+"""Accuracies that differ by less than this number of points are called the same."""
+GAIN = 1.1
+"""A winner that is less than so many times as fast is hardly worth the trouble."""
+MORE = 4
+"""Where a latency was not stable, so many times as many runs are proposed."""
+
+
+def speed_told(factor: float) -> str:
+    """Return how fast a network is, where the original takes `factor` times as long."""
+    if abs(factor - 1) < SAME:
+        return "as fast as the original"
+    if factor > 1:
+        return f"{factor:.{2 if factor < 1.1 else 1}f}x faster than the original"
+    return f"{1 / factor:.{2 if factor > 0.9 else 1}f}x slower than the original"
+
+
+def points_told(points: float) -> str:
+    """Return a difference of accuracies, in points."""
+    return "at the same accuracy" if abs(points) < POINTS else f"at {points:+.1f} points"
+
+
+def remedy(unstable: Sequence[Latency]) -> tuple[str, int]:
+    """Return what to do about latencies that are not stable, and how many runs to measure then."""
+    runs = unstable[0].runs
+    if runs < TRUSTED_RUNS:
+        return "Measure more often", TRUSTED_RUNS
+    return "Close other programs, then measure again", MORE * runs
+
+
+def speed_of(row: Row, original: Row) -> float:
+    """Return how many times as long the original takes: in the same rounds, where both were measured together."""
+    return _factor(row.latency, original.latency)
+
+
+def _factor(own: Latency, first: Latency) -> float:
+    return 1 / own.ratio if own.ratio else first.median_ms / own.median_ms
+
+
+def recommended(report: Report) -> Row:
+    """Return the winner to begin with.
+
+    With targets it is the first that keeps its target. Else it is the fastest that loses no more accuracy than was
+    asked for, or the most accurate one where all of them lose more.
+    """
+    original, *winners = report.rows
+    if any(row.target for row in winners):
+        return next((row for row in winners if row.target and not row.target.missed), winners[0])
+    enough = [row for row in winners if row.accuracy >= original.accuracy - report.acc_delta]
+    if enough:
+        return max(enough, key=lambda row: speed_of(row, original))
+    return max(winners, key=lambda row: row.accuracy)
+
+
+def verdict(report: Report, folder: Path, *, exportable: bool = True, tuned: bool = True) -> list[str]:
+    """Return the verdict on the run in `folder`: a sentence on each winner, faults with their remedy, what is next.
+
+    Args:
+        report: What the run found.
+        folder: Where it is, as the user would write it.
+        exportable: `bnas export` and `bnas tune` read the folder; they do not after `bnas prune`.
+        tuned: The winners were fine-tuned.
+    """
+    chosen = recommended(report)
+    lines = [*_winners(report), *_missed(report), *_no_gain(report, chosen)]
+    if exportable and not tuned and _loses(report, chosen):
+        told = shlex.join(["bnas", "tune", str(folder), "--set", "fine_tune.epochs=8"])
+        lines.append(f"Fine-tuning wins accuracy back: `{told}`, then `{shlex.join(['bnas', 'export', str(folder)])}`.")
+    lines += _noise(report, folder, exportable)
+    if not exportable:
+        return [*lines, f"Next: the file to deploy is {folder / 'subnets' / f'{chosen.name}.onnx'}"]
+    return [*lines, f"Next: `{export_command(folder, chosen.name, int8=_wins_in_int8(report, chosen))}`"]
+
+
+def export_command(folder: Path, name: str, *, int8: bool = False) -> str:
+    """Return the command that writes a sub-network of a run to one ONNX file."""
+    file = ["--onnx", "model.int8.onnx", "--int8"] if int8 else ["--onnx", "model.onnx"]
+    return shlex.join(["bnas", "export", str(folder), "--subnet", name, *file])
+
+
+def _winners(report: Report) -> Iterator[str]:
+    """A sentence on each different winner."""
+    original, *winners = report.rows
+    names: dict[object, list[str]] = {}
+    for row in winners:
+        names.setdefault((row.subnet, row.accuracy), []).append(row.name)
+    for row in winners:
+        same = names[row.subnet, row.accuracy]
+        if same[0] != row.name:
+            continue
+        who = " and ".join(f"`{name}`" for name in same)
+        what = f"{speed_told(speed_of(row, original))} {points_told(100 * (row.accuracy - original.accuracy))}"
+        more = f"{_elsewhere(row, original)}{_in_int8(row, original)}"
+        yield f"{who} {'is' if len(same) == 1 else 'are one network, which is'} {what}{more}."
+
+
+def _elsewhere(row: Row, original: Row) -> str:
+    """How fast it is where the further latencies of the job are measured."""
+    pairs = [(name, one, original.measured(name)) for name, one in row.latencies.items()]
+    return "".join(f"; {name}: {speed_told(_factor(one, first))}" for name, one, first in pairs if first is not None)
+
+
+def _in_int8(row: Row, original: Row) -> str:
+    int8 = row.int8
+    if int8 is None or int8.accuracy is None or int8.latency is None:
+        return ""
+    factor = original.latency.median_ms / int8.latency.median_ms
+    return f"; in int8 {speed_told(factor)} {points_told(100 * (int8.accuracy - original.accuracy))}"
+
+
+def _wins_in_int8(report: Report, row: Row) -> bool:
+    """Whether the int8 file is faster, and loses no more accuracy than was asked for."""
+    int8, least = row.int8, report.rows[0].accuracy - report.acc_delta
+    if int8 is None or int8.accuracy is None or int8.latency is None:
+        return False
+    return int8.accuracy >= min(least, row.accuracy) and int8.latency.median_ms < (1 - SAME) * row.latency.median_ms
+
+
+def _loses(report: Report, row: Row) -> bool:
+    return row.accuracy < report.rows[0].accuracy - report.acc_delta
+
+
+def _missed(report: Report) -> Iterator[str]:
+    missed = [row for row in report.rows if row.target and row.target.missed]
+    for row in missed:
+        assert row.target is not None
+        yield (
+            f"`{row.name}` misses its target {row.target.bound}: it is the nearest sub-network that was found. "
+            "Allow smaller widths, or evaluate more sub-networks (search.num_evals)."
+        )
+    if report.missed and not missed:
+        points = f"{100 * report.acc_delta:g}"
+        yield (
+            f"No sub-network came within {points} points of the original on the validation data: these are the most "
+            "accurate ones. Train for more epochs, or accept a larger loss (acc_delta)."
+        )
+
+
+def _no_gain(report: Report, row: Row) -> Iterator[str]:
+    """Fewer MACs are not always less time: small layers are bound by other things."""
+    timed = row.target is not None and row.measured(row.target.bound.name) is not None
+    if not timed and speed_of(row, report.rows[0]) < GAIN:
+        yield f"Fewer MACs save little time here: ask for time itself, by a target such as `{LATENCY} <= 50 %`."
+
+
+def _noise(report: Report, folder: Path, exportable: bool) -> Iterator[str]:
+    unstable = [row for row in report.rows if not row.latency.stable]
+    if not unstable:
+        return
+    what, runs = remedy([row.latency for row in unstable])
+    names = ", ".join(f"`{row.name}`" for row in unstable)
+    told = shlex.join(["bnas", "export", str(folder), "--set", f"latency.runs={runs}"])
+    if not exportable:
+        told = shlex.join(["bnas", "bench", str(folder / "subnets" / f"{unstable[-1].name}.onnx"), "--runs", str(runs)])
+    yield f"The latency of {names} is not stable ({unstable[0].latency.unstable}). {what}: `{told}`"

@@ -1,0 +1,156 @@
+"""The verdict on a run: sentences by hand, the winner to begin with, remedies, and commands that bnas knows."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from bnas.cli.app import app
+from bnas.passes import Subnet
+from bnas.run.results import Quantised, Report, Row
+from bnas.run.verdict import points_told, recommended, speed_told, verdict
+from bnas.run.winners import Target
+from bnas.runtime import Latency
+from bnas.search import Constraint
+
+RUN = Path("runs/a b")
+
+
+def latency(ms: float, unstable: str | None = None, runs: int = 50) -> Latency:
+    return Latency(ms, (ms, ms), 0.01, ms, (ms, ms), runs, 1, 1, 1, None, unstable, machine={})
+
+
+def row(name: str, accuracy: float, ms: float, width: int = 8, **more: Any) -> Row:
+    return Row(name, accuracy, {"macs": 1, "parameters": 1}, latency(ms), Subnet({"a": width}), **more)
+
+
+ORIGINAL = row("original", 0.9, 2.3)
+
+
+def report(*winners: Row, missed: bool = False, original: Row = ORIGINAL) -> Report:
+    return Report((original, *winners), 0.9, 0.01, 10, missed, {}, 100)
+
+
+def commands(lines: Sequence[str]) -> list[str]:
+    return [one for line in lines for one in re.findall(r"`(bnas [^`]*)`", line)]
+
+
+def known(lines: Sequence[str]) -> bool:
+    """Whether bnas has all commands and options in the text."""
+    codes = [CliRunner().invoke(app, [*shlex.split(one)[1:], "--help"]).exit_code for one in commands(lines)]
+    return bool(codes) and not any(codes)
+
+
+def test_a_winner_is_told_in_one_sentence_with_the_next_command() -> None:
+    lines = verdict(report(row("best", 0.896, 1.0)), Path("runs/a"))
+    assert lines == [
+        "`best` is 2.3x faster than the original at -0.4 points.",
+        "Next: `bnas export runs/a --subnet best --onnx model.onnx`",
+    ]
+    assert known(lines)
+    assert "'runs/a b'" in verdict(report(row("best", 0.9, 1.0)), RUN)[-1]
+
+
+@pytest.mark.parametrize(
+    ("factor", "told"),
+    [
+        (2.34, "2.3x faster than the original"),
+        (1.05, "1.05x faster than the original"),
+        (1.01, "as fast as the original"),
+        (0.99, "as fast as the original"),
+        (0.5, "2.0x slower than the original"),
+    ],
+)
+def test_speeds_in_words(factor: float, told: str) -> None:
+    assert speed_told(factor) == told
+
+
+@pytest.mark.parametrize(
+    ("points", "told"), [(-0.4, "at -0.4 points"), (0.01, "at the same accuracy"), (1.26, "at +1.3 points")]
+)
+def test_accuracies_in_words(points: float, told: str) -> None:
+    assert points_told(points) == told
+
+
+def test_one_network_with_two_names_is_told_once() -> None:
+    lines = verdict(report(row("best", 0.9, 1.0), row("smallest", 0.9, 1.0)), RUN)
+    assert (
+        lines[0]
+        == "`best` and `smallest` are one network, which is 2.3x faster than the original at the same accuracy."
+    )
+    assert len(lines) == 2
+
+
+def test_the_fastest_that_keeps_the_accuracy_is_recommended() -> None:
+    best, smallest = row("best", 0.91, 2.0), row("smallest", 0.895, 1.0, 4)
+    assert recommended(report(best, smallest)).name == "smallest"
+    assert recommended(report(best, replace(smallest, accuracy=0.8))).name == "best"
+    assert recommended(report(replace(best, accuracy=0.7), replace(smallest, accuracy=0.8))).name == "smallest"
+
+
+def test_a_target_that_is_missed_is_said_and_not_recommended() -> None:
+    third, half = Constraint.parse("latency <= 33 %"), Constraint.parse("macs <= 50 %")
+    winners = row("third", 0.9, 1.0, target=Target(third, True)), row("half", 0.85, 1.2, 4, target=Target(half, False))
+    lines = verdict(report(*winners, missed=True), RUN)
+    assert "`third` misses its target latency <= 33 %: it is the nearest sub-network that was found." in " ".join(lines)
+    assert "--subnet half" in lines[-1]
+
+
+def test_what_costs_accuracy_is_fine_tuned_unless_it_was() -> None:
+    lines = verdict(report(row("best", 0.8, 1.0), missed=True), RUN, tuned=False)
+    assert any("No sub-network came within 1 points of the original" in line for line in lines)
+    assert "bnas tune 'runs/a b' --set fine_tune.epochs=8" in commands(lines)
+    assert known(lines)
+    assert not any("bnas tune" in line for line in verdict(report(row("best", 0.8, 1.0)), RUN, tuned=True))
+    assert not any("bnas tune" in line for line in verdict(report(row("best", 0.9, 1.0)), RUN, tuned=False))
+
+
+@pytest.mark.parametrize(("runs", "wanted"), [(2, 50), (50, 200)])
+def test_a_noisy_latency_comes_with_what_to_do(runs: int, wanted: int) -> None:
+    noisy = replace(row("best", 0.9, 1.0), latency=latency(1.0, "a spread of 20%, 10% is allowed", runs))
+    lines = verdict(report(noisy), RUN)
+    assert "The latency of `best` is not stable (a spread of 20%, 10% is allowed)." in lines[1]
+    assert f"bnas export 'runs/a b' --set latency.runs={wanted}" in commands(lines)
+    assert known(lines)
+
+
+def test_fewer_macs_that_save_no_time_are_called_so() -> None:
+    told = "Fewer MACs save little time here"
+    bound = Target(Constraint.parse("latency <= 98 %"), False)
+    assert told in " ".join(verdict(report(row("best", 0.9, 2.28)), RUN))
+    assert told not in " ".join(verdict(report(row("best", 0.9, 2.28, target=bound)), RUN))
+    assert told not in " ".join(verdict(report(row("best", 0.9, 1.0)), RUN))
+
+
+def test_int8_is_proposed_where_it_wins() -> None:
+    quick, poor = Quantised(0.9, latency(0.5)), Quantised(0.5, latency(0.5))
+    lines = verdict(report(row("best", 0.9, 1.0, int8=quick)), RUN)
+    assert lines[0].endswith("at the same accuracy; in int8 4.6x faster than the original at the same accuracy.")
+    assert lines[-1].endswith("--subnet best --onnx model.int8.onnx --int8`")
+    assert known(lines)
+    assert "--int8" not in verdict(report(row("best", 0.9, 1.0, int8=poor)), RUN)[-1]
+    assert "int8" not in " ".join(verdict(report(row("best", 0.9, 1.0, int8=Quantised(failure="no"))), RUN))
+
+
+def test_further_latencies_are_told_by_their_names() -> None:
+    original = row("original", 0.9, 2.3, latencies={"phone": latency(10.0)})
+    quick = row("best", 0.9, 1.0, latencies={"phone": latency(4.0)})
+    told = verdict(report(quick, original=original), RUN)[0]
+    assert told == (
+        "`best` is 2.3x faster than the original at the same accuracy; phone: 2.5x faster than the original."
+    )
+
+
+def test_what_pruning_left_is_a_file_to_deploy() -> None:
+    noisy = replace(row("pruned", 0.8, 1.0), latency=latency(1.0, "not warm"))
+    lines = verdict(report(noisy), RUN, exportable=False)
+    assert lines[-1] == f"Next: the file to deploy is {RUN / 'subnets' / 'pruned.onnx'}"
+    assert commands(lines) == ["bnas bench 'runs/a b/subnets/pruned.onnx' --runs 200"]
+    assert known(lines)
