@@ -155,8 +155,8 @@ class Recipe:
     accumulate: Count = 1
     """Number of batches of a step. All train the same sub-networks, and their losses are averaged."""
     train_steps: Count | None = None
-    """Number of samples of an epoch, in whole batches; by default all. A loader without a length needs this setting.
-    (BootstrapNAS documents it and ignores it.)"""
+    """Number of samples of an epoch, in whole batches; by default all. A loader without a length needs it.
+    (BootstrapNAS documents this and ignores it.)"""
     num_bn_adaptation_samples: Whole = 2000
     """Training samples (with the training transform) for BatchNorm statistics; 0: never recalibrate."""
     progressivity_of_elasticity: tuple[Dimension, ...] = PROGRESSIVITY
