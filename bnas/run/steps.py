@@ -87,13 +87,12 @@ class Steps:
         """
         if SUPERNET.exists(self.output.folder / "supernet"):
             return self._trained()
-        job = self.job
-        random_state.begin_at(job.search.seed)
+        random_state.begin_at(self.job.search.seed)
         team.ask("prepare")
         self.watch.phase("finding what is elastic")
         supernet = self.untrained()
         self.watch.on_supernet(supernet)
-        SearchPlan(job, self.output, self.watch, supernet).check()  # its faults show now
+        SearchPlan(self.job, self.output, self.watch, supernet).check()  # its faults show now
         self._note(supernet)
         note_data(self.output, self.job.data.record)
         self._keep_original()

@@ -32,8 +32,8 @@ class Net(nn.Module):
 class Images(TensorDataset):
     drawn = 0
     def __getitem__(self, place):
-        Images.drawn += 1
-        rank, what, at = os.environ.get("DISTURBED", "- - 0").split()
+        rank, what, at, run = os.environ.get("DISTURBED", "- - 0 -").split()
+        Images.drawn += os.path.exists(f"{run}/training/last/training.json")  # what is tried before does not count
         if rank == os.environ.get("RANK", "0") and Images.drawn == int(at):
             if what == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -72,8 +72,12 @@ def write_files(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(CONFIG))
 
 
-def torchrun(folder: Path, *arguments: str, disturbed: str = "- - 0") -> subprocess.CompletedProcess[str]:
-    """``bnas`` with these arguments, as two processes; `disturbed`: which one, what happens to it, at which image."""
+def torchrun(folder: Path, *arguments: str, disturbed: str = "- - 0 -") -> subprocess.CompletedProcess[str]:
+    """``bnas`` with these arguments, as two processes.
+
+    `disturbed` says which of them is stopped or killed or gets an error, and at which image after the first step of the
+    training in which folder.
+    """
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     here = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "DISTURBED": disturbed}
     command = [*start, "--no-python", sys.executable, "-c", "from bnas.cli import main; main()", *arguments]

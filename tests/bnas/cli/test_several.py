@@ -12,7 +12,7 @@ import pytest
 from command_line import bnas
 from several import apart, evaluations, torchrun, write_files
 
-IMAGE = 60
+IMAGE = 50
 """In the second epoch of one process, and in the third one of two."""
 
 
@@ -24,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(path)
         assert bnas(patch, "run", "config.json", "-o", "one") == 0
-        patch.setenv("DISTURBED", f"0 stop {IMAGE}")
+        patch.setenv("DISTURBED", f"0 stop {IMAGE} stopped")
         assert bnas(patch, "train", "config.json", "-o", "stopped") == 130
     return path
 
@@ -47,7 +47,7 @@ def test_two_processes_resume_what_one_began_and_end_as_one_would_have(folder: P
 
 
 def test_one_process_resumes_what_was_killed_with_two(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    done = torchrun(folder, "train", "config.json", "-o", "killed", disturbed=f"1 kill {IMAGE}")
+    done = torchrun(folder, "train", "config.json", "-o", "killed", disturbed=f"1 kill {IMAGE} killed")
     assert done.returncode != 0
     processes, steps = steps_taken(folder / "killed")
     assert processes == 2
@@ -68,7 +68,7 @@ def test_equal_weights_give_the_same_search_and_winners(folder: Path) -> None:
 
 
 def test_what_fails_in_another_process_is_told_by_the_first(folder: Path) -> None:
-    done = torchrun(folder, "train", "config.json", "-o", "torn", disturbed="1 raise 20")
+    done = torchrun(folder, "train", "config.json", "-o", "torn", disturbed="1 raise 20 torn")
     assert done.returncode != 0
     told = [line for line in done.stderr.splitlines() if line.startswith("bnas: ")]
     assert len(told) == 1
