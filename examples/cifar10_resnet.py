@@ -25,7 +25,7 @@ from rich.table import Table
 from torch import nn
 
 import bnas
-from bnas.cli.terminal import watching
+from bnas.cli.progress import watching
 from bnas.runtime import accuracy, first_samples
 from bnas.runtime.storage.files import write_json
 from bnas.search import Evaluation, SearchResult

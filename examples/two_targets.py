@@ -27,7 +27,7 @@ from cifar10 import read_data, read_model
 from rich.console import Console
 
 import bnas
-from bnas.cli.terminal import watching
+from bnas.cli.progress import watching
 from bnas.run import Report
 from bnas.runtime import first_samples
 from bnas.search import Constraint, Evaluation, EvaluationLog

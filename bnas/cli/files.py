@@ -147,13 +147,15 @@ def bench(
 
 def _target(text: str) -> Any:
     """What an option gives: the name of a target, or JSON."""
+    from bnas.runtime import LatencyError
+
     if not text.lstrip().startswith("{"):
         return text
     try:
         return json.loads(text)
     except ValueError as error:
         told = 'it begins as JSON does, and is none; write {"kind": "openvino"} or a name such as openvino'
-        raise typer.BadParameter(f"{text}: {told} ({error})", param_hint="--target") from None
+        raise LatencyError(f"--target {text}: {told} ({error})") from None
 
 
 def latency_table(found: dict[str, Latency], reference: str) -> Table:

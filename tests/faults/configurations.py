@@ -39,7 +39,7 @@ from bnas.run.job import Job, Watch
 from bnas.run.output import Output, check_output
 from bnas.run.runner import job_of
 from bnas.run.search import SearchPlan
-from bnas.runtime import Evaluator, SuperNetwork, Trainer
+from bnas.runtime import SuperNetwork, Trainer
 
 LIMIT = 10.0
 """Seconds after which a case counts as a hang."""
@@ -95,7 +95,7 @@ def built(case: Case, folder: Path) -> None:
         return
     supernet = SuperNetwork.from_model(job.model, job.example_inputs, job.elasticity, dynamic=job.dynamic)
     plan = SearchPlan(job, Output(folder / "run"), Watch(), supernet)
-    plan.searcher(Evaluator(supernet, None, ()), lambda _: 0.0)
+    plan.check()
     Trainer(supernet, job.stages, job.recipe, **job.training)
 
 
