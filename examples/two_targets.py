@@ -48,7 +48,7 @@ def job(arguments: argparse.Namespace) -> bnas.Job:
         torch.zeros(1, 3, 32, 32),
         elasticity=bnas.Elasticity(("depth", "width"), width_step=4, divisor=4, min_width=4),
         stages=[bnas.Stage(epochs=1, reorg_weights=True)],
-        recipe=bnas.Recipe(learning_rate=0.02, sampling="spread", train_steps=arguments.steps),
+        recipe=bnas.Recipe(learning_rate=0.02, sampling="spread", train_steps=arguments.samples),
         objectives=[
             bnas.Objective("accuracy", "max"),
             bnas.Objective("server", "min", target="openvino"),
@@ -56,7 +56,7 @@ def job(arguments: argparse.Namespace) -> bnas.Job:
         ],
         search=bnas.SearchSettings(num_evals=arguments.evals),
         targets={"for_server": Constraint.parse(f"server {bound}"), "for_phone": Constraint.parse(f"phone {bound}")},
-        fine_tune=bnas.FineTune(epochs=1, train_steps=arguments.steps, learning_rate=0.04),
+        fine_tune=bnas.FineTune(epochs=1, train_steps=arguments.samples, learning_rate=0.04),
         latency=bnas.LatencySettings(turns=1, subnets=12),
         num_bn_adaptation_samples=1000,
         int8=None,
@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the images and weights")
     parser.add_argument("--output", type=Path, default=Path("runs/two"), help="folder for all results")
     parser.add_argument("--share", type=float, default=0.5, help="of the original's latency, for either winner")
-    parser.add_argument("--steps", type=int, help="of each training, instead of an epoch")
+    parser.add_argument("--samples", type=int, help="of each training, instead of an epoch")
     parser.add_argument("--evals", type=int, default=60, help="sub-networks that the search looks at")
     arguments = parser.parse_args()
     console = Console()

@@ -56,8 +56,8 @@ class SearchSettings:
     """Stop measuring candidates that seem dominated after a part of the validation samples. The value is the allowed
     probability of an error, such as 0.001. The metric must be a mean of values from 0 to 1, such as accuracy."""
     executor: ExecutorSettings | None = None
-    """Evaluate in other processes, or on other machines; by default in this process. What evaluates must be picklable,
-    such as a `bnas.search.Remote`."""
+    """Evaluate in other processes, or on other machines; by default in this process. Whatever evaluates must be
+    picklable, such as a `bnas.search.Remote`."""
     space: NotInFile[SearchSpace | None] = None
     """The part of the super-network's space to search, such as what its last stage trained; by default all."""
     latency: NotInFile[Callable[[Subnet], float] | Mapping[str, Callable[[Subnet], float]] | None] = None

@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 
 LATENCY = "latency"
 """The name of a latency where there is only one."""
-if TYPE_CHECKING:
-    Latency: TypeAlias = Callable[[Subnet], float] | Mapping[str, Callable[[Subnet], float]] | None
-    """What predicts latencies: that called "latency", or each by its name."""
+Latency: TypeAlias = "Callable[[Subnet], float] | Mapping[str, Callable[[Subnet], float]] | None"
+"""What predicts latencies: that called "latency", or each by its name."""
 
 
 def by_name(latency: Latency) -> dict[str, Callable[[Subnet], float]]:

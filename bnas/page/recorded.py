@@ -244,11 +244,8 @@ def _check_whole(ledger: Ledger, found: int) -> None:
     winners = _json(ledger, "winners.json")
     wanted = winners.get("evaluations", 0) if isinstance(winners, dict) else 0
     if _there(ledger, EVALUATIONS) and found < wanted:
-        path = ledger.folder / EVALUATIONS
-        raise ReportError(
-            f"{path} is damaged: it has {found} of {wanted} evaluations; take it from a copy, or make them again: "
-            f"`bnas search {ledger.folder} --resume`"
-        )
+        told = f"take it from a copy, or make them again: `bnas search {ledger.folder} --resume`"
+        raise ReportError(f"{ledger.folder / EVALUATIONS} is damaged: it has {found} of {wanted} evaluations; {told}")
 
 
 def _there(ledger: Ledger, name: str) -> bool:
@@ -282,8 +279,7 @@ def _checked(path: Path, adapter: TypeAdapter[Any], data: Any) -> Any:
 
 
 def _architecture(ledger: Ledger, name: str) -> Architecture | None:
-    data = _json(ledger, name)
-    if data is None:
+    if (data := _json(ledger, name)) is None:
         return None
     try:
         return Architecture.from_json(data)

@@ -12,6 +12,7 @@ from bnas.runtime import LatencySettings, SuperNetwork
 from bnas.runtime.latency.measurement import GROUP
 from bnas.search.beginning import TRIES
 
+from . import team
 from .budget import INFORMED, MEASURED, QUICKER
 from .job import Job
 from .latencies import quickened
@@ -51,6 +52,12 @@ class Forecast:
         """Of one evaluation of the search."""
         samples = self.job.num_bn_adaptation_samples + samples_in(self.job.data.validation)
         return self.times.evaluation + self.times.sample * samples
+
+    @property
+    def at_once(self) -> int:
+        """Sub-networks that are evaluated at the same time; of the workers of a cluster nobody knows."""
+        executor = self.job.search.executor
+        return (executor.processes or 1) if executor is not None else team.size()
 
     @property
     def after_training(self) -> float:

@@ -104,7 +104,7 @@ class Outlook:
             self.output.ledger.refuse_links(log)
             done = max(0, (self.output.folder / log).read_bytes().count(b"\n") - 1)  # the first line is its head
         count = max(0, whole - done)
-        return Planned("search", count, count * forecast.evaluation)
+        return Planned("search", count, count * forecast.evaluation / forecast.at_once)
 
     def _tuning(self, forecast: Forecast) -> Planned:
         settings = self.job.fine_tune

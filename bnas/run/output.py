@@ -205,6 +205,12 @@ def note_architecture(output: Output, architecture: Architecture) -> None:
     write_json(output.path(ARCHITECTURE), architecture.to_json())
 
 
+def note_data(output: Output, record: Mapping[str, Any] | None) -> None:
+    """Write ``data.json``, where the data have a record."""
+    if record is not None:
+        write_json(output.path("data.json"), dict(record))
+
+
 def note_search(
     output: Output,
     objectives: Sequence[Objective],

@@ -18,7 +18,6 @@ from bnas.runtime.storage.files import there, write_json
 from bnas.runtime.train import random_state
 from bnas.runtime.train.timing import Clock
 
-from . import team
 from .budget import Phase, Plan, divide, least_seconds
 from .forecast import Forecast, adapting, disk_free
 from .job import Job, Watch
@@ -152,14 +151,8 @@ class Planner:
         supernet = forecast.supernet
         most = max(FEWEST, min(self.job.search.num_evals, self.job.stages[-1].space(supernet.space).size))
         least = LEAST_EVALUATIONS + FOR_A_TARGET * self._count
-        search = Phase("search", forecast.evaluation / self._at_once, min(least, most), most)
+        search = Phase("search", forecast.evaluation / forecast.at_once, min(least, most), most)
         return [search, Phase("tune", self._count * self.times.tune)]
-
-    @property
-    def _at_once(self) -> int:
-        """Sub-networks that are evaluated at the same time; of the workers of a cluster nobody knows."""
-        executor = self.job.search.executor
-        return (executor.processes or 1) if executor is not None else team.size()
 
     def _forecast(self, supernet: SuperNetwork) -> Forecast:
         return Forecast(self.job, supernet, self.times, self._count)

@@ -30,7 +30,7 @@ from .ledger import FOUND
 from .lock import holding
 from .mark import OutputError
 from .outlook import Outlook
-from .output import Output, note_architecture, note_environment
+from .output import Output, note_architecture, note_data, note_environment
 from .planner import Planner
 from .quantised import InInt8
 from .results import Report, judged
@@ -94,7 +94,7 @@ class Steps:
         self.watch.on_supernet(supernet)
         SearchPlan(self.job, self.output, self.watch, supernet).check()  # its faults show now
         self._note(supernet)
-        self._note_data()
+        note_data(self.output, self.job.data.record)
         self._keep_original()
         if TRAINING.exists(self.output.folder / "training" / "last"):
             self.output.ledger.check(f"training/last/{TRAINING.manifest}")
@@ -125,7 +125,7 @@ class Steps:
             told = f"take it from a copy, or train anew: `bnas train CONFIG --output {folder} --overwrite`"
             raise OutputError(f"{folder / 'original' / MODEL.manifest} is missing, and cannot be made again; {told}")
         self._note(self.supernet)
-        self._note_data()
+        note_data(self.output, self.job.data.record)
         self.planner.ended("train")
         return self.supernet
 
@@ -262,10 +262,6 @@ class Steps:
             note_architecture(self.output, supernet.architecture)
         self._noted = True
 
-    def _note_data(self) -> None:
-        if self.job.data.record is not None:
-            write_json(self.output.path("data.json"), dict(self.job.data.record))
-
     def _keep_original(self) -> None:
         """Written once: what a resumed training begins with is checked by the trainer."""
         folder = self.output.path("original")
@@ -275,9 +271,8 @@ class Steps:
     @cached_property
     def planner(self) -> Planner | Outlook:
         """Divides the budget of the job, where it has one."""
-        if self.job.budget is None:
-            return Outlook(self.job, self.output, self.watch)
-        return Planner(self.job, self.output, self.watch, self._began, self.clock)
+        told = (self.job, self.output, self.watch)
+        return Outlook(*told) if self.job.budget is None else Planner(*told, self._began, self.clock)
 
     def _trainer(self, supernet: SuperNetwork, job: Job) -> Trainer:
         self.output.ledger.refuse_links("training/tensorboard")

@@ -148,15 +148,15 @@ class Recipe:
     precision: Literal["float32", "bfloat16"] = "float32"
     """"bfloat16": forward passes under `torch.autocast`; parameters, gradients and losses stay in float32."""
     checkpoint_activations: bool = False
-    """Keep less of a forward pass, and compute it again on the way back: for networks that do not fit into memory. The
-    gradients are the same; a step takes up to a third longer."""
+    """Keep fewer activations of the forward pass, and recompute them in the backward pass: for networks that do not fit
+    into memory. The gradients are the same; a step takes up to a third longer."""
     memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
     """Memory layout of images; "auto": the faster one in a short measurement before the first step."""
     accumulate: Count = 1
     """Number of batches of a step. All train the same sub-networks, and their losses are averaged."""
     train_steps: Count | None = None
-    """Number of samples of an epoch, in whole batches; by default all. A loader without a length needs it. (BootstrapNAS
-    documents this and ignores it.)"""
+    """Number of samples of an epoch, in whole batches; by default all. A loader without a length needs it.
+    (BootstrapNAS documents this and ignores it.)"""
     num_bn_adaptation_samples: Whole = 2000
     """Training samples (with the training transform) for BatchNorm statistics; 0: never recalibrate."""
     progressivity_of_elasticity: tuple[Dimension, ...] = PROGRESSIVITY

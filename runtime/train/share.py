@@ -63,7 +63,7 @@ class Share:
         return getattr(self.__dict__["whole"], name)
 
     def __len__(self) -> int:
-        return len(self.whole)
+        return len(self.whole)  # type: ignore[arg-type]  # TypeError, as of any loader without a length
 
     def __iter__(self) -> Iterator[Batch]:
         seed = self._next_seed()

@@ -73,7 +73,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_page_has_the_files_and_commands_of_the_story() -> None:
     assert set(FILES) > {"net.py", "data.py", "pretrain.py", "config.json", "deliver.py"}
     assert SERVICES == ["serve_onnx.py", "serve_program.py", "serve_class.py"]
-    assert [line.split()[1] for line in COMMANDS] == ["inspect", "run", "bench"]
+    assert [line.split()[1] for line in COMMANDS] == ["inspect", "init", "run", "bench"]
 
 
 def test_the_services_answer_alike_without_bnas(folder: Path) -> None:

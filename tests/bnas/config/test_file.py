@@ -172,6 +172,7 @@ OWN_LAYOUT: dict[str, Any] = {
     "reference": "maximal",
     "num_bn_adaptation_samples": 100,
     "latency": {"runs": 5, "sizes": {"length": 8}},
+    "latencies": {"quick": {"int8": True, "threads": 2}},
     "export": {"calibration_samples": 32},
 }
 
@@ -194,6 +195,7 @@ def test_our_own_layout_is_the_classes(tmp_path: Path) -> None:
         "reference": "maximal",
         "num_bn_adaptation_samples": 100,
         "latency": bnas.LatencySettings(runs=5, sizes={"length": 8}),
+        "latencies": {"quick": bnas.LatencySettings(int8=bnas.Int8(), threads=2)},
         "int8": bnas.Int8(samples=32),
         "tensorboard": False,
     }

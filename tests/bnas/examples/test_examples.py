@@ -78,7 +78,7 @@ def test_two_targets_give_two_winners(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.syspath_prepend(str(EXAMPLES))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     small_data(tmp_path)
-    few = ["--steps", "1", "--evals", "12", "--output", str(tmp_path / "out")]
+    few = ["--samples", "128", "--evals", "12", "--output", str(tmp_path / "out")]
     command = [sys.executable, str(EXAMPLES / "two_targets.py"), "--data", str(tmp_path), *few]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

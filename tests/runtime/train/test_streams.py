@@ -24,6 +24,7 @@ from bnas.runtime.evaluate.evaluation import Batch
 from bnas.runtime.evaluate.together import Bar, RacingError
 from bnas.runtime.feed import is_stream
 from bnas.runtime.train.batches import Batches
+from bnas.runtime.train.share import Share
 
 STAGES = [Stage(("depth",)), Stage(epochs=2, reorg_weights=True, bn_adapt=True)]
 RECIPE = Recipe(memory_format="contiguous", num_bn_adaptation_samples=8, train_steps=SAMPLES)
@@ -108,6 +109,18 @@ def test_what_a_stream_must_say() -> None:
         fit(iter(batches()), train_steps=8)
     assert Batches(counted(batches())[0]).calibration(8, 0), "nobody asked for an epoch"
     assert Epochs.of(10, counted(batches())[0], [1, 4]) == Epochs((1, 4), 2, 16)
+
+
+def test_processes_share_a_stream() -> None:
+    """Each has its part of every batch of an epoch, and an epoch is as long as that of one process."""
+    given = batches(5, 6)
+    parts = [Batches(Share(counted(given)[0], rank, 2), samples=18) for rank in range(2)]
+    assert [one.length for one in parts] == [3, 3]
+    whole = Batches(counted(given)[0], samples=18)
+    for _ in range(2):
+        for (left,), (right,), (both,) in zip(*parts, whole, strict=True):
+            assert len(left[1]) == len(right[1]) == 3
+            assert torch.equal(torch.cat([left[0], right[0]]), both[0])
 
 
 # Interrupted.
