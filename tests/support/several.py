@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import safetensors.torch
@@ -81,7 +82,13 @@ def torchrun(folder: Path, *arguments: str, disturbed: str = "- - 0 -") -> subpr
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     here = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "DISTURBED": disturbed}
     command = [*start, "--no-python", sys.executable, "-c", "from bnas.cli import main; main()", *arguments]
-    return subprocess.run(command, cwd=folder, env=here, capture_output=True, text=True, timeout=240)
+    with subprocess.Popen(command, cwd=folder, env=here, stdout=PIPE, stderr=PIPE, text=True) as started:
+        try:
+            out, error = started.communicate(timeout=480)
+        except subprocess.TimeoutExpired:
+            started.terminate()  # torchrun then ends its processes
+            raise
+    return subprocess.CompletedProcess(command, started.returncode, out, error)
 
 
 def evaluations(run: Path) -> list[dict[str, str]]:
