@@ -148,7 +148,7 @@ def at_most(seconds: float) -> Iterator[None]:
         raise Hang
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 5.0)  # again: a callback of weakref swallows what is raised in it
     try:
         yield
     finally:

@@ -45,6 +45,7 @@ def wait(*_: Any) -> None:
     time.sleep(30)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of an alarm in a callback of weakref
 @pytest.mark.parametrize(
     ("fault", "kind"), [(crash, "stack trace"), (refuse_in_python, "unclear message"), (wait, "hang")]
 )
