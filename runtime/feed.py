@@ -98,7 +98,7 @@ def spelled(batch: Any) -> str:
 
 
 def length_of(loader: Any) -> int | None:
-    """The number of batches; None where a loader does not know it."""
+    """The number of batches, or of the samples of a data set; None where it is not known."""
     try:
         return len(loader)
     except (TypeError, NotImplementedError):

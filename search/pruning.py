@@ -19,6 +19,7 @@ from bnas.passes.frontend.exported.program import as_model
 from bnas.passes.frontend.state import deep_copy
 from bnas.passes.space.elasticity import IMPORTANCES
 from bnas.runtime import LatencySettings, SuperNetwork, block_importance, first_samples, recalibrate, taylor
+from bnas.runtime.feed import length_of
 from bnas.runtime.latency.measurement import ratios
 from bnas.runtime.train.batches import Batches
 
@@ -141,7 +142,7 @@ def prune(
 
 def _drawn(loader: Any, samples: int) -> list[Batch]:
     """The first samples of a loader whose generators start at 0, drawn without a trace; of a generator the next."""
-    if hasattr(loader, "__len__"):
+    if length_of(loader) is not None:
         return Batches(loader).calibration(samples, 0)
     return first_samples(loader, samples, SOURCE)
 

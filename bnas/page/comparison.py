@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from bnas.runtime.storage.files import write_bytes
 from bnas.search import Evaluation, SearchResult
 
 from .document import as_csv, drawn, moment, refuse_others, rendered
-from .front import Cell, lines, measured_on, ordered
+from .front import Cell, View, lines, measured_on, ordered
 from .plot import BLUE, VERMILLION, Plot, Series
 from .recorded import LatencyNote, Network, Recorded, ReportError, Results, read_run
 from .words import Quantity, quantity
@@ -209,8 +209,7 @@ def _points(
     marker: str,
     texts: Sequence[str],
 ) -> Series:
-    across, upwards = ([one.factor * each.values[one.name] for each in some] for one in (x, y))
-    return Series(label, across, upwards, look, colour, marker, texts=texts)
+    return replace(View(x, y).series(label, some, look, colour, marker), texts=texts)
 
 
 def _against(row: Network, before: Network) -> Iterator[tuple[str, str]]:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-import shlex
 from dataclasses import dataclass
 from typing import Any
 
+from bnas.run.commands import MORE, again_command, export_command
 from bnas.search import Evaluation
 
 from .members import Member, Members
 from .recorded import Recorded
 from .words import Quantity
 
-MORE, LEAST_RUNS = 4, 50
-"""Where a latency was not stable, so many times as many runs are proposed, of at least so many."""
+LEAST_RUNS = 50
+"""Where a latency was not stable, `MORE` times as many runs are proposed, of at least so many."""
 STEPS = 200
 """Of the slider of a cost."""
 
@@ -105,7 +105,7 @@ def command(run: Recorded, members: Members, member: Member) -> str:
         return ""
     label = next((label for label, one in members.winners.items() if one.key == member.key), None)
     name = member.key[1:] if label is None else label.partition(",")[0]
-    return shlex.join(["bnas", "export", str(run.folder), "--subnet", name, "--onnx", "model.onnx"])
+    return export_command(run.folder, name)
 
 
 def measured_again(run: Recorded) -> str:
@@ -114,8 +114,7 @@ def measured_again(run: Recorded) -> str:
     unstable = [row.latency for row in rows if row.latency.unstable]
     if not unstable or not _exportable(run):
         return ""
-    runs = max(MORE * unstable[0].runs, MORE * LEAST_RUNS)
-    return shlex.join(["bnas", "export", str(run.folder), "--set", f"latency.runs={runs}"])
+    return again_command(run.folder, max(MORE * unstable[0].runs, MORE * LEAST_RUNS))
 
 
 def _exportable(run: Recorded) -> bool:

@@ -31,6 +31,7 @@ from bnas.runtime.feed import in_memory
 from bnas.runtime.nested import tensors_in
 from bnas.runtime.storage.archive import tensor_bytes
 from bnas.runtime.storage.files import ReadError, WriteError, discard, write_bytes, write_json
+from bnas.runtime.targets.target import takes_onnx
 
 from .job import Job
 from .mark import OutputError
@@ -125,14 +126,12 @@ class Delivery:
         self, settings: LatencySettings, modules: Mapping[str, GraphModule], failures: Mapping[str, str | None]
     ) -> dict[str, Latency]:
         """Of all networks in float, and of those in int8 whose `failures` are told, and are none."""
-        reference = next(iter(modules))
         example = one_sample(self.supernet, settings.sizes, settings.batch)
         networks = {name: self._network(name, module, example) for name, module in modules.items()}
-        if self.job.int8 is not None and not getattr(settings.target, "from_module", False):
+        if self.job.int8 is not None and takes_onnx(settings.target):
             quantised = [f"{name}{INT8}" for name, failure in failures.items() if failure is None]
             networks |= {name: self._network(name, None, example) for name in quantised}
-        feeds = self._feeds([one.name for one in networks[reference].graph.graph.input], example)
-        return measure_latency(networks, feeds, settings, reference=reference)
+        return self._timed(networks, settings, example)
 
     def _further(
         self, settings: LatencySettings, modules: Mapping[str, GraphModule], failures: Mapping[str, str | None]
@@ -145,8 +144,13 @@ class Delivery:
             return {}
         example = one_sample(self.supernet, settings.sizes, settings.batch)
         networks = {name: self._network(f"{name}{INT8}", None, example) for name in names}
-        feeds = self._feeds([one.name for one in networks[names[0]].graph.graph.input], example)
-        return measure_latency(networks, feeds, replace(settings, int8=None), reference=names[0])
+        return self._timed(networks, replace(settings, int8=None), example)
+
+    def _timed(self, networks: Mapping[str, Network], settings: LatencySettings, example: Any) -> dict[str, Latency]:
+        """The latencies of files; the first one is the reference."""
+        reference, first = next(iter(networks.items()))
+        feeds = self._feeds([one.name for one in first.graph.graph.input], example)
+        return measure_latency(networks, feeds, settings, reference=reference)
 
     def _network(self, name: str, module: GraphModule | None, example: Any) -> Network:
         """The file of a network as a target takes it, with its module where that is the same."""

@@ -10,17 +10,44 @@ from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
 
 import onnx
+from torch import Tensor
 
 from bnas.passes import Subnet
 from bnas.runtime import Evaluator, Int8, OnnxRuntime, accuracy, export_onnx
 from bnas.runtime.evaluate.evaluation import Batch
 from bnas.runtime.example import one_sample
-from bnas.runtime.targets.module import TargetModule
-from bnas.runtime.targets.target import Network, Target
+from bnas.runtime.latency.candidates import inputs_of
+from bnas.runtime.onnx.session import Array, OnnxCallable, SessionError, as_array
+from bnas.runtime.targets.target import Network, Target, TargetError, takes_onnx
 from bnas.search import Objective, Remote
 
 from .job import Job
 from .latencies import INT8_ACCURACY
+
+
+class TargetModule(OnnxCallable):
+    """An ONNX file that runs on a target; it is loaded anew for inputs of other shapes.
+
+    It returns what `bnas.runtime.OnnxModule` returns of the same file.
+    """
+
+    def __init__(self, network: Network, target: Target, folder: Path, threads: int = 1) -> None:
+        """Build the file in an empty folder; it is loaded when it is first called."""
+        graph = network.graph.graph
+        properties = {one.key: one.value for one in network.graph.metadata_props}
+        super().__init__(network.name, inputs_of(network.graph), [one.name for one in graph.output], properties)
+        self._file, self._target, self._threads = target.build(network, folder), target, threads
+        self._loaded: dict[tuple[tuple[int, ...], ...], Any] = {}
+
+    def _run(self, tensors: list[Tensor]) -> Sequence[Array]:
+        feed = {name: as_array(name, one) for name, one in zip(self.input_names, tensors, strict=False)}
+        shapes = tuple(array.shape for array in feed.values())
+        try:
+            if shapes not in self._loaded:
+                self._loaded = {shapes: self._target.load(self._file, feed, self._threads)}
+            return self._target.run(self._loaded[shapes], feed)
+        except TargetError as error:
+            raise SessionError(str(error)) from error
 
 
 @dataclass
@@ -79,11 +106,7 @@ class InInt8:
     @property
     def _runs(self) -> Target:
         target = self.target
-        return target if target is not None and target.in_turns and not self._of_modules else OnnxRuntime()
-
-    @property
-    def _of_modules(self) -> bool:
-        return bool(getattr(self.target, "from_module", False))
+        return target if target is not None and target.in_turns and takes_onnx(target) else OnnxRuntime()
 
     def told(self) -> str:
         """What it took, in words."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from bnas.runtime import Latency
 from bnas.runtime.latency.timing import TRUSTED_RUNS
 
+from .commands import MORE, again_command, export_command
 from .latencies import LATENCY
 from .results import Report, Row
 
@@ -18,8 +19,6 @@ POINTS = 0.05
 """Accuracies that differ by less than this number of points are called the same."""
 GAIN = 1.1
 """A winner that is less than so many times as fast is hardly worth the trouble."""
-MORE = 4
-"""Where a latency was not stable, so many times as many runs are proposed."""
 
 
 def speed_told(factor: float) -> str:
@@ -86,12 +85,6 @@ def verdict(report: Report, folder: Path, *, exportable: bool = True, tuned: boo
     if not exportable:
         return [*lines, f"Next: the file to deploy is {folder / 'subnets' / f'{chosen.name}.onnx'}"]
     return [*lines, f"Next: `{export_command(folder, chosen.name, int8=_wins_in_int8(report, chosen))}`"]
-
-
-def export_command(folder: Path, name: str, *, int8: bool = False) -> str:
-    """Return the command that writes a sub-network of a run to one ONNX file."""
-    file = ["--onnx", "model.int8.onnx", "--int8"] if int8 else ["--onnx", "model.onnx"]
-    return shlex.join(["bnas", "export", str(folder), "--subnet", name, *file])
 
 
 def _winners(report: Report) -> Iterator[str]:
@@ -165,7 +158,7 @@ def _noise(report: Report, folder: Path, exportable: bool) -> Iterator[str]:
         return
     what, runs = remedy([row.latency for row in unstable])
     names = ", ".join(f"`{row.name}`" for row in unstable)
-    told = shlex.join(["bnas", "export", str(folder), "--set", f"latency.runs={runs}"])
+    told = again_command(folder, runs)
     if not exportable:
         told = shlex.join(["bnas", "bench", str(folder / "subnets" / f"{unstable[-1].name}.onnx"), "--runs", str(runs)])
     yield f"The latency of {names} is not stable ({unstable[0].latency.unstable}). {what}: `{told}`"

@@ -27,7 +27,7 @@ from bnas.runtime.onnx.session import Array, Source
 from bnas.runtime.onnx.trial import eval_mode
 from bnas.runtime.onnx.weights import ExternalDataError, check_content, weight_files
 from bnas.runtime.supernetwork import SuperNetwork
-from bnas.runtime.targets.target import Network
+from bnas.runtime.targets.target import Network, takes_onnx
 
 from .settings import LatencyError, LatencySettings
 
@@ -74,9 +74,6 @@ def network_of(
     if supernet is None:
         raise LatencyError(f"{name}: a {type(candidate).__name__} needs the super-network it is from (supernet=...)")
     module = on_cpu(supernet.extract(candidate) if isinstance(candidate, Subnet) else candidate)
-    example = [one.cpu() for one in supernet.example()]
-    with eval_mode(module):
-        graph = to_onnx(module, example, {})[0]
     try:
         sized = tensors_in(one_sample(supernet, settings.sizes, settings.batch))
     except InputError as error:
@@ -84,6 +81,9 @@ def network_of(
     inputs = tuple(one.cpu() for one in sized)
     if settings.int8 is not None:
         return _quantised(name, module, inputs, settings, folder)
+    example = [one.cpu() for one in supernet.example()]
+    with eval_mode(module):
+        graph = to_onnx(module, example, {})[0]
     return Network(name, content(graph, folder), graph, module, inputs)
 
 
@@ -91,7 +91,7 @@ def _quantised(
     name: str, module: nn.Module, inputs: tuple[Tensor, ...], settings: LatencySettings, folder: Path
 ) -> Network:
     """The network in int8; a target that builds its files of modules has none."""
-    if getattr(settings.target, "from_module", False):
+    if not takes_onnx(settings.target):
         raise LatencyError(f"{name}: int8 files are ONNX; {type(settings.target).__name__} builds its files of modules")
     batch: Any = (inputs if len(inputs) > 1 else inputs[0], torch.zeros(len(inputs[0]), dtype=torch.long))
     path = folder / "int8.onnx"

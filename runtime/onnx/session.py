@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -166,27 +167,25 @@ def _told(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-class OnnxModule(nn.Module):
-    """An ONNX model that is called as a module is, for inference only.
+class OnnxCallable(nn.Module, ABC):
+    """An ONNX model that is called as a module is; a subclass says by `_run` where it runs.
 
     It returns what the module returned that `export_onnx` was given: a tensor, a dict, a tuple. Of a file that others
     made one output is given as a tensor, several as a dict by their names.
     """
 
-    def __init__(self, source: Source, **settings: Any) -> None:
-        """Open a session; `settings` are those of `open_session`, and so are the errors."""
+    def __init__(
+        self, place: str, inputs: Iterable[str], outputs: Iterable[str], properties: Mapping[str, str]
+    ) -> None:
+        """Keep what errors call the model, the names of its inputs and outputs in order, and its properties."""
         super().__init__()
-        self._place = "the model" if isinstance(source, bytes) else os.fspath(source)
-        try:
-            self.session = open_session(source, **settings)
-        except SessionError as error:
-            raise SessionError(f"{self._place}: {error}") from error
+        self.input_names, self._output_names = tuple(inputs), tuple(outputs)
+        self._place, self._properties = place, properties
         self.eval()
 
-    @property
-    def input_names(self) -> tuple[str, ...]:
-        """The names of the inputs, in order."""
-        return tuple(one.name for one in self.session.get_inputs())
+    @abstractmethod
+    def _run(self, tensors: list[Tensor]) -> Sequence[Array]:
+        """The outputs for all inputs, both in order; raises `SessionError`."""
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """The outputs for positional and keyword inputs; raises `SessionError` if they do not fit."""
@@ -200,18 +199,6 @@ class OnnxModule(nn.Module):
             raise SessionError(f"{self._place}, on inputs of {shapes}: {error}") from error
         return formed(self._properties, dict(zip(self._output_names, found, strict=True)))
 
-    def _run(self, tensors: list[Tensor]) -> Sequence[Array]:
-        return run_session(self.session, tensors)
-
-    @property
-    def _output_names(self) -> list[str]:
-        return [one.name for one in self.session.get_outputs()]
-
-    @property
-    def _properties(self) -> Mapping[str, str]:
-        properties: Mapping[str, str] = self.session.get_modelmeta().custom_metadata_map
-        return properties
-
     def _in_order(self, positional: list[Tensor], named: dict[str, Any]) -> list[Tensor]:
         """The tensors in the order of the model's inputs."""
         found = dict(zip(self.input_names, positional, strict=False))
@@ -220,6 +207,28 @@ class OnnxModule(nn.Module):
         if set(found) != set(self.input_names):
             raise SessionError(f"takes the inputs {', '.join(self.input_names)} but was given {', '.join(found)}")
         return [found[name] for name in self.input_names]
+
+
+class OnnxModule(OnnxCallable):
+    """An ONNX model on ONNX Runtime that is called as a module is, for inference only.
+
+    It returns what the module returned that `export_onnx` was given: a tensor, a dict, a tuple. Of a file that others
+    made one output is given as a tensor, several as a dict by their names.
+    """
+
+    def __init__(self, source: Source, **settings: Any) -> None:
+        """Open a session; `settings` are those of `open_session`, and so are the errors."""
+        place = "the model" if isinstance(source, bytes) else os.fspath(source)
+        try:
+            session = open_session(source, **settings)
+        except SessionError as error:
+            raise SessionError(f"{place}: {error}") from error
+        inputs, outputs = ([one.name for one in some] for some in (session.get_inputs(), session.get_outputs()))
+        super().__init__(place, inputs, outputs, session.get_modelmeta().custom_metadata_map)
+        self.session = session
+
+    def _run(self, tensors: list[Tensor]) -> Sequence[Array]:
+        return run_session(self.session, tensors)
 
 
 # The quality of an ONNX file as it is deployed: measured on ONNX Runtime.

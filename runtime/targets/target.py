@@ -108,6 +108,11 @@ class InProcess(ABC):
         return cpu / 1e6 / repeats, wall / 1e6 / repeats
 
 
+def takes_onnx(target: Target | None) -> bool:
+    """Whether a target runs ONNX files; None stands for ONNX Runtime."""
+    return not getattr(target, "from_module", False)
+
+
 def written(file: File, folder: Path) -> Path:
     """The path of a file, whose content is written into `folder` where there is no more than that."""
     if isinstance(file, Path):

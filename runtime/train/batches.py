@@ -204,10 +204,8 @@ class Batches:
     @property
     def _sizes(self) -> dict[str, int]:
         """What the loader says of its size: the samples of its data, the batches, the samples of a batch."""
-        data: Any = getattr(self.loader, "dataset", None)
-        samples = len(data) if hasattr(data, "__len__") else None
         sizes = {
-            "samples": samples,
+            "samples": length_of(getattr(self.loader, "dataset", None)),
             "batches": length_of(self.loader),
             "batch_size": getattr(self.loader, "batch_size", None),
         }

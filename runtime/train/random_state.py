@@ -67,6 +67,34 @@ def undisturbed(loader: Any, seed: int | None = None) -> Iterator[None]:
         restore(loader, state)
 
 
+class Numbers:
+    """Random numbers of Python, numpy and PyTorch that are drawn in some places only."""
+
+    def __init__(self) -> None:
+        self._state = self._now()
+
+    @staticmethod
+    def _now() -> tuple[Any, Any, Any]:
+        return random.getstate(), np.random.get_state(), torch.get_rng_state()
+
+    @staticmethod
+    def _set(state: tuple[Any, Any, Any]) -> None:
+        random.setstate(state[0])
+        np.random.set_state(state[1])
+        torch.set_rng_state(state[2])
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """What is drawn inside comes from these numbers."""
+        others = self._now()
+        self._set(self._state)
+        try:
+            yield
+        finally:
+            self._state = self._now()
+            self._set(others)
+
+
 def _generators(loader: Any) -> Iterator[tuple[str, Any]]:
     """The loader's own generators, each once, by where they are."""
     seen: set[int] = set()

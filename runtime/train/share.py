@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
@@ -94,7 +91,7 @@ class Share:
 
     def _cut(self, seed: int) -> Iterator[Batch]:
         """The batches of the whole loader, cut: it draws from random numbers that nothing else draws from."""
-        numbers = _Numbers()
+        numbers = random_state.Numbers()
         if self.rank > 0:
             random_state.part_ways(self.rank, seed)
         with numbers.used():
@@ -143,34 +140,6 @@ def _loading_own(loader: Any, share: Share) -> DataLoader[Any]:
     options = {name: getattr(loader, name) for name in WORKING}
     generator = share._numbers if share.rank > 0 else loader.generator
     return DataLoader(loader.dataset, batch_sampler=_Places(share), generator=generator, **options)  # type: ignore[arg-type]
-
-
-class _Numbers:
-    """Random numbers of Python, numpy and PyTorch that are drawn in some places only."""
-
-    def __init__(self) -> None:
-        self._state = self._now()
-
-    @staticmethod
-    def _now() -> tuple[Any, Any, Any]:
-        return random.getstate(), np.random.get_state(), torch.get_rng_state()
-
-    @staticmethod
-    def _set(state: tuple[Any, Any, Any]) -> None:
-        random.setstate(state[0])
-        np.random.set_state(state[1])
-        torch.set_rng_state(state[2])
-
-    @contextmanager
-    def used(self) -> Iterator[None]:
-        """What is drawn inside comes from these numbers."""
-        others = self._now()
-        self._set(self._state)
-        try:
-            yield
-        finally:
-            self._state = self._now()
-            self._set(others)
 
 
 def _part(batch: Any, rank: int, processes: int) -> Any:

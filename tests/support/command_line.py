@@ -82,6 +82,26 @@ def bnas(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return int(left.value.code or 0)
 
 
+class Called:
+    """Calls ``bnas``, which is to end with `code`: its output; of one that is to fail, the error.
+
+    With `joined` the words are in one line, however the terminal broke them.
+    """
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], joined: bool = False
+    ) -> None:
+        self.monkeypatch, self.capsys, self.joined = monkeypatch, capsys, joined
+
+    def __call__(self, *arguments: str, code: int = 0) -> str:
+        self.capsys.readouterr()
+        found = bnas(self.monkeypatch, *arguments)
+        out, err = self.capsys.readouterr()
+        assert found == code, err
+        said = err if code else out
+        return " ".join(said.split()) if self.joined else said
+
+
 def told_by(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
     """The exit code of ``bnas`` with these arguments, and what it says on the error stream: never a stack trace."""
     capfd.readouterr()

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import onnx
 import pytest
-from command_line import bnas, found, write_files
+from command_line import Called, bnas, found, write_files
 
 from bnas.run.mark import OutputError
 from bnas.run.output import differences, open_output
 from bnas.run.pipeline import free_in
 
 EVALS, POPULATION = "bootstrapNAS.search.num_evals", "bootstrapNAS.search.population"
-Called = Callable[..., str]
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +44,8 @@ def folder(steps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 @pytest.fixture
 def called(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Called:
-    """Call ``bnas`` in the folder, which is to do what it is told: what it prints."""
-
-    def call(*arguments: str) -> str:
-        capsys.readouterr()
-        assert bnas(monkeypatch, *arguments) == 0, capsys.readouterr().err
-        return capsys.readouterr().out
-
-    return call
+    """Call ``bnas`` in the folder."""
+    return Called(monkeypatch, capsys)
 
 
 def files(folder: Path) -> set[str]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from command_line import bnas, write_files
+from command_line import Called, write_files
 from PIL import Image
 from torch import nn
 
@@ -55,20 +55,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         file.write(MORE)
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-class Called:
-    """Calls ``bnas``: what it says, of one that is to fail the error."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self.monkeypatch, self.capsys = monkeypatch, capsys
-
-    def __call__(self, *arguments: str, code: int = 0) -> str:
-        self.capsys.readouterr()
-        found = bnas(self.monkeypatch, *arguments)
-        out, err = self.capsys.readouterr()
-        assert found == code, err
-        return err if code else out
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import bnas, write_files
+from command_line import Called, bnas, write_files
 
 from bnas.run.probe import Probe
 
@@ -35,24 +35,9 @@ def folder(searched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     return tmp_path / "work"
 
 
-class Called:
-    """Calls ``bnas``: what it prints, and what it says of errors."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self.monkeypatch, self.capsys = monkeypatch, capsys
-
-    def __call__(self, *arguments: str, code: int = 0) -> str:
-        """Its output; of one that is to fail, the error."""
-        self.capsys.readouterr()
-        found = bnas(self.monkeypatch, *arguments)
-        out, err = self.capsys.readouterr()
-        assert found == code, err
-        return " ".join((err if code else out).split())
-
-
 @pytest.fixture
 def called(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Called:
-    return Called(monkeypatch, capsys)
+    return Called(monkeypatch, capsys, joined=True)
 
 
 def rows(folder: Path) -> Any:
