@@ -99,6 +99,8 @@ class Phase:
     """So many steps or evaluations at least."""
     most: int | None = None
     """More are of no use; their time goes to the last phase."""
+    samples: int | None = None
+    """Validation samples of an evaluation, where there is no time for all of them."""
 
 
 @dataclass(frozen=True)
@@ -110,13 +112,20 @@ class Planned:
     """Steps or evaluations."""
     seconds: float
     """How long they will take."""
+    samples: int | None = None
+    """As `Phase.samples`."""
+
+    def __str__(self) -> str:
+        """What it does, in words."""
+        part = "" if self.samples is None else f", each on {counted(self.samples, 'validation sample')}"
+        return told(self.name, self.count) + part
 
 
 def _filled(phase: Phase, extra: float) -> Planned:
     """The least of a phase, and as many more as fit into the time `extra`."""
     count = phase.least + int(extra / phase.unit)
     count = count if phase.most is None else max(phase.least, min(count, phase.most))
-    return Planned(phase.name, count, count * phase.unit)
+    return Planned(phase.name, count, count * phase.unit, phase.samples)
 
 
 def least_seconds(phases: Sequence[Phase]) -> float:
@@ -183,7 +192,7 @@ class Plan:
     def rows(self) -> list[tuple[str, str, str]]:
         """The table: phase, what it does, predicted time."""
         spent = [("so far", "", time_told(self.spent))] if self.spent >= 1 else []
-        planned = [(TITLES[one.name], told(one.name, one.count), time_told(one.seconds)) for one in self.phases]
+        planned = [(TITLES[one.name], str(one), time_told(one.seconds)) for one in self.phases]
         whole = ("in all", "" if self.budget is None else f"budget {time_told(self.budget)}", time_told(self.seconds))
         disk = [("disk", self._disk, "")] if self.disk else []
         return [*spent, *planned, ("export and measurement", "", time_told(self.fixed)), whole, *disk]

@@ -8,6 +8,8 @@ from typing import Any
 
 from bnas.passes.errors import BnasError
 from bnas.runtime import FineTune, SuperNetwork
+from bnas.runtime.evaluate.evaluation import Loader
+from bnas.runtime.feed import in_memory
 from bnas.runtime.storage.files import there
 from bnas.runtime.train import random_state
 from bnas.runtime.train.batches import Batches
@@ -45,6 +47,10 @@ class Outlook:
         """Return the job, and how many training samples tell what its search begins with."""
         self._tell(supernet, PHASES[1:])
         return self.job, FIRST
+
+    def validation(self) -> Loader:
+        """Return all validation data."""
+        return in_memory(self.job.data.validation)
 
     def tune(self, supernet: SuperNetwork, *_: Any) -> FineTune:
         """Return how the job fine-tunes."""

@@ -14,6 +14,8 @@ from torch import nn
 
 from bnas.passes.frontend.state import deep_copy
 from bnas.runtime import Epochs, Evaluator, FineTune, Recipe, SuperNetwork
+from bnas.runtime.evaluate.evaluation import Loader, spread_samples
+from bnas.runtime.feed import in_memory
 from bnas.runtime.storage.files import there, write_json
 from bnas.runtime.train import random_state
 from bnas.runtime.train.timing import Clock
@@ -28,12 +30,8 @@ from .probe import Probe, Times
 from .search import SearchPlan
 from .winners import Winners
 
-LEAST_EVALUATIONS, FOR_A_TARGET = 4, 4
-"""A search with fewer, and so many more for each target, does not get to all that it begins with."""
 MOST_DRIFT = 2.0
 """A training that took longer than this factor was disturbed: what comes after need not be."""
-FEWEST = 4
-"""Of `SearchSettings.num_evals`."""
 
 
 def file_of(phase: str) -> str:
@@ -101,6 +99,12 @@ class Planner:
         forecast = self._forecast(supernet)
         return replace(forecast.measured_quicker, search=search), forecast.samples
 
+    def validation(self) -> Loader:
+        """The validation data of the search, which are fewer where it was planned so: evenly spread over all."""
+        found, data = self._read("search"), in_memory(self.job.data.validation)
+        count = None if found is None else found.get("samples")
+        return data if count is None else spread_samples(data, count)
+
     def tune(self, supernet: SuperNetwork, evaluator: Evaluator, original: nn.Module, winners: Winners) -> FineTune:
         """The fine-tuning that there is time for."""
         settings = self._settings
@@ -148,10 +152,8 @@ class Planner:
 
     def _others(self, forecast: Forecast) -> list[Phase]:
         """The phases after the training."""
-        supernet = forecast.supernet
-        most = max(FEWEST, min(self.job.search.num_evals, self.job.stages[-1].space(supernet.space).size))
-        least = LEAST_EVALUATIONS + FOR_A_TARGET * self._count
-        search = Phase("search", forecast.evaluation / forecast.at_once, min(least, most), most)
+        each = forecast.evaluation / forecast.at_once
+        search = Phase("search", each, forecast.fewest, forecast.most, forecast.part)
         return [search, Phase("tune", self._count * self.times.tune)]
 
     def _forecast(self, supernet: SuperNetwork) -> Forecast:
@@ -215,6 +217,7 @@ class Planner:
             **plan.to_json(),
             "times": asdict(self.times),
             "count": own.count,
+            "samples": own.samples,
             "seconds": own.seconds,
             "ended": None,
         }

@@ -196,8 +196,8 @@ class SearchPlan:
                 model = model.extended(paths.measured(limit, model, partial(_measured, model)))
         return model
 
-    def note(self, reference: float) -> None:
-        """Write ``search.json``."""
+    def note(self, reference: float, samples: int) -> None:
+        """Write ``search.json``; `samples` are those of an evaluation."""
         job = self.job
         note_search(
             self.output,
@@ -209,7 +209,7 @@ class SearchPlan:
             reference=reference,
             acc_delta=job.acc_delta,
             evaluations=self.evaluations,
-            samples=counted_samples(job.data.validation),
+            samples=samples,
         )
 
     def front(self, result: SearchResult) -> list[dict[str, Any]]:

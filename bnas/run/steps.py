@@ -137,17 +137,17 @@ class Steps:
         ``winners.json``.
         """
         self.output.ledger.refuse_foreign(FOUND)
-        evaluator, workers, in_int8 = spread(self.job.search, self.evaluator, self.in_int8, self.elsewhere)
         random_state.begin_at(self.job.search.seed)
         self._note(self.supernet)
-        job, samples = self.planner.search(self.supernet)
+        job, samples = self.planner.search(self.supernet)  # says what the evaluator measures on
+        evaluator, workers, in_int8 = spread(self.job.search, self.evaluator, self.in_int8, self.elsewhere)
         job = replace(job, search=replace(job.search, workers=workers, executor=None))
         plan = SearchPlan(job, self.output, self.watch, self.supernet, in_int8)
         paths = plan.paths(self._samples(samples))
         reference, latencies = self._reference(), plan.latencies(paths)
         plan = plan.informed(paths, latencies)
         self.watch.phase("searching")
-        plan.note(reference)
+        plan.note(reference, counted_samples(self.evaluator.validation))
         with plan.told() as tell:
             log = self.output.path("evaluations.jsonl")
             result = plan.found(evaluator, latencies, log=log, on_evaluation=tell)
@@ -229,10 +229,10 @@ class Steps:
 
     @cached_property
     def evaluator(self) -> Evaluator:
-        """Measures sub-networks on the validation data: the same in every process."""
+        """Measures sub-networks on the validation data, or on those that were planned: the same in every process."""
         samples = self.job.num_bn_adaptation_samples
         calibration = self._samples(samples) if samples else None
-        return Evaluator(self.supernet, calibration, in_memory(self.job.data.validation))
+        return Evaluator(self.supernet, calibration, self.planner.validation())
 
     @cached_property
     def in_int8(self) -> InInt8 | None:

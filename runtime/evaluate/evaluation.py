@@ -225,12 +225,31 @@ def first_samples(batches: Iterable[Batch], count: int, source: str = "the data"
     for batch in drawn(batches, source):
         if count <= 0:
             break
-        kept.append(_cut(batch, count))
+        kept.append(_cut(batch, slice(count)))
         count -= batch_size(batch)
     return kept
 
 
-def _cut(batch: Any, count: int) -> Any:
-    """The first `count` samples of the tensors in a batch."""
+def spread_samples(batches: Iterable[Batch], count: int, source: str = "the data") -> list[Batch]:
+    """`count` samples, evenly spread over all batches, so that data in order of class or length lose none of them.
+
+    The batches are read twice, and must be the same each time.
+
+    Raises:
+        BatchError: As `first_samples`.
+    """
+    whole = sum(map(batch_size, drawn(batches, source)))  # in a pass of its own: a stream may not fit into memory
+    chosen = torch.arange(min(count, whole)) * whole // max(min(count, whole), 1)
+    kept, first = [], 0
+    for batch in drawn(batches, source):
+        own = chosen[(chosen >= first) & (chosen < first + batch_size(batch))] - first
+        first += batch_size(batch)
+        if len(own):
+            kept.append(_cut(batch, own))
+    return kept
+
+
+def _cut(batch: Any, some: slice | Tensor) -> Any:
+    """Some samples of the tensors in a batch."""
     whole = dict(batch) if isinstance(batch, Mapping) else as_batch(batch)
-    return map_tensors(whole, lambda one: one[:count] if one.ndim else one)
+    return map_tensors(whole, lambda one: one[some] if one.ndim else one)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from typing import Any
@@ -11,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from job_cases import job
 
-from bnas.run.budget import INFORMED, MEASURED, QUICKER
-from bnas.run.forecast import LEAST_SAMPLES, Forecast
+from bnas.run.budget import INFORMED, MEASURED, QUICKER, SHARES
+from bnas.run.forecast import LEAST_SAMPLES, LEAST_VALIDATION, Forecast
 from bnas.run.job import Watch
 from bnas.run.output import Output
 from bnas.run.planner import Planner
-from bnas.run.probe import Probe, Times
+from bnas.run.probe import Probe, Times, samples_in
 from bnas.run.search import FIRST
 from bnas.runtime import FineTune, LatencySettings, SuperNetwork
 from bnas.search import Constraint
@@ -49,6 +50,29 @@ def test_latencies_are_measured_as_thoroughly_as_their_share_allows(
     assert all(ways[0][name] <= ways[1][name] for name in ways[0])
     beside = short.after_training - forecast(budget, Times(), targets=TARGETS).after_training
     assert beside <= MEASURED * budget * (1 + 1e-6) or ways[0] == QUICKER[-1]
+
+
+@given(budget=st.floats(1, 1e5), more=st.floats(1, 100), sample=st.floats(1e-6, 1), own=st.floats(0, 1))
+def test_the_fewest_evaluations_take_no_more_than_the_share_of_a_search(
+    budget: float, more: float, sample: float, own: float
+) -> None:
+    long_validation = replace(GIVEN.data, validation=list(GIVEN.data.validation) * 20)
+    times = Times(evaluation=own, sample=sample)
+    short, long = (forecast(one, times, data=long_validation) for one in (budget, budget * more))
+    whole = samples_in(long_validation.validation)
+    assert min(LEAST_VALIDATION, whole) <= short.validated <= long.validated <= whole
+    assert (short.part is None) == (short.validated == whole)
+    if short.validated > LEAST_VALIDATION:
+        assert short.fewest * short.evaluation <= SHARES["search"] * budget * (1 + 1e-6)
+    if short.part is not None:
+        more_samples = short.evaluation + 2 * sample
+        assert short.fewest * more_samples > SHARES["search"] * budget, "no sample is left out that there is time for"
+
+
+def test_without_a_budget_all_validation_samples_count() -> None:
+    found = Forecast(replace(GIVEN, budget=None), SUPERNET, Times(evaluation=1.0, sample=1.0), 2)
+    assert found.validated == samples_in(GIVEN.data.validation)
+    assert found.part is None
 
 
 def test_settings_that_are_quicker_than_those_of_a_short_budget_stay() -> None:

@@ -20,6 +20,7 @@ from bnas.run.output import Output
 from bnas.run.pipeline import run_job
 from bnas.run.planner import MOST_DRIFT, Planner, plan_run
 from bnas.run.probe import Probe
+from bnas.run.search import counted_samples
 from bnas.run.steps import Steps
 from bnas.runtime import CosineSchedule, FineTune, Recipe, Stage
 from bnas.search import NSGA2, Constraint, SearchSettings
@@ -206,3 +207,22 @@ def test_how_winners_are_tuned_is_kept_but_for_the_length(tmp_path: Path) -> Non
     epochs = kept(tmp_path / "run", "tune")["epochs"]
     assert (noted["learning_rate"], noted["order"]) == (0.3, "shared")
     assert (noted["epochs"], noted["train_steps"]) == (epochs["stages"][0], epochs["train_steps"])
+
+
+def test_where_time_is_short_a_search_measures_on_a_part_of_the_validation_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And it says so in the plan, in what the report reads, and in a process that comes later."""
+    monkeypatch.setattr(Probe, "evaluation", lambda _: (0.0, 0.002))
+    given = planned(40.0, num_bn_adaptation_samples=0)
+    long_validation = replace(given.data, validation=list(given.data.validation) * 20)
+    seen, job = Seen(), replace(given, data=long_validation)
+    run_job(job, tmp_path / "run", seen.watch())
+    part = kept(tmp_path / "run", "search")["samples"]
+    assert part is not None
+    assert f"each on {part} validation samples" in str(seen.plans[1]), "as planned before the search"
+    assert json.loads((tmp_path / "run" / "search.json").read_text())["samples"] == part
+    with held(tmp_path / "run"):
+        later = Steps(job, Output(tmp_path / "run")).evaluator
+    assert counted_samples(later.validation) == part
+    assert counted_samples(long_validation.validation) > part

@@ -5,11 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.fx import symbolic_trace
 
 from bnas.data.digits import DigitNet
 from bnas.runtime import EvaluationError, Evaluator, SuperNetwork, accuracy, first_samples, fold, recalibrate
+from bnas.runtime.evaluate.evaluation import spread_samples
 
 Data = list[tuple[Tensor, Tensor]]
 
@@ -101,3 +104,28 @@ def test_accuracy_of_what_is_no_classification_asks_for_a_metric() -> None:
 
 def test_first_samples_stops_at_the_count(data: Data) -> None:
     assert [len(x) for x, _ in first_samples(data, 70)] == [40, 30]
+
+
+@given(sizes=st.lists(st.integers(1, 30), min_size=1, max_size=12), count=st.integers(1, 400))
+def test_spread_samples_come_from_everywhere(sizes: list[int], count: int) -> None:
+    """Distances between neighbours differ by one at most; inputs stay with their targets, in whatever form."""
+    numbers = torch.arange(sum(sizes)).split(sizes)
+    batches = [{"x": one, "more": (one, one.double()[:, None]), "labels": one} for one in numbers]
+    found = spread_samples(batches, count)
+    kept = torch.cat([one["labels"] for one in found])
+    assert len(kept) == min(count, sum(sizes))
+    assert kept[0] == 0
+    gaps = torch.cat([kept.diff(), sum(sizes) - kept[-1:]])
+    assert gaps.max() - gaps.min() <= 1
+    for one in found:
+        assert torch.equal(one["x"], one["labels"])
+        assert torch.equal(one["more"][1][:, 0].long(), one["labels"])
+
+
+def test_spread_samples_of_an_ordered_set_have_all_classes(data: Data) -> None:
+    images, labels = (torch.cat(one) for one in zip(*data, strict=True))
+    order = labels.argsort()
+    ordered = list(zip(images[order].split(40), labels[order].split(40), strict=True))
+    classes = {label.item() for _, some in spread_samples(ordered, 3 * len(labels.unique())) for label in some}
+    assert classes == set(labels.unique().tolist())
+    assert {label.item() for _, some in first_samples(ordered, 20) for label in some} != classes, "the twin"
