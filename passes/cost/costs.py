@@ -99,13 +99,20 @@ class Costs:
         return {name: int(self._functions[name](*keeps, *widths, *kernels)) for name in NAMES}
 
     def many(
-        self, subnets: Iterable[Subnet], names: Iterable[str] | None = None
+        self, subnets: Iterable[Subnet], names: Iterable[str] | None = None, multiple: int = 1
     ) -> dict[str, np.ndarray[Any, np.dtype[np.int64]]]:
-        """The costs of many sub-networks at once, as int64 arrays: all of them, or those in `names` or "layers"."""
+        """The costs of many sub-networks at once, as int64 arrays: all of them, or those in `names` or "layers".
+
+        With `multiple` the costs are those of networks whose elastic widths are rounded up to multiples of it, which is
+        what kernels compute that fill vectors of so many channels.
+        """
         space = self._choices.space
         variables, vectors = space.variables(), [space.encode(s) for s in subnets]
         columns = np.array(vectors, dtype=np.int64).reshape(len(vectors), len(variables)).T
         values = [np.array(v.choices, dtype=np.int64)[c] for v, c in zip(variables, columns, strict=True)]
+        first = len(space.blocks)
+        for place in range(first, first + len(space.widths)):
+            values[place] = -(-values[place] // multiple) * multiple
         full = np.zeros(len(vectors), dtype=np.int64)
         return {name: full + self._functions[name](*values) for name in names or NAMES}
 

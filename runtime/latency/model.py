@@ -28,6 +28,8 @@ from .measurement import FEATURES, ratios, spread, target_for
 from .settings import LatencyError, LatencySettings
 
 FORMAT = 1
+MULTIPLES = (1, 8, 16, 32)
+"""Kernels compute so many channels at a time: vectors of 32 bytes and of 64, and pairs of these."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class LatencyModel:
     """How it was measured."""
     level: float | None = None
     """Milliseconds of the maximal sub-network while the others were measured."""
+    multiple: int = 1
+    """Widths count as if they were rounded up to multiples of this: of those in `MULTIPLES` the one that fits best."""
     machine: Mapping[str, Any] = field(default_factory=machine, repr=False)
 
     @classmethod
@@ -93,15 +97,12 @@ class LatencyModel:
             raise LatencyError(f"{len(measured)} sub-networks are too few to fit a model to; {needed} are needed")
         if bad := [ms for ms in measured.values() if not (math.isfinite(ms) and ms > 0)]:
             raise LatencyError(f"a latency of {bad[0]} ms is not one")
-        features, times = _features(supernet, measured), np.array(list(measured.values()))
-        left_out = np.array(
-            [_predicted(_fitted(*_without(features, times, i)), features[i]) for i in range(len(times))]
-        )
-        error = float(np.mean(np.abs(left_out - times) / times))
-        coefficients = tuple(float(one) for one in _fitted(features, times))
-        tau = kendall_tau(left_out, times)
+        times = np.array(list(measured.values()))
+        fits = [_Fit.to(_features(supernet, measured, one), times, one) for one in MULTIPLES]
+        best = min(fits, key=lambda one: one.error)
         where = machine() if described is None else described
-        return cls(supernet, coefficients, dict(measured), tau, error, settings or LatencySettings(), level, where)
+        known = dict(measured), best.tau, best.error, settings or LatencySettings(), level, best.multiple, where
+        return cls(supernet, best.coefficients, *known)
 
     def __call__(self, subnet: Subnet) -> float:
         """Predicted milliseconds.
@@ -117,7 +118,7 @@ class LatencyModel:
         What was measured is not predicted.
         """
         some = list(subnets)
-        found = _predicted(np.array(self.coefficients), _features(self.supernet, some))
+        found = _predicted(np.array(self.coefficients), _features(self.supernet, some, self.multiple))
         return np.array([self.measured.get(one, ms) for one, ms in zip(some, found.tolist(), strict=True)])
 
     def extended(self, measured: Mapping[Subnet, float]) -> LatencyModel:
@@ -192,9 +193,31 @@ def _read(path: Path) -> dict[str, Any]:
     return data
 
 
-def _features(supernet: SuperNetwork, subnets: Iterable[Subnet]) -> Array:
-    """A row for each sub-network: its costs and a one."""
-    costs = supernet.cost_model.many(subnets, FEATURES)
+# The fit.
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """Coefficients, and how well models that did not see a measurement predict it."""
+
+    multiple: int
+    coefficients: tuple[float, ...]
+    tau: float
+    error: float
+
+    @classmethod
+    def to(cls, features: Array, times: Array, multiple: int) -> _Fit:
+        """The fit to all measurements; each is left out once."""
+        places = range(len(times))
+        left_out = np.array([_predicted(_fitted(*_without(features, times, one)), features[one]) for one in places])
+        error = float(np.mean(np.abs(left_out - times) / times))
+        coefficients = tuple(float(one) for one in _fitted(features, times))
+        return cls(multiple, coefficients, kendall_tau(left_out, times), error)
+
+
+def _features(supernet: SuperNetwork, subnets: Iterable[Subnet], multiple: int) -> Array:
+    """A row for each sub-network: its costs, with rounded widths, and a one."""
+    costs = supernet.cost_model.many(subnets, FEATURES, multiple)
     columns = [costs[name].astype(np.float64) for name in FEATURES]
     return np.stack([*columns, np.ones_like(columns[0])], axis=1)
 
