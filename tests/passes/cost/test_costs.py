@@ -228,3 +228,18 @@ def test_activations_and_memory_by_hand(inplace: bool, activations: int) -> None
         skipped = Subnet(skipped=frozenset({block}))
         assert supernet.costs(skipped)["activations"] == 25 * (8 + 8)
         assert supernet.costs(skipped)["peak_memory"] == 4 * 25 * (8 + 8)
+
+
+@given(multiple=st.sampled_from([2, 4, 8]), data=st.data())
+def test_rounded_costs_are_those_of_the_network_with_rounded_widths(multiple: int, data: st.DataObject) -> None:
+    net = nn.Sequential(nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Conv2d(16, 24, 3, padding=1), nn.ReLU(), nn.Conv2d(24, 5, 3))
+    settings = {"dimensions": ("width",), "width_step": 1, "divisor": 1, "min_width": 1}
+    supernet = SuperNetwork.from_model(net, torch.zeros(1, 1, 8, 8), settings)
+    subnet = data.draw(subnets(supernet.space))
+    rounded = Subnet({name: -(-width // multiple) * multiple for name, width in subnet.widths.items()})
+    names = ("macs", "parameters", "activations", "layers")
+    costs = supernet.cost_model
+    found, expected = costs.many([subnet], names, multiple), costs.many([rounded], names)
+    assert {name: found[name].tolist() for name in names} == {name: expected[name].tolist() for name in names}
+    exact = costs.many([subnet], names)
+    assert (exact["macs"] < found["macs"]).all() == (rounded.widths != subnet.widths), "the twin"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from bnas.passes import Subnet
 from bnas.runtime import Latency, LatencyError, LatencyModel, LatencySettings, SuperNetwork
 from bnas.runtime.latency import measurement
 from bnas.runtime.latency.measurement import FEATURES, ratios, spread
-from bnas.runtime.latency.model import kendall_tau
+from bnas.runtime.latency.model import MULTIPLES, kendall_tau
 
 IMAGES = torch.zeros(2, 1, 8, 8)
 
@@ -42,6 +43,20 @@ def test_a_law_of_the_costs_is_found(supernet: SuperNetwork) -> None:
     assert model(others[7]) == pytest.approx(made_up(supernet, others)[others[7]])
     assert (model.tau, model.error) == (1.0, pytest.approx(0.0, abs=1e-9))
     assert dict(zip(FEATURES, model.coefficients, strict=False))["parameters"] == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("multiple", MULTIPLES)
+def test_kernels_that_fill_vectors_are_found_by_what_was_measured(multiple: int) -> None:
+    """A law of rounded widths is found with its rounding; with another rounding it predicts otherwise."""
+    supernet = SuperNetwork.from_model(DigitNet().eval(), IMAGES, {"width_step": 4, "divisor": 4, "min_width": 4})
+    ones = spread(supernet, 40, np.random.default_rng(0))
+    costs = supernet.cost_model.many(ones, FEATURES, multiple)
+    law = dict(zip(ones, (1e-7 * costs["macs"] + 3e-6 * costs["activations"] + 0.05).tolist(), strict=True))
+    model = LatencyModel.of(supernet, {one: law[one] for one in ones[:20]})
+    assert model.multiple == multiple
+    np.testing.assert_allclose(model.many(ones), list(law.values()), rtol=1e-6)
+    another = replace(model, multiple=MULTIPLES[multiple == 1])
+    assert not np.allclose(another.many(ones[20:]), list(law.values())[20:], rtol=1e-3), "the twin"
 
 
 def test_many_are_to_the_bit_what_each_is_by_itself(supernet: SuperNetwork) -> None:
