@@ -110,6 +110,28 @@ def test_killed_worker_of_a_cluster_costs_no_evaluation(
     assert not [one for one in evaluations(run) if one["failure"]]
 
 
+def test_scheduler_that_dies_ends_the_search_with_a_message_and_loses_nothing(
+    folder: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import dask
+
+    monkeypatch.chdir(folder)
+    run = copied(folder, "orphaned")
+    change = f'search.executor={{"dask": "{cluster.ready()}", "chunk": 1}}'
+    killer = kill_in_the_middle(cluster.scheduler, run / "evaluations.jsonl")
+    with dask.config.set({"distributed.comm.timeouts.connect": "3s"}):  # else the client waits half a minute, twice
+        assert bnas(monkeypatch, "search", "orphaned", "--overwrite", "--set", change) == 1
+    killer.join()
+    told = " ".join(capsys.readouterr().err.split())
+    assert "no Dask scheduler can be reached at tcp://127.0.0.1:" in told
+    assert "start it and resume" in told
+    known = evaluations(run)
+    assert 0 < len(known) < len(evaluations(folder / "one"))
+    assert not [one for one in known if one["failure"]], "a scheduler's death is no fault of a sub-network"
+    assert bnas(monkeypatch, "search", "orphaned", "--resume", "--set", "search.executor=null") == 0
+    assert evaluations(run) == evaluations(folder / "one")
+
+
 def test_processes_find_what_one_finds(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     run = copied(folder, "pool")
