@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from command_line import bnas
-from several import evaluations, write_files
+from several import CONFIG, evaluations, torchrun, write_files
 
 from bnas.run.runner import elsewhere
 from bnas.run.spread import spread
@@ -141,6 +141,27 @@ def test_processes_find_what_one_finds(folder: Path, monkeypatch: pytest.MonkeyP
     changes = ("--set", "search.executor=null", "--set", "search.num_evals=16")
     assert bnas(monkeypatch, "search", "pool", "--resume", *changes) == 0, "another executor changes nothing"
     assert evaluations(run)[:12] == evaluations(folder / "one")
+
+
+def test_int8_files_are_measured_in_other_processes_as_in_this_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By an executor and by torchrun: each process makes, quantises and runs the file of its share."""
+    monkeypatch.chdir(folder)
+    objectives = [{"name": "int8_accuracy", "direction": "max"}, {"name": "macs", "direction": "min"}]
+    asked = {"objectives": objectives, "export": {"int8": True}, "search": {"num_evals": 6}}
+    settings = {**CONFIG, **asked}
+    Path("int8.json").write_text(json.dumps(settings))
+    assert bnas(monkeypatch, "train", "int8.json", "-o", "int8") == 0
+    for name in ("pool", "team"):
+        shutil.copytree("int8", f"int8-{name}")
+    assert bnas(monkeypatch, "search", "int8") == 0
+    assert bnas(monkeypatch, "search", "int8-pool", "--set", "search.executor.processes=2") == 0
+    started = torchrun(folder, "search", "int8-team")
+    assert started.returncode == 0, started.stderr
+    found = evaluations(folder / "int8")
+    assert len({one["int8_accuracy"] for one in found}) > 1
+    assert evaluations(folder / "int8-pool") == evaluations(folder / "int8-team") == found
 
 
 def test_worker_that_sees_another_run_refuses(folder: Path) -> None:
