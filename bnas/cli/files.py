@@ -123,7 +123,7 @@ def bench(
     Defaults are those of `bnas.LatencySettings`.
     """
     from bnas.data.inputs import parse_sizes
-    from bnas.run.verdict import remedy
+    from bnas.run.commands import remedy
     from bnas.runtime import measure_latency
 
     files = {str(path): path for path in (file, against) if path is not None}
@@ -141,7 +141,7 @@ def bench(
     for each in found.values():
         Console().print(latency_table(each, reference))
     if unstable := [one for each in found.values() for one in each.values() if not one.stable]:
-        what, wanted = remedy(unstable)
+        what, wanted = remedy(unstable[0].runs)
         typer.echo(f"{what}: say --runs {wanted}")
 
 

@@ -15,6 +15,7 @@ import torch
 from job_cases import job
 from torch import nn
 
+from bnas.passes import Subnet
 from bnas.run.lock import kept
 from bnas.run.mark import OutputError
 from bnas.run.output import Output, open_output
@@ -45,6 +46,17 @@ def test_steps_one_by_one_leave_what_a_run_leaves(tmp_path: Path) -> None:
     assert {"data.json", "original", "training", "supernet", "winners.json", "pareto.json", "report.json"} < names
     for name in ("pareto.json", "data.json", "subnets/best.json", "subnets/best.safetensors", "subnets/best.onnx"):
         assert (tmp_path / "all" / name).read_bytes() == (tmp_path / "each" / name).read_bytes()
+
+
+def test_the_file_of_a_winner_is_read_as_a_sub_network(tmp_path: Path) -> None:
+    steps = Steps(job(), Output(tmp_path))
+    steps.train()
+    found = steps.search().found
+    steps.export()
+    for name, winner in found.items():
+        data = json.loads((tmp_path / f"subnets/{name}.json").read_text())
+        assert Subnet.from_json(data) == winner.subnet
+        assert data["costs"] == steps.supernet.costs(winner.subnet)
 
 
 def test_evaluations_depend_on_what_calibrates_them(tmp_path: Path) -> None:
