@@ -16,8 +16,9 @@ from bnas.search import Evaluation, SearchResult
 from .differences import against, conditions, facts, settings
 from .document import as_csv, drawn, refuse_others, rendered
 from .front import Cell, View, lines, measured_on, ordered
+from .notes import Network
 from .plot import BLUE, VERMILLION, Plot, Series
-from .recorded import Network, Recorded, ReportError, read_run
+from .recorded import Recorded, ReportError, read_run
 from .words import Quantity, quantity
 
 FILE = "comparison.html"

@@ -9,7 +9,8 @@ from typing import Any
 from bnas.run.output import differing
 
 from .document import moment
-from .recorded import LatencyNote, Network, Recorded, Results
+from .notes import LatencyNote, Network, Results
+from .recorded import Recorded
 
 PLACES = ("log_dir",)
 """Settings that differ by nature."""

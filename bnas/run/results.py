@@ -8,7 +8,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from bnas.passes import Subnet
-from bnas.runtime import Latency
+from bnas.runtime import Latency, LayerTimes
 from bnas.runtime.latency.machine import place_of
 
 from .latencies import LATENCY
@@ -56,6 +56,8 @@ class Row:
     """What it was chosen by, where there are targets; a latency counts as it is here."""
     latencies: Mapping[str, Latency] = field(default_factory=dict)
     """The further latencies of the job, by name."""
+    profile: LayerTimes | None = None
+    """Where its time goes; None where the latency is not measured on ONNX Runtime."""
 
     def measured(self, name: str) -> Latency | None:
         """The latency of this name."""
@@ -88,6 +90,7 @@ class Report:
                 **row.costs,
                 "latency": row.latency.to_json(),
                 "latencies": {name: one.to_json() for name, one in row.latencies.items()},
+                "profile": None if row.profile is None else row.profile.to_json(),
                 "int8": None if row.int8 is None else row.int8.to_json(),
                 "target": None if row.target is None else row.target.to_json(),
                 "subnet": row.subnet.to_json(),

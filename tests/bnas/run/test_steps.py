@@ -59,6 +59,19 @@ def test_the_file_of_a_winner_is_read_as_a_sub_network(tmp_path: Path) -> None:
         assert data["costs"] == steps.supernet.costs(winner.subnet)
 
 
+def test_each_network_has_its_times_by_layer(tmp_path: Path) -> None:
+    steps = Steps(job(), Output(tmp_path))
+    report = steps.all()
+    layers = steps.supernet.architecture.layers
+    told = json.loads((tmp_path / "report.json").read_text())["rows"]
+    for row, data in zip(report.rows, told, strict=True):
+        assert row.profile is not None
+        sizes = steps.supernet.architecture.of(row.subnet)
+        assert set(row.profile.layers) == {one.name for one, size in zip(layers, sizes, strict=True) if size}
+        sums = sum(data["profile"]["layers"].values()) + sum(data["profile"]["other"].values())
+        assert 0 < sums == pytest.approx(row.profile.total_ms)
+
+
 def test_evaluations_depend_on_what_calibrates_them(tmp_path: Path) -> None:
     for name, samples in (("many", 24), ("few", 12)):
         steps = Steps(job(num_bn_adaptation_samples=samples), Output(tmp_path / name))
