@@ -58,7 +58,8 @@ def sides(path: Path) -> tuple[int, int] | None:
 
     try:
         with Image.open(path, formats=FORMATS) as image:
-            return image.size
+            width, height = image.size
+            return width, height
     except Exception:  # whoever reads all of the image says what is wrong with it
         return None
 

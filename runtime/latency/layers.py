@@ -6,7 +6,7 @@ import json
 import re
 from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -89,8 +89,8 @@ Event = Mapping[str, Any]
 
 def _events(model: Any, feed: Any, settings: LatencySettings, target: OnnxRuntime, folder: Path) -> list[Event]:
     """What ONNX Runtime notes of each run and of each operator in it, without the runs of the warm-up."""
-    chosen = {"threads": settings.threads, "inter_threads": target.inter_threads, "provider": target.provider}
-    session = open_session(model, profile=folder / "profile", **chosen)
+    chosen = replace(settings, inter_threads=target.inter_threads, provider=target.provider)
+    session = open_session(model, chosen, profile=folder / "profile")
     runs = min(RUNS, settings.runs)
     for _ in range(settings.warmup + runs):
         target.run(session, feed)
@@ -130,8 +130,8 @@ class Names:
     """The nodes of an ONNX file by the names that ONNX Runtime's optimisations make of theirs."""
 
     def __init__(self, graph: GraphProto) -> None:
-        self.nodes = {node.name: node for node in graph.node if node.name}
-        self.producers = {name: node for node in graph.node for name in node.output}
+        self.nodes: dict[str, NodeProto] = {node.name: node for node in graph.node if node.name}
+        self.producers: dict[str, NodeProto] = {name: node for node in graph.node for name in node.output}
         weights = {one.name for one in graph.initializer if len(one.dims) > 1}
         self.layers = {_scope(node) for node in graph.node if weights.intersection(node.input)}
 
