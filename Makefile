@@ -5,10 +5,11 @@ PYTHON ?= python3
 BIN := $(abspath $(VENV))/bin
 STAMP := $(VENV)/.installed
 TYPES := build/typecheck
+SOURCES := setup.py bnas passes search runtime tests examples
 KERNEL := {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}, "jupytext": null}
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test properties check lint types docs faults zoo golden notebook benchmark clean
+.PHONY: help demo test properties check lint types pythons docs faults zoo golden notebook benchmark clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1\t/'
@@ -45,6 +46,19 @@ types: $(STAMP) ## Check types
 	@rm -rf build
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target $(TYPES) .
 	cd $(TYPES) && MYPYPATH=. $(BIN)/python -m mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p bnas
+
+# What another version cannot read is a syntax error here. Nothing is written into the tree.
+pythons: ## Compile all source with each Python from 3.10 to 3.13 that is installed here
+	@cache=$$(mktemp -d); failed=0; \
+	for minor in 10 11 12 13; do \
+		for python in python3.$$minor $${PYENV_ROOT:-$$HOME/.pyenv}/versions/3.$$minor.*/bin/python3.$$minor; do \
+			"$$python" -c "" 2>/dev/null || continue; \
+			"$$python" --version; \
+			PYTHONPYCACHEPREFIX="$$cache" "$$python" -W error::SyntaxWarning -m compileall -q $(SOURCES) || failed=1; \
+			break; \
+		done; \
+	done; \
+	rm -rf "$$cache"; exit $$failed
 
 # The API pages are read from an installed copy, where the folders lie as they are imported.
 docs: $(STAMP) ## Build the documentation, warnings as errors, into build/site

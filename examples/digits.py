@@ -5,9 +5,13 @@ A small residual network is trained on scikit-learn's digits (1,797 real images,
 can be left out of it, trains all of its sub-networks at once, searches them, and hands back plain PyTorch modules and
 ONNX files.
 
-`pip install 'bnas[demo]'`, then `python examples/digits.py`, or this as a notebook: `examples/digits.ipynb`.
-It takes about a minute of one core, and writes to `runs/digits`.
+`python examples/digits.py` runs it, and `examples/digits.ipynb` is the same as a notebook, also for Colab.
+It takes about a minute of one core, and writes to `runs/digits`. The first cell installs bnas where it is missing;
+before the first release, give the wheel instead of the name.
 """
+
+# %%
+# %pip install --quiet "bnas[demo]"
 
 # %%
 from pathlib import Path

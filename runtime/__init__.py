@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .evaluate.evaluator import Evaluator
     from .evaluate.together import Bar, RacingError
     from .importance import BlockImportance, block_importance, taylor
+    from .latency.layers import LayerTimes, layer_times
     from .latency.machine import machine
     from .latency.measurement import measure_latency
     from .latency.model import LatencyModel
@@ -67,6 +68,10 @@ __getattr__, __dir__ = attach(
             "BlockImportance",
             "block_importance",
             "taylor",
+        ),
+        "bnas.runtime.latency.layers": (
+            "LayerTimes",
+            "layer_times",
         ),
         "bnas.runtime.latency.measurement": ("measure_latency",),
         "bnas.runtime.latency.model": ("LatencyModel",),
@@ -155,6 +160,7 @@ __all__ = [
     "LatencyError",
     "LatencyModel",
     "LatencySettings",
+    "LayerTimes",
     "Loader",
     "Metric",
     "Network",
@@ -188,6 +194,7 @@ __all__ = [
     "fine_tune",
     "first_samples",
     "fold",
+    "layer_times",
     "machine",
     "measure_latency",
     "origin",

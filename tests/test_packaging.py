@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import zipfile
+from email import message_from_string
+from email.message import Message
 from pathlib import Path
 
 import pytest
@@ -16,9 +19,10 @@ ROOT = Path(__file__).resolve().parents[1]
 MAPPED = {"bnas": "bnas", "passes": "bnas/passes", "search": "bnas/search", "runtime": "bnas/runtime"}
 
 
-def run(*command: str, cwd: Path, path: str = "") -> subprocess.CompletedProcess[str]:
+def run(*command: str, cwd: Path, path: str = "", source: str = "") -> subprocess.CompletedProcess[str]:
     """Run a command with nothing but ``path`` on PYTHONPATH; the caller looks at the exit status."""
     environment = {**os.environ, "PYTHONPATH": path, "PYTHONWARNINGS": "default", "PIP_NO_INDEX": "1"}
+    environment["BNAS_SOURCE"] = source
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -36,6 +40,9 @@ def sources() -> set[str]:
     }
 
 
+SOURCE = "https://github.com/someone/bnas"
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the sdist from a copy of the tree and the wheel from that sdist, as an upload does."""
@@ -43,7 +50,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     unwanted = shutil.ignore_patterns(".*", "build", "dist", "runs", "*.egg-info", "__pycache__")
     shutil.copytree(ROOT, tree, ignore=unwanted)
     dist = tmp_path_factory.mktemp("dist")
-    succeeded(run(sys.executable, "-m", "build", "--no-isolation", "--outdir", str(dist), cwd=tree))
+    succeeded(run(sys.executable, "-m", "build", "--no-isolation", "--outdir", str(dist), cwd=tree, source=SOURCE))
     return dist
 
 
@@ -61,6 +68,63 @@ def test_wheel_holds_every_module_under_bnas_and_nothing_beside_it(built: Path) 
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {name for name in names if name.endswith(".py")} == sources()
     assert "bnas/py.typed" in names
+
+
+def metadata(wheel: Path) -> Message:
+    """What PyPI shows of a wheel: headers, and the page as the payload."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        return message_from_string(archive.read(name).decode())
+
+
+def links(page: str) -> list[str]:
+    return re.findall(r"\]\(([^)\s]+)\)", page)
+
+
+def test_the_page_on_pypi_has_no_link_that_leads_nowhere(built: Path) -> None:
+    (wheel,) = built.glob("*.whl")
+    told = metadata(wheel)
+    page, tag = str(told.get_payload()), f"v{told['Version']}"
+    assert told["Description-Content-Type"] == "text/markdown"
+    assert len(links(page)) == len(links((ROOT / "README.md").read_text())) > 10
+    for link in links(page):
+        found = re.fullmatch(rf"{SOURCE}/(raw|blob)/{tag}/([^#]+)(#.*)?", link)
+        assert found is not None, link
+        assert (ROOT / found[2]).exists(), link
+        assert (found[1] == "raw") == link.endswith((".svg", ".png"))
+    addresses = dict(one.split(", ") for one in told.get_all("Project-URL"))
+    assert addresses["Source"] == SOURCE
+    assert addresses.keys() == {"Source", "Documentation", "Changelog", "Issues"}
+
+
+def test_without_an_address_none_is_made_up(tmp_path: Path) -> None:
+    tree = tmp_path / "bnas"
+    shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".*", "build", "dist", "runs", "*.egg-info", "tests"))
+    command = [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", str(tmp_path / "dist")]
+    succeeded(run(*command, cwd=tree))
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    told = metadata(wheel)
+    assert told.get_all("Project-URL") is None
+    assert told.get_payload() == (ROOT / "README.md").read_text()
+
+
+def test_classifiers_name_the_pythons_that_ci_reads_the_source_with(built: Path) -> None:
+    (wheel,) = built.glob("*.whl")
+    named = [one.rpartition(" ")[2] for one in metadata(wheel).get_all("Classifier") if re.search(r":: 3\.\d+$", one)]
+    assert named == ["3.10", "3.11", "3.12", "3.13"]
+    (minors,) = re.findall(r"for minor in ([\d ]+);", (ROOT / "Makefile").read_text())
+    assert named == [f"3.{minor}" for minor in minors.split()]
+
+
+def test_the_command_says_its_versions_without_the_checkout(installed: Path, tmp_path: Path) -> None:
+    code = """
+import sys
+sys.argv = ["bnas", "--version"]
+from bnas.cli.app import main
+main()
+"""
+    told = succeeded(run(sys.executable, "-c", code, cwd=tmp_path, path=str(installed))).stdout
+    assert re.fullmatch(r"bnas [\d.]+, torch \S+, onnxruntime \S+, Python 3\S+\n", told)
 
 
 def test_sdist_holds_the_four_folders_and_the_tests(built: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import signal
 import sys
 import traceback
@@ -34,8 +35,25 @@ TOGETHER = ("run", "train", "search", "tune")
 """Commands in which several processes that torchrun started work together."""
 
 
+def _told_version(wanted: bool) -> None:
+    """Print the versions that a report of a fault needs, and end."""
+    if not wanted:
+        return
+    from bnas.run.output import versions
+
+    found = versions()
+    told = [f"{name} {found.get(name, 'is not installed')}" for name in ("bnas", "torch", "onnxruntime")]
+    typer.echo(", ".join([*told, f"Python {platform.python_version()}"]))
+    raise typer.Exit
+
+
 @app.callback(help=__doc__)
-def begin(context: typer.Context) -> None:
+def begin(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_told_version, is_eager=True, help="Show versions and exit.")
+    ] = False,
+) -> None:
     """Refuse several processes of a command that has work for one."""
     command = context.invoked_subcommand
     if command in TOGETHER or int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:

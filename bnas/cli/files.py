@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from bnas.run.folder import RunFolder
-    from bnas.runtime import Latency
+    from bnas.runtime import Latency, LayerTimes
 
 
 # ``bnas export``: the winners of a search as modules and ONNX files, or one sub-network as one file.
@@ -116,6 +116,9 @@ def bench(
         list[str] | None,
         typer.Option("--sizes", metavar="TITLE=SIZE", help="Size of a dynamic axis, such as length=128."),
     ] = None,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Also show where the time goes, by layer (ONNX Runtime only).")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print data instead of a latency_table.")] = False,
 ) -> None:
     """Measure the latency of an ONNX file on ONNX Runtime or other targets, alone or against another file.
@@ -123,25 +126,32 @@ def bench(
     Defaults are those of `bnas.LatencySettings`.
     """
     from bnas.data.inputs import parse_sizes
-    from bnas.run.verdict import remedy
-    from bnas.runtime import measure_latency
+    from bnas.run.commands import remedy
+    from bnas.runtime import layer_times, measure_latency
 
     files = {str(path): path for path in (file, against) if path is not None}
     reference = str(file if against is None else against)
     given = {"batch": batch, "threads": threads, "runs": runs, "provider": provider, "sizes": parse_sizes(sizes or [])}
     settings: Any = {key: value for key, value in given.items() if value not in (None, {})}
-    targets = {text: {"target": _target(text)} for text in target or ()} or {"": {}}
+    targets: dict[str, Any] = {text: {"target": _target(text)} for text in target or ()} or {"": {}}
+    times = {name: layer_times(name, **settings, **one) for name in files for one in targets.values()} if layers else {}
     found = {text: measure_latency(files, reference=reference, **settings, **one) for text, one in targets.items()}
     if as_json:
-        told = {text: {name: one.to_json() for name, one in each.items()} for text, each in found.items()}
+        shown = {name: {"layers": one.to_json()} for name, one in times.items()}
+        told = {
+            text: {name: one.to_json() | shown.get(name, {}) for name, one in each.items()}
+            for text, each in found.items()
+        }
         typer.echo(json.dumps(told if len(told) > 1 else next(iter(told.values())), indent=2))
         return
     from rich.console import Console
 
     for each in found.values():
         Console().print(latency_table(each, reference))
+    for name, one in times.items():
+        Console().print(layer_table(name, one))
     if unstable := [one for each in found.values() for one in each.values() if not one.stable]:
-        what, wanted = remedy(unstable)
+        what, wanted = remedy(unstable[0].runs)
         typer.echo(f"{what}: say --runs {wanted}")
 
 
@@ -156,6 +166,26 @@ def _target(text: str) -> Any:
     except ValueError as error:
         told = 'it begins as JSON does, and is none; write {"kind": "openvino"} or a name such as openvino'
         raise LatencyError(f"--target {text}: {told} ({error})") from None
+
+
+def layer_table(name: str, times: LayerTimes) -> Table:
+    """A table for the terminal: the layers in the order in which they run, what is of none, and the sum."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    total, other = times.total_ms, sum(times.other.values())
+    note = f"Median of {times.runs} runs with a profile, which take {times.run_ms:.3f} ms: more than those without it."
+    shown = Table(title=f"ms by layer of {escape(Path(name).name)}", title_justify="left", caption=note)
+    shown.add_column("layer", overflow="fold")
+    for column in ("ms", "share"):
+        shown.add_column(column, justify="right", no_wrap=True)
+    for layer, ms in times.layers.items():
+        shown.add_row(escape(layer), f"{ms:.3f}", f"{ms / total:.1%}")
+    shown.add_section()
+    named = ", ".join(f"{kind} {ms:.3f}" for kind, ms in sorted(times.other.items(), key=lambda one: -one[1]))
+    shown.add_row(f"other operators: {named or 'none'}", f"{other:.3f}", f"{other / total:.1%}")
+    shown.add_row("all operators", f"{total:.3f}", "100.0%")
+    return shown
 
 
 def latency_table(found: dict[str, Latency], reference: str) -> Table:

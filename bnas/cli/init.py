@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from bnas.config.proposal import Proposal
-    from bnas.data.guess import Guess
+    from bnas.data.guess import Guess, Size
     from bnas.run.job import Splits
 
 ENDINGS = (".yaml", ".yml")
@@ -131,7 +131,8 @@ class Loaded:
 
     def __init__(self, name: str, source: str | None, weights: Path | None, folder: Path) -> None:
         self.name, self.source, self.weights, self.folder = name, source, weights, folder
-        self.options: dict[str, Any] = {}
+        self.size: Size | None = self._size()
+        self.options: dict[str, Any] = {} if self.size is None else {"size": self.size.side}
         self.num_classes: int | None = None
         self.data: Splits | None = None if source is None else self._data()
         self.classes, self.certain = self._classes()
@@ -143,6 +144,13 @@ class Loaded:
         from bnas.data.samples import KNOWN
 
         return self.source == "digits" or self.source in KNOWN
+
+    def _size(self) -> Size | None:
+        """What a folder of images is resized to."""
+        from bnas.data.datasets import default_place
+        from bnas.data.guess import usual_size
+
+        return None if self._makes_batches else usual_size(*default_place(str(self.source), self.folder))
 
     def _data(self) -> Splits:
         from bnas.data.sources import load_data
@@ -170,7 +178,7 @@ class Loaded:
 
     def guessed(self, given: list[Any]) -> Guess:
         """The inputs; images are resized to what the model takes, and its factory is told the number of classes."""
-        from bnas.data.guess import GuessError, guess, inputs_of_batch, sized
+        from bnas.data.guess import GuessError, Size, guess, inputs_of_batch, sized
 
         try:
             found = guess(self.model, self.data, given)
@@ -178,7 +186,7 @@ class Loaded:
             side = None if self._makes_batches else sized(self.model, inputs_of_batch(self.model, self._known_data))
             if given or side is None:
                 raise
-            self.options["size"] = side
+            self.size, self.options = Size(side, "the first size that the model takes"), {"size": side}
             self.data = self._data()
             found = guess(self.model, self.data)
         return self._with_classes(found, given) if self._differs(found) else found
@@ -220,11 +228,10 @@ class Loaded:
         count = sum(one.numel() for one in self.model.parameters())
         yield f"model: {self.name}, {count:,} parameters"
         yield f"inputs: {found.told}"
-        if "size" in self.options:
-            side = self.options["size"]
-            yield f"images: resized to {side} x {side} (a guess: the first size that the model takes)"
-        elif self.data is not None and not self._makes_batches and Path(self.folder, str(self.source)).is_dir():
-            yield "images: if the model was trained on another size than this, set data_options: {size: N}"
+        if self.size is not None:
+            side = self.size.side
+            yield f"images: resized to {side} x {side} (a guess: {self.size.why})"
+            yield "        if the model was trained on images of another size, set data_options: {size: N}"
         if found.outputs is not None:
             yield f"outputs: {found.outputs}{self._told_classes()}"
         if self.num_classes is not None:

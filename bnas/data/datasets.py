@@ -19,7 +19,7 @@ from bnas.passes.wording import shown
 from bnas.run.job import Splits
 
 from .files import DataError, torchvision_module
-from .samples import KNOWN, Parts, Samples, channels, find_parts
+from .samples import KNOWN, USUAL_SIDE, Parts, Samples, channels, find_parts
 
 LARGEST_SIDE = 16_384
 """Pixels; Pillow takes larger images for an attack."""
@@ -153,7 +153,7 @@ def _transforms(parts: Parts, augment: tuple[str, ...], size: int | None) -> tup
     v2 = torchvision_module("transforms.v2")
     if unknown := set(augment) - {"crop", "flip"}:
         raise DataError(f"augment: {min(unknown)!r} is not one of crop, flip")
-    side = size or (224 if parts.files else None)
+    side = size or (USUAL_SIDE if parts.files else None)
     fitted = [v2.Resize(side * 8 // 7), v2.CenterCrop(side)] if side else []
     moved = [v2.RandomResizedCrop(side) if side else _padded_crop(parts)] if "crop" in augment else fitted
     flipped = [v2.RandomHorizontalFlip()] if "flip" in augment else []

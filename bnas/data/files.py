@@ -52,6 +52,18 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Of coded images, whatever their files are called: Pillow would start Ghostscript on what says it is PostScript."""
 
 
+def sides(path: Path) -> tuple[int, int] | None:
+    """Return width and height of the image in a file, from its first bytes; None where it is damaged."""
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            width, height = image.size
+            return width, height
+    except Exception:  # whoever reads all of the image says what is wrong with it
+        return None
+
+
 def decoded(source: Any) -> Any:
     """The coded image in a file, as one of Pillow's in RGB.
 

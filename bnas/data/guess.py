@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +17,9 @@ from bnas.run.job import Splits
 from bnas.runtime.feed import drawn
 from bnas.runtime.nested import as_batch, inputs_of, scores_of
 
+from .files import sides
 from .inputs import DTYPES, Input, error_on, example_of
+from .samples import USUAL_SIDE, find_parts
 
 SIDES = (224, 32, 28, 64, 96, 128, 299, 16, 8)
 """Heights and widths of images that are tried, the most frequent ones first."""
@@ -126,6 +129,50 @@ def classes_of(data: Splits) -> tuple[int | None, bool]:
     if not isinstance(targets, Tensor) or targets.ndim != 1 or targets.is_floating_point() or not len(targets):
         return None, False
     return int(targets.max()) + 1, False
+
+
+# From the files of a folder of images: what they are best resized to.
+
+LOOKED = 16
+"""Images that are looked at."""
+STEP = 32
+"""Sizes of images that differ are rounded down to a multiple of this, or of a quarter of it where they are small."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """A side of square images, in pixels, and why it was guessed."""
+
+    side: int
+    why: str
+
+
+def usual_size(place: Path, dataset: str | None = None) -> Size | None:
+    """Return the size that the images in a folder are best resized to; None where they are in no files of their own.
+
+    It is their common size, or near the shorter side of the middle one, and at most `USUAL_SIDE`. Some images, from all
+    over the folder, are looked at.
+
+    Raises:
+        DataError: There are no images.
+    """
+    parts = find_parts(place, dataset, False)
+    files = [Path(path) for path, _ in getattr(parts.train, "samples", ())] if parts.files else []
+    found = [size for path in files[:: max(1, len(files) // LOOKED)][:LOOKED] if (size := sides(path)) is not None]
+    if not found:
+        return None
+    width, height = sorted(found, key=min)[len(found) // 2]
+    told = f"of {len(found)} images that were looked at, "
+    told += f"all are {width} x {height}" if len(set(found)) == 1 else f"the middle one is {width} x {height}"
+    shorter = min(width, height)
+    if shorter >= USUAL_SIDE:
+        return Size(USUAL_SIDE, f"it is the usual size; {told}")
+    return Size(shorter if len(set(found)) == 1 else _rounded(shorter), told)
+
+
+def _rounded(side: int) -> int:
+    step = STEP if side >= 2 * STEP else STEP // 4
+    return max(side // step * step, min(side, step))
 
 
 # From the model: the layer that comes first says how many channels, features or words there are.

@@ -134,6 +134,8 @@ class Known:
     augment: tuple[str, ...] = ("crop", "flip")
 
 
+USUAL_SIDE = 224
+"""Pixels that images in files are resized to where nothing is said."""
 IMAGENET = Known("ImageNet", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 GREY = Known("", (0.5,), (0.5,), ("crop",))
 KNOWN = {

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,23 +10,20 @@ from typing import Any
 
 from bnas.passes import Subnet
 from bnas.run.ledger import Ledger
-from bnas.run.output import differing
 from bnas.runtime.storage.files import write_bytes
 from bnas.search import Evaluation, SearchResult
 
-from .document import as_csv, drawn, moment, refuse_others, rendered
+from .differences import against, conditions, facts, settings
+from .document import as_csv, drawn, refuse_others, rendered
 from .front import Cell, View, lines, measured_on, ordered
+from .notes import Network
 from .plot import BLUE, VERMILLION, Plot, Series
-from .recorded import LatencyNote, Network, Recorded, ReportError, Results, read_run
+from .recorded import Recorded, ReportError, read_run
 from .words import Quantity, quantity
 
 FILE = "comparison.html"
 LOOKS = ((BLUE, "circle", "triangle"), (VERMILLION, "square", "inverted_triangle"))
 """Colour of each run, and the markers of its front and of its winners."""
-PLACES = ("log_dir",)
-"""Settings that differ by nature."""
-LONGEST = 200
-"""Characters of a setting that are shown."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +105,18 @@ class Comparison:
     # The winners.
 
     @cached_property
+    def columns(self) -> list[str]:
+        """What is told of each network of either run."""
+        originals = [lines(run.results)[0] for run in self.runs if run.results is not None]
+        return list(dict.fromkeys(cell.column for line in originals for cell in line.cells))
+
+    def measured_on(self) -> list[str]:
+        """What the numbers were measured on: once where that is the same in both runs."""
+        told = {name: measured_on(run.results) for name, run in zip(self.names, self.runs, strict=True) if run.results}
+        same = len(set(told.values())) == 1
+        return list(told.values())[:1] if same else [f"{name}. {text}" for name, text in told.items()]
+
+    @cached_property
     def winners(self) -> dict[str, tuple[Side, Side]]:
         """The original and all winners by name, each with its numbers in both runs."""
         known = [{row.name: row for row in run.results.rows} if run.results else {} for run in self.runs]
@@ -122,19 +130,20 @@ class Comparison:
         if results is None or line is None:
             return Side(run, ())
         row = next(one for one in results.rows if one.name == name)
-        told = {} if before is None else dict(_against(row, before))
-        return Side(run, line.cells, line.target, line.missed, told)
+        told = {} if before is None else dict(against(row, before))
+        known = {cell.column: cell for cell in line.cells}
+        cells = tuple(known.get(column, Cell(column, "not measured")) for column in self.columns)
+        return Side(run, cells, line.target, line.missed, told)
 
     # What differs.
 
     def settings(self) -> list[tuple[str, str, str]]:
         """Every setting that differs, with its value in both runs."""
-        found = _in_lists(differing(*(run.configuration for run in self.runs)))
-        return [(place, _short(one), _short(other)) for place, one, other in found if place not in PLACES]
+        return list(settings(*self.runs))
 
     def facts(self) -> list[tuple[str, str, str]]:
         """What was done in each run, and on what."""
-        columns = [dict(_facts(run)) for run in self.runs]
+        columns = [dict(facts(run)) for run in self.runs]
         return [(name, *(column[name] for column in columns)) for name in columns[0]]  # type: ignore[misc]
 
     def warnings(self) -> Iterator[str]:
@@ -146,7 +155,7 @@ class Comparison:
         if first.data != second.data:
             yield "The data, or what was held out of them, differ: accuracies are not of the same samples."
         if first.results is not None and second.results is not None:
-            if told := list(_conditions(first.results, second.results)):
+            if told := list(conditions(first.results, second.results)):
                 yield f"Latencies were measured differently ({', '.join(told)}): compare factors, not milliseconds."
             speeds = [results.rows[0].latency.median_ms for results in (first.results, second.results)]
             if not told and max(speeds) > 1.1 * min(speeds):
@@ -161,32 +170,20 @@ class Comparison:
     def html(self) -> tuple[str, Mapping[str, bytes]]:
         """Return the page, and its pictures by name."""
         data, pictures = drawn(self.plots)
-        first = next((run.results for run in self.runs if run.results is not None), None)
-        columns = next((side.cells for sides in self.winners.values() for side in sides if side.cells), ())
         page = rendered(
             "comparison.html.jinja",
             pictures,
             names=self.names,
             plots=self.plots,
             winners=self.winners,
-            columns=[cell.column for cell in columns],
-            measured_on=None if first is None else measured_on(first),
+            columns=self.columns,
+            measured_on=self.measured_on(),
             settings=self.settings(),
             facts=self.facts(),
             warnings=list(self.warnings()),
             data={**data, "members": {}},
         )
         return page, pictures
-
-
-def _in_lists(found: Iterable[tuple[str, Any, Any]]) -> Iterator[tuple[str, Any, Any]]:
-    """The same, where lists of one length, such as stages, are compared entry by entry."""
-    for place, one, other in found:
-        if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
-            for number, pair in enumerate(zip(one, other, strict=True)):
-                yield from _in_lists(differing(*pair, f"{place}[{number}]"))
-        else:
-            yield place, one, other
 
 
 def _values(search: SearchResult) -> dict[str, list[float]]:
@@ -210,61 +207,6 @@ def _points(
     texts: Sequence[str],
 ) -> Series:
     return replace(View(x, y).series(label, some, look, colour, marker), texts=texts)
-
-
-def _against(row: Network, before: Network) -> Iterator[tuple[str, str]]:
-    """How a network differs from that of run A, by column."""
-    yield "test accuracy", _points_against(row.test_accuracy, before.test_accuracy)
-    for column, name in (("MACs", "macs"), ("parameters", "parameters")):
-        yield column, _factor(getattr(before, name), getattr(row, name), "fewer", "more")
-    yield "latency fp32", _quicker(row.latency, before.latency)
-    int8, other = row.int8, before.int8
-    if int8 is None or other is None:
-        return
-    if int8.test_accuracy is not None and other.test_accuracy is not None:
-        yield "int8 accuracy", _points_against(int8.test_accuracy, other.test_accuracy)
-    if int8.latency is not None and other.latency is not None:
-        yield "latency int8", _quicker(int8.latency, other.latency)
-
-
-def _points_against(now: float, before: float) -> str:
-    points = 100 * (now - before)
-    return "as A" if abs(points) < 0.005 else f"{points:+.2f} points against A"
-
-
-def _quicker(latency: LatencyNote, before: LatencyNote) -> str:
-    return _factor(before.median_ms, latency.median_ms, "faster", "slower")
-
-
-def _factor(before: float, now: float, less: str, more: str) -> str:
-    if round(before / now, 2) == 1:
-        return "as A"
-    return f"{before / now:.2f}x {less} than A" if before > now else f"{now / before:.2f}x {more} than A"
-
-
-def _conditions(first: Results, second: Results) -> Iterator[str]:
-    """What differs in how latencies were measured."""
-    one, other = first.rows[0].latency, second.rows[0].latency
-    if first.machine.get("cpu") != second.machine.get("cpu"):
-        yield "other CPUs"
-    for name in ("provider", "clock", "threads", "batch"):
-        if getattr(one, name) != getattr(other, name):
-            yield f"{name} {getattr(one, name)} and {getattr(other, name)}"
-
-
-def _facts(run: Recorded) -> Iterator[tuple[str, str]]:
-    process = run.processes[0] if run.processes else None
-    yield "begun", "not recorded" if process is None else moment(process.began)
-    yield "bnas", "not recorded" if process is None else process.versions.get("bnas", "not recorded")
-    yield "CPU", "not recorded" if process is None else str(process.machine.get("cpu", "not recorded"))
-    yield "epochs of the super-network", "none" if run.history is None else str(len(run.history.epochs))
-    yield "sub-networks evaluated", f"{len(run.evaluations):,}"
-    yield "on the Pareto front", str(len(run.front))
-
-
-def _short(value: Any) -> str:
-    text = "not set" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
 
 def write_comparison(first: Path, second: Path, output: Path | None = None) -> Path:

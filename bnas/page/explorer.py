@@ -6,15 +6,13 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from bnas.run.commands import MORE, again_command, export_command
+from bnas.run.commands import again_command, export_command, remedy
 from bnas.search import Evaluation
 
 from .members import Member, Members
 from .recorded import Recorded
 from .words import Quantity
 
-LEAST_RUNS = 50
-"""Where a latency was not stable, `MORE` times as many runs are proposed, of at least so many."""
 STEPS = 200
 """Of the slider of a cost."""
 
@@ -108,13 +106,14 @@ def command(run: Recorded, members: Members, member: Member) -> str:
     return export_command(run.folder, name)
 
 
-def measured_again(run: Recorded) -> str:
-    """Return the command that measures a run's latencies again, where one of them is not stable; else empty."""
+def measured_again(run: Recorded) -> tuple[str, str]:
+    """Return what to do where a latency of a run is not stable, and the command for it; else nothing."""
     rows = run.results.rows if run.results is not None else ()
     unstable = [row.latency for row in rows if row.latency.unstable]
     if not unstable or not _exportable(run):
-        return ""
-    return again_command(run.folder, max(MORE * unstable[0].runs, MORE * LEAST_RUNS))
+        return "", ""
+    what, runs = remedy(unstable[0].runs)
+    return what, again_command(run.folder, runs)
 
 
 def _exportable(run: Recorded) -> bool:

@@ -12,8 +12,9 @@ from bnas.runtime.latency.machine import place_of
 from bnas.search import Evaluation, Objective, SearchResult
 
 from .members import Members
+from .notes import LatencyNote, Network, Results
 from .plot import BLACK, BLUE, GREY, WINNERS, Look, Plot, Rule, Series
-from .recorded import LatencyNote, Network, Recorded, Results
+from .recorded import Recorded
 from .words import Quantity, quantity, told
 
 # The table of the original and the named winners: all of it measured, with what it was measured on.

@@ -9,7 +9,8 @@ from bnas.passes import Subnet
 from bnas.passes.cost.architecture import Architecture, LayerSize
 from bnas.search import Evaluation
 
-from .recorded import Network, Recorded
+from .notes import Network
+from .recorded import Recorded
 from .words import Quantity, quantity, told
 
 # The sub-networks that a reader can look at: the named winners and the front.

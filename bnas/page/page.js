@@ -20,6 +20,19 @@
     });
   }
 
+  // Only what was measured: other sub-networks than the winners have no times.
+  function drawTimes(times) {
+    cells.forEach((row, number) => {
+      const place = row.querySelectorAll(".time")[1], ms = times.layers[number] ?? null;
+      if (place === undefined) return;
+      place.querySelector("i").style.width = ms === null ? "0" : `${(100 * ms) / data.slowest}%`;
+      place.querySelector(".size").textContent = ms === null ? "" : `${ms.toFixed(3)} ms`;
+    });
+    text("time-other", times.other);
+    text("time-operators", times.operators);
+    text("time-total", times.total);
+  }
+
   function drawValues(values) {
     const list = document.getElementById("values");
     list.replaceChildren(...values.flatMap(([name, value]) => {
@@ -42,6 +55,7 @@
     document.querySelector(".export").hidden = !member.command;
     drawValues(member.values);
     drawLayers(member.layers);
+    drawTimes(member.times);
     mark(key);
   }
 

@@ -18,11 +18,12 @@ from .document import as_csv, drawn, refuse_others, rendered
 from .explorer import Explorer, command, measured_again, note
 from .front import fronts, lines, measured_on, points
 from .front import table as winners_table
-from .members import Chosen, Members, chosen, layer_rows, table
+from .members import Chosen, LayerRow, Members, chosen, layer_rows, table
 from .pictures import silhouette_picture
 from .plot import Plot
 from .progress import curves, progress
 from .recorded import MISSING, Recorded, ReportError, read_run
+from .times import UNTIMED, Times, by_member, described, measured_times, timed
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,16 @@ class Page:
         return Explorer.of(self.run, self.members)
 
     @cached_property
+    def layers(self) -> list[LayerRow]:
+        """The layers of the original."""
+        return [] if self.run.architecture is None else layer_rows(self.run.architecture)
+
+    @cached_property
+    def times(self) -> dict[str, Times]:
+        """Where the time of each network goes that was measured, by its name."""
+        return measured_times(self.run.results, self.layers)
+
+    @cached_property
     def plots(self) -> Mapping[str, Sequence[Plot]]:
         """The plots of each section."""
         return {
@@ -58,9 +69,9 @@ class Page:
     def pictures(self) -> Mapping[str, bytes]:
         """A PNG file for each plot, by name."""
         found = dict(self._drawn[1])
-        if self.run.architecture is not None and self.run.architecture.layers:
+        if self.layers:
             label, sizes = self._shown()
-            found["architecture"] = silhouette_picture(layer_rows(self.run.architecture), sizes, label)
+            found["architecture"] = silhouette_picture(self.layers, sizes, label, (self._original, self._first))
         return found
 
     def tables(self) -> Iterator[tuple[str, bytes]]:
@@ -69,7 +80,7 @@ class Page:
             for plot in plots:
                 yield plot.name, as_csv(plot.rows)
         if self.run.architecture is not None:
-            yield "architecture", as_csv(table(self.run.architecture, self.members))
+            yield "architecture", as_csv(timed(table(self.run.architecture, self.members), self.times))
         if self.run.results is not None:
             yield "winners", as_csv(winners_table(self.run.results))
 
@@ -84,8 +95,12 @@ class Page:
             measured_again=measured_again(self.run),
             first_command="" if not self.members.all else command(self.run, self.members, self.members.all[0]),
             plots=self.plots,
-            layers=[] if self.run.architecture is None else layer_rows(self.run.architecture),
+            layers=self.layers,
             shown=self._shown(),
+            times=(self._original, self._first),
+            told_times=[_data_of(one) for one in (self._original, self._first)],
+            slowest=self._slowest,
+            where_time_goes=described(self.run.results, self.layers),
             lines=[] if self.run.results is None else lines(self.run.results),
             measured_on="" if self.run.results is None else measured_on(self.run.results),
             missing=[(name, MISSING[name]) for name in self.run.missing],
@@ -97,20 +112,36 @@ class Page:
             points="" if self.run.results is None else points(self.run.results.acc_delta),
         )
 
+    @property
+    def _slowest(self) -> float:
+        """The time of the slowest layer of all networks: how long a bar may be."""
+        return max((one.slowest for one in self.times.values()), default=0.0) or 1.0
+
+    @property
+    def _original(self) -> Times | None:
+        return None if self.run.results is None else self.times.get(self.run.results.rows[0].name)
+
+    @property
+    def _first(self) -> Times | None:
+        """Those of the sub-network that is shown first."""
+        first = next(iter(self.members.all), None)
+        return self._original if first is None else by_member(self.members, self.times).get(first.key)
+
     def _shown(self) -> tuple[str, Sequence[Chosen]]:
         """The label and layers of the sub-network that is shown first; the original where there is none."""
         if self.run.architecture is None:
             return "", []
         if not self.members.all:
-            return "original", [(row.width, row.kernel) for row in layer_rows(self.run.architecture)]
+            return "original", [(row.width, row.kernel) for row in self.layers]
         first = self.members.all[0]
         return first.label, chosen(self.run.architecture, first.subnet)
 
     def _data(self) -> dict[str, Any]:
         """What the page's own script works on."""
-        architecture = self.run.architecture
+        architecture, times = self.run.architecture, by_member(self.members, self.times)
         return {
             **self._drawn[0],
+            "slowest": self._slowest,
             "explorer": None if self.explorer is None else self.explorer.to_json(),
             "members": {
                 member.key: {
@@ -120,10 +151,19 @@ class Page:
                     "command": command(self.run, self.members, member),
                     "note": note(self.run, self.members, member),
                     "layers": [] if architecture is None else chosen(architecture, member.subnet),
+                    "times": _data_of(times.get(member.key)),
                 }
                 for member in self.members.all
             },
         }
+
+
+def _data_of(times: Times | None) -> dict[str, Any]:
+    """The times of a network as the page shows them."""
+    if times is None:
+        return {"layers": [], "other": UNTIMED, "operators": "", "total": UNTIMED}
+    rows = [None if ms is None else round(ms, 6) for ms in times.layers]
+    return {"layers": rows, "other": times.told(), "operators": times.operators(), "total": f"{times.total:.3f} ms"}
 
 
 def write_page(run: Path, output: Path | None = None) -> Path:

@@ -11,6 +11,7 @@ from typing import Any
 from .members import Chosen, LayerRow
 from .plot import BLUE, GREY, Plot, Series
 from .recorded import ReportError
+from .times import Times
 
 try:
     import matplotlib
@@ -130,8 +131,16 @@ def _draw(axes: Any, series: Series) -> None:
     axes.plot(series.x, series.y, **style)
 
 
-def silhouette_picture(rows: Sequence[LayerRow], chosen: Sequence[Chosen], label: str) -> bytes:
-    """The original to the left and a sub-network to the right, a bar for each layer, as a PNG file."""
+def silhouette_picture(
+    rows: Sequence[LayerRow],
+    chosen: Sequence[Chosen],
+    label: str,
+    times: tuple[Times | None, Times | None] = (None, None),
+) -> bytes:
+    """The original to the left and a sub-network to the right, a bar for each layer, as a PNG file.
+
+    Layers have their times where these were measured.
+    """
     with _plain_text():
         height = ROW * len(rows) + 0.5
         drawn = Figure(figsize=(7.4, height), dpi=min(DPI, DPI * LONGEST / height))
@@ -141,17 +150,25 @@ def silhouette_picture(rows: Sequence[LayerRow], chosen: Sequence[Chosen], label
         axes.set_axis_off()
         for number, row in enumerate(rows):
             axes.text(0.005, -number, row.name, va="center", fontsize=6.5)
-        _bars(axes, 0.34, "original", [(row.width, row.kernel) for row in rows], rows, GREY)
-        _bars(axes, 0.68, label, chosen, rows, BLUE)
+        whole = [(row.width, row.kernel) for row in rows]
+        _bars(axes, 0.34, "original", whole, _widest(rows), GREY, times[0])
+        _bars(axes, 0.68, label, chosen, _widest(rows), BLUE, times[1])
         return _png(drawn)
 
 
-def _bars(axes: Any, left: float, title: str, sizes: Sequence[Chosen], rows: Sequence[LayerRow], colour: str) -> None:
-    """A column of bars; the longest takes a fifth of the picture."""
-    unit = 0.2 / max(row.width for row in rows)
+def _widest(rows: Sequence[LayerRow]) -> int:
+    return max(row.width for row in rows)
+
+
+def _bars(
+    axes: Any, left: float, title: str, sizes: Sequence[Chosen], widest: int, colour: str, times: Times | None
+) -> None:
+    """A column of bars; the longest takes a sixth of the picture."""
+    unit = 0.16 / widest
     axes.text(left, 1, title, fontsize=8, fontweight="bold", va="center", clip_on=False)
     lengths = [0 if size is None else unit * size[0] for size in sizes]
-    axes.barh([-number for number in range(len(rows))], lengths, left=left, height=0.75, color=colour)
+    axes.barh([-number for number in range(len(sizes))], lengths, left=left, height=0.75, color=colour)
     for number, (size, length) in enumerate(zip(sizes, lengths, strict=True)):
-        text = "skipped" if size is None else f"{size[0]} {size[1]}"
+        text = "skipped" if size is None else f"{size[0]} {size[1]}".rstrip()
+        text += "" if times is None or times.layers[number] is None else f", {times.layers[number]:.3f} ms"
         axes.text(left + length + 0.008, -number, text, va="center", fontsize=6.5, color=QUIET if size is None else "k")

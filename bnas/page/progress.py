@@ -12,8 +12,9 @@ from bnas.search.progress import SearchProgress
 
 from .front import ordered
 from .members import Members
+from .notes import History
 from .plot import BLUE, CURVES, GREY, VERMILLION, Plot, Rule, Series
-from .recorded import History, Recorded
+from .recorded import Recorded
 
 # The plots of the training: what every epoch ended with.
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from bnas.passes.cost.architecture import Architecture, ArchitectureError
 from bnas.passes.errors import BnasError
@@ -17,142 +17,11 @@ from bnas.run.output import ARCHITECTURE, CONFIG, ENVIRONMENT, SEARCH
 from bnas.runtime.storage.files import ReadError, reading, there
 from bnas.search import Constraint, Evaluation, EvaluationLog, Objective, RecordError, SearchResult
 
+from .notes import History, Process, Results, SearchSettings
+
 
 class ReportError(BnasError):
     """The report of a run cannot be made; names the file and what is wrong with it."""
-
-
-# The files of a run that its report reads, as far as the report needs them.
-
-
-class Part(BaseModel):
-    """A part of a file; what else stands there is not needed."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class Process(Part):
-    """An entry of ``environment.json``."""
-
-    began: str
-    machine: dict[str, Any]
-    versions: dict[str, str]
-
-
-class StageNote(Part):
-    """A stage of the training."""
-
-    train_dims: tuple[str, ...] | None
-    epochs: int
-
-
-class Epoch(Part):
-    """What an epoch ended with."""
-
-    epoch: int
-    stage: int
-    loss: float
-    learning_rate: float
-    metrics: dict[str, float]
-
-
-class History(Part):
-    """``training/history.json``."""
-
-    format: Literal["bnas-training-history"]
-    version: Literal[1]
-    metric: str
-    stages: tuple[StageNote, ...]
-    epochs: tuple[Epoch, ...]
-
-
-class ObjectivePart(Part):
-    """An entry of ``objectives``."""
-
-    name: str
-    direction: Literal["min", "max"]
-
-
-class SearchSettings(Part):
-    """``search.json``."""
-
-    objectives: tuple[ObjectivePart, ...]
-    constraints: tuple[str, ...]
-    maximal: dict[str, float]
-    reference: float
-    acc_delta: float
-    evaluations: int
-    samples: int | None = None
-    targets: dict[str, str] = Field(default={})
-    latencies: dict[str, str] = Field(default={})
-    """The values that are latencies, with the places that they are measured on."""
-
-
-class LatencyNote(Part):
-    """A measured latency; see `bnas.runtime.Latency`."""
-
-    median_ms: float
-    quartiles_ms: tuple[float, float]
-    spread: float
-    runs: int
-    threads: int
-    batch: int
-    provider: str
-    clock: Literal["cpu", "wall"] = "cpu"
-    unstable: str | None = None
-    machine: dict[str, Any] = Field(default={})
-
-
-class Int8Note(Part):
-    """A network in int8."""
-
-    test_accuracy: float | None = None
-    latency: LatencyNote | None = None
-    failure: str | None = None
-
-
-class TargetNote(Part):
-    """The bound that a winner was chosen by."""
-
-    bound: str
-    missed: bool
-
-
-class SubnetNote(Part):
-    """A choice."""
-
-    widths: dict[str, int]
-    skipped: tuple[str, ...]
-    kernels: dict[str, int]
-
-
-class Network(Part):
-    """An entry of ``rows``: a network that was exported and measured."""
-
-    name: str
-    test_accuracy: float
-    test_accuracy_before: float | None = None
-    macs: float
-    parameters: float
-    latency: LatencyNote
-    latencies: dict[str, LatencyNote] = Field(default={})
-    int8: Int8Note | None = None
-    target: TargetNote | None = None
-    subnet: SubnetNote
-
-
-class Results(Part):
-    """``report.json``."""
-
-    rows: tuple[Network, ...]
-    reference: float
-    acc_delta: float
-    evaluations: int
-    missed: bool
-    machine: dict[str, Any]
-    test_samples: int | None = None
-    bound: str | None = None
-    """What `bnas prune` pruned to; None in the folder of another command."""
 
 
 HISTORY, EVALUATIONS, RESULTS, DATA = "training/history.json", "evaluations.jsonl", "report.json", "data.json"

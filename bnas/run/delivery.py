@@ -16,21 +16,25 @@ from bnas.runtime import (
     Int8,
     Latency,
     LatencySettings,
+    LayerTimes,
     Network,
     SuperNetwork,
     accuracy,
     evaluate_onnx,
     export_onnx,
     fold,
+    layer_times,
     measure_latency,
     origin,
 )
 from bnas.runtime.evaluate.evaluation import Batch, Loader
 from bnas.runtime.example import one_sample
 from bnas.runtime.feed import in_memory
+from bnas.runtime.latency.measurement import target_for
 from bnas.runtime.nested import tensors_in
 from bnas.runtime.storage.archive import tensor_bytes
 from bnas.runtime.storage.files import ReadError, WriteError, discard, write_bytes, write_json
+from bnas.runtime.targets.onnxruntime import OnnxRuntime
 from bnas.runtime.targets.target import takes_onnx
 
 from .job import Job
@@ -96,6 +100,7 @@ class Delivery:
         first, *others = self.job.clocks.items()
         latencies = self._latencies(first[1], modules, known)
         further = {name: self._further(settings, modules, known) for name, settings in others}
+        profiles = self._profiles(first[1], modules)
         return {
             name: Row(
                 name,
@@ -105,6 +110,7 @@ class Delivery:
                 subnet,
                 self._quantised(name, failures[name], latencies, test),
                 latencies={title: found[name] for title, found in further.items() if name in found},
+                profile=profiles.get(name),
             )
             for name, (subnet, module) in networks.items()
         }
@@ -132,6 +138,15 @@ class Delivery:
             quantised = [f"{name}{INT8}" for name, failure in failures.items() if failure is None]
             networks |= {name: self._network(name, None, example) for name in quantised}
         return self._timed(networks, settings, example)
+
+    def _profiles(self, settings: LatencySettings, modules: Mapping[str, GraphModule]) -> dict[str, LayerTimes]:
+        """Where the time of each network goes, on ONNX Runtime; of other targets it is not known."""
+        if not isinstance(target_for(settings), OnnxRuntime):
+            return {}
+        example = one_sample(self.supernet, settings.sizes, settings.batch)
+        networks = [self._network(name, None, example) for name in modules]
+        feeds = [self._feeds([one.name for one in network.graph.graph.input], example) for network in networks]
+        return {one.name: layer_times(one, feed, settings) for one, feed in zip(networks, feeds, strict=True)}
 
     def _further(
         self, settings: LatencySettings, modules: Mapping[str, GraphModule], failures: Mapping[str, str | None]

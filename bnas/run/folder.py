@@ -242,8 +242,7 @@ class RunFolder:
         return subnets[min(found, key=lambda name: found[name].ratio or 0.0)]
 
     def _read(self, data: Any) -> Subnet:
-        known = {key: value for key, value in data.items() if key != "costs"} if isinstance(data, dict) else data
-        return self._checked(Subnet.from_json(known))
+        return self._checked(Subnet.from_json(data))
 
     def _checked(self, subnet: Subnet) -> Subnet:
         self.supernet.space.check(subnet)

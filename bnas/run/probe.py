@@ -16,6 +16,7 @@ from bnas.passes import Subnet
 from bnas.runtime import Evaluator, FineTune, LatencySettings, Stage, SuperNetwork, Trainer, step_seconds
 from bnas.runtime.evaluate.evaluation import Loader, first_samples
 from bnas.runtime.feed import drawn, length_of
+from bnas.runtime.latency.layers import RUNS as PROFILED
 from bnas.runtime.latency.measurement import runners_of
 from bnas.runtime.nested import batch_size
 from bnas.runtime.train import random_state
@@ -199,8 +200,9 @@ class Probe:
     def delivery(self, winners: int, sample: float) -> float:
         """Seconds of export and measurement, where the evaluation of a sample takes `sample`."""
         networks, int8, nodes = winners + 1, self.job.int8, NODE * len(self.supernet.ir.graph.nodes)
-        timing = 2 * sample * self.job.latency.batch * (self.job.latency.runs + WARM)
-        files, quantised = networks * (EXPORT + nodes + timing), 0.0
+        run = 2 * sample * self.job.latency.batch
+        timing, profile = run * (self.job.latency.runs + WARM), run * (PROFILED + self.job.latency.warmup)
+        files, quantised = networks * (EXPORT + nodes + timing + profile), 0.0
         if int8 is not None:
             quantised = networks * (INT8 + nodes + timing + 3 * sample * int8.samples)
         tested = networks + winners + (networks if quantised else 0)

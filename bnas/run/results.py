@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from bnas.passes import Subnet
-from bnas.runtime import Latency
+from bnas.runtime import Latency, LayerTimes
 from bnas.runtime.latency.machine import place_of
 
 from .latencies import LATENCY
@@ -15,6 +16,10 @@ from .winners import Target
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+
+NOTE = 20
+"""Columns of the terminal for what is told below the name of a network."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,8 @@ class Row:
     """What it was chosen by, where there are targets; a latency counts as it is here."""
     latencies: Mapping[str, Latency] = field(default_factory=dict)
     """The further latencies of the job, by name."""
+    profile: LayerTimes | None = None
+    """Where its time goes; None where the latency is not measured on ONNX Runtime."""
 
     def measured(self, name: str) -> Latency | None:
         """The latency of this name."""
@@ -83,6 +90,7 @@ class Report:
                 **row.costs,
                 "latency": row.latency.to_json(),
                 "latencies": {name: one.to_json() for name, one in row.latencies.items()},
+                "profile": None if row.profile is None else row.profile.to_json(),
                 "int8": None if row.int8 is None else row.int8.to_json(),
                 "target": None if row.target is None else row.target.to_json(),
                 "subnet": row.subnet.to_json(),
@@ -105,17 +113,19 @@ class Report:
 
     def titled(self, title: str, note: str) -> Table:
         """The table with another title; a winner without a target has the note below its name, if there is one."""
+        from rich import box
         from rich.table import Table
 
-        table = Table(title=title, show_lines=True)
-        table.add_column("network")
+        # Narrow, since it must fit 80 columns; where it does not, numbers are wrapped before names are.
+        table = Table(title=title, show_lines=True, box=box.HORIZONTALS, pad_edge=False, padding=(0, 1, 0, 0))
+        table.add_column("network", no_wrap=True)
         others = {name: place_of(one.machine) for name, one in self.rows[0].latencies.items()}
         table.caption = "\n".join(f"{name}: on {place}" for name, place in others.items()) or None
-        for column in ("accuracy", "MACs", "parameters", "latency", "spread", "int8", *others):
-            table.add_column(column, justify="right", no_wrap=True)
+        for column in ("accuracy", "MACs", "parameters", "latency", "int8", *others):
+            table.add_column(column, justify="right", overflow="fold")
         for row in self.rows:
             told = "" if row is self.rows[0] else str(row.target or note)
-            table.add_row("\n".join(filter(None, (row.name, told))), *self._cells(row))
+            table.add_row("\n".join((row.name, *wrap(told, NOTE))), *self._cells(row))
         return table
 
     def _cells(self, row: Row) -> tuple[str, ...]:
@@ -126,8 +136,7 @@ class Report:
             f"{100 * row.accuracy:.2f} %{'' if row.before is None else f'{chr(10)}from {100 * row.before:.2f} %'}",
             f"{row.costs['macs'] / 1e6:.2f} M\n{ratios['macs']:.2f}x",
             f"{row.costs['parameters'] / 1e3:.0f} k\n{ratios['parameters']:.2f}x",
-            f"{latency.median_ms:.3f} ms\n{speed:.2f}x",
-            f"{100 * latency.spread:.0f} %{'' if latency.stable else chr(10) + 'unstable'}",
+            f"{latency.median_ms:.3f} ms\n{speed:.2f}x{_noise(latency)}",
             self._int8(row.int8),
             *(self._other(row, name) for name in first.latencies),
         )
@@ -137,8 +146,7 @@ class Report:
         own, first = row.latencies.get(name), self.rows[0].latencies[name]
         if own is None:
             return "-"
-        unstable = "" if own.stable else "\nunstable"
-        return f"{own.median_ms:.3f} ms\n{first.median_ms / own.median_ms:.2f}x{unstable}"
+        return f"{own.median_ms:.3f} ms\n{first.median_ms / own.median_ms:.2f}x{_noise(own)}"
 
     def _int8(self, int8: Quantised | None) -> str:
         if int8 is None or int8.accuracy is None:
@@ -147,6 +155,10 @@ class Report:
             return f"{100 * int8.accuracy:.2f} %"
         speed = self.rows[0].latency.median_ms / int8.latency.median_ms
         return f"{100 * int8.accuracy:.2f} %\n{int8.latency.median_ms:.3f} ms\n{speed:.2f}x"
+
+
+def _noise(latency: Latency) -> str:
+    return "" if latency.stable else f"\nunstable\nspread {100 * latency.spread:.0f} %"
 
 
 def judged(rows: Sequence[Row], targets: Mapping[str, Target], clocks: Collection[str]) -> tuple[Row, ...]:

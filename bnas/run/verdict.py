@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from bnas.runtime import Latency
-from bnas.runtime.latency.timing import TRUSTED_RUNS
 
-from .commands import MORE, again_command, export_command
+from .commands import again_command, export_command, remedy
 from .latencies import LATENCY
 from .results import Report, Row
 
@@ -33,14 +32,6 @@ def speed_told(factor: float) -> str:
 def points_told(points: float) -> str:
     """Return a difference of accuracies, in points."""
     return "at the same accuracy" if abs(points) < POINTS else f"at {points:+.1f} points"
-
-
-def remedy(unstable: Sequence[Latency]) -> tuple[str, int]:
-    """Return what to do about latencies that are not stable, and how many runs to measure then."""
-    runs = unstable[0].runs
-    if runs < TRUSTED_RUNS:
-        return "Measure more often", TRUSTED_RUNS
-    return "Close other programs, then measure again", MORE * runs
 
 
 def speed_of(row: Row, original: Row) -> float:
@@ -156,7 +147,7 @@ def _noise(report: Report, folder: Path, exportable: bool) -> Iterator[str]:
     unstable = [row for row in report.rows if not row.latency.stable]
     if not unstable:
         return
-    what, runs = remedy([row.latency for row in unstable])
+    what, runs = remedy(unstable[0].latency.runs)
     names = ", ".join(f"`{row.name}`" for row in unstable)
     told = again_command(folder, runs)
     if not exportable:

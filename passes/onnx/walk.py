@@ -36,9 +36,17 @@ class Scope:
     root: nn.Module
     prefix: str = ""
 
-    def path(self, node: Node) -> str:
-        """What `node` is called in the ONNX graph: the path of its module, or its own name."""
-        return self.prefix + str(node.target if node.op == "call_module" else node.name)
+    def path(self, node: Node, call: Call | None = None) -> str:
+        """What `node` is called in the ONNX graph: the path of its module, or its own name.
+
+        A function that a layer stands for, such as ``linear``, has the path of the module that its weight is from, so
+        that the time of its nodes can be told by layers; `call` is resolved.
+        """
+        own = self.prefix + str(node.target if node.op == "call_module" else node.name)
+        if call is None or node.op == "call_module" or not OPERATORS.of(call.op).layers:
+            return own
+        weights = [one for one in leaves(call.args) if isinstance(one, Value) and one.state and one.tensor.ndim > 1]
+        return (weights[0].name.rpartition(".")[0] or own) if weights else own
 
 
 class GraphWalk:
@@ -100,14 +108,14 @@ class GraphWalk:
         call = replace(call, args=self._resolve(scope, call.args), kwargs=self._resolve(scope, call.kwargs))
         if call.op is operator.getitem and not isinstance(call.args[0], Value):
             return call.args[0][call.args[1]]
-        site = Site(self._builder, call, None, scope.path(node), scope.root)
+        site = Site(self._builder, call, None, scope.path(node, call), scope.root)
         number = calculated(site)
         if number is not None:
             return number
         if OPERATORS.of(call.op).onnx is None and _is_foreign(call.op):
             return self._inline_function(scope, call)
         args, kwargs = self._resolve(scope, node.args), self._resolve(scope, node.kwargs)
-        return self._lower(Step(scope.root, scope.path(node), call, args, kwargs))
+        return self._lower(Step(scope.root, scope.path(node, call), call, args, kwargs))
 
     def _lower(self, step: Step) -> Any:
         run = step.run()

@@ -62,14 +62,16 @@ class Subnet:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Subnet:
-        """The sub-network that `to_json` wrote.
+        """The sub-network that `to_json` wrote, or that a run wrote to ``subnets/NAME.json``.
+
+        Such a file has the costs of the sub-network beside it, by the key "costs"; these are not read.
 
         Raises:
             SubnetError: a key is unknown, or a value of the wrong kind. Keys may be missing: nothing is chosen there.
         """
         if not isinstance(data, Mapping):
             raise SubnetError(f"a sub-network is a mapping with the keys widths, skipped, kernels, not {data!r}")
-        unknown = sorted(set(data) - {"widths", "skipped", "kernels"})
+        unknown = sorted(set(data) - {"widths", "skipped", "kernels", "costs"})
         if unknown:
             raise SubnetError(f"a sub-network has no {unknown[0]!r}; its keys are widths, skipped, kernels")
         widths, kernels, skipped = data.get("widths", {}), data.get("kernels", {}), data.get("skipped", ())

@@ -67,7 +67,8 @@ def place_of(described: Mapping[str, Any]) -> str:
     own = [str(described[key]) for key in sorted(described.keys() - machine().keys() - {"target", "command"})]
     if target == "command":
         own = [*own, " ".join(map(str, described.get("command", ())))]
-    return f"{target} ({', '.join(one for one in own if one)})"
+    known = ", ".join(one for one in own if one)
+    return f"{target} ({known})" if known else target
 
 
 def _cpu_description() -> dict[str, str]:

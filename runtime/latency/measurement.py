@@ -18,9 +18,8 @@ from bnas.runtime.targets.onnxruntime import OnnxRuntime
 from bnas.runtime.targets.target import Target, TargetError
 
 from .candidates import Candidate, Inputs, network_of
-from .settings import LatencyError, LatencySettings
+from .settings import TRUSTED_RUNS, LatencyError, LatencySettings
 from .timing import (
-    TRUSTED_RUNS,
     TRUSTED_SPREAD,
     Latency,
     Runner,

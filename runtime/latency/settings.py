@@ -12,6 +12,9 @@ from bnas.passes.settings import LARGEST, NUMBER, Count, Seed, settings
 
 CPU = "CPUExecutionProvider"
 
+TRUSTED_RUNS = 50
+"""Fewer timings than that never count as stable."""
+
 
 class LatencyError(BnasError, ValueError):
     """A measurement was asked for that cannot be made."""
@@ -55,7 +58,7 @@ class LatencySettings:
     """Number of threads within an operator."""
     inter_threads: Count = 1
     """Number of operators that may run at the same time."""
-    runs: Count = 50
+    runs: Count = TRUSTED_RUNS
     """Number of timings of each model; with fewer than 50, every result is flagged as unstable."""
     warmup: Count = 10
     """Least number of untimed runs; repeated until the median settles, at most ten times."""

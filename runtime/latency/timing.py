@@ -19,9 +19,6 @@ from .settings import CPU, LatencyError, LatencySettings
 
 # How long a model takes, as a value, and when it counts as stable.
 
-TRUSTED_RUNS = 50
-"""Fewer runs than that never count as stable."""
-
 TRUSTED_SPREAD = 0.1
 """A wider spread than that never counts as stable."""
 

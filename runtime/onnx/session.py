@@ -83,13 +83,16 @@ class SessionError(BnasError, ValueError):
     """ONNX Runtime cannot load or run a model, or has no such execution provider."""
 
 
-def open_session(source: Source, settings: LatencySettings | None = None, **changes: Any) -> Any:
+def open_session(
+    source: Source, settings: LatencySettings | None = None, *, profile: Path | None = None, **changes: Any
+) -> Any:
     """An ONNX Runtime session with all graph optimisations.
 
     Args:
         source: The model.
         settings: Of these `threads`, which do not spin while they wait (that would be CPU time of others),
             `inter_threads`, and `provider`: what it cannot run falls to the CPU's.
+        profile: Where the time of each operator is noted: how the name of a file begins that `end_profiling` writes.
         changes: Single settings by name.
 
     Raises:
@@ -105,6 +108,8 @@ def open_session(source: Source, settings: LatencySettings | None = None, **chan
     modes = onnxruntime.ExecutionMode
     options.execution_mode = modes.ORT_PARALLEL if inter_threads > 1 else modes.ORT_SEQUENTIAL
     options.intra_op_num_threads, options.inter_op_num_threads = threads, inter_threads
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
     options.log_severity_level = 4  # what goes wrong is raised: nothing needs to be printed as well
     options.add_session_config_entry("session.load_model_format", "ONNX")  # what was checked, and no other form
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

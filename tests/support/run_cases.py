@@ -72,8 +72,9 @@ def write_run(
     constraints: tuple[str, ...] = (),
     configuration: Any = None,
     extra: str = "",
+    profiled: bool = False,
 ) -> None:
-    """Write a run of `supernet`; `extra` is the name of one more value of each evaluation."""
+    """Write a run of `supernet`; `extra` is the name of one more value of each evaluation; `profiled`: with times."""
     with kept(folder) as ledger:
         ledger.begin()
         output, generator = Output(folder), np.random.default_rng(0)
@@ -99,7 +100,7 @@ def write_run(
         found = {subnet: _values(supernet, subnet, generator, extra) for subnet in chosen}
         _log(output.path("evaluations.jsonl"), found)
         if finished:
-            _finish(output, supernet, found)
+            _finish(output, supernet, found, profiled)
 
 
 def stamp(folder: Path) -> None:
@@ -153,7 +154,16 @@ def latency(ms: float) -> dict[str, Any]:
     }
 
 
-def _finish(output: Output, supernet: SuperNetwork, found: Mapping[Subnet, Mapping[str, float]]) -> None:
+def profile(supernet: SuperNetwork, subnet: Subnet) -> dict[str, Any]:
+    """Times by layer as a run writes them: a layer takes as long as it is wide."""
+    layers, sizes = supernet.architecture.layers, supernet.architecture.of(subnet)
+    times = {layer.name: size.width / 1000 for layer, size in zip(layers, sizes, strict=True) if size is not None}
+    return {"layers": times, "other": {"ReorderOutput": 0.002, "ReduceMean": 0.005}, "run_ms": 0.5, "runs": 20}
+
+
+def _finish(
+    output: Output, supernet: SuperNetwork, found: Mapping[Subnet, Mapping[str, float]], profiled: bool
+) -> None:
     first, *others = found
     within = [one for one in others if found[one]["accuracy"] > 0.85] or others
     named = {
@@ -166,6 +176,8 @@ def _finish(output: Output, supernet: SuperNetwork, found: Mapping[Subnet, Mappi
         int8 = {"test_accuracy": 0.89, "latency": latency(0.5 / (number + 1)), "failure": None}
         row = {"name": name, "test_accuracy": found[subnet]["accuracy"], **supernet.costs(subnet)}
         rows.append({**row, "latency": latency(1 / (number + 1)), "int8": int8, "subnet": subnet.to_json()})
+        if profiled:
+            rows[-1]["profile"] = profile(supernet, subnet)
     settings = {"reference": 0.9, "acc_delta": 0.01, "evaluations": len(found), "missed": False, "test_samples": 500}
     environment = json.loads(output.path("environment.json").read_text())
     write_json(output.path("report.json"), {"rows": rows, **settings, "machine": environment[0]["machine"]})

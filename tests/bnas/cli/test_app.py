@@ -134,6 +134,12 @@ def exported_and_timed(folder: Path) -> None:
     told = bnas("bench", "a.onnx", "--runs", "3", cwd=elsewhere).stdout
     assert "a.onnx" in told
     assert "no: 3" in told
+    assert "by layer" not in told
+    told = bnas("bench", "a.onnx", "--runs", "3", "--layers", cwd=elsewhere).stdout
+    for part in ("ms by layer of a.onnx", "stem", "head", "other operators", "all operators", "100.0%"):
+        assert part in told
+    found = json.loads(bnas("bench", "a.onnx", "--runs", "3", "--layers", "--json", cwd=elsewhere).stdout)
+    assert "head" in found["a.onnx"]["layers"]["layers"]
 
 
 @pytest.mark.parametrize(
@@ -150,6 +156,7 @@ def exported_and_timed(folder: Path) -> None:
         (("bench", "gone.onnx"), "gone.onnx: ONNX Runtime cannot load it"),
         (("bench", "net.py"), "net.py is no ONNX model"),
         (("bench", "gone.onnx", "--target", "GPU"), "target 'GPU': there is"),
+        (("bench", "gone.onnx", "--layers", "--target", "openvino"), "target OpenVINO: times by layer are the profile"),
         (("bench", "gone.onnx", "--target", "{"), "it begins as JSON does, and is none"),
     ],
 )

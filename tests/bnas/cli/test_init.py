@@ -18,7 +18,7 @@ from torch import nn
 from bnas.config.configuration import Configuration
 from bnas.config.file import load_config, parse_configuration
 from bnas.config.proposal import Proposal, is_like_a_transformer
-from bnas.data.guess import GuessError, classes_of, guess
+from bnas.data.guess import GuessError, classes_of, guess, usual_size
 from bnas.data.inputs import Input
 from bnas.run.job import Splits
 
@@ -165,11 +165,55 @@ def test_images_get_a_size_that_the_model_takes_and_the_model_their_classes(fold
     assert found.input_info[0].sample_size == (1, 3, 32, 32)
 
 
-def test_the_size_of_images_is_a_doubt_where_the_model_takes_any(folder: Path, called: Called) -> None:
-    images(folder / "images")
+def test_images_get_their_common_size_where_the_model_takes_any(folder: Path, called: Called) -> None:
+    images(folder / "images", size=40)
     told = called("init", "resnet18", "--data", "images", "-o", "r.yaml")
-    assert "if the model was trained on another size than this, set data_options: {size: N}" in told
-    assert load_config("r.yaml").num_classes == 2
+    assert "resized to 40 x 40 (a guess: of 16 images that were looked at, all are 40 x 40)" in told
+    assert "if the model was trained on images of another size, set data_options: {size: N}" in told
+    found = load_config("r.yaml")
+    assert (found.num_classes, found.data_options) == (2, {"size": 40})
+    assert found.input_info[0].sample_size == (1, 3, 40, 40)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "side", "why"),
+    [
+        ([(28, 28)] * 3, 28, "of 3 images that were looked at, all are 28 x 28"),
+        ([(100, 150), (130, 90), (120, 170)], 96, "the middle one is 100 x 150"),
+        ([(30, 40), (31, 41), (29, 39)], 24, "the middle one is 30 x 40"),
+        ([(500, 375), (640, 480)], 224, "it is the usual size; of 2 images that were looked at"),
+        ([(5, 5), (6, 6)], 6, "the middle one is 6 x 6"),
+    ],
+)
+def test_the_size_of_images_is_near_the_shorter_side_of_most(
+    sizes: list[tuple[int, int]], side: int, why: str, tmp_path: Path
+) -> None:
+    (tmp_path / "images" / "a").mkdir(parents=True)
+    for number, size in enumerate(sizes):
+        Image.new("RGB", size).save(tmp_path / "images" / "a" / f"{number}.png")
+    found = usual_size(tmp_path / "images")
+    assert found is not None
+    assert found.side == side
+    assert why in found.why
+
+
+def test_of_many_images_a_few_all_over_the_folder_are_looked_at(tmp_path: Path) -> None:
+    images(tmp_path / "images", classes=2, each=40, size=30)
+    for number in range(5, 40, 5):
+        (tmp_path / "images" / "a" / f"{number}.png").write_bytes(b"no image")
+    found = usual_size(tmp_path / "images")
+    assert found is not None
+    assert re.fullmatch(r"of 1\d images that were looked at, all are 30 x 30", found.why)
+    for number in range(40):
+        Image.new("RGB", (90, 90)).save(tmp_path / "images" / "b" / f"large{number}.png")
+    mixed = usual_size(tmp_path / "images")
+    assert mixed is not None
+    assert mixed.why != found.why, "those of the second class are looked at too"
+
+
+def test_arrays_keep_their_size(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", images=np.zeros((4, 8, 8, 3), np.uint8), labels=np.arange(4) % 2)
+    assert usual_size(tmp_path / "x.npz") is None
 
 
 def test_several_inputs_are_those_of_the_batch(folder: Path, called: Called) -> None:

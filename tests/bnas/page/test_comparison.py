@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from browser import Browser, browser
-from run_cases import small, stamp, write_run
+from run_cases import latency, small, stamp, write_run
 
 from bnas.cli.app import app
 from bnas.page.comparison import Comparison, write_comparison
@@ -109,6 +109,45 @@ def test_a_winner_of_one_run_only_is_shown(supernet: SuperNetwork, pair: tuple[P
     page = write_comparison(pair[0], changed(tmp_path / "other", supernet, named), tmp_path / "out").read_text()
     assert page.count("not in this run") == 2
     assert "macs &lt;= 33 %: missed, the nearest one" in page
+
+
+def further(data: Any, name: str, factor: float, provider: str = "OpenVINO") -> None:
+    """Give each network a further latency: so many times its first one."""
+    for row in data["rows"]:
+        own = latency(factor * row["latency"]["median_ms"]) | {"provider": provider}
+        row.setdefault("latencies", {})[name] = own
+
+
+def test_further_latencies_stand_side_by_side_too(supernet: SuperNetwork, tmp_path: Path) -> None:
+    def both(data: Any) -> None:
+        further(data, "server", 3)
+        further(data, "phone", 5)
+
+    def other(data: Any) -> None:
+        further(data, "server", 1.5)
+        further(data, "watch", 9)
+
+    comparison = compared(changed(tmp_path / "a", supernet, both), changed(tmp_path / "b", supernet, other))
+    first, second = comparison.winners["best"]
+    assert comparison.columns[-3:] == ["server", "phone", "watch"]
+    assert [cell.column for cell in first.cells] == [cell.column for cell in second.cells] == comparison.columns
+    assert [cell.text for cell in first.cells[-3:]] == ["1.500 ms", "2.500 ms", "not measured"]
+    assert [cell.text for cell in second.cells[-3:]] == ["0.750 ms", "not measured", "4.500 ms"]
+    assert second.versus["server"] == "2.00x faster than A"
+    assert not {"phone", "watch"} & second.versus.keys(), "one run alone has them"
+    told = comparison.measured_on()
+    assert [("phone: on " in one, "watch: on " in one) for one in told] == [
+        (True, False),
+        (False, True),
+    ]
+    assert list(comparison.warnings()) == []
+
+
+def test_a_latency_of_one_name_on_two_targets_is_told(supernet: SuperNetwork, tmp_path: Path) -> None:
+    one = changed(tmp_path / "a", supernet, lambda data: further(data, "server", 3))
+    other = changed(tmp_path / "b", supernet, lambda data: further(data, "server", 3, "LiteRT"))
+    (told,) = compared(one, other).warnings()
+    assert "server: provider OpenVINO and LiteRT" in told
 
 
 def test_settings_that_differ_are_listed_and_no_others(pair: tuple[Path, Path]) -> None:

@@ -39,7 +39,7 @@ def supernet() -> SuperNetwork:
 
 @pytest.fixture
 def run(supernet: SuperNetwork, tmp_path: Path) -> Path:
-    write_run(tmp_path / "run", supernet)
+    write_run(tmp_path / "run", supernet, profiled=True)
     return tmp_path / "run"
 
 

@@ -111,6 +111,8 @@ def test_a_run_measures_where_its_target_is(tmp_path: Path) -> None:
     page = write_page(tmp_path / "run").read_text()
     assert "time on the wall clock" in page
     assert "bytes" in page
+    assert [row.profile for row in report.rows] == [None, None], "times by layer are of ONNX Runtime only"
+    assert "There are no times by layer: they are the profile of ONNX Runtime, and this run measured on bytes." in page
 
 
 def test_int8_that_cannot_be_is_noted_and_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ import torch
 from job_cases import job
 from torch import nn
 
+from bnas.passes import Subnet
 from bnas.run.lock import kept
 from bnas.run.mark import OutputError
 from bnas.run.output import Output, open_output
@@ -45,6 +46,30 @@ def test_steps_one_by_one_leave_what_a_run_leaves(tmp_path: Path) -> None:
     assert {"data.json", "original", "training", "supernet", "winners.json", "pareto.json", "report.json"} < names
     for name in ("pareto.json", "data.json", "subnets/best.json", "subnets/best.safetensors", "subnets/best.onnx"):
         assert (tmp_path / "all" / name).read_bytes() == (tmp_path / "each" / name).read_bytes()
+
+
+def test_the_file_of_a_winner_is_read_as_a_sub_network(tmp_path: Path) -> None:
+    steps = Steps(job(), Output(tmp_path))
+    steps.train()
+    found = steps.search().found
+    steps.export()
+    for name, winner in found.items():
+        data = json.loads((tmp_path / f"subnets/{name}.json").read_text())
+        assert Subnet.from_json(data) == winner.subnet
+        assert data["costs"] == steps.supernet.costs(winner.subnet)
+
+
+def test_each_network_has_its_times_by_layer(tmp_path: Path) -> None:
+    steps = Steps(job(), Output(tmp_path))
+    report = steps.all()
+    layers = steps.supernet.architecture.layers
+    told = json.loads((tmp_path / "report.json").read_text())["rows"]
+    for row, data in zip(report.rows, told, strict=True):
+        assert row.profile is not None
+        sizes = steps.supernet.architecture.of(row.subnet)
+        assert set(row.profile.layers) == {one.name for one, size in zip(layers, sizes, strict=True) if size}
+        sums = sum(data["profile"]["layers"].values()) + sum(data["profile"]["other"].values())
+        assert 0 < sums == pytest.approx(row.profile.total_ms)
 
 
 def test_evaluations_depend_on_what_calibrates_them(tmp_path: Path) -> None:

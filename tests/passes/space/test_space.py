@@ -322,5 +322,12 @@ def test_other_json_is_refused(data: object, reason: str) -> None:
         Subnet.from_json(data)  # type: ignore[arg-type]
 
 
+def test_the_costs_that_a_run_writes_beside_a_choice_are_not_read() -> None:
+    chosen = Subnet({"conv": 4}, frozenset({"block"}))
+    assert Subnet.from_json({**chosen.to_json(), "costs": {"macs": 12}}) == chosen
+    with pytest.raises(SubnetError, match="a sub-network has no 'cost'"):
+        Subnet.from_json({**chosen.to_json(), "cost": {"macs": 12}})
+
+
 def test_keys_that_are_missing_choose_nothing() -> None:
     assert Subnet.from_json({}) == Subnet()

@@ -1,0 +1,109 @@
+"""How two runs differ: in their winners, in how these were measured, in their settings, and in what was done."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from bnas.run.output import differing
+
+from .document import moment
+from .notes import LatencyNote, Network, Results
+from .recorded import Recorded
+
+PLACES = ("log_dir",)
+"""Settings that differ by nature."""
+LONGEST = 200
+"""Characters of a setting that are shown."""
+
+# A network of run B and the one of the same name in run A.
+
+
+def against(row: Network, before: Network) -> Iterator[tuple[str, str]]:
+    """How a network differs from that of run A, by column."""
+    yield "test accuracy", _points_against(row.test_accuracy, before.test_accuracy)
+    for column, name in (("MACs", "macs"), ("parameters", "parameters")):
+        yield column, _factor(getattr(before, name), getattr(row, name), "fewer", "more")
+    yield "latency fp32", _quicker(row.latency, before.latency)
+    for name, latency in row.latencies.items():
+        if name in before.latencies:
+            yield name, _quicker(latency, before.latencies[name])
+    int8, other = row.int8, before.int8
+    if int8 is None or other is None:
+        return
+    if int8.test_accuracy is not None and other.test_accuracy is not None:
+        yield "int8 accuracy", _points_against(int8.test_accuracy, other.test_accuracy)
+    if int8.latency is not None and other.latency is not None:
+        yield "latency int8", _quicker(int8.latency, other.latency)
+
+
+def _points_against(now: float, before: float) -> str:
+    points = 100 * (now - before)
+    return "as A" if abs(points) < 0.005 else f"{points:+.2f} points against A"
+
+
+def _quicker(latency: LatencyNote, before: LatencyNote) -> str:
+    return _factor(before.median_ms, latency.median_ms, "faster", "slower")
+
+
+def _factor(before: float, now: float, less: str, more: str) -> str:
+    if round(before / now, 2) == 1:
+        return "as A"
+    return f"{before / now:.2f}x {less} than A" if before > now else f"{now / before:.2f}x {more} than A"
+
+
+# How latencies were measured.
+
+
+def conditions(first: Results, second: Results) -> Iterator[str]:
+    """What differs in how latencies were measured, those of the same name."""
+    if first.machine.get("cpu") != second.machine.get("cpu"):
+        yield "other CPUs"
+    one, other = first.rows[0], second.rows[0]
+    yield from _measured(one.latency, other.latency)
+    for name, latency in one.latencies.items():
+        if name in other.latencies:
+            yield from (f"{name}: {told}" for told in _measured(latency, other.latencies[name]))
+
+
+def _measured(one: LatencyNote, other: LatencyNote) -> Iterator[str]:
+    for name in ("provider", "clock", "threads", "batch"):
+        if getattr(one, name) != getattr(other, name):
+            yield f"{name} {getattr(one, name)} and {getattr(other, name)}"
+
+
+# What was done, and by which settings.
+
+
+def facts(run: Recorded) -> Iterator[tuple[str, str]]:
+    """What was done in a run, by name."""
+    process = run.processes[0] if run.processes else None
+    yield "begun", "not recorded" if process is None else moment(process.began)
+    yield "bnas", "not recorded" if process is None else process.versions.get("bnas", "not recorded")
+    yield "CPU", "not recorded" if process is None else str(process.machine.get("cpu", "not recorded"))
+    yield "epochs of the super-network", "none" if run.history is None else str(len(run.history.epochs))
+    yield "sub-networks evaluated", f"{len(run.evaluations):,}"
+    yield "on the Pareto front", str(len(run.front))
+
+
+def settings(first: Recorded, second: Recorded) -> Iterator[tuple[str, str, str]]:
+    """Every setting that differs, with its value in both runs."""
+    for place, one, other in _in_lists(differing(first.configuration, second.configuration)):
+        if place not in PLACES:
+            yield place, _short(one), _short(other)
+
+
+def _in_lists(found: Iterable[tuple[str, Any, Any]]) -> Iterator[tuple[str, Any, Any]]:
+    """The same, where lists of one length, such as stages, are compared entry by entry."""
+    for place, one, other in found:
+        if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+            for number, pair in enumerate(zip(one, other, strict=True)):
+                yield from _in_lists(differing(*pair, f"{place}[{number}]"))
+        else:
+            yield place, one, other
+
+
+def _short(value: Any) -> str:
+    text = "not set" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
