@@ -29,6 +29,12 @@ QUICKER: Sequence[Mapping[str, int]] = (
     {"turns": 1, "runs": 10, "warmup": 5, "subnets": 10},
 )
 """Ways to measure these, each quicker: `LatencySettings` that are changed where the given ones are larger."""
+USEFUL_STEPS = 100
+"""A super-network that is trained for fewer steps is left as it was.
+
+They disturb the weights, and train no sub-network: on MobileNetV2, 14 steps took 1.5 points from a winner
+(docs/results.md).
+"""
 UNITS: Mapping[str, str] = {"train": "step", "search": "evaluation", "tune": "step"}
 """What is counted in each phase."""
 TITLES: Mapping[str, str] = {"train": "super-network", "search": "search", "tune": "winners"}
@@ -101,6 +107,8 @@ class Phase:
     """More are of no use; their time goes to the last phase."""
     samples: int | None = None
     """Validation samples of an evaluation, where there is no time for all of them."""
+    useful: int = 0
+    """Fewer do harm, beyond the least: a phase whose share is not enough for so many gets its least."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +144,7 @@ def least_seconds(phases: Sequence[Phase]) -> float:
 def divide(seconds: float, phases: Sequence[Phase], fixed: float = 0.0) -> tuple[Planned, ...]:
     """Divide a time between phases: each gets its least, and its share of what is left.
 
-    A longer time gives no phase less.
+    A longer time gives no phase less; the last one has less where an earlier one gets what is `useful` to it.
 
     Args:
         seconds: The whole time.
@@ -161,6 +169,8 @@ def divide(seconds: float, phases: Sequence[Phase], fixed: float = 0.0) -> tuple
 
 def _usable(phase: Phase, extra: float) -> float:
     """As much of a time as a phase can use."""
+    if phase.least + extra / phase.unit < phase.useful:
+        return 0.0
     return extra if phase.most is None else min(extra, max(0, phase.most - phase.least) * phase.unit)
 
 

@@ -20,7 +20,7 @@ from bnas.runtime.storage.files import there, write_json
 from bnas.runtime.train import random_state
 from bnas.runtime.train.timing import Clock
 
-from .budget import Phase, Plan, divide, least_seconds
+from .budget import USEFUL_STEPS, Phase, Plan, divide, least_seconds
 from .forecast import Forecast, adapting, disk_free
 from .job import Job, Watch
 from .mark import OutputError
@@ -126,7 +126,7 @@ class Planner:
     def first(self, supernet: SuperNetwork) -> Plan:
         """The plan of the whole run, before anything is trained."""
         self.times = times = self._probed(supernet)
-        train = Phase("train", times.step, least=len(self.job.stages))
+        train = Phase("train", times.step, least=len(self.job.stages), useful=USEFUL_STEPS)
         forecast = self._forecast(supernet)
         needed = forecast.after_training + adapting(self.job, times)
         plan = self._divided([train, *self._others(forecast)], needed, strict=True)

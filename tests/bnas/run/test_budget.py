@@ -51,6 +51,18 @@ def test_more_time_gives_no_phase_less(phases: Sequence[Phase], extra: float, mo
     assert all(a.count <= b.count for a, b in zip(short, long, strict=True))
 
 
+@given(extra=st.floats(0, 1000), more=st.floats(0, 1000))
+def test_a_phase_gets_what_is_useful_to_it_or_its_least(extra: float, more: float) -> None:
+    phases = [Phase("train", 1.0, 2, useful=20), Phase("search", 1.0, 4), Phase("tune", 1.0)]
+    plain = [replace(one, useful=0) for one in phases]
+    short, long = (divide(7 + one, phases) for one in (extra, extra + more))
+    assert short[0].count == 2 or short[0].count >= 20
+    assert short[0].count <= long[0].count
+    assert short[0].count in (2, divide(7 + extra, plain)[0].count)
+    assert sum(one.seconds for one in short) > 7 + extra - 3, "its time goes to the last phase"
+    assert short[1] == divide(7 + extra, plain)[1], "and not to the search"
+
+
 @given(phases=PHASES, fixed=FIXED, missing=st.floats(0.01, 1.0))
 def test_too_small_a_budget_says_the_least_possible(phases: Sequence[Phase], fixed: float, missing: float) -> None:
     least = least_seconds(phases) + fixed

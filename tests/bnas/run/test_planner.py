@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from job_cases import job
 
-from bnas.run import budget
+from bnas.run import budget, planner
 from bnas.run.budget import BudgetError, Plan
 from bnas.run.job import Job, Watch
 from bnas.run.lock import kept as held
@@ -34,6 +34,7 @@ SHARES = {"train": 1 / 4, "search": 1 / 8, "tune": 5 / 8}
 def known_costs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps and evaluations that take what the test says, and shares that leave each phase some."""
     monkeypatch.setattr(budget, "SHARES", SHARES)
+    monkeypatch.setattr(planner, "USEFUL_STEPS", 0)
     monkeypatch.setattr(Probe, "train_step", lambda _: STEP)
     monkeypatch.setattr(Probe, "evaluation", lambda _: (EVALUATION, 0.0))
     monkeypatch.setattr(Probe, "tune_step", lambda _, __, subnets, *___: TUNE * len(subnets))
@@ -226,3 +227,14 @@ def test_where_time_is_short_a_search_measures_on_a_part_of_the_validation_data(
         later = Steps(job, Output(tmp_path / "run")).evaluator
     assert counted_samples(later.validation) == part
     assert counted_samples(long_validation.validation) > part
+
+
+def test_training_that_would_be_too_short_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its time goes to the winners."""
+    whole = counts(plan_run(planned()))
+    monkeypatch.setattr(planner, "USEFUL_STEPS", whole["train"] + 10)
+    without = counts(plan_run(planned()))
+    assert (without["train"], without["search"]) == (1, whole["search"])
+    assert without["tune"] > whole["tune"]
+    monkeypatch.setattr(planner, "USEFUL_STEPS", whole["train"] - 5)
+    assert counts(plan_run(planned()))["train"] > 1
