@@ -8,6 +8,7 @@ import re
 import runpy
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,16 @@ import torch
 from nbclient import NotebookClient
 from torch import Tensor, nn
 
+import bnas
+from bnas.data.digits import DigitNet, splits
+
 EXAMPLES = Path(__file__).parents[3] / "examples"
 STORIES = (
     "digits",
     "distributed_search",
     "distributed_training",
     "fashion",
+    "lightning_training",
     "mobilenet_folder",
     "mobilenet_own_photos",
     "own_loop",
@@ -182,6 +187,45 @@ def test_a_loop_of_the_user_trains_all_sizes(story: Any) -> None:
     before, after = column(rows, "accuracy before"), column(rows, "after")
     assert all(then > first for first, then in zip(before, after, strict=True))
     assert after[0] > 50
+
+
+LIGHTNING = (
+    "ignore:.*isinstance.treespec, LeafSpec.:FutureWarning",
+    "ignore:.*isinstance.treespec, LeafSpec.:DeprecationWarning",
+    "ignore:The 'train_dataloader' does not have many workers",
+    "ignore:The number of training batches",
+)
+"""Remarks of Lightning: its own use of PyTorch, workers, and how often it logs."""
+
+
+@pytest.mark.filterwarnings(*LIGHTNING)
+def test_lightning_trains_all_sizes(story: Any) -> None:
+    pytest.importorskip("lightning", reason="Lightning is not installed: pip install lightning")
+    rows = table(story("lightning_training", "--epochs", "2"), "sub-network")
+    assert [row["sub-network"] for row in rows] == ["maximal", "minimal"]
+    before, after = column(rows, "accuracy before"), column(rows, "after")
+    assert all(then > first for first, then in zip(before, after, strict=True))
+    assert after[0] > 50
+
+
+@pytest.mark.filterwarnings(*LIGHTNING)
+def test_lightning_resumes_a_super_network(tmp_path: Path) -> None:
+    pytest.importorskip("lightning", reason="Lightning is not installed: pip install lightning")
+    train = runpy.run_path(str(EXAMPLES / "lightning_training.py"))["train"]
+    data = splits()
+    data = replace(data, train=list(data.train)[:5])
+    ends, options = [], {"enable_progress_bar": False, "default_root_dir": tmp_path}
+    for stops in ((), (2,)):
+        path = None
+        for epochs in (*stops, 4):
+            torch.manual_seed(1)
+            supernet = bnas.SuperNetwork.from_model(DigitNet(), torch.zeros(1, 1, 8, 8))
+            trainer = train(supernet, data, 3, path, max_epochs=epochs, **options)
+            path = str(tmp_path / f"{epochs}.ckpt")
+            trainer.save_checkpoint(path)
+        ends.append({name: tensor.clone() for name, tensor in supernet.state_dict().items()})
+        assert trainer.lightning_module.schedule.done
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
 
 
 def test_a_search_of_the_user_beside_others(story: Any) -> None:
