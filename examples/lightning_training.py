@@ -61,8 +61,8 @@ class Shrinking(lightning.LightningModule):
 
 def train(
     supernet: bnas.SuperNetwork, data: bnas.Splits, epochs: int, resume: str | None = None, **options: Any
-) -> Any:
-    """Train for all epochs of the schedule, or for `max_epochs` of them; returns Lightning's trainer."""
+) -> lightning.Trainer:
+    """Train for all epochs of the schedule, or for `max_epochs` of them; `resume` is a checkpoint."""
     stages = [bnas.Stage(("depth",), epochs=epochs // 3 or 1), bnas.Stage(("depth", "width"), epochs=epochs)]
     shrinking = Shrinking(supernet, stages, len(data.train))
     settings: Any = {"max_epochs": shrinking.schedule.epochs, "accelerator": "cpu", **options}

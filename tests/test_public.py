@@ -202,20 +202,10 @@ def test_what_is_public_says_what_it_is(package: str) -> None:
 def test_the_top_level_is_small_and_sorted() -> None:
     models = {"SuperNetwork", "SearchSpace", "Subnet", "Elasticity", "BnasError", "verify"}
     training = {"Trainer", "Stage", "Recipe", "Distillation", "Schedule", "Evaluator", "fine_tune", "FineTune"}
-    searching = {
-        "Callback",
-        "prune",
-        "Searcher",
-        "SearchSettings",
-        "NSGA2",
-        "RNSGA2",
-        "RandomSearch",
-        "Objective",
-        "SearchResult",
-    }
+    searching = {"prune", "Searcher", "SearchSettings", "NSGA2", "RNSGA2", "RandomSearch", "Objective", "SearchResult"}
     files = {"Int8", "export_onnx", "evaluate_onnx", "measure_latency", "LatencyModel", "LatencySettings", "Target"}
     whole = {"Job", "Splits", "run_job", "load_config"}
-    assert set(bnas.__all__) == models | training | searching | files | whole
+    assert set(bnas.__all__) == models | training | {"Callback"} | searching | files | whole
     assert len(bnas.__all__) == len(set(bnas.__all__)) == 34
 
 
