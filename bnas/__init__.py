@@ -29,8 +29,19 @@ if TYPE_CHECKING:
         measure_latency,
         verify,
     )
-    from bnas.search import NSGA2, RNSGA2, Objective, RandomSearch, Searcher, SearchResult, SearchSettings, prune
+    from bnas.search import (
+        NSGA2,
+        RNSGA2,
+        Callback,
+        Objective,
+        RandomSearch,
+        Searcher,
+        SearchResult,
+        SearchSettings,
+        prune,
+    )
 
+    from . import loggers as loggers
     from . import passes as passes
     from . import run as run
     from . import runtime as runtime
@@ -41,6 +52,7 @@ __getattr__, __dir__ = attach(
     __name__,
     {
         "bnas": (
+            "loggers",
             "passes",
             "run",
             "runtime",
@@ -79,6 +91,7 @@ __getattr__, __dir__ = attach(
             "verify",
         ),
         "bnas.search": (
+            "Callback",
             "NSGA2",
             "Objective",
             "RNSGA2",
@@ -95,6 +108,7 @@ __all__ = [
     "NSGA2",
     "RNSGA2",
     "BnasError",
+    "Callback",
     "Distillation",
     "Elasticity",
     "Evaluator",

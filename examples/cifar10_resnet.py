@@ -28,7 +28,7 @@ import bnas
 from bnas.cli.progress import watching
 from bnas.runtime import accuracy, first_samples
 from bnas.runtime.storage.files import write_json
-from bnas.search import Evaluation, SearchResult
+from bnas.search import SearchResult
 
 NARROW = bnas.Elasticity(("depth", "width"), width_multipliers=(1.0, 0.875, 0.75), divisor=4, min_width=4)
 WIDE = bnas.Elasticity(("depth", "width"), width_multipliers=(1.0, 0.75, 0.5), divisor=8, min_width=8)
@@ -67,8 +67,7 @@ class Run:
                 directory=self.folder / "training",
                 checkpoint_every=50,
                 watch=1,
-                on_step=watch.on_step,
-                on_epoch=watch.on_epoch,
+                callbacks=[watch],
             )
             trainer.fit(self.data.train, list(self.data.validation)[:20], resume=True)
         self.supernet.eval()
@@ -124,8 +123,7 @@ def short(arguments: argparse.Namespace) -> None:
             resume=True,
             directory=run.folder / "tuning",
             checkpoint_every=50,
-            on_step=watch.on_step,
-            on_epoch=watch.on_epoch,
+            callbacks=[watch],
         )
     rows = [
         ("original", run.macs(maximal), run.test(run.original)),
@@ -141,12 +139,8 @@ def search(run: Run, evaluator: bnas.Evaluator, settings: bnas.SearchSettings) -
     """Trade accuracy for MACs, or go on with that."""
     objectives = (bnas.Objective("accuracy", "max"), bnas.Objective("macs", "min"))
     with watching(run.console) as watch:
-
-        def note(evaluation: Evaluation) -> None:
-            watch.on_evaluation(evaluation, settings.num_evals)
-
         log = run.folder / "evaluations.jsonl"
-        return bnas.Searcher(run.supernet, evaluator, objectives, settings, log=log, on_evaluation=note).run()
+        return bnas.Searcher(run.supernet, evaluator, objectives, settings, log=log, callbacks=[watch]).run()
 
 
 def front(arguments: argparse.Namespace) -> None:

@@ -30,11 +30,12 @@ if TYPE_CHECKING:
     from .targets.onnxruntime import OnnxRuntime
     from .targets.openvino import OpenVINO
     from .targets.target import InProcess, Network, Target, TargetError
+    from .train.callbacks import Progress, Training, TrainingCallback
     from .train.recipe import Distillation, Recipe
     from .train.schedule import Place, Schedule
     from .train.stages import CosineSchedule, Stage
     from .train.timing import Epochs, step_seconds, steps_within
-    from .train.trainer import Progress, Trainer
+    from .train.trainer import Trainer
     from .train.tuning import FineTune, fine_tune
     from .train.validation import EpochRecord
     from .verification import verify
@@ -109,6 +110,11 @@ __getattr__, __dir__ = attach(
             "TargetError",
         ),
         "bnas.runtime.supernetwork": ("SuperNetwork",),
+        "bnas.runtime.train.callbacks": (
+            "Progress",
+            "Training",
+            "TrainingCallback",
+        ),
         "bnas.runtime.train.recipe": (
             "Distillation",
             "Recipe",
@@ -126,10 +132,7 @@ __getattr__, __dir__ = attach(
             "step_seconds",
             "steps_within",
         ),
-        "bnas.runtime.train.trainer": (
-            "Progress",
-            "Trainer",
-        ),
+        "bnas.runtime.train.trainer": ("Trainer",),
         "bnas.runtime.train.tuning": (
             "FineTune",
             "fine_tune",
@@ -185,6 +188,8 @@ __all__ = [
     "Target",
     "TargetError",
     "Trainer",
+    "Training",
+    "TrainingCallback",
     "TrainingError",
     "WriteError",
     "accuracy",

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .algorithms.settings import NSGA2, RNSGA2, RandomSearch
     from .algorithms.surrogate import Regressor
     from .beginning import pruned_sizes
+    from .callbacks import Callback, Search, SearchRecord
     from .errors import InfeasibleError, MetricError, RecordError, SearchError, WorkerError
     from .evaluation import Evaluation, Measures, Outcome
     from .executors import ExecutorSettings
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from .progress import SearchProgress
     from .pruning import Pruned, prune
     from .result import SearchResult
-    from .scalars import SearchScalars
     from .searcher import Searcher
     from .settings import SearchSettings
     from .workers import Remote, Workers
@@ -33,6 +33,11 @@ __getattr__, __dir__ = attach(
             "RandomSearch",
         ),
         "bnas.search.algorithms.surrogate": ("Regressor",),
+        "bnas.search.callbacks": (
+            "Callback",
+            "Search",
+            "SearchRecord",
+        ),
         "bnas.search.errors": (
             "InfeasibleError",
             "MetricError",
@@ -55,7 +60,6 @@ __getattr__, __dir__ = attach(
         "bnas.search.beginning": ("pruned_sizes",),
         "bnas.search.pruning": ("Pruned", "prune"),
         "bnas.search.result": ("SearchResult",),
-        "bnas.search.scalars": ("SearchScalars",),
         "bnas.search.searcher": ("Searcher",),
         "bnas.search.settings": ("SearchSettings",),
         "bnas.search.workers": (
@@ -68,6 +72,7 @@ __getattr__, __dir__ = attach(
 __all__ = [
     "NSGA2",
     "RNSGA2",
+    "Callback",
     "Constraint",
     "Evaluation",
     "EvaluationLog",
@@ -82,10 +87,11 @@ __all__ = [
     "RecordError",
     "Regressor",
     "Remote",
+    "Search",
     "SearchError",
     "SearchProgress",
+    "SearchRecord",
     "SearchResult",
-    "SearchScalars",
     "SearchSettings",
     "Searcher",
     "WorkerError",

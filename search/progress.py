@@ -53,6 +53,11 @@ class SearchProgress:
         self.best: float | None = None
         """The best value of the metric among feasible sub-networks."""
 
+    @property
+    def constraints(self) -> tuple[Constraint, ...]:
+        """The constraints with absolute bounds; none before the first evaluation that did not fail."""
+        return self._resolved or ()
+
     def add(self, evaluation: Evaluation) -> None:
         """Take the next evaluation."""
         self.evaluations += 1

@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bnas.runtime.evaluate.together import Bar
+from bnas.runtime.train.callbacks import Callbacks
 
 from .algorithms.candidates import Candidates
 from .algorithms.contract import Fitness, Individual, RandomDraws
 from .algorithms.nsga2 import Evolution, GlobalRandom
 from .algorithms.settings import RandomSearch
 from .algorithms.surrogate import Surrogate
+from .callbacks import Callback, SearchRecord
 from .errors import SearchError
 from .evaluation import check_names, in_this_process
 from .objectives import Constraint, violation
+from .progress import SearchProgress
 from .result import SearchResult
 
 if TYPE_CHECKING:
@@ -104,6 +107,11 @@ class Plan:
         return tuple(Constraint.of(one) for one in self.settings.constraints)
 
     @property
+    def planned(self) -> int:
+        """Number of evaluations that the search will have at most."""
+        return min(self.settings.num_evals, self.source.space.size)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The values that an evaluation must give."""
         return tuple(dict.fromkeys([*(o.name for o in self.objectives), *(c.name for c in self.constraints)]))
@@ -118,14 +126,16 @@ class Run:
         measures: Measures,
         log: EvaluationLog,
         evaluate: Evaluations = in_this_process,
-        on_evaluation: Callable[[Evaluation], None] | None = None,
+        callbacks: Callbacks[Callback] | None = None,
     ) -> None:
         self._plan, self._measures, self._log = plan, measures, log
-        self._evaluate, self._on_evaluation = evaluate, on_evaluation
+        self._evaluate, self._callbacks = evaluate, callbacks or Callbacks(())
+        self._progress = SearchProgress(plan.objectives, plan.constraints)
         self._known = {plan.source.space.canonical(one.subnet): one for one in log}
         self._evaluations: list[Evaluation] = []
         self._bounds: tuple[Constraint, ...] = ()
         """The constraints, absolute: known after the first generation."""
+        self._generation = 0
 
     def result(self) -> SearchResult:
         """Search until as many sub-networks are evaluated as planned, or all of the space."""
@@ -136,6 +146,9 @@ class Run:
             self._bounds = self._bounds or self._resolved()
             pairs = zip(asked, found, strict=True)
             algorithm.tell([self._scored(c.genes, e.values) for c, e in pairs if e.failure is None])
+            if self._callbacks:
+                self._callbacks.tell(Callback.on_generation_end, self._record())
+            self._generation += 1
         return SearchResult(plan.objectives, tuple(self._evaluations), self._bounds)
 
     def _algorithm(self) -> Algorithm:
@@ -183,8 +196,9 @@ class Run:
             while told in found:
                 evaluation = replace(found[told], index=len(self._evaluations), subnet=subnets[told])
                 self._evaluations.append(evaluation)
-                if self._on_evaluation is not None:
-                    self._on_evaluation(evaluation)
+                if self._callbacks:
+                    self._progress.add(evaluation)
+                    self._callbacks.tell(Callback.on_evaluation_end, self._record())
                 told += 1
                 yield evaluation
 
@@ -196,6 +210,13 @@ class Run:
         for place, outcome in self._evaluate(measures, new):
             found[wanted[place]] = self._recorded(new[place], outcome, costs[place])
             yield from tell()
+
+    def _record(self) -> SearchRecord:
+        """How far the search has come."""
+        now, evaluations = self._progress, tuple(self._evaluations)
+        result = SearchResult(self._plan.objectives, evaluations, now.constraints)
+        at = (self._generation, evaluations[-1], self._plan.planned)
+        return SearchRecord(*at, now.metric, now.best, now.hypervolume, result)
 
     def _raced(
         self, subnets: Sequence[Subnet], costs: Sequence[Mapping[str, float]], before: Sequence[Evaluation]

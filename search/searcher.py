@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from bnas.runtime.train.callbacks import Callbacks, checked_callbacks
+
+from .callbacks import Callback, Evaluated, Search
 from .errors import InfeasibleError, SearchError
 from .evaluation import Evaluation, Measures, in_this_process
 from .log import EvaluationLog
@@ -71,6 +74,7 @@ class Searcher:
         settings: SearchSettings | None = None,
         *,
         log: EvaluationLog | str | os.PathLike[str] | None = None,
+        callbacks: Sequence[Callback] = (),
         on_evaluation: Callable[[Evaluation], None] | None = None,
     ) -> None:
         """Set up a search; nothing is evaluated yet.
@@ -83,7 +87,8 @@ class Searcher:
             settings: How to search: algorithm, number of evaluations, seed, constraints and more.
             log: Known evaluations, used instead of evaluating again; new ones are recorded in it. A path is opened
                 with the fingerprint of the super-network.
-            on_evaluation: Called after each evaluation in the order of the result, also for those from the log.
+            callbacks: Told of the course of the search, such as a logger of `bnas.loggers`.
+            on_evaluation: A callback of which only ``on_evaluation_end`` is needed, as a function of the evaluation.
 
         Raises:
             SearchError: A setting does not fit the objectives, or an objective is not known.
@@ -104,7 +109,8 @@ class Searcher:
         self._confirm = None if settings.confirm is None else Measures(settings.confirm)
         beside = None if self._log.path is None else f"{self._log.path}.confirmed"
         self._confirmed_log = EvaluationLog(beside, self._log.fingerprint) if self._confirm else EvaluationLog()
-        self._on_evaluation = on_evaluation
+        functions = [] if on_evaluation is None else [Evaluated(on_evaluation)]
+        self._callbacks = Callbacks((*checked_callbacks(callbacks, Callback, SearchError), *functions))
 
     def run(self) -> SearchResult:
         """Search and return every evaluation; a second call finds all of them in the log.
@@ -113,7 +119,19 @@ class Searcher:
             MetricError: The evaluation gives no value for an objective or a constraint, or no mapping of names.
             SearchError: Every evaluation failed; says why.
             InfeasibleError: Constraints let nothing through; says what is closest, and has the result.
+            Exception: Whatever a callback raises; the evaluations are in the log, and the search can go on from it.
         """
+        plan = self._plan
+        start = Search(plan.source.space, plan.objectives, plan.settings, plan.planned)
+        with self._callbacks.hear_of_errors():
+            self._callbacks.tell(Callback.on_search_start, start)
+            result = self._searched()
+            self._callbacks.tell(Callback.on_search_end, result)
+        if message := result.infeasible():
+            raise InfeasibleError(message, result)
+        return result
+
+    def _searched(self) -> SearchResult:
         settings = self._plan.settings
         workers = settings.workers if settings.executor is None else settings.executor.workers()
         if workers is None:
@@ -124,11 +142,9 @@ class Searcher:
             workers.close()
 
     def _result(self, evaluate: Evaluations) -> SearchResult:
-        result = Run(self._plan, self._measures, self._log, evaluate, self._on_evaluation).result()
+        result = Run(self._plan, self._measures, self._log, evaluate, self._callbacks).result()
         if self._confirm is not None:
             result = confirmed(result, self._confirm, self._confirmed_log, evaluate)
-        if message := result.infeasible():
-            raise InfeasibleError(message, result)
         return result
 
 

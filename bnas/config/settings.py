@@ -14,12 +14,13 @@ from torch import nn
 
 from bnas.data.factories import SourceError
 from bnas.data.inputs import Example, Input, example_of
+from bnas.loggers import LoggerError
 from bnas.passes import Elasticity
 from bnas.passes.errors import BnasError
 from bnas.run.budget import seconds_of
 from bnas.run.job import sought
 from bnas.run.latencies import check_clocks
-from bnas.runtime import Int8, Recipe, Stage, TrainingError
+from bnas.runtime import Int8, Recipe, Stage
 from bnas.runtime.onnx.session import check_provider
 from bnas.runtime.train.stages import check_stages
 from bnas.search import SearchError, SearchSettings
@@ -263,4 +264,4 @@ def _check_search(configuration: Configuration) -> None:
 
 def _check_tensorboard(wanted: bool) -> None:
     if wanted and find_spec("tensorboard") is None:
-        raise TrainingError("TensorBoard is not installed: pip install 'bnas[tensorboard]'")
+        raise LoggerError("TensorBoard is not installed: pip install 'bnas[tensorboard]'")

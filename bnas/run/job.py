@@ -9,11 +9,23 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
+from bnas.loggers import TensorBoard
 from bnas.passes import Elasticity
-from bnas.runtime import EpochRecord, FineTune, Int8, LatencySettings, Progress, Recipe, Stage, SuperNetwork
+from bnas.runtime import (
+    EpochRecord,
+    FineTune,
+    Int8,
+    LatencySettings,
+    Progress,
+    Recipe,
+    Stage,
+    SuperNetwork,
+    TrainingError,
+)
 from bnas.runtime.evaluate.evaluation import Loader
+from bnas.runtime.train.callbacks import checked_callbacks
 from bnas.runtime.train.stages import STAGES
-from bnas.search import Constraint, Evaluation, Objective, SearchError, SearchSettings
+from bnas.search import Callback, Constraint, Evaluation, Objective, SearchError, SearchRecord, SearchSettings
 
 from .budget import Plan, seconds_of
 from .latencies import INT8_ACCURACY, LATENCY, check_clocks, of_objectives
@@ -21,6 +33,8 @@ from .winners import checked_targets
 
 if TYPE_CHECKING:
     import os
+
+    from .output import Output
 
 
 @dataclass(frozen=True)
@@ -94,11 +108,17 @@ class Job:
     does not."""
     tensorboard: bool = False
     """Write scalars of training and search for TensorBoard."""
+    callbacks: Sequence[Callback] = ()
+    """Told of the training, the search and each fine-tuning of a winner, whose name a `Training` has; such as the
+    loggers of `bnas.loggers`. They may be others when the run is resumed."""
     dynamic: Mapping[str, Mapping[int, str]] | None = None
     """Names of axes whose size may change, as `bnas.SuperNetwork.from_model` takes them; by default all that can."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "targets", checked_targets(self.targets))
+        if "callbacks" in self.training:
+            raise TrainingError("training: 'callbacks' is a setting of the job; give Job(callbacks=[...])")
+        object.__setattr__(self, "callbacks", checked_callbacks(self.callbacks, Callback, TrainingError))
         check_clocks(self.latency, self.latencies, self.objectives)
         if self.int8 is None and self.chosen_by == INT8_ACCURACY:
             raise SearchError(f"objective {INT8_ACCURACY!r}: int8 files are not asked for; give int8=Int8()")
@@ -156,8 +176,8 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Watch:
-    """What is told while a job runs; each may be replaced."""
+class Watch(Callback):
+    """The functions that are called while a job runs, to show its progress; each may be replaced."""
 
     phase: Callable[[str], None] = lambda _: None
     on_supernet: Callable[[SuperNetwork], None] = lambda _: None
@@ -169,3 +189,27 @@ class Watch:
     on_plan: Callable[[Plan], None] | None = None
     """Gets the plan of a run before its first phase, and with a budget again before each later one. Without a budget a
     plan is only made where somebody asks for it in this way: steps are measured for it, for a few seconds."""
+
+    def on_step_end(self, progress: Progress) -> None:
+        """Call `on_step`."""
+        self.on_step(progress)
+
+    def on_epoch_end(self, record: EpochRecord) -> None:
+        """Call `on_epoch`."""
+        self.on_epoch(record)
+
+    def on_evaluation_end(self, record: SearchRecord) -> None:
+        """Call `on_evaluation`."""
+        self.on_evaluation(record.evaluation, record.planned)
+
+
+def callbacks_of(job: Job, watch: Watch, output: Output, phase: Literal["training", "search"]) -> tuple[Callback, ...]:
+    """All callbacks of the training or the search of a run.
+
+    Raises:
+        LoggerError: TensorBoard is asked for, and not installed.
+        OutputError: the folder of its files is a symbolic link.
+    """
+    if not job.tensorboard:
+        return (watch, *job.callbacks)
+    return (watch, *job.callbacks, TensorBoard(output.path(f"{phase}/tensorboard")))

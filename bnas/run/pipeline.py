@@ -64,7 +64,7 @@ class Places:
 
 OF_CONFIGURATION = Places(FREE, SEARCH, MEASURED, ("latency", "latencies"), SEEDS, TUNING)
 OF_JOB = Places(
-    ("job.tensorboard", "job.int8", "job.search.executor", "job.search.workers"),
+    ("job.tensorboard", "job.callbacks", "job.int8", "job.search.executor", "job.search.workers"),
     (
         "job.search",
         "job.objectives",

@@ -19,7 +19,7 @@ from bnas.runtime.train.batches import Batches
 from bnas.search import Constraint, prune
 
 from .delivery import Delivery
-from .job import Job, Watch
+from .job import Job, Watch, callbacks_of
 from .latencies import LATENCY
 from .lock import kept
 from .mark import OutputError
@@ -157,12 +157,11 @@ class Pruning:
         job = self.job
         tuning = replace(job.fine_tune or FineTune(epochs=self.plan.epochs), epochs=self.plan.epochs)
         recipe = tuning.recipe(job.recipe)
-        self.output.ledger.refuse_links("training/tensorboard")
         if TRAINING.exists(self.output.folder / "training" / "last"):
             self.output.ledger.check(f"training/last/{TRAINING.manifest}")
         self.watch.phase("fine-tuning")
-        told: dict[str, Any] = {"on_step": self.watch.on_step, "on_epoch": self.watch.on_epoch}
-        settings = {"directory": self.output.path("training"), "tensorboard": job.tensorboard, **job.training}
+        callbacks = callbacks_of(job, self.watch, self.output, "training")
+        settings: dict[str, Any] = {"directory": self.output.path("training"), "callbacks": callbacks, **job.training}
         return fine_tune(
             module,
             job.example_inputs,
@@ -172,7 +171,6 @@ class Pruning:
             recipe=recipe,
             teacher=None if recipe.distillation is None else self._original(),
             resume=self.output.resumed,
-            **told,
             **settings,
         )
 

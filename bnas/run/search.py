@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
@@ -17,9 +16,8 @@ from bnas.runtime.latency.machine import place_of
 from bnas.runtime.latency.measurement import target_for
 from bnas.runtime.nested import batch_size
 from bnas.runtime.storage.files import there
-from bnas.search import Constraint, Evaluation, InfeasibleError, RandomSearch, Searcher, SearchResult
+from bnas.search import Constraint, InfeasibleError, RandomSearch, Searcher, SearchResult
 from bnas.search.beginning import Paths
-from bnas.search.scalars import SearchScalars
 from bnas.search.source import by_name
 
 from .job import Job, Watch
@@ -126,26 +124,6 @@ class SearchPlan:
     def evaluations(self) -> int:
         """How many there will be."""
         return min(self.job.search.num_evals, self.space.size)
-
-    @contextmanager
-    def told(self) -> Iterator[Callable[[Evaluation], None]]:
-        """What to call after each evaluation."""
-        total = self.evaluations
-        scalars = None
-        if self.job.tensorboard:
-            folder = self.output.path("search/tensorboard")
-            scalars = SearchScalars(folder, self.job.sought, self.constraints)
-
-        def tell(evaluation: Evaluation) -> None:
-            self.watch.on_evaluation(evaluation, total)
-            if scalars is not None:
-                scalars.add(evaluation)
-
-        try:
-            yield tell
-        finally:
-            if scalars is not None:
-                scalars.close()
 
     @property
     def wanted(self) -> dict[str, LatencySettings]:

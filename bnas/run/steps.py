@@ -25,7 +25,7 @@ from bnas.search.source import by_name
 
 from . import team
 from .delivery import Delivery
-from .job import Job, Watch
+from .job import Job, Watch, callbacks_of
 from .ledger import FOUND
 from .lock import holding
 from .mark import OutputError
@@ -148,9 +148,10 @@ class Steps:
         plan = plan.informed(paths, latencies)
         self.watch.phase("searching")
         plan.note(reference, counted_samples(self.evaluator.validation))
-        with plan.told() as tell:
-            log = self.output.path("evaluations.jsonl")
-            result = plan.found(evaluator, latencies, log=log, on_evaluation=tell)
+        log = self.output.path("evaluations.jsonl")
+        result = plan.found(
+            evaluator, latencies, log=log, callbacks=callbacks_of(job, self.watch, self.output, "search")
+        )
         if plan.in_int8 is not None:
             self.watch.phase(plan.in_int8.told())
         result.write_csv(self.output.path("evaluations.csv"))
@@ -275,10 +276,9 @@ class Steps:
         return Outlook(*told) if self.job.budget is None else Planner(*told, self._began, self.clock)
 
     def _trainer(self, supernet: SuperNetwork, job: Job) -> Trainer:
-        self.output.ledger.refuse_links("training/tensorboard")
-        told: dict[str, Any] = {"on_step": self.watch.on_step, "on_epoch": self.watch.on_epoch}
-        settings = {"directory": self.output.path("training"), "tensorboard": job.tensorboard, **job.training}
-        return Trainer(supernet, job.stages, job.recipe, **told, **settings)
+        callbacks = callbacks_of(job, self.watch, self.output, "training")
+        settings: dict[str, Any] = {"directory": self.output.path("training"), "callbacks": callbacks, **job.training}
+        return Trainer(supernet, job.stages, job.recipe, **settings)
 
     def _samples(self, count: int) -> list[Batch]:
         """The first training samples with all generators at 0: the same however often data were drawn, and by whom.

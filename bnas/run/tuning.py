@@ -230,7 +230,7 @@ class Tuning:
         recipe = self._recipe if part is None else replace(self._recipe, train_steps=part.train_steps)
         epochs = self.settings.epochs if part is None else part.total
         own = {key: value for key, value in self.job.training.items() if key in ("criterion", "checkpoint_every")}
-        told: dict[str, Any] = {"on_step": self.watch.on_step, "on_epoch": self.watch.on_epoch}
+        told: dict[str, Any] = {"callbacks": (self.watch, *self.job.callbacks), "name": name}
         settings = {"directory": self.output.path(f"tuning/{name}"), "teacher": self.original, **own, **more}
         return Trainer(supernet, [Stage(epochs=epochs)], recipe, **told, **settings)
 

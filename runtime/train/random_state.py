@@ -67,6 +67,20 @@ def undisturbed(loader: Any, seed: int | None = None) -> Iterator[None]:
         restore(loader, state)
 
 
+@contextmanager
+def unmoved() -> Iterator[None]:
+    """What is drawn from global generators inside leaves no trace: cheaper than `undisturbed`, for each step."""
+    states = Numbers._now()
+    in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    cuda = torch.cuda.get_rng_state_all() if in_use else []
+    try:
+        yield
+    finally:
+        Numbers._set(states)
+        if cuda:
+            torch.cuda.set_rng_state_all(cuda)
+
+
 class Numbers:
     """Random numbers of Python, numpy and PyTorch that are drawn in some places only."""
 

@@ -165,8 +165,8 @@ class TrainingRun:
         if saved is not None:
             self._restore(*saved)
 
-    def step(self, learner: Learner, group: Sequence[Batch]) -> float:
-        """Train the next sub-networks on a group of batches; returns the loss of the first."""
+    def step(self, learner: Learner, group: Sequence[Batch]) -> list[float]:
+        """Train the next sub-networks on a group of batches; returns the loss of each."""
         place = self.schedule.place
         if place.since == 0 and self.schedule.stages[place.stage].bn_adapt:
             self._adapt()
@@ -183,7 +183,7 @@ class TrainingRun:
         if self.average is not None:
             self.average.update()
         self.losses.append(losses[0])
-        return losses[0]
+        return losses
 
     def _moment(self, place: Place) -> Moment:
         """That of the first batch of the step."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +24,7 @@ from bnas.runtime.supernetwork import SuperNetwork
 
 from . import parallel
 from .batches import Batches
+from .callbacks import Callbacks, Progress, StepsAndEpochs, Training, TrainingCallback, checked_callbacks
 from .layout import lasting_layout
 from .learner import Criterion, Learner
 from .optimizers import optimizer_of
@@ -32,24 +32,7 @@ from .recipe import Recipe
 from .run import TrainingRun
 from .schedule import Schedule
 from .stages import STAGES, Stage
-from .validation import EpochRecord, Scalars, Validator, watched
-
-# Training a super-network: stages, the sub-networks of each step, validation and checkpoints.
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where the training is, after a step; all count from 0."""
-
-    stage: int
-    epoch: int
-    """Of the whole training."""
-    step: int
-    """Of the whole training."""
-    steps: int
-    """How many the whole training has."""
-    loss: float
-    """Of the first sub-network of the step: the maximal, where the rule has it."""
+from .validation import EpochRecord, Validator, watched
 
 
 class Trainer:
@@ -73,9 +56,10 @@ class Trainer:
         directory: gets ``best/`` (a super-network for `SuperNetwork.load`), ``last/`` (to resume from) and
             ``history.json`` (what every epoch ended with).
         checkpoint_every: steps between two writes of ``last/``; by default every epoch.
-        tensorboard: write scalars to ``tensorboard/`` in the directory (extra "tensorboard").
-        on_step: called on process 0 after every step.
-        on_epoch: called there after every epoch.
+        callbacks: told of the course of the training on process 0, such as a logger of `bnas.loggers`.
+        name: tells the callbacks which training it is, where there are several; loggers put it before their names.
+        on_step: a callback of which only ``on_step_end`` is needed, as a function.
+        on_epoch: the same for ``on_epoch_end``.
 
     Raises:
         TrainingError: settings contradict each other or the super-network.
@@ -95,7 +79,8 @@ class Trainer:
         subnet: Subnet | None = None,
         directory: str | Path | None = None,
         checkpoint_every: int | None = None,
-        tensorboard: bool = False,
+        callbacks: Sequence[TrainingCallback] = (),
+        name: str = "",
         on_step: Callable[[Progress], None] | None = None,
         on_epoch: Callable[[EpochRecord], None] | None = None,
     ) -> None:
@@ -104,10 +89,11 @@ class Trainer:
         self.teacher, self.subnet = teacher, subnet
         self._scored: list[Batch] = []
         self.directory = None if directory is None else Path(directory)
-        self.checkpoint_every, self.tensorboard = checkpoint_every, tensorboard
+        self.checkpoint_every, self.name = checkpoint_every, name
+        self.callbacks = checked_callbacks(callbacks, TrainingCallback, TrainingError)
         self.on_step, self.on_epoch = on_step, on_epoch
-        if self.directory is None and (tensorboard or checkpoint_every is not None):
-            raise TrainingError(f"{'tensorboard' if tensorboard else 'checkpoint_every'} needs a directory to write to")
+        if self.directory is None and checkpoint_every is not None:
+            raise TrainingError("checkpoint_every needs a directory to write to")
         if checkpoint_every is not None and checkpoint_every < 1:
             raise TrainingError(f"checkpoint_every: {checkpoint_every} is smaller than 1")
         if self.recipe.num_bn_adaptation_samples == 0 and any(stage.bn_adapt for stage in self.stages):
@@ -135,19 +121,42 @@ class Trainer:
             BatchError: a loader fails, or what it gives is no batch; names the batch.
             CheckpointError: the directory holds a training, and `resume` is not said; or one of another model, other
                 settings, data of another size or another format, or a damaged one.
+            Exception: whatever a callback raises; the training in the directory can be resumed.
         """
+        callbacks = self._callbacks()
+        with callbacks.hear_of_errors():
+            return self._fit(callbacks, loader, validation, resume)
+
+    def _callbacks(self) -> Callbacks[TrainingCallback]:
+        if parallel.rank() > 0:
+            return Callbacks(())
+        functions = [StepsAndEpochs(self.on_step, self.on_epoch)] if self.on_step or self.on_epoch else []
+        return Callbacks((*self.callbacks, *functions))
+
+    def _fit(
+        self, callbacks: Callbacks[TrainingCallback], loader: Loader, validation: Loader | None, resume: bool
+    ) -> tuple[EpochRecord, ...]:
         mode = self.supernet.training
         parallel.share_tensors([*self.supernet.parameters(), *self.supernet.model.buffers()])
         original = self._original()
         self.supernet.train()
         try:
             run = self._begin(loader, resume, self.directory)
-            self._train(run, self._learner(run, original), self._validator(run, validation))
+            learner, validator = self._learner(run, original), self._validator(run, validation)
+            callbacks.tell(TrainingCallback.on_train_start, self._described(run.schedule))
+            while not run.schedule.done:
+                self._epoch(run, learner, callbacks)
+                callbacks.tell(TrainingCallback.on_epoch_end, run.end_epoch(validator))
             run.finish()
         finally:
             self.supernet.model.to(memory_format=torch.contiguous_format)
             self.supernet.train(mode)
-        return tuple(run.history)
+        history = tuple(run.history)
+        callbacks.tell(TrainingCallback.on_train_end, history)
+        return history
+
+    def _described(self, schedule: Schedule) -> Training:
+        return Training(self.name, self.stages, self.recipe, schedule.epochs, schedule.steps, schedule.taken)
 
     def steps(self, loader: Loader) -> Iterator[float]:
         """Train the first epoch step by step, and yield the loss of each step: to try a training out, or to time it.
@@ -164,7 +173,7 @@ class Trainer:
             run = self._begin(loader, False, None)
             learner = self._learner(run, original)
             for group in run.batches:
-                yield run.step(learner, group)
+                yield run.step(learner, group)[0]
         finally:
             self.supernet.model.to(memory_format=torch.contiguous_format)
             self.supernet.train(mode)
@@ -232,29 +241,13 @@ class Trainer:
         subnets = alone or watched(run.schedule.spaces[-1], self.watch, self.recipe.seed)
         return Validator(self.supernet, subnets, run.calibration or None, validation, self.metric)
 
-    def _train(self, run: TrainingRun, learner: Learner, validator: Validator | None) -> None:
-        writes = self.tensorboard and parallel.rank() == 0
-        scalars = Scalars(self.directory / "tensorboard", run.schedule.taken) if writes and self.directory else None
-        try:
-            while not run.schedule.done:
-                self._epoch(run, learner, scalars)
-                record = run.end_epoch(validator)
-                if scalars is not None:
-                    scalars.epoch(run.schedule.taken, record)
-                if self.on_epoch is not None and parallel.rank() == 0:
-                    self.on_epoch(record)
-        finally:
-            if scalars is not None:
-                scalars.close()
-
-    def _epoch(self, run: TrainingRun, learner: Learner, scalars: Scalars | None) -> None:
+    def _epoch(self, run: TrainingRun, learner: Learner, callbacks: Callbacks[TrainingCallback]) -> None:
         """What is left of an epoch."""
+        callbacks.tell(TrainingCallback.on_epoch_start, run.schedule.place)
         for group in run.batches:
-            place, loss = run.schedule.place, run.step(learner, group)
-            if scalars is not None:
-                scalars.step(run.schedule.taken, loss, run.rate)
-            if self.on_step is not None and parallel.rank() == 0:
-                self.on_step(Progress(place.stage, place.epoch, place.step, run.schedule.steps, loss))
+            place, losses = run.schedule.place, run.step(learner, group)
+            at = (place.stage, place.epoch, place.step, run.schedule.steps)
+            callbacks.tell(TrainingCallback.on_step_end, Progress(*at, tuple(losses), run.rate))
             within = run.batches.taken < run.batches.steps
             if self.checkpoint_every and run.schedule.taken % self.checkpoint_every == 0 and within:
                 run.save()

@@ -1,9 +1,8 @@
-"""How far a search has come after each evaluation, and the TensorBoard scalars of that."""
+"""How far a search has come after each evaluation."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,7 +11,6 @@ from hypothesis import strategies as st
 from bnas.passes import Subnet
 from bnas.search import Constraint, Evaluation, Objective, SearchResult
 from bnas.search.progress import SearchProgress
-from bnas.search.scalars import SearchScalars
 
 NAMES = ("accuracy", "macs", "parameters")
 OBJECTIVES = (Objective("accuracy", "max"), Objective("macs", "min"))
@@ -60,23 +58,3 @@ def test_it_is_what_the_result_says_after_each_evaluation(rows: list[tuple[float
         assert volume == pytest.approx(expected, rel=1e-9, abs=1e-12)
         assert 0 <= volume <= 1
         assert best == max((one.values["accuracy"] for one in result.feasible), default=None)
-
-
-def test_scalars_have_every_evaluation_once_after_resuming(evaluations_of: Made, tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    made = evaluations_of(ROWS, NAMES)
-    for count in (2, 5):  # stopped after two; a resumed search tells them again
-        scalars = SearchScalars(tmp_path / "events", OBJECTIVES)
-        for one in made[:count]:
-            scalars.add(one)
-        scalars.close()
-    events = EventAccumulator(str(tmp_path / "events"))
-    events.Reload()
-    read = {tag: [(one.step, one.value) for one in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
-    assert set(read) == {"search/best_accuracy", "search/hypervolume", "search/evaluations"}
-    assert read["search/evaluations"] == [(n, n) for n in range(1, 6)]
-    expected = told(made)
-    assert [value for _, value in read["search/best_accuracy"]] == pytest.approx([best for best, _ in expected])
-    assert [value for _, value in read["search/hypervolume"]] == pytest.approx([volume for _, volume in expected])

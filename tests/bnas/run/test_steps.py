@@ -212,4 +212,7 @@ def test_training_and_search_have_their_scalars(tmp_path: Path) -> None:
         events.Reload()
         tags[name] = {tag: len(events.Scalars(tag)) for tag in events.Tags()["scalars"]}
     assert tags["training"]["train/loss"] == 8
-    assert tags["search"] == {"search/best_accuracy": 6, "search/hypervolume": 6, "search/evaluations": 6}
+    names = {"best_accuracy", "hypervolume", "evaluations"} | {
+        f"last_{one}" for one in steps.winners().found["best"].values
+    }
+    assert tags["search"] == {f"search/{name}": 6 for name in names}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from training_cases import batches, plain, same, supernet, tensors
 
 from bnas.runtime import EpochRecord, Evaluator, Stage, SuperNetwork, Trainer, TrainingError
 from bnas.runtime.evaluate.evaluation import Batch, recalibrate
-from bnas.runtime.train.trainer import Progress
 from bnas.runtime.train.validation import watched
 
 HELD = batches(2, seed=7)
@@ -178,61 +176,8 @@ def test_metric_that_is_no_number_names_the_subnetwork(tmp_path: Path) -> None:
         scripted(tmp_path, [float("nan")])
 
 
-def test_tensorboard_has_every_step_and_epoch(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    losses: list[float] = []
-    net = supernet()
-    trainer = Trainer(net, [Stage(epochs=2)], plain(), directory=tmp_path, tensorboard=True, watch=1)
-    trainer.on_step = lambda step: losses.append(step.loss)
-    records = trainer.fit(batches(3), HELD)
-    events = EventAccumulator(str(tmp_path / "tensorboard"))
-    events.Reload()
-    told = {tag: [(one.step, one.value) for one in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
-    assert set(told) == {"train/loss", "train/learning_rate", "val/maximal", "val/minimal", "val/random1"}
-    assert [step for step, _ in told["train/loss"]] == list(range(1, 7))
-    assert [value for _, value in told["train/loss"]] == pytest.approx(losses)
-    assert [value for _, value in told["train/learning_rate"]][2::3] == pytest.approx(
-        [record.learning_rate for record in records]
-    )
-    for name in records[0].metrics:
-        assert told[f"val/{name}"] == [(3 * n, pytest.approx(r.metrics[name])) for n, r in enumerate(records, 1)]
-
-
-def test_tensorboard_has_every_step_once_after_resuming(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    def trainer() -> Trainer:
-        return Trainer(supernet(), [Stage(epochs=2)], plain(), directory=tmp_path, tensorboard=True, checkpoint_every=2)
-
-    def stop(progress: Progress) -> None:
-        if progress.step == 4:  # after the fifth step, with a checkpoint after the fourth
-            raise KeyboardInterrupt
-
-    first = trainer()
-    first.on_step = stop
-    with pytest.raises(KeyboardInterrupt):
-        first.fit(batches(3), HELD)
-    trainer().fit(batches(3), HELD, resume=True)
-    events = EventAccumulator(str(tmp_path / "tensorboard"))
-    events.Reload()
-    assert [one.step for one in events.Scalars("train/loss")] == list(range(1, 7))
-    assert [one.step for one in events.Scalars("val/maximal")] == [3, 6]
-
-
-def test_missing_tensorboard_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    trainer = Trainer(supernet(), [Stage()], plain(), directory=tmp_path, tensorboard=True)
-    with pytest.raises(TrainingError, match=r"TensorBoard is not installed: pip install 'bnas\[tensorboard\]'"):
-        trainer.fit(batches(1))
-    assert not list(tmp_path.iterdir())
-
-
 def test_files_need_a_directory() -> None:
-    for options in ({"tensorboard": True}, {"checkpoint_every": 2}):
-        with pytest.raises(TrainingError, match=f"{next(iter(options))} needs a directory"):
-            Trainer(supernet(), [Stage()], **options)  # type: ignore[arg-type]
+    with pytest.raises(TrainingError, match="checkpoint_every needs a directory"):
+        Trainer(supernet(), [Stage()], checkpoint_every=2)
     with pytest.raises(TrainingError, match="checkpoint_every: 0 is smaller than 1"):
         Trainer(supernet(), [Stage()], directory="x", checkpoint_every=0)

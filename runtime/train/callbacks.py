@@ -1,0 +1,155 @@
+"""Callbacks of a training: what they receive, and how a trainer calls them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
+
+from bnas.passes import BnasError
+
+from . import random_state
+
+if TYPE_CHECKING:
+    from .recipe import Recipe
+    from .schedule import Place
+    from .stages import Stage
+    from .validation import EpochRecord
+
+
+# What callbacks receive. `EpochRecord` stands in `validation`, and `Place` in `schedule`.
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training that starts."""
+
+    name: str
+    """The ``name`` of its `bnas.Trainer`. In a run: the name of the winner that is fine-tuned, else ""."""
+    stages: tuple[Stage, ...]
+    recipe: Recipe
+    epochs: int
+    """Number of epochs of all stages together."""
+    steps: int
+    """Number of steps of all epochs together."""
+    taken: int
+    """Steps that were taken before: 0, or where a resumed training goes on."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where the training is, after a step; stage, epoch and step count from 0."""
+
+    stage: int
+    epoch: int
+    """Of the whole training."""
+    step: int
+    """Of the whole training."""
+    steps: int
+    """Number of steps of the whole training."""
+    losses: tuple[float, ...]
+    """The loss of each sub-network of the step, in the order in which the rule trains them."""
+    learning_rate: float
+    """Of this step."""
+
+    @property
+    def loss(self) -> float:
+        """The loss of the first sub-network: the maximal one, where the rule has it."""
+        return self.losses[0]
+
+
+class TrainingCallback:
+    """Base class of callbacks of a training: override the methods that you need, the others do nothing.
+
+    `bnas.Trainer` calls the methods on process 0 only. `bnas.Callback` has those of a search, too.
+
+    A callback changes no number of a training, as long as it leaves super-network and optimizer alone: random numbers
+    that it draws from the global generators of Python, numpy and PyTorch are put back. An error that it raises stops
+    the training, as Ctrl-C does: what the directory of the trainer holds can be resumed (``fit(..., resume=True)``).
+    """
+
+    def on_train_start(self, training: Training) -> None:
+        """Called before the first step; of a resumed training again."""
+
+    def on_epoch_start(self, place: Place) -> None:
+        """Called before the first step of an epoch that this process takes: a training is resumed within an epoch."""
+
+    def on_step_end(self, progress: Progress) -> None:
+        """Called after every step of the optimizer."""
+
+    def on_epoch_end(self, record: EpochRecord) -> None:
+        """Called after every epoch, when it is validated and its checkpoint is written."""
+
+    def on_train_end(self, history: tuple[EpochRecord, ...]) -> None:
+        """Called in the end, when the weights are final; gets the records of all epochs."""
+
+    def on_exception(self, error: BaseException) -> None:
+        """Called instead of the end, when an error or Ctrl-C stops the training: close what is open."""
+
+
+class StepsAndEpochs(TrainingCallback):
+    """Two functions as a callback: what `bnas.Trainer` takes as ``on_step`` and ``on_epoch``."""
+
+    def __init__(
+        self, on_step: Callable[[Progress], None] | None, on_epoch: Callable[[EpochRecord], None] | None
+    ) -> None:
+        self._on_step, self._on_epoch = on_step, on_epoch
+
+    def on_step_end(self, progress: Progress) -> None:
+        """Call the first function."""
+        if self._on_step is not None:
+            self._on_step(progress)
+
+    def on_epoch_end(self, record: EpochRecord) -> None:
+        """Call the second function."""
+        if self._on_epoch is not None:
+            self._on_epoch(record)
+
+
+# How they are called, by a trainer and by a searcher.
+
+C = TypeVar("C", bound=TrainingCallback)
+P = ParamSpec("P")
+
+
+def checked_callbacks(given: Any, kind: type[C], error: type[BnasError]) -> tuple[C, ...]:
+    """`given`, or an error where it is no sequence of callbacks of this kind."""
+    if not isinstance(given, Sequence):
+        raise error(f"callbacks: {given!r} is no list; write callbacks=[...]")
+    for one in given:
+        if not isinstance(one, kind):
+            told = "a class: give an object of it" if isinstance(one, type) else "no callback: derive its class"
+            raise error(f"callbacks: {one!r} is {told}{'' if isinstance(one, type) else ' from bnas.Callback'}")
+    return tuple(given)
+
+
+class Callbacks(Generic[C]):
+    """The callbacks of a training or a search; each event reaches all of them, in their order."""
+
+    def __init__(self, callbacks: Sequence[C]) -> None:
+        self._callbacks = tuple(callbacks)
+
+    def __bool__(self) -> bool:
+        return bool(self._callbacks)
+
+    def tell(self, event: Callable[Concatenate[C, P], None], *told: P.args, **named: P.kwargs) -> None:
+        """Call the method that overrides `event`, such as ``Callback.on_step_end``."""
+        if self._callbacks:
+            with random_state.unmoved():
+                for one in self._callbacks:
+                    getattr(one, event.__name__)(*told, **named)
+
+    @contextmanager
+    def hear_of_errors(self) -> Iterator[None]:
+        """An error inside is told to all callbacks, even where one of them raises another error then."""
+        with ExitStack() as stack:
+            for one in reversed(self._callbacks):
+                stack.push(partial(_tell_error, one))
+            yield
+
+
+def _tell_error(callback: TrainingCallback, _: Any, error: BaseException | None, __: Any) -> None:
+    if error is not None:
+        callback.on_exception(error)
