@@ -50,7 +50,8 @@ class Outlook:
 
     def validation(self) -> Loader:
         """Return all validation data."""
-        return in_memory(self.job.data.validation)
+        data: Loader = in_memory(self.job.data.validation)
+        return data
 
     def tune(self, supernet: SuperNetwork, *_: Any) -> FineTune:
         """Return how the job fine-tunes."""
