@@ -55,7 +55,7 @@ class Width(Section):
     }
     unneeded: ClassVar[dict[str, Any]] = {
         "add_dynamic_inputs": Unneeded(
-            "width.add_dynamic_inputs needs nothing here: input widths follow from the model itself",
+            "width.add_dynamic_inputs has no effect: bnas finds input widths itself",
             TypeAdapter(list[str] | None),
             "must be a list of names",
         )
@@ -75,7 +75,7 @@ class Depth(Section):
 
     unneeded: ClassVar[dict[str, Any]] = {
         "mode": Unneeded(
-            "depth.mode says nothing here: blocks are found unless skipped_blocks lists them",
+            "depth.mode has no effect: bnas finds the blocks itself, unless skipped_blocks lists them",
             TypeAdapter(Literal["manual", "auto"] | None),
             "must be 'manual' or 'auto'",
         )
@@ -143,7 +143,7 @@ def _one_entry(value: Any) -> Any:
     if not isinstance(value, list):
         return value
     if len(value) > 1:
-        raise ValueError(f"{len(value)} entries; allowed is one, knowledge_distillation")
+        raise ValueError(f"has {len(value)} entries; allowed is one, knowledge_distillation")
     return value[0] if value else None
 
 
@@ -223,7 +223,7 @@ class Search(Section):
     @classmethod
     def _of_rnsga2(cls, points: Any, known: ValidationInfo) -> Any:
         if "algorithm" in known.data and (known.data["algorithm"] == "RNSGA2") != (points is not None):
-            raise ValueError("aspiration_points belong to the algorithm 'RNSGA2', which needs them")
+            raise ValueError("aspiration_points and the algorithm 'RNSGA2' need each other: give both or neither")
         return points
 
     @field_validator("objectives")
@@ -231,7 +231,9 @@ class Search(Section):
     def _of_winners(cls, objectives: Any, known: ValidationInfo) -> Any:
         check_objectives(objectives)
         if objectives is not None and known.data.get("aspiration_points") is not None:
-            raise ValueError("aspiration_points are of accuracy and MACs; leave objectives out")
+            raise ValueError(
+                "aspiration_points are points of accuracy and MACs, which are then the objectives; leave objectives out"
+            )
         return objectives
 
     @field_validator("num_evals", check_fields=False)
@@ -244,7 +246,7 @@ class Search(Section):
     @classmethod
     def _not_of_chance(cls, predictor: bool, known: ValidationInfo) -> bool:
         if predictor and known.data.get("algorithm") == "random":
-            raise ValueError("of no use to the algorithm 'random'; take NSGA2 or RNSGA2")
+            raise ValueError("has no use with the algorithm 'random'; use NSGA2 or RNSGA2")
         return predictor
 
 
@@ -252,9 +254,9 @@ def check_objectives(objectives: Any) -> None:
     """Raise ValueError unless winners can be chosen by these objectives."""
     names = [one.name for one in objectives or ()]
     if objectives is not None and not {"accuracy", INT8_ACCURACY}.intersection(names):
-        raise ValueError("'accuracy' must be one of them, winners are chosen by it")
+        raise ValueError("'accuracy' must be one of them, since winners are chosen by accuracy")
     if len(set(names)) < len(names):
-        raise ValueError(f"a name stands twice in {', '.join(names)}")
+        raise ValueError(f"a name appears twice in {', '.join(names)}")
 
 
 class BootstrapNAS(Section):
