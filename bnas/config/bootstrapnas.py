@@ -135,7 +135,7 @@ class KnowledgeDistillation(Section):
     needed: ClassVar[tuple[str, ...]] = ("type",)
     defaults: ClassVar[Mapping[str, Any]] = {"teacher": "original", "hard": 1.0}
     algorithm: Literal["knowledge_distillation"]
-    """The one that there is."""
+    """The only algorithm."""
 
 
 def _one_entry(value: Any) -> Any:
@@ -171,15 +171,15 @@ class Training(Section):
     """``bootstrapNAS.training``; what BootstrapNAS has not is explained at `bnas.Recipe`."""
 
     algorithm: Literal["progressive_shrinking"] = "progressive_shrinking"
-    """The one that there is."""
+    """The only algorithm."""
     batchnorm_adaptation: BatchNormAdaptation = BatchNormAdaptation()
     schedule: ScheduleSection = ScheduleSection()
     lr_schedule: LearningRateSchedule = LearningRateSchedule()
     elasticity: ElasticitySection = ElasticitySection()
     compression: Compression = None
-    """By default sub-networks learn from the maximal one, where `rule` trains it; an empty list: from targets only."""
+    """By default sub-networks learn from the maximal one, if `rule` trains it. An empty list: from targets only."""
     checkpoint_every: Count | None = None
-    """Steps between two checkpoints, which an interrupted training goes on from; by default every epoch."""
+    """Number of steps between two checkpoints; by default one checkpoint per epoch."""
 
     @model_serializer(mode="wrap")
     def _as_said(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -201,23 +201,23 @@ class Search(Section):
     defaults: ClassVar[Mapping[str, Any]] = {"num_evals": 3000}
 
     algorithm: Literal["NSGA2", "RNSGA2", "random"] = "NSGA2"
-    """How candidates are made."""
+    """The search algorithm."""
     population: Population | None = None
-    """Candidates of a generation, at least 4; by default 40, or as many as there are evaluations."""
+    """Number of candidates in a generation, at least 4. Default: 40, or all evaluations if fewer."""
     acc_delta: NotNegative = 100 * Job.acc_delta
-    """How much a winner may lose, in points of accuracy."""
+    """Accuracy that a winner may lose, in points."""
     ref_acc: Annotated[float, Field(gt=0, le=100), NUMBER] | None = None
-    """What winners are held against, in percent; by default the accuracy of the original."""
+    """Reference accuracy for winners, in percent; by default that of the original."""
     batchnorm_adaptation: BatchNormAdaptation = BatchNormAdaptation()
     aspiration_points: Annotated[tuple[tuple[Number, Number], ...], Field(min_length=1)] | None = Field(
         default=None, validate_default=True
     )
     """For RNSGA2, as BootstrapNAS has them: [MACs in millions, minus accuracy in percent]."""
     weights: tuple[NotNegative, NotNegative] | None = None
-    """For RNSGA2: of MACs and accuracy."""
+    """For RNSGA2: weights of MACs and accuracy."""
     objectives: Annotated[tuple[Objective, ...], Field(min_length=1)] | None = None
-    """What is searched for; accuracy must be one. By default the most accuracy and the least of what the targets
-    bound, or without targets the fewest MACs."""
+    """Objectives of the search; accuracy must be one. By default high accuracy and low values of the costs that targets
+    bound, or without targets few MACs."""
 
     @field_validator("aspiration_points")
     @classmethod
