@@ -8,7 +8,7 @@ from .wording import shortened
 
 
 class BnasError(Exception):
-    """Base of all errors of bnas: the message names the place, what came, what is allowed and the remedy."""
+    """Base class of all errors of bnas; the message names the place, the value, what is allowed and the remedy."""
 
     def __str__(self) -> str:
         """The message; of a very long name of a module its beginning and its end."""
@@ -16,11 +16,11 @@ class BnasError(Exception):
 
 
 class CaptureError(BnasError):
-    """A model could not be turned into a graph that computes what it computes; names the module and the line."""
+    """A model could not be captured as a graph; the message names the module and the line."""
 
 
 class InputError(BnasError, ValueError):
-    """A program was called with inputs that it was not made for; names the input, its axis and the reason."""
+    """A program was called with unsupported inputs; the message names the input, its axis and the reason."""
 
 
 class RuleError(BnasError, ValueError):
@@ -36,15 +36,15 @@ class ElasticityError(BnasError, ValueError):
 
 
 class PassError(BnasError, ValueError):
-    """A pipeline is put together wrongly, or a pass broke what it promises; names the pass."""
+    """A pipeline is invalid, or a pass broke one of its promises; the message names the pass."""
 
 
 class LoweringError(BnasError):
-    """A sub-network could not be turned into an ONNX graph, or the graph gave other numbers than PyTorch."""
+    """A sub-network could not be lowered to an ONNX graph, or the graph computes other values than PyTorch."""
 
 
 class ModuleFormError(BnasError):
-    """The model's own classes cannot be a sub-network; names the module and the line. Its graph form still works."""
+    """The model's own classes cannot express a sub-network: use the graph form. The message names module and line."""
 
 
 class VerificationError(BnasError):
@@ -58,7 +58,7 @@ def add_note(error: BaseException, text: str) -> None:
 
 @dataclass(frozen=True)
 class Diagnostic:
-    """Something that a pass left alone or made rigid, with the reason. Not an error."""
+    """A part of the model that a pass left unchanged or made rigid, with the reason. Not an error."""
 
     place: str
     """Name of the graph node, module or parameter that it is about."""

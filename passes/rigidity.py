@@ -10,14 +10,15 @@ from bnas.passes.axes.selection import active
 from bnas.passes.axes.terms import K, Term, leaves, normalise
 from bnas.passes.axes.types import AxisTypes
 
-ONE_LEFT = "one entry of each width is left"
+ONE_LEFT = "each width keeps at least one entry"
 
 
 def rigid_share(types: AxisTypes) -> dict[str, float]:
-    """The shares of the parameters that are left with one entry of every symbol, by reason, the largest first.
+    """Return the shares of the parameters that cannot be removed, by reason, the largest first.
 
-    Counted are the parameters that evaluation mode uses, also those inside opaque modules, and not those of auxiliary
-    heads. What is left of a parameter goes to the reason that keeps most of it.
+    These are the parameters left if every symbol keeps one entry. Parameters that evaluation mode uses count, also
+    inside opaque modules, but not those of auxiliary heads. Each parameter counts for the reason that keeps most of
+    it.
     """
     parameters = dict(types.ir.root.named_parameters())
     ones, left, total = dict.fromkeys(types.free_symbols(), 1), Counter[str](), 0

@@ -6,20 +6,20 @@ from bnas.passes import BnasError
 
 
 class TrainingError(BnasError):
-    """Training cannot start or go on: contradicting settings, unfit data, or a loss that is no number."""
+    """Training cannot start or continue: contradicting settings, unsuitable data, or a loss that is NaN or infinite."""
 
 
 class BatchError(BnasError, TypeError):
-    """What a loader gives is no batch of inputs and targets, or it fails; names the batch by its number, from 0."""
+    """A loader fails, or returns something that is not a batch; the message has the number of the batch, from 0."""
 
 
 class CheckpointError(BnasError):
-    """What was saved is missing, damaged, or does not fit the model."""
+    """Saved files are missing or damaged, or do not fit the model."""
 
 
 class ProgramError(BnasError, TypeError):
-    """A program was to be copied or saved: its parameters are views of those of a super-network."""
+    """A program cannot be copied or saved, since its parameters are views of those of a super-network."""
 
 
 class ParallelError(BnasError):
-    """Processes that work together cannot go on: one of them ended, failed, or was started otherwise."""
+    """Processes that work together cannot continue: one of them ended, failed, or was started differently."""

@@ -74,13 +74,13 @@ def _check(batch: Any, place: str) -> None:
         raise BatchError(f"{place}: {error}") from None
     found = next(iter(tensors_in(inputs)), None)
     if found is None:
-        _refuse(place, batch, "there is no tensor among the inputs: let the transform or collate_fn make tensors")
+        _refuse(place, batch, "no input is a tensor: make the transform or collate_fn return tensors")
     if not found.ndim:
-        _refuse(place, batch, "its first input has no axis for the batch: let the collate_fn stack the samples")
+        _refuse(place, batch, "its first input has no batch axis: make the collate_fn stack the samples")
     if not len(found):
-        _refuse(place, batch, "it is empty: leave it out, by the loader's sampler or collate_fn")
+        _refuse(place, batch, "it is empty: make the loader skip it (sampler or collate_fn)")
     if found.is_meta:
-        _refuse(place, batch, "it is on the meta device, where tensors have no numbers")
+        _refuse(place, batch, "it is on the meta device, where tensors have no values")
 
 
 def _refuse(place: str, batch: Any, why: str) -> NoReturn:
@@ -155,13 +155,13 @@ def remedy(error: BaseException, inputs: Any, module: nn.Module) -> str:
     given = {one.dtype for one in tensors_in(inputs)}
     if "more than 1 value per channel" in str(error):
         return (
-            ". BatchNorm needs at least two values of each channel: give larger batches, and leave out a last one "
+            ". BatchNorm needs at least two values for each channel: use larger batches, and drop a last batch "
             "that is too small (drop_last=True)"
         )
     if "unexpected keyword" in str(error):
-        return f". A batch that is a dict has the inputs by the names of forward, and the targets under {TARGETS[0]!r}"
+        return f". In a dict, inputs have the names of forward's arguments, and targets the key {TARGETS[0]!r}"
     if isinstance(error, RuntimeError) and wanted is not None and given and wanted not in given:
-        return f". The model computes in {_short(wanted)}: let the transform give that{_scaled(given)}"
+        return f". The model computes in {_short(wanted)}: make the transform return that type{_scaled(given)}"
     return ""
 
 
@@ -182,13 +182,13 @@ def about_classes(outputs: Any, targets: Any) -> str:
         return ""
     wanted = (outputs.shape[0], *outputs.shape[2:])
     if targets.shape[:1] != outputs.shape[:1]:
-        return f"there are {len(outputs)} outputs and {len(targets) if targets.ndim else 'no'} targets"
+        return f"there are {len(outputs)} outputs but {len(targets) if targets.ndim else 'no'} targets"
     if tuple(targets.shape) != wanted and targets.shape != outputs.shape:
         return f"class numbers must have the shape {wanted}, not {tuple(targets.shape)}"
     if targets.is_floating_point():
-        return "class numbers must be whole: give targets.long()" if tuple(targets.shape) == wanted else ""
+        return "class numbers must be whole: use targets.long()" if tuple(targets.shape) == wanted else ""
     if targets.dtype not in (torch.int64, torch.uint8):
-        return f"class numbers must be of the type int64, not {_short(targets.dtype)}: give targets.long()"
+        return f"class numbers must be of type int64, not {_short(targets.dtype)}: use targets.long()"
     return outside(outputs, targets)
 
 
@@ -197,6 +197,5 @@ def outside(outputs: Tensor, targets: Tensor) -> str:
     least, most = (int(one) for one in targets.aminmax())
     if 0 <= least and most < outputs.shape[1]:
         return ""
-    return (
-        f"the targets go from {least} to {most}, and the model has outputs for the classes 0 to {outputs.shape[1] - 1}"
-    )
+    last = outputs.shape[1] - 1
+    return f"the targets go from {least} to {most}, but the model has outputs for the classes 0 to {last}"

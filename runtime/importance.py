@@ -37,7 +37,7 @@ def taylor(
     recipe: Recipe | None = None,
     subnet: Subnet | None = None,
 ) -> dict[str, Tensor]:
-    """The first-order Taylor importance of each entry of each elastic width, by the name of the width.
+    """Return the first-order Taylor importance of each entry of each elastic width, by the name of the width.
 
     For each batch it is the square of what the loss changes by, to first order, when all parameters of the entry are
     set to zero: the sum of gradient times weight over every axis of every parameter that holds the symbol. The mean
@@ -52,8 +52,8 @@ def taylor(
     The network runs in training mode. Gradients, BatchNorm statistics and random generators are put back.
 
     Args:
-        supernet: whose entries.
-        batches: of the training data: 2,000 samples do. Smaller batches rank a little better.
+        supernet: the super-network; it is not changed.
+        batches: batches of the training data; 2,000 samples are enough. Smaller batches rank slightly better.
         criterion: the loss of outputs against targets, a mean over the batch; by default cross-entropy.
         recipe: label smoothing and precision of the loss; distillation does not count.
         subnet: measure it in this sub-network instead of the maximal one; entries that it does not keep get 0.
@@ -73,11 +73,13 @@ def taylor(
                 total[symbol] += np.square(effect)
             seen += 1
     if not seen:
-        raise TrainingError("importance 'taylor' comes from data, and there is not a single batch")
+        raise TrainingError("importance 'taylor' is measured on data, but the data are empty")
     found = {name: torch.from_numpy(total[one] / seen) for name, one in skeleton.choices.symbols.items()}
     for name, scores in found.items():
         if not bool(scores.isfinite().all()):
-            raise TrainingError(f"importance 'taylor': gradients of {name} are not finite; look for extreme inputs")
+            raise TrainingError(
+                f"importance 'taylor': gradients of {name} are not finite; check the data for extreme inputs"
+            )
     return found
 
 
@@ -114,14 +116,14 @@ def _borrowed(supernet: SuperNetwork) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class BlockImportance:
-    """What a network is like without one of its blocks."""
+    """Effect of skipping one block."""
 
     loss: float
-    """Without the block."""
+    """Loss without the block."""
     rise: float
-    """How much larger that is than with all blocks."""
+    """Increase of the loss against the network with all blocks."""
     accuracy: float | None = None
-    """Without the block, or the value of the metric; None where there is no metric."""
+    """Accuracy (or value of the metric) without the block; None without a metric."""
 
 
 def block_importance(
@@ -131,16 +133,16 @@ def block_importance(
     metric: Metric | None = None,
     subnet: Subnet | None = None,
 ) -> dict[str, BlockImportance]:
-    """The loss when each skippable block alone is skipped, by the name of the block.
+    """Return the effect of skipping each skippable block alone, by the name of the block.
 
-    BatchNorm statistics are recalibrated on the same batches for each network, also for the one with all blocks: what
-    is delivered is recalibrated too, and without it a block that only shifts statistics would seem important.
+    BatchNorm statistics are recalibrated on the same batches for each network, also for the one with all blocks:
+    delivered networks are recalibrated too. Otherwise a block that only shifts statistics would seem important.
 
     Args:
-        supernet: whose blocks; nothing of it changes.
+        supernet: the super-network; it is not changed.
         batches: of the training data; they are kept in memory.
         criterion: as `taylor`.
-        metric: what else is measured; by default top-1 accuracy where there is no `criterion`.
+        metric: a further metric to measure; by default top-1 accuracy if there is no `criterion`.
         subnet: measure it in this sub-network instead of the maximal one, for the blocks that it has.
 
     Raises:
@@ -149,7 +151,7 @@ def block_importance(
     """
     kept = list(drawn(batches, SOURCE))
     if not kept:
-        raise TrainingError("the importance of blocks comes from data, and there is not a single batch")
+        raise TrainingError("the importance of blocks is measured on data, but the data are empty")
     learner = Learner(supernet, Recipe(distillation=None), criterion)
     metric = accuracy if metric is None and criterion is None else metric
     network = supernet.space.maximal() if subnet is None else subnet

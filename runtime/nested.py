@@ -61,7 +61,7 @@ def as_batch(batch: Any, takes: Collection[str] = ()) -> tuple[Any, Any]:
         return dict(inputs) if isinstance(inputs, Mapping) else inputs, targets
     given = f"{len(batch)} entries" if isinstance(batch, list | tuple) else f"a {type(batch).__name__}"
     raise BatchError(
-        f"a batch must be a pair of inputs and targets, or a dict with the key {TARGETS[0]!r}; the loader gives "
+        f"a batch must be a pair of inputs and targets, or a dict with the key {TARGETS[0]!r}; the loader returned "
         f"{given}: put several inputs into a tuple or a dict"
     )
 

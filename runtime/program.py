@@ -282,8 +282,8 @@ class Program(Assembled):
     def __copy__(self) -> NoReturn:
         """Refused, as `__deepcopy__`."""
         raise ProgramError(
-            "a program cannot be copied, pickled or saved: its parameters are views of those of the super-network. "
-            "supernet.extract(subnet) gives a module of its own, which can"
+            "a program cannot be copied, pickled or saved: its parameters are views of the super-network's parameters. "
+            "Use supernet.extract(subnet), a standalone copy that can"
         )
 
     def __deepcopy__(self, memo: Any) -> NoReturn:

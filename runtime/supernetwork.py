@@ -39,10 +39,10 @@ KNOWN_SIZES = 64
 
 
 class SuperNetwork(nn.Module):
-    """A model together with the sub-networks found in it; all share the model's own parameters.
+    """A model together with its sub-networks, which all share the parameters of the model.
 
-    As a module it is the model itself: its parameters are the model's (for the optimizer), with the matrices of
-    elastic kernels beside them, and calling it runs the maximal sub-network. Make one with `from_model`.
+    Create one with `from_model`. Calling it runs the maximal sub-network. Its parameters are those of the model, and
+    the matrices of elastic kernels: give them to the optimizer.
     """
 
     def __init__(self, analysis: Analysis) -> None:
@@ -67,26 +67,26 @@ class SuperNetwork(nn.Module):
         check: bool = True,
         pipeline: Pipeline = PIPELINE,
     ) -> SuperNetwork:
-        """Find what is elastic in `model`, which is shared and not changed.
+        """Analyse `model` and return its super-network; the model is shared, not changed.
 
         Args:
-            model: any module; it may be in training or evaluation mode. Or an `ExportedProgram` of `torch.export`,
-                whose parameters are then shared.
-            example_inputs: a tensor, a tuple of positional or a dict of keyword inputs, with tensors anywhere inside;
-                axis 0 is the batch. An exported program has its own by default.
-            elasticity: what may change; by default depth, kernels down to 3, and width with 100, 75 and 50 % of each.
-            dynamic: axes whose size may change beside the batch, named by input and axis, such as
+            model: any module, in training or evaluation mode; or an `ExportedProgram` of `torch.export`, whose
+                parameters are then shared.
+            example_inputs: a tensor, a tuple of positional inputs, or a dict of keyword inputs, with tensors anywhere
+                inside; axis 0 is the batch. An exported program brings its own.
+            elasticity: what may change; by default depth, kernels down to 3, and widths of 100, 75 and 50 %.
+            dynamic: axes whose size may change, besides the batch, named by input and axis, such as
                 ``{"input_ids": {1: "length"}, "attention_mask": {1: "length"}}``, as ``dynamic_axes`` of
                 ``torch.onnx.export``. By default all axes that can change: image sizes of convolutional networks, and
                 the length of text where the model takes any.
-            check: compare the captured graph with the model, in both modes and at other sizes, before it is used.
-            pipeline: the passes that find it, by default those of bnas.
+            check: compare the captured graph with the model first, in both modes and at other sizes.
+            pipeline: the compiler passes; by default those of bnas.
 
         Raises:
-            CaptureError: the model's own forward cannot be captured, the graph is not the model, or an axis in
+            CaptureError: the model's own forward cannot be captured, the graph differs from the model, or an axis in
                 `dynamic` cannot change.
             ElasticityError: a setting is out of its bounds.
-            PassError: a pass needs what is not there, or breaks a promise.
+            PassError: a pass needs a part that no other pass provides, or breaks a promise.
         """
         if not isinstance(elasticity, Elasticity):
             elasticity = Elasticity(**(elasticity or {}))
@@ -94,7 +94,9 @@ class SuperNetwork(nn.Module):
         analysis = pipeline.run(Analysis(model, example_inputs, elasticity, dynamic, check))
         missing = [part for part in ("ir", "types", "choices") if not analysis.has(part)]
         if missing:
-            raise PassError(f"no pass of the pipeline gives {missing[0]}; it has {', '.join(pipeline.names)}")
+            raise PassError(
+                f"no pass of the pipeline provides {missing[0]}; its passes are {', '.join(pipeline.names)}"
+            )
         return cls(analysis)
 
     def __repr__(self) -> str:
@@ -110,7 +112,7 @@ class SuperNetwork(nn.Module):
         axes = dict.fromkeys(axis for names in self.dynamic.values() for axis in names.values())
         yield f"sizes that may change: {', '.join(axes) or 'none'}"
         if self.diagnostics:
-            yield f"left alone: {len(self.diagnostics)} places; `diagnostics` says which and why"
+            yield f"left unchanged: {len(self.diagnostics)} places; `diagnostics` lists them with reasons"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SuperNetwork:
         """A super-network of its own, with copies of all tensors.
@@ -163,11 +165,11 @@ class SuperNetwork(nn.Module):
 
     @property
     def diagnostics(self) -> tuple[Diagnostic, ...]:
-        """What was left rigid or alone, with the reason."""
+        """All parts of the model that were left rigid or unchanged, with reasons."""
         return self.analysis.diagnostics
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The maximal sub-network: the model, or the graph where a pass changed what the model computes."""
+        """Run the maximal sub-network: the model, or the graph if a pass changed what the model computes."""
         if not self.analysis.rewritten:
             return self.model(*args, **kwargs)
         tensors, _ = as_program_call(args)
@@ -176,13 +178,13 @@ class SuperNetwork(nn.Module):
 
     @property
     def input_names(self) -> tuple[str, ...]:
-        """The names of the inputs, as programs take them."""
+        """The names of the inputs of programs."""
         return tuple(self.ir.names.values())
 
     def program(self, subnet: Subnet) -> Program:
-        """A module for `subnet` on views of the shared parameters, their gradients and BatchNorm buffers.
+        """Return a module for `subnet` that uses views of the shared parameters, gradients and BatchNorm buffers.
 
-        It is in the mode of the super-network. Its backward accumulates into the shared ``.grad``.
+        It has the mode of the super-network. Its backward pass accumulates into the shared ``.grad``.
 
         Raises:
             SubnetError: the sub-network is not of this space.
@@ -210,27 +212,27 @@ class SuperNetwork(nn.Module):
     def extract(
         self, subnet: Subnet, root: nn.Module | None = None, *, form: Literal["graph", "module"] = "graph"
     ) -> nn.Module:
-        """A plain module for `subnet` with contiguous tensors of its own, in evaluation mode.
+        """Return a standalone module for `subnet` with its own contiguous tensors, in evaluation mode.
 
-        The ``meta["dynamic"]`` of a graph names the axes of its inputs whose size may change, its ``meta["steps"]`` the
-        steps between the sizes of those that do not take every size.
+        In the graph form, ``meta["dynamic"]`` names the input axes whose size may change, ``meta["steps"]`` the step
+        between allowed sizes, for axes that do not accept every size.
 
         Args:
             subnet: The choice.
-            root: A module like the model, whose tensors are copied instead of those of the super-network.
-            form: "graph" gives a `GraphModule`, which works for every sub-network. "module" gives a copy of the model
-                whose layers are cut, of the model's own classes, with their ``forward`` and methods. It is compared
-                with the graph before it is handed out.
+            root: A module with the architecture of the model, to copy the tensors from instead of the super-network.
+            form: "graph" returns a `GraphModule`, which works for every sub-network. "module" returns a copy of the
+                model with smaller layers: it has the model's own classes, with their ``forward`` and methods. bnas
+                compares it with the graph first.
 
         Raises:
             SubnetError: the sub-network is not of this space.
-            ModuleFormError: the classes of the model cannot be this sub-network; names the module and the line.
+            ModuleFormError: the classes of the model cannot express this sub-network; names the module and the line.
             ValueError: there is no such form.
         """
         if form == "module":
             if self.analysis.rewritten:
                 raise ModuleFormError(
-                    "a pass changed what the model computes: supernet.extract(subnet) gives the graph"
+                    "a pass changed what the model computes, so its classes do not fit; use supernet.extract(subnet)"
                 )
             with deeper():
                 return module_form(self.skeleton, subnet, self.example_inputs, root)
@@ -248,11 +250,11 @@ class SuperNetwork(nn.Module):
 
     @cached_property
     def architecture(self) -> Architecture:
-        """The layers with weights, with their sizes in every sub-network: what a picture shows."""
+        """The layers with weights and their sizes in each sub-network, for drawing."""
         return architecture(self.skeleton.types, self.skeleton.choices)
 
     def costs(self, subnet: Subnet, sizes: Mapping[str, int] | None = None) -> dict[str, int]:
-        """MACs for one sample and parameters of `subnet`, exactly those of the extracted module.
+        """Return the costs of `subnet` for one sample: MACs, parameters and others, exact for the extracted module.
 
         Args:
             subnet: the sub-network.
@@ -260,7 +262,7 @@ class SuperNetwork(nn.Module):
 
         Raises:
             SubnetError: the sub-network is not of this space.
-            InputError: there is no such axis, or the model does not take that size.
+            InputError: there is no such axis, or the model does not accept that size.
         """
         self.space.check(subnet)
         if not sizes:
@@ -273,7 +275,7 @@ class SuperNetwork(nn.Module):
         return self._costs_at[key](subnet)
 
     def fingerprint(self) -> str:
-        """A short text that is another one for every other search space, and for every other value of a tensor."""
+        """Return a short text that identifies the search space and the values of all tensors."""
         tensors = shared_tensors(self.model) | matrix_tensors(self.kernel_matrices)
         return fingerprint(tensors, self.space)
 
@@ -286,16 +288,16 @@ class SuperNetwork(nn.Module):
         data: Iterable[Any] | None = None,
         criterion: Callable[[Any, Any], torch.Tensor] | None = None,
     ) -> None:
-        """Bring the most important entries of every elastic width to the front, in place.
+        """Sort the entries of every elastic width by importance, the most important first, in place.
 
-        The maximal sub-network computes what it did, to rounding. An optimizer made before holds state in the old
-        order: make a new one, or have its tensors reordered with `alike`.
+        The maximal sub-network computes the same up to rounding. An optimizer that exists already has its state in the
+        old order: create a new one, or pass its tensors as `alike`.
 
         Args:
-            measure: "L1", "L2", "geometric_median", "taylor" or "external"; by default as the settings say.
-            scores: for "external" by parameter name; for "taylor" by the name of the width, as `bnas.runtime.taylor`
-                gives them.
-            alike: tensors by parameter name that are reordered as the parameters are.
+            measure: "L1", "L2", "geometric_median", "taylor" or "external"; by default that of the settings.
+            scores: for "external" by parameter name; for "taylor" by width name, as `bnas.runtime.taylor` returns
+                them.
+            alike: tensors by parameter name, to reorder in the same way as the parameters.
             data: for "taylor" without `scores`: batches of the training data.
             criterion: the loss of outputs against targets; by default cross-entropy.
 
@@ -314,7 +316,7 @@ class SuperNetwork(nn.Module):
         reorder(self.skeleton, name, scores, alike)
 
     def example(self) -> tuple[torch.Tensor, ...]:
-        """The example inputs as a flat tuple of tensors."""
+        """Return the example inputs as a flat tuple of tensors."""
         return tuple(tensors_of(as_program_call(self.example_inputs)))
 
     def save(self, directory: str | Path) -> None:
@@ -328,13 +330,13 @@ class SuperNetwork(nn.Module):
     def load(
         cls, directory: str | Path, model: nn.Module | ExportedProgram, *, pipeline: Pipeline = PIPELINE
     ) -> SuperNetwork:
-        """The super-network that `save` wrote, on `model`: a module of the same architecture, whose tensors are set.
+        """Return the super-network that `save` wrote, with its tensors loaded into `model`, of the same architecture.
 
-        Give the `pipeline` that the super-network was made with.
+        Give the `pipeline` that the super-network was created with.
 
         Raises:
-            CheckpointError: a file is missing, damaged, of another format version or of another model; names the
-                missing and unexpected tensors. `model` is changed only if everything fits.
+            CheckpointError: a file is missing or damaged, or has another format version or another model; the message
+                names missing and unexpected tensors. `model` is changed only if everything fits.
         """
         model = as_module(model)
         elasticity, example_inputs, dynamic, restore = read_supernet(Path(directory), model)

@@ -33,20 +33,20 @@ def verify(
     *,
     tolerance: float | None = None,
 ) -> float:
-    """Compare the extracted `subnet` with the zero-parameter oracle, in float64 on random statistics and biases.
+    """Compare the extracted `subnet` with an oracle, in float64, with random statistics and biases.
 
-    The oracle zeroes what is dropped in a copy of `model`, lets hooks hand the entry of a skipped region on as its
-    output, and runs the model's own forward, so it is independent of typing and rewriting. Neither `model` nor
-    `supernet` is changed.
+    The oracle is a copy of `model` in which dropped parameters are zero, and in which hooks pass the input of a skipped
+    block on as its output. It runs the model's own forward, so it does not depend on the compiler. Neither `model`
+    nor `supernet` is changed.
 
     Args:
-        model: the original, with any weights; or the exported program that the super-network was made of.
-        supernet: the super-network that was made of it.
+        model: the original, with any weights; or the exported program that the super-network was created from.
+        supernet: the super-network of `model`.
         subnet: the sub-network to verify.
         example_inputs: as for `SuperNetwork.from_model`.
-        tolerance: the largest error that is allowed; by default 1e-12, or 1e-5 for a model whose forward makes
-            tables of its own, which are in the graph as they were captured, or calls an operator that PyTorch has in
-            single precision only.
+        tolerance: the largest allowed error; by default 1e-12. It is 1e-5 for a model whose forward creates constant
+            tables (the graph has them in their captured precision), or that uses an operator which PyTorch has only
+            in single precision.
 
     Returns:
         The largest error relative to how much the outputs vary over the batch (at least 1e-3 of their size).
@@ -70,7 +70,7 @@ def verify(
         with over_kept(twin, supernet.skeleton, subnet, measure):
             expected = _by_path(oracle(*args, **kwargs))
     if strange := [path for path in found if path not in expected]:
-        raise VerificationError(f"the sub-network returns a tensor at {strange[0]}, where the model returns none")
+        raise VerificationError(f"the sub-network returns a tensor at {strange[0]}, but the model does not")
     error = max((_error(tensor, expected[path]) for path, tensor in found.items()), default=0.0)
     if tolerance is None:
         tables = any(one.is_floating_point() and one.numel() > 1 for one in supernet.ir.constants.values())
@@ -78,8 +78,8 @@ def verify(
         tolerance = SINGLE if tables or single else DOUBLE
     if not error <= tolerance:
         raise VerificationError(
-            f"sub-network {subnet.to_json()} differs from the original model on its kept entries by {error:.2e}, "
-            f"allowed is {tolerance:.0e}: a rule is wrong, or a skipped branch is not zero for zero parameters"
+            f"sub-network {subnet.to_json()} differs from the original model on its kept entries by {error:.2e} "
+            f"(allowed: {tolerance:.0e}): a rule is wrong, or a skipped branch is not zero when its parameters are"
         )
     return error
 

@@ -47,25 +47,25 @@ def pruned_sizes(
     count: int = 8,
     criterion: Criterion | None = None,
 ) -> tuple[Subnet, ...]:
-    """Sub-networks that pruning by first-order Taylor importance leaves, for ``SearchSettings(begin_with=...)``.
+    """Return sub-networks found by pruning with first-order Taylor importance, for ``SearchSettings(begin_with=...)``.
 
-    A search that begins with them has them to improve on: its result is no less accurate, on what it measures, than
-    the best of them. For each bound there are large ones that keep it, some with all blocks, in turns with those of the
-    other bounds; the others lie evenly over the costs.
+    A search that begins with them is never worse than the best of them, on the data that it measures. For each bound
+    there are large sub-networks that meet it, some of them with all blocks; the others are spread evenly over the
+    costs.
 
     Args:
-        supernet: A super-network in the order that is to be searched; it is not changed.
-        batches: Some batches of the training data, such as those that recalibrate BatchNorm statistics.
-        space: The part of its space that is searched; by default all of it.
-        cost: What pruning makes smaller: macs, parameters or activations.
-        bounds: Upper bounds of costs, or of latencies; one that no sub-network on the way keeps gives none.
-        latency: Predicts "latency", where a bound is on it: a `bnas.LatencyModel`; or several of them, by the names of
-            the values that they predict. What they were fitted to comes first.
-        count: How many there are beside those of the bounds.
+        supernet: The super-network, with its entries in the order to search; it is not changed.
+        batches: Batches of the training data, such as those for recalibrating BatchNorm statistics.
+        space: The part of the space to search; by default all of it.
+        cost: The cost that pruning lowers: macs, parameters or activations.
+        bounds: Upper bounds of costs or latencies; a bound that no pruned sub-network meets adds none.
+        latency: A `bnas.LatencyModel` for bounds on "latency", or several by the names of their values. The
+            sub-networks that they were fitted to come first.
+        count: Number of sub-networks besides those for the bounds.
         criterion: The loss of outputs against targets; by default cross-entropy.
 
     Raises:
-        SearchError: There is no such cost, or a bound is no upper one.
+        SearchError: There is no such cost, or a bound is not an upper bound.
         BnasError: As `bnas.runtime.taylor`.
     """
     return Paths(supernet, batches, space, cost, criterion).sizes(bounds, latency, count)
@@ -146,7 +146,7 @@ def _known(supernet: SuperNetwork, cost: str, *others: str) -> None:
 def _limit(supernet: SuperNetwork, bound: Constraint, latencies: Mapping[str, Callable[[Subnet], float]]) -> _Limit:
     """How to tell whether a sub-network keeps a share of a bound."""
     if bound.sense != "<=":
-        raise SearchError(f"bound {str(bound)!r}: pruning makes a cost smaller; give an upper bound, with <=")
+        raise SearchError(f"bound {str(bound)!r}: pruning lowers a cost, so give an upper bound, with <=")
     _known(supernet, bound.name, *latencies)
     value = latencies.get(bound.name) or partial(cost_of, supernet, bound.name)
     whole = {bound.name: value(supernet.space.maximal())} if bound.relative else {}

@@ -11,15 +11,15 @@ if TYPE_CHECKING:
 
 
 class SearchError(BnasError, ValueError):
-    """A setting of a search is out of its bounds, an objective is not known, or every evaluation failed."""
+    """A setting of a search is out of bounds, an objective is unknown, or every evaluation failed."""
 
 
 class MetricError(BnasError, ValueError):
-    """An evaluation gave no number for an objective, or one that cannot be compared (NaN, infinity)."""
+    """An evaluation returned no number for an objective, or NaN or infinity."""
 
 
 class WorkerError(SearchError):
-    """Nobody can evaluate: workers cannot be reached, or cannot make what evaluates. No evaluation is lost."""
+    """Workers cannot be reached, or cannot create the evaluator. No evaluation is lost."""
 
 
 class RecordError(BnasError, ValueError):
@@ -27,7 +27,7 @@ class RecordError(BnasError, ValueError):
 
 
 class InfeasibleError(BnasError, ValueError):
-    """No sub-network that was evaluated keeps the constraints; `result` is what was found."""
+    """No evaluated sub-network meets the constraints; `result` has the result of the search."""
 
     def __init__(self, message: str, result: SearchResult) -> None:
         super().__init__(message)

@@ -33,17 +33,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The values of one sub-network: finite numbers by name; or why there are none."""
+    """An evaluated sub-network with its values (finite numbers by name), or the reason of the failure."""
 
     index: int
-    """Place among the evaluations of its log or search, from 0."""
+    """Position in its log or search, from 0."""
     subnet: Subnet
     values: Mapping[str, float] = field(hash=False)
     """Empty where the evaluation failed."""
     seconds: float = field(compare=False)
-    """How long it took. Not compared: a search that is run again finds the same in another time."""
+    """Duration of the evaluation; ignored when evaluations are compared."""
     failure: str | None = None
-    """Why there are no values."""
+    """Why the evaluation failed; None if it did not."""
 
     def __repr__(self) -> str:
         """The values in few digits, or the failure, and the sub-network."""
@@ -52,7 +52,7 @@ class Evaluation:
         return f"<Evaluation {self.index}: {found}; {self.subnet!r}>"
 
     def to_json(self) -> dict[str, Any]:
-        """Return what JSON can hold; `from_json` gives an equal one."""
+        """Return the evaluation as JSON values; `from_json` reads it back."""
         data = {"index": self.index, "subnet": self.subnet.to_json(), "seconds": self.seconds}
         return {**data, "values": dict(self.values)} if self.failure is None else {**data, "failure": self.failure}
 
@@ -78,7 +78,7 @@ def checked_values(subnet: Subnet, values: object) -> dict[str, float]:
     """Return the values as floats, or raise MetricError naming the sub-network and the value that is at fault."""
     if not isinstance(values, Mapping):
         raise MetricError(
-            f"{shown(subnet)}: evaluation gave {type(values).__name__}, not a mapping of names to numbers"
+            f"{shown(subnet)}: the evaluation returned {type(values).__name__}, not a mapping from names to numbers"
         )
     return {name: _finite(subnet, name, value) for name, value in values.items()}
 
@@ -87,7 +87,9 @@ def check_names(subnet: Subnet, values: Mapping[str, float], names: Iterable[str
     """Raise MetricError where a value of these names is missing."""
     for name in names:
         if name not in values:
-            raise MetricError(f"{shown(subnet)}: evaluation gave no value for {name!r}; {nearest(name, values)}")
+            raise MetricError(
+                f"{shown(subnet)}: the evaluation returned no value for {name!r}; {nearest(name, values)}"
+            )
 
 
 def _finite(subnet: Subnet, name: str, value: object) -> float:
@@ -97,7 +99,7 @@ def _finite(subnet: Subnet, name: str, value: object) -> float:
     except (TypeError, ValueError, OverflowError) as error:
         raise MetricError(f"{shown(subnet)}: {name!r} is {value!r}, not a number") from error
     if not math.isfinite(number):
-        raise MetricError(f"{shown(subnet)}: {name!r} is {number}, which cannot be compared; a value must be finite")
+        raise MetricError(f"{shown(subnet)}: {name!r} is {number}; a value must be finite")
     return number
 
 
@@ -109,7 +111,7 @@ Evaluate = Callable[["Subnet"], Mapping[str, float]]
 
 @dataclass(frozen=True)
 class Outcome:
-    """The values of one sub-network, finite numbers by name, or why there are none."""
+    """The values of one sub-network (finite numbers by name), or the reason of the failure."""
 
     values: Mapping[str, float]
     failure: str | None = None
@@ -132,8 +134,8 @@ class Outcome:
             raise given
         if isinstance(given, OSError):
             raise SearchError(
-                f"{shown(subnet)}: {type(given).__name__}: {given}; the fault is in the machine, not in the "
-                "sub-network: mend it and resume the search, no evaluation is lost"
+                f"{shown(subnet)}: {type(given).__name__}: {given}; the machine failed, not the "
+                "sub-network: fix the cause and resume the search (no evaluation is lost)"
             ) from given
         if isinstance(given, Exception):
             return cls({}, f"{type(given).__name__}: {given}", seconds)
@@ -243,9 +245,9 @@ def _evaluations(rows: Iterator[list[str]]) -> Iterator[Evaluation]:
         raise RecordError("the first line must be 'index', the names of the values, 'seconds', 'failure', 'subnet'")
     for place, row in enumerate(rows):
         if len(row) != len(names) + 1:
-            raise RecordError(f"{len(row)} columns where the first line has {len(names) + 1}")
+            raise RecordError(f"{len(row)} columns, but the first line has {len(names) + 1}")
         if row[0] != str(place):
-            raise RecordError(f"index {row[0]!r} where {place} is next")
+            raise RecordError(f"index {row[0]!r}, but the next index is {place}")
         data = {"index": place, "seconds": _number("seconds", row[-3]), "subnet": json.loads(row[-1])}
         if row[-2]:
             yield Evaluation.from_json({**data, "failure": row[-2]})

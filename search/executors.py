@@ -18,7 +18,7 @@ from .workers import Workers
 
 @settings(SearchError, kw_only=True)
 class ExecutorSettings:
-    """Who evaluates the sub-networks of a search: `processes` or `dask`. What is found does not depend on it.
+    """Settings of the processes that evaluate sub-networks, `processes` or `dask`; they do not change the result.
 
     Raises:
         SearchError: names every setting that is out of its bounds.
@@ -30,13 +30,13 @@ class ExecutorSettings:
     """Address of a Dask scheduler, such as "tcp://10.0.0.1:8786" (`bnas[dask]`). Its workers need bnas, and see the
     folder of the run and the files of its configuration under the same names."""
     chunk: Count = 5
-    """Sub-networks that are sent together; more than 1 pays since equal layers are computed once."""
+    """Number of sub-networks sent together; more than 1 is faster, since equal layers are computed once."""
 
     @field_validator("dask")
     @classmethod
     def _one_kind(cls, dask: str | None, known: ValidationInfo) -> str | None:
         if "processes" in known.data and (dask is None) == (known.data["processes"] is None):
-            raise ValueError("give one of processes and dask")
+            raise ValueError("give either processes or dask")
         if dask is not None and "://" not in dask:
             raise ValueError("must be the address of a scheduler, such as tcp://10.0.0.1:8786")
         return dask
@@ -74,7 +74,7 @@ class _DaskPool(Executor):
             self._client = connect(address, set_as_default=False)
         except (OSError, ValueError) as error:
             raise WorkerError(
-                f"no Dask scheduler can be reached at {address} ({error}); start it and resume"
+                f"no Dask scheduler can be reached at {address} ({error}); start it, then resume the search"
             ) from error
         self._pool: Executor = self._client.get_executor(retries=0)
 

@@ -33,12 +33,12 @@ class RepairWarning(UserWarning):
 
 
 class EvaluationLog:
-    """Evaluations in the order in which they were made, one for each sub-network, all with the same value names.
+    """Log of evaluations in order, one for each sub-network, all with the same value names.
 
-    With a file, each evaluation is on disk before `record` returns, in a line of its own: a process that is killed
-    loses none. The line that it was writing then is dropped when the file is opened again. One process may write to a
-    file at a time; what two wrote of the same search is repaired when the file is opened. Each line has a checksum. The
-    sub-networks are in canonical form when a Searcher records them.
+    With a file, each evaluation is on disk before `record` returns, in its own line with a checksum. A killed process
+    therefore loses no finished evaluation; an incomplete last line is dropped when the file is opened again. Only one
+    process may write to a file at a time; if two processes of the same search wrote to it, opening the file repairs
+    it. A `Searcher` records sub-networks in canonical form.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None, fingerprint: str = "") -> None:
@@ -62,7 +62,7 @@ class EvaluationLog:
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> EvaluationLog:
-        """Return what a file holds by now as a log in memory: the file stays as it is, somebody may be writing to it.
+        """Return the present content of a file as a log in memory; the file is not changed and may be in use.
 
         Raises:
             RecordError: The file is malformed; the message names the line.
@@ -94,7 +94,7 @@ class EvaluationLog:
 
         Raises:
             MetricError: A value is not a finite number.
-            RecordError: The sub-network is in the log already, or the names are not those of the other evaluations.
+            RecordError: The sub-network is already in the log, or other evaluations have other value names.
         """
         numbers = checked_values(subnet, values)
         if self._names and set(numbers) != set(self._names):
@@ -104,7 +104,7 @@ class EvaluationLog:
         return self._append(Evaluation(len(self), subnet, ordered, seconds))
 
     def record_failure(self, subnet: Subnet, failure: str, seconds: float) -> Evaluation:
-        """Append that an evaluation failed and why, and return it.
+        """Append a failed evaluation with its reason, and return it.
 
         Raises:
             RecordError: The sub-network is in the log already.
@@ -120,22 +120,20 @@ class EvaluationLog:
     def _take(self, evaluation: Evaluation) -> None:
         subnet = evaluation.subnet
         if subnet in self._evaluations:
-            raise RecordError(f"{shown(subnet)}: is evaluation {self._evaluations[subnet].index} of this log already")
+            raise RecordError(f"{shown(subnet)}: is already evaluation {self._evaluations[subnet].index} of this log")
         if evaluation.failure is None:
             self._names = self._names or tuple(evaluation.values)
         self._evaluations[subnet] = evaluation
 
     def _read(self, path: Path) -> None:
         if path.is_dir():
-            raise RecordError(f"{path}: is a folder; give the file in it, such as {path / 'evaluations.jsonl'}")
+            raise RecordError(f"{path}: is a folder; give a file, such as {path / 'evaluations.jsonl'}")
         claim_growing(path)
         with reading(path):
             data = path.read_bytes() if there(path) else b""
         *lines, torn = data.split(b"\n")
         if not lines and not BEGIN.startswith(torn) and not torn.startswith(BEGIN):
-            raise RecordError(
-                f"{path}:1: needs to be a file of format {FORMAT!r}, version {VERSION}; give another file"
-            )
+            raise RecordError(f"{path}:1: must be a file of format {FORMAT!r}, version {VERSION}; choose another file")
         if not lines:  # nothing, or a first line that was being written
             with writing(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -157,7 +155,7 @@ class EvaluationLog:
         head = path.read_bytes().split(b"\n", 1)[0]
         lines = [head, *(sealed(one.to_json()) for one in self)]
         write_bytes(path, b"\n".join([*lines, b""]))
-        told = f"{path}: two processes had written to it; {twice} evaluations that stood there twice are there once now"
+        told = f"{path}: two processes had written to it; removed {twice} duplicate evaluations"
         warnings.warn(told, RepairWarning, stacklevel=4)
 
     def _take_lines(self, path: Path, lines: Sequence[bytes]) -> int:
@@ -168,7 +166,7 @@ class EvaluationLog:
                 self._take_line(line)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise RecordError(
-                    f"{path}:{number}: {type(error).__name__}: {error}; remove this line and those after it to go on "
+                    f"{path}:{number}: {type(error).__name__}: {error}; remove this and all later lines to resume "
                     "from the line before, or begin a new search"
                 ) from error
         return len(lines) - 1 - len(self)
@@ -179,9 +177,9 @@ class EvaluationLog:
         if evaluation.index < len(self) and self._known(evaluation):
             return
         if evaluation.index != len(self):
-            raise RecordError(f"index {evaluation.index} where {len(self)} is next")
+            raise RecordError(f"index {evaluation.index}, but the next index is {len(self)}")
         if evaluation.failure is None and self._names and tuple(evaluation.values) != self._names:
-            raise RecordError(f"values {', '.join(evaluation.values)} where {', '.join(self._names)} came before")
+            raise RecordError(f"values {', '.join(evaluation.values)}, but earlier lines have {', '.join(self._names)}")
         self._take(evaluation)
 
     def _known(self, evaluation: Evaluation) -> bool:
@@ -196,12 +194,12 @@ class EvaluationLog:
         except (ValueError, KeyError, TypeError):
             known = False
         if not known:
-            raise RecordError(f"{path}:1: needs to be a file of format {FORMAT!r}, version {VERSION}")
+            raise RecordError(f"{path}:1: must be a file of format {FORMAT!r}, version {VERSION}")
         found = head.get("fingerprint")
         if self.fingerprint and found != self.fingerprint:
             raise RecordError(
                 f"{path}: holds evaluations of another super-network (fingerprint {found}, not {self.fingerprint}); "
-                "give another file"
+                "choose another file"
             )
 
 
@@ -213,7 +211,7 @@ def sealed(data: Mapping[str, Any]) -> bytes:
 def _checked(data: Any) -> dict[str, Any]:
     """The content of a line without its checksum, which is right."""
     if not isinstance(data, dict) or data.pop(CHECK, None) != _check(data):
-        raise ValueError("the line is damaged: its checksum is another")
+        raise ValueError("the line is damaged: its checksum does not match")
     return data
 
 

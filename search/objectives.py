@@ -35,7 +35,7 @@ RESERVED = ("index", "seconds", "failure", "subnet")
 
 @settings(SearchError)
 class Objective:
-    """One of the values that an evaluation gives, to be made as small or as large as possible.
+    """A value of an evaluation that the search minimises or maximises.
 
     Raises:
         SearchError: names every setting that is wrong.
@@ -45,11 +45,11 @@ class Objective:
     """Name under which an evaluation gives the value: accuracy, macs, parameters, activations, peak_memory, latency or
     another one."""
     direction: Literal["min", "max"]
-    """Which is better."""
+    """Whether small ("min") or large ("max") values are better."""
     measure: NotInFile[Callable[[Subnet], float] | None] = field(default=None, compare=False, repr=False)
-    """Gives the value where the evaluation does not."""
+    """Function that computes the value, if the evaluation does not return it."""
     target: TargetChoice = None
-    """In a `bnas.Job`: the value is the latency on this target, measured as its ``latency`` says otherwise. Objectives
+    """In a `bnas.Job`: the value is the latency on this target; all other settings are those of ``latency``. Objectives
     with different names may have different targets."""
 
     @field_validator("name")
@@ -63,21 +63,23 @@ class Objective:
 
     @property
     def sign(self) -> float:
-        """Return the factor that turns a value into a cost: less is better."""
+        """Return the factor that turns a value into a cost (lower is better)."""
         return 1.0 if self.direction == "min" else -1.0
 
     @property
     def weight(self) -> float:
-        """Return the factor that turns a value into a fitness, as DEAP wants it: more is better."""
+        """Return the factor that turns a value into a fitness for DEAP (higher is better)."""
         return -self.sign
 
 
 def check_name(name: str) -> None:
     """Raise SearchError unless a value of this name can be a column of a file of evaluations."""
     if not isinstance(name, str) or not name or not name.isprintable():
-        raise SearchError(f"value name {name!r}: needs to be a non-empty string of printable characters")
+        raise SearchError(f"value name {name!r}: must be a non-empty string of printable characters")
     if name in RESERVED:
-        raise SearchError(f"value name {name!r} is taken: evaluations have their own columns {', '.join(RESERVED)}")
+        raise SearchError(
+            f"value name {name!r} is reserved: evaluations already have the columns {', '.join(RESERVED)}"
+        )
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -85,7 +87,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     names = list(known)
     close = get_close_matches(name, names, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
-    return f"there is {', '.join(map(repr, names)) or 'none'}{hint}"
+    return f"known are {', '.join(map(repr, names)) or 'none'}{hint}"
 
 
 # Hard bounds on the values of a sub-network.
@@ -96,14 +98,14 @@ UNITS = {"": 1.0, "%": 0.01, "k": 1e3, "M": 1e6, "G": 1e9, "ms": 1.0}
 
 @dataclass(frozen=True)
 class Constraint:
-    """A bound that a value must keep, such as ``Constraint.parse("parameters <= 60 %")``."""
+    """A bound on a value of an evaluation, such as ``Constraint.parse("parameters <= 60 %")``."""
 
     name: str
     """Name under which an evaluation gives the value."""
     sense: Literal["<=", ">="]
     """``"<="`` where the bound is an upper one."""
     bound: float
-    """In the unit of the value, or where `relative` as a fraction of the maximal sub-network's value."""
+    """In the unit of the value; if `relative`, as a fraction of the maximal sub-network's value."""
     relative: bool = False
 
     def __post_init__(self) -> None:
@@ -119,15 +121,15 @@ class Constraint:
 
     @classmethod
     def of(cls, given: Constraint | str) -> Constraint:
-        """`given`, or what `parse` reads in it."""
+        """Return `given` if it is a constraint, else parse it."""
         return cls.parse(given) if isinstance(given, str) else given
 
     @classmethod
     def parse(cls, text: str) -> Constraint:
-        """The constraint ``NAME <= NUMBER`` or ``NAME >= NUMBER``.
+        """Return the constraint that a text such as ``NAME <= NUMBER`` or ``NAME >= NUMBER`` describes.
 
-        The number may be followed by k, M or G (1e3, 1e6, 1e9), by ms, which latencies are in, or by %: of the maximal
-        sub-network's value.
+        The number may be followed by k, M or G (1e3, 1e6, 1e9), by ms (for latencies), or by % (of the maximal
+        sub-network's value).
 
         Raises:
             SearchError: the text has another form.
@@ -138,16 +140,16 @@ class Constraint:
                 raise ValueError("no comparison")
             number = float(found["number"]) * UNITS[found["unit"]]
         except ValueError as error:
-            allowed = "'NAME <= NUMBER' or '>=', the number followed by nothing, k, M, G, ms or %"
-            raise SearchError(f"constraint {text!r}: needs the form {allowed}") from error
+            allowed = "'NAME <= NUMBER' or 'NAME >= NUMBER'; the number may be followed by k, M, G, ms or %"
+            raise SearchError(f"constraint {text!r}: must have the form {allowed}") from error
         return cls(found["name"], "<=" if found["sense"] == "<=" else ">=", number, found["unit"] == "%")
 
     def resolved(self, maximal: Mapping[str, float]) -> Constraint:
-        """The same with an absolute bound, given the values of the maximal sub-network."""
+        """Return the constraint with an absolute bound, computed from the values of the maximal sub-network."""
         return Constraint(self.name, self.sense, self.bound * maximal[self.name]) if self.relative else self
 
     def violation(self, values: Mapping[str, float]) -> float:
-        """By how much the values miss an absolute bound, as a fraction of it (as they are where it is 0), or 0."""
+        """Return by how much values miss an absolute bound, as a fraction of it (absolute if it is 0), or 0."""
         excess = values[self.name] - self.bound
         return max(0.0, excess if self.sense == "<=" else -excess) / (abs(self.bound) or 1.0)
 

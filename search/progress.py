@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 
 class SearchProgress:
-    """Takes the evaluations of a search in their order, the first of which is that of the maximal sub-network.
+    """Progress of a search. It takes the evaluations in order; the first one is that of the maximal sub-network.
 
     Args:
-        objectives: of the search.
-        constraints: of the search; a sub-network that misses one counts as evaluated, and as nothing else.
-        metric: the value whose best is told; by default that of the first objective that is maximised, if any.
+        objectives: the objectives of the search.
+        constraints: the constraints of the search; a sub-network that misses one is only counted.
+        metric: the value of which the best is reported; by default the first maximised objective, if any.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ def plot(
     known = ["index", *(result.closest().values if result.closest() else names)]  # type: ignore[union-attr]
     for name in (across, upwards):
         if name not in known:
-            raise SearchError(f"no value {name!r} to draw; {nearest(name, known)}")
+            raise SearchError(f"there is no value {name!r} to plot; {nearest(name, known)}")
     figure = Figure(figsize=(7, 5), layout="constrained")
     _draw(figure.add_subplot(), result, across, upwards)
     if path is not None:

@@ -54,18 +54,18 @@ def widths_only(divisor: int = 8) -> Elasticity:
 
 @dataclass(frozen=True)
 class Pruned:
-    """A model that `bnas.prune` made smaller."""
+    """Result of `bnas.prune`: a smaller model."""
 
     subnet: Subnet
-    """What is left."""
+    """The choice that remains."""
     supernet: SuperNetwork = field(repr=False)
-    """A copy of the model in the order of importance, with all that could have been left out."""
+    """A super-network of a copy of the model, with entries in the order of importance."""
     module: GraphModule = field(repr=False)
-    """The sub-network with recalibrated BatchNorm statistics, in evaluation mode; `bnas.fine_tune` trains it on."""
+    """The sub-network with recalibrated BatchNorm statistics, in evaluation mode; train it with `bnas.fine_tune`."""
     original: Mapping[str, float]
-    """What the original costs, and its "latency" in milliseconds where the bound is on that."""
+    """Costs of the original, and its "latency" in milliseconds if the bound is a latency."""
     costs: Mapping[str, float]
-    """The same of the sub-network."""
+    """Costs of the sub-network, likewise."""
 
 
 def prune(
@@ -84,33 +84,33 @@ def prune(
     dynamic: Mapping[str, Mapping[int, str]] | None = None,
     latency: LatencySettings | None = None,
 ) -> Pruned:
-    """Remove the least important parts of a model until it keeps a bound; no weight is trained.
+    """Remove the least important parts of a model until it meets a bound, without training.
 
     Args:
         model: The model; it is not changed.
         example_inputs: As `bnas.SuperNetwork.from_model` takes them.
-        data: Batches of the training data, through the training transform, or `bnas.Splits`, of which the training
-            data are used: for the importance and for BatchNorm statistics.
-        bound: What the result keeps, such as "macs <= 50 %" (of the model's own), "parameters <= 1.2 M" or
+        data: Batches of the training data, with the training transform; or a `bnas.Splits`, of which the training data
+            are used. They give the importance and the BatchNorm statistics.
+        bound: Upper bound for the result, such as "macs <= 50 %" (of the model), "parameters <= 1.2 M" or
             "latency <= 33 %": macs, parameters, activations, peak_memory, or latency measured on ONNX Runtime.
         importance: "taylor", "L1", "L2", "geometric_median", or "external" (with the file that `elasticity` names).
-        allocation: Where entries are removed: "global", the least important ones of the whole network, or "uniform",
-            the same fraction everywhere.
-        price: Of "global": importance for each unit of the cost saved ("cost"), or for each entry ("entry").
-        rounds: Of "taylor" and "global": importance is measured again after each round of removal, in what is left.
-        elasticity: What may be removed; by default all widths in steps of 8. A mapping of settings has the dimension
-            width alone unless it says otherwise. With "depth" among the dimensions blocks are removed too.
+        allocation: Which entries are removed: "global": the least important ones of the whole network; "uniform": the
+            same fraction of each layer.
+        price: For "global": compare importance per unit of the saved cost ("cost"), or per entry ("entry").
+        rounds: For "taylor" and "global": number of rounds; importance is measured again after each round of removal.
+        elasticity: What may be removed; by default all widths in steps of 8. In a mapping of settings, the default of
+            the dimensions is only "width". With the dimension "depth", blocks are removed too.
         criterion: The loss of outputs against targets; by default cross-entropy.
-        samples: So many of the first samples of `data` are used.
+        samples: Number of samples of `data` to use, from the first.
         dynamic: As `bnas.SuperNetwork.from_model` takes it.
-        latency: How latency is measured.
+        latency: Settings of the latency measurement.
 
     Returns:
-        The first sub-network on the path of the last round that keeps the bound. With "global", what went last is then
-        given back where the bound allows it: a large last step leaves room.
+        The first sub-network in the last round that meets the bound. With "global", the entries removed last are
+        restored as far as the bound allows, since a large last step leaves room.
 
     Raises:
-        SearchError: The bound cannot be kept, or a setting is unknown, or does not go with another one.
+        SearchError: The bound cannot be met, a setting is unknown, or two settings contradict each other.
         BnasError: As `bnas.SuperNetwork.from_model` and `bnas.runtime.taylor`.
     """
     bound = Constraint.of(bound)
@@ -121,7 +121,7 @@ def prune(
     supernet = SuperNetwork.from_model(deep_copy(whole), inputs, settings, dynamic=dynamic).eval()
     if bound.name != "latency" and bound.name not in (known := supernet.cost_model.expressions):
         raise SearchError(
-            f"bound {str(bound)!r}: {bound.name!r} is no cost; {nearest(bound.name, [*known, 'latency'])}"
+            f"bound {str(bound)!r}: {bound.name!r} is not a cost; {nearest(bound.name, [*known, 'latency'])}"
         )
     saved = partial(cost_of, supernet, PRICED.get(bound.name, bound.name))
     meter, subnet = _Meter(supernet, bound, latency or LatencySettings()), supernet.space.maximal()
@@ -166,7 +166,7 @@ def _settings(given: Elasticity | Mapping[str, Any] | None, importance: str) -> 
 def _check(bound: Constraint, importance: str, allocation: str, price: str, rounds: int, settings: Elasticity) -> None:
     """Raise `SearchError` for what can be told before the model is looked at."""
     if bound.sense != "<=":
-        raise SearchError(f"bound {str(bound)!r}: pruning makes a cost smaller; give an upper bound, with <=")
+        raise SearchError(f"bound {str(bound)!r}: pruning lowers a cost, so give an upper bound, with <=")
     if allocation not in ("global", "uniform"):
         raise SearchError(f"allocation {allocation!r}: {nearest(allocation, ('global', 'uniform'))}")
     if price not in ("cost", "entry"):
@@ -174,11 +174,11 @@ def _check(bound: Constraint, importance: str, allocation: str, price: str, roun
     if rounds < 1:
         raise SearchError(f"rounds: {rounds} is smaller than 1")
     if "kernel" in settings.dimensions:
-        raise SearchError("elasticity.dimensions: pruning removes widths and blocks, no kernels: leave 'kernel' out")
+        raise SearchError("elasticity.dimensions: pruning removes channels and blocks, not kernels: remove 'kernel'")
     if "depth" in settings.dimensions and allocation == "global" and importance != "taylor":
         raise SearchError(
-            f"importance {importance!r} cannot be held against that of blocks, which is a loss: take 'taylor', the "
-            "allocation 'uniform', or no 'depth'"
+            f"importance {importance!r} cannot be compared with that of blocks, which is a change of the loss: use "
+            "'taylor', or the allocation 'uniform', or remove 'depth'"
         )
 
 
@@ -280,7 +280,7 @@ class _Meter:
         """The error where not even the smallest sub-network keeps the bound."""
         value, whole = self._value(smallest), self._value(self.supernet.space.maximal())
         return SearchError(
-            f"bound {str(self.bound)!r} cannot be kept: the smallest sub-network has {value:,.6g}, which is "
-            f"{value / whole:.1%} of {whole:,.6g}; allow smaller widths (elasticity with a smaller min_width), or "
-            "blocks to be removed (the dimension 'depth')"
+            f"bound {str(self.bound)!r} cannot be met: the smallest sub-network has {value:,.6g}, which is "
+            f"{value / whole:.1%} of {whole:,.6g}; allow smaller widths (a smaller elasticity.min_width), or "
+            "the removal of blocks (the dimension 'depth')"
         )

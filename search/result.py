@@ -67,7 +67,7 @@ VERSION = 2
 
 @dataclass(frozen=True)
 class SearchResult:
-    """Every evaluation of a search, in order, with objectives and constraints. Two are equal if they found the same."""
+    """All evaluations of a search, in order, with its objectives and constraints."""
 
     objectives: tuple[Objective, ...]
     evaluations: tuple[Evaluation, ...]
@@ -89,7 +89,7 @@ class SearchResult:
             yield f"{one.name} ({one.direction}){span}"
         done = [e for e in self.evaluations if e.failure is None]
         for bound in self.constraints:
-            yield f"{bound}: kept by {sum(not bound.violation(e.values) for e in done)} of {len(done)}"
+            yield f"{bound}: met by {sum(not bound.violation(e.values) for e in done)} of {len(done)}"
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the front as a table and as a picture."""
@@ -100,23 +100,23 @@ class SearchResult:
 
     @property
     def feasible(self) -> tuple[Evaluation, ...]:
-        """Return the evaluations that did not fail and keep all constraints."""
+        """Return the evaluations that did not fail and meet all constraints."""
         return tuple(e for e in self.evaluations if e.failure is None and not violation(self.constraints, e.values))
 
     @property
     def failed(self) -> tuple[Evaluation, ...]:
-        """Return the evaluations that gave no values; `Evaluation.failure` says why."""
+        """Return the failed evaluations; `Evaluation.failure` has the reason."""
         return tuple(e for e in self.evaluations if e.failure is not None)
 
     def closest(self) -> Evaluation | None:
-        """Return the evaluation that misses the constraints by the least, the earlier one of equals, or None."""
+        """Return the evaluation nearest to meeting the constraints (the earlier one of equals), or None."""
         found = [e for e in self.evaluations if e.failure is None]
         return min(found, key=lambda e: violation(self.constraints, e.values), default=None)
 
     def pareto(self) -> tuple[Evaluation, ...]:
-        """Return the feasible evaluations that no other one dominates.
+        """Return the Pareto front: the feasible evaluations that no other evaluation dominates.
 
-        They stand best first in the first objective that is minimised.
+        The front is sorted by the first minimised objective, best first.
         """
         return pareto_front(self.feasible, self.objectives)
 
@@ -128,14 +128,14 @@ class SearchResult:
         reference: float | None = None,
         metric: str = "accuracy",
     ) -> Evaluation | None:
-        """Return the feasible evaluation with the least ``minimize`` among those whose metric is good enough, or None.
+        """Return the feasible evaluation with the smallest ``minimize`` whose metric is good enough, or None.
 
-        Good enough is: worse than the reference by no more than ``acc_delta``, in the unit of the metric (up to
-        rounding), or better. Ties go to the better metric, then to the earlier one.
+        Good enough means: at most ``acc_delta`` worse than the reference, in the unit of the metric (up to rounding).
+        Of equals, the one with the better metric is returned, then the earlier one.
 
         Args:
             acc_delta: How much worse the metric may be.
-            minimize: Name of a value.
+            minimize: Name of the value to minimise.
             reference: A value of the metric; by default that of the first evaluation, which is the maximal sub-network.
             metric: Name of an objective.
 
@@ -146,18 +146,17 @@ class SearchResult:
         slack = acc_delta + 1e-12 * max(abs(good), abs(acc_delta), 1.0)
         enough = [e for e in self.feasible if sign * (e.values[metric] - good) <= slack]
         if enough and minimize not in enough[0].values:
-            raise SearchError(f"no value {minimize!r} to minimise; {nearest(minimize, enough[0].values)}")
+            raise SearchError(f"there is no value {minimize!r} to minimise; {nearest(minimize, enough[0].values)}")
         return min(enough, key=lambda e: (e.values[minimize], sign * e.values[metric], e.index), default=None)
 
     def winners(
         self, acc_delta: float, speed: str | None = None, *, reference: float | None = None, metric: str = "accuracy"
     ) -> dict[str, Evaluation]:
-        """Return the winners among the feasible evaluations, by the names in `WINNERS`.
+        """Return the winners among the feasible evaluations, by name (see `WINNERS`).
 
-        "best" has the best metric among those with fewer MACs than the maximal sub-network, or among all where none
-        has (ties: the fewest MACs). "smallest" has the fewest MACs within ``acc_delta`` of the reference, and
-        "fastest" the least ``speed``, such as a latency, if that is given: see `cheapest`. A name is missing where
-        nothing is good enough.
+        "best" has the best metric among sub-networks with fewer MACs than the maximal one, or among all if there are
+        none. "smallest" has the fewest MACs within ``acc_delta`` of the reference, and "fastest" the smallest
+        ``speed``, such as a latency, if given; see `cheapest`. A name is missing if no sub-network is good enough.
         """
         cheapest = partial(self.cheapest, reference=reference, metric=metric)
         best, smallest, fastest = WINNERS
@@ -179,9 +178,9 @@ class SearchResult:
         )
 
     def hypervolume(self, reference: Mapping[str, float]) -> float:
-        """Return the volume that the front dominates, as far as the reference: a value for each objective.
+        """Return the hypervolume: the volume between the front and a reference point (a value for each objective).
 
-        What is no better than the reference in some objective adds nothing.
+        Evaluations that are not better than the reference in every objective add nothing.
         """
         # Not from deap.benchmarks.tools, which calls the same: it imports scipy's spatial part, half a second.
         import moocore
@@ -193,7 +192,7 @@ class SearchResult:
         return float(moocore.hypervolume(front, ref=corner)) if front else 0.0
 
     def infeasible(self) -> str | None:
-        """Return what to tell where constraints let nothing through: the closest one and by how much it misses."""
+        """Return the message for a search without feasible evaluations: the closest one, and by how much it misses."""
         closest = self.closest()
         if closest is None or not violation(self.constraints, closest.values):
             return None
@@ -203,18 +202,18 @@ class SearchResult:
             if one.violation(closest.values)
         ]
         return (
-            f"none of {len(self.evaluations)} evaluated sub-networks keeps the constraints; "
+            f"none of {len(self.evaluations)} evaluated sub-networks meets the constraints; "
             f"the closest misses {'; '.join(missed)}: {shown(closest.subnet)}"
         )
 
     def plot(self, path: str | os.PathLike[str] | None = None, x: str | None = None, y: str | None = None) -> Figure:
-        """Draw all evaluations in their order, and the front, over two values; see `bnas.search.progress.plot`."""
+        """Plot all evaluations and the front over two values; see `bnas.search.progress.plot`."""
         from .progress import plot
 
         return plot(self, path, x, y)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the result as what JSON can hold; `from_json` gives an equal one."""
+        """Return the result as JSON values; `from_json` reads them back."""
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -225,13 +224,13 @@ class SearchResult:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> SearchResult:
-        """Return the result that `to_json` described.
+        """Return the result that `to_json` wrote.
 
         Raises:
-            RecordError: It is of another format or version, or malformed.
+            RecordError: The data have another format or version, or are malformed.
         """
         if not isinstance(data, Mapping) or (data.get("format"), data.get("version")) != (FORMAT, VERSION):
-            raise RecordError(f"needs to be an object of format {FORMAT!r}, version {VERSION}")
+            raise RecordError(f"must be an object of format {FORMAT!r}, version {VERSION}")
         try:
             objectives = [Objective(one["name"], one["direction"]) for one in data["objectives"]]
             constraints = [Constraint(one["name"], one["sense"], one["bound"]) for one in data["constraints"]]
@@ -243,7 +242,7 @@ class SearchResult:
     def checked(
         cls, objectives: Sequence[Objective], evaluations: Sequence[Evaluation], constraints: Sequence[Constraint] = ()
     ) -> SearchResult:
-        """Return a result, or raise MetricError where an evaluation has no value for an objective or constraint."""
+        """Return a result; raise MetricError if an evaluation has no value for an objective or constraint."""
         names = [*(o.name for o in objectives), *(c.name for c in constraints)]
         for evaluation in evaluations:
             if evaluation.failure is None:
@@ -251,7 +250,7 @@ class SearchResult:
         return cls(tuple(objectives), tuple(evaluations), tuple(constraints))
 
     def write_json(self, path: str | os.PathLike[str]) -> None:
-        """Write the result in one step; `read_json` gives an equal one."""
+        """Write the result to a file, atomically; `read_json` reads it back."""
         write_bytes(Path(path), (json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n").encode())
 
     @classmethod
@@ -267,7 +266,7 @@ class SearchResult:
             raise RecordError(f"{path}: {error}") from error
 
     def write_csv(self, path: str | os.PathLike[str]) -> None:
-        """Write the evaluations as a table in one step; `read_csv` gives every number back exactly."""
+        """Write the evaluations as a CSV table, atomically; `read_csv` reads every number back exactly."""
         write_csv(path, self.evaluations)
 
     @classmethod
@@ -277,7 +276,7 @@ class SearchResult:
         objectives: Sequence[Objective],
         constraints: Sequence[Constraint] = (),
     ) -> SearchResult:
-        """Read what `write_csv` wrote: a table holds no objectives and constraints, so they are given again.
+        """Read a table that `write_csv` wrote. A table has no objectives and constraints, so give them again.
 
         Raises:
             RecordError: The file is malformed; the message names the file and the line.
@@ -289,7 +288,9 @@ class SearchResult:
         """The metric of the maximal sub-network; where nothing was evaluated any number does."""
         if self.evaluations and self.evaluations[0].failure is not None:
             failure = self.evaluations[0].failure
-            raise SearchError(f"the maximal sub-network has no {metric} to compare with ({failure}); give a reference")
+            raise SearchError(
+                f"the maximal sub-network has no value {metric} to compare with ({failure}); give a reference"
+            )
         return self.evaluations[0].values[metric] if self.evaluations else 0.0
 
     def _objective(self, name: str) -> Objective:

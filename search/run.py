@@ -64,11 +64,13 @@ class Racing:
         if len(measured) != 1 or measured[0].direction != "max" or measured[0].measure is not None:
             found = ", ".join(f"{one.name} ({one.direction})" for one in measured) or "none"
             raise SearchError(
-                "racing needs one objective that the evaluation measures, to be maximised, beside those that are known "
-                f"without one ({', '.join(known) or 'none'}); there is {found}"
+                "racing needs exactly one objective that an evaluation measures and that is maximised; those known "
+                f"without an evaluation ({', '.join(known) or 'none'}) do not count. Got {found}"
             )
         if not hasattr(evaluate, "evaluate_many"):
-            raise SearchError("racing needs a bnas.Evaluator, or a Remote that makes one: it measures part after part")
+            raise SearchError(
+                "racing measures the data part by part, so it needs a bnas.Evaluator, or a Remote that makes one"
+            )
         return cls(measured[0], tuple(one for one in objectives if one.name in known), error)
 
     def bars(

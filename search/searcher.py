@@ -58,12 +58,12 @@ def confirmed(
 
 
 class Searcher:
-    """Looks for the best trade-offs among the sub-networks of a super-network.
+    """Search a super-network for the sub-networks with the best trade-offs.
 
-    Everything is decided by the seed and by the values: the same seed and values give the same result, whoever
-    evaluates and in whichever order. No sub-network is evaluated twice, and none that is in the log: a log that was
-    read back lets an interrupted search go on to the result that it would have had. Python's and numpy's global
-    random states are left as they were.
+    The result depends only on the seed and on the evaluated values, not on who evaluates or in which order. No
+    sub-network is evaluated twice, and none that is already in the log. An interrupted search that reads its log
+    back therefore ends with the result of an uninterrupted one. The global random states of Python and NumPy are
+    not changed.
     """
 
     def __init__(
@@ -116,10 +116,10 @@ class Searcher:
         """Search and return every evaluation; a second call finds all of them in the log.
 
         Raises:
-            MetricError: The evaluation gives no value for an objective or a constraint, or no mapping of names.
-            SearchError: Every evaluation failed; says why.
-            InfeasibleError: Constraints let nothing through; says what is closest, and has the result.
-            Exception: Whatever a callback raises; the evaluations are in the log, and the search can go on from it.
+            MetricError: The evaluation returns no value for an objective or constraint, or no mapping of names.
+            SearchError: Every evaluation failed; the message has the reason.
+            InfeasibleError: No sub-network meets the constraints; the error names the closest one and has the result.
+            Exception: Any error of a callback; the evaluations are in the log, and the search can go on from it.
         """
         plan = self._plan
         start = Search(plan.source.space, plan.objectives, plan.settings, plan.planned)
@@ -151,7 +151,7 @@ class Searcher:
 def _checked_settings(settings: Any) -> SearchSettings:
     if settings is not None and not isinstance(settings, SearchSettings):
         told = "such as bnas.SearchSettings(num_evals=150)"
-        raise SearchError(f"settings {settings!r}: needs to be bnas.SearchSettings, {told}")
+        raise SearchError(f"settings {settings!r}: must be a bnas.SearchSettings, {told}")
     return settings or SearchSettings()
 
 
@@ -165,10 +165,10 @@ def _opened(path: str | os.PathLike[str] | None, source: Source, evaluate: Any, 
 
 def _checked_objectives(objectives: Sequence[Objective]) -> tuple[Objective, ...]:
     if odd := [one for one in objectives if not isinstance(one, Objective)]:
-        raise SearchError(f"objective {odd[0]!r}: needs to be a bnas.Objective, such as Objective('macs', 'min')")
+        raise SearchError(f"objective {odd[0]!r}: must be a bnas.Objective, such as Objective('macs', 'min')")
     names = [objective.name for objective in objectives]
     if not names:
-        raise SearchError("a search needs an objective at least")
+        raise SearchError("a search needs at least one objective")
     if repeated := [name for name in names if names.count(name) > 1]:
         raise SearchError(f"objective {repeated[0]!r} is given {names.count(repeated[0])} times")
     return tuple(objectives)

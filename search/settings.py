@@ -38,7 +38,7 @@ else:
 
 @settings(SearchError, kw_only=True)
 class SearchSettings:
-    """How sub-networks are searched for; `bnas.Searcher` takes it.
+    """Settings of a search, for `bnas.Searcher`.
 
     Raises:
         SearchError: names every setting that is out of its bounds.
@@ -59,17 +59,17 @@ class SearchSettings:
     """Evaluate in other processes, or on other machines; by default in this process. Whatever evaluates must be
     picklable, such as a `bnas.search.Remote`."""
     space: NotInFile[SearchSpace | None] = None
-    """The part of the super-network's space to search, such as what its last stage trained; by default all."""
+    """The part of the search space to search, such as the one that the last stage trained; by default all."""
     latency: NotInFile[Callable[[Subnet], float] | Mapping[str, Callable[[Subnet], float]] | None] = None
-    """Gives the value "latency" of a sub-network, such as a `bnas.LatencyModel`; or several, each by the name of the
-    value that it gives. Save the models where there is a log: evaluations in a log keep the latency they had."""
+    """Function that returns the value "latency" of a sub-network, such as a `bnas.LatencyModel`; or several of them by
+    the name of the value. If there is a log, save the models: evaluations in a log keep their latency."""
     begin_with: NotInFile[tuple[Subnet, ...]] = ()
-    """Sub-networks that are evaluated in the first generation, such as those of `bnas.search.pruned_sizes`."""
+    """Sub-networks to evaluate in the first generation, such as those of `bnas.search.pruned_sizes`."""
     confirm: NotInFile[Any] = None
-    """An exact evaluation, where the searcher has a rough one: measures the front again. Its log stands beside the
-    other, with ".confirmed" behind the name."""
+    """Exact evaluation that measures the front again, if the searcher has an approximate one. Its log is next to the
+    other one, with the suffix ".confirmed"."""
     workers: NotInFile[Workers | None] = None
-    """The same as `executor`, with an executor of your own."""
+    """As `executor`, with your own executor."""
 
     @field_validator("num_evals")
     @classmethod
@@ -81,18 +81,18 @@ class SearchSettings:
     @classmethod
     def _are_workers(cls, workers: Any, known: ValidationInfo) -> Any:
         if workers is not None and known.data.get("executor") is not None:
-            raise ValueError("contradicts executor; give one of them")
+            raise ValueError("contradicts executor; give only one of the two")
         if workers is not None and not isinstance(workers, Workers):
             raise ValueError("must be bnas.search.Workers, such as Workers(executor, chunk=5)")
         return workers
 
     @property
     def population(self) -> int:
-        """Candidates of a generation."""
+        """Number of candidates in a generation."""
         return self.algorithm.population or min(POPULATION, self.num_evals)
 
 
 def check_population(population: int | None, count: int) -> None:
     """Raise ValueError where there are fewer evaluations than a generation has candidates."""
     if population is not None and population > count:
-        raise ValueError(f"the population of {population} is larger; lower the population or evaluate more")
+        raise ValueError(f"smaller than the population of {population}; lower the population or raise num_evals")

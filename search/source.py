@@ -89,8 +89,8 @@ class Source:
         known = list(dict.fromkeys((*told, *self.cost_names, *(one.name for one in measures.own))))
         for name in wanted:
             if name not in known:
-                hint = "; a LatencyModel gives it: SearchSettings(latency=model)" if name == LATENCY else ""
-                raise SearchError(f"{name!r} is no value of an evaluation; {nearest(name, known)}{hint}")
+                hint = "; to get it, pass a LatencyModel: SearchSettings(latency=model)" if name == LATENCY else ""
+                raise SearchError(f"{name!r} is not a value of an evaluation; {nearest(name, known)}{hint}")
 
     def check_evaluator(self, evaluate: Any) -> None:
         """Raise SearchError where the evaluation says that it is of another super-network."""
@@ -99,6 +99,6 @@ class Source:
             return
         if (found := str(other.fingerprint())) != self.fingerprint:
             raise SearchError(
-                f"the evaluator is of another super-network (fingerprint {found}, not {self.fingerprint}): "
-                "give the one that is searched to both"
+                f"the evaluator belongs to another super-network (fingerprint {found}, not {self.fingerprint}): "
+                "give the same super-network to both"
             )

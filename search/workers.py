@@ -27,7 +27,7 @@ MADE = 4
 
 @dataclass(frozen=True)
 class Remote:
-    """An evaluation that each worker makes for itself, once: only the recipe travels.
+    """An evaluator that each worker creates for itself, once; only its recipe is sent.
 
     ``Remote(make_evaluator, "folder")`` stands for ``make_evaluator("folder")``: a function of a module that the
     workers can import, and arguments that can be pickled and hashed.
@@ -62,8 +62,8 @@ class Remote:
         except Exception as error:
             name = f"{self.make.__module__}.{self.make.__qualname__}"
             raise WorkerError(
-                f"a worker on {socket.gethostname()} cannot make what evaluates, by {name}{self.arguments}: "
-                f"{type(error).__name__}: {error}; mend that and resume the search, no evaluation is lost"
+                f"a worker on {socket.gethostname()} cannot create the evaluator by {name}{self.arguments}: "
+                f"{type(error).__name__}: {error}; fix the cause and resume the search (no evaluation is lost)"
             ) from error
 
 
@@ -73,10 +73,11 @@ def _made(remote: Remote) -> Any:
 
 
 class Workers:
-    """Hands sub-networks to an executor, and tries those again whose worker died.
+    """Evaluate sub-networks on an executor, and retry those whose worker died.
 
-    A pool of processes is broken for good once one of them dies: give a function that makes one, and a new one is
-    made. Afterwards the rest of the generation is evaluated one at a time, so that what kills workers is found out.
+    A pool of processes cannot be used any more once one of its processes has died. Give a function that creates a pool,
+    so that bnas can create a new one. The rest of the generation is then evaluated one at a time, to find the
+    sub-network that kills workers.
     """
 
     def __init__(self, executor: Executor | Callable[[], Executor], chunk: int = 1) -> None:
@@ -90,14 +91,14 @@ class Workers:
             SearchError: the chunk is empty.
         """
         if chunk < 1:
-            raise SearchError(f"chunk {chunk}: allowed is any whole number from 1")
+            raise SearchError(f"chunk {chunk}: must be a whole number, at least 1")
         self._chunk = chunk
         self._make = None if isinstance(executor, Executor) else executor
         self._executor = executor if isinstance(executor, Executor) else None
         self._broken, self._last = self._executor is None, ""
 
     def close(self) -> None:
-        """Shut the executor down if it was made here; the next search makes another one."""
+        """Shut the executor down if bnas created it; the next search creates another one."""
         if self._make is not None and self._executor is not None:
             self._executor.shutdown(wait=True, cancel_futures=True)
             self._executor, self._broken = None, True
@@ -138,7 +139,7 @@ class Workers:
             self._mend()
             with self._noticed():
                 return self._open.submit(measures, [subnet]).result()[0]
-        return Outcome({}, f"no worker came back with it in {1 + RETRIES} tries: {self._last}")
+        return Outcome({}, f"no worker returned it in {1 + RETRIES} attempts: {self._last}")
 
     @contextmanager
     def _noticed(self) -> Iterator[None]:
@@ -157,8 +158,8 @@ class Workers:
             return
         if self._make is None:
             raise WorkerError(
-                "a worker died and broke its executor; give a function that makes the executor, so that a new one "
-                f"can be made, and run the search again: no evaluation is lost ({self._last})"
+                "a worker died and broke its executor. Give a function that makes the executor, so that bnas can make "
+                f"a new one, and run the search again (no evaluation is lost): {self._last}"
             )
         if self._executor is not None:
             self._executor.shutdown(wait=False, cancel_futures=True)

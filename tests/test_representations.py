@@ -50,7 +50,7 @@ def test_a_super_network_says_what_it_can_be() -> None:
         "  maximal: 2836 parameters, 175 k MACs\n"
         "  minimal: 260 parameters, 13.9 k MACs\n"
         "  sizes that may change: batch, height, width\n"
-        "  left alone: 4 places; `diagnostics` says which and why"
+        "  left unchanged: 4 places; `diagnostics` lists them with reasons"
     )
     assert "Conv2d(3, 16" in repr(supernet.model)
 
@@ -81,7 +81,7 @@ def test_a_result_says_what_was_found() -> None:
         "SearchResult: 5 evaluations, 2 on the Pareto front, 1 failed\n"
         "  accuracy (max): 0.7 to 0.85 on the front\n"
         "  macs (min): 100 k to 700 k on the front\n"
-        "  macs <= 1000000: kept by 3 of 4"
+        "  macs <= 1000000: met by 3 of 4"
     )
     assert repr(SearchResult((Objective("macs", "min"),), ())) == (
         "SearchResult: 0 evaluations, 0 on the Pareto front\n  macs (min)"

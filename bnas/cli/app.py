@@ -1,4 +1,4 @@
-"""The command line: train, search and export a super-network, and look at what came of it."""
+"""The command line: train, search and export a super-network, and look at the results."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def begin(
         raise typer.Exit(1)
     from bnas.runtime import ParallelError
 
-    raise ParallelError(f"bnas {command} is one process: start it without torchrun")
+    raise ParallelError(f"bnas {command} runs in one process: start it without torchrun")
 
 
 @app.command()
@@ -97,7 +97,7 @@ def demo(
 @app.command()
 def schema() -> None:
     """Print the JSON schema of a configuration file, for editors that complete and check it."""
-    from bnas.config.configuration import json_schema
+    from bnas.config.schema import json_schema
 
     typer.echo(json.dumps(json_schema(), indent=2))
 
@@ -132,7 +132,7 @@ def inspect(
         typer.Option(
             "--input",
             metavar="[NAME=]SHAPE[:TYPE]",
-            help="An input, such as 2,3,32,32 or 2,16:int64[0..999]; repeat it for each. Default: 1,3,224,224.",
+            help="Shape of an input, such as 2,3,32,32 or 2,16:int64[0..999]; repeatable. Default: 1,3,224,224.",
         ),
     ] = None,
     dynamic: Annotated[
@@ -141,15 +141,15 @@ def inspect(
     ] = None,
     sizes: Annotated[
         list[str] | None,
-        typer.Option("--sizes", metavar="TITLE=SIZE", help="Costs at this size of a dynamic axis: height=64."),
+        typer.Option("--sizes", metavar="TITLE=SIZE", help="Size of a dynamic axis for the costs: height=64."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print data instead of tables.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     graph: Annotated[bool, typer.Option("--graph", help="Print the graph with its axis types instead.")] = False,
 ) -> None:
-    """Show what can change in a model, and what cannot and why.
+    """Show which parts of a model can shrink, which cannot, and why.
 
-    Give one --input for each input of the model. Inputs without a type are floating-point numbers; if the model does
-    not take those, whole numbers are tried.
+    Give one --input for each input of the model. An input without a type is tried with floating-point numbers first,
+    and with whole numbers if the model refuses those.
     """
     from bnas.data.inputs import parse_dynamic, parse_input, parse_sizes
     from bnas.data.sources import load_model

@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
 
 def report(
-    run: Annotated[Path, typer.Argument(help="Folder of a run; it may be unfinished.")],
-    other: Annotated[Path | None, typer.Argument(help="Folder of another run, to compare the two on one page.")] = None,
+    run: Annotated[Path, typer.Argument(help="Folder of a run, finished or not.")],
+    other: Annotated[Path | None, typer.Argument(help="Folder of a second run, to compare both on one page.")] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Folder for the page; by default the run's, of two runs the current one."),
+        typer.Option("--output", "-o", help="Folder for the page. Default: that of the run (two runs: the current)."),
     ] = None,
 ) -> None:
-    """Write the report of a run, or compare two runs: one self-contained HTML file, and every plot as PNG and CSV."""
+    """Write the report of a run, or compare two runs: one self-contained HTML file, and each plot as PNG and CSV."""
     with _uncollected():
         from bnas.page import write_comparison, write_page
 
@@ -69,7 +69,7 @@ def report_told(run: Path) -> str:
     try:
         from bnas.page import write_page
     except BnasError as error:
-        return f"There is no report: {error}"
+        return f"The report was not written: {error}"
     return f"The report is in {write_page(run)}"
 
 
@@ -122,27 +122,27 @@ def train(
         steps.train()
     folder = steps.output.folder
     told = shlex.join(["bnas", "search", str(folder)])
-    options.say(console, f"The trained super-network is in {folder / 'supernet'}; `{told}` searches it")
+    options.say(console, f"The trained super-network is in {folder / 'supernet'}; to search it: `{told}`")
 
 
 def prune(
     config: options.Config,
     to: Annotated[
-        str, typer.Option("--to", metavar="BOUND", help="What the result keeps: 'macs <= 50 %', 'latency <= 2 ms'.")
+        str, typer.Option("--to", metavar="BOUND", help="Largest cost allowed: 'macs <= 50 %', 'latency <= 2 ms'.")
     ],
     output: options.LogDir = None,
-    epochs: Annotated[int, typer.Option(min=0, help="Epochs of the fine-tuning; 0: none.")] = 10,
+    epochs: Annotated[int, typer.Option(min=0, help="Epochs of the fine-tuning; 0 skips it.")] = 10,
     importance: Annotated[str, typer.Option(help="taylor, L1, L2, geometric_median or external.")] = "taylor",
-    allocation: Annotated[str, typer.Option(help="global, or uniform: the same fraction everywhere.")] = "global",
-    divisor: Annotated[int, typer.Option(min=1, help="Widths lose entries in steps of this.")] = 8,
-    depth: Annotated[bool, typer.Option("--depth", help="Remove whole blocks, too.")] = False,
+    allocation: Annotated[str, typer.Option(help="global, or uniform: the same fraction of each layer.")] = "global",
+    divisor: Annotated[int, typer.Option(min=1, help="Remove channels in multiples of this number.")] = 8,
+    depth: Annotated[bool, typer.Option("--depth", help="Also remove whole blocks.")] = False,
     changes: options.Changes = None,
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
     trust: options.Trust = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Prune the model of a configuration file to a bound, without a super-network; fine-tune, export and measure it."""
+    """Prune the model of a configuration file to a bound without training a super-network; fine-tune and export it."""
     from bnas.run.pruning import PrunePlan, Pruning
     from bnas.run.verdict import verdict
     from bnas.search import Constraint
@@ -177,8 +177,8 @@ def search(
     console.print(winners_table(winners))
     tuned = folder.job.tuning is not None
     told = shlex.join(["bnas", "tune" if tuned else "export", str(run)])
-    what = "fine-tunes these" if tuned else "writes these and measures them"
-    options.say(console, f"The front is in {run / 'pareto.json'}; `{told}` {what}")
+    what = "fine-tune these winners" if tuned else "export and measure these winners"
+    options.say(console, f"The Pareto front is in {run / 'pareto.json'}; to {what}: `{told}`")
 
 
 # ``bnas tune``: the winners of a search, trained further by themselves.
@@ -200,7 +200,7 @@ def tune(
         record = folder.steps.tune()
     console.print(tuning_table(record))
     told = shlex.join(["bnas", "export", str(run)])
-    options.say(console, f"The weights are in {run / 'tuning'}; `{told}` writes and measures these winners")
+    options.say(console, f"The weights are in {run / 'tuning'}; to export and measure these winners: `{told}`")
 
 
 def tuning_table(record: Record) -> Table:
@@ -219,8 +219,9 @@ def winners_table(winners: Winners) -> Table:
     """A table for the terminal: what is handed back, with what was measured on the validation data."""
     from rich.table import Table
 
-    bound = f"{winners.reference:.2%} less {100 * winners.acc_delta:g} points{' (none does)' if winners.missed else ''}"
-    title = f"{winners.evaluations} evaluations" + ("" if winners.targets else f"; to reach: {bound}")
+    least = f"{winners.reference:.2%} minus {100 * winners.acc_delta:g} points"
+    bound = f"{least}{' (reached by none)' if winners.missed else ''}"
+    title = f"{winners.evaluations} evaluations" + ("" if winners.targets else f"; accuracy to reach: {bound}")
     shown = Table(title=title, title_justify="left")
     values = list(next(iter(winners.found.values())).values)
     shown.add_column("sub-network")

@@ -23,30 +23,30 @@ if TYPE_CHECKING:
 
 def export(
     run: options.Run,
-    onnx: Annotated[Path | None, typer.Option("--onnx", help="Write one sub-network to this file instead.")] = None,
+    onnx: Annotated[Path | None, typer.Option("--onnx", help="Write only one sub-network, to this file.")] = None,
     subnet: Annotated[
         str | None,
         typer.Option(
-            "--subnet", help="A winner (default: the first), fastest, an evaluation by its number, a JSON file."
+            "--subnet", help="A winner (default: the first), fastest, the number of an evaluation, or a JSON file."
         ),
     ] = None,
-    int8: Annotated[bool, typer.Option("--int8", help="Quantise it, calibrated on the run's training data.")] = False,
-    exclude: Annotated[list[str] | None, typer.Option("--exclude", help="Layers that stay in float (globs).")] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="Quantise to int8; calibrates on the training data.")] = False,
+    exclude: Annotated[list[str] | None, typer.Option("--exclude", help="Layers to keep in float (globs).")] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Let --onnx replace an ONNX file that bnas did not write.")
+        bool, typer.Option("--overwrite", help="Allow --onnx to replace an ONNX file that bnas did not write.")
     ] = False,
     changes: options.Changes = None,
     source: options.Source = None,
     trust: options.Trust = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Write and measure the winners of a run's search; with --onnx write one sub-network and print its accuracy."""
+    """Export and measure the winners of a run. With --onnx, export one sub-network and print its test accuracy."""
     from bnas.run.folder import RunFolder
     from bnas.run.verdict import verdict
     from bnas.runtime import QuantisationError
 
     if exclude and not int8:
-        raise QuantisationError(f"--exclude {exclude[0]}: says what int8 leaves out; say --int8 too")
+        raise QuantisationError(f"--exclude {exclude[0]}: names a layer that int8 leaves in float; add --int8")
     wanted = [*(changes or ()), *(["export.int8=true"] if int8 else [])]
     wanted += [f"export.exclude={json.dumps(exclude)}"] if exclude else []
     with options.watched(verbose, resumes=False) as (console, watch):
@@ -72,11 +72,11 @@ def check_target(path: Path, overwrite: bool) -> None:
     place = path.resolve()
     for run in place.parents:
         if place.relative_to(run).as_posix() in Ledger(run).files():
-            raise OutputError(f"{path} is a file of the run in {run}; give another name")
+            raise OutputError(f"{path} is a file of the run in {run}; choose another name")
     if not replaceable(path):
-        raise OutputError(f"{path} is there and is no ONNX file; give another name, or move it away first")
+        raise OutputError(f"{path} exists and is not an ONNX file; choose another name, or move it away first")
     if path.stat().st_size and not (overwrite or made_by_bnas(path)):
-        raise OutputError(f"{path} is an ONNX file that bnas did not write; give another name, or say --overwrite")
+        raise OutputError(f"{path} is an ONNX file that bnas did not write; choose another name, or use --overwrite")
 
 
 def written(folder: RunFolder, subnet: str | None, path: Path, quantised: bool) -> str:
@@ -91,7 +91,8 @@ def written(folder: RunFolder, subnet: str | None, path: Path, quantised: bool) 
     settings = replace(how, validation=job.data.test) if quantised else None
     metadata = origin(folder.supernet, chosen)
     report = export_onnx(folder.module(chosen), path, one_sample(folder.supernet), settings, metadata=metadata)
-    told = f"{report.path}: {report.bytes:,} bytes, relative error in float {report.max_relative_error:.1e}\n"
+    error = f"largest relative difference from PyTorch {report.max_relative_error:.1e}"
+    told = f"{report.path}: {report.bytes:,} bytes, {error}\n"
     if report.int8 is None:
         return f"{told}test accuracy on ONNX Runtime: {evaluate_onnx(report.path, job.data.test):.2%}"
     accuracies = f"{report.int8.metric_int8:.2%}, in float {report.int8.metric_fp32:.2%}"
@@ -103,14 +104,16 @@ def written(folder: RunFolder, subnet: str | None, path: Path, quantised: bool) 
 
 def bench(
     file: Annotated[Path, typer.Argument(help="An ONNX file.")],
-    against: Annotated[Path | None, typer.Option("--against", help="Another one, measured in turns with it.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Samples in a run.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads within an operator.")] = None,
-    runs: Annotated[int | None, typer.Option(help="Timings of each file.")] = None,
+    against: Annotated[
+        Path | None, typer.Option("--against", help="Another file, timed alternately with the first.")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(help="Batch size of the inputs.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads for each operator.")] = None,
+    runs: Annotated[int | None, typer.Option(help="How often each file is timed.")] = None,
     provider: Annotated[str | None, typer.Option(help="Execution provider of ONNX Runtime.")] = None,
     target: Annotated[
         list[str] | None,
-        typer.Option(help='Where it runs: onnxruntime, openvino, or JSON such as {"kind": ...}. May be given again.'),
+        typer.Option(help='What runs it: onnxruntime, openvino, or JSON such as {"kind": ...}. Repeatable.'),
     ] = None,
     sizes: Annotated[
         list[str] | None,
@@ -119,7 +122,7 @@ def bench(
     layers: Annotated[
         bool, typer.Option("--layers", help="Also show where the time goes, by layer (ONNX Runtime only).")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print data instead of a latency_table.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Measure the latency of an ONNX file on ONNX Runtime or other targets, alone or against another file.
 
@@ -152,7 +155,7 @@ def bench(
         Console().print(layer_table(name, one))
     if unstable := [one for each in found.values() for one in each.values() if not one.stable]:
         what, wanted = remedy(unstable[0].runs)
-        typer.echo(f"{what}: say --runs {wanted}")
+        typer.echo(f"{what}: use --runs {wanted}")
 
 
 def _target(text: str) -> Any:
@@ -164,7 +167,7 @@ def _target(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        told = 'it begins as JSON does, and is none; write {"kind": "openvino"} or a name such as openvino'
+        told = 'it begins with a brace but is not valid JSON; write {"kind": "openvino"} or a name such as openvino'
         raise LatencyError(f"--target {text}: {told} ({error})") from None
 
 
@@ -189,7 +192,7 @@ def layer_table(name: str, times: LayerTimes) -> Table:
 
 
 def latency_table(found: dict[str, Latency], reference: str) -> Table:
-    """A latency_table for the terminal; it says of each number whether it is stable, and on what it was measured."""
+    """A table for the terminal: latencies, the machine, and whether each number is stable."""
     from rich.markup import escape
     from rich.table import Table
 

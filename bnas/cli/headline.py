@@ -21,14 +21,14 @@ HARMLESS = (
 )
 """Reasons that hold for every model: there is nothing to do."""
 REMEDIES = (
-    (r"opaque", "it decides on values of tensors; write it without that, or register a rule for it: docs/passes.md"),
-    (r"has no rule", "register a rule for this operator, in some ten lines: docs/passes.md"),
+    (r"opaque", "it branches on values of tensors; move the branch out, or register a rule for it: docs/passes.md"),
+    (r"has no rule", "register a rule for this operator (about ten lines): docs/passes.md"),
     (
-        r"along it|sorted|searched|neighbour|by numbers?\b|one by one|in their order",
-        "the operator needs all entries of the axis; put a linear layer or a convolution before and behind it",
+        r"along it|sorted|searched|neighbour|by index|to other places|one by one|in their order",
+        "the operator needs all entries of the axis; put a linear layer or a convolution before and after it",
     ),
-    (r"pin", "take it out of `pin`, if you put it there"),
-    (r"scopes", "change `ignored_scopes` or `target_scopes`, if you set them"),
+    (r"pin", "if you listed it in `pin`, remove it from there"),
+    (r"scopes", "if you set `ignored_scopes` or `target_scopes`, change them"),
 )
 """What to do, by a pattern in the reason."""
 OTHERWISE = 'see "What stays rigid" in docs/your_model.md'
@@ -56,19 +56,19 @@ def _how_small(data: Mapping[str, Any]) -> Iterator[str]:
         f"{counted(data['space_size'], 'sub-network')} in all."
     )
     if data["space_size"] == 1:
-        yield "Nothing is elastic: the reasons are below."
+        yield "Nothing can shrink: the reasons are below."
     elif share > LARGE:
         yield "To get smaller: allow smaller widths, such as elasticity.width_multipliers=[1,0.5,0.25], or min_width."
     else:
-        yield "The smallest is rarely good: a search finds the best of each size."
+        yield "The smallest sub-network is rarely accurate: a search finds the best one of each size."
 
 
 def _what_stays(data: Mapping[str, Any]) -> Iterator[str]:
     rigid = data["rigid_share"]
     reasons = {why: share for why, share in rigid["reasons"].items() if why not in HARMLESS and share >= LITTLE}
     by_settings = _by_settings(data)
-    nothing = "" if reasons or by_settings else ", as in every model: nothing to do"
-    yield f"What stays whole: {rigid['total']:.1%} of the parameters{nothing}."
+    nothing = "" if reasons or by_settings else ", for reasons that hold in every model: nothing to do"
+    yield f"What cannot shrink: {rigid['total']:.1%} of the parameters{nothing}."
     for why, share in reasons.items():
         yield f"{share:.1%}: {shown(why, 120)}. To do: {remedy(why)}."
     yield from by_settings
@@ -80,7 +80,7 @@ def _by_settings(data: Mapping[str, Any]) -> Sequence[str]:
     if not found:
         return ()
     names = listed(found, len(found), 3)
-    told = f"{counted(len(found), 'width')} too small for the settings: {names}. To do: lower min_width and divisor."
+    told = f"{counted(len(found), 'width')} too small to shrink: {names}. To do: lower min_width and divisor."
     return (told,)
 
 
@@ -92,6 +92,6 @@ def remedy(why: str) -> str:
 def _blocks(data: Mapping[str, Any]) -> Iterator[str]:
     blocks = data["blocks"]
     if not blocks:
-        yield "Blocks: none can be skipped. A block needs an input and an output of one shape: docs/depth.md."
+        yield "Blocks: none can be skipped. A block needs an input and an output of the same shape: docs/depth.md."
         return
     yield f"Blocks: {counted(len(blocks), 'block')} can be skipped: {listed(blocks, len(blocks))}."

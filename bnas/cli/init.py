@@ -32,35 +32,35 @@ def init(
     weights: Annotated[Path | None, typer.Option("--weights", help="Trained weights: .safetensors or .pt.")] = None,
     inputs: Annotated[
         list[str] | None,
-        typer.Option("--input", metavar="[NAME=]SHAPE[:TYPE]", help="An input of the model, instead of a guess."),
+        typer.Option("--input", metavar="[NAME=]SHAPE[:TYPE]", help="Shape of an input, if the guess is wrong."),
     ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file: .yaml.")] = Path("bnas.yaml"),
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write (.yaml).")] = Path("bnas.yaml"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
     """Write a commented configuration file for a model and its data, which `bnas run` runs as it is.
 
-    The shape of the input and the number of classes are read from a batch of the data, or guessed from the model
-    without data. It asks nothing, and says what is sure and what is a guess.
+    The shape of the input and the number of classes come from a batch of the data; without data they are guessed from
+    the model. The command asks no questions, and marks each guess as a guess.
     """
     from bnas.config.file import load_config
     from bnas.run.mark import OutputError
     from bnas.runtime.storage.files import there, write_bytes
 
     if output.suffix not in ENDINGS:
-        raise OutputError(f"{output}: the file is written in YAML; give a name that ends in .yaml")
+        raise OutputError(f"{output}: the file is written in YAML; choose a name that ends in .yaml")
     if there(output) and not overwrite:
-        raise OutputError(f"{output} is there already; say --overwrite to replace it, or --output with another name")
+        raise OutputError(f"{output} exists already; use --overwrite to replace it, or --output with another name")
     if not output.parent.is_dir():
-        raise OutputError(f"{output}: there is no folder {output.parent}; make it first")
+        raise OutputError(f"{output}: the folder {output.parent} does not exist; create it first")
     proposal, told = _proposed(model, data, weights, inputs or [], output)
     write_bytes(output, proposal.text().encode())
     for line in told:
         typer.echo(line)
     if data is None:
-        typer.echo(f"{output} is written, without your data. Set `data` in it, then: {_next(output)}")
+        typer.echo(f"Wrote {output}, without your data. Set `data` in it, then: {_next(output)}")
         return
     load_config(output)
-    typer.echo(f"{output} is written. Next: {_next(output)}")
+    typer.echo(f"Wrote {output}. Next: {_next(output)}")
 
 
 def _next(output: Path) -> str:
@@ -219,8 +219,8 @@ class Loaded:
             again = found
         if self._differs(again):
             many = f"{'' if self.certain else 'at least '}{self.classes}"
-            told = f"the model {self.name} has {again.outputs} outputs, and the data {self.source} {many} classes"
-            raise GuessError(f"{told}; name a model with as many outputs, or other data")
+            told = f"the model {self.name} has {again.outputs} outputs, but the data {self.source} have {many} classes"
+            raise GuessError(f"{told}; choose a model with as many outputs, or other data")
         return again
 
     def told(self, found: Guess) -> Iterator[str]:
@@ -235,11 +235,11 @@ class Loaded:
         if found.outputs is not None:
             yield f"outputs: {found.outputs}{self._told_classes()}"
         if self.num_classes is not None:
-            yield f"num_classes: {self.num_classes}, so that the outputs of the model are those of the data"
+            yield f"num_classes: {self.num_classes}, so that the model has one output for each class of the data"
 
     def _told_classes(self) -> str:
         if self.classes is None:
             return ""
         if self.certain:
-            return f" for {self.classes} classes (sure: the data say so)"
-        return f" for at least {self.classes} classes (a guess: the largest number in the first batch)"
+            return f" for {self.classes} classes (sure: read from the data)"
+        return f" for at least {self.classes} classes (a guess: from the largest label in the first batch)"

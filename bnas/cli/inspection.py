@@ -87,9 +87,9 @@ class Inspection:
     def _untried(self, one: Input, axis: int) -> str:
         """Why the size of an axis was not changed at all."""
         if self.named:
-            return "it is not named as dynamic"
+            return "not named by --dynamic"
         if axis == 0:
-            return "its size is not the batch: the first input has another"
+            return "its size differs from the batch of the first input"
         return "its size is 1" if one.shape[axis] == 1 else "channels"
 
     def _axes(self) -> list[tuple[str, str, str]]:
@@ -135,7 +135,7 @@ class Inspection:
                 [(reason, f"{share:.2%}") for reason, share in rigid.items()],
             ),
             _table(
-                "Left as it is",
+                "Left unchanged",
                 ("reason", "times", "where"),
                 [(reason, str(len(places)), _some(places)) for reason, places in refused],
             ),
@@ -149,9 +149,7 @@ class Inspection:
         ends[0] += "".join(f", {name} {size}" for name, size in self.sizes.items())
         told = [f"input {one}" for one in self.example.told]
         if self.example.chosen:
-            told.append(
-                f"whole numbers were chosen: with floating-point inputs the model raises {self.example.refused}"
-            )
+            told.append(f"whole numbers were used: with floating-point inputs the model raises {self.example.refused}")
         return "\n".join([*told, f"sub-networks: {count(data['space_size'])}", *ends, f"seconds: {data['seconds']}"])
 
 
@@ -215,7 +213,7 @@ def inspect_model(
         supernet = SuperNetwork.from_model(model, example.value, dynamic=dynamic)
     except BnasError as error:
         given = f"{'an input' if len(inputs) == 1 else 'inputs'} of {' and '.join(one.text for one in inputs)}"
-        add_note(error, f"for {given}: --input gives another shape, type or range, as [NAME=]SHAPE[:TYPE[LOW..HIGH]]")
+        add_note(error, f"for {given}: to change shape, type or range, use --input [NAME=]SHAPE[:TYPE[LOW..HIGH]]")
         raise
     seconds = time.process_time() - start
     return Inspection(name, supernet, seconds, example, dict(sizes or {}), dynamic is not None)

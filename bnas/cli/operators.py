@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 def operators(
-    as_json: Annotated[bool, typer.Option("--json", help="Print data instead of a table.")] = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print the page of the documentation.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print docs/operators.md.")] = False,
 ) -> None:
     """List the operators that bnas knows: which have rules for axes and for ONNX."""
     found = facts()
@@ -83,15 +83,16 @@ def page(found: list[dict[str, Any]]) -> str:
     lines = [
         "# Operators",
         "",
-        f"bnas knows {len(found)} operators. An operator that is missing here, or is not *elastic*, is",
-        "rigid: bnas keeps its inputs and outputs as they are and says so. [Your own rules](passes.md) shows how to",
-        "register one. This page is the output of `bnas operators --markdown`; a test compares them.",
+        f"bnas knows {len(found)} operators. If an operator is missing here, or is not *elastic*, bnas keeps its",
+        "inputs and outputs unchanged and reports it. [Your own rules](passes.md) shows how to register an",
+        "operator. This page is the output of `bnas operators --markdown`; a test compares them.",
         "",
-        "- **elastic**: the operator has an axis rule, so that widths may change around it;",
-        "- **zeros**: zeros stay zero, so that a sum over the result may run over an elastic axis;",
-        "- **ONNX**: bnas writes the operator itself; others make the whole export fall back to `torch.onnx.export`;",
-        "- **shape**: bnas works the shape out without PyTorch, which makes capture and export faster;",
-        "- **sizes**: the operator also computes with sizes that follow the inputs.",
+        "- **elastic**: the operator has an axis rule, so the layers around it can shrink;",
+        "- **zeros**: the operator maps zeros to zeros, so a later sum may run over an elastic axis;",
+        "- **ONNX**: bnas writes the operator itself; for any other operator, `torch.onnx.export` exports the whole",
+        "  model;",
+        "- **shape**: bnas computes the shape of the result without PyTorch, which makes capture and export faster;",
+        "- **sizes**: the operator also computes with sizes that depend on the inputs.",
         "",
         "`F` is `torch.nn.functional`.",
     ]

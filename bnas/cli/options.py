@@ -22,25 +22,25 @@ SIGNALS = 128
 """A command that a signal stopped ends with this and the number of the signal as its exit code, as shells have it."""
 
 Changes = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a key, such as optimizer.base_lr=0.1.")
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as optimizer.base_lr=0.1.")
 ]
 Budget = Annotated[
-    str | None, typer.Option("--budget", metavar="TIME", help="Plan the run for this time, such as 30m or 1h30m.")
+    str | None, typer.Option("--budget", metavar="TIME", help="Plan the run to take this time, such as 30m or 1h30m.")
 ]
 Config = Annotated[Path, typer.Argument(help="Configuration file: .json, .json5, .yaml or .yml.")]
 LogDir = Annotated[
-    Path | None, typer.Option("--output", "-o", help="Folder for all results; by default the file's log_dir.")
+    Path | None, typer.Option("--output", "-o", help="Folder for all results. Default: log_dir of the file.")
 ]
 Run = Annotated[Path, typer.Argument(help="Folder of a run.")]
 Source = Annotated[
-    Path | None, typer.Option("--from", help="Folder of the configuration's files; by default where it was.")
+    Path | None, typer.Option("--from", help="Where the configuration's files are now, if they were moved.")
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with what the folder holds.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what the folder holds.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in the folder.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in the folder.")]
 Trust = Annotated[
-    bool, typer.Option("--trust", help="Import the code that the folder of a run names, though you never named it.")
+    bool, typer.Option("--trust", help="Import the code that a run folder names, though you never named it.")
 ]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the passes and what each left alone.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="List the passes and what each left unchanged.")]
 
 
 @contextmanager
@@ -76,7 +76,7 @@ def stoppable(resumes: bool = True) -> Iterator[None]:
         yield
     except KeyboardInterrupt as error:
         told = again(sys.argv[1:], resumes, begun=not getattr(error, UNCHANGED, False))
-        typer.secho(f"bnas: stopped; go on with: {told}", fg="yellow", err=True)
+        typer.secho(f"bnas: stopped; to continue: {told}", fg="yellow", err=True)
         number = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
         raise typer.Exit(SIGNALS + number) from None
     finally:

@@ -75,7 +75,7 @@ def _configured(
     admit(config, configuration, changes or [], trust=trust)
     folder = output or configuration.log_dir
     if folder is None:
-        raise OutputError(f"{config} has no log_dir; say --output DIR")
+        raise OutputError(f"{config} has no log_dir; use --output DIR")
     return configuration, Path(folder)
 
 

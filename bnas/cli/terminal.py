@@ -35,7 +35,7 @@ def passes_of(supernet: SuperNetwork) -> Iterator[str]:
     """The passes in order, each with what it left alone; then what was found."""
     for name in PIPELINE.names:
         refusals = supernet.analysis.refusals.get(name, ())
-        yield f"pass {name}: {f'{len(refusals)} left alone' if refusals else 'nothing left alone'}"
+        yield f"pass {name}: {f'{len(refusals)} left unchanged' if refusals else 'nothing left unchanged'}"
         yield from (f"    {one.place}: {one.reason}" for one in refusals)
     space = supernet.space
     yield f"{len(space.blocks)} blocks, {len(space.widths)} widths, {len(space.kernels)} kernels"
@@ -50,7 +50,7 @@ def told(error: Exception) -> str | None:
         return _plain(str(error) + "".join(f"\n  {note}" for note in getattr(error, "__notes__", ())))
     if isinstance(error, torch.OutOfMemoryError):
         first = str(error).split(". ")[0]
-        return f"{first}: a smaller batch_size, batch_size_val or accumulate instead of large batches needs less"
+        return f"{first}: lower batch_size or batch_size_val, or use accumulate instead of large batches"
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     if isinstance(error, OSError) and (full or error.filename is not None):
         place = "" if error.filename is None else f"{error.filename}: "

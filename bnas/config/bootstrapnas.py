@@ -55,7 +55,7 @@ class Width(Section):
     }
     unneeded: ClassVar[dict[str, Any]] = {
         "add_dynamic_inputs": Unneeded(
-            "width.add_dynamic_inputs needs nothing here: input widths follow from the model itself",
+            "width.add_dynamic_inputs has no effect: bnas finds input widths itself",
             TypeAdapter(list[str] | None),
             "must be a list of names",
         )
@@ -75,7 +75,7 @@ class Depth(Section):
 
     unneeded: ClassVar[dict[str, Any]] = {
         "mode": Unneeded(
-            "depth.mode says nothing here: blocks are found unless skipped_blocks lists them",
+            "depth.mode has no effect: bnas finds the blocks itself, unless skipped_blocks lists them",
             TypeAdapter(Literal["manual", "auto"] | None),
             "must be 'manual' or 'auto'",
         )
@@ -135,7 +135,7 @@ class KnowledgeDistillation(Section):
     needed: ClassVar[tuple[str, ...]] = ("type",)
     defaults: ClassVar[Mapping[str, Any]] = {"teacher": "original", "hard": 1.0}
     algorithm: Literal["knowledge_distillation"]
-    """The one that there is."""
+    """The only algorithm."""
 
 
 def _one_entry(value: Any) -> Any:
@@ -143,7 +143,7 @@ def _one_entry(value: Any) -> Any:
     if not isinstance(value, list):
         return value
     if len(value) > 1:
-        raise ValueError(f"{len(value)} entries; allowed is one, knowledge_distillation")
+        raise ValueError(f"has {len(value)} entries; allowed is one, knowledge_distillation")
     return value[0] if value else None
 
 
@@ -171,15 +171,15 @@ class Training(Section):
     """``bootstrapNAS.training``; what BootstrapNAS has not is explained at `bnas.Recipe`."""
 
     algorithm: Literal["progressive_shrinking"] = "progressive_shrinking"
-    """The one that there is."""
+    """The only algorithm."""
     batchnorm_adaptation: BatchNormAdaptation = BatchNormAdaptation()
     schedule: ScheduleSection = ScheduleSection()
     lr_schedule: LearningRateSchedule = LearningRateSchedule()
     elasticity: ElasticitySection = ElasticitySection()
     compression: Compression = None
-    """By default sub-networks learn from the maximal one, where `rule` trains it; an empty list: from targets only."""
+    """By default sub-networks learn from the maximal one, if `rule` trains it. An empty list: from targets only."""
     checkpoint_every: Count | None = None
-    """Steps between two checkpoints, which an interrupted training goes on from; by default every epoch."""
+    """Number of steps between two checkpoints; by default one checkpoint per epoch."""
 
     @model_serializer(mode="wrap")
     def _as_said(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -201,29 +201,29 @@ class Search(Section):
     defaults: ClassVar[Mapping[str, Any]] = {"num_evals": 3000}
 
     algorithm: Literal["NSGA2", "RNSGA2", "random"] = "NSGA2"
-    """How candidates are made."""
+    """The search algorithm."""
     population: Population | None = None
-    """Candidates of a generation, at least 4; by default 40, or as many as there are evaluations."""
+    """Number of candidates in a generation, at least 4. Default: 40, or all evaluations if fewer."""
     acc_delta: NotNegative = 100 * Job.acc_delta
-    """How much a winner may lose, in points of accuracy."""
+    """Accuracy that a winner may lose, in points."""
     ref_acc: Annotated[float, Field(gt=0, le=100), NUMBER] | None = None
-    """What winners are held against, in percent; by default the accuracy of the original."""
+    """Reference accuracy for winners, in percent; by default that of the original."""
     batchnorm_adaptation: BatchNormAdaptation = BatchNormAdaptation()
     aspiration_points: Annotated[tuple[tuple[Number, Number], ...], Field(min_length=1)] | None = Field(
         default=None, validate_default=True
     )
     """For RNSGA2, as BootstrapNAS has them: [MACs in millions, minus accuracy in percent]."""
     weights: tuple[NotNegative, NotNegative] | None = None
-    """For RNSGA2: of MACs and accuracy."""
+    """For RNSGA2: weights of MACs and accuracy."""
     objectives: Annotated[tuple[Objective, ...], Field(min_length=1)] | None = None
-    """What is searched for; accuracy must be one. By default the most accuracy and the least of what the targets
-    bound, or without targets the fewest MACs."""
+    """Objectives of the search; accuracy must be one. By default high accuracy and low values of the costs that targets
+    bound, or without targets few MACs."""
 
     @field_validator("aspiration_points")
     @classmethod
     def _of_rnsga2(cls, points: Any, known: ValidationInfo) -> Any:
         if "algorithm" in known.data and (known.data["algorithm"] == "RNSGA2") != (points is not None):
-            raise ValueError("aspiration_points belong to the algorithm 'RNSGA2', which needs them")
+            raise ValueError("aspiration_points and the algorithm 'RNSGA2' need each other: give both or neither")
         return points
 
     @field_validator("objectives")
@@ -231,7 +231,9 @@ class Search(Section):
     def _of_winners(cls, objectives: Any, known: ValidationInfo) -> Any:
         check_objectives(objectives)
         if objectives is not None and known.data.get("aspiration_points") is not None:
-            raise ValueError("aspiration_points are of accuracy and MACs; leave objectives out")
+            raise ValueError(
+                "aspiration_points are points of accuracy and MACs, which are then the objectives; leave objectives out"
+            )
         return objectives
 
     @field_validator("num_evals", check_fields=False)
@@ -244,7 +246,7 @@ class Search(Section):
     @classmethod
     def _not_of_chance(cls, predictor: bool, known: ValidationInfo) -> bool:
         if predictor and known.data.get("algorithm") == "random":
-            raise ValueError("of no use to the algorithm 'random'; take NSGA2 or RNSGA2")
+            raise ValueError("has no use with the algorithm 'random'; use NSGA2 or RNSGA2")
         return predictor
 
 
@@ -252,9 +254,9 @@ def check_objectives(objectives: Any) -> None:
     """Raise ValueError unless winners can be chosen by these objectives."""
     names = [one.name for one in objectives or ()]
     if objectives is not None and not {"accuracy", INT8_ACCURACY}.intersection(names):
-        raise ValueError("'accuracy' must be one of them, winners are chosen by it")
+        raise ValueError("'accuracy' must be one of them, since winners are chosen by accuracy")
     if len(set(names)) < len(names):
-        raise ValueError(f"a name stands twice in {', '.join(names)}")
+        raise ValueError(f"a name appears twice in {', '.join(names)}")
 
 
 class BootstrapNAS(Section):

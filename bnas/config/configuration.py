@@ -62,7 +62,7 @@ class InputInfo(Section):
 
     unneeded: ClassVar[dict[str, Any]] = {
         "filler": Unneeded(
-            "filler does nothing here: example inputs have random values; `range` bounds them",
+            "filler has no effect: example inputs have random values; `range` bounds them",
             TypeAdapter(Literal["ones", "zeros", "random"] | None),
             "must be 'ones', 'zeros' or 'random'",
         )
@@ -99,7 +99,7 @@ class InputInfo(Section):
             raise ValueError("must begin with the smaller value")
         least, most = limits(known.data.get("type"))
         if ends is not None and not least <= ends[0] <= ends[1] <= most:
-            raise ValueError(f"must lie between {least:g} and {most:g}, which the type holds")
+            raise ValueError(f"must lie between {least:g} and {most:g}, the range of the type")
         return ends
 
 
@@ -161,7 +161,7 @@ class Configuration(Section):
 
     unneeded: ClassVar[dict[str, Any]] = {
         "multiprocessing_distributed": Unneeded(
-            "multiprocessing_distributed does nothing here: torchrun starts the processes of a run",
+            "multiprocessing_distributed has no effect: torchrun starts the processes of a run",
             TypeAdapter(bool | None),
             "must be true or false",
         )
@@ -253,7 +253,7 @@ class Configuration(Section):
     @classmethod
     def _of_finite_numbers(cls, options: dict[str, Any]) -> dict[str, Any]:
         if not all(map(math.isfinite, _numbers(options))):
-            raise ValueError("must have finite numbers only")
+            raise ValueError("must have only finite numbers")
         return options
 
     @field_validator("objectives")
@@ -286,9 +286,3 @@ class Configuration(Section):
         if data is None and known.data.get("dataset") is None:
             raise PydanticKnownError("missing")
         return data
-
-
-def json_schema() -> dict[str, Any]:
-    """The JSON schema of a configuration file."""
-    dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
-    return dialect | Configuration.model_json_schema()

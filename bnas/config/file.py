@@ -71,8 +71,8 @@ def _follow(data: Any, places: list[str]) -> None:
         population = inside.get("population") if isinstance(inside, dict) else None
         if isinstance(population, int) and isinstance(count, int) and population > count:
             del inside["population"]
-            told = f"{home}.population {population} is left out: it is larger than the num_evals {count} of --set"
-            warnings.warn(f"{told}; --set {home}.population=N sets it", ConfigurationWarning, stacklevel=4)
+            told = f"{home}.population {population} is ignored: it is larger than num_evals={count} of --set"
+            warnings.warn(f"{told}; to set it, use --set {home}.population=N", ConfigurationWarning, stacklevel=4)
 
 
 def _at(data: Any, place: str) -> Any:
@@ -110,15 +110,15 @@ def _check(data: Any, place: list[str | int], part: str | int, change: str) -> N
 
 
 def load_config(path: str | Path, changes: Sequence[str] = ()) -> Configuration:
-    """The configuration in the file `path`: ``.json`` or ``.json5`` (comments, trailing commas), ``.yaml`` or ``.yml``.
+    """Read the configuration file `path`: ``.json`` or ``.json5`` (comments, trailing commas), ``.yaml`` or ``.yml``.
 
     Args:
-        path: the file; the files that it names are relative to its folder.
+        path: the file; file names in it are relative to its folder.
         changes: ``KEY=VALUE``, in order, such as ``bootstrapNAS.search.num_evals=40``.
 
     Raises:
-        ConfigurationError: the file is missing or has a fault of syntax, with line and column; or names all keys and
-            values that are wrong, and all that contradict each other.
+        ConfigurationError: the file is missing or has a syntax error (with line and column); or keys or values are
+            wrong or contradict each other (the message lists all of them).
     """
     path = Path(path)
     return parse_configuration(with_changes(read_file(path), changes), place_of(path, changes), path.parent)
@@ -161,7 +161,7 @@ def _beside(data: Any) -> Iterator[str]:
     given = [key for key in PEER if isinstance(data, dict) and key in data]
     for key in OWN:
         if given and key in data:
-            yield f"{key} stands beside {given[0]}, which is BootstrapNAS's layout of the same; give one of the two"
+            yield f"{key} and {given[0]} (BootstrapNAS's layout) set the same things; give only one of the two"
 
 
 def _without(data: Any, error: ValidationError) -> Configuration | None:

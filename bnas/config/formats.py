@@ -29,7 +29,7 @@ def read_file(path: Path) -> Any:
             or holds what a configuration cannot hold.
     """
     if path.suffix not in FORMATS:
-        raise ConfigurationError(path, [f"the ending {short(path.suffix)} is none of {', '.join(FORMATS)}"])
+        raise ConfigurationError(path, [f"the ending {short(path.suffix)} is not one of {', '.join(FORMATS)}"])
     try:
         return plain(FORMATS[path.suffix](_text(path)))
     except FileNotFoundError:
@@ -44,15 +44,15 @@ def read_file(path: Path) -> Any:
 
 def _text(path: Path) -> str:
     if "\0" in str(path):
-        raise ValueError("is no name of a file: it has a NUL character")
+        raise ValueError("is not a valid file name: it has a NUL character")
     with path.open("rb") as file:
         data = file.read(LARGEST + 1)
     if len(data) > LARGEST:
-        raise ValueError(f"is no configuration: it is larger than {count(LARGEST)} bytes")
+        raise ValueError(f"is too large for a configuration: more than {count(LARGEST)} bytes")
     try:
         return data.decode("utf-8-sig")  # editors on Windows put a mark before the first character
     except UnicodeDecodeError as error:
-        raise ValueError(f"is no text in UTF-8: see byte {count(error.start)}, line {_line(data, error)}") from None
+        raise ValueError(f"is not valid UTF-8 text: see byte {count(error.start)}, line {_line(data, error)}") from None
 
 
 def _line(data: bytes, error: UnicodeDecodeError) -> int:
@@ -97,12 +97,12 @@ def _json5(text: str) -> Any:
     except ValueError as error:
         found = JSON5_FAULT.fullmatch(str(error))
         told = f"line {found[1]}, column {found[3]}: {found[2]}" if found else str(error)
-        raise ValueError(f"is no JSON: {told}") from None
+        raise ValueError(f"is not valid JSON: {told}") from None
 
 
 def _check_length(text: str) -> None:
     if len(text) > LARGEST_BY_HAND:
-        told = f"is too large: YAML and JSON5 may have {count(LARGEST_BY_HAND)} characters"
+        told = f"is too large: YAML and JSON5 files may have {count(LARGEST_BY_HAND)} characters"
         raise ValueError(f"{told}; write it as plain JSON, without comments")
 
 
@@ -111,7 +111,7 @@ def _once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(entries)
     if len(made) < len(entries):
         keys = [key for key, _ in entries]
-        raise _Unusable(f"the key {short(next(key for key in keys if keys.count(key) > 1))} stands twice in a mapping")
+        raise _Unusable(f"the key {short(next(key for key in keys if keys.count(key) > 1))} appears twice in a mapping")
     return made
 
 
@@ -141,7 +141,7 @@ def _yaml(text: str) -> Any:
             node, seen = super().compose_mapping_node(anchor), set()
             for key, _ in node.value:
                 if isinstance(key, yaml.ScalarNode) and (key.tag, key.value) in seen:
-                    raise yaml.MarkedYAMLError(problem="the key stands twice", problem_mark=key.start_mark)
+                    raise yaml.MarkedYAMLError(problem="the key appears twice", problem_mark=key.start_mark)
                 seen.add((key.tag, key.value if isinstance(key, yaml.ScalarNode) else id(key)))
             return node
 
@@ -160,7 +160,7 @@ def _yaml(text: str) -> Any:
     except yaml.YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         told = f"line {mark.line + 1}, column {mark.column + 1}: {problem}" if mark else str(error).split("\n")[0]
-        raise ValueError(f"is no YAML: {told}") from None
+        raise ValueError(f"is not valid YAML: {told}") from None
 
 
 FORMATS: dict[str, Callable[[str], Any]] = {".json": _json, ".json5": _json, ".yaml": _yaml, ".yml": _yaml}
@@ -211,7 +211,9 @@ def _key(key: Any, place: Sequence[str | int]) -> str:
 
 def _check_text(text: str, place: Sequence[str | int]) -> None:
     if "\0" in text or (not text.isprintable() and HALF.search(text)):
-        raise ValueError(f"{_here(place)} has the text {short(text)}; no text may have NUL or half a character")
+        raise ValueError(
+            f"{_here(place)} has the text {short(text)}; text must not contain NUL or half of a surrogate pair"
+        )
 
 
 def _here(place: Sequence[str | int]) -> str:

@@ -15,33 +15,33 @@ from bnas.passes.wording import shown
 
 HEAD = """\
 # Configuration of a bnas run, written by `{command}`.
-# `bnas run {file}` runs it as it is: it prints a plan with times first, and Ctrl-C stops it at any time.
-# A line such as `#budget: "30m"` is a key that is not set: remove the # to set it.
-# Names of files are relative to this file. docs/configuration.md explains all keys; `bnas schema` helps your editor.
+# You can run it unchanged: `bnas run {file}`. It prints a plan with times first; Ctrl-C stops it at any time.
+# A line such as `#budget: "30m"` shows a key that is not set: remove the # to set it.
+# File names are relative to this file. docs/configuration.md explains all keys; `bnas schema` helps your editor.
 """
 SEARCHED = """
 # --- What to look for ---
-# Each target names a winner: the most accurate sub-network within its bound. Bounds are of macs, parameters,
-# activations, peak_memory or latency, in percent of the original or absolute, such as "latency <= 2 ms".
+# Each target names a winner: the most accurate sub-network within its bound. A bound limits macs, parameters,
+# activations, peak_memory or latency: in percent of the original, or absolute, such as "latency <= 2 ms".
 targets:
   half: "macs <= 50 %"
   #quick: "latency <= 40 %"
-# Instead of targets: how much accuracy a winner may lose, as a fraction.
+# Instead of targets: how much accuracy a winner may lose, as a fraction (0.01 is one point).
 #acc_delta: 0.01
 
 # --- How long it takes ---
-# Either a time for the whole run, by which bnas plans epochs and evaluations itself:
+# Either give a time for the whole run, and bnas plans epochs and evaluations itself:
 #budget: "30m"
-# or these numbers. First the super-network is trained, stage after stage.
+# or give these numbers. First bnas trains the super-network, stage after stage.
 stages:
   - epochs: 5
     #reorg_weights: true
-# Then sub-networks are evaluated on the validation data; at most so many.
+# Then it evaluates sub-networks on the validation data, at most num_evals.
 search:
   num_evals: 60
   #seed: 0
   #constraints: ["parameters <= 80 %"]
-# In the end the winners are fine-tuned, which wins most of the accuracy back.
+# Last it fine-tunes the winners, which recovers most of the lost accuracy.
 fine_tune:
   epochs: 5
   #learning_rate: 0.01
@@ -49,7 +49,7 @@ fine_tune:
 """
 MEASURED = """
 # --- What may change in the model ---
-# `bnas inspect` shows what is found. `pin` names layers that stay whole, such as "head.*".
+# `bnas inspect` shows what can change. `pin` names layers that must not change, such as "head.*".
 elasticity:
   min_width: 8
   #width_multipliers: [1, 0.75, 0.5, 0.25]
@@ -64,9 +64,9 @@ latency:
   threads: 1
   #batch: 1
   #runs: 50
-  # Instead of ONNX Runtime: openvino, executorch, litert, or a program of yours.
+  # Instead of ONNX Runtime: openvino, executorch, litert, or your own program.
   #target: "onnxruntime"
-# Each ONNX file gets an int8 one beside it.
+# Also write an int8 file for each ONNX file.
 export:
   int8: true
 
@@ -109,9 +109,9 @@ class Proposal:
 
     def _model(self) -> Iterator[str]:
         yield "\n# --- Model ---"
-        yield "# A name of torchvision's, package.module:FACTORY, file.py:FACTORY or file.pt2."
+        yield "# torchvision:NAME, package.module:FACTORY, file.py:FACTORY or file.pt2."
         yield f"model: {json.dumps(self.model)}"
-        yield "# Trained weights: a .safetensors file, or a .pt file of tensors. Without them: those of the factory."
+        yield "# Trained weights: a .safetensors or .pt file of tensors. Default: the weights that the factory gives."
         yield _key("weights", self.weights, "net.safetensors")
         yield "# Arguments of the factory."
         yield _key("num_classes", self.num_classes, self.found.outputs or 10)
@@ -120,9 +120,9 @@ class Proposal:
     def _data(self) -> Iterator[str]:
         yield "\n# --- Data ---"
         yield "# A folder of images by class, a .npz file, or a factory of bnas.Splits: file.py:FACTORY."
-        yield from ["# NEEDED: bnas init was given no data."] if self.data is None else []
+        yield from ["# REQUIRED: set your data here; bnas init was called without --data."] if self.data is None else []
         yield _key("dataset" if self.dataset else "data", self.data, "images")
-        yield "# Arguments of the factory, or of the folder: size, validation, test, augment, workers, seed."
+        yield "# Arguments of the factory; for a folder: size, validation, test, augment, workers, seed."
         yield _key("data_options", self.data_options or None, {})
         yield "#batch_size: 64"
 
@@ -141,9 +141,9 @@ class Proposal:
 
     def _recipe(self) -> Iterator[str]:
         optimizer, rate = ADAM if self.attention else SGD
-        yield "# How it is trained. Sub-networks learn from the largest one, the winners from the original too."
+        yield "# How sub-networks are trained. They learn from the largest one; winners also learn from the original."
         if self.attention:
-            yield "# A guess: the model has LayerNorm and no BatchNorm, as transformers have."
+            yield "# A guess: the model has LayerNorm and no BatchNorm, so it is treated as a transformer."
         yield "recipe:"
         yield f"  optimizer: {json.dumps(optimizer)}"
         yield f"  learning_rate: {rate:g}"

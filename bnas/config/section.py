@@ -28,10 +28,10 @@ from bnas.passes.wording import shown
 
 
 class ConfigurationError(BnasError, ValueError):
-    """A configuration cannot be used; names every fault with its place, what came and what is allowed."""
+    """A configuration has errors; the message lists all of them with place, value and what is allowed."""
 
     told: ClassVar[int] = 40
-    """So many faults are written out; the others are counted."""
+    """Number of errors that the message lists; further errors are only counted."""
 
     def __init__(self, place: str | Path, faults: list[str]) -> None:
         many = f"{len(faults)} faults\n  " if len(faults) > 1 else ""
@@ -43,7 +43,7 @@ class ConfigurationError(BnasError, ValueError):
 
 
 class ConfigurationWarning(UserWarning):
-    """A key of BootstrapNAS that is known by another name, or that needs nothing here."""
+    """A key of BootstrapNAS has another name in bnas, or has no effect."""
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
 class DeviceError(BnasError, ValueError):
-    """There is no such device, or this machine or this PyTorch has none."""
+    """A device does not exist, or this machine or this PyTorch does not have it."""
 
 
 def device_named(name: str) -> torch.device:
@@ -49,12 +49,12 @@ def device_named(name: str) -> torch.device:
         device = torch.device(name)
         module: Any = torch.get_device_module(device)
     except RuntimeError:
-        raise DeviceError(f"device {name!r} is none that computes; {_available()}") from None
+        raise DeviceError(f"{name!r} is not a compute device; {_available()}") from None
     if not _is_there(module):
         told = f"PyTorch {torch.__version__} finds no {device.type} here"
         raise DeviceError(f"device {name!r}: {told}; {_available()}, or install a PyTorch that is built for it")
     if device.index is not None and device.index >= (count := module.device_count()):
-        raise DeviceError(f"device {name!r}: there are {count} devices of {device.type}, the first is {device.type}:0")
+        raise DeviceError(f"device {name!r}: there are {count} {device.type} devices, numbered from {device.type}:0")
     return device
 
 
@@ -64,7 +64,7 @@ def _is_there(module: Any) -> bool:
 
 def _available() -> str:
     there = [kind for kind in DEVICES if _is_there(torch.get_device_module(kind))]
-    return f"say {' or '.join(there)}"
+    return f"use {' or '.join(there)}"
 
 
 def example_inputs_of(configuration: Configuration, model: nn.Module) -> Example:
@@ -243,7 +243,7 @@ def _of_own(configuration: Configuration, folder: Path) -> list[Check]:
 
 def _check_options(configuration: Configuration) -> None:
     if configuration.num_classes is not None and "num_classes" in configuration.model_options:
-        raise SourceError("num_classes is a key of the first level too; give one of them")
+        raise SourceError("num_classes is also a key of the first level; give only one of them")
 
 
 def _check_teacher(configuration: Configuration) -> None:

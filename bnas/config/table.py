@@ -8,7 +8,7 @@ from typing import Any
 
 from bnas.passes.settings import LARGEST, LARGEST_SEED
 
-from .configuration import json_schema
+from .schema import json_schema, sections
 
 EVERYWHERE = (LARGEST, LARGEST_SEED)
 """Bounds that are not told with each key: whole numbers have no other upper ones."""
@@ -16,7 +16,7 @@ BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveM
 
 
 def tables() -> str:
-    """A table for each section: key, kind of value, default, meaning."""
+    """Return a table for each section: key, kind of value, default, example, meaning."""
     whole = json_schema()
     return "\n\n".join(_tables("", whole, whole["$defs"]))
 
@@ -25,10 +25,10 @@ def _tables(place: str, section: dict[str, Any], known: dict[str, Any], chosen: 
     keys, needed = section["properties"], section.get("required", ())
     rows = [_row(key, one, "needed" if key in needed else _default(one)) for key, one in keys.items()]
     title = f"`{place}`{chosen}" if place else "The first level"
-    yield "\n".join([f"### {title}\n", "| key | value | default | meaning |", "|---|---|---|---|", *rows])
+    yield "\n".join([f"### {title}\n", "| key | value | default | example | meaning |", "|---|---|---|---|---|", *rows])
     for key, one in keys.items():
         inner: dict[str, str] = {}
-        for name, many in _sections(one):
+        for name, many in sections(one):
             if known[name].get("properties"):
                 inner.setdefault(name, many)  # one or a list of them: described once
         for name, many in inner.items():
@@ -39,13 +39,21 @@ def _tables(place: str, section: dict[str, Any], known: dict[str, Any], chosen: 
 def _row(key: str, one: dict[str, Any], default: str) -> str:
     meaning = one.get("description", "see below").replace("``", "`").replace("\n", " ").rstrip(".")
     kind = _kind(one)
-    return f"| `{key}` | {kind} | {default} | {meaning} |"
+    return f"| `{key}` | {kind} | {default} | {_example(one)} | {meaning} |"
 
 
 def _default(one: dict[str, Any]) -> str:
     default = one.get("default")
-    plain = default is not None and default != [] and default != {} and not list(_sections(one))
+    plain = default is not None and default != [] and default != {} and not list(sections(one))
     return f"`{json.dumps(default)}`" if plain else ""
+
+
+def _example(one: dict[str, Any]) -> str:
+    """The value in an example file; a section is only hinted at, since it has its own table."""
+    value = one["examples"][0]
+    if not any(sections(one)):
+        return f"`{json.dumps(value)}`"
+    return "`[{...}]`" if isinstance(value, list) else "`{...}`"
 
 
 def _kind(one: dict[str, Any]) -> str:
@@ -62,13 +70,3 @@ def _kind(one: dict[str, Any]) -> str:
         return "mapping"
     bounds = [f"{sign} {one[name]:g}" for name, sign in BOUNDS.items() if one.get(name, LARGEST) not in EVERYWHERE]
     return " ".join([one.get("type", "anything"), ", ".join(bounds)]).strip()
-
-
-def _sections(one: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """The names of sections in a value, each with ``[n]`` where it is an entry of a list."""
-    if "$ref" in one:
-        yield one["$ref"].rpartition("/")[2], ""
-    for kind in one.get("anyOf", ()):
-        yield from _sections(kind)
-    if isinstance(one.get("items"), dict):
-        yield from ((name, "[n]") for name, _ in _sections(one["items"]))

@@ -111,7 +111,7 @@ class Transformed(Dataset[tuple[Tensor, int]]):
         except BnasError:
             raise
         except Exception as error:  # those of the decoders are of many kinds
-            told = getattr(error, "strerror", None) or "it is no whole image file"
+            told = getattr(error, "strerror", None) or "it is not a complete image file"
             raise DataError(f"{self._file(place)} cannot be read: {told}") from error
         try:
             return self.transform(image), label
@@ -134,7 +134,7 @@ class Normalised:
         shapes = sorted({tuple(image.shape) for image, _ in samples})
         if len(shapes) > 1:
             told = f"images of one batch have the shapes {shapes[0]} and {shapes[-1]}"
-            raise DataError(f"{told}; data_options.size=N makes all of them N x N")
+            raise DataError(f"{told}; set data_options.size=N to resize all of them to N x N")
         images, labels = default_collate(samples)
         return self.transform(images), labels
 
@@ -143,7 +143,7 @@ def _normalised(parts: Parts, mean: Sequence[float] | None, std: Sequence[float]
     v2 = torchvision_module("transforms.v2")
     mean, std = mean or parts.kind.mean, std or parts.kind.std
     if len(mean) != len(std) or len(mean) not in (1, channels(parts.train)):
-        counts = f"{len(mean)} and {len(std)} numbers, images {channels(parts.train)} channels"
+        counts = f"{len(mean)} and {len(std)} numbers, but images have {channels(parts.train)} channels"
         raise DataError(f"mean and std have {counts}")
     return Normalised(v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]))
 

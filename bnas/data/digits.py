@@ -85,7 +85,7 @@ def splits(batch_size: Count = 50, seed: Seed = 0, *, batch_size_val: Count = 10
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise MissingExtraError("the digits come with scikit-learn: pip install 'bnas[demo]'") from error
+        raise MissingExtraError("the data set 'digits' needs scikit-learn: pip install 'bnas[demo]'") from error
     data = load_digits()
     order = torch.randperm(len(data.target), generator=torch.Generator().manual_seed(1))
     images = (torch.tensor(data.images, dtype=torch.float32)[order, None] - 4.9) / 6.0

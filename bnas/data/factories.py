@@ -73,7 +73,7 @@ def _check_kind(name: str, factory: Callable[..., Any], wanted: type) -> None:
     """Refuse what is known, before the call, to return something else than `wanted`."""
     named = inspect.isclass(factory) or inspect.isroutine(factory)
     if named and _is_python(home := str(getattr(factory, "__module__", ""))):
-        raise SourceError(f"{name} is a function of Python's own module {home!r}, which makes no models and no data")
+        raise SourceError(f"{name} belongs to Python's standard module {home!r}, which has no models and no data")
     if inspect.isclass(factory):
         promised, told = factory, "is the class"
     else:
@@ -106,15 +106,17 @@ def _differs(promised: Any, wanted: type) -> bool:
 
 def _import(place: str) -> Any:
     if _is_python(place):
-        told = f"{short(place)} is a module of Python's own, which makes no models and no data"
-        raise SourceError(f"{told}; a file of yours with this name is given as path/file.py:FACTORY")
+        told = f"{short(place)} is a standard module of Python, which has no models and no data"
+        raise SourceError(f"{told}; to name your own file, write path/file.py:FACTORY")
     with running(place):
         try:
             return importlib.import_module(place)
         except ModuleNotFoundError as error:
             if error.name is None or not place.startswith(error.name):
                 raise
-            raise SourceError(f"there is no module {short(place)}; a file is given as path/file.py:FACTORY") from error
+            raise SourceError(
+                f"there is no module {short(place)}; to name a file, write path/file.py:FACTORY"
+            ) from error
 
 
 def _file_module(path: Path) -> Any:

@@ -15,7 +15,7 @@ from .digits import MissingExtraError
 
 
 class DataError(BnasError):
-    """Data cannot be found, or are not what they must be."""
+    """Data cannot be found, or have the wrong form."""
 
     def __init__(self, text: str) -> None:
         if text.startswith("Caught "):  # by a worker process of a DataLoader, which tells it with its traceback
@@ -42,7 +42,7 @@ def torchvision_module(name: str = "") -> Any:
     except (ImportError, OSError, RuntimeError) as error:
         told = f"torchvision cannot be imported: {shown(error, 200)}"
         raise MissingExtraError(
-            f"{told}; install one for PyTorch {torch.__version__}: pip install torchvision"
+            f"{told}; install the version for PyTorch {torch.__version__}: pip install torchvision"
         ) from error
 
 

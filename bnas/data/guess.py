@@ -66,13 +66,13 @@ def guess(model: nn.Module, data: Splits | None = None, given: Sequence[Input] =
         BatchError: The data give no batches.
     """
     if given:
-        return _checked(model, tuple(given), True, "you gave it, and the model takes it")
+        return _checked(model, tuple(given), True, "you gave it, and the model accepts it")
     if data is not None:
         return _checked(model, inputs_of_batch(model, data), True, f"as in the first batch of {DATA}")
     for one in candidates(model):
         if error_on(model, example_of(model, [one]).value) is None:
-            return _checked(model, (one,), False, "the model runs on it; no data were given to compare it with")
-    raise GuessError("no shape of an input was found that the model takes; give it: --input SHAPE, such as 1,3,224,224")
+            return _checked(model, (one,), False, "the model accepts it; no data were given to compare with")
+    raise GuessError("found no input shape that the model accepts; give it: --input SHAPE, such as 1,3,224,224")
 
 
 def _checked(model: nn.Module, inputs: tuple[Input, ...], sure: bool, why: str) -> Guess:
@@ -80,7 +80,7 @@ def _checked(model: nn.Module, inputs: tuple[Input, ...], sure: bool, why: str) 
     if (error := error_on(model, value)) is not None:
         shapes = " and ".join(one.text for one in inputs)
         source = f"the data give {shapes}" if why.startswith("as in") else f"the input is {shapes}"
-        raise GuessError(f"{source}, and the model does not take that: {error}")
+        raise GuessError(f"{source}, but the model does not accept it: {error}")
     return Guess(inputs, sure, why, outputs_of(model, value))
 
 
@@ -99,7 +99,7 @@ def inputs_of_batch(model: nn.Module, data: Splits) -> tuple[Input, ...]:
     """Return the inputs in the first validation batch, each with one sample."""
     batch = next(iter(drawn(data.validation, DATA)), None)
     if batch is None:
-        raise GuessError(f"{DATA} have no batch; give the shape: --input SHAPE, such as 1,3,224,224")
+        raise GuessError(f"{DATA} are empty; give the shape: --input SHAPE, such as 1,3,224,224")
     inputs, _ = as_batch(batch, inputs_of(model))
     if isinstance(inputs, Mapping):
         return tuple(_input(tensor, name) for name, tensor in inputs.items())

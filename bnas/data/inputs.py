@@ -106,7 +106,7 @@ class Input:
             return self._random(dtype, generator)
         except (RuntimeError, MemoryError):
             raise ShapeError(
-                f"input {self.text}: there is no memory for {count(math.prod(self.shape))} values"
+                f"input {self.text}: not enough memory for {count(math.prod(self.shape))} values"
             ) from None
 
     def _random(self, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
@@ -151,7 +151,7 @@ def parse_input(text: str) -> Input:
         raise ShapeError(f"input {text!r}: {kind!r} is not a number type; write one of {', '.join(DTYPES)}")
     ends = None if found["low"] is None else (float(found["low"]), float(found["high"]))
     if ends is not None and ends[0] > ends[1]:
-        raise ShapeError(f"input {text!r}: the range begins above its end")
+        raise ShapeError(f"input {text!r}: the lower end of the range is above the upper end")
     return Input(shape, found["name"], kind, ends)
 
 
@@ -243,7 +243,7 @@ def _names(model: nn.Module, inputs: Sequence[Input]) -> list[str]:
     names = [next(positional) if one.name is None else one.name for one in inputs]
     for name in names:
         if names.count(name) > 1:
-            raise ShapeError(f"input {name!r} is given twice: by its place and by its name, or by its name twice")
+            raise ShapeError(f"input {name!r} is given twice: by position and by name, or twice by name")
     return names
 
 

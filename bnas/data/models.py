@@ -19,7 +19,7 @@ CIFAR = "_cifar10"
 
 
 class ModelError(BnasError):
-    """There is no model of a name, or it cannot be made with such arguments."""
+    """There is no model with this name, or it does not accept the arguments."""
 
 
 def named(name: str) -> Callable[..., nn.Module]:
@@ -62,7 +62,7 @@ def _told(name: str, factory: Callable[..., nn.Module]) -> Callable[..., nn.Modu
         try:
             return factory(**options)
         except Exception as error:
-            told = f"{name} cannot be made with the arguments {short(options)}"
+            told = f"{name} does not accept the arguments {short(options)}"
             raise ModelError(f"{told}: {shown(str(error) or type(error).__name__, 200)}") from error
 
     return made

@@ -22,7 +22,7 @@ from .files import DataError, decoded, torchvision_module
 
 
 class ArrayError(DataError):
-    """A ``.npz`` file is not what it must be."""
+    """A ``.npz`` file has the wrong content."""
 
 
 class Arrays(Sequence[tuple[Any, int]]):
@@ -67,7 +67,7 @@ class Arrays(Sequence[tuple[Any, int]]):
         try:
             return decoded(io.BytesIO(self.bytes[begin:end].tobytes()))
         except DataError as error:
-            told = f"{end - begin} bytes that are no whole JPEG or PNG file"
+            told = f"{end - begin} bytes that are not a complete JPEG or PNG file"
             raise ArrayError(f"{shown(self.path)}: image {number} has {told}") from error
 
 
@@ -75,7 +75,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as begun:
             if begun.read(2) != b"PK":
-                raise ArrayError(f"{shown(path)} is no .npz file; numpy.savez writes one")
+                raise ArrayError(f"{shown(path)} is not a .npz file; write it with numpy.savez")
         with np.load(path, allow_pickle=False) as file:
             return {key: file[key] for key in file.files}
     except ArrayError:
@@ -83,16 +83,18 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ArrayError(f"{shown(path)} cannot be read: {error.strerror or shown(error)}") from error
     except Exception as error:  # of the archive, of its compression, or of an array in it
-        objects = "it has arrays of Python objects; give numbers" if "Object arrays" in str(error) else shown(error)
+        objects = (
+            "it has arrays of Python objects; save arrays of numbers" if "Object arrays" in str(error) else shown(error)
+        )
         raise ArrayError(f"{shown(path)} cannot be read: {objects}") from error
 
 
 def _labels(path: Path, labels: Any) -> Any:
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or not len(labels):
-        raise ArrayError(f"{shown(path)}: labels are {_kind(labels)}; they must be whole numbers from 0, in one axis")
+        raise ArrayError(f"{shown(path)}: labels are {_kind(labels)}; they must be whole numbers from 0, of one axis")
     if labels.min() < 0 or labels.max() >= LARGEST:
         ends = f"{labels.min()} to {labels.max()}"
-        raise ArrayError(f"{shown(path)}: labels go from {ends}; they must be numbers of classes, from 0")
+        raise ArrayError(f"{shown(path)}: labels go from {ends}; they must be class numbers, from 0")
     return labels
 
 
@@ -104,7 +106,9 @@ def _check_coded(path: Path, data: Any, offsets: Any) -> None:
     wrong = np.flatnonzero((offsets[:-1] >= offsets[1:]) | (offsets[:-1] < 0) | (offsets[1:] > len(data)))
     if len(wrong):
         ends = f"{offsets[wrong[0]]} to {offsets[wrong[0] + 1]} of {len(data)} bytes"
-        raise ArrayError(f"{shown(path)}: offsets of image {wrong[0]} are {ends}; they must rise, within the bytes")
+        raise ArrayError(
+            f"{shown(path)}: offsets of image {wrong[0]} are {ends}; they must increase and lie within the bytes"
+        )
 
 
 def _channels_first(path: Path, images: Any) -> Any:
@@ -179,7 +183,7 @@ def find_parts(place: Path, dataset: str | None, download: bool) -> Parts:
     if not place.is_dir():
         names = ("digits", *KNOWN)
         near = difflib.get_close_matches(place.name, names, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known by name are {', '.join(names)}"
+        hint = f"did you mean {near[0]!r}?" if near else f"known names are {', '.join(names)}"
         raise DataError(f"data {shown(place)}: there is no such folder or .npz file; {hint}")
     return _folders(place)
 
@@ -195,8 +199,8 @@ def _torchvision(kind: Known, place: Path, download: bool) -> Parts:
     try:
         train, test = (getattr(datasets, kind.name)(place, train=part, download=download) for part in (True, False))
     except (RuntimeError, OSError) as error:
-        told = f"cannot be fetched: {shown(error)}" if download else "is not there"
-        remedy = "say where it lies by the key 'data', or set data_options.download=true to fetch it"
+        told = f"cannot be downloaded: {shown(error)}" if download else "is not there"
+        remedy = "set the key 'data' to its folder, or set data_options.download=true to download it"
         raise DataError(f"data {shown(place)}: {kind.name} {told}; {remedy}") from error
     return Parts(train, None, test, len(train.classes), kind)
 
@@ -210,11 +214,13 @@ def _folders(place: Path) -> Parts:
         sets = {key: ImageFolder(some[0], loader=decoded) for key, some in there.items() if some} if above else {}
         train = sets["train"] if above else ImageFolder(place, loader=decoded)
     except FileNotFoundError as error:
-        wanted = "folders named by class, with images in each; or train and val (or test) above them"
+        wanted = "one folder of images for each class, or the folders train and val (or test) with such folders in each"
         raise DataError(f"data {shown(place)}: {shown(str(error).splitlines()[0])} It must hold {wanted}") from None
     for one in sets.values():
         if different := set(one.classes) ^ set(train.classes):
-            raise DataError(f"data {one.root}: only one of it and {train.root} has the class {min(different)!r}")
+            raise DataError(
+                f"data {one.root} and {train.root} must have the same classes; only one of them has {min(different)!r}"
+            )
     return _two_or_three(train, sets.get("validation"), sets.get("test"), len(train.classes), None, files=True)
 
 
@@ -230,7 +236,7 @@ def _arrays(place: Path, kind: Known | None) -> Parts:
         sets.update((key, Arrays(path)) for path in found)
     for key, one in sets.items():
         if channels(one) != channels(sets["train"]):
-            told = f"{key} images have {channels(one)} channels, and training images {channels(sets['train'])}"
+            told = f"{key} images have {channels(one)} channels, but training images have {channels(sets['train'])}"
             raise DataError(f"data {shown(place)}: {told}")
     classes = max(one.classes for one in sets.values())
     return _two_or_three(sets["train"], sets.get("val"), sets.get("test"), classes, kind)

@@ -42,7 +42,7 @@ class WeightsError(BnasError):
 
 
 class WeightsWarning(UserWarning):
-    """Weights were found inside of something else, or under longer names."""
+    """Weights were found inside another dictionary, or under names with a prefix."""
 
 
 def read_weights(path: Path, names: Iterable[str] = ()) -> dict[str, Tensor]:
@@ -55,7 +55,7 @@ def read_weights(path: Path, names: Iterable[str] = ()) -> dict[str, Tensor]:
         WeightsError: the file is missing, damaged, or holds something else.
     """
     if not is_file(path):
-        told = "it is a folder; name the file in it" if path.is_dir() else "there is no such file"
+        told = "it is a folder; give a file" if path.is_dir() else "there is no such file"
         raise WeightsError(f"weights {shown(path)}: {told}")
     try:
         if path.suffix == ".safetensors":
@@ -63,10 +63,10 @@ def read_weights(path: Path, names: Iterable[str] = ()) -> dict[str, Tensor]:
         else:
             found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:  # PyTorch's own text says how to run the code in the file
-        told = "it holds Python objects, or is damaged; save the tensors alone: torch.save(model.state_dict(), FILE)"
+        told = "it holds Python objects, or is damaged; save only the tensors: torch.save(model.state_dict(), FILE)"
         raise WeightsError(f"weights {shown(path)} cannot be read as tensors: {told}") from error
     except Exception as error:
-        told = f"it is cut short, damaged or of another kind ({shown(error)})"
+        told = f"it is truncated, damaged or of another kind ({shown(error)})"
         raise WeightsError(f"weights {shown(path)} cannot be read as tensors: {told}") from error
     return _without_prefix(_unwrapped(found, path), set(names), path)
 
@@ -79,7 +79,9 @@ def _unwrapped(found: Any, path: Path) -> dict[str, Tensor]:
             warnings.warn(f"weights {path}: taken from the key {key!r}", WeightsWarning, stacklevel=4)
             return dict(found[key])
     there = f"a dictionary of {', '.join(map(str, found))}" if isinstance(found, dict) else f"a {type(found).__name__}"
-    raise WeightsError(f"weights {path}: expected a state dict, tensors by name, or one at {WRAPPERS}; it is {there}")
+    raise WeightsError(
+        f"weights {path}: expected tensors by name (a state dict), at the top or under {WRAPPERS}; found {there}"
+    )
 
 
 def _is_state(found: Any) -> bool:
@@ -89,7 +91,7 @@ def _is_state(found: Any) -> bool:
 def _without_prefix(state: dict[str, Tensor], names: set[str], path: Path) -> dict[str, Tensor]:
     for prefix in PREFIXES:
         if not names & state.keys() and all(name.startswith(prefix) for name in state):
-            warnings.warn(f"weights {path}: names without their {prefix!r}", WeightsWarning, stacklevel=4)
+            warnings.warn(f"weights {path}: removed the prefix {prefix!r} from all names", WeightsWarning, stacklevel=4)
             state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     return state
 
@@ -136,7 +138,10 @@ def _check_weights(name: str, model: nn.Module, state: Mapping[str, Tensor], pat
     try:
         check_state(model.state_dict(), state, str(path))
     except CheckpointError as error:
-        add_note(error, f"the model is {name}: give weights of that one, or name the model that these are of")
+        add_note(
+            error,
+            f"the model is {name}: give the weights of this model, or name the model that these weights belong to",
+        )
         raise
 
 
@@ -171,10 +176,10 @@ def _called(name: str, factory: Callable[..., Any], options: Mapping[str, Any]) 
     try:
         signature = inspect.signature(factory)
     except (TypeError, ValueError):  # of some functions in C
-        raise SourceError(f"{shown(name)} is no factory in Python: its arguments are not known") from None
+        raise SourceError(f"{shown(name)} is not a Python function: its arguments are unknown") from None
     try:
         signature.bind(**options)
     except TypeError as error:
         told = f"{shown(name)} is called with the arguments {short(dict(options))}: {shown(error)}"
-        raise SourceError(f"{told}; its own are {', '.join(signature.parameters) or 'none'}") from None
+        raise SourceError(f"{told}; it accepts {', '.join(signature.parameters) or 'no arguments'}") from None
     return factory(**options)

@@ -75,7 +75,7 @@ class Comparison:
         return Plot(
             f"front-{x.name}",
             f"Pareto fronts: {y.label} over {x.label}",
-            f"{counts} sub-networks were evaluated. {y.label.capitalize()} is as each search measured it.{meant}",
+            f"{counts} sub-networks were evaluated. {y.label.capitalize()} is what each search measured.{meant}",
             x.axis,
             y.axis,
             tuple(series),
@@ -153,7 +153,7 @@ class Comparison:
         if len(set(models)) > 1:
             yield f"The models differ: {models[0]} and {models[1]}."
         if first.data != second.data:
-            yield "The data, or what was held out of them, differ: accuracies are not of the same samples."
+            yield "The data or the hold-out differ: the accuracies are not of the same samples."
         if first.results is not None and second.results is not None:
             if told := list(conditions(first.results, second.results)):
                 yield f"Latencies were measured differently ({', '.join(told)}): compare factors, not milliseconds."
@@ -210,21 +210,21 @@ def _points(
 
 
 def write_comparison(first: Path, second: Path, output: Path | None = None) -> Path:
-    """Write a page that compares the runs in two folders; returns its path.
+    """Write a page that compares the runs in two folders; return its path.
 
-    It is ``comparison.html`` in the folder `output`, by default the current one, with ``comparison/NAME.png`` and
-    ``.csv`` of each plot beside it. The runs are only read.
+    The page is ``comparison.html`` in the folder `output`, by default the current folder. Each plot is also written as
+    ``comparison/NAME.png`` and ``.csv``. The run folders are never modified.
 
     Raises:
-        ReportError: There is no run, or one of its files is damaged, or both are one; or a file in the way is no part
-            of a comparison.
+        ReportError: A folder has no run or a damaged file, both runs are the same, or a file that bnas did not write is
+            in the way.
         WriteError: The page cannot be written there.
     """
     place = output or Path()
     if first.resolve() == second.resolve():
-        raise ReportError(f"{first} and {second} are one run; give two")
+        raise ReportError(f"{first} and {second} are the same run; give two different runs")
     if Ledger(place).exists:
-        raise ReportError(f"{place.resolve()} is the folder of a run; give another folder (--output)")
+        raise ReportError(f"{place.resolve()} is the folder of a run; choose another folder (--output)")
     comparison = Comparison((read_run(first), read_run(second)))
     page, pictures = comparison.html()
     files = {f"comparison/{name}.png": data for name, data in pictures.items()}

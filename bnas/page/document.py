@@ -73,7 +73,7 @@ def refuse_others(place: Path, files: Iterable[str], name: str) -> None:
         ours = there(page) and GENERATOR.encode() in page.read_bytes()[:4096]
     found = [place / one for one in files if there(place / one)]
     if found and not ours:
-        raise ReportError(f"{found[0]} is there, and is no part of a report of bnas; give another folder (--output)")
+        raise ReportError(f"{found[0]} exists, but bnas did not write it; choose another folder (--output)")
 
 
 def _resource(name: str) -> str:

@@ -126,5 +126,5 @@ def note(run: Recorded, members: Members, member: Member) -> str:
     """Return what to know of the file before it is exported; empty where there is nothing."""
     tuned = run.results is not None and any(row.test_accuracy_before is not None for row in run.results.rows)
     if tuned and member.key not in {one.key for one in members.winners.values()}:
-        return "Only winners were fine-tuned: this one has the weights of the super-network."
+        return "Only winners were fine-tuned: this sub-network has the weights of the super-network."
     return ""

@@ -45,7 +45,7 @@ def script() -> str:
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
-        raise ReportError(f"the installed Bokeh has no script: {error}; pip install --force-reinstall bokeh") from error
+        raise ReportError(f"the installed Bokeh is incomplete: {error}; pip install --force-reinstall bokeh") from error
 
 
 def item(plot: Plot) -> Any:

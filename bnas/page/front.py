@@ -89,7 +89,7 @@ def _int8(row: Network, first: Network) -> Iterator[Cell]:
     points = 100 * (int8.test_accuracy - row.test_accuracy)
     yield Cell("int8 accuracy", f"{100 * int8.test_accuracy:.2f} %", f"{points:+.2f} points against fp32")
     if int8.latency is None:
-        yield Cell("latency int8", "not measured", "the target builds its files of modules")
+        yield Cell("latency int8", "not measured", "this target cannot run int8 ONNX files")
     else:
         yield _latency("latency int8", int8.latency, first.latency)
 
@@ -104,15 +104,15 @@ def measured_on(results: Results) -> str:
     """What the numbers of the table were measured on, in words."""
     latency, machine = results.rows[0].latency, results.machine
     samples = "the test data" if results.test_samples is None else f"{results.test_samples:,} test samples"
-    cpu = machine.get("cpu", "a machine that is not recorded")
+    cpu = machine.get("cpu", "an unrecorded machine")
     runs = "1 run" if latency.runs == 1 else f"{latency.runs} interleaved runs"
     threads = "1 thread" if latency.threads == 1 else f"{latency.threads} threads"
     return (
-        f"Accuracy: on {samples}, which neither training nor search saw. MACs and parameters: counted, for one sample. "
-        f"Latency: median {'CPU time' if latency.clock == 'cpu' else 'time on the wall clock'} of {runs} on "
+        f"Accuracy: on {samples} that neither training nor search used. MACs and parameters: counted for one sample. "
+        f"Latency: median {'CPU time' if latency.clock == 'cpu' else 'wall-clock time'} of {runs} on "
         f"{_place(latency, machine)}, batch {latency.batch}, {threads}, "
         f"on {cpu}. "
-        "Factors are against the original in fp32."
+        "Factors compare with the original in fp32."
         + "".join(f" {name}: on {_place(one, machine)}." for name, one in results.rows[0].latencies.items())
     )
 
@@ -185,10 +185,10 @@ class View:
 
 
 def searched(search: SearchResult, front: Sequence[Evaluation], view: View) -> list[Series]:
-    """All that was evaluated, what breaks a constraint, and the front."""
+    """All that was evaluated, what violates a constraint, and the front."""
     kept = {one.index for one in search.feasible}
     outside = [one for one in search.evaluations if one.failure is None and one.index not in kept]
-    broken = [view.series("breaks a constraint", outside, "hollow", GREY)] if outside else []
+    broken = [view.series("violates a constraint", outside, "hollow", GREY)] if outside else []
     look: Look = "step" if len(search.objectives) == 2 else "dots"
     best = view.series("Pareto front", front, look, BLUE)
     return [view.series("evaluated", search.feasible, "cloud", GREY), *broken, best]
@@ -225,7 +225,7 @@ def _original(run: Recorded, x: Quantity, y: Quantity) -> Iterator[Series]:
 def _rules(run: Recorded, y: Quantity) -> Iterator[Rule]:
     if run.settings is not None and y.name == "accuracy" and not run.settings.targets:
         enough = run.settings.reference - run.settings.acc_delta
-        yield Rule(y.factor * enough, "y", f"reference less {points(run.settings.acc_delta)}")
+        yield Rule(y.factor * enough, "y", f"reference minus {points(run.settings.acc_delta)}")
 
 
 def _caption(run: Recorded, search: SearchResult, x: Quantity, y: Quantity) -> str:

@@ -98,9 +98,9 @@
       const fitting = choices.filter((one) => one.drop <= Number(drop.value) + 1e-9 && one.cost <= Number(cost.value) + 1e-9);
       const [first, second] = cheapest ? ["cost", "drop"] : ["drop", "cost"];
       fitting.sort((one, other) => one[first] - other[first] || one[second] - other[second]);
-      if (!fitting.length) return text("ship", "No sub-network that was found keeps both: allow more.");
+      if (!fitting.length) return text("ship", "No evaluated sub-network meets both limits: raise one of them.");
       select(fitting[0].key);
-      const what = cheapest ? `The least ${label} within this loss` : `The most accurate within this bound of ${label}`;
+      const what = cheapest ? `Lowest ${label} within this loss of accuracy` : `Most accurate within this limit of ${label}`;
       text("ship", `${what}: ${data.members[fitting[0].key].label}.`);
     }
 

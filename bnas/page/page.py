@@ -167,13 +167,13 @@ def _data_of(times: Times | None) -> dict[str, Any]:
 
 
 def write_page(run: Path, output: Path | None = None) -> Path:
-    """Write the report of the run in the folder `run`; returns the path of the HTML file.
+    """Write the report of the run in the folder `run`; return the path of the HTML file.
 
-    By default it is ``report.html`` in the folder, with ``report/NAME.png`` and ``.csv`` beside it; else all of it goes
-    to the folder `output`. Each file is written whole or not at all, and the run itself is not changed.
+    The report is ``report.html`` in the run folder, with ``report/NAME.png`` and ``.csv`` of each plot; with `output`,
+    all of it goes to that folder. Files are written atomically, and the run itself is never modified.
 
     Raises:
-        ReportError: there is no run, or one of its files is damaged, or a file in the way is no part of a report.
+        ReportError: the folder has no run or a damaged file, or a file that bnas did not write is in the way.
         WriteError: the report cannot be written there.
     """
     page, place = Page(read_run(run)), run if output is None else output
@@ -182,7 +182,7 @@ def write_page(run: Path, output: Path | None = None) -> Path:
     files["report.html"] = page.html().encode()
     ledger = Ledger(place)
     if ledger.exists and place.resolve() != run.resolve():
-        raise ReportError(f"{place} is the folder of another run, with a report of its own; give another folder")
+        raise ReportError(f"{place} is the folder of another run with its own report; choose another folder")
     if not ledger.exists:
         refuse_others(place, files, "report.html")
     if ledger.exists:

@@ -32,13 +32,13 @@ def curves(run: Recorded) -> Iterator[Plot]:
             "loss",
             "loss",
             [one.loss for one in history.epochs],
-            "Mean over the steps of an epoch, of the first sub-network of each",
+            "Loss of the first sub-network of each step, averaged over the epoch",
         ),
         (
             "learning-rate",
             "learning rate",
             [one.learning_rate for one in history.epochs],
-            "Of the last step of an epoch",
+            "At the last step of each epoch",
         ),
     ):
         line = Series(label, numbers, values, "line", BLUE)
@@ -61,8 +61,8 @@ def _metrics(history: History) -> Plot:
         for name, (colour, marker, dash) in zip(names, cycle(CURVES), strict=False)
     )
     caption = (
-        "Of the same few sub-networks after every epoch, with recalibrated BatchNorm, on validation data: "
-        "the largest, the smallest and random ones of what the last stage trains."
+        "Measured after every epoch on validation data, with recalibrated BatchNorm, for the same few sub-networks: "
+        "the largest, the smallest and random ones that the last stage trains."
     )
     rows = [("epoch", *names), *zip(numbers, *(values[name] for name in names), strict=True)]
     title = f"Training: {name} of sub-networks"
@@ -105,8 +105,8 @@ def _hypervolume(run: Recorded, members: Members) -> Plot:
         for name, value in found.corner.items()
     ]
     caption = (
-        "How much of the box between the first sub-network, the maximal one, and the best imaginable values the front "
-        f"dominates: {', '.join(box)}. Searches of one super-network can be compared."
+        "Share of a box that the Pareto front dominates. The box reaches from the maximal sub-network to the best "
+        f"possible values: {', '.join(box)}. Comparable between searches of the same super-network."
     )
     line = Series("hypervolume of the front", numbers, [100 * share for share in shares], "step", BLUE)
     rows = [("evaluations", "hypervolume"), *zip(numbers, shares, strict=True)]
@@ -129,9 +129,9 @@ def _values(run: Recorded, members: Members, objective: Objective) -> Plot:
         Series(f"{name} of each", numbers, [shown.factor * v for v in values], "cloud", GREY),
         Series("best so far", [n for n, _ in known], [shown.factor * v for _, v in known], "step", VERMILLION),
     )
-    better = "more" if objective.direction == "max" else "less"
+    better = "higher" if objective.direction == "max" else "lower"
     caption = (
-        f"Of every evaluated sub-network, in order; {better} is better{f' ({shown.meaning})' if shown.meaning else ''}."
+        f"Every evaluated sub-network, in order; {better} is better{f' ({shown.meaning})' if shown.meaning else ''}."
     )
     rows = [("evaluations", objective.name, "best"), *zip(numbers, values, best, strict=True)]
     return Plot(

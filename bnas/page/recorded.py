@@ -26,12 +26,12 @@ class ReportError(BnasError):
 
 HISTORY, EVALUATIONS, RESULTS, DATA = "training/history.json", "evaluations.jsonl", "report.json", "data.json"
 MISSING = {
-    ENVIRONMENT: "when and on what machine the run began, and the versions",
-    ARCHITECTURE: "the layers, so there is no picture of the architecture",
-    HISTORY: "the epochs of the training: none has ended, or the super-network was not trained in this run",
-    SEARCH: "what is searched for: the search has not begun",
+    ENVIRONMENT: "start time, machine and versions",
+    ARCHITECTURE: "the layers, so the report has no picture of the architecture",
+    HISTORY: "the training epochs: none is complete yet, or this run did not train the super-network",
+    SEARCH: "the objectives: the search has not begun",
     EVALUATIONS: "the evaluations: the search has not begun",
-    RESULTS: "accuracy on test data and latency: the run did not come to the end",
+    RESULTS: "test accuracy and latency: the run is not finished",
 }
 """What a report lacks without a file."""
 Read = TypeVar("Read", bound=BaseModel)
@@ -88,7 +88,9 @@ def read_run(folder: Path) -> Recorded:
     """
     ledger = Ledger(folder)
     if not (ledger.exists and _there(ledger, CONFIG)):
-        raise ReportError(f"{folder} holds no run of bnas: {CONFIG} is missing; give the folder that a run wrote to")
+        raise ReportError(
+            f"{folder} is not the folder of a run: {CONFIG} is missing; give the folder that a run wrote to"
+        )
     processes, evaluations = _json(ledger, ENVIRONMENT), _evaluations(ledger, EVALUATIONS)
     _check_whole(ledger, len(evaluations))
     configuration = _json(ledger, CONFIG)
@@ -113,7 +115,7 @@ def _check_whole(ledger: Ledger, found: int) -> None:
     winners = _json(ledger, "winners.json")
     wanted = winners.get("evaluations", 0) if isinstance(winners, dict) else 0
     if _there(ledger, EVALUATIONS) and found < wanted:
-        told = f"take it from a copy, or make them again: `bnas search {ledger.folder} --resume`"
+        told = f"restore it from a backup, or evaluate again: `bnas search {ledger.folder} --resume`"
         raise ReportError(f"{ledger.folder / EVALUATIONS} is damaged: it has {found} of {wanted} evaluations; {told}")
 
 
@@ -144,7 +146,7 @@ def _checked(path: Path, adapter: TypeAdapter[Any], data: Any) -> Any:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"])) or "the file"
-        raise ReportError(f"{path}: {place}: {first['msg']}; bnas did not write it so") from error
+        raise ReportError(f"{path}: {place}: {first['msg']}; the file was changed after bnas wrote it") from error
 
 
 def _architecture(ledger: Ledger, name: str) -> Architecture | None:

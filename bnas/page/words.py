@@ -11,10 +11,10 @@ from bnas.passes import Subnet
 
 KNOWN = {
     "macs": ("MACs", "", "multiply-accumulates for one sample"),
-    "parameters": ("parameters", "", "numbers that are stored"),
-    "activations": ("activations", "", "numbers that layers hand on for one sample"),
+    "parameters": ("parameters", "", "stored numbers"),
+    "activations": ("activations", "", "numbers that layers output for one sample"),
     "peak_memory": ("peak memory", "B", "bytes of tensors for one sample"),
-    "latency": ("latency", "ms", "predicted by a model that was fitted to measured sub-networks"),
+    "latency": ("latency", "ms", "predicted by a model fitted to measured sub-networks"),
 }
 """Label, unit and meaning of the values that bnas measures itself."""
 SCALES = ((1e9, "G", "billions"), (1e6, "M", "millions"), (1e3, "k", "thousands"))

@@ -47,7 +47,7 @@ def told(phase: str, number: int) -> str:
 
 
 class BudgetError(BnasError, ValueError):
-    """A budget is no time, or too small: says the least possible."""
+    """A budget is not a time, or is too small; the message has the smallest possible budget."""
 
 
 # Times as people write them.
@@ -113,13 +113,13 @@ class Phase:
 
 @dataclass(frozen=True)
 class Planned:
-    """What a phase gets."""
+    """Plan of one phase."""
 
     name: str
     count: int
     """Steps or evaluations."""
     seconds: float
-    """How long they will take."""
+    """Predicted duration."""
     samples: int | None = None
     """As `Phase.samples`."""
 
@@ -158,8 +158,8 @@ def divide(seconds: float, phases: Sequence[Phase], fixed: float = 0.0) -> tuple
     if seconds < needed:
         least = ", ".join(f"{told(one.name, one.least)} ({time_told(one.least * one.unit)})" for one in phases)
         raise BudgetError(
-            f"a budget of {time_told(seconds)} is too small: the least possible is {time_told(math.ceil(needed))}: "
-            f"{least}, and {time_told(fixed)} for what every run needs"
+            f"a budget of {time_told(seconds)} is too small: the run needs at least {time_told(math.ceil(needed))}: "
+            f"{least}, and {time_told(fixed)} for the steps that every run has"
         )
     left, total = seconds - needed, sum(SHARES[one.name] for one in phases)
     extras = [_usable(one, left * SHARES[one.name] / total) for one in phases[:-1]]
@@ -179,24 +179,24 @@ def _usable(phase: Phase, extra: float) -> float:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run does from now on, and how long each part takes."""
+    """The plan of a run: what it does from now on, and how long each phase takes."""
 
     budget: float | None
-    """Seconds of the whole run, where it has to keep to them."""
+    """Budget of the whole run in seconds, if there is one."""
     spent: float
-    """Seconds that are over."""
+    """Seconds already used."""
     phases: tuple[Planned, ...]
-    """Those that are still to come."""
+    """The remaining phases."""
     fixed: float
-    """Seconds of what every run needs: export and measurement."""
+    """Seconds for export and measurement, which every run needs."""
     disk: int = 0
-    """Bytes that the run leaves on the disk; 0 where nobody asked."""
+    """Bytes that the run needs on disk; 0 if unknown."""
     free: int | None = None
-    """Bytes that are free there."""
+    """Free bytes on that disk."""
 
     @property
     def seconds(self) -> float:
-        """How long the whole run will have taken."""
+        """Predicted duration of the whole run."""
         return self.spent + self.fixed + sum(one.seconds for one in self.phases)
 
     def rows(self) -> list[tuple[str, str, str]]:
@@ -209,7 +209,7 @@ class Plan:
 
     @property
     def _disk(self) -> str:
-        free = "" if self.free is None else f", {bytes_told(self.free)} are free"
+        free = "" if self.free is None else f", {bytes_told(self.free)} free"
         return f"about {bytes_told(self.disk)}{free}{': too little' if free and self.disk > (self.free or 0) else ''}"
 
     def __str__(self) -> str:

@@ -74,16 +74,16 @@ class RunFolder:
         path, ledger = self.folder / CONFIG, Ledger(self.folder)
         if not (ledger.exists and there(path)):
             raise OutputError(
-                f"{self.folder} holds no run of bnas: {CONFIG} is missing; "
-                f"`bnas train CONFIG --output {self.folder}` makes one, and `bnas run` does all of it"
+                f"{self.folder} is not the folder of a run: {CONFIG} is missing; "
+                f"to begin a run: `bnas run CONFIG --output {self.folder}`, or `bnas train` for the first step only"
             )
         data = ledger.json(CONFIG)
         if "job" in data:
-            told = "`bnas.run_job` made it from Python: go on with it there, with resume=True"
-            raise OutputError(f"{self.folder} has no configuration of its model and data; {told}")
+            told = "`bnas.run_job` made it from Python: continue it there, with resume=True"
+            raise OutputError(f"{self.folder} was not made from a configuration file; {told}")
         if "prune" in data:
-            told = "its files are in subnets/, `bnas report` shows them, and `bnas bench` measures them"
-            raise OutputError(f"{self.folder} was made by `bnas prune`: there is no super-network to search; {told}")
+            told = "its files are in subnets/; use `bnas report` to see them and `bnas bench` to measure them"
+            raise OutputError(f"{self.folder} was made by `bnas prune`, so it has no super-network to search; {told}")
         data = with_changes(data, self.changes)
         if not self.changes:
             found = parse_configuration(data, str(path))
@@ -130,12 +130,12 @@ class RunFolder:
             former = ledger.removable((*FOUND, *TUNED, *DELIVERED)) if overwrite else []
             if not (resume or overwrite) and any(there(self.folder / name) for name in (*FOUND, *DELIVERED)):
                 raise OutputError(
-                    f"{self.folder} holds a search already; say --resume to go on with it or --overwrite to replace it"
+                    f"{self.folder} holds a search already; use --resume to continue it or --overwrite to replace it"
                 )
             if told := changed(self.folder, config, free_in(self.folder, anew=True)):
-                raise OutputError(f"{told}: that is what was trained; train anew in another folder with `bnas train`")
+                raise OutputError(f"{told}: the training used the former; train in another folder (`bnas train`)")
             if told := changed(self.folder, config, free_in(self.folder, anew=not resume)):
-                raise OutputError(f"{told}: existing evaluations become invalid; --overwrite replaces them")
+                raise OutputError(f"{told}: existing evaluations become invalid; use --overwrite to replace them")
             ledger.remove(former)
             write_json(self.folder / CONFIG, config)
 
@@ -150,19 +150,21 @@ class RunFolder:
             raise OutputError("resume and overwrite exclude each other")
         config = self.configuration.model_dump(mode="json")
         if self.job.tuning is None:
-            raise OutputError(f"{self.folder / CONFIG} has no fine_tune; say for how long: --set fine_tune.epochs=8")
+            raise OutputError(
+                f"{self.folder / CONFIG} has no fine_tune; give the number of epochs: --set fine_tune.epochs=8"
+            )
         _ = self.steps.winners()  # raises, and says what makes them
         with kept(self.folder) as ledger:
             former = ledger.removable((*TUNED, *DELIVERED)) if overwrite else []
             if not (resume or overwrite) and there(self.folder / TUNING):
-                told = "say --resume to go on with it or --overwrite to replace it"
+                told = "use --resume to continue it or --overwrite to replace it"
                 raise OutputError(f"{self.folder} holds a fine-tuning already; {told}")
             if told := changed(self.folder, config, lambda place: within(place, (*EXPORT, "fine_tune"))):
                 raise OutputError(
-                    f"{told}: that is what was trained or searched; a fine-tuning has settings of its own"
+                    f"{told}: training or search used the former; a fine-tuning may change only its own settings"
                 )
             if told := changed(self.folder, config, lambda place: overwrite or not there(self.folder / TUNING)):
-                raise OutputError(f"{told}: what was fine-tuned becomes invalid; --overwrite replaces it")
+                raise OutputError(f"{told}: the existing fine-tuning becomes invalid; use --overwrite to replace it")
             ledger.remove(former)
             write_json(self.folder / CONFIG, config)
 
@@ -170,7 +172,7 @@ class RunFolder:
         """Raise `OutputError` where a change is of what was trained or searched."""
         config = self.configuration.model_dump(mode="json")
         if told := changed(self.folder, config, lambda place: within(place, EXPORT)):
-            raise OutputError(f"{told}: that is what was trained or searched; an export has settings of its own")
+            raise OutputError(f"{told}: training or search used the former; an export may change only its own settings")
 
     def export(self) -> Report:
         """Export and measure what the search found, by settings that the configuration in the folder then has."""
@@ -202,7 +204,7 @@ class RunFolder:
         if not Path(name).is_file():
             names = ", ".join(dict.fromkeys([*self.steps.winners().found, FASTEST]))
             raise OutputError(
-                f"{name}: there is no such file; give {names}, the number of an evaluation or the file of a sub-network"
+                f"{name}: there is no such sub-network or file; give {names}, an evaluation number or a JSON file"
             )
         try:
             return self._read(read_json(Path(name)))

@@ -42,13 +42,13 @@ class Splits:
     """The data of a job."""
 
     train: Loader
-    """Batches through the training transform: for training and for BatchNorm statistics."""
+    """Batches with the training transform, for training and for BatchNorm statistics."""
     validation: Loader
-    """Held out from training: what the search measures on."""
+    """Hold-out batches that the search measures sub-networks on."""
     test: Loader
-    """Seen by neither training nor search: what is reported."""
+    """Batches that neither training nor search uses; the report is measured on them."""
     record: Mapping[str, Any] | None = None
-    """What the data are and what was held out, as plain data; a run keeps it as ``data.json``."""
+    """Description of the data and the hold-out as plain data; a run saves it as ``data.json``."""
 
 
 def sought(bounded: Iterable[str]) -> tuple[Objective, ...]:
@@ -59,60 +59,59 @@ def sought(bounded: Iterable[str]) -> tuple[Objective, ...]:
 
 @dataclass(frozen=True)
 class Job:
-    """All that a run needs: `bnas.run_job` runs it. `from_config` makes one of a configuration file."""
+    """Everything that a run needs; `bnas.run_job` runs a job. `from_config` reads a job from a configuration file."""
 
     model: nn.Module
-    """The pre-trained model, on the device that is to be computed on; training changes its parameters in place."""
+    """The pre-trained model, on the device to compute on; training changes its parameters in place."""
     data: Splits
     example_inputs: Any
     """A tensor, or a tuple or dict of inputs, with the batch as axis 0."""
     elasticity: Elasticity = field(default_factory=Elasticity)
     stages: Sequence[Stage] = STAGES
     recipe: Recipe = field(default_factory=Recipe)
-    """How the stages are trained."""
+    """Settings of the training."""
     training: Mapping[str, Any] = field(default_factory=dict)
-    """Further settings of `bnas.Trainer`."""
+    """Further arguments of `bnas.Trainer`."""
     search: SearchSettings = field(default_factory=SearchSettings)
-    """How sub-networks are searched for; its seed also fixes what is random in a training beside the recipe."""
+    """Settings of the search. Its seed also seeds the randomness of the training outside the recipe."""
     objectives: Sequence[Objective] | None = None
-    """What is searched for: accuracy, which winners are chosen by, or "int8_accuracy", which then they are chosen by,
-    and any others. By default the most accuracy and the least of what the targets bound, or without targets the fewest
-    MACs. Where an objective, a constraint or a target is
-    "latency", or one of `latencies`, a latency model is fitted to the trained super-network and kept as
-    ``latency.json``, or ``latencies/NAME.json``."""
+    """Objectives of the search. One must be "accuracy" or "int8_accuracy": winners are chosen by it. By default high
+    accuracy and low values of the costs that targets bound, or without targets few MACs. If an objective, constraint
+    or target is "latency" or one of `latencies`, the run fits a latency model to the trained super-network and saves
+    it as ``latency.json`` or ``latencies/NAME.json``."""
     targets: Mapping[str, Constraint] = field(default_factory=dict)
-    """Winners by their names, such as {"half": "macs <= 50 %"}: each is the most accurate sub-network of the search
-    within its bound. A bound in percent is of the original. A latency is measured before a winner is chosen. Without
+    """Winners by name, such as {"half": "macs <= 50 %"}: each is the most accurate evaluated sub-network within its
+    bound. A bound in percent is relative to the original. Latencies are measured before a winner is chosen. Without
     targets the winners are "best" and "smallest"."""
     num_bn_adaptation_samples: int = 2000
-    """Training samples for the BatchNorm statistics of each sub-network that is searched."""
+    """Number of training samples for the BatchNorm statistics of each evaluated sub-network."""
     fine_tune: FineTune | None = None
-    """How the winners are fine-tuned before they are exported; by default they are not."""
+    """Fine-tuning of the winners before their export; by default none."""
     budget: float | None = None
-    """Seconds of the wall clock for the whole run, or a text such as "30m": the epochs of the stages and of `fine_tune`
-    and the evaluations are planned by it. Stages keep their proportions; a search has no more than its `num_evals`."""
+    """Wall-clock time for the whole run, in seconds or as a text such as "30m". bnas plans the epochs and evaluations
+    for it. Stages keep their proportions, and a search has at most `num_evals` evaluations."""
     acc_delta: float = 0.01
-    """How much accuracy a winner may lose against the original, as a fraction, where there are no targets."""
+    """Accuracy that a winner may lose against the reference, as a fraction, if there are no targets."""
     reference: float | Literal["original", "maximal"] = "original"
-    """What winners are held against: an accuracy as a fraction, or that of the original or the trained maximal network.
+    """Reference accuracy for winners: a fraction, or that of the original or the trained maximal sub-network.
 
-    An original that was trained on the validation data too does too well there: then say "maximal".
+    If the original was trained on the validation data too, its accuracy there is too high: use "maximal".
     """
     latency: LatencySettings = field(default_factory=LatencySettings)
     """How the value "latency" is measured."""
     latencies: Mapping[str, LatencySettings] = field(default_factory=dict)
-    """Further latencies by the names of their values, such as {"phone": LatencySettings(target=...)}, each measured in
-    its own way. Objectives, constraints and targets take their names."""
+    """Further latencies by name, such as {"phone": LatencySettings(target=...)}, each with its own settings.
+    Objectives, constraints and targets may use these names."""
     int8: Int8 | None = field(default_factory=Int8)
-    """Each ONNX file gets an int8 one beside it, calibrated on the training data unless it says otherwise; None: it
-    does not."""
+    """Write an int8 file for each ONNX file, calibrated on the training data unless these settings give other data.
+    None: no int8 files."""
     tensorboard: bool = False
     """Write scalars of training and search for TensorBoard."""
     callbacks: Sequence[Callback] = ()
     """Told of the training, the search and each fine-tuning of a winner, whose name a `Training` has; such as the
     loggers of `bnas.loggers`. They may be others when the run is resumed."""
     dynamic: Mapping[str, Mapping[int, str]] | None = None
-    """Names of axes whose size may change, as `bnas.SuperNetwork.from_model` takes them; by default all that can."""
+    """Axes whose size may change, as in `bnas.SuperNetwork.from_model`; by default all axes that can."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "targets", checked_targets(self.targets))
@@ -121,25 +120,27 @@ class Job:
         object.__setattr__(self, "callbacks", checked_callbacks(self.callbacks, Callback, TrainingError))
         check_clocks(self.latency, self.latencies, self.objectives)
         if self.int8 is None and self.chosen_by == INT8_ACCURACY:
-            raise SearchError(f"objective {INT8_ACCURACY!r}: int8 files are not asked for; give int8=Int8()")
+            raise SearchError(f"objective {INT8_ACCURACY!r}: needs int8 files; pass int8=Int8()")
         object.__setattr__(self, "budget", None if self.budget is None else seconds_of(self.budget))
         if self.chosen_by not in (names := [one.name for one in self.sought]):
-            raise SearchError(f"objectives {names}: 'accuracy' must be one of them, winners are chosen by it")
+            raise SearchError(
+                f"objectives {names}: 'accuracy' must be one of them, since winners are chosen by accuracy"
+            )
 
     @property
     def tuning(self) -> FineTune | None:
-        """How winners are fine-tuned: with a budget they are, whatever else is said."""
+        """Settings of the fine-tuning. With a budget winners are always fine-tuned."""
         return self.fine_tune or (None if self.budget is None else FineTune(epochs=1))
 
     @property
     def chosen_by(self) -> str:
-        """The value that winners are chosen by: the accuracy in int8 where that is an objective."""
+        """The value that winners are chosen by: int8 accuracy if it is an objective, else accuracy."""
         asked = [one.name for one in self.objectives or ()]
         return INT8_ACCURACY if INT8_ACCURACY in asked else "accuracy"
 
     @property
     def sought(self) -> tuple[Objective, ...]:
-        """The objectives, and what the targets bound, so that the search looks near the bounds."""
+        """The objectives, and the values that targets bound, so that the search also explores near the bounds."""
         bounded = dict.fromkeys(one.name for one in self.targets.values())
         given = tuple(sought(bounded) if self.objectives is None else self.objectives)
         names = {one.name for one in given}
@@ -147,7 +148,7 @@ class Job:
 
     @property
     def clocks(self) -> dict[str, LatencySettings]:
-        """How each value that is a latency is measured: "latency", `latencies`, and objectives that have a target."""
+        """Settings of each latency by name: "latency", `latencies`, and objectives with a target."""
         return {LATENCY: self.latency, **self.latencies, **of_objectives(self.latency, self.objectives)}
 
     @staticmethod
@@ -157,13 +158,13 @@ class Job:
         Args:
             path: A file in JSON, JSON5 or YAML. Names of files in it are relative to its folder.
             changes: ``KEY=VALUE``, as ``--set`` of the command line takes them.
-            trust: Also import code that the file names where it is the ``config.json`` of a run that another person
-                made. Read the code first.
+            trust: If the file is the ``config.json`` of a run that another person made: also import the code that it
+                names. Read that code first.
 
         Raises:
-            TrustError: The file is that of a run, and names code that you have not named before.
-            ConfigurationError: The file says something that is not allowed; names all keys.
-            BnasError: Model, weights, data or device are not there, or do not fit one another.
+            TrustError: The file belongs to a run and names code that you have not named before.
+            ConfigurationError: The file has errors; the message lists all of them.
+            BnasError: Model, weights, data or device do not exist, or do not fit each other.
         """
         from bnas.config.file import load_config
 
@@ -177,18 +178,18 @@ class Job:
 
 @dataclass(frozen=True)
 class Watch(Callback):
-    """The functions that are called while a job runs, to show its progress; each may be replaced."""
+    """Functions that a job calls while it runs, to show its progress; replace any of them."""
 
     phase: Callable[[str], None] = lambda _: None
     on_supernet: Callable[[SuperNetwork], None] = lambda _: None
-    """Gets the super-network when it is made or loaded, with what the passes found and refused."""
+    """Called with the super-network when it is created or loaded."""
     on_step: Callable[[Progress], None] = lambda _: None
     on_epoch: Callable[[EpochRecord], None] = lambda _: None
     on_evaluation: Callable[[Evaluation, int], None] = lambda _, __: None
-    """Gets the evaluation and how many there will be."""
+    """Called with each evaluation and the total number of evaluations."""
     on_plan: Callable[[Plan], None] | None = None
-    """Gets the plan of a run before its first phase, and with a budget again before each later one. Without a budget a
-    plan is only made where somebody asks for it in this way: steps are measured for it, for a few seconds."""
+    """Called with the plan of a run before its first phase, and with a budget again before each later phase. Without a
+    budget, bnas makes a plan only if this callback is set, since it must measure steps for a few seconds."""
 
     def on_step_end(self, progress: Progress) -> None:
         """Call `on_step`."""

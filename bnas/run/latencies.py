@@ -32,8 +32,8 @@ def check_clocks(
 ) -> None:
     """Raise SearchError where a latency has a name that it cannot have, or is described twice."""
     if latency.int8 is not None:
-        told = 'give one in int8 a name of its own, such as latencies={"quick": {"int8": True}}'
-        raise SearchError(f"latency: a run measures it in float, and its int8 files beside that; {told}")
+        told = 'for int8 define another latency, such as latencies={"quick": {"int8": True}}'
+        raise SearchError(f"latency: the value 'latency' is always measured in float; {told}")
     for name in latencies:
         _check_name(name, "latencies")
     for one in objectives or ():
@@ -42,17 +42,17 @@ def check_clocks(
         _check_name(one.name, "objectives", allowed=(LATENCY,))
         given = latency.target if one.name == LATENCY else latencies.get(one.name)
         if given is not None or one.measure is not None:
-            told = "say in one place only where it is measured"
+            told = "give it in only one of the two places"
             raise SearchError(f"objective {one.name!r}: its target is given twice; {told}")
 
 
 def _check_name(name: str, place: str, allowed: Iterable[str] = ()) -> None:
     taken = {LATENCY, INT8_ACCURACY, "accuracy", *NAMES}.difference(allowed)
     if name in taken:
-        raise SearchError(f"{place}: {name!r} is the name of another value; give a latency one of its own")
+        raise SearchError(f"{place}: {name!r} is already the name of another value; choose another name")
     if not _NAME.fullmatch(name):
         told = "letters, digits, '-' and '_', beginning with a letter, at most 40"
-        raise SearchError(f"{place}: {name!r} is part of the name of a file; allowed are {told}")
+        raise SearchError(f"{place}: {name!r} becomes part of a file name; allowed are {told}")
 
 
 def file_of(name: str) -> str:

@@ -174,14 +174,16 @@ class Ledger:
 
     def _in_the_way(self, name: str) -> OutputError:
         path = self.folder / name
-        return OutputError(f"{path} is there, and the run did not write it; move it to another place first")
+        return OutputError(f"{path} exists, but the run did not write it; move it to another place first")
 
     def _foreign(self, path: Path, listed: bool) -> OutputError:
         if not listed:
-            return OutputError(f"{path} was not written by the run, says {MARK}; move it to another place first")
+            return OutputError(
+                f"{path} was not written by the run (according to {MARK}); move it to another place first"
+            )
         return OutputError(
             f"{path} is damaged, or was changed after the run wrote it: its checksum is not the one in {MARK}; "
-            "take it from a copy, or move it away and repeat the step that writes it"
+            "restore it from a backup, or move it away and repeat the step that writes it"
         )
 
     def refuse_links(self, name: str) -> None:

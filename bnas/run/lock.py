@@ -76,7 +76,7 @@ def check_place(folder: Path) -> None:
     with writing(folder):
         there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
     if not there.is_dir():
-        raise OutputError(f"{there} is a file; give a folder")
+        raise OutputError(f"{there} is a file; choose a folder")
     effective = os.access in os.supports_effective_ids
     if not os.access(there, os.W_OK | os.X_OK, effective_ids=effective):
         raise OutputError(f"{folder} cannot be written to: {NO_PERMISSION}")
@@ -138,7 +138,7 @@ def _locked(folder: Path, made: list[Path]) -> Iterator[None]:
         _acquire(lock, folder)
     try:
         if (former := Holder.read(folder)) is not None:
-            told = f"{folder}: took over from {former}, which ended without giving the folder back"
+            told = f"{folder}: took over from {former}, which ended without releasing the folder"
             warnings.warn(told, StaleLockWarning, stacklevel=5)
         write_json(folder / HOLDER, asdict(Holder.me()))
         yield

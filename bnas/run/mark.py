@@ -37,8 +37,8 @@ def refuse_link(path: Path) -> None:
         link = path.is_symlink()
     if link:
         raise OutputError(
-            f"{path} is a symbolic link; bnas follows no links in the folder of a run: "
-            "put the file or folder itself there, or give another folder"
+            f"{path} is a symbolic link; bnas does not follow links in the folder of a run: "
+            "put the file or folder itself there, or choose another folder"
         )
 
 
@@ -68,8 +68,8 @@ class Mark:
             raise self._damaged(str(error)) from error
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise OutputError(
-                f"{self.path} has another format than {FORMAT}, the one that this version of bnas reads; "
-                "go on with the version that made this run, or give another folder"
+                f"{self.path} has an unknown format; this version of bnas reads format {FORMAT}: "
+                "use the version that made this run, or choose another folder"
             )
         return self._checked(data.get("files"))
 
@@ -79,7 +79,7 @@ class Mark:
         for name, digests in files.items():
             inside = PurePosixPath(name).parts
             if not inside or ".." in inside or os.path.isabs(name) or not name.isprintable():
-                raise self._damaged(f"{name!a} is no file in this folder")
+                raise self._damaged(f"{name!a} is not the name of a file in this folder")
             good = isinstance(digests, list) and all(isinstance(one, str) for one in digests)
             if not good or not (digests or name in GROWING):
                 raise self._damaged(f"{name!r} has no checksums")
@@ -87,8 +87,8 @@ class Mark:
 
     def _damaged(self, told: str) -> OutputError:
         return OutputError(
-            f"{self.path} is damaged: {told}; without it bnas cannot tell which files the run wrote: "
-            "take it from a copy, or give another folder"
+            f"{self.path} is damaged: {told}. Without it bnas cannot know which files the run wrote: "
+            "restore it from a backup, or choose another folder"
         )
 
     def _sweep(self) -> None:
@@ -116,4 +116,6 @@ def _guard(path: Path) -> Iterator[None]:
         with filelock.FileLock(path, timeout=PATIENCE, is_singleton=False):
             yield
     except filelock.Timeout as error:
-        raise OutputError(f"{path} is held by another process for {PATIENCE:g} s; wait for it, or stop it") from error
+        raise OutputError(
+            f"{path} has been locked by another process for {PATIENCE:g} s; wait for that process, or stop it"
+        ) from error

@@ -103,8 +103,8 @@ def _refuse_sources(folder: Path, removed: Iterable[str], sources: Iterable[Path
         path = (folder / name).resolve()
         if any(path == one or path.is_relative_to(one) for one in needed):
             raise OutputError(
-                f"{folder / name} belongs to the run that is to be overwritten, and the new run reads it: "
-                "copy it to another folder and name the copy, or give a new folder"
+                f"{folder / name} belongs to the run that you want to overwrite, but the new run reads it: "
+                "copy it to another folder and name the copy, or choose a new folder"
             )
 
 
@@ -121,14 +121,14 @@ def check_output(
     holds_run = Ledger(folder).exists
     if holds_run and not (resume or overwrite):
         raise OutputError(
-            f"{folder} holds a run already; say --resume to go on with it or --overwrite to replace it "
+            f"{folder} holds a run already; use --resume to continue it or --overwrite to replace it "
             "(in Python resume=True or overwrite=True)"
         )
     if not holds_run and folder.is_dir() and any(one.name not in OWN for one in folder.iterdir()):
-        raise OutputError(f"{folder} holds files that are not a run of bnas; give a new folder")
+        raise OutputError(f"{folder} holds files that do not belong to a run of bnas; choose a new folder")
     if resume and there(folder / CONFIG) and (told := changed(folder, config, free)):
         raise OutputError(
-            f"{folder / CONFIG} is of another configuration: {told}; resume with that one, or say --overwrite "
+            f"{folder / CONFIG} has other settings: {told}; resume with those settings, or use --overwrite "
             "(in Python overwrite=True)"
         )
 
@@ -142,7 +142,7 @@ def changed(folder: Path, config: Any, free: Free) -> str:
 def differences(before: Any, now: Any) -> Iterator[tuple[str, str]]:
     """Where two configurations differ: the place, and ``a.b is 1, and was 2``."""
     for place, was, is_now in differing(before, json.loads(json.dumps(now))):
-        yield place, f"{place or 'it'} is {_short(is_now)}, and was {_short(was)}"
+        yield place, f"{place or 'it'} was {_short(was)} and is now {_short(is_now)}"
 
 
 def differing(first: Any, second: Any, place: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -184,7 +184,7 @@ def note_environment(output: Output) -> None:
     path = output.path(ENVIRONMENT)
     known = output.ledger.json(ENVIRONMENT) if output.resumed and there(path) else []
     if not isinstance(known, list):
-        raise OutputError(f"{path} is damaged: it has no list of processes; remove it to go on without them")
+        raise OutputError(f"{path} is damaged: it has no list of processes; remove it to continue without that list")
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     write_json(path, [*known, {"began": now, "machine": machine(), "versions": versions()}])
 

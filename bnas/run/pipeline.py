@@ -122,23 +122,23 @@ def run_job(
     resume: bool = False,
     overwrite: bool = False,
 ) -> Report:
-    """Run all steps of `job` one after another: train, search, fine-tune if it says so, export and measure.
+    """Run all steps of `job`: train, search, fine-tune the winners if the job asks for it, export and measure.
 
-    What is searched is what the last stage trained. The settings of the job are written to ``config.json``;
-    `bnas report FOLDER` makes a page of the run. Where several processes call this function together, all of them do
-    their part, the first one writes, and all return its report; see docs/distributed.md.
+    The search covers the part of the space that the last stage trained. The settings of the job are written to
+    ``config.json``; `bnas report FOLDER` writes a page about the run. If several processes call this function
+    together, all of them work, the first one writes, and all return its report; see docs/distributed.md.
 
     Args:
-        job: What to do.
-        folder: Where all files go; a new or an empty folder, unless `resume` or `overwrite` is set.
-        watch: Functions that are called as the run goes on.
-        resume: Go on with the run in the folder: training continues from its last epoch, and every evaluation is
-            reused. Model and data need to be those of before.
+        job: The job.
+        folder: Folder for all files; it must be new or empty, unless `resume` or `overwrite` is set.
+        watch: Callbacks for the progress of the run.
+        resume: Continue the run in the folder: training continues from its last epoch, and all evaluations are reused.
+            Model and data must be the same as before.
         overwrite: Replace the run in the folder.
 
     Raises:
-        OutputError: The folder holds a run, or other files; or a setting that the run has used already is another.
-        BnasError: What is wrong, with the place and the remedy; files that were written are whole.
+        OutputError: The folder holds a run or other files, or a setting differs that the run has already used.
+        BnasError: Any other error, with its place and the remedy; all files that exist are complete.
     """
     folder, settings = Path(folder), {"job": described(job)}
     with team.gathered() as store:

@@ -238,7 +238,9 @@ class Planner:
             return None
         data = self.output.ledger.json(name)
         if not (isinstance(data, dict) and {"spent", "ended", "count", "seconds", "times"} <= data.keys()):
-            raise OutputError(f"{self.output.folder / name} is damaged: it has no plan; move it away to plan anew")
+            raise OutputError(
+                f"{self.output.folder / name} is damaged: it has no plan; move it away to make a new plan"
+            )
         return data
 
 
@@ -254,10 +256,10 @@ def _shortened(recipe: Recipe, epochs: Epochs) -> Recipe:
 def plan_run(job: Job) -> Plan:
     """Return what `bnas.run_job` would do in each phase of a job, and how long that takes on this machine.
 
-    It takes some seconds, and changes nothing.
+    This takes some seconds and changes nothing.
 
     Raises:
-        BudgetError: The budget of the job is too small; says the least possible.
+        BudgetError: The budget of the job is too small; the message has the smallest possible budget.
         BnasError: As `bnas.SuperNetwork.from_model` and `bnas.Trainer.fit`.
     """
     began = time.perf_counter()

@@ -146,7 +146,7 @@ class Pruning:
         try:
             subnet = Subnet.from_json(noted["subnet"])
         except (KeyError, TypeError) as error:
-            raise OutputError(f"{folder / PRUNED} is damaged: it names no sub-network") from error
+            raise OutputError(f"{folder / PRUNED} is damaged: it does not name a sub-network") from error
         return SuperNetwork.load(folder / "supernet", deep_copy(self.job.model)).eval(), subnet
 
     def _module(self, supernet: SuperNetwork, subnet: Subnet) -> GraphModule:

@@ -112,7 +112,7 @@ class InInt8:
         """What it took, in words."""
         count = len(self.seconds)
         if not count:
-            return "the int8 files of sub-networks were measured in other processes, or before"
+            return "the int8 files of sub-networks were measured by other processes, or earlier"
         return f"the int8 files of {count} sub-networks took {sum(self.seconds) / max(count, 1):.2f} s each"
 
 

@@ -24,13 +24,13 @@ NOTE = 20
 
 @dataclass(frozen=True)
 class Quantised:
-    """A network in int8 on ONNX Runtime; both numbers are measured."""
+    """Measured accuracy and latency of a network in int8 on ONNX Runtime."""
 
     accuracy: float | None = None
     """On the test data."""
     latency: Latency | None = None
     failure: str | None = None
-    """Why there are no numbers."""
+    """Why it could not be measured."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for a JSON file."""
@@ -40,7 +40,7 @@ class Quantised:
 
 @dataclass(frozen=True)
 class Row:
-    """One network, all of it measured."""
+    """Measurements of one network."""
 
     name: str
     accuracy: float
@@ -49,11 +49,11 @@ class Row:
     latency: Latency
     subnet: Subnet
     int8: Quantised | None = None
-    """None where nobody asked for it."""
+    """Int8 results, if the job asks for int8 files."""
     before: float | None = None
     """The accuracy before the fine-tuning, on the test data; None where there was none."""
     target: Target | None = None
-    """What it was chosen by, where there are targets; a latency counts as it is here."""
+    """The target that it was chosen for, if there are targets."""
     latencies: Mapping[str, Latency] = field(default_factory=dict)
     """The further latencies of the job, by name."""
     profile: LayerTimes | None = None
@@ -66,7 +66,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """The original in the first row and the sub-networks that a run hands back."""
+    """Results of a run: the original in the first row, then the winners."""
 
     rows: tuple[Row, ...]
     reference: float
@@ -78,7 +78,7 @@ class Report:
     data."""
     machine: Mapping[str, Any]
     samples: int
-    """Of the test data."""
+    """Number of test samples."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for a JSON file."""

@@ -104,7 +104,7 @@ def made_in(folder: str, source: str, stamp: str, wanted: str) -> Any:
 def _steps_in(folder: str, source: str, stamp: str) -> Steps:
     run = Path(folder)
     if not Ledger(run).exists or _stamp(run) != stamp:
-        raise OutputError(f"{folder} holds another run here than where the search began; all must see the same files")
+        raise OutputError(f"{folder} here is not the run where the search began; all machines must see the same files")
     configuration = parse_configuration(Ledger(run).json(CONFIG), str(run / CONFIG))
     return Steps(job_of(configuration, Path(source), weights=False), Output(run, resumed=True))
 
@@ -175,7 +175,7 @@ def model_of(configuration: Configuration, folder: Path, *, weights: bool = True
 def _warn_of_random_weights(configuration: Configuration) -> None:
     """Of a model by name: a user's factory may well load weights itself."""
     if not (is_own_model(configuration.model) or configuration.weights or configuration.model_options.get("weights")):
-        told = f"{configuration.model} begins with random weights; --set weights=FILE gives it trained ones"
+        told = f"{configuration.model} starts from random weights; to use trained weights: --set weights=FILE"
         warnings.warn(told, RandomWeightsWarning, stacklevel=3)
 
 
@@ -215,14 +215,16 @@ def _check_classes(model: nn.Module, data: Splits, example: Any) -> None:
         with torch.no_grad():
             outputs = scores_of(model(*args, **kwargs))
     except Exception as error:  # of the user's own code
-        told = f"the model does not take {_told_inputs(example)}"
+        told = f"the model does not accept {_told_inputs(example)}"
         raise SourceError(f"input_info.sample_size: {told}: {shown(error)}") from error
     if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2:
         return
     found = outputs.shape[1]
     if found < classes or (known and found > classes):
-        told = f"the model has {found} outputs, and the data {'' if known else 'at least '}{classes} classes"
-        raise SourceError(f"{told}; num_classes={classes} makes a model of torchvision fit, with weights for as many")
+        told = f"the model has {found} outputs, but the data have {'' if known else 'at least '}{classes} classes"
+        raise SourceError(
+            f"{told}; for a torchvision model set num_classes={classes} and give weights with that many classes"
+        )
 
 
 def _told_inputs(example: Any) -> str:

@@ -160,9 +160,9 @@ class SearchPlan:
         try:
             model = LatencyModel.load(self.output.ledger.check(file_of(name)), self.supernet, settings.target)
             if told := model.settings.difference(settings):
-                raise LatencyError(f"{self.output.folder / file_of(name)}: was fitted with another {told}")
+                raise LatencyError(f"{self.output.folder / file_of(name)}: was fitted under other conditions ({told})")
         except LatencyError as error:
-            add_note(error, f"`bnas search {self.output.folder} --overwrite` fits one here, and searches anew")
+            add_note(error, f"to fit a new one here and search again: `bnas search {self.output.folder} --overwrite`")
             raise
         return model
 

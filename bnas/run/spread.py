@@ -31,8 +31,10 @@ def spread(
     """
     if settings.executor is not None:
         if elsewhere is None:
-            told = "give workers, and an evaluation that other processes can make (bnas.search.Remote)"
-            raise SearchError(f"search.executor needs a run of a configuration file; a bnas.Job has none: {told}")
+            told = "use SearchSettings(workers=...), and an evaluation made by bnas.search.Remote"
+            raise SearchError(
+                f"search.executor works only for a run from a configuration file, not for a bnas.Job: {told}"
+            )
         far = None if in_int8 is None else replace(in_int8, elsewhere=elsewhere("in_int8"))
         return elsewhere("evaluator"), settings.executor.workers(), far
     if team.leads() and settings.workers is None:

@@ -89,7 +89,7 @@ class Steps:
             return self._trained()
         random_state.begin_at(self.job.search.seed)
         team.ask("prepare")
-        self.watch.phase("finding what is elastic")
+        self.watch.phase("analysing the model")
         supernet = self.untrained()
         self.watch.on_supernet(supernet)
         SearchPlan(self.job, self.output, self.watch, supernet).check()  # its faults show now
@@ -122,8 +122,8 @@ class Steps:
         """The super-network that was trained before; what is only noted of it is written again where it is missing."""
         if not MODEL.exists(self.output.folder / "original"):
             folder = self.output.folder
-            told = f"take it from a copy, or train anew: `bnas train CONFIG --output {folder} --overwrite`"
-            raise OutputError(f"{folder / 'original' / MODEL.manifest} is missing, and cannot be made again; {told}")
+            told = f"restore it from a backup, or train again: `bnas train CONFIG --output {folder} --overwrite`"
+            raise OutputError(f"{folder / 'original' / MODEL.manifest} is missing and cannot be recreated; {told}")
         self._note(self.supernet)
         note_data(self.output, self.job.data.record)
         self.planner.ended("train")
@@ -168,7 +168,7 @@ class Steps:
         Leaves ``tuning.json``, ``tuning/NAME.safetensors`` and the checkpoints in ``tuning/NAME/``.
         """
         if self.job.tuning is None:
-            raise OutputError("nothing is said about fine-tuning: give fine_tune, at least its number of epochs")
+            raise OutputError("the job has no fine-tuning: give fine_tune, at least its number of epochs")
         self.output.ledger.refuse_foreign((TUNING,))
         winners, supernet = self.winners(), self.supernet
         random_state.begin_at(self.job.search.seed)
@@ -213,7 +213,7 @@ class Steps:
             if not SUPERNET.exists(folder):
                 begun = TRAINING.exists(self.output.folder / "training" / "last")
                 told = f"bnas train CONFIG --output {self.output.folder}{' --resume' if begun else ''}"
-                raise OutputError(f"{self.output.folder} holds no trained super-network; `{told}` makes it")
+                raise OutputError(f"{self.output.folder} holds no trained super-network; train it with `{told}`")
             self.output.ledger.check(f"supernet/{SUPERNET.manifest}")
             self._supernet = SuperNetwork.load(folder, self.job.model).eval()
             self.watch.on_supernet(self._supernet)
@@ -253,7 +253,7 @@ class Steps:
         if not there(self.output.folder / "winners.json"):
             begun = there(self.output.folder / "evaluations.jsonl")
             told = f"bnas search {self.output.folder}{' --resume' if begun else ''}"
-            raise OutputError(f"{self.output.folder} holds no finished search; `{told}` makes it")
+            raise OutputError(f"{self.output.folder} holds no finished search; run it with `{told}`")
         return Winners.read(self.output.ledger.check("winners.json"))
 
     def _note(self, supernet: SuperNetwork) -> None:

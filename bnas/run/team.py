@@ -215,7 +215,7 @@ def assist(make: Callable[[], object], store: Store | None = None) -> Any:
             raise
         except Exception as error:
             if _heard(error, store):
-                raise ParallelError("process 0 has told why") from error
+                raise ParallelError("process 0 reported the reason") from error
             raise
 
 
@@ -225,7 +225,7 @@ def _obeyed(make: Callable[[], object]) -> Any:
         part = make() if part is None else part
         getattr(part, order.name)(**order.arguments)
     if order.failed:
-        raise ParallelError("process 0 failed; its own message says why")
+        raise ParallelError("process 0 failed; see its own message")
     return order.result
 
 

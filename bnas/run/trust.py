@@ -30,7 +30,7 @@ from .output import CONFIG
 
 
 class TrustError(BnasError):
-    """The folder of a run names code that the user has not named before; nothing of it was imported."""
+    """A run folder names code that the user has not named before; bnas did not import it."""
 
 
 @dataclass(frozen=True)
@@ -181,11 +181,11 @@ def _is_own(code: Code, run: Path) -> bool:
 def _refuse(run: Path, role: str, code: Code) -> None:
     is_file = code.name.startswith(code.place) and bool(code.place)
     if is_file and not Path(code.place).is_file():
-        told = "say --from DIR with the folder where it lies now"
+        told = "use --from DIR with the folder where it is now"
         raise SourceError(f"there is no file {shown(code.place)}, which {run / CONFIG} names as its {role}; {told}")
     given = f" with the arguments {json.dumps(code.options)}" if code.options else ""
-    why = "which lies in the folder of the run itself" if code.is_in(run) else "which you have not named before"
+    why = "which is inside the run folder" if code.is_in(run) else "which you have not named before"
     raise TrustError(
-        f"{run / CONFIG}: {role} is the code {shown(code.name)}{given}, {why}: it was not run. Read it, and if you "
-        "trust it, say --trust (in Python trust=True)"
+        f"{run / CONFIG}: {role} is the code {shown(code.name)}{given}, {why}: bnas did not run it. Read it; if you "
+        "trust it, use --trust (in Python trust=True)"
     )

@@ -98,7 +98,7 @@ def read_record(output: Output) -> Record | None:
         return None
     data = output.ledger.json(TUNING)
     if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise OutputError(f"{path} has another format than {FORMAT}, the one that this version of bnas reads")
+        raise OutputError(f"{path} has an unknown format; this version of bnas reads format {FORMAT}")
     try:
         return Record(data["settings"], tuple(Tuned.from_json(one, str(path)) for one in data["winners"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -132,7 +132,7 @@ def tuned_modules(output: Output, supernet: SuperNetwork, winners: Winners) -> d
     subnets = {one.subnet for one in winners.found.values()}
     if record is None or not record.finished or {one.subnet for one in record.winners} != subnets:
         told = f"bnas tune {output.folder}{' --resume' if record else ''}"
-        raise OutputError(f"{output.folder} holds no finished fine-tuning of its winners; `{told}` makes it")
+        raise OutputError(f"{output.folder} holds no finished fine-tuning of its winners; run it with `{told}`")
     files = {one.subnet: output.ledger.check(_weights(one.name)) for one in record.winners}
     return {subnet: read_module(supernet, subnet, file).eval() for subnet, file in files.items()}
 

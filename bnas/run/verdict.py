@@ -71,7 +71,7 @@ def verdict(report: Report, folder: Path, *, exportable: bool = True, tuned: boo
     lines = [*_winners(report), *_missed(report), *_no_gain(report, chosen)]
     if exportable and not tuned and _loses(report, chosen):
         told = shlex.join(["bnas", "tune", str(folder), "--set", "fine_tune.epochs=8"])
-        lines.append(f"Fine-tuning wins accuracy back: `{told}`, then `{shlex.join(['bnas', 'export', str(folder)])}`.")
+        lines.append(f"Fine-tuning recovers accuracy: `{told}`, then `{shlex.join(['bnas', 'export', str(folder)])}`.")
     lines += _noise(report, folder, exportable)
     if not exportable:
         return [*lines, f"Next: the file to deploy is {folder / 'subnets' / f'{chosen.name}.onnx'}"]
@@ -125,14 +125,14 @@ def _missed(report: Report) -> Iterator[str]:
     for row in missed:
         assert row.target is not None
         yield (
-            f"`{row.name}` misses its target {row.target.bound}: it is the nearest sub-network that was found. "
+            f"`{row.name}` misses its target {row.target.bound}: it is the nearest that the search found. "
             "Allow smaller widths, or evaluate more sub-networks (search.num_evals)."
         )
     if report.missed and not missed:
         points = f"{100 * report.acc_delta:g}"
         yield (
             f"No sub-network came within {points} points of the original on the validation data: these are the most "
-            "accurate ones. Train for more epochs, or accept a larger loss (acc_delta)."
+            "accurate sub-networks found. Train for more epochs, or accept a larger loss (acc_delta)."
         )
 
 
@@ -140,7 +140,7 @@ def _no_gain(report: Report, row: Row) -> Iterator[str]:
     """Fewer MACs are not always less time: small layers are bound by other things."""
     timed = row.target is not None and row.measured(row.target.bound.name) is not None
     if not timed and speed_of(row, report.rows[0]) < GAIN:
-        yield f"Fewer MACs save little time here: ask for time itself, by a target such as `{LATENCY} <= 50 %`."
+        yield f"Fewer MACs save little time on this machine: use a target for time itself, such as `{LATENCY} <= 50 %`."
 
 
 def _noise(report: Report, folder: Path, exportable: bool) -> Iterator[str]:

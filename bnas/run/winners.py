@@ -34,7 +34,7 @@ def check_name(name: object, place: str) -> str:
     """
     if isinstance(name, str) and _NAME.fullmatch(name):
         return name
-    raise OutputError(f"{place}: {name!r} is no name for a file: letters, digits, '-' and '_' are allowed, at most 100")
+    raise OutputError(f"{place}: {name!r} cannot be a file name: allowed are letters, digits, '-' and '_', at most 100")
 
 
 def checked_targets(given: Mapping[str, Constraint | str]) -> dict[str, Constraint]:
@@ -55,15 +55,15 @@ def checked_targets(given: Mapping[str, Constraint | str]) -> dict[str, Constrai
 
 def _fault(name: str, bound: Constraint, seen: Mapping[str, str]) -> str:
     if not _NAME.fullmatch(name):
-        return "a winner's name is part of the names of files: letters, digits, '-' and '_' are allowed, at most 100"
+        return "a winner's name becomes part of file names: allowed are letters, digits, '-' and '_', at most 100"
     if name.casefold() == ORIGINAL:
-        return "this is the name of your own network; give another one"
+        return "this name is reserved for your own network; choose another one"
     if name.casefold() in seen:
-        return f"a file system may take this name for {seen[name.casefold()]!r}; give another one"
+        return f"a file system may confuse this name with {seen[name.casefold()]!r}; choose another one"
     if bound.name == "accuracy":
-        return "winners are chosen by accuracy; a target bounds what they cost, such as 'macs <= 50 %'"
+        return "winners are chosen by accuracy, so a target must bound a cost, such as 'macs <= 50 %'"
     if bound.sense != "<=":
-        return f"'{bound}' is no upper bound; a target bounds what a winner costs, such as 'macs <= 50 %'"
+        return f"'{bound}' is not an upper bound; a target must bound a cost from above, such as 'macs <= 50 %'"
     return ""
 
 
@@ -75,9 +75,9 @@ class Target:
     """A bound that a winner was chosen by."""
 
     bound: Constraint
-    """As it was asked for: in percent of the original, or absolute."""
+    """The bound as given: in percent of the original, or absolute."""
     missed: bool
-    """No evaluated sub-network keeps the bound; the winner is the nearest one."""
+    """Whether no evaluated sub-network meets the bound; the winner is then the nearest one."""
 
     def __str__(self) -> str:
         """The bound, and whether it is missed."""
@@ -89,7 +89,7 @@ class Target:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Target:
-        """What `to_json` told."""
+        """Return the target that `to_json` wrote."""
         return cls(Constraint.parse(data["bound"]), bool(data["missed"]))
 
 
@@ -223,7 +223,7 @@ class Winners:
         """
         data: Any = read_json(path)
         if not isinstance(data, dict) or data.get("format") != FORMAT:
-            raise OutputError(f"{path} has another format than {FORMAT}, the one that this version of bnas reads")
+            raise OutputError(f"{path} has an unknown format; this version of bnas reads format {FORMAT}")
         try:
             found = {check_name(name, str(path)): Evaluation.from_json(one) for name, one in data["winners"].items()}
             targets = {name: Target.from_json(one) for name, one in data.get("targets", {}).items()}

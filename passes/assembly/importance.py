@@ -59,7 +59,9 @@ def importance(skeleton: Skeleton, measure: str = "L2", scores: Mapping[str, Ten
     if measure not in IMPORTANCES:
         raise ElasticityError(f"importance {measure!r} is not one of {', '.join(IMPORTANCES)}")
     if (measure == "external") != (scores is not None) and measure != "taylor":
-        raise ElasticityError("the importance 'external' and scores from elsewhere need each other")
+        raise ElasticityError(
+            "the importance 'external' needs scores, and scores need the importance 'external': give both or neither"
+        )
     if measure == "taylor":
         return _of_widths(skeleton, scores)
     given = None if scores is None else _by_parameter(skeleton.ir, scores)
@@ -90,12 +92,12 @@ def _of_widths(skeleton: Skeleton, scores: Mapping[str, Tensor] | None) -> Score
     """Scores by the name of the width, by symbol."""
     if scores is None:
         raise ElasticityError(
-            "importance 'taylor' comes from data: give them, as in supernet.reorder('taylor', data=batches), or scores"
+            "importance 'taylor' needs data, as in supernet.reorder('taylor', data=batches), or scores"
         )
     found = {}
     for name, symbol in skeleton.choices.symbols.items():
         if name not in scores or scores[name].shape != (symbol.n,):
-            given = "there are none" if name not in scores else f"they have the shape {tuple(scores[name].shape)}"
+            given = "got none" if name not in scores else f"got the shape {tuple(scores[name].shape)}"
             raise ElasticityError(f"importance 'taylor': {name} needs {symbol.n} scores; {given}")
         found[symbol] = scores[name].cpu().double().numpy()
     return found
@@ -137,7 +139,7 @@ def _places(skeleton: Skeleton) -> Iterator[tuple[str, int, Sym, NDArray[np.int6
 
 def _given(scores: Mapping[str, Tensor], name: str, weight: Tensor, axis: int) -> NDArray[np.float64]:
     if name not in scores:
-        raise ElasticityError(f"external importance: there are no scores for {name}, which makes an elastic width")
+        raise ElasticityError(f"external importance: scores are missing for {name}, which produces an elastic width")
     given = scores[name].cpu().double()
     if given.shape not in (weight.shape, weight.shape[axis : axis + 1]):
         raise ElasticityError(
@@ -170,7 +172,7 @@ def read_scores(path: Path) -> dict[str, Tensor]:
     except UNREADABLE as error:
         raise ElasticityError(
             f"external importance: {path} is neither safetensors nor JSON (name: numbers): {error}; "
-            "write a pickle's tensors with safetensors.torch.save_file"
+            "save the tensors of a pickle with safetensors.torch.save_file"
         ) from error
     for name, tensor in scores.items():
         if not tensor.isfinite().all():

@@ -114,7 +114,7 @@ def _by_rule(types: AxisTypes, node: Node, rule: AxisRule, call: Call) -> Any:
         return _refuse(types, node, f"operator {operator_name(call.op)}: {error}")
     if fits(found, node.meta["value"]):
         return None if node.meta["value"] is None else found  # a write into an item gives nothing
-    why = "its rule gives axes of another shape; this is a fault of bnas's rule, please report it"
+    why = "its axis rule returns axes of a wrong shape; this is a bug in the rule, please report it"
     return _refuse(types, node, f"operator {operator_name(call.op)}: {why}")
 
 

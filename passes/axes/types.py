@@ -54,7 +54,7 @@ class Moved:
 
 @dataclass
 class AxisTypes(Unifier):
-    """The types of all tensors of a graph, and what else the rules stated; rules get it as their first argument."""
+    """The axis types of all tensors of a graph, and all other statements of rules; the first argument of a rule."""
 
     ir: IR = None  # type: ignore[assignment]
     values: dict[Node, Any] = field(default_factory=dict)
@@ -67,13 +67,13 @@ class AxisTypes(Unifier):
     """The nodes that read a parameter or buffer."""
     rewrites: list[Rewrite | Replacement] = field(default_factory=list)
     following: set[Node] = field(default_factory=set)
-    """The nodes that are computed from the inputs, and not from parameters and buffers alone."""
+    """The nodes that depend on the inputs, not only on parameters and buffers."""
     slices: list[tuple[Term, Term]] = field(default_factory=list)
     """Axes of parameters and buffers with what slices take of them, before an input comes in."""
     macs: list[tuple[Node, tuple[Term, ...]]] = field(default_factory=list)
-    """Multiply-accumulates of a node, as the axes whose sizes are multiplied."""
+    """MACs of a node: the axes whose sizes are multiplied."""
     producers: dict[str, int] = field(default_factory=dict)
-    """Weights by name, with the axis that makes new channels: importance is measured there."""
+    """Weights by name, with the axis that produces new channels; importance is measured along it."""
 
     trained: AxisTypes | None = None
     """The types of the graph of training mode, where there is one, of the same parameters."""
@@ -101,7 +101,7 @@ class AxisTypes(Unifier):
         return self.tensors[name]
 
     def is_tensor(self, value: Any) -> bool:
-        """Whether an argument is a tensor with a type of its own: no number, and no tuple of tensors."""
+        """Whether an argument is a single tensor, not a number and not a tuple of tensors."""
         return isinstance(value, TensorRef) or (isinstance(value, Node) and isinstance(self.values[value], list))
 
     def fill(self, size: int, origin: str) -> Sym:
@@ -118,7 +118,7 @@ class AxisTypes(Unifier):
         return tuple(call.node.meta["value"].shape)
 
     def is_fixed(self, term: Term) -> bool:
-        """Whether no rigid part of an axis can follow a size of the inputs, whatever they are."""
+        """Whether the rigid parts of an axis are independent of all input sizes."""
         return not any(isinstance(leaf, K) and leaf.n % n == 0 for leaf in leaves(term) for n in self._input_sizes)
 
     @cached_property
@@ -157,7 +157,7 @@ class AxisTypes(Unifier):
         """
         if not any(zeros[axis] for value, axis in operands if (zeros := zeros_of(self, value))):
             for value, axis in operands:
-                self.pin(self.type(value)[axis], "it is summed over, and what is left out of it is not zero")
+                self.pin(self.type(value)[axis], "it is summed over, and its dropped entries are not zero")
 
     def rewrite(self, call: Call, position: int, name: str, value: Any) -> None:
         """State that a constant argument is the active size of a term, or holds such sizes; one of an input stays."""
@@ -175,7 +175,7 @@ class AxisTypes(Unifier):
         self.macs.append((call.node, tuple(axes)))
 
     def produces(self, weight: Any, axis: int) -> None:
-        """State that `axis` of a weight makes new channels."""
+        """State that `axis` of a weight produces new channels."""
         name = weight.name if isinstance(weight, TensorRef) else str(weight.target) if weight.op == "get_attr" else None
         if name is not None:
             self.producers[self.ir.aliases.get(name, name)] = axis
@@ -186,7 +186,7 @@ class AxisTypes(Unifier):
         Zeros that no weight makes entries for, such as padding, are rigid.
         """
         made = {s for name, axis in self.producers.items() for s in symbols(self.tensors[name][axis])}
-        self.pin_axes([s for s in self.fills if s.binding is None and s not in made], "no weight makes it")
+        self.pin_axes([s for s in self.fills if s.binding is None and s not in made], "no weight produces it")
         for axes in self.tensors.values():
             axes[:] = [normalise(term) for term in axes]
 

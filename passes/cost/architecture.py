@@ -15,7 +15,7 @@ VERSION = 1
 
 
 class ArchitectureError(BnasError, ValueError):
-    """The layers of a super-network cannot be read."""
+    """A description of layers cannot be read."""
 
 
 Size = int | tuple[Any, ...]
@@ -34,7 +34,7 @@ class LayerSize:
 
 @dataclass(frozen=True)
 class SizedLayer:
-    """A layer with weights, at its place in the network; one that is called twice is two of them."""
+    """A layer with weights at one place in the network; a layer that is called twice appears twice."""
 
     name: str
     """Module path."""
@@ -42,14 +42,14 @@ class SizedLayer:
     """Operator, such as conv2d or linear; a convolution by channel begins with "depthwise "."""
     width: Size
     kernel: tuple[int, ...] = ()
-    """As in the original."""
+    """Kernel sizes in the original."""
     kernel_choice: str | None = None
     """The elastic kernel that it has, by name."""
     blocks: tuple[str, ...] = ()
-    """The skippable blocks around it: without one of them it is not there."""
+    """The skippable blocks around it; if one of them is skipped, the layer is missing."""
 
     def of(self, subnet: Subnet) -> LayerSize | None:
-        """The layer in `subnet`, or None where it is skipped."""
+        """Return the layer in `subnet`, or None if it is skipped."""
         if subnet.skipped.intersection(self.blocks):
             return None
         most = subnet.kernels.get(self.kernel_choice, math.inf) if self.kernel_choice else math.inf
@@ -67,7 +67,7 @@ class Architecture:
     """All blocks that may be skipped, in network order."""
 
     def of(self, subnet: Subnet) -> tuple[LayerSize | None, ...]:
-        """Each layer in `subnet`; None where it is skipped."""
+        """Return each layer in `subnet`; None if it is skipped."""
         return tuple(layer.of(subnet) for layer in self.layers)
 
     def to_json(self) -> dict[str, Any]:
@@ -82,7 +82,7 @@ class Architecture:
             ArchitectureError: it is of another format or version, or malformed.
         """
         if not isinstance(data, Mapping) or (data.get("format"), data.get("version")) != (FORMAT, VERSION):
-            raise ArchitectureError(f"needs to be an object of format {FORMAT!r}, version {VERSION}")
+            raise ArchitectureError(f"must be an object of format {FORMAT!r}, version {VERSION}")
         try:
             layers = tuple(_layer(one) for one in data["layers"])
             return cls(str(data["model"]), layers, tuple(map(str, data["blocks"])))

@@ -50,7 +50,7 @@ class _Expressions(Mapping[str, sympy.Expr]):
 
 
 class Costs:
-    """What a sub-network costs, at the traced input size and for one sample.
+    """Costs of sub-networks, at the traced input size and for one sample.
 
     - "macs": multiply-accumulates of convolutions, linear layers and products of matrices;
     - "parameters": those of the extracted module, exactly;
@@ -73,7 +73,7 @@ class Costs:
 
     @cached_property
     def layers(self) -> sympy.Expr:
-        """How many operators a sub-network runs of those that "macs" counts: what a latency also depends on."""
+        """Number of operators with MACs that a sub-network runs; latency depends on it too."""
         return sympy.sympify(self._symbolic.layers())
 
     @cached_property
@@ -101,10 +101,10 @@ class Costs:
     def many(
         self, subnets: Iterable[Subnet], names: Iterable[str] | None = None, multiple: int = 1
     ) -> dict[str, np.ndarray[Any, np.dtype[np.int64]]]:
-        """The costs of many sub-networks at once, as int64 arrays: all of them, or those in `names` or "layers".
+        """Return the costs of many sub-networks as int64 arrays: all costs, or those in `names` or "layers".
 
-        With `multiple` the costs are those of networks whose elastic widths are rounded up to multiples of it, which is
-        what kernels compute that fill vectors of so many channels.
+        With `multiple`, elastic widths count as rounded up to multiples of it: kernels that fill vectors of so many
+        channels compute as much.
         """
         space = self._choices.space
         variables, vectors = space.variables(), [space.encode(s) for s in subnets]

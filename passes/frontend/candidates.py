@@ -109,7 +109,7 @@ def named(session: Session, dynamic: Dynamic) -> list[Axis]:
         tensor = session.tensors[paths[name]]
         for place, title in axes.items():
             if not -tensor.ndim <= int(place) < tensor.ndim:
-                raise CaptureError(f"dynamic: input {name!r} has {tensor.ndim} axes, none is {place}")
+                raise CaptureError(f"dynamic: input {name!r} has {tensor.ndim} axes, so it has no axis {place}")
             if why := session.why_fixed(paths[name], int(place) % tensor.ndim):
                 raise CaptureError(f"dynamic: axis {place} of input {name!r} cannot be dynamic: {why}")
             groups.setdefault(str(title), []).append((paths[name], int(place) % tensor.ndim))

@@ -101,7 +101,7 @@ def modes_in_training(model: nn.Module) -> dict[nn.Module, bool]:
         return {module: module.training for module in before}
     except NotImplementedError as error:  # so does the module that an exported program gives
         raise CaptureError(
-            f"the model has no modes: {error} Give an exported program itself, not its module"
+            f"the model has no training mode: {error} Give the exported program itself, not its module"
         ) from error
     finally:
         set_modes(before)
@@ -112,7 +112,7 @@ def _check_ready(model: nn.Module) -> None:
         if isinstance(tensor, UninitializedParameter | UninitializedBuffer):
             raise CaptureError(f"{name} has no shape yet: run the lazy model once on the example inputs first")
     if isinstance(model, torch.jit.ScriptModule):
-        raise CaptureError("a scripted model has no Python code to record: give the module that it was made of")
+        raise CaptureError("a scripted model has no Python code to record: give the original module")
 
 
 def _captured(session: Session, axes: Sequence[Axis], static: Mapping[str, str]) -> Captured:
@@ -144,7 +144,8 @@ def _dropped(base: Recording) -> list[Diagnostic]:
     """What a graph does not return of what the model returns."""
     names = [spelled_path(path) or "all" for path in base.dropped]
     return [
-        Diagnostic(f"output {name}", "an object that is no tensor or plain value: None is returned") for name in names
+        Diagnostic(f"output {name}", "an object that is neither a tensor nor a plain value: None is returned instead")
+        for name in names
     ]
 
 

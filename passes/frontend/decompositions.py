@@ -39,7 +39,7 @@ def multi_head_attention(
         CaptureError: the module adds keys of its own (add_bias_kv, add_zero_attn).
     """
     if attention.bias_k is not None or attention.add_zero_attn:
-        raise CaptureError("attention with keys of its own: add_bias_kv, add_zero_attn")
+        raise CaptureError("attention that adds keys of its own: add_bias_kv, add_zero_attn")
     batched = query.dim() == 3
     same_key, same_value = key is query, value is key
     query = _batch_first(query, attention.batch_first, batched)

@@ -131,7 +131,9 @@ class Emitter(Numbers):
         ndim = node.meta["value"].ndim
         axes = int(step.target.__name__.partition("_pool")[2][0])
         if any(self._vectors.get((node, axis)) != kernel.values for axis in range(ndim - axes, ndim)):
-            raise Differs(step, "the window of a pool follows one axis, and is used for another one too")
+            raise Differs(
+                step, "the window of a pool depends on the size of one axis, but is also used for another axis"
+            )
 
     def _operands(self, *values: Any) -> list[Step]:
         """The hot steps among arguments."""

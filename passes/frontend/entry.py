@@ -24,11 +24,11 @@ class Axis:
     name: str
     """Such as "batch", "height" or "length"."""
     places: tuple[tuple[Path, int], ...]
-    """The tensors among the inputs that have it, by their path, and where: all have the same size there."""
+    """The input tensors that have this axis, by path, and its position in each; all have the same size there."""
     size: int
     """Its size in the example inputs."""
     step: int = 1
-    """Sizes may differ from `size` by multiples of it."""
+    """Allowed sizes differ from `size` by multiples of `step`."""
     shorter: bool = False
     """Whether it is recorded at smaller sizes: a table of positions may be no longer than the example."""
 
@@ -55,11 +55,11 @@ class Axis:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Which axes of the inputs are dynamic, and why others are not."""
+    """The dynamic axes of the inputs, and why the others are static."""
 
     axes: tuple[Axis, ...] = ()
     static: Mapping[str, str] = field(default_factory=dict)
-    """Axes that are not, by "name[axis]" of the input, with the reason."""
+    """Static axes by "name[axis]" of the input, with the reason."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -68,7 +68,7 @@ class Sizes:
 
     @property
     def steps(self) -> dict[str, int]:
-        """The steps of those that do not take every size."""
+        """The step of each axis that does not accept every size."""
         return {axis.name: axis.step for axis in self.axes if axis.step > 1}
 
     def axis(self, name: str) -> Axis:
@@ -196,4 +196,4 @@ def _part(given: Any, name: str, path: Sequence[Any]) -> tuple[Any, str]:
     return given, name
 
 
-REMEDY = "Make the super-network with an example of that size, or name the axis in `dynamic`"
+REMEDY = "Create the super-network with an example of that size, or name the axis in `dynamic`"

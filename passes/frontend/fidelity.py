@@ -124,18 +124,20 @@ def compare(ir: IR, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Fidelity:
     return found
 
 
-ONE_SIZE = "the model takes no other size that was tried: its graph was compared at the example's only"
+ONE_SIZE = (
+    "the model accepts none of the other sizes that were tried: its graph was compared only at the example's size"
+)
 
 
 def _at_example(bench: Bench, inputs: Any, found: Fidelity) -> None:
     error = bench.difference(inputs, fails=False)
     if isinstance(error, str):
-        raise CaptureError(f"the graph is not the model: {error}. {REPORT}")
+        raise CaptureError(f"the graph differs from the model: {error}. {REPORT}")
     if error:
-        found.notes.append(f"the graph agrees with the model to rounding: {error:.1e} of the largest output")
+        found.notes.append(f"the graph equals the model up to rounding: {error:.1e} of the largest output")
 
 
-REPORT = "This is a fault of bnas: please report it with the model; what stands around that line is a way to avoid it"
+REPORT = "This is a bug in bnas: please report it with the model. To avoid it, rewrite the code around that line"
 
 
 def _at_other_sizes(bench: Bench, inputs: Any, found: Fidelity) -> Any:
@@ -169,8 +171,10 @@ def _culprits(bench: Bench, inputs: Any, sizes: Mapping[Axis, int], error: str) 
     for axis, size in sizes.items():
         alone = bench.difference(resize(inputs, {axis: size}))
         if isinstance(alone, str):
-            wrong[axis.name] = f"at the size {size} the graph is not the model: {alone}"
-    return wrong or {axis.name: f"together with others the graph is not the model: {error}" for axis in sizes}
+            wrong[axis.name] = f"at the size {size} the graph differs from the model: {alone}"
+    return wrong or {
+        axis.name: f"if other axes change too, the graph differs from the model: {error}" for axis in sizes
+    }
 
 
 def other_sizes(axes: Sequence[Axis]) -> Iterator[dict[Axis, int]]:
@@ -237,7 +241,7 @@ def drawn(like: Tensor, shape: Sequence[int], generator: torch.Generator) -> Ten
 def _in_training(bench: Bench, inputs: Any) -> None:
     error = bench.difference(inputs)
     if isinstance(error, str):
-        raise CaptureError(f"in training mode the graph is not the model: {error}. {REPORT}")
+        raise CaptureError(f"in training mode the graph differs from the model: {error}. {REPORT}")
 
 
 class NoDropout(TorchFunctionMode):

@@ -44,7 +44,7 @@ def trace(model: nn.Module, example_inputs: Any, dynamic: Dynamic | None = None,
         check: whether the graph is compared with the model.
 
     Raises:
-        CaptureError: the model's own forward cannot be captured, or the graph is not the model.
+        CaptureError: the model's own forward cannot be captured, or the graph differs from the model.
     """
     release_group()
     args, kwargs = as_call(example_inputs)
@@ -57,10 +57,11 @@ def trace(model: nn.Module, example_inputs: Any, dynamic: Dynamic | None = None,
             ir = _captured(model, args, kwargs, dynamic, fixed, apart)
             if any(one.is_meta for one in (*tensors_of((args, kwargs)), *model.parameters())):
                 return _with(
-                    ir, Diagnostic("the model", "its graph was not compared with it: it is on the meta device")
+                    ir,
+                    Diagnostic("the model", "its graph was not compared with the model, which is on the meta device"),
                 )
             if not check:
-                return _with(ir, Diagnostic("the model", "its graph was not compared with it: check=False"))
+                return _with(ir, Diagnostic("the model", "its graph was not compared with the model: check=False"))
             found = _compared(ir, args, kwargs)
         except NotAtExample as error:
             if not error.apart and dynamic is not None:
@@ -158,7 +159,7 @@ def _told(model: nn.Module, found: Captured) -> list[Diagnostic]:
     told = list(model.diagnostics) if isinstance(model, ExportedModel) else []
     told += [Diagnostic(axis, f"its size is fixed: {why}") for axis, why in found.sizes.static.items()]
     if found.training:
-        told.append(Diagnostic("the model", f"training mode runs the graph of evaluation mode: {found.training}"))
+        told.append(Diagnostic("the model", f"training mode uses the graph of evaluation mode: {found.training}"))
     return told
 
 

@@ -100,7 +100,7 @@ def _reshaped(value: Any, prefix: Any, shapes: Mapping[Any, Mapping[int, int]]) 
 
 @dataclass(frozen=True)
 class IR:
-    """A model as a graph over its own modules and parameters, which are shared and never changed.
+    """The graph of a model over the model's own modules and parameters, which are shared and never changed.
 
     Every node has ``meta["value"]``: meta tensors with the batch axis of size `BATCH`.
     """
@@ -113,7 +113,7 @@ class IR:
     """Every name of a parameter or buffer: its first name (tied tensors have several names)."""
     diagnostics: tuple[Diagnostic, ...] = ()
     calls: Mapping[Node, Call] = field(default_factory=dict)
-    """Nodes in canonical spelling; a call_module that is missing here is opaque."""
+    """Nodes in canonical spelling. A call_module node without an entry is opaque."""
     modules: Mapping[str, nn.Module] = field(default_factory=dict)
     """Leaf modules of the graph that the model does not have: what follows the mode, custom autograd functions."""
     plain: Mapping[str, type[nn.Module]] = field(default_factory=dict)
@@ -125,20 +125,20 @@ class IR:
     names: Mapping[Any, str] = field(default_factory=dict)
     """The placeholder of each argument that holds a tensor, by its path in ``(args, kwargs)``."""
     checks: tuple[Check, ...] = ()
-    """What programs check of their inputs."""
+    """Checks that programs make of their inputs."""
     trained: IR | None = None
-    """The graph of training mode, where it calls something else than evaluation mode does."""
+    """The graph of training mode, if it makes other calls than evaluation mode."""
     training: str = ""
-    """Why training mode does not compute what the model computes in it; empty where it does."""
+    """Why training mode of the graph differs from that of the model; empty if it does not differ."""
 
     @property
     def samples(self) -> int:
-        """The samples that the values of the graph hold: `BATCH`, or 1 where the batch is not dynamic."""
+        """Number of samples in the values of the graph: `BATCH`, or 1 if the batch is not dynamic."""
         return BATCH if "batch" in self.sizes.names else 1
 
     @cached_property
     def opaque(self) -> bool:
-        """Whether the graph calls a module or a method of the model of which nothing is known but what it gives."""
+        """Whether the graph calls an opaque module or method, of which bnas knows only the result."""
         called = (str(node.target) for node in self.graph.nodes if node.op == "call_module" and node not in self.calls)
         return any(name not in self.modules or isinstance(self.modules[name], OpaqueMethod) for name in called)
 
@@ -191,7 +191,7 @@ class IR:
         return graph, copies
 
     def with_graph(self, graph: Graph, modules: Mapping[str, nn.Module] = MappingProxyType({})) -> IR:
-        """The same model computed by another graph over its modules and parameters, which stay as they are.
+        """Return the same model with another graph over its modules and parameters, which are not changed.
 
         All values are computed anew on meta tensors. A new node belongs to the module whose forward made its first
         operand, and is marked as one that the model's own forward does not have, unless it brings its own ``meta``.
@@ -211,7 +211,7 @@ class IR:
         return replace(self, graph=graph, calls=calls, modules=own, trained=None)
 
     def writers(self, value: Node) -> list[Node]:
-        """The nodes that write in place into the memory of `value`, also through a view of it; in graph order."""
+        """Return the nodes that write in place into the memory of `value` or of a view of it, in graph order."""
         return list(self._written.get(memory_of(value), ()))
 
     @cached_property

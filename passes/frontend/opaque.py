@@ -81,7 +81,7 @@ def _check_unchanged(given: Sequence[Any], before: Sequence[Any], result: Any) -
     returned = [result, *(part for _, part in parts_of(result) or ())]
     for one, content in zip(given, before, strict=True):
         if _content(one) != content and not any(one is part for part in returned):
-            raise CaptureError("it changes a list or dict that it is given, and does not return it")
+            raise CaptureError("it changes a list or dict argument and does not return it")
 
 
 @dataclass
@@ -218,7 +218,7 @@ def _drawn(run: Callable[[Any], Any], given: Any, zeros: Any) -> Any:
 def _check_same(left: Any, right: Any, what: str) -> None:
     """Raise unless both have the same structure."""
     if [path for path, _ in leaves_of(left)] != [path for path, _ in leaves_of(right)]:
-        raise ValueError(f"the structure of what it returns depends on {what}")
+        raise ValueError(f"the structure of its result depends on {what}")
 
 
 def _size(seen: Sequence[int], batch: int, draws: Draws) -> int:

@@ -78,12 +78,12 @@ def remedy(error: BaseException) -> str:
         )
     if isinstance(error, ValueRead) or "meta tensor" in text or "data-independent" in text:
         return (
-            ". Code that depends on the values of tensors belongs in a submodule or a method of its own, which then "
-            "stays rigid while the rest becomes elastic"
+            ". Move code that depends on tensor values into a submodule or method of its own: only that part is then "
+            "kept unchanged"
         )
     if isinstance(error, CaptureError):
         return ""
-    return ". Call the model on the example inputs yourself: they may not be what its forward takes"
+    return ". Call the model on the example inputs yourself: its forward may not accept them"
 
 
 # Checks of values that only raise: a graph leaves them out, as it does all code that computes nothing.

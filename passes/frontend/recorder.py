@@ -138,9 +138,7 @@ class Recorder(Recipes, TorchFunctionMode):
         made = self.__torch_function__(func, (), args, kwargs)
         for target, value in zip(tensors_of(out), tensors_of(made), strict=True):
             if target.shape != value.shape:
-                raise CaptureError(
-                    f"out= has the shape {tuple(target.shape)}, and what is written {tuple(value.shape)}"
-                )
+                raise CaptureError(f"out= has the shape {tuple(target.shape)}, but the result has {tuple(value.shape)}")
             self.call(Tensor.copy_, (target, value), {})
         return out
 
@@ -176,9 +174,9 @@ class Recorder(Recipes, TorchFunctionMode):
         answer = None if frame is None else passing(frame)
         if answer is None or frame is None:
             what = f"the tensor {owner!r} of the model" if owner else "a tensor that depends on the inputs"
-            raise ValueRead(f"it reads the numbers of {what} (by {name.strip('_')})")
+            raise ValueRead(f"it reads values of {what} in Python (by {name.strip('_')})")
         where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
-        left_out = Diagnostic(self._scope or "the model", f"a check of values is left out: {where}")
+        left_out = Diagnostic(self._scope or "the model", f"a check of tensor values is left out: {where}")
         if left_out not in self.diagnostics:
             self.diagnostics.append(left_out)
         return answer
@@ -414,7 +412,7 @@ def _foreign(value: Any) -> str | None:
     return next((type(leaf).__name__ for leaf in leaves if not isinstance(leaf, (Tensor, slice, *PLAIN))), None)
 
 
-PREPARES = "it prepares inputs for a model that has an opaque method, by numbers that depend on their sizes"
+PREPARES = "it prepares inputs for a model with an opaque method, using numbers that depend on the sizes of the inputs"
 """Why a module is opaque that could be recorded."""
 
 BATCH_NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")

@@ -157,7 +157,7 @@ class Tape:
     def _unknown(self, tensor: Tensor) -> Step:
         """A tensor that no step gave: of the model, or there before."""
         if tensor.is_meta and id(tensor) not in self.names:
-            raise CaptureError("a tensor was made by code that is no torch function (a scripted one, or C++)")
+            raise CaptureError("a tensor was made by code other than torch functions (scripted code, or C++)")
         if id(tensor) in self.names:
             step = Step("get_attr", self.names[id(tensor)], value=self.value_of(tensor))
             step.scope = self._scope

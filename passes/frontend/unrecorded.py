@@ -208,7 +208,7 @@ class Methods:
 
     def refuse(self, key: tuple[str, str], why: str) -> None:
         """A method cannot be one step."""
-        self.refused[key] = f"{self.found.pop(key).layer.place} cannot stay as it is: {why}"
+        self.refused[key] = f"{self.found.pop(key).layer.place} cannot be kept unchanged: {why}"
 
     def tried_in(self, path: str) -> bool:
         """Whether a method of the module at `path`, or of one inside it, was tried as one step."""

@@ -58,7 +58,9 @@ def module_form(skeleton: Skeleton, subnet: Subnet, example_inputs: Any, root: n
     skeleton.choices.space.check(subnet)
     source = skeleton.ir.root if root is None else root
     if isinstance(source, ExportedModel):
-        raise ModuleFormError("an exported program has no classes of its own. supernet.extract(subnet) gives its graph")
+        raise ModuleFormError(
+            "an exported program has no classes of its own. Use supernet.extract(subnet), which returns its graph"
+        )
     plan = _Planner(skeleton, subnet, source, example_inputs).plan()
     return plan.carry_out(skeleton, source)
 
@@ -193,9 +195,9 @@ class _Planner:
         line = line_of(fault.error) if fault and fault.error else ""
         line = f" at {line}" if line else next(self._lines(path), "")
         return ModuleFormError(
-            "the classes of the model cannot be this sub-network: no numbers in attributes let "
+            "the classes of the model cannot express this sub-network: no change of numbers in attributes makes "
             f"{path or 'the model'!r} ({type(module).__name__}) compute what the graph does{line} ({why}). "
-            "supernet.extract(subnet) gives the graph, which works"
+            "Use supernet.extract(subnet), which returns the graph"
         )
 
     def _lines(self, path: str) -> Iterator[str]:

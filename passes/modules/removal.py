@@ -160,8 +160,8 @@ class Removals:
         if not inside or not zeros:
             line = where(block.out)
             raise ModuleFormError(
-                f"skipped block {block.name!r} is no module, but code of {self._class(block.out)}{line}. "
-                "supernet.extract(subnet) gives its graph"
+                f"skipped block {block.name!r} is not a module, but code of {self._class(block.out)}{line}. "
+                "Use supernet.extract(subnet), which returns the graph"
             )
         return [Removal(path_of(call), zeros.get(call, self._has_width(call))) for call in inside]
 
@@ -208,8 +208,8 @@ class Removals:
         for call, nodes in self.calls.items():
             if path_of(call) == path and not (self.gone | done).issuperset(nodes):
                 raise ModuleFormError(
-                    f"module {path!r} is in a skipped block, and is called outside of it too{where(nodes[0])}. "
-                    "supernet.extract(subnet) gives the graph"
+                    f"module {path!r} is in a skipped block, but is also called outside of it{where(nodes[0])}. "
+                    "Use supernet.extract(subnet), which returns the graph"
                 )
 
     def _class(self, node: Node) -> str:

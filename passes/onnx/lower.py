@@ -155,8 +155,8 @@ def _check_methods(module: GraphModule) -> None:
     method = next((one for one in module.modules() if isinstance(one, OpaqueMethod)), None)
     if method is not None:
         raise LoweringError(
-            f"{method.place} is an opaque method, which has no lowering rule: it reads numbers of tensors in Python. "
-            "Export the part of the model that computes what it takes as a model of its own"
+            f"{method.place} is an opaque method, which has no lowering rule: it reads tensor values in Python. "
+            "Export the part of the model before this method as a model of its own"
         )
 
 

@@ -147,7 +147,7 @@ class Site:
             if not rest and size.twin == factor * one.twin:
                 product = self.calculated("Mul", one, factor)
                 return product if isinstance(product, Size) else size
-        raise self.refuse("makes a size that follows the inputs in a way that is not known")
+        raise self.refuse("computes a size from the inputs in an unknown way")
 
     def _known_sizes(self) -> Iterator[Size]:
         for leaf in leaves([list(self.call.args), dict(self.call.kwargs)]):

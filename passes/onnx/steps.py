@@ -115,8 +115,8 @@ class Execution:
             if self.constant:
                 raise LoweringError(f"{self._told(error)}.") from error
             raise SampleError(
-                f"{self._told(error)}. The model is run at sizes that its dynamic axes may have (a batch of {BATCH}, "
-                "say) and must take batches of any size: -1 or x.size(0) in views, no number that fits one size only"
+                f"{self._told(error)}. bnas runs the model at other sizes of its dynamic axes (a batch of {BATCH}), "
+                "so it must accept any batch size: use -1 or x.size(0) in views, not a fixed number"
             ) from error
 
     def _told(self, error: Exception) -> str:

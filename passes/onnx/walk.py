@@ -82,7 +82,7 @@ class GraphWalk:
         if not isinstance(found, Tensor):
             return found
         if found.is_meta:
-            raise LoweringError(f"{scope.prefix}{name}: is on the meta device, so it has no numbers to store")
+            raise LoweringError(f"{scope.prefix}{name}: is on the meta device, so it has no values to store")
         if id(found) not in self._state:
             self._state[id(found)] = Value(found.detach().cpu(), scope.prefix + name, state=True)
         return self._state[id(found)]
@@ -124,7 +124,7 @@ class GraphWalk:
             return map_aggregate(run.result, run.origin) if run.holds_tensors else run.result
         written = run.written()
         if len(tensors_of(run.result)) != len(tensors_of(run.twin)):
-            raise self._refused(step, run, "makes tensors of another number at other sizes")
+            raise self._refused(step, run, "returns another number of tensors at other sizes")
         if run.constant:
             lowered = self._values(step, run, repeat(step.place))
             return self._writes.of_constants(step, written, lowered) if written else lowered
@@ -132,7 +132,7 @@ class GraphWalk:
             return self._values(step, run, iter(applied(self._builder, step, run.result, run.twin)))
         target = run.origin(run.result) if run.result is not None else step.call.args[0]
         if not isinstance(target, Value) or target not in written:
-            reason = "writes in place into what it does not return, which an ONNX graph cannot do"
+            reason = "writes in place into a tensor that it does not return, which an ONNX graph cannot do"
             raise self._refused(step, run, reason)
         result = run.result if run.result is not None else target.tensor
         (name,) = applied(self._builder, step, result, target.twin if run.result is None else run.twin)
@@ -160,7 +160,7 @@ class GraphWalk:
     def _check_numbers(self, step: Step, run: Execution) -> None:
         both = zip(leaves(run.result), leaves(run.twin), strict=False)
         if any(isinstance(one, int | float) and one != other for one, other in both):
-            raise self._refused(step, run, "makes a number of the sizes of the inputs in a way that is not known")
+            raise self._refused(step, run, "computes a number from the sizes of the inputs in an unknown way")
 
     def _inline_module(self, scope: Scope, node: Node) -> Any:
         # A shallow copy: the tracer sets the tensors that it finds in forward as attributes of what it traces.
@@ -196,7 +196,7 @@ def bound_inputs(graph: Graph, args: Sequence[Any], kwargs: dict[str, Any], what
     """
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     if len(args) > len(placeholders):
-        raise LoweringError(f"{what} takes {len(placeholders)} inputs but was given {len(args)}")
+        raise LoweringError(f"{what} takes {len(placeholders)} inputs but got {len(args)}")
     for place, node in enumerate(placeholders):
         if place < len(args):
             yield args[place]

@@ -108,7 +108,7 @@ def _order(step: Step, source: Value) -> list[int] | None:
 def _check_no_state(place: str, value: Value) -> None:
     if value.state:
         raise LoweringError(
-            f"{place}: writes into {value.name!r} in place, which an ONNX graph cannot do; write the model without it"
+            f"{place}: writes into {value.name!r} in place, which an ONNX graph cannot do; rewrite the model without it"
         )
 
 

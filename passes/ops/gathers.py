@@ -19,8 +19,8 @@ def index_select_axes(types: AxisTypes, call: Call) -> Axes:
     """The axis is pinned, and all axes of the index."""
     axes, index = list(types.type(call.argument(0, "input"))), call.argument(2, "index")
     dim = call.argument(1, "dim") % len(axes)
-    types.pin(axes[dim], "entries of it are read by numbers")
-    types.pin_axes(types.type(index), "it holds numbers of entries")
+    types.pin(axes[dim], "its entries are read by index")
+    types.pin_axes(types.type(index), "it holds indices")
     axes[dim] = K(types.output_shape(call)[dim])
     return axes
 
@@ -42,7 +42,7 @@ def _along(types: AxisTypes, dim: int, *tensors: Axes) -> None:
     dim %= len(tensors[0])
     for place, axes in enumerate(zip(*tensors, strict=True)):
         if place == dim or len({axis.size for axis in axes}) > 1:
-            types.pin_axes(axes, "entries of it are read by numbers")
+            types.pin_axes(axes, "its entries are read by index")
         same = [axis for axis in axes[1:] if axis.size == axes[0].size and place != dim]
         for axis in same:
             types.unify(axes[0], axis)
@@ -60,11 +60,11 @@ def index_add_axes(types: AxisTypes, call: Call) -> Axes:
     """Written along a pinned axis; the other axes are those of what is written."""
     inputs, values = types.type(call.argument(0, "input")), call.argument(3, "source", call.kwargs.get("value"))
     dim = call.argument(1, "dim") % len(inputs)
-    types.pin(inputs[dim], "entries of it are written by numbers")
-    types.pin_axes(types.type(call.argument(2, "index")), "it holds numbers of entries")
+    types.pin(inputs[dim], "its entries are written by index")
+    types.pin_axes(types.type(call.argument(2, "index")), "it holds indices")
     for place, axis in enumerate(types.type(values) if types.is_tensor(values) and types.type(values) else ()):
         if place == dim:
-            types.pin(axis, "entries of it are written by numbers")
+            types.pin(axis, "its entries are written by index")
         else:
             types.unify(inputs[place], axis)
     return inputs
@@ -73,7 +73,7 @@ def index_add_axes(types: AxisTypes, call: Call) -> Axes:
 def masked_scatter_axes(types: AxisTypes, call: Call) -> Axes:
     """Values are taken in their order: all is rigid."""
     for tensor in call.tensors():
-        types.pin_axes(types.type(tensor), "values are written in their order where a mask says")
+        types.pin_axes(types.type(tensor), "values are written in their order, where a mask is true")
     return types.type(call.argument(0, "input"))
 
 
@@ -151,7 +151,7 @@ RECORDS = (
         onnx=index_select_onnx,
         samples=(
             Sample(lambda x: torch.index_select(x, 2, torch.tensor([2, 0]))),
-            Sample(lambda x: torch.index_select(x, 1, torch.tensor([2, 0])), rigid="read by numbers"),
+            Sample(lambda x: torch.index_select(x, 1, torch.tensor([2, 0])), rigid="read by index"),
         ),
     ),
     Operator(
@@ -160,7 +160,7 @@ RECORDS = (
         onnx=gather_onnx,
         samples=(
             Sample(lambda x: torch.gather(x, 2, (x > 0).long())),
-            Sample(lambda x: torch.gather(x, 1, (x > 0).long()), rigid="read by numbers"),
+            Sample(lambda x: torch.gather(x, 1, (x > 0).long()), rigid="read by index"),
         ),
     ),
     Operator(
@@ -175,7 +175,7 @@ RECORDS = (
         onnx=scatter_onnx,
         samples=(
             Sample(lambda x: torch.scatter(x, 3, (x > 0).long(), 0.5)),
-            Sample(lambda x: torch.scatter(x, 1, (x > 0).long(), 0.5), rigid="read by numbers"),
+            Sample(lambda x: torch.scatter(x, 1, (x > 0).long(), 0.5), rigid="read by index"),
         ),
     ),
     Operator(

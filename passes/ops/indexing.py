@@ -47,7 +47,7 @@ def setitem_axes(types: AxisTypes, call: Call) -> Axes:
     items = _full(_entries(call.args[1]), len(source))
     mask = next((item for item in items if _is_mask(item)), None)
     if mask is not None and all(item == slice(None) or item is mask for item in items) and not _fills(types, value):
-        raise RuleError("several values are written where a mask says")
+        raise RuleError("several values are written where a mask is true")
     if mask is not None:
         _along_mask(types, source, items, mask)
         return source
@@ -96,7 +96,7 @@ def _along_mask(types: AxisTypes, source: Axes, items: list[Any], mask: Node) ->
     for mine, its in zip(source[at:], types.type(mask), strict=False):
         types.unify(mine, its)
     others = (axis for axis, item in zip(source, items, strict=False) if item is not mask and item != slice(None))
-    types.pin_axes(list(others), "a part of it is written into")
+    types.pin_axes(list(others), "a part of it is overwritten")
 
 
 @dataclass
@@ -134,7 +134,7 @@ class _Index:
             elif isinstance(item, slice):
                 self.out.append(cut(next(axes), item))
             elif isinstance(item, int) and not isinstance(item, bool) and not by_tensors:
-                self.types.pin(next(axes), "one entry of it is read by number")
+                self.types.pin(next(axes), "one of its entries is read by index")
             elif isinstance(item, Node | list | tuple | int) and not isinstance(item, bool):
                 self._by_numbers([next(axes) for _ in range(_taken(item))], position)
             else:
@@ -142,7 +142,7 @@ class _Index:
         return self._with_indices(items) if by_tensors else self.out
 
     def _by_numbers(self, axes: Axes, position: int) -> None:
-        self.types.pin_axes(axes, "entries of it are read by numbers")
+        self.types.pin_axes(axes, "its entries are read by index")
         if not self.places:
             self.before = len(self.out)
         self.places.append(position)
@@ -155,7 +155,7 @@ class _Index:
         if not any(map(_is_mask, tensors)):
             own = self.types.broadcast(*map(self._axes_of, tensors))
         elif len(tensors) == 1 and self.shape is not None:
-            self.types.pin_axes(self.types.type(tensors[0]), "it says which entries are read")
+            self.types.pin_axes(self.types.type(tensors[0]), "it selects the entries that are read")
             own = [K(self.shape[at])]
         else:
             raise RuleError("an index by a mask and others")
@@ -176,7 +176,7 @@ class _Index:
     def _part(self, axis: Term, item: slice) -> Term:
         if item == slice(None):
             return axis
-        self.types.pin(axis, "a part of it is written into")
+        self.types.pin(axis, "a part of it is overwritten")
         return K(len(range(*item.indices(axis.size))))
 
 
@@ -186,10 +186,10 @@ def _slice(types: AxisTypes, axis: Term, item: slice) -> tuple[Term, slice]:
         return axis, item
     chosen = range(*item.indices(axis.size))
     if any(isinstance(v, Dynamic) for v in (item.start, item.stop, item.step)):
-        types.pin(axis, "its size follows the input: a slice of it ends where an input says")
+        types.pin(axis, "its size follows the input: an input gives the end of a slice")
         return K(len(chosen)), item
     if chosen.step != 1 or not any(symbols(axis)):
-        types.pin(axis, "a slice of it is read by numbers")
+        types.pin(axis, "a slice of it is read by index")
         return K(len(chosen)), item
     head, middle = cut_out(types, axis, chosen.start, len(chosen))
     return middle, slice(head, Cat((head, middle)), None)
@@ -471,8 +471,8 @@ RECORDS = (
             Sample(lambda x: x[:, :, torch.tensor([1, 0])]),
             Sample(lambda x: x[:, ..., None, 1:3]),
             Sample(lambda x: x[:, :, [0, -1]]),
-            Sample(lambda x: x[:, 1:2] * x[:, 3, None], rigid="read by number"),
-            Sample(lambda x: x[:, ::2], rigid="read by numbers"),
+            Sample(lambda x: x[:, 1:2] * x[:, 3, None], rigid="read by index"),
+            Sample(lambda x: x[:, ::2], rigid="read by index"),
         ),
     ),
     Operator(

@@ -35,7 +35,7 @@ def linear_axes(types: AxisTypes, call: Call) -> Axes:
 def embedding_axes(types: AxisTypes, call: Call) -> Axes:
     """The rows are read by numbers; the width is elastic."""
     index, weight = types.type(call.argument(0, "input")), types.type(call.argument(1, "weight"))
-    types.pin_axes([weight[0], *index], "rows of it are read by numbers")
+    types.pin_axes([weight[0], *index], "its rows are read by index")
     types.produces(call.argument(1, "weight"), 1)
     return [*index, weight[1]]
 
@@ -44,7 +44,7 @@ def embedding_bag_axes(types: AxisTypes, call: Call) -> Axes:
     """As `embedding`; rows are summed in bags."""
     weight = types.type(call.argument(1, "weight"))
     for tensor in call.tensors():
-        types.pin_axes(types.type(tensor)[: 1 if types.type(tensor) is weight else None], "rows of it are read in bags")
+        types.pin_axes(types.type(tensor)[: 1 if types.type(tensor) is weight else None], "its rows are read in bags")
     types.produces(call.argument(1, "weight"), 1)
     return [K(types.output_shape(call)[0]), weight[1]]
 
@@ -157,7 +157,7 @@ RECORDS = (
             Sample(
                 lambda x, w: x + F.embedding_bag(_bags(x), w, None, None, 2.0, False, "sum", False, x[:, 0, 0])[0, 0],
                 weights=((3, 8),),
-                rigid="read by number",
+                rigid="read by index",
                 onnx="has per_sample_weights",
             ),
         ),

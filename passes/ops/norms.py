@@ -353,7 +353,7 @@ RECORDS = (
         onnx=normalize_onnx,
         samples=(
             Sample(lambda x: F.normalize(x, dim=1)),
-            Sample(lambda x: F.normalize(x.exp(), dim=1), rigid="is not zero"),
+            Sample(lambda x: F.normalize(x.exp(), dim=1), rigid="are not zero"),
             Sample(lambda x: F.normalize(x, p=1.0, dim=-1)),
         ),
     ),

@@ -63,7 +63,7 @@ def expand_axes(types: AxisTypes, call: Call) -> Axes:
 
 def _repeated(stated: Any, size: int, call: Call) -> Term:
     rigid = isinstance(stated, Dynamic) or size % BATCH == 0 or size == 1
-    return K(size, "it is repeated as often as a size of the input says") if rigid else Sym(size, call.node.name)
+    return K(size, "a size of the input gives the number of repeats") if rigid else Sym(size, call.node.name)
 
 
 def expand_as_axes(types: AxisTypes, call: Call) -> Axes:
@@ -97,7 +97,7 @@ def roll_axes(types: AxisTypes, call: Call) -> Axes:
     inputs = types.type(call.argument(0, "input"))
     dims = call.argument(2, "dims") if call.op is torch.roll else call.argument(1, "dims")
     dims = range(len(inputs)) if dims is None else [dims] if isinstance(dims, int) else dims
-    types.pin_axes([inputs[dim] for dim in dims], "its entries are moved by numbers")
+    types.pin_axes([inputs[dim] for dim in dims], "its entries are moved to other places")
     return inputs
 
 
@@ -318,12 +318,12 @@ RECORDS = (
         torch.roll,
         axes=roll_axes,
         onnx=roll_onnx,
-        samples=(Sample(lambda x: torch.roll(x, 2, 2)), Sample(lambda x: x.roll(2, 1), rigid="moved by numbers")),
+        samples=(Sample(lambda x: torch.roll(x, 2, 2)), Sample(lambda x: x.roll(2, 1), rigid="moved to other places")),
     ),
     Operator(
         torch.flip,
         axes=roll_axes,
         onnx=flip_onnx,
-        samples=(Sample(lambda x: torch.flip(x, (2, -1))), Sample(lambda x: x.flip(1), rigid="moved by numbers")),
+        samples=(Sample(lambda x: torch.flip(x, (2, -1))), Sample(lambda x: x.flip(1), rigid="moved to other places")),
     ),
 )

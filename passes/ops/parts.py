@@ -67,7 +67,7 @@ def narrow_axes(types: AxisTypes, call: Call) -> Axes:
     if isinstance(start, Node):
         raise RuleError("a slice by a tensor")
     if isinstance(start, Dynamic) or isinstance(length, Dynamic):
-        types.pin(out[dim], "its size follows the input: a slice of it ends where an input says")
+        types.pin(out[dim], "its size follows the input: an input gives the end of a slice")
         out[dim] = K(int(length))
         return out
     axis = out[dim]
@@ -81,7 +81,7 @@ def narrow_axes(types: AxisTypes, call: Call) -> Axes:
 def select_axes(types: AxisTypes, call: Call) -> Axes:
     """One entry by number: its axis is pinned and gone."""
     out = list(types.type(call.argument(0, "input")))
-    types.pin(out.pop(call.argument(1, "dim") % len(out)), "one entry of it is read by number")
+    types.pin(out.pop(call.argument(1, "dim") % len(out)), "one of its entries is read by index")
     return out
 
 
@@ -279,7 +279,7 @@ RECORDS = (
         onnx=select_onnx,
         samples=(
             Sample(lambda x: x.select(2, 1)),
-            Sample(lambda x: torch.select(x, 1, 3)[:, None], rigid="read by number"),
+            Sample(lambda x: torch.select(x, 1, 3)[:, None], rigid="read by index"),
         ),
     ),
     Operator(

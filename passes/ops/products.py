@@ -115,7 +115,7 @@ def attention_axes(types: AxisTypes, call: Call) -> Axes:
     if mask is not None:
         types.broadcast(types.type(mask), [*leading, query[-2], key[-2]])
     if call.argument(7, "scale") is None and any(symbols(query[-1])):
-        raise RuleError("no scale is given: it would follow the width")
+        raise RuleError("no scale is given, and the default scale depends on the width")
     types.count_macs(call, [*leading, query[-2], key[-2], query[-1]])
     types.count_macs(call, [*leading, query[-2], key[-2], value[-1]])
     return [*leading, query[-2], value[-1]]
@@ -217,7 +217,7 @@ RECORDS = (
         onnx=matmul_onnx,
         samples=(
             Sample(lambda x: x.flatten(2).mT @ x.flatten(2)),
-            Sample(lambda x: x.flatten(2).exp().mT @ x.flatten(2).exp(), rigid="is not zero"),
+            Sample(lambda x: x.flatten(2).exp().mT @ x.flatten(2).exp(), rigid="are not zero"),
         ),
     ),
     Operator(
@@ -290,7 +290,9 @@ RECORDS = (
         samples=(
             Sample(lambda x, w: torch.einsum("bchw,dc->bdhw", x, w), weights=((5, 8),)),
             Sample(lambda x: torch.einsum("b...,b...->b...", x, x.cos())),
-            Sample(lambda x: torch.einsum("bct,bcs->bts", x.flatten(2).exp(), x.flatten(2).exp()), rigid="is not zero"),
+            Sample(
+                lambda x: torch.einsum("bct,bcs->bts", x.flatten(2).exp(), x.flatten(2).exp()), rigid="are not zero"
+            ),
         ),
     ),
     Operator(

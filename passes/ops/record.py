@@ -123,7 +123,7 @@ def called(x: Tensor, layer: nn.Module) -> Any:
 
 @dataclass(frozen=True)
 class Sample:
-    """An example call: the tests of a record are generated from it.
+    """An example call, from which the tests of a record are generated.
 
     ``call(x, layer, *weights)`` gets a batch ``x`` of shape (batch, *shape) whose axis 1 is elastic, the layer if
     there is one, and parameters. The call returns a tensor, or a tuple of tensors, of two to five axes, of which the
@@ -149,10 +149,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Operator:
-    """Everything that bnas knows of one operator.
+    """The record of one operator: everything that bnas knows about it.
 
-    Register an operator of your own with `bnas.passes.register`; an operator or a spelling that is known already
-    raises `RuleError`.
+    Register your own operator with `bnas.passes.register`. An operator or spelling that is already known raises
+    `RuleError`.
     """
 
     op: Target

@@ -355,7 +355,7 @@ RECORDS = (
         samples=(
             Sample(lambda x: x * x.sum(1, keepdim=True)),
             Sample(lambda x: x.sum((2, 3))),
-            Sample(lambda x: x * x.sigmoid().sum(1, keepdim=True), rigid="is not zero"),
+            Sample(lambda x: x * x.sigmoid().sum(1, keepdim=True), rigid="are not zero"),
         ),
     ),
     Operator(
@@ -431,7 +431,7 @@ RECORDS = (
             Sample(lambda x: x * F.cosine_similarity(x, x.tanh())[:, None]),
             Sample(lambda x, layer: x * layer(x, x.mean(2, True))[:, None], layer=nn.CosineSimilarity),
             Sample(lambda x, w: F.cosine_similarity(x, w, 1)[:, None] * x, weights=((8, 1, 1),)),
-            Sample(lambda x: x * F.cosine_similarity(x, x.sigmoid())[:, None], rigid="is not zero"),
+            Sample(lambda x: x * F.cosine_similarity(x, x.sigmoid())[:, None], rigid="are not zero"),
             Sample(
                 lambda x: x * F.cosine_similarity(x, x.mean(1, True))[:, None],
                 rigid="one number for all",

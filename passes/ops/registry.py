@@ -52,7 +52,7 @@ class _Table:
             known = self.canonical.get(taken[0], taken[0])
             raise RuleError(
                 f"{operator_name(taken[0])} already has a record, that of {operator_name(known)}: register one record "
-                "for each operator, or change it for a while with OPERATORS.changed"
+                "for each operator, or change it temporarily with OPERATORS.changed"
             )
         self.records[record.op] = record
         self.canonical.update(dict.fromkeys(record.names(), record.op))

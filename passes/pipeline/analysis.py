@@ -32,14 +32,14 @@ PARTS = ("ir", "types", "blocks", "kernels", "choices")
 
 @dataclass(frozen=True)
 class Analysis:
-    """A model with what the passes found so far.
+    """A model with the results of the passes so far.
 
-    A pass declares which parts it needs, so that it may rely on finding them. `has` tells whether a part is there;
-    reading one that is not there is a `PassError`.
+    A pass declares the parts that it needs, so it can rely on them. `has` checks for a part; reading a missing part
+    raises `PassError`.
     """
 
     model: nn.Module
-    """The user's own: no pass changes it."""
+    """The user's own model; no pass changes it."""
     example_inputs: Any
     """A tensor, a tuple of positional or a dict of keyword inputs."""
     elasticity: Elasticity = field(default_factory=Elasticity)
@@ -48,11 +48,11 @@ class Analysis:
     check: bool = True
     """Whether the graph is compared with the model before it is used."""
     found: Mapping[str, Any] = field(default_factory=dict)
-    """The parts that passes found, by their names in `PARTS`."""
+    """The parts that passes provided, by their names in `PARTS`."""
     rewritten: bool = False
-    """Whether a pass changed what the model computes: the graph, not the model's forward, then says what that is."""
+    """Whether a pass changed what the model computes. The graph then defines the result, not the model's forward."""
     refusals: Mapping[str, tuple[Diagnostic, ...]] = field(default_factory=dict)
-    """What each pass left alone or made rigid, with the reason."""
+    """What each pass left unchanged or made rigid, with the reason."""
 
     @property
     def ir(self) -> IR:
@@ -61,7 +61,7 @@ class Analysis:
 
     @property
     def types(self) -> AxisTypes:
-        """The axis types of `ir`; they are only ever refined, in place."""
+        """The axis types of `ir`; passes only refine them, in place."""
         return self._part("types")  # type: ignore[no-any-return]
 
     @property
@@ -76,12 +76,14 @@ class Analysis:
 
     @property
     def choices(self) -> Choices:
-        """The search space and what its names stand for."""
+        """The search space, with the symbols, blocks and kernels behind its names."""
         return self._part("choices")  # type: ignore[no-any-return]
 
     def _part(self, name: str) -> Any:
         if name not in self.found:
-            raise PassError(f"no pass has found {name} yet: let a pass that gives it run before, or ask has({name!r})")
+            raise PassError(
+                f"no pass has provided {name} yet: run a pass that provides it first, or check with has({name!r})"
+            )
         return self.found[name]
 
     def has(self, name: str) -> bool:
@@ -89,11 +91,11 @@ class Analysis:
         return name in self.found
 
     def having(self, **parts: Any) -> Analysis:
-        """The analysis with other or more parts."""
+        """Return the analysis with changed or additional parts."""
         return replace(self, found={**self.found, **parts})
 
     def without(self, *names: str) -> Analysis:
-        """The analysis without some parts."""
+        """Return the analysis without some parts."""
         return replace(self, found={name: part for name, part in self.found.items() if name not in names})
 
     @property
@@ -102,7 +104,7 @@ class Analysis:
         return tuple(one for refusals in self.refusals.values() for one in refusals)
 
     def with_graph(self, graph: Graph, modules: Mapping[str, nn.Module] = MappingProxyType({})) -> Analysis:
-        """The analysis with another graph (see `IR.with_graph`); what was found in the old one is forgotten."""
+        """Return the analysis with another graph (see `IR.with_graph`), without the results for the old graph."""
         return replace(self, found={"ir": self.ir.with_graph(graph, modules)})
 
 
@@ -136,17 +138,17 @@ def _of_graph(ir: IR) -> Iterator[str]:
         return
     modules = {name for name, _ in ir.root.named_modules(remove_duplicate=False)} | ir.modules.keys()
     own = (name for name, module in ir.modules.items() if [*module.parameters(), *module.buffers()])
-    yield from (f"the graph's own module {name} has tensors, which nobody would train or save" for name in own)
+    yield from (f"the graph's own module {name} has tensors, which would be neither trained nor saved" for name in own)
     nodes = set(ir.graph.nodes)
     yield from (f"a call of {node.name}, which is not in the graph" for node in ir.calls if node not in nodes)
     for node in ir.graph.nodes:
         target = str(node.target)
         if node.op != "output" and "value" not in node.meta:
-            yield f"{node.name} has no value: make the graph the analysis's by with_graph"
+            yield f"{node.name} has no value: add the graph to the analysis with with_graph"
         elif node.op == "call_module" and target not in modules:
-            yield f"{node.name} calls {target!r}, which is no module of the model"
+            yield f"{node.name} calls {target!r}, which is not a module of the model"
         elif node.op == "get_attr" and target not in ir.constants and target not in ir.aliases:
-            yield f"{node.name} reads {target!r}, which is no tensor of the model"
+            yield f"{node.name} reads {target!r}, which is not a tensor of the model"
 
 
 def _of_types(analysis: Analysis) -> Iterator[str]:

@@ -63,7 +63,7 @@ def _choices(analysis: Analysis) -> Iterator[str]:
             yield f"width {name}: {', '.join(map(str, sizes))}"
         for name, sizes in analysis.choices.space.kernels.items():
             yield f"kernel {name}: {', '.join(map(str, sizes))}"
-    yield from (f"left alone by {name}: {one}" for name, told in analysis.refusals.items() for one in told)
+    yield from (f"left unchanged by {name}: {one}" for name, told in analysis.refusals.items() for one in told)
 
 
 def _call(analysis: Analysis, node: Node) -> str:

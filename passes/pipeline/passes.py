@@ -23,18 +23,18 @@ from .variants import in_training
 
 @dataclass(frozen=True)
 class PassResult:
-    """What a pass gives back."""
+    """The result of a pass."""
 
     analysis: Analysis
     modified: bool
     """Exactly whether anything changed."""
     refusals: tuple[Diagnostic, ...] = ()
-    """What was left alone, with the reason."""
+    """Parts that were left unchanged, with the reason."""
 
 
 @dataclass(frozen=True)
 class Pass(ABC):
-    """A step of the compiler: a frozen dataclass whose fields are its settings; nothing survives a run.
+    """A step of the compiler: a frozen dataclass whose fields are its settings. It keeps no state between runs.
 
     It matches everything first and changes afterwards, in copies: `IR.copy_graph`, `Analysis.with_graph`. Axis types
     alone are refined in place, by `AxisTypes.pin` (a veto) and `AxisTypes.unify` (a tie).
@@ -43,15 +43,15 @@ class Pass(ABC):
     name: ClassVar[str]
     """Unique in a pipeline, such as "find-blocks"."""
     needs: ClassVar[tuple[str, ...]] = ("ir",)
-    """Parts of the analysis that must be there."""
+    """Parts of the analysis that must exist before the pass."""
     gives: ClassVar[tuple[str, ...]] = ()
-    """Parts of the analysis that are there afterwards."""
+    """Parts of the analysis that the pass provides."""
     keeps_outputs: ClassVar[bool] = True
-    """Whether a changed graph computes what the one before did: that is then measured."""
+    """Whether a changed graph must compute the same as before; the pipeline then measures it."""
 
     @abstractmethod
     def apply(self, analysis: Analysis) -> PassResult:
-        """The analysis after this pass; `analysis` itself where there was nothing to do."""
+        """Return the analysis after this pass; `analysis` itself if there was nothing to do."""
 
     def broken(self, before: Analysis, after: Analysis) -> Iterator[str]:
         """What this pass promises and `after` does not keep; a pass with promises of its own overrides it."""
@@ -85,22 +85,22 @@ class Pipeline:
         return tuple(one.name for one in self.passes)
 
     def before(self, name: str, *new: Pass) -> Pipeline:
-        """With passes inserted before the one called `name`."""
+        """Return the pipeline with passes inserted before the one called `name`."""
         at = self._place(name)
         return Pipeline((*self.passes[:at], *new, *self.passes[at:]))
 
     def after(self, name: str, *new: Pass) -> Pipeline:
-        """With passes inserted after the one called `name`."""
+        """Return the pipeline with passes inserted after the one called `name`."""
         at = self._place(name) + 1
         return Pipeline((*self.passes[:at], *new, *self.passes[at:]))
 
     def replace(self, name: str, *new: Pass) -> Pipeline:
-        """With other passes in place of the one called `name`."""
+        """Return the pipeline with other passes instead of the one called `name`."""
         at = self._place(name)
         return Pipeline((*self.passes[:at], *new, *self.passes[at + 1 :]))
 
     def without(self, name: str) -> Pipeline:
-        """Without the pass called `name`."""
+        """Return the pipeline without the pass called `name`."""
         return self.replace(name)
 
     def _place(self, name: str) -> int:
@@ -113,10 +113,10 @@ class Pipeline:
 
         Args:
             analysis: where to start, ``Analysis(model, example_inputs, elasticity)``.
-            dump: is given the analysis as text at first, and after each pass that changed it.
+            dump: called with the analysis as text, at the beginning and after each pass that changed it.
 
         Raises:
-            PassError: a pass needs what is not there, or breaks a promise.
+            PassError: a pass needs a missing part, or breaks a promise.
         """
         done: list[str] = []
         if dump is not None:
@@ -139,7 +139,9 @@ def _checked(one: Pass, before: Analysis) -> PassResult:
     """The result of a pass that keeps its promises; the runner notes refusals and changed outputs."""
     missing = [name for name in one.needs if not before.has(name)]
     if missing:
-        raise PassError(f"{one.name!r} needs {missing[0]}, which no pass before it gives or a later one took away")
+        raise PassError(
+            f"{one.name!r} needs {missing[0]}, which no earlier pass provides, or which a pass between them removed"
+        )
     pins = len(before.types.pins) if before.has("types") else 0
     result = one.apply(before)
     for problem in _broken(one, before, result):
@@ -159,18 +161,18 @@ def _has_another_graph(before: Analysis, after: Analysis) -> bool:
 def _broken(one: Pass, before: Analysis, result: PassResult) -> Iterator[str]:
     after = result.analysis
     if after is not before and not result.modified:
-        yield "it says that nothing is modified and gives another analysis"
+        yield "it reports that nothing is modified, but returns another analysis"
     if after.model is not before.model:
-        yield "it replaced the model, which is the user's"
-    yield from (f"it promises {name} and does not give it" for name in one.gives if not after.has(name))
+        yield "it replaced the model, which belongs to the user"
+    yield from (f"it promises {name} but does not provide it" for name in one.gives if not after.has(name))
     yield from problems(after)
     yield from one.broken(before, after)
     if one.keeps_outputs and _has_another_graph(before, after):
         error = difference(before, after)
         if not error <= TOLERANCE:
             yield (
-                f"it promises to keep the outputs, which differ by {error:.1e}; "
-                "a pass that means to change them sets keeps_outputs = False"
+                f"it promises to keep the outputs, but they differ by {error:.1e}; "
+                "a pass that changes outputs on purpose must set keeps_outputs = False"
             )
 
 
@@ -245,7 +247,7 @@ class FindKernels(Pass):
 
 @dataclass(frozen=True)
 class Choose(Pass):
-    """Before: axis types, blocks and kernels. After: the search space that the settings make of them."""
+    """Before: axis types, blocks and kernels. After: the search space that the settings define."""
 
     name: ClassVar[str] = "choose"
     needs: ClassVar[tuple[str, ...]] = ("types", "blocks", "kernels")

@@ -56,7 +56,7 @@ def in_training(ir: IR, blocks: Blocks) -> Blocks:
             found.append(block)
         else:
             refused.append(
-                Diagnostic(block.name, "training mode has no such block: its values are read elsewhere there")
+                Diagnostic(block.name, "it is not a block in training mode, where its values are also read elsewhere")
             )
     return Blocks(tuple(found), tuple(refused), blocks.ties)
 
@@ -146,7 +146,7 @@ def _resized(ir: IR, sizes: Mapping[str, int]) -> tuple[IR, dict[Node, Node]]:
     for name, size in sizes.items():
         axis = ir.sizes.axis(name)
         if name == "batch":
-            raise InputError("costs are those of one sample: no size of the batch can be given")
+            raise InputError("costs are for one sample, so the size of the batch cannot be given")
         if size < 1 or (size - axis.size) % axis.step:
             raise InputError(f"{name}: cannot be {size}; it is {axis.size} plus a multiple of {axis.step}")
         wanted[axis] = size
@@ -156,4 +156,4 @@ def _resized(ir: IR, sizes: Mapping[str, int]) -> tuple[IR, dict[Node, Node]]:
         return ir.with_graph(graph), copies
     except Exception as error:
         told = ", ".join(f"{name} {size}" for name, size in sizes.items())
-        raise InputError(f"the model does not take {told}: {type(error).__name__}: {error}") from error
+        raise InputError(f"the model does not accept {told}: {type(error).__name__}: {error}") from error

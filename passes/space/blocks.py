@@ -55,7 +55,7 @@ class Block:
 
     @property
     def nodes(self) -> frozenset[Node]:
-        """All that is gone when it is skipped."""
+        """All nodes that are missing if the block is skipped."""
         return self.body | {self.out}
 
     @property
@@ -66,12 +66,12 @@ class Block:
 
 @dataclass(frozen=True)
 class Blocks:
-    """The skippable blocks of a graph in order, and what was left alone, with the reason."""
+    """The skippable blocks of a graph in order, and the candidates left unchanged, with the reason."""
 
     found: tuple[Block, ...]
     refused: tuple[Diagnostic, ...]
     ties: tuple[Diagnostic, ...] = ()
-    """What skippable regions took from the widths."""
+    """Widths that skippable regions tied, with the reason."""
 
 
 ANY_SIZE = range(sys.maxsize)
@@ -81,7 +81,7 @@ def find_blocks(types: AxisTypes, sizes: range = ANY_SIZE) -> Blocks:
     """Every minimal residual block ``out = add(body(x), x)`` whose two operands have the same axis types.
 
     Equal types make the skip legal for every choice of widths. Where one block encloses another, the inner one is
-    taken, since inner blocks give the finer choice. Blocks whose `Block.size` is not among `sizes` are left alone.
+    taken, since inner blocks give the finer choice. Blocks whose `Block.size` is not among `sizes` are left unchanged.
     """
     refused: list[Diagnostic] = []
     matches: list[Block] = []
@@ -112,7 +112,7 @@ def match_residual(types: AxisTypes, add: Node, given: frozenset[Node]) -> Block
         if body:
             break
     else:
-        return Diagnostic(add.name, "neither operand is computed from the other alone")
+        return Diagnostic(add.name, "not a skippable residual block: both branches change the tensor")
     if entry is added[1] and call.kwargs.get("alpha", 1) != 1:
         return Diagnostic(add.name, "the shortcut is scaled")
     if [normalise(t) for t in types.type(entry)] != [normalise(t) for t in types.type(add)]:

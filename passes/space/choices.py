@@ -41,15 +41,15 @@ def find_chains(ir: IR, blocks: Iterable[Block]) -> tuple[tuple[str, ...], ...]:
 
 @dataclass(frozen=True)
 class Choices:
-    """A search space together with the symbols, blocks and kernels that its names stand for."""
+    """A search space, with the symbols, blocks and kernels behind its names."""
 
     space: SearchSpace
     widths: Mapping[str, Width]
     blocks: Mapping[str, Block]
     kernels: Kernels
-    """The elastic kernels, and those that were left alone with the reason."""
+    """The elastic kernels, and those left unchanged, with the reason."""
     refused: tuple[Diagnostic, ...] = ()
-    """What could change but for the settings, with the reason."""
+    """Parts that could change with other settings, with the reason."""
 
     @property
     def symbols(self) -> dict[str, Sym]:

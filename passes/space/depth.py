@@ -85,7 +85,7 @@ def _spelling_of(node: Node) -> str:
 
 
 def skippable_blocks(types: AxisTypes, elasticity: Elasticity) -> Blocks:
-    """All blocks that `elasticity` lets skip, in network order; none has a node in common with another.
+    """Return all blocks that `elasticity` allows to skip, in network order; no two of them share a node.
 
     Residual blocks come first; regions are looked for where no residual block covers the code. Choosing a region ties
     the types of its ends in `types`: call it once, before the search space is made. The ties are in the diagnostics.
@@ -115,7 +115,7 @@ def _tied(types: AxisTypes, candidates: Iterable[Block], elasticity: Elasticity)
         rigid = rigid_if_tied(types, block)
         if rigid and "width" in elasticity.dimensions:
             if told.isdisjoint(block.nodes):  # one reason for each piece of code
-                why = f"{len(rigid)} axes would be rigid if it were skippable, the first: {rigid[0]}"
+                why = f"making it skippable would make {len(rigid)} axes rigid, the first: {rigid[0]}"
                 refused.append(Diagnostic(block.name, why))
             told |= block.nodes
             continue
@@ -165,7 +165,7 @@ def _by_ends(types: AxisTypes, known: Sequence[Block], start: str, end: str) -> 
     found = match_region(types, entry, out, given_values(types.ir))
     if isinstance(found, Diagnostic):
         why = f"{found.place}: {found.reason}"
-        raise ElasticityError(f"skipped_blocks: {[start, end]} is no block ({why}); {_nearest(known, end)}")
+        raise ElasticityError(f"skipped_blocks: {[start, end]} is not a block ({why}); {_nearest(known, end)}")
     return found
 
 

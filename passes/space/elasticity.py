@@ -47,7 +47,7 @@ Importance: TypeAlias = Annotated[
 
 @settings(ElasticityError)
 class Elasticity:
-    """What may change, and in which steps.
+    """Settings of the search space: what may change in a model, and in which steps.
 
     A name of a module is a glob on module paths or a scope as BootstrapNAS spells it: see `bnas.passes.find_scopes`.
 
@@ -110,7 +110,9 @@ class Elasticity:
         if widths is not None and "overwrite_groups" in known.data:
             groups = len(known.data["overwrite_groups"] or ())
             if groups != len(widths):
-                raise ValueError(f"{len(widths)} lists for {groups} groups of overwrite_groups")
+                raise ValueError(
+                    f"has {len(widths)} lists for {groups} groups of overwrite_groups; give one list for each group"
+                )
         return widths
 
     @field_validator("external_importance_path")
@@ -130,7 +132,7 @@ class Elasticity:
         return most
 
     def block_sizes(self, *, residual: bool) -> range:
-        """The allowed `Block.size` of residual blocks, or of other regions."""
+        """Return the allowed `Block.size` of residual blocks, or of other regions."""
         least, most = (0, sys.maxsize - 1) if residual else (5, 50)
         least = least if self.min_block_size is None else self.min_block_size
         return range(least, (most if self.max_block_size is None else self.max_block_size) + 1)
@@ -141,7 +143,7 @@ class Elasticity:
         return dict(self.widths)  # type: ignore[arg-type]
 
     def choices(self, full: int, unit: int = 1) -> tuple[int, ...]:
-        """Ascending sizes for a symbol of `full` entries, each standing for `unit` entries of its axis."""
+        """Return ascending sizes for a symbol of `full` entries; each entry stands for `unit` entries of its axis."""
         step = self.divisor // math.gcd(self.divisor, unit)
         least = min(full, -(-self.min_width // unit))
         sizes = {max(least, size // step * step) for size in self._candidates(full, unit)} | {full}

@@ -133,7 +133,7 @@ def _refusal(
     if any(call.node.op != "call_module" or not is_convolution(_layer(types, call)) for call in calls):
         return "the kernel is computed or read by forward: it is not that of a convolution layer"
     if not isinstance(types.ir.tensor(weight), nn.Parameter):
-        return "the kernel is no parameter"
+        return "the kernel is not a parameter"
     layers = [_layer(types, call) for call in calls]
     if len({tuple(str(getattr(layer, name)) for name in SETTINGS) for layer in layers}) > 1:
         return f"convolutions of different settings share the kernel: {', '.join(dict.fromkeys(map(_place, calls)))}"

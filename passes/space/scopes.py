@@ -24,7 +24,7 @@ from .kernels import Kernel
 
 @dataclass(frozen=True)
 class Scopes:
-    """Modules, with everything inside them, and single parameters."""
+    """Modules with everything inside them, and single parameters."""
 
     paths: frozenset[str]
     tensors: Mapping[str, tuple[str, ...]]
@@ -44,7 +44,7 @@ class Scopes:
 
 
 def find_scopes(ir: IR, setting: str, patterns: Sequence[str], *, parameters: bool = False) -> Scopes:
-    """What `patterns` name in a model.
+    """Return the modules and parameters that `patterns` name in a model.
 
     A pattern is a glob on module paths (``layer*.conv1``; a star also stands for dots), a path of BootstrapNAS
     (``Net/Sequential[layer1]/Block[1]/ReLU[relu]/relu__2``) or one of its regular expressions, which start
@@ -134,11 +134,11 @@ class Vetoes:
     def on_width(self, members: Sequence[str], makers: Sequence[str]) -> str | None:
         """Of a width that stands in the tensors `members`, of which `makers` make its channels."""
         if any(self.pinned.covers_tensor(name) for name in members):
-            return "a setting pins it"
+            return "pinned by a setting"
         if any(self.ignored.covers_tensor(name) for name in makers):
-            return "it is made in ignored_scopes"
+            return "a layer of ignored_scopes produces it"
         if self.targets is not None and not all(self.targets.covers_tensor(name) for name in makers):
-            return "it is not made in target_scopes alone"
+            return "layers outside target_scopes also produce it"
         return None
 
     def on_block(self, types: AxisTypes, block: Block) -> str | None:
@@ -146,9 +146,9 @@ class Vetoes:
         named = types.users.items() if self.pinned.paths else ()
         pinned = {node for name, users in named if self.pinned.covers_tensor(name) for node in users}
         if any(node in pinned or self.pinned.covers_node(node) for node in block.nodes):
-            return "a setting pins what is inside it"
+            return "something inside it is pinned by a setting"
         if any(self.ignored.covers_node(node) for node in block.nodes):
-            return "it holds a part of ignored_scopes"
+            return "it contains a part of ignored_scopes"
         if self.targets is not None and not all(self.targets.covers_node(node) for node in block.nodes):
             return "it is not inside target_scopes"
         return None

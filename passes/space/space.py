@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Variable:
-    """One decision of a search space. `choices` ascend; the last is that of the maximal sub-network."""
+    """One decision of a search space, with ascending `choices`; the maximal sub-network has the last one."""
 
     name: str
     kind: str
@@ -31,14 +31,14 @@ class Variable:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """The sub-networks of a super-network: choices for each width, and blocks that may be skipped."""
+    """All sub-networks of a super-network: choices for widths and kernels, and blocks that may be skipped."""
 
     widths: Mapping[str, tuple[int, ...]]
-    """Ascending sizes for each elastic symbol; the last is its full size."""
+    """Ascending sizes of each elastic width; the last is the full size."""
     blocks: tuple[str, ...]
     """Names of the blocks that may be skipped, in network order."""
     inside: Mapping[str, tuple[frozenset[str], ...]] = field(default_factory=dict)
-    """For symbols used only inside blocks: the blocks around each use. The symbol matters while one use is left."""
+    """For widths used only inside blocks: the blocks around each use. A width matters while one of its uses is kept."""
     kernels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Ascending sizes for each elastic kernel, named by its convolution; the last is its full size."""
     kernels_inside: Mapping[str, tuple[frozenset[str], ...]] = field(default_factory=dict)
@@ -46,16 +46,16 @@ class SearchSpace:
     chains: tuple[tuple[str, ...], ...] = ()
     """Blocks that follow one another; a block in none of them is a chain of its own."""
     depth_limit: int | None = None
-    """At most so many blocks of each chain are skipped; any number if None."""
+    """Largest number of skipped blocks in each chain; None: no limit."""
 
     @property
     def size(self) -> int:
-        """Number of sub-networks, as a Python int of any size."""
+        """Number of sub-networks; it may be very large."""
         sizes = (len(choices) for choices in (*self.widths.values(), *self.kernels.values()))
         return math.prod(sizes) * math.prod(sum(_counts(*chain)) for chain in self.limits())
 
     def limits(self) -> Iterator[tuple[tuple[str, ...], int]]:
-        """Each chain of at least one block, and how many of it may be skipped."""
+        """Each chain of blocks, with the number of its blocks that may be skipped."""
         single = ((name,) for name in self.blocks if not any(name in chain for chain in self.chains))
         for chain in (*self.chains, *single):
             yield chain, len(chain) if self.depth_limit is None else min(self.depth_limit, len(chain))
@@ -81,7 +81,7 @@ class SearchSpace:
         return indented(f"SearchSpace with {counted(self.size, 'sub-network')}", self.described())
 
     def described(self) -> Iterator[str]:
-        """A line for each kind of choice that there is."""
+        """Describe each kind of choice in a line."""
         limit = "" if self.depth_limit is None else f", at most {self.depth_limit} of a chain"
         if self.widths:
             yield f"{counted(len(self.widths), 'width')}: {ranges(self.widths)}"
@@ -92,13 +92,13 @@ class SearchSpace:
             yield f"{counted(len(self.kernels), 'kernel')}: {ranges(self.kernels)}"
 
     def variables(self) -> tuple[Variable, ...]:
-        """The decisions in the order of `encode` and `decode`."""
+        """Return the decisions in the order of `encode` and `decode`."""
         depth = (Variable(name, "depth", (0, 1)) for name in self.blocks)
         widths = (Variable(name, "width", choices) for name, choices in self.widths.items())
         return (*depth, *widths, *(Variable(name, "kernel", choices) for name, choices in self.kernels.items()))
 
     def decode(self, vector: Sequence[int]) -> Subnet:
-        """The sub-network with choice number ``vector[i]`` of ``variables()[i]``; `repair` makes it keep depth_limit.
+        """Return the sub-network with choice ``vector[i]`` of ``variables()[i]``, after `repair`.
 
         Raises:
             SubnetError: the vector is too long or short, or an entry is out of its bounds.
@@ -117,7 +117,7 @@ class SearchSpace:
         )
 
     def encode(self, subnet: Subnet) -> tuple[int, ...]:
-        """The vector that `decode` turns into `subnet`; widths and kernels that it does not name are full.
+        """Return the vector that `decode` turns into `subnet`. Widths and kernels that `subnet` does not name are full.
 
         Raises:
             SubnetError: the sub-network is not of this space.
@@ -128,7 +128,7 @@ class SearchSpace:
         return (*blocks, *widths, *(c.index(subnet.kernels.get(name, c[-1])) for name, c in self.kernels.items()))
 
     def check(self, subnet: Subnet) -> None:
-        """Raise `SubnetError` where `subnet` is not of this space: says what is allowed."""
+        """Raise `SubnetError` if `subnet` does not belong to this space; the message says what is allowed."""
         for kind, chosen, known in (("width", subnet.widths, self.widths), ("kernel", subnet.kernels, self.kernels)):
             for name, size in chosen.items():
                 choices = known.get(name)
@@ -145,15 +145,15 @@ class SearchSpace:
                 raise SubnetError(f"{len(many)} blocks of a chain are skipped ({', '.join(many)}); allowed are {limit}")
 
     def maximal(self) -> Subnet:
-        """Everything kept: computes what the original model computes."""
+        """Return the sub-network that keeps everything: the original model."""
         return self.decode([len(v.choices) - 1 for v in self.variables()])
 
     def minimal(self) -> Subnet:
-        """The smallest choice everywhere; where the depth is limited, the last blocks of each chain are skipped."""
+        """Return the sub-network with the smallest choice everywhere; with a depth limit, it skips the last blocks."""
         return self.repair(self.decode([0] * len(self.variables())))
 
     def repair(self, subnet: Subnet) -> Subnet:
-        """The same sub-network, with the first skipped blocks of each chain kept where too many are skipped."""
+        """Return the sub-network within depth_limit: of too many skipped blocks in a chain, the first are kept."""
         kept: set[str] = set()
         for chain, limit in self.limits():
             skipped = [name for name in chain if name in subnet.skipped]
@@ -161,15 +161,15 @@ class SearchSpace:
         return Subnet(subnet.widths, subnet.skipped - kept, subnet.kernels) if kept else subnet
 
     def sample(self, generator: int | np.random.Generator | torch.Generator, full: float = 0.0) -> Subnet:
-        """Uniformly random among all sub-networks of this space.
+        """Return a random sub-network; all sub-networks of this space are equally likely.
 
         Args:
-            generator: where randomness comes from: a seed, which gives the same sub-network each time, or a generator
-                of NumPy or PyTorch, which goes on.
-            full: every choice is then set to its largest with this probability, which makes larger sub-networks.
+            generator: a seed, which gives the same sub-network each time, or a random generator of NumPy or PyTorch,
+                which advances.
+            full: the probability with which each choice is afterwards set to its largest value.
 
         Raises:
-            SubnetError: that is no generator and no seed.
+            SubnetError: `generator` is neither a seed nor a generator.
         """
         generator = _generator(generator)
         subnet = self.decode([int(generator.integers(len(v.choices))) for v in self.variables()])
@@ -188,7 +188,7 @@ class SearchSpace:
         return Subnet(of(self.widths, subnet.widths), skipped, of(self.kernels, subnet.kernels))
 
     def canonical(self, subnet: Subnet) -> Subnet:
-        """The same network with full widths and kernels wherever only skipped blocks would use them."""
+        """Return the same network in canonical form: widths and kernels used only by skipped blocks are full."""
         widths = _with_unused_full(self.widths, subnet.widths, self.inside, subnet.skipped)
         kernels = _with_unused_full(self.kernels, subnet.kernels, self.kernels_inside, subnet.skipped)
         return Subnet(widths, subnet.skipped, kernels)
@@ -202,14 +202,14 @@ class SearchSpace:
         width_indicator: int | None = None,
         depth_indicator: int | None = None,
     ) -> SearchSpace:
-        """The part of the space that a training stage uses.
+        """Return the part of the space that a training stage uses.
 
         Args:
             depth: whether blocks may be skipped.
             width: whether widths may be smaller.
             kernel: whether kernels may be smaller.
-            width_indicator: the so many largest widths only.
-            depth_indicator: at most so many skipped blocks of each chain.
+            width_indicator: keep only this number of widths, the largest ones.
+            depth_indicator: largest number of skipped blocks in each chain.
         """
         widths = {
             name: choices[-1:] if not width else choices[-width_indicator:] if width_indicator else choices

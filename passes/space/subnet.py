@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Subnet:
-    """One choice in a `SearchSpace`: hashable, ordered, JSON-able; holds no tensor and no module."""
+    """One choice in a `SearchSpace`: hashable, sortable, convertible to JSON, without tensors or modules."""
 
     widths: Mapping[str, int] = field(default_factory=dict)
     """Entries kept of each elastic symbol."""
@@ -57,17 +57,17 @@ class Subnet:
         return f"Subnet({', '.join(f'{name}={braced(entries)}' for name, entries in parts.items() if entries)})"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for a JSON file; `from_json` reads it back."""
+        """Return the choice as plain data for a JSON file; `from_json` reads it back."""
         return {"widths": dict(self.widths), "skipped": sorted(self.skipped), "kernels": dict(self.kernels)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Subnet:
-        """The sub-network that `to_json` wrote, or that a run wrote to ``subnets/NAME.json``.
+        """Return the sub-network that `to_json` wrote, or that a run wrote to ``subnets/NAME.json``.
 
         Such a file has the costs of the sub-network beside it, by the key "costs"; these are not read.
 
         Raises:
-            SubnetError: a key is unknown, or a value of the wrong kind. Keys may be missing: nothing is chosen there.
+            SubnetError: a key is unknown, or a value has the wrong kind. (Keys may be missing: their choices are full.)
         """
         if not isinstance(data, Mapping):
             raise SubnetError(f"a sub-network is a mapping with the keys widths, skipped, kernels, not {data!r}")

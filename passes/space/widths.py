@@ -25,7 +25,7 @@ INNER = ":inner"
 
 @dataclass(frozen=True)
 class Width:
-    """A symbol with a choice."""
+    """A symbol with a choice of sizes."""
 
     symbol: Sym
     sizes: tuple[int, ...]
@@ -86,7 +86,9 @@ def _made_by(types: AxisTypes, number: int, group: Sequence[str]) -> list[Term]:
         scope = find_scopes(types.ir, f"overwrite_groups[{number}]", [name])
         made = [types.tensors[t][axis] for t, axis in types.producers.items() if scope.covers_tensor(t)]
         if not made:
-            raise ElasticityError(f"overwrite_groups[{number}]: {name!r} makes no channels: name a convolution or such")
+            raise ElasticityError(
+                f"overwrite_groups[{number}]: {name!r} produces no channels: name a convolution or a similar layer"
+            )
         found += made
     return found
 
@@ -160,11 +162,13 @@ class _Policy:
             return ()
         (symbol, *others), unit = own, term.size // next(iter(own)).n
         if others or symbol.n * unit != term.size:
-            raise ElasticityError(f"{place}: its axis has {len(own)} widths and other parts; it takes no list of sizes")
+            raise ElasticityError(
+                f"{place}: its axis consists of {len(own)} widths and other parts, so it cannot have a list of sizes"
+            )
         wrong = [size for size in given if size % unit or not 0 < size <= term.size]
         if wrong or max(given) != term.size:
             raise ElasticityError(
-                f"{place}: sizes {list(given)}; allowed are multiples of {unit} up to {term.size}, which must be one"
+                f"{place}: sizes {list(given)}; must be multiples of {unit}, including the full size {term.size}"
             )
         return tuple(sorted({size // unit for size in given}))
 

@@ -36,9 +36,10 @@ A whole batch may be a dict too: "labels" (or "label", "targets", "target") is t
 
 
 class Loader(Protocol):
-    """Batches, again at every iteration, such as a `torch.utils.data.DataLoader` or a list of them.
+    """An iterable of batches that can be iterated repeatedly, such as a `torch.utils.data.DataLoader` or a list.
 
-    Where it has a length, that is the number of batches. One without is a stream: its data are never all in memory.
+    Its length, if it has one, is the number of batches. A loader without a length is a stream: bnas never keeps all of
+    its data in memory.
     """
 
     def __iter__(self) -> Iterator[Batch]:
@@ -103,13 +104,13 @@ def recalibrate(
             norm.momentum = momentum
         set_modes(modes)
     if not seen:
-        raise EvaluationError("BatchNorm statistics cannot be recalibrated: there is not a single batch")
+        raise EvaluationError("BatchNorm statistics cannot be recalibrated: the calibration data are empty")
 
 
 def fold(module: GraphModule, fuse: Fuse | None = None) -> GraphModule:
     """Fold each BatchNorm into the convolution or linear layer that only it reads, in place; returns `module`.
 
-    In evaluation mode the outputs are the same to rounding. A layer that is called twice is left alone.
+    In evaluation mode the outputs are the same up to rounding. A layer that is called twice is left unchanged.
     """
     uses = [str(node.target) for node in module.graph.nodes if node.op == "call_module"]
     for node in list(module.graph.nodes):
@@ -138,7 +139,7 @@ def fused_layer(layer: nn.Module, norm: nn.Module) -> nn.Module | None:
 
 
 def accuracy(module: nn.Module, batches: Iterable[Batch]) -> float:
-    """Top-1 accuracy, 0 to 1, of a module whose scores are (batch, classes); targets are class numbers.
+    """Return the top-1 accuracy (0 to 1) of a module with scores of shape (batch, classes); targets are class numbers.
 
     The scores are the output, its ``logits``, or the first entry of a tuple.
 
@@ -162,26 +163,26 @@ def accuracy(module: nn.Module, batches: Iterable[Batch]) -> float:
             right += int((outputs.argmax(1) == placed(targets, outputs.device)).sum())
             total += len(targets)
     if not total:
-        raise EvaluationError("there is no data to measure the accuracy on")
+        raise EvaluationError("the accuracy cannot be measured: the data are empty")
     return right / total
 
 
 def _check_scores(outputs: Any, found: Any, targets: Any) -> None:
     if not isinstance(outputs, Tensor) or outputs.ndim != 2:
         raise EvaluationError(
-            f"accuracy needs outputs of (batch, classes); the model gives {described(found)}: "
-            "give a metric of your own (metric=...)"
+            f"accuracy needs outputs of shape (batch, classes); the model returns {described(found)}: "
+            "pass your own metric (metric=...)"
         )
     if not isinstance(targets, Tensor):
         raise EvaluationError(
-            f"accuracy needs class numbers as targets, the batch has {described(targets)}: give them beside the "
-            "inputs, in a dict under the key 'labels'"
+            f"accuracy needs class numbers as targets, but the batch has {described(targets)}: return a pair (inputs, "
+            "targets), or a dict with the targets under 'labels'"
         )
     fault = _about_targets(outputs, targets)
     if fault:
         raise EvaluationError(
-            f"outputs are {described(outputs)} and targets {described(targets)}: {fault}; a metric of your own "
-            "(metric=...) may count otherwise"
+            f"outputs are {described(outputs)} and targets {described(targets)}: {fault}; for another "
+            "measure pass your own metric (metric=...)"
         )
 
 
@@ -195,7 +196,7 @@ def _about_targets(outputs: Tensor, targets: Tensor) -> str:
 def _whose(inputs: Any) -> str:
     """Whether it is the inputs that are no numbers."""
     given = (one for one in tensors_in(inputs) if one.is_floating_point())
-    return "" if all(bool(torch.isfinite(one).all()) for one in given) else ", and so are the inputs: look at the data"
+    return "" if all(bool(torch.isfinite(one).all()) for one in given) else ", and so are the inputs: check the data"
 
 
 def measured(metric: Metric, module: nn.Module, batches: Iterable[Batch]) -> float:
@@ -211,12 +212,12 @@ def measured(metric: Metric, module: nn.Module, batches: Iterable[Batch]) -> flo
         name = getattr(metric, "__name__", type(metric).__name__)
         given = described(found) if isinstance(found, Tensor) else repr(found)
         raise EvaluationError(
-            f"the metric {name!r} must give one number, such as 0.93; it gives {given} ({told(error)})"
+            f"the metric {name!r} must return one number, such as 0.93; it returned {given} ({told(error)})"
         ) from error
 
 
 def first_samples(batches: Iterable[Batch], count: int, source: str = "the data") -> list[Batch]:
-    """The first batches that hold `count` samples together, kept so that every sub-network sees the same ones.
+    """Return the first batches with `count` samples in total, in memory, so that all sub-networks get the same ones.
 
     Raises:
         BatchError: the loader fails, or what it gives is no batch; errors call the data `source`.

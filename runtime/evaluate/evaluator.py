@@ -58,20 +58,20 @@ class ChannelsLast:
 
 
 class Evaluator:
-    """Measures sub-networks of one super-network, all on the same data.
+    """Measure sub-networks of one super-network, all on the same data.
 
     Args:
-        supernet: where the sub-networks come from.
-        calibration: batches for the BatchNorm statistics, through the training transform; if None, a sub-network has
-            the shared statistics, which are those of the maximal one at best.
-        validation: batches that the metric is measured on; `evaluate_many` keeps them in memory. A stream (an
-            `IterableDataset`, or a loader without a length) is read again for each sub-network instead: it must give
-            the same samples each time. So is a `calibration` that is one.
-        metric: by default top-1 accuracy. It gets a module and the batches of `validation`, as pairs.
-        group: so many sub-networks are evaluated together by `evaluate_many`; their tensors are in memory at once.
+        supernet: the super-network.
+        calibration: batches for the BatchNorm statistics, with the training transform. If None, sub-networks keep the
+            shared statistics, which fit only the maximal sub-network at best.
+        validation: batches to measure the metric on; `evaluate_many` keeps them in memory. A stream (an
+            `IterableDataset`, or a loader without a length) is read again for each sub-network instead, so it must
+            return the same samples each time. The same holds if `calibration` is a stream.
+        metric: a function of a module and the batches of `validation` (as pairs); by default top-1 accuracy.
+        group: number of sub-networks that `evaluate_many` evaluates together, with all their tensors in memory.
         metric_name: the name of the metric's value.
-        autocast: a type such as `torch.bfloat16` to measure in: quicker where the machine has it, and rough, so good to
-            rank by. Statistics are recalibrated in the type of the model.
+        autocast: a number type such as `torch.bfloat16` for the measurement: faster on machines that support it, but
+            less exact, so use it for ranking. Statistics are recalibrated in the type of the model.
     """
 
     def __init__(
@@ -98,38 +98,38 @@ class Evaluator:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the values that an evaluation gives."""
+        """Names of the values that an evaluation returns."""
         return self.metric_name, *self.supernet.cost_model.expressions
 
     def prepare(self, subnet: Subnet) -> GraphModule:
-        """The extracted `subnet` with recalibrated statistics, in evaluation mode: what will be deployed."""
+        """Return the extracted `subnet` with recalibrated statistics, in evaluation mode, ready to deploy."""
         return self.recalibrated(self.supernet.extract(subnet))
 
     def recalibrated(self, module: GraphModule) -> GraphModule:
-        """`module`, an extracted sub-network of any weights, with recalibrated statistics; in place."""
+        """Recalibrate the statistics of `module`, an extracted sub-network with any weights, in place; return it."""
         return self._recalibrated(module.eval()).to(memory_format=torch.contiguous_format)
 
     def evaluate(self, subnet: Subnet) -> dict[str, float]:
-        """``accuracy`` (or the metric) and the costs of `subnet`, by name."""
+        """Return ``accuracy`` (or the metric) and the costs of `subnet`, by name."""
         return self._values(subnet, self._alone(subnet).quality)
 
     def evaluate_many(
         self, subnets: Sequence[Subnet], bars: Mapping[Subnet, Bar] | None = None
     ) -> list[dict[str, float] | Exception]:
-        """What `evaluate` gives for each, bitwise, or the error that it raises there.
+        """Return for each sub-network what `evaluate` returns, bitwise, or the error that it raises.
 
-        What they have in common at the beginning of the network is computed once: much of it where the sub-networks
-        are mutations of one another.
+        Layers that sub-networks have in common at the beginning of the network are computed once. Mutations of
+        each other have many such layers.
 
         Args:
-            subnets: which.
-            bars: if given, the validation samples are drawn at random, and one whose bar is out of reach after a part
-                of them is measured on that part only: see `bnas.runtime.evaluate.together`. The value "part" says on
-                which share.
+            subnets: the sub-networks.
+            bars: a bar for each sub-network (racing). Validation samples are then drawn at random, and the measurement
+                of a sub-network stops as soon as its bar is out of reach; see `bnas.runtime.evaluate.together`. The
+                value "part" is the share of the samples that was used.
         """
         if bars is not None and is_stream(self.validation):
             raise RacingError(
-                "racing draws samples from all of the data, and these are a stream: search without racing"
+                "racing draws random samples from all data, which a stream does not allow: search without racing"
             )
         if bars is not None and self._shuffled is None:
             self._shuffled = shuffled(self._batches())
@@ -137,12 +137,12 @@ class Evaluator:
         return [values for group in groups for values in self._evaluate_group(group, bars)]
 
     def measure(self, module: GraphModule) -> float:
-        """The metric of a module made by `prepare`, which is folded for it and not usable for training after."""
+        """Return the metric of a module made by `prepare`. This folds the module, so do not train it afterwards."""
         return self._quality(_quick(overwrite(fold(module))), self.validation)
 
     @property
     def precision(self) -> str:
-        """Stands behind the fingerprint of the super-network in logs of evaluations that are not exact."""
+        """Suffix of the super-network's fingerprint in the logs of inexact evaluations."""
         return "" if self.autocast is None else f"-{self.autocast}".replace("torch.", "")
 
     def _recalibrated(self, module: GraphModule) -> GraphModule:

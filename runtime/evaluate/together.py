@@ -147,12 +147,12 @@ PARTS = 8
 
 
 class RacingError(BnasError):
-    """A metric or data that cannot be judged by a part."""
+    """Racing is impossible with this metric or these data."""
 
 
 @dataclass(frozen=True)
 class Bar:
-    """The quality that a sub-network has to reach, else its measurement may stop early."""
+    """The quality that a sub-network must reach; else its measurement may stop early."""
 
     quality: float
     error: float = 1e-3
@@ -228,7 +228,7 @@ def _looks(batches: Sequence[Any]) -> Iterator[tuple[int, Sequence[Any]]]:
 
 def _checked(quality: float) -> float:
     if not 0 <= quality <= 1:
-        raise RacingError(f"racing needs a metric from 0 to 1, the mean of one value for each sample; it is {quality}")
+        raise RacingError(f"racing needs a metric that is a mean over samples and lies between 0 and 1; got {quality}")
     return quality
 
 
@@ -242,11 +242,11 @@ def shuffled(batches: Sequence[tuple[Any, Any]], seed: int = 0) -> list[tuple[An
     sizes = [len(leaves[0]) for leaves, _ in flat if isinstance(leaves[0], Tensor)]
     rows = [[len(one) if isinstance(one, Tensor) and one.ndim else -1 for one in leaves] for leaves, _ in flat]
     if len(sizes) != len(flat) or any(set(row) != {size} for row, size in zip(rows, sizes, strict=True)):
-        raise RacingError("racing needs inputs and targets that are tensors of one row for each sample")
+        raise RacingError("racing needs inputs and targets that are tensors with one row for each sample")
     shapes = {tuple(one.shape[1:] for one in leaves) for leaves, _ in flat}
     if len(shapes) > 1:
         raise RacingError(
-            "racing draws samples from all batches, which must have inputs of one shape; batches have different "
+            "racing draws samples from all batches, so all inputs must have the same shape, but batches have different "
             "lengths: pad all of them to one length, or search without racing"
         )
     order = torch.randperm(sum(sizes), generator=torch.Generator().manual_seed(seed))

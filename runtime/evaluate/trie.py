@@ -95,7 +95,9 @@ class Trie:
         names = [str(node.target) for module in self._modules[:1] for node in _placeholders(module)]
         inputs = dict(zip(names, given, strict=False)) | named
         if self._modules and (len(given) > len(names) or not inputs.keys() <= set(names)):
-            raise TypeError(f"takes the inputs {', '.join(names)}, and was given {len(given)} and {', '.join(named)}")
+            raise TypeError(
+                f"takes the inputs {', '.join(names)}, but got {len(given)} by position and {', '.join(named)} by name"
+            )
         for root in self._roots:
             self._walk(root, {}, inputs, found)
         return found

@@ -66,13 +66,15 @@ def network_of(
         LatencyError: It is no ONNX model, or a sub-network has no super-network.
     """
     if settings.int8 is not None and isinstance(candidate, Network | str | bytes | os.PathLike):
-        raise LatencyError(f"{name}: a file is measured as it is; int8 is for sub-networks and modules")
+        raise LatencyError(
+            f"{name}: a file cannot be quantised before measuring; int8 is only for sub-networks and modules"
+        )
     if isinstance(candidate, Network):
         return candidate
     if isinstance(candidate, str | bytes | os.PathLike):
         return _read(name, candidate if isinstance(candidate, bytes) else Path(candidate))
     if supernet is None:
-        raise LatencyError(f"{name}: a {type(candidate).__name__} needs the super-network it is from (supernet=...)")
+        raise LatencyError(f"{name}: a {type(candidate).__name__} needs its super-network (supernet=...)")
     module = on_cpu(supernet.extract(candidate) if isinstance(candidate, Subnet) else candidate)
     try:
         sized = tensors_in(one_sample(supernet, settings.sizes, settings.batch))
@@ -92,13 +94,13 @@ def _quantised(
 ) -> Network:
     """The network in int8; a target that builds its files of modules has none."""
     if not takes_onnx(settings.target):
-        raise LatencyError(f"{name}: int8 files are ONNX; {type(settings.target).__name__} builds its files of modules")
+        raise LatencyError(f"{name}: int8 files are ONNX files, which {type(settings.target).__name__} cannot run")
     batch: Any = (inputs if len(inputs) > 1 else inputs[0], torch.zeros(len(inputs[0]), dtype=torch.long))
     path = folder / "int8.onnx"
     try:
         export_onnx(module, path, inputs, replace(settings.int8, calibration=[batch]))
     except QuantisationError as error:
-        raise LatencyError(f"{name}: has no int8 form: {error}") from error
+        raise LatencyError(f"{name}: cannot be quantised to int8: {error}") from error
     return Network(name, path, load_model(str(path), load_external_data=False), None, inputs)
 
 
@@ -115,7 +117,7 @@ def _read(name: str, source: bytes | Path) -> Network:
     try:
         graph = load_model_from_string(data)
     except Exception as error:  # of protocol buffers, which has several implementations
-        raise LatencyError(f"{name}: is no ONNX model: {type(error).__name__}: {error}") from error
+        raise LatencyError(f"{name}: is not an ONNX model: {type(error).__name__}: {error}") from error
     return Network(name, source, graph)
 
 
@@ -166,7 +168,7 @@ def feed_of(name: str, graph: ModelProto, inputs: Inputs, settings: LatencySetti
         array = inputs if isinstance(inputs, np.ndarray) else _filled(name, inputs, first.kind, seed)
         given = {first.name: array}
     if set(given) != set(declared):
-        raise LatencyError(f"{name}: takes the inputs {sorted(declared)} but was given {sorted(given)}")
+        raise LatencyError(f"{name}: takes the inputs {sorted(declared)} but got {sorted(given)}")
     return {key: given[key] for key in declared}
 
 
@@ -184,20 +186,20 @@ def _shape(name: str, declared: Input, batch: int, sizes: Mapping[str, int]) -> 
     missing = [axis for axis in rest if not isinstance(axis, int) and axis not in sizes]
     if missing:
         raise LatencyError(
-            f"{name}: input {declared.name!r} leaves {missing[0]!r} open; give inputs, their shape or "
+            f"{name}: input {declared.name!r} has no fixed size for {missing[0]!r}; give inputs, their shape or "
             f"sizes={{{missing[0]!r}: ...}}"
         )
     if not declared.shape:
         return []
     if isinstance(first, int) and first != batch:
-        raise LatencyError(f"{name}: input {declared.name!r} is made for a batch of {first}, not {batch}")
+        raise LatencyError(f"{name}: input {declared.name!r} has a fixed batch size of {first}, not {batch}")
     return [size if isinstance(size, int) else sizes.get(size or "", batch) for size in declared.shape]
 
 
 def _filled(name: str, shape: Sequence[int], kind: int, seed: int) -> Array:
     if kind not in DTYPES:
-        told = TensorProto.DataType.Name(kind) if kind in TensorProto.DataType.values() else "no tensor"
-        raise LatencyError(f"{name}: an input of {told} cannot be made up; give arrays by input name")
+        told = TensorProto.DataType.Name(kind) if kind in TensorProto.DataType.values() else "another type"
+        raise LatencyError(f"{name}: bnas cannot generate an input of {told}; give arrays by input name")
     generator = np.random.default_rng(seed)
     if not np.issubdtype(DTYPES[kind], np.floating):  # indices: a table of any size has the first two entries
         return generator.integers(0, 2, tuple(shape)).astype(DTYPES[kind])

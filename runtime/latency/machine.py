@@ -28,7 +28,7 @@ DECISIVE = ("cpu", "flags", "cores", "onnxruntime")
 
 
 def machine() -> dict[str, Any]:
-    """What a latency was measured on, as JSON values: the CPU, its flags among `CPU_FLAGS`, cores and versions."""
+    """Return a description of this machine as JSON values: the CPU, its flags among `CPU_FLAGS`, cores, versions."""
     described = _cpu_description()
     flags = set((described.get("flags") or described.get("Features") or "").split())
     return {
@@ -54,7 +54,7 @@ def differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
     here, there = {**USUAL, **here}, {**USUAL, **there}
     keys = [*DECISIVE, *sorted((here.keys() | there.keys()) - machine().keys())]
     return [
-        f"{key} is {here.get(key)!r} here and was {there.get(key)!r}" for key in keys if here.get(key) != there.get(key)
+        f"{key} was {there.get(key)!r} and is {here.get(key)!r} here" for key in keys if here.get(key) != there.get(key)
     ]
 
 

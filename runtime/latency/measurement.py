@@ -63,22 +63,22 @@ def measure_latency(
     reference: str | None = None,
     **changes: Any,
 ) -> dict[str, Latency] | Latency:
-    """The latency of every candidate, under the same conditions; of a single one if only one is given.
+    """Measure the latency of models under the same conditions; return a dict by name, or one result for one model.
 
-    Every model is loaded with all graph optimisations and threads that do not spin while they wait (they would burn
-    the CPU time of the next model), and run until its times settle. Then come the rounds; in each, every candidate is
-    timed once, in a shuffled order, so that a disturbance hits all alike. Where even the slowest takes less than
-    `QUICK_MS`, each is run as often within one timing as makes that one last `TIMING_MS`: as often as all others,
-    since the second run in a row finds its weights in the caches and may take half of the first. On another device
-    than the CPU, compare the wall clock.
+    Every model is loaded with all graph optimisations, and with threads that do not spin while they wait (spinning
+    would use the CPU time of the next model). It is run until its times settle. Then the rounds begin: in each round,
+    every candidate is timed once, in a shuffled order, so that a disturbance affects all candidates equally. If even
+    the slowest candidate takes less than `QUICK_MS`, one timing covers several runs, so many that the slowest takes
+    `TIMING_MS`. All candidates get the same number of runs, since a second consecutive run finds its weights in the
+    caches and may take half the time of the first. On a device other than the CPU, compare the wall clock.
 
     Args:
         candidates: Models by name, or one model: ONNX files or their content, modules, or sub-networks of `supernet`.
-        inputs: Arrays by input name; or the array, or its shape, for models with one input. By default what a model
-            declares, with `settings.batch` for the batch. A shape is filled with normally distributed numbers.
-        settings: How to measure.
-        supernet: Where a candidate that is a `Subnet` comes from.
-        reference: The name of the candidate that ratios are taken to.
+        inputs: Arrays by input name; or the array or its shape, for models with one input. By default, the shapes that
+            a model declares, with `settings.batch` samples, filled with normally distributed numbers.
+        settings: Settings of the measurement.
+        supernet: The super-network of candidates that are a `Subnet`.
+        reference: Name of the candidate to which the ratios are computed.
         changes: Single settings by name, such as ``runs=20``.
 
     Raises:
@@ -154,7 +154,7 @@ def _once(runners: Mapping[str, Runner], parallel: int) -> dict[str, Array]:
 
 def _check(candidates: Mapping[str, Candidate], reference: str | None) -> None:
     if not candidates:
-        raise LatencyError("candidates: there must be at least one")
+        raise LatencyError("candidates: give at least one")
     if reference is not None and reference not in candidates:
         raise LatencyError(f"reference: {reference!r} is not one of the candidates {', '.join(candidates)}")
 
@@ -187,9 +187,9 @@ def _summary(times: Array, base: Array | None, runner: Runner, settings: Latency
 
 def _unstable(runs: int, spread: float, warm: bool) -> str | None:
     reasons = {
-        f"{runs} runs, {TRUSTED_RUNS} are needed": runs < TRUSTED_RUNS,
-        f"a spread of {spread:.0%}, {TRUSTED_SPREAD:.0%} is allowed": not spread <= TRUSTED_SPREAD,
-        "its times did not settle in the warm-up": not warm,
+        f"only {runs} runs, at least {TRUSTED_RUNS} are needed": runs < TRUSTED_RUNS,
+        f"noisy: quartiles {spread:.0%} of the median apart, limit {TRUSTED_SPREAD:.0%}": not spread <= TRUSTED_SPREAD,
+        "times did not settle during the warm-up": not warm,
     }
     return "; ".join(reason for reason, holds in reasons.items() if holds) or None
 

@@ -34,38 +34,38 @@ MULTIPLES = (1, 8, 16, 32)
 
 @dataclass(frozen=True)
 class LatencyModel:
-    """Predicts the latency of sub-networks of one super-network on the machine that it was fitted on.
+    """A model that predicts latencies of sub-networks on the machine where it was fitted.
 
-    Calling it with a sub-network gives CPU milliseconds for one run; see `fit` and `load`. Measure what a search gives
-    back all the same: `error` says how far a prediction is off.
+    Call it with a sub-network to get the CPU milliseconds of one run; make one with `fit` or `load`. Still measure the
+    results of a search: predictions have a mean relative error of `error`.
     """
 
     supernet: SuperNetwork = field(repr=False)
     coefficients: tuple[float, ...]
-    """Milliseconds for each unit of each of `FEATURES`, and the constant."""
+    """Milliseconds for each unit of each of `FEATURES`, then the constant."""
     measured: Mapping[Subnet, float] = field(repr=False)
-    """The sub-networks that it was fitted on, with their milliseconds."""
+    """Measured sub-networks, with their milliseconds."""
     tau: float
-    """Kendall's rank correlation of measured latencies and of predictions by models that did not see them."""
+    """Kendall's rank correlation between measured latencies and cross-validated predictions."""
     error: float
-    """Mean relative error of these predictions."""
+    """Mean relative error of the cross-validated predictions."""
     settings: LatencySettings = field(repr=False)
-    """How it was measured."""
+    """Settings of the measurement."""
     level: float | None = None
-    """Milliseconds of the maximal sub-network while the others were measured."""
+    """Milliseconds of the maximal sub-network, measured together with the others."""
     multiple: int = 1
     """Widths count as if they were rounded up to multiples of this: of those in `MULTIPLES` the one that fits best."""
     machine: Mapping[str, Any] = field(default_factory=machine, repr=False)
 
     @classmethod
     def fit(cls, supernet: SuperNetwork, settings: LatencySettings | None = None, **changes: Any) -> LatencyModel:
-        """Measure `settings.subnets` sub-networks that are spread over the space, and fit a model to them.
+        """Measure `settings.subnets` sub-networks spread over the space, and fit a model to them.
 
-        Each is measured `settings.turns` times. For another device than the CPU the wall clock counts.
+        Each sub-network is measured `settings.turns` times. On devices other than the CPU, wall-clock time counts.
 
         Args:
-            supernet: Where they come from.
-            settings: How to measure; 15 to 20 sub-networks are enough. Fewer if the space has no more.
+            supernet: The super-network.
+            settings: Settings of the measurement; 15 to 20 sub-networks are enough, fewer if the space is smaller.
             changes: Single settings by name, such as ``subnets=20``.
 
         Raises:
@@ -87,16 +87,18 @@ class LatencyModel:
         level: float | None = None,
         described: Mapping[str, Any] | None = None,
     ) -> LatencyModel:
-        """The model that fits milliseconds which were measured on this machine, or where `described` says.
+        """Return a model fitted to milliseconds measured on this machine, or on the machine `described`.
 
         Raises:
-            LatencyError: they are too few, or one of them is no time.
+            LatencyError: there are too few measurements, or one is not positive and finite.
         """
         needed = len(FEATURES) + 2
         if len(measured) < needed:
-            raise LatencyError(f"{len(measured)} sub-networks are too few to fit a model to; {needed} are needed")
+            raise LatencyError(
+                f"{len(measured)} sub-networks are too few to fit a latency model; at least {needed} are needed"
+            )
         if bad := [ms for ms in measured.values() if not (math.isfinite(ms) and ms > 0)]:
-            raise LatencyError(f"a latency of {bad[0]} ms is not one")
+            raise LatencyError(f"latency must be positive and finite, got {bad[0]} ms")
         times = np.array(list(measured.values()))
         fits = [_Fit.to(_features(supernet, measured, one), times, one) for one in MULTIPLES]
         best = min(fits, key=lambda one: one.error)
@@ -113,31 +115,31 @@ class LatencyModel:
         return float(self.many([subnet])[0])
 
     def many(self, subnets: Iterable[Subnet]) -> Array:
-        """Predicted milliseconds of many sub-networks at once: to the bit those that each gets by itself.
+        """Return predicted milliseconds of many sub-networks, bitwise equal to the single predictions.
 
-        What was measured is not predicted.
+        For measured sub-networks it returns the measured value.
         """
         some = list(subnets)
         found = _predicted(np.array(self.coefficients), _features(self.supernet, some, self.multiple))
         return np.array([self.measured.get(one, ms) for one, ms in zip(some, found.tolist(), strict=True)])
 
     def extended(self, measured: Mapping[Subnet, float]) -> LatencyModel:
-        """The model that is fitted to more sub-networks, measured as `measure` does."""
+        """Return a model fitted to additional sub-networks, measured by `measure`."""
         known = {**self.measured, **measured}
         return LatencyModel.of(self.supernet, known, self.settings, self.level, self.machine)
 
     def measure(self, subnets: Sequence[Subnet], **changes: Any) -> list[float]:
-        """Milliseconds of sub-networks, measured as those were that the model was fitted on.
+        """Measure sub-networks in the same way as those that the model was fitted to; return milliseconds.
 
-        They are related to the maximal sub-network, whose time is taken to be what it was then: so they can be held
-        against predictions, also where the whole machine has become slower since. `bnas.measure_latency` tells what
-        a sub-network takes now. `changes` are single settings by name, such as ``runs=20``.
+        Times are scaled so that the maximal sub-network takes the time of the fit. They are therefore comparable with
+        predictions even if the machine has become slower since. `bnas.measure_latency` measures the present time.
+        `changes` are single settings by name, such as ``runs=20``.
         """
         now = ratios(self.supernet, subnets, LatencySettings.of(self.settings, changes))
         return [(self.level or now.level_ms) * now.found[one] for one in subnets]
 
     def save(self, path: str | Path) -> None:
-        """Write it to a JSON file, atomically, with the machine that it holds for."""
+        """Write the model and a description of the machine to a JSON file, atomically."""
         measured = [{"subnet": subnet.to_json(), "ms": ms} for subnet, ms in self.measured.items()]
         data = {
             "format": FORMAT,
@@ -152,20 +154,20 @@ class LatencyModel:
 
     @classmethod
     def load(cls, path: str | Path, supernet: SuperNetwork, target: Target | None = None) -> LatencyModel:
-        """The model that `save` wrote; `target` is the one that it was fitted on, where that is of a class of yours.
+        """Return the model that `save` wrote. If it was fitted on a target of your own class, give that `target`.
 
         Raises:
-            LatencyError: the file is missing or damaged, is of another machine or of another search space.
+            LatencyError: the file is missing or damaged, or belongs to another machine or search space.
         """
         data = _read(Path(path))
-        again = "fit one here with bnas.LatencyModel.fit(supernet)"
+        again = "fit a new one here with bnas.LatencyModel.fit(supernet)"
         given = data["settings"] if target is None else {**data["settings"], "target": target}
         settings = LatencySettings(**given)
         here = target_for(settings).describe()
         if found := differences(here, data["machine"]):
             raise LatencyError(f"{path}: was fitted on another machine ({'; '.join(found)}); {again}")
         if data["space"] != json.loads(json.dumps(described_space(supernet.space))):
-            raise LatencyError(f"{path}: is of another search space; {again}")
+            raise LatencyError(f"{path}: belongs to another search space; {again}")
         measured = {Subnet.from_json(one["subnet"]): float(one["ms"]) for one in data["measured"]}
         return cls.of(supernet, measured, settings, data.get("level"), here)
 
@@ -184,9 +186,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise LatencyError(f"{path}: is no latency model: {error}") from error
+        raise LatencyError(f"{path}: is not a latency model: {error}") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise LatencyError(f"{path}: has another format than {FORMAT}, the one that this version of bnas reads")
+        raise LatencyError(f"{path}: has an unknown format; this version of bnas reads format {FORMAT}")
     missing = [key for key in ("machine", "settings", "space", "measured") if key not in data]
     if missing:
         raise LatencyError(f"{path}: is damaged: {missing[0]!r} is missing")

@@ -17,7 +17,7 @@ TRUSTED_RUNS = 50
 
 
 class LatencyError(BnasError, ValueError):
-    """A measurement was asked for that cannot be made."""
+    """A latency cannot be measured or predicted as requested."""
 
 
 TargetName: TypeAlias = Literal["onnxruntime", "openvino", "executorch", "litert"]
@@ -46,7 +46,7 @@ def _int8(given: Any) -> Any:
 
 @settings(LatencyError, kw_only=True)
 class LatencySettings:
-    """How the latency of models is measured; `bnas.measure_latency` and `bnas.LatencyModel.fit` take it.
+    """Settings of a latency measurement, for `bnas.measure_latency` and `bnas.LatencyModel.fit`.
 
     Raises:
         LatencyError: names every setting that is out of its bounds.
@@ -83,11 +83,11 @@ class LatencySettings:
     """Seed of the made-up inputs, of the order of timings, and of the sub-networks for a latency model."""
 
     def difference(self, other: LatencySettings) -> str | None:
-        """The first setting that decides what is measured, rather than how thoroughly, and is another in `other`."""
+        """Return the first differing setting that changes what is measured (not only how precisely), or None."""
         names = ("target", "provider", "batch", "threads", "inter_threads", "sizes", "int8")
         return next((name for name in names if getattr(self, name) != getattr(other, name)), None)
 
     @classmethod
     def of(cls, given: LatencySettings | None, changes: dict[str, Any]) -> LatencySettings:
-        """Return `given`, by default the defaults, with `changes` by name."""
+        """Return `given`, or the defaults, with `changes` applied by name."""
         return replace(given or cls(), **changes)

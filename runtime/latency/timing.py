@@ -25,7 +25,7 @@ TRUSTED_SPREAD = 0.1
 
 @dataclass(frozen=True)
 class Latency:
-    """How long one run of a model takes, in milliseconds, over all timed runs."""
+    """Measured latency of a model: milliseconds of one run, over all timed runs."""
 
     median_ms: float
     """Median of the time that counts, the number to compare: of a target that runs in this process on the CPU the CPU
@@ -39,15 +39,15 @@ class Latency:
     wall_quartiles_ms: tuple[float, float]
     """First and third quartile of the time on the wall clock."""
     runs: int
-    """How many timings were taken."""
+    """Number of timings."""
     repeats: int
-    """How many runs of the model each timing covers and is divided by: more than 1 where all models are very quick."""
+    """Number of runs within each timing (which is divided by it); more than 1 if all models are very fast."""
     threads: int
     batch: int
     ratio: float | None
     """Median, over the rounds, of this time divided by the reference's in the same round."""
     unstable: str | None = None
-    """Why the number is not stable: too few runs, too wide a spread, not warm; ``None`` if it is."""
+    """Why the number is not stable (too few runs, too large a spread, times did not settle); ``None`` if it is."""
     provider: str = CPU
     """The execution provider of ONNX Runtime, or the target where that is another one."""
     clock: Literal["cpu", "wall"] = "cpu"

@@ -36,7 +36,7 @@ from .trial import Dims, batch_dims, compare, eval_mode, fits, outputs_of, trial
 
 
 class OnnxFallbackWarning(UserWarning):
-    """A model was exported by torch.onnx.export; the message says why."""
+    """torch.onnx.export exported the model; the message has the reason."""
 
 
 def to_onnx(
@@ -96,7 +96,7 @@ def _graph_of(module: nn.Module, example_inputs: Sequence[Any]) -> GraphModule:
 def _standard(module: nn.Module, example_inputs: Sequence[Any], reason: str, dims: Dims) -> ModelProto:
     if find_spec("onnxscript") is None:
         raise LoweringError(
-            f"{reason}. torch.onnx.export could take the whole graph, but it needs onnxscript: "
+            f"{reason}. torch.onnx.export could export the whole graph, but needs onnxscript: "
             "pip install 'bnas[export]'"
         )
     inputs = tuple(trial_inputs(example_inputs, dims, partial(fits, module))[-1])  # torch.export fixes a size of 1
@@ -114,7 +114,7 @@ def _standard(module: nn.Module, example_inputs: Sequence[Any], reason: str, dim
         cause = error.__cause__ or error  # the error itself is a page of advice
         told = next(iter(str(cause).splitlines()), "")
         raise LoweringError(
-            f"{reason}. torch.onnx.export was tried for the whole graph, and fails: {type(cause).__name__}: {told}"
+            f"{reason}. torch.onnx.export was tried for the whole graph and failed: {type(cause).__name__}: {told}"
         ) from error
     return model
 
@@ -125,18 +125,18 @@ def _open(axes: Mapping[int, str]) -> dict[int, Any] | None:
 
 @dataclass(frozen=True)
 class OnnxReport:
-    """An ONNX file that was written, and how far its numbers are from PyTorch's."""
+    """Report of an export: the ONNX file, and how far its outputs differ from PyTorch."""
 
     path: Path
     bytes: int
-    """Of the file, with its file of weights if it has one."""
+    """Size of the file, including its file of weights if there is one."""
     max_relative_error: float
-    """The largest `relative_error` of any output on any of the inputs that were tried, before quantisation."""
+    """Largest `relative_error` of all outputs and tried inputs, before quantisation."""
     opset: int
     fallback: str | None = None
-    """Why torch.onnx.export made it; ``None`` if bnas lowered it."""
+    """Why torch.onnx.export exported the model; ``None`` if bnas lowered it."""
     int8: Int8Report | None = None
-    """What quantisation did, if it was asked for."""
+    """Report of the quantisation, if there was one."""
 
 
 def export_onnx(
@@ -149,30 +149,30 @@ def export_onnx(
     metadata: Mapping[str, str] | None = None,
     rtol: float = 1e-4,
 ) -> OnnxReport:
-    """Write a model in eval mode to an ONNX file that was verified; after any failure there is no new file.
+    """Export a model in evaluation mode to an ONNX file and verify it; after any failure there is no new file.
 
-    The model is checked by `onnx.checker` and run on ONNX Runtime (CPU, all optimisations), on the example inputs and
-    on random ones of other sizes of all dynamic axes. Every output must have a `relative_error` of at most `rtol` to
-    PyTorch's (of `trial.HALF` at least where it is in float16). The
-    training flags of the module are put back; of one on another device a copy on the CPU is exported, and a file that
-    was there before is replaced in one step or kept. What has no lowering rule makes torch.onnx.export take the whole
-    graph: a warning and the report say why. Weights of more than 2 GiB stand in a file beside it,
-    ``NAME-CHECKSUM.data``, which goes where the model goes.
+    Verification: `onnx.checker` checks the model. ONNX Runtime (CPU, all optimisations) runs it on the example inputs
+    and on random inputs of other sizes of all dynamic axes. The `relative_error` of every output against PyTorch must
+    be at most `rtol` (in float16 the limit is at least `trial.HALF`).
+
+    If an operator has no lowering rule, torch.onnx.export exports the whole graph: a warning and the report give the
+    reason. Of a module on another device, a copy on the CPU is exported. An existing file is replaced atomically.
+    Weights of more than 2 GiB are in a second file, ``NAME-CHECKSUM.data``, which must stay next to the first one.
 
     Args:
-        model: A module, best an extracted sub-network; or a `Subnet` of `supernet`, whose BatchNorm statistics are
-            then those of the super-network. `bnas.Evaluator.prepare` gives a module with recalibrated ones.
-        path: Where the file goes; its folder must exist.
+        model: A module, such as an extracted sub-network; or a `Subnet` of `supernet`, whose BatchNorm statistics are
+            then the shared ones. `bnas.Evaluator.prepare` returns a module with recalibrated statistics.
+        path: The file to write; its folder must exist.
         example_inputs: As `SuperNetwork.from_model` takes them: a tensor, a tuple or list of positional inputs, or a
             dict by the names of the arguments; each may be a list, tuple or dict of tensors in turn.
-        int8: How to quantise it, once it was verified; by default not at all.
-        supernet: Where a `Subnet` comes from. The file then carries its choice, costs and origin.
-        metadata: Further properties that are stored with the model; `bnas.runtime.origin` makes those of a sub-network.
-        rtol: The bound of the relative error.
+        int8: Settings to quantise the verified model; by default it is not quantised.
+        supernet: The super-network of a `Subnet`. The file then contains its choice, costs and origin.
+        metadata: Further properties to store in the file; `bnas.runtime.origin` returns those of a sub-network.
+        rtol: Largest allowed relative error.
 
     Raises:
-        LoweringError: the inputs do not fit, the model cannot be expressed, or an output is not what it must be.
-        QuantisationError: it cannot be quantised as asked for.
+        LoweringError: the inputs do not fit, the model cannot be expressed, or an output differs from PyTorch.
+        QuantisationError: the model cannot be quantised with these settings.
         OnnxWriteError: the file cannot be written.
     """
     if int8 is not None and not isinstance(int8, Int8):
@@ -219,7 +219,7 @@ def _check_types(module: nn.Module, inputs: Sequence[Any]) -> None:
     tensors = [*module.parameters(), *module.buffers(), *tensors_in(inputs)]
     if any(one.dtype == torch.bfloat16 for one in tensors):
         raise LoweringError(
-            "the model or its input is in bfloat16, which ONNX Runtime cannot run on a CPU, so that nothing could be "
+            "the model or its input is in bfloat16, which ONNX Runtime cannot run on a CPU, so the file could not be "
             "verified: export model.float() with inputs in float32"
         )
 
@@ -229,7 +229,7 @@ def _resolved(model: nn.Module | Subnet, supernet: SuperNetwork | None) -> tuple
     if not isinstance(model, Subnet):
         return model, {VERSION: version("bnas")}
     if supernet is None:
-        raise LoweringError("a Subnet has no weights: give the super-network that it belongs to as well (supernet=...)")
+        raise LoweringError("a Subnet has no weights: also give its super-network (supernet=...)")
     return supernet.extract(model), origin(supernet, model)
 
 

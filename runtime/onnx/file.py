@@ -39,7 +39,7 @@ VERSION, CHOICE, COSTS, SUPERNET, FALLBACK = (
 
 
 def origin(supernet: SuperNetwork, subnet: Subnet) -> dict[str, str]:
-    """The properties of a model that was made from `subnet`: its choice and costs as JSON, version and hash.
+    """Return the properties of an ONNX model of `subnet`: its choice and costs as JSON, version and hash.
 
     The hash is that of the super-network's weights: the ``sha256`` in the manifest that `SuperNetwork.save` writes.
 
@@ -82,9 +82,9 @@ def staged(target: Path) -> Iterator[Path]:
         if target.is_dir():
             raise IsADirectoryError("it is a folder")
         if target.exists() and not replaceable(target):
-            raise OnnxWriteError(f"{target} is there and is no ONNX file; give another name, or move it away first")
+            raise OnnxWriteError(f"{target} exists and is not an ONNX file; choose another name, or move it away first")
         if not target.parent.is_dir():
-            raise NotADirectoryError(f"there is no folder {str(target.parent)!r}; make it first")
+            raise NotADirectoryError(f"there is no folder {str(target.parent)!r}; create it first")
         # In the same folder: a rename is one step only within a file system.
         folder = Path(tempfile.mkdtemp(temporary_suffix(), f".{target.name}.", target.parent))
         yield folder / target.name

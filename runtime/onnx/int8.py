@@ -37,20 +37,20 @@ METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
 
 
 class QuantisationError(BnasError, ValueError):
-    """A model cannot be quantised as it was asked for."""
+    """A model cannot be quantised with these settings."""
 
 
 @settings(QuantisationError)
 class Int8:
-    """How a model is quantised; see https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html.
+    """Settings of int8 quantisation; see https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html.
 
     Raises:
         QuantisationError: names every setting that is out of its bounds.
     """
 
     calibration: NotInFile[Iterable[Batch] | None] = None
-    """Batches that the ranges of activations are found on: a few hundred samples, transformed as when deployed. A run
-    takes its training data."""
+    """Batches to find the ranges of activations on: a few hundred samples, transformed as when deployed. A run uses
+    its training data."""
     samples: Count = 512
     """Number of calibration samples."""
     activations: Literal["auto", "static", "dynamic"] = "auto"
@@ -67,9 +67,9 @@ class Int8:
     reduce_range: bool = False
     """Use 7 bits for weights: on CPUs with AVX2 or AVX-512 but without VNNI, sums of 8-bit products saturate."""
     validation: NotInFile[Iterable[Batch] | None] = None
-    """Batches to report the metric on, before and after."""
+    """Batches to measure the metric on, before and after the quantisation."""
     metric: NotInFile[Metric] = accuracy
-    """What is reported of them."""
+    """The metric to report."""
 
     @field_validator("calibration")
     @classmethod
@@ -81,14 +81,14 @@ class Int8:
 
 @dataclass(frozen=True)
 class Int8Report:
-    """What was quantised, and what it did to the metric: the numbers are measured, and differ."""
+    """Result of a quantisation: the quantised layers, and the metric before and after."""
 
     layers: tuple[str, ...]
-    """Nodes of the original model that read quantised numbers only."""
+    """Number of nodes of the original model that read only quantised numbers."""
     excluded: tuple[str, ...]
-    """Nodes that were left in floating point as asked for."""
+    """Number of nodes that stayed in floating point as requested."""
     samples: int
-    """Samples that the ranges were found on."""
+    """Number of calibration samples."""
     metric_fp32: float | None
     """The metric of the model before, on ONNX Runtime; ``None`` without validation data."""
     metric_int8: float | None
@@ -208,7 +208,9 @@ def _check_known(setting: str, wanted: Iterable[str], known: set[str]) -> None:
     for name in wanted:
         if name not in known:
             near = get_close_matches(name, known, n=1) or sorted(known)[:5]
-            raise QuantisationError(f"{setting}: {name!r} fits nothing in the model; there is {', '.join(near)}")
+            raise QuantisationError(
+                f"{setting}: {name!r} matches nothing in the model; the nearest are {', '.join(near)}"
+            )
 
 
 def _quantised(path: Path, model: onnx.ModelProto, excluded: Sequence[str]) -> tuple[str, ...]:
@@ -245,7 +247,7 @@ class _Reader:
     ) -> None:
         if not data or not any(map(batch_size, data)):
             raise QuantisationError(
-                "calibration: there is not a single sample; an iterator, such as a generator, can be read only once: "
+                "calibration: the data are empty. An iterator, such as a generator, can be read only once: "
                 "give a loader or a list"
             )
         self.samples = sum(map(batch_size, data))
@@ -268,7 +270,7 @@ class _Reader:
             if one.dtype != example.dtype:
                 raise QuantisationError(f"{place}: samples are {one.dtype}, but the model takes {example.dtype}")
             if not bool(torch.isfinite(one).all()):
-                raise QuantisationError(f"{place}: a sample has NaN or inf in it, which has no range")
+                raise QuantisationError(f"{place}: a sample contains NaN or inf, so its range is not finite")
         return {name: as_array(name, one) for name, one in zip(names, given, strict=True)}
 
     def get_next(self) -> dict[str, Any] | None:

@@ -121,7 +121,9 @@ def open_session(
     except Exception as error:
         raise SessionError(f"ONNX Runtime cannot load it: {_told(error)}") from error
     if provider not in session.get_providers():  # ONNX Runtime itself goes on with the CPU and only logs it
-        raise SessionError(f"provider: {provider} is installed but cannot be started; see that its libraries are there")
+        raise SessionError(
+            f"provider: {provider} is installed but cannot be started; check that its libraries are installed"
+        )
     return session
 
 
@@ -141,7 +143,7 @@ def check_provider(provider: str) -> None:
     if provider not in installed:
         near = get_close_matches(provider, installed, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise SessionError(f"provider: {provider!r} is not installed; there is {', '.join(installed)}{hint}")
+        raise SessionError(f"provider: {provider!r} is not installed; installed are {', '.join(installed)}{hint}")
 
 
 def run_session(session: Any, inputs: Sequence[Tensor]) -> list[Array]:
@@ -152,7 +154,7 @@ def run_session(session: Any, inputs: Sequence[Tensor]) -> list[Array]:
     """
     names = [one.name for one in session.get_inputs()]
     if len(names) != len(inputs):
-        raise SessionError(f"takes the inputs {', '.join(names)} but was given {len(inputs)} tensors")
+        raise SessionError(f"takes the inputs {', '.join(names)} but got {len(inputs)} tensors")
     feed = {name: as_array(name, given) for name, given in zip(names, inputs, strict=True)}
     try:
         return list(session.run(None, feed))
@@ -175,8 +177,8 @@ def _told(error: Exception) -> str:
 class OnnxCallable(nn.Module, ABC):
     """An ONNX model that is called as a module is; a subclass says by `_run` where it runs.
 
-    It returns what the module returned that `export_onnx` was given: a tensor, a dict, a tuple. Of a file that others
-    made one output is given as a tensor, several as a dict by their names.
+    It returns the structure of the exported module: a tensor, a dict or a tuple. For a file that `export_onnx` did not
+    write, it returns a single output as a tensor, and several outputs as a dict by name.
     """
 
     def __init__(
@@ -210,15 +212,15 @@ class OnnxCallable(nn.Module, ABC):
         for name, value in named.items():
             found.update(named_tensors(value, name))
         if set(found) != set(self.input_names):
-            raise SessionError(f"takes the inputs {', '.join(self.input_names)} but was given {', '.join(found)}")
+            raise SessionError(f"takes the inputs {', '.join(self.input_names)} but got {', '.join(found)}")
         return [found[name] for name in self.input_names]
 
 
 class OnnxModule(OnnxCallable):
-    """An ONNX model on ONNX Runtime that is called as a module is, for inference only.
+    """A module that runs an ONNX model on ONNX Runtime, for inference only.
 
-    It returns what the module returned that `export_onnx` was given: a tensor, a dict, a tuple. Of a file that others
-    made one output is given as a tensor, several as a dict by their names.
+    It returns the structure of the exported module: a tensor, a dict or a tuple. For a file that `export_onnx` did not
+    write, it returns a single output as a tensor, and several outputs as a dict by name.
     """
 
     def __init__(self, source: Source, **settings: Any) -> None:
@@ -242,17 +244,17 @@ class OnnxModule(OnnxCallable):
 def evaluate_onnx(
     path: str | os.PathLike[str], loader: Iterable[Batch], metric: Metric = accuracy, **settings: Any
 ) -> float:
-    """The metric of the ONNX model at `path` on batches of inputs and targets, by default its top-1 accuracy (0 to 1).
+    """Return the metric of the ONNX model at `path` on batches of inputs and targets; by default top-1 accuracy.
 
     Args:
         path: The file.
         loader: Batches, transformed as when deployed.
-        metric: Gets a module that runs the model on ONNX Runtime, and `loader`.
+        metric: A function of a module that runs the model on ONNX Runtime, and of `loader`.
         settings: ``threads``, ``inter_threads`` and ``provider``, as for `bnas.measure_latency`.
 
     Raises:
         SessionError: the file is missing or damaged, the provider is not installed, or a batch does not fit.
-        EvaluationError: there is no data, or an output is NaN or inf, or the metric gives no number.
+        EvaluationError: the data are empty, an output is NaN or inf, or the metric does not return a number.
         BatchError: the loader fails, or what it gives is no batch.
     """
     return measured(metric, OnnxModule(path, **settings), loader)

@@ -75,9 +75,11 @@ def trial_inputs(
 def _check_comparable(tensors: Sequence[Tensor]) -> None:
     for place, given in enumerate(tensors):
         if given.ndim and not given.numel():
-            raise LoweringError(f"example input {place} is empty ({tuple(given.shape)}): nothing would be verified")
+            raise LoweringError(
+                f"example input {place} is empty ({tuple(given.shape)}), so the file could not be verified"
+            )
         if given.is_floating_point() and bool(given.isnan().any()):
-            raise LoweringError(f"example input {place} has NaN in it: nothing would be verified")
+            raise LoweringError(f"example input {place} contains NaN, so the file could not be verified")
 
 
 def batch_dims(tensors: Sequence[Tensor]) -> Dims:

@@ -40,13 +40,13 @@ def weight_files(path: Path) -> list[Path]:
 def check_content(content: bytes) -> None:
     """Raise `ExternalDataError` where a serialised model names files: nobody knows the folder that it is of."""
     for place, tensor in _places(_parsed(content, "the model"), "the model"):
-        raise ExternalDataError(f"{tensor}: names the file {place!r}; a model in memory has to hold its weights")
+        raise ExternalDataError(f"{tensor}: names the file {place!r}; a model in memory must contain its weights")
 
 
 def _read(path: Path) -> ModelProto:
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
-            raise ExternalDataError(f"{path} is no plain file")
+            raise ExternalDataError(f"{path} is not a regular file")
         return _parsed(path.read_bytes(), str(path))
     except (OSError, ValueError) as error:
         if isinstance(error, BnasError):
@@ -61,7 +61,7 @@ def _parsed(content: bytes, place: str) -> ModelProto:
     try:
         model.ParseFromString(content)
     except DecodeError as error:
-        raise ExternalDataError(f"{place} is no ONNX model: {error}") from error
+        raise ExternalDataError(f"{place} is not an ONNX model: {error}") from error
     return model
 
 
@@ -74,7 +74,7 @@ def _places(model: ModelProto, place: str) -> list[tuple[str, str]]:
         if isinstance(message, TensorProto):
             given = [entry.value for entry in message.external_data if entry.key == "location"]
             if not given and message.data_location == TensorProto.EXTERNAL:
-                raise ExternalDataError(f"{place}: tensor {message.name!r} does not say which file it is in")
+                raise ExternalDataError(f"{place}: tensor {message.name!r} does not name the file that holds it")
             for one in given:
                 found.setdefault(one, f"{place}: tensor {message.name!r}")
     return list(found.items())
@@ -97,17 +97,17 @@ def _checked(place: str, tensor: str, model: Path) -> Path:
     """The file at `place` in the folder of `model`."""
     path, told = model.parent / place, f"{tensor} has its weights in the file {place!r}"
     if not _is_below(place):
-        raise ExternalDataError(f"{told}, which is no path below the model's folder {model.parent}")
+        raise ExternalDataError(f"{told}, which is outside the model's folder {model.parent}")
     try:
         if not path.resolve().is_relative_to(model.parent.resolve()):
-            raise ExternalDataError(f"{told}, which is a link out of the model's folder {model.parent}")
+            raise ExternalDataError(f"{told}, which is a link to a place outside the model's folder {model.parent}")
         plain = stat.S_ISREG(os.stat(path).st_mode)
     except FileNotFoundError:
         raise ExternalDataError(f"{told}, which is missing") from None
     except (OSError, RuntimeError) as error:
         raise ExternalDataError(f"{told}, which cannot be read: {error}") from error
     if not plain:
-        raise ExternalDataError(f"{told}, which is no plain file")
+        raise ExternalDataError(f"{told}, which is not a regular file")
     return path
 
 

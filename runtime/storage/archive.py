@@ -82,7 +82,7 @@ class Archive:
         """Raise where the manifest's place is taken by a file that is no manifest."""
         path = directory / self.manifest
         if not is_written_by(path, lambda manifest: SEAL in manifest):
-            raise CheckpointError(f"{path} is there, and bnas did not write it; move it to another place first")
+            raise CheckpointError(f"{path} exists, but bnas did not write it; move it to another place first")
 
     def remove_others(self, directory: Path, name: str) -> None:
         """Remove the files of tensors that no manifest names any more; `name` is the one that stays.
@@ -110,7 +110,7 @@ class Archive:
         manifest = self._manifest(directory)
         name = str(manifest["weights"])
         if not re.fullmatch(rf"{self.prefix}-[0-9a-f]{{12}}\.safetensors", name):
-            raise CheckpointError(f"{directory / self.manifest} is damaged: {name!r} is no name of a file of tensors")
+            raise CheckpointError(f"{directory / self.manifest} is damaged: {name!r} is not the name of a tensor file")
         path = directory / name
         if not there(path):
             raise CheckpointError(f"{path} is missing; {self.manifest} names it")
@@ -128,13 +128,13 @@ class Archive:
         except ValueError as error:
             raise CheckpointError(f"{path} is damaged: {error}") from error
         if not isinstance(manifest, dict) or manifest.get("format") != self.format:
-            raise CheckpointError(
-                f"{path} has another format than {self.format}, the one that this version of bnas reads"
-            )
+            raise CheckpointError(f"{path} has an unknown format; this version of bnas reads format {self.format}")
         for key in self._missing(manifest):
             raise CheckpointError(f"{path} is damaged: {key!r} is missing")
         if manifest.pop(SEAL) != _seal(manifest):
-            raise CheckpointError(f"{path} is damaged, or was changed: its checksum is another; take it from a copy")
+            raise CheckpointError(
+                f"{path} is damaged or was changed: its checksum does not match; restore it from a backup"
+            )
         return manifest
 
     def _missing(self, manifest: Mapping[str, Any]) -> Iterable[str]:

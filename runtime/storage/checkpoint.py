@@ -61,7 +61,7 @@ def read_supernet(
 
     def restore(space: SearchSpace, matrices: nn.Module) -> None:
         if json.loads(json.dumps(described_space(space))) != manifest["space"]:
-            raise CheckpointError(f"{directory}: the search space of this model is not the one that was saved")
+            raise CheckpointError(f"{directory}: the search space of this model differs from the saved one")
         _fill(shared_tensors(model) | matrix_tensors(matrices), tensors, path)
 
     inputs = placed(_inputs(manifest["inputs"]), device_of(model))
@@ -180,8 +180,8 @@ def check_settings(directory: Path, saved: Mapping[str, Any], now: Mapping[str, 
     for key in sorted(saved.keys() | now.keys()):
         if saved.get(key) != now.get(key):
             raise CheckpointError(
-                f"{directory}: {key} is {now.get(key)!r}, and was {saved.get(key)!r} when this training began; "
-                "resume it with the same settings, or begin in another folder"
+                f"{directory}: {key} was {saved.get(key)!r} when this training began and is now {now.get(key)!r}; "
+                "resume with the same settings, or start in another folder"
             )
 
 
@@ -225,7 +225,7 @@ def set_optimizer_state(optimizer: Optimizer, tensors: Mapping[str, Tensor], dat
     own = [len(group["params"]) for group in optimizer.param_groups]
     saved = [len(group["params"]) for group in data["groups"]]
     if own != saved:
-        raise CheckpointError(f"the optimizer has groups of {own} parameters; those of the checkpoint are {saved}")
+        raise CheckpointError(f"the optimizer has groups of {own} parameters, but the checkpoint has groups of {saved}")
     state: dict[int, dict[str, Any]] = {int(number): dict(entries) for number, entries in data["state"].items()}
     for name, tensor in tensors.items():
         if name.startswith(OPTIMIZER):

@@ -17,21 +17,21 @@ from bnas.passes import BnasError
 # Errors of the file system, each with the file and a remedy.
 
 NO_SPACE = "the disk is full: free some space"
-NO_PERMISSION = "you may not write there: choose another folder, or change its permissions"
+NO_PERMISSION = "no permission to write there: choose another folder, or change its permissions"
 REMEDIES = {
     errno.ENOSPC: NO_SPACE,
     errno.EDQUOT: NO_SPACE,
     errno.EACCES: NO_PERMISSION,
     errno.EPERM: NO_PERMISSION,
     errno.EROFS: NO_PERMISSION,
-    errno.ENOENT: "its folder is not there: make it first",
+    errno.ENOENT: "its folder does not exist: create it first",
     errno.ENOTDIR: "a part of its path is a file: choose another folder",
     errno.EEXIST: "a part of its path is a file: choose another folder",
 }
 
 
 class WriteError(BnasError, OSError):
-    """A file cannot be written; names it and what can be done. What was there before is still there, whole."""
+    """A file cannot be written; the message has its name and the remedy. The previous file is still complete."""
 
 
 class ReadError(BnasError, OSError):
@@ -239,7 +239,9 @@ def read_file(path: Path) -> bytes:
 
 def _refuse_pipe(path: Path) -> None:
     if not stat.S_ISREG(path.stat().st_mode):
-        raise ReadError(f"{path} cannot be read: it is no plain file; remove it, or take the file from a copy")
+        raise ReadError(
+            f"{path} cannot be read: it is not a regular file; remove it, or restore the file from a backup"
+        )
 
 
 def is_written_by(path: Path, known: Callable[[Any], bool]) -> bool:

@@ -32,27 +32,27 @@ _LINE = re.compile(r"(?:.*[:=]\s*)?([0-9.eE+-]+)\s*(?:ms|milliseconds)?\s*")
 
 @settings(TargetError, kw_only=True)
 class Command:
-    """A program that is started with the path of an ONNX file and prints how many milliseconds a run took.
+    """A target that starts your program with the path of an ONNX file; the program prints the milliseconds of one run.
 
     The last line of its output counts: a number, such as ``12.5`` or ``latency: 12.5 ms``, or JSON, ``{"ms": 12.5}``.
-    It is started without a shell, once for each network. What it found is remembered on disk by the content of the file
-    and by all settings, so that no board measures a network twice.
+    The program is started without a shell, once for each network. Results are remembered on disk by the content of the
+    file and all settings, so that no board measures a network twice.
     """
 
     kind: Literal["command"] = "command"
-    """Which target this is."""
+    """Name of the target."""
     command: Annotated[Names, Field(min_length=1)]
     """The program and its arguments, such as ``["ssh", "board", "./bench.sh", "{file}"]``. ``{file}`` stands for the
     path of the file, which comes last where the command does not say where; ``{batch}`` and ``{threads}`` for these,
     and ``{shapes}`` for the shapes of the inputs, such as ``image:1x3x224x224,mask:1x224``."""
     description: str = ""
-    """What is measured, such as "Pixel 8, 1.7 GHz": with other words all is measured again."""
+    """Description of the device, such as "Pixel 8, 1.7 GHz". After a change, everything is measured again."""
     timeout: Positive = 600.0
-    """Seconds after which it is stopped."""
+    """Seconds after which the program is stopped."""
     retries: Whole = 1
-    """So often it is started again where it fails."""
+    """Number of further attempts after a failure."""
     parallel: Count = 1
-    """So many may run at the same time: one for each board."""
+    """Number of programs that may run at the same time, such as the number of boards."""
     remember: bool = True
     """Whether results are kept on disk, in ``bnas/latencies`` of the user's cache folder."""
 
@@ -63,7 +63,7 @@ class Command:
     @classmethod
     def _words(cls, command: tuple[str, ...]) -> tuple[str, ...]:
         if not all(command):
-            raise ValueError("its words must not be empty")
+            raise ValueError("no word of the command may be empty")
         return command
 
     def build(self, network: Network, folder: Path) -> File:
@@ -80,8 +80,8 @@ class Command:
         return list(self._words_for(values)), _kept(self.describe(), path, threads, shapes)
 
     def run(self, loaded: Any, feed: Feed) -> Sequence[Array]:
-        """Refused: a command tells times only."""
-        raise TargetError(f"{self.command[0]}: a command tells times, and gives no outputs")
+        """Raise `TargetError`: a command reports only times."""
+        raise TargetError(f"{self.command[0]}: a command target reports only times, not outputs")
 
     def time(self, loaded: Any, feed: Feed, repeats: int) -> tuple[float, float]:
         """What the program prints, as both times; the one that is remembered, where there is one."""

@@ -56,7 +56,7 @@ def check_shapes(file: File, shapes: Sequence[Sequence[int]], feed: Feed) -> Non
     """Raise `TargetError` where a file was made for inputs of other shapes."""
     made, given = [tuple(map(int, shape)) for shape in shapes], [array.shape for array in feed.values()]
     if made != given:
-        raise TargetError(f"{named(file)} takes inputs of the shapes {made}, those of the example, and not {given}")
+        raise TargetError(f"{named(file)} takes only inputs of the shapes {made} (those of the example), not {given}")
 
 
 def named(file: File) -> str:

@@ -97,8 +97,8 @@ def _set_threads(threads: int) -> None:
         return
     if others := {one.threads for one in _LOADED}:
         raise TargetError(
-            f"threads: ExecuTorch has one pool of threads for the whole process, and networks with {others.pop()} are "
-            f"still loaded: {threads} is possible once they are gone"
+            f"threads: ExecuTorch has one thread pool for a process, and networks with {others.pop()} threads are "
+            f"still loaded: release them before you ask for {threads}"
         )
     library._unsafe_reset_threadpool(threads)
 

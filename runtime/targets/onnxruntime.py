@@ -19,7 +19,7 @@ class OnnxRuntime(InProcess):
     """ONNX Runtime in this process, with all graph optimisations and threads that do not spin while they wait."""
 
     kind: Literal["onnxruntime"] = "onnxruntime"
-    """Which target this is."""
+    """Name of the target."""
     provider: str = CPU
     """Execution provider, among those that are installed."""
     inter_threads: Count = 1

@@ -24,11 +24,11 @@ class OpenVINO(InProcess):
     """
 
     kind: Literal["openvino"] = "openvino"
-    """Which target this is."""
+    """Name of the target."""
     device: str = "CPU"
     """Among `openvino.Core().available_devices`."""
     precision: Literal["f32", "f16", "bf16"] = "f32"
-    """What OpenVINO may compute in; a device that has it not computes in f32."""
+    """Number type that OpenVINO may compute in; a device without support for it computes in f32."""
 
     @property
     def clock(self) -> Literal["cpu", "wall"]:  # type: ignore[override]
@@ -68,7 +68,7 @@ class OpenVINO(InProcess):
     def _core(self) -> Any:
         core = _shared()
         if self.device.partition(".")[0] not in {one.partition(".")[0] for one in core.available_devices}:
-            raise TargetError(f"device: OpenVINO has no {self.device!r} here; there is {core.available_devices}")
+            raise TargetError(f"device: OpenVINO has no {self.device!r} here; available are {core.available_devices}")
         return core
 
 

@@ -24,83 +24,83 @@ File: TypeAlias = Path | bytes
 
 
 class TargetError(BnasError, ValueError):
-    """A target cannot build, load or run a network: says which, and what the target said."""
+    """A target cannot build, load or run a network; the message has the name and the target's own error."""
 
 
 @dataclass(frozen=True)
 class Network:
-    """What a target builds its file of."""
+    """A network in the forms from which a target builds its file."""
 
     name: str
-    """As errors call it."""
+    """Its name in error messages."""
     onnx: File
     """The ONNX model."""
     graph: ModelProto
-    """The same without its weights where these stand in a file."""
+    """The ONNX model without weights that are in a file of their own."""
     module: nn.Module | None = None
-    """The same as a module, in any mode; None where there is only a file."""
+    """The network as a module, in any mode; None if there is only a file."""
     example: tuple[Tensor, ...] = ()
-    """Inputs of the module, in order, of the sizes that it is measured with."""
+    """Inputs of the module, in order, in the sizes of the measurement."""
 
 
 @runtime_checkable
 class Target(Protocol):
-    """A place where networks run. A class of your own needs no base class; `InProcess` has `time`, if it runs here."""
+    """Interface of a target, which runs networks. Your own class needs no base class; `InProcess` implements `time`."""
 
     @property
     def clock(self) -> Literal["cpu", "wall"]:
-        """The time that counts: "cpu" is the CPU time of this process."""
+        """The clock that counts: "cpu" is the CPU time of this process, "wall" the wall clock."""
 
     @property
     def in_turns(self) -> bool:
-        """Timings are taken in rounds, with the other networks; otherwise `time` is called once for each."""
+        """Whether timings are taken in rounds, alternating with the other networks; else `time` is called once each."""
 
     def build(self, network: Network, folder: Path) -> File:
-        """Write the file of a network into an empty folder, and return its path; or return its content.
+        """Write the file of a network into an empty folder and return its path, or return the content of the file.
 
         Raises:
-            TargetError: The target cannot express it.
+            TargetError: The target cannot express the network.
         """
 
     def load(self, file: File, feed: Feed, threads: int) -> Any:
-        """What `run` and `time` take, ready for inputs of these shapes.
+        """Load a file for inputs of these shapes; return the object that `run` and `time` take.
 
         Raises:
             TargetError: The file cannot be loaded.
         """
 
     def run(self, loaded: Any, feed: Feed) -> Sequence[Array]:
-        """The outputs, in the order of the model.
+        """Run the network once and return its outputs, in the order of the model.
 
         Raises:
-            TargetError: It fails, or the target only tells times.
+            TargetError: The run fails, or the target reports only times.
         """
 
     def time(self, loaded: Any, feed: Feed, repeats: int) -> tuple[float, float]:
-        """CPU and wall milliseconds of one run, as the mean of so many in a row.
+        """Return CPU and wall-clock milliseconds of one run, as the mean of `repeats` consecutive runs.
 
         Raises:
-            TargetError: It fails.
+            TargetError: The run fails.
         """
 
     def describe(self) -> dict[str, Any]:
-        """The target and its machine as JSON values: what two latencies must have in common to be compared."""
+        """Return the target and its machine as JSON values; latencies are comparable only if these are equal."""
 
 
 class InProcess(ABC):
-    """A target that runs in this process: `time` is that of `run`."""
+    """Base class of targets that run in this process; `time` measures `run`."""
 
     clock: ClassVar[Literal["cpu", "wall"]] = "cpu"
     in_turns: ClassVar[bool] = True
     from_module: ClassVar[bool] = False
-    """It builds its files of modules, and has no use for an ONNX file alone."""
+    """Whether the target builds its files from modules, so that it cannot use an ONNX file."""
 
     @abstractmethod
     def run(self, loaded: Any, feed: Feed) -> Sequence[Array]:
-        """As `Target.run`."""
+        """See `Target.run`."""
 
     def time(self, loaded: Any, feed: Feed, repeats: int) -> tuple[float, float]:
-        """As `Target.time`."""
+        """See `Target.time`."""
         wall, cpu = time.perf_counter_ns(), time.process_time_ns()
         for _ in range(repeats):
             self.run(loaded, feed)
@@ -145,7 +145,9 @@ def target_of(given: Any) -> Target | None:
     told = {"kind": given} if isinstance(given, str) else dict(given) if isinstance(given, dict) else None
     if told is None or told.get("kind") not in KNOWN:
         kind = told.get("kind") if told else given
-        raise TargetError(f"target {kind!r}: there is {', '.join(KNOWN)}, or an object with the methods of bnas.Target")
+        raise TargetError(
+            f"target {kind!r} is unknown; use {', '.join(KNOWN)}, or an object with the methods of bnas.Target"
+        )
     module, name = KNOWN[told["kind"]]
     made: Target = getattr(import_module(f"bnas.runtime.targets.{module}"), name)(**told)
     return made

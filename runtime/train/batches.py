@@ -20,7 +20,7 @@ from . import parallel, random_state
 from .share import Share
 
 SOURCE = "the training data"
-SAME = "resume with the data that the training began with, or begin anew in another folder"
+SAME = "resume with the data that the training started with, or start again in another folder"
 
 
 class Batches:
@@ -39,7 +39,7 @@ class Batches:
     def __init__(self, loader: Loader, accumulate: int = 1, samples: int | None = None) -> None:
         if isinstance(loader, Iterator):
             raise TrainingError(
-                "the training loader is an iterator, which can be read once only: give what it was made of, such as "
+                "the training loader is an iterator, which can be read only once: give the object behind it, such as "
                 "a DataLoader, a list of batches, or a class with __iter__"
             )
         self.loader, self.accumulate, self.stream = loader, accumulate, is_stream(loader)
@@ -74,8 +74,8 @@ class Batches:
         """
         if self._length is None:
             raise TrainingError(
-                "the training loader has no length; steps and rates are planned by it: say how many samples an epoch "
-                "has (Recipe(train_steps=...)), or give a loader with __len__"
+                "the training loader has no length, and steps and learning rates depend on it: give the number of "
+                "samples of an epoch (Recipe(train_steps=...)), or a loader with __len__"
             )
         return self._length
 
@@ -179,7 +179,7 @@ class Batches:
         samples = [batch_size(batch) for batch in islice(batches, seen)]
         if len(samples) != seen or self._samples not in (None, sum(samples)):
             raise TrainingError(
-                f"the training loader is not what it was: of epoch {self._readings} it gave {seen} batches with "
+                f"the training loader has changed: in epoch {self._readings} it returned {seen} batches with "
                 f"{self._samples} samples before, and now {len(samples)} with {sum(samples)}; {SAME}"
             )
         self._samples = sum(samples)
@@ -221,7 +221,7 @@ class Batches:
             now = self._sizes.get(name, "unknown")
             if now != size:
                 told = f"{name.replace('_', ' ')}: {size} when it was saved, {now} now"
-                raise CheckpointError(f"the training loader is not what it was ({told}); {SAME}")
+                raise CheckpointError(f"the training loader has changed ({told}); {SAME}")
 
     def load_states(self, states: Sequence[dict[str, Any]]) -> None:
         """Go on where `state_dict` was asked for by all processes; there may have been more or fewer of them.

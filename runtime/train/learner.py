@@ -101,7 +101,7 @@ class Learner:
             if not math.isfinite(loss):
                 raise TrainingError(
                     f"the loss is {loss} at {moment}, of sub-network {subnet.to_json()}{_not_finite(group, moment)}; "
-                    "a lower learning rate, clip_norm or cleaner inputs may help"
+                    "lower the learning rate, set clip_norm, or clean the inputs"
                 )
         return found
 
@@ -188,25 +188,27 @@ class Learner:
     def _cross_entropy(self, outputs: Any, targets: Any) -> Tensor:
         scores = scores_of(outputs)
         if not isinstance(scores, Tensor):
-            raise TypeError("cross-entropy needs a tensor; give a criterion of your own (criterion=...)")
+            raise TypeError("cross-entropy needs a tensor; pass your own criterion (criterion=...)")
         if not isinstance(targets, Tensor):
             given = "" if targets is None else f" in a tensor, not {type(targets).__name__}"
-            raise TypeError(f"cross-entropy needs targets{given}: in a batch that is a dict they have the key 'labels'")
+            raise TypeError(
+                f"cross-entropy needs targets{given}: in a batch that is a dict, give them the key 'labels'"
+            )
         return F.cross_entropy(scores.float(), targets, label_smoothing=self.recipe.label_smoothing)
 
 
 def _about_loss(loss: Any) -> str:
     """Why nothing can be trained with what a criterion gave; empty where it can."""
     if not isinstance(loss, Tensor):
-        return f"gives {described(loss)}: it must return a tensor, one number with a gradient"
+        return f"returns {described(loss)}: it must return a tensor with one number that has a gradient"
     if loss.ndim:
-        return f"gives a tensor of shape {tuple(loss.shape)}: it must return one number, such as loss.mean()"
+        return f"returns a tensor of shape {tuple(loss.shape)}: it must return one number, such as loss.mean()"
     if not loss.is_floating_point():
-        return f"gives {described(loss)}: it must return a floating-point number"
+        return f"returns {described(loss)}: it must return a floating-point number"
     if not loss.requires_grad:
         return (
-            "gives a number without a gradient: it must be computed from the outputs, not from detached ones or "
-            ".item(), and some parameter must have requires_grad=True"
+            "returns a number without a gradient: compute it from the outputs, without .detach() or .item(), and "
+            "set requires_grad=True for at least one parameter"
         )
     return ""
 
@@ -218,4 +220,4 @@ def _not_finite(group: Sequence[Batch], moment: Moment) -> str:
         for number, batch in enumerate(group)
         if any(one.is_floating_point() and not bool(torch.isfinite(one).all()) for one in tensors_in(batch))
     ]
-    return f" (there is NaN or inf in the data of batch {', '.join(bad)})" if bad else ""
+    return f" (NaN or inf in the data of batch {', '.join(bad)})" if bad else ""

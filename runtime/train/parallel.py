@@ -57,9 +57,7 @@ def _with_others() -> Iterator[None]:
         yield
     except RuntimeError as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ParallelError(
-            f"another process ended or cannot be reached; its own message says why ({first})"
-        ) from error
+        raise ParallelError(f"another process ended or cannot be reached; see its own message ({first})") from error
 
 
 # Gradients and losses.
@@ -153,4 +151,6 @@ def agree(value: Any, what: str) -> None:
     values = from_all(value)
     for number, other in enumerate(values):
         if other != values[0]:
-            raise TrainingError(f"{what} of process {number} is {other}, and {values[0]} on process 0; they must agree")
+            raise TrainingError(
+                f"{what} of process {number} is {other}, but {values[0]} on process 0; they must be equal"
+            )

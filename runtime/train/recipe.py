@@ -21,7 +21,7 @@ from .stages import PROGRESSIVITY, CosineSchedule
 
 @settings(TrainingError)
 class Distillation:
-    """What a sub-network learns beside, or instead of, the targets.
+    """Settings of knowledge distillation: sub-networks learn from a teacher, besides or instead of the targets.
 
     Raises:
         TrainingError: names every setting that is out of its bounds.
@@ -43,11 +43,11 @@ class Distillation:
     @classmethod
     def _of_softmax(cls, temperature: float, known: ValidationInfo) -> float:
         if known.data.get("type") == "mse" and temperature != 1:
-            raise ValueError("temperature belongs to the type softmax; mse has none")
+            raise ValueError("temperature is only for the type softmax, not for mse")
         return temperature
 
     def loss(self, outputs: Any, teacher: Any) -> Tensor:
-        """The distillation loss of `outputs`, scaled; nested outputs are matched by place, and summed over.
+        """Return the scaled distillation loss of `outputs`; nested outputs are matched by place and summed up.
 
         Raises:
             TrainingError: outputs and teacher differ in structure or shape; names the place.
@@ -63,11 +63,11 @@ class Distillation:
         output, target = output.float(), target.detach().float()
         if output.shape != target.shape:
             shapes = f"{tuple(output.shape)} and the teacher's {tuple(target.shape)}"
-            raise TrainingError(f"distillation: {place} has shape {shapes}; they must agree")
+            raise TrainingError(f"distillation: {place} has shape {shapes}; they must be equal")
         if self.type == "mse":
             return F.mse_loss(output, target)
         if output.ndim < 2:
-            raise TrainingError(f"distillation: {place} has one axis; softmax needs (batch, classes, ...): take mse")
+            raise TrainingError(f"distillation: {place} has one axis, but softmax needs (batch, classes, ...): use mse")
         soft = (target / self.temperature).softmax(1)
         return F.cross_entropy(output / self.temperature, soft) * self.temperature**2
 
@@ -105,7 +105,7 @@ def _taught(known: dict[str, Any]) -> Distillation | None:
 
 @settings(TrainingError)
 class Recipe:
-    """How the stages are trained; `bnas.Trainer` takes one.
+    """Settings of a training, the same for all stages; an argument of `bnas.Trainer`.
 
     Raises:
         TrainingError: names every setting that is out of its bounds.
@@ -178,8 +178,8 @@ class Recipe:
         rule = known.data.get("rule")
         if rule is not None and sampling == "attentive" and "maximal" not in RULES[rule]:
             raise ValueError(
-                f"attentive sampling holds losses against the maximal's, which the rule {rule!r} does not train; "
-                'take the rule "maximal" or "sandwich"'
+                f"attentive sampling needs losses of the maximal sub-network, which the rule {rule!r} does not train; "
+                'use the rule "maximal" or "sandwich"'
             )
         return sampling
 
@@ -191,7 +191,7 @@ class Recipe:
         if rule is not None and taught and "maximal" not in RULES[rule]:
             raise ValueError(
                 f"the teacher is the maximal sub-network, which the rule {rule!r} does not train; "
-                'take the rule "maximal" or "sandwich", the teacher "original", or no distillation'
+                'use the rule "maximal" or "sandwich", the teacher "original", or no distillation'
             )
         return distillation
 
@@ -205,11 +205,11 @@ class Recipe:
     @classmethod
     def _along_a_momentum(cls, nesterov: bool | None, known: ValidationInfo) -> bool | None:
         if nesterov and known.data.get("momentum") == 0:
-            raise ValueError("nesterov looks ahead along the momentum, which is 0: leave one of the two out")
+            raise ValueError("nesterov needs a momentum above 0: set momentum, or turn nesterov off")
         return nesterov
 
 
 def check_of_optimizer(kind: str | None, name: str, value: Any) -> None:
     """Raise ValueError where an optimizer of this kind has no such setting."""
     if value is not None and kind is not None and kind not in OWN[name]:
-        raise ValueError(f"{name} belongs to {' and '.join(OWN[name])}; with {kind} leave it out or set it to null")
+        raise ValueError(f"{name} is only for {' and '.join(OWN[name])}; with {kind} remove it or set it to null")

@@ -154,7 +154,7 @@ class TrainingRun:
         found = self.directory is not None and TRAINING.exists(self.directory / "last")
         if parallel.from_first(found) and not resume:
             raise CheckpointError(
-                f"{self.directory} holds a training already: resume it (resume=True), or give another folder"
+                f"{self.directory} holds a training already: resume it (resume=True), or choose another folder"
             )
         saved = self._read() if parallel.from_first(found) else None
         self.layout = layout() if saved is None else saved[0]["state"]["layout"]
@@ -277,7 +277,7 @@ class TrainingRun:
         self.batches.check_same(manifest["state"]["data"])
         if manifest["start"] != self.start:
             raise CheckpointError(
-                f"{folder}: the model is not the one that this training began with: its weights differ; "
+                f"{folder}: this training began with another model: its weights differ; "
                 "make the super-network from the same pre-trained model"
             )
         return manifest, tensors

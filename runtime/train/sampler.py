@@ -97,7 +97,7 @@ class Sampler:
             TrainingError: there are fewer or more losses than sub-networks.
         """
         if len(losses) != len(subnets):
-            raise TrainingError(f"there are {len(losses)} losses of {len(subnets)} sub-networks")
+            raise TrainingError(f"got {len(losses)} losses for {len(subnets)} sub-networks")
         if self.attentive:
             for subnet, loss in zip(subnets[1:], losses[1:], strict=True):
                 if math.isfinite(excess := loss - losses[0]):

@@ -23,7 +23,7 @@ from .stages import STAGES, Stage, check_stages, rate_of
 
 @dataclass(frozen=True)
 class Place:
-    """Where in the training a step is; all count from 0."""
+    """Position of a step in the training; all numbers count from 0."""
 
     stage: int
     epoch: int
@@ -35,7 +35,7 @@ class Place:
 
 
 class Schedule:
-    """Says what each step trains: for `bnas.Trainer`, or for a training loop of your own.
+    """The sub-networks that each step trains, for `bnas.Trainer` or for your own training loop.
 
         optimizer = torch.optim.SGD(supernet.parameters(), lr=0.01, momentum=0.9)
         schedule = bnas.Schedule(supernet, stages, steps_per_epoch=len(loader), optimizer=optimizer)
@@ -47,18 +47,18 @@ class Schedule:
                 optimizer.zero_grad()
 
     Args:
-        supernet: what is trained.
-        stages: one after another.
-        recipe: what every step trains: its ``rule`` ("random" as in BootstrapNAS; "sandwich" after Yu et al. 2019,
-            Universally Slimmable Networks, section 3.1), ``subnets_per_step``, ``sampling`` ("attentive" wants to be
-            told the losses of each step: see `tell`), ``lr_schedule``, ``progressivity_of_elasticity`` and ``seed``.
-            Its ``learning_rate`` counts where there is no optimizer.
-        steps_per_epoch: steps of the optimizer.
-        optimizer: gets its learning rate at every step, and its state reordered with the weights. The rate that it has
-            now is that of stages without ``init_lr``. Where its parameter groups have different rates, they keep their
-            ratios to the largest one.
-        subnet: every step trains this sub-network alone.
-        importance: gives the scores that the weights are reordered by, where the settings name the importance
+        supernet: the super-network to train.
+        stages: the stages, in order.
+        recipe: the schedule uses its ``rule`` ("random" as in BootstrapNAS; "sandwich" after Yu et al. 2019,
+            Universally Slimmable Networks, section 3.1), ``subnets_per_step``, ``sampling`` ("attentive" needs the
+            losses of each step: call `tell`), ``lr_schedule``, ``progressivity_of_elasticity`` and ``seed``, and
+            without an `optimizer` also its ``learning_rate``.
+        steps_per_epoch: number of optimizer steps of an epoch.
+        optimizer: the schedule sets its learning rate at every step, and reorders its state with the weights. Its
+            present rate is the initial rate of stages without ``init_lr``. If its parameter groups have different
+            rates, the ratios to the largest rate stay the same.
+        subnet: train only this sub-network in every step.
+        importance: a function that returns the scores for reordering, needed if the settings name the importance
             "taylor": ``lambda: bnas.runtime.taylor(supernet, batches)``.
 
     Raises:
@@ -86,14 +86,16 @@ class Schedule:
             supernet.space.check(subnet)
         if self.scored and importance is None:
             raise TrainingError(
-                "filter_importance 'taylor' comes from data: give Schedule the scores, "
+                "filter_importance 'taylor' is measured on data: give Schedule the scores, "
                 "importance=lambda: bnas.runtime.taylor(supernet, batches)"
             )
         for group in self._groups:
             group.setdefault("initial_lr", float(group["lr"]))  # the key of PyTorch's own schedulers
         self._largest = max((group["initial_lr"] for group in self._groups), default=recipe.learning_rate)
         if not self._largest > 0:
-            raise TrainingError("the learning rate of the optimizer is 0: give it the one that the training starts at")
+            raise TrainingError(
+                "the learning rate of the optimizer is 0: set it to the rate at the start of the training"
+            )
         self.rate = rate_of(self.stages, steps_per_epoch, self._largest, recipe.lr_schedule)
         self.taken = 0
         """Steps so far."""
@@ -109,28 +111,28 @@ class Schedule:
 
     @property
     def scored(self) -> bool:
-        """Some stage begins with a reordering by scores that come from data."""
+        """Whether a stage begins with a reordering by scores measured on data."""
         from_data = self.supernet.elasticity.filter_importance == "taylor"
         return from_data and any(stage.reorg_weights for stage in self.stages)
 
     @property
     def attentive(self) -> bool:
-        """It draws by the losses that it is told."""
+        """Whether the sampling uses the losses given to `tell`."""
         return self._sampler.attentive
 
     @property
     def epochs(self) -> int:
-        """Epochs of all stages."""
+        """Number of epochs of all stages."""
         return sum(stage.epochs for stage in self.stages)
 
     @property
     def steps(self) -> int:
-        """Steps of all stages."""
+        """Number of steps of all stages."""
         return self.epochs * self.steps_per_epoch
 
     @property
     def done(self) -> bool:
-        """There is no further step."""
+        """Whether all steps were taken."""
         return self.taken == self.steps
 
     @property
@@ -146,20 +148,20 @@ class Schedule:
 
     @cached_property
     def spaces(self) -> tuple[SearchSpace, ...]:
-        """What each stage samples; the last one is what was trained in the end, and is worth to be searched."""
+        """The part of the search space that each stage samples; the last one is the part to search."""
         return tuple(stage.space(self.supernet.space) for stage in self.stages)
 
     def step(self, alike: Iterable[Mapping[str, Tensor]] = ()) -> tuple[Subnet, ...]:
-        """The sub-networks of the next step, the maximal first where the rule has it.
+        """Return the sub-networks of the next step; the maximal one is first if the rule trains it.
 
-        Before the first step of a stage with ``reorg_weights`` the shared weights are reordered, with the state of
-        the optimizer and the tensors `alike`, such as averages by parameter name.
+        Before the first step of a stage with ``reorg_weights``, this reorders the shared weights, the state of the
+        optimizer and the tensors `alike`, such as running averages by parameter name.
 
         Raises:
             TrainingError: all steps were taken.
         """
         if self.done:
-            raise TrainingError(f"the schedule is at its end: all {self.steps} steps were taken")
+            raise TrainingError(f"the schedule is finished: all {self.steps} steps were taken")
         place = self.place
         stage, space = self.stages[place.stage], self.spaces[place.stage]
         if place.since == 0 and stage.reorg_weights:
@@ -180,9 +182,9 @@ class Schedule:
         return self._step
 
     def tell(self, losses: Sequence[float]) -> None:
-        """The losses of the sub-networks of the last step, in their order, the same on all processes.
+        """Take the losses of the sub-networks of the last step, in the same order and equal on all processes.
 
-        Only attentive sampling reads them.
+        Only attentive sampling uses them.
 
         Raises:
             TrainingError: there are fewer or more losses than sub-networks.
@@ -190,12 +192,12 @@ class Schedule:
         self._sampler.tell(self._step, losses)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the schedule is, as plain data for a JSON file."""
+        """Return the position of the schedule as plain data for a JSON file."""
         drawn = [subnet.to_json() for subnet in self._drawn]
         return {"taken": self.taken, "sampler": self._sampler.state_dict(), "drawn": drawn}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` was asked for."""
+        """Continue at the position that `state_dict` returned."""
         self.taken = state["taken"]
         self._sampler.load_state_dict(state["sampler"])
         self._drawn = tuple(Subnet.from_json(one) for one in state["drawn"])

@@ -21,7 +21,7 @@ PROGRESSIVITY: tuple[Dimension, ...] = ("kernel", "depth", "width")
 
 @settings(TrainingError)
 class Stage:
-    """A part of the training; the keys are those of BootstrapNAS's ``list_stage_descriptions``.
+    """Settings of one training stage, with the keys of BootstrapNAS's ``list_stage_descriptions``.
 
     Raises:
         TrainingError: names every setting that is out of its bounds.
@@ -51,11 +51,13 @@ class Stage:
     def _not_before_the_end(cls, end: int | None, known: ValidationInfo) -> int | None:
         epochs = known.data.get("epochs")
         if end is not None and epochs is not None and end < epochs:
-            raise ValueError(f"smaller than the {epochs} epochs of the stage; the rate would be 0 for the rest of them")
+            raise ValueError(
+                f"smaller than the {epochs} epochs of the stage, so the learning rate would be 0 before its end"
+            )
         return end
 
     def space(self, space: SearchSpace) -> SearchSpace:
-        """The part of `space` that this stage samples."""
+        """Return the part of `space` that this stage samples."""
         dims = DIMENSIONS if self.train_dims is None else self.train_dims
         trained = {dimension: dimension in dims for dimension in DIMENSIONS}
         widths, depth = self.width_indicator, self.depth_indicator
@@ -76,7 +78,7 @@ def check_stages(
     `progressivity`, which names all that are available.
     """
     if not stages:
-        raise TrainingError("there is no stage; give at least one")
+        raise TrainingError("stages is empty; give at least one stage")
     unordered = [name for name in available if name not in progressivity]
     if unordered:
         raise TrainingError(
@@ -95,11 +97,11 @@ def _faults(dims: frozenset[str], before: frozenset[str], order: Sequence[str]) 
     for name in sorted(dims - set(order)):
         yield f"{name!r} is not elastic in this super-network; elastic are {', '.join(order) or 'none'}"
     for name in sorted(before - dims):
-        yield f"{name!r} leaves, which the stage before trains; later stages only add dimensions"
+        yield f"{name!r} is missing, but the stage before trains it; later stages may only add dimensions"
     places = [order.index(name) for name in dims]
     for place in range(min(places, default=0), max(places, default=0)):
         if place not in places:
-            yield f"{order[place]!r} is missed between its neighbours in {', '.join(order)}"
+            yield f"{order[place]!r} is missing between its neighbours in {', '.join(order)}"
 
 
 # Learning rates: a number for every step, so that a resumed run has those of the run that was not interrupted.
@@ -110,10 +112,10 @@ Rate = Callable[[int], float]
 
 @settings(TrainingError)
 class CosineSchedule:
-    """One cosine with warm-up over the whole training: BootstrapNAS's ``lr_schedule.params``.
+    """Settings of a learning-rate cosine with warm-up over the whole training (BootstrapNAS's ``lr_schedule.params``).
 
-    The rate rises linearly to `base_lr` in the warm-up and falls to 0 at the end of the last epoch. (The peer's stays
-    above 0 where there is a warm-up, and drifts by a step an epoch.)
+    The rate rises linearly to `base_lr` in the warm-up and falls to 0 at the end of the last epoch. (In BootstrapNAS it
+    stays above 0 if there is a warm-up, and drifts by a step each epoch.)
 
     Raises:
         TrainingError: names every setting that is out of its bounds.
@@ -137,7 +139,7 @@ class CosineSchedule:
         return warmup
 
     def rate(self, epochs: int, steps_per_epoch: int) -> Rate:
-        """The rate of each step of `epochs` epochs."""
+        """Return the learning rate of each step of `epochs` epochs."""
         length = self.num_epochs or epochs
         if length < epochs or length <= self.warmup_epochs:
             raise TrainingError(

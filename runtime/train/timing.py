@@ -30,15 +30,15 @@ LEAST = 3
 
 
 def step_seconds(trainer: Trainer, loader: Loader, seconds: float = 3.0, clock: Clock = time.perf_counter) -> float:
-    """Return the mean duration of a training step, with its batches: some steps are taken, and undone.
+    """Return the mean duration of a training step, including its batch; the steps taken for it are undone.
 
     Weights, statistics, the optimizer and all random generators are afterwards as they were before.
 
     Args:
-        trainer: What is to be trained, and how. Nothing is written to its directory, and nobody is told of the steps.
+        trainer: The trainer. Nothing is written to its directory, and its callbacks are not called.
         loader: The training data.
-        seconds: Take steps for so long, at least four; fewer where the training has fewer.
-        clock: What counts.
+        seconds: Duration of the measurement; at least four steps, or all steps if the training has fewer.
+        clock: The clock to use.
 
     Raises:
         TrainingError: As `Trainer.fit`.
@@ -91,7 +91,7 @@ PARTS = 8
 
 @dataclass(frozen=True)
 class Epochs:
-    """A number of steps as epochs, each of the same number of samples."""
+    """A number of training steps, divided into epochs of equal length."""
 
     stages: tuple[int, ...]
     """Epochs of each stage."""
@@ -130,7 +130,7 @@ def spread(steps: int, weights: Sequence[int], per_epoch: int) -> tuple[tuple[in
         TrainingError: there are fewer steps than stages.
     """
     if steps < len(weights):
-        raise TrainingError(f"{steps} steps are too few for {len(weights)} stages: each needs one")
+        raise TrainingError(f"{steps} steps are too few for {len(weights)} stages: each stage needs at least one")
     common = math.gcd(*weights)
     parts = [one // common for one in weights]
     if sum(parts) > PARTS:

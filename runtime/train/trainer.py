@@ -36,26 +36,26 @@ from .validation import EpochRecord, Validator, watched
 
 
 class Trainer:
-    """Trains a super-network by progressive shrinking; its parameters change in place.
+    """Train a super-network by progressive shrinking; its parameters change in place.
 
-    With ``torch.distributed`` initialised, every process trains the same sub-networks on its own loader (give it a
-    ``DistributedSampler``), gradients are averaged once a step, and process 0 validates and writes. BatchNorm then
-    sees the batch of its process; ``torch.nn.SyncBatchNorm`` sees all, on devices that have it.
+    If ``torch.distributed`` is initialised, every process trains the same sub-networks on its own loader (give it a
+    ``DistributedSampler``), gradients are averaged once each step, and process 0 validates and writes. BatchNorm then
+    uses the batch of its process only; use ``torch.nn.SyncBatchNorm`` for all batches, on devices that support it.
 
     Args:
-        supernet: the super-network; it is put in training mode, and back.
-        stages: what to train, in order.
-        recipe: how.
-        optimizer: made by a function from the parameters, or an optimizer on ``supernet.parameters()``; by default the
-            one of the recipe.
+        supernet: the super-network; `fit` sets it to training mode and restores its mode.
+        stages: the stages, in order.
+        recipe: the settings of the training.
+        optimizer: a function that creates one from the parameters, or an optimizer of ``supernet.parameters()``; by
+            default that of the recipe.
         criterion: the loss of outputs against targets, a mean over the batch; by default cross-entropy.
-        teacher: what the recipe's distillation calls the original; by default a copy of the model as it is now.
-        metric: what validation measures, the higher the better; by default top-1 accuracy.
-        watch: random sub-networks that validation measures, beside the maximal and the minimal.
-        subnet: train this sub-network alone, in the shared weights; what the recipe says of a step counts for others.
-        directory: gets ``best/`` (a super-network for `SuperNetwork.load`), ``last/`` (to resume from) and
-            ``history.json`` (what every epoch ended with).
-        checkpoint_every: steps between two writes of ``last/``; by default every epoch.
+        teacher: the "original" of the recipe's distillation; by default a copy of the present model.
+        metric: the metric of the validation (higher is better); by default top-1 accuracy.
+        watch: number of random sub-networks that the validation measures, besides the maximal and the minimal one.
+        subnet: train only this sub-network, in the shared weights; the recipe's settings of sub-networks are ignored.
+        directory: folder for ``best/`` (a super-network for `SuperNetwork.load`), ``last/`` (to resume from) and
+            ``history.json`` (a record of each epoch).
+        checkpoint_every: number of steps between two writes of ``last/``; by default one write for each epoch.
         callbacks: told of the course of the training on process 0, such as a logger of `bnas.loggers`.
         name: tells the callbacks which training it is, where there are several; loggers put it before their names.
         on_step: a callback of which only ``on_step_end`` is needed, as a function.
@@ -101,27 +101,27 @@ class Trainer:
         self._schedule(1)  # so that its faults show now
 
     def fit(self, loader: Loader, validation: Loader | None = None, *, resume: bool = False) -> tuple[EpochRecord, ...]:
-        """Train through all stages; returns what every epoch ended with.
+        """Train all stages; return a record of each epoch.
 
-        In the end the BatchNorm statistics are recalibrated for the maximal sub-network, and the averages of the
-        weights, if the recipe has them, are the weights.
+        At the end, the BatchNorm statistics are recalibrated for the maximal sub-network. If the recipe has running
+        averages of the weights, these become the weights.
 
         Args:
             loader: iterated once an epoch; batches of (inputs, targets), where several inputs are a tuple or a dict, or
                 dicts with the targets under "labels". Of a stream (an `IterableDataset`, or a loader without a length)
                 an epoch is the next ``train_steps`` samples of the recipe. Random numbers that it takes from
                 generators of PyTorch, numpy, Python, or its own attribute ``generator``, are resumed where they were.
-            validation: batches held out from training; nothing is measured without them.
-            resume: go on with the training in the directory, if there is one. The super-network must be made anew
-                from the same model; the result is bitwise that of a training that was not interrupted.
+            validation: hold-out batches; without them nothing is measured.
+            resume: continue the training in the directory, if there is one. Create the super-network again from the
+                same model; the result is then bitwise equal to that of an uninterrupted training.
 
         Raises:
             TrainingError: a loader is empty, a batch does not fit the model or the criterion, or a loss is NaN or inf,
                 or nothing that can be trained with; names the step, the epoch and the batch.
-            BatchError: a loader fails, or what it gives is no batch; names the batch.
-            CheckpointError: the directory holds a training, and `resume` is not said; or one of another model, other
-                settings, data of another size or another format, or a damaged one.
-            Exception: whatever a callback raises; the training in the directory can be resumed.
+            BatchError: a loader fails, or returns something that is not a batch; the message names the batch.
+            CheckpointError: the directory holds a training and `resume` is False; or the training there has another
+                model, settings, size of data or format, or is damaged.
+            Exception: any error of a callback; the training in the directory can be resumed.
         """
         callbacks = self._callbacks()
         with callbacks.hear_of_errors():
@@ -159,9 +159,9 @@ class Trainer:
         return Training(self.name, self.stages, self.recipe, schedule.epochs, schedule.steps, schedule.taken)
 
     def steps(self, loader: Loader) -> Iterator[float]:
-        """Train the first epoch step by step, and yield the loss of each step: to try a training out, or to time it.
+        """Train the first epoch step by step and yield the loss of each step, to try or to time a training.
 
-        Unlike `fit` it does not validate, write, or tell anybody; statistics are not recalibrated in the end.
+        Unlike `fit`, it does not validate, write files, call callbacks or recalibrate statistics.
 
         Raises:
             TrainingError: as `fit`.
@@ -210,11 +210,13 @@ class Trainer:
         optimizer = given if isinstance(given, Optimizer) else given(own)
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         if not held <= {id(p) for p in own}:
-            raise TrainingError("the optimizer holds tensors that are not in supernet.parameters(); make it from those")
+            raise TrainingError(
+                "the optimizer holds tensors that are not in supernet.parameters(); create it from those"
+            )
         if any(id(matrix) not in held for matrix in self.supernet.kernel_matrices.parameters()):
             warnings.warn(
-                "the optimizer does not hold the matrices of elastic kernels: they stay as they are; "
-                "make it from supernet.parameters()",
+                "the optimizer does not hold the matrices of elastic kernels, so they are not trained; "
+                "create it with supernet.parameters()",
                 stacklevel=3,
             )
         return optimizer
@@ -236,7 +238,9 @@ class Trainer:
         if validation is None or parallel.rank() > 0:
             return None
         if length_of(validation) == 0:
-            raise TrainingError("the validation loader is empty: give validation=None, or batches held out of training")
+            raise TrainingError(
+                "the validation loader is empty: pass validation=None, or hold batches out of the training data"
+            )
         alone = None if self.subnet is None else {"subnet": self.subnet}
         subnets = alone or watched(run.schedule.spaces[-1], self.watch, self.recipe.seed)
         return Validator(self.supernet, subnets, run.calibration or None, validation, self.metric)

@@ -29,7 +29,7 @@ RATE, DECAY = 0.025, 5e-4
 
 @settings(TrainingError)
 class FineTune:
-    """How the winners of a search are fine-tuned: what it does not say is as in the recipe of the super-network.
+    """Settings of the fine-tuning of winners; all other settings are those of the super-network's recipe.
 
     Raises:
         TrainingError: names every setting that is out of its bounds.
@@ -56,11 +56,11 @@ class FineTune:
     @classmethod
     def _from_the_original(cls, distillation: Distillation | None) -> Distillation | None:
         if distillation is not None and distillation.teacher != "original":
-            raise ValueError('a winner is trained alone: its teacher is "original", not "maximal"')
+            raise ValueError('a winner is trained alone, so its teacher must be "original", not "maximal"')
         return distillation
 
     def recipe(self, of: Recipe) -> Recipe:
-        """The recipe of the fine-tuning, where the super-network was trained by `of`."""
+        """Return the recipe of the fine-tuning; `of` is the recipe of the super-network."""
         sgd = of.optimizer == "sgd"
         return replace(
             of,
@@ -106,21 +106,21 @@ def fine_tune(
     resume: bool = False,
     **settings: Any,
 ) -> GraphModule:
-    """`module`, such as `SuperNetwork.extract` gives, trained by itself; returns another one, in evaluation mode.
+    """Fine-tune a module, such as one of `SuperNetwork.extract`; return a trained copy in evaluation mode.
 
-    It is a training of a super-network without choices, so that averages, precision, checkpoints and processes are as
-    there. The rule and the number of sub-networks of the recipe say nothing here.
+    The module is trained as a super-network without choices, so averages, precision, checkpoints and several processes
+    work as in `Trainer`. The rule and the number of sub-networks of the recipe have no effect.
 
     Args:
-        module: what to train; it stays as it is.
+        module: the module to train; it is not changed.
         example_inputs: as `SuperNetwork.from_model` takes them.
         loader: as `Trainer.fit` takes it.
         validation: as `Trainer.fit` takes it.
         resume: as `Trainer.fit` takes it.
-        epochs: along one cosine.
-        recipe: by default that of `Trainer`, without distillation where no teacher is given.
-        teacher: what it learns from, such as the pre-trained model, by the distillation of the recipe.
-        settings: further ones of `Trainer`, such as ``directory``.
+        epochs: length of the training, along one cosine.
+        recipe: by default that of `Trainer`, without distillation if there is no `teacher`.
+        teacher: a model to learn from, such as the pre-trained one, by the distillation of the recipe.
+        settings: further arguments of `Trainer`, such as ``directory``.
     """
     single, recipe = alone(module, example_inputs), recipe or Recipe()
     taught = None if teacher is None or recipe.distillation is None else recipe.distillation

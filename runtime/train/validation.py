@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What an epoch ended with."""
+    """Results of an epoch."""
 
     epoch: int
-    """Of the whole training, from 0."""
+    """Number of the epoch in the whole training, from 0."""
     stage: int
     loss: float
-    """Mean over the steps of the loss of the first sub-network of each (the maximal, where the rule has it)."""
+    """Mean loss of the first sub-network of each step (the maximal one, if the rule trains it)."""
     learning_rate: float
-    """Of the last step."""
+    """Learning rate of the last step."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """The metric of each watched sub-network; empty without validation data."""
 
@@ -104,7 +104,7 @@ def write_history(path: Path, stages: Sequence[Stage], metric: str, epochs: Sequ
         TrainingError: there is another file of this name.
     """
     if not is_written_by(path, lambda history: history["format"] == FORMAT):
-        raise TrainingError(f"{path} is there, and bnas did not write it; move it to another place first")
+        raise TrainingError(f"{path} exists, but bnas did not write it; move it to another place first")
     write_json(
         path,
         {

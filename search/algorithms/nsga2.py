@@ -57,12 +57,14 @@ class Variation:
 
     # Described here, and not below: subclasses take the descriptions over.
     crossover_prob: Probability = Field(default=0.9, description="Probability that a pair of parents is crossed.")
-    crossover_eta: NotNegative = Field(default=10.0, description="The larger, the more alike are children and parents.")
+    crossover_eta: NotNegative = Field(
+        default=10.0, description="Larger values make children more similar to their parents."
+    )
     mutation_prob: Probability | None = Field(
         default=None,
-        description="Probability that a choice is mutated; by default one choice of each child is on average.",
+        description="Probability that a choice is mutated; by default one choice of each child on average.",
     )
-    mutation_eta: NotNegative = Field(default=3.0, description="The larger, the smaller is a mutation's step.")
+    mutation_eta: NotNegative = Field(default=3.0, description="Larger values make the steps of mutations smaller.")
 
     def cross(self, mother: Sequence[int], father: Sequence[int], last: Sequence[int]) -> tuple[list[int], list[int]]:
         """Return two children of one pair. Draws from the global ``random``."""

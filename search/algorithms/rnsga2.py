@@ -48,10 +48,10 @@ class Preference:
         """
         count, names = len(objectives), ", ".join(one.name for one in objectives)
         if odd := [point for point in settings.aspiration_points if len(point) != count]:
-            raise SearchError(f"aspiration_points: {odd[0]} is not a point of {count} values, [{names}]")
+            raise SearchError(f"aspiration_points: {odd[0]} must have {count} values, [{names}]")
         weights = [1 / count] * count if settings.weights is None else settings.weights
         if len(weights) != count:
-            raise SearchError(f"weights {weights!r}: allowed are {count} numbers, one for each of {names}")
+            raise SearchError(f"weights {weights!r}: must be {count} numbers, one for each of {names}")
         points = np.array(settings.aspiration_points) * [one.sign for one in objectives]
         return cls(points, np.array(weights), settings.epsilon, settings.extreme_points_as_ref_points)
 

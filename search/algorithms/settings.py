@@ -56,7 +56,7 @@ class Breeding(Variation):
     # Described here, and not below: subclasses take the descriptions over.
     population: Population | None = Field(
         default=None,
-        description="Candidates of a generation, at least 4; by default 20, or as many as there are evaluations.",
+        description="Number of candidates in a generation, at least 4. Default: 20, or all evaluations if fewer.",
     )
     predictor: Predictor = Field(
         default=False,
@@ -93,7 +93,7 @@ class NSGA2(Breeding):
 
 @settings(SearchError, kw_only=True)
 class RNSGA2(Breeding):
-    """R-NSGA-II (Deb and Sundar, 2006): looks for a front near points that the user aspires to.
+    """R-NSGA-II (Deb and Sundar, 2006): searches for a Pareto front near points that the user gives.
 
     Raises:
         SearchError: names every setting that is out of its bounds.
@@ -102,13 +102,13 @@ class RNSGA2(Breeding):
     name: Literal["RNSGA2"] = Field(default="RNSGA2", repr=False)
     """The algorithm."""
     aspiration_points: Points
-    """Points that the front should be near: each has a value for each objective, in their order."""
+    """Points near which to search: each has one value for each objective, in the order of the objectives."""
     epsilon: NotNegative = 0.001
-    """Of solutions that are nearer to each other than this, one counts."""
+    """Smallest distance between solutions: of solutions nearer to each other, only one is kept."""
     weights: Annotated[tuple[NotNegative, ...], BeforeValidator(_lists)] | None = None
-    """How much each objective counts in distances; by default all alike."""
+    """Weight of each objective in distances; by default all equal."""
     extreme_points_as_ref_points: bool = False
-    """Also look near the best in each objective."""
+    """Also search near the best solution of each objective."""
 
     def _selection(self, objectives: Sequence[Objective]) -> Select:
         """Return how survivors are chosen.
@@ -130,7 +130,7 @@ class RandomSearch:
     name: Literal["random"] = Field(default="random", repr=False)
     """The algorithm."""
     population: Population | None = None
-    """Sub-networks that are evaluated together; by default 20, or as many as there are evaluations."""
+    """Number of sub-networks evaluated together. Default: 20, or all evaluations if fewer."""
 
     def _selection(self, objectives: Sequence[Objective]) -> None:
         """Return None: there are no survivors."""

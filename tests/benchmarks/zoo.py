@@ -169,20 +169,21 @@ def page(rows: list[Row | tuple[str, str]]) -> str:
     return (
         f"""# The zoo
 
-{len(rows)} models of torchvision with random weights, {len(rows) - len(failed)} without a fault. Written by `make zoo`
+{len(rows)} models of torchvision with random weights, {len(rows) - len(failed)} without an error. Written by `make zoo`
 on {date.today()} in {minutes:.0f} CPU minutes: {versions}, Python {platform.python_version()}, one thread.
 
 - **symbols**: free symbols of the axis types; **blocks** may be skipped; **kernels** may shrink.
-- **rigid**: share of the parameters that forward uses which is left with one entry of every width.
+- **rigid**: share of the parameters used in forward that remain if every width keeps only one entry.
 - **MACs**: of one image of 224 x 224 (inception_v3: 299, ssdlite320: 320), maximal and minimal sub-network of the
   default search space.
 - **oracle**: largest relative error in double precision of {SUBNETS} random sub-networks (widths of 100, 75, 50 and
-  25 %, blocks and kernels together) against the model's own forward on zeroed parameters. They run on two images of
-  64 x 64, or of the traced size where attention is made for that (inception_v3: 96).
-- **program**: largest relative difference, in single precision, of the same sub-networks as programs and extracted.
-- **shapes**: more than {LARGE // 10**6} M parameters; on meta tensors the shapes of the outputs and the number of
-  parameters are compared.
-- Of detectors the backbone with its feature pyramid is taken.
+  25 %, blocks and kernels together), compared with the model's own forward after zeroing the removed weights. The
+  inputs are two images of 64 x 64, or of the traced size if the attention requires it (inception_v3: 96).
+- **program**: largest relative difference, in single precision, between programs and extracted modules of these
+  sub-networks.
+- **shapes**: more than {LARGE // 10**6} M parameters; only the shapes of the outputs and the number of
+  parameters are compared, on meta tensors.
+- For detectors, the backbone with its feature pyramid is measured.
 
 {HEAD}
 """

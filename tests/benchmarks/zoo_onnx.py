@@ -103,18 +103,18 @@ def page(found: Sequence[Row | str]) -> str:
     lines = "\n".join(row if isinstance(row, str) else row.shown() for row in found)
     return f"""# The zoo as ONNX files
 
-{len(found)} models of torchvision with random weights, among them {classifiers}; of detectors the
+{len(found)} models of torchvision with random weights, including {classifiers}; for detectors the
 backbone with its feature pyramid. {len(found) - len(whole)} failed, {made_by_pytorch} needed `torch.onnx.export`;
 the largest relative error is {worst:.0e}.
 Written by `python tests/benchmarks/zoo_onnx.py --write` on {date.today()} in {minutes:.0f} CPU minutes:
 {versions}, Python {here["python"]}, one thread.
 
-- **minimal**, **random**: of these sub-networks (widths of 100, 75, 50 and 25 %, blocks and kernels together), the
-  largest relative error of any output on ONNX Runtime against PyTorch, on random images and on others of another batch
-  size. A file is written only if `onnx.checker` accepts it and the error is at most 1e-4. Of models above 100 M
-  parameters the minimal one only.
-- **fallbacks**: how many of these files `torch.onnx.export` had to make.
-- **MB** of the last file; **CPU s** for all of the row, from making the model on.
+- **minimal**, **random**: largest relative error of ONNX Runtime against PyTorch over all outputs of this sub-network
+  (widths of 100, 75, 50 and 25 %, blocks and kernels together), on random images and on others of another batch size.
+  A file is written only if `onnx.checker` accepts it and the error is at most 1e-4. For models above 100 M parameters,
+  only the minimal sub-network is exported.
+- **fallbacks**: number of these files that `torch.onnx.export` had to export.
+- **MB**: size of the last file; **CPU s**: time of the whole row, including the creation of the model.
 
 {HEAD}
 {lines}

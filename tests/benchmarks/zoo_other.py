@@ -413,13 +413,13 @@ def page(rows: list[Row]) -> str:
 
 {head(rows)}
 
-- **captured**: whether `SuperNetwork.from_model` gave a super-network, or the error.
-- **example**, **batch**, **other size**: largest relative difference of the maximal program to the model's own forward;
-  WRONG where it is more than {SAME:.0e} and nothing was raised. A dash where nothing was tried or found,
-  such as where the model takes no other size.
+- **captured**: whether `SuperNetwork.from_model` returned a super-network; otherwise the error.
+- **example**, **batch**, **other size**: largest relative difference between the maximal program and the model's own
+  forward; WRONG if it is more than {SAME:.0e} without an error. A dash means that nothing was tried or found, such as
+  for a model that accepts no other size.
 - **oracle**: largest error by `bnas.verify` of the minimal and {SUBNETS} random sub-networks; WRONG above {EXACT:.0e}.
 - **step**: loss, gradients and running statistics of a training step; WRONG above {SAME_STEP:.0e}.
-- **ONNX**: of an extracted random sub-network, compared with ONNX Runtime.
+- **ONNX**: a random extracted sub-network, compared with its ONNX file on ONNX Runtime.
 
 {HEAD}
 """ + "".join(f"{shown(row)}\n" for row in rows)

@@ -104,6 +104,6 @@ class Stops:
             return []
         if ended.code != CODES[name]:
             return [f"ends with {ended.code} instead of {CODES[name]}: {ended.err.strip()[-200:]}"]
-        if "Traceback" in ended.err or ("go on with" not in ended.err and ended.out):
+        if "Traceback" in ended.err or ("to continue" not in ended.err and ended.out):
             return [f"the message does not say how to go on: {ended.err.strip()[-200:]!r}"]
         return []

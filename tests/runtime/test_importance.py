@@ -172,10 +172,10 @@ def test_reordering_brings_the_important_entries_to_the_front() -> None:
 @pytest.mark.parametrize(
     ("given", "error", "reason"),
     [
-        ({}, ElasticityError, r"'taylor' comes from data: give them, as in supernet.reorder\('taylor', data=batches\)"),
-        ({"data": []}, TrainingError, "there is not a single batch"),
-        ({"scores": {}}, ElasticityError, "'taylor': made needs 6 scores; there are none"),
-        ({"scores": {"made": torch.ones(5)}}, ElasticityError, r"needs 6 scores; they have the shape \(5,\)"),
+        ({}, ElasticityError, r"'taylor' needs data, as in supernet.reorder\('taylor', data=batches\)"),
+        ({"data": []}, TrainingError, "the data are empty"),
+        ({"scores": {}}, ElasticityError, "'taylor': made needs 6 scores; got none"),
+        ({"scores": {"made": torch.ones(5)}}, ElasticityError, r"needs 6 scores; got the shape \(5,\)"),
         ({"data": [(torch.ones(4, 3).double() * 1e308, torch.ones(4, 2).double())]}, TrainingError, "inf|nan|finite"),
     ],
 )
@@ -337,7 +337,7 @@ def test_the_metric_of_a_block_is_that_of_the_criterion() -> None:
     (name, *_) = supernet.space.blocks
     assert block_importance(supernet, batches, F.cross_entropy)[name].accuracy is None
     assert block_importance(supernet, batches, F.cross_entropy, lambda *_: 0.25)[name].accuracy == 0.25
-    with pytest.raises(TrainingError, match="not a single batch"):
+    with pytest.raises(TrainingError, match="the data are empty"):
         block_importance(supernet, [])
 
 

@@ -204,7 +204,7 @@ def test_an_onnx_model_takes_keyword_inputs(tmp_path: Path) -> None:
     module, (ids, mask, _) = OnnxModule(tmp_path / "a.onnx"), parts(1)[0]
     torch.testing.assert_close(module(ids, attention_mask=mask), module(ids, mask))
     torch.testing.assert_close(module(attention_mask=mask, input_ids=ids), module(ids, mask))
-    with pytest.raises(SessionError, match="takes the inputs input_ids, attention_mask but was given input_ids, mask"):
+    with pytest.raises(SessionError, match="takes the inputs input_ids, attention_mask but got input_ids, mask"):
         module(ids, mask=mask)
 
 
@@ -273,9 +273,9 @@ def test_what_a_batch_lacks_is_told() -> None:
     with pytest.raises(TrainingError, match="does not fit the model"):
         bnas.Trainer(made, STAGES, bnas.Recipe(num_bn_adaptation_samples=0)).fit(unknown)
     without = [{"input_ids": ids, "attention_mask": mask}]
-    with pytest.raises(TrainingError, match="needs targets: in a batch that is a dict they have the key 'labels'"):
+    with pytest.raises(TrainingError, match="needs targets: in a batch that is a dict, give them the key 'labels'"):
         bnas.Trainer(made, STAGES, bnas.Recipe(num_bn_adaptation_samples=0)).fit(without)
-    with pytest.raises(EvaluationError, match="needs class numbers as targets, the batch has NoneType"):
+    with pytest.raises(EvaluationError, match="needs class numbers as targets, but the batch has NoneType"):
         accuracy(made.model, without)
     with pytest.raises(QuantisationError, match="samples have the shapes"):
         export_onnx(made.model, Path("never.onnx"), (ids, mask), Int8(unknown, activations="static"))

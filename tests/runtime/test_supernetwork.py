@@ -181,11 +181,11 @@ DAMAGES = [
     (missing_manifest, r"holds no super-network: supernet\.json is missing"),
     (cut_manifest, r"supernet\.json is damaged"),
     (not_text, r"supernet\.json is damaged"),
-    (later_format, f"another format than {SUPERNET.format}"),
-    (no_mapping, f"another format than {SUPERNET.format}"),
-    (unsealed, r"supernet\.json is damaged, or was changed: its checksum is another"),
+    (later_format, f"an unknown format; this version of bnas reads format {SUPERNET.format}"),
+    (no_mapping, f"an unknown format; this version of bnas reads format {SUPERNET.format}"),
+    (unsealed, r"supernet\.json is damaged or was changed: its checksum does not match"),
     (incomplete, "is damaged: 'elasticity' is missing"),
-    (other_space, "search space of this model is not the one that was saved"),
+    (other_space, "search space of this model differs from the saved one"),
 ]
 
 

@@ -21,7 +21,7 @@ def test_cost_is_less_where_the_value_is_better() -> None:
         pytest.param("macs", "down", "direction is 'down': must be 'min' or 'max'", id="direction"),
         pytest.param("", "min", "non-empty", id="empty"),
         pytest.param("a\nb", "min", "printable", id="newline"),
-        pytest.param("seconds", "min", "have their own columns index, seconds, failure, subnet", id="reserved"),
+        pytest.param("seconds", "min", "already have the columns index, seconds, failure, subnet", id="reserved"),
     ],
 )
 def test_refuses_and_says_what_is_allowed(name: str, direction: str, reason: str) -> None:
@@ -30,6 +30,6 @@ def test_refuses_and_says_what_is_allowed(name: str, direction: str, reason: str
 
 
 def test_nearest_names_what_was_meant_only_if_something_is_near() -> None:
-    assert nearest("acuracy", ["accuracy", "macs"]) == "there is 'accuracy', 'macs'; did you mean 'accuracy'?"
-    assert nearest("zzz", ["accuracy"]) == "there is 'accuracy'"
-    assert nearest("zzz", []) == "there is none"
+    assert nearest("acuracy", ["accuracy", "macs"]) == "known are 'accuracy', 'macs'; did you mean 'accuracy'?"
+    assert nearest("zzz", ["accuracy"]) == "known are 'accuracy'"
+    assert nearest("zzz", []) == "known are none"

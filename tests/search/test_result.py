@@ -96,7 +96,7 @@ def test_without_a_reference_it_is_the_maximal_subnetwork(evaluations_of: Make) 
     )
     assert result.cheapest(0.06) == result.evaluations[2]
     failed = SearchResult(result.objectives, (Evaluation(0, Subnet({"w": 9}), {}, 0.0, "no memory"),))
-    with pytest.raises(SearchError, match=r"has no accuracy to compare with \(no memory\); give a reference"):
+    with pytest.raises(SearchError, match=r"has no value accuracy to compare with \(no memory\); give a reference"):
         failed.cheapest(0.02)
     assert failed.cheapest(0.02, reference=0.9) is None
 

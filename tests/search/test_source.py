@@ -105,11 +105,11 @@ def test_function_gets_the_costs_added(supernet: SuperNetwork) -> None:
 
 
 def test_name_that_nobody_gives_is_refused_before_anything_runs(supernet: SuperNetwork, evaluator: Evaluator) -> None:
-    with pytest.raises(SearchError, match=r"'acuracy' is no value of an evaluation; .*did you mean 'accuracy'"):
+    with pytest.raises(SearchError, match=r"'acuracy' is not a value of an evaluation; .*did you mean 'accuracy'"):
         Searcher(supernet, evaluator, (Objective("acuracy", "max"), MACS))
-    with pytest.raises(SearchError, match=r"'parameter' is no value.*did you mean 'parameters'"):
+    with pytest.raises(SearchError, match=r"'parameter' is not a value.*did you mean 'parameters'"):
         Searcher(supernet, evaluator, (ACCURACY, MACS), SearchSettings(constraints=["parameter <= 60 %"]))
-    with pytest.raises(SearchError, match="'accuracy' is no value of an evaluation; there is 'macs', 'parameters'"):
+    with pytest.raises(SearchError, match="'accuracy' is not a value of an evaluation; known are 'macs', 'parameters'"):
         Searcher(supernet, objectives=(ACCURACY, MACS))
 
 
@@ -164,7 +164,7 @@ def test_a_latency_model_is_asked_for_all_at_once(supernet: SuperNetwork) -> Non
 
 
 def test_latency_without_a_model_says_where_it_comes_from(supernet: SuperNetwork, evaluator: Evaluator) -> None:
-    with pytest.raises(SearchError, match=r"'latency' is no value.*SearchSettings\(latency=model\)"):
+    with pytest.raises(SearchError, match=r"'latency' is not a value.*SearchSettings\(latency=model\)"):
         Searcher(supernet, evaluator, (ACCURACY, MACS), SearchSettings(constraints=["latency <= 5"]))
     with pytest.raises(SearchError, match="did you mean 'peak_memory'"):
         Searcher(supernet, evaluator, (ACCURACY, Objective("peak_memry", "min")))
@@ -199,7 +199,7 @@ def test_what_is_no_supernetwork_is_refused() -> None:
 
 def test_evaluator_of_another_supernetwork_is_refused(supernet: SuperNetwork, evaluator: Evaluator) -> None:
     copied = SuperNetwork.from_model(DigitNet().eval(), torch.zeros(2, 1, 8, 8))
-    with pytest.raises(SearchError, match="the evaluator is of another super-network"):
+    with pytest.raises(SearchError, match="the evaluator belongs to another super-network"):
         Searcher(copied, evaluator, (ACCURACY, MACS))
     copied.load_state_dict(supernet.state_dict())  # the same network in another object is no other one
     Searcher(copied, evaluator, (ACCURACY, MACS))

@@ -90,7 +90,7 @@ def test_each_process_makes_its_evaluator_once_and_a_death_costs_a_retry(alone: 
     assert (tmp_path / "died").exists()
     poison = [one for one in result.evaluations if one.failure]
     assert all(one.subnet.widths["w2"] == 5 and one.subnet.widths["w3"] > 6 for one in poison)
-    assert all("no worker came back with it in 3 tries" in str(one.failure) for one in poison)
+    assert all("no worker returned it in 3 attempts" in str(one.failure) for one in poison)
     first = alone.evaluations[:12]  # later ones depend on what failed
     assert [one.subnet for one in result.evaluations[:12]] == [one.subnet for one in first]
     assert [one for one in result.evaluations[:12] if not one.failure] == [
@@ -100,13 +100,13 @@ def test_each_process_makes_its_evaluator_once_and_a_death_costs_a_retry(alone: 
 
 
 def test_given_pool_that_broke_says_what_to_do(tmp_path: Path) -> None:
-    with two_processes() as executor, pytest.raises(SearchError, match="give a function that makes the executor"):
+    with two_processes() as executor, pytest.raises(SearchError, match="Give a function that makes the executor"):
         searched(Remote(Evaluator, str(tmp_path)), executor=executor)
 
 
 def test_worker_that_cannot_make_its_evaluation_ends_the_search_and_loses_nothing(tmp_path: Path) -> None:
     evaluate, log = Remote(Evaluator, str(tmp_path / "nowhere")), tmp_path / "log.jsonl"
-    with ThreadPoolExecutor(2) as executor, pytest.raises(WorkerError, match="cannot make what evaluates, by worker_c"):
+    with ThreadPoolExecutor(2) as executor, pytest.raises(WorkerError, match="cannot create the evaluator by worker_c"):
         searched(evaluate, executor=executor, log=log)
     with pytest.raises(WorkerError, match="no evaluation is lost"):
         searched(evaluate, log=log)
@@ -115,7 +115,7 @@ def test_worker_that_cannot_make_its_evaluation_ends_the_search_and_loses_nothin
 
 def test_measure_that_workers_cannot_make_is_no_fault_of_a_sub_network(tmp_path: Path) -> None:
     cost = Objective("cost", "min", measure=Remote(Evaluator, str(tmp_path / "nowhere")))
-    with pytest.raises(WorkerError, match="cannot make what evaluates"):
+    with pytest.raises(WorkerError, match="cannot create the evaluator"):
         Searcher(SPACE, values, [OBJECTIVES[0], cost], SETTINGS).run()
 
 
@@ -138,8 +138,8 @@ def test_scheduler_that_is_not_there_is_told() -> None:
 @pytest.mark.parametrize(
     ("given", "fault"),
     [
-        ({}, "executor.dask is None: give one of processes and dask"),
-        ({"processes": 2, "dask": "tcp://a:1"}, "executor.dask is 'tcp://a:1': give one of processes and dask"),
+        ({}, "executor.dask is None: give either processes or dask"),
+        ({"processes": 2, "dask": "tcp://a:1"}, "executor.dask is 'tcp://a:1': give either processes or dask"),
         ({"dask": "a:1"}, "must be the address of a scheduler, such as tcp://10.0.0.1:8786"),
         ({"processes": 0}, "executor.processes is 0"),
     ],
@@ -155,7 +155,7 @@ def test_executor_and_workers_exclude_each_other() -> None:
 
 
 def test_evaluation_that_can_never_succeed_stops_the_search() -> None:
-    with ThreadPoolExecutor(2) as executor, pytest.raises(MetricError, match="gave float, not a mapping"):
+    with ThreadPoolExecutor(2) as executor, pytest.raises(MetricError, match="returned float, not a mapping"):
         searched(lambda _: 0.5, executor=executor)
 
 

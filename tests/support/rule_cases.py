@@ -308,7 +308,7 @@ def grouped(tokens: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(tokens, keys, keys.exp(), enable_gqa=True).mT.flatten(1, 2)
 
 
-NOT_ZERO = "what is left out of it is not zero"
+NOT_ZERO = "its dropped entries are not zero"
 
 
 def written(x: Tensor) -> Tensor:
@@ -330,8 +330,8 @@ def assigned(x: Tensor, index: Any, value: Any) -> Tensor:
 
 RIGID: dict[str, tuple[Body, str]] = {
     "local_response_norm": (lambda x: F.local_response_norm(x, 3), "neighbouring channels"),
-    "roll": (lambda x: torch.roll(x, 2, 1), "moved by numbers"),
-    "flip": (lambda x: torch.flip(x, (1,)), "moved by numbers"),
+    "roll": (lambda x: torch.roll(x, 2, 1), "moved to other places"),
+    "flip": (lambda x: torch.flip(x, (1,)), "moved to other places"),
     "softmax of channels": (lambda x: F.softmax(x, 1), "softmax runs along it"),
     "recurrent channels": (
         Of(lambda layer, x: layer(x.flatten(2))[0], nn.GRU(24, 6, batch_first=True)),
@@ -340,9 +340,9 @@ RIGID: dict[str, tuple[Body, str]] = {
     "cumsum of channels": (lambda x: torch.cumsum(x, 1), "cumsum runs along it"),
     "sort of channels": (lambda x: torch.sort(x, 1)[0], "sorted"),
     "largest of channels": (lambda x: x * x.amax(1, keepdim=True), "searched"),
-    "one channel": (lambda x: x[:, 1:2] * x[:, 3, None], "read by number"),
-    "a step": (lambda x: x[:, ::2], "read by numbers"),
-    "index of channels": (lambda x: torch.index_select(x, 1, torch.tensor([2, 0])), "read by numbers"),
+    "one channel": (lambda x: x[:, 1:2] * x[:, 3, None], "read by index"),
+    "a step": (lambda x: x[:, ::2], "read by index"),
+    "index of channels": (lambda x: torch.index_select(x, 1, torch.tensor([2, 0])), "read by index"),
     "unbound channels": (lambda x: torch.stack(x.unbind(1)[:3], 1), "one by one"),
     "reflected channels": (lambda x: F.pad(x.flatten(2).mT, (1, 1), "reflect").mT, "own values"),
     # what is left out would be something else than zero
@@ -360,18 +360,18 @@ RIGID: dict[str, tuple[Body, str]] = {
     "repeated flat": (Of(lambda w, x: x * w.repeat_interleave(2)[:, None, None], parameter(4)), "flattened"),
     "imaginary part": (lambda x: x.to(torch.complex128).imag + x, "attribute imag"),
     "argsort without axis": (lambda x: x + torch.argsort(x), "no axis"),
-    "list of channels": (lambda x: x[:, [0, 2]], "read by numbers"),
-    "two indices": (lambda x: x[:, torch.tensor([0, 2]), torch.tensor([0, 1])], "read by numbers"),
-    "gather": (lambda x: torch.gather(x, 1, torch.ones_like(x).long()), "read by numbers"),
-    "gather of fewer": (lambda x: torch.gather(x, 2, (x[:, :4] > 0).long()), "read by numbers"),
-    "take_along_dim": (lambda x: torch.take_along_dim(x, torch.ones_like(x).long(), 1), "read by numbers"),
+    "list of channels": (lambda x: x[:, [0, 2]], "read by index"),
+    "two indices": (lambda x: x[:, torch.tensor([0, 2]), torch.tensor([0, 1])], "read by index"),
+    "gather": (lambda x: torch.gather(x, 1, torch.ones_like(x).long()), "read by index"),
+    "gather of fewer": (lambda x: torch.gather(x, 2, (x[:, :4] > 0).long()), "read by index"),
+    "take_along_dim": (lambda x: torch.take_along_dim(x, torch.ones_like(x).long(), 1), "read by index"),
     "take_along_dim without axis": (
         lambda x: x + torch.take_along_dim(x, x.argmax().view(1)).view(1, 1, 1, 1),
         "no axis is given",
     ),
-    "scatter of channels": (lambda x: torch.scatter(x, 1, (x > 0).long(), 0.5), "read by numbers"),
-    "items of a channel": (lambda x: assigned(x, (slice(None), 1), 0.0), "read by number"),
-    "items of channels": (lambda x: assigned(x, (slice(None), slice(2)), 0.0), "a part of it is written into"),
+    "scatter of channels": (lambda x: torch.scatter(x, 1, (x > 0).long(), 0.5), "read by index"),
+    "items of a channel": (lambda x: assigned(x, (slice(None), 1), 0.0), "read by index"),
+    "items of channels": (lambda x: assigned(x, (slice(None), slice(2)), 0.0), "a part of it is overwritten"),
     "sum of items": (
         lambda x: x * assigned(x, (slice(None), slice(None), 0), 1.0).sum(1, keepdim=True),
         NOT_ZERO,

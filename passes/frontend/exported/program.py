@@ -105,7 +105,7 @@ class ExportedModel(nn.Module):
         """The inputs by name, in the order of the program."""
         named = dict(zip(self.input_names, args, strict=False)) | dict(kwargs)
         if set(named) != set(self.input_names) or len(args) + len(kwargs) > len(named):
-            raise TypeError(f"the program takes {', '.join(self.input_names)}; it was given {', '.join(named)}")
+            raise TypeError(f"the program takes {', '.join(self.input_names)}, but got {', '.join(named)}")
         return {name: named[name] for name in self.input_names}
 
 
@@ -113,8 +113,8 @@ GUARDS = "_guards_fn"
 """The module of a program that checks its inputs."""
 
 FIXED = (
-    "an exported program: batch norms follow the mode of the super-network; dropout and all else that depends on the "
-    "mode stay as they were exported"
+    "an exported program: batch norms follow the mode of the super-network; dropout and everything else that depends "
+    "on the mode stays as it was exported"
 )
 
 

@@ -147,17 +147,17 @@ def exported_and_timed(folder: Path) -> None:
     [
         (
             ("export", ".", "--onnx", "a.onnx"),
-            ". holds no run of bnas: config.json is missing; `bnas train CONFIG --output .` makes one",
+            ". is not the folder of a run: config.json is missing; to begin a run: `bnas run CONFIG --output .`",
         ),
         (
             ("export", ".", "--onnx", "a.onnx", "--exclude", "head"),
-            "--exclude head: says what int8 leaves out; say --int8",
+            "--exclude head: names a layer that int8 leaves in float; add --int8",
         ),
         (("bench", "gone.onnx"), "gone.onnx: ONNX Runtime cannot load it"),
-        (("bench", "net.py"), "net.py is no ONNX model"),
-        (("bench", "gone.onnx", "--target", "GPU"), "target 'GPU': there is"),
+        (("bench", "net.py"), "net.py is not an ONNX model"),
+        (("bench", "gone.onnx", "--target", "GPU"), "target 'GPU' is unknown; use onnxruntime"),
         (("bench", "gone.onnx", "--layers", "--target", "openvino"), "target OpenVINO: times by layer are the profile"),
-        (("bench", "gone.onnx", "--target", "{"), "it begins as JSON does, and is none"),
+        (("bench", "gone.onnx", "--target", "{"), "it begins with a brace but is not valid JSON"),
     ],
 )
 def test_what_cannot_be_exported_or_timed_is_told_in_a_line(

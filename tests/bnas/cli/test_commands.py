@@ -77,8 +77,8 @@ def test_each_step_leaves_its_part_of_a_run(steps: Path) -> None:
 def test_a_search_by_other_settings_replaces_or_goes_on(folder: Path, called: Called) -> None:
     before = found(folder / "searched")
     told = called("search", "searched", "--resume", "--set", f"{EVALS}=9")
-    assert "9 evaluations; to reach: " in told
-    assert "`bnas export searched` writes these and measures them" in told
+    assert "9 evaluations; accuracy to reach: " in told
+    assert "to export and measure these winners: `bnas export searched`" in told
     assert found(folder / "searched")[:6] == before
     assert len(found(folder / "searched")) == 9
     assert config(folder / "searched")["bootstrapNAS"]["search"]["num_evals"] == 9
@@ -152,8 +152,9 @@ def test_notes_are_lines_of_their_own(
     )
     assert bnas(monkeypatch, "train", "big.json", "-o", "new", *few, "--set", "data=gone") == 1
     assert capsys.readouterr().err.splitlines() == [
-        f"bnas: {POPULATION} 50 is left out: it is larger than the num_evals 4 of --set; --set {POPULATION}=N sets it",
-        "bnas: data gone: there is no such folder or .npz file; known by name are digits, cifar10, cifar100, "
+        f"bnas: {POPULATION} 50 is ignored: it is larger than num_evals=4 of --set; to set it, use "
+        f"--set {POPULATION}=N",
+        "bnas: data gone: there is no such folder or .npz file; known names are digits, cifar10, cifar100, "
         "fashion_mnist, imagenet",
     ]
 
@@ -201,9 +202,9 @@ def test_differences_have_their_places() -> None:
     before = {"a": {"b": 1, "c": [1, 2]}, "d": None, "e": 3}
     now = {"a": {"b": 2, "c": (1, 2)}, "d": {"x": 1}, "e": 3, "f": list(range(99))}
     assert dict(differences(before, now)) == {
-        "a.b": "a.b is 2, and was 1",
-        "d": 'd is {"x": 1}, and was null',
-        "f": f"f is {json.dumps(list(range(99)))[:77]}..., and was null",
+        "a.b": "a.b was 1 and is now 2",
+        "d": 'd was null and is now {"x": 1}',
+        "f": f"f was null and is now {json.dumps(list(range(99)))[:77]}...",
     }
 
 
@@ -211,6 +212,6 @@ def test_a_folder_of_a_user_with_a_configuration_is_never_replaced(tmp_path: Pat
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "thesis.txt").touch()
     for said in ({"overwrite": True}, {"resume": True}, {}):
-        with pytest.raises(OutputError, match="holds files that are not a run of bnas"):
+        with pytest.raises(OutputError, match="holds files that do not belong to a run of bnas"):
             open_output(tmp_path, {}, **said)
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "thesis.txt"}

@@ -76,7 +76,7 @@ def test_run_with_keys_from_the_command_line_and_what_passes_refused(
     assert called(monkeypatch, "run", "config.yaml", *changes, "-v") == 0
     told = capsys.readouterr().out
     assert "pass type-axes: " in told
-    assert "pass find-blocks: nothing left alone" in told
+    assert "pass find-blocks: nothing left unchanged" in told
     assert "1 blocks, 1 widths, 0 kernels" in told
     kept = json.loads((folder / "out" / "config.json").read_text())
     assert kept["bootstrapNAS"]["search"]["num_evals"] == 4
@@ -103,7 +103,7 @@ def test_a_users_mistake_is_1_and_a_wrong_command_line_is_2(
     assert not (folder / "out").exists()
     (folder / "short.yaml").write_text("model: m\ndata: d\ninput_info: {sample_size: [1, 3]}\n")
     assert called(monkeypatch, "run", "short.yaml") == 1
-    assert "short.yaml has no log_dir; say --output DIR" in capsys.readouterr().err
+    assert "short.yaml has no log_dir; use --output DIR" in capsys.readouterr().err
     assert called(monkeypatch, "run", "short.yaml", "--sett", "a=1") == 2
 
 

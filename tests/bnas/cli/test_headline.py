@@ -71,13 +71,13 @@ def test_numbers_by_hand() -> None:
 
 def test_a_model_with_nothing_to_mend_says_so() -> None:
     lines = told(Residual(256))
-    assert any(line.startswith("2. What stays whole: ") and "nothing to do" in line for line in lines)
+    assert any(line.startswith("2. What cannot shrink: ") and "nothing to do" in line for line in lines)
 
 
 @pytest.mark.parametrize(
     ("model", "reason", "do"),
     [
-        (Ordered(), "cumprod runs along it", "put a linear layer or a convolution before and behind it"),
+        (Ordered(), "cumprod runs along it", "put a linear layer or a convolution before and after it"),
         (Opaque(), "the opaque module Undecided has no rule", "register a rule for it: docs/passes.md"),
     ],
 )
@@ -90,10 +90,10 @@ def test_what_stays_whole_comes_with_what_to_do(model: nn.Module, reason: str, d
 
 def test_a_model_without_blocks_or_choices_says_why() -> None:
     lines = told(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()))
-    assert "   Nothing is elastic: the reasons are below." in lines
+    assert "   Nothing can shrink: the reasons are below." in lines
     assert "none can be skipped" in lines[-1]
     small = told(nn.Sequential(nn.Conv2d(3, 6, 1), nn.ReLU(), nn.Conv2d(6, 4, 1)))
-    assert any("1 width too small for the settings: 0. To do: lower min_width and divisor." in line for line in small)
+    assert any("1 width too small to shrink: 0. To do: lower min_width and divisor." in line for line in small)
 
 
 def test_reasons_that_nobody_thought_of_have_a_page() -> None:

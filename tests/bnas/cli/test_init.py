@@ -90,8 +90,8 @@ def test_the_written_file_runs_as_it_is_and_so_does_the_command_that_the_run_nam
 ) -> None:
     told = called("init", "net.py:Net", "--data", "net.py:data", "--weights", "net.pt")
     assert "inputs: one input of 1,1,6,6 (sure: as in the first batch of the validation data)" in told
-    assert "outputs: 3 for at least 3 classes (a guess: the largest number in the first batch)" in told
-    assert told.endswith("bnas.yaml is written. Next: `bnas run bnas.yaml`\n")
+    assert "outputs: 3 for at least 3 classes (a guess: from the largest label in the first batch)" in told
+    assert told.endswith("Wrote bnas.yaml. Next: `bnas run bnas.yaml`\n")
     ran = " ".join(called(*shlex.split(re.findall("`bnas (.*)`", told)[-1])).split())
     assert 0 < ran.index("the plan") < ran.index("training, stage 1")
     assert "`half` is " in ran
@@ -128,12 +128,12 @@ def test_explanations_are_no_keys(called: Called, folder: Path) -> None:
 
 def test_no_file_is_replaced_unless_asked_to(folder: Path, called: Called) -> None:
     (folder / "bnas.yaml").write_text("mine")
-    assert "bnas.yaml is there already; say --overwrite" in called("init", "net.py:Net", code=1)
+    assert "bnas.yaml exists already; use --overwrite" in called("init", "net.py:Net", code=1)
     assert (folder / "bnas.yaml").read_text() == "mine"
     called("init", "net.py:Net", "--overwrite")
     assert (folder / "bnas.yaml").read_text().startswith("# Configuration of a bnas run")
-    assert "give a name that ends in .yaml" in called("init", "net.py:Net", "-o", "net.py", code=1)
-    assert "there is no folder" in called("init", "net.py:Net", "-o", "nowhere/bnas.yaml", code=1)
+    assert "choose a name that ends in .yaml" in called("init", "net.py:Net", "-o", "net.py", code=1)
+    assert "the folder nowhere does not exist" in called("init", "net.py:Net", "-o", "nowhere/bnas.yaml", code=1)
 
 
 def test_names_are_relative_to_the_file(folder: Path, called: Called) -> None:
@@ -148,18 +148,18 @@ def test_names_are_relative_to_the_file(folder: Path, called: Called) -> None:
 
 def test_without_data_the_file_says_what_is_needed(folder: Path, called: Called) -> None:
     told = called("init", "net.py:Net")
-    assert "1,1,224,224 (a guess: the model runs on it; no data were given to compare it with)" in told
+    assert "1,1,224,224 (a guess: the model accepts it; no data were given to compare with)" in told
     assert "without your data. Set `data` in it, then: `bnas run bnas.yaml`" in told
-    assert "# NEEDED: bnas init was given no data." in (folder / "bnas.yaml").read_text()
+    assert "# REQUIRED: set your data here; bnas init was called without --data." in (folder / "bnas.yaml").read_text()
     assert "data is missing" in called("run", "bnas.yaml", code=1)
 
 
 def test_images_get_a_size_that_the_model_takes_and_the_model_their_classes(folder: Path, called: Called) -> None:
     images(folder / "images", classes=3)
     told = called("init", "net.py:Fixed", "--data", "images")
-    assert "resized to 32 x 32 (a guess: the first size that the model takes)" in told
-    assert "outputs: 3 for 3 classes (sure: the data say so)" in told
-    assert "num_classes: 3, so that the outputs of the model are those of the data" in told
+    assert "resized to 32 x 32 (a guess: the first size that the model accepts)" in told
+    assert "outputs: 3 for 3 classes (sure: read from the data)" in told
+    assert "num_classes: 3, so that the model has one output for each class of the data" in told
     found = load_config("bnas.yaml")
     assert (found.data_options, found.num_classes) == ({"size": 32}, 3)
     assert found.input_info[0].sample_size == (1, 3, 32, 32)
@@ -238,9 +238,9 @@ def test_known_data_have_their_name(folder: Path, called: Called) -> None:
 
 def test_what_does_not_fit_is_told(folder: Path, called: Called) -> None:
     told = called("init", "resnet18_cifar10", "--data", "digits", code=1)
-    assert "the data give 1,1,8,8, and the model does not take that: RuntimeError: Given groups=1" in told
+    assert "the data give 1,1,8,8, but the model does not accept it: RuntimeError: Given groups=1" in told
     told = called("init", "net.py:Words", "--data", "net.py:data", code=1)
-    assert "the model does not take that" in told
+    assert "the model does not accept it" in told
     images(folder / "images", classes=3)
     told = called("init", "torchvision:resnet18", "--input", "1,3,x", code=1)
     assert "is not a shape" in told
@@ -252,7 +252,7 @@ def test_a_model_with_too_few_outputs_is_told(folder: Path, called: Called) -> N
     with (folder / "net.py").open("a") as file:
         file.write(text)
     told = called("init", "net.py:Two", "--data", "net.py:data", code=1)
-    assert "net.py:Two has 2 outputs, and the data net.py:data at least 3 classes" in told
+    assert "net.py:Two has 2 outputs, but the data net.py:data have at least 3 classes" in told
 
 
 @pytest.mark.parametrize(
@@ -282,7 +282,7 @@ def test_a_model_that_says_nothing_needs_a_shape() -> None:
     with pytest.raises(GuessError, match="give it: --input SHAPE"):
         guess(nn.ReLU())
     assert guess(nn.ReLU(), given=[Input((1, 3))]).sure
-    with pytest.raises(GuessError, match="the input is 1,3, and the model does not take that"):
+    with pytest.raises(GuessError, match="the input is 1,3, but the model does not accept it"):
         guess(nn.Linear(4, 2), given=[Input((1, 3))])
 
 

@@ -66,36 +66,54 @@ def run(*changes: str, output: str = "new") -> tuple[str, ...]:
     ("arguments", "message"),
     [
         (("run", "gone.json"), "gone.json: there is no such configuration file"),
-        (("train", "empty", "-o", "new"), "empty: the ending '' is none of .json"),
-        (("run", "net.py"), "net.py: the ending '.py' is none of .json"),
-        (("train", "config.json"), "config.json has no log_dir; say --output DIR"),
-        (run(output="config.json"), "config.json is a file; give a folder"),
-        (run(output="config.json/sub"), "config.json is a file; give a folder"),
-        (run(output="."), ". holds files that are not a run of bnas; give a new folder"),
-        ((*run(output="."), "--overwrite"), ". holds files that are not a run of bnas; give a new folder"),
-        (run(output="run"), "run holds a run already; say --resume to go on with it or --overwrite to replace it"),
-        (("search", "run"), "run holds a search already; say --resume to go on with it or --overwrite"),
-        (("search", "gone"), "gone holds no run of bnas: config.json is missing; `bnas train CONFIG --output gone`"),
-        (("search", "empty"), "empty holds no run of bnas: config.json is missing; `bnas train CONFIG --output empty`"),
-        (("export", "empty"), "empty holds no run of bnas"),
-        (("export", "gone", "--onnx", "a.onnx"), "gone holds no run of bnas"),
-        (("export", "run", "--onnx", "gone/a.onnx"), "gone/a.onnx: the ONNX file cannot be written: .*make it first"),
-        (("export", "run", "--onnx", "a.onnx", "--subnet", "bset"), "bset: there is no such file; give best, smallest"),
+        (("train", "empty", "-o", "new"), "empty: the ending '' is not one of .json"),
+        (("run", "net.py"), "net.py: the ending '.py' is not one of .json"),
+        (("train", "config.json"), "config.json has no log_dir; use --output DIR"),
+        (run(output="config.json"), "config.json is a file; choose a folder"),
+        (run(output="config.json/sub"), "config.json is a file; choose a folder"),
+        (run(output="."), ". holds files that do not belong to a run of bnas; choose a new folder"),
+        ((*run(output="."), "--overwrite"), ". holds files that do not belong to a run of bnas; choose a new folder"),
+        (run(output="run"), "run holds a run already; use --resume to continue it or --overwrite to replace it"),
+        (("search", "run"), "run holds a search already; use --resume to continue it or --overwrite"),
+        (
+            ("search", "gone"),
+            "gone is not the folder of a run: config.json is missing; to begin a run: `bnas run CONFIG --output gone`",
+        ),
+        (
+            ("search", "empty"),
+            "empty is not the folder of a run: config.json is missing; to begin a run: `bnas run CONFIG --output ",
+        ),
+        (("export", "empty"), "empty is not the folder of a run"),
+        (("export", "gone", "--onnx", "a.onnx"), "gone is not the folder of a run"),
+        (("export", "run", "--onnx", "gone/a.onnx"), "gone/a.onnx: the ONNX file cannot be written: .*create it first"),
+        (
+            ("export", "run", "--onnx", "a.onnx", "--subnet", "bset"),
+            "bset: there is no such sub-network or file; give best, smallest",
+        ),
         (("export", "run", "--onnx", "a.onnx", "--subnet", "net.py"), "net.py is not a JSON file"),
         (("export", "run", "--onnx", "a.onnx", "--subnet", "config.json"), "no 'bootstrapNAS'.*in config.json"),
         (run("model=gone.py:Net"), "there is no file gone.py"),
-        (run("model=gone.nets:Net"), "there is no module 'gone.nets'; a file is given as path/file.py:FACTORY"),
+        (run("model=gone.nets:Net"), "there is no module 'gone.nets'; to name a file, write path/file.py:FACTORY"),
         (run("model=net.py:Nett"), "net.py has no factory 'Nett'; did you mean 'Net'"),
         (run("weights=gone.pt"), "weights gone.pt: there is no such file"),
         (run("weights=net.py"), "weights net.py cannot be read as tensors"),
-        (run("weights=empty"), "weights empty: it is a folder; name the file in it"),
-        (run("data=gone"), "data gone: there is no such folder or .npz file; known by name are digits, cifar10"),
-        (run("data=empty"), "data empty: Couldn't find any class folder in empty. It must hold folders named by class"),
-        (run("data=null", "dataset=cifar10"), "CIFAR10 is not there; say where it lies by the key 'data'"),
+        (run("weights=empty"), "weights empty: it is a folder; give a file"),
+        (run("data=gone"), "data gone: there is no such folder or .npz file; known names are digits, cifar10"),
+        (
+            run("data=empty"),
+            "data empty: Couldn't find any class folder in empty. It must hold one folder of images for each class",
+        ),
+        (run("data=null", "dataset=cifar10"), "CIFAR10 is not there; set the key 'data' to its folder"),
         (("bench", "gone.onnx"), "gone.onnx: ONNX Runtime cannot load it"),
         (("inspect", "resnet51"), "torchvision has no model 'resnet51'; did you mean 'resnet50'"),
-        (("inspect", "net.py:Net", "--input", "1,3,6,6"), "for an input of 1,3,6,6: --input gives another shape"),
-        (run("input_info.sample_size=[1, 3, 6, 6]"), "input_info.sample_size: the model does not take images of shape"),
+        (
+            ("inspect", "net.py:Net", "--input", "1,3,6,6"),
+            "for an input of 1,3,6,6: to change shape, type or range, use --input",
+        ),
+        (
+            run("input_info.sample_size=[1, 3, 6, 6]"),
+            "input_info.sample_size: the model does not accept images of shape",
+        ),
     ],
 )
 def test_wrong_paths_and_empty_folders(arguments: tuple[str, ...], message: str, told: Told, folder: Path) -> None:
@@ -141,7 +159,9 @@ def test_weights_of_another_model_are_told_in_a_few_names(told: Told) -> None:
     assert code == 1
     assert "net.pt does not fit the model: missing: bn1.bias" in text
     assert "more; unexpected: body.bias, body.weight, head.bias, head.weight and" in text
-    assert "the model is resnet18: give weights of that one, or name the model that these are of" in text
+    assert (
+        "the model is resnet18: give the weights of this model, or name the model that these weights belong to" in text
+    )
     assert len(text) < 700
     code, text = told(*run('model_options={"width": 32}'))
     assert code == 1
@@ -169,19 +189,22 @@ def test_five_mistakes_at_once(told: Told, folder: Path) -> None:
 def test_classes_that_do_not_match(told: Told, folder: Path) -> None:
     code, text = told(*run('data_options={"classes": 5}'))
     assert code == 1
-    assert "the model has 3 outputs, and the data at least 5 classes; num_classes=5 makes a model" in text
+    assert (
+        "the model has 3 outputs, but the data have at least 5 classes; for a torchvision model set num_classes=5"
+        in text
+    )
     images = np.zeros((40, 6, 6), np.uint8)
     np.savez(folder / "mine.npz", images=images, labels=np.arange(40) % 4)
     code, text = told(*run("data=mine.npz"))
     assert code == 1
-    assert "the model has 3 outputs, and the data 4 classes; num_classes=4 makes a model" in text
+    assert "the model has 3 outputs, but the data have 4 classes; for a torchvision model set num_classes=4" in text
     for part, classes in (("train", "ab"), ("val", "ac")):
         for name in classes:
             (folder / "images" / part / name).mkdir(parents=True)
             shutil.copy(__file__, folder / "images" / part / name / "1.png")
     code, text = told(*run("data=images"))
     assert code == 1
-    assert "has the class 'b'" in text
+    assert "only one of them has 'b'" in text
 
 
 @pytest.mark.parametrize(
@@ -200,7 +223,12 @@ def test_classes_that_do_not_match(told: Told, folder: Path) -> None:
             "run/config.json is damaged, or was changed",
         ),
         ("winners.json", "{", ("export", "run"), "run/winners.json is damaged, or was changed"),
-        ("winners.json", None, ("export", "run"), "run holds no finished search; `bnas search run --resume` makes it"),
+        (
+            "winners.json",
+            None,
+            ("export", "run"),
+            "run holds no finished search; run it with `bnas search run --resume`",
+        ),
         (
             "supernet/supernet.json",
             "{}",
@@ -209,7 +237,7 @@ def test_classes_that_do_not_match(told: Told, folder: Path) -> None:
         ),
         ("supernet/supernet.json", None, ("search", "run", "--resume"), "`bnas train CONFIG --output run --resume`"),
         ("original/model.json", None, ("search", "run", "--resume"), "run/original holds no model"),
-        ("evaluations.jsonl", "text\n", ("search", "run", "--resume"), "run/evaluations.jsonl:1: needs to be a file"),
+        ("evaluations.jsonl", "text\n", ("search", "run", "--resume"), "run/evaluations.jsonl:1: must be a file"),
     ],
 )
 def test_a_damaged_run_is_told(
@@ -225,8 +253,14 @@ def test_a_damaged_run_is_told(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("search", "run", "--set", "optimizer.base_lr=1", "--resume"), "optimizer.base_lr is 1.0, and was 0.01: that"),
-        (("search", "run", "--set", "optimizer.base_lr=1", "--overwrite"), "train anew in another folder"),
+        (
+            ("search", "run", "--set", "optimizer.base_lr=1", "--resume"),
+            "optimizer.base_lr was 0.01 and is now 1.0: the training used",
+        ),
+        (
+            ("search", "run", "--set", "optimizer.base_lr=1", "--overwrite"),
+            "the training used the former; train in another folder",
+        ),
         (
             (
                 "search",
@@ -235,13 +269,13 @@ def test_a_damaged_run_is_told(
                 f"{SAMPLES}=24",
                 "--resume",
             ),
-            "num_bn_adaptation_samples is 24, and was 12: existing evaluations become invalid; --overwrite",
+            "num_bn_adaptation_samples was 12 and is now 24: existing evaluations become invalid; use --overwrite",
         ),
         (("search", "run", "--resume", "--overwrite"), "resume and overwrite exclude each other"),
-        (("export", "run", "--set", "bootstrapNAS.search.acc_delta=3"), "that is what was trained or searched"),
+        (("export", "run", "--set", "bootstrapNAS.search.acc_delta=3"), "training or search used the former"),
         (
             (*run("optimizer.base_lr=1", output="run"), "--resume"),
-            "base_lr is 1.0, and was 0.01; resume with",
+            "base_lr was 0.01 and is now 1.0; resume with",
         ),
     ],
 )
@@ -259,7 +293,7 @@ def test_an_interrupted_run_goes_on_as_it_says(
 ) -> None:
     monkeypatch.setenv("STOP_AT", str(drawn))
     code, text = told(*run())
-    assert (code, text) == (130, "bnas: stopped; go on with: bnas run config.json -o new --resume\n")
+    assert (code, text) == (130, "bnas: stopped; to continue: bnas run config.json -o new --resume\n")
     monkeypatch.delenv("STOP_AT")
     assert told("run", "config.json", "-o", "new", "--resume")[0] == 0
     assert found(folder / "new") == found(finished / "run")
@@ -280,7 +314,7 @@ def test_a_signal_stops_it_too(folder: Path, finished: Path) -> None:
     process.send_signal(signal.SIGINT)
     told = process.communicate()[1]
     assert process.returncode == 130, told
-    assert told.startswith("bnas: stopped; go on with: bnas run config.json -o new --set ")
+    assert told.startswith("bnas: stopped; to continue: bnas run config.json -o new --set ")
     assert told.endswith(" --resume\n")
 
 
@@ -400,21 +434,24 @@ def as_nobody(folder: Path) -> Iterator[Callable[[], None]]:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (run(), "new cannot be written to: you may not write there: choose another folder, or change its permissions"),
+        (
+            run(),
+            "new cannot be written to: no permission to write there: choose another folder, or change its permissions",
+        ),
         (
             ("search", "run", "--from", ".", "--trust", "--overwrite"),
-            "run cannot be written to: you may not write there",
+            "run cannot be written to: no permission to write there",
         ),
         (
             ("export", "run", "--from", ".", "--trust"),
-            "run cannot be written to: you may not write there",
+            "run cannot be written to: no permission to write there",
         ),
         (
             ("export", "run", "--from", ".", "--trust", "--onnx", "a.onnx"),
             "a.onnx: the ONNX file cannot be written: Perm",
         ),
-        ((*run(output="run"), "--resume"), "run cannot be written to: you may not write there"),
-        ((*run(output="run"), "--overwrite"), "run cannot be written to: you may not write there"),
+        ((*run(output="run"), "--resume"), "run cannot be written to: no permission to write there"),
+        ((*run(output="run"), "--overwrite"), "run cannot be written to: no permission to write there"),
     ],
 )
 def test_no_permission_to_write(
@@ -435,4 +472,4 @@ def test_a_memory_that_is_too_small_is_told(told: Told, monkeypatch: pytest.Monk
     monkeypatch.setattr("bnas.run.steps.Steps.train", small)
     code, text = told(*run())
     assert code == 1
-    assert "CUDA out of memory: a smaller batch_size" in text
+    assert "CUDA out of memory: lower batch_size" in text

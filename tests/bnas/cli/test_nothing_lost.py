@@ -93,12 +93,12 @@ def test_an_export_replaces_only_what_bnas_wrote(told: Told, folder: Path) -> No
     before = (folder / "net.py").read_bytes()
     code, text = told("export", "run", "--onnx", "net.py")
     assert (code, (folder / "net.py").read_bytes()) == (1, before)
-    assert "net.py is there and is no ONNX file; give another name" in text
+    assert "net.py exists and is not an ONNX file; choose another name" in text
     model(folder / "theirs.onnx")
     before = (folder / "theirs.onnx").read_bytes()
     code, text = told("export", "run", "--onnx", "theirs.onnx")
     assert (code, (folder / "theirs.onnx").read_bytes()) == (1, before)
-    assert "theirs.onnx is an ONNX file that bnas did not write; give another name, or say --overwrite" in text
+    assert "theirs.onnx is an ONNX file that bnas did not write; choose another name, or use --overwrite" in text
     assert told("export", "run", "--onnx", "theirs.onnx", "--overwrite")[0] == 0
     assert told("export", "run", "--onnx", "theirs.onnx", "--subnet", "smallest")[0] == 0
     code, text = told("export", "run", "--onnx", "run/subnets/best.onnx")
@@ -150,12 +150,12 @@ def test_the_command_to_go_on_with_overwrites_until_the_former_run_is_gone(
     monkeypatch.setenv("STOP_AT", "1")  # while the data are looked at
     code, text = told(*command)
     assert code == 130
-    assert "go on with: bnas train config.json -o run --overwrite\n" in text
+    assert "to continue: bnas train config.json -o run --overwrite\n" in text
     assert {path: path.read_bytes() for path in before} == before
     monkeypatch.setenv("STOP_AT", "3")  # in the training
     code, text = told(*command)
     assert code == 130
-    assert "go on with: bnas train config.json -o run --resume\n" in text
+    assert "to continue: bnas train config.json -o run --resume\n" in text
     assert not (folder / "run" / "winners.json").exists()
 
 

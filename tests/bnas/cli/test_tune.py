@@ -47,7 +47,7 @@ def rows(folder: Path) -> Any:
 def test_winners_are_tuned_exported_and_compared_with_before(folder: Path, called: Called) -> None:
     told = called("tune", "run", *FINE_TUNE)
     assert "accuracy on the validation data" in told
-    assert "`bnas export run` writes and measures these winners" in told
+    assert "to export and measure these winners: `bnas export run`" in told
     assert json.loads((folder / "run" / "config.json").read_text())["fine_tune"]["epochs"] == 2
     shutil.copytree(folder / "run", folder / "tuned")
     told = called("export", "run")
@@ -61,23 +61,23 @@ def test_winners_are_tuned_exported_and_compared_with_before(folder: Path, calle
     assert f"{rows(folder)[2]['test_accuracy']:.2%}" in alone
     called("export", "run", "--onnx", "fourth.onnx", "--subnet", "4")
     assert (folder / "fourth.onnx").is_file()
-    assert "give most, few, fastest, the number of an evaluation or the file" in called(
+    assert "give most, few, fastest, an evaluation number or a JSON file" in called(
         "export", "run", "--onnx", "a.onnx", "--subnet", "999", code=1
     )
-    assert "give most, few, fastest, the number of an evaluation or the file" in called(
+    assert "give most, few, fastest, an evaluation number or a JSON file" in called(
         "export", "run", "--onnx", "a.onnx", "--subnet", "x", code=1
     )
 
 
 def test_a_fine_tuning_is_gone_on_with_or_replaced_only_if_asked_to(folder: Path, called: Called) -> None:
-    assert "say for how long: --set fine_tune.epochs=8" in called("tune", "run", code=1)
+    assert "give the number of epochs: --set fine_tune.epochs=8" in called("tune", "run", code=1)
     called("tune", "run", *FINE_TUNE)
-    assert "holds a fine-tuning already; say --resume" in called("tune", "run", code=1)
+    assert "holds a fine-tuning already; use --resume" in called("tune", "run", code=1)
     called("tune", "run", "--resume")
     told = called("tune", "run", "--resume", "--set", "fine_tune.epochs=3", code=1)
-    assert "fine_tune.epochs is 3, and was 2: what was fine-tuned becomes invalid; --overwrite replaces it" in told
+    assert "fine_tune.epochs was 2 and is now 3: the existing fine-tuning becomes invalid; use --overwrite" in told
     told = called("tune", "run", "--overwrite", "--set", "bootstrapNAS.search.num_evals=7", code=1)
-    assert "a fine-tuning has settings of its own" in told
+    assert "a fine-tuning may change only its own settings" in told
     called("tune", "run", "--overwrite", "--set", "fine_tune.epochs=3")
     history = json.loads((folder / "run" / "tuning" / "most" / "history.json").read_text())
     assert len(history["epochs"]) == 3
@@ -91,8 +91,8 @@ def test_a_step_names_the_fine_tuning_that_it_needs(folder: Path, called: Called
     assert (folder / "new" / "tuning.json").is_file()
     called("search", "new", "--overwrite")
     assert not (folder / "new" / "tuning.json").exists(), "it was of other winners"
-    assert "no finished fine-tuning of its winners; `bnas tune new` makes it" in called("export", "new", code=1)
-    assert "`bnas tune new` fine-tunes these" in called("search", "new", "--overwrite")
+    assert "no finished fine-tuning of its winners; run it with `bnas tune new`" in called("export", "new", code=1)
+    assert "to fine-tune these winners: `bnas tune new`" in called("search", "new", "--overwrite")
 
 
 def test_a_run_with_a_budget_prints_its_plan_first(
@@ -112,5 +112,5 @@ def test_a_run_with_a_budget_prints_its_plan_first(
     told = called("run", "config.json", "-o", "new", "--resume", "--budget", "1m")
     assert "the plan" not in told
     told = called("run", "config.json", "-o", "small", "--budget", "5s", code=1)
-    assert "a budget of 5s is too small: the least possible is " in told
+    assert "a budget of 5s is too small: the run needs at least " in told
     assert "must be a time such as 30m" in called("run", "config.json", "-o", "other", "--budget", "soon", code=1)

@@ -50,7 +50,7 @@ def test_a_stage_has_its_depth_indicator() -> None:
 
 
 def test_the_mode_of_a_published_configuration_says_nothing() -> None:
-    with pytest.warns(ConfigurationWarning, match=r"depth\.mode says nothing here"):
+    with pytest.warns(ConfigurationWarning, match=r"depth\.mode has no effect"):
         assert elasticity_of(read({"mode": "manual", "skipped_blocks": [PAIR]}), Path()).skipped_blocks == (
             tuple(PAIR),
         )

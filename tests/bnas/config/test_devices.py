@@ -119,12 +119,12 @@ def test_the_cpu_is_always_there() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("gpu", "device 'gpu' is none that computes; say cpu"),
-        ("meta", "device 'meta' is none that computes; say cpu"),
-        ("cpu:7", "device 'cpu:7': there are 1 devices of cpu, the first is cpu:0"),
+        ("gpu", "'gpu' is not a compute device; use cpu"),
+        ("meta", "'meta' is not a compute device; use cpu"),
+        ("cpu:7", "device 'cpu:7': there are 1 cpu devices, numbered from cpu:0"),
         pytest.param(
             "cuda",
-            "device 'cuda': PyTorch .* finds no cuda here; say cpu.*, or install a PyTorch that is built for it",
+            "device 'cuda': PyTorch .* finds no cuda here; use cpu.*, or install a PyTorch that is built for it",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is one"),
         ),
     ],
@@ -143,5 +143,5 @@ def test_devices_are_counted(name: str, count: int, allowed: bool, monkeypatch: 
     if allowed:
         assert device_named(name) == torch.device(name)
     else:
-        with pytest.raises(DeviceError, match="there are 2 devices of cuda, the first is cuda:0"):
+        with pytest.raises(DeviceError, match="there are 2 cuda devices, numbered from cuda:0"):
             device_named(name)

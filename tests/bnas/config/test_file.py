@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from torch import nn
 
 import bnas
 from bnas.config.bootstrapnas import Depth, OptimizerSection, Search, StageDescription, Width
-from bnas.config.configuration import Configuration, json_schema
+from bnas.config.configuration import Configuration
 from bnas.config.file import load_config, parse_configuration, with_changes
+from bnas.config.schema import examples, json_schema
 from bnas.config.section import ConfigurationError, ConfigurationWarning
 from bnas.config.settings import elasticity_of, job_settings
 from bnas.config.table import tables
@@ -75,8 +77,8 @@ def test_all_faults_are_told_at_once_each_with_its_place() -> None:
         f"{at}.elasticity.depth.skipped_blocks[2] is ['a']: must be a valid string or too short",
         f"{at}.elasticity.depth.skipped_blocks[3] is 3: must be a valid string or must be a valid tuple",
         f"{at}.compression[0].type is 'softmx': must be 'softmax' or 'mse'; did you mean 'softmax'?",
-        "bootstrapNAS.search.aspiration_points is None: aspiration_points belong to the algorithm 'RNSGA2', which "
-        "needs them",
+        "bootstrapNAS.search.aspiration_points is None: aspiration_points and the algorithm 'RNSGA2' need each other: "
+        "give both or neither",
         "bootstrapNAS.search.num_evals is 'many': must be a valid integer, unable to parse string as an integer",
         "bootstrapNAS.search.sample_rate is not a key of bnas; 'sample_rate' belongs to "
         f"{at}.schedule.list_stage_descriptions[n]",
@@ -145,10 +147,10 @@ def test_five_faults_of_five_kinds_are_told_at_once(tmp_path: Path) -> None:
         assert "batch_size is 'x': must be a valid integer, unable to parse string as an integer" in found
         measures = "'L1', 'L2', 'geometric_median', 'taylor' or 'external'"
         assert f"{elasticity}.filter_importance is 'L3': must be {measures}" in found
-        larger = "the population of 50 is larger; lower the population or evaluate more"
+        larger = "smaller than the population of 50; lower the population or raise num_evals"
         assert f"{search}.num_evals is 40: {larger}" in found
-        assert sum(fault.startswith("device: device 'gpu' is none that computes") for fault in found) == 1
-        leaves = f"{stages}: list_stage_descriptions[1].train_dims: 'depth' leaves"
+        assert sum(fault.startswith("device: 'gpu' is not a compute device") for fault in found) == 1
+        leaves = f"{stages}: list_stage_descriptions[1].train_dims: 'depth' is missing"
         assert sum(fault.startswith(leaves) for fault in found) == 1
         assert len(found) == 6
 
@@ -157,7 +159,7 @@ def test_a_file_has_one_of_the_layouts(tmp_path: Path) -> None:
     data = {**BASE, "bootstrapNAS": {}, "recipe": {}, "search": {"num_evals": 40}}
     with pytest.raises(ConfigurationError) as caught:
         load_config(write(tmp_path, "c.json", json.dumps(data)))
-    told = "stands beside bootstrapNAS, which is BootstrapNAS's layout of the same; give one of the two"
+    told = "and bootstrapNAS (BootstrapNAS's layout) set the same things; give only one of the two"
     assert caught.value.faults == (f"recipe {told}", f"search {told}")
 
 
@@ -228,13 +230,13 @@ def test_formats_say_the_same(name: str, text: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("c.json", '{"model": "m",\n "data" "d"}', 'is no JSON: line 2, column 9: Unexpected """'),
-        ("c.json5", "{model: 'm',\n data: 'd'", "is no JSON: line 2, column 11: Unexpected end of input"),
-        ("c.json", '{"model": "m", "model": "n"}', "the key 'model' stands twice"),
-        ("c.yaml", "model: m\n data: d\n", "is no YAML: line 2, column 6: mapping values are not allowed here"),
-        ("c.yaml", "model: !!python/object:os.system x\n", "is no YAML: line 1, column 8: could not determine"),
-        ("c.toml", "", "the ending '.toml' is none of .json, .json5, .yaml, .yml"),
-        ("c.json", "\x00", "is no JSON"),
+        ("c.json", '{"model": "m",\n "data" "d"}', 'is not valid JSON: line 2, column 9: Unexpected """'),
+        ("c.json5", "{model: 'm',\n data: 'd'", "is not valid JSON: line 2, column 11: Unexpected end of input"),
+        ("c.json", '{"model": "m", "model": "n"}', "the key 'model' appears twice"),
+        ("c.yaml", "model: m\n data: d\n", "is not valid YAML: line 2, column 6: mapping values are not allowed here"),
+        ("c.yaml", "model: !!python/object:os.system x\n", "is not valid YAML: line 1, column 8: could not determine"),
+        ("c.toml", "", "the ending '.toml' is not one of .json, .json5, .yaml, .yml"),
+        ("c.json", "\x00", "is not valid JSON"),
     ],
 )
 def test_faults_of_syntax_have_a_line(name: str, text: str, message: str, tmp_path: Path) -> None:
@@ -363,7 +365,7 @@ def test_keys_for_the_factories_and_the_optimizer_arrive(monkeypatch: pytest.Mon
     ("objectives", "reason"),
     [
         ([{"name": "macs", "direction": "min"}], "'accuracy' must be one of them"),
-        ([{"name": "accuracy", "direction": "max"}] * 2, "a name stands twice"),
+        ([{"name": "accuracy", "direction": "max"}] * 2, "a name appears twice"),
         ([{"name": "accuracy", "direction": "up"}], r"objectives\[0\].direction is 'up': must be 'min' or 'max'"),
         ([], "must have at least 1 item"),
     ],
@@ -376,11 +378,13 @@ def test_objectives_that_cannot_be_are_told(objectives: list[dict[str, str]], re
 def test_factories_that_do_not_fit_are_told(tmp_path: Path) -> None:
     write(tmp_path, "mine.py", "import torch\ndef net(): return torch.nn.Identity()\ndef data(folder): return 3\n")
     data = {**BASE, "model": "mine.py:net", "data": "mine.py:data"}
-    with pytest.raises(SourceError, match=r"mine.py:net is called with .*unexpected keyword.*; its own are none"):
+    with pytest.raises(
+        SourceError, match=r"mine.py:net is called with .*unexpected keyword.*; it accepts no arguments"
+    ):
         job_of(parse_configuration({**data, "num_classes": 3}, "file"), tmp_path)
-    with pytest.raises(SourceError, match=r"missing a required argument: 'folder'; its own are folder"):
+    with pytest.raises(SourceError, match=r"missing a required argument: 'folder'; it accepts folder"):
         job_of(parse_configuration(data, "file"), tmp_path)
-    with pytest.raises(DataError, match="CIFAR10 is not there; say where it lies by the key 'data'"):
+    with pytest.raises(DataError, match="CIFAR10 is not there; set the key 'data' to its folder"):
         job_of(parse_configuration({**data, "data": None, "dataset": "cifar10"}, "file"), tmp_path)
 
 
@@ -406,10 +410,30 @@ def test_the_page_has_every_key_as_the_models_have_it() -> None:
         assert set(known) >= {*fields_of(section), *other_names(section), *getattr(section, "unneeded", ())}
 
 
+EXAMPLES = resources.files("bnas.config").joinpath("examples")
+
+
+@pytest.mark.parametrize("name", sorted(examples()))
+def test_every_example_loads_and_fits_the_schema(name: str) -> None:
+    jsonschema.validate(examples()[name], json_schema())
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        found = load_config(Path(str(EXAMPLES / name)))
+    assert {one.category for one in told} <= {ConfigurationWarning}
+    assert bool(told) == name.startswith("bootstrapnas")
+    assert found.model == examples()[name]["model"]
+
+
+def test_every_key_has_an_example() -> None:
+    cells = re.findall(r"^\| `\w+` \| .*? \| .*? \| (.*?) \| .* \|$", tables(), re.MULTILINE)
+    assert len(cells) > 200
+    assert [cell for cell in cells if not re.fullmatch("`.+`", cell)] == []
+
+
 def test_an_unknown_key_does_not_hide_a_contradiction_beside_it(tmp_path: Path) -> None:
     stages = [{"train_dims": ["depth"], "epoch": 3}, {"train_dims": ["width"]}]
     with pytest.raises(ConfigurationError) as caught:
         load_config(write(tmp_path, "c.json", json.dumps({**BASE, "stages": stages})))
     unknown, contradiction = caught.value.faults
     assert unknown == "stages[0].epoch is not a key of bnas; did you mean 'epochs'?"
-    assert contradiction.startswith("stages: list_stage_descriptions[1].train_dims: 'depth' leaves")
+    assert contradiction.startswith("stages: list_stage_descriptions[1].train_dims: 'depth' is missing")

@@ -16,8 +16,9 @@ from torch import nn
 import bnas
 from bnas.config import settings as checks
 from bnas.config.bootstrapnas import OptimizerSection
-from bnas.config.configuration import Configuration, ExportSection, json_schema
+from bnas.config.configuration import Configuration, ExportSection
 from bnas.config.file import load_config, parse_configuration
+from bnas.config.schema import json_schema
 from bnas.config.section import ConfigurationError, ConfigurationWarning
 from bnas.config.settings import recipe_of, search_of
 from bnas.data.factories import SourceError
@@ -80,10 +81,10 @@ def test_a_recipe_has_the_settings_of_sgd() -> None:
 @pytest.mark.parametrize(
     ("optimizer", "message"),
     [
-        ({"type": "adamw", "momentum": 0.9}, "momentum belongs to sgd and rmsprop; with adamw leave it out or set it"),
-        ({"type": "adam", "nesterov": False}, "nesterov belongs to sgd; with adam leave it out"),
-        ({"betas": [0.9, 0.99]}, "betas belongs to adam and adamw; with sgd leave it out"),
-        ({"momentum": 0, "nesterov": True}, "nesterov looks ahead along the momentum, which is 0"),
+        ({"type": "adamw", "momentum": 0.9}, "momentum is only for sgd and rmsprop; with adamw remove it or set it"),
+        ({"type": "adam", "nesterov": False}, "nesterov is only for sgd; with adam remove it"),
+        ({"betas": [0.9, 0.99]}, "betas is only for adam and adamw; with sgd remove it"),
+        ({"momentum": 0, "nesterov": True}, "nesterov needs a momentum above 0"),
     ],
 )
 def test_settings_of_other_optimizers_are_told(optimizer: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -96,7 +97,7 @@ def test_settings_of_other_optimizers_are_told(optimizer: dict[str, Any], messag
 def test_a_published_file_takes_another_optimizer_from_the_command_line() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConfigurationWarning)
-        with pytest.raises(ConfigurationError, match=r"optimizer\.momentum is 0\.9: .* leave it out or set it to null"):
+        with pytest.raises(ConfigurationError, match=r"optimizer\.momentum is 0\.9: .* remove it or set it to null"):
             load_config(PUBLISHED[0], ["optimizer.type=adamw"])
         remedied = ["optimizer.type=adamw", "optimizer.momentum=null", "optimizer.nesterov=null"]
         assert load_config(PUBLISHED[0], remedied).optimizer.type == "adamw"
@@ -182,10 +183,10 @@ def test_model_options_are_arguments_of_the_factory(tmp_path: Path) -> None:
     made = job_of(parse_configuration({**keys, "model_options": {"width": 7}}, "file"), tmp_path)
     assert isinstance(made.model, nn.Linear)
     assert (made.model.in_features, made.model.out_features) == (7, 3)
-    with pytest.raises(SourceError, match="unexpected keyword argument 'wdth'; its own are num_classes, width"):
+    with pytest.raises(SourceError, match="unexpected keyword argument 'wdth'; it accepts num_classes, width"):
         job_of(parse_configuration({**keys, "model_options": {"wdth": 7}}, "file"), tmp_path)
     told = faults(tmp_path, num_classes=3, model_options={"num_classes": 4})
-    assert told == ("model_options: num_classes is a key of the first level too; give one of them",)
+    assert told == ("model_options: num_classes is also a key of the first level; give only one of them",)
 
 
 def test_random_weights_are_those_of_the_seed(tmp_path: Path) -> None:
@@ -209,8 +210,8 @@ def test_a_population_that_is_not_given_fits(
 
 def test_a_population_that_is_too_large_is_told(tmp_path: Path) -> None:
     told = faults(tmp_path, bootstrapNAS={"search": {"num_evals": 40, "population": 50}})
-    remedy = "lower the population or evaluate more"
-    assert told == (f"{SEARCH}.num_evals is 40: the population of 50 is larger; {remedy}",)
+    remedy = "lower the population or raise num_evals"
+    assert told == (f"{SEARCH}.num_evals is 40: smaller than the population of 50; {remedy}",)
     changes = (f"{SEARCH}.num_evals=40", f"{SEARCH}.population=50")
     assert faults(tmp_path, *changes) == told
     assert "num_evals is 3: must be greater than or equal to 4" in faults(tmp_path, f"{SEARCH}.num_evals=3")[0]
@@ -221,7 +222,7 @@ def test_the_number_of_evaluations_of_a_published_file_may_be_set(path: Path) ->
     with pytest.warns(ConfigurationWarning) as told:
         found = load_config(path, [f"{SEARCH}.num_evals=40"])
     assert (search_of(found).num_evals, search_of(found).population) == (40, 40)
-    remark = f"{SEARCH}.population 50 is left out: it is larger than the num_evals 40 of --set"
+    remark = f"{SEARCH}.population 50 is ignored: it is larger than num_evals=40 of --set"
     assert any(str(one.message).startswith(remark) for one in told)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConfigurationWarning)
@@ -237,7 +238,7 @@ def test_the_number_of_evaluations_of_a_published_file_may_be_set(path: Path) ->
         ({"latency": {"subnets": 5}}, "latency.subnets is 5: must be greater than or equal to 6"),
         ({"latency": {"bacth": 4}}, "latency.bacth is not a key of bnas; did you mean 'batch'"),
         ({"export": {"method": "max"}}, "export.method is 'max': must be 'minmax', 'entropy' or 'percentile'"),
-        ({"device": "gpu"}, "device: device 'gpu' is none that computes"),
+        ({"device": "gpu"}, "device: 'gpu' is not a compute device"),
         ({"optimizer": {"type": "lion"}}, "optimizer.type is 'lion': must be 'sgd', 'adam', 'adamw' or 'rmsprop'"),
     ],
 )

@@ -49,7 +49,7 @@ def test_an_algorithm_has_a_name_and_settings() -> None:
 @pytest.mark.parametrize(
     ("search", "reason"),
     [
-        ({"algorithm": {"name": "RNSGA2"}}, r"search\.algorithm\.aspiration_points is missing; Points that the front"),
+        ({"algorithm": {"name": "RNSGA2"}}, r"search\.algorithm\.aspiration_points is missing; Points near which"),
         ({"algorithm": {"name": "NSGA2", "aspiration_points": [[0, 0]]}}, "'aspiration_points' belongs to search.algo"),
         (
             {"algorithm": {"name": "random", "populaton": 8}},
@@ -59,7 +59,7 @@ def test_an_algorithm_has_a_name_and_settings() -> None:
         ({"algorithm": "NSGA3"}, "algorithm is 'NSGA3': must be 'NSGA2', 'RNSGA2' or 'random'; did you mean 'NSGA2'"),
         (
             {"num_evals": 8, "algorithm": {"name": "NSGA2", "population": 9}},
-            "num_evals is 8: the population of 9",
+            "num_evals is 8: smaller than the population of 9",
         ),
         ({"algorithm": {"name": "NSGA2", "predictor": 3}}, r"algorithm\.predictor is 3: must be true or false"),
         ({"workers": 2}, "search.workers is not a key of bnas; there are algorithm, num_evals, seed, constraints, rac"),
@@ -73,12 +73,12 @@ def test_wrong_keys_of_our_own_layout_are_named(search: dict[str, Any], reason: 
 @pytest.mark.parametrize(
     ("search", "reason"),
     [
-        ({"algorithm": "RNSGA2"}, "aspiration_points belong to the algorithm 'RNSGA2', which needs them"),
-        ({"aspiration_points": [[0, 0]]}, "aspiration_points belong"),
+        ({"algorithm": "RNSGA2"}, "aspiration_points and the algorithm 'RNSGA2' need each other"),
+        ({"aspiration_points": [[0, 0]]}, "aspiration_points and the algorithm"),
         ({"algorithm": "NSGA3"}, "algorithm is 'NSGA3'"),
         ({"aspiration_point": [[0, 0]]}, "did you mean 'aspiration_points'"),
         ({"algorithm": "RNSGA2", "aspiration_points": [0, 0]}, "aspiration_points"),
-        ({"algorithm": "random", "predictor": True}, "of no use to the algorithm 'random'"),
+        ({"algorithm": "random", "predictor": True}, "has no use with the algorithm 'random'"),
     ],
 )
 def test_wrong_keys_and_values_are_named(search: dict[str, Any], reason: str) -> None:

@@ -165,7 +165,7 @@ def test_wrong_key_is_named(training: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("training", "message"),
     [
-        ({"compression": [{**KD, "type": "mse", "temperature": 2.0}]}, "temperature belongs to the type softmax"),
+        ({"compression": [{**KD, "type": "mse", "temperature": 2.0}]}, "temperature is only for the type softmax"),
         ({"rule": "sandwich", "subnets_per_step": 1}, "subnets_per_step is 1: too few for the rule 'sandwich'"),
         (staged(epochs=3, epochs_lr=2), "epochs_lr is 2: smaller than the 3 epochs"),
         (

@@ -50,7 +50,7 @@ def test_scopes_of_both_levels_count() -> None:
 def test_what_bootstrapnas_ignored_is_read_with_a_warning() -> None:
     with pytest.warns(ConfigurationWarning, match=r"min_out_channels is read as min_width"):
         assert read({"min_out_channels": 32}).min_width == 32
-    with pytest.warns(ConfigurationWarning, match="add_dynamic_inputs needs nothing here"):
+    with pytest.warns(ConfigurationWarning, match="add_dynamic_inputs has no effect"):
         assert read({"add_dynamic_inputs": ["a"]}) == Elasticity()
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -72,18 +72,21 @@ def test_whole_files_are_read(tmp_path: Path, arrays: dict[str, Any]) -> None:
         (PLAIN | {"images": np.full(IMAGES.shape, np.nan)}, r"images are float64 of shape \(40, 8, 8, 3\)"),
         (PLAIN | {"images": IMAGES[:, :0, :0]}, r"shape \(40, 0, 0, 3\); .* no axis of size 0"),
         (PLAIN | {"images": IMAGES[:, 0, 0, 0]}, r"images are uint8 of shape \(40,\)"),
-        (PLAIN | {"images": np.array([None] * COUNT)}, "it has arrays of Python objects; give numbers"),
-        (PLAIN | {"labels": np.array([0, "a"] * 20, object)}, "it has arrays of Python objects; give numbers"),
+        (PLAIN | {"images": np.array([None] * COUNT)}, "it has arrays of Python objects; save arrays of numbers"),
+        (
+            PLAIN | {"labels": np.array([0, "a"] * 20, object)},
+            "it has arrays of Python objects; save arrays of numbers",
+        ),
         (PLAIN | {"labels": LABELS / 1}, "labels are float64"),
         (PLAIN | {"labels": LABELS[:-1]}, "has 40 images and 39 labels"),
         (PLAIN | {"labels": np.eye(COUNT, dtype=int)}, r"labels are int64 of shape \(40, 40\)"),
         (PLAIN | {"labels": np.int64(3)}, r"labels are int64 of shape \(\)"),
-        (PLAIN | {"labels": LABELS - 1}, "labels go from -1 to 2; they must be numbers of classes, from 0"),
+        (PLAIN | {"labels": LABELS - 1}, "labels go from -1 to 2; they must be class numbers, from 0"),
         (PLAIN | {"labels": LABELS + 2**40}, "labels go from 1099511627776 to"),
         (PLAIN | {"labels": LABELS.astype(np.uint64) + 2**63}, "labels go from 9223372036854775808 to"),
-        (damaged("JPEG", 3, 0), r"a\.npz: image 3 has \d+ bytes that are no whole JPEG or PNG file"),
-        (damaged("PNG", 5, 40), "a.npz: image 5 has .* bytes that are no whole JPEG or PNG file"),
-        (CODED | {"jpeg": CODED["jpeg"][:-5]}, "offsets of image 39 are .* must rise, within the bytes"),
+        (damaged("JPEG", 3, 0), r"a\.npz: image 3 has \d+ bytes that are not a complete JPEG or PNG file"),
+        (damaged("PNG", 5, 40), "a.npz: image 5 has .* bytes that are not a complete JPEG or PNG file"),
+        (CODED | {"jpeg": CODED["jpeg"][:-5]}, "offsets of image 39 are .* must increase and lie within the bytes"),
         (CODED | {"jpeg": CODED["jpeg"][None]}, r"jpeg is uint8 of shape \(1, .*\); it must be the bytes"),
         (CODED | {"jpeg": CODED["jpeg"] / 1}, "jpeg is float64"),
         (CODED | {"offsets": CODED["offsets"] / 1}, r"offsets are float64 of shape \(41,\)"),
@@ -102,7 +105,7 @@ def test_damaged_arrays_are_told(tmp_path: Path, arrays: dict[str, Any], reason:
 @pytest.mark.parametrize("data", [b"", b"text", b"\x80\x04K\x01.", b"\x93NUMPY\x01"])
 def test_what_is_no_archive_is_told(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "a.npz").write_bytes(data)
-    with pytest.raises(ArrayError, match=r"a\.npz is no \.npz file; numpy.savez writes one"):
+    with pytest.raises(ArrayError, match=r"a\.npz is not a \.npz file; write it with numpy.savez"):
         load_data("a.npz", tmp_path)
 
 
@@ -126,7 +129,7 @@ def test_every_damaged_byte_is_told_or_harmless(tmp_path: Path) -> None:
 
 def test_images_of_two_sizes_need_a_size(tmp_path: Path) -> None:
     two = coded(n5=np.zeros((9, 7, 3), np.uint8))
-    with pytest.raises(DataError, match=r"shapes \(3, 8, 8\) and \(3, 9, 7\); data_options.size=N makes"):
+    with pytest.raises(DataError, match=r"shapes \(3, 8, 8\) and \(3, 9, 7\); set data_options.size=N to resize"):
         read(tmp_path, two, augment=[], validation=12, test=12)
     assert {images.shape[1:] for images, _ in read(tmp_path, two, size=8)} == {(3, 8, 8)}
 
@@ -141,7 +144,7 @@ def test_a_worker_process_tells_the_same_without_its_traceback(tmp_path: Path) -
 def test_parts_with_other_channels_are_told(tmp_path: Path) -> None:
     np.savez(tmp_path / "train.npz", **PLAIN)
     np.savez(tmp_path / "val.npz", images=IMAGES[..., 0], labels=LABELS)
-    with pytest.raises(DataError, match="val images have 1 channels, and training images 3"):
+    with pytest.raises(DataError, match="val images have 1 channels, but training images have 3"):
         load_data(".", tmp_path)
 
 
@@ -203,5 +206,5 @@ def test_a_missing_torchvision_is_told(
 
 @pytest.mark.parametrize("options", [{"num_classes": -1}, {"zzz": 2}, {"weights": "nonsense"}])
 def test_arguments_that_torchvision_does_not_take_are_told(options: dict[str, Any]) -> None:
-    with pytest.raises(ModelError, match=r"resnet18 cannot be made with the arguments \{'"):
+    with pytest.raises(ModelError, match=r"resnet18 does not accept the arguments \{'"):
         named("resnet18")(**options)

@@ -215,13 +215,13 @@ def no_archive(place: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (wrong_label, "labels go from -3 to 0; they must be numbers of classes, from 0"),
+        (wrong_label, "labels go from -3 to 0; they must be class numbers, from 0"),
         (few_labels, "has 40 images and 3 labels"),
         (floats, r"images are float64 of shape \(40, 8, 8, 3\); they must be uint8"),
         (grey_floats, r"images are float64 of shape \(40, 8, 8, 1\)"),
         (four_channels, r"images are uint8 of shape \(40, 8, 8, 4\)"),
         (other_keys, "has no 'images'; it has x, labels"),
-        (no_archive, "a.npz is no .npz file"),
+        (no_archive, "a.npz is not a .npz file"),
         (lambda _: None, "a.npz cannot be read"),
     ],
 )
@@ -235,15 +235,19 @@ def test_bad_arrays_are_told(tmp_path: Path, make: Callable[[Path], None], reaso
     ("name", "options", "reason"),
     [
         ("cifar", {}, "data .*cifar: there is no such folder or .npz file; did you mean 'cifar10'"),
-        ("nowhere", {}, "known by name are digits, cifar10, cifar100, fashion_mnist, imagenet"),
-        ("cifar10", {}, "CIFAR10 is not there; say where it lies by the key 'data', or set data_options.download=true"),
+        ("nowhere", {}, "known names are digits, cifar10, cifar100, fashion_mnist, imagenet"),
+        ("cifar10", {}, "CIFAR10 is not there; set the key 'data' to its folder, or set data_options.download=true"),
         ("mine.npz", {"augment": ["rotate"]}, "augment: 'rotate' is not one of crop, flip"),
-        ("mine.npz", {"mean": [0.5] * 2, "std": [0.5] * 2}, "mean and std have 2 and 2 numbers, images 3 channels"),
+        (
+            "mine.npz",
+            {"mean": [0.5] * 2, "std": [0.5] * 2},
+            "mean and std have 2 and 2 numbers, but images have 3 channels",
+        ),
         ("mine.npz", {"validation": 0}, "validation is 0: must be greater than 0"),
         ("mine.npz", {"test": 40}, "test: 40 of 40 training images are 40; some must be left"),
         ("two", {}, r"there are 2 files \*train.npz; one is allowed"),
-        ("empty", {}, "Couldn't find any class folder .* It must hold folders named by class"),
-        ("others", {}, r"only one of it and .*train has the class 'c'"),
+        ("empty", {}, "Couldn't find any class folder .* It must hold one folder of images for each class"),
+        ("others", {}, r"data .* and .*train must have the same classes; only one of them has 'c'"),
     ],
 )
 def test_bad_data_are_told(tmp_path: Path, name: str, options: dict[str, Any], reason: str) -> None:
@@ -260,7 +264,7 @@ def test_bad_data_are_told(tmp_path: Path, name: str, options: dict[str, Any], r
 
 def test_unknown_options_are_told(tmp_path: Path) -> None:
     store(tmp_path / "mine.npz", images=pictures(), labels=labels())
-    with pytest.raises(SourceError, match=r"got an unexpected keyword argument 'sise'; its own are .*size"):
+    with pytest.raises(SourceError, match=r"got an unexpected keyword argument 'sise'; it accepts .*size"):
         load_data("mine.npz", tmp_path, sise=3)
 
 
@@ -288,9 +292,12 @@ def test_a_run_takes_built_in_data(tmp_path: Path) -> None:
 
 
 def test_classes_and_images_must_fit_the_model(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="the model has 5 outputs, and the data 4 classes; num_classes=4 makes"):
+    with pytest.raises(
+        SourceError,
+        match="the model has 5 outputs, but the data have 4 classes; for a torchvision model set num_classes=4",
+    ):
         job_of(configured(tmp_path, num_classes=5), tmp_path)
-    with pytest.raises(SourceError, match=r"sample_size: the model does not take images of shape \(1, 3, 2, 2\)"):
+    with pytest.raises(SourceError, match=r"sample_size: the model does not accept images of shape \(1, 3, 2, 2\)"):
         job_of(configured(tmp_path, input_info={"sample_size": [1, 3, 2, 2]}), tmp_path)
 
 

@@ -16,8 +16,9 @@ from command_line import SEARCH, TRAINING, bnas, found
 from torch import Tensor, nn
 
 from bnas.cli.inspection import inspect_model
-from bnas.config.configuration import Configuration, json_schema
+from bnas.config.configuration import Configuration
 from bnas.config.file import parse_configuration
+from bnas.config.schema import json_schema
 from bnas.config.section import ConfigurationError, ConfigurationWarning
 from bnas.data.inputs import Input, ShapeError, example_of, parse_dynamic, parse_input, parse_sizes
 from bnas.run.delivery import Delivery
@@ -116,7 +117,7 @@ def test_inputs_are_read(text: str, expected: Input) -> None:
         (parse_input, "1x6", "is not a shape"),
         (parse_input, "2,0", "is not a shape"),
         (parse_input, "2,3:int65", "'int65' is not a number type; write one of float, long"),
-        (parse_input, "2,3:int64[5..1]", "the range begins above its end"),
+        (parse_input, "2,3:int64[5..1]", "the lower end of the range is above the upper end"),
         (parse_input, "2,3:int64[5]", "is not a shape; write SHAPE, SHAPE:TYPE or NAME=SHAPE:TYPE"),
         (lambda text: parse_dynamic([text]), "x=length", "write NAME:AXIS=TITLE, such as input_ids:1=length"),
         (lambda text: parse_sizes([text]), "length:3", "such as height=64"),
@@ -214,7 +215,7 @@ def test_inspect_names_inputs_and_axes(
     assert bnas(monkeypatch, "inspect", "text.py:Net", "--input", "2,8") == 0
     text = capsys.readouterr().out
     assert "input input_ids: 2,8:int64[0..1]" in text
-    assert "whole numbers were chosen" in text
+    assert "whole numbers were used" in text
     assert "length: any size" in text
     assert bnas(monkeypatch, *own, "--sizes", "width=16") == 1
     assert "there is no dynamic axis 'width'" in capsys.readouterr().err
@@ -310,7 +311,7 @@ def test_faults_of_inputs_are_told_with_their_place(entries: Any, message: str) 
 
 
 def test_the_filler_of_bootstrapnas_is_not_needed() -> None:
-    with pytest.warns(ConfigurationWarning, match="filler does nothing here"):
+    with pytest.warns(ConfigurationWarning, match="filler has no effect"):
         parse_configuration(
             {"model": "m", "data": "d", "input_info": {"sample_size": [1, 3], "filler": "ones"}}, "file"
         )

@@ -32,9 +32,9 @@ def prefixed(prefix: str) -> dict[str, torch.Tensor]:
     [
         (STATE, ()),
         ({"state_dict": STATE, "epoch": 3, "name": "x"}, ("the key 'state_dict'",)),
-        ({"model": prefixed("module."), "optimizer": {"lr": 0.1}}, ("the key 'model'", "without their 'module.'")),
-        (prefixed("module._orig_mod."), ("without their 'module.'", "without their '_orig_mod.'")),
-        ({"state_dict": prefixed("model.")}, ("the key 'state_dict'", "without their 'model.'")),
+        ({"model": prefixed("module."), "optimizer": {"lr": 0.1}}, ("the key 'model'", "removed the prefix 'module.'")),
+        (prefixed("module._orig_mod."), ("removed the prefix 'module.'", "removed the prefix '_orig_mod.'")),
+        ({"state_dict": prefixed("model.")}, ("the key 'state_dict'", "removed the prefix 'model.'")),
     ],
 )
 def test_wrappers_are_recognised_and_said(tmp_path: Path, saved: Any, said: tuple[str, ...]) -> None:

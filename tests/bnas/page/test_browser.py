@@ -307,7 +307,7 @@ def test_it_prints_with_pictures_instead_of_live_plots(opened: Browser, page: Pa
     assert 2 <= len(printed.pages) <= 12
     for words in ("Winners", "Architecture", "Machine and versions", "made up"):  # the last is in the configuration
         assert words in text
-    assert "Point at a dot" not in text
+    assert "Hover over a dot" not in text
     pictures = sum(len(one.images) for one in printed.pages)
     assert pictures == page.read_text(encoding="utf-8").count('class="still"')
 

@@ -183,7 +183,7 @@ def test_other_models_and_data_are_said(supernet: SuperNetwork, pair: tuple[Path
     stamp(other)
     found = list(compared(pair[0], other).warnings())
     assert found[0].startswith("The models differ: ")
-    assert found[1].startswith("The data, or what was held out of them, differ")
+    assert found[1].startswith("The data or the hold-out differ")
 
 
 def test_runs_that_are_not_finished_are_compared_as_far_as_they_came(
@@ -219,13 +219,13 @@ def test_files_are_written_beside_the_page_and_no_file_of_others_is_replaced(
     assert (tmp_path / "comparison" / "front-macs.png").read_bytes().startswith(b"\x89PNG")
     write_comparison(*pair)  # one of bnas's own
     page.write_text("mine")
-    with pytest.raises(ReportError, match="is there, and is no part of a report"):
+    with pytest.raises(ReportError, match="exists, but bnas did not write it"):
         write_comparison(*pair)
-    with pytest.raises(ReportError, match="are one run; give two"):
+    with pytest.raises(ReportError, match="are the same run; give two"):
         write_comparison(pair[0], pair[0])
-    with pytest.raises(ReportError, match="is the folder of a run; give another folder"):
+    with pytest.raises(ReportError, match="is the folder of a run; choose another folder"):
         write_comparison(*pair, pair[0])
-    with pytest.raises(ReportError, match="holds no run of bnas"):
+    with pytest.raises(ReportError, match="is not the folder of a run"):
         write_comparison(pair[0], tmp_path)
 
 

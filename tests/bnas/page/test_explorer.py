@@ -117,7 +117,7 @@ def test_noisy_latencies_come_with_what_to_do(runs: int, told: str, supernet: Su
     write_run(tmp_path, supernet)
     assert "measure again" not in Page(read_run(tmp_path)).html()
     data: Any = json.loads((tmp_path / "report.json").read_text())
-    data["rows"][2]["latency"] |= {"unstable": "a spread of 20%, 10% is allowed", "runs": runs}
+    data["rows"][2]["latency"] |= {"unstable": "noisy: quartiles 20% of the median apart, limit 10%", "runs": runs}
     (tmp_path / "report.json").write_text(json.dumps(data))
     stamp(tmp_path)
     page = Page(read_run(tmp_path)).html()
@@ -143,13 +143,16 @@ def test_moving_a_slider_selects_what_it_asks_for(run: Path, window: Browser) ->
     cheapest = min(within, key=lambda one: one.cost)
     key, told = window.run(MOVE, "drop", drop)
     assert key == cheapest.key
-    assert told.startswith("The least MACs within this loss: ")
+    assert told.startswith("Lowest MACs within this loss of accuracy: ")
     assert shlex.split(window.text("#command"))[:3] == ["bnas", "export", str(run)]
     middle = sorted(one.cost for one in within)[len(within) // 2]
     cost = found.costs.least + found.costs.step * int((middle - found.costs.least) / found.costs.step + 1)
     key, told = window.run(MOVE, "cost", cost)
     best = min((one for one in within if one.cost <= cost), key=lambda one: one.drop)
-    assert (key, told.partition(":")[0]) == (best.key, "The most accurate within this bound of MACs")
+    assert (key, told.partition(":")[0]) == (best.key, "Most accurate within this limit of MACs")
     window.run(MOVE, "cost", found.costs.least)
-    assert window.run(MOVE, "drop", found.drops.least)[1] == "No sub-network that was found keeps both: allow more."
+    assert (
+        window.run(MOVE, "drop", found.drops.least)[1]
+        == "No evaluated sub-network meets both limits: raise one of them."
+    )
     assert window.faults() == []

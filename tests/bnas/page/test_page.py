@@ -211,7 +211,7 @@ def test_evaluations_that_failed_or_break_a_constraint_are_told(supernet: SuperN
     EvaluationLog(tmp_path / "evaluations.jsonl").record_failure(Subnet({"stem": 3}), "MemoryError", 0.1)
     page = Page(read_run(tmp_path))
     front = page.plots["front"][0]
-    assert [one.label for one in front.series][:3] == ["evaluated", "breaks a constraint", "Pareto front"]
+    assert [one.label for one in front.series][:3] == ["evaluated", "violates a constraint", "Pareto front"]
     assert "1 failed" in front.caption
     assert "Constraints: macs <= " in front.caption
     bound = 0.6 * page.run.evaluations[0].values["macs"]
@@ -261,9 +261,9 @@ def test_int8_that_failed_is_told_with_its_reason(run: Path) -> None:
         ("report.json", '{"rows": 1}', r"report.json: rows: Input should be a valid tuple"),
         ("search.json", "[]", "search.json: the file: "),
         ("environment.json", '[{"began": 3}]', r"environment.json: 0.began"),
-        ("architecture.json", "{}", "architecture.json: needs to be an object of format 'bnas-architecture'"),
+        ("architecture.json", "{}", "architecture.json: must be an object of format 'bnas-architecture'"),
         ("training/history.json", '{"format": "x"}', "training/history.json: format"),
-        ("evaluations.jsonl", "{}\n", "evaluations.jsonl:1: needs to be a file of format"),
+        ("evaluations.jsonl", "{}\n", "evaluations.jsonl:1: must be a file of format"),
     ],
 )
 def test_a_damaged_file_is_named(run: Path, name: str, content: str, message: str) -> None:
@@ -328,7 +328,7 @@ def test_the_command_writes_it_without_loading_torch(run: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("arguments", "before", "message"),
     [
-        (("report", "nowhere"), "", "nowhere holds no run of bnas: config.json is missing"),
+        (("report", "nowhere"), "", "nowhere is not the folder of a run: config.json is missing"),
         (("report", "run"), "import sys; sys.modules['bokeh'] = None", "pip install 'bnas[report]'"),
         (("report", "run"), "import sys; sys.modules['jinja2'] = None", "pip install 'bnas[report]'"),
         (("report", "run"), "import sys; sys.modules['matplotlib'] = None", "pip install 'bnas[report]'"),
@@ -353,14 +353,14 @@ def test_a_folder_that_cannot_be_written_to_is_told(run: Path, tmp_path: Path) -
 def test_files_of_others_are_not_replaced(run: Path, tmp_path: Path) -> None:
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "winners.csv").write_text("mine")
-    with pytest.raises(ReportError, match=r"winners\.csv is there, and is no part of a report.*--output"):
+    with pytest.raises(ReportError, match=r"winners\.csv exists, but bnas did not write it.*--output"):
         write_page(run, tmp_path)
     (tmp_path / "report" / "winners.csv").unlink()
     for _ in range(2):
         assert write_page(run, tmp_path) == tmp_path / "report.html"
     (run / "report").mkdir()
     (run / "report" / "winners.csv").write_text("mine")
-    with pytest.raises(OutputError, match=r"winners\.csv is there, and the run did not write it; move it"):
+    with pytest.raises(OutputError, match=r"winners\.csv exists, but the run did not write it; move it"):
         write_page(run)
     assert (run / "report" / "winners.csv").read_text() == "mine"
 

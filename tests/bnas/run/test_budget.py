@@ -66,7 +66,7 @@ def test_a_phase_gets_what_is_useful_to_it_or_its_least(extra: float, more: floa
 @given(phases=PHASES, fixed=FIXED, missing=st.floats(0.01, 1.0))
 def test_too_small_a_budget_says_the_least_possible(phases: Sequence[Phase], fixed: float, missing: float) -> None:
     least = least_seconds(phases) + fixed
-    with pytest.raises(BudgetError, match=r"the least possible is \S+: .*, and \S+ for what every run"):
+    with pytest.raises(BudgetError, match=r"the run needs at least \S+: .*, and \S+ for the steps that every run has"):
         divide(least * (1 - missing), phases, fixed)
     assert [one.count for one in divide(least, phases, fixed)] == [one.least for one in phases]
 

@@ -169,12 +169,12 @@ def test_worker_that_sees_another_run_refuses(folder: Path) -> None:
     assert remote.make(*remote.arguments).names[0] == "accuracy"
     run, source, _, wanted = remote.arguments
     other = Remote(remote.make, run, source, "another stamp", wanted)
-    with pytest.raises(WorkerError, match="holds another run here than where the search began"):
+    with pytest.raises(WorkerError, match="here is not the run where the search began"):
         other.evaluate_many([])
 
 
 def test_job_without_a_configuration_cannot_be_made_elsewhere() -> None:
     settings, evaluator = SearchSettings(executor=ExecutorSettings(processes=2)), object()
-    with pytest.raises(SearchError, match=r"search\.executor needs a run of a configuration file"):
+    with pytest.raises(SearchError, match=r"search\.executor works only for a run from a configuration file"):
         spread(settings, evaluator, None, None)  # type: ignore[arg-type]
     assert spread(SearchSettings(), evaluator, None, None) == (evaluator, None, None)  # type: ignore[arg-type]

@@ -91,12 +91,12 @@ def test_another_target_under_the_same_name_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"latencies": {"macs": BYTES}}, "'macs' is the name of another value"),
-        ({"latencies": {"../x": BYTES}}, "part of the name of a file"),
+        ({"latencies": {"macs": BYTES}}, "'macs' is already the name of another value"),
+        ({"latencies": {"../x": BYTES}}, "part of a file name"),
         ({"latencies": {"a": BYTES}, "objectives": ("a", Nodes())}, "'a': its target is given twice"),
         ({"latency": LatencySettings(target=Counting()), "objectives": ("latency", Nodes())}, "is given twice"),
-        ({"latency": LatencySettings(int8=True)}, "give one in int8 a name of its own"),
-        ({"int8": None, "objectives": (INT8_ACCURACY, None)}, "int8 files are not asked for"),
+        ({"latency": LatencySettings(int8=True)}, "for int8 define another latency"),
+        ({"int8": None, "objectives": (INT8_ACCURACY, None)}, "needs int8 files"),
     ],
 )
 def test_latencies_that_cannot_be(changes: dict[str, Any], message: str) -> None:
@@ -165,10 +165,10 @@ def test_a_module_on_a_target_gives_what_the_network_gives(batch: int, tmp_path:
 def test_files_are_not_quantised_by_the_way(tmp_path: Path) -> None:
     net = torch.nn.Sequential(torch.nn.Conv2d(1, 16, 3), torch.nn.Flatten(), torch.nn.Linear(256, 3)).eval()
     bnas.export_onnx(net, tmp_path / "net.onnx", torch.zeros(1, 1, 6, 6))
-    with pytest.raises(LatencyError, match="a file is measured as it is"):
+    with pytest.raises(LatencyError, match="a file cannot be quantised before measuring"):
         bnas.measure_latency(tmp_path / "net.onnx", int8=True)
     supernet = SuperNetwork.from_model(net, torch.zeros(1, 1, 6, 6)).eval()
-    with pytest.raises(LatencyError, match="int8 files are ONNX; ByModule builds its files of modules"):
+    with pytest.raises(LatencyError, match="int8 files are ONNX files, which ByModule cannot run"):
         bnas.measure_latency(supernet.space.maximal(), supernet=supernet, int8=True, target=ByModule())
 
 

@@ -62,7 +62,7 @@ def test_overwriting_refuses_to_remove_a_source_of_the_new_run(run: Path, tmp_pa
     for source in (run / "config.json", run / "subnets" / "best.json", run / "subnets", tmp_path / "link.json"):
         if not source.exists():
             source.symlink_to(run / "winners.json")
-        with pytest.raises(OutputError, match=r"belongs to the run that is to be overwritten.*copy it"):
+        with pytest.raises(OutputError, match=r"belongs to the run that you want to overwrite.*copy it"):
             open_output(run, {"a": 2}, overwrite=True, sources=[source])
         assert content(run) == before
     open_output(run, {"a": 2}, overwrite=True, sources=[tmp_path / "elsewhere.json"])
@@ -96,9 +96,9 @@ def test_a_file_of_the_user_is_not_replaced(run: Path) -> None:
     (run / "report.json").write_text("mine")
     (run / "new").write_text("theirs")
     with kept(run):
-        with pytest.raises(OutputError, match=r"report\.json is there, and the run did not write it; move it"):
+        with pytest.raises(OutputError, match=r"report\.json exists, but the run did not write it; move it"):
             write_bytes(run / "report.json", b"ours")
-        with pytest.raises(OutputError, match=r"report\.json is there"):
+        with pytest.raises(OutputError, match=r"report\.json exists"):
             publish(run / "new", run / "report.json")
     assert (run / "report.json").read_text() == "mine"
     with pytest.raises(OutputError, match=r"report\.json was not written by the run"):
@@ -110,7 +110,7 @@ def test_links_in_a_folder_are_not_followed(run: Path, tmp_path: Path, link: str
     (run / link).rename(tmp_path / "outside")
     (run / link).symlink_to(tmp_path / "outside")
     name = "subnets/best.json" if link == "subnets" else link
-    told = pytest.raises(OutputError, match=f"{link} is a symbolic link; bnas follows no links")
+    told = pytest.raises(OutputError, match=f"{link} is a symbolic link; bnas does not follow links")
     with told:
         Ledger(run).read(name)
     with told:
@@ -136,16 +136,16 @@ def test_a_folder_may_itself_be_a_link(run: Path, tmp_path: Path) -> None:
     ("mark", "message"),
     [
         ("", "is damaged: "),
-        ("[]", "has another format than 2"),
-        ('{"format": 1}', "has another format than 2"),
+        ("[]", "has an unknown format; this version of bnas reads format 2"),
+        ('{"format": 1}', "has an unknown format; this version of bnas reads format 2"),
         ('{"format": 2}', "'files' is missing"),
-        ('{"format": 2, "files": {"../x": ["a"]}}', r"'../x' is no file in this folder"),
-        ('{"format": 2, "files": {"/etc/x": ["a"]}}', r"'/etc/x' is no file in this folder"),
-        ('{"format": 2, "files": {"a/../../x": ["a"]}}', r"'a/../../x' is no file in this folder"),
-        ('{"format": 2, "files": {"": ["a"]}}', r"'' is no file in this folder"),
-        ('{"format": 2, "files": {"a\\u0000": ["a"]}}', r"is no file in this folder"),
+        ('{"format": 2, "files": {"../x": ["a"]}}', r"'../x' is not the name of a file in this folder"),
+        ('{"format": 2, "files": {"/etc/x": ["a"]}}', r"'/etc/x' is not the name of a file in this folder"),
+        ('{"format": 2, "files": {"a/../../x": ["a"]}}', r"'a/../../x' is not the name of a file in this folder"),
+        ('{"format": 2, "files": {"": ["a"]}}', r"'' is not the name of a file in this folder"),
+        ('{"format": 2, "files": {"a\\u0000": ["a"]}}', r"is not the name of a file in this folder"),
         ("[" * 200_000, "is damaged: "),
-        ('{"format": 2, "files": {"a\\ud800": ["a"]}}', "is no file in this folder"),
+        ('{"format": 2, "files": {"a\\ud800": ["a"]}}', "is not the name of a file in this folder"),
         ('{"format": 2, "files": {"notes.txt": []}}', r"'notes.txt' has no checksums"),
         ('{"format": 2, "files": {"notes.txt": 3}}', r"'notes.txt' has no checksums"),
     ],
@@ -186,7 +186,7 @@ MODEL_LIKE = Archive("supernet", "super-network", 1, (), "weights")
 def test_nothing_is_removed_in_a_folder_that_is_no_run(run: Path) -> None:
     unfinished = run / "subnets" / f".best.json.999999{TEMPORARY}"
     unfinished.touch()
-    with pytest.raises(OutputError, match="holds files that are not a run of bnas"):
+    with pytest.raises(OutputError, match="holds files that do not belong to a run of bnas"):
         open_output(run.parent, {})
     assert unfinished.exists()
     with kept(run):
@@ -209,7 +209,7 @@ def test_a_pipe_is_not_waited_for(run: Path, name: str) -> None:
     if name == HOLDER:
         assert Holder.read(run) is None
         return
-    with pytest.raises(ReadError, match=f"{name} cannot be read: it is no plain file"):
+    with pytest.raises(ReadError, match=f"{name} cannot be read: it is not a regular file"):
         Ledger(run).json("config.json")
 
 
@@ -222,7 +222,7 @@ def test_a_mark_that_is_a_link_is_refused(run: Path, tmp_path: Path) -> None:
 
 def test_a_file_in_the_way_is_told_before_the_work(run: Path) -> None:
     (run / "pareto.json").write_text("mine")
-    with pytest.raises(OutputError, match=r"pareto\.json is there, and the run did not write it"):
+    with pytest.raises(OutputError, match=r"pareto\.json exists, but the run did not write it"):
         Ledger(run).refuse_foreign(FOUND)
 
 

@@ -54,7 +54,7 @@ def test_winners_are_read_back_and_a_damaged_file_is_told(tmp_path: Path) -> Non
     whole = json.loads(path.read_text())
     for text, message in (
         ("{", "is not a JSON file"),
-        (json.dumps({**whole, "format": 2}), "has another format"),
+        (json.dumps({**whole, "format": 2}), "has an unknown format"),
         (json.dumps({"format": 1}), "is damaged: KeyError: 'winners'"),
         (json.dumps({**whole, "winners": {"best": {"index": 0}}}), "is damaged"),
     ):
@@ -156,7 +156,7 @@ def test_a_job_notes_its_settings_and_goes_on_by_none_that_it_has_used(tmp_path:
         bnas.run_job(tiny(), folder)
     for changes, told in (
         ({"stages": [bnas.Stage(("depth",), epochs=2)]}, "job.stages"),
-        ({"num_bn_adaptation_samples": 24}, "job.num_bn_adaptation_samples is 24, and was 12"),
+        ({"num_bn_adaptation_samples": 24}, "job.num_bn_adaptation_samples was 12 and is now 24"),
     ):
         with pytest.raises(OutputError, match=told):
             bnas.run_job(tiny(**changes), folder, resume=True)
@@ -168,7 +168,7 @@ def test_a_job_notes_its_settings_and_goes_on_by_none_that_it_has_used(tmp_path:
 
 def test_a_run_from_python_is_no_run_of_a_configuration(tmp_path: Path) -> None:
     open_output(tmp_path, {"job": described(tiny())})
-    with pytest.raises(OutputError, match=r"`bnas.run_job` made it from Python: go on with it there, with resume=True"):
+    with pytest.raises(OutputError, match=r"`bnas.run_job` made it from Python: continue it there, with resume=True"):
         _ = RunFolder.open(tmp_path).configuration
 
 
@@ -214,14 +214,14 @@ def test_folder_is_not_taken_by_accident(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="--resume"):
         open_output(tmp_path / "new", {"a": 1})
     assert open_output(tmp_path / "new", {"a": 1}, resume=True).resumed
-    with pytest.raises(OutputError, match="another configuration"):
+    with pytest.raises(OutputError, match="has other settings"):
         open_output(tmp_path / "new", {"a": 2}, resume=True)
     (tmp_path / "new" / "old.txt").touch()
     assert not open_output(tmp_path / "new", {"a": 2}, overwrite=True).resumed
     assert (tmp_path / "new" / "old.txt").exists(), "a user's file was removed"
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").touch()
-    with pytest.raises(OutputError, match="not a run"):
+    with pytest.raises(OutputError, match="do not belong to a run"):
         open_output(tmp_path / "mine", {}, overwrite=True)
 
 

@@ -157,7 +157,7 @@ def weights(folder: Path) -> set[str]:
 
 def test_too_small_a_budget_is_told_before_anything_is_trained(tmp_path: Path) -> None:
     seen = Seen()
-    with pytest.raises(BudgetError, match=r"a budget of 15s is too small: the least possible is 2\ds: 1 step \("):
+    with pytest.raises(BudgetError, match=r"a budget of 15s is too small: the run needs at least 2\ds: 1 step \("):
         run_job(planned("15s"), tmp_path / "run", seen.watch())
     assert not seen.steps
     run_job(planned("1m"), tmp_path / "run", resume=True)
@@ -166,7 +166,7 @@ def test_too_small_a_budget_is_told_before_anything_is_trained(tmp_path: Path) -
 def test_a_budget_that_a_training_has_used_stays(tmp_path: Path) -> None:
     with pytest.raises(StopError):
         run_job(planned(), tmp_path / "run", Seen().watch(after=len(Seen().steps) + 30))
-    with pytest.raises(OutputError, match=r"job\.budget is 50\.0, and was 100\.0"):
+    with pytest.raises(OutputError, match=r"job\.budget was 100\.0 and is now 50\.0"):
         run_job(planned(50.0), tmp_path / "run", resume=True)
 
 
@@ -197,7 +197,7 @@ def test_a_plan_is_made_without_a_run() -> None:
     plan = plan_run(given)
     assert list(counts(plan)) == ["train", "search", "tune"]
     assert all((one == before[name]).all() for name, one in given.model.state_dict().items())
-    with pytest.raises(BudgetError, match="too small: the least possible is"):
+    with pytest.raises(BudgetError, match="too small: the run needs at least"):
         plan_run(replace(given, budget=1.0))
 
 

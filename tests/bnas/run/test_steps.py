@@ -124,10 +124,10 @@ def test_the_original_is_kept_anew_where_no_training_began(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("step", "there", "message"),
     [
-        (Steps.search, (), "holds no trained super-network; `bnas train CONFIG --output .*run` makes it"),
-        (Steps.search, ("training/last/training.json",), "`bnas train CONFIG --output .*run --resume` makes it"),
-        (Steps.export, (), "holds no finished search; `bnas search .*run` makes it"),
-        (Steps.export, ("evaluations.jsonl",), "holds no finished search; `bnas search .*run --resume` makes it"),
+        (Steps.search, (), "holds no trained super-network; train it with `bnas train CONFIG --output .*run`"),
+        (Steps.search, ("training/last/training.json",), "train it with `bnas train CONFIG --output .*run --resume`"),
+        (Steps.export, (), "holds no finished search; run it with `bnas search .*run`"),
+        (Steps.export, ("evaluations.jsonl",), "holds no finished search; run it with `bnas search .*run --resume`"),
     ],
 )
 def test_a_step_says_what_makes_what_it_needs(
@@ -143,10 +143,10 @@ def test_a_step_says_what_makes_what_it_needs(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"search": SearchSettings(constraints=("macss <= 3 M",))}, "'macss' is no value of an evaluation"),
+        ({"search": SearchSettings(constraints=("macss <= 3 M",))}, "'macss' is not a value of an evaluation"),
         (
             {"search": SearchSettings(algorithm=RNSGA2(aspiration_points=[[0.9]]))},
-            r"\(0.9,\) is not a point of 2 values, \[accuracy, macs\]",
+            r"\(0.9,\) must have 2 values, \[accuracy, macs\]",
         ),
     ],
 )

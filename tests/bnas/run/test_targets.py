@@ -152,11 +152,11 @@ def test_winners_with_targets_are_read_back(tmp_path: Path, monkeypatch: pytest.
     [
         ({"a/b": "macs <= 50 %"}, "target 'a/b': .*letters, digits"),
         ({"a" * 101: "macs <= 50 %"}, "at most 100"),
-        ({"Original": "macs <= 50 %"}, "the name of your own network"),
-        ({"half": "macs <= 50 %", "Half": "macs <= 40 %"}, "target 'Half': .*may take this name for 'half'"),
+        ({"Original": "macs <= 50 %"}, "this name is reserved for your own network"),
+        ({"half": "macs <= 50 %", "Half": "macs <= 40 %"}, "target 'Half': .*may confuse this name with 'half'"),
         ({"half": "accuracy >= 0.9"}, "winners are chosen by accuracy"),
-        ({"half": "macs >= 50 %"}, "'macs >= 50 %' is no upper bound"),
-        ({"half": "macs 50"}, "needs the form"),
+        ({"half": "macs >= 50 %"}, "'macs >= 50 %' is not an upper bound"),
+        ({"half": "macs 50"}, "must have the form"),
     ],
 )
 def test_targets_that_cannot_be_are_told(targets: dict[str, str], told: str, tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_a_run_hands_back_what_its_targets_ask_for(tmp_path: Path) -> None:
     page = write_page(folder).read_text(encoding="utf-8")
     assert "macs &lt;= 50 %" in page
     assert "missed, the nearest one" in page
-    assert "reference less" not in page, "winners are not held against a reference"
+    assert "reference minus" not in page, "winners are not held against a reference"
 
 
 def test_a_bound_of_latency_is_held_against_the_latency_in_the_report(tmp_path: Path) -> None:

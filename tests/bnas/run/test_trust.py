@@ -107,7 +107,7 @@ def test_a_function_of_python_is_not_called(
     run_folder(Path("RUN"), **keys)
     told = told_by(monkeypatch, capsys, *command)
     assert "RUN/config.json: " in told
-    assert re.search("which (you have not named before|lies in the folder of the run itself): it was not run", told)
+    assert re.search("which (you have not named before|is inside the run folder): bnas did not run it", told)
     assert "--trust" in told
     assert not witness()
 
@@ -118,7 +118,7 @@ def test_a_function_of_python_is_not_called_though_it_is_trusted(
 ) -> None:
     run_folder(Path("RUN"), **keys)
     told = told_by(monkeypatch, capsys, "run", "RUN/config.json", "-o", "out", "--trust")
-    assert "is a module of Python's own, which makes no models and no data" in told
+    assert "is a standard module of Python, which has no models and no data" in told
     assert not witness()
 
 
@@ -142,7 +142,7 @@ def test_a_file_or_a_module_beside_a_run_is_not_imported(
     monkeypatch.syspath_prepend(str(tmp_path / "RUN"))
     monkeypatch.delitem(sys.modules, "spy", raising=False)
     told = told_by(monkeypatch, capsys, *command)
-    assert re.search("which (you have not named before|lies in the folder of the run itself): it was not run", told)
+    assert re.search("which (you have not named before|is inside the run folder): bnas did not run it", told)
     assert not witness()
     told_by(monkeypatch, capsys, *command, "--trust")  # nothing was trained, or what was named gives no run
     assert witness()
@@ -218,7 +218,7 @@ def test_the_configuration_in_the_folder_of_a_run_is_no_word_of_the_user(witness
     assert not witness()
     assert Job.from_config("theirs/config.json", trust=True).model
     assert witness()
-    with pytest.raises(TrustError, match="which lies in the folder of the run itself"):
+    with pytest.raises(TrustError, match="which is inside the run folder"):
         _ = RunFolder.open(Path("theirs")).job
     assert not witness()
 
@@ -256,7 +256,7 @@ def test_an_exported_program_is_code(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert RunFolder.open(theirs).configuration.model == "mine.pt2"
     shutil.copy("mine.pt2", theirs)
     run_folder(theirs, model="mine.pt2")
-    with pytest.raises(TrustError, match="which lies in the folder of the run itself"):
+    with pytest.raises(TrustError, match="which is inside the run folder"):
         _ = RunFolder.open(theirs).configuration
 
 
@@ -392,8 +392,8 @@ def narrow() -> nn.Linear: return Net(1, 1)
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("system", "is a function of Python's own module 'posix'"),
-        ("net", "is a function of Python's own module 'subprocess'"),
+        ("system", "belongs to Python's standard module 'posix'"),
+        ("net", "belongs to Python's standard module 'subprocess'"),
         ("Plain", "is the class Plain; a Module is needed"),
         ("says_nothing", "says that it returns NoneType; a Module is needed"),
         ("says_text", "says that it returns str"),

@@ -163,7 +163,9 @@ def test_other_winners_are_tuned_anew_and_others_are_not_exported(whole: tuple[s
     other = replace(tuned(order), targets={"few": Constraint.parse("macs <= 30 %")})
     steps = Steps(other, Output(tmp_path / "run", resumed=True))
     winners = steps.search()
-    with pytest.raises(OutputError, match=r"no finished fine-tuning of its winners; `bnas tune .*run --resume`"):
+    with pytest.raises(
+        OutputError, match=r"no finished fine-tuning of its winners; run it with `bnas tune .*run --resume`"
+    ):
         steps.export()
     record = steps.tune()
     assert [one.name for one in record.winners] == ["few"]
@@ -176,7 +178,7 @@ def test_settings_that_a_fine_tuning_has_used_are_not_changed(whole: tuple[str, 
     order, folder = whole
     shutil.copytree(folder, tmp_path / "run")
     changed = replace(tuned(order), fine_tune=FineTune(3, learning_rate=0.1, order=order))
-    with pytest.raises(OutputError, match=r"job\.fine_tune\.epochs is 3, and was 2"):
+    with pytest.raises(OutputError, match=r"job\.fine_tune\.epochs was 2 and is now 3"):
         run_job(changed, tmp_path / "run", resume=True)
 
 
@@ -210,7 +212,7 @@ def test_the_recipe_of_a_winner_is_that_of_the_run_but_for_what_is_said() -> Non
     assert (adam.learning_rate, adam.weight_decay) == (1e-4, 0.05)
     given = FineTune(3, learning_rate=0.5, weight_decay=0.0, distillation=None, train_steps=48).recipe(base)
     assert (given.learning_rate, given.weight_decay, given.distillation, given.train_steps) == (0.5, 0.0, None, 48)
-    with pytest.raises(TrainingError, match='its teacher is "original"'):
+    with pytest.raises(TrainingError, match='its teacher must be "original"'):
         FineTune(3, distillation=Distillation())
 
 

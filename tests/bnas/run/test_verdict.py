@@ -99,7 +99,7 @@ def test_a_target_that_is_missed_is_said_and_not_recommended() -> None:
     third, half = Constraint.parse("latency <= 33 %"), Constraint.parse("macs <= 50 %")
     winners = row("third", 0.9, 1.0, target=Target(third, True)), row("half", 0.85, 1.2, 4, target=Target(half, False))
     lines = verdict(report(*winners, missed=True), RUN)
-    assert "`third` misses its target latency <= 33 %: it is the nearest sub-network that was found." in " ".join(lines)
+    assert "`third` misses its target latency <= 33 %: it is the nearest that the search found." in " ".join(lines)
     assert "--subnet half" in lines[-1]
 
 
@@ -114,15 +114,17 @@ def test_what_costs_accuracy_is_fine_tuned_unless_it_was() -> None:
 
 @pytest.mark.parametrize(("runs", "wanted"), [(2, 50), (50, 200)])
 def test_a_noisy_latency_comes_with_what_to_do(runs: int, wanted: int) -> None:
-    noisy = replace(row("best", 0.9, 1.0), latency=latency(1.0, "a spread of 20%, 10% is allowed", runs))
+    noisy = replace(
+        row("best", 0.9, 1.0), latency=latency(1.0, "noisy: quartiles 20% of the median apart, limit 10%", runs)
+    )
     lines = verdict(report(noisy), RUN)
-    assert "The latency of `best` is not stable (a spread of 20%, 10% is allowed)." in lines[1]
+    assert "The latency of `best` is not stable (noisy: quartiles 20% of the median apart, limit 10%)." in lines[1]
     assert f"bnas export 'runs/a b' --set latency.runs={wanted}" in commands(lines)
     assert known(lines)
 
 
 def test_fewer_macs_that_save_no_time_are_called_so() -> None:
-    told = "Fewer MACs save little time here"
+    told = "Fewer MACs save little time on this machine"
     bound = Target(Constraint.parse("latency <= 98 %"), False)
     assert told in " ".join(verdict(report(row("best", 0.9, 2.28)), RUN))
     assert told not in " ".join(verdict(report(row("best", 0.9, 2.28, target=bound)), RUN))

@@ -130,7 +130,7 @@ def test_scores_of_a_file(tmp_path: Path, name: str, suffix: str, whole: bool) -
 @pytest.mark.parametrize(
     ("scores", "reason"),
     [
-        ({"1": torch.ones(2)}, "there are no scores for 0.weight, which makes an elastic width"),
+        ({"1": torch.ones(2)}, "scores are missing for 0.weight, which produces an elastic width"),
         ({"0": torch.ones(3)}, r"0.weight has scores of shape \(3,\); allowed are \(4, 3, 1, 1\) and \(4,\)"),
         ({"00": torch.ones(4)}, "'00' matches no parameter; the nearest are"),
     ],

@@ -435,7 +435,7 @@ def test_a_model_that_branches_itself_is_refused_by_line() -> None:
     assert "cannot capture the model (Net)" in message
     assert f"{__file__}:" in message
     assert "return x if x.sum() > 0 else -x" in message
-    assert "belongs in a submodule" in message
+    assert "into a submodule or method" in message
 
 
 def test_a_folder_called_torch_is_the_users_own(tmp_path: Path) -> None:

@@ -283,7 +283,7 @@ def test_programs_that_run_graphs_are_refused(kind: type[nn.Module], reason: str
 
 
 def test_the_module_of_a_program_is_refused() -> None:
-    with pytest.raises(CaptureError, match="Give an exported program itself"):
+    with pytest.raises(CaptureError, match="Give the exported program itself"):
         SuperNetwork.from_model(exported(small(), images()).module(), images())
 
 

@@ -47,7 +47,9 @@ def test_the_first_node_that_differs_is_named_with_its_line(monkeypatch: pytest.
 
     monkeypatch.setattr(Emitter, "_emit", wrong)
     place = re.escape(f"first at relu ({__file__}:{line_of('# the line to name')})")
-    with pytest.raises(CaptureError, match=rf"the graph is not the model: output: differs by .*{place}.*fault of bnas"):
+    with pytest.raises(
+        CaptureError, match=rf"the graph differs from the model: output: differs by .*{place}.*bug in bnas"
+    ):
         trace(net, image())
     same_as_before(net, before)
 
@@ -74,7 +76,9 @@ def otherwise(net: Any, x: Tensor) -> Tensor:
 
 
 def test_a_model_that_computes_otherwise_while_it_is_captured_is_refused() -> None:
-    with pytest.raises(CaptureError, match=r"the graph is not the model: output: differs by .*; first at last \("):
+    with pytest.raises(
+        CaptureError, match=r"the graph differs from the model: output: differs by .*; first at last \("
+    ):
         trace(Between(otherwise).eval(), image())
 
 
@@ -85,21 +89,21 @@ def test_what_agrees_to_rounding_is_told(check: bool) -> None:
 
     ir = trace(Between(step).eval(), image(), check=check)
     told = [one.reason for one in ir.diagnostics if one.place == "the model"]
-    expected = "the graph agrees with the model to rounding" if check else "not compared with it: check=False"
+    expected = "the graph equals the model up to rounding" if check else "not compared with the model: check=False"
     assert len(told) == 1
     assert expected in told[0]
 
 
 def test_without_the_check_it_is_told() -> None:
     ir = trace(Between(otherwise).eval(), image(), check=False)
-    assert [str(one) for one in ir.diagnostics] == ["the model: its graph was not compared with it: check=False"]
+    assert [str(one) for one in ir.diagnostics] == ["the model: its graph was not compared with the model: check=False"]
 
 
 def test_a_model_on_the_meta_device_is_captured_and_not_compared() -> None:
     ir = trace(Between(steps).eval().to("meta"), image().to("meta"))
     assert ir.sizes.names == ("batch", "height", "width")
     assert [str(one) for one in ir.diagnostics] == [
-        "the model: its graph was not compared with it: it is on the meta device"
+        "the model: its graph was not compared with the model, which is on the meta device"
     ]
 
 
@@ -112,9 +116,9 @@ def test_an_axis_at_which_the_graph_is_wrong_becomes_static() -> None:
     net = Between(step).eval()
     ir = trace(net, image())
     assert "width" not in ir.sizes.names
-    assert "the graph is not the model" in ir.sizes.static["x[3]"]
+    assert "the graph differs from the model" in ir.sizes.static["x[3]"]
     supernet = SuperNetwork.from_model(net, image())
-    with pytest.raises(InputError, match=r"axis 3 has size 9, expected 6\. .*the graph is not the model"):
+    with pytest.raises(InputError, match=r"axis 3 has size 9, expected 6\. .*the graph differs from the model"):
         supernet.extract(supernet.space.maximal())(image(2, 4, 9))
     with pytest.raises(CaptureError, match="'columns' cannot be dynamic: at the size"):
         trace(net, image(), {"x": {3: "columns"}})
@@ -124,7 +128,7 @@ def test_a_graph_that_is_wrong_in_training_is_refused() -> None:
     def step(net: Any, x: Tensor) -> Tensor:
         return net.inner(x) * (3.0 if net.training and not torch.compiler.is_exporting() else 1.0)
 
-    with pytest.raises(CaptureError, match="in training mode the graph is not the model: output: differs"):
+    with pytest.raises(CaptureError, match="in training mode the graph differs from the model: output: differs"):
         trace(Between(step).eval(), image())
 
 
@@ -139,7 +143,7 @@ def test_buffers_that_training_writes_are_compared() -> None:
                 self.steps += 1
             return x
 
-    with pytest.raises(CaptureError, match=r"in training mode the graph is not the model: buffer part\.steps"):
+    with pytest.raises(CaptureError, match=r"in training mode the graph differs from the model: buffer part\.steps"):
         trace(Between(lambda net, x: net.part(x), part=Counts()).eval(), image())
 
 

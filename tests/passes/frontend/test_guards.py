@@ -49,7 +49,7 @@ def over_lines(net: Any, x: Tensor) -> Tensor:
 def test_a_check_that_only_raises_is_left_out_and_told(step: Any) -> None:
     net = Between(step).eval()
     supernet = captured(net, image(), [image(5)])
-    told = [one for one in supernet.ir.diagnostics if "a check of values is left out" in one.reason]
+    told = [one for one in supernet.ir.diagnostics if "a check of tensor values is left out" in one.reason]
     assert len({one.reason for one in told}) == len(told) == (2 if step is asserts else 1)
     assert all(__file__ in one.reason for one in told)
     assert not [node for node in supernet.ir.graph.nodes if node.target in ("any", "all", torch.isnan, torch.isfinite)]
@@ -94,7 +94,7 @@ def inside_a_call(net: Any, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("step", [computes, raises_or_computes, one_of_two, chosen, repeated, inside_a_call])
 def test_every_other_branch_is_refused(step: Any) -> None:
-    with pytest.raises(CaptureError, match="it reads the numbers of a tensor"):
+    with pytest.raises(CaptureError, match="it reads values of a tensor"):
         trace(Between(step).eval(), image())
 
 
@@ -107,5 +107,5 @@ def test_a_branch_in_a_function_that_a_check_calls_is_refused() -> None:
             raise ValueError("positive")
         return x
 
-    with pytest.raises(CaptureError, match="it reads the numbers of a tensor"):
+    with pytest.raises(CaptureError, match="it reads values of a tensor"):
         trace(Between(step).eval(), image())

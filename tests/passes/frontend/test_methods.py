@@ -109,12 +109,12 @@ def test_a_method_of_a_submodule_is_one_step() -> None:
 
 
 REFUSED = {
-    "reads-a-parameter": (lambda net, y: net.scaled(y), "scaled cannot stay as it is"),
-    "calls-a-layer": (lambda net, y: net.again(y), "again cannot stay as it is"),
-    "fills-a-list": (lambda net, y: filled(net, y), "changes a list or dict that it is given"),
+    "reads-a-parameter": (lambda net, y: net.scaled(y), "scaled cannot be kept unchanged"),
+    "calls-a-layer": (lambda net, y: net.again(y), "again cannot be kept unchanged"),
+    "fills-a-list": (lambda net, y: filled(net, y), "changes a list or dict argument"),
     "reads-what-forward-sets": (lambda net, y: kept(net, y), "forward sets the attribute 'mean' before"),
     "writes-into-its-input": (lambda net, y: net.written(y), "it writes into its inputs"),
-    "no-method": (lambda net, y: y[y > 0], "belongs in a submodule"),
+    "no-method": (lambda net, y: y[y > 0], "into a submodule or method"),
 }
 
 

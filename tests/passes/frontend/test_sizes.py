@@ -185,7 +185,7 @@ def test_axes_that_a_user_names() -> None:
     ("dynamic", "reason"),
     [
         ({"tokens": {1: "length"}}, "dynamic: there is no input 'tokens'; there are ids, mask"),
-        ({"ids": {2: "length"}}, "dynamic: input 'ids' has 2 axes, none is 2"),
+        ({"ids": {2: "length"}}, "dynamic: input 'ids' has 2 axes, so it has no axis 2"),
         ({"ids": {0: "one", 1: "one"}}, r"dynamic: axes called 'one' have different sizes in the example: \[2, 7\]"),
         ({"ids": {1: "length"}}, "the axis 'length' cannot be dynamic: .*"),
     ],

@@ -169,7 +169,7 @@ def test_nothing_is_left_of_a_capture_that_fails(step: Any, train: bool) -> None
 
     net = Keeps(fails).train(train)
     before = everything(net)
-    with pytest.raises(CaptureError, match="reads the numbers"):
+    with pytest.raises(CaptureError, match="reads values of"):
         trace(net, image())
     same_as_before(net, before)
 

@@ -135,7 +135,7 @@ def test_objects_that_are_no_values_are_none_with_a_diagnostic() -> None:
     net = Returns(lambda y, z: {"out": z, "cache": [Cache(), y]}).eval()
     supernet = SuperNetwork.from_model(net, image())
     told = [str(one) for one in supernet.diagnostics if "None is returned" in one.reason]
-    assert told == ["output cache.0: an object that is no tensor or plain value: None is returned"]
+    assert told == ["output cache.0: an object that is neither a tensor nor a plain value: None is returned instead"]
     found, expected = supernet.extract(supernet.space.maximal())(image()), net(image())
     assert found["cache"][0] is None
     torch.testing.assert_close((found["out"], found["cache"][1]), (expected["out"], expected["cache"][1]))
@@ -231,7 +231,7 @@ def test_a_model_on_several_devices() -> None:
 
 
 def test_a_scripted_model_is_refused() -> None:
-    with pytest.raises(CaptureError, match="a scripted model has no Python code to record: give the module"):
+    with pytest.raises(CaptureError, match="a scripted model has no Python code to record: give the original module"):
         trace(scripted(), image())
 
 

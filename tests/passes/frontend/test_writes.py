@@ -260,5 +260,5 @@ def test_a_lost_write_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(AssertionError, match="not equal"):
         same_outputs((program,), net, inputs)
     monkeypatch.setattr(Emitter, "_emit", forgets)
-    with pytest.raises(CaptureError, match="the graph is not the model"):
+    with pytest.raises(CaptureError, match="the graph differs from the model"):
         captured(net, inputs)

@@ -427,11 +427,11 @@ def test_a_graph_of_several_sizes_that_is_wrong_at_the_example_leaves_the_batch(
 
     def strict(ir: Any, *given: Any) -> Any:
         if len(ir.sizes.axes) > 1:
-            raise CaptureError("the graph is not the model")
+            raise CaptureError("the graph differs from the model")
         return compare(ir, *given)
 
     monkeypatch.setattr(front, "compare", strict)
     supernet = SuperNetwork.from_model(Scaled().eval(), images(32, 32))
     assert supernet.dynamic == {"x": {0: "batch"}}
-    with pytest.raises(CaptureError, match="not the model"):
+    with pytest.raises(CaptureError, match="differs from the model"):
         SuperNetwork.from_model(Scaled().eval(), images(32, 32), dynamic={"x": {2: "height"}})

@@ -236,15 +236,17 @@ def test_outputs_are_flattened_and_named(net: Net, names: list[str]) -> None:
 @pytest.mark.parametrize(
     ("net", "reason"),
     [
-        pytest.param(lambda x: x.view(2, 432), "batches of any size", id="fixed-batch"),
+        pytest.param(lambda x: x.view(2, 432), "any batch size", id="fixed-batch"),
         pytest.param(lambda x: F.max_pool2d(x, 2, return_indices=True), "indices", id="indices"),
         pytest.param(nn.Sequential(nn.AdaptiveMaxPool2d(4)), "not a divisor", id="uneven-max"),
         pytest.param(nn.Sequential(nn.BatchNorm2d(6, track_running_stats=False)), "statistics", id="batch-statistics"),
         pytest.param(lambda x: F.interpolate(x, (4, 4), mode="area"), "'area'", id="area"),
         pytest.param(lambda x: x[:, x[0, :, 0, 0] > 0], "getitem fails", id="dynamic-mask"),
         pytest.param(lambda x: torch.split(x, 100_000), "takes an axis apart", id="split-batch"),
-        pytest.param(lambda x: torch.split(x, 3)[0], "of another number at other sizes", id="split-batch-in-threes"),
-        pytest.param(lambda x: x.unbind(), "of another number at other sizes", id="unbind-batch"),
+        pytest.param(
+            lambda x: torch.split(x, 3)[0], "another number of tensors at other sizes", id="split-batch-in-threes"
+        ),
+        pytest.param(lambda x: x.unbind(), "another number of tensors at other sizes", id="unbind-batch"),
         pytest.param(lambda x: x.to(torch.complex64), "complex64", id="dtype"),
         pytest.param(lambda x: (x, 3), "returns 3", id="output"),
         pytest.param(lambda x: F.normalize(x, p=3.0), "order 3.0", id="norm-order"),
@@ -296,7 +298,7 @@ def test_number_of_inputs_is_checked() -> None:
     module = traced(lambda x, y: x + y)
     with pytest.raises(LoweringError, match="not given its input 'y'"):
         lower(module, inputs_of([IMAGE], 2))
-    with pytest.raises(LoweringError, match="takes 2 inputs but was given 3"):
+    with pytest.raises(LoweringError, match="takes 2 inputs but got 3"):
         lower(module, inputs_of([IMAGE] * 3, 2))
 
 

@@ -268,7 +268,7 @@ def test_every_record_has_an_example_for_every_rule() -> None:
 
 @pytest.mark.parametrize("rigid", [False, True])
 def test_an_example_that_says_the_wrong_thing_is_noticed(rigid: bool, change: Callable[..., Any]) -> None:
-    sample = Sample(lambda x: torch.flip(x, (1,)), rigid="moved by numbers" if rigid else "")
+    sample = Sample(lambda x: torch.flip(x, (1,)), rigid="moved to other places" if rigid else "")
     change(torch.flip, axes=OPERATORS[torch.abs].axes)  # forgets that entries move
     with pytest.raises((AssertionError, VerificationError)):
         test_sub_networks_compute_what_the_oracle_does(OPERATORS[torch.flip], sample)

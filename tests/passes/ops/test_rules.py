@@ -102,7 +102,7 @@ def test_a_rule_that_gives_another_shape_freezes_its_operator_and_the_model_stay
     change(torch.flatten, axes=lambda types, call: types.type(call.argument(0, "input")))
     supernet = supernet_of(Between(lambda x: x.flatten(2)))
     assert not supernet.space.widths
-    assert any(re.search("fault of bnas's rule, please report", d.reason) for d in supernet.diagnostics)
+    assert any(re.search("bug in the rule, please report", d.reason) for d in supernet.diagnostics)
     assert_right(supernet)
 
 

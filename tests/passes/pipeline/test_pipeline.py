@@ -138,12 +138,12 @@ def module_with_weights(analysis: Analysis) -> PassResult:
 @pytest.mark.parametrize(
     ("place", "does", "reason"),
     [
-        ("trace", lambda a: PassResult(replace(a, rewritten=True), False), "nothing is modified and gives another"),
+        ("trace", lambda a: PassResult(replace(a, rewritten=True), False), "nothing is modified, but returns another"),
         ("trace", lambda a: PassResult(replace(a, model=nn.Identity()), True), "replaced the model"),
-        ("trace", lambda a: PassResult(a.without("ir"), True), "promises ir and does not give it"),
-        ("trace", graph_without_values, "has no value: make the graph the analysis's by with_graph"),
-        ("trace", module_with_weights, "own module more has tensors, which nobody would train or save"),
-        ("trace", unknown_module, "calls 'elsewhere', which is no module of the model"),
+        ("trace", lambda a: PassResult(a.without("ir"), True), "promises ir but does not provide it"),
+        ("trace", graph_without_values, "has no value: add the graph to the analysis with with_graph"),
+        ("trace", module_with_weights, "own module more has tensors, which would be neither trained nor saved"),
+        ("trace", unknown_module, "calls 'elsewhere', which is not a module of the model"),
         ("type-axes", half_a_change, "the axis types are those of another graph"),
         ("type-axes", wrong_sizes, "are not of its shape"),
         ("choose", bound_choice, r"the width 0\.0\.0 was bound after it had become a choice"),
@@ -172,11 +172,15 @@ def test_passes_may_promise_more() -> None:
 
 
 def test_what_a_pass_needs_must_be_there() -> None:
-    with pytest.raises(PassError, match="'choose' needs blocks, which no pass before it gives"):
+    with pytest.raises(PassError, match="'choose' needs blocks, which no earlier pass provides"):
         PIPELINE.without("find-blocks").run(start())
-    with pytest.raises(PassError, match="'find-blocks' needs types, which no pass before it gives or a later one took"):
+    with pytest.raises(
+        PassError, match="'find-blocks' needs types, which no earlier pass provides, or which a pass between"
+    ):
         PIPELINE.after("type-axes", FunctionalRelu()).run(start())
-    with pytest.raises(PassError, match="no pass of the pipeline gives choices; it has trace, type-axes, find-blocks"):
+    with pytest.raises(
+        PassError, match="no pass of the pipeline provides choices; its passes are trace, type-axes, find-blocks"
+    ):
         SuperNetwork.from_model(nn.ReLU(), torch.zeros(2, 3), pipeline=PIPELINE.without("choose"))
 
 
@@ -290,7 +294,7 @@ def test_an_added_node_is_no_output_of_the_module_before_it() -> None:
 
 
 def test_changed_outputs_are_noticed_unless_they_are_meant() -> None:
-    with pytest.raises(PassError, match=r"'gelu-for-relu': it promises to keep the outputs, which differ by \d"):
+    with pytest.raises(PassError, match=r"'gelu-for-relu': it promises to keep the outputs, but they differ by \d"):
         PIPELINE.after("trace", GeluForRelu()).run(start())
     assert PIPELINE.after("trace", Softened()).run(start()).rewritten
     assert not PIPELINE.after("trace", FunctionalRelu()).run(start()).rewritten
@@ -413,5 +417,5 @@ def test_an_analysis_as_text() -> None:
     assert "block add: stem -> add" in lines
     assert "width stem: 2, 4, 6, 8" in lines
     assert len([line for line in lines if " = " in line]) == 8
-    assert any(line.startswith("left alone by type-axes: ") for line in lines)
+    assert any(line.startswith("left unchanged by type-axes: ") for line in lines)
     assert not Pipeline(()).run(Analysis(Small(), torch.zeros(2, 3, 4, 4))).has("ir")

@@ -238,15 +238,15 @@ def no_parameter(net: Net, x: Tensor) -> Tensor:
     [
         pytest.param(doubled_input, "add", "two different values", id="x-plus-x"),
         pytest.param(number_added, "add", "two different values", id="plus-a-number"),
-        pytest.param(projected_shortcut, "add", "computed from the other", id="projection-shortcut"),
-        pytest.param(second_input, "add", "computed from the other", id="plus-a-parameter"),
+        pytest.param(projected_shortcut, "add", "both branches change the tensor", id="projection-shortcut"),
+        pytest.param(second_input, "add", "both branches change the tensor", id="plus-a-parameter"),
         pytest.param(scaled_shortcut, "add", "shortcut is scaled", id="scaled-shortcut"),
         pytest.param(
             broadcast_shortcut, "add", r"\(1009, 8, 1, 1\) and sum \(1009, 8, 4, 4\)", id="broadcast-shortcut"
         ),
         pytest.param(tapped_body, "body", "also read outside", id="inner-value-escapes"),
         pytest.param(writes_through_a_view, "add", "writes into its own input", id="in-place-on-a-view-of-it"),
-        pytest.param(sum_of_constants, "add", "computed from the other", id="sum-of-parameters"),
+        pytest.param(sum_of_constants, "add", "both branches change the tensor", id="sum-of-parameters"),
         pytest.param(no_parameter, "add", "no parameter inside", id="nothing-to-skip"),
     ],
 )

@@ -77,7 +77,10 @@ def test_listed_blocks_stand_in_network_order(types: AxisTypes) -> None:
         ),
         ([[scope(7, 1), scope(1, 2)]], r"no value '.*layer7.*'; the nearest|no value '.*layer7"),
         ([["layer1.1", "ResNet/Sequential[layer1]/Bottleneck[2]/ReLU[relu]/relu"]], "no value"),
-        ([["layer1.1", "layer2.1"]], r"is no block \(layer2_1_relu_2: its ends .* differ in shape\); the nearest are"),
+        (
+            [["layer1.1", "layer2.1"]],
+            r"is not a block \(layer2_1_relu_2: its ends .* differ in shape\); the nearest are",
+        ),
         ([["layer1.2", "layer1.1"]], r"not computed from layer1_2_relu_2 alone"),
         (["layer1.1", ["layer1.0", "layer1.2"]], r"layer1_0_relu_2-layer1_2_relu_2 overlaps layer1\.1"),
         (["layer1.1", "layer1.1"], r"layer1\.1 overlaps layer1\.1"),

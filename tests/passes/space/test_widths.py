@@ -313,15 +313,30 @@ def test_single_sizes_by_name_and_glob() -> None:
 @pytest.mark.parametrize(
     ("settings", "widths", "blocks", "reasons"),
     [
-        ({"ignored_scopes": ["expand"]}, {"stem"}, 0, {"add": "holds a part of ignored", "expand": "ignored_scopes"}),
-        ({"ignored_scopes": ["project"]}, {"expand"}, 0, {"stem": "it is made in ignored_scopes"}),
+        (
+            {"ignored_scopes": ["expand"]},
+            {"stem"},
+            0,
+            {"add": "contains a part of ignored", "expand": "ignored_scopes"},
+        ),
+        ({"ignored_scopes": ["project"]}, {"expand"}, 0, {"stem": "a layer of ignored_scopes produces it"}),
         ({"ignored_scopes": ["last"]}, {"stem", "expand"}, 1, {}),
-        ({"target_scopes": ["expand", "project"]}, {"expand"}, 0, {"stem": "not made in target_scopes alone"}),
+        (
+            {"target_scopes": ["expand", "project"]},
+            {"expand"},
+            0,
+            {"stem": "layers outside target_scopes also produce it"},
+        ),
         ({"target_scopes": ["stem", "project"]}, {"stem"}, 0, {"add": "it is not inside target_scopes"}),
         ({"target_scopes": ["Residual"]}, {"stem", "expand"}, 1, {}),
-        ({"pin": ["last.weight"]}, {"expand"}, 1, {"stem": "a setting pins it"}),
-        ({"pin": ["project"]}, set(), 0, {"add": "a setting pins what is inside it", "expand": "a setting pins it"}),
-        ({"pin": ["expand.bias"]}, {"stem"}, 0, {"add": "a setting pins what is inside it"}),
+        ({"pin": ["last.weight"]}, {"expand"}, 1, {"stem": "pinned by a setting"}),
+        (
+            {"pin": ["project"]},
+            set(),
+            0,
+            {"add": "something inside it is pinned by a setting", "expand": "pinned by a setting"},
+        ),
+        ({"pin": ["expand.bias"]}, {"stem"}, 0, {"add": "something inside it is pinned by a setting"}),
     ],
 )
 def test_what_scopes_and_pins_keep(
@@ -363,8 +378,8 @@ def test_sizes_of_a_group_count_channels() -> None:
         ([["stm"]], None, r"overwrite_groups\[0\]: 'stm' matches no part of the model; the nearest are stem"),
         ([["last"]], None, "its width is rigid: it is an output of the model"),
         ([["stem"], ["project"]], None, r"overwrite_groups\[1\] \(project\): the width stem is in another group too"),
-        ([["expand"]], [[8, 4]], r"sizes \[8, 4\]; allowed are multiples of 1 up to 16, which must be one"),
-        ([["expand"]], [[32, 16]], r"sizes \[32, 16\]; allowed are multiples of 1 up to 16"),
+        ([["expand"]], [[8, 4]], r"sizes \[8, 4\]; must be multiples of 1, including the full size 16"),
+        ([["expand"]], [[32, 16]], r"sizes \[32, 16\]; must be multiples of 1, including the full size 16"),
     ],
 )
 def test_groups_that_cannot_be_are_refused(groups: Any, sizes: Any, reason: str) -> None:

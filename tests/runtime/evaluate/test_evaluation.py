@@ -38,7 +38,7 @@ def test_recalibration_gives_the_mean_of_the_batches(data: Data) -> None:
 
 
 def test_recalibration_without_data_is_an_error() -> None:
-    with pytest.raises(EvaluationError, match="not a single batch"):
+    with pytest.raises(EvaluationError, match="data are empty"):
         recalibrate(nn.BatchNorm2d(1), [])
 
 
@@ -98,7 +98,9 @@ def test_accuracy_of_what_is_no_classification_asks_for_a_metric() -> None:
         (nn.Identity(), r"\(2, 4, 3, 3\) float32"),
         (symbolic_trace(lambda x: {"out": x}), r"{out: \(2, 4, 3, 3\) float32}"),
     ):
-        with pytest.raises(EvaluationError, match=rf"\(batch, classes\); the model gives {told}: give a metric"):
+        with pytest.raises(
+            EvaluationError, match=rf"\(batch, classes\); the model returns {told}: pass your own metric"
+        ):
             accuracy(module, [(images, labels)])
 
 

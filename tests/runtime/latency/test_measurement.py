@@ -172,12 +172,15 @@ def test_timing_is_divided_by_the_repeats(monkeypatch: pytest.MonkeyPatch) -> No
         ({"repeats": 0}, "repeats is 0"),
         ({"inter_threads": 0}, "inter_threads is 0"),
         ({"batch": 0, "inputs": None}, "batch is 0"),
-        ({"provider": "CPUExecutionProvder"}, r"narrow: .* is not installed; there is .*did you mean 'CPUExecutionP"),
-        ({"candidates": {"subnet": Subnet()}}, r"subnet: a Subnet needs the super-network it is from"),
+        (
+            {"provider": "CPUExecutionProvder"},
+            r"narrow: .* is not installed; installed are .*did you mean 'CPUExecutionP",
+        ),
+        ({"candidates": {"subnet": Subnet()}}, r"subnet: a Subnet needs its super-network"),
         ({"reference": "wid"}, "'wid' is not one of the candidates narrow, wide"),
-        ({"inputs": {"y": np.zeros(1)}}, r"narrow: takes the inputs \['input'\] but was given \['y'\]"),
+        ({"inputs": {"y": np.zeros(1)}}, r"narrow: takes the inputs \['input'\] but got \['y'\]"),
         ({"candidates": {}}, "at least one"),
-        ({"candidates": {"broken": b"no model"}}, "broken: .* is no ONNX model"),
+        ({"candidates": {"broken": b"no model"}}, "broken: .* is not an ONNX model"),
         ({"candidates": {"gone": "gone.onnx"}}, "gone: ONNX Runtime cannot load it"),
         ({"inputs": (2, 5, 8, 8)}, "narrow: ONNX Runtime cannot run it"),
     ],
@@ -234,9 +237,9 @@ def test_modules_and_subnets_are_lowered_and_inputs_are_what_they_declare() -> N
 @pytest.mark.parametrize(
     ("shape", "kind", "reason"),
     [
-        (["batch", 3, "height"], TensorProto.FLOAT, "leaves 'height' open"),
-        ([2, 3], TensorProto.FLOAT, "made for a batch of 2, not 5"),
-        (["batch"], TensorProto.STRING, "an input of STRING cannot be made up"),
+        (["batch", 3, "height"], TensorProto.FLOAT, "has no fixed size for 'height'"),
+        ([2, 3], TensorProto.FLOAT, "has a fixed batch size of 2, not 5"),
+        (["batch"], TensorProto.STRING, "cannot generate an input of STRING"),
     ],
 )
 def test_inputs_that_cannot_be_made_up_are_named(shape: list[Any], kind: int, reason: str) -> None:
@@ -270,4 +273,4 @@ def test_warm_up_goes_on_until_the_times_settle(
     runner = warmed("a", runner, 2)
     assert (len(log), runner.warm) == (2 * windows, warm)
     told = measurement._summary(np.ones((50, 2)), None, runner, LatencySettings()).unstable
-    assert told == (None if warm else "its times did not settle in the warm-up")
+    assert told == (None if warm else "times did not settle during the warm-up")

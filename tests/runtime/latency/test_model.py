@@ -105,7 +105,7 @@ def test_a_small_space_has_no_more_than_it_has() -> None:
     small = SuperNetwork.from_model(net, IMAGES, {"dimensions": ("width",)})
     chosen = spread(small, 15, np.random.default_rng(0))
     assert len(chosen) == len(set(chosen)) == small.space.size
-    with pytest.raises(LatencyError, match="2 sub-networks are too few to fit a model to; 6 are needed"):
+    with pytest.raises(LatencyError, match="2 sub-networks are too few to fit a latency model; at least 6 are needed"):
         LatencyModel.of(small, made_up(small, chosen))
 
 
@@ -169,12 +169,15 @@ def changed(data: dict[str, Any], key: str, value: Any) -> str:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda data: changed(data, "cpu", "abacus"), r"another machine \(cpu is .* was 'abacus'\); fit one here with"),
+        (
+            lambda data: changed(data, "cpu", "abacus"),
+            r"another machine \(cpu was 'abacus' and is .*\); fit a new one here with",
+        ),
         (lambda data: changed(data, "onnxruntime", "1.0"), "another machine .*onnxruntime"),
-        (lambda data: changed(data, "space", {}), "another search space; fit one here"),
-        (lambda data: changed(data, "format", 9), "another format than 1"),
+        (lambda data: changed(data, "space", {}), "another search space; fit a new one here"),
+        (lambda data: changed(data, "format", 9), "an unknown format; this version of bnas reads format 1"),
         (lambda data: json.dumps({"format": 1}), "damaged: 'machine' is missing"),
-        (lambda data: "{", "is no latency model"),
+        (lambda data: "{", "is not a latency model"),
     ],
 )
 def test_what_does_not_hold_here_is_refused(change: Any, reason: str, supernet: SuperNetwork, tmp_path: Path) -> None:
@@ -187,9 +190,9 @@ def test_what_does_not_hold_here_is_refused(change: Any, reason: str, supernet: 
 
 def test_latencies_that_are_none_are_refused(supernet: SuperNetwork) -> None:
     measured = made_up(supernet, spread(supernet, 8, np.random.default_rng(0)))
-    with pytest.raises(LatencyError, match="a latency of nan ms is not one"):
+    with pytest.raises(LatencyError, match="latency must be positive and finite, got nan ms"):
         LatencyModel.of(supernet, {**measured, next(iter(measured)): float("nan")})
-    with pytest.raises(LatencyError, match="is no latency model"):
+    with pytest.raises(LatencyError, match="is not a latency model"):
         LatencyModel.load("gone.json", supernet)
 
 

@@ -87,7 +87,7 @@ def test_a_metric_that_reads_a_dict_reads_it_from_a_file_too(tmp_path: Path) -> 
 
     path = export_onnx(net, tmp_path / "a.onnx", DATA[0][0]).path
     assert evaluate_onnx(path, DATA, largest) == pytest.approx(largest(net, DATA), rel=1e-5)
-    with pytest.raises(EvaluationError, match=r"\(batch, classes\); the model gives {out: \(20, 4, 4, 4\)"):
+    with pytest.raises(EvaluationError, match=r"\(batch, classes\); the model returns {out: \(20, 4, 4, 4\)"):
         evaluate_onnx(path, DATA)
 
 
@@ -125,7 +125,7 @@ def test_a_provider_that_is_not_there_or_does_not_start_is_said(
     net: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = export_onnx(net, tmp_path / "a.onnx", DATA[0][0]).path
-    with pytest.raises(SessionError, match=r"'GPU' is not installed; there is .*CPUExecutionProvider"):
+    with pytest.raises(SessionError, match=r"'GPU' is not installed; installed are .*CPUExecutionProvider"):
         evaluate_onnx(path, DATA, provider="GPU")
 
     class Session:
@@ -153,5 +153,5 @@ def test_a_subnet_carries_where_it_comes_from(net: nn.Module, tmp_path: Path) ->
     with torch.no_grad():
         net[0].bias.add_(1)  # type: ignore[operator,union-attr]
     assert origin(supernet, subnet)["bnas.supernet"] != manifest["sha256"]
-    with pytest.raises(LoweringError, match="a Subnet has no weights: give the super-network"):
+    with pytest.raises(LoweringError, match="a Subnet has no weights: also give its super-network"):
         export_onnx(subnet, tmp_path / "b.onnx", DATA[0][0])

@@ -121,8 +121,8 @@ def test_invalid_model_is_caught(tmp_path: Path, change: Callable[..., Any]) -> 
         ([torch.zeros(2, 4, 8, 8)], r"the example inputs \(\(2, 4, 8, 8\) torch.float32\) do not fit the model"),
         ([torch.zeros(2, 3, 8, 8)] * 2, "do not fit the model"),
         (torch.zeros(2, 3, 8), "do not fit the model"),
-        (torch.zeros(0, 3, 8, 8), r"example input 0 is empty \(\(0, 3, 8, 8\)\): nothing would be verified"),
-        (torch.full((2, 3, 8, 8), float("nan")), "example input 0 has NaN in it: nothing would be verified"),
+        (torch.zeros(0, 3, 8, 8), r"example input 0 is empty \(\(0, 3, 8, 8\)\), so the file could not be verified"),
+        (torch.full((2, 3, 8, 8), float("nan")), "example input 0 contains NaN, so the file could not be verified"),
         ([np.zeros((2, 3, 8, 8))], "must be a tensor, or a list, tuple or dict with tensors in it, not list"),
         ("images", "must be a tensor, or a list, tuple or dict with tensors in it, not str"),
     ],
@@ -154,7 +154,7 @@ def test_path_that_cannot_be_written_is_named(
     place: str, module: GraphModule, images: list[Tensor], tmp_path: Path
 ) -> None:
     (tmp_path / "folder").mkdir()
-    why = {"folder": "it is a folder", "missing/a.onnx": "there is no folder '.*missing'; make it first"}[place]
+    why = {"folder": "it is a folder", "missing/a.onnx": "there is no folder '.*missing'; create it first"}[place]
     with pytest.raises(OnnxWriteError, match=f"{place}: the ONNX file cannot be written: {why}") as caught:
         export_onnx(module, tmp_path / place, images)
     assert isinstance(caught.value, BnasError)

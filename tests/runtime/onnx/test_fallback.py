@@ -78,7 +78,7 @@ def test_a_wrong_number_of_the_standard_exporter_is_caught(tmp_path: Path, monke
 def test_where_both_fail_both_say_why(tmp_path: Path) -> None:
     with pytest.raises(
         LoweringError,
-        match=r"reads the numbers of a tensor.*torch\.onnx\.export was tried for the whole graph, and fails: Guard",
+        match=r"reads values of a tensor.*torch\.onnx\.export was tried for the whole graph and failed: Guard",
     ):
         export_onnx(Branching().train(), tmp_path / "a.onnx", IMAGES)
     assert list(tmp_path.iterdir()) == []

@@ -94,17 +94,20 @@ def test_what_is_excluded_stays_in_floating_point(
     ("settings", "reason"),
     [
         ({"calibration": None}, r"calibration: give batches of inputs and targets, such as bnas.Int8\(loader\)"),
-        ({"calibration": []}, "calibration: there is not a single sample"),
+        ({"calibration": []}, "calibration: the data are empty"),
         ({"calibration": [(torch.zeros(0, 3, 8, 8), torch.zeros(0))]}, "calibration: batch 0 of .* it is empty"),
         ({"calibration": [(torch.zeros(4, 1, 8, 8), torch.zeros(4))]}, r"shapes \[\(1, 8, 8\)\], but the model takes"),
         ({"calibration": [(IMAGES.double(), None)]}, "samples are torch.float64, but the model takes torch.float32"),
-        ({"calibration": [(IMAGES * float("nan"), None)]}, "a sample has NaN or inf in it"),
+        ({"calibration": [(IMAGES * float("nan"), None)]}, "a sample contains NaN or inf"),
         (
             {"calibration": [IMAGES]},
-            "calibration: batch 0 of the calibration data: a batch must be a pair .* gives a Tensor",
+            "calibration: batch 0 of the calibration data: a batch must be a pair .* returned a Tensor",
         ),
-        ({"exclude": ("head",)}, "exclude: 'head' fits nothing in the model; there is 0.0"),
-        ({"exclude_operators": ("Con",)}, "exclude_operators: 'Con' fits nothing in the model; there is Conv"),
+        ({"exclude": ("head",)}, "exclude: 'head' matches nothing in the model; the nearest are 0.0"),
+        (
+            {"exclude_operators": ("Con",)},
+            "exclude_operators: 'Con' matches nothing in the model; the nearest are Conv",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_and_leaves_no_file(

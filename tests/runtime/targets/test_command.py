@@ -169,7 +169,7 @@ print(1)
 
 
 def test_a_command_has_no_outputs_and_needs_words(tmp_path: Path) -> None:
-    with pytest.raises(TargetError, match="gives no outputs"):
+    with pytest.raises(TargetError, match="reports only times, not outputs"):
         Command(command="bench").run(None, {})
     for words in ((), ("",)):
         with pytest.raises(TargetError, match="command"):

@@ -25,7 +25,9 @@ def test_another_number_of_threads_waits_until_the_loaded_networks_are_gone(buil
     target, given = ExecuTorch(), feed(*net.example)
     gc.collect()
     loaded = target.load(path, given, 1)
-    with pytest.raises(TargetError, match=r"networks with 1 are still loaded: 2 is possible once they are gone"):
+    with pytest.raises(
+        TargetError, match=r"networks with 1 threads are still loaded: release them before you ask for 2"
+    ):
         target.load(path, given, 2)
     del loaded
     two = target.load(path, given, 2)

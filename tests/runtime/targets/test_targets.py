@@ -96,17 +96,17 @@ def test_a_latency_model_is_of_its_target(tmp_path: Path) -> None:
     model.save(tmp_path / "latency.json")
     again = LatencyModel.load(tmp_path / "latency.json", made, Counting())
     assert again.coefficients == model.coefficients
-    with pytest.raises(LatencyError, match="target is 'ONNX Runtime' here and was 'bytes'"):
+    with pytest.raises(LatencyError, match="target was 'bytes' and is 'ONNX Runtime' here"):
         LatencyModel.load(tmp_path / "latency.json", made)
 
 
 @pytest.mark.parametrize(
     ("given", "reason"),
     [
-        ("openvin", "target 'openvin': there is onnxruntime, openvino"),
+        ("openvin", "target 'openvin' is unknown; use onnxruntime, openvino"),
         ({"kind": "openvino", "precision": "f8"}, "precision"),
-        ({"precision": "f16"}, "target None: there is"),
-        (7, "target 7: there is"),
+        ({"precision": "f16"}, "target None is unknown"),
+        (7, "target 7 is unknown"),
     ],
 )
 def test_what_is_no_target_is_refused(given: Any, reason: str) -> None:

@@ -62,17 +62,17 @@ def test_directory_with_a_training_is_not_overwritten(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"recipe": plain(ema_decay=0.9)}, "ema_decay is 0.9, and was 0.5"),
-        ({"recipe": plain(ema_decay=0.5, seed=1)}, "seed is 1, and was 0"),
-        ({"recipe": plain(ema_decay=0.5, distillation=Distillation())}, r"distillation is \{.*, and was None"),
-        ({"stages": [Stage(("depth",)), Stage(sample_rate=2)]}, r"stages\[1\] is \{.*'sample_rate': 2"),
-        ({"stages": [Stage()]}, r"stages\[0\] is"),
-        ({"stages": [*STAGES, Stage()]}, r"stages\[2\] is \{.*, and was None"),
-        ({"count": 4}, "batches is 4, and was 3"),
-        ({"optimizer": lambda p: torch.optim.AdamW(p, 0.01)}, "optimizer is .*AdamW.*, and was .*SGD"),
+        ({"recipe": plain(ema_decay=0.9)}, "ema_decay was 0.5 when .* is now 0.9"),
+        ({"recipe": plain(ema_decay=0.5, seed=1)}, "seed was 0 when .* is now 1"),
+        ({"recipe": plain(ema_decay=0.5, distillation=Distillation())}, r"distillation was None when .* is now \{"),
+        ({"stages": [Stage(("depth",)), Stage(sample_rate=2)]}, r"stages\[1\] was \{.* is now \{.*'sample_rate': 2"),
+        ({"stages": [Stage()]}, r"stages\[0\] was"),
+        ({"stages": [*STAGES, Stage()]}, r"stages\[2\] was None when .* is now \{"),
+        ({"count": 4}, "batches was 3 when .* is now 4"),
+        ({"optimizer": lambda p: torch.optim.AdamW(p, 0.01)}, "optimizer was .*SGD.* is now .*AdamW"),
         (
             {"optimizer": lambda p: torch.optim.SGD(p, 0.02, 0.9, nesterov=True)},
-            "optimizer is .*0.02.*, and was .*0.01",
+            "optimizer was .*0.01.* is now .*0.02",
         ),
     ],
 )
@@ -86,7 +86,7 @@ def test_other_settings_name_the_key(folder: Path, options: dict[str, Any], mess
         (lambda: supernet(seed=1), "its weights differ"),
         (lambda: supernet(width=24), r"stem.weight \(16, 1, 3, 3\) instead of \(24, 1, 3, 3\)"),
         (lambda: supernet(norm=False), "unexpected: norm1.bias"),
-        (lambda: supernet(elasticity={"dimensions": ("depth", "width"), "min_width": 16}), "space is .*, and was"),
+        (lambda: supernet(elasticity={"dimensions": ("depth", "width"), "min_width": 16}), "space was .* and is now"),
     ],
 )
 def test_another_model_is_told(folder: Path, make: Callable[[], SuperNetwork], message: str) -> None:
@@ -111,11 +111,11 @@ def edited(folder: Path, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda f: edited(f, format=99), "has another format than 1"),
+        (lambda f: edited(f, format=99), "has an unknown format; this version of bnas reads format 1"),
         (lambda f: edited(f, state=None), "is damaged: 'state' is missing"),
         (lambda f: edited(f, sha256="0"), "is damaged: its checksum"),
         (lambda f: manifest(f).write_text(manifest(f).read_text()[:-100]), "training.json is damaged"),
-        (lambda f: manifest(f).write_text("[]"), "has another format"),
+        (lambda f: manifest(f).write_text("[]"), "has an unknown format"),
         (lambda f: weights(f).write_bytes(weights(f).read_bytes()[:-1]), "is damaged: its checksum"),
         (lambda f: weights(f).write_bytes(b""), "is damaged: its checksum"),
         (lambda f: weights(f).unlink(), "is missing; training.json names it"),
@@ -154,7 +154,7 @@ def test_a_file_of_the_user_in_the_way_is_not_replaced(tmp_path: Path, name: str
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_text('{"my": "only copy"}')
     with pytest.raises(
-        BnasError, match=rf"{name.rpartition('/')[2]} (is there, and bnas did not write it|has another)"
+        BnasError, match=rf"{name.rpartition('/')[2]} (exists, but bnas did not write it|has an unknown)"
     ):
         fit(tmp_path, resume=name.startswith("last"))
     assert (tmp_path / name).read_text() == '{"my": "only copy"}'

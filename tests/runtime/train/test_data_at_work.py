@@ -101,25 +101,28 @@ def second(change: Callable[[Tensor, Tensor], Any]) -> list[Any]:
 
 
 FORMS: dict[str, tuple[Callable[[Tensor, Tensor], Any], str]] = {
-    "three items": (lambda x, y: (x, y, y), "must be a pair .* gives 3 entries: put several inputs into a tuple"),
-    "one item": (lambda x, y: (x,), "gives 1 entries"),
-    "no pair": (lambda x, y: x, "gives a Tensor"),
-    "nothing": (lambda x, y: None, "gives a NoneType"),
-    "no samples": (lambda x, y: (x[:0], y[:0]), r"\(0, 1, 4, 4\) float32, .*it is empty: leave it out"),
-    "no tensor": (lambda x, y: (x.numpy(), y), "inputs ndarray, .*no tensor among the inputs: let the transform"),
-    "text": (lambda x, y: ("a", "b"), "inputs str, .*no tensor"),
-    "labels alone": (lambda x, y: {"labels": y}, "no tensor among the inputs"),
-    "no batch axis": (lambda x, y: (x.mean(), y), r"inputs \(\) float32, .*no axis for the batch: let the collate_fn"),
+    "three items": (lambda x, y: (x, y, y), "must be a pair .* returned 3 entries: put several inputs into a tuple"),
+    "one item": (lambda x, y: (x,), "returned 1 entries"),
+    "no pair": (lambda x, y: x, "returned a Tensor"),
+    "nothing": (lambda x, y: None, "returned a NoneType"),
+    "no samples": (lambda x, y: (x[:0], y[:0]), r"\(0, 1, 4, 4\) float32, .*it is empty: make the loader skip it"),
+    "no tensor": (lambda x, y: (x.numpy(), y), "inputs ndarray, .*no input is a tensor: make the transform"),
+    "text": (lambda x, y: ("a", "b"), "inputs str, .*no input is a tensor"),
+    "labels alone": (lambda x, y: {"labels": y}, "no input is a tensor"),
+    "no batch axis": (
+        lambda x, y: (x.mean(), y),
+        r"inputs \(\) float32, .*its first input has no batch axis: make the collate_fn",
+    ),
     "no numbers": (lambda x, y: (x.to("meta"), y), "meta device"),
 }
 """What no model could take: refused before anything runs."""
 
 MISFITS: dict[str, tuple[Callable[[Tensor, Tensor], Any], str]] = {
     "bytes": (lambda x, y: (x.to(torch.uint8), y), r"uint8 .*computes in float32: .* images.float\(\) / 255"),
-    "double": (lambda x, y: (x.double(), y), "float64 .*computes in float32: let the transform give that$"),
+    "double": (lambda x, y: (x.double(), y), "float64 .*computes in float32: make the transform return that type$"),
     "whole numbers": (lambda x, y: (x.long(), y), "int64 .*computes in float32"),
     "half": (lambda x, y: (x.half(), y), "float16 .*computes in float32"),
-    "a wrong name": (lambda x, y: {"image": x, "labels": y}, r"\{image: .*'image'. A batch that is a dict has the inp"),
+    "a wrong name": (lambda x, y: {"image": x, "labels": y}, r"\{image: .*'image'. In a dict, inputs have the names"),
     "too many": (lambda x, y: ((x, x), y), r"\(\(8, 1, 4, 4\) float32, \(8, 1, 4, 4\) float32\)"),
     "channels": (lambda x, y: (x.repeat(1, 3, 1, 1), y), r"\(8, 3, 4, 4\) float32"),
     "axes": (lambda x, y: (x[:, :, 0], y), r"\(8, 1, 4\) float32"),
@@ -291,7 +294,7 @@ def test_no_validation_data() -> None:
     """It is said before the training, not after its first epoch."""
     steps: list[Any] = []
     trainer = Trainer(supernet(), [Stage()], plain(), on_step=steps.append)
-    with pytest.raises(TrainingError, match="the validation loader is empty: give validation=None"):
+    with pytest.raises(TrainingError, match="the validation loader is empty: pass validation=None"):
         trainer.fit(GOOD, [])
     assert not steps
 
@@ -307,7 +310,7 @@ def test_a_generator_is_kept_where_it_is_read_twice(exported: tuple[nn.Module, P
     assert report.metric_int8 is not None
     calibration = Int8(one for one in GOOD)
     export_onnx(exported[0], tmp_path / "b.onnx", EXAMPLE, calibration)
-    with pytest.raises(BnasError, match="an iterator, such as a generator, can be read only once"):
+    with pytest.raises(BnasError, match="An iterator, such as a generator, can be read only once"):
         export_onnx(exported[0], tmp_path / "c.onnx", EXAMPLE, calibration)
 
 
@@ -339,15 +342,18 @@ def test_a_batch_of_one_with_batch_norm() -> None:
 @pytest.mark.parametrize(
     ("criterion", "message"),
     [
-        (lambda out, y: None, "gives NoneType: it must return a tensor, one number with a gradient"),
-        (lambda out, y: 0.5, "gives float"),
-        (lambda out, y: (F.cross_entropy(out, y), {}), r"gives \(\(\) float32, \{\}\)"),
-        (lambda out, y: F.cross_entropy(out, y, reduction="none"), r"gives a tensor of shape \(8,\): .* loss.mean\(\)"),
-        (lambda out, y: F.cross_entropy(out, y)[None], r"gives a tensor of shape \(1,\)"),
-        (lambda out, y: (out.argmax(1) != y).sum(), r"gives \(\) int64: it must return a floating-point number"),
+        (lambda out, y: None, "returns NoneType: it must return a tensor with one number that has a gradient"),
+        (lambda out, y: 0.5, "returns float"),
+        (lambda out, y: (F.cross_entropy(out, y), {}), r"returns \(\(\) float32, \{\}\)"),
+        (
+            lambda out, y: F.cross_entropy(out, y, reduction="none"),
+            r"returns a tensor of shape \(8,\): .* loss.mean\(\)",
+        ),
+        (lambda out, y: F.cross_entropy(out, y)[None], r"returns a tensor of shape \(1,\)"),
+        (lambda out, y: (out.argmax(1) != y).sum(), r"returns \(\) int64: it must return a floating-point number"),
         (
             lambda out, y: F.cross_entropy(out.detach(), y),
-            "gives a number without a gradient: .*not from detached ones",
+            r"returns a number without a gradient: .*without \.detach\(\) or",
         ),
         (lambda out, y: {}["weights"], "the criterion fails on outputs .* and targets .*: KeyError: 'weights'"),
         (lambda out, y: F.cross_entropy(out, y.float()), "the criterion fails on outputs .*: RuntimeError"),
@@ -381,17 +387,17 @@ def test_numbers_of_epoch_and_batch() -> None:
 @pytest.mark.parametrize(
     ("value", "given"),
     [
-        (None, "gives None"),
-        ("good", "gives 'good'"),
-        (torch.zeros(3), r"gives \(3,\) float32"),
-        ({"accuracy": 1.0}, r"gives \{'accuracy'"),
+        (None, "returned None"),
+        ("good", "returned 'good'"),
+        (torch.zeros(3), r"returned \(3,\) float32"),
+        ({"accuracy": 1.0}, r"returned \{'accuracy'"),
     ],
 )
 def test_a_metric_that_gives_no_number(exported: tuple[nn.Module, Path], value: Any, given: str) -> None:
     def quality(module: nn.Module, data: Any) -> Any:
         return value
 
-    told = f"the metric 'quality' must give one number, such as 0.93; it {given}"
+    told = f"the metric 'quality' must return one number, such as 0.93; it {given}"
     with pytest.raises(EvaluationError, match=told):
         evaluated(GOOD, GOOD, metric=quality)
     with pytest.raises(EvaluationError, match=told):
@@ -441,7 +447,7 @@ def loader(count: int, size: int = 8) -> DataLoader[Any]:
 @pytest.mark.parametrize(
     ("after", "message"),
     [
-        (lambda: loader(38), r"not what it was \(samples: 40 when it was saved, 38 now\); resume with the data"),
+        (lambda: loader(38), r"has changed \(samples: 40 when it was saved, 38 now\); resume with the data"),
         (lambda: loader(40, 9), r"\(batch size: 8 when it was saved, 9 now\)"),
         (lambda: Says([one for one in batches(5, 7)], 5), r"\(samples: 40 when it was saved, unknown now\)"),
     ],

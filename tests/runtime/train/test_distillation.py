@@ -116,7 +116,7 @@ def test_teacher_gets_no_gradient() -> None:
         ({"scale": -1.0}, "scale is -1.0: must be greater than 0"),
         ({"hard": -1.0}, "hard is -1.0: must be greater than or equal to 0"),
         ({"temperature": 0.0}, "temperature is 0.0: must be greater than 0"),
-        ({"type": "mse", "temperature": 2.0}, "temperature belongs to the type softmax"),
+        ({"type": "mse", "temperature": 2.0}, "temperature is only for the type softmax"),
     ],
 )
 def test_settings_are_checked(settings: dict[str, Any], message: str) -> None:

@@ -37,7 +37,7 @@ class Short:
 @pytest.mark.parametrize("options", [{}, {"accumulate": 2}])
 def test_loaders(options: dict[str, Any]) -> None:
     refused([], "the training loader is empty", **options)
-    refused(iter(batches()), "is an iterator, which can be read once only", **options)
+    refused(iter(batches()), "is an iterator, which can be read only once", **options)
     refused(Short(), "the training loader gave 3 batches; its length says 5", **options)
 
 
@@ -84,7 +84,7 @@ class Named(nn.Module):
 def test_outputs_that_are_no_tensor_need_a_criterion() -> None:
     net = SuperNetwork.from_model(Named(), torch.zeros(1, 1, 4, 4))
     stages, data = [Stage(("width",))], batches(2)
-    with pytest.raises(TrainingError, match=r"outputs {out: \(8, 3\) float32} and .*; give a criterion of your own"):
+    with pytest.raises(TrainingError, match=r"outputs {out: \(8, 3\) float32} and .*; pass your own criterion"):
         Trainer(net, stages, plain()).fit(data)
     trainer = Trainer(net, stages, plain(), criterion=lambda outputs, y: F.cross_entropy(outputs["out"], y))
     assert trainer.fit(data)[0].loss > 0

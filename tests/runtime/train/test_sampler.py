@@ -115,9 +115,9 @@ def test_bad_input_is_told() -> None:
         Recipe(sampling="even")  # type: ignore[arg-type]
     plan = Schedule(NET, recipe=Recipe(sampling="attentive"), steps_per_epoch=3)
     plan.step()
-    with pytest.raises(TrainingError, match="there are 3 losses of 2 sub-networks"):
+    with pytest.raises(TrainingError, match="got 3 losses for 2 sub-networks"):
         plan.tell([1.0, 2.0, 3.0])
     with pytest.raises(
-        TrainingError, match="attentive sampling holds losses against the maximal's, which the rule 'random'"
+        TrainingError, match="attentive sampling needs losses of the maximal sub-network, which the rule 'random'"
     ):
         Recipe(sampling="attentive", rule="random")

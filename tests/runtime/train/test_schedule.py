@@ -114,7 +114,7 @@ def test_end_is_told() -> None:
         assert (plan.taken, plan.done, plan.place.epoch) == (step, False, step // 2)
         plan.step()
     assert plan.done
-    with pytest.raises(TrainingError, match="the schedule is at its end: all 4 steps were taken"):
+    with pytest.raises(TrainingError, match="the schedule is finished: all 4 steps were taken"):
         plan.step()
 
 

@@ -95,10 +95,10 @@ def test_progressivity_is_that_of_the_peer(available: frozenset[str], order: tup
     ("dims", "available", "message"),
     [
         ([("kernel",)], ("depth", "width"), r"\[0\].train_dims: 'kernel' is not elastic .* elastic are depth, width"),
-        ([("depth", "width"), ("width",)], PROGRESSIVITY, r"\[1\].train_dims: 'depth' leaves"),
-        ([("kernel", "width")], PROGRESSIVITY, r"\[0\].train_dims: 'depth' is missed between"),
-        ([None, ("depth",)], PROGRESSIVITY, r"\[1\].train_dims: 'kernel' leaves"),
-        ([], PROGRESSIVITY, "there is no stage"),
+        ([("depth", "width"), ("width",)], PROGRESSIVITY, r"\[1\].train_dims: 'depth' is missing"),
+        ([("kernel", "width")], PROGRESSIVITY, r"\[0\].train_dims: 'depth' is missing between"),
+        ([None, ("depth",)], PROGRESSIVITY, r"\[1\].train_dims: 'kernel' is missing"),
+        ([], PROGRESSIVITY, "stages is empty"),
     ],
 )
 def test_faults_name_stage_and_dimension(dims: list[Any], available: tuple[str, ...], message: str) -> None:

@@ -100,12 +100,12 @@ def test_what_a_stream_must_say() -> None:
         return Trainer(supernet(), [Stage()], plain(**options)).fit(data)
 
     with pytest.raises(
-        TrainingError, match=r"no length; .* say how many samples an epoch has \(Recipe\(train_steps=\.\.\.\)\)"
+        TrainingError, match=r"no length, .* give the number of samples of an epoch \(Recipe\(train_steps=\.\.\.\)\)"
     ):
         fit(counted(batches())[0])
     with pytest.raises(TrainingError, match=r"the training loader gave 0 batches$"):
         fit(counted([])[0], train_steps=8)
-    with pytest.raises(TrainingError, match="is an iterator, which can be read once only: give what it was made of"):
+    with pytest.raises(TrainingError, match="is an iterator, which can be read only once: give the object behind it"):
         fit(iter(batches()), train_steps=8)
     assert Batches(counted(batches())[0]).calibration(8, 0), "nobody asked for an epoch"
     assert Epochs.of(10, counted(batches())[0], [1, 4]) == Epochs((1, 4), 2, 16)
@@ -188,7 +188,7 @@ def test_a_stream_of_other_data_is_noticed(tmp_path: Path) -> None:
         return counted([first, *((x[:count], y[:count]) for x, y in others)])[0]
 
     with pytest.raises(
-        TrainingError, match=r"it gave 4 batches with 16 samples before, and now 4 with 13; resume with"
+        TrainingError, match=r"it returned 4 batches with 16 samples before, and now 4 with 13; resume with"
     ):
         run(tmp_path, iter([make(4), make(3)]).__next__, [4], 40)
 
@@ -217,5 +217,5 @@ def test_evaluations_of_a_stream_are_those_of_a_list() -> None:
     assert streamed.evaluate_many(subnets) == listed.evaluate_many(subnets) == wanted
     assert max(first.most, second.most) <= 2
     assert (first.readings, second.readings) == (4 + 1, 4 + 4), "prepared together, measured one by one"
-    with pytest.raises(RacingError, match="these are a stream: search without racing"):
+    with pytest.raises(RacingError, match="which a stream does not allow: search without racing"):
         streamed.evaluate_many(subnets, {subnets[0]: Bar(0.5)})
