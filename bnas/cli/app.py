@@ -17,7 +17,7 @@ import typer
 
 from . import options
 from .commands import prune, report, run, search, told_of_run, train, tune
-from .files import bench, export
+from .files import bench, export, optuna
 from .init import init
 from .operators import operators
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
-for command in (init, run, train, search, tune, export, prune, bench, report, operators):
+for command in (init, run, train, search, tune, export, prune, bench, report, optuna, operators):
     app.command()(command)
 
 

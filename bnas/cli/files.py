@@ -1,4 +1,4 @@
-"""The commands that write and measure ONNX files: ``bnas export`` and ``bench``."""
+"""The commands that hand on what a run found: ``bnas export``, ``bench`` and ``optuna``."""
 
 from __future__ import annotations
 
@@ -179,3 +179,26 @@ def latency_table(found: dict[str, Latency], reference: str) -> Table:
         stable = "yes" if latency.unstable is None else f"no: {latency.unstable}"
         shown.add_row(escape(Path(name).name), *numbers, stable)
     return shown
+
+
+# ``bnas optuna``: a search as a study of Optuna.
+
+
+def optuna(
+    run: options.Run,
+    storage: Annotated[str, typer.Option(help="Storage of Optuna; a server or a file.")] = "sqlite:///optuna.db",
+    study: Annotated[str | None, typer.Option(help="Name of the study; by default that of the folder.")] = None,
+) -> None:
+    """Write the evaluations of a run's search into a study of Optuna, for its dashboard and plots.
+
+    Say it again while the search goes on: new evaluations are added. No code of the run is executed.
+    """
+    from bnas.loggers import to_optuna
+    from bnas.page.recorded import read_run
+    from bnas.run.mark import OutputError
+
+    recorded = read_run(run)
+    if recorded.search is None:
+        raise OutputError(f"{run} holds no evaluations yet; `bnas search {run}` makes them")
+    found = to_optuna(recorded.search, storage, study or recorded.name)
+    typer.echo(f"{len(found.trials)} trials are in the study {found.study_name!r}; optuna-dashboard {storage}")

@@ -69,7 +69,7 @@ def undisturbed(loader: Any, seed: int | None = None) -> Iterator[None]:
 
 @contextmanager
 def unmoved() -> Iterator[None]:
-    """What is drawn from global generators inside leaves no trace: `undisturbed` at a tenth of its cost, for each step."""
+    """What is drawn from global generators inside leaves no trace: cheaper than `undisturbed`, for each step."""
     states = Numbers._now()
     in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     cuda = torch.cuda.get_rng_state_all() if in_use else []

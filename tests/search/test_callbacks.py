@@ -86,8 +86,8 @@ def searched(make_space: Any, zdt1: Any) -> Any:
 def test_every_event_comes_in_its_place(searched: Any) -> None:
     noted = Noted()
     result = searched(noted)
-    generations = [["evaluation"] * count + ["generation"] for count in (8, 8, 4)]
-    assert noted.events() == ["start", *sum(generations, []), "end"]
+    generations = [event for count in (8, 8, 4) for event in (*["evaluation"] * count, "generation")]
+    assert noted.events() == ["start", *generations, "end"]
     start: Search = noted.told[0][1]
     assert (start.objectives, start.planned, start.settings, start.space.size) == (OBJECTIVES, 20, SETTINGS, 9**4)
     told = noted.records("evaluation")
@@ -173,5 +173,5 @@ def test_an_error_of_a_callback_stops_a_search_that_goes_on_from_its_log(
 @pytest.mark.parametrize("given", [[print], [Noted], [TrainingCallback()], Noted()])
 def test_what_is_no_callback_of_a_search_is_told_at_once(given: Any, make_space: Any, zdt1: Any) -> None:
     space = make_space((9,) * 4)
-    with pytest.raises(SearchError, match="^callbacks: "):
+    with pytest.raises(SearchError, match=r"^callbacks: "):
         Searcher(space, zdt1(space), OBJECTIVES, callbacks=given)

@@ -24,6 +24,7 @@ STORIES = (
     "distributed_search",
     "distributed_training",
     "fashion",
+    "lightning_training",
     "mobilenet_folder",
     "mobilenet_own_photos",
     "own_loop",
@@ -182,6 +183,44 @@ def test_a_loop_of_the_user_trains_all_sizes(story: Any) -> None:
     before, after = column(rows, "accuracy before"), column(rows, "after")
     assert all(then > first for first, then in zip(before, after, strict=True))
     assert after[0] > 50
+
+
+RESUMED = """
+import runpy, sys, torch, bnas
+from dataclasses import replace
+from torch.utils.data import DataLoader, TensorDataset
+from bnas.data.digits import DigitNet, splits
+train, data, ends = runpy.run_path(sys.argv[1])["train"], splits(), []
+images, labels = map(torch.cat, zip(*list(data.train)[:5], strict=True))
+data = replace(data, train=DataLoader(TensorDataset(images, labels), 32))
+for stops in ((), (2,)):
+    path = None
+    for epochs in (*stops, 4):
+        torch.manual_seed(1)
+        supernet = bnas.SuperNetwork.from_model(DigitNet(), torch.zeros(1, 1, 8, 8))
+        trainer = train(supernet, data, 3, path, max_epochs=epochs, enable_progress_bar=False)
+        path = f"{epochs}.ckpt"
+        trainer.save_checkpoint(path)
+        print(epochs, trainer.lightning_module.schedule.done)
+    ends.append({name: tensor.clone() for name, tensor in supernet.state_dict().items()})
+print("same", all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0]))
+"""
+
+
+def test_lightning_trains_all_sizes(tmp_path: Path) -> None:
+    """In a process of its own: Lightning leaves handlers of logs."""
+    pytest.importorskip("lightning", reason="Lightning is not installed: pip install lightning")
+    rows = table(command(str(EXAMPLES / "lightning_training.py"), "--epochs", "2", folder=tmp_path), "sub-network")
+    assert [row["sub-network"] for row in rows] == ["maximal", "minimal"]
+    before, after = column(rows, "accuracy before"), column(rows, "after")
+    assert all(then > first for first, then in zip(before, after, strict=True))
+    assert after[0] > 50
+
+
+def test_lightning_resumes_a_super_network(tmp_path: Path) -> None:
+    pytest.importorskip("lightning", reason="Lightning is not installed: pip install lightning")
+    lines = command("-c", RESUMED, str(EXAMPLES / "lightning_training.py"), folder=tmp_path).splitlines()
+    assert lines == ["4 True", "2 False", "4 True", "same True"]
 
 
 def test_a_search_of_the_user_beside_others(story: Any) -> None:

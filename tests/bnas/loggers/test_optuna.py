@@ -102,7 +102,7 @@ def test_the_study_of_another_search_is_refused() -> None:
     storage = optuna.storages.InMemoryStorage()
     result, _ = search()
     to_optuna(result, storage)
-    accuracy, macs = OBJECTIVES
+    accuracy = OBJECTIVES[0]
     for objectives in ((accuracy,), (accuracy, Objective("macs", "max")), (Objective("macs", "max"), accuracy)):
         told = r"study 'bnas' is of another search \(its objectives are not .*\); give another study_name"
         with pytest.raises(LoggerError, match=told):
