@@ -24,15 +24,13 @@ class LoggerError(BnasError):
 class Logger(Callback):
     """Base class of loggers: derive from it and override `write`, and `note` and `close` if you need them.
 
-    ==========================================  ============================================================
-    after each step                             ``train/loss``, ``train/learning_rate``
-    after each epoch                            ``val/NAME`` for each sub-network that is validated
-    after each evaluation of a search           ``search/evaluations``, ``search/hypervolume``,
-                                                ``search/best_METRIC``, ``search/last_NAME`` for each value
-    ==========================================  ============================================================
+    - After each step: ``train/loss`` and ``train/learning_rate``.
+    - After each epoch: ``val/NAME`` for each sub-network that is validated.
+    - After each evaluation of a search: ``search/evaluations``, ``search/hypervolume``, ``search/best_METRIC`` within
+      the constraints, and ``search/last_NAME`` for each value of the evaluation.
 
     Where a training has a name (`bnas.Trainer`), such as the fine-tuning of a winner in a run, the name and a slash
-    stand before.
+    stand before the names of its numbers.
     """
 
     def __init__(self) -> None:

@@ -116,8 +116,8 @@ class WandB(Logger):
 
     def write(self, values: Mapping[str, float], step: int) -> None:
         """Write metrics, with their axis among them."""
-        group = "search" if next(iter(values)).startswith("search/") else f"{self._prefix}train"
-        axis = "search/evaluations" if group == "search" else f"{group}/step"
+        searched = "search/evaluations" in values
+        axis = "search/evaluations" if searched else f"{self._prefix}train/step"
         for family in {name.rpartition("/")[0] for name in values} - self._axes:
             self.run.define_metric(f"{family}/*", step_metric=axis)
             self._axes.add(family)
@@ -128,3 +128,4 @@ class WandB(Logger):
         if self.run is not None:
             self.run.finish()
         self.run = None
+        self._axes.clear()

@@ -118,10 +118,9 @@ def checked_callbacks(given: Any, kind: type[C], error: type[BnasError]) -> tupl
     """`given`, or an error where it is no sequence of callbacks of this kind."""
     if not isinstance(given, Sequence):
         raise error(f"callbacks: {given!r} is no list; write callbacks=[...]")
-    for one in given:
-        if not isinstance(one, kind):
-            told = "a class: give an object of it" if isinstance(one, type) else "no callback: derive its class"
-            raise error(f"callbacks: {one!r} is {told}{'' if isinstance(one, type) else ' from bnas.Callback'}")
+    for one in (one for one in given if not isinstance(one, kind)):
+        remedy = "no callback: derive its class from bnas.Callback"
+        raise error(f"callbacks: {one!r} is {'a class: give an object of it' if isinstance(one, type) else remedy}")
     return tuple(given)
 
 
