@@ -186,7 +186,7 @@ class Loaded:
             side = None if self._makes_batches else sized(self.model, inputs_of_batch(self.model, self._known_data))
             if given or side is None:
                 raise
-            self.size, self.options = Size(side, "the first size that the model takes"), {"size": side}
+            self.size, self.options = Size(side, "the first size that the model accepts"), {"size": side}
             self.data = self._data()
             found = guess(self.model, self.data)
         return self._with_classes(found, given) if self._differs(found) else found

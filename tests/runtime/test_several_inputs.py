@@ -262,7 +262,7 @@ def test_batches_are_read() -> None:
     assert as_batch({"x": x}) == ({"x": x}, None)
     assert batch_size({"x": x, "labels": y}) == batch_size(([x, x], y)) == batch_size(([[x]], y)) == 3
     for wrong, told in (((x, x, y), "3 entries"), (x, "a Tensor"), (3, "a int")):
-        with pytest.raises(BatchError, match=f"the loader gives {told}"):
+        with pytest.raises(BatchError, match=f"the loader returned {told}"):
             as_batch(wrong)
 
 

@@ -78,7 +78,7 @@ def test_overwriting_refuses_to_remove_its_own_sources(told: Told, folder: Path)
     for config in ("run/config.json", "again.json"):
         code, text = told("run", config, "-o", "run", "--overwrite", "--trust")
         assert code == 1
-        assert re.search(r"run/(config\.json|original/.*) belongs to the run that is to be overwritten", text), text
+        assert re.search(r"run/(config\.json|original/.*) belongs to the run that you want to overwrite", text), text
         assert {path: path.read_bytes() for path in before} == before
 
 
@@ -118,7 +118,7 @@ def test_the_name_of_a_winner_stays_in_the_folder(name: str, told: Told, folder:
     stamp(folder / "run")
     code, text = told("export", "run")
     assert code == 1
-    assert "is no name for a file" in text
+    assert "cannot be a file name" in text
     assert {path for path in folder.parent.rglob("*")} == before
 
 

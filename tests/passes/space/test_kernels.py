@@ -157,7 +157,7 @@ class TiedOpaque(Opaque):
         ),
         pytest.param(Tied(five(), five(4, 2)), "different settings share the kernel: first, second", id="settings"),
         pytest.param(TiedOpaque(), "is also read by opaque", id="opaque-reader"),
-        pytest.param(Of(buffered(), lambda conv, x: conv(x)), "no parameter", id="buffer"),
+        pytest.param(Of(buffered(), lambda conv, x: conv(x)), "not a parameter", id="buffer"),
     ],
 )
 def test_leaves_kernels_alone_that_others_use(net: nn.Module, reason: str) -> None:

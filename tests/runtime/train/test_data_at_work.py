@@ -130,13 +130,13 @@ MISFITS: dict[str, tuple[Callable[[Tensor, Tensor], Any], str]] = {
 """What the model does not take."""
 
 TARGETS: dict[str, tuple[Callable[[Tensor, Tensor], Any], str]] = {
-    "too few": (lambda x, y: (x, y[:3]), r"\(3,\) int64: .*8 outputs and 3 targets"),
-    "too few inputs": (lambda x, y: (x[:3], y), r"\(8,\) int64: .*3 outputs and 8 targets"),
+    "too few": (lambda x, y: (x, y[:3]), r"\(3,\) int64: .*8 outputs but 3 targets"),
+    "too few inputs": (lambda x, y: (x[:3], y), r"\(8,\) int64: .*3 outputs but 8 targets"),
     "none": (lambda x, y: (x, None), "NoneType"),
     "a list": (lambda x, y: (x, y.tolist()), r"\(int, int"),
-    "without axis": (lambda x, y: (x, y[0]), "8 outputs and no targets"),
+    "without axis": (lambda x, y: (x, y[0]), "8 outputs but no targets"),
     "as a column": (lambda x, y: (x, y[:, None]), r"class numbers must have the shape \(8,\), not \(8, 1\)"),
-    "too large": (lambda x, y: (x, y + 5), "targets go from 5 to 7, and the model has outputs for the classes 0 to 2"),
+    "too large": (lambda x, y: (x, y + 5), "targets go from 5 to 7, but the model has outputs for the classes 0 to 2"),
     "negative": (lambda x, y: (x, y - 1), "targets go from -1 to 1"),
 }
 """What is no class number for the model: as a column, they used to give an accuracy above 1."""
@@ -464,7 +464,7 @@ def test_a_loader_that_was_cut(tmp_path: Path) -> None:
 
 
 def test_a_loader_that_gives_other_batches(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="of epoch 0 it gave 1 batches with 8 samples before, and now 1 with 7"):
+    with pytest.raises(TrainingError, match="in epoch 0 it returned 1 batches with 8 samples before, and now 1 with 7"):
         resumed(tmp_path, batches(5), [*batches(1, 7), *batches(4)])
 
 

@@ -123,7 +123,7 @@ def test_one_process_is_left_alone() -> None:
 
 def test_disagreement_names_process_and_values(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parallel, "from_all", lambda value: [value, value, 5])
-    with pytest.raises(TrainingError, match="the rate of process 2 is 5, and 4 on process 0"):
+    with pytest.raises(TrainingError, match="the rate of process 2 is 5, but 4 on process 0"):
         parallel.agree(4, "the rate")
 
 
