@@ -109,7 +109,7 @@ def test_a_plan_is_a_table() -> None:
     assert str(replace(plan, budget=None)).splitlines()[-1].split() == ["in", "all", "12m"]
     assert replace(plan, disk=8_200_000).rows()[-1] == ("disk", "about 8.2 MB", "")
     assert replace(plan, disk=8_200_000, free=57e9).rows()[-1][1] == "about 8.2 MB, 57 GB free"
-    assert replace(plan, disk=82_000_000, free=900_000).rows()[-1][1] == "about 82 MB, 900 kB are free: too little"
+    assert replace(plan, disk=82_000_000, free=900_000).rows()[-1][1] == "about 82 MB, 900 kB free: too little"
 
 
 @given(

@@ -125,7 +125,7 @@ def test_scheduler_that_dies_ends_the_search_with_a_message_and_loses_nothing(
     killer.join()
     told = " ".join(capsys.readouterr().err.split())
     assert "no Dask scheduler can be reached at tcp://127.0.0.1:" in told
-    assert "start it and resume" in told
+    assert "start it, then resume the search" in told
     known = [json.loads(line) for line in (run / "evaluations.jsonl").read_text().splitlines()[1:]]
     assert 0 < len(known) < len(evaluations(folder / "one"))
     assert not [one for one in known if one.get("failure")], "a scheduler's death is no fault of a sub-network"

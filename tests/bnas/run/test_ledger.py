@@ -228,7 +228,7 @@ def test_a_file_in_the_way_is_told_before_the_work(run: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../x", "/x", "", ".", "..", "a\0b", "a/b", "a\n", None, 3, "-"])
 def test_names_that_leave_the_folder_are_refused(name: object) -> None:
-    with pytest.raises(OutputError, match=r"winners\.json: .* is no name for a file"):
+    with pytest.raises(OutputError, match=r"winners\.json: .* cannot be a file name"):
         check_name(name, "winners.json")
     assert check_name("best_2-a", "winners.json") == "best_2-a"
 
