@@ -74,9 +74,9 @@ def write_sources(place: Path, seed: int = 0) -> Path:
 
 MEASURED = ("report.json", "environment.json", "run.json", "report.html", "source.txt")
 """Files with times, or of this process: their content may differ."""
-TIMED = ("seconds", "latency", "machine", "check")
+TIMED = ("seconds", "latency", "profile", "machine", "check")
 """Keys of what was measured with a clock, or says where; and of a checksum over such numbers."""
-CLOCKED = re.compile(r"seconds|(fp32|int8)_(?!test_accuracy)")
+CLOCKED = re.compile(r"seconds|(fp32|int8)_(?!test_accuracy)|.* ms$")
 """Names of columns of such numbers."""
 
 
@@ -96,7 +96,7 @@ def _fact(run: Path, file: Path) -> str:
     try:
         if name == "report.json":
             return _digest(_untimed(json.loads(file.read_text())))
-        if name in MEASURED or name.startswith("report/latency"):
+        if name in MEASURED or name.startswith(("report/latency", "report/architecture.png")):
             return "there"
         if name == "evaluations.jsonl":
             return _digest([_untimed(json.loads(line)) for line in file.read_text().splitlines()])

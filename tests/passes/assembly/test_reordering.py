@@ -142,7 +142,7 @@ def test_scores_that_do_not_fit_are_refused(scores: dict[str, Tensor], reason: s
 
 def test_scores_and_the_external_measure_need_each_other() -> None:
     for measure, scores in (("external", None), ("L2", {"0": torch.ones(4)})):
-        with pytest.raises(ElasticityError, match="need each other"):
+        with pytest.raises(ElasticityError, match="scores need the importance 'external'"):
             small().reorder(measure, scores)
 
 
