@@ -60,9 +60,9 @@ def test_names_that_are_the_models_own_stay(tmp_path: Path) -> None:
     ("content", "reason"),
     [
         (b"no archive", "cannot be read as tensors"),
-        ({"epoch": 3}, "it is a dictionary of epoch"),
-        ([1, 2], "it is a list"),
-        ({}, "it is a dictionary of"),
+        ({"epoch": 3}, "found a dictionary of epoch"),
+        ([1, 2], "found a list"),
+        ({}, "found a dictionary of"),
         (nn.Linear(2, 2), "cannot be read as tensors"),  # a whole module is a pickle of code
     ],
 )

@@ -84,7 +84,7 @@ def test_accuracy_counts_and_refuses_nan() -> None:
     assert accuracy(nn.Identity(), [(scores, labels)]) == 0.75
     with pytest.raises(EvaluationError, match="NaN or inf"):
         accuracy(nn.Identity(), [(scores * float("nan"), labels)])
-    with pytest.raises(EvaluationError, match="no data"):
+    with pytest.raises(EvaluationError, match="data are empty"):
         accuracy(nn.Identity(), [])
 
 

@@ -156,4 +156,4 @@ def test_a_metric_that_is_no_share_is_refused(evaluator: Evaluator) -> None:
     other = Evaluator(evaluator.supernet, evaluator.calibration, evaluator.validation.batches, loss)
     for found in other.evaluate_many(some(evaluator, 2), {}):
         assert isinstance(found, RacingError)
-        assert "from 0 to 1" in str(found)
+        assert "between 0 and 1" in str(found)

@@ -219,7 +219,7 @@ def test_machines_differ_in_what_latency_depends_on() -> None:
     assert differences(here, {**here, "python": "2.7", "torch": "1"}) == []
     found = differences(here, {**here, "cpu": "abacus", "onnxruntime": "0"})
     assert len(found) == 2
-    assert "cpu is" in found[0]
+    assert "cpu was" in found[0]
     assert "was 'abacus'" in found[0]
 
 

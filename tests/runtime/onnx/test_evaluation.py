@@ -106,7 +106,7 @@ def test_the_form_of_a_file_that_others_made_is_told_by_its_names(tmp_path: Path
     [
         (lambda path: path.unlink(), DATA, SessionError, r"a\.onnx: ONNX Runtime cannot load it"),
         (lambda path: path.write_bytes(path.read_bytes()[:99]), DATA, SessionError, r"a\.onnx: ONNX Runtime cannot lo"),
-        (lambda path: None, [], EvaluationError, "no data"),
+        (lambda path: None, [], EvaluationError, "data are empty"),
         (lambda path: None, [(torch.zeros(2, 1, 6, 6), torch.zeros(2))], SessionError, "ONNX Runtime cannot run it"),
         (lambda path: None, [(torch.zeros(2, 3, 6, 6).bfloat16(), torch.zeros(2))], SessionError, "cannot be passed"),
     ],
