@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ class LoggerError(BnasError):
     """A logger cannot work: its library is not installed, or what it was to go on with is of something else."""
 
 
-class Logger(Callback):
+class Logger(Callback, ABC):
     """Base class of loggers: derive from it and override `write`, and `note` and `close` if you need them.
 
     - After each step: ``train/loss`` and ``train/learning_rate``.
@@ -39,9 +40,9 @@ class Logger(Callback):
     def note(self, settings: Mapping[str, str | int | float | bool]) -> None:
         """Write the settings of a training or a search that starts, by names such as ``recipe.learning_rate``."""
 
+    @abstractmethod
     def write(self, values: Mapping[str, float], step: int) -> None:
         """Write numbers by their names, at a number of steps or evaluations that are done."""
-        raise NotImplementedError
 
     def close(self, error: BaseException | None = None) -> None:
         """Write what is left: a training or a search ended, or `error` stopped it. Another one may start."""

@@ -145,8 +145,7 @@ class Delivery:
             return {}
         example = one_sample(self.supernet, settings.sizes, settings.batch)
         networks = [self._network(name, None, example) for name in modules]
-        feeds = [self._feeds([one.name for one in network.graph.graph.input], example) for network in networks]
-        return {one.name: layer_times(one, feed, settings) for one, feed in zip(networks, feeds, strict=True)}
+        return {one.name: layer_times(one, self._feeds(one, example), settings) for one in networks}
 
     def _further(
         self, settings: LatencySettings, modules: Mapping[str, GraphModule], failures: Mapping[str, str | None]
@@ -164,8 +163,7 @@ class Delivery:
     def _timed(self, networks: Mapping[str, Network], settings: LatencySettings, example: Any) -> dict[str, Latency]:
         """The latencies of files; the first one is the reference."""
         reference, first = next(iter(networks.items()))
-        feeds = self._feeds([one.name for one in first.graph.graph.input], example)
-        return measure_latency(networks, feeds, settings, reference=reference)
+        return measure_latency(networks, self._feeds(first, example), settings, reference=reference)
 
     def _network(self, name: str, module: GraphModule | None, example: Any) -> Network:
         """The file of a network as a target takes it, with its module where that is the same."""
@@ -173,7 +171,8 @@ class Delivery:
         graph = onnx.load(str(path), load_external_data=False)
         return Network(name, path, graph, module, tuple(one.cpu() for one in tensors_in(example)))
 
-    def _feeds(self, inputs: list[str], example: Any) -> dict[str, np.ndarray[Any, Any]]:
+    def _feeds(self, network: Network, example: Any) -> dict[str, np.ndarray[Any, Any]]:
+        inputs = [one.name for one in network.graph.graph.input]
         return dict(zip(inputs, (one.cpu().numpy() for one in tensors_in(example)), strict=True))
 
     def _quantised(

@@ -14,7 +14,7 @@ from torch import nn
 
 from bnas.passes import Subnet
 from bnas.runtime import Evaluator, FineTune, LatencySettings, Stage, SuperNetwork, Trainer, step_seconds
-from bnas.runtime.evaluate.evaluation import Loader, first_samples
+from bnas.runtime.evaluate.evaluation import Loader, counted_samples, first_samples
 from bnas.runtime.feed import drawn, length_of
 from bnas.runtime.latency.layers import RUNS as PROFILED
 from bnas.runtime.latency.measurement import runners_of
@@ -216,5 +216,5 @@ def samples_in(loader: Loader) -> int:
         return samples
     with random_state.undisturbed(loader):
         if batches is None:
-            return sum(map(batch_size, drawn(loader)))
+            return counted_samples(loader)
         return batches * batch_size(next(iter(drawn(loader))))

@@ -11,6 +11,7 @@ from torch.fx import GraphModule
 from bnas.passes import Elasticity, Subnet
 from bnas.passes.frontend.state import deep_copy
 from bnas.runtime import FineTune, SuperNetwork, accuracy, fine_tune, machine
+from bnas.runtime.evaluate.evaluation import counted_samples
 from bnas.runtime.storage.archive import tensor_bytes
 from bnas.runtime.storage.checkpoint import MODEL, SUPERNET, TRAINING, read_model, write_model
 from bnas.runtime.storage.files import there, write_bytes, write_json
@@ -25,7 +26,6 @@ from .lock import kept
 from .mark import OutputError
 from .output import Output, note_architecture, note_environment
 from .results import Report
-from .search import counted_samples
 from .tuning import read_module
 
 if TYPE_CHECKING:

@@ -10,11 +10,9 @@ from typing import Any, TypeAlias
 from bnas.passes import SearchSpace, Subnet
 from bnas.passes.errors import add_note
 from bnas.runtime import Evaluator, Int8, LatencyError, LatencyModel, LatencySettings, SuperNetwork
-from bnas.runtime.evaluate.evaluation import Batch, Loader
-from bnas.runtime.feed import drawn
+from bnas.runtime.evaluate.evaluation import Batch
 from bnas.runtime.latency.machine import place_of
 from bnas.runtime.latency.measurement import target_for
-from bnas.runtime.nested import batch_size
 from bnas.runtime.storage.files import there
 from bnas.search import Constraint, InfeasibleError, RandomSearch, Searcher, SearchResult
 from bnas.search.beginning import Paths
@@ -223,8 +221,3 @@ def _measured(model: LatencyModel, subnet: Subnet) -> float:
     """Milliseconds of a sub-network, measured unless it was before."""
     known = model.measured.get(subnet)
     return model.measure([subnet])[0] if known is None else known
-
-
-def counted_samples(batches: Loader, source: str = "the validation data") -> int:
-    """How many samples there are; errors call the data `source`."""
-    return sum(batch_size(batch) for batch in drawn(batches, source))

@@ -13,7 +13,7 @@ from torch.fx import GraphModule
 from bnas.passes import Subnet
 from bnas.passes.frontend.state import deep_copy
 from bnas.runtime import Evaluator, SuperNetwork, Trainer, accuracy, fold, machine
-from bnas.runtime.evaluate.evaluation import Batch
+from bnas.runtime.evaluate.evaluation import Batch, counted_samples
 from bnas.runtime.feed import in_memory
 from bnas.runtime.storage.checkpoint import MODEL, SUPERNET, TRAINING, read_model, write_model
 from bnas.runtime.storage.files import there, write_json
@@ -34,7 +34,7 @@ from .output import Output, note_architecture, note_data, note_environment
 from .planner import Planner
 from .quantised import InInt8
 from .results import Report, judged
-from .search import SearchPlan, counted_samples
+from .search import SearchPlan
 from .spread import Elsewhere, spread
 from .tuning import TUNING, Record, Tuning, tuned_modules
 from .winners import ORIGINAL, Winners
@@ -147,7 +147,7 @@ class Steps:
         reference, latencies = self._reference(), plan.latencies(paths)
         plan = plan.informed(paths, latencies)
         self.watch.phase("searching")
-        plan.note(reference, counted_samples(self.evaluator.validation))
+        plan.note(reference, counted_samples(self.evaluator.validation, "the validation data"))
         log = self.output.path("evaluations.jsonl")
         result = plan.found(
             evaluator, latencies, log=log, callbacks=callbacks_of(job, self.watch, self.output, "search")

@@ -110,9 +110,9 @@ class Costs:
         variables, vectors = space.variables(), [space.encode(s) for s in subnets]
         columns = np.array(vectors, dtype=np.int64).reshape(len(vectors), len(variables)).T
         values = [np.array(v.choices, dtype=np.int64)[c] for v, c in zip(variables, columns, strict=True)]
-        first = len(space.blocks)
-        for place in range(first, first + len(space.widths)):
-            values[place] = -(-values[place] // multiple) * multiple
+        if multiple > 1:
+            widths = slice(len(space.blocks), len(space.blocks) + len(space.widths))
+            values[widths] = [-(-one // multiple) * multiple for one in values[widths]]
         full = np.zeros(len(vectors), dtype=np.int64)
         return {name: full + self._functions[name](*values) for name in names or NAMES}
 

@@ -231,6 +231,15 @@ def first_samples(batches: Iterable[Batch], count: int, source: str = "the data"
     return kept
 
 
+def counted_samples(batches: Iterable[Batch], source: str = "the data") -> int:
+    """How many samples there are, one batch in memory at a time.
+
+    Raises:
+        BatchError: As `first_samples`.
+    """
+    return sum(map(batch_size, drawn(batches, source)))
+
+
 def spread_samples(batches: Iterable[Batch], count: int, source: str = "the data") -> list[Batch]:
     """`count` samples, evenly spread over all batches, so that data in order of class or length lose none of them.
 
@@ -239,7 +248,7 @@ def spread_samples(batches: Iterable[Batch], count: int, source: str = "the data
     Raises:
         BatchError: As `first_samples`.
     """
-    whole = sum(map(batch_size, drawn(batches, source)))  # in a pass of its own: a stream may not fit into memory
+    whole = counted_samples(batches, source)  # in a pass of its own: a stream may not fit into memory
     chosen = torch.arange(min(count, whole)) * whole // max(min(count, whole), 1)
     kept, first = [], 0
     for batch in drawn(batches, source):

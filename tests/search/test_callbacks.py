@@ -6,8 +6,8 @@ import random
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from callback_cases import Broken, Noted
 
 from bnas import Callback
 from bnas.runtime import TrainingCallback
@@ -18,45 +18,12 @@ from bnas.search import (
     Search,
     Searcher,
     SearchError,
-    SearchRecord,
     SearchResult,
     SearchSettings,
 )
 
 OBJECTIVES = (Objective("accuracy", "max"), Objective("macs", "min"))
 SETTINGS = SearchSettings(algorithm=NSGA2(population=8), num_evals=20)
-
-
-class Noted(Callback):
-    """Notes the events, and draws random numbers as a careless callback does."""
-
-    def __init__(self) -> None:
-        self.told: list[tuple[str, Any]] = []
-
-    def note(self, event: str, what: Any) -> None:
-        self.told.append((event, what))
-        np.random.rand(3), random.random()
-
-    def on_search_start(self, search: Search) -> None:
-        self.note("start", search)
-
-    def on_evaluation_end(self, record: SearchRecord) -> None:
-        self.note("evaluation", record)
-
-    def on_generation_end(self, record: SearchRecord) -> None:
-        self.note("generation", record)
-
-    def on_search_end(self, result: SearchResult) -> None:
-        self.note("end", result)
-
-    def on_exception(self, error: BaseException) -> None:
-        self.note("exception", error)
-
-    def events(self) -> list[str]:
-        return [event for event, _ in self.told]
-
-    def records(self, wanted: str) -> list[SearchRecord]:
-        return [one for event, one in self.told if event == wanted]
 
 
 class Problem:
@@ -90,11 +57,11 @@ def test_every_event_comes_in_its_place(searched: Any) -> None:
     assert noted.events() == ["start", *generations, "end"]
     start: Search = noted.told[0][1]
     assert (start.objectives, start.planned, start.settings, start.space.size) == (OBJECTIVES, 20, SETTINGS, 9**4)
-    told = noted.records("evaluation")
+    told = noted.all("evaluation")
     assert tuple(one.evaluation for one in told) == result.evaluations
     assert [one.generation for one in told] == [0] * 8 + [1] * 8 + [2] * 4
     assert {(one.metric, one.planned) for one in told} == {("accuracy", 20)}
-    ends = noted.records("generation")
+    ends = noted.all("generation")
     assert [len(one.result.evaluations) for one in ends] == [8, 16, 20]
     assert ends[-1].result == result == noted.told[-1][1]
     first = result.evaluations[0].values["macs"]
@@ -117,11 +84,11 @@ def test_constraints_hold_in_the_first_generation_too(searched: Any) -> None:
     settings = SearchSettings(algorithm=NSGA2(population=8), num_evals=20, constraints=("macs <= 60 %",))
     result = searched(noted, settings=settings)
     bound = result.constraints[0].bound
-    for one in noted.records("evaluation"):
+    for one in noted.all("evaluation"):
         assert one.result.constraints == result.constraints
         assert all(each.values["macs"] <= bound for each in one.result.pareto())
-    assert noted.records("evaluation")[0].best is None
-    assert noted.records("evaluation")[-1].best is not None
+    assert noted.all("evaluation")[0].best is None
+    assert noted.all("evaluation")[-1].best is not None
 
 
 def test_the_end_comes_also_where_nothing_keeps_the_constraints(searched: Any) -> None:
@@ -132,18 +99,6 @@ def test_the_end_comes_also_where_nothing_keeps_the_constraints(searched: Any) -
         )
     assert noted.events()[-1] == "end"
     assert "exception" not in noted.events()
-
-
-class Broken(Callback):
-    """Fails at the so manieth call of one event."""
-
-    def __init__(self, event: str, count: int) -> None:
-        self.left = iter(range(count - 1, -1, -1))
-        setattr(self, event, self.fail)
-
-    def fail(self, _: Any) -> None:
-        if not next(self.left):
-            raise OSError("the server is gone")
 
 
 @pytest.mark.parametrize(
@@ -163,7 +118,7 @@ def test_an_error_of_a_callback_stops_a_search_that_goes_on_from_its_log(
     whole = Searcher(space, zdt1(space), OBJECTIVES, SETTINGS).run()
     with pytest.raises(OSError, match="the server is gone"):
         Searcher(space, zdt1(space), OBJECTIVES, SETTINGS, log=log, callbacks=[noted, Broken(event, count)]).run()
-    assert [str(error) for name, error in noted.told if name == "exception"] == ["the server is gone"]
+    assert list(map(str, noted.all("exception"))) == ["the server is gone"]
     evaluate, again = zdt1(space), Noted()
     assert Searcher(space, evaluate, OBJECTIVES, SETTINGS, log=log, callbacks=[again]).run() == whole
     assert len(evaluate.asked) == 20 - known

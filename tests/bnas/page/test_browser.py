@@ -58,11 +58,6 @@ def window() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def supernet() -> SuperNetwork:
-    return small()
-
-
-@pytest.fixture(scope="module")
 def page(supernet: SuperNetwork, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     write_run(folder, supernet)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from browser import Browser, browser
-from run_cases import latency, small, stamp, write_run
+from run_cases import latency, stamp, write_run
 
 from bnas.cli.app import app
 from bnas.page.comparison import Comparison, write_comparison
@@ -20,11 +20,6 @@ from bnas.runtime import SuperNetwork
 from bnas.search import Objective
 
 HOSTILE = "</script><script>caught=1</script><img src=x onerror='caught=1'>"
-
-
-@pytest.fixture(scope="module")
-def supernet() -> SuperNetwork:
-    return small()
 
 
 @pytest.fixture(scope="module")

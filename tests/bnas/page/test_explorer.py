@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from browser import Browser, browser
-from run_cases import small, stamp, write_run
+from run_cases import stamp, write_run
 
 from bnas.page.explorer import Explorer, command, note
 from bnas.page.members import Members
@@ -26,11 +26,6 @@ slider.value = value;
 slider.dispatchEvent(new Event("input"));
 return [document.getElementById("picker").value, document.getElementById("ship").textContent];
 """
-
-
-@pytest.fixture(scope="module")
-def supernet() -> SuperNetwork:
-    return small()
 
 
 @pytest.fixture(scope="module")

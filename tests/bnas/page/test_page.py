@@ -32,17 +32,6 @@ LIMIT = 5_000_000
 """Bytes of a report, as promised."""
 
 
-@pytest.fixture(scope="module")
-def supernet() -> SuperNetwork:
-    return small()
-
-
-@pytest.fixture
-def run(supernet: SuperNetwork, tmp_path: Path) -> Path:
-    write_run(tmp_path / "run", supernet, profiled=True)
-    return tmp_path / "run"
-
-
 class Parts(HTMLParser):
     """What a browser makes of a page: its elements with their attributes, and all text by element."""
 

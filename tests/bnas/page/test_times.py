@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from run_cases import latency, profile, small, stamp, write_run
+from run_cases import latency, profile, stamp, write_run
 
 from bnas.page.members import layer_rows
 from bnas.page.notes import ProfileNote
@@ -18,17 +18,6 @@ from bnas.page.page import Page
 from bnas.page.recorded import read_run
 from bnas.page.times import UNTIMED, Times, times_of
 from bnas.runtime import SuperNetwork
-
-
-@pytest.fixture(scope="module")
-def supernet() -> SuperNetwork:
-    return small()
-
-
-@pytest.fixture
-def run(supernet: SuperNetwork, tmp_path: Path) -> Path:
-    write_run(tmp_path / "run", supernet, profiled=True)
-    return tmp_path / "run"
 
 
 def changed(run: Path, **row: Any) -> Page:

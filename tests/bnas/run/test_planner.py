@@ -20,9 +20,9 @@ from bnas.run.output import Output
 from bnas.run.pipeline import run_job
 from bnas.run.planner import MOST_DRIFT, Planner, plan_run
 from bnas.run.probe import Probe
-from bnas.run.search import counted_samples
 from bnas.run.steps import Steps
 from bnas.runtime import CosineSchedule, FineTune, Recipe, Stage
+from bnas.runtime.evaluate.evaluation import counted_samples
 from bnas.search import NSGA2, Constraint, SearchSettings
 
 TARGETS = {"half": Constraint.parse("macs <= 60 %"), "few": Constraint.parse("macs <= 3 %")}

@@ -2,51 +2,21 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from callback_cases import Broken, Noted
 from resume_cases import RECIPE, STAGES, shuffled
 from training_cases import batches, plain, same, supernet, tensors
 
-from bnas.runtime import EpochRecord, Place, Progress, Stage, Trainer, Training, TrainingCallback, TrainingError
+from bnas.runtime import Stage, Trainer, TrainingCallback, TrainingError
 from bnas.runtime.train import parallel
 
 HELD = batches(1, seed=8)
-
-
-class Noted(TrainingCallback):
-    """Notes the events, and draws random numbers as a careless callback does."""
-
-    def __init__(self) -> None:
-        self.told: list[tuple[str, Any]] = []
-
-    def note(self, event: str, what: Any) -> None:
-        self.told.append((event, what))
-        torch.rand(3), np.random.rand(3), random.random()
-
-    def on_train_start(self, training: Training) -> None:
-        self.note("start", training)
-
-    def on_epoch_start(self, place: Place) -> None:
-        self.note("epoch start", place)
-
-    def on_step_end(self, progress: Progress) -> None:
-        self.note("step", progress)
-
-    def on_epoch_end(self, record: EpochRecord) -> None:
-        self.note("epoch", record)
-
-    def on_train_end(self, history: tuple[EpochRecord, ...]) -> None:
-        self.note("end", history)
-
-    def on_exception(self, error: BaseException) -> None:
-        self.note("exception", error)
 
 
 def test_every_event_comes_in_its_place() -> None:
@@ -54,13 +24,13 @@ def test_every_event_comes_in_its_place() -> None:
     recipe = plain(rule="sandwich", learning_rate=0.05)
     records = Trainer(supernet(), [Stage(epochs=2)], recipe, watch=1, callbacks=[noted]).fit(batches(3), HELD)
     epoch = ["epoch start", *["step"] * 3, "epoch"]
-    assert [event for event, _ in noted.told] == ["start", *epoch, *epoch, "end"]
-    start, steps = noted.told[0][1], [one for event, one in noted.told if event == "step"]
+    assert noted.events() == ["start", *epoch, *epoch, "end"]
+    start, steps = noted.told[0][1], noted.all("step")
     assert (start.name, start.recipe, start.epochs, start.steps, start.taken) == ("", recipe, 2, 6, 0)
     assert [(one.epoch, one.step, one.steps, len(one.losses)) for one in steps] == [(n // 3, n, 6, 3) for n in range(6)]
     assert len({one.losses for one in steps}) == 6
     assert steps[0].learning_rate == 0.05 > steps[-1].learning_rate > 0
-    assert tuple(one for event, one in noted.told if event == "epoch") == records == noted.told[-1][1]
+    assert tuple(noted.all("epoch")) == records == noted.told[-1][1]
     assert records[1].loss == pytest.approx(sum(one.loss for one in steps[3:]) / 3)
     with pytest.raises(FrozenInstanceError):
         steps[0].step = 7
@@ -82,18 +52,6 @@ def test_a_training_with_callbacks_is_bitwise_one_without(tmp_path: Path, monkey
     assert not same(trained(tmp_path / "drawn", Noted()), without)
 
 
-class Broken(TrainingCallback):
-    """Fails in one event."""
-
-    def __init__(self, event: str, count: int) -> None:
-        self.left = iter(range(count - 1, -1, -1))
-        setattr(self, event, self.fail)
-
-    def fail(self, _: Any) -> None:
-        if not next(self.left):
-            raise OSError("the server is gone")
-
-
 PLACES = [
     ("on_train_start", 1),
     ("on_epoch_start", 2),
@@ -110,15 +68,15 @@ def test_an_error_of_a_callback_stops_a_training_that_can_be_resumed(event: str,
     whole, noted = trained(tmp_path / "whole"), Noted()
     with pytest.raises(OSError, match="the server is gone"):
         trained(tmp_path / "cut", noted, Broken(event, count))
-    assert [str(error) for name, error in noted.told if name == "exception"] == ["the server is gone"]
-    assert ("end" in [name for name, _ in noted.told]) == (event == "on_train_end")
+    assert list(map(str, noted.all("exception"))) == ["the server is gone"]
+    assert ("end" in noted.events()) == (event == "on_train_end")
     again, net = Noted(), supernet(dropout=0.4)
     torch.manual_seed(3)
     trainer = Trainer(net, STAGES, RECIPE, directory=tmp_path / "cut", checkpoint_every=2, callbacks=[again])
     trainer.fit(shuffled(own_generator=False), HELD, resume=True)
     assert same(tensors(net), whole)
     taken = again.told[0][1].taken
-    steps = [one.step for name, one in again.told if name == "step"]
+    steps = [one.step for one in again.all("step")]
     assert steps == list(range(taken, 20))
 
 
@@ -144,7 +102,7 @@ def test_only_process_0_calls_them(monkeypatch: pytest.MonkeyPatch) -> None:
     assert noted.told == []
     monkeypatch.setattr(parallel, "rank", lambda: 0)
     trainer.fit(batches(2))
-    assert [name for name, _ in noted.told].count("step") == 2 == [name for name, _ in noted.told].count("function")
+    assert noted.events().count("step") == 2 == noted.events().count("function")
 
 
 @pytest.mark.parametrize(
