@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import multiprocessing
 import os
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from contextlib import suppress
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -14,6 +16,9 @@ from bnas.passes.settings import Count, settings
 
 from .errors import SearchError, WorkerError
 from .workers import Workers
+
+LEAVING = 10.0
+"""Seconds that a scheduler has to say goodbye."""
 
 
 @settings(SearchError, kw_only=True)
@@ -83,6 +88,8 @@ class _DaskPool(Executor):
         return self._pool.submit(function, *args, **kwargs)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Leave the scheduler and its workers to others."""
-        self._pool.shutdown(wait=wait and not cancel_futures)
-        self._client.close()
+        """Leave the scheduler and its workers to others; a scheduler forgets what a client that left had asked for."""
+        if wait and not cancel_futures:
+            self._pool.shutdown()
+        with suppress(TimeoutError, asyncio.TimeoutError):  # one class from Python 3.11 on
+            self._client.close(timeout=LEAVING)

@@ -46,6 +46,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="slow: set BNAS_HYPOTHESIS_PROFILE=long"))
 
 
+class Failures:
+    """Prints what failed at once: a run that is ended from outside never comes to its summary."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.terminal = config.pluginmanager.get_plugin("terminalreporter")
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed and self.terminal is not None:
+            self.terminal.write_line(f"\n{report.outcome} ({report.when}): {report.nodeid}\n{report.longreprtext}")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Only the process that starts the workers prints."""
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Failures(config), "failures at once")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def single_thread() -> None:
     """Make sums come out in one order, and leave the other core to whoever shares the machine."""

@@ -312,7 +312,7 @@ def test_a_signal_stops_it_too(folder: Path, finished: Path) -> None:
         assert time.monotonic() - waited < 300
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    told = process.communicate()[1]
+    told = process.communicate(timeout=120)[1]
     assert process.returncode == 130, told
     assert told.startswith("bnas: stopped; to continue: bnas run config.json -o new --set ")
     assert told.endswith(" --resume\n")
