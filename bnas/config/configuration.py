@@ -32,6 +32,7 @@ from bnas.search import Constraint, Objective, SearchError, SearchSettings
 from bnas.search.settings import Bound
 
 from .bootstrapnas import BootstrapNAS, OptimizerSection, check_objectives
+from .loggers import MLflowKey, WandBKey
 from .section import Section, Unneeded, takes
 
 AxisNumber = Annotated[str, StringConstraints(pattern=r"^-?[0-9]{1,9}$")]
@@ -193,6 +194,10 @@ class Configuration(Section):
     """Folder of the run if the command line has no ``--output``."""
     tensorboard: bool = False
     """Write scalars of training and search to ``training/tensorboard`` and ``search/tensorboard`` of the run."""
+    mlflow: MLflowKey = None
+    """Write to a run of MLflow; true for its defaults."""
+    wandb: WandBKey = None
+    """Write to a run of Weights & Biases; true for its defaults."""
     elasticity: Elasticity = Elasticity()
     """What may change in the model, and in which steps."""
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)] = tuple(Job.stages)

@@ -73,7 +73,10 @@ export:
 # --- Results ---
 # The folder of the run; `bnas run --output DIR` overrides it.
 log_dir: "{folder}"
-#tensorboard: false
+# Follow the run in TensorBoard, MLflow or Weights & Biases.
+#tensorboard: true
+#mlflow: {{experiment: "bnas"}}
+#wandb: {{project: "bnas", mode: "offline"}}
 """
 ADAM, SGD = ("adamw", 0.0001), ("sgd", 0.01)
 """Optimizer and learning rate of a model with LayerNorm, and of others."""

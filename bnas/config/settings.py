@@ -14,7 +14,6 @@ from torch import nn
 
 from bnas.data.factories import SourceError
 from bnas.data.inputs import Example, Input, example_of
-from bnas.loggers import LoggerError
 from bnas.passes import Elasticity
 from bnas.passes.errors import BnasError
 from bnas.run.budget import seconds_of
@@ -28,6 +27,7 @@ from bnas.search import SearchError, SearchSettings
 from . import translation
 from .bootstrapnas import BootstrapNAS, OptimizerSection
 from .configuration import Configuration
+from .loggers import TITLES, check_installed
 
 # What a run computes on, by the name that PyTorch has for it.
 
@@ -211,7 +211,7 @@ def checks_of(configuration: Configuration, folder: Path) -> list[Check]:
             for name, one in configuration.latencies.items()
         ),
         check("latencies", partial(_check_clocks, configuration), "latency", "latencies", "objectives"),
-        check("tensorboard", partial(_check_tensorboard, configuration.tensorboard)),
+        *(check(key, partial(check_installed, configuration, key)) for key in TITLES),
     ]
 
 
@@ -260,8 +260,3 @@ def _check_search(configuration: Configuration) -> None:
     settings: SearchSettings = search_of(configuration)
     if getattr(settings.algorithm, "predictor", False) and find_spec("sklearn") is None:
         raise SearchError("predictor: scikit-learn is not installed: pip install 'bnas[surrogate]'")
-
-
-def _check_tensorboard(wanted: bool) -> None:
-    if wanted and find_spec("tensorboard") is None:
-        raise LoggerError("TensorBoard is not installed: pip install 'bnas[tensorboard]'")

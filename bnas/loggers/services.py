@@ -105,13 +105,13 @@ class WandB(Logger):
         self._wandb = library("wandb", "wandb")
         self.run = run
         mode = os.environ.get("WANDB_MODE", "offline")
-        self._settings = {"project": project, "mode": mode, "reinit": "create_new", **settings}
+        self.settings = {"project": project, "mode": mode, "reinit": "create_new", **settings}
         self._axes: set[str] = set()
 
     def note(self, settings: Mapping[str, str | int | float | bool]) -> None:
         """Write the configuration; the first call makes the run."""
         if self.run is None:
-            self.run = self._wandb.init(**self._settings)
+            self.run = self._wandb.init(**self.settings)
         self.run.config.update(dict(settings), allow_val_change=True)
 
     def write(self, values: Mapping[str, float], step: int) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # What of a configuration is settled by what the folder of a run holds already.
 
-FREE = ("log_dir", "tensorboard", "export", "search.executor", "bootstrapNAS.search.executor")
+FREE = ("log_dir", "tensorboard", "mlflow", "wandb", "export", "search.executor", "bootstrapNAS.search.executor")
 """Places that may change at any time."""
 SEARCH = (
     "bootstrapNAS.search", "search", "objectives", "targets", "budget", "acc_delta", "reference", "latency",

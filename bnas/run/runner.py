@@ -14,6 +14,7 @@ from torch import nn
 
 from bnas.config.configuration import Configuration
 from bnas.config.file import parse_configuration
+from bnas.config.loggers import loggers_of
 from bnas.config.settings import device_named, dynamic_of, example_inputs_of, job_settings, search_of
 from bnas.data.datasets import Transformed
 from bnas.data.factories import SourceError, is_own_model
@@ -145,8 +146,8 @@ def _there(path: Path) -> bool:
 def job_of(configuration: Configuration, folder: Path, *, weights: bool = True) -> Job:
     """What `configuration` asks for, with its model and data loaded from `folder`.
 
-    The model is on the configuration's device, and has its weights unless told otherwise. Random ones are those of the
-    seed.
+    The model is on the configuration's device. It has its weights, and the job its loggers, unless told otherwise, as
+    for a process that only evaluates. Random weights are those of the seed.
 
     Raises:
         BnasError: model, weights, data or device are not there, or do not fit one another.
@@ -162,7 +163,8 @@ def job_of(configuration: Configuration, folder: Path, *, weights: bool = True) 
     settings = job_settings(configuration, folder)
     if weights and settings["elasticity"].external_importance_path is not None:
         read_scores(Path(settings["elasticity"].external_importance_path))  # its faults show now, not in a later stage
-    return Job(model, data, placed(example.value, device), dynamic=dynamic, **settings)
+    callbacks = loggers_of(configuration) if weights else ()
+    return Job(model, data, placed(example.value, device), dynamic=dynamic, callbacks=callbacks, **settings)
 
 
 def model_of(configuration: Configuration, folder: Path, *, weights: bool = True) -> nn.Module:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 import bnas
+from bnas.config import loggers
 from bnas.config import settings as checks
 from bnas.config.bootstrapnas import OptimizerSection
 from bnas.config.configuration import Configuration, ExportSection
@@ -252,6 +253,8 @@ def test_wrong_keys_and_values_are_named(keys: dict[str, Any], message: str, tmp
     ("keys", "package", "message"),
     [
         ({"tensorboard": True}, "tensorboard", r"tensorboard: TensorBoard is not installed: pip install 'bnas\[tens"),
+        ({"mlflow": True}, "mlflow", r"mlflow: MLflow is not installed: pip install 'bnas\[mlflow\]'"),
+        ({"wandb": {}}, "wandb", r"wandb: Weights & Biases is not installed: pip install 'bnas\[wandb\]'"),
         (
             {"bootstrapNAS": {"search": {"predictor": True}}},
             "sklearn",
@@ -262,7 +265,8 @@ def test_wrong_keys_and_values_are_named(keys: dict[str, Any], message: str, tmp
 def test_what_is_not_installed_is_told_before_anything_runs(
     keys: dict[str, Any], package: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checks, "find_spec", lambda name: None if name == package else object())
+    for module in (checks, loggers):
+        monkeypatch.setattr(module, "find_spec", lambda name: None if name == package else object())
     assert re.match(message, faults(tmp_path, **keys)[0])
 
 

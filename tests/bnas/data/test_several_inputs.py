@@ -24,7 +24,7 @@ from bnas.data.inputs import Input, ShapeError, example_of, parse_dynamic, parse
 from bnas.run.delivery import Delivery
 from bnas.run.output import Output
 from bnas.run.runner import job_of
-from bnas.runtime import SuperNetwork
+from bnas.runtime import Network, SuperNetwork
 from bnas.runtime.example import one_sample
 
 TEXT = """
@@ -269,12 +269,17 @@ def test_latency_is_measured_at_the_sizes_of_the_configuration(folder: Path) -> 
     made = SuperNetwork.from_model(job.model, job.example_inputs, job.elasticity, dynamic=job.dynamic)
     delivery = Delivery(job, Output(folder, resumed=True), made, [])
     assert job.latency.sizes == {"length": 24}
-    names = ["input_ids", "attention_mask"]
-    feeds = delivery._feeds(names, one_sample(made, job.latency.sizes, 3))
+    declared = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, None)
+        for name in ("input_ids", "attention_mask")
+    ]
+    file = onnx.helper.make_model(onnx.helper.make_graph([], "texts", declared, []))
+    network = Network("original", folder / "original.onnx", file, None, ())
+    feeds = delivery._feeds(network, one_sample(made, job.latency.sizes, 3))
     assert {name: one.shape for name, one in feeds.items()} == {"input_ids": (3, 24), "attention_mask": (3, 24)}
     assert feeds["input_ids"].max() > 1
     assert set(feeds["attention_mask"].ravel().tolist()) == {1}
-    assert delivery._feeds(names, one_sample(made, {}, 3))["input_ids"].shape == (3, 8)
+    assert delivery._feeds(network, one_sample(made, {}, 3))["input_ids"].shape == (3, 8)
     plain = parse_configuration({**configuration(), "latency": {}}, "file")
     assert job_of(plain, folder).latency.sizes is None
 
