@@ -50,11 +50,12 @@ class Failures:
     """Prints what failed at once: a run that is ended from outside never comes to its summary."""
 
     def __init__(self, config: pytest.Config) -> None:
-        self.terminal = config.pluginmanager.get_plugin("terminalreporter")
+        self.plugins = config.pluginmanager
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.failed and self.terminal is not None:
-            self.terminal.write_line(f"\n{report.outcome} ({report.when}): {report.nodeid}\n{report.longreprtext}")
+        terminal = self.plugins.get_plugin("terminalreporter")
+        if report.failed and terminal is not None:
+            terminal.write_line(f"\n{report.outcome} ({report.when}): {report.nodeid}\n{report.longreprtext}")
 
 
 def pytest_configure(config: pytest.Config) -> None:

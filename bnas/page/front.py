@@ -9,6 +9,7 @@ from itertools import cycle
 from typing import Any
 
 from bnas.runtime.latency.machine import place_of
+from bnas.runtime.latency.speed import times_as_fast
 from bnas.search import Evaluation, Objective, SearchResult
 
 from .members import Members
@@ -73,7 +74,7 @@ def _cells(row: Network, first: Network) -> Iterator[Cell]:
 
 def _latency(column: str, latency: LatencyNote, first: LatencyNote | None) -> Cell:
     low, high = latency.quartiles_ms
-    against = "" if first is None else f"{first.median_ms / latency.median_ms:.2f}x as fast; "
+    against = "" if first is None else f"{times_as_fast(latency, first):.2f}x as fast; "
     spread = f"{against}quartiles {low:.3f} to {high:.3f} ms"
     unstable = f"not stable: {latency.unstable}" if latency.unstable else ""
     return Cell(column, f"{latency.median_ms:.3f} ms", spread, unstable)

@@ -77,6 +77,7 @@ class LatencyNote(Part):
     wall_median_ms: float | None = None
     quartiles_ms: tuple[float, float]
     spread: float
+    ratio: float | None = None
     runs: int
     threads: int
     batch: int

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bnas.passes import Subnet
 from bnas.runtime import Latency, LayerTimes
 from bnas.runtime.latency.machine import place_of
+from bnas.runtime.latency.speed import times_as_fast
 
 from .latencies import LATENCY
 from .winners import Target
@@ -131,7 +132,7 @@ class Report:
     def _cells(self, row: Row) -> tuple[str, ...]:
         first, latency = self.rows[0], row.latency
         ratios = {name: first.costs[name] / row.costs[name] for name in ("macs", "parameters")}
-        speed = first.latency.median_ms / latency.median_ms
+        speed = times_as_fast(latency, first.latency)
         return (
             f"{100 * row.accuracy:.2f} %{'' if row.before is None else f'{chr(10)}from {100 * row.before:.2f} %'}",
             f"{row.costs['macs'] / 1e6:.2f} M\n{ratios['macs']:.2f}x",
@@ -146,14 +147,14 @@ class Report:
         own, first = row.latencies.get(name), self.rows[0].latencies[name]
         if own is None:
             return "-"
-        return f"{own.median_ms:.3f} ms\n{first.median_ms / own.median_ms:.2f}x{_noise(own)}"
+        return f"{own.median_ms:.3f} ms\n{times_as_fast(own, first):.2f}x{_noise(own)}"
 
     def _int8(self, int8: Quantised | None) -> str:
         if int8 is None or int8.accuracy is None:
             return "-" if int8 is None else "failed"
         if int8.latency is None:  # the target has no use for the file
             return f"{100 * int8.accuracy:.2f} %"
-        speed = self.rows[0].latency.median_ms / int8.latency.median_ms
+        speed = times_as_fast(int8.latency, self.rows[0].latency)
         return f"{100 * int8.accuracy:.2f} %\n{int8.latency.median_ms:.3f} ms\n{speed:.2f}x"
 
 
@@ -176,5 +177,5 @@ def judged(rows: Sequence[Row], targets: Mapping[str, Target], clocks: Collectio
 
 def _slow(own: Latency, first: Latency, target: Target) -> bool:
     """Whether a latency misses a bound."""
-    ratio = own.median_ms / first.median_ms if own.ratio is None else own.ratio
-    return (ratio if target.bound.relative else own.median_ms) > target.bound.bound
+    taken = 1 / times_as_fast(own, first) if target.bound.relative else own.median_ms
+    return taken > target.bound.bound

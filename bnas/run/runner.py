@@ -107,7 +107,7 @@ def _steps_in(folder: str, source: str, stamp: str) -> Steps:
     if not Ledger(run).exists or _stamp(run) != stamp:
         raise OutputError(f"{folder} here is not the run where the search began; all machines must see the same files")
     configuration = parse_configuration(Ledger(run).json(CONFIG), str(run / CONFIG))
-    return Steps(job_of(configuration, Path(source), weights=False), Output(run, resumed=True))
+    return Steps(job_of(configuration, Path(source), weights=False, loggers=False), Output(run, resumed=True))
 
 
 def _stamp(run: Path) -> str:
@@ -143,11 +143,11 @@ def _there(path: Path) -> bool:
         return False
 
 
-def job_of(configuration: Configuration, folder: Path, *, weights: bool = True) -> Job:
+def job_of(configuration: Configuration, folder: Path, *, weights: bool = True, loggers: bool = True) -> Job:
     """What `configuration` asks for, with its model and data loaded from `folder`.
 
-    The model is on the configuration's device. It has its weights, and the job its loggers, unless told otherwise, as
-    for a process that only evaluates. Random weights are those of the seed.
+    The model is on the configuration's device. It has its weights, and the job its loggers, unless told otherwise: a
+    process that only evaluates needs neither. Random weights are those of the seed.
 
     Raises:
         BnasError: model, weights, data or device are not there, or do not fit one another.
@@ -163,7 +163,7 @@ def job_of(configuration: Configuration, folder: Path, *, weights: bool = True) 
     settings = job_settings(configuration, folder)
     if weights and settings["elasticity"].external_importance_path is not None:
         read_scores(Path(settings["elasticity"].external_importance_path))  # its faults show now, not in a later stage
-    callbacks = loggers_of(configuration) if weights else ()
+    callbacks = loggers_of(configuration) if loggers else ()
     return Job(model, data, placed(example.value, device), dynamic=dynamic, callbacks=callbacks, **settings)
 
 

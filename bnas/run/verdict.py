@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from bnas.runtime import Latency
+from bnas.runtime.latency.speed import times_as_fast
 
 from .commands import again_command, export_command, remedy
 from .latencies import LATENCY
@@ -35,12 +35,8 @@ def points_told(points: float) -> str:
 
 
 def speed_of(row: Row, original: Row) -> float:
-    """Return how many times as long the original takes: in the same rounds, where both were measured together."""
-    return _factor(row.latency, original.latency)
-
-
-def _factor(own: Latency, first: Latency) -> float:
-    return 1 / own.ratio if own.ratio else first.median_ms / own.median_ms
+    """Return how many times as long the original takes."""
+    return times_as_fast(row.latency, original.latency)
 
 
 def recommended(report: Report) -> Row:
@@ -97,23 +93,25 @@ def _winners(report: Report) -> Iterator[str]:
 def _elsewhere(row: Row, original: Row) -> str:
     """How fast it is where the further latencies of the job are measured."""
     pairs = [(name, one, original.measured(name)) for name, one in row.latencies.items()]
-    return "".join(f"; {name}: {speed_told(_factor(one, first))}" for name, one, first in pairs if first is not None)
+    speeds = [(name, times_as_fast(one, first)) for name, one, first in pairs if first is not None]
+    return "".join(f"; {name}: {speed_told(speed)}" for name, speed in speeds)
 
 
 def _in_int8(row: Row, original: Row) -> str:
     int8 = row.int8
     if int8 is None or int8.accuracy is None or int8.latency is None:
         return ""
-    factor = original.latency.median_ms / int8.latency.median_ms
+    factor = times_as_fast(int8.latency, original.latency)
     return f"; in int8 {speed_told(factor)} {points_told(100 * (int8.accuracy - original.accuracy))}"
 
 
 def _wins_in_int8(report: Report, row: Row) -> bool:
     """Whether the int8 file is faster, and loses no more accuracy than was asked for."""
-    int8, least = row.int8, report.rows[0].accuracy - report.acc_delta
+    int8, first = row.int8, report.rows[0]
     if int8 is None or int8.accuracy is None or int8.latency is None:
         return False
-    return int8.accuracy >= min(least, row.accuracy) and int8.latency.median_ms < (1 - SAME) * row.latency.median_ms
+    accurate = int8.accuracy >= min(first.accuracy - report.acc_delta, row.accuracy)
+    return accurate and times_as_fast(int8.latency, first.latency) > (1 + SAME) * speed_of(row, first)
 
 
 def _loses(report: Report, row: Row) -> bool:

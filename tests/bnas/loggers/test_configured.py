@@ -41,6 +41,11 @@ def test_a_run_is_one_run_of_mlflow(folder: Path, monkeypatch: pytest.MonkeyPatc
     assert run.info.status == "FINISHED"
     assert {"train/loss", "search/hypervolume"} <= run.data.metrics.keys()
     assert any(name.endswith("/train/loss") for name in run.data.metrics), "the winners are fine-tuned"
+    # A search alone is another process, and so another run of MLflow.
+    asked = ("--set", 'mlflow={"experiment": "alone", "tracking_uri": "sqlite:///mine.db"}')
+    assert bnas(monkeypatch, "search", "run", "--overwrite", *asked) == 0
+    (found,) = client.search_runs([client.get_experiment_by_name("alone").experiment_id])  # type: ignore[union-attr]
+    assert "search/hypervolume" in found.data.metrics
     # What a run is written to says nothing about the run: another choice resumes it.
     assert bnas(monkeypatch, "run", "config.json", "-o", "run", "--resume", "--set", "fine_tune.epochs=1") == 0
     assert len(client.search_runs([experiment.experiment_id])) == 1
@@ -61,6 +66,6 @@ def test_keys_become_arguments(folder: Path) -> None:
 
 def test_a_process_that_only_evaluates_makes_none(folder: Path) -> None:
     configuration = load_config(folder / "config.json", ["mlflow=true"])
-    assert job_of(configuration, folder, weights=False).callbacks == ()
-    (logger,) = job_of(configuration, folder).callbacks
+    assert job_of(configuration, folder, loggers=False).callbacks == ()
+    (logger,) = job_of(configuration, folder, weights=False).callbacks
     assert isinstance(logger, MLflow)

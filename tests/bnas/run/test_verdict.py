@@ -58,6 +58,21 @@ def test_a_winner_is_told_in_one_sentence_with_the_next_command() -> None:
     assert "'runs/a b'" in verdict(report(row("best", 0.9, 1.0)), RUN)[-1]
 
 
+def test_verdict_and_table_tell_the_same_speed() -> None:
+    """That of the rounds in which both were measured: here the medians alone would say 2.3x."""
+    own = row("best", 0.9, 1.0)
+    slower = replace(
+        own, latency=replace(own.latency, ratio=0.5), int8=Quantised(0.9, replace(own.latency, ratio=0.25))
+    )
+    found = report(slower)
+    table = [cell for column in found.table().columns for cell in column._cells]
+    assert [str(cell).split("\n")[1] for cell in table if "1.000 ms" in str(cell) and "%" not in str(cell)] == ["2.00x"]
+    assert [str(cell).split("\n")[2] for cell in table if "1.000 ms" in str(cell) and "%" in str(cell)] == ["4.00x"]
+    first, *_ = verdict(found, RUN)
+    assert "2.0x faster" in first
+    assert "in int8 4.0x faster" in first
+
+
 @pytest.mark.parametrize(
     ("factor", "told"),
     [
