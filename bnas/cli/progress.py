@@ -127,11 +127,10 @@ def watching(console: Console, verbose: bool = False) -> Iterator[Watch]:
             phases.advance(f"searching, {last}", evaluation.index + 1, total, "evaluation", due)
 
         def on_epoch(record: EpochRecord) -> None:
+            # A run with a budget validates only the winners: then there are no metrics.
             metrics = ", ".join(f"{name} {100 * value:.2f} %" for name, value in record.metrics.items())
-            console.print(
-                f"epoch {record.epoch + 1}: mean loss {record.loss:.4f}; {metrics or 'no validation data'}",
-                markup=False,
-            )
+            told = f"epoch {record.epoch + 1}: mean loss {record.loss:.4f}"
+            console.print(f"{told}; {metrics}" if metrics else told, markup=False)
 
         def on_supernet(supernet: SuperNetwork) -> None:
             for line in passes_of(supernet) if verbose else ():
