@@ -19,7 +19,7 @@ from bnas.runtime.supernetwork import SuperNetwork
 
 from .evaluation import Batch, Metric, accuracy, fold, fused_layer, measured, recalibrate
 from .overwriting import overwrite
-from .together import Bar, Folds, Layers, Raced, RacingError, race, replays, share_layers, shuffled
+from .together import Bar, Folds, Layers, Raced, RacingError, accuracies, race, replays, share_layers, shuffled
 
 # Memory that was freed stays with the process, ready for the next tensor.
 
@@ -65,8 +65,9 @@ class Evaluator:
         calibration: batches for the BatchNorm statistics, with the training transform. If None, sub-networks keep the
             shared statistics, which fit only the maximal sub-network at best.
         validation: batches to measure the metric on; `evaluate_many` keeps them in memory. A stream (an
-            `IterableDataset`, or a loader without a length) is read again for each sub-network instead, so it must
-            return the same samples each time. The same holds if `calibration` is a stream.
+            `IterableDataset`, or a loader without a length) is read again for each group instead, or for each
+            sub-network where the metric is not accuracy, so it must return the same samples each time. The same holds
+            if `calibration` is a stream.
         metric: a function of a module and the batches of `validation` (as pairs); by default top-1 accuracy.
         group: number of sub-networks that `evaluate_many` evaluates together, with all their tensors in memory.
         metric_name: the name of the metric's value.
@@ -184,9 +185,13 @@ class Evaluator:
     def _together(self, subnets: Sequence[Subnet]) -> list[Raced | Exception]:
         """Each measured to the end, on outputs on the validation data that are computed for all of them.
 
-        Where these are a stream, outputs cannot be kept: each is measured by itself.
+        Where these are a stream, outputs cannot be kept: accuracies are counted in one pass, and with another metric
+        each is measured by itself.
         """
         modules = self._prepared_together(subnets)
+        if is_stream(self.validation) and self.metric is accuracy:
+            with self._casting():
+                return [Raced(one, 1.0) for one in accuracies(modules, self._placed())]
         if is_stream(self.validation):
             return [_tried(self._raced, one) for one in modules]
         batches = self._batches()
@@ -219,9 +224,12 @@ class Evaluator:
     def _batches(self) -> list[Batch]:
         """The validation data: outputs that are known are found by the inputs that they belong to."""
         if self._kept is None:
-            device = device_of(self.supernet)
-            self._kept = [(placed(inputs, device), targets) for inputs, targets in self.validation]
+            self._kept = list(self._placed())
         return self._kept
+
+    def _placed(self) -> Iterator[Batch]:
+        device = device_of(self.supernet)
+        return ((placed(inputs, device), targets) for inputs, targets in self.validation)
 
 
 def _quick(module: M) -> M:

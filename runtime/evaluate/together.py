@@ -19,6 +19,7 @@ from bnas.passes.assembly.slot import Copies, Slot
 from bnas.passes.frontend.ir import as_program_call
 from bnas.runtime.nested import batch_size
 
+from .evaluation import accuracy
 from .trie import Trie
 
 # Many sub-networks evaluated together: bitwise the numbers that each gets alone, for less work.
@@ -124,14 +125,31 @@ def _same(inputs: Any) -> Hashable:
 
 def replays(modules: Sequence[GraphModule], batches: Sequence[tuple[Any, Any]]) -> list[nn.Module]:
     """The modules, with their outputs on the inputs of all batches computed together."""
-    known = outputs_together(modules, batches)
+    return _replaying(modules, outputs_together(_by_layers(modules), batches))
+
+
+def accuracies(modules: Sequence[GraphModule], batches: Iterable[tuple[Any, Any]]) -> list[float]:
+    """The top-1 accuracies of modules, bitwise, in one pass over batches of which no outputs are kept: a stream's."""
+    trie, right, total = _by_layers(modules), [0] * len(modules), 0
+    for inputs, targets in batches:
+        batch = [(inputs, targets)]
+        for place, known in enumerate(_replaying(modules, outputs_together(trie, batch))):
+            right[place] += round(len(targets) * accuracy(known, batch))
+        total += len(targets)
+    return [one / total for one in right]
+
+
+def _by_layers(modules: Sequence[GraphModule]) -> Trie:
+    return Trie(modules, lambda number, path: modules[number].get_submodule(path))
+
+
+def _replaying(modules: Sequence[nn.Module], known: Sequence[Any]) -> list[nn.Module]:
     return [Replay(module, one).eval() for module, one in zip(modules, known, strict=True)]
 
 
-def outputs_together(modules: Sequence[GraphModule], batches: Sequence[tuple[Any, Any]]) -> list[list[tuple[Any, Any]]]:
-    """For each module the pairs of inputs and outputs on all batches."""
-    trie = Trie(modules, lambda number, path: modules[number].get_submodule(path))
-    known: list[list[tuple[Any, Any]]] = [[] for _ in modules]
+def outputs_together(trie: Trie, batches: Sequence[tuple[Any, Any]]) -> list[list[tuple[Any, Any]]]:
+    """For each module of `trie` the pairs of inputs and outputs on all batches."""
+    known: list[list[tuple[Any, Any]]] = [[] for _ in range(len(trie))]
     with torch.inference_mode():
         for inputs, _ in batches:
             tensors, named = as_program_call(inputs)
@@ -203,7 +221,7 @@ def race(
     total = sum(map(batch_size, batches))
     for seen, new in _looks(batches):
         running = [place for place in range(len(modules)) if place not in found]
-        outputs = outputs_together([modules[place] for place in running], new)
+        outputs = outputs_together(_by_layers([modules[place] for place in running]), new)
         samples = sum(map(batch_size, batches[:seen]))
         for place, one in zip(running, outputs, strict=True):
             known[place].learn(one)

@@ -79,6 +79,10 @@ class Trie:
         self._words = [list(_steps(module, number, identity)) for number, module in enumerate(modules)]
         self._roots = [self._branch(group, 0) for group in self._groups(range(len(modules)), 0)]
 
+    def __len__(self) -> int:
+        """Number of modules."""
+        return len(self._modules)
+
     @property
     def shared(self) -> Iterator[tuple[list[int], list[str]]]:
         """The modules of each branch, the first of which runs, and the layers that are called in it."""

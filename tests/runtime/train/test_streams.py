@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from training_cases import batches, plain, same, supernet, tensors
 
 from bnas.runtime import Epochs, Evaluator, Progress, Recipe, Stage, Trainer, TrainingError
-from bnas.runtime.evaluate.evaluation import Batch
+from bnas.runtime.evaluate.evaluation import Batch, accuracy
 from bnas.runtime.evaluate.together import Bar, RacingError
 from bnas.runtime.feed import is_stream
 from bnas.runtime.train.batches import Batches
@@ -216,6 +216,11 @@ def test_evaluations_of_a_stream_are_those_of_a_list() -> None:
     assert [streamed.evaluate(one) for one in subnets] == wanted
     assert streamed.evaluate_many(subnets) == listed.evaluate_many(subnets) == wanted
     assert max(first.most, second.most) <= 2
-    assert (first.readings, second.readings) == (4 + 1, 4 + 4), "prepared together, measured one by one"
+    assert (first.readings, second.readings) == (4 + 1, 4 + 1), "prepared and measured together"
+    (validation, third) = counted(given)
+    own = Evaluator(net, given, validation, lambda module, data: 1 - accuracy(module, data))
+    missed = [1 - one["accuracy"] for one in wanted]
+    assert [one["accuracy"] for one in own.evaluate_many(subnets)] == missed
+    assert third.readings == 4, "a metric reads as it likes: each by itself"
     with pytest.raises(RacingError, match="which a stream does not allow: search without racing"):
         streamed.evaluate_many(subnets, {subnets[0]: Bar(0.5)})
