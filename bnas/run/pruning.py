@@ -24,7 +24,7 @@ from .job import Job, Watch, callbacks_of
 from .latencies import LATENCY
 from .lock import kept
 from .mark import OutputError
-from .output import Output, note_architecture, note_environment
+from .output import Output, note_architecture, note_data, note_environment
 from .results import Report
 from .tuning import read_module
 
@@ -127,8 +127,7 @@ class Pruning:
         self.watch.on_supernet(found.supernet)
         note_environment(self.output)
         note_architecture(self.output, found.supernet.architecture)
-        if job.data.record is not None:
-            write_json(path("data.json"), dict(job.data.record))
+        note_data(self.output, job.data.record)
         write_model(path("original"), job.model)
         found.supernet.save(path("supernet"))
         write_bytes(path(WEIGHTS), tensor_bytes(found.module.state_dict()))
