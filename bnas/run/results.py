@@ -122,7 +122,8 @@ class Report:
         table.add_column("network", no_wrap=True)
         others = {name: place_of(one.machine) for name, one in self.rows[0].latencies.items()}
         table.caption = "\n".join(f"{name}: on {place}" for name, place in others.items()) or None
-        for column in ("accuracy", "MACs", "parameters", "latency", "int8", *others):
+        int8 = ("int8",) if self._has_int8 else ()
+        for column in ("accuracy", "MACs", "params", "latency", *int8, *others):
             table.add_column(column, justify="right", overflow="fold")
         for row in self.rows:
             told = "" if row is self.rows[0] else str(row.target or note)
@@ -138,9 +139,13 @@ class Report:
             f"{row.costs['macs'] / 1e6:.2f} M\n{ratios['macs']:.2f}x",
             f"{row.costs['parameters'] / 1e3:.0f} k\n{ratios['parameters']:.2f}x",
             f"{latency.median_ms:.3f} ms\n{speed:.2f}x{_noise(latency)}",
-            self._int8(row.int8),
+            *((self._int8(row.int8),) if self._has_int8 else ()),
             *(self._other(row, name) for name in first.latencies),
         )
+
+    @property
+    def _has_int8(self) -> bool:
+        return any(row.int8 is not None for row in self.rows)
 
     def _other(self, row: Row, name: str) -> str:
         """A further latency; the ratio is to the original's there."""
@@ -159,7 +164,7 @@ class Report:
 
 
 def _noise(latency: Latency) -> str:
-    return "" if latency.stable else f"\nunstable\nspread {100 * latency.spread:.0f} %"
+    return "" if latency.stable else f"\nunstable\nby {100 * latency.spread:.0f} %"
 
 
 def judged(rows: Sequence[Row], targets: Mapping[str, Target], clocks: Collection[str]) -> tuple[Row, ...]:

@@ -52,9 +52,16 @@ def test_with_more_latencies_numbers_are_wrapped_and_names_are_not(columns: int)
     assert max(map(len, text.splitlines())) <= columns
 
 
+def test_without_int8_two_more_latencies_are_whole_in_80_columns() -> None:
+    more = {"server": latency(3.0), "phone": latency(12.345, "its times did not settle in the warm-up")}
+    text = shown(tuple(replace(one, int8=None, latencies=more) for one in ROWS), 80)
+    assert "int8" not in text
+    assert all(told in text for told in ("params", "3.000 ms", "12.345 ms", "unstable", "by 4 %"))
+
+
 def test_a_latency_that_is_not_stable_is_marked_with_its_spread() -> None:
     noisy = replace(ROWS[2], latency=latency(3.7, "its times did not settle in the warm-up"))
     assert "unstable" not in shown(ROWS, 80)
     text = shown((*ROWS[:2], noisy), 80)
     assert text.count("unstable") == 1
-    assert "spread 4 %" in text
+    assert "by 4 %" in text
