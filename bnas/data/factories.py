@@ -64,6 +64,33 @@ def find_factory(name: str, folder: Path | None = None, wanted: type = object) -
     return factory  # type: ignore[no-any-return]
 
 
+def load_function(place: str, name: str, folder: Path | None = None) -> Callable[..., Any]:
+    """The function behind ``package.module:NAME`` or ``path/file.py:NAME``; of a class an object without arguments.
+
+    Args:
+        place: The key that names it, for errors.
+        name: One of the two forms.
+        folder: Where files are looked for, by default the current one.
+
+    Raises:
+        SourceError: There is no such function, or the class needs arguments, or its objects cannot be called.
+    """
+    try:
+        found = find_factory(name, folder)
+    except SourceError as error:
+        raise SourceError(f"{place}: {error}") from error
+    if not inspect.isclass(found):
+        return found
+    try:
+        made = found()
+    except Exception as error:
+        told = f"the class {shown(name)} cannot be called without arguments: {type(error).__name__}: {shown(error)}"
+        raise SourceError(f"{place}: {told}; name a function that returns what you need") from error
+    if not callable(made):
+        raise SourceError(f"{place}: objects of the class {shown(name)} cannot be called; name a function")
+    return made
+
+
 def _is_python(module: str) -> bool:
     """Whether a module is one of Python's own: the standard library and the built-in functions."""
     return module.partition(".")[0] in sys.stdlib_module_names

@@ -18,7 +18,7 @@ from bnas.search import Constraint, InfeasibleError, RandomSearch, Searcher, Sea
 from bnas.search.beginning import Paths
 from bnas.search.source import by_name
 
-from .job import Job, Watch
+from .job import Job, Watch, evaluator_of
 from .latencies import file_of
 from .output import Output, note_search
 from .quantised import InInt8, measured_in_int8
@@ -57,8 +57,8 @@ class SearchPlan:
     def check(self) -> None:
         """Raise what is wrong with the search, before anything is trained."""
         expected: Any = {name: lambda _: 0.0 for name in self.wanted}
-        measured = replace(self, in_int8=InInt8(Evaluator(self.supernet, None, ()), Int8()))
-        measured.searcher(Evaluator(self.supernet, None, ()), expected)
+        measured = replace(self, in_int8=InInt8(evaluator_of(self.job, self.supernet, None, ()), Int8()))
+        measured.searcher(evaluator_of(self.job, self.supernet, None, ()), expected)
 
     def paths(self, samples: Sequence[Batch]) -> Paths:
         """What pruning by importance leaves of the super-network, measured on training samples."""
@@ -186,6 +186,7 @@ class SearchPlan:
             acc_delta=job.acc_delta,
             evaluations=self.evaluations,
             samples=samples,
+            metric=job.quality.to_json(),
         )
 
     def front(self, result: SearchResult) -> list[dict[str, Any]]:
