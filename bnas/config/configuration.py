@@ -214,6 +214,13 @@ class Configuration(Section):
             raise ValueError("must have only finite numbers")
         return options
 
+    @field_validator("metric", mode="before")
+    @classmethod
+    def _with_a_direction(cls, metric: Any) -> Any:
+        if isinstance(metric, str):
+            raise ValueError('must say what is better: {"function": "task.py:mae", "direction": "min"}')
+        return metric
+
     @field_validator("objectives")
     @classmethod
     def _of_winners(cls, objectives: Any, known: ValidationInfo) -> Any:

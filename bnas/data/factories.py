@@ -39,13 +39,16 @@ def is_own_model(name: str) -> bool:
     return name.endswith(EXPORTED) or ":" in name.removeprefix("torchvision:")
 
 
-def find_factory(name: str, folder: Path | None = None, wanted: type = object) -> Callable[..., Any]:
+def find_factory(
+    name: str, folder: Path | None = None, wanted: type = object, called: str = "factory"
+) -> Callable[..., Any]:
     """The function or class behind ``package.module:NAME`` or ``path/file.py:NAME``.
 
     Args:
         name: one of the two forms.
         folder: where files are looked for, by default the current one.
         wanted: the class of what the factory is to return.
+        called: what errors call it.
 
     Raises:
         SourceError: there is no such factory, it is one of Python's own functions, or it returns something else.
@@ -59,7 +62,7 @@ def find_factory(name: str, folder: Path | None = None, wanted: type = object) -
         names = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
         near = difflib.get_close_matches(attribute, names, n=1)
         meant = f"; did you mean {near[0]!r}?" if near else ""
-        raise SourceError(f"{shown(place)} has no factory {short(attribute)}{meant}")
+        raise SourceError(f"{shown(place)} has no {called} {short(attribute)}{meant}")
     _check_kind(name, factory, wanted)
     return factory  # type: ignore[no-any-return]
 
@@ -76,7 +79,7 @@ def load_function(place: str, name: str, folder: Path | None = None) -> Callable
         SourceError: There is no such function, or the class needs arguments, or its objects cannot be called.
     """
     try:
-        found = find_factory(name, folder)
+        found = find_factory(name, folder, called="function or class")
     except SourceError as error:
         raise SourceError(f"{place}: {error}") from error
     if not inspect.isclass(found):

@@ -96,8 +96,8 @@ class Explorer:
         """What the loss is called: of accuracies in points."""
         name = self.quality.name
         if self.quality.percent:
-            return {"one": f"point of {name}", "many": f"points of {name}", "best": "Most accurate"}
-        return {"one": name, "many": name, "best": f"Best {name}"}
+            return {"name": name, "one": f"point of {name}", "many": f"points of {name}", "best": "Most accurate"}
+        return {"name": name, "one": name, "many": name, "best": f"Best {name}"}
 
 
 def _scale(quality: Quality) -> float:

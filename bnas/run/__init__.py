@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from bnas.config.bootstrapnas import BootstrapNAS, OptimizerSection
     from bnas.config.configuration import Configuration, ExportSection, MetricSection
     from bnas.config.inputs import InputInfo
+    from bnas.config.loggers import MLflowSection, WandBSection
     from bnas.config.section import ConfigurationError, ConfigurationWarning
     from bnas.config.settings import DeviceError
     from bnas.data.digits import MissingExtraError
@@ -45,6 +46,7 @@ __getattr__, __dir__ = attach(
             "MetricSection",
         ),
         "bnas.config.inputs": ("InputInfo",),
+        "bnas.config.loggers": ("MLflowSection", "WandBSection"),
         "bnas.config.section": (
             "ConfigurationError",
             "ConfigurationWarning",
@@ -98,6 +100,7 @@ __all__ = [
     "ExportSection",
     "InputInfo",
     "Job",
+    "MLflowSection",
     "MetricSection",
     "MissingExtraError",
     "ModelError",
@@ -116,6 +119,7 @@ __all__ = [
     "Splits",
     "Target",
     "TrustError",
+    "WandBSection",
     "Watch",
     "WeightsError",
     "WeightsWarning",

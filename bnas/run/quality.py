@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -67,16 +68,22 @@ class Quality:
         """Return the metric of a module, or of an ONNX file as a module, on batches of any form that a loader gives.
 
         Raises:
-            EvaluationError: the metric fails, or returns something else than a number.
+            EvaluationError: the metric fails, or returns something else than a finite number.
         """
-        from bnas.runtime.evaluate.evaluation import measured
+        from bnas.runtime.evaluate.evaluation import EvaluationError, measured
         from bnas.runtime.evaluate.evaluator import ChannelsLast
         from bnas.runtime.nested import inputs_of
 
         if self.metric is None:
             return self.function(module, batches)
         source = getattr(batches, "source", "the data")
-        return measured(self.metric, module, ChannelsLast(batches, inputs_of(module), source))
+        found = measured(self.metric, module, ChannelsLast(batches, inputs_of(module), source))
+        if not math.isfinite(found):
+            told = "look for NaN or inf in its inputs and targets, and for a division by 0 in the metric"
+            raise EvaluationError(
+                f"the metric {self.name!r} is {found} on {source}, but must be a finite number: {told}"
+            )
+        return found
 
     def lost(self, value: float, reference: float) -> float:
         """Return by how much `value` is worse than `reference`; negative if it is better."""

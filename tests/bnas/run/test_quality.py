@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from bnas.passes import Subnet
+from bnas.passes import BnasError, Subnet
 from bnas.run.job import Job, Splits
 from bnas.run.quality import Quality
+from bnas.run.search import check_task
 from bnas.run.winners import Winners, ranked
 from bnas.runtime import EvaluationError
 from bnas.search import Constraint, Evaluation, Objective, SearchError, SearchResult
@@ -67,7 +68,7 @@ def test_the_best_within_a_bound_goes_by_the_direction(direction: str, best: flo
     assert first.values["mae"] == best
 
 
-@pytest.mark.parametrize(("delta", "missed", "smallest"), [(1.0, False, 50.0), (0.5, True, 50.0), (8.5, False, 10.0)])
+@pytest.mark.parametrize(("delta", "missed", "smallest"), [(1.0, False, 50.0), (0.5, True, 100.0), (8.5, False, 10.0)])
 def test_winners_may_lose_in_the_unit_of_the_metric(delta: float, missed: bool, smallest: float) -> None:
     winners = Winners.of(searched("min"), 1.0, delta, "mae")
     assert winners.missed == missed
@@ -126,3 +127,37 @@ def test_what_a_metric_raises_is_told_with_its_line() -> None:
         EvaluationError, match=r"'mean_error' fails with .*test_quality.py:\d+; it is called as mean_error"
     ):
         Quality("mae", "min", mean_error).measure(Plus(), [(torch.zeros(2, 1), torch.zeros(2, 1))])
+
+
+def test_a_metric_that_is_no_number_is_refused_with_what_to_look_for() -> None:
+    nan = torch.full((2, 1), torch.nan)
+    with pytest.raises(EvaluationError, match=r"'mae' is nan on the data, .*: look for NaN or inf"):
+        Quality("mae", "min", mean_error).measure(Plus(), [({"x": nan}, nan)])
+
+
+def squared(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return nn.functional.mse_loss(outputs, targets)
+
+
+def wrong(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return outputs["scores"].mean()
+
+
+@pytest.mark.parametrize(
+    ("metric", "criterion", "told"),
+    [
+        (lambda module, batches: module.nothing, squared, "metric '<lambda>' fails with AttributeError"),
+        (
+            lambda module, batches: 1.0,
+            wrong,
+            r"the criterion fails on outputs .*; it is called as criterion\(",
+        ),
+    ],
+)
+def test_what_is_wrong_with_metric_and_loss_shows_before_the_training(metric: Any, criterion: Any, told: str) -> None:
+    batches = [(torch.zeros(2, 4), torch.zeros(2, 1))]
+    settings = {"quality": Quality("mae", "min", metric), "training": {"criterion": criterion}}
+    with pytest.raises(BnasError, match=told):
+        check_task(Job(nn.Linear(4, 1), Splits(batches, batches, batches), torch.zeros(1, 4), **settings))
+    right = {"quality": Quality("mae", "min", lambda *_: 1.0), "training": {"criterion": squared}}
+    check_task(Job(nn.Linear(4, 1), Splits(batches, batches, batches), torch.zeros(1, 4), **right))

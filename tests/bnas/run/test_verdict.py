@@ -121,7 +121,7 @@ def test_a_target_that_is_missed_is_said_and_not_recommended() -> None:
 
 def test_what_costs_accuracy_is_fine_tuned_unless_it_was() -> None:
     lines = verdict(report(row("best", 0.8, 1.0), missed=True), RUN, tuned=False)
-    assert any("No sub-network came within 1 points of the original" in line for line in lines)
+    assert any("No sub-network came within 1 point of the original" in line for line in lines)
     assert "bnas tune 'runs/a b' --set fine_tune.epochs=8" in commands(lines)
     assert known(lines)
     assert not any("bnas tune" in line for line in verdict(report(row("best", 0.8, 1.0)), RUN, tuned=True))
