@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any, TypeAlias
 
 import torch
+from torch import nn
 
 from bnas.passes import SearchSpace, Subnet
 from bnas.passes.errors import add_note
@@ -228,11 +229,11 @@ class SearchPlan:
 
 
 def check_task(job: Job) -> None:
-    """Measure the model by the metric and the loss on one validation batch: what is wrong shows before the training.
+    """Measure the model by the user's metric and loss on one validation batch: their faults show before the training.
 
     Raises:
         EvaluationError: The metric fails on it.
-        TrainingError: Your own criterion fails on it.
+        TrainingError: The criterion fails on it.
     """
     criterion = job.training.get("criterion")
     if job.quality.metric is None and criterion is None:
@@ -241,15 +242,19 @@ def check_task(job: Job) -> None:
         first = list(islice(ChannelsLast(job.data.validation, inputs_of(job.model), "the validation data"), 1))
     model = deep_copy(job.model).eval()
     job.quality.measure(model, first)
-    for inputs, targets in first if criterion is not None else ():
-        device = device_of(model)
-        tensors, named = as_call(placed(inputs, device))
-        try:
-            with torch.no_grad():
-                criterion(model(*tensors, **named), placed(targets, device))
-        except Exception as error:
-            told = f"on outputs of the model and targets {described(targets)}: {type(error).__name__}: {error}"
-            raise TrainingError(f"the criterion fails {told}; it is called as criterion(outputs, targets)") from error
+    if criterion is not None and first:
+        _check_criterion(criterion, model, placed(first[0], device_of(model)))
+
+
+def _check_criterion(criterion: Callable[[Any, Any], Any], model: nn.Module, batch: Batch) -> None:
+    inputs, targets = batch
+    tensors, named = as_call(inputs)
+    try:
+        with torch.no_grad():
+            criterion(model(*tensors, **named), targets)
+    except Exception as error:
+        told = f"on outputs of the model and targets {described(targets)}: {type(error).__name__}: {error}"
+        raise TrainingError(f"the criterion fails {told}; it is called as criterion(outputs, targets)") from error
 
 
 def _measured(model: LatencyModel, subnet: Subnet) -> float:
