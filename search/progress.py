@@ -44,9 +44,11 @@ class SearchProgress:
         self.metric = metric or next((one.name for one in self.objectives if one.direction == "max"), None)
         self.corner: dict[str, float] = {}
         """What the hypervolume is measured against: 0 for what is maximised, else the maximal sub-network's value."""
+        self.ideal: dict[str, float] = {}
+        """The opposite corner: 0, or for what is maximised 1, or the maximal sub-network's value if that is more."""
         self.evaluations = 0
         self.hypervolume = 0.0
-        """The share of the box between the corner and 0 (or 1, for what is maximised) that the front dominates.
+        """The share of the box between the corner and the ideal that the front dominates.
 
         Searches of one super-network have one box, so that their shares can be compared.
         """
@@ -74,7 +76,10 @@ class SearchProgress:
     def _begin(self, first: Evaluation) -> None:
         self._resolved = tuple(one.resolved(first.values) for one in self._bounds)
         self.corner = {one.name: 0.0 if one.direction == "max" else first.values[one.name] for one in self.objectives}
-        self._box = math.prod(abs(value) or 1.0 for value in self.corner.values())
+        self.ideal = {
+            one.name: max(1.0, first.values[one.name]) if one.direction == "max" else 0.0 for one in self.objectives
+        }
+        self._box = math.prod(abs(self.ideal[name] - value) or 1.0 for name, value in self.corner.items())
         self._front = np.empty((0, len(self.objectives)))
 
     def _extend(self, costs: NDArray[np.float64]) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from bnas.run.quality import Quality
     from bnas.run.results import Report
     from bnas.run.steps import Steps
     from bnas.run.tuning import Record
@@ -174,7 +175,7 @@ def search(
         with options.unchanged():
             folder.begin_search(resume=resume, overwrite=overwrite)
         winners = folder.steps.search()
-    console.print(winners_table(winners))
+    console.print(winners_table(winners, folder.job.quality))
     tuned = folder.job.tuning is not None
     told = shlex.join(["bnas", "tune" if tuned else "export", str(run)])
     what = "fine-tune these winners" if tuned else "export and measure these winners"
@@ -198,30 +199,31 @@ def tune(
         with options.unchanged():
             folder.begin_tuning(resume=resume, overwrite=overwrite)
         record = folder.steps.tune()
-    console.print(tuning_table(record))
+    console.print(tuning_table(record, folder.job.quality))
     told = shlex.join(["bnas", "export", str(run)])
     options.say(console, f"The weights are in {run / 'tuning'}; to export and measure these winners: `{told}`")
 
 
-def tuning_table(record: Record) -> Table:
-    """A table for the terminal: the accuracy of each winner on the validation data, before and after."""
+def tuning_table(record: Record, quality: Quality) -> Table:
+    """A table for the terminal: the quality of each winner on the validation data, before and after."""
     from rich.table import Table
 
-    shown = Table(title="accuracy on the validation data", title_justify="left")
+    shown = Table(title=f"{quality.name} on the validation data", title_justify="left")
     for name in ("winner", "before", "after"):
         shown.add_column(name, justify="left" if name == "winner" else "right")
     for one in record.winners:
-        shown.add_row(one.name, f"{one.before:.2%}", "" if one.after is None else f"{one.after:.2%}")
+        shown.add_row(one.name, quality.show(one.before), "" if one.after is None else quality.show(one.after))
     return shown
 
 
-def winners_table(winners: Winners) -> Table:
+def winners_table(winners: Winners, quality: Quality) -> Table:
     """A table for the terminal: what is handed back, with what was measured on the validation data."""
     from rich.table import Table
 
-    least = f"{winners.reference:.2%} minus {100 * winners.acc_delta:g} points"
+    sign = "plus" if quality.direction == "min" else "minus"
+    least = f"{quality.show(winners.reference)} {sign} {quality.amount(winners.acc_delta)}"
     bound = f"{least}{' (reached by none)' if winners.missed else ''}"
-    title = f"{winners.evaluations} evaluations" + ("" if winners.targets else f"; accuracy to reach: {bound}")
+    title = f"{winners.evaluations} evaluations" + ("" if winners.targets else f"; {quality.name} to reach: {bound}")
     shown = Table(title=title, title_justify="left")
     values = list(next(iter(winners.found.values())).values)
     shown.add_column("sub-network")
@@ -229,11 +231,11 @@ def winners_table(winners: Winners) -> Table:
         shown.add_column(name, justify="right")
     for name, evaluation in winners.found.items():
         label = f"{name}, {winners.targets[name]}" if name in winners.targets else name
-        shown.add_row(label, *(_number(key, evaluation.values[key]) for key in values))
+        shown.add_row(label, *(_number(key, evaluation.values[key], quality) for key in values))
     return shown
 
 
-def _number(name: str, value: float) -> str:
-    if name == "accuracy":
-        return f"{value:.2%}"
+def _number(name: str, value: float, quality: Quality) -> str:
+    if name == quality.name:
+        return quality.show(value)
     return f"{value:,.0f}" if value == int(value) else f"{value:.4g}"

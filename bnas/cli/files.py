@@ -81,22 +81,24 @@ def check_target(path: Path, overwrite: bool) -> None:
 
 def written(folder: RunFolder, subnet: str | None, path: Path, quantised: bool) -> str:
     """Write one sub-network to an ONNX file; what came of it."""
-    from bnas.runtime import Int8, evaluate_onnx, export_onnx, origin
+    from bnas.runtime import Int8, OnnxModule, export_onnx, origin
     from bnas.runtime.example import one_sample
 
     folder.check_export()
     chosen, job = folder.subnet(subnet or next(iter(folder.steps.winners().found))), folder.job
     how = job.int8 or Int8()
     how = how if how.calibration is not None else replace(how, calibration=job.data.train)
-    settings = replace(how, validation=job.data.test) if quantised else None
+    settings = replace(how, validation=job.data.test, metric=job.quality.function) if quantised else None
     metadata = origin(folder.supernet, chosen)
     report = export_onnx(folder.module(chosen), path, one_sample(folder.supernet), settings, metadata=metadata)
     error = f"largest relative difference from PyTorch {report.max_relative_error:.1e}"
     told = f"{report.path}: {report.bytes:,} bytes, {error}\n"
+    where, show = f"test {job.quality.name} on ONNX Runtime", job.quality.show
     if report.int8 is None:
-        return f"{told}test accuracy on ONNX Runtime: {evaluate_onnx(report.path, job.data.test):.2%}"
-    accuracies = f"{report.int8.metric_int8:.2%}, in float {report.int8.metric_fp32:.2%}"
-    return f"{told}test accuracy on ONNX Runtime: {accuracies}"
+        return f"{told}{where}: {show(job.quality.measure(OnnxModule(report.path), job.data.test))}"
+    assert report.int8.metric_int8 is not None
+    assert report.int8.metric_fp32 is not None
+    return f"{told}{where}: {show(report.int8.metric_int8)}, in float {show(report.int8.metric_fp32)}"
 
 
 # ``bnas bench``: the latency of ONNX files on this machine.

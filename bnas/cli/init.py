@@ -60,6 +60,9 @@ def init(
         typer.echo(f"Wrote {output}, without your data. Set `data` in it, then: {_next(output)}")
         return
     load_config(output)
+    if not proposal.classifies:
+        typer.echo(f"Wrote {output}, without your loss and metric. Set both in it, then: {_next(output)}")
+        return
     typer.echo(f"Wrote {output}. Next: {_next(output)}")
 
 
@@ -89,6 +92,7 @@ def _proposed(
         data_options=loaded.options,
         weights=None if file is None else str(file),
         num_classes=loaded.num_classes,
+        classifies=loaded.classifies,
         attention=is_like_a_transformer(loaded.model),
         device=_device(),
         command=shlex.join(["bnas", *sys.argv[1:]]),
@@ -192,6 +196,13 @@ class Loaded:
         return self._with_classes(found, given) if self._differs(found) else found
 
     @property
+    def classifies(self) -> bool:
+        """Whether cross-entropy and accuracy fit the model and its data."""
+        from bnas.data.guess import is_classification
+
+        return self.data is None or is_classification(self.model, self.data)
+
+    @property
     def _makes_batches(self) -> bool:
         """Whether the batches are the user's: bnas cannot resize them."""
         return self.source is None or ":" in self.source or self.source == "digits"
@@ -234,6 +245,8 @@ class Loaded:
             yield "        if the model was trained on images of another size, set data_options: {size: N}"
         if found.outputs is not None:
             yield f"outputs: {found.outputs}{self._told_classes()}"
+        if not self.classifies:
+            yield "loss and metric: set `criterion` and `metric`; cross-entropy and accuracy do not fit"
         if self.num_classes is not None:
             yield f"num_classes: {self.num_classes}, so that the model has one output for each class of the data"
 

@@ -12,7 +12,8 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tex
 from rich.text import Text
 
 from bnas.run.budget import time_told
-from bnas.run.job import Watch
+from bnas.run.job import Job, Watch
+from bnas.run.quality import Quality
 
 from .terminal import passes_of, plan_table
 
@@ -66,7 +67,7 @@ class Phases:
 
     def __init__(self, bars: Progress, console: Console) -> None:
         self.bars, self.console = bars, console
-        self.name, self.began = "training", time.monotonic()
+        self.name, self.began, self.quality = "training", time.monotonic(), Quality()
         self._task: TaskID | None = None
         self._first: int | None = None
 
@@ -121,14 +122,18 @@ def watching(console: Console, verbose: bool = False) -> Iterator[Watch]:
             due = (step.step + 1) % max(1, step.steps // STEPS) == 0
             phases.advance(text, step.step + 1, step.steps, "step", due)
 
+        def on_job(job: Job) -> None:
+            phases.quality = job.quality
+
         def on_evaluation(evaluation: Evaluation, total: int) -> None:
-            last = evaluation.failure or f"last accuracy {100 * evaluation.values['accuracy']:.2f} %"
+            name, show = phases.quality.name, phases.quality.show
+            last = evaluation.failure or f"last {name} {show(evaluation.values[name])}"
             due = (evaluation.index + 1) % EVALUATIONS == 0
             phases.advance(f"searching, {last}", evaluation.index + 1, total, "evaluation", due)
 
         def on_epoch(record: EpochRecord) -> None:
             # A run with a budget validates only the winners: then there are no metrics.
-            metrics = ", ".join(f"{name} {100 * value:.2f} %" for name, value in record.metrics.items())
+            metrics = ", ".join(f"{name} {phases.quality.show(value)}" for name, value in record.metrics.items())
             told = f"epoch {record.epoch + 1}: mean loss {record.loss:.4f}"
             console.print(f"{told}; {metrics}" if metrics else told, markup=False)
 
@@ -139,5 +144,5 @@ def watching(console: Console, verbose: bool = False) -> Iterator[Watch]:
         def on_plan(plan: Plan) -> None:
             console.print(plan_table(plan))
 
-        yield Watch(phases.begin, on_supernet, on_step, on_epoch, on_evaluation, on_plan)
+        yield Watch(phases.begin, on_job, on_supernet, on_step, on_epoch, on_evaluation, on_plan)
         phases.end()

@@ -250,11 +250,11 @@ class Search(Section):
         return predictor
 
 
-def check_objectives(objectives: Any) -> None:
+def check_objectives(objectives: Any, metric: str = "accuracy") -> None:
     """Raise ValueError unless winners can be chosen by these objectives."""
     names = [one.name for one in objectives or ()]
-    if objectives is not None and not {"accuracy", INT8_ACCURACY}.intersection(names):
-        raise ValueError("'accuracy' must be one of them, since winners are chosen by accuracy")
+    if objectives is not None and not {metric, INT8_ACCURACY}.intersection(names):
+        raise ValueError(f"{metric!r} must be one of them, since winners are chosen by {metric}")
     if len(set(names)) < len(names):
         raise ValueError(f"a name appears twice in {', '.join(names)}")
 

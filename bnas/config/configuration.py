@@ -3,44 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
-    AfterValidator,
     BeforeValidator,
     Field,
     SerializerFunctionWrapHandler,
-    StringConstraints,
     TypeAdapter,
     ValidationInfo,
-    WrapSerializer,
     field_validator,
     model_serializer,
 )
 from pydantic_core import PydanticKnownError
 
-from bnas.data.inputs import limits
 from bnas.passes import Elasticity
-from bnas.passes.settings import LARGEST, Count, Names, NotNegative, Share, Whole
-from bnas.passes.wording import count
+from bnas.passes.settings import Count, Names, NotNegative, Share, Whole
 from bnas.run.budget import BudgetError, seconds_of
 from bnas.run.job import Job
 from bnas.run.winners import checked_targets
 from bnas.runtime import FineTune, Int8, LatencySettings, Recipe, Stage
 from bnas.search import Constraint, Objective, SearchError, SearchSettings
+from bnas.search.objectives import check_name
 from bnas.search.settings import Bound
 
 from .bootstrapnas import BootstrapNAS, OptimizerSection, check_objectives
+from .inputs import Inputs
 from .loggers import MLflowKey, WandBKey
 from .section import Section, Unneeded, takes
-
-AxisNumber = Annotated[str, StringConstraints(pattern=r"^-?[0-9]{1,9}$")]
-
-
-def _text_keys(value: Any) -> Any:
-    """YAML has whole numbers as keys, JSON has none."""
-    return {str(key): one for key, one in value.items()} if isinstance(value, dict) else value
 
 
 def _seconds_as_text(value: Any) -> Any:
@@ -49,59 +39,30 @@ def _seconds_as_text(value: Any) -> Any:
     return f"{value:.12g}s" if number else value
 
 
-def _name(text: str) -> str:
-    if not text.isidentifier():
-        raise ValueError("must be a name of letters, digits and underscores")
-    return text
+class MetricSection(Section):
+    """``metric``; see `bnas.run.Quality`."""
 
+    function: str
+    """Your ``metric(module, batches)``, which returns one number for all batches: ``package.module:NAME`` or
+    ``file.py:NAME``."""
+    direction: Literal["min", "max"]
+    """Whether large ("max") or small ("min") values are better."""
+    name: str | None = None
+    """The name of its values in tables, reports and objectives; by default that of the function."""
 
-Name = Annotated[str, AfterValidator(_name)]
+    @property
+    def title(self) -> str:
+        """The name of its values."""
+        return self.name or self.function.rpartition(":")[2]
 
-
-class InputInfo(Section):
-    """``input_info``, or an entry of it."""
-
-    unneeded: ClassVar[dict[str, Any]] = {
-        "filler": Unneeded(
-            "filler has no effect: example inputs have random values; `range` bounds them",
-            TypeAdapter(Literal["ones", "zeros", "random"] | None),
-            "must be 'ones', 'zeros' or 'random'",
-        )
-    }
-
-    sample_size: Annotated[tuple[Count, ...], Field(min_length=1)]
-    """Shape of an input, the batch first."""
-    type: (
-        Literal[
-            "float", "long", "int", "half", "float16", "bfloat16", "float32", "float64", "uint8", "int8", "int16",
-            "int32", "int64", "bool",
-        ]
-        | None
-    ) = None  # fmt: skip
-    """Number type; "float" is the model's. By default float, or whole numbers if the model accepts only those."""
-    range: tuple[float, float] | None = None
-    """Smallest and largest value of the example; by default 0 and 1 for whole numbers."""
-    keyword: Name | None = None
-    """Keyword argument of the model's forward; by default inputs are positional, in order."""
-    dynamic: Annotated[dict[AxisNumber, Name] | None, BeforeValidator(_text_keys)] = None
-    """Names of axes whose size may change, such as {"1": "length"}; by default all axes that can."""
-
-    @field_validator("sample_size")
+    @field_validator("name")
     @classmethod
-    def _of_a_tensor(cls, shape: tuple[int, ...]) -> tuple[int, ...]:
-        if (entries := math.prod(shape)) > LARGEST:
-            raise ValueError(f"an input of {count(entries)} entries is too large; allowed are {count(LARGEST)}")
-        return shape
-
-    @field_validator("range")
-    @classmethod
-    def _ordered(cls, ends: tuple[float, float] | None, known: ValidationInfo) -> tuple[float, float] | None:
-        if ends is not None and ends[0] > ends[1]:
-            raise ValueError("must begin with the smaller value")
-        least, most = limits(known.data.get("type"))
-        if ends is not None and not least <= ends[0] <= ends[1] <= most:
-            raise ValueError(f"must lie between {least:g} and {most:g}, the range of the type")
-        return ends
+    def _of_a_column(cls, name: str | None) -> str | None:
+        try:
+            check_name("metric" if name is None else name)
+        except SearchError as error:
+            raise ValueError(str(error)) from None
+        return name
 
 
 def _numbers(value: Any) -> Iterator[float]:
@@ -110,25 +71,6 @@ def _numbers(value: Any) -> Iterator[float]:
         yield value
     for one in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
         yield from _numbers(one)
-
-
-def _several(value: Any) -> Any:
-    """One input stands for a list of one."""
-    return value if isinstance(value, list | tuple) else (value,)
-
-
-def _as_written(value: Any, handler: Callable[[Any], Any]) -> Any:
-    """A list of one input is written as that input, as most files have it."""
-    entries = handler(value)
-    return entries[0] if len(entries) == 1 else entries
-
-
-Inputs = Annotated[
-    tuple[InputInfo, ...],
-    Field(min_length=1),
-    BeforeValidator(_several, json_schema_input_type=InputInfo | Annotated[tuple[InputInfo, ...], Field(min_length=1)]),
-    WrapSerializer(_as_written),
-]
 
 
 @takes(
@@ -148,11 +90,17 @@ class ExportSection(Section):
     """Also write int8 files, and measure them."""
 
 
+def _metric_of(known: ValidationInfo) -> str:
+    """The name of the metric in a file."""
+    metric = known.data.get("metric")
+    return "accuracy" if metric is None else str(metric.title)
+
+
 PEER = ("bootstrapNAS", "optimizer", "ignored_scopes", "target_scopes")
 """Keys of BootstrapNAS's layout."""
 OWN = (
     "elasticity", "stages", "recipe", "checkpoint_every", "search", "objectives", "acc_delta", "reference",
-    "num_bn_adaptation_samples",
+    "num_bn_adaptation_samples", "metric",
 )  # fmt: skip
 """Keys that say the same as those of `PEER`: a file has some of these or some of those."""
 
@@ -188,6 +136,11 @@ class Configuration(Section):
     """Batch size for validation and test."""
     input_info: Inputs
     """The inputs of the model: one, or a list of several in the order of its forward."""
+    criterion: str | None = None
+    """Your loss, ``package.module:NAME`` or ``file.py:NAME``: a function ``criterion(outputs, targets)`` that returns
+    the mean over a batch, or a class of such functions, as torch.nn has them. By default cross-entropy."""
+    metric: MetricSection | None = None
+    """Your metric, by which winners are chosen instead of accuracy. By default top-1 accuracy."""
     device: str = "cpu"
     """Device of the run: cpu, cuda, cuda:0, mps or any other that PyTorch finds."""
     log_dir: str | None = None
@@ -207,12 +160,12 @@ class Configuration(Section):
     checkpoint_every: Count | None = None
     """Number of steps between two checkpoints; by default one checkpoint per epoch."""
     objectives: Annotated[tuple[Objective, ...], Field(min_length=1)] | None = None
-    """Objectives of the search; accuracy must be one. By default high accuracy and low values of the costs that targets
-    bound, or without targets few MACs."""
+    """Objectives of the search; accuracy, or the name of your metric, must be one. By default high accuracy and low
+    values of the costs that targets bound, or without targets few MACs."""
     search: SearchSettings = SearchSettings()
     """Settings of the search."""
     acc_delta: NotNegative = Job.acc_delta
-    """Accuracy that a winner may lose, as a fraction, if there are no targets."""
+    """Accuracy that a winner may lose, as a fraction, if there are no targets; of your own metric in its own unit."""
     reference: Literal["original", "maximal"] | Share = Job.reference
     """Reference accuracy for winners: that of the original or the trained maximal sub-network, or a fraction."""
     num_bn_adaptation_samples: Whole = Job.num_bn_adaptation_samples
@@ -261,10 +214,17 @@ class Configuration(Section):
             raise ValueError("must have only finite numbers")
         return options
 
+    @field_validator("metric", mode="before")
+    @classmethod
+    def _with_a_direction(cls, metric: Any) -> Any:
+        if isinstance(metric, str):
+            raise ValueError('must say what is better: {"function": "task.py:mae", "direction": "min"}')
+        return metric
+
     @field_validator("objectives")
     @classmethod
-    def _of_winners(cls, objectives: tuple[Objective, ...] | None) -> tuple[Objective, ...] | None:
-        check_objectives(objectives)
+    def _of_winners(cls, objectives: Any, known: ValidationInfo) -> Any:
+        check_objectives(objectives, _metric_of(known))
         return objectives
 
     @field_validator("budget")
@@ -279,9 +239,9 @@ class Configuration(Section):
 
     @field_validator("targets")
     @classmethod
-    def _of_winners_names(cls, targets: dict[str, Constraint]) -> dict[str, Constraint]:
+    def _of_winners_names(cls, targets: dict[str, Constraint], known: ValidationInfo) -> dict[str, Constraint]:
         try:
-            return checked_targets(targets)
+            return checked_targets(targets, _metric_of(known))
         except SearchError as error:
             raise ValueError(str(error)) from None
 

@@ -98,6 +98,8 @@ class Proposal:
     """An argument of the model's factory, where it is needed."""
     attention: bool = False
     """The model is trained as transformers are."""
+    classifies: bool = True
+    """Cross-entropy and accuracy fit the model and its data."""
     device: str = "cpu"
     command: str = "bnas init"
     file: str = "bnas.yaml"
@@ -107,7 +109,15 @@ class Proposal:
         """The file, in YAML."""
         head = HEAD.format(command=shown(self.command), file=shown(self.file))
         rest = MEASURED.format(device=self.device, folder=self.folder)
-        parts = (self._model(), self._data(), self._inputs(), SEARCHED.splitlines(), self._recipe(), rest.splitlines())
+        parts = (
+            self._model(),
+            self._data(),
+            self._inputs(),
+            self._task(),
+            SEARCHED.splitlines(),
+            self._recipe(),
+            rest.splitlines(),
+        )
         return head + "\n".join(line for part in parts for line in part) + "\n"
 
     def _model(self) -> Iterator[str]:
@@ -141,6 +151,14 @@ class Proposal:
             first, *rest = _input(entry)
             yield f"  - {first}"
             yield from (f"    {line}" for line in rest)
+
+    def _task(self) -> Iterator[str]:
+        yield "\n# --- Loss and metric ---"
+        yield "# By default cross-entropy and top-1 accuracy. Your own functions: docs/howto/loss_and_metric.md."
+        if not self.classifies:
+            yield "# REQUIRED: set both here; cross-entropy and accuracy do not fit the outputs and targets."
+        yield '#criterion: "task.py:loss"'
+        yield '#metric: {function: "task.py:metric", direction: "max"}'
 
     def _recipe(self) -> Iterator[str]:
         optimizer, rate = ADAM if self.attention else SGD

@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from bnas.data.factories import SourceError
+from bnas.data.factories import SourceError, load_function
 from bnas.data.inputs import Example, Input, example_of
 from bnas.passes import Elasticity
 from bnas.passes.errors import BnasError
 from bnas.run.budget import seconds_of
 from bnas.run.job import sought
-from bnas.run.latencies import check_clocks
+from bnas.run.latencies import check_clocks, check_quality
+from bnas.run.quality import Quality
 from bnas.runtime import Int8, Recipe, Stage
 from bnas.runtime.onnx.session import check_provider
 from bnas.runtime.train.stages import check_stages
@@ -138,6 +139,26 @@ def int8_of(configuration: Configuration) -> Int8 | None:
     return Int8(samples=samples, **export) if wanted else None
 
 
+def quality_of(configuration: Configuration, folder: Path) -> Quality:
+    """The metric that winners are chosen by; its file is in `folder`.
+
+    Raises:
+        SourceError: there is no such function.
+    """
+    metric = configuration.metric
+    if metric is None:
+        return Quality()
+    return Quality(metric.title, metric.direction, load_function("metric.function", metric.function, folder))
+
+
+def _criterion_of(configuration: Configuration, folder: Path) -> dict[str, Any]:
+    """The user's own loss as an argument of a trainer, on the device of the run."""
+    if configuration.criterion is None:
+        return {}
+    found = load_function("criterion", configuration.criterion, folder)
+    return {"criterion": found.to(device_named(configuration.device)) if isinstance(found, nn.Module) else found}
+
+
 def _winners(configuration: Configuration) -> dict[str, Any]:
     """What is searched for, and what winners are held against."""
     if not configuration.peer:
@@ -146,7 +167,7 @@ def _winners(configuration: Configuration) -> dict[str, Any]:
     search = _peer(configuration).search
     objectives = search.objectives
     if objectives is None and search.aspiration_points is not None:  # those are of accuracy and MACs
-        objectives = sought(())
+        objectives = sought((), Quality())
     return {
         "acc_delta": search.acc_delta / 100,
         "reference": "original" if search.ref_acc is None else search.ref_acc / 100,
@@ -167,7 +188,8 @@ def job_settings(configuration: Configuration, folder: Path) -> dict[str, Any]:
         "elasticity": elasticity_of(configuration, folder),
         "stages": stages_of(configuration),
         "recipe": recipe_of(configuration),
-        "training": {} if every is None else {"checkpoint_every": every},
+        "training": {**({} if every is None else {"checkpoint_every": every}), **_criterion_of(configuration, folder)},
+        "quality": quality_of(configuration, folder),
         "search": search_of(configuration),
         "targets": configuration.targets,
         "fine_tune": configuration.fine_tune,
@@ -211,6 +233,7 @@ def checks_of(configuration: Configuration, folder: Path) -> list[Check]:
             for name, one in configuration.latencies.items()
         ),
         check("latencies", partial(_check_clocks, configuration), "latency", "latencies", "objectives"),
+        check("metric", partial(_check_quality, configuration), "metric", "latencies", "objectives"),
         *(check(key, partial(check_installed, configuration, key)) for key in TITLES),
     ]
 
@@ -218,6 +241,12 @@ def checks_of(configuration: Configuration, folder: Path) -> list[Check]:
 def _check_clocks(configuration: Configuration) -> None:
     objectives = _winners(configuration)["objectives"]
     check_clocks(configuration.latency, configuration.latencies, objectives)
+
+
+def _check_quality(configuration: Configuration) -> None:
+    if (metric := configuration.metric) is not None:
+        quality = Quality(metric.title, metric.direction)
+        check_quality(quality, configuration.latencies, configuration.objectives)
 
 
 def _of_peer(configuration: Configuration, folder: Path) -> list[Check]:

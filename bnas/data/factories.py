@@ -39,13 +39,16 @@ def is_own_model(name: str) -> bool:
     return name.endswith(EXPORTED) or ":" in name.removeprefix("torchvision:")
 
 
-def find_factory(name: str, folder: Path | None = None, wanted: type = object) -> Callable[..., Any]:
+def find_factory(
+    name: str, folder: Path | None = None, wanted: type = object, called: str = "factory"
+) -> Callable[..., Any]:
     """The function or class behind ``package.module:NAME`` or ``path/file.py:NAME``.
 
     Args:
         name: one of the two forms.
         folder: where files are looked for, by default the current one.
         wanted: the class of what the factory is to return.
+        called: what errors call it.
 
     Raises:
         SourceError: there is no such factory, it is one of Python's own functions, or it returns something else.
@@ -59,9 +62,36 @@ def find_factory(name: str, folder: Path | None = None, wanted: type = object) -
         names = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
         near = difflib.get_close_matches(attribute, names, n=1)
         meant = f"; did you mean {near[0]!r}?" if near else ""
-        raise SourceError(f"{shown(place)} has no factory {short(attribute)}{meant}")
+        raise SourceError(f"{shown(place)} has no {called} {short(attribute)}{meant}")
     _check_kind(name, factory, wanted)
     return factory  # type: ignore[no-any-return]
+
+
+def load_function(place: str, name: str, folder: Path | None = None) -> Callable[..., Any]:
+    """The function behind ``package.module:NAME`` or ``path/file.py:NAME``; of a class an object without arguments.
+
+    Args:
+        place: The key that names it, for errors.
+        name: One of the two forms.
+        folder: Where files are looked for, by default the current one.
+
+    Raises:
+        SourceError: There is no such function, or the class needs arguments, or its objects cannot be called.
+    """
+    try:
+        found = find_factory(name, folder, called="function or class")
+    except SourceError as error:
+        raise SourceError(f"{place}: {error}") from error
+    if not inspect.isclass(found):
+        return found
+    try:
+        made = found()
+    except Exception as error:
+        told = f"the class {shown(name)} cannot be called without arguments: {type(error).__name__}: {shown(error)}"
+        raise SourceError(f"{place}: {told}; name a function that returns what you need") from error
+    if not callable(made):
+        raise SourceError(f"{place}: objects of the class {shown(name)} cannot be called; name a function")
+    return made
 
 
 def _is_python(module: str) -> bool:

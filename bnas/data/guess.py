@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,17 @@ def classes_of(data: Splits) -> tuple[int | None, bool]:
     if not isinstance(targets, Tensor) or targets.ndim != 1 or targets.is_floating_point() or not len(targets):
         return None, False
     return int(targets.max()) + 1, False
+
+
+def is_classification(model: nn.Module, data: Splits) -> bool:
+    """Return whether accuracy can be measured of a model on the first validation batch."""
+    from bnas.runtime import EvaluationError, accuracy
+
+    try:
+        accuracy(model, list(islice(drawn(data.validation, DATA), 1)))
+    except EvaluationError:
+        return False
+    return True
 
 
 # From the files of a folder of images: what they are best resized to.

@@ -10,6 +10,7 @@ from typing import Any
 
 from bnas.passes import Subnet
 from bnas.run.ledger import Ledger
+from bnas.run.quality import Quality
 from bnas.runtime.storage.files import write_bytes
 from bnas.search import Evaluation, SearchResult
 
@@ -61,7 +62,7 @@ class Comparison:
             return []
         found = (first.search, second.search)
         shared = [name for name in _values(found[0]) if name in _values(found[1])]
-        upwards, *_ = ordered(found[0].objectives)
+        upwards, *_ = ordered(found[0].objectives, first.quality.name)
         asked = dict.fromkeys(one.name for search in found for one in search.objectives)
         across = [name for name in asked if name in shared and name != upwards.name]
         across = across or [name for name in ("macs",) if name in shared]
@@ -123,6 +124,12 @@ class Comparison:
         names = dict.fromkeys([*known[0], *known[1]])
         return {name: (self._side(0, name, None), self._side(1, name, known[0].get(name))) for name in names}
 
+    @property
+    def _quality(self) -> Quality | None:
+        """The metric of both runs; None where they differ."""
+        first, second = (run.quality for run in self.runs)
+        return first if first == second else None
+
     def _side(self, run: int, name: str, before: Network | None) -> Side:
         """A network of a run, and how it differs from the one of run A."""
         results = self.runs[run].results
@@ -130,7 +137,7 @@ class Comparison:
         if results is None or line is None:
             return Side(run, ())
         row = next(one for one in results.rows if one.name == name)
-        told = {} if before is None else dict(against(row, before))
+        told = {} if before is None else dict(against(row, before, self._quality))
         known = {cell.column: cell for cell in line.cells}
         cells = tuple(known.get(column, Cell(column, "not measured")) for column in self.columns)
         return Side(run, cells, line.target, line.missed, told)
@@ -153,7 +160,7 @@ class Comparison:
         if len(set(models)) > 1:
             yield f"The models differ: {models[0]} and {models[1]}."
         if first.data != second.data:
-            yield "The data or the hold-out differ: the accuracies are not of the same samples."
+            yield f"The data or the hold-out differ: the {first.quality.name} of each run is that of other samples."
         if first.results is not None and second.results is not None:
             if told := list(conditions(first.results, second.results)):
                 yield f"Latencies were measured differently ({', '.join(told)}): compare factors, not milliseconds."

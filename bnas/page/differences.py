@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from bnas.run.output import differing
+from bnas.run.quality import Quality
 
 from .document import moment
 from .notes import LatencyNote, Network, Results
@@ -20,9 +21,10 @@ LONGEST = 200
 # A network of run B and the one of the same name in run A.
 
 
-def against(row: Network, before: Network) -> Iterator[tuple[str, str]]:
-    """How a network differs from that of run A, by column."""
-    yield "test accuracy", _points_against(row.test_accuracy, before.test_accuracy)
+def against(row: Network, before: Network, quality: Quality | None) -> Iterator[tuple[str, str]]:
+    """How a network differs from that of run A, by column; without a `quality` the metrics of the runs differ."""
+    if quality is not None:
+        yield f"test {quality.name}", _against(row.test_accuracy, before.test_accuracy, quality)
     for column, name in (("MACs", "macs"), ("parameters", "parameters")):
         yield column, _factor(getattr(before, name), getattr(row, name), "fewer", "more")
     yield "latency fp32", _quicker(row.latency, before.latency)
@@ -32,15 +34,15 @@ def against(row: Network, before: Network) -> Iterator[tuple[str, str]]:
     int8, other = row.int8, before.int8
     if int8 is None or other is None:
         return
-    if int8.test_accuracy is not None and other.test_accuracy is not None:
-        yield "int8 accuracy", _points_against(int8.test_accuracy, other.test_accuracy)
+    if quality is not None and int8.test_accuracy is not None and other.test_accuracy is not None:
+        yield f"int8 {quality.name}", _against(int8.test_accuracy, other.test_accuracy, quality)
     if int8.latency is not None and other.latency is not None:
         yield "latency int8", _quicker(int8.latency, other.latency)
 
 
-def _points_against(now: float, before: float) -> str:
-    points = 100 * (now - before)
-    return "as A" if abs(points) < 0.005 else f"{points:+.2f} points against A"
+def _against(now: float, before: float, quality: Quality) -> str:
+    same = quality.show(now) == quality.show(before)
+    return "as A" if same else f"{quality.change(now - before)} against A"
 
 
 def _quicker(latency: LatencyNote, before: LatencyNote) -> str:

@@ -1,4 +1,4 @@
-"""The trade-off explorer of a report: which sub-network to ship for a loss of accuracy and a cost, and how."""
+"""The trade-off explorer of a report: which sub-network to ship for a loss of quality and a cost, and how."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bnas.run.commands import again_command, export_command, remedy
+from bnas.run.quality import Quality
 from bnas.search import Evaluation
 
 from .members import Member, Members
@@ -23,7 +24,7 @@ class Choice:
 
     key: str
     drop: float
-    """Points of accuracy below the reference."""
+    """By how much it is worse than the reference, as it is shown: accuracies in points."""
     cost: float
     """As it is shown."""
 
@@ -40,57 +41,84 @@ class Slider:
 
 @dataclass(frozen=True)
 class Explorer:
-    """Sliders for the loss of accuracy and for a cost: latency where the search knew it, else the first other one."""
+    """Sliders for the loss of quality and for a cost: latency where the search knew it, else the first other one."""
+
+    quality: Quality
 
     cost: Quantity
     choices: tuple[Choice, ...]
     allowed: float
-    """Points of accuracy that a winner may lose."""
+    """What a winner may lose."""
 
     @classmethod
     def of(cls, run: Recorded, members: Members) -> Explorer | None:
         """The explorer of a run; None where there is nothing to choose from."""
         by_key = {f"e{one.index}": one for one in run.evaluations if one.failure is None}
         known = [(member, by_key[member.key]) for member in members.all if member.key in by_key]
-        cost = _cost(members)
-        if run.settings is None or cost is None or "accuracy" not in members.quantities or len(known) < 2:
+        cost = _cost(members, run.quality)
+        if run.settings is None or cost is None or run.quality.name not in members.quantities or len(known) < 2:
             return None
         reference = run.settings.reference
         return cls(
+            run.quality,
             cost,
-            tuple(_choice(member, found, cost, reference) for member, found in known),
-            100 * run.settings.acc_delta,
+            tuple(_choice(member, found, cost, run.quality, reference) for member, found in known),
+            _scale(run.quality) * run.settings.acc_delta,
         )
 
     @property
     def drops(self) -> Slider:
-        """Points of accuracy to give up: at first what a winner may lose, or the least that finds something."""
+        """Quality to give up: at first what a winner may lose, or the least that finds something."""
         drops = [one.drop for one in self.choices]
-        least, most = math.floor(10 * min(0.0, *drops)) / 10, math.ceil(10 * max(drops)) / 10
-        first = math.ceil(10 * max(min(drops), self.allowed)) / 10
-        return Slider(least, max(most, least + 0.1), 0.1, min(max(first, least), most))
+        step = 0.1 if self.quality.percent else _step(min(0.0, *drops), max(drops))
+        least, most = math.floor(min(0.0, *drops) / step) * step, math.ceil(max(drops) / step) * step
+        first = math.ceil(max(min(drops), self.allowed) / step) * step
+        return Slider(least, max(most, least + step), step, min(max(first, least), most))
 
     @property
     def costs(self) -> Slider:
         """The largest cost: at first any."""
         costs = [one.cost for one in self.choices]
-        step = float(f"{max((max(costs) - min(costs)) / STEPS, 1e-9):.1g}")
+        step = _step(min(costs), max(costs))
         least, most = math.floor(min(costs) / step) * step, math.ceil(max(costs) / step) * step
         return Slider(least, most, step, most)
 
     def to_json(self) -> dict[str, Any]:
         """What the page's own script works on."""
-        return {"choices": [vars(one) for one in self.choices], "unit": self.cost.unit, "label": self.cost.label}
+        return {
+            "choices": [vars(one) for one in self.choices],
+            "unit": self.cost.unit,
+            "label": self.cost.label,
+            **self._told(),
+        }
+
+    def _told(self) -> dict[str, str]:
+        """What the loss is called: of accuracies in points."""
+        name = self.quality.name
+        if self.quality.percent:
+            return {"name": name, "one": f"point of {name}", "many": f"points of {name}", "best": "Most accurate"}
+        return {"name": name, "one": name, "many": name, "best": f"Best {name}"}
 
 
-def _cost(members: Members) -> Quantity | None:
+def _scale(quality: Quality) -> float:
+    return 100.0 if quality.percent else 1.0
+
+
+def _step(least: float, most: float) -> float:
+    return float(f"{max((most - least) / STEPS, 1e-9):.1g}")
+
+
+def _cost(members: Members, quality: Quality) -> Quantity | None:
     """Latency, or the first other objective, or MACs."""
-    names = [name for name in ("latency", *members.asked, "macs") if name != "accuracy" and name in members.quantities]
+    names = [
+        name for name in ("latency", *members.asked, "macs") if name != quality.name and name in members.quantities
+    ]
     return members.quantities[names[0]] if names else None
 
 
-def _choice(member: Member, found: Evaluation, cost: Quantity, reference: float) -> Choice:
-    return Choice(member.key, 100 * (reference - found.values["accuracy"]), cost.factor * found.values[cost.name])
+def _choice(member: Member, found: Evaluation, cost: Quantity, quality: Quality, reference: float) -> Choice:
+    lost = quality.lost(found.values[quality.name], reference)
+    return Choice(member.key, _scale(quality) * lost, cost.factor * found.values[cost.name])
 
 
 def command(run: Recorded, members: Members, member: Member) -> str:

@@ -8,6 +8,7 @@ from functools import partial
 from itertools import cycle
 from typing import Any
 
+from bnas.run.quality import Quality
 from bnas.runtime.latency.machine import place_of
 from bnas.runtime.latency.speed import times_as_fast
 from bnas.search import Evaluation, Objective, SearchResult
@@ -45,26 +46,27 @@ class Line:
 
 def lines(results: Results) -> list[Line]:
     """A line for each network, the original first."""
-    return [_line(row, results.rows[0]) for row in results.rows]
+    return [_line(row, results) for row in results.rows]
 
 
-def _line(row: Network, first: Network) -> Line:
-    cells, target = tuple(_cells(row, first)), row.target
+def _line(row: Network, results: Results) -> Line:
+    cells, target = tuple(_cells(row, results.rows[0], results.quality)), row.target
     return Line(row.name, cells) if target is None else Line(row.name, cells, target.bound, target.missed)
 
 
-def _cells(row: Network, first: Network) -> Iterator[Cell]:
+def _cells(row: Network, first: Network, quality: Quality) -> Iterator[Cell]:
     own = row is first
-    points = 100 * (row.test_accuracy - first.test_accuracy)
-    tuned = "" if row.test_accuracy_before is None else f"; {100 * row.test_accuracy_before:.2f} % before fine-tuning"
-    yield Cell("test accuracy", f"{100 * row.test_accuracy:.2f} %", "" if own else f"{points:+.2f} points{tuned}")
+    before = row.test_accuracy_before
+    tuned = "" if before is None else f"; {quality.show(before)} before fine-tuning"
+    change = quality.change(row.test_accuracy - first.test_accuracy)
+    yield Cell(f"test {quality.name}", quality.show(row.test_accuracy), "" if own else f"{change}{tuned}")
     for name in ("macs", "parameters"):
-        value, before = getattr(row, name), getattr(first, name)
+        value, whole = getattr(row, name), getattr(first, name)
         shown = quantity(name, [value])
         label = shown.label
-        yield Cell(label, shown.show(value), "" if own else f"{before / value:.2f}x fewer")
+        yield Cell(label, shown.show(value), "" if own else f"{whole / value:.2f}x fewer")
     yield _latency("latency fp32", row.latency, None if own else first.latency)
-    yield from _int8(row, first)
+    yield from _int8(row, first, quality)
     for name, whole in first.latencies.items():
         if (found := row.latencies.get(name)) is None:
             yield Cell(name, "not measured")
@@ -80,25 +82,19 @@ def _latency(column: str, latency: LatencyNote, first: LatencyNote | None) -> Ce
     return Cell(column, f"{latency.median_ms:.3f} ms", spread, unstable)
 
 
-def _int8(row: Network, first: Network) -> Iterator[Cell]:
-    int8 = row.int8
+def _int8(row: Network, first: Network, quality: Quality) -> Iterator[Cell]:
+    int8, column = row.int8, f"int8 {quality.name}"
     if int8 is None or int8.test_accuracy is None:
         why = "" if int8 is None or not int8.failure else int8.failure
-        yield Cell("int8 accuracy", "not measured", why)
+        yield Cell(column, "not measured", why)
         yield Cell("latency int8", "not measured")
         return
-    points = 100 * (int8.test_accuracy - row.test_accuracy)
-    yield Cell("int8 accuracy", f"{100 * int8.test_accuracy:.2f} %", f"{points:+.2f} points against fp32")
+    change = quality.change(int8.test_accuracy - row.test_accuracy)
+    yield Cell(column, quality.show(int8.test_accuracy), f"{change} against fp32")
     if int8.latency is None:
         yield Cell("latency int8", "not measured", "this target cannot run int8 ONNX files")
     else:
         yield _latency("latency int8", int8.latency, first.latency)
-
-
-def points(delta: float) -> str:
-    """A difference of accuracies in words."""
-    number = f"{100 * delta:g}"
-    return f"{number} point" + ("" if number == "1" else "s")
 
 
 def measured_on(results: Results) -> str:
@@ -109,13 +105,19 @@ def measured_on(results: Results) -> str:
     runs = "1 run" if latency.runs == 1 else f"{latency.runs} interleaved runs"
     threads = "1 thread" if latency.threads == 1 else f"{latency.threads} threads"
     return (
-        f"Accuracy: on {samples} that neither training nor search used. MACs and parameters: counted for one sample. "
+        f"{_titled(results.quality)}: on {samples} that neither training nor search used. "
+        "MACs and parameters: counted for one sample. "
         f"Latency: median {'CPU time' if latency.clock == 'cpu' else 'wall-clock time'} of {runs} on "
         f"{_place(latency, machine)}, batch {latency.batch}, {threads}, "
         f"on {cpu}. "
         "Factors compare with the original in fp32."
         + "".join(f" {name}: on {_place(one, machine)}." for name, one in results.rows[0].latencies.items())
     )
+
+
+def _titled(quality: Quality) -> str:
+    """The name of the metric as the first word of a sentence."""
+    return quality.name.capitalize() if quality.percent else quality.name
 
 
 def _place(latency: LatencyNote, machine: Mapping[str, Any]) -> str:
@@ -156,15 +158,15 @@ def fronts(run: Recorded, members: Members) -> Iterator[Plot]:
     """A plot for each pair of the first objective and another one; for a single objective over its MACs."""
     if run.search is None or run.settings is None or members.maximal is None:
         return
-    upwards, *others = ordered(run.search.objectives)
+    upwards, *others = ordered(run.search.objectives, run.quality.name)
     across = [one.name for one in others] or [name for name in ("macs",) if name in members.quantities]
     for name in across:
         yield _plot(run, run.search, members, members.quantities[name], members.quantities[upwards.name])
 
 
-def ordered(objectives: Sequence[Objective]) -> list[Objective]:
-    """With the accuracy first, else what is to be large."""
-    return sorted(objectives, key=lambda one: (one.name != "accuracy", one.direction != "max"))
+def ordered(objectives: Sequence[Objective], metric: str = "accuracy") -> list[Objective]:
+    """With what winners are chosen by first, else what is to be large."""
+    return sorted(objectives, key=lambda one: (one.name != metric, one.direction != "max"))
 
 
 @dataclass(frozen=True)
@@ -217,23 +219,27 @@ def _plot(run: Recorded, search: SearchResult, members: Members, x: Quantity, y:
 def _original(run: Recorded, x: Quantity, y: Quantity) -> Iterator[Series]:
     """What the winners are held against, where it can be drawn."""
     settings = run.settings
-    if settings is not None and y.name == "accuracy" and x.name in settings.maximal:
+    if settings is not None and y.name == run.quality.name and x.name in settings.maximal:
         at, up = x.factor * settings.maximal[x.name], y.factor * settings.reference
         text = f"reference\n{y.show(settings.reference)}, {x.show(settings.maximal[x.name])}"
         yield Series("reference", [at], [up], "mark", BLACK, "square", texts=[text])
 
 
 def _rules(run: Recorded, y: Quantity) -> Iterator[Rule]:
-    if run.settings is not None and y.name == "accuracy" and not run.settings.targets:
-        enough = run.settings.reference - run.settings.acc_delta
-        yield Rule(y.factor * enough, "y", f"reference minus {points(run.settings.acc_delta)}")
+    if run.settings is not None and y.name == run.quality.name and not run.settings.targets:
+        delta, sign = run.settings.acc_delta, run.quality.objective.sign
+        told = f"reference {'plus' if sign > 0 else 'minus'} {run.quality.amount(delta)}"
+        yield Rule(y.factor * (run.settings.reference + sign * delta), "y", told)
 
 
 def _caption(run: Recorded, search: SearchResult, x: Quantity, y: Quantity) -> str:
     assert run.settings is not None
     samples = "" if run.settings.samples is None else f"{run.settings.samples:,} "
-    measured = [f"Accuracy is measured on {samples}validation samples"] if "accuracy" in (x.name, y.name) else []
-    measured += [f"{one.label}: {one.meaning}" for one in (x, y) if one.meaning and one.name != "accuracy"]
+    name = run.quality.name
+    measured = (
+        [f"{_titled(run.quality)} is measured on {samples}validation samples"] if name in (x.name, y.name) else []
+    )
+    measured += [f"{one.label}: {one.meaning}" for one in (x, y) if one.meaning and one.name != name]
     bounds = f" Constraints: {'; '.join(map(str, search.constraints))}." if search.constraints else ""
     return (
         f"{len(search.evaluations):,} sub-networks were evaluated, {len(run.front)} are on the front"

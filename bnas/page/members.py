@@ -68,7 +68,7 @@ class Members:
             if subnet in known:
                 winners[label] = _member(known[subnet], label, whole, shown)
             else:
-                winners[label] = _measured(f"m{place}", label, subnet, whole, rows[-1])
+                winners[label] = _measured(f"m{place}", label, subnet, whole, rows[-1], run.quality.name)
         taken = {member.key for member in winners.values()}
         others = [one for one in run.front if _key(one) not in taken]
         return cls(
@@ -76,7 +76,10 @@ class Members:
             shown,
             {name: one for name, one in shown.items() if name in asked},
             winners,
-            tuple(_member(one, f"on the front: {_first(one, shown)}", maximal or one.subnet, shown) for one in others),
+            tuple(
+                _member(one, f"on the front: {_first(one, shown, run.quality.name)}", maximal or one.subnet, shown)
+                for one in others
+            ),
         )
 
 
@@ -92,9 +95,9 @@ def _key(evaluation: Evaluation) -> str:
     return f"e{evaluation.index}"
 
 
-def _first(evaluation: Evaluation, shown: Mapping[str, Quantity]) -> str:
-    """Accuracy and MACs, or the first two values that there are."""
-    names = [name for name in ("accuracy", "macs") if name in shown] or list(shown)[:2]
+def _first(evaluation: Evaluation, shown: Mapping[str, Quantity], metric: str) -> str:
+    """The metric and MACs, or the first two values that there are."""
+    names = [name for name in (metric, "macs") if name in shown] or list(shown)[:2]
     return ", ".join(f"{shown[name].label} {shown[name].show(evaluation.values[name])}" for name in names)
 
 
@@ -109,9 +112,9 @@ def _member(evaluation: Evaluation, label: str, maximal: Subnet, shown: Mapping[
     )
 
 
-def _measured(key: str, label: str, subnet: Subnet, maximal: Subnet, row: Network) -> Member:
+def _measured(key: str, label: str, subnet: Subnet, maximal: Subnet, row: Network, metric: str) -> Member:
     """One that no search evaluated, such as what pruning left: with what was measured in the end."""
-    found = {"accuracy": row.test_accuracy, "macs": row.macs, "parameters": row.parameters}
+    found = {metric: row.test_accuracy, "macs": row.macs, "parameters": row.parameters}
     shown = {name: quantity(name, [value]) for name, value in found.items()}
     values = tuple((one.label, one.show(found[name])) for name, one in shown.items())
     return Member(key, label, subnet, values, told(subnet, maximal))

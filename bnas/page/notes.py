@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from bnas.run.quality import Quality
+
 
 class Part(BaseModel):
     """A part of a file; what else stands there is not needed."""
@@ -55,8 +57,17 @@ class ObjectivePart(Part):
     direction: Literal["min", "max"]
 
 
+class MetricNote(Part):
+    """The metric of a run; accuracy in the files of earlier versions."""
+
+    name: str = "accuracy"
+    direction: Literal["min", "max"] = "max"
+
+
 class SearchSettings(Part):
     """``search.json``."""
+
+    metric: MetricNote = MetricNote()
 
     objectives: tuple[ObjectivePart, ...]
     constraints: tuple[str, ...]
@@ -138,6 +149,7 @@ class Network(Part):
 class Results(Part):
     """``report.json``."""
 
+    metric: MetricNote = MetricNote()
     rows: tuple[Network, ...]
     reference: float
     acc_delta: float
@@ -147,3 +159,8 @@ class Results(Part):
     test_samples: int | None = None
     bound: str | None = None
     """What `bnas prune` pruned to; None in the folder of another command."""
+
+    @property
+    def quality(self) -> Quality:
+        """What is called accuracy in the rows."""
+        return Quality(self.metric.name, self.metric.direction)

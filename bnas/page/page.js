@@ -84,11 +84,11 @@
     if (picker.value) select(picker.value);
   }
   function explore() {
-    const drop = document.getElementById("drop"), cost = document.getElementById("cost"), { choices, label, unit } = data.explorer;
+    const drop = document.getElementById("drop"), cost = document.getElementById("cost"), { choices, label, unit, name, one, many, best } = data.explorer;
     const number = (value) => Number(Number(value).toPrecision(4)).toString();
 
     function told() {
-      text("drop-told", `${number(drop.value)} ${Number(drop.value) === 1 ? "point" : "points"} of accuracy`);
+      text("drop-told", `${number(drop.value)} ${Number(drop.value) === 1 ? one : many}`);
       text("cost-told", `${number(cost.value)} ${unit}`);
     }
 
@@ -100,7 +100,7 @@
       fitting.sort((one, other) => one[first] - other[first] || one[second] - other[second]);
       if (!fitting.length) return text("ship", "No evaluated sub-network meets both limits: raise one of them.");
       select(fitting[0].key);
-      const what = cheapest ? `Lowest ${label} within this loss of accuracy` : `Most accurate within this limit of ${label}`;
+      const what = cheapest ? `Lowest ${label} within this loss of ${name}` : `${best} within this limit of ${label}`;
       text("ship", `${what}: ${data.members[fitting[0].key].label}.`);
     }
 

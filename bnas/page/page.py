@@ -16,7 +16,7 @@ from bnas.runtime.storage.files import guarded, write_bytes
 
 from .document import as_csv, drawn, refuse_others, rendered
 from .explorer import Explorer, command, measured_again, note
-from .front import fronts, lines, measured_on, points
+from .front import fronts, lines, measured_on
 from .front import table as winners_table
 from .members import Chosen, LayerRow, Members, chosen, layer_rows, table
 from .pictures import silhouette_picture
@@ -109,7 +109,7 @@ class Page:
             data=self._data(),
             title="Networks" if self.run.results is not None and self.run.results.bound else "Winners",
             targets=self.run.results is not None and any(row.target for row in self.run.results.rows),
-            points="" if self.run.results is None else points(self.run.results.acc_delta),
+            quality=self.run.quality,
         )
 
     @property

@@ -89,7 +89,7 @@ def progress(run: Recorded, members: Members) -> Iterator[Plot]:
         return
     if run.search.feasible:
         yield _hypervolume(run, members)
-    yield _values(run, members, ordered(run.search.objectives)[0])
+    yield _values(run, members, ordered(run.search.objectives, run.quality.name)[0])
 
 
 def _hypervolume(run: Recorded, members: Members) -> Plot:
@@ -99,7 +99,7 @@ def _hypervolume(run: Recorded, members: Members) -> Plot:
         found.add(one)
         shares.append(found.hypervolume)
     numbers = list(range(1, len(shares) + 1))
-    shown, best = members.quantities, {one.name: float(one.direction == "max") for one in run.search.objectives}
+    shown, best = members.quantities, found.ideal
     box = [
         f"{shown[name].label} from {shown[name].show(value)} to {shown[name].show(best[name])}"
         for name, value in found.corner.items()

@@ -14,6 +14,7 @@ from bnas.passes.errors import BnasError
 from bnas.run.ledger import Ledger
 from bnas.run.mark import OutputError
 from bnas.run.output import ARCHITECTURE, CONFIG, ENVIRONMENT, SEARCH
+from bnas.run.quality import Quality
 from bnas.runtime.storage.files import ReadError, reading, there
 from bnas.search import Constraint, Evaluation, EvaluationLog, Objective, RecordError, SearchResult
 
@@ -62,6 +63,12 @@ class Recorded:
     def finished(self) -> bool:
         """Whether the run came to the end."""
         return self.results is not None
+
+    @cached_property
+    def quality(self) -> Quality:
+        """What the winners were chosen by: accuracy, or the metric of the run."""
+        noted = self.results or self.settings
+        return Quality() if noted is None else Quality(noted.metric.name, noted.metric.direction)
 
     @cached_property
     def search(self) -> SearchResult | None:

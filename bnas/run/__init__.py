@@ -8,7 +8,9 @@ from bnas.passes.lazy import attach
 
 if TYPE_CHECKING:
     from bnas.config.bootstrapnas import BootstrapNAS, OptimizerSection
-    from bnas.config.configuration import Configuration, ExportSection, InputInfo
+    from bnas.config.configuration import Configuration, ExportSection, MetricSection
+    from bnas.config.inputs import InputInfo
+    from bnas.config.loggers import MLflowSection, WandBSection
     from bnas.config.section import ConfigurationError, ConfigurationWarning
     from bnas.config.settings import DeviceError
     from bnas.data.digits import MissingExtraError
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from .mark import OutputError
     from .pipeline import run_job
     from .planner import plan_run
+    from .quality import Quality
     from .results import Quantised, Report, Row
     from .runner import RandomWeightsWarning
     from .trust import TrustError
@@ -40,8 +43,10 @@ __getattr__, __dir__ = attach(
         "bnas.config.configuration": (
             "Configuration",
             "ExportSection",
-            "InputInfo",
+            "MetricSection",
         ),
+        "bnas.config.inputs": ("InputInfo",),
+        "bnas.config.loggers": ("MLflowSection", "WandBSection"),
         "bnas.config.section": (
             "ConfigurationError",
             "ConfigurationWarning",
@@ -76,6 +81,7 @@ __getattr__, __dir__ = attach(
         "bnas.run.mark": ("OutputError",),
         "bnas.run.pipeline": ("run_job",),
         "bnas.run.planner": ("plan_run",),
+        "bnas.run.quality": ("Quality",),
         "bnas.run.runner": ("RandomWeightsWarning",),
         "bnas.run.trust": ("TrustError",),
         "bnas.run.winners": ("Target",),
@@ -94,12 +100,15 @@ __all__ = [
     "ExportSection",
     "InputInfo",
     "Job",
+    "MLflowSection",
+    "MetricSection",
     "MissingExtraError",
     "ModelError",
     "OptimizerSection",
     "OutputError",
     "Plan",
     "Planned",
+    "Quality",
     "Quantised",
     "RandomWeightsWarning",
     "Report",
@@ -110,6 +119,7 @@ __all__ = [
     "Splits",
     "Target",
     "TrustError",
+    "WandBSection",
     "Watch",
     "WeightsError",
     "WeightsWarning",

@@ -18,9 +18,8 @@ from bnas.runtime import (
     LatencySettings,
     LayerTimes,
     Network,
+    OnnxModule,
     SuperNetwork,
-    accuracy,
-    evaluate_onnx,
     export_onnx,
     fold,
     layer_times,
@@ -104,7 +103,7 @@ class Delivery:
         return {
             name: Row(
                 name,
-                accuracy(fold(module), test),
+                self.job.quality.measure(fold(module), test),
                 self.supernet.costs(subnet),
                 latencies[name],
                 subnet,
@@ -181,4 +180,4 @@ class Delivery:
         if self.job.int8 is None or failure is not None:
             return None if failure is None else Quantised(failure=failure)
         file = self.output.path(f"subnets/{name}{INT8}.onnx")
-        return Quantised(evaluate_onnx(file, test), latencies.get(f"{name}{INT8}"))
+        return Quantised(self.job.quality.measure(OnnxModule(file), test), latencies.get(f"{name}{INT8}"))

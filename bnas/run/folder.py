@@ -237,8 +237,9 @@ class RunFolder:
     def _fastest(self) -> Subnet:
         winners = self.steps.winners()
         front = Ledger(self.folder).json("pareto.json")
-        enough = winners.reference - winners.acc_delta
-        good = [entry for entry in front if entry["values"][self.job.chosen_by] >= enough] or front
+        lost, by = self.job.quality.lost, self.job.chosen_by
+        enough = winners.acc_delta
+        good = [entry for entry in front if lost(entry["values"][by], winners.reference) <= enough] or front
         subnets = {str(place): self._read(entry["subnet"]) for place, entry in enumerate(good)}
         found = measure_latency(subnets, None, self.job.clocks[LATENCY], supernet=self.supernet, reference="0")
         return subnets[min(found, key=lambda name: found[name].ratio or 0.0)]

@@ -13,6 +13,7 @@ from bnas.loggers import TensorBoard
 from bnas.passes import Elasticity
 from bnas.runtime import (
     EpochRecord,
+    Evaluator,
     FineTune,
     Int8,
     LatencySettings,
@@ -22,13 +23,14 @@ from bnas.runtime import (
     SuperNetwork,
     TrainingError,
 )
-from bnas.runtime.evaluate.evaluation import Loader
+from bnas.runtime.evaluate.evaluation import Batch, Loader
 from bnas.runtime.train.callbacks import checked_callbacks
 from bnas.runtime.train.stages import STAGES
 from bnas.search import Callback, Constraint, Evaluation, Objective, SearchError, SearchRecord, SearchSettings
 
 from .budget import Plan, seconds_of
-from .latencies import INT8_ACCURACY, LATENCY, check_clocks, of_objectives
+from .latencies import INT8_ACCURACY, LATENCY, check_clocks, check_quality, of_objectives
+from .quality import Quality
 from .winners import checked_targets
 
 if TYPE_CHECKING:
@@ -51,10 +53,10 @@ class Splits:
     """Description of the data and the hold-out as plain data; a run saves it as ``data.json``."""
 
 
-def sought(bounded: Iterable[str]) -> tuple[Objective, ...]:
-    """What is searched for where nobody says it: the most accuracy, and the least of what is bounded, or of MACs."""
+def sought(bounded: Iterable[str], quality: Quality) -> tuple[Objective, ...]:
+    """What is searched for where nobody says it: the best quality, and the least of what is bounded, or of MACs."""
     costs = list(bounded) or ["macs"]
-    return (Objective("accuracy", "max"), *(Objective(name, "min") for name in costs))
+    return (quality.objective, *(Objective(name, "min") for name in costs))
 
 
 @dataclass(frozen=True)
@@ -71,14 +73,17 @@ class Job:
     recipe: Recipe = field(default_factory=Recipe)
     """Settings of the training."""
     training: Mapping[str, Any] = field(default_factory=dict)
-    """Further arguments of `bnas.Trainer`."""
+    """Further arguments of `bnas.Trainer`, such as your own ``criterion``."""
+    quality: Quality = field(default_factory=Quality)
+    """The metric that winners are chosen by and that is reported; by default top-1 accuracy. Everything that is called
+    accuracy below is this metric."""
     search: SearchSettings = field(default_factory=SearchSettings)
     """Settings of the search. Its seed also seeds the randomness of the training outside the recipe."""
     objectives: Sequence[Objective] | None = None
-    """Objectives of the search. One must be "accuracy" or "int8_accuracy": winners are chosen by it. By default high
-    accuracy and low values of the costs that targets bound, or without targets few MACs. If an objective, constraint
-    or target is "latency" or one of `latencies`, the run fits a latency model to the trained super-network and saves
-    it as ``latency.json`` or ``latencies/NAME.json``."""
+    """Objectives of the search. One must be "accuracy" or "int8_accuracy", or your own metric by its name in
+    `quality`: winners are chosen by it. By default high accuracy and low values of the costs that targets bound, or
+    without targets few MACs. If an objective, constraint or target is "latency" or one of `latencies`, the run fits a
+    latency model to the trained super-network and saves it as ``latency.json`` or ``latencies/NAME.json``."""
     targets: Mapping[str, Constraint] = field(default_factory=dict)
     """Winners by name, such as {"half": "macs <= 50 %"}: each is the most accurate evaluated sub-network within its
     bound. A bound in percent is relative to the original. Latencies are measured before a winner is chosen. Without
@@ -91,7 +96,8 @@ class Job:
     """Wall-clock time for the whole run, in seconds or as a text such as "30m". bnas plans the epochs and evaluations
     for it. Stages keep their proportions, and a search has at most `num_evals` evaluations."""
     acc_delta: float = 0.01
-    """Accuracy that a winner may lose against the reference, as a fraction, if there are no targets."""
+    """Accuracy that a winner may lose against the reference, as a fraction, if there are no targets; of your own
+    metric in its own unit."""
     reference: float | Literal["original", "maximal"] = "original"
     """Reference accuracy for winners: a fraction, or that of the original or the trained maximal sub-network.
 
@@ -114,18 +120,15 @@ class Job:
     """Axes whose size may change, as in `bnas.SuperNetwork.from_model`; by default all axes that can."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "targets", checked_targets(self.targets))
+        object.__setattr__(self, "targets", checked_targets(self.targets, self.quality.name))
         if "callbacks" in self.training:
             raise TrainingError("training: 'callbacks' is a setting of the job; give Job(callbacks=[...])")
         object.__setattr__(self, "callbacks", checked_callbacks(self.callbacks, Callback, TrainingError))
         check_clocks(self.latency, self.latencies, self.objectives)
+        check_quality(self.quality, self.latencies, self.objectives)
         if self.int8 is None and self.chosen_by == INT8_ACCURACY:
             raise SearchError(f"objective {INT8_ACCURACY!r}: needs int8 files; pass int8=Int8()")
         object.__setattr__(self, "budget", None if self.budget is None else seconds_of(self.budget))
-        if self.chosen_by not in (names := [one.name for one in self.sought]):
-            raise SearchError(
-                f"objectives {names}: 'accuracy' must be one of them, since winners are chosen by accuracy"
-            )
 
     @property
     def tuning(self) -> FineTune | None:
@@ -134,15 +137,15 @@ class Job:
 
     @property
     def chosen_by(self) -> str:
-        """The value that winners are chosen by: int8 accuracy if it is an objective, else accuracy."""
+        """The value that winners are chosen by: int8 accuracy if it is an objective, else `quality`."""
         asked = [one.name for one in self.objectives or ()]
-        return INT8_ACCURACY if INT8_ACCURACY in asked else "accuracy"
+        return INT8_ACCURACY if INT8_ACCURACY in asked else self.quality.name
 
     @property
     def sought(self) -> tuple[Objective, ...]:
         """The objectives, and the values that targets bound, so that the search also explores near the bounds."""
         bounded = dict.fromkeys(one.name for one in self.targets.values())
-        given = tuple(sought(bounded) if self.objectives is None else self.objectives)
+        given = tuple(sought(bounded, self.quality) if self.objectives is None else self.objectives)
         names = {one.name for one in given}
         return (*given, *(Objective(name, "min") for name in bounded if name not in names))
 
@@ -181,6 +184,8 @@ class Watch(Callback):
     """Functions that a job calls while it runs, to show its progress; replace any of them."""
 
     phase: Callable[[str], None] = lambda _: None
+    on_job: Callable[[Job], None] = lambda _: None
+    """Called with the job before its first phase."""
     on_supernet: Callable[[SuperNetwork], None] = lambda _: None
     """Called with the super-network when it is created or loaded."""
     on_step: Callable[[Progress], None] = lambda _: None
@@ -202,6 +207,13 @@ class Watch(Callback):
     def on_evaluation_end(self, record: SearchRecord) -> None:
         """Call `on_evaluation`."""
         self.on_evaluation(record.evaluation, record.planned)
+
+
+def evaluator_of(
+    job: Job, supernet: SuperNetwork, calibration: Sequence[Batch] | None, validation: Iterable[Batch]
+) -> Evaluator:
+    """What measures sub-networks of a job, by its metric."""
+    return Evaluator(supernet, calibration, validation, job.quality.function, metric_name=job.quality.name)
 
 
 def callbacks_of(job: Job, watch: Watch, output: Output, phase: Literal["training", "search"]) -> tuple[Callback, ...]:

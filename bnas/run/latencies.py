@@ -14,8 +14,9 @@ from bnas.search.source import LATENCY
 
 if TYPE_CHECKING:
     from .job import Job
+    from .quality import Quality
 
-__all__ = ["INT8_ACCURACY", "LATENCY", "check_clocks", "file_of", "of_objectives", "quickened"]
+__all__ = ["INT8_ACCURACY", "LATENCY", "check_clocks", "check_quality", "file_of", "of_objectives", "quickened"]
 
 INT8_ACCURACY = "int8_accuracy"
 """The accuracy of the int8 file, which a search may have as an objective."""
@@ -44,6 +45,26 @@ def check_clocks(
         if given is not None or one.measure is not None:
             told = "give it in only one of the two places"
             raise SearchError(f"objective {one.name!r}: its target is given twice; {told}")
+
+
+def check_quality(
+    quality: Quality, latencies: Mapping[str, LatencySettings], objectives: Iterable[Objective] | None
+) -> None:
+    """Raise SearchError where a metric has the name of another value, or winners cannot be chosen by it."""
+    name = quality.name
+    if name in {LATENCY, INT8_ACCURACY, *NAMES, *latencies}:
+        raise SearchError(f"metric: {name!r} is already the name of another value; choose another name")
+    if objectives is None:
+        return
+    found = {one.name: one.direction for one in objectives}
+    if not quality.percent and INT8_ACCURACY in found:
+        told = f"is an accuracy, but the metric of this run is {name!r}"
+        raise SearchError(f"objective {INT8_ACCURACY!r}: {told}; leave out the objective or the metric")
+    if name not in found and INT8_ACCURACY not in found:
+        raise SearchError(f"objectives {list(found)}: {name!r} must be one of them, since winners are chosen by {name}")
+    if found.get(name, quality.direction) != quality.direction:
+        told = f"'{found[name]}', but the metric says '{quality.direction}'; they must be the same"
+        raise SearchError(f"objective {name!r}: its direction is {told}")
 
 
 def _check_name(name: str, place: str, allowed: Iterable[str] = ()) -> None:

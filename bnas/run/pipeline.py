@@ -33,7 +33,8 @@ SEARCH = (
 )  # fmt: skip
 """Places that say nothing to the training, but for the seed."""
 MEASURED = (
-    "bootstrapNAS.search.batchnorm_adaptation", "num_bn_adaptation_samples", "device", "data", "batch_size_val"
+    "bootstrapNAS.search.batchnorm_adaptation", "num_bn_adaptation_samples", "metric", "device", "data",
+    "batch_size_val",
 )  # fmt: skip
 """Places that decide what an evaluation gives, among those that may change once the training is done."""
 SEEDS = ("bootstrapNAS.search.seed", "search.seed", "budget")
@@ -75,7 +76,7 @@ OF_JOB = Places(
         "job.latency",
         "job.latencies",
     ),
-    ("job.num_bn_adaptation_samples",),
+    ("job.num_bn_adaptation_samples", "job.quality"),
     ("job.latency", "job.latencies"),
     ("job.search.seed", "job.budget"),
     ("job.fine_tune",),

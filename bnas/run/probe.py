@@ -25,7 +25,7 @@ from bnas.runtime.train.timing import Clock
 from bnas.runtime.train.tuning import alone, shared_lengths
 
 from . import team
-from .job import Job
+from .job import Job, evaluator_of
 from .latencies import INT8_ACCURACY
 from .quantised import InInt8, calibrated
 
@@ -164,7 +164,7 @@ class Probe:
         with random_state.undisturbed(data.train), random_state.undisturbed(data.validation):
             calibration = list(islice(drawn(data.train), 2)) if self.job.num_bn_adaptation_samples else []
             validation = list(islice(drawn(data.validation), 4))
-        subnet, evaluator = self.stand_in(), Evaluator(self.supernet, calibration or None, validation)
+        subnet, evaluator = self.stand_in(), evaluator_of(self.job, self.supernet, calibration or None, validation)
         samples = sum(map(batch_size, [*calibration, *validation]))
         _, *tries = [self._evaluated(evaluator, subnet) for _ in range(3)]  # the first one finds nothing in its caches
         made, on_data = (fmean(some) for some in zip(*tries, strict=True))
@@ -177,7 +177,7 @@ class Probe:
         data = self.job.data
         with random_state.undisturbed(data.train), random_state.undisturbed(data.validation):
             settings = calibrated(self.job.int8, first_samples(data.train, self.job.int8.samples))
-            evaluator = Evaluator(self.supernet, None, list(islice(drawn(data.validation), 4)))
+            evaluator = evaluator_of(self.job, self.supernet, None, list(islice(drawn(data.validation), 4)))
         start = self.clock()
         InInt8(evaluator, settings)(self.stand_in())
         return self.clock() - start

@@ -10,7 +10,7 @@ from torch.fx import GraphModule
 
 from bnas.passes import Elasticity, Subnet
 from bnas.passes.frontend.state import deep_copy
-from bnas.runtime import FineTune, SuperNetwork, accuracy, fine_tune, machine
+from bnas.runtime import FineTune, SuperNetwork, fine_tune, machine
 from bnas.runtime.evaluate.evaluation import counted_samples
 from bnas.runtime.storage.archive import tensor_bytes
 from bnas.runtime.storage.checkpoint import MODEL, SUPERNET, TRAINING, read_model, write_model
@@ -71,7 +71,9 @@ class PruneReport:
 
     def table(self) -> Table:
         """A table for the terminal, as that of `bnas.run.Report`."""
-        return self.measured.titled(f"Test accuracy and latency on {self.measured.place}, pruned to {self.bound}", "")
+        return self.measured.titled(
+            f"Test {self.measured.quality.name} and latency on {self.measured.place}, pruned to {self.bound}", ""
+        )
 
 
 class Pruning:
@@ -86,6 +88,7 @@ class Pruning:
 
     def __init__(self, job: Job, plan: PrunePlan, output: Output, watch: Watch | None = None) -> None:
         self.job, self.plan, self.output, self.watch = job, plan, output, watch or Watch()
+        self.watch.on_job(job)
 
     def all(self) -> PruneReport:
         """Prune, fine-tune, export and measure.
@@ -160,7 +163,8 @@ class Pruning:
             self.output.ledger.check(f"training/last/{TRAINING.manifest}")
         self.watch.phase("fine-tuning")
         callbacks = callbacks_of(job, self.watch, self.output, "training")
-        settings: dict[str, Any] = {"directory": self.output.path("training"), "callbacks": callbacks, **job.training}
+        told: dict[str, Any] = {"directory": self.output.path("training"), "callbacks": callbacks}
+        settings = {**told, **job.quality.of_training, **job.training}
         return fine_tune(
             module,
             job.example_inputs,
@@ -186,9 +190,9 @@ class Pruning:
         int8 = [] if job.int8 is None else batches.calibration(job.int8.samples, 0)
         plain = {"original": (maximal, supernet.extract(maximal, original))}
         rows = Delivery(job, self.output, supernet, int8).rows({**plain, **networks})
-        reference = accuracy(original, job.data.validation)
+        reference = job.quality.measure(original, job.data.validation)
         samples = counted_samples(job.data.test, "the test data")
-        measured = Report(rows, reference, job.acc_delta, 0, False, machine(), samples)
+        measured = Report(rows, reference, job.acc_delta, 0, False, machine(), samples, job.quality)
         report = PruneReport(measured, str(Constraint.parse(self.plan.to)))
         write_json(self.output.path("report.json"), report.to_json())
         return report

@@ -13,6 +13,7 @@ from bnas.runtime.latency.machine import place_of
 from bnas.runtime.latency.speed import times_as_fast
 
 from .latencies import LATENCY
+from .quality import Quality
 from .winners import Target
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class Quantised:
     """Measured accuracy and latency of a network in int8 on ONNX Runtime."""
 
     accuracy: float | None = None
-    """On the test data."""
+    """On the test data; where the run has another metric, the value of that."""
     latency: Latency | None = None
     failure: str | None = None
     """Why it could not be measured."""
@@ -45,7 +46,7 @@ class Row:
 
     name: str
     accuracy: float
-    """On the test data."""
+    """On the test data; where the run has another metric, the value of that (`Report.quality`)."""
     costs: Mapping[str, int]
     latency: Latency
     subnet: Subnet
@@ -80,6 +81,8 @@ class Report:
     machine: Mapping[str, Any]
     samples: int
     """Number of test samples."""
+    quality: Quality = field(default_factory=Quality)
+    """The metric: what is called accuracy here."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for a JSON file."""
@@ -100,12 +103,13 @@ class Report:
         ]
         settings = {"reference": self.reference, "acc_delta": self.acc_delta, "evaluations": self.evaluations}
         measured = {"missed": self.missed, "machine": dict(self.machine), "test_samples": self.samples}
-        return {"rows": rows, **settings, **measured}
+        return {"metric": self.quality.to_json(), "rows": rows, **settings, **measured}
 
     def table(self) -> Table:
         """A table for the terminal; the ratios are original / sub-network, so larger is better."""
-        points = f"within {100 * self.acc_delta:g} point" + ("" if not self.missed else " (none is)")
-        return self.titled(f"Test accuracy and latency on {self.place}, {self.evaluations} evaluations", points)
+        points = f"within {self.quality.amount(self.acc_delta)}" + ("" if not self.missed else " (none is)")
+        title = f"Test {self.quality.name} and latency on {self.place}, {self.evaluations} evaluations"
+        return self.titled(title, points)
 
     @property
     def place(self) -> str:
@@ -123,7 +127,7 @@ class Report:
         others = {name: place_of(one.machine) for name, one in self.rows[0].latencies.items()}
         table.caption = "\n".join(f"{name}: on {place}" for name, place in others.items()) or None
         int8 = ("int8",) if self._has_int8 else ()
-        for column in ("accuracy", "MACs", "params", "latency", *int8, *others):
+        for column in (self.quality.name, "MACs", "params", "latency", *int8, *others):
             table.add_column(column, justify="right", overflow="fold")
         for row in self.rows:
             told = "" if row is self.rows[0] else str(row.target or note)
@@ -131,11 +135,11 @@ class Report:
         return table
 
     def _cells(self, row: Row) -> tuple[str, ...]:
-        first, latency = self.rows[0], row.latency
+        first, latency, show = self.rows[0], row.latency, self.quality.show
         ratios = {name: first.costs[name] / row.costs[name] for name in ("macs", "parameters")}
         speed = times_as_fast(latency, first.latency)
         return (
-            f"{100 * row.accuracy:.2f} %{'' if row.before is None else f'{chr(10)}from {100 * row.before:.2f} %'}",
+            show(row.accuracy) + ("" if row.before is None else f"\nfrom {show(row.before)}"),
             f"{row.costs['macs'] / 1e6:.2f} M\n{ratios['macs']:.2f}x",
             f"{row.costs['parameters'] / 1e3:.0f} k\n{ratios['parameters']:.2f}x",
             f"{latency.median_ms:.3f} ms\n{speed:.2f}x{_noise(latency)}",
@@ -158,9 +162,9 @@ class Report:
         if int8 is None or int8.accuracy is None:
             return "-" if int8 is None else "failed"
         if int8.latency is None:  # the target has no use for the file
-            return f"{100 * int8.accuracy:.2f} %"
+            return self.quality.show(int8.accuracy)
         speed = times_as_fast(int8.latency, self.rows[0].latency)
-        return f"{100 * int8.accuracy:.2f} %\n{int8.latency.median_ms:.3f} ms\n{speed:.2f}x"
+        return f"{self.quality.show(int8.accuracy)}\n{int8.latency.median_ms:.3f} ms\n{speed:.2f}x"
 
 
 def _noise(latency: Latency) -> str:

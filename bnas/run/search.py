@@ -5,20 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from typing import Any, TypeAlias
+
+import torch
+from torch import nn
 
 from bnas.passes import SearchSpace, Subnet
 from bnas.passes.errors import add_note
-from bnas.runtime import Evaluator, Int8, LatencyError, LatencyModel, LatencySettings, SuperNetwork
+from bnas.passes.frontend.ir import as_call
+from bnas.passes.frontend.state import deep_copy
+from bnas.runtime import Evaluator, Int8, LatencyError, LatencyModel, LatencySettings, SuperNetwork, TrainingError
 from bnas.runtime.evaluate.evaluation import Batch
+from bnas.runtime.evaluate.evaluator import ChannelsLast
 from bnas.runtime.latency.machine import place_of
 from bnas.runtime.latency.measurement import target_for
+from bnas.runtime.nested import described, device_of, inputs_of, placed
 from bnas.runtime.storage.files import there
+from bnas.runtime.train import random_state
 from bnas.search import Constraint, InfeasibleError, RandomSearch, Searcher, SearchResult
 from bnas.search.beginning import Paths
 from bnas.search.source import by_name
 
-from .job import Job, Watch
+from .job import Job, Watch, evaluator_of
 from .latencies import file_of
 from .output import Output, note_search
 from .quantised import InInt8, measured_in_int8
@@ -55,10 +64,11 @@ class SearchPlan:
         return Searcher(self.supernet, evaluator, measured_in_int8(job.sought, self.in_int8), settings, **told)
 
     def check(self) -> None:
-        """Raise what is wrong with the search, before anything is trained."""
+        """Raise what is wrong with the search, or with the metric and loss of the user, before anything is trained."""
+        check_task(self.job)
         expected: Any = {name: lambda _: 0.0 for name in self.wanted}
-        measured = replace(self, in_int8=InInt8(Evaluator(self.supernet, None, ()), Int8()))
-        measured.searcher(Evaluator(self.supernet, None, ()), expected)
+        measured = replace(self, in_int8=InInt8(evaluator_of(self.job, self.supernet, None, ()), Int8()))
+        measured.searcher(evaluator_of(self.job, self.supernet, None, ()), expected)
 
     def paths(self, samples: Sequence[Batch]) -> Paths:
         """What pruning by importance leaves of the super-network, measured on training samples."""
@@ -186,6 +196,7 @@ class SearchPlan:
             acc_delta=job.acc_delta,
             evaluations=self.evaluations,
             samples=samples,
+            metric=job.quality.to_json(),
         )
 
     def front(self, result: SearchResult) -> list[dict[str, Any]]:
@@ -215,6 +226,35 @@ class SearchPlan:
             for name in before.keys() & watches.keys():
                 watches[name].recall(before[name])
         return watches
+
+
+def check_task(job: Job) -> None:
+    """Measure the model by the user's metric and loss on one validation batch: their faults show before the training.
+
+    Raises:
+        EvaluationError: The metric fails on it.
+        TrainingError: The criterion fails on it.
+    """
+    criterion = job.training.get("criterion")
+    if job.quality.metric is None and criterion is None:
+        return
+    with random_state.undisturbed(job.data.validation):
+        first = list(islice(ChannelsLast(job.data.validation, inputs_of(job.model), "the validation data"), 1))
+    model = deep_copy(job.model).eval()
+    job.quality.measure(model, first)
+    if criterion is not None and first:
+        _check_criterion(criterion, model, placed(first[0], device_of(model)))
+
+
+def _check_criterion(criterion: Callable[[Any, Any], Any], model: nn.Module, batch: Batch) -> None:
+    inputs, targets = batch
+    tensors, named = as_call(inputs)
+    try:
+        with torch.no_grad():
+            criterion(model(*tensors, **named), targets)
+    except Exception as error:
+        told = f"on outputs of the model and targets {described(targets)}: {type(error).__name__}: {error}"
+        raise TrainingError(f"the criterion fails {told}; it is called as criterion(outputs, targets)") from error
 
 
 def _measured(model: LatencyModel, subnet: Subnet) -> float:

@@ -12,7 +12,7 @@ from torch.fx import GraphModule
 
 from bnas.passes import Subnet
 from bnas.passes.frontend.state import deep_copy
-from bnas.runtime import Evaluator, SuperNetwork, Trainer, accuracy, fold, machine
+from bnas.runtime import Evaluator, SuperNetwork, Trainer, fold, machine
 from bnas.runtime.evaluate.evaluation import Batch, counted_samples
 from bnas.runtime.feed import in_memory
 from bnas.runtime.storage.checkpoint import MODEL, SUPERNET, TRAINING, read_model, write_model
@@ -25,7 +25,7 @@ from bnas.search.source import by_name
 
 from . import team
 from .delivery import Delivery
-from .job import Job, Watch, callbacks_of
+from .job import Job, Watch, callbacks_of, evaluator_of
 from .ledger import FOUND
 from .lock import holding
 from .mark import OutputError
@@ -67,6 +67,7 @@ class Steps:
         self.job, self.output, self.watch, self.elsewhere = job, output, watch or Watch(), elsewhere
         self.clock, self._began = clock, clock()
         self._supernet: SuperNetwork | None = None
+        self.watch.on_job(job)
         self._noted = False
 
     @holding
@@ -192,7 +193,8 @@ class Steps:
         maximal = supernet.space.maximal()
         plain = supernet.extract(maximal, self.original)
         tuned = {} if self.job.tuning is None else tuned_modules(self.output, supernet, winners)
-        before = {one: accuracy(fold(prepare(one)), in_memory(self.job.data.test)) for one in tuned}
+        test = in_memory(self.job.data.test)
+        before = {one: self.job.quality.measure(fold(prepare(one)), test) for one in tuned}
         modules = tuned or {subnet: prepare(subnet) for subnet in {one.subnet for one in winners.found.values()}}
         networks = {name: (one.subnet, modules[one.subnet]) for name, one in winners.found.items()}
         int8 = [] if self.job.int8 is None else self._samples(self.job.int8.samples)
@@ -201,7 +203,7 @@ class Steps:
         rows = judged(rows, winners.targets, self.job.clocks.keys() - by_name(self.job.search.latency).keys())
         missed = any(row.target.missed for row in rows if row.target) if winners.targets else winners.missed
         settings = (winners.reference, winners.acc_delta, winners.evaluations, missed)
-        report = Report(rows, *settings, machine(), counted_samples(self.job.data.test, "the test data"))
+        report = Report(rows, *settings, machine(), counted_samples(test, "the test data"), self.job.quality)
         write_json(self.output.path("report.json"), report.to_json())
         return report
 
@@ -233,7 +235,7 @@ class Steps:
         """Measures sub-networks on the validation data, or on those that were planned: the same in every process."""
         samples = self.job.num_bn_adaptation_samples
         calibration = self._samples(samples) if samples else None
-        return Evaluator(self.supernet, calibration, self.planner.validation())
+        return evaluator_of(self.job, self.supernet, calibration, self.planner.validation())
 
     @cached_property
     def in_int8(self) -> InInt8 | None:
@@ -277,7 +279,8 @@ class Steps:
 
     def _trainer(self, supernet: SuperNetwork, job: Job) -> Trainer:
         callbacks = callbacks_of(job, self.watch, self.output, "training")
-        settings: dict[str, Any] = {"directory": self.output.path("training"), "callbacks": callbacks, **job.training}
+        told: dict[str, Any] = {"directory": self.output.path("training"), "callbacks": callbacks}
+        settings = {**told, **job.quality.of_training, **job.training}
         return Trainer(supernet, job.stages, job.recipe, **settings)
 
     def _samples(self, count: int) -> list[Batch]:
@@ -292,4 +295,4 @@ class Steps:
             return self.job.reference
         maximal = self.supernet.space.maximal()
         module = self.evaluator.prepare(maximal) if self.job.reference == "maximal" else self.original
-        return accuracy(module, self.evaluator.validation)
+        return self.job.quality.measure(module, self.evaluator.validation)

@@ -49,7 +49,12 @@ class Code:
         return bool(self.place) and Path(self.place).is_relative_to(_resolved(folder))
 
 
-ROLES = {"model": ("model_options", "num_classes"), "data": ("data_options", "dataset", "batch_size", "batch_size_val")}
+ROLES = {
+    "model": ("model_options", "num_classes"),
+    "data": ("data_options", "dataset", "batch_size", "batch_size_val"),
+    "criterion": (),
+    "metric": (),
+}
 """The keys that name code, each with those of its factory's arguments; ``dataset`` stands in where ``data`` is none."""
 
 
@@ -60,6 +65,7 @@ def code_in(data: Any, folder: Path) -> dict[str, Code]:
     for role, keys in ROLES.items():
         source = "dataset" if role == "data" and data.get("data") is None else role
         name = data.get(source)
+        name = name.get("function") if role == "metric" and isinstance(name, dict) else name
         if isinstance(name, str) and (is_own_model(name) if role == "model" else ":" in name):
             options = {key: data[key] for key in keys if key != source and data.get(key) not in (None, {})}
             found[role] = _code(name, role, folder, options)

@@ -38,7 +38,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Tuned:
-    """A sub-network that is fine-tuned, and its accuracy on the validation data."""
+    """A sub-network that is fine-tuned, and its accuracy, or the metric of the job, on the validation data."""
 
     name: str
     """Of the winner; the first of its names, where it has several."""
@@ -175,7 +175,7 @@ class Tuning:
         """What is to be done: each sub-network once, the largest first."""
         named: dict[Subnet, Tuned] = {}
         for name, one in winners.found.items():
-            named.setdefault(one.subnet, Tuned(name, one.subnet, one.values["accuracy"]))
+            named.setdefault(one.subnet, Tuned(name, one.subnet, one.values[self.job.quality.name]))
         order = sorted(named.values(), key=lambda one: -self.supernet.costs(one.subnet)["macs"])
         return Record(json.loads(json.dumps(asdict(self.settings))), tuple(order))
 

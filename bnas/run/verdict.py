@@ -14,8 +14,6 @@ from .results import Report, Row
 
 SAME = 0.02
 """Latencies that differ by less than this share are called the same."""
-POINTS = 0.05
-"""Accuracies that differ by less than this number of points are called the same."""
 GAIN = 1.1
 """A winner that is less than so many times as fast is hardly worth the trouble."""
 
@@ -27,11 +25,6 @@ def speed_told(factor: float) -> str:
     if factor > 1:
         return f"{factor:.{2 if factor < 1.1 else 1}f}x faster than the original"
     return f"{1 / factor:.{2 if factor > 0.9 else 1}f}x slower than the original"
-
-
-def points_told(points: float) -> str:
-    """Return a difference of accuracies, in points."""
-    return "at the same accuracy" if abs(points) < POINTS else f"at {points:+.1f} points"
 
 
 def speed_of(row: Row, original: Row) -> float:
@@ -48,10 +41,10 @@ def recommended(report: Report) -> Row:
     original, *winners = report.rows
     if any(row.target for row in winners):
         return next((row for row in winners if row.target and not row.target.missed), winners[0])
-    enough = [row for row in winners if row.accuracy >= original.accuracy - report.acc_delta]
+    enough = [row for row in winners if not _loses(report, row)]
     if enough:
         return max(enough, key=lambda row: speed_of(row, original))
-    return max(winners, key=lambda row: row.accuracy)
+    return min(winners, key=lambda row: report.quality.lost(row.accuracy, original.accuracy))
 
 
 def verdict(report: Report, folder: Path, *, exportable: bool = True, tuned: bool = True) -> list[str]:
@@ -67,7 +60,8 @@ def verdict(report: Report, folder: Path, *, exportable: bool = True, tuned: boo
     lines = [*_winners(report), *_missed(report), *_no_gain(report, chosen)]
     if exportable and not tuned and _loses(report, chosen):
         told = shlex.join(["bnas", "tune", str(folder), "--set", "fine_tune.epochs=8"])
-        lines.append(f"Fine-tuning recovers accuracy: `{told}`, then `{shlex.join(['bnas', 'export', str(folder)])}`.")
+        again = shlex.join(["bnas", "export", str(folder)])
+        lines.append(f"Fine-tuning recovers {report.quality.name}: `{told}`, then `{again}`.")
     lines += _noise(report, folder, exportable)
     if not exportable:
         return [*lines, f"Next: the file to deploy is {folder / 'subnets' / f'{chosen.name}.onnx'}"]
@@ -85,8 +79,8 @@ def _winners(report: Report) -> Iterator[str]:
         if same[0] != row.name:
             continue
         who = " and ".join(f"`{name}`" for name in same)
-        what = f"{speed_told(speed_of(row, original))} {points_told(100 * (row.accuracy - original.accuracy))}"
-        more = f"{_elsewhere(row, original)}{_in_int8(row, original)}"
+        what = f"{speed_told(speed_of(row, original))} {report.quality.told(row.accuracy, original.accuracy)}"
+        more = f"{_elsewhere(row, original)}{_in_int8(report, row)}"
         yield f"{who} {'is' if len(same) == 1 else 'are one network, which is'} {what}{more}."
 
 
@@ -97,12 +91,12 @@ def _elsewhere(row: Row, original: Row) -> str:
     return "".join(f"; {name}: {speed_told(speed)}" for name, speed in speeds)
 
 
-def _in_int8(row: Row, original: Row) -> str:
-    int8 = row.int8
+def _in_int8(report: Report, row: Row) -> str:
+    int8, original = row.int8, report.rows[0]
     if int8 is None or int8.accuracy is None or int8.latency is None:
         return ""
     factor = times_as_fast(int8.latency, original.latency)
-    return f"; in int8 {speed_told(factor)} {points_told(100 * (int8.accuracy - original.accuracy))}"
+    return f"; in int8 {speed_told(factor)} {report.quality.told(int8.accuracy, original.accuracy)}"
 
 
 def _wins_in_int8(report: Report, row: Row) -> bool:
@@ -110,12 +104,13 @@ def _wins_in_int8(report: Report, row: Row) -> bool:
     int8, first = row.int8, report.rows[0]
     if int8 is None or int8.accuracy is None or int8.latency is None:
         return False
-    accurate = int8.accuracy >= min(first.accuracy - report.acc_delta, row.accuracy)
+    lost = report.quality.lost
+    accurate = lost(int8.accuracy, first.accuracy) <= max(report.acc_delta, lost(row.accuracy, first.accuracy))
     return accurate and times_as_fast(int8.latency, first.latency) > (1 + SAME) * speed_of(row, first)
 
 
 def _loses(report: Report, row: Row) -> bool:
-    return row.accuracy < report.rows[0].accuracy - report.acc_delta
+    return report.quality.lost(row.accuracy, report.rows[0].accuracy) > report.acc_delta
 
 
 def _missed(report: Report) -> Iterator[str]:
@@ -127,10 +122,9 @@ def _missed(report: Report) -> Iterator[str]:
             "Allow smaller widths, or evaluate more sub-networks (search.num_evals)."
         )
     if report.missed and not missed:
-        points = f"{100 * report.acc_delta:g}"
         yield (
-            f"No sub-network came within {points} points of the original on the validation data: these are the most "
-            "accurate sub-networks found. Train for more epochs, or accept a larger loss (acc_delta)."
+            f"No sub-network came within {report.quality.amount(report.acc_delta)} of the original on the validation "
+            "data: these are the best sub-networks found. Train for more epochs, or accept a larger loss (acc_delta)."
         )
 
 

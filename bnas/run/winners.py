@@ -37,8 +37,8 @@ def check_name(name: object, place: str) -> str:
     raise OutputError(f"{place}: {name!r} cannot be a file name: allowed are letters, digits, '-' and '_', at most 100")
 
 
-def checked_targets(given: Mapping[str, Constraint | str]) -> dict[str, Constraint]:
-    """The bounds of targets, by the names of the winners.
+def checked_targets(given: Mapping[str, Constraint | str], metric: str = "accuracy") -> dict[str, Constraint]:
+    """The bounds of targets, by the names of the winners, which are chosen by `metric`.
 
     Raises:
         SearchError: A name is no name for a file, or stands for the original, or differs from another one in its case
@@ -47,21 +47,21 @@ def checked_targets(given: Mapping[str, Constraint | str]) -> dict[str, Constrai
     bounds = {name: Constraint.of(one) for name, one in given.items()}
     seen: dict[str, str] = {}
     for name, bound in bounds.items():
-        if fault := _fault(name, bound, seen):
+        if fault := _fault(name, bound, seen, metric):
             raise SearchError(f"target {name!r}: {fault}")
         seen[name.casefold()] = name
     return bounds
 
 
-def _fault(name: str, bound: Constraint, seen: Mapping[str, str]) -> str:
+def _fault(name: str, bound: Constraint, seen: Mapping[str, str], metric: str) -> str:
     if not _NAME.fullmatch(name):
         return "a winner's name becomes part of file names: allowed are letters, digits, '-' and '_', at most 100"
     if name.casefold() == ORIGINAL:
         return "this name is reserved for your own network; choose another one"
     if name.casefold() in seen:
         return f"a file system may confuse this name with {seen[name.casefold()]!r}; choose another one"
-    if bound.name == "accuracy":
-        return "winners are chosen by accuracy, so a target must bound a cost, such as 'macs <= 50 %'"
+    if bound.name == metric:
+        return f"winners are chosen by {metric}, so a target must bound a cost, such as 'macs <= 50 %'"
     if bound.sense != "<=":
         return f"'{bound}' is not an upper bound; a target must bound a cost from above, such as 'macs <= 50 %'"
     return ""
@@ -100,13 +100,19 @@ def ranked(result: SearchResult, bound: Constraint, *, tuned: bool = False, by: 
     Fine-tuning gives a sub-network the more, the larger it is; and before it the accuracy of small ones is near to
     chance: on ResNet-20 at a fifth of the MACs, one of 22 % with an eighth of them became 55 %, others 75 %.
     """
+    sign = _sign(result, by)
 
     def key(one: Evaluation) -> tuple[float, ...]:
         cost, missed = one.values[bound.name], bound.violation(one.values)
         far = tuned and not missed and cost < NEAR * bound.bound
-        return missed, far, -cost if far else -one.values[by], cost, one.index
+        return missed, far, -cost if far else sign * one.values[by], cost, one.index
 
     return sorted(result.feasible, key=key)
+
+
+def _sign(result: SearchResult, by: str) -> float:
+    """The factor that turns the value `by` into a cost."""
+    return next((one.sign for one in result.objectives if one.name == by), -1.0)
 
 
 FEW = 4
@@ -169,7 +175,8 @@ class Winners:
     def of(cls, result: SearchResult, reference: float, delta: float, by: str = "accuracy") -> Winners:
         """The winners of a search without targets, chosen by the value `by`."""
         found = result.winners(delta, reference=reference, metric=by)
-        missed = "smallest" not in found or found["best"].values[by] < reference - delta
+        sign = _sign(result, by)
+        missed = "smallest" not in found or sign * found["best"].values[by] > sign * reference + delta
         named = {"best": found["best"], "smallest": found.get("smallest", found["best"])}
         return cls(named, reference, delta, len(result.evaluations), missed)
 

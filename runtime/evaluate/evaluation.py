@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
@@ -14,7 +15,7 @@ from bnas.passes import BnasError
 from bnas.passes.frontend.ir import as_program_call
 from bnas.passes.frontend.state import set_modes
 from bnas.passes.space.kernels import is_convolution
-from bnas.runtime.feed import about_classes, drawn, outside, running, told
+from bnas.runtime.feed import OF_THE_PROCESS, about_classes, drawn, outside, running, told
 from bnas.runtime.nested import (
     as_batch,
     batch_size,
@@ -167,11 +168,14 @@ def accuracy(module: nn.Module, batches: Iterable[Batch]) -> float:
     return right / total
 
 
+OWN_METRIC = "give your own metric (metric=..., or the key `metric` of a configuration file)"
+
+
 def _check_scores(outputs: Any, found: Any, targets: Any) -> None:
-    if not isinstance(outputs, Tensor) or outputs.ndim != 2:
+    if not isinstance(outputs, Tensor) or outputs.ndim != 2 or outputs.shape[1] == 1:
         raise EvaluationError(
-            f"accuracy needs outputs of shape (batch, classes); the model returns {described(found)}: "
-            "pass your own metric (metric=...)"
+            f"accuracy needs outputs of shape (batch, classes) with at least 2 classes; the model returns "
+            f"{described(found)}: {OWN_METRIC}"
         )
     if not isinstance(targets, Tensor):
         raise EvaluationError(
@@ -182,7 +186,7 @@ def _check_scores(outputs: Any, found: Any, targets: Any) -> None:
     if fault:
         raise EvaluationError(
             f"outputs are {described(outputs)} and targets {described(targets)}: {fault}; for another "
-            "measure pass your own metric (metric=...)"
+            f"measure {OWN_METRIC}"
         )
 
 
@@ -199,13 +203,32 @@ def _whose(inputs: Any) -> str:
     return "" if all(bool(torch.isfinite(one).all()) for one in given) else ", and so are the inputs: check the data"
 
 
+def _called(metric: Metric, module: nn.Module, batches: Iterable[Batch]) -> Any:
+    """What `metric` gives; what it raises is told with its name and line."""
+    try:
+        return metric(module, batches)
+    except (BnasError, OSError, *OF_THE_PROCESS):
+        raise
+    except Exception as error:
+        name = getattr(metric, "__name__", type(metric).__name__)
+        frames = traceback.extract_tb(error.__traceback__)
+        home = getattr(getattr(metric, "__code__", None), "co_filename", None)
+        last = next(
+            (one for one in reversed(frames) if one.filename == home), frames[-1]
+        )  # their own line, not torch's
+        raise EvaluationError(
+            f"the metric {name!r} fails with {told(error)} at {last.filename}:{last.lineno}; it is called as "
+            f"{name}(module, batches), and each batch is a pair (inputs, targets)"
+        ) from error
+
+
 def measured(metric: Metric, module: nn.Module, batches: Iterable[Batch]) -> float:
     """What `metric` gives, as a number; NaN too.
 
     Raises:
         EvaluationError: it gives something else.
     """
-    found: Any = metric(module, batches)
+    found: Any = _called(metric, module, batches)
     try:
         return float(found)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:

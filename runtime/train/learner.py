@@ -189,6 +189,8 @@ class Learner:
         scores = scores_of(outputs)
         if not isinstance(scores, Tensor):
             raise TypeError("cross-entropy needs a tensor; pass your own criterion (criterion=...)")
+        if scores.ndim > 1 and scores.shape[1] == 1:
+            raise TypeError("cross-entropy over one class is always 0: pass your own criterion (criterion=...)")
         if not isinstance(targets, Tensor):
             given = "" if targets is None else f" in a tensor, not {type(targets).__name__}"
             raise TypeError(

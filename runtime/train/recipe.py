@@ -31,7 +31,8 @@ class Distillation:
     """"maximal": all others learn from the maximal sub-network's outputs in the same step (in-place distillation, Yu et
     al. 2020, BigNAS, section 3.1). "original": all learn from a frozen copy of the original, in evaluation mode."""
     type: Literal["softmax", "mse"] = "softmax"
-    """"softmax": cross-entropy against the softmax over axis 1 (Hinton et al. 2015). "mse": mean squared error."""
+    """"softmax": cross-entropy against the softmax over axis 1 (Hinton et al. 2015); outputs that have no two classes
+    there are numbers, and are compared by the mean squared error. "mse": mean squared error of all outputs."""
     scale: Positive = 1.0
     """Factor of the distillation loss."""
     temperature: Positive = 1.0
@@ -64,10 +65,8 @@ class Distillation:
         if output.shape != target.shape:
             shapes = f"{tuple(output.shape)} and the teacher's {tuple(target.shape)}"
             raise TrainingError(f"distillation: {place} has shape {shapes}; they must be equal")
-        if self.type == "mse":
+        if self.type == "mse" or output.ndim < 2 or output.shape[1] == 1:
             return F.mse_loss(output, target)
-        if output.ndim < 2:
-            raise TrainingError(f"distillation: {place} has one axis, but softmax needs (batch, classes, ...): use mse")
         soft = (target / self.temperature).softmax(1)
         return F.cross_entropy(output / self.temperature, soft) * self.temperature**2
 

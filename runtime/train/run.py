@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -196,8 +197,9 @@ class TrainingRun:
         if self.validated or self.schedule.done:
             with random_state.undisturbed(self.batches.loader), self._finished():
                 record = replace(record, metrics={} if validator is None else validator())
-                best = max((one.score for one in self.history), default=record.score)
-                if self.directory is not None and parallel.rank() == 0 and record.score >= best:
+                sign = 1.0 if validator is None else validator.sign
+                best = max((sign * one.score for one in self.history if one.metrics), default=-math.inf)
+                if self.directory is not None and parallel.rank() == 0 and sign * record.score >= best:
                     self.supernet.save(self.directory / "best")
         record = EpochRecord(**parallel.from_first(record.to_json()))
         self.history.append(record)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +50,8 @@ class Trainer:
             default that of the recipe.
         criterion: the loss of outputs against targets, a mean over the batch; by default cross-entropy.
         teacher: the "original" of the recipe's distillation; by default a copy of the present model.
-        metric: the metric of the validation (higher is better); by default top-1 accuracy.
+        metric: the metric of the validation; by default top-1 accuracy.
+        direction: whether large ("max") or small ("min") values of the metric are better.
         watch: number of random sub-networks that the validation measures, besides the maximal and the minimal one.
         subnet: train only this sub-network, in the shared weights; the recipe's settings of sub-networks are ignored.
         directory: folder for ``best/`` (a super-network for `SuperNetwork.load`), ``last/`` (to resume from) and
@@ -75,6 +76,7 @@ class Trainer:
         criterion: Criterion | None = None,
         teacher: nn.Module | None = None,
         metric: Metric = accuracy,
+        direction: Literal["min", "max"] = "max",
         watch: int = 3,
         subnet: Subnet | None = None,
         directory: str | Path | None = None,
@@ -86,6 +88,7 @@ class Trainer:
     ) -> None:
         self.supernet, self.stages, self.recipe = supernet, tuple(stages), recipe or Recipe()
         self.optimizer, self.criterion, self.metric, self.watch = optimizer, criterion, metric, watch
+        self.direction: Literal["min", "max"] = direction
         self.teacher, self.subnet = teacher, subnet
         self._scored: list[Batch] = []
         self.directory = None if directory is None else Path(directory)
@@ -243,7 +246,7 @@ class Trainer:
             )
         alone = None if self.subnet is None else {"subnet": self.subnet}
         subnets = alone or watched(run.schedule.spaces[-1], self.watch, self.recipe.seed)
-        return Validator(self.supernet, subnets, run.calibration or None, validation, self.metric)
+        return Validator(self.supernet, subnets, run.calibration or None, validation, self.metric, self.direction)
 
     def _epoch(self, run: TrainingRun, learner: Learner, callbacks: Callbacks[TrainingCallback]) -> None:
         """What is left of an epoch."""

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -38,7 +38,7 @@ class EpochRecord:
 
     @property
     def score(self) -> float:
-        """The mean of the metrics: the best checkpoint has the highest. -inf without validation data."""
+        """The mean of the metrics: the best checkpoint has the best one. -inf without validation data."""
         return statistics.fmean(self.metrics.values()) if self.metrics else -np.inf
 
     def to_json(self) -> dict[str, Any]:
@@ -63,7 +63,8 @@ class Validator:
         subnets: by name.
         calibration: training batches for the BatchNorm statistics; the shared ones serve if None.
         validation: held out from training.
-        metric: the higher the better.
+        metric: a function of a module and batches.
+        direction: "max" where higher values are better, "min" where lower ones are.
     """
 
     def __init__(
@@ -73,8 +74,9 @@ class Validator:
         calibration: Sequence[Batch] | None,
         validation: Iterable[Batch],
         metric: Metric = accuracy,
+        direction: Literal["min", "max"] = "max",
     ) -> None:
-        self.subnets = subnets
+        self.subnets, self.sign = subnets, 1.0 if direction == "max" else -1.0
         self.name = str(getattr(metric, "__name__", type(metric).__name__))
         self.evaluator = Evaluator(supernet, calibration, validation, metric)
 

@@ -42,6 +42,14 @@ class Fixed(nn.Module):
     def forward(self, x):
         return self.head(torch.relu(self.conv(x)).flatten(1))
 
+def curves():
+    batch = (torch.zeros(4, 6), torch.zeros(4, 1))
+    return bnas.Splits([batch], [batch], [batch])
+
+class Curve(nn.Linear):
+    def __init__(self):
+        super().__init__(6, 1)
+
 class Grey(nn.Conv2d):
     def __init__(self):
         super().__init__(1, 8, 3)
@@ -292,6 +300,16 @@ def test_targets_that_are_no_class_numbers_say_nothing_of_classes() -> None:
         assert classes_of(Splits([(x, targets)], [(x, targets)], [])) == (None, False)
     assert classes_of(Splits([], [(x, torch.tensor([0, 4]))], [])) == (5, False)
     assert classes_of(Splits([], [], [], {"classes": 7})) == (7, True)
+
+
+def test_where_accuracy_does_not_fit_loss_and_metric_are_required(folder: Path, called: Called) -> None:
+    out = called("init", "net.py:Curve", "--data", "net.py:curves")
+    assert "loss and metric: set `criterion` and `metric`" in out
+    assert "without your loss and metric. Set both in it, then: `bnas run bnas.yaml`" in out
+    assert "# REQUIRED: set both here" in (folder / "bnas.yaml").read_text()
+    out = called("init", "net.py:Words", "--data", "net.py:tokens", "--overwrite")
+    assert "loss and metric" not in out
+    assert "REQUIRED" not in (folder / "bnas.yaml").read_text()
 
 
 def test_names_in_the_file_are_text_whatever_they_are() -> None:

@@ -186,6 +186,7 @@ def test_our_own_layout_is_the_classes(tmp_path: Path) -> None:
         "stages": (bnas.Stage(("depth",)), bnas.Stage(reorg_weights=True)),
         "recipe": bnas.Recipe("sandwich", optimizer="adamw", distillation=bnas.Distillation("original")),
         "training": {"checkpoint_every": 5},
+        "quality": bnas.run.Quality(),
         "objectives": (bnas.Objective("accuracy", "max"), bnas.Objective("latency", "min")),
         "search": bnas.SearchSettings(
             algorithm=bnas.NSGA2(population=8), num_evals=40, constraints=("macs <= 1000000000",)

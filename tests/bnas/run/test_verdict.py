@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 
 from bnas.cli.app import app
 from bnas.passes import Subnet
+from bnas.run.quality import Quality
 from bnas.run.results import Quantised, Report, Row
-from bnas.run.verdict import points_told, recommended, speed_told, verdict
+from bnas.run.verdict import recommended, speed_told, verdict
 from bnas.run.winners import Target
 from bnas.runtime import Latency
 from bnas.search import Constraint
@@ -87,11 +88,11 @@ def test_speeds_in_words(factor: float, told: str) -> None:
     assert speed_told(factor) == told
 
 
-@pytest.mark.parametrize(
-    ("points", "told"), [(-0.4, "at -0.4 points"), (0.01, "at the same accuracy"), (1.26, "at +1.3 points")]
-)
-def test_accuracies_in_words(points: float, told: str) -> None:
-    assert points_told(points) == told
+def test_by_a_metric_of_which_less_is_better_the_lower_one_is_recommended() -> None:
+    found = replace(report(row("worse", 2.0, 1.0), row("better", 0.85, 1.2, 16)), quality=Quality("mae", "min"))
+    assert recommended(found).name == "better"
+    assert recommended(replace(found, quality=Quality("mae", "max"))).name == "worse"
+    assert "at mae 0.85 (original: 0.9; lower is better)" in verdict(found, RUN)[1]
 
 
 def test_one_network_with_two_names_is_told_once() -> None:
@@ -120,7 +121,7 @@ def test_a_target_that_is_missed_is_said_and_not_recommended() -> None:
 
 def test_what_costs_accuracy_is_fine_tuned_unless_it_was() -> None:
     lines = verdict(report(row("best", 0.8, 1.0), missed=True), RUN, tuned=False)
-    assert any("No sub-network came within 1 points of the original" in line for line in lines)
+    assert any("No sub-network came within 1 point of the original" in line for line in lines)
     assert "bnas tune 'runs/a b' --set fine_tune.epochs=8" in commands(lines)
     assert known(lines)
     assert not any("bnas tune" in line for line in verdict(report(row("best", 0.8, 1.0)), RUN, tuned=True))

@@ -80,12 +80,20 @@ def test_nested_outputs_are_matched_by_place_and_summed() -> None:
         ({"a": torch.zeros(2, 3)}, {"b": torch.zeros(2, 3)}, r"output\['a'\] is not among"),
         ((torch.zeros(2, 3),), (torch.zeros(2, 3), torch.zeros(2, 3)), r"output\[1\] is not among"),
         (torch.zeros(2, dtype=torch.long), torch.zeros(2, dtype=torch.long), "no floating-point tensor"),
-        (torch.zeros(3), torch.zeros(3), "output has one axis"),
     ],
 )
 def test_outputs_that_do_not_fit_name_the_place(student: Any, teacher: Any, message: str) -> None:
     with pytest.raises(TrainingError, match=message):
         Distillation().loss(student, teacher)
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 1)])
+def test_numbers_that_are_no_class_scores_are_compared_by_their_squared_error(shape: tuple[int, ...]) -> None:
+    """Their softmax is 1 whatever they are: nothing would be learned."""
+    student, teacher = torch.randn(shape), torch.randn(shape)
+    torch.testing.assert_close(Distillation().loss(student, teacher), torch.nn.functional.mse_loss(student, teacher))
+    scores = torch.randn(4, 2), torch.randn(4, 2)
+    assert not torch.allclose(Distillation().loss(*scores), torch.nn.functional.mse_loss(*scores))
 
 
 def test_outputs_with_names_are_outputs() -> None:
