@@ -19,6 +19,7 @@ from bnas.passes.ops.aten import in_python
 
 from .capture import modes_in_training
 from .differences import distance
+from .entry import Axis
 from .ir import IR
 from .places import described
 from .recording import inner_of
@@ -92,7 +93,8 @@ class Bench:
         except Exception:  # the model takes no random numbers
             return
         result = self._run(self._graph(inputs), self._graph(others))[0]
-        if isinstance(distance(expected, result, "output"), str) and not isinstance(self.difference(others, again=False), str):
+        other = isinstance(distance(expected, result, "output"), str)
+        if other and not isinstance(self.difference(others, again=False), str):
             raise Stateful(
                 f"forward computes something else in its second call{' in training mode' if self.training else ''}, "
                 f"since it keeps values in {', '.join(kept[:3])}; the graph always computes the first call. If forward "
@@ -123,7 +125,6 @@ class Bench:
             return copied(result), self._contents(), self.state.changed()
         finally:
             self.state.restore()
-
 
     def _contents(self) -> dict[str, Tensor]:
         """What the buffers hold now, also those in whose place forward put another tensor of their size and type."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from bnas.passes.errors import CaptureError, Diagnostic
+from bnas.passes.generators import put_back, python_numbers
 from bnas.passes.ops.aten import in_python
 from bnas.passes.ops.calls import NORM_OF_RANK, form_of
 from bnas.passes.ops.record import Layer
@@ -27,7 +28,6 @@ from .functions import DEVICE, LIKES, RANDOM, READS, Types, hooked, run_leaf, ru
 from .opaque import Draws, run_opaque
 from .places import ValueRead, described, passing, told, user_frame
 from .recipes import Recipes
-from .state import put_back, python_numbers
 from .structure import PLAIN, Path, holds_tensors, leaves_of, map_leaves, tensors_of
 from .tape import Step
 from .unrecorded import Again, Exports, Method, Methods, keeps_values
@@ -168,8 +168,8 @@ class Recorder(Recipes, TorchFunctionMode):
             return self._read(name, args)
         if func in GRADIENTS:
             raise CaptureError(
-                f"forward computes gradients by {name}: return what is differentiated, and call it outside of forward, or "
-                "move that code into a submodule of its own: only that part is then kept unchanged"
+                f"forward computes gradients by {name}: return what is differentiated and call it outside of forward, "
+                "or move that code into a submodule of its own: only that part is then kept unchanged"
             )
         if self.autocast != casts(self.device):
             raise CaptureError(
@@ -303,9 +303,7 @@ class Recorder(Recipes, TorchFunctionMode):
 
     def _form(self, module: nn.Module) -> Layer | None:
         if module not in self._forms:
-            drawn = python_numbers()
             self._forms[module] = self.unseen(form_of, module)
-            put_back(drawn)  # a forward may be compared with that of a layer
         return self._forms[module]
 
     def _inside(self, module: nn.Module, path: str, run: Callable[[], Any]) -> Any:

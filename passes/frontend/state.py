@@ -7,7 +7,6 @@ capture all of it is what it was before, whether the capture succeeded or not.
 from __future__ import annotations
 
 import copy
-import random
 import sys
 import threading
 import types
@@ -18,10 +17,11 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.fx import Graph
+
+from bnas.passes.generators import put_back, python_numbers, seed_python
 
 from .structure import leaves_of
 
@@ -103,8 +103,7 @@ class ModelState:
 
         `torch.manual_seed` would seed those of all GPUs, which nobody puts back.
         """
-        random.seed(0)
-        np.random.seed(0)  # noqa: NPY002  # that is the generator which a forward may use
+        seed_python()
         torch.default_generator.manual_seed(0)
         for device in self.devices:
             if device.type == "cuda":
@@ -176,24 +175,6 @@ def _refill(container: Any, content: Any) -> None:
         container.update(content)
     else:
         container.extend(content)
-
-
-# Random numbers outside of torch.
-
-
-def python_numbers() -> tuple[Any, ...]:
-    """The states of the generators of Python and NumPy."""
-    kind, keys, *rest = np.random.get_state()
-    return random.getstate(), (kind, keys.tobytes(), *rest)  # type: ignore[union-attr]
-
-
-def put_back(states: tuple[Any, ...]) -> None:
-    """Set the generators of Python and NumPy to the states that `python_numbers` gave."""
-    if python_numbers() == states:
-        return
-    random.setstate(states[0])
-    kind, keys, *rest = states[1]
-    np.random.set_state((kind, np.frombuffer(keys, np.uint32), *rest))
 
 
 # Models that are nested deep.

@@ -76,14 +76,7 @@ class Site:
         return self.emit_many(op_type, inputs, 1, **attributes)[0]
 
     def emit_many(self, op_type: str, inputs: Sequence[Source], outputs: int, **attributes: Any) -> tuple[str, ...]:
-        """Append an ONNX node and return the names of its outputs.
-
-        Raises:
-            LoweringError: an attribute, which is fixed in ONNX, follows the sizes of the inputs.
-        """
-        for name, given in attributes.items():
-            if any(isinstance(one, Size) for one in (given if isinstance(given, list | tuple) else [given])):
-                raise self.refuse(f"has a {name} that follows the sizes of the inputs, which is fixed in ONNX")
+        """Append an ONNX node and return the names of its outputs."""
         return self.builder.emit(op_type, [self.name(one) for one in inputs], self.scope, outputs, attributes)
 
     def name(self, source: Source) -> str:

@@ -208,7 +208,7 @@ def _of_python() -> float:
 
 
 def _of_numpy() -> float:
-    return float(np.random.rand())  # noqa: NPY002  # as forwards do
+    return float(np.random.rand())  # as forwards do
 
 
 class Noise(nn.Module):
