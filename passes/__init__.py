@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         ModuleFormError,
         PassError,
         RuleError,
+        StateError,
         SubnetError,
         VerificationError,
     )
@@ -85,6 +86,7 @@ __getattr__, __dir__ = attach(
             "ElasticityError",
             "InputError",
             "LoweringError",
+            "StateError",
             "ModuleFormError",
             "PassError",
             "RuleError",
@@ -218,6 +220,7 @@ __all__ = [
     "Size",
     "SizedLayer",
     "Sizes",
+    "StateError",
     "Subnet",
     "SubnetError",
     "Sym",

@@ -43,6 +43,10 @@ class LoweringError(BnasError):
     """A sub-network could not be lowered to an ONNX graph, or the graph computes other values than PyTorch."""
 
 
+class StateError(LoweringError):
+    """The model changes its own parameters or buffers in evaluation mode, which no ONNX file can do."""
+
+
 class ModuleFormError(BnasError):
     """The model's own classes cannot express a sub-network: use the graph form. The message names module and line."""
 

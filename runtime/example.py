@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bnas.passes.frontend.fidelity import resize
 from bnas.passes.frontend.ir import as_call, as_program_call
 from bnas.passes.frontend.structure import map_leaves
+from bnas.passes.frontend.trials import resize
 
 from .supernetwork import SuperNetwork
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -25,6 +25,7 @@ from .places import described
 from .recording import inner_of
 from .state import ModelState, preserved, set_modes
 from .structure import holds_tensors, map_leaves
+from .trials import other_sizes, repeated, resize
 
 
 @dataclass
@@ -34,6 +35,10 @@ class Fidelity:
     wrong: dict[str, str] = field(default_factory=dict)
     """Dynamic axes at other sizes of which the graph is not the model, with the reason."""
     notes: list[str] = field(default_factory=list)
+
+
+class Stateful(CaptureError):
+    """A second call of the model is not the first one, since forward keeps something in Python."""
 
 
 @dataclass(frozen=True)
@@ -49,20 +54,21 @@ class Bench:
     buffers: Mapping[str, Tensor] = field(default_factory=dict)
     """Those that are compared: what forward makes at its first use is not."""
 
-    def difference(self, inputs: Any, *, fails: bool = True) -> float | str | None:
+    def difference(self, inputs: Any, *, fails: bool = True, again: bool = True) -> float | str | None:
         """The relative error of the graph to the model; what is wrong if it is none, or None where the model fails.
 
         Raises:
             CaptureError: the model fails, and `fails` does not allow that.
+            Stateful: with `again`, a second call of the model is not that of the graph.
         """
         try:
-            expected, changed = self._run(self._model(inputs))
+            expected, changed, kept = self._run(self._model(inputs))
         except Exception as error:
             if not fails:
                 raise described(self.ir.root, "", error) from error
             return None
         try:
-            result, changed_too = self._run(self._graph(inputs))
+            result, changed_too, _ = self._run(self._graph(inputs))
         except Exception as error:
             return f"it fails where the model does not: {type(error).__name__}: {str(error).splitlines()[0]}"
         worst = 0.0
@@ -71,7 +77,30 @@ class Bench:
             if isinstance(far, str):
                 return far + first_difference(self.ir, inputs, self._now)
             worst = max(worst, far)
+        if kept and again:
+            self._check_second_call(inputs, kept)
         return worst
+
+    def _check_second_call(self, inputs: Any, kept: Sequence[str]) -> None:
+        """Call model and graph once more, on other numbers: forward may read what it kept in the first call.
+
+        Raises:
+            Stateful: the graph does not compute the second call.
+        """
+        others = resize(inputs, {})
+        try:
+            expected = self._run(self._model(inputs), self._model(others))[0]
+        except Exception:  # the model takes no random numbers
+            return
+        result = self._run(self._graph(inputs), self._graph(others))[0]
+        other = isinstance(distance(expected, result, "output"), str)
+        if other and not isinstance(self.difference(others, again=False), str):
+            raise Stateful(
+                f"forward computes something else in its second call{' in training mode' if self.training else ''}, "
+                f"since it keeps values in {', '.join(kept[:3])}; the graph always computes the first call. If forward "
+                "prepares itself in its first call, call the model once before. Else keep a number that changes in a "
+                "registered buffer, and a tensor from call to call as an input and output of forward"
+            )
 
     @property
     def _now(self) -> dict[nn.Module, bool]:
@@ -86,16 +115,25 @@ class Bench:
         leaves = [one for one in (*args, *kwargs.values()) if holds_tensors(one)]
         return lambda: GraphInterpreter(self.ir, self.ir.root).run(*leaves)
 
-    def _run(self, run: Callable[[], Any]) -> tuple[Any, Any]:
-        """What `run` returns, and the buffers afterwards; all is then as before."""
+    def _run(self, *runs: Callable[[], Any]) -> tuple[Any, Any, list[str]]:
+        """What the last of `runs` returns, the buffers afterwards, and what changed beside these; all is put back."""
         try:
             set_modes(self.modes, self.training)
             self.state.seed()
             with NoDropout() if self.training else nullcontext():
-                result = run()
-            return copied(result), {name: one.clone() for name, one in self.buffers.items()}
+                *_, result = (run() for run in runs)
+            return copied(result), self._contents(), self.state.changed()
         finally:
             self.state.restore()
+
+    def _contents(self) -> dict[str, Tensor]:
+        """What the buffers hold now, also those in whose place forward put another tensor of their size and type."""
+        now = dict(self.ir.root.named_buffers())
+        return {name: (now[name] if _alike(now.get(name), one) else one).clone() for name, one in self.buffers.items()}
+
+
+def _alike(now: Tensor | None, before: Tensor) -> bool:
+    return now is not None and (now.shape, now.dtype) == (before.shape, before.dtype)
 
 
 def compare(ir: IR, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Fidelity:
@@ -114,11 +152,15 @@ def compare(ir: IR, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Fidelity:
         training = replace(evaluation, ir=ir.trained or ir, training=True, buffers=buffers)
         _at_example(evaluation, inputs, found)
         both = ir.trained is None and not ir.training
-        if both and (_at_other_sizes(training, inputs, found) is not None or found.wrong):
-            return found
-        others = _at_other_sizes(evaluation, inputs, found)
-        if not found.wrong and not ir.training:
-            _in_training(training, others or inputs)
+        try:
+            if both and (_at_other_sizes(training, inputs, found) is not None or found.wrong):
+                return found
+            others = _at_other_sizes(evaluation, inputs, found)
+            if not found.wrong and not ir.training:
+                _in_training(training, others or inputs)
+        except Stateful as error:  # in training mode: in evaluation mode, the example inputs have told it
+            found.notes.append(str(error))
+            others = _at_other_sizes(evaluation, inputs, found)
         if others is None and not found.wrong and ir.sizes.axes:
             found.notes.append(ONE_SIZE)
     return found
@@ -175,67 +217,6 @@ def _culprits(bench: Bench, inputs: Any, sizes: Mapping[Axis, int], error: str) 
     return wrong or {
         axis.name: f"if other axes change too, the graph differs from the model: {error}" for axis in sizes
     }
-
-
-def other_sizes(axes: Sequence[Axis]) -> Iterator[dict[Axis, int]]:
-    """Sizes to compare at, the small ones first: they cost least."""
-    for share, more in ((2, 3), (1, -2), (1, 1), (1, 0)):
-        sizes = {}
-        for place, axis in enumerate(sorted(reversed(axes), key=lambda axis: -axis.size)):
-            wanted = axis.size // share + (more + place) * axis.step
-            if axis.stepped(wanted) == axis.size and more:
-                wanted = axis.size - axis.step
-            sizes[axis] = axis.stepped(wanted) if axis.name != "batch" else (3 if axis.size == 2 else 2)
-        yield sizes
-
-
-def resize(inputs: Any, sizes: Mapping[Axis, int], made: Make | None = None) -> Any:
-    """Inputs with axes of other sizes: random values as spread as the example's; whole numbers within its range.
-
-    With `made` they are what that makes of a tensor of the example, a shape and a generator.
-    """
-    generator = torch.Generator().manual_seed(0)
-
-    def changed(path: Any, leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor):
-            return leaf
-        shape = list(leaf.shape)
-        for axis, size in sizes.items():
-            for place, position in axis.places:
-                if place == path:
-                    shape[position] = size
-        return (made or drawn)(leaf, shape, generator)
-
-    return map_leaves(inputs, changed)
-
-
-Make = Callable[[Tensor, Sequence[int], torch.Generator], Tensor]
-
-
-def repeated(like: Tensor, shape: Sequence[int], _: torch.Generator) -> Tensor:
-    """The entries of a tensor again and again, for models that take no random ones: boxes have corners in order."""
-    for axis, size in enumerate(shape):
-        if size != like.shape[axis]:
-            like = like.index_select(axis, torch.arange(size, device=like.device) % like.shape[axis])
-    return like
-
-
-def drawn(like: Tensor, shape: Sequence[int], generator: torch.Generator) -> Tensor:
-    """A random tensor of the type of `like`."""
-    if like.dtype == torch.bool:
-        both = bool(like.any()) and not bool(like.all())
-        made = torch.rand(list(shape), generator=generator) < 0.5 if both else torch.full(list(shape), bool(like.all()))
-        return made.to(like.device)
-    if not like.is_floating_point():
-        if like.is_complex():
-            return torch.randn(list(shape), generator=generator, dtype=like.dtype).to(like.device)
-        low, high = (int(like.min()), int(like.max())) if like.numel() else (0, 0)
-        return torch.randint(low, high + 1, list(shape), generator=generator).to(like.device, like.dtype)
-    plain = like.detach().double()
-    finite = plain[plain.isfinite()]
-    spread = float(finite.std(correction=0)) if finite.numel() else 0.0
-    noise = torch.randn(list(shape), generator=generator, dtype=torch.float64) * (spread or 1.0)
-    return (noise + (float(finite.mean()) if finite.numel() else 0.0)).to(like.device, like.dtype)
 
 
 def _in_training(bench: Bench, inputs: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.fx import Graph
+from torch.fx import Graph, Node
 
 from bnas.passes.errors import CaptureError, Diagnostic
 from bnas.passes.ops.calls import call_of, writes_in_place
@@ -21,7 +21,7 @@ from .capture import Captured, capture
 from .decompositions import spell_shuffles
 from .entry import Axis
 from .exported.program import ExportedModel
-from .fidelity import Fidelity, compare
+from .fidelity import Fidelity, Stateful, compare
 from .functions import BATCH
 from .groups import release_group
 from .ir import IR, aliases_of, as_call, floating, resize_inputs, revalue
@@ -94,6 +94,8 @@ class NotAtExample(CaptureError):
 def _compared(ir: IR, args: Any, kwargs: Any) -> Fidelity:
     try:
         return compare(ir, args, kwargs)
+    except Stateful:
+        raise
     except CaptureError as error:
         if any(axis.name != "batch" for axis in ir.sizes.axes):
             raise NotAtExample(str(error), ir.sizes.axes) from error
@@ -123,6 +125,7 @@ def _ir_of(model: nn.Module, found: Captured, graph: Graph) -> IR:
     spell_shuffles(graph)
     erase_dead(graph)
     _state_scales(graph)
+    _reshape_own(graph)
     like = floating(model)
     return IR(
         root=model,
@@ -178,3 +181,25 @@ def _state_scales(graph: Graph) -> None:
             query = node.args[0] if node.args else node.kwargs["query"]
             width = query.meta["value"].shape[-1]
             node.update_kwarg("scale", 1 / math.sqrt(width))  # to the last bit as PyTorch does; width ** -0.5 is not
+
+
+def _reshape_own(graph: Graph) -> None:
+    """Reshape what is made of the model's own tensors alone, where forward takes a view: a program has a part of them.
+
+    A part of a tensor is not contiguous. A view that is written into stays one.
+    """
+    written = {one for node in graph.nodes if writes_in_place(node) for one in _first_operands(node)}
+    for node in graph.find_nodes(op="call_method", target="view"):
+        source = next(reversed(_first_operands(node)))
+        plain = not any(isinstance(one, torch.dtype) for one in node.args)
+        if source.op == "get_attr" and plain and node not in written:
+            node.target = "reshape"
+
+
+def _first_operands(node: Node) -> list[Node]:
+    """What a node reads first, what that reads first, and so on."""
+    found: list[Node] = []
+    while node.args and isinstance(node.args[0], Node):
+        node = node.args[0]
+        found.append(node)
+    return found

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bnas.passes.errors import CaptureError
+from bnas.passes.generators import put_back, python_numbers
 
 from .state import ModelState, deep_copy
 from .structure import at, leaves_of, map_leaves, parts_of, tensors_of
@@ -179,11 +180,15 @@ def run_opaque(
     draws.begin()
     twin = deep_copy(module)
     run = partial(_run, twin if module.training is training else twin.train(training), pure)
+    numbers = python_numbers()
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)  # and none of a GPU, which nobody puts back
-        zeros = run(given.real(2))
-        more = run(given.real(3)) if given.batched else zeros
-        drawn = [_drawn(run, given.real(2, fill), zeros) for fill in FILLS]
+        try:
+            zeros = run(given.real(2))
+            more = run(given.real(3)) if given.batched else zeros
+            drawn = [_drawn(run, given.real(2, fill), zeros) for fill in FILLS]
+        finally:
+            put_back(numbers)
     _check_same(zeros, more, "the batch")
     for one in drawn:
         _check_same(zeros, one, "values")

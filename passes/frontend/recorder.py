@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from bnas.passes.errors import CaptureError, Diagnostic
+from bnas.passes.generators import put_back, python_numbers
 from bnas.passes.ops.aten import in_python
 from bnas.passes.ops.calls import NORM_OF_RANK, form_of
 from bnas.passes.ops.record import Layer
@@ -53,6 +54,8 @@ class Recorder(Recipes, TorchFunctionMode):
         self.exports = exports
         self.norms: set[nn.Module] = set()
         """Modules whose own tensors a batch norm was called on in their own mode."""
+        self.autocast = casts(self.device)
+        """Whether autocast is on, and for which type, outside of the model."""
         self.active = True
         """Whether calls of modules are recorded now."""
         self.own: dict[str, nn.Module] = {}
@@ -72,6 +75,8 @@ class Recorder(Recipes, TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name == "__get__":
             return self._attribute(func, args)
+        if name == "__set__" and func.__self__.__name__ == "data" and any(map(self.is_hot, tensors_of(args))):
+            return self._put_into(args[0], args[1])
         if any(self.is_hot(one) for one in tensors_of((args, kwargs))):
             if name in LIKES and not self._large_like(name, args, kwargs):
                 return self._cold(func, args, kwargs)
@@ -102,6 +107,49 @@ class Recorder(Recipes, TorchFunctionMode):
         found = getattr(twin, name)
         return self.call(getattr, (tensor, name), {}) if isinstance(found, Tensor) else found
 
+    def _put_into(self, tensor: Tensor, value: Tensor) -> None:
+        """``tensor.data = value``: a copy into the memory of `tensor`, which the graph shares with the model."""
+        ours, theirs = self.value_of(tensor), self.value_of(value)
+        if (ours.shape, ours.dtype) != (theirs.shape, theirs.dtype):
+            name = self.names.get(id(tensor), "a tensor")
+            raise CaptureError(
+                f"it gives .data of {name} another shape or type: {tuple(theirs.shape)}, {theirs.dtype} in place of "
+                f"{tuple(ours.shape)}, {ours.dtype}"
+            )
+        with torch.no_grad():
+            self.call(Tensor.copy_, (self._attribute(_DATA, (tensor,)), value), {})
+
+    def write_back(self) -> None:
+        """Copy into each buffer the tensor that forward put in its place: the next call of the model reads that one.
+
+        A tensor of another size or type is no content of the buffer; whether the model reads it again, the comparison
+        with the model finds out.
+
+        Raises:
+            CaptureError: forward replaced a parameter.
+        """
+        for name, tensor in self.tensors.items():
+            owner, attribute = self.owners[id(tensor)], name.rpartition(".")[2]
+            if isinstance(owner, torch.jit.ScriptModule):
+                continue  # its code assigns nothing here
+            now = owner._parameters.get(attribute) if attribute in owner._parameters else owner._buffers.get(attribute)
+            if now is None or now is tensor or self.unseen(self._is_content, tensor, now):
+                continue
+            if attribute in owner._parameters:
+                raise CaptureError(f"forward replaces the parameter {name}: assign to {name}.data instead")
+            ours, theirs = self.value_of(tensor), self.value_of(now)
+            if (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype):
+                with torch.no_grad():
+                    Tensor.copy_(tensor, now)
+
+    def _is_content(self, tensor: Tensor, now: Tensor) -> bool:
+        """Whether `now` shows all that `tensor` holds, so that nothing is to be copied."""
+        if not self.is_hot(now):
+            return torch.equal(now, tensor) if now.dtype == tensor.dtype and now.shape == tensor.shape else False
+        ours, theirs = self.value_of(tensor), self.value_of(now)
+        same = ours.untyped_storage()._cdata == theirs.untyped_storage()._cdata
+        return same and (ours.shape, ours.stride(), ours.dtype) == (theirs.shape, theirs.stride(), theirs.dtype)
+
     def unseen(self, run: Callable[..., Any], *args: Any) -> Any:
         """Run something that is not recorded: what the recorder itself calls is no part of the model."""
         before, self.active = self.active, False
@@ -118,6 +166,16 @@ class Recorder(Recipes, TorchFunctionMode):
             return self._into(func, args, dict(kwargs))
         if name in READS:
             return self._read(name, args)
+        if func in GRADIENTS:
+            raise CaptureError(
+                f"forward computes gradients by {name}: return what is differentiated and call it outside of forward, "
+                "or move that code into a submodule of its own: only that part is then kept unchanged"
+            )
+        if self.autocast != casts(self.device):
+            raise CaptureError(
+                "forward changes torch.autocast: call the model, or its programs, inside of torch.autocast instead, or "
+                "convert tensors by .to(dtype)"
+            )
         op, target, args = spelled(func, args, kwargs)
         writes = written_by(op, target, args, kwargs)
         for tensor in writes:
@@ -195,12 +253,15 @@ class Recorder(Recipes, TorchFunctionMode):
             return self._inside(module, path, partial(self.unseen, self.leaf, module, form, path, args, kwargs))
         if path in self.methods.opaque:
             return self.unseen(self._opaque, module, path, args, kwargs, CaptureError(PREPARES))
-        mark, written = len(self.steps), len(self._journal)
+        mark, written, drawn = len(self.steps), len(self._journal), python_numbers()
         program = self.exports.program(module, args, kwargs)
+        put_back(drawn)  # the exporter runs forward, too
         if program is not None:
             run = partial(self._replay_program, program, path)
         try:
             result = self._inside(module, path, lambda: run(*args, **kwargs))
+            if python_numbers() != drawn:
+                raise CaptureError(DRAWS)
             self._note_returned(result, path)
             return result
         except RecursionError:
@@ -216,6 +277,8 @@ class Recorder(Recipes, TorchFunctionMode):
             if not self.methods.tried_in(path):  # else it reads values by a method, which can take very long to export
                 self.exports.ask(module, args, kwargs)
             return self.unseen(self._opaque, module, path, args, kwargs, described(module, path, error))
+        finally:
+            put_back(drawn)
 
     def _replay_program(self, program: ExportedModel, path: str, *args: Any, **kwargs: Any) -> Any:
         """Record the program of a module in place of its forward."""
@@ -406,14 +469,35 @@ class Recorder(Recipes, TorchFunctionMode):
         raise Again
 
 
+GRADIENTS = frozenset({torch.autograd.grad, torch.autograd.backward, Tensor.backward})
+"""Functions that go back through what was computed."""
+
+
+def casts(device: torch.device) -> torch.dtype | None:
+    """The type that autocast converts to on a device now; None if it is off."""
+    if device.type == "meta" or not torch.is_autocast_enabled(device.type):
+        return None
+    return torch.get_autocast_dtype(device.type)
+
+
 def _foreign(value: Any) -> str | None:
     """The type of an object among arguments that is no tensor and no plain value."""
     leaves = (leaf for _, leaf in leaves_of(value))
     return next((type(leaf).__name__ for leaf in leaves if not isinstance(leaf, (Tensor, slice, *PLAIN))), None)
 
 
+DRAWS = (
+    "it draws numbers from Python's random or from numpy.random, which the graph would draw only once. Draw them with "
+    "torch, as torch.rand(()), or move that code into a submodule of its own: only that part is then kept unchanged"
+)
+"""Why a module cannot be recorded whose forward draws numbers outside of torch."""
+
+
 PREPARES = "it prepares inputs for a model with an opaque method, using numbers that depend on the sizes of the inputs"
 """Why a module is opaque that could be recorded."""
+
+_DATA: Any = Tensor.data.__get__  # type: ignore[attr-defined]
+"""Reads ``tensor.data``."""
 
 BATCH_NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
 """The parameters of `torch.nn.functional.batch_norm`."""

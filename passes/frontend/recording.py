@@ -191,6 +191,7 @@ def _recorded(
         try:
             with recording(recorder), patched(recorder), torch.random.fork_rng(devices=[]):
                 result = inner_of(model)(*args, **kwargs)
+                recorder.write_back()
                 output, dropped = recorder.unseen(_returned, recorder, result)
         except Exception as error:
             raise recorder.methods.explained(described(model, "", error)) from error

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph
 
+from bnas.passes.generators import put_back, python_numbers, seed_python
+
 from .structure import leaves_of
 
 _NEVER = (
@@ -48,13 +50,14 @@ class ModelState:
 
     Containers (dicts, lists, sets, deques) and plain objects are remembered by their content, tensors by identity; of
     functions and methods, such as hooks, what they hold.
-    With `data`, tensors that are no parameters are remembered by value too.
+    With `data`, tensors are remembered by value too: some layers rescale their own weights in forward.
     """
 
     def __init__(self, model: nn.Module, *, data: bool = False) -> None:
+        self._model = model
         self._held: list[tuple[Any, Any]] = []
         self._objects: list[tuple[Any, dict[str, Any]]] = []
-        self._values: list[tuple[Tensor, Tensor, int]] = []
+        self._values: list[tuple[Tensor, Tensor, Tensor]] = []
         self._seen: set[int] = set()
         self._data = data
         self.tensors: list[Tensor] = []
@@ -72,16 +75,35 @@ class ModelState:
                 owner.__dict__.update(attributes)
         for container, content in self._held:
             _refill(container, content)
-        for tensor, value, version in self._values:
-            if tensor._version != version or not torch.equal(tensor, value):
-                with torch.no_grad():
-                    tensor.detach().copy_(value)
+        for tensor, memory, value in self._values:
+            if tensor.data_ptr() != memory.data_ptr():
+                tensor.data = memory
+            if not torch.equal(memory, value):
+                memory.copy_(value)
+
+    def changed(self) -> list[str]:
+        """The names of what the modules hold now in place of, or inside of, what they held; modes do not count.
+
+        Parameters and buffers that were written into do not count either: they are part of a model's graph.
+        """
+        names = {id(module): name for name, module in self._model.named_modules()}
+        own = {id(one) for one in (*self._model.parameters(), *self._model.buffers())}
+        other = {id(container) for container, content in self._held if not _holds(container, content)}
+        other |= {id(one) for one, _, value in self._values if id(one) not in own and not torch.equal(one, value)}
+        found = []
+        for owner, before in self._objects:
+            now = owner.__dict__
+            keys = [key for key in {**before, **now} if key != "training" and now.get(key) is not before.get(key)]
+            keys += [key for key, value in before.items() if id(value) in other]
+            found += [".".join(filter(None, (names.get(id(owner), type(owner).__name__), key))) for key in keys]
+        return found
 
     def seed(self) -> None:
-        """Seed the generators of the CPU and of `devices`.
+        """Seed the generators of Python, of NumPy, of the CPU and of `devices`.
 
         `torch.manual_seed` would seed those of all GPUs, which nobody puts back.
         """
+        seed_python()
         torch.default_generator.manual_seed(0)
         for device in self.devices:
             if device.type == "cuda":
@@ -102,8 +124,8 @@ class ModelState:
         """Remember one value; what is inside it and must be looked at too."""
         if isinstance(value, Tensor):
             self.tensors.append(value)
-            if self._data and not isinstance(value, nn.Parameter) and not value.is_meta:
-                self._values.append((value, value.detach().clone(), value._version))
+            if self._data and not value.is_meta:
+                self._values.append((value, value.detach(), value.detach().clone()))
             return []
         if isinstance(value, tuple):
             return list(value)
@@ -137,17 +159,19 @@ def _same(now: Any, before: Any) -> bool:
     )
 
 
+def _holds(container: Any, content: Any) -> bool:
+    """Whether a container holds just what it held."""
+    if isinstance(container, MutableMapping):
+        return _same(container, content)
+    return len(container) == len(content) and all(a is b for a, b in zip(container, content, strict=True))
+
+
 def _refill(container: Any, content: Any) -> None:
     """Give a container back what it held, if it holds anything else."""
-    if isinstance(container, MutableMapping):
-        if not _same(container, content):
-            container.clear()
-            container.update(content)
-        return
-    if len(container) == len(content) and all(a is b for a, b in zip(container, content, strict=True)):
+    if _holds(container, content):
         return
     container.clear()
-    if isinstance(container, set):
+    if isinstance(container, MutableMapping | set):
         container.update(content)
     else:
         container.extend(content)
@@ -214,8 +238,10 @@ def preserved(model: nn.Module, inputs: Any = (), *, data: bool = False) -> Iter
     state = ModelState(model, data=data)
     state.devices |= {one.device for _, one in leaves_of(inputs) if isinstance(one, Tensor)}
     own = sorted({device.index for device in state.devices if device.type == "cuda"})
+    numbers = python_numbers()
     with torch.random.fork_rng(devices=own):
         try:
             yield state
         finally:
             state.restore()
+            put_back(numbers)

@@ -94,13 +94,15 @@ class Tape:
         """The names of the model's tensors, by identity."""
         self.owners: dict[int, nn.Module] = {}
         """The modules that have them."""
+        self.tensors: dict[str, Tensor] = {}
+        """The model's tensors, by name."""
         for path, module in root.named_modules(remove_duplicate=False):
             for table in (module._parameters, module._buffers):
                 for name, tensor in table.items():
                     if tensor is not None and id(tensor) not in self.names:
                         self.names[id(tensor)] = f"{path}.{name}" if path else name
                         self.owners[id(tensor)] = module
-                        self._alive.append(tensor)
+                        self.tensors[self.names[id(tensor)]] = tensor
         self._outer = torch.is_grad_enabled()
         self._stack: dict[str, Any] = {}
         self._scope = ""

@@ -104,7 +104,16 @@ class OnnxBuilder:
     def emit(
         self, op_type: str, inputs: Sequence[str], scope: str, outputs: int, attributes: Mapping[str, Any]
     ) -> tuple[str, ...]:
-        """Append a node called after `scope` and return its outputs' names; attributes of ``None`` are left out."""
+        """Append a node called after `scope` and return its outputs' names; attributes of ``None`` are left out.
+
+        Raises:
+            LoweringError: an attribute follows the sizes of the inputs.
+        """
+        for key, value in attributes.items():
+            if any(isinstance(one, Size) for one in (value if isinstance(value, list | tuple) else [value])):
+                raise LoweringError(
+                    f"{scope}: {op_type} has a {key} that follows the sizes of the inputs, which ONNX fixes in the file"
+                )
         names = [self.unique(scope) for _ in range(outputs)]
         kept = {key: value for key, value in attributes.items() if value is not None}
         given = list(inputs)

@@ -43,6 +43,12 @@ class Given:
     tensor: Tensor
     version: int
 
+    @property
+    def same(self) -> bool:
+        """Whether it is a parameter or buffer that holds the same numbers as before: layers rescale their weights."""
+        known = self.value.state and self.value.constant and not self.tensor.is_meta
+        return known and torch.equal(self.tensor, self.value.tensor)
+
 
 class Execution:
     """One node run once on resolved arguments, and what can be known of it afterwards.
@@ -76,8 +82,8 @@ class Execution:
             self._given, self._second = first, False
 
     def written(self) -> list[Value]:
-        """The arguments that the node changed in place."""
-        return [one.value for one in self._given.values() if one.tensor._version != one.version]
+        """The arguments that the node changed in place; a parameter that got the numbers it had did not change."""
+        return [one.value for one in self._given.values() if one.tensor._version != one.version and not one.same]
 
     @property
     def holds_tensors(self) -> bool:

@@ -17,7 +17,7 @@ from torch.fx.proxy import GraphAppendingTracer
 
 from bnas.passes.errors import LoweringError
 from bnas.passes.frontend.entry import check_length, check_sizes
-from bnas.passes.ops.calls import Call, TensorRef, call_of
+from bnas.passes.ops.calls import Call, TensorRef, call_of, writes_in_place
 from bnas.passes.ops.numbers import calculated
 from bnas.passes.ops.registry import OPERATORS, qualified_name
 from bnas.passes.ops.rnn import MODULES, recurrent
@@ -69,7 +69,7 @@ class GraphWalk:
                 self._env[node] = self._attribute(scope, str(node.target))
             elif node.op == "output":
                 return self._resolve(scope, node.args[0])
-            elif not _only_checks(node):
+            elif not _only_checks(node) and not _only_keeps(node):
                 self._env[node] = self._call(scope, node)
             for read in node.all_input_nodes:
                 if last_reader[read] is node:
@@ -228,6 +228,20 @@ CHECKS = frozenset({check_length.__name__, check_sizes.__name__})
 def _only_checks(node: Node) -> bool:
     """Whether `node` only raises where sizes do not fit: an ONNX graph has no such operator."""
     return node.op == "call_function" and not node.users and getattr(node.target, "__name__", "") in CHECKS
+
+
+def _only_keeps(node: Node) -> bool:
+    """Whether `node` only writes into a buffer that nobody reads: a file keeps nothing from call to call."""
+    if node.users or not writes_in_place(node):
+        return False
+    source = node
+    while source.op != "get_attr":
+        if not (source.args and isinstance(source.args[0], Node)) or len(source.args[0].users) != 1:
+            return False
+        source = source.args[0]
+    owner = str(source.target).rpartition(".")[0]
+    readers = [*node.graph.find_nodes(op="get_attr", target=source.target)]
+    return readers == [source] and not node.graph.find_nodes(op="call_module", target=owner)
 
 
 def _is_foreign(op: Any) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.fx.node import map_aggregate
 
-from bnas.passes.errors import LoweringError
+from bnas.passes.errors import StateError
 from bnas.passes.ops.record import Trait
 from bnas.passes.ops.registry import OPERATORS
 
@@ -107,8 +107,9 @@ def _order(step: Step, source: Value) -> list[int] | None:
 
 def _check_no_state(place: str, value: Value) -> None:
     if value.state:
-        raise LoweringError(
-            f"{place}: writes into {value.name!r} in place, which an ONNX graph cannot do; rewrite the model without it"
+        raise StateError(
+            f"{place}: writes into {value.name!r} in place, which an ONNX graph cannot do: let forward write only "
+            "where self.training is true, or make what it writes an output"
         )
 
 

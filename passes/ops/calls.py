@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from torch import fx, nn
 from torch.fx import Node
 
+from bnas.passes.generators import put_back, python_numbers
+
 from .record import Layer, Target
 from .registry import OPERATORS
 
@@ -125,11 +127,13 @@ def is_regulariser(module: nn.Module) -> bool:
     if code is None or "training" not in code.co_names or module._parameters or module._buffers or module._modules:
         return False
     twin, probe = copy.copy(module), torch.empty(2, 3, 4, 4, device="meta")
-    twin.training = False
+    twin.training, drawn = False, python_numbers()
     try:
         return twin.forward(probe) is probe
     except Exception:  # it takes other inputs: it is something else
         return False
+    finally:
+        put_back(drawn)
 
 
 def call_of(

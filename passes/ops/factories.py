@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from bnas.passes.axes.terms import K, Sym
 from bnas.passes.axes.types import Axes, AxisTypes
@@ -21,8 +22,8 @@ from .zeros import keeps, made
 
 
 def zeros_axes(types: AxisTypes, call: Call) -> Axes:
-    """A new tensor of zeros, such as the first state of a recurrent layer, is as wide as what it is used with."""
-    first, shape = int(call.op == "new_zeros"), types.output_shape(call)
+    """A new tensor, such as the first state of a recurrent layer, is as wide as what it is used with."""
+    first, shape = int(call.op in ("new_zeros", "new_empty")), types.output_shape(call)
     given = call.args[first:]
     if not given:
         return [K(n) for n in shape]
@@ -184,6 +185,13 @@ def _meshgrid(tensors: Any, indexing: str = "ij") -> Spelled:
     return torch.meshgrid, tuple(tensors), {"indexing": indexing}
 
 
+def _written(made: Tensor, x: Tensor) -> Tensor:
+    """Both halves of a new tensor written one after the other, and one of them read."""
+    made[:, 0] = x
+    made[:, 1] = x * 2
+    return made[:, 1]
+
+
 RECORDS = (
     Operator(torch.triu, axes=triangle_axes, zeros=keeps, onnx=triangle_onnx, samples=(Sample(lambda x: x.triu(1)),)),
     Operator(
@@ -257,9 +265,12 @@ RECORDS = (
     ),
     Operator(
         torch.empty,
-        axes=factory_axes,
+        axes=zeros_axes,
         onnx=zeros_onnx,
-        samples=(Sample(lambda x: x + torch.empty(x.shape[0], 1, 1, 1).zero_()),),
+        samples=(
+            Sample(lambda x: x + torch.empty(x.shape[0], 1, 1, 1).zero_()),
+            Sample(lambda x: _written(torch.empty((x.shape[0], 2, *x.shape[1:]), dtype=x.dtype), x)),
+        ),
     ),
     Operator(
         torch.full,
@@ -297,9 +308,12 @@ RECORDS = (
     ),
     Operator(
         "new_empty",
-        axes=factory_axes,
+        axes=zeros_axes,
         onnx=new_zeros_onnx,
-        samples=(Sample(lambda x: x + x.new_empty(x.shape[0], 1, 1, 1).zero_()),),
+        samples=(
+            Sample(lambda x: x + x.new_empty(x.shape[0], 1, 1, 1).zero_()),
+            Sample(lambda x: _written(x.new_empty((x.shape[0], 2, *x.shape[1:])), x)),
+        ),
     ),
     Operator(
         torch.linspace,

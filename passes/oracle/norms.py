@@ -154,7 +154,8 @@ def _statistic(name: str, entries: Tensor, correction: float) -> Tensor:
     mean = entries.sum(-1, keepdim=True) / max(count, 1)
     if name == "mean":
         return mean.squeeze(-1)
-    var = (entries - mean).square().sum(-1) / max(count - correction, 0)
+    # Where nothing is kept, as in a skipped block, there is no number, but nobody reads it.
+    var = (entries - mean).square().sum(-1) / (max(count - correction, 0) if count else 1)
     return var.sqrt() if name == "std" else var
 
 

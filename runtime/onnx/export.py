@@ -20,7 +20,7 @@ from torch import nn
 from torch.fx import GraphModule
 
 from bnas.passes import Elasticity, Subnet
-from bnas.passes.errors import BnasError, LoweringError
+from bnas.passes.errors import BnasError, LoweringError, StateError
 from bnas.passes.frontend.ir import as_call
 from bnas.passes.onnx.lower import dynamic_dims, lower, named_outputs
 from bnas.passes.onnx.walk import bound_inputs
@@ -57,6 +57,8 @@ def to_onnx(
     if isinstance(graph, GraphModule):
         try:
             return lower(graph, example_inputs, metadata=metadata), None
+        except StateError:
+            raise  # PyTorch's exporter cannot do that either; it has ended the process by a segmentation fault
         except BnasError as error:
             reason = str(error)
     model = _standard(module, example_inputs, reason, dims or dims_of(graph, example_inputs))
@@ -191,7 +193,14 @@ def export_onnx(
         proto, fallback = to_onnx(module, inputs, {**properties, **(metadata or {})}, known, dims)
         opset = next(one.version for one in proto.opset_import if not one.domain)
         write_model(proto, place)
-        worst = _verified(place, trials, rtol)
+        try:
+            worst = _verified(place, trials, rtol)
+        except LoweringError as error:
+            if fallback is None:
+                raise
+            raise LoweringError(
+                f"{fallback}. torch.onnx.export exported the whole graph instead, and its file is wrong: {error}"
+            ) from error
         quantised = None if int8 is None else quantise(place, int8, inputs, dims)
         size = model_bytes(place)
     return OnnxReport(Path(path), size, worst, opset, fallback, quantised)

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from capture_cases import Between, captured, image
-from torch import Tensor
+from torch import Tensor, nn
 
 from bnas.passes import CaptureError, trace
+from bnas.runtime import SuperNetwork
 
 
 def raises(net: Any, x: Tensor) -> Tensor:
@@ -109,3 +111,56 @@ def test_a_branch_in_a_function_that_a_check_calls_is_refused() -> None:
 
     with pytest.raises(CaptureError, match="it reads values of a tensor"):
         trace(Between(step).eval(), image())
+
+
+# What forward may do to autograd and autocast.
+
+
+class Forces(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            return torch.autograd.grad(self.layer(x).tanh().sum(), x)[0]
+
+
+class Casts(nn.Module):
+    def __init__(self, on: bool) -> None:
+        super().__init__()
+        self.layer, self.on = nn.Linear(3, 3), on
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.on):
+            return self.layer(x).float()  # type: ignore[no-any-return]
+
+
+class Part(nn.Module):
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part, self.first, self.last = part, nn.Linear(3, 16), nn.Linear(16, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(F.relu(self.first(self.part(x))))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("part", "reason"),
+    [(Forces(), "computes gradients by grad: return what"), (Casts(on=True), "changes torch.autocast: call the model")],
+)
+def test_gradients_and_autocast_in_forward_are_named_and_kept_in_a_submodule(part: nn.Module, reason: str) -> None:
+    x = torch.randn(4, 3)
+    with pytest.raises(CaptureError, match=reason):
+        SuperNetwork.from_model(part, x)
+    model = Part(part)
+    supernet = SuperNetwork.from_model(model, x)
+    assert any(one.place == "part" and reason in one.reason for one in supernet.diagnostics)
+    assert "first" in supernet.space.widths
+    torch.testing.assert_close(supernet.program(supernet.space.maximal())(x), model(x))
+
+
+def test_autocast_that_changes_nothing_is_no_reason() -> None:
+    supernet = SuperNetwork.from_model(Part(Casts(on=False)), torch.randn(4, 3))
+    assert not any("autocast" in one.reason for one in supernet.diagnostics)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from bnas.passes import CaptureError, InputError
 from bnas.passes.frontend.emission import Emitter
 from bnas.passes.frontend.merging import Merged
+from bnas.runtime import SuperNetwork
 
 VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
     "itself": lambda y: y,
@@ -262,3 +263,29 @@ def test_a_lost_write_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Emitter, "_emit", forgets)
     with pytest.raises(CaptureError, match="the graph differs from the model"):
         captured(net, inputs)
+
+
+class Mixed(nn.Module):
+    """Views of a parameter, of which a sub-network has a part; a view of a buffer is written into."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 32), nn.Linear(32, 3)
+        self.kernels = nn.Parameter(torch.randn(4, 32, 6) * 0.1)
+        self.register_buffer("seen", torch.zeros(2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.relu(self.first(x))
+        kernel = self.kernels.view(4, -1).sum(0).view(32, 6)
+        self.seen.view(6).add_(1)
+        return self.last(h + x @ kernel.T) + self.seen[0]  # type: ignore[no-any-return]
+
+
+def test_a_program_takes_views_of_a_part_of_a_parameter() -> None:
+    model, x = Mixed(), torch.randn(5, 6)
+    supernet = SuperNetwork.from_model(model, x)
+    assert "first" in supernet.space.widths
+    small = supernet.space.minimal()
+    extracted = supernet.extract(small)
+    torch.testing.assert_close(supernet.program(small)(x), extracted(x))
+    assert torch.equal(model.seen, torch.ones(2, 3))  # the view that is written into still is one

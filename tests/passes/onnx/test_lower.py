@@ -361,3 +361,17 @@ def test_squeeze_of_all_axes_keeps_the_batch() -> None:
 def test_half_precision_is_stored_as_such() -> None:
     model = lower(traced(nn.Sequential(nn.Linear(8, 4))).bfloat16(), [torch.zeros(2, 8, dtype=torch.bfloat16)])
     assert {one.data_type for one in model.graph.initializer} == {onnx.TensorProto.BFLOAT16}
+
+
+class ByKernels(nn.Module):
+    """A kernel for each sample: the batch in the groups of one convolution."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernels = x.mean((2, 3)).view(-1, 1, 1, 1)
+        found = F.conv2d(x.reshape(1, -1, x.size(2), x.size(3)), kernels, groups=x.size(0) * x.size(1))
+        return found.view(x.shape)
+
+
+def test_groups_that_follow_the_batch_are_refused_in_words() -> None:
+    with pytest.raises(LoweringError, match=r"conv2d: Conv has a group that follows the sizes of the inputs"):
+        lower(traced(ByKernels()), [torch.randn(2, 3, 4, 4)])

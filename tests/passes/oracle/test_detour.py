@@ -189,3 +189,23 @@ def test_statistics_are_those_of_kept_entries_however_they_are_called(
         change(op, kept="")
     with pytest.raises(VerificationError, match="differs from the original"):
         verify(model, supernet, small, inputs)
+
+
+class Standardised(nn.Module):
+    """A weight is divided by its standard deviation: in a skipped block nothing of it is left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.inner, self.last = nn.Linear(4, 16), nn.Linear(16, 16), nn.Linear(16, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        weight = self.inner.weight / (self.inner.weight.std(1, keepdim=True) + 1e-5)
+        return self.last(x + nn.functional.linear(x, weight, self.inner.bias))  # type: ignore[no-any-return]
+
+
+def test_a_standard_deviation_of_nothing_is_a_number() -> None:
+    model, x = Standardised(), torch.randn(5, 4)
+    supernet = SuperNetwork.from_model(model, x)
+    (block,) = supernet.space.blocks
+    assert verify(model, supernet, Subnet({"first": 16}, skipped=frozenset({block})), x) < 1e-12
