@@ -88,7 +88,7 @@ def written(folder: RunFolder, subnet: str | None, path: Path, quantised: bool) 
     chosen, job = folder.subnet(subnet or next(iter(folder.steps.winners().found))), folder.job
     how = job.int8 or Int8()
     how = how if how.calibration is not None else replace(how, calibration=job.data.train)
-    settings = replace(how, validation=job.data.test, metric=job.quality.function) if quantised else None
+    settings = replace(how, validation=job.data.test, metric=job.quality.measure) if quantised else None
     metadata = origin(folder.supernet, chosen)
     report = export_onnx(folder.module(chosen), path, one_sample(folder.supernet), settings, metadata=metadata)
     error = f"largest relative difference from PyTorch {report.max_relative_error:.1e}"

@@ -35,7 +35,7 @@ class Quantity:
     def show(self, value: float) -> str:
         """The value as text, with its unit."""
         number = value * self.factor
-        if not self.unit and self.name not in KNOWN:  # a metric of the user's own, of any size
+        if not self.unit and self.name not in {**KNOWN, **ACCURACIES}:  # a metric of the user's own, of any size
             return f"{number:.4g}"
         digits = 2 if self.unit == "%" else max(0, 3 - len(str(int(abs(number)))))
         return f"{number:.{digits}f} {self.unit}".rstrip()

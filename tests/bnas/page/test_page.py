@@ -373,8 +373,8 @@ def test_a_sub_network_with_two_names_is_one(run: Path) -> None:
         ("macs", 234_567, 9e9, "0.00 G", "MACs (billions)"),
         ("peak_memory", 20480, 20480, "20.5 kB", "peak memory (kB)"),
         ("latency", 0.25, 1.0, "0.25 ms", "latency (ms)"),
-        ("own", -3.5, 4.0, "-3.50", "own"),
-        ("own", 0.0, 0.0, "0.00", "own"),
+        ("own", -3.5, 4.0, "-3.5", "own"),
+        ("own", 0.0, 0.0, "0", "own"),
     ],
 )
 def test_values_are_shown_with_their_units(name: str, value: float, most: float, shown: str, axis: str) -> None:
