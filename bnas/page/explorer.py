@@ -44,7 +44,6 @@ class Explorer:
     """Sliders for the loss of quality and for a cost: latency where the search knew it, else the first other one."""
 
     quality: Quality
-
     cost: Quantity
     choices: tuple[Choice, ...]
     allowed: float
@@ -70,8 +69,8 @@ class Explorer:
     def drops(self) -> Slider:
         """Quality to give up: at first what a winner may lose, or the least that finds something."""
         drops = [one.drop for one in self.choices]
-        step = 0.1 if self.quality.percent else _step(min(0.0, *drops), max(drops))
-        least, most = math.floor(min(0.0, *drops) / step) * step, math.ceil(max(drops) / step) * step
+        step = 0.1 if self.quality.percent else _step(min(0.0, *drops), max(0.0, *drops))
+        least, most = math.floor(min(0.0, *drops) / step) * step, math.ceil(max(0.0, *drops) / step) * step
         first = math.ceil(max(min(drops), self.allowed) / step) * step
         return Slider(least, max(most, least + step), step, min(max(first, least), most))
 
