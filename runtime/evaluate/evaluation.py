@@ -213,9 +213,8 @@ def _called(metric: Metric, module: nn.Module, batches: Iterable[Batch]) -> Any:
         name = getattr(metric, "__name__", type(metric).__name__)
         frames = traceback.extract_tb(error.__traceback__)
         home = getattr(getattr(metric, "__code__", None), "co_filename", None)
-        last = next(
-            (one for one in reversed(frames) if one.filename == home), frames[-1]
-        )  # their own line, not torch's
+        own = [one for one in frames if one.filename == home]  # the user's lines, not those of torch
+        last = (own or frames)[-1]
         raise EvaluationError(
             f"the metric {name!r} fails with {told(error)} at {last.filename}:{last.lineno}; it is called as "
             f"{name}(module, batches), and each batch is a pair (inputs, targets)"

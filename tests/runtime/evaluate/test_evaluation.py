@@ -98,9 +98,8 @@ def test_accuracy_of_what_is_no_classification_asks_for_a_metric() -> None:
         (nn.Identity(), r"\(2, 4, 3, 3\) float32"),
         (symbolic_trace(lambda x: {"out": x}), r"{out: \(2, 4, 3, 3\) float32}"),
     ):
-        with pytest.raises(
-            EvaluationError, match=rf"\(batch, classes\); the model returns {told}: pass your own metric"
-        ):
+        shape = r"\(batch, classes\) with at least 2 classes"
+        with pytest.raises(EvaluationError, match=rf"{shape}; the model returns {told}: give your own metric"):
             accuracy(module, [(images, labels)])
 
 

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from bnas.data.digits import DigitNet
 from bnas.passes import SubnetError
-from bnas.runtime import Evaluator, SuperNetwork, accuracy
+from bnas.runtime import EvaluationError, Evaluator, SuperNetwork, accuracy
 from bnas.runtime.evaluate.together import Layers, share_layers
 from bnas.runtime.evaluate.trie import Trie
 from bnas.testing import Network, networks, subnets
@@ -160,7 +160,8 @@ def test_error_of_the_metric_is_that_of_one() -> None:
         return accuracy(module, given)
 
     found = Evaluator(supernet, data, data, metric=fails_once).evaluate_many(mutated(supernet, 3))
-    assert [type(one) for one in found] == [dict, RuntimeError, dict]
+    assert [type(one) for one in found] == [dict, EvaluationError, dict]
+    assert "'fails_once'" in str(found[1])
 
 
 def test_other_inputs_than_those_of_the_batches_are_computed() -> None:
