@@ -64,9 +64,9 @@ def test_every_event_comes_in_its_place(searched: Any) -> None:
     ends = noted.all("generation")
     assert [len(one.result.evaluations) for one in ends] == [8, 16, 20]
     assert ends[-1].result == result == noted.told[-1][1]
-    first = result.evaluations[0].values["macs"]
+    first, best = (result.evaluations[0].values[name] for name in ("macs", "accuracy"))
     for one in ends:
-        volume = one.result.hypervolume({"accuracy": 0.0, "macs": first}) / first
+        volume = one.result.hypervolume({"accuracy": 0.0, "macs": first}) / (first * max(1.0, best))
         assert one.hypervolume == pytest.approx(volume)
         assert one.best == max(each.values["accuracy"] for each in one.result.evaluations)
     assert ends[0].hypervolume < ends[-1].hypervolume
