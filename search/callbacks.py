@@ -44,7 +44,7 @@ class SearchRecord:
     best: float | None
     """The best value of it so far, within the constraints; None: there is none."""
     hypervolume: float
-    """That of the front, as `bnas.search.SearchProgress` measures it: from 0 to 1."""
+    """That of the front, as `bnas.search.SearchProgress` measures it: a share of a box; of accuracies from 0 to 1."""
     result: SearchResult
     """All evaluations so far; ``result.pareto()`` is the front."""
 

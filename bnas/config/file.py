@@ -27,11 +27,15 @@ SEARCH = "bootstrapNAS.search"
 PART = re.compile(r"\w+|\[\d+\]")
 
 
+PLANNED = ("search.num_evals", f"{SEARCH}.num_evals", "fine_tune.epochs")
+"""Numbers that a budget decides, beside the epochs of stages."""
+
+
 def with_changes(data: Any, changes: Sequence[str]) -> Any:
     """`data` with ``KEY=VALUE`` set in order; the value is JSON, or else a string. A section may be null in `data`.
 
     Where ``num_evals`` is set below the population that `data` has, and that is not set too, it is left out, with a
-    warning.
+    warning. A warning names each number that has no effect, since a budget decides it.
 
     Raises:
         ConfigurationError: a change has another form, or goes into what is no section or has no such entry.
@@ -50,6 +54,7 @@ def with_changes(data: Any, changes: Sequence[str]) -> Any:
         key, _, value = change.partition("=")
         _set(data, [int(p[1:-1]) if p.startswith("[") else p for p in PART.findall(key)], _value(value, change), change)
     _follow(data, places)
+    _tell_planned(data, places)
     return data
 
 
@@ -73,6 +78,16 @@ def _follow(data: Any, places: list[str]) -> None:
             del inside["population"]
             told = f"{home}.population {population} is ignored: it is larger than num_evals={count} of --set"
             warnings.warn(f"{told}; to set it, use --set {home}.population=N", ConfigurationWarning, stacklevel=4)
+
+
+def _tell_planned(data: Any, places: list[str]) -> None:
+    """Warn of numbers that a budget decides."""
+    budget = data.get("budget") if isinstance(data, dict) else None
+    for place in places if budget is not None else ():
+        if place in PLANNED or (place.startswith("stages") and place.endswith("epochs")):
+            told = f"{place} of --set has no effect: the budget of {shown(budget)} decides it"
+            remedy = "to decide it yourself, begin a run without a budget (budget=null)"
+            warnings.warn(f"{told}; {remedy}", ConfigurationWarning, stacklevel=4)
 
 
 def _at(data: Any, place: str) -> Any:

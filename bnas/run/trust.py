@@ -11,6 +11,7 @@ import importlib.util
 import json
 import shutil
 import sys
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 
 from bnas.config.configuration import Configuration
 from bnas.config.file import with_changes
-from bnas.config.section import ConfigurationError
+from bnas.config.section import ConfigurationError, ConfigurationWarning
 from bnas.data.factories import EXPORTED, SourceError, is_own_model
 from bnas.passes.errors import BnasError
 from bnas.passes.wording import shown
@@ -174,10 +175,12 @@ def check_code(run: Path, configuration: Configuration, changes: Sequence[str], 
 
 
 def _said(changes: Sequence[str]) -> Any:
-    try:
-        return with_changes({}, changes)
-    except ConfigurationError:  # of an entry of a list, which only the file has
-        return {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConfigurationWarning)  # told where the configuration is read
+        try:
+            return with_changes({}, changes)
+        except ConfigurationError:  # of an entry of a list, which only the file has
+            return {}
 
 
 def _is_own(code: Code, run: Path) -> bool:

@@ -232,6 +232,21 @@ def test_the_number_of_evaluations_of_a_published_file_may_be_set(path: Path) ->
         assert load_config(path, [f"{SEARCH}.num_evals=60"]).bootstrapNAS.search.population == 50
 
 
+def test_numbers_that_a_budget_decides_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps({**BASE, "budget": "5m", "stages": [{"epochs": 1}]}))
+    changes = ["search.num_evals=20", "stages[0].epochs=2", "fine_tune.epochs=3"]
+    with pytest.warns(ConfigurationWarning) as told:
+        load_config(path, changes)
+    assert [str(one.message).split(" of --set has no effect: the budget of 5m decides it")[0] for one in told] == [
+        change.partition("=")[0] for change in changes
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_config(path, ["budget=null", *changes]).search.num_evals == 20
+        load_config(path, ["search.seed=3"])
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
