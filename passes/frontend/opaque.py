@@ -142,6 +142,8 @@ class Given:
 
 Fill = Callable[[list[int]], Tensor]
 
+AGAIN = 3
+"""So often a forward is run again to see whether it draws numbers."""
 FILLS: tuple[Fill, ...] = (torch.rand, torch.randn)
 """Random numbers that a step is run on beside zeros: how many are above a limit differs."""
 
@@ -201,6 +203,25 @@ def run_opaque(
         return _size(seen, batch, draws) if type(leaf) is int else leaf
 
     return map_leaves(zeros, lift)
+
+
+def draws_itself(module: nn.Module, args: Any, kwargs: Any, batch: int, device: torch.device) -> bool:
+    """Whether forward draws numbers of Python or NumPy, where some were drawn while it ran: another thread may do so.
+
+    A thread draws now and then, a forward each time: a copy of the module is run again on zeros. One that fails on
+    zeros cannot be told from one that draws.
+    """
+    given, twin = Given(tuple(args), dict(kwargs), batch, device), deep_copy(module)
+    with torch.random.fork_rng(devices=[]):
+        for _ in range(AGAIN):
+            before = python_numbers()
+            try:
+                _run(twin, False, given.real(2))
+            except Exception:
+                return True
+            if python_numbers() == before:
+                return False
+    return True
 
 
 def _run(twin: nn.Module, pure: bool, given: tuple[tuple[Any, ...], dict[str, Any]]) -> Any:

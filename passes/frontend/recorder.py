@@ -25,7 +25,7 @@ from bnas.passes.ops.record import Layer
 
 from .exported.program import ExportedModel
 from .functions import DEVICE, LIKES, RANDOM, READS, Types, hooked, run_leaf, run_on_meta, spelled, written_by
-from .opaque import Draws, run_opaque
+from .opaque import Draws, draws_itself, run_opaque
 from .places import ValueRead, described, passing, told, user_frame
 from .recipes import Recipes
 from .structure import PLAIN, Path, holds_tensors, leaves_of, map_leaves, tensors_of
@@ -260,7 +260,7 @@ class Recorder(Recipes, TorchFunctionMode):
             run = partial(self._replay_program, program, path)
         try:
             result = self._inside(module, path, lambda: run(*args, **kwargs))
-            if python_numbers() != drawn:
+            if python_numbers() != drawn and self.unseen(self._draws, module, args, kwargs):
                 raise CaptureError(DRAWS)
             self._note_returned(result, path)
             return result
@@ -410,6 +410,10 @@ class Recorder(Recipes, TorchFunctionMode):
             step.op, step.target, step.args, step.writes = "nothing", None, (), False
         if mine:
             self._steps.pop(id(counter), None)
+
+    def _draws(self, module: nn.Module, args: Any, kwargs: Any) -> bool:
+        values, named = self._values((args, kwargs))
+        return draws_itself(module, values, named, self.batch, self.device)
 
     def _opaque(self, module: nn.Module, path: str, args: Any, kwargs: Any, reason: CaptureError) -> Any:
         """Note the call of a module that cannot be recorded as one step: all of it stays as it is."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -246,3 +247,30 @@ def test_random_numbers_of_python_are_no_constants(draw: Callable[[], float]) ->
     assert states == (random.getstate(), np.random.get_state()[1].tolist())  # type: ignore[union-attr]
     program = inside.program(inside.space.maximal())
     assert not torch.equal(program(x), program(x))  # the module stays as it is, and draws each time
+
+
+class BesideAThread(nn.Module):
+    """Another thread draws a number during every third call, as a thread of the process might."""
+
+    calls = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 16), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        BesideAThread.calls += 1
+        if BesideAThread.calls % 3 == 0:
+            other = threading.Thread(target=random.random)
+            other.start()
+            other.join()
+        return self.last(F.relu(self.first(x)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("before", [0, 1, 2])
+def test_numbers_that_another_thread_draws_are_not_those_of_forward(before: int) -> None:
+    BesideAThread.calls = before
+    for model in (BesideAThread(), nn.Sequential(BesideAThread(), nn.ReLU())):
+        supernet = bnas.SuperNetwork.from_model(model, torch.randn(5, 6))
+        assert not [one for one in supernet.diagnostics if "draws numbers" in one.reason]
+        assert len(supernet.space.widths) == 1
