@@ -15,7 +15,16 @@ from bnas.passes import SearchSpace, Subnet
 from bnas.passes.errors import add_note
 from bnas.passes.frontend.ir import as_call
 from bnas.passes.frontend.state import deep_copy
-from bnas.runtime import Evaluator, Int8, LatencyError, LatencyModel, LatencySettings, SuperNetwork, TrainingError
+from bnas.runtime import (
+    EvaluationError,
+    Evaluator,
+    Int8,
+    LatencyError,
+    LatencyModel,
+    LatencySettings,
+    SuperNetwork,
+    TrainingError,
+)
 from bnas.runtime.evaluate.evaluation import Batch
 from bnas.runtime.evaluate.evaluator import ChannelsLast
 from bnas.runtime.latency.machine import place_of
@@ -231,8 +240,10 @@ class SearchPlan:
 def check_task(job: Job) -> None:
     """Measure the model by the user's metric and loss on one validation batch: their faults show before the training.
 
+    A metric that fails on one batch is measured on all: the area under a curve, for one, needs samples of both classes.
+
     Raises:
-        EvaluationError: The metric fails on it.
+        EvaluationError: The metric fails on all validation data.
         TrainingError: The criterion fails on it.
     """
     criterion = job.training.get("criterion")
@@ -241,7 +252,11 @@ def check_task(job: Job) -> None:
     with random_state.undisturbed(job.data.validation):
         first = list(islice(ChannelsLast(job.data.validation, inputs_of(job.model), "the validation data"), 1))
     model = deep_copy(job.model).eval()
-    job.quality.measure(model, first)
+    try:
+        job.quality.measure(model, first)
+    except EvaluationError:
+        with random_state.undisturbed(job.data.validation):
+            job.quality.measure(model, job.data.validation)
     if criterion is not None and first:
         _check_criterion(criterion, model, placed(first[0], device_of(model)))
 

@@ -161,3 +161,22 @@ def test_what_is_wrong_with_metric_and_loss_shows_before_the_training(metric: An
         check_task(Job(nn.Linear(4, 1), Splits(batches, batches, batches), torch.zeros(1, 4), **settings))
     right = {"quality": Quality("mae", "min", lambda *_: 1.0), "training": {"criterion": squared}}
     check_task(Job(nn.Linear(4, 1), Splits(batches, batches, batches), torch.zeros(1, 4), **right))
+
+
+def test_a_metric_that_needs_more_than_one_batch_is_measured_on_all() -> None:
+    """As the area under a curve does, where the data are sorted by class."""
+    batches = [(torch.randn(3, 4), torch.full((3, 1), float(label))) for label in (0, 1)]
+
+    def apart(module: nn.Module, given: Iterable[Any]) -> float:
+        kinds = {float(one) for _, targets in given for one in targets.flatten()}
+        if len(kinds) < 2:
+            raise ValueError("only one class is present")
+        return 0.5
+
+    def asked(data: Any) -> Job:
+        return Job(nn.Linear(4, 1), Splits(data, data, data), torch.zeros(1, 4), quality=Quality("auc", "max", apart))
+
+    check_task(asked(batches))
+    one_class = asked([batches[0], batches[0]])
+    with pytest.raises(EvaluationError, match="only one class is present"):
+        check_task(one_class)
