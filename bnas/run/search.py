@@ -244,7 +244,7 @@ def check_task(job: Job) -> None:
 
     Raises:
         EvaluationError: The metric fails on all validation data.
-        TrainingError: The criterion fails on it.
+        TrainingError: The criterion fails on that batch.
     """
     criterion = job.training.get("criterion")
     if job.quality.metric is None and criterion is None:

@@ -255,7 +255,6 @@ class Recorder(Recipes, TorchFunctionMode):
             return self.unseen(self._opaque, module, path, args, kwargs, CaptureError(PREPARES))
         mark, written, drawn = len(self.steps), len(self._journal), python_numbers()
         program = self.exports.program(module, args, kwargs)
-        put_back(drawn)  # the exporter runs forward, too
         if program is not None:
             run = partial(self._replay_program, program, path)
         try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-import random
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -139,10 +138,9 @@ def _enters_modes(program: torch.export.ExportedProgram) -> bool:
 def _aside() -> Iterator[None]:
     """While it lasts nothing is printed or logged.
 
-    Python's random numbers and the environment, in which PyTorch names a folder for its compiler, are afterwards as
-    before.
+    The environment, in which PyTorch names a folder for its compiler, is afterwards as before.
     """
-    before, numbers = logging.root.manager.disable, random.getstate()
+    before = logging.root.manager.disable
     quiet, environment = (redirect_stdout(StringIO()), redirect_stderr(StringIO())), mock.patch.dict(os.environ)
     with quiet[0], quiet[1], environment, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -151,7 +149,6 @@ def _aside() -> Iterator[None]:
             yield
         finally:
             logging.disable(before)
-            random.setstate(numbers)
 
 
 # Methods of a model's modules that cannot be recorded, such as post-processing: each becomes one step of the graph.

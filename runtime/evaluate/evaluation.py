@@ -210,7 +210,7 @@ def _called(metric: Metric, module: nn.Module, batches: Iterable[Batch]) -> Any:
     except (BnasError, OSError, *OF_THE_PROCESS):
         raise
     except Exception as error:
-        name = getattr(metric, "__name__", type(metric).__name__)
+        name = _name_of(metric)
         frames = traceback.extract_tb(error.__traceback__)
         home = getattr(getattr(metric, "__code__", None), "co_filename", None)
         own = [one for one in frames if one.filename == home]  # the user's lines, not those of torch
@@ -219,6 +219,10 @@ def _called(metric: Metric, module: nn.Module, batches: Iterable[Batch]) -> Any:
             f"the metric {name!r} fails with {told(error)} at {last.filename}:{last.lineno}; it is called as "
             f"{name}(module, batches), and each batch is a pair (inputs, targets)"
         ) from error
+
+
+def _name_of(metric: Metric) -> str:
+    return getattr(metric, "__name__", type(metric).__name__)
 
 
 def measured(metric: Metric, module: nn.Module, batches: Iterable[Batch]) -> float:
@@ -231,10 +235,9 @@ def measured(metric: Metric, module: nn.Module, batches: Iterable[Batch]) -> flo
     try:
         return float(found)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        name = getattr(metric, "__name__", type(metric).__name__)
         given = described(found) if isinstance(found, Tensor) else repr(found)
         raise EvaluationError(
-            f"the metric {name!r} must return one number, such as 0.93; it returned {given} ({told(error)})"
+            f"the metric {_name_of(metric)!r} must return one number, such as 0.93; it returned {given} ({told(error)})"
         ) from error
 
 

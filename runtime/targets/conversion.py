@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
@@ -14,10 +13,10 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import numpy as np
 import torch
 from torch import nn
 
+from bnas.passes.generators import put_back, python_numbers
 from bnas.runtime.latency.machine import machine
 
 from .target import Feed, File, Network, TargetError
@@ -77,11 +76,9 @@ def quiet() -> Iterator[None]:
     Random numbers, the environment and the handlers of the root logger are afterwards as before: converters change all
     of them, some when they are imported.
     """
-    state, numbers = random.getstate(), np.random.get_state()
     handlers, disabled = list(logging.root.handlers), logging.root.manager.disable
     with ExitStack() as stack:
-        stack.callback(random.setstate, state)
-        stack.callback(np.random.set_state, numbers)
+        stack.callback(put_back, python_numbers())
         stack.callback(setattr, logging.root, "handlers", handlers)
         stack.callback(logging.disable, disabled)
         for one in (redirect_stdout(StringIO()), redirect_stderr(StringIO()), warnings.catch_warnings()):

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from bnas.passes.generators import put_back, python_numbers
+
 PATHS = ("", "sampler", "batch_sampler", "batch_sampler.sampler", "dataset")
 """Parts of a loader that may have a generator of their own, in an attribute ``generator``."""
 
@@ -88,14 +90,13 @@ class Numbers:
         self._state = self._now()
 
     @staticmethod
-    def _now() -> tuple[Any, Any, Any]:
-        return random.getstate(), np.random.get_state(), torch.get_rng_state()
+    def _now() -> tuple[Any, Any]:
+        return python_numbers(), torch.get_rng_state()
 
     @staticmethod
-    def _set(state: tuple[Any, Any, Any]) -> None:
-        random.setstate(state[0])
-        np.random.set_state(state[1])
-        torch.set_rng_state(state[2])
+    def _set(state: tuple[Any, Any]) -> None:
+        put_back(state[0])
+        torch.set_rng_state(state[1])
 
     @contextmanager
     def used(self) -> Iterator[None]:
