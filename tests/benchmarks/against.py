@@ -5,8 +5,9 @@
 A row is a bound. "prune" is `bnas.prune`; "torch_pruning" is Torch-Pruning 1.6 (`pip install torch-pruning==1.6.1`), by
 its own Taylor importance over the whole network; both are fine-tuned as bnas fine-tunes its winners, each for as long
 as one row may take. "bnas" trains, searches and fine-tunes once for all rows, in as many seconds as the rivals' rows
-have together. Seconds are CPU seconds of this process, with one thread; all that a column does counts, but for the
-measurements that the table shows. Of the data, the test part is only used for the table.
+have together. Seconds are CPU seconds of this process, with one thread; with `--device cuda` they are seconds on the
+wall. All that a column does counts, but for the measurements that the table shows. Of the data, the test part is only
+used for the table.
 
 Needs the data of the examples (`against_tasks.py`). Results are appended to FILE as JSON lines.
 """
@@ -23,7 +24,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from against_columns import RUNS, Column, Found, Prune, TorchPruning, clock
+from against_columns import RUNS, Column, Found, Prune, TorchPruning
 from against_tasks import read_task
 
 import bnas
@@ -46,7 +47,7 @@ class Bnas(Column):
     int8 = True
 
     def found(self) -> Iterator[Found]:
-        task, start = self.task, clock()
+        task, start = self.task, self.clock()
         batches = list(task.data.validation)  # texts are sorted by length: some of all lengths
         size = batch_size(batches[0])
         validation = batches[:: max(1, len(batches) * size // task.validation)]
@@ -71,9 +72,9 @@ class Bnas(Column):
             with kept(folder):
                 output = open_output(folder, {}, resume=False, overwrite=False, free=lambda _: True)
                 watch = Watch(on_plan=lambda plan: print(plan.to_json()))
-                steps = Steps(job, output, watch, clock)
+                steps = Steps(job, output, watch, self.clock)
                 steps.train(), steps.search(), steps.tune()
-                seconds = clock() - start
+                seconds = self.clock() - start
                 report = steps.export()
             for row, one in zip(task.bounds, report.rows[1:], strict=True):
                 yield self._read(folder, row, one, report.rows[0], seconds)
@@ -111,17 +112,20 @@ def main() -> None:
     parser.add_argument("--shares", help="of bnas's phases: train,search,tune")
     parser.add_argument("--order", default="shared", choices=("shared", "separate"), help="of bnas's fine-tuning")
     parser.add_argument("--no-int8", action="store_true")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda: in bfloat16, and seconds on the wall")
+    parser.add_argument("--batch", type=int, default=128, help="images of a batch; the rates grow with its root")
     parser.add_argument("--output", type=Path, default=Path("against.jsonl"))
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
+    torch.set_num_threads(1 if arguments.device == "cpu" else 4)
     Probe.delivery = lambda *_: 0.0  # type: ignore[method-assign]
     if arguments.shares:
         budget.SHARES = dict(zip(budget.SHARES, map(float, arguments.shares.split(",")), strict=True))
     Bnas.order, Bnas.int8 = arguments.order, not arguments.no_int8
     for column in arguments.columns.split(","):
         torch.manual_seed(arguments.seed)
-        task = read_task(arguments.task, arguments.data, arguments.original)
+        task = read_task(arguments.task, arguments.data, arguments.original, arguments.batch)
+        task = task.on(torch.device(arguments.device))
         if arguments.rows:
             task = replace(task, bounds={row: task.bounds[row] for row in arguments.rows.split(",")})
         if arguments.seed:
@@ -134,6 +138,8 @@ def main() -> None:
                 "order": arguments.order,
                 "budget": arguments.seconds,
                 "cpu": machine()["cpu"],
+                "device": arguments.device,
+                "batch": arguments.batch,
             }
             print(json.dumps(told), flush=True)
             with arguments.output.open("a") as file:

@@ -19,11 +19,10 @@ from torch.fx import GraphModule
 import bnas
 from bnas.runtime import Epochs, Stage, SuperNetwork, Trainer, accuracy, first_samples, steps_within
 from bnas.runtime.latency.settings import LatencySettings
-from bnas.runtime.nested import as_batch
+from bnas.runtime.nested import as_batch, placed
 from bnas.runtime.train.tuning import alone
 from bnas.search import Constraint, SearchError
 
-clock = time.process_time
 RUNS = 50
 """Of a latency."""
 
@@ -57,24 +56,26 @@ class Column:
 
     def __init__(self, task: Task, seconds: float, seed: int) -> None:
         self.task, self.seconds, self.seed = task, seconds, seed
+        self.clock = time.process_time if task.device.type == "cpu" else time.perf_counter
+        """Seconds of the CPU; where another device computes, those on the wall."""
         self.unmeasured = 0.0
         """Seconds for the table alone."""
 
     def tested(self, module: nn.Module) -> float:
         """Accuracy on the test data; it takes none of the column's time."""
-        start = clock()
+        start = self.clock()
         found = accuracy(module.eval(), self.task.data.test)
-        self.unmeasured += clock() - start
+        self.unmeasured += self.clock() - start
         return found
 
     def tuned(self, module: GraphModule, seconds: float) -> GraphModule:
         """The module after so many seconds of fine-tuning."""
-        task, start = self.task, clock()
+        task, start = self.task, self.clock()
         recipe = replace(task.tuning.recipe(task.recipe), num_bn_adaptation_samples=task.calibration)
         trainer = Trainer(alone(module, task.example), [Stage()], recipe, teacher=task.model)
         with torch.random.fork_rng():
-            steps = steps_within(seconds, trainer, task.data.train, measure=0.02 * seconds, clock=clock)
-        steps = max(1, int(steps * (1 - (clock() - start) / seconds)))
+            steps = steps_within(seconds, trainer, task.data.train, measure=0.02 * seconds, clock=self.clock)
+        steps = max(1, int(steps * (1 - (self.clock() - start) / seconds)))
         epochs = Epochs.of(steps, task.data.train)
         recipe = replace(recipe, train_steps=epochs.train_steps)
         return bnas.fine_tune(
@@ -89,15 +90,15 @@ class Prune(Column):
 
     def found(self) -> Iterator[Found]:
         for row, bound in self.task.bounds.items():
-            start, self.unmeasured = clock(), 0.0
+            start, self.unmeasured = self.clock(), 0.0
             try:
                 module = self.pruned(Constraint.parse(bound))
             except (SearchError, Unreached) as error:
                 print(f"{self.name}, {row}: {error}", flush=True)
                 continue
             before = self.tested(module)
-            module = self.tuned(module, self.seconds - (clock() - start - self.unmeasured))
-            seconds = clock() - start - self.unmeasured
+            module = self.tuned(module, self.seconds - (self.clock() - start - self.unmeasured))
+            seconds = self.clock() - start - self.unmeasured
             yield Found(self.name, row, self.tested(module), before, *self.measured(module), seconds)
 
     def measured(self, module: GraphModule) -> tuple[float, float]:
@@ -222,6 +223,7 @@ class TorchPruning(Prune):
         """Of the loss, by some training batches."""
         model = copy.deepcopy(self.task.model).eval()
         for inputs, targets in islice(map(as_batch, self.task.data.train), self.BATCHES):
+            inputs, targets = placed(inputs, self.task.device), placed(targets, self.task.device)
             outputs = model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
             nn.functional.cross_entropy(outputs, targets).backward()
         return [one.grad for one in model.parameters()]

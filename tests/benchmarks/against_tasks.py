@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -12,8 +13,12 @@ import torch
 from torch import nn
 
 import bnas
+from bnas.runtime.nested import placed
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
+
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -41,12 +46,29 @@ class Task:
     """Training samples for the BatchNorm statistics."""
     validation: int = 2000
     """Held-out samples that a search measures on."""
+    device: torch.device = CPU
+
+    def on(self, device: torch.device) -> Task:
+        """The same on a device; on another one than the CPU, trainings compute in bfloat16."""
+        if device.type == "cpu":
+            return self
+        recipe, example = replace(self.recipe, precision="bfloat16"), placed(self.example, device)
+        return replace(self, model=self.model.to(device), example=example, recipe=recipe, device=device)
 
 
+BATCH = 128
+"""Images of a batch that the rates are for."""
 BOTH = bnas.Distillation("original", hard=1)
 
 
-def resnet(folder: Path, depth: int, bounds: Mapping[str, str]) -> Task:
+def larger(task: Task, batch: int) -> Task:
+    """A task whose batches have so many samples instead of `BATCH`: the rates grow with the root of that."""
+    factor = math.sqrt(batch / BATCH)
+    recipe = replace(task.recipe, learning_rate=factor * task.recipe.learning_rate)
+    return replace(task, recipe=recipe, tuning=replace(task.tuning, learning_rate=factor * task.tuning.learning_rate))
+
+
+def resnet(folder: Path, depth: int, bounds: Mapping[str, str], batch: int) -> Task:
     """A ResNet on CIFAR-10: `cifar10_resnet.py`."""
     from cifar10 import read_data, read_model
 
@@ -57,7 +79,7 @@ def resnet(folder: Path, depth: int, bounds: Mapping[str, str]) -> Task:
 
     return Task(
         read_model(folder, depth),
-        read_data(folder, 128),
+        read_data(folder, batch),
         torch.zeros(1, 3, 32, 32),
         bounds,
         bnas.Elasticity(
@@ -74,13 +96,13 @@ def resnet(folder: Path, depth: int, bounds: Mapping[str, str]) -> Task:
     )
 
 
-def fashion(folder: Path, original: Path) -> Task:
+def fashion(folder: Path, original: Path, batch: int) -> Task:
     """MobileNetV2 on Fashion-MNIST at 64 x 64: `fashion.py`."""
     from fashion_mnist import EXAMPLE, read_data, read_model
 
     return Task(
         read_model(original),
-        read_data(folder),
+        read_data(folder, batch),
         EXAMPLE,
         {"2x": "macs <= 50 %", "4x": "macs <= 25 %"},
         bnas.Elasticity(("depth", "width"), width_step=8, filter_importance="taylor", importance_samples=1000),
@@ -131,15 +153,19 @@ def texts(folder: Path, original: Path, task: str) -> Task:
     )
 
 
-def read_task(name: str, folder: Path, original: Path | None) -> Task:
-    """The task of a name; `original` is the file of the trained model where the example trains it."""
+def read_task(name: str, folder: Path, original: Path | None, batch: int = BATCH) -> Task:
+    """The task of a name; `original` is the file of the trained model where the example trains it.
+
+    `batch` counts for the tasks with many images; the others keep the batches of their examples.
+    """
     if name == "resnet20":
         shares = {"1.4x": 100 / 1.4, "2x": 50, "3x": 100 / 3, "5x": 20}
-        return resnet(folder, 20, {key: f"macs <= {share:.4g} %" for key, share in shares.items()})
+        bounds = {key: f"macs <= {share:.4g} %" for key, share in shares.items()}
+        return larger(resnet(folder, 20, bounds, batch), batch)
     if name == "resnet56":
-        return resnet(folder, 56, {"2x": "macs <= 50 %", "2.5x": "macs <= 40 %"})
+        return larger(resnet(folder, 56, {"2x": "macs <= 50 %", "2.5x": "macs <= 40 %"}, batch), batch)
     if original is None:
         raise SystemExit(f"{name}: say --original FILE; its example trains it")
     if name == "fashion":
-        return fashion(folder, original)
+        return larger(fashion(folder, original, batch), batch)
     return solar(folder, original) if name == "elpv" else texts(folder, original, name)
