@@ -155,7 +155,8 @@ def export_onnx(
 
     Verification: `onnx.checker` checks the model. ONNX Runtime (CPU, all optimisations) runs it on the example inputs
     and on random inputs of other sizes of all dynamic axes. The `relative_error` of every output against PyTorch must
-    be at most `rtol` (in float16 the limit is at least `trial.HALF`).
+    be at most `rtol` (in float16 the limit is at least `trial.HALF`), or at most `trial.ROUNDING` times the error of
+    PyTorch itself against float64: where large numbers cancel, both round.
 
     If an operator has no lowering rule, torch.onnx.export exports the whole graph: a warning and the report give the
     reason. Of a module on another device, a copy on the CPU is exported. An existing file is replaced atomically.
@@ -170,7 +171,7 @@ def export_onnx(
         int8: Settings to quantise the verified model; by default it is not quantised.
         supernet: The super-network of a `Subnet`. The file then contains its choice, costs and origin.
         metadata: Further properties to store in the file; `bnas.runtime.origin` returns those of a sub-network.
-        rtol: Largest allowed relative error.
+        rtol: Largest relative error that is allowed without a comparison with float64.
 
     Raises:
         LoweringError: the inputs do not fit, the model cannot be expressed, or an output differs from PyTorch.
@@ -194,7 +195,7 @@ def export_onnx(
         opset = next(one.version for one in proto.opset_import if not one.domain)
         write_model(proto, place)
         try:
-            worst = _verified(place, trials, rtol)
+            worst = _verified(place, module, trials, rtol)
         except LoweringError as error:
             if fallback is None:
                 raise
@@ -242,8 +243,8 @@ def _resolved(model: nn.Module | Subnet, supernet: SuperNetwork | None) -> tuple
     return supernet.extract(model), origin(supernet, model)
 
 
-def _verified(path: Path, trials: Sequence[tuple[list[Any], Any]], rtol: float) -> float:
-    """The largest relative error on `trials`, inputs and outputs, of the model at `path`, which is valid ONNX."""
+def _verified(path: Path, module: nn.Module, trials: Sequence[tuple[list[Any], Any]], rtol: float) -> float:
+    """The largest relative error on `trials`, inputs and outputs of the module, of the ONNX file at `path`."""
     try:
         # By the path: a model of more than 2 GiB cannot be checked in memory.
         onnx.checker.check_model(str(path), full_check=True)
@@ -253,4 +254,4 @@ def _verified(path: Path, trials: Sequence[tuple[list[Any], Any]], rtol: float) 
         session = open_session(path, threads=torch.get_num_threads())
     except SessionError as error:
         raise LoweringError(f"the lowered model cannot be verified: {error}") from error
-    return max(compare(session, inputs, expected, rtol) for inputs, expected in trials)
+    return max(compare(session, inputs, module, expected, rtol) for inputs, expected in trials)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bnas.passes.errors import LoweringError
-from bnas.passes.frontend.state import set_modes
+from bnas.passes.frontend.state import deep_copy, set_modes
 from bnas.passes.onnx.lower import example_sizes, named_outputs
 from bnas.runtime.nested import map_tensors, tensors_in
 
@@ -22,6 +22,13 @@ SMALLEST = 1e-6
 
 HALF = 1e-2
 """The smallest bound of the relative error of outputs in float16: each operator rounds to three digits."""
+
+ROUNDING = 10.0
+"""An output may also differ by so many times what PyTorch's own differs from the one in float64.
+
+Where large numbers cancel, two right programs round differently: a fine-tuned text classifier, whose scores were near
+zero, was 1.1e-4 apart.
+"""
 
 
 @contextmanager
@@ -143,11 +150,12 @@ def outputs_of(module: Callable[..., Any], inputs: Sequence[Any]) -> Any:
         ) from error
 
 
-def compare(session: Any, inputs: Sequence[Any], expected: Any, rtol: float) -> float:
+def compare(session: Any, inputs: Sequence[Any], module: nn.Module, expected: Any, rtol: float) -> float:
     """The largest relative error of any output of `session` to `expected`, which the module returns.
 
     Raises:
-        LoweringError: one is above `rtol`, or ONNX Runtime cannot run the model.
+        LoweringError: one is above `rtol` and above `ROUNDING` times PyTorch's own error, or ONNX Runtime cannot run
+            the model.
     """
     worst = 0.0
     try:
@@ -155,8 +163,10 @@ def compare(session: Any, inputs: Sequence[Any], expected: Any, rtol: float) -> 
         found = run_session(session, tensors_in(inputs))
     except SessionError as error:
         raise LoweringError(f"the lowered model cannot be verified: {error}") from error
-    for (name, one), got in zip(right, found, strict=True):
+    for place, ((name, one), got) in enumerate(zip(right, found, strict=True)):
         distance, bound = relative_error(got, one), max(rtol, HALF) if one.dtype == np.float16 else rtol
+        if bound < distance < float("inf"):
+            bound = max(bound, ROUNDING * rounding_of(module, inputs, place))
         if not distance <= bound:
             raise LoweringError(
                 f"output {name!r}: the relative error of ONNX Runtime against PyTorch is {distance:.3g}, above "
@@ -164,6 +174,20 @@ def compare(session: Any, inputs: Sequence[Any], expected: Any, rtol: float) -> 
             )
         worst = max(worst, distance)
     return worst
+
+
+def rounding_of(module: nn.Module, inputs: Sequence[Any], place: int) -> float:
+    """The relative error of one output of the module to the same in float64; 0 where float64 tells nothing."""
+    wide = [map_tensors(one, lambda given: given.double() if given.is_floating_point() else given) for one in inputs]
+    try:  # both now: whatever changed the module since its outputs were kept is no rounding
+        own, exact = (
+            as_array(*list(named_outputs(outputs_of(one, given)))[place])
+            for one, given in ((module, inputs), (deep_copy(module).double(), wide))
+        )
+    except (LoweringError, SessionError):
+        return 0.0
+    error = relative_error(own, exact.astype(own.dtype))
+    return error if np.isfinite(error) else 0.0
 
 
 def relative_error(found: Array, expected: Array) -> float:

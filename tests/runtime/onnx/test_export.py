@@ -310,3 +310,34 @@ def test_a_file_that_is_right_for_the_examples_only_is_refused(tmp_path: Path, c
 def test_half_precision_has_a_bound_of_its_own(tmp_path: Path) -> None:
     net = symbolic_trace(nn.Sequential(nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 64))).half().eval()
     assert export_onnx(net, tmp_path / "a.onnx", torch.randn(2, 64).half()).max_relative_error < 1e-2
+
+
+class Cancelling(nn.Module):
+    """Scores that are the small difference of large numbers: how they round depends on the order of a sum."""
+
+    def __init__(self, size: int = 4096) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        half = torch.randn(3, size, generator=generator)
+        self.head = nn.Linear(2 * size, 3)
+        self.head.weight = nn.Parameter(torch.cat([half, -half], dim=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.cat([100 * x, 100 * x + 0.001 * x.tanh()], dim=1))  # type: ignore[no-any-return]
+
+
+def test_what_pytorch_rounds_as_much_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, images = Cancelling().eval(), torch.randn(2, 4096, generator=torch.Generator().manual_seed(1))
+    found = export_onnx(module, tmp_path / "a.onnx", images).max_relative_error
+    assert found > 1e-4, "else this test says nothing"
+    monkeypatch.setattr(trial, "ROUNDING", 0.0)
+    with pytest.raises(LoweringError, match="above the bound"):
+        export_onnx(module, tmp_path / "b.onnx", images)
+
+
+def test_an_error_above_the_rounding_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    module, images = Cancelling().eval(), torch.randn(2, 4096, generator=torch.Generator().manual_seed(1))
+    monkeypatch.setattr(trial, "run_session", lambda *_: [module(images).detach().numpy() * 1.5])
+    with pytest.raises(LoweringError, match="above the bound"):
+        export_onnx(module, tmp_path / "a.onnx", images)
+    assert not (tmp_path / "a.onnx").exists()
