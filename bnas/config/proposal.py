@@ -182,7 +182,8 @@ def _input(one: Input) -> Iterator[str]:
         yield f"keyword: {json.dumps(one.name)}"
     yield _key("type", one.type, "float")
     if one.type is not None:
-        yield _key("range", one.range and list(one.range), [0, 1])
+        ends = one.range and [int(end) if float(end).is_integer() else end for end in one.range]
+        yield _key("range", ends, [0, 1])
     yield '#dynamic: {"0": "batch"}'
 
 

@@ -41,7 +41,11 @@ class Arrays(Sequence[tuple[Any, int]]):
         self.coded = "jpeg" in found
         names = ("jpeg", "offsets", "labels") if self.coded else ("images", "labels")
         if missing := [name for name in names if name not in found]:
-            raise ArrayError(f"{shown(path)} has no {missing[0]!r}; it has {listed(found, len(found)) or 'nothing'}")
+            told = f"{shown(path)} has no {missing[0]!r}; it has {listed(found, len(found)) or 'nothing'}"
+            raise ArrayError(
+                f"{told}. A .npz file is read as images and labels; for other inputs write a function that returns "
+                'bnas.Splits, and name it: "data": "data.py:splits"'
+            )
         self.labels = _labels(path, found["labels"])
         if self.coded:
             self.bytes, self.offsets = found["jpeg"], found["offsets"]

@@ -43,7 +43,7 @@ TITLES: Mapping[str, str] = {"train": "super-network", "search": "search", "tune
 
 def told(phase: str, number: int) -> str:
     """A number of steps or evaluations in words."""
-    return counted(number, UNITS[phase]) + (" of the largest winner" if phase == "tune" else "")
+    return counted(number, UNITS[phase]) + (" of each winner" if phase == "tune" else "")
 
 
 class BudgetError(BnasError, ValueError):
@@ -165,6 +165,30 @@ def divide(seconds: float, phases: Sequence[Phase], fixed: float = 0.0) -> tuple
     extras = [_usable(one, left * SHARES[one.name] / total) for one in phases[:-1]]
     extras.append(max(0.0, left - sum(extras)))
     return tuple(_filled(one, extra) for one, extra in zip(phases, extras, strict=True))
+
+
+PACES = (0.5, 4.0)
+"""A winner is trained for at least this part of what was planned, and at most so many times as long."""
+
+
+def pace_of(planned: Sequence[float], paces: Sequence[float], taken: float, whole: float) -> float:
+    """How many times as long as planned the next winner is trained, so that all that remain end in time.
+
+    The first one is trained as planned, and what it takes tells how long a step really takes. A step may take longer or
+    shorter than measured, and small winners are last: without this they alone would pay for it, and nobody would use
+    time that is left over.
+
+    Args:
+        planned: Seconds of each winner, in their order.
+        paces: Those of the winners that are trained.
+        taken: Seconds that these took.
+        whole: Seconds that all winners have.
+    """
+    done = sum(one * pace for one, pace in zip(planned, paces, strict=False))
+    if not done or taken <= 0:
+        return 1.0
+    left = (whole - taken) * done / taken  # in planned seconds
+    return min(max(left / sum(planned[len(paces) :]), PACES[0]), PACES[1])
 
 
 def _usable(phase: Phase, extra: float) -> float:

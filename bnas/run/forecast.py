@@ -110,7 +110,7 @@ class Forecast:
 
     def delivered(self, winners: int) -> float:
         """For the export, and for the accuracies before and after a fine-tuning."""
-        return Probe(self.job, self.supernet).delivery(winners, self.times.sample) + winners * self.evaluation
+        return Probe(self.job, self.supernet).delivery(winners, self.times) + winners * self.evaluation
 
     # Importance from data.
 

@@ -59,6 +59,10 @@ class Outlook:
         assert self.job.fine_tune is not None
         return self.job.fine_tune
 
+    def pace(self, _: int) -> float:
+        """Return 1: every winner is trained as long as the job says."""
+        return 1.0
+
     def ended(self, _: str) -> None:
         """Do nothing: no later phase depends on how long this one took."""
 

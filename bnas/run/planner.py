@@ -20,7 +20,7 @@ from bnas.runtime.storage.files import there, write_json
 from bnas.runtime.train import random_state
 from bnas.runtime.train.timing import Clock
 
-from .budget import USEFUL_STEPS, Phase, Plan, divide, least_seconds
+from .budget import USEFUL_STEPS, Phase, Plan, divide, least_seconds, pace_of
 from .forecast import Forecast, adapting, disk_free
 from .job import Job, Watch
 from .mark import OutputError
@@ -28,6 +28,7 @@ from .outlook import Outlook
 from .output import Output
 from .probe import Probe, Times
 from .search import SearchPlan
+from .tuning import in_order
 from .winners import Winners
 
 MOST_DRIFT = 2.0
@@ -54,9 +55,10 @@ class Planner:
 
     def __post_init__(self) -> None:
         known = [found for name in ("train", "search", "tune") if (found := self._read(name)) is not None]
-        self.carried = max((one["spent"] if one["ended"] is None else one["ended"] for one in known), default=0.0)
+        self.carried = max(map(_latest, known), default=0.0)
         self._here: set[str] = set()
         self.times = Times()
+        self._each: list[float] = []
 
     @property
     def budget(self) -> float:
@@ -112,6 +114,17 @@ class Planner:
         steps = planned["epochs"]
         return replace(settings, epochs=steps["stages"][0], train_steps=steps["train_steps"])
 
+    def pace(self, place: int) -> float:
+        """How many times as long as planned the winner at this place is trained; after a resume as long as it began."""
+        found = self._read("tune")
+        if place == len(found["paces"]):
+            steps = sum(found["epochs"]["stages"]) * found["epochs"]["steps"]
+            planned, known = [steps * one for one in found["each"]], [one["pace"] for one in found["paces"]]
+            pace = pace_of(planned, known, self.spent - found["spent"], found["seconds"])
+            found["paces"].append({"pace": pace, "spent": self.spent})
+            write_json(self.output.path(file_of("tune")), found)
+        return float(found["paces"][place]["pace"])
+
     def ended(self, phase: str) -> None:
         """Note that a phase came to its end: by an interrupted process it took as long as planned, at least."""
         found = self._read(phase)
@@ -143,12 +156,13 @@ class Planner:
     ) -> Plan:
         """By steps of the winners themselves."""
         probe, self.times = Probe(self.job, supernet, self.clock), self._known("search", supernet)
-        subnets = list(dict.fromkeys(one.subnet for one in winners.found.values()))
+        subnets = list(in_order(winners, supernet))
         if self._settings.order == "shared":
-            step, made = probe.tune_step(self._settings, subnets, original), 0.0
+            self._each, made = probe.tune_step(self._settings, subnets, original), 0.0
         else:
-            step, made = probe.tune_alone(self._settings, subnets, original, evaluator)
-        return self._divided([Phase("tune", step)], self._forecast(supernet).delivered(len(subnets)) + made)
+            self._each, made = probe.tune_alone(self._settings, subnets, original, evaluator)
+        fixed = self._forecast(supernet).delivered(len(subnets)) + made
+        return self._divided([Phase("tune", sum(self._each))], fixed)
 
     def _others(self, forecast: Forecast) -> list[Phase]:
         """The phases after the training."""
@@ -223,6 +237,8 @@ class Planner:
         }
         if phase != "search":
             made["epochs"] = asdict(self._epochs(phase, own.count))
+        if phase == "tune":
+            made |= {"each": self._each, "paces": []}
         write_json(self.output.path(file_of(phase)), made)
         self._here.add(phase)
         return made
@@ -237,11 +253,19 @@ class Planner:
         if not there(self.output.folder / name):
             return None
         data = self.output.ledger.json(name)
-        if not (isinstance(data, dict) and {"spent", "ended", "count", "seconds", "times"} <= data.keys()):
+        own = {"each", "paces"} if phase == "tune" else set()
+        if not (isinstance(data, dict) and {"spent", "ended", "count", "seconds", "times", *own} <= data.keys()):
             raise OutputError(
                 f"{self.output.folder / name} is damaged: it has no plan; move it away to make a new plan"
             )
         return data
+
+
+def _latest(plan: dict[str, Any]) -> float:
+    """When the last thing that a plan tells of happened, in seconds of the run."""
+    if plan["ended"] is not None:
+        return float(plan["ended"])
+    return max(float(one["spent"]) for one in (plan, *plan.get("paces", ())))
 
 
 def _shortened(recipe: Recipe, epochs: Epochs) -> Recipe:

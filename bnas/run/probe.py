@@ -18,11 +18,11 @@ from bnas.runtime.evaluate.evaluation import Loader, counted_samples, first_samp
 from bnas.runtime.feed import drawn, length_of
 from bnas.runtime.latency.layers import RUNS as PROFILED
 from bnas.runtime.latency.measurement import runners_of
-from bnas.runtime.nested import batch_size
+from bnas.runtime.nested import batch_size, device_of
 from bnas.runtime.train import random_state
 from bnas.runtime.train.share import shared_out
 from bnas.runtime.train.timing import Clock
-from bnas.runtime.train.tuning import alone, shared_lengths
+from bnas.runtime.train.tuning import alone
 
 from . import team
 from .job import Job, evaluator_of
@@ -65,6 +65,8 @@ class Times:
     """To lower a network and load it where latencies are measured, on all targets together."""
     run: float = 0.0
     """Of a run of it there."""
+    delivered: float = 0.0
+    """Of a run of a file on the machine that measures the winners."""
 
     def scaled(self, factor: float) -> Times:
         """All of them, times a factor."""
@@ -93,10 +95,17 @@ class Probe:
         """
         (evaluation, sample), step = self.evaluation(), self.train_step() if training else 0.0
         start = self.clock()
-        tune = 0.0 if settings is None else self.tune_step(settings, [self.stand_in()])
+        tune = 0.0 if settings is None else sum(self.tune_step(settings, [self.stand_in()]))
         probing = self.clock() - start
         each = [self.latency(one) for one in clocks]
-        return Times(step, evaluation + self.int8(), sample, tune, probing, *map(sum, zip(*each, strict=True)))
+        loading, run = map(sum, zip(*each, strict=True)) if each else (0.0, 0.0)
+        return Times(step, evaluation + self.int8(), sample, tune, probing, loading, run, self._delivered(sample))
+
+    def _delivered(self, sample: float) -> float:
+        """Seconds of a run of a file: twice those of the evaluation, or measured where that is on another device."""
+        if device_of(self.supernet).type == "cpu":
+            return 2 * sample * self.job.latency.batch
+        return self.latency(self.job.latency)[1]
 
     def latency(self, settings: LatencySettings) -> tuple[float, float]:
         """Seconds to load a network where latencies are measured, and of a run there.
@@ -133,22 +142,24 @@ class Probe:
         own = {key: value for key, value in self.job.training.items() if key in ("criterion", "teacher")}
         return step_seconds(Trainer(self.supernet, [bare], recipe, **own), self._train, seconds, self.clock)
 
-    def tune_step(self, settings: FineTune, subnets: Sequence[Subnet], original: nn.Module | None = None) -> float:
-        """Seconds for each step of the largest of these sub-networks, in their super-network, with what the others get.
+    def tune_step(
+        self, settings: FineTune, subnets: Sequence[Subnet], original: nn.Module | None = None
+    ) -> list[float]:
+        """Seconds of a step of each of these sub-networks in their super-network.
 
         `original` is the teacher; by default the model as it is now.
         """
-        each, parts = self.seconds / len(subnets), shared_lengths(self.supernet, subnets)
-        return sum(parts[one] * self._tuning(self.supernet, settings, original, each, subnet=one) for one in subnets)
+        each = self.seconds / len(subnets)
+        return [self._tuning(self.supernet, settings, original, each, subnet=one) for one in subnets]
 
     def tune_alone(
         self, settings: FineTune, subnets: Sequence[Subnet], original: nn.Module, evaluator: Evaluator
-    ) -> tuple[float, float]:
+    ) -> tuple[list[float], float]:
         """The same of sub-networks by themselves, and the seconds that it takes to make them."""
         start, each = self.clock(), self.seconds / len(subnets)
         singles = [alone(evaluator.prepare(one), self.supernet.example_inputs) for one in subnets]
         made = self.clock() - start
-        return sum(self._tuning(one, settings, original, each) for one in singles), made
+        return [self._tuning(one, settings, original, each) for one in singles], made
 
     def _tuning(
         self, supernet: SuperNetwork, settings: FineTune, original: nn.Module | None, seconds: float, **more: Any
@@ -197,16 +208,17 @@ class Probe:
         costs = self.supernet.cost_model.many(some)["macs"]
         return min(zip(some, costs, strict=True), key=lambda one: abs(one[1] / costs[0] - 0.5))[0]
 
-    def delivery(self, winners: int, sample: float) -> float:
-        """Seconds of export and measurement, where the evaluation of a sample takes `sample`."""
+    def delivery(self, winners: int, times: Times) -> float:
+        """Seconds of export and measurement."""
         networks, int8, nodes = winners + 1, self.job.int8, NODE * len(self.supernet.ir.graph.nodes)
-        run = 2 * sample * self.job.latency.batch
+        sample, run = times.sample, times.delivered
+        alone = run / (2 * self.job.latency.batch)
         timing, profile = run * (self.job.latency.runs + WARM), run * (PROFILED + self.job.latency.warmup)
         files, quantised = networks * (EXPORT + nodes + timing + profile), 0.0
         if int8 is not None:
-            quantised = networks * (INT8 + nodes + timing + 3 * sample * int8.samples)
-        tested = networks + winners + (networks if quantised else 0)
-        return files + quantised + tested * sample * samples_in(self.job.data.test)
+            quantised = networks * (INT8 + nodes + timing + 3 * alone * int8.samples)
+        tested = (networks + winners) * sample + (networks * alone if quantised else 0)
+        return files + quantised + tested * samples_in(self.job.data.test)
 
 
 def samples_in(loader: Loader) -> int:

@@ -176,7 +176,7 @@ class Steps:
         self._note(supernet)
         settings = self.planner.tune(supernet, self.evaluator, self.original, winners)
         told = (self.job, settings, self.output, self.watch, supernet, self.original, self.evaluator)
-        record = Tuning(*told).run(winners)
+        record = Tuning(*told, self.planner.pace).run(winners)
         self.planner.ended("tune")
         return record
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from bnas.runtime.storage.files import there, write_bytes, write_json
 from bnas.runtime.train import parallel, random_state
 from bnas.runtime.train.batches import Batches
 from bnas.runtime.train.share import shared_out
-from bnas.runtime.train.tuning import alone, shared_lengths
+from bnas.runtime.train.tuning import alone
 
 from . import team
 from .job import Job, Watch
@@ -137,7 +137,18 @@ def tuned_modules(output: Output, supernet: SuperNetwork, winners: Winners) -> d
     return {subnet: read_module(supernet, subnet, file).eval() for subnet, file in files.items()}
 
 
+def in_order(winners: Winners, supernet: SuperNetwork) -> dict[Subnet, str]:
+    """The sub-networks to fine-tune, the largest first, each once by the first of its names."""
+    named = {one.subnet: name for name, one in reversed(tuple(winners.found.items()))}
+    return {subnet: named[subnet] for subnet in sorted(named, key=lambda one: -supernet.costs(one)["macs"])}
+
+
 # The fine-tuning at work.
+
+
+def as_planned(_: int) -> float:
+    """Every winner is trained as long as planned."""
+    return 1.0
 
 
 @dataclass(frozen=True)
@@ -152,6 +163,8 @@ class Tuning:
     original: nn.Module
     """The teacher."""
     evaluator: Evaluator
+    pace: Callable[[int], float] = as_planned
+    """How many times as long as planned each winner is trained, by its place; asked when its turn comes."""
 
     def run(self, winners: Winners) -> Record:
         """Fine-tune all winners; one that is finished stays as it is, and one that was interrupted goes on.
@@ -173,11 +186,10 @@ class Tuning:
 
     def planned(self, winners: Winners) -> Record:
         """What is to be done: each sub-network once, the largest first."""
-        named: dict[Subnet, Tuned] = {}
-        for name, one in winners.found.items():
-            named.setdefault(one.subnet, Tuned(name, one.subnet, one.values[self.job.quality.name]))
-        order = sorted(named.values(), key=lambda one: -self.supernet.costs(one.subnet)["macs"])
-        return Record(json.loads(json.dumps(asdict(self.settings))), tuple(order))
+        order = in_order(winners, self.supernet).items()
+        before = {name: winners.found[name].values[self.job.quality.name] for _, name in order}
+        planned = tuple(Tuned(name, subnet, before[name]) for subnet, name in order)
+        return Record(json.loads(json.dumps(asdict(self.settings))), planned)
 
     def trained(self, record: Record) -> tuple[Tuned, ...]:
         """The winners after their training; only the first process of several writes and measures them."""
@@ -186,10 +198,10 @@ class Tuning:
     def _made(self, record: Record) -> Iterator[Tuned]:
         """Each winner after its training, whose weights are written."""
         shared = self._shared() if self.settings.order == "shared" else None
-        lengths = shared_lengths(self.supernet, [one.subnet for one in record.winners])
-        for one in record.winners:
+        for place, one in enumerate(record.winners):
             self.watch.phase(f"fine-tuning {one.name}")
-            tuned = self._alone(one) if shared is None else self._in(shared, one, lengths[one.subnet])
+            pace = parallel.from_first(self.pace(place))
+            tuned = self._alone(one, pace) if shared is None else self._in(shared, one, pace)
             if parallel.rank() > 0:
                 continue
             module = self.evaluator.recalibrated(tuned)
@@ -200,35 +212,36 @@ class Tuning:
         """The trained super-network, on copies of its weights."""
         return SuperNetwork.load(self.output.folder / "supernet", deep_copy(self.job.model)).eval()
 
-    def _alone(self, one: Tuned) -> GraphModule:
+    def _alone(self, one: Tuned, pace: float) -> GraphModule:
         """A winner that is trained by itself."""
         module = self.evaluator.prepare(one.subnet)
         single = alone(module, self.supernet.example_inputs)
-        self._fit(one.name, self._trainer(one.name, single))
+        self._fit(one.name, self._trainer(one.name, single, pace))
         module.load_state_dict(single.model.state_dict())
         return module
 
-    def _in(self, shared: SuperNetwork, one: Tuned, length: float) -> GraphModule:
-        """A winner that is trained in the weights that the larger ones were trained in, for a part of the length."""
-        part = None if length == 1 else self._part(length)
-        self._fit(one.name, self._trainer(one.name, shared, part, subnet=one.subnet))
+    def _in(self, shared: SuperNetwork, one: Tuned, pace: float) -> GraphModule:
+        """A winner that is trained in the weights that the larger ones were trained in."""
+        self._fit(one.name, self._trainer(one.name, shared, pace, subnet=one.subnet))
         return shared.extract(one.subnet)
 
-    def _part(self, length: float) -> Epochs:
-        """A part of the length in epochs."""
+    def _paced(self, pace: float) -> tuple[int, Recipe]:
+        """The epochs of a training that is so many times as long as the settings say, and its recipe."""
+        if pace == 1:
+            return self.settings.epochs, self._recipe
         loader, accumulate = self.job.data.train, self.job.recipe.accumulate
         steps = self.settings.epochs * Batches(loader, accumulate, self._recipe.train_steps).steps
-        return Epochs.of(max(1, round(length * steps)), loader, accumulate=accumulate)
+        epochs = Epochs.of(max(1, round(pace * steps)), loader, accumulate=accumulate)
+        return epochs.total, replace(self._recipe, train_steps=epochs.train_steps)
 
     @property
     def _recipe(self) -> Recipe:
         """The evaluator recalibrates BatchNorm statistics afterwards."""
         return replace(self.settings.recipe(self.job.recipe), num_bn_adaptation_samples=0)
 
-    def _trainer(self, name: str, supernet: SuperNetwork, part: Epochs | None = None, **more: Any) -> Trainer:
-        """What trains a winner: for the whole length, or for a part of it."""
-        recipe = self._recipe if part is None else replace(self._recipe, train_steps=part.train_steps)
-        epochs = self.settings.epochs if part is None else part.total
+    def _trainer(self, name: str, supernet: SuperNetwork, pace: float, **more: Any) -> Trainer:
+        """What trains a winner."""
+        epochs, recipe = self._paced(pace)
         own = {key: value for key, value in self.job.training.items() if key in ("criterion", "checkpoint_every")}
         told: dict[str, Any] = {"callbacks": (self.watch, *self.job.callbacks), "name": name}
         settings = {"directory": self.output.path(f"tuning/{name}"), "teacher": self.original, **own, **more}

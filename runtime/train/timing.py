@@ -137,6 +137,8 @@ def spread(steps: int, weights: Sequence[int], per_epoch: int) -> tuple[tuple[in
         parts = [max(1, round(PARTS * one / sum(weights))) for one in weights]
     if steps < 2 * sum(parts):
         parts = [1] * len(weights)
-    turns = max(1, math.ceil(steps / per_epoch / sum(parts)))
-    epochs = tuple(turns * one for one in parts)
-    return epochs, steps // sum(epochs)
+    whole = steps / per_epoch / sum(parts)
+    turns = {max(1, math.floor(whole)), max(1, math.ceil(whole))}  # of full epochs, or of some more that are shorter
+    each = {one: min(per_epoch, steps // (one * sum(parts))) for one in turns}
+    most = max(sorted(turns), key=lambda one: one * each[one])
+    return tuple(most * one for one in parts), each[most]

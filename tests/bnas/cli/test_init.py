@@ -233,7 +233,9 @@ def test_several_inputs_are_those_of_the_batch(folder: Path, called: Called) -> 
         ("attention_mask", "int64", (1, 1)),
     ]
     assert found.recipe.optimizer == "adamw"
-    assert "# A guess: the model has LayerNorm" in (folder / "bnas.yaml").read_text()
+    written = (folder / "bnas.yaml").read_text()
+    assert "# A guess: the model has LayerNorm" in written
+    assert "range: [0, 7]" in written, "whole numbers stay whole"
 
 
 def test_known_data_have_their_name(folder: Path, called: Called) -> None:

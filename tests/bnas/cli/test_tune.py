@@ -100,8 +100,8 @@ def test_a_run_with_a_budget_prints_its_plan_first(
 ) -> None:
     monkeypatch.setattr(Probe, "train_step", lambda _: 4.0)
     monkeypatch.setattr(Probe, "evaluation", lambda _: (1.0, 0.0))
-    monkeypatch.setattr(Probe, "tune_step", lambda *_: 3.0)
-    monkeypatch.setattr(Probe, "tune_alone", lambda *_: (6.0, 0.0))
+    monkeypatch.setattr(Probe, "tune_step", lambda _, __, subnets, *___: [1.5] * len(subnets))
+    monkeypatch.setattr(Probe, "tune_alone", lambda _, __, subnets, *___: ([3.0] * len(subnets), 0.0))
     monkeypatch.setattr(Probe, "delivery", lambda *_: 8.0)
     told = called("run", "config.json", "-o", "new", "--budget", "1m")
     assert 0 < told.index("the plan") < told.index("training, stage 1")

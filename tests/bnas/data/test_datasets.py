@@ -220,7 +220,10 @@ def no_archive(place: Path) -> None:
         (floats, r"images are float64 of shape \(40, 8, 8, 3\); they must be uint8"),
         (grey_floats, r"images are float64 of shape \(40, 8, 8, 1\)"),
         (four_channels, r"images are uint8 of shape \(40, 8, 8, 4\)"),
-        (other_keys, "has no 'images'; it has x, labels"),
+        (
+            other_keys,
+            r"has no 'images'; it has x, labels\. .* a function that returns bnas.Splits, .*: \"data.py:splits\"",
+        ),
         (no_archive, "a.npz is not a .npz file"),
         (lambda _: None, "a.npz cannot be read"),
     ],

@@ -30,7 +30,7 @@ def known_costs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps and evaluations that take what the test says."""
     monkeypatch.setattr(Probe, "train_step", lambda _: STEP)
     monkeypatch.setattr(Probe, "evaluation", lambda _: (EVALUATION, 0.0))
-    monkeypatch.setattr(Probe, "tune_step", lambda _, __, subnets, *___: TUNE * len(subnets))
+    monkeypatch.setattr(Probe, "tune_step", lambda _, __, subnets, *___: [TUNE] * len(subnets))
     monkeypatch.setattr(Probe, "delivery", lambda *_: DELIVERY)
 
 

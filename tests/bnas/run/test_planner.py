@@ -12,7 +12,7 @@ import pytest
 from job_cases import job
 
 from bnas.run import budget, planner
-from bnas.run.budget import BudgetError, Plan
+from bnas.run.budget import PACES, BudgetError, Plan, pace_of
 from bnas.run.job import Job, Watch
 from bnas.run.lock import kept as held
 from bnas.run.mark import OutputError
@@ -23,6 +23,7 @@ from bnas.run.probe import Probe
 from bnas.run.steps import Steps
 from bnas.runtime import CosineSchedule, FineTune, Recipe, Stage
 from bnas.runtime.evaluate.evaluation import counted_samples
+from bnas.runtime.storage.files import write_json
 from bnas.search import NSGA2, Constraint, SearchSettings
 
 TARGETS = {"half": Constraint.parse("macs <= 60 %"), "few": Constraint.parse("macs <= 3 %")}
@@ -37,8 +38,8 @@ def known_costs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planner, "USEFUL_STEPS", 0)
     monkeypatch.setattr(Probe, "train_step", lambda _: STEP)
     monkeypatch.setattr(Probe, "evaluation", lambda _: (EVALUATION, 0.0))
-    monkeypatch.setattr(Probe, "tune_step", lambda _, __, subnets, *___: TUNE * len(subnets))
-    monkeypatch.setattr(Probe, "tune_alone", lambda _, __, subnets, *___: (TUNE * len(subnets), 0.0))
+    monkeypatch.setattr(Probe, "tune_step", lambda _, __, subnets, *___: [TUNE] * len(subnets))
+    monkeypatch.setattr(Probe, "tune_alone", lambda _, __, subnets, *___: ([TUNE] * len(subnets), 0.0))
     monkeypatch.setattr(Probe, "delivery", lambda *_: DELIVERY)
 
 
@@ -90,7 +91,9 @@ def test_a_run_is_planned_before_each_phase_and_does_what_is_planned(tmp_path: P
     assert counts(first)["search"] == 6
     epochs = [kept(tmp_path / "run", name)["epochs"] for name in ("train", "tune")]
     train, tune = (sum(one["stages"]) * one["steps"] for one in epochs)
-    assert train + tune < len(seen.steps) <= train + 2 * tune, "the smaller winner has fewer"
+    paces = [one["pace"] for one in kept(tmp_path / "run", "tune")["paces"]]
+    assert paces == [1.0, PACES[1]], "steps take much less than was said to have been measured"
+    assert len(seen.steps) == pytest.approx(train + tune * sum(paces), rel=0.05)
     assert report.evaluations == counts(second)["search"]
     assert counts(third)["tune"] > counts(first)["tune"], "the training took less time than planned"
     assert first.seconds <= 100.0
@@ -240,3 +243,67 @@ def test_training_that_would_be_too_short_is_left_out(tmp_path: Path, monkeypatc
     assert without["tune"] > whole["tune"]
     monkeypatch.setattr(planner, "USEFUL_STEPS", whole["train"] - 5)
     assert counts(plan_run(planned()))["train"] > 1
+
+
+@pytest.mark.parametrize("factor", [0.7, 1.0, 1.2, 1.6])
+def test_a_winner_gets_the_time_that_an_earlier_one_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float
+) -> None:
+    """Steps take `factor` of what was measured: the first winner is as long as planned, the second ends in time."""
+    now, lengths, steps = [0.0], [0], Seen()
+    monkeypatch.setattr(planner, "USEFUL_STEPS", 10**9)
+
+    def on_step(_: Any) -> None:
+        lengths[-1] += 1
+        now[0] += factor * TUNE
+
+    def phase(name: str) -> None:
+        lengths.append(0)
+
+    watch = Watch(phase=phase, on_plan=steps.plans.append, on_step=on_step)
+    given = planned(fine_tune=FineTune(1, order="separate"))
+    with held(tmp_path / "run") as ledger:
+        ledger.begin()
+        run = Steps(given, Output(tmp_path / "run"), watch, lambda: now[0])
+        run.train(), run.search()
+        begun = now[0]
+        run.tune()
+    plan = kept(tmp_path / "run", "tune")
+    assert len(plan["paces"]) == 2
+    assert plan["paces"][0]["pace"] == 1.0
+    assert lengths[-1] == pytest.approx(lengths[-2] * max((2 - factor) / factor, 0.5), rel=0.15)
+    assert factor > 1.5 or now[0] - begun == pytest.approx(plan["seconds"], rel=0.1)
+
+
+def test_a_resumed_winner_is_as_long_as_it_began(tmp_path: Path) -> None:
+    """The clock says something else after an interruption; the checkpoint is of the first length."""
+    noted = {"spent": 10.0, "seconds": 40.0, "ended": None, "count": 40, "times": {}, "each": [0.5, 0.5], "paces": []}
+    noted["epochs"] = {"stages": [2], "steps": 20, "train_steps": 320}
+    with held(tmp_path / "run") as ledger:
+        ledger.begin()
+        output = Output(tmp_path / "run")
+        write_json(output.path("plan/tune.json"), noted)
+        assert Planner(planned(), output, Watch(), 0.0, lambda: 0.0).pace(0) == 1.0
+        late = Planner(planned(), output, Watch(), 0.0, lambda: 15.0)
+        assert late.spent == 25.0, "10 s before this process"
+        assert late.pace(0) == 1.0
+        assert late.pace(1) == pytest.approx((50 - 25) / 20 * 20 / 15), "15 s were planned to be 20 s"
+        again = Planner(planned(), output, Watch(), 0.0, lambda: 0.0)
+        assert again.spent == 25.0, "at least what was noted"
+        assert again.pace(1) == late.pace(1)
+
+
+@pytest.mark.parametrize(
+    ("paces", "taken", "pace"),
+    [
+        ([], 0.0, 1.0),
+        ([1.0], 30.0, 1.0),
+        ([1.0], 15.0, 35 / 15 * 30 / 20),
+        ([1.0], 40.0, 0.5),
+        ([1.0], 1000.0, PACES[0]),
+        ([1.0], 1.0, PACES[1]),
+        ([1.0, 2.0], 45.0, 1.0 * 60 / 45),
+    ],
+)
+def test_what_is_left_is_for_the_winners_that_remain(paces: list[float], taken: float, pace: float) -> None:
+    assert pace_of([30.0, 15.0, 5.0], paces, taken, 50.0) == pytest.approx(pace)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from job_cases import Shuffled, job
 
-from bnas.run.probe import Probe, samples_in
+from bnas.run.probe import Probe, Times, samples_in
 from bnas.runtime import FineTune, SuperNetwork
 from bnas.runtime.train import random_state
 
@@ -25,7 +25,7 @@ def test_what_is_timed_leaves_no_trace(probe: Probe) -> None:
     state = random_state.capture(loader)
     subnets = [probe.supernet.space.minimal(), probe.stand_in()]
     assert probe.train_step() > 0
-    assert probe.tune_step(FineTune(1), subnets) > 0
+    assert min(probe.tune_step(FineTune(1), subnets)) > 0
     fixed, sample = probe.evaluation()
     assert fixed > 0
     assert sample > 0
@@ -50,7 +50,21 @@ def test_what_stands_in_for_winners_has_half_of_the_work(probe: Probe) -> None:
 
 
 def test_more_winners_and_samples_take_longer_to_deliver(probe: Probe) -> None:
-    assert probe.delivery(3, 0.01) > probe.delivery(2, 0.01) > probe.delivery(2, 0.001)
+    slow, quick = Times(sample=0.01, delivered=0.02), Times(sample=0.001, delivered=0.002)
+    assert probe.delivery(3, slow) > probe.delivery(2, slow) > probe.delivery(2, quick)
+
+
+def test_where_evaluations_are_on_another_device_a_run_of_the_files_is_measured(
+    probe: Probe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They tell nothing of ONNX Runtime on the CPU: a plan for a GPU would forget most of the time at the end."""
+    assert probe.times(None).delivered < 1.0
+    monkeypatch.setattr("bnas.run.probe.device_of", lambda _: torch.device("meta"))
+    monkeypatch.setattr(Probe, "latency", lambda *_: (0.0, 3.0))
+    times = probe.times(None)
+    assert times.delivered == 3.0
+    assert times.run == 0.0, "no search measures latencies"
+    assert probe.delivery(2, times) > 3 * 3.0 * probe.job.latency.runs
 
 
 def test_samples_are_counted_without_drawing_them() -> None:
