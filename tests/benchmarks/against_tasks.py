@@ -142,7 +142,7 @@ def texts(folder: Path, original: Path, task: str) -> Task:
         replace(data, train=softened(data.train, model)),
         example_inputs(),
         {"a half": "latency <= 50 %", "a quarter": "latency <= 25 %"},
-        ELASTIC,
+        replace(ELASTIC, importance_samples=500),  # only pruning has it
         bnas.Recipe(learning_rate=5e-5, sampling="spread", distillation=None, **adam),
         bnas.FineTune(epochs=1, learning_rate=1e-4, weight_decay=0.01, distillation=None),
         lambda model: [model.head],
