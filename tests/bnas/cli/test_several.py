@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from command_line import bnas
-from several import apart, evaluations, torchrun, write_files
+from several import CONFIG, apart, evaluations, torchrun, write_files
 
 IMAGE = 50
 """In the second epoch of one process, and in the third one of two."""
@@ -83,3 +83,15 @@ def test_command_with_work_for_one_process_says_so(folder: Path, monkeypatch: py
     assert bnas(monkeypatch, "export", "one") == 1
     assert "PYTEST_CURRENT_TEST" in os.environ
     assert sys.argv[1] == "export"
+
+
+def test_a_budget_is_kept_by_all_processes_together(tmp_path: Path) -> None:
+    """Process 0 says how long a winner is trained: another one that took other numbers of steps would wait for ever."""
+    write_files(tmp_path)
+    timed = {**CONFIG, "targets": {"most": "macs <= 90 %", "few": "macs <= 50 %"}, "budget": "20s"}
+    (tmp_path / "timed.json").write_text(json.dumps(timed))
+    done = torchrun(tmp_path, "run", "timed.json", "-o", "timed")
+    assert done.returncode == 0, done.stderr[-4000:]
+    first, second = (one["pace"] for one in json.loads((tmp_path / "timed/plan/tune.json").read_text())["paces"])
+    assert first == 1.0
+    assert second != 1.0, "else this test says nothing"
