@@ -43,7 +43,7 @@ TITLES: Mapping[str, str] = {"train": "super-network", "search": "search", "tune
 
 def told(phase: str, number: int) -> str:
     """A number of steps or evaluations in words."""
-    return counted(number, UNITS[phase]) + (" of each winner" if phase == "tune" else "")
+    return counted(number, UNITS[phase]) + (" of the largest winner" if phase == "tune" else "")
 
 
 class BudgetError(BnasError, ValueError):

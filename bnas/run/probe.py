@@ -22,7 +22,7 @@ from bnas.runtime.nested import batch_size, device_of
 from bnas.runtime.train import random_state
 from bnas.runtime.train.share import shared_out
 from bnas.runtime.train.timing import Clock
-from bnas.runtime.train.tuning import alone
+from bnas.runtime.train.tuning import alone, shared_lengths
 
 from . import team
 from .job import Job, evaluator_of
@@ -145,12 +145,12 @@ class Probe:
     def tune_step(
         self, settings: FineTune, subnets: Sequence[Subnet], original: nn.Module | None = None
     ) -> list[float]:
-        """Seconds of a step of each of these sub-networks in their super-network.
+        """Seconds that each of these sub-networks gets for a step of the largest, in their super-network.
 
         `original` is the teacher; by default the model as it is now.
         """
-        each = self.seconds / len(subnets)
-        return [self._tuning(self.supernet, settings, original, each, subnet=one) for one in subnets]
+        each, parts = self.seconds / len(subnets), shared_lengths(self.supernet, subnets)
+        return [parts[one] * self._tuning(self.supernet, settings, original, each, subnet=one) for one in subnets]
 
     def tune_alone(
         self, settings: FineTune, subnets: Sequence[Subnet], original: nn.Module, evaluator: Evaluator

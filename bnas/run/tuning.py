@@ -21,7 +21,7 @@ from bnas.runtime.storage.files import there, write_bytes, write_json
 from bnas.runtime.train import parallel, random_state
 from bnas.runtime.train.batches import Batches
 from bnas.runtime.train.share import shared_out
-from bnas.runtime.train.tuning import alone
+from bnas.runtime.train.tuning import alone, shared_lengths
 
 from . import team
 from .job import Job, Watch
@@ -198,10 +198,11 @@ class Tuning:
     def _made(self, record: Record) -> Iterator[Tuned]:
         """Each winner after its training, whose weights are written."""
         shared = self._shared() if self.settings.order == "shared" else None
+        lengths = shared_lengths(self.supernet, [one.subnet for one in record.winners])
         for place, one in enumerate(record.winners):
             self.watch.phase(f"fine-tuning {one.name}")
             pace = parallel.from_first(self.pace(place))
-            tuned = self._alone(one, pace) if shared is None else self._in(shared, one, pace)
+            tuned = self._alone(one, pace) if shared is None else self._in(shared, one, pace * lengths[one.subnet])
             if parallel.rank() > 0:
                 continue
             module = self.evaluator.recalibrated(tuned)
@@ -212,26 +213,26 @@ class Tuning:
         """The trained super-network, on copies of its weights."""
         return SuperNetwork.load(self.output.folder / "supernet", deep_copy(self.job.model)).eval()
 
-    def _alone(self, one: Tuned, pace: float) -> GraphModule:
-        """A winner that is trained by itself."""
+    def _alone(self, one: Tuned, length: float) -> GraphModule:
+        """A winner that is trained by itself, for this multiple of the length."""
         module = self.evaluator.prepare(one.subnet)
         single = alone(module, self.supernet.example_inputs)
-        self._fit(one.name, self._trainer(one.name, single, pace))
+        self._fit(one.name, self._trainer(one.name, single, length))
         module.load_state_dict(single.model.state_dict())
         return module
 
-    def _in(self, shared: SuperNetwork, one: Tuned, pace: float) -> GraphModule:
-        """A winner that is trained in the weights that the larger ones were trained in."""
-        self._fit(one.name, self._trainer(one.name, shared, pace, subnet=one.subnet))
+    def _in(self, shared: SuperNetwork, one: Tuned, length: float) -> GraphModule:
+        """A winner that is trained where the larger ones were trained, for this multiple of the length."""
+        self._fit(one.name, self._trainer(one.name, shared, length, subnet=one.subnet))
         return shared.extract(one.subnet)
 
-    def _paced(self, pace: float) -> tuple[int, Recipe]:
+    def _lasting(self, length: float) -> tuple[int, Recipe]:
         """The epochs of a training that is so many times as long as the settings say, and its recipe."""
-        if pace == 1:
+        if length == 1:
             return self.settings.epochs, self._recipe
         loader, accumulate = self.job.data.train, self.job.recipe.accumulate
         steps = self.settings.epochs * Batches(loader, accumulate, self._recipe.train_steps).steps
-        epochs = Epochs.of(max(1, round(pace * steps)), loader, accumulate=accumulate)
+        epochs = Epochs.of(max(1, round(length * steps)), loader, accumulate=accumulate)
         return epochs.total, replace(self._recipe, train_steps=epochs.train_steps)
 
     @property
@@ -239,9 +240,9 @@ class Tuning:
         """The evaluator recalibrates BatchNorm statistics afterwards."""
         return replace(self.settings.recipe(self.job.recipe), num_bn_adaptation_samples=0)
 
-    def _trainer(self, name: str, supernet: SuperNetwork, pace: float, **more: Any) -> Trainer:
-        """What trains a winner."""
-        epochs, recipe = self._paced(pace)
+    def _trainer(self, name: str, supernet: SuperNetwork, length: float, **more: Any) -> Trainer:
+        """What trains a winner, for this multiple of the length."""
+        epochs, recipe = self._lasting(length)
         own = {key: value for key, value in self.job.training.items() if key in ("criterion", "checkpoint_every")}
         told: dict[str, Any] = {"callbacks": (self.watch, *self.job.callbacks), "name": name}
         settings = {"directory": self.output.path(f"tuning/{name}"), "teacher": self.original, **own, **more}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -9,6 +11,7 @@ from pydantic import field_validator
 from torch import nn
 from torch.fx import GraphModule
 
+from bnas.passes import Subnet
 from bnas.passes.frontend.state import deep_copy
 from bnas.passes.settings import Count, NotNegative, Positive, settings
 from bnas.runtime.errors import TrainingError
@@ -33,7 +36,7 @@ class FineTune:
     """
 
     epochs: Count
-    """Length in epochs of each winner, along one cosine."""
+    """Length in epochs, along one cosine."""
     learning_rate: Positive | None = None
     """Learning rate at the start; by default 0.025 with SGD, and that of the recipe with another optimizer."""
     weight_decay: NotNegative | None = None
@@ -44,7 +47,8 @@ class FineTune:
     """Largest norm of the gradients of a step: a network that was just cut may diverge. Null: not limited."""
     order: Literal["separate", "shared"] = "shared"
     """"separate": each winner alone, on copies of the weights. "shared": one after another, from the largest to the
-    smallest, in the shared weights: each starts from the weights that the larger ones trained."""
+    smallest, in the shared weights. Each starts from the weights that the larger ones trained, and is trained shorter,
+    in proportion to the square root of its MACs."""
     train_steps: Count | None = None
     """Number of samples of an epoch, in whole batches; by default as in the recipe."""
 
@@ -70,6 +74,16 @@ class FineTune:
             train_steps=self.train_steps or of.train_steps,
             clip_norm=self.clip_norm,
         )
+
+
+def shared_lengths(supernet: SuperNetwork, subnets: Sequence[Subnet]) -> dict[Subnet, float]:
+    """How long each is trained in the order "shared": the square root of its part of the largest one's MACs.
+
+    What is trained first is trained for all: with equal lengths the largest got too little (docs/results.md).
+    """
+    macs = {subnet: supernet.costs(subnet)["macs"] for subnet in subnets}
+    most = max(macs.values(), default=1) or 1
+    return {subnet: math.sqrt(own / most) for subnet, own in macs.items()}
 
 
 # A sub-network by itself: no other one holds its weights back.

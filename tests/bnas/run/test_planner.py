@@ -93,7 +93,7 @@ def test_a_run_is_planned_before_each_phase_and_does_what_is_planned(tmp_path: P
     train, tune = (sum(one["stages"]) * one["steps"] for one in epochs)
     paces = [one["pace"] for one in kept(tmp_path / "run", "tune")["paces"]]
     assert paces == [1.0, PACES[1]], "steps take much less than was said to have been measured"
-    assert len(seen.steps) == pytest.approx(train + tune * sum(paces), rel=0.05)
+    assert train + tune < len(seen.steps) < train + tune * sum(paces), "the smaller winner has fewer, but for the pace"
     assert report.evaluations == counts(second)["search"]
     assert counts(third)["tune"] > counts(first)["tune"], "the training took less time than planned"
     assert first.seconds <= 100.0

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from torch import nn
 
 from bnas.passes import Elasticity
 from bnas.runtime import Epochs, Recipe, Stage, SuperNetwork, Trainer, step_seconds, steps_within
 from bnas.runtime.train import random_state
+from bnas.runtime.train.timing import spread
 
 
 class Net(nn.Module):
@@ -118,3 +122,20 @@ def test_a_single_sub_network_is_trained_in_the_shared_weights() -> None:
     assert not torch.equal(weight[:kept], before["stem.weight"][:kept])
     assert torch.equal(weight[kept:], before["stem.weight"][kept:]), "entries that it does not have stay"
     assert list(history[-1].metrics) == ["subnet"]
+
+
+@given(
+    st.integers(1, 2000),
+    st.integers(1, 400),
+    st.lists(st.integers(1, 3), min_size=1, max_size=2),
+)
+def test_whole_epochs_lose_few_steps(steps: int, per_epoch: int, weights: list[int]) -> None:
+    """Epochs of the same length: fewer steps are lost than a round of full epochs has, and than there are epochs."""
+    assume(steps >= 2 * sum(weights))
+    epochs, each = spread(steps, weights, per_epoch)
+    assert 1 <= each <= per_epoch
+    assert epochs[0] * weights[-1] == epochs[-1] * weights[0]
+    taken = sum(epochs) * each
+    turn = sum(weights) // math.gcd(*weights)
+    rounds = math.ceil(steps / per_epoch / turn)
+    assert steps - min(turn * per_epoch, rounds * turn) < taken <= steps
