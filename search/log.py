@@ -110,8 +110,8 @@ class EvaluationLog:
             odd = sorted(set(numbers) ^ set(self._names))[0]
             raise RecordError(
                 f"{self.path or 'the log'}: its evaluations {'have no' if odd in numbers else 'have'} value {odd!r}, "
-                f"and that of {shown(subnet)} {'has one' if odd in numbers else 'has none'}: use the objectives and the "
-                "evaluation that the log began with, or another file"
+                f"and that of {shown(subnet)} {'has one' if odd in numbers else 'has none'}: use the objectives and "
+                "the evaluation that the log began with, or another file"
             )
         ordered = {name: numbers[name] for name in self._names or numbers}
         return self._append(Evaluation(len(self), subnet, ordered, seconds))

@@ -298,5 +298,5 @@ def test_log_without_an_objective_is_refused(make_space: Any, zdt1: Any) -> None
     log.record(space.maximal(), {"accuracy": 1.0}, 0.0)
     with pytest.raises(RecordError, match=r"have no value 'macs', which this search needs; .*or another file"):
         Searcher(space, zdt1(space), OBJECTIVES, log=log)  # before anything is evaluated
-    with pytest.raises(RecordError, match="have no value 'macs', and that of .* has one"):
+    with pytest.raises(RecordError, match=r"have no value 'macs', and that of .* has one"):
         Searcher(space, zdt1(space), OBJECTIVES[:1], log=log).run()
