@@ -66,6 +66,13 @@ class Objective:
             raise ValueError(str(error)) from None
         return name
 
+    @field_validator("measure")
+    @classmethod
+    def _of_a_subnet(cls, measure: Any) -> Any:
+        if measure is not None and not callable(measure):
+            raise ValueError("must be a function of a sub-network that returns a number")
+        return measure
+
     @property
     def sign(self) -> float:
         """Return the factor that turns a value into a cost (lower is better)."""
