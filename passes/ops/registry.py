@@ -12,8 +12,8 @@ from typing import Any, TypeAlias
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch._library.custom_ops import CustomOpDef
 from torch._ops import OpOverload
-from torch.library import CustomOpDef
 
 from bnas.passes.errors import RuleError
 
