@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from bnas.passes import Subnet, VerificationError
+from bnas.passes.alone import alone
 from bnas.passes.frontend.exported.program import as_module
 from bnas.passes.frontend.ir import as_call, as_program_call
 from bnas.passes.frontend.recording import inner_of
@@ -25,6 +26,7 @@ DOUBLE, SINGLE = 1e-12, 1e-5
 """The errors that are allowed in double precision, and where tables of single precision take part."""
 
 
+@alone
 def verify(
     model: nn.Module | ExportedProgram,
     supernet: SuperNetwork,
@@ -37,7 +39,7 @@ def verify(
 
     The oracle is a copy of `model` in which dropped parameters are zero, and in which hooks pass the input of a skipped
     block on as its output. It runs the model's own forward, so it does not depend on the compiler. Neither `model`
-    nor `supernet` is changed.
+    nor `supernet` is changed. Calls in several threads run one after another.
 
     Args:
         model: the original, with any weights; or the exported program that the super-network was created from.

@@ -15,7 +15,7 @@ from .evaluation import Evaluation, checked_values, shown
 from .objectives import nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from bnas.passes import Subnet
 
@@ -85,6 +85,15 @@ class EvaluationLog:
         """Return the names of the values, in the order of the first evaluation that gave any."""
         return self._names
 
+    def check_names(self, names: Iterable[str]) -> None:
+        """Raise RecordError unless the evaluations have values of these names."""
+        if missing := [name for name in names if self._names and name not in self._names]:
+            raise RecordError(
+                f"{self.path or 'the log'}: its evaluations have no value {missing[0]!r}, which this search needs; "
+                f"{nearest(missing[0], self._names)}. Use the objectives and constraints that the log began with, or "
+                "another file"
+            )
+
     def get(self, subnet: Subnet) -> Evaluation | None:
         """Return the evaluation of a sub-network, or None."""
         return self._evaluations.get(subnet)
@@ -98,8 +107,12 @@ class EvaluationLog:
         """
         numbers = checked_values(subnet, values)
         if self._names and set(numbers) != set(self._names):
-            odd = sorted(set(numbers) ^ set(self._names))
-            raise RecordError(f"{shown(subnet)}: {odd[0]!r} is not in all evaluations; {nearest(odd[0], self._names)}")
+            odd = sorted(set(numbers) ^ set(self._names))[0]
+            raise RecordError(
+                f"{self.path or 'the log'}: its evaluations {'have no' if odd in numbers else 'have'} value {odd!r}, "
+                f"and that of {shown(subnet)} {'has one' if odd in numbers else 'has none'}: use the objectives and "
+                "the evaluation that the log began with, or another file"
+            )
         ordered = {name: numbers[name] for name in self._names or numbers}
         return self._append(Evaluation(len(self), subnet, ordered, seconds))
 

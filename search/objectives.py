@@ -1,4 +1,4 @@
-"""What a search optimises, and hard bounds on the values of a sub-network."""
+"""What a search optimises, hard bounds on the values of a sub-network, and the front of those that none dominates."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from pydantic import field_validator
 
 from bnas.passes.settings import NotInFile, settings
@@ -25,7 +26,11 @@ if TYPE_CHECKING:
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from numpy.typing import NDArray
+
     from bnas.passes import Subnet
+
+    from .evaluation import Evaluation
 else:
     Subnet = Any  # pydantic reads the annotations, and need not load it
 
@@ -60,6 +65,13 @@ class Objective:
         except SearchError as error:
             raise ValueError(str(error)) from None
         return name
+
+    @field_validator("measure")
+    @classmethod
+    def _of_a_subnet(cls, measure: Any) -> Any:
+        if measure is not None and not callable(measure):
+            raise ValueError("must be a function of a sub-network that returns a number")
+        return measure
 
     @property
     def sign(self) -> float:
@@ -145,7 +157,15 @@ class Constraint:
         return cls(found["name"], "<=" if found["sense"] == "<=" else ">=", number, found["unit"] == "%")
 
     def resolved(self, maximal: Mapping[str, float]) -> Constraint:
-        """Return the constraint with an absolute bound, computed from the values of the maximal sub-network."""
+        """Return the constraint with an absolute bound, computed from the values of the maximal sub-network.
+
+        Raises:
+            SearchError: The maximal sub-network has no such value.
+        """
+        if self.relative and self.name not in maximal:
+            raise SearchError(
+                f"{self}: the maximal sub-network has no value {self.name!r}; {nearest(self.name, maximal)}"
+            )
         return Constraint(self.name, self.sense, self.bound * maximal[self.name]) if self.relative else self
 
     def violation(self, values: Mapping[str, float]) -> float:
@@ -157,3 +177,36 @@ class Constraint:
 def violation(constraints: Sequence[Constraint], values: Mapping[str, float]) -> float:
     """By how much the values miss absolute bounds together; 0 where all are kept."""
     return sum(one.violation(values) for one in constraints)
+
+
+# Which evaluations no other one beats.
+
+
+def pareto_front(evaluations: Sequence[Evaluation], objectives: Sequence[Objective]) -> tuple[Evaluation, ...]:
+    """Return the evaluations that no other one dominates, best first in the first objective that is minimised.
+
+    One dominates another if it is nowhere worse and somewhere better: equal ones are all kept. Without an objective
+    to minimise, the first objective gives the order.
+    """
+    if not evaluations:
+        return ()
+    costs = np.array([[o.sign * e.values[o.name] for o in objectives] for e in evaluations], dtype=np.float64)
+    kept = _undominated(costs)
+    leading = next((place for place, o in enumerate(objectives) if o.direction == "min"), 0)
+    # The other costs and the index make the order the same whatever the order of the evaluations.
+    kept.sort(key=lambda row: (costs[row][leading], *costs[row], evaluations[row].index))
+    return tuple(evaluations[row] for row in kept)
+
+
+def _undominated(costs: NDArray[np.float64]) -> list[int]:
+    """The rows that no other row dominates."""
+    kept: list[int] = []
+    front = np.empty_like(costs)
+    # In lexicographic order what dominates a row comes before it, and of those something that is kept.
+    for row in np.lexsort(costs.T[::-1]):
+        known = front[: len(kept)]
+        nowhere_worse = (known <= costs[row]).all(axis=1)
+        if not (known[nowhere_worse] < costs[row]).any():
+            front[len(kept)] = costs[row]
+            kept.append(int(row))
+    return kept

@@ -9,54 +9,18 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from bnas.passes.wording import amount, counted, indented
 from bnas.runtime.storage.files import write_bytes
 
 from .errors import RecordError, SearchError
 from .evaluation import Evaluation, check_names, read_csv, shown, write_csv
-from .objectives import Constraint, Objective, nearest, violation
+from .objectives import Constraint, Objective, nearest, pareto_front, violation
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterator, Sequence
 
     from matplotlib.figure import Figure
-    from numpy.typing import NDArray
-
-
-# Which evaluations no other one beats.
-
-
-def pareto_front(evaluations: Sequence[Evaluation], objectives: Sequence[Objective]) -> tuple[Evaluation, ...]:
-    """Return the evaluations that no other one dominates, best first in the first objective that is minimised.
-
-    One dominates another if it is nowhere worse and somewhere better: equal ones are all kept. Without an objective
-    to minimise, the first objective gives the order.
-    """
-    if not evaluations:
-        return ()
-    costs = np.array([[o.sign * e.values[o.name] for o in objectives] for e in evaluations], dtype=np.float64)
-    kept = _undominated(costs)
-    leading = next((place for place, o in enumerate(objectives) if o.direction == "min"), 0)
-    # The other costs and the index make the order the same whatever the order of the evaluations.
-    kept.sort(key=lambda row: (costs[row][leading], *costs[row], evaluations[row].index))
-    return tuple(evaluations[row] for row in kept)
-
-
-def _undominated(costs: NDArray[np.float64]) -> list[int]:
-    """The rows that no other row dominates."""
-    kept: list[int] = []
-    front = np.empty_like(costs)
-    # In lexicographic order what dominates a row comes before it, and of those something that is kept.
-    for row in np.lexsort(costs.T[::-1]):
-        known = front[: len(kept)]
-        nowhere_worse = (known <= costs[row]).all(axis=1)
-        if not (known[nowhere_worse] < costs[row]).any():
-            front[len(kept)] = costs[row]
-            kept.append(int(row))
-    return kept
 
 
 WINNERS = ("best", "smallest", "fastest")
@@ -72,7 +36,14 @@ class SearchResult:
     objectives: tuple[Objective, ...]
     evaluations: tuple[Evaluation, ...]
     constraints: tuple[Constraint, ...] = ()
-    """With absolute bounds."""
+    """With absolute bounds: those in percent are computed from the first evaluation, the maximal sub-network's.
+
+    ``dataclasses.replace(result, constraints=...)`` is the same evaluations under other constraints.
+    """
+
+    def __post_init__(self) -> None:
+        maximal = self.evaluations[0].values if self.evaluations else {}
+        object.__setattr__(self, "constraints", tuple(one.resolved(maximal) for one in self.constraints))
 
     def __repr__(self) -> str:
         """How many sub-networks were evaluated, and what the front spans in each objective."""
@@ -156,8 +127,10 @@ class SearchResult:
 
         "best" has the best metric among sub-networks with fewer MACs than the maximal one, or among all if there are
         none. "smallest" has the fewest MACs within ``acc_delta`` of the reference, and "fastest" the smallest
-        ``speed``, such as a latency, if given; see `cheapest`. A name is missing if no sub-network is good enough.
+        ``speed``, by default "latency" if it is a value; see `cheapest`. A name is missing if none is good enough.
         """
+        if speed is None and self.feasible and "latency" in self.feasible[0].values:
+            speed = "latency"
         cheapest = partial(self.cheapest, reference=reference, metric=metric)
         best, smallest, fastest = WINNERS
         found = {
@@ -297,4 +270,5 @@ class SearchResult:
         for objective in self.objectives:
             if objective.name == name:
                 return objective
-        raise SearchError(f"{name!r} is not an objective; {nearest(name, [o.name for o in self.objectives])}")
+        names = [objective.name for objective in self.objectives]
+        raise SearchError(f"metric {name!r} is not an objective; {nearest(name, names)}; give one as metric=...")

@@ -92,7 +92,7 @@ class Searcher:
 
         Raises:
             SearchError: A setting does not fit the objectives, or an objective is not known.
-            RecordError: The log's file is malformed or of another super-network.
+            RecordError: The log's file is malformed or of another super-network, or its evaluations lack a value.
         """
         settings = _checked_settings(settings)
         source, asked = Source.of(supernet, settings.space, settings.latency), _checked_objectives(objectives)
@@ -106,6 +106,7 @@ class Searcher:
         source.check_names(self._measures, self._plan.names)
         source.check_evaluator(evaluate)
         self._log = log if isinstance(log, EvaluationLog) else _opened(log, source, evaluate, settings.racing)
+        self._log.check_names(self._plan.names)
         self._confirm = None if settings.confirm is None else Measures(settings.confirm)
         beside = None if self._log.path is None else f"{self._log.path}.confirmed"
         self._confirmed_log = EvaluationLog(beside, self._log.fingerprint) if self._confirm else EvaluationLog()

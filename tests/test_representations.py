@@ -14,6 +14,7 @@ import torch
 from browser import browser
 from torch import nn
 
+import bnas
 from bnas.passes import Subnet
 from bnas.passes.wording import amount, count
 from bnas.runtime import SuperNetwork
@@ -38,6 +39,17 @@ class Net(nn.Module):
         x = self.stem(x).relu()
         x = x + self.body(x)
         return self.head(x.mean((2, 3)))
+
+
+def test_settings_do_not_show_the_numbers_of_data() -> None:
+    batches = [(torch.full((2, 3, 8, 8), 0.125), torch.zeros(2, dtype=torch.long))] * 3
+    data = bnas.Splits(batches, batches[:1], iter(batches))  # type: ignore[arg-type]
+    assert repr(data) == "Splits of batches: train 3, validation 1, test a stream"
+    job = bnas.Job(Net(), data, batches[0][0], int8=bnas.Int8(calibration=batches, validation=batches))
+    assert "0.1250" not in repr(job)
+    assert "Conv2d" not in repr(job)
+    assert repr(data) in repr(job)
+    assert "0.1250" in repr(batches)  # what would be seen
 
 
 def test_a_super_network_says_what_it_can_be() -> None:

@@ -24,6 +24,7 @@ from bnas.runtime import (
     TrainingError,
 )
 from bnas.runtime.evaluate.evaluation import Batch, Loader
+from bnas.runtime.feed import length_of
 from bnas.runtime.train.callbacks import checked_callbacks
 from bnas.runtime.train.stages import STAGES
 from bnas.search import Callback, Constraint, Evaluation, Objective, SearchError, SearchRecord, SearchSettings
@@ -52,6 +53,12 @@ class Splits:
     record: Mapping[str, Any] | None = None
     """Description of the data and the hold-out as plain data; a run saves it as ``data.json``."""
 
+    def __repr__(self) -> str:
+        """How many batches each part has, and no numbers of them: a list of batches would fill a notebook."""
+        parts = {name: length_of(getattr(self, name)) for name in ("train", "validation", "test")}
+        told = (f"{name} {'a stream' if length is None else length}" for name, length in parts.items())
+        return f"Splits of batches: {', '.join(told)}"
+
 
 def sought(bounded: Iterable[str], quality: Quality) -> tuple[Objective, ...]:
     """What is searched for where nobody says it: the best quality, and the least of what is bounded, or of MACs."""
@@ -63,10 +70,10 @@ def sought(bounded: Iterable[str], quality: Quality) -> tuple[Objective, ...]:
 class Job:
     """Everything that a run needs; `bnas.run_job` runs a job. `from_config` reads a job from a configuration file."""
 
-    model: nn.Module
+    model: nn.Module = field(repr=False)
     """The pre-trained model, on the device to compute on; training changes its parameters in place."""
     data: Splits
-    example_inputs: Any
+    example_inputs: Any = field(repr=False)
     """A tensor, or a tuple or dict of inputs, with the batch as axis 0."""
     elasticity: Elasticity = field(default_factory=Elasticity)
     stages: Sequence[Stage] = STAGES

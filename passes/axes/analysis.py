@@ -17,7 +17,7 @@ from bnas.passes.errors import Diagnostic
 from bnas.passes.frontend.ir import IR
 from bnas.passes.frontend.opaque import OpaqueMethod
 from bnas.passes.frontend.structure import holds_tensors, is_record
-from bnas.passes.ops.calls import Call, TensorRef, with_numbers
+from bnas.passes.ops.calls import Call, CustomFunction, TensorRef, with_numbers
 from bnas.passes.ops.record import AxisRule
 from bnas.passes.ops.registry import OPERATORS, operator_name
 from bnas.passes.ops.zeros import note_zeros
@@ -137,6 +137,8 @@ def _opaque_name(types: AxisTypes, node: Node) -> str:
     module = types.ir.module(str(node.target))
     if isinstance(module, OpaqueMethod):
         return f"the opaque method {module.place}"
+    if isinstance(module, CustomFunction):
+        return f"the autograd function {module.extra_repr()}"
     return f"the opaque module {type(module).__name__}"
 
 

@@ -66,6 +66,10 @@ class Costs:
     def __init__(self, types: AxisTypes, choices: Choices) -> None:
         self._types, self._choices = types, choices
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the compiled functions, which cannot be pickled: they are compiled again when they are needed."""
+        return {"_types": self._types, "_choices": self._choices}
+
     @cached_property
     def expressions(self) -> Mapping[str, sympy.Expr]:
         """The cost expressions."""

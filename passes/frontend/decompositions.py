@@ -146,22 +146,6 @@ class Filled(nn.Module):
         return self.kind.__name__
 
 
-class CustomFunction(nn.Module):
-    """A `torch.autograd.Function` as a layer of the graph: it is applied, so that its own backward stays."""
-
-    def __init__(self, function: type[torch.autograd.Function]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, *args: Any) -> Any:
-        """Apply the function."""
-        return self.function.apply(*args)
-
-    def extra_repr(self) -> str:
-        """The name of the function."""
-        return self.function.__name__
-
-
 # Channel shuffles: a view, a transposition and a view back are one permutation of the channels.
 #
 # Read operator by operator they would split the channels into a product, and a later split of the shuffled ones would

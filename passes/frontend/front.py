@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Graph, Node
 
+from bnas.passes.alone import alone
 from bnas.passes.errors import CaptureError, Diagnostic
 from bnas.passes.ops.calls import call_of, writes_in_place
 
@@ -29,13 +30,14 @@ from .recording import WRAPPERS
 from .structure import map_leaves, tensors_of
 
 
+@alone
 def trace(model: nn.Module, example_inputs: Any, dynamic: Dynamic | None = None, *, check: bool = True) -> IR:
     """Capture `model` called with `example_inputs`: a tensor, a tuple of positional, or a dict of keyword inputs.
 
     The model is left as it was. The graph follows the mode of its modules as the model does; where training mode
     calls something else altogether, the graph is that of evaluation mode and a diagnostic says so. The graph is run
     beside the model, at the example inputs and at other sizes of its dynamic axes, in both modes; an axis at which
-    they differ becomes static.
+    they differ becomes static. Calls in several threads run one after another.
 
     Args:
         model: any module.

@@ -72,6 +72,8 @@ class Recorder(Recipes, TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Called for every function of torch while the recorder is active, with the recorder itself switched off."""
         func, args, kwargs = in_python(func, args, kwargs or {})
+        if func is torch._C._set_grad_enabled:
+            self.gradients = bool(args[0])
         name = getattr(func, "__name__", "")
         if name == "__get__":
             return self._attribute(func, args)
@@ -368,7 +370,12 @@ class Recorder(Recipes, TorchFunctionMode):
         """Note the call of a new leaf module, which belongs to the graph and not to the model."""
         name = f"_{type(module).__name__.lower()}_{len(self.own)}"
         self.own[name] = module
-        return self._inside(module, name, partial(self.unseen, self.leaf, module, None, name, args, kwargs))
+
+        def run() -> Any:
+            with torch.set_grad_enabled(self.gradients):  # PyTorch calls the forward of an autograd function without
+                return self.leaf(module, None, name, args, kwargs)
+
+        return self._inside(module, name, partial(self.unseen, run))
 
     def _as_layer(self, target: Any, args: Any, kwargs: Any) -> Any:
         """The call of a batch norm on the tensors of one module, as that module in the form of a plain layer."""

@@ -12,11 +12,13 @@ from unittest import mock
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 from torch.utils.checkpoint import CheckpointFunction
 
 from bnas.passes.errors import CaptureError, Diagnostic
+from bnas.passes.ops.calls import CustomFunction
 
-from .decompositions import DECOMPOSITIONS, CustomFunction
+from .decompositions import DECOMPOSITIONS
 from .exported.program import ExportedModel
 from .functions import Types, hooked
 from .opaque import Draws
@@ -71,8 +73,22 @@ def recording(recorder: Recorder) -> Iterator[None]:
             return apply.__get__(None, cls)(*args, **kwargs)
         return recorder.call_own(CustomFunction(cls), args, kwargs)
 
+    def forward_of(kind: Any) -> Any:
+        """What PyTorch calls where `apply` has a name, ``ste = STE.apply``: a patch of `apply` is not seen there."""
+        forward = kind.forward
+
+        def noted(*args: Any) -> Any:
+            inputs = args[1:] if args and isinstance(args[0], FunctionCtx) else args
+            if not recorder.active or not any(recorder.is_hot(one) for one in tensors_of(inputs)):
+                return forward(*args)
+            return recorder.call_own(CustomFunction(kind), inputs, {})
+
+        return staticmethod(noted)
+
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(nn.Module, "__call__", module_call))
+        for kind in _own_functions(torch.autograd.Function):
+            stack.enter_context(mock.patch.object(kind, "forward", forward_of(kind)))
         stack.enter_context(mock.patch.object(torch.autograd.Function, "apply", classmethod(function_apply)))
         for flag in ("_is_compiling_flag", "_is_exporting_flag"):
             if hasattr(torch.compiler, flag):
@@ -83,6 +99,14 @@ def recording(recorder: Recorder) -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(False)
         stack.enter_context(recorder)
         yield
+
+
+def _own_functions(base: Any) -> Iterator[Any]:
+    """The classes of autograd functions that are not PyTorch's own, which it calls by ``apply`` itself."""
+    for kind in base.__subclasses__():
+        if kind.__module__.partition(".")[0] != "torch":
+            yield kind
+        yield from _own_functions(kind)
 
 
 def _scripted(*args: Any, **kwargs: Any) -> Tensor:

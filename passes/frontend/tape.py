@@ -103,7 +103,8 @@ class Tape:
                         self.names[id(tensor)] = f"{path}.{name}" if path else name
                         self.owners[id(tensor)] = module
                         self.tensors[self.names[id(tensor)]] = tensor
-        self._outer = torch.is_grad_enabled()
+        self._outer = self.gradients = torch.is_grad_enabled()
+        """Whether gradients were enabled outside of the model, and are inside, as its code says."""
         self._stack: dict[str, Any] = {}
         self._scope = ""
 

@@ -17,7 +17,7 @@ from torch.fx.proxy import GraphAppendingTracer
 
 from bnas.passes.errors import LoweringError
 from bnas.passes.frontend.entry import check_length, check_sizes
-from bnas.passes.ops.calls import Call, TensorRef, call_of, writes_in_place
+from bnas.passes.ops.calls import Call, CustomFunction, TensorRef, call_of, writes_in_place
 from bnas.passes.ops.numbers import calculated
 from bnas.passes.ops.registry import OPERATORS, qualified_name
 from bnas.passes.ops.rnn import MODULES, recurrent
@@ -165,6 +165,8 @@ class GraphWalk:
     def _inline_module(self, scope: Scope, node: Node) -> Any:
         # A shallow copy: the tracer sets the tensors that it finds in forward as attributes of what it traces.
         module = copy.copy(scope.root.get_submodule(str(node.target)))
+        if isinstance(module, CustomFunction):
+            raise LoweringError(f"no lowering rule for the autograd function {module.extra_repr()}; {REMEDY}")
         what = f"{scope.path(node)}: {type(module).__name__}"
         graph = module.graph if isinstance(module, GraphModule) else _traced(what, Tracer().trace, module)
         args, kwargs = self._resolve(scope, node.args), self._resolve(scope, node.kwargs)

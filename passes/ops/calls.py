@@ -95,6 +95,25 @@ def _references(value: Any) -> Iterator[Node | TensorRef]:
         yield from _references([value.start, value.stop, value.step])
 
 
+class CustomFunction(nn.Module):
+    """A `torch.autograd.Function` as a layer of the graph: it is applied, so that its own backward stays.
+
+    Its operator is the function's class; without a record of that the layer is opaque.
+    """
+
+    def __init__(self, function: type[torch.autograd.Function]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *args: Any) -> Any:
+        """Apply the function."""
+        return self.function.apply(*args)
+
+    def extra_repr(self) -> str:
+        """The name of the function."""
+        return self.function.__name__
+
+
 NORM_OF_RANK: dict[int, type[nn.Module]] = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 """The batch norm for inputs of so many axes."""
 
@@ -156,6 +175,8 @@ def call_of(
         return None
     target = str(node.target)
     module = own[target] if target in own else root.get_submodule(target)
+    if isinstance(module, CustomFunction):
+        return Call(node, module.function, tuple(node.args)) if module.function in OPERATORS else None
     form = OPERATORS.layer(plain[target]) if target in plain else form_of(module)
     return None if form is None else _module_call(node, module, form)
 

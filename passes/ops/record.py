@@ -156,7 +156,8 @@ class Operator:
     """
 
     op: Target
-    """The canonical function, or the name of a tensor method that has no function of its own."""
+    """The canonical function, or the name of a tensor method that has no function of its own; of a
+    `torch.autograd.Function` the class. A record knows the forward: the graph applies the function itself."""
     spellings: tuple[Target, ...] = ()
     """Other functions and methods that do the same with the same arguments. A method without an entry is looked up in
     ``torch`` under its own name; a method with a trailing underscore stands for the plain one. One function under two

@@ -12,6 +12,8 @@ from typing import Any, TypeAlias
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch._library.custom_ops import CustomOpDef
+from torch._ops import OpOverload
 
 from bnas.passes.errors import RuleError
 
@@ -22,6 +24,13 @@ FAMILIES = (
     *("numbers", "order", "parts", "pools", "products", "recurrent", "reductions", "resizes", "shuffles", "views"),
 )
 """The modules of this package with a tuple ``RECORDS``."""
+
+
+def packet_of(target: Any) -> Any:
+    """The operator ``torch.ops.NAMESPACE.NAME`` behind its only overload or its `torch.library` definition, or None."""
+    target = target._opoverload if isinstance(target, CustomOpDef) else target
+    packet = target.overloadpacket if isinstance(target, OpOverload) else None
+    return packet if packet is not None and len(packet.overloads()) == 1 else None
 
 
 Sizes: TypeAlias = Callable[[Any, tuple[int, ...]], Mapping[str, Any]]
@@ -45,7 +54,13 @@ class _Table:
         Raises:
             RuleError: a name, layer or ATen operator has a record already.
         """
-        taken = [name for name in record.names() if name in self.canonical]
+        for name in record.names():
+            owner = getattr(name, "__self__", None)
+            if isinstance(owner, type) and issubclass(owner, torch.autograd.Function):
+                one = owner.__name__
+                raise RuleError(f"{one}.apply is how {one} is called: register the class itself, Operator({one}, ...)")
+        names = dict.fromkeys([*record.names(), *filter(None, map(packet_of, record.names()))])
+        taken = [name for name in names if name in self.canonical]
         taken += [kind for kind in record.layers if kind in self.layers or kind in self.sizes]
         taken += [name for name in record.aten if name in self.aten]
         if taken:
@@ -55,7 +70,7 @@ class _Table:
                 "for each operator, or change it temporarily with OPERATORS.changed"
             )
         self.records[record.op] = record
-        self.canonical.update(dict.fromkeys(record.names(), record.op))
+        self.canonical.update(dict.fromkeys(names, record.op))
         self.writing.update(record.in_place)
         self.reordered.update(record.reordered)
         self.layers.update({kind: replace(form, op=record.op) for kind, form in record.layers.items() if form.leaf})
@@ -109,8 +124,8 @@ class Operators(Mapping[Target, Operator]):
         A target without a record is its own canonical operator.
         """
         table = self._table.canonical
-        if target in table:
-            return table[target]
+        if target in table or packet_of(target) in table:
+            return table[target] if target in table else table[packet_of(target)]
         if not isinstance(target, str):
             return target
         name = target[:-1] if target.endswith("_") and not target.endswith("__") else target
@@ -199,7 +214,7 @@ def family_of(op: Target) -> str:
 
 def operator_name(op: Any) -> str:
     """A short name of an operator for messages and pictures."""
-    return op if isinstance(op, str) else str(getattr(op, "__name__", op))
+    return op if isinstance(op, str) else str(getattr(packet_of(op) or op, "__name__", op))
 
 
 def qualified_name(op: Any) -> str:

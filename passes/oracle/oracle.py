@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from bnas.passes.assembly.skeleton import Skeleton
 from bnas.passes.axes.selection import index
 from bnas.passes.axes.terms import Sym, Term
-from bnas.passes.frontend.structure import map_leaves
+from bnas.passes.frontend.structure import map_leaves, tensors_of
 from bnas.passes.space.blocks import Block
 from bnas.passes.space.kernels import Kernel
 from bnas.passes.space.subnet import Subnet
@@ -106,18 +106,10 @@ def _parameters_of(skeleton: Skeleton, block: Block) -> set[str]:
 
 
 class InDouble(TorchFunctionMode):
-    """While it lasts, all numbers are in double precision, whatever a model asks for: rounding would hide errors."""
+    """While it lasts, all numbers are in double precision, whatever a model asks for: rounding would hide errors.
 
-    def __enter__(self) -> InDouble:
-        """Tensors that are made without a type are in double precision too."""
-        self.before = torch.get_default_dtype()
-        torch.set_default_dtype(torch.float64)
-        return super().__enter__()  # type: ignore[no-any-return,no-untyped-call]
-
-    def __exit__(self, *error: Any) -> None:
-        """Put the type of new tensors back."""
-        super().__exit__(*error)  # type: ignore[no-untyped-call]
-        torch.set_default_dtype(self.before)
+    This is so in the thread that enters it; PyTorch's default type, which all threads share, stays as it is.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Called for every function of torch."""
@@ -126,7 +118,8 @@ class InDouble(TorchFunctionMode):
         if func in ONLY_SINGLE:
             args, kwargs = map_leaves((args, kwargs or {}), lambda _, leaf: _single(leaf))
             return func(*args, **kwargs).double()
-        return func(*map(_double, args), **{name: _double(value) for name, value in (kwargs or {}).items()})
+        made = func(*map(_double, args), **{name: _double(value) for name, value in (kwargs or {}).items()})
+        return made.double() if _is_single(made) and not any(map(_is_single, tensors_of((args, kwargs)))) else made
 
 
 LESS_PRECISE = frozenset({Tensor.float, Tensor.half, Tensor.bfloat16})
@@ -135,6 +128,11 @@ ONLY_SINGLE = frozenset(
     getattr(owner, name) for owner in (torch, F) for name in ("_grouped_mm", "grouped_mm") if hasattr(owner, name)
 )
 """Operators that PyTorch does not have in double precision."""
+
+
+def _is_single(value: Any) -> bool:
+    """Whether it is a tensor of the default type: one that is made without a type is."""
+    return isinstance(value, Tensor) and value.dtype == torch.get_default_dtype()
 
 
 def _single(value: Any) -> Any:

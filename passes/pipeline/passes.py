@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from bnas.passes.axes.analysis import analyse
 from bnas.passes.errors import Diagnostic, PassError, add_note
@@ -67,13 +67,21 @@ class Pipeline:
     """Passes in the order in which they run.
 
     Raises:
-        PassError: two passes have one name.
+        PassError: something is no pass with a name, or two passes have one name.
     """
 
     passes: tuple[Pass, ...]
 
     def __post_init__(self) -> None:
-        """Check the names."""
+        """Check the passes and their names."""
+        for one in self.passes:
+            if not isinstance(one, Pass):
+                told = (
+                    "give an object of a class derived from bnas.passes.Pass, such as PIPELINE.after('trace', MyPass())"
+                )
+                raise PassError(f"{one!r} is no pass: {told}")
+            if not isinstance(getattr(one, "name", None), str):
+                raise PassError(f"{type(one).__name__} has no name; give it one: name: ClassVar[str] = 'my-pass'")
         names = self.names
         twice = [name for name in names if names.count(name) > 1]
         if twice:
@@ -143,7 +151,12 @@ def _checked(one: Pass, before: Analysis) -> PassResult:
             f"{one.name!r} needs {missing[0]}, which no earlier pass provides, or which a pass between them removed"
         )
     pins = len(before.types.pins) if before.has("types") else 0
-    result = one.apply(before)
+    result: Any = one.apply(before)
+    if not isinstance(result, PassResult):
+        raise PassError(
+            f"{one.name!r}: apply returned {type(result).__name__}; return PassResult(analysis, modified, refusals), "
+            "with PassResult(analysis, False) where there is nothing to do"
+        )
     for problem in _broken(one, before, result):
         raise PassError(f"{one.name!r}: {problem}")
     after = result.analysis

@@ -74,7 +74,10 @@ def network_of(
     if isinstance(candidate, str | bytes | os.PathLike):
         return _read(name, candidate if isinstance(candidate, bytes) else Path(candidate))
     if supernet is None:
-        raise LatencyError(f"{name}: a {type(candidate).__name__} needs its super-network (supernet=...)")
+        raise LatencyError(
+            f"{name}: a {type(candidate).__name__} needs the super-network that it comes from (supernet=...), whose "
+            "example inputs it is exported with; of any other module measure the file that bnas.export_onnx writes"
+        )
     module = on_cpu(supernet.extract(candidate) if isinstance(candidate, Subnet) else candidate)
     try:
         sized = tensors_in(one_sample(supernet, settings.sizes, settings.batch))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from io import StringIO
@@ -48,7 +48,7 @@ class Int8:
         QuantisationError: names every setting that is out of its bounds.
     """
 
-    calibration: NotInFile[Iterable[Batch] | None] = None
+    calibration: NotInFile[Iterable[Batch] | None] = field(default=None, repr=False)
     """Batches to find the ranges of activations on: a few hundred samples, transformed as when deployed. A run uses
     its training data."""
     samples: Count = 512
@@ -66,7 +66,7 @@ class Int8:
     """How the range of an activation is computed from the calibration data."""
     reduce_range: bool = False
     """Use 7 bits for weights: on CPUs with AVX2 or AVX-512 but without VNNI, sums of 8-bit products saturate."""
-    validation: NotInFile[Iterable[Batch] | None] = None
+    validation: NotInFile[Iterable[Batch] | None] = field(default=None, repr=False)
     """Batches to measure the metric on, before and after the quantisation."""
     metric: NotInFile[Metric] = accuracy
     """The metric to report."""

@@ -162,8 +162,12 @@ def run_session(session: Any, inputs: Sequence[Tensor]) -> list[Array]:
         raise SessionError(f"ONNX Runtime cannot run it: {_told(error)}") from error
 
 
-def as_array(name: str, tensor: Tensor) -> Array:
-    """`tensor` as a numpy array; a `SessionError` that names it if numpy has no such dtype."""
+def as_array(name: str, tensor: Any) -> Array:
+    """`tensor` as a numpy array; a `SessionError` that names it if it is none, or numpy has no such dtype."""
+    if not isinstance(tensor, Tensor):
+        raise SessionError(
+            f"{name}: {tensor!r} is no tensor, and an ONNX model returns tensors only: make it one, or leave it out"
+        )
     try:
         return tensor.detach().cpu().contiguous().numpy()
     except TypeError as error:

@@ -18,8 +18,6 @@ from bnas.runtime.evaluate.evaluation import Batch, Loader, Metric, accuracy
 from bnas.runtime.feed import length_of, running
 from bnas.runtime.importance import taylor
 from bnas.runtime.nested import LAYOUTS, as_batch, inputs_of
-from bnas.runtime.storage.archive import digest_of
-from bnas.runtime.storage.checkpoint import shared_tensors
 from bnas.runtime.supernetwork import SuperNetwork
 
 from . import parallel
@@ -32,6 +30,7 @@ from .recipe import Recipe
 from .run import TrainingRun
 from .schedule import Schedule
 from .stages import STAGES, Stage
+from .stopped import beginning, remembered
 from .validation import EpochRecord, Validator, watched
 
 
@@ -116,16 +115,21 @@ class Trainer:
                 generators of PyTorch, numpy, Python, or its own attribute ``generator``, are resumed where they were.
             validation: hold-out batches; without them nothing is measured.
             resume: continue the training in the directory, if there is one. Create the super-network again from the
-                same model; the result is then bitwise equal to that of an uninterrupted training.
+                same model, or, in the same process, go on with the one that was trained; the result is bitwise equal to
+                that of an uninterrupted training.
 
         Raises:
             TrainingError: a loader is empty, a batch does not fit the model or the criterion, or a loss is NaN or inf,
-                or nothing that can be trained with; names the step, the epoch and the batch.
+                or nothing that can be trained with; names the step, the epoch and the batch. Or there is no directory
+                to resume from.
             BatchError: a loader fails, or returns something that is not a batch; the message names the batch.
             CheckpointError: the directory holds a training and `resume` is False; or the training there has another
-                model, settings, size of data or format, or is damaged.
+                model, settings, size of data or format, or is damaged; or the training was stopped in this process
+                and cannot go on with the model that it has changed.
             Exception: any error of a callback; the training in the directory can be resumed.
         """
+        if resume and self.directory is None:
+            raise TrainingError("resume=True needs the directory of the training: Trainer(..., directory=...)")
         callbacks = self._callbacks()
         with callbacks.hear_of_errors():
             return self._fit(callbacks, loader, validation, resume)
@@ -146,11 +150,12 @@ class Trainer:
         try:
             run = self._begin(loader, resume, self.directory)
             learner, validator = self._learner(run, original), self._validator(run, validation)
-            callbacks.tell(TrainingCallback.on_train_start, self._described(run.schedule))
-            while not run.schedule.done:
-                self._epoch(run, learner, callbacks)
-                callbacks.tell(TrainingCallback.on_epoch_end, run.end_epoch(validator))
-            run.finish()
+            with remembered(run.directory, self.supernet.model, run.start):
+                callbacks.tell(TrainingCallback.on_train_start, self._described(run.schedule))
+                while not run.schedule.done:
+                    self._epoch(run, learner, callbacks)
+                    callbacks.tell(TrainingCallback.on_epoch_end, run.end_epoch(validator))
+                run.finish()
         finally:
             self.supernet.model.to(memory_format=torch.contiguous_format)
             self.supernet.train(mode)
@@ -199,7 +204,10 @@ class Trainer:
 
     def _begin(self, loader: Loader, resume: bool, directory: Path | None) -> TrainingRun:
         batches, optimizer = Batches(loader, self.recipe.accumulate, self.recipe.train_steps), self._optimizer()
-        schedule, start = self._schedule(batches.steps, optimizer), digest_of(shared_tensors(self.supernet.model))
+        distillation = self.recipe.distillation
+        untaught = distillation is not None and distillation.teacher == "original" and self.teacher is None
+        start = beginning(self.supernet.model, directory if resume else None, untaught)
+        schedule = self._schedule(batches.steps, optimizer)
         if schedule.scored:
             self._scored = batches.calibration(self.supernet.elasticity.importance_samples, self.recipe.seed)
         run = TrainingRun(self.supernet, self.recipe, schedule, batches, optimizer, directory, start)

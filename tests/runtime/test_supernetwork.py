@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -384,6 +385,19 @@ def test_a_deep_copy_of_a_deep_network_has_tensors_of_its_own() -> None:
             parameter.zero_()
     torch.testing.assert_close(whole.program(smallest)(inputs), before, rtol=0, atol=0)
     assert not twin.program(smallest)(inputs).any()
+
+
+def test_a_pickled_super_network_is_the_same_one_on_tensors_of_its_own() -> None:
+    one = network()
+    batch, whole = one.example_inputs, supernet_of(one)
+    subnet = whole.space.minimal()
+    costs, before = whole.costs(subnet), whole.program(subnet)(batch)  # both keep what cannot be pickled
+    twin = pickle.loads(pickle.dumps(whole))
+    assert (twin.space, twin.costs(subnet)) == (whole.space, costs)
+    assert torch.equal(twin.program(subnet)(batch), before)
+    twin.program(subnet)(batch).sum().backward()
+    assert any(one.grad is not None for one in twin.parameters())
+    assert all(one.grad is None for one in whole.parameters())
 
 
 def test_a_model_on_the_cpu_leaves_the_random_states_of_gpus(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -168,7 +168,7 @@ def test_value_that_is_no_number_is_refused(value: object) -> None:
 def test_names_are_those_of_the_first_evaluation_that_gave_any() -> None:
     log = EvaluationLog()
     log.record_failure(Subnet({"w": 70}), "no memory", 0.0)
-    with pytest.raises(RecordError, match=r"'mac' is not in all evaluations.*did you mean 'macs'"):
+    with pytest.raises(RecordError, match=r"evaluations have no value 'mac', and that of .* has one: use the obj"):
         fill(log).record(Subnet({"w": 77}), {"accuracy": 1.0, "mac": 1.0}, 0.0)
     with pytest.raises(SearchError, match="'index' is reserved"):
         EvaluationLog().record(Subnet({"w": 77}), {"index": 1.0}, 0.0)

@@ -29,6 +29,11 @@ def test_refuses_and_says_what_is_allowed(name: str, direction: str, reason: str
         Objective(name, direction)
 
 
+def test_a_measure_is_a_function() -> None:
+    with pytest.raises(SearchError, match=r"measure is 3: must be a function of a sub-network"):
+        Objective("energy", "min", measure=3)  # type: ignore[arg-type]
+
+
 def test_nearest_names_what_was_meant_only_if_something_is_near() -> None:
     assert nearest("acuracy", ["accuracy", "macs"]) == "known are 'accuracy', 'macs'; did you mean 'accuracy'?"
     assert nearest("zzz", ["accuracy"]) == "known are 'accuracy'"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -211,7 +212,24 @@ def test_named_winners(evaluations_of: Make) -> None:
     )
     found = result.winners(0.06, speed="latency")
     assert {name: one.index for name, one in found.items()} == {"best": 1, "smallest": 2, "fastest": 2}
+    assert result.winners(0.06) == found
+    assert result.winners(0.06, speed="macs")["fastest"].index == 2
     assert set(result.winners(0.06, reference=2.0)) == {"best"}
+    assert set(result_of(evaluations_of, [(10, 0.95)], MACS, ACCURACY).winners(0.1)) == {"best", "smallest"}
+    with pytest.raises(SearchError, match=r"metric 'f1' is not an objective; known are .*; give one as metric=\.\.\."):
+        result.winners(0.06, metric="f1")
+
+
+def test_the_same_evaluations_under_other_constraints(evaluations_of: Make) -> None:
+    result = result_of(evaluations_of, [(10, 0.95), (9, 0.9), (5, 0.8)], MACS, ACCURACY)
+    half = replace(result, constraints=(Constraint.parse("macs <= 50 %"),))
+    assert half.constraints == (Constraint("macs", "<=", 5.0),)
+    assert half.feasible == result.evaluations[2:]
+    assert SearchResult.from_json(half.to_json()) == half
+    with pytest.raises(
+        SearchError, match=r"latency <= 50 %: the maximal sub-network has no value 'latency'; known are"
+    ):
+        replace(result, constraints=(Constraint.parse("latency <= 50 %"),))
 
 
 def test_best_has_fewer_macs_than_the_maximal_where_any_has(evaluations_of: Make) -> None:

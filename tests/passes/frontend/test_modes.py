@@ -247,8 +247,47 @@ def without_gradients(net: Between, x: Tensor) -> Tensor:
     return x * target
 
 
+class Steeper(Reversed):
+    """Has the forward of another one, and a backward of its own."""
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return 3 * gradients[0], None
+
+
+class Parts(torch.autograd.Function):
+    """Two outputs of two inputs, with a context that is set up apart from the forward."""
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        return x.sign() * weight, x.floor()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        x, weight = ctx.saved_tensors
+        return gradients[0] + gradients[1], (gradients[0] * x).sum((0, 2, 3)).reshape(weight.shape)
+
+
+reversal, rounded, steeper, parts = Reversed.apply, Rounded.apply, Steeper.apply, Parts.apply
+
+
+def partly(net: nn.Module, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        known = reversal(x, 0.5)
+    return net.inner(known + reversal(x, 0.5))
+
+
 STEPS: dict[str, Any] = {
     "gradient-reversal": lambda net, x: net.inner(Reversed.apply(x, 0.5)),
+    "gradient-reversal-by-a-name": lambda net, x: net.inner(reversal(x, 0.5)),
+    "derived-by-a-name": lambda net, x: net.inner(steeper(x, 0.5)),
+    "straight-through-by-a-name": lambda net, x: rounded(net.inner(x) * 3),
+    "two-outputs-by-a-name": lambda net, x: net.inner(sum(parts(x, net.inner.weight[0]))),
+    "without-gradients-by-a-name": partly,
     "straight-through": lambda net, x: Rounded.apply(net.inner(x) * 3),
     "straight-through-by-detach": lambda net, x: x + (x.round() - x).detach(),
     "checkpoint": lambda net, x: checkpoint(net.inner, x, use_reentrant=False),
@@ -280,8 +319,6 @@ def test_parts_without_gradients_get_none(name: str) -> None:
 
 def test_a_backward_that_is_lost_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     net = Between(STEPS["gradient-reversal"]).eval()
-    monkeypatch.setattr(
-        "bnas.passes.frontend.decompositions.CustomFunction.forward", lambda self, x, rate: x.view_as(x)
-    )
+    monkeypatch.setattr("bnas.passes.ops.calls.CustomFunction.forward", lambda self, x, rate: x.view_as(x))
     with pytest.raises(AssertionError, match="not equal"):
         trains_alike(net, image())

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from network_cases import ELASTICITY
 from rule_cases import CHANNELS, INPUTS, PASSING, RIGID, SYMBOLS, Between, Named, Of, parameter
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from bnas.passes import OPERATORS, Subnet, VerificationError, analyse, canonical, trace
+from bnas.passes import OPERATORS, Operator, Subnet, VerificationError, analyse, canonical, register, trace
 from bnas.passes.axes.terms import K, Prod, symbols
 from bnas.passes.axes.types import Axes, AxisTypes
 from bnas.passes.errors import RuleError
@@ -26,7 +26,13 @@ from bnas.passes.ops.record import AxisRule
 from bnas.passes.ops.rnn import gru, lstm
 from bnas.passes.ops.views import regroup
 from bnas.runtime.supernetwork import SuperNetwork
-from bnas.testing import assert_extracted_is_oracle, assert_maximal_is_original, assert_program_is_extracted
+from bnas.testing import (
+    assert_extracted_is_oracle,
+    assert_gradients_match,
+    assert_maximal_is_original,
+    assert_onnx_is_extracted,
+    assert_program_is_extracted,
+)
 
 
 def supernet_of(model: nn.Module) -> SuperNetwork:
@@ -234,3 +240,81 @@ def test_operators_in_place_are_known_and_write(spelling: Callable[..., object])
     assert canonical(spelling) is IN_PLACE[spelling]
     assert OPERATORS[canonical(spelling)].axes is not None
     assert writes_in_place(node)
+
+
+class Cube(torch.autograd.Function):
+    """The third power, with a backward of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return 3 * x**2 * gradients[0]  # type: ignore[no-any-return]
+
+
+class Cubed(nn.Module):
+    def forward(self, x: Tensor) -> Any:
+        return Cube.apply(x)
+
+
+@torch.library.custom_op("bnas_tests::cube", mutates_args=())
+def cube(x: Tensor) -> Tensor:
+    """The same as an operator of a library."""
+    return x**3
+
+
+@cube.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+CUBES: dict[str, Any] = {
+    "packet": torch.ops.bnas_tests.cube,
+    "overload": torch.ops.bnas_tests.cube.default,
+    "definition": cube,
+}
+
+
+def same(types: AxisTypes, call: Call) -> Any:
+    return types.type(call.argument(0, "x"))
+
+
+def of_zero(*_: Any) -> bool:
+    return True
+
+
+@pytest.mark.parametrize("called", CUBES)
+@pytest.mark.parametrize("registered", CUBES)
+def test_an_operator_of_a_library_has_one_record_by_all_of_its_names(registered: str, called: str) -> None:
+    net = Between(lambda x: CUBES[called](x))
+    with OPERATORS.copied():
+        assert not supernet_of(net).space.widths
+        register(Operator(CUBES[registered], axes=same, zeros=of_zero))
+        supernet = supernet_of(net)
+        assert supernet.space.widths
+        assert_extracted_is_oracle(supernet, supernet.space.minimal(), INPUTS)
+        with pytest.raises(RuleError, match="cube already has a record"):
+            register(Operator(CUBES[called]))
+
+
+def test_a_record_of_an_autograd_function_is_used() -> None:
+    net, inputs = nn.Sequential(nn.Conv2d(3, 16, 1), Cubed(), nn.Conv2d(16, 2, 1)).eval(), torch.randn(2, 3, 4, 5)
+    with OPERATORS.copied():
+        whole = SuperNetwork.from_model(net, inputs)
+        assert not whole.space.widths
+        assert any("the autograd function Cube has no rule" in str(one) for one in whole.diagnostics)
+        with pytest.raises(RuleError, match=r"register the class itself, Operator\(Cube, \.\.\.\)"):
+            register(Operator(Cube.apply))
+        register(
+            Operator(Cube, axes=same, zeros=of_zero, onnx=lambda site: site.emit("Pow", site.x, torch.tensor(3.0)))
+        )
+        supernet = SuperNetwork.from_model(net, inputs)
+        smallest = supernet.space.minimal()
+        assert supernet.space.widths
+        assert_extracted_is_oracle(supernet, smallest, inputs)
+        assert_gradients_match(supernet, smallest, inputs)
+        assert_onnx_is_extracted(supernet, smallest, inputs)

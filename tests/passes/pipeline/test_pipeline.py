@@ -67,6 +67,33 @@ def test_pipelines_are_put_together_by_name() -> None:
     assert PIPELINE.names == names
 
 
+@dataclass(frozen=True)
+class Forgetful(Pass):
+    """Returns nothing."""
+
+    name: ClassVar[str] = "forgetful"
+
+    def apply(self, analysis: Analysis) -> Any:
+        """Forget the result."""
+
+
+@dataclass(frozen=True)
+class Nameless(Pass):
+    """Has no name."""
+
+    def apply(self, analysis: Analysis) -> PassResult:
+        return PassResult(analysis, False)
+
+
+def test_what_is_no_whole_pass_is_refused() -> None:
+    with pytest.raises(PassError, match=r"'forgetful': apply returned NoneType; return PassResult\(analysis"):
+        SuperNetwork.from_model(nn.Linear(2, 2), torch.zeros(1, 2), pipeline=PIPELINE.after("trace", Forgetful()))
+    with pytest.raises(PassError, match=r"Nothing'> is no pass: give an object .* PIPELINE\.after\('trace', MyPass"):
+        PIPELINE.after("trace", Nothing)  # type: ignore[arg-type]
+    with pytest.raises(PassError, match="Nameless has no name; give it one"):
+        PIPELINE.after("trace", Nameless())
+
+
 def test_a_name_stands_once_and_must_be_there() -> None:
     with pytest.raises(PassError, match="the pass 'nothing' is in the pipeline twice: trace, nothing, type-axes"):
         PIPELINE.after("trace", Nothing()).after("choose", Nothing())

@@ -208,6 +208,22 @@ def test_dtype_that_cannot_be_run_leaves_no_file(tmp_path: Path) -> None:
         as_array("x", torch.zeros(1, dtype=torch.bfloat16))
 
 
+class Sized(nn.Module):
+    """Returns a number beside a tensor."""
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        return {"scores": x.relu(), "width": x.shape[1]}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::bnas.runtime.OnnxFallbackWarning")
+def test_a_number_among_the_outputs_is_named(tmp_path: Path) -> None:
+    with pytest.raises(
+        LoweringError, match=r"width: 3 is no tensor, and an ONNX model returns tensors only: make it one"
+    ):
+        export_onnx(Sized(), tmp_path / "a.onnx", torch.rand(2, 3))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_trial_inputs_have_two_batch_sizes_and_stay_in_range() -> None:
     images, index = torch.rand(4, 100) * 2 + 10, torch.tensor([3, 5, 7, 7])
     example, other = trial_inputs([images, index, torch.tensor(2.0)])

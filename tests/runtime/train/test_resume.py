@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import multiprocessing
 import random
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 from training_cases import batches, plain, same, supernet, tensors
 
+import bnas
 from bnas.data.digits import Shifted
-from bnas.runtime import Progress, Stage, Trainer
+from bnas.runtime import CheckpointError, Progress, Stage, Trainer, TrainingError
 from bnas.runtime.evaluate.evaluation import Batch, Loader
 from bnas.runtime.train import random_state
 from bnas.runtime.train.batches import Batches
@@ -277,3 +280,57 @@ def test_what_is_drawn_undisturbed_leaves_no_trace() -> None:
 
 def test_child_is_what_the_parent_means() -> None:
     assert resume_cases.STEPS == sum(stage.epochs for stage in STAGES) * len(shuffled())
+
+
+@pytest.mark.parametrize("teacher", [None, "kept"])
+def test_a_stopped_training_goes_on_with_the_model_that_it_changed(tmp_path: Path, teacher: str | None) -> None:
+    """As in a notebook, in which the cell with the training is run again."""
+    kept = copy.deepcopy(supernet().model) if teacher else None
+    recipe = replace(RECIPE, distillation=bnas.Distillation("original" if teacher else "maximal"))
+
+    def cell(net: bnas.SuperNetwork, directory: Path, stop: int | None = None) -> bnas.Trainer:
+        def note(progress: Progress) -> None:
+            if progress.step == stop:
+                raise KeyboardInterrupt
+
+        options: Any = {"teacher": kept, "checkpoint_every": 2, "on_step": note}
+        return Trainer(net, STAGES, recipe, directory=directory, **options)
+
+    whole, net = supernet(), supernet()
+    cell(whole, tmp_path / "whole").fit(batches(3))
+    with pytest.raises(KeyboardInterrupt):
+        cell(net, tmp_path / "cut", stop=4).fit(batches(3), resume=True)
+    for _ in range(2):  # the second time nothing is left to do
+        history = cell(net, tmp_path / "cut").fit(batches(3), resume=True)
+        assert same(tensors(net), tensors(whole))
+    assert len(history) == STAGES[0].epochs + STAGES[1].epochs
+
+    other = supernet()
+    with torch.no_grad():
+        next(other.parameters()).add_(1.0)
+    with pytest.raises(CheckpointError, match="its weights differ; make the super-network from the same"):
+        cell(other, tmp_path / "cut").fit(batches(3), resume=True)
+
+
+def test_what_only_the_weights_before_can_give_is_refused(tmp_path: Path) -> None:
+    def stop(progress: Progress) -> None:
+        if progress.step == 3:
+            raise KeyboardInterrupt
+
+    net = supernet()
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(net, STAGES, RECIPE, directory=tmp_path / "early", on_step=stop, checkpoint_every=9).fit(batches(5))
+    with pytest.raises(CheckpointError, match=r"early: the training was stopped before its first checkpoint.*again"):
+        Trainer(net, STAGES, RECIPE, directory=tmp_path / "early").fit(batches(5), resume=True)
+    Trainer(net, STAGES, RECIPE, directory=tmp_path / "other").fit(batches(3), resume=True)  # another training
+
+    net, taught = supernet(), replace(RECIPE, distillation=bnas.Distillation("original"))
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(net, STAGES, taught, directory=tmp_path / "taught", on_step=stop, checkpoint_every=2).fit(batches(3))
+    with pytest.raises(CheckpointError, match=r"taught: the teacher is the model from before the training.*teacher="):
+        Trainer(net, STAGES, taught, directory=tmp_path / "taught", checkpoint_every=2).fit(batches(3), resume=True)
+
+
+def test_there_is_nothing_to_resume_without_a_directory() -> None:
+    with pytest.raises(TrainingError, match=r"resume=True needs the directory"):
+        Trainer(supernet(), STAGES, RECIPE).fit(batches(3), resume=True)
