@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -46,6 +48,30 @@ def mask(batch: int, length: int) -> Tensor:
 def test_texts_of_any_length() -> None:
     supernet = captured(Texts().eval(), ids(2, 7), [ids(1, 7), ids(3, 12), ids(2, 1), ids(2, 32)])
     assert supernet.skeleton.types.ir.dynamic == {"ids": {0: "batch", 1: "length"}}
+
+
+class Sliced(nn.Module):
+    """A table that ends at the length, and zeros of the length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.last = nn.Embedding(20, 8), nn.Linear(8, 3)
+        self.register_buffer("table", torch.randn(32, 8))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.embed(ids) + self.table[: ids.shape[1]]
+        return self.last(x) + torch.zeros(ids.shape[1], 3)
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))])
+def test_a_saved_part_takes_any_length(again: Any) -> None:
+    """PyTorch loads a graph module by a symbolic trace, whose proxies no slice and no `torch.zeros` takes as a size."""
+    supernet = captured(Sliced().eval(), ids(2, 7))
+    module = supernet.extract(supernet.space.minimal())
+    loaded = again(module)
+    assert str(loaded.graph) == str(module.graph)
+    for length in (1, 7, 32):
+        torch.testing.assert_close(loaded(ids(3, length)), module(ids(3, length)), rtol=0, atol=0)
 
 
 def test_two_inputs_of_one_length() -> None:
