@@ -21,9 +21,9 @@ def kept_without_weight(model: nn.Module, skeleton: Skeleton, subnet: Subnet, ru
     """For `over_kept`; zeroes `model` as `zero_dropped` does. ``run()`` calls it.
 
     An entry is dropped if it depends on the parameters of the model, but no more on those that are left: constant
-    padding never does. Where dropped entries are not zero, it is enough that this holds for the parameters with the axis
-    that the statistic goes over: a head of attention whose query and key are gone still depends on a value that all
-    heads share. A norm inside an opaque module, where nothing is dropped, goes over all.
+    padding never does. Where dropped entries are not zero, it is enough that this holds for the parameters with the
+    axis that the statistic goes over: a head of attention whose query and key are gone still depends on a value that
+    all heads share. A norm inside an opaque module, where nothing is dropped, goes over all.
     """
     if all_known(skeleton):
         zero_dropped(model, skeleton, subnet)
