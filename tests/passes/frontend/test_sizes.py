@@ -186,6 +186,29 @@ def test_static_axes_are_refused_with_axis_size_and_reason() -> None:
     assert any(told.place == "input[2]" and "its size is fixed" in told.reason for told in supernet.diagnostics)
 
 
+class Categories(nn.Module):
+    """Each column has a table of its own, in one embedding, and a bias of its own."""
+
+    def __init__(self, columns: int) -> None:
+        super().__init__()
+        self.embed, self.last = nn.Embedding(20, 8), nn.Linear(8, 3)
+        self.bias = nn.Parameter(torch.randn(columns, 8))
+        self.register_buffer("offsets", torch.arange(columns) * 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.embed(x + self.offsets) + self.bias)
+
+
+@pytest.mark.parametrize("columns", [2, 3, 5])
+def test_one_entry_that_is_broadcast_is_no_other_size(columns: int) -> None:
+    """A single column fits the tables of all, so that the model takes it; but it takes no other number."""
+    supernet = captured(Categories(columns).eval(), torch.randint(0, 4, (2, columns)))
+    assert supernet.dynamic == {"x": {0: "batch"}}
+    assert_onnx_is_extracted(supernet, supernet.space.minimal(), torch.randint(0, 4, (2, columns)))
+    with pytest.raises(InputError, match=f"axis 1 has size 1, expected {columns}"):
+        supernet.extract(supernet.space.minimal())(torch.zeros(2, 1, dtype=torch.int64))
+
+
 def test_checks_are_in_programs_and_extracted_modules_only() -> None:
     net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU()).eval()
     ir = trace(net, image())
