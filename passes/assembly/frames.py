@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import linecache
+import pkgutil
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
@@ -19,7 +20,7 @@ from weakref import finalize
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Interpreter, Node, graph_module
 from torch.fx.graph import PythonCode
-from torch.fx.node import map_aggregate, map_arg
+from torch.fx.node import _get_qualified_name, map_aggregate, map_arg
 
 from bnas.passes.frontend.ir import IR
 
@@ -54,11 +55,35 @@ class _Link:
     place: int
 
 
+@dataclass(frozen=True)
+class _Function:
+    """A function that pickle finds by this path only: several of PyTorch's say that they have another name."""
+
+    path: str
+
+    @classmethod
+    def of(cls, target: Any) -> Any:
+        """`target`, as it is stored."""
+        if isinstance(target, str):
+            return target
+        try:
+            path = _get_qualified_name(target)
+            return cls(path) if pkgutil.resolve_name(path) is target else target
+        except (RuntimeError, ImportError, AttributeError, ValueError):  # it has no path: pickle says so, or knows more
+            return target
+
+
 def _packed(graph: Graph) -> list[tuple[Any, ...]]:
     """The nodes of `graph` as plain values, which hold no other node: links would nest as deep as the graph is long."""
     links = {node: _Link(place) for place, node in enumerate(graph.nodes)}
     return [
-        (node.op, node.target, *map_arg((node.args, node.kwargs), links.__getitem__), node.name, node.type)
+        (
+            node.op,
+            _Function.of(node.target),
+            *map_arg((node.args, node.kwargs), links.__getitem__),
+            node.name,
+            node.type,
+        )
         for node in graph.nodes
     ]
 
@@ -66,7 +91,8 @@ def _packed(graph: Graph) -> list[tuple[Any, ...]]:
 def _unpacked(nodes: list[tuple[Any, ...]]) -> Graph:
     """The graph of packed nodes, with the same names."""
     graph, made = Graph(), list[Node]()
-    for op, target, args, kwargs, name, kind in nodes:
+    for op, stored, args, kwargs, name, kind in nodes:
+        target = pkgutil.resolve_name(stored.path) if isinstance(stored, _Function) else stored
         given = map_aggregate((args, kwargs), lambda one: made[one.place] if isinstance(one, _Link) else one)
         made.append(graph.create_node(op, target, *given, name, kind))
     return graph
