@@ -75,7 +75,7 @@ class _Function:
 
 def _packed(graph: Graph) -> list[tuple[Any, ...]]:
     """The nodes of `graph` as plain values, which hold no other node: links would nest as deep as the graph is long."""
-    links = {node: _Link(place) for place, node in enumerate(graph.nodes)}
+    links: dict[Node, Any] = {node: _Link(place) for place, node in enumerate(graph.nodes)}
     return [
         (
             node.op,

@@ -17,7 +17,7 @@ from bnas.passes.onnx.values import AnySize, Size, Source, same_size
 
 from .calls import Call, Dynamic
 from .convolutions import PAD_MODES
-from .record import Operator, Sample, Trait
+from .record import Operator, Sample, Target, Trait
 from .zeros import keeps, parted
 
 
@@ -43,13 +43,13 @@ def cat_axes(types: AxisTypes, call: Call) -> Axes:
     return [Cat(tuple(p[dim] for p in parts)) if axis == dim else term for axis, term in enumerate(parts[0])]
 
 
-ALONG = {torch.vstack: 0, torch.hstack: 1, torch.column_stack: 1, torch.dstack: 2}
+ALONG: dict[Target, int] = {torch.vstack: 0, torch.hstack: 1, torch.column_stack: 1, torch.dstack: 2}
 """The axis of concatenations that have it in their name."""
 
 
 def _joined(call: Call, ranks: Sequence[int]) -> int:
     """The axis of a concatenation of tensors of these ranks."""
-    dim: int = ALONG.get(call.op, call.argument(1, "dim", 0))  # type: ignore[call-overload]
+    dim: int = ALONG[call.op] if call.op in ALONG else call.argument(1, "dim", 0)
     if call.op in ALONG and min(ranks) <= max(dim, 1):
         raise RuleError(f"it adds axes to tensors that have only {min(ranks)}")
     return dim % max(ranks)
