@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 
 import pytest
@@ -67,6 +68,8 @@ def keeps_all_promises(network: Network, data: st.DataObject) -> None:
             assert_program_is_extracted(supernet, subnet, inputs, tolerance=EXACT)
             assert_gradients_match(supernet, subnet, inputs, tolerance=EXACT)
         assert_program_is_extracted(supernet.eval(), subnet, other, tolerance=EXACT)
+        module = supernet.extract(subnet)
+        torch.testing.assert_close(pickle.loads(pickle.dumps(module))(other), module(other), rtol=0, atol=0)
     supernet.eval().float()
     for subnet in chosen:
         assert_onnx_is_extracted(supernet, subnet, network.example_inputs)

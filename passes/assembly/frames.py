@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import linecache
-import operator
+import pkgutil
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
@@ -18,54 +18,11 @@ from typing import Any
 from weakref import finalize
 
 from torch import Tensor, nn
-from torch.fx import Graph, GraphModule, Interpreter, Node, Proxy, Tracer, graph_module
+from torch.fx import Graph, GraphModule, Interpreter, Node, graph_module
 from torch.fx.graph import PythonCode
+from torch.fx.node import _get_qualified_name, map_aggregate, map_arg
 
 from bnas.passes.frontend.ir import IR
-
-# A saved graph module is loaded by a symbolic trace of its code: what proxies of torch.fx cannot write stays in it.
-
-
-class Reloading(Tracer):
-    """The tracer that PyTorch loads our graph modules with."""
-
-    def proxy(self, node: Node) -> Proxy:
-        """As in fx, for a value that can be written into."""
-        return _Written(node, self)
-
-    def trace(self, *args: Any, **kwargs: Any) -> Graph:
-        """As in fx, for modules that may lie deep."""
-        return readable(super().trace(*args, **kwargs))
-
-
-class _Written(Proxy):
-    def __setitem__(self, index: Any, value: Any) -> None:
-        self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
-
-
-def _in_place(function: Any) -> Any:
-    def write(self: Proxy, other: Any) -> Any:
-        return self.tracer.create_proxy("call_function", function, (self, other), {})
-
-    return write
-
-
-for _name in (
-    "iadd",
-    "isub",
-    "imul",
-    "itruediv",
-    "ifloordiv",
-    "imod",
-    "ipow",
-    "iand",
-    "ior",
-    "ixor",
-    "ilshift",
-    "irshift",
-):
-    setattr(_Written, f"__{_name}__", _in_place(getattr(operator, _name)))
-
 
 # Modules that lie deep. Python takes 200 parentheses inside one another, and torch.fx writes one for each number.
 
@@ -87,13 +44,72 @@ def _shallow(lines: list[str]) -> list[str]:
     return [_DEEP.sub(call, line) for line in lines]
 
 
-# The text of compiled code, which tracebacks show: torch.fx keeps every one as long as the process lives.
+# Graphs on disk. PyTorch writes the code of a graph module, and traces it with proxies where it is loaded: a size of an
+# input is then a proxy, which slices and factories such as `torch.zeros` refuse, and writes by ``x[i] = y`` are lost.
+
+
+@dataclass(frozen=True)
+class _Link:
+    """A node among the arguments of another one: its position in the graph."""
+
+    place: int
+
+
+@dataclass(frozen=True)
+class _Function:
+    """A function that pickle finds by this path only: several of PyTorch's say that they have another name."""
+
+    path: str
+
+    @classmethod
+    def of(cls, target: Any) -> Any:
+        """`target`, as it is stored."""
+        if isinstance(target, str):
+            return target
+        try:
+            path = _get_qualified_name(target)
+            return cls(path) if pkgutil.resolve_name(path) is target else target
+        except (RuntimeError, ImportError, AttributeError, ValueError):  # it has no path: pickle says so, or knows more
+            return target
+
+
+def _packed(graph: Graph) -> list[tuple[Any, ...]]:
+    """The nodes of `graph` as plain values, which hold no other node: links would nest as deep as the graph is long."""
+    links: dict[Node, Any] = {node: _Link(place) for place, node in enumerate(graph.nodes)}
+    return [
+        (
+            node.op,
+            _Function.of(node.target),
+            *map_arg((node.args, node.kwargs), links.__getitem__),
+            node.name,
+            node.type,
+        )
+        for node in graph.nodes
+    ]
+
+
+def _unpacked(nodes: list[tuple[Any, ...]]) -> Graph:
+    """The graph of packed nodes, with the same names."""
+    graph, made = Graph(), list[Node]()
+    for op, stored, args, kwargs, name, kind in nodes:
+        target = pkgutil.resolve_name(stored.path) if isinstance(stored, _Function) else stored
+        given = map_aggregate((args, kwargs), lambda one: made[one.place] if isinstance(one, _Link) else one)
+        made.append(graph.create_node(op, target, *given, name, kind))
+    return graph
+
+
+def _loaded(kind: type[Assembled], name: str, state: dict[str, Any], nodes: list[tuple[Any, ...]]) -> Assembled:
+    module = kind({}, Graph(), class_name=name)
+    vars(module).update(state)
+    module.graph = readable(_unpacked(nodes))
+    return module
 
 
 class Assembled(GraphModule):
-    """A graph module, as every sub-network and every deep copy of one is, whose text is kept as long as its code.
+    """A graph module, as every sub-network and every deep copy of one is; it is saved and loaded with its graph.
 
-    An error holds the code of its traceback, which shows the lines although the module is gone.
+    The text of its code, which tracebacks show, is kept as long as the code: torch.fx keeps it as long as the process
+    lives. An error holds the code of its traceback, which shows the lines although the module is gone.
     """
 
     def recompile(self) -> PythonCode:
@@ -102,6 +118,14 @@ class Assembled(GraphModule):
         code = type(self).forward.__code__
         finalize(code, forget_text, code.co_filename).atexit = False
         return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What loads the module; the functions in its graph are stored by their names, as pickle does."""
+        own = (
+            one for one in type(self).__mro__ if one.__module__ != graph_module.__name__
+        )  # fx makes a class for each
+        state = {name: value for name, value in vars(self).items() if name != "_graph"}
+        return _loaded, (next(own), type(self).__name__, state, _packed(self.graph))
 
 
 def forget_text(name: str) -> None:
@@ -121,8 +145,7 @@ class Frame:
     @classmethod
     def of(cls, graph: Graph, orders: Mapping[str, Tensor], kind: type[Assembled], name: str) -> Frame:
         """The frame of a graph; its module is of the class `kind` and shows itself as `name`."""
-        graph._tracer_cls = Reloading
-        module = kind({}, Graph(tracer_cls=Reloading), class_name=name)
+        module = kind({}, Graph(), class_name=name)
         module.graph = readable(graph)
         return cls(module, orders)
 

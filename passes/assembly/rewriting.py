@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator, Mapping
+from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.fx import Node
+from torch.fx.node import map_aggregate
 
 from bnas.passes.axes.selection import active, moved
 from bnas.passes.axes.terms import Sym, Term
-from bnas.passes.axes.types import Moved, Replacement, Rewrite
+from bnas.passes.axes.types import Moved, Replacement, Rewrite, SizeOf
 from bnas.passes.ops.calls import Dynamic
 from bnas.passes.ops.registry import OPERATORS
 from bnas.passes.ops.rnn import fit as fit_recurrent
@@ -95,6 +98,7 @@ def write_constant(
     if new == (_literal(rewrite) if isinstance(rewrite, Rewrite) else active_value(rewrite, {})):
         return
     new = fx.node.map_arg(new, copies.__getitem__)  # sizes of inputs
+    new = map_aggregate(new, lambda entry: _size(node, entry) if isinstance(entry, SizeOf) else entry)
     if isinstance(rewrite, Rewrite) and len(node.args) > rewrite.position:
         node.update_arg(rewrite.position, new)
     elif isinstance(rewrite, Rewrite):
@@ -102,6 +106,13 @@ def write_constant(
     else:
         node.op, node.target, node.kwargs = "call_function", rewrite.target, {}
         node.args = (node.all_input_nodes[0], *_arguments(node, rewrite, new, orders))
+
+
+def _size(node: Node, size: SizeOf) -> Node:
+    """The number of entries that axes of a node's input have, computed just before the node."""
+    with node.graph.inserting_before(node):
+        sizes = [node.graph.call_method("size", (node.all_input_nodes[0], axis)) for axis in size.axes]
+        return reduce(lambda one, other: node.graph.call_function(operator.mul, (one, other)), sizes)
 
 
 def _literal(rewrite: Rewrite) -> Any:

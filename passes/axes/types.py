@@ -52,6 +52,13 @@ class Moved:
     order: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class SizeOf:
+    """Among the constants of a `Rewrite`: the number of entries that axes of the node's input have together."""
+
+    axes: tuple[int, ...]
+
+
 @dataclass
 class AxisTypes(Unifier):
     """The axis types of all tensors of a graph, and all other statements of rules; the first argument of a rule."""
@@ -160,8 +167,11 @@ class AxisTypes(Unifier):
                 self.pin(self.type(value)[axis], "it is summed over, and its dropped entries are not zero")
 
     def rewrite(self, call: Call, position: int, name: str, value: Any) -> None:
-        """State that a constant argument is the active size of a term, or holds such sizes; one of an input stays."""
-        if isinstance(call.argument(position, name), Dynamic):
+        """State that a constant argument is the active size of a term, holds such sizes, or is left open by -1.
+
+        A size of an input stays, unless it is left open.
+        """
+        if isinstance(call.argument(position, name), Dynamic) and value != -1:
             self.pin_axes([value] if isinstance(value, Term) else [], "its size is computed from an input")
             return
         self.rewrites.append(Rewrite(call.node, position, name, value))

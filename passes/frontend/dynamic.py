@@ -172,14 +172,15 @@ def _alone(session: Session, batch: Sequence[Axis], axis: Axis) -> tuple[Axis | 
             if way.apart and step not in STEPS_APART:
                 continue
             stepped = dataclasses.replace(way, step=step)
+            sizes = sizes_of(stepped, 0)[:3]
+            if {axis.size, 1}.issuperset(sizes):  # one entry is no other size: it fits all, by broadcasting
+                continue
             try:
-                _agree(session, *({one: BATCH for one in batch} | {axis: size} for size in sizes_of(stepped, 0)[:3]))
+                _agree(session, *({one: BATCH for one in batch} | {axis: size} for size in sizes))
                 return stepped, ""
             except CaptureError as error:
                 why = why or str(error)
-    if not ways:
-        why = _why_not(session, batch, axis)
-    return None, why
+    return None, why or _why_not(session, batch, axis)
 
 
 def _ways(session: Session, batch: Sequence[Axis], axis: Axis) -> Iterator[Axis]:

@@ -132,7 +132,7 @@ def check_sizes(
     Raises:
         InputError: names the input, the axis, what came and what is allowed.
     """
-    if isinstance(given, Proxy):  # a saved module is loaded by a symbolic trace of it: the check stays a node
+    if isinstance(given, Proxy):  # a symbolic trace, as quantization in PyTorch makes: the check stays a node
         given.tracer.create_proxy(
             "call_function", check_sizes, (given, name, tuple(allowed), tuple(why), tuple(path)), {}
         )

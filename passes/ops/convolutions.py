@@ -19,7 +19,10 @@ from .zeros import by_weight
 
 
 def convolution_axes(types: AxisTypes, call: Call) -> Axes:
-    """In = G*c, out = G*o, weight = (G*o, c, kernel), bias = out, groups = active(G); depthwise is c = 1."""
+    """In = G*c, out = G*o, weight = (G*o, c, kernel), bias = out, groups = active(G); depthwise is c = 1.
+
+    An axis that a kernel of one runs over place by place stays what it is.
+    """
     inputs, weight = types.type(call.argument(0, "input")), types.type(call.argument(1, "weight"))
     groups, bias = call.argument(6, "groups", 1), call.argument(2, "bias")
     channel = len(inputs) - len(weight) + 1
@@ -28,11 +31,20 @@ def convolution_axes(types: AxisTypes, call: Call) -> Axes:
     if bias is not None:
         types.unify(types.type(bias)[0], weight[0])
     types.pin_axes(weight[2:], "the kernel of a convolution is rigid")
-    types.pin_axes(inputs[channel + 1 :], "a convolution runs over it")
-    out = [*inputs[:channel], weight[0], *(K(n) for n in types.output_shape(call)[channel + 1 :])]
+    out = [*inputs[:channel], weight[0], *_run_over(types, call, inputs[channel + 1 :], weight[2:])]
     types.produces(call.argument(1, "weight"), 0)
     types.count_macs(call, [*out, *weight[1:]])
     return out
+
+
+def _run_over(types: AxisTypes, call: Call, axes: Axes, kernel: Axes) -> Axes:
+    """The axes behind the channels of the result; of the input those are pinned that lose their places."""
+    strides, padding = spread(call.argument(3, "stride", 1), len(axes)), call.argument(4, "padding", 0)
+    paddings = spread(0 if isinstance(padding, str) else padding, len(axes))
+    alone = [(size.size, stride, pad) == (1, 1, 0) for size, stride, pad in zip(kernel, strides, paddings, strict=True)]
+    types.pin_axes([axis for axis, stays in zip(axes, alone, strict=True) if not stays], "a convolution runs over it")
+    made = types.output_shape(call)[len(types.output_shape(call)) - len(axes) :]
+    return [axis if stays else K(size) for axis, stays, size in zip(axes, alone, made, strict=True)]
 
 
 def _tie_groups(types: AxisTypes, call: Call, inputs: Axes, channel: int, groups: int, weight: Axes) -> None:
@@ -180,6 +192,12 @@ RECORDS = (
         nn.Conv1d,
         Sample(lambda x, layer: layer(x.flatten(2)), layer=lambda: nn.Conv1d(8, 6, 3, padding=1)),
         Sample(lambda x, w: F.conv1d(x.flatten(2), w), weights=((6, 8, 1),)),
+        Sample(lambda x, w, b: x.flatten(2) * F.conv1d(x.flatten(2).mT, w, b).mT, weights=((24, 24, 1), (24,))),
+        Sample(
+            lambda x, w: F.conv1d(x.flatten(2).mT, w, None, 2).mT[:, :2],
+            weights=((24, 24, 1),),
+            rigid="a convolution runs over it",
+        ),
     ),
     _convolution(
         F.conv2d,

@@ -21,9 +21,9 @@ from .record import Operator, Sample, Spelled
 from .zeros import keeps, made
 
 
-def zeros_axes(types: AxisTypes, call: Call) -> Axes:
-    """A new tensor, such as the first state of a recurrent layer, is as wide as what it is used with."""
-    first, shape = int(call.op in ("new_zeros", "new_empty")), types.output_shape(call)
+def uniform_axes(types: AxisTypes, call: Call) -> Axes:
+    """A tensor of one number, such as the first state of a recurrent layer, is as wide as what it is used with."""
+    first, shape = int(isinstance(call.op, str)), types.output_shape(call)
     given = call.args[first:]
     if not given:
         return [K(n) for n in shape]
@@ -239,7 +239,7 @@ RECORDS = (
     ),
     Operator(
         torch.zeros,
-        axes=zeros_axes,
+        axes=uniform_axes,
         zeros=made,
         onnx=zeros_onnx,
         samples=(
@@ -249,7 +249,7 @@ RECORDS = (
     ),
     Operator(
         "new_zeros",
-        axes=zeros_axes,
+        axes=uniform_axes,
         zeros=made,
         onnx=new_zeros_onnx,
         samples=(Sample(lambda x: x + x.new_zeros(x.shape[0], 1, 1, 1)),),
@@ -265,7 +265,7 @@ RECORDS = (
     ),
     Operator(
         torch.empty,
-        axes=zeros_axes,
+        axes=uniform_axes,
         onnx=zeros_onnx,
         samples=(
             Sample(lambda x: x + torch.empty(x.shape[0], 1, 1, 1).zero_()),
@@ -274,15 +274,22 @@ RECORDS = (
     ),
     Operator(
         torch.full,
-        axes=factory_axes,
+        axes=uniform_axes,
         onnx=full_onnx,
-        samples=(Sample(lambda x: x + torch.full((x.shape[0], 1, 1, 1), 2.0)),),
+        samples=(
+            Sample(lambda x: x + torch.full((x.shape[0], 1, 1, 1), 2.0)),
+            Sample(lambda x: torch.maximum(x, torch.full((x.shape[0], 8, 4, 6), -0.5, dtype=x.dtype))),
+        ),
     ),
     Operator(
         torch.ones,
-        axes=factory_axes,
+        axes=uniform_axes,
         onnx=ones_onnx,
-        samples=(Sample(lambda x: x + torch.ones(x.shape[0], 1, 1, 1)),),
+        samples=(
+            Sample(lambda x: x + torch.ones(x.shape[0], 1, 1, 1)),
+            Sample(lambda x: x * torch.ones(x.shape[0], 8, 4, 6)),
+            Sample(lambda x: (x + torch.ones(x.shape[0], 8, 4, 6)).sum(1, keepdim=True), rigid="summed over"),
+        ),
     ),
     Operator(
         torch.randn,
@@ -296,19 +303,25 @@ RECORDS = (
     ),
     Operator(
         "new_ones",
-        axes=factory_axes,
+        axes=uniform_axes,
         onnx=new_ones_onnx,
-        samples=(Sample(lambda x: x + x.new_ones(x.shape[0], 1, 1, 1)),),
+        samples=(
+            Sample(lambda x: x + x.new_ones(x.shape[0], 1, 1, 1)),
+            Sample(lambda x: x - x.new_ones(x.shape[0], 8, 1, 1)),
+        ),
     ),
     Operator(
         "new_full",
-        axes=factory_axes,
+        axes=uniform_axes,
         onnx=new_full_onnx,
-        samples=(Sample(lambda x: x + x.new_full((x.shape[0], 1, 1, 1), 2.0)),),
+        samples=(
+            Sample(lambda x: x + x.new_full((x.shape[0], 1, 1, 1), 2.0)),
+            Sample(lambda x: x.minimum(x.new_full((x.shape[0], 8, 1, 1), 0.5))),
+        ),
     ),
     Operator(
         "new_empty",
-        axes=zeros_axes,
+        axes=uniform_axes,
         onnx=new_zeros_onnx,
         samples=(
             Sample(lambda x: x + x.new_empty(x.shape[0], 1, 1, 1).zero_()),

@@ -31,7 +31,7 @@ def permute_axes(types: AxisTypes, call: Call) -> Axes:
 
 
 def attribute_axes(types: AxisTypes, call: Call) -> Any:
-    """``x.T``, ``x.mT`` and ``x.data``; an attribute of an object that an opaque step gives."""
+    """``x.T``, ``x.mT``, ``x.data`` and the parts of a complex ``x``; an attribute of what an opaque step gives."""
     source, name = types.values[call.args[0]], call.args[1]
     if isinstance(source, dict):
         return source[name]
@@ -40,7 +40,7 @@ def attribute_axes(types: AxisTypes, call: Call) -> Any:
         return inputs[::-1]
     if name in ("mT", "mH"):
         return [*inputs[:-2], inputs[-1], inputs[-2]]
-    if name in ("data", "real"):
+    if name in ("data", "real", "imag"):
         return inputs
     raise RuleError(f"attribute {name}")
 

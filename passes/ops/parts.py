@@ -17,7 +17,7 @@ from bnas.passes.onnx.values import AnySize, Size, Source, same_size
 
 from .calls import Call, Dynamic
 from .convolutions import PAD_MODES
-from .record import Operator, Sample, Trait
+from .record import Operator, Sample, Target, Trait
 from .zeros import keeps, parted
 
 
@@ -35,12 +35,24 @@ def stack_axes(types: AxisTypes, call: Call) -> Axes:
 def cat_axes(types: AxisTypes, call: Call) -> Axes:
     """The other axes are one each; the concatenated axis holds the parts in order."""
     parts = [types.type(part) for part in call.argument(0, "tensors")]
-    dim = call.argument(1, "dim", 0) % len(parts[0])
+    dim = _joined(call, [len(part) for part in parts])
     for part in parts[1:]:
         for axis, (left, right) in enumerate(zip(parts[0], part, strict=True)):
             if axis != dim:
                 types.unify(left, right)
     return [Cat(tuple(p[dim] for p in parts)) if axis == dim else term for axis, term in enumerate(parts[0])]
+
+
+ALONG: dict[Target, int] = {torch.vstack: 0, torch.hstack: 1, torch.column_stack: 1, torch.dstack: 2}
+"""The axis of concatenations that have it in their name."""
+
+
+def _joined(call: Call, ranks: Sequence[int]) -> int:
+    """The axis of a concatenation of tensors of these ranks."""
+    dim: int = ALONG[call.op] if call.op in ALONG else call.argument(1, "dim", 0)
+    if call.op in ALONG and min(ranks) <= max(dim, 1):
+        raise RuleError(f"it adds axes to tensors that have only {min(ranks)}")
+    return dim % max(ranks)
 
 
 def pad_axes(types: AxisTypes, call: Call) -> Axes:
@@ -165,7 +177,11 @@ def narrow_onnx(site: Site) -> str:
 def concatenate_onnx(site: Site) -> str:
     """One behind the other along an axis, in the dtype of the result."""
     parts = [site.operand(one, site.result.dtype) for one in site.arg(0, "tensors")]
-    return site.emit("Concat", *parts, axis=site.arg(1, "dim", 0))
+    try:
+        axis = _joined(site.call, [one.tensor.ndim for one in site.arg(0, "tensors")])
+    except RuleError as error:
+        raise site.refuse(str(error)) from error
+    return site.emit("Concat", *parts, axis=axis)
 
 
 def stack_onnx(site: Site) -> str:
@@ -252,6 +268,17 @@ RECORDS = (
         zeros=keeps,
         onnx=concatenate_onnx,
         samples=(Sample(lambda x: torch.cat([x, x.exp(), x], 1)), Sample(lambda x: torch.cat((x, x), dim=-1))),
+    ),
+    *(
+        Operator(
+            op,
+            traits={Trait.JOIN},
+            axes=cat_axes,
+            zeros=keeps,
+            onnx=concatenate_onnx,
+            samples=(Sample(lambda x, op=op: op((x, x.exp()))),),
+        )
+        for op in ALONG
     ),
     Operator(
         F.pad,

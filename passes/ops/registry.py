@@ -21,7 +21,8 @@ from .record import UNKNOWN, AtenRule, Layer, Operator, Target
 
 FAMILIES = (
     *("activations", "arithmetic", "casts", "convolutions", "factories", "gathers", "indexing", "linear", "norms"),
-    *("numbers", "order", "parts", "pools", "products", "recurrent", "reductions", "resizes", "shuffles", "views"),
+    *("numbers", "order", "parts", "pools", "products", "recurrent", "reductions", "resizes", "shuffles"),
+    *("spectral", "views"),
 )
 """The modules of this package with a tuple ``RECORDS``."""
 
@@ -224,6 +225,8 @@ def qualified_name(op: Any) -> str:
     module = str(getattr(op, "__module__", None) or "torch")
     # PyTorch's built-in functions say that they belong to some private module.
     name = str(getattr(op, "__name__", op))
+    if module == "torch._C._fft":
+        return f"torch.fft.{name.removeprefix('fft_')}"
     public = name.lstrip("_")
     name = public if getattr(F, public, None) is op else name  # F.threshold says that it is _threshold
     return f"{'torch' if module.startswith('torch._') else module}.{name}"

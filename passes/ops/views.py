@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import nn
 
 from bnas.passes.axes.terms import K, Prod, Term, symbols
-from bnas.passes.axes.types import Axes, AxisTypes
+from bnas.passes.axes.types import Axes, AxisTypes, SizeOf
 from bnas.passes.errors import RuleError
 from bnas.passes.onnx.builder import through_reshapes
 from bnas.passes.onnx.site import Site
@@ -34,7 +35,8 @@ def reshape_axes(types: AxisTypes, call: Call) -> Axes:
     sizes = call.listed(1, "shape")
     if len(sizes) != len(out):
         raise RuleError("a view that is not given by its sizes")
-    rewrite_sizes(types, call, "shape", _sizes(types, sizes, out))
+    merged = _merged(types.shape(call.argument(0, "input")), types.output_shape(call))
+    rewrite_sizes(types, call, "shape", _sizes(types, sizes, out, merged))
     return out
 
 
@@ -47,17 +49,33 @@ def rewrite_sizes(types: AxisTypes, call: Call, name: str, value: Sequence[Any])
         types.rewrite(call, position, "", entry)
 
 
-def _sizes(types: AxisTypes, sizes: Sequence[Any], out: Axes) -> list[Any]:
-    """The sizes of a view as terms; an elastic one that follows an input is left open, and what was open is said."""
+def _sizes(
+    types: AxisTypes, sizes: Sequence[Any], out: Axes, merged: Mapping[int, tuple[int, ...]] = MappingProxyType({})
+) -> list[Any]:
+    """The sizes of a view as terms; an elastic one that follows an input is left open, and what was open is said.
+
+    `merged` has the axes of the input that an axis of the result holds: where that was open, its size is theirs.
+    """
     value = [size if isinstance(size, Dynamic) or size == -1 else term for size, term in zip(sizes, out, strict=True)]
     unsaid = [p for p, size in enumerate(sizes) if isinstance(size, Dynamic) and any(symbols(out[p]))]
     closed = list(sizes).index(-1) if -1 in sizes else None
-    if unsaid and (closed is None or types.is_fixed(out[closed])):
+    fixed = closed is None or types.is_fixed(out[closed])
+    if unsaid and (fixed or closed in merged):
         value[unsaid.pop(0)] = -1
         if closed is not None:
-            value[closed] = out[closed]
+            value[closed] = out[closed] if fixed else SizeOf(merged[closed])
     types.pin_axes([out[p] for p in unsaid], "a view gives it a size that follows the input")
     return value
+
+
+def _merged(before: Sequence[int], after: Sequence[int]) -> dict[int, tuple[int, ...]]:
+    """For each axis of a view that holds whole axes of its input, which ones."""
+    found, place = dict[int, tuple[int, ...]](), 0
+    for inputs, sizes in _blocks(list(before), list(after)):
+        if len(sizes) == 1 and inputs:
+            found[place] = tuple(inputs)
+        place += len(sizes)
+    return found
 
 
 def regroup(types: AxisTypes, axes: Axes, shape: Sequence[int]) -> Axes:
@@ -185,6 +203,9 @@ RECORDS = (
         samples=(
             Sample(lambda x: x.reshape(x.shape[0], 8, -1)),
             Sample(lambda x: x.view(x.size(0), 4, 2, 24).view(x.size(0), -1, 24)),
+            Sample(lambda x: x.reshape(x.size(0) * 8, 4, -1).view(x.size(0), 8, -1)),
+            Sample(lambda x: x.reshape((x.size(0) * 8, -1, 6)).view((x.size(0), 8, 4, -1))),
+            Sample(lambda x: x.reshape(x.size(0) * 8, -1).view(x.size(0), 8, -1)),
             Sample(lambda x: torch.reshape(x, (-1, 8, 24))),
         ),
     ),

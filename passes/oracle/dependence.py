@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from bnas.passes.assembly.skeleton import Skeleton
+from bnas.passes.axes.terms import Sym, symbols
 from bnas.passes.space.subnet import Subnet
 
-from .norms import Masks, Measure, all_known, over_kept
+from .norms import Masks, Measure, all_known, not_zero, over_kept
 from .oracle import zero_dropped
 
 
@@ -20,12 +21,16 @@ def kept_without_weight(model: nn.Module, skeleton: Skeleton, subnet: Subnet, ru
     """For `over_kept`; zeroes `model` as `zero_dropped` does. ``run()`` calls it.
 
     An entry is dropped if it depends on the parameters of the model, but no more on those that are left: constant
-    padding never does. A norm inside an opaque module, where nothing is dropped, goes over all.
+    padding never does. Where dropped entries are not zero, it is enough that this holds for the parameters with the
+    axis that the statistic goes over: a head of attention whose query and key are gone still depends on a value that
+    all heads share. A norm inside an opaque module, where nothing is dropped, goes over all.
     """
     if all_known(skeleton):
         zero_dropped(model, skeleton, subnet)
         return Measure()
-    whole = _Dependence(model, skeleton, subnet, run)
+    named = dict(model.named_parameters())
+    groups = [frozenset(named), *(_with(skeleton, symbol) & named.keys() for symbol in not_zero(skeleton))]
+    whole = _Dependence(model, skeleton, subnet, run, groups)
     parameters = _saved(model)
     before = whole.find([], frozenset())
     zero_dropped(model, skeleton, subnet)
@@ -34,7 +39,7 @@ def kept_without_weight(model: nn.Module, skeleton: Skeleton, subnet: Subnet, ru
     for _ in range(ROUNDS):
         # Again with what is known: a dropped entry depends on others through a statistic that it is no part of.
         last, now = kept, whole.find(kept, held)
-        kept = [left | ~then for then, left in zip(before, now, strict=True)]
+        kept = [_left(then, left) for then, left in zip(before, now, strict=True)]
         if last and all(map(torch.equal, kept, last)):
             break
         known = frozenset(place for place, mask in enumerate(kept) if not mask.all())
@@ -44,6 +49,17 @@ def kept_without_weight(model: nn.Module, skeleton: Skeleton, subnet: Subnet, ru
             before = whole.find([], held)
             _load(model, zeroed)
     return Measure(kept)
+
+
+def _with(skeleton: Skeleton, symbol: Sym) -> frozenset[str]:
+    """The tensors of a model that have an axis with `symbol`."""
+    tensors = skeleton.types.tensors.items()
+    return frozenset(name for name, axes in tensors if any(symbol in symbols(axis) for axis in axes))
+
+
+def _left(before: Tensor, now: Tensor) -> Tensor:
+    """The entries that are kept: of each group of parameters they depend on what is left, if they ever did."""
+    return (now | ~before).all(0)
 
 
 ROUNDS = 32
@@ -96,8 +112,15 @@ class _Dependence:
     skeleton: Skeleton
     subnet: Subnet
     run: Callable[[], object]
+    groups: Sequence[Set[str]]
+    """Names of parameters that change together."""
 
     def find(self, kept: Masks, held: frozenset[int]) -> Masks:
+        """For each statistic (groups, *entries), what changes with the parameters of each group."""
+        found = (self._changing(kept, held, group) for group in self.groups)
+        return [torch.stack(masks) for masks in zip(*found, strict=True)]
+
+    def _changing(self, kept: Masks, held: frozenset[int], group: Set[str]) -> Masks:
         """The entries that change with the parameters, which stay, where statistics go over those `kept`.
 
         The means of the calls in `held` do not change: through them each entry would depend on all.
@@ -106,20 +129,20 @@ class _Dependence:
         are positive, as in every second run, and seldom in all runs.
         """
         means: dict[int, Tensor] = {}
-        first = self._values(_Noting(kept, held, means), 0)
+        first = self._values(_Noting(kept, held, means), 0, group)
         found = [torch.zeros(values.shape[1:], dtype=torch.bool, device=values.device) for values in first]
         for seed in range(1, RUNS):
-            others = self._values(_Noting(kept, held, means), seed)
+            others = self._values(_Noting(kept, held, means), seed, group)
             for changed, one, other in zip(found, first, others, strict=True):
                 changed |= (one != other).any(0)
         return found
 
-    def _values(self, noting: _Noting, seed: int) -> list[Tensor]:
-        """What stands before each call, with parameters that follow from `seed`."""
+    def _values(self, noting: _Noting, seed: int, group: Set[str]) -> list[Tensor]:
+        """What stands before each call, where the parameters of a group follow from `seed`."""
         model, generator = self.model, torch.Generator().manual_seed(seed)
         values = _saved(model)
         with torch.no_grad(), over_kept(model, self.skeleton, self.subnet, noting):
-            for parameter in model.parameters():
+            for parameter in (one for name, one in model.named_parameters() if name in group):
                 noise = torch.rand(parameter.shape, generator=generator, dtype=torch.float64) + 0.5
                 sign = torch.where(torch.rand(noise.shape, generator=generator) < 0.5 * (seed % 2), -1.0, 1.0)
                 parameter.abs_().mul_((noise * sign).to(parameter.device))

@@ -12,12 +12,13 @@ from torch.fx import Node
 from torch.overrides import TorchFunctionMode
 
 from bnas.passes.assembly.skeleton import Skeleton
-from bnas.passes.axes.terms import Term, symbols
+from bnas.passes.axes.terms import Sym, Term, symbols
 from bnas.passes.axes.types import AxisTypes
 from bnas.passes.ops.aten import in_python
-from bnas.passes.ops.calls import Call, TensorRef, with_numbers
+from bnas.passes.ops.calls import TensorRef, with_numbers
 from bnas.passes.ops.record import Operator, Trait
 from bnas.passes.ops.registry import OPERATORS
+from bnas.passes.ops.zeros import zeros_of
 from bnas.passes.space.subnet import Subnet
 
 from .oracle import kept_mask
@@ -197,17 +198,25 @@ def all_known(skeleton: Skeleton) -> bool:
     calls = [(OPERATORS.of(call.op), call) for call in skeleton.ir.calls.values()]
     norms = [call.argument(2, "weight") for record, call in calls if record.has(Trait.STREAM_NORM)]
     stored = all(isinstance(w, TensorRef) or (isinstance(w, Node) and w.op == "get_attr") for w in norms)
-    means = (call for record, call in calls if record.kept in STATISTICS)
-    return stored and not any(any(symbols(term)) for call in means for term in _averaged(types, call))
+    return stored and not any(any(symbols(term)) for term, _ in _averaged(types))
 
 
-def _averaged(types: AxisTypes, call: Call) -> list[Term]:
-    """The axes that a call takes the mean or variance of."""
-    given = with_numbers(call)
-    source, *args = given.args or (given.kwargs["input"],)
-    value = source.meta["value"]
-    dims, _ = _reduced(OPERATORS.of(call.op).kept, value, *args, **_without(given.kwargs, "input"))
-    return [types.type(source)[dim] for dim in dims]
+def not_zero(skeleton: Skeleton) -> set[Sym]:
+    """Symbols of axes that a statistic goes over where dropped entries are not zero: heads without a query, say."""
+    return {symbol for term, zero in _averaged(skeleton.types) if not zero for symbol in symbols(term)}
+
+
+def _averaged(types: AxisTypes) -> Iterator[tuple[Term, bool]]:
+    """The axes that means and variances go over, and whether their dropped entries are known to be zero."""
+    for call in types.ir.calls.values():
+        record = OPERATORS.of(call.op)
+        if record.kept not in STATISTICS:
+            continue
+        given = with_numbers(call)
+        source, *args = given.args or (given.kwargs["input"],)
+        dims, _ = _reduced(record.kept, source.meta["value"], *args, **_without(given.kwargs, "input"))
+        zeros = zeros_of(types, source)
+        yield from ((types.type(source)[dim], dim < len(zeros) and zeros[dim]) for dim in dims)
 
 
 def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:

@@ -172,13 +172,13 @@ def nodes_between(entry: Node, tail: Node, given: frozenset[Node]) -> set[Node]:
             return set()
         body.add(node)
         stack += node.all_input_nodes
-    apart = body - _following(entry, body)
+    apart = body - following(entry, body)
     if not reached or any(aside.intersection(node.all_input_nodes) for node in apart):
         return set()
     return body | _read_by(body, aside)
 
 
-def _following(entry: Node, body: set[Node]) -> set[Node]:
+def following(entry: Node, body: set[Node]) -> set[Node]:
     """Those of the nodes that are computed from `entry`."""
     found, waiting = set[Node](), [entry]
     while waiting:

@@ -23,7 +23,7 @@ from bnas.passes.frontend.ir import IR, module_calls, path_of
 from bnas.passes.ops.record import Trait
 from bnas.passes.ops.registry import OPERATORS
 
-from .blocks import Block, fused_next, given_values, has_tensors, is_constant, nodes_between, writes_into
+from .blocks import Block, following, fused_next, given_values, has_tensors, is_constant, nodes_between, writes_into
 
 
 @dataclass(frozen=True)
@@ -195,21 +195,27 @@ def match_region(types: AxisTypes, entry: Node, out: Node, given: frozenset[Node
     weighted = [node for node in between if has_tensors(types.ir, node)]
     if not weighted:
         return Diagnostic(out.name, "no parameter inside the region")
-    if all(_only_scales(types, node) for node in weighted):
-        return Diagnostic(out.name, "only a normalisation or a scale is inside the region")
+    path = following(entry, between)
+    if all(_only_scales(types, node) for node in path if node in weighted or _reads(node, between - path - given)):
+        return Diagnostic(out.name, "only a normalisation, a scale or a table that is added is inside the region")
     block = Block(f"{entry.name}-{out.name}", entry, out, frozenset(between - {out}), residual=False)
     if writes_into(types.ir, block):
         return Diagnostic(out.name, "the region writes into its own input")
     return block
 
 
-def _only_scales(types: AxisTypes, node: Node) -> bool:
-    """Whether the operator is a norm, also one that is written by hand: what comes after it needs it.
+def _reads(node: Node, values: set[Node]) -> bool:
+    return not values.isdisjoint(node.all_input_nodes)
 
-    A batch norm is none: it belongs to one layer, and may be left out with its activation.
+
+def _only_scales(types: AxisTypes, node: Node) -> bool:
+    """Whether the operator is a norm, also one that is written by hand, or adds: what comes after it needs it.
+
+    What is added there is learned, but not computed from the values, as positions are. A batch norm is none: it belongs
+    to one layer, and may be left out with its activation.
     """
     call = types.ir.calls.get(node)
-    return call is not None and OPERATORS.of(call.op).has(Trait.SCALE, Trait.STREAM_NORM)
+    return call is not None and OPERATORS.of(call.op).has(Trait.SCALE, Trait.STREAM_NORM, Trait.SUM)
 
 
 def rigid_if_tied(types: AxisTypes, block: Block) -> list[Diagnostic]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -46,6 +48,30 @@ def mask(batch: int, length: int) -> Tensor:
 def test_texts_of_any_length() -> None:
     supernet = captured(Texts().eval(), ids(2, 7), [ids(1, 7), ids(3, 12), ids(2, 1), ids(2, 32)])
     assert supernet.skeleton.types.ir.dynamic == {"ids": {0: "batch", 1: "length"}}
+
+
+class Sliced(nn.Module):
+    """A table that ends at the length, and zeros of the length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.last = nn.Embedding(20, 8), nn.Linear(8, 3)
+        self.register_buffer("table", torch.randn(32, 8))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.embed(ids) + self.table[: ids.shape[1]]
+        return self.last(x) + torch.zeros(ids.shape[1], 3)
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))])
+def test_a_saved_part_takes_any_length(again: Any) -> None:
+    """PyTorch loads a graph module by a symbolic trace, whose proxies no slice and no `torch.zeros` takes as a size."""
+    supernet = captured(Sliced().eval(), ids(2, 7))
+    module = supernet.extract(supernet.space.minimal())
+    loaded = again(module)
+    assert str(loaded.graph) == str(module.graph)
+    for length in (1, 7, 32):
+        torch.testing.assert_close(loaded(ids(3, length)), module(ids(3, length)), rtol=0, atol=0)
 
 
 def test_two_inputs_of_one_length() -> None:
@@ -158,6 +184,29 @@ def test_static_axes_are_refused_with_axis_size_and_reason() -> None:
         with pytest.raises(InputError, match=r"'input' has 3 axes, expected 4: shape \(3, 4, 6\)"):
             module(image()[0])
     assert any(told.place == "input[2]" and "its size is fixed" in told.reason for told in supernet.diagnostics)
+
+
+class Categories(nn.Module):
+    """Each column has a table of its own, in one embedding, and a bias of its own."""
+
+    def __init__(self, columns: int) -> None:
+        super().__init__()
+        self.embed, self.last = nn.Embedding(20, 8), nn.Linear(8, 3)
+        self.bias = nn.Parameter(torch.randn(columns, 8))
+        self.register_buffer("offsets", torch.arange(columns) * 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.embed(x + self.offsets) + self.bias)
+
+
+@pytest.mark.parametrize("columns", [2, 3, 5])
+def test_one_entry_that_is_broadcast_is_no_other_size(columns: int) -> None:
+    """A single column fits the tables of all, so that the model takes it; but it takes no other number."""
+    supernet = captured(Categories(columns).eval(), torch.randint(0, 4, (2, columns)))
+    assert supernet.dynamic == {"x": {0: "batch"}}
+    assert_onnx_is_extracted(supernet, supernet.space.minimal(), torch.randint(0, 4, (2, columns)))
+    with pytest.raises(InputError, match=f"axis 1 has size 1, expected {columns}"):
+        supernet.extract(supernet.space.minimal())(torch.zeros(2, 1, dtype=torch.int64))
 
 
 def test_checks_are_in_programs_and_extracted_modules_only() -> None:

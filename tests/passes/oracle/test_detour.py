@@ -209,3 +209,34 @@ def test_a_standard_deviation_of_nothing_is_a_number() -> None:
     supernet = SuperNetwork.from_model(model, x)
     (block,) = supernet.space.blocks
     assert verify(model, supernet, Subnet({"first": 16}, skipped=frozenset({block})), x) < 1e-12
+
+
+class SharedValue(nn.Module):
+    """Attention as a Temporal Fusion Transformer has it: all heads read one value, and their mean is the output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.value = nn.Linear(5, 16), nn.Linear(5, 16), nn.Linear(5, 4)
+        self.last = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key = (layer(x).unflatten(2, (-1, 4)).transpose(1, 2) for layer in (self.query, self.key))
+        return self.last(((query @ key.mT).softmax(-1) @ self.value(x).unsqueeze(1)).mean(1))
+
+
+@pytest.mark.parametrize("heads", [2, 3])
+def test_a_head_without_a_query_is_dropped_although_it_reads_what_others_keep(
+    heads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, x = SharedValue().double().eval(), torch.randn(2, 6, 5, dtype=torch.float64)
+    supernet = SuperNetwork.from_model(net, x, {"min_width": 1, "divisor": 1})
+    subnet = Subnet({"query": heads})
+    rows = slice(4 * heads)
+    cut = copy.deepcopy(net)
+    for layer in (cut.query, cut.key):
+        layer.weight.data, layer.bias.data = layer.weight.data[rows], layer.bias.data[rows]
+    torch.testing.assert_close(supernet.extract(subnet)(x), cut(x))
+    verify(net, supernet, subnet, x)
+    monkeypatch.setattr("bnas.passes.oracle.dependence.not_zero", lambda skeleton: set())
+    with pytest.raises(VerificationError, match="differs"):
+        verify(net, supernet, subnet, x)

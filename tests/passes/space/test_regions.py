@@ -334,3 +334,25 @@ def test_what_has_no_parameter_and_what_only_normalises_is_no_region() -> None:
     decoded = match_region(types, nodes["stem"], nodes["add_1" if "add_2" in nodes else "add"], given_values(types.ir))
     assert isinstance(decoded, Diagnostic)
     assert re.search("no parameter inside", decoded.reason)
+
+
+class Positions(nn.Module):
+    """Adds a table of positions in the size of the image, as image transformers do, or multiplies by one."""
+
+    def __init__(self, adds: bool) -> None:
+        super().__init__()
+        self.stem, self.head, self.adds = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 2, 1), adds
+        self.table = nn.Parameter(torch.randn(1, 16, 2, 2) if adds else torch.randn(16, 16, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, table = self.stem(x).tanh(), self.table.flip(1)
+        x = x + F.interpolate(table, size=x.shape[2:]) if self.adds else F.conv2d(x, table)
+        return self.head(x.tanh())
+
+
+@pytest.mark.parametrize("adds", [True, False])
+def test_a_table_that_is_added_is_no_region(adds: bool) -> None:
+    """Without positions a model does not know its inputs; a weight that is computed makes a layer."""
+    types = analyse(trace(Positions(adds).eval(), torch.randn(2, 3, 4, 4)))
+    found = skippable_blocks(types, Elasticity(("depth",), min_block_size=1)).found
+    assert bool(found) is not adds
