@@ -8,7 +8,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import nn
 
-from bnas.passes.axes.terms import K, Prod
+from bnas.passes.axes.terms import K, Prod, symbols
 from bnas.passes.axes.types import Axes, AxisTypes
 from bnas.passes.onnx.site import Site
 
@@ -44,7 +44,8 @@ def _run_over(types: AxisTypes, call: Call, axes: Axes, kernel: Axes) -> Axes:
     alone = [(size.size, stride, pad) == (1, 1, 0) for size, stride, pad in zip(kernel, strides, paddings, strict=True)]
     types.pin_axes([axis for axis, stays in zip(axes, alone, strict=True) if not stays], "a convolution runs over it")
     made = types.output_shape(call)[len(types.output_shape(call)) - len(axes) :]
-    return [axis if stays else K(size) for axis, stays, size in zip(axes, alone, made, strict=True)]
+    kept = [stays and any(symbols(axis)) for axis, stays in zip(axes, alone, strict=True)]
+    return [axis if stays else K(size) for axis, stays, size in zip(axes, kept, made, strict=True)]
 
 
 def _tie_groups(types: AxisTypes, call: Call, inputs: Axes, channel: int, groups: int, weight: Axes) -> None:
