@@ -84,6 +84,7 @@ PASSING: dict[str, Body] = {
     "dropout1d": lambda x: F.dropout1d(x.flatten(2), 0.5, False),
     "dropout3d": lambda x: F.dropout3d(x.unsqueeze(2), 0.5, False),
     "identity": DropPath(0.5),
+    "imaginary part": lambda x: x.to(torch.complex128).imag + x,
     "type_as": lambda x: x.type_as(torch.zeros(5, dtype=torch.float64)) + x.to(torch.zeros(2, dtype=torch.float64)),
     "positive": lambda x: torch.log(x.abs() + 1) + torch.sqrt(x.abs() + 1) + torch.rsqrt(x.abs() + 1) + x.abs().log1p(),
     "reciprocal": lambda x: torch.reciprocal(x.abs() + 1) + torch.div(x, x.abs() + 1) + torch.pow(x, 2),
@@ -358,7 +359,6 @@ RIGID: dict[str, tuple[Body, str]] = {
     # what a rule does not understand, each with its reason
     "no rule": (lambda x: torch.special.i0(x), "no rule"),
     "repeated flat": (Of(lambda w, x: x * w.repeat_interleave(2)[:, None, None], parameter(4)), "flattened"),
-    "imaginary part": (lambda x: x.to(torch.complex128).imag + x, "attribute imag"),
     "argsort without axis": (lambda x: x + torch.argsort(x), "no axis"),
     "list of channels": (lambda x: x[:, [0, 2]], "read by index"),
     "two indices": (lambda x: x[:, torch.tensor([0, 2]), torch.tensor([0, 1])], "read by index"),
