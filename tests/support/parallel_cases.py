@@ -59,7 +59,7 @@ def fitted(rank: int, folder: Path | None, fail_after: int | None = None) -> dic
         net, STAGES, RECIPE, directory=folder, checkpoint_every=every, on_step=lambda p: told.append(p.step)
     )
     try:
-        trainer.fit(Half(rank, fail_after), batches(1, seed=5), resume=True)
+        trainer.fit(Half(rank, fail_after), batches(1, seed=5), resume=folder is not None)
     except InterruptedError:
         assert fail_after is not None
     assert bool(told) == (rank == 0)
