@@ -90,7 +90,10 @@ class Source:
         for name in wanted:
             if name not in known:
                 hint = "; to get it, pass a LatencyModel: SearchSettings(latency=model)" if name == LATENCY else ""
-                raise SearchError(f"{name!r} is not a value of an evaluation; {nearest(name, known)}{hint}")
+                near = nearest(name, known if name == LATENCY else [*known, LATENCY])
+                raise SearchError(
+                    f"objectives, constraints or targets: {name!r} is not a value of an evaluation; {near}{hint}"
+                )
 
     def check_evaluator(self, evaluate: Any) -> None:
         """Raise SearchError where the evaluation says that it is of another super-network."""

@@ -40,10 +40,12 @@ def export(
     trust: options.Trust = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Export and measure the winners of a run. With --onnx, export one sub-network and print its test accuracy."""
+    """Export and measure the winners of a run, and write its report. With --onnx, export one sub-network instead."""
     from bnas.run.folder import RunFolder
     from bnas.run.verdict import verdict
     from bnas.runtime import QuantisationError
+
+    from .commands import report_told
 
     if exclude and not int8:
         raise QuantisationError(f"--exclude {exclude[0]}: names a layer that int8 leaves in float; add --int8")
@@ -54,8 +56,9 @@ def export(
         if onnx is not None:
             check_target(onnx, overwrite)
         report = folder.export() if onnx is None else None
-        told = f"All files are in {run}" if onnx is None else written(folder, subnet, onnx, int8)
+        told = "" if onnx is None else written(folder, subnet, onnx, int8)
     if report is not None:
+        told = f"All files are in {run}\n{report_told(run)}"
         console.print(report.table())
         told = "\n".join([told, *verdict(report, run, tuned=folder.job.tuning is not None)])
     options.say(console, told)
@@ -91,7 +94,8 @@ def written(folder: RunFolder, subnet: str | None, path: Path, quantised: bool) 
     settings = replace(how, validation=job.data.test, metric=job.quality.measure) if quantised else None
     metadata = origin(folder.supernet, chosen)
     report = export_onnx(folder.module(chosen), path, one_sample(folder.supernet), settings, metadata=metadata)
-    error = f"largest relative difference from PyTorch {report.max_relative_error:.1e}"
+    before = " before int8" if quantised else ""
+    error = f"largest relative difference from PyTorch{before} {report.max_relative_error:.1e}"
     told = f"{report.path}: {report.bytes:,} bytes, {error}\n"
     where, show = f"test {job.quality.name} on ONNX Runtime", job.quality.show
     if report.int8 is None:

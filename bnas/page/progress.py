@@ -119,7 +119,7 @@ def _values(run: Recorded, members: Members, objective: Objective) -> Plot:
     shown = members.quantities[objective.name]
     done = [one for one in run.search.evaluations if one.failure is None]
     kept = {one.index for one in run.search.feasible}
-    numbers = [one.index + 1 for one in done]
+    numbers = [one.index for one in done]  # the numbers that the page and `bnas export --subnet` call them by
     values = [one.values[objective.name] for one in done]
     costs = [objective.sign * v if one.index in kept else np.inf for one, v in zip(done, values, strict=True)]
     best = [objective.sign * float(v) for v in np.minimum.accumulate(costs)]
@@ -133,12 +133,12 @@ def _values(run: Recorded, members: Members, objective: Objective) -> Plot:
     caption = (
         f"Every evaluated sub-network, in order; {better} is better{f' ({shown.meaning})' if shown.meaning else ''}."
     )
-    rows = [("evaluations", objective.name, "best"), *zip(numbers, values, best, strict=True)]
+    rows = [("evaluation", objective.name, "best"), *zip(numbers, values, best, strict=True)]
     return Plot(
         f"search-{objective.name}",
         f"Progress of the search: {name}",
         caption,
-        "evaluations",
+        "evaluation",
         shown.axis,
         series,
         rows=rows,
