@@ -68,7 +68,8 @@ def _what_stays(data: Mapping[str, Any]) -> Iterator[str]:
     reasons = {why: share for why, share in rigid["reasons"].items() if why not in HARMLESS and share >= LITTLE}
     by_settings = _by_settings(data)
     nothing = "" if reasons or by_settings else ", for reasons that hold in every model: nothing to do"
-    yield f"What cannot shrink: {rigid['total']:.1%} of the parameters{nothing}."
+    total = f"{rigid['total']:.1%}" if rigid["total"] >= 0.001 or not rigid["total"] else "less than 0.1%"
+    yield f"What cannot shrink: {total} of the parameters{nothing}."
     for why, share in reasons.items():
         yield f"{share:.1%}: {shown(why, 120)}. To do: {remedy(why)}."
     yield from by_settings

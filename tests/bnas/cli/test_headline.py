@@ -72,6 +72,7 @@ def test_numbers_by_hand() -> None:
 def test_a_model_with_nothing_to_mend_says_so() -> None:
     lines = told(Residual(256))
     assert any(line.startswith("2. What cannot shrink: ") and "nothing to do" in line for line in lines)
+    assert any("What cannot shrink: less than 0.1% of the parameters" in line for line in told(Residual(4096)))
 
 
 @pytest.mark.parametrize(
