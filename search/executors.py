@@ -83,6 +83,11 @@ class _DaskPool(Executor):
             ) from error
         self._pool: Executor = self._client.get_executor(retries=0)
 
+    @property
+    def gone(self) -> bool:
+        """Whether the client has given up to reach the scheduler: what it was given meanwhile never ends."""
+        return bool(self._client.status == "closed")
+
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """As any executor."""
         return self._pool.submit(function, *args, **kwargs)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, as_completed
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 RETRIES = 2
 """How often a candidate whose worker died is tried again."""
+
+LOOK = 2.0
+"""Seconds after which a wait looks whether the executor is still there."""
 
 MADE = 4
 """So many evaluations that `Remote` made stay with a process: those that were asked for last."""
@@ -122,12 +125,29 @@ class Workers:
         for chunk in iter(lambda: list(islice(places, self._chunk)), []):
             with self._noticed():
                 futures[self._open.submit(measures, [left[place] for place in chunk])] = chunk
-        for future in as_completed(futures):
-            outcomes: list[Outcome] = []
-            with self._noticed():
-                outcomes = future.result()
-            if outcomes:
-                yield futures[future], outcomes
+        with self._noticed():
+            for future in self._ended(futures):
+                outcomes: list[Outcome] = []
+                with self._noticed():
+                    outcomes = future.result()
+                if outcomes:
+                    yield futures[future], outcomes
+
+    def _ended(self, futures: Iterable[Future[list[Outcome]]]) -> Iterator[Future[list[Outcome]]]:
+        """Each one when it ends.
+
+        What is given to a client of Dask while it looks for a scheduler that is gone never ends: such an executor has
+        an attribute `gone`.
+
+        Raises:
+            BrokenExecutor: the executor is gone.
+        """
+        left = set(futures)
+        while left:
+            done, left = wait(left, LOOK, FIRST_COMPLETED)
+            yield from done
+            if left and not done and getattr(self._open, "gone", False):
+                raise BrokenExecutor("the connection to the scheduler was lost")
 
     @property
     def _open(self) -> Executor:
@@ -138,7 +158,7 @@ class Workers:
         for _ in range(1 + RETRIES):
             self._mend()
             with self._noticed():
-                return self._open.submit(measures, [subnet]).result()[0]
+                return next(self._ended([self._open.submit(measures, [subnet])])).result()[0]
         return Outcome({}, f"no worker returned it in {1 + RETRIES} attempts: {self._last}")
 
     @contextmanager

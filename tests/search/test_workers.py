@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
@@ -29,6 +29,7 @@ from bnas.search import (
     SearchSettings,
     WorkerError,
     Workers,
+    workers,
 )
 
 OBJECTIVES = (Objective("accuracy", "max"), Objective("macs", "min"))
@@ -122,6 +123,51 @@ def test_measure_that_workers_cannot_make_is_no_fault_of_a_sub_network(tmp_path:
 def test_settings_make_workers(alone: SearchResult) -> None:
     settings = replace(SETTINGS, executor=ExecutorSettings(processes=1, chunk=12))
     assert Searcher(SPACE, values, OBJECTIVES, settings).run() == alone
+
+
+class Orphaned(Executor):
+    """Ends the first evaluations; the others never, as those that a client of Dask got while it looked for a scheduler.
+
+    `gone` says after how many looks it has given up; None: it is only slow, and ends the rest then.
+    """
+
+    def __init__(self, gone: int | None, ends: int = 5) -> None:
+        self.after, self.ends, self.looks = gone, ends, 0
+        self.waiting: list[tuple[Future[Any], Callable[[], Any]]] = []
+
+    @property
+    def gone(self) -> bool:
+        self.looks += 1
+        if self.after is None:
+            while self.waiting:
+                future, call = self.waiting.pop()
+                future.set_result(call())
+        return self.after is not None and self.looks >= self.after
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future = Future[Any]()
+        if self.ends > 0:
+            self.ends -= 1
+            future.set_result(function(*args, **kwargs))
+        else:
+            self.waiting.append((future, partial(function, *args, **kwargs)))
+        return future
+
+
+def test_scheduler_that_is_lost_does_not_keep_the_search_waiting(
+    alone: SearchResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "LOOK", 0.02)
+    made: list[Executor] = [ThreadPoolExecutor(2), Orphaned(gone=3)]
+    assert searched(values, executor=made.pop) == alone
+    assert not made, "another executor was made"
+
+
+def test_slow_executor_is_waited_for(alone: SearchResult, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "LOOK", 0.02)
+    slow = Orphaned(gone=None)
+    assert searched(values, executor=slow, chunk=5) == alone
+    assert slow.looks > 1
 
 
 def test_scheduler_that_is_not_there_is_told() -> None:
