@@ -69,7 +69,8 @@ def open_output(
 ) -> Output:
     """Make `folder` ready for a run of `config` (JSON data), which is written there first.
 
-    Overwriting removes the files that the former run wrote, and no others.
+    Overwriting removes the files that the former run wrote, and no others; so does a new run where the former one was
+    refused or stopped before it did anything.
 
     Args:
         folder: The folder.
@@ -87,7 +88,7 @@ def open_output(
     with kept(folder) as ledger:
         check_output(folder, config, resume=resume, overwrite=overwrite, free=free)
         holds_run = ledger.exists
-        if holds_run and overwrite:
+        if holds_run and not resume:
             removed = ledger.removable()
             _refuse_sources(folder, removed, sources)
             ledger.remove(removed)
@@ -119,7 +120,7 @@ def check_output(
         raise OutputError("resume and overwrite exclude each other")
     check_place(folder)
     holds_run = Ledger(folder).exists
-    if holds_run and not (resume or overwrite):
+    if holds_run and not (resume or overwrite) and has_begun(Ledger(folder)):
         raise OutputError(
             f"{folder} holds a run already; use --resume to continue it or --overwrite to replace it "
             "(in Python resume=True or overwrite=True)"
@@ -131,6 +132,18 @@ def check_output(
             f"{folder / CONFIG} has other settings: {told}; resume with those settings, or use --overwrite "
             "(in Python overwrite=True)"
         )
+
+
+NOTED = (CONFIG, "source.txt", "environment.json", "architecture.json", "data.json", "original")
+"""What a run notes before it does anything, such as being refused for a budget that is too small."""
+
+
+def has_begun(ledger: Ledger) -> bool:
+    """Whether the run in a folder has done something that would be lost with it."""
+    try:
+        return any(name.partition("/")[0] not in NOTED for name in ledger.files())
+    except OutputError:  # nobody knows
+        return True
 
 
 def changed(folder: Path, config: Any, free: Free) -> str:

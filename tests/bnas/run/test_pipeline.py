@@ -18,12 +18,13 @@ from bnas.data.digits import DigitNet, splits
 from bnas.page import write_page
 from bnas.passes import Subnet
 from bnas.run.folder import RunFolder
+from bnas.run.lock import kept
 from bnas.run.mark import OutputError
 from bnas.run.output import open_output
 from bnas.run.pipeline import described
 from bnas.run.winners import Winners
 from bnas.runtime import QuantisationError
-from bnas.runtime.storage.files import write_bytes
+from bnas.runtime.storage.files import write_bytes, write_json
 from bnas.search import Constraint, Evaluation, Objective, SearchError, SearchResult
 
 OBJECTIVES = (Objective("accuracy", "max"), Objective("macs", "min"))
@@ -210,7 +211,11 @@ def test_job_without_accuracy_is_refused_before_anything_runs() -> None:
 
 
 def test_folder_is_not_taken_by_accident(tmp_path: Path) -> None:
-    open_output(tmp_path / "new", {"a": 1})
+    open_output(tmp_path / "new", {"a": 0})
+    output = open_output(tmp_path / "new", {"a": 1})
+    assert not output.resumed, "the first one did nothing: nothing is lost with it"
+    with kept(tmp_path / "new"):
+        write_json(output.path("plan/train.json"), {})
     with pytest.raises(OutputError, match="--resume"):
         open_output(tmp_path / "new", {"a": 1})
     assert open_output(tmp_path / "new", {"a": 1}, resume=True).resumed

@@ -165,7 +165,9 @@ def test_too_small_a_budget_is_told_before_anything_is_trained(tmp_path: Path) -
     with pytest.raises(BudgetError, match=r"a budget of 15s is too small: the run needs at least 2\ds: 1 step \("):
         run_job(planned("15s"), tmp_path / "run", seen.watch())
     assert not seen.steps
-    run_job(planned("1m"), tmp_path / "run", resume=True)
+    run_job(planned("1m"), tmp_path / "run")
+    with pytest.raises(OutputError, match="holds a run already"):
+        run_job(planned("1m"), tmp_path / "run")
 
 
 def test_a_budget_that_a_training_has_used_stays(tmp_path: Path) -> None:
