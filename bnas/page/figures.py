@@ -87,12 +87,13 @@ def _draw(drawn: models.Plot, series: Series, name: str) -> Any:
     columns: dict[str, Any] = {"x": np.array(series.x, dtype=float), "y": np.array(series.y, dtype=float)}
     columns |= {name: list(some) for name, some in (("text", series.texts), ("key", series.keys)) if some}
     source = models.ColumnDataSource(columns, name=name)
+    line = models.ColumnDataSource({one: columns[one] for one in XY.values()})  # a selected point would cut the line
     if series.look == "step":
-        _add(drawn, source, models.Step(mode="after", line_color=series.colour, line_width=2, **XY))
+        _add(drawn, line, models.Step(mode="after", line_color=series.colour, line_width=2, **XY))
         if not series.texts:
             return None
     if series.look == "line":
-        _add(drawn, source, models.Line(line_color=series.colour, line_width=2, line_dash=series.dash, **XY))
+        _add(drawn, line, models.Line(line_color=series.colour, line_width=2, line_dash=series.dash, **XY))
     hollow, mark = series.look == "hollow", series.look == "mark"
     outlined = hollow or series.marker in ("x", "plus")
     points = models.Scatter(

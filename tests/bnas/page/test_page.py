@@ -16,9 +16,10 @@ import pytest
 from PIL import Image
 from run_cases import small, stamp, write_run
 
+from bnas.page import figures
 from bnas.page.members import Members
 from bnas.page.page import Page, write_page
-from bnas.page.plot import CURVES, WINNERS
+from bnas.page.plot import CURVES, WINNERS, Series
 from bnas.page.recorded import ReportError, read_run
 from bnas.page.words import quantity, told
 from bnas.passes import Subnet
@@ -441,3 +442,17 @@ def test_a_csv_has_names_as_they_are(run: Path) -> None:
     write_page(run)
     text = (run / "report" / "winners.csv").read_text()
     assert next(csv.reader(io.StringIO(text)))[0] == "network"
+
+
+def test_a_selected_point_of_the_front_does_not_cut_its_line() -> None:
+    """Bokeh draws what is selected apart from the rest: a line through both would have a gap."""
+    models = pytest.importorskip("bokeh.models")
+    drawn = models.Plot(x_range=models.Range1d(0, 3), y_range=models.Range1d(0, 3))
+    series = Series(
+        "front", [0.0, 1.0, 2.0], [0.0, 1.0, 2.0], "step", "#0072b2", texts=["a", "b", "c"], keys=["a", "b", "c"]
+    )
+    points = figures._draw(drawn, series, "front:0")
+    (line,) = [one for one in drawn.renderers if isinstance(one.glyph, models.Step)]
+    assert points.data_source.name == "front:0"
+    assert line.data_source is not points.data_source
+    assert list(line.data_source.data["x"]) == [0.0, 1.0, 2.0]
