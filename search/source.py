@@ -90,7 +90,7 @@ class Source:
         for name in wanted:
             if name not in known:
                 hint = "; to get it, pass a LatencyModel: SearchSettings(latency=model)" if name == LATENCY else ""
-                near = nearest(name, known if name == LATENCY else [*known, LATENCY])
+                near = nearest(name, known if name == LATENCY else dict.fromkeys([*known, LATENCY]))
                 raise SearchError(
                     f"objectives, constraints or targets: {name!r} is not a value of an evaluation; {near}{hint}"
                 )

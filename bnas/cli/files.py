@@ -42,10 +42,9 @@ def export(
 ) -> None:
     """Export and measure the winners of a run, and write its report. With --onnx, export one sub-network instead."""
     from bnas.run.folder import RunFolder
-    from bnas.run.verdict import verdict
     from bnas.runtime import QuantisationError
 
-    from .commands import report_told
+    from .commands import told_of_run
 
     if exclude and not int8:
         raise QuantisationError(f"--exclude {exclude[0]}: names a layer that int8 leaves in float; add --int8")
@@ -55,13 +54,9 @@ def export(
         folder = RunFolder.open(run, source, changes=tuple(wanted), watch=watch, trust=trust)
         if onnx is not None:
             check_target(onnx, overwrite)
-        report = folder.export() if onnx is None else None
-        told = "" if onnx is None else written(folder, subnet, onnx, int8)
-    if report is not None:
-        told = f"All files are in {run}\n{report_told(run)}"
-        console.print(report.table())
-        told = "\n".join([told, *verdict(report, run, tuned=folder.job.tuning is not None)])
-    options.say(console, told)
+            options.say(console, written(folder, subnet, onnx, int8))
+        else:
+            told_of_run(console, folder.steps, folder.export())
 
 
 def check_target(path: Path, overwrite: bool) -> None:

@@ -13,7 +13,7 @@ from bnas.passes.cost.architecture import Architecture, ArchitectureError
 from bnas.passes.errors import BnasError
 from bnas.run.ledger import Ledger
 from bnas.run.mark import OutputError
-from bnas.run.output import ARCHITECTURE, CONFIG, ENVIRONMENT, SEARCH
+from bnas.run.output import ARCHITECTURE, CONFIG, DATA, ENVIRONMENT, SEARCH
 from bnas.run.quality import Quality
 from bnas.runtime.storage.files import ReadError, reading, there
 from bnas.search import Constraint, Evaluation, EvaluationLog, Objective, RecordError, SearchResult
@@ -25,7 +25,7 @@ class ReportError(BnasError):
     """The report of a run cannot be made; names the file and what is wrong with it."""
 
 
-HISTORY, EVALUATIONS, RESULTS, DATA = "training/history.json", "evaluations.jsonl", "report.json", "data.json"
+HISTORY, EVALUATIONS, RESULTS = "training/history.json", "evaluations.jsonl", "report.json"
 MISSING = {
     ENVIRONMENT: "start time, machine and versions",
     ARCHITECTURE: "the layers, so the report has no picture of the architecture",

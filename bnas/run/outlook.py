@@ -20,6 +20,7 @@ from .job import Job, Watch
 from .output import Output
 from .probe import Probe, Times
 from .search import FIRST, SearchPlan
+from .tuning import as_planned
 
 PHASES = ("train", "search", "tune")
 """In order; a key of `bnas.run.budget.SHARES` each."""
@@ -37,6 +38,7 @@ class Outlook:
     output: Output
     watch: Watch
     _told: bool = field(default=False, init=False)
+    pace = staticmethod(as_planned)
 
     def train(self, supernet: SuperNetwork) -> Job:
         """Return the job."""
@@ -58,10 +60,6 @@ class Outlook:
         self._tell(supernet, PHASES[2:])
         assert self.job.fine_tune is not None
         return self.job.fine_tune
-
-    def pace(self, _: int) -> float:
-        """Return 1: every winner is trained as long as the job says."""
-        return 1.0
 
     def ended(self, _: str) -> None:
         """Do nothing: no later phase depends on how long this one took."""

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 # The folder of a run: refused if it holds one already, unless that is to be resumed or overwritten.
 
-CONFIG = "config.json"
+CONFIG, SOURCE = "config.json", "source.txt"
+ENVIRONMENT, ARCHITECTURE, DATA, SEARCH = "environment.json", "architecture.json", "data.json", "search.json"
+"""Files of a run."""
 Free = Callable[[str], bool]
 """Says of a place in a configuration whether it may change."""
 
@@ -119,8 +121,9 @@ def check_output(
     if resume and overwrite:
         raise OutputError("resume and overwrite exclude each other")
     check_place(folder)
-    holds_run = Ledger(folder).exists
-    if holds_run and not (resume or overwrite) and has_begun(Ledger(folder)):
+    ledger = Ledger(folder)
+    holds_run = ledger.exists
+    if holds_run and not (resume or overwrite) and has_begun(ledger):
         raise OutputError(
             f"{folder} holds a run already; use --resume to continue it or --overwrite to replace it "
             "(in Python resume=True or overwrite=True)"
@@ -134,7 +137,7 @@ def check_output(
         )
 
 
-NOTED = (CONFIG, "source.txt", "environment.json", "architecture.json", "data.json", "original")
+NOTED = (CONFIG, SOURCE, ENVIRONMENT, ARCHITECTURE, DATA, "original")
 """What a run notes before it does anything, such as being refused for a budget that is too small."""
 
 
@@ -187,7 +190,6 @@ def read_json(path: Path) -> Any:
 
 # What a run notes down while it runs, so that a report of it needs neither the model nor the data.
 
-ENVIRONMENT, ARCHITECTURE, SEARCH = "environment.json", "architecture.json", "search.json"
 LIBRARIES = ("bnas", "torch", "torchvision", "numpy", "deap", "onnx", "onnxruntime", "safetensors", "pydantic")
 """Whose versions are noted."""
 
@@ -221,7 +223,7 @@ def note_architecture(output: Output, architecture: Architecture) -> None:
 def note_data(output: Output, record: Mapping[str, Any] | None) -> None:
     """Write ``data.json``, where the data have a record."""
     if record is not None:
-        write_json(output.path("data.json"), dict(record))
+        write_json(output.path(DATA), dict(record))
 
 
 def note_search(

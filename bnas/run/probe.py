@@ -97,15 +97,21 @@ class Probe:
         start = self.clock()
         tune = 0.0 if settings is None else sum(self.tune_step(settings, [self.stand_in()]))
         probing = self.clock() - start
-        each = [self.latency(one) for one in clocks]
-        loading, run = map(sum, zip(*each, strict=True)) if each else (0.0, 0.0)
-        return Times(step, evaluation + self.int8(), sample, tune, probing, loading, run, self._delivered(sample))
+        each = [(one, *self.latency(one)) for one in clocks]
+        loading, run = sum(one[1] for one in each), sum(one[2] for one in each)
+        known = [ran for one, _, ran in each if one == self.job.latency]
+        return Times(
+            step, evaluation + self.int8(), sample, tune, probing, loading, run, self._delivered(sample, known)
+        )
 
-    def _delivered(self, sample: float) -> float:
-        """Seconds of a run of a file: twice those of the evaluation, or measured where that is on another device."""
+    def _delivered(self, sample: float, known: Sequence[float]) -> float:
+        """Seconds of a run of a file: twice those of the evaluation, or measured where that is on another device.
+
+        `known` has what was measured of it before.
+        """
         if device_of(self.supernet).type == "cpu":
             return 2 * sample * self.job.latency.batch
-        return self.latency(self.job.latency)[1]
+        return known[0] if known else self.latency(self.job.latency)[1]
 
     def latency(self, settings: LatencySettings) -> tuple[float, float]:
         """Seconds to load a network where latencies are measured, and of a run there.

@@ -33,13 +33,12 @@ from .job import Job, Splits, Watch
 from .ledger import Ledger
 from .lock import kept
 from .mark import OutputError
-from .output import CONFIG, Output, check_output, open_output
+from .output import CONFIG, SOURCE, Output, check_output, open_output
 from .pipeline import free_in
 from .spread import Elsewhere
 from .steps import Steps
 from .trust import remember_configuration
 
-SOURCE = "source.txt"
 """In the folder of a run: where the names of files in its configuration are relative to."""
 
 

@@ -121,11 +121,10 @@ class Assembled(GraphModule):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """What loads the module; the functions in its graph are stored by their names, as pickle does."""
-        own = (
-            one for one in type(self).__mro__ if one.__module__ != graph_module.__name__
-        )  # fx makes a class for each
+        # torch.fx makes a class for each graph module: the first one that is not its own.
+        kind = next(one for one in type(self).__mro__ if one.__module__ != graph_module.__name__)
         state = {name: value for name, value in vars(self).items() if name != "_graph"}
-        return _loaded, (next(own), type(self).__name__, state, _packed(self.graph))
+        return _loaded, (kind, type(self).__name__, state, _packed(self.graph))
 
 
 def forget_text(name: str) -> None:

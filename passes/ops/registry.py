@@ -125,8 +125,10 @@ class Operators(Mapping[Target, Operator]):
         A target without a record is its own canonical operator.
         """
         table = self._table.canonical
-        if target in table or packet_of(target) in table:
-            return table[target] if target in table else table[packet_of(target)]
+        if target in table:
+            return table[target]
+        if (packet := packet_of(target)) in table:
+            return table[packet]
         if not isinstance(target, str):
             return target
         name = target[:-1] if target.endswith("_") and not target.endswith("__") else target
