@@ -179,7 +179,8 @@ class Training(Section):
     compression: Compression = None
     """By default sub-networks learn from the maximal one, if `rule` trains it. An empty list: from targets only."""
     checkpoint_every: Count | None = None
-    """Number of steps between two checkpoints; by default one checkpoint per epoch."""
+    """Number of steps between two checkpoints, besides those after each epoch; by default only after epochs, and seldom
+    enough that writing takes a twentieth of the time at most."""
 
     @model_serializer(mode="wrap")
     def _as_said(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -158,7 +158,8 @@ class Configuration(Section):
     recipe: Recipe = Recipe()
     """How the stages are trained."""
     checkpoint_every: Count | None = None
-    """Number of steps between two checkpoints; by default one checkpoint per epoch."""
+    """Number of steps between two checkpoints, besides those after each epoch; by default only after epochs, and seldom
+    enough that writing takes a twentieth of the time at most."""
     objectives: Annotated[tuple[Objective, ...], Field(min_length=1)] | None = None
     """Objectives of the search; accuracy, or the name of your metric, must be one. By default high accuracy and low
     values of the costs that targets bound, or without targets few MACs."""

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 
+import torch
+
 from bnas.passes import Subnet
 from bnas.runtime import Bar, FineTune, Recipe, Stage, SuperNetwork
-from bnas.runtime.train import random_state
+from bnas.runtime.train import parallel, random_state
 from bnas.search import Measures, Objective
 
 from .job import Watch
@@ -35,6 +37,10 @@ class Assistant:
     def _untrained(self) -> SuperNetwork:
         random_state.begin_at(self.steps.job.search.seed)
         return self.steps.untrained()
+
+    def exchange(self, sizes: Sequence[int], device: torch.device, steps: int) -> None:
+        """Send gradients to and fro, while process 0 measures how long that takes."""
+        parallel.exchange(sizes, device, steps)
 
     def train(self, stages: Sequence[Stage], recipe: Recipe, resume: bool) -> None:
         """Train the super-network together with the others."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, replace
+from functools import cached_property
 from itertools import islice
 from statistics import fmean
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 from torch import nn
 
 from bnas.passes import Subnet
@@ -19,7 +21,7 @@ from bnas.runtime.feed import drawn, length_of
 from bnas.runtime.latency.layers import RUNS as PROFILED
 from bnas.runtime.latency.measurement import runners_of
 from bnas.runtime.nested import batch_size, device_of
-from bnas.runtime.train import random_state
+from bnas.runtime.train import parallel, random_state
 from bnas.runtime.train.share import shared_out
 from bnas.runtime.train.timing import Clock
 from bnas.runtime.train.tuning import alone, shared_lengths
@@ -43,6 +45,8 @@ WARM = 30
 """Runs of a file before it is timed."""
 TRIED = 5
 """Runs on ONNX Runtime that are timed."""
+EXCHANGES = 6
+"""Steps whose losses and gradients are sent between the processes to time that."""
 CANDIDATES = 64
 """Random sub-networks, of which one stands in for the winners."""
 
@@ -146,7 +150,8 @@ class Probe:
         recipe = replace(self.job.recipe, lr_schedule=None, num_bn_adaptation_samples=0)
         bare = replace(stage, reorg_weights=False, bn_adapt=False)
         own = {key: value for key, value in self.job.training.items() if key in ("criterion", "teacher")}
-        return step_seconds(Trainer(self.supernet, [bare], recipe, **own), self._train, seconds, self.clock)
+        alone = step_seconds(Trainer(self.supernet, [bare], recipe, **own), self._train, seconds, self.clock)
+        return alone + self.exchange
 
     def tune_step(
         self, settings: FineTune, subnets: Sequence[Subnet], original: nn.Module | None = None
@@ -173,7 +178,19 @@ class Probe:
         recipe = replace(settings.recipe(self.job.recipe), num_bn_adaptation_samples=0)
         own = {key: value for key, value in self.job.training.items() if key == "criterion"}
         trainer = Trainer(supernet, [Stage()], recipe, teacher=original, **own, **more)
-        return step_seconds(trainer, self._train, seconds, self.clock)
+        return step_seconds(trainer, self._train, seconds, self.clock) + self.exchange
+
+    @cached_property
+    def exchange(self) -> float:
+        """Seconds of a step in which losses and gradients travel between the processes of the run."""
+        if team.size() == 1:
+            return 0.0
+        sizes, device = [one.numel() for one in self.supernet.parameters()], torch.device(device_of(self.supernet).type)
+        with team.joint("exchange", sizes=sizes, device=device, steps=EXCHANGES):
+            parallel.exchange(sizes, device, 1)  # the first one also waits for the other processes
+            start = self.clock()
+            parallel.exchange(sizes, device, EXCHANGES - 1)
+            return (self.clock() - start) / (EXCHANGES - 1)
 
     def evaluation(self) -> tuple[float, float]:
         """Seconds of an evaluation without its data, and for each sample of them."""

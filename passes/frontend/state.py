@@ -222,8 +222,18 @@ def deep_copy(model: nn.Module, instead: Mapping[int, Any] = MappingProxyType({}
     in place of an object, by the object's identity.
     """
     copies: dict[int, Any] = {id(one): one.detach().clone() for one in ModelState(model).tensors if not one.is_leaf}
-    with deeper():
-        return copy.deepcopy(model, {**copies, **instead})
+    with deeper(), torch.no_grad():  # a ScriptModule clones its parameters: with gradients they were no leaves
+        made = copy.deepcopy(model, {**copies, **instead})
+    _require_gradients(model, made)
+    return made
+
+
+def _require_gradients(model: nn.Module, copied: nn.Module) -> None:
+    """Give the parameters of ScriptModules, which a copy without gradients does not keep, their `requires_grad`."""
+    for own, other in zip(model.modules(), copied.modules(), strict=True):
+        if isinstance(own, torch.jit.ScriptModule):
+            for before, after in zip(own.parameters(), other.parameters(), strict=True):
+                after.requires_grad_(before.requires_grad)
 
 
 def set_modes(modes: Mapping[nn.Module, bool], training: bool = True) -> None:

@@ -113,6 +113,16 @@ def _buckets(gradients: list[Tensor]) -> Iterable[list[Tensor]]:
         yield bucket
 
 
+def exchange(sizes: Sequence[int], device: torch.device, steps: int) -> None:
+    """Send what so many training steps send between the processes, for gradients of these sizes: to time it."""
+    parameters = [torch.empty(size, device=device) for size in sizes]
+    for one in parameters:
+        one.grad = torch.zeros_like(one)
+    for _ in range(steps):
+        share, _ = weighted(1, [0.0], device)
+        average_gradients(parameters, share)
+
+
 # Values and tensors that all processes are to have.
 
 

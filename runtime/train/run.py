@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
@@ -13,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from bnas.runtime.errors import CheckpointError
 from bnas.runtime.evaluate.evaluation import Batch, recalibrate
@@ -32,70 +32,19 @@ from bnas.runtime.storage.checkpoint import (
 from bnas.runtime.supernetwork import SuperNetwork
 
 from . import parallel, random_state
+from .averages import Average, put_back
 from .batches import Batches
 from .learner import Learner, Moment
 from .recipe import Recipe
 from .schedule import Place, Schedule
 from .validation import EpochRecord, Validator, write_history
 
-# Exponential moving averages of the shared weights.
-
-
-class Average:
-    """Averages of `tensors`, which change in place; those that are no floating-point numbers are left alone.
-
-    After each `update`, average = decay * average + (1 - decay) * tensor.
-    """
-
-    def __init__(self, tensors: Mapping[str, Tensor], decay: float) -> None:
-        self.decay = decay
-        self._now = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
-        self.tensors = {name: tensor.detach().clone() for name, tensor in self._now.items()}
-        self._update = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-
-    def update(self) -> None:
-        """Take the tensors of now into the averages."""
-        self._update(list(self.tensors.values()), [tensor.detach() for tensor in self._now.values()], 0)
-
-    @contextmanager
-    def applied(self) -> Iterator[None]:
-        """The tensors have the values of their averages inside, and their own again after; nothing is copied."""
-        self._exchange()
-        try:
-            yield
-        finally:
-            self._exchange()
-
-    def _exchange(self) -> None:
-        """Tensors and averages take each other's values, one after another: in memory there is one more at a time."""
-        with torch.no_grad():
-            for name, tensor in self._now.items():
-                own = tensor.clone()
-                tensor.copy_(self.tensors[name])
-                self.tensors[name].copy_(own)
-
-    def settle(self) -> None:
-        """The tensors take the values of their averages."""
-        _copy(self.tensors, self._now)
-
-
-@contextmanager
-def put_back(tensors: Mapping[str, Tensor]) -> Iterator[None]:
-    """What is written to the tensors inside is undone after."""
-    own = {name: tensor.detach().clone() for name, tensor in tensors.items()}
-    try:
-        yield
-    finally:
-        _copy(own, tensors)
-
-
-def _copy(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
-    with torch.no_grad():
-        for name, tensor in target.items():
-            tensor.copy_(source[name])
-
-
 AVERAGE = "average:"
+SELDOM = 20.0
+"""Checkpoints at ends of epochs are so many times as long apart as it takes to write one, at least.
+
+So writing takes a twentieth of the time at most: an epoch on little data may take less time than a checkpoint.
+"""
 
 
 class TrainingRun:
@@ -132,6 +81,8 @@ class TrainingRun:
         self._optimizer = f"{type(optimizer).__name__} at {', '.join(map(str, rates))}"
         self.calibration: list[Batch] = []
         """Training batches for BatchNorm statistics; the same in a resumed training."""
+        self._next_write = -math.inf
+        """When the next checkpoint is due, by `time.monotonic`."""
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -190,8 +141,11 @@ class TrainingRun:
         """That of the first batch of the step."""
         return Moment(place.step, place.epoch, (self.batches.taken - 1) * self.recipe.accumulate)
 
-    def end_epoch(self, validator: Validator | None) -> EpochRecord:
-        """Validate, write what is best so far, and where the training is; without validation the last epoch is best."""
+    def end_epoch(self, validator: Validator | None, always: bool) -> EpochRecord:
+        """Validate, write what is best so far, and where the training is; without validation the last epoch is best.
+
+        Where the training is, is written `always`, or as often as `SELDOM` allows and at the end.
+        """
         place = self.schedule.at(self.schedule.taken - 1)
         record = EpochRecord(place.epoch, place.stage, statistics.fmean(self.losses), self.rate)
         if self.validated or self.schedule.done:
@@ -201,12 +155,18 @@ class TrainingRun:
                 best = max((sign * one.score for one in self.history if one.metrics), default=-math.inf)
                 if self.directory is not None and parallel.rank() == 0 and sign * record.score >= best:
                     self.supernet.save(self.directory / "best")
-        record = EpochRecord(**parallel.from_first(record.to_json()))
+        due = always or self.schedule.done or time.monotonic() >= self._next_write
+        described, due = parallel.from_first((record.to_json(), due))
+        record = EpochRecord(**described)
         self.history.append(record)
         self.losses.clear()
         self.metric = "" if validator is None else validator.name
-        self.save()
-        self._write_history()
+        if due:
+            start = time.monotonic()
+            self.save()
+            self._write_history()
+            now = time.monotonic()
+            self._next_write = now + SELDOM * (now - start)
         return record
 
     def _write_history(self) -> None:

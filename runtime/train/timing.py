@@ -19,8 +19,8 @@ from bnas.runtime.storage.checkpoint import matrix_tensors, shared_tensors
 from bnas.runtime.supernetwork import SuperNetwork
 
 from . import random_state
+from .averages import put_back
 from .batches import Batches
-from .run import put_back
 from .trainer import Trainer
 
 Clock = Callable[[], float]

@@ -54,8 +54,9 @@ class Trainer:
         watch: number of random sub-networks that the validation measures, besides the maximal and the minimal one.
         subnet: train only this sub-network, in the shared weights; the recipe's settings of sub-networks are ignored.
         directory: folder for ``best/`` (a super-network for `SuperNetwork.load`), ``last/`` (to resume from) and
-            ``history.json`` (a record of each epoch).
-        checkpoint_every: number of steps between two writes of ``last/``; by default one write for each epoch.
+            ``history.json`` (a record of each epoch, written with ``last/``).
+        checkpoint_every: write ``last/`` every so many steps and after each epoch. By default it is written after an
+            epoch, but seldom enough that writing takes at most a twentieth of the time, and at the end.
         callbacks: told of the course of the training on process 0, such as a logger of `bnas.loggers`.
         name: tells the callbacks which training it is, where there are several; loggers put it before their names.
         on_step: a callback of which only ``on_step_end`` is needed, as a function.
@@ -154,7 +155,9 @@ class Trainer:
                 callbacks.tell(TrainingCallback.on_train_start, self._described(run.schedule))
                 while not run.schedule.done:
                     self._epoch(run, learner, callbacks)
-                    callbacks.tell(TrainingCallback.on_epoch_end, run.end_epoch(validator))
+                    callbacks.tell(
+                        TrainingCallback.on_epoch_end, run.end_epoch(validator, self.checkpoint_every is not None)
+                    )
                 run.finish()
         finally:
             self.supernet.model.to(memory_format=torch.contiguous_format)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from bnas.passes import CaptureError, trace
 from bnas.passes.frontend.differences import distance
+from bnas.passes.frontend.state import deep_copy
 from bnas.runtime import SuperNetwork
 
 
@@ -250,6 +251,19 @@ def test_a_scripted_submodule_is_opaque() -> None:
     assert [told.place for told in ir.diagnostics if "scripted" in told.reason] == ["1"]
     supernet = SuperNetwork.from_model(net, image())
     same_outputs((supernet.program(supernet.space.maximal()),), net, image(5))
+
+
+def test_a_scripted_part_of_a_copy_is_trained_where_the_model_trains_it() -> None:
+    """PyTorch's own deep copy makes its parameters results of an operation, which no optimizer takes."""
+    part = scripted()
+    next(part.parameters()).requires_grad_(False)
+    net = nn.Sequential(nn.Conv2d(3, 3, 1), part, nn.Conv2d(8, 2, 1))
+    copied = deep_copy(net)
+    assert [one.requires_grad for one in copied.parameters()] == [one.requires_grad for one in net.parameters()]
+    assert all(one.is_leaf for one in copied.parameters())
+    supernet = SuperNetwork.from_model(copied, image())
+    supernet.program(supernet.space.maximal())(image()).sum().backward()
+    assert [one.grad is not None for one in copied.parameters()] == [one.requires_grad for one in net.parameters()]
 
 
 def test_a_lazy_model_ends_in_a_message() -> None:

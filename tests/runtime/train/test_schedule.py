@@ -17,7 +17,7 @@ from training_cases import batches, plain, same, supernet, tensors
 from bnas.passes import Subnet
 from bnas.runtime import CosineSchedule, Recipe, Schedule, Stage, SuperNetwork, Trainer, TrainingError
 from bnas.runtime.train import schedule
-from bnas.runtime.train.run import Average
+from bnas.runtime.train.averages import Average
 from bnas.runtime.train.schedule import optimizer_tensors
 
 NET = supernet()

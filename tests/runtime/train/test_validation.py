@@ -65,7 +65,7 @@ def test_best_survives_a_resumed_training(tmp_path: Path) -> None:
         if record.epoch == 1:
             raise Stop
 
-    options: dict[str, Any] = {"directory": tmp_path / "cut", "watch": 1}
+    options: dict[str, Any] = {"directory": tmp_path / "cut", "watch": 1, "checkpoint_every": 3}
     with pytest.raises(Stop):
         Trainer(supernet(), stages, plain(), metric=Script([80.0, 90.0], 3), on_epoch=stop, **options).fit(
             batches(3), HELD
