@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bnas.passes.lazy import attach
 
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from . import search as search
     from . import testing as testing
 
-__getattr__, __dir__ = attach(
+_attribute, __dir__ = attach(
     __name__,
     {
         "bnas": (
@@ -103,6 +103,15 @@ __getattr__, __dir__ = attach(
         ),
     },
 )
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("bnas")
+    return _attribute(name)
+
 
 __all__ = [
     "NSGA2",

@@ -116,6 +116,11 @@ def test_classifiers_name_the_pythons_that_ci_reads_the_source_with(built: Path)
     assert named == [f"3.{minor}" for minor in minors.split()]
 
 
+def test_the_package_says_its_version_without_the_checkout(installed: Path, tmp_path: Path) -> None:
+    script = "import bnas, importlib.metadata as known; print(bnas.__version__ == known.version('bnas'))"
+    assert succeeded(run(sys.executable, "-c", script, cwd=tmp_path, path=str(installed))).stdout == "True\n"
+
+
 def test_the_command_says_its_versions_without_the_checkout(installed: Path, tmp_path: Path) -> None:
     told = succeeded(run(sys.executable, "-m", "bnas", "--version", cwd=tmp_path, path=str(installed))).stdout
     assert re.fullmatch(r"bnas [\d.]+, torch \S+, onnxruntime \S+, Python 3\S+\n", told)

@@ -25,6 +25,8 @@ from .operators import operators
 if TYPE_CHECKING:
     from bnas.run.job import Splits
 
+    from .inspection import Inspection
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 for command in (init, run, train, search, tune, export, prune, bench, report, optuna, operators):
@@ -125,7 +127,10 @@ def _pretrain(path: Path, epochs: int) -> None:
 @app.command()
 def inspect(
     model: Annotated[
-        str, typer.Argument(help="torchvision:NAME, package.module:FACTORY, path/file.py:FACTORY or path/file.pt2.")
+        str,
+        typer.Argument(
+            help="torchvision:NAME, package.module:FACTORY, file.py:FACTORY, file.pt2 or a configuration file."
+        ),
     ],
     inputs: Annotated[
         list[str] | None,
@@ -143,31 +148,57 @@ def inspect(
         list[str] | None,
         typer.Option("--sizes", metavar="TITLE=SIZE", help="Size of a dynamic axis for the costs: height=64."),
     ] = None,
+    changes: options.Changes = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     graph: Annotated[bool, typer.Option("--graph", help="Print the graph with its axis types instead.")] = False,
 ) -> None:
     """Show which parts of a model can shrink, which cannot, and why.
 
     Give one --input for each input of the model. An input without a type is tried with floating-point numbers first,
-    and with whole numbers if the model refuses those.
+    and with whole numbers if the model refuses those. A configuration file names the inputs and their dynamic axes
+    itself, and its section elasticity applies; --set changes it.
     """
-    from bnas.data.inputs import parse_dynamic, parse_input, parse_sizes
-    from bnas.data.sources import load_model
+    from bnas.config.formats import FORMATS
     from bnas.passes import describe
-    from bnas.run.trust import code_in, remember
 
-    from .inspection import inspect_model
-
-    given, at = [parse_input(one) for one in inputs or ["1,3,224,224"]], parse_sizes(sizes or [])
-    named = parse_dynamic(dynamic or [])
-    remember(code_in({"model": model}, Path()).values())
-    found = inspect_model(model, load_model(model), given, named, at)
+    if Path(model).suffix in FORMATS:
+        if inputs or dynamic:
+            raise typer.BadParameter("a configuration names its inputs: use --set instead of --input and --dynamic")
+        found = _of_configuration(Path(model), changes or [], sizes or [])
+    else:
+        if changes:
+            raise typer.BadParameter("--set changes a configuration: give its file in place of a model")
+        found = _of_model(model, inputs or ["1,3,224,224"], dynamic or [], sizes or [])
     if as_json or graph:
         typer.echo(json.dumps(found.to_json(), indent=2) if as_json else describe(found.supernet.analysis))
         return
     from rich.console import Console
 
     Console().print(*found.tables(), sep="\n")
+
+
+def _of_model(model: str, inputs: list[str], dynamic: list[str], sizes: list[str]) -> Inspection:
+    from bnas.data.inputs import parse_dynamic, parse_input, parse_sizes
+    from bnas.data.sources import load_model
+    from bnas.run.trust import code_in, remember
+
+    from .inspection import inspect_model
+
+    given, named, at = [parse_input(one) for one in inputs], parse_dynamic(dynamic), parse_sizes(sizes)
+    remember(code_in({"model": model}, Path()).values())
+    return inspect_model(model, load_model(model), given, named, at)
+
+
+def _of_configuration(file: Path, changes: list[str], sizes: list[str]) -> Inspection:
+    from bnas.config.file import load_config
+    from bnas.data.inputs import parse_sizes
+    from bnas.run.trust import admit
+
+    from .inspection import inspect_configuration
+
+    configuration, at = load_config(file, changes), parse_sizes(sizes)
+    admit(file, configuration, changes)
+    return inspect_configuration(configuration, file.parent, at)
 
 
 def main() -> None:

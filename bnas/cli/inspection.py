@@ -10,18 +10,24 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from torch import nn
 
+from bnas.config.settings import dynamic_of, elasticity_of, example_inputs_of
 from bnas.data.inputs import Example, Input, example_of
-from bnas.passes import BnasError
+from bnas.passes import BnasError, Elasticity
 from bnas.passes.errors import add_note
 from bnas.passes.frontend.candidates import Dynamic
 from bnas.passes.rigidity import rigid_share
 from bnas.passes.wording import count
+from bnas.run.runner import model_of
 from bnas.runtime import SuperNetwork
 
 from .headline import headline
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.table import Table
+
+    from bnas.config.configuration import Configuration
 
 
 @dataclass(frozen=True)
@@ -210,10 +216,40 @@ def inspect_model(
     start = time.process_time()
     example = example_of(model, inputs)
     try:
-        supernet = SuperNetwork.from_model(model, example.value, dynamic=dynamic)
+        return _inspected(name, model, example, dynamic, sizes, start)
     except BnasError as error:
         given = f"{'an input' if len(inputs) == 1 else 'inputs'} of {' and '.join(one.text for one in inputs)}"
         add_note(error, f"for {given}: to change shape, type or range, use --input [NAME=]SHAPE[:TYPE[LOW..HIGH]]")
         raise
+
+
+def inspect_configuration(
+    configuration: Configuration, folder: Path, sizes: Mapping[str, int] | None = None
+) -> Inspection:
+    """Find what is elastic in the model of a configuration, with its inputs and its settings of the search space.
+
+    Args:
+        configuration: the configuration; files that it names are relative to `folder`. Weights are not loaded.
+        folder: the folder of its file.
+        sizes: sizes of dynamic axes that the costs are for.
+    """
+    model = model_of(configuration, folder, weights=False)
+    start = time.process_time()
+    example = example_inputs_of(configuration, model)
+    dynamic, elasticity = dynamic_of(configuration, example), elasticity_of(configuration, folder)
+    return _inspected(configuration.model, model, example, dynamic, sizes, start, elasticity)
+
+
+def _inspected(
+    name: str,
+    model: nn.Module,
+    example: Example,
+    dynamic: Dynamic | None,
+    sizes: Mapping[str, int] | None,
+    start: float,
+    elasticity: Elasticity | None = None,
+) -> Inspection:
+    """What is found in a model; `start` is when that began, in CPU seconds of the process."""
+    supernet = SuperNetwork.from_model(model, example.value, elasticity, dynamic=dynamic)
     seconds = time.process_time() - start
     return Inspection(name, supernet, seconds, example, dict(sizes or {}), dynamic is not None)

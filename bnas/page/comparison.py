@@ -130,6 +130,11 @@ class Comparison:
         first, second = (run.quality for run in self.runs)
         return first if first == second else None
 
+    @property
+    def _models(self) -> list[str]:
+        """The models of the runs, each once."""
+        return list(dict.fromkeys(run.architecture.model for run in self.runs if run.architecture is not None))
+
     def _side(self, run: int, name: str, before: Network | None) -> Side:
         """A network of a run, and how it differs from the one of run A."""
         results = self.runs[run].results
@@ -137,7 +142,7 @@ class Comparison:
         if results is None or line is None:
             return Side(run, ())
         row = next(one for one in results.rows if one.name == name)
-        told = {} if before is None else dict(against(row, before, self._quality))
+        told = {} if before is None else dict(against(row, before, self._quality, len(self._models) < 2))
         known = {cell.column: cell for cell in line.cells}
         cells = tuple(known.get(column, Cell(column, "not measured")) for column in self.columns)
         return Side(run, cells, line.target, line.missed, told)
@@ -156,9 +161,8 @@ class Comparison:
     def warnings(self) -> Iterator[str]:
         """What makes numbers of the two runs hard to compare."""
         first, second = self.runs
-        models = [run.architecture.model for run in self.runs if run.architecture is not None]
-        if len(set(models)) > 1:
-            yield f"The models differ: {models[0]} and {models[1]}."
+        if len(self._models) > 1:
+            yield f"The models differ: {' and '.join(self._models)}."
         if first.data != second.data:
             yield f"The data or the hold-out differ: the {first.quality.name} of each run is that of other samples."
         if first.results is not None and second.results is not None:

@@ -21,23 +21,31 @@ LONGEST = 200
 # A network of run B and the one of the same name in run A.
 
 
-def against(row: Network, before: Network, quality: Quality | None) -> Iterator[tuple[str, str]]:
-    """How a network differs from that of run A, by column; without a `quality` the metrics of the runs differ."""
+def against(row: Network, before: Network, quality: Quality | None, alike: bool) -> Iterator[tuple[str, str]]:
+    """How a network differs from that of run A, by column.
+
+    Args:
+        row: A network of run B.
+        before: The one of the same name in run A.
+        quality: What both runs measured; None if their metrics differ.
+        alike: Both runs began with the same model: latencies are compared as shares of the original's latency, since
+            the machine may have been busier during one of the runs.
+    """
     if quality is not None:
         yield f"test {quality.name}", _against(row.test_accuracy, before.test_accuracy, quality)
     for column, name in (("MACs", "macs"), ("parameters", "parameters")):
         yield column, _factor(getattr(before, name), getattr(row, name), "fewer", "more")
-    yield "latency fp32", _quicker(row.latency, before.latency)
+    yield "latency fp32", _quicker(row.latency, before.latency, alike)
     for name, latency in row.latencies.items():
         if name in before.latencies:
-            yield name, _quicker(latency, before.latencies[name])
+            yield name, _quicker(latency, before.latencies[name], alike)
     int8, other = row.int8, before.int8
     if int8 is None or other is None:
         return
     if quality is not None and int8.test_accuracy is not None and other.test_accuracy is not None:
         yield f"int8 {quality.name}", _against(int8.test_accuracy, other.test_accuracy, quality)
     if int8.latency is not None and other.latency is not None:
-        yield "latency int8", _quicker(int8.latency, other.latency)
+        yield "latency int8", _quicker(int8.latency, other.latency, alike)
 
 
 def _against(now: float, before: float, quality: Quality) -> str:
@@ -45,7 +53,9 @@ def _against(now: float, before: float, quality: Quality) -> str:
     return "as A" if same else f"{quality.change(now - before)} against A"
 
 
-def _quicker(latency: LatencyNote, before: LatencyNote) -> str:
+def _quicker(latency: LatencyNote, before: LatencyNote, alike: bool) -> str:
+    if alike and latency.ratio is not None and before.ratio is not None:
+        return _factor(before.ratio, latency.ratio, "faster", "slower")
     return _factor(before.median_ms, latency.median_ms, "faster", "slower")
 
 

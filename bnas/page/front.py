@@ -221,8 +221,9 @@ def _original(run: Recorded, x: Quantity, y: Quantity) -> Iterator[Series]:
     settings = run.settings
     if settings is not None and y.name == run.quality.name and x.name in settings.maximal:
         at, up = x.factor * settings.maximal[x.name], y.factor * settings.reference
-        text = f"reference\n{y.show(settings.reference)}, {x.show(settings.maximal[x.name])}"
-        yield Series("reference", [at], [up], "mark", BLACK, "square", texts=[text])
+        told = settings.reference_of or "reference"
+        text = f"{told}\n{y.show(settings.reference)}, {x.show(settings.maximal[x.name])}"
+        yield Series(told, [at], [up], "mark", BLACK, "square", texts=[text])
 
 
 def _rules(run: Recorded, y: Quantity) -> Iterator[Rule]:

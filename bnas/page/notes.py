@@ -50,6 +50,18 @@ class History(Part):
     epochs: tuple[Epoch, ...]
 
 
+class TunedNote(Part):
+    """A winner in ``tuning.json``."""
+
+    name: str
+
+
+class TuningNote(Part):
+    """``tuning.json``."""
+
+    winners: tuple[TunedNote, ...]
+
+
 class ObjectivePart(Part):
     """An entry of ``objectives``."""
 
@@ -73,6 +85,8 @@ class SearchSettings(Part):
     constraints: tuple[str, ...]
     maximal: dict[str, float]
     reference: float
+    reference_of: str | None = None
+    """The network that `reference` was measured of; None if it is a number of the user's, or of an earlier version."""
     acc_delta: float
     evaluations: int
     samples: int | None = None

@@ -21,7 +21,7 @@ from .front import table as winners_table
 from .members import Chosen, LayerRow, Members, chosen, layer_rows, table
 from .pictures import silhouette_picture
 from .plot import Plot
-from .progress import curves, progress
+from .progress import curves, progress, tunings
 from .recorded import MISSING, Recorded, ReportError, read_run
 from .times import UNTIMED, Times, by_member, described, measured_times, timed
 
@@ -59,6 +59,7 @@ class Page:
             "front": list(fronts(self.run, self.members)),
             "search": list(progress(self.run, self.members)),
             "training": list(curves(self.run)),
+            "tuning": list(tunings(self.run)),
         }
 
     @cached_property

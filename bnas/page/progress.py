@@ -1,4 +1,4 @@
-"""The plots of how the training and the search went on."""
+"""The plots of how the training, the search and the fine-tuning went on."""
 
 from __future__ import annotations
 
@@ -47,6 +47,21 @@ def curves(run: Recorded) -> Iterator[Plot]:
         yield Plot(
             f"training-{name}", f"Training: {label}", caption, "epoch", label, (line,), tuple(_stages(history)), rows
         )
+
+
+def tunings(run: Recorded) -> Iterator[Plot]:
+    """The loss of each winner that is fine-tuned, after every epoch of its own fine-tuning."""
+    found = {name: history.epochs for name, history in run.tunings.items() if history.epochs}
+    if not found:
+        return
+    series = tuple(
+        Series(name, [one.epoch + 1 for one in epochs], [one.loss for one in epochs], "line", colour, marker, dash)
+        for (name, epochs), (colour, marker, dash) in zip(found.items(), cycle(CURVES), strict=False)
+    )
+    rows = [(name, one.epoch + 1, one.loss) for name, epochs in found.items() for one in epochs]
+    caption = "Loss of each winner, averaged over the epoch, on training data. The largest winner is the first."
+    head = ("winner", "epoch", "loss")
+    yield Plot("tuning-loss", "Fine-tuning: loss", caption, "epoch", "loss", series, (), [head, *rows])
 
 
 def _metrics(history: History) -> Plot:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,12 +14,12 @@ from bnas.passes.cost.architecture import Architecture, ArchitectureError
 from bnas.passes.errors import BnasError
 from bnas.run.ledger import Ledger
 from bnas.run.mark import OutputError
-from bnas.run.output import ARCHITECTURE, CONFIG, DATA, ENVIRONMENT, SEARCH
+from bnas.run.output import ARCHITECTURE, CONFIG, DATA, ENVIRONMENT, SEARCH, TUNING
 from bnas.run.quality import Quality
 from bnas.runtime.storage.files import ReadError, reading, there
 from bnas.search import Constraint, Evaluation, EvaluationLog, Objective, RecordError, SearchResult
 
-from .notes import History, Process, Results, SearchSettings
+from .notes import History, Process, Results, SearchSettings, TuningNote
 
 
 class ReportError(BnasError):
@@ -53,6 +54,8 @@ class Recorded:
     data: Any
     missing: tuple[str, ...]
     """The names of the files that are not there."""
+    tunings: Mapping[str, History] = field(default_factory=dict)
+    """How the fine-tuning of each winner went, by its name."""
 
     @property
     def name(self) -> str:
@@ -114,7 +117,16 @@ def read_run(folder: Path) -> Recorded:
         _part(ledger, RESULTS, Results),
         _json(ledger, DATA),
         missing,
+        _tunings(ledger),
     )
+
+
+def _tunings(ledger: Ledger) -> dict[str, History]:
+    """The histories of the winners whose fine-tuning has begun."""
+    noted = _part(ledger, TUNING, TuningNote)
+    names = [] if noted is None else [one.name for one in noted.winners]
+    found = {name: _part(ledger, f"tuning/{name}/history.json", History) for name in names}
+    return {name: history for name, history in found.items() if history is not None}
 
 
 def _check_whole(ledger: Ledger, found: int) -> None:

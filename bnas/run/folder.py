@@ -27,13 +27,13 @@ from .latencies import LATENCY
 from .ledger import DELIVERED, FOUND, TUNED, Ledger
 from .lock import kept
 from .mark import OutputError
-from .output import CONFIG, SOURCE, Output, changed, read_json
+from .output import CONFIG, SOURCE, TUNING, Output, changed, read_json
 from .pipeline import EXPORT, free_in, within
 from .results import Report
 from .runner import elsewhere, job_of
 from .steps import Steps
 from .trust import check_code
-from .tuning import TUNING, read_module
+from .tuning import read_module
 
 NUMBER = re.compile(r"[0-9]{1,9}")
 """Of an evaluation, as the report shows it."""

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 CONFIG, SOURCE = "config.json", "source.txt"
 ENVIRONMENT, ARCHITECTURE, DATA, SEARCH = "environment.json", "architecture.json", "data.json", "search.json"
-"""Files of a run."""
+TUNING = "tuning.json"
+"""Files of a run; the last one says which winners are fine-tuned and how, and in the end how accurate they became."""
 Free = Callable[[str], bool]
 """Says of a place in a configuration whether it may change."""
 

@@ -202,6 +202,7 @@ class SearchPlan:
             job.targets,
             latencies={name: place_of(target_for(one).describe()) for name, one in self.wanted.items()},
             reference=reference,
+            reference_of=job.reference if isinstance(job.reference, str) else None,
             acc_delta=job.acc_delta,
             evaluations=self.evaluations,
             samples=samples,

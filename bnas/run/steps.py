@@ -30,13 +30,13 @@ from .ledger import FOUND
 from .lock import holding
 from .mark import OutputError
 from .outlook import Outlook
-from .output import Output, note_architecture, note_data, note_environment
+from .output import TUNING, Output, note_architecture, note_data, note_environment
 from .planner import Planner
 from .quantised import InInt8
 from .results import Report, judged
 from .search import SearchPlan
 from .spread import Elsewhere, spread
-from .tuning import TUNING, Record, Tuning, tuned_modules
+from .tuning import Record, Tuning, tuned_modules
 from .winners import ORIGINAL, Winners
 
 

@@ -26,11 +26,9 @@ from bnas.runtime.train.tuning import alone, shared_lengths
 from . import team
 from .job import Job, Watch
 from .mark import OutputError
-from .output import Output
+from .output import TUNING, Output
 from .winners import Winners, check_name
 
-TUNING = "tuning.json"
-"""In the folder of a run: which winners are fine-tuned and how, and in the end how accurate they became."""
 FORMAT = 1
 
 # What a fine-tuning does and has done, and its file.

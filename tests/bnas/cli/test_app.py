@@ -197,6 +197,34 @@ def test_weights_that_do_not_fit_name_the_keys(folder: Path) -> None:
     assert "missing: head.bias; unexpected: extra" in done.stderr
 
 
+def test_inspect_of_a_configuration_has_its_settings(folder: Path) -> None:
+    def told(*changes: str) -> Any:
+        done = bnas("inspect", "config.json", "--json", *changes, cwd=folder)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    free, pinned = told(), told("--set", 'ignored_scopes=["{re}.*stem.*"]')
+    assert free["inputs"][0]["shape"] == [2, 1, 6, 6]
+    assert "stem" in free["width"]
+    assert set(pinned["width"]) < set(free["width"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("config.json", "--input", "1,1,6,6"), "use --set instead of"),
+        (("net.py:Net", "--set", "seed=1"), "--set changes a configuration"),
+        (("absent.yaml",), "absent.yaml"),
+    ],
+)
+def test_inspect_takes_a_model_with_inputs_or_a_configuration(
+    folder: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    done = bnas("inspect", *arguments, cwd=folder)
+    assert done.returncode in (1, 2)
+    assert message in done.stderr
+
+
 def test_inspect_gives_data(folder: Path) -> None:
     found = json.loads(bnas("inspect", "net.py:Net", "--input", "1,1,6,6", "--json", cwd=folder).stdout)
     assert found["blocks"] == ["block"] or len(found["blocks"]) == 1

@@ -134,6 +134,7 @@ def test_everything_is_drawn_without_an_error_or_a_request(opened: Browser) -> N
         "training-metric",
         "training-loss",
         "training-learning-rate",
+        "tuning-loss",
     }
     assert set(drawn) == {f"plot-{name}" for name in names}
     assert min(drawn.values()) > 10  # different colours

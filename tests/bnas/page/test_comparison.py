@@ -96,6 +96,24 @@ def test_factors_go_both_ways(supernet: SuperNetwork, pair: tuple[Path, Path], t
     assert "int8 accuracy" not in winners["best"][1].versus
 
 
+def test_latencies_are_compared_as_shares_of_the_original_where_the_runs_have_one_model(
+    supernet: SuperNetwork, pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """During run B the machine was half as fast: nothing of that is a difference of the networks."""
+
+    def busy(data: Any) -> None:
+        for row, ratio in zip(data["rows"], (1.0, 0.5, 0.25), strict=True):
+            row["latency"] |= {"median_ms": 8 * ratio, "ratio": ratio}
+
+    def quiet(data: Any) -> None:
+        for row, ratio in zip(data["rows"], (1.0, 0.5, 0.5), strict=True):
+            row["latency"] |= {"median_ms": 4 * ratio, "ratio": ratio}
+
+    runs = changed(tmp_path / "quiet", supernet, quiet), changed(tmp_path / "busy", supernet, busy)
+    told = {name: sides[1].versus["latency fp32"] for name, sides in compared(*runs).winners.items()}
+    assert told == {"original": "as A", "best": "as A", "smallest": "2.00x faster than A"}
+
+
 def test_a_winner_of_one_run_only_is_shown(supernet: SuperNetwork, pair: tuple[Path, Path], tmp_path: Path) -> None:
     def named(data: Any) -> None:
         data["rows"][2]["name"] = "third"

@@ -77,7 +77,16 @@ def test_a_finished_run_has_all_parts_in_one_file(run: Path) -> None:
     page = write_page(run)
     assert page == run / "report.html"
     parts = Parts(page.read_text(encoding="utf-8"))
-    assert {"winners", "front", "architecture", "search", "training", "machine", "configuration"} <= parts.with_ids()
+    assert {
+        "winners",
+        "front",
+        "architecture",
+        "search",
+        "training",
+        "tuning",
+        "machine",
+        "configuration",
+    } <= parts.with_ids()
     assert "missing" not in [found.get("class") for _, found in parts.elements]
     assert outside(parts) == []
     assert outside(Parts('<img src="https://example.org/a.png"><a href="#x">')) == ["https://example.org/a.png"]
@@ -107,6 +116,8 @@ def test_every_plot_is_a_picture_and_a_table_of_the_same_numbers(run: Path) -> N
     volumes = [float(row["hypervolume"]) for row in table(folder / "hypervolume.csv")]
     assert len(volumes) == len(found)
     assert volumes == sorted(volumes)
+    tuned = [(row["winner"], row["epoch"]) for row in table(folder / "tuning-loss.csv")]
+    assert tuned == [*(("best", str(n)) for n in range(1, 6)), *(("smallest", str(n)) for n in range(1, 4))]
     epochs = table(folder / "training-metric.csv")
     assert [row["epoch"] for row in epochs] == ["1", "2", "3", "4", "5", "6"]
     assert float(epochs[2]["minimal"]) == 0.9 - 2 / 10
