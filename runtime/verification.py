@@ -13,7 +13,7 @@ from bnas.passes.alone import alone
 from bnas.passes.frontend.exported.program import as_module
 from bnas.passes.frontend.ir import as_call, as_program_call
 from bnas.passes.frontend.recording import inner_of
-from bnas.passes.frontend.state import deep_copy
+from bnas.passes.frontend.state import ModelState, deep_copy
 from bnas.passes.frontend.structure import Path, leaves_of, map_leaves, tensors_of
 from bnas.passes.oracle.dependence import kept_without_weight
 from bnas.passes.oracle.detour import detour
@@ -58,7 +58,7 @@ def verify(
     """
     model = as_module(model)
     args, kwargs = map_leaves(as_call(example_inputs), lambda _, v: v.double() if _is_float(v) else v)
-    twin = deep_copy(model).eval().double()
+    twin = _in_double(model)
     generator = torch.Generator().manual_seed(0)
     with InDouble():
         batch = _batch(twin, (args, kwargs), generator)
@@ -84,6 +84,15 @@ def verify(
             f"(allowed: {tolerance:.0e}): a rule is wrong, or a skipped branch is not zero when its parameters are"
         )
     return error
+
+
+def _in_double(model: nn.Module) -> nn.Module:
+    """A copy of a model in double precision, with the tensors that it keeps as plain attributes."""
+    twin = deep_copy(model).eval().double()
+    for tensor in ModelState(twin).tensors:
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.double()
+    return twin
 
 
 def _by_path(value: Any) -> dict[Path, Tensor]:

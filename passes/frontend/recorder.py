@@ -23,14 +23,15 @@ from bnas.passes.ops.aten import in_python
 from bnas.passes.ops.calls import NORM_OF_RANK, form_of
 from bnas.passes.ops.record import Layer
 
+from .exported.modules import Exports
 from .exported.program import ExportedModel
 from .functions import DEVICE, LIKES, RANDOM, READS, Types, hooked, run_leaf, run_on_meta, spelled, written_by
+from .methods import Again, Method, Methods, keeps_values
 from .opaque import Draws, draws_itself, run_opaque
 from .places import ValueRead, described, passing, told, user_frame
 from .recipes import Recipes
 from .structure import PLAIN, Path, holds_tensors, leaves_of, map_leaves, tensors_of
 from .tape import Step
-from .unrecorded import Again, Exports, Method, Methods, keeps_values
 
 
 class Recorder(Recipes, TorchFunctionMode):

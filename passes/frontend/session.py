@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from bnas.passes.errors import CaptureError
 
 from .entry import Axis
+from .exported.modules import Exports
 from .exported.parts import ExportedAxes, Limits
 from .exported.program import ExportedModel
 from .merging import same_calls
+from .methods import Method, Methods
 from .recording import WRAPPERS, Recording, inner_of, preparing, record
 from .state import ModelState
 from .structure import Path, holds_tensors, leaves_of, tensor_name
-from .unrecorded import Exports, Method, Methods
 
 
 @dataclass

@@ -303,6 +303,27 @@ def test_verify_tells_what_is_no_number_from_zero(monkeypatch: pytest.MonkeyPatc
     assert bnas.verify(net, supernet, subnet, inputs, tolerance=math.inf) == math.inf
 
 
+class KeptGrid(nn.Module):
+    """Holds its tables as attributes and not as buffers, as registration networks do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(6, 16), nn.Linear(16, 4)
+        self.tables = {"grid": torch.rand(4, 9)}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.einsum("qi,bq->bi", self.tables["grid"], self.head(torch.relu(self.stem(x))))
+
+
+def test_a_table_that_is_no_buffer_is_verified_in_double_precision_too() -> None:
+    model, x = KeptGrid().eval(), torch.randn(2, 6)
+    grid, before = model.tables["grid"], model.tables["grid"].clone()
+    supernet = SuperNetwork.from_model(model, x)
+    assert bnas.verify(model, supernet, supernet.space.minimal(), x) < 1e-12
+    assert model.tables["grid"] is grid and grid.dtype == torch.float32
+    torch.testing.assert_close(grid, before, rtol=0, atol=0)
+
+
 class ShortCut(nn.Module):
     """A table of positions that is resized unless it has the size of the image already."""
 
