@@ -25,6 +25,7 @@ from .structure import tensors_of
 if TYPE_CHECKING:
     from .recorder import Recorder
 
+
 @dataclass(frozen=True)
 class Method:
     """A method of one of the model's modules that is opaque."""

@@ -39,6 +39,8 @@ class Session:
     """Modules that are batch norms of their own tensors in training mode."""
     apart: bool = True
     """Whether axes may be recorded at other sizes than the example's only."""
+    wrong_at: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Sizes of axes, by name, at which the graph of an earlier capture was not the model."""
     opaque: frozenset[str] = frozenset()
     """Modules that are one step each, by path."""
     hot_lines: set[Any] = field(default_factory=set)

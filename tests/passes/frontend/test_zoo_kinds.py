@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -301,6 +302,38 @@ def test_verify_tells_what_is_no_number_from_zero(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(skeleton, "build", without_nan)
     assert bnas.verify(net, supernet, subnet, inputs, tolerance=math.inf) == math.inf
+
+
+class PaddedWhereItMustBe(nn.Module):
+    """A U-Net that repeats the last row or column where halves were rounded down."""
+
+    def __init__(self, levels: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 8, 3, padding=1)
+        self.down = nn.ModuleList(nn.Conv2d(8, 8, 3, padding=1) for _ in range(levels))
+        self.up = nn.ModuleList(nn.ConvTranspose2d(8, 8, 2, 2) for _ in range(levels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        levels = [self.stem(x)]
+        for down in self.down:
+            levels.append(down(F.max_pool2d(levels[-1], 2)))
+        y = levels.pop()
+        for up in self.up:
+            y, beside = up(y), levels.pop()
+            pads = [int(y.shape[axis] != beside.shape[axis]) * side for axis in (3, 2) for side in (0, 1)]
+            y = F.pad(y, pads, "replicate") + beside
+        return y
+
+
+def test_a_size_at_which_a_graph_was_wrong_is_recorded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    for levels in (1, 2, 3):
+        model = PaddedWhereItMustBe(levels).eval()
+        supernet = SuperNetwork.from_model(model, torch.randn(2, 1, 48, 48))
+        assert supernet.dynamic == {"x": {0: "batch", 2: "height", 3: "width"}}
+        for height, width in itertools.product((24, 31, 37, 50, 64, 91), (27, 44, 49, 70, 102)):
+            assert_maximal_is_original(supernet, torch.randn(1, 1, height, width))
+    monkeypatch.setattr(front, "LEARNT", 0)
+    assert "width" not in SuperNetwork.from_model(model, torch.randn(2, 1, 48, 48)).dynamic["x"].values()
 
 
 class KeptGrid(nn.Module):
