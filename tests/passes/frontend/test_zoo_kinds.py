@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 import bnas
-from bnas import SuperNetwork
-from bnas.passes import CaptureError, InputError
+from bnas import Elasticity, SuperNetwork
+from bnas.passes import CaptureError, InputError, LoweringError, VerificationError
 from bnas.passes.frontend import front, functions, recipes
 from bnas.passes.frontend.chains import FAMILIES, chains
 from bnas.testing import assert_maximal_is_original
@@ -336,6 +336,37 @@ def test_a_size_at_which_a_graph_was_wrong_is_recorded_too(monkeypatch: pytest.M
     assert "width" not in SuperNetwork.from_model(model, torch.randn(2, 1, 48, 48)).dynamic["x"].values()
 
 
+class Sampled(nn.Module):
+    """A variational autoencoder: the code is drawn in evaluation mode too, and each call draws another one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.mean, self.spread, self.head = (
+            nn.Linear(*sizes) for sizes in ((4, 16), (16, 6), (16, 6), (6, 4))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.stem(x))
+        spread = self.spread(y)
+        return self.head(self.mean(y) + torch.randn_like(spread) * spread.exp())
+
+
+def test_a_model_that_draws_numbers_is_verified_with_the_same_ones() -> None:
+    model, x = Sampled().eval(), torch.randn(3, 4)
+    supernet = SuperNetwork.from_model(model, x, Elasticity(pin=["mean", "spread"]))
+    assert bnas.verify(model, supernet, supernet.space.minimal(), x) < 1e-12
+    supernet = SuperNetwork.from_model(model, x, Elasticity(min_width=2, divisor=2))
+    with pytest.raises(VerificationError, match="draws random numbers in evaluation mode"):
+        bnas.verify(model, supernet, supernet.space.minimal(), x)
+
+
+def test_a_file_of_a_model_that_draws_numbers_is_not_taken_for_right(tmp_path: Path) -> None:
+    supernet = SuperNetwork.from_model(Sampled().eval(), torch.randn(3, 4))
+    with pytest.warns(UserWarning, match="randn_like"), pytest.raises(LoweringError, match="two calls of the model"):
+        bnas.export_onnx(supernet.extract(supernet.space.maximal()), tmp_path / "sampled.onnx", torch.randn(3, 4))
+    assert not list(tmp_path.iterdir())
+
+
 class KeptGrid(nn.Module):
     """Holds its tables as attributes and not as buffers, as registration networks do."""
 
@@ -353,7 +384,8 @@ def test_a_table_that_is_no_buffer_is_verified_in_double_precision_too() -> None
     grid, before = model.tables["grid"], model.tables["grid"].clone()
     supernet = SuperNetwork.from_model(model, x)
     assert bnas.verify(model, supernet, supernet.space.minimal(), x) < 1e-12
-    assert model.tables["grid"] is grid and grid.dtype == torch.float32
+    assert model.tables["grid"] is grid
+    assert grid.dtype == torch.float32
     torch.testing.assert_close(grid, before, rtol=0, atol=0)
 
 
