@@ -88,6 +88,8 @@ class Recorder(Recipes, TorchFunctionMode):
             return self.call(func, args, kwargs)
         if any(one.untyped_storage()._cdata in self._used for one in written_by(*spelled(func, args, kwargs), kwargs)):
             return self.call(func, args, kwargs)  # a hot step has read it before: the write must come after that
+        if self._grows(func, args, kwargs):
+            return self.call(func, args, kwargs)
         return self._cold(func, args, kwargs)
 
     def _attribute(self, func: Any, args: tuple[Any, ...]) -> Any:

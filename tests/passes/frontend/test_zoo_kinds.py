@@ -20,6 +20,7 @@ from bnas import Elasticity, SuperNetwork
 from bnas.passes import CaptureError, InputError, LoweringError, VerificationError
 from bnas.passes.frontend import front, functions, recipes
 from bnas.passes.frontend.chains import FAMILIES, chains
+from bnas.passes.frontend.structure import tensors_of
 from bnas.testing import assert_maximal_is_original
 
 
@@ -195,6 +196,40 @@ def test_a_tensor_that_is_too_large_at_one_size_is_a_node_at_all(monkeypatch: py
     supernet = SuperNetwork.from_model(Masked().eval(), images(32, 32))
     assert supernet.dynamic == {"x": {0: "batch", 2: "height", 3: "width"}}
     assert_maximal_is_original(supernet, images(20, 45))
+
+
+class Windows(nn.Module):
+    """Samples a map of features in a window around each place, as networks for optical flow do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, (height, width) = len(x), x.shape[2:]
+        rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        places = torch.stack([columns, rows], -1).float().expand(batch, height, width, 2)
+        steps = torch.linspace(-1, 1, 9).view(9, 1)
+        windows = places.reshape(batch, -1, 1, 2) + steps  # here they grow
+        found = F.grid_sample(torch.relu(self.stem(x)), windows / height - 0.5, align_corners=False)
+        return self.head(found.mean(-1, keepdim=True))
+
+
+@pytest.mark.parametrize("large", [recipes.LARGE, functions.BATCH * 8 * 8 * 4])
+def test_what_grows_beyond_a_size_is_a_node(large: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    noted = recipes.Recipes._noted_cold
+
+    def counted(self: Any, target: Any, args: Any, kwargs: Any, result: Any, *rest: Any, **named: Any) -> Any:
+        made.extend(one.untyped_storage().nbytes() // one.itemsize for one in tensors_of(result))
+        return noted(self, target, args, kwargs, result, *rest, **named)
+
+    monkeypatch.setattr(recipes.Recipes, "_noted_cold", counted)
+    monkeypatch.setattr(recipes, "LARGE", large)
+    supernet = SuperNetwork.from_model(Windows().eval(), images(8, 8))
+    assert max(made) <= large
+    assert supernet.dynamic == {"x": {0: "batch", 2: "height", 3: "width"}}
+    assert_maximal_is_original(supernet, images(12, 21))
 
 
 class Nested(nn.Module):
