@@ -176,6 +176,11 @@ class Recorder(Recipes, TorchFunctionMode):
                 f"forward computes gradients by {name}: return what is differentiated and call it outside of forward, "
                 "or move that code into a submodule of its own: only that part is then kept unchanged"
             )
+        if name == "_pack_padded_sequence":
+            raise CaptureError(
+                "forward packs a sequence by its lengths (pack_padded_sequence), and no graph can hold such a sequence: "
+                "give the padded tensor to the recurrent layer, and mask what comes out of it by the lengths"
+            )
         if self.autocast != casts(self.device):
             raise CaptureError(
                 "forward changes torch.autocast: call the model, or its programs, inside of torch.autocast instead, or "
