@@ -25,7 +25,7 @@ from bnas.passes.ops.record import Layer
 
 from .exported.modules import Exports
 from .exported.program import ExportedModel
-from .functions import DEVICE, LIKES, RANDOM, READS, Types, hooked, run_leaf, run_on_meta, spelled, written_by
+from .functions import DEVICE, FILLED, LIKES, RANDOM, READS, Types, hooked, run_leaf, run_on_meta, spelled, written_by
 from .methods import Again, Method, Methods, keeps_values
 from .opaque import Draws, draws_itself, run_opaque
 from .places import ValueRead, described, passing, told, user_frame
@@ -76,6 +76,10 @@ class Recorder(Recipes, TorchFunctionMode):
         if func is torch._C._set_grad_enabled:
             self.gradients = bool(args[0])
         name = getattr(func, "__name__", "")
+        if name in FILLED and isinstance(
+            fill := dict(enumerate(args)).get(FILLED[name], kwargs.get("fill_value")), Tensor
+        ):
+            return self._filled(func, fill, args, kwargs)
         if name == "__get__":
             return self._attribute(func, args)
         if name == "__set__" and func.__self__.__name__ == "data" and any(map(self.is_hot, tensors_of(args))):
@@ -91,6 +95,16 @@ class Recorder(Recipes, TorchFunctionMode):
         if self._grows(func, args, kwargs):
             return self.call(func, args, kwargs)
         return self._cold(func, args, kwargs)
+
+    def _filled(self, func: Any, fill: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A factory that reads the number of a tensor, as one of zeros and a sum: meta tensors have no numbers."""
+        zero = torch.zeros((), dtype=fill.dtype).item()
+        args = tuple(zero if one is fill else one for one in args)
+        kwargs = {name: zero if one is fill else one for name, one in kwargs.items()}
+        made = self.__torch_function__(func, (), args, kwargs)
+        if fill.is_floating_point() and not made.is_floating_point():
+            fill = self.__torch_function__(Tensor.to, (), (fill, made.dtype), {})
+        return self.__torch_function__(Tensor.add, (), (made, fill), {})
 
     def _attribute(self, func: Any, args: tuple[Any, ...]) -> Any:
         """A property of a tensor: a plain value, or another tensor."""
@@ -178,8 +192,8 @@ class Recorder(Recipes, TorchFunctionMode):
             )
         if name == "_pack_padded_sequence":
             raise CaptureError(
-                "forward packs a sequence by its lengths (pack_padded_sequence), and no graph can hold such a sequence: "
-                "give the padded tensor to the recurrent layer, and mask what comes out of it by the lengths"
+                "forward packs a sequence by its lengths (pack_padded_sequence), and no graph can hold that: give the "
+                "padded tensor to the recurrent layer, and mask what comes out of it by the lengths"
             )
         if self.autocast != casts(self.device):
             raise CaptureError(

@@ -371,6 +371,36 @@ def test_a_size_at_which_a_graph_was_wrong_is_recorded_too(monkeypatch: pytest.M
     assert "width" not in SuperNetwork.from_model(model, torch.randn(2, 1, 48, 48)).dynamic["x"].values()
 
 
+class Anchors(nn.Module):
+    """Scales each place of a map of features by its stride, a tensor of one number that fills another tensor."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.stem, self.head, self.kind = nn.Conv2d(3, 16, 3, 2, 1), nn.Conv2d(16, 4, 1), kind
+        if kind == "buffer":
+            self.register_buffer("strides", torch.tensor([2.0, 4.0]))
+        else:
+            self.strides = torch.tensor([2.0, 4.0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.head(torch.relu(self.stem(x))).flatten(2)
+        size, stride = (1, y.shape[2]), self.strides[0]
+        if self.kind == "full":
+            return y * torch.full(size, stride, dtype=x.dtype, device=x.device)
+        if self.kind == "like":
+            return y * torch.full_like(y, fill_value=stride) + torch.full_like(y, stride, dtype=torch.int64)
+        return y * y.new_full(size, stride)
+
+
+@pytest.mark.parametrize("kind", ["full", "new", "like", "buffer"])
+def test_a_tensor_may_be_filled_with_the_number_of_another(kind: str, tmp_path: Path) -> None:
+    supernet, x = SuperNetwork.from_model(Anchors(kind).eval(), images(16, 16)), torch.randn(3, 3, 20, 26)
+    assert supernet.dynamic == {"x": {0: "batch", 2: "height", 3: "width"}}
+    assert_maximal_is_original(supernet, x)
+    part = supernet.extract(supernet.space.minimal())
+    assert bnas.export_onnx(part, tmp_path / "anchors.onnx", x).fallback is None
+
+
 class Sampled(nn.Module):
     """A variational autoencoder: the code is drawn in evaluation mode too, and each call draws another one."""
 
