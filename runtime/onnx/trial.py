@@ -125,12 +125,15 @@ def _another(given: Tensor, axes: Mapping[int, str], sizes: Mapping[str, int], g
 
 
 def fits(module: Callable[..., Any], inputs: Sequence[Any]) -> bool:
-    """Whether `module` can be run on `inputs`."""
+    """Whether `module` can be run on `inputs`, and what it returns are numbers.
+
+    A size that the original model refuses, such as an image that is too small for its pyramid, may give NaN.
+    """
     try:
-        outputs_of(module, inputs)
+        outputs = outputs_of(module, inputs)
     except LoweringError:
         return False
-    return True
+    return not any(bool(one.isnan().any()) for one in tensors_in([outputs]))
 
 
 def outputs_of(module: Callable[..., Any], inputs: Sequence[Any]) -> Any:
