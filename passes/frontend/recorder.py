@@ -7,6 +7,7 @@ calls that made it are noted as its recipe, for the case that it turns out to de
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -270,6 +271,8 @@ class Recorder(Recipes, TorchFunctionMode):
         path = self.paths.get(module)
         if path is None or not self.active:
             return run(*args, **kwargs)
+        if kwargs and not hooked(module) and not _takes(module, args, kwargs):
+            return run(*args, **kwargs)  # Python's own error: models try a keyword that not all layers have
         if type(module) is nn.Identity and not hooked(module):
             return args[0] if args else kwargs["input"]
         form = self._form(module) if path else None  # a graph calls no root: a model that is one layer is its function
@@ -499,6 +502,17 @@ class Recorder(Recipes, TorchFunctionMode):
     def _refuse_method(self, key: tuple[str, str], why: str) -> NoReturn:
         self.methods.refuse(key, why)
         raise Again
+
+
+def _takes(module: nn.Module, args: Any, kwargs: Any) -> bool:
+    """Whether the forward of a module has these arguments."""
+    try:
+        inspect.signature(module.forward).bind(*args, **kwargs)
+    except TypeError:
+        return False
+    except ValueError:  # it has no signature
+        return True
+    return True
 
 
 GRADIENTS = frozenset({torch.autograd.grad, torch.autograd.backward, Tensor.backward})

@@ -371,6 +371,38 @@ def test_a_size_at_which_a_graph_was_wrong_is_recorded_too(monkeypatch: pytest.M
     assert "width" not in SuperNetwork.from_model(model, torch.randn(2, 1, 48, 48)).dynamic["x"].values()
 
 
+class Triple(nn.Linear):
+    """A layer of a user's own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * 3
+
+
+class TriesLengths(nn.Module):
+    """Gives each layer the lengths, and calls those again that do not take them, as speech models do."""
+
+    def __init__(self, wrong: bool = False) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(6, 16), Triple(16, 16), nn.Linear(16, 4)])
+        self.wrong = wrong
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            try:
+                x = layer(x, lengths=None)
+            except TypeError:
+                x = layer() if self.wrong else layer(x)
+        return x
+
+
+def test_a_call_with_a_keyword_too_many_may_be_tried() -> None:
+    supernet, x = SuperNetwork.from_model(TriesLengths().eval(), torch.randn(2, 6)), torch.randn(3, 6)
+    assert set(supernet.space.widths) == {"layers.0", "layers.1"}
+    assert_maximal_is_original(supernet, x)
+    with pytest.raises(CaptureError, match=r"x = layer\(\) if self.wrong.*missing . required positional argument"):
+        SuperNetwork.from_model(TriesLengths(wrong=True).eval(), x)
+
+
 class Anchors(nn.Module):
     """Scales each place of a map of features by its stride, a tensor of one number that fills another tensor."""
 
