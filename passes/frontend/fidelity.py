@@ -204,10 +204,10 @@ def _at_other_sizes(bench: Bench, inputs: Any, found: Fidelity) -> Any:
             if sizes in alone:
                 continue
             return good
-        alone = _culprits(bench, inputs, sizes)
-        found.sizes |= {axis.name: sizes[axis] for axis in alone}
+        culprits = _culprits(bench, inputs, sizes)
+        found.sizes |= {axis.name: sizes[axis] for axis in culprits}
         told = f"if other axes change too, the graph differs from the model: {error}"
-        found.wrong |= {axis.name: why for axis, why in alone.items()} or {axis.name: told for axis in sizes}
+        found.wrong |= {axis.name: why for axis, why in culprits.items()} or {axis.name: told for axis in sizes}
         return None
     return good
 
