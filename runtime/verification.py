@@ -13,7 +13,7 @@ from bnas.passes.alone import alone
 from bnas.passes.frontend.exported.program import as_module
 from bnas.passes.frontend.ir import as_call, as_program_call
 from bnas.passes.frontend.recording import inner_of
-from bnas.passes.frontend.state import deep_copy
+from bnas.passes.frontend.state import ModelState, deep_copy, preserved
 from bnas.passes.frontend.structure import Path, leaves_of, map_leaves, tensors_of
 from bnas.passes.oracle.dependence import kept_without_weight
 from bnas.passes.oracle.detour import detour
@@ -39,7 +39,8 @@ def verify(
 
     The oracle is a copy of `model` in which dropped parameters are zero, and in which hooks pass the input of a skipped
     block on as its output. It runs the model's own forward, so it does not depend on the compiler. Neither `model`
-    nor `supernet` is changed. Calls in several threads run one after another.
+    nor `supernet` is changed. If forward draws random numbers, both draw the same ones. Calls in several threads run
+    one after another.
 
     Args:
         model: the original, with any weights; or the exported program that the super-network was created from.
@@ -58,19 +59,13 @@ def verify(
     """
     model = as_module(model)
     args, kwargs = map_leaves(as_call(example_inputs), lambda _, v: v.double() if _is_float(v) else v)
-    twin = deep_copy(model).eval().double()
+    twin = _in_double(model)
     generator = torch.Generator().manual_seed(0)
     with InDouble():
         batch = _batch(twin, (args, kwargs), generator)
         randomise(twin, lambda: inner_of(twin)(*batch[0], **batch[1]), generator)
     part = supernet.extract(subnet, twin)
-    oracle = detour(twin, supernet.ir, skipped_blocks(supernet.skeleton, subnet, zeroed=False))
-    tensors, named = as_program_call(kwargs or args)
-    with torch.no_grad(), InDouble():
-        measure = kept_without_weight(twin, supernet.skeleton, subnet, lambda: oracle(*args, **kwargs))
-        found = _by_path(part(*tensors, **named))
-        with over_kept(twin, supernet.skeleton, subnet, measure):
-            expected = _by_path(oracle(*args, **kwargs))
+    found, expected = _outputs(twin, supernet, subnet, part, (args, kwargs))
     if strange := [path for path in found if path not in expected]:
         raise VerificationError(f"the sub-network returns a tensor at {strange[0]}, but the model does not")
     error = max((_error(tensor, expected[path]) for path, tensor in found.items()), default=0.0)
@@ -81,9 +76,53 @@ def verify(
     if not error <= tolerance:
         raise VerificationError(
             f"sub-network {subnet.to_json()} differs from the original model on its kept entries by {error:.2e} "
-            f"(allowed: {tolerance:.0e}): a rule is wrong, or a skipped branch is not zero when its parameters are"
+            f"(allowed: {tolerance:.0e}): {DRAWS if _draws(twin, (args, kwargs)) else WRONG}"
         )
     return error
+
+
+WRONG = "a rule is wrong, or a skipped branch is not zero when its parameters are"
+DRAWS = (
+    "forward draws random numbers in evaluation mode, and a sub-network may draw fewer. Make them an input of forward, "
+    "or pin the layers whose outputs have their shape"
+)
+
+
+def _outputs(
+    twin: nn.Module, supernet: SuperNetwork, subnet: Subnet, part: nn.Module, inputs: Any
+) -> tuple[dict[Path, Tensor], dict[Path, Tensor]]:
+    """What the sub-network `part` and the oracle of `twin` return; both draw the same random numbers."""
+    args, kwargs = inputs
+    oracle = detour(twin, supernet.ir, skipped_blocks(supernet.skeleton, subnet, zeroed=False))
+    tensors, named = as_program_call(kwargs or args)
+    with preserved(twin, inputs) as state, torch.no_grad(), InDouble():
+
+        def expected() -> Any:
+            state.seed()
+            return oracle(*args, **kwargs)
+
+        measure = kept_without_weight(twin, supernet.skeleton, subnet, expected)
+        state.seed()
+        found = part(*tensors, **named)
+        with over_kept(twin, supernet.skeleton, subnet, measure):
+            return _by_path(found), _by_path(expected())
+
+
+def _draws(model: nn.Module, inputs: Any) -> bool:
+    """Whether a model computes something else in a second call."""
+    args, kwargs = inputs
+    with preserved(model, inputs), torch.no_grad(), InDouble():
+        first, second = (_by_path(inner_of(model)(*args, **kwargs)) for _ in range(2))
+    return any(_error(second[path], tensor) > 0.0 for path, tensor in first.items())
+
+
+def _in_double(model: nn.Module) -> nn.Module:
+    """A copy of a model in double precision, with the tensors that it keeps as plain attributes."""
+    twin = deep_copy(model).eval().double()
+    for tensor in ModelState(twin).tensors:
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.double()
+    return twin
 
 
 def _by_path(value: Any) -> dict[Path, Tensor]:

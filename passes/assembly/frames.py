@@ -113,8 +113,9 @@ class Assembled(GraphModule):
     """
 
     def recompile(self) -> PythonCode:
-        """As in fx."""
+        """As in fx, whose own way to call the module prints the traceback of an error, and raises it without one."""
         made = super().recompile()
+        del type(self).__call__
         code = type(self).forward.__code__
         finalize(code, forget_text, code.co_filename).atexit = False
         return made

@@ -35,6 +35,7 @@ def analyse(ir: IR) -> AxisTypes:
         _type_nodes(types.trained)
         types.trained.settle()
         _pin_only_trained(types)
+        _pin_opaque_in_training(types, types.trained.ir)
     _pin_unread(types)
     types.settle()
     return types
@@ -52,6 +53,16 @@ def _pin_only_trained(types: AxisTypes) -> None:
         if name not in types.users:
             for axis in axes:
                 types.pin_axes([s for s in set(symbols(axis)) if s not in read], "only training mode reads it")
+
+
+def _pin_opaque_in_training(types: AxisTypes, trained: IR) -> None:
+    """What is inside a module that is opaque in training mode only keeps its widths: its code may read them."""
+    for node in trained.graph.nodes:
+        if node.op == "call_module" and node not in trained.calls:
+            module = trained.module(str(node.target))
+            for name, _ in (*module.named_parameters(), *module.named_buffers()):
+                known = types.tensors.get(trained.aliases.get(f"{node.target}.{name}", ""), ())
+                types.pin_axes(known, "it is inside a module that is opaque in training mode")
 
 
 def _type_nodes(types: AxisTypes) -> None:

@@ -57,6 +57,7 @@ def capture(
     fixed: Mapping[str, str] = MappingProxyType({}),
     *,
     apart: bool = True,
+    wrong_at: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
 ) -> Captured:
     """The graph of ``model(*args, **kwargs)`` for any size of its dynamic axes; the model is left as it was.
 
@@ -67,12 +68,13 @@ def capture(
         dynamic: axes that must be dynamic beside the batch; by default all that can be.
         fixed: names of axes that must be static, with the reason.
         apart: whether axes may be recorded at other sizes than the example's only, where these are a short cut.
+        wrong_at: sizes of axes, by name, at which the graph of an earlier capture was not the model.
 
     Raises:
         CaptureError: the forward cannot be recorded, or an axis named in `dynamic` cannot be dynamic.
     """
     _check_ready(model)
-    session = Session(model, args, kwargs, apart=apart)
+    session = Session(model, args, kwargs, apart=apart, wrong_at=wrong_at)
     session.modes = modes_in_training(model)
     session.norms = _norms(session)
     axes, static = dynamic_axes(session, dynamic, fixed)

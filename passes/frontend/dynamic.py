@@ -40,7 +40,7 @@ def plans(batch: Sequence[Axis], axes: Sequence[Axis], more: bool = False) -> li
     for turn, count in enumerate((BATCH, *NEXT, NEXT[0], NEXT[0])[: 5 if more else 3]):
         fixed = dict.fromkeys(batch, count)
         made.append(fixed | {axis: one[turn] for axis, one in sizes.items()})
-    return made
+    return made + [made[0] | {axis: size} for axis in axes for size in axis.further]
 
 
 def plan_by_axis(batch: Sequence[Axis], axes: Sequence[Axis]) -> list[dict[Axis, int]]:
@@ -62,7 +62,7 @@ def sizes_of(axis: Axis, place: int) -> list[int]:
         half = (axis.size // 2) // axis.step
         return [axis.near(half + 2 * place + 1), axis.near(half + 2 * place + 4), *far]
     between = [axis.between(place + 2, turn) for turn in turns]
-    return [axis.size, axis.near(1), axis.far(place + 2), *between]
+    return [axis.size, axis.near(1), uneven(axis, place + 2), *between]
 
 
 def _far(axes: Sequence[Axis]) -> dict[Axis, int]:
@@ -71,8 +71,18 @@ def _far(axes: Sequence[Axis]) -> dict[Axis, int]:
     above = 0
     for place, axis in enumerate(sorted(reversed(axes), key=lambda axis: -axis.size)):
         least = max(place + 2, above // axis.size + 1)
-        above = found[axis] = axis.far(least if least <= 8 else place + 2)
+        above = found[axis] = uneven(axis, least if least <= 8 else place + 2)
     return found
+
+
+def uneven(axis: Axis, times: int) -> int:
+    """A size one step below a far one.
+
+    Where a model halves sizes again and again and rounds down, the halves of 127 are odd each time, and those of 128
+    and 129 are not; where it rounds up, those of 65 are.
+    """
+    far = axis.far(times)
+    return far if far - axis.step in (axis.size, axis.near(1)) or far <= axis.step else far - axis.step
 
 
 QUARTERS = (2, 3, 1)
@@ -102,6 +112,7 @@ def dynamic_axes(
             session.recorded({})  # raises what the example itself raises
     session.keep_preparing(dict.fromkeys(found, BATCH))
     wanted = candidates(session) if dynamic is None else named(session, dynamic)
+    wanted = [dataclasses.replace(axis, also=session.wrong_at.get(axis.name, ())) for axis in wanted]
     for axis in (one for one in wanted if one.name in fixed):
         if dynamic is not None:
             raise CaptureError(f"the axis {axis.name!r} cannot be dynamic: {fixed[axis.name]}")
@@ -176,7 +187,8 @@ def _alone(session: Session, batch: Sequence[Axis], axis: Axis) -> tuple[Axis | 
             if {axis.size, 1}.issuperset(sizes):  # one entry is no other size: it fits all, by broadcasting
                 continue
             try:
-                _agree(session, *({one: BATCH for one in batch} | {axis: size} for size in sizes))
+                tried = (*sizes, *stepped.further)
+                _agree(session, *({one: BATCH for one in batch} | {axis: size} for size in tried))
                 return stepped, ""
             except CaptureError as error:
                 why = why or str(error)

@@ -36,6 +36,9 @@ class Axis:
     """Whether it is recorded at other sizes than the example's, which the model takes a short cut at: no padding, or a
     table that has its size already."""
 
+    also: tuple[int, ...] = ()
+    """Sizes that it is recorded at as well: a graph that was recorded at others only was wrong there."""
+
     def near(self, steps: int) -> int:
         """A size that is some steps from the example's."""
         return max(1, self.size + (-self.step if self.shorter else self.step) * steps)
@@ -47,6 +50,11 @@ class Axis:
     def between(self, times: int, quarters: int) -> int:
         """A size between those."""
         return self.stepped(self.size + (self.far(times) - self.size) * quarters // 4)
+
+    @property
+    def further(self) -> list[int]:
+        """Those of `also` that are a number of steps away."""
+        return [size for size in self.also if self.stepped(size) == size]
 
     def stepped(self, size: int) -> int:
         """The next size that is a number of steps away."""

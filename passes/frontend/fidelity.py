@@ -34,6 +34,8 @@ class Fidelity:
 
     wrong: dict[str, str] = field(default_factory=dict)
     """Dynamic axes at other sizes of which the graph is not the model, with the reason."""
+    sizes: dict[str, int] = field(default_factory=dict)
+    """A size of each of these axes at which it is not, where that is so for the axis by itself."""
     notes: list[str] = field(default_factory=list)
 
 
@@ -202,21 +204,19 @@ def _at_other_sizes(bench: Bench, inputs: Any, found: Fidelity) -> Any:
             if sizes in alone:
                 continue
             return good
-        found.wrong |= _culprits(bench, inputs, sizes, error)
+        culprits = _culprits(bench, inputs, sizes)
+        found.sizes |= {axis.name: sizes[axis] for axis in culprits}
+        told = f"if other axes change too, the graph differs from the model: {error}"
+        found.wrong |= {axis.name: why for axis, why in culprits.items()} or {axis.name: told for axis in sizes}
         return None
     return good
 
 
-def _culprits(bench: Bench, inputs: Any, sizes: Mapping[Axis, int], error: str) -> dict[str, str]:
-    """The axes at which the graph is not the model, each changed by itself; all of them if none is by itself."""
-    wrong = {}
-    for axis, size in sizes.items():
-        alone = bench.difference(resize(inputs, {axis: size}))
-        if isinstance(alone, str):
-            wrong[axis.name] = f"at the size {size} the graph differs from the model: {alone}"
-    return wrong or {
-        axis.name: f"if other axes change too, the graph differs from the model: {error}" for axis in sizes
-    }
+def _culprits(bench: Bench, inputs: Any, sizes: Mapping[Axis, int]) -> dict[Axis, str]:
+    """The axes at which the graph is not the model, each changed by itself, with the reason."""
+    errors = {axis: bench.difference(resize(inputs, {axis: size})) for axis, size in sizes.items()}
+    told = "at the size {} the graph differs from the model: {}"
+    return {axis: told.format(sizes[axis], error) for axis, error in errors.items() if isinstance(error, str)}
 
 
 def _in_training(bench: Bench, inputs: Any) -> None:

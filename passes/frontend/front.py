@@ -53,10 +53,11 @@ def trace(model: nn.Module, example_inputs: Any, dynamic: Dynamic | None = None,
     if isinstance(model, WRAPPERS):
         args, kwargs = _placed((args, kwargs), model)
     fixed: dict[str, str] = {}
+    wrong_at: dict[str, tuple[int, ...]] = {}
     apart = check  # a graph that was not recorded at the example's sizes must be compared there
     while True:
         try:
-            ir = _captured(model, args, kwargs, dynamic, fixed, apart)
+            ir = _captured(model, args, kwargs, dynamic, fixed, apart, wrong_at)
             if any(one.is_meta for one in (*tensors_of((args, kwargs)), *model.parameters())):
                 return _with(
                     ir,
@@ -74,7 +75,19 @@ def trace(model: nn.Module, example_inputs: Any, dynamic: Dynamic | None = None,
         new = {name: why for name, why in found.wrong.items() if name not in fixed}
         if not new:
             return _with(ir, *_told_of(found))
-        fixed |= new
+        again = {name: found.sizes[name] for name in new if _may_learn(name, found, wrong_at)}
+        wrong_at |= {name: (*wrong_at.get(name, ()), size) for name, size in again.items()}
+        fixed |= {name: why for name, why in new.items() if name not in again}
+
+
+LEARNT = 4
+"""How often an axis at which the graph was wrong is recorded at that size too; then it becomes static."""
+
+
+def _may_learn(name: str, found: Fidelity, wrong_at: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether one more recording, of the size at which the graph was wrong, may make it right."""
+    known = wrong_at.get(name, ())
+    return name != "batch" and name in found.sizes and found.sizes[name] not in known and len(known) < LEARNT
 
 
 def _placed(inputs: Any, model: nn.Module) -> Any:
@@ -113,9 +126,15 @@ def _with(ir: IR, *diagnostics: Diagnostic) -> IR:
 
 
 def _captured(
-    model: nn.Module, args: Any, kwargs: Any, dynamic: Dynamic | None, fixed: Mapping[str, str], apart: bool
+    model: nn.Module,
+    args: Any,
+    kwargs: Any,
+    dynamic: Dynamic | None,
+    fixed: Mapping[str, str],
+    apart: bool,
+    wrong_at: Mapping[str, tuple[int, ...]],
 ) -> IR:
-    found = capture(model, args, kwargs, dynamic, fixed, apart=apart)
+    found = capture(model, args, kwargs, dynamic, fixed, apart=apart, wrong_at=wrong_at)
     ir = _ir_of(model, found, found.graph)
     return ir if found.trained is None else replace(ir, trained=_ir_of(model, found, found.trained))
 

@@ -37,6 +37,9 @@ LIKES = FACTORIES | {
 }
 """Functions that make a tensor by size and type: of a tensor that they are given they read no number."""
 
+FILLED = {"full": 1, "full_like": 1, "new_full": 2}
+"""Those of them that fill it with a number, and the place of that among the arguments: it may be in a tensor."""
+
 RANDOM = frozenset(
     {
         *("rand", "randn", "randint", "randperm", "normal", "bernoulli", "multinomial", "poisson"),

@@ -151,7 +151,7 @@ class Numbers:
                 all_three = tuple(x * y * z for x, y, z in zip(a, b, c, strict=True))
                 for chain in exact(chains(family, vector, all_three), all_three):
                     return self._apply(chain, [one, two, three])
-            if (found := self._fits(vector)) is not None:
+            if (found := self._fits(vector) or self._missing(vector, operands)) is not None:
                 return found
         return None
 
@@ -183,6 +183,17 @@ class Numbers:
         for (whole, one), (part, other) in product(sizes.items(), sizes.items()):
             if all(b and a // b == number for a, b, number in zip(whole, part, vector, strict=True)):
                 return self._computed(operator.floordiv, *(self._apply((), [place]) for place in (one, other)))
+        return None
+
+    def _missing(self, vector: tuple[Any, ...], operands: Sequence[Step]) -> Node | None:
+        """What an operand lacks of the size of another tensor, as it is padded; less than zero where it is cut."""
+        sizes = self._first_with | self._inputs
+        for node in (self._nodes[step] for step in operands):
+            for axis in node.meta.get("varies", ()):
+                whole = tuple(map(operator.add, self._vectors[node, axis], vector))
+                if whole in sizes:
+                    ends = (self._apply((), [place]) for place in (sizes[whole], (node, axis)))
+                    return self._computed(operator.sub, *ends)
         return None
 
     def _quotient(self, one: tuple[Node, int], other: tuple[Node, int]) -> Node:

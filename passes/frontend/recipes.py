@@ -22,7 +22,7 @@ class Recipes(Tape):
     def __init__(self, root: nn.Module, types: Types, hot_lines: set[Any]) -> None:
         super().__init__(root, types)
         self.hot_lines = hot_lines
-        """Lines whose factories make tensors that are too large, at this or at another size."""
+        """Lines whose calls make tensors that are too large, at this or at another size."""
         self._warmed: dict[Step, Step] = {}
         """Cold steps that became hot ones."""
         self._cold_made: set[int] = set()
@@ -36,6 +36,29 @@ class Recipes(Tape):
         if line in self.hot_lines:
             return True
         if not _is_large(name, args, kwargs):
+            return False
+        self.hot_lines.add(line)
+        return True
+
+    def _grows(self, func: Any, args: Any, kwargs: Any) -> bool:
+        """Whether a call on real tensors makes a larger one that is too large, at this or another size.
+
+        Numbers that are broadcast to each sample and place of an image need gigabytes: the batch is 1,009.
+        """
+        line = getattr(func, "__name__", ""), user_line()
+        if line in self.hot_lines:
+            return True
+        given = [one.numel() for one in tensors_of((args, kwargs))]
+        if not given:
+            return False
+        op, target, plain = spelled(func, args, kwargs)
+        try:
+            with torch.no_grad():
+                made = run_on_meta(op, target, *as_meta((plain, kwargs)))
+        except Exception:  # of many kinds: it needs the numbers
+            return False
+        held = (one.untyped_storage().nbytes() // one.itemsize for one in tensors_of(made))
+        if max(held, default=0) <= max(LARGE, *given):
             return False
         self.hot_lines.add(line)
         return True

@@ -7,6 +7,7 @@ calls that made it are noted as its recipe, for the case that it turns out to de
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -23,14 +24,15 @@ from bnas.passes.ops.aten import in_python
 from bnas.passes.ops.calls import NORM_OF_RANK, form_of
 from bnas.passes.ops.record import Layer
 
+from .exported.modules import Exports
 from .exported.program import ExportedModel
-from .functions import DEVICE, LIKES, RANDOM, READS, Types, hooked, run_leaf, run_on_meta, spelled, written_by
+from .functions import DEVICE, FILLED, LIKES, RANDOM, READS, Types, hooked, run_leaf, run_on_meta, spelled, written_by
+from .methods import Again, Method, Methods, keeps_values
 from .opaque import Draws, draws_itself, run_opaque
 from .places import ValueRead, described, passing, told, user_frame
 from .recipes import Recipes
 from .structure import PLAIN, Path, holds_tensors, leaves_of, map_leaves, tensors_of
 from .tape import Step
-from .unrecorded import Again, Exports, Method, Methods, keeps_values
 
 
 class Recorder(Recipes, TorchFunctionMode):
@@ -75,6 +77,10 @@ class Recorder(Recipes, TorchFunctionMode):
         if func is torch._C._set_grad_enabled:
             self.gradients = bool(args[0])
         name = getattr(func, "__name__", "")
+        if name in FILLED and isinstance(
+            fill := dict(enumerate(args)).get(FILLED[name], kwargs.get("fill_value")), Tensor
+        ):
+            return self._filled(func, fill, args, kwargs)
         if name == "__get__":
             return self._attribute(func, args)
         if name == "__set__" and func.__self__.__name__ == "data" and any(map(self.is_hot, tensors_of(args))):
@@ -87,7 +93,19 @@ class Recorder(Recipes, TorchFunctionMode):
             return self.call(func, args, kwargs)
         if any(one.untyped_storage()._cdata in self._used for one in written_by(*spelled(func, args, kwargs), kwargs)):
             return self.call(func, args, kwargs)  # a hot step has read it before: the write must come after that
+        if self._grows(func, args, kwargs):
+            return self.call(func, args, kwargs)
         return self._cold(func, args, kwargs)
+
+    def _filled(self, func: Any, fill: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A factory that reads the number of a tensor, as one of zeros and a sum: meta tensors have no numbers."""
+        zero = torch.zeros((), dtype=fill.dtype).item()
+        args = tuple(zero if one is fill else one for one in args)
+        kwargs = {name: zero if one is fill else one for name, one in kwargs.items()}
+        made = self.__torch_function__(func, (), args, kwargs)
+        if fill.is_floating_point() and not made.is_floating_point():
+            fill = self.__torch_function__(Tensor.to, (), (fill, made.dtype), {})
+        return self.__torch_function__(Tensor.add, (), (made, fill), {})
 
     def _attribute(self, func: Any, args: tuple[Any, ...]) -> Any:
         """A property of a tensor: a plain value, or another tensor."""
@@ -173,6 +191,11 @@ class Recorder(Recipes, TorchFunctionMode):
                 f"forward computes gradients by {name}: return what is differentiated and call it outside of forward, "
                 "or move that code into a submodule of its own: only that part is then kept unchanged"
             )
+        if name == "_pack_padded_sequence":
+            raise CaptureError(
+                "forward packs a sequence by its lengths (pack_padded_sequence), and no graph can hold that: give the "
+                "padded tensor to the recurrent layer, and mask what comes out of it by the lengths"
+            )
         if self.autocast != casts(self.device):
             raise CaptureError(
                 "forward changes torch.autocast: call the model, or its programs, inside of torch.autocast instead, or "
@@ -248,6 +271,8 @@ class Recorder(Recipes, TorchFunctionMode):
         path = self.paths.get(module)
         if path is None or not self.active:
             return run(*args, **kwargs)
+        if kwargs and not hooked(module) and not _takes(module, args, kwargs):
+            return run(*args, **kwargs)  # Python's own error: models try a keyword that not all layers have
         if type(module) is nn.Identity and not hooked(module):
             return args[0] if args else kwargs["input"]
         form = self._form(module) if path else None  # a graph calls no root: a model that is one layer is its function
@@ -477,6 +502,17 @@ class Recorder(Recipes, TorchFunctionMode):
     def _refuse_method(self, key: tuple[str, str], why: str) -> NoReturn:
         self.methods.refuse(key, why)
         raise Again
+
+
+def _takes(module: nn.Module, args: Any, kwargs: Any) -> bool:
+    """Whether the forward of a module has these arguments."""
+    try:
+        inspect.signature(module.forward).bind(*args, **kwargs)
+    except TypeError:
+        return False
+    except ValueError:  # it has no signature
+        return True
+    return True
 
 
 GRADIENTS = frozenset({torch.autograd.grad, torch.autograd.backward, Tensor.backward})

@@ -19,15 +19,16 @@ from bnas.passes.errors import CaptureError, Diagnostic
 from bnas.passes.ops.calls import CustomFunction
 
 from .decompositions import DECOMPOSITIONS
+from .exported.modules import Exports
 from .exported.program import ExportedModel
 from .functions import Types, hooked
+from .methods import Again, Methods, patched
 from .opaque import Draws
 from .places import described
 from .recorder import Recorder
 from .state import ModelState, set_modes
 from .structure import PLAIN, Path, at, leaves_of, map_leaves, tensors_of
 from .tape import Step
-from .unrecorded import Again, Exports, Methods, patched
 
 # What is changed in PyTorch while a model is recorded, and put back afterwards.
 

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from bnas.passes.errors import CaptureError
 
 from .entry import Axis
+from .exported.modules import Exports
 from .exported.parts import ExportedAxes, Limits
 from .exported.program import ExportedModel
 from .merging import same_calls
+from .methods import Method, Methods
 from .recording import WRAPPERS, Recording, inner_of, preparing, record
 from .state import ModelState
 from .structure import Path, holds_tensors, leaves_of, tensor_name
-from .unrecorded import Exports, Method, Methods
 
 
 @dataclass
@@ -38,6 +39,8 @@ class Session:
     """Modules that are batch norms of their own tensors in training mode."""
     apart: bool = True
     """Whether axes may be recorded at other sizes than the example's only."""
+    wrong_at: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Sizes of axes, by name, at which the graph of an earlier capture was not the model."""
     opaque: frozenset[str] = frozenset()
     """Modules that are one step each, by path."""
     hot_lines: set[Any] = field(default_factory=set)

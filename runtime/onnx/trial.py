@@ -125,12 +125,15 @@ def _another(given: Tensor, axes: Mapping[int, str], sizes: Mapping[str, int], g
 
 
 def fits(module: Callable[..., Any], inputs: Sequence[Any]) -> bool:
-    """Whether `module` can be run on `inputs`."""
+    """Whether `module` can be run on `inputs`, and what it returns are numbers.
+
+    A size that the original model refuses, such as an image that is too small for its pyramid, may give NaN.
+    """
     try:
-        outputs_of(module, inputs)
+        outputs = outputs_of(module, inputs)
     except LoweringError:
         return False
-    return True
+    return not any(bool(one.isnan().any()) for one in tensors_in([outputs]))
 
 
 def outputs_of(module: Callable[..., Any], inputs: Sequence[Any]) -> Any:
@@ -154,8 +157,8 @@ def compare(session: Any, inputs: Sequence[Any], module: nn.Module, expected: An
     """The largest relative error of any output of `session` to `expected`, which the module returns.
 
     Raises:
-        LoweringError: one is above `rtol` and above `ROUNDING` times PyTorch's own error, or ONNX Runtime cannot run
-            the model.
+        LoweringError: one is above `rtol` and above `ROUNDING` times PyTorch's own error, the module computes another
+            output in each call, or ONNX Runtime cannot run the model.
     """
     worst = 0.0
     try:
@@ -166,6 +169,7 @@ def compare(session: Any, inputs: Sequence[Any], module: nn.Module, expected: An
     for place, ((name, one), got) in enumerate(zip(right, found, strict=True)):
         distance, bound = relative_error(got, one), max(rtol, HALF) if one.dtype == np.float16 else rtol
         if bound < distance < float("inf"):
+            _check_repeats(module, inputs, place, name, bound)
             bound = max(bound, ROUNDING * rounding_of(module, inputs, place))
         if not distance <= bound:
             raise LoweringError(
@@ -174,6 +178,18 @@ def compare(session: Any, inputs: Sequence[Any], module: nn.Module, expected: An
             )
         worst = max(worst, distance)
     return worst
+
+
+def _check_repeats(module: nn.Module, inputs: Sequence[Any], place: int, name: str, bound: float) -> None:
+    """Raise a `LoweringError` if the module computes another output in each call."""
+    own, again = (as_array(*list(named_outputs(outputs_of(module, inputs)))[place]) for _ in range(2))
+    error = relative_error(again, own)
+    if error > bound:
+        raise LoweringError(
+            f"output {name!r}: two calls of the model itself differ by {error:.3g} in PyTorch, so the file cannot be "
+            "verified: forward draws random numbers in evaluation mode, or keeps something from call to call. Make "
+            "the random numbers, or what is kept, an input of forward"
+        )
 
 
 def rounding_of(module: nn.Module, inputs: Sequence[Any], place: int) -> float:

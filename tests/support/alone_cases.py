@@ -59,6 +59,10 @@ def multiplies_by_a_number(part: Part, x: Tensor) -> Tensor:
     return x * x.abs().max().item()
 
 
+def loops(part: Part, x: Tensor) -> Tensor:
+    return torch.stack([one * one.unique().numel() for one in x])
+
+
 def selects(part: Part, x: Tensor) -> Tensor:
     return x + x[x > 0].sum()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -16,13 +17,16 @@ from alone_cases import (
     goes_through_numpy,
     has_a_backward,
     keeps_a_count,
+    loops,
     multiplies_by_a_number,
     selects,
 )
 from torch import Tensor
+from torch.fx import Graph, Node
 
 import bnas
 from bnas import SuperNetwork
+from bnas.passes.frontend.exported import modules
 from bnas.testing.assertions import (
     assert_gradients_match,
     assert_maximal_is_original,
@@ -93,6 +97,22 @@ def test_what_no_graph_can_have_stays_opaque(step: Callable[[Part, Tensor], Tens
     assert not told(supernet, "captured by torch.export")
     assert_maximal_is_original(supernet, torch.randn(3, 8))
     assert_maximal_is_original(supernet, -torch.ones(3, 8))
+
+
+def test_an_export_that_grows_with_the_batch_ends_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    create, sizes = Graph.create_node, []
+
+    def counted(graph: Graph, *args: Any, **kwargs: Any) -> Node:
+        sizes.append(len(graph.nodes))
+        return create(graph, *args, **kwargs)
+
+    monkeypatch.setattr(Graph, "create_node", counted)
+    monkeypatch.setattr(modules, "MOST_NODES", 100)
+    supernet = built(loops)
+    assert told(supernet, "opaque")
+    assert max(sizes) == 99
+    assert_maximal_is_original(supernet, torch.randn(3, 8))
+    assert told(built(asserts_a_number), "captured by torch.export")  # far fewer nodes
 
 
 def test_nothing_stays_behind() -> None:

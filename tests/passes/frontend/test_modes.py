@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from typing import Any
 
 import pytest
@@ -218,6 +219,34 @@ def test_a_graph_of_training_mode_that_is_left_out_is_noticed(monkeypatch: pytes
 
 
 # gradients
+
+
+class DropsLayers(nn.Module):
+    """Drops whole layers in training mode by a number that Python reads, as speech models do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.value, self.narrow = nn.Linear(8, 16), nn.Linear(8, 16), nn.Linear(16, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and torch.rand(1).item() <= 0.0:
+            return x
+        heads = (one(x).view(len(x), -1, 4, 4).transpose(1, 2) for one in (self.query, self.value))
+        query, value = heads
+        mixed = F.scaled_dot_product_attention(query, query, value).transpose(1, 2)
+        return x + self.narrow(mixed.reshape(len(x), -1, 16))
+
+
+def test_a_module_that_is_opaque_in_training_only_keeps_its_widths() -> None:
+    net = nn.Sequential(nn.Linear(4, 8), DropsLayers(), nn.Linear(8, 16), nn.Linear(16, 3)).eval()
+    supernet, x = SuperNetwork.from_model(net, torch.randn(2, 5, 4)), torch.randn(3, 6, 4)
+    assert supernet.ir.trained is not None
+    assert set(supernet.space.widths) == {"2"}
+    assert any("opaque in training mode" in one.reason for one in supernet.diagnostics)
+    supernet.train()
+    assert supernet.program(supernet.space.minimal()).train()(x).shape == (3, 6, 3)
+    net[1].forward = types.MethodType(lambda self, x: x + self.narrow(self.query(x) * self.value(x)), net[1])
+    assert "1.query" in SuperNetwork.from_model(net, x).space.widths  # where both modes are recorded
 
 
 class Reversed(torch.autograd.Function):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ from bnas.runtime.onnx.export import export_onnx
 from bnas.runtime.onnx.file import OnnxWriteError
 from bnas.runtime.onnx.int8 import Int8, QuantisationError
 from bnas.runtime.onnx.session import OnnxModule, SessionError, as_array, open_session, run_session
-from bnas.runtime.onnx.trial import relative_error, trial_inputs
+from bnas.runtime.onnx.trial import fits, relative_error, trial_inputs
+from bnas.runtime.supernetwork import SuperNetwork
 
 
 class Small(nn.Module):
@@ -321,6 +323,45 @@ def test_a_file_that_is_right_for_the_examples_only_is_refused(tmp_path: Path, c
     net.meta["dynamic"] = {"x": {0: "batch", 1: "length"}}
     with pytest.raises(LoweringError, match="relative error"):
         export_onnx(net, tmp_path / "a.onnx", torch.randn(2, 4))
+
+
+class Positions(nn.Module):
+    """A table limits the length, which the captured graph does not know."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.places = nn.Linear(4, 6), nn.Parameter(torch.randn(8, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) + self.places[: x.shape[1]]
+
+
+def test_sizes_that_the_model_refuses_are_tried_without_a_word(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    supernet = SuperNetwork.from_model(Positions(), torch.randn(2, 8, 4), dynamic={"x": {1: "length"}})
+    part = supernet.extract(supernet.space.maximal())
+    export_onnx(part, tmp_path / "places.onnx", torch.randn(2, 8, 4))
+    with pytest.raises(RuntimeError, match="must match the size") as caught:
+        part(torch.randn(2, 9, 4))
+    assert capfd.readouterr() == ("", "")
+    assert "layer + getitem" in str(caught.traceback[-1].statement)  # the line of the graph that failed
+
+
+class Scaled(nn.Module):
+    """Divides by nothing where the image has one row, as coordinates between -1 and 1 do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clone() * ((x.shape[2] - 1) / torch.full((1,), x.shape[2] - 1.0))
+
+
+def test_sizes_that_give_no_numbers_are_left_out() -> None:
+    shapes = [
+        tuple(one[0].shape) for one in trial_inputs([torch.randn(1, 2, 2)], [{2: "width"}], partial(fits, Scaled()))
+    ]
+    assert (1, 2, 1) in [tuple(one[0].shape) for one in trial_inputs([torch.randn(1, 2, 2)], [{2: "width"}])]
+    assert (1, 2, 1) not in shapes
+    assert len(shapes) == 3
 
 
 def test_half_precision_has_a_bound_of_its_own(tmp_path: Path) -> None:
