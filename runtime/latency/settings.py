@@ -63,8 +63,8 @@ class LatencySettings:
     warmup: Count = 10
     """Least number of untimed runs; repeated until the median settles, at most ten times."""
     turns: Count = 3
-    """How often each sub-network is loaded and measured when sub-networks are compared. (Its place in memory changes the
-    time by a few percent.)"""
+    """How often each sub-network is loaded and measured when sub-networks are compared: its place in memory changes
+    the time by a few percent."""
     repeats: Count | None = None
     """Number of runs within one timing; by default more than one only if all models are very fast."""
     provider: str = CPU

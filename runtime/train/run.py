@@ -1,4 +1,4 @@
-"""A training at work: everything that changes with its steps, and that a resumed one must have as it was."""
+"""The state of a running training: everything that changes with its steps and that a checkpoint must restore."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ from .validation import EpochRecord, Validator, write_history
 
 
 class Average:
-    """Averages of `tensors`, which change in place; those that are no floating-point numbers are left alone.
+    """Exponential moving averages of the floating-point tensors among `tensors`, which change in place.
 
-    After each `update`, average = decay * average + (1 - decay) * tensor.
+    Each `update` sets average = decay * average + (1 - decay) * tensor.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], decay: float) -> None:
@@ -54,12 +54,12 @@ class Average:
         self._update = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
 
     def update(self) -> None:
-        """Take the tensors of now into the averages."""
+        """Update the averages with the current tensors."""
         self._update(list(self.tensors.values()), [tensor.detach() for tensor in self._now.values()], 0)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """The tensors have the values of their averages inside, and their own again after; nothing is copied."""
+        """Inside, the tensors have the values of their averages; afterwards their own. Values are swapped in place."""
         self._exchange()
         try:
             yield
@@ -67,7 +67,7 @@ class Average:
             self._exchange()
 
     def _exchange(self) -> None:
-        """Tensors and averages take each other's values, one after another: in memory there is one more at a time."""
+        """Swap tensors and averages one by one, so that only one additional tensor is in memory."""
         with torch.no_grad():
             for name, tensor in self._now.items():
                 own = tensor.clone()
@@ -75,13 +75,13 @@ class Average:
                 self.tensors[name].copy_(own)
 
     def settle(self) -> None:
-        """The tensors take the values of their averages."""
+        """Set the tensors to their averages."""
         _copy(self.tensors, self._now)
 
 
 @contextmanager
 def put_back(tensors: Mapping[str, Tensor]) -> Iterator[None]:
-    """What is written to the tensors inside is undone after."""
+    """Restore the tensors afterwards."""
     own = {name: tensor.detach().clone() for name, tensor in tensors.items()}
     try:
         yield
@@ -99,12 +99,16 @@ AVERAGE = "average:"
 
 
 class TrainingRun:
-    """Takes steps and ends epochs; made by `Trainer`, which says when.
+    """Makes the steps and ends the epochs of a training; `Trainer` decides when.
 
     Args:
-        start: the `digest_of` the tensors of the model before the training.
-        directory: where ``best/`` and ``last/`` are written; nothing is if None.
-        The others are what is trained, how, on what, and with what.
+        supernet: The super-network that is trained.
+        recipe: The settings of the training.
+        schedule: The sub-networks of each step.
+        batches: The training data.
+        optimizer: The optimizer.
+        directory: Folder for ``best/`` and ``last/``; None writes nothing.
+        start: The `digest_of` the model's tensors before the training.
     """
 
     def __init__(
@@ -135,12 +139,12 @@ class TrainingRun:
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """What is trained, by name, with the buffers of the model."""
+        """Return the trained tensors by name, and the buffers of the model."""
         return shared_tensors(self.supernet.model) | matrix_tensors(self.supernet.kernel_matrices)
 
     @property
     def _averages(self) -> dict[str, Tensor]:
-        """By names that no other tensor has."""
+        """Return the averages, under names that no other tensor has."""
         averages = {} if self.average is None else self.average.tensors
         return {f"{AVERAGE}{name}": tensor for name, tensor in averages.items()}
 
@@ -150,7 +154,7 @@ class TrainingRun:
         return self.schedule.rate(self.schedule.taken - 1)
 
     def begin(self, resume: bool, layout: Callable[[], str]) -> None:
-        """Start at the first step, in the layout asked for, or where the training in the directory was left."""
+        """Start at the first step in this layout, or resume the training in the directory."""
         parallel.agree(self._settings(), "the settings of the training")
         found = self.directory is not None and TRAINING.exists(self.directory / "last")
         if parallel.from_first(found) and not resume:
@@ -167,7 +171,7 @@ class TrainingRun:
             self._restore(*saved)
 
     def step(self, learner: Learner, group: Sequence[Batch]) -> list[float]:
-        """Train the next sub-networks on a group of batches; returns the loss of each."""
+        """Train the next sub-networks on a group of batches; return the loss of each."""
         place = self.schedule.place
         if place.since == 0 and self.schedule.stages[place.stage].bn_adapt:
             self._adapt()
@@ -187,11 +191,11 @@ class TrainingRun:
         return losses
 
     def _moment(self, place: Place) -> Moment:
-        """That of the first batch of the step."""
+        """Return the moment of the first batch of the step."""
         return Moment(place.step, place.epoch, (self.batches.taken - 1) * self.recipe.accumulate)
 
     def end_epoch(self, validator: Validator | None) -> EpochRecord:
-        """Validate, write what is best so far, and where the training is; without validation the last epoch is best."""
+        """Validate, and write the best weights and a checkpoint. Without validation, the latest epoch is the best."""
         place = self.schedule.at(self.schedule.taken - 1)
         record = EpochRecord(place.epoch, place.stage, statistics.fmean(self.losses), self.rate)
         if self.validated or self.schedule.done:
@@ -214,21 +218,21 @@ class TrainingRun:
             write_history(self.directory / "history.json", self.schedule.stages, self.metric, self.history)
 
     def finish(self) -> None:
-        """Averages become the weights, and BatchNorm statistics those of the maximal, or of the only one."""
+        """Set the weights to their averages and recalibrate BatchNorm for the maximal (or only) sub-network."""
         if self.average is not None:
             self.average.settle()
         self._adapt()
 
     @contextmanager
     def _finished(self) -> Iterator[None]:
-        """As after `finish` inside, and as before after; weights are not copied, which would take as much memory."""
+        """Inside, the state is as after `finish`; afterwards as before. Weights are swapped in place, to save memory."""
         averages = nullcontext() if self.average is None else self.average.applied()
         with averages, put_back(dict(self.supernet.model.named_buffers())):
             self._adapt()
             yield
 
     def _adapt(self) -> None:
-        """Recalibrate the shared BatchNorm statistics, of the maximal sub-network or of the only one."""
+        """Recalibrate the shared BatchNorm statistics for the maximal (or only) sub-network."""
         if self.recipe.num_bn_adaptation_samples:
             with random_state.undisturbed(self.batches.loader, self.recipe.seed):
                 subnet = self.schedule.subnet or self.supernet.space.maximal()
@@ -242,7 +246,7 @@ class TrainingRun:
         return {**asdict(self.recipe), **stages, **here, "subnet": None if alone is None else alone.to_json()}
 
     def save(self) -> None:
-        """Write ``last/``: whole, or what was there stays."""
+        """Write ``last/`` atomically."""
         data = parallel.from_all(self.batches.state_dict())
         if self.directory is None or parallel.rank() > 0:
             return
@@ -265,7 +269,7 @@ class TrainingRun:
         TRAINING.write(self.directory / "last", self.tensors | self._averages | tensors, manifest)
 
     def _read(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """What was saved, if it is of this training."""
+        """Read the checkpoint, if it belongs to this training."""
         assert self.directory is not None
         folder = self.directory / "last"
         manifest, tensors = TRAINING.read(folder)
