@@ -1,4 +1,4 @@
-"""How two runs differ: in their winners, in how these were measured, in their settings, and in what was done."""
+"""The differences of two runs: in winners, conditions of measurements, settings and course."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from .notes import LatencyNote, Network, Results
 from .recorded import Recorded
 
 PLACES = ("log_dir",)
-"""Settings that differ by nature."""
+"""Settings that always differ between runs."""
 LONGEST = 200
 """Characters of a setting that are shown."""
 
-# A network of run B and the one of the same name in run A.
+# Comparing a network of run B with the network of the same name in run A.
 
 
 def against(row: Network, before: Network, quality: Quality | None) -> Iterator[tuple[str, str]]:
-    """How a network differs from that of run A, by column; without a `quality` the metrics of the runs differ."""
+    """Return the differences from the network of run A, by column; without `quality`, metrics are not compared."""
     if quality is not None:
         yield f"test {quality.name}", _against(row.test_accuracy, before.test_accuracy, quality)
     for column, name in (("MACs", "macs"), ("parameters", "parameters")):
@@ -59,7 +59,7 @@ def _factor(before: float, now: float, less: str, more: str) -> str:
 
 
 def conditions(first: Results, second: Results) -> Iterator[str]:
-    """What differs in how latencies were measured, those of the same name."""
+    """Return the differences in the conditions under which latencies of the same name were measured."""
     if first.machine.get("cpu") != second.machine.get("cpu"):
         yield "other CPUs"
     one, other = first.rows[0], second.rows[0]

@@ -225,7 +225,7 @@ class TrainingRun:
 
     @contextmanager
     def _finished(self) -> Iterator[None]:
-        """Inside, the state is as after `finish`; afterwards as before. Weights are swapped in place, to save memory."""
+        """Inside, the state is as after `finish`; afterwards as before. Weights are swapped in place to save memory."""
         averages = nullcontext() if self.average is None else self.average.applied()
         with averages, put_back(dict(self.supernet.model.named_buffers())):
             self._adapt()

@@ -16,7 +16,7 @@ Sampling: TypeAlias = Literal["uniform", "spread", "attentive"]
 POOL = 8
 """Number of candidates of about equal size, of which an attentive sampler takes the most promising one."""
 SMALLER = 1.5
-"""Exponent of the probability in attentive sampling. Above 1, small sub-networks (they learn slower) are more likely."""
+"""Exponent of the probability in attentive sampling. Above 1, small sub-networks (slower to learn) are more likely."""
 MINIMAL = 1 / 64
 """Share of draws in which an attentive sampler returns the smallest sub-network, whatever its promise."""
 RATE = 0.5
