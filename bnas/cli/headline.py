@@ -17,7 +17,7 @@ HARMLESS = (
     ONE_LEFT,
     "it is an input of the model",
     "it is an output of the model",
-    "the kernel of a convolution is rigid",
+    "a kernel keeps its spatial size when channels are removed",
 )
 """Reasons that hold for every model, so no remedy is given."""
 REMEDIES = (

@@ -13,6 +13,7 @@ from .emission import Emitter
 from .entry import Axis
 from .functions import BATCH
 from .merging import Differs, Merger
+from .places import at_other_size
 from .recording import Recording
 from .session import Session
 
@@ -98,7 +99,7 @@ def dynamic_axes(
             _agree(session, *({batch: size} for size in (BATCH, NEXT[0])))
             found = [batch]
         except CaptureError as error:
-            note(session, static, batch, f"the batch is fixed: {error}")
+            note(session, static, batch, f"the batch is fixed: {at_other_size(error)}")
             session.recorded({})  # raises what the example itself raises
     session.keep_preparing(dict.fromkeys(found, BATCH))
     wanted = candidates(session) if dynamic is None else named(session, dynamic)
@@ -179,7 +180,7 @@ def _alone(session: Session, batch: Sequence[Axis], axis: Axis) -> tuple[Axis | 
                 _agree(session, *({one: BATCH for one in batch} | {axis: size} for size in sizes))
                 return stepped, ""
             except CaptureError as error:
-                why = why or str(error)
+                why = why or at_other_size(error)
     return None, why or _why_not(session, batch, axis)
 
 
@@ -217,7 +218,7 @@ def _why_not(session: Session, batch: Sequence[Axis], axis: Axis) -> str:
     try:
         _agree(session, base | {axis: axis.size}, base | {axis: axis.far(2)})
     except CaptureError as error:
-        return str(error)
+        return at_other_size(error)
     return ""
 
 

@@ -83,7 +83,19 @@ def remedy(error: BaseException) -> str:
         )
     if isinstance(error, CaptureError):
         return ""
-    return ". Call the model on the example inputs yourself: its forward may not accept them"
+    return CALL_IT
+
+
+CALL_IT = ". Call the model on the example inputs yourself: its forward may not accept them"
+"""Remedy for an error of forward itself."""
+
+
+def at_other_size(error: CaptureError) -> str:
+    """Return why an axis cannot change; an error that forward raises at another size is quoted without a remedy."""
+    text = str(error)
+    if not text.endswith(CALL_IT):
+        return text
+    return f"with another size, forward fails in {text.removeprefix('cannot capture ').removesuffix(CALL_IT)}"
 
 
 # Checks of values that only raise: a graph leaves them out, as it does all code that computes nothing.
