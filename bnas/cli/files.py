@@ -178,7 +178,9 @@ def layer_table(name: str, times: LayerTimes) -> Table:
     from rich.table import Table
 
     total, other = times.total_ms, sum(times.other.values())
-    note = f"Median of {times.runs} runs with a profile, which take {times.run_ms:.3f} ms: more than those without it."
+    note = (
+        f"Medians of {times.runs} profiled runs. A profiled run takes {times.run_ms:.3f} ms, longer than a normal run."
+    )
     shown = Table(title=f"ms by layer of {escape(Path(name).name)}", title_justify="left", caption=note)
     shown.add_column("layer", overflow="fold")
     for column in ("ms", "share"):

@@ -15,8 +15,8 @@ LARGE = 0.5
 """A smallest sub-network that keeps more than this share of the MACs is called large."""
 HARMLESS = (
     ONE_LEFT,
-    "it is an input of the model",
-    "it is an output of the model",
+    "the input of the model fixes it",
+    "the output of the model fixes it",
     "a kernel keeps its spatial size when channels are removed",
 )
 """Reasons that hold for every model, so no remedy is given."""

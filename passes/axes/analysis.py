@@ -83,18 +83,19 @@ def _pin_unread(types: AxisTypes) -> None:
 
 def _type_of(types: AxisTypes, node: Node) -> Any:
     if node.op == "placeholder":
-        return rigid(node.meta["value"], "it is an input of the model")
+        return rigid(node.meta["value"], "the input of the model fixes it")
     if node.op == "get_attr":
         return types.tensor(str(node.target))
     if node.op == "output":
-        _pin_inputs(types, node, "it is an output of the model")
+        _pin_inputs(types, node, "the output of the model fixes it")
         return None
     gives = holds_tensors(node.meta["value"])
     if not gives and node.target is not operator.setitem:
         return None  # a size: a number and not a tensor
     if isinstance(node.target, type):  # a container of a user's class, which is made to be returned, or to be given
         returned = all(user.op == "output" for user in node.users)
-        _pin_inputs(types, node, "it is an output of the model" if returned else "it is in a list or dict of a class")
+        why = "the output of the model fixes it" if returned else "it is inside a container of a user's class"
+        _pin_inputs(types, node, why)
         return None
     call = types.ir.calls.get(node)
     rule = None if call is None else OPERATORS.of(call.op).axes

@@ -92,7 +92,10 @@ class Numbers:
                 return self._size(*self._first_with[vector], shared=False)
         found = self._expression(vector, operands)
         if found is None:
-            raise Differs(merged.step if merged else None, f"a number that no size explains: {vector}")
+            raise Differs(
+                merged.step if merged else None,
+                f"a number changes with the size, and no expression in sizes gives it: {vector}",
+            )
         return found
 
     def _direct(self, vector: Vector, operands: Sequence[Step]) -> tuple[Node, int] | None:

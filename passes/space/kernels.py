@@ -131,7 +131,7 @@ def _refusal(
     if max(sizes) % 2 == 0:
         return f"the kernel {_shown(sizes)} is even: it has no centre"
     if any(call.node.op != "call_module" or not is_convolution(_layer(types, call)) for call in calls):
-        return "the kernel is computed or read by forward: it is not that of a convolution layer"
+        return "forward computes the kernel or reads it directly: only kernels of convolution layers can shrink"
     if not isinstance(types.ir.tensor(weight), nn.Parameter):
         return "the kernel is not a parameter"
     layers = [_layer(types, call) for call in calls]

@@ -166,7 +166,7 @@ def as_array(name: str, tensor: Any) -> Array:
     """Return `tensor` as a numpy array; a `SessionError` names it if it is not a tensor or numpy lacks its dtype."""
     if not isinstance(tensor, Tensor):
         raise SessionError(
-            f"{name}: {tensor!r} is no tensor, and an ONNX model returns tensors only: make it one, or leave it out"
+            f"{name}: {tensor!r} is not a tensor, but an ONNX model returns only tensors: convert it, or leave it out"
         )
     try:
         return tensor.detach().cpu().contiguous().numpy()

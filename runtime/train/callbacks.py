@@ -117,9 +117,9 @@ P = ParamSpec("P")
 def checked_callbacks(given: Any, kind: type[C], error: type[BnasError]) -> tuple[C, ...]:
     """Return `given`, or raise `error` if it is not a sequence of callbacks of this kind."""
     if not isinstance(given, Sequence):
-        raise error(f"callbacks: {given!r} is no list; write callbacks=[...]")
+        raise error(f"callbacks: {given!r} is not a list; write callbacks=[...]")
     for one in (one for one in given if not isinstance(one, kind)):
-        remedy = "no callback: derive its class from bnas.Callback"
+        remedy = "not a callback: derive its class from bnas.Callback"
         raise error(f"callbacks: {one!r} is {'a class: give an object of it' if isinstance(one, type) else remedy}")
     return tuple(given)
 
