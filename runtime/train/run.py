@@ -102,11 +102,7 @@ class TrainingRun:
     """Makes the steps and ends the epochs of a training; `Trainer` decides when.
 
     Args:
-        supernet: The super-network that is trained.
-        recipe: The settings of the training.
-        schedule: The sub-networks of each step.
-        batches: The training data.
-        optimizer: The optimizer.
+        supernet, recipe, schedule, batches, optimizer: The parts of the training.
         directory: Folder for ``best/`` and ``last/``; None writes nothing.
         start: The `digest_of` the model's tensors before the training.
     """
