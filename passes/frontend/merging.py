@@ -1,4 +1,4 @@
-"""Recordings of one model at several sizes, compared: what differs depends on a size, what does not is a constant.
+"""Compare recordings of one model at several sizes: values that differ depend on a size, all others are constants.
 
 An integer that differs is the size of a tensor, or an expression in sizes; a cold tensor that differs is made in the
 graph by its recipe; a flag that differs between evaluation and training follows the mode. If the recordings differ in
@@ -47,14 +47,14 @@ class ByMode(Leaf):
 
 @dataclass(frozen=True)
 class ByType(Leaf):
-    """What follows the floating-point type of tensors: that type itself ("dtype") or a limit of it, such as "min"."""
+    """A value that follows the floating-point type of tensors: the type itself ("dtype") or a limit, such as "min"."""
 
     name: str
 
 
 @dataclass(eq=False)
 class Merged(Leaf):
-    """One call of all recordings: its arguments with what varies."""
+    """The same call of all recordings, with its constant and varying arguments."""
 
     step: Step
     """As the first recording has it."""
@@ -148,7 +148,7 @@ class Merger:
         raise Differs(step, f"an argument has different values at different sizes: {_shown(sized)}")
 
     def _follows_type(self, value: Any, other: Any, step: Step | None, *, alone: bool) -> ByType:
-        """What of the type of the tensors a value is, which is `other` in the recording of another type."""
+        """Return which property of the tensors' type `value` is; it is `other` in the recording with another type."""
         here, there = self._type_pair
         for name in LIMITS if alone else ():
             if equal(value, limit_of(here, name)) and equal(other, limit_of(there, name)):

@@ -1,4 +1,4 @@
-"""What cannot be recorded: modules are exported alone, and methods become one step of the graph."""
+"""Code that cannot be recorded: modules are exported alone, and methods become opaque steps of the graph."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from .recorder import Recorder
 
 
-# Modules that cannot be recorded, each exported alone by `torch.export`: some of them are ordinary operators to it.
+# Modules that cannot be recorded are exported alone by `torch.export`, which turns some of them into plain operators.
 #
-# That takes functions of NumPy, assertions about values, and numbers of tensors that are only printed or asserted. Code
-# that computes with such a number, or makes tensors of a size that depends on one, is exported too, but by operators
-# that a graph cannot have. `docs/capture.md` has a table.
+# This works for NumPy functions, assertions about values, and tensor values that are only printed or asserted. Code
+# that computes with such a value, or makes tensors of a size that depends on it, is exported with operators that a
+# graph of bnas cannot have. `docs/capture.md` has a table.
 
 MOST_ENTRIES = 1 << 28
 """A module that is called with more entries than this in a tensor is not exported."""
