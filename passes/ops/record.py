@@ -1,8 +1,8 @@
 """The record of an operator: everything that bnas knows about it, in one place.
 
 A record is like a primitive in JAX, or an OpInfo in PyTorch's tests. Omitted fields have a safe default: without an
-axis rule the operator is rigid, without an ONNX rule it is not lowered, and without a zero rule it is assumed not to keep
-zeros. `samples` are example calls from which the tests of all facts are generated.
+axis rule the operator is rigid, without an ONNX rule it is not lowered, and without a zero rule it is assumed not to
+keep zeros. `samples` are example calls from which the tests of all facts are generated.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Zero rules: would the removed entries of a value be zero if all removed parameters were zero?
 
-A sum over an elastic axis, or a product that contracts one, equals the result over the kept entries only if the removed
-entries would add nothing. That is so after a layer, whose removed weights and biases are zero, and after ``relu``. It
-is not so after ``exp`` or ``sigmoid``, which do not map zero to zero, or after ``x + 1``. A record names the rule of its
-operator.
+A sum over an elastic axis, or a product that contracts one, equals the result over the kept entries only if the
+removed entries would add nothing. That is so after a layer, whose removed weights and biases are zero, and after
+``relu``. It is not so after ``exp`` or ``sigmoid``, which do not map zero to zero, or after ``x + 1``. A record names
+the rule of its operator.
 """
 
 from __future__ import annotations
