@@ -1,7 +1,7 @@
-"""One thread at a time, where bnas changes for a while what all threads of a process share: PyTorch's own functions.
+"""A lock for code that temporarily changes PyTorch's own functions, which all threads of a process share.
 
-A capture stands in the place of ``nn.Module.__call__``, and the oracle turns the fused path of encoders off. A second
-thread that did so meanwhile would put back what the first one set, and leave the process with it.
+A capture replaces ``nn.Module.__call__``, and the oracle turns off the fused path of encoders. Without the lock, a
+second thread could restore the replacement of the first one, and the process would keep it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _LOCK = threading.RLock()
 
 
 def alone(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, for one thread at a time; a call inside of another one is of the same thread."""
+    """Decorator: only one thread at a time runs the function. Nested calls in the same thread are allowed."""
 
     @wraps(function)
     def waits(*args: P.args, **kwargs: P.kwargs) -> R:

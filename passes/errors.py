@@ -11,7 +11,7 @@ class BnasError(Exception):
     """Base class of all errors of bnas; the message names the place, the value, what is allowed and the remedy."""
 
     def __str__(self) -> str:
-        """The message; of a very long name of a module its beginning and its end."""
+        """Return the message, with very long module names shortened in the middle."""
         return shortened(super().__str__())
 
 
@@ -56,7 +56,7 @@ class VerificationError(BnasError):
 
 
 def add_note(error: BaseException, text: str) -> None:
-    """Tell where an error happened, without changing its type: `BaseException.add_note`, which Python 3.10 has not."""
+    """Add a note to an error: `BaseException.add_note`, which Python 3.10 does not have."""
     vars(error).setdefault("__notes__", []).append(text)
 
 
@@ -65,7 +65,7 @@ class Diagnostic:
     """A part of the model that a pass left unchanged or made rigid, with the reason. Not an error."""
 
     place: str
-    """Name of the graph node, module or parameter that it is about."""
+    """Name of the graph node, module or parameter."""
     reason: str
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Faults of settings in words: the place, what came, and what is allowed; the same in Python as in a file."""
+"""Messages about wrong settings: the place, the given value, and the allowed values; the same in Python and files."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from .wording import shown
 SHOULD = re.compile(r"^(Input|Tuple|List|Dictionary|String|Value) should ")
 PLAIN = re.compile(r"[^\s'\"]+")
 LONGEST = 80
-"""Characters of a key or a text that are shown."""
+"""Largest number of characters of a key or text in a message."""
 UNKNOWN = {"extra_forbidden", "unexpected_keyword_argument"}
-"""What pydantic calls a key that its class does not have."""
+"""Pydantic's error type for an unknown key."""
 
 
 def faults(error: ValidationError, root: type, data: Any) -> list[str]:
-    """Return one text for each wrong place of `data`, which is not a `root`."""
+    """Return a message for each wrong place of `data`, which failed the validation as a `root`."""
     reasons: dict[Found, list[dict[str, Any]]] = {}
     for one in error.errors(include_url=False):
         if one["type"] == "default_factory_not_called":
-            continue  # other fields are at fault
+            continue  # other fields are wrong
         if one["type"] == "too_short" and len(one["input"]) >= one["ctx"]["min_length"]:
-            continue  # its entries are at fault, which have errors of their own
+            continue  # its entries are wrong and have their own errors
         reasons.setdefault(_find(one["loc"], data, root), []).append(dict(one))
     return [_told(found, several, root) for found, several in reasons.items()]
 
 
 def places(error: ValidationError, root: type, data: Any, *, unknown: bool = True) -> list[tuple[str | int, ...]]:
-    """Return the wrong places of `data`, as the data have them; without `unknown` only those of known keys."""
+    """Return the wrong places of `data`, in the spelling of the data; without `unknown`, unknown keys are omitted."""
     every = error.errors(include_url=False)
     return [_find(one["loc"], data, root).place for one in every if unknown or one["type"] not in UNKNOWN]
 
@@ -52,13 +52,13 @@ def _step(part: str | int) -> str:
 
 
 def fields_of(section: type) -> Mapping[str, FieldInfo]:
-    """Return the fields of a pydantic model or dataclass, by name; those that no file can have are left out."""
+    """Return the fields of a pydantic model or dataclass that a file can have, by name."""
     known: Mapping[str, FieldInfo] = getattr(section, "__pydantic_fields__", {})
     return {name: info for name, info in known.items() if not info.exclude}
 
 
 def other_names(section: type) -> Mapping[str, str]:
-    """Return the keys that `section` reads as another one."""
+    """Return the aliases of keys in `section`."""
     names: Mapping[str, str] = getattr(section, "other_names", {})
     return names
 
@@ -73,7 +73,7 @@ def sections(section: type, place: tuple[str | int, ...] = ()) -> Iterator[tuple
 
 
 def sections_in(annotation: Any) -> list[type]:
-    """Return the sections that a value of this type can be or can have entries of."""
+    """Return the sections that a value of this type can be, or can have as entries."""
     if isinstance(annotation, type) and (is_dataclass(annotation) or issubclass(annotation, BaseModel)):
         return [annotation]
     return list(dict.fromkeys(one for inner in get_args(annotation) for one in sections_in(inner)))
@@ -84,9 +84,9 @@ class Found:
     """A wrong place."""
 
     place: tuple[str | int, ...]
-    """The place in the data; pydantic's own place names kinds of values too."""
+    """The place in the data. (Pydantic's place also has names of types.)"""
     section: type
-    """The section of the last key."""
+    """The section that has the last key."""
 
     @property
     def key(self) -> str:
@@ -172,7 +172,7 @@ def _allowed(error: dict[str, Any]) -> str:
 
 
 def _tags(context: Mapping[str, str]) -> str:
-    """Say which names there are, and which one was meant."""
+    """Return the allowed names, and the one that was probably meant."""
     known = re.findall("'([^']*)'", context["expected_tags"])
     near = difflib.get_close_matches(str(context["tag"])[:LONGEST], known, n=1)
     allowed = f"must be {', '.join(map(repr, known[:-1]))} or {known[-1]!r}"

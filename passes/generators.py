@@ -10,7 +10,7 @@ import numpy as np
 
 def python_numbers() -> tuple[Any, ...]:
     """The states of both generators."""
-    state: Any = np.random.get_state()  # the one that a forward may use
+    state: Any = np.random.get_state()  # numpy's global generator
     kind, keys, *rest = state
     return random.getstate(), (kind, keys.tobytes(), *rest)
 

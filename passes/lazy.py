@@ -1,4 +1,4 @@
-"""Names of a package that are imported at their first use: what needs no torch does not wait for it."""
+"""Lazy imports: names of a package are imported at first use, so that code without torch starts fast."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 def attach(package: str, homes: Mapping[str, Iterable[str]]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Return ``__getattr__`` and ``__dir__`` of a package whose names stand in the modules of `homes`.
 
-    The home of a sub-package is the package itself: ``{"bnas": ("search",)}``. `dir` lists ``__all__``, the
-    sub-packages and the names with two underscores; what the package imported for itself is not shown.
+    The home of a sub-package is the package itself: ``{"bnas": ("search",)}``. `dir` lists ``__all__``, sub-packages
+    and names with double underscores, but not the package's own imports.
 
-    Another name must not be that of a module of the package: once imported, the module would hide it.
+    No other name may equal the name of a module of the package: the module, once imported, would hide it.
     """
     known = {name: home for home, names in homes.items() for name in names}
 

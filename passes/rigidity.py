@@ -1,4 +1,4 @@
-"""How much of a model stays in every sub-network, and why."""
+"""The share of a model's parameters that stays in every sub-network, and the reasons."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def rigid_share(types: AxisTypes) -> dict[str, float]:
 
 
 def _reason(axes: Sequence[Term]) -> str:
-    """What keeps most of a tensor."""
+    """Return the reason that keeps most of a tensor."""
     kept: dict[str, int] = {}
     for run in (run for axis in axes for run in rigid_runs(axis) if run.n > 1):
         kept[run.why] = kept.get(run.why, 1) * run.n
@@ -40,7 +40,7 @@ def _reason(axes: Sequence[Term]) -> str:
 
 
 def _opaque(types: AxisTypes) -> Iterator[tuple[str, int]]:
-    """The parameters inside opaque modules that nobody else reads."""
+    """Return the parameters inside opaque modules that nothing else reads."""
     counted = set(types.tensors)
     for node in types.ir.graph.nodes:
         if node.op == "call_module" and node not in types.ir.calls:
@@ -51,5 +51,5 @@ def _opaque(types: AxisTypes) -> Iterator[tuple[str, int]]:
 
 
 def rigid_runs(term: Term) -> Iterator[K]:
-    """The rigid runs that an axis is made of, neighbouring ones as one."""
+    """Return the rigid runs of an axis, with adjacent runs merged."""
     return (leaf for leaf in leaves(normalise(term)) if isinstance(leaf, K))

@@ -1,4 +1,4 @@
-"""Classes of settings: frozen dataclasses that check their values, in Python as in a configuration file."""
+"""Settings classes: frozen dataclasses that validate their values, in Python and in configuration files."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from .faults import faults
 T = TypeVar("T")
 
 FILE = "a configuration file"
-"""The context of a validation whose values come from a file."""
+"""Validation context for values from a file."""
 
 CHECKED = ConfigDict(extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field, Field))
 def settings(error: type[BnasError], *, kw_only: bool = False) -> Callable[[type[T]], type[T]]:
-    """Make a class a frozen pydantic dataclass, whose faults are an `error` that names all of them.
+    """Make a class a frozen pydantic dataclass. Invalid values raise an `error` that lists all of them.
 
-    In a configuration file the same class is a section: pydantic then reports its faults with those of the file.
+    In a configuration file, the same class is a section, and its errors are reported with those of the whole file.
     """
 
     def decorate(cls: type[T]) -> type[T]:
@@ -66,7 +66,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def checked(function: F, error: type[BnasError]) -> F:
-    """Return `function` with arguments that are checked by its annotations; faults are one `error` that names all."""
+    """Return `function` with arguments that are validated by its annotations; one `error` lists all invalid values."""
     made = validate_call(config=CHECKED)(function)
 
     @functools.wraps(function)
@@ -81,7 +81,7 @@ def checked(function: F, error: type[BnasError]) -> F:
 
 
 def _number(value: Any, info: ValidationInfo) -> Any:
-    """Plain numbers of numpy's; text is a number in a file only, since YAML takes 1e-4 for text."""
+    """Turn numpy numbers into plain ones. Text counts as a number only in files, because YAML reads 1e-4 as text."""
     if isinstance(value, str) and info.context != FILE:
         raise ValueError("must be a number, not text")
     if isinstance(value, Integral) and not isinstance(value, bool):
@@ -94,12 +94,12 @@ def _several(value: Any) -> Any:
 
 
 NUMBER = BeforeValidator(_number)
-"""For numbers with bounds of their own: ``Annotated[int, Field(ge=4), NUMBER]``."""
+"""Validator for numbers with individual bounds: ``Annotated[int, Field(ge=4), NUMBER]``."""
 
 LARGEST = 2**31 - 1
-"""Of all whole numbers in settings: a larger one is no count of anything that a computer holds."""
+"""Upper bound of all integers in settings; larger numbers are not meaningful counts."""
 LARGEST_SEED = 2**63 - 1
-"""The generators of torch, numpy and Python all take it."""
+"""A seed that the generators of torch, numpy and Python all accept."""
 
 Number: TypeAlias = Annotated[float, NUMBER]
 Count: TypeAlias = Annotated[int, Field(ge=1, le=LARGEST), NUMBER]
@@ -112,7 +112,7 @@ Fraction: TypeAlias = Annotated[float, Field(ge=0, lt=1), NUMBER]
 Share: TypeAlias = Annotated[float, Field(gt=0, le=1), NUMBER]
 Dimension: TypeAlias = Literal["depth", "width", "kernel"]
 Names: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(_several, json_schema_input_type=str | tuple[str, ...])]
-"""Several names; one by itself is a list of one."""
+"""A list of names; a single name counts as a list with one entry."""
 
 
 class _NotInFile:
@@ -132,4 +132,4 @@ def _from_python(value: Any, info: ValidationInfo) -> Any:
 
 
 NotInFile = Annotated[T, _NotInFile(), Field(exclude=True)]
-"""A field that Python sets and no file has."""
+"""A field that can only be set in Python, not in a file."""

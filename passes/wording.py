@@ -1,4 +1,4 @@
-"""Counts and amounts in words, as representations and tables of results write them."""
+"""Text for counts, amounts and lists of names, in representations and tables."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from decimal import Decimal
 from itertools import islice
 
 EXACT = 1_000_000_000
-"""Whole numbers below it are written with all digits where a count is exact."""
+"""Exact counts below this are written with all digits."""
 SCALES = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 FEW, LONG = 6, 12
-"""So many names are listed; the others are counted. In braces they are only where there are more than `LONG`."""
+"""Number of listed names, after which the rest is only counted; in braces only if there are more than `LONG`."""
 ENDS = 6
-"""So many parts of a very long dotted name are written at its beginning, and at its end."""
+"""Number of parts that are written at the beginning and at the end of a very long dotted name."""
 _LONG_NAME = re.compile(r"\w+(?:\.\w+){40,}")
 
 

@@ -1,4 +1,4 @@
-"""The example inputs of a super-network in other sizes: what a network of it is exported and timed with."""
+"""The example inputs of a super-network in other sizes, with which its networks are exported and timed."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from .supernetwork import SuperNetwork
 
 
 def one_sample(supernet: SuperNetwork, sizes: Mapping[str, int] | None = None, copies: int = 1) -> Any:
-    """The example inputs of a super-network, one sample of them, `copies` times: a tuple, or a dict by name.
+    """Return one sample of the example inputs, repeated `copies` times, as a tuple or a dict by name.
 
-    Where `sizes` gives dynamic axes another size, the values are random ones within the range of the example.
+    If `sizes` changes a dynamic axis, the values are random within the range of the example.
     """
     inputs = as_call(supernet.example_inputs)
     if sizes:

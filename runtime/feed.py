@@ -1,7 +1,7 @@
-"""Where data enter: the batches of a loader are looked at as they are drawn, and what fails on one says on which.
+"""The entrance for data: check each batch of a loader when it is drawn, and name the batch in every error.
 
-To look at a batch costs microseconds: its form and sizes, never its numbers. Those are only looked at for the message
-of an error that was raised anyway.
+A check takes microseconds, since it looks at types and shapes and never at numbers. Numbers are read only for the
+message of an error that was raised anyway.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from .errors import BatchError
 from .nested import TARGETS, as_batch, described, tensors_in
 
 OF_THE_PROCESS = (MemoryError, torch.OutOfMemoryError, InterruptedError)
-"""Errors that say nothing about a batch."""
+"""Errors that a batch cannot have caused."""
 
 # Batches, one after another.
 
 
 def drawn(loader: Iterable[Any], source: str = "the data", first: int = 0) -> Iterator[Any]:
-    """The batches of `loader`, as it gives them; it is asked for its iterator at once.
+    """Iterate over the batches of `loader` and check each. The loader's iterator is created at once.
 
     Args:
-        loader: a loader, or its iterator.
-        source: what errors call the data.
-        first: the number of the first batch.
+        loader: A loader, or its iterator.
+        source: Name of the data in error messages.
+        first: Number of the first batch.
 
     Raises:
-        BatchError: what it gives is no batch that a model could run on, or it fails; names the batch by its number,
-            which counts from 0. Errors of bnas that a loader raises stay what they are.
+        BatchError: The loader fails, or returns something that no model can run on. The message has the number of the
+            batch, from 0. Errors of bnas pass unchanged.
     """
     if not hasattr(loader, "__iter__") and not hasattr(loader, "__getitem__"):
         raise BatchError(f"{source}: must be batches of inputs and targets, not {type(loader).__name__}")
@@ -67,7 +67,7 @@ def _from_loader(place: str) -> Iterator[None]:
 
 
 def _check(batch: Any, place: str) -> None:
-    """Refuse what no model could run on, or what would be taken for something else."""
+    """Raise BatchError for a batch that no model can run on, or that bnas would misinterpret."""
     try:
         inputs, _ = as_batch(batch)
     except BatchError as error:
@@ -88,17 +88,17 @@ def _refuse(place: str, batch: Any, why: str) -> NoReturn:
 
 
 def spelled(batch: Any) -> str:
-    """Shapes and types of a batch, for an error."""
+    """Return the shapes and types of a batch, for an error message."""
     if isinstance(batch, list | tuple) and len(batch) == 2:
         return f"inputs {described(batch[0])}, targets {described(batch[1])}"
     return described(batch)
 
 
-# Data that are read several times: in memory, or read again.
+# Data that are read several times: from memory, or from the loader again.
 
 
 def length_of(loader: Any) -> int | None:
-    """The number of batches, or of the samples of a data set; None where it is not known."""
+    """Return the number of batches of a loader, or of samples of a data set; None if it is unknown."""
     try:
         return len(loader)
     except (TypeError, NotImplementedError):
@@ -111,21 +111,21 @@ def is_stream(loader: Any) -> bool:
 
 
 def in_memory(loader: Any) -> Any:
-    """The batches of a loader as a list; a stream stays one, and is read again each time."""
+    """Return the batches of a loader as a list. A stream is returned unchanged; it is read again each time."""
     return loader if is_stream(loader) and not isinstance(loader, Iterator) else list(loader)
 
 
 def again(batches: Any) -> Any:
-    """Batches that can be read more than once: those of an iterator, such as a generator, are kept in memory."""
+    """Return batches that can be read more than once; those of an iterator, such as a generator, become a list."""
     return list(drawn(batches)) if isinstance(batches, Iterator) else batches
 
 
-# What runs on a batch.
+# Running a model on a batch.
 
 
 @contextmanager
 def running(place: str, inputs: Any, module: nn.Module, kind: type[BnasError]) -> Iterator[None]:
-    """What fails inside is raised as a `kind` that says on which batch, and what to do; errors of ours stay theirs."""
+    """Raise an error inside as a `kind` that names the batch and the remedy; errors of bnas pass unchanged."""
     try:
         yield
     except OF_THE_PROCESS:
@@ -140,7 +140,7 @@ def running(place: str, inputs: Any, module: nn.Module, kind: type[BnasError]) -
 
 
 def told(error: BaseException) -> str:
-    """The type and the words of an error; of one from a worker of a loader, whose words are its traceback, the last."""
+    """Return type and text of an error; for an error in a loader's worker, the last line of the worker's traceback."""
     text = str(error).strip().removesuffix(".")
     if "Original Traceback" in text:
         return f"in a worker process: {text.splitlines()[-1].strip()}"
@@ -150,7 +150,7 @@ def told(error: BaseException) -> str:
 
 
 def remedy(error: BaseException, inputs: Any, module: nn.Module) -> str:
-    """What to do about an error of a model, where that is known."""
+    """Return a remedy for an error of a model, if one is known, else an empty text."""
     wanted = next((one.dtype for one in module.parameters() if one.is_floating_point()), None)
     given = {one.dtype for one in tensors_in(inputs)}
     if "more than 1 value per channel" in str(error):
@@ -174,9 +174,9 @@ def _short(dtype: torch.dtype) -> str:
 
 
 def about_classes(outputs: Any, targets: Any) -> str:
-    """Why targets are no class numbers for these outputs of shape (batch, classes, ...); empty where they are.
+    """Return why targets are not class numbers for outputs of shape (batch, classes, ...); empty if they are.
 
-    It reads numbers: ask only where something failed.
+    This reads numbers, so call it only after a failure.
     """
     if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor) or outputs.ndim < 2:
         return ""
@@ -193,7 +193,7 @@ def about_classes(outputs: Any, targets: Any) -> str:
 
 
 def outside(outputs: Tensor, targets: Tensor) -> str:
-    """Which class numbers the model has no outputs for; empty where there are none."""
+    """Return a text about class numbers for which the model has no outputs; empty if there are none."""
     least, most = (int(one) for one in targets.aminmax())
     if 0 <= least and most < outputs.shape[1]:
         return ""

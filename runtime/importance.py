@@ -1,4 +1,4 @@
-"""Importance from data: of the entries of widths by gradients, of skippable blocks by the loss without each."""
+"""Importance from data: of width entries by gradients, of skippable blocks by the loss without each block."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 SOURCE = "the data that importance is measured on"
 
-# Of entries: first-order Taylor.
+# Importance of entries: first-order Taylor.
 
 
 def taylor(
@@ -39,23 +39,23 @@ def taylor(
 ) -> dict[str, Tensor]:
     """Return the first-order Taylor importance of each entry of each elastic width, by the name of the width.
 
-    For each batch it is the square of what the loss changes by, to first order, when all parameters of the entry are
-    set to zero: the sum of gradient times weight over every axis of every parameter that holds the symbol. The mean
-    over the batches counts (Molchanov et al. 2019, Importance Estimation for Neural Network Pruning, equation 8; the
-    sum over coupled layers as in Fang et al. 2023, DepGraph). An attention head, or a group of channels, is an entry
-    like any other.
+    The importance estimates how much the loss changes when all parameters of an entry are set to zero. For each batch
+    it is the square of the sum of gradient times weight, over all parameters that belong to the entry, in all layers
+    that share the width; the result is the mean over the batches (Molchanov et al. 2019, Importance Estimation for
+    Neural Network Pruning, equation 8; the sum over coupled layers as in Fang et al. 2023, DepGraph). An entry may be a
+    channel, an attention head or a group of channels.
 
-    The square, and not the absolute value: the noise of a batch changes the loss by about as much as the entry itself,
-    so the absolute values of unimportant entries add up to too much. On ResNet-20 at 1.4 times fewer MACs the square
-    leaves an accuracy of 88.7 % and the absolute value 63.1 % (docs/pruning.md).
+    Why the square and not the absolute value: batch noise is about as large as the effect of an entry, so absolute
+    values of unimportant entries would add up to too much. On ResNet-20 at 1.4 times fewer MACs, the square leaves an
+    accuracy of 88.7 % and the absolute value 63.1 % (docs/pruning.md).
 
-    The network runs in training mode. Gradients, BatchNorm statistics and random generators are put back.
+    The network runs in training mode. Gradients, BatchNorm statistics and random generators are restored afterwards.
 
     Args:
         supernet: the super-network; it is not changed.
         batches: batches of the training data; 2,000 samples are enough. Smaller batches rank slightly better.
         criterion: the loss of outputs against targets, a mean over the batch; by default cross-entropy.
-        recipe: label smoothing and precision of the loss; distillation does not count.
+        recipe: label smoothing and precision of the loss; its distillation is ignored.
         subnet: measure it in this sub-network instead of the maximal one; entries that it does not keep get 0.
 
     Raises:
@@ -90,7 +90,7 @@ def _gradients(supernet: SuperNetwork) -> dict[str, Tensor]:
 
 @contextmanager
 def _borrowed(supernet: SuperNetwork) -> Iterator[None]:
-    """Training mode and gradients of all parameters inside; after it everything is as it was."""
+    """Inside, the model is in training mode and all parameters have gradients; everything is restored afterwards."""
     mode, parameters = supernet.training, list(supernet.parameters())
     before = [(one, one.grad, one.requires_grad) for one in parameters]
     buffers = [(one, one.detach().clone()) for one in supernet.model.buffers()]
@@ -111,7 +111,7 @@ def _borrowed(supernet: SuperNetwork) -> Iterator[None]:
         supernet.train(mode)
 
 
-# Of blocks: the network without each.
+# Importance of blocks: the loss of the network without each.
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Values with tensors in them: what a loader gives, what a model is called with, and how it lies in memory."""
+"""Nested values with tensors (batches and inputs of models), and their memory layout and device."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from bnas.passes.frontend.state import deep_copy
 
 from .errors import BatchError
 
-# Values with tensors somewhere in them: what a loader gives, and what a model is called with.
+# Nested values with tensors: batches of a loader, inputs and outputs of a model.
 
 TARGETS = ("labels", "label", "targets", "target")
-"""Keys of a batch that is a dict; the first one that is there is the target."""
+"""Keys of the target in a batch that is a dict, in the order of preference."""
 
 
 def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """`value` (a tensor, or a tuple, list or dict of such values) with its tensors changed; all else stays."""
+    """Apply `change` to the tensors of `value` (a tensor, or nested tuples, lists and dicts); keep everything else."""
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, dict):
@@ -40,17 +40,17 @@ def tensors_in(value: Any) -> list[Tensor]:
 
 
 def as_batch(batch: Any, takes: Collection[str] = ()) -> tuple[Any, Any]:
-    """Inputs and targets of what a loader gives: a pair, or a dict.
+    """Split a batch, which is a pair or a dict, into inputs and targets.
 
-    In a dict the first of `TARGETS` is the target, or None where there is none; the other entries are keyword inputs,
-    and so is the target if the model takes it as one.
+    In a dict, the first key of `TARGETS` is the target (None if there is no such key), and the other entries are
+    keyword inputs. If the model takes the target as an input, it is among the inputs too.
 
     Args:
-        batch: what the loader gives.
-        takes: the names of the model's inputs; see `inputs_of`.
+        batch: A batch of a loader.
+        takes: The names of the model's inputs; see `inputs_of`.
 
     Raises:
-        BatchError: it is something else.
+        BatchError: The batch is neither a pair nor a dict.
     """
     if isinstance(batch, Mapping):
         target = next((name for name in TARGETS if name in batch), None)
@@ -67,7 +67,7 @@ def as_batch(batch: Any, takes: Collection[str] = ()) -> tuple[Any, Any]:
 
 
 def inputs_of(module: nn.Module) -> frozenset[str]:
-    """The names of the inputs of a module: of a graph all, of an ONNX model all, of other modules the needed ones."""
+    """Return the names of a module's inputs: all of a graph or ONNX model, only the required ones of other modules."""
     if isinstance(module, GraphModule):
         return frozenset(str(node.target) for node in module.graph.nodes if node.op == "placeholder")
     known = getattr(module, "input_names", None)
@@ -82,7 +82,7 @@ def inputs_of(module: nn.Module) -> frozenset[str]:
 
 
 def scores_of(outputs: Any) -> Any:
-    """The scores among the outputs of a classifier: a tensor itself, ``logits``, or the first entry of a tuple.
+    """Return the scores in the outputs of a classifier: the tensor itself, ``logits``, or the first entry of a tuple.
 
     Outputs without such an entry are returned as they are.
     """
@@ -95,12 +95,12 @@ def scores_of(outputs: Any) -> Any:
 
 
 def batch_size(batch: Any) -> int:
-    """Samples of a batch: axis 0 of the first input."""
+    """Return the number of samples in a batch: the size of axis 0 of the first input."""
     return len(tensors_in(as_batch(batch)[0])[0])
 
 
 def described(value: Any) -> str:
-    """Shapes and types of the tensors in `value`, for an error."""
+    """Return the shapes and types of the tensors in `value`, for an error message."""
     if isinstance(value, Tensor):
         return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
     if isinstance(value, Mapping):
@@ -116,21 +116,21 @@ LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channel
 
 
 def laid_out(inputs: Any, layout: str) -> Any:
-    """`inputs` (a tensor, or a tuple, list or dict of them) with its images in `layout`."""
+    """Convert the images among `inputs` (a tensor, or a tuple, list or dict of tensors) to `layout`."""
     form = LAYOUTS[layout]
     return map_tensors(inputs, lambda one: one.contiguous(memory_format=form) if one.ndim == 4 else one)
 
 
 def placed(value: Any, device: torch.device) -> Any:
-    """`value`, with the tensors in it on `device`."""
+    """Move the tensors in `value` to `device`."""
     return map_tensors(value, lambda one: one.to(device, non_blocking=True))
 
 
 def on_cpu(module: nn.Module) -> nn.Module:
-    """`module`, or where it is on another device a copy of it on the CPU: a graph stays one."""
+    """Return `module` if it is on the CPU, else a copy on the CPU; the copy of a graph module is a graph module."""
     return module if device_of(module).type == "cpu" else deep_copy(module).cpu()
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Where the parameters of `module` are; the CPU if it has none."""
+    """Return the device of a module's parameters; the CPU if it has none."""
     return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))

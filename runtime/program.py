@@ -1,8 +1,8 @@
-"""Programs: sub-networks at work on the shared parameters.
+"""Programs: runnable sub-networks that use the shared parameters without copying them.
 
-A program is a plain GraphModule whose parameters are views of the shared ones, in data and gradient. Forward and
-backward are those of the small model, and autograd accumulates straight into the shared ``.grad``. Where the kept
-entries are not a prefix, or are computed (a smaller kernel), a `Gathered` layer takes them differentiably.
+A program is a plain GraphModule whose parameters are views of the shared ones, for data and gradients. It costs as much
+as the small model, and autograd accumulates directly into the shared ``.grad``. If the kept entries are not a prefix,
+or must be computed (a smaller kernel), a `Gathered` layer selects or computes them differentiably at each call.
 """
 
 from __future__ import annotations
@@ -24,56 +24,56 @@ from bnas.passes.ops.rnn import settle, share
 
 from .errors import ProgramError
 
-# A view's gradient has the strides of the whole gradient: meant so, and said by PyTorch once in a process.
+# The gradient of a view has the strides of the whole gradient. That is intended; PyTorch would warn of it.
 warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout contract")
-# The weights of a recurrent layer stay where the shared ones are: a smaller layer could not share memory otherwise.
+# PyTorch would copy the weights of a recurrent layer into its own memory; programs need them to be views.
 warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous chunk of memory")
 
 
 @dataclass(eq=False)
 class View:
-    """What a sub-network keeps of one shared tensor, as a leaf of its own over the same memory.
+    """The part of a shared tensor that a sub-network keeps, as a leaf tensor of autograd over the same memory.
 
-    Programs that keep the same have it in common. The shared tensor may be replaced (``.to(device)``,
-    ``load_state_dict(assign=True)``, ``.double()``), and its gradient is set to None by ``optimizer.zero_grad()`` at
-    any time: before forward, between forward and backward, or after the step. Both are noticed before they matter.
+    Programs that keep the same part share one `View`. Two things can happen at any time, and both are handled before
+    they matter: the shared tensor is replaced (``.to(device)``, ``load_state_dict(assign=True)``, ``.double()``), or
+    ``optimizer.zero_grad()`` sets its gradient to None.
     """
 
     slot: Slot
     whole: bool
-    """Nothing is dropped: it is the shared tensor itself."""
+    """Whether the whole tensor is kept; then the shared tensor itself is used."""
     source: Tensor | None = None
-    """The shared tensor that it was made for."""
+    """The shared tensor for which the view was made."""
     tensor: Tensor = None  # type: ignore[assignment]
     """The tensor that programs hold."""
 
     @classmethod
     def of(cls, slot: Slot) -> View:
-        """The view of what `slot` keeps, which must be a prefix."""
+        """Make the view of the entries that `slot` keeps, which must be a prefix."""
         view = cls(slot, slot.whole)
         view.now()
         return view
 
     @property
     def replaced(self) -> bool:
-        """The shared tensor, or its memory, is another than before, or was frozen or freed."""
+        """Whether the shared tensor was replaced, moved to other memory, frozen or freed."""
         shared, tensor = self.slot.shared, self.tensor
         if shared is not self.source:
             return True
         return tensor.data_ptr() != shared.data_ptr() or tensor.requires_grad != shared.requires_grad
 
     def now(self) -> Tensor:
-        """The tensor for programs: it points at what is shared now."""
+        """Return the tensor for programs, as a view of the current shared tensor."""
         if not self.replaced:
             return self.tensor
         self.source = self.tensor = shared = self.slot.shared
         if not self.whole:
-            with torch.inference_mode(False):  # it outlives the mode in which it was asked for
+            with torch.inference_mode(False):  # the view outlives this inference mode
                 self.tensor = self._leaf(shared)
         return self.tensor
 
     def _leaf(self, shared: Tensor) -> Tensor:
-        """The kept part; the gradient of a parameter lands in the shared one, and only there."""
+        """Return the kept part as a leaf. A parameter's gradient is accumulated into the shared parameter only."""
         if not self.slot.is_parameter:
             return self.slot.take(shared)
         leaf = nn.Parameter(self.slot.take(shared.data), shared.requires_grad)
@@ -83,29 +83,29 @@ class View:
         return leaf
 
     def _bind_gradient(self, shared: Tensor, leaf: nn.Parameter) -> None:
-        """Runs just before autograd accumulates: make ``leaf.grad`` a view of the shared gradient of this moment."""
+        """Make ``leaf.grad`` a view of the current shared gradient. Called just before autograd accumulates."""
         if shared.grad is None:
             shared.grad = torch.zeros_like(shared)
         leaf.grad = self.slot.take(shared.grad)
 
 
 def _drop_gradient(leaf: Tensor) -> None:
-    """Runs after autograd accumulated: the view would keep the memory of the shared gradient after ``zero_grad()``."""
+    """Drop ``leaf.grad`` after autograd accumulated, so that it does not keep memory alive after ``zero_grad()``."""
     leaf.grad = None
 
 
 @dataclass(slots=True)
 class Binding:
-    """Keeps one tensor of a program pointing at what is shared *now*."""
+    """Keeps one tensor of a program up to date with the *current* shared tensor."""
 
     layer: nn.Module
     """The program's layer."""
     view: View
     bound: Tensor | None = None
-    """The tensor that was given to the layer."""
+    """The tensor that the layer has now."""
 
     def refresh(self) -> None:
-        """Give the layer the tensor of now, if it has another."""
+        """Give the layer the current tensor, if it has an outdated one."""
         tensor = self.view.now()
         if tensor is not self.bound:
             self.give(tensor)
@@ -118,54 +118,55 @@ class Binding:
 
 
 class KnownViews:
-    """The views of a super-network; forgotten all at once when they are too many, or when memory was replaced."""
+    """Cache of the views of a super-network. It is emptied when it is full, or when shared memory was replaced."""
 
     def __init__(self, limit: int = 8192) -> None:
         self.limit = limit
         self._known: dict[Slot, View] = {}
 
     def __deepcopy__(self, memo: Any) -> KnownViews:
-        """None at all: views of other tensors are made where they are asked for."""
+        """Return an empty cache: views of the copied tensors are made when they are needed."""
         return KnownViews(self.limit)
 
     def __reduce__(self) -> Any:
-        """As in a deep copy."""
+        """Pickle an empty cache."""
         return KnownViews, (self.limit,)
 
     def of(self, slot: Slot) -> View:
-        """The view of what `slot` keeps, which must be a prefix; its tensor is that of now."""
+        """Return the up-to-date view of the entries that `slot` keeps, which must be a prefix."""
         if slot.whole:
-            return View.of(slot)  # nothing to make; and the slot of a constant is another one for each program
+            return View.of(slot)  # no view is needed, and slots of constants are never equal
         view = self._known.get(slot)
         if view is None or view.replaced:
             if view is not None or len(self._known) >= self.limit:
-                self._known.clear()  # views that no program has would keep memory that was replaced
+                self._known.clear()  # unused views would keep the old memory alive
             self._known[slot] = view = View.of(slot)
         return view
 
 
 class Gathered(nn.Module):
-    """A layer some of whose tensors keep entries that are no prefix, or are computed: they are taken at every call.
+    """A layer whose tensors are selected or computed at every call, because they cannot be views.
 
-    So are all of a recurrent layer: cuDNN takes no weights with gaps between their rows.
+    That is so if the kept entries are not a prefix, if a smaller kernel is computed, and for recurrent layers (cuDNN
+    accepts no weights with gaps between rows).
 
-    Gradients go to the shared parameters, and to the matrices of kernels, through that; statistics are written back
-    after a call in training.
+    Gradients flow through the selection to the shared parameters and to the matrices of kernels. BatchNorm statistics
+    are written back after a call in training mode.
     """
 
     slots: Mapping[str, Slot]
     layer: nn.Module
     repeated: Mapping[str, Tensor] | None = None
-    """The buffers before a call that is made again: see `bnas.runtime.recomputation`."""
+    """Copies of the buffers before a call that will be recomputed; see `bnas.runtime.recomputation`."""
 
     def __init__(self, layer: nn.Module, slots: Mapping[str, Slot]) -> None:
         super().__init__()
         self.layer = layer
         self.training = layer.training
-        self.__dict__["slots"] = dict(slots)  # not registered: the tensors belong to the super-network
+        self.__dict__["slots"] = dict(slots)  # bypasses registration, because the tensors belong to the super-network
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The layer on the gathered tensors."""
+        """Run the layer on the gathered tensors."""
         tensors = {name: slot.take(slot.shared) for name, slot in self.slots.items()}
         if isinstance(self.layer, nn.RNNBase):
             tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
@@ -180,14 +181,14 @@ class Gathered(nn.Module):
         return out
 
     def buffers_now(self) -> dict[str, Tensor]:
-        """Copies of what it keeps of buffers, which a call may change."""
+        """Return copies of the kept parts of buffers, which a call may change."""
         buffers = {name: slot for name, slot in self.slots.items() if not slot.is_parameter}
         return {name: slot.take(slot.shared).detach().clone() for name, slot in buffers.items()}
 
 
 @contextmanager
 def _given(layer: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
-    """While it lasts, `layer` has `tensors` (``functional_call`` does so too, with checks that take longer)."""
+    """Inside, `layer` has `tensors`, as with ``functional_call``, whose checks take longer."""
     tables: tuple[Any, Any] = (layer._parameters, layer._buffers)
     before = [(table, name, table[name]) for table in tables for name in table if name in tensors]
     for table, name, _ in before:
@@ -198,18 +199,18 @@ def _given(layer: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
     finally:
         for table, name, tensor in before:
             table[name] = tensor
-        settle(layer)  # else it would hold on to the tensors of this call, with what autograd knows of them
+        settle(layer)  # otherwise the layer would keep the tensors of this call and their autograd graph alive
 
 
 class Views:
-    """Binds the tensors of a program to views of the shared ones."""
+    """Binds the tensors of a program to views of the shared tensors."""
 
     def __init__(self, known: KnownViews) -> None:
         self.bindings: list[Binding] = []
         self._known = known
 
     def __call__(self, shell: nn.Module, slots: Mapping[str, Slot]) -> nn.Module:
-        """Fill `shell`, or wrap it where a tensor must be gathered."""
+        """Fill `shell` with views, or wrap it into a `Gathered` layer if a tensor must be gathered."""
         share(shell)
         if not all(slot.whole or (slot.prefix and not isinstance(shell, nn.RNNBase)) for slot in slots.values()):
             for name, slot in slots.items():  # the layer shows their shapes between calls
@@ -229,7 +230,7 @@ class Views:
 
 
 class GatheredTensor(nn.Module):
-    """A parameter that forward reads by itself and of which entries are kept that are no prefix."""
+    """A parameter that the model's forward reads directly and whose kept entries are not a prefix."""
 
     slot: Slot
 
@@ -248,28 +249,29 @@ def _placeholder(slot: Slot) -> Tensor:
 
 
 class Program(Assembled):
-    """A sub-network that trains the shared parameters; made by `SuperNetwork.program`.
+    """A runnable sub-network that trains the shared parameters; made by `SuperNetwork.program`.
 
-    Give the optimizer the parameters of the super-network, never those of a program, and read gradients there. Its
-    layers are its own; graph and code may be those of other programs: edit the graph of an extracted module instead.
-    ``create_graph`` is not supported. A program cannot be copied, pickled or saved: extract a module for that. In
-    training mode BatchNorm updates the shared statistics of the kept channels.
+    - Give the optimizer the parameters of the super-network, never those of a program, and read gradients there.
+    - In training mode, BatchNorm updates the shared statistics of the kept channels.
+    - A program cannot be copied, pickled or saved. Extract a module for that.
+    - Do not edit its graph: other programs may share graph and code. Edit the graph of an extracted module instead.
+    - ``create_graph`` is not supported.
     """
 
     _bindings: list[Binding]
     ir: IR
-    """The captured model, whose graph this one's was made of."""
+    """The captured model from whose graph this program was made."""
     in_training: Callable[[], Program] | None = None
-    """Makes the program that runs in training mode, where the model calls something else in it."""
+    """Makes the program for training mode, if the model calls other operators in training mode."""
     trained: Program | None = None
-    """That program, once it was needed."""
+    """The program for training mode, created when it is first needed."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run it, on the shared parameters as they are now."""
+        """Run the program with the current shared parameters."""
         return super(Program, self.ready()).__call__(*args, **kwargs)
 
     def ready(self) -> Program:
-        """The program that runs in this mode, which has the shared parameters as they are now."""
+        """Return the program for the current mode, with the current shared parameters."""
         if self.training and self.in_training is not None:
             if self.trained is None:
                 self.__dict__["trained"] = self.in_training().train()
@@ -280,16 +282,16 @@ class Program(Assembled):
         return self
 
     def __copy__(self) -> NoReturn:
-        """Refused, as `__deepcopy__`."""
+        """Raise ProgramError, as `__deepcopy__` does."""
         raise ProgramError(
             "a program cannot be copied, pickled or saved: its parameters are views of the super-network's parameters. "
             "Use supernet.extract(subnet), a standalone copy that can"
         )
 
     def __deepcopy__(self, memo: Any) -> NoReturn:
-        """Refused: its parameters would be views no more, and the copy would train by itself."""
+        """Raise ProgramError: the parameters of a copy would no longer be views of the shared ones."""
         self.__copy__()
 
     def __reduce__(self) -> NoReturn:
-        """Refused, as `__deepcopy__`."""
+        """Raise ProgramError, as `__deepcopy__` does."""
         self.__copy__()

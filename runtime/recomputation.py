@@ -1,8 +1,9 @@
-"""Programs in segments: what lies inside of one is computed again on the way back, instead of kept.
+"""Programs in segments: values inside a segment are recomputed in the backward pass instead of kept in memory.
 
-A step keeps what its layers computed until the way back has used it. In segments it keeps what passes from one segment
-to the next, and the inner values of one segment at a time; that costs one more forward pass of all but the last. The
-gradients are the same to the bit: dropout drops the same again, and statistics are updated once.
+Normally a training step keeps all activations until the backward pass has used them. In segments, it keeps only the
+values that pass from one segment to the next, and the inner values of one segment at a time. This costs a second
+forward pass of all segments except the last. Gradients are bitwise the same: dropout drops the same entries again, and
+statistics are updated once.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from .segments import Segment, plan_of
 
 
 class Part:
-    """One segment of a program: called on the way forward, and again on the way back."""
+    """One segment of a program. It runs in the forward pass, and again in the backward pass."""
 
     def __init__(self, interpreter: Interpreter, segment: Segment) -> None:
         self.interpreter, self.segment = interpreter, segment
         self._before: Buffers | None = None
 
     def __call__(self, *values: Any) -> tuple[Any, ...]:
-        """What the segment gives for what it takes."""
+        """Return the outputs of the segment for its inputs."""
         if self._before is None:
             self._before = Buffers.of(self.interpreter, self.segment)
             return self.run(values)
@@ -38,7 +39,7 @@ class Part:
             return self.run(values)
 
     def run(self, values: Sequence[Any]) -> tuple[Any, ...]:
-        """The same, once."""
+        """Run the segment once."""
         self.interpreter.env = env = dict(zip(self.segment.takes, values, strict=True))
         try:
             for node in self.segment.nodes:
@@ -47,11 +48,11 @@ class Part:
                     del env[one]
             return tuple(env[node] for node in self.segment.gives)
         finally:
-            self.interpreter.env = {}  # else the last segment's values would stay with it
+            self.interpreter.env = {}  # otherwise the interpreter would keep the values of its last run alive
 
 
 class Buffers:
-    """What a segment may change beside its values, such as BatchNorm statistics, as it was before."""
+    """Copies of the buffers that a segment may change, such as BatchNorm statistics, from before its first run."""
 
     def __init__(self) -> None:
         self.tables: list[tuple[dict[str, Any], str, Tensor]] = []
@@ -59,7 +60,7 @@ class Buffers:
 
     @classmethod
     def of(cls, interpreter: Interpreter, segment: Segment) -> Buffers:
-        """Copies of what there is now."""
+        """Copy the current buffers of a segment."""
         found, copies = cls(), dict[int, Tensor]()
         for node in segment.nodes:
             if node.op == "get_attr":
@@ -80,7 +81,7 @@ class Buffers:
 
     @contextmanager
     def given(self) -> Iterator[None]:
-        """Layers find and change copies of these inside, and what they had before after."""
+        """Inside, layers read and change these copies; afterwards they have their own buffers again."""
         now = [(table, name, table[name]) for table, name, _ in self.tables]
         copies = {id(one): one.clone() for _, _, one in self.tables}
         for table, name, one in self.tables:
@@ -97,9 +98,9 @@ class Buffers:
 
 
 def in_segments(program: Program) -> Callable[..., Any]:
-    """What computes as `program` does, and keeps less for the way back.
+    """Return a function that computes the same as `program` and keeps less memory for the backward pass.
 
-    It keeps what passes between segments of the graph, which are cut where the least memory is needed.
+    It keeps the values that pass between segments of the graph. The cuts are where they need the least memory.
     """
 
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -115,7 +116,7 @@ def in_segments(program: Program) -> Callable[..., Any]:
             values, part = [env[node] for node in segment.takes], Part(interpreter, segment)
             for node in (one for ended in segment.ends.values() for one in ended):
                 env.pop(node, None)
-            last = segment is plan.segments[-1]  # its inner values are needed at once
+            last = segment is plan.segments[-1]  # the backward pass needs the inner values of the last segment first
             env |= zip(segment.gives, part.run(values) if last else _kept(part, values), strict=True)
         return plain(
             map_arg(plan.output.args[0], lambda node: env[node] if node in env else interpreter.run_node(node))
@@ -125,15 +126,15 @@ def in_segments(program: Program) -> Callable[..., Any]:
 
 
 def _kept(part: Part, values: Sequence[Any]) -> Any:
-    """What a part gives; of what it computes, only `values` are kept for the way back.
+    """Run a part and keep only its inputs `values` for the backward pass.
 
-    If something writes into them that the graph does not show, PyTorch raises an error on the way back.
+    If something outside the graph writes into them, PyTorch raises an error in the backward pass.
     """
     return checkpoint(part, *values, use_reentrant=False)
 
 
 def plain(value: Any) -> Any:
-    """Nested outputs with plain lists and dicts, where those in a graph cannot be changed."""
+    """Replace the immutable lists and dicts of a graph by plain ones."""
     if isinstance(value, list):
         return [plain(one) for one in value]
     if isinstance(value, dict):

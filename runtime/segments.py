@@ -1,8 +1,7 @@
-"""Where the graph of a model is cut into segments, so that training keeps the least memory, and those of sub-networks.
+"""Cut the graph of a model into segments such that training keeps the least memory (see `recomputation`).
 
-A step keeps what passes from one segment to the next, and the inner values of one segment at a time: see
-`recomputation`.
-Memory is counted at the sizes of the example inputs, for the maximal sub-network.
+A training step keeps the values that pass from one segment to the next, and the inner values of one segment at a time.
+Memory is counted at the sizes of the example inputs, for the maximal sub-network. Sub-networks use the same cuts.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from bnas.passes.frontend.structure import tensors_of
 
 
 class Values:
-    """The values of a graph that was made of that of `ir`: when they are made, read, and written into."""
+    """The values of a graph that was made from that of `ir`: when each is computed, read and changed in place."""
 
     def __init__(self, graph: Graph, ir: IR) -> None:
         known = {node.name: node for node in ir.graph.nodes}
@@ -35,16 +34,16 @@ class Values:
         self._written = {one: max((here.get(w, -1) for w in ir.writers(one)), default=-1) for one in known.values()}
 
     def passing(self, place: int) -> Iterator[Node]:
-        """What is made before a step and read by it or later; tensors of the module are read where they are needed."""
+        """Return the values computed before a step and read in it or later, without tensors of the module."""
         return (n for n in (*self.inputs, *self.steps[:place]) if self.last[n] >= place)
 
     def may_pass(self, node: Node, place: int) -> bool:
-        """Whether a value stays what it is from a step on: it can be computed with a second time."""
+        """Whether nothing changes a value in place from a step on, so that it can be used a second time."""
         origin = self.origin[node]
         return origin is not None and self._written[origin] < place
 
     def size(self, node: Node) -> int:
-        """Bytes of the memory that a step makes: none where its value is in memory that was there."""
+        """Return the bytes that a step allocates; 0 for a view or a write in place."""
         origin = self.origin[node]
         if origin is None:
             return 0
@@ -54,13 +53,13 @@ class Values:
 
 
 def _storage(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)  # meta tensors have it too
+    return int(tensor.untyped_storage()._cdata)  # works for meta tensors as well
 
 
 def cuts_of(ir: IR) -> list[Node]:
-    """The nodes of a captured model that segments begin with, but for the first: the least memory is needed with them.
+    """Return the first node of each segment (except the first segment) of a captured model, for the least memory.
 
-    What passes a cut is kept as it is, so nothing may write into it later.
+    Values that pass a cut are kept, so nothing may change them in place later.
     """
     values = Values(ir.graph, ir)
     sizes = {node: values.size(node) for node in values.steps}
@@ -73,11 +72,11 @@ def cuts_of(ir: IR) -> list[Node]:
 
 
 def least_memory(sizes: Sequence[int], passing: Mapping[int, int]) -> list[int]:
-    """The cuts for which what passes them and the largest segment between them are together the least.
+    """Return the cuts with the least memory: all values that pass cuts, plus the largest segment.
 
     Args:
-        sizes: what each step makes.
-        passing: what passes a cut before a step, by the places of the steps that may be cut at.
+        sizes: The bytes that each step allocates.
+        passing: The bytes that pass a cut before a step, for each step that may be cut at.
     """
     sums = [0]
     for size in sizes:
@@ -94,12 +93,12 @@ def least_memory(sizes: Sequence[int], passing: Mapping[int, int]) -> list[int]:
 
 
 def _is_narrow(place: int, passing: Mapping[int, int]) -> bool:
-    """Whether no less passes right before a place, or right after it."""
+    """Whether a cut at `place` is at least as narrow as the cuts directly before and after it."""
     return passing[place] <= min(passing.get(place + side, passing[place]) for side in (-1, 1))
 
 
 def _cheapest(sums: Sequence[int], ends: Sequence[int], passing: Mapping[int, int], largest: int) -> list[int]:
-    """The cuts that the least passes, with segments up to `largest`; a longer one where there is no other way."""
+    """Return the cheapest cuts with segments of at most `largest` bytes; larger only if no cut is possible inside."""
     known, first = [(0, 0)], 0  # what passes all cuts up to an end, and the end before it
     for number, end in enumerate(ends[1:], 1):
         while first < number - 1 and sums[end] - sums[ends[first]] > largest:
@@ -117,14 +116,14 @@ def _cheapest(sums: Sequence[int], ends: Sequence[int], passing: Mapping[int, in
 
 @dataclass(frozen=True)
 class Segment:
-    """A part of a graph, as a function of values of the parts before it."""
+    """A part of a graph, as a function of values from earlier parts."""
 
     nodes: tuple[Node, ...]
-    """Those that read tensors of the module come first."""
+    """The nodes in order; nodes that read tensors of the module come first."""
     takes: tuple[Node, ...]
     gives: tuple[Node, ...]
     ends: Mapping[Node, tuple[Node, ...]]
-    """What nothing reads any more after a node."""
+    """For each node the values that can be freed after it."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,7 @@ class Plan:
 
     @classmethod
     def of(cls, graph: Graph, ir: IR, cuts: Sequence[Node]) -> Plan:
-        """Those of a sub-network; `cuts` are those of the model."""
+        """Return the segments of a sub-network; `cuts` are the cuts of the model."""
         values, order = Values(graph, ir), {node: place for place, node in enumerate(ir.graph.nodes)}
         left, places = [order[cut] for cut in cuts], list[int]()
         for place, node in enumerate(values.steps):
@@ -159,7 +158,7 @@ def _segment(values: Values, start: int, end: int) -> Segment:
     ends: dict[Node, tuple[Node, ...]] = {}
     for node in (*takes, *nodes):
         if values.last[node] < end:
-            step = values.steps[max(values.last[node], values.place.get(node, -1))]  # itself where nothing reads it
+            step = values.steps[max(values.last[node], values.place.get(node, -1))]  # the node if nothing reads it
             ends[step] = (*ends.get(step, ()), node)
     return Segment((*tensors, *nodes), takes, gives, ends)
 
@@ -169,7 +168,7 @@ _PLANS: WeakKeyDictionary[Graph, Plan] = WeakKeyDictionary()
 
 
 def plan_of(graph: Graph, ir: IR) -> Plan:
-    """The segments of a graph that was made of that of `ir`; programs of one structure have one graph."""
+    """Return the segments of a graph that was made from that of `ir`. Programs of one structure share the graph."""
     if ir.graph not in _CUTS:
         _CUTS[ir.graph] = cuts_of(ir)
     if graph not in _PLANS:

@@ -35,7 +35,7 @@ from .storage.archive import fingerprint
 from .storage.checkpoint import matrix_tensors, read_supernet, shared_tensors, write_supernet
 
 KNOWN_SIZES = 64
-"""Cost functions at other sizes are kept for so many of them."""
+"""Number of different input sizes for which cost functions are cached."""
 
 
 class SuperNetwork(nn.Module):
@@ -100,7 +100,7 @@ class SuperNetwork(nn.Module):
         return cls(analysis)
 
     def __repr__(self) -> str:
-        """The model's name, the search space and what its largest and smallest sub-network cost."""
+        """Return the model's name, the search space, and the costs of its largest and smallest sub-network."""
         head = f"SuperNetwork of {type(self.model).__name__} with {counted(self.space.size, 'sub-network')}"
         return indented(head, self._described())
 
@@ -115,9 +115,10 @@ class SuperNetwork(nn.Module):
             yield f"left unchanged: {len(self.diagnostics)} places; `diagnostics` lists them with reasons"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SuperNetwork:
-        """A super-network of its own, with copies of all tensors.
+        """Return an independent super-network with copies of all tensors.
 
-        The graphs are copied first, node by node: along their links a deep one would exceed Python's recursion limit.
+        Graphs are copied first, node by node, because following the links of a deep graph exceeds Python's recursion
+        limit.
         """
         for ir in (self.ir, self.ir.trained):
             if ir is not None:
@@ -132,7 +133,7 @@ class SuperNetwork(nn.Module):
         return made
 
     def _training_skeleton(self, analysis: Analysis) -> Skeleton | None:
-        """What makes the modules of training mode, where the model calls something else in it."""
+        """Return the skeleton for training mode, if the model calls other operators in training mode."""
         if analysis.types.trained is None:
             return None
         choices = trained_choices(analysis.ir, analysis.choices)
@@ -160,12 +161,12 @@ class SuperNetwork(nn.Module):
 
     @property
     def space(self) -> SearchSpace:
-        """The sub-networks."""
+        """The search space: all sub-networks."""
         return self.skeleton.choices.space
 
     @property
     def diagnostics(self) -> tuple[Diagnostic, ...]:
-        """All parts of the model that were left rigid or unchanged, with reasons."""
+        """All parts of the model that cannot change (rigid) or were left unchanged, with the reasons."""
         return self.analysis.diagnostics
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:

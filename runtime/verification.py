@@ -1,4 +1,4 @@
-"""Whether a sub-network computes what the original model computes on the entries that it keeps."""
+"""`verify`: compare a sub-network with the original model whose removed entries are zero."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from bnas.passes.oracle.oracle import ONLY_SINGLE, InDouble, randomise, skipped_
 from .supernetwork import SuperNetwork
 
 DOUBLE, SINGLE = 1e-12, 1e-5
-"""The errors that are allowed in double precision, and where tables of single precision take part."""
+"""Allowed errors: in double precision, and with tables in single precision."""
 
 
 @alone
@@ -126,7 +126,7 @@ def _in_double(model: nn.Module) -> nn.Module:
 
 
 def _by_path(value: Any) -> dict[Path, Tensor]:
-    """The tensors in what a model returns, by their path."""
+    """Return the tensors in a model's output, by their path."""
     return {path: leaf for path, leaf in leaves_of(value) if isinstance(leaf, Tensor)}
 
 
@@ -135,12 +135,12 @@ def _is_float(value: Any) -> bool:
 
 
 def _batch(model: nn.Module, inputs: Any, generator: torch.Generator) -> Any:
-    """Inputs for batch statistics: four samples for each of the example's, of noise, or as many as the model takes."""
+    """Make random inputs for batch statistics: four times the example's samples, or as many as the model accepts."""
     args, kwargs = several = _several(inputs, generator)
     try:
         with torch.no_grad():
             inner_of(model)(*args, **kwargs)
-    except Exception:  # a fixed batch, or numbers of entries among floating-point inputs
+    except Exception:  # the batch size is fixed, or integers among the inputs are counts
         return inputs
     return several
 

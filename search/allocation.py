@@ -1,4 +1,4 @@
-"""What pruning removes: a path of sub-networks, each smaller than the one before, and the first that keeps a bound."""
+"""The order in which pruning removes parts: a path of ever smaller sub-networks, and the first one within a bound."""
 
 from __future__ import annotations
 
@@ -21,35 +21,35 @@ if TYPE_CHECKING:
 Allocation: TypeAlias = Literal["global", "uniform"]
 Price: TypeAlias = Literal["cost", "entry"]
 Cost: TypeAlias = Callable[[Subnet], float]
-"""What a sub-network costs."""
+"""Function that returns the cost of a sub-network."""
 
 STEADY = 1e-9
-"""Two fractions that differ by less are one."""
+"""Fractions that differ by less are treated as equal (rounding errors)."""
 
 
 @dataclass(frozen=True)
 class Importance:
-    """What each part of a network is worth."""
+    """The importance of each part of a network."""
 
     widths: Mapping[str, NDArray[np.float64]]
-    """A number for each entry of each width, the most important entry first: a sub-network keeps the first ones."""
+    """For each width the importance of its entries, most important first. A sub-network keeps the first entries."""
     blocks: Mapping[str, float] = field(default_factory=dict)
-    """What is lost when a block alone is skipped."""
+    """For each block the importance that is lost if only this block is skipped."""
 
     def of(self, name: str, sizes: tuple[int, int]) -> float:
-        """The importance of the entries that go when a width falls from the first to the second of `sizes`."""
+        """Return the importance of the entries that a width loses when it shrinks from ``sizes[0]`` to ``sizes[1]``."""
         before, after = sizes
         return float(np.sum(self.widths[name][after:before]))
 
 
 @dataclass(frozen=True, order=True)
 class Step:
-    """One size of one width less, or one block."""
+    """One step of a path: one width gets its next smaller size, or one block is skipped."""
 
     price: float
     name: str
     block: bool
-    """A block is skipped."""
+    """Whether `name` is a block that is skipped; otherwise `name` is a width."""
     size: int = 0
     """The new size of a width."""
 
@@ -57,13 +57,14 @@ class Step:
 def global_path(
     space: SearchSpace, importance: Importance, cost: Cost, price: Price = "cost", start: Subnet | None = None
 ) -> Iterator[Subnet]:
-    """Sub-networks from `start` on, by default the maximal one, each without the cheapest step of those that were left.
+    """Yield a path of ever smaller sub-networks that begins with `start`, by default the maximal one.
 
-    The price of a step is the importance that is lost for each unit of `cost` that is saved ("cost", the greedy rule of
-    the knapsack problem), or for each entry that is removed ("entry"). A step that saves nothing is not taken.
+    Each sub-network is the one before it after the cheapest step. The price of a step is the lost importance per unit
+    of saved `cost` ("cost", the greedy rule of the knapsack problem), or per removed entry ("entry"). A step that saves
+    nothing is never taken.
 
-    A width that shrinks makes the savings of others smaller and never larger where the cost is a sum of products of
-    widths. So prices only rise, and it is enough to look again at the price of the cheapest step.
+    If the cost is a sum of products of widths, a smaller width can only reduce the savings of other steps. Prices
+    therefore only rise, so it is enough to recompute the price of the cheapest step in the heap.
     """
     state = _State(space, importance, cost, price, start or space.maximal())
     parts = [*((name, False) for name in space.widths), *((name, True) for name in space.blocks)]
@@ -85,7 +86,7 @@ def global_path(
 
 
 class _State:
-    """Where a path is."""
+    """The current sub-network of a path."""
 
     def __init__(self, space: SearchSpace, importance: Importance, cost: Cost, price: Price, start: Subnet) -> None:
         self.space, self.importance, self.cost, self.by_cost = space, importance, cost, price == "cost"
@@ -95,11 +96,11 @@ class _State:
 
     @property
     def subnet(self) -> Subnet:
-        """The sub-network of now."""
+        """The current sub-network."""
         return Subnet(self.widths, frozenset(self.skipped))
 
     def next(self, name: str, block: bool) -> Step | None:
-        """The next step of a width or a block, with its price of now; None where none is left, or it saves nothing."""
+        """Return the next step of a width or block with its current price; None if none is left or it saves nothing."""
         if block:
             after = Subnet(self.widths, frozenset((*self.skipped, name)))
             return (
@@ -112,7 +113,7 @@ class _State:
         return None if size == before else self._priced(Step(lost, name, False, size), after, before - size)
 
     def _priced(self, step: Step, after: Subnet, entries: int) -> Step | None:
-        """A step whose price is what is lost, with its price for what is saved."""
+        """Divide the price of `step`, which is the lost importance, by the savings; None if the step saves nothing."""
         saved = self.now - self.cost(after)
         return replace(step, price=step.price / (saved if self.by_cost else entries)) if saved > 0 else None
 
@@ -126,10 +127,10 @@ class _State:
 
 
 def uniform_path(space: SearchSpace, importance: Importance) -> Iterator[Subnet]:
-    """Sub-networks from the maximal one on that keep the same fraction of everything, each a smaller fraction.
+    """Yield sub-networks that keep the same fraction of every width and of the blocks, for falling fractions from 1 on.
 
-    A width has the smallest size that is no smaller than the fraction of the full one. Of the blocks that fraction
-    stays, rounded up, and the least important ones are skipped.
+    A width gets its smallest size that is at least this fraction of the full size. The number of kept blocks is rounded
+    up, and the least important blocks are skipped.
     """
     falling = sorted(space.blocks, key=lambda name: importance.blocks[name])
     fractions = {size / sizes[-1] for sizes in space.widths.values() for size in sizes}
@@ -148,16 +149,17 @@ def _at_least(sizes: Sequence[int], fraction: float) -> int:
     return next(size for size in sizes if size >= fraction * sizes[-1] - STEADY)
 
 
-def returned(path: Sequence[Subnet], holds: Callable[[Subnet], bool], tries: int = 100) -> Subnet:
-    """The last sub-network of a path, with what went last given back first, as far as the bound allows.
+def undo_steps(path: Sequence[Subnet], holds: Callable[[Subnet], bool], tries: int = 100) -> Subnet:
+    """Return the last sub-network of a path after undoing steps, the latest first, as far as the bound allows.
 
-    A large last step overshoots a bound. What is given back later may be small enough for what is left of it: the usual
-    end of a greedy rule for the knapsack problem. A width of which one step does not fit gets none of its earlier ones.
+    A large last step may end far below the bound, and the remaining room may be enough to undo smaller earlier steps.
+    This is the usual end of a greedy knapsack rule. If one step of a width or block cannot be undone, its earlier steps
+    stay too.
 
     Args:
-        path: Each one smaller than the one before; the last one keeps the bound.
-        holds: Whether a sub-network keeps the bound.
-        tries: `holds` is asked so often at most.
+        path: The path; each sub-network is smaller than the one before, and the last one is within the bound.
+        holds: Whether a sub-network is within the bound.
+        tries: Largest number of calls of `holds`.
     """
     kept, closed = path[-1], set[str]()
     for before, after in reversed(list(itertools.pairwise(path))):
@@ -177,9 +179,10 @@ def returned(path: Sequence[Subnet], holds: Callable[[Subnet], bool], tries: int
 
 
 def first_within(path: Sequence[Subnet], holds: Callable[[Subnet], bool]) -> int | None:
-    """The place of the first sub-network of a path that keeps a bound, by bisection; None where the last one does not.
+    """Return the position of the first sub-network of a path that is within a bound, found by bisection.
 
-    The one before it does not keep the bound. Each is asked for at most once.
+    Returns None if even the last one is not. The sub-network before the result is not within the bound. `holds` is
+    called at most once for each sub-network.
     """
     if not path or not holds(path[-1]):
         return None

@@ -1,4 +1,4 @@
-"""What a search begins with: sub-networks of all sizes that pruning by importance alone would leave."""
+"""The first sub-networks of a search: those that pruning by importance would choose, in several sizes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import numpy as np
 from bnas.passes import Subnet
 from bnas.runtime import SuperNetwork, taylor
 
-from .allocation import Importance, first_within, global_path, returned
+from .allocation import Importance, first_within, global_path, undo_steps
 from .errors import SearchError
 from .objectives import Constraint
-from .pruning import blocks_worth, cost_of
+from .pruning import cost_of, importance_of_blocks
 from .source import by_name
 
 if TYPE_CHECKING:
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from .source import Latency
 
 SHARES = (1.0, 0.95, 0.85)
-"""Of each bound: what is measured in the end may lie above what was predicted, on a busy machine by a tenth."""
+"""Shares of each bound to aim at: a final measurement may be above the prediction, by 10 % on a busy machine."""
 NEAR = 0.9
-"""What uses at least this share of a bound is near it."""
+"""A sub-network that uses at least this share of a bound counts as near it."""
 TRIES, LEEWAY = 3, 0.97
-"""So many sub-networks of a path are measured near a bound of latency; they aim at this much of it."""
+"""Number of sub-networks of each path that are measured near a latency bound, and the share of the bound to aim at."""
 
 
 def pruned_sizes(
@@ -73,7 +73,7 @@ def pruned_sizes(
 
 @dataclass(frozen=True)
 class Paths:
-    """Ways from the whole super-network to ever smaller ones, by importance; found when they are first asked for.
+    """Pruning paths: ever smaller sub-networks, chosen by importance. They are computed at first use.
 
     Raises:
         SearchError, BnasError: As `pruned_sizes`.
@@ -86,16 +86,16 @@ class Paths:
     criterion: Criterion | None = None
 
     @cached_property
-    def ways(self) -> list[list[Subnet]]:
-        """The path through all of the space, and where it has blocks one that skips none."""
+    def paths(self) -> list[list[Subnet]]:
+        """One path through the whole space and, if the space has blocks, a second one that skips no block."""
         _known(self.supernet, self.cost)
         space = self.space or self.supernet.space
-        worth = _worth(self.supernet, space, self.batches, self.criterion)
+        worth = _importance(self.supernet, space, self.batches, self.criterion)
         saved = partial(cost_of, self.supernet, self.cost)
-        return [[self._usual(one) for one in global_path(each, worth, saved)] for each in _ways(space)]
+        return [[self._canonical(one) for one in global_path(each, worth, saved)] for each in _spaces(space)]
 
-    def _usual(self, subnet: Subnet) -> Subnet:
-        """As an evaluation has it."""
+    def _canonical(self, subnet: Subnet) -> Subnet:
+        """Return `subnet` in the canonical form that evaluations use."""
         space = self.space or self.supernet.space
         return space.canonical(space.repair(subnet))
 
@@ -103,26 +103,26 @@ class Paths:
         """As `pruned_sizes`."""
         near = [list(self._near(Constraint.of(one), by_name(latency))) for one in bounds]
         chosen = [one for row in zip_longest(*near) for one in row if one is not None]
-        costs = self.supernet.cost_model.many(self.ways[0], [self.cost])[self.cost]
-        return tuple(dict.fromkeys((*chosen, *_even(self.ways[0], costs, count))))
+        costs = self.supernet.cost_model.many(self.paths[0], [self.cost])[self.cost]
+        return tuple(dict.fromkeys((*chosen, *_even(self.paths[0], costs, count))))
 
     def _near(self, bound: Constraint, latencies: Mapping[str, Callable[[Subnet], float]]) -> Iterator[Subnet]:
-        """What is just within a bound: first what was measured, then the ends of the ways to it."""
+        """Yield sub-networks just within a bound: first measured ones, then those where a path reaches the bound."""
         limit = _limit(self.supernet, bound, latencies)
         known = getattr(latencies.get(bound.name), "measured", {})
-        yield from (one for one in known if limit(one, 1.0) and not limit(one, NEAR) and self._usual(one) == one)
-        yield from (self._usual(found) for path in self.ways for found in _within(path, limit))
+        yield from (one for one in known if limit(one, 1.0) and not limit(one, NEAR) and self._canonical(one) == one)
+        yield from (self._canonical(found) for path in self.paths for found in _within(path, limit))
 
     def measured(
         self, limit: float, latency: Callable[[Subnet], float], measure: Callable[[Subnet], float]
     ) -> dict[Subnet, float]:
-        """Milliseconds of sub-networks near a bound of latency, on each path a few.
+        """Measure up to `TRIES` sub-networks of each path near a latency bound; return their milliseconds.
 
-        A prediction is off by about the same factor for networks that are alike. So the next one that is measured is
-        where the last measurement says that the bound is.
+        Predictions of similar networks are wrong by about the same factor. Each measurement therefore corrects the
+        predictions by which the next sub-network is chosen.
         """
         found: dict[Subnet, float] = {}
-        for path in self.ways:
+        for path in self.paths:
             factor = 1.0
             for _ in range(TRIES):
                 place = first_within(path, lambda one, factor=factor: factor * latency(one) <= LEEWAY * limit)  # type: ignore[misc]
@@ -133,8 +133,8 @@ class Paths:
         return found
 
 
-def _ways(space: SearchSpace) -> list[SearchSpace]:
-    """All of the space, and where it has blocks that without skipping any."""
+def _spaces(space: SearchSpace) -> list[SearchSpace]:
+    """Return the space and, if it has blocks, the same space without skipping any."""
     return [space, space.restrict(depth=False)] if space.blocks else [space]
 
 
@@ -144,7 +144,7 @@ def _known(supernet: SuperNetwork, cost: str, *others: str) -> None:
 
 
 def _limit(supernet: SuperNetwork, bound: Constraint, latencies: Mapping[str, Callable[[Subnet], float]]) -> _Limit:
-    """How to tell whether a sub-network keeps a share of a bound."""
+    """Return a function that says whether a sub-network stays within a share of a bound."""
     if bound.sense != "<=":
         raise SearchError(f"bound {str(bound)!r}: pruning lowers a cost, so give an upper bound, with <=")
     _known(supernet, bound.name, *latencies)
@@ -157,27 +157,27 @@ _Limit: TypeAlias = Callable[[Subnet, float], bool]
 
 
 def _within(path: Sequence[Subnet], limit: _Limit) -> Iterator[Subnet]:
-    """For each share of a bound the largest sub-network."""
+    """Yield the largest sub-network of a path within each share of a bound."""
     for share in SHARES:
 
         def holds(subnet: Subnet, share: float = share) -> bool:
             return limit(subnet, share)
 
         if (place := first_within(path, holds)) is not None:
-            yield returned(path[: place + 1], holds)
+            yield undo_steps(path[: place + 1], holds)
 
 
 def _even(path: Sequence[Subnet], costs: NDArray[np.generic], count: int) -> list[Subnet]:
-    """So many that lie evenly over the costs of a path."""
+    """Return `count` sub-networks of a path whose costs are evenly spaced."""
     aims = np.linspace(costs.max(), costs.min(), count + 2)[1:-1]
     return [path[int(np.argmax(costs <= aim))] for aim in aims]
 
 
-def _worth(
+def _importance(
     supernet: SuperNetwork, space: SearchSpace, batches: Sequence[Batch], criterion: Criterion | None
 ) -> Importance:
-    """The importance of entries in the order of the super-network, and of blocks."""
+    """Measure the importance of the entries, in the order of the super-network, and of the blocks."""
     scores = taylor(supernet, batches, criterion)
-    blocks = blocks_worth(supernet, batches, criterion) if space.blocks else {}
+    blocks = importance_of_blocks(supernet, batches, criterion) if space.blocks else {}
     widths = {name: scores[name].numpy() for name in space.widths}
     return Importance(widths, {name: blocks[name] for name in space.blocks})

@@ -19,32 +19,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Search:
-    """A search that starts."""
+    """A search that is about to start."""
 
     space: SearchSpace
-    """What is searched."""
+    """The searched space."""
     objectives: tuple[Objective, ...]
     settings: SearchSettings
     planned: int
-    """Number of evaluations that it will have at most: as the settings say, or as the space has sub-networks."""
+    """Largest number of evaluations: the setting, or the number of sub-networks in the space if that is smaller."""
 
 
 @dataclass(frozen=True)
 class SearchRecord:
-    """How far a search has come, after an evaluation or a generation."""
+    """Progress of a search after an evaluation or a generation."""
 
     generation: int
-    """From 0."""
+    """Number of the generation, from 0."""
     evaluation: Evaluation
-    """The last one; ``evaluation.index + 1`` evaluations are made so far."""
+    """The latest evaluation; ``evaluation.index + 1`` evaluations are finished."""
     planned: int
-    """Number of evaluations that the search will have at most."""
+    """Largest number of evaluations of the search."""
     metric: str | None
-    """The name of the first objective that is maximised, if any."""
+    """Name of the first maximised objective, if any."""
     best: float | None
-    """The best value of it so far, within the constraints; None: there is none."""
+    """The best feasible value of `metric` so far; None if there is none."""
     hypervolume: float
-    """That of the front, as `bnas.search.SearchProgress` measures it: a share of a box; of accuracies from 0 to 1."""
+    """Normalised hypervolume of the front; see `bnas.search.SearchProgress`."""
     result: SearchResult
     """All evaluations so far; ``result.pareto()`` is the front."""
 
@@ -66,20 +66,20 @@ class Callback(TrainingCallback):
     """
 
     def on_search_start(self, search: Search) -> None:
-        """Called before the first evaluation; of a resumed search again."""
+        """Called before the first evaluation, and again when a search is resumed."""
 
     def on_evaluation_end(self, record: SearchRecord) -> None:
         """Called after each evaluation in the order of the result, also for those that the log already had."""
 
     def on_generation_end(self, record: SearchRecord) -> None:
-        """Called after each generation: as many evaluations as the population has candidates."""
+        """Called after each generation, which has as many evaluations as the population has candidates."""
 
     def on_search_end(self, result: SearchResult) -> None:
-        """Called in the end, also where no sub-network keeps the constraints."""
+        """Called at the end, even if no sub-network meets the constraints."""
 
 
 class Evaluated(Callback):
-    """A function as a callback: what `bnas.Searcher` takes as ``on_evaluation``."""
+    """Wraps the function that `bnas.Searcher` gets as ``on_evaluation`` as a callback."""
 
     def __init__(self, function: Callable[[Evaluation], None]) -> None:
         self._function = function

@@ -1,4 +1,4 @@
-"""What can be wrong with a search, apart from the sub-networks themselves."""
+"""The errors of a search."""
 
 from __future__ import annotations
 
@@ -34,5 +34,5 @@ class InfeasibleError(BnasError, ValueError):
         self.result = result
 
     def __reduce__(self) -> tuple[object, ...]:
-        """With both arguments: an exception is otherwise pickled with its message alone."""
+        """Pickle both arguments; by default an exception is pickled with its message only."""
         return InfeasibleError, (str(self), self.result)

@@ -1,4 +1,4 @@
-"""What was found out about one sub-network, the reason why there is nothing, and evaluations as a table."""
+"""The result of evaluating one sub-network (values, or the reason of a failure), and evaluations as a CSV table."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .objectives import Objective
 
 
-# What was found out about one sub-network.
+# The evaluation of one sub-network.
 
 
 @dataclass(frozen=True)
@@ -70,12 +70,12 @@ class Evaluation:
 
 
 def shown(subnet: Subnet) -> str:
-    """Return a sub-network as messages name it: as JSON that can be read back."""
+    """Return a sub-network as it appears in messages: JSON that can be read back."""
     return json.dumps(subnet.to_json(), sort_keys=True)
 
 
 def checked_values(subnet: Subnet, values: object) -> dict[str, float]:
-    """Return the values as floats, or raise MetricError naming the sub-network and the value that is at fault."""
+    """Return the values as floats; a MetricError names the sub-network and the invalid value."""
     if not isinstance(values, Mapping):
         raise MetricError(
             f"{shown(subnet)}: the evaluation returned {type(values).__name__}, not a mapping from names to numbers"
@@ -84,7 +84,7 @@ def checked_values(subnet: Subnet, values: object) -> dict[str, float]:
 
 
 def check_names(subnet: Subnet, values: Mapping[str, float], names: Iterable[str]) -> None:
-    """Raise MetricError where a value of these names is missing."""
+    """Raise MetricError if a value with one of these names is missing."""
     for name in names:
         if name not in values:
             raise MetricError(
@@ -103,10 +103,10 @@ def _finite(subnet: Subnet, name: str, value: object) -> float:
     return number
 
 
-# What came of trying to evaluate a sub-network: values, or the reason why there are none.
+# The outcome of an attempt to evaluate a sub-network: values, or the reason of the failure.
 
 Evaluate = Callable[["Subnet"], Mapping[str, float]]
-"""Gives the values of a sub-network: a number for each objective and constraint at least."""
+"""Returns the values of a sub-network by name, with at least one number for each objective and constraint."""
 
 
 @dataclass(frozen=True)
@@ -119,11 +119,12 @@ class Outcome:
 
     @classmethod
     def of(cls, subnet: Subnet, given: object, seconds: float) -> Outcome:
-        """The outcome of what an evaluation gave: a mapping of names to numbers, or an error.
+        """Make an outcome from the result of an evaluation: a mapping from names to numbers, or an error.
 
         Raises:
-            MetricError: it is neither: no evaluation of this kind can succeed.
-            SearchError: it is an error of the file system, the network or a worker: it says nothing of the sub-network.
+            MetricError: `given` is neither, so every evaluation would fail in the same way.
+            SearchError: `given` is an error of the file system, the network or a worker, which does not depend on the
+                sub-network.
         """
         if isinstance(given, Mapping):
             try:
@@ -144,17 +145,17 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Measures:
-    """Everything that gives values: the evaluation, and the measures of single objectives."""
+    """All functions that return values: the evaluation, and the measures of single objectives."""
 
     evaluate: Any
     """An object with a method ``evaluate``, and ``evaluate_many`` if it has one, or a function; or None."""
     own: tuple[Objective, ...] = ()
-    """Objectives that are measured by themselves."""
+    """Objectives with a `measure` of their own."""
     bars: Mapping[Subnet, Bar] | None = None
-    """With racing: what sub-networks have to reach to be measured to the end."""
+    """With racing: the quality that a sub-network must be able to reach, otherwise its measurement stops early."""
 
     def __call__(self, subnets: Sequence[Subnet]) -> list[Outcome]:
-        """The outcome for each sub-network; an `Exception` in one of them is its failure, and nobody else's."""
+        """Return the outcome for each sub-network. An `Exception` in one of them fails only that sub-network."""
         start = time.perf_counter()
         given = self.given(subnets)
         each = (time.perf_counter() - start) / max(len(subnets), 1)
@@ -166,7 +167,7 @@ class Measures:
         return hasattr(self.evaluate, "evaluate_many")
 
     def given(self, subnets: Sequence[Subnet]) -> Sequence[object]:
-        """What the evaluation gives for each sub-network: values, or an error."""
+        """Return what the evaluation returns for each sub-network: values, or an error."""
         if self.evaluate is None:
             return [{} for _ in subnets]
         if self.together:
@@ -193,7 +194,7 @@ def _tried(function: Callable[[Subnet], Any], subnet: Subnet) -> Any:
 
 
 def in_this_process(measures: Measures, subnets: Sequence[Subnet]) -> Iterator[tuple[int, Outcome]]:
-    """Evaluate here: yields each place and its outcome as soon as it is there."""
+    """Evaluate in this process; yield the position and outcome of each sub-network as soon as it is known."""
     if measures.together:
         yield from enumerate(measures(subnets))
         return

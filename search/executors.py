@@ -1,4 +1,4 @@
-"""Who evaluates, as settings: processes of this machine, or the workers of a Dask scheduler."""
+"""Settings of parallel evaluation: processes of this machine, or the workers of a Dask scheduler."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .errors import SearchError, WorkerError
 from .workers import Workers
 
 LEAVING = 10.0
-"""Seconds that a scheduler has to say goodbye."""
+"""Seconds to wait for a scheduler to close the connection."""
 
 
 @settings(SearchError, kw_only=True)
@@ -47,7 +47,7 @@ class ExecutorSettings:
         return dask
 
     def workers(self) -> Workers:
-        """Workers for `bnas.search.SearchSettings`; the executor is made at their first use, and again if it breaks."""
+        """Return workers for `bnas.search.SearchSettings`; they create the executor at first use, and if it breaks."""
         return Workers(self._made, self.chunk)
 
     def _made(self) -> Executor:
@@ -60,7 +60,7 @@ class ExecutorSettings:
 
 
 def _begin(threads: int) -> None:
-    """What a process does first."""
+    """Initialise a worker process."""
     import torch
 
     torch.set_num_threads(threads)
@@ -85,15 +85,15 @@ class _DaskPool(Executor):
 
     @property
     def gone(self) -> bool:
-        """Whether the client has given up to reach the scheduler: what it was given meanwhile never ends."""
+        """Whether the client has given up reaching the scheduler. Futures that it got meanwhile never finish."""
         return bool(self._client.status == "closed")
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """As any executor."""
+        """Submit a call, as for any `concurrent.futures.Executor`."""
         return self._pool.submit(function, *args, **kwargs)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Leave the scheduler and its workers to others; a scheduler forgets what a client that left had asked for."""
+        """Disconnect; the scheduler drops the tasks of this client and keeps its workers for other clients."""
         if wait and not cancel_futures:
             self._pool.shutdown()
         with suppress(TimeoutError, asyncio.TimeoutError):  # one class from Python 3.11 on

@@ -1,4 +1,4 @@
-"""Every evaluation of a search and its file: what makes an interrupted search go on where it was."""
+"""The log of all evaluations of a search, and its file, from which an interrupted search continues."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ VERSION = 2
 BEGIN = f'{{"format": "{FORMAT}"'.encode()
 """How each file begins."""
 CHECK = "check"
-"""The key of a line with the first digits of the checksum of what else stands in it."""
+"""Key of a line's checksum: its first digits, computed over the other keys of the line."""
 
 
 class RepairWarning(UserWarning):
-    """Evaluations stood twice in a file, since two processes had written to it; they were taken once."""
+    """A log file contained evaluations twice, because two processes had written to it; each was read once."""
 
 
 class EvaluationLog:
@@ -42,11 +42,11 @@ class EvaluationLog:
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None, fingerprint: str = "") -> None:
-        """Open a log, with what its file holds.
+        """Open a log and read its file, if there is one.
 
         Args:
-            path: The file; it is made if there is none. None keeps the log in memory.
-            fingerprint: Of the super-network that is evaluated: stands in the first line.
+            path: The file; it is created if it does not exist. None keeps the log in memory.
+            fingerprint: Fingerprint of the evaluated super-network; it is stored in the first line.
 
         Raises:
             RecordError: The file is malformed (the message names the line), or of another super-network; or the path
@@ -164,7 +164,7 @@ class EvaluationLog:
         return sealed({"format": FORMAT, "version": VERSION, "fingerprint": self.fingerprint})
 
     def _repair(self, path: Path, twice: int) -> None:
-        """Write the file anew, with each evaluation once."""
+        """Rewrite the file with each evaluation once."""
         head = path.read_bytes().split(b"\n", 1)[0]
         lines = [head, *(sealed(one.to_json()) for one in self)]
         write_bytes(path, b"\n".join([*lines, b""]))
@@ -172,7 +172,7 @@ class EvaluationLog:
         warnings.warn(told, RepairWarning, stacklevel=4)
 
     def _take_lines(self, path: Path, lines: Sequence[bytes]) -> int:
-        """Take the evaluations; returns how many stand there twice."""
+        """Read the evaluations in `lines`; return the number of duplicates."""
         self._check_head(path, lines[0])
         for number, line in enumerate(lines[1:], 2):
             try:
@@ -196,7 +196,7 @@ class EvaluationLog:
         self._take(evaluation)
 
     def _known(self, evaluation: Evaluation) -> bool:
-        """Whether the same evaluation is there; the time that it took may be another."""
+        """Whether the log has the same evaluation already; its duration may differ."""
         return self.get(evaluation.subnet) == evaluation
 
     def _check_head(self, path: Path, line: bytes) -> None:
@@ -217,12 +217,12 @@ class EvaluationLog:
 
 
 def sealed(data: Mapping[str, Any]) -> bytes:
-    """The line of a log with `data` and its checksum."""
+    """Return a line of the log: `data` with its checksum."""
     return json.dumps({**data, CHECK: _check(data)}, allow_nan=False).encode()
 
 
 def _checked(data: Any) -> dict[str, Any]:
-    """The content of a line without its checksum, which is right."""
+    """Check the checksum of a line and return its content without the checksum."""
     if not isinstance(data, dict) or data.pop(CHECK, None) != _check(data):
         raise ValueError("the line is damaged: its checksum does not match")
     return data

@@ -1,4 +1,4 @@
-"""What a search optimises, hard bounds on the values of a sub-network, and the front of those that none dominates."""
+"""Objectives and constraints of a search, and the Pareto front of its evaluations."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 
-# What a search optimises: a named number and the direction that is better.
+# Objectives: a named value, and whether it is minimised or maximised.
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -35,7 +35,7 @@ else:
     Subnet = Any  # pydantic reads the annotations, and need not load it
 
 RESERVED = ("index", "seconds", "failure", "subnet")
-"""Columns that every file of evaluations has beside the values."""
+"""Columns of every evaluations file that are not values; an objective cannot have these names."""
 
 
 @settings(SearchError)
@@ -95,7 +95,7 @@ def check_name(name: str) -> None:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return what a message says about the names that exist: all of them, and the one that was meant."""
+    """Return a text for error messages: the known names, and the one that was probably meant."""
     names = list(known)
     close = get_close_matches(name, names, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
@@ -115,9 +115,9 @@ class Constraint:
     name: str
     """Name under which an evaluation gives the value."""
     sense: Literal["<=", ">="]
-    """``"<="`` where the bound is an upper one."""
+    """``"<="`` for an upper bound, ``">="`` for a lower one."""
     bound: float
-    """In the unit of the value; if `relative`, as a fraction of the maximal sub-network's value."""
+    """The bound in the unit of the value; if `relative`, a fraction of the maximal sub-network's value."""
     relative: bool = False
 
     def __post_init__(self) -> None:
@@ -128,7 +128,7 @@ class Constraint:
             raise SearchError(f"constraint on {self.name!r}: the bound {self.bound} is not a finite number")
 
     def __str__(self) -> str:
-        """As `parse` reads it."""
+        """Return the constraint in the form that `parse` reads."""
         return f"{self.name} {self.sense} " + (f"{100 * self.bound:.12g} %" if self.relative else f"{self.bound:.12g}")
 
     @classmethod
@@ -169,24 +169,24 @@ class Constraint:
         return Constraint(self.name, self.sense, self.bound * maximal[self.name]) if self.relative else self
 
     def violation(self, values: Mapping[str, float]) -> float:
-        """Return by how much values miss an absolute bound, as a fraction of it (absolute if it is 0), or 0."""
+        """Return how far values are outside an absolute bound, as a fraction of it (absolute if it is 0), or 0."""
         excess = values[self.name] - self.bound
         return max(0.0, excess if self.sense == "<=" else -excess) / (abs(self.bound) or 1.0)
 
 
 def violation(constraints: Sequence[Constraint], values: Mapping[str, float]) -> float:
-    """By how much the values miss absolute bounds together; 0 where all are kept."""
+    """Return the sum of the violations of absolute bounds; 0 if all are met."""
     return sum(one.violation(values) for one in constraints)
 
 
-# Which evaluations no other one beats.
+# The Pareto front.
 
 
 def pareto_front(evaluations: Sequence[Evaluation], objectives: Sequence[Objective]) -> tuple[Evaluation, ...]:
     """Return the evaluations that no other one dominates, best first in the first objective that is minimised.
 
-    One dominates another if it is nowhere worse and somewhere better: equal ones are all kept. Without an objective
-    to minimise, the first objective gives the order.
+    An evaluation dominates another one if it is worse in no objective and better in at least one. Equal evaluations
+    are all on the front. Without a minimised objective, the front is sorted by the first objective.
     """
     if not evaluations:
         return ()
@@ -199,10 +199,10 @@ def pareto_front(evaluations: Sequence[Evaluation], objectives: Sequence[Objecti
 
 
 def _undominated(costs: NDArray[np.float64]) -> list[int]:
-    """The rows that no other row dominates."""
+    """Return the indices of the rows that no other row dominates."""
     kept: list[int] = []
     front = np.empty_like(costs)
-    # In lexicographic order what dominates a row comes before it, and of those something that is kept.
+    # In lexicographic order, a row that dominates another one comes first; if any does, one of the kept rows does too.
     for row in np.lexsort(costs.T[::-1]):
         known = front[: len(kept)]
         nowhere_worse = (known <= costs[row]).all(axis=1)

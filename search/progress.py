@@ -1,4 +1,4 @@
-"""How far a search has come, after each of its evaluations, and a picture of it."""
+"""The progress of a search after each evaluation, and a plot of a finished search."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .result import SearchResult
 
 
-# How far a search has come, after each of its evaluations.
+# Progress after each evaluation.
 
 
 class SearchProgress:
@@ -43,25 +43,25 @@ class SearchProgress:
         self._resolved: tuple[Constraint, ...] | None = None
         self.metric = metric or next((one.name for one in self.objectives if one.direction == "max"), None)
         self.corner: dict[str, float] = {}
-        """What the hypervolume is measured against: 0 for what is maximised, else the maximal sub-network's value."""
+        """Reference point of the hypervolume: 0 for a maximised objective, else the maximal sub-network's value."""
         self.ideal: dict[str, float] = {}
-        """The opposite corner: 0, or for what is maximised 1, or the maximal sub-network's value if that is more."""
+        """The opposite corner: 0; for a maximised objective 1, or the maximal sub-network's value if that is larger."""
         self.evaluations = 0
         self.hypervolume = 0.0
         """The share of the box between the corner and the ideal that the front dominates.
 
-        Searches of one super-network have one box, so that their shares can be compared.
+        All searches of one super-network have the same box, so their hypervolumes can be compared.
         """
         self.best: float | None = None
         """The best value of the metric among feasible sub-networks."""
 
     @property
     def constraints(self) -> tuple[Constraint, ...]:
-        """The constraints with absolute bounds; none before the first evaluation that did not fail."""
+        """The constraints with absolute bounds; empty before the first successful evaluation."""
         return self._resolved or ()
 
     def add(self, evaluation: Evaluation) -> None:
-        """Take the next evaluation."""
+        """Update the progress with the next evaluation."""
         self.evaluations += 1
         if evaluation.failure is not None:
             return
@@ -83,7 +83,7 @@ class SearchProgress:
         self._front = np.empty((0, len(self.objectives)))
 
     def _extend(self, costs: NDArray[np.float64]) -> None:
-        """Take the next point, smaller is better, and measure again unless another one is nowhere worse."""
+        """Add a point (lower is better) to the front and recompute the hypervolume, unless the point is dominated."""
         import moocore  # not at the top: only a search that is watched needs it
 
         if (self._front <= costs).all(axis=1).any():
@@ -93,7 +93,7 @@ class SearchProgress:
         self.hypervolume = float(moocore.hypervolume(self._front, ref=corner)) / self._box
 
 
-# A picture of a search: the evaluations in their order, and the front.
+# A plot of a search: its evaluations in order, and the front.
 
 
 def plot(
@@ -103,9 +103,9 @@ def plot(
 
     Args:
         result: What a search found.
-        path: Where to write the picture; its suffix says the format. None writes nothing.
-        x: Name of the value to the right; by default the second objective, or the index where there is one only.
-        y: Name of the value upwards; by default the first objective.
+        path: File for the picture; its suffix determines the format. None writes no file.
+        x: Name of the value on the x axis; by default the second objective, or the index if there is only one.
+        y: Name of the value on the y axis; by default the first objective.
 
     Raises:
         SearchError: matplotlib is not installed, or no evaluation has such a value.

@@ -1,4 +1,4 @@
-"""Pruning: a model made smaller by importance alone, to a bound, without the training of a super-network."""
+"""Pruning: reduce a model to a bound by importance alone, without training a super-network."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from bnas.runtime.feed import length_of
 from bnas.runtime.latency.measurement import ratios
 from bnas.runtime.train.batches import Batches
 
-from .allocation import Allocation, Importance, Price, first_within, global_path, returned, uniform_path
+from .allocation import Allocation, Importance, Price, first_within, global_path, undo_steps, uniform_path
 from .errors import SearchError
 from .objectives import Constraint, nearest
 
@@ -36,19 +36,19 @@ if TYPE_CHECKING:
 
 SOURCE = "the training data"
 PRICED: Mapping[str, str] = {"peak_memory": "activations", "latency": "macs"}
-"""The cost whose savings are the price of a step, where that of the bound is not a sum over the parts of a network."""
+"""The cost by which steps are priced if the bounded value is not a sum over the parts of a network."""
 
 SUMMED, MEASURED = 200, 4
-"""So many steps are tried to be given back at most, where the bound is on a cost, and where on latency."""
+"""Largest number of steps that `undo_steps` tries to undo: for a bound on a cost, and for a bound on latency."""
 
 
 def quicker(settings: LatencySettings) -> LatencySettings:
-    """How latencies are measured while pruning looks for a network."""
+    """Return quicker settings, for the latencies that pruning measures on the way."""
     return replace(settings, turns=1, runs=min(settings.runs, 20))
 
 
 def widths_only(divisor: int = 8) -> Elasticity:
-    """The settings that `prune` has by default: all widths, in steps of `divisor`."""
+    """Return the default settings of `prune`: all widths, in steps of `divisor`."""
     return Elasticity(("width",), width_step=divisor, divisor=divisor, min_width=divisor)
 
 
@@ -124,31 +124,31 @@ def prune(
             f"bound {str(bound)!r}: {bound.name!r} is not a cost; {nearest(bound.name, [*known, 'latency'])}"
         )
     saved = partial(cost_of, supernet, PRICED.get(bound.name, bound.name))
-    meter, subnet = _Meter(supernet, bound, latency or LatencySettings()), supernet.space.maximal()
+    check, subnet = _BoundCheck(supernet, bound, latency or LatencySettings()), supernet.space.maximal()
     rounds = rounds if importance == "taylor" and allocation == "global" else 1
     for number in range(1, rounds + 1):
         worth = ordered(supernet, importance, batches, criterion, subnet)
         steps = global_path(supernet.space, worth, saved, price, subnet)
         path = list(steps if allocation == "global" else uniform_path(supernet.space, worth))
-        part = first_within(path, partial(meter.nears, part=number / rounds)) if number < rounds else None
-        found = meter.kept(path) if part is None else path[part]
+        part = first_within(path, partial(check.has_gone, part=number / rounds)) if number < rounds else None
+        found = check.kept(path) if part is None else path[part]
         if found is None:
-            raise meter.missed(path[-1])
+            raise check.missed(path[-1])
         subnet = found
     module = supernet.extract(subnet)
     recalibrate(module, batches, source=SOURCE)
-    return Pruned(subnet, supernet, module, meter.values(supernet.space.maximal()), meter.values(subnet))
+    return Pruned(subnet, supernet, module, check.values(supernet.space.maximal()), check.values(subnet))
 
 
 def _drawn(loader: Any, samples: int) -> list[Batch]:
-    """The first samples of a loader whose generators start at 0, drawn without a trace; of a generator the next."""
+    """Return the first samples of a loader, with its generators at seed 0; of a stream, the next samples."""
     if length_of(loader) is not None:
         return Batches(loader).calibration(samples, 0)
     return first_samples(loader, samples, SOURCE)
 
 
 def _settings(given: Elasticity | Mapping[str, Any] | None, importance: str) -> Elasticity:
-    """The settings of the search space, with the importance in them."""
+    """Return the settings of the search space, including the importance."""
     if importance not in IMPORTANCES:
         raise SearchError(f"importance {importance!r}: {nearest(importance, IMPORTANCES)}")
     settings = given if isinstance(given, Elasticity) else widths_only()
@@ -164,7 +164,7 @@ def _settings(given: Elasticity | Mapping[str, Any] | None, importance: str) -> 
 
 
 def _check(bound: Constraint, importance: str, allocation: str, price: str, rounds: int, settings: Elasticity) -> None:
-    """Raise `SearchError` for what can be told before the model is looked at."""
+    """Raise `SearchError` for mistakes that are visible without the model."""
     if bound.sense != "<=":
         raise SearchError(f"bound {str(bound)!r}: pruning lowers a cost, so give an upper bound, with <=")
     if allocation not in ("global", "uniform"):
@@ -199,13 +199,13 @@ def ordered(
     symbols = supernet.skeleton.choices.symbols
     widths = {name: -np.sort(-found[symbol]) for name, symbol in symbols.items()}
     supernet.reorder(measure, scores)
-    return Importance(widths, blocks_worth(supernet, batches, criterion, subnet))
+    return Importance(widths, importance_of_blocks(supernet, batches, criterion, subnet))
 
 
-def blocks_worth(
+def importance_of_blocks(
     supernet: SuperNetwork, batches: Sequence[Batch], criterion: Criterion | None, subnet: Subnet | None = None
 ) -> dict[str, float]:
-    """The importance of each block of `subnet`: the square of what the loss rises by, as the scores of entries are."""
+    """Return the importance of each block of `subnet`: the squared increase of the loss, as entries have it too."""
     if not supernet.space.blocks:
         return {}
     lost = block_importance(supernet, batches, criterion, lambda *_: 0.0, subnet)
@@ -213,28 +213,29 @@ def blocks_worth(
 
 
 def cost_of(supernet: SuperNetwork, name: str, subnet: Subnet) -> float:
-    """A single cost of a sub-network."""
+    """Return one cost of a sub-network."""
     return float(supernet.cost_model.many([subnet], [name])[name][0])
 
 
 @dataclass
-class _Meter:
-    """Says of sub-networks whether they keep the bound; measures where it is on latency."""
+class _BoundCheck:
+    """Decides whether sub-networks are within the bound; for a bound on latency by measuring them."""
 
     supernet: SuperNetwork
     bound: Constraint
     settings: LatencySettings
     measured: dict[Subnet, float] = field(default_factory=dict)
-    """Latencies in milliseconds; each in proportion to the maximal network in the same rounds."""
+    """Latencies in milliseconds, each scaled by the maximal network's latency in the same rounds."""
 
     def holds(self, subnet: Subnet) -> bool:
-        """Whether it keeps the bound."""
+        """Whether `subnet` is within the bound."""
         return self._value(subnet) <= self._limit
 
-    def nears(self, subnet: Subnet, part: float) -> bool:
-        """Whether it goes `part` of the way to the bound, as far as what stands for the bounded cost tells.
+    def has_gone(self, subnet: Subnet, part: float) -> bool:
+        """Whether `subnet` has gone `part` (0 to 1) of the way from the maximal network to the bound.
 
-        On each stretch of the way the cost falls by the same ratio.
+        The way is measured on a logarithmic scale: equal parts reduce the cost by equal ratios. For a latency the cost
+        in `PRICED` stands in.
         """
         maximal = self.supernet.space.maximal()
         share, name = self._limit / self._value(maximal), PRICED.get(self.bound.name, self.bound.name)
@@ -242,14 +243,15 @@ class _Meter:
         return cost_of(self.supernet, name, subnet) <= share * cost_of(self.supernet, name, maximal)
 
     def kept(self, path: Sequence[Subnet]) -> Subnet | None:
-        """The first of a path that keeps the bound, and what fits of what went last; None where none keeps it.
+        """Return the first sub-network of a path within the bound, after undoing the last steps that fit.
 
-        Latencies are measured quickly on the way, and thoroughly in the end.
+        Returns None if no sub-network is within the bound. Latencies on the way are measured quickly, and those of the
+        result thoroughly.
         """
         latency = self.bound.name == "latency"
         if (place := first_within(path, self.holds)) is None:
             return None
-        found = returned(path[: place + 1], self.holds, MEASURED if latency else SUMMED)
+        found = undo_steps(path[: place + 1], self.holds, MEASURED if latency else SUMMED)
         for one in dict.fromkeys((found, *path[place:])):
             if not latency or self._measured(one, self.settings) <= self._limit:
                 return one
@@ -272,12 +274,12 @@ class _Meter:
         return self.measured[subnet]
 
     def values(self, subnet: Subnet) -> dict[str, float]:
-        """The costs of a sub-network, and its latency where that is bounded."""
+        """Return the costs of a sub-network, and its latency if the bound is on latency."""
         costs: dict[str, float] = {**self.supernet.costs(subnet)}
         return {**costs, "latency": self._value(subnet)} if self.bound.name == "latency" else costs
 
     def missed(self, smallest: Subnet) -> SearchError:
-        """The error where not even the smallest sub-network keeps the bound."""
+        """Return the error for a bound that not even the smallest sub-network meets."""
         value, whole = self._value(smallest), self._value(self.supernet.space.maximal())
         return SearchError(
             f"bound {str(self.bound)!r} cannot be met: the smallest sub-network has {value:,.6g}, which is "

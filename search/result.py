@@ -1,4 +1,4 @@
-"""What a search found."""
+"""The result of a search: all evaluations, the Pareto front and the winners."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class SearchResult:
     objectives: tuple[Objective, ...]
     evaluations: tuple[Evaluation, ...]
     constraints: tuple[Constraint, ...] = ()
-    """With absolute bounds: those in percent are computed from the first evaluation, the maximal sub-network's.
+    """The constraints with absolute bounds. Bounds in percent refer to the first evaluation (the maximal sub-network).
 
-    ``dataclasses.replace(result, constraints=...)`` is the same evaluations under other constraints.
+    ``dataclasses.replace(result, constraints=...)`` applies other constraints to the same evaluations.
     """
 
     def __post_init__(self) -> None:
@@ -63,8 +63,8 @@ class SearchResult:
             yield f"{bound}: met by {sum(not bound.violation(e.values) for e in done)} of {len(done)}"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: the front as a table and as a picture."""
-        # The one import upwards: of what draws the pages of reports, and only where a page is drawn.
+        """Return what a notebook shows: the front as a table and as a picture."""
+        # The only import against the direction of imports: the drawing code of reports, loaded when a page is drawn.
         from bnas.page.notebook import result_html
 
         return result_html(self)
@@ -258,7 +258,7 @@ class SearchResult:
         return cls.checked(objectives, read_csv(path), constraints)
 
     def _reference(self, metric: str) -> float:
-        """The metric of the maximal sub-network; where nothing was evaluated any number does."""
+        """Return the metric of the maximal sub-network; without evaluations the value does not matter."""
         if self.evaluations and self.evaluations[0].failure is not None:
             failure = self.evaluations[0].failure
             raise SearchError(

@@ -1,4 +1,4 @@
-"""One run of a search: generation after generation, each evaluation on disk before it is used."""
+"""The loop of a search: generation by generation. Each evaluation is on disk before it is used."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ if TYPE_CHECKING:
     from .source import Source
 
 
-# Which accuracy a candidate has to reach, by what is known of those that are as cheap.
+# Racing: the accuracy that a candidate must be able to reach, given the accuracy of equally cheap sub-networks.
 
 
 @dataclass(frozen=True)
 class Racing:
-    """Drops a candidate, after a part of the validation samples, that is dominated with confidence.
+    """Stops the evaluation of a candidate that is almost certainly dominated, after a part of the validation samples.
 
-    The bar of a candidate is the best accuracy among the feasible sub-networks of earlier generations that were
-    measured to the end and are at least as good in all other objectives. Those are known before a candidate is
-    evaluated; so a dropped one is dominated by the one that set its bar, unless its other samples were to contradict
-    the first ones, which has the probability ``error`` at each of three looks.
+    The bar of a candidate is an accuracy: the best one among the feasible sub-networks of earlier generations that were
+    measured completely and are at least as good in all other objectives (these are known in advance). A candidate that
+    cannot reach its bar is dominated by the sub-network that set it. The decision is wrong with probability ``error``
+    at each of three looks, namely if the remaining samples contradict the first ones.
     """
 
     metric: Objective
@@ -58,7 +58,7 @@ class Racing:
         """Racing for these objectives.
 
         Raises:
-            SearchError: says what it needs.
+            SearchError: Racing is impossible with these objectives or this evaluation; the message says why.
         """
         measured = [one for one in objectives if one.name not in known]
         if len(measured) != 1 or measured[0].direction != "max" or measured[0].measure is not None:
@@ -76,7 +76,7 @@ class Racing:
     def bars(
         self, subnets: Sequence[Subnet], costs: Sequence[Mapping[str, float]], feasible: Sequence[Evaluation]
     ) -> dict[Subnet, Bar]:
-        """The bar of each of `subnets`, of known `costs`, that has one."""
+        """Return the bar of each sub-network that has one; `costs` are their values that need no evaluation."""
         whole = [one.values for one in feasible if one.values.get("part", 1.0) == 1.0]
         rivals = np.array([self._costs(values) for values in whole]).reshape(len(whole), len(self.known))
         quality = np.array([values[self.metric.name] for values in whole])
@@ -91,12 +91,12 @@ class Racing:
 
 
 Evaluations = Callable[["Measures", "Sequence[Subnet]"], "Iterator[tuple[int, Outcome]]"]
-"""Evaluates sub-networks: yields each place and its outcome, in any order."""
+"""Evaluates sub-networks; yields the position and outcome of each, in any order."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The settings that decide what a search finds."""
+    """The settings that determine the result of a search."""
 
     source: Source
     objectives: tuple[Objective, ...]
@@ -105,22 +105,22 @@ class Plan:
 
     @property
     def constraints(self) -> tuple[Constraint, ...]:
-        """The bounds, relative ones among them."""
+        """The constraints, as given: bounds may be relative."""
         return tuple(Constraint.of(one) for one in self.settings.constraints)
 
     @property
     def planned(self) -> int:
-        """Number of evaluations that the search will have at most."""
+        """Largest number of evaluations of the search."""
         return min(self.settings.num_evals, self.source.space.size)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The values that an evaluation must give."""
+        """Names of the values that an evaluation must return."""
         return tuple(dict.fromkeys([*(o.name for o in self.objectives), *(c.name for c in self.constraints)]))
 
 
 class Run:
-    """What is known in the course of a search."""
+    """The state of a search while it runs."""
 
     def __init__(
         self,
@@ -140,7 +140,7 @@ class Run:
         self._generation = 0
 
     def result(self) -> SearchResult:
-        """Search until as many sub-networks are evaluated as planned, or all of the space."""
+        """Search until the planned number of sub-networks, or the whole space, is evaluated; return the result."""
         plan, algorithm = self._plan, self._algorithm()
         while (left := plan.settings.num_evals - len(self._evaluations)) and (asked := algorithm.ask(left)):
             found = list(self._evaluated(asked))
@@ -168,7 +168,7 @@ class Run:
         return Surrogate(evolution, regressor, plan.names, plan.source.costs, self._scored)
 
     def _misses(self) -> Callable[[Sequence[Subnet]], list[float]] | None:
-        """By how much sub-networks miss the bounds on what is known without an evaluation; None without such bounds."""
+        """Return how far sub-networks violate bounds on values that need no evaluation; None without such bounds."""
         source, own = self._plan.source, {one.name for one in self._measures.own}
         known = [one for one in self._plan.constraints if one.name in source.cost_names and one.name not in own]
         if not known:
@@ -185,7 +185,7 @@ class Run:
         return Individual(genes, fitness, values)
 
     def _evaluated(self, asked: Sequence[Candidate]) -> Iterator[Evaluation]:
-        """The evaluation of each candidate, in order, told as soon as those before it are there."""
+        """Evaluate the candidates; yield each evaluation, in order, as soon as all earlier ones are finished."""
         subnets = [candidate.subnet for candidate in asked]
         found = {i: self._known[s] for i, s in enumerate(subnets) if s in self._known}
         for one in found.values():
@@ -214,7 +214,7 @@ class Run:
             yield from tell()
 
     def _record(self) -> SearchRecord:
-        """How far the search has come."""
+        """Return the current progress."""
         now, evaluations = self._progress, tuple(self._evaluations)
         result = SearchResult(self._plan.objectives, evaluations, now.constraints)
         at = (self._generation, evaluations[-1], self._plan.planned)
@@ -223,7 +223,7 @@ class Run:
     def _raced(
         self, subnets: Sequence[Subnet], costs: Sequence[Mapping[str, float]], before: Sequence[Evaluation]
     ) -> Measures:
-        """The measures, with bars for a generation by those `before` it: whoever evaluates, they are the same."""
+        """Return the measures with the bars of a generation, which depend only on the evaluations `before` it."""
         if self._plan.racing is None:
             return self._measures
         feasible = [one for one in before if one.failure is None and not violation(self._bounds, one.values)]

@@ -1,4 +1,4 @@
-"""The search itself: which sub-networks are looked for, and how."""
+"""`Searcher`, which searches a super-network for the sub-networks with the best trade-offs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .evaluation import Outcome
 
 
-# The front of a search on rough values, measured again exactly.
+# Exact evaluation of the front, if the search used approximate values.
 
 
 def confirmed(
@@ -34,10 +34,11 @@ def confirmed(
     log: EvaluationLog,
     evaluate: Callable[[Measures, Sequence[Subnet]], Iterator[tuple[int, Outcome]]],
 ) -> SearchResult:
-    """Measure the front again, and what comes onto it in place of others, until all of it is measured exactly.
+    """Evaluate the front exactly, repeatedly, until every sub-network on the front has exact values.
 
-    The exact values replace the rough ones; values that the exact evaluation does not give stay. What it fails on is
-    no longer on the front. Each exact evaluation is in `log` before it is used, and none is made twice.
+    Exact values replace approximate ones, which may bring other sub-networks onto the front; these are evaluated too.
+    Values that the exact evaluation does not return stay approximate. A sub-network that fails leaves the front. Each
+    exact evaluation is in `log` before it is used, and none is made twice.
     """
     exact: dict[int, Evaluation] = {}
     while waiting := [one for one in result.pareto() if one.index not in exact]:
@@ -80,14 +81,15 @@ class Searcher:
         """Set up a search; nothing is evaluated yet.
 
         Args:
-            supernet: Where the sub-networks come from: a `bnas.SuperNetwork`, or a `SearchSpace`.
-            evaluate: Gives the values of a sub-network: a `bnas.Evaluator`, or a function from a `Subnet` to numbers by
-                name. With None there are the costs of the super-network and what objectives measure by themselves.
-            objectives: Which of the values to optimise, and how.
+            supernet: The `bnas.SuperNetwork` or `SearchSpace` to search.
+            evaluate: Returns the values of a sub-network: a `bnas.Evaluator`, or a function from a `Subnet` to numbers
+                by name. With None, the values are the costs of the super-network and those that objectives measure
+                themselves.
+            objectives: The values to optimise.
             settings: How to search: algorithm, number of evaluations, seed, constraints and more.
             log: Known evaluations, used instead of evaluating again; new ones are recorded in it. A path is opened
                 with the fingerprint of the super-network.
-            callbacks: Told of the course of the search, such as a logger of `bnas.loggers`.
+            callbacks: Callbacks that follow the search, such as a logger of `bnas.loggers`.
             on_evaluation: A callback of which only ``on_evaluation_end`` is needed, as a function of the evaluation.
 
         Raises:
@@ -96,7 +98,7 @@ class Searcher:
         """
         settings = _checked_settings(settings)
         source, asked = Source.of(supernet, settings.space, settings.latency), _checked_objectives(objectives)
-        settings.algorithm._selection(asked)  # their faults show now
+        settings.algorithm._selection(asked)  # raises for invalid settings now, not in the middle of the search
         settings.algorithm.regressor()
         racing = None
         if settings.racing is not None:
@@ -114,7 +116,7 @@ class Searcher:
         self._callbacks = Callbacks((*checked_callbacks(callbacks, Callback, SearchError), *functions))
 
     def run(self) -> SearchResult:
-        """Search and return every evaluation; a second call finds all of them in the log.
+        """Run the search and return its result. A second call finds all evaluations in the log.
 
         Raises:
             MetricError: The evaluation returns no value for an objective or constraint, or no mapping of names.

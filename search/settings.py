@@ -1,4 +1,4 @@
-"""What a search does: its algorithm, its length, its bounds."""
+"""The settings of a search."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class SearchSettings:
     """Stop measuring candidates that seem dominated after a part of the validation samples. The value is the allowed
     probability of an error, such as 0.001. The metric must be a mean of values from 0 to 1, such as accuracy."""
     executor: ExecutorSettings | None = None
-    """Evaluate in other processes, or on other machines; by default in this process. Whatever evaluates must be
+    """Evaluate in other processes, or on other machines; by default in this process. The object that evaluates must be
     picklable, such as a `bnas.search.Remote`."""
     space: NotInFile[SearchSpace | None] = None
     """The part of the search space to search, such as the one that the last stage trained; by default all."""
@@ -69,7 +69,7 @@ class SearchSettings:
     """Exact evaluation that measures the front again, if the searcher has an approximate one. Its log is next to the
     other one, with the suffix ".confirmed"."""
     workers: NotInFile[Workers | None] = None
-    """As `executor`, with your own executor."""
+    """Like `executor`, but with an executor of your own."""
 
     @field_validator("num_evals")
     @classmethod

@@ -1,4 +1,4 @@
-"""Where the sub-networks of a search come from, and what is known of them without an evaluation."""
+"""The searched space, and the values of its sub-networks that need no evaluation (costs and predicted latencies)."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 LATENCY = "latency"
-"""The name of a latency where there is only one."""
+"""Name of the latency if there is only one."""
 Latency: TypeAlias = "Callable[[Subnet], float] | Mapping[str, Callable[[Subnet], float]] | None"
-"""What predicts latencies: that called "latency", or each by its name."""
+"""A latency model for the value "latency", or several by the names of their values."""
 
 
 def by_name(latency: Latency) -> dict[str, Callable[[Subnet], float]]:
-    """What predicts latencies, by the names of the values."""
+    """Return the latency models by the names of their values."""
     if latency is None:
         return {}
     return dict(latency) if isinstance(latency, Mapping) else {LATENCY: latency}
@@ -43,7 +43,7 @@ class Source:
 
     @classmethod
     def of(cls, supernet: Any, space: SearchSpace | None = None, latency: Latency = None) -> Source:
-        """The source that a super-network or a search space is, or a part of its space.
+        """Make a source from a super-network or a search space; `space` restricts it to a part.
 
         Raises:
             SearchError: it is neither.
@@ -56,7 +56,7 @@ class Source:
 
     @property
     def fingerprint(self) -> str:
-        """Another one for every other super-network; of a space alone that of its choices."""
+        """Identifies the super-network; without a super-network it identifies the space."""
         if self.supernet is not None:
             return str(self.supernet.fingerprint())
         return fingerprint({}, self.space)
@@ -68,7 +68,7 @@ class Source:
         return (*costs, *self.latencies)
 
     def costs(self, subnets: Sequence[Subnet]) -> list[dict[str, float]]:
-        """What is known of each sub-network, by name; costs only with a super-network."""
+        """Return the values of each sub-network that need no evaluation, by name. Costs need a super-network."""
         found = [dict[str, float]() for _ in subnets]
         if self.supernet is not None and subnets:
             columns: Mapping[str, Any] = self.supernet.cost_model.many(subnets)
@@ -82,7 +82,7 @@ class Source:
         return found
 
     def check_names(self, measures: Measures, wanted: Iterable[str]) -> None:
-        """Raise SearchError for a name that no evaluation will give, as far as the evaluator tells its `names`."""
+        """Raise SearchError for a value that no evaluation will return, if the evaluator has an attribute `names`."""
         told = () if measures.evaluate is None else getattr(measures.evaluate, "names", None)
         if told is None:
             return
@@ -96,7 +96,7 @@ class Source:
                 )
 
     def check_evaluator(self, evaluate: Any) -> None:
-        """Raise SearchError where the evaluation says that it is of another super-network."""
+        """Raise SearchError if the evaluator belongs to another super-network."""
         other = getattr(evaluate, "supernet", None)
         if self.supernet is None or other is None or other is self.supernet or not hasattr(other, "fingerprint"):
             return

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from bnas.runtime.evaluate.together import Bar
 
 RETRIES = 2
-"""How often a candidate whose worker died is tried again."""
+"""Number of further attempts for a candidate whose worker died."""
 
 LOOK = 2.0
-"""Seconds after which a wait looks whether the executor is still there."""
+"""Seconds between two checks whether the executor still exists."""
 
 MADE = 4
-"""So many evaluations that `Remote` made stay with a process: those that were asked for last."""
+"""Number of evaluators that a process keeps for later calls of `Remote`, the most recently used ones."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,15 @@ class Remote:
         object.__setattr__(self, "arguments", arguments)
 
     def evaluate_many(self, subnets: Sequence[Subnet], bars: Mapping[Subnet, Bar] | None = None) -> list[Any]:
-        """Values, or an error, for each sub-network, by what was made here.
+        """Return values or an error for each sub-network, from the evaluator of this process.
 
         Raises:
-            WorkerError: it cannot be made here, which says nothing about a sub-network.
+            WorkerError: The evaluator cannot be created in this process, whatever the sub-network is.
         """
         return list(Measures(self._here(), bars=bars).given(subnets))
 
     def __call__(self, subnet: Subnet) -> Any:
-        """What was made here, called: a measure of a single objective.
+        """Call the object of this process, as the measure of a single objective.
 
         Raises:
             WorkerError: as `evaluate_many`.
@@ -87,11 +87,11 @@ class Workers:
         """Set up workers.
 
         Args:
-            executor: an executor, which is left open; or a function that makes one, which is shut down by `close`.
-            chunk: so many sub-networks are sent together; more than 1 pays where evaluating together is cheaper.
+            executor: An executor, which stays open; or a function that creates one, which `close` shuts down.
+            chunk: Number of sub-networks that are sent together; more than 1 helps if evaluating together is cheaper.
 
         Raises:
-            SearchError: the chunk is empty.
+            SearchError: `chunk` is below 1.
         """
         if chunk < 1:
             raise SearchError(f"chunk {chunk}: must be a whole number, at least 1")
@@ -107,7 +107,7 @@ class Workers:
             self._executor, self._broken = None, True
 
     def __call__(self, measures: Measures, subnets: Sequence[Subnet]) -> Iterator[tuple[int, Outcome]]:
-        """Yield each place and its outcome as it comes in."""
+        """Yield the position and outcome of each sub-network as soon as it is known."""
         left = dict(enumerate(subnets))
         if left:
             self._mend()
@@ -119,7 +119,7 @@ class Workers:
             yield place, self._alone(measures, subnet)
 
     def _together(self, measures: Measures, left: dict[int, Subnet]) -> Iterator[tuple[list[int], list[Outcome]]]:
-        """The outcomes of those whose worker lived."""
+        """Yield the outcomes of the sub-networks whose worker survived."""
         places = iter(list(left))
         futures: dict[Future[list[Outcome]], list[int]] = {}
         for chunk in iter(lambda: list(islice(places, self._chunk)), []):
@@ -134,13 +134,13 @@ class Workers:
                     yield futures[future], outcomes
 
     def _ended(self, futures: Iterable[Future[list[Outcome]]]) -> Iterator[Future[list[Outcome]]]:
-        """Each one when it ends.
+        """Yield each future when it finishes.
 
-        What is given to a client of Dask while it looks for a scheduler that is gone never ends: such an executor has
-        an attribute `gone`.
+        Futures of a Dask client never finish if they were submitted after the scheduler had disappeared. An executor
+        can report this by an attribute `gone`.
 
         Raises:
-            BrokenExecutor: the executor is gone.
+            BrokenExecutor: The executor reports that it is gone.
         """
         left = set(futures)
         while left:
@@ -163,7 +163,7 @@ class Workers:
 
     @contextmanager
     def _noticed(self) -> Iterator[None]:
-        """Take note of what is the worker's fault; what no worker can mend is raised."""
+        """Record a failure of a worker, which can be retried; raise all other errors."""
         try:
             yield
         except (MetricError, WorkerError):
@@ -173,7 +173,7 @@ class Workers:
             self._last = f"{type(error).__name__}: {error}"
 
     def _mend(self) -> None:
-        """Make another executor where this one is broken."""
+        """Create a new executor if this one is broken."""
         if not self._broken:
             return
         if self._make is None:

@@ -34,11 +34,11 @@ for command in (init, run, train, search, tune, export, prune, bench, report, op
 
 
 TOGETHER = ("run", "train", "search", "tune")
-"""Commands in which several processes that torchrun started work together."""
+"""Commands that torchrun can start as several processes that work together."""
 
 
 def _told_version(wanted: bool) -> None:
-    """Print the versions that a report of a fault needs, and end."""
+    """Print the versions that a bug report needs, and exit."""
     if not wanted:
         return
     from bnas.run.output import versions
@@ -56,11 +56,11 @@ def begin(
         bool, typer.Option("--version", callback=_told_version, is_eager=True, help="Show versions and exit.")
     ] = False,
 ) -> None:
-    """Refuse several processes of a command that has work for one."""
+    """Refuse several processes for a command that only works in one."""
     command = context.invoked_subcommand
     if command in TOGETHER or int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
         return
-    if os.environ["RANK"] != "0":  # process 0 tells it
+    if os.environ["RANK"] != "0":  # only process 0 prints the message
         raise typer.Exit(1)
     from bnas.runtime import ParallelError
 
@@ -202,15 +202,15 @@ def _of_configuration(file: Path, changes: list[str], sizes: list[str]) -> Inspe
 
 
 def main() -> None:
-    """Run the command line; a mistake is told in a few lines, without a traceback, with exit status 1."""
+    """Run the command line. A user's mistake is reported in a few lines, without a traceback, with exit status 1."""
     with warnings.catch_warnings():
         warnings.showwarning = partial(_show_warning, warnings.showwarning)
         try:
             app()
-        except KeyboardInterrupt:  # before a command has begun, so that there is nothing to go on with
+        except KeyboardInterrupt:  # before any command has begun, so there is nothing to resume
             sys.exit(options.SIGNALS + signal.SIGINT)
         except Exception as error:
-            from .terminal import told  # here, since it loads torch, which --help does not need
+            from .terminal import told  # imported here because it loads torch, which --help does not need
 
             if (text := told(error)) is None:
                 raise
@@ -223,7 +223,7 @@ def main() -> None:
 def _show_warning(
     otherwise: Callable[..., None], message: Warning | str, category: type[Warning], *where: Any, **more: Any
 ) -> None:
-    """Those of bnas without the line of code that they come from."""
+    """Show warnings of bnas without the line of code that raised them."""
     if category.__module__.startswith("bnas."):
         typer.secho(f"bnas: {message}", fg="yellow", err=True)
     else:

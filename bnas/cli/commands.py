@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from bnas.run.winners import Winners
 
 
-# ``bnas report``: what a run found, as one HTML file.
+# ``bnas report``: the results of a run as one HTML file.
 
 
 def report(
@@ -49,7 +49,7 @@ def report(
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Looking for garbage takes an eighth of the time, and what importing and drawing leave is let go at the end."""
+    """Disable garbage collection inside, which would take an eighth of the time; memory is freed at the end anyway."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -60,10 +60,10 @@ def _uncollected() -> Iterator[None]:
 
 
 def report_told(run: Path) -> str:
-    """Write the report of a run that came to its end; returns what to tell, also where its libraries are missing.
+    """Write the report of a finished run; return the message for the user, also if libraries are missing.
 
     Raises:
-        ReportError, WriteError: the report cannot be made; what the run itself wrote is complete.
+        ReportError, WriteError: The report cannot be made; the files of the run itself are complete.
     """
     from bnas.passes.errors import BnasError
 
@@ -97,7 +97,7 @@ def run(
 
 
 def told_of_run(console: Console, steps: Steps, report: Report) -> None:
-    """Print what a run found: the table, where its files are, and the verdict with the next command."""
+    """Print the results of a run: the table, the place of the files, and the verdict with the next command."""
     from bnas.run.verdict import verdict
 
     folder = steps.output.folder
@@ -158,7 +158,7 @@ def prune(
         options.say(console, "\n".join(verdict(report.measured, folder, exportable=False)))
 
 
-# ``bnas search``: what was trained in the folder of a run, searched, and searched again by other settings.
+# ``bnas search``: search the trained super-network of a run, also repeatedly with other settings.
 
 
 def search(
@@ -182,7 +182,7 @@ def search(
     options.say(console, f"The Pareto front is in {run / 'pareto.json'}; to {what}: `{told}`")
 
 
-# ``bnas tune``: the winners of a search, trained further by themselves.
+# ``bnas tune``: fine-tune the winners of a search.
 
 
 def tune(
@@ -205,7 +205,7 @@ def tune(
 
 
 def tuning_table(record: Record, quality: Quality) -> Table:
-    """A table for the terminal: the quality of each winner on the validation data, before and after."""
+    """Return a table for the terminal: the quality of each winner on the validation data, before and after."""
     from rich.table import Table
 
     shown = Table(title=f"{quality.name} on the validation data", title_justify="left")
@@ -217,7 +217,7 @@ def tuning_table(record: Record, quality: Quality) -> Table:
 
 
 def winners_table(winners: Winners, quality: Quality) -> Table:
-    """A table for the terminal: what is handed back, with what was measured on the validation data."""
+    """Return a table for the terminal: the winners with their values, measured on the validation data."""
     from rich.table import Table
 
     sign = "plus" if quality.direction == "min" else "minus"

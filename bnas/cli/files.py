@@ -1,4 +1,4 @@
-"""The commands that hand on what a run found: ``bnas export``, ``bench`` and ``optuna``."""
+"""Commands that pass on the results of a run: ``bnas export``, ``bench`` and ``optuna``."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def export(
 
 
 def check_target(path: Path, overwrite: bool) -> None:
-    """Raise `OutputError` where a file is there that must not be replaced: of a run, or not from bnas."""
+    """Raise `OutputError` if `path` is a file that must not be replaced: it belongs to a run, or is not from bnas."""
     from bnas.run.ledger import Ledger
     from bnas.run.mark import OutputError
     from bnas.runtime.onnx.file import made_by_bnas, replaceable
@@ -78,7 +78,7 @@ def check_target(path: Path, overwrite: bool) -> None:
 
 
 def written(folder: RunFolder, subnet: str | None, path: Path, quantised: bool) -> str:
-    """Write one sub-network to an ONNX file; what came of it."""
+    """Write one sub-network to an ONNX file; return the report."""
     from bnas.runtime import Int8, OnnxModule, export_onnx, origin
     from bnas.runtime.example import one_sample
 
@@ -160,7 +160,7 @@ def bench(
 
 
 def _target(text: str) -> Any:
-    """What an option gives: the name of a target, or JSON."""
+    """Return the value of an option: the name of a target, or JSON."""
     from bnas.runtime import LatencyError
 
     if not text.lstrip().startswith("{"):
@@ -173,12 +173,14 @@ def _target(text: str) -> Any:
 
 
 def layer_table(name: str, times: LayerTimes) -> Table:
-    """A table for the terminal: the layers in the order in which they run, what is of none, and the sum."""
+    """Return a table for the terminal: layers in the order of execution, other operators, and the sum."""
     from rich.markup import escape
     from rich.table import Table
 
     total, other = times.total_ms, sum(times.other.values())
-    note = f"Median of {times.runs} runs with a profile, which take {times.run_ms:.3f} ms: more than those without it."
+    note = (
+        f"Medians of {times.runs} profiled runs. A profiled run takes {times.run_ms:.3f} ms, longer than a normal run."
+    )
     shown = Table(title=f"ms by layer of {escape(Path(name).name)}", title_justify="left", caption=note)
     shown.add_column("layer", overflow="fold")
     for column in ("ms", "share"):
@@ -193,7 +195,7 @@ def layer_table(name: str, times: LayerTimes) -> Table:
 
 
 def latency_table(found: dict[str, Latency], reference: str) -> Table:
-    """A table for the terminal: latencies, the machine, and whether each number is stable."""
+    """Return a table for the terminal: latencies, the machine, and whether each number is stable."""
     from rich.markup import escape
     from rich.table import Table
 

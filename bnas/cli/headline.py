@@ -1,4 +1,4 @@
-"""The three things that matter of an inspected model: how small it gets, what stays whole, how many blocks may go."""
+"""The summary of `bnas inspect`: how small the model can get, what cannot shrink, which blocks can be skipped."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from bnas.passes.rigidity import ONE_LEFT
 from bnas.passes.wording import amount, counted, listed, shown
 
 LITTLE = 0.01
-"""A reason that keeps a smaller share of the parameters is not worth anybody's time."""
+"""A reason that affects a smaller share of the parameters is not mentioned."""
 LARGE = 0.5
 """A smallest sub-network that keeps more than this share of the MACs is called large."""
 HARMLESS = (
     ONE_LEFT,
-    "it is an input of the model",
-    "it is an output of the model",
-    "the kernel of a convolution is rigid",
+    "the input of the model fixes it",
+    "the output of the model fixes it",
+    "a kernel keeps its spatial size when channels are removed",
 )
-"""Reasons that hold for every model: there is nothing to do."""
+"""Reasons that hold for every model, so no remedy is given."""
 REMEDIES = (
     (r"opaque", "it branches on values of tensors; move the branch out, or register a rule for it: docs/passes.md"),
     (r"has no rule", "register a rule for this operator (about ten lines): docs/passes.md"),
@@ -30,12 +30,12 @@ REMEDIES = (
     (r"pin", "if you listed it in `pin`, remove it from there"),
     (r"scopes", "if you set `ignored_scopes` or `target_scopes`, change them"),
 )
-"""What to do, by a pattern in the reason."""
+"""Remedies, by a pattern in the reason."""
 OTHERWISE = 'see "What stays rigid" in docs/your_model.md'
 
 
 def headline(data: Mapping[str, Any]) -> str:
-    """Return three short paragraphs on what `bnas inspect --json` tells."""
+    """Return three short paragraphs that summarise the data of `bnas inspect --json`."""
     parts = (_how_small(data), _what_stays(data), _blocks(data))
     return "\n".join(line for number, part in enumerate(parts, 1) for line in _numbered(number, part))
 
@@ -76,7 +76,7 @@ def _what_stays(data: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _by_settings(data: Mapping[str, Any]) -> Sequence[str]:
-    """What could be elastic but for the settings, which say themselves what to do."""
+    """Yield the parts that only the settings keep from changing; their reasons contain the remedy."""
     found = [one["place"] for one in data["diagnostics"] if "the settings give no size" in one["reason"]]
     if not found:
         return ()
@@ -86,7 +86,7 @@ def _by_settings(data: Mapping[str, Any]) -> Sequence[str]:
 
 
 def remedy(why: str) -> str:
-    """Return what a user can do about a reason for which something is rigid."""
+    """Return the remedy for a reason why something is rigid."""
     return next((told for pattern, told in REMEDIES if re.search(pattern, why)), OTHERWISE)
 
 

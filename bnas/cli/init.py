@@ -73,7 +73,7 @@ def _next(output: Path) -> str:
 def _proposed(
     model: str, data: str | None, weights: Path | None, inputs: list[str], output: Path
 ) -> tuple[Proposal, list[str]]:
-    """What the file says, and what to tell of it."""
+    """Return the text of the configuration file, and the messages about it."""
     from bnas.config.proposal import Proposal, is_like_a_transformer
     from bnas.data.inputs import parse_input
     from bnas.run.trust import code_in, remember
@@ -103,7 +103,7 @@ def _proposed(
 
 
 def as_seen_from(folder: Path, name: str) -> str:
-    """A name of a model or of data, in which a file or folder is relative to `folder` instead of the current one."""
+    """Return the name of a model or of data with its file or folder relative to `folder`, not to the current one."""
     place, colon, factory = name.rpartition(":") if name.rpartition(":")[0].endswith(".py") else (name, "", "")
     path = Path(place)
     if path.is_absolute() or not path.exists():
@@ -112,7 +112,7 @@ def as_seen_from(folder: Path, name: str) -> str:
 
 
 def _plain(name: str) -> str:
-    """The last word of a model's name, for the name of a folder."""
+    """Return the last word of a model's name, for the name of a folder."""
     word = Path(name.rpartition(":")[2]).stem
     return "".join(one if one.isalnum() or one in "-_" else "-" for one in word) or "mine"
 
@@ -124,13 +124,13 @@ def _device() -> str:
 
 
 class Loaded:
-    """The model and the data that the user names, with what has to be said so that they fit.
+    """The model and the data that the user names, and the settings with which they fit together.
 
     Args:
-        name: of the model.
-        source: of the data.
-        weights: a file.
-        folder: what these are relative to.
+        name: Name of the model.
+        source: Name of the data.
+        weights: File of weights.
+        folder: Folder to which these names are relative.
     """
 
     def __init__(self, name: str, source: str | None, weights: Path | None, folder: Path) -> None:
@@ -144,13 +144,13 @@ class Loaded:
 
     @property
     def is_known(self) -> bool:
-        """Whether the data have a name that bnas knows."""
+        """Whether the data are built in."""
         from bnas.data.samples import KNOWN
 
         return self.source == "digits" or self.source in KNOWN
 
     def _size(self) -> Size | None:
-        """What a folder of images is resized to."""
+        """The size to which a folder of images is resized."""
         from bnas.data.datasets import default_place
         from bnas.data.guess import usual_size
 
@@ -167,7 +167,7 @@ class Loaded:
         return (None, False) if self.data is None else classes_of(self.data)
 
     def _model(self) -> nn.Module:
-        """The model; one of torchvision's with as many outputs as the data have classes."""
+        """The model; a torchvision model gets as many outputs as the data have classes."""
         from bnas.data.factories import is_own_model
 
         if not is_own_model(self.name) and self.certain:
@@ -181,7 +181,7 @@ class Loaded:
         return load_model(self.name, self.weights, self.folder, **options)
 
     def guessed(self, given: list[Any]) -> Guess:
-        """The inputs; images are resized to what the model takes, and its factory is told the number of classes."""
+        """Guess the inputs. Images are resized to the model's size, and its factory gets the number of classes."""
         from bnas.data.guess import GuessError, Size, guess, inputs_of_batch, sized
 
         try:
@@ -204,7 +204,7 @@ class Loaded:
 
     @property
     def _makes_batches(self) -> bool:
-        """Whether the batches are the user's: bnas cannot resize them."""
+        """Whether the user's code makes the batches, so that bnas cannot resize them."""
         return self.source is None or ":" in self.source or self.source == "digits"
 
     @property
@@ -218,7 +218,7 @@ class Loaded:
         return found.outputs != self.classes if self.certain else found.outputs < self.classes
 
     def _with_classes(self, found: Guess, given: list[Any]) -> Guess:
-        """The same of a model that was told how many classes there are."""
+        """Guess again, with a model that was created with the number of classes."""
         from bnas.data.factories import SourceError
         from bnas.data.guess import GuessError, guess
 
@@ -235,7 +235,7 @@ class Loaded:
         return again
 
     def told(self, found: Guess) -> Iterator[str]:
-        """What was found, and how sure that is, line by line."""
+        """Return what was found, and how certain it is, line by line."""
         count = sum(one.numel() for one in self.model.parameters())
         yield f"model: {self.name}, {count:,} parameters"
         yield f"inputs: {found.told}"

@@ -1,4 +1,4 @@
-"""What is elastic in a model, and what is not and why."""
+"""The analysis of `bnas inspect`: which parts of a model are elastic, which are not, and why."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found in a model."""
+    """The result of the analysis of a model."""
 
     model: str
     supernet: SuperNetwork
     seconds: float
-    """CPU seconds to trace, analyse and build the space."""
+    """CPU seconds for tracing, analysis and search space."""
     example: Example
     """The inputs that the model was traced with."""
     sizes: Mapping[str, int] = field(default_factory=dict)
-    """Sizes of dynamic axes by name that the costs are for; others have the size of the example."""
+    """Sizes of dynamic axes, by name, for the costs; other axes have the size of the example."""
     named: bool = False
-    """The user named the dynamic axes: no others were tried."""
+    """Whether the user named the dynamic axes, so that no other axes were tried."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data; "macs" are those of one sample at the sizes of the example, or at "sizes"."""
+        """Return plain data; "macs" are for one sample with the sizes of the example, or with "sizes"."""
         space = self.supernet.space
         least, most = (self.supernet.costs(one, self.sizes) for one in (space.minimal(), space.maximal()))
         rigid, found = rigid_share(self.supernet.analysis.types), self.supernet.analysis.choices.widths
@@ -91,7 +91,7 @@ class Inspection:
         }
 
     def _untried(self, one: Input, axis: int) -> str:
-        """Why the size of an axis was not changed at all."""
+        """Return why no other size of an axis was tried."""
         if self.named:
             return "not named by --dynamic"
         if axis == 0:
@@ -99,7 +99,7 @@ class Inspection:
         return "its size is 1" if one.shape[axis] == 1 else "channels"
 
     def _axes(self) -> list[tuple[str, str, str]]:
-        """A row for each axis of each input: input, axis, what its size may be."""
+        """Return a row for each axis of each input: input, axis, allowed sizes."""
         found, rows = self._dynamic(), []
         for one in self.example.inputs:
             for axis, size in enumerate(one.shape):
@@ -111,12 +111,12 @@ class Inspection:
         return rows
 
     def _sizes(self, name: str) -> list[list[int]]:
-        """The entries of each axis of a kernel, for each of its choices."""
+        """Return the sizes of a kernel's axes, for each of its choices."""
         kernel = self.supernet.analysis.choices.kernels.found[name]
         return [list(kernel.at(choice)) for choice in kernel.choices]
 
     def tables(self) -> list[Table | str]:
-        """For the terminal, readable from 80 columns on: what matters, then the details; empty tables are left out."""
+        """Return the output for a terminal with 80 columns or more: summary, then details without empty tables."""
         data, rigid = self.to_json(), rigid_share(self.supernet.analysis.types)
         blocks, widths, kernels = data["blocks"], data["width"], data["kernel"]
         refused = _by_reason(data["diagnostics"])
@@ -175,7 +175,7 @@ def _sizes(entry: dict[str, Any]) -> str:
 
 
 def _by_reason(diagnostics: list[dict[str, str]]) -> list[tuple[str, list[str]]]:
-    """Places by reason, the most frequent reason first."""
+    """Group the places by reason, most frequent reason first."""
     places: dict[str, list[str]] = {}
     for one in diagnostics:
         places.setdefault(one["reason"], []).append(one["place"])
@@ -188,7 +188,7 @@ def _some(places: list[str], most: int = 3) -> str:
 
 
 def shorten(tensors: list[str]) -> str:
-    """The layers of some tensors, those of one parent together: ``layer1.0.{conv1,bn1}``."""
+    """Return the layers of some tensors, grouped by parent: ``layer1.0.{conv1,bn1}``."""
     layers: dict[str, list[str]] = {}
     for path in dict.fromkeys(name.rpartition(".")[0] or name for name in tensors):
         parent, _, leaf = path.rpartition(".")
@@ -211,7 +211,7 @@ def inspect_model(
         model: any module.
         inputs: its inputs; see `example_of` for those without a type.
         dynamic: names of dynamic axes, as `SuperNetwork.from_model` takes them.
-        sizes: sizes of dynamic axes that the costs are for.
+        sizes: sizes of dynamic axes for the costs.
     """
     start = time.process_time()
     example = example_of(model, inputs)

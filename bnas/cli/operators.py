@@ -1,4 +1,4 @@
-"""``bnas operators``: what bnas knows of every operator."""
+"""``bnas operators``: list what bnas knows about every operator."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def operators(
 
 
 def facts() -> list[dict[str, Any]]:
-    """What the record of each operator has, by name; operators on sizes alone are last."""
+    """Return the facts in the record of each operator, by name; operators on sizes come last."""
     from bnas.passes import OPERATORS
 
     found = [_facts(record) for record in OPERATORS.values()]
@@ -59,7 +59,7 @@ HEADINGS = {
     "shape": "shape",
     "sizes": "sizes",
 }
-"""Facts that a record has or has not: the word for each."""
+"""Yes-or-no facts of a record, with a word for each."""
 
 
 def _print_table(found: list[dict[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""Options that several commands have, and what a command does when it is stopped."""
+"""Options of several commands, and how a command reacts when it is stopped."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bnas.run.job import Watch
 
 SIGNALS = 128
-"""A command that a signal stopped ends with this and the number of the signal as its exit code, as shells have it."""
+"""Exit code of a command that a signal stopped: this plus the number of the signal, as in shells."""
 
 Changes = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as optimizer.base_lr=0.1.")
@@ -45,9 +45,9 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="List the passes 
 
 @contextmanager
 def watched(verbose: bool, *, resumes: bool = True) -> Iterator[tuple[Console, Watch]]:
-    """A terminal, and a `Watch` that shows progress there; as `stoppable`.
+    """Yield a terminal, and a `Watch` that shows progress there; reacts to signals like `stoppable`.
 
-    `resumes` says whether the command has an option for that; else it is to be given again.
+    `resumes` says whether the command has the option ``--resume``; if not, the user repeats the same command.
     """
     from rich.console import Console
 
@@ -59,7 +59,7 @@ def watched(verbose: bool, *, resumes: bool = True) -> Iterator[tuple[Console, W
 
 
 def say(console: Console, text: str) -> None:
-    """Print a line as it is: paths are not broken, and brackets in them mean nothing."""
+    """Print a line literally: long paths are not wrapped, and brackets are not markup."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -69,8 +69,8 @@ class Terminated(KeyboardInterrupt):
 
 @contextmanager
 def stoppable(resumes: bool = True) -> Iterator[None]:
-    """Ctrl-C, or SIGTERM, ends the command, which removes what is not complete and says how to go on."""
-    main = threading.current_thread() is threading.main_thread()  # no other may set handlers
+    """Inside, Ctrl-C and SIGTERM end the command: it removes incomplete files and prints how to continue."""
+    main = threading.current_thread() is threading.main_thread()  # only the main thread may set handlers
     former = signal.signal(signal.SIGTERM, _terminate) if main else None
     try:
         yield
@@ -89,12 +89,12 @@ def _terminate(*_: object) -> None:
 
 
 UNCHANGED = "unchanged"
-"""An attribute of a `KeyboardInterrupt` that came before anything was changed."""
+"""Attribute of a `KeyboardInterrupt` that came before any change."""
 
 
 @contextmanager
 def unchanged() -> Iterator[None]:
-    """While it lasts, nothing is changed but what the same command, given again, changes in the same way."""
+    """Mark a part of a command that can be repeated: it changes nothing that the same command would not redo."""
     try:
         yield
     except KeyboardInterrupt as error:
@@ -103,7 +103,7 @@ def unchanged() -> Iterator[None]:
 
 
 def again(arguments: list[str], resumes: bool = True, *, begun: bool = True) -> str:
-    """The command line that goes on with what another one began; the same one where it has not begun."""
+    """Return the command line that continues an interrupted command; the same command if it had not begun."""
     if not resumes or ("--overwrite" in arguments and not begun):
         return shlex.join(["bnas", *arguments])
     kept = [one for one in arguments if one not in ("--resume", "--overwrite")]

@@ -1,4 +1,4 @@
-"""Progress in the terminal: a bar for each phase of a run with the time left, or lines where nothing can move."""
+"""Progress in the terminal: a bar with the remaining time for each phase of a run, or lines without a terminal."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ if TYPE_CHECKING:
     from bnas.search import Evaluation
 
 STEPS, EVALUATIONS = 20, 20
-"""Without a terminal a line comes for each such part of a training, and after so many evaluations."""
+"""Without a terminal, a line is printed after this share of a training, or this number of evaluations."""
 
 
 def seconds_left(elapsed: float, done: float, total: float) -> float | None:
-    """Return the seconds that a phase will still take; None before anything is done.
+    """Return the remaining seconds of a phase; None at the beginning.
 
-    The mean speed of the whole phase counts, so that pauses count too, such as the validation after each epoch.
+    The estimate uses the mean speed of the whole phase, which includes pauses such as the validation after each epoch.
     """
     return elapsed / done * max(0.0, total - done) if done > 0 else None
 
 
 def _whole(seconds: float) -> str:
-    """A time that moves, in whole seconds."""
+    """Return a duration in whole seconds, as a changing display shows it."""
     return time_told(float(math.ceil(seconds)))
 
 
 class TimeLeft(ProgressColumn):
-    """How much of a phase is done, and how long the rest will take; in the end how long it took."""
+    """Column with the finished part of a phase and the remaining time; at the end, the time that it took."""
 
     def render(self, task: Task) -> Text:
         """Return the column of one phase."""
@@ -58,11 +58,11 @@ class TimeLeft(ProgressColumn):
 
 
 class Phases:
-    """The phases of a run, one bar below the other; on a console that is no terminal they are lines.
+    """The phases of a run, one bar below the other, or lines if the console is not a terminal.
 
     Args:
-        bars: What draws them.
-        console: Where to.
+        bars: The progress display that draws the bars.
+        console: The console.
     """
 
     def __init__(self, bars: Progress, console: Console) -> None:
@@ -72,7 +72,7 @@ class Phases:
         self._first: int | None = None
 
     def begin(self, name: str) -> None:
-        """A phase begins; the one before is over."""
+        """Begin a phase, and end the one before."""
         self.end()
         self.name, self.began, self._first = name, time.monotonic(), None
         if self.console.is_terminal:
@@ -81,16 +81,16 @@ class Phases:
             self.console.print(name, style="bold", markup=False)
 
     def end(self) -> None:
-        """The phase is over, also where it did less than was announced."""
+        """End the phase, even if it did less than announced."""
         if self._task is not None and not (task := self._found(self._task)).finished:
             done = max(1.0, task.completed)
             self.bars.update(self._task, total=done, completed=done)
         self._task = None
 
     def advance(self, text: str, done: int, total: int, what: str, due: bool) -> None:
-        """So much of the phase is done; the line comes where it is due."""
+        """Update the phase to `done`; without a terminal, print a line if one is due."""
         if self._first is None:
-            self._first = done - 1  # a resumed phase did the others in an earlier process
+            self._first = done - 1  # in a resumed phase, an earlier process did the others
         if not self.console.is_terminal:
             left = seconds_left(time.monotonic() - self.began, done - self._first, total - self._first)
             more = "" if left is None or done == total else f", {_whole(left)} left"
@@ -107,10 +107,10 @@ class Phases:
 
 @contextmanager
 def watching(console: Console, verbose: bool = False) -> Iterator[Watch]:
-    """A `Watch` that shows the plan and the phases of a job on `console`, each with the time that is left.
+    """Return a `Watch` that shows the plan and the phases of a job on `console`, each with the remaining time.
 
-    With `verbose` also the passes that found the super-network, and what each left alone. Where `console` is no
-    terminal there are lines instead of bars.
+    With `verbose` it also shows the compiler passes, and what each left unchanged. If `console` is not a terminal, it
+    prints lines instead of bars.
     """
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeLeft())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bars:

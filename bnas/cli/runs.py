@@ -1,4 +1,4 @@
-"""From the command line to the steps of a run, in one process or in several that torchrun started."""
+"""From the command line to the steps of a run, in one process or in several processes of torchrun."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from bnas.run.job import Watch
     from bnas.run.steps import Steps
 
-# Several processes, started by torchrun: each command is one of process 0, which the others help.
+# Several processes of torchrun: process 0 runs the command, and the others assist.
 
 
 @contextmanager
 def led(make: Callable[[], Steps]) -> Iterator[None]:
-    """Process 0 goes on inside; the others do what it asks for, with the steps that `make` gives, and end here."""
+    """Inside, only process 0 continues; the others follow its orders, with the steps from `make`, and end here."""
     from bnas.run import team
     from bnas.runtime import ParallelError
 
@@ -33,7 +33,7 @@ def led(make: Callable[[], Steps]) -> Iterator[None]:
 
         try:
             team.assist(lambda: Assistant(make()), store)
-        except (ParallelError, KeyboardInterrupt):  # process 0 tells what happened
+        except (ParallelError, KeyboardInterrupt):  # process 0 reports the error
             raise SystemExit(1) from None
         raise SystemExit
 
@@ -50,7 +50,7 @@ def begun(
     trust: bool,
     prune: Mapping[str, Any] | None = None,
 ) -> Iterator[Steps]:
-    """The steps of the run that a configuration file and the command line ask for; its folder is held inside."""
+    """Yield the steps of a run, from a configuration file and options; its folder is locked inside."""
     from bnas.run.lock import kept
     from bnas.run.runner import begin
 
@@ -66,7 +66,7 @@ def begun(
 def _configured(
     config: Path, output: Path | None, changes: list[str] | None, trust: bool
 ) -> tuple[Configuration, Path]:
-    """The configuration, and the folder of its run."""
+    """Return the configuration, and the folder of its run."""
     from bnas.config.file import load_config
     from bnas.run.mark import OutputError
     from bnas.run.trust import admit
@@ -80,7 +80,7 @@ def _configured(
 
 
 def _helping(config: Path, output: Path | None, changes: list[str] | None, trust: bool) -> Steps:
-    """The steps of the same run, for a process that helps."""
+    """Return the steps of the same run, for an assisting process."""
     from bnas.run.output import Output
     from bnas.run.runner import job_of
     from bnas.run.steps import Steps
@@ -91,7 +91,7 @@ def _helping(config: Path, output: Path | None, changes: list[str] | None, trust
 
 @contextmanager
 def opened(run: Path, source: Path | None, changes: list[str] | None, watch: Watch, trust: bool) -> Iterator[RunFolder]:
-    """The folder of a run, with the changes of the command line; it is held inside."""
+    """Yield an existing run folder, with the changes of the command line; it is locked inside."""
     from bnas.run.folder import RunFolder
     from bnas.run.lock import kept
 

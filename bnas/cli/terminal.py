@@ -1,4 +1,4 @@
-"""What a person reads in the terminal: the plan, the passes, and mistakes in a few lines instead of a traceback."""
+"""Text for the terminal: the plan, the passes, and short error messages instead of tracebacks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def plan_table(plan: Plan) -> Table:
-    """What a run does from now on, how long each phase takes, and how much disk it needs."""
+    """Return the plan as a table: the remaining phases with their durations, and the needed disk space."""
     shown = Table(title="the plan", title_justify="left")
     for column in ("phase", "what", "time"):
         shown.add_column(column, justify="right" if column == "time" else "left", overflow="fold")
@@ -32,7 +32,7 @@ def plan_table(plan: Plan) -> Table:
 
 
 def passes_of(supernet: SuperNetwork) -> Iterator[str]:
-    """The passes in order, each with what it left alone; then what was found."""
+    """Return the passes in order with the parts that each left unchanged, then the result."""
     for name in PIPELINE.names:
         refusals = supernet.analysis.refusals.get(name, ())
         yield f"pass {name}: {f'{len(refusals)} left unchanged' if refusals else 'nothing left unchanged'}"
@@ -41,11 +41,11 @@ def passes_of(supernet: SuperNetwork) -> Iterator[str]:
     yield f"{len(space.blocks)} blocks, {len(space.widths)} widths, {len(space.kernels)} kernels"
 
 
-# What a person reads who made a mistake, or whose machine lacks something: a few lines instead of a traceback.
+# Short messages for mistakes of the user and for missing parts of the machine, instead of a traceback.
 
 
 def told(error: Exception) -> str | None:
-    """What to tell of `error`; None where it is a fault of bnas or of code that a user brought, to be seen whole."""
+    """Return the message for `error`; None for a bug of bnas or of the user's code, which needs its traceback."""
     if isinstance(error, BnasError):
         return _plain(str(error) + "".join(f"\n  {note}" for note in getattr(error, "__notes__", ())))
     if isinstance(error, torch.OutOfMemoryError):
@@ -59,5 +59,5 @@ def told(error: Exception) -> str | None:
 
 
 def _plain(text: str) -> str:
-    """A text without characters that steer a terminal: a file of somebody else may have them in any name."""
+    """Remove terminal control characters from a text: names in a file of somebody else may contain them."""
     return "".join(one if one.isprintable() or one == "\n" else repr(one)[1:-1] for one in text)

@@ -1,1 +1,1 @@
-"""Configuration files: their keys, how they are read, and what they say as settings of the API."""
+"""Configuration files: their keys, how they are read, and the translation into settings of the API."""

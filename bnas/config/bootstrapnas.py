@@ -1,11 +1,13 @@
 """BootstrapNAS's layout of a configuration: its sections, its spellings, and its own defaults.
 
-Every key stands for a field of a class of settings, which has its kind, bounds and meaning: see `takes`. Defaults are
-those of the classes, except for the `defaults` of a section and `POPULATION`. These defaults of the peer are not taken,
-since they are traps: stages that train kernels only (`train_dims`) at a rate of 3.5e-6; widths in steps of 32 from 32
-on, which are 64 choices for a layer of 2048 channels and none for a small network; a mutation of each choice with a
-probability of 0.02, which leaves most children of a small space as they are; and "L1", where the documentation of the
-peer says "L2".
+Each key stands for a field of a settings class, from which it takes type, bounds and meaning: see `takes`. Defaults are
+those of the settings classes, except for the `defaults` of a section and `POPULATION`. Some defaults of BootstrapNAS
+are traps and are not taken over:
+
+- stages that train only kernels (`train_dims`), at a learning rate of 3.5e-6;
+- widths in steps of 32 from 32 on: 64 choices for a layer of 2048 channels, and none in a small network;
+- a mutation probability of 0.02 per choice, which leaves most children unchanged in a small space;
+- "L1", where BootstrapNAS's documentation says "L2".
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ from bnas.search.settings import check_population
 from .section import Section, Unneeded, takes
 
 POPULATION = 40
-"""Candidates of a generation, where nothing else is said and there are as many evaluations."""
+"""Default number of candidates in a generation, if there are as many evaluations."""
 
 
 WIDTH = ("width_step", "width_multipliers", "divisor", "widths", "overwrite_groups", "overwrite_groups_widths")
@@ -139,7 +141,7 @@ class KnowledgeDistillation(Section):
 
 
 def _one_entry(value: Any) -> Any:
-    """BootstrapNAS takes an object or a list of them; there is one loss to distil with."""
+    """Accept an object or a list with one object, as BootstrapNAS does; there is only one distillation loss."""
     if not isinstance(value, list):
         return value
     if len(value) > 1:
@@ -184,7 +186,7 @@ class Training(Section):
 
     @model_serializer(mode="wrap")
     def _as_said(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without ``compression`` where the file has none: null is no compression."""
+        """Omit ``compression`` if the file has none, because null means no compression."""
         said = "compression" in self.model_fields_set
         return {key: value for key, value in handler(self).items() if said or key != "compression"}
 

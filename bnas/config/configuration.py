@@ -1,4 +1,4 @@
-"""The keys of a configuration file: the classes of settings, or BootstrapNAS's layout of them; model and data."""
+"""The keys of a configuration file: model, data, and the settings in bnas's own or in BootstrapNAS's layout."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from .section import Section, Unneeded, takes
 
 
 def _seconds_as_text(value: Any) -> Any:
-    """A number is one of seconds."""
+    """Turn a number of seconds into a text."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return f"{value:.12g}s" if number else value
 
@@ -66,7 +66,7 @@ class MetricSection(Section):
 
 
 def _numbers(value: Any) -> Iterator[float]:
-    """All numbers with a point in nested data."""
+    """Yield all floats in nested data."""
     if isinstance(value, float):
         yield value
     for one in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
@@ -91,7 +91,7 @@ class ExportSection(Section):
 
 
 def _metric_of(known: ValidationInfo) -> str:
-    """The name of the metric in a file."""
+    """Return the name of the metric in a file."""
     metric = known.data.get("metric")
     return "accuracy" if metric is None else str(metric.title)
 
@@ -102,7 +102,7 @@ OWN = (
     "elasticity", "stages", "recipe", "checkpoint_every", "search", "objectives", "acc_delta", "reference",
     "num_bn_adaptation_samples", "metric",
 )  # fmt: skip
-"""Keys that say the same as those of `PEER`: a file has some of these or some of those."""
+"""Keys of bnas's own layout with the same meaning as keys of `PEER`. A file may use only one of the layouts."""
 
 
 class Configuration(Section):
@@ -201,7 +201,7 @@ class Configuration(Section):
 
     @model_serializer(mode="wrap")
     def _of_one_layout(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """With all keys of the layout that the file has."""
+        """Write all keys of the file's layout."""
         if not self.peer:
             return {key: value for key, value in handler(self).items() if key not in PEER}
         whole = {"bootstrapNAS": self.bootstrapNAS or BootstrapNAS(), "optimizer": self.optimizer or OptimizerSection()}

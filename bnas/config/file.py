@@ -1,4 +1,4 @@
-"""Configuration files: JSON, JSON5 or YAML, with keys set from the command line, and every fault told at once."""
+"""Read configuration files (JSON, JSON5 or YAML) with changes from the command line; report all errors together."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .configuration import OWN, PEER, Configuration
 from .formats import TOO_DEEP, json_value, plain, read_file
 from .section import ConfigurationError, ConfigurationWarning
 
-# Keys of a configuration that the command line sets: ``bootstrapNAS.search.num_evals=40``.
+# Changes from the command line, such as ``bootstrapNAS.search.num_evals=40``.
 
 KEY = re.compile(r"\w+(\[\d+\])*(\.\w+(\[\d+\])*)*")
 SEARCH = "bootstrapNAS.search"
@@ -28,17 +28,17 @@ PART = re.compile(r"\w+|\[\d+\]")
 
 
 PLANNED = ("search.num_evals", f"{SEARCH}.num_evals", "fine_tune.epochs")
-"""Numbers that a budget decides, beside the epochs of stages."""
+"""Settings that a budget determines, besides the epochs of stages."""
 
 
 def with_changes(data: Any, changes: Sequence[str]) -> Any:
-    """`data` with ``KEY=VALUE`` set in order; the value is JSON, or else a string. A section may be null in `data`.
+    """Return `data` after applying changes ``KEY=VALUE`` in order. A value is JSON or, if it is not valid JSON, a text.
 
-    Where ``num_evals`` is set below the population that `data` has, and that is not set too, it is left out, with a
-    warning. A warning names each number that has no effect, since a budget decides it.
+    If ``num_evals`` is set below the population in `data`, and the changes do not set the population, the population is
+    dropped with a warning. A warning also names each changed number that has no effect because of a budget.
 
     Raises:
-        ConfigurationError: a change has another form, or goes into what is no section or has no such entry.
+        ConfigurationError: A change has another form, or its place is not in a section or list of `data`.
     """
     data, places = copy.deepcopy(data), list[str]()
     for change in changes:
@@ -59,7 +59,7 @@ def with_changes(data: Any, changes: Sequence[str]) -> Any:
 
 
 def _begin_sections(data: Any, place: list[str]) -> None:
-    """Make a section that is null in the file an empty one, so that a change may add to it."""
+    """Replace a section that is null by an empty one, so that a change can add to it."""
     for part in place:
         if not isinstance(data, dict) or part not in data:
             return
@@ -68,7 +68,7 @@ def _begin_sections(data: Any, place: list[str]) -> None:
 
 
 def _follow(data: Any, places: list[str]) -> None:
-    """Fewer evaluations than the file's population are asked for: then it is as if the file said none."""
+    """Drop the file's population if the changes ask for fewer evaluations."""
     for section, home in ((SEARCH, SEARCH), ("search", "search.algorithm")):
         if f"{section}.num_evals" not in places or f"{home}.population" in places:
             continue
@@ -81,7 +81,7 @@ def _follow(data: Any, places: list[str]) -> None:
 
 
 def _tell_planned(data: Any, places: list[str]) -> None:
-    """Warn of numbers that a budget decides."""
+    """Warn of changed numbers that a budget determines."""
     budget = data.get("budget") if isinstance(data, dict) else None
     for place in places if budget is not None else ():
         if place in PLANNED or (place.startswith("stages") and place.endswith("epochs")):
@@ -140,18 +140,18 @@ def load_config(path: str | Path, changes: Sequence[str] = ()) -> Configuration:
 
 
 def place_of(path: Path, changes: Sequence[str] = ()) -> str:
-    """Return what errors call a configuration: its file, and what ``--set`` says."""
+    """Return the name of a configuration in error messages: its file, and the changes of ``--set``."""
     return " --set ".join([f"{shown(path)} with" if changes else shown(path), *(shown(one, 80) for one in changes)])
 
 
 def parse_configuration(data: Any, place: str, folder: Path | None = None) -> Configuration:
-    """The configuration in `data`; `place` is named in errors.
+    """Return the configuration in `data`; `place` names it in errors.
 
-    With a `folder`, which the names of files are relative to, its keys are also checked against one another, and
-    against what this machine has.
+    With a `folder`, to which file names are relative, keys are also checked against each other and against the devices
+    and libraries of this machine.
 
     Raises:
-        ConfigurationError: names all keys and values that are wrong, and all that contradict each other.
+        ConfigurationError: The message lists all wrong keys and values, and all contradictions.
     """
     try:
         data = plain(data)
@@ -172,7 +172,7 @@ def parse_configuration(data: Any, place: str, folder: Path | None = None) -> Co
 
 
 def _beside(data: Any) -> Iterator[str]:
-    """What stands in both layouts."""
+    """Yield an error for each key that is given in both layouts."""
     given = [key for key in PEER if isinstance(data, dict) and key in data]
     for key in OWN:
         if given and key in data:
@@ -180,7 +180,7 @@ def _beside(data: Any) -> Iterator[str]:
 
 
 def _without(data: Any, error: ValidationError) -> Configuration | None:
-    """The configuration that is left without what is wrong, so that the rest can be checked; None if nothing is."""
+    """Return the configuration without its wrong parts, so that the rest can be checked; None if nothing is left."""
     left = {**SMALLEST, **copy.deepcopy(data)} if isinstance(data, dict) else None
     for _ in range(ROUNDS):
         if left is None:
@@ -198,10 +198,10 @@ def _without(data: Any, error: ValidationError) -> Configuration | None:
 
 
 def _drop(data: Any, place: Sequence[str | int]) -> None:
-    """Take a place out of `data`: of a list all of it, since other entries would move."""
+    """Remove a place from `data`. From a list, remove the whole list, because later entries would move."""
     keys = list(place)
     while keys and (isinstance(keys[-1], int) or not _has(data, keys)):
-        keys.pop()  # what is missing makes wrong what it is missing in
+        keys.pop()  # a missing key makes its whole section wrong
     if keys:
         inside = data
         for key in keys[:-1]:
@@ -219,13 +219,13 @@ def _has(data: Any, place: Sequence[str | int]) -> bool:
 
 
 SMALLEST = {"model": "", "data": "", "input_info": {"sample_size": [1]}}
-"""Stands for what a file must have."""
+"""Placeholders for required keys."""
 ROUNDS = 9
-"""Taking something out may make something else wrong; so often it is looked again."""
+"""Number of passes: removing a wrong part may make another part wrong."""
 
 
 def _contradictions(configuration: Configuration, folder: Path, wrong: Sequence[str]) -> Iterator[str]:
-    """What the parts of bnas say of settings that are right by themselves, as far as those are not `wrong`."""
+    """Yield the contradictions between settings that are valid by themselves, except for places in `wrong`."""
     from .settings import checks_of
 
     for check in checks_of(configuration, folder):
@@ -238,6 +238,6 @@ def _contradictions(configuration: Configuration, folder: Path, wrong: Sequence[
 
 
 def _overlap(one: str, other: str) -> bool:
-    """Whether one place is the other, or in it."""
+    """Whether two places are equal or one contains the other."""
     short, long = sorted((one, other), key=len)
     return not short or long == short or long.startswith((f"{short}.", f"{short}["))

@@ -1,4 +1,4 @@
-"""Configuration files as data: JSON, JSON5 or YAML that holds what JSON can hold, and no more than a person writes."""
+"""Parse configuration files in JSON, JSON5 or YAML, restricted to JSON's values and to a reasonable size."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from bnas.passes.wording import count
 
 from .section import ConfigurationError
 
-# Files as text. Only plain JSON is read in C: a million characters of YAML or JSON5 take half a minute at worst.
+# Parsing text. Plain JSON is parsed in C; a million characters of YAML or JSON5 take up to half a minute.
 
 LARGEST, LARGEST_BY_HAND = 4_000_000, 100_000
-"""Bytes of a file, and characters of YAML and of what only JSON5 can read."""
+"""Largest size of a file in bytes, and of YAML and JSON5 text in characters."""
 DIGITS = 40
-"""Longest number that is read."""
+"""Largest number of digits."""
 
 
 def read_file(path: Path) -> Any:
     """Return the data in a file, whose name ends in one of `FORMATS`.
 
     Raises:
-        ConfigurationError: The file is missing, too large, no text, has a fault of syntax, with its line and column,
-            or holds what a configuration cannot hold.
+        ConfigurationError: The file is missing, too large, not text, has a syntax error (with line and column), or
+            contains a value that a configuration cannot have.
     """
     if path.suffix not in FORMATS:
         raise ConfigurationError(path, [f"the ending {short(path.suffix)} is not one of {', '.join(FORMATS)}"])
@@ -50,7 +50,7 @@ def _text(path: Path) -> str:
     if len(data) > LARGEST:
         raise ValueError(f"is too large for a configuration: more than {count(LARGEST)} bytes")
     try:
-        return data.decode("utf-8-sig")  # editors on Windows put a mark before the first character
+        return data.decode("utf-8-sig")  # skips the byte order mark of editors on Windows
     except UnicodeDecodeError as error:
         raise ValueError(f"is not valid UTF-8 text: see byte {count(error.start)}, line {_line(data, error)}") from None
 
@@ -63,11 +63,11 @@ JSON5_FAULT = re.compile(r"<string>:(\d+) (.*?)(?: at)? column (\d+)", re.DOTALL
 
 
 def json_value(text: str) -> Any:
-    """Return the value that `text` is in JSON.
+    """Return the value of a JSON text.
 
     Raises:
-        ValueError: It is no JSON, a key stands in it twice, or a number has more than `DIGITS` digits.
-        RecursionError: It is nested too deep.
+        ValueError: The text is not JSON, has a duplicate key, or a number with more than `DIGITS` digits.
+        RecursionError: The text is nested too deep.
     """
     return json.loads(text, object_pairs_hook=_once, parse_int=_whole)
 
@@ -83,7 +83,7 @@ def _json(text: str) -> Any:
 
 
 class _Unusable(ValueError):
-    """Something that JSON allows and a configuration does not."""
+    """The text has something that JSON allows and a configuration does not."""
 
 
 def _json5(text: str) -> Any:
@@ -125,7 +125,7 @@ def _yaml(text: str) -> Any:
     import yaml
 
     class Loader(yaml.SafeLoader):  # type: ignore[misc]
-        """Refuses keys that stand twice, and says of each value that cannot be made where it stands."""
+        """Refuses duplicate keys, and reports the place of each invalid value."""
 
         depth = 0
 
@@ -165,21 +165,21 @@ def _yaml(text: str) -> Any:
 
 FORMATS: dict[str, Callable[[str], Any]] = {".json": _json, ".json5": _json, ".yaml": _yaml, ".yml": _yaml}
 
-# What a configuration can hold, whatever it is written as: YAML has dates, sets, and values that contain themselves.
+# The values that a configuration can have in all formats. YAML also has dates, sets and values that contain themselves.
 
 HALF = re.compile("[\ud800-\udfff]")
-"""A half of a character that UTF-16 writes in two."""
+"""One half of a surrogate pair of UTF-16."""
 DEEPEST, MOST = 30, 200_000
-"""Levels of nesting, and values altogether; the largest configuration of bnas has 9 levels."""
+"""Largest depth of nesting, and number of values; the largest configuration of bnas has 9 levels."""
 TOO_DEEP = f"is nested too deep; allowed are {DEEPEST} levels"
 
 
 def plain(data: Any) -> Any:
-    """Return a copy of `data` in which nothing stands twice, with whole numbers as keys made text.
+    """Return a copy of `data` without shared parts, in which integer keys are text.
 
     Raises:
-        ValueError: It is nested deeper than `DEEPEST`, has more than `MOST` values, text with a NUL character or half a
-            character, or a value that JSON does not have; names the place.
+        ValueError: The data are nested deeper than `DEEPEST`, have more than `MOST` values, a text with a NUL character
+            or half a surrogate pair, or a value that JSON does not have. The message has the place.
     """
     return _plain(data, (), [MOST])
 

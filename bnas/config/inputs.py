@@ -1,4 +1,4 @@
-"""The section ``input_info``: the example inputs that a model is captured with."""
+"""The section ``input_info``: the example inputs with which a model is captured."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ AxisNumber = Annotated[str, StringConstraints(pattern=r"^-?[0-9]{1,9}$")]
 
 
 def _text_keys(value: Any) -> Any:
-    """YAML has whole numbers as keys, JSON has none."""
+    """Turn integer keys, which YAML allows and JSON does not, into text."""
     return {str(key): one for key, one in value.items()} if isinstance(value, dict) else value
 
 
@@ -87,12 +87,12 @@ class InputInfo(Section):
 
 
 def _several(value: Any) -> Any:
-    """One input stands for a list of one."""
+    """Turn a single input into a list with one entry."""
     return value if isinstance(value, list | tuple) else (value,)
 
 
 def _as_written(value: Any, handler: Callable[[Any], Any]) -> Any:
-    """A list of one input is written as that input, as most files have it."""
+    """Write a list with one input as a single input, as most files do."""
     entries = handler(value)
     return entries[0] if len(entries) == 1 else entries
 

@@ -1,4 +1,4 @@
-"""The keys `tensorboard`, `mlflow` and `wandb`: what a run writes its course to."""
+"""The keys `tensorboard`, `mlflow` and `wandb`: the loggers of a run."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class WandBSection(Section):
 
 
 def _switched(value: Any) -> Any:
-    """As for TensorBoard, true stands for the defaults and false for no logger."""
+    """Read true as the defaults and false as no logger, as for TensorBoard."""
     return {True: {}, False: None}[value] if isinstance(value, bool) else value
 
 
@@ -57,10 +57,10 @@ WandBKey = Annotated[WandBSection | None, BeforeValidator(_switched, json_schema
 
 
 def loggers_of(configuration: Configuration) -> tuple[Logger, ...]:
-    """The loggers that `configuration` asks for, but for TensorBoard, whose files belong to the folder of the run.
+    """Return the loggers of `configuration`, except TensorBoard, whose files belong to the run folder.
 
     Raises:
-        LoggerError: a library is not installed.
+        LoggerError: A library is not installed.
     """
     mlflow, wandb = configuration.mlflow, configuration.wandb
     made: list[Logger] = []
@@ -73,10 +73,10 @@ def loggers_of(configuration: Configuration) -> tuple[Logger, ...]:
 
 
 def check_installed(configuration: Configuration, key: str) -> None:
-    """Check that the library of a logger is there, before anything runs.
+    """Check that the library of a logger is installed, before anything runs.
 
     Raises:
-        LoggerError: it is not; says what to install.
+        LoggerError: It is not installed; the message says what to install.
     """
     if getattr(configuration, key) and find_spec(key) is None:
         raise LoggerError(f"{TITLES[key]} is not installed: pip install 'bnas[{key}]'")

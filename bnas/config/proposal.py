@@ -79,27 +79,27 @@ log_dir: "{folder}"
 #wandb: {{project: "bnas", mode: "offline"}}
 """
 ADAM, SGD = ("adamw", 0.0001), ("sgd", 0.01)
-"""Optimizer and learning rate of a model with LayerNorm, and of others."""
+"""Optimizer and learning rate for models with LayerNorm, and for others."""
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """What a first configuration says."""
+    """The content of a first configuration."""
 
     model: str
     found: Guess
     data: str | None = None
-    """None where the user gave none: then the file lacks the key."""
+    """None if the user named no data; then the file has no such key."""
     dataset: bool = False
-    """The data have a name that bnas knows."""
+    """Whether the data are built in."""
     data_options: Mapping[str, Any] = field(default_factory=dict)
     weights: str | None = None
     num_classes: int | None = None
-    """An argument of the model's factory, where it is needed."""
+    """Argument of the model's factory, if it is needed."""
     attention: bool = False
-    """The model is trained as transformers are."""
+    """Whether to train the model like a transformer."""
     classifies: bool = True
-    """Cross-entropy and accuracy fit the model and its data."""
+    """Whether cross-entropy and accuracy fit the model and its data."""
     device: str = "cpu"
     command: str = "bnas init"
     file: str = "bnas.yaml"
@@ -172,7 +172,7 @@ class Proposal:
 
 
 def _key(name: str, value: Any, example: Any) -> str:
-    """A key with its value, or a comment that shows one."""
+    """Return a key with its value, or a comment with an example of it."""
     return f"#{name}: {json.dumps(example)}" if value is None else f"{name}: {json.dumps(value)}"
 
 

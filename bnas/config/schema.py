@@ -35,12 +35,12 @@ def _order(name: str) -> tuple[bool, str]:
 
 
 def _add_examples(section: dict[str, Any], found: list[dict[str, Any]], known: dict[str, Any]) -> None:
-    """Give each key of a section the first value that it has in `found`, which are examples of the section."""
+    """Give each key of a section its first value in `found`, the examples of this section."""
     for key, one in section["properties"].items():
         values = [part[key] for part in found if key in part]
         if values:
             one.setdefault("examples", values[:1])
-        named = one.get("additionalProperties")  # sections by names that the user chooses
+        named = one.get("additionalProperties")  # sections with names of the user's choice
         inner = [part for value in values for part in _parts(value, isinstance(named, dict))]
         for name, _ in sections(named if isinstance(named, dict) else one):
             parts = [part for part in inner if isinstance(part, dict) and _is_of(part, known[name])]
@@ -55,7 +55,7 @@ def _parts(value: Any, named: bool) -> list[Any]:
 
 
 def _is_of(part: dict[str, Any], section: dict[str, Any]) -> bool:
-    """Whether an example belongs to a section that is chosen by its name, such as a search algorithm."""
+    """Whether an example belongs to a section that its ``name`` selects, such as a search algorithm."""
     name = section.get("properties", {}).get("name", {}).get("const")
     return name is None or part.get("name") == name
 

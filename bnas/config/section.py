@@ -1,4 +1,4 @@
-"""What every section of a configuration has in common: known keys, and other names of them."""
+"""Base classes of the sections of a configuration: known keys, aliases, and keys without effect."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ class ConfigurationWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Unneeded:
-    """A key of BootstrapNAS that says nothing here."""
+    """A key of BootstrapNAS that has no effect in bnas."""
 
     warning: str
-    """The warning that it gets."""
+    """The warning about the key."""
     kind: TypeAdapter[Any]
-    """The values that BootstrapNAS documents."""
+    """The values that BootstrapNAS documents for the key."""
     allowed: str
-    """The same in words, for a value that is none of them."""
+    """These values in words, for the error about another value."""
 
     def allows(self, value: Any) -> bool:
         """Return whether BootstrapNAS documents this value."""
@@ -67,27 +67,27 @@ class Unneeded:
 
 
 class Section(BaseModel):
-    """A part of a configuration: only known keys."""
+    """A section of a configuration. Unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
     other_names: ClassVar[dict[str, str]] = {}
-    """Keys that are read as another one."""
+    """Aliases: other names of keys."""
     unneeded: ClassVar[dict[str, Any]] = {}
-    """Keys of BootstrapNAS that say nothing here, each an `Unneeded`; a value that it does not document is a fault."""
+    """Keys of BootstrapNAS without effect, as `Unneeded`. Values that BootstrapNAS does not document are errors."""
     warned: ClassVar[dict[str, str]] = {}
-    """Warnings for some of the other names."""
+    """Warnings for some of the aliases."""
     no_limit: ClassVar[tuple[str, ...]] = ()
-    """Keys in which -1 stands for no limit."""
+    """Keys for which -1 means no limit."""
     needed: ClassVar[tuple[str, ...]] = ()
-    """Keys without a default, though the class of settings has one."""
+    """Keys that are required here although their settings class has a default."""
     defaults: ClassVar[Mapping[str, Any]] = {}
-    """Other defaults than those of the class of settings."""
+    """Defaults that differ from those of the settings class."""
 
     @model_validator(mode="before")
     @classmethod
     def _known_names(cls, data: Any) -> Any:
-        """Other names become the known ones; where both are given, the other one stays and is a fault."""
+        """Rename aliases to their keys. If both are given, the alias stays and is reported as an error."""
         if not isinstance(data, dict):
             return data
         ignored = {key: one for key, one in cls.unneeded.items() if key in data and one.allows(data[key])}
@@ -100,7 +100,7 @@ class Section(BaseModel):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        """The schema with the keys that only some files have, as editors complete from it."""
+        """Add the keys that only some files have to the schema, for completion in editors."""
         schema = handler.resolve_ref_schema(handler(core))
         keys = schema["properties"]
         for old, new in cls.other_names.items():
@@ -110,13 +110,13 @@ class Section(BaseModel):
         return schema
 
 
-# Sections whose keys are those of classes of settings.
+# Sections whose keys come from settings classes.
 
 S = TypeVar("S", bound=type[Section])
 
 
 def takes(settings: type, *names: str, **renamed: str) -> Callable[[S], S]:
-    """Add keys to a section: fields of a class of settings, those of `renamed` by another name."""
+    """Add fields of a settings class to a section as keys; those in `renamed` get another name."""
     hints, known = get_type_hints(settings, include_extras=True), settings.__pydantic_fields__  # type: ignore[attr-defined]
 
     def decorate(section: S) -> S:
@@ -130,25 +130,25 @@ def takes(settings: type, *names: str, **renamed: str) -> Callable[[S], S]:
 
 
 def _field(section: type[Section], key: str, kind: Any, info: FieldInfo) -> tuple[Any, Any]:
-    """A field of a class of settings as a field of a section."""
+    """Turn a field of a settings class into a field of a section."""
     default = ... if key in section.needed else section.defaults.get(key, info.default)
     return _or_no_limit(kind) if key in section.no_limit else kind, Field(default, description=info.description)
 
 
 def _checks(settings: type, names: set[str]) -> dict[str, Any]:
-    """The checks of a class that a section with these of its fields has too."""
+    """Return the checks of a settings class that also apply to a section with these of its fields."""
     known = settings.__pydantic_decorators__.field_validators  # type: ignore[attr-defined]
     copied = {name: one for name, one in known.items() if set(one.info.fields) <= names}
     return {name: field_validator(*one.info.fields)(_unbound(one.func)) for name, one in copied.items()}
 
 
 def _unbound(check: Any) -> Any:
-    """A check that may be bound to the class that it comes from."""
+    """Return a check without the class to which it may be bound."""
     return classmethod(getattr(check, "__func__", check))
 
 
 def _or_no_limit(kind: Any) -> Any:
-    """BootstrapNAS writes -1 for no limit."""
+    """Accept -1 for no limit, as BootstrapNAS does."""
     return Annotated[
         kind, BeforeValidator(lambda value: None if value == -1 else value, json_schema_input_type=kind | Literal[-1])
     ]

@@ -1,4 +1,4 @@
-"""What a configuration says, as the settings of the API, whichever layout it has."""
+"""Translate a configuration of either layout into the settings of the API."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from .bootstrapnas import BootstrapNAS, OptimizerSection
 from .configuration import Configuration
 from .loggers import TITLES, check_installed
 
-# What a run computes on, by the name that PyTorch has for it.
+# The device of a run, by its name in PyTorch.
 
 DEVICES = ("cpu", "cuda", "mps", "xpu")
-"""Those that are looked for where another one is not available."""
+"""Kinds of devices to suggest if the requested one is not available."""
 
 
 class DeviceError(BnasError, ValueError):
@@ -41,10 +41,10 @@ class DeviceError(BnasError, ValueError):
 
 
 def device_named(name: str) -> torch.device:
-    """The device called `name`, such as ``cuda:0``, which can be computed on here.
+    """Return the device called `name`, such as ``cuda:0``, after checking that this machine has it.
 
     Raises:
-        DeviceError: it cannot; says what can.
+        DeviceError: The device is not available; the message lists the available ones.
     """
     try:
         device = torch.device(name)
@@ -69,13 +69,13 @@ def _available() -> str:
 
 
 def example_inputs_of(configuration: Configuration, model: nn.Module) -> Example:
-    """The example inputs that `configuration` describes, for `model`."""
+    """Return the example inputs of `configuration` for `model`."""
     entries = configuration.input_info
     return example_of(model, [Input(one.sample_size, one.keyword, one.type, one.range) for one in entries])
 
 
 def dynamic_of(configuration: Configuration, example: Example) -> dict[str, dict[int, str]] | None:
-    """The dynamic axes that `configuration` names, by the names of the inputs; None where it names none."""
+    """Return the dynamic axes that `configuration` names, by the names of the inputs; None if it names none."""
     entries = zip(configuration.input_info, example.inputs, strict=True)
     named = {str(known.name): one.dynamic for one, known in entries if one.dynamic}
     return {name: {int(axis): title for axis, title in axes.items()} for name, axes in named.items()} or None
@@ -86,10 +86,10 @@ def _peer(configuration: Configuration) -> Any:
 
 
 def elasticity_of(configuration: Configuration, folder: Path) -> Elasticity:
-    """The settings of the search space; names of files are relative to `folder`.
+    """Return the settings of the search space; file names are relative to `folder`.
 
     Raises:
-        ElasticityError: settings contradict each other.
+        ElasticityError: Settings contradict each other.
     """
     if configuration.peer:
         scopes = configuration.ignored_scopes, configuration.target_scopes
@@ -112,7 +112,7 @@ def order_of(configuration: Configuration) -> tuple[str, ...]:
 
 
 def recipe_of(configuration: Configuration) -> Recipe:
-    """How the stages are trained.
+    """Return the settings of the training.
 
     Raises:
         TrainingError: settings contradict each other.
@@ -124,7 +124,7 @@ def recipe_of(configuration: Configuration) -> Recipe:
 
 
 def search_of(configuration: Configuration) -> SearchSettings:
-    """How sub-networks are searched for.
+    """Return the settings of the search.
 
     Raises:
         SearchError: settings contradict each other.
@@ -133,17 +133,17 @@ def search_of(configuration: Configuration) -> SearchSettings:
 
 
 def int8_of(configuration: Configuration) -> Int8 | None:
-    """How int8 files are made; None where there are none."""
+    """Return the settings of int8 files; None if no int8 files are requested."""
     export = dict(configuration.export)
     wanted, samples = export.pop("int8"), export.pop("calibration_samples")
     return Int8(samples=samples, **export) if wanted else None
 
 
 def quality_of(configuration: Configuration, folder: Path) -> Quality:
-    """The metric that winners are chosen by; its file is in `folder`.
+    """Return the metric by which winners are chosen; its file is relative to `folder`.
 
     Raises:
-        SourceError: there is no such function.
+        SourceError: There is no such function.
     """
     metric = configuration.metric
     if metric is None:
@@ -152,7 +152,7 @@ def quality_of(configuration: Configuration, folder: Path) -> Quality:
 
 
 def _criterion_of(configuration: Configuration, folder: Path) -> dict[str, Any]:
-    """The user's own loss as an argument of a trainer, on the device of the run."""
+    """Return the user's own loss as an argument of the trainer, on the device of the run."""
     if configuration.criterion is None:
         return {}
     found = load_function("criterion", configuration.criterion, folder)
@@ -160,13 +160,13 @@ def _criterion_of(configuration: Configuration, folder: Path) -> dict[str, Any]:
 
 
 def _winners(configuration: Configuration) -> dict[str, Any]:
-    """What is searched for, and what winners are held against."""
+    """Return the objectives, and the reference for winners."""
     if not configuration.peer:
         keys = ("objectives", "acc_delta", "reference", "num_bn_adaptation_samples")
         return {key: getattr(configuration, key) for key in keys}
     search = _peer(configuration).search
     objectives = search.objectives
-    if objectives is None and search.aspiration_points is not None:  # those are of accuracy and MACs
+    if objectives is None and search.aspiration_points is not None:  # their points have accuracy and MACs
         objectives = sought((), Quality())
     return {
         "acc_delta": search.acc_delta / 100,
@@ -177,7 +177,7 @@ def _winners(configuration: Configuration) -> dict[str, Any]:
 
 
 def job_settings(configuration: Configuration, folder: Path) -> dict[str, Any]:
-    """The settings of `bnas.Job` that need neither model nor data.
+    """Return the settings of `bnas.Job` that need neither model nor data.
 
     Raises:
         BnasError: as `elasticity_of`, `recipe_of` and `search_of`.
@@ -202,23 +202,23 @@ def job_settings(configuration: Configuration, folder: Path) -> dict[str, Any]:
     }
 
 
-# What can be told of a configuration before its model and data are loaded.
+# Checks of a configuration before its model and data are loaded.
 
 
 @dataclass(frozen=True)
 class Check:
-    """Something that can be wrong with a configuration."""
+    """A check of a configuration."""
 
     place: str
-    """Where it is told."""
+    """The place of the error in the file."""
     check: Callable[[], object]
-    """Raises BnasError."""
+    """Raises BnasError if the check fails."""
     reads: tuple[str, ...]
-    """The places that it is about: where one of these is wrong by itself, there is nothing to check."""
+    """The places that the check uses. If one of them is invalid by itself, the check is skipped."""
 
 
 def checks_of(configuration: Configuration, folder: Path) -> list[Check]:
-    """What can be told of `configuration` before its model and data are loaded."""
+    """Yield the checks of `configuration` that need neither model nor data."""
 
     def check(place: str, test: Callable[[], object], *reads: str) -> Check:
         return Check(place, test, reads or (place,))
@@ -276,7 +276,7 @@ def _check_options(configuration: Configuration) -> None:
 
 
 def _check_teacher(configuration: Configuration) -> None:
-    """Rule and teacher stand in two sections: all others are checked where they stand."""
+    """Check the teacher against the rule, because they are in two different sections."""
     recipe_of(configuration)
 
 

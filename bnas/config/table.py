@@ -11,7 +11,7 @@ from bnas.passes.settings import LARGEST, LARGEST_SEED
 from .schema import json_schema, sections
 
 EVERYWHERE = (LARGEST, LARGEST_SEED)
-"""Bounds that are not told with each key: whole numbers have no other upper ones."""
+"""Bounds that the tables omit: the general upper bounds of integers."""
 BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 
 
@@ -30,7 +30,7 @@ def _tables(place: str, section: dict[str, Any], known: dict[str, Any], chosen: 
         inner: dict[str, str] = {}
         for name, many in sections(one):
             if known[name].get("properties"):
-                inner.setdefault(name, many)  # one or a list of them: described once
+                inner.setdefault(name, many)  # a section, or a list of this section: described once
         for name, many in inner.items():
             chosen = f" `{json.dumps(known[name]['properties']['name']['const'])}`" if len(inner) > 1 else ""
             yield from _tables(f"{place}.{key}{many}".removeprefix("."), known[name], known, chosen)
@@ -49,7 +49,7 @@ def _default(one: dict[str, Any]) -> str:
 
 
 def _example(one: dict[str, Any]) -> str:
-    """The value in an example file; a section is only hinted at, since it has its own table."""
+    """Return the value in an example file; for a section only a hint, since it has its own table."""
     value = one["examples"][0]
     if not any(sections(one)):
         return f"`{json.dumps(value)}`"

@@ -1,4 +1,4 @@
-"""What BootstrapNAS's sections say, as the settings of the API."""
+"""Translate BootstrapNAS's sections into the settings of the API."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .bootstrapnas import OF_RNSGA2, POPULATION, VARIATION
 
 
 def elasticity_of(section: Any, ignored: Names, target: Names, folder: Path) -> Elasticity:
-    """The settings of the search space; scopes of the file's first level and of ``elasticity`` both count.
+    """Return the settings of the search space; scopes at the top level and in ``elasticity`` are combined.
 
     Raises:
         ElasticityError: settings contradict each other.
@@ -34,7 +34,7 @@ def elasticity_of(section: Any, ignored: Names, target: Names, folder: Path) -> 
 
 
 def recipe_of(training: Any, optimizer: Any, seed: int) -> Recipe:
-    """How the stages are trained.
+    """Return the settings of the training.
 
     Raises:
         TrainingError: settings contradict each other.
@@ -65,7 +65,7 @@ def stages_of(training: Any) -> tuple[Stage, ...]:
 
 
 def search_of(search: Any) -> SearchSettings:
-    """How the search goes on."""
+    """Return the settings of the search."""
     given = {key: getattr(search, key) for key in ("num_evals", "seed", "constraints", "racing", "executor")}
     return SearchSettings(algorithm=_algorithm(search), **given)
 

@@ -1,4 +1,4 @@
-"""Built-in data in training, validation and test batches."""
+"""Built-in data sets as batches for training, validation and test."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from .files import DataError, torchvision_module
 from .samples import KNOWN, USUAL_SIDE, Parts, Samples, channels, find_parts
 
 LARGEST_SIDE = 16_384
-"""Pixels; Pillow takes larger images for an attack."""
+"""Largest number of pixels; Pillow treats larger images as an attack."""
 Transform = Callable[[Any], Tensor]
 Chosen = tuple[Samples, list[int]]
-"""Some samples, by their indices."""
+"""Indices of samples."""
 
 
 def images(
@@ -44,31 +44,30 @@ def images(
     workers: Whole = 0,
     seed: Seed = 0,
 ) -> Splits:
-    """The images at `place` and their classes, with what was held out in `Splits.record`.
+    """Return the images at `place` with their classes as `Splits`; `Splits.record` describes the hold-out.
 
     Args:
-        place: a folder of torchvision's (`dataset` says which); a folder of folders of images by class, with ``train``
-            and ``val`` or ``test`` above them or not; a ``.npz`` file (`bnas.data.samples.Arrays` says of what form),
-            or a folder with ``*train.npz`` and ``*val.npz`` or ``*test.npz``. Of two parts the second one is for the
-            test.
-        dataset: cifar10, cifar100, fashion_mnist or imagenet; says mean and deviation too.
-        download: fetch a data set of torchvision into the folder: the only case in which the network is used.
-        batch_size: images of a batch of training.
-        batch_size_val: images of a batch of the others, by default the same.
-        validation: the share of the training images that is held out for the search, or their number, where the data
-            have no such part.
-        test: the same for the test.
-        size: height and width in pixels that images are resized and cropped to; by default 224 for folders of images,
-            and others stay as they are.
-        mean: of the channels, in [0, 1]; by default that of the data set, or of ImageNet.
-        std: their standard deviation.
-        augment: what training images get: "crop" (of a random size where `size` holds, else padded by an eighth and
-            moved), "flip"; by default both, and grey ones are not flipped.
-        workers: processes that load images.
-        seed: fixes what is held out, and the order of training.
+        place: One of: a folder of a torchvision data set (see `dataset`); a folder with one folder of images per class,
+            optionally inside ``train`` and ``val`` or ``test``; a ``.npz`` file (see `bnas.data.samples.Arrays`); or a
+            folder with ``*train.npz`` and ``*val.npz`` or ``*test.npz``. If there are two parts, the second one is the
+            test data.
+        dataset: cifar10, cifar100, fashion_mnist or imagenet; also determines mean and standard deviation.
+        download: Download a torchvision data set into the folder. Only then the network is used.
+        batch_size: Batch size in training.
+        batch_size_val: Batch size for validation and test, by default the same.
+        validation: Share or number of training images to hold out for the search, if the data have no validation part.
+        test: The same for the test.
+        size: Height and width in pixels to which images are resized and cropped; by default 224 for folders of images,
+            and no resizing for others.
+        mean: Mean of the channels, in [0, 1]; by default that of the data set, or of ImageNet.
+        std: Standard deviation of the channels.
+        augment: Augmentation of training images: "crop" (random size if `size` is set, else padded by an eighth and
+            shifted) and "flip". By default both; grey images are not flipped.
+        workers: Number of processes that load images.
+        seed: Determines the hold-out and the order of the training.
 
     Raises:
-        DataError: there is no such data, a part is empty, damaged, or of other classes; a setting does not fit them.
+        DataError: There are no such data; a part is empty, damaged, or has other classes; or a setting does not fit.
     """
     parts = find_parts(place, dataset, download)
     changes = tuple(parts.kind.augment if augment is None else augment)
@@ -83,7 +82,7 @@ def images(
         batch_size,
         shuffle=True,
         generator=torch.Generator().manual_seed(seed),
-        drop_last=len(chosen["train"][1]) >= batch_size,  # a last batch of one image would end BatchNorm
+        drop_last=len(chosen["train"][1]) >= batch_size,  # BatchNorm fails on a last batch of one image
     )
     counts = {key: len(indices) for key, (_, indices) in chosen.items()}
     record = {"place": str(place), "dataset": dataset, "classes": parts.classes, "images": counts, "held_out": held}
@@ -91,12 +90,12 @@ def images(
 
 
 def default_place(name: str, folder: Path) -> tuple[Path, str | None]:
-    """Where the data called `name` lie, and which they are; a known name is looked for in the folder ``data``."""
+    """Return the path of the data called `name`, and the data set; a known name stands for the folder ``data``."""
     return (folder / "data", name) if name in KNOWN else (folder / name, None)
 
 
 class Transformed(Dataset[tuple[Tensor, int]]):
-    """Some of the samples, each through a transform."""
+    """Samples selected by indices, each with a transform applied."""
 
     def __init__(self, samples: Samples, indices: Sequence[int], transform: Transform) -> None:
         self.samples, self.indices, self.transform = samples, indices, transform
@@ -125,7 +124,7 @@ class Transformed(Dataset[tuple[Tensor, int]]):
 
 @dataclass(frozen=True)
 class Normalised:
-    """Makes a batch of images and labels, and normalises it: a batch at a time takes a twentieth of the time."""
+    """Collates images and labels into a batch and normalises it; this takes 1/20 of the time of single images."""
 
     transform: Transform
 
@@ -149,7 +148,7 @@ def _normalised(parts: Parts, mean: Sequence[float] | None, std: Sequence[float]
 
 
 def _transforms(parts: Parts, augment: tuple[str, ...], size: int | None) -> tuple[Transform, Transform]:
-    """For training images, and for the others; to uint8 tensors."""
+    """Return the transforms to uint8 tensors: for training images, and for all others."""
     v2 = torchvision_module("transforms.v2")
     if unknown := set(augment) - {"crop", "flip"}:
         raise DataError(f"augment: {min(unknown)!r} is not one of crop, flip")
@@ -167,7 +166,7 @@ def _padded_crop(parts: Parts) -> Any:
 
 
 def _held_out(parts: Parts, shares: dict[str, float], seed: int) -> tuple[dict[str, Chosen], dict[str, list[int]]]:
-    """What each part has, and those indices of the training images that were held out."""
+    """Return the samples of each part, and the indices of the held-out training images."""
     order = torch.randperm(len(parts.train), generator=torch.Generator().manual_seed(seed)).tolist()
     chosen: dict[str, Chosen] = {}
     held: dict[str, list[int]] = {}

@@ -1,7 +1,7 @@
 """Factories of models and data by name: ``package.module:FACTORY`` or ``path/file.py:FACTORY``.
 
-The name is all that a configuration says, so it is checked before anything runs: Python's own modules make no models,
-and a factory that is known to return something else is not called.
+A configuration contains only the name, so the name is checked before any code runs: Python's own modules are refused,
+and a factory with a known wrong return type is not called.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class SourceError(BnasError):
 
 
 EXPORTED = ".pt2"
-"""How the name of a file ends that holds an exported program; loading one may run code."""
+"""Suffix of exported programs; loading one may run code."""
 
 
 def is_own_model(name: str) -> bool:
-    """Whether a model's name stands for code or an exported program, and not for a model of torchvision."""
+    """Whether a model's name refers to code or an exported program, not to a torchvision model."""
     return name.endswith(EXPORTED) or ":" in name.removeprefix("torchvision:")
 
 
@@ -47,11 +47,11 @@ def find_factory(
     Args:
         name: one of the two forms.
         folder: where files are looked for, by default the current one.
-        wanted: the class of what the factory is to return.
-        called: what errors call it.
+        wanted: the required class of the factory's result.
+        called: name of the factory in error messages.
 
     Raises:
-        SourceError: there is no such factory, it is one of Python's own functions, or it returns something else.
+        SourceError: There is no such factory, it is one of Python's own functions, or it returns another class.
     """
     place, colon, attribute = name.rpartition(":")
     if not colon or not place or not attribute:
@@ -68,11 +68,11 @@ def find_factory(
 
 
 def load_function(place: str, name: str, folder: Path | None = None) -> Callable[..., Any]:
-    """The function behind ``package.module:NAME`` or ``path/file.py:NAME``; of a class an object without arguments.
+    """Return the function ``package.module:NAME`` or ``path/file.py:NAME``; a class is called without arguments.
 
     Args:
-        place: The key that names it, for errors.
-        name: One of the two forms.
+        place: The key of the configuration, for errors.
+        name: The name in one of the two forms.
         folder: Where files are looked for, by default the current one.
 
     Raises:
@@ -100,7 +100,7 @@ def _is_python(module: str) -> bool:
 
 
 def _check_kind(name: str, factory: Callable[..., Any], wanted: type) -> None:
-    """Refuse what is known, before the call, to return something else than `wanted`."""
+    """Raise SourceError for a factory whose annotation shows that it does not return `wanted`."""
     named = inspect.isclass(factory) or inspect.isroutine(factory)
     if named and _is_python(home := str(getattr(factory, "__module__", ""))):
         raise SourceError(f"{name} belongs to Python's standard module {home!r}, which has no models and no data")
@@ -114,7 +114,7 @@ def _check_kind(name: str, factory: Callable[..., Any], wanted: type) -> None:
 
 
 def _promised(factory: Callable[..., Any]) -> Any:
-    """What a function is annotated to return; `object` where it does not say so, or nobody can tell."""
+    """Return the annotated return type of a function; `object` if it has none or it cannot be resolved."""
     try:
         return typing.get_type_hints(factory).get("return", object)
     except Exception:  # an annotation is any expression
@@ -150,7 +150,7 @@ def _import(place: str) -> Any:
 
 
 def _file_module(path: Path) -> Any:
-    """The file as a module; it may import those beside it, as a script may."""
+    """Import a file as a module. Like a script, it can import other files of its folder."""
     if not is_file(path):
         raise SourceError(f"there is no file {shown(path)}")
     spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -169,7 +169,7 @@ def _file_module(path: Path) -> Any:
 
 @contextmanager
 def running(place: str) -> Iterator[None]:
-    """While it lasts, what a user's code raises is a `SourceError` with the line that it comes from."""
+    """Inside, an error of the user's code becomes a `SourceError` with the line that raised it."""
     try:
         yield
     except BnasError:
@@ -180,8 +180,8 @@ def running(place: str) -> Iterator[None]:
 
 
 def _line(place: str, error: Exception) -> str:
-    """Where in a file an error came up: that of the last call in it."""
+    """Return the line of a file at which an error occurred: the last call in this file."""
     if isinstance(error, SyntaxError):
-        return ""  # it says so itself
+        return ""  # a syntax error has its own line
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename.endswith(place)]
     return f":{lines[-1]}" if lines else ""

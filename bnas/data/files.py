@@ -1,4 +1,4 @@
-"""Files of images, and what reading them needs."""
+"""Image files, and helpers to read them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class DataError(BnasError):
     """Data cannot be found, or have the wrong form."""
 
     def __init__(self, text: str) -> None:
-        if text.startswith("Caught "):  # by a worker process of a DataLoader, which tells it with its traceback
+        if text.startswith("Caught "):  # re-created from a DataLoader worker's traceback
             text = text.rstrip().rpartition(f"{type(self).__name__}: ")[2]
         super().__init__(text)
 
 
 def is_file(path: Path) -> bool:
-    """Return whether there is such a file; a name that no file can have is none."""
+    """Return whether the file exists; False for an invalid name."""
     try:
         return path.is_file()
     except OSError:
@@ -49,7 +49,7 @@ def torchvision_module(name: str = "") -> Any:
 # Coded images.
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""Of coded images, whatever their files are called: Pillow would start Ghostscript on what says it is PostScript."""
+"""Allowed formats of encoded images. For PostScript content, whatever the file name, Pillow would start Ghostscript."""
 
 
 def sides(path: Path) -> tuple[int, int] | None:
@@ -60,22 +60,22 @@ def sides(path: Path) -> tuple[int, int] | None:
         with Image.open(path, formats=FORMATS) as image:
             width, height = image.size
             return width, height
-    except Exception:  # whoever reads all of the image says what is wrong with it
+    except Exception:  # reading the whole image later reports what is wrong
         return None
 
 
 def decoded(source: Any) -> Any:
-    """The coded image in a file, as one of Pillow's in RGB.
+    """Decode the image in a file into a Pillow image in RGB.
 
     Raises:
-        DataError: it is damaged, or of none of `FORMATS`.
+        DataError: The image is damaged, or its format is not one of `FORMATS`.
     """
     from PIL import Image
 
     try:
         with Image.open(source, formats=FORMATS) as image:
             return image.convert("RGB")
-    except Exception as error:  # the decoders raise errors of many kinds
+    except Exception as error:  # decoders raise many kinds of errors
         place = f"{shown(source)} " if isinstance(source, str | Path) else "an image "
         told = f"{place}cannot be read: {shown(error)}; its format must be one of {', '.join(FORMATS)}"
         raise DataError(told) from error

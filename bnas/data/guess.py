@@ -1,4 +1,4 @@
-"""What a model takes and gives, guessed from a batch of its data or from the model itself, and how sure that is."""
+"""Guess the inputs and classes of a model, from a batch of its data or from its layers, and say how certain that is."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from .inputs import DTYPES, Input, error_on, example_of
 from .samples import USUAL_SIDE, find_parts
 
 SIDES = (224, 32, 28, 64, 96, 128, 299, 16, 8)
-"""Heights and widths of images that are tried, the most frequent ones first."""
+"""Heights and widths of images to try, most common first."""
 LENGTHS = (16, 128, 512)
-"""Lengths of sequences that are tried."""
+"""Lengths of sequences to try."""
 DATA = "the validation data"
 
 
 class GuessError(BnasError):
-    """The inputs of a model cannot be guessed; says how to give them."""
+    """The inputs of a model cannot be guessed; the message says how to give them."""
 
 
 @dataclass(frozen=True)
@@ -38,33 +38,33 @@ class Guess:
     """The inputs of a model and its classes."""
 
     inputs: tuple[Input, ...]
-    """Each with one sample."""
+    """The inputs, each with one sample."""
     sure: bool
-    """They are those of the data; else they are a guess that the model takes."""
+    """Whether the inputs come from the data; otherwise they are a guess that the model accepts."""
     why: str
-    """Where the inputs come from, in words."""
+    """The source of the inputs, in words."""
     outputs: int | None = None
-    """Scores that the model gives for a sample; None where its output is no matrix of scores."""
+    """Number of scores per sample; None if the model's output is not a matrix of scores."""
 
     @property
     def told(self) -> str:
-        """The inputs and how sure they are, in a line."""
+        """Return the inputs and how certain they are, in one line."""
         shapes = " and ".join(one.text for one in self.inputs)
         count = "one input" if len(self.inputs) == 1 else f"{len(self.inputs)} inputs"
         return f"{count} of {shapes} ({'sure' if self.sure else 'a guess'}: {self.why})"
 
 
 def guess(model: nn.Module, data: Splits | None = None, given: Sequence[Input] = ()) -> Guess:
-    """Return what `model` takes: what the user says, what its data have, or a shape that the model runs on.
+    """Return the inputs of `model`: those given by the user, those of the data, or a shape that the model accepts.
 
     Args:
-        model: In evaluation mode.
-        data: Its first validation batch is looked at.
-        given: What the user says: nothing is guessed then.
+        model: The model, in evaluation mode.
+        data: The data, of which the first validation batch is read.
+        given: Inputs given by the user; then nothing is guessed.
 
     Raises:
-        GuessError: The model runs on none of them; says how to give the inputs.
-        BatchError: The data give no batches.
+        GuessError: The model accepts none of the inputs; the message says how to give them.
+        BatchError: The data have no batches.
     """
     if given:
         return _checked(model, tuple(given), True, "you gave it, and the model accepts it")
@@ -86,7 +86,7 @@ def _checked(model: nn.Module, inputs: tuple[Input, ...], sure: bool, why: str) 
 
 
 def outputs_of(model: nn.Module, value: Any) -> int | None:
-    """Return how many scores the model gives for a sample; None where its output is no matrix."""
+    """Return the number of scores per sample; None if the model's output is not a matrix."""
     args, kwargs = as_call(value)
     with preserved(model, data=True), torch.no_grad():
         scores = scores_of(model(*args, **kwargs))
@@ -121,7 +121,7 @@ def _input(tensor: Any, name: str | None = None) -> Input:
 
 
 def classes_of(data: Splits) -> tuple[int | None, bool]:
-    """Return how many classes the data have, and whether that is sure; else it is the least number."""
+    """Return the number of classes of the data and True; if it is unknown, the least possible number and False."""
     known = (data.record or {}).get("classes")
     if known is not None:
         return int(known), True
@@ -143,12 +143,12 @@ def is_classification(model: nn.Module, data: Splits) -> bool:
     return True
 
 
-# From the files of a folder of images: what they are best resized to.
+# From a folder of images: the best size to resize them to.
 
 LOOKED = 16
-"""Images that are looked at."""
+"""Number of images whose sizes are read."""
 STEP = 32
-"""Sizes of images that differ are rounded down to a multiple of this, or of a quarter of it where they are small."""
+"""If image sizes differ, the result is rounded down to a multiple of this (of a quarter of it for small images)."""
 
 
 @dataclass(frozen=True)
@@ -160,13 +160,13 @@ class Size:
 
 
 def usual_size(place: Path, dataset: str | None = None) -> Size | None:
-    """Return the size that the images in a folder are best resized to; None where they are in no files of their own.
+    """Return the best size for the images in a folder; None if they are not in separate files.
 
-    It is their common size, or near the shorter side of the middle one, and at most `USUAL_SIDE`. Some images, from all
-    over the folder, are looked at.
+    It is their common size or, if sizes differ, near the median of their shorter sides; at most `USUAL_SIDE`. Only some
+    images, from all parts of the folder, are read.
 
     Raises:
-        DataError: There are no images.
+        DataError: The folder has no images.
     """
     parts = find_parts(place, dataset, False)
     files = [Path(path) for path, _ in getattr(parts.train, "samples", ())] if parts.files else []
@@ -187,11 +187,11 @@ def _rounded(side: int) -> int:
     return max(side // step * step, min(side, step))
 
 
-# From the model: the layer that comes first says how many channels, features or words there are.
+# From the model: its first layer determines the number of channels, features or words.
 
 
 def candidates(model: nn.Module) -> Iterator[Input]:
-    """Inputs of one sample that a model may take, by the first of its layers that says something of them."""
+    """Yield inputs of one sample that a model may accept, judging by its first layer with a known input."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             yield from (Input((1, module.in_channels, side, side)) for side in SIDES)
@@ -211,7 +211,7 @@ def candidates(model: nn.Module) -> Iterator[Input]:
 
 
 def sized(model: nn.Module, inputs: Sequence[Input]) -> int | None:
-    """Return the side of square images that the model takes, where it does not take those of the data."""
+    """Return the side of square images that the model accepts, if it does not accept those of the data."""
     for side in SIDES if len(inputs) == 1 and len(inputs[0].shape) == 4 else ():
         one = replace(inputs[0], shape=(*inputs[0].shape[:2], side, side))
         if error_on(model, example_of(model, [one]).value) is None:

@@ -1,4 +1,4 @@
-"""Example inputs: their shapes and types as a user writes them, and the tensors that are made of them."""
+"""Example inputs: the notation for shapes and types, and the tensors that follow from it."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ DTYPES = {
     "int64": torch.int64,
     "bool": torch.bool,
 }
-"""Number types of inputs by name."""
+"""Number types of inputs, by name."""
 
 TRIED = 81
-"""At most so many combinations of number types are tried on a model."""
+"""Largest number of combinations of number types that are tried on a model."""
 
 SEED = 0
-"""Of the random values of example inputs: the same in every process."""
+"""Seed of the random values of example inputs, so that every process has the same."""
 
 WRITTEN = re.compile(
     r"(?:(?P<name>[^\W\d]\w*)=)?(?P<shape>[^:=]*)"
@@ -81,22 +81,22 @@ class Input:
     name: str | None = None
     """The keyword argument of ``forward``; a positional one if None."""
     type: str | None = None
-    """A key of `DTYPES`; if None, floating-point numbers or, where the model does not take those, whole numbers."""
+    """A key of `DTYPES`; None for floating-point numbers or, if the model refuses those, integers."""
     range: tuple[float, float] | None = None
     """Smallest and largest value; by default 0 and 1 for whole numbers, and normally distributed floats."""
 
     @property
     def text(self) -> str:
-        """As a user writes it."""
+        """The input in the notation of users."""
         shape = ",".join(map(str, self.shape))
         ends = "" if self.range is None else f"[{self.range[0]:g}..{self.range[1]:g}]"
         return f"{f'{self.name}=' if self.name else ''}{shape}{f':{self.type}' if self.type else ''}{ends}"
 
     def tensor(self, floats: torch.dtype, generator: torch.Generator) -> Tensor:
-        """Random values of this shape and type; `floats` is the floating-point type of the model.
+        """Return random values of this shape and type; `floats` is the floating-point type of the model.
 
         Raises:
-            ShapeError: The type does not hold the range, or the machine has no memory for the shape.
+            ShapeError: The range does not fit the type, or memory is too small for the shape.
         """
         dtype = DTYPES[self.type or "float"] or floats
         if not _holds(dtype, self.range):
@@ -118,7 +118,7 @@ class Input:
         low, high = map(int, self.range or (0, 1))
         made = torch.randint(low, high + 1, self.shape, generator=generator)
         if made.numel():
-            made.view(-1)[0], made.view(-1)[-1] = low, high  # both ends occur: the range is read off the example
+            made.view(-1)[0], made.view(-1)[-1] = low, high  # both occur: the range is read from them
         return made.to(dtype)
 
 
@@ -185,16 +185,16 @@ def parse_sizes(texts: Sequence[str]) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Example:
-    """Example inputs of a model, and how their types were found."""
+    """Example inputs of a model, and how their types were determined."""
 
     value: Any
     """A tensor, a tuple of positional or a dict of keyword inputs."""
     inputs: tuple[Input, ...]
-    """With the name and the type of each."""
+    """The inputs with their names and types."""
     chosen: bool = False
-    """The types of some were found by trying: whole numbers, since the model does not take floating-point ones."""
+    """Whether some inputs are integers because the model refused floating-point numbers."""
     refused: str = ""
-    """What the model says to floating-point numbers, where whole numbers were chosen."""
+    """The model's error for floating-point numbers, if integers were chosen."""
 
     @property
     def told(self) -> list[str]:
@@ -228,11 +228,11 @@ def example_of(model: nn.Module, inputs: Sequence[Input]) -> Example:
             return replace(example, chosen=bool(refused), refused=refused)
         refused = refused or error
     assert first is not None
-    return first  # the capture tells what is wrong
+    return first  # the capture reports what is wrong
 
 
 def _spelled(typed: Sequence[Input], floats: torch.dtype) -> tuple[Input, ...]:
-    """With types by their full names."""
+    """Return the inputs with full names of types."""
     full = (str(DTYPES[one.type or "float"] or floats).removeprefix("torch.") for one in typed)
     ends = [(0.0, 1.0) if one.type in ("int64", "long") and one.range is None else one.range for one in typed]
     return tuple(replace(one, type=kind, range=end) for one, kind, end in zip(typed, full, ends, strict=True))
@@ -248,7 +248,7 @@ def _names(model: nn.Module, inputs: Sequence[Input]) -> list[str]:
 
 
 def _types(inputs: Sequence[Input]) -> Iterator[tuple[str, ...]]:
-    """Types of the inputs to try, those with few whole numbers first."""
+    """Yield types of the inputs to try, those with few integers first."""
     kinds = [(one.type,) if one.type else ("float", *_wholes(one.range)) for one in inputs]
     if 3 ** sum(len(one) > 1 for one in kinds) <= TRIED:
         found = sorted(itertools.product(*kinds), key=_oddity)
@@ -261,7 +261,7 @@ def _types(inputs: Sequence[Input]) -> Iterator[tuple[str, ...]]:
 
 
 def _wholes(ends: tuple[float, float] | None) -> Iterator[str]:
-    """Types of whole numbers that hold a range."""
+    """Return the integer types that can hold a range."""
     yield from (kind for kind, dtype in (("int64", torch.int64), ("bool", torch.bool)) if _holds(dtype, ends))
 
 
@@ -278,12 +278,12 @@ def _value(given: Sequence[Input], typed: Sequence[Input], floats: torch.dtype, 
 
 
 def _is_lazy(model: nn.Module) -> bool:
-    """Whether parameters get their shapes from the first inputs."""
+    """Whether a model has lazy parameters, which get their shapes from the first inputs."""
     return any(is_lazy(one) for one in (*model.parameters(), *model.buffers()))
 
 
 def error_on(model: nn.Module, value: Any) -> str | None:
-    """Return what the model raises on inputs, in one line; None where it takes them. The model stays as it was."""
+    """Return the model's error for inputs, in one line; None if it accepts them. The model does not change."""
     args, kwargs = as_call(value)
     try:
         with nullcontext() if _is_lazy(model) else preserved(model, data=True), torch.no_grad():

@@ -1,4 +1,4 @@
-"""Models by name: torchvision's, and its residual networks for the small images of CIFAR."""
+"""Models by name: torchvision's models, and its residual networks adapted to the small images of CIFAR."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class ModelError(BnasError):
 
 
 def named(name: str) -> Callable[..., nn.Module]:
-    """The factory of torchvision's model `name`, without weights.
+    """Return the factory of torchvision's model `name`, without weights.
 
-    ``resnet50_cifar10`` and the like are its residual ones for images of 32 x 32 (`small_resnet`).
+    Names such as ``resnet50_cifar10`` are residual networks for images of 32 x 32 (`small_resnet`).
 
     Raises:
-        ModelError: there is none; gives the nearest name. The factory raises it where it cannot make the model.
+        ModelError: There is no such model; the message has the nearest name. The factory raises it if it fails.
     """
     torchvision = torchvision_module()
     known = torchvision.models.list_models(torchvision.models)
@@ -44,8 +44,8 @@ def named(name: str) -> Callable[..., nn.Module]:
 def small_resnet(name: str, /, num_classes: int = 10, **options: Any) -> nn.Module:
     """Torchvision's residual network `name` whose first convolution is 3 x 3 with stride 1.
 
-    The published configurations of BootstrapNAS name such a ResNet-50, and its accuracy of 93.65 % is that of Phan's
-    PyTorch_CIFAR10, which has this layout: its weights fit.
+    The published configurations of BootstrapNAS name such a ResNet-50 with an accuracy of 93.65 %. That is the accuracy
+    of Phan's PyTorch_CIFAR10, which has the same layout, so its weights fit.
     """
     torchvision = torchvision_module()
     model: Any = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **options)
@@ -56,7 +56,7 @@ def small_resnet(name: str, /, num_classes: int = 10, **options: Any) -> nn.Modu
 
 
 def _told(name: str, factory: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-    """The factory; arguments that torchvision does not take, or has no memory for, are a `ModelError`."""
+    """Wrap a factory: wrong arguments and too little memory become a `ModelError`."""
 
     def made(**options: Any) -> nn.Module:
         try:

@@ -1,4 +1,4 @@
-"""Built-in data as they lie on disk: torchvision's data sets, folders of images, ``.npz`` files."""
+"""Built-in data formats on disk: torchvision's data sets, folders of images, ``.npz`` files."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class ArrayError(DataError):
 
 
 class Arrays(Sequence[tuple[Any, int]]):
-    """Samples of a file: an image, and its label.
+    """The samples of an ``.npz`` file, each an image and its label.
 
-    The file has ``labels`` (n whole numbers from 0) and ``images`` (uint8: n, height, width; with 1 or 3 channels last
-    or first too). Instead of ``images`` it may have coded ones: ``jpeg``, the bytes of all files (JPEG, PNG) one after
-    another, and ``offsets``, where each begins, and the end.
+    The file has ``labels`` (n integers from 0) and ``images`` (uint8: n, height, width; optionally with 1 or 3 channels
+    as first or last axis). Instead of ``images`` it may have encoded ones: ``jpeg``, the concatenated bytes of JPEG or
+    PNG files, and ``offsets``, the start of each file and the end of the last one.
 
     Raises:
-        ArrayError: the file is missing, damaged, or holds something else.
+        ArrayError: The file is missing or damaged, or has other content.
     """
 
     def __init__(self, path: Path) -> None:
@@ -62,7 +62,7 @@ class Arrays(Sequence[tuple[Any, int]]):
         return len(self.labels)
 
     def __getitem__(self, number: Any) -> Any:
-        """A PIL image where they are coded, else a uint8 tensor of channels, height, width."""
+        """Return an encoded image as a PIL image, any other as a uint8 tensor (channels, height, width)."""
         label = int(self.labels[number])
         return (self._decoded(number) if self.coded else torch.from_numpy(self.images[number])), label
 
@@ -86,7 +86,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise
     except OSError as error:
         raise ArrayError(f"{shown(path)} cannot be read: {error.strerror or shown(error)}") from error
-    except Exception as error:  # of the archive, of its compression, or of an array in it
+    except Exception as error:  # the archive, its compression or an array may be damaged
         objects = (
             "it has arrays of Python objects; save arrays of numbers" if "Object arrays" in str(error) else shown(error)
         )
@@ -134,7 +134,7 @@ Samples = Sequence[tuple[Any, int]]
 
 @dataclass(frozen=True)
 class Known:
-    """A data set of torchvision: its class there, mean and deviation of its channels in [0, 1], what training gets."""
+    """A data set of torchvision: its class, mean and deviation of its channels in [0, 1], and its augmentation."""
 
     name: str
     mean: tuple[float, ...]
@@ -156,7 +156,7 @@ KNOWN = {
 
 @dataclass(frozen=True)
 class Parts:
-    """A data set as it comes; a part that it has not is None."""
+    """The parts of a data set on disk; a missing part is None."""
 
     train: Samples
     validation: Samples | None
@@ -164,16 +164,16 @@ class Parts:
     classes: int
     kind: Known
     files: bool = False
-    """Images are files of any size."""
+    """Whether images are files of any size."""
 
 
 def find_parts(place: Path, dataset: str | None, download: bool) -> Parts:
-    """The data at `place`; `dataset` is a key of `KNOWN`, or says nothing.
+    """Find the data at `place`; `dataset` is a key of `KNOWN`, or empty.
 
-    Of two parts the second one is the test: a search never sees it.
+    If there are two parts, the second one is the test data, which a search never uses.
 
     Raises:
-        DataError: there are none, or they are damaged, or their parts have other classes.
+        DataError: There are no data, they are damaged, or their parts have different classes.
     """
     kind = KNOWN.get(dataset or "")
     try:
@@ -193,7 +193,7 @@ def find_parts(place: Path, dataset: str | None, download: bool) -> Parts:
 
 
 def channels(samples: Samples) -> int:
-    """Of the first image."""
+    """Return the number of channels of the first image."""
     image = samples[0][0]
     return int(image.shape[0]) if isinstance(image, Tensor) else len(image.getbands())
 

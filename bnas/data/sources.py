@@ -29,16 +29,16 @@ from .factories import EXPORTED, SourceError, find_factory, is_own_model, runnin
 from .files import DataError, is_file
 from .models import named
 
-# Weights of users' files, read without running code.
+# Reading the user's files of weights without running code.
 
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net")
-"""Keys under which training scripts keep a state dict beside other things."""
+"""Keys under which training scripts save a state dict, besides other data."""
 PREFIXES = ("module.", "_orig_mod.", "model.")
-"""What DataParallel, `torch.compile` and Lightning put before all names."""
+"""Prefixes that DataParallel, `torch.compile` and Lightning add to all names."""
 
 
 class WeightsError(BnasError):
-    """A file of weights is missing, damaged, or holds something else."""
+    """A file of weights is missing or damaged, or has other content."""
 
 
 class WeightsWarning(UserWarning):
@@ -46,13 +46,13 @@ class WeightsWarning(UserWarning):
 
 
 def read_weights(path: Path, names: Iterable[str] = ()) -> dict[str, Tensor]:
-    """A state dict from a .safetensors file, or from a .pt file that holds tensors, numbers and texts only.
+    """Read a state dict from a .safetensors file, or from a .pt file that contains only tensors, numbers and texts.
 
-    One that is under a key of `WRAPPERS`, or whose names all begin with one of `PREFIXES` and `names` do not, is
-    recognised, with a `WeightsWarning` that says so.
+    The state dict may be under a key of `WRAPPERS`, or all its names may have one of `PREFIXES` that `names` lack. Both
+    cases are recognised, with a `WeightsWarning`.
 
     Raises:
-        WeightsError: the file is missing, damaged, or holds something else.
+        WeightsError: The file is missing or damaged, or has other content.
     """
     if not is_file(path):
         told = "it is a folder; give a file" if path.is_dir() else "there is no such file"
@@ -62,7 +62,7 @@ def read_weights(path: Path, names: Iterable[str] = ()) -> dict[str, Tensor]:
             found: Any = safetensors.torch.load_file(path)
         else:
             found = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:  # PyTorch's own text says how to run the code in the file
+    except pickle.UnpicklingError as error:  # PyTorch's message would explain how to run the code in the file
         told = "it holds Python objects, or is damaged; save only the tensors: torch.save(model.state_dict(), FILE)"
         raise WeightsError(f"weights {shown(path)} cannot be read as tensors: {told}") from error
     except Exception as error:
@@ -97,17 +97,16 @@ def _without_prefix(state: dict[str, Tensor], names: set[str], path: Path) -> di
 
 
 def load_model(name: str, weights: Path | None = None, folder: Path | None = None, /, **options: Any) -> nn.Module:
-    """The model called `name`, in evaluation mode, with the weights in a file (`bnas.data.sources.read_weights`).
+    """Return the model called `name`, in evaluation mode, with weights from a file (`read_weights`).
 
-    A name that ends in ``.pt2`` is that of a file of `torch.export.save`.
-    A name with a colon is that of a factory; others, and those after ``torchvision:``, are known to
-    `bnas.data.models.named`. Files are looked for in `folder`, by default the current one. `options` are the factory's
-    keyword arguments.
+    The name is a file of `torch.export.save` (``.pt2``), a factory (with a colon), or a model of
+    `bnas.data.models.named` (also after ``torchvision:``). Files are relative to `folder`, by default the current
+    folder. `options` are keyword arguments of the factory.
 
     Raises:
-        ModelError, SourceError: there is no such model, its factory takes other arguments, or gives no module.
-        WeightsError: the weights cannot be read.
-        CheckpointError: they do not fit; names the missing and unexpected keys.
+        ModelError, SourceError: There is no such model, or its factory refuses the arguments or returns no module.
+        WeightsError: The weights cannot be read.
+        CheckpointError: The weights do not fit; the message lists missing and unexpected keys.
     """
     factory: Callable[..., Any]
     if name.endswith(EXPORTED):
@@ -146,14 +145,14 @@ def _check_weights(name: str, model: nn.Module, state: Mapping[str, Tensor], pat
 
 
 def load_data(name: str, folder: Path | None = None, /, dataset: str | None = None, **options: Any) -> Splits:
-    """The data called `name`: from a factory that returns `bnas.Splits`, or built in.
+    """Load the data called `name`: from a factory that returns `bnas.Splits`, or built in.
 
-    Built in are digits, cifar10, cifar100, fashion_mnist and imagenet (in `folder` / data), or a place in `folder`:
+    Built-in data are digits, cifar10, cifar100, fashion_mnist and imagenet (in `folder` / data), or a path in `folder`;
     see `bnas.data.datasets.images`. `dataset` and `options` are keyword arguments.
 
     Raises:
-        SourceError: there is no such factory, it takes other arguments, or gives something else.
-        DataError: built-in data are not there, or damaged.
+        SourceError: There is no such factory, or it refuses the arguments or returns something else.
+        DataError: Built-in data are missing or damaged.
     """
     factory: Callable[..., Any]
     if ":" in name:

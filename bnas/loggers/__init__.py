@@ -1,4 +1,4 @@
-"""Loggers: callbacks that write the course of a training, a search or a run to TensorBoard, MLflow, W&B or Optuna."""
+"""Loggers: callbacks that write the progress of a training, search or run to TensorBoard, MLflow, W&B or Optuna."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all loggers have in common: from events of a training or a search to named numbers."""
+"""The base class of loggers, which turns events of a training or search into named numbers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class LoggerError(BnasError):
-    """A logger cannot work: its library is not installed, or what it was to go on with is of something else."""
+    """A logger cannot work: its library is not installed, or the run or study to continue belongs to another search."""
 
 
 class Logger(Callback, ABC):
@@ -45,7 +45,7 @@ class Logger(Callback, ABC):
         """Write numbers by their names, at a number of steps or evaluations that are done."""
 
     def close(self, error: BaseException | None = None) -> None:
-        """Write what is left: a training or a search ended, or `error` stopped it. Another one may start."""
+        """Write remaining data: a training or search has ended, or `error` stopped it. Another one may start later."""
 
     def on_train_start(self, training: Training) -> None:
         """Note stages and recipe."""
@@ -94,7 +94,7 @@ class Logger(Callback, ABC):
 
 
 def flat(data: Any, name: str = "") -> Iterator[tuple[str, str | int | float | bool]]:
-    """Settings as single values by dotted names, those of files only; what is None is left out."""
+    """Return settings as single values with dotted names, without None and without settings that files cannot have."""
     plain = TypeAdapter(Any).dump_python(data, mode="json") if not name else data
     if isinstance(plain, Mapping | list):
         entries = plain.items() if isinstance(plain, Mapping) else enumerate(plain)
@@ -105,10 +105,10 @@ def flat(data: Any, name: str = "") -> Iterator[tuple[str, str | int | float | b
 
 
 def library(name: str, extra: str) -> Any:
-    """The library of a logger.
+    """Import the library of a logger.
 
     Raises:
-        LoggerError: it is not installed; says what to install.
+        LoggerError: The library is not installed; the message says what to install.
     """
     try:
         return import_module(name)

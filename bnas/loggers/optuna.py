@@ -30,7 +30,8 @@ def to_optuna(result: SearchResult, storage: Any, study_name: str = "bnas", *, s
     Evaluations that the study already has are left out: call the function again while a search goes on.
 
     Args:
-        result: what a search found; of one that goes on `SearchResult.checked(objectives, EvaluationLog.read(path))`.
+        result: the result of a search; for a running search,
+            ``SearchResult.checked(objectives, EvaluationLog.read(path))``.
         storage: what ``optuna.create_study`` takes, such as "sqlite:///search.db".
         study_name: name of the study; it is made if there is none.
         space: what was searched, for the ranges of the parameters; by default they span the evaluated sub-networks.
@@ -74,7 +75,7 @@ class Optuna(Callback):
 
 
 Choices = Mapping[tuple[str, str], tuple[int, ...]]
-"""The sizes that each variable may have, by its kind and name; a block is 0 or 1."""
+"""The possible values of each variable, by its kind and name; a block has 0 and 1."""
 
 
 def _of(space: SearchSpace) -> Choices:
@@ -82,7 +83,7 @@ def _of(space: SearchSpace) -> Choices:
 
 
 def _seen(subnets: Sequence[Subnet]) -> Choices:
-    """What sub-networks have chosen; blocks that none skips are not known."""
+    """Return the values that sub-networks have chosen; a block that none of them skips is unknown."""
     found: dict[tuple[str, str], set[int]] = {}
     for one in subnets:
         for kind, sizes in (("width", one.widths), ("kernel", one.kernels)):
@@ -117,7 +118,7 @@ class _Study:
         return LoggerError(f"the study {self._name!r} is of another search ({reason}); give another study_name")
 
     def add(self, evaluation: Evaluation, constraints: Sequence[Constraint]) -> None:
-        """Add the trial of an evaluation, unless it is there."""
+        """Add the trial of an evaluation, unless the study has it."""
         subnet = json.dumps(evaluation.subnet.to_json())
         if evaluation.index in self._there:
             if self._there[evaluation.index] != subnet:
@@ -137,7 +138,7 @@ class _Study:
         self.study.add_trial(trial)
 
     def _parameters(self, subnet: Subnet) -> dict[str, Any]:
-        """What the sub-network chose, and the distributions of that."""
+        """Return the choices of the sub-network, and their distributions."""
         sizes = {"width": subnet.widths, "kernel": subnet.kernels}
         params: dict[str, Any] = {}
         distributions: dict[str, Any] = {}

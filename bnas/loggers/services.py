@@ -1,7 +1,7 @@
 """MLflow and Weights & Biases as loggers: `pip install 'bnas[mlflow]'`, `pip install 'bnas[wandb]'`.
 
-Nothing leaves the machine unless a server is named. So the usage statistics of both libraries are off, unless their
-own environment variables say otherwise.
+No data leave the machine unless a server is named. For this reason the usage statistics of both libraries are off,
+unless their own environment variables turn them on.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from .logger import Logger, library
 
 SECONDS, MOST = 10.0, 500
-"""MLflow gets numbers in batches: at the latest so many seconds after the first of a batch, and at most so many."""
+"""Limits of a batch of numbers for MLflow: seconds after its first number, and number of entries."""
 
 
 class MLflow(Logger):
@@ -44,11 +44,11 @@ class MLflow(Logger):
         self._since = 0.0
 
     def note(self, settings: Mapping[str, str | int | float | bool]) -> None:
-        """Write parameters; MLflow never changes one, so that a run that is gone on with keeps the first value."""
+        """Write parameters. MLflow never changes a parameter, so a continued run keeps the first value."""
         self._begin()
         new = {name: str(value) for name, value in settings.items() if name not in self._noted}
         entities = [self._mlflow.entities.Param(name, value) for name, value in new.items()]
-        for start in range(0, len(entities), 100):  # MLflow takes no more at once
+        for start in range(0, len(entities), 100):  # MLflow's limit for one call
             self._client.log_batch(self.run_id, params=entities[start : start + 100])
         self._noted |= new
 
@@ -68,7 +68,7 @@ class MLflow(Logger):
             self._client.set_terminated(self.run_id, status)
 
     def _begin(self) -> None:
-        """Make the run, or go on with it."""
+        """Create the run, or continue it."""
         if self.run_id is None:
             found = self._client.get_experiment_by_name(self.experiment)
             where = self._client.create_experiment(self.experiment) if found is None else found.experiment_id

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from bnas.search import Search
 
 SEARCH = ".search"
-"""How the names of event files of a search end."""
+"""Suffix of the event files of a search."""
 
 
 class TensorBoard(Logger):
     """Writes scalars for TensorBoard: ``tensorboard --logdir DIRECTORY`` shows them.
 
-    A resumed training goes on after the steps that it has; of a resumed search all evaluations are written anew, in
-    place of those in the directory. A training with a name has a folder of this name in the directory.
+    A resumed training continues after its last step. A resumed search writes all its evaluations again and replaces its
+    files in the directory. A training with a name has a folder with this name in the directory.
 
     Args:
         directory: of the event files; it is made if needed.
@@ -41,13 +41,13 @@ class TensorBoard(Logger):
         self._writer: Any = None
 
     def on_train_start(self, training: Training) -> None:
-        """Open an event file; what the others hold of later steps is void."""
+        """Open an event file; later steps in existing files become invalid."""
         super().on_train_start(training)
         self._prefix = ""
         self._open(self.directory / training.name, purge_step=training.taken + 1 if training.taken else None)
 
     def on_search_start(self, search: Search) -> None:
-        """Open an event file, in place of those of the same search."""
+        """Open an event file, which replaces those of the same search."""
         for former in self.directory.glob(f"events.out.tfevents.*{SEARCH}"):
             discard(former)
         self._open(self.directory, filename_suffix=SEARCH)

@@ -1,4 +1,4 @@
-"""The report of a run: one HTML page that needs no network, with every plot as a picture and as a table."""
+"""The report of a run: one self-contained HTML page, with every plot also as a picture and as a table."""
 
 from __future__ import annotations
 

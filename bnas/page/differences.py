@@ -1,4 +1,4 @@
-"""How two runs differ: in their winners, in how these were measured, in their settings, and in what was done."""
+"""The differences of two runs: in winners, conditions of measurements, settings and course."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .notes import LatencyNote, Network, Results
 from .recorded import Recorded
 
 PLACES = ("log_dir",)
-"""Settings that differ by nature."""
+"""Settings that always differ between runs."""
 LONGEST = 200
 """Characters of a setting that are shown."""
 
-# A network of run B and the one of the same name in run A.
+# Comparing a network of run B with the network of the same name in run A.
 
 
 def against(row: Network, before: Network, quality: Quality | None, alike: bool) -> Iterator[tuple[str, str]]:
@@ -69,7 +69,7 @@ def _factor(before: float, now: float, less: str, more: str) -> str:
 
 
 def conditions(first: Results, second: Results) -> Iterator[str]:
-    """What differs in how latencies were measured, those of the same name."""
+    """Return the differences in the conditions under which latencies of the same name were measured."""
     if first.machine.get("cpu") != second.machine.get("cpu"):
         yield "other CPUs"
     one, other = first.rows[0], second.rows[0]

@@ -1,4 +1,4 @@
-"""HTML documents that need no network: a template with its style and scripts in it, which allows nothing else."""
+"""Self-contained HTML documents: template, style and scripts in one file, and a policy that allows nothing else."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ except ImportError as error:
     raise ReportError("a report needs Jinja2: pip install 'bnas[report]'") from error
 
 GENERATOR = '<meta name="generator" content="bnas">'
-"""What tells a report of bnas from another page."""
+"""Marker by which a report of bnas is recognised."""
 
 
 def rendered(template: str, pictures: Mapping[str, bytes], **values: Any) -> str:
@@ -33,7 +33,7 @@ def rendered(template: str, pictures: Mapping[str, bytes], **values: Any) -> str
     environment = Environment(
         loader=PackageLoader("bnas.page", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}  # not sorted: Bokeh defines before it refers
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}  # unsorted: Bokeh defines before it refers
     scripts = [script(), _resource("page.js")]
     return environment.get_template(template).render(
         pictures={name: base64.b64encode(data).decode() for name, data in pictures.items()},
@@ -47,12 +47,12 @@ def rendered(template: str, pictures: Mapping[str, bytes], **values: Any) -> str
 
 
 def moment(text: str) -> str:
-    """Return a time as it is noted, for a reader."""
+    """Return a recorded time in readable form."""
     return text[:16].replace("T", " ") + " UTC"
 
 
 def drawn(plots: Iterable[Plot]) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Return what the page's own script draws, and a PNG file for each plot."""
+    """Return the data for the page's script, and a PNG file for each plot."""
     some = list(plots)
     data = {"plots": [item(plot) for plot in some], "names": [plot.name for plot in some]}
     data["sources"] = [name for plot in some for name in sources(plot)]
@@ -67,7 +67,7 @@ def as_csv(rows: Sequence[Sequence[object]]) -> bytes:
 
 
 def refuse_others(place: Path, files: Iterable[str], name: str) -> None:
-    """Raise where files of a user are at the places of a report; those of an earlier report may be replaced."""
+    """Raise if files of a user have the names of a report's files; files of an earlier report may be replaced."""
     page = place / name
     with reading(page):
         ours = there(page) and GENERATOR.encode() in page.read_bytes()[:4096]
@@ -81,6 +81,6 @@ def _resource(name: str) -> str:
 
 
 def _policy(scripts: Iterable[str]) -> str:
-    """The page may load nothing and run these scripts only, whatever else came into it."""
+    """Return the content security policy: load nothing and run only these scripts."""
     hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(one.encode()).digest()).decode()}'" for one in scripts)
     return f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'"

@@ -1,4 +1,4 @@
-"""What the folder of a run holds, read back without the model, its data or torch."""
+"""Read the folder of a run for its report, without the model, its data or torch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .notes import History, Process, Results, SearchSettings, TuningNote
 
 
 class ReportError(BnasError):
-    """The report of a run cannot be made; names the file and what is wrong with it."""
+    """The report of a run cannot be made; the message has the file and what is wrong with it."""
 
 
 HISTORY, EVALUATIONS, RESULTS = "training/history.json", "evaluations.jsonl", "report.json"
@@ -35,13 +35,13 @@ MISSING = {
     EVALUATIONS: "the evaluations: the search has not begun",
     RESULTS: "test accuracy and latency: the run is not finished",
 }
-"""What a report lacks without a file."""
+"""For each file, the part of the report that is missing without it."""
 Read = TypeVar("Read", bound=BaseModel)
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """A run, as far as it came; each part is None where its file is not there."""
+    """A run that may be unfinished. A part is None if its file does not exist."""
 
     folder: Path
     configuration: Any

@@ -95,9 +95,9 @@ def _measured(first: Network, profile: ProfileNote) -> str:
     without = "" if latency.wall_median_ms is None else f", and {latency.wall_median_ms:.3f} ms without it"
     threads = "1 thread" if latency.threads == 1 else f"{latency.threads} threads"
     return (
-        f"Times: the median of {profile.runs} runs with the profile of ONNX Runtime, on the wall clock, batch "
-        f"{latency.batch}, {threads}; each operator is told in whole microseconds, and what was fused with a layer "
-        "counts as part of it. Runs with the profile are slower: the original took "
+        f"Times: medians of {profile.runs} runs with the profiler of ONNX Runtime, wall clock, batch "
+        f"{latency.batch}, {threads}. The profiler reports whole microseconds. Operators that were fused with a layer "
+        "count as part of it. Runs with the profiler are slower: the original took "
         f"{profile.run_ms:.3f} ms with it{without}."
     )
 

@@ -1,4 +1,4 @@
-"""Values and choices in words: names, units and digits, and which blocks are skipped or widths smaller."""
+"""Text for values (label, unit, digits) and for choices (skipped blocks, smaller widths and kernels)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bnas.passes import Subnet
 
-# How the values of a run are called and written: names, units and digits.
+# Labels, units and digits of the values of a run.
 
 KNOWN = {
     "macs": ("MACs", "", "multiply-accumulates for one sample"),
@@ -16,7 +16,7 @@ KNOWN = {
     "peak_memory": ("peak memory", "B", "bytes of tensors for one sample"),
     "latency": ("latency", "ms", "predicted by a model fitted to measured sub-networks"),
 }
-"""Label, unit and meaning of the values that bnas measures itself."""
+"""Label, unit and meaning of bnas's own values."""
 SCALES = ((1e9, "G", "billions"), (1e6, "M", "millions"), (1e3, "k", "thousands"))
 
 
@@ -46,7 +46,7 @@ ACCURACIES = {"accuracy": "accuracy", "int8_accuracy": "accuracy in int8"}
 
 
 def quantity(name: str, values: Iterable[float], place: str | None = None) -> Quantity:
-    """How `name` is shown where `values` occur: accuracy in percent, large numbers in thousands, millions, ...
+    """Choose label and unit for `name`, given its `values`: accuracy in percent, large numbers in k, M, ...
 
     With a `place` the value is a latency there.
     """
@@ -68,7 +68,7 @@ def quantity(name: str, values: Iterable[float], place: str | None = None) -> Qu
 
 
 def told(subnet: Subnet, maximal: Subnet, most: int | None = None) -> str:
-    """`subnet` against the maximal one, a line for each kind; with at most `most` names in each line."""
+    """Compare `subnet` with the maximal one, in a line for each kind of choice with at most `most` names."""
     lines = list(_lines(subnet, maximal, most))
     return "\n".join(lines) or "everything is kept"
 

@@ -1,4 +1,4 @@
-"""Whole runs: a job, what it tells while it works, what it reports, and what may be wrong with it."""
+"""Whole runs: jobs, progress, reports, and their errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the other processes of a run do: the parts that process 0 asks for, and nothing else."""
+"""The work of the other processes of a run: the parts that process 0 orders, and nothing else."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from .tuning import Record, Tuning
 
 
 class Assistant:
-    """Does the parts of one process in the steps of a run. It reads the folder of the run, and writes nothing.
+    """Does one process's part of the steps of a run. It reads the run folder and writes nothing.
 
-    Its methods are the orders of `bnas.run.team`.
+    Its methods are the orders that `bnas.run.team.ask` sends.
     """
 
     def __init__(self, steps: Steps) -> None:
         self.steps = steps
 
     def prepare(self) -> None:
-        """Make the super-network, while process 0 does the same."""
+        """Create the super-network, at the same time as process 0."""
         _ = self._untrained
 
     @cached_property

@@ -1,4 +1,4 @@
-"""How a budget of time is divided between super-network, search and winners: numbers only, nothing is measured here."""
+"""Division of a time budget between training, search and fine-tuning. Pure arithmetic; nothing is measured here."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from bnas.passes.wording import counted
 # The rule of thumb.
 
 SHARES: Mapping[str, float] = {"train": 1 / 16, "search": 1 / 8, "tune": 13 / 16}
-"""Of the time that is left beside what a run needs anyhow: super-network, search, fine-tuning of the winners.
+"""Shares of the time that remains after fixed costs: training the super-network, search, fine-tuning the winners.
 
-Measured in docs/results.md: a quarter for the super-network takes more from the winners than the search gains by it.
+From measurements in docs/results.md: with a quarter for the super-network, the winners lose more than the search gains.
 """
 INFORMED: float = 1 / 24
-"""Of the whole time at most: importance from data, which tells what a search begins with."""
+"""Largest share of the whole time for measuring importance on data, which determines the first sub-networks."""
 MEASURED: float = 1 / 10
-"""The same: latencies of sub-networks, for the model of latency and for the choice of winners."""
+"""Largest share of the whole time for measuring latencies, for latency models and for the choice of winners."""
 QUICKER: Sequence[Mapping[str, int]] = (
     {},
     {"turns": 1},
     {"turns": 1, "runs": 20},
     {"turns": 1, "runs": 10, "warmup": 5, "subnets": 10},
 )
-"""Ways to measure these, each quicker: `LatencySettings` that are changed where the given ones are larger."""
+"""Ever quicker ways to measure latencies: upper limits for fields of `LatencySettings`."""
 USEFUL_STEPS = 100
-"""A super-network that is trained for fewer steps is left as it was.
+"""With time for fewer steps, the super-network is not trained at all.
 
-They disturb the weights, and train no sub-network: on MobileNetV2, 14 steps took 1.5 points from a winner
+A few steps disturb the weights without training sub-networks: on MobileNetV2, 14 steps took 1.5 points from a winner
 (docs/results.md).
 """
 UNITS: Mapping[str, str] = {"train": "step", "search": "evaluation", "tune": "step"}
-"""What is counted in each phase."""
+"""The unit that each phase counts, for messages."""
 TITLES: Mapping[str, str] = {"train": "super-network", "search": "search", "tune": "winners"}
-"""What each phase is called in the table of a plan."""
+"""Name of each phase in the table of a plan."""
 
 
 def told(phase: str, number: int) -> str:
-    """A number of steps or evaluations in words."""
+    """Return a number of steps or evaluations in words."""
     return counted(number, UNITS[phase]) + (" of the largest winner" if phase == "tune" else "")
 
 
@@ -50,17 +50,17 @@ class BudgetError(BnasError, ValueError):
     """A budget is not a time, or is too small; the message has the smallest possible budget."""
 
 
-# Times as people write them.
+# Durations as text.
 
 _PARTS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 _FORM = re.compile(r"\s*" + "".join(rf"(?:(?P<{unit}>\d+(?:\.\d+)?)\s*{unit}\s*)?" for unit in _PARTS))
 
 
 def seconds_of(given: str | float) -> float:
-    """The seconds of a time such as "30m", "1h30m", "90s", or a number of seconds.
+    """Return the seconds of a duration such as "30m", "1h30m" or "90s", or of a number of seconds.
 
     Raises:
-        BudgetError: It is no time, or not positive.
+        BudgetError: The text is not a duration, or the duration is not positive.
     """
     if isinstance(given, str):
         found = _FORM.fullmatch(given)
@@ -76,7 +76,7 @@ def seconds_of(given: str | float) -> float:
 
 
 def time_told(seconds: float) -> str:
-    """Seconds in words that `seconds_of` reads: "90s", "12m", "1h05m"."""
+    """Return seconds as a text that `seconds_of` reads: "90s", "12m", "1h05m"."""
     if seconds < 120:
         return f"{seconds:.3g}s" if seconds < 10 else f"{seconds:.0f}s"
     minutes = round(seconds / 60)
@@ -84,7 +84,7 @@ def time_told(seconds: float) -> str:
 
 
 def bytes_told(count: float) -> str:
-    """Bytes in words: "830 kB", "35 MB", "1.2 GB"."""
+    """Return bytes as a text: "830 kB", "35 MB", "1.2 GB"."""
     scale, unit = next((one for one in ((1e9, "GB"), (1e6, "MB")) if count >= one[0]), (1e3, "kB"))
     number = count / scale
     return f"{number:.1f} {unit}" if number < 10 else f"{number:,.0f} {unit}"
@@ -95,20 +95,20 @@ def bytes_told(count: float) -> str:
 
 @dataclass(frozen=True)
 class Phase:
-    """A phase that time is given to."""
+    """A phase of a run that gets a part of the budget."""
 
     name: str
-    """A key of `SHARES`."""
+    """Name of the phase, a key of `SHARES`."""
     unit: float
-    """Seconds of one step or evaluation."""
+    """Seconds per step or evaluation."""
     least: int = 1
-    """So many steps or evaluations at least."""
+    """Least number of steps or evaluations."""
     most: int | None = None
-    """More are of no use; their time goes to the last phase."""
+    """Largest useful number; the time for more goes to the last phase."""
     samples: int | None = None
-    """Validation samples of an evaluation, where there is no time for all of them."""
+    """Number of validation samples of an evaluation, if there is no time for all of them."""
     useful: int = 0
-    """Fewer do harm, beyond the least: a phase whose share is not enough for so many gets its least."""
+    """Number below which more than the least does harm. If its share allows fewer, the phase gets its least."""
 
 
 @dataclass(frozen=True)
@@ -117,42 +117,43 @@ class Planned:
 
     name: str
     count: int
-    """Steps or evaluations."""
+    """Number of steps or evaluations."""
     seconds: float
     """Predicted duration."""
     samples: int | None = None
-    """As `Phase.samples`."""
+    """See `Phase.samples`."""
 
     def __str__(self) -> str:
-        """What it does, in words."""
+        """Return the work of the phase in words."""
         part = "" if self.samples is None else f", each on {counted(self.samples, 'validation sample')}"
         return told(self.name, self.count) + part
 
 
 def _filled(phase: Phase, extra: float) -> Planned:
-    """The least of a phase, and as many more as fit into the time `extra`."""
+    """Plan a phase: its least number, plus as many as fit into the time `extra`."""
     count = phase.least + int(extra / phase.unit)
     count = count if phase.most is None else max(phase.least, min(count, phase.most))
     return Planned(phase.name, count, count * phase.unit, phase.samples)
 
 
 def least_seconds(phases: Sequence[Phase]) -> float:
-    """What all phases take at least."""
+    """Return the least seconds of all phases together."""
     return sum(one.least * one.unit for one in phases)
 
 
 def divide(seconds: float, phases: Sequence[Phase], fixed: float = 0.0) -> tuple[Planned, ...]:
     """Divide a time between phases: each gets its least, and its share of what is left.
 
-    A longer time gives no phase less; the last one has less where an earlier one gets what is `useful` to it.
+    With more time no phase gets less, with one exception: the last phase gets less when an earlier phase reaches its
+    `useful` number.
 
     Args:
         seconds: The whole time.
-        phases: In order; the last one gets what another cannot use.
-        fixed: What is needed beside them, such as for the export.
+        phases: The phases in order; the last one gets the time that others cannot use.
+        fixed: Seconds that are needed besides the phases, such as for the export.
 
     Raises:
-        BudgetError: The time is too small; says the least possible.
+        BudgetError: The time is too small; the message has the smallest possible budget.
     """
     needed = least_seconds(phases) + fixed
     if seconds < needed:
@@ -168,21 +169,20 @@ def divide(seconds: float, phases: Sequence[Phase], fixed: float = 0.0) -> tuple
 
 
 PACES = (0.5, 4.0)
-"""A winner is trained for at least this part of what was planned, and at most so many times as long."""
+"""Limits for the training of a winner, as multiples of its planned length."""
 
 
 def pace_of(planned: Sequence[float], paces: Sequence[float], taken: float, whole: float) -> float:
-    """How many times as long as planned the next winner is trained, so that all that remain end in time.
+    """Return by which factor the next winner is trained longer than planned, so that all winners end in time.
 
-    The first one is trained as planned, and what it takes tells how long a step really takes. A step may take longer or
-    shorter than measured, and small winners are last: without this they alone would pay for it, and nobody would use
-    time that is left over.
+    The first winner is trained as planned, and its duration shows how long a step really takes. Without this
+    correction, the last (smallest) winners alone would bear every delay, and time left over would stay unused.
 
     Args:
-        planned: Seconds of each winner, in their order.
-        paces: Those of the winners that are trained.
-        taken: Seconds that these took.
-        whole: Seconds that all winners have.
+        planned: The planned seconds of each winner, in order.
+        paces: The factors of the winners that are trained already.
+        taken: The seconds that these winners took.
+        whole: The seconds available for all winners.
     """
     done = sum(one * pace for one, pace in zip(planned, paces, strict=False))
     if not done or taken <= 0:
@@ -192,18 +192,18 @@ def pace_of(planned: Sequence[float], paces: Sequence[float], taken: float, whol
 
 
 def _usable(phase: Phase, extra: float) -> float:
-    """As much of a time as a phase can use."""
+    """Return the part of the time `extra` that a phase can use."""
     if phase.least + extra / phase.unit < phase.useful:
         return 0.0
     return extra if phase.most is None else min(extra, max(0, phase.most - phase.least) * phase.unit)
 
 
-# A plan, as it is told and kept.
+# A plan as a value, to be shown and saved.
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The plan of a run: what it does from now on, and how long each phase takes."""
+    """The plan of a run: its remaining phases, and how long each will take."""
 
     budget: float | None
     """Budget of the whole run in seconds, if there is one."""

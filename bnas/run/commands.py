@@ -1,4 +1,4 @@
-"""The commands that come next, as verdicts and pages give them to be copied."""
+"""Commands for the next step, which verdicts and pages show for copying."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 from bnas.runtime.latency.settings import TRUSTED_RUNS
 
 MORE = 4
-"""Where a latency was not stable, so many times as many runs are proposed."""
+"""Factor for the number of runs that is proposed after an unstable latency."""
 
 
 def remedy(runs: int) -> tuple[str, int]:
-    """Return what to do about a latency that is not stable after so many runs, and how many runs to measure then."""
+    """Return a remedy for a latency that was unstable with `runs` runs, and the number of runs to use instead."""
     if runs < TRUSTED_RUNS:
         return "Measure more often", TRUSTED_RUNS
     return "Close other programs, then measure again", MORE * runs
@@ -25,5 +25,5 @@ def export_command(folder: Path, name: str, *, int8: bool = False) -> str:
 
 
 def again_command(folder: Path, runs: int) -> str:
-    """Return the command that exports and measures a run again, with so many runs."""
+    """Return the command that exports and measures a run again, with `runs` runs."""
     return shlex.join(["bnas", "export", str(folder), "--set", f"latency.runs={runs}"])

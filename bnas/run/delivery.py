@@ -1,4 +1,4 @@
-"""Networks as a run hands them over: as plain modules and ONNX files, checked, timed together and tested."""
+"""Delivery of a run's networks: export them as modules and ONNX files, check them, and measure latency and accuracy."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def write_int8(
     settings: Int8,
     metadata: Mapping[str, str],
 ) -> str | None:
-    """Export `module` to an int8 file at `path`; returns why there is none where that cannot be done.
+    """Export `module` to an int8 file at `path`; return the reason if that is impossible, else None.
 
     Raises:
-        WriteError: the file cannot be written.
-        OutputError: a file is there that the run did not write, or not so.
+        WriteError: The file cannot be written.
+        OutputError: A file exists at `path` that the run did not write, or that was changed since.
     """
     try:
         export_onnx(module, path, example, settings, metadata=metadata)
@@ -76,12 +76,12 @@ class Delivery:
     output: Output
     supernet: SuperNetwork
     calibration: list[Batch]
-    """Training samples that the ranges of int8 activations are found on."""
+    """Training samples for the calibration of int8 files."""
 
     def rows(self, networks: Mapping[str, tuple[Subnet, GraphModule]]) -> tuple[Row, ...]:
-        """Files and measurements of each network; the first one is the reference of all latencies.
+        """Write and measure each network; the first one is the reference of all latencies.
 
-        One module under two names is measured once. The modules are folded, and not to be used after.
+        A module with two names is measured once. The modules are folded, so do not use them afterwards.
         """
         failures = {name: self._write(name, subnet, module) for name, (subnet, module) in networks.items()}
         names: dict[GraphModule, str] = {}
@@ -93,7 +93,7 @@ class Delivery:
     def _measured(
         self, networks: Mapping[str, tuple[Subnet, GraphModule]], failures: Mapping[str, str | None]
     ) -> dict[str, Row]:
-        """The rows of different networks, whose files are written."""
+        """Measure different networks whose files are written; return their rows."""
         modules, test = {name: module for name, (_, module) in networks.items()}, in_memory(self.job.data.test)
         known = {name: failures[name] for name in networks}
         first, *others = self.job.clocks.items()
@@ -115,14 +115,14 @@ class Delivery:
         }
 
     def _write(self, name: str, subnet: Subnet, module: GraphModule) -> str | None:
-        """The files of one network; why there is no int8 one, where it was asked for and cannot be made."""
+        """Write the files of one network; return the reason if an int8 file was requested and cannot be made."""
         path, example = self.output.path, one_sample(self.supernet)
         write_json(path(f"subnets/{name}.json"), {**subnet.to_json(), "costs": self.supernet.costs(subnet)})
         write_bytes(path(f"subnets/{name}.safetensors"), tensor_bytes(module.state_dict()))
         metadata = origin(self.supernet, subnet)
         export_onnx(module, path(f"subnets/{name}.onnx"), example, metadata=metadata)
         quantised = path(f"subnets/{name}{INT8}.onnx")
-        discard(quantised)  # of an earlier export
+        discard(quantised)  # the int8 file of an earlier export
         if self.job.int8 is None:
             return None
         return write_int8(module, quantised, example, calibrated(self.job.int8, self.calibration), metadata)
@@ -130,7 +130,7 @@ class Delivery:
     def _latencies(
         self, settings: LatencySettings, modules: Mapping[str, GraphModule], failures: Mapping[str, str | None]
     ) -> dict[str, Latency]:
-        """Of all networks in float, and of those in int8 whose `failures` are told, and are none."""
+        """Measure the latencies of all float files, and of int8 files whose entry in `failures` is None."""
         example = one_sample(self.supernet, settings.sizes, settings.batch)
         networks = {name: self._network(name, module, example) for name, module in modules.items()}
         if self.job.int8 is not None and takes_onnx(settings.target):
@@ -139,7 +139,7 @@ class Delivery:
         return self._timed(networks, settings, example)
 
     def _profiles(self, settings: LatencySettings, modules: Mapping[str, GraphModule]) -> dict[str, LayerTimes]:
-        """Where the time of each network goes, on ONNX Runtime; of other targets it is not known."""
+        """Measure the time of each layer of each network, if the target is ONNX Runtime."""
         if not isinstance(target_for(settings), OnnxRuntime):
             return {}
         example = one_sample(self.supernet, settings.sizes, settings.batch)
@@ -149,7 +149,7 @@ class Delivery:
     def _further(
         self, settings: LatencySettings, modules: Mapping[str, GraphModule], failures: Mapping[str, str | None]
     ) -> dict[str, Latency]:
-        """A further latency of the networks: of their int8 files where it is one in int8, as far as there are any."""
+        """Measure a further latency of the networks; if its settings say int8, of the int8 files that exist."""
         if settings.int8 is None:
             return self._latencies(settings, modules, {})
         names = [name for name, failure in failures.items() if failure is None and self.job.int8 is not None]
@@ -160,12 +160,12 @@ class Delivery:
         return self._timed(networks, replace(settings, int8=None), example)
 
     def _timed(self, networks: Mapping[str, Network], settings: LatencySettings, example: Any) -> dict[str, Latency]:
-        """The latencies of files; the first one is the reference."""
+        """Measure the latencies of files; the first one is the reference."""
         reference, first = next(iter(networks.items()))
         return measure_latency(networks, self._feeds(first, example), settings, reference=reference)
 
     def _network(self, name: str, module: GraphModule | None, example: Any) -> Network:
-        """The file of a network as a target takes it, with its module where that is the same."""
+        """Return the file of a network for a target, together with its module if the file is not quantised."""
         path = self.output.path(f"subnets/{name}.onnx")
         graph = onnx.load(str(path), load_external_data=False)
         return Network(name, path, graph, module, tuple(one.cpu() for one in tensors_in(example)))

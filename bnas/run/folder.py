@@ -1,4 +1,4 @@
-"""What a run left in its folder, read back: its configuration, super-network, data and sub-networks."""
+"""Read a run from its folder: configuration, super-network, data and sub-networks."""
 
 from __future__ import annotations
 
@@ -36,33 +36,33 @@ from .trust import check_code
 from .tuning import read_module
 
 NUMBER = re.compile(r"[0-9]{1,9}")
-"""Of an evaluation, as the report shows it."""
+"""The number of an evaluation, as the report shows it."""
 FASTEST = WINNERS[-1]
-"""The winner that is measured when it is asked for."""
+"""Name of a winner that is chosen by a measurement when it is requested."""
 
 
 @dataclass(frozen=True)
 class RunFolder:
     """The folder of a run.
 
-    Raises, from all that reads it:
-        OutputError: something is missing; says which command makes it.
-        TrustError: its configuration names code that the user has not named before.
-        BnasError: something is damaged, or does not fit.
+    Raises, from all methods that read it:
+        OutputError: A file is missing; the message has the command that makes it.
+        TrustError: The configuration names code that the user has not named before.
+        BnasError: A file is damaged, or does not fit the others.
     """
 
     folder: Path
     source: Path
-    """The folder that the names of files in its configuration are relative to."""
+    """The folder to which file names in the configuration are relative."""
     changes: Sequence[str] = ()
-    """``KEY=VALUE``, in order, for this time."""
+    """Changes of settings, ``KEY=VALUE`` in order, for this command only."""
     watch: Watch = field(default_factory=Watch)
     trust: bool = False
-    """The user read the code that the configuration names: import it, whoever named it."""
+    """Whether the user has read the code that the configuration names, so that it may be imported."""
 
     @classmethod
     def open(cls, folder: Path, source: Path | None = None, **settings: Any) -> RunFolder:
-        """The folder of a run, whose configuration's files are where the run noted, or in `source`."""
+        """Open the folder of a run. Files that its configuration names are in the noted folder, or in `source`."""
         ledger, noted = Ledger(folder), Path()
         if source is None and ledger.exists and there(folder / SOURCE):
             noted = Path(os.fsdecode(ledger.read(SOURCE).removesuffix(b"\n")))
@@ -70,7 +70,7 @@ class RunFolder:
 
     @cached_property
     def configuration(self) -> Configuration:
-        """What was run, with the changes. The code that it names is the user's own, or he trusts it."""
+        """The configuration of the run with the changes; checks that the user named or trusts its code."""
         path, ledger = self.folder / CONFIG, Ledger(self.folder)
         if not (ledger.exists and there(path)):
             raise OutputError(
@@ -95,12 +95,12 @@ class RunFolder:
 
     @cached_property
     def job(self) -> Job:
-        """The job of this configuration; its model has no weights: those are in the folder."""
+        """The job of this configuration. Its model has random weights, because the trained ones are in the folder."""
         return job_of(self.configuration, self.source, weights=False)
 
     @cached_property
     def steps(self) -> Steps:
-        """The steps of the run, to go on with; files of steps that were done stay until they are written anew."""
+        """The steps of the run, to be continued. Files of finished steps stay until they are written again."""
         remote = elsewhere(self.folder, self.source)
         return Steps(self.job, Output(self.folder, resumed=True), self.watch, elsewhere=remote)
 
@@ -111,15 +111,15 @@ class RunFolder:
 
     @property
     def data(self) -> Splits:
-        """The data that it was trained and searched on."""
+        """The data of the training and the search."""
         return self.job.data
 
     def begin_search(self, *, resume: bool = False, overwrite: bool = False) -> None:
-        """Make the folder ready for a search by this configuration, which is written there.
+        """Prepare the folder for a search with this configuration, and write the configuration there.
 
         Raises:
-            OutputError: nothing was trained; or there is a search already, and neither is said; or a change is of
-                what the training, or the search to be resumed, has settled.
+            OutputError: There is no trained super-network; or there is a search already, and neither `resume` nor
+                `overwrite` is set; or a change affects the training, or the search to be resumed.
         """
         if resume and overwrite:
             raise OutputError("resume and overwrite exclude each other")
@@ -140,11 +140,11 @@ class RunFolder:
             write_json(self.folder / CONFIG, config)
 
     def begin_tuning(self, *, resume: bool = False, overwrite: bool = False) -> None:
-        """Make the folder ready for a fine-tuning by this configuration, which is written there.
+        """Prepare the folder for a fine-tuning with this configuration, and write the configuration there.
 
         Raises:
-            OutputError: nothing was searched; or there is a fine-tuning already, and neither is said; or a change is of
-                what was trained or searched, or of what the fine-tuning to be resumed has used.
+            OutputError: There is no search; or there is a fine-tuning already, and neither `resume` nor `overwrite` is
+                set; or a change affects the training, the search, or the fine-tuning to be resumed.
         """
         if resume and overwrite:
             raise OutputError("resume and overwrite exclude each other")
@@ -169,13 +169,13 @@ class RunFolder:
             write_json(self.folder / CONFIG, config)
 
     def check_export(self) -> None:
-        """Raise `OutputError` where a change is of what was trained or searched."""
+        """Raise `OutputError` if a change affects the training or the search."""
         config = self.configuration.model_dump(mode="json")
         if told := changed(self.folder, config, lambda place: within(place, EXPORT)):
             raise OutputError(f"{told}: training or search used the former; an export may change only its own settings")
 
     def export(self) -> Report:
-        """Export and measure what the search found, by settings that the configuration in the folder then has."""
+        """Export and measure the winners; the changed settings are written to the configuration in the folder."""
         with kept(self.folder) as ledger:
             self.check_export()
             report = self.steps.export()
@@ -185,14 +185,14 @@ class RunFolder:
         return report
 
     def subnet(self, name: str) -> Subnet:
-        """A winner by its name, an evaluation by its number, or the sub-network in a JSON file as in ``subnets/``.
+        """Return a winner by its name, an evaluation by its number, or the sub-network in a JSON file of ``subnets/``.
 
-        Where no winner has this name, "fastest" is the one of the Pareto front with the least measured latency whose
-        accuracy is within the run's bound, or of all of the front where none is.
+        If no winner has the name "fastest", it stands for the sub-network of the Pareto front with the lowest measured
+        latency, among those whose accuracy is within the run's bound (or among all, if none is).
 
         Raises:
-            OutputError: there is no such sub-network.
-            SubnetError: it is not of the space of this run.
+            OutputError: There is no such sub-network.
+            SubnetError: The sub-network does not belong to the space of this run.
         """
         _ = self.configuration
         if name in (found := self._found):
@@ -213,7 +213,7 @@ class RunFolder:
             raise
 
     def _evaluated(self, number: int) -> Subnet | None:
-        """The sub-network of an evaluation of the search; None where there is none."""
+        """Return the sub-network of an evaluation of the search; None if there is no such evaluation."""
         log = "evaluations.jsonl"
         if not there(self.folder / log):
             return None
@@ -221,7 +221,7 @@ class RunFolder:
         return next((one.subnet for one in EvaluationLog.read(self.folder / log) if one.index == number), None)
 
     def module(self, subnet: Subnet) -> GraphModule:
-        """The extracted sub-network with the statistics that the run gave it, or with recalibrated ones."""
+        """Return the extracted sub-network, with the BatchNorm statistics of the run or with recalibrated ones."""
         ledger = Ledger(self.folder)
         for name in self._found:
             file = f"subnets/{name}.json"

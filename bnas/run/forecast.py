@@ -1,4 +1,4 @@
-"""What a run will need beside the steps and evaluations of its phases, from what was probed."""
+"""Forecast the time and disk space that a run needs besides the steps and evaluations of its phases."""
 
 from __future__ import annotations
 
@@ -21,49 +21,49 @@ from .search import FIRST
 from .winners import FEW
 
 WATCHED = 3
-"""Random sub-networks that a training validates, beside the maximal and the minimal: the default of `bnas.Trainer`."""
+"""Number of random sub-networks in a validation (default of `bnas.Trainer`), besides the maximal and the minimal."""
 OPTIMIZER = {"sgd": 1, "rmsprop": 1, "adam": 2, "adamw": 2}
-"""Numbers that an optimizer keeps for each weight."""
+"""How many numbers each optimizer keeps per weight."""
 PART = 0.5
-"""Of the weights of the original: what a winner has, in the mean."""
+"""Assumed share of the original's weights that a winner has on average."""
 REPORT = 2_000_000
-"""Bytes of the report page with its pictures and tables."""
+"""Assumed bytes of the report with its pictures and tables."""
 LEAST_SAMPLES = 64
-"""Fewer say little of importance."""
+"""Least number of training samples to measure importance on."""
 LEAST_VALIDATION = 128
-"""Fewer tell no good sub-network from a bad one: at 128, an accuracy of 90 % has a standard error of 2.7 points."""
+"""Least number of validation samples: with 128, an accuracy of 90 % has a standard error of 2.7 points."""
 LEAST_EVALUATIONS, FOR_A_TARGET = 4, 4
-"""A search with fewer, and so many more for each target, does not get to all that it begins with."""
+"""Least number of evaluations, and additional ones per target: with fewer, a search skips some of its first ones."""
 FEWEST = 4
-"""Of `SearchSettings.num_evals`."""
+"""Smallest value of `SearchSettings.num_evals`."""
 
 
 def adapting(job: Job, times: Times) -> float:
-    """Seconds to recalibrate the trained super-network, for both copies that are written."""
+    """Return the seconds to recalibrate the trained super-network, twice (two copies are written)."""
     return 2 * times.sample * job.recipe.num_bn_adaptation_samples
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """Seconds, and what follows from them."""
+    """Predicted durations in seconds, and the numbers that follow from them."""
 
     job: Job
     supernet: SuperNetwork
     times: Times
     winners: int
-    """How many there will be."""
+    """Expected number of winners."""
 
     @cached_property
     def evaluation(self) -> float:
-        """Of one evaluation of the search."""
+        """Seconds of one evaluation in the search."""
         samples = self.job.num_bn_adaptation_samples + self.validated
         return self.times.evaluation + self.times.sample * samples
 
     @cached_property
     def validated(self) -> int:
-        """Return how many validation samples an evaluation has.
+        """Number of validation samples of an evaluation.
 
-        All of them, unless even the fewest evaluations would take more than the share of a search in the budget.
+        Normally all; fewer if even the least number of evaluations would exceed the search's share of the budget.
         """
         if math.isinf(self._budget):
             return self._validation
@@ -77,29 +77,29 @@ class Forecast:
 
     @property
     def part(self) -> int | None:
-        """`validated`, where that is not all there is."""
+        """`validated`, or None if these are all validation samples."""
         return self.validated if self.validated < self._validation else None
 
     @property
     def most(self) -> int:
-        """Return how many evaluations a search makes at most."""
+        """Largest number of evaluations in the search."""
         space = self.job.stages[-1].space(self.supernet.space)
         return max(FEWEST, min(self.job.search.num_evals, space.size))
 
     @property
     def fewest(self) -> int:
-        """Return how many evaluations a search makes at least."""
+        """Least number of evaluations in the search."""
         return min(LEAST_EVALUATIONS + FOR_A_TARGET * self.winners, self.most)
 
     @property
     def at_once(self) -> int:
-        """Sub-networks that are evaluated at the same time; of the workers of a cluster nobody knows."""
+        """Number of sub-networks that are evaluated at the same time; 1 for a cluster, whose size is unknown."""
         executor = self.job.search.executor
         return (executor.processes or 1) if executor is not None else team.size()
 
     @property
     def after_training(self) -> float:
-        """Beside the evaluations of the search and the steps of the winners, all that comes after the training."""
+        """Seconds of everything after the training, except evaluations of the search and steps of the fine-tuning."""
         probing = self.winners * self.times.probing
         return (
             self.delivered(self.winners)
@@ -109,22 +109,23 @@ class Forecast:
         )
 
     def delivered(self, winners: int) -> float:
-        """For the export, and for the accuracies before and after a fine-tuning."""
+        """Return the seconds for the export, and for measuring accuracies before and after a fine-tuning."""
         return Probe(self.job, self.supernet).delivery(winners, self.times) + winners * self.evaluation
 
     # Importance from data.
 
     @property
     def samples(self) -> int:
-        """So many training samples tell what the search begins with."""
+        """Number of training samples for the importance that determines the first sub-networks of the search."""
         affordable = INFORMED * self._budget / max(self._informing, 1e-9)
         return int(min(max(affordable, LEAST_SAMPLES), FIRST))
 
     @property
     def _informing(self) -> float:
-        """For the importance from one sample: a training step of the whole network, and a loss without each block.
+        """Seconds to measure importance on one sample: a training step of the whole network, and a loss per block.
 
-        Before a loss come the statistics. The whole network takes twice as long as what stands in for the winners.
+        Before each loss, BatchNorm is recalibrated. The whole network is assumed to take twice the time of the
+        sub-network that stands in for the winners.
         """
         passes = 2 if self.job.num_bn_adaptation_samples else 1
         return 2 * self.times.sample * (3 + passes * (len(self.supernet.space.blocks) + 1))
@@ -133,14 +134,14 @@ class Forecast:
 
     @property
     def measured_quicker(self) -> Job:
-        """The job, whose latencies are measured in the most thorough way that there is time for."""
+        """The job with the most thorough latency settings that there is time for."""
         ways = [quickened(self.job, way) for way in QUICKER]
         return next((one for one in ways if self._measured(one.latency) <= MEASURED * self._budget), ways[-1])
 
     def _measured(self, settings: LatencySettings) -> float:
-        """For latency models, for what lies near each target that is on a latency, and for its candidates.
+        """Return the seconds of all latency measurements: for models, near each latency target, and of its candidates.
 
-        Other latencies count as if they were measured as thoroughly as the first one.
+        All latencies are assumed to be measured as thoroughly as the first one.
         """
         near = TRIES * (2 if self.supernet.space.blocks else 1)
         candidates = (near + FEW) * sum(one.name in self.job.clocks for one in self.job.targets.values())
@@ -151,11 +152,11 @@ class Forecast:
     def _budget(self) -> float:
         return math.inf if self.job.budget is None else self.job.budget
 
-    # Without a budget the super-network is validated after each epoch.
+    # Without a budget, the super-network is validated after each epoch.
 
     @property
     def watching(self) -> float:
-        """Of the validation after an epoch of the training: some sub-networks, each recalibrated."""
+        """Seconds of the validation after a training epoch: some sub-networks, each with recalibrated BatchNorm."""
         count: int = min(self.job.training.get("watch", WATCHED) + 2, self.supernet.space.size)
         samples = self.job.recipe.num_bn_adaptation_samples + self._validation
         return count * (self.times.evaluation + self.times.sample * samples)
@@ -164,11 +165,11 @@ class Forecast:
 
     @property
     def disk(self) -> int:
-        """Bytes of all files that the run leaves.
+        """Bytes of all files of the run.
 
-        Two copies of the weights for the original and the super-network, two checkpoints of the training with what the
-        optimizer keeps, and for each network one set of weights as a module, one as ONNX and a quarter of one in int8;
-        with fine-tuning one set more, and the checkpoints of the winner.
+        These are: the weights of the original and of the super-network, two checkpoints of the training with the state
+        of the optimizer, and for each network the weights as a module, as ONNX and (a quarter) in int8. Fine-tuning
+        adds one more set of weights and checkpoints for each winner.
         """
         whole = sum(one.numel() * one.element_size() for one in self.supernet.model.state_dict().values())
         kept = whole * OPTIMIZER.get(self.job.recipe.optimizer, 1)
@@ -179,7 +180,7 @@ class Forecast:
 
 
 def disk_free(folder: Path) -> int | None:
-    """Return the bytes that are free where `folder` is, or will be; None where nobody can tell."""
+    """Return the free bytes on the disk of `folder`, which need not exist yet; None if unknown."""
     place = next((one for one in (folder, *folder.absolute().parents) if one.is_dir()), None)
     try:
         return None if place is None else shutil.disk_usage(place).free

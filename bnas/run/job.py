@@ -1,4 +1,4 @@
-"""What a run needs: model, data and settings as one value, and who is told while it goes on."""
+"""`Job` (model, data and settings of a run), `Splits` (its data) and `Watch` (functions that follow its progress)."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ class Splits:
     """Description of the data and the hold-out as plain data; a run saves it as ``data.json``."""
 
     def __repr__(self) -> str:
-        """How many batches each part has, and no numbers of them: a list of batches would fill a notebook."""
+        """Return the number of batches of each part, without their content, which would fill a notebook."""
         parts = {name: length_of(getattr(self, name)) for name in ("train", "validation", "test")}
         told = (f"{name} {'a stream' if length is None else length}" for name, length in parts.items())
         return f"Splits of batches: {', '.join(told)}"
 
 
 def sought(bounded: Iterable[str], quality: Quality) -> tuple[Objective, ...]:
-    """What is searched for where nobody says it: the best quality, and the least of what is bounded, or of MACs."""
+    """Return the default objectives: the best quality, and the least of each bounded value (or MACs without bounds)."""
     costs = list(bounded) or ["macs"]
     return (quality.objective, *(Objective(name, "min") for name in costs))
 
@@ -121,8 +121,8 @@ class Job:
     tensorboard: bool = False
     """Write scalars of training and search for TensorBoard."""
     callbacks: Sequence[Callback] = ()
-    """Told of the training, the search and each fine-tuning of a winner, whose name a `Training` has; such as the
-    loggers of `bnas.loggers`. They may be others when the run is resumed."""
+    """Callbacks for the training, the search and the fine-tuning of each winner (with its name in `Training`), such as
+    the loggers of `bnas.loggers`. A resumed run may have other callbacks."""
     dynamic: Mapping[str, Mapping[int, str]] | None = None
     """Axes whose size may change, as in `bnas.SuperNetwork.from_model`; by default all axes that can."""
 
@@ -219,12 +219,12 @@ class Watch(Callback):
 def evaluator_of(
     job: Job, supernet: SuperNetwork, calibration: Sequence[Batch] | None, validation: Iterable[Batch]
 ) -> Evaluator:
-    """What measures sub-networks of a job, by its metric."""
+    """Return the evaluator for the sub-networks of a job, with the job's metric."""
     return Evaluator(supernet, calibration, validation, job.quality.function, metric_name=job.quality.name)
 
 
 def callbacks_of(job: Job, watch: Watch, output: Output, phase: Literal["training", "search"]) -> tuple[Callback, ...]:
-    """All callbacks of the training or the search of a run.
+    """Return all callbacks of the training or the search of a run.
 
     Raises:
         LoggerError: TensorBoard is asked for, and not installed.

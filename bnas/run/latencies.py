@@ -1,4 +1,4 @@
-"""The values of a job that are latencies: one on each machine or runtime that a network is to run on."""
+"""The latencies of a job: one for each machine or runtime that networks should run on."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}")
 
 
 def of_objectives(latency: LatencySettings, objectives: Iterable[Objective] | None) -> dict[str, LatencySettings]:
-    """How the objectives that have a target are measured: as "latency" is, but there."""
+    """Return the latency settings of objectives with a target: those of "latency", with that target."""
     return {one.name: replace(latency, target=one.target) for one in objectives or () if one.target is not None}
 
 
 def check_clocks(
     latency: LatencySettings, latencies: Mapping[str, LatencySettings], objectives: Iterable[Objective] | None
 ) -> None:
-    """Raise SearchError where a latency has a name that it cannot have, or is described twice."""
+    """Raise SearchError if a latency has a reserved name, or is described twice."""
     if latency.int8 is not None:
         told = 'for int8 define another latency, such as latencies={"quick": {"int8": True}}'
         raise SearchError(f"latency: the value 'latency' is always measured in float; {told}")
@@ -50,7 +50,7 @@ def check_clocks(
 def check_quality(
     quality: Quality, latencies: Mapping[str, LatencySettings], objectives: Iterable[Objective] | None
 ) -> None:
-    """Raise SearchError where a metric has the name of another value, or winners cannot be chosen by it."""
+    """Raise SearchError if a metric has the name of another value, or winners cannot be chosen by it."""
     name = quality.name
     if name in {LATENCY, INT8_ACCURACY, *NAMES, *latencies}:
         raise SearchError(f"metric: {name!r} is already the name of another value; choose another name")
@@ -77,12 +77,12 @@ def _check_name(name: str, place: str, allowed: Iterable[str] = ()) -> None:
 
 
 def file_of(name: str) -> str:
-    """The file that keeps the latency model of a value in the folder of a run."""
+    """Return the file name, in the run folder, of the latency model for a value."""
     return "latency.json" if name == LATENCY else f"latencies/{name}.json"
 
 
 def quickened(job: Job, way: Mapping[str, int]) -> Job:
-    """The same job, whose latencies are measured with at most these runs, turns and sub-networks."""
+    """Return the job with at most these runs, turns and sub-networks in its latency settings."""
 
     def quick(given: LatencySettings) -> LatencySettings:
         return replace(given, **{key: min(most, getattr(given, key)) for key, most in way.items()})

@@ -1,4 +1,4 @@
-"""What a run wrote in its folder, so that no other file is replaced, removed or believed."""
+"""The ledger of the files that a run wrote, so that no other file is ever replaced, removed or read as the run's."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from bnas.search.log import EvaluationLog
 from .mark import GROWING, MARK, Mark, OutputError, refuse_link
 
 SCALARS = ("training/tensorboard/events.out.tfevents.*", "search/tensorboard/events.out.tfevents.*")
-"""Files that TensorBoard writes, below the folder of a run."""
+"""Folders of TensorBoard's files in a run folder."""
 FOUND = (
     "search.json", "winners.json", "pareto.json", "evaluations.csv", "evaluations.jsonl", "latency.json", "latencies",
     "search", "plan/search.json",
 )  # fmt: skip
-"""What a search leaves in the folder of a run."""
+"""Files of a search in a run folder."""
 TUNED = ("tuning.json", "tuning", "plan/tune.json")
-"""What a fine-tuning of the winners leaves."""
+"""Files of a fine-tuning."""
 DELIVERED = ("report.json", "report.html", "report", "subnets")
-"""What is exported after it."""
+"""Files of an export."""
 REPORT = "report"
-"""How the names begin of files that a process writes without holding the folder."""
+"""Prefixes of files that a process may write without holding the lock of the folder."""
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """The files that a run wrote in `folder`, by their SHA-256.
+    """The files that a run wrote in `folder`, with their SHA-256.
 
-    The mark lists a file before the file is written. So it has up to two checksums for each: of the new content, and of
-    the content before, which is still there after a crash between the two.
+    The mark (``run.json``) lists a file before it is written, so it may have two checksums for a file: of the new and
+    of the old content. The old content is still there after a crash between the two writes.
     """
 
     folder: Path
@@ -53,11 +53,11 @@ class Ledger:
         return there(self.mark.path)
 
     def begin(self) -> None:
-        """Mark the folder as that of a run; a mark that is there stays.
+        """Mark the folder as a run folder, unless it is marked already.
 
         Raises:
-            OutputError: There is a mark, and it is damaged or of another version.
-            WriteError: It cannot be written.
+            OutputError: The existing mark is damaged or of another version.
+            WriteError: The mark cannot be written.
         """
         with self.mark.changing():
             pass
@@ -70,13 +70,13 @@ class Ledger:
         """
         return self.mark.files()
 
-    # What a keeper does (`bnas.runtime.storage.files.Keeper`).
+    # The methods of a keeper (`bnas.runtime.storage.files.Keeper`).
 
     def claim(self, path: Path, digest: str | None) -> None:
         """Note that the run is about to write `path`.
 
         Raises:
-            OutputError: The file is the user's own, or was changed since the run wrote it, or lies behind a link.
+            OutputError: The file belongs to the user, was changed after the run wrote it, or is behind a link.
         """
         name = self._name(path)
         if name == MARK or path.name.startswith(".bnas-"):
@@ -88,7 +88,7 @@ class Ledger:
             files[name] = [] if growing else list(dict.fromkeys([str(digest), *before]))
 
     def _before(self, name: str, files: Mapping[str, list[str]]) -> list[str]:
-        """The checksum of the file that is there, if there is one, which the run wrote."""
+        """Return the checksum of the existing file, if there is one, after checking that the run wrote it."""
         path = self.folder / name
         if not there(path):
             return []
@@ -97,7 +97,7 @@ class Ledger:
         return [self._own(name, files)] if files[name] else []
 
     def owns(self, path: Path) -> bool:
-        """Whether the run wrote `path`, as it is now; a file of TensorBoard it has by its place."""
+        """Whether the run wrote the present content of `path`. Files in TensorBoard's folders count as the run's."""
         name, files = self._name(path), self.files()
         if any(fnmatchcase(name, pattern) for pattern in SCALARS):
             return True
@@ -106,7 +106,7 @@ class Ledger:
         return False
 
     def refuse_foreign(self, names: Iterable[str]) -> None:
-        """Raise `OutputError` where a file of the user has one of these names, which the run is going to need."""
+        """Raise `OutputError` if a file of the user has one of these names, which the run will write."""
         files = self.files()
         for name in names:
             self.refuse_links(name)
@@ -122,9 +122,9 @@ class Ledger:
         return Path(os.path.relpath(os.path.abspath(path), os.path.abspath(self.folder))).as_posix()
 
     def forget_missing(self) -> None:
-        """Forget the files that are not there: a process ended between removing a file and noting that.
+        """Forget files that do not exist, because a process ended after removing them and before noting it.
 
-        Those of the report stay: another process may be about to write them.
+        Files of the report stay in the list, since another process may be about to write them.
         """
         with self.mark.changing() as files:
             for name in list(files):
@@ -134,15 +134,15 @@ class Ledger:
     # Reading what the run wrote.
 
     def read(self, name: str) -> bytes:
-        """The content of a file that the run wrote.
+        """Return the content of a file that the run wrote.
 
         Raises:
-            OutputError: The run did not write it, or not so, or it lies behind a link.
-            ReadError: It cannot be read.
+            OutputError: The run did not write the file, or it was changed since, or it is behind a link.
+            ReadError: The file cannot be read.
         """
         self.refuse_links(name)
         path = self.folder / name
-        for _ in range(3):  # a run that is at work replaces files between the two readings
+        for _ in range(3):  # a running process may replace files between the two reads
             files = self.files()
             data = read_file(path)
             if name in files and (not files[name] or checksum(data) in files[name]):
@@ -150,14 +150,14 @@ class Ledger:
         raise self._foreign(path, name in files)
 
     def check(self, name: str) -> Path:
-        """The path of a file, which is as the run wrote it; raises as `read`."""
+        """Return the path of a file after checking that it is as the run wrote it; raises as `read` does."""
         path = self.folder / name
         self.refuse_links(name)
         self._own(name, self.files())
         return path
 
     def json(self, name: str) -> Any:
-        """The content of a JSON file that the run wrote; raises as `read`."""
+        """Return the content of a JSON file that the run wrote; raises as `read` does."""
         data = self.read(name)
         try:
             return json.loads(data)
@@ -165,7 +165,7 @@ class Ledger:
             raise OutputError(f"{self.folder / name} is not a JSON file: {error}") from error
 
     def _own(self, name: str, files: Mapping[str, list[str]]) -> str:
-        """The checksum of a file, which is one of those that the run wrote."""
+        """Return the checksum of a file after checking that the run wrote it."""
         path = self.folder / name
         found = file_checksum(path)
         if name not in files or not (found in files[name] or (not files[name] and _has_grown(path))):
@@ -187,19 +187,19 @@ class Ledger:
         )
 
     def refuse_links(self, name: str) -> None:
-        """Raise `OutputError` where a file lies behind a symbolic link in the folder."""
+        """Raise `OutputError` if a file is behind a symbolic link in the folder."""
         place = self.folder
         for part in PurePosixPath(name).parts:
             place = place / part
             refuse_link(place)
 
-    # Removing what the run wrote, and nothing else.
+    # Removing files of the run, and no others.
 
     def removable(self, within: Iterable[str] = ()) -> list[str]:
-        """The names of the files of the run: all, or those at or below the names `within`.
+        """Return the names of the run's files: all, or those at or below the names `within`.
 
         Raises:
-            OutputError: One of them was changed after the run wrote it, or lies behind a link.
+            OutputError: A file was changed after the run wrote it, or is behind a link.
         """
         files, tops = self.files(), tuple(within)
         found = (one for pattern in SCALARS for one in self.folder.glob(pattern))
@@ -217,10 +217,10 @@ class Ledger:
         return names
 
     def remove(self, names: Iterable[str]) -> None:
-        """Remove files that `removable` gave, as far as they are there, and the folders that are empty then.
+        """Remove existing files among those that `removable` returned, and folders that become empty.
 
         Raises:
-            WriteError: One cannot be removed.
+            WriteError: A file cannot be removed.
         """
         removed = list(names)
         for name in removed:
@@ -231,7 +231,7 @@ class Ledger:
 
 
 def _has_grown(path: Path) -> bool:
-    """Whether a log holds nothing but evaluations."""
+    """Whether a log file that grew since the mark was written contains only valid evaluations."""
     try:
         EvaluationLog.read(path)
     except RecordError:

@@ -1,4 +1,4 @@
-"""One writer a folder: a lock that ends with the process that holds it, and says who that is."""
+"""The lock of a run folder: one writer at a time. It ends with its process, and names the process that holds it."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from .ledger import Ledger
 from .mark import GUARD, OutputError
 
 LOCK = ".bnas-run.lock"
-"""The system locks this file for a process, and lets it go when the process ends, however it ends."""
+"""File that the operating system locks for a process, and unlocks when the process ends, however it ends."""
 HOLDER = ".bnas-holder.json"
-"""Who holds the lock, for the message to others."""
+"""File that names the holder of the lock, for messages in other processes."""
 OWN = (LOCK, HOLDER, GUARD)
-"""Files that may be in a folder which is otherwise empty."""
+"""Files that may be in a folder that counts as empty."""
 
 
 class StaleLockWarning(UserWarning):
-    """A process that held the folder of a run ended without giving it back: it was killed, or its machine stopped."""
+    """A process ended without releasing the lock of a run folder: it was killed, or its machine stopped."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Holder:
 
     @classmethod
     def read(cls, folder: Path) -> Holder | None:
-        """Who is noted in a folder; None where nobody is, or the note is not complete."""
+        """Return the holder noted in a folder; None if there is none, or the note is incomplete."""
         with suppress(OSError, ValueError, TypeError, RecursionError):
             return cls(**json.loads(read_file(folder / HOLDER)))
         return None
@@ -67,11 +67,11 @@ class Holder:
 
 
 def check_place(folder: Path) -> None:
-    """Raise where a folder cannot be made, or written to, as far as that can be told.
+    """Check, as far as possible, that a folder can be created or written to.
 
     Raises:
-        OutputError: it is a file, or may not be written to.
-        WriteError: the system refuses to tell.
+        OutputError: The path is a file, or the folder is not writable.
+        WriteError: The operating system refuses the check.
     """
     with writing(folder):
         there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
@@ -85,18 +85,18 @@ def check_place(folder: Path) -> None:
 Made = TypeVar("Made")
 
 _held: dict[Path, int] = {}
-"""The folders that this process holds, each with its thread."""
+"""The folders that this process holds, with the thread that holds each."""
 
 
 @contextmanager
 def kept(folder: Path) -> Iterator[Ledger]:
-    """Hold the folder of a run, so that no other process writes to it, and account for each file that is written.
+    """Inside, hold the lock of a run folder and keep account of each written file.
 
-    The folder is made if it is not there, and removed again where nothing was written. Within the same thread it can be
-    held again: the inner one changes nothing.
+    The folder is created if it does not exist, and removed again if nothing was written. The same thread can hold it
+    repeatedly; inner calls have no effect.
 
     Raises:
-        OutputError: Another process, or another thread, holds the folder; the message says which.
+        OutputError: Another process or thread holds the folder; the message names it.
         WriteError: The folder cannot be written to.
     """
     place, ledger = folder.resolve(), Ledger(folder)
@@ -120,7 +120,7 @@ def kept(folder: Path) -> Iterator[Ledger]:
 
 
 def holding(step: Callable[[Any], Made]) -> Callable[[Any], Made]:
-    """A step of a run that holds the folder of its output while it is at work."""
+    """Decorator for a step of a run, which holds the lock of the run folder while it runs."""
 
     @wraps(step)
     def held(self: Any) -> Made:
@@ -132,7 +132,7 @@ def holding(step: Callable[[Any], Made]) -> Callable[[Any], Made]:
 
 @contextmanager
 def _locked(folder: Path, made: list[Path]) -> Iterator[None]:
-    """Hold the lock of a folder; the folders `made` for it go again where nothing was written."""
+    """Hold the lock of a folder; remove the folders `made` for it if nothing was written."""
     lock = filelock.FileLock(folder / LOCK, blocking=False, is_singleton=False)
     with writing(folder / LOCK):
         _acquire(lock, folder)
@@ -144,19 +144,19 @@ def _locked(folder: Path, made: list[Path]) -> Iterator[None]:
         yield
         discard(folder / HOLDER)
     except BaseException:
-        with suppress(OSError):  # the error that is on its way says more
+        with suppress(OSError):  # the error that is being raised is more important
             discard(folder / HOLDER)
         raise
     finally:
         _leave(folder)
-        with suppress(OSError):  # the system lets it go when the process ends, too
+        with suppress(OSError):  # the operating system also unlocks it when the process ends
             lock.release()
             for one in made:
                 one.rmdir()
 
 
 def _acquire(lock: filelock.BaseFileLock, folder: Path) -> None:
-    """Take the lock, or say who holds it: he may be about to note that, or about to end."""
+    """Take the lock, or raise an error with its holder. Waits briefly, since the holder may be starting or ending."""
     for _ in range(40):
         try:
             lock.acquire()
@@ -174,9 +174,9 @@ _UNFINISHED = re.compile(rf"\.(?P<name>.*)\.(?P<pid>\d+){re.escape(TEMPORARY)}")
 
 
 def sweep(ledger: Ledger, prefix: str = "") -> None:
-    """Remove what processes left that did not come to write a file to its end.
+    """Remove incomplete files of processes that ended while writing.
 
-    Without a `prefix` of the names of files it needs the lock: processes of other machines may be at work.
+    Without a `prefix` of file names the caller must hold the lock, because processes on other machines may be writing.
     """
     names = {name for name in ledger.files() if name.startswith(prefix)}
     for folder in {(ledger.folder / name).parent for name in names}:
@@ -191,13 +191,13 @@ def sweep(ledger: Ledger, prefix: str = "") -> None:
 
 
 def _is_ours(target: Path, ledger: Ledger, names: set[str]) -> bool:
-    """Whether a file that was not completed is one of the run: a listed one, or an ONNX file (``NAME.onnx.RANDOM``)."""
+    """Whether an incomplete file belongs to the run: it is listed, or is an ONNX file (``NAME.onnx.RANDOM``)."""
     name = target.relative_to(ledger.folder).as_posix()
     return name in (*names, HOLDER) or re.fullmatch(r"subnets/[^/]+\.onnx\.\w+", name) is not None
 
 
 def _runs(pid: int) -> bool:
-    """Whether a process of this machine has that number; on Windows, where asking may end it, it is taken to."""
+    """Whether a process with this id runs on this machine. On Windows, where the check could end it, always true."""
     if os.name == "nt":
         return True
     try:
@@ -210,7 +210,7 @@ def _runs(pid: int) -> bool:
 
 
 def _leave(folder: Path) -> None:
-    """Leave no file of ours in a folder that did not become that of a run."""
+    """Remove bnas's files from a folder that did not become a run folder."""
     with suppress(OSError):
         if not Ledger(folder).exists:
             for name in OWN:

@@ -1,4 +1,4 @@
-"""The mark of a run's folder: the list of the files that the run wrote, with their checksums."""
+"""The mark of a run folder: a file with the list of the files that the run wrote, and their checksums."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from bnas.passes.errors import BnasError
 from bnas.runtime.storage.files import TEMPORARY, read_file, reading, there, write_bytes, writing
 
 MARK = "run.json"
-"""What tells the folder of a run from one of a user, who may well call a file ``config.json``."""
+"""File that identifies a run folder; a user's own folder may well have a ``config.json``."""
 FORMAT = 2
 GUARD = ".bnas-mark.lock"
-"""Held for as long as the mark is read and written anew: a report may be written while a search is at work."""
+"""Lock for reading and rewriting the mark, since a report may be written while a search is running."""
 GROWING = ("evaluations.jsonl",)
-"""Files that grow line by line: each line has a checksum of its own."""
+"""Files that grow line by line; each line has its own checksum."""
 PATIENCE = 60.0
-"""Seconds to wait for another process that changes the mark."""
+"""Seconds to wait for another process that is changing the mark."""
 
 
 class OutputError(BnasError):
@@ -32,7 +32,7 @@ class OutputError(BnasError):
 
 
 def refuse_link(path: Path) -> None:
-    """Raise `OutputError` where `path`, in the folder of a run, is a symbolic link: it is elsewhere, or is shared."""
+    """Raise `OutputError` if `path`, in a run folder, is a symbolic link, whose file may be elsewhere or shared."""
     with reading(path):
         link = path.is_symlink()
     if link:
@@ -50,7 +50,7 @@ class Mark:
 
     @property
     def path(self) -> Path:
-        """Where it is."""
+        """Path of the mark."""
         return self.folder / MARK
 
     def files(self) -> dict[str, list[str]]:
@@ -92,14 +92,14 @@ class Mark:
         )
 
     def _sweep(self) -> None:
-        """Remove what a process left that did not come to write the mark to its end; inside the guard nobody writes."""
+        """Remove incomplete marks of processes that ended while writing; the caller holds the guard."""
         for name in os.listdir(self.folder):
             if name.startswith(f".{MARK}.") and name.endswith(TEMPORARY):
                 (self.folder / name).unlink(missing_ok=True)
 
     @contextmanager
     def changing(self) -> Iterator[dict[str, list[str]]]:
-        """The files of the mark, which is written anew where they are changed inside."""
+        """Yield the files of the mark; the mark is rewritten if they were changed inside."""
         with writing(self.path), _guard(self.folder / GUARD):
             self._sweep()
             files = self.files()

@@ -1,4 +1,4 @@
-"""The plan of a run without a budget: what it does is settled, and how long that takes is measured once."""
+"""The plan of a run without a budget: the job determines the work, and its duration is measured once."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from .search import FIRST, SearchPlan
 from .tuning import as_planned
 
 PHASES = ("train", "search", "tune")
-"""In order; a key of `bnas.run.budget.SHARES` each."""
+"""The phases in order, all keys of `bnas.run.budget.SHARES`."""
 
 
 @dataclass
 class Outlook:
-    """Plans a job that has no budget: every phase is as the job says.
+    """Plans a job without a budget: every phase is as the job says.
 
-    The plan is told once, before the first phase of this process, and only where somebody listens (`Watch.on_plan`):
-    what it takes to measure steps is spent for the reader.
+    The plan is reported once, before the first phase of this process. It is only made if `Watch.on_plan` is set,
+    because measuring the steps takes time.
     """
 
     job: Job
@@ -46,7 +46,7 @@ class Outlook:
         return self.job
 
     def search(self, supernet: SuperNetwork) -> tuple[Job, int]:
-        """Return the job, and how many training samples tell what its search begins with."""
+        """Return the job, and the number of training samples for the importance at the start of the search."""
         self._tell(supernet, PHASES[1:])
         return self.job, FIRST
 
@@ -56,7 +56,7 @@ class Outlook:
         return data
 
     def tune(self, supernet: SuperNetwork, *_: Any) -> FineTune:
-        """Return how the job fine-tunes."""
+        """Return the job's settings of fine-tuning."""
         self._tell(supernet, PHASES[2:])
         assert self.job.fine_tune is not None
         return self.job.fine_tune
@@ -72,11 +72,11 @@ class Outlook:
             with random_state.undisturbed(self.job.data.train):
                 plan = self.plan(supernet, phases)
         except BnasError:
-            return  # a search goes on without a sub-network that fails; a phase that cannot says so itself
+            return  # no plan: the failed sub-network may not matter, and a phase that fails reports it itself
         self.watch.on_plan(plan)
 
     def plan(self, supernet: SuperNetwork, phases: Sequence[str] = PHASES) -> Plan:
-        """Return what is still to come of these phases, and of the export after them, with measured times."""
+        """Return the remaining work of these phases and of the export, with measured times."""
         times = self._measured(supernet, phases)
         forecast = Forecast(self.job, supernet, times, len(self.job.targets) or 2)
         made = {"train": self._training, "search": self._searching, "tune": self._tuning}
@@ -89,7 +89,7 @@ class Outlook:
         wanted = SearchPlan(self.job, self.output, self.watch, supernet).wanted if "search" in phases else {}
         return Probe(self.job, supernet).times(self.job.fine_tune, wanted.values(), training="train" in phases)
 
-    # The phases; what an interrupted process did of one is not done again.
+    # The remaining work of each phase, without what an interrupted process has done already.
 
     def _training(self, forecast: Forecast) -> Planned:
         recipe, history = self.job.recipe, self._history()

@@ -1,4 +1,4 @@
-"""The folder of a run, made or refused, and what a run notes in it."""
+"""Create or refuse the folder of a run, and write its description files."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from bnas.search import Constraint, Objective
 
 
-# The folder of a run: refused if it holds one already, unless that is to be resumed or overwritten.
+# The folder of a run. A folder that holds a run already is refused, unless that run is resumed or overwritten.
 
 CONFIG, SOURCE = "config.json", "source.txt"
 ENVIRONMENT, ARCHITECTURE, DATA, SEARCH = "environment.json", "architecture.json", "data.json", "search.json"
 TUNING = "tuning.json"
 """Files of a run; the last one says which winners are fine-tuned and how, and in the end how accurate they became."""
 Free = Callable[[str], bool]
-"""Says of a place in a configuration whether it may change."""
+"""Returns whether a setting of the configuration may change, given its place (``a.b``)."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Output:
 
     folder: Path
     resumed: bool = False
-    """Files of an earlier run of the same configuration are there to be reused."""
+    """Whether the folder has files of an interrupted run with the same configuration, to be reused."""
 
     @property
     def ledger(self) -> Ledger:
@@ -48,11 +48,11 @@ class Output:
         return Ledger(self.folder)
 
     def path(self, name: str) -> Path:
-        """Where the file `name` goes; its folder exists.
+        """Return the path for the file `name`, and create its folder.
 
         Raises:
-            OutputError: the place is behind a symbolic link.
-            WriteError: the folder cannot be made.
+            OutputError: The path is behind a symbolic link.
+            WriteError: The folder cannot be created.
         """
         path = self.folder / name
         self.ledger.refuse_links(name)
@@ -70,23 +70,23 @@ def open_output(
     free: Free = lambda _: False,
     sources: Iterable[Path] = (),
 ) -> Output:
-    """Make `folder` ready for a run of `config` (JSON data), which is written there first.
+    """Prepare `folder` for a run of `config` (JSON data), and write `config` there first.
 
-    Overwriting removes the files that the former run wrote, and no others; so does a new run where the former one was
-    refused or stopped before it did anything.
+    Overwriting removes the files that the former run wrote, and no others. A new run also removes them if the former
+    run was refused or stopped before it did anything.
 
     Args:
         folder: The folder.
-        config: What is run.
-        resume: Go on with the run in the folder.
+        config: The configuration of the run.
+        resume: Continue the run in the folder.
         overwrite: Replace the run in the folder.
-        free: Says of a place in the configuration, such as ``a.b``, that it may change in a run that is resumed.
+        free: Returns whether a setting, such as ``a.b``, may change when the run is resumed.
         sources: Files and folders that the new run reads.
 
     Raises:
-        OutputError: as `check_output`, or another process holds the folder; or overwriting would remove one of the
+        OutputError: As `check_output`; or another process holds the folder; or overwriting would remove one of the
             `sources`, or a file that was changed after the run wrote it.
-        WriteError: the folder cannot be written to.
+        WriteError: The folder cannot be written to.
     """
     with kept(folder) as ledger:
         check_output(folder, config, resume=resume, overwrite=overwrite, free=free)
@@ -101,7 +101,7 @@ def open_output(
 
 
 def _refuse_sources(folder: Path, removed: Iterable[str], sources: Iterable[Path]) -> None:
-    """Raise where one of the files that are to be removed is a source of the new run."""
+    """Raise OutputError if a file that overwriting would remove is a source of the new run."""
     needed = [one.resolve() for one in sources]
     for name in removed:
         path = (folder / name).resolve()
@@ -115,9 +115,9 @@ def _refuse_sources(folder: Path, removed: Iterable[str], sources: Iterable[Path
 def check_output(
     folder: Path, config: Any, *, resume: bool = False, overwrite: bool = False, free: Free = lambda _: False
 ) -> None:
-    """Change nothing, and raise OutputError where `open_output` cannot use the folder.
+    """Raise OutputError if `open_output` cannot use the folder; change nothing.
 
-    It holds a run, or other files; or a run of another configuration is to be resumed.
+    That is so if it holds a run or other files, or if a run with another configuration should be resumed.
     """
     if resume and overwrite:
         raise OutputError("resume and overwrite exclude each other")
@@ -139,25 +139,25 @@ def check_output(
 
 
 NOTED = (CONFIG, SOURCE, ENVIRONMENT, ARCHITECTURE, DATA, "original")
-"""What a run notes before it does anything, such as being refused for a budget that is too small."""
+"""Files that a run writes before its first phase; a run may still be refused then (budget too small)."""
 
 
 def has_begun(ledger: Ledger) -> bool:
-    """Whether the run in a folder has done something that would be lost with it."""
+    """Whether the run in a folder has results that would be lost."""
     try:
         return any(name.partition("/")[0] not in NOTED for name in ledger.files())
-    except OutputError:  # nobody knows
+    except OutputError:  # unknown, so assume results
         return True
 
 
 def changed(folder: Path, config: Any, free: Free) -> str:
-    """What differs between the configuration of the run in `folder` and `config`, where it is not free; or nothing."""
+    """Return a text with the settings that differ between the run in `folder` and `config` and are not free; or ''."""
     before = Ledger(folder).json(CONFIG)
     return "; ".join(text for place, text in differences(before, config) if not free(place))
 
 
 def differences(before: Any, now: Any) -> Iterator[tuple[str, str]]:
-    """Where two configurations differ: the place, and ``a.b is 1, and was 2``."""
+    """Yield the differences of two configurations: the place, and a text such as ``a.b is 1, and was 2``."""
     for place, was, is_now in differing(before, json.loads(json.dumps(now))):
         yield place, f"{place or 'it'} was {_short(was)} and is now {_short(is_now)}"
 
@@ -177,11 +177,11 @@ def _short(value: Any) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file.
+    """Return the content of a JSON file.
 
     Raises:
-        ReadError: it cannot be read.
-        OutputError: it is damaged.
+        ReadError: The file cannot be read.
+        OutputError: The file is damaged.
     """
     try:
         return json.loads(read_file(path))
@@ -189,14 +189,14 @@ def read_json(path: Path) -> Any:
         raise OutputError(f"{path} is not a JSON file: {error}") from error
 
 
-# What a run notes down while it runs, so that a report of it needs neither the model nor the data.
+# Description files of a run, so that its report needs neither the model nor the data.
 
 LIBRARIES = ("bnas", "torch", "torchvision", "numpy", "deap", "onnx", "onnxruntime", "safetensors", "pydantic")
-"""Whose versions are noted."""
+"""Libraries whose versions are recorded."""
 
 
 def note_environment(output: Output) -> None:
-    """Add this process to ``environment.json``: when it began, on what machine, with what versions."""
+    """Add this process to ``environment.json``: its start time, machine and versions."""
     path = output.path(ENVIRONMENT)
     known = output.ledger.json(ENVIRONMENT) if output.resumed and there(path) else []
     if not isinstance(known, list):
@@ -217,12 +217,12 @@ def versions() -> dict[str, str]:
 
 
 def note_architecture(output: Output, architecture: Architecture) -> None:
-    """Write ``architecture.json``: the layers, and how wide each is in every sub-network."""
+    """Write ``architecture.json``: the layers and their widths in every sub-network."""
     write_json(output.path(ARCHITECTURE), architecture.to_json())
 
 
 def note_data(output: Output, record: Mapping[str, Any] | None) -> None:
-    """Write ``data.json``, where the data have a record."""
+    """Write ``data.json``, if the data have a record."""
     if record is not None:
         write_json(output.path(DATA), dict(record))
 
@@ -235,9 +235,9 @@ def note_search(
     targets: Mapping[str, Constraint] | None = None,
     **settings: Any,
 ) -> None:
-    """Write ``search.json`` before the search: what is searched for, within which bounds, and further settings.
+    """Write ``search.json`` before the search: objectives, constraints and further settings.
 
-    `maximal` are the costs of the maximal sub-network, which bounds in percent refer to.
+    `maximal` has the costs of the maximal sub-network, to which bounds in percent refer.
     """
     asked = [{"name": one.name, "direction": one.direction} for one in objectives]
     bounds, aims = [str(one) for one in constraints], {name: str(one) for name, one in (targets or {}).items()}

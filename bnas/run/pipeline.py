@@ -1,4 +1,4 @@
-"""The main job: bootstrap, train, search, tune, export, measure; each step leaves files that a resumed run reuses."""
+"""`run_job`: train, search, fine-tune, export and measure. Each step leaves files that a resumed run reuses."""
 
 from __future__ import annotations
 
@@ -23,44 +23,44 @@ if TYPE_CHECKING:
     import os
 
 
-# What of a configuration is settled by what the folder of a run holds already.
+# Settings that an existing run folder has already fixed.
 
 FREE = ("log_dir", "tensorboard", "mlflow", "wandb", "export", "search.executor", "bootstrapNAS.search.executor")
-"""Places that may change at any time."""
+"""Settings that may change at any time."""
 SEARCH = (
     "bootstrapNAS.search", "search", "objectives", "targets", "budget", "acc_delta", "reference", "latency",
     "latencies", "device",
 )  # fmt: skip
-"""Places that say nothing to the training, but for the seed."""
+"""Settings that do not affect the training, except for the seed."""
 MEASURED = (
     "bootstrapNAS.search.batchnorm_adaptation", "num_bn_adaptation_samples", "metric", "device", "data",
     "batch_size_val",
 )  # fmt: skip
-"""Places that decide what an evaluation gives, among those that may change once the training is done."""
+"""Settings that affect the values of evaluations, but not a finished training."""
 SEEDS = ("bootstrapNAS.search.seed", "search.seed", "budget")
-"""Places that also fix the training."""
+"""Settings of the search that also affect the training."""
 TUNING = ("fine_tune",)
-"""Places that only the fine-tuning of the winners reads."""
+"""Settings that only affect the fine-tuning of the winners."""
 EXPORT = (*FREE, "latency", "latencies", "device", "data", "batch_size_val")
-"""Places that an export may have in another way than the search before it."""
+"""Settings that may differ between an export and the search before it."""
 
 
 @dataclass(frozen=True)
 class Places:
-    """What the places in a description of a run say: a configuration, or the settings of a `bnas.Job`."""
+    """Groups of settings by their effect, as places in a configuration or in the settings of a `bnas.Job`."""
 
     free: tuple[str, ...]
-    """They may change at any time."""
+    """Settings that may change at any time."""
     search: tuple[str, ...]
-    """They say nothing to the training, but for the seed."""
+    """Settings that do not affect the training, except for the seed."""
     measured: tuple[str, ...]
-    """They decide what an evaluation gives, among those that may change once the training is done."""
+    """Settings that affect the values of evaluations, but not a finished training."""
     latency: tuple[str, ...]
-    """They decide what a latency model says."""
+    """Settings that affect latency models."""
     seeds: tuple[str, ...]
-    """They also fix the training."""
+    """Settings of the search that also affect the training."""
     tuning: tuple[str, ...]
-    """They say how the winners are fine-tuned."""
+    """Settings of the fine-tuning of the winners."""
 
 
 OF_CONFIGURATION = Places(FREE, SEARCH, MEASURED, ("latency", "latencies"), SEEDS, TUNING)
@@ -84,9 +84,9 @@ OF_JOB = Places(
 
 
 def free_in(folder: Path, *, anew: bool = False, places: Places = OF_CONFIGURATION) -> Free:
-    """Which places may differ from the configuration that the folder has, so that what it holds is still of use.
+    """Return a function that says which settings may differ from those in the run folder, without invalidating files.
 
-    With `anew` the search that it holds is of no use anyhow.
+    With `anew`, an existing search will be replaced, so its files need not stay valid.
     """
     trained = SUPERNET.exists(folder / "supernet")
     begun = trained or TRAINING.exists(folder / "training" / "last")
@@ -107,12 +107,12 @@ def free_in(folder: Path, *, anew: bool = False, places: Places = OF_CONFIGURATI
 
 
 def within(place: str, places: tuple[str, ...]) -> bool:
-    """Whether a place in a configuration is one of `places`, or in one."""
+    """Whether a setting is one of `places`, or inside one."""
     return any(place == one or place.startswith(f"{one}.") for one in places)
 
 
 NOT_SETTINGS = ("model", "data", "example_inputs")
-"""Fields of a job that are no plain data: of these only the class of the model is noted."""
+"""Fields of a job that are not plain data; only the class of the model is recorded."""
 
 
 def run_job(
@@ -153,13 +153,13 @@ def run_job(
 
 
 def described(job: Job) -> dict[str, Any]:
-    """The settings of a job as plain data, and the class of its model."""
+    """Return the settings of a job as plain data, with the class of its model."""
     settings = {one.name: _plain(getattr(job, one.name)) for one in fields(job) if one.name not in NOT_SETTINGS}
     return {"model": _name(type(job.model)), **settings}
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON holds it; of functions, classes and other objects the name."""
+    """Return a value as JSON data; functions, classes and other objects become their names."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if value is None or isinstance(value, str | bool | int | float):

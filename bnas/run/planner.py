@@ -1,4 +1,4 @@
-"""The plan of a run with a budget: made before its first phase, and again before each later one with what is left."""
+"""The plan of a run with a budget, made before the first phase and updated before each later one."""
 
 from __future__ import annotations
 
@@ -32,26 +32,26 @@ from .tuning import in_order
 from .winners import Winners
 
 MOST_DRIFT = 2.0
-"""A training that took longer than this factor was disturbed: what comes after need not be."""
+"""A training that took longer than planned by more than this factor was disturbed; later phases need not be."""
 
 
 def file_of(phase: str) -> str:
-    """Where the folder of a run has what a phase was planned to be."""
+    """Return the file name, in the run folder, of the plan of a phase."""
     return f"plan/{phase}.json"
 
 
 @dataclass
 class Planner:
-    """Divides the budget of a job, and keeps what was planned, so that a resumed run has the same numbers."""
+    """Divides the budget of a job, and saves the plan of each phase, so that a resumed run has the same numbers."""
 
     job: Job
     output: Output
     watch: Watch
     began: float
-    """When this process began, by the clock."""
+    """Start time of this process, by `clock`."""
     clock: Clock = time.perf_counter
     carried: float = field(init=False)
-    """Seconds that earlier processes spent."""
+    """Seconds used by earlier processes."""
 
     def __post_init__(self) -> None:
         known = [found for name in ("train", "search", "tune") if (found := self._read(name)) is not None]
@@ -68,16 +68,16 @@ class Planner:
 
     @property
     def spent(self) -> float:
-        """Seconds that are over."""
+        """Seconds used so far."""
         return self.carried + self.clock() - self.began
 
-    # The phases, each planned when it begins.
+    # Each phase is planned when it begins.
 
     def train(self, supernet: SuperNetwork) -> Job:
-        """The job with the stages and the samples of an epoch that the budget is enough for.
+        """Return the job with as many epochs and samples per epoch as the budget allows.
 
         Raises:
-            BudgetError: the budget is too small; says the least possible.
+            BudgetError: The budget is too small; the message has the smallest possible budget.
         """
         known = self._planned("train", lambda: self.first(supernet))["epochs"]
         epochs = Epochs(tuple(known["stages"]), known["steps"], known["train_steps"])
@@ -88,9 +88,9 @@ class Planner:
         return replace(self.job, stages=stages, recipe=_shortened(self.job.recipe, epochs))
 
     def search(self, supernet: SuperNetwork) -> tuple[Job, int]:
-        """The job with as many evaluations as there is time for, and latencies measured as quickly as there has to be.
+        """Return the job with as many evaluations, and as thorough latency measurements, as there is time for.
 
-        With it comes the number of training samples that tell what the search begins with.
+        The second result is the number of training samples for the importance at the start of the search.
         """
         found = self._planned("search", lambda: self._before_search(supernet))
         count, self.times = found["count"], Times(**found["times"])
@@ -102,20 +102,20 @@ class Planner:
         return replace(forecast.measured_quicker, search=search), forecast.samples
 
     def validation(self) -> Loader:
-        """The validation data of the search, which are fewer where it was planned so: evenly spread over all."""
+        """Return the validation data of the search; if fewer samples were planned, these are spread evenly over all."""
         found, data = self._read("search"), in_memory(self.job.data.validation)
         count = None if found is None else found.get("samples")
         return data if count is None else spread_samples(data, count)
 
     def tune(self, supernet: SuperNetwork, evaluator: Evaluator, original: nn.Module, winners: Winners) -> FineTune:
-        """The fine-tuning that there is time for."""
+        """Return the settings of the fine-tuning that there is time for."""
         settings = self._settings
         planned = self._planned("tune", lambda: self._before_tuning(supernet, evaluator, original, winners))
         steps = planned["epochs"]
         return replace(settings, epochs=steps["stages"][0], train_steps=steps["train_steps"])
 
     def pace(self, place: int) -> float:
-        """How many times as long as planned the winner at this place is trained; after a resume as long as it began."""
+        """Return the factor for the training length of the winner at this place; a resumed winner keeps its factor."""
         found = self._read("tune")
         if place == len(found["paces"]):
             steps = sum(found["epochs"]["stages"]) * found["epochs"]["steps"]
@@ -126,7 +126,7 @@ class Planner:
         return float(found["paces"][place]["pace"])
 
     def ended(self, phase: str) -> None:
-        """Note that a phase came to its end: by an interrupted process it took as long as planned, at least."""
+        """Note the end of a phase. If an earlier process did a part of it, at least the planned time is counted."""
         found = self._read(phase)
         if found is None or found["ended"] is not None:
             return
@@ -137,7 +137,7 @@ class Planner:
     # The plans.
 
     def first(self, supernet: SuperNetwork) -> Plan:
-        """The plan of the whole run, before anything is trained."""
+        """Return the plan of the whole run, before anything is trained."""
         self.times = times = self._probed(supernet)
         train = Phase("train", times.step, least=len(self.job.stages), useful=USEFUL_STEPS)
         forecast = self._forecast(supernet)
@@ -146,7 +146,7 @@ class Planner:
         return replace(plan, disk=forecast.disk, free=disk_free(self.output.folder))
 
     def _before_search(self, supernet: SuperNetwork) -> Plan:
-        """By what was measured at first; a training that took longer than planned makes everything take longer."""
+        """Plan with the first measurements; if the training took longer than planned, all times are scaled up."""
         self.times = self._known("train", supernet).scaled(self._drift)
         forecast = self._forecast(supernet)
         return self._divided(self._others(forecast), forecast.after_training)
@@ -154,7 +154,7 @@ class Planner:
     def _before_tuning(
         self, supernet: SuperNetwork, evaluator: Evaluator, original: nn.Module, winners: Winners
     ) -> Plan:
-        """By steps of the winners themselves."""
+        """Plan with measured steps of the winners themselves."""
         probe, self.times = Probe(self.job, supernet, self.clock), self._known("search", supernet)
         subnets = list(in_order(winners, supernet))
         if self._settings.order == "shared":
@@ -165,7 +165,7 @@ class Planner:
         return self._divided([Phase("tune", sum(self._each))], fixed)
 
     def _others(self, forecast: Forecast) -> list[Phase]:
-        """The phases after the training."""
+        """Return the phases after the training."""
         each = forecast.evaluation / forecast.at_once
         search = Phase("search", each, forecast.fewest, forecast.most, forecast.part)
         return [search, Phase("tune", self._count * self.times.tune)]
@@ -178,7 +178,7 @@ class Planner:
         return Probe(self.job, supernet, self.clock).times(self._settings, wanted.values())
 
     def _known(self, phase: str, supernet: SuperNetwork) -> Times:
-        """What was measured when a phase was planned."""
+        """Return the times that were measured when a phase was planned."""
         found = self._read(phase)
         if found is None:
             return self._probed(supernet)
@@ -186,7 +186,7 @@ class Planner:
 
     @property
     def _drift(self) -> float:
-        """How many times as long as planned the training took, where this process did all of it."""
+        """Return by which factor the training took longer than planned, if this process did all of it."""
         found = self._read("train")
         if found is None or found["ended"] is None or "train" not in self._here:
             return 1.0
@@ -195,18 +195,18 @@ class Planner:
         return min(max(taken, 1 / MOST_DRIFT), MOST_DRIFT)
 
     def _divided(self, phases: Sequence[Phase], fixed: float, *, strict: bool = False) -> Plan:
-        """The plan for what is left; where that is too little in the middle of a run, the least."""
+        """Divide the time that is left; if it is too short in the middle of a run, every phase gets its least."""
         spent = self.spent
         left = self.budget - spent
         if not strict:
             left = max(left, math.nextafter(least_seconds(phases) + fixed, math.inf))
         elif left < least_seconds(phases) + fixed:
-            divide(self.budget, phases, fixed + spent)  # raises, and tells the least of the whole run
+            divide(self.budget, phases, fixed + spent)  # raises an error with the smallest budget of the whole run
         return Plan(self.budget, spent, divide(left, phases, fixed), fixed)
 
     @property
     def _count(self) -> int:
-        """How many winners there will be."""
+        """Return the expected number of winners."""
         return len(self.job.targets) or 2
 
     @property
@@ -215,10 +215,10 @@ class Planner:
         assert settings is not None
         return settings
 
-    # What is kept of a plan.
+    # Saved plans.
 
     def _planned(self, phase: str, make: Any) -> dict[str, Any]:
-        """What a phase was planned to be, by an earlier process or now."""
+        """Return the plan of a phase, made by an earlier process or now."""
         found: dict[str, Any] | None = self._read(phase)
         if found is not None:
             return found
@@ -248,7 +248,7 @@ class Planner:
         return Epochs.of(steps, self.job.data.train, stages, self.job.recipe.accumulate)
 
     def _read(self, phase: str) -> Any:
-        """What the folder has of a phase; None where it has nothing."""
+        """Read the saved plan of a phase; None if there is none."""
         name = file_of(phase)
         if not there(self.output.folder / name):
             return None
@@ -262,14 +262,14 @@ class Planner:
 
 
 def _latest(plan: dict[str, Any]) -> float:
-    """When the last thing that a plan tells of happened, in seconds of the run."""
+    """Return the latest time recorded in a plan, in seconds since the start of the run."""
     if plan["ended"] is not None:
         return float(plan["ended"])
     return max(float(one["spent"]) for one in (plan, *plan.get("paces", ())))
 
 
 def _shortened(recipe: Recipe, epochs: Epochs) -> Recipe:
-    """The recipe for so many epochs of so many samples."""
+    """Return the recipe for this number of epochs and of samples per epoch."""
     schedule = recipe.lr_schedule
     if schedule is not None:
         warmup = min(schedule.warmup_epochs, epochs.total - 1)

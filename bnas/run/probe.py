@@ -1,4 +1,4 @@
-"""What the parts of a run take on this machine: each is tried for a few seconds on the real data, and undone."""
+"""Measure how long the parts of a run take on this machine: try each for a few seconds on the real data and undo it."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ from .latencies import INT8_ACCURACY
 from .quantised import InInt8, calibrated
 
 SECONDS = 5.0
-"""So long each kind of step is tried at most."""
+"""Longest time, in seconds, to try each kind of step."""
 SHARE = 0.01
-"""Of a budget: so long each kind of step is tried at most."""
+"""Longest time to try each kind of step, as a share of the budget."""
 BRIEFLY = 1.0
-"""The same without a budget: only the reader of the plan needs it."""
+"""Seconds to try each kind of step without a budget; the result is only shown."""
 EXPORT, INT8 = 0.6, 1.0
-"""Seconds to write, check and load the file of one network, and its int8 file, on a machine of 2026: a guess."""
+"""Assumed seconds to write, check and load the file of one network, and its int8 file, on a machine of 2026."""
 NODE = 0.01
-"""Seconds for each node of the graph, in either file."""
+"""Assumed additional seconds for each node of the graph, in either file."""
 WARM = 30
 """Runs of a file before it is timed."""
 TRIED = 5
@@ -48,32 +48,32 @@ TRIED = 5
 EXCHANGES = 6
 """Steps whose losses and gradients are sent between the processes to time that."""
 CANDIDATES = 64
-"""Random sub-networks, of which one stands in for the winners."""
+"""Number of random sub-networks from which the one that stands in for the winners is chosen."""
 
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds that were measured."""
+    """Measured durations in seconds."""
 
     step: float = 0.0
-    """Of a step of the super-network."""
+    """A training step of the super-network."""
     evaluation: float = 0.0
-    """Of an evaluation without its data."""
+    """An evaluation, without the time that depends on the number of samples."""
     sample: float = 0.0
-    """For each sample of an evaluation."""
+    """One sample of an evaluation."""
     tune: float = 0.0
-    """Of a fine-tuning step of one winner."""
+    """A fine-tuning step of one winner."""
     probing: float = 0.0
-    """To measure the one before."""
+    """The measurement of `tune` itself."""
     loading: float = 0.0
-    """To lower a network and load it where latencies are measured, on all targets together."""
+    """Exporting a network and loading it for latency measurements, on all targets together."""
     run: float = 0.0
-    """Of a run of it there."""
+    """A run of a network in latency measurements, on all targets together."""
     delivered: float = 0.0
-    """Of a run of a file on the machine that measures the winners."""
+    """A run of an exported file in the measurement of the winners."""
 
     def scaled(self, factor: float) -> Times:
-        """All of them, times a factor."""
+        """Return all durations multiplied by a factor."""
         return Times(*(factor * one for one in astuple(self)))
 
 
@@ -87,15 +87,15 @@ class Probe:
 
     @property
     def seconds(self) -> float:
-        """So long each kind of step is tried."""
+        """Seconds to try each kind of step."""
         return BRIEFLY if self.job.budget is None else min(SECONDS, SHARE * self.job.budget)
 
     def times(
         self, settings: FineTune | None, clocks: Iterable[LatencySettings] = (), *, training: bool = True
     ) -> Times:
-        """Seconds of everything, where nobody knows the winners yet; of latencies those of all `clocks` together.
+        """Measure all durations before the winners are known; latencies are measured on all `clocks` together.
 
-        Without settings nothing is fine-tuned; without `training` the super-network is trained already.
+        Without `settings` there is no fine-tuning; without `training` the super-network is trained already.
         """
         (evaluation, sample), step = self.evaluation(), self.train_step() if training else 0.0
         start = self.clock()
@@ -109,18 +109,19 @@ class Probe:
         )
 
     def _delivered(self, sample: float, known: Sequence[float]) -> float:
-        """Seconds of a run of a file: twice those of the evaluation, or measured where that is on another device.
+        """Return the seconds of a run of an exported file: twice the time of an evaluation on the CPU, else measured.
 
-        `known` has what was measured of it before.
+        `known` has earlier measurements of it.
         """
         if device_of(self.supernet).type == "cpu":
             return 2 * sample * self.job.latency.batch
         return known[0] if known else self.latency(self.job.latency)[1]
 
     def latency(self, settings: LatencySettings) -> tuple[float, float]:
-        """Seconds to load a network where latencies are measured, and of a run there.
+        """Return the seconds to export and load a network for latency measurements, and the seconds of a run.
 
-        The mean of the maximal one and of the stand-in; where a target is asked once for each, all that takes.
+        Both are means over the maximal sub-network and the stand-in. For a target that times each network once (a
+        command), the first number includes the run.
         """
         start, networks = self.clock(), {"maximal": self.supernet.space.maximal(), "half": self.stand_in()}
         with TemporaryDirectory() as folder:
@@ -137,13 +138,13 @@ class Probe:
         return before, (self.clock() - start) / (len(runners) * TRIED)
 
     def train_step(self) -> float:
-        """Seconds of a step of the super-network: the mean over the stages, by their lengths."""
+        """Return the seconds of a training step: the mean over the stages, weighted by their lengths."""
         stages, total = self.job.stages, sum(one.epochs for one in self.job.stages)
         return sum(self._stage(one, self.seconds / len(stages)) * one.epochs / total for one in stages)
 
     @property
     def _train(self) -> Loader:
-        """What one process of the run trains on."""
+        """The training data of one process of the run."""
         return shared_out(self.job.data.train, team.size())
 
     def _stage(self, stage: Stage, seconds: float) -> float:
@@ -156,9 +157,9 @@ class Probe:
     def tune_step(
         self, settings: FineTune, subnets: Sequence[Subnet], original: nn.Module | None = None
     ) -> list[float]:
-        """Seconds that each of these sub-networks gets for a step of the largest, in their super-network.
+        """Return, for fine-tuning in shared weights, the seconds that each sub-network takes per step of the largest.
 
-        `original` is the teacher; by default the model as it is now.
+        `original` is the teacher; by default the current model.
         """
         each, parts = self.seconds / len(subnets), shared_lengths(self.supernet, subnets)
         return [parts[one] * self._tuning(self.supernet, settings, original, each, subnet=one) for one in subnets]
@@ -166,7 +167,7 @@ class Probe:
     def tune_alone(
         self, settings: FineTune, subnets: Sequence[Subnet], original: nn.Module, evaluator: Evaluator
     ) -> tuple[list[float], float]:
-        """The same of sub-networks by themselves, and the seconds that it takes to make them."""
+        """Return the same for standalone sub-networks, including the seconds to make them."""
         start, each = self.clock(), self.seconds / len(subnets)
         singles = [alone(evaluator.prepare(one), self.supernet.example_inputs) for one in subnets]
         made = self.clock() - start
@@ -193,19 +194,19 @@ class Probe:
             return (self.clock() - start) / (EXCHANGES - 1)
 
     def evaluation(self) -> tuple[float, float]:
-        """Seconds of an evaluation without its data, and for each sample of them."""
+        """Return the seconds of an evaluation without its samples, and the seconds per sample."""
         data = self.job.data
         with random_state.undisturbed(data.train), random_state.undisturbed(data.validation):
             calibration = list(islice(drawn(data.train), 2)) if self.job.num_bn_adaptation_samples else []
             validation = list(islice(drawn(data.validation), 4))
         subnet, evaluator = self.stand_in(), evaluator_of(self.job, self.supernet, calibration or None, validation)
         samples = sum(map(batch_size, [*calibration, *validation]))
-        _, *tries = [self._evaluated(evaluator, subnet) for _ in range(3)]  # the first one finds nothing in its caches
+        _, *tries = [self._evaluated(evaluator, subnet) for _ in range(3)]  # warm-up: the first evaluation fills caches
         made, on_data = (fmean(some) for some in zip(*tries, strict=True))
         return made, on_data / samples
 
     def int8(self) -> float:
-        """Seconds to make and measure the int8 file of a sub-network, where a search does that; on a few batches."""
+        """Return the seconds to make and measure the int8 file of a sub-network, if the search does that."""
         if self.job.chosen_by != INT8_ACCURACY or self.job.int8 is None:
             return 0.0
         data = self.job.data
@@ -217,7 +218,7 @@ class Probe:
         return self.clock() - start
 
     def _evaluated(self, evaluator: Evaluator, subnet: Subnet) -> tuple[float, float]:
-        """Seconds to make a sub-network, and to run it on all data."""
+        """Return the seconds to make a sub-network, and to run it on all data."""
         start = self.clock()
         module = self.supernet.extract(subnet)
         made = self.clock()
@@ -225,14 +226,14 @@ class Probe:
         return made - start, self.clock() - made
 
     def stand_in(self) -> Subnet:
-        """A sub-network of about half of the MACs, where nobody knows the winners yet."""
+        """Return a sub-network with about half of the MACs, which stands in for the unknown winners."""
         space = self.job.stages[-1].space(self.supernet.space)
         some = [space.maximal(), space.minimal(), *(space.sample(seed) for seed in range(CANDIDATES))]
         costs = self.supernet.cost_model.many(some)["macs"]
         return min(zip(some, costs, strict=True), key=lambda one: abs(one[1] / costs[0] - 0.5))[0]
 
     def delivery(self, winners: int, times: Times) -> float:
-        """Seconds of export and measurement."""
+        """Return the seconds of export and measurement."""
         networks, int8, nodes = winners + 1, self.job.int8, NODE * len(self.supernet.ir.graph.nodes)
         sample, run = times.sample, times.delivered
         alone = run / (2 * self.job.latency.batch)
@@ -245,7 +246,7 @@ class Probe:
 
 
 def samples_in(loader: Loader) -> int:
-    """About how many samples there are, without drawing all of them where the loader has a length."""
+    """Return the approximate number of samples; if the loader has a length, without drawing all of them."""
     samples, batches = length_of(getattr(loader, "dataset", None)), length_of(loader)
     if samples is not None:
         return samples

@@ -1,4 +1,4 @@
-"""Pruning in the folder of a run: prune, fine-tune, export and measure; each part is kept for a resumed run."""
+"""`bnas prune` in a run folder: prune, fine-tune, export and measure. Each part is saved for a resumed run."""
 
 from __future__ import annotations
 
@@ -33,26 +33,26 @@ if TYPE_CHECKING:
     from torch import nn
 
 PRUNED, WEIGHTS = "pruned.json", "pruned.safetensors"
-"""What was removed, and the weights of what is left, before the fine-tuning."""
+"""Files with the pruned sub-network and its weights before the fine-tuning."""
 
 
 @dataclass(frozen=True)
 class PrunePlan:
-    """What `bnas prune` is asked for."""
+    """The settings of `bnas prune`."""
 
     to: str
-    """The bound, as `bnas.search.Constraint.parse` reads it."""
+    """The bound, in the form of `bnas.search.Constraint.parse`."""
     importance: str = "taylor"
     allocation: str = "global"
     epochs: int = 10
-    """Of the fine-tuning; none if 0."""
+    """Number of epochs of the fine-tuning; 0 for none."""
     divisor: int = 8
-    """Widths lose entries in steps of this."""
+    """Step of the widths."""
     depth: bool = False
-    """Blocks may be removed too."""
+    """Whether blocks may be removed too."""
 
     def elasticity(self, given: Elasticity) -> Elasticity:
-        """The settings of the search space: which layers may change is what `given` says."""
+        """Return the settings of the search space; `given` determines which layers may change."""
         sizes: dict[str, Any] = {"width_step": self.divisor, "divisor": self.divisor, "min_width": self.divisor}
         sizes["dimensions"] = ("depth", "width") if self.depth else ("width",)
         return replace(given, width_multipliers=None, max_num_widths=None, **sizes)
@@ -60,7 +60,7 @@ class PrunePlan:
 
 @dataclass(frozen=True)
 class PruneReport:
-    """The original, what pruning left of it, and that after the fine-tuning, all measured."""
+    """Measurements of the original, the pruned network, and the fine-tuned network."""
 
     measured: Report
     bound: str
@@ -70,20 +70,20 @@ class PruneReport:
         return {**self.measured.to_json(), "bound": self.bound}
 
     def table(self) -> Table:
-        """A table for the terminal, as that of `bnas.run.Report`."""
+        """Return a table for the terminal, like that of `bnas.run.Report`."""
         return self.measured.titled(
             f"Test {self.measured.quality.name} and latency on {self.measured.place}, pruned to {self.bound}", ""
         )
 
 
 class Pruning:
-    """A job whose model is pruned, in one folder; what an earlier process left there is gone on with.
+    """Prunes the model of a job in a run folder, and continues what an interrupted process left there.
 
     Args:
-        job: model, data, recipe, and how latency and int8 files are made; its search does not count.
-        plan: what is asked for.
-        output: the folder.
-        watch: who is told.
+        job: Model, data, recipe, and the settings of latency and int8 files; its search is ignored.
+        plan: The settings of the pruning.
+        output: The folder.
+        watch: Functions that follow the progress.
     """
 
     def __init__(self, job: Job, plan: PrunePlan, output: Output, watch: Watch | None = None) -> None:
@@ -98,8 +98,8 @@ class Pruning:
         ``subnets/NAME.{json,safetensors,onnx}``, ``NAME.int8.onnx`` if asked for, and ``report.json``.
 
         Raises:
-            OutputError: another process is at work in the folder, or a file of the user is in the way.
-            BnasError: what is wrong, with the place and the remedy; files that were written are whole.
+            OutputError: Another process uses the folder, or a file of the user has the name of a run's file.
+            BnasError: Any other error, with its place and the remedy; all written files are complete.
         """
         with kept(self.output.folder):
             random_state.begin_at(self.job.search.seed)
@@ -135,11 +135,11 @@ class Pruning:
         found.supernet.save(path("supernet"))
         write_bytes(path(WEIGHTS), tensor_bytes(found.module.state_dict()))
         noted = {"plan": asdict(plan), "original": dict(found.original), "costs": dict(found.costs)}
-        write_json(path(PRUNED), {**noted, "subnet": found.subnet.to_json()})  # last: it says that all of it is there
+        write_json(path(PRUNED), {**noted, "subnet": found.subnet.to_json()})  # last: marks all as complete
         return found.supernet, found.subnet
 
     def _read(self) -> tuple[SuperNetwork, Subnet]:
-        """What an earlier process pruned."""
+        """Read the result of an earlier process."""
         ledger, folder = self.output.ledger, self.output.folder
         for name in (f"supernet/{SUPERNET.manifest}", f"original/{MODEL.manifest}"):
             ledger.check(name)
@@ -155,7 +155,7 @@ class Pruning:
         return read_module(supernet, subnet, self.output.ledger.check(WEIGHTS))
 
     def _tuned(self, module: GraphModule) -> GraphModule:
-        """The module after the fine-tuning that winners of a run have: as the job says, or as `FineTune` has it."""
+        """Fine-tune the module as winners of a run are: with the settings of the job, or the defaults of `FineTune`."""
         job = self.job
         tuning = replace(job.fine_tune or FineTune(epochs=self.plan.epochs), epochs=self.plan.epochs)
         recipe = tuning.recipe(job.recipe)

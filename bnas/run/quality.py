@@ -1,4 +1,4 @@
-"""How good a network is: its accuracy, or a metric of the user's own with its name and the better direction."""
+"""`Quality`: the metric of a run (accuracy, or the user's own), its name, and which direction is better."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 ACCURACY = "accuracy"
 SAME = 0.0005
-"""Values that differ by less are called the same: accuracies by 0.05 points, others by this share of the original's."""
+"""Limits below which values count as equal: 0.05 points of accuracy, or this share of the original's value."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Quality:
 
     @property
     def of_training(self) -> dict[str, Any]:
-        """Arguments of `bnas.Trainer`, which validates by the metric."""
+        """Arguments for `bnas.Trainer`, so that it validates with this metric."""
         return {"metric": self.function, "direction": self.direction}
 
     def measure(self, module: nn.Module, batches: Iterable[Any]) -> float:

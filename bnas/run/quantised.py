@@ -1,4 +1,4 @@
-"""The accuracy of sub-networks in int8, where that is something to search for."""
+"""The int8 accuracy of sub-networks, as an objective of a search."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from .latencies import INT8_ACCURACY
 
 
 class TargetModule(OnnxCallable):
-    """An ONNX file that runs on a target; it is loaded anew for inputs of other shapes.
+    """An ONNX file that runs on a target, as a module. It is loaded again for inputs of other shapes.
 
-    It returns what `bnas.runtime.OnnxModule` returns of the same file.
+    It returns the same structure as `bnas.runtime.OnnxModule` for this file.
     """
 
     def __init__(self, network: Network, target: Target, folder: Path, threads: int = 1) -> None:
@@ -52,26 +52,26 @@ class TargetModule(OnnxCallable):
 
 @dataclass
 class InInt8:
-    """Measures the int8 file of a sub-network on the validation data, as the run would export it.
+    """Measures the accuracy of a sub-network's int8 file, as the run would export it, on the validation data.
 
-    The order of sub-networks in float is not theirs in int8: what quantisation costs differs between them.
+    Sub-networks lose different amounts of accuracy in int8, so the ranking by float accuracy may be wrong.
     """
 
     evaluator: Evaluator
     settings: Int8
-    """With the samples that the ranges of activations are found on."""
+    """The int8 settings with their calibration samples."""
     target: Target | None = None
-    """Where the file runs; on ONNX Runtime where the target only tells times."""
+    """The target that runs the file; ONNX Runtime if the configured target only reports times."""
     elsewhere: Remote | None = None
-    """Makes the same in another process, where it is sent to one."""
+    """Recreates this object in another process, when it is pickled."""
     seconds: list[float] = field(default_factory=list)
-    """Of each sub-network that was measured in this process."""
+    """Seconds of each measurement in this process."""
 
     @classmethod
     def of(cls, job: Job, evaluator: Evaluator, samples: Callable[[int], list[Batch]]) -> InInt8 | None:
-        """What measures the accuracies that a job asks for in int8, where its int8 latency is measured, if one is.
+        """Return the measure for the int8 accuracy of a job, on the target of its int8 latency if it has one.
 
-        `samples` gives so many training samples.
+        `samples` is a function that returns training samples, given their number.
         """
         if job.chosen_by != INT8_ACCURACY or job.int8 is None:
             return None
@@ -80,7 +80,7 @@ class InInt8:
         return cls(evaluator, calibrated(job.int8, samples(job.int8.samples)), target)
 
     def __reduce__(self) -> Any:
-        """Only what makes it travels, where that is known."""
+        """Pickle only the recipe that recreates this object, if there is one."""
         return (
             super().__reduce__()
             if self.elsewhere is None
@@ -109,7 +109,7 @@ class InInt8:
         return target if target is not None and target.in_turns and takes_onnx(target) else OnnxRuntime()
 
     def told(self) -> str:
-        """What it took, in words."""
+        """Return the measuring time in words."""
         count = len(self.seconds)
         if not count:
             return "the int8 files of sub-networks were measured by other processes, or earlier"
@@ -117,7 +117,7 @@ class InInt8:
 
 
 def measured_in_int8(objectives: Iterable[Objective], measure: Any) -> Sequence[Objective]:
-    """The objectives, of which `INT8_ACCURACY` is measured so, unless it has a measure of its own."""
+    """Return the objectives; `INT8_ACCURACY` gets `measure`, unless it has its own."""
     return [
         replace(one, measure=measure) if one.name == INT8_ACCURACY and one.measure is None else one
         for one in objectives
@@ -125,5 +125,5 @@ def measured_in_int8(objectives: Iterable[Objective], measure: Any) -> Sequence[
 
 
 def calibrated(settings: Int8, samples: Sequence[Batch]) -> Int8:
-    """The settings with these samples, where they have none of their own."""
+    """Return the settings with these calibration samples, unless they have their own."""
     return settings if settings.calibration is not None else replace(settings, calibration=samples)

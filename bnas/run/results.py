@@ -1,4 +1,4 @@
-"""What a run found, as data and as a table: the original beside the winners, all of it measured."""
+"""The results of a run: measurements of the original and the winners, as data and as a table."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 NOTE = 20
-"""Columns of the terminal for what is told below the name of a network."""
+"""Width, in characters, of the notes below the name of a network in the table."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Quantised:
     """Measured accuracy and latency of a network in int8 on ONNX Runtime."""
 
     accuracy: float | None = None
-    """On the test data; where the run has another metric, the value of that."""
+    """Accuracy (or the run's own metric) on the test data."""
     latency: Latency | None = None
     failure: str | None = None
     """Why it could not be measured."""
@@ -46,20 +46,20 @@ class Row:
 
     name: str
     accuracy: float
-    """On the test data; where the run has another metric, the value of that (`Report.quality`)."""
+    """Accuracy (or the run's own metric, `Report.quality`) on the test data."""
     costs: Mapping[str, int]
     latency: Latency
     subnet: Subnet
     int8: Quantised | None = None
     """Int8 results, if the job asks for int8 files."""
     before: float | None = None
-    """The accuracy before the fine-tuning, on the test data; None where there was none."""
+    """Accuracy before the fine-tuning, on the test data; None without fine-tuning."""
     target: Target | None = None
-    """The target that it was chosen for, if there are targets."""
+    """The target for which the network was chosen, if there are targets."""
     latencies: Mapping[str, Latency] = field(default_factory=dict)
     """The further latencies of the job, by name."""
     profile: LayerTimes | None = None
-    """Where its time goes; None where the latency is not measured on ONNX Runtime."""
+    """The time of each layer; None if the latency is not measured on ONNX Runtime."""
 
     def measured(self, name: str) -> Latency | None:
         """The latency of this name."""
@@ -76,13 +76,13 @@ class Report:
     acc_delta: float
     evaluations: int
     missed: bool
-    """Some winner does not keep its target; without targets: no sub-network was within `acc_delta` on the validation
-    data."""
+    """Whether a winner misses its target; without targets, whether no sub-network was within `acc_delta` on the
+    validation data."""
     machine: Mapping[str, Any]
     samples: int
     """Number of test samples."""
     quality: Quality = field(default_factory=Quality)
-    """The metric: what is called accuracy here."""
+    """The metric of the run, which is called accuracy here."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for a JSON file."""
@@ -152,7 +152,7 @@ class Report:
         return any(row.int8 is not None for row in self.rows)
 
     def _other(self, row: Row, name: str) -> str:
-        """A further latency; the ratio is to the original's there."""
+        """Return a further latency as text, with the ratio to the original's."""
         own, first = row.latencies.get(name), self.rows[0].latencies[name]
         if own is None:
             return "-"
@@ -161,7 +161,7 @@ class Report:
     def _int8(self, int8: Quantised | None) -> str:
         if int8 is None or int8.accuracy is None:
             return "-" if int8 is None else "failed"
-        if int8.latency is None:  # the target has no use for the file
+        if int8.latency is None:  # the target cannot run the int8 file
             return self.quality.show(int8.accuracy)
         speed = times_as_fast(int8.latency, self.rows[0].latency)
         return f"{self.quality.show(int8.accuracy)}\n{int8.latency.median_ms:.3f} ms\n{speed:.2f}x"
@@ -172,7 +172,7 @@ def _noise(latency: Latency) -> str:
 
 
 def judged(rows: Sequence[Row], targets: Mapping[str, Target], clocks: Collection[str]) -> tuple[Row, ...]:
-    """The rows with the targets of their winners; a bound on one of `clocks` is held against what the row has there."""
+    """Return the rows with the targets of their winners; bounds on latencies in `clocks` are checked as measured."""
     first, found = rows[0], []
     for row in rows:
         target = targets.get(row.name)

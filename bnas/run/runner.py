@@ -1,4 +1,4 @@
-"""Jobs from configurations: what the command line does, without the terminal."""
+"""From configurations to jobs and steps: the work of the command line, without the terminal."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ from .spread import Elsewhere
 from .steps import Steps
 from .trust import remember_configuration
 
-"""In the folder of a run: where the names of files in its configuration are relative to."""
+"""File in a run folder with the folder to which file names in its configuration are relative."""
 
 
 class RandomWeightsWarning(UserWarning):
-    """A model begins with random weights, since the configuration names none."""
+    """A model has random weights, because the configuration names no weights."""
 
 
 def begin(
@@ -57,15 +57,16 @@ def begin(
     overwrite: bool = False,
     prune: Mapping[str, Any] | None = None,
 ) -> Steps:
-    """The steps of a run in `folder`, which is not touched before model and data are there.
+    """Return the steps of a run in `folder`. The folder is not changed before model and data are loaded.
 
-    `file` is the configuration file: overwriting the former run must not remove it, or what it names.
-    `prune` is what `bnas prune` is asked for, which the folder keeps beside the configuration.
-    The user began this run: the code that the configuration names is remembered as his own (`bnas.run.trust`).
+    `file` is the configuration file. Overwriting the former run must not remove it, or files that it names.
+    `prune` has the settings of `bnas prune`, which the folder keeps beside the configuration.
+    The user starts this run, so the code that the configuration names is remembered as trusted (`bnas.run.trust`).
 
     Raises:
-        OutputError: the folder holds a run, and neither is said, or one that does not go with this configuration.
-        BnasError: as `job_of`, or the folder cannot be written to.
+        OutputError: The folder has a run, and neither `resume` nor `overwrite` is set, or that run has another
+            configuration.
+        BnasError: As `job_of`, or the folder cannot be written to.
     """
     watch, data = watch or Watch(), configuration.model_dump(mode="json")
     data |= {} if prune is None else {"prune": dict(prune)}
@@ -81,21 +82,21 @@ def begin(
     return Steps(job, output, watch, elsewhere=elsewhere(folder, source))
 
 
-# The evaluator of a run in another process.
+# Recreating the evaluator of a run in another process.
 
 
 def elsewhere(folder: Path, source: Path) -> Elsewhere:
-    """Says what makes an attribute of the steps of a run in a process, or on a machine, that sees the same files."""
+    """Return a function that describes how another process, with the same files, recreates an attribute of `Steps`."""
     return lambda wanted: Remote(made_in, str(folder.resolve()), str(source.resolve()), _stamp(folder), wanted)
 
 
 def made_in(folder: str, source: str, stamp: str, wanted: str) -> Any:
-    """An attribute of the steps of a run, whose configuration and super-network are in its folder.
+    """Recreate an attribute of the `Steps` of a run from the configuration and super-network in its folder.
 
-    The code that the configuration names is imported: the process that searches has checked whose it is.
+    The code that the configuration names is imported, because the searching process has checked that it is trusted.
 
     Raises:
-        OutputError: another run, or none, is in the folder.
+        OutputError: The folder has another run, or none.
     """
     return getattr(_steps_in(folder, source, stamp), wanted)
 
@@ -110,18 +111,18 @@ def _steps_in(folder: str, source: str, stamp: str) -> Steps:
 
 
 def _stamp(run: Path) -> str:
-    """Another one for another configuration, or another super-network."""
+    """Return a text that changes with the configuration and the super-network."""
     return checksum(b"".join(read_file(run / name) for name in (CONFIG, f"supernet/{SUPERNET.manifest}")))
 
 
 def sources_of(data: Any, source: Path, file: Path | None = None) -> list[Path]:
-    """The configuration file, and all that its texts name in the folder `source`: code, weights, data."""
+    """Return the configuration file and all files that it names in the folder `source`: code, weights, data."""
     named = [source / one for text in _texts(data) for one in (text, text.rpartition(":")[0])]
     return [one for one in (file, *named) if one is not None and _there(one) and one.resolve() != source.resolve()]
 
 
 FILES = ("model", "model_options", "weights", "data", "data_options", "dataset")
-"""Keys whose texts may be names of files and folders; elsewhere a text such as "original" is none."""
+"""Keys whose texts may be names of files and folders."""
 
 
 def _texts(data: Any, files: bool = False) -> Iterator[str]:
@@ -138,18 +139,18 @@ def _texts(data: Any, files: bool = False) -> Iterator[str]:
 def _there(path: Path) -> bool:
     try:
         return path.exists()
-    except (OSError, ValueError):  # a text that is no name of a file: too long, or with a NUL
+    except (OSError, ValueError):  # not a possible file name: too long, or contains NUL
         return False
 
 
 def job_of(configuration: Configuration, folder: Path, *, weights: bool = True, loggers: bool = True) -> Job:
-    """What `configuration` asks for, with its model and data loaded from `folder`.
+    """Return the job of `configuration`, with model and data loaded from `folder`.
 
-    The model is on the configuration's device. It has its weights, and the job its loggers, unless told otherwise: a
-    process that only evaluates needs neither. Random weights are those of the seed.
+    The model is on the device of the configuration. A process that only evaluates needs neither `weights` nor
+    `loggers`. Random weights are determined by the seed.
 
     Raises:
-        BnasError: model, weights, data or device are not there, or do not fit one another.
+        BnasError: Model, weights, data or device do not exist, or do not fit each other.
     """
     device = device_named(configuration.device)
     random_state.begin_at(search_of(configuration).seed)
@@ -161,30 +162,30 @@ def job_of(configuration: Configuration, folder: Path, *, weights: bool = True, 
     model, dynamic = model.to(device), dynamic_of(configuration, example)
     settings = job_settings(configuration, folder)
     if weights and settings["elasticity"].external_importance_path is not None:
-        read_scores(Path(settings["elasticity"].external_importance_path))  # its faults show now, not in a later stage
+        read_scores(Path(settings["elasticity"].external_importance_path))  # raises now, not in a later stage
     callbacks = loggers_of(configuration) if loggers else ()
     return Job(model, data, placed(example.value, device), dynamic=dynamic, callbacks=callbacks, **settings)
 
 
 def model_of(configuration: Configuration, folder: Path, *, weights: bool = True) -> nn.Module:
-    """The model that `configuration` names, with its weights unless told otherwise."""
+    """Return the model that `configuration` names, with its weights if `weights` is set."""
     options = {**configuration.model_options, **_given(configuration, "num_classes")}
     file = Path(configuration.weights) if weights and configuration.weights else None
     return load_model(configuration.model, file, folder, **options)
 
 
 def _warn_of_random_weights(configuration: Configuration) -> None:
-    """Of a model by name: a user's factory may well load weights itself."""
+    """Warn of random weights of a torchvision model; a user's factory may load weights itself."""
     if not (is_own_model(configuration.model) or configuration.weights or configuration.model_options.get("weights")):
         told = f"{configuration.model} starts from random weights; to use trained weights: --set weights=FILE"
         warnings.warn(told, RandomWeightsWarning, stacklevel=3)
 
 
 def data_of(configuration: Configuration, folder: Path) -> Splits:
-    """The data that `configuration` names: by ``data``, or by ``dataset`` alone.
+    """Load the data that `configuration` names by ``data``, or by ``dataset`` alone.
 
     Raises:
-        SourceError, DataError: they cannot be loaded.
+        SourceError, DataError: The data cannot be loaded.
     """
     options = {**configuration.data_options, **_given(configuration, "dataset", "batch_size", "batch_size_val")}
     if configuration.data is None:
@@ -193,7 +194,7 @@ def data_of(configuration: Configuration, folder: Path) -> Splits:
 
 
 def _check_channels(data: Splits, example: Any) -> None:
-    """Built-in images have as many channels as the example inputs."""
+    """Raise unless built-in images have as many channels as the example inputs."""
     images = getattr(data.validation, "dataset", None)
     if not isinstance(images, Transformed) or not isinstance(example, torch.Tensor) or example.ndim != 4:
         return
@@ -206,7 +207,7 @@ def _check_channels(data: Splits, example: Any) -> None:
 
 
 def _check_classes(model: nn.Module, data: Splits, example: Any) -> None:
-    """Built-in data say how many classes they have; of a user's the first batch that is held out is looked at."""
+    """Raise if the data have more classes than the model; for a user's data, the first validation batch is checked."""
     known = (data.record or {}).get("classes")
     classes = known or _classes_seen(data)
     if classes is None:
@@ -215,7 +216,7 @@ def _check_classes(model: nn.Module, data: Splits, example: Any) -> None:
     try:
         with torch.no_grad():
             outputs = scores_of(model(*args, **kwargs))
-    except Exception as error:  # of the user's own code
+    except Exception as error:  # an error in the user's own code
         told = f"the model does not accept {_told_inputs(example)}"
         raise SourceError(f"input_info.sample_size: {told}: {shown(error)}") from error
     if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2:
@@ -235,7 +236,7 @@ def _told_inputs(example: Any) -> str:
 
 
 def _classes_seen(data: Splits) -> int | None:
-    """How many classes the first batch has at least; None where its targets are no class numbers."""
+    """Return the least number of classes that the first batch needs; None if targets are not class numbers."""
     targets = next((as_batch(batch)[1] for batch in drawn(data.validation, "the validation data")), None)
     if not isinstance(targets, torch.Tensor) or targets.ndim != 1 or targets.is_floating_point() or not len(targets):
         return None

@@ -1,4 +1,4 @@
-"""The search of a job: what is searched, by what, and who is told."""
+"""The search of a job in its run folder: objectives, constraints, latency models, first sub-networks and winners."""
 
 from __future__ import annotations
 
@@ -47,25 +47,25 @@ Latencies: TypeAlias = Mapping[str, LatencyModel]
 """Latency models by the names of the values that they predict."""
 
 FIRST = 512
-"""So many training samples tell what the search begins with."""
+"""Number of training samples for the importance at the start of the search."""
 
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """The search that `job` asks for, on its super-network and in the folder of its run."""
+    """The search of `job` on its super-network, in the run folder."""
 
     job: Job
     output: Output
     watch: Watch
     supernet: SuperNetwork
     in_int8: InInt8 | None = None
-    """Measures int8 files, where the search asks for their accuracy."""
+    """Measures int8 accuracy, if the search uses it."""
 
     def searcher(self, evaluator: Evaluator, latencies: Latencies, **told: Any) -> Searcher:
-        """What searches: values are those of `evaluator`, and of the latency models that are needed.
+        """Return the searcher, which gets its values from `evaluator` and the needed latency models.
 
         Raises:
-            BnasError: as `bnas.Searcher`.
+            BnasError: As `bnas.Searcher`.
         """
         job = self.job
         given: dict[str, Callable[[Subnet], float]] = {**latencies, **by_name(job.search.latency)}
@@ -73,14 +73,14 @@ class SearchPlan:
         return Searcher(self.supernet, evaluator, measured_in_int8(job.sought, self.in_int8), settings, **told)
 
     def check(self) -> None:
-        """Raise what is wrong with the search, or with the metric and loss of the user, before anything is trained."""
+        """Check the settings of the search, and the user's metric and loss, before anything is trained."""
         check_task(self.job)
         expected: Any = {name: lambda _: 0.0 for name in self.wanted}
         measured = replace(self, in_int8=InInt8(evaluator_of(self.job, self.supernet, None, ()), Int8()))
         measured.searcher(evaluator_of(self.job, self.supernet, None, ()), expected)
 
     def paths(self, samples: Sequence[Batch]) -> Paths:
-        """What pruning by importance leaves of the super-network, measured on training samples."""
+        """Return the pruning paths of the super-network, by importance on training samples."""
         return Paths(self.supernet, samples, self.space, criterion=self.job.training.get("criterion"))
 
     @property
@@ -89,7 +89,7 @@ class SearchPlan:
         return not settings.begin_with and not isinstance(settings.algorithm, RandomSearch)
 
     def informed(self, paths: Paths, latencies: Latencies) -> SearchPlan:
-        """The same search, which begins with what pruning leaves, unless it is told what to begin with."""
+        """Return the search that begins with pruned sub-networks, unless the settings have `begin_with`."""
         job = self.job
         if not self._begins_with_pruning:
             return self
@@ -99,33 +99,33 @@ class SearchPlan:
         return replace(self, job=replace(job, search=replace(job.search, begin_with=first)))
 
     def _bounds(self, latencies: Iterable[str]) -> list[Constraint]:
-        """The upper bounds that are asked for, of costs, and of latencies that can be predicted."""
+        """Return the upper bounds of the job on costs and on predictable latencies."""
         known = {*self.supernet.cost_model.expressions, *latencies}
         asked = [*self.job.targets.values(), *self.constraints]
         return [one for one in asked if one.sense == "<=" and one.name in known]
 
     @property
     def space(self) -> SearchSpace:
-        """What is searched: that of the last stage."""
+        """The searched space: that of the last stage."""
         return self.job.stages[-1].space(self.supernet.space)
 
     @property
     def constraints(self) -> tuple[Constraint, ...]:
-        """The bounds that are asked for."""
+        """The constraints of the search."""
         return tuple(map(Constraint.of, self.job.search.constraints))
 
     @property
     def loosest(self) -> tuple[Constraint, ...]:
-        """The loosest of all targets, where these are in one unit: no evaluation is spent on what is larger."""
+        """The loosest target, if all targets are in one unit; larger sub-networks need no evaluation."""
         targets = list(self.job.targets.values())
         one_unit = len({(one.name, one.relative) for one in targets}) == 1
         return (max(targets, key=lambda one: one.bound),) if one_unit else ()
 
     def found(self, evaluator: Evaluator, latencies: Latencies, **told: Any) -> SearchResult:
-        """What the search finds, all of it, also where not even the loosest target can be kept.
+        """Run the search and return its result, even if not even the loosest target can be met.
 
         Raises:
-            BnasError: as `bnas.Searcher`, and where the bounds that are asked for let nothing through.
+            BnasError: As `bnas.Searcher`, or if no sub-network meets the constraints of the settings.
         """
         try:
             result = self.searcher(evaluator, latencies, **told).run()
@@ -139,12 +139,12 @@ class SearchPlan:
 
     @property
     def evaluations(self) -> int:
-        """How many there will be."""
+        """Number of evaluations of the search."""
         return min(self.job.search.num_evals, self.space.size)
 
     @property
     def wanted(self) -> dict[str, LatencySettings]:
-        """How the latencies are measured that something asks for, and that nothing else gives."""
+        """The settings of the latencies that are used somewhere and that no other function returns."""
         asked = {
             *(one.name for one in self.job.sought if one.measure is None),
             *(bound.name for bound in self.constraints),
@@ -153,9 +153,9 @@ class SearchPlan:
         return {name: one for name, one in self.job.clocks.items() if name in asked and name not in given}
 
     def latencies(self, paths: Paths) -> dict[str, LatencyModel]:
-        """The latency models that are needed: those of the folder, whose predictions the log has, or new ones.
+        """Return the needed latency models: those in the folder (whose predictions are in the log), or new ones.
 
-        They are fitted to sub-networks of all kinds, and to those that pruning leaves near the bounds of latencies.
+        New models are fitted to sub-networks of all sizes, and to pruned sub-networks near the bounds of latencies.
 
         Raises:
             LatencyError: as `bnas.LatencyModel.load` and `bnas.LatencyModel.fit`.
@@ -173,7 +173,7 @@ class SearchPlan:
         return model
 
     def _fitted_before(self, name: str, settings: LatencySettings) -> LatencyModel:
-        """The model that the folder has."""
+        """Load the latency model in the folder, if there is one."""
         try:
             model = LatencyModel.load(self.output.ledger.check(file_of(name)), self.supernet, settings.target)
             if told := model.settings.difference(settings):
@@ -184,7 +184,7 @@ class SearchPlan:
         return model
 
     def _fitted_near(self, name: str, model: LatencyModel, paths: Paths) -> LatencyModel:
-        """The same model, fitted to sub-networks near the bounds of this latency too."""
+        """Return the model, fitted also to sub-networks near the bounds of this latency."""
         for bound in self._bounds([name]):
             if bound.name == name:
                 limit = bound.resolved({name: model(self.supernet.space.maximal())}).bound
@@ -192,7 +192,7 @@ class SearchPlan:
         return model
 
     def note(self, reference: float, samples: int) -> None:
-        """Write ``search.json``; `samples` are those of an evaluation."""
+        """Write ``search.json``; `samples` is the number of validation samples of an evaluation."""
         job = self.job
         note_search(
             self.output,
@@ -214,7 +214,7 @@ class SearchPlan:
         return [{"values": dict(one.values), "subnet": one.subnet.to_json()} for one in result.pareto()]
 
     def winners(self, result: SearchResult, latencies: Latencies, reference: float) -> Winners:
-        """What the search hands back: the most accurate sub-network within each target, or "best" and "smallest"."""
+        """Choose the winners: the most accurate sub-network within each target, or "best" and "smallest"."""
         job = self.job
         if not job.targets:
             return Winners.of(result, reference, job.acc_delta, job.chosen_by)
@@ -223,13 +223,13 @@ class SearchPlan:
         return Winners.within(result, job.targets, *known, reference, job.acc_delta, tuned=tuned, by=job.chosen_by)
 
     def _maximal(self, result: SearchResult, latencies: Latencies) -> Mapping[str, float]:
-        """The values of the maximal sub-network, also where its evaluation failed."""
+        """Return the values of the maximal sub-network, also if its evaluation failed."""
         maximal = self.supernet.space.maximal()
         predicted = {name: model(maximal) for name, model in latencies.items()}
         return {**self.supernet.costs(maximal), **predicted, **result.evaluations[0].values}
 
     def _stopwatches(self) -> dict[str, Stopwatch]:
-        """They measure what latency models predict, and know what was measured for the winners of this search."""
+        """Return a stopwatch for each predicted latency, with the measurements that were made for earlier winners."""
         watches = {name: Stopwatch(self.supernet, one) for name, one in self.wanted.items()}
         if there(self.output.folder / "winners.json"):
             before = Winners.read(self.output.ledger.check("winners.json")).measured
@@ -239,9 +239,9 @@ class SearchPlan:
 
 
 def check_task(job: Job) -> None:
-    """Measure the model by the user's metric and loss on one validation batch: their faults show before the training.
+    """Try the user's metric and loss on one validation batch, so that their errors show before the training.
 
-    A metric that fails on one batch is measured on all: the area under a curve, for one, needs samples of both classes.
+    A metric that fails on one batch is measured on all. (The area under a curve, for example, needs both classes.)
 
     Raises:
         EvaluationError: The metric fails on all validation data.
@@ -274,6 +274,6 @@ def _check_criterion(criterion: Callable[[Any, Any], Any], model: nn.Module, bat
 
 
 def _measured(model: LatencyModel, subnet: Subnet) -> float:
-    """Milliseconds of a sub-network, measured unless it was before."""
+    """Return the measured milliseconds of a sub-network; measure only if the model has no measurement."""
     known = model.measured.get(subnet)
     return model.measure([subnet])[0] if known is None else known

@@ -1,4 +1,4 @@
-"""Who evaluates in the search of a run: this process, all processes of a team, or an executor."""
+"""Where a search evaluates: in this process, in all processes of a torchrun team, or on an executor."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from . import team
 from .quantised import InInt8
 
 Elsewhere = Callable[[str], Remote]
-"""Says what makes the evaluator of a run in another process, or what measures in int8: an attribute of `Steps`."""
+"""Returns the recipe by which another process recreates an attribute of `Steps` (evaluator or int8 measure)."""
 Evaluations = tuple[Any, Workers | None, InInt8 | None]
-"""What evaluates, who does it, and what measures in int8."""
+"""The evaluator, the workers (None for this process), and the measure of int8 accuracy."""
 
 
 def spread(
     settings: SearchSettings, evaluator: Evaluator, in_int8: InInt8 | None, elsewhere: Elsewhere | None
 ) -> Evaluations:
-    """What evaluates the sub-networks of a search, and who does it; nobody stands for this process.
+    """Return the evaluator and the workers of a search; without workers, this process evaluates.
 
     Raises:
-        SearchError: an executor is asked for, and other processes cannot make the evaluator.
+        SearchError: An executor is requested, but other processes cannot recreate the evaluator.
     """
     if settings.executor is not None:
         if elsewhere is None:
@@ -49,13 +49,13 @@ class TeamWorkers(Workers):
         self.evaluator = evaluator
 
     def close(self) -> None:
-        """The processes stay with the run."""
+        """Do nothing: the processes stay with the run."""
 
     def __call__(self, measures: Measures, subnets: Sequence[Subnet]) -> Iterator[tuple[int, Outcome]]:
-        """Yield each place and its outcome.
+        """Yield the position and outcome of each sub-network.
 
         Raises:
-            WorkerError: a process other than this one could not evaluate.
+            WorkerError: Another process failed.
         """
         if measures.evaluate is not self.evaluator or not subnets:
             yield from in_this_process(measures, subnets)
@@ -71,12 +71,12 @@ class TeamWorkers(Workers):
 
 
 def share_evaluated(measures: Measures, subnets: Sequence[Subnet]) -> list[Any]:
-    """The outcomes of every process for its share of `subnets`, or the error that ended it; all processes call this."""
+    """Evaluate this process's share of `subnets`; return the outcomes or the error of every process. All call this."""
     own: Any
     try:
         own = measures(subnets[parallel.rank() :: parallel.world()])
     except BnasError as error:
         own = error
-    except Exception as error:  # others may not be picklable
+    except Exception as error:  # other errors may not be picklable
         own = SearchError(f"{type(error).__name__}: {error}")
     return parallel.from_all(own)

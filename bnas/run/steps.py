@@ -1,4 +1,4 @@
-"""The steps of a run: train, search, tune, export. Each reads what those before it left in the folder of the run."""
+"""The steps of a run: train, search, tune, export. Each step reads the files of earlier steps from the run folder."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ from .winners import ORIGINAL, Winners
 
 
 class Steps:
-    """A job at work in one folder. Every step may be run by itself, in another process, and again.
+    """Runs a job in one folder. Each step can run alone, in another process, and repeatedly.
 
     Args:
-        job: what to do.
-        output: the folder; where it is resumed, what an earlier process left of a step is gone on with.
-        watch: who is told.
-        clock: what the budget of the job counts by: the wall clock, or `time.process_time` where others disturb it.
-        elsewhere: says what makes the evaluator of this folder in another process, for `SearchSettings.executor`.
+        job: The job.
+        output: The run folder; if it is resumed, unfinished steps of an earlier process continue.
+        watch: Functions that follow the progress.
+        clock: Clock of the job's budget: wall clock, or `time.process_time` if other processes disturb it.
+        elsewhere: Returns the recipe by which another process recreates the evaluator (`SearchSettings.executor`).
 
     Raises, from every step:
-        OutputError: what the step before leaves is not there; says which command makes it. Or another process is at
-            work in the folder.
-        BnasError: what is wrong, with the place and the remedy; files that were written are whole.
+        OutputError: Files of the previous step are missing (the message has the command that makes them), or another
+            process uses the folder.
+        BnasError: Any other error, with its place and the remedy; all written files are complete.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Steps:
 
     @holding
     def all(self) -> Report:
-        """One after another."""
+        """Run all steps, one after another."""
         self.train()
         self.search()
         if self.job.tuning is not None:
@@ -81,7 +81,7 @@ class Steps:
 
     @holding
     def train(self) -> SuperNetwork:
-        """Train the super-network; one that is trained stays as it is.
+        """Train the super-network, unless it is trained already.
 
         Leaves ``environment.json``, ``architecture.json``, ``data.json`` where the data have a record, ``original/``,
         ``training/`` and ``supernet/``.
@@ -93,7 +93,7 @@ class Steps:
         self.watch.phase("analysing the model")
         supernet = self.untrained()
         self.watch.on_supernet(supernet)
-        SearchPlan(self.job, self.output, self.watch, supernet).check()  # its faults show now
+        SearchPlan(self.job, self.output, self.watch, supernet).check()  # raises for invalid settings now
         self._note(supernet)
         note_data(self.output, self.job.data.record)
         self._keep_original()
@@ -110,17 +110,17 @@ class Steps:
         return supernet
 
     def untrained(self) -> SuperNetwork:
-        """The super-network of the model as it is."""
+        """Make the super-network of the untrained model."""
         job = self.job
         return SuperNetwork.from_model(job.model, job.example_inputs, job.elasticity, dynamic=job.dynamic)
 
     def fit(self, supernet: SuperNetwork, job: Job, resume: bool) -> None:
-        """Train a super-network, on the part of this process of the data."""
+        """Train a super-network on this process's part of the data."""
         validation = job.data.validation if job.budget is None else None
         self._trainer(supernet, job).fit(shared_out(job.data.train), validation, resume=resume)
 
     def _trained(self) -> SuperNetwork:
-        """The super-network that was trained before; what is only noted of it is written again where it is missing."""
+        """Load the super-network that was trained before, and write missing description files again."""
         if not MODEL.exists(self.output.folder / "original"):
             folder = self.output.folder
             told = f"restore it from a backup, or train again: `bnas train CONFIG --output {folder} --overwrite`"
@@ -132,7 +132,7 @@ class Steps:
 
     @holding
     def search(self) -> Winners:
-        """Search what the last stage trained. Every evaluation that the folder holds is reused.
+        """Search the space that the last stage trained. All evaluations in the folder are reused.
 
         Leaves ``search.json``, ``latency.json`` if asked for, ``evaluations.jsonl`` and ``.csv``, ``pareto.json``,
         ``winners.json``.
@@ -140,7 +140,7 @@ class Steps:
         self.output.ledger.refuse_foreign(FOUND)
         random_state.begin_at(self.job.search.seed)
         self._note(self.supernet)
-        job, samples = self.planner.search(self.supernet)  # says what the evaluator measures on
+        job, samples = self.planner.search(self.supernet)  # determines the validation data of the evaluator
         evaluator, workers, in_int8 = spread(self.job.search, self.evaluator, self.in_int8, self.elsewhere)
         job = replace(job, search=replace(job.search, workers=workers, executor=None))
         plan = SearchPlan(job, self.output, self.watch, self.supernet, in_int8)
@@ -164,7 +164,7 @@ class Steps:
 
     @holding
     def tune(self) -> Record:
-        """Fine-tune the winners of the search, as `Job.fine_tune` says; what an interrupted one left is gone on with.
+        """Fine-tune the winners of the search with `Job.fine_tune`; an interrupted fine-tuning continues.
 
         Leaves ``tuning.json``, ``tuning/NAME.safetensors`` and the checkpoints in ``tuning/NAME/``.
         """
@@ -223,7 +223,7 @@ class Steps:
 
     @cached_property
     def original(self) -> nn.Module:
-        """The model as it was when the training began, in evaluation mode."""
+        """Return the original model, before the training, in evaluation mode."""
         if MODEL.exists(self.output.folder / "original"):
             self.output.ledger.check(f"original/{MODEL.manifest}")
         model = deep_copy(self.job.model)
@@ -232,18 +232,18 @@ class Steps:
 
     @cached_property
     def evaluator(self) -> Evaluator:
-        """Measures sub-networks on the validation data, or on those that were planned: the same in every process."""
+        """The evaluator of the search, on all or the planned part of the validation data; equal in every process."""
         samples = self.job.num_bn_adaptation_samples
         calibration = self._samples(samples) if samples else None
         return evaluator_of(self.job, self.supernet, calibration, self.planner.validation())
 
     @cached_property
     def in_int8(self) -> InInt8 | None:
-        """Measures accuracies in int8, where they are asked for."""
+        """The measure of int8 accuracy, if the search uses it."""
         return InInt8.of(self.job, self.evaluator, self._samples)
 
     def module(self, subnet: Subnet) -> GraphModule:
-        """A sub-network with recalibrated statistics, a winner as it is after the fine-tuning."""
+        """Return a sub-network with recalibrated statistics; for a fine-tuned winner, the fine-tuned module."""
         if self.job.tuning is not None:
             winners = self.winners()
             if any(one.subnet == subnet for one in winners.found.values()):
@@ -251,7 +251,7 @@ class Steps:
         return self.evaluator.prepare(subnet)
 
     def winners(self) -> Winners:
-        """What the search found."""
+        """Return the winners of the search."""
         if not there(self.output.folder / "winners.json"):
             begun = there(self.output.folder / "evaluations.jsonl")
             told = f"bnas search {self.output.folder}{' --resume' if begun else ''}"
@@ -259,21 +259,21 @@ class Steps:
         return Winners.read(self.output.ledger.check("winners.json"))
 
     def _note(self, supernet: SuperNetwork) -> None:
-        """What the report needs to know of this process and of the super-network; once."""
+        """Write the description files of this process and the super-network, once."""
         if not self._noted:
             note_environment(self.output)
             note_architecture(self.output, supernet.architecture)
         self._noted = True
 
     def _keep_original(self) -> None:
-        """Written once: what a resumed training begins with is checked by the trainer."""
+        """Write the original once. The trainer checks that a resumed training has the same initial weights."""
         folder = self.output.path("original")
         if not (MODEL.exists(folder) and TRAINING.exists(self.output.folder / "training" / "last")):
             write_model(folder, self.job.model)
 
     @cached_property
     def planner(self) -> Planner | Outlook:
-        """Divides the budget of the job, where it has one."""
+        """Divides the budget of the job, or only reports a plan if there is no budget."""
         told = (self.job, self.output, self.watch)
         return Outlook(*told) if self.job.budget is None else Planner(*told, self._began, self.clock)
 
@@ -284,9 +284,9 @@ class Steps:
         return Trainer(supernet, job.stages, job.recipe, **settings)
 
     def _samples(self, count: int) -> list[Batch]:
-        """The first training samples with all generators at 0: the same however often data were drawn, and by whom.
+        """Return the first training samples, drawn with all generators at seed 0, so that they are always the same.
 
-        The seed of the search says nothing to it, so that evaluations are of use to a search by another one.
+        They do not depend on the seed of the search, so evaluations stay valid for a search with another seed.
         """
         return Batches(self.job.data.train).calibration(count, 0)
 

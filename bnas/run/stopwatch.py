@@ -1,4 +1,4 @@
-"""Latencies that were really measured, against the original's in the same rounds, before winners are chosen by them."""
+"""Measurements of latency for the choice of winners, relative to the original in the same rounds."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from bnas.runtime.latency.measurement import ratios
 from bnas.search import Constraint
 
 MARGIN = 0.99
-"""A bound is kept by this share of it, so that it also holds when the winner is measured again."""
+"""Share of a bound that a winner may use, so that a second measurement is also within the bound."""
 
 
 @dataclass
 class Stopwatch:
-    """Measures sub-networks of a super-network where its settings say, each once."""
+    """Measures the latency of sub-networks with the given settings, each once."""
 
     supernet: SuperNetwork
     settings: LatencySettings
     ratios: dict[Subnet, float] = field(default_factory=dict)
-    """Latency of each sub-network that was measured, divided by the maximal one's."""
+    """Latency of each measured sub-network, divided by that of the maximal one."""
     level_ms: float = 0.0
-    """Milliseconds of the maximal one, when something was measured first."""
+    """Milliseconds of the maximal sub-network in the first measurement."""
 
     def measure(self, subnets: Sequence[Subnet]) -> None:
-        """Measure these together, as far as they are not known."""
+        """Measure those sub-networks that have not been measured yet, together."""
         new = [one for one in dict.fromkeys(subnets) if one not in self.ratios]
         if not new:
             return
@@ -36,7 +36,7 @@ class Stopwatch:
         self.ratios |= found.found
 
     def within(self, bound: Constraint, subnet: Subnet) -> bool:
-        """Whether a measured sub-network keeps an upper bound of latency, by `MARGIN`."""
+        """Whether a measured sub-network is within an upper bound of latency, by `MARGIN`."""
         return self._found(bound, subnet) <= MARGIN * bound.bound
 
     def uses(self, bound: Constraint, subnet: Subnet, share: float) -> bool:
@@ -44,7 +44,7 @@ class Stopwatch:
         return self._found(bound, subnet) >= share * bound.bound
 
     def _found(self, bound: Constraint, subnet: Subnet) -> float:
-        """The latency in the unit of the bound."""
+        """Return the latency in the unit of the bound."""
         return self.ratios[subnet] * (1.0 if bound.relative else self.level_ms)
 
     def to_json(self) -> dict[str, Any]:
@@ -53,10 +53,10 @@ class Stopwatch:
         return {"original_ms": self.level_ms, "latencies": found}
 
     def recall(self, data: Mapping[str, Any]) -> None:
-        """Know what `to_json` told.
+        """Restore the measurements that `to_json` returned.
 
         Raises:
-            KeyError, TypeError, ValueError: It is damaged.
+            KeyError, TypeError, ValueError: The data are damaged.
         """
         self.level_ms = float(data["original_ms"])
         self.ratios |= {Subnet.from_json(one["subnet"]): float(one["ratio"]) for one in data["latencies"]}

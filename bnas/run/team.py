@@ -1,4 +1,4 @@
-"""Several processes on one run: process 0 leads it and writes; the others do their part where it asks them to."""
+"""Several processes in one run: process 0 leads and writes files, the others do the parts that it orders."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
 LONGEST = datetime.timedelta(days=7)
-"""So long a process waits for the others: process 0 may measure latencies for hours. A process that ends is noticed."""
+"""Longest wait for other processes: process 0 may measure latencies for hours. An ended process is noticed at once."""
 PROMPT = 2.0
-"""Seconds: so long process 0 waits for the last words of another one."""
+"""Seconds that process 0 waits for the final error message of another process."""
 PATIENT = datetime.timedelta(minutes=10)
-"""So long another process waits to be heard: process 0 may be busy by itself."""
+"""Longest time that another process waits for process 0, which may be busy, to read its error."""
 
 # The process group.
 
 
 def started_together() -> bool:
-    """Whether torchrun, or what sets the same variables, started this process as one of several."""
+    """Whether torchrun (or a program that sets the same variables) started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ and "MASTER_ADDR" in os.environ
 
 
 @contextmanager
 def gathered() -> Iterator[Store | None]:
-    """The process group that torchrun's variables describe, and a store for what processes say whose group is broken.
+    """Inside, there is the process group of torchrun's variables; yield a store for messages if the group breaks.
 
-    A group that exists already is used, and left; its store is not known.
+    An existing group is used and not destroyed; its store is unknown, so None is yielded.
     """
     if parallel.processes() > 1 or not started_together():
         yield None
@@ -60,7 +60,7 @@ def gathered() -> Iterator[Store | None]:
 
 
 def _backend() -> str:
-    """Values travel by gloo, tensors of GPUs by NCCL; each process of a machine has a GPU of its own."""
+    """Return the backend: gloo for values, NCCL for GPU tensors; each process of a machine has its own GPU."""
     local = int(os.environ.get("LOCAL_RANK", "0"))
     if not (torch.cuda.is_available() and dist.is_nccl_available() and local < torch.cuda.device_count()):
         return "gloo"
@@ -68,12 +68,12 @@ def _backend() -> str:
     return "cpu:gloo,cuda:nccl"
 
 
-# What process 0 says to the others.
+# Orders of process 0 to the others.
 
 
 @dataclass(frozen=True)
 class Order:
-    """Something that all processes do together: a method of what assists, with its arguments."""
+    """Work that all processes do together: a method of the `Assistant`, with its arguments."""
 
     name: str
     arguments: dict[str, Any]
@@ -81,17 +81,17 @@ class Order:
 
 @dataclass(frozen=True)
 class End:
-    """The run is at its end."""
+    """The last order: the run is finished."""
 
     failed: bool
     result: Any = None
-    """What `assist` returns."""
+    """The return value of `assist`."""
 
 
 _leads = False
-"""This process is number 0 of several, and the others wait for its orders."""
+"""Whether this is process 0 of several, whose orders the others wait for."""
 _joined = False
-"""All processes are at work on the same order."""
+"""Whether all processes are working on the same order."""
 
 
 def leads() -> bool:
@@ -100,12 +100,12 @@ def leads() -> bool:
 
 
 def size() -> int:
-    """How many processes are at work on this run."""
+    """Return the number of processes of this run."""
     return parallel.processes() if _leads else 1
 
 
 def ask(name: str, **arguments: Any) -> None:
-    """Have the other processes begin with a method of what assists; nobody is there to ask in a run of one process."""
+    """Order the other processes to call a method of their `Assistant`; does nothing in a run of one process."""
     if _leads:
         with parallel.apart(False):
             parallel.from_first(Order(name, arguments))
@@ -113,7 +113,7 @@ def ask(name: str, **arguments: Any) -> None:
 
 @contextmanager
 def joint(name: str, **arguments: Any) -> Iterator[None]:
-    """Inside, all processes work together: the others do what `ask` says."""
+    """Inside, all processes work together on the order `name`."""
     global _joined
     if not _leads:
         yield
@@ -122,7 +122,7 @@ def joint(name: str, **arguments: Any) -> Iterator[None]:
     _joined = True
     with parallel.apart(False):
         yield
-    _joined = False  # after an error the others are somewhere in the middle
+    _joined = False  # after an error the others are in the middle of the order
 
 
 # Process 0.
@@ -130,18 +130,18 @@ def joint(name: str, **arguments: Any) -> Iterator[None]:
 
 @dataclass
 class Lead:
-    """What process 0 has to say in the end."""
+    """Holds the final result of process 0."""
 
     result: Any = None
-    """What the others return from `assist`."""
+    """The value that `assist` returns in the other processes."""
 
 
 @contextmanager
 def leading(store: Store | None = None) -> Iterator[Lead]:
-    """Inside, process 0 works by itself, and the others do what it asks; in a run of one process nothing changes.
+    """Inside, process 0 works alone and the others follow its orders; in a run of one process nothing changes.
 
     Raises:
-        ParallelError: another process failed; has its message.
+        ParallelError: Another process failed; the error has its message.
     """
     global _leads, _joined
     lead = Lead()
@@ -166,22 +166,22 @@ def leading(store: Store | None = None) -> Iterator[Lead]:
 
 
 def _part(store: Store | None, *, failed: bool = False, result: Any = None) -> None:
-    """Let the other processes end."""
+    """Tell the other processes to end."""
     if not _joined:
         with suppress(ParallelError):
             parallel.from_first(End(failed, result))
-    elif dist.is_initialized():  # they are in the middle of something, and notice that this process leaves
+    elif dist.is_initialized():  # they are in the middle of an order and will notice that this process ends
         dist.destroy_process_group()
     if store is not None:
         store.set("heard", "")
 
 
 def _last_words(store: Store | None) -> str | None:
-    """Why another process failed, if it says so."""
+    """Return the error message of another process that failed, if it left one."""
     if store is None:
         return None
     end = time.monotonic() + PROMPT
-    while not store.check(["failure"]):  # it says so before others can notice, unless it was killed
+    while not store.check(["failure"]):  # written before others can notice, unless it was killed
         if time.monotonic() > end:
             return None
         time.sleep(0.05)
@@ -192,23 +192,23 @@ def _last_words(store: Store | None) -> str | None:
 
 
 def assists() -> bool:
-    """Whether this process is another one than the first."""
+    """Whether this is a process other than process 0."""
     return parallel.rank() > 0
 
 
 def assist(make: Callable[[], object], store: Store | None = None) -> Any:
-    """Do what process 0 asks for until the run is at its end; returns what `Lead.result` was there.
+    """Follow the orders of process 0 until the run is finished; return `Lead.result` of process 0.
 
     Args:
-        make: Gives what has the methods that are asked for; called before the first one is needed.
-        store: Of `gathered`: an error is told to process 0, which tells it to the user.
+        make: Creates the object whose methods are ordered, an `Assistant`; called before the first order.
+        store: The store of `gathered`, through which process 0 gets the error of this process.
 
     Raises:
-        ParallelError: Process 0 failed, or another one.
-        Exception: What this process failed with.
+        ParallelError: Process 0 or another process failed.
+        Exception: The error of this process.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # process 0 warns of the same
+        warnings.simplefilter("ignore")  # process 0 shows the same warnings
         try:
             return _obeyed(make)
         except ParallelError:
@@ -230,14 +230,14 @@ def _obeyed(make: Callable[[], object]) -> Any:
 
 
 def _heard(error: Exception, store: Store | None) -> bool:
-    """Tell process 0 what happened, and give it the time to tell the user before this process ends."""
+    """Send the error to process 0, and wait until it has shown it before this process ends."""
     if store is None:
         return False
     text = str(error) if isinstance(error, BnasError) else "".join(traceback.format_exception(error)).strip()
     try:
         store.set("failure", f"process {parallel.rank()} failed: {text}")
         if dist.is_initialized():
-            dist.destroy_process_group()  # which the others notice
+            dist.destroy_process_group()  # the others notice that
         store.wait(["heard"], PATIENT)
     except RuntimeError:
         return False

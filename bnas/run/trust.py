@@ -1,8 +1,9 @@
-"""Whose code a run imports: only code that the user named himself.
+"""Trust in code: bnas only imports code that the user has named.
 
-A configuration names the code of a model and of its data, and the folder of a run has a configuration. Where the user
-begins a run, or gives a configuration file, its code is his own word and is remembered in his state folder. What the
-folder of a run names has to be among that, or the user says `trust` after he read it: the folder may be a stranger's.
+A configuration names code, for the model and the data, and every run folder contains a configuration. Code in a
+configuration that the user starts a run with, or passes as a file, is remembered as trusted in the user's state folder.
+A run folder may come from somebody else. So code that it names must be remembered already, or the user must set `trust`
+after reading it.
 """
 
 from __future__ import annotations
@@ -39,11 +40,11 @@ class Code:
     """Code that a configuration names: a factory with its arguments, or a file of an exported program."""
 
     name: str
-    """As the configuration has it, with the whole path of a file."""
+    """The name in the configuration, with the absolute path of a file."""
     place: str
-    """The file, or that of the module's top package; empty where there is none."""
+    """The file of the code, or of the module's top package; empty if there is none."""
     options: Mapping[str, Any]
-    """The arguments of the factory: what is harmless with one argument may run code with another."""
+    """The arguments of the factory. A factory may be harmless with one argument and run code with another."""
 
     def is_in(self, folder: Path) -> bool:
         """Whether the code lies in a folder."""
@@ -56,11 +57,11 @@ ROLES = {
     "criterion": (),
     "metric": (),
 }
-"""The keys that name code, each with those of its factory's arguments; ``dataset`` stands in where ``data`` is none."""
+"""Keys that name code, each with the keys of the factory's arguments. Without ``data``, ``dataset`` names code."""
 
 
 def code_in(data: Any, folder: Path) -> dict[str, Code]:
-    """The code that a configuration names, by its key; names of files are relative to `folder`."""
+    """Return the code that a configuration names, by key. File names are relative to `folder`."""
     data = data if isinstance(data, dict) else {}
     found = {}
     for role, keys in ROLES.items():
@@ -74,7 +75,7 @@ def code_in(data: Any, folder: Path) -> dict[str, Code]:
 
 
 def _programs(data: Any, place: str = "") -> Iterator[tuple[str, Code]]:
-    """The programs that measure latencies, with their places; the same words may start another one elsewhere."""
+    """Yield the programs that measure latencies, with their places. The program depends on the folder, too."""
     if isinstance(data, dict):
         words = data.get("command") if data.get("kind") == "command" else None
         if told := [str(word) for word in ([words] if isinstance(words, str) else words or ())]:
@@ -92,19 +93,19 @@ def _code(name: str, role: str, folder: Path, options: Mapping[str, Any]) -> Cod
     if not exported and not module.endswith(".py"):
         return Code(name, _package(module.partition(".")[0]), options)
     place = folder / (name if exported else module)
-    place = _resolved(place.parent) / place.name  # a link counts where it lies: modules beside it are imported too
+    place = _resolved(place.parent) / place.name  # not resolved: modules beside the link can be imported too
     return Code(str(place) if exported else f"{place}:{factory}", str(place), options)
 
 
 def _resolved(path: Path) -> Path:
     try:
         return path.resolve()
-    except (OSError, RuntimeError, ValueError):  # links in a circle, or no name at all
+    except (OSError, RuntimeError, ValueError):  # circular links, or an invalid name
         return path.absolute()
 
 
 def _package(name: str) -> str:
-    """Where the top package of a module lies, which is not imported."""
+    """Return the location of a module's top package, without importing it."""
     if name == "__main__":
         return str(getattr(sys.modules[name], "__file__", None) or "")
     try:
@@ -116,7 +117,7 @@ def _package(name: str) -> str:
     return str(spec.origin or next(iter(spec.submodule_search_locations or ()), ""))
 
 
-# What the user named.
+# Remembering the code that the user named.
 
 NAMED = "named"
 
@@ -129,11 +130,11 @@ def remember(codes: Iterable[Code]) -> None:
 
 
 def remembered(code: Code) -> bool:
-    """Whether the user named this code with these arguments, and the package lies where it lay."""
+    """Whether the user named this code with these arguments, and it is at the same location as then."""
     return bool(code.place) and state.recall(NAMED, asdict(code)) is True
 
 
-# Whether what a configuration names may be imported.
+# Checking whether the code of a configuration may be imported.
 
 
 def remember_configuration(configuration: Configuration, folder: Path) -> None:
@@ -142,7 +143,7 @@ def remember_configuration(configuration: Configuration, folder: Path) -> None:
 
 
 def admit(path: Path, configuration: Configuration, changes: Sequence[str], *, trust: bool = False) -> None:
-    """Remember the code of the configuration that was read from `path`; check it if `path` is in the folder of a run.
+    """Remember the code of the configuration read from `path`; if `path` is in a run folder, check the code instead.
 
     Raises:
         TrustError, SourceError: as `check_code`.
@@ -156,15 +157,15 @@ def check_code(run: Path, configuration: Configuration, changes: Sequence[str], 
     """Raise unless the user named all code of the configuration of a run.
 
     Args:
-        run: the folder of the run. Code that lies in it is never the user's own: it may have come with the folder, and
-            imports what lies beside it, compiled files too.
-        configuration: with the changes.
-        changes: ``KEY=VALUE`` of the command line: the user's word, too.
-        folder: what the names of files are relative to.
+        run: The run folder. Code inside it is never trusted: it may have come with the folder, and it can import other
+            files there, also compiled ones.
+        configuration: The configuration, including the changes.
+        changes: ``KEY=VALUE`` from the command line. Code named here is trusted.
+        folder: The folder to which file names are relative.
 
     Raises:
-        TrustError: names the code and the folder.
-        SourceError: a file is missing.
+        TrustError: The code is not trusted; the message names code and folder.
+        SourceError: A file is missing.
     """
     written, said = code_in(Ledger(run).json(CONFIG), folder), code_in(_said(changes), folder)
     for role, code in code_in(configuration.model_dump(mode="json"), folder).items():
@@ -176,10 +177,10 @@ def check_code(run: Path, configuration: Configuration, changes: Sequence[str], 
 
 def _said(changes: Sequence[str]) -> Any:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConfigurationWarning)  # told where the configuration is read
+        warnings.simplefilter("ignore", ConfigurationWarning)  # shown when the configuration is read
         try:
             return with_changes({}, changes)
-        except ConfigurationError:  # of an entry of a list, which only the file has
+        except ConfigurationError:  # an entry of a list, which `changes` cannot add
             return {}
 
 

@@ -1,4 +1,4 @@
-"""The fine-tuning of a run: its winners one after another, each from its own checkpoint where it was interrupted."""
+"""The fine-tuning of a run: one winner after another. An interrupted winner continues from its own checkpoint."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ from .winners import Winners, check_name
 
 FORMAT = 1
 
-# What a fine-tuning does and has done, and its file.
+# The record of a fine-tuning, and its file.
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """A sub-network that is fine-tuned, and its accuracy, or the metric of the job, on the validation data."""
+    """A fine-tuned sub-network, with its accuracy (or the job's metric) on the validation data."""
 
     name: str
-    """Of the winner; the first of its names, where it has several."""
+    """Name of the winner; if it has several, the first one."""
     subnet: Subnet
     before: float
     after: float | None = None
-    """None before the end of the whole fine-tuning."""
+    """Accuracy before the fine-tuning; None until the whole fine-tuning is finished."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for a JSON file; `from_json` reads it."""
@@ -70,7 +70,7 @@ class Record:
         return all(one.after is not None for one in self.winners)
 
     def same(self, other: Record) -> bool:
-        """Whether both are of the same winners and settings, so that the one goes on with the other."""
+        """Whether both records have the same winners and settings, so that one can continue the other."""
         names = [[(one.name, one.subnet) for one in record.winners] for record in (self, other)]
         return self.settings == other.settings and names[0] == names[1]
 
@@ -81,15 +81,15 @@ class Record:
 
 
 def _weights(name: str) -> str:
-    """Where the folder of a run has the weights of a fine-tuned winner."""
+    """Return the file name, in the run folder, of the weights of a fine-tuned winner."""
     return f"tuning/{name}.safetensors"
 
 
 def read_record(output: Output) -> Record | None:
-    """What ``tuning.json`` says; None where it is not there.
+    """Read ``tuning.json``; None if it does not exist.
 
     Raises:
-        OutputError: it is damaged, or of another format.
+        OutputError: The file is damaged, or of another format.
     """
     path = output.folder / TUNING
     if not there(path):
@@ -104,11 +104,11 @@ def read_record(output: Output) -> Record | None:
 
 
 def read_module(supernet: SuperNetwork, subnet: Subnet, file: Path) -> GraphModule:
-    """The extracted sub-network with the weights and statistics in `file`.
+    """Return the extracted sub-network with the weights and statistics in `file`.
 
     Raises:
-        OutputError: the file cannot be read.
-        CheckpointError: it is of another sub-network.
+        OutputError: The file cannot be read.
+        CheckpointError: The file belongs to another sub-network.
     """
     try:
         state: dict[str, Tensor] = safetensors.torch.load_file(file)
@@ -121,10 +121,10 @@ def read_module(supernet: SuperNetwork, subnet: Subnet, file: Path) -> GraphModu
 
 
 def tuned_modules(output: Output, supernet: SuperNetwork, winners: Winners) -> dict[Subnet, GraphModule]:
-    """The winners after a finished fine-tuning, in evaluation mode.
+    """Return the winners after a finished fine-tuning, in evaluation mode.
 
     Raises:
-        OutputError: the folder holds no such fine-tuning of these winners; says which command makes it.
+        OutputError: The folder has no finished fine-tuning of these winners; the message has the command for it.
     """
     record = read_record(output)
     subnets = {one.subnet for one in winners.found.values()}
@@ -136,16 +136,16 @@ def tuned_modules(output: Output, supernet: SuperNetwork, winners: Winners) -> d
 
 
 def in_order(winners: Winners, supernet: SuperNetwork) -> dict[Subnet, str]:
-    """The sub-networks to fine-tune, the largest first, each once by the first of its names."""
+    """Return the sub-networks to fine-tune by name, largest first; one with several names has its first name."""
     named = {one.subnet: name for name, one in reversed(tuple(winners.found.items()))}
     return {subnet: named[subnet] for subnet in sorted(named, key=lambda one: -supernet.costs(one)["macs"])}
 
 
-# The fine-tuning at work.
+# The fine-tuning itself.
 
 
 def as_planned(_: int) -> float:
-    """Every winner is trained as long as planned."""
+    """Return 1: every winner is trained as long as planned."""
     return 1.0
 
 
@@ -162,12 +162,12 @@ class Tuning:
     """The teacher."""
     evaluator: Evaluator
     pace: Callable[[int], float] = as_planned
-    """How many times as long as planned each winner is trained, by its place; asked when its turn comes."""
+    """Returns the factor by which the winner at a place is trained longer than planned; called when its turn comes."""
 
     def run(self, winners: Winners) -> Record:
-        """Fine-tune all winners; one that is finished stays as it is, and one that was interrupted goes on.
+        """Fine-tune all winners. Finished winners stay as they are, and an interrupted one continues.
 
-        Where other winners were fine-tuned in this folder, their files are replaced.
+        If the folder has a fine-tuning of other winners, its files are replaced.
         """
         record, before = self.planned(winners), read_record(self.output)
         if before is not None and before.same(record):
@@ -183,18 +183,18 @@ class Tuning:
         return done
 
     def planned(self, winners: Winners) -> Record:
-        """What is to be done: each sub-network once, the largest first."""
+        """Return the record of the work to do: each sub-network once, largest first."""
         order = in_order(winners, self.supernet).items()
         before = {name: winners.found[name].values[self.job.quality.name] for _, name in order}
         planned = tuple(Tuned(name, subnet, before[name]) for subnet, name in order)
         return Record(json.loads(json.dumps(asdict(self.settings))), planned)
 
     def trained(self, record: Record) -> tuple[Tuned, ...]:
-        """The winners after their training; only the first process of several writes and measures them."""
+        """Train the winners; of several processes, only process 0 writes and measures them."""
         return tuple(self._made(record))
 
     def _made(self, record: Record) -> Iterator[Tuned]:
-        """Each winner after its training, whose weights are written."""
+        """Yield each winner after its training and after its weights are written."""
         shared = self._shared() if self.settings.order == "shared" else None
         lengths = shared_lengths(self.supernet, [one.subnet for one in record.winners])
         for place, one in enumerate(record.winners):
@@ -208,11 +208,11 @@ class Tuning:
             yield Tuned(one.name, one.subnet, one.before, self.evaluator.measure(module))
 
     def _shared(self) -> SuperNetwork:
-        """The trained super-network, on copies of its weights."""
+        """Return a copy of the trained super-network."""
         return SuperNetwork.load(self.output.folder / "supernet", deep_copy(self.job.model)).eval()
 
     def _alone(self, one: Tuned, length: float) -> GraphModule:
-        """A winner that is trained by itself, for this multiple of the length."""
+        """Train a winner as a standalone module, for this multiple of the length."""
         module = self.evaluator.prepare(one.subnet)
         single = alone(module, self.supernet.example_inputs)
         self._fit(one.name, self._trainer(one.name, single, length))
@@ -220,12 +220,12 @@ class Tuning:
         return module
 
     def _in(self, shared: SuperNetwork, one: Tuned, length: float) -> GraphModule:
-        """A winner that is trained where the larger ones were trained, for this multiple of the length."""
+        """Train a winner in the shared weights, after the larger ones, for this multiple of the length."""
         self._fit(one.name, self._trainer(one.name, shared, length, subnet=one.subnet))
         return shared.extract(one.subnet)
 
     def _lasting(self, length: float) -> tuple[int, Recipe]:
-        """The epochs of a training that is so many times as long as the settings say, and its recipe."""
+        """Return epochs and recipe of a training with this multiple of the length in the settings."""
         if length == 1:
             return self.settings.epochs, self._recipe
         loader, accumulate = self.job.data.train, self.job.recipe.accumulate
@@ -235,11 +235,11 @@ class Tuning:
 
     @property
     def _recipe(self) -> Recipe:
-        """The evaluator recalibrates BatchNorm statistics afterwards."""
+        """The recipe without BatchNorm recalibration, which the evaluator does afterwards."""
         return replace(self.settings.recipe(self.job.recipe), num_bn_adaptation_samples=0)
 
     def _trainer(self, name: str, supernet: SuperNetwork, length: float, **more: Any) -> Trainer:
-        """What trains a winner, for this multiple of the length."""
+        """Return the trainer of a winner, for this multiple of the length."""
         epochs, recipe = self._lasting(length)
         own = {key: value for key, value in self.job.training.items() if key in ("criterion", "checkpoint_every")}
         told: dict[str, Any] = {"callbacks": (self.watch, *self.job.callbacks), "name": name}
@@ -247,7 +247,7 @@ class Tuning:
         return Trainer(supernet, [Stage(epochs=epochs)], recipe, **told, **settings)
 
     def _fit(self, name: str, trainer: Trainer) -> None:
-        """Train from generators with a fixed seed: whatever was drawn before by this process does not matter."""
+        """Train with freshly seeded generators, so that earlier draws of this process do not matter."""
         if TRAINING.exists(self.output.folder / f"tuning/{name}/last"):
             self.output.ledger.check(f"tuning/{name}/last/{TRAINING.manifest}")
         with random_state.undisturbed(self.job.data.train, self.job.recipe.seed):

@@ -1,4 +1,4 @@
-"""The verdict on a run in words: how much faster the winners are, at what accuracy, and what to do next."""
+"""The verdict on a run, in words: how much faster the winners are, with what accuracy, and what to do next."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from .latencies import LATENCY
 from .results import Report, Row
 
 SAME = 0.02
-"""Latencies that differ by less than this share are called the same."""
+"""Latencies that differ by less than this share count as equal."""
 GAIN = 1.1
-"""A winner that is less than so many times as fast is hardly worth the trouble."""
+"""A winner with a smaller speed-up is called hardly faster."""
 
 
 def speed_told(factor: float) -> str:
@@ -33,10 +33,10 @@ def speed_of(row: Row, original: Row) -> float:
 
 
 def recommended(report: Report) -> Row:
-    """Return the winner to begin with.
+    """Return the winner to try first.
 
-    With targets it is the first that keeps its target. Else it is the fastest that loses no more accuracy than was
-    asked for, or the most accurate one where all of them lose more.
+    With targets, it is the first winner within its target. Without targets, it is the fastest winner within the allowed
+    loss of accuracy, or the most accurate one if all lose more.
     """
     original, *winners = report.rows
     if any(row.target for row in winners):
@@ -51,10 +51,10 @@ def verdict(report: Report, folder: Path, *, exportable: bool = True, tuned: boo
     """Return the verdict on the run in `folder`: a sentence on each winner, faults with their remedy, what is next.
 
     Args:
-        report: What the run found.
-        folder: Where it is, as the user would write it.
-        exportable: `bnas export` and `bnas tune` read the folder; they do not after `bnas prune`.
-        tuned: The winners were fine-tuned.
+        report: The results of the run.
+        folder: The run folder, as the user would write it in a command.
+        exportable: Whether `bnas export` and `bnas tune` can read the folder (not after `bnas prune`).
+        tuned: Whether the winners were fine-tuned.
     """
     chosen = recommended(report)
     lines = [*_winners(report), *_missed(report), *_no_gain(report, chosen)]
@@ -69,7 +69,7 @@ def verdict(report: Report, folder: Path, *, exportable: bool = True, tuned: boo
 
 
 def _winners(report: Report) -> Iterator[str]:
-    """A sentence on each different winner."""
+    """Return a sentence on each different winner."""
     original, *winners = report.rows
     names: dict[object, list[str]] = {}
     for row in winners:
@@ -85,7 +85,7 @@ def _winners(report: Report) -> Iterator[str]:
 
 
 def _elsewhere(row: Row, original: Row) -> str:
-    """How fast it is where the further latencies of the job are measured."""
+    """Return the speed-ups for the further latencies of the job, in words."""
     pairs = [(name, one, original.measured(name)) for name, one in row.latencies.items()]
     speeds = [(name, times_as_fast(one, first)) for name, one, first in pairs if first is not None]
     return "".join(f"; {name}: {speed_told(speed)}" for name, speed in speeds)
@@ -100,7 +100,7 @@ def _in_int8(report: Report, row: Row) -> str:
 
 
 def _wins_in_int8(report: Report, row: Row) -> bool:
-    """Whether the int8 file is faster, and loses no more accuracy than was asked for."""
+    """Whether the int8 file is faster, and within the allowed loss of accuracy."""
     int8, first = row.int8, report.rows[0]
     if int8 is None or int8.accuracy is None or int8.latency is None:
         return False
@@ -129,7 +129,7 @@ def _missed(report: Report) -> Iterator[str]:
 
 
 def _no_gain(report: Report, row: Row) -> Iterator[str]:
-    """Fewer MACs are not always less time: small layers are bound by other things."""
+    """Return a remark if fewer MACs bring no speed-up: small layers are limited by other things."""
     timed = row.target is not None and row.measured(row.target.bound.name) is not None
     if not timed and speed_of(row, report.rows[0]) < GAIN:
         yield f"Fewer MACs save little time on this machine: use a target for time itself, such as `{LATENCY} <= 50 %`."

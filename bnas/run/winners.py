@@ -1,4 +1,4 @@
-"""The sub-networks that a search hands back, by name, and their file in the folder of a run."""
+"""The winners of a search, by name, and their file in the run folder."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from .output import read_json
 from .stopwatch import Stopwatch
 
 FORMAT = 1
-"""Of ``winners.json``."""
+"""Format of ``winners.json``."""
 
-# The names of winners, and the targets that a user gives.
+# Names of winners, and the user's targets.
 
 ORIGINAL = "original"
-"""The name of the user's own network, which stands beside the winners."""
+"""Name of the user's own network in results."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 
 
 def check_name(name: object, place: str) -> str:
-    """`name`, which becomes part of the names of files.
+    """Check and return the name of a winner, which becomes part of file names.
 
     Raises:
-        OutputError: It has other characters than letters, digits, ``-`` and ``_``, or is too long.
+        OutputError: The name has characters other than letters, digits, ``-`` and ``_``, or is too long.
     """
     if isinstance(name, str) and _NAME.fullmatch(name):
         return name
@@ -38,11 +38,11 @@ def check_name(name: object, place: str) -> str:
 
 
 def checked_targets(given: Mapping[str, Constraint | str], metric: str = "accuracy") -> dict[str, Constraint]:
-    """The bounds of targets, by the names of the winners, which are chosen by `metric`.
+    """Return the bounds of the targets, by the names of the winners, which are chosen by `metric`.
 
     Raises:
-        SearchError: A name is no name for a file, or stands for the original, or differs from another one in its case
-            only; or a bound is no upper bound of a cost.
+        SearchError: A name is not a valid file name, is reserved for the original, or differs from another one only in
+            upper and lower case; or a bound is not an upper bound of a cost.
     """
     bounds = {name: Constraint.of(one) for name, one in given.items()}
     seen: dict[str, str] = {}
@@ -72,15 +72,15 @@ def _fault(name: str, bound: Constraint, seen: Mapping[str, str], metric: str) -
 
 @dataclass(frozen=True)
 class Target:
-    """A bound that a winner was chosen by."""
+    """The bound for which a winner was chosen."""
 
     bound: Constraint
-    """The bound as given: in percent of the original, or absolute."""
+    """The bound as the user gave it: in percent of the original, or absolute."""
     missed: bool
     """Whether no evaluated sub-network meets the bound; the winner is then the nearest one."""
 
     def __str__(self) -> str:
-        """The bound, and whether it is missed."""
+        """Return the bound as text, with a remark if it is missed."""
         return f"{self.bound}{' (missed)' if self.missed else ''}"
 
     def to_json(self) -> dict[str, Any]:
@@ -94,11 +94,12 @@ class Target:
 
 
 def ranked(result: SearchResult, bound: Constraint, *, tuned: bool = False, by: str = "accuracy") -> list[Evaluation]:
-    """The feasible evaluations within an absolute bound, most accurate first; then the others, nearest first.
+    """Sort feasible evaluations: first those within an absolute bound, by accuracy; then the others, nearest first.
 
-    With `tuned` those that are near the bound come before those that are far below it; of these the nearest is first.
-    Fine-tuning gives a sub-network the more, the larger it is; and before it the accuracy of small ones is near to
-    chance: on ResNet-20 at a fifth of the MACs, one of 22 % with an eighth of them became 55 %, others 75 %.
+    With `tuned` (winners will be fine-tuned), sub-networks near the bound come before those far below it, and the
+    latter are sorted by their distance to it. Reason: larger sub-networks gain more by fine-tuning, and before it the
+    accuracy of small ones is near chance. Example: ResNet-20 with a bound of a fifth of the MACs. A sub-network with an
+    eighth of the MACs went from 22 % to 55 %, larger ones reached 75 %.
     """
     sign = _sign(result, by)
 
@@ -111,14 +112,14 @@ def ranked(result: SearchResult, bound: Constraint, *, tuned: bool = False, by: 
 
 
 def _sign(result: SearchResult, by: str) -> float:
-    """The factor that turns the value `by` into a cost."""
+    """Return the factor that turns the value `by` into a cost (lower is better)."""
     return next((one.sign for one in result.objectives if one.name == by), -1.0)
 
 
 FEW = 4
-"""So many candidates for a bound of latency are measured together."""
+"""Number of candidates for a latency bound that are measured together."""
 ROUNDS = 4
-"""So often further candidates are measured where none of the former keeps the bound."""
+"""Largest number of such groups, measured until a candidate is within the bound."""
 
 
 def choose(
@@ -130,10 +131,10 @@ def choose(
     tuned: bool = False,
     by: str = "accuracy",
 ) -> tuple[Evaluation, bool]:
-    """The most accurate evaluation within a bound, and whether none is within it: then it is the nearest one.
+    """Return the most accurate evaluation within a bound and False; if there is none, the nearest one and True.
 
-    With a stopwatch the bound is one of latency, and has to hold as measured; with `tuned` those come first that were
-    measured to be near it.
+    With a stopwatch, the bound is on latency and must hold for the measured latency. With `tuned`, candidates measured
+    near the bound come first.
     """
     ranking = ranked(result, bound.resolved(maximal), tuned=tuned, by=by)
     if watch is None:
@@ -154,26 +155,26 @@ def choose(
 
 @dataclass(frozen=True)
 class Winners:
-    """What was found, and what it was held against."""
+    """The winners of a search, and the reference for their accuracy."""
 
     found: Mapping[str, Evaluation]
-    """By the names of the targets; without targets "best" and "smallest", which is "best" where no accuracy is within
-    the bound."""
+    """The winners by the names of the targets; without targets "best" and "smallest". (If no accuracy is within
+    `acc_delta`, "smallest" is the same as "best".)"""
     reference: float
-    """The accuracy that they are held against, on the validation data."""
+    """The reference accuracy, on the validation data."""
     acc_delta: float
-    """How much less they may have, where there are no targets."""
+    """The allowed loss of accuracy, if there are no targets."""
     evaluations: int
     missed: bool
-    """Some winner does not keep what was asked for: its target, or without targets `acc_delta`."""
+    """Whether a winner misses its target or, without targets, `acc_delta`."""
     targets: Mapping[str, Target] = field(default_factory=dict)
     measured: Mapping[str, Any] = field(default_factory=dict)
-    """By name the latencies that were measured for the choice (`Stopwatch.to_json`): a resumed run chooses by the
-    same."""
+    """Latencies that were measured for the choice, by name (`Stopwatch.to_json`), so that a resumed run uses the
+    same ones."""
 
     @classmethod
     def of(cls, result: SearchResult, reference: float, delta: float, by: str = "accuracy") -> Winners:
-        """The winners of a search without targets, chosen by the value `by`."""
+        """Choose the winners of a search without targets, by the value `by`."""
         found = result.winners(delta, reference=reference, metric=by)
         sign = _sign(result, by)
         missed = "smallest" not in found or sign * found["best"].values[by] > sign * reference + delta
@@ -193,17 +194,17 @@ class Winners:
         tuned: bool = False,
         by: str = "accuracy",
     ) -> Winners:
-        """The most accurate evaluation within the bound of each target.
+        """Choose the most accurate evaluation within the bound of each target.
 
         Args:
-            result: Of the search.
-            targets: By the names of the winners.
-            maximal: The values of the maximal sub-network, which bounds in percent refer to.
-            watches: They measure latencies, by the names of the values; what they have no name of is taken as it is.
-            reference: See `reference`.
-            delta: See `acc_delta`.
-            tuned: They will be fine-tuned: of each target the most accurate one near the bound, if there is one.
-            by: The value that is called accuracy here.
+            result: The result of the search.
+            targets: The bounds by the names of the winners.
+            maximal: The values of the maximal sub-network, to which bounds in percent refer.
+            watches: Stopwatches by the names of latencies. A bound on any other value uses the value of the search.
+            reference: The reference accuracy.
+            delta: The allowed loss of accuracy.
+            tuned: Whether winners will be fine-tuned; then the most accurate one near the bound is chosen, if any.
+            by: Name of the value that is called accuracy here.
         """
         found, told = {}, {}
         for name, bound in targets.items():

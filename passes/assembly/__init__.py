@@ -1,1 +1,1 @@
-"""From a choice to a module: which part of which tensor, and the graph that it runs in."""
+"""From a choice to a module: select the kept part of each tensor, and build the graph."""

@@ -1,8 +1,8 @@
-"""Frames: graph modules that wait for their tensors; those of the latest structures are kept.
+"""Frames: graph modules without tensors, cached for the most recent structures.
 
-Sub-networks of one structure skip the same blocks and have the same constants in their graph, so that they differ in
-nothing but the tensors and settings of their layers. Writing and compiling the code of a graph takes most of the time
-that a program needs, so programs of one structure share graph and code.
+Sub-networks of one structure skip the same blocks and have the same constants in their graphs. They differ only in the
+tensors and settings of their layers. Generating and compiling the code of a graph is the most expensive part of making
+a program, so programs of one structure share graph and code.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from torch.fx.node import _get_qualified_name, map_aggregate, map_arg
 
 from bnas.passes.frontend.ir import IR
 
-# Modules that lie deep. Python takes 200 parentheses inside one another, and torch.fx writes one for each number.
+# Deeply nested modules. Python allows 200 nested parentheses, and torch.fx writes one for each number in a path.
 
 _DEEP = re.compile(r"(?:getattr\(){50,}self((?:\.\w+)*(?:, \"[^\"]+\"\)(?:\.\w+)*)+)")
 
 
 def readable(graph: Graph) -> Graph:
-    """`graph`, whose code Python can read although modules lie deep: ``0.0.0.0...`` is then one call."""
+    """Make the code of `graph` readable for Python despite deeply nested modules: ``0.0.0.0...`` becomes one call."""
     if any(str(node.target).count(".") >= 50 for node in graph.nodes if node.op in ("call_module", "get_attr")):
         graph.on_generate_code(lambda _: _shallow)
     return graph
@@ -44,37 +44,37 @@ def _shallow(lines: list[str]) -> list[str]:
     return [_DEEP.sub(call, line) for line in lines]
 
 
-# Graphs on disk. PyTorch writes the code of a graph module, and traces it with proxies where it is loaded: a size of an
-# input is then a proxy, which slices and factories such as `torch.zeros` refuse, and writes by ``x[i] = y`` are lost.
+# Pickled graphs. PyTorch would save the code of a graph module and trace it with proxies when loading. Then sizes of
+# inputs are proxies, which slices and factories such as `torch.zeros` refuse, and writes ``x[i] = y`` are lost.
 
 
 @dataclass(frozen=True)
 class _Link:
-    """A node among the arguments of another one: its position in the graph."""
+    """Stands for a node among the arguments of another node, by its position in the graph."""
 
     place: int
 
 
 @dataclass(frozen=True)
 class _Function:
-    """A function that pickle finds by this path only: several of PyTorch's say that they have another name."""
+    """A function by the path under which it can be imported; some PyTorch functions report a wrong name."""
 
     path: str
 
     @classmethod
     def of(cls, target: Any) -> Any:
-        """`target`, as it is stored."""
+        """Return the stored form of `target`."""
         if isinstance(target, str):
             return target
         try:
             path = _get_qualified_name(target)
             return cls(path) if pkgutil.resolve_name(path) is target else target
-        except (RuntimeError, ImportError, AttributeError, ValueError):  # it has no path: pickle says so, or knows more
+        except (RuntimeError, ImportError, AttributeError, ValueError):  # no importable path: leave it to pickle
             return target
 
 
 def _packed(graph: Graph) -> list[tuple[Any, ...]]:
-    """The nodes of `graph` as plain values, which hold no other node: links would nest as deep as the graph is long."""
+    """Return the nodes of `graph` as flat values. References between nodes would nest as deep as the graph is long."""
     links: dict[Node, Any] = {node: _Link(place) for place, node in enumerate(graph.nodes)}
     return [
         (
@@ -89,7 +89,7 @@ def _packed(graph: Graph) -> list[tuple[Any, ...]]:
 
 
 def _unpacked(nodes: list[tuple[Any, ...]]) -> Graph:
-    """The graph of packed nodes, with the same names."""
+    """Rebuild a graph from packed nodes, with the same names."""
     graph, made = Graph(), list[Node]()
     for op, stored, args, kwargs, name, kind in nodes:
         target = pkgutil.resolve_name(stored.path) if isinstance(stored, _Function) else stored
@@ -106,14 +106,14 @@ def _loaded(kind: type[Assembled], name: str, state: dict[str, Any], nodes: list
 
 
 class Assembled(GraphModule):
-    """A graph module, as every sub-network and every deep copy of one is; it is saved and loaded with its graph.
+    """The graph module of every sub-network. It is pickled with its graph.
 
-    The text of its code, which tracebacks show, is kept as long as the code: torch.fx keeps it as long as the process
-    lives. An error holds the code of its traceback, which shows the lines although the module is gone.
+    torch.fx keeps the source text of each graph module, for tracebacks, until the process ends. Here the text is freed
+    together with the code. (A traceback keeps its code alive, so it still shows the lines after the module is gone.)
     """
 
     def recompile(self) -> PythonCode:
-        """As in fx, whose own way to call the module prints the traceback of an error, and raises it without one."""
+        """Generate and compile the code, as in fx, but without fx's `__call__`, which prints tracebacks."""
         made = super().recompile()
         del type(self).__call__
         code = type(self).forward.__code__
@@ -121,15 +121,15 @@ class Assembled(GraphModule):
         return made
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """What loads the module; the functions in its graph are stored by their names, as pickle does."""
-        # torch.fx makes a class for each graph module: the first one that is not its own.
+        """Pickle the module with its graph; functions in the graph are stored by name."""
+        # torch.fx creates a subclass for each graph module; find the first class that it did not create.
         kind = next(one for one in type(self).__mro__ if one.__module__ != graph_module.__name__)
         state = {name: value for name, value in vars(self).items() if name != "_graph"}
         return _loaded, (kind, type(self).__name__, state, _packed(self.graph))
 
 
 def forget_text(name: str) -> None:
-    """Let go of the text of the code that was compiled under `name`."""
+    """Free the source text of the code that was compiled under `name`."""
     linecache.cache.pop(name, None)
     graph_module._loader.eval_cache.pop(name, None)
 
@@ -140,23 +140,23 @@ class Frame:
 
     module: GraphModule
     orders: Mapping[str, Tensor]
-    """Orders of channels, which stand in the graph as constants do, by the name that it reads them by."""
+    """Constant orders of channels in the graph, by the name under which it reads them."""
 
     @classmethod
     def of(cls, graph: Graph, orders: Mapping[str, Tensor], kind: type[Assembled], name: str) -> Frame:
-        """The frame of a graph; its module is of the class `kind` and shows itself as `name`."""
+        """Make the frame of a graph; its module has the class `kind` and the displayed name `name`."""
         module = kind({}, Graph(), class_name=name)
         module.graph = readable(graph)
         return cls(module, orders)
 
     def shared(self) -> Frame:
-        """A frame with the same graph and code, to be filled in its place."""
+        """Return another frame with the same graph and code."""
         module = make_shell(self.module)
         assert isinstance(module, GraphModule)
         return Frame(module, self.orders)
 
     def fill(self, attributes: Mapping[str, nn.Module | Tensor], training: bool) -> GraphModule:
-        """The module, with everything that its graph reads set at its path; between stand empty modules."""
+        """Return the module with all `attributes` set at their paths; missing parents become empty modules."""
         places: dict[str, nn.Module] = {"": self.module}
         self.module.training = training
 
@@ -170,7 +170,7 @@ class Frame:
                 places[path] = table[name]  # type: ignore[assignment]
             return places[path]
 
-        for path in sorted(attributes, key=lambda path: path.count(".")):  # a layer comes before what is inside it
+        for path in sorted(attributes, key=lambda path: path.count(".")):  # a layer comes before the layers inside it
             owner, _, name = path.rpartition(".")
             value, at = attributes[path], place(owner)
             table: Any = at._modules if isinstance(value, nn.Module) else at._buffers
@@ -181,21 +181,21 @@ class Frame:
 
 @dataclass(frozen=True)
 class Frames:
-    """The frames of the structures that were asked for last."""
+    """Cache of the frames of the most recently used structures."""
 
     limit: int = 32
     held: OrderedDict[Hashable, Frame] = field(default_factory=OrderedDict)
 
     def __deepcopy__(self, memo: Any) -> Frames:
-        """None at all: they are made again where they are asked for."""
+        """Return an empty cache."""
         return Frames(self.limit)
 
     def __reduce__(self) -> Any:
-        """As in a deep copy."""
+        """Pickle an empty cache."""
         return Frames, (self.limit,)
 
     def get(self, structure: Hashable, make: Callable[[], Frame]) -> Frame:
-        """The frame that was made for `structure`; one of `make` where there is none."""
+        """Return the cached frame of `structure`, or make it with `make`."""
         if structure not in self.held:
             self.held[structure] = make()
             if len(self.held) > self.limit:
@@ -210,14 +210,14 @@ TABLES = frozenset(n for n, table in vars(CONTAINER).items() if isinstance(table
     "_buffers",
     "_modules",
 }
-"""What every module holds beside tensors and children: hooks and names."""
+"""Attributes of every module that are neither tensors nor children: hooks and names."""
 
 
 def make_shell(module: nn.Module, kind: type[nn.Module] | None = None) -> nn.Module:
-    """A shallow copy of a module without its tensors and children: same settings, hooks and mode.
+    """Return a shallow copy of a module without its tensors and children, with the same settings, hooks and mode.
 
-    It is of the class `kind`, by default of the module's own. Its tables of hooks are its own: what is registered with
-    the shell is not with the module.
+    It has the class `kind`, by default the class of the module. Hooks that are registered on the copy later do not
+    affect the module.
     """
     shell = object.__new__(kind or type(module))  # no constructor runs; a graph module's class has its code
     state = vars(shell)
@@ -231,14 +231,14 @@ def make_shell(module: nn.Module, kind: type[nn.Module] | None = None) -> nn.Mod
     return shell
 
 
-# The graph of an IR, run node by node on another module's tensors: to check what is made of it.
+# Running the graph of an IR node by node on another module's tensors, to check results.
 
 
 class GraphInterpreter(Interpreter):
-    """Runs the graph of `ir` on the tensors of `root`, a module of the structure of the captured one.
+    """Runs the graph of `ir` on the tensors of `root`, a module with the structure of the captured one.
 
-    What the graph has and the model has not comes from the IR: tensors made in forward, in the number type of `root`,
-    and leaf modules, in the mode of `root`.
+    Parts of the graph that the model does not have come from the IR: tensors made in forward (converted to the number
+    type of `root`) and leaf modules (in the mode of `root`).
     """
 
     def __init__(self, ir: IR, root: nn.Module, *, garbage_collect_values: bool = True) -> None:
@@ -248,19 +248,19 @@ class GraphInterpreter(Interpreter):
         self.extra_traceback = False
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
-        """As in fx; leaf modules of the graph follow the mode that `root` is in now."""
+        """Run the graph as fx does; leaf modules of the graph have the current mode of `root`."""
         for module in self.own.values():
             module.train(self.root.training)
         return super().run(*args, **kwargs)
 
     def fetch_attr(self, target: str) -> Any:
-        """As in fx, for what the graph calls its own too."""
+        """Fetch an attribute as fx does, also for the graph's own tensors and modules."""
         if target in self.own:
             return self.own[target]
         return self.ir.constant(target, self.root) if target in self.ir.constants else super().fetch_attr(target)
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """As in fx; a layer of a user's class that is called as a plain layer is one here too."""
+        """Call a module as fx does; a user's class that the graph treats as a plain layer is called as one."""
         if target not in self.ir.plain:
             return super().call_module(target, args, kwargs)
         source = self.ir.module(str(target), self.root)

@@ -1,4 +1,4 @@
-"""The importance of entries: from weights, from gradients, or from a file of scores."""
+"""Importance of entries, from weights, gradients or a file of scores."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Scores = dict[Sym, NDArray[np.float64]]
 
 
 def _distances(rows: Tensor) -> Tensor:
-    """How far each row is from all others: one near the geometric median is replaceable (FPGM, He et al. 2019)."""
+    """Return each row's distance to all others: rows near the geometric median are redundant (FPGM, He et al. 2019)."""
     return torch.cdist(rows, rows).sum(1)
 
 
@@ -37,24 +37,24 @@ MEASURES: Mapping[str, Callable[[Tensor], Tensor]] = {
     "L2": lambda rows: rows.norm(p=2, dim=1),
     "geometric_median": _distances,
 }
-"""Importance measures of weights by name: from an entry's numbers in a row to a number for each row."""
+"""Importance measures of weights by name: from a matrix with one row per entry to one number per row."""
 
 
 def importance(skeleton: Skeleton, measure: str = "L2", scores: Mapping[str, Tensor] | None = None) -> Scores:
-    """The importance of each entry of each elastic symbol.
+    """Return the importance of each entry of each elastic symbol.
 
-    From weights it is summed over the producing layers. Each layer's measures are divided by their mean first, so that
-    a layer of large weights does not drown the others of a residual stream (BootstrapNAS sums them plainly). Scores
-    from elsewhere ("external") are summed as they are, also over the other axes of the weight.
+    Importance from weights is summed over the layers that produce the entry. Each layer's values are first divided by
+    their mean, so that a layer with large weights does not dominate a residual stream (BootstrapNAS does not do this).
+    External scores are summed without normalisation, also over the other axes of the weight.
 
     Args:
-        skeleton: the typed graph and its symbols.
-        measure: one of `IMPORTANCES`.
-        scores: for "external" by parameter name, see `read_scores`; for "taylor" by the name of the width, as
-            `bnas.runtime.taylor` gives them.
+        skeleton: The typed graph and its symbols.
+        measure: One of `IMPORTANCES`.
+        scores: For "external" by parameter name, see `read_scores`; for "taylor" by the name of the width, as
+            `bnas.runtime.taylor` returns them.
 
     Raises:
-        ElasticityError: there is no such measure; or scores are missing or of another shape.
+        ElasticityError: There is no such measure, or scores are missing or have another shape.
     """
     if measure not in IMPORTANCES:
         raise ElasticityError(f"importance {measure!r} is not one of {', '.join(IMPORTANCES)}")
@@ -79,7 +79,7 @@ def importance(skeleton: Skeleton, measure: str = "L2", scores: Mapping[str, Ten
 
 
 def no_scores(skeleton: Skeleton) -> Scores:
-    """Zero for each entry of each elastic symbol."""
+    """Return zero for each entry of each elastic symbol."""
     return {symbol: np.zeros(symbol.n) for symbol in skeleton.choices.symbols.values()}
 
 
@@ -89,7 +89,7 @@ def _measured(weight: Tensor, axis: int, measure: str) -> NDArray[np.float64]:
 
 
 def _of_widths(skeleton: Skeleton, scores: Mapping[str, Tensor] | None) -> Scores:
-    """Scores by the name of the width, by symbol."""
+    """Turn scores by the name of the width into scores by symbol."""
     if scores is None:
         raise ElasticityError(
             "importance 'taylor' needs data, as in supernet.reorder('taylor', data=batches), or scores"
@@ -107,14 +107,14 @@ def _of_widths(skeleton: Skeleton, scores: Mapping[str, Tensor] | None) -> Score
 
 
 def effects(skeleton: Skeleton, gradients: Mapping[str, Tensor]) -> Scores:
-    """What setting the parameters of each entry to zero takes from the loss, to first order, with its sign.
+    """Return, to first order and with sign, how much the loss falls if the parameters of an entry become zero.
 
-    It is the sum of gradient times weight over every axis of every parameter that holds the symbol: producers, biases
-    and gains of normalisations, and consumers.
+    It is the sum of gradient times weight over all parameters that have the symbol on an axis: weights that produce or
+    read the entry, biases, and gains of normalisations.
 
     Args:
-        skeleton: the typed graph and its symbols.
-        gradients: of the loss, by parameter name; a parameter without one counts as 0.
+        skeleton: The typed graph and its symbols.
+        gradients: The gradients of the loss by parameter name; a missing gradient counts as 0.
     """
     found = no_scores(skeleton)
     for name, axis, symbol, owner in _places(skeleton):
@@ -126,7 +126,7 @@ def effects(skeleton: Skeleton, gradients: Mapping[str, Tensor]) -> Scores:
 
 
 def _places(skeleton: Skeleton) -> Iterator[tuple[str, int, Sym, NDArray[np.int64]]]:
-    """Each axis that holds an elastic symbol, with the entry of the symbol that each of its entries belongs to."""
+    """Yield each parameter axis with an elastic symbol, and for each of its entries the entry of the symbol."""
     elastic = set(skeleton.choices.symbols.values())
     for name, axes in skeleton.types.tensors.items():
         for axis, term in enumerate(axes):
@@ -134,7 +134,7 @@ def _places(skeleton: Skeleton) -> Iterator[tuple[str, int, Sym, NDArray[np.int6
                 yield name, axis, symbol, members(term, symbol)
 
 
-# Importance from elsewhere.
+# Importance from a file.
 
 
 def _given(scores: Mapping[str, Tensor], name: str, weight: Tensor, axis: int) -> NDArray[np.float64]:
@@ -153,17 +153,17 @@ def _given(scores: Mapping[str, Tensor], name: str, weight: Tensor, axis: int) -
 UNREADABLE = (
     ValueError, TypeError, AttributeError, OSError, OverflowError, RuntimeError, safetensors.SafetensorError
 )  # fmt: skip
-"""What the readers of files of tensors raise."""
+"""Errors of the libraries that read files of tensors."""
 
 
 def read_scores(path: Path) -> dict[str, Tensor]:
-    """Scores from a file of tensors by name (safetensors), or of nested lists of numbers by name (``.json``).
+    """Read scores by name from a safetensors file, or from a ``.json`` file with nested lists of numbers.
 
-    A name is that of a parameter, of its module, or of its module as BootstrapNAS spells it. A tensor has the shape
-    of the weight, as in BootstrapNAS, or one score for each channel. Pickles are not read: they can run code.
+    A name refers to a parameter or a module, also in BootstrapNAS's spelling. The scores have the shape of the weight
+    (as in BootstrapNAS), or one number for each channel. Pickles are refused, since they can run code.
 
     Raises:
-        ElasticityError: the file is missing or of another format, or a score is not finite.
+        ElasticityError: The file is missing or has another format, or a score is not finite.
     """
     try:
         scores = _read_json(path) if path.suffix == ".json" else safetensors.torch.load_file(path)
@@ -186,7 +186,7 @@ def _read_json(path: Path) -> dict[str, Tensor]:
 
 
 def _by_parameter(ir: IR, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Scores by the first name of the parameter that they are for."""
+    """Return the scores by the first name of their parameter."""
     found = {}
     for given, tensor in scores.items():
         spellings = (given, f"{module_path(ir.root, given)}.weight")

@@ -22,10 +22,10 @@ def reorder(
     scores: Mapping[str, Tensor] | None = None,
     alike: Iterable[Mapping[str, Tensor]] = (),
 ) -> dict[Sym, Indices]:
-    """Permute every tensor of the model in place so that important entries come first; arguments as `importance`.
+    """Permute every tensor of the model in place so that important entries come first; return the permutations.
 
-    The maximal sub-network computes what it did, to rounding. Tensors of `alike`, by parameter name, are permuted as
-    the parameters are: the state of an optimizer, averages. Returns the permutations.
+    Arguments are those of `importance`. The maximal sub-network computes the same, up to rounding. Tensors in `alike`,
+    by parameter name, are permuted like their parameter (optimizer state, averages).
     """
     found = importance(skeleton, measure, scores)
     order = {symbol: np.argsort(-score, kind="stable") for symbol, score in found.items()}

@@ -1,4 +1,4 @@
-"""What changes in the graph of a sub-network: its layers, its constants and the places of its tensors."""
+"""Changes to the graph of a sub-network: settings of layers, constants, and directly read tensors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .slot import Slot, fit_kernel
 
 
 class Holder(nn.Module):
-    """Stands for one tensor that is read by itself; where it must be computed, calling it gives the tensor."""
+    """Holds one tensor that forward reads directly; if the tensor must be computed, a call returns it."""
 
     name: str
 
@@ -34,7 +34,7 @@ class Holder(nn.Module):
 
 
 def holder_of(path: str) -> Holder:
-    """The holder of the tensor at `path`."""
+    """Return the path of the holder for the tensor at `path`."""
     holder = Holder()
     holder.name = leaf_of(path)
     return holder
@@ -51,19 +51,19 @@ def leaf_of(path: str) -> str:
 
 
 def held_tensor(path: str, holder: nn.Module) -> nn.Module | Tensor:
-    """The tensor that forward reads by itself; where it must be computed, the module to call for it."""
+    """Return the tensor that forward reads directly or, if it must be computed, the module to call for it."""
     name = leaf_of(path)
     tensor = holder._parameters.get(name, holder._buffers.get(name))
     return holder if tensor is None else tensor
 
 
 def targets_of(nodes: Iterable[Node], op: str) -> list[str]:
-    """What the nodes of a kind name, each once."""
+    """Return the targets of all nodes with this op, each once."""
     return list(dict.fromkeys(str(node.target) for node in nodes if node.op == op))
 
 
 def fit(shell: nn.Module, slots: Mapping[str, Slot]) -> None:
-    """Set the settings of a layer that follow from the shapes of its tensors (``in_channels`` and the like)."""
+    """Set those settings of a layer that follow from the shapes of its tensors, such as ``in_channels``."""
     first = slots.get("weight") or slots.get("running_mean")
     if fit_recurrent(shell, slots) or first is None:
         return
@@ -73,16 +73,14 @@ def fit(shell: nn.Module, slots: Mapping[str, Slot]) -> None:
 
 
 def fit_shape(layer: nn.Module, shape: tuple[int, ...]) -> None:
-    """Set the sizes that a layer states beside its weight, whose shape this is."""
+    """Set the size attributes of a layer from the shape of its weight."""
     sizes = OPERATORS.sizes(type(layer))
     if sizes is not None:
-        vars(layer).update(
-            sizes(layer, tuple(shape))
-        )  # not by attribute: a module looks for tensors in what it is given
+        vars(layer).update(sizes(layer, tuple(shape)))  # bypasses ``nn.Module.__setattr__``, which is slow
 
 
 def is_layer(module: nn.Module) -> bool:
-    """Whether the sizes that a module states follow from its tensors: see `fit`."""
+    """Whether the size attributes of a module follow from its tensors; see `fit`."""
     recurrent = isinstance(module, nn.RNNBase | nn.RNNCellBase)
     return recurrent or OPERATORS.sizes(type(module)) is not None
 
@@ -93,7 +91,7 @@ def write_constant(
     assignment: Mapping[Sym, int],
     orders: dict[str, Tensor],
 ) -> None:
-    """Write a constant that depends on widths; an order of channels becomes a tensor that the graph reads."""
+    """Write a constant that depends on widths into the graph; an order of channels becomes a tensor of the graph."""
     node, new = copies[rewrite.node], active_value(rewrite, assignment)
     if new == (_literal(rewrite) if isinstance(rewrite, Rewrite) else active_value(rewrite, {})):
         return
@@ -109,14 +107,14 @@ def write_constant(
 
 
 def _size(node: Node, size: SizeOf) -> Node:
-    """The number of entries that axes of a node's input have, computed just before the node."""
+    """Insert nodes, just before `node`, that compute the number of entries of some axes of its input."""
     with node.graph.inserting_before(node):
         sizes = [node.graph.call_method("size", (node.all_input_nodes[0], axis)) for axis in size.axes]
         return reduce(lambda one, other: node.graph.call_function(operator.mul, (one, other)), sizes)
 
 
 def _literal(rewrite: Rewrite) -> Any:
-    """What stands at the place of the constant in the traced graph: an index always as a tuple."""
+    """Return the constant in the traced graph, with an index always as a tuple."""
     args, kwargs = rewrite.node.args, rewrite.node.kwargs
     given = args[rewrite.position] if len(args) > rewrite.position else kwargs.get(rewrite.name)
     return (given,) if isinstance(rewrite.value, tuple) and not isinstance(given, list | tuple) else given
@@ -155,7 +153,7 @@ def _terms(value: Any) -> Iterator[Term]:
 
 
 def active_value(rewrite: Rewrite | Replacement, assignment: Mapping[Sym, int]) -> Any:
-    """The constant, or the arguments, with all terms replaced by their active sizes."""
+    """Return the constant, or the arguments, with all terms replaced by their active sizes."""
 
     def value(entry: Any) -> Any:
         if isinstance(entry, Term):

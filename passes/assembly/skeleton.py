@@ -1,7 +1,7 @@
-"""From a choice to a plain GraphModule: skipped blocks removed, constants rewritten, tensors bound.
+"""From a choice to a plain GraphModule: remove skipped blocks, rewrite constants, bind tensors.
 
-One mechanism serves programs (tensors are views of the shared ones), extraction (tensors are copies), and all that
-is made from them. What is kept of a tensor is decided here; how the new module gets it is the `Binder`'s.
+One mechanism serves programs (tensors are views of the shared ones) and extraction (tensors are copies). This module
+decides which part of a tensor is kept; the `Binder` decides how the new module gets it.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from .slot import Copies, Matrices, Slot
 NORMS = nn.modules.batchnorm._NormBase
 """Batch and instance norms."""
 KNOWN = 4096
-"""Slots of so many layers and sizes are remembered, and the live nodes of fewer structures."""
+"""Sizes of two caches: slots of layers, and live nodes of structures."""
 
 Binder = Callable[[nn.Module, Mapping[str, Slot]], nn.Module]
-"""Gives a shell (a module without tensors) its tensors, by name; returns the shell or a module in its place."""
+"""Fills a shell (a module without tensors) with named tensors; returns the shell or a replacement."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ class Skeleton:
     types: AxisTypes
     choices: Choices
     matrices: Matrices
-    """The trainable matrices of the elastic kernels: shared, as the parameters of the model are."""
+    """The trainable matrices of elastic kernels, shared by all sub-networks like the model's parameters."""
 
     @classmethod
     def of(cls, types: AxisTypes, choices: Choices) -> Skeleton:
-        """The skeleton of a typed graph, with new matrices for its elastic kernels, which are identities."""
+        """Make the skeleton of a typed graph, with identity matrices for its elastic kernels."""
         kernels = choices.kernels.found.values()
         return cls(types, choices, Matrices((kernel, types.ir.tensor(kernel.weight)) for kernel in kernels))
 
@@ -60,7 +60,7 @@ class Skeleton:
         return self.types.ir
 
     def assignment(self, subnet: Subnet) -> dict[Sym, int]:
-        """The number of entries that `subnet` keeps of each elastic symbol, and the sizes of its kernels."""
+        """Return the number of entries that `subnet` keeps of each elastic symbol, and the sizes of its kernels."""
         symbols, kernels = self.choices.symbols, self.choices.kernels.found
         widths = {symbols[name]: width for name, width in subnet.widths.items()}
         return widths | {kernels[name].symbol: size for name, size in subnet.kernels.items()}
@@ -73,13 +73,13 @@ class Skeleton:
         kind: type[Assembled] = Assembled,
         share_code: bool = False,
     ) -> GraphModule:
-        """A module for `subnet` whose tensors are those of `root` (by default the traced model), bound by `bind`.
+        """Build the module of `subnet` with tensors of `root` (by default the traced model), bound by `bind`.
 
-        With `share_code` its graph and code may be those of others of the same structure, so that it is made sooner;
-        its graph must not be changed then.
+        With `share_code`, modules of the same structure share graph and code. This is faster, but the graph must not be
+        changed.
 
         Raises:
-            SubnetError: the sub-network is not of this space.
+            SubnetError: The sub-network does not belong to this space.
         """
         self.choices.space.check(subnet)
         root = self.ir.root if root is None else root
@@ -106,7 +106,7 @@ class Skeleton:
 
     @cached_property
     def in_graph(self) -> tuple[Sym, ...]:
-        """The symbols whose sizes stand in the graph."""
+        """The symbols whose sizes are constants of the graph."""
         terms = (term for rewrite in self._rewrites[0] for term in terms_of(rewrite))
         return tuple(dict.fromkeys(symbol for term in terms for symbol in symbols(term)))
 
@@ -125,12 +125,12 @@ class Skeleton:
         return module
 
     def _live(self, skipped: frozenset[str]) -> tuple[list[Node], list[str], list[str]]:
-        """The nodes that are left without the skipped blocks, and the layers and tensors that they read."""
+        """Return the nodes that remain without the skipped blocks, and the layers and tensors that they read."""
         if skipped not in self._known_live:
             if len(self._known_live) >= KNOWN // 64:
                 self._known_live.clear()
             nodes, sums = self._left_without(skipped), {self.choices.blocks[name].out for name in skipped}
-            called = [node for node in nodes if node not in sums]  # the entry stands in for the last layer of a region
+            called = [node for node in nodes if node not in sums]  # a skipped region's last layer is not called
             self._known_live[skipped] = nodes, targets_of(called, "call_module"), targets_of(nodes, "get_attr")
         return self._known_live[skipped]
 
@@ -139,7 +139,7 @@ class Skeleton:
         return {}
 
     def _left_without(self, skipped: frozenset[str]) -> list[Node]:
-        """The nodes that are left without the skipped blocks; the sum of one is left where its stand-in is read."""
+        """Return the nodes that remain without the skipped blocks; a sum that is read remains as a placeholder."""
         blocks = [self.choices.blocks[name] for name in skipped]
         gone = {node for block in blocks for node in (*block.body, block.out)}
         sums, stand_ins = {block.out for block in blocks}, dict[Node, list[Node]]()
@@ -156,7 +156,7 @@ class Skeleton:
     def _graph(
         self, nodes: Iterable[Node], skipped: frozenset[str], assignment: Mapping[Sym, int], computed: frozenset[str]
     ) -> tuple[Graph, dict[str, Tensor]]:
-        """A copy of the graph of `nodes`, and the orders of channels that it reads as tensors."""
+        """Return a copy of the graph with only `nodes`, and the orders of channels that it reads as tensors."""
         graph, copies, orders = Graph(), dict[Node, Node](), dict[str, Tensor]()
         blocks = {block.out: block for name, block in self.choices.blocks.items() if name in skipped}
         for node in nodes:
@@ -164,7 +164,7 @@ class Skeleton:
                 copies[node] = self._stand_in(graph, blocks[node], copies)
                 continue
             copies[node] = graph.node_copy(node, copies.__getitem__)
-            copies[node].meta.pop("value", None)  # meta tensors of full size: not true of this sub-network
+            copies[node].meta.pop("value", None)  # meta tensors of full size, which would be wrong for this sub-network
             copies[node].meta["origin"] = node.name
             if node.op == "get_attr" and node.target in computed:
                 copies[node].op = "call_module"
@@ -175,7 +175,7 @@ class Skeleton:
         return graph, orders
 
     def _check_inputs(self, graph: Graph) -> None:
-        """Let the graph refuse inputs of other sizes than it was captured for."""
+        """Insert checks that refuse input sizes for which the graph was not captured."""
         inputs = {str(node.target): node for node in graph.nodes if node.op == "placeholder"}
         last = next(reversed(inputs.values()), None)
         for check in reversed(self.ir.checks):
@@ -184,31 +184,31 @@ class Skeleton:
                     graph.call_function(*check.called_on(inputs[check.name]))
 
     def _stand_in(self, graph: Graph, block: Block, copies: Mapping[Node, Node]) -> Node:
-        """The entry of a skipped block; a copy of it where somebody writes into it or into the block's sum later."""
+        """Return the node that replaces a skipped block: its entry, or a copy if either is changed in place later."""
         entry = copies[block.entry]
         return graph.call_function(torch.clone, (entry,)) if block.name in self._written else entry
 
     @cached_property
     def _written(self) -> frozenset[str]:
-        """The blocks whose sum must have memory of its own, since it or the entry is written into after it."""
+        """The blocks whose sum needs its own memory, because the sum or the entry is changed in place later."""
         place = {node: position for position, node in enumerate(self.ir.graph.nodes)}
         found = set()
         for name, block in self.choices.blocks.items():
             into_sum, into_entry = self.ir.writers(block.out), self.ir.writers(block.entry)
             later = [node for node in (*into_sum, *into_entry) if place[node] > place[block.out]]
-            if later and into_sum != into_entry:  # else they are one memory, as with ``x += body(x)``
+            if later and into_sum != into_entry:  # otherwise both share memory anyway, as with ``x += body(x)``
                 found.add(name)
         return frozenset(found)
 
     @cached_property
     def _rewrites(self) -> tuple[list[Rewrite | Replacement], list[Rewrite]]:
-        """The constants that stand in the graph, and those that are settings of layers."""
+        """Return the constants in the graph, and those that are settings of layers."""
         of_layers = [r for r in self.types.rewrites if isinstance(r, Rewrite) and r.node.op == "call_module"]
         in_graph = [r for r in self.types.rewrites if isinstance(r, Replacement) or r.node.op != "call_module"]
         return in_graph, of_layers
 
     def settings(self, assignment: Mapping[Sym, int]) -> dict[str, dict[str, Any]]:
-        """The settings of layers that depend on widths, by the layer's path."""
+        """Return the settings of layers that depend on widths, by the layer's path."""
         settings = dict[str, dict[str, Any]]()
         for rewrite in self._rewrites[1]:
             new = active_value(rewrite, assignment)
@@ -220,7 +220,7 @@ class Skeleton:
 
     @cached_property
     def _channels(self) -> dict[str, tuple[str, Term]]:
-        """The number of channels that norms without a weight state: its name and its axis, by the norm's path."""
+        """For norms without a weight: the name of the attribute with the number of channels, and its axis, by path."""
         found = dict[str, tuple[str, Term]]()
         for node, call in self.ir.calls.items():
             layer = self.ir.module(str(node.target)) if node.op == "call_module" else None
@@ -234,7 +234,7 @@ class Skeleton:
         return found
 
     def slot(self, root: nn.Module, path: str, assignment: Mapping[Sym, int]) -> Slot:
-        """What is kept of the parameter, buffer or constant at `path` of `root`."""
+        """Return the slot (kept part) of the parameter, buffer or constant at `path` of `root`."""
         if path in self.ir.constants:
             return Slot(self._constant(root, path), path, ())
         owner, _, name = path.rpartition(".")
@@ -243,7 +243,7 @@ class Skeleton:
     def _slots(
         self, root: nn.Module, source: nn.Module, path: str, names: tuple[str, ...], assignment: Mapping[Sym, int]
     ) -> Mapping[str, Slot]:
-        """The slots of tensors of the module `source` at `path` of `root`; of the model's the same ones each time."""
+        """Return the slots of tensors of module `source` at `path` of `root`; slots of the model are cached."""
         if root is not self.ir.root:
             return self._new_slots(source, path, names, assignment)
         elastic = self._symbols.get((path, names))
@@ -265,7 +265,7 @@ class Skeleton:
 
     @cached_property
     def _symbols(self) -> dict[Hashable, tuple[Sym, ...]]:
-        """The symbols that tensors of a module depend on, by its path and their names."""
+        """The symbols on which tensors of a module depend, by the path of the module and the names of the tensors."""
         return {}
 
     @cached_property
@@ -289,11 +289,11 @@ class Skeleton:
     def _module(
         self, root: nn.Module, path: str, assignment: Mapping[Sym, int], bind: Binder, settings: Mapping[str, Any]
     ) -> nn.Module:
-        """A shell for the leaf at `path`, and for all inside it where it is opaque, with tensors bound."""
+        """Return a shell with bound tensors for the leaf at `path`, and for all modules inside an opaque leaf."""
         source = self.ir.module(path, root)
         names = [n for table in (source._parameters, source._buffers) for n, t in table.items() if t is not None]
         slots = self._slots(root, source, path, tuple(names), assignment)
-        if isinstance(source, torch.jit.ScriptModule):  # its tensors are part of its code
+        if isinstance(source, torch.jit.ScriptModule):  # a scripted module: its tensors belong to its code
             return copy.deepcopy(source) if isinstance(bind, Copies) else copy.copy(source)
         shell = make_shell(source, self.ir.plain.get(path))
         if path in self.ir.modules:  # no mode of its own
@@ -307,13 +307,13 @@ class Skeleton:
         return settle(bind(shell, slots))
 
     def _constant(self, root: nn.Module, path: str) -> nn.Module:
-        """Holds a tensor that was made in forward; it goes with the parameters to another device or number type."""
+        """Return a holder of a tensor that forward creates, so that ``.to(...)`` converts it with the parameters."""
         holder = nn.Module()
         holder.register_buffer(path, self.ir.constant(path, root))
         return holder
 
     def _settle(self, module: GraphModule, path: str, holder: nn.Module) -> None:
-        """Let `holder` stand for the place that its tensor went to: what is replaced there later is the graph's."""
+        """Bind `holder` to the place of its tensor in `module`, so that a later replacement there reaches the graph."""
         owner, _, name = path.rpartition(".")
         place = module.get_submodule(owner)
         if place._modules.get(name) is holder:

@@ -1,4 +1,4 @@
-"""A place that needs a tensor: which shared tensor fills it, and what is kept of each axis."""
+"""Slots: which shared tensor fills a place in a module, and which entries of each axis are kept."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from torch import Tensor, nn
 from bnas.passes.axes.selection import Kept
 from bnas.passes.space.kernels import Kernel, per_axis
 
-# From a large kernel to a small one: centre crops, each followed by a trainable matrix, as in Once-for-All.
+# From a large kernel to a small one, as in Once-for-All: centre crops, each followed by a trainable matrix.
 #
-# Cai et al. 2020, section 3: one matrix for each convolution and step, shared over its channels. They are identities at
-# first, so that a small kernel is the centre of the large one.
+# Cai et al. 2020, section 3: one matrix for each convolution and step, shared by its channels. The matrices start as
+# identities, so that a small kernel is at first the centre of the large one.
 
 
 @dataclass(frozen=True)
 class Shrink:
-    """Computes a smaller kernel from the full one, differentiably in it and in the matrices."""
+    """Computes a smaller kernel from the full one; differentiable with respect to the kernel and the matrices."""
 
     matrices: nn.Module
-    """Holds the matrices of this convolution."""
+    """Module with the matrices of this convolution."""
     steps: tuple[tuple[str, tuple[int, ...]], ...]
-    """For each step the name of its matrix, and the entries of each axis after it."""
+    """For each step, the name of its matrix and the resulting sizes of the axes."""
 
     def __call__(self, weight: Tensor) -> Tensor:
-        """The kernel of shape (out, in, small sizes) for `weight` of shape (out, in, full sizes).
+        """Return the kernel of shape (out, in, small sizes) for `weight` of shape (out, in, full sizes).
 
         The matrix acts on the row-major entries of the centre: ``new[q] = sum_p matrix[q, p] * centre[p]``.
         """
         for matrix, (_, sizes) in zip(self.parameters(), self.steps, strict=True):
-            entries = centre(weight, sizes).flatten(2)  # and the model may have been converted without the matrix
+            entries = centre(weight, sizes).flatten(2)  # the model may have been converted without the matrices
             weight = F.linear(entries, matrix.to(entries)).reshape(*weight.shape[:2], *sizes)
         return weight
 
@@ -51,17 +51,17 @@ class Shrink:
 
 
 def centre(weight: Tensor, sizes: tuple[int, ...]) -> Tensor:
-    """The central `sizes` entries of the axes behind the first two: a view."""
+    """Return a view of the central `sizes` entries of all axes after the first two."""
     for axis, size in enumerate(sizes, start=2):
         weight = weight.narrow(axis, (weight.shape[axis] - size) // 2, size)
     return weight
 
 
 class Matrices(nn.Module):
-    """The matrices of elastic kernels, under ``PATH.7to5`` for the step from 7 to 5 of the convolution at PATH."""
+    """The matrices of elastic kernels. ``PATH.7to5`` is for the step from 7 to 5 of the convolution at PATH."""
 
     def __init__(self, kernels: Iterable[tuple[Kernel, Tensor]]) -> None:
-        """Identities of the device and number type of each kernel's full weight."""
+        """Create identity matrices with the device and number type of each kernel's full weight."""
         super().__init__()
         for kernel, weight in kernels:
             holder = self._make(kernel.name)
@@ -78,7 +78,7 @@ class Matrices(nn.Module):
         return place
 
     def shrink(self, kernel: Kernel, choice: int) -> Shrink | None:
-        """What makes the kernel as small as `choice`; None at full size."""
+        """Return the computation of the kernel of size `choice`; None at full size."""
         steps = _steps(kernel, choice)
         return Shrink(self.get_submodule(kernel.name), steps) if steps else None
 
@@ -88,7 +88,7 @@ def _steps(kernel: Kernel, choice: int) -> tuple[tuple[str, tuple[int, ...]], ..
 
 
 def fit_kernel(conv: Any, full: tuple[int, ...], sizes: tuple[int, ...]) -> None:
-    """Set kernel size and padding of a layer whose kernel was cut from `full` to `sizes`: outputs keep their place."""
+    """Set kernel size and padding of a layer whose kernel was cut from `full` to `sizes`; outputs keep their places."""
     if sizes == full:
         return
     dilation = per_axis(conv.dilation, len(sizes))
@@ -97,7 +97,7 @@ def fit_kernel(conv: Any, full: tuple[int, ...], sizes: tuple[int, ...]) -> None
     if not isinstance(conv.padding, str):
         conv.padding = tuple(p - cut for p, cut in zip(per_axis(conv.padding, len(sizes)), cuts, strict=True))
     both_sides = [cut for cut in reversed(cuts) for _ in range(2)]
-    before = conv._reversed_padding_repeated_twice  # what a padding mode other than zeros goes by
+    before = conv._reversed_padding_repeated_twice  # used by padding modes other than zeros
     conv._reversed_padding_repeated_twice = [p - cut for p, cut in zip(before, both_sides, strict=True)]
 
 
@@ -108,15 +108,15 @@ class Slot:
     owner: nn.Module
     """The shared module that holds the tensor."""
     name: str
-    """Its name there."""
+    """Name of the tensor in the module."""
     kept: tuple[Kept, ...]
-    """For each axis: everything (None), the first k, or an index vector; empty keeps the whole tensor."""
+    """For each axis: None (all entries), k (the first k), or an index vector. Empty keeps the whole tensor."""
     shrink: Shrink | None = None
-    """Computes the smaller kernel of a convolution from what is kept."""
+    """Computes the smaller kernel of a convolution from the kept entries."""
 
     @property
     def shared(self) -> Tensor:
-        """The shared tensor as it is *now*: it may be replaced after a program was made."""
+        """The *current* shared tensor; it may be replaced after a program was made."""
         tensor = self.owner._parameters.get(self.name)
         found = self.owner._buffers[self.name] if tensor is None else tensor
         assert found is not None
@@ -124,17 +124,17 @@ class Slot:
 
     @property
     def is_parameter(self) -> bool:
-        """A parameter, not a buffer."""
+        """Whether the tensor is a parameter, not a buffer."""
         return self.name in self.owner._parameters
 
     @cached_property
     def whole(self) -> bool:
-        """Everything is kept."""
+        """Whether all entries are kept."""
         return self.shrink is None and {*map(type, self.kept)} <= {NoneType}
 
     @cached_property
     def prefix(self) -> bool:
-        """Every axis keeps its first entries, and nothing is computed: a view does."""
+        """Whether a view suffices: every axis keeps its first entries, and nothing is computed."""
         return self.shrink is None and {*map(type, self.kept)} <= {NoneType, int}
 
     @cached_property
@@ -143,13 +143,13 @@ class Slot:
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
-        """Sizes of what is kept."""
+        """Shape of the kept part."""
         full = tuple(self.shared.shape)
         sizes = [n if k is None else k if isinstance(k, int) else len(k) for n, k in zip(full, self.kept, strict=False)]
         return (*sizes, *full[len(sizes) :]) if self.shrink is None else (*sizes[:2], *self.shrink.sizes)
 
     def take(self, tensor: Tensor) -> Tensor:
-        """What is kept of `tensor`, differentiable; a view of it where `prefix` holds."""
+        """Return the kept part of `tensor`, differentiably; a view if `prefix` is true."""
         for axis, k in enumerate(self.kept):
             if isinstance(k, int):
                 tensor = tensor.narrow(axis, 0, k)
@@ -158,21 +158,21 @@ class Slot:
         return tensor if self.shrink is None else self.shrink(tensor)
 
     def _index(self, axis: int, device: torch.device) -> Tensor:
-        """The index vector of an axis on a device, where it stays: to move it there takes longer than to use it."""
+        """Return the index vector of an axis on a device; cached, since the transfer takes longer than its use."""
         if (axis, device) not in self._indices:
-            with torch.inference_mode(False):  # a tensor that is made in inference mode cannot be used in training
+            with torch.inference_mode(False):  # tensors made in inference mode cannot be used in training
                 self._indices[axis, device] = torch.from_numpy(self.kept[axis]).to(device)
         return self._indices[axis, device]
 
     def put(self, tensor: Tensor, values: Tensor) -> None:
-        """Write `values` to the kept entries of `tensor`, in place; not where they are computed."""
+        """Write `values` to the kept entries of `tensor`, in place. Not for computed kernels."""
         assert self.shrink is None
         places = torch.arange(tensor.numel(), device=tensor.device).reshape(tensor.shape)
         tensor.put_(self.take(places), values)
 
 
 class Copies:
-    """Binds tensors of their own: contiguous copies; what was tied stays tied."""
+    """Binds contiguous copies of the kept parts; tied tensors stay tied."""
 
     def __init__(self) -> None:
         self._made: dict[int, tuple[Tensor, Tensor]] = {}
@@ -191,5 +191,5 @@ class Copies:
             data = slot.take(shared.detach()).detach().clone(memory_format=torch.contiguous_format)
             parameter = isinstance(shared, nn.Parameter)
             made = nn.Parameter(data, shared.requires_grad) if parameter else data
-            self._made[id(shared)] = shared, made  # both: an id is used again when its tensor is gone
+            self._made[id(shared)] = shared, made  # keeps the original too: its id is reused once it is freed
         return self._made[id(shared)][1]

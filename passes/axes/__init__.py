@@ -1,1 +1,1 @@
-"""Axis types: what every axis of every tensor is made of, and the equations between them."""
+"""Axis types: the composition of every axis of every tensor, and the equations between axes."""

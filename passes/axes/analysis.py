@@ -42,12 +42,12 @@ def analyse(ir: IR) -> AxisTypes:
 
 
 def _fresh() -> dict[str, Any]:
-    """The tables of a graph of its own: parameters, pins and reasons are shared with the other."""
+    """Return empty tables for another graph; parameters, pins and reasons are shared."""
     return {"values": {}, "zeros": {}, "users": {}, "rewrites": [], "macs": [], "fills": [], "following": set()}
 
 
 def _pin_only_trained(types: AxisTypes) -> None:
-    """What only training mode has, such as an auxiliary head, has no widths of its own."""
+    """Pin the widths of parts that only training mode has, such as auxiliary heads."""
     read = {s for name in types.users for axis in types.tensor(name) for s in symbols(axis)}
     for name, axes in types.tensors.items():
         if name not in types.users:
@@ -75,12 +75,12 @@ def _type_nodes(types: AxisTypes) -> None:
 
 
 def _tensors(node: Node) -> list[Node]:
-    """The inputs of a node that are no sizes."""
+    """Return the inputs of a node that are not sizes."""
     return [source for source in node.all_input_nodes if not isinstance(source.meta.get("value"), int)]
 
 
 def _pin_unread(types: AxisTypes) -> None:
-    """Pin the parts of parameters and buffers that are only cut off, as rows for longer inputs are: no widths."""
+    """Pin parts of parameters and buffers that slices always drop, such as positions for longer inputs: not widths."""
     left = {symbol for axis, _ in types.slices for symbol in symbols(axis)}
     if not left:
         return
@@ -94,18 +94,19 @@ def _pin_unread(types: AxisTypes) -> None:
 
 def _type_of(types: AxisTypes, node: Node) -> Any:
     if node.op == "placeholder":
-        return rigid(node.meta["value"], "it is an input of the model")
+        return rigid(node.meta["value"], "the input of the model fixes it")
     if node.op == "get_attr":
         return types.tensor(str(node.target))
     if node.op == "output":
-        _pin_inputs(types, node, "it is an output of the model")
+        _pin_inputs(types, node, "the output of the model fixes it")
         return None
     gives = holds_tensors(node.meta["value"])
     if not gives and node.target is not operator.setitem:
         return None  # a size: a number and not a tensor
     if isinstance(node.target, type):  # a container of a user's class, which is made to be returned, or to be given
         returned = all(user.op == "output" for user in node.users)
-        _pin_inputs(types, node, "it is an output of the model" if returned else "it is in a list or dict of a class")
+        why = "the output of the model fixes it" if returned else "it is inside a container of a user's class"
+        _pin_inputs(types, node, why)
         return None
     call = types.ir.calls.get(node)
     rule = None if call is None else OPERATORS.of(call.op).axes
@@ -118,19 +119,19 @@ def _type_of(types: AxisTypes, node: Node) -> Any:
 
 
 def _by_rule(types: AxisTypes, node: Node, rule: AxisRule, call: Call) -> Any:
-    """What the rule says; a rule that meets what it was not written for, or gives another shape, freezes the node."""
+    """Return the type by the operator's rule. If the rule fails or returns a wrong shape, the node becomes rigid."""
     try:
         found = rule(types, call)
     except Exception as error:
         return _refuse(types, node, f"operator {operator_name(call.op)}: {error}")
     if fits(found, node.meta["value"]):
-        return None if node.meta["value"] is None else found  # a write into an item gives nothing
+        return None if node.meta["value"] is None else found  # a write into an item has no result
     why = "its axis rule returns axes of a wrong shape; this is a bug in the rule, please report it"
     return _refuse(types, node, f"operator {operator_name(call.op)}: {why}")
 
 
 def fits(axes: Any, value: Any) -> bool:
-    """Whether a type has the sizes of a value, nested as it is."""
+    """Whether a (nested) type has the same structure and sizes as a value."""
     if isinstance(value, Tensor):
         terms = isinstance(axes, list) and all(isinstance(term, Term) for term in axes)
         return terms and [term.size for term in axes] == list(value.shape)
@@ -144,7 +145,7 @@ def fits(axes: Any, value: Any) -> bool:
 
 
 def _opaque_name(types: AxisTypes, node: Node) -> str:
-    """An opaque module by its class, so that many of a kind have one reason; a method by its name."""
+    """Return the class of an opaque module, so that modules of one class have one reason; for a method, its name."""
     module = types.ir.module(str(node.target))
     if isinstance(module, OpaqueMethod):
         return f"the opaque method {module.place}"
@@ -160,7 +161,7 @@ def _note_use(types: AxisTypes, node: Node, ref: Node | TensorRef) -> None:
 
 
 def _refuse(types: AxisTypes, node: Node, why: str) -> Any:
-    """Freeze what is not understood, and say so."""
+    """Make a node that bnas does not understand rigid, and record why."""
     types.pins.append(Diagnostic(node.name, f"{why}: its inputs and outputs are rigid"))
     types.rewrites[:] = [rewrite for rewrite in types.rewrites if rewrite.node is not node]
     types.macs[:] = [(counted, axes) for counted, axes in types.macs if counted is not node]
@@ -182,7 +183,7 @@ def _pin_inputs(types: AxisTypes, node: Node, why: str) -> None:
 
 
 def rigid(value: Any, why: str = "") -> Any:
-    """The rigid type of a value, nested as the value is; None for what is not a tensor."""
+    """Return the rigid type of a (nested) value; None for parts that are not tensors."""
     if isinstance(value, Tensor):
         return [K(n, why) for n in value.shape]
     if isinstance(value, list | tuple):

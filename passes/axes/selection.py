@@ -1,7 +1,7 @@
-"""From an axis type and a choice to what is kept: sizes, index vectors, permutations.
+"""From an axis type and a choice to the kept entries: sizes, index vectors, permutations.
 
-An assignment is a function from a symbol to the number of entries it keeps. Everything that a sub-network needs
-(extraction, programs, costs, reordering, the oracle) follows from `active` and `index`.
+An assignment maps a symbol to the number of its entries that are kept. Extraction, programs, costs, reordering and the
+oracle all follow from `active` and `index`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Indices = NDArray[np.int64]
 
 
 def active(term: Term, assignment: Mapping[Sym, Any]) -> Any:
-    """How many entries are kept: an int, or an expression where the assignment gives sympy symbols."""
+    """Return the number of kept entries: an int, or an expression if the assignment returns sympy symbols."""
     term = resolve(term)
     if isinstance(term, K):
         return term.n
@@ -54,7 +54,7 @@ def arrange(term: Term, choose: Callable[[Sym], Indices]) -> Indices:
 
 
 def _permuted(term: Perm, choose: Callable[[Sym], Indices]) -> Indices:
-    """The chosen entries where they now stand: in the order of the axis, each symbol's own order kept."""
+    """Return the chosen entries in the order of the axis, with the order inside each symbol preserved."""
     chosen, place = arrange(term.term, choose), np.argsort(term.order)
     if len(chosen) < term.size:
         found: Indices = np.sort(place[chosen])
@@ -65,12 +65,12 @@ def _permuted(term: Perm, choose: Callable[[Sym], Indices]) -> Indices:
 
 
 def index(term: Term, assignment: Mapping[Sym, int]) -> Indices:
-    """The kept entries of the axis, ascending."""
+    """Return the indices of the kept entries of the axis, ascending."""
     return arrange(term, lambda symbol: np.arange(assignment.get(symbol, symbol.n)))
 
 
 def members(term: Term, symbol: Sym) -> Indices:
-    """For each entry of the axis the entry of `symbol` that it belongs to, or -1."""
+    """Return, for each entry of the axis, the entry of `symbol` to which it belongs, or -1."""
     term = resolve(term)
     if isinstance(term, K | Sym):
         return np.arange(term.size) if term is symbol else np.full(term.size, -1)
@@ -88,11 +88,11 @@ def members(term: Term, symbol: Sym) -> Indices:
 
 
 Kept = int | Indices | None
-"""What a sub-network keeps of an axis: everything (None), the first k (int), or the given entries."""
+"""The kept entries of an axis: all (None), the first k (int), or the listed ones."""
 
 
 def kept(term: Term, assignment: Mapping[Sym, int]) -> Kept:
-    """What is kept of the axis, as a prefix wherever it is one: prefixes can be views, others must be gathered."""
+    """Return the kept entries of the axis, as a prefix if possible: prefixes can be views, others must be gathered."""
     size = active(term, assignment)
     if size == term.size:
         return None
@@ -100,7 +100,7 @@ def kept(term: Term, assignment: Mapping[Sym, int]) -> Kept:
 
 
 def _is_prefix(term: Term, assignment: Mapping[Sym, int]) -> bool:
-    """Whether the kept entries are the first ones; may say no for a prefix that is written in an odd way."""
+    """Whether the kept entries are the first ones; may return False for a prefix in an unusual form."""
     term = resolve(term)
     if isinstance(term, K | Sym):
         return True
@@ -114,7 +114,7 @@ def _is_prefix(term: Term, assignment: Mapping[Sym, int]) -> bool:
 
 
 def moved(order: tuple[int, ...], term: Term, assignment: Mapping[Sym, int]) -> list[int]:
-    """Which of the kept entries of `term` stand, one after another, where ``Perm(term, order)`` puts them."""
+    """Return the order that takes the kept entries of `term` to the kept entries of ``Perm(term, order)``."""
     entries = index(term, assignment)
     place = np.full(term.size, -1)
     place[entries] = np.arange(len(entries))

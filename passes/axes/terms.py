@@ -1,13 +1,13 @@
-"""Axis types: what an axis of a tensor is made of, as a term over elastic symbols.
+"""Axis types: the composition of an axis, as a term over elastic symbols.
 
-    K(n)            a rigid run of n entries
+    K(n)            a rigid run of n entries, which are always kept
     Sym(n)          elastic: keeps its first k of n entries; a union-find variable that may be bound to a term
     Prod(t1..tm)    row-major product (heads x head_dim, groups x channels, C x H x W after flatten)
     Cat(t1..tm)     concatenation (torch.cat, chunk, F.pad)
     Perm(t, order)  the entries of t in another order (channel shuffle)
 
-Two axes with the same term keep the same entries in every sub-network. Bindings only ever refine a symbol, so terms
-that were made earlier stay valid: `normalise` substitutes what is known by now.
+Two axes with the same term keep the same entries in every sub-network. Binding a symbol only refines it, so earlier
+terms stay valid; `normalise` substitutes all current bindings.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class K(Term):
 
     n: int
     why: str = field(default="", compare=False)
-    """The reason, where it is known."""
+    """Why the run is rigid, if known."""
 
     @property
     def size(self) -> int:
@@ -52,7 +52,7 @@ class Sym(Term):
 
     n: int
     origin: str = ""
-    """Parameter (or place) that the symbol was made for."""
+    """The parameter (or place) for which the symbol was created."""
     binding: Term | None = field(default=None, repr=False)
 
     @property
@@ -102,7 +102,7 @@ class Perm(Term):
 
 
 def resolve(term: Term) -> Term:
-    """What a symbol is bound to (with path compression), or the term itself."""
+    """Return the term to which a symbol is bound (with path compression), or `term` itself."""
     if not isinstance(term, Sym) or term.binding is None:
         return term
     last = resolve(term.binding)
@@ -111,10 +111,10 @@ def resolve(term: Term) -> Term:
 
 
 def normalise(term: Term) -> Term:
-    """The normal form: bindings substituted, nesting flattened, size 1 dropped, neighbouring runs merged.
+    """Return the normal form: bindings substituted, nesting flattened, size 1 dropped, adjacent runs merged.
 
-    Also ``(A + B) * D -> A*D + B*D`` and ``n*X + m*X -> (n+m)*X``, so that equal sets of entries mostly get equal
-    terms. Unequal normal forms may still denote the same entries; treating them as different is the safe side.
+    Also ``(A + B) * D -> A*D + B*D`` and ``n*X + m*X -> (n+m)*X``, so that equal sets of entries usually get equal
+    terms. Different normal forms may still mean the same entries; to treat them as different is safe.
     """
     term = resolve(term)
     if isinstance(term, Prod):
@@ -193,7 +193,7 @@ def _copies(term: Term) -> tuple[int, Term]:
 
 
 def leaves(term: Term) -> Iterator[K | Sym]:
-    """The rigid runs and free symbols that `term` is made of, from left to right, each as often as it stands there."""
+    """Return the rigid runs and free symbols of `term` from left to right, with repetitions."""
     term = resolve(term)
     if isinstance(term, K | Sym):
         yield term
@@ -205,5 +205,5 @@ def leaves(term: Term) -> Iterator[K | Sym]:
 
 
 def symbols(term: Term) -> Iterator[Sym]:
-    """The free symbols of `term`, from left to right, each as often as it stands there."""
+    """Return the free symbols of `term` from left to right, with repetitions."""
     return (leaf for leaf in leaves(term) if isinstance(leaf, Sym))

@@ -1,4 +1,4 @@
-"""The types of all tensors of a graph, and what follows from them for constants in it."""
+"""The axis types of all tensors of a graph, and the constants of the graph that depend on them."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ Axes = list[Term]
 
 @dataclass(frozen=True)
 class Rewrite:
-    """A constant argument of a node that depends on the sub-network: terms stand for their active sizes."""
+    """A constant argument of a node that depends on the sub-network. Terms in it stand for their active sizes."""
 
     node: Node
     position: int
-    """Position among the arguments of the graph node; a module's setting is found by `name`."""
+    """Position among the arguments of the graph node; for the setting of a module, `name` is used."""
     name: str
     value: Any
     """A term, or lists, tuples and slices that hold terms."""
@@ -36,12 +36,12 @@ class Rewrite:
 
 @dataclass(frozen=True)
 class Replacement:
-    """A call that a node becomes where the sub-network keeps less than all: terms stand for their active sizes."""
+    """The call that replaces a node in smaller sub-networks. Terms in it stand for their active sizes."""
 
     node: Node
     target: Callable[..., Any]
     args: tuple[Any, ...]
-    """The arguments after the first, which is the node's own."""
+    """The arguments after the first one, which is the first input of the node."""
 
 
 @dataclass(frozen=True)
@@ -67,28 +67,28 @@ class AxisTypes(Unifier):
     values: dict[Node, Any] = field(default_factory=dict)
     """Type of every node's value."""
     zeros: dict[Node, Any] = field(default_factory=dict)
-    """Where the entries of a node's value that are left out would be zero, by the rules of the operators."""
+    """For each axis of a node's value, whether removed entries would be zero (by the operators' rules)."""
     tensors: dict[str, Axes] = field(default_factory=dict)
     """Type of every parameter and buffer that the forward reads, by its first name."""
     users: dict[str, set[Node]] = field(default_factory=dict)
     """The nodes that read a parameter or buffer."""
     rewrites: list[Rewrite | Replacement] = field(default_factory=list)
     following: set[Node] = field(default_factory=set)
-    """The nodes that depend on the inputs, not only on parameters and buffers."""
+    """The nodes that depend on inputs of the model, not only on parameters and buffers."""
     slices: list[tuple[Term, Term]] = field(default_factory=list)
-    """Axes of parameters and buffers with what slices take of them, before an input comes in."""
+    """Axes of parameters and buffers, with the parts that slices take before any input is involved."""
     macs: list[tuple[Node, tuple[Term, ...]]] = field(default_factory=list)
     """MACs of a node: the axes whose sizes are multiplied."""
     producers: dict[str, int] = field(default_factory=dict)
     """Weights by name, with the axis that produces new channels; importance is measured along it."""
 
     trained: AxisTypes | None = None
-    """The types of the graph of training mode, where there is one, of the same parameters."""
+    """The types of the graph of training mode, if there is one, over the same parameters."""
     fills: list[Sym] = field(default_factory=list)
-    """Axes of tensors of zeros, which are as wide as what they are used with."""
+    """Axes of tensors of zeros, whose width adapts to the tensors that they are combined with."""
 
     def type(self, value: Any) -> Axes:
-        """The type of an argument: a node's value, or a module's parameter or buffer."""
+        """Return the type of an argument: of a node's value, or of a module's parameter or buffer."""
         if isinstance(value, TensorRef):
             return self.tensor(value.name)
         if not isinstance(value, Node):
@@ -99,7 +99,7 @@ class AxisTypes(Unifier):
         return found
 
     def tensor(self, name: str) -> Axes:
-        """The type of a parameter or buffer: fresh symbols at first use; integers and constants are rigid."""
+        """Return the type of a parameter or buffer: new symbols at first use; integers and constants are rigid."""
         name = self.ir.aliases.get(name, name)
         if name not in self.tensors:
             data = self.ir.tensor(name)
@@ -117,11 +117,11 @@ class AxisTypes(Unifier):
         return self.fills[-1]
 
     def shape(self, value: Any) -> tuple[int, ...]:
-        """Full sizes of an argument; the batch axis is `BATCH`."""
+        """Return the full sizes of an argument; the batch axis has size `BATCH`."""
         return tuple(term.size for term in self.type(value))
 
     def output_shape(self, call: Call) -> tuple[int, ...]:
-        """Full sizes of the call's output, which must be one tensor."""
+        """Return the full sizes of the call's output, which must be a single tensor."""
         return tuple(call.node.meta["value"].shape)
 
     def is_fixed(self, term: Term) -> bool:
@@ -130,7 +130,7 @@ class AxisTypes(Unifier):
 
     @cached_property
     def _input_sizes(self) -> frozenset[int]:
-        """The sizes of the inputs, and all numbers that the graph computes of them."""
+        """The sizes of the inputs, and all numbers that the graph computes from them."""
         values = [node.meta.get("value") for node in self.ir.graph.nodes if node.op != "output"]
         inputs = (
             n
@@ -147,7 +147,7 @@ class AxisTypes(Unifier):
             self.pin(axis, why)
 
     def broadcast(self, *operands: Axes) -> Axes:
-        """Right-align the operands; an axis of size 1 is neutral, all others are one axis."""
+        """Broadcast the operands: align axes from the right and unify those that are not of size 1."""
         out: Axes = []
         for axis in range(-max(map(len, operands), default=0), 0):
             terms = [t[axis] for t in operands if len(t) >= -axis and t[axis].size != 1]
@@ -157,19 +157,19 @@ class AxisTypes(Unifier):
         return out
 
     def contract(self, *operands: tuple[Any, int]) -> None:
-        """State that a sum of products runs over these axes of values, which are one axis.
+        """State that a sum of products runs over these axes, which are one common axis of several values.
 
-        What is left out must be zero in one of the values, since a product is zero if one factor is. For a sum of each
-        value by itself, call this once for each.
+        Removed entries must be zero in at least one of the values, because a product is zero if one factor is. For
+        independent sums over several values, call this once for each value.
         """
         if not any(zeros[axis] for value, axis in operands if (zeros := zeros_of(self, value))):
             for value, axis in operands:
                 self.pin(self.type(value)[axis], "it is summed over, and its dropped entries are not zero")
 
     def rewrite(self, call: Call, position: int, name: str, value: Any) -> None:
-        """State that a constant argument is the active size of a term, holds such sizes, or is left open by -1.
+        """State that a constant argument is the active size of a term, contains such sizes, or becomes -1 (open).
 
-        A size of an input stays, unless it is left open.
+        The size of an input stays unchanged, unless it is left open.
         """
         if isinstance(call.argument(position, name), Dynamic) and value != -1:
             self.pin_axes([value] if isinstance(value, Term) else [], "its size is computed from an input")
@@ -191,9 +191,9 @@ class AxisTypes(Unifier):
             self.producers[self.ir.aliases.get(name, name)] = axis
 
     def settle(self) -> None:
-        """Bring the types of all parameters and buffers into normal form: after equations that were stated late.
+        """Normalise the types of all parameters and buffers; call this after late equations.
 
-        Zeros that no weight makes entries for, such as padding, are rigid.
+        Tensors of zeros whose width no weight determines, such as padding, become rigid.
         """
         made = {s for name, axis in self.producers.items() for s in symbols(self.tensors[name][axis])}
         self.pin_axes([s for s in self.fills if s.binding is None and s not in made], "no weight produces it")

@@ -1,8 +1,8 @@
 """Equations between axis types: `unify`, `cut`, `factor` and `pin`.
 
-Refinement is binding a symbol to a term. Whatever does not line up is pinned (made rigid) with the reason recorded,
-so that every equation that was stated holds in every sub-network: sound by default. Order does not matter for
-soundness, since facts stay equations between terms and later refinement goes through the bindings.
+To refine a symbol means to bind it to a term. Terms that do not match are pinned (made rigid), with the reason. Every
+stated equation therefore holds in every sub-network. The order of equations does not matter for this guarantee, because
+equations relate terms, and later refinements act through the bindings.
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ class Unifier:
     def _bind(self, symbol: Sym, term: Term, why: str) -> None:
         if isinstance(term, K):
             self.pin(symbol, term.why or why)
-        elif any(symbol is inner for inner in symbols(term)):  # would be an infinite term
+        elif any(symbol is inner for inner in symbols(term)):  # the term would be infinite
             self.pin(term, why)
         else:
             symbol.binding = term
 
     def _unify_orders(self, left: Term, right: Term, why: str) -> None:
-        """Two permutations by the same order are equal if what they permute is; of all others nothing is known."""
+        """Unify two permutations: if their orders are equal, unify the permuted terms; otherwise pin both."""
         if isinstance(left, Perm) and isinstance(right, Perm) and left.order == right.order:
             self.unify(left.term, right.term, why)
         else:
@@ -75,7 +75,7 @@ class Unifier:
             self.pin(right, why)
 
     def _unify_parts(self, left: Term, right: Term, why: str) -> None:
-        """Cut both at the nearest boundary of either and go on with the rest."""
+        """Cut both concatenations at the first boundary of either one, unify the first parts, and continue."""
         boundary = min(t.terms[0].size for t in (left, right) if isinstance(t, Cat))
         left_head, left_tail = self.cut(left, boundary, why)
         right_head, right_tail = self.cut(right, boundary, why)
@@ -83,7 +83,7 @@ class Unifier:
         self.unify(left_tail, right_tail, why)
 
     def _unify_factors(self, left: Term, right: Term, why: str) -> None:
-        """Compare the last factors; the larger one is split so that they match."""
+        """Unify two products by their last factors; the larger one is split so that the sizes match."""
         smallest = min(_factors(left)[-1].size, _factors(right)[-1].size)
         if max(_factors(left)[-1].size, _factors(right)[-1].size) % smallest:
             self.pin(left, why)
@@ -95,7 +95,7 @@ class Unifier:
         self.unify(left_rest, right_rest, why)
 
     def cut(self, term: Term, k: int, why: str = "a cut does not line up") -> tuple[Term, Term]:
-        """Two terms that hold the first `k` entries of `term` and the others."""
+        """Split `term` into two terms: its first `k` entries, and the rest."""
         term = normalise(term)
         if not 0 <= k <= term.size:
             raise RuleError(f"cannot cut an axis of {term.size} at {k}")
@@ -123,7 +123,7 @@ class Unifier:
         return concatenation((head, first)), second
 
     def _cut_product(self, term: Prod, k: int, why: str) -> tuple[Term, Term]:
-        """A cut between rows goes to the first factor; one inside a row is possible among rigid copies only."""
+        """Cut a product. A cut between rows cuts the first factor; a cut inside a row needs a rigid first factor."""
         first, row = term.terms[0], product(term.terms[1:])
         rows, inside = divmod(k, row.size)
         if not inside:
@@ -141,7 +141,7 @@ class Unifier:
         return K(k), K(term.size - k)
 
     def _cut_order(self, term: Perm, k: int, why: str) -> tuple[Term, Term]:
-        """Each part is cut where its entries of the first half end; possible if they are its first ones."""
+        """Cut a permutation, by cutting each part; possible if the first half has the first entries of each part."""
         parts = term.term.terms if isinstance(term.term, Cat) else (term.term,)
         starts = list(accumulate((part.size for part in parts), initial=0))
         first = np.zeros(term.size, dtype=bool)
@@ -158,7 +158,7 @@ class Unifier:
         return permutation(upper, tuple(order[:k])), permutation(lower, tuple(order[k:]))
 
     def factor(self, term: Term, m: int, why: str = "a split does not line up") -> tuple[Term, Term]:
-        """Two terms X, Y with ``term = X * Y`` row-major and ``Y.size == m``.
+        """Split `term` into X and Y with ``term = X * Y`` (row-major) and ``Y.size == m``.
 
         Raises:
             RuleError: `m` does not divide the size.
@@ -194,7 +194,7 @@ class Unifier:
         return K(term.size // m), K(m)
 
     def _factor_parts(self, term: Cat, m: int, why: str) -> tuple[Term, Term]:
-        """Every part is split alike; all rows become one term."""
+        """Factor a concatenation: split each part in the same way and join the rows."""
         if any(part.size % m for part in term.terms):
             self.pin(term, why)
             return K(term.size // m), K(m)

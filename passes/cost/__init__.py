@@ -1,1 +1,1 @@
-"""What a sub-network costs, as expressions in its choices, and its layers as data."""
+"""Costs of sub-networks as expressions in their choices, and their layers as data."""

@@ -1,4 +1,4 @@
-"""The layers of a super-network as data: how wide each is in every sub-network, read without torch or the model."""
+"""The layers of a super-network as data: their widths in every sub-network, readable without torch or the model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ArchitectureError(BnasError, ValueError):
 
 
 Size = int | tuple[Any, ...]
-"""A number of channels: fixed, ``("width", name, full)``, or ``("product", ...)`` or ``("sum", ...)`` of sizes."""
+"""A number of channels: a number, ``("width", name, full)``, or ``("product", ...)`` or ``("sum", ...)`` of sizes."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Architecture:
 
 
 def size_of(size: Size, widths: Mapping[str, int]) -> int:
-    """The number of channels for chosen widths; those that are not named are full."""
+    """Return the number of channels for the given widths; widths that are not named are full."""
     if isinstance(size, int):
         return size
     kind, *parts = size

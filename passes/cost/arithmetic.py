@@ -1,4 +1,4 @@
-"""Arithmetic on sizes: over symbols, over many sub-networks at once, and exactly, compiled to Python."""
+"""Exact arithmetic on sizes: symbolic (sympy), or compiled to Python functions for many sub-networks at once."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from bnas.passes.space.space import SearchSpace
 
 # Exact arithmetic on the sizes of a sub-network, compiled to a Python function: for costs, which are large sums.
 #
-# sympy does the same, and shows expressions to people, but takes seconds to build the sums of a large network.
+# sympy can do the same in readable form, but takes seconds to build the sums of a large network.
 
 LINE = 64
-"""Terms of a sum in one line of code: the parser nests them, and its stack is small."""
+"""Number of terms of a sum in one line of code, since the parser nests terms and its stack is small."""
 
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A rational factor times values of a tape, each as often as it stands there."""
+    """A rational factor times a product of values of a tape; a value may occur several times."""
 
     tape: Tape = field(repr=False)
     factor: Fraction | int
@@ -48,11 +48,11 @@ class Number:
 
 
 Definition = tuple[str, tuple[tuple[tuple[int, ...], int], ...]]
-"""How a value is computed: an operation on products of earlier values, each with a whole factor."""
+"""The definition of a value: an operation on products of earlier values with integer factors."""
 
 
 class Tape:
-    """Values in the order in which they are computed: the arguments, then sums and minima of products of earlier ones.
+    """A program of values in the order of computation: arguments, then sums and minima of products of earlier values.
 
     Equal values are computed once.
     """
@@ -63,7 +63,7 @@ class Tape:
         self._known: dict[Definition, int] = {}
 
     def sum(self, numbers: Iterable[Number | int]) -> Number:
-        """The sum, with the largest common factor before it."""
+        """Return the sum, with the greatest common factor pulled out."""
         found: dict[tuple[int, ...], Fraction | int] = {}
         for number in numbers:
             values, factor = (number.values, number.factor) if isinstance(number, Number) else ((), number)
@@ -78,7 +78,7 @@ class Tape:
         return Number(self, _whole(common), (self._place(("sum", parts)),))
 
     def minimum(self, one: Number, bound: int) -> Number:
-        """The lesser of a number with a whole factor, and a constant."""
+        """Return the minimum of a number with an integer factor and a constant."""
         return Number(self, 1, (self._place(("min", ((one.values, int(one.factor)), ((), bound)))),))
 
     def _place(self, definition: Definition) -> int:
@@ -88,7 +88,7 @@ class Tape:
         return self._known[definition]
 
     def compiled(self, numbers: Sequence[Number | int]) -> Callable[..., list[Any]]:
-        """A function of the arguments, whole numbers or int64 arrays of one length, that gives all `numbers`."""
+        """Return a function from arguments (integers, or int64 arrays of equal length) to the values of `numbers`."""
         results = [number if isinstance(number, Number) else Number(self, number) for number in numbers]
         needed = self._needed(value for number in results for value in number.values)
         lines = [line for place in sorted(needed) for line in self._lines(place)]
@@ -137,14 +137,14 @@ def _result(number: Number) -> str:
     return product if denominator == 1 else f"({product}) // {denominator}"
 
 
-# Costs are stated once, over symbols or over numbers.
+# The algebras in which costs are computed: symbolic or numeric.
 
 
 class Algebra(Protocol):
-    """Numbers in which costs are stated."""
+    """Interface of the numbers with which costs are computed."""
 
     def symbol(self, kind: str, name: str) -> Any:
-        """The number for a width, block or kernel of the space."""
+        """Return the number for a width, block or kernel of the space."""
 
     def sum(self, numbers: Iterable[Any]) -> Any:
         """The sum of numbers and constants."""
@@ -153,7 +153,7 @@ class Algebra(Protocol):
         """The lesser of a number and a constant."""
 
     def content(self, number: Any) -> Any:
-        """The same number, with no fraction but one before the whole."""
+        """Return the same number with a single fraction in front."""
 
 
 class Symbolic:

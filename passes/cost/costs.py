@@ -1,4 +1,4 @@
-"""Costs of a sub-network in its widths and block switches: as functions, and as sympy expressions."""
+"""Costs of sub-networks as functions of their widths, blocks and kernels, and as sympy expressions."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from .arithmetic import Algebra, Numeric, Symbolic, Tape
 from .lifetimes import Lifetime, lifetimes
 
 NAMES = ("macs", "parameters", "activations", "peak_memory")
-"""The costs of a sub-network."""
+"""Names of the costs."""
 
 
 class _Expressions(Mapping[str, sympy.Expr]):
-    """Each expression is made when it is first asked for: those of large networks take seconds."""
+    """A mapping that builds each expression at first use, because those of large networks take seconds."""
 
     def __init__(self, stated: Stated) -> None:
         self._stated, self._made = stated, dict[str, sympy.Expr]()
@@ -52,22 +52,22 @@ class _Expressions(Mapping[str, sympy.Expr]):
 class Costs:
     """Costs of sub-networks, at the traced input size and for one sample.
 
-    - "macs": multiply-accumulates of convolutions, linear layers and products of matrices;
-    - "parameters": those of the extracted module, exactly;
-    - "activations": entries of all tensors that its operators make, no views and nothing that is written in place;
-    - "peak_memory": the most bytes that its input and activations take at a time, if each goes after its last reader.
-      Never too small; too large where the entry of a skipped block is read later too, which counts twice.
+    - "macs": multiply-accumulates of convolutions, linear layers and matrix products;
+    - "parameters": the exact number of parameters of the extracted module;
+    - "activations": number of entries of all tensors that operators allocate (no views, no writes in place);
+    - "peak_memory": the largest number of bytes that input and activations occupy at a time, if each tensor is freed
+      after its last use. It is never too small. It is too large if the entry of a skipped block is also read later,
+      because that entry counts twice.
 
-    What happens inside of an operator or an opaque module counts nowhere. ``expressions`` has these keys; symbols are
-    named as the widths of the space, as ``keep:NAME`` for a block (1 kept, 0 skipped) and as ``kernel:NAME`` for the
-    size of a kernel.
+    Costs inside an operator or an opaque module are not counted. ``expressions`` has these keys. Its symbols have the
+    names of widths, ``keep:NAME`` for a block (1 kept, 0 skipped) and ``kernel:NAME`` for the size of a kernel.
     """
 
     def __init__(self, types: AxisTypes, choices: Choices) -> None:
         self._types, self._choices = types, choices
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the compiled functions, which cannot be pickled: they are compiled again when they are needed."""
+        """Return the state without compiled functions, which cannot be pickled and are compiled again when needed."""
         return {"_types": self._types, "_choices": self._choices}
 
     @cached_property
@@ -122,12 +122,12 @@ class Costs:
 
 
 def _only(function: Callable[..., list[Any]]) -> Callable[..., Any]:
-    """The function of one number in place of that of a list with one."""
+    """Turn a function that returns a list with one number into one that returns the number."""
     return lambda *values: function(*values)[0]
 
 
 def _compiled_peak(tape: Tape, stated: Stated) -> Callable[..., Any]:
-    """At each tensor that is made the sum of all that are there: what comes in is added, what has gone subtracted."""
+    """Track the live bytes at each allocated tensor: add new tensors, subtract freed ones, and return the maximum."""
     lives = [life for life, _ in stated.taken]
     sizes = tape.compiled([size for _, size in stated.taken])
     there = tape.compiled([stated.keep(life.node) for life in lives])
@@ -146,7 +146,7 @@ def _compiled_peak(tape: Tape, stated: Stated) -> Callable[..., Any]:
 
 @dataclass(frozen=True)
 class Stated:
-    """The costs as numbers of an algebra."""
+    """Computes the costs as numbers of an algebra."""
 
     types: AxisTypes
     choices: Choices
@@ -158,7 +158,7 @@ class Stated:
 
     @cached_property
     def _around(self) -> Mapping[Node, list[str]]:
-        """The blocks around each node."""
+        """The blocks that contain each node."""
         found: dict[Node, list[str]] = {}
         for name, block in self.choices.blocks.items():
             for node in block.nodes:
@@ -166,12 +166,12 @@ class Stated:
         return found
 
     def keep(self, node: Node, without: Block | None = None) -> Any:
-        """1 while the node is in the network: the product of the switches of the blocks around it."""
+        """Return 1 if the node is in the network, else 0: the product of the switches of the blocks that contain it."""
         around = (name for name in self._around.get(node, ()) if self.choices.blocks[name] is not without)
         return math.prod((self.algebra.symbol("keep", name) for name in around), start=1)
 
     def _share(self, kernel: Kernel | None) -> Any:
-        """The share of its entries that a kernel keeps."""
+        """Return the share of its entries that a kernel keeps."""
         if kernel is None:
             return 1
         size, (least, *_, largest) = self.algebra.symbol("kernel", kernel.name), kernel.choices
@@ -188,21 +188,21 @@ class Stated:
         return self.algebra.sum(terms)
 
     def _samples(self, node: Node) -> int:
-        """The samples that a node computes for: one where its result does not carry the batch."""
+        """Return the number of samples for which a node computes; 1 if its result has no batch axis."""
         first = tree_leaves(node.meta["value"])[0]
         samples = self.types.ir.samples
         return samples if first.numel() % samples == 0 else 1
 
     def layers(self) -> Any:
-        """The operators that "macs" counts."""
+        """Number of operators that "macs" counts."""
         return self.algebra.sum(map(self.keep, dict.fromkeys(node for node, _ in self.types.macs)))
 
     def _product(self, axes: Iterable[Term], share: Any) -> Any:
-        """The sizes of `axes` and `share` multiplied: a whole number for every choice."""
+        """Return the product of the sizes of `axes` and of `share`, an integer for every choice."""
         return self.algebra.content(math.prod((active(axis, self._sizes) for axis in axes), start=share))
 
     def _entries(self, axes: Iterable[Term]) -> Any:
-        """The entries of a tensor, for one sample where it has a batch."""
+        """Return the number of entries of a tensor, for one sample if it has a batch axis."""
         samples = self.types.ir.samples
         batched = math.prod(axis.size for axis in axes) % samples == 0
         return self._product(axes, Fraction(1, samples) if batched else 1)
@@ -212,24 +212,24 @@ class Stated:
         return lifetimes(self.types, self.choices.blocks)
 
     def activations(self) -> Any:
-        """Entries of all tensors that are made."""
+        """Number of entries of all allocated tensors."""
         made = (life for life in self._lifetimes if life.node.op != "placeholder" and self._makes(life))
         return self.algebra.sum(self.keep(life.node) * self._entries(life.axes) for life in made)
 
     def _makes(self, life: Lifetime) -> bool:
-        """Whether a tensor is made, and not only begins to stand for a block."""
+        """Whether a lifetime allocates a tensor (and does not merely begin because it replaces a skipped block)."""
         return life.stands_in is None or not self.types.ir.writes(life.node)
 
     @cached_property
     def taken(self) -> list[tuple[Lifetime, Any]]:
-        """The tensors that are made, and the bytes of each while it is there."""
+        """Return the allocated tensors, with their bytes while they are alive."""
         return [
             (life, self.keep(life.node, life.stands_in) * life.itemsize * self._entries(life.axes))
             for life in self._lifetimes
         ]
 
     def peak_memory(self) -> sympy.Expr:
-        """The memory at each node that makes something, while it is in the network: the largest of them."""
+        """Return the largest memory over all nodes of the network that allocate a tensor."""
         at = (
             self.keep(life.node) * sympy.Add(*(size for other, size in self.taken if other.alive_at(life)))
             for life, _ in self.taken
@@ -237,7 +237,7 @@ class Stated:
         return sympy.Max(*dict.fromkeys(at), evaluate=False)
 
     def parameters(self) -> Any:
-        """Those that some operator of the sub-network reads, and all of opaque modules."""
+        """Number of parameters that operators of the sub-network read, and of all parameters of opaque modules."""
         ir, terms = self.types.ir, []
         parameters = {name for name, _ in ir.root.named_parameters()}
         for name, axes in self.types.tensors.items():
@@ -252,6 +252,6 @@ class Stated:
         return self.algebra.sum(terms)
 
     def _keeps_of(self, name: str) -> list[Any]:
-        """The switches of the operators that read a parameter: each once; what is always there alone."""
+        """Return the distinct switches of the operators that read a parameter; only 1 if one of them always runs."""
         keeps = {tuple(self._around.get(node, ())): self.keep(node) for node in self.types.users.get(name, ())}
         return [keeps[()]] if () in keeps else list(keeps.values())

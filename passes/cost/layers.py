@@ -1,4 +1,4 @@
-"""From a typed graph to the layers that a picture of it shows: those with weights."""
+"""From a typed graph to the layers with weights, for drawing the network."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .architecture import Architecture, Size, SizedLayer
 
 
 def architecture(types: AxisTypes, choices: Choices) -> Architecture:
-    """The layers that multiply by a weight of their own, and embeddings; with the sizes of every sub-network."""
+    """Return the layers that multiply by their own weight, and embeddings, with their sizes in every sub-network."""
     blocks = choices.space.blocks
     return Architecture(type(types.ir.root).__name__, tuple(_layers(types, choices)), tuple(blocks))
 
@@ -52,7 +52,7 @@ def _layer(types: AxisTypes, choices: Choices, call: Call, weight: str, names: M
 
 
 def _first(value: Any) -> Axes:
-    """The type of a tensor, or of the first of several."""
+    """Return the type of a tensor, or of the first of several tensors."""
     while isinstance(value, tuple):
         value = value[0]
     assert isinstance(value, list)
@@ -60,7 +60,7 @@ def _first(value: Any) -> Axes:
 
 
 def _weight(types: AxisTypes, call: Call) -> str | None:
-    """The first parameter of at least two axes that the call reads."""
+    """Return the first parameter with at least two axes that the call reads."""
     for ref in call.tensors():
         name = _parameter(ref)
         if name is not None and name not in types.ir.constants and types.ir.tensor(name).ndim > 1:

@@ -1,4 +1,4 @@
-"""When the tensors that a graph makes are in memory: for the activations and the peak memory of its sub-networks."""
+"""Lifetimes of the tensors of a graph, from which activations and peak memory of sub-networks are computed."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from bnas.passes.space.blocks import Block
 
 @dataclass
 class Lifetime:
-    """A tensor in memory of its own, from the node that makes it to the last that reads it or a view of it."""
+    """The lifetime of an allocated tensor: from its node to the last node that reads it or a view of it."""
 
     node: Node
     axes: tuple[Term, ...]
     itemsize: int
     first: int
-    """Place of `node` in the graph."""
+    """Position of `node` in the graph."""
     last: int
     stands_in: Block | None = None
-    """The block that `node` is the sum of: it is there without the block too, and is then the block's entry."""
+    """The block whose sum is `node`, if any. If that block is skipped, its entry takes the place of the sum."""
 
     def alive_at(self, other: Lifetime) -> bool:
-        """Whether it is in memory when `other` is made."""
+        """Whether the tensor is in memory when `other` is allocated."""
         return self.first <= other.first <= self.last
 
 
 def lifetimes(types: AxisTypes, blocks: Mapping[str, Block]) -> list[Lifetime]:
-    """The tensors that the graph makes, inputs among them, in order; no parameters, views or writes in place.
+    """Return the tensors that the graph allocates, and its inputs, in order; without parameters, views and writes.
 
-    The sum of a block in `blocks` begins a lifetime of its own even where it is written in place, since it is there
-    when the block is skipped.
+    The sum of a block in `blocks` has its own lifetime even if it is written in place, because it remains when the
+    block is skipped.
     """
     sums, found, now = {block.out: block for block in blocks.values()}, list[Lifetime](), dict[int, Lifetime]()
     stored: set[int] = set()
@@ -74,4 +74,4 @@ def _tensors(node: Node) -> Iterator[Tensor]:
 
 
 def _memory(tensor: Tensor) -> Any:
-    return tensor.untyped_storage()._cdata  # identifies it on meta tensors too
+    return tensor.untyped_storage()._cdata  # identifies the memory, also for meta tensors

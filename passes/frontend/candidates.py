@@ -1,4 +1,4 @@
-"""Axes of the inputs that may turn out to be dynamic: the batch, those that a user names, and all that could be."""
+"""Candidates for dynamic axes: the batch, the axes that a user names, and all other axes that may be able to change."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Dynamic = Mapping[str, Mapping[int, str]]
 
 
 def note(session: Session, static: dict[str, str], axis: Axis, why: str) -> None:
-    """Note that an axis is static, and why, in `static`: by name of the input and place."""
+    """Record in `static`, by input and position, that an axis is static and why."""
     for path, place in axis.places:
         static[f"{session.name_of(path)}[{place}]"] = why
 
 
 def batch_axis(session: Session) -> Axis | None:
-    """Axis 0 of all tensors that have as many entries there as the first one."""
+    """Return the batch axis: axis 0 of all tensors whose size there is that of the first tensor."""
     tensors = {path: tensor for path, tensor in session.tensors.items() if tensor.ndim}
     first = next(iter(tensors.values()), None)
     if first is None:
@@ -48,7 +48,7 @@ def fixed_by_export(session: Session) -> dict[str, str]:
 
 
 def _is_channels(tensor: Tensor, axis: int) -> bool:
-    """Whether an axis is that of the channels of images, which nobody expects to change."""
+    """Whether an axis is the channel axis of images, which is not expected to change."""
     return tensor.is_floating_point() and tensor.ndim in IMAGE_AXES and axis == 1
 
 
@@ -56,7 +56,7 @@ IMAGE_AXES = {4: {2: "height", 3: "width"}, 5: {2: "frames", 3: "height", 4: "wi
 
 
 def candidates(session: Session) -> list[Axis]:
-    """Axes that may turn out to be dynamic: those of images behind the channels, all but the first of others."""
+    """Return the axes that may be dynamic: spatial axes of images, and all axes except the first of other tensors."""
     groups: dict[tuple[int | str, str], list[tuple[Path, int]]] = {}
     for path, tensor in session.tensors.items():
         if session.opaque and path[2:] and tensor.ndim in (1, 2):  # such as the boxes of an image, and their labels

@@ -1,4 +1,4 @@
-"""Records a model at several sizes and in both modes, and makes one graph of it."""
+"""Record a model at several sizes and in both modes, and make one graph from the recordings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from .structure import Path, at, spelled_path
 
 @dataclass(frozen=True)
 class Captured:
-    """A graph that computes what a model computes, as far as it was recorded."""
+    """The graph of a model, made from its recordings."""
 
     graph: fx.Graph
     constants: Mapping[str, Tensor]
@@ -42,11 +42,11 @@ class Captured:
     names: Mapping[Path, str]
     """The placeholder of each argument that holds a tensor, by its path in ``(args, kwargs)``."""
     checks: tuple[Check, ...] = ()
-    """What is checked where the graph is entered."""
+    """The checks of input sizes at the beginning of the graph."""
     trained: fx.Graph | None = None
-    """The graph of training mode, where it calls something else than evaluation mode does."""
+    """The graph of training mode, if the model calls other operators in training mode."""
     training: str = ""
-    """Why the training mode is not that of the model, if it is not."""
+    """Why the graph's training mode differs from the model's; empty if it does not."""
 
 
 def capture(
@@ -59,7 +59,7 @@ def capture(
     apart: bool = True,
     wrong_at: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
 ) -> Captured:
-    """The graph of ``model(*args, **kwargs)`` for any size of its dynamic axes; the model is left as it was.
+    """Return the graph of ``model(*args, **kwargs)`` for all sizes of its dynamic axes; the model does not change.
 
     Args:
         model: the model.
@@ -143,7 +143,7 @@ def _captured(session: Session, axes: Sequence[Axis], static: Mapping[str, str])
 
 
 def _dropped(base: Recording) -> list[Diagnostic]:
-    """What a graph does not return of what the model returns."""
+    """Return the parts of the model's result that a graph cannot return."""
     names = [spelled_path(path) or "all" for path in base.dropped]
     return [
         Diagnostic(f"output {name}", "an object that is neither a tensor nor a plain value: None is returned instead")
@@ -152,7 +152,7 @@ def _dropped(base: Recording) -> list[Diagnostic]:
 
 
 def _in_both_modes(session: Session, recordings: Sequence[Recording], sizes: Mapping[Axis, int]) -> tuple[Emitter, str]:
-    """The graph whose flags follow the mode; where training calls something else, that of evaluation and why."""
+    """Return a graph whose flags follow the mode; if training differs in its calls, evaluation's graph and why."""
     try:
         return _following_types(session, sizes, recordings, session.recorded(sizes, training=True)), ""
     except CaptureError as error:

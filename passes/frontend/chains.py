@@ -22,9 +22,10 @@ def part_of(size: float, whole: float) -> float:
 
 
 def chains(family: Family, vector: tuple[Any, ...], sizes: Vector) -> Iterator[Chain]:
-    """The chains of a family that make `vector` of `sizes`.
+    """Return the chains of a family that compute `vector` from `sizes`.
 
-    The batch grows with the other sizes in the recordings: no part of it is taken for a number that has none in it.
+    In the recordings the batch grows together with the other sizes. So a number that does not depend on the batch must
+    not be explained by a part of the batch.
     """
     whole = type(vector[0]) is int
     if whole and (sizes[0] % BATCH == 0) is not (vector[0] % BATCH == 0 and vector[0] != 0):
@@ -35,7 +36,7 @@ def chains(family: Family, vector: tuple[Any, ...], sizes: Vector) -> Iterator[C
 
 
 def exact(found: Iterable[Chain], sizes: Vector) -> Iterator[Chain]:
-    """The chains that do not round: of a large product, one that rounds explains almost any number, wrongly."""
+    """Return the chains without rounding. From a large product, a chain with rounding can produce almost any number."""
     for chain in found:
         rounds = [number for function, number in chain if function is operator.floordiv]
         if not rounds or (len(chain) == 1 and all(size % rounds[0] == 0 for size in sizes)):

@@ -1,4 +1,4 @@
-"""How far two results are apart, and the first node at which a graph and its model part."""
+"""The distance of two results, and the first node at which a graph differs from its model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .recording import inner_of
 from .state import preserved, set_modes
 from .structure import holds_tensors, leaves_of, parts_of, spelled_path, tensors_of
 
-# How far two results are apart.
+# The distance of two results.
 
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 2e-5, torch.bfloat16: 4e-2, torch.float16: 5e-3}
 """The largest difference, relative to the largest output, that is rounding: libraries take another path of PyTorch
@@ -30,7 +30,7 @@ while they are captured, and attention modules are taken apart."""
 
 
 def distance(expected: Any, found: Any, label: str = "output") -> float | str:
-    """The largest relative difference of two nested values, or in words what is another."""
+    """Return the largest relative difference of two nested values, or a text if their structures differ."""
     right = {path: leaf for path, leaf in leaves_of(found)}
     left = {path: leaf for path, leaf in leaves_of(expected) if path in right or not _is_object(leaf)}
     if list(left) != list(right):
@@ -82,7 +82,7 @@ def _distance(one: Any, other: Any) -> float | str:
     return error
 
 
-# Finds the first node at which a graph and its model part: the model runs for real while its calls are noted.
+# Finding the first node at which a graph differs from its model, by recording the calls of a real run of the model.
 
 Call = tuple[Any, Any, list[Tensor]]
 """What was called, from which line, and the tensors that it gave."""

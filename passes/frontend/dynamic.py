@@ -1,4 +1,4 @@
-"""Which axes may change, and by which steps: those at which the recordings of a model are one graph."""
+"""Find the dynamic axes and their steps: axes for which the recordings at several sizes give one graph."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ from .emission import Emitter
 from .entry import Axis
 from .functions import BATCH
 from .merging import Differs, Merger
+from .places import at_other_size
 from .recording import Recording
 from .session import Session
 
-# At which sizes a model is recorded to find out what follows an axis.
+# The sizes at which a model is recorded, to find out which numbers depend on an axis.
 
 NEXT = (1013, 1019)
-"""Batches of the other recordings: primes too."""
+"""Batch sizes of the other recordings, also primes."""
 
 STEPS = (1, 2, 4, 8, 16, 32, 64)
-"""Steps between sizes that are tried: a U-Net takes multiples of a power of two."""
+"""Steps between allowed sizes that are tried. A U-Net, for example, needs multiples of a power of two."""
 
 STEPS_APART = (1, 16, 32)
-"""Those that are tried where the example's size is left out: such models are few, and each try takes recordings."""
+"""Steps that are tried if the example's size is left out: such models are rare, and each trial is expensive."""
 
 
 def plans(batch: Sequence[Axis], axes: Sequence[Axis], more: bool = False) -> list[dict[Axis, int]]:
-    """Sizes of the base recording and of two others, each axis in a way of its own; with `more`, of four others.
+    """Return the sizes of the base recording and of two others (four with `more`), different for each axis.
 
-    The near ones are one step away: halves of halves that are rounded up and down differ then.
+    One size is only a step away from the example's, so that halves that are rounded up differ from those rounded down.
     """
     sizes = {axis: sizes_of(axis, place) for place, axis in enumerate(axes)}
     for axis, size in _far([axis for axis in axes if not axis.apart]).items():
@@ -44,9 +45,9 @@ def plans(batch: Sequence[Axis], axes: Sequence[Axis], more: bool = False) -> li
 
 
 def plan_by_axis(batch: Sequence[Axis], axes: Sequence[Axis]) -> list[dict[Axis, int]]:
-    """Sizes of a model whose inputs are resized by an opaque step: one axis changed, and all of them.
+    """Return the sizes for a model whose inputs an opaque step resizes: each axis changed alone, then all together.
 
-    Such a step keeps the form of an image, and gives the same for many sizes.
+    Such a step keeps the proportions of an image, and has the same result for many sizes.
     """
     base = {axis: axis.size for axis in axes} | dict.fromkeys(batch, BATCH)
     alone = [base | {axis: axis.between(2, quarters)} for axis in axes for quarters in (1, 3)]
@@ -55,7 +56,7 @@ def plan_by_axis(batch: Sequence[Axis], axes: Sequence[Axis]) -> list[dict[Axis,
 
 
 def sizes_of(axis: Axis, place: int) -> list[int]:
-    """The sizes of an axis in the recordings; where the example's is a short cut, none that it may hold at too."""
+    """Return the sizes of an axis in the recordings, without the example's if the model takes a short cut there."""
     turns = [QUARTERS[(place + turn) % 3] for turn in (0, 1)]
     if axis.apart:
         far = [axis.size * times + axis.step for times in (place + 2, turns[0] + 4, turns[1] + 4)]
@@ -66,7 +67,7 @@ def sizes_of(axis: Axis, place: int) -> list[int]:
 
 
 def _far(axes: Sequence[Axis]) -> dict[Axis, int]:
-    """Far sizes in the opposite order, where these are no large ones: which of two is larger is no constant."""
+    """Return large sizes in the opposite order, if possible, so that no axis is always the larger one."""
     found: dict[Axis, int] = {}
     above = 0
     for place, axis in enumerate(sorted(reversed(axes), key=lambda axis: -axis.size)):
@@ -91,13 +92,13 @@ of another by accident."""
 
 
 DRAWS = Axis("(draws)", (), 0)
-"""Stands for what differs between recordings of one size: numbers that depend on values, such as how many boxes."""
+"""Stands for numbers that depend on values, such as the number of boxes, and differ between recordings of one size."""
 
 
 def dynamic_axes(
     session: Session, dynamic: Dynamic | None, fixed: Mapping[str, str]
 ) -> tuple[list[Axis], dict[str, str]]:
-    """The axes that the recordings survive, and the others with the reason."""
+    """Return the dynamic axes, and the static ones with the reason."""
     static = fixed_by_export(session)
     batch = batch_axis(session)
     found: list[Axis] = []
@@ -108,7 +109,7 @@ def dynamic_axes(
             _agree(session, *({batch: size} for size in (BATCH, NEXT[0])))
             found = [batch]
         except CaptureError as error:
-            note(session, static, batch, f"the batch is fixed: {error}")
+            note(session, static, batch, f"the batch is fixed: {at_other_size(error)}")
             session.recorded({})  # raises what the example itself raises
     session.keep_preparing(dict.fromkeys(found, BATCH))
     wanted = candidates(session) if dynamic is None else named(session, dynamic)
@@ -143,10 +144,10 @@ def _survives(session: Session, batch: Sequence[Axis], axes: Sequence[Axis]) -> 
 
 
 def planned(session: Session, batch: Sequence[Axis], axes: Sequence[Axis]) -> list[dict[Axis, int]]:
-    """The sizes to record at: more of them where numbers are guessed by what they are at each.
+    """Return the sizes to record at; more of them if expressions for numbers had to be guessed.
 
     Raises:
-        CaptureError: the recordings are not one graph.
+        CaptureError: The recordings do not give one graph.
     """
     if not batch and not axes:
         return _of_one_size(session)
@@ -163,10 +164,10 @@ def planned(session: Session, batch: Sequence[Axis], axes: Sequence[Axis]) -> li
 
 
 def _of_one_size(session: Session) -> list[dict[Axis, int]]:
-    """One recording; three where some numbers depend on values, which are no constants then.
+    """Return one recording; three if some numbers depend on values, so that they are not taken for constants.
 
     Raises:
-        CaptureError: these recordings are not one graph.
+        CaptureError: The recordings do not give one graph.
     """
     if not session.recorded({}).recorder.draws.count:
         return [{}]
@@ -176,7 +177,7 @@ def _of_one_size(session: Session) -> list[dict[Axis, int]]:
 
 
 def _alone(session: Session, batch: Sequence[Axis], axis: Axis) -> tuple[Axis | None, str]:
-    """The axis with the least step between sizes that works, or None and why none does."""
+    """Return the axis with the smallest step between sizes that works, or None and the reason why none does."""
     ways, why = list(_ways(session, batch, axis)), ""
     for step in STEPS:
         for way in ways:
@@ -191,12 +192,12 @@ def _alone(session: Session, batch: Sequence[Axis], axis: Axis) -> tuple[Axis | 
                 _agree(session, *({one: BATCH for one in batch} | {axis: size} for size in tried))
                 return stepped, ""
             except CaptureError as error:
-                why = why or str(error)
+                why = why or at_other_size(error)
     return None, why or _why_not(session, batch, axis)
 
 
 def _ways(session: Session, batch: Sequence[Axis], axis: Axis) -> Iterator[Axis]:
-    """How the axis may be recorded: at its size and larger or smaller ones; else at others than its size."""
+    """Yield ways to record the axis: with the example's size and larger or smaller ones, or without the example's."""
     base = {one: BATCH for one in batch}
     for shorter in (False, True):
         way = dataclasses.replace(axis, shorter=shorter)
@@ -205,7 +206,7 @@ def _ways(session: Session, batch: Sequence[Axis], axis: Axis) -> Iterator[Axis]
             yield way
             break
         except Differs:
-            break  # the model takes that size, and is another graph there, whatever it is at smaller ones
+            break  # the model accepts that size but gives another graph; smaller sizes cannot change that
         except CaptureError:
             continue
     if session.apart:
@@ -213,7 +214,7 @@ def _ways(session: Session, batch: Sequence[Axis], axis: Axis) -> Iterator[Axis]
 
 
 def _apart(session: Session, base: Mapping[Axis, int], axis: Axis) -> Iterator[Axis]:
-    """The axis recorded at other sizes than the example's, if the model takes much larger ones at all."""
+    """Yield the axis recorded without the example's size, if the model accepts much larger sizes at all."""
     try:
         here, there = session.recorded({**base, axis: axis.size}), session.recorded({**base, axis: 2 * axis.size})
     except CaptureError:
@@ -229,12 +230,12 @@ def _why_not(session: Session, batch: Sequence[Axis], axis: Axis) -> str:
     try:
         _agree(session, base | {axis: axis.size}, base | {axis: axis.far(2)})
     except CaptureError as error:
-        return str(error)
+        return at_other_size(error)
     return ""
 
 
 def _agree(session: Session, *sizes: Mapping[Axis, int]) -> None:
-    """Raise unless the recordings of these sizes are one graph."""
+    """Raise CaptureError unless the recordings at these sizes give one graph."""
     emitted(session.all(sizes))
 
 
@@ -245,7 +246,7 @@ def emitted(
     *,
     prefix: str = "",
 ) -> Emitter:
-    """The one graph of several recordings."""
+    """Merge several recordings into one graph."""
     emitter = Emitter(Merger(recordings, training, typed), prefix)
     emitter.emit()
     return emitter

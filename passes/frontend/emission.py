@@ -1,4 +1,4 @@
-"""Merged recordings written as a graph of torch.fx: what varies becomes nodes that compute it."""
+"""Write merged recordings as a torch.fx graph, with nodes that compute the varying values."""
 
 from __future__ import annotations
 

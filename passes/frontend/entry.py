@@ -1,4 +1,4 @@
-"""The sizes that a graph takes, checked where it is entered."""
+"""Dynamic axes, and the checks of input sizes at the beginning of a graph."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bnas.passes.errors import InputError
 from .structure import Attribute, Path
 
 Allowed = int | tuple[int, int] | tuple[int, int, int, int | None] | None
-"""A size of an axis: any (None), one, or a first one and the step to the next ones; also the least and the largest."""
+"""Allowed sizes of an axis: None (any), one size, or a first size and a step; optionally a least and a largest size."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Axis:
     """An axis of the inputs whose size may change."""
 
     name: str
-    """Such as "batch", "height" or "length"."""
+    """Name of the axis, such as "batch", "height" or "length"."""
     places: tuple[tuple[Path, int], ...]
     """The input tensors that have this axis, by path, and its position in each; all have the same size there."""
     size: int
@@ -30,21 +30,21 @@ class Axis:
     step: int = 1
     """Allowed sizes differ from `size` by multiples of `step`."""
     shorter: bool = False
-    """Whether it is recorded at smaller sizes: a table of positions may be no longer than the example."""
+    """Whether it is recorded at smaller sizes, since a table of positions may not be longer than the example."""
 
     apart: bool = False
-    """Whether it is recorded at other sizes than the example's, which the model takes a short cut at: no padding, or a
-    table that has its size already."""
+    """Whether it is recorded without the example's size, because the model takes a short cut there (no padding, or a
+    table that already has that size)."""
 
     also: tuple[int, ...] = ()
     """Sizes that it is recorded at as well: a graph that was recorded at others only was wrong there."""
 
     def near(self, steps: int) -> int:
-        """A size that is some steps from the example's."""
+        """Return a size some steps above (or below) the example's."""
         return max(1, self.size + (-self.step if self.shorter else self.step) * steps)
 
     def far(self, times: int) -> int:
-        """A size far from the example's."""
+        """Return a size far from the example's."""
         return self.stepped(self.size // times if self.shorter else self.size * times)
 
     def between(self, times: int, quarters: int) -> int:

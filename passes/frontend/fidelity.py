@@ -1,4 +1,4 @@
-"""Whether a graph is the model: both are run, in both modes and at several sizes, and must give the same."""
+"""Compare a graph with its model: both run in both modes and at several sizes, and must give the same results."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from .trials import other_sizes, repeated, resize
 
 @dataclass
 class Fidelity:
-    """What a comparison found."""
+    """The result of a comparison."""
 
     wrong: dict[str, str] = field(default_factory=dict)
     """Dynamic axes at other sizes of which the graph is not the model, with the reason."""
@@ -40,12 +40,12 @@ class Fidelity:
 
 
 class Stateful(CaptureError):
-    """A second call of the model is not the first one, since forward keeps something in Python."""
+    """A second call of the model differs from the first one, because forward keeps state in Python."""
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Where a graph and its model are run one after the other, each on the model as it was."""
+    """Runs a graph and its model one after the other, each from the same state of the model."""
 
     ir: IR
     state: ModelState
@@ -54,7 +54,7 @@ class Bench:
     training: bool
     """Whether they run in training mode: no dropout drops anything, and the buffers afterwards are compared too."""
     buffers: Mapping[str, Tensor] = field(default_factory=dict)
-    """Those that are compared: what forward makes at its first use is not."""
+    """The buffers that are compared, without those that forward creates at its first use."""
 
     def difference(self, inputs: Any, *, fails: bool = True, again: bool = True) -> float | str | None:
         """The relative error of the graph to the model; what is wrong if it is none, or None where the model fails.

@@ -1,4 +1,4 @@
-"""The front door: a model and example inputs become an IR, which is the model or is refused."""
+"""`trace`, the entry point of the frontend: capture a model as an IR and compare it with the model."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _may_learn(name: str, found: Fidelity, wrong_at: Mapping[str, tuple[int, ...
 
 
 def _placed(inputs: Any, model: nn.Module) -> Any:
-    """Inputs on the device of a model: one that works on several devices takes them from any, its graph does not."""
+    """Move inputs to the device of a model: a model that moves inputs itself accepts any device, its graph does not."""
     device = next(model.parameters(), torch.empty(0)).device
     return map_leaves(inputs, lambda _, leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf)
 

@@ -1,4 +1,4 @@
-"""Torch functions: how they are spelled in a graph, and what they give on meta tensors."""
+"""Torch functions: their spelling in a graph, and their results on meta tensors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from bnas.passes.ops.shapes import like, quick
 
 from .structure import map_leaves, tensors_of
 
-# How torch functions that a recorder sees are spelled in a graph: methods by name, operators as in Python.
+# The spelling of recorded torch functions in a graph: methods by name, operators as Python operators.
 
 DEVICE = frozenset({"device", "is_cuda", "is_cpu", "is_mps", "is_meta", "is_xpu"})
 """Properties of a tensor that tell where it is."""
@@ -47,7 +47,7 @@ RANDOM = frozenset(
         *("bernoulli_", "uniform_", "normal_", "random_", "exponential_", "geometric_", "cauchy_", "log_normal_"),
     }
 )
-"""Functions that give other numbers at every call: never computed ahead."""
+"""Random functions, which are never computed in advance."""
 
 READS = frozenset(
     {
@@ -199,7 +199,7 @@ BATCH = 1009
 
 
 Types = Mapping[torch.dtype, torch.dtype]
-"""Types in place of which others are recorded."""
+"""Replacements of number types in a recording."""
 
 
 def to_meta(value: Any, types: Types = MappingProxyType({})) -> Any:

@@ -1,4 +1,4 @@
-"""Recordings of one model at several sizes, compared: what differs depends on a size, what does not is a constant.
+"""Compare recordings of one model at several sizes: values that differ depend on a size, all others are constants.
 
 An integer that differs is the size of a tensor, or an expression in sizes; a cold tensor that differs is made in the
 graph by its recipe; a flag that differs between evaluation and training follows the mode. If the recordings differ in
@@ -47,14 +47,14 @@ class ByMode(Leaf):
 
 @dataclass(frozen=True)
 class ByType(Leaf):
-    """What follows the floating-point type of tensors: that type itself ("dtype") or a limit of it, such as "min"."""
+    """A value that follows the floating-point type of tensors: the type itself ("dtype") or a limit, such as "min"."""
 
     name: str
 
 
 @dataclass(eq=False)
 class Merged(Leaf):
-    """One call of all recordings: its arguments with what varies."""
+    """The same call of all recordings, with its constant and varying arguments."""
 
     step: Step
     """As the first recording has it."""
@@ -123,7 +123,9 @@ class Merger:
         keys = [key for key, _ in parts]
         for one in every:
             if one is None or [key for key, _ in one] != keys:
-                raise Differs(step, "a list of another length, or another structure")
+                raise Differs(
+                    step, "with another size or mode, a list has another length, or a value another structure"
+                )
         columns = [self._merge([one[n][1] for one in every], step) for n in range(len(keys))]  # type: ignore[index]
         return rebuilt(values[0], columns)
 
@@ -137,21 +139,21 @@ class Merger:
                 sized[0], bool | int | float | str | None
             ):
                 return ByMode(sized[0], trained)
-            raise Differs(step, "another argument in training mode")
+            raise Differs(step, "an argument differs in training mode")
         if not same_mode:
             raise Differs(step, "a number that depends on a size and on the mode")
         kinds = {type(one) for one in sized}
         if kinds == {int} or kinds == {float}:
             return Varying(tuple(sized))
-        raise Differs(step, f"another argument: {_shown(sized)}")
+        raise Differs(step, f"an argument has different values at different sizes: {_shown(sized)}")
 
     def _follows_type(self, value: Any, other: Any, step: Step | None, *, alone: bool) -> ByType:
-        """What of the type of the tensors a value is, which is `other` in the recording of another type."""
+        """Return which property of the tensors' type `value` is; it is `other` in the recording with another type."""
         here, there = self._type_pair
         for name in LIMITS if alone else ():
             if equal(value, limit_of(here, name)) and equal(other, limit_of(there, name)):
                 return ByType(name)
-        raise Differs(step, f"another argument where tensors are {there}: {_shown([value, other])}")
+        raise Differs(step, f"with tensors of {there}, an argument differs: {_shown([value, other])}")
 
     @property
     def _type_pair(self) -> tuple[torch.dtype, torch.dtype]:
@@ -160,14 +162,14 @@ class Merger:
 
     def _merge_steps(self, values: list[Any], step: Step | None) -> Any:
         if not all(isinstance(one, Step) for one in values):
-            raise Differs(step, "a tensor in one place and none in another")
+            raise Differs(step, "an argument is a tensor at one size, or in one mode, only")
         if not any(one.cold for one in values):
             places = {table.get(one) for table, one in zip(self._places, values, strict=True)}
             if len(places) != 1:
-                raise Differs(step, "takes another tensor")
+                raise Differs(step, "takes another tensor at another size or in another mode")
             return values[0]
         if not all(one.cold for one in values):
-            raise Differs(step, "a constant in one place and none in another")
+            raise Differs(step, "an argument is a constant at one size, or in one mode, only")
         return self._merge_cold(tuple(values), step)
 
     def _merge_cold(self, steps: tuple[Step, ...], user: Step | None) -> Any:
@@ -186,13 +188,13 @@ class Merger:
         limits = self._limits or [len(one.steps) for one in self._all]
         recipes = [recipe(*one) for one in zip(self._all, steps, limits, strict=True)]
         if len({len(one) for one in recipes}) != 1:
-            raise Differs(user, "a tensor that is made in another way")
+            raise Differs(user, "with another size or mode, a tensor is made in another way")
         merged = []
         for group in zip(*recipes, strict=True):
             if any(one.op == "given" for one in group):
-                raise Differs(user, "a tensor that forward keeps, or gets from elsewhere, depends on it")
+                raise Differs(user, "a tensor that forward keeps, or gets from outside, depends on the size or mode")
             if len({one.target for one in group}) != 1:
-                raise Differs(group[0], "a tensor that is made in another way")
+                raise Differs(group[0], "with another size or mode, a tensor is made in another way")
             merged.append(self._merged(group))
         return merged
 
@@ -204,10 +206,11 @@ def same_calls(one: Recording, other: Recording) -> None:
     """
     for base, found in zip(one.hot, other.hot, strict=False):
         if (found.op, found.target) != (base.op, base.target) or found.grad != base.grad:
-            raise Differs(found if found.line else base, f"another call: {name_of(found)} and not {name_of(base)}")
+            step, names = found if found.line else base, (name_of(found), name_of(base))
+            raise Differs(step, "with another size or mode, the model calls {} here instead of {}".format(*names))
     count, more = len(one.hot), len(other.hot)
     if more != count:
-        raise Differs(other.hot[count] if more > count else one.hot[more], "is called in one place and not in another")
+        raise Differs(other.hot[count] if more > count else one.hot[more], "is only called at one size, or in one mode")
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""Numbers that vary between recordings, as nodes: sizes of tensors, expressions in them, or what opaque steps give."""
+"""Nodes for numbers that vary between recordings: sizes of tensors, expressions in sizes, results of opaque steps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .tape import Step
 
 
 class Numbers:
-    """The part of an `Emitter` that finds where a number comes from."""
+    """The part of an `Emitter` that finds an expression for a varying number."""
 
     def __init__(self) -> None:
         self.graph = fx.Graph()
@@ -92,7 +92,10 @@ class Numbers:
                 return self._size(*self._first_with[vector], shared=False)
         found = self._expression(vector, operands)
         if found is None:
-            raise Differs(merged.step if merged else None, f"a number that no size explains: {vector}")
+            raise Differs(
+                merged.step if merged else None,
+                f"a number changes with the size, and no expression in sizes gives it: {vector}",
+            )
         return found
 
     def _direct(self, vector: Vector, operands: Sequence[Step]) -> tuple[Node, int] | None:

@@ -1,4 +1,4 @@
-"""Modules and methods that cannot be recorded: what they return, found by running a copy of them for real."""
+"""Results of modules and methods that cannot be recorded, found by running a copy with real numbers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class OpaqueMethod(nn.Module):
     def __init__(self, holder: nn.Module, place: str, method: str, modes: Mapping[nn.Module, bool]) -> None:
         super().__init__()
         self.place, self.method = place, method
-        self._holder = (stripped(holder),)  # no submodule: nobody is to look for layers in it
+        self._holder = (stripped(holder),)  # in a tuple, so that it is not a submodule
         self._modes = tuple(modes.get(one, True) for one in holder.modules())
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -46,7 +46,7 @@ class OpaqueMethod(nn.Module):
 
 
 def stripped(module: nn.Module) -> nn.Module:
-    """A deep copy of a module without the parameters and buffers inside: code that reads one fails there."""
+    """Return a deep copy of a module without parameters and buffers; code that reads one then fails."""
     held = ModelState(module).tensors
     own = {id(one) for one in (*module.parameters(), *module.buffers())}
     gone = {id(one): None for one in held if isinstance(one, nn.Parameter) or id(one) in own}
@@ -59,7 +59,7 @@ def stripped(module: nn.Module) -> nn.Module:
 
 
 def _changeable(value: Any) -> Any:
-    """Arguments as the method may change them: a graph that is interpreted gives lists and dicts that are read-only."""
+    """Make arguments mutable for the method: an interpreted graph passes read-only lists and dicts."""
     if isinstance(value, list):
         return [_changeable(one) for one in value]
     if type(value) is tuple:
@@ -87,23 +87,23 @@ def _check_unchanged(given: Sequence[Any], before: Sequence[Any], result: Any) -
 
 @dataclass
 class Draws:
-    """Stands in for sizes and numbers that depend on the numbers of tensors: how many boxes are found.
+    """Replaces numbers that depend on tensor values, such as the number of found boxes.
 
-    Every recording has a turn of its own, so that such a number differs between recordings, as a size does.
+    Every recording has its own turn, so that such a number differs between recordings, as sizes do.
     """
 
     turn: int = 0
     count: int = 0
-    """How many numbers were drawn."""
+    """Number of replaced numbers so far."""
     _step: dict[tuple[Any, ...], int] = field(default_factory=dict)
-    """Those of the step that is run now, by what was seen of them."""
+    """Replacements in the current step, by the observed values."""
 
     def begin(self) -> None:
-        """The next numbers are of another step."""
+        """Begin the numbers of another step."""
         self._step = {}
 
     def number(self, seen: tuple[int, ...]) -> int:
-        """A number in place of those that runs on several values gave: the same for the same ones of one step."""
+        """Return the replacement for a number with these observed values; equal in one step for equal values."""
         if seen not in self._step:
             self._step[seen] = max(*seen, 1) + self.turn * (2 * self.count + 3)
             self.count += 1
@@ -112,24 +112,24 @@ class Draws:
 
 @dataclass(frozen=True)
 class Given:
-    """What a module is called with: meta tensors in place of real ones."""
+    """The arguments of a call, with meta tensors instead of real ones."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     batch: int
-    """The size of the batch axis, a prime: a size that is a multiple of it is taken for one that carries the batch."""
+    """Size of the batch axis, a prime. A size that is a multiple of it is assumed to contain the batch."""
     device: torch.device
 
     @property
     def batched(self) -> bool:
-        """Whether any size carries the batch."""
+        """Whether any size contains the batch."""
         return any(self._carries(size) for one in tensors_of((self.args, self.kwargs)) for size in one.shape)
 
     def _carries(self, size: int) -> bool:
         return size > 0 and size % self.batch == 0
 
     def real(self, count: int, fill: Fill = torch.zeros) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Real tensors with a batch of `count`: `fill` makes those of floating point, and others are zeros."""
+        """Return real tensors with a batch of `count`; `fill` makes floating-point tensors, others are zeros."""
 
         def made(_: Any, leaf: Any) -> Any:
             if not isinstance(leaf, Tensor):
@@ -143,9 +143,9 @@ class Given:
 Fill = Callable[[list[int]], Tensor]
 
 AGAIN = 3
-"""So often a forward is run again to see whether it draws numbers."""
+"""Number of repeated runs that decide whether a forward draws random numbers."""
 FILLS: tuple[Fill, ...] = (torch.rand, torch.randn)
-"""Random numbers that a step is run on beside zeros: how many are above a limit differs."""
+"""Random inputs for a step, besides zeros, so that numbers of entries above a threshold differ."""
 
 
 def run_opaque(

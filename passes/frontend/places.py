@@ -1,4 +1,4 @@
-"""The user's lines of code: where something happens, what to do about an error there, and which only check."""
+"""Lines of the user's code: the place of an event, remedies for errors, and lines that only check values."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def user_frame() -> FrameType | None:
 
 
 def described(module: nn.Module, path: str, error: BaseException) -> CaptureError:
-    """The error that a module cannot be captured: where, what came, and what to do."""
+    """Return the error that a module cannot be captured, with the place, the original error and a remedy."""
     if isinstance(error, CaptureError) and error.__cause__ is not None:
         return error
     line = line_of(error)
@@ -55,7 +55,7 @@ def described(module: nn.Module, path: str, error: BaseException) -> CaptureErro
 
 
 def line_of(error: BaseException) -> str:
-    """File, number and text of the innermost line of the user's code that an error comes from; or nothing."""
+    """Return file, number and text of the innermost line of the user's code that raised an error; or an empty text."""
     import traceback
 
     frames = traceback.extract_tb(error.__traceback__)
@@ -64,12 +64,12 @@ def line_of(error: BaseException) -> str:
 
 
 def told(error: BaseException) -> str:
-    """What an error says; its type too, unless it is one of ours."""
+    """Return the text of an error, with its type unless it is an error of bnas."""
     return str(error) if isinstance(error, CaptureError) else f"{type(error).__name__}: {error}"
 
 
 def remedy(error: BaseException) -> str:
-    """What to do about an error of a forward, where that is known."""
+    """Return the remedy for an error of a forward; empty if none is known."""
     text = str(error)
     if isinstance(error, RecursionError):
         return (
@@ -83,7 +83,19 @@ def remedy(error: BaseException) -> str:
         )
     if isinstance(error, CaptureError):
         return ""
-    return ". Call the model on the example inputs yourself: its forward may not accept them"
+    return CALL_IT
+
+
+CALL_IT = ". Call the model on the example inputs yourself: its forward may not accept them"
+"""Remedy for an error of forward itself."""
+
+
+def at_other_size(error: CaptureError) -> str:
+    """Return why an axis cannot change; an error that forward raises at another size is quoted without a remedy."""
+    text = str(error)
+    if not text.endswith(CALL_IT):
+        return text
+    return f"with another size, forward fails in {text.removeprefix('cannot capture ').removesuffix(CALL_IT)}"
 
 
 # Checks of values that only raise: a graph leaves them out, as it does all code that computes nothing.

@@ -1,4 +1,4 @@
-"""Cold tensors: computed for real, at once, with the calls that made them as their recipe."""
+"""Cold tensors, which do not depend on inputs: they are computed at once, and the calls are kept as a recipe."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .structure import at, holds_tensors, leaves_of, map_leaves, tensors_of
 from .tape import DEVICE_OF_MODEL, Step, Tape
 
 LARGE = 1 << 22
-"""A cold tensor of more entries is not computed for real: it is hot from the beginning."""
+"""Largest number of entries of a cold tensor; larger ones are treated as hot and never computed."""
 
 
 class Recipes(Tape):

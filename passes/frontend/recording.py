@@ -1,4 +1,4 @@
-"""One run of a model at given sizes and in a given mode: all calls, and what came out."""
+"""A recording: all calls of a model in one run at given sizes and in a given mode, and its result."""
 
 from __future__ import annotations
 
@@ -116,13 +116,13 @@ def _scripted(*args: Any, **kwargs: Any) -> Tensor:
 
 @dataclass(frozen=True)
 class Recording:
-    """What a model called, in order."""
+    """The calls of a model, in order."""
 
     steps: Sequence[Step]
     output: Any
-    """What it returned, with steps in place of tensors."""
+    """The result of the model, with steps instead of tensors."""
     dropped: tuple[Path, ...]
-    """Parts of it that are no values, such as caches: the graph returns None there."""
+    """Parts of the result that a graph cannot return, such as caches; the graph returns None there."""
     own: Mapping[str, nn.Module]
     plain: Mapping[str, type[nn.Module]]
     diagnostics: Sequence[Diagnostic]

@@ -1,7 +1,7 @@
-"""What a model's forward may change beside its result, remembered and put back.
+"""Save and restore everything that a model's forward may change.
 
-Attention modules keep tables by size or device, libraries cache masks, users keep activations for a plot: after a
-capture all of it is what it was before, whether the capture succeeded or not.
+Examples are attention modules that keep tables by size or device, libraries that cache masks, and users' activations
+for a plot. After a capture, successful or not, everything is as before.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ _NEVER = (
 
 
 class ModelState:
-    """The attributes of all modules of a model and of what these hold, at the moment when it was made.
+    """A snapshot of the attributes of all modules of a model, and of the objects that they refer to.
 
-    Containers (dicts, lists, sets, deques) and plain objects are remembered by their content, tensors by identity; of
-    functions and methods, such as hooks, what they hold.
-    With `data`, tensors are remembered by value too: some layers rescale their own weights in forward.
+    Containers (dicts, lists, sets, deques) and plain objects are saved by content, tensors by identity, and functions
+    and methods (such as hooks) by their closures. With `data`, tensors are also saved by value, because some layers
+    rescale their own weights in forward.
     """
 
     def __init__(self, model: nn.Module, *, data: bool = False) -> None:
@@ -177,7 +177,7 @@ def _refill(container: Any, content: Any) -> None:
         container.extend(content)
 
 
-# Models that are nested deep.
+# Deeply nested models.
 
 FRAMES = 4
 """What is done with a model calls so many times as many functions at each level of it as its own forward does."""

@@ -1,4 +1,4 @@
-"""What was noted so far: the steps, and which of them gave which tensor."""
+"""The tape of a recording: its steps, and which step returned which tensor."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .functions import Types, to_meta
 from .places import user_line
 from .structure import Attribute, Leaf, Path, at, map_leaves, tensors_of
 
-# One call of a recording: what a node of the graph will be.
+# Steps: the recorded calls.
 
 
 @dataclass(eq=False, slots=True)
 class Step(Leaf):
-    """One call that was noted: what a node of the graph will be."""
+    """One recorded call, which becomes a node of the graph."""
 
     op: str
     """As in torch.fx; "cold" for a call that was computed for real, "given" for a tensor that was there before."""
@@ -29,7 +29,7 @@ class Step(Leaf):
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
     value: Any = None
-    """What it gave: meta tensors, or real ones where it is cold."""
+    """The result: with meta tensors, or with real ones if the step is cold."""
     stack: Mapping[str, Any] = field(default_factory=dict)
     """The calls of modules around it, as torch.fx notes them."""
     scope: str = ""

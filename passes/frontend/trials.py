@@ -1,4 +1,4 @@
-"""Inputs of other sizes and with other numbers, at which a model is compared with what was made of it."""
+"""Inputs of other sizes and with other numbers, for comparing a model with its graph."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""A sub-network as the user's own classes: a copy of the model with its layers cut, instead of a graph."""
+"""The module form: a sub-network as a copy of the user's model with smaller layers, instead of a graph."""

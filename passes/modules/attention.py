@@ -1,4 +1,4 @@
-"""`nn.MultiheadAttention` whose heads together are wider or narrower than the tokens that they read.
+"""`nn.MultiheadAttention` with a total head width that differs from the width of the tokens.
 
 PyTorch's own class computes the number of heads times their size from the width of its input. A sub-network may keep
 other numbers of heads, so its module form has this class where they differ: the same tensors under the same names.
@@ -16,11 +16,11 @@ from torch import Tensor, nn
 class NarrowAttention(nn.MultiheadAttention):
     """Attention with `num_heads` heads of `head_dim` entries, independent of the width of query, key and value.
 
-    `narrow` makes one of an attention that was cut.
+    `narrow` turns an attention module with smaller tensors into this class.
     """
 
     scale: float
-    """Factor of the products of queries and keys: that of the module before it was cut."""
+    """Scale of the products of queries and keys: that of the full module."""
 
     def forward(
         self,
@@ -84,9 +84,9 @@ def _added(mask: Tensor, like: Tensor) -> Tensor:
 
 
 def narrow(layer: nn.MultiheadAttention) -> None:
-    """Fit the settings of an attention whose tensors were cut, in place, to them and to ``num_heads``.
+    """Adjust an attention module, in place, to its smaller tensors and ``num_heads``.
 
-    Its class changes where PyTorch's cannot be so.
+    The class changes if PyTorch's own class cannot have these sizes.
     """
     settings: dict[str, Any] = vars(layer)
     width, inner = layer.out_proj.weight.shape
@@ -97,9 +97,9 @@ def narrow(layer: nn.MultiheadAttention) -> None:
         settings[name] = width if weight is None else weight.shape[1]
     if inner != width or layer.head_dim != before:
         layer.__class__ = NarrowAttention
-        settings.update(scale=scale, _qkv_same_embed_dim=False)  # nobody may take PyTorch's fused path
+        settings.update(scale=scale, _qkv_same_embed_dim=False)  # turns off PyTorch's fused path
 
 
 def can_be_narrow(layer: nn.Module) -> TypeGuard[nn.MultiheadAttention]:
-    """Whether the settings of a module are ones that `narrow` knows."""
+    """Whether `narrow` supports the settings of a module."""
     return type(layer) is nn.MultiheadAttention and layer.bias_k is None and not layer.add_zero_attn

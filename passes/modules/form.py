@@ -1,8 +1,8 @@
-"""A sub-network as the user's own classes: a copy of the model with its layers cut, instead of a graph.
+"""The module form: a sub-network as a copy of the user's model with smaller layers, instead of a graph.
 
-The copy keeps ``forward``, helper methods and the names of tensors. What its classes hold as numbers is fitted, modules
-of skipped blocks are taken out, and the copy is compared with the graph of the sub-network before it is handed out:
-both run in double precision on noise, with random statistics and biases.
+The copy keeps ``forward``, helper methods and the names of tensors. Numbers in attributes are adapted, and modules of
+skipped blocks are replaced. Before it is returned, the copy is compared with the graph of the sub-network: both run in
+double precision on noise, with random statistics and biases.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ from .sizes import Candidates, Place, numbers_of
 from .trial import Expected, Fault, Trial, difference
 
 DOUBLE, SINGLE = 1e-9, 1e-5
-"""Differences from the graph that are allowed: in double precision, and where tables of single precision take part."""
+"""Allowed differences from the graph: in double precision, and with tables in single precision."""
 FITTED = frozenset(
     {"in_channels", "out_channels", "groups", "kernel_size", "padding", "stride", "dilation", "output_padding"}
     | {"in_features", "out_features", "in1_features", "in2_features", "num_embeddings", "embedding_dim"}
     | {"normalized_shape", "num_features", "num_channels", "num_groups", "input_size", "hidden_size", "num_parameters"}
     | {"_reversed_padding_repeated_twice", "padding_idx"}
 )
-"""Settings of layers, which follow from their tensors."""
+"""Attributes of layers that follow from their tensors."""
 
 
 def module_form(skeleton: Skeleton, subnet: Subnet, example_inputs: Any, root: nn.Module | None = None) -> nn.Module:
-    """A copy of `root` (by default the model) that is `subnet`, of its own classes and in evaluation mode.
+    """Return `subnet` as a copy of `root` (by default the model), with the model's classes and in evaluation mode.
 
     Raises:
-        SubnetError: the sub-network is not of this space.
-        ModuleFormError: the classes of the model cannot be it; says why and where.
+        SubnetError: The sub-network does not belong to this space.
+        ModuleFormError: The model's classes cannot express the sub-network; the message says why and where.
     """
     skeleton.choices.space.check(subnet)
     source = skeleton.ir.root if root is None else root
@@ -67,16 +67,16 @@ def module_form(skeleton: Skeleton, subnet: Subnet, example_inputs: Any, root: n
 
 @dataclass
 class Plan:
-    """What is done to a copy of the model."""
+    """The changes to a copy of the model."""
 
     assignment: Mapping[Sym, int]
     removals: list[Removal]
     results: Mapping[str, int]
-    """The number of results of modules that give a tuple."""
+    """Number of results of modules that return a tuple."""
     numbers: dict[Place, int] = field(default_factory=dict)
 
     def carry_out(self, skeleton: Skeleton, root: nn.Module) -> nn.Module:
-        """A copy of `root` with smaller tensors and other numbers, and without the modules of skipped blocks."""
+        """Return a copy of `root` with smaller tensors, adapted numbers, and without the modules of skipped blocks."""
         tensors = [*root.parameters(), *root.buffers()]
         made = deep_copy(root, {id(one): one for one in tensors if one.is_leaf})
         cut(made, skeleton, root, self.assignment)
@@ -85,7 +85,7 @@ class Plan:
         return self.with_numbers(made).eval()
 
     def with_numbers(self, made: nn.Module) -> nn.Module:
-        """Write the numbers into a copy that is cut."""
+        """Write the adapted numbers into a copy with smaller tensors."""
         for place, number in self.numbers.items():
             place.set(made, number)
         for module in made.modules():
@@ -95,10 +95,12 @@ class Plan:
 
 
 def cut(made: nn.Module, skeleton: Skeleton, root: nn.Module, assignment: Mapping[Sym, int]) -> None:
-    """Give `made`, a copy of `root`, the tensors that are kept, and its layers the settings that follow from them."""
+    """Give `made`, a copy of `root`, the kept tensors and the layer settings that follow from them."""
     bind, settings = Copies(), skeleton.settings(assignment)
     for path, module in made.named_modules(remove_duplicate=False):
-        if isinstance(module, torch.jit.ScriptModule):  # its tensors are part of its code, and rigid
+        if isinstance(
+            module, torch.jit.ScriptModule
+        ):  # a scripted module: its tensors belong to its code and are rigid
             continue
         vars(module).update(settings.get(path, {}))
         source = root.get_submodule(path)
@@ -122,7 +124,7 @@ def _has(module: nn.Module, name: str) -> bool:
 
 
 class _Planner:
-    """Finds out how the classes of a model can be a sub-network, on a copy in double precision."""
+    """Finds the changes that turn a model into a sub-network, by trials on a copy in double precision."""
 
     def __init__(self, skeleton: Skeleton, subnet: Subnet, source: nn.Module, example_inputs: Any) -> None:
         self.skeleton, self.subnet = skeleton, subnet
@@ -137,10 +139,10 @@ class _Planner:
             randomise(self.root, lambda: self._run_whole(*several), generator)
 
     def plan(self) -> Plan:
-        """How to do it.
+        """Return the changes.
 
         Raises:
-            ModuleFormError: it cannot be done.
+            ModuleFormError: The classes cannot express the sub-network.
         """
         graph = self.skeleton.build(self.subnet, Copies(), self.root).eval()
         expected = Expected(graph)
@@ -161,7 +163,7 @@ class _Planner:
         return plan
 
     def _choices(self, made: nn.Module) -> dict[Place, list[int]]:
-        """For each number that may change what it may be, the most likely first."""
+        """Return the possible values of each number that may change, most likely first."""
         candidates, found = Candidates(self.skeleton.types, self.assignment), dict[Place, list[int]]()
         for path, module in made.named_modules():
             for place, number in numbers_of(module, path):
@@ -171,7 +173,7 @@ class _Planner:
         return found
 
     def _differs(self, trial: Trial, search: bool = False) -> str:
-        """In which way the modules do something else than the graph; empty where they do the same."""
+        """Return how the modules differ from the graph; empty if they compute the same."""
         try:
             with InDouble():
                 found = trial.run(self.args, self.kwargs, search)
@@ -187,7 +189,7 @@ class _Planner:
         return SINGLE if tables or any(node.target in ONLY_SINGLE for node in ir.graph.nodes) else DOUBLE
 
     def _refusal(self, fault: Fault | None, why: str) -> ModuleFormError:
-        """The error that names the first module that does something else, and the line."""
+        """Return the error with the first module that differs from the graph, and the line."""
         path = fault.path if fault else ""
         while path and type(self.root.get_submodule(path)).__module__.startswith("torch.nn."):
             path = path.rpartition(".")[0]  # a layer of PyTorch computes with what it is given
@@ -201,7 +203,7 @@ class _Planner:
         )
 
     def _lines(self, path: str) -> Iterator[str]:
-        """Lines of a module's own code whose constants are others in the sub-network; then those of skipped blocks."""
+        """Return lines of a module's code whose constants change in the sub-network, then those of skipped blocks."""
         for rewrite in self.skeleton.types.rewrites:
             changes = any(active(term, self.assignment) != term.size for term in terms_of(rewrite))
             if changes and rewrite.node.meta.get("scope") == path and (line := where(rewrite.node)):
@@ -212,7 +214,7 @@ class _Planner:
     # Inputs -----------------------------------------------------------------------------------------------------
 
     def _noise(self, call: Any, generator: torch.Generator, times: int) -> Any:
-        """Inputs of noise, of so many times the batch; those of the example where the model does not take them."""
+        """Return noise inputs with `times` the batch size, or the example inputs if the model refuses these."""
         size = next((len(one) for one in tensors_of(call) if one.ndim), 0)
 
         def noise(_: Any, value: Any) -> Any:
@@ -232,7 +234,7 @@ class _Planner:
         return made
 
     def _run_whole(self, args: Any, kwargs: Any) -> None:
-        """Run the whole model, and note which modules give tuples."""
+        """Run the whole model, and note which modules return tuples."""
 
         def note(path: str, value: Any) -> None:
             if isinstance(value, tuple):
@@ -256,7 +258,7 @@ class _Planner:
 
 
 def has_statistics(model: nn.Module) -> bool:
-    """Whether a layer of the model takes statistics over the batch."""
+    """Whether the model has a layer with batch statistics."""
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
 
 

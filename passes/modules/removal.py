@@ -25,21 +25,21 @@ from bnas.passes.space.blocks import Block, is_constant
 from bnas.passes.space.subnet import Subnet
 
 FEW = 3
-"""A module that is a skipped block and at most so many operators after it, such as a ReLU, may be the identity."""
+"""A module may become the identity if it is a skipped block plus at most this many operators (such as a ReLU)."""
 
 
 class Skipped(nn.Module):
-    """Stands for a module of a skipped block: gives its first tensor, or zeros, as the only one of its results.
+    """Replaces a module of a skipped block: returns its first input tensor, or zeros.
 
-    It has the plain settings of the module, for code that asks for them.
+    It has the plain attributes of the module, for code that reads them.
     """
 
     zeros: bool
-    """Give zeros in place of the first tensor."""
+    """Whether to return zeros instead of the first input."""
     width: int | None
-    """Entries of the last axis of the zeros, where it is not that of the first tensor."""
+    """Size of the last axis of the zeros, if it differs from that of the first input."""
     results: int | None
-    """The number of results of a module that gives a tuple; those after the first are None."""
+    """Number of results of a module that returns a tuple; all results after the first are None."""
 
     def __init__(self, instead_of: nn.Module, zeros: bool, results: int | None = None) -> None:
         """Stand for a module that gives a tuple of so many `results`, or one tensor."""
@@ -65,19 +65,19 @@ class Skipped(nn.Module):
 
 @dataclass(frozen=True)
 class Removal:
-    """A module that gives place to a `Skipped`."""
+    """The replacement of a module by a `Skipped`."""
 
     path: str
     zeros: bool
 
     def of(self, root: nn.Module, results: int | None) -> None:
-        """Carry it out in `root`, in which layers are cut."""
+        """Carry out the replacement in `root`, whose layers are already cut."""
         module = root.get_submodule(self.path)
         put(root, module, Skipped(module, self.zeros, results))
 
 
 def put(root: nn.Module, module: nn.Module, other: nn.Module) -> None:
-    """Put another module to all places of one."""
+    """Put `other` in all places of `module`."""
     other.training = module.training
     for owner in list(root.modules()):
         for name, child in owner._modules.items():
@@ -86,7 +86,7 @@ def put(root: nn.Module, module: nn.Module, other: nn.Module) -> None:
 
 
 class Removals:
-    """Which modules the skipped blocks of a sub-network consist of."""
+    """Finds the modules that make up the skipped blocks of a sub-network."""
 
     def __init__(self, skeleton: Skeleton, subnet: Subnet, values: Mapping[str, object]) -> None:
         """Of a sub-network whose graph has these values, by the names of its nodes."""
@@ -120,7 +120,7 @@ class Removals:
         return list(found.values())
 
     def _whole(self) -> list[str]:
-        """The outermost calls that give what they got: of skipped blocks, and of a ReLU after them."""
+        """Return the outermost calls that become the identity: a skipped block, or a block with a following ReLU."""
         found: list[str] = []
         for call, nodes in self.calls.items():
             inside = any(outer in found for outer in module_calls(nodes[0]))
@@ -150,7 +150,7 @@ class Removals:
         return read or len(node.all_input_nodes) != 1 or (layer is not None and bool(layer.state_dict()))
 
     def _branch(self, block: Block) -> list[Removal]:
-        """The outermost modules inside a block; those that its sum is computed from give zeros."""
+        """Return the outermost modules inside a block; those on which its sum depends return zeros."""
         inside: dict[str, None] = {}
         for call, nodes in self.calls.items():
             if block.nodes.issuperset(nodes) and not any(outer in inside for outer in module_calls(nodes[0])[:-1]):
@@ -166,7 +166,7 @@ class Removals:
         return [Removal(path_of(call), zeros.get(call, self._has_width(call))) for call in inside]
 
     def _has_width(self, call: str) -> bool:
-        """Whether a module gives other widths than it gets, which code between the modules may rely on."""
+        """Whether a module's output and input differ in width, on which code between modules may rely."""
         return isinstance(self.ir.module(path_of(call)), nn.Linear | nn.Embedding)
 
     def _outermost(self, call: str, block: Block) -> str:
@@ -174,9 +174,9 @@ class Removals:
         return next((c for c in calls if c in self.calls and block.nodes.issuperset(self.calls[c])), call)
 
     def _follow(self, block: Block, of: Mapping[Node, str], zeros: dict[str, bool]) -> None:
-        """Find out which calls must give zeros, so that the sum of a block is its entry, and which hand it on.
+        """Find the calls that must return zeros, so that a block's sum equals its entry, and those that pass it on.
 
-        `of` has the calls inside the block by their operators; what is found goes to `zeros`.
+        `of` maps operators to the calls inside the block; the calls that return zeros are added to `zeros`.
         """
         waiting, seen = [(block.out, False)], set[Node]()
         while waiting:
@@ -193,7 +193,7 @@ class Removals:
             waiting += [(one, one is not kept if kept is not None else zero) for one in node.all_input_nodes]
 
     def _shortcut(self, node: Node, block: Block) -> Node | None:
-        """The operand of a sum that leads to the entry of a block without the others."""
+        """Return the operand of a sum that is the shortcut: it leads directly to the entry of the block."""
         call, operands = self.ir.calls.get(node), node.all_input_nodes
         if call is None or call.op is not torch.add or len(operands) != 2:
             return None
@@ -231,13 +231,13 @@ def depends(node: Node, on: Node, block: Block) -> bool:
 
 
 def where(node: Node) -> str:
-    """The line of the user's code that called an operator, to be added to a message; nothing where nobody knows."""
+    """Return the line of the user's code that called an operator, for a message; empty if unknown."""
     line = node.meta.get("line")
     return at_line(*line) if line else ""
 
 
 def at_line(file: str, number: int) -> str:
-    """A line with its text, to be added to a message."""
+    """Return a line number with its text, for a message."""
     import linecache
 
     text = linecache.getline(file, number).strip()

@@ -1,7 +1,7 @@
-"""The sizes that modules hold in attributes, and what they may be in a sub-network.
+"""Sizes in attributes of modules, and their possible values in a sub-network.
 
-``self.num_heads``, an entry of ``self.split_sizes`` or ``self.config.hidden_size`` is a whole number. It stands for a
-size of the model where an axis, a part of one, or a constant of the graph has the same number of entries in full.
+Examples are ``self.num_heads``, an entry of ``self.split_sizes``, and ``self.config.hidden_size``. Such an integer may
+be a size of the model if an axis, a part of an axis, or a constant of the graph has the same full size.
 """
 
 from __future__ import annotations
@@ -20,44 +20,44 @@ from bnas.passes.axes.terms import Cat, K, Perm, Prod, Sym, Term, normalise, pro
 from bnas.passes.axes.types import AxisTypes
 
 DEPTH = 3
-"""Sizes are looked for in containers inside so many others."""
+"""Largest depth of nested containers in which sizes are searched."""
 OF_TORCH = frozenset(vars(nn.Module())) | {"_version", "_is_full_backward_hook"}
 NO_WIDTHS = ("layer", "vocab", "position", "label", "_id", "depth", "version", "beam", "epoch", "seed")
-"""Parts of names that say of a number that it is no width."""
+"""Parts of attribute names that show that a number is not a width."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a module holds a number."""
+    """The place of a number in a module."""
 
     path: str
     """The module."""
     keys: tuple[Any, ...]
-    """The attribute, and the way to the number inside it."""
+    """The attribute, and the keys that lead to the number inside it."""
 
     def __str__(self) -> str:
         owner = f"{self.path}." if self.path else ""
         return owner + "".join(f".{key}" if isinstance(key, str) else f"[{key}]" for key in self.keys)[1:]
 
     def set(self, root: nn.Module, value: int) -> None:
-        """Write a number there."""
+        """Write a number to the place."""
         held = vars(root.get_submodule(self.path))
         held[self.keys[0]] = _with(held[self.keys[0]], self.keys[1:], value)
 
     @property
     def is_width(self) -> bool:
-        """Whether its name allows it to be a width."""
+        """Whether the number may be a width, judging by its name."""
         return not any(part in str(key) for key in self.keys for part in NO_WIDTHS)
 
     @property
     def counts_heads(self) -> bool:
-        """Whether its name says that it is a number of heads."""
+        """Whether the number counts heads, judging by its name."""
         name = str(self.keys[-1])
         return "head" in name and "dim" not in name and "size" not in name
 
 
 def _with(held: Any, keys: tuple[Any, ...], value: int) -> Any:
-    """What a container becomes with another number inside; lists, dicts and objects are changed in place."""
+    """Return a container with another number inside; lists, dicts and objects are changed in place."""
     if not keys:
         return value
     first, rest = keys[0], keys[1:]
@@ -70,7 +70,7 @@ def _with(held: Any, keys: tuple[Any, ...], value: int) -> Any:
 
 
 def numbers_of(module: nn.Module, path: str) -> Iterator[tuple[Place, int]]:
-    """The whole numbers above 1 that a module holds, with their places."""
+    """Yield the integers above 1 in a module, with their places."""
     for name, value in vars(module).items():
         if name not in OF_TORCH and not name.startswith("_forward") and "hooks" not in name:
             yield from ((Place(path, (name, *keys)), number) for keys, number in _numbers(value, DEPTH))
@@ -95,11 +95,11 @@ def _parts(value: Any) -> Iterable[tuple[Any, Any]]:
 
 
 Sizes = dict[int, dict[int, None]]
-"""For full numbers of entries those that may be kept of them, in the order in which they were found."""
+"""For each full size, the possible kept sizes in the order in which they were found."""
 
 
 class Candidates:
-    """What the numbers of modules may be in a sub-network."""
+    """Finds the possible values of modules' numbers in a sub-network."""
 
     def __init__(self, types: AxisTypes, assignment: Mapping[Sym, int]) -> None:
         self.assignment = assignment
@@ -126,13 +126,13 @@ class Candidates:
                     self._note_around(str(node.meta.get("scope", "")), term)
 
     def of(self, place: Place, number: int) -> list[int]:
-        """What a number may be, the most likely first; only itself where no axis has that size."""
+        """Return the possible values of a number, most likely first; only the number itself if no axis has its size."""
         own = list(self.own.get(place.path, {}).get(number, ()))
         inside = list(self.inside.get(place.path, {}).get(number, ()))
         if place.counts_heads:
             inside = list(dict.fromkeys((*inside, *self.heads.get(place.path, {}).get(number, ()))))
             changed = [one for one in inside if one != number]
-            inside = changed if len(changed) == 1 else inside  # the same number of something else is a coincidence
+            inside = changed if len(changed) == 1 else inside  # an equal size of something else is a coincidence
         likely = own if len(own) == 1 else inside if len(inside) == 1 and place.is_width else [number]
         return list(dict.fromkeys((*likely, *own, *inside, number)))
 
@@ -154,7 +154,7 @@ class Candidates:
 
 
 def _parts_of(term: Term) -> Iterator[Term]:
-    """A term, and the parts of it that a number may stand for."""
+    """Yield a term, and those parts of it whose size a number may be."""
     yield term
     if isinstance(term, Perm):
         yield from _parts_of(term.term)
@@ -168,7 +168,7 @@ def _parts_of(term: Term) -> Iterator[Term]:
 
 
 def _grouped(term: Term) -> Iterator[Term]:
-    """The first factor of a product times what divides the rigid number after it."""
+    """Yield the first factor of a product, times the divisors of the rigid number after it."""
     if isinstance(term, Prod) and isinstance(term.terms[0], Sym) and isinstance(term.terms[1], K):
         for factor in range(2, term.terms[1].n):
             if term.terms[1].n % factor == 0:

@@ -1,7 +1,7 @@
-"""Runs the user's own modules beside the graph of a sub-network, and finds the sizes with which they do the same.
+"""Run the user's modules beside the graph of a sub-network, and find the sizes with which both compute the same.
 
-Both run in double precision. The graph tells what each call of a module gives. A module that gives something else, or
-raises, is tried again with other numbers in its attributes.
+Both run in double precision. The graph determines the expected result of each module call. A module with another
+result, or with an error, is tried again with other numbers in its attributes.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from bnas.passes.frontend.structure import leaves_of, map_leaves, tensors_of
 from .sizes import Place
 
 ATTEMPTS, ALL_ATTEMPTS = 64, 2000
-"""Calls of one module with other numbers, and of all modules together."""
+"""Largest number of trials for one module call, and for all together."""
 ALIKE = 1e-6
-"""Largest difference of two values inside the model that pass for the same, relative to their norm."""
+"""Largest difference, relative to their norm, of two inner values that count as equal."""
 
 
 @dataclass(frozen=True)
 class Print:
-    """The shape of a tensor, and two sums over its entries."""
+    """A fingerprint of a tensor: its shape, and two sums over its entries."""
 
     shape: tuple[int, ...]
     norm: float
@@ -37,14 +37,14 @@ class Print:
 
     @classmethod
     def of(cls, tensor: Tensor) -> Print:
-        """Of a tensor of any type."""
+        """Compute the fingerprint of a tensor of any type."""
         flat = torch.view_as_real(tensor) if tensor.is_complex() else tensor
         flat = torch.nan_to_num(flat.detach().double().flatten(), posinf=1e3, neginf=-1e3)
         weights = torch.arange(flat.numel(), dtype=torch.float64, device=flat.device).cos()
         return cls(tuple(tensor.shape), float(flat.norm()), float(flat @ weights))
 
     def __eq__(self, other: object) -> bool:
-        """To rounding."""
+        """Compare up to rounding."""
         if not isinstance(other, Print) or self.shape != other.shape:
             return False
         allowed = ALIKE * max(self.norm, other.norm)
@@ -54,7 +54,7 @@ class Print:
 
 
 class Expected(Interpreter):
-    """The values of a sub-network's graph: by node, and by the call of a module that gives them."""
+    """The values of a sub-network's graph, by node and by the module call that returns them."""
 
     def __init__(self, graph: GraphModule) -> None:
         super().__init__(graph)
@@ -65,7 +65,7 @@ class Expected(Interpreter):
         self.extra_traceback = False
 
     def run_node(self, n: Node) -> Any:
-        """As in fx."""
+        """Run a node as fx does, and record its value."""
         value = super().run_node(n)
         for tensor in tensors_of(value) if n.op != "output" else ():
             found = Print.of(tensor)
@@ -80,21 +80,21 @@ class Expected(Interpreter):
 
 @dataclass
 class Fault:
-    """The first module that gave something else than the graph."""
+    """The first module whose result differs from the graph."""
 
     path: str
     error: Exception | None = None
 
 
 class _NoRemedyError(Exception):
-    """A module cannot be called on the right inputs, whatever its numbers are."""
+    """A module cannot be called with the expected inputs, whatever its numbers are."""
 
 
 @dataclass
 class Trial:
-    """The user's modules with numbers to be found.
+    """The user's modules, with numbers to be found.
 
-    `choices` has the numbers that may stand at each place, the present one first.
+    `choices` has the possible numbers of each place, the present one first.
     """
 
     root: nn.Module
@@ -106,12 +106,12 @@ class Trial:
     _calls: dict[str, int] = field(default_factory=dict)
 
     def run(self, args: Any, kwargs: Any, search: bool) -> Any:
-        """What the modules give.
+        """Run the modules and return their result.
 
         Args:
             args: positional inputs.
             kwargs: keyword inputs.
-            search: try other numbers where a module gives something else; else only note the first one that does.
+            search: whether to try other numbers for a module that differs; otherwise only note the first such module.
         """
         self.fault, self._calls = None, {}
         with self._watched(search), torch.no_grad():
@@ -137,7 +137,7 @@ class Trial:
                 del vars(module)["forward"]
 
     def _caller(self, path: str) -> str:
-        """The innermost module around a path that is called: others are read by it."""
+        """Return the innermost called module around a path; it reads the numbers of modules that are not called."""
         while path and path not in self.expected.inside:
             path = path.rpartition(".")[0]
         return path
@@ -169,9 +169,9 @@ class Trial:
         return value
 
     def _share(self, call: str, value: Any, args: Any, kwargs: Any) -> float:
-        """The share of the tensors of a call that the graph has: 1 where it gives what the graph says.
+        """Return the share of a call's tensors that agree with the graph: 1 if all expected ones do.
 
-        The graph need not have all of them: nobody may read the weights of an attention.
+        The graph may lack some of them, such as unused attention weights.
         """
         if call in self.expected.given:
             return float(isinstance(value, Tensor) and Print.of(value) == self.expected.given[call])
@@ -182,14 +182,14 @@ class Trial:
         return sum(Print.of(one) in known for one in tensors) / len(tensors)
 
     def _is_called_rightly(self, args: Any, kwargs: Any) -> bool:
-        """Whether all inputs are values of the graph, so that whoever calls is not at fault."""
+        """Whether all inputs are values of the graph, so that an error is not the caller's."""
         leaves = [leaf for _, leaf in leaves_of((args, kwargs))]
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         known = (Print.of(one) in self.expected.known.get(tuple(one.shape), ()) for one in tensors)
         return not any(type(leaf) is int for leaf in leaves) and all(known)
 
     def _settle(self, call: str, forward: Callable[..., Any], places: list[Place], args: Any, kwargs: Any) -> None:
-        """Write the first numbers with which a call fits; those with which it fits best where none do."""
+        """Write the first numbers with which a call agrees with the graph, or else those with the best agreement."""
         attempts = list(itertools.islice(combinations([self._now(place) for place in places]), ATTEMPTS))
         best, at_most = attempts[0], -1.0
         for attempt in attempts:
@@ -204,7 +204,7 @@ class Trial:
         self._write(places, best)
 
     def _try(self, call: str, forward: Callable[..., Any], args: Any, kwargs: Any) -> float | None:
-        """The share of a call on copies of its inputs; -1 if it raises, None if it does whatever its numbers are."""
+        """Return the share of a call on copies of its inputs; -1 if it raises, None if it raises with any numbers."""
         if self.attempts >= ALL_ATTEMPTS:
             return None
         self.attempts += 1
@@ -214,7 +214,7 @@ class Trial:
             return self._share(call, forward(*given, **named), given, named)
         except _NoRemedyError:
             return None
-        except Exception:  # the last run says how
+        except Exception:  # the last run reports the difference
             return -1.0
         finally:
             self._calls, self.fault = calls, fault
@@ -230,7 +230,7 @@ class Trial:
 
 
 def combinations(options: list[list[int]]) -> Iterator[tuple[int, ...]]:
-    """All combinations of options: first the first of each, then those that differ in one, in two, and so on."""
+    """Yield all combinations of options: the first of each, then combinations that differ in one, in two, and so on."""
     first = tuple(one[0] for one in options)
     open_places = [number for number, one in enumerate(options) if len(one) > 1]
     for count in range(len(open_places) + 1):
@@ -241,9 +241,9 @@ def combinations(options: list[list[int]]) -> Iterator[tuple[int, ...]]:
 
 
 def difference(found: Any, expected: Any) -> tuple[float, str]:
-    """The largest difference of what the modules give from what the graph gives, and where it is.
+    """Return the largest difference between the results of the modules and of the graph, and its place.
 
-    It is relative to the largest entry of each tensor; infinite where a tensor has another shape or is missing.
+    It is relative to the largest entry of each tensor, and infinite if a tensor is missing or has another shape.
     """
     have = {path: leaf for path, leaf in leaves_of(found) if isinstance(leaf, Tensor)}
     worst, place = 0.0, ""

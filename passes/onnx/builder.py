@@ -1,4 +1,4 @@
-"""An ONNX graph in the making: nodes in order, every tensor stored once, every name unique."""
+"""`OnnxBuilder`, which collects the nodes and tensors of an ONNX graph; tensors are stored once, names are unique."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from bnas.passes.errors import LoweringError
 
 from .values import Size
 
-# Transposes and reshapes that undo or repeat one another, found as the nodes are made.
+# Merging consecutive transposes and reshapes while nodes are made.
 #
-# Only what holds for every batch is used: the entries of a tensor stand in row-major order whatever its shape was
-# before, and an order of axes applied after another one is an order of axes. What nothing reads any more is left out.
+# Two facts are used, which hold for every batch size: a reshape keeps the row-major order of entries, and two orders of
+# axes in a row are one order of axes. Nodes that nothing reads any more are dropped.
 
 Producer = Callable[[str], NodeProto | None]
-"""Gives the node that makes a value; ``None`` for inputs and stored tensors."""
+"""Returns the node that computes a value; ``None`` for inputs and stored tensors."""
 
 RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 """Operators that keep all entries in their row-major order."""
 
 
 def through_transposes(producer: Producer, source: str, perm: Sequence[int]) -> tuple[str, list[int]]:
-    """What `source` is a transpose of, and the order of axes that does both at once."""
+    """If `source` is a transpose, return its input and the combined order of axes."""
     before = producer(source)
     if before is None or before.op_type != "Transpose":
         return source, list(perm)
@@ -35,13 +35,13 @@ def through_transposes(producer: Producer, source: str, perm: Sequence[int]) -> 
 
 
 def through_reshapes(producer: Producer, source: str) -> str:
-    """What `source` was before it was reshaped, if it was."""
+    """Follow reshapes backwards from `source`; return the value before the first one."""
     before = producer(source)
     return source if before is None or before.op_type not in RESHAPES else through_reshapes(producer, before.input[0])
 
 
 def needed(nodes: Sequence[NodeProto], outputs: Sequence[str]) -> list[NodeProto]:
-    """The nodes that some output depends on, in order."""
+    """Return the nodes on which outputs depend, in order."""
     wanted, kept = set(outputs), list[NodeProto]()
     for node in reversed(nodes):
         if wanted.intersection(node.output):
@@ -51,10 +51,10 @@ def needed(nodes: Sequence[NodeProto], outputs: Sequence[str]) -> list[NodeProto
 
 
 OPSET = 20
-"""The operator set of every model: the first with GELU, and all of it is in ONNX Runtime 1.17 and later."""
+"""Operator set of every model: the first with GELU; ONNX Runtime supports all of it since 1.17."""
 
 IR_VERSION = 9
-"""The oldest file format that goes with `OPSET`, so that no runtime is locked out without need."""
+"""Oldest file format for `OPSET`, so that as many runtimes as possible can read the files."""
 
 ONNX_TYPES: dict[torch.dtype, int] = {
     torch.float16: TensorProto.FLOAT16,
@@ -73,9 +73,9 @@ _SMALL = 64
 
 
 class OnnxBuilder:
-    """Collects nodes and tensors under unique names and makes the model of them.
+    """Collects nodes and tensors under unique names and builds the model.
 
-    Tensors are kept as they are until `model` is called, and only those that a node reads are written.
+    Tensors are not copied until `model` is called, and only those that a node reads are written.
     """
 
     def __init__(self) -> None:
@@ -98,16 +98,16 @@ class OnnxBuilder:
         self._renamed: dict[str, str] = {}
 
     def unique(self, wanted: str) -> str:
-        """A value name that nothing else has: `wanted`, or `wanted` with a number."""
+        """Return a unique value name: `wanted`, or `wanted` with a number."""
         return _unique(wanted, self._names)
 
     def emit(
         self, op_type: str, inputs: Sequence[str], scope: str, outputs: int, attributes: Mapping[str, Any]
     ) -> tuple[str, ...]:
-        """Append a node called after `scope` and return its outputs' names; attributes of ``None`` are left out.
+        """Append a node, named after `scope`, and return the names of its outputs; attributes ``None`` are omitted.
 
         Raises:
-            LoweringError: an attribute follows the sizes of the inputs.
+            LoweringError: An attribute depends on the sizes of the inputs.
         """
         for key, value in attributes.items():
             if any(isinstance(one, Size) for one in (value if isinstance(value, list | tuple) else [value])):
@@ -118,19 +118,19 @@ class OnnxBuilder:
         kept = {key: value for key, value in attributes.items() if value is not None}
         given = list(inputs)
         while given and not given[-1]:
-            given.pop()  # what is left out at the end is not even named
+            given.pop()  # omitted trailing inputs are not listed at all
         node = helper.make_node(op_type, given, names, _unique(f"{scope}/{op_type}", self._node_names), **kept)
         self.nodes.append(node)
         self._producers.update(dict.fromkeys(names, node))
         return tuple(names)
 
     def initializer(self, tensor: Tensor, wanted: str, *, copy: bool) -> str:
-        """The name of `tensor` in the file: the same for the same object, and near to `wanted`.
+        """Store `tensor` and return its name, which resembles `wanted`; the same object has the same name.
 
         Args:
-            tensor: Any tensor outside the meta device.
-            wanted: Its qualified name, or what it should be called.
-            copy: Whether its numbers may still change before the model is made.
+            tensor: A tensor that is not on the meta device.
+            wanted: Its qualified name, or the wanted name.
+            copy: Whether its numbers may change before the model is built.
         """
         key = id(tensor)
         if key not in self._known:
@@ -140,7 +140,7 @@ class OnnxBuilder:
         return self._known[key]
 
     def constant(self, tensor: Tensor, wanted: str = "constant") -> str:
-        """The name of a tensor that is made on the way: small ones with the same content are stored once."""
+        """Store a temporary tensor and return its name; small tensors with equal content are stored once."""
         if tensor.numel() > _SMALL:
             return self.initializer(tensor, wanted, copy=False)
         key = (tensor.dtype, tuple(tensor.shape), _bytes(tensor))
@@ -150,14 +150,14 @@ class OnnxBuilder:
         return self._known[key]
 
     def axis_size(self, name: str, axis: int, scope: str) -> str:
-        """The vector with the size of an axis of the value `name`."""
+        """Return the name of a vector with the size of an axis of the value `name`."""
         key = name, axis
         if key not in self._axis_sizes:
             (self._axis_sizes[key],) = self.emit("Shape", [name], scope, 1, {"start": axis, "end": axis + 1})
         return self._axis_sizes[key]
 
     def producer(self, name: str) -> NodeProto | None:
-        """The node that makes the value `name`; ``None`` for inputs and stored tensors."""
+        """Return the node that computes the value `name`; ``None`` for inputs and stored tensors."""
         return self._producers.get(name)
 
     def tensor(self, name: str) -> Tensor | None:
@@ -171,7 +171,7 @@ class OnnxBuilder:
         return unique
 
     def add_output(self, name: str, source: str, tensor: Tensor, dims: Sequence[int | str]) -> None:
-        """Declare the value `source` as the graph output `name`: it is renamed if it can be, and else copied."""
+        """Declare the value `source` as the graph output `name`: rename it if possible, else copy it."""
         unique = self.unique(name)
         source = self._renamed.get(source, source)
         if source in self._producers and source not in {known.name for known in self.outputs}:
@@ -182,7 +182,7 @@ class OnnxBuilder:
         self.outputs.append(helper.make_tensor_value_info(unique, onnx_type(tensor.dtype, name), dims))
 
     def model(self, name: str, metadata: Mapping[str, str]) -> ModelProto:
-        """The finished model, with `metadata` as its properties; it may be larger than one file can hold."""
+        """Build the model, with `metadata` as its properties; it may be too large for a single file."""
         nodes = needed(self.nodes, [one.name for one in self.outputs])
         used = {name for node in nodes for name in node.input}
         kept = {name: tensor for name, tensor in self._tensors.items() if name in used}
@@ -191,7 +191,7 @@ class OnnxBuilder:
         model = helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION, producer_name="bnas")
         helper.set_model_props(model, dict(metadata))
         for key, tensor in kept.items():
-            # Filled in place: a message that is put into another one is copied, and weights are large.
+            # Filled in place, because adding a finished message to another one copies it, and weights are large.
             proto = model.graph.initializer.add(name=key, data_type=onnx_type(tensor.dtype, key), dims=tensor.shape)
             proto.raw_data = _bytes(tensor)
         return model

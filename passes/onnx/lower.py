@@ -22,21 +22,21 @@ from .values import DimSizes, Size, Value, dim_sizes
 from .walk import GraphWalk, Scope, bound_inputs
 
 SIZES = "bnas.sizes"
-"""The name of the property in ``metadata_props`` with the example's sizes of the dynamic axes, as JSON."""
+"""Name of the property in ``metadata_props`` with the example's sizes of dynamic axes, as JSON."""
 
 Dims = Mapping[str, Mapping[int, str]]
-"""Dynamic axes by input: which axis has which name. The same name means the same size."""
+"""For each input, the names of its dynamic axes by axis. Equal names mean equal sizes."""
 
 
 def lower(
     module: GraphModule, example_inputs: Sequence[Any], *, metadata: Mapping[str, str] | None = None
 ) -> ModelProto:
-    """The ONNX model that computes in eval mode what `module` computes, for all sizes of its dynamic axes.
+    """Lower `module` in eval mode to an ONNX model for all sizes of its dynamic axes.
 
-    `module` is not run, not copied and not changed. Dynamic axes and their names are those of
-    ``module.meta["dynamic"]`` (with ``meta["steps"]`` between their sizes), by default axis 0 of every input, called
-    ``batch``. Inputs keep their names; outputs are called as `named_outputs` says. A BatchNorm right behind a
-    convolution that nothing else reads is folded into it.
+    `module` is not run, copied or changed. Dynamic axes come from ``module.meta["dynamic"]`` (with the steps between
+    allowed sizes in ``meta["steps"]``); by default axis 0 of every input is dynamic, with the name ``batch``. Inputs
+    keep their names; `named_outputs` determines the names of outputs. A BatchNorm directly after a convolution is
+    folded into it, if nothing else reads the convolution.
 
     Args:
         module: A graph of ordinary layers and functions, in eval mode.
@@ -44,8 +44,8 @@ def lower(
         metadata: Properties that are stored with the model.
 
     Raises:
-        LoweringError: if an operator has no rule, or is used in a way that its rule cannot express; it names the
-            operator, the node and the module.
+        LoweringError: An operator has no rule, or its rule cannot express this call. The message names the operator,
+            the node and the module.
     """
     builder = lowered_graph(module, example_inputs)
     known = {} if set(builder.example_sizes) <= {"batch"} else {SIZES: json.dumps(builder.example_sizes)}
@@ -53,10 +53,10 @@ def lower(
 
 
 def lowered_graph(module: GraphModule, example_inputs: Sequence[Any]) -> OnnxBuilder:
-    """What `lower` makes the model of: all nodes, and the weights where they are, not yet copied.
+    """Return the builder with all nodes, from which `lower` makes the model; weights are not copied yet.
 
     Raises:
-        LoweringError: as `lower` does.
+        LoweringError: As `lower`.
     """
     _check_eval(module)
     _check_methods(module)
@@ -82,10 +82,10 @@ def lowered_graph(module: GraphModule, example_inputs: Sequence[Any]) -> OnnxBui
 def _graph(
     builder: OnnxBuilder, module: GraphModule, given: Mapping[str, Any], dims: Dims, sizes: DimSizes
 ) -> OnnxBuilder:
-    """The graph, as it is found with `sizes` of the dynamic axes, in an empty builder."""
+    """Lower the graph into an empty builder, with `sizes` as the two sizes of each dynamic axis."""
     builder.examples = {sizes[name]: size for name, size in builder.example_sizes.items()}
     with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # shapes are computed once more: what PyTorch warns of was said before
+        warnings.simplefilter("ignore")  # shapes are computed again, and PyTorch's warnings were shown before
         values = [_input(builder, name, one, dims, sizes) for name, one in given.items()]
         result = GraphWalk(builder).run(Scope(module), module.graph, values)
         for name, value in named_outputs(result):
@@ -94,7 +94,7 @@ def _graph(
 
 
 def dynamic_dims(module: GraphModule, given: Mapping[str, Any]) -> dict[str, dict[int, str]]:
-    """The dynamic axes of each tensor among the inputs, by its name in the ONNX graph."""
+    """Return the dynamic axes of each input tensor, by its name in the ONNX graph."""
     known = module.meta.get("dynamic")
     tensors = {path: one for name, value in given.items() for path, one in named_tensors(value, name)}
     if known is None:
@@ -103,7 +103,7 @@ def dynamic_dims(module: GraphModule, given: Mapping[str, Any]) -> dict[str, dic
 
 
 def example_sizes(tensors: Sequence[Tensor], dims: Sequence[Mapping[int, str]]) -> dict[str, int]:
-    """The size of each dynamic axis in the example inputs, by its name; `dims` are the names of each tensor's axes."""
+    """Return the size of each dynamic axis in the example inputs; `dims` has the names of each tensor's axes."""
     sizes: dict[str, int] = {}
     for tensor, axes in zip(tensors, dims, strict=True):
         for axis, name in axes.items():
@@ -112,7 +112,7 @@ def example_sizes(tensors: Sequence[Tensor], dims: Sequence[Mapping[int, str]]) 
 
 
 def named_tensors(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
-    """The tensors in an input called `name`, which may be nested, with the names of the ONNX graph's inputs."""
+    """Yield the tensors in a (nested) input called `name`, with the names of the ONNX graph's inputs."""
     if isinstance(value, Tensor):
         yield name, value
     elif isinstance(value, Mapping):
@@ -124,10 +124,10 @@ def named_tensors(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
 
 
 def named_outputs(value: Any, name: str = "output") -> Iterator[tuple[str, Any]]:
-    """The tensors that a model returns, flattened, with their names in the ONNX model.
+    """Yield the tensors that a model returns, flattened, with their names in the ONNX model.
 
-    A tensor is ``output``; those of a tuple or list are ``output_0``, ``output_1``...; those of a dict, a named tuple
-    or a data class go by their keys; and what is nested has the names joined by ``_``. There is no output for ``None``.
+    A single tensor is called ``output``; entries of a tuple or list are ``output_0``, ``output_1``, ...; entries of a
+    dict, named tuple or data class have their keys; nested names are joined by ``_``. ``None`` gives no output.
     """
     fields = fields_of(value)
     if fields is not None:
@@ -141,7 +141,7 @@ def named_outputs(value: Any, name: str = "output") -> Iterator[tuple[str, Any]]
 
 
 def fields_of(value: Any) -> dict[Any, Any] | None:
-    """The fields of a dict, a named tuple or a data class by name; ``None`` for all else."""
+    """Return the fields of a dict, named tuple or data class by name; ``None`` for other values."""
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
@@ -194,7 +194,7 @@ def _output(builder: OnnxBuilder, name: str, value: Any, sizes: DimSizes) -> Non
 
 
 def _dims(output: str, value: Value, sizes: DimSizes) -> list[int | str]:
-    """The axes of an output: dynamic ones by name, others by size."""
+    """Return the axes of an output: dynamic ones as names, others as sizes."""
     named = enumerate(value.sizes)
     return [_dim(output, axis, size, sizes) if isinstance(size, Size) else size for axis, size in named]
 

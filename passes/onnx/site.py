@@ -1,8 +1,8 @@
-"""What an ONNX rule sees of one call.
+"""`Site`: the call that an ONNX rule lowers, with methods to emit nodes.
 
-While a graph is lowered its tensors live on the meta device, where only shapes and dtypes are computed, at two sets of
-sizes of its dynamic axes: a size that differs stays dynamic in the ONNX graph, every other one is fixed. What does not
-depend on the inputs is really computed and becomes a stored tensor.
+While a graph is lowered, its tensors are on the meta device, which computes only shapes and dtypes. Every shape is
+computed for two sets of sizes of the dynamic axes: sizes that differ stay dynamic in the ONNX graph, all others are
+fixed. Values that do not depend on the inputs are really computed and stored.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from .values import AnySize, Size, Source, Value, called, kept_axes, leaves, pai
 
 
 class Site:
-    """One call in the middle of being lowered.
+    """One call that is being lowered; the argument of ONNX rules.
 
-    The arguments of `call` are resolved: a tensor is a `Value`, a number that follows the sizes of the inputs is a
-    `Size`, everything else is the plain Python value.
+    The arguments of `call` are resolved: a tensor is a `Value`, a number that depends on input sizes is a `Size`, and
+    everything else is a plain Python value.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Site:
 
     @property
     def node(self) -> Node:
-        """The graph node, with its arguments as they stand in the graph."""
+        """The graph node, with unresolved arguments."""
         return self.call.node
 
     @property
@@ -57,18 +57,18 @@ class Site:
         return self.value(0, "input")
 
     def arg(self, position: int, name: str, default: Any = None) -> Any:
-        """The argument at `position` of the canonical signature, or called `name`, or `default`."""
+        """Return the argument at `position` of the canonical signature or called `name`, else `default`."""
         return self.call.argument(position, name, default)
 
     def value(self, position: int, name: str) -> Value:
-        """The argument at `position`, or called `name`, that must be a tensor."""
+        """Return the argument at `position`, or called `name`, which must be a tensor."""
         found = self.arg(position, name)
         if not isinstance(found, Value):
             raise self.refuse(f"argument {name!r} must be a tensor, not {found!r}")
         return found
 
     def optional(self, position: int, name: str) -> Value | None:
-        """The argument at `position`, or called `name`, if it is given and not ``None``."""
+        """Return the argument at `position`, or called `name`; None if it is missing or ``None``."""
         return None if self.arg(position, name) is None else self.value(position, name)
 
     def emit(self, op_type: str, *inputs: Source, **attributes: Any) -> str:
@@ -80,7 +80,7 @@ class Site:
         return self.builder.emit(op_type, [self.name(one) for one in inputs], self.scope, outputs, attributes)
 
     def name(self, source: Source) -> str:
-        """The name under which a node reads `source`; empty for an input that is left out."""
+        """Return the name under which a node reads `source`; empty for an omitted input."""
         if source is None:
             return ""
         if isinstance(source, str):
@@ -92,7 +92,7 @@ class Site:
         return self.builder.initializer(source.tensor, source.name, copy=not source.state)
 
     def operand(self, given: Any, dtype: torch.dtype) -> str:
-        """A tensor or number as an operand of `dtype`: cast or stored as needed."""
+        """Return the name of a tensor or number as an operand of `dtype`, cast or stored if needed."""
         if isinstance(given, Value):
             same = given.tensor.dtype == dtype
             return self.name(given) if same else self.emit("Cast", given, to=onnx_type(dtype, self.scope))
@@ -104,11 +104,11 @@ class Site:
 
     @property
     def made(self) -> list[AnySize]:
-        """The shape of the result, a single tensor: its dynamic sizes are still to be found in the graph."""
+        """Shape of the result, a single tensor. Its dynamic sizes are not located in the ONNX graph yet."""
         return [size_of(one, other) for one, other in zip(self.result.shape, self.twin.shape, strict=True)]
 
     def ints(self, numbers: Sequence[AnySize]) -> str:
-        """A vector of integers, such as axes or sizes: stored if all are fixed, and else computed from the inputs."""
+        """Return the name of an integer vector (axes, sizes): stored if all are fixed, else computed from inputs."""
         if not any(isinstance(number, Size) for number in numbers):
             return self.name(torch.tensor(list(numbers), dtype=torch.int64))
         parts = [self._vector(part) for part in _runs(numbers)]
@@ -126,14 +126,14 @@ class Site:
         return self._vector(self._found(part))
 
     def scalar(self, size: AnySize) -> str:
-        """A size as a tensor without axes."""
+        """Return the name of a size as a tensor without axes."""
         if not isinstance(size, Size):
             return self.name(torch.tensor(size))
         name = self._vector(size) if size.whole else str(size.name)
         return self.emit("Squeeze", name, self.ints([0]))
 
     def _found(self, size: Size) -> Size:
-        """`size` with its place: it is that of an operand or of an input, a multiple of one, or a product of two."""
+        """Locate `size` in the graph: as the size of an operand or input, a multiple of one, or a product of two."""
         known = {one.pair: one for one in self._known_sizes()}
         if size.pair in known:
             return known[size.pair]
@@ -158,7 +158,7 @@ class Site:
         yield from self.builder.dims
 
     def calculated(self, op_type: str, first: Any, second: Any) -> Any:
-        """`first` and `second`, of which each is a number or a `Size`, under an operator of `ARITHMETIC`."""
+        """Apply an operator of `ARITHMETIC` to `first` and `second`, each a number or a `Size`."""
         function = ARITHMETIC[op_type]
         sample, twin = (function(*pair) for pair in zip(pair_of(first), pair_of(second), strict=True))
         if not (isinstance(first, Size) or isinstance(second, Size)):
@@ -166,20 +166,20 @@ class Site:
         whole = isinstance(sample, int)
         left, right = (self._number(one, whole) for one in (first, second))
         if op_type == "FloorDiv" and whole:
-            # ONNX cuts the fraction off, PyTorch rounds down: they differ below zero.
+            # ONNX truncates and PyTorch rounds down, which differs below zero.
             return Size(sample, twin, self.emit("Div", self.emit("Sub", left, self.emit("Mod", left, right)), right))
         name = self.emit("Div" if op_type == "FloorDiv" else op_type, left, right)
         return Size(sample, twin, self.emit("Floor", name) if op_type == "FloorDiv" else name)
 
     def _number(self, given: Any, whole: bool) -> str:
-        """A vector of one entry, of int64 or of float32."""
+        """Return the name of a vector with one entry, int64 or float32."""
         if not isinstance(given, Size):
             return self.name(torch.tensor([given], dtype=torch.int64 if whole else torch.float32))
         name = self._vector(given) if given.whole else str(given.name)
         return self.emit("Cast", name, to=TensorProto.FLOAT) if given.whole and not whole else name
 
     def product(self, sizes: Sequence[AnySize]) -> AnySize:
-        """The product of sizes."""
+        """Return the product of sizes."""
         result: AnySize = math.prod(size for size in sizes if isinstance(size, int))
         for size in sizes:
             if isinstance(size, Size):
@@ -187,41 +187,41 @@ class Site:
         return result
 
     def range(self, stop: AnySize) -> str:
-        """All integers from 0 to before `stop`."""
+        """Return the name of a vector with all integers from 0 to `stop` - 1."""
         if not isinstance(stop, Size):
             return self.name(torch.arange(stop))
         zero, one = (self.name(torch.tensor(number)) for number in (0, 1))
         return self.emit("Range", zero, self.scalar(stop), one)
 
     def shape(self, source: Value) -> str:
-        """The shape of `source` as a vector: stored if it is fixed."""
+        """Return the name of a vector with the shape of `source`; it is stored if the shape is fixed."""
         sizes = source.sizes
         return self.emit("Shape", source) if any(isinstance(one, Size) for one in sizes) else self.ints(sizes)
 
     def derived(self, op: Callable[..., Any], *args: Any) -> Site:
-        """The site of another operator on given arguments, whose result is computed here on the meta device."""
+        """Return a site for another operator on given arguments; its result is computed on the meta device."""
         with torch.device("meta"):
             result, twin = (called(op, args, second) for second in (False, True))
         return Site(self.builder, Call(self.node, op, args), result, self.scope, self.root, twin)
 
     def at(self, op: Target, first: Value, *rest: Any) -> Site:
-        """The site of another operator, whose result has the shape of `first`."""
+        """Return a site for another operator whose result has the shape of `first`."""
         return Site(self.builder, Call(self.node, op, (first, *rest)), first.tensor, self.scope, self.root, first.twin)
 
     def lowered(self, op: Callable[..., Any], *args: Any) -> Value:
-        """The value of another operator of one result, lowered by its own rule."""
+        """Lower another operator with one result by its own rule; return its value."""
         site = self.derived(op, *args)
         return Value(site.result, site.written(), twin=site.twin)
 
     def written(self) -> str:
-        """The name of the one result of the call, whose operator has an ONNX rule."""
+        """Lower the call by the rule of its operator; return the name of its single result."""
         rule = OPERATORS.of(self.call.op).onnx
         if rule is None:
             raise self.refuse("has no ONNX rule")
         return str(rule(self))
 
     def positions(self, source: Value) -> Value:
-        """The number of each entry of `source` in row-major order, in its shape."""
+        """Return a value in the shape of `source` with the row-major position of each entry."""
         if all(isinstance(size, int) for size in source.sizes):
             tensor = torch.arange(source.tensor.numel()).reshape(source.tensor.shape)
             return Value(tensor.to("meta"), self.name(tensor), twin=tensor.to("meta"))
@@ -230,18 +230,18 @@ class Site:
         return self.like(source, self.emit("Reshape", row, self.shape(source)), torch.int64)
 
     def like(self, source: Value, name: str, dtype: torch.dtype | None = None) -> Value:
-        """A value of the shape of `source` that is called `name`."""
+        """Return the value called `name`, which has the shape of `source`."""
         both = source.tensor, source.tensor if source.twin is None else source.twin
         tensor, twin = (torch.empty(one.shape, dtype=dtype or one.dtype, device="meta") for one in both)
         return Value(tensor, name, twin=twin)
 
     def transpose(self, source: Source, perm: Sequence[int]) -> str:
-        """`source` with its axes in the order `perm`: no node if that is theirs, one for several in a row."""
+        """Transpose `source` to the axis order `perm`; no node for the identity, one node for several in a row."""
         name, order = through_transposes(self.builder.producer, self.name(source), perm)
         return name if order == sorted(order) else self.emit("Transpose", name, perm=order)
 
     def reshape(self, source: Source, sizes: Sequence[AnySize]) -> str:
-        """`source` viewed with `sizes`: no node if they are its own, one for several in a row."""
+        """Reshape `source` to `sizes`; no node if they are its own sizes, one node for several in a row."""
         if isinstance(source, Value) and _same(source.sizes, sizes):
             return self.name(source)
         free = [axis for axis, size in enumerate(sizes) if isinstance(size, Size)]
@@ -256,7 +256,7 @@ class Site:
         return self.emit("Reshape", source, self.ints(wanted))
 
     def refuse(self, reason: str) -> LoweringError:
-        """The error that this call cannot be lowered for `reason`, to be raised."""
+        """Return the error, to be raised, that this call cannot be lowered because of `reason`."""
         return LoweringError(f"{self.scope}: {qualified_name(self.call.op)} (node {self.node.name!r}) {reason}")
 
 
@@ -275,7 +275,7 @@ ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
     "Max": max,
     "Min": min,
 }
-"""What can be calculated with sizes: ONNX' operators, and what they do."""
+"""Arithmetic on sizes: ONNX operators with their Python functions."""
 
 
 def _same(sizes: Sequence[AnySize], others: Sequence[AnySize]) -> bool:
@@ -283,7 +283,7 @@ def _same(sizes: Sequence[AnySize], others: Sequence[AnySize]) -> bool:
 
 
 def _runs(numbers: Sequence[AnySize]) -> Iterator[Size | list[int]]:
-    """Dynamic sizes one by one, and fixed ones together as far as they stand side by side."""
+    """Yield dynamic sizes one by one, and adjacent fixed sizes together."""
     fixed: list[int] = []
     for number in numbers:
         if not isinstance(number, Size):

@@ -1,4 +1,4 @@
-"""One call on resolved arguments: run for its shapes, lowered by its rule, and lowered again on another value."""
+"""One call on resolved arguments: run it for its shapes, lower it, or lower it again on another value."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from .builder import OnnxBuilder
 from .site import Site
 from .values import BATCH, Size, Value, leaves
 
-# Runs one node of a graph that is being lowered: for its shapes only, or for real if the inputs play no part in it.
+# Running one node of a graph that is being lowered: on meta tensors, or for real if it does not depend on inputs.
 
 META = torch.device("meta")
 CPU = torch.device("cpu")
 
 COUNTS = (7_919, 11_927)
-"""How many entries a mask picks, at either set of sizes: that is not known without running the model."""
+"""Assumed numbers of entries that a mask picks, at the two sets of sizes; the real number depends on values."""
 
 
 class SampleError(LoweringError):
-    """An operator fails at the sizes that were tried for the dynamic axes; at others it may not."""
+    """An operator fails at the sizes tried for the dynamic axes; other sizes may work."""
 
 
 @dataclass(frozen=True)
 class Given:
-    """An argument as PyTorch got it."""
+    """An argument in the form in which PyTorch got it."""
 
     value: Value
     tensor: Tensor
@@ -45,15 +45,15 @@ class Given:
 
     @property
     def same(self) -> bool:
-        """Whether it is a parameter or buffer that holds the same numbers as before: layers rescale their weights."""
+        """Whether a parameter or buffer still has the same numbers; some layers rescale their weights."""
         known = self.value.state and self.value.constant and not self.tensor.is_meta
         return known and torch.equal(self.tensor, self.value.tensor)
 
 
 class Execution:
-    """One node run once on resolved arguments, and what can be known of it afterwards.
+    """One execution of a node on resolved arguments, and the facts that follow from it.
 
-    It is run at both sets of sizes. No parameter or buffer is changed: they take part as shapes or as copies.
+    The node runs at both sets of sizes. Parameters and buffers never change: the node gets their shapes or copies.
     """
 
     def __init__(self, root: nn.Module, call: Call, place: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -82,7 +82,7 @@ class Execution:
             self._given, self._second = first, False
 
     def written(self) -> list[Value]:
-        """The arguments that the node changed in place; a parameter that got the numbers it had did not change."""
+        """The arguments that the node changed in place. A parameter that was set to its own numbers did not change."""
         return [one.value for one in self._given.values() if one.tensor._version != one.version and not one.same]
 
     @property
@@ -96,11 +96,11 @@ class Execution:
         return not self.written() and all(isinstance(self.origin(tensor), Value) for tensor in tensors)
 
     def origin(self, leaf: Any) -> Any:
-        """The argument whose tensor is `leaf`, or `leaf` itself."""
+        """Return the argument whose tensor is `leaf`, else `leaf` itself."""
         return next((one.value for one in self._given.values() if one.tensor is leaf), leaf)
 
     def viewed(self, tensor: Tensor) -> Value | None:
-        """The argument of which `tensor` is a view: they share their memory."""
+        """Return the argument that shares memory with `tensor`."""
         memory = tensor.untyped_storage()._cdata
         shared = (one.value for one in self._given.values() if one.tensor.untyped_storage()._cdata == memory)
         return next(shared, None)
@@ -144,13 +144,13 @@ class Execution:
         return torch.empty((COUNTS[self._second], *source.shape[mask.ndim :]), dtype=source.dtype, device=META)
 
     def _quick(self, args: Any, kwargs: Any) -> Any:
-        """What the record of the operator says without running it; None if PyTorch has to."""
+        """Return the result by the shape rule of the operator's record; None if PyTorch must compute it."""
         if self._module is None:
             return quick_call(self._node.op, self._node.target, args, kwargs)
         return None if self._form is None else quick_leaf(self._module, self._form, args, kwargs)
 
     def _invoke(self, args: Any, kwargs: Any) -> Any:
-        """Run the node: for real if the result is constant, else by the engine that the capture uses too."""
+        """Run the node: for real if the result is constant, else on meta tensors as the capture does."""
         node, target = self._node, self._node.target
         if self._module is not None:
             return self._call_layer(self._module, args, kwargs)
@@ -190,7 +190,7 @@ class Execution:
 
 
 def _place(index: Any) -> Any:
-    """Any integer for an index that is a tensor of one, and masks as they are: PyTorch asks for their numbers."""
+    """Replace an index tensor with one entry by some integer, because PyTorch reads its number; keep masks."""
     if isinstance(index, Value) and index.constant and index.tensor.dtype == torch.bool:
         return index.tensor
     single = isinstance(index, Value) and not index.tensor.ndim and index.tensor.dtype != torch.bool
@@ -206,7 +206,7 @@ REMEDY = "register a record of it with an ONNX rule: bnas.passes.register(Operat
 
 @dataclass(frozen=True)
 class Step:
-    """One call on resolved arguments; as a step of a view, which of its results is meant, and of what it is a view."""
+    """One call on resolved arguments. As a step of a view, it also has the viewed argument and the used result."""
 
     root: nn.Module
     place: str
@@ -223,7 +223,7 @@ class Step:
         return Execution(self.root, self.call, self.place, self.args, self.kwargs)
 
     def on(self, source: Value) -> Step:
-        """The same view of another value."""
+        """Return the same view of another value."""
 
         def change(leaf: Any) -> Any:
             return source if leaf is self.source else leaf
@@ -234,15 +234,15 @@ class Step:
         return replace(self, call=call, args=args, kwargs=kwargs, source=source)
 
     def site(self, builder: OnnxBuilder, result: Any, twin: Any) -> Site:
-        """What a rule sees of the call."""
+        """Return the `Site` of the call for its rule."""
         return Site(builder, self.call, result, self.place, self.root, twin)
 
 
 def applied(builder: OnnxBuilder, step: Step, result: Any, twin: Any) -> Sequence[str]:
-    """The names of the tensors in `result`, which the rule of the call emits.
+    """Apply the rule of the call; return the names of the tensors in `result`.
 
     Raises:
-        LoweringError: there is no rule, or it refuses.
+        LoweringError: There is no rule, or it refuses the call.
     """
     call = step.call
     rule = OPERATORS.of(call.op).onnx
@@ -261,7 +261,7 @@ def applied(builder: OnnxBuilder, step: Step, result: Any, twin: Any) -> Sequenc
 
 
 def seen_again(builder: OnnxBuilder, step: Step, source: Value) -> Value:
-    """What the operator of a view makes of `source`, lowered once more."""
+    """Lower the operator of a view again, on `source`."""
     again = step.on(source)
     run = again.run()
     tensor, twin = tensors_of(run.result)[step.index], tensors_of(run.twin)[step.index]
@@ -271,5 +271,5 @@ def seen_again(builder: OnnxBuilder, step: Step, source: Value) -> Value:
 
 
 def tensors_of(given: Any) -> list[Tensor]:
-    """The tensors in nested tuples, lists and dicts."""
+    """Return the tensors in nested tuples, lists and dicts."""
     return [given] if isinstance(given, Tensor) else [leaf for leaf in leaves(given) if isinstance(leaf, Tensor)]

@@ -1,4 +1,4 @@
-"""Values and sizes while lowering: plain numbers where they are fixed, `Size` where they follow the inputs."""
+"""Values and sizes during lowering. A fixed size is a plain number; a size that depends on the inputs is a `Size`."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 from torch.fx.node import map_aggregate
 
-# Sizes while lowering: plain numbers where they are fixed, and `Size` where they follow the model's inputs.
+# Sizes during lowering.
 #
-# Every graph is evaluated at two sets of sizes of its dynamic axes, `DimSizes`, on meta tensors. A size that is the
-# same in both is fixed; one that differs is dynamic, whatever function of the inputs' sizes it is.
+# Every graph is evaluated on meta tensors for two sets of sizes of its dynamic axes, `DimSizes`. A size that is equal
+# in both is fixed; a size that differs is dynamic, whatever function of the input sizes it is.
 
 BATCH = 10_007
-"""The first size of the batch while lowering: few models meet it by accident."""
+"""The first batch size during lowering, a number that hardly any model contains by accident."""
 
 PRIMES = (1_009, 1_523), (1_021, 1_619), (1_033, 1_721), (1_049, 1_823), (1_061, 1_931), (1_069, 2_027), (1_091, 2_131)
-"""Both sizes of each further dynamic axis: large enough for deep networks, small enough for products of several, and
-so far apart that they still differ where strides have divided them by hundreds."""
+"""Both sizes of each further dynamic axis: large enough for deep networks, small enough for products of several sizes,
+and so far apart that they still differ after strides have divided them by hundreds."""
 
 FACTORS = (2, 3), (4, 5), (6, 7), (8, 9), (10, 11), (12, 13), (14, 15), (16, 17)
 """Multiples of the example's sizes, for models whose axes must be divisible."""
@@ -32,24 +32,24 @@ DimSizes = Mapping[str, tuple[int, int]]
 
 @dataclass(frozen=True, eq=False)
 class Size:
-    """A number that follows the sizes of the inputs: what it is at both sets of sizes, and where it is in the graph."""
+    """A number that depends on input sizes: its values at both sets of sizes, and its place in the graph."""
 
     sample: Any
-    """An integer, or a number that was computed from integers."""
+    """Its value at the first set of sizes: an integer, or a number computed from integers."""
     twin: Any
     name: str | None = None
-    """The ONNX vector of one entry that holds it."""
+    """Name of the ONNX vector with one entry that contains it."""
     of: tuple[str, int] | None = None
-    """Else the ONNX tensor, and the axis, whose size it is; ``None`` if that is to be found."""
+    """Otherwise the ONNX tensor and the axis whose size it is; ``None`` if not located yet."""
 
     @property
     def pair(self) -> tuple[Any, Any]:
-        """Both numbers: what is the same in both is taken for the same size."""
+        """Both values. Numbers with equal pairs are treated as the same size."""
         return self.sample, self.twin
 
     @property
     def whole(self) -> bool:
-        """Whether it is an integer."""
+        """Whether the number is an integer."""
         return isinstance(self.sample, int)
 
 
@@ -58,12 +58,12 @@ AnySize = int | Size
 
 
 def size_of(sample: int, twin: int, of: tuple[str, int] | None = None) -> AnySize:
-    """A number that is `sample` at the one and `twin` at the other set of sizes."""
+    """Return the number with the value `sample` at the first and `twin` at the second set of sizes."""
     return sample if sample == twin else Size(sample, twin, of=of)
 
 
 def pair_of(number: Any) -> tuple[Any, Any]:
-    """A number or a `Size` at both sets of sizes."""
+    """Return the values of a number or `Size` at both sets of sizes."""
     return number.pair if isinstance(number, Size) else (number, number)
 
 
@@ -73,18 +73,18 @@ def same_size(one: AnySize, other: AnySize) -> bool:
 
 
 def leaves(given: Any) -> list[Any]:
-    """What is inside nested tuples, lists, dicts and slices."""
+    """Yield the leaves of nested tuples, lists, dicts and slices."""
     found: list[Any] = []
     map_aggregate(given, lambda leaf: found.append(leaf))
     return found
 
 
 def dim_sizes(examples: Mapping[str, int], steps: Mapping[str, int]) -> Iterator[DimSizes]:
-    """The pairs of `_dim_sizes`, each size moved down to one that differs from the example's by a multiple of a step.
+    """Yield the pairs of `_dim_sizes`, each size reduced until it differs from the example's by a multiple of the step.
 
     Args:
-        examples: the size of each dynamic axis in the example inputs.
-        steps: the step of those that do not take every size.
+        examples: The size of each dynamic axis in the example inputs.
+        steps: The step of each axis that does not accept every size.
     """
 
     def allowed(name: str, size: int) -> int:
@@ -98,10 +98,10 @@ def dim_sizes(examples: Mapping[str, int], steps: Mapping[str, int]) -> Iterator
 
 
 def _dim_sizes(examples: Mapping[str, int]) -> Iterator[DimSizes]:
-    """Sizes to try for dynamic axes, whose sizes in the example inputs are given, until the model can be run at them.
+    """Yield sizes to try for dynamic axes, given their sizes in the example, until the model runs.
 
-    Large primes first: no size is another one by accident. Then multiples of the example's sizes, for models that take
-    axes apart; and sizes up to those of the example, for models with tables that must be long enough.
+    Large primes come first, so that sizes are never equal by accident. Then come multiples of the example's sizes, for
+    models that split axes, and sizes up to the example's, for models with tables of limited length.
     """
     names = list(examples)
     primes = iter(PRIMES * (len(names) // len(PRIMES) + 1))
@@ -113,7 +113,7 @@ def _dim_sizes(examples: Mapping[str, int]) -> Iterator[DimSizes]:
 
 
 def _different(choices: Mapping[str, Sequence[tuple[int, int]]]) -> DimSizes:
-    """The first pair of each axis that no axis before it has."""
+    """Return, for each axis, the first pair that no earlier axis has."""
     found: dict[str, tuple[int, int]] = {}
     for name, pairs in choices.items():
         usable = [pair for pair in (*pairs, (2, 3), (3, 2), (4, 3), (5, 3)) if min(pair) > 1 and pair[0] != pair[1]]
@@ -121,11 +121,11 @@ def _different(choices: Mapping[str, Sequence[tuple[int, int]]]) -> DimSizes:
     return found
 
 
-# Values while lowering: what a rule reads and gives.
+# Values during lowering: the inputs and outputs of rules.
 
 
 class Memory:
-    """The memory that a value and all its views share: how often it was written, and what it holds then."""
+    """The memory that a value and all its views share: the number of writes, and the current value."""
 
     __slots__ = ("root", "version")
 
@@ -137,21 +137,21 @@ class Memory:
 
 @dataclass(frozen=True, eq=False)
 class Value:
-    """A tensor of the graph: its shape and dtype, and its numbers if it does not depend on the inputs."""
+    """A tensor of the graph: shape and dtype, and also its numbers if it does not depend on the inputs."""
 
     tensor: Tensor
     """On the meta device if it depends on the inputs."""
     name: str
-    """Its name in the ONNX graph; what it should be called there if it is not stored yet."""
+    """Its name in the ONNX graph, or the wanted name if it is not stored yet."""
     state: bool = False
     """Whether it is a parameter or buffer of the model."""
     twin: Tensor | None = None
-    """The tensor at the other set of sizes; ``None`` if it does not depend on the inputs."""
+    """The tensor at the second set of sizes; ``None`` if it does not depend on the inputs."""
     memory: Memory = field(default_factory=Memory, repr=False)
     steps: tuple[Any, ...] = ()
-    """How it is seen as a view of the memory, operator for operator."""
+    """The operators by which the value is a view of its memory."""
     version: int = 0
-    """Which version of the memory it shows."""
+    """The version of the memory that the value shows."""
 
     @property
     def constant(self) -> bool:
@@ -167,11 +167,11 @@ class Value:
 
 
 Source: TypeAlias = "Value | Tensor | str | None"
-"""What a node can read: a value, a tensor to store, the name of an earlier node's output, or nothing."""
+"""An input of a node: a value, a tensor to store, the name of an earlier output, or nothing."""
 
 
 def kept_axes(source: Source, sizes: Sequence[AnySize]) -> set[int]:
-    """The dynamic axes of a view that are those of `source` at the same place: ONNX copies them for a 0."""
+    """Return the dynamic axes of a view that equal those of `source` at the same place: in ONNX a 0 copies them."""
     if not isinstance(source, Value) or any(size == 0 for size in sizes):
         return set()
     both = enumerate(zip(source.sizes, sizes, strict=False))
@@ -179,7 +179,7 @@ def kept_axes(source: Source, sizes: Sequence[AnySize]) -> set[int]:
 
 
 def called(function: Callable[..., Any], args: Any, second: bool) -> Any:
-    """What PyTorch returns at the one or at the other set of sizes."""
+    """Return PyTorch's result at the first or second set of sizes."""
     given: Any = map_aggregate(list(args), lambda leaf: _meta_of(leaf, second))
     return function(*given)
 

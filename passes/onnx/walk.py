@@ -1,4 +1,4 @@
-"""Walks a graph once and lowers every call by its rule; what has no rule is traced into where that is possible."""
+"""Walk a graph once and lower every call by its rule; calls without a rule are traced into, if possible."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ from .writes import Writes
 
 @dataclass(frozen=True)
 class Scope:
-    """The module whose graph is walked, and where it is within the model."""
+    """The module whose graph is walked, and its path in the model."""
 
     root: nn.Module
     prefix: str = ""
 
     def path(self, node: Node, call: Call | None = None) -> str:
-        """What `node` is called in the ONNX graph: the path of its module, or its own name.
+        """Return the name of `node` in the ONNX graph: the path of its module, or its own name.
 
-        A function that a layer stands for, such as ``linear``, has the path of the module that its weight is from, so
-        that the time of its nodes can be told by layers; `call` is resolved.
+        The function of a layer, such as ``linear``, gets the path of the module that owns its weight, so that profiles
+        can be summed by layers. `call` is resolved.
         """
         own = self.prefix + str(node.target if node.op == "call_module" else node.name)
         if call is None or node.op == "call_module" or not OPERATORS.of(call.op).layers:
@@ -50,7 +50,7 @@ class Scope:
 
 
 class GraphWalk:
-    """Lowers graphs into one builder; the modules that they belong to stay as they are."""
+    """Lowers graphs into one builder, without changing their modules."""
 
     def __init__(self, builder: OnnxBuilder) -> None:
         self._builder = builder
@@ -88,7 +88,7 @@ class GraphWalk:
         return self._state[id(found)]
 
     def _resolve(self, scope: Scope, given: Any) -> Any:
-        """`given` with a `Value` in place of each reference to a tensor, and Python values as they are."""
+        """Replace each reference to a tensor in `given` by a `Value`."""
 
         def found(leaf: Any) -> Any:
             if isinstance(leaf, TensorRef):
@@ -139,7 +139,7 @@ class GraphWalk:
         return self._writes.of_value(step.site(self._builder, result, run.twin), target, name)
 
     def _values(self, step: Step, run: Execution, names: Iterator[str]) -> Any:
-        """The result of `run` with a `Value` for each tensor: which memory it shows is remembered."""
+        """Return the result of `run` with a `Value` for each tensor, which knows its memory."""
         twins = iter(tensors_of(run.twin))
         numbers = count()
 
@@ -163,7 +163,7 @@ class GraphWalk:
             raise self._refused(step, run, "computes a number from the sizes of the inputs in an unknown way")
 
     def _inline_module(self, scope: Scope, node: Node) -> Any:
-        # A shallow copy: the tracer sets the tensors that it finds in forward as attributes of what it traces.
+        # A shallow copy, because the tracer sets tensors that it finds in forward as attributes of the module.
         module = copy.copy(scope.root.get_submodule(str(node.target)))
         if isinstance(module, CustomFunction):
             raise LoweringError(f"no lowering rule for the autograd function {module.extra_repr()}; {REMEDY}")
@@ -191,10 +191,10 @@ class GraphWalk:
 
 
 def bound_inputs(graph: Graph, args: Sequence[Any], kwargs: dict[str, Any], what: str) -> Iterator[Any]:
-    """The value of each placeholder of `graph`: an argument, or the default.
+    """Return the value of each placeholder of `graph`: an argument, or its default.
 
     Raises:
-        LoweringError: if an argument is missing or left over; its message begins with `what`.
+        LoweringError: An argument is missing or superfluous; the message begins with `what`.
     """
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     if len(args) > len(placeholders):
@@ -216,7 +216,7 @@ def _traced(what: str, function: Callable[..., Any], *args: Any, **kwargs: Any) 
 
 
 def _recurrent_call(node: Node, root: nn.Module) -> Call | None:
-    """The call of a recurrent layer, which has no functional form with its weights one by one."""
+    """Return the call of a recurrent layer, which has no functional form with separate weights."""
     module = root.get_submodule(str(node.target)) if node.op == "call_module" else None
     hooked = module is not None and bool(module._forward_hooks or module._forward_pre_hooks)
     if type(module) not in MODULES or hooked:
@@ -228,12 +228,12 @@ CHECKS = frozenset({check_length.__name__, check_sizes.__name__})
 
 
 def _only_checks(node: Node) -> bool:
-    """Whether `node` only raises where sizes do not fit: an ONNX graph has no such operator."""
+    """Whether `node` is only a check of sizes, which ONNX graphs cannot have."""
     return node.op == "call_function" and not node.users and getattr(node.target, "__name__", "") in CHECKS
 
 
 def _only_keeps(node: Node) -> bool:
-    """Whether `node` only writes into a buffer that nobody reads: a file keeps nothing from call to call."""
+    """Whether `node` only writes into a buffer that nothing reads; an ONNX file keeps no state between calls."""
     if node.users or not writes_in_place(node):
         return False
     source = node
@@ -247,7 +247,7 @@ def _only_keeps(node: Node) -> bool:
 
 
 def _is_foreign(op: Any) -> bool:
-    """Whether `op` is a Python function that is not PyTorch's, so that it is made of operators that are."""
+    """Whether `op` is a Python function outside PyTorch, which consists of PyTorch's operators."""
     return isinstance(op, types.FunctionType) and op.__module__.partition(".")[0] != "torch"
 
 

@@ -1,7 +1,7 @@
-"""In-place operations: an ONNX value never changes, so a write makes a new value of all the memory that it is in.
+"""In-place operations. ONNX values never change, so a write creates a new value for the whole written memory.
 
-Every value knows which memory it shows and by which views. After a write the memory has a new value, and what else
-shows it is derived from that one by its own views when it is read next.
+Every value knows its memory, and the views by which it shows that memory. After a write, the memory has a new value.
+All other values of this memory are derived from it again, through their views, when they are read next.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .values import Value
 
 
 class Writes:
-    """Keeps all values that show written memory up to date."""
+    """Keeps all values of written memory up to date."""
 
     def __init__(self, builder: OnnxBuilder) -> None:
         self.any = False
@@ -33,7 +33,7 @@ class Writes:
         self._builder = builder
 
     def current(self, value: Value) -> Value:
-        """`value` as it is now: what shows written memory is derived from it anew."""
+        """Return the current form of `value`; if its memory was written, derive it again."""
         memory = value.memory
         if value.version == memory.version:
             return value
@@ -45,7 +45,7 @@ class Writes:
         return replace(found, memory=memory, steps=value.steps, version=memory.version)
 
     def of_constants(self, step: Step, written: Sequence[Value], lowered: Any) -> Any:
-        """The result of a call that really wrote into `written`, which are known numbers."""
+        """Return the result of a call that was executed and wrote into `written`, tensors with known numbers."""
         self.any = True
         for value in written:
             _check_no_state(step.place, value)
@@ -54,13 +54,13 @@ class Writes:
         return map_aggregate(lowered, lambda leaf: self._shown(leaf, written))
 
     def _shown(self, leaf: Any, written: Sequence[Value]) -> Any:
-        """A result as it is now; one that is a written value stands for that one."""
+        """Return the current form of a result, which may be one of the written values."""
         if not isinstance(leaf, Value):
             return leaf
         return self.current(next((one for one in written if one.tensor is leaf.tensor), leaf))
 
     def of_value(self, site: Site, target: Value, name: str) -> Value:
-        """`target` after a call that writes what is called `name` into it."""
+        """Return `target` after a call that writes the value called `name` into it."""
         self.any = True
         memory, root = target.memory, target.steps[0].source if target.steps else target
         _check_no_state(site.scope, root)
@@ -74,7 +74,7 @@ class Writes:
         return replace(new, memory=memory, steps=target.steps, version=memory.version)
 
     def _put_back(self, site: Site, step: Step, new: Value) -> Value:
-        """What a view was made of, once the view has the content `new`."""
+        """Return the viewed value after the view got the content `new`."""
         source = self.current(step.source)  # type: ignore[arg-type]
         before = site.like(source, "")
         data = step.call.op is getattr and step.call.args[1] == "data"
@@ -91,13 +91,13 @@ class Writes:
 
 
 def scattered(site: Site, source: Value, positions: Value, new: str) -> str:
-    """`source` with the entries at `positions`, which are counted in row-major order, replaced by those of `new`."""
+    """Return `source` with its entries at row-major `positions` replaced by those of `new`."""
     flat = [site.emit("Reshape", one, site.ints([-1])) for one in (source, positions, new)]
     return site.emit("Reshape", site.emit("ScatterElements", *flat, axis=0), site.shape(source))
 
 
 def _order(step: Step, source: Value) -> list[int] | None:
-    """The order of axes of a view: that of a tensor whose sizes are their own numbers; ``None`` for other views."""
+    """Return the order of axes if a view is a transpose, found with a dummy of distinct sizes; else ``None``."""
     turns = step.call.op is getattr and step.call.args[1] in ("T", "mT")
     if not OPERATORS.of(step.call.op).has(Trait.PERMUTATION) and not turns:
         return None
@@ -114,7 +114,7 @@ def _check_no_state(place: str, value: Value) -> None:
 
 
 def _renewed(value: Value) -> Value:
-    """The same memory as another object: the builder tells tensors apart by identity and stored the former numbers."""
+    """Return the tensor as a new object: the builder knows tensors by identity and has stored the old numbers."""
     return replace(value, tensor=value.tensor.view_as(value.tensor), version=value.memory.version)
 
 

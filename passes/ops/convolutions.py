@@ -30,7 +30,7 @@ def convolution_axes(types: AxisTypes, call: Call) -> Axes:
     types.contract((call.argument(0, "input"), channel), (call.argument(1, "weight"), 1))
     if bias is not None:
         types.unify(types.type(bias)[0], weight[0])
-    types.pin_axes(weight[2:], "the kernel of a convolution is rigid")
+    types.pin_axes(weight[2:], "a kernel keeps its spatial size when channels are removed")
     out = [*inputs[:channel], weight[0], *_run_over(types, call, inputs[channel + 1 :], weight[2:])]
     types.produces(call.argument(1, "weight"), 0)
     types.count_macs(call, [*out, *weight[1:]])
@@ -72,7 +72,7 @@ def transposed_convolution_axes(types: AxisTypes, call: Call) -> Axes:
     channels = Prod((outer, weight[1])) if groups > 1 else weight[1]
     if bias is not None:
         types.unify(types.type(bias)[0], channels)
-    types.pin_axes(weight[2:], "the kernel of a convolution is rigid")
+    types.pin_axes(weight[2:], "a kernel keeps its spatial size when channels are removed")
     types.pin_axes(inputs[channel + 1 :], "a convolution runs over it")
     types.produces(call.argument(1, "weight"), 1)
     types.count_macs(call, [*inputs[:channel], *inputs[channel + 1 :], *weight])

@@ -46,7 +46,7 @@ def attribute_axes(types: AxisTypes, call: Call) -> Any:
 
 
 def expand_axes(types: AxisTypes, call: Call) -> Axes:
-    """Entries of size 1 are repeated: as often as whoever reads them wants, so that axis is elastic."""
+    """Axes of size 1 are repeated; the number of repetitions adapts to the readers, so such an axis is elastic."""
     inputs, shape, sizes = types.type(call.args[0]), types.output_shape(call), call.listed(1, "size")
     new = len(shape) - len(inputs)
     out: Axes = []

@@ -1,8 +1,8 @@
 """Pooling: batch and channels pass, spatial axes are rigid.
 
-ONNX and its runtimes differ from PyTorch in how they round up the number of windows, so bnas never leaves that to them:
-the nodes state what is missing behind the last element as padding, and add padding that PyTorch counts in an average as
-real zeros where ONNX would count it differently.
+ONNX and its runtimes round up the number of windows differently from PyTorch. So bnas never uses their rounding: the
+nodes contain the missing entries after the last element as explicit padding. Padding that PyTorch counts in an average
+is added as real zeros if ONNX would count it differently.
 """
 
 from __future__ import annotations

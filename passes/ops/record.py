@@ -1,8 +1,8 @@
-"""The record of an operator: all that bnas knows of it, in one place.
+"""The record of an operator: everything that bnas knows about it, in one place.
 
-A record is what a primitive is in JAX, or an OpInfo in PyTorch's tests. Whatever a record leaves out has a sound
-default: an operator without an axis rule is rigid, one without an ONNX rule is not lowered, one without a zero rule
-makes something of zero. `samples` are example calls from which the tests of all facts are generated.
+A record is like a primitive in JAX, or an OpInfo in PyTorch's tests. Omitted fields have a safe default: without an
+axis rule the operator is rigid, without an ONNX rule it is not lowered, and without a zero rule it is assumed not to
+keep zeros. `samples` are example calls from which the tests of all facts are generated.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ if TYPE_CHECKING:
     from .calls import Call
 
 Target: TypeAlias = Callable[..., Any] | str
-"""What a graph node calls: a function, or a tensor method by its name."""
+"""The target of a graph node: a function, or the name of a tensor method."""
 
 AxisRule: TypeAlias = "Callable[[AxisTypes, Call], Any]"
-"""States the equations of a call and returns the type of its result, nested as the result is."""
+"""An axis rule: states the equations of a call and returns the type of its result, nested like the result."""
 
 ZeroRule: TypeAlias = "Callable[[AxisTypes, Call, Sequence[Term], int], bool]"
-"""Whether the entries that a sub-network leaves out of one axis of the result would be zero."""
+"""A zero rule: whether removed entries along one axis of the result would be zero."""
 
 ShapeRule: TypeAlias = Callable[[tuple[Any, ...], Mapping[str, Any]], Tensor | None]
 """The result of a call on meta tensors; None where PyTorch is to compute it."""
 
 OnnxRule: TypeAlias = "Callable[[Site], str | Sequence[str]]"
-"""Emits the ONNX nodes of a call and returns the names of its results."""
+"""An ONNX rule: emits the ONNX nodes of a call and returns the names of its results."""
 
 NumberRule: TypeAlias = "Callable[..., Any]"
-"""What a call on sizes gives, computed in the ONNX graph."""
+"""An ONNX rule for a call on sizes: returns the result, computed in the ONNX graph."""
 
 Spelled: TypeAlias = tuple[Any, tuple[Any, ...], dict[str, Any]]
 """A function with its positional and keyword arguments."""
@@ -48,7 +48,7 @@ AtenRule: TypeAlias = Callable[..., Spelled | None]
 
 
 class Trait(Enum):
-    """A property of an operator that a pass asks for, where no rule has to be written."""
+    """A yes-or-no property of an operator, for passes that need no rule."""
 
     ACTIVATION = auto()
     """Runs fused with the operator before it."""
@@ -91,20 +91,20 @@ class Trait(Enum):
 
 @dataclass(frozen=True)
 class Layer:
-    """How a layer is spelled as a call of its operator: its tensors and settings as keyword arguments.
+    """How a layer becomes a call of its operator: its tensors and settings are keyword arguments.
 
-    They are attributes of the layer and have the names of the function's arguments. A layer needs an entry where a
-    graph is to keep it as a layer (`leaf`), or where it states sizes that a sub-network changes.
+    They are attributes of the layer, with the names of the function's arguments. A layer needs an entry if a graph
+    should keep it as a layer (`leaf`), or if it has attributes with sizes that a sub-network changes.
     """
 
     tensors: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
     names: Callable[[nn.Module], tuple[str, ...] | None] | None = None
-    """Gives the tensors of a layer where they depend on its settings; None for settings that no call is for."""
+    """Returns the tensor names of a layer if they depend on its settings; None for unsupported settings."""
     sizes: Callable[[Any, tuple[int, ...]], Mapping[str, Any]] | None = None
-    """The attributes of an extracted layer that follow from the shape of its weight, or of its running mean."""
+    """Function that returns the attributes of a layer that follow from the shape of its weight or running mean."""
     leaf: bool = True
-    """Whether a graph calls the layer as a whole; else the tracer goes into it, and finds the operator there."""
+    """Whether a graph calls the layer as a whole; otherwise the tracer enters it and finds the operator inside."""
     op: Any = None
     """The operator, filled in by the registry."""
 
@@ -135,16 +135,16 @@ class Sample:
 
     call: Callable[..., Any] = called
     layer: Callable[[], nn.Module] | None = None
-    """Makes the layer: not before a test needs it."""
+    """Function that creates the layer when a test needs it."""
     weights: tuple[tuple[int, ...], ...] = ()
     """The shapes of the parameters."""
     shape: tuple[int, ...] = (8, 4, 6)
     """Only the number of channels, the first one, may be another: the tests' images are 4 x 6."""
     rigid: str = ""
-    """A pattern that some reason matches, where the channels of ``x`` must become rigid, because of the operator or of
-    another one in the example; empty where they stay elastic."""
+    """If the channels of ``x`` must become rigid in this example: a pattern that one of the reasons matches. Empty if
+    they stay elastic."""
     onnx: str = ""
-    """A pattern that the error matches, where this call cannot be lowered although the operator has a rule."""
+    """If this call cannot be lowered although the operator has an ONNX rule: a pattern that the error matches."""
 
 
 @dataclass(frozen=True)
@@ -177,9 +177,9 @@ class Operator:
     """Gets `AxisTypes` and the call with its arguments by canonical position and name. What it raises, such as
     `RuleError`, makes everything around the call rigid; ``types.pin`` does so to one axis."""
     zeros: ZeroRule | None = None
-    """Asked for one axis of the result at a time; those that records share are in `zeros.py`."""
+    """The zero rule, which is called for one axis of the result at a time; common rules are in `zeros.py`."""
     shape: ShapeRule | None = None
-    """Only for speed: without one PyTorch computes it."""
+    """Computes shapes quickly; without it, PyTorch computes them."""
     onnx: OnnxRule | None = None
     """Gets a `Site`; raises ``site.refuse(reason)`` for a call that it was not written for."""
     number: NumberRule | None = None
@@ -200,6 +200,6 @@ class Operator:
 
 
 UNKNOWN = Operator("")
-"""Stands for an operator that nothing is known of."""
+"""The record of an unknown operator."""
 
 NONE: Mapping[Any, Any] = MappingProxyType({})

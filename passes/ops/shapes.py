@@ -1,8 +1,8 @@
-"""What the commonest operators return on the meta device, without running them there.
+"""Shape rules: the results of common operators on the meta device, without running them.
 
-PyTorch computes many shapes in Python: a layer norm takes 2 ms on meta tensors, which was most of a lowering. A record
-names the rule of its operator. A rule takes plain cases only; whatever else there is, wrong arguments too, is left to
-PyTorch.
+PyTorch computes many shapes in Python: a layer norm on meta tensors takes 2 ms, which was most of the time of a
+lowering. A record names the rule of its operator. Rules handle plain cases only; everything else, including wrong
+arguments, is left to PyTorch.
 """
 
 from __future__ import annotations

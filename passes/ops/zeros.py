@@ -1,8 +1,9 @@
-"""Where the entries that a sub-network leaves out would be zero, if all parameters that it leaves out were.
+"""Zero rules: would the removed entries of a value be zero if all removed parameters were zero?
 
-A sum over an elastic axis, or a product that contracts one, is that of the kept entries only because the others would
-add nothing. They do so behind a layer, whose weights and biases are gone, and behind ``relu``; not behind ``exp`` or
-``sigmoid``, which make something of zero, and not behind ``x + 1``. A record names the rule of its operator.
+A sum over an elastic axis, or a product that contracts one, equals the result over the kept entries only if the
+removed entries would add nothing. That is so after a layer, whose removed weights and biases are zero, and after
+``relu``. It is not so after ``exp`` or ``sigmoid``, which do not map zero to zero, or after ``x + 1``. A record names
+the rule of its operator.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ Bound = tuple[int, str, Any]
 """An argument of a call: its position, its name and its default."""
 
 Zeros = tuple[bool, ...]
-"""For each axis of a tensor, whether what is left out of it is zero; a rigid axis leaves nothing out."""
+"""For each axis of a tensor, whether its removed entries are zero; a rigid axis has no removed entries."""
 
 
 def note_zeros(types: AxisTypes, node: Node) -> None:

@@ -1,1 +1,1 @@
-"""What a sub-network must compute, by the original model's own forward."""
+"""The oracle: the expected results of a sub-network, computed by the original model's own forward."""

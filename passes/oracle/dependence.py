@@ -1,4 +1,4 @@
-"""Norms whose weights do not say which entries are kept: those that change with the parameters that are left."""
+"""For norms without weights: which entries are kept, found by which entries change with the kept parameters."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from .oracle import zero_dropped
 
 
 def kept_without_weight(model: nn.Module, skeleton: Skeleton, subnet: Subnet, run: Callable[[], object]) -> Measure:
-    """For `over_kept`; zeroes `model` as `zero_dropped` does. ``run()`` calls it.
+    """Return the measure for `over_kept`, and zero `model` as `zero_dropped` does; ``run()`` calls the model.
 
-    An entry is dropped if it depends on the parameters of the model, but no more on those that are left: constant
-    padding never does. Where dropped entries are not zero, it is enough that this holds for the parameters with the
-    axis that the statistic goes over: a head of attention whose query and key are gone still depends on a value that
-    all heads share. A norm inside an opaque module, where nothing is dropped, goes over all.
+    An entry counts as dropped if it depends on parameters of the model, but not on the kept ones. (Constant padding
+    depends on none, so it is never dropped.) If dropped entries are not zero, only parameters with the axis of the
+    statistic matter: an attention head without query and key still depends on a value that all heads share. A norm
+    inside an opaque module, where nothing is dropped, uses all entries.
     """
     if all_known(skeleton):
         zero_dropped(model, skeleton, subnet)
@@ -37,7 +37,7 @@ def kept_without_weight(model: nn.Module, skeleton: Skeleton, subnet: Subnet, ru
     zeroed = _saved(model)
     kept, held = Masks(), frozenset[int]()
     for _ in range(ROUNDS):
-        # Again with what is known: a dropped entry depends on others through a statistic that it is no part of.
+        # Repeat with the known masks: a dropped entry may depend on others through a statistic without it.
         last, now = kept, whole.find(kept, held)
         kept = [_left(then, left) for then, left in zip(before, now, strict=True)]
         if last and all(map(torch.equal, kept, last)):
@@ -52,18 +52,18 @@ def kept_without_weight(model: nn.Module, skeleton: Skeleton, subnet: Subnet, ru
 
 
 def _with(skeleton: Skeleton, symbol: Sym) -> frozenset[str]:
-    """The tensors of a model that have an axis with `symbol`."""
+    """Return the tensors of a model that have an axis with `symbol`."""
     tensors = skeleton.types.tensors.items()
     return frozenset(name for name, axes in tensors if any(symbol in symbols(axis) for axis in axes))
 
 
 def _left(before: Tensor, now: Tensor) -> Tensor:
-    """The entries that are kept: of each group of parameters they depend on what is left, if they ever did."""
+    """Return the kept entries: for each group of parameters on which they depended, they still depend on kept ones."""
     return (now | ~before).all(0)
 
 
 ROUNDS = 32
-"""More statistics do not stand one behind the other; else `verify` says that the numbers differ."""
+"""Largest number of statistics in a row. With more, `verify` would report differing numbers."""
 
 
 def _saved(model: nn.Module) -> dict[str, Tensor]:
@@ -77,11 +77,11 @@ def _load(model: nn.Module, values: Mapping[str, Tensor]) -> None:
 
 
 RUNS = 8
-"""How many random parameters are tried to see what depends on them."""
+"""Number of random parameter values that are tried to find dependent entries."""
 
 
 class _Noting(Measure):
-    """Notes the entries of each call; the means of the calls in `held` are those of the first run."""
+    """Records the entries of each call. For the calls in `held`, the mean of the first run is used again."""
 
     def __init__(self, masks: Masks, held: frozenset[int], means: dict[int, Tensor]) -> None:
         super().__init__(masks)
@@ -97,7 +97,7 @@ class _Noting(Measure):
         return self.means.setdefault(self.place, value.clone()) if self.place in self.held else value
 
     def activated(self, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """As above, and a little of the input: what an activation cuts off is not dropped."""
+        """Return the activation plus a small part of its input, because entries that it cuts off are not dropped."""
         if not input.is_floating_point():
             return super().activated(func, input, *args, **kwargs)
         before = input.clone()
@@ -106,7 +106,7 @@ class _Noting(Measure):
 
 @dataclass(frozen=True)
 class _Dependence:
-    """What the entries that statistics are taken of depend on."""
+    """Finds the parameters on which the entries of statistics depend."""
 
     model: nn.Module
     skeleton: Skeleton
@@ -116,17 +116,17 @@ class _Dependence:
     """Names of parameters that change together."""
 
     def find(self, kept: Masks, held: frozenset[int]) -> Masks:
-        """For each statistic (groups, *entries), what changes with the parameters of each group."""
+        """Return, for each statistic, a mask (groups, *entries): what changes with each parameter group."""
         found = (self._changing(kept, held, group) for group in self.groups)
         return [torch.stack(masks) for masks in zip(*found, strict=True)]
 
     def _changing(self, kept: Masks, held: frozenset[int], group: Set[str]) -> Masks:
-        """The entries that change with the parameters, which stay, where statistics go over those `kept`.
+        """Return the entries that change with a group of parameters, if statistics use the entries `kept`.
 
-        The means of the calls in `held` do not change: through them each entry would depend on all.
+        The means of the calls in `held` are fixed, because through them each entry would depend on all others.
 
-        An operator that chooses, such as a maximum, may hide an entry that is not dropped: seldom where all parameters
-        are positive, as in every second run, and seldom in all runs.
+        A selecting operator, such as a maximum, may hide an entry that is not dropped. That is unlikely if all
+        parameters are positive, as in every second run, and very unlikely in all runs.
         """
         means: dict[int, Tensor] = {}
         first = self._values(_Noting(kept, held, means), 0, group)
@@ -138,7 +138,7 @@ class _Dependence:
         return found
 
     def _values(self, noting: _Noting, seed: int, group: Set[str]) -> list[Tensor]:
-        """What stands before each call, where the parameters of a group follow from `seed`."""
+        """Return the entries before each call, with random parameters of a group from `seed`."""
         model, generator = self.model, torch.Generator().manual_seed(seed)
         values = _saved(model)
         with torch.no_grad(), over_kept(model, self.skeleton, self.subnet, noting):

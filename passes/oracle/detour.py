@@ -1,4 +1,4 @@
-"""The original model with regions skipped: the oracle's own way, by hooks on modules and not by rewriting a graph."""
+"""The original model with skipped regions, by hooks on modules and not by rewriting the graph."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from bnas.passes.space.blocks import Block
 
 
 class OracleWarning(UserWarning):
-    """An oracle is less independent than usual."""
+    """The oracle must use the traced graph, so it is less independent than usual."""
 
 
 def detour(model: nn.Module, ir: IR, regions: Sequence[Block]) -> Callable[..., Any]:
-    """`model`, a copy of the traced one, as a function in which each of `regions` hands on its entry.
+    """Return a function that runs `model`, a copy of the traced one, with each of `regions` replaced by its entry.
 
-    Forward hooks on the modules whose outputs the ends of a region are give the entry's value in place of the exit's;
-    the rest is the model's own forward. Where an end is not what a module returns, the traced graph is interpreted
-    instead, with the same replacement, and an `OracleWarning` says so.
+    Forward hooks on the modules at both ends of a region replace the output of the exit by that of the entry;
+    everything else is the model's own forward. If an end of a region is not the output of a module, the traced graph is
+    interpreted instead, with the same replacement, and an `OracleWarning` is shown.
     """
     ends = [(module_output(block.entry), module_output(block.out)) for block in regions]
     hidden = [block.name for block, pair in zip(regions, ends, strict=True) if None in pair]
@@ -44,17 +44,17 @@ def detour(model: nn.Module, ir: IR, regions: Sequence[Block]) -> Callable[..., 
 
 @dataclass(frozen=True)
 class ModuleOutput:
-    """What a module returns when it is called for the `number`-th time, counted from 0."""
+    """The output of the `number`-th call of a module, counted from 0."""
 
     path: str
     number: int
 
 
 def module_output(node: Node) -> ModuleOutput | None:
-    """The module call that returns the value of `node`; None if it is an intermediate value of a forward.
+    """Return the module call that returns the value of `node`; None for an intermediate value of a forward.
 
-    The capture notes which calls returned a value. Of those the outermost is taken that nobody reads it inside of:
-    its hook changes the value for everybody. Nodes that a pass added say nothing about the model's own forward.
+    The capture records which calls returned a value. The outermost call is taken inside which nothing reads the value,
+    so that its hook replaces the value for all readers. Nodes that a pass added have no counterpart in the model.
     """
     readers = () if node.op == "call_module" else node.users
     if any(one.meta.get("added") for one in (node, *readers)):
@@ -67,7 +67,7 @@ def module_output(node: Node) -> ModuleOutput | None:
 
 @dataclass
 class _Saved:
-    """The value at the entry of a region."""
+    """Stores the value at the entry of a region."""
 
     values: list[Tensor] = field(default_factory=list)
 
@@ -105,7 +105,7 @@ def _hook(model: nn.Module, place: ModuleOutput, change: Callable[[Tensor], Tens
 
 
 class _Interpreter(GraphInterpreter):
-    """The traced graph on a model's tensors, in which some values stand in for others."""
+    """Runs the traced graph on a model's tensors, with some values replaced by others."""
 
     def __init__(self, model: nn.Module, ir: IR, stand_ins: dict[Node, Node]) -> None:
         super().__init__(ir, model, garbage_collect_values=False)
@@ -117,7 +117,7 @@ class _Interpreter(GraphInterpreter):
         return self.run(*tensors, *named.values())
 
     def run_node(self, n: Node) -> Any:
-        """As in fx; the exit of a region gets the value that its entry had when it was computed."""
+        """Run a node as fx does; the exit of a region gets the value that its entry had when it was computed."""
         value = super().run_node(n)
         if n in self.stand_ins:
             value = self.saved[self.stand_ins[n]].clone()

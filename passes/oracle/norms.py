@@ -1,4 +1,4 @@
-"""What norms and means go over in a sub-network: the entries that are kept, which a zeroed model does not show."""
+"""Norms and means over the kept entries only, which the zeroed original model cannot do by itself."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ from .oracle import kept_mask
 
 
 class Measure:
-    """Which entries statistics are taken over where no weight says so, in the order of the calls: all by default."""
+    """The entries of statistics without a weight, in the order of the calls; by default all entries."""
 
     def __init__(self, masks: Masks | None = None) -> None:
         self.masks, self.place = masks or [], -1
 
     def mask(self, entries: Tensor) -> Tensor:
-        """For the values (rows, *entries) of the next call: true or false for each entry."""
+        """Return a mask over the entries of the next call, whose values are (rows, *entries)."""
         self.place += 1
         if self.place < len(self.masks):
             return self.masks[self.place]
         return torch.ones(entries.shape[1:], dtype=torch.bool, device=entries.device)
 
     def mean(self, value: Tensor) -> Tensor:
-        """What the forward gets as the mean, whose entries were asked for last."""
+        """Return the mean that the forward gets, for the entries of the latest `mask` call."""
         return value
 
     def activated(self, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """What the forward gets from an activation that is flat somewhere."""
+        """Return the result that the forward gets from an activation that is constant on some range."""
         return func(input, *args, **kwargs)  # type: ignore[no-any-return]
 
 
 STATISTICS = ("mean", "var", "std")
-"""What is taken over axes, without a weight."""
+"""Statistics over axes that have no weight."""
 
 
 def record_of(func: Any) -> Operator:
@@ -57,9 +57,9 @@ def record_of(func: Any) -> Operator:
 
 
 class OverKept(TorchFunctionMode):
-    """While it lasts, norms, means and variances are those of kept entries, by decision, however they are called.
+    """Inside, all norms, means and variances use the kept entries only (that is how sub-networks are defined).
 
-    For a norm these follow from its weight, if that is a parameter; for all others `measure` says so.
+    For a norm with a parameter as weight, the weight shows which entries are kept; for all others, `measure` does.
     """
 
     def __init__(self, model: nn.Module, skeleton: Skeleton, subnet: Subnet, measure: Measure) -> None:
@@ -80,13 +80,13 @@ class OverKept(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def mask_of(self, weight: Any, entries: Tensor) -> Tensor:
-        """The kept entries of a norm."""
+        """Return the mask of the kept entries of a norm."""
         if id(weight) not in self.names:
             return self.measure.mask(entries)
         return kept_mask(weight, self.tensors.get(self.names[id(weight)], ()), self.assignment)
 
     def _open(self, weight: Any, mask: Tensor) -> Tensor:
-        """What a norm lets through: all where its weight decides, which is zero at dropped entries, or not yet."""
+        """Return a mask for a norm's output: all ones if its weight is zero at dropped entries anyway."""
         return mask if id(weight) not in self.names else torch.ones_like(mask)
 
     def layer_norm(
@@ -131,13 +131,13 @@ class OverKept(TorchFunctionMode):
         return _affine(out, None if weight is None else weight.view(shape), None if bias is None else bias.view(shape))
 
     def weight_norm(self, v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
-        """As in torch, but a row of zeros, which is one that is dropped, stays one."""
+        """As in torch, except that a row of zeros, which is a dropped one, stays zero."""
         axes = tuple(axis for axis in range(v.ndim) if axis != dim)
         length = torch.linalg.vector_norm(v, dim=axes, keepdim=True)
         return v * (g / torch.where(length == 0, 1, length))
 
     def _statistic(self, name: str, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """A mean or variance of the kept entries; where all are kept, what torch makes of them."""
+        """Return a mean or variance of the kept entries; if all are kept, torch computes it."""
         dims, correction = _reduced(name, input, *args, **kwargs)
         rest = [axis for axis in range(input.ndim) if axis not in dims]
         entries = input.permute(*rest, *dims)
@@ -150,12 +150,12 @@ class OverKept(TorchFunctionMode):
 
 
 def _statistic(name: str, entries: Tensor, correction: float) -> Tensor:
-    """Of the last axis; by hand, to be independent."""
+    """Compute a statistic over the last axis, without the function under test."""
     count = entries.shape[-1]
     mean = entries.sum(-1, keepdim=True) / max(count, 1)
     if name == "mean":
         return mean.squeeze(-1)
-    # Where nothing is kept, as in a skipped block, there is no number, but nobody reads it.
+    # If nothing is kept, as in a skipped block, the result is not a number, but nothing reads it.
     var = (entries - mean).square().sum(-1) / (max(count - correction, 0) if count else 1)
     return var.sqrt() if name == "std" else var
 
@@ -163,7 +163,7 @@ def _statistic(name: str, entries: Tensor, correction: float) -> Tensor:
 def _reduced(
     name: str, input: Tensor, dim: Any = None, unbiased: Any = True, keepdim: bool = False, **kwargs: Any
 ) -> tuple[list[int], float]:
-    """The axes that are reduced, ascending, and by how much the count of a variance is lessened."""
+    """Return the reduced axes, ascending, and the correction of a variance."""
     dim = kwargs.get("axis", dim)
     if name != "mean" and isinstance(dim, bool):
         dim, unbiased = None, dim
@@ -178,7 +178,7 @@ def _without(kwargs: Mapping[str, Any], *names: str) -> dict[str, Any]:
 
 @contextmanager
 def over_kept(model: nn.Module, skeleton: Skeleton, subnet: Subnet, measure: Measure) -> Iterator[None]:
-    """While it lasts, statistics are those of kept entries, see `OverKept`; no fused encoder layer hides a norm."""
+    """Inside, statistics use kept entries only (see `OverKept`), and fused encoder layers are off."""
     enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -189,11 +189,11 @@ def over_kept(model: nn.Module, skeleton: Skeleton, subnet: Subnet, measure: Mea
 
 
 Masks = list[Tensor]
-"""The entries of what is reduced, for each call that takes statistics without a weight that is a parameter."""
+"""For each statistic without a parameter as weight: the entries that are reduced."""
 
 
 def all_known(skeleton: Skeleton) -> bool:
-    """Whether the weights of norms say all that is dropped before statistics are taken."""
+    """Whether the weights of norms determine the dropped entries of all statistics."""
     types = skeleton.types
     calls = [(OPERATORS.of(call.op), call) for call in skeleton.ir.calls.values()]
     norms = [call.argument(2, "weight") for record, call in calls if record.has(Trait.STREAM_NORM)]
@@ -202,12 +202,12 @@ def all_known(skeleton: Skeleton) -> bool:
 
 
 def not_zero(skeleton: Skeleton) -> set[Sym]:
-    """Symbols of axes that a statistic goes over where dropped entries are not zero: heads without a query, say."""
+    """Return the symbols of statistics whose dropped entries are not zero, such as heads without a query."""
     return {symbol for term, zero in _averaged(skeleton.types) if not zero for symbol in symbols(term)}
 
 
 def _averaged(types: AxisTypes) -> Iterator[tuple[Term, bool]]:
-    """The axes that means and variances go over, and whether their dropped entries are known to be zero."""
+    """Yield the axes of means and variances, and whether their dropped entries are known to be zero."""
     for call in types.ir.calls.values():
         record = OPERATORS.of(call.op)
         if record.kept not in STATISTICS:

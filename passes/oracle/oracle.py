@@ -1,8 +1,8 @@
-"""The zero-parameter oracle: what a sub-network must compute, by the original model's own forward.
+"""The zero-parameter oracle: the expected results of a sub-network, from the original model's own forward.
 
-Independent of tracing and rewriting: every parameter entry outside the kept index sets is set to zero, and the
-original module runs. Zeros pass through convolutions, normalisation, activations and gates, so that a wrong tie or
-order shows as a wrong number.
+It does not depend on tracing and rewriting: all parameter entries that are not kept become zero, and the original
+module runs. Zeros pass through convolutions, normalisations, activations and gates, so a wrong tie or order of entries
+gives wrong numbers.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from bnas.passes.space.subnet import Subnet
 def zero_dropped(model: nn.Module, skeleton: Skeleton, subnet: Subnet) -> None:
     """Set to zero, in place, all entries of `model`'s parameters that `subnet` does not keep.
 
-    A smaller kernel stands in the centre of a zero kernel of the full size, so that padding and settings stay. A
-    skipped residual block gets zero parameters altogether, so that its branch adds nothing. Where zeroing makes no
-    identity, `detour` skips the block.
+    A smaller kernel is placed in the centre of a zero kernel of full size, so that padding and settings stay the same.
+    All parameters of a skipped residual block become zero, so that its branch adds nothing. If that does not turn the
+    block into the identity, `detour` skips it.
     """
     assignment, parameters = skeleton.assignment(subnet), dict(model.named_parameters())
     for name, axes in skeleton.types.tensors.items():
@@ -46,7 +46,7 @@ def zero_dropped(model: nn.Module, skeleton: Skeleton, subnet: Subnet) -> None:
 
 
 def kept_mask(parameter: Tensor, axes: Sequence[Term], assignment: Mapping[Sym, int]) -> Tensor:
-    """Which entries of a parameter are kept: true or false, of its shape."""
+    """Return a mask of the kept entries of a parameter, in its shape."""
     mask = torch.ones(parameter.shape, dtype=torch.bool)
     for axis, term in enumerate(axes):
         keep = torch.zeros(term.size, dtype=torch.bool)
@@ -56,7 +56,7 @@ def kept_mask(parameter: Tensor, axes: Sequence[Term], assignment: Mapping[Sym, 
 
 
 def shrink_in_place(weight: torch.Tensor, kernel: Kernel, choice: int, matrices: nn.Module) -> None:
-    """Replace `weight` by its small kernel amid zeros: entry by entry, to be independent of `Shrink`."""
+    """Replace `weight` by its small kernel surrounded by zeros; written entry by entry, independent of `Shrink`."""
     held = {name: matrix.detach().double().cpu().numpy() for name, matrix in matrices.named_parameters()}
     values, size = weight.detach().double().cpu().numpy(), kernel.choices[-1]
     channels: tuple[Any, ...] = (slice(None), slice(None))
@@ -72,16 +72,16 @@ def shrink_in_place(weight: torch.Tensor, kernel: Kernel, choice: int, matrices:
 
 
 def _central(entries: int, choice: int) -> range:
-    """The positions of the central `choice` entries of an axis: all if it has no more."""
+    """Return the positions of the central `choice` entries of an axis, or all if it has no more."""
     margin = max(0, entries - choice) // 2
     return range(margin, entries - margin)
 
 
 def skipped_blocks(skeleton: Skeleton, subnet: Subnet, *, zeroed: bool) -> list[Block]:
-    """The blocks that `subnet` skips which zero parameters make an identity, or the others.
+    """Return the skipped blocks of `subnet` that zero parameters turn into the identity; without `zeroed`, the others.
 
-    Those are residual blocks whose parameters nobody else reads, and which read no number of a buffer by themselves:
-    a frozen norm adds its mean to whatever the parameters make.
+    Zero parameters suffice for residual blocks whose parameters are read only there and that read no buffers. (A frozen
+    norm, for example, adds its mean even if all parameters are zero.)
     """
     skipped = [block for name, block in skeleton.choices.blocks.items() if name in subnet.skipped]
     return [block for block in skipped if _by_zeroing(skeleton, block) is zeroed]
@@ -106,9 +106,9 @@ def _parameters_of(skeleton: Skeleton, block: Block) -> set[str]:
 
 
 class InDouble(TorchFunctionMode):
-    """While it lasts, all numbers are in double precision, whatever a model asks for: rounding would hide errors.
+    """Inside, everything is computed in double precision, whatever type a model asks for: rounding would hide errors.
 
-    This is so in the thread that enters it; PyTorch's default type, which all threads share, stays as it is.
+    This applies to the thread that enters; PyTorch's default type, which all threads share, does not change.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -131,7 +131,7 @@ ONLY_SINGLE = frozenset(
 
 
 def _is_single(value: Any) -> bool:
-    """Whether it is a tensor of the default type: one that is made without a type is."""
+    """Whether `value` is a tensor of the default type, which tensors created without a type have."""
     return isinstance(value, Tensor) and value.dtype == torch.get_default_dtype()
 
 
@@ -144,10 +144,10 @@ def _double(value: Any) -> Any:
 
 
 def randomise(model: nn.Module, run: Callable[[], object], generator: torch.Generator) -> None:
-    """Give statistics, biases and scales random values, in place: at their initial ones many mistakes are hidden.
+    """Give statistics, biases and scales random values, in place, because initial values (0, 1) hide many mistakes.
 
-    Batch statistics are first set to those of ``run()``, which calls the model on some batch, and then disturbed:
-    wholly random ones let the signal die out in a deep network, so that its outputs would be those of the biases.
+    Batch statistics are first measured by ``run()``, which calls the model on a batch, and then disturbed. With purely
+    random statistics the signal would vanish in a deep network, and outputs would depend on the biases only.
     """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     for name, tensor in model.named_parameters():

@@ -1,1 +1,1 @@
-"""Passes in order, the analysis that they hand on, and what is checked after each."""
+"""The pipeline of passes, the analysis that passes share, and the checks after each pass."""

@@ -1,4 +1,4 @@
-"""What is known of a model, which goes from pass to pass, and how it is checked after each."""
+"""`Analysis`, which is handed from pass to pass, and its checks after each pass."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from bnas.passes.space.choices import Choices
 from bnas.passes.space.elasticity import Elasticity
 from bnas.passes.space.kernels import Kernels
 
-# What is known of a model: the state that goes through a pipeline of passes.
+# The state that goes through a pipeline of passes.
 
 PARTS = ("ir", "types", "blocks", "kernels", "choices")
-"""What passes find, by name: what they may declare to need and to give."""
+"""The parts of an analysis, by name, with their classes. Passes declare which parts they need and provide."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Analysis:
     """A tensor, a tuple of positional or a dict of keyword inputs."""
     elasticity: Elasticity = field(default_factory=Elasticity)
     dynamic: Mapping[str, Mapping[int, str]] | None = None
-    """Names of axes that must be dynamic beside the batch, by input and axis; None for all that can be."""
+    """Names of axes that must be dynamic besides the batch, by input and axis; None for all axes that can."""
     check: bool = True
     """Whether the graph is compared with the model before it is used."""
     found: Mapping[str, Any] = field(default_factory=dict)
@@ -56,7 +56,7 @@ class Analysis:
 
     @property
     def ir(self) -> IR:
-        """The graph."""
+        """The traced graph."""
         return self._part("ir")  # type: ignore[no-any-return]
 
     @property
@@ -108,11 +108,11 @@ class Analysis:
         return replace(self, found={"ir": self.ir.with_graph(graph, modules)})
 
 
-# Whether the parts of an analysis belong together: checked after every pass.
+# Consistency checks of an analysis, made after every pass.
 
 
 def problems(analysis: Analysis) -> Iterator[str]:
-    """What is inconsistent in an analysis: the graph in itself, or what was found with the graph."""
+    """Return the inconsistencies of an analysis: inside the graph, or between the graph and other parts."""
     if analysis.has("ir"):
         yield from _of_graph(analysis.ir)
     if analysis.has("types"):
@@ -168,13 +168,13 @@ def _of_types(analysis: Analysis) -> Iterator[str]:
             yield f"the axis types of {name} are not of its shape"
 
 
-# Whether two graphs over one model compute the same: measured, on random inputs in double precision.
+# Comparison of two graphs over one model, on random inputs in double precision.
 
 
 def difference(before: Analysis, after: Analysis) -> float:
-    """The largest difference of the outputs of two graphs in evaluation mode, relative to the largest output.
+    """Return the largest difference of two graphs' outputs in evaluation mode, relative to the largest output.
 
-    Both run on a copy of the model; infinity where the outputs differ in number or shape.
+    Both run on a copy of the model. The result is infinite if the outputs differ in number or shape.
     """
     tensors, named = as_program_call(before.example_inputs)
     generator = torch.Generator().manual_seed(0)

@@ -1,4 +1,4 @@
-"""An analysis as readable text: one line for each node, with its axis types and what stays rigid and why."""
+"""An analysis as readable text: one line for each node, with its axis types, and rigid parts with their reasons."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from .analysis import Analysis
 
 
 def describe(analysis: Analysis) -> str:
-    """The graph, the blocks and the choices, as far as they are known; a line ends with what is rigid and why.
+    """Return a text with the graph, the blocks and the choices, as far as known; lines end with rigid parts and why.
 
-    Sizes stand as numbers and ``B`` for the batch, symbols as ``name:size``, products as ``a*b`` and concatenations
-    as ``(a+b)``.
+    Notation: numbers are rigid sizes, ``B`` is the batch, ``name:size`` a symbol, ``a*b`` a product, ``(a+b)`` a
+    concatenation.
     """
     return "\n".join((*_graph(analysis), *_choices(analysis)))
 
@@ -41,7 +41,7 @@ def _graph(analysis: Analysis) -> Iterator[str]:
 
 
 def _rigid(analysis: Analysis, node: Node) -> str:
-    """The rigid runs of a node's value and of its own tensors, by reason; the batch needs none."""
+    """Return the rigid runs of a node's value and tensors, by reason, without the batch."""
     if not analysis.has("types") or node.op == "placeholder":
         return ""
     call = analysis.ir.calls.get(node)
@@ -85,7 +85,7 @@ def _text(value: Any) -> str:
 
 
 def _type(value: Any, axes: Any, names: Mapping[Sym, str]) -> str:
-    """The axis types where they are known, else the shape."""
+    """Return the axis types if known, else the shape."""
     if isinstance(value, Tensor):
         sizes = [_size(n) for n in value.shape] if axes is None else [_term(normalise(t), names) for t in axes]
         return f"[{', '.join(sizes)}]"

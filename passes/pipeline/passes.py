@@ -1,4 +1,4 @@
-"""Passes in order: each a value that takes an analysis and gives one; the runner checks every result."""
+"""`Pass` and `Pipeline`: each pass maps an analysis to an analysis, and the pipeline checks every result."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class PassResult:
 
     analysis: Analysis
     modified: bool
-    """Exactly whether anything changed."""
+    """Whether the pass changed anything; must be exact."""
     refusals: tuple[Diagnostic, ...] = ()
     """Parts that were left unchanged, with the reason."""
 
@@ -41,7 +41,7 @@ class Pass(ABC):
     """
 
     name: ClassVar[str]
-    """Unique in a pipeline, such as "find-blocks"."""
+    """Name of the pass, such as "find-blocks"; unique in a pipeline."""
     needs: ClassVar[tuple[str, ...]] = ("ir",)
     """Parts of the analysis that must exist before the pass."""
     gives: ClassVar[tuple[str, ...]] = ()
@@ -54,12 +54,12 @@ class Pass(ABC):
         """Return the analysis after this pass; `analysis` itself if there was nothing to do."""
 
     def broken(self, before: Analysis, after: Analysis) -> Iterator[str]:
-        """What this pass promises and `after` does not keep; a pass with promises of its own overrides it."""
+        """Return the promises of this pass that `after` breaks. Override it for a pass with additional promises."""
         yield from ()
 
 
 TOLERANCE = 1e-9
-"""Relative difference, in double precision, of outputs that a pass keeps."""
+"""Allowed relative difference, in double precision, of outputs that a pass promises to keep."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Pipeline:
     """Passes in the order in which they run.
 
     Raises:
-        PassError: something is no pass with a name, or two passes have one name.
+        PassError: An entry is not a pass with a name, or two passes have the same name.
     """
 
     passes: tuple[Pass, ...]
@@ -144,7 +144,7 @@ class Pipeline:
 
 
 def _checked(one: Pass, before: Analysis) -> PassResult:
-    """The result of a pass that keeps its promises; the runner notes refusals and changed outputs."""
+    """Run a pass and check its promises; add its refusals, and whether outputs changed, to the analysis."""
     missing = [name for name in one.needs if not before.has(name)]
     if missing:
         raise PassError(
@@ -189,7 +189,7 @@ def _broken(one: Pass, before: Analysis, result: PassResult) -> Iterator[str]:
             )
 
 
-# The passes of bnas itself, and the pipeline of them that every super-network goes through.
+# The passes of bnas, and the default pipeline of every super-network.
 
 
 @dataclass(frozen=True)
@@ -275,4 +275,4 @@ class Choose(Pass):
 
 
 PIPELINE = Pipeline((Trace(), TypeAxes(), FindBlocks(), FindKernels(), Choose()))
-"""From a model to its search space."""
+"""The default pipeline, from a model to its search space."""

@@ -1,4 +1,4 @@
-"""Other graphs of the same model: that of training mode, and a typed graph at other sizes of its dynamic axes."""
+"""Variants of a graph: the graph of training mode, and the typed graph at other sizes of its dynamic axes."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from bnas.passes.frontend.structure import tensors_of
 from bnas.passes.space.blocks import Block, Blocks, given_values, is_constant, nodes_between, writes_elsewhere
 from bnas.passes.space.choices import Choices
 
-# Models that call something else in training mode: the graph of that mode beside the one of evaluation mode.
+# Models that call other operators in training mode have a second graph for that mode.
 #
-# Both graphs are typed over the same parameters, so that every equation of either holds in both. A block may be skipped
-# if it is a block of the training graph too.
+# Both graphs are typed over the same parameters, so every equation of one holds in the other. A block may only be
+# skipped if it is a block of the training graph too.
 
 
 def counterparts(ir: IR) -> dict[Node, Node]:
-    """The node of the training graph that is the same call as a node of the graph, for those that have one."""
+    """Return, for each node with the same call in the training graph, that node of the training graph."""
     assert ir.trained is not None
     mine, theirs = list(ir.graph.nodes), list(ir.trained.graph.nodes)
     matcher = SequenceMatcher(None, [_key(node) for node in mine], [_key(node) for node in theirs], autojunk=False)
@@ -37,7 +37,7 @@ def counterparts(ir: IR) -> dict[Node, Node]:
 
 
 def _key(node: Node) -> tuple[Any, ...]:
-    """What two calls have in common that are the same: function, place in the model, and line."""
+    """Return the key by which equal calls are found: function, place in the model, and line."""
     return node.op, str(node.target), module_calls(node), node.meta.get("line")
 
 
@@ -46,7 +46,7 @@ def _shapes(node: Node) -> list[Any]:
 
 
 def in_training(ir: IR, blocks: Blocks) -> Blocks:
-    """The blocks that may be skipped in training mode too; the others are refused with the reason."""
+    """Keep the blocks that can be skipped in training mode too; refuse the others with the reason."""
     if ir.trained is None:
         return blocks
     twins, given = counterparts(ir), given_values(ir.trained)
@@ -62,7 +62,7 @@ def in_training(ir: IR, blocks: Blocks) -> Blocks:
 
 
 def trained_block(block: Block, twins: Mapping[Node, Node], given: frozenset[Node]) -> Block | None:
-    """The block of the training graph between the counterparts of its ends; None where that is none."""
+    """Return the block of the training graph between the counterparts of a block's ends; None if there is none."""
     entry, out = twins.get(block.entry), twins.get(block.out)
     if entry is None or out is None:
         return None
@@ -78,7 +78,7 @@ def trained_block(block: Block, twins: Mapping[Node, Node], given: frozenset[Nod
 
 
 def _side_effects(body: Iterable[Node], out: Node) -> set[Node]:
-    """Nodes that only inner values lead to and that lead nowhere: statistics that are updated in training."""
+    """Return nodes that depend on inner values and that nothing reads: statistics that are updated in training."""
     inside, found = set(body), set[Node]()
     waiting = [user for node in body for user in node.users if user is not out]
     while waiting:
@@ -92,26 +92,26 @@ def _side_effects(body: Iterable[Node], out: Node) -> set[Node]:
 
 
 def trained_choices(ir: IR, choices: Choices) -> Choices:
-    """The same choices in the nodes of the training graph."""
+    """Return the same choices, in terms of nodes of the training graph."""
     assert ir.trained is not None
     twins, given = counterparts(ir), given_values(ir.trained)
     blocks = {name: trained_block(block, twins, given) for name, block in choices.blocks.items()}
     return replace(choices, blocks={name: block for name, block in blocks.items() if block is not None})
 
 
-# A typed graph at other sizes of its dynamic axes: for what it costs there.
+# A typed graph at other sizes of its dynamic axes, for its costs there.
 
 
 def at_sizes(types: AxisTypes, choices: Choices, sizes: Mapping[str, int]) -> tuple[AxisTypes, Choices]:
-    """The axis types of the same graph at other sizes, in the symbols of `types`, and the choices in its nodes.
+    """Return the axis types of the same graph at other sizes, with the symbols of `types`, and its choices.
 
     Args:
-        types: the graph at the sizes of the example.
-        choices: the search space in it.
-        sizes: the size of dynamic axes by name; others keep theirs.
+        types: The typed graph at the sizes of the example.
+        choices: Its search space.
+        sizes: Sizes of dynamic axes by name; other axes keep their size.
 
     Raises:
-        InputError: there is no such axis, it does not take that size, or the graph cannot be run there.
+        InputError: There is no such axis, it does not accept that size, or the graph cannot run at these sizes.
     """
     ir, copies = _resized(types.ir, sizes)
     other = analyse(ir)
@@ -141,7 +141,7 @@ def _kernels(choices: Choices, copies: Mapping[Node, Node]) -> Any:
 
 
 def _resized(ir: IR, sizes: Mapping[str, int]) -> tuple[IR, dict[Node, Node]]:
-    """The graph with inputs of other sizes, and which of its nodes is the copy of which."""
+    """Return the graph with inputs of other sizes, and the copy of each node."""
     wanted = {}
     for name, size in sizes.items():
         axis = ir.sizes.axis(name)

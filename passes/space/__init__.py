@@ -1,1 +1,1 @@
-"""What may change in a model: widths, blocks, regions and kernels, and the space of all choices."""
+"""The search space: widths, blocks, regions and kernels that may change."""

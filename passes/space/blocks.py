@@ -1,4 +1,4 @@
-"""Skippable blocks: residual branches that may be left out, so that the block becomes exactly the identity."""
+"""Skippable blocks: without its branch, a residual block is exactly the identity."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from bnas.passes.ops.registry import OPERATORS
 
 
 def fused_next(ir: IR, node: Node) -> Node | None:
-    """The operator that runs fused with `node` and reads it alone: its BatchNorm or activation; else None."""
+    """Return the BatchNorm or activation that runs fused with `node` and is its only reader, else None."""
     call, users = ir.calls.get(node), list(node.users)
     after = ir.calls.get(users[0]) if len(users) == 1 else None
     if call is None or after is None:
@@ -36,7 +36,7 @@ def fused_next(ir: IR, node: Node) -> Node | None:
 
 
 def fused_end(ir: IR, node: Node) -> Node:
-    """The last operator of the group that `node` runs in."""
+    """Return the last operator of the fused group of `node`."""
     while (after := fused_next(ir, node)) is not None:
         node = after
     return node
@@ -51,16 +51,16 @@ class Block:
     out: Node
     body: frozenset[Node]
     residual: bool = True
-    """A sum of a branch and its input; else a region whose ends have one shape (see `regions`)."""
+    """Whether the block is a sum of a branch and its input; otherwise it is a region (see `regions`)."""
 
     @property
     def nodes(self) -> frozenset[Node]:
-        """All nodes that are missing if the block is skipped."""
+        """All nodes that disappear if the block is skipped."""
         return self.body | {self.out}
 
     @property
     def size(self) -> int:
-        """Operators beyond the first: BootstrapNAS's count, the distance of the last from the first."""
+        """Number of operators minus one, as BootstrapNAS counts: the distance from the first operator to the last."""
         return sum(not (is_constant(node) or _is_item(node)) for node in self.nodes) - 1
 
 
@@ -71,17 +71,17 @@ class Blocks:
     found: tuple[Block, ...]
     refused: tuple[Diagnostic, ...]
     ties: tuple[Diagnostic, ...] = ()
-    """Widths that skippable regions tied, with the reason."""
+    """Widths that were tied to make regions skippable, with the reason."""
 
 
 ANY_SIZE = range(sys.maxsize)
 
 
 def find_blocks(types: AxisTypes, sizes: range = ANY_SIZE) -> Blocks:
-    """Every minimal residual block ``out = add(body(x), x)`` whose two operands have the same axis types.
+    """Find every minimal residual block ``out = add(body(x), x)`` whose two operands have the same axis types.
 
-    Equal types make the skip legal for every choice of widths. Where one block encloses another, the inner one is
-    taken, since inner blocks give the finer choice. Blocks whose `Block.size` is not among `sizes` are left unchanged.
+    With equal types, the block can be skipped for every choice of widths. Of nested blocks, the inner one is taken,
+    because it allows finer choices. Blocks whose `Block.size` is not in `sizes` are left unchanged.
     """
     refused: list[Diagnostic] = []
     matches: list[Block] = []
@@ -130,7 +130,7 @@ def match_residual(types: AxisTypes, add: Node, given: frozenset[Node]) -> Block
 
 
 def dead_ends(body: set[Node], add: Node) -> set[Node]:
-    """What is made of inner values of a block and leads to no output: writes into them, through views too."""
+    """Return nodes that depend on inner values of a block and lead to no output: writes into these values or views."""
     found: set[Node] = set()
     for user in {user for node in body for user in node.users} - body - {add}:
         after, stack = {user}, [user]
@@ -145,19 +145,19 @@ def dead_ends(body: set[Node], add: Node) -> set[Node]:
 
 
 def writes_elsewhere(node: Node, inside: Container[Node]) -> bool:
-    """Whether an operator writes into a tensor that is made outside of `inside`: what reads that tensor later reads it.
+    """Whether an operator writes into a tensor from outside of `inside`, so that later readers depend on the write.
 
-    Buffers do not count: their statistics belong to the layers that update them.
+    Buffers do not count, because statistics belong to the layers that update them.
     """
     target = next(iter(node.all_input_nodes), None)
     return writes_in_place(node) and target is not None and target.op != "get_attr" and target not in inside
 
 
 def nodes_between(entry: Node, tail: Node, given: frozenset[Node]) -> set[Node]:
-    """The nodes that `tail` is computed from after `entry`; empty where it does not depend on `entry` and that alone.
+    """Return the nodes between `entry` and `tail`; empty unless `tail` depends on `entry` and on nothing else.
 
-    What is computed from parameters only, such as a bias table, depends on nothing. `given` values may be read too;
-    those that nothing else reads are among the nodes.
+    Values that are computed from parameters only, such as a bias table, do not count. `given` values may be read too;
+    those that nothing else reads are included in the result.
     """
     aside = frozenset[Node]() if entry in given else given
     body: set[Node] = set()
@@ -179,7 +179,7 @@ def nodes_between(entry: Node, tail: Node, given: frozenset[Node]) -> set[Node]:
 
 
 def following(entry: Node, body: set[Node]) -> set[Node]:
-    """Those of the nodes that are computed from `entry`."""
+    """Return the nodes in `body` that depend on `entry`."""
     found, waiting = set[Node](), [entry]
     while waiting:
         new = body.intersection(waiting.pop().users) - found
@@ -189,7 +189,7 @@ def following(entry: Node, body: set[Node]) -> set[Node]:
 
 
 def _read_by(body: set[Node], values: frozenset[Node]) -> set[Node]:
-    """Those of the values that only `body` reads, and that are no inputs of the model."""
+    """Return the `values` that only `body` reads and that are not inputs of the model."""
     found: set[Node] = set()
     waiting = [one for node in body for one in node.all_input_nodes]
     while waiting:
@@ -201,7 +201,7 @@ def _read_by(body: set[Node], values: frozenset[Node]) -> set[Node]:
 
 
 def given_values(ir: IR) -> frozenset[Node]:
-    """What is computed from the inputs of the model without any parameter, such as an attention mask."""
+    """Return the values that are computed from the model's inputs without parameters, such as an attention mask."""
     learned, given = set[Node](), set[Node]()
     for node in ir.graph.nodes:
         inputs = set(node.all_input_nodes)
@@ -213,7 +213,7 @@ def given_values(ir: IR) -> frozenset[Node]:
 
 
 def is_constant(node: Node) -> bool:
-    """Parameters, and plain values such as sizes, types, devices and flags of the mode, may be read from anywhere."""
+    """Whether a node is a parameter or a plain value (size, type, device, mode), which may be read from anywhere."""
     return node.op == "get_attr" or isinstance(node.meta.get("value"), _PLAIN)
 
 
@@ -226,12 +226,12 @@ def writes_into(ir: IR, block: Block) -> bool:
 
 
 def _is_item(node: Node) -> bool:
-    """One of the values of an operator that has several: no operator of its own."""
+    """Whether a node is one of several results of an operator, and not an operator itself."""
     return node.target is operator.getitem and isinstance(node.all_input_nodes[0].meta["value"], tuple | list)
 
 
 def has_tensors(ir: IR, node: Node) -> bool:
-    """Whether the operator reads a parameter: buffers and constants, such as anchors, are nothing to save."""
+    """Whether the operator reads a parameter. Buffers and constants, such as anchors, do not count."""
     call = ir.calls.get(node)
     if call is None and node.op == "call_module" and any(True for _ in ir.module(str(node.target)).parameters()):
         return True
@@ -246,7 +246,7 @@ def _is_parameter(ir: IR, ref: Node | TensorRef) -> bool:
 
 
 def named(blocks: Iterable[Block]) -> tuple[Block, ...]:
-    """Name each residual block by the module that holds it; where names are equal, they are numbered."""
+    """Name each residual block by the module that contains it; equal names get numbers."""
     blocks = list(blocks)
     paths = [(_common_path(block) if block.residual else "") or block.name for block in blocks]
     count, seen = Counter(paths), Counter[str]()

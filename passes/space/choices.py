@@ -1,4 +1,4 @@
-"""The search space of a typed graph, together with what its names stand for."""
+"""The search space of a typed graph, with the symbols, blocks and kernels behind its names."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from .scopes import find_vetoes
 from .space import SearchSpace
 from .widths import Width, Widths, find_widths
 
-# Chains of skippable blocks, each of which reads what the one before it hands on.
+# Chains of skippable blocks: each block reads the output of the one before.
 
 
 def find_chains(ir: IR, blocks: Iterable[Block]) -> tuple[tuple[str, ...], ...]:
-    """The names of `blocks`, which are in network order, chain by chain; every block is in one chain.
+    """Return the names of `blocks` (in network order) by chains; every block is in one chain.
 
-    A block follows another if its entry is the other's output, or the activation of that.
+    A block follows another one if its entry is the other's output, or the activation of that output.
     """
     chains: list[list[str]] = []
     ends: dict[object, list[str]] = {}
@@ -49,7 +49,7 @@ class Choices:
     kernels: Kernels
     """The elastic kernels, and those left unchanged, with the reason."""
     refused: tuple[Diagnostic, ...] = ()
-    """Parts that could change with other settings, with the reason."""
+    """Parts that the settings keep from changing, with the reason."""
 
     @property
     def symbols(self) -> dict[str, Sym]:
@@ -58,10 +58,10 @@ class Choices:
 
 
 def choose(types: AxisTypes, blocks: Blocks, elasticity: Elasticity, kernels: Kernels | None = None) -> Choices:
-    """The search space of a typed graph under the settings.
+    """Return the search space that the settings define for a typed graph.
 
     Raises:
-        ElasticityError: a setting names something that is not there, or a size that cannot be.
+        ElasticityError: A setting names something that does not exist, or an impossible size.
     """
     vetoes, refused = find_vetoes(types.ir, elasticity), list[Diagnostic]()
 
@@ -88,6 +88,6 @@ def choose(types: AxisTypes, blocks: Blocks, elasticity: Elasticity, kernels: Ke
 
 
 def _around(nodes: Iterable[Node], blocks: Mapping[str, Block]) -> tuple[frozenset[str], ...]:
-    """The blocks around each node; empty where one of them is in no block."""
+    """Return the blocks around each of `nodes`; empty if one of the nodes is in no block."""
     around = [frozenset(b.name for b in blocks.values() if node in b.nodes) for node in nodes]
     return tuple(sorted(set(around), key=sorted)) if all(around) else ()

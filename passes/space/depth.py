@@ -1,4 +1,4 @@
-"""Which blocks of a model may be skipped: the policy that `Elasticity` states."""
+"""The choice of skippable blocks, by the settings in `Elasticity`."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from .elasticity import Elasticity
 from .regions import find_regions, match_region, rigid_if_tied, tie
 from .scopes import find_vetoes, module_path, near_names
 
-# Names of values: those of this project, module paths, and BootstrapNAS's scope names.
+# Names of values: graph nodes, module paths, and BootstrapNAS's scope names.
 
 
 def find_value(ir: IR, name: str) -> Node:
-    """The value that `name` stands for.
+    """Return the value called `name`.
 
-    It may be the name of a graph node (``layer1_1_relu_2``), the path of a module (``layer1.1``: the last value that
-    is computed in it), or a scope of BootstrapNAS (``Net/Sequential[layer1]/Block[1]/ReLU[relu]/relu__2``:
-    the third call of ``relu_`` in the module ``layer1.1.relu``; names of classes are not compared).
+    The name may be a graph node (``layer1_1_relu_2``), the path of a module (``layer1.1``, meaning the last value
+    computed in it), or a scope of BootstrapNAS (``Net/Sequential[layer1]/Block[1]/ReLU[relu]/relu__2``, meaning the
+    third call of ``relu_`` in the module ``layer1.1.relu``; class names are not compared).
 
     Raises:
-        ElasticityError: there is no such value; names the nearest ones.
+        ElasticityError: There is no such value; the message has the nearest names.
     """
     nodes = [node for node in ir.graph.nodes if node.op not in ("output", "get_attr")]
     found = _scoped(ir, nodes, name) if "/" in name else _named(nodes, name)
@@ -53,7 +53,7 @@ def _is_in(node: Node, path: str) -> bool:
 
 
 def _scoped(ir: IR, nodes: list[Node], name: str) -> Node | None:
-    """The call that a scope of BootstrapNAS names: modules in brackets, then the operator and which call of it."""
+    """Return the call that a BootstrapNAS scope names: modules in brackets, the operator, the number of the call."""
     path, call = module_path(ir.root, name), name.rpartition("/")[2]
     op, _, number = call.rpartition("_")
     if not number.isdecimal():
@@ -69,13 +69,13 @@ def _operator(ir: IR, node: Node) -> str:
 
 
 def _peer_operator(name: str) -> str:
-    """``relu_`` is relu, and ``__iadd__`` is add."""
+    """Return BootstrapNAS's operator name without in-place markers: ``relu_`` is relu, ``__iadd__`` is add."""
     plain = name.strip("_")
     return operator_name(OPERATORS.canonical(getattr(operator, plain, plain)))
 
 
 def spelling(name: str) -> str:
-    """A scope of BootstrapNAS as a path, to compare it with ours."""
+    """Turn a scope of BootstrapNAS into a path that can be compared with bnas's paths."""
     parts = re.findall(r"\[([^\]]*)\]", name)
     return ".".join(parts) if parts else name
 
@@ -106,7 +106,7 @@ def skippable_blocks(types: AxisTypes, elasticity: Elasticity) -> Blocks:
 
 
 def _tied(types: AxisTypes, candidates: Iterable[Block], elasticity: Elasticity) -> Blocks:
-    """The candidates that do not overlap an earlier one, and whose tie makes no width rigid where widths matter."""
+    """Tie and return the candidates that overlap no earlier one; if widths are elastic, their ties may pin no width."""
     vetoes = find_vetoes(types.ir, elasticity)
     found, refused, ties, taken, told = list[Block](), list[Diagnostic](), list[Diagnostic](), set[Node](), set[Node]()
     for block in candidates:
@@ -127,7 +127,7 @@ def _tied(types: AxisTypes, candidates: Iterable[Block], elasticity: Elasticity)
 
 
 def _listed(types: AxisTypes, entries: Sequence[str | tuple[str, str]], elasticity: Elasticity) -> Blocks:
-    """The blocks that a user lists, by name or by start and end; what their ties make rigid is in the types' pins."""
+    """Return the blocks that a user lists, by name or by start and end. Widths that their ties pin are in the pins."""
     known = _offered(types, elasticity)
     blocks = [_by_name(known, e) if isinstance(e, str) else _by_ends(types, known, *e) for e in entries]
     ties, taken = list[Diagnostic](), dict[Node, Block]()
@@ -142,7 +142,7 @@ def _listed(types: AxisTypes, entries: Sequence[str | tuple[str, str]], elastici
 
 
 def _offered(types: AxisTypes, elasticity: Elasticity) -> list[Block]:
-    """What is found without a list, and what would be found if widths did not matter; `types` are left alone."""
+    """Return the blocks found without a list, and those found if widths could become rigid; `types` do not change."""
     free = replace(elasticity, skipped_blocks=None)
     settings = [free, replace(free, dimensions=("depth",))]
     found = [block for one in settings for block in skippable_blocks(analyse(types.ir), one).found]
@@ -157,7 +157,7 @@ def _by_name(known: Sequence[Block], name: str) -> Block:
 
 
 def _by_ends(types: AxisTypes, known: Sequence[Block], start: str, end: str) -> Block:
-    """What stands after `start` up to and including `end`; the activation of a residual block's sum is kept."""
+    """Return the block after `start` up to and including `end`. The activation after a residual sum is kept."""
     entry, out = find_value(types.ir, start), find_value(types.ir, end)
     for block in known:
         if block.entry is entry and (block.out is out or (block.residual and fused_end(types.ir, block.out) is out)):

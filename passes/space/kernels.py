@@ -1,9 +1,9 @@
-"""Elastic kernels: the convolutions whose kernel can get smaller without a change to the sizes of their outputs.
+"""Elastic kernels: convolutions whose kernel can shrink without changing the size of their outputs.
 
-The choice k is one number for all axes: an axis of `a` entries keeps its ``min(a, k)`` central ones. So a 7 x 7 kernel
-becomes 5 x 5 at k = 5, a 7 x 1 kernel 5 x 1, and a 7 x 5 kernel first 5 x 5 and then 3 x 3. What is cut must leave a
-centre (no even axis is cut) and must leave the outputs where they are: for `c` entries less on each side, an explicit
-padding falls by ``dilation * c``, and none may fall below zero. Stride does not matter.
+The choice k is one number for all axes: an axis of `a` entries keeps its ``min(a, k)`` central ones. At k = 5, a 7 x 7
+kernel becomes 5 x 5 and a 7 x 1 kernel becomes 5 x 1; a 7 x 5 kernel becomes 5 x 5 and then 3 x 3. There are two
+conditions. The kernel must have a centre, so no even axis is cut. And outputs must stay in place: if `c` entries are
+cut on each side, the padding falls by ``dilation * c`` and must not become negative. Stride does not matter.
 """
 
 from __future__ import annotations
@@ -37,43 +37,43 @@ class Kernel:
     """An elastic kernel. Once-for-All (Cai et al. 2020, section 3) shrinks square ones of depthwise convolutions."""
 
     name: str
-    """Module path of the convolution; the first one's if several share the weight."""
+    """Module path of the convolution; if several share the weight, of the first one."""
     weight: str
     """First name of the weight."""
     sizes: tuple[int, ...]
     """Entries of each axis at full size."""
     choices: tuple[int, ...]
-    """Ascending in steps of 2; the last is the largest axis at full size."""
+    """The sizes, ascending in steps of 2; the last is the largest axis at full size."""
     nodes: frozenset[Node] = field(repr=False)
     """The calls that read the weight."""
     symbol: Sym = field(repr=False)
-    """Stands for the chosen size in an assignment, as the symbols of axis types do for widths."""
+    """The symbol for the chosen size in an assignment."""
 
     def at(self, choice: int) -> tuple[int, ...]:
-        """Entries of each axis for a choice."""
+        """Return the size of each axis for a choice."""
         return tuple(min(size, choice) for size in self.sizes)
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """The elastic kernels of a graph by name, in network order, and those that were left alone with the reason."""
+    """The elastic kernels of a graph by name, in network order, and those left unchanged, with the reason."""
 
     found: Mapping[str, Kernel] = field(default_factory=dict)
     refused: tuple[Diagnostic, ...] = ()
 
     @cached_property
     def by_weight(self) -> Mapping[str, Kernel]:
-        """The same by the first name of the weight."""
+        """The elastic kernels by the first name of their weight."""
         return {kernel.weight: kernel for kernel in self.found.values()}
 
 
 def find_kernels(types: AxisTypes, min_kernel: int = 3, max_num_kernels: int | None = None) -> Kernels:
-    """The convolutions whose kernel can shrink to `min_kernel` or some size above it; smaller ones are passed over.
+    """Find the convolutions whose kernel can shrink to `min_kernel` or a larger size; skip smaller kernels.
 
     Args:
-        types: the typed graph; nothing of it is changed.
-        min_kernel: no choice is smaller.
-        max_num_kernels: at most so many choices for a kernel, counted from the largest.
+        types: The typed graph; it is not changed.
+        min_kernel: The smallest choice.
+        max_num_kernels: Largest number of choices for a kernel, counted from the largest.
     """
     found, refused, elsewhere = dict[str, Kernel](), list[Diagnostic](), _other_readers(types)
     for weight, calls in _convolutions(types).items():
@@ -92,7 +92,7 @@ def find_kernels(types: AxisTypes, min_kernel: int = 3, max_num_kernels: int | N
 
 
 def _convolutions(types: AxisTypes) -> dict[str, list[Call]]:
-    """The calls that convolve with the same weight, by its first name, or by the node where it is computed."""
+    """Return the convolution calls by their weight: by its first name or, if it is computed, by its node."""
     calls: dict[str, list[Call]] = {}
     for call in types.ir.calls.values():
         if OPERATORS.of(call.op).has(Trait.CONVOLUTION):
@@ -111,7 +111,7 @@ def _layer(types: AxisTypes, call: Call) -> Any:
 
 
 def _other_readers(types: AxisTypes) -> dict[str, str]:
-    """Tensors that forward reads by themselves or inside an opaque module, by first name, with the reader."""
+    """Return tensors that forward reads directly or in an opaque module, by first name, with their reader."""
     ir, readers = types.ir, dict[str, str]()
     for node in ir.graph.nodes:
         if node.op == "get_attr":
@@ -127,11 +127,11 @@ def _other_readers(types: AxisTypes) -> dict[str, str]:
 def _refusal(
     types: AxisTypes, weight: str, calls: list[Call], sizes: tuple[int, ...], elsewhere: Mapping[str, str]
 ) -> str | None:
-    """Why the kernel cannot shrink at all; None where nothing speaks against it."""
+    """Return why the kernel cannot shrink at all; None if it can."""
     if max(sizes) % 2 == 0:
         return f"the kernel {_shown(sizes)} is even: it has no centre"
     if any(call.node.op != "call_module" or not is_convolution(_layer(types, call)) for call in calls):
-        return "the kernel is computed or read by forward: it is not that of a convolution layer"
+        return "forward computes the kernel or reads it directly: only kernels of convolution layers can shrink"
     if not isinstance(types.ir.tensor(weight), nn.Parameter):
         return "the kernel is not a parameter"
     layers = [_layer(types, call) for call in calls]
@@ -144,7 +144,7 @@ def _refusal(
 
 
 def _choices(types: AxisTypes, call: Call, sizes: tuple[int, ...], least: int) -> tuple[tuple[int, ...], str | None]:
-    """The sizes that the kernel may have, ascending, and what keeps it from getting as small as `least`."""
+    """Return the possible sizes of the kernel, ascending, and why it cannot get as small as `least`."""
     choices, layer = [max(sizes)], _layer(types, call)
     while choices[-1] - 2 >= least:
         obstacle = _obstacle(layer, sizes, choices[-1] - 2)
@@ -155,7 +155,7 @@ def _choices(types: AxisTypes, call: Call, sizes: tuple[int, ...], least: int) -
 
 
 def _obstacle(layer: Any, sizes: tuple[int, ...], choice: int) -> str | None:
-    """Why a kernel cannot get as small as `choice`; None if it can."""
+    """Return why a kernel cannot get as small as `choice`; None if it can."""
     padding = per_axis(0 if layer.padding == "valid" else layer.padding, len(sizes))
     dilation = per_axis(layer.dilation, len(sizes))
     for axis, size in enumerate(sizes):

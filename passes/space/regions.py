@@ -1,7 +1,7 @@
-"""Skippable regions that are no residual block: one entry, one exit, and the same shape at both.
+"""Skippable regions that are not residual blocks: one entry, one exit, and the same shape at both.
 
-A region may be left out where the axes of its ends keep the same entries, so choosing one *ties* their types. That
-takes freedom from the widths, which is said; how much it may take is decided in `depth`.
+A region can be skipped if both ends keep the same entries. Choosing a region therefore *ties* the types of its ends.
+This reduces the freedom of widths, which a diagnostic reports; `depth` decides how much is acceptable.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .blocks import Block, following, fused_next, given_values, has_tensors, is_
 
 @dataclass(frozen=True)
 class Flow:
-    """The values that are computed from the inputs, by their place in the graph."""
+    """Positions and dependencies of the values in a graph."""
 
     ir: IR
 
@@ -44,7 +44,7 @@ class Flow:
 
     @cached_property
     def sources(self) -> list[frozenset[int]]:
-        """For each node the values that it is computed from; none for inputs and for what needs no input."""
+        """For each node the values from which it is computed; empty for inputs and for values that need no input."""
         found: list[frozenset[int]] = []
         for node in self.nodes:
             inputs = () if is_constant(node) else node.all_input_nodes
@@ -54,7 +54,7 @@ class Flow:
 
     @cached_property
     def last(self) -> list[int]:
-        """For each node the last place where it is read."""
+        """For each node the last position at which it is read."""
         last = list(range(len(self.nodes)))
         for place, sources in enumerate(self.sources):
             for source in sources:
@@ -63,7 +63,7 @@ class Flow:
 
     @cached_property
     def spine(self) -> frozenset[int]:
-        """The values that everything from the inputs to the outputs goes through."""
+        """The values through which all paths from the inputs to the outputs go."""
         found, until = [], -1
         for place, last in enumerate(self.last):
             if self.sources[place]:
@@ -76,17 +76,17 @@ class Flow:
 
     @cached_property
     def given(self) -> frozenset[Node]:
-        """The values that are computed from the inputs alone."""
+        """The values that are computed from the inputs without parameters."""
         return given_values(self.ir)
 
     @cached_property
     def modules(self) -> Counter[str]:
-        """How many values are computed in each call of a module, also in those inside it."""
+        """The number of values computed in each call of a module, including calls inside it."""
         computed = (node for place, node in enumerate(self.nodes) if self.sources[place])
         return Counter(call for node in computed for call in module_calls(node))
 
     def module_path(self, block: Block) -> str | None:
-        """The path of the module that the block is, or of the first and last of several children of one; else None."""
+        """Return the path of the module that equals the block, or of its first and last child modules; else None."""
         stacks = [module_calls(node) for node in block.nodes if self.sources[self.place[node]]]
         depth = len(list(takewhile(lambda calls: len(set(calls)) == 1, zip(*stacks, strict=False))))
         around = stacks[0][depth - 1] if depth else ""
@@ -102,9 +102,9 @@ class Flow:
         return "-".join(names)
 
     def exits(self, entry: int, closed: frozenset[int], most: int) -> Iterator[int]:
-        """The values that all paths from `entry` go through, while nothing is read that comes from elsewhere.
+        """Yield the values through which all paths from `entry` go, as long as no value from elsewhere is read.
 
-        Stops before a `closed` node, at the output, and after `most` operators beyond the first.
+        Stops before a `closed` node, at the output, and after `most` + 1 operators.
         """
         inside, until = {entry}, self.last[entry]
         for place in range(entry + 1, len(self.nodes)):
@@ -123,9 +123,9 @@ class Flow:
             until = max(until, self.last[place])
 
     def is_summed(self, place: int) -> bool:
-        """Whether the value goes straight into a sum or a concatenation.
+        """Whether the value goes directly into a sum or a concatenation.
 
-        A branch that is multiplied gates another: it stays whole.
+        A branch that ends in a product is a gate, which is not skipped.
         """
         while True:
             users = [user for user in self.nodes[place].users if self.sources[self.place[user]]]
@@ -138,11 +138,11 @@ class Flow:
 
 
 def find_regions(types: AxisTypes, covered: frozenset[Node], sizes: range, fused: bool = True) -> list[Block]:
-    """The smallest regions of allowed size from each value, in the order in which they should be taken.
+    """Find the smallest regions of allowed size after each value, in the order in which they should be taken.
 
-    First those that everything goes through, then those on a branch; of either first those that are whole modules,
-    then those that are not; the one that ends first, first. Regions overlap. No node of `covered` is inside; with
-    `fused` no region cuts between a linear operator, its BatchNorm and its activation.
+    The order is: regions through which all paths go before regions on a branch; among these, whole modules first; among
+    these, by their end. Regions may overlap. They contain no node of `covered`. With `fused`, no region cuts between a
+    linear operator, its BatchNorm and its activation.
     """
     flow = Flow(types.ir)
     closed = frozenset(flow.place[node] for node in covered)
@@ -157,7 +157,7 @@ def find_regions(types: AxisTypes, covered: frozenset[Node], sizes: range, fused
 def _smallest(
     types: AxisTypes, flow: Flow, entry: int, closed: frozenset[int], sizes: range, fused: bool
 ) -> Iterator[tuple[int, bool, Block]]:
-    """The smallest region from `entry`, and the smallest that is made of whole modules, with its exit."""
+    """Return the smallest region after `entry`, and the smallest one that consists of whole modules, with its exit."""
     node, first = flow.nodes[entry], True
     if not flow.sources[entry] or (fused and fused_next(types.ir, node)):
         return
@@ -177,7 +177,7 @@ def _smallest(
 
 
 def match_region(types: AxisTypes, entry: Node, out: Node, given: frozenset[Node]) -> Block | Diagnostic:
-    """Match the region after `entry` up to `out`: its ends have one shape, and only `given` values go in beside it."""
+    """Match the region after `entry` up to `out`: its ends have equal shapes, and it reads only `entry` and `given`."""
     values = entry.meta["value"], out.meta["value"]
     if not all(isinstance(value, torch.Tensor) for value in values):
         return Diagnostic(out.name, "its ends are not tensors")
@@ -209,17 +209,17 @@ def _reads(node: Node, values: set[Node]) -> bool:
 
 
 def _only_scales(types: AxisTypes, node: Node) -> bool:
-    """Whether the operator is a norm, also one that is written by hand, or adds: what comes after it needs it.
+    """Whether the operator only scales, normalises or shifts a stream, so that later operators rely on it.
 
-    What is added there is learned, but not computed from the values, as positions are. A batch norm is none: it belongs
-    to one layer, and may be left out with its activation.
+    That includes norms written by hand, and the addition of learned values such as positions. A batch norm does not
+    count: it belongs to one layer and may be skipped with its activation.
     """
     call = types.ir.calls.get(node)
     return call is not None and OPERATORS.of(call.op).has(Trait.SCALE, Trait.STREAM_NORM, Trait.SUM)
 
 
 def rigid_if_tied(types: AxisTypes, block: Block) -> list[Diagnostic]:
-    """What would become rigid if the types of the ends of `block` were made equal; nothing is changed."""
+    """Return what would become rigid if the types at both ends of `block` were unified; change nothing."""
     twins: dict[Sym, Sym] = {}
     trial = Unifier()
     for left, right in zip(types.type(block.entry), types.type(block.out), strict=True):
@@ -240,12 +240,12 @@ def _twin(term: Term, twins: dict[Sym, Sym]) -> Term:
 
 
 def tie(types: AxisTypes, block: Block) -> Diagnostic | None:
-    """Make the types of the ends of `block` equal, so that it can be skipped for every choice of widths.
+    """Unify the types at both ends of `block`, so that it can be skipped for every choice of widths.
 
-    The types of parameters are settled by the caller, once after all ties.
+    The caller settles the types of parameters once after all ties.
 
     Returns:
-        What that took from the widths, or None if they were equal.
+        The effect on widths, or None if the types were equal already.
     """
     ends = types.type(block.entry), types.type(block.out)
     if [normalise(t) for t in ends[0]] == [normalise(t) for t in ends[1]]:
@@ -259,5 +259,5 @@ def tie(types: AxisTypes, block: Block) -> Diagnostic | None:
 
 
 def _symbols_of(ends: Iterable[Sequence[Term]]) -> int:
-    """How many free symbols two types are made of."""
+    """Return the number of free symbols in two types."""
     return len({symbol for axes in ends for term in axes for symbol in symbols(term)})

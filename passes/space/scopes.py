@@ -1,4 +1,4 @@
-"""Parts of a model, named by patterns or in the spelling of BootstrapNAS, and what the settings keep of them."""
+"""Parts of a model, named by patterns or in BootstrapNAS's spelling, and the vetoes of the settings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .blocks import Block
 from .elasticity import Elasticity
 from .kernels import Kernel
 
-# Parts of a model, named by patterns on module paths or in the spelling of BootstrapNAS.
+# Parts of a model, named by patterns on module paths or in BootstrapNAS's spelling.
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Scopes:
 
     paths: frozenset[str]
     tensors: Mapping[str, tuple[str, ...]]
-    """Every name of a parameter or buffer, by its first name."""
+    """All names of each parameter and buffer, by its first name."""
 
     def covers(self, path: str) -> bool:
         """Whether the module or tensor called `path` is one of these or lies in one."""
@@ -70,12 +70,12 @@ def find_scopes(ir: IR, setting: str, patterns: Sequence[str], *, parameters: bo
 
 
 def near_names(name: str, known: Sequence[str]) -> list[str]:
-    """The three of `known` that are most like a name, for an error."""
+    """Return the three most similar names in `known`, for an error."""
     return difflib.get_close_matches(name, known, n=3, cutoff=0.0)
 
 
 def nearest(setting: str, name: str, known: Sequence[str], what: str) -> ElasticityError:
-    """The error for a name that is not known: says what is near."""
+    """Return the error for an unknown name, with the most similar names."""
     near = ", ".join(near_names(name, known)) or "none"
     return ElasticityError(f"{setting}: {name!r} matches no {what}; the nearest are {near}")
 
@@ -93,7 +93,7 @@ def _matches(root: nn.Module, setting: str, pattern: str, names: Sequence[str]) 
 
 
 def module_path(root: nn.Module, name: str) -> str:
-    """The module path of a scope of BootstrapNAS, whose last part may be an operator; other names as they are."""
+    """Return the module path of a BootstrapNAS scope, whose last part may be an operator; other names unchanged."""
     if "/" not in name:
         return "" if name == type(root).__name__ else name
     inside = (re.fullmatch(r"\w+\[(.+)\]", part) for part in name.split("/")[1:])
@@ -101,7 +101,7 @@ def module_path(root: nn.Module, name: str) -> str:
 
 
 def scope_name(root: nn.Module, path: str) -> str:
-    """The scope in BootstrapNAS's spelling of a module path; a tensor's name is that of its module."""
+    """Return BootstrapNAS's scope for a module path, or for the module of a tensor's name."""
     parts, module = [type(root).__name__], root
     for name in path.split(".") if path else ():
         if name not in module._modules:
@@ -120,19 +120,19 @@ def _ancestors(path: str) -> Iterator[str]:
         yield path
 
 
-# What the settings keep as it is: pins, ignored scopes, and all that is outside the target scopes.
+# Vetoes: parts that the settings keep unchanged by pins, ignored scopes or target scopes.
 
 
 @dataclass(frozen=True)
 class Vetoes:
-    """Why something may not change, or None where nothing in the settings speaks against it."""
+    """Each method returns why a part may not change, or None if the settings allow it."""
 
     pinned: Scopes
     ignored: Scopes
     targets: Scopes | None
 
     def on_width(self, members: Sequence[str], makers: Sequence[str]) -> str | None:
-        """Of a width that stands in the tensors `members`, of which `makers` make its channels."""
+        """Veto on a width that occurs in the tensors `members`, of which `makers` produce its channels."""
         if any(self.pinned.covers_tensor(name) for name in members):
             return "pinned by a setting"
         if any(self.ignored.covers_tensor(name) for name in makers):
@@ -142,7 +142,7 @@ class Vetoes:
         return None
 
     def on_block(self, types: AxisTypes, block: Block) -> str | None:
-        """Of a block: skipping it would take away what is inside it."""
+        """Veto on a block, whose skipping removes everything inside it."""
         named = types.users.items() if self.pinned.paths else ()
         pinned = {node for name, users in named if self.pinned.covers_tensor(name) for node in users}
         if any(node in pinned or self.pinned.covers_node(node) for node in block.nodes):
@@ -154,12 +154,12 @@ class Vetoes:
         return None
 
     def on_kernel(self, kernel: Kernel) -> str | None:
-        """Of a kernel, by any name of its weight."""
+        """Veto on a kernel, by any name of its weight."""
         return self.on_width([kernel.weight], [kernel.weight])
 
 
 def find_vetoes(ir: IR, elasticity: Elasticity) -> Vetoes:
-    """The vetoes in the settings.
+    """Return the vetoes of the settings.
 
     Raises:
         ElasticityError: a pattern matches nothing; names the nearest paths.

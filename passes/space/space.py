@@ -1,4 +1,4 @@
-"""The vocabulary of choices: `Subnet` is one choice, `SearchSpace` all of them."""
+"""`SearchSpace`, the set of all sub-networks, and `Variable`, one decision in it."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ class SearchSpace:
         return self._enlarged(subnet, generator, full) if full else subnet
 
     def _enlarged(self, subnet: Subnet, generator: np.random.Generator, full: float) -> Subnet:
-        """With every choice at its largest with probability `full`."""
+        """Set every choice to its largest value with probability `full`."""
 
         def of(known: Mapping[str, tuple[int, ...]], chosen: Mapping[str, int]) -> dict[str, int]:
             return {name: known[name][-1] if generator.random() < full else size for name, size in chosen.items()}
@@ -223,12 +223,12 @@ class SearchSpace:
 
 
 def _generator(given: int | np.random.Generator | torch.Generator) -> np.random.Generator:
-    """NumPy's generator for a seed, or one that a generator of PyTorch, which goes on, gives the seed of."""
+    """Return a NumPy generator from a seed, or from a PyTorch generator, which advances by one draw."""
     if isinstance(given, np.random.Generator):
         return given
     if isinstance(given, int | np.integer) and not isinstance(given, bool) and given >= 0:
         return np.random.default_rng(int(given))
-    torch = sys.modules.get("torch")  # whoever has a generator of it has imported it
+    torch = sys.modules.get("torch")  # only if torch is imported already can `given` be one of its generators
     if torch is not None and isinstance(given, torch.Generator):
         seed = torch.randint(2**63 - 1, (), generator=given, device=given.device)
         return np.random.default_rng(int(seed))
@@ -244,7 +244,7 @@ def _with_unused_full(
     inside: Mapping[str, tuple[frozenset[str], ...]],
     skipped: frozenset[str],
 ) -> dict[str, int]:
-    """What is chosen, but the full size where all uses are in skipped blocks or nothing is chosen."""
+    """Return the choices, with the full size for those not chosen or used only in skipped blocks."""
 
     def unused(name: str) -> bool:
         return bool(uses := inside.get(name)) and all(around & skipped for around in uses or ())
@@ -253,12 +253,12 @@ def _with_unused_full(
 
 
 def _counts(chain: Sequence[str], limit: int) -> list[int]:
-    """In how many ways 0, 1, ... `limit` blocks of the chain are skipped."""
+    """Return the number of ways to skip 0, 1, ... `limit` blocks of a chain."""
     return [math.comb(len(chain), number) for number in range(limit + 1)]
 
 
 def _sample_chain(chain: Sequence[str], limit: int, generator: np.random.Generator) -> list[str]:
-    """Every allowed subset of the chain with the same probability."""
+    """Draw the skipped blocks of a chain; all allowed subsets are equally likely."""
     counts = _counts(chain, limit)
     total = sum(counts)
     number = generator.choice(len(counts), p=[count / total for count in counts])

@@ -21,7 +21,7 @@ class Subnet:
     widths: Mapping[str, int] = field(default_factory=dict)
     """Entries kept of each elastic symbol."""
     skipped: frozenset[str] = frozenset()
-    """Names of the blocks that are left out."""
+    """Names of the skipped blocks."""
     kernels: Mapping[str, int] = field(default_factory=dict)
     """Size of each elastic kernel."""
 
@@ -43,7 +43,7 @@ class Subnet:
         return hash(self._key())
 
     def __lt__(self, other: Subnet) -> bool:
-        """A fixed order without a meaning, to sort by."""
+        """Compare in a fixed but arbitrary order, for sorting."""
         return bool(self._key() < other._key())
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -51,7 +51,7 @@ class Subnet:
         return Subnet, (dict(self.widths), self.skipped, dict(self.kernels))
 
     def __repr__(self) -> str:
-        """What is chosen, as Python makes it; abbreviated where that is long."""
+        """Return the choices as Python code, abbreviated if long."""
         widths, kernels = ([f"{name!r}: {size}" for name, size in one.items()] for one in (self.widths, self.kernels))
         parts = {"widths": widths, "skipped": [repr(name) for name in sorted(self.skipped)], "kernels": kernels}
         return f"Subnet({', '.join(f'{name}={braced(entries)}' for name, entries in parts.items() if entries)})"

@@ -1,7 +1,8 @@
-"""The width policy: which symbols become choices, with which sizes and names.
+"""The width policy: which symbols become elastic widths, with which sizes and names.
 
-Of a product of several symbols (heads x head_dim, groups x channels) only the first is elastic by default: 'all at
-50 %' would otherwise quarter the layer, and a prefix of the first is a prefix of the axis, so that it stays a view.
+In a product of several symbols (heads x head_dim, groups x channels), only the first one is elastic by default.
+Otherwise "everything at 50 %" would quarter the layer. Also, a prefix of the first factor is a prefix of the whole axis
+and therefore a view.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from .elasticity import Elasticity
 from .scopes import Vetoes, find_scopes, nearest
 
 INNER = ":inner"
-"""Ends the name of a symbol that stands inside a product, after another one."""
+"""Suffix of the name of a symbol that is not the first factor of a product."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Width:
     sizes: tuple[int, ...]
     """Ascending; the last is the full size."""
     members: tuple[str, ...]
-    """The tensors that it stands in, in the order of their first use."""
+    """The tensors in which the symbol occurs, in the order of their first use."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,10 @@ class Widths:
 
 
 def find_widths(types: AxisTypes, elasticity: Elasticity, vetoes: Vetoes) -> Widths:
-    """Every free symbol with at least two sizes under the policy.
+    """Find every free symbol that has at least two sizes under the policy.
 
-    A veto (pin, ignored_scopes, target_scopes) comes before groups, these before single widths, and these before the
-    general settings.
+    Vetoes (pin, ignored_scopes, target_scopes) take precedence over groups, groups over single widths, and single
+    widths over the general settings.
 
     Raises:
         ElasticityError: a pattern matches nothing, or a size is not one of the symbol's.
@@ -80,7 +81,7 @@ def tie_groups(types: AxisTypes, groups: Sequence[Sequence[str]]) -> None:
 
 
 def _made_by(types: AxisTypes, number: int, group: Sequence[str]) -> list[Term]:
-    """The axes of new channels that the layers of a group make."""
+    """Return the output axes of the layers of a group."""
     found = []
     for name in group:
         scope = find_scopes(types.ir, f"overwrite_groups[{number}]", [name])
@@ -111,7 +112,7 @@ class _Policy:
         self.single = self._single()
 
     def decide(self, symbol: Sym, name: str) -> tuple[int, ...] | str:
-        """The sizes of a symbol, at least two, or the reason why it stays full."""
+        """Return the sizes of a symbol, at least two, or the reason why it stays full."""
         members = self.members[symbol]
         veto = self.vetoes.on_width(members, self.makers.get(symbol, members))
         if veto:
@@ -125,7 +126,7 @@ class _Policy:
         return sizes if len(sizes) > 1 else f"the settings give no size below {symbol.n}{self._help(symbol, name)}"
 
     def _help(self, symbol: Sym, name: str) -> str:
-        """The settings that would give more sizes."""
+        """Return a text with the settings that would give more sizes."""
         if symbol.n == 1:
             return ": the axis has one entry"
         small, unit = replace(self.elasticity, min_width=1, divisor=1), self.units.get(symbol, 1)
@@ -140,7 +141,7 @@ class _Policy:
         return f": {advice}; or list sizes for it alone, widths={{{name!r}: [{symbol.n // 2}, {symbol.n}]}}"
 
     def _groups(self, groups: Sequence[Sequence[str]]) -> dict[Sym, tuple[int, ...]]:
-        """The symbols of all groups; their sizes are empty where the general settings give them."""
+        """Return the symbols of all groups with their sizes; empty sizes mean that the general settings apply."""
         found: dict[Sym, tuple[int, ...]] = {}
         for number, group in enumerate(groups):
             place = f"overwrite_groups[{number}] ({', '.join(group)})"
@@ -157,7 +158,7 @@ class _Policy:
         return found
 
     def _group_sizes(self, place: str, term: Term, own: set[Sym], given: Sequence[int]) -> tuple[int, ...]:
-        """Sizes given in channels, in entries of the group's symbol."""
+        """Convert sizes given in channels to entries of the group's symbol."""
         if not given:
             return ()
         (symbol, *others), unit = own, term.size // next(iter(own)).n
@@ -173,7 +174,7 @@ class _Policy:
         return tuple(sorted({size // unit for size in given}))
 
     def _single(self) -> dict[Sym, tuple[int, ...]]:
-        """The symbols that the setting `widths` names."""
+        """Return the symbols that the setting `widths` names, with their sizes."""
         found: dict[Sym, tuple[int, ...]] = {}
         given = self.elasticity.sizes
         for pattern in sorted(given, key=lambda p: p not in self.names.values()):  # exact names first
@@ -189,7 +190,7 @@ class _Policy:
 
 
 def _names_it(pattern: str, name: str) -> bool:
-    """Inner symbols are named only by patterns that speak of them."""
+    """Whether a pattern names a width. Inner symbols are matched only by patterns with their suffix."""
     return pattern == name or (fnmatchcase(name, pattern) and (":" in pattern or not _is_inner(name)))
 
 
@@ -198,7 +199,7 @@ def _is_inner(name: str) -> bool:
 
 
 def _members(types: AxisTypes) -> tuple[dict[Sym, list[str]], dict[Sym, list[str]]]:
-    """The tensors that each free symbol stands in, and those of them that make its channels."""
+    """Return, for each free symbol, the tensors in which it occurs, and those that produce its channels."""
     members, makers = dict[Sym, list[str]](), dict[Sym, list[str]]()
     for name, axes in types.tensors.items():
         for symbol in dict.fromkeys(s for axis in axes for s in symbols(axis)):
@@ -210,7 +211,7 @@ def _members(types: AxisTypes) -> tuple[dict[Sym, list[str]], dict[Sym, list[str
 
 
 def _units(types: AxisTypes) -> dict[Sym, int]:
-    """The symbols that may change by default, with the entries of the axis that one of theirs stands for."""
+    """Return the symbols that are elastic by default, with the number of axis entries per entry of the symbol."""
     held: set[Sym] = set()
     units: dict[Sym, int] = dict.fromkeys(types.free_symbols(), 1)
     for axes in types.tensors.values():
@@ -221,7 +222,7 @@ def _units(types: AxisTypes) -> dict[Sym, int]:
 
 
 def _products(term: Term) -> Iterator[tuple[Sym, list[Sym]]]:
-    """The first free symbol of each product, and the others of the same product."""
+    """Yield the first free symbol of each product, and the other symbols of the product."""
     if isinstance(term, Cat):
         for part in term.terms:
             yield from _products(part)
@@ -230,7 +231,7 @@ def _products(term: Term) -> Iterator[tuple[Sym, list[Sym]]]:
 
 
 def symbol_names(types: AxisTypes) -> dict[Sym, str]:
-    """Each free symbol by the layer that makes its channels, else by the first parameter it stands in."""
+    """Name each free symbol by the layer that produces its channels, else by its first parameter."""
     units, places = _units(types), dict[Sym, str]()
     makers = [(name, types.tensors[name][axis]) for name, axis in types.producers.items()]
     for name, axis in [*makers, *((n, a) for n, axes in types.tensors.items() for a in axes)]:

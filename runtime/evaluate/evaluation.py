@@ -1,4 +1,4 @@
-"""What an evaluation consists of: BatchNorm recalibrated, conv and BN folded, the accuracy measured on batches."""
+"""The parts of an evaluation: recalibrate BatchNorm, fold it into convolutions, measure the accuracy on batches."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ class Loader(Protocol):
 
 
 Metric = Callable[[nn.Module, Iterable[Batch]], float]
-"""The quality of a module in evaluation mode on batches."""
+"""Returns the quality of a module in evaluation mode on batches, as one number."""
 
 
 Fuse = Callable[[nn.Module, nn.Module], "nn.Module | None"]
-"""Folds a normalisation into the layer before it, or refuses by None."""
+"""Folds a normalisation into the layer before it; returns None if that is impossible."""
 
 
 class EvaluationError(BnasError):
@@ -65,20 +65,21 @@ def recalibrate(
     forward: Callable[..., object] | None = None,
     source: str = "the calibration data",
 ) -> None:
-    """Set the BatchNorm statistics of `module`, in place, to the averages over `batches`, which `forward` runs on.
+    """Set the BatchNorm statistics of `module`, in place, to their averages over `batches`.
 
-    All batches count the same (``momentum=None``), dropout is off, and modes and momenta are put back. Give at least
-    500 images that went through the *training* transform: statistics of images without it cost several points.
+    All batches have the same weight (``momentum=None``), and dropout is off. Modes and momenta are restored afterwards.
+    Give at least 500 images with the *training* transform: statistics of images without it cost several points of
+    accuracy.
 
     Args:
-        module: any module.
-        batches: of which the targets do not matter.
-        forward: by default the module itself.
-        source: what errors call the batches.
+        module: The module.
+        batches: Batches of inputs; their targets are ignored.
+        forward: Function that runs the module on inputs; by default the module itself.
+        source: Name of the batches in error messages.
 
     Raises:
-        EvaluationError: there are BatchNorm layers with statistics, and no batches; or the module fails on one.
-        BatchError: the loader fails, or what it gives is no batch.
+        EvaluationError: The module has BatchNorm statistics but there are no batches, or it fails on a batch.
+        BatchError: The loader fails, or returns something that is not a batch.
     """
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     if not norms:
@@ -124,14 +125,14 @@ def fold(module: GraphModule, fuse: Fuse | None = None) -> GraphModule:
             module.set_submodule(str(before.target), fused)
             node.replace_all_uses_with(before)
             module.graph.erase_node(node)
-            if not norm._modules:  # a layer of a user's class may hold others, which are called by themselves
+            if not norm._modules:  # a layer of a user's class may contain layers that the graph also calls
                 module.delete_submodule(str(node.target))
     module.recompile()
     return module
 
 
 def fused_layer(layer: nn.Module, norm: nn.Module) -> nn.Module | None:
-    """A layer that computes what `norm` makes of the outputs of `layer`, or None where there is none."""
+    """Return one layer that computes `layer` followed by `norm`, or None if no layer can."""
     if not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) or not norm.track_running_stats:
         return None
     if is_convolution(layer):
@@ -145,9 +146,9 @@ def accuracy(module: nn.Module, batches: Iterable[Batch]) -> float:
     The scores are the output, its ``logits``, or the first entry of a tuple.
 
     Raises:
-        EvaluationError: there is no data, or the module fails on a batch, or an output is NaN or inf, or of another
-            shape, or the targets are no class numbers for it.
-        BatchError: the loader fails, or what it gives is no batch.
+        EvaluationError: There is no data, the module fails on a batch, an output is NaN or infinite or has another
+            shape, or the targets are not class numbers of the model.
+        BatchError: The loader fails, or returns something that is not a batch.
     """
     right = total = 0
     with torch.inference_mode():
@@ -160,7 +161,7 @@ def accuracy(module: nn.Module, batches: Iterable[Batch]) -> float:
                 outputs = scores_of(found)
                 _check_scores(outputs, found, targets)
                 if not bool(torch.isfinite(outputs).all()):
-                    raise EvaluationError(f"an output is NaN or inf{_whose(inputs)}")
+                    raise EvaluationError(f"an output is NaN or inf{_remark_on_inputs(inputs)}")
             right += int((outputs.argmax(1) == placed(targets, outputs.device)).sum())
             total += len(targets)
     if not total:
@@ -191,20 +192,20 @@ def _check_scores(outputs: Any, found: Any, targets: Any) -> None:
 
 
 def _about_targets(outputs: Tensor, targets: Tensor) -> str:
-    """What is wrong with class numbers, whatever their type."""
+    """Return what is wrong with class numbers of any integer or float type; empty if nothing is."""
     if targets.ndim != 1 or len(targets) != len(outputs):
         return about_classes(outputs, targets)
     return outside(outputs, targets)
 
 
-def _whose(inputs: Any) -> str:
-    """Whether it is the inputs that are no numbers."""
+def _remark_on_inputs(inputs: Any) -> str:
+    """Return a remark if the inputs contain NaN or infinity, since then the model is not at fault."""
     given = (one for one in tensors_in(inputs) if one.is_floating_point())
     return "" if all(bool(torch.isfinite(one).all()) for one in given) else ", and so are the inputs: check the data"
 
 
 def _called(metric: Metric, module: nn.Module, batches: Iterable[Batch]) -> Any:
-    """What `metric` gives; what it raises is told with its name and line."""
+    """Call `metric`; an error names the metric and the line."""
     try:
         return metric(module, batches)
     except (BnasError, OSError, *OF_THE_PROCESS):
@@ -226,10 +227,10 @@ def _name_of(metric: Metric) -> str:
 
 
 def measured(metric: Metric, module: nn.Module, batches: Iterable[Batch]) -> float:
-    """What `metric` gives, as a number; NaN too.
+    """Return what `metric` returns, as a float; NaN is allowed.
 
     Raises:
-        EvaluationError: it gives something else.
+        EvaluationError: The metric fails, or does not return a number.
     """
     found: Any = _called(metric, module, batches)
     try:
@@ -245,7 +246,7 @@ def first_samples(batches: Iterable[Batch], count: int, source: str = "the data"
     """Return the first batches with `count` samples in total, in memory, so that all sub-networks get the same ones.
 
     Raises:
-        BatchError: the loader fails, or what it gives is no batch; errors call the data `source`.
+        BatchError: The loader fails, or returns something that is not a batch. The message calls the data `source`.
     """
     kept: list[Batch] = []
     for batch in drawn(batches, source):
@@ -257,7 +258,7 @@ def first_samples(batches: Iterable[Batch], count: int, source: str = "the data"
 
 
 def counted_samples(batches: Iterable[Batch], source: str = "the data") -> int:
-    """How many samples there are, one batch in memory at a time.
+    """Count the samples, with one batch in memory at a time.
 
     Raises:
         BatchError: As `first_samples`.
@@ -266,14 +267,14 @@ def counted_samples(batches: Iterable[Batch], source: str = "the data") -> int:
 
 
 def spread_samples(batches: Iterable[Batch], count: int, source: str = "the data") -> list[Batch]:
-    """`count` samples, evenly spread over all batches, so that data in order of class or length lose none of them.
+    """Return `count` samples, evenly spread over all batches: sorted data then still have all classes or lengths.
 
-    The batches are read twice, and must be the same each time.
+    The batches are read twice and must be the same each time.
 
     Raises:
         BatchError: As `first_samples`.
     """
-    whole = counted_samples(batches, source)  # in a pass of its own: a stream may not fit into memory
+    whole = counted_samples(batches, source)  # a separate pass over the data, since a stream may not fit into memory
     chosen = torch.arange(min(count, whole)) * whole // max(min(count, whole), 1)
     kept, first = [], 0
     for batch in drawn(batches, source):
@@ -285,6 +286,6 @@ def spread_samples(batches: Iterable[Batch], count: int, source: str = "the data
 
 
 def _cut(batch: Any, some: slice | Tensor) -> Any:
-    """Some samples of the tensors in a batch."""
+    """Select samples from all tensors of a batch."""
     whole = dict(batch) if isinstance(batch, Mapping) else as_batch(batch)
     return map_tensors(whole, lambda one: one[some] if one.ndim else one)

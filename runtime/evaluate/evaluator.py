@@ -1,6 +1,6 @@
-"""The accuracy of a sub-network: BatchNorm recalibrated on tensors of its own, conv and BN folded, then measured.
+"""`Evaluator`: extract a sub-network, recalibrate its BatchNorm, fold BatchNorm into convolutions, measure accuracy.
 
-Nothing here touches the shared parameters or statistics: an evaluation works on an extracted copy.
+An evaluation works on an extracted copy, so the shared parameters and statistics never change.
 """
 
 from __future__ import annotations
@@ -21,19 +21,20 @@ from .evaluation import Batch, Metric, accuracy, fold, fused_layer, measured, re
 from .overwriting import overwrite
 from .together import Bar, Folds, Layers, Raced, RacingError, accuracies, race, replays, share_layers, shuffled
 
-# Memory that was freed stays with the process, ready for the next tensor.
+# Keep freed memory in the process, ready for the next tensor.
 
 LARGE = 31 << 20
 """Bytes; glibc's largest threshold is 32 MiB."""
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep blocks of up to 31 MiB that are freed, and 62 MiB of free memory at the end of its heap.
+    """Make glibc keep freed blocks of up to 31 MiB, and 62 MiB of free memory at the end of its heap.
 
-    It hands larger ones back to the operating system at once, and every page of the next one has to be asked for and
-    cleared: that may take longer than the operation that fills it. What is large is decided by the largest block that
-    was freed so far (malloc(3), M_MMAP_THRESHOLD), of those that got a mapping of their own. Several are freed here,
-    never written: one might find room in the heap, and raise nothing. Other C libraries are not concerned.
+    By default glibc returns large blocks to the operating system at once. The kernel must then provide and clear every
+    page of the next block, which may take longer than the operation that fills it. glibc raises its threshold to the
+    largest mapped block that was freed so far (malloc(3), M_MMAP_THRESHOLD). This function therefore frees several
+    blocks, without writing to them: a single one might be placed in the heap and change nothing. With other C libraries
+    it does nothing.
     """
     blocks = [torch.empty(LARGE, dtype=torch.uint8) for _ in range(4)]
     blocks.clear()
@@ -43,7 +44,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class ChannelsLast:
-    """Pairs of inputs and targets, whose images have the layout that evaluation runs in."""
+    """Batches as pairs of inputs and targets, with images in the memory layout (channels last) of evaluation."""
 
     def __init__(self, batches: Iterable[Batch], takes: Collection[str] = (), source: str = "the data") -> None:
         self.batches, self.takes, self.source = again(batches), takes, source
@@ -54,7 +55,7 @@ class ChannelsLast:
         return ((laid_out(inputs, "channels_last"), targets) for inputs, targets in pairs)
 
     def __len__(self) -> int:
-        return len(self.batches)  # a TypeError where there is no length, as there
+        return len(self.batches)  # raises TypeError, as `len` does, if the loader has no length
 
 
 class Evaluator:
@@ -143,7 +144,7 @@ class Evaluator:
 
     @property
     def precision(self) -> str:
-        """Suffix of the super-network's fingerprint in the logs of inexact evaluations."""
+        """Suffix of the super-network's fingerprint in logs of evaluations under `autocast`, which are inexact."""
         return "" if self.autocast is None else f"-{self.autocast}".replace("torch.", "")
 
     def _recalibrated(self, module: GraphModule) -> GraphModule:
@@ -173,7 +174,7 @@ class Evaluator:
         found: Sequence[Raced | Exception]
         try:
             found = self._together(subnets) if bars is None else self._race(subnets, bars)
-        except Exception:  # one of them, or the group is too large for the memory: alone each has its own error
+        except Exception:  # one sub-network failed, or memory is too small for a group: try each alone
             found = [_tried(self._alone, subnet) for subnet in subnets]
         return [
             one
@@ -183,10 +184,10 @@ class Evaluator:
         ]
 
     def _together(self, subnets: Sequence[Subnet]) -> list[Raced | Exception]:
-        """Each measured to the end, on outputs on the validation data that are computed for all of them.
+        """Measure each sub-network completely; outputs on the validation data are computed for all of them together.
 
-        Where these are a stream, outputs cannot be kept: accuracies are counted in one pass, and with another metric
-        each is measured by itself.
+        Outputs on a stream cannot be kept. Accuracies are then counted in one pass; for another metric each sub-network
+        is measured separately.
         """
         modules = self._prepared_together(subnets)
         if is_stream(self.validation) and self.metric is accuracy:
@@ -210,7 +211,7 @@ class Evaluator:
             return race(modules, self._shuffled, self.metric, places)
 
     def _prepared_together(self, subnets: Sequence[Subnet]) -> list[GraphModule]:
-        """The prepared and folded sub-networks, which have in common what they compute alike."""
+        """Return the prepared and folded sub-networks; they share the layers that compute the same."""
         layers, folds = Layers(), Folds(fused_layer)
         modules = [overwrite(self.supernet.skeleton.build(subnet, layers).eval()) for subnet in subnets]
         trie = share_layers(modules, layers)
@@ -222,7 +223,7 @@ class Evaluator:
         return modules
 
     def _batches(self) -> list[Batch]:
-        """The validation data: outputs that are known are found by the inputs that they belong to."""
+        """Return the validation batches. `Replay` finds known outputs by the identity of these tensors."""
         if self._kept is None:
             self._kept = list(self._placed())
         return self._kept
@@ -233,7 +234,7 @@ class Evaluator:
 
 
 def _quick(module: M) -> M:
-    """`module` in the memory layout that evaluation runs in."""
+    """Convert `module` to the memory layout of evaluation."""
     return module.to(memory_format=torch.channels_last)
 
 

@@ -1,7 +1,7 @@
-"""Activations and sums written over what they are computed from, where nothing else reads it.
+"""Run activations and sums in place, if nothing else reads their input.
 
-Less memory moves, to bitwise the same numbers: on a CPU a ReLU in new memory may cost a third of the convolution
-before it.
+The numbers are bitwise the same, with less memory traffic: on a CPU, a ReLU into new memory may take a third of the
+time of the convolution before it.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from bnas.passes.ops.registry import OPERATORS
 
 
 def record_of(run: Any) -> Operator:
-    """The record of a function, or of a layer of a plain class of torch.
+    """Return the operator record of a function, or of a layer that is exactly a class of torch.
 
-    Nothing is known of a function that writes: its result is in the memory of its first argument, and must stay there.
+    A function that writes in place has none here: its result must stay in the memory of its first argument.
     """
     if not isinstance(run, nn.Module):
         return UNKNOWN if OPERATORS.writes(run) else OPERATORS.of(run)
@@ -28,26 +28,27 @@ def record_of(run: Any) -> Operator:
 
 
 def is_fresh(run: Any) -> bool:
-    """Whether the result of a function or layer never shares memory with what it is given."""
+    """Whether the result of a function or layer never shares memory with its arguments."""
     return record_of(run).has(Trait.OWNS_MEMORY)
 
 
 def add_(target: Any, other: Any) -> Any:
-    """``target + other``, in the memory of `target` where the sum has its type, shape and layout."""
+    """Return ``target + other``, written into `target` if the sum has its type, shape and layout."""
     if isinstance(target, Tensor) and isinstance(other, Tensor) and _form(target) == _form(other):
         return target.add_(other)
     return target + other
 
 
 def first_only(run: Any) -> bool:
-    """Whether a function that this module puts in place of others writes into nothing but its first argument."""
+    """Whether `run` is a function that `overwrite` may insert: it writes into its first argument only."""
     return run is add_ or (not isinstance(run, nn.Module) and record_of(run).has(Trait.OVERWRITES))
 
 
 def overwrite(module: GraphModule) -> GraphModule:
-    """Let activations and sums write over their input, in place of `module`, where only they read it.
+    """Make activations and sums of `module` write into their input, if nothing else reads it; changes `module`.
 
-    The input is one that a layer of its own memory made, such as a convolution; layers with hooks are left alone.
+    The input must be the result of a layer that allocates its output, such as a convolution. Layers with hooks are left
+    unchanged.
     """
     owned: set[Node] = set()
     changed = False
@@ -65,7 +66,7 @@ def overwrite(module: GraphModule) -> GraphModule:
 
 
 def _operands(module: GraphModule, node: Node) -> list[Node]:
-    """What the result of `node` may be written over."""
+    """Return the operands of `node` that its result may overwrite."""
     if _is_sum(node) and not node.kwargs:
         return list(node.all_input_nodes) if len(node.all_input_nodes) == 2 else []
     return list(node.all_input_nodes) if _activation(module, node) is not None and _is_plain(node) else []
@@ -79,7 +80,7 @@ def _activation(module: GraphModule, node: Node) -> Callable[..., Any] | None:
 
 
 def _overwriting(run: Any) -> Callable[..., Any] | None:
-    """The function that does what a function or layer does, and writes over its input when told to."""
+    """Return the function with an ``inplace`` argument that computes the same as a function or layer."""
     record = record_of(run)
     return record.op if record.has(Trait.OVERWRITES) else None  # type: ignore[return-value]
 
@@ -89,7 +90,7 @@ def _is_sum(node: Node) -> bool:
 
 
 def _rewritten(module: GraphModule, node: Node, target: Node) -> Node:
-    """The node that writes over `target`, in place of `node`."""
+    """Replace `node` by a node that writes its result into `target`."""
     with module.graph.inserting_before(node):
         if _is_sum(node):
             first, second = node.args
@@ -105,7 +106,7 @@ def _rewritten(module: GraphModule, node: Node, target: Node) -> Node:
 
 
 def _is_fresh(module: GraphModule, node: Node) -> bool:
-    """Whether the result has memory of its own, which nobody else has."""
+    """Whether the result of `node` has its own memory, shared with no other tensor."""
     if node.op == "call_module":
         layer = module.get_submodule(str(node.target))
         known = is_fresh(layer) or (_overwriting(layer) is not None and not getattr(layer, "inplace", False))
@@ -116,12 +117,12 @@ def _is_fresh(module: GraphModule, node: Node) -> bool:
 
 
 def _is_plain(node: Node) -> bool:
-    """Whether an activation has no setting but that it makes a new tensor."""
+    """Whether an activation is called without settings, except ``inplace=False``."""
     return len(node.args) == 1 and node.kwargs in ({}, {"inplace": False})
 
 
 def _is_watched(layer: nn.Module) -> bool:
-    """Whether a hook may have kept what the layer gave."""
+    """Whether a hook may have kept the output of the layer."""
     return bool(layer._forward_hooks or layer._forward_pre_hooks)
 
 

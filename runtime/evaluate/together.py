@@ -1,4 +1,4 @@
-"""Many sub-networks evaluated together, for less work; those that cannot win any more are not measured to the end."""
+"""Evaluate many sub-networks together with less work, and stop early for those that cannot win any more (racing)."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from bnas.runtime.nested import batch_size
 from .evaluation import accuracy
 from .trie import Trie
 
-# Many sub-networks evaluated together: bitwise the numbers that each gets alone, for less work.
+# Evaluating many sub-networks together gives bitwise the same numbers as evaluating each alone.
 
 HELD = TABLES | {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "training"}
-"""What a layer holds that is no setting."""
+"""Attributes of a layer that are not settings."""
 
 
 class Layers:
-    """Binds copies; sub-networks that keep the same of a layer have one copy of it, unless it keeps statistics."""
+    """Binds copies of tensors. Sub-networks with the same part of a layer share one copy, unless it has statistics."""
 
     def __init__(self) -> None:
         self._made: dict[Hashable, nn.Module] = {}
         self._known: dict[nn.Module, Hashable] = {}
 
     def __call__(self, shell: nn.Module, slots: Mapping[str, Slot]) -> nn.Module:
-        """Fill `shell` with copies of what its slots keep, or return the layer that was filled so before."""
+        """Fill `shell` with copies of the kept entries, or return an earlier layer that was filled in the same way."""
         key = _layer_key(shell, slots)
         if key is None or not all(slot.is_parameter for slot in slots.values()):
             layer = Copies()(shell, slots)
@@ -49,12 +49,12 @@ class Layers:
         return layer
 
     def key(self, layer: nn.Module) -> Hashable:
-        """The same for layers that were filled alike; None if nothing is known of it."""
+        """Return a key that is equal for layers that were filled in the same way; None for an unknown layer."""
         return self._known.get(layer)
 
 
 def _layer_key(shell: nn.Module, slots: Mapping[str, Slot]) -> Hashable:
-    """What says all about a layer: its class, settings, and what is kept of which tensors; None if that is not all."""
+    """Describe a layer completely: class, settings and kept entries of its tensors; None if that is not everything."""
     state = vars(shell)
     if shell._modules or any(state.get(name) for name in TABLES):  # layers inside, or hooks
         return None
@@ -73,7 +73,7 @@ def _kept(slot: Slot) -> Hashable:
 
 
 def share_layers(modules: Sequence[GraphModule], layers: Layers) -> Trie:
-    """Let modules have the layers in common that they call on the same values; returns the trie that found them."""
+    """Make modules share the layers that they call on the same values; return the trie that finds these layers."""
     trie = Trie(modules, lambda number, path: layers.key(modules[number].get_submodule(path)))
     for (first, *others), paths in trie.shared:
         for path in paths:
@@ -84,7 +84,7 @@ def share_layers(modules: Sequence[GraphModule], layers: Layers) -> Trie:
 
 
 class Folds:
-    """Remembers what a layer and a normalisation are folded into, so that modules that share them go on sharing."""
+    """Caches folded layers, so that modules that share a layer and its normalisation also share the folded layer."""
 
     def __init__(self, fuse: Callable[[nn.Module, nn.Module], nn.Module | None]) -> None:
         self._fuse = fuse
@@ -98,7 +98,7 @@ class Folds:
 
 
 class Replay(nn.Module):
-    """Stands for a module whose outputs on some inputs are known: it runs only on others."""
+    """Stands in for a module whose outputs on some inputs are known; runs the module on other inputs only."""
 
     _outputs: dict[Hashable, tuple[Any, Any]]
 
@@ -109,27 +109,27 @@ class Replay(nn.Module):
         self.learn(known)
 
     def learn(self, known: Iterable[tuple[Any, Any]]) -> None:
-        """Take further pairs of inputs and outputs."""
+        """Add pairs of inputs and known outputs."""
         self._outputs.update({_same(inputs): (inputs, outputs) for inputs, outputs in known})
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The outputs that are known for these very tensors, or what the module computes."""
+        """Return the known outputs for these tensors (by identity), else run the module."""
         found = self._outputs.get(_same((args, kwargs)))
         return self.module(*args, **kwargs) if found is None else found[1]
 
 
 def _same(inputs: Any) -> Hashable:
-    """The same for the same tensors in the same places; those that are kept keep their identity."""
+    """Return a key of the inputs: the identities of their tensors, and where they stand."""
     return tuple(id(value) for value in tree_leaves(inputs))
 
 
 def replays(modules: Sequence[GraphModule], batches: Sequence[tuple[Any, Any]]) -> list[nn.Module]:
-    """The modules, with their outputs on the inputs of all batches computed together."""
+    """Compute the outputs of all modules on all batches together; return each module as a `Replay`."""
     return _replaying(modules, outputs_together(_by_layers(modules), batches))
 
 
 def accuracies(modules: Sequence[GraphModule], batches: Iterable[tuple[Any, Any]]) -> list[float]:
-    """The top-1 accuracies of modules, bitwise, in one pass over batches of which no outputs are kept: a stream's."""
+    """Return the top-1 accuracies of modules from one pass over a stream, without keeping outputs."""
     trie, right, total = _by_layers(modules), [0] * len(modules), 0
     for inputs, targets in batches:
         batch = [(inputs, targets)]
@@ -148,7 +148,7 @@ def _replaying(modules: Sequence[nn.Module], known: Sequence[Any]) -> list[nn.Mo
 
 
 def outputs_together(trie: Trie, batches: Sequence[tuple[Any, Any]]) -> list[list[tuple[Any, Any]]]:
-    """For each module of `trie` the pairs of inputs and outputs on all batches."""
+    """Return, for each module of `trie`, the pairs of inputs and outputs on all batches."""
     known: list[list[tuple[Any, Any]]] = [[] for _ in range(len(trie))]
     with torch.inference_mode():
         for inputs, _ in batches:
@@ -158,10 +158,10 @@ def outputs_together(trie: Trie, batches: Sequence[tuple[Any, Any]]) -> list[lis
     return known
 
 
-# Racing: a sub-network that cannot come near enough any more is not measured to the end.
+# Racing: stop measuring a sub-network that cannot reach the required quality any more.
 
 PARTS = 8
-"""The first look is after one part of so many; the next ones after twice as many images each."""
+"""The first look comes after this fraction (1/n) of the images; each next look after twice as many images."""
 
 
 class RacingError(BnasError):
@@ -170,33 +170,33 @@ class RacingError(BnasError):
 
 @dataclass(frozen=True)
 class Bar:
-    """The quality that a sub-network must reach; else its measurement may stop early."""
+    """The quality that a sub-network must reach; its measurement stops early if it cannot."""
 
     quality: float
     error: float = 1e-3
-    """The probability, at each look, that one that reaches it is stopped."""
+    """Probability, at each look, of stopping a sub-network that would reach the quality."""
 
     def is_out_of_reach(self, quality: float, samples: int) -> bool:
-        """Whether `quality`, the mean over `samples` samples drawn at random, is too far below.
+        """Whether `quality`, the mean over randomly drawn samples, is too far below the bar.
 
-        By the bound of Hoeffding (1963, theorem 1; section 6 for samples that are drawn without replacement), which
-        holds for every mean of values from 0 to 1: ``samples * KL(quality || bar) > log(1 / error)``.
+        The test is Hoeffding's bound (1963, theorem 1; section 6 for sampling without replacement), which holds for
+        every mean of values from 0 to 1: ``samples * KL(quality || bar) > log(1 / error)``.
         """
         return quality < self.quality and samples * divergence(quality, self.quality) > math.log(1 / self.error)
 
 
 def divergence(p: float, q: float) -> float:
-    """Kullback and Leibler's, of two coins with the probabilities `p` and `q`."""
+    """Return the Kullback-Leibler divergence of two Bernoulli distributions with probabilities `p` and `q`."""
     return sum(a * math.log(a / b) if b else math.inf for a, b in ((p, q), (1 - p, 1 - q)) if a)
 
 
 @dataclass(frozen=True)
 class Raced:
-    """What was measured of a sub-network."""
+    """The measurement of a sub-network in a race."""
 
     quality: float
     part: float
-    """The share of the samples that it is the quality on; 1 where it was measured to the end."""
+    """Share of the samples that were used; 1 if the measurement is complete."""
 
 
 def race(
@@ -205,16 +205,16 @@ def race(
     metric: Callable[[nn.Module, Iterable[Any]], float],
     bars: Mapping[int, Bar],
 ) -> list[Raced | Exception]:
-    """Measure modules together, part after part; drop those whose bar, by place, is out of reach.
+    """Measure modules together, part by part, and stop measuring those that cannot reach their bar.
 
     Args:
-        modules: prepared and folded.
-        batches: in random order; see `shuffled`.
-        metric: a mean over the samples of values from 0 to 1.
-        bars: for those that may be dropped.
+        modules: Modules that are prepared and folded.
+        batches: Batches in random order; see `shuffled`.
+        metric: A metric that is a mean over the samples of values from 0 to 1.
+        bars: The bars, by the position of the module; a module without a bar is measured completely.
 
     Returns:
-        For each module its measurement, or what its metric raised.
+        The measurement of each module, or the error that its metric raised.
     """
     found: dict[int, Raced | Exception] = {}
     known = [Replay(module, ()).eval() for module in modules]
@@ -236,7 +236,7 @@ def race(
 
 
 def _looks(batches: Sequence[Any]) -> Iterator[tuple[int, Sequence[Any]]]:
-    """How many batches were seen at each look, and those that are new."""
+    """Yield, for each look, the number of batches seen so far and the new ones."""
     seen, share = 0, 1 / PARTS
     while seen < len(batches):
         count = min(len(batches), max(seen + 1, round(share * len(batches))))
@@ -251,10 +251,10 @@ def _checked(quality: float) -> float:
 
 
 def shuffled(batches: Sequence[tuple[Any, Any]], seed: int = 0) -> list[tuple[Any, Any]]:
-    """The same samples, drawn at random into batches of the same sizes: data are often sorted by class.
+    """Shuffle the samples into batches of the same sizes, since data are often sorted by class.
 
     Raises:
-        RacingError: inputs or targets are not tensors of one row for each sample.
+        RacingError: Inputs or targets are not tensors with one row for each sample.
     """
     flat = [tree_flatten(batch) for batch in batches]
     sizes = [len(leaves[0]) for leaves, _ in flat if isinstance(leaves[0], Tensor)]

@@ -1,8 +1,8 @@
-"""Many graph modules run at once on the same inputs: what they compute alike at their beginning is computed once.
+"""Run many graph modules on the same inputs and compute their common first steps only once.
 
-Each module is a sequence of steps. Sequences that begin alike share that beginning, as words do in a trie. After the
-first difference values differ too, but for branches that do not depend on it: those are computed again. Results are
-bitwise those of the modules one by one: the same operators run on the same values.
+Each module is a sequence of steps. Modules share the steps up to their first difference, as words share a prefix in a
+trie. Later steps run for each module, even if they do not depend on the difference. Results are bitwise those of
+running each module alone, because the same operators run on the same values.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from bnas.passes.ops.registry import OPERATORS
 from .overwriting import first_only, is_fresh
 
 Identity = Callable[[int, str], Hashable]
-"""For the number of a module and the path of a layer in it: what is the same for the same layer, or None."""
+"""Returns a key for layer `path` of module `number` that is equal for equal layers, or None."""
 
 
 @dataclass(frozen=True)
@@ -36,32 +36,32 @@ class Place:
 
 @dataclass(frozen=True)
 class Step:
-    """One operation; `key` is the same for those that give the same result on the same earlier results."""
+    """One operation. Steps with the same `key` compute the same result from the same earlier results."""
 
     key: Hashable
     run: Callable[..., Any]
     args: Any
     kwargs: Any
     module: str | None
-    """The path of the layer that is called."""
+    """Path of the called layer, if any."""
     reads: frozenset[int]
     roots: frozenset[int]
     """Steps whose memory the result may share."""
     writes: frozenset[int]
-    """Steps into whose memory this may write."""
+    """Steps whose memory this step may change."""
 
 
 @dataclass
 class Branch:
-    """Steps that several modules share, and what comes after them."""
+    """A run of steps that several modules share, and the branches that follow."""
 
     members: list[int]
     """The modules that share it."""
     steps: range
     dead: dict[int, list[int]] = field(default_factory=dict)
-    """Results that nobody needs after a step."""
+    """Results that can be freed after each step."""
     copied: list[int] = field(default_factory=list)
-    """Results that are copied at the beginning: they are written into later, and others need them as they are."""
+    """Results that are copied at the start of the branch, because the branch changes them and other branches do not."""
     after: list[Branch] = field(default_factory=list)
 
 
@@ -70,8 +70,8 @@ class Trie:
 
     Args:
         modules: in evaluation mode, but for layers that are to collect statistics.
-        identity: layers with the same answer are the same layer: where a beginning is shared, that of the first
-            module runs. A layer that a module calls several times is never shared.
+        identity: Function that returns equal keys for equal layers. In a shared beginning, the layers of the first
+            module run. A layer that a module calls several times is never shared.
     """
 
     def __init__(self, modules: Sequence[GraphModule], identity: Identity) -> None:
@@ -85,7 +85,7 @@ class Trie:
 
     @property
     def shared(self) -> Iterator[tuple[list[int], list[str]]]:
-        """The modules of each branch, the first of which runs, and the layers that are called in it."""
+        """Yield the modules of each branch (the layers of the first one run), and the layers that the branch calls."""
         waiting = list(self._roots)
         while waiting:
             branch = waiting.pop()
@@ -108,7 +108,7 @@ class Trie:
 
     def _walk(self, branch: Branch, values: dict[int, Any], inputs: Mapping[str, Any], found: list[Any]) -> None:
         word = self._words[branch.members[0]]
-        if branch.copied:  # together: what shares memory goes on sharing it
+        if branch.copied:  # all in one deep copy, so that tensors that share memory still do
             values.update(copy.deepcopy({place: values[place] for place in branch.copied}))
         for place in branch.steps:
             step = word[place]
@@ -123,7 +123,7 @@ class Trie:
             self._walk(child, values if number == len(branch.after) else dict(values), inputs, found)
 
     def _groups(self, members: Sequence[int], place: int) -> list[list[int]]:
-        """The members by what they do at `place`."""
+        """Group the members by their step at `place`."""
         groups: dict[Hashable, list[int]] = {}
         for member in members:
             word = self._words[member]
@@ -131,8 +131,8 @@ class Trie:
         return list(groups.values())
 
     def _branch(self, members: list[int], start: int, live: frozenset[int] = frozenset()) -> Branch:
-        """What `members`, which do the same before and at `start`, do from there on."""
-        stop, end = start + 1, len(self._words[members[0]])  # the last step is the output: no word ends in another
+        """Build the branch of `members` from step `start` on; their steps up to and including `start` are the same."""
+        stop, end = start + 1, len(self._words[members[0]])  # every sequence ends with the output: none is a prefix
         while stop < end and len(self._groups(members, stop)) == 1:
             stop += 1
         branch = Branch(members, range(start, stop), copied=self._copied(members, start, live))
@@ -146,7 +146,7 @@ class Trie:
         return branch
 
     def _last_reads(self, members: Sequence[int]) -> dict[int, int]:
-        """The last step of any member that reads a result."""
+        """Return, for each result, the last step of any member that reads it."""
         last: dict[int, int] = {}
         for member in members:
             for place, step in enumerate(self._words[member]):
@@ -154,14 +154,14 @@ class Trie:
         return last
 
     def _copied(self, members: Sequence[int], start: int, live: frozenset[int]) -> list[int]:
-        """The live results into whose memory one of the members writes from here on."""
+        """Return the live results whose memory one of the members changes from `start` on."""
         written = {root for member in members for step in self._words[member][start:] for root in step.writes}
         word = self._words[members[0]]
         return sorted(place for place in live if word[place].roots & written)
 
 
 def _given(name: str) -> Any:
-    """Stands for an input."""
+    """Return the key that stands for an input."""
     raise AssertionError(name)
 
 
@@ -204,7 +204,7 @@ def _placeholders(module: GraphModule) -> list[Node]:
 
 
 def _operation(module: GraphModule, node: Node) -> tuple[Callable[..., Any], Hashable]:
-    """What a node runs, and what tells it from other operations."""
+    """Return the function that a node runs, and a key that distinguishes it from other operations."""
     target: Any = node.target
     if node.op == "placeholder":
         return _given, None
@@ -219,7 +219,7 @@ def _operation(module: GraphModule, node: Node) -> tuple[Callable[..., Any], Has
 
 
 def _may_write(node: Node, run: Callable[..., Any]) -> bool:
-    """Whether an operation may write into what it is given; what is not known may."""
+    """Whether an operation may write into its arguments; an unknown operation may."""
     if node.op == "call_module":
         known = type(run).__module__.startswith("torch.nn.")
         return bool(getattr(run, "inplace", not known))
@@ -236,7 +236,7 @@ def _content(value: Any) -> Hashable:
 
 
 def _key(value: Any) -> Hashable:
-    """The same for equal arguments of the same types."""
+    """Return a key that is equal for equal arguments of the same types."""
     if isinstance(value, list | tuple):
         return type(value), tuple(map(_key, value))
     if isinstance(value, dict):
@@ -247,7 +247,7 @@ def _key(value: Any) -> Hashable:
 
 
 def _filled(value: Any, values: Mapping[int, Any]) -> Any:
-    """Arguments with the results that they stand for."""
+    """Replace references among arguments by results."""
     if isinstance(value, Place):
         return values[value.step]
     if isinstance(value, slice):

@@ -1,4 +1,4 @@
-"""What is timed: a candidate as a network that a target builds a file of, and the arrays that it is run on."""
+"""From a candidate to the network that a target builds a file from, and to the arrays that it runs on."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ from bnas.runtime.targets.target import Network, takes_onnx
 from .settings import LatencyError, LatencySettings
 
 Candidate: TypeAlias = Source | Network | GraphModule | Subnet
-"""An ONNX model (the path of its file, or its serialised content), also with its module, or what is lowered to one."""
+"""An ONNX model (path or serialised content, also together with its module), or a module or sub-network to export."""
 Inputs: TypeAlias = Mapping[str, Array] | Array | Sequence[int] | None
-"""Arrays by input name; or the array, or its shape, for models with one input; or what the model declares."""
+"""Arrays by input name; for a model with one input, the array or its shape; None for the shapes of the model."""
 
 DTYPES: dict[int, Any] = {
     TensorProto.FLOAT: np.float32,
@@ -47,23 +47,23 @@ DTYPES: dict[int, Any] = {
     TensorProto.UINT8: np.uint8,
     TensorProto.BOOL: np.bool_,
 }
-"""Number types of inputs that can be filled."""
+"""Number types for which random inputs can be made."""
 
 
 def network_of(
     name: str, candidate: Candidate, supernet: SuperNetwork | None, folder: Path, settings: LatencySettings
 ) -> Network:
-    """What a target builds its file of.
+    """Return the network from which a target builds its file.
 
     Args:
-        name: As errors call it.
-        candidate: A sub-network or a module is lowered first.
-        supernet: Where it comes from.
-        folder: An empty one for a model that is too large to stay in memory.
-        settings: Say the batch and the sizes of dynamic axes.
+        name: Name of the candidate in error messages.
+        candidate: The candidate; a sub-network or module is lowered to ONNX.
+        supernet: The super-network of a sub-network.
+        folder: An empty folder for a model that is too large for memory.
+        settings: Settings with the batch size and the sizes of dynamic axes.
 
     Raises:
-        LatencyError: It is no ONNX model, or a sub-network has no super-network.
+        LatencyError: The candidate is not an ONNX model, or a sub-network has no super-network.
     """
     if settings.int8 is not None and isinstance(candidate, Network | str | bytes | os.PathLike):
         raise LatencyError(
@@ -95,7 +95,7 @@ def network_of(
 def _quantised(
     name: str, module: nn.Module, inputs: tuple[Tensor, ...], settings: LatencySettings, folder: Path
 ) -> Network:
-    """The network in int8; a target that builds its files of modules has none."""
+    """Return the network in int8. Targets that build from modules cannot use it."""
     if not takes_onnx(settings.target):
         raise LatencyError(f"{name}: int8 files are ONNX files, which {type(settings.target).__name__} cannot run")
     batch: Any = (inputs if len(inputs) > 1 else inputs[0], torch.zeros(len(inputs[0]), dtype=torch.long))
@@ -108,12 +108,12 @@ def _quantised(
 
 
 def _read(name: str, source: bytes | Path) -> Network:
-    """A file that is there, or its content; without the weights beside it."""
+    """Read an ONNX model from a file or its content, without external weights."""
     try:
         data = source if isinstance(source, bytes) else source.read_bytes()
     except OSError as error:
         raise LatencyError(f"{name}: ONNX Runtime cannot load it: {error}") from error
-    try:  # whatever target reads the file: none may read what is not beside it
+    try:  # before any target reads the file: external weights must lie in the same folder
         check_content(source) if isinstance(source, bytes) else weight_files(source)
     except ExternalDataError as error:
         raise LatencyError(f"{name}: {error}") from error
@@ -136,7 +136,7 @@ class Input:
 
 
 def inputs_of(graph: ModelProto) -> dict[str, Input]:
-    """What a model declares, by name, without its weights."""
+    """Return the declared inputs of a model by name, without its weights."""
     weights = {one.name for one in graph.graph.initializer}
     found = [one for one in graph.graph.input if one.name not in weights]
     return {one.name: Input(one.name, _axes(one), one.type.tensor_type.elem_type) for one in found}
@@ -148,12 +148,12 @@ def _axes(declared: ValueInfoProto) -> tuple[int | str | None, ...]:
 
 
 def feed_of(name: str, graph: ModelProto, inputs: Inputs, settings: LatencySettings) -> dict[str, Array]:
-    """The arrays that a model is run on, by input name.
+    """Return the arrays to run a model on, by input name.
 
-    Dynamic axes have the sizes that `sizes` names, else those of the example inputs that the file was made with.
+    Dynamic axes have the sizes in ``settings.sizes``, else the sizes of the example inputs of the export.
 
     Raises:
-        LatencyError: `inputs` are not those of the model, or cannot be made up.
+        LatencyError: `inputs` do not fit the model, or random inputs cannot be made for it.
     """
     batch, seed, sizes = settings.batch, settings.seed, settings.sizes
     declared = inputs_of(graph)
@@ -176,7 +176,7 @@ def feed_of(name: str, graph: ModelProto, inputs: Inputs, settings: LatencySetti
 
 
 def _check_titles(name: str, declared: Iterable[Input], sizes: Mapping[str, int]) -> None:
-    """Raise unless each of `sizes` is that of a dynamic axis."""
+    """Raise LatencyError unless each key of `sizes` names a dynamic axis."""
     titles = {axis: None for one in declared for axis in one.shape if isinstance(axis, str)}
     for title in sizes:
         if title not in titles:
@@ -184,7 +184,7 @@ def _check_titles(name: str, declared: Iterable[Input], sizes: Mapping[str, int]
 
 
 def _shape(name: str, declared: Input, batch: int, sizes: Mapping[str, int]) -> list[int]:
-    """The shape of an input, with known sizes for its dynamic axes and `batch` for an open first one."""
+    """Return the shape of an input, with the given sizes of dynamic axes and `batch` for a dynamic first axis."""
     first, *rest = declared.shape or [batch]
     missing = [axis for axis in rest if not isinstance(axis, int) and axis not in sizes]
     if missing:
@@ -204,6 +204,6 @@ def _filled(name: str, shape: Sequence[int], kind: int, seed: int) -> Array:
         told = TensorProto.DataType.Name(kind) if kind in TensorProto.DataType.values() else "another type"
         raise LatencyError(f"{name}: bnas cannot generate an input of {told}; give arrays by input name")
     generator = np.random.default_rng(seed)
-    if not np.issubdtype(DTYPES[kind], np.floating):  # indices: a table of any size has the first two entries
+    if not np.issubdtype(DTYPES[kind], np.floating):  # maybe indices: 0 and 1 fit nearly all tables
         return generator.integers(0, 2, tuple(shape)).astype(DTYPES[kind])
     return generator.standard_normal(tuple(shape)).astype(DTYPES[kind])

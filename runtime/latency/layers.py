@@ -1,4 +1,4 @@
-"""Where the time of a network goes: the profile of ONNX Runtime, summed by the layers of the model."""
+"""The time of each layer of a network, from the profile of ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from .measurement import target_for
 from .settings import LatencyError, LatencySettings
 
 RUNS = 20
-"""Runs with a profile, at most: its clock has whole microseconds, so that the median of more says no more."""
+"""Largest number of profiled runs: the profile has whole microseconds, so more runs do not improve the median."""
 
 
 @dataclass(frozen=True)
 class LayerTimes:
-    """What the operators of a network take in one run, in milliseconds on the wall clock: medians over the runs."""
+    """The wall-clock milliseconds of each layer and operator in one run, as medians over the runs."""
 
     layers: Mapping[str, float]
-    """By layer, in the order in which they run. A layer is the module path that the nodes of the ONNX file are named
-    after, where one of them reads a weight of two or more axes; an activation that is fused with it counts as part."""
+    """Milliseconds by layer, in the order of execution. A layer is a module path in the node names of the ONNX file, if
+    one of these nodes reads a weight with two or more axes. A fused activation is part of its layer."""
     other: Mapping[str, float]
-    """What is of no layer, by operator: what ONNX Runtime puts in between, pooling, sums that stand alone."""
+    """Milliseconds by operator, for operators outside layers: pooling, sums, and those that ONNX Runtime inserts."""
     run_ms: float
-    """A whole run with the profile, which is slower than one without: each operator is also timed and noted."""
+    """Milliseconds of a whole profiled run. Profiling makes it slower than a normal run."""
     runs: int
 
     @property
@@ -57,17 +57,17 @@ def layer_times(
     supernet: SuperNetwork | None = None,
     **changes: Any,
 ) -> LayerTimes:
-    """Measure where the time of a network goes, by the profile of ONNX Runtime.
+    """Measure the time of each layer of a network with the profiler of ONNX Runtime.
 
     Args:
         candidate: As for `bnas.measure_latency`.
-        inputs: As there.
-        settings: How to run it; of `runs` at most `RUNS` are done.
-        supernet: Where a candidate that is a `Subnet` comes from.
+        inputs: As for `bnas.measure_latency`.
+        settings: Settings of the measurement; at most `RUNS` runs are made.
+        supernet: The super-network of a candidate that is a `Subnet`.
         changes: Single settings by name.
 
     Raises:
-        LatencyError: The target is not ONNX Runtime, or as `bnas.measure_latency`.
+        LatencyError: The target is not ONNX Runtime, or any error of `bnas.measure_latency`.
     """
     settings = LatencySettings.of(settings, changes)
     target = target_for(settings)
@@ -88,7 +88,7 @@ Event = Mapping[str, Any]
 
 
 def _events(model: Any, feed: Any, settings: LatencySettings, target: OnnxRuntime, folder: Path) -> list[Event]:
-    """What ONNX Runtime notes of each run and of each operator in it, without the runs of the warm-up."""
+    """Return the profiler events of each run and its operators, without the warm-up."""
     chosen = replace(settings, inter_threads=target.inter_threads, provider=target.provider)
     session = open_session(model, chosen, profile=folder / "profile")
     runs = min(RUNS, settings.runs)
@@ -100,7 +100,7 @@ def _events(model: Any, feed: Any, settings: LatencySettings, target: OnnxRuntim
 
 
 def _summed(events: Sequence[Event], names: Names, runs: int) -> LayerTimes:
-    """Medians of each operator, summed by layer."""
+    """Take the median of each operator and sum the medians by layer."""
     whole = [one["dur"] for one in events if one["name"] == "model_run"]
     taken: dict[tuple[str, str], list[int]] = defaultdict(list)
     for one in events:
@@ -111,23 +111,23 @@ def _summed(events: Sequence[Event], names: Names, runs: int) -> LayerTimes:
     for (name, kind), times in taken.items():
         layer = names.layer_of(name, kind)
         place, key = (other, kind) if layer is None else (layers, layer)
-        # One that is run several times in a run, in a loop, counts as often.
+        # An operator in a loop runs several times in one run: all its times count.
         place[key] = place.get(key, 0.0) + float(np.median(times)) * len(times) / runs / 1000
     return LayerTimes(layers, other, float(np.median(whole)) / 1000, runs)
 
 
-# From the names that ONNX Runtime gives its operators to the nodes of the file, and to layers.
+# Mapping the operator names of ONNX Runtime to nodes of the file, and nodes to layers.
 
 KERNEL = "_kernel_time"
-"""Ends the name of an event that is the work of an operator."""
+"""Suffix of the events that are the execution of an operator."""
 BLOCKED = re.compile(r"(.+)_nchwc(_token_\d+)?")
-"""An operator on blocks of channels is called after the value that the last operator in it made."""
+"""Suffix of operators on blocks of channels; the text before it is the output of the last fused operator."""
 FUSED = "fused "
-"""Begins the name of an operator that is fused with its activation."""
+"""Prefix of operators that are fused with their activation."""
 
 
 class Names:
-    """The nodes of an ONNX file by the names that ONNX Runtime's optimisations make of theirs."""
+    """Finds the nodes of an ONNX file by the operator names of ONNX Runtime, whose optimisations change names."""
 
     def __init__(self, graph: GraphProto) -> None:
         self.nodes: dict[str, NodeProto] = {node.name: node for node in graph.node if node.name}
@@ -136,21 +136,21 @@ class Names:
         self.layers = {_scope(node) for node in graph.node if weights.intersection(node.input)}
 
     def layer_of(self, name: str, kind: str) -> str | None:
-        """The layer of an operator, which is of a kind; None where it is of none."""
+        """Return the layer of an operator of this kind (such as "Conv"); None if it belongs to no layer."""
         node = self._node(name.removeprefix(FUSED), kind)
         return None if node is None or _scope(node) not in self.layers else _scope(node)
 
     def _node(self, name: str, kind: str) -> NodeProto | None:
-        """The node that an operator was made of."""
+        """Return the node from which ONNX Runtime made an operator."""
         parts = name.split("/")
-        for count in range(len(parts), 0, -1):  # a fusion adds a word to the name of its first node
+        for count in range(len(parts), 0, -1):  # a fused operator is named like its first node, with a suffix
             if (found := self.nodes.get("/".join(parts[:count]))) is not None:
                 return found
         match = BLOCKED.fullmatch(name)
         return None if match is None else next((one for one in self._before(match[1]) if one.op_type == kind), None)
 
     def _before(self, value: str) -> Iterator[NodeProto]:
-        """The node that makes a value and those before it, the nearest first."""
+        """Yield the node that computes a value and its predecessors, nearest first."""
         waiting, seen = deque([value]), set[str]()
         while waiting:
             node = self.producers.get(waiting.popleft())

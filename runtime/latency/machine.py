@@ -1,4 +1,4 @@
-"""The machine that a latency was measured on, and what of it must be the same for latencies to be comparable."""
+"""Description of the machine of a measurement, and the properties that comparable latencies must share."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ CPU_FLAGS = (
     "asimddp",
     "sve",
 )
-"""Instruction sets that decide how quick a network is."""
+"""CPU flags of instruction sets that affect the speed of networks."""
 
 DECISIVE = ("cpu", "flags", "cores", "onnxruntime")
-"""What a latency depends on, among the keys of `machine`."""
+"""The keys of `machine` that a latency depends on."""
 
 
 def machine() -> dict[str, Any]:
@@ -43,13 +43,13 @@ def machine() -> dict[str, Any]:
 
 
 USUAL: Mapping[str, Any] = {"target": "ONNX Runtime", "provider": "CPUExecutionProvider"}
-"""What a target is that says nothing else, such as in a file of an earlier version."""
+"""Target of a description without one, as in files of earlier versions."""
 
 
 def differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
-    """In what two machines differ that a latency depends on, in words; empty if they are as good as the same.
+    """Return, in words, the differences of two machines that affect latency; empty if their latencies are comparable.
 
-    Both are as `machine` or a target describes them; all counts that a target tells of itself.
+    Both are descriptions by `machine` or a target. All keys that a target adds itself count.
     """
     here, there = {**USUAL, **here}, {**USUAL, **there}
     keys = [*DECISIVE, *sorted((here.keys() | there.keys()) - machine().keys())]
@@ -59,7 +59,7 @@ def differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
 
 
 def place_of(described: Mapping[str, Any]) -> str:
-    """Where a latency was measured, in words: the target with its version and what else it tells of itself."""
+    """Return where a latency was measured, in words: the target, its version and its other properties."""
     target = str(described.get("target", USUAL["target"]))
     if target == USUAL["target"]:
         told = (described.get("onnxruntime"), f"({described.get('provider', USUAL['provider'])})")
@@ -72,7 +72,7 @@ def place_of(described: Mapping[str, Any]) -> str:
 
 
 def _cpu_description() -> dict[str, str]:
-    """The first of each field in Linux' description of the CPUs; empty elsewhere."""
+    """Return the fields of the first CPU in /proc/cpuinfo; empty on other systems."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

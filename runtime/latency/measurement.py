@@ -104,7 +104,7 @@ def measure_latency(
 
 
 def target_for(settings: LatencySettings) -> Target:
-    """Where networks run, by default on ONNX Runtime."""
+    """Return the target of the settings, by default ONNX Runtime."""
     if settings.target is not None:
         given: Target = settings.target
         return given
@@ -119,7 +119,7 @@ def runners_of(
     supernet: SuperNetwork | None = None,
     inputs: Inputs = None,
 ) -> dict[str, Runner]:
-    """Candidates on the target of the settings, by name; their files are in `folder`.
+    """Build and load the candidates on the target of the settings; their files are in `folder`.
 
     Raises:
         LatencyError: as `measure_latency`.
@@ -133,7 +133,7 @@ def runners_of(
 
 
 def _in_turns(runners: Mapping[str, Runner], settings: LatencySettings) -> tuple[dict[str, Array], dict[str, Runner]]:
-    """Timings in rounds, and the runners as they were timed."""
+    """Warm up all runners and time them in rounds; return the times and the warm runners."""
     warm = {name: warmed(name, runner, settings.warmup) for name, runner in runners.items()}
     repeats = settings.repeats or repeats_for(max(runner.quickest_ms for runner in warm.values()))
     warm = {name: replace(runner, repeats=repeats) for name, runner in warm.items()}
@@ -141,7 +141,7 @@ def _in_turns(runners: Mapping[str, Runner], settings: LatencySettings) -> tuple
 
 
 def _once(runners: Mapping[str, Runner], parallel: int) -> dict[str, Array]:
-    """One timing of each, so many at the same time."""
+    """Time each runner once, `parallel` of them at the same time."""
     with ThreadPoolExecutor(parallel) as pool:
         found = {name: pool.submit(runner.time) for name, runner in runners.items()}
         try:
@@ -160,7 +160,7 @@ def _check(candidates: Mapping[str, Candidate], reference: str | None) -> None:
 
 
 CLOCKS = ("cpu", "wall")
-"""The columns of timings."""
+"""Columns of the arrays of timings."""
 
 
 def _summary(times: Array, base: Array | None, runner: Runner, settings: LatencySettings) -> Latency:
@@ -194,20 +194,20 @@ def _unstable(runs: int, spread: float, warm: bool) -> str | None:
     return "; ".join(reason for reason, holds in reasons.items() if holds) or None
 
 
-# Which sub-networks of a super-network are measured for a latency model, and how they are compared.
+# Choice and measurement of the sub-networks for a latency model.
 
 FEATURES = ("macs", "parameters", "activations", "layers")
-"""Costs that a latency is a sum of, with a constant for what every run takes; "layers" are those with "macs"."""
+"""Costs of which a latency model is a linear function (plus a constant). "layers" is the number of layers with MACs."""
 
 CANDIDATES = 256
-"""Random sub-networks that those to measure are chosen from."""
+"""Number of random sub-networks from which those to measure are chosen."""
 
 GROUP = 5
-"""So many sub-networks are measured together, with the maximal one as the reference: all may be in memory at once."""
+"""Number of sub-networks that are measured, and in memory, together. The maximal one is the reference of each group."""
 
 
 def spread(supernet: SuperNetwork, count: int, generator: np.random.Generator) -> list[Subnet]:
-    """Different sub-networks that lie as far apart as can be in their costs, the maximal and the minimal among them."""
+    """Choose sub-networks with costs as different as possible, including the maximal and the minimal one."""
     space = supernet.space
     drawn = [space.maximal(), space.minimal(), *_between(supernet, generator)]
     pool = list(dict.fromkeys(space.canonical(subnet) for subnet in drawn))
@@ -217,14 +217,14 @@ def spread(supernet: SuperNetwork, count: int, generator: np.random.Generator) -
     chosen = list(range(min(2, len(pool))))
     distance = np.min([np.linalg.norm(points - points[one], axis=1) for one in chosen], axis=0)
     while len(chosen) < min(count, len(pool)):
-        distance[chosen] = -1  # where costs are equal too, a sub-network is chosen once
+        distance[chosen] = -1  # never again, even if all distances are 0
         chosen.append(int(distance.argmax()))
         distance = np.minimum(distance, np.linalg.norm(points - points[chosen[-1]], axis=1))
     return [pool[one] for one in chosen]
 
 
 def _between(supernet: SuperNetwork, generator: np.random.Generator) -> Iterable[Subnet]:
-    """Random sub-networks, half of them uniform; the others tend to be large or small as a whole."""
+    """Draw random sub-networks: half uniformly, half with all choices tending to be large or small together."""
     space, variables = supernet.space, supernet.space.variables()
     for turn in range(CANDIDATES):
         if turn % 2:
@@ -236,22 +236,23 @@ def _between(supernet: SuperNetwork, generator: np.random.Generator) -> Iterable
 
 @dataclass(frozen=True)
 class Ratios:
-    """How long sub-networks take, divided by the time of the maximal one in the same rounds.
+    """Times of sub-networks, divided by the time of the maximal one in the same rounds.
 
-    What changes on the machine between two groups that are measured so cancels out.
+    Changes of the machine's speed between groups therefore cancel out.
     """
 
     found: Mapping[Subnet, float]
     level_ms: float
-    """Milliseconds of the maximal one: the median over the groups."""
+    """Milliseconds of the maximal sub-network: median over the groups."""
     repeats: int
     """Runs within one timing."""
 
 
 def ratios(supernet: SuperNetwork, subnets: Sequence[Subnet], settings: LatencySettings) -> Ratios:
-    """Measure sub-networks, each group together with the maximal one.
+    """Measure sub-networks in groups, each group together with the maximal sub-network.
 
-    Each is measured `settings.turns` times, loaded anew and in the company of others; the median counts.
+    Each sub-network is measured `settings.turns` times, loaded again each time and in different groups. The result is
+    the median.
     """
     maximal, references = supernet.space.maximal(), list[Latency]()
     compared: dict[Subnet, list[float]] = {one: [] for one in subnets}
@@ -259,7 +260,7 @@ def ratios(supernet: SuperNetwork, subnets: Sequence[Subnet], settings: LatencyS
         named: dict[str, Any] = {"reference": maximal, **{str(place): one for place, one in enumerate(group)}}
         latencies = measure_latency(named, None, settings, supernet=supernet, reference="reference")
         references.append(latencies["reference"])
-        # Also where another group would be just above the bound for one.
+        # The number of runs per timing is the same for all groups, even if a group is near the limit for repeated runs.
         settings = replace(settings, repeats=references[0].repeats)
         for place, one in enumerate(group):
             compared[one].append(latencies[str(place)].ratio or 1.0)
@@ -269,7 +270,7 @@ def ratios(supernet: SuperNetwork, subnets: Sequence[Subnet], settings: LatencyS
 
 
 def _groups(subnets: Sequence[Subnet], turns: int) -> Iterator[list[Subnet]]:
-    """All sub-networks in groups, so many times, in another order each time."""
+    """Yield all sub-networks in groups, `turns` times, in a different order each time."""
     generator = np.random.default_rng(0)
     for _ in range(turns):
         order = [subnets[place] for place in generator.permutation(len(subnets))]

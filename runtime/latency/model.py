@@ -1,7 +1,7 @@
-"""Latency as a function of cost expressions, fitted on a handful of sub-networks that were really measured.
+"""Latency models: least squares fits of latency to a few costs, from some 15 measured sub-networks.
 
-Cai et al. 2019 (ProxylessNAS) and the libraries after it sum a table with an entry for each operator. A least squares
-fit on a few costs of the whole network ranks as well as measuring twice does, and needs 15 measurements.
+ProxylessNAS (Cai et al. 2019) and its successors sum a table with an entry for each operator. A fit on a few costs of
+the whole network needs only 15 measurements, and ranks sub-networks as well as a second measurement would.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .settings import LatencyError, LatencySettings
 
 FORMAT = 1
 MULTIPLES = (1, 8, 16, 32)
-"""Kernels compute so many channels at a time: vectors of 32 bytes and of 64, and pairs of these."""
+"""Numbers of channels that kernels compute at a time: vectors of 32 or 64 bytes, and pairs of these."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class LatencyModel:
 
     supernet: SuperNetwork = field(repr=False)
     coefficients: tuple[float, ...]
-    """Milliseconds for each unit of each of `FEATURES`, then the constant."""
+    """Milliseconds per unit of each of `FEATURES`, then the constant."""
     measured: Mapping[Subnet, float] = field(repr=False)
     """Measured sub-networks, with their milliseconds."""
     tau: float
@@ -52,9 +52,9 @@ class LatencyModel:
     settings: LatencySettings = field(repr=False)
     """Settings of the measurement."""
     level: float | None = None
-    """Milliseconds of the maximal sub-network, measured together with the others."""
+    """Milliseconds of the maximal sub-network in the same measurement."""
     multiple: int = 1
-    """Widths count as if they were rounded up to multiples of this: of those in `MULTIPLES` the one that fits best."""
+    """For the costs, widths are rounded up to multiples of this: the value in `MULTIPLES` that fits best."""
     machine: Mapping[str, Any] = field(default_factory=machine, repr=False)
 
     @classmethod
@@ -173,7 +173,7 @@ class LatencyModel:
 
 
 def _plain(settings: LatencySettings) -> dict[str, Any]:
-    """Settings as JSON values; a target of a class of the user's has to be given again."""
+    """Return settings as JSON values. A target of the user's own class is not saved: give it again to `load`."""
     target, int8 = settings.target, settings.int8
     return {
         **asdict(replace(settings, target=None, int8=None)),
@@ -200,7 +200,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Fit:
-    """Coefficients, and how well models that did not see a measurement predict it."""
+    """The coefficients of a fit, and its leave-one-out predictions, from which error and rank correlation follow."""
 
     multiple: int
     coefficients: tuple[float, ...]
@@ -209,7 +209,7 @@ class _Fit:
 
     @classmethod
     def to(cls, features: Array, times: Array, multiple: int) -> _Fit:
-        """The fit to all measurements; each is left out once."""
+        """Fit all measurements, and once without each of them."""
         places = range(len(times))
         left_out = np.array([_predicted(_fitted(*_without(features, times, one)), features[one]) for one in places])
         error = float(np.mean(np.abs(left_out - times) / times))
@@ -218,14 +218,14 @@ class _Fit:
 
 
 def _features(supernet: SuperNetwork, subnets: Iterable[Subnet], multiple: int) -> Array:
-    """A row for each sub-network: its costs, with rounded widths, and a one."""
+    """Return a row for each sub-network: its costs with rounded widths, and a 1 for the constant."""
     costs = supernet.cost_model.many(subnets, FEATURES, multiple)
     columns = [costs[name].astype(np.float64) for name in FEATURES]
     return np.stack([*columns, np.ones_like(columns[0])], axis=1)
 
 
 def _fitted(features: Array, times: Array) -> Array:
-    """Coefficients of the least relative squared error, none of which is negative: no cost makes a network quicker."""
+    """Return the non-negative coefficients with the least relative squared error: no cost makes a network faster."""
     scale = features.max(axis=0)
     rows, used = features / scale / times[:, None], list(range(features.shape[1]))
     found = np.zeros(features.shape[1])
@@ -239,7 +239,7 @@ def _fitted(features: Array, times: Array) -> Array:
 
 
 def _predicted(coefficients: Array, features: Array) -> Array:
-    """Column by column: a product of matrices rounds differently with the number of rows."""
+    """Predict column by column, since a matrix product rounds differently for other numbers of rows."""
     found = np.zeros(features.shape[:-1])
     for place, coefficient in enumerate(coefficients):
         found = found + coefficient * features[..., place]
@@ -251,7 +251,7 @@ def _without(features: Array, times: Array, row: int) -> tuple[Array, Array]:
 
 
 def kendall_tau(first: Array, second: Array) -> float:
-    """Kendall's tau-a of two rankings: 1 if they are the same, -1 if reversed; a tie counts as neither."""
+    """Return Kendall's tau-a of two rankings: 1 if equal, -1 if reversed. Tied pairs count as 0."""
     one, two = (np.sign(np.subtract.outer(values, values)) for values in (np.asarray(first), np.asarray(second)))
     pairs = len(one) * (len(one) - 1)
     return float((one * two).sum() / pairs) if pairs else 1.0

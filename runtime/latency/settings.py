@@ -13,7 +13,7 @@ from bnas.passes.settings import LARGEST, NUMBER, Count, Seed, settings
 CPU = "CPUExecutionProvider"
 
 TRUSTED_RUNS = 50
-"""Fewer timings than that never count as stable."""
+"""Least number of timings for a stable result."""
 
 
 class LatencyError(BnasError, ValueError):
@@ -21,7 +21,7 @@ class LatencyError(BnasError, ValueError):
 
 
 TargetName: TypeAlias = Literal["onnxruntime", "openvino", "executorch", "litert"]
-"""Those that need no settings."""
+"""Names of the targets that need no settings."""
 
 
 def _target(given: Any) -> Any:
@@ -33,7 +33,7 @@ def _target(given: Any) -> Any:
 TargetChoice: TypeAlias = Annotated[
     Any, BeforeValidator(_target, json_schema_input_type=TargetName | dict[str, Any] | None)
 ]
-"""A target, by its name, or as a dict with its settings; None: the default one."""
+"""A target: an object, a name, or a dict with settings; None stands for ONNX Runtime."""
 
 
 def _int8(given: Any) -> Any:
@@ -63,8 +63,8 @@ class LatencySettings:
     warmup: Count = 10
     """Least number of untimed runs; repeated until the median settles, at most ten times."""
     turns: Count = 3
-    """How often each sub-network is loaded and measured when sub-networks are compared: its place in memory changes the
-    time by a few percent."""
+    """How often each sub-network is loaded and measured when sub-networks are compared: its place in memory changes
+    the time by a few percent."""
     repeats: Count | None = None
     """Number of runs within one timing; by default more than one only if all models are very fast."""
     provider: str = CPU
@@ -73,14 +73,14 @@ class LatencySettings:
     """Where networks run: "openvino", "command" or another name, such a name with settings,
     ``{"kind": "openvino", "precision": "f16"}``, or in Python any `bnas.Target`; by default ONNX Runtime."""
     int8: Annotated[Any, BeforeValidator(_int8, json_schema_input_type=bool | dict[str, Any] | None)] = None
-    """Measure networks in int8: true, or the settings of `bnas.Int8`. Ranges are found on the made-up inputs: a time
-    does not depend on them."""
+    """Measure networks in int8: true, or the settings of `bnas.Int8`. The ranges are calibrated on random inputs, since
+    they do not affect the time."""
     subnets: Annotated[int, Field(ge=6, le=LARGEST), NUMBER] = 16
     """Number of sub-networks to measure for a latency model, if latency is an objective or a constraint."""
     sizes: dict[str, Count] | None = None
     """Sizes of dynamic axes by name, such as {"length": 128}; by default those of the example inputs."""
     seed: Seed = 0
-    """Seed of the made-up inputs, of the order of timings, and of the sub-networks for a latency model."""
+    """Seed of the random inputs, of the order of timings, and of the sub-networks for a latency model."""
 
     def difference(self, other: LatencySettings) -> str | None:
         """Return the first differing setting that changes what is measured (not only how precisely), or None."""

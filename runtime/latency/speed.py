@@ -1,4 +1,4 @@
-"""How many times as fast one network is as another: the one number that tables, verdicts, bounds and pages tell."""
+"""How many times as fast one network is as another. Tables, verdicts, bounds and reports all use this number."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 class Timed(Protocol):
-    """A latency, as measured or as read back from a file."""
+    """A latency, measured or read from a file."""
 
     @property
     def median_ms(self) -> float:
@@ -18,9 +18,9 @@ class Timed(Protocol):
 
 
 def times_as_fast(own: Timed, reference: Timed) -> float:
-    """How many times as long the reference takes.
+    """Return how many times as long the reference takes.
 
-    By the rounds in which both were measured, where it is known: while the machine is slow, both are. The quotient of
-    the two medians may differ from it, since each median may be of another round.
+    If known, this is the median of the ratios within rounds, because a slow phase of the machine slows both networks.
+    It may differ from the quotient of the two medians, which can come from different rounds.
     """
     return 1 / own.ratio if own.ratio else reference.median_ms / own.median_ms

@@ -1,4 +1,4 @@
-"""How long a model takes on a target: loaded, run until it is warm, then timed in turns with others."""
+"""Time models on a target: load, warm up, then time alternately with other models."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from .candidates import Inputs, feed_of
 from .machine import machine
 from .settings import CPU, LatencyError, LatencySettings
 
-# How long a model takes, as a value, and when it counts as stable.
+# A latency as a value, and the criterion for a stable one.
 
 TRUSTED_SPREAD = 0.1
-"""A wider spread than that never counts as stable."""
+"""Largest spread of a stable result."""
 
 
 @dataclass(frozen=True)
@@ -28,32 +28,32 @@ class Latency:
     """Measured latency of a model: milliseconds of one run, over all timed runs."""
 
     median_ms: float
-    """Median of the time that counts, the number to compare: of a target that runs in this process on the CPU the CPU
-    time of the process, since others on the machine do not disturb it, and otherwise the wall clock; see `clock`."""
+    """Median of the time by `clock`: the number to compare. For a target on the CPU and in this process it is CPU time,
+    which other processes disturb little; otherwise it is wall-clock time."""
     quartiles_ms: tuple[float, float]
-    """First and third quartile of the same."""
+    """First and third quartile of the times by `clock`."""
     spread: float
     """The distance between the quartiles, divided by the median."""
     wall_median_ms: float
-    """Median time on the wall clock; with several threads or another device, what a user waits."""
+    """Median wall-clock time: the time that a user waits."""
     wall_quartiles_ms: tuple[float, float]
-    """First and third quartile of the time on the wall clock."""
+    """First and third quartile of the wall-clock times."""
     runs: int
     """Number of timings."""
     repeats: int
-    """Number of runs within each timing (which is divided by it); more than 1 if all models are very fast."""
+    """Number of consecutive runs in each timing; more than 1 if all models are very fast. Times are for one run."""
     threads: int
     batch: int
     ratio: float | None
-    """Median, over the rounds, of this time divided by the reference's in the same round."""
+    """Median, over the rounds, of this time divided by the time of the reference in the same round."""
     unstable: str | None = None
-    """Why the number is not stable (too few runs, too large a spread, times did not settle); ``None`` if it is."""
+    """Why the result is not stable (too few runs, too large a spread, times did not settle); ``None`` if stable."""
     provider: str = CPU
-    """The execution provider of ONNX Runtime, or the target where that is another one."""
+    """Execution provider of ONNX Runtime, or the name of another target."""
     clock: Literal["cpu", "wall"] = "cpu"
-    """The time that counts, of a target."""
+    """The clock of the target: "cpu" or "wall"."""
     machine: Mapping[str, Any] = field(default_factory=machine, repr=False)
-    """What it was measured on, see `bnas.runtime.machine`."""
+    """Description of the machine, see `bnas.runtime.machine`."""
 
     @property
     def stable(self) -> bool:
@@ -72,19 +72,19 @@ class Latency:
         return cls(**{name: value for name, value in {**data, **pairs}.items() if name != "stable"})
 
 
-# Loaded models are run until they are warm, then timed in turns.
+# Warm-up of loaded models, and alternating timings.
 
 QUICK_MS = 0.2
-"""Where all models are quicker than that, each is run several times within one timing."""
+"""If all models take fewer milliseconds than this, one timing covers several runs."""
 
 TIMING_MS = 1.0
-"""How long such a timing is to be: a thousand times what reading the clock costs."""
+"""Milliseconds of a timing with several runs: a thousand times the cost of reading the clock."""
 
 SETTLED = 0.05
-"""A model is warm once the median of some runs is within this share of the one of the runs before."""
+"""A model is warm once the median of its latest runs is within this share of the median of the runs before."""
 
 WINDOWS = 10
-"""The warm-up is given up after so many times its least number of runs."""
+"""The warm-up ends after this multiple of its least number of runs, settled or not."""
 
 
 @dataclass(frozen=True)
@@ -97,15 +97,15 @@ class Runner:
     repeats: int = 1
     warm: bool = True
     quickest_ms: float = 0.0
-    """The quickest run of the warm-up, on the wall clock."""
+    """Wall-clock milliseconds of the fastest warm-up run."""
 
     def time(self) -> tuple[float, float]:
-        """CPU and wall milliseconds of one run."""
+        """Return CPU and wall-clock milliseconds of one run."""
         return self.target.time(self.loaded, self.feed, self.repeats)
 
 
 def loaded(network: Network, target: Target, inputs: Inputs, settings: LatencySettings, folder: Path) -> Runner:
-    """A network on a target, with the inputs that it is timed on.
+    """Build and load a network on a target, with its inputs.
 
     Raises:
         LatencyError: the target cannot build or load it, or the inputs are not those of the model.
@@ -118,7 +118,7 @@ def loaded(network: Network, target: Target, inputs: Inputs, settings: LatencySe
 
 
 def warmed(name: str, runner: Runner, warmup: int) -> Runner:
-    """The runner once its times have settled.
+    """Run a loaded model until its times have settled; return the runner.
 
     Raises:
         LatencyError: the target cannot run it.
@@ -134,7 +134,7 @@ def warmed(name: str, runner: Runner, warmup: int) -> Runner:
 
 
 def _settled(windows: Sequence[Sequence[tuple[float, float]]]) -> bool:
-    """Whether the CPU time of the last runs is about that of the runs before."""
+    """Whether the CPU time of the latest runs is about the same as that of the runs before."""
     if len(windows) < 2:
         return False
     before, now = (float(np.median([cpu for cpu, _ in window])) for window in windows[-2:])
@@ -142,14 +142,14 @@ def _settled(windows: Sequence[Sequence[tuple[float, float]]]) -> bool:
 
 
 def repeats_for(milliseconds: float) -> int:
-    """How often each model is run within one timing, where the slowest takes that long."""
+    """Return the number of runs per timing, if the slowest model takes `milliseconds`."""
     if milliseconds >= QUICK_MS:
         return 1
     return math.ceil(TIMING_MS / max(milliseconds, 1e-4))
 
 
 def rounds(runners: Mapping[str, Runner], runs: int, generator: np.random.Generator) -> dict[str, Array]:
-    """For each name an array of rounds x (CPU, wall) milliseconds."""
+    """Time all runners in rounds; return, for each name, an array of rounds x (CPU, wall) milliseconds."""
     names = list(runners)
     times = {name: np.empty((runs, 2)) for name in names}
     for turn in range(runs):

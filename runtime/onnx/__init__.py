@@ -1,1 +1,1 @@
-"""ONNX files: written, checked, quantised and run."""
+"""Write, check, quantise and run ONNX files."""

@@ -1,4 +1,4 @@
-"""ONNX files that were run on ONNX Runtime and found to compute what the PyTorch model computes."""
+"""Export to ONNX. Every file is run on ONNX Runtime and compared with the PyTorch model."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from .int8 import Int8, Int8Report, QuantisationError, quantise
 from .session import SessionError, form_property, open_session
 from .trial import Dims, batch_dims, compare, eval_mode, fits, outputs_of, trial_inputs
 
-# Modules that our own lowering cannot express: PyTorch's exporter takes the whole graph, and that is said.
+# If bnas cannot lower a module, PyTorch's exporter exports the whole graph, with a warning.
 
 
 class OnnxFallbackWarning(UserWarning):
@@ -46,19 +46,19 @@ def to_onnx(
     known: tuple[nn.Module, str] | None = None,
     dims: Dims | None = None,
 ) -> tuple[ModelProto, str | None]:
-    """The ONNX model of `module`, which is in eval mode, and if PyTorch's exporter made it the reason why.
+    """Return the ONNX model of a module in eval mode, and the reason if PyTorch's exporter had to make it.
 
-    `known` is what `graph_of` made of it, and `dims` what `dims_of` made of that, where they are known.
+    `known` is the result of `graph_of` for this module, and `dims` that of `dims_of`, if they are known already.
 
     Raises:
-        LoweringError: neither can make it; says why of both.
+        LoweringError: Neither bnas nor PyTorch can export the module; the message has both reasons.
     """
     graph, reason = known or graph_of(module, example_inputs)
     if isinstance(graph, GraphModule):
         try:
             return lower(graph, example_inputs, metadata=metadata), None
         except StateError:
-            raise  # PyTorch's exporter cannot do that either; it has ended the process by a segmentation fault
+            raise  # PyTorch's exporter cannot do it either, and may crash the process with a segmentation fault
         except BnasError as error:
             reason = str(error)
     model = _standard(module, example_inputs, reason, dims or dims_of(graph, example_inputs))
@@ -68,7 +68,7 @@ def to_onnx(
 
 
 def graph_of(module: nn.Module, example_inputs: Sequence[Any]) -> tuple[nn.Module, str]:
-    """The graph of a module; if it cannot be captured the module itself, and why."""
+    """Return the graph of a module; if it cannot be captured, the module itself and the reason."""
     try:
         return _graph_of(module, example_inputs), ""
     except BnasError as error:
@@ -76,7 +76,7 @@ def graph_of(module: nn.Module, example_inputs: Sequence[Any]) -> tuple[nn.Modul
 
 
 def dims_of(module: nn.Module, example_inputs: Sequence[Any]) -> Dims:
-    """The dynamic axes of the tensors among the inputs, in order; of what is no graph axis 0, if it can be another."""
+    """Return the dynamic axes of each input tensor, in order. If `module` is not a graph, try axis 0."""
     tensors = tensors_in(list(example_inputs))
     if isinstance(module, GraphModule):
         inputs = bound_inputs(module.graph, example_inputs, {}, "the model")
@@ -88,7 +88,7 @@ def dims_of(module: nn.Module, example_inputs: Sequence[Any]) -> Dims:
 
 
 def _graph_of(module: nn.Module, example_inputs: Sequence[Any]) -> GraphModule:
-    """The graph of a module that has none yet: nothing in it is elastic."""
+    """Capture the graph of a module without elastic parts."""
     if isinstance(module, GraphModule):
         return module
     supernet = SuperNetwork.from_model(module, tuple(example_inputs), Elasticity(dimensions=()))
@@ -131,9 +131,9 @@ class OnnxReport:
 
     path: Path
     bytes: int
-    """Size of the file, including its file of weights if there is one."""
+    """Size in bytes of the ONNX file, including its separate file of weights if there is one."""
     max_relative_error: float
-    """Largest `relative_error` of all outputs and tried inputs, before quantisation."""
+    """Largest `relative_error` over all outputs and all inputs of the comparison with PyTorch, before quantisation."""
     opset: int
     fallback: str | None = None
     """Why torch.onnx.export exported the model; ``None`` if bnas lowered it."""
@@ -208,7 +208,7 @@ def export_onnx(
 
 
 def _positional(module: nn.Module, example_inputs: Any) -> list[Any]:
-    """The example inputs in the order of the arguments of ``forward``, on the CPU."""
+    """Return the example inputs in the order of the arguments of ``forward``, on the CPU."""
     args, kwargs = as_call(example_inputs)
     if kwargs:
         try:
@@ -235,7 +235,7 @@ def _check_types(module: nn.Module, inputs: Sequence[Any]) -> None:
 
 
 def _resolved(model: nn.Module | Subnet, supernet: SuperNetwork | None) -> tuple[nn.Module, dict[str, str]]:
-    """The module to export, and the properties that its file carries."""
+    """Return the module to export, and the properties to store in its file."""
     if not isinstance(model, Subnet):
         return model, {VERSION: version("bnas")}
     if supernet is None:
@@ -244,7 +244,7 @@ def _resolved(model: nn.Module | Subnet, supernet: SuperNetwork | None) -> tuple
 
 
 def _verified(path: Path, module: nn.Module, trials: Sequence[tuple[list[Any], Any]], rtol: float) -> float:
-    """The largest relative error on `trials`, inputs and outputs of the module, of the ONNX file at `path`."""
+    """Check the ONNX file at `path`; return its largest relative error on `trials` (pairs of inputs and outputs)."""
     try:
         # By the path: a model of more than 2 GiB cannot be checked in memory.
         onnx.checker.check_model(str(path), full_check=True)

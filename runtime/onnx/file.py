@@ -1,7 +1,7 @@
-"""ONNX files on disk: made in a hidden folder beside their place, and there whole or not at all.
+"""Write ONNX files atomically: first into a hidden folder in the same directory, then rename.
 
-A protocol buffer holds 2 GiB. Of a larger model the weights stand in a second file beside it, which is called after
-its content: it goes to its place first, so that a file that was there before stays whole until it is replaced.
+A protocol buffer holds at most 2 GiB. The weights of a larger model are in a second file, whose name contains the
+checksum of its content. It is moved to its place first, so that an earlier model stays complete until it is replaced.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from bnas.runtime.supernetwork import SuperNetwork
 
 
-# Where an ONNX file comes from: the properties that it carries.
+# The origin of an ONNX file, stored as properties in the file.
 
 VERSION, CHOICE, COSTS, SUPERNET, FALLBACK = (
     f"bnas.{name}" for name in ("version", "subnet", "costs", "supernet", "fallback")
@@ -60,10 +60,10 @@ SIZE_LIMIT = 2**31 - 1
 """Bytes that one protocol buffer message, and so one model file, can hold."""
 
 STRUCTURE = 2**20 * 16
-"""Bytes left for all that is no weight."""
+"""Bytes reserved for everything except weights."""
 
 SMALL = 1024
-"""Tensors of fewer bytes stay in the model file: shapes and axes are needed to check it."""
+"""Smaller tensors (in bytes) stay in the model file, since the checker needs shapes and axes."""
 
 
 class OnnxWriteError(WriteError):
@@ -72,10 +72,10 @@ class OnnxWriteError(WriteError):
 
 @contextmanager
 def staged(target: Path) -> Iterator[Path]:
-    """Give a place to write a model for `target`; it goes there at the end, and after an error nothing is left of it.
+    """Yield a temporary path to write a model to; at the end it is moved to `target`, after an error it is removed.
 
     Raises:
-        OnnxWriteError: something cannot be written, or there is a file at `target` that is no ONNX file.
+        OnnxWriteError: The file cannot be written, or `target` exists and is not an ONNX file.
     """
     folder: Path | None = None
     try:
@@ -85,7 +85,7 @@ def staged(target: Path) -> Iterator[Path]:
             raise OnnxWriteError(f"{target} exists and is not an ONNX file; choose another name, or move it away first")
         if not target.parent.is_dir():
             raise NotADirectoryError(f"there is no folder {str(target.parent)!r}; create it first")
-        # In the same folder: a rename is one step only within a file system.
+        # In the same folder, because a rename is atomic only within one file system.
         folder = Path(tempfile.mkdtemp(temporary_suffix(), f".{target.name}.", target.parent))
         yield folder / target.name
         _publish(folder, target)
@@ -101,14 +101,14 @@ def staged(target: Path) -> Iterator[Path]:
 
 
 def write_model(model: onnx.ModelProto, path: Path) -> None:
-    """Write `model` to `path`, with a file of weights beside it if it is too large; then its weights leave `model`."""
+    """Write `model` to `path`. The weights of a very large model go to a second file, and are removed from `model`."""
     if weight_bytes(model) > SIZE_LIMIT - STRUCTURE:
         _move_weights(model, path)
     _write(path, model.SerializeToString())
 
 
 def content(model: onnx.ModelProto, folder: Path) -> bytes | Path:
-    """What ONNX Runtime loads `model` from: its content, or if it is large a file in `folder`."""
+    """Return the serialised model for ONNX Runtime, or the path of a file in `folder` if the model is too large."""
     if weight_bytes(model) <= SIZE_LIMIT - STRUCTURE:
         whole: bytes = model.SerializeToString()
         return whole
@@ -117,7 +117,7 @@ def content(model: onnx.ModelProto, folder: Path) -> bytes | Path:
 
 
 def weight_bytes(model: onnx.ModelProto) -> int:
-    """How many bytes the weights take that stand in `model` itself."""
+    """Return the number of bytes of the weights inside `model`."""
     return sum(len(tensor.raw_data) for tensor in model.graph.initializer)
 
 
@@ -131,7 +131,7 @@ def _move_weights(model: onnx.ModelProto, path: Path) -> None:
 
 
 def model_bytes(path: Path) -> int:
-    """The size of the model at `path` with its files of weights.
+    """Return the size in bytes of the model at `path`, with its files of weights.
 
     Raises:
         ExternalDataError: as `bnas.runtime.onnx.weights.weight_files`.
@@ -145,7 +145,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def former_model(target: Path) -> onnx.ModelProto | None:
-    """The model in the file that is at `target`, without weights that stand beside it; None where it is no ONNX file.
+    """Read the model at `target` without external weights; None if it is not an ONNX file.
 
     Raises:
         ReadError: The file cannot be read.
@@ -159,7 +159,7 @@ def former_model(target: Path) -> onnx.ModelProto | None:
 
 
 def replaceable(target: Path) -> bool:
-    """Whether the file at `target` is an ONNX file, or an empty one that is called so."""
+    """Whether the file at `target` is an ONNX file, or an empty file with the suffix of one."""
     empty = target.stat().st_size == 0 and target.suffix == ".onnx"
     return empty or former_model(target) is not None
 
@@ -173,12 +173,12 @@ def made_by_bnas(target: Path) -> bool:
 def _former_weights(target: Path) -> list[str]:
     try:
         return [file.name for file in weight_files(target)] if target.exists() and target.stat().st_size else []
-    except ExternalDataError:  # a file of them is missing: so there is nothing to remove
+    except ExternalDataError:  # a weights file is missing, so there is nothing to remove
         return []
 
 
 def _publish(folder: Path, target: Path) -> None:
-    """Move what is in `folder` beside and to `target`: the model last, and then what only the former one read."""
+    """Move the files in `folder` to their places, the model last; then remove the weights of the old model."""
     model = folder / target.name
     weights = [file.name for file in weight_files(model)]
     former = _former_weights(target)

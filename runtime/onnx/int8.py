@@ -33,7 +33,7 @@ from .trial import Dims, batch_dims
 from .weights import weight_files
 
 METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
-"""Ways to find the range of an activation, and what ONNX Runtime calls them."""
+"""Methods to find the range of an activation, with ONNX Runtime's names for them."""
 
 
 class QuantisationError(BnasError, ValueError):
@@ -95,11 +95,11 @@ class Int8Report:
 
 
 def quantise(path: Path, int8: Int8, example_inputs: Sequence[Any], dims: Dims | None = None) -> Int8Report:
-    """Replace the model at `path` by the quantised one; what it was is then beside it, as ``fp32.onnx``.
+    """Replace the model at `path` by its quantised version; the original becomes ``fp32.onnx`` in the same folder.
 
     Raises:
-        QuantisationError: there is no calibration data, it does not fit, or an exclusion fits nothing.
-        WriteError: the file, or one that ONNX Runtime needs on the way, cannot be written.
+        QuantisationError: Calibration data are missing or do not fit, or an exclusion matches nothing.
+        WriteError: The file, or a temporary file of ONNX Runtime, cannot be written.
     """
     from onnxruntime.quantization import CalibrationMethod
 
@@ -139,14 +139,14 @@ def _statically(source: Path, path: Path, reader: _Reader, **how: Any) -> None:
 
 
 def _dynamically(source: Path, path: Path, **how: Any) -> None:
-    """Layers on sequences and embeddings: what ONNX Runtime has no faster kernel for stays as it is."""
+    """Quantise linear layers on sequences and embeddings; operators without a faster int8 kernel stay in float."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     quantize_dynamic(source, path, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gather"], **how)
 
 
 def _reader(model: onnx.ModelProto, int8: Int8, examples: Sequence[Tensor], dims: Dims | None) -> _Reader:
-    """The calibration data."""
+    """Return the calibration data as ONNX Runtime reads them."""
     names = [one.name for one in model.graph.input]
     if int8.calibration is None:
         raise QuantisationError("calibration: give batches of inputs and targets, such as bnas.Int8(loader)")
@@ -155,7 +155,7 @@ def _reader(model: onnx.ModelProto, int8: Int8, examples: Sequence[Tensor], dims
 
 
 def _pairs(batches: Iterable[Any], names: Sequence[str]) -> Iterator[Batch]:
-    """The batches as pairs, for a model with inputs of these names."""
+    """Return the batches as pairs of inputs and targets, for a model with inputs of these names."""
     try:
         for batch in drawn(batches, "the calibration data"):
             yield as_batch(batch, names)
@@ -165,9 +165,9 @@ def _pairs(batches: Iterable[Any], names: Sequence[str]) -> Iterator[Batch]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """ONNX Runtime advises to fold and optimise first, which the lowering did, and prints the numbers of histograms.
+    """Silence ONNX Runtime: its advice to optimise first (bnas has done it), its histograms, and numpy warnings.
 
-    It also computes scales that nobody uses.
+    The numpy warnings come from scales that ONNX Runtime computes and never uses.
     """
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
@@ -186,7 +186,7 @@ def _metrics(int8: Int8, *paths: Path) -> list[float | None]:
 
 
 def _excluded(model: onnx.ModelProto, int8: Int8) -> list[str]:
-    """The names of the nodes that stay as they are."""
+    """Return the names of the nodes that stay in float."""
     names = {node.name: node.op_type for node in model.graph.node}
     found = [name for name, kind in names.items() if kind in int8.exclude_operators]
     _check_known("exclude_operators", int8.exclude_operators, set(names.values()))
@@ -200,7 +200,7 @@ def _excluded(model: onnx.ModelProto, int8: Int8) -> list[str]:
 
 
 def _is_inside(path: str, pattern: str) -> bool:
-    """Whether `pattern` is the path of a layer or of a module around it."""
+    """Whether `pattern` matches the path of a layer or of a module that contains it."""
     return fnmatchcase(path, pattern) or fnmatchcase(path, f"{pattern}.*")
 
 
@@ -214,7 +214,7 @@ def _check_known(setting: str, wanted: Iterable[str], known: set[str]) -> None:
 
 
 def _quantised(path: Path, model: onnx.ModelProto, excluded: Sequence[str]) -> tuple[str, ...]:
-    """The nodes of the model that read what was dequantised and nothing else, or that have others in their place."""
+    """Return the nodes that were quantised: they now read only dequantised values, or were replaced by other nodes."""
     nodes = onnx.load(path, load_external_data=False).graph.node
     if not any(node.op_type == "QuantizeLinear" for node in nodes):
         left = {node.name for node in nodes}
@@ -225,13 +225,13 @@ def _quantised(path: Path, model: onnx.ModelProto, excluded: Sequence[str]) -> t
 
 
 def _fixed_shape(tensor: Tensor, axes: Mapping[int, str]) -> tuple[int | str, ...]:
-    """The shape with the names of the dynamic axes; the batch, which goes without saying, is left out."""
+    """Return the shape with the names of dynamic axes, without the batch axis."""
     named = (axes.get(axis, size) for axis, size in enumerate(tensor.shape))
     return tuple(one for one in named if one != "batch")
 
 
 def _in_order(names: Sequence[str], inputs: Any) -> list[Tensor]:
-    """The tensors in the order of the model's inputs; those of a dict by their names, where these are the model's."""
+    """Return the tensors in the order of the model's inputs; a dict is sorted by names if they are the model's."""
     if not isinstance(inputs, Mapping):
         return tensors_in(inputs)
     found = {path: one for name, value in inputs.items() for path, one in named_tensors(value, str(name))}
@@ -240,7 +240,7 @@ def _in_order(names: Sequence[str], inputs: Any) -> list[Tensor]:
 
 
 class _Reader:
-    """Gives ONNX Runtime one batch after another: what its ``CalibrationDataReader`` is."""
+    """Hands ONNX Runtime one batch after another: the interface of its ``CalibrationDataReader``."""
 
     def __init__(
         self, names: Sequence[str], data: Sequence[Batch], example_inputs: Sequence[Tensor], dims: Dims
@@ -274,7 +274,7 @@ class _Reader:
         return {name: as_array(name, one) for name, one in zip(names, given, strict=True)}
 
     def get_next(self) -> dict[str, Any] | None:
-        """The next batch by input name, or ``None`` at the end."""
+        """Return the next batch by input name, or ``None`` at the end."""
         return next(self._rest, None)
 
     def rewind(self) -> None:

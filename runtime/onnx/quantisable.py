@@ -1,4 +1,4 @@
-"""What is found out about an ONNX model, and done to it, before ONNX Runtime quantises it."""
+"""Preparation of an ONNX model before ONNX Runtime quantises it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import onnx
 from onnx import numpy_helper
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm")
-"""Layers whose activations have fixed ranges."""
+"""Layers whose output has a fixed range."""
 
 ENORMOUS = 1e9
-"""A constant as large as this masks entries before a softmax; with it in the range, all others would be one number."""
+"""Constants of at least this size mask entries before a softmax. In an int8 range they would make all others equal."""
 
 
 def store_transposed(model: onnx.ModelProto) -> bool:
-    """Store each weight that the graph transposes as it is then, in place: ONNX Runtime quantises what is stored only.
+    """Store transposed weights in place of Transpose nodes, because ONNX Runtime quantises stored tensors only.
 
     Returns:
         Whether there was such a weight.
@@ -38,14 +38,14 @@ def store_transposed(model: onnx.ModelProto) -> bool:
 
 
 def is_of_sequences(model: onnx.ModelProto) -> bool:
-    """Whether most layers multiply a weight with every entry of a sequence, as those of a transformer do."""
+    """Whether most layers are linear layers on sequences, as in a transformer."""
     stored = {one.name for one in model.graph.initializer}
     kinds = Counter(str(node.op_type) for node in model.graph.node if stored.intersection(node.input[1:2]))
     return kinds["MatMul"] > sum(kinds[one] for one in LAYERS)
 
 
 def masked(model: onnx.ModelProto) -> list[str]:
-    """The nodes whose numbers have no useful range: from an enormous constant up to and including the softmax."""
+    """Return the nodes without a useful int8 range: from an enormous mask constant up to and including the softmax."""
     enormous = set(_enormous(model))
     found = []
     for node in model.graph.node:  # in the order in which they run
@@ -56,7 +56,7 @@ def masked(model: onnx.ModelProto) -> list[str]:
 
 
 def _enormous(model: onnx.ModelProto) -> Iterator[str]:
-    """The constants in floating point with an entry that is enormous, or not finite."""
+    """Return the floating-point constants with an entry that is enormous or not finite."""
     for one in model.graph.initializer:
         array = numpy_helper.to_array(one)
         if array.dtype.kind == "f" and array.size and not np.abs(array).max() < ENORMOUS:

@@ -23,30 +23,30 @@ from bnas.runtime.nested import tensors_in
 
 from .weights import ExternalDataError, check_content, weight_files
 
-# The form of what a model returns, such as a dict: ONNX keeps a row of tensors, so a property of the file has it.
+# The structure of a model's output, such as a dict. ONNX has only a list of tensors, so a property of the file has it.
 
 OUTPUTS = "bnas.outputs"
-"""The name of the property in ``metadata_props``: the form as JSON."""
+"""Name of the property in ``metadata_props`` with the structure as JSON."""
 
 
 NOTHING = "none"
-"""Stands for an output that is ``None``, which no file holds."""
+"""Stands for an output ``None``, which an ONNX file cannot have."""
 
 
 def form_property(outputs: Any) -> dict[str, str]:
-    """The property of a file whose model returns `outputs`; none where that is a single tensor."""
+    """Return the property for a model that returns `outputs`; an empty dict if that is a single tensor."""
     form = _form_of(outputs)
     return {} if form is None else {OUTPUTS: json.dumps(form)}
 
 
 def formed(properties: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Any:
-    """The outputs of a file as its model returns them: a tensor, or a dict or tuple of such values.
+    """Arrange the outputs of a file in the structure that the original model returns.
 
-    A file without the property, which others made, gives a tensor if it has one output, and else a dict by names.
+    Without the property (a file of another program), a single output is a tensor and several are a dict by name.
 
     Args:
-        properties: of the file.
-        tensors: the outputs by name, in their order.
+        properties: The properties of the file.
+        tensors: The outputs by name, in order.
     """
     if OUTPUTS in properties:
         return _filled(json.loads(properties[OUTPUTS]), iter(tensors.values()))
@@ -54,7 +54,7 @@ def formed(properties: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Any:
 
 
 def _form_of(value: Any) -> Any:
-    """`value` as plain data, with None for each tensor, in the order of `bnas.passes.onnx.lower.named_outputs`.
+    """Return the structure of `value` with None for tensors, in the order of `bnas.passes.onnx.lower.named_outputs`.
 
     A named tuple and a data class become a dict by their fields; ``None`` is the word `NOTHING`.
     """
@@ -90,14 +90,14 @@ def open_session(
 
     Args:
         source: The model.
-        settings: Of these `threads`, which do not spin while they wait (that would be CPU time of others),
-            `inter_threads`, and `provider`: what it cannot run falls to the CPU's.
-        profile: Where the time of each operator is noted: how the name of a file begins that `end_profiling` writes.
+        settings: `threads`, `inter_threads` and `provider` are used. Threads do not spin while they wait, because that
+            would take CPU time from others. Operators that the provider cannot run are run on the CPU.
+        profile: Record the time of each operator: prefix of the name of the file that `end_profiling` writes.
         changes: Single settings by name.
 
     Raises:
-        SessionError: the provider is not installed or cannot start, or the model cannot be loaded, or names weights
-            that do not lie in its folder; these are not read.
+        SessionError: The provider is not installed or cannot start, the model cannot be loaded, or it names weights
+            outside its folder (which are not read).
     """
     settings = LatencySettings.of(settings, changes)
     threads, inter_threads, provider = settings.threads, settings.inter_threads, settings.provider
@@ -138,7 +138,7 @@ def _check_weights(source: Source) -> None:
 
 
 def check_provider(provider: str) -> None:
-    """Raise `SessionError`, which names those that are installed, if `provider` is not."""
+    """Raise `SessionError` if `provider` is not installed; the message lists the installed ones."""
     installed = onnxruntime.get_available_providers()
     if provider not in installed:
         near = get_close_matches(provider, installed, n=1)
@@ -147,10 +147,10 @@ def check_provider(provider: str) -> None:
 
 
 def run_session(session: Any, inputs: Sequence[Tensor]) -> list[Array]:
-    """The outputs for tensors in the order of the model's inputs.
+    """Run a session on tensors in the order of the model's inputs; return its outputs.
 
     Raises:
-        SessionError: they do not fit the model, or it fails on them.
+        SessionError: The tensors do not fit the model, or it fails.
     """
     names = [one.name for one in session.get_inputs()]
     if len(names) != len(inputs):
@@ -163,10 +163,10 @@ def run_session(session: Any, inputs: Sequence[Tensor]) -> list[Array]:
 
 
 def as_array(name: str, tensor: Any) -> Array:
-    """`tensor` as a numpy array; a `SessionError` that names it if it is none, or numpy has no such dtype."""
+    """Return `tensor` as a numpy array; a `SessionError` names it if it is not a tensor or numpy lacks its dtype."""
     if not isinstance(tensor, Tensor):
         raise SessionError(
-            f"{name}: {tensor!r} is no tensor, and an ONNX model returns tensors only: make it one, or leave it out"
+            f"{name}: {tensor!r} is not a tensor, but an ONNX model returns only tensors: convert it, or leave it out"
         )
     try:
         return tensor.detach().cpu().contiguous().numpy()
@@ -179,7 +179,7 @@ def _told(error: Exception) -> str:
 
 
 class OnnxCallable(nn.Module, ABC):
-    """An ONNX model that is called as a module is; a subclass says by `_run` where it runs.
+    """An ONNX model that can be called like a module. Subclasses implement `_run` for their runtime.
 
     It returns the structure of the exported module: a tensor, a dict or a tuple. For a file that `export_onnx` did not
     write, it returns a single output as a tensor, and several outputs as a dict by name.
@@ -188,7 +188,7 @@ class OnnxCallable(nn.Module, ABC):
     def __init__(
         self, place: str, inputs: Iterable[str], outputs: Iterable[str], properties: Mapping[str, str]
     ) -> None:
-        """Keep what errors call the model, the names of its inputs and outputs in order, and its properties."""
+        """Store the model's name for errors, the names of its inputs and outputs in order, and its properties."""
         super().__init__()
         self.input_names, self._output_names = tuple(inputs), tuple(outputs)
         self._place, self._properties = place, properties
@@ -196,10 +196,10 @@ class OnnxCallable(nn.Module, ABC):
 
     @abstractmethod
     def _run(self, tensors: list[Tensor]) -> Sequence[Array]:
-        """The outputs for all inputs, both in order; raises `SessionError`."""
+        """Return the outputs for all inputs, both in order; raises `SessionError`."""
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
-        """The outputs for positional and keyword inputs; raises `SessionError` if they do not fit."""
+        """Return the outputs for positional and keyword inputs; raises `SessionError` if they do not fit."""
         given = tensors_in(list(inputs))
         try:
             if named:

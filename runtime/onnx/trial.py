@@ -1,4 +1,4 @@
-"""Whether an ONNX model computes what a PyTorch module computes: tried on examples and on random inputs."""
+"""Compare an ONNX model with a PyTorch module, on the example inputs and on random inputs of other sizes."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from bnas.runtime.nested import map_tensors, tensors_in
 from .session import Array, SessionError, as_array, run_session
 
 SMALLEST = 1e-6
-"""What a largest absolute value below it counts as, where errors are related to it."""
+"""Lower bound for the largest absolute value by which errors are divided."""
 
 HALF = 1e-2
-"""The smallest bound of the relative error of outputs in float16: each operator rounds to three digits."""
+"""Lower bound for the allowed relative error of float16 outputs: each operator rounds to three digits."""
 
 ROUNDING = 10.0
-"""An output may also differ by so many times what PyTorch's own differs from the one in float64.
+"""The error of an output may also be up to this many times PyTorch's own error against float64.
 
-Where large numbers cancel, two right programs round differently: a fine-tuned text classifier, whose scores were near
-zero, was 1.1e-4 apart.
+If large numbers cancel, two correct programs round differently. Example: the scores near zero of a fine-tuned text
+classifier differed by 1.1e-4.
 """
 
 
 @contextmanager
 def eval_mode(module: nn.Module) -> Iterator[None]:
-    """Put `module` in eval mode, and each of its parts back into the mode that it was in."""
+    """Inside, `module` is in eval mode; afterwards each of its parts is in its former mode."""
     before = {part: part.training for part in module.modules()}
     module.eval()
     try:
@@ -43,17 +43,17 @@ def eval_mode(module: nn.Module) -> Iterator[None]:
 
 
 Dims = Sequence[Mapping[int, str]]
-"""The dynamic axes of each tensor among the inputs, in order: which axis has which name."""
+"""For each input tensor, in order, the names of its dynamic axes by axis."""
 
 
 def trial_inputs(
     example_inputs: Sequence[Any], dims: Dims | None = None, accepts: Callable[[Any], bool] = lambda inputs: True
 ) -> list[list[Any]]:
-    """The example inputs, and others with other sizes of the dynamic axes: up to two that `accepts` takes.
+    """Return the example inputs and up to two inputs with other sizes of the dynamic axes.
 
-    The others have normally distributed numbers with the mean and the spread of the example, or, if they are no
-    floating-point numbers or not finite, entries of the example: indices stay within their tables. Without dynamic
-    axes there are none; where only the batch is dynamic there is one, with a batch of 2 (of 3 if the examples have 2).
+    Random floating-point inputs have the mean and the spread of the example. Integers, and floats that are not finite,
+    are drawn from the entries of the example, so that indices stay within their tables. Without dynamic axes there are
+    no other inputs; if only the batch is dynamic, there is one, with a batch of 2 (3 if the example has 2).
 
     Args:
         example_inputs: Tensors, or lists, tuples and dicts of them, in the order of the model's inputs.
@@ -61,7 +61,7 @@ def trial_inputs(
         accepts: Whether the model can be run on given inputs.
 
     Raises:
-        LoweringError: nothing could be compared, since there is no sample, or there is NaN in one.
+        LoweringError: The example inputs have no sample or contain NaN, so outputs cannot be compared.
     """
     tensors = tensors_in(example_inputs)
     _check_comparable(tensors)
@@ -90,12 +90,12 @@ def _check_comparable(tensors: Sequence[Tensor]) -> None:
 
 
 def batch_dims(tensors: Sequence[Tensor]) -> Dims:
-    """Axis 0 of every tensor as the batch."""
+    """Return axis 0 of every tensor as the batch axis."""
     return [{0: "batch"} if one.ndim else {} for one in tensors]
 
 
 def _other_sizes(sizes: Mapping[str, int]) -> Iterator[dict[str, int]]:
-    """Sizes to try: first those that differ from axis to axis, then simpler ones; the batch is always another."""
+    """Yield sizes to try: first different ones for all axes, then simpler ones. The batch always differs."""
     batch = {"batch": 3 if sizes["batch"] == 2 else 2} if "batch" in sizes else {}
     rest = {name: size for name, size in sizes.items() if name not in batch}
     if batch or rest:
@@ -154,7 +154,7 @@ def outputs_of(module: Callable[..., Any], inputs: Sequence[Any]) -> Any:
 
 
 def compare(session: Any, inputs: Sequence[Any], module: nn.Module, expected: Any, rtol: float) -> float:
-    """The largest relative error of any output of `session` to `expected`, which the module returns.
+    """Return the largest relative error of the outputs of `session` against `expected`, the outputs of the module.
 
     Raises:
         LoweringError: one is above `rtol` and above `ROUNDING` times PyTorch's own error, the module computes another
@@ -193,9 +193,9 @@ def _check_repeats(module: nn.Module, inputs: Sequence[Any], place: int, name: s
 
 
 def rounding_of(module: nn.Module, inputs: Sequence[Any], place: int) -> float:
-    """The relative error of one output of the module to the same in float64; 0 where float64 tells nothing."""
+    """Return the relative error of one output of the module against float64; 0 if float64 is no help."""
     wide = [map_tensors(one, lambda given: given.double() if given.is_floating_point() else given) for one in inputs]
-    try:  # both now: whatever changed the module since its outputs were kept is no rounding
+    try:  # run both now, since the module may have changed after `expected` was computed
         own, exact = (
             as_array(*list(named_outputs(outputs_of(one, given)))[place])
             for one, given in ((module, inputs), (deep_copy(module).double(), wide))

@@ -1,7 +1,7 @@
-"""Files of weights that an ONNX model names: only files that lie beside it are ever opened.
+"""External weight files of ONNX models: only files in the folder of the model are ever opened.
 
-A model of more than 2 GiB keeps its weights in other files and says where. A model of somebody else may say
-``/etc/passwd``, or name a pipe that never ends, so all that it says is checked before anything but itself is read.
+A model of more than 2 GiB names the files of its weights. A malicious model may name ``/etc/passwd``, or a pipe that
+never ends. All names are therefore checked before any file except the model is read.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from bnas.passes.errors import BnasError
 from bnas.runtime.storage.files import ReadError
 
 NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
-"""Errors of a path that leads to no file; others are the system's."""
+"""Errors that mean that a path does not lead to a file; other errors are failures of the system."""
 
 
 class ExternalDataError(BnasError, ValueError):
-    """An ONNX model is no file, or names weights that do not lie in its folder; nothing of them was read."""
+    """An ONNX model is not a file, or names weights outside its folder; none of these were read."""
 
 
 def weight_files(path: Path) -> list[Path]:
-    """The files of weights that the model at `path` names, all of which lie in its folder.
+    """Return the weight files that the model at `path` names; all of them are in its folder.
 
     Raises:
-        ExternalDataError: the model is no file or no ONNX model, or a file that it names is missing, lies elsewhere,
-            is reached through a link out of the folder, or is no plain file.
-        ReadError: the model cannot be read.
+        ExternalDataError: The model is not a file or not an ONNX model, or a weight file is missing, is outside the
+            folder (also by a link), or is not a plain file.
+        ReadError: The model cannot be read.
     """
     return [_checked(place, tensor, path) for place, tensor in _places(_read(path), str(path))]
 
 
 def check_content(content: bytes) -> None:
-    """Raise `ExternalDataError` where a serialised model names files: nobody knows the folder that it is of."""
+    """Raise `ExternalDataError` if a serialised model names files, because its folder is unknown."""
     for place, tensor in _places(_parsed(content, "the model"), "the model"):
         raise ExternalDataError(f"{tensor}: names the file {place!r}; a model in memory must contain its weights")
 
@@ -66,7 +66,7 @@ def _parsed(content: bytes, place: str) -> ModelProto:
 
 
 def _places(model: ModelProto, place: str) -> list[tuple[str, str]]:
-    """What the tensors of a model name as the places of their content, each once, with the name of the first tensor."""
+    """Return each file name that tensors of a model give as their content, with the name of the first such tensor."""
     found: dict[str, str] = {}
     for message in _messages(model):
         if isinstance(message, NodeProto) and message.op_type == "EPContext":
@@ -81,7 +81,7 @@ def _places(model: ModelProto, place: str) -> list[tuple[str, str]]:
 
 
 def _messages(model: ModelProto) -> Iterator[Message]:
-    """All nodes and tensors of a model, wherever they stand: in subgraphs, attributes, sparse tensors and functions."""
+    """Yield all nodes and tensors of a model, including subgraphs, attributes, sparse tensors and functions."""
     stack: list[Message] = [model]
     while stack:
         message = stack.pop()
@@ -94,7 +94,7 @@ def _messages(model: ModelProto) -> Iterator[Message]:
 
 
 def _checked(place: str, tensor: str, model: Path) -> Path:
-    """The file at `place` in the folder of `model`."""
+    """Check and return the file `place` in the folder of `model`."""
     path, told = model.parent / place, f"{tensor} has its weights in the file {place!r}"
     if not _is_below(place):
         raise ExternalDataError(f"{told}, which is outside the model's folder {model.parent}")
@@ -112,7 +112,7 @@ def _checked(place: str, tensor: str, model: Path) -> Path:
 
 
 def _is_below(place: str) -> bool:
-    """Whether a text is a relative path, on every system, that does not lead upwards.
+    """Whether a text is, on every system, a relative path that stays inside the folder.
 
     ONNX Runtime takes a place such as ``*/_ORT_MEM_ADDR_/*`` for an address in memory.
     """

@@ -1,4 +1,4 @@
-"""Saved things: tensors in safetensors, everything else in a JSON manifest with a format version and a checksum."""
+"""Archives: tensors in a safetensors file, everything else in a JSON manifest with format version and checksum."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from bnas.runtime.errors import CheckpointError
 
 from .files import checksum, discard, file_checksum, is_written_by, read_file, reading, there, write_bytes, write_json
 
-# What tells a super-network, or a model, from any other: its search space and the values of its tensors.
+# Fingerprints, which identify a super-network or model by its search space and the values of its tensors.
 
 
 def fingerprint(tensors: Mapping[str, Tensor], space: SearchSpace) -> str:
-    """The first 16 hexadecimal digits of a SHA-256 over the choices of `space` and the bytes of `tensors`, by name."""
+    """Return the first 16 hexadecimal digits of a SHA-256 over the choices of `space` and the named `tensors`."""
     choices = [[v.name, v.kind, v.choices] for v in space.variables()]
     return digest_of(tensors, json.dumps([choices, space.chains, space.depth_limit]))[:16]
 
 
 def digest_of(tensors: Mapping[str, Tensor], head: str = "") -> str:
-    """SHA-256, in hexadecimal, of `head` and of the names, shapes, types and bytes of `tensors`, by name."""
+    """Return the SHA-256, in hexadecimal, of `head` and of the names, shapes, types and bytes of `tensors`."""
     digest = hashlib.sha256(head.encode())
     for name, tensor in sorted(tensors.items()):
         data = tensor.detach().cpu().contiguous()
@@ -40,11 +40,11 @@ def digest_of(tensors: Mapping[str, Tensor], head: str = "") -> str:
 
 
 SEAL = "seal"
-"""The key of a manifest that has the checksum of all other keys."""
+"""Key of a manifest for the checksum of all other keys."""
 
 
 def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The manifest with the checksum of what stands in it."""
+    """Return the manifest with a checksum of its content."""
     return {**manifest, SEAL: _seal(manifest)}
 
 
@@ -54,22 +54,22 @@ def _seal(manifest: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Archive:
-    """A kind of saved thing: its name, what it is called in errors, its format version, and the keys it needs."""
+    """A kind of archive: its file name, its name in errors, its format version, and the keys that it needs."""
 
     name: str
     what: str
     format: int
     keys: tuple[str, ...]
     prefix: str
-    """Of the file of tensors, before its checksum."""
+    """Prefix of the name of the tensors file, before its checksum."""
 
     @property
     def manifest(self) -> str:
-        """The name of the manifest's file."""
+        """File name of the manifest."""
         return f"{self.name}.json"
 
     def write(self, directory: Path, tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> None:
-        """Write tensors first and the manifest that names them last, so that an interrupted write loses nothing."""
+        """Write the tensors first and the manifest, which names their file, last, so that nothing is ever lost."""
         self._refuse_others(directory)
         data = tensor_bytes(tensors)
         name = f"{self.prefix}-{checksum(data)[:12]}.safetensors"
@@ -79,15 +79,15 @@ class Archive:
         self.remove_others(directory, name)
 
     def _refuse_others(self, directory: Path) -> None:
-        """Raise where the manifest's place is taken by a file that is no manifest."""
+        """Raise if a file that is not a manifest has the name of the manifest."""
         path = directory / self.manifest
         if not is_written_by(path, lambda manifest: SEAL in manifest):
             raise CheckpointError(f"{path} exists, but bnas did not write it; move it to another place first")
 
     def remove_others(self, directory: Path, name: str) -> None:
-        """Remove the files of tensors that no manifest names any more; `name` is the one that stays.
+        """Remove tensors files that no manifest names any more, except `name`.
 
-        A file is one of those if its name has the checksum of its content, as bnas names them.
+        Only files whose name contains the checksum of their content are removed, since bnas wrote these.
         """
         with reading(directory):  # `Path.glob` passes over a folder that cannot be read
             names = os.listdir(directory)
@@ -98,14 +98,14 @@ class Archive:
                     discard(old)
 
     def exists(self, directory: Path) -> bool:
-        """Whether something was written whole."""
+        """Whether there is an archive: a manifest, which is written last."""
         return there(directory / self.manifest)
 
     def read(self, directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """The manifest and the tensors.
+        """Return the manifest and the tensors.
 
         Raises:
-            CheckpointError: a file is missing, damaged, cut short, or of another format version.
+            CheckpointError: A file is missing, damaged, truncated, or of another format version.
         """
         manifest = self._manifest(directory)
         name = str(manifest["weights"])
@@ -142,5 +142,5 @@ class Archive:
 
 
 def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
-    """The content of the file that `tensors` are written to."""
+    """Return the content of the tensors file."""
     return save({n: t.detach().cpu().contiguous() for n, t in tensors.items()})

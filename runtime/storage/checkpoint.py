@@ -1,4 +1,4 @@
-"""A super-network on disk, and an interrupted training beside it."""
+"""Saved super-networks and models, and the state of an interrupted training."""
 
 from __future__ import annotations
 
@@ -34,25 +34,24 @@ def write_supernet(
     example_inputs: Any,
     dynamic: Any,
 ) -> None:
-    """Write a super-network whole, or leave what was there."""
+    """Write a super-network atomically."""
     manifest = {"elasticity": asdict(elasticity), "space": described_space(space), "inputs": _describe(example_inputs)}
     manifest["dynamic"] = dynamic
     SUPERNET.write(directory, tensors, manifest)
 
 
 def shared_bytes(model: nn.Module, matrices: nn.Module) -> bytes:
-    """The content of the file that all that is shared is written to."""
+    """Return the content of the tensors file with all shared tensors."""
     return tensor_bytes(shared_tensors(model) | matrix_tensors(matrices))
 
 
 def read_supernet(
     directory: Path, model: nn.Module
 ) -> tuple[Elasticity, Any, Any, Callable[[SearchSpace, nn.Module], None]]:
-    """Elasticity, example inputs and named dynamic axes as saved, and a function that sets the tensors.
+    """Return the saved elasticity, example inputs and named dynamic axes, and a function that restores the tensors.
 
-    It sets them if the space that it is given is the saved one.
-
-    It sets those of `model`, and of the matrices of elastic kernels that it is given.
+    The function takes a search space, which must equal the saved one, and the matrices of elastic kernels. It sets
+    these matrices and the tensors of `model`.
     """
     manifest, tensors = SUPERNET.read(directory)
     path = directory / manifest["weights"]
@@ -69,12 +68,12 @@ def read_supernet(
 
 
 def write_model(directory: Path, model: nn.Module) -> None:
-    """Write the parameters and buffers of a model whole, or leave what was there."""
+    """Write the parameters and buffers of a model atomically."""
     MODEL.write(directory, shared_tensors(model), {})
 
 
 def read_model(directory: Path, model: nn.Module) -> None:
-    """Set the tensors of `model` to those that `write_model` wrote.
+    """Load the tensors that `write_model` wrote into `model`.
 
     Raises:
         CheckpointError: a file is missing, damaged, of another format version or of another model.
@@ -84,7 +83,7 @@ def read_model(directory: Path, model: nn.Module) -> None:
 
 
 def _fill(targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Set `targets` to `tensors`, which were read at `path`; all of them, or none where they do not fit."""
+    """Set `targets` to `tensors`, which were read from `path`: all of them, or none if they do not fit."""
     check_state(targets, tensors, str(path))
     with torch.no_grad():
         for name, tensor in targets.items():
@@ -92,7 +91,7 @@ def _fill(targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Pa
 
 
 def check_state(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], place: str) -> None:
-    """Raise `CheckpointError` unless names and shapes agree; names what is missing, unexpected or of other shape."""
+    """Raise `CheckpointError` unless names and shapes agree. It lists missing, unexpected and misshapen tensors."""
     missing, unexpected = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     shapes = [
         f"{n} {tuple(found[n].shape)} instead of {tuple(t.shape)}"
@@ -110,25 +109,25 @@ def _first(names: Sequence[str], most: int = 4) -> str:
 
 
 def shared_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and persistent buffers, tied ones once."""
+    """Return the parameters and persistent buffers; tied ones appear once."""
     persistent = model.state_dict().keys()
     named = [*model.named_parameters(), *model.named_buffers()]
     return {name: tensor for name, tensor in named if name in persistent}
 
 
 def matrix_tensors(matrices: nn.Module) -> dict[str, Tensor]:
-    """The matrices of elastic kernels, by names that no tensor of a model has."""
+    """Return the matrices of elastic kernels, under names that no tensor of a model can have."""
     return {f"{MATRICES}{name}": matrix for name, matrix in matrices.named_parameters()}
 
 
 def described_space(space: SearchSpace) -> dict[str, Any]:
-    """The choices of a space, for a JSON file."""
+    """Return the choices of a space as JSON values."""
     sizes = {"widths": dict(space.widths), "kernels": dict(space.kernels)}
     return {**sizes, "blocks": space.blocks, "chains": space.chains}
 
 
 def _describe(example_inputs: Any) -> dict[str, Any]:
-    """Structure, shapes, types and, of whole numbers, the range of the inputs; their values do not matter."""
+    """Describe structure, shapes and types of the inputs, and the range of integers. Other values do not matter."""
     args, kwargs = as_call(example_inputs)
     return {"args": [_described(v) for v in args], "kwargs": {name: _described(v) for name, v in kwargs.items()}}
 
@@ -152,7 +151,7 @@ def _inputs(described: Mapping[str, Any]) -> Any:
 
 
 def _made(entry: Mapping[str, Any]) -> Any:
-    """Inputs of the described form: zeros, and whole numbers that take turns within their range."""
+    """Make inputs from a description: zeros, and integers that cycle through their range."""
     if "shape" in entry:
         made = torch.zeros(entry["shape"], dtype=getattr(torch, entry["dtype"]))
         low, high = entry.get("range", (0, 0))
@@ -168,14 +167,14 @@ def _made(entry: Mapping[str, Any]) -> Any:
     return entry["value"]
 
 
-# An interrupted training on disk: whoever resumes it ends bitwise where it would have ended.
+# The state of an interrupted training. A resumed training gives bitwise the result of an uninterrupted one.
 
 TRAINING = Archive("training", "training", 1, ("settings", "model", "start", "state", "optimizer"), "training")
 OPTIMIZER = "optimizer:"
 
 
 def check_settings(directory: Path, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise `CheckpointError` where the settings of a training differ from those that it began with; names the key."""
+    """Raise `CheckpointError`, which names the key, if the settings differ from those the training began with."""
     now = json.loads(json.dumps(now))
     for key in sorted(saved.keys() | now.keys()):
         if saved.get(key) != now.get(key):
@@ -186,10 +185,10 @@ def check_settings(directory: Path, saved: Mapping[str, Any], now: Mapping[str, 
 
 
 def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The state of an optimizer as tensors by name, and plain data for a JSON file.
+    """Return the state of an optimizer as tensors by name and plain data for a JSON file.
 
     Raises:
-        CheckpointError: it holds something else.
+        CheckpointError: The state has other values than tensors and plain data.
     """
     state = optimizer.state_dict()
     tensors = {
@@ -217,7 +216,7 @@ def _plain(group: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def set_optimizer_state(optimizer: Optimizer, tensors: Mapping[str, Tensor], data: Mapping[str, Any]) -> None:
-    """Set what `optimizer_state` found.
+    """Restore the state that `optimizer_state` returned.
 
     Raises:
         CheckpointError: the optimizer has other groups of parameters.
@@ -239,5 +238,5 @@ def set_optimizer_state(optimizer: Optimizer, tensors: Mapping[str, Tensor], dat
 
 
 def _kernels(group: Mapping[str, Any]) -> dict[str, Any]:
-    """By which kernels a group is updated: that depends on the device, which may be another than before."""
+    """Return the keys that select the update kernel, which depend on the device and are therefore not restored."""
     return {key: group[key] for key in ("fused", "foreach") if key in group}

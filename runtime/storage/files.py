@@ -1,4 +1,4 @@
-"""Files are whole or not there: written to a temporary name, flushed to disk, renamed."""
+"""Atomic files: write to a temporary name, flush to disk, rename."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from bnas.passes import BnasError
 
-# Errors of the file system, each with the file and a remedy.
+# Errors of the file system, with the name of the file and a remedy.
 
 NO_SPACE = "the disk is full: free some space"
 NO_PERMISSION = "no permission to write there: choose another folder, or change its permissions"
@@ -35,19 +35,19 @@ class WriteError(BnasError, OSError):
 
 
 class ReadError(BnasError, OSError):
-    """A file cannot be read; names it and what the system says."""
+    """A file cannot be read; the message has its name and the reason of the operating system."""
 
 
 @contextmanager
 def writing(path: str | os.PathLike[str]) -> Iterator[None]:
-    """While it lasts, a failure of the system is a `WriteError` for `path`."""
+    """Inside, an OSError becomes a `WriteError` for `path`."""
     with _failing(lambda error: WriteError(f"{os.fspath(path)} cannot be written: {why(error)}")):
         yield
 
 
 @contextmanager
 def reading(path: str | os.PathLike[str]) -> Iterator[None]:
-    """While it lasts, a failure of the system is a `ReadError` for `path`."""
+    """Inside, an OSError becomes a `ReadError` for `path`."""
     with _failing(lambda error: ReadError(f"{os.fspath(path)} cannot be read: {_said(error)}")):
         yield
 
@@ -63,7 +63,7 @@ def _failing(told: Callable[[OSError], BnasError]) -> Iterator[None]:
 
 
 def why(error: OSError) -> str:
-    """What the system says, and what can be done."""
+    """Return the reason of the operating system and a remedy."""
     told = _said(error)
     remedy = REMEDIES.get(error.errno or 0)
     return f"{told}; {remedy}" if remedy else told
@@ -74,10 +74,10 @@ def _said(error: OSError) -> str:
 
 
 def there(path: Path) -> bool:
-    """Whether something is at `path`, be it a link that leads nowhere.
+    """Whether `path` exists, also as a broken link.
 
     Raises:
-        ReadError: the system cannot tell. `Path.exists` says "no" then, and a file would be taken to be missing.
+        ReadError: The operating system cannot tell. (`Path.exists` would return False, as for a missing file.)
     """
     with reading(path):
         try:
@@ -87,7 +87,7 @@ def there(path: Path) -> bool:
     return True
 
 
-# Whoever keeps a folder is asked before a file in it is written.
+# A folder may have a keeper, which is asked before a file in the folder is written.
 
 
 class Keeper(Protocol):
@@ -116,7 +116,7 @@ _KEEPERS: dict[Path, Keeper] = {}
 
 @contextmanager
 def guarded(folder: Path, keeper: Keeper) -> Iterator[None]:
-    """While it lasts, all functions of this module ask `keeper` before they write a file below `folder`."""
+    """Inside, all functions of this module ask `keeper` before they write a file below `folder`."""
     place = Path(os.path.abspath(folder))
     outer = _KEEPERS.get(place)
     _KEEPERS[place] = keeper
@@ -148,11 +148,11 @@ def claim_growing(path: Path) -> None:
 # Writing, and removing.
 
 TEMPORARY = ".bnas-tmp"
-"""How the name of a file or folder ends that is not complete; before it stands the number of the process."""
+"""Suffix of incomplete files and folders; the process id comes before it."""
 
 
 def temporary_suffix() -> str:
-    """The end of the name of what this process has not completed yet."""
+    """Return the suffix of incomplete files of this process."""
     return f".{os.getpid()}{TEMPORARY}"
 
 
@@ -160,7 +160,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Write `path` atomically; its folder is made if needed.
 
     Raises:
-        WriteError: it cannot be written; what was there is still there.
+        WriteError: The file cannot be written; the previous file is unchanged.
     """
     temporary = path.with_name(f".{path.name}{temporary_suffix()}")
     with writing(path):
@@ -181,7 +181,7 @@ def publish(source: Path, target: Path) -> None:
     """Move the complete file `source` to `target`, in the same file system, in one step.
 
     Raises:
-        WriteError: it cannot be moved; what was at `target` is still there.
+        WriteError: The file cannot be moved; the previous file at `target` is unchanged.
     """
     with writing(target):
         with source.open("rb+") as file:
@@ -227,7 +227,7 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def read_file(path: Path) -> bytes:
-    """The content of a plain file: a pipe would be waited for.
+    """Return the content of a plain file. A pipe is refused, since reading it could wait forever.
 
     Raises:
         ReadError: it cannot be read, or is no plain file.

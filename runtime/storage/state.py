@@ -1,4 +1,4 @@
-"""What bnas remembers of a user between runs, in a folder of the user's own: never what a result depends on alone."""
+"""Values that bnas remembers between runs, in a state folder of the user. Results never depend on them alone."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import platformdirs
 from .files import checksum, write_json
 
 STATE = "BNAS_STATE"
-"""The environment variable that names another state folder."""
+"""Environment variable for another state folder."""
 
 
 def state_folder() -> Path:
-    """Where bnas remembers: ``BNAS_STATE``, or the folder that the system has for this."""
+    """Return the state folder: ``BNAS_STATE``, or the usual folder of the operating system."""
     given = os.environ.get(STATE)
     return Path(given) if given else platformdirs.user_state_path("bnas")
 
 
 def remember(kind: str, key: Any, value: Any) -> None:
-    """Remember a value (JSON data); where nothing can be written, nothing is remembered.
+    """Remember a value (JSON data); if the file cannot be written, the value is not remembered.
 
-    Each has a file of its own, so that processes do not meet, and a damaged file is one value.
+    Each value has its own file, so processes do not conflict, and a damaged file affects one value only.
     """
     try:
         state_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -34,7 +34,7 @@ def remember(kind: str, key: Any, value: Any) -> None:
 
 
 def recall(kind: str, key: Any) -> Any:
-    """The value that was remembered, or None."""
+    """Return the remembered value, or None."""
     try:
         note = json.loads(_file(kind, key).read_bytes())
     except (OSError, ValueError, RecursionError):

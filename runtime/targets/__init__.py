@@ -1,1 +1,1 @@
-"""Where networks run: ONNX Runtime, OpenVINO and others, each behind the same five methods."""
+"""Targets, which run networks: ONNX Runtime, OpenVINO and others behind one interface of five methods."""

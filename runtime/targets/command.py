@@ -1,4 +1,4 @@
-"""A program of the user's as a target: it gets a file and prints milliseconds, from a board, a phone or a simulator."""
+"""A program of the user as a target: it gets a file and prints milliseconds, of a board, a phone or a simulator."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from bnas.runtime.storage.files import write_json
 from .target import Array, Feed, File, Network, TargetError, written
 
 FILE, BATCH, THREADS, SHAPES = "{file}", "{batch}", "{threads}", "{shapes}"
-"""What stands for the path of the ONNX file, the batch, the number of threads and the shapes of the inputs."""
+"""Placeholders for the path of the ONNX file, the batch size, the number of threads and the shapes of the inputs."""
 SHOWN = 2000
-"""So many of the last characters that a program printed stand in an error."""
+"""Number of characters, from the end of a program's output, that an error quotes."""
 _LINE = re.compile(r"(?:.*[:=]\s*)?([0-9.eE+-]+)\s*(?:ms|milliseconds)?\s*")
 
 
@@ -43,8 +43,8 @@ class Command:
     """Name of the target."""
     command: Annotated[Names, Field(min_length=1)]
     """The program and its arguments, such as ``["ssh", "board", "./bench.sh", "{file}"]``. ``{file}`` stands for the
-    path of the file, which comes last where the command does not say where; ``{batch}`` and ``{threads}`` for these,
-    and ``{shapes}`` for the shapes of the inputs, such as ``image:1x3x224x224,mask:1x224``."""
+    path of the file (without ``{file}``, the path comes last), ``{batch}`` and ``{threads}`` for these numbers, and
+    ``{shapes}`` for the shapes of the inputs, such as ``image:1x3x224x224,mask:1x224``."""
     description: str = ""
     """Description of the device, such as "Pixel 8, 1.7 GHz". After a change, everything is measured again."""
     timeout: Positive = 600.0
@@ -71,7 +71,7 @@ class Command:
         return written(network.onnx, folder)
 
     def load(self, file: File, feed: Feed, threads: int) -> Any:
-        """The words of the command, and where its result is remembered."""
+        """Return the words of the command, and the file for its result."""
         path = Path(os.fsdecode(file)) if isinstance(file, bytes) else file
         batch = next((len(array) for array in feed.values() if array.ndim), 1)
         shapes = {name: (array.shape, str(array.dtype)) for name, array in feed.items()}
@@ -84,7 +84,7 @@ class Command:
         raise TargetError(f"{self.command[0]}: a command target reports only times, not outputs")
 
     def time(self, loaded: Any, feed: Feed, repeats: int) -> tuple[float, float]:
-        """What the program prints, as both times; the one that is remembered, where there is one."""
+        """Return the printed or remembered milliseconds, as CPU and as wall-clock time."""
         words, place = loaded
         if self.remember and (known := _remembered(place)) is not None:
             return known, known
@@ -106,7 +106,7 @@ class Command:
             yield word
 
     def _measured(self, words: Sequence[str]) -> float:
-        """The milliseconds of the first attempt that succeeds."""
+        """Run the command until an attempt succeeds; return its milliseconds."""
         fault = ""
         for _ in range(1 + self.retries):
             try:
@@ -144,14 +144,14 @@ class Command:
 
 
 def _stopped(process: subprocess.Popen[bytes]) -> bytes:
-    """Stop a program and all that it started; returns what it printed to its standard error until then."""
+    """Stop a program and its child processes; return its standard error output."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     return process.communicate()[1]
 
 
 def _number(line: str) -> float | None:
-    """The milliseconds of a line; None where it tells none."""
+    """Return the milliseconds in a line of output; None if it has none."""
     try:
         data = json.loads(line)
     except ValueError:
@@ -165,13 +165,13 @@ def _number(line: str) -> float | None:
 
 
 def _said(errors: bytes | None) -> str:
-    """What a program printed to its standard error, as the end of a message."""
+    """Return a program's standard error output, as the end of an error message."""
     text = (errors or b"").decode(errors="replace").strip()
     return f"; it said:\n{text[-SHOWN:]}" if text else ""
 
 
 def _kept(description: dict[str, Any], path: Path, threads: int, shapes: dict[str, Any]) -> Path:
-    """Where the result for a file is remembered."""
+    """Return the path under which the result for a file is remembered."""
     digest = hashlib.sha256(json.dumps([description, threads, shapes], sort_keys=True).encode())
     for one in (path, *weight_files(path)):
         digest.update(hashlib.sha256(one.read_bytes()).digest())
@@ -179,7 +179,7 @@ def _kept(description: dict[str, Any], path: Path, threads: int, shapes: dict[st
 
 
 def _remembered(place: Path) -> float | None:
-    """What is remembered there; None where there is nothing, or nothing that can be read."""
+    """Return the remembered result; None if there is none or it cannot be read."""
     try:
         found = float(json.loads(place.read_bytes())["ms"])
     except (OSError, ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""What targets need that convert a module by a library of their own: quiet imports, errors, shapes."""
+"""Helpers of targets that convert modules with a library of their own: quiet imports, errors, checks of shapes."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ from .target import Feed, File, Network, TargetError
 
 
 def here(target: str, **told: Any) -> dict[str, Any]:
-    """This machine with a target that is not ONNX Runtime."""
+    """Describe this machine together with a target other than ONNX Runtime."""
     return {key: value for key, value in machine().items() if key != "onnxruntime"} | {"target": target, **told}
 
 
 def installed(module: str, runtime: str, extra: str) -> Any:
-    """A module of a runtime.
+    """Import a module of a runtime.
 
     Raises:
-        TargetError: It cannot be imported.
+        TargetError: The module cannot be imported.
     """
     try:
         with quiet():
             return import_module(module)
-    except Exception as error:  # beside an unsuitable PyTorch a runtime raises anything
+    except Exception as error:  # with an unsuitable version of PyTorch, a runtime may raise any error
         raise TargetError(f"{runtime} cannot be imported ({told(error)}): pip install 'bnas[{extra}]'") from error
 
 
 def module_of(network: Network, runtime: str) -> nn.Module:
-    """The module of a network.
+    """Return the module of a network.
 
     Raises:
-        TargetError: There is only an ONNX file.
+        TargetError: The network has only an ONNX file.
     """
     if network.module is None:
         raise TargetError(f"{runtime} cannot convert {network.name!r}: it takes a module, and this is an ONNX file")
@@ -52,29 +52,29 @@ def module_of(network: Network, runtime: str) -> nn.Module:
 
 
 def check_shapes(file: File, shapes: Sequence[Sequence[int]], feed: Feed) -> None:
-    """Raise `TargetError` where a file was made for inputs of other shapes."""
+    """Raise `TargetError` if a file was made for inputs of other shapes."""
     made, given = [tuple(map(int, shape)) for shape in shapes], [array.shape for array in feed.values()]
     if made != given:
         raise TargetError(f"{named(file)} takes only inputs of the shapes {made} (those of the example), not {given}")
 
 
 def named(file: File) -> str:
-    """A file as errors call it."""
+    """Return the name of a file in error messages."""
     return str(file) if isinstance(file, Path) else "the content of a file"
 
 
 def told(error: Exception, said: str = "") -> str:
-    """An error of a runtime in one line, with what the runtime printed."""
+    """Return an error of a runtime in one line, with the output of the runtime."""
     text = " ".join(f"{type(error).__name__}: {error}".split())[:500]
     return f"{text} ({' '.join(said.split())[-500:]})" if said.strip() else text
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """While it lasts, Python prints, logs and warns of nothing.
+    """Inside, Python prints, logs and warns nothing.
 
-    Random numbers, the environment and the handlers of the root logger are afterwards as before: converters change all
-    of them, some when they are imported.
+    Afterwards random states, the environment and the handlers of the root logger are restored, because converters
+    change all of them, some already at import.
     """
     handlers, disabled = list(logging.root.handlers), logging.root.manager.disable
     with ExitStack() as stack:

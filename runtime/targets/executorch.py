@@ -25,10 +25,10 @@ from .target import Array, Feed, File, InProcess, Network, TargetError
 
 @settings(TargetError, kw_only=True)
 class ExecuTorch(InProcess):
-    """ExecuTorch in this process: XNNPACK computes what it has, and kernels of ExecuTorch compute the rest.
+    """ExecuTorch in this process. XNNPACK runs the operators that it supports, and ExecuTorch's own kernels the rest.
 
-    A program takes inputs of the shapes of the example only, in the order of the module. Its threads are one pool for
-    the whole process, so networks that are loaded at the same time have the same number of threads.
+    A program only accepts inputs with the shapes of the example, in the order of the module. The whole process has one
+    pool of threads, so networks that are loaded at the same time have the same number of threads.
     """
 
     kind: Literal["executorch"] = "executorch"
@@ -54,7 +54,7 @@ class ExecuTorch(InProcess):
     def load(self, file: File, feed: Feed, threads: int) -> Any:
         """The program's method."""
         runtime = installed("executorch.runtime", "ExecuTorch", "executorch").Runtime.get()
-        with redirect_stderr(StringIO()) as said:  # C++ writes there too
+        with redirect_stderr(StringIO()) as said:  # the C++ part also prints
             _set_threads(threads)
             try:
                 program = runtime.load_program(file)
@@ -82,13 +82,13 @@ class ExecuTorch(InProcess):
 @dataclass(frozen=True, eq=False)
 class _Loaded:
     program: Any
-    """Has the memory of the method."""
+    """Owns the memory of the method."""
     method: Any
     threads: int
 
 
 _LOADED: weakref.WeakSet[_Loaded] = weakref.WeakSet()
-"""What uses ExecuTorch's pool of threads: each keeps a pointer to it, so a new pool must wait until they are gone."""
+"""Loaded programs. Each points to ExecuTorch's pool of threads, so a new pool must wait until all are freed."""
 
 
 def _set_threads(threads: int) -> None:
@@ -104,6 +104,6 @@ def _set_threads(threads: int) -> None:
 
 
 def _tensor(array: Array) -> Tensor:
-    """The same memory where ExecuTorch and PyTorch accept it."""
+    """Return `array` as a tensor, without a copy if ExecuTorch and PyTorch accept its memory."""
     array = np.ascontiguousarray(array)
     return torch.from_numpy(array if array.flags.writeable else array.copy())

@@ -24,8 +24,8 @@ from .target import Array, Feed, File, InProcess, Network, TargetError
 class LiteRT(InProcess):
     """LiteRT in this process, whose default on a CPU is XNNPACK.
 
-    A file takes inputs of the shapes of the example only, in the order of the module. Integers of 64 bits become
-    integers of 32 bits, in inputs and outputs too, as phones have them.
+    A file only accepts inputs with the shapes of the example, in the order of the module. 64-bit integers become 32-bit
+    integers, also in inputs and outputs, as is usual on phones.
     """
 
     kind: Literal["litert"] = "litert"
@@ -78,7 +78,7 @@ class LiteRT(InProcess):
 
 
 def _converter() -> Any:
-    """The converter, whose C++ part reads when it is loaded which messages it is to print."""
+    """Import the converter. Its C++ part reads the level of messages when it is loaded."""
     with quiet(), _stderr_aside():
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
         installed("litert_converter.mlir", "LiteRT", "litert")
@@ -86,12 +86,12 @@ def _converter() -> Any:
 
 
 _STDERR = threading.Lock()
-"""Held while the standard error of the process leads elsewhere."""
+"""Held while the standard error of the process is redirected."""
 
 
 @contextmanager
 def _stderr_aside() -> Iterator[Any]:
-    """While it lasts, a file takes what C++ writes to the standard error: gives a function that returns it."""
+    """Inside, the standard error of C++ code goes to a file; yield a function that returns its text."""
     with _STDERR, tempfile.TemporaryFile() as file:
         kept = os.dup(2)
         os.dup2(file.fileno(), 2)

@@ -1,4 +1,4 @@
-"""ONNX Runtime as a target: of all targets the default."""
+"""ONNX Runtime as a target, which is the default."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class OnnxRuntime(InProcess):
 
     @property
     def clock(self) -> Literal["cpu", "wall"]:  # type: ignore[override]
-        """On another device than the CPU the wall clock counts."""
+        """Return "cpu" on the CPU, and "wall" on other devices."""
         return "cpu" if self.provider == CPU else "wall"
 
     def build(self, network: Network, folder: Path) -> File:

@@ -13,7 +13,7 @@ from .conversion import here, installed, told
 from .target import Array, Feed, File, InProcess, Network, TargetError, written
 
 NAMES = ("OpenVINO", "openvino")
-"""Of the runtime, and of the extra of bnas that installs it."""
+"""Name of the runtime, and of the extra of bnas that installs it."""
 
 
 @settings(TargetError, kw_only=True)
@@ -32,7 +32,7 @@ class OpenVINO(InProcess):
 
     @property
     def clock(self) -> Literal["cpu", "wall"]:  # type: ignore[override]
-        """On another device than the CPU the wall clock counts."""
+        """Return "cpu" on the CPU, and "wall" on other devices."""
         return "cpu" if self.device == "CPU" else "wall"
 
     def build(self, network: Network, folder: Path) -> File:
@@ -74,10 +74,11 @@ class OpenVINO(InProcess):
 
 @cache
 def _shared() -> Any:
-    """The core of this process, which is never given up.
+    """Return the OpenVINO core of this process, which is created once and never freed.
 
-    A core gives the thread that it compiles in a stack for signals, and restores the former one when it goes. Where two
-    cores go in the order in which they came, that is the freed stack of the first one: the next signal, such as that of
-    a DataLoader's worker that ends, is then a segmentation fault (OpenVINO 2026.4 on a CPU with AMX).
+    Reason: a core sets a signal stack for the compiling thread and restores the previous one when it is freed. If two
+    cores are freed in the order of their creation, the second one restores the freed stack of the first. The next
+    signal, such as the end of a DataLoader worker, then causes a segmentation fault (OpenVINO 2026.4 on a CPU with
+    AMX).
     """
     return installed("openvino", *NAMES).Core()

@@ -1,4 +1,4 @@
-"""What a target is: it builds a file of a network, loads it, runs it, times it, and describes its machine."""
+"""The interface of targets: build a file from a network, load it, run it, time it, and describe the machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Array: TypeAlias = np.ndarray[Any, Any]
 Feed: TypeAlias = Mapping[str, Array]
 """Arrays by the names of the inputs."""
 File: TypeAlias = Path | bytes
-"""What a target loads: a file, or its content."""
+"""A built network: the path of a file, or its content."""
 
 
 class TargetError(BnasError, ValueError):
@@ -36,7 +36,7 @@ class Network:
     onnx: File
     """The ONNX model."""
     graph: ModelProto
-    """The ONNX model without weights that are in a file of their own."""
+    """The ONNX model, without external weights."""
     module: nn.Module | None = None
     """The network as a module, in any mode; None if there is only a file."""
     example: tuple[Tensor, ...] = ()
@@ -114,7 +114,7 @@ def takes_onnx(target: Target | None) -> bool:
 
 
 def written(file: File, folder: Path) -> Path:
-    """The path of a file, whose content is written into `folder` where there is no more than that."""
+    """Return the path of a file; if only its content is given, write that into `folder` first."""
     if isinstance(file, Path):
         return file
     path = folder / "model.onnx"
@@ -122,7 +122,7 @@ def written(file: File, folder: Path) -> Path:
     return path
 
 
-# The targets that have a name, and how settings give one.
+# The named targets, and how settings refer to them.
 
 KNOWN = {
     "onnxruntime": ("onnxruntime", "OnnxRuntime"),
@@ -135,7 +135,7 @@ KNOWN = {
 
 
 def target_of(given: Any) -> Target | None:
-    """A target as settings give it: a target, its name, or a mapping with `kind` and its settings; None stays None.
+    """Make a target from a setting: a target, a name, or a mapping with `kind` and its settings; None stays None.
 
     Raises:
         TargetError: There is no such target, or a setting is wrong.

@@ -1,1 +1,1 @@
-"""Training of a super-network: stages, steps, validation."""
+"""Training of super-networks: stages, steps, validation."""

@@ -1,4 +1,4 @@
-"""Values of tensors beside their own: running averages of the weights, and what is put back after a trial."""
+"""Running averages of the weights, and tensors that are restored after a trial."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class Average:
-    """Averages of `tensors`, which change in place; those that are no floating-point numbers are left alone.
+    """Exponential moving averages of the floating-point tensors among `tensors`, which change in place.
 
-    After each `update`, average = decay * average + (1 - decay) * tensor.
+    Each `update` sets average = decay * average + (1 - decay) * tensor.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], decay: float) -> None:
@@ -23,12 +23,12 @@ class Average:
         self._update = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
 
     def update(self) -> None:
-        """Take the tensors of now into the averages."""
+        """Update the averages with the current tensors."""
         self._update(list(self.tensors.values()), [tensor.detach() for tensor in self._now.values()], 0)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """The tensors have the values of their averages inside, and their own again after; nothing is copied."""
+        """Inside, the tensors have the values of their averages; afterwards their own. Values are swapped in place."""
         self._exchange()
         try:
             yield
@@ -36,7 +36,7 @@ class Average:
             self._exchange()
 
     def _exchange(self) -> None:
-        """Tensors and averages take each other's values, one after another: in memory there is one more at a time."""
+        """Swap tensors and averages one by one, so that only one additional tensor is in memory."""
         with torch.no_grad():
             for name, tensor in self._now.items():
                 own = tensor.clone()
@@ -44,13 +44,13 @@ class Average:
                 self.tensors[name].copy_(own)
 
     def settle(self) -> None:
-        """The tensors take the values of their averages."""
+        """Set the tensors to their averages."""
         _copy(self.tensors, self._now)
 
 
 @contextmanager
 def put_back(tensors: Mapping[str, Tensor]) -> Iterator[None]:
-    """What is written to the tensors inside is undone after."""
+    """Restore the tensors afterwards."""
     own = {name: tensor.detach().clone() for name, tensor in tensors.items()}
     try:
         yield

@@ -1,7 +1,7 @@
-"""The batches of an epoch: grouped into steps, cut at a number of samples, and again from the middle.
+"""The batches of an epoch: grouped into steps, limited to a number of samples, and resumable in the middle.
 
-A *reading* goes through a loader once. Each epoch is a reading, or the beginning of one. Of a stream an epoch is what
-comes next: where a reading ends, the next one begins.
+A *reading* is one pass through a loader. An epoch is a reading or, if its samples are limited, the beginning of one. An
+epoch of a stream takes the next samples: when a reading ends, the next one begins.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ class Batches:
     """The training data, epoch by epoch.
 
     Args:
-        loader: batches of (inputs, targets); inputs are a tensor, or a tuple or dict of them. One with ``state_dict``
-            and ``load_state_dict`` (torchdata's StatefulDataLoader) goes on by itself where it was.
-        accumulate: batches of one step of the optimizer.
-        samples: end an epoch after so many samples (whole batches); all if None.
+        loader: Batches of (inputs, targets); inputs are a tensor, or a tuple or dict of tensors. A loader with
+            ``state_dict`` and ``load_state_dict`` (torchdata's StatefulDataLoader) restores its position itself.
+        accumulate: Number of batches in an optimizer step.
+        samples: Number of samples after which an epoch ends (in whole batches); None for all.
 
     Raises:
-        TrainingError: the loader is empty, or an iterator.
+        TrainingError: The loader is empty, or is an iterator.
     """
 
     def __init__(self, loader: Loader, accumulate: int = 1, samples: int | None = None) -> None:
@@ -67,10 +67,10 @@ class Batches:
 
     @property
     def length(self) -> int:
-        """Batches of an epoch.
+        """Number of batches in an epoch.
 
         Raises:
-            TrainingError: the loader has no length, and nobody says how long an epoch is.
+            TrainingError: The loader has no length, and the number of samples is not set.
         """
         if self._length is None:
             raise TrainingError(
@@ -81,16 +81,16 @@ class Batches:
 
     @property
     def steps(self) -> int:
-        """Steps of an epoch; a `TrainingError` where `length` is one."""
+        """Number of steps in an epoch; raises `TrainingError` if `length` does."""
         return -(-self.length // self.accumulate)
 
     @property
     def longest(self) -> int | None:
-        """The most steps that an epoch can have; None for a stream without a length."""
+        """Largest possible number of steps in an epoch; None for a stream without a length."""
         return None if self._length is None else self.steps
 
     def first(self) -> Batch:
-        """The first batch, drawn without a trace; not in the middle of an epoch."""
+        """Return the first batch and restore all random states. Do not call it in the middle of an epoch."""
         return self._first_of(self.loader)
 
     def _first_of(self, loader: Loader) -> Batch:
@@ -100,10 +100,10 @@ class Batches:
         raise self._too_few(0)
 
     def calibration(self, samples: int, seed: int) -> list[Batch]:
-        """The first batches of `samples` samples, drawn without a trace; not in the middle of an epoch.
+        """Return the first batches with `samples` samples and restore all random states; not in the middle of an epoch.
 
-        They are those of the first epoch of a loader whose generators start at `seed`: whole batches, of which each
-        process trains on a part.
+        They are the first batches of a loader whose generators start at `seed`. All processes get the whole batches, of
+        which each trains on a part.
         """
         with random_state.undisturbed(self.loader, seed), self._put_back():
             _set_epoch(self.loader, 0)
@@ -111,7 +111,7 @@ class Batches:
 
     @contextmanager
     def _put_back(self) -> Iterator[None]:
-        """A loader that knows its place is there again after."""
+        """Afterwards, a loader that knows its position is where it was."""
         place = self._stateful and self._stateful.state_dict()
         try:
             yield
@@ -120,10 +120,10 @@ class Batches:
                 self._stateful.load_state_dict(place)
 
     def __iter__(self) -> Iterator[list[Batch]]:
-        """The steps that are left of this epoch, each a list of batches.
+        """Iterate over the remaining steps of this epoch; each step is a list of batches.
 
         Raises:
-            TrainingError: the loader gives fewer batches than its length, or a stream none at all.
+            TrainingError: The loader returns fewer batches than its length, or a stream returns none.
         """
         batches = self._batches()
         while self.taken < self.steps:
@@ -138,7 +138,7 @@ class Batches:
             self._end_reading()
 
     def _batches(self) -> Iterator[Batch]:
-        """The batches from here on; a stream is read again and again."""
+        """Yield the batches from the current position on; a stream is read repeatedly."""
         while True:
             if self._reading is None:
                 self._reading = self._skipped() if self._read else self._begun()
@@ -158,7 +158,7 @@ class Batches:
         return TrainingError(f"the training loader gave {seen} batches{told}")
 
     def _begun(self) -> Iterator[Batch]:
-        """A reading from its beginning; processes that share batches draw them from the same random numbers."""
+        """Begin a reading. Processes that share batches draw them with the same random numbers."""
         if isinstance(self.loader, Share):
             first = parallel.from_first(random_state.capture(self.loader))
             random_state.restore(self.loader, {**first, "cuda": []})
@@ -167,7 +167,7 @@ class Batches:
         return drawn(self.loader, SOURCE)
 
     def _skipped(self) -> Iterator[Batch]:
-        """A reading from its middle: what was taken is drawn again from where the reading began."""
+        """Continue a reading in its middle: batches that were taken already are drawn again and skipped."""
         seen = self._read
         if self._stateful is not None:
             return drawn(self.loader, SOURCE, seen)
@@ -187,7 +187,7 @@ class Batches:
         return batches
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the data is, with the states of all generators, for a JSON file."""
+        """Return the position in the data and the states of all generators, for a JSON file."""
         now, place = random_state.capture(self.loader), self._stateful and self._stateful.state_dict()
         return {
             "epoch": self.epoch,
@@ -203,7 +203,7 @@ class Batches:
 
     @property
     def _sizes(self) -> dict[str, int]:
-        """What the loader says of its size: the samples of its data, the batches, the samples of a batch."""
+        """Return the sizes of the loader: samples of its data, batches, samples of a batch."""
         sizes = {
             "samples": length_of(getattr(self.loader, "dataset", None)),
             "batches": length_of(self.loader),
@@ -212,10 +212,10 @@ class Batches:
         return {name: size for name, size in sizes.items() if isinstance(size, int)}
 
     def check_same(self, states: Sequence[Mapping[str, Any]]) -> None:
-        """Refuse to go on with a loader of another size: the result would be that of no training.
+        """Refuse to resume with a loader of another size: no uninterrupted training has such a result.
 
         Raises:
-            CheckpointError: it has another size than when the `states` of all processes were asked for.
+            CheckpointError: The loader has another size than when the `states` of all processes were saved.
         """
         for name, size in states[min(parallel.rank(), len(states) - 1)].get("sizes", {}).items():
             now = self._sizes.get(name, "unknown")
@@ -224,9 +224,10 @@ class Batches:
                 raise CheckpointError(f"the training loader has changed ({told}); {SAME}")
 
     def load_states(self, states: Sequence[dict[str, Any]]) -> None:
-        """Go on where `state_dict` was asked for by all processes; there may have been more or fewer of them.
+        """Continue at the position that all processes saved with `state_dict`.
 
-        With another number of processes, each draws the same batches as before and takes another part of them.
+        The number of processes may have changed. Each process then draws the same batches as before and takes a
+        different part of them.
         """
         rank = parallel.rank()
         if len(states) == parallel.world():
@@ -237,7 +238,7 @@ class Batches:
             random_state.part_ways(rank)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was asked for."""
+        """Continue at the position of `state_dict`."""
         self.epoch, self.taken, self._start = state["epoch"], state["taken"], state["start"]
         self._readings = state.get("readings", self.epoch)
         self._read = state.get("read", self.taken * self.accumulate)
@@ -245,12 +246,12 @@ class Batches:
         if self._stateful is not None:
             self._stateful.load_state_dict(state["loader"])
             if not self.taken and not self.stream and self.length < (length_of(self.loader) or 0):
-                iter(self.loader)  # what is left of an epoch that was cut; the next iteration begins anew
+                iter(self.loader)  # the rest of a reading after a limited epoch; the next iteration starts a new one
         random_state.restore(self.loader, state["now"])
 
 
 def _set_epoch(loader: Loader, reading: int) -> None:
-    """A `DistributedSampler`, and many a data set that is a stream, shuffles by the number of the epoch."""
+    """Set the epoch of a `DistributedSampler` or of a streamed data set, which shuffle by the number of the epoch."""
     for part in ("sampler", "dataset"):
         told: Any = getattr(loader, part, None)
         if hasattr(told, "set_epoch"):

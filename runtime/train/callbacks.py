@@ -1,4 +1,4 @@
-"""Callbacks of a training: what they receive, and how a trainer calls them."""
+"""Callbacks of a training: their base class, their arguments, and how a trainer calls them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from .validation import EpochRecord
 
 
-# What callbacks receive. `EpochRecord` stands in `validation`, and `Place` in `schedule`.
+# The arguments of callbacks. `EpochRecord` is in `validation`, and `Place` in `schedule`.
 
 
 @dataclass(frozen=True)
 class Training:
-    """A training that starts."""
+    """A training that is about to start."""
 
     name: str
     """The ``name`` of its `bnas.Trainer`. In a run: the name of the winner that is fine-tuned, else ""."""
@@ -35,12 +35,12 @@ class Training:
     steps: int
     """Number of steps of all epochs together."""
     taken: int
-    """Steps that were taken before: 0, or where a resumed training goes on."""
+    """Number of steps already taken: 0, or more for a resumed training."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where the training is, after a step; stage, epoch and step count from 0."""
+    """Progress of a training after a step. Stage, epoch and step count from 0."""
 
     stage: int
     epoch: int
@@ -48,7 +48,7 @@ class Progress:
     step: int
     """Of the whole training."""
     steps: int
-    """Number of steps of the whole training."""
+    """Number of steps in the whole training."""
     losses: tuple[float, ...]
     """The loss of each sub-network of the step, in the order in which the rule trains them."""
     learning_rate: float
@@ -56,7 +56,7 @@ class Progress:
 
     @property
     def loss(self) -> float:
-        """The loss of the first sub-network: the maximal one, where the rule has it."""
+        """The loss of the first sub-network, which is the maximal one if the rule trains it."""
         return self.losses[0]
 
 
@@ -71,26 +71,26 @@ class TrainingCallback:
     """
 
     def on_train_start(self, training: Training) -> None:
-        """Called before the first step; of a resumed training again."""
+        """Called before the first step, and again when a training is resumed."""
 
     def on_epoch_start(self, place: Place) -> None:
-        """Called before the first step of an epoch that this process takes: a training is resumed within an epoch."""
+        """Called before the first step of each epoch, also if a training is resumed within the epoch."""
 
     def on_step_end(self, progress: Progress) -> None:
         """Called after every step of the optimizer."""
 
     def on_epoch_end(self, record: EpochRecord) -> None:
-        """Called after every epoch, when it is validated and its checkpoint is written."""
+        """Called after every epoch, after its validation and its checkpoint."""
 
     def on_train_end(self, history: tuple[EpochRecord, ...]) -> None:
-        """Called in the end, when the weights are final; gets the records of all epochs."""
+        """Called at the end, when the weights are final, with the records of all epochs."""
 
     def on_exception(self, error: BaseException) -> None:
-        """Called instead of the end, when an error or Ctrl-C stops the training: close what is open."""
+        """Called instead of `on_train_end` when an error or Ctrl-C stops the training. Close open files here."""
 
 
 class StepsAndEpochs(TrainingCallback):
-    """Two functions as a callback: what `bnas.Trainer` takes as ``on_step`` and ``on_epoch``."""
+    """Wraps the functions that `bnas.Trainer` gets as ``on_step`` and ``on_epoch`` as a callback."""
 
     def __init__(
         self, on_step: Callable[[Progress], None] | None, on_epoch: Callable[[EpochRecord], None] | None
@@ -108,24 +108,24 @@ class StepsAndEpochs(TrainingCallback):
             self._on_epoch(record)
 
 
-# How they are called, by a trainer and by a searcher.
+# How a trainer and a searcher call them.
 
 C = TypeVar("C", bound=TrainingCallback)
 P = ParamSpec("P")
 
 
 def checked_callbacks(given: Any, kind: type[C], error: type[BnasError]) -> tuple[C, ...]:
-    """`given`, or an error where it is no sequence of callbacks of this kind."""
+    """Return `given`, or raise `error` if it is not a sequence of callbacks of this kind."""
     if not isinstance(given, Sequence):
-        raise error(f"callbacks: {given!r} is no list; write callbacks=[...]")
+        raise error(f"callbacks: {given!r} is not a list; write callbacks=[...]")
     for one in (one for one in given if not isinstance(one, kind)):
-        remedy = "no callback: derive its class from bnas.Callback"
+        remedy = "not a callback: derive its class from bnas.Callback"
         raise error(f"callbacks: {one!r} is {'a class: give an object of it' if isinstance(one, type) else remedy}")
     return tuple(given)
 
 
 class Callbacks(Generic[C]):
-    """The callbacks of a training or a search; each event reaches all of them, in their order."""
+    """The callbacks of a training or search. Each event reaches all of them, in order."""
 
     def __init__(self, callbacks: Sequence[C]) -> None:
         self._callbacks = tuple(callbacks)
@@ -142,7 +142,7 @@ class Callbacks(Generic[C]):
 
     @contextmanager
     def hear_of_errors(self) -> Iterator[None]:
-        """An error inside is told to all callbacks, even where one of them raises another error then."""
+        """Report an error inside to all callbacks, even if one of them raises an error itself."""
         with ExitStack() as stack:
             for one in reversed(self._callbacks):
                 stack.push(partial(_tell_error, one))

@@ -1,4 +1,4 @@
-"""In which memory layout a model trains faster: measured once for each model, input and machine."""
+"""The memory layout in which a model trains faster, measured once for each model, input and machine."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ NOTE = "layout"
 
 
 def lasting_layout(model: nn.Module, inputs: Any) -> str:
-    """The answer that `faster_layout` gave the first time, remembered in the user's state folder.
+    """Return the first result of `faster_layout`, which is remembered in the user's state folder.
 
-    Rounding differs between layouts. Where both take about equally long, each measurement could choose another one, so
-    that two runs with the same seed would end with different weights.
+    Layouts differ in rounding. If both take about the same time, repeated measurements could choose differently, and
+    two runs with the same seed would end with different weights.
     """
     key = _circumstances(model, inputs)
     known = recall(NOTE, key)
@@ -36,7 +36,7 @@ def lasting_layout(model: nn.Module, inputs: Any) -> str:
 
 
 def _circumstances(model: nn.Module, inputs: Any) -> dict[str, Any]:
-    """What decides which layout is faster."""
+    """Return everything that affects which layout is faster."""
     device = device_of(model)
     layers = [f"{name} {type(one).__qualname__} {one.extra_repr()}" for name, one in model.named_modules()]
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
@@ -45,19 +45,19 @@ def _circumstances(model: nn.Module, inputs: Any) -> dict[str, Any]:
 
 
 def faster_layout(model: nn.Module, inputs: Any, rounds: int = 3) -> str:
-    """The name of the layout in which forward and backward of a copy of `model` take less time on `inputs`.
+    """Return the name of the layout in which forward and backward of a copy of `model` take less time on `inputs`.
 
-    Medians of interleaved rounds of process CPU time on a CPU, wall clock on other devices. Nothing is changed,
-    random states included. Without four-dimensional inputs it is "contiguous".
+    Compares medians of interleaved rounds: CPU time on a CPU, wall-clock time on other devices. Model and random states
+    do not change. Without four-dimensional inputs the result is "contiguous".
     """
     tensors, named = as_program_call(inputs)
     if not any(tensor.ndim == 4 for tensor in tensors_in([*tensors, *named.values()])):
         return "contiguous"
     device = device_of(model)
     inputs = placed(inputs, device)
-    own = [device] if device.type in ("cuda", "xpu") else []  # other devices draw nothing here
+    own = [device] if device.type in ("cuda", "xpu") else []  # nothing is drawn on other devices
     with torch.random.fork_rng(own, device_type=device.type if own else "cuda"):
-        tried = deep_copy(model)  # one for both layouts: another copy and its gradients may not fit into memory
+        tried = deep_copy(model)  # one copy for both layouts: two copies with gradients may not fit into memory
         times: dict[str, list[float]] = {name: [] for name in LAYOUTS}
         for _ in range(rounds + 1):
             for name, layout in LAYOUTS.items():
@@ -75,7 +75,7 @@ def _step(model: nn.Module, inputs: Any) -> None:
 
 
 def _leaves(outputs: Any) -> list[Tensor]:
-    """The tensors among outputs: nested ones, and those of an output class."""
+    """Return all tensors in outputs, also in nested values and output classes."""
     if isinstance(outputs, Tensor):
         return [outputs]
     if isinstance(outputs, list | tuple | Mapping):

@@ -38,7 +38,7 @@ Criterion = Callable[[Any, Any], Tensor]
 
 @dataclass(frozen=True)
 class Moment:
-    """Where in the training a batch is, for errors; all count from 0."""
+    """The position of a batch in the training, for error messages; all numbers count from 0."""
 
     step: int = 0
     """Of the whole training."""
@@ -51,19 +51,19 @@ class Moment:
         return f"step {self.step} (epoch {self.epoch}, batch {self.batch})"
 
     def after(self, batches: int) -> Moment:
-        """So many batches later in the same step."""
+        """Return the moment this many batches later in the same step."""
         return replace(self, batch=self.batch + batches)
 
 
 class Learner:
-    """Accumulates the gradients of a step.
+    """Computes and accumulates the gradients of a step.
 
     Args:
-        supernet: in training mode.
-        recipe: distillation, label smoothing, precision.
-        criterion: by default cross-entropy against class numbers.
-        original: the teacher, where the recipe asks for it; in evaluation mode.
-        layout: of images, a key of `LAYOUTS`.
+        supernet: The super-network, in training mode.
+        recipe: The recipe, of which distillation, label smoothing and precision are used.
+        criterion: The loss; by default cross-entropy against class numbers.
+        original: The teacher in evaluation mode, if the recipe needs it.
+        layout: Memory layout of images, a key of `LAYOUTS`.
     """
 
     def __init__(
@@ -81,16 +81,14 @@ class Learner:
         self._takes = inputs_of(supernet)
 
     def accumulate(self, subnets: Sequence[Subnet], group: Sequence[Batch], moment: Moment) -> list[float]:
-        """Backward for every sub-network on every batch of `group`; returns their losses.
+        """Run the backward pass of every sub-network on every batch of `group`; return the loss of each sub-network.
 
-        `moment` is that of the first batch.
-
-        Losses are means over all samples of the group: several batches give the gradients of one large batch, but for
-        BatchNorm, which sees each by itself.
+        `moment` belongs to the first batch. Losses are means over all samples of the group, so several batches give the
+        gradients of one large batch. (BatchNorm still sees each batch separately.)
 
         Raises:
-            TrainingError: a batch does not fit the model or the criterion, or a loss is NaN or inf, or none that could
-                be trained with; names the step, the epoch and the batch.
+            TrainingError: A batch does not fit the model or the criterion, or a loss is NaN, infinite or cannot be
+                trained with. The message names the step, the epoch and the batch.
         """
         sizes = [batch_size(batch) for batch in group]
         losses = torch.zeros(len(subnets), dtype=torch.float64)
@@ -114,9 +112,9 @@ class Learner:
             loss = self._loss(outputs, targets, teacher, moment) * share
             loss.backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
-            if in_place and teacher is None:  # the first sub-network, which is the maximal
+            if in_place and teacher is None:  # the teacher is the first sub-network, the maximal one
                 teacher = outputs
-        return torch.stack(losses).cpu().double()  # not on the device: MPS has no double precision
+        return torch.stack(losses).cpu().double()  # summed on the CPU, since MPS has no double precision
 
     def _program(self, subnet: Subnet) -> Callable[..., Any]:
         program = self.supernet.program(subnet)
@@ -127,7 +125,7 @@ class Learner:
         return self.recipe.distillation is not None and self.recipe.distillation.teacher == "maximal"
 
     def _taught(self, inputs: Any, moment: Moment) -> Any:
-        """The outputs of the original, where it is the teacher."""
+        """Return the outputs of the original, if it is the teacher."""
         if self.original is None:
             return None
         with torch.no_grad():
@@ -155,10 +153,10 @@ class Learner:
         return loss + distillation.hard * self._hard(outputs, targets, moment) if distillation.hard else loss
 
     def measured(self, module: nn.Module, batch: Batch, moment: Moment) -> float:
-        """The loss of `module` on a batch, against the targets alone; nothing is learned.
+        """Return the loss of `module` on a batch against the targets only, without training.
 
         Raises:
-            TrainingError: the batch does not fit the module or the criterion; names the place.
+            TrainingError: The batch does not fit the module or the criterion; the message names the batch.
         """
         given, wanted = as_batch(batch, self._takes)
         inputs, targets = placed(laid_out(given, self.layout), self.device), placed(wanted, self.device)
@@ -200,7 +198,7 @@ class Learner:
 
 
 def _about_loss(loss: Any) -> str:
-    """Why nothing can be trained with what a criterion gave; empty where it can."""
+    """Return why the result of a criterion cannot be trained with; empty if it can."""
     if not isinstance(loss, Tensor):
         return f"returns {described(loss)}: it must return a tensor with one number that has a gradient"
     if loss.ndim:
@@ -216,7 +214,7 @@ def _about_loss(loss: Any) -> str:
 
 
 def _not_finite(group: Sequence[Batch], moment: Moment) -> str:
-    """Which batches of a step have NaN or inf in them."""
+    """Return a text about the batches of a step that contain NaN or infinity."""
     bad = [
         str(moment.after(number).batch)
         for number, batch in enumerate(group)

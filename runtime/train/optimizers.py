@@ -1,4 +1,4 @@
-"""The optimizer of a recipe, from `torch.optim`: as one kernel where PyTorch has one."""
+"""The optimizer of a recipe, from `torch.optim`, in its fused version if PyTorch has one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KINDS: dict[str, type[Optimizer]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW, "
 
 
 def optimizer_settings(recipe: Recipe) -> dict[str, Any]:
-    """Return the keyword arguments of the optimizer, but for its learning rate."""
+    """Return the keyword arguments of the optimizer, without the learning rate."""
     given = {name: getattr(recipe, name) for name, kinds in OWN.items() if recipe.optimizer in kinds}
     if recipe.optimizer == "sgd":
         momentum = 0.9 if recipe.momentum is None else recipe.momentum
@@ -24,7 +24,7 @@ def optimizer_settings(recipe: Recipe) -> dict[str, Any]:
 
 
 def optimizer_of(recipe: Recipe, parameters: Sequence[nn.Parameter], names: Mapping[str, nn.Parameter]) -> Optimizer:
-    """Make the optimizer of `parameters`; those whose name ``no_decay_keys`` has a part of have no weight decay."""
+    """Make the optimizer of `parameters`. Parameters with a name part in ``no_decay_keys`` get no weight decay."""
     parts = recipe.no_decay_keys.split("#") if recipe.no_decay_keys else []
     whole = {id(one) for name, one in names.items() if any(part in name for part in parts)}
     decayed = {"params": [one for one in parameters if id(one) not in whole]}
@@ -41,7 +41,7 @@ def optimizer_of(recipe: Recipe, parameters: Sequence[nn.Parameter], names: Mapp
 
 
 FUSED = ("sgd", "adam", "adamw")
-"""Optimizers that PyTorch has as one kernel: these take a third of the time or less (docs/performance.md)."""
+"""Optimizers with a fused kernel in PyTorch, which takes a third of the time or less (docs/performance.md)."""
 
 
 def _has_kernel(parameter: nn.Parameter) -> bool:
@@ -49,10 +49,10 @@ def _has_kernel(parameter: nn.Parameter) -> bool:
 
 
 def _lay_out(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-    """Give gradients and momenta the strides of their parameter: on CPUs, the kernel does not look at them.
+    """Give gradients and momenta the strides of their parameter, because fused CPU kernels ignore strides.
 
-    A momentum that is not there yet is 0: the kernel of SGD takes momenta of all parameters or of none, and a parameter
-    that no sub-network used before has none.
+    Missing momenta become 0: the fused SGD kernel needs momenta for all parameters or for none, but a parameter that no
+    sub-network has used yet has none.
     """
     moved = isinstance(optimizer, SGD)
     for settings, parameter in ((group, one) for group in optimizer.param_groups for one in group["params"]):

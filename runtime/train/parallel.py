@@ -1,4 +1,4 @@
-"""Data parallel training: every process has a part of each batch, and the same sub-networks."""
+"""Data parallel training: every process trains the same sub-networks on its own part of each batch."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from bnas.runtime.errors import ParallelError, TrainingError
 release_group()
 
 BUCKET = 2**23
-"""Numbers that travel together."""
+"""Numbers in one message between processes."""
 
-# How many processes work together, and which of them this one is.
+# The number of processes that work together, and the rank of this one.
 
 _apart = False
-"""This process works by itself for now, though there is a process group."""
+"""Whether this process works alone for now, although there is a process group."""
 
 
 @contextmanager
 def apart(yes: bool = True) -> Iterator[None]:
-    """Inside, this process works by itself: nothing waits for the others. With ``apart(False)`` it works with them."""
+    """Inside, this process works alone and waits for no other; with ``apart(False)``, it works with the others."""
     global _apart
     before, _apart = _apart, yes
     try:
@@ -36,23 +36,23 @@ def apart(yes: bool = True) -> Iterator[None]:
 
 
 def processes() -> int:
-    """The size of the process group, also while this process works by itself; 1 where no group was made."""
+    """Return the size of the process group, also while this process works alone; 1 without a group."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def world() -> int:
-    """How many processes work together now."""
+    """Return the number of processes that work together now."""
     return 1 if _apart else processes()
 
 
 def rank() -> int:
-    """The number of this process; 0 writes files and validates."""
+    """Return the rank of this process. Process 0 writes files and validates."""
     return dist.get_rank() if world() > 1 else 0
 
 
 @contextmanager
 def _with_others() -> Iterator[None]:
-    """What PyTorch raises where another process is gone becomes a `ParallelError`."""
+    """Inside, PyTorch's error for a process that is gone becomes a `ParallelError`."""
     try:
         yield
     except RuntimeError as error:
@@ -64,12 +64,12 @@ def _with_others() -> Iterator[None]:
 
 
 def weighted(samples: int, losses: Sequence[float], device: torch.device) -> tuple[float, list[float]]:
-    """The share of this process in the samples of a step, and the losses as means over all of them.
+    """Return this process's share of the samples of a step, and the losses as means over the samples of all processes.
 
     Args:
-        samples: Of this process.
-        losses: Means over these samples.
-        device: Where the processes exchange tensors.
+        samples: Number of samples of this process.
+        losses: Mean losses over these samples.
+        device: Device on which the processes exchange tensors.
     """
     if world() == 1:
         return 1.0, list(losses)
@@ -81,10 +81,10 @@ def weighted(samples: int, losses: Sequence[float], device: torch.device) -> tup
 
 
 def average_gradients(parameters: Iterable[Tensor], share: float | None = None) -> None:
-    """Replace the gradients by their averages over all processes; those that are None stay so.
+    """Replace the gradients by their averages over all processes; gradients that are None stay None.
 
-    All processes must have trained the same sub-networks, so that the same gradients are there. `share` is that of
-    this process in the samples of the step; by default all processes have as many.
+    All processes must have trained the same sub-networks, so that they have the same gradients. `share` is this
+    process's share of the samples of the step; by default all processes have the same share.
     """
     if world() == 1:
         return
@@ -99,7 +99,7 @@ def average_gradients(parameters: Iterable[Tensor], share: float | None = None) 
 
 
 def _buckets(gradients: list[Tensor]) -> Iterable[list[Tensor]]:
-    """Gradients of one type and device together, at most `BUCKET` numbers or a single one."""
+    """Group gradients by type and device, with at most `BUCKET` numbers in a group (or a single larger gradient)."""
     kinds: dict[Any, list[Tensor]] = {}
     for gradient in gradients:
         kinds.setdefault((gradient.dtype, gradient.device), []).append(gradient)
@@ -127,17 +127,17 @@ def exchange(sizes: Sequence[int], device: torch.device, steps: int) -> None:
 
 
 def share_tensors(tensors: Iterable[Tensor]) -> None:
-    """Give every process the tensors of process 0."""
+    """Copy the tensors of process 0 to every process."""
     if world() > 1:
         for tensor in tensors:
-            data = tensor.detach().contiguous()  # what travels must be dense; a channels_last tensor is copied back
+            data = tensor.detach().contiguous()  # messages must be contiguous; a channels_last tensor is copied back
             with _with_others():
                 dist.broadcast(data, 0)
             tensor.detach().copy_(data)
 
 
 def from_first(value: Any) -> Any:
-    """The value that process 0 has; it must pickle, and comes from a process of the same training."""
+    """Return the value of process 0, which must be picklable. It comes from a process of the same training."""
     if world() == 1:
         return value
     values = [value]
@@ -147,7 +147,7 @@ def from_first(value: Any) -> Any:
 
 
 def from_all(value: Any) -> list[Any]:
-    """The values of all processes, by rank, everywhere."""
+    """Return, in every process, the values of all processes by rank."""
     if world() == 1:
         return [value]
     values: list[Any] = [None] * world()

@@ -1,4 +1,4 @@
-"""The states of all random number generators that a training may use, as plain data: a resumed run has the same."""
+"""Save and restore the states of all random generators that a training may use, so that it can be resumed exactly."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import torch
 from bnas.passes.generators import put_back, python_numbers
 
 PATHS = ("", "sampler", "batch_sampler", "batch_sampler.sampler", "dataset")
-"""Parts of a loader that may have a generator of their own, in an attribute ``generator``."""
+"""Attributes of a loader whose objects may have their own ``generator``."""
 
 
 def capture(loader: Any) -> dict[str, Any]:
-    """The states of Python's, numpy's and PyTorch's generators, and of those of `loader`, for a JSON file."""
+    """Return the states of the generators of Python, numpy, PyTorch and `loader`, for a JSON file."""
     version, numbers, gauss = random.getstate()
     name, keys, *rest = np.random.get_state(legacy=True)
     return {
@@ -30,7 +30,7 @@ def capture(loader: Any) -> dict[str, Any]:
 
 
 def restore(loader: Any, state: Mapping[str, Any]) -> None:
-    """Set all generators to what `capture` found."""
+    """Restore all generators to the states that `capture` returned."""
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers), gauss))
     np.random.set_state(tuple(state["numpy"]))
@@ -43,21 +43,21 @@ def restore(loader: Any, state: Mapping[str, Any]) -> None:
 
 
 def begin_at(seed: int) -> None:
-    """Seed the generators of Python, numpy and PyTorch that a user's code may draw from without one of its own."""
+    """Seed the global generators of Python, numpy and PyTorch, from which a user's code may draw."""
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)
 
 
 def part_ways(rank: int, seed: int | None = None) -> None:
-    """Give a process random numbers of its own, where another one has the same: those of `seed`, by default drawn."""
+    """Give each process different random numbers: seed its generators by rank and `seed`, which is drawn by default."""
     drawn = int(torch.empty((), dtype=torch.int64).random_()) if seed is None else seed
     begin_at((drawn + rank) % 2**63)
 
 
 @contextmanager
 def undisturbed(loader: Any, seed: int | None = None) -> Iterator[None]:
-    """Whatever is drawn inside leaves no trace; with `seed`, all these generators start there."""
+    """Restore all generators afterwards; with `seed`, all of them start from that seed inside."""
     state = capture(loader)
     if seed is not None:
         begin_at(seed)
@@ -71,7 +71,7 @@ def undisturbed(loader: Any, seed: int | None = None) -> Iterator[None]:
 
 @contextmanager
 def unmoved() -> Iterator[None]:
-    """What is drawn from global generators inside leaves no trace: cheaper than `undisturbed`, for each step."""
+    """Restore the global generators afterwards. Cheaper than `undisturbed`, so it can be used in each step."""
     states = Numbers._now()
     in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     cuda = torch.cuda.get_rng_state_all() if in_use else []
@@ -84,7 +84,7 @@ def unmoved() -> Iterator[None]:
 
 
 class Numbers:
-    """Random numbers of Python, numpy and PyTorch that are drawn in some places only."""
+    """A separate stream of random numbers of Python, numpy and PyTorch, drawn only inside `used`."""
 
     def __init__(self) -> None:
         self._state = self._now()
@@ -100,7 +100,7 @@ class Numbers:
 
     @contextmanager
     def used(self) -> Iterator[None]:
-        """What is drawn inside comes from these numbers."""
+        """Inside, the global generators draw from this stream."""
         others = self._now()
         self._set(self._state)
         try:
@@ -111,7 +111,7 @@ class Numbers:
 
 
 def _generators(loader: Any) -> Iterator[tuple[str, Any]]:
-    """The loader's own generators, each once, by where they are."""
+    """Return the loader's own generators, each once, by the name of their place."""
     seen: set[int] = set()
     for path in PATHS:
         owner: Any = loader

@@ -1,4 +1,4 @@
-"""The settings of a training, as a value that JSON can hold."""
+"""`Recipe` and `Distillation`: the settings of a training."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ _ZERO: Any = 0.0
 
 
 def _tensors(outputs: Any, place: str) -> Iterator[tuple[str, Tensor]]:
-    """The floating-point tensors among nested outputs, by place."""
+    """Return the floating-point tensors in nested outputs, by their place."""
     for path, leaf in leaves_of(outputs):
         if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.ndim:  # a scalar is a loss of the model's own
             steps = [f".{step.name}" if isinstance(step, Attribute) else f"[{step!r}]" for step in path]
@@ -91,14 +91,14 @@ Kind = Annotated[
 ]
 
 RULES: Mapping[str, tuple[str, ...]] = {"random": (), "maximal": ("maximal",), "sandwich": ("maximal", "minimal")}
-"""What every step trains besides random sub-networks, by the name of the rule."""
+"""For each rule, the sub-networks that every step trains besides random ones."""
 
 OWN = {"momentum": ("sgd", "rmsprop"), "nesterov": ("sgd",), "betas": ("adam", "adamw")}
-"""The optimizers that have a setting which others have not."""
+"""For each setting that not all optimizers have: the optimizers that have it."""
 
 
 def _taught(known: dict[str, Any]) -> Distillation | None:
-    """Learn from the maximal sub-network, where the rule trains it."""
+    """Default distillation: from the maximal sub-network, if the rule trains it."""
     return None if known.get("rule") == "random" else Distillation()
 
 
@@ -209,6 +209,6 @@ class Recipe:
 
 
 def check_of_optimizer(kind: str | None, name: str, value: Any) -> None:
-    """Raise ValueError where an optimizer of this kind has no such setting."""
+    """Raise ValueError if an optimizer of this kind does not have the setting."""
     if value is not None and kind is not None and kind not in OWN[name]:
         raise ValueError(f"{name} is only for {' and '.join(OWN[name])}; with {kind} remove it or set it to null")

@@ -1,4 +1,4 @@
-"""A training at work: everything that changes with its steps, and that a resumed one must have as it was."""
+"""The state of a running training: everything that changes with its steps and that a checkpoint must restore."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ So writing takes a twentieth of the time at most: an epoch on little data may ta
 
 
 class TrainingRun:
-    """Takes steps and ends epochs; made by `Trainer`, which says when.
+    """Makes the steps and ends the epochs of a training; `Trainer` decides when.
 
     Args:
-        start: the `digest_of` the tensors of the model before the training.
-        directory: where ``best/`` and ``last/`` are written; nothing is if None.
-        The others are what is trained, how, on what, and with what.
+        supernet, recipe, schedule, batches, optimizer: The parts of the training.
+        directory: Folder for ``best/`` and ``last/``; None writes nothing.
+        start: The `digest_of` the model's tensors before the training.
     """
 
     def __init__(
@@ -86,12 +86,12 @@ class TrainingRun:
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """What is trained, by name, with the buffers of the model."""
+        """Return the trained tensors by name, and the buffers of the model."""
         return shared_tensors(self.supernet.model) | matrix_tensors(self.supernet.kernel_matrices)
 
     @property
     def _averages(self) -> dict[str, Tensor]:
-        """By names that no other tensor has."""
+        """Return the averages, under names that no other tensor has."""
         averages = {} if self.average is None else self.average.tensors
         return {f"{AVERAGE}{name}": tensor for name, tensor in averages.items()}
 
@@ -101,7 +101,7 @@ class TrainingRun:
         return self.schedule.rate(self.schedule.taken - 1)
 
     def begin(self, resume: bool, layout: Callable[[], str]) -> None:
-        """Start at the first step, in the layout asked for, or where the training in the directory was left."""
+        """Start at the first step in this layout, or resume the training in the directory."""
         parallel.agree(self._settings(), "the settings of the training")
         found = self.directory is not None and TRAINING.exists(self.directory / "last")
         if parallel.from_first(found) and not resume:
@@ -118,7 +118,7 @@ class TrainingRun:
             self._restore(*saved)
 
     def step(self, learner: Learner, group: Sequence[Batch]) -> list[float]:
-        """Train the next sub-networks on a group of batches; returns the loss of each."""
+        """Train the next sub-networks on a group of batches; return the loss of each."""
         place = self.schedule.place
         if place.since == 0 and self.schedule.stages[place.stage].bn_adapt:
             self._adapt()
@@ -138,7 +138,7 @@ class TrainingRun:
         return losses
 
     def _moment(self, place: Place) -> Moment:
-        """That of the first batch of the step."""
+        """Return the moment of the first batch of the step."""
         return Moment(place.step, place.epoch, (self.batches.taken - 1) * self.recipe.accumulate)
 
     def end_epoch(self, validator: Validator | None, always: bool) -> EpochRecord:
@@ -174,21 +174,21 @@ class TrainingRun:
             write_history(self.directory / "history.json", self.schedule.stages, self.metric, self.history)
 
     def finish(self) -> None:
-        """Averages become the weights, and BatchNorm statistics those of the maximal, or of the only one."""
+        """Set the weights to their averages and recalibrate BatchNorm for the maximal (or only) sub-network."""
         if self.average is not None:
             self.average.settle()
         self._adapt()
 
     @contextmanager
     def _finished(self) -> Iterator[None]:
-        """As after `finish` inside, and as before after; weights are not copied, which would take as much memory."""
+        """Inside, the state is as after `finish`; afterwards as before. Weights are swapped in place to save memory."""
         averages = nullcontext() if self.average is None else self.average.applied()
         with averages, put_back(dict(self.supernet.model.named_buffers())):
             self._adapt()
             yield
 
     def _adapt(self) -> None:
-        """Recalibrate the shared BatchNorm statistics, of the maximal sub-network or of the only one."""
+        """Recalibrate the shared BatchNorm statistics for the maximal (or only) sub-network."""
         if self.recipe.num_bn_adaptation_samples:
             with random_state.undisturbed(self.batches.loader, self.recipe.seed):
                 subnet = self.schedule.subnet or self.supernet.space.maximal()
@@ -202,7 +202,7 @@ class TrainingRun:
         return {**asdict(self.recipe), **stages, **here, "subnet": None if alone is None else alone.to_json()}
 
     def save(self) -> None:
-        """Write ``last/``: whole, or what was there stays."""
+        """Write ``last/`` atomically."""
         data = parallel.from_all(self.batches.state_dict())
         if self.directory is None or parallel.rank() > 0:
             return
@@ -225,7 +225,7 @@ class TrainingRun:
         TRAINING.write(self.directory / "last", self.tensors | self._averages | tensors, manifest)
 
     def _read(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """What was saved, if it is of this training."""
+        """Read the checkpoint, if it belongs to this training."""
         assert self.directory is not None
         folder = self.directory / "last"
         manifest, tensors = TRAINING.read(folder)

@@ -1,4 +1,4 @@
-"""Which random sub-networks a step trains."""
+"""Sampling of the random sub-networks of each step."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from bnas.runtime.errors import TrainingError
 
 Sampling: TypeAlias = Literal["uniform", "spread", "attentive"]
 POOL = 8
-"""Candidates of about one size, of which an attentive sampler takes the most promising."""
+"""Number of candidates of about equal size, of which an attentive sampler takes the most promising one."""
 SMALLER = 1.5
-"""Exponent of the probability that attentive sampling draws: above 1 there are more small ones, which learn slower."""
+"""Exponent of the probability in attentive sampling. Above 1, small sub-networks (slower to learn) are more likely."""
 MINIMAL = 1 / 64
-"""Share of draws in which an attentive sampler gives the smallest sub-network, which promises nothing."""
+"""Share of draws in which an attentive sampler returns the smallest sub-network, whatever its promise."""
 RATE = 0.5
-"""How far an estimate follows a loss; above 1 it would overshoot (Widrow and Hoff 1960, normalised)."""
+"""Step of an estimate towards a new loss; above 1 it would overshoot (normalised Widrow-Hoff rule, 1960)."""
 
 Costs = Callable[[Sequence[Subnet]], ArrayLike]
-"""What sub-networks cost, such as their MACs."""
+"""Function that returns a cost of sub-networks, such as MACs."""
 
 
 class Estimate:
-    """How much more a sub-network loses than the largest: a sum over its choices, learned from losses as they come."""
+    """Online estimate of a sub-network's loss above that of the largest one, as a sum over its choices."""
 
     def __init__(self) -> None:
         self.weights: dict[str, float] = {}
         """By choice."""
 
     def __call__(self, subnet: Subnet) -> float:
-        """What is expected; 0 before anything was told."""
+        """Return the expected excess loss; 0 at first."""
         return sum(self.weights.get(choice, 0.0) for choice in _choices(subnet))
 
     def tell(self, subnet: Subnet, loss: float) -> None:
-        """What was found."""
+        """Update the estimate with an observed excess loss."""
         choices = list(_choices(subnet))
         step = RATE * (loss - self(subnet)) / len(choices)
         for choice in choices:
@@ -49,14 +49,17 @@ class Sampler:
     """Draws random sub-networks.
 
     Args:
-        sampling: "uniform" any with the same probability, of which few are large; "spread" of all sizes from those to
-            the maximal: every choice is set to its largest with a probability that is itself drawn for each of them;
-            "attentive" the same with more small ones, but of `POOL` with one such probability the one that promises
-            the smallest loss for its costs (Wang et al. 2021, AttentiveNAS, section 4, "BestUp", with an estimate from
-            the losses so far); and now and then the smallest, which bounds the others from below (Yu and Huang 2019,
-            the sandwich rule).
-        costs: what attentive sampling holds promises against.
-        seed: fixes the sub-networks, together with the losses that are told.
+        sampling: How to draw.
+
+            - "uniform": all sub-networks are equally likely (few of them are large).
+            - "spread": all sizes are equally likely. For each sub-network a probability is drawn, with which each of
+              its choices is set to the largest value.
+            - "attentive": like "spread", with more small sub-networks. Of `POOL` candidates with the same probability,
+              the one with the smallest expected loss for its cost is taken (Wang et al. 2021, AttentiveNAS, section 4,
+              "BestUp", with an estimate from the losses so far). Sometimes the smallest sub-network is drawn, which
+              bounds the others from below (Yu and Huang 2019, the sandwich rule).
+        costs: The cost that attentive sampling relates losses to.
+        seed: Determines the sub-networks, together with the losses given to `tell`.
     """
 
     def __init__(self, sampling: Sampling, costs: Costs, seed: int) -> None:
@@ -66,11 +69,11 @@ class Sampler:
 
     @property
     def attentive(self) -> bool:
-        """It wants to be told losses."""
+        """Whether the sampler needs the losses of each step (`tell`)."""
         return self.sampling == "attentive"
 
     def draw(self, space: SearchSpace) -> Subnet:
-        """A sub-network of `space`, which may change from one call to the next."""
+        """Draw a sub-network of `space`, which may differ from call to call."""
         if self.sampling == "uniform":
             return space.sample(self._generator)
         full = self._generator.random()
@@ -82,7 +85,7 @@ class Sampler:
         return pool[int(np.argmin(self._excess(pool)))]
 
     def _excess(self, pool: Sequence[Subnet]) -> Any:
-        """What each is expected to lose above the line through all of them, over the logarithm of the costs."""
+        """Return each candidate's expected loss above a line fitted to all of them, over the logarithm of the costs."""
         sizes = np.log(np.maximum(np.asarray(self.costs(pool), dtype=float), 1.0))
         expected = np.array([self._estimate(subnet) for subnet in pool])
         across = sizes - sizes.mean()
@@ -91,10 +94,10 @@ class Sampler:
         return expected - slope * across
 
     def tell(self, subnets: Sequence[Subnet], losses: Sequence[float]) -> None:
-        """The losses of the sub-networks of a step, the first of which the others are held against.
+        """Take the losses of the sub-networks of a step; those of the others are compared with the first one.
 
         Raises:
-            TrainingError: there are fewer or more losses than sub-networks.
+            TrainingError: The number of losses differs from the number of sub-networks.
         """
         if len(losses) != len(subnets):
             raise TrainingError(f"got {len(losses)} losses for {len(subnets)} sub-networks")
@@ -108,7 +111,7 @@ class Sampler:
         return {"generator": self._generator.bit_generator.state, "estimate": dict(self._estimate.weights)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` was asked for."""
+        """Restore the state that `state_dict` returned."""
         self._generator.bit_generator.state = state["generator"]
         self._estimate.weights = dict(state["estimate"])
 

@@ -106,12 +106,12 @@ class Schedule:
 
     @property
     def _groups(self) -> list[dict[str, Any]]:
-        """Those of now: ``load_state_dict`` of an optimizer replaces them."""
+        """The current parameter groups, since an optimizer's ``load_state_dict`` replaces them."""
         return [] if self.optimizer is None else self.optimizer.param_groups
 
     @property
     def scored(self) -> bool:
-        """Whether a stage begins with a reordering by scores measured on data."""
+        """Whether a stage starts with a reordering by scores that are measured on data."""
         from_data = self.supernet.elasticity.filter_importance == "taylor"
         return from_data and any(stage.reorg_weights for stage in self.stages)
 
@@ -132,16 +132,16 @@ class Schedule:
 
     @property
     def done(self) -> bool:
-        """Whether all steps were taken."""
+        """Whether all steps are done."""
         return self.taken == self.steps
 
     @property
     def place(self) -> Place:
-        """The place of the next step."""
+        """Position of the next step."""
         return self.at(self.taken)
 
     def at(self, step: int) -> Place:
-        """The place of a step."""
+        """Return the position of a step."""
         ends = list(accumulate(stage.epochs * self.steps_per_epoch for stage in self.stages))
         stage = sum(step >= end for end in ends[:-1])
         return Place(stage, step // self.steps_per_epoch, step, step - (ends[stage - 1] if stage else 0))
@@ -204,7 +204,7 @@ class Schedule:
 
 
 def optimizer_tensors(optimizer: Optimizer | None, supernet: SuperNetwork) -> list[dict[str, Tensor]]:
-    """The state of `optimizer` that belongs to entries of parameters (momenta), by parameter name."""
+    """Return the state tensors of `optimizer` that have the shape of a parameter (momenta), by parameter name."""
     found: dict[str, dict[str, Tensor]] = {}
     for name, parameter in supernet.model.named_parameters():
         for key, value in ({} if optimizer is None else optimizer.state.get(parameter, {})).items():

@@ -1,4 +1,4 @@
-"""One loader for several processes: each has its part of every batch, and together they have what one would have."""
+"""Share one loader between processes: each gets a part of every batch, and together they get the whole batch."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from . import parallel, random_state
 
 
 def shared_out(loader: Loader, processes: int | None = None) -> Loader:
-    """The part of this process in a loader that all processes made alike; the loader itself where one works alone.
+    """Return this process's part of a loader that all processes created in the same way; alone, the loader itself.
 
-    A loader with a `DistributedSampler` is such a part already. `processes` is by default how many work together.
+    A loader with a `DistributedSampler` is returned unchanged. `processes` is by default the number of processes that
+    work together.
     """
     count = parallel.world() if processes is None else processes
     samplers = (getattr(loader, "sampler", None), getattr(getattr(loader, "batch_sampler", None), "sampler", None))
@@ -28,10 +29,10 @@ def shared_out(loader: Loader, processes: int | None = None) -> Loader:
 
 
 def bounds(size: int, rank: int, processes: int) -> tuple[int, int]:
-    """Where the part of a process begins and ends in a batch; sizes of parts differ by one at most.
+    """Return start and end of a process's part of a batch. The sizes of the parts differ by at most one.
 
-    Where some process would have fewer than two samples, all have the whole batch: their average is the same, and
-    BatchNorm needs two.
+    If a part would have fewer than two samples, every process gets the whole batch: the average gradient is the same,
+    and BatchNorm needs two samples.
     """
     if size < 2 * processes:
         return 0, size
@@ -41,14 +42,14 @@ def bounds(size: int, rank: int, processes: int) -> tuple[int, int]:
 
 
 class Share:
-    """The part of one process in every batch of a loader.
+    """One process's part of every batch of a loader.
 
-    All processes must make the loader alike, and start each epoch from the same random numbers (`Batches` sees to
-    that). The order of the samples is then the same for all, and that of one process without others. What transforms
-    and dropout draw differs between processes. Of a `DataLoader` with a data set of known size, a process loads its own
-    samples only; any other loader is iterated whole by each process.
+    All processes must create the loader in the same way and start each epoch with the same random numbers (`Batches`
+    does this). The order of samples is then the same in all processes, and the same as in a single-process training.
+    Random numbers of transforms and dropout differ between processes. For a `DataLoader` with a data set of known size,
+    each process loads only its own samples; every other loader is iterated completely by each process.
 
-    Attributes that are not explained here are those of the loader.
+    All other attributes are those of the loader.
     """
 
     def __init__(self, whole: Loader, rank: int, processes: int) -> None:
@@ -60,7 +61,7 @@ class Share:
         return getattr(self.__dict__["whole"], name)
 
     def __len__(self) -> int:
-        return len(self.whole)  # type: ignore[arg-type]  # TypeError, as of any loader without a length
+        return len(self.whole)  # type: ignore[arg-type]  # raises TypeError if the loader has no length
 
     def __iter__(self) -> Iterator[Batch]:
         seed = self._next_seed()
@@ -70,19 +71,19 @@ class Share:
         return iter(self._own)
 
     def _next_seed(self) -> int:
-        """The number that the loader is going to draw next: the same on all processes."""
+        """Return the seed that the loader will draw next; it is the same in all processes."""
         generator, source = torch.Generator(), getattr(self.whole, "generator", None)
         given = isinstance(source, torch.Generator) and source.device.type == "cpu"
         generator.set_state(source.get_state() if given else torch.get_rng_state())  # type: ignore[union-attr]
         return _drawn(generator)
 
     def places(self) -> Iterator[Sequence[int]]:
-        """The samples of this process in each batch of an epoch."""
+        """Yield the indices of this process's samples in each batch of an epoch."""
         loader: Any = self.whole
         seed = self._next_seed()
         if self.rank > 0:
-            seed = _drawn(loader.generator)  # what the loader itself draws for its workers, on process 0
-        batches = list(islice(loader.batch_sampler, len(loader)))  # at once: later draws are of this process alone
+            seed = _drawn(loader.generator)  # the number that the loader draws for its workers, of process 0
+        batches = list(islice(loader.batch_sampler, len(loader)))  # now: later draws differ between processes
         if self.rank > 0:
             random_state.part_ways(self.rank, seed)
         for batch in batches:
@@ -90,7 +91,7 @@ class Share:
             yield batch[begin:end]
 
     def _cut(self, seed: int) -> Iterator[Batch]:
-        """The batches of the whole loader, cut: it draws from random numbers that nothing else draws from."""
+        """Iterate over the whole loader, with a separate stream of random numbers, and take a part of each batch."""
         numbers = random_state.Numbers()
         if self.rank > 0:
             random_state.part_ways(self.rank, seed)
@@ -105,12 +106,12 @@ class Share:
 
 
 def _drawn(generator: torch.Generator | None) -> int:
-    """As a `DataLoader` draws the seed of its workers."""
+    """Draw a number in the way a `DataLoader` draws the seed of its workers."""
     return int(torch.empty((), dtype=torch.int64).random_(generator=generator))
 
 
 def _is_plain(loader: Any) -> bool:
-    """Whether it is a `DataLoader` that asks a data set for the samples that a sampler names."""
+    """Whether `loader` is a `DataLoader` whose sampler gives indices into a data set."""
     known = type(loader) is DataLoader and not isinstance(loader.dataset, IterableDataset)
     return known and loader.batch_sampler is not None
 
@@ -132,18 +133,18 @@ WORKING = (
     "num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context",
     "prefetch_factor", "persistent_workers",
 )  # fmt: skip
-"""How a `DataLoader` loads samples, whichever those are."""
+"""Arguments of a `DataLoader` that do not depend on which samples it loads."""
 
 
 def _loading_own(loader: Any, share: Share) -> DataLoader[Any]:
-    """The same loader with the samples of this process."""
+    """Return a `DataLoader` like `loader` that loads only this process's samples."""
     options = {name: getattr(loader, name) for name in WORKING}
     generator = share._numbers if share.rank > 0 else loader.generator
     return DataLoader(loader.dataset, batch_sampler=_Places(share), generator=generator, **options)  # type: ignore[arg-type]
 
 
 def _part(batch: Any, rank: int, processes: int) -> Any:
-    """The part of a process in a batch: of all tensors that have its samples along their first axis."""
+    """Cut a process's part out of a batch: of every tensor with the samples along its first axis."""
     pair = batch if isinstance(batch, dict) else as_batch(batch)
     size = batch_size(batch)
     begin, end = bounds(size, rank, processes)

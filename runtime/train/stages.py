@@ -1,4 +1,4 @@
-"""Stages of progressive shrinking and their learning rates: what is sampled for how many epochs, and at which rate."""
+"""Stages of progressive shrinking: which dimensions are sampled for how many epochs, and at which learning rate."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bnas.passes.settings import Count, Dimension, Positive, Whole, settings
 from bnas.passes.space.elasticity import DIMENSIONS
 from bnas.runtime.errors import TrainingError
 
-# Stages of progressive shrinking: what is sampled for how many epochs, and how one stage may follow another.
+# Stages, and the order in which they may follow each other.
 
 PROGRESSIVITY: tuple[Dimension, ...] = ("kernel", "depth", "width")
 """The order in which stages add dimensions (Cai et al. 2020, Once for All, section 3.3), as in BootstrapNAS."""
@@ -65,7 +65,7 @@ class Stage:
 
 
 STAGES = (Stage(("depth", "kernel")), Stage(reorg_weights=True))
-"""What is trained where nothing else is said."""
+"""The default stages."""
 
 
 def check_stages(
@@ -73,9 +73,9 @@ def check_stages(
 ) -> None:
     """Raise `TrainingError` unless `stages` shrink progressively.
 
-    The rules are those that BootstrapNAS documents: a stage trains only dimensions that the super-network has; a
-    dimension that a stage trains stays in all later ones; those that are trained follow one another in the order of
-    `progressivity`, which names all that are available.
+    The rules are those of BootstrapNAS's documentation. A stage trains only dimensions that the super-network has. A
+    dimension stays in all later stages. New dimensions come in the order of `progressivity`, which must contain all
+    available dimensions.
     """
     if not stages:
         raise TrainingError("stages is empty; give at least one stage")
@@ -104,10 +104,10 @@ def _faults(dims: frozenset[str], before: frozenset[str], order: Sequence[str]) 
             yield f"{order[place]!r} is missing between its neighbours in {', '.join(order)}"
 
 
-# Learning rates: a number for every step, so that a resumed run has those of the run that was not interrupted.
+# Learning rates. Each is a function of the step, so a resumed training has the same rates as an uninterrupted one.
 
 Rate = Callable[[int], float]
-"""The learning rate of a step, from 0."""
+"""Returns the learning rate of a step; steps count from 0."""
 
 
 @settings(TrainingError)
@@ -156,10 +156,10 @@ class CosineSchedule:
 
 
 def rate_of(stages: Sequence[Stage], steps_per_epoch: int, default: float, schedule: CosineSchedule | None) -> Rate:
-    """The rate of every step of `stages`: that of `schedule`, or a cosine for each stage.
+    """Return the learning rate as a function of the step: that of `schedule`, or one cosine for each stage.
 
     Raises:
-        TrainingError: a stage has an ``init_lr`` or ``epochs_lr`` beside a schedule for the whole training.
+        TrainingError: A stage has ``init_lr`` or ``epochs_lr`` although there is a schedule for the whole training.
     """
     if schedule is not None:
         for number, stage in enumerate(stages):

@@ -1,4 +1,4 @@
-"""A training that was stopped goes on in the same process, such as a notebook, with the model that it has changed."""
+"""Resume a stopped training in the same process (a notebook), with the model whose weights it has already changed."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from bnas.runtime.storage.checkpoint import TRAINING, shared_tensors
 from . import parallel
 
 BEGAN: dict[tuple[Path, str], str] = {}
-"""Digests of the weights that trainings of this process began with, by their directory and the weights they left."""
+"""Digests of the initial weights of trainings in this process, by their directory and the weights they ended with."""
 
 
 @contextmanager
 def remembered(directory: Path | None, model: nn.Module, start: str) -> Iterator[None]:
-    """A training in `directory` that began with weights of the digest `start`; it may end by an error."""
+    """Remember that a training in `directory` began with weights of digest `start`, even if it ends with an error."""
     try:
         yield
     finally:
         if directory is not None:
-            with suppress(RuntimeError):  # of a device that has failed: nothing goes on there
+            with suppress(RuntimeError):  # the weights are on a failed device, so the training cannot continue anyway
                 BEGAN[directory.resolve(), digest_of(shared_tensors(model))] = start
 
 
 def beginning(model: nn.Module, resumed: Path | None, untaught: bool) -> str:
-    """The digest of the weights of `model`, or of those that the training in the directory `resumed` began with.
+    """Return the digest of the weights of `model`, or of the initial weights of the training in `resumed`.
 
-    Everything that a training changes is in its checkpoint. What only the weights before it can give is refused: the
-    first steps, where there is no checkpoint yet, and a teacher that is a copy of the model (`untaught`).
+    A checkpoint has everything that a training changes. Two cases need the initial weights and are refused: a training
+    without a checkpoint yet, and a teacher that is a copy of the model (`untaught`).
 
     Raises:
-        CheckpointError: says what is missing, and what to do.
+        CheckpointError: The initial weights are needed; the message says for what, and what to do.
     """
     now = digest_of(shared_tensors(model))
     began = None if resumed is None else BEGAN.get((resumed.resolve(), now))

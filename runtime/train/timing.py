@@ -1,4 +1,4 @@
-"""How long a training takes: a step measured on the real data, and how many steps fit into a time."""
+"""Measure the duration of a training step on the real data, and compute how many steps fit into a time."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from .batches import Batches
 from .trainer import Trainer
 
 Clock = Callable[[], float]
-"""Gives seconds, such as `time.perf_counter` (wall clock) or `time.process_time` (CPU)."""
+"""Function that returns seconds, such as `time.perf_counter` (wall clock) or `time.process_time` (CPU)."""
 LEAST = 3
-"""So many steps are timed at least, after the first one, which is not counted."""
+"""Least number of timed steps, after a first step that is not counted."""
 
 
 def step_seconds(trainer: Trainer, loader: Loader, seconds: float = 3.0, clock: Clock = time.perf_counter) -> float:
-    """Return the mean duration of a training step, including its batch; the steps taken for it are undone.
+    """Return the mean duration of a training step, including the loading of its batch.
 
-    Weights, statistics, the optimizer and all random generators are afterwards as they were before.
+    Some steps are made and undone: weights, statistics, the optimizer and all random generators are restored.
 
     Args:
         trainer: The trainer. Nothing is written to its directory, and its callbacks are not called.
@@ -66,7 +66,7 @@ def steps_within(
 
 @contextmanager
 def _undone(trainer: Trainer) -> Iterator[None]:
-    """All that a training changes is put back after."""
+    """Restore afterwards everything that a training changes."""
     supernet, optimizer = trainer.supernet, trainer.optimizer
     state = copy.deepcopy(optimizer.state_dict()) if isinstance(optimizer, Optimizer) else None
     try:
@@ -83,10 +83,10 @@ def _tensors(supernet: SuperNetwork) -> dict[str, torch.Tensor]:
     return shared_tensors(supernet.model) | matrix_tensors(supernet.kernel_matrices)
 
 
-# A number of steps as epochs of stages.
+# Dividing a number of steps into epochs of stages.
 
 PARTS = 8
-"""Stages whose lengths have no simple ratio get so many parts of the training altogether, in whole numbers."""
+"""Number of parts of the training over which stages are divided if their lengths have no simple ratio."""
 
 
 @dataclass(frozen=True)
@@ -107,13 +107,13 @@ class Epochs:
 
     @classmethod
     def of(cls, steps: int, loader: Loader, stages: Sequence[int] = (1,), accumulate: int = 1) -> Epochs:
-        """Return epochs that have `steps` steps altogether, or some fewer so that all have the same number.
+        """Return epochs with `steps` steps in total, or slightly fewer so that all epochs have equal lengths.
 
         Args:
-            steps: Of the optimizer; at least one for each stage.
-            loader: The training data: no epoch is longer than those, where they have a length.
-            stages: Epochs of each stage, of which only the proportions count.
-            accumulate: Batches of a step, as in the recipe.
+            steps: Number of optimizer steps; at least one for each stage.
+            loader: The training data. If they have a length, no epoch is longer.
+            stages: Epochs of each stage; only the proportions matter.
+            accumulate: Number of batches in a step, as in the recipe.
 
         Raises:
             TrainingError: There are fewer steps than stages.
@@ -138,7 +138,7 @@ def spread(steps: int, weights: Sequence[int], per_epoch: int) -> tuple[tuple[in
     if steps < 2 * sum(parts):
         parts = [1] * len(weights)
     whole = steps / per_epoch / sum(parts)
-    turns = {max(1, math.floor(whole)), max(1, math.ceil(whole))}  # of full epochs, or of some more that are shorter
+    turns = {max(1, math.floor(whole)), max(1, math.ceil(whole))}  # full epochs, or a few more but shorter ones
     each = {one: min(per_epoch, steps // (one * sum(parts))) for one in turns}
     most = max(sorted(turns), key=lambda one: one * each[one])
     return tuple(most * one for one in parts), each[most]

@@ -101,7 +101,7 @@ class Trainer:
             raise TrainingError(f"checkpoint_every: {checkpoint_every} is smaller than 1")
         if self.recipe.num_bn_adaptation_samples == 0 and any(stage.bn_adapt for stage in self.stages):
             raise TrainingError("bn_adapt needs samples, and num_bn_adaptation_samples is 0")
-        self._schedule(1)  # so that its faults show now
+        self._schedule(1)  # raises for invalid settings now
 
     def fit(self, loader: Loader, validation: Loader | None = None, *, resume: bool = False) -> tuple[EpochRecord, ...]:
         """Train all stages; return a record of each epoch.
@@ -190,7 +190,7 @@ class Trainer:
             self.supernet.train(mode)
 
     def _original(self) -> nn.Module | None:
-        """The frozen teacher, where the recipe asks for it."""
+        """Return the frozen teacher, if the recipe needs it."""
         distillation = self.recipe.distillation
         if distillation is None or distillation.teacher != "original":
             return None
@@ -201,7 +201,7 @@ class Trainer:
         return Schedule(self.supernet, self.stages, self.recipe, importance=self._scores, **planned)
 
     def _scores(self) -> Mapping[str, Tensor]:
-        """The scores by which a stage reorders the weights, where they come from data: the same on all processes."""
+        """Return the scores for reordering weights, if they are measured on data; they are equal in all processes."""
         scores: Mapping[str, Tensor] = taylor(self.supernet, self._scored, self.criterion, self.recipe)
         return cast("Mapping[str, Tensor]", parallel.from_first(scores))
 
@@ -260,7 +260,7 @@ class Trainer:
         return Validator(self.supernet, subnets, run.calibration or None, validation, self.metric, self.direction)
 
     def _epoch(self, run: TrainingRun, learner: Learner, callbacks: Callbacks[TrainingCallback]) -> None:
-        """What is left of an epoch."""
+        """Train the rest of an epoch."""
         callbacks.tell(TrainingCallback.on_epoch_start, run.schedule.place)
         for group in run.batches:
             place, losses = run.schedule.place, run.step(learner, group)

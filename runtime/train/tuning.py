@@ -1,4 +1,4 @@
-"""Fine-tuning of a chosen sub-network: by itself, or alone in the shared weights of its super-network."""
+"""Fine-tuning of a chosen sub-network: as a standalone module, or in the shared weights of its super-network."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from .recipe import Distillation, Recipe
 from .stages import Stage
 from .trainer import Trainer
 
-# How the winners of a search are fine-tuned in a run.
+# Settings for fine-tuning the winners of a search in a run.
 
 RATE, DECAY = 0.025, 5e-4
-"""Learning rate and weight decay of SGD, where nothing else is said."""
+"""Default learning rate and weight decay with SGD."""
 
 
 @settings(TrainingError)
@@ -77,20 +77,21 @@ class FineTune:
 
 
 def shared_lengths(supernet: SuperNetwork, subnets: Sequence[Subnet]) -> dict[Subnet, float]:
-    """How long each is trained in the order "shared": the square root of its part of the largest one's MACs.
+    """Return the relative training length of each sub-network in the order "shared": the square root of its MACs.
 
-    What is trained first is trained for all: with equal lengths the largest got too little (docs/results.md).
+    MACs are relative to the largest sub-network. Reason: the first training benefits all later ones, and with equal
+    lengths the largest sub-network was trained too little (docs/results.md).
     """
     macs = {subnet: supernet.costs(subnet)["macs"] for subnet in subnets}
     most = max(macs.values(), default=1) or 1
     return {subnet: math.sqrt(own / most) for subnet, own in macs.items()}
 
 
-# A sub-network by itself: no other one holds its weights back.
+# A standalone sub-network: no other sub-network shares its weights.
 
 
 def alone(module: nn.Module, example_inputs: Any) -> SuperNetwork:
-    """A super-network without choices, of a copy of `module`."""
+    """Return a super-network without choices, made from a copy of `module`."""
     return SuperNetwork.from_model(deep_copy(module), example_inputs, {"dimensions": ()})
 
 

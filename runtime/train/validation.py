@@ -1,4 +1,4 @@
-"""Validation while training: the same few sub-networks after every epoch, with recalibrated BatchNorm."""
+"""Validation during training: measure the same few sub-networks after every epoch, with recalibrated BatchNorm."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class EpochRecord:
 
     @property
     def score(self) -> float:
-        """The mean of the metrics: the best checkpoint has the best one. -inf without validation data."""
+        """The mean of the metrics, by which the best checkpoint is chosen; -inf without validation data."""
         return statistics.fmean(self.metrics.values()) if self.metrics else -np.inf
 
     def to_json(self) -> dict[str, Any]:
@@ -47,7 +47,7 @@ class EpochRecord:
 
 
 def watched(space: SearchSpace, count: int, seed: int) -> dict[str, Subnet]:
-    """The maximal, the minimal and `count` random sub-networks of `space`, by name; of a space of one, that one."""
+    """Return the maximal, the minimal and `count` random sub-networks by name; one name if `space` has only one."""
     if space.size == 1:
         return {"maximal": space.maximal()}
     generator = np.random.default_rng(seed)
@@ -59,12 +59,12 @@ class Validator:
     """Measures the watched sub-networks on validation data.
 
     Args:
-        supernet: where they come from.
-        subnets: by name.
-        calibration: training batches for the BatchNorm statistics; the shared ones serve if None.
-        validation: held out from training.
-        metric: a function of a module and batches.
-        direction: "max" where higher values are better, "min" where lower ones are.
+        supernet: The super-network.
+        subnets: The watched sub-networks by name.
+        calibration: Training batches for the BatchNorm statistics; None uses the shared statistics.
+        validation: Hold-out batches.
+        metric: A function of a module and batches.
+        direction: "max" if higher values are better, "min" if lower values are.
     """
 
     def __init__(
@@ -81,10 +81,10 @@ class Validator:
         self.evaluator = Evaluator(supernet, calibration, validation, metric)
 
     def __call__(self) -> dict[str, float]:
-        """The metric of each, on copies: nothing of the super-network changes.
+        """Measure the metric of each sub-network on a copy; the super-network does not change.
 
         Raises:
-            TrainingError: a metric is NaN, which could be neither better nor worse.
+            TrainingError: A metric is NaN, so epochs cannot be compared.
         """
         measure, prepare = self.evaluator.measure, self.evaluator.prepare
         found = {name: float(measure(prepare(subnet))) for name, subnet in self.subnets.items()}
@@ -93,17 +93,17 @@ class Validator:
         return found
 
 
-# What the epochs of a training ended with, as a JSON file that grows with them.
+# The history file: a JSON file with the records of all epochs so far.
 
 FORMAT = "bnas-training-history"
 VERSION = 1
 
 
 def write_history(path: Path, stages: Sequence[Stage], metric: str, epochs: Sequence[EpochRecord]) -> None:
-    """Write the stages, what the metric is called, and the records of all epochs so far, atomically.
+    """Write the stages, the name of the metric and the records of all epochs so far, atomically.
 
     Raises:
-        TrainingError: there is another file of this name.
+        TrainingError: A file with this name exists that bnas did not write.
     """
     if not is_written_by(path, lambda history: history["format"] == FORMAT):
         raise TrainingError(f"{path} exists, but bnas did not write it; move it to another place first")

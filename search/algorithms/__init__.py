@@ -1,1 +1,1 @@
-"""Algorithms of search: asked for candidates, told what came of them."""
+"""Search algorithms: each proposes candidates and learns from their evaluations."""

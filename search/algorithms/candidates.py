@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from bnas.passes import SearchSpace, Subnet, Variable
 
 
-# Vectors of genes in canonical form, many at once: what tells candidates apart.
+# Canonical genes, computed for many vectors at once. Two candidates are the same if their canonical genes are equal.
 
 Genes = tuple[int, ...]
-"""For each variable of a space the index of its choice."""
+"""The index of the chosen value, for each variable of a space."""
 
 
 class Encoding:
@@ -37,7 +37,7 @@ class Encoding:
         self._around, self._uses = self._tables(place)
 
     def canonical(self, genes: Any) -> NDArray[np.int64]:
-        """The canonical form of each row of `genes`, which are within their bounds."""
+        """Return the canonical form of each row of `genes`. The genes must be within their bounds."""
         rows = np.array(genes, dtype=np.int64).reshape(len(genes), len(self.last))
         for chain, limit in self._chains:
             skipped = rows[:, chain] == 0
@@ -49,7 +49,7 @@ class Encoding:
         return np.where(used | ~inside, rows, self.last)
 
     def _tables(self, place: dict[str, int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Which blocks are around each use, and which uses each variable has."""
+        """Return two 0/1 matrices: blocks x uses (does the block contain it?) and uses x variables (whose is it?)."""
         insides = {"width": self.space.inside, "kernel": self.space.kernels_inside}
         uses = [
             (gene, around)
@@ -65,12 +65,12 @@ class Encoding:
 
 
 RANDOM_TRIES = 64
-"""Random draws before the unseen are looked for one by one: only a space that is nearly used up comes to that."""
+"""Number of random draws before unclaimed sub-networks are enumerated. Only a nearly exhausted space needs that."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A sub-network in canonical form, by its genes: for each variable the index of its choice."""
+    """A sub-network in canonical form, given by its genes."""
 
     genes: Genes
     space: SearchSpace
@@ -82,14 +82,15 @@ class Candidate:
 
 
 class Candidates:
-    """The sub-networks of a space, told apart by canonical form: what was claimed once is never given again.
+    """Hands out the sub-networks of a space, each at most once. Equal canonical genes are the same sub-network.
 
     Args:
-        space: the space.
-        generator: of random candidates.
-        misses: by how much sub-networks miss bounds on what is known of them without an evaluation. Random candidates
-            then keep these bounds, or miss them by little: no evaluation is spent on others.
-        known: a search begins with these beside its own first ones.
+        space: The search space.
+        generator: The source of random candidates.
+        misses: Function that returns how far each sub-network is above the bounds on values that are known without an
+            evaluation, such as MACs; 0 within the bounds. Random candidates then meet these bounds, or nearly meet
+            them, so that no evaluation is spent on the others.
+        known: Sub-networks to start with, besides the usual first ones.
     """
 
     def __init__(
@@ -110,7 +111,7 @@ class Candidates:
         self._claimed: dict[Genes, None] = {}
 
     def canonical(self, genes: Sequence[Sequence[int]]) -> list[Genes]:
-        """The canonical form of each vector, whether it was claimed or not."""
+        """Return the canonical form of each vector, whether it was claimed or not."""
         return [tuple(row) for row in self.encoding.canonical(genes).tolist()]
 
     def claim(self, genes: Sequence[int]) -> Candidate | None:
@@ -118,14 +119,14 @@ class Candidates:
         return self.claim_canonical(self.canonical([genes])[0])
 
     def claim_canonical(self, genes: Genes) -> Candidate | None:
-        """The same for genes that `canonical` gave."""
+        """Return the candidate with these canonical genes, or None if it was claimed before."""
         if genes in self._claimed:
             return None
         self._claimed[genes] = None
         return Candidate(genes, self._space)
 
     def missed(self, forms: Sequence[Genes]) -> list[float]:
-        """By how much the bounds are missed, as far as that is known without an evaluation."""
+        """Return how far each candidate is above the bounds that can be checked without an evaluation."""
         if self._misses is None or not forms:
             return [0.0] * len(forms)
         return self._misses([self._space.decode(genes) for genes in forms])
@@ -143,8 +144,8 @@ class Candidates:
     def claim_first(self, count: int) -> list[Candidate]:
         """Return up to ``count`` candidates to start from; fewer only if the space has no more.
 
-        The maximal and the minimal sub-network, those that were known before, then as a quarter of all sub-networks
-        scaled evenly in between, then random ones; but for the maximal one, only such as keep the known bounds.
+        The order is: the maximal and the minimal sub-network, the `known` ones, evenly scaled ones (a quarter of
+        ``count``), and random ones. All except the maximal one meet the bounds that can be checked in advance.
         """
         variables = self._space.variables()
         between = range(count // 4, 0, -1)
@@ -160,9 +161,10 @@ class Candidates:
         return first
 
     def _claim_within(self) -> Candidate | None:
-        """Return an unclaimed candidate that keeps the known bounds, or the closest of those that were drawn.
+        """Return an unclaimed candidate that meets the known bounds, or the closest one that was drawn.
 
-        Where none of the uniformly random ones keeps them, ones that are small or large as a whole are drawn.
+        Uniform draws come first. If none of them meets the bounds, candidates are drawn that are small, or large, in
+        all their variables.
         """
         fresh: list[Genes] = []
         for draw in (self._uniform, self._lean):
@@ -176,16 +178,16 @@ class Candidates:
         return [tuple(self._space.encode(self._space.sample(self._generator))) for _ in range(RANDOM_TRIES)]
 
     def _lean(self) -> list[Genes]:
-        """Each gene is a binomial number; the probability is one for all genes of a vector."""
+        """Return binomially distributed genes. All genes of one vector have the same probability."""
         lean = self._generator.random((RANDOM_TRIES, 1))
         return [tuple(row) for row in self._generator.binomial(self.encoding.last, lean).tolist()]
 
     def _claim_neighbour(self) -> Candidate | None:
-        """Return an unclaimed candidate that is one gene from a claimed one, or None if there is none.
+        """Return an unclaimed candidate that differs in one gene from a claimed one, or None if there is none.
 
-        None means that the space is used up. Any canonical form is reached from the maximal sub-network by skipping
-        its skipped blocks and then lowering its other genes, one after the other, through canonical forms alone; the
-        first unclaimed one on that way is a neighbour of a claimed one.
+        None means that the whole space is claimed. Reason: starting from the maximal sub-network, skip the blocks of
+        a canonical form one by one, then lower its other genes one by one. Each step of this path is itself a
+        canonical form, and the first unclaimed step is a neighbour of a claimed one.
         """
         known = list(self._claimed)
         for place in self._generator.permutation(len(known)):
@@ -206,7 +208,7 @@ class Candidates:
 def scaled_genes(variables: Sequence[Variable], fraction: float) -> Genes:
     """Return genes that put every variable at about the same fraction of its range (0 minimal, 1 maximal).
 
-    A block is there or not: of the depth variables, that fraction is kept, spread evenly.
+    A block can only be kept or skipped, so this fraction of the blocks is kept, evenly spread over the network.
     """
     genes, debt = [], 0.0
     for variable in variables:
@@ -214,7 +216,7 @@ def scaled_genes(variables: Sequence[Variable], fraction: float) -> Genes:
         if variable.kind != "depth":
             genes.append(int(exact + 0.5))
             continue
-        # What rounding took from one block is given to the next, else all would be kept or all skipped.
+        # The rounding error of one block is carried to the next one; otherwise all would be kept or all skipped.
         genes.append(min(int(exact + debt + 0.5), len(variable.choices) - 1))
         debt += exact - genes[-1]
     return tuple(genes)

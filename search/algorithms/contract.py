@@ -1,4 +1,4 @@
-"""The contract of search algorithms, what selection reads of a candidate, and random search, the simplest of them."""
+"""The interface of search algorithms, the fitness that selection reads, and random search."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .candidates import Candidate, Candidates, Genes
 
 
-# What DEAP's selection reads of a candidate, with constraints by feasibility first.
+# The attributes of a candidate that DEAP's selection reads. Feasible candidates come before infeasible ones.
 
 
 class Fitness(base.Fitness):  # type: ignore[misc]  # DEAP carries no types
@@ -26,7 +26,7 @@ class Fitness(base.Fitness):  # type: ignore[misc]  # DEAP carries no types
         super().__init__(tuple(values))
 
     def dominates(self, other: Fitness, obj: slice = slice(None)) -> bool:
-        """Whether this is better: a feasible one than one that is not, then less violation, then all objectives.
+        """Whether this is better: feasible before infeasible, then the smaller violation, then all objectives.
 
         Deb, Pratap, Agarwal, Meyarivan: A fast and elitist multiobjective genetic algorithm (2002), section VI.
         """
@@ -42,15 +42,15 @@ class Individual:
     genes: Genes
     fitness: Fitness
     values: Mapping[str, float] = field(default_factory=dict)
-    """All that the evaluation gave."""
+    """All values of the evaluation."""
 
 
 Select = Callable[[Sequence[Individual], int], list[Individual]]
-"""Chooses so many survivors among feasible individuals, best first; sets their ``fitness.crowding_dist``."""
+"""Chooses the given number of survivors among feasible individuals, best first; sets ``fitness.crowding_dist``."""
 
 
 def survivors(individuals: Sequence[Individual], count: int, select: Select | None = None) -> list[Individual]:
-    """Return the ``count`` best, best first: feasible ones as `select` chooses, then those that miss the least."""
+    """Return the ``count`` best individuals: feasible ones chosen by `select`, then those with the least violation."""
     feasible = [one for one in individuals if one.fitness.violation == 0]
     chosen = (select or crowded)(feasible, min(count, len(feasible)))
     missing = sorted((one for one in individuals if one.fitness.violation > 0), key=lambda one: one.fitness.violation)
@@ -65,22 +65,22 @@ def crowded(individuals: Sequence[Individual], count: int) -> list[Individual]:
 
 
 def sorting(individuals: Sequence[Individual]) -> str:
-    """The name of DEAP's sorting to use: "log" is the faster one, and fails on a single objective."""
+    """Return the name of DEAP's sorting method: "log" is faster, but fails on a single objective."""
     return "log" if len(individuals[0].fitness.wvalues) > 1 else "standard"
 
 
-# The contract of running search algorithms.
+# The interface of a running search algorithm.
 
 
 class Algorithm(Protocol):
-    """Decides which candidates are evaluated next, from the seed and from what was told alone.
+    """Decides which candidates are evaluated next. The decision depends only on the seed and on earlier `tell` calls.
 
-    `tell` follows each `ask`, with those of its candidates whose evaluation did not fail, in the same order. The
-    first candidate that is ever asked for is the maximal sub-network: relative constraints are about its values.
+    Each `ask` is followed by one `tell` with the candidates whose evaluation succeeded, in the same order. The very
+    first candidate is the maximal sub-network, because relative constraints refer to its values.
     """
 
     def ask(self, count: int) -> list[Candidate]:
-        """Return up to ``count`` candidates that were never asked for; none where the space has no more."""
+        """Return up to ``count`` new candidates; an empty list if the space has no more."""
 
     def tell(self, scored: Sequence[Individual]) -> None:
         """Take the fitness of candidates."""
@@ -95,7 +95,7 @@ class RandomDraws:
 
     candidates: Candidates
     population: int
-    """How many are evaluated together."""
+    """Number of candidates that are evaluated together."""
 
     def ask(self, count: int) -> list[Candidate]:
         """Return up to ``count`` unclaimed candidates."""

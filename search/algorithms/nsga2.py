@@ -1,4 +1,4 @@
-"""NSGA-II on integer genes, with DEAP's operators, and nothing that is left behind in DEAP or in `random`."""
+"""NSGA-II on integer genes with DEAP's operators. The global states of DEAP and of `random` stay unchanged."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from .candidates import Candidate, Candidates
 
 
-# Python's global random stream, lent to a library that draws from it and taken back afterwards.
+# Python's global random generator: DEAP draws from it, so bnas sets its state before and restores it afterwards.
 
 
 class GlobalRandom:
-    """A stream of random numbers of its own for code that uses the global functions of ``random``.
+    """A private stream of random numbers for code that draws from the global functions of ``random``.
 
-    What is drawn within `lent` depends on the seed and on what was drawn within it before, on nothing else; the
-    caller's global state is as it was. Not for use from several threads: there is only one global state.
+    Draws inside `lent` depend only on the seed and on earlier draws inside `lent`. Afterwards the caller's global state
+    is restored. Do not use it from several threads: there is only one global state.
     """
 
     def __init__(self, seed: int) -> None:
@@ -38,7 +38,7 @@ class GlobalRandom:
 
     @contextmanager
     def lent(self) -> Iterator[None]:
-        """Let the global functions of ``random`` go on with this stream."""
+        """Let the global functions of ``random`` draw from this stream inside the context."""
         outer = random.getstate()
         random.setstate(self._state)
         try:
@@ -53,7 +53,7 @@ class GlobalRandom:
 
 @settings(SearchError, kw_only=True)
 class Variation:
-    """How children are made of parents: simulated binary crossover, polynomial mutation, rounding."""
+    """Makes children from parents: simulated binary crossover, polynomial mutation, rounding."""
 
     # Described here, and not below: subclasses take the descriptions over.
     crossover_prob: Probability = Field(default=0.9, description="Probability that a pair of parents is crossed.")
@@ -82,11 +82,11 @@ class Variation:
 
 @lru_cache(maxsize=8)
 def _bounds(last: tuple[int, ...]) -> tuple[list[float], list[float], int]:
-    """Return the range of each gene, half a step wider on both sides, and how many genes have a choice.
+    """Return the range of each gene, half a step wider on both sides, and how many genes have more than one choice.
 
-    So each choice is the rounding of a range of the same size: within [0, 1] a yes-or-no gene would nearly never
-    flip. And a gene with one choice has a range that is not empty: DEAP divides by it. The upper end is just below
-    the half, which would be rounded to a choice too many.
+    The wider range gives each choice a rounding interval of the same size: within [0, 1], a yes-or-no gene would
+    hardly ever flip. It also keeps the range of a gene with one choice from being empty, since DEAP divides by it. The
+    upper end is slightly less than half a step away, because exactly half would be rounded to an invalid choice.
     """
     return [-0.5] * len(last), [gene + 0.5 - 1e-9 for gene in last], sum(gene > 0 for gene in last)
 
@@ -96,36 +96,36 @@ def _rounded(genes: Sequence[float]) -> list[int]:
 
 
 MUTATION_TRIES = 8
-"""How often a child that was seen before is mutated again before a random sub-network takes its place."""
+"""How often a child that was evaluated before is mutated again, before a random sub-network replaces it."""
 
 
 @dataclass
 class Evolution:
-    """A running NSGA-II (Deb and others, 2002); with another `select` also its kin, such as R-NSGA-II."""
+    """A running NSGA-II (Deb et al., 2002); with another `select`, a variant such as R-NSGA-II."""
 
     candidates: Candidates
     stream: GlobalRandom
     population: int
-    """Size of a generation, and most survivors of one."""
+    """Size of a generation, and largest number of survivors."""
     variation: Variation
     select: Select = crowded
     individuals: list[Individual] = field(default_factory=list)
     """The survivors, best first."""
 
     def ask(self, count: int) -> list[Candidate]:
-        """Return up to ``count`` unclaimed candidates: to start from at first, then children of the survivors."""
+        """Return up to ``count`` unclaimed candidates: at first a start population, later children of the survivors."""
         if not self.individuals:
             return self.candidates.claim_first(min(count, self.population))
         return offspring(self.individuals, min(count, self.population), self.variation, self.candidates, self.stream)
 
     def tell(self, scored: Sequence[Individual]) -> None:
-        """Take what was evaluated; the best of it and of the survivors survive."""
+        """Choose the new survivors from the evaluated candidates and the previous survivors."""
         self.individuals = survivors([*self.individuals, *scored], self.population, self.select)
 
 
 def parents(population: Sequence[Individual]) -> Iterator[tuple[Individual, Individual]]:
     """Return pairs that won tournaments, at least one for every two individuals. Draws from the global ``random``."""
-    # DEAP draws in fours: the population is filled up with its first, which `survivors` puts best first.
+    # DEAP's tournament needs a multiple of four, so the best individuals (the first ones) are repeated.
     padded = list(islice(cycle(population), -(-len(population) // 4) * 4))
     winners = tools.selTournamentDCD(padded, len(padded))
     return zip(winners[::2], winners[1::2], strict=True)
@@ -157,9 +157,9 @@ def children_of(population: Sequence[Individual], variation: Variation, last: Se
 def _claim_near(
     children: Sequence[Sequence[int]], variation: Variation, candidates: Candidates, allowed: float
 ) -> list[Candidate | None]:
-    """Return a candidate with or near each child's genes, else a random one, or None if the space is used up.
+    """Return a candidate with the genes of each child or near them, else a random one; None if the space is used up.
 
-    None of those near a child misses the known bounds by more than is `allowed`.
+    No candidate near a child is further above the known bounds than `allowed`.
     """
     claimed: dict[int, Candidate] = {}
     waiting = dict(enumerate(children))

@@ -23,21 +23,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Preference:
-    """Chooses survivors by front and, within a front, by how near they are to one of the points.
+    """Chooses survivors by front and, within a front, by their distance to the reference points.
 
     Deb, Sundar: Reference point based multi-objective optimization using evolutionary algorithms (2006). Each point
-    ranks the individuals by distance, and an individual has its best rank. Of those nearer to each other than
-    `epsilon` one counts and the others come last. Distances are in objectives scaled to the range of the individuals,
-    as pymoo's normalisation "front" has it; the points lie on that scale too, inside of it or not.
+    ranks the individuals by distance, and an individual gets its best rank. Of individuals closer to each other than
+    `epsilon`, one keeps its rank and the others come last. For distances, objectives and points are scaled to the range
+    of the individuals (pymoo's normalisation "front"); a point may lie outside this range.
     """
 
     points: NDArray[np.float64]
-    """A row for each point, as costs: less is better."""
+    """One row for each point, as costs (lower is better)."""
     weights: NDArray[np.float64]
-    """Of the squared differences in each objective."""
+    """Weight of the squared difference in each objective."""
     epsilon: float
     extreme_points: bool
-    """The best individual in each objective is a point too."""
+    """Whether the best individual of each objective is a reference point too."""
 
     @classmethod
     def of(cls, objectives: Sequence[Objective], settings: RNSGA2) -> Preference:
@@ -81,7 +81,7 @@ class Preference:
         return list(tools.sortNondominated(list(individuals), len(individuals)))
 
     def _order(self, rows: NDArray[np.float64], points: NDArray[np.float64]) -> list[int]:
-        """The places of a front, best first: those cleared by a better neighbour stand behind all others."""
+        """Return the positions of a front, best first. Individuals within `epsilon` of a better one come last."""
         rank = self._distances(rows, points).argsort(0, kind="stable").argsort(0, kind="stable").min(1)
         waiting, kept, cleared = list(rank.argsort(kind="stable")), list[int](), list[int]()
         while waiting:

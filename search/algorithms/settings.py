@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from bnas.search.objectives import Objective
 
 POPULATION = 20
-"""Candidates of a generation, where nothing else is said and there are as many evaluations."""
+"""Default number of candidates of a generation; a search with fewer evaluations has one smaller generation."""
 
 Population: TypeAlias = Annotated[int, Field(ge=4, le=LARGEST), NUMBER]
-"""DEAP's tournaments draw in fours."""
+"""Smallest population: DEAP's tournaments take individuals in groups of four."""
 
 
 def _regressor(value: Any, info: ValidationInfo) -> Any:
@@ -51,7 +51,7 @@ else:
 
 @settings(SearchError, kw_only=True)
 class Breeding(Variation):
-    """What the algorithms that breed candidates have in common."""
+    """Settings that all evolutionary algorithms share."""
 
     # Described here, and not below: subclasses take the descriptions over.
     population: Population | None = Field(
@@ -65,7 +65,7 @@ class Breeding(Variation):
     )
 
     def regressor(self) -> Regressor | None:
-        """Return what predicts values, if anything does.
+        """Return the regressor that predicts values, or None.
 
         Raises:
             SearchError: scikit-learn is not installed.

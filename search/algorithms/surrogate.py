@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .candidates import Candidate, Genes
 
 GENERATIONS = 20
-"""So many generations are bred on predictions between two that are evaluated."""
+"""Number of generations that are bred on predictions between two evaluated ones."""
 
 
 class Regressor(Protocol):
@@ -68,22 +68,22 @@ class GaussianProcess:
 
 @dataclass
 class Surrogate:
-    """Breeds generations on predicted values, and asks for the promising ones among what was bred.
+    """Breeds generations on predicted values and proposes the most promising candidates for evaluation.
 
-    Costs are exact; every other value is predicted from all evaluations so far. A quarter of each generation are
-    children that were bred without predictions: a predictor that is wrong somewhere is put right there.
+    Costs are exact; every other value is predicted from all evaluations so far. A quarter of each generation is bred
+    without predictions, so that a wrong predictor gets evaluations that correct it.
     """
 
     evolution: Evolution
     regressor: Regressor
     names: Sequence[str]
-    """The values that count."""
+    """Names of the values that objectives and constraints use."""
     costs: Callable[[Sequence[Subnet]], list[dict[str, float]]]
     """Exact values, by name."""
     scored: Callable[[Genes, Mapping[str, float]], Individual]
-    """Makes an individual of values."""
+    """Makes an individual from values."""
     archive: list[Individual] = field(default_factory=list)
-    """All that was evaluated."""
+    """All evaluated individuals."""
 
     def ask(self, count: int) -> list[Candidate]:
         """Return up to ``count`` unclaimed candidates."""
@@ -99,7 +99,7 @@ class Surrogate:
         self.evolution.tell(scored)
 
     def _promising(self, count: int) -> list[Candidate]:
-        """Claim the best of what was bred on predictions."""
+        """Claim the best candidates that were bred on predictions."""
         predict, candidates = self._predictor(), self.evolution.candidates
         population = predict([one.genes for one in self.archive])
         size = 2 * self.evolution.population
@@ -119,7 +119,7 @@ class Surrogate:
         return [one for one in claimed if one is not None]
 
     def _predictor(self) -> Callable[[Sequence[Genes]], list[Individual]]:
-        """Fit the regressors on the archive; returns what makes individuals of genes."""
+        """Fit the regressors on the archive; return a function from genes to individuals."""
         space = self.evolution.candidates.encoding.space
         known = self.costs([space.maximal()])[0]
         wanted = [name for name in self.names if name not in known]

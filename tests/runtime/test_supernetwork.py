@@ -367,7 +367,7 @@ def test_as_a_module_it_is_the_model() -> None:
 def test_diagnostics_name_places_and_reasons() -> None:
     supernet = supernet_of(Network(Layer(8, 3), (Residual(8), Layer(8), Residual(8))))
     told = [str(one) for one in supernet.diagnostics]
-    assert any(line == "1.1.weight: it is an output of the model" for line in told)
+    assert any(line == "1.1.weight: the output of the model fixes it" for line in told)
     assert all(one.place and one.reason for one in supernet.diagnostics)
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bnas.passes import SearchSpace, Subnet
-from bnas.search.allocation import Importance, first_within, global_path, returned, uniform_path
+from bnas.search.allocation import Importance, first_within, global_path, undo_steps, uniform_path
 
 
 @st.composite
@@ -182,7 +182,7 @@ def test_what_is_given_back_keeps_the_bound_and_nothing_more_of_the_path_fits(
     bound = max(share * cost(whole[0]), cost(whole[-1]))
     path = whole[: next(place for place, one in enumerate(whole) if cost(one) <= bound) + 1]
     asked = list[Subnet]()
-    found = returned(path, lambda one: asked.append(one) or cost(one) <= bound, tries)  # type: ignore[func-returns-value]
+    found = undo_steps(path, lambda one: asked.append(one) or cost(one) <= bound, tries)  # type: ignore[func-returns-value]
     sizes = kept(space, found)
     assert cost(found) <= bound
     assert len(asked) <= tries
@@ -201,5 +201,5 @@ def test_a_large_last_step_leaves_room_for_what_went_before_it() -> None:
     path = [Subnet({"big": b, "small": s}) for b, s in ((2, 3), (2, 2), (2, 1), (1, 1))]
     assert all(set(one.widths) == set(sizes) for one in path)
     cost = lambda one: 8 * one.widths["big"] + one.widths["small"]  # noqa: E731
-    assert returned(path, lambda one: cost(one) <= 16) == Subnet({"big": 1, "small": 3})
-    assert returned(path, lambda one: cost(one) <= 10) == Subnet({"big": 1, "small": 2})
+    assert undo_steps(path, lambda one: cost(one) <= 16) == Subnet({"big": 1, "small": 3})
+    assert undo_steps(path, lambda one: cost(one) <= 10) == Subnet({"big": 1, "small": 2})

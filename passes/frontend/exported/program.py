@@ -1,8 +1,8 @@
 """A program of `torch.export` as a model: its own layers again, and a forward that runs its graph in Python.
 
-The front door takes models, so an `ExportedProgram` becomes one. Its operators become the Python functions that call
-them. A call whose tensors are all of one submodule becomes the layer that makes it, with the program's own
-parameters. What the program says of its inputs (names, sizes, ranges) is kept beside.
+`front.trace` takes models, so an `ExportedProgram` is turned into one. Its operators become the Python functions that
+call them. A call whose tensors all belong to one submodule becomes a layer again, with the program's own parameters.
+The program's facts about its inputs (names, sizes, ranges) are kept.
 """
 
 from __future__ import annotations

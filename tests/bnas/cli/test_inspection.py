@@ -58,7 +58,7 @@ def test_the_rigid_share_by_hand() -> None:
     types = analyse(trace(Net().eval(), torch.zeros(2, 3, 6, 6)))
     total = 16 * 3 * 9 + 16 + 16 * 16 + 16 + 4 * 16 + 4 + 5
     expected = {
-        "the kernel of a convolution is rigid": 3 * 9,
+        "a kernel keeps its spatial size when channels are removed": 3 * 9,
         "the opaque module Opaque has no rule": 4 + 4,  # of head
         "it is inside an opaque module": 5,
         ONE_LEFT: 1 + 1 + 1,

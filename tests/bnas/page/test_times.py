@@ -78,7 +78,7 @@ def test_the_slowest_layers_are_named(place: int, run: Path, supernet: SuperNetw
 
 def test_it_says_that_runs_with_a_profile_are_slower(run: Path) -> None:
     html = changed(run, latency={**latency(0.4), "wall_median_ms": 0.41}).html()
-    assert "Runs with the profile are slower: the original took 0.500 ms with it, and 0.410 ms without it." in html
+    assert "Runs with the profiler are slower: the original took 0.500 ms with it, and 0.410 ms without it." in html
 
 
 def test_the_table_has_a_column_of_times_for_each_network(run: Path) -> None:

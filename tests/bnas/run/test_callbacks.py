@@ -80,7 +80,7 @@ def test_an_error_of_a_callback_leaves_a_run_that_can_be_resumed(place: str, tmp
 def test_callbacks_of_the_training_alone_are_refused() -> None:
     with pytest.raises(TrainingError, match=r"training: 'callbacks' is a setting of the job; give Job\(callbacks="):
         job(training={"callbacks": [Noted()]})
-    with pytest.raises(TrainingError, match=r"callbacks: .* is no list; write callbacks=\[...\]"):
+    with pytest.raises(TrainingError, match=r"callbacks: .* is not a list; write callbacks=\[...\]"):
         job(callbacks=Noted())
 
 

@@ -440,7 +440,7 @@ def test_an_analysis_as_text() -> None:
     assert "add = add(body, stem) : [B, stem:8, 4, 4]" in lines
     assert "cat = cat((stem, relu), 1) : [B, 2*stem:8, 4, 4]" in lines
     assert any(line.startswith("last = conv2d(cat, last.*) : [B, 2, 4, 4]  # rigid ") for line in lines)
-    assert any("it is an input of the model" in line and line.startswith("stem = ") for line in lines)
+    assert any("the input of the model fixes it" in line and line.startswith("stem = ") for line in lines)
     assert "block add: stem -> add" in lines
     assert "width stem: 2, 4, 6, 8" in lines
     assert len([line for line in lines if " = " in line]) == 8

@@ -148,9 +148,9 @@ class TiedOpaque(Opaque):
 @pytest.mark.parametrize(
     ("net", "reason"),
     [
-        pytest.param(Of(five(), standardised), "computed or read by forward", id="standardised"),
+        pytest.param(Of(five(), standardised), "computes the kernel or reads it", id="standardised"),
         pytest.param(
-            Of(five(), lambda conv, x: F.conv2d(x, conv.weight)), "computed or read by forward", id="functional"
+            Of(five(), lambda conv, x: F.conv2d(x, conv.weight)), "computes the kernel or reads it", id="functional"
         ),
         pytest.param(
             Of(five(), lambda conv, x: conv(x) * conv.weight.mean()), "is also read by mean", id="read-elsewhere"

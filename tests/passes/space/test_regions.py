@@ -280,7 +280,7 @@ def test_a_tie_that_makes_widths_rigid_is_made_only_where_widths_are_not_elastic
     blocks = skippable_blocks(types, ELASTICITY)
     assert not blocks.found
     assert [str(d) for d in blocks.refused] == [
-        "one-two: making it skippable would make 1 axes rigid, the first: last.weight: it is an input of the model"
+        "one-two: making it skippable would make 1 axes rigid, the first: last.weight: the input of the model fixes it"
     ]
     assert types.free_symbols() == free
     assert [b.name for b in skippable_blocks(types, Elasticity(("depth",))).found] == ["one-two"]

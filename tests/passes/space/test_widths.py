@@ -376,7 +376,7 @@ def test_sizes_of_a_group_count_channels() -> None:
     [
         ([["stem", "expand"]], None, r"overwrite_groups\[0\] \(stem, expand\): layers of 8 and 16 channels"),
         ([["stm"]], None, r"overwrite_groups\[0\]: 'stm' matches no part of the model; the nearest are stem"),
-        ([["last"]], None, "its width is rigid: it is an output of the model"),
+        ([["last"]], None, "its width is rigid: the output of the model fixes it"),
         ([["stem"], ["project"]], None, r"overwrite_groups\[1\] \(project\): the width stem is in another group too"),
         ([["expand"]], [[8, 4]], r"sizes \[8, 4\]; must be multiples of 1, including the full size 16"),
         ([["expand"]], [[32, 16]], r"sizes \[32, 16\]; must be multiples of 1, including the full size 16"),

@@ -220,7 +220,7 @@ class Sized(nn.Module):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::bnas.runtime.OnnxFallbackWarning")
 def test_a_number_among_the_outputs_is_named(tmp_path: Path) -> None:
     with pytest.raises(
-        LoweringError, match=r"width: 3 is no tensor, and an ONNX model returns tensors only: make it one"
+        LoweringError, match=r"width: 3 is not a tensor, but an ONNX model returns only tensors: convert it"
     ):
         export_onnx(Sized(), tmp_path / "a.onnx", torch.rand(2, 3))
     assert list(tmp_path.iterdir()) == []

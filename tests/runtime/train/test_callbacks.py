@@ -108,9 +108,12 @@ def test_only_process_0_calls_them(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (lambda: [print], "callbacks: <built-in function print> is no callback: derive its class from bnas.Callback"),
+        (
+            lambda: [print],
+            "callbacks: <built-in function print> is not a callback: derive its class from bnas.Callback",
+        ),
         (lambda: [Noted], "callbacks: <class '.*Noted'> is a class: give an object of it"),
-        (lambda: Noted(), r"callbacks: .* is no list; write callbacks=\[...\]"),
+        (lambda: Noted(), r"callbacks: .* is not a list; write callbacks=\[...\]"),
     ],
 )
 def test_what_is_no_callback_is_told_at_once(given: Callable[[], Any], message: str) -> None:
