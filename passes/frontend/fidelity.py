@@ -53,6 +53,8 @@ class Bench:
     """The mode of each module when the model is in training mode."""
     training: bool
     """Whether they run in training mode: no dropout drops anything, and the buffers afterwards are compared too."""
+    dropout: bool = False
+    """Whether dropout drops entries in training mode after all: the same ones in the graph and in the model."""
     buffers: Mapping[str, Tensor] = field(default_factory=dict)
     """The buffers that are compared, without those that forward creates at its first use."""
 
@@ -89,20 +91,24 @@ class Bench:
         Raises:
             Stateful: the graph does not compute the second call.
         """
-        others = resize(inputs, {})
-        try:
-            expected = self._run(self._model(inputs), self._model(others))[0]
-        except Exception:  # the model takes no random numbers
-            return
-        result = self._run(self._graph(inputs), self._graph(others))[0]
-        other = isinstance(distance(expected, result, "output"), str)
-        if other and not isinstance(self.difference(others, again=False), str):
+        benches = (self, replace(self, dropout=True)) if self.training else (self,)  # masks may be kept, too
+        if any(bench._forgets(inputs, resize(inputs, {})) for bench in benches):
             raise Stateful(
                 f"forward computes something else in its second call{' in training mode' if self.training else ''}, "
                 f"since it keeps values in {', '.join(kept[:3])}; the graph always computes the first call. If forward "
                 "prepares itself in its first call, call the model once before. Else keep a number that changes in a "
                 "registered buffer, and a tensor from call to call as an input and output of forward"
             )
+
+    def _forgets(self, inputs: Any, others: Any) -> bool:
+        """Whether the graph computes the first call of the model as it does, and the second one not."""
+        try:
+            expected = self._run(self._model(inputs), self._model(others))[0]
+        except Exception:  # the model takes no random numbers
+            return False
+        result = self._run(self._graph(inputs), self._graph(others))[0]
+        other = isinstance(distance(expected, result, "output"), str)
+        return other and not isinstance(self.difference(others, again=False), str)
 
     @property
     def _now(self) -> dict[nn.Module, bool]:
@@ -122,7 +128,7 @@ class Bench:
         try:
             set_modes(self.modes, self.training)
             self.state.seed()
-            with NoDropout() if self.training else nullcontext():
+            with NoDropout() if self.training and not self.dropout else nullcontext():
                 *_, result = (run() for run in runs)
             return copied(result), self._contents(), self.state.changed()
         finally:

@@ -204,6 +204,31 @@ def test_a_number_that_changes_with_each_training_step_is_told(falls: float) -> 
     assert [("temperature" in one, "registered buffer" in one) for one in told] == [(True, True)] * (falls > 0)
 
 
+class Locked(nn.Module):
+    """Drops the same entries in every call, if `keeps`; else others in each, and the mask is only kept to be looked at."""
+
+    def __init__(self, keeps: bool) -> None:
+        super().__init__()
+        self.first, self.last, self.drop = nn.Linear(6, 16), nn.Linear(16, 3), nn.Dropout(0.5)
+        self.keeps, self.mask = keeps, None
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.first(x))
+        if self.training:
+            if self.mask is None or not self.keeps:
+                self.mask = self.drop(torch.ones(16))
+            out = out * self.mask
+        return self.last(out)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_dropout_mask_that_is_kept_from_step_to_step_is_told(keeps: bool) -> None:
+    """Without dropout every mask is full of ones: nothing would differ."""
+    supernet = bnas.SuperNetwork.from_model(Locked(keeps), torch.randn(5, 6))
+    told = [one.reason for one in supernet.diagnostics if "second call in training mode" in one.reason]
+    assert ["mask" in one for one in told] == [True] * keeps
+
+
 def _of_python() -> float:
     return random.random()
 
