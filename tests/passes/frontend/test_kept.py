@@ -205,7 +205,7 @@ def test_a_number_that_changes_with_each_training_step_is_told(falls: float) -> 
 
 
 class Locked(nn.Module):
-    """Drops the same entries in every call, if `keeps`; else others in each, and the mask is only kept to be looked at."""
+    """Drops the same entries in every call if `keeps`, and else others; the mask stays to be looked at."""
 
     def __init__(self, keeps: bool) -> None:
         super().__init__()
