@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 STEPS, EVALUATIONS = 20, 20
 """Without a terminal, a line is printed after this share of a training, or this number of evaluations."""
+EPOCHS = 20
+"""A phase prints lines of about so many of its epochs; every epoch that is validated has a line."""
 
 
 def seconds_left(elapsed: float, done: float, total: float) -> float | None:
@@ -70,11 +72,13 @@ class Phases:
         self.name, self.began, self.quality = "training", time.monotonic(), Quality()
         self._task: TaskID | None = None
         self._first: int | None = None
+        self._share, self._printed = 0.0, 0
 
     def begin(self, name: str) -> None:
         """Begin a phase, and end the one before."""
         self.end()
         self.name, self.began, self._first = name, time.monotonic(), None
+        self._share, self._printed = 0.0, 0
         if self.console.is_terminal:
             self._task = self.bars.add_task(name, total=None)
         else:
@@ -91,6 +95,7 @@ class Phases:
         """Update the phase to `done`; without a terminal, print a line if one is due."""
         if self._first is None:
             self._first = done - 1  # in a resumed phase, an earlier process did the others
+        self._share = done / total
         if not self.console.is_terminal:
             left = seconds_left(time.monotonic() - self.began, done - self._first, total - self._first)
             more = "" if left is None or done == total else f", {_whole(left)} left"
@@ -100,6 +105,11 @@ class Phases:
         if self._task is None:
             self._task = self.bars.add_task(text, total=total)
         self.bars.update(self._task, total=total, completed=done, description=text, first=self._first)
+
+    def epoch_is_due(self) -> bool:
+        """Return whether the phase has come to its next twentieth since the last epoch that had a line."""
+        before, self._printed = self._printed, int(EPOCHS * self._share)
+        return self._printed > before
 
     def _found(self, wanted: TaskID) -> Task:
         return next(task for task in self.bars.tasks if task.id == wanted)
@@ -135,7 +145,8 @@ def watching(console: Console, verbose: bool = False) -> Iterator[Watch]:
             # A run with a budget validates only the winners: then there are no metrics.
             metrics = ", ".join(f"{name} {phases.quality.show(value)}" for name, value in record.metrics.items())
             told = f"epoch {record.epoch + 1}: mean loss {record.loss:.4f}"
-            console.print(f"{told}; {metrics}" if metrics else told, markup=False)
+            if phases.epoch_is_due() or metrics:
+                console.print(f"{told}; {metrics}" if metrics else told, markup=False)
 
         def on_supernet(supernet: SuperNetwork) -> None:
             for line in passes_of(supernet) if verbose else ():

@@ -13,6 +13,7 @@ from rich.progress import Progress
 from bnas.cli import progress
 from bnas.cli.progress import Phases, TimeLeft, seconds_left, watching
 from bnas.passes import Subnet
+from bnas.runtime import EpochRecord
 from bnas.search import Evaluation
 
 
@@ -63,6 +64,20 @@ def test_lines_say_how_long_the_phase_will_take(monkeypatch: pytest.MonkeyPatch)
         "searching",
         "searching, last accuracy 50.00 %, evaluation 20 of 60, 40s left",
     ]
+
+
+@pytest.mark.parametrize(("epochs", "validated", "lines"), [(200, False, 20), (5, False, 5), (200, True, 200)])
+def test_many_epochs_print_few_lines_unless_each_is_validated(epochs: int, validated: bool, lines: int) -> None:
+    file = io.StringIO()
+    with watching(Console(file=file, width=200)) as watch:
+        watch.phase("training")
+        for epoch in range(epochs):
+            for number in range(3):
+                watch.on_step(step(3 * epoch + number, 3 * epochs, epoch))
+            watch.on_epoch(EpochRecord(epoch, 0, 0.5, 0.1, {"maximal": 0.9} if validated else {}))
+    told = [line for line in file.getvalue().splitlines() if line.startswith("epoch ")]
+    assert len(told) == lines
+    assert told[-1].startswith(f"epoch {epochs}: ")
 
 
 def test_bars_follow_each_other_and_each_ends() -> None:
