@@ -85,17 +85,19 @@
   }
   function explore() {
     const drop = document.getElementById("drop"), cost = document.getElementById("cost"), { choices, label, unit, name, one, many, best } = data.explorer;
-    const number = (value) => Number(Number(value).toPrecision(4)).toString();
+    const number = (value) => Number(value.toPrecision(4)).toString();
+    // A browser adds steps to the least value, which is not exact: 0 comes as -3e-15.
+    const at = (slider) => Math.round(slider.value / slider.step) * slider.step || 0;
 
     function told() {
-      text("drop-told", `${number(drop.value)} ${Number(drop.value) === 1 ? one : many}`);
-      text("cost-told", `${number(cost.value)} ${unit}`);
+      text("drop-told", `${number(at(drop))} ${at(drop) === 1 ? one : many}`);
+      text("cost-told", `${number(at(cost))} ${unit}`);
     }
 
     // The slider that was moved last says what is wanted; the other one is a bound.
     function ship(cheapest) {
       told();
-      const fitting = choices.filter((one) => one.drop <= Number(drop.value) + 1e-9 && one.cost <= Number(cost.value) + 1e-9);
+      const fitting = choices.filter((one) => one.drop <= at(drop) + 1e-9 && one.cost <= at(cost) + 1e-9);
       const [first, second] = cheapest ? ["cost", "drop"] : ["drop", "cost"];
       fitting.sort((one, other) => one[first] - other[first] || one[second] - other[second]);
       if (!fitting.length) return text("ship", "No evaluated sub-network meets both limits: raise one of them.");

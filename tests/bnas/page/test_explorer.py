@@ -151,3 +151,12 @@ def test_moving_a_slider_selects_what_it_asks_for(run: Path, window: Browser) ->
         == "No evaluated sub-network meets both limits: raise one of them."
     )
     assert window.faults() == []
+
+
+def test_a_slider_says_what_it_stands_for(run: Path, window: Browser) -> None:
+    """A browser adds steps to the least value: what is below the reference by whole steps is not exactly 0."""
+    window.open(run / "report.html")
+    window.run("document.getElementById('drop').min = -21.700000000000003;")
+    window.run(MOVE, "drop", 0)
+    assert window.run("return document.getElementById('drop').value") != "0"
+    assert window.text("#drop-told") == "0 points of accuracy"
