@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from against_tasks import Task
@@ -128,8 +128,16 @@ class Prune(Column):
             return bnas.measure_latency(paths, settings=settings, reference="original")["own"].ratio or 1.0
 
     def pruned(self, bound: Constraint) -> GraphModule:
-        """By bnas's own `prune`."""
-        elasticity = replace(self.task.elasticity, dimensions=("width",))
+        """By bnas's own `prune`; blocks are removed too where widths alone do not meet the bound."""
+        try:
+            return self.pruned_by(("width",), bound)
+        except SearchError as error:
+            print(f"{self.name}: {error}; blocks are removed, too", flush=True)
+            return self.pruned_by(("width", "depth"), bound)
+
+    def pruned_by(self, dimensions: tuple[Literal["width", "depth"], ...], bound: Constraint) -> GraphModule:
+        """With these dimensions."""
+        elasticity = replace(self.task.elasticity, dimensions=dimensions)
         samples = elasticity.importance_samples
         latency = LatencySettings(runs=RUNS, sizes=self.task.sizes)
         more: dict[str, Any] = {"dynamic": self.task.dynamic, "latency": latency, "samples": samples}
