@@ -23,6 +23,10 @@ class ValueRead(CaptureError):
     """Forward asks for the numbers of a tensor that depends on the inputs."""
 
 
+class HookSet(CaptureError):
+    """Forward sets a hook on a gradient: a recording cannot hold it, and `torch.export` silently leaves it out."""
+
+
 _OURS = (f"{FilePath(torch.__file__).parent}/", f"{FilePath(__file__).parents[1]}/")
 
 

@@ -29,7 +29,7 @@ from .exported.program import ExportedModel
 from .functions import DEVICE, FILLED, LIKES, RANDOM, READS, Types, hooked, run_leaf, run_on_meta, spelled, written_by
 from .methods import Again, Method, Methods, keeps_values
 from .opaque import Draws, draws_itself, run_opaque
-from .places import ValueRead, described, passing, told, user_frame
+from .places import HookSet, ValueRead, described, passing, told, user_frame
 from .recipes import Recipes
 from .structure import PLAIN, Path, holds_tensors, leaves_of, map_leaves, tensors_of
 from .tape import Step
@@ -60,8 +60,6 @@ class Recorder(Recipes, TorchFunctionMode):
         """Whether autocast is on, and for which type, outside of the model."""
         self.active = True
         """Whether calls of modules are recorded now."""
-        self.own: dict[str, nn.Module] = {}
-        """Leaf modules that the model does not have, by name."""
         self.plain: dict[str, type[nn.Module]] = {}
         """Layers of a user's class that compute what a plain layer of this class does."""
         self.diagnostics: list[Diagnostic] = []
@@ -123,7 +121,7 @@ class Recorder(Recipes, TorchFunctionMode):
             return None
         twin = self.value_of(tensor)
         if name == "requires_grad":
-            return bool(tensor.requires_grad)
+            return bool(tensor.requires_grad) or (self.root.training and self.has_gradient(tensor))
         found = getattr(twin, name)
         return self.call(getattr, (tensor, name), {}) if isinstance(found, Tensor) else found
 
@@ -191,6 +189,14 @@ class Recorder(Recipes, TorchFunctionMode):
                 f"forward computes gradients by {name}: return what is differentiated and call it outside of forward, "
                 "or move that code into a submodule of its own: only that part is then kept unchanged"
             )
+        if name == "register_hook":
+            raise HookSet(
+                "forward sets a hook on a gradient (register_hook), and no graph can hold that: change the gradient by "
+                "a torch.autograd.Function, or set the hook in a submodule of its own, if x.requires_grad: only that "
+                "part is then kept unchanged"
+            )
+        if name == "retain_grad":
+            return None  # keeps a gradient to look at it; no number depends on it
         if name == "_pack_padded_sequence":
             raise CaptureError(
                 "forward packs a sequence by its lengths (pack_padded_sequence), and no graph can hold that: give the "
@@ -300,7 +306,8 @@ class Recorder(Recipes, TorchFunctionMode):
             del self.steps[mark:]
             self._undo(written)
             self._items = {key: step for key, step in self._items.items() if step.index < mark}
-            if not self.methods.tried_in(path):  # else it reads values by a method, which can take very long to export
+            if not (isinstance(error, HookSet) or self.methods.tried_in(path)):
+                # such a method reads values, and can take very long to export
                 self.exports.ask(module, args, kwargs)
             return self.unseen(self._opaque, module, path, args, kwargs, described(module, path, error))
         finally:

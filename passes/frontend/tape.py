@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ from bnas.passes.errors import CaptureError
 
 from .functions import Types, to_meta
 from .places import user_line
-from .structure import Attribute, Leaf, Path, at, map_leaves, tensors_of
+from .structure import Attribute, Leaf, Path, at, leaves_of, map_leaves, tensors_of
 
 # Steps: the recorded calls.
 
@@ -68,6 +68,8 @@ class _DeviceOfModel(Leaf):
 DEVICE_OF_MODEL = _DeviceOfModel()
 
 
+STOPS = ("detach", "detach_")
+"""Calls that no gradient passes."""
 MOST_STEPS = 60_000
 """A recording that gets longer runs in a loop over the samples of a batch, or does not end."""
 
@@ -96,6 +98,8 @@ class Tape:
         """The modules that have them."""
         self.tensors: dict[str, Tensor] = {}
         """The model's tensors, by name."""
+        self.own: dict[str, nn.Module] = {}
+        """Leaf modules that the model does not have, by name."""
         for path, module in root.named_modules(remove_duplicate=False):
             for table in (module._parameters, module._buffers):
                 for name, tensor in table.items():
@@ -114,6 +118,28 @@ class Tape:
         if known is not None:
             return not known[0].cold
         return id(tensor) in self.names or tensor.is_meta
+
+    def has_gradient(self, tensor: Tensor) -> bool:
+        """Whether a training step computes a gradient of `tensor`: a parameter that is trained leads to it."""
+        if id(tensor) not in self._steps:
+            return id(tensor) in self.names and tensor.requires_grad
+        waiting, seen = [self._steps[id(tensor)][0]], set[Step]()
+        while waiting:
+            step = waiting.pop()
+            if step in seen or not has_gradients(step) or getattr(step.target, "__name__", step.target) in STOPS:
+                continue
+            if any(one.requires_grad for one in self._parameters(step)):
+                return True
+            seen.add(step)
+            waiting += [leaf for _, leaf in leaves_of((step.args, step.kwargs)) if isinstance(leaf, Step)]
+        return False
+
+    def _parameters(self, step: Step) -> Iterable[Tensor]:
+        """The parameters that a step reads by itself."""
+        name = str(step.target)
+        if step.op == "get_attr":
+            return (self.tensors[name],)
+        return (self.own.get(name) or self.root.get_submodule(name)).parameters() if step.op == "call_module" else ()
 
     def value_of(self, tensor: Tensor) -> Tensor:
         """The meta tensor that `tensor` stands for: itself, unless it is a real one."""

@@ -299,3 +299,72 @@ def test_numbers_that_another_thread_draws_are_not_those_of_forward(before: int)
         supernet = bnas.SuperNetwork.from_model(model, torch.randn(5, 6))
         assert not [one for one in supernet.diagnostics if "draws numbers" in one.reason]
         assert len(supernet.space.widths) == 1
+
+
+# Hooks on gradients.
+
+
+class Reverses(nn.Module):
+    """The reversed gradient of domain adaptation, by a hook."""
+
+    def __init__(self, asks: bool) -> None:
+        super().__init__()
+        self.asks = asks
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.asks or x.requires_grad:
+            x.register_hook(lambda gradient: -gradient)
+        return x * 1.0
+
+
+class Domains(nn.Module):
+    """Has a reversal behind its first layer, whose parameters may be frozen."""
+
+    def __init__(self, reverses: nn.Module, frozen: bool = False) -> None:
+        super().__init__()
+        self.first, self.inner, self.last = nn.Linear(6, 16), nn.Linear(16, 16), nn.Linear(16, 3)
+        self.reverses = reverses
+        self.first.requires_grad_(not frozen)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.inner(self.reverses(self.first(x).relu())).relu())  # type: ignore[no-any-return]
+
+
+def test_a_hook_on_a_gradient_in_a_submodule_is_kept() -> None:
+    """Asked without gradients, a tensor requires none: then a hook is passed over, and the gradient not reversed."""
+    torch.manual_seed(0)
+    model, x = Domains(Reverses(asks=True)), torch.randn(5, 6)
+    supernet = bnas.SuperNetwork.from_model(copy.deepcopy(model), x).train()
+    assert "reverses" in {one.place for one in supernet.diagnostics}
+    assert supernet.space.widths, "what is not behind the hook is still elastic"
+    supernet.program(supernet.space.maximal())(x).sum().backward()
+    model(x).sum().backward()
+    for own, other in zip(supernet.model.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(own.grad, other.grad)
+
+
+def test_a_hook_where_nothing_is_trained_is_never_set() -> None:
+    supernet = bnas.SuperNetwork.from_model(Domains(Reverses(asks=True), frozen=True), torch.randn(5, 6))
+    assert "reverses" not in {one.place for one in supernet.diagnostics}
+
+
+class Hooked(nn.Module):
+    def __init__(self, asks: bool) -> None:
+        super().__init__()
+        self.first, self.last, self.asks = nn.Linear(6, 16), nn.Linear(16, 3), asks
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        if not self.asks or x.requires_grad:
+            x.register_hook(lambda gradient: -gradient)
+        return self.last(x)  # type: ignore[no-any-return]
+
+
+def test_a_hook_in_the_models_own_forward_is_told_of() -> None:
+    supernet = bnas.SuperNetwork.from_model(Hooked(asks=True), torch.randn(5, 6))
+    (told,) = [one.reason for one in supernet.diagnostics if "register_hook" in one.reason]
+    assert told.startswith("training mode uses the graph of evaluation mode")
+    with pytest.raises(CaptureError, match=r"register_hook.*torch\.autograd\.Function"):
+        bnas.SuperNetwork.from_model(Hooked(asks=False), torch.randn(5, 6))
+    with pytest.raises(CaptureError, match=r"module 'reverses'.*in a submodule of its own, if x\.requires_grad"):
+        bnas.SuperNetwork.from_model(Domains(Reverses(asks=False)), torch.randn(5, 6))
