@@ -23,6 +23,7 @@ from bnas.passes.generators import put_back, python_numbers
 from bnas.passes.ops.aten import in_python
 from bnas.passes.ops.calls import NORM_OF_RANK, form_of
 from bnas.passes.ops.record import Layer
+from bnas.passes.ops.reductions import PAIRS, statistics
 
 from .exported.modules import Exports
 from .exported.program import ExportedModel
@@ -180,6 +181,8 @@ class Recorder(Recipes, TorchFunctionMode):
     def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Note a call with hot tensors, and give its result on meta tensors."""
         name = getattr(func, "__name__", "")
+        if func in PAIRS:
+            return tuple(self.call(*one) for one in statistics(func, *args, **kwargs))
         if kwargs.get("out") is not None:
             return self._into(func, args, dict(kwargs))
         if name in READS:

@@ -168,7 +168,7 @@ def _convolution(op: Callable[..., Any], kind: type[nn.Module], *samples: Sample
         layers={kind: _CONVOLUTION},
         traits={Trait.CONVOLUTION, *_MAKES_CHANNELS},
         axes=convolution_axes,
-        zeros=by_weight(1, 1),
+        zeros=by_weight(1, 1, 0),
         shape=shapes.convolved,
         onnx=convolution_onnx,
         samples=samples,
@@ -181,7 +181,7 @@ def _transposed(op: Callable[..., Any], kind: type[nn.Module], *samples: Sample)
         layers={kind: _TRANSPOSED},
         traits={Trait.TRANSPOSED_CONVOLUTION, *_MAKES_CHANNELS},
         axes=transposed_convolution_axes,
-        zeros=by_weight(1, 1),
+        zeros=by_weight(1, 1, None),
         onnx=transposed_convolution_onnx,
         samples=samples,
     )

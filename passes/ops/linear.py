@@ -116,7 +116,7 @@ RECORDS = (
         layers={nn.Linear: Layer(tensors=("weight", "bias"), sizes=linear_sizes)},
         traits={Trait.FUSES_NORM, Trait.FUSES_ACTIVATION, Trait.OWNS_MEMORY},
         axes=linear_axes,
-        zeros=by_weight(-1, 1),
+        zeros=by_weight(-1, 1, 0),
         shape=shapes.projected,
         onnx=linear_onnx,
         samples=(

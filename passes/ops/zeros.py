@@ -138,12 +138,19 @@ def made(types: AxisTypes, call: Call, axes: Sequence[Term], axis: int) -> bool:
     return True
 
 
-def by_weight(place: int, position: int) -> ZeroRule:
-    """Zero along the axis at `place`, all of which the weight at `position` of the call makes."""
+def by_weight(place: int, position: int, made: int | None = -1) -> ZeroRule:
+    """Zero along the axis at `place`, whose entries the weight at `position` of the call makes, and the bias behind it.
+
+    They are made along the axis `made` of the weight: what its other axes hold does not matter. With None all count.
+    """
 
     def rule(types: AxisTypes, call: Call, axes: Sequence[Term], axis: int) -> bool:
-        weight = call.argument(position, "weight")
-        return place % len(axes) == axis and weight is not None and all(zeros_of(types, weight))
+        weight, bias = call.argument(position, "weight"), call.argument(position + 1, "bias")
+        if place % len(axes) != axis or not types.is_tensor(weight):
+            return False
+        zeros = zeros_of(types, weight)
+        gone = all(zeros) if made is None or len(zeros) < 2 else zeros[made]
+        return gone and not (types.is_tensor(bias) and not all(zeros_of(types, bias)))
 
     return rule
 

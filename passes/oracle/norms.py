@@ -17,6 +17,7 @@ from bnas.passes.axes.types import AxisTypes
 from bnas.passes.ops.aten import in_python
 from bnas.passes.ops.calls import TensorRef, with_numbers
 from bnas.passes.ops.record import Operator, Trait
+from bnas.passes.ops.reductions import PAIRS, statistics
 from bnas.passes.ops.registry import OPERATORS
 from bnas.passes.ops.zeros import zeros_of
 from bnas.passes.space.subnet import Subnet
@@ -70,6 +71,10 @@ class OverKept(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Called for every function of torch."""
         func, args, kwargs = in_python(func, args, kwargs or {})
+        if func in PAIRS:
+            return tuple(
+                self.__torch_function__(one, types, *given) for one, *given in statistics(func, *args, **kwargs)
+            )
         record = record_of(func)
         if record.kept in STATISTICS:
             return self._statistic(record.kept, func, *args, **kwargs)

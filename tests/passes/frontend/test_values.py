@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+import torch.nn.functional as F
 from capture_cases import Between, captured, image, same_outputs
 from torch import Tensor, nn
 
 from bnas.passes import CaptureError, trace
 from bnas.passes.frontend.differences import distance
 from bnas.passes.frontend.state import deep_copy
-from bnas.runtime import SuperNetwork
+from bnas.runtime import SuperNetwork, verify
 
 
 class Pair(NamedTuple):
@@ -272,3 +273,45 @@ def test_a_lazy_model_ends_in_a_message() -> None:
         trace(net, image())
     net(image())
     captured(net.eval(), image(), [image(5)])
+
+
+# Two statistics in one call.
+
+
+class Standardised(nn.Conv2d):
+    """A convolution with standardised weights, as Big Transfer has them (Kolesnikov et al. 2020)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        var, mean = torch.var_mean(self.weight, dim=[1, 2, 3], keepdim=True, unbiased=False)
+        return F.conv2d(x, (self.weight - mean) / torch.sqrt(var + 1e-10), self.bias, padding=self.padding)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: x - torch.std_mean(x, 1, keepdim=True)[1],
+        lambda x: x / (1 + torch.var_mean(x, False)[0]),
+        lambda x: x * torch.std_mean(x, (2, 3), keepdim=True, correction=0)[0],
+        lambda x: x + torch.var_mean(x, keepdim=True)[1],
+    ],
+    ids=["channels", "all", "pixels", "kept"],
+)
+def test_two_statistics_in_one_call_are_those_of_the_kept_entries(change: Callable[[Tensor], Tensor]) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.inner, self.last = (
+                Standardised(3, 16, 3, padding=1),
+                Standardised(16, 16, 3),
+                nn.Conv2d(16, 4, 1),
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(change(self.inner(F.relu(self.first(x)))))  # type: ignore[no-any-return]
+
+    torch.manual_seed(0)
+    net = Net().eval()
+    supernet = SuperNetwork.from_model(net, image())
+    assert {"first", "inner"} <= supernet.space.widths.keys()
+    assert verify(net, supernet, supernet.space.minimal(), image()) < 1e-12
+    same_outputs((supernet.program(supernet.space.maximal()),), net, image(5))
