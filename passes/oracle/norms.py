@@ -37,6 +37,10 @@ class Measure:
             return self.masks[self.place]
         return torch.ones(entries.shape[1:], dtype=torch.bool, device=entries.device)
 
+    def behind(self, input: Tensor) -> Tensor:
+        """Return the values of the input of a statistic, whose entries `mask` gets."""
+        return input
+
     def mean(self, value: Tensor) -> Tensor:
         """Return the mean that the forward gets, for the entries of the latest `mask` call."""
         return value
@@ -140,8 +144,8 @@ class OverKept(TorchFunctionMode):
         """Return a mean or variance of the kept entries; if all are kept, torch computes it."""
         dims, correction = _reduced(name, input, *args, **kwargs)
         rest = [axis for axis in range(input.ndim) if axis not in dims]
-        entries = input.permute(*rest, *dims)
-        mask = self.measure.mask(entries.reshape(-1, *entries.shape[len(rest) :]))
+        entries, behind = (one.permute(*rest, *dims) for one in (input, self.measure.behind(input)))
+        mask = self.measure.mask(behind.reshape(-1, *behind.shape[len(rest) :]))
         value: Tensor = func(input, *args, **kwargs)
         if not mask.all():
             found = _statistic(name, entries.flatten(len(rest))[..., mask.flatten()], correction)
