@@ -242,9 +242,9 @@ class NoDropout(TorchFunctionMode):
             return args[0].clone()
         if func is F.scaled_dot_product_attention:
             args = (*args[:4], 0.0, *args[5:]) if len(args) > 4 else args
-            kwargs |= {"dropout_p": 0.0} if "dropout_p" in kwargs else {}
         if func is F.multi_head_attention_forward:
             args = (*args[:10], 0.0, *args[11:]) if len(args) > 10 else args
+        kwargs |= {"dropout_p": 0.0} if "dropout_p" in kwargs else {}
         return func(*args, **kwargs)
 
 

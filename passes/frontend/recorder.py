@@ -24,6 +24,7 @@ from bnas.passes.ops.aten import in_python
 from bnas.passes.ops.calls import NORM_OF_RANK, form_of
 from bnas.passes.ops.record import Layer
 
+from .attention import DECOMPOSED
 from .exported.modules import Exports
 from .exported.program import ExportedModel
 from .functions import DEVICE, FILLED, LIKES, RANDOM, READS, Types, hooked, run_leaf, run_on_meta, spelled, written_by
@@ -86,6 +87,9 @@ class Recorder(Recipes, TorchFunctionMode):
         if name == "__set__" and func.__self__.__name__ == "data" and any(map(self.is_hot, tensors_of(args))):
             return self._put_into(args[0], args[1])
         if any(self.is_hot(one) for one in tensors_of((args, kwargs))):
+            if func in DECOMPOSED:
+                with self:
+                    return DECOMPOSED[func](*args, **kwargs)
             if name in LIKES and not self._large_like(name, args, kwargs):
                 return self._cold(func, args, kwargs)
             return self.call(func, args, kwargs)

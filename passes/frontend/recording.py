@@ -18,7 +18,7 @@ from torch.utils.checkpoint import CheckpointFunction
 from bnas.passes.errors import CaptureError, Diagnostic
 from bnas.passes.ops.calls import CustomFunction
 
-from .decompositions import DECOMPOSITIONS
+from .attention import DECOMPOSITIONS
 from .exported.modules import Exports
 from .exported.program import ExportedModel
 from .functions import Types, hooked

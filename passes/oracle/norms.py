@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Node
 from torch.overrides import TorchFunctionMode
@@ -74,6 +75,8 @@ class OverKept(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Called for every function of torch."""
         func, args, kwargs = in_python(func, args, kwargs or {})
+        if func is F.multi_head_attention_forward:
+            return self._attention(*args, **kwargs)
         record = record_of(func)
         if record.kept in STATISTICS:
             return self._statistic(record.kept, func, *args, **kwargs)
@@ -139,6 +142,13 @@ class OverKept(TorchFunctionMode):
         axes = tuple(axis for axis in range(v.ndim) if axis != dim)
         length = torch.linalg.vector_norm(v, dim=axes, keepdim=True)
         return v * (g / torch.where(length == 0, 1, length))
+
+    def _attention(self, *args: Any, average_attn_weights: bool = True, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+        """Return what PyTorch's function returns, with the mean of its weights over the kept heads."""
+        out, weights = F.multi_head_attention_forward(*args, average_attn_weights=False, **kwargs)
+        if weights is not None and average_attn_weights:
+            weights = self._statistic("mean", torch.mean, weights, -3)
+        return out, weights
 
     def _statistic(self, name: str, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return a mean or variance of the kept entries; if all are kept, torch computes it."""

@@ -1,4 +1,4 @@
-"""Norms written by hand: the oracle's statistics are those of the kept entries, however mean and variance are written."""
+"""Norms written by hand: the oracle's statistics are of the kept entries, however mean and variance are written."""
 
 from __future__ import annotations
 
