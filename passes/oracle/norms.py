@@ -145,7 +145,8 @@ class OverKept(TorchFunctionMode):
 
     def _attention(self, *args: Any, average_attn_weights: bool = True, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
         """Return what PyTorch's function returns, with the mean of its weights over the kept heads."""
-        out, weights = F.multi_head_attention_forward(*args, average_attn_weights=False, **kwargs)
+        kwargs["average_attn_weights"] = False
+        out, weights = F.multi_head_attention_forward(*args, **kwargs)
         if weights is not None and average_attn_weights:
             weights = self._statistic("mean", torch.mean, weights, -3)
         return out, weights
