@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .errors import (
         BnasError,
         CaptureError,
+        CopyError,
         Diagnostic,
         ElasticityError,
         InputError,
@@ -82,6 +83,7 @@ __getattr__, __dir__ = attach(
         "bnas.passes.errors": (
             "BnasError",
             "CaptureError",
+            "CopyError",
             "Diagnostic",
             "ElasticityError",
             "InputError",
@@ -185,6 +187,7 @@ __all__ = [
     "Check",
     "Choices",
     "Choose",
+    "CopyError",
     "Costs",
     "Diagnostic",
     "Elasticity",

@@ -39,6 +39,10 @@ class PassError(BnasError, ValueError):
     """A pipeline is invalid, or a pass broke one of its promises; the message names the pass."""
 
 
+class CopyError(BnasError, TypeError):
+    """The model keeps an object that Python cannot copy; the message names the attribute."""
+
+
 class LoweringError(BnasError):
     """A sub-network could not be lowered to an ONNX graph, or the graph computes other values than PyTorch."""
 

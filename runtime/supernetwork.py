@@ -24,7 +24,7 @@ from bnas.passes.cost.layers import architecture
 from bnas.passes.errors import ModuleFormError
 from bnas.passes.frontend.exported.program import as_model, as_module
 from bnas.passes.frontend.ir import as_program_call
-from bnas.passes.frontend.state import deeper
+from bnas.passes.frontend.state import copying, deeper
 from bnas.passes.frontend.structure import tensors_of
 from bnas.passes.modules.form import module_form
 from bnas.passes.pipeline.variants import at_sizes, trained_choices
@@ -128,7 +128,7 @@ class SuperNetwork(nn.Module):
                 memo.update({id(node): twin for node, twin in copies.items()})
         made = type(self).__new__(type(self))
         memo[id(self)] = made
-        with deeper():
+        with copying(self.model):
             made.__dict__.update(copy.deepcopy(self.__dict__, memo))
         return made
 

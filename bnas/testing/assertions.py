@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from bnas.passes import Subnet
 from bnas.passes.assembly.slot import Slot
-from bnas.passes.frontend.decompositions import DECOMPOSITIONS
+from bnas.passes.frontend.attention import DECOMPOSITIONS
 from bnas.passes.frontend.fidelity import NoDropout
 from bnas.passes.frontend.ir import as_call, as_program_call
 from bnas.passes.frontend.state import set_modes

@@ -120,6 +120,13 @@ def first_node(ir: IR, inputs: Any, modes: Mapping[nn.Module, bool]) -> str:
     return ""
 
 
+def failing_node(ir: IR, inputs: Any, modes: Mapping[nn.Module, bool]) -> str:
+    """The node at which the graph fails, in words."""
+    started: list[Node] = []
+    _values_of_graph(ir, inputs, modes, started)
+    return f"; it fails at {started[-1].name} ({_where(started[-1])})" if started else ""
+
+
 def _same_call(call: Call, name: Any, node: Node) -> bool:
     line = node.meta.get("line")
     return call[0] == name and (line is None or call[1] is None or call[1] == line)
@@ -152,11 +159,16 @@ def _calls_of_model(ir: IR, inputs: Any, modes: Mapping[nn.Module, bool]) -> lis
     return follower.calls
 
 
-def _values_of_graph(ir: IR, inputs: Any, modes: Mapping[nn.Module, bool]) -> list[tuple[Node, list[Tensor]]]:
+def _values_of_graph(
+    ir: IR, inputs: Any, modes: Mapping[nn.Module, bool], started: list[Node] | None = None
+) -> list[tuple[Node, list[Tensor]]]:
+    """The values of the nodes up to the one that fails; `started` gets the nodes, with that one."""
     found: list[tuple[Node, list[Tensor]]] = []
 
     class Noting(GraphInterpreter):
         def run_node(self, n: Node) -> Any:
+            if started is not None:
+                started.append(n)
             value = super().run_node(n)
             if n.op in ("call_module", "call_function", "call_method"):
                 found.append((n, [one.detach().clone() for one in tensors_of(value)]))

@@ -13,7 +13,7 @@ from .emission import Emitter
 from .entry import Axis
 from .functions import BATCH
 from .merging import Differs, Merger
-from .places import at_other_size
+from .places import CALL_IT, at_other_size
 from .recording import Recording
 from .session import Session
 
@@ -178,7 +178,7 @@ def _of_one_size(session: Session) -> list[dict[Axis, int]]:
 
 def _alone(session: Session, batch: Sequence[Axis], axis: Axis) -> tuple[Axis | None, str]:
     """Return the axis with the smallest step between sizes that works, or None and the reason why none does."""
-    ways, why = list(_ways(session, batch, axis)), ""
+    ways, errors = list(_ways(session, batch, axis)), list[CaptureError]()
     for step in STEPS:
         for way in ways:
             if way.apart and step not in STEPS_APART:
@@ -192,8 +192,17 @@ def _alone(session: Session, batch: Sequence[Axis], axis: Axis) -> tuple[Axis | 
                 _agree(session, *({one: BATCH for one in batch} | {axis: size} for size in tried))
                 return stepped, ""
             except CaptureError as error:
-                why = why or at_other_size(error)
-    return None, why or _why_not(session, batch, axis)
+                errors.append(error)
+    return None, _most_telling(errors) if errors else _why_not(session, batch, axis)
+
+
+def _most_telling(errors: Sequence[CaptureError]) -> str:
+    """What differs at the largest step; only if forward refuses all sizes that were tried, its first refusal.
+
+    A model that takes multiples of 32 alone says so at each smaller step, which is not why the axis is static.
+    """
+    differs = [error for error in errors if not str(error).endswith(CALL_IT)]
+    return at_other_size(differs[-1] if differs else errors[0])
 
 
 def _ways(session: Session, batch: Sequence[Axis], axis: Axis) -> Iterator[Axis]:

@@ -18,11 +18,11 @@ from bnas.passes.errors import CaptureError
 from bnas.passes.ops.aten import in_python
 
 from .capture import modes_in_training
-from .differences import distance
+from .differences import distance, failing_node, first_node
 from .entry import Axis
 from .ir import IR
 from .places import described
-from .recording import inner_of
+from .recording import exporting, inner_of
 from .state import ModelState, preserved, set_modes
 from .structure import holds_tensors, map_leaves
 from .trials import other_sizes, repeated, resize
@@ -74,12 +74,14 @@ class Bench:
         try:
             result, changed_too, _ = self._run(self._graph(inputs))
         except Exception as error:
-            return f"it fails where the model does not: {type(error).__name__}: {str(error).splitlines()[0]}"
+            told = str(error).partition("\n")[0]
+            where = place_of(failing_node, self.ir, inputs, self._now)
+            return f"it fails where the model does not: {type(error).__name__}: {told}{where}"
         worst = 0.0
         for label, left, right in (("output", expected, result), ("buffer", changed, changed_too)):
             far = distance(left, right, label)
             if isinstance(far, str):
-                return far + first_difference(self.ir, inputs, self._now)
+                return far + place_of(first_node, self.ir, inputs, self._now)
             worst = max(worst, far)
         if kept and again:
             self._check_second_call(inputs, kept)
@@ -182,11 +184,35 @@ ONE_SIZE = (
 def _at_example(bench: Bench, inputs: Any, found: Fidelity) -> None:
     error = bench.difference(inputs, fails=False)
     if isinstance(error, str):
-        raise CaptureError(f"the graph differs from the model: {error}. {REPORT}")
+        raise CaptureError(f"the graph differs from the model: {error}. {_advice(bench, inputs)}")
     if error:
         found.notes.append(f"the graph equals the model up to rounding: {error:.1e} of the largest output")
 
 
+def _advice(bench: Bench, inputs: Any) -> str:
+    """What to do about a graph that is not the model: first what the model's own code may cause."""
+    expected = bench._run(bench._model(inputs))[0]
+    if isinstance(distance(expected, bench._run(bench._model(inputs))[0]), str):
+        return UNSTEADY
+    with exporting():
+        exported = bench._run(bench._model(inputs))[0]
+    if isinstance(distance(expected, exported), str):
+        return EXPORTED
+    return KEPT.format(", ".join(bench.ir.kept[:3])) if bench.ir.kept else REPORT
+
+
+UNSTEADY = (
+    "The model itself gives other outputs in a second call on the same inputs with the same random state. Make what "
+    "changes between the calls, such as a clock or numbers of a generator of its own, an input of forward"
+)
+EXPORTED = (
+    "Forward computes something else while torch.compiler.is_exporting() or is_compiling() is true, as it is during a "
+    "capture. Make both branches compute the same"
+)
+KEPT = (
+    "The graph calls {} unchanged, since bnas cannot record it. The graph has the sizes that it returned for zeros and "
+    "for random numbers. Let it return tensors whose sizes do not depend on values: pad them to the largest size"
+)
 REPORT = "This is a bug in bnas: please report it with the model. To avoid it, rewrite the code around that line"
 
 
@@ -228,7 +254,7 @@ def _culprits(bench: Bench, inputs: Any, sizes: Mapping[Axis, int]) -> dict[Axis
 def _in_training(bench: Bench, inputs: Any) -> None:
     error = bench.difference(inputs)
     if isinstance(error, str):
-        raise CaptureError(f"in training mode the graph differs from the model: {error}. {REPORT}")
+        raise CaptureError(f"in training mode the graph differs from the model: {error}. {_advice(bench, inputs)}")
 
 
 class NoDropout(TorchFunctionMode):
@@ -242,9 +268,9 @@ class NoDropout(TorchFunctionMode):
             return args[0].clone()
         if func is F.scaled_dot_product_attention:
             args = (*args[:4], 0.0, *args[5:]) if len(args) > 4 else args
-            kwargs |= {"dropout_p": 0.0} if "dropout_p" in kwargs else {}
         if func is F.multi_head_attention_forward:
             args = (*args[:10], 0.0, *args[11:]) if len(args) > 10 else args
+        kwargs |= {"dropout_p": 0.0} if "dropout_p" in kwargs else {}
         return func(*args, **kwargs)
 
 
@@ -253,11 +279,9 @@ def copied(inputs: Any) -> Any:
     return map_leaves(inputs, lambda _, leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf)
 
 
-def first_difference(ir: IR, inputs: Any, modes: Mapping[nn.Module, bool]) -> str:
-    """Where the graph and the model part: the first node whose value the model does not compute there, in words."""
-    from .differences import first_node
-
+def place_of(search: Callable[..., str], ir: IR, inputs: Any, modes: Mapping[nn.Module, bool]) -> str:
+    """Where the graph and the model part, or where the graph fails, in words, as `search` finds it."""
     try:
-        return first_node(ir, copied(inputs), modes)
+        return search(ir, copied(inputs), modes)
     except Exception as error:  # the search itself must not hide what was found
         return f" (the place was not found: {type(error).__name__})"

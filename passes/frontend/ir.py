@@ -137,10 +137,20 @@ class IR:
         return BATCH if "batch" in self.sizes.names else 1
 
     @cached_property
+    def kept(self) -> list[str]:
+        """The opaque modules and methods that the graph calls, of which bnas knows only the result."""
+        called = dict.fromkeys(str(n.target) for n in self.graph.nodes if n.op == "call_module" and n not in self.calls)
+        own = {name: self.modules.get(name) for name in called}
+        return [
+            one.place if isinstance(one, OpaqueMethod) else name
+            for name, one in own.items()
+            if one is None or isinstance(one, OpaqueMethod)
+        ]
+
+    @property
     def opaque(self) -> bool:
-        """Whether the graph calls an opaque module or method, of which bnas knows only the result."""
-        called = (str(node.target) for node in self.graph.nodes if node.op == "call_module" and node not in self.calls)
-        return any(name not in self.modules or isinstance(self.modules[name], OpaqueMethod) for name in called)
+        """Whether the graph calls any of `kept`."""
+        return bool(self.kept)
 
     @property
     def dynamic(self) -> dict[str, dict[int, str]]:

@@ -129,12 +129,14 @@ class Given:
         return size > 0 and size % self.batch == 0
 
     def real(self, count: int, fill: Fill = torch.zeros) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Return real tensors with a batch of `count`; `fill` makes floating-point tensors, others are zeros."""
+        """Return real tensors with a batch of `count`; `fill` makes numbers and masks, integers are zeros."""
 
         def made(_: Any, leaf: Any) -> Any:
             if not isinstance(leaf, Tensor):
                 return self.device if isinstance(leaf, torch.device) else leaf
             shape = [size // self.batch * count if self._carries(size) else size for size in leaf.shape]
+            if leaf.dtype == torch.bool:
+                return (fill(shape) > 0.5).to(self.device)
             return (fill if leaf.is_floating_point() else torch.zeros)(shape).to(self.device, leaf.dtype)
 
         return map_leaves((self.args, self.kwargs), made)  # type: ignore[no-any-return]

@@ -23,8 +23,9 @@ from bnas.passes.generators import put_back, python_numbers
 from bnas.passes.ops.aten import in_python
 from bnas.passes.ops.calls import NORM_OF_RANK, form_of
 from bnas.passes.ops.record import Layer
-from bnas.passes.ops.reductions import PAIRS, statistics
+from bnas.passes.ops.statistics import taken_apart
 
+from .attention import DECOMPOSED
 from .exported.modules import Exports
 from .exported.program import ExportedModel
 from .functions import DEVICE, FILLED, LIKES, RANDOM, READS, Types, hooked, run_leaf, run_on_meta, spelled, written_by
@@ -85,6 +86,9 @@ class Recorder(Recipes, TorchFunctionMode):
         if name == "__set__" and func.__self__.__name__ == "data" and any(map(self.is_hot, tensors_of(args))):
             return self._put_into(args[0], args[1])
         if any(self.is_hot(one) for one in tensors_of((args, kwargs))):
+            if (apart := DECOMPOSED.get(func) or taken_apart(func, args, kwargs)) is not None:
+                with self:
+                    return apart(*args, **kwargs)
             if name in LIKES and not self._large_like(name, args, kwargs):
                 return self._cold(func, args, kwargs)
             return self.call(func, args, kwargs)
@@ -181,8 +185,6 @@ class Recorder(Recipes, TorchFunctionMode):
     def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Note a call with hot tensors, and give its result on meta tensors."""
         name = getattr(func, "__name__", "")
-        if func in PAIRS:
-            return tuple(self.call(*one) for one in statistics(func, *args, **kwargs))
         if kwargs.get("out") is not None:
             return self._into(func, args, dict(kwargs))
         if name in READS:

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import CheckpointFunction
 from bnas.passes.errors import CaptureError, Diagnostic
 from bnas.passes.ops.calls import CustomFunction
 
-from .decompositions import DECOMPOSITIONS
+from .attention import DECOMPOSITIONS
 from .exported.modules import Exports
 from .exported.program import ExportedModel
 from .functions import Types, hooked
@@ -91,14 +91,22 @@ def recording(recorder: Recorder) -> Iterator[None]:
         for kind in _own_functions(torch.autograd.Function):
             stack.enter_context(mock.patch.object(kind, "forward", forward_of(kind)))
         stack.enter_context(mock.patch.object(torch.autograd.Function, "apply", classmethod(function_apply)))
-        for flag in ("_is_compiling_flag", "_is_exporting_flag"):
-            if hasattr(torch.compiler, flag):
-                stack.enter_context(mock.patch.object(torch.compiler, flag, True))
+        stack.enter_context(exporting())
         # Distributions check their arguments by value, unless they are told not to.
         stack.enter_context(mock.patch.object(torch.distributions.Distribution, "_validate_args", False))
         stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
         torch.backends.mha.set_fastpath_enabled(False)
         stack.enter_context(recorder)
+        yield
+
+
+@contextmanager
+def exporting() -> Iterator[None]:
+    """While it lasts, libraries that ask hear that the model is being exported."""
+    with ExitStack() as stack:
+        for flag in ("_is_compiling_flag", "_is_exporting_flag"):
+            if hasattr(torch.compiler, flag):
+                stack.enter_context(mock.patch.object(torch.compiler, flag, True))
         yield
 
 

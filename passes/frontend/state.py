@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pickle import PickleError
 from types import MappingProxyType
 from typing import Any
 
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph
 
+from bnas.passes.errors import CopyError
 from bnas.passes.generators import put_back, python_numbers, seed_python
 
 from .structure import leaves_of
@@ -222,10 +224,43 @@ def deep_copy(model: nn.Module, instead: Mapping[int, Any] = MappingProxyType({}
     in place of an object, by the object's identity.
     """
     copies: dict[int, Any] = {id(one): one.detach().clone() for one in ModelState(model).tensors if not one.is_leaf}
-    with deeper(), torch.no_grad():  # a ScriptModule clones its parameters: with gradients they were no leaves
+    with copying(model), torch.no_grad():  # a ScriptModule clones its parameters: with gradients they were no leaves
         made = copy.deepcopy(model, {**copies, **instead})
     _require_gradients(model, made)
     return made
+
+
+@contextmanager
+def copying(model: nn.Module) -> Iterator[None]:
+    """While it lasts, `model` is copied, however deep it is.
+
+    Raises:
+        CopyError: it keeps an object that cannot be copied.
+    """
+    try:
+        with deeper():
+            yield
+    except (TypeError, NotImplementedError, PickleError) as error:
+        place = _not_copied(model)
+        if place is None:
+            raise
+        raise CopyError(
+            f"the model cannot be copied: {place} ({error}). Keep a value that copy.deepcopy can copy there, such as a "
+            "list in place of the keys of a dict, or make it when forward needs it"
+        ) from error
+
+
+def _not_copied(model: nn.Module) -> str | None:
+    """The first attribute of a module of `model` that cannot be copied, with its type."""
+    modules, state = dict(model.named_modules()), ModelState(model)
+    same = {id(one): one for one in (*modules.values(), *state.tensors)}
+    for name, module in modules.items():
+        for key, value in vars(module).items():
+            try:
+                copy.deepcopy(value, dict(same))
+            except Exception:
+                return f"{'.'.join(filter(None, (name, key)))} of {type(module).__name__} is a {type(value).__name__}"
+    return None
 
 
 def _require_gradients(model: nn.Module, copied: nn.Module) -> None:

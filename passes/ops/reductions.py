@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -257,21 +257,6 @@ def _ordered(site: Site, count: int | Size, axis: int, largest: bool) -> tuple[s
 def cumsum_onnx(site: Site) -> str:
     """Sums of all entries of an axis up to each."""
     return site.emit("CumSum", site.operand(site.x, site.result.dtype), site.name(torch.tensor(site.arg(1, "dim"))))
-
-
-PAIRS: dict[Any, Callable[..., torch.Tensor]] = {torch.var_mean: torch.var, torch.std_mean: torch.std}
-"""Functions that return two statistics, with the first one; the second one is the mean."""
-
-
-def statistics(
-    func: Any, input: Any, dim: Any = None, unbiased: bool = True, keepdim: bool = False, **more: Any
-) -> tuple[tuple[Any, tuple[Any, ...], dict[str, Any]], ...]:
-    """Return the two calls that a call of one of `PAIRS` stands for, as functions with their arguments."""
-    if isinstance(dim, bool):  # torch.var_mean(x, False)
-        dim, unbiased = None, dim
-    dim = list(range(input.dim())) if dim is None else dim
-    spread = {"correction": more.get("correction", int(unbiased)), "keepdim": keepdim}
-    return (PAIRS[func], (input, dim), spread), (torch.mean, (input, dim), {"keepdim": keepdim})
 
 
 RECORDS = (

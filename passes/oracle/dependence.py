@@ -28,27 +28,33 @@ def kept_without_weight(model: nn.Module, skeleton: Skeleton, subnet: Subnet, ru
     if all_known(skeleton):
         zero_dropped(model, skeleton, subnet)
         return Measure()
-    named = dict(model.named_parameters())
-    groups = [frozenset(named), *(_with(skeleton, symbol) & named.keys() for symbol in not_zero(skeleton))]
-    whole = _Dependence(model, skeleton, subnet, run, groups)
     parameters = _saved(model)
-    before = whole.find([], frozenset())
     zero_dropped(model, skeleton, subnet)
     zeroed = _saved(model)
+    whole = _Dependence(model, skeleton, subnet, run, _groups(skeleton, zeroed))
+    before = whole.find(parameters, [], frozenset())
     kept, held = Masks(), frozenset[int]()
     for _ in range(ROUNDS):
         # Repeat with the known masks: a dropped entry may depend on others through a statistic without it.
-        last, now = kept, whole.find(kept, held)
+        last, now = kept, whole.find(zeroed, kept, held)
         kept = [_left(then, left) for then, left in zip(before, now, strict=True)]
         if last and all(map(torch.equal, kept, last)):
             break
         known = frozenset(place for place, mask in enumerate(kept) if not mask.all())
         if known != held:
             held = known
-            _load(model, parameters)
-            before = whole.find([], held)
-            _load(model, zeroed)
+            before = whole.find(parameters, [], held)
+    _load(model, zeroed)
     return Measure(kept)
+
+
+def _groups(skeleton: Skeleton, zeroed: Mapping[str, Tensor]) -> list[frozenset[str]]:
+    """Return all parameters, and those with the axis of a statistic, without groups of which nothing is left.
+
+    Nothing is left of a group inside a skipped block. Values behind the block depended on it, but are not dropped.
+    """
+    alone = (_with(skeleton, symbol) & zeroed.keys() for symbol in not_zero(skeleton))
+    return [frozenset(zeroed), *(group for group in alone if any(zeroed[name].any() for name in group))]
 
 
 def _with(skeleton: Skeleton, symbol: Sym) -> frozenset[str]:
@@ -86,15 +92,25 @@ class _Noting(Measure):
     def __init__(self, masks: Masks, held: frozenset[int], means: dict[int, Tensor]) -> None:
         super().__init__(masks)
         self.held, self.means, self.found = held, means, list[Tensor]()
+        self.computed: list[tuple[Tensor, Tensor]] = []
+        """The means that were used again, each with the mean of this run."""
 
     def mask(self, entries: Tensor) -> Tensor:
         """As above."""
         self.found.append(entries.clone())
         return super().mask(entries)
 
+    def behind(self, input: Tensor) -> Tensor:
+        """Return the means of this run for those used again: a mean of means depends on parameters through them."""
+        return next((value for used, value in self.computed if used is input), input)
+
     def mean(self, value: Tensor) -> Tensor:
         """As above."""
-        return self.means.setdefault(self.place, value.clone()) if self.place in self.held else value
+        if self.place not in self.held:
+            return value
+        used = self.means.setdefault(self.place, value).clone()
+        self.computed.append((used, value))
+        return used
 
     def activated(self, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return the activation plus a small part of its input, because entries that it cuts off are not dropped."""
@@ -115,8 +131,9 @@ class _Dependence:
     groups: Sequence[Set[str]]
     """Names of parameters that change together."""
 
-    def find(self, kept: Masks, held: frozenset[int]) -> Masks:
-        """Return, for each statistic, a mask (groups, *entries): what changes with each parameter group."""
+    def find(self, parameters: Mapping[str, Tensor], kept: Masks, held: frozenset[int]) -> Masks:
+        """Return, for each statistic, a mask (groups, *entries): what changes with each group of `parameters`."""
+        _load(self.model, parameters)
         found = (self._changing(kept, held, group) for group in self.groups)
         return [torch.stack(masks) for masks in zip(*found, strict=True)]
 

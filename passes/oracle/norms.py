@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Node
 from torch.overrides import TorchFunctionMode
@@ -17,8 +18,8 @@ from bnas.passes.axes.types import AxisTypes
 from bnas.passes.ops.aten import in_python
 from bnas.passes.ops.calls import TensorRef, with_numbers
 from bnas.passes.ops.record import Operator, Trait
-from bnas.passes.ops.reductions import PAIRS, statistics
 from bnas.passes.ops.registry import OPERATORS
+from bnas.passes.ops.statistics import taken_apart
 from bnas.passes.ops.zeros import zeros_of
 from bnas.passes.space.subnet import Subnet
 
@@ -37,6 +38,10 @@ class Measure:
         if self.place < len(self.masks):
             return self.masks[self.place]
         return torch.ones(entries.shape[1:], dtype=torch.bool, device=entries.device)
+
+    def behind(self, input: Tensor) -> Tensor:
+        """Return the values of the input of a statistic, whose entries `mask` gets."""
+        return input
 
     def mean(self, value: Tensor) -> Tensor:
         """Return the mean that the forward gets, for the entries of the latest `mask` call."""
@@ -71,10 +76,11 @@ class OverKept(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Called for every function of torch."""
         func, args, kwargs = in_python(func, args, kwargs or {})
-        if func in PAIRS:
-            return tuple(
-                self.__torch_function__(one, types, *given) for one, *given in statistics(func, *args, **kwargs)
-            )
+        if (apart := taken_apart(func, args, kwargs)) is not None:
+            with self:
+                return apart(*args, **kwargs)
+        if func is F.multi_head_attention_forward:
+            return self._attention(*args, **kwargs)
         record = record_of(func)
         if record.kept in STATISTICS:
             return self._statistic(record.kept, func, *args, **kwargs)
@@ -141,12 +147,20 @@ class OverKept(TorchFunctionMode):
         length = torch.linalg.vector_norm(v, dim=axes, keepdim=True)
         return v * (g / torch.where(length == 0, 1, length))
 
+    def _attention(self, *args: Any, average_attn_weights: bool = True, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+        """Return what PyTorch's function returns, with the mean of its weights over the kept heads."""
+        kwargs["average_attn_weights"] = False
+        out, weights = F.multi_head_attention_forward(*args, **kwargs)
+        if weights is not None and average_attn_weights:
+            weights = self._statistic("mean", torch.mean, weights, -3)
+        return out, weights
+
     def _statistic(self, name: str, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return a mean or variance of the kept entries; if all are kept, torch computes it."""
         dims, correction = _reduced(name, input, *args, **kwargs)
         rest = [axis for axis in range(input.ndim) if axis not in dims]
-        entries = input.permute(*rest, *dims)
-        mask = self.measure.mask(entries.reshape(-1, *entries.shape[len(rest) :]))
+        entries, behind = (one.permute(*rest, *dims) for one in (input, self.measure.behind(input)))
+        mask = self.measure.mask(behind.reshape(-1, *behind.shape[len(rest) :]))
         value: Tensor = func(input, *args, **kwargs)
         if not mask.all():
             found = _statistic(name, entries.flatten(len(rest))[..., mask.flatten()], correction)

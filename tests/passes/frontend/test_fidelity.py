@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from capture_cases import Between, everything, image, same_as_before
+from capture_cases import Between, captured, everything, image, same_as_before
 from torch import Tensor, nn
 
 from bnas.passes import CaptureError, InputError, trace
@@ -64,7 +65,10 @@ def test_a_graph_that_fails_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         return node
 
     monkeypatch.setattr(Emitter, "_emit", wrong)
-    with pytest.raises(CaptureError, match="it fails where the model does not: AttributeError"):
+    place = re.escape(f"it fails at relu ({__file__}:{line_of('# the line to name')})")
+    with pytest.raises(
+        CaptureError, match=f"it fails where the model does not: AttributeError: .*{place}.*bug in bnas"
+    ):
         trace(Between(steps).eval(), image())
 
 
@@ -77,9 +81,57 @@ def otherwise(net: Any, x: Tensor) -> Tensor:
 
 def test_a_model_that_computes_otherwise_while_it_is_captured_is_refused() -> None:
     with pytest.raises(
-        CaptureError, match=r"the graph differs from the model: output: differs by .*; first at last \("
+        CaptureError,
+        match=r"the graph differs from the model: output: differs by .*; first at last \(.*is_exporting\(\)",
     ):
         trace(Between(otherwise).eval(), image())
+
+
+def test_a_model_that_is_not_the_same_twice_is_refused() -> None:
+    calls = itertools.count(1)
+    with pytest.raises(CaptureError, match=r"the graph differs .*; first at .* gives other outputs in a second call"):
+        trace(Between(lambda net, x: net.inner(x) * next(calls)).eval(), image())
+
+
+class Large(nn.Module):
+    """The columns with a large entry: none of zeros or of random numbers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[..., (x > 100).flatten(0, 2).any(0).nonzero()[:, 0]]
+
+
+class Numbered(nn.Module):
+    """Reads the number of columns that a part of it leaves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.large, self.gain = Large(), nn.Parameter(torch.ones(3, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.large(x)
+        return (x * self.gain + torch.arange(x.shape[-1])).sum(-1)
+
+
+def test_a_size_that_depends_on_large_values_is_explained() -> None:
+    x = image()
+    trace(Numbered(), x)  # no column is left, as in the capture
+    with pytest.raises(CaptureError, match=r"it fails at .*The graph calls large unchanged.*pad them"):
+        trace(Numbered(), x.abs() * 1e6)
+
+
+class Chosen(nn.Module):
+    """The columns that a mask leaves in any sample."""
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return x[..., mask.any(0).nonzero()[:, 0]]
+
+
+def test_a_size_that_depends_on_a_mask() -> None:
+    def step(net: Any, x: Tensor) -> Tensor:
+        x = net.part(x, x[:, 0, 0] > -1e6)
+        return net.inner(x + torch.arange(x.shape[-1]))
+
+    captured(Between(step, part=Chosen()).eval(), image(), [image(5)])
 
 
 @pytest.mark.parametrize("check", [True, False])

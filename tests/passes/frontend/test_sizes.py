@@ -174,6 +174,28 @@ def test_a_unet_takes_multiples() -> None:
             module(image(2, 18, 16))
 
 
+class Checked(nn.Module):
+    """Takes multiples of 16 only, and computes something else at each: the second reason is the one to tell."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self.last, self.step = nn.Conv2d(3, 2, 1), step
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[3] % 16:
+            raise ValueError("the width must be a multiple of 16")
+        for _ in range(x.shape[3] // self.step):
+            x = x.relu()
+        return self.last(x)
+
+
+def test_the_reason_of_a_static_axis_is_what_differs_at_the_largest_step() -> None:
+    static = trace(Checked(16).eval(), image(2, 4, 16)).sizes.static["x[3]"]
+    assert "with another size or mode, the model calls" in static
+    assert "multiple of 16" not in static
+    assert "x[3]" not in trace(Checked(10**9).eval(), image(2, 4, 16)).sizes.static
+
+
 def test_static_axes_are_refused_with_axis_size_and_reason() -> None:
     net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Flatten(), nn.Linear(8 * 24, 3)).eval()
     supernet = captured(net, image(), [image(5)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import copy
 import functools
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable
@@ -14,8 +15,9 @@ import torch
 from capture_cases import OTHERS, Between, captured, everything, image, same_as_before
 from torch import Tensor, nn
 
-from bnas.passes import CaptureError, InputError, trace
-from bnas.passes.frontend.state import ModelState
+from bnas.passes import CaptureError, CopyError, InputError, trace
+from bnas.passes.frontend.state import ModelState, copying, deep_copy
+from bnas.runtime import SuperNetwork
 from bnas.testing import assert_extracted_is_oracle
 
 
@@ -303,3 +305,34 @@ def test_export_and_compile_work_after_a_capture() -> None:
     with torch.no_grad():
         torch.testing.assert_close(exported(image()), net(image()))
         torch.testing.assert_close(compiled(image()), net(image()))
+
+
+class Keyed(nn.Module):
+    """Keeps the keys of a dict, which Python cannot copy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.last = nn.Sequential(nn.Conv2d(3, 8, 1)), nn.Conv2d(8, 2, 1)
+        self.inner.names = {"a": 1}.keys()  # type: ignore[assignment]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.inner(x))
+
+
+def test_what_cannot_be_copied_is_named() -> None:
+    net = Keyed()
+    supernet = SuperNetwork.from_model(net, image())
+    told = r"cannot be copied: inner\.names of Sequential is a dict_keys \(cannot pickle .*such as a list"
+    for copied in (lambda: deep_copy(net), lambda: copy.deepcopy(supernet)):
+        with pytest.raises(CopyError, match=told):
+            copied()
+    net.inner.names = ["a"]  # type: ignore[assignment]
+    assert deep_copy(net) is not net
+    assert isinstance(copy.deepcopy(supernet), SuperNetwork)
+
+
+def test_another_error_of_a_copy_stays_what_it_is() -> None:
+    net = Keyed()
+    net.inner.names = ["a"]  # type: ignore[assignment]
+    with pytest.raises(TypeError, match=r"^of another cause$"), copying(net):
+        raise TypeError("of another cause")

@@ -281,9 +281,24 @@ def test_a_lazy_model_ends_in_a_message() -> None:
 class Standardised(nn.Conv2d):
     """A convolution with standardised weights, as Big Transfer has them (Kolesnikov et al. 2020)."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def standard(self) -> Tensor:
         var, mean = torch.var_mean(self.weight, dim=[1, 2, 3], keepdim=True, unbiased=False)
-        return F.conv2d(x, (self.weight - mean) / torch.sqrt(var + 1e-10), self.bias, padding=self.padding)
+        return (self.weight - mean) / torch.sqrt(var + 1e-10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.standard(), self.bias, padding=self.padding)
+
+
+class ByBatchNorm(Standardised):
+    """The same with a gain for each channel, as libraries write it: by a batch norm over the rows of the weight."""
+
+    def __init__(self, *sizes: int, **settings: Any) -> None:
+        super().__init__(*sizes, **settings)
+        self.gain = nn.Parameter(torch.rand(self.out_channels) + 0.5)
+
+    def standard(self) -> Tensor:
+        rows = self.weight.reshape(1, self.out_channels, -1)
+        return F.batch_norm(rows, None, None, weight=self.gain * 0.7, training=True, eps=1e-6).reshape_as(self.weight)
 
 
 @pytest.mark.parametrize(
@@ -296,15 +311,15 @@ class Standardised(nn.Conv2d):
     ],
     ids=["channels", "all", "pixels", "kept"],
 )
-def test_two_statistics_in_one_call_are_those_of_the_kept_entries(change: Callable[[Tensor], Tensor]) -> None:
+@pytest.mark.parametrize("kind", [Standardised, ByBatchNorm])
+def test_two_statistics_in_one_call_are_those_of_the_kept_entries(
+    kind: type[Standardised], change: Callable[[Tensor], Tensor]
+) -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.first, self.inner, self.last = (
-                Standardised(3, 16, 3, padding=1),
-                Standardised(16, 16, 3),
-                nn.Conv2d(16, 4, 1),
-            )
+            self.first, self.inner = kind(3, 16, 3, padding=1), kind(16, 16, 3)
+            self.last = nn.Conv2d(16, 4, 1)
 
         def forward(self, x: Tensor) -> Tensor:
             return self.last(change(self.inner(F.relu(self.first(x)))))  # type: ignore[no-any-return]
@@ -314,4 +329,23 @@ def test_two_statistics_in_one_call_are_those_of_the_kept_entries(change: Callab
     supernet = SuperNetwork.from_model(net, image())
     assert {"first", "inner"} <= supernet.space.widths.keys()
     assert verify(net, supernet, supernet.space.minimal(), image()) < 1e-12
-    same_outputs((supernet.program(supernet.space.maximal()),), net, image(5))
+    # One call after another rounds differently than both together.
+    torch.testing.assert_close(
+        supernet.program(supernet.space.maximal())(image(5)), net(image(5)), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_a_computed_bias_is_not_zero_where_a_channel_is_removed() -> None:
+    """What is summed over these channels cannot do without them."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.bias = nn.Conv2d(3, 16, 3, bias=False), nn.Parameter(torch.rand(16))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.conv2d(x, self.inner.weight, self.bias + 1).sum(1)
+
+    supernet = SuperNetwork.from_model(Net().eval(), image())
+    assert not supernet.space.widths
+    assert any("not zero" in one.reason for one in supernet.diagnostics)
