@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -22,11 +23,13 @@ from .capture import Captured, capture
 from .decompositions import spell_shuffles
 from .entry import Axis
 from .exported.program import ExportedModel
-from .fidelity import Fidelity, Stateful, compare
+from .fidelity import Fidelity, Stateful, compare, copied
 from .functions import BATCH
 from .groups import release_group
 from .ir import IR, aliases_of, as_call, floating, resize_inputs, revalue
-from .recording import WRAPPERS
+from .places import CALL_IT
+from .recording import WRAPPERS, exporting, inner_of
+from .state import preserved
 from .structure import map_leaves, tensors_of
 
 
@@ -134,9 +137,44 @@ def _captured(
     apart: bool,
     wrong_at: Mapping[str, tuple[int, ...]],
 ) -> IR:
-    found = capture(model, args, kwargs, dynamic, fixed, apart=apart, wrong_at=wrong_at)
+    try:
+        found = capture(model, args, kwargs, dynamic, fixed, apart=apart, wrong_at=wrong_at)
+    except CaptureError as error:
+        raise _advised(model, (args, kwargs), error) from error.__cause__
     ir = _ir_of(model, found, found.graph)
     return ir if found.trained is None else replace(ir, trained=_ir_of(model, found, found.trained))
+
+
+def _advised(model: nn.Module, inputs: Any, error: CaptureError) -> CaptureError:
+    """An error of a capture, without the advice to look at the inputs where the model accepts them."""
+    text = str(error)
+    if not text.endswith(CALL_IT) or not _accepts(model, inputs):
+        return error
+    with exporting():
+        accepts = _accepts(model, inputs)
+    return CaptureError(f"{text.removesuffix(CALL_IT)}{WITHOUT_NUMBERS if accepts else EXPORTED}")
+
+
+EXPORTED = (
+    ". Forward accepts the example inputs, but not while torch.compiler.is_exporting() or is_compiling() is true, as "
+    "it is during a capture: mend the branch that is taken then"
+)
+WITHOUT_NUMBERS = (
+    ". Forward accepts the example inputs, but fails during a capture, in which tensors have no numbers. Move that "
+    "code into a submodule or method of its own: only that part is then kept unchanged"
+)
+
+
+def _accepts(model: nn.Module, inputs: Any) -> bool:
+    """Whether forward accepts these inputs."""
+    args, kwargs = copied(inputs)
+    try:
+        with preserved(model, inputs, data=True), torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            inner_of(model)(*args, **kwargs)
+    except Exception:
+        return False
+    return True
 
 
 def _ir_of(model: nn.Module, found: Captured, graph: Graph) -> IR:

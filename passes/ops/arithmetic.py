@@ -39,14 +39,28 @@ def binary(op_type: str) -> OnnxRule:
         alpha = site.arg(2, "alpha", 1)
         if alpha != 1:
             second = site.emit("Mul", second, site.operand(alpha, site.result.dtype))
-        return site.emit(op_type, first, second)
+        return site.emit(OF_TRUTHS.get(op_type, op_type) if site.result.dtype == torch.bool else op_type, first, second)
 
     return rule
+
+
+OF_TRUTHS = {"Add": "Or", "Max": "Or", "Mul": "And", "Min": "And"}
+"""Operators of numbers, which ONNX does not have for bools, as operators of bools."""
 
 
 def comparison(op_type: str) -> OnnxRule:
     """The rule that writes a comparison as `op_type`, in the dtype to which PyTorch promotes the operands."""
     return lambda site: site.emit(op_type, *operands(site, promoted(site)))
+
+
+def ordered(op_type: str) -> OnnxRule:
+    """As `comparison`, with bools as integers: ONNX has no order of bools."""
+
+    def rule(site: Site) -> str:
+        dtype = promoted(site)
+        return site.emit(op_type, *operands(site, torch.int32 if dtype == torch.bool else dtype))
+
+    return rule
 
 
 def operands(site: Site, dtype: torch.dtype) -> tuple[str, str]:
@@ -289,6 +303,7 @@ RECORDS = (
         binary("Mul"),
         lambda x: x * x.cos(),
         lambda x: x * x.mean((2, 3), keepdim=True),
+        lambda x: x * ((x > 0) * (x < 1)),
         Sample(lambda x: (x.mean(3).unsqueeze(2) * (x.mean(3) + 1).unsqueeze(1)).sum(2), rigid="are not zero"),
         spellings=(operator.mul, torch.multiply, "multiply"),
         in_place=(operator.imul,),
@@ -347,10 +362,10 @@ RECORDS = (
     each(torch.addcdiv, add_product_onnx, lambda x: torch.addcdiv(x, x, x.exp())),
     _of_two(torch.eq, comparison("Equal"), spellings=(operator.eq,)),
     _of_two(torch.ne, not_equal_onnx, spellings=(operator.ne, torch.not_equal, "not_equal")),
-    _of_two(torch.lt, comparison("Less"), spellings=(operator.lt, torch.less, "less")),
-    _of_two(torch.le, comparison("LessOrEqual"), spellings=(operator.le, torch.less_equal, "less_equal")),
-    _of_two(torch.gt, comparison("Greater"), spellings=(operator.gt, torch.greater, "greater")),
-    _of_two(torch.ge, comparison("GreaterOrEqual"), spellings=(operator.ge, torch.greater_equal, "greater_equal")),
+    _of_two(torch.lt, ordered("Less"), spellings=(operator.lt, torch.less, "less")),
+    _of_two(torch.le, ordered("LessOrEqual"), spellings=(operator.le, torch.less_equal, "less_equal")),
+    _of_two(torch.gt, ordered("Greater"), spellings=(operator.gt, torch.greater, "greater")),
+    _of_two(torch.ge, ordered("GreaterOrEqual"), spellings=(operator.ge, torch.greater_equal, "greater_equal")),
     each(torch.isnan, is_no_number_onnx, lambda x: torch.isnan(x.log())),
     each(torch.isinf, is_no_number_onnx, lambda x: torch.isinf(x / 0)),
     each(torch.isfinite, is_finite_onnx, lambda x: torch.isfinite(x.log())),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -85,6 +86,26 @@ def test_a_model_that_computes_otherwise_while_it_is_captured_is_refused() -> No
         match=r"the graph differs from the model: output: differs by .*; first at last \(.*is_exporting\(\)",
     ):
         trace(Between(otherwise).eval(), image())
+
+
+@pytest.mark.parametrize(
+    ("fails", "told"),
+    [
+        pytest.param(
+            lambda x: torch.compiler.is_exporting(), r"mend the branch that is taken then", id="while-exported"
+        ),
+        pytest.param(
+            lambda x: x.data_ptr() == 0, r"in which tensors have no numbers\. Move that code", id="without-numbers"
+        ),
+        pytest.param(lambda x: True, r"Call the model on the example inputs yourself", id="always"),
+    ],
+)
+def test_the_advice_on_a_forward_that_fails_is_about_when_it_fails(fails: Callable[[Tensor], bool], told: str) -> None:
+    def step(net: Any, x: Tensor) -> Tensor:
+        return x.view(-1, 7, 11, 13, 17) if fails(x) else net.inner(x)
+
+    with pytest.raises(CaptureError, match=rf"shape '\[-1, 7, 11, 13, 17\]' is invalid.*{told}"):
+        trace(Between(step).eval(), image())
 
 
 def test_a_model_that_is_not_the_same_twice_is_refused() -> None:
