@@ -94,9 +94,17 @@ def facts(run: Recorded) -> Iterator[tuple[str, str]]:
     yield "begun", "not recorded" if process is None else moment(process.began)
     yield "bnas", "not recorded" if process is None else process.versions.get("bnas", "not recorded")
     yield "CPU", "not recorded" if process is None else str(process.machine.get("cpu", "not recorded"))
-    yield "epochs of the super-network", "none" if run.history is None else str(len(run.history.epochs))
+    epochs, pruned = 0 if run.history is None else len(run.history.epochs), run.pruned
+    yield "epochs of the super-network", "none: pruned" if pruned else str(epochs or "none")
+    yield "epochs of fine-tuning", told_tunings(run, epochs if pruned else None)
     yield "sub-networks evaluated", f"{len(run.evaluations):,}"
     yield "on the Pareto front", str(len(run.front))
+
+
+def told_tunings(run: Recorded, pruned: int | None) -> str:
+    """How long winners, or the network of `bnas prune`, were fine-tuned."""
+    found = {name: len(one.epochs) for name, one in run.tunings.items()} if pruned is None else {"": pruned}
+    return ", ".join(f"{name} {count}".strip() for name, count in found.items()) or "none"
 
 
 def settings(first: Recorded, second: Recorded) -> Iterator[tuple[str, str, str]]:

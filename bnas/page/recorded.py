@@ -70,6 +70,11 @@ class Recorded:
         return self.results is not None
 
     @property
+    def pruned(self) -> bool:
+        """Whether `bnas prune` made the run: it has no super-network, and its training is a fine-tuning."""
+        return isinstance(self.configuration, dict) and "prune" in self.configuration
+
+    @property
     def outdated(self) -> bool:
         """Whether the results are of other winners than those of the last search."""
         if self.results is None or self.chosen is None:
