@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-from bnas.run.output import differing
+from bnas.run.output import differing, in_lists
 from bnas.run.quality import Quality
 
 from .document import moment
@@ -109,19 +109,9 @@ def told_tunings(run: Recorded, pruned: int | None) -> str:
 
 def settings(first: Recorded, second: Recorded) -> Iterator[tuple[str, str, str]]:
     """Every setting that differs, with its value in both runs."""
-    for place, one, other in _in_lists(differing(first.configuration, second.configuration)):
+    for place, one, other in in_lists(differing(first.configuration, second.configuration)):
         if place not in PLACES:
             yield place, _short(one), _short(other)
-
-
-def _in_lists(found: Iterable[tuple[str, Any, Any]]) -> Iterator[tuple[str, Any, Any]]:
-    """The same, where lists of one length, such as stages, are compared entry by entry."""
-    for place, one, other in found:
-        if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
-            for number, pair in enumerate(zip(one, other, strict=True)):
-                yield from _in_lists(differing(*pair, f"{place}[{number}]"))
-        else:
-            yield place, one, other
 
 
 def _short(value: Any) -> str:
