@@ -337,9 +337,11 @@ def test_where_accuracy_does_not_fit_loss_and_metric_are_required(folder: Path, 
     assert "loss and metric: set `criterion` and `metric`" in out
     assert "without your loss and metric. Set both in it, then: `bnas run bnas.yaml`" in out
     assert "# REQUIRED: set both here" in (folder / "bnas.yaml").read_text()
+    assert "Set what is REQUIRED below, then run it: `bnas run bnas.yaml`" in (folder / "bnas.yaml").read_text()
     out = called("init", "net.py:Words", "--data", "net.py:tokens", "--overwrite")
     assert "loss and metric" not in out
     assert "REQUIRED" not in (folder / "bnas.yaml").read_text()
+    assert "You can run it unchanged: `bnas run bnas.yaml`" in (folder / "bnas.yaml").read_text()
 
 
 def test_names_in_the_file_are_text_whatever_they_are() -> None:
