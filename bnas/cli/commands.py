@@ -175,9 +175,12 @@ def search(
         with options.unchanged():
             folder.begin_search(resume=resume, overwrite=overwrite)
         winners = folder.steps.search()
+    from bnas.run.output import TUNING
+
     console.print(winners_table(winners, folder.job.quality))
     tuned = folder.job.tuning is not None
-    told = shlex.join(["bnas", "tune" if tuned else "export", str(run)])
+    again = ["--resume"] if tuned and (run / TUNING).exists() else []  # of other winners, which are replaced
+    told = shlex.join(["bnas", "tune" if tuned else "export", str(run), *again])
     what = "fine-tune these winners" if tuned else "export and measure these winners"
     options.say(console, f"The Pareto front is in {run / 'pareto.json'}; to {what}: `{told}`")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bnas.passes.rigidity import ONE_LEFT
@@ -31,6 +31,8 @@ REMEDIES = (
     (r"scopes", "if you set `ignored_scopes` or `target_scopes`, change them"),
 )
 """Remedies, by a pattern in the reason."""
+KEPT = r"pinned by a setting|ignored_scopes|target_scopes"
+"""Reasons of parts that the user wants to keep."""
 OTHERWISE = 'see "What stays rigid" in docs/your_model.md'
 
 
@@ -66,7 +68,7 @@ def _how_small(data: Mapping[str, Any]) -> Iterator[str]:
 def _what_stays(data: Mapping[str, Any]) -> Iterator[str]:
     rigid = data["rigid_share"]
     reasons = {why: share for why, share in rigid["reasons"].items() if why not in HARMLESS and share >= LITTLE}
-    by_settings = _by_settings(data)
+    by_settings = list(_by_settings(data))
     nothing = "" if reasons or by_settings else ", for reasons that hold in every model: nothing to do"
     total = f"{rigid['total']:.1%}" if rigid["total"] >= 0.001 or not rigid["total"] else "less than 0.1%"
     yield f"What cannot shrink: {total} of the parameters{nothing}."
@@ -75,14 +77,19 @@ def _what_stays(data: Mapping[str, Any]) -> Iterator[str]:
     yield from by_settings
 
 
-def _by_settings(data: Mapping[str, Any]) -> Sequence[str]:
-    """Yield the parts that only the settings keep from changing; their reasons contain the remedy."""
-    found = [one["place"] for one in data["diagnostics"] if "the settings give no size" in one["reason"]]
-    if not found:
-        return ()
-    names = listed(found, len(found), 3)
-    told = f"{counted(len(found), 'width')} too small to shrink: {names}. To do: lower min_width and divisor."
-    return (told,)
+def _by_settings(data: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the parts that only the settings keep from changing; the first share does not count them."""
+    small = [one["place"] for one in data["diagnostics"] if "the settings give no size" in one["reason"]]
+    if small:
+        names = listed(small, len(small), 3)
+        yield f"{counted(len(small), 'width')} too small to shrink: {names}. To do: lower min_width and divisor."
+    kept = [one["place"] for one in data["diagnostics"] if re.search(KEPT, one["reason"])]
+    if kept:
+        smallest = data["parameters"]["minimal"] / max(1, data["parameters"]["maximal"])
+        yield (
+            f"Besides, pin, ignored_scopes or target_scopes keep {listed(kept, len(kept), 3)} as they are: "
+            f"{smallest:.1%} of the parameters are in every sub-network."
+        )
 
 
 def remedy(why: str) -> str:

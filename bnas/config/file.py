@@ -117,7 +117,8 @@ def _set(data: Any, place: list[str | int], value: Any, change: str) -> None:
 def _check(data: Any, place: list[str | int], part: str | int, change: str) -> None:
     here = written(place) or "the file"
     if isinstance(part, str) and not isinstance(data, dict):
-        raise ConfigurationError(f"--set {change}", [f"{here} is {short(data)}, which has no keys"])
+        entry = f"; write {here}[{part}] for an entry" if isinstance(data, list) and part.isdigit() else ""
+        raise ConfigurationError(f"--set {change}", [f"{here} is {short(data)}, which has no keys{entry}"])
     if isinstance(part, int) and not isinstance(data, list):
         raise ConfigurationError(f"--set {change}", [f"{here} is {short(data)}, which has no entries"])
     if isinstance(part, int) and part >= len(data):

@@ -15,7 +15,7 @@ from bnas.passes.wording import shown
 
 HEAD = """\
 # Configuration of a bnas run, written by `{command}`.
-# You can run it unchanged: `bnas run {file}`. It prints a plan with times first; Ctrl-C stops it at any time.
+# {start}: `bnas run {file}`. It prints a plan with times first; Ctrl-C stops it at any time.
 # A line such as `#budget: "30m"` shows a key that is not set: remove the # to set it.
 # File names are relative to this file. docs/configuration.md explains all keys; `bnas schema` helps your editor.
 """
@@ -107,7 +107,9 @@ class Proposal:
 
     def text(self) -> str:
         """The file, in YAML."""
-        head = HEAD.format(command=shown(self.command), file=shown(self.file))
+        ready = self.classifies and self.data is not None
+        start = "You can run it unchanged" if ready else "Set what is REQUIRED below, then run it"
+        head = HEAD.format(command=shown(self.command), file=shown(self.file), start=start)
         rest = MEASURED.format(device=self.device, folder=self.folder)
         parts = (
             self._model(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -69,7 +70,9 @@ def guess(model: nn.Module, data: Splits | None = None, given: Sequence[Input] =
     if given:
         return _checked(model, tuple(given), True, "you gave it, and the model accepts it")
     if data is not None:
-        return _checked(model, inputs_of_batch(model, data), True, f"as in the first batch of {DATA}")
+        found, narrow = inputs_of_batch(model, data), inputs_of_batch(model, data, narrow=True)
+        fits = found == narrow or error_on(model, example_of(model, found).value) is None
+        return _checked(model, found if fits else narrow, True, f"as in the first batch of {DATA}")
     for one in candidates(model):
         if error_on(model, example_of(model, [one]).value) is None:
             return _checked(model, (one,), False, "the model accepts it; no data were given to compare with")
@@ -81,7 +84,10 @@ def _checked(model: nn.Module, inputs: tuple[Input, ...], sure: bool, why: str) 
     if (error := error_on(model, value)) is not None:
         shapes = " and ".join(one.text for one in inputs)
         source = f"the data give {shapes}" if why.startswith("as in") else f"the input is {shapes}"
-        raise GuessError(f"{source}, but the model does not accept it: {error}")
+        raise GuessError(
+            f"{source}, but the model does not accept it: {error}. Give shape, type and range of each input: "
+            f"{' '.join(f'--input {shlex.quote(one.text)}' for one in inputs)}"
+        )
     return Guess(inputs, sure, why, outputs_of(model, value))
 
 
@@ -96,18 +102,22 @@ def outputs_of(model: nn.Module, value: Any) -> int | None:
 # From a batch of the data.
 
 
-def inputs_of_batch(model: nn.Module, data: Splits) -> tuple[Input, ...]:
-    """Return the inputs in the first validation batch, each with one sample."""
+def inputs_of_batch(model: nn.Module, data: Splits, *, narrow: bool = False) -> tuple[Input, ...]:
+    """Return the inputs in the first validation batch, each with one sample.
+
+    The range of whole numbers is that of the batch or, if `narrow`, of the values that every column may have: columns
+    of a table have categories of their own.
+    """
     batch = next(iter(drawn(data.validation, DATA)), None)
     if batch is None:
         raise GuessError(f"{DATA} are empty; give the shape: --input SHAPE, such as 1,3,224,224")
     inputs, _ = as_batch(batch, inputs_of(model))
     if isinstance(inputs, Mapping):
-        return tuple(_input(tensor, name) for name, tensor in inputs.items())
-    return tuple(map(_input, inputs)) if isinstance(inputs, list | tuple) else (_input(inputs),)
+        return tuple(_input(tensor, name, narrow) for name, tensor in inputs.items())
+    return tuple(_input(one, None, narrow) for one in (inputs if isinstance(inputs, list | tuple) else (inputs,)))
 
 
-def _input(tensor: Any, name: str | None = None) -> Input:
+def _input(tensor: Any, name: str | None, narrow: bool) -> Input:
     if not isinstance(tensor, Tensor):
         raise GuessError(
             f"an input in {DATA} is a {type(tensor).__name__}, not a tensor; give the shape: --input SHAPE"
@@ -117,6 +127,9 @@ def _input(tensor: Any, name: str | None = None) -> Input:
         return Input(shape, name)
     kind = next(key for key, dtype in reversed(DTYPES.items()) if dtype == tensor.dtype)
     ends = None if kind == "bool" or not tensor.numel() else (float(tensor.min()), float(tensor.max()))
+    if narrow and ends is not None and tensor.ndim == 2:
+        common = float(tensor.amin(0).max()), float(tensor.amax(0).min())
+        ends = common if common[0] <= common[1] else ends
     return Input(shape, name, kind, ends)
 
 

@@ -177,6 +177,8 @@ class Comparison:
         for name, run in zip(self.names, self.runs, strict=True):
             if not run.finished:
                 yield f"{name} is not finished: there are no winners yet."
+            if run.outdated:
+                yield f"{name} was searched again after its export: its winners here are those of the earlier search."
 
     def html(self) -> tuple[str, Mapping[str, bytes]]:
         """Return the page, and its pictures by name."""

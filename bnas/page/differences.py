@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-from bnas.run.output import differing
+from bnas.run.output import differing, in_lists
 from bnas.run.quality import Quality
 
 from .document import moment
@@ -94,26 +94,24 @@ def facts(run: Recorded) -> Iterator[tuple[str, str]]:
     yield "begun", "not recorded" if process is None else moment(process.began)
     yield "bnas", "not recorded" if process is None else process.versions.get("bnas", "not recorded")
     yield "CPU", "not recorded" if process is None else str(process.machine.get("cpu", "not recorded"))
-    yield "epochs of the super-network", "none" if run.history is None else str(len(run.history.epochs))
+    epochs, pruned = 0 if run.history is None else len(run.history.epochs), run.pruned
+    yield "epochs of the super-network", "none: pruned" if pruned else str(epochs or "none")
+    yield "epochs of fine-tuning", told_tunings(run, epochs if pruned else None)
     yield "sub-networks evaluated", f"{len(run.evaluations):,}"
     yield "on the Pareto front", str(len(run.front))
 
 
+def told_tunings(run: Recorded, pruned: int | None) -> str:
+    """How long winners, or the network of `bnas prune`, were fine-tuned."""
+    found = {name: len(one.epochs) for name, one in run.tunings.items()} if pruned is None else {"": pruned}
+    return ", ".join(f"{name} {count}".strip() for name, count in found.items()) or "none"
+
+
 def settings(first: Recorded, second: Recorded) -> Iterator[tuple[str, str, str]]:
     """Every setting that differs, with its value in both runs."""
-    for place, one, other in _in_lists(differing(first.configuration, second.configuration)):
+    for place, one, other in in_lists(differing(first.configuration, second.configuration)):
         if place not in PLACES:
             yield place, _short(one), _short(other)
-
-
-def _in_lists(found: Iterable[tuple[str, Any, Any]]) -> Iterator[tuple[str, Any, Any]]:
-    """The same, where lists of one length, such as stages, are compared entry by entry."""
-    for place, one, other in found:
-        if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
-            for number, pair in enumerate(zip(one, other, strict=True)):
-                yield from _in_lists(differing(*pair, f"{place}[{number}]"))
-        else:
-            yield place, one, other
 
 
 def _short(value: Any) -> str:

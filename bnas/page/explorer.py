@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,6 +142,15 @@ def measured_again(run: Recorded) -> tuple[str, str]:
         return "", ""
     what, runs = remedy(unstable[0].runs)
     return what, again_command(run.folder, runs)
+
+
+def renewal(run: Recorded) -> list[str]:
+    """Return the commands that export the winners of the last search; none if the results are of these winners."""
+    if not run.outdated:
+        return []
+    tuned = run.results is not None and any(row.test_accuracy_before is not None for row in run.results.rows)
+    steps = [["tune", str(run.folder), "--resume"], ["export", str(run.folder)]]
+    return [shlex.join(["bnas", *one]) for one in steps if tuned or one[0] == "export"]
 
 
 def _exportable(run: Recorded) -> bool:

@@ -144,6 +144,23 @@ class SubnetNote(Part):
     kernels: dict[str, int]
 
 
+class WinnerNote(Part):
+    """A winner in ``winners.json``."""
+
+    subnet: SubnetNote
+
+
+class ChosenNote(Part):
+    """``winners.json``."""
+
+    winners: dict[str, WinnerNote]
+
+    @property
+    def subnets(self) -> dict[str, SubnetNote]:
+        """Return the winners by name."""
+        return {name: one.subnet for name, one in self.winners.items()}
+
+
 class Network(Part):
     """An entry of ``rows``: a network that was exported and measured."""
 

@@ -15,7 +15,7 @@ from bnas.run.lock import sweep
 from bnas.runtime.storage.files import guarded, write_bytes
 
 from .document import as_csv, drawn, refuse_others, rendered
-from .explorer import Explorer, command, measured_again, note
+from .explorer import Explorer, command, measured_again, note, renewal
 from .front import fronts, lines, measured_on
 from .front import table as winners_table
 from .members import Chosen, LayerRow, Members, chosen, layer_rows, table
@@ -94,6 +94,7 @@ class Page:
             members=self.members,
             explorer=self.explorer,
             measured_again=measured_again(self.run),
+            renewal=renewal(self.run),
             first_command="" if not self.members.all else command(self.run, self.members, self.members.all[0]),
             plots=self.plots,
             layers=self.layers,

@@ -75,13 +75,14 @@ def _metrics(history: History) -> Plot:
         Series(name, numbers, [factor * v for v in values[name]], "line", colour, marker, dash)
         for name, (colour, marker, dash) in zip(names, cycle(CURVES), strict=False)
     )
-    caption = (
-        "Measured after every epoch on validation data, with recalibrated BatchNorm, for the same few sub-networks: "
-        "the largest, the smallest and random ones that the last stage trains."
-    )
+    caption, title = "Measured after every epoch on validation data, with recalibrated BatchNorm", f"Training: {name}"
+    if len(names) > 1:  # one alone is a network without choices, such as that of `bnas prune`
+        caption += (
+            ", for the same few sub-networks: the largest, the smallest and random ones that the last stage trains"
+        )
+        title += " of sub-networks"
     rows = [("epoch", *names), *zip(numbers, *(values[name] for name in names), strict=True)]
-    title = f"Training: {name} of sub-networks"
-    return Plot("training-metric", title, caption, "epoch", axis, series, tuple(_stages(history)), rows)
+    return Plot("training-metric", title, f"{caption}.", "epoch", axis, series, tuple(_stages(history)), rows)
 
 
 def _stages(history: History) -> Iterator[Rule]:

@@ -19,14 +19,14 @@ from bnas.run.quality import Quality
 from bnas.runtime.storage.files import ReadError, reading, there
 from bnas.search import Constraint, Evaluation, EvaluationLog, Objective, RecordError, SearchResult
 
-from .notes import History, Process, Results, SearchSettings, TuningNote
+from .notes import ChosenNote, History, Process, Results, SearchSettings, SubnetNote, TuningNote
 
 
 class ReportError(BnasError):
     """The report of a run cannot be made; the message has the file and what is wrong with it."""
 
 
-HISTORY, EVALUATIONS, RESULTS = "training/history.json", "evaluations.jsonl", "report.json"
+HISTORY, EVALUATIONS, WINNERS, RESULTS = "training/history.json", "evaluations.jsonl", "winners.json", "report.json"
 MISSING = {
     ENVIRONMENT: "start time, machine and versions",
     ARCHITECTURE: "the layers, so the report has no picture of the architecture",
@@ -56,6 +56,8 @@ class Recorded:
     """The names of the files that are not there."""
     tunings: Mapping[str, History] = field(default_factory=dict)
     """How the fine-tuning of each winner went, by its name."""
+    chosen: Mapping[str, SubnetNote] | None = None
+    """The winners of the last search; None before its end."""
 
     @property
     def name(self) -> str:
@@ -66,6 +68,18 @@ class Recorded:
     def finished(self) -> bool:
         """Whether the run came to the end."""
         return self.results is not None
+
+    @property
+    def pruned(self) -> bool:
+        """Whether `bnas prune` made the run: it has no super-network, and its training is a fine-tuning."""
+        return isinstance(self.configuration, dict) and "prune" in self.configuration
+
+    @property
+    def outdated(self) -> bool:
+        """Whether the results are of other winners than those of the last search."""
+        if self.results is None or self.chosen is None:
+            return False
+        return {one.name: one.subnet for one in self.results.rows[1:]} != self.chosen
 
     @cached_property
     def quality(self) -> Quality:
@@ -118,6 +132,7 @@ def read_run(folder: Path) -> Recorded:
         _json(ledger, DATA),
         missing,
         _tunings(ledger),
+        None if (chosen := _part(ledger, WINNERS, ChosenNote)) is None else chosen.subnets,
     )
 
 
@@ -131,7 +146,7 @@ def _tunings(ledger: Ledger) -> dict[str, History]:
 
 def _check_whole(ledger: Ledger, found: int) -> None:
     """Raise where the log has fewer evaluations than the search that came to its end: it was cut."""
-    winners = _json(ledger, "winners.json")
+    winners = _json(ledger, WINNERS)
     wanted = winners.get("evaluations", 0) if isinstance(winners, dict) else 0
     if _there(ledger, EVALUATIONS) and found < wanted:
         told = f"restore it from a backup, or evaluate again: `bnas search {ledger.folder} --resume`"

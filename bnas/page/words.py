@@ -37,6 +37,8 @@ class Quantity:
         number = value * self.factor
         if not self.unit and self.name not in {**KNOWN, **ACCURACIES}:  # a metric of the user's own, of any size
             return f"{number:.4g}"
+        if self.unit == "ms" and 0 < abs(number) < 0.1:  # a small network: two decimals would hide all differences
+            return f"{number:.3g} ms"
         digits = 2 if self.unit == "%" else max(0, 3 - len(str(int(abs(number)))))
         return f"{number:.{digits}f} {self.unit}".rstrip()
 

@@ -191,6 +191,13 @@ def pace_of(planned: Sequence[float], paces: Sequence[float], taken: float, whol
     return min(max(left / sum(planned[len(paces) :]), PACES[0]), PACES[1])
 
 
+def latest(plan: Mapping[str, Any]) -> float:
+    """Return the latest time recorded in the saved plan of a phase, in seconds since the start of the run."""
+    if plan["ended"] is not None:
+        return float(plan["ended"])
+    return max(float(one["spent"]) for one in (plan, *plan.get("paces", ())))
+
+
 def _usable(phase: Phase, extra: float) -> float:
     """Return the part of the time `extra` that a phase can use."""
     if phase.least + extra / phase.unit < phase.useful:

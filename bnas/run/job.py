@@ -23,6 +23,7 @@ from bnas.runtime import (
     SuperNetwork,
     TrainingError,
 )
+from bnas.runtime.errors import BatchError
 from bnas.runtime.evaluate.evaluation import Batch, Loader
 from bnas.runtime.feed import length_of
 from bnas.runtime.train.callbacks import checked_callbacks
@@ -58,6 +59,15 @@ class Splits:
         parts = {name: length_of(getattr(self, name)) for name in ("train", "validation", "test")}
         told = (f"{name} {'a stream' if length is None else length}" for name, length in parts.items())
         return f"Splits of batches: {', '.join(told)}"
+
+    def check_held_out(self) -> None:
+        """Raise `BatchError` if there are no data to choose winners on, or none to measure them on at the end."""
+        for name, use in (
+            ("validation", "the search chooses winners on them"),
+            ("test", "the result is measured on them"),
+        ):
+            if length_of(getattr(self, name)) == 0:
+                raise BatchError(f"the {name} data are empty: {use}; hold out samples that training does not use")
 
 
 def sought(bounded: Iterable[str], quality: Quality) -> tuple[Objective, ...]:

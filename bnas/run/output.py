@@ -159,7 +159,8 @@ def changed(folder: Path, config: Any, free: Free) -> str:
 def differences(before: Any, now: Any) -> Iterator[tuple[str, str]]:
     """Yield the differences of two configurations: the place, and a text such as ``a.b is 1, and was 2``."""
     for place, was, is_now in differing(before, json.loads(json.dumps(now))):
-        yield place, f"{place or 'it'} was {_short(was)} and is now {_short(is_now)}"
+        found = in_lists([(place, was, is_now)])
+        yield place, "; ".join(f"{one or 'it'} was {_short(old)} and is now {_short(new)}" for one, old, new in found)
 
 
 def differing(first: Any, second: Any, place: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -169,6 +170,16 @@ def differing(first: Any, second: Any, place: str = "") -> Iterator[tuple[str, A
             yield from differing(first.get(key), second.get(key), f"{place}.{key}".removeprefix("."))
     elif first != second:
         yield place, first, second
+
+
+def in_lists(found: Iterable[tuple[str, Any, Any]]) -> Iterator[tuple[str, Any, Any]]:
+    """The same, where lists of one length, such as stages, are compared entry by entry."""
+    for place, one, other in found:
+        if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+            for number, pair in enumerate(zip(one, other, strict=True)):
+                yield from in_lists(differing(*pair, f"{place}[{number}]"))
+        else:
+            yield place, one, other
 
 
 def _short(value: Any) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from bnas.passes import Subnet
 from bnas.passes.frontend.state import deep_copy
 from bnas.runtime import Epochs, Evaluator, FineTune, Recipe, SuperNetwork
 from bnas.runtime.evaluate.evaluation import Loader, spread_samples
@@ -20,7 +21,7 @@ from bnas.runtime.storage.files import there, write_json
 from bnas.runtime.train import random_state
 from bnas.runtime.train.timing import Clock
 
-from .budget import USEFUL_STEPS, Phase, Plan, divide, least_seconds, pace_of
+from .budget import USEFUL_STEPS, Phase, Plan, divide, latest, least_seconds, pace_of
 from .forecast import Forecast, adapting, disk_free
 from .job import Job, Watch
 from .mark import OutputError
@@ -54,11 +55,10 @@ class Planner:
     """Seconds used by earlier processes."""
 
     def __post_init__(self) -> None:
-        known = [found for name in ("train", "search", "tune") if (found := self._read(name)) is not None]
-        self.carried = max(map(_latest, known), default=0.0)
+        self.carried, self.times = self._recorded("train", "search", "tune"), Times()
         self._here: set[str] = set()
-        self.times = Times()
         self._each: list[float] = []
+        self._winners: list[Any] = []
 
     @property
     def budget(self) -> float:
@@ -110,9 +110,17 @@ class Planner:
     def tune(self, supernet: SuperNetwork, evaluator: Evaluator, original: nn.Module, winners: Winners) -> FineTune:
         """Return the settings of the fine-tuning that there is time for."""
         settings = self._settings
+        self._forget_others(list(in_order(winners, supernet)))
         planned = self._planned("tune", lambda: self._before_tuning(supernet, evaluator, original, winners))
         steps = planned["epochs"]
         return replace(settings, epochs=steps["stages"][0], train_steps=steps["train_steps"])
+
+    def _forget_others(self, subnets: Sequence[Subnet]) -> None:
+        """Remove the plan of a fine-tuning of other winners; these get the time that the others had."""
+        found, self._winners = self._read("tune"), [one.to_json() for one in subnets]
+        if found is not None and found.get("winners", len(found["each"])) not in (self._winners, len(subnets)):
+            self.output.ledger.remove(self.output.ledger.removable([file_of("tune")]))
+            self.carried = self._recorded("train", "search") + self.began - self.clock()
 
     def pace(self, place: int) -> float:
         """Return the factor for the training length of the winner at this place; a resumed winner keeps its factor."""
@@ -217,6 +225,10 @@ class Planner:
 
     # Saved plans.
 
+    def _recorded(self, *phases: str) -> float:
+        """Return the latest time in the plans of phases, in seconds since the start of the run."""
+        return max((latest(found) for name in phases if (found := self._read(name)) is not None), default=0.0)
+
     def _planned(self, phase: str, make: Any) -> dict[str, Any]:
         """Return the plan of a phase, made by an earlier process or now."""
         found: dict[str, Any] | None = self._read(phase)
@@ -238,7 +250,7 @@ class Planner:
         if phase != "search":
             made["epochs"] = asdict(self._epochs(phase, own.count))
         if phase == "tune":
-            made |= {"each": self._each, "paces": []}
+            made |= {"winners": self._winners, "each": self._each, "paces": []}
         write_json(self.output.path(file_of(phase)), made)
         self._here.add(phase)
         return made
@@ -259,13 +271,6 @@ class Planner:
                 f"{self.output.folder / name} is damaged: it has no plan; move it away to make a new plan"
             )
         return data
-
-
-def _latest(plan: dict[str, Any]) -> float:
-    """Return the latest time recorded in a plan, in seconds since the start of the run."""
-    if plan["ended"] is not None:
-        return float(plan["ended"])
-    return max(float(one["spent"]) for one in (plan, *plan.get("paces", ())))
 
 
 def _shortened(recipe: Recipe, epochs: Epochs) -> Recipe:

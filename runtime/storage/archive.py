@@ -116,7 +116,10 @@ class Archive:
             raise CheckpointError(f"{path} is missing; {self.manifest} names it")
         data = read_file(path)
         if checksum(data) != manifest["sha256"]:
-            raise CheckpointError(f"{path} is damaged: its checksum is not the one in {self.manifest}")
+            raise CheckpointError(
+                f"{path} is damaged: its checksum is not the one in {self.manifest}; restore it from a backup, or move "
+                f"{path.parent} away and repeat the step that writes it"
+            )
         return manifest, load(data)
 
     def _manifest(self, directory: Path) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from bnas.runtime.nested import (
 from bnas.runtime.recomputation import in_segments
 from bnas.runtime.supernetwork import SuperNetwork
 
+from .distance import as_targets, is_distance
 from .recipe import Distillation, Recipe
 
 Criterion = Callable[[Any, Any], Tensor]
@@ -79,6 +80,7 @@ class Learner:
         self.criterion = criterion or self._cross_entropy
         self.device = device_of(supernet)
         self._takes = inputs_of(supernet)
+        self._is_distance: bool | None = None
 
     def accumulate(self, subnets: Sequence[Subnet], group: Sequence[Batch], moment: Moment) -> list[float]:
         """Run the backward pass of every sub-network on every batch of `group`; return the loss of each sub-network.
@@ -149,8 +151,25 @@ class Learner:
         distillation: Distillation | None = self.recipe.distillation
         if teacher is None or distillation is None:
             return self._hard(outputs, targets, moment)
-        loss = distillation.loss(outputs, teacher)
+        loss = self._soft(outputs, targets, teacher, moment)
         return loss + distillation.hard * self._hard(outputs, targets, moment) if distillation.hard else loss
+
+    def _soft(self, outputs: Any, targets: Any, teacher: Any, moment: Moment) -> Tensor:
+        """Return the loss against the teacher: the criterion, if it is a distance between numbers.
+
+        Any other loss of numbers has another scale than the criterion, and in shared weights the larger one wins:
+        squared errors of outputs near 200 undo what the maximal sub-network learns from absolute errors.
+        """
+        distillation = self.recipe.distillation
+        assert distillation is not None
+        wanted = as_targets(teacher, targets) if distillation.type == "softmax" else None
+        if wanted is None or self._own_criterion:
+            return distillation.loss(outputs, teacher)
+        if self._is_distance is None:
+            self._is_distance = is_distance(self.criterion, teacher.detach(), wanted)
+        if self._is_distance:
+            return distillation.scale * self._hard(outputs, wanted, moment)
+        return distillation.loss(outputs, teacher)
 
     def measured(self, module: nn.Module, batch: Batch, moment: Moment) -> float:
         """Return the loss of `module` on a batch against the targets only, without training.

@@ -31,8 +31,9 @@ class Distillation:
     """"maximal": all others learn from the maximal sub-network's outputs in the same step (in-place distillation, Yu et
     al. 2020, BigNAS, section 3.1). "original": all learn from a frozen copy of the original, in evaluation mode."""
     type: Literal["softmax", "mse"] = "softmax"
-    """"softmax": cross-entropy against the softmax over axis 1 (Hinton et al. 2015); outputs that have no two classes
-    there are numbers, and are compared by the mean squared error. "mse": mean squared error of all outputs."""
+    """"softmax": cross-entropy against the softmax over axis 1 (Hinton et al. 2015). In a regression: your own loss,
+    with the teacher's outputs as targets, if it is a distance between outputs and targets of one shape. Other outputs
+    that have no two classes: the mean squared error. "mse": the mean squared error of all outputs."""
     scale: Positive = 1.0
     """Factor of the distillation loss."""
     temperature: Positive = 1.0

@@ -198,12 +198,19 @@ def test_what_is_settled_by_what_is_there(
 
 
 def test_differences_have_their_places() -> None:
-    before = {"a": {"b": 1, "c": [1, 2]}, "d": None, "e": 3}
-    now = {"a": {"b": 2, "c": (1, 2)}, "d": {"x": 1}, "e": 3, "f": list(range(99))}
+    before = {"a": {"b": 1, "c": [1, 2]}, "d": None, "e": 3, "g": [{"x": None, "y": 1}, {"y": 2}]}
+    now = {
+        "a": {"b": 2, "c": (1, 2)},
+        "d": {"x": 1},
+        "e": 3,
+        "f": list(range(99)),
+        "g": [{"x": None, "y": 3}, {"y": 4}],
+    }
     assert dict(differences(before, now)) == {
         "a.b": "a.b was 1 and is now 2",
         "d": 'd was null and is now {"x": 1}',
         "f": f"f was null and is now {json.dumps(list(range(99)))[:77]}...",
+        "g": "g[0].y was 1 and is now 3; g[1].y was 2 and is now 4",
     }
 
 

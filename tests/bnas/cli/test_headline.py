@@ -89,6 +89,16 @@ def test_what_stays_whole_comes_with_what_to_do(model: nn.Module, reason: str, d
     assert not any("nothing to do" in line for line in told(model))
 
 
+def test_parts_that_settings_keep_are_named_with_the_share_that_is_left() -> None:
+    """Rigid is what no setting could change, so parts that the user keeps are no part of that share."""
+    data = inspect_model("net", Residual(256).eval(), [Input((2, 3, 6, 6))]).to_json()
+    assert "nothing to do" in headline(data)
+    pinned = {"place": "stem", "reason": "pinned by a setting"}
+    told = headline({**data, "diagnostics": [pinned], "parameters": {"minimal": 250, "maximal": 1000}})
+    assert "nothing to do" not in told
+    assert "keep stem as they are: 25.0% of the parameters are in every sub-network." in told
+
+
 def test_a_model_without_blocks_or_choices_says_why() -> None:
     lines = told(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()))
     assert "   Nothing can shrink: the reasons are below." in lines

@@ -50,6 +50,20 @@ class Curve(nn.Linear):
     def __init__(self):
         super().__init__(6, 1)
 
+def table():
+    kinds = torch.tensor([[0, 0, 0], [6, 19, 2]])
+    batch = ((torch.zeros(2, 4), kinds), torch.tensor([0, 1]))
+    return bnas.Splits([batch], [batch], [batch])
+
+class Table(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.kinds = nn.ModuleList(nn.Embedding(count, 8) for count in (7, 20, 3))
+        self.inner, self.head = nn.Linear(28, 16), nn.Linear(16, 2)
+    def forward(self, numbers, kinds):
+        parts = [one(kinds[:, place]) for place, one in enumerate(self.kinds)]
+        return self.head(torch.relu(self.inner(torch.cat([numbers, *parts], 1))))
+
 class Grey(nn.Conv2d):
     def __init__(self):
         super().__init__(1, 8, 3)
@@ -238,6 +252,20 @@ def test_several_inputs_are_those_of_the_batch(folder: Path, called: Called) -> 
     assert "range: [0, 7]" in written, "whole numbers stay whole"
 
 
+def test_columns_of_a_table_have_categories_of_their_own(folder: Path, called: Called) -> None:
+    """A random example must fit each column; sequences keep the whole range of the batch."""
+    told = called("init", "net.py:Table", "--data", "net.py:table")
+    assert "2 inputs of 1,4 and 1,3:int64[0..2] (sure" in told
+    file = load_config(folder / "bnas.yaml")
+    assert file.input_info[1].range == (0, 2)
+    both = torch.tensor([[0, 5], [9, 2]])
+    splits = Splits([], [(both, torch.tensor([0, 1]))], [])
+    assert guess(nn.Sequential(nn.Embedding(10, 4), nn.Flatten(), nn.Linear(8, 2)), splits).inputs[0].range == (0, 9)
+    refused = r"IndexError: .*Give shape, type and range of each input: --input '1,2:int64\[2..5\]'"
+    with pytest.raises(GuessError, match=refused):
+        guess(nn.Sequential(nn.Embedding(4, 4), nn.Flatten(), nn.Linear(8, 2)), splits)
+
+
 def test_known_data_have_their_name(folder: Path, called: Called) -> None:
     told = called("init", "net.py:Net", "--data", "digits")
     assert "num_classes: 10" in told
@@ -309,9 +337,11 @@ def test_where_accuracy_does_not_fit_loss_and_metric_are_required(folder: Path, 
     assert "loss and metric: set `criterion` and `metric`" in out
     assert "without your loss and metric. Set both in it, then: `bnas run bnas.yaml`" in out
     assert "# REQUIRED: set both here" in (folder / "bnas.yaml").read_text()
+    assert "Set what is REQUIRED below, then run it: `bnas run bnas.yaml`" in (folder / "bnas.yaml").read_text()
     out = called("init", "net.py:Words", "--data", "net.py:tokens", "--overwrite")
     assert "loss and metric" not in out
     assert "REQUIRED" not in (folder / "bnas.yaml").read_text()
+    assert "You can run it unchanged: `bnas run bnas.yaml`" in (folder / "bnas.yaml").read_text()
 
 
 def test_names_in_the_file_are_text_whatever_they_are() -> None:

@@ -93,6 +93,9 @@ def test_a_step_names_the_fine_tuning_that_it_needs(folder: Path, called: Called
     assert not (folder / "new" / "tuning.json").exists(), "it was of other winners"
     assert "no finished fine-tuning of its winners; run it with `bnas tune new`" in called("export", "new", code=1)
     assert "to fine-tune these winners: `bnas tune new`" in called("search", "new", "--overwrite")
+    called("tune", "new")
+    assert "to fine-tune these winners: `bnas tune new --resume`" in called("search", "new", "--resume")
+    called("tune", "new", "--resume")
 
 
 def test_a_run_with_a_budget_prints_its_plan_first(

@@ -271,6 +271,7 @@ def test_changes_are_json_or_text_and_come_in_order() -> None:
         ("a b=1", "is not KEY=VALUE"),
         ("a..b=1", "is not KEY=VALUE"),
         ("model.name=1", "--set model.name=1: model is 'm', which has no keys"),
+        ("input_info.sample_size.0=1", "which has no keys; write input_info.sample_size[0] for an entry"),
         ("input_info[0]=1", "which has no entries"),
         ("input_info.sample_size[2]=1", "input_info.sample_size has 2 entries; the first is [0]"),
         (

@@ -14,7 +14,9 @@ from browser import Browser, browser
 from run_cases import latency, stamp, write_run
 
 from bnas.cli.app import app
+from bnas.page import differences
 from bnas.page.comparison import Comparison, write_comparison
+from bnas.page.progress import curves
 from bnas.page.recorded import ReportError, read_run
 from bnas.runtime import SuperNetwork
 from bnas.search import Objective
@@ -172,6 +174,26 @@ def test_settings_that_differ_are_listed_and_no_others(pair: tuple[Path, Path]) 
     facts = {name: values for name, *values in compared(*pair).facts()}
     assert facts["sub-networks evaluated"] == ["30", "12"]
     assert facts["epochs of the super-network"] == ["6", "6"]
+
+
+def test_a_pruned_network_has_no_super_network(supernet: SuperNetwork, tmp_path: Path) -> None:
+    """The epochs of `bnas prune` are those of its fine-tuning."""
+
+    def pruned(data: Any) -> None:
+        data["prune"] = {"to": "macs <= 50 %"}
+
+    folder = changed(tmp_path / "pruned", supernet, pruned, "config.json")
+    facts = dict(differences.facts(read_run(folder)))
+    assert facts["epochs of the super-network"] == "none: pruned"
+    assert facts["epochs of fine-tuning"] == "6"
+    history = json.loads((folder / "training/history.json").read_text())
+    (folder / "training/history.json").write_text(
+        json.dumps({**history, "epochs": [{**one, "metrics": {"maximal": 0.9}} for one in history["epochs"]]})
+    )
+    stamp(folder)
+    plot = next(one for one in curves(read_run(folder)) if one.name == "training-metric")
+    assert plot.title == "Training: accuracy"
+    assert "random" not in plot.caption
 
 
 @pytest.mark.parametrize(

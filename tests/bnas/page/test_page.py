@@ -17,6 +17,8 @@ from PIL import Image
 from run_cases import small, stamp, write_run
 
 from bnas.page import figures
+from bnas.page.comparison import Comparison
+from bnas.page.explorer import renewal
 from bnas.page.members import Members
 from bnas.page.page import Page, write_page
 from bnas.page.plot import CURVES, WINNERS, Series
@@ -376,6 +378,20 @@ def test_a_sub_network_with_two_names_is_one(run: Path) -> None:
     assert "best, smallest" in [one.label for one in page.plots["front"][0].series]
 
 
+def test_results_that_are_older_than_the_last_search_are_marked(run: Path) -> None:
+    """Other targets, searched for in a finished run: until its export the table shows the former winners."""
+    rows = json.loads((run / "report.json").read_text())["rows"][1:]
+    assert "older than the last search" not in write_page(run).read_text()
+    for winners, outdated in ((rows, False), (rows[:1], True), ([rows[0], {**rows[1], "name": "third"}], True)):
+        chosen = {one["name"]: {"subnet": one["subnet"], "values": {}} for one in winners}
+        (run / "winners.json").write_text(json.dumps({"format": 1, "winners": chosen}))
+        stamp(run)
+        assert ("older than the last search" in write_page(run).read_text()) is outdated
+        assert ("bnas export" in " ".join(renewal(read_run(run)))) is outdated
+        found = read_run(run)
+        assert any("searched again" in one for one in Comparison((found, found)).warnings()) is outdated
+
+
 @pytest.mark.parametrize(
     ("name", "value", "most", "shown", "axis"),
     [
@@ -385,6 +401,8 @@ def test_a_sub_network_with_two_names_is_one(run: Path) -> None:
         ("macs", 234_567, 9e9, "0.00 G", "MACs (billions)"),
         ("peak_memory", 20480, 20480, "20.5 kB", "peak memory (kB)"),
         ("latency", 0.25, 1.0, "0.25 ms", "latency (ms)"),
+        ("latency", 0.009536, 0.0102, "0.00954 ms", "latency (ms)"),
+        ("latency", 0.0, 0.0, "0.00 ms", "latency (ms)"),
         ("own", -3.5, 4.0, "-3.5", "own"),
         ("own", 0.0, 0.0, "0", "own"),
     ],

@@ -295,6 +295,25 @@ def test_a_resumed_winner_is_as_long_as_it_began(tmp_path: Path) -> None:
         assert again.pace(1) == late.pace(1)
 
 
+@pytest.mark.parametrize("ended", [True, False])
+def test_other_winners_are_planned_anew_with_the_time_that_the_former_ones_had(tmp_path: Path, ended: bool) -> None:
+    """Targets of a finished run may be changed: a plan of one winner says nothing of two others."""
+    now = [0.0]
+    one = replace(planned(), targets={"few": TARGETS["few"]})
+    for given in (one, planned(), one):
+        with held(tmp_path / "run") as ledger:
+            ledger.begin()
+            run = Steps(given, Output(tmp_path / "run", resumed=True), Watch(), lambda: now[0])
+            run.train(), run.search()
+            record = run.tune()
+            plan = kept(tmp_path / "run", "tune")
+            assert len(record.winners) == len(plan["each"]) == len(plan["paces"]) == len(given.targets)
+            now[0] += 50.0  # much later
+            if not ended:
+                write_json(run.output.path("plan/tune.json"), {**plan, "ended": None})
+        assert plan["count"] > 10, "the time that the former winners used is not missing"
+
+
 @pytest.mark.parametrize(
     ("paces", "taken", "pace"),
     [

@@ -20,9 +20,10 @@ from bnas.run.lock import kept
 from bnas.run.mark import OutputError
 from bnas.run.output import Output, open_output
 from bnas.run.pipeline import described, run_job
+from bnas.run.pruning import PrunePlan, Pruning
 from bnas.run.steps import Steps
 from bnas.run.winners import Winners
-from bnas.runtime import CheckpointError, Int8, LatencySettings
+from bnas.runtime import BatchError, CheckpointError, Int8, LatencySettings
 from bnas.runtime.storage.checkpoint import MODEL
 from bnas.search import RNSGA2, SearchError, SearchSettings
 
@@ -46,6 +47,16 @@ def test_steps_one_by_one_leave_what_a_run_leaves(tmp_path: Path) -> None:
     assert {"data.json", "original", "training", "supernet", "winners.json", "pareto.json", "report.json"} < names
     for name in ("pareto.json", "data.json", "subnets/best.json", "subnets/best.safetensors", "subnets/best.onnx"):
         assert (tmp_path / "all" / name).read_bytes() == (tmp_path / "each" / name).read_bytes()
+
+
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_held_out_data_that_are_empty_are_told_before_the_training(tmp_path: Path, part: str) -> None:
+    given = job()
+    empty = replace(given, data=replace(given.data, **{part: []}))
+    for made in (Steps(empty, Output(tmp_path)).train, Pruning(empty, PrunePlan("macs <= 50 %"), Output(tmp_path)).all):
+        with pytest.raises(BatchError, match=f"the {part} data are empty: .*; hold out samples"):
+            made()
+    assert not (tmp_path / "training").exists()
 
 
 def test_the_file_of_a_winner_is_read_as_a_sub_network(tmp_path: Path) -> None:
