@@ -24,7 +24,7 @@ from .arithmetic import pointwise_axes
 from .calls import Call, Dynamic
 from .parts import END, Cut, cut, cut_out, note_slice, picked
 from .record import Operator, Sample, Spelled, Trait
-from .zeros import keeps
+from .zeros import keeps, made
 
 
 def getitem_axes(types: AxisTypes, call: Call) -> Any:
@@ -456,7 +456,9 @@ def _index_in_python(self: Any, indices: Any) -> Spelled:
 
 RECORDS = (
     Operator(torch.fill, axes=pointwise_axes, onnx=fill_onnx, samples=(Sample(lambda x: x + x.clone().fill_(2)),)),
-    Operator("zero", axes=pointwise_axes, onnx=fill_onnx, samples=(Sample(lambda x: x + x.clone().zero_()),)),
+    Operator(
+        "zero", axes=pointwise_axes, zeros=made, onnx=fill_onnx, samples=(Sample(lambda x: x + x.clone().zero_()),)
+    ),
     Operator("copy", axes=pointwise_axes, onnx=fill_onnx, samples=(Sample(lambda x: x.clone().copy_(x[:, :1])),)),
     Operator(
         operator.getitem,

@@ -45,13 +45,24 @@ def note_zeros(types: AxisTypes, node: Node) -> None:
 
 
 def zeros_of(types: AxisTypes, value: Any) -> Zeros:
-    """`Zeros` of an argument of a call: parameters are gone where they are left out, buffers are not."""
+    """`Zeros` of an argument of a call: parameters are gone where they are left out; buffers must hold zeros."""
     if isinstance(value, Node) and value.op != "get_attr":
         found = types.zeros.get(value)
         return found if isinstance(found, tuple) else ()
     name = value.name if isinstance(value, TensorRef) else str(value.target)
     gone = name not in types.ir.constants and isinstance(types.ir.tensor(name), nn.Parameter)
+    gone = gone or (isinstance(value, Node) and _holds_zeros(types, value, name))
     return tuple(gone or not any(symbols(axis)) for axis in types.type(value))
+
+
+def _holds_zeros(types: AxisTypes, node: Node, name: str) -> bool:
+    """Whether a tensor of the model is zero and stays so, as the bias that some attention has for its keys.
+
+    A buffer must not be persistent: others may be loaded from a checkpoint later.
+    """
+    tensor, (owner, _, leaf) = types.ir.tensor(name), name.rpartition(".")
+    fixed = name in types.ir.constants or leaf in types.ir.root.get_submodule(owner)._non_persistent_buffers_set
+    return fixed and not (tensor.is_meta or any(types.ir.writers(node)) or bool(tensor.any()))
 
 
 def _nested(types: AxisTypes, call: Call | None, node: Node) -> Any:

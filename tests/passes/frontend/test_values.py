@@ -349,3 +349,28 @@ def test_a_computed_bias_is_not_zero_where_a_channel_is_removed() -> None:
     supernet = SuperNetwork.from_model(Net().eval(), image())
     assert not supernet.space.widths
     assert any("not zero" in one.reason for one in supernet.diagnostics)
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_the_bias_of_keys_may_be_a_buffer_of_zeros(persistent: bool) -> None:
+    """As BEiT has it. A persistent buffer may be loaded from a checkpoint later, and hold anything."""
+
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.project, self.out = nn.Linear(8, 96, bias=False), nn.Linear(32, 8)
+            self.q_bias, self.v_bias = nn.Parameter(torch.rand(32)), nn.Parameter(torch.rand(32))
+            self.register_buffer("k_bias", torch.zeros(32), persistent=persistent)
+
+        def forward(self, x: Tensor) -> Tensor:
+            bias = torch.cat((self.q_bias, self.k_bias, self.v_bias))
+            y = F.linear(x, self.project.weight, bias).unflatten(-1, (3, 4, 8)).permute(2, 0, 3, 1, 4)
+            y = F.scaled_dot_product_attention(y[0], y[1], y[2])
+            return self.out(y.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+    torch.manual_seed(0)
+    net, tokens = Attention().eval(), torch.randn(2, 5, 8)
+    supernet = SuperNetwork.from_model(net, tokens, {"min_width": 1, "divisor": 1})
+    summed = [one for one in supernet.diagnostics if "summed over, and its dropped entries are not zero" in one.reason]
+    assert bool(summed) is persistent
+    assert verify(net, supernet, supernet.space.minimal(), tokens) < 1e-12
