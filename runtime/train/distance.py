@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -34,17 +35,27 @@ def is_distance(criterion: Callable[[Any, Any], Any], outputs: Tensor, targets: 
     """Return whether a loss is least where outputs and targets are equal; `targets` are `outputs` in another shape.
 
     Squared and absolute errors are such losses, cross-entropies of scores are not. The loss is computed at `outputs`
-    and near them, in two opposite directions.
+    and near them, in two opposite directions, and has no slope at `outputs`. Without the slope, a cross-entropy of
+    many numbers would pass: its steps up and down cancel out, and its curvature is left.
     """
     generator = torch.Generator().manual_seed(SEED)
-    values = outputs.float()
-    step = NEAR * (values.std(correction=0) + values.abs().mean() / 10 + NEAR)
-    near = torch.randn(values.shape, generator=generator).to(values.device) * step
+    values = outputs.detach().float()
+    spread = values.std(correction=0) + values.abs().mean() / 10 + NEAR
+    away = torch.randn(values.shape, generator=generator).to(values.device) * spread
     try:
+        here, there = (_slope(criterion, one, targets) for one in (values, values + away))
         with torch.no_grad():
-            least, *others = (float(criterion(one, targets)) for one in (values, values + near, values - near))
+            least, *others = (float(criterion(values + part * away, targets)) for part in (0.0, NEAR, -NEAR))
     except OF_THE_PROCESS:
         raise
     except Exception:
         return False  # the loss needs targets of its own kind
-    return all(least < one for one in others)
+    flat = not math.isfinite(here) or here <= NEAR * there  # the root of a squared error has no slope at 0
+    return flat and all(least < one for one in others)
+
+
+def _slope(criterion: Callable[[Any, Any], Any], outputs: Tensor, targets: Tensor) -> float:
+    with torch.enable_grad():
+        given = outputs.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(criterion(given, targets), given)
+    return float(slope.norm())
