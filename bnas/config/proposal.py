@@ -15,7 +15,8 @@ from bnas.passes.wording import shown
 
 HEAD = """\
 # Configuration of a bnas run, written by `{command}`.
-# {start}: `bnas run {file}`. It prints a plan with times first; Ctrl-C stops it at any time.
+# {start}: `bnas run {file}`.
+# It prints a plan with times first; Ctrl-C stops it at any time.
 # A line such as `#budget: "30m"` shows a key that is not set: remove the # to set it.
 # File names are relative to this file. docs/configuration.md explains all keys; `bnas schema` helps your editor.
 """
