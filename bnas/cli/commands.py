@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -121,8 +120,10 @@ def train(
         begun(config, output, changes, watch, resume=resume, overwrite=overwrite, trust=trust) as steps,
     ):
         steps.train()
+    from bnas.run.commands import step_command
+
     folder = steps.output.folder
-    told = shlex.join(["bnas", "search", str(folder)])
+    told = step_command("search", folder)
     options.say(console, f"The trained super-network is in {folder / 'supernet'}; to search it: `{told}`")
 
 
@@ -175,12 +176,14 @@ def search(
         with options.unchanged():
             folder.begin_search(resume=resume, overwrite=overwrite)
         winners = folder.steps.search()
+    from bnas.run.commands import step_command
     from bnas.run.output import TUNING
+    from bnas.runtime.storage.files import there
 
     console.print(winners_table(winners, folder.job.quality))
     tuned = folder.job.tuning is not None
-    again = ["--resume"] if tuned and (run / TUNING).exists() else []  # of other winners, which are replaced
-    told = shlex.join(["bnas", "tune" if tuned else "export", str(run), *again])
+    again = tuned and there(run / TUNING)  # a fine-tuning of other winners, which are replaced
+    told = step_command("tune" if tuned else "export", run, resume=again)
     what = "fine-tune these winners" if tuned else "export and measure these winners"
     options.say(console, f"The Pareto front is in {run / 'pareto.json'}; to {what}: `{told}`")
 
@@ -202,8 +205,10 @@ def tune(
         with options.unchanged():
             folder.begin_tuning(resume=resume, overwrite=overwrite)
         record = folder.steps.tune()
+    from bnas.run.commands import step_command
+
     console.print(tuning_table(record, folder.job.quality))
-    told = shlex.join(["bnas", "export", str(run)])
+    told = step_command("export", run)
     options.say(console, f"The weights are in {run / 'tuning'}; to export and measure these winners: `{told}`")
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import shlex
 from dataclasses import dataclass
 from typing import Any
 
-from bnas.run.commands import again_command, export_command, remedy
+from bnas.run.commands import again_command, export_command, remedy, step_command
 from bnas.run.quality import Quality
 from bnas.search import Evaluation
 
@@ -148,9 +147,8 @@ def renewal(run: Recorded) -> list[str]:
     """Return the commands that export the winners of the last search; none if the results are of these winners."""
     if not run.outdated:
         return []
-    tuned = run.results is not None and any(row.test_accuracy_before is not None for row in run.results.rows)
-    steps = [["tune", str(run.folder), "--resume"], ["export", str(run.folder)]]
-    return [shlex.join(["bnas", *one]) for one in steps if tuned or one[0] == "export"]
+    tuning = [step_command("tune", run.folder, resume=True)] if run.tuned else []
+    return [*tuning, step_command("export", run.folder)]
 
 
 def _exportable(run: Recorded) -> bool:
@@ -161,7 +159,6 @@ def _exportable(run: Recorded) -> bool:
 
 def note(run: Recorded, members: Members, member: Member) -> str:
     """Return what to know of the file before it is exported; empty where there is nothing."""
-    tuned = run.results is not None and any(row.test_accuracy_before is not None for row in run.results.rows)
-    if tuned and member.key not in {one.key for one in members.winners.values()}:
+    if run.tuned and member.key not in {one.key for one in members.winners.values()}:
         return "Only winners were fine-tuned: this sub-network has the weights of the super-network."
     return ""

@@ -72,7 +72,12 @@ class Recorded:
     @property
     def pruned(self) -> bool:
         """Whether `bnas prune` made the run: it has no super-network, and its training is a fine-tuning."""
-        return isinstance(self.configuration, dict) and "prune" in self.configuration
+        return is_pruned(self.configuration)
+
+    @property
+    def tuned(self) -> bool:
+        """Whether the winners in the results were fine-tuned."""
+        return self.results is not None and any(row.test_accuracy_before is not None for row in self.results.rows)
 
     @property
     def outdated(self) -> bool:
@@ -104,6 +109,11 @@ class Recorded:
         return () if self.search is None else self.search.pareto()
 
 
+def is_pruned(configuration: Any) -> bool:
+    """Whether `bnas prune` wrote this configuration."""
+    return isinstance(configuration, dict) and "prune" in configuration
+
+
 def read_run(folder: Path) -> Recorded:
     """What the run in `folder` left so far; it may still be at work.
 
@@ -118,7 +128,7 @@ def read_run(folder: Path) -> Recorded:
     processes, evaluations = _json(ledger, ENVIRONMENT), _evaluations(ledger, EVALUATIONS)
     _check_whole(ledger, len(evaluations))
     configuration = _json(ledger, CONFIG)
-    unneeded = (SEARCH, EVALUATIONS) if isinstance(configuration, dict) and "prune" in configuration else ()
+    unneeded = (SEARCH, EVALUATIONS) if is_pruned(configuration) else ()
     missing = tuple(name for name in MISSING if name not in unneeded and not _there(ledger, name))
     return Recorded(
         folder,

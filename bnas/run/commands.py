@@ -18,6 +18,11 @@ def remedy(runs: int) -> tuple[str, int]:
     return "Close other programs, then measure again", MORE * runs
 
 
+def step_command(step: str, folder: Path, *, resume: bool = False) -> str:
+    """Return the command that does a step of a run, such as "tune" or "export", for all its winners."""
+    return shlex.join(["bnas", step, str(folder), *(["--resume"] if resume else [])])
+
+
 def export_command(folder: Path, name: str, *, int8: bool = False) -> str:
     """Return the command that writes a sub-network of a run to one ONNX file."""
     file = ["--onnx", "model.int8.onnx", "--int8"] if int8 else ["--onnx", "model.onnx"]

@@ -24,6 +24,7 @@ from bnas.runtime.train.share import shared_out
 from bnas.runtime.train.tuning import alone, shared_lengths
 
 from . import team
+from .commands import step_command
 from .job import Job, Watch
 from .mark import OutputError
 from .output import TUNING, Output
@@ -129,7 +130,7 @@ def tuned_modules(output: Output, supernet: SuperNetwork, winners: Winners) -> d
     record = read_record(output)
     subnets = {one.subnet for one in winners.found.values()}
     if record is None or not record.finished or {one.subnet for one in record.winners} != subnets:
-        told = f"bnas tune {output.folder}{' --resume' if record else ''}"
+        told = step_command("tune", output.folder, resume=record is not None)
         raise OutputError(f"{output.folder} holds no finished fine-tuning of its winners; run it with `{told}`")
     files = {one.subnet: output.ledger.check(_weights(one.name)) for one in record.winners}
     return {subnet: read_module(supernet, subnet, file).eval() for subnet, file in files.items()}

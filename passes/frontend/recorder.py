@@ -311,8 +311,8 @@ class Recorder(Recipes, TorchFunctionMode):
             del self.steps[mark:]
             self._undo(written)
             self._items = {key: step for key, step in self._items.items() if step.index < mark}
+            # An export leaves hooks out, and takes very long where a method reads values.
             if not (isinstance(error, HookSet) or self.methods.tried_in(path)):
-                # such a method reads values, and can take very long to export
                 self.exports.ask(module, args, kwargs)
             return self.unseen(self._opaque, module, path, args, kwargs, described(module, path, error))
         finally:

@@ -139,7 +139,9 @@ class Tape:
         name = str(step.target)
         if step.op == "get_attr":
             return (self.tensors[name],)
-        return (self.own.get(name) or self.root.get_submodule(name)).parameters() if step.op == "call_module" else ()
+        if step.op != "call_module":
+            return ()
+        return (self.own[name] if name in self.own else self.root.get_submodule(name)).parameters()
 
     def value_of(self, tensor: Tensor) -> Tensor:
         """The meta tensor that `tensor` stands for: itself, unless it is a real one."""

@@ -50,9 +50,12 @@ def zeros_of(types: AxisTypes, value: Any) -> Zeros:
         found = types.zeros.get(value)
         return found if isinstance(found, tuple) else ()
     name = value.name if isinstance(value, TensorRef) else str(value.target)
+    rigid = [not any(symbols(axis)) for axis in types.type(value)]
+    if all(rigid):  # most buffers: nothing has to look at their numbers
+        return tuple(rigid)
     gone = name not in types.ir.constants and isinstance(types.ir.tensor(name), nn.Parameter)
     gone = gone or (isinstance(value, Node) and _holds_zeros(types, value, name))
-    return tuple(gone or not any(symbols(axis)) for axis in types.type(value))
+    return tuple(gone or one for one in rigid)
 
 
 def _holds_zeros(types: AxisTypes, node: Node, name: str) -> bool:
