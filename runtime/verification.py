@@ -16,9 +16,9 @@ from bnas.passes.frontend.recording import inner_of
 from bnas.passes.frontend.state import ModelState, deep_copy, preserved
 from bnas.passes.frontend.structure import Path, leaves_of, map_leaves, tensors_of
 from bnas.passes.oracle.dependence import kept_without_weight
-from bnas.passes.oracle.detour import detour
+from bnas.passes.oracle.detour import Skipped, detour
 from bnas.passes.oracle.norms import over_kept
-from bnas.passes.oracle.oracle import ONLY_SINGLE, InDouble, randomise, skipped_blocks
+from bnas.passes.oracle.oracle import ONLY_SINGLE, InDouble, randomise
 
 from .supernetwork import SuperNetwork
 
@@ -93,15 +93,16 @@ def _outputs(
 ) -> tuple[dict[Path, Tensor], dict[Path, Tensor]]:
     """What the sub-network `part` and the oracle of `twin` return; both draw the same random numbers."""
     args, kwargs = inputs
-    oracle = detour(twin, supernet.ir, skipped_blocks(supernet.skeleton, subnet, zeroed=False))
     tensors, named = as_program_call(kwargs or args)
     with preserved(twin, inputs) as state, torch.no_grad(), InDouble():
+        skipped = Skipped.of(twin, supernet.skeleton, subnet, inputs)
+        oracle = detour(twin, supernet.ir, skipped.others)
 
         def expected() -> Any:
             state.seed()
             return oracle(*args, **kwargs)
 
-        measure = kept_without_weight(twin, supernet.skeleton, subnet, expected)
+        measure = kept_without_weight(twin, supernet.skeleton, subnet, skipped.vanishing, expected)
         state.seed()
         found = part(*tensors, **named)
         with over_kept(twin, supernet.skeleton, subnet, measure):

@@ -22,6 +22,7 @@ from bnas.passes.errors import CaptureError, Diagnostic
 from bnas.passes.generators import put_back, python_numbers
 from bnas.passes.ops.aten import in_python
 from bnas.passes.ops.calls import NORM_OF_RANK, form_of
+from bnas.passes.ops.casts import typed
 from bnas.passes.ops.record import Layer
 from bnas.passes.ops.statistics import taken_apart
 
@@ -73,7 +74,7 @@ class Recorder(Recipes, TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Called for every function of torch while the recorder is active, with the recorder itself switched off."""
-        func, args, kwargs = in_python(func, args, kwargs or {})
+        func, args, kwargs = typed(*in_python(func, args, kwargs or {}))
         if func is torch._C._set_grad_enabled:
             self.gradients = bool(args[0])
         name = getattr(func, "__name__", "")
@@ -85,6 +86,8 @@ class Recorder(Recipes, TorchFunctionMode):
             return self._attribute(func, args)
         if name == "__set__" and func.__self__.__name__ == "data" and any(map(self.is_hot, tensors_of(args))):
             return self._put_into(args[0], args[1])
+        if func is Tensor.type and len(args) + len(kwargs) == 1 and self.is_hot(args[0]):
+            return torch.empty(0, dtype=self.value_of(args[0]).dtype, device=self.device).type()
         if any(self.is_hot(one) for one in tensors_of((args, kwargs))):
             if (apart := DECOMPOSED.get(func) or taken_apart(func, args, kwargs)) is not None:
                 with self:

@@ -51,6 +51,19 @@ def to_in_python(self: Any, **settings: Any) -> Spelled | None:
     return Tensor.to, (self,), {name: value for name, value in kept.items() if value is not None} | flags
 
 
+def typed(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Spelled:
+    """A call with the number type in place of its old name, such as "torch.FloatTensor" or the class of that name.
+
+    An old name says a device too. A model runs on one device, so it is that of the model.
+    """
+    given = kwargs.get("dtype", args[1] if len(args) > 1 else None)
+    if func is not Tensor.type or not isinstance(given, str | type(torch.FloatTensor)):
+        return func, args, kwargs
+    kept = {name: value for name, value in kwargs.items() if name != "dtype"}
+    dtype = getattr(torch, given.rpartition(".")[2]).dtype if isinstance(given, str) else given.dtype
+    return func, (args[0], dtype, *args[2:]), kept
+
+
 def copy_in_python(self: Any, **settings: Any) -> Spelled | None:
     """``self.to(..., copy=True)``."""
     return to_in_python(self, **settings, copy=True)

@@ -7,13 +7,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
 from bnas.passes.assembly.frames import GraphInterpreter
+from bnas.passes.assembly.skeleton import Skeleton
 from bnas.passes.errors import VerificationError
 from bnas.passes.frontend.ir import IR, as_program_call, module_calls, path_of
 from bnas.passes.space.blocks import Block
+from bnas.passes.space.subnet import Subnet
+
+from .oracle import owns_parameters, zero_blocks
 
 
 class OracleWarning(UserWarning):
@@ -40,6 +45,36 @@ def detour(model: nn.Module, ir: IR, regions: Sequence[Block]) -> Callable[..., 
         _hook(model, entry, saved.keep)
         _hook(model, out, saved.give)
     return model
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """The skipped blocks of a sub-network, by the way in which the oracle skips them."""
+
+    vanishing: Sequence[Block]
+    """Residual blocks that zero parameters turn into the identity."""
+    others: Sequence[Block]
+    """Blocks that need a detour: regions, blocks that share parameters, and branches that are not zero then."""
+
+    @classmethod
+    def of(cls, model: nn.Module, skeleton: Skeleton, subnet: Subnet, inputs: Any) -> Skipped:
+        """Find out by running the traced graph on `model` and `inputs`, with the parameters of the blocks at zero.
+
+        A gate, ``x + x * sigmoid(f(x))``, and a frozen norm, which adds its mean, are not zero then. The parameters of
+        `model` are restored.
+        """
+        skipped = [block for name, block in skeleton.choices.blocks.items() if name in subnet.skipped]
+        own = [block for block in skipped if block.residual and owns_parameters(skeleton, block)]
+        if not own:
+            return cls((), skipped)
+        before = {name: one.detach().clone() for name, one in model.named_parameters()}
+        zero_blocks(model, skeleton, own)
+        compared = _Compared(model, skeleton.ir, {block.out: block.entry for block in own})
+        compared(*inputs[0], **inputs[1])
+        for name, parameter in model.named_parameters():
+            parameter.data.copy_(before[name])
+        vanishing = [block for block in own if block.out in compared.same]
+        return cls(vanishing, [block for block in skipped if block not in vanishing])
 
 
 @dataclass(frozen=True)
@@ -120,7 +155,25 @@ class _Interpreter(GraphInterpreter):
         """Run a node as fx does; the exit of a region gets the value that its entry had when it was computed."""
         value = super().run_node(n)
         if n in self.stand_ins:
-            value = self.saved[self.stand_ins[n]].clone()
+            value = self.left(n, value, self.saved[self.stand_ins[n]])
         if n in self.stand_ins.values():
             self.saved[n] = value.clone()
+        return value
+
+    def left(self, n: Node, value: Any, entry: Any) -> Any:
+        """Return the value of the exit `n` of a region: that of its entry."""
+        return entry.clone()
+
+
+class _Compared(_Interpreter):
+    """Replaces nothing, and notes at which exits the value is that of the entry."""
+
+    def __init__(self, model: nn.Module, ir: IR, ends: dict[Node, Node]) -> None:
+        super().__init__(model, ir, ends)
+        self.same: set[Node] = set()
+
+    def left(self, n: Node, value: Any, entry: Any) -> Any:
+        """Return the value of the exit itself."""
+        if torch.equal(value, entry):
+            self.same.add(n)
         return value

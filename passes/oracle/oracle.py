@@ -26,12 +26,11 @@ from bnas.passes.space.kernels import Kernel
 from bnas.passes.space.subnet import Subnet
 
 
-def zero_dropped(model: nn.Module, skeleton: Skeleton, subnet: Subnet) -> None:
+def zero_dropped(model: nn.Module, skeleton: Skeleton, subnet: Subnet, vanishing: Sequence[Block] = ()) -> None:
     """Set to zero, in place, all entries of `model`'s parameters that `subnet` does not keep.
 
     A smaller kernel is placed in the centre of a zero kernel of full size, so that padding and settings stay the same.
-    All parameters of a skipped residual block become zero, so that its branch adds nothing. If that does not turn the
-    block into the identity, `detour` skips it.
+    All parameters of the skipped blocks `vanishing` become zero, so that their branches add nothing (`detour.Skipped`).
     """
     assignment, parameters = skeleton.assignment(subnet), dict(model.named_parameters())
     for name, axes in skeleton.types.tensors.items():
@@ -39,10 +38,15 @@ def zero_dropped(model: nn.Module, skeleton: Skeleton, subnet: Subnet) -> None:
             parameters[name].data.mul_(kept_mask(parameters[name], axes, assignment))
     for kernel in (skeleton.choices.kernels.found[name] for name in subnet.kernels):
         shrink_in_place(parameters[kernel.weight], kernel, subnet.kernels[kernel.name], skeleton.matrices)
-    for block in skipped_blocks(skeleton, subnet, zeroed=True):
-        for name in _parameters_of(skeleton, block):
-            if name in parameters:
-                parameters[name].data.zero_()
+    zero_blocks(model, skeleton, vanishing)
+
+
+def zero_blocks(model: nn.Module, skeleton: Skeleton, blocks: Sequence[Block]) -> None:
+    """Set all parameters of `blocks` to zero, in place."""
+    names = set[str]().union(*(_parameters_of(skeleton, block) for block in blocks))
+    for name, parameter in model.named_parameters():
+        if name in names:
+            parameter.data.zero_()
 
 
 def kept_mask(parameter: Tensor, axes: Sequence[Term], assignment: Mapping[Sym, int]) -> Tensor:
@@ -77,26 +81,11 @@ def _central(entries: int, choice: int) -> range:
     return range(margin, entries - margin)
 
 
-def skipped_blocks(skeleton: Skeleton, subnet: Subnet, *, zeroed: bool) -> list[Block]:
-    """Return the skipped blocks of `subnet` that zero parameters turn into the identity; without `zeroed`, the others.
-
-    Zero parameters suffice for residual blocks whose parameters are read only there and that read no buffers. (A frozen
-    norm, for example, adds its mean even if all parameters are zero.)
-    """
-    skipped = [block for name, block in skeleton.choices.blocks.items() if name in subnet.skipped]
-    return [block for block in skipped if _by_zeroing(skeleton, block) is zeroed]
-
-
-def _by_zeroing(skeleton: Skeleton, block: Block) -> bool:
+def owns_parameters(skeleton: Skeleton, block: Block) -> bool:
+    """Whether the parameters that a block reads are read nowhere else."""
     parameters = dict(skeleton.ir.root.named_parameters())
-    users = [nodes for name, nodes in skeleton.types.users.items() if name in parameters and nodes & block.body]
-    return block.residual and all(nodes <= block.body for nodes in users) and not _reads_buffers(skeleton, block)
-
-
-def _reads_buffers(skeleton: Skeleton, block: Block) -> bool:
-    buffers = dict(skeleton.ir.root.named_buffers())
-    read = {str(node.target) for inner in block.body for node in inner.all_input_nodes if node.op == "get_attr"}
-    return any(name in buffers and buffers[name].is_floating_point() for name in read)
+    users = (nodes for name, nodes in skeleton.types.users.items() if name in parameters and nodes & block.body)
+    return all(nodes <= block.body for nodes in users)
 
 
 def _parameters_of(skeleton: Skeleton, block: Block) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -183,3 +184,30 @@ def test_blocks_that_share_parameters_are_verified_by_a_detour() -> None:
         assert_gradients_match(supernet, Subnet({}, frozenset(skipped)), inputs)
         with pytest.warns(OracleWarning, match="interprets the traced graph"):
             assert_extracted_is_oracle(supernet, Subnet({}, frozenset(skipped)), inputs)
+
+
+class Gated(nn.Module):
+    """A residual block that is not the identity when its parameters are zero: the gate is then a half."""
+
+    def __init__(self, gate: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.stem, self.inner, self.last = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 2, 1)
+        self.gate = gate
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.last(x + x * self.gate(self.inner(F.adaptive_avg_pool2d(x, 1))))
+
+
+@pytest.mark.parametrize(("gate", "vanishes"), [(torch.sigmoid, False), (F.hardsigmoid, False), (torch.tanh, True)])
+def test_a_gated_block_is_verified_by_a_detour(gate: Callable[[Tensor], Tensor], vanishes: bool) -> None:
+    inputs, net = torch.randn(2, 3, 4, 4), Gated(gate).eval()
+    supernet = SuperNetwork.from_model(copy.deepcopy(net), inputs, ELASTICITY)
+    (block,) = supernet.space.blocks
+    for widths in ({}, supernet.space.minimal().widths):
+        subnet = Subnet(widths, frozenset([block]))
+        with warnings.catch_warnings() if vanishes else pytest.warns(OracleWarning, match="interprets"):
+            warnings.simplefilter("error" if vanishes else "always")
+            assert_extracted_is_oracle(supernet, subnet, inputs)
+    part = supernet.extract(Subnet({}, frozenset([block])))
+    torch.testing.assert_close(part(inputs), net.last(net.stem(inputs)))

@@ -51,7 +51,12 @@ def by_mode_too(net: nn.Module, y: Tensor) -> Tensor:
     return y + (torch.arange(y.shape[3]) % 2).to(y.dtype)
 
 
-STEPS = [table, of_parameter, made, norm_in_single, masked, bias_of_mask, by_mode_too]
+def by_name(net: nn.Module, y: Tensor) -> Tensor:
+    """As YOLOX passes a type on to its grids: by the old name of a tensor's type."""
+    return y + (torch.arange(y.shape[3]) % 3).type(y.type())
+
+
+STEPS = [table, by_name, of_parameter, made, norm_in_single, masked, bias_of_mask, by_mode_too]
 CONVERTED = [torch.float64, torch.float16, torch.bfloat16]
 
 
@@ -91,6 +96,12 @@ def test_a_model_that_works_in_one_type_only_keeps_it() -> None:
             return self.last(self.first(x) + (torch.arange(x.shape[0]) % 2).to(x.dtype)[:, None])
 
     captured(OneType().eval(), torch.randn(2, 4), [torch.randn(3, 4)])
+
+
+@pytest.mark.parametrize("dtype", ["torch.DoubleTensor", torch.DoubleTensor, torch.float64])
+def test_a_type_may_have_its_old_name(dtype: object) -> None:
+    supernet = captured(Between(lambda net, y: (y.type(dtype) * y.type(dtype)).type(torch.FloatTensor)).eval(), image())
+    assert {node.args[1] for node in supernet.ir.graph.nodes if node.target == "type"} == {torch.float64, torch.float32}
 
 
 def test_numbers_that_differ_by_the_mode_are_no_types() -> None:
