@@ -394,13 +394,22 @@ def replaced(site: Site, index: Any, new: Any) -> str | None:
     axis, start, stop, step = cuts[0]
     if step != 1:
         return None
+    if not at.result.numel() and not at.twin.numel():
+        return site.name(x)  # as ``x[-shift:-0]`` of windows that are not shifted
     target = Value(at.result, str(getitem_onnx(at)), twin=at.twin)
     middle = filled(site, new, target, x.tensor.dtype)
     if isinstance(picks[axis], int):
         middle = site.emit("Unsqueeze", middle, site.ints([axis]))
     before = [] if start == 0 else [cut(site, x, [(axis, 0, start, 1)])]
-    behind = [] if stop == END else [cut(site, x, [(axis, stop, END, 1)])]
+    behind = [] if stop == END else [_behind(site, axis, start, stop)]
     return site.emit("Concat", *before, middle, *behind, axis=axis)
+
+
+def _behind(site: Site, axis: int, start: Any, stop: Any) -> str:
+    """What follows a run of entries. An inner run, ``x[2:-2]``, may be empty: `stop` then lies before `start`."""
+    inner = isinstance(start, int) and isinstance(stop, int) and start > 0 > stop
+    rest = cut(site, site.x, [(axis, start, END, 1)]) if inner else site.x
+    return cut(site, rest, [(axis, stop, END, 1)])
 
 
 def filled(site: Site, new: Any, target: Value, dtype: torch.dtype) -> str:
