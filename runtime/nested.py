@@ -99,6 +99,12 @@ def batch_size(batch: Any) -> int:
     return len(tensors_in(as_batch(batch)[0])[0])
 
 
+def in_pieces(inputs: Any, count: int) -> list[Any]:
+    """Split the inputs of a batch into pieces of `count` samples; the last one may have fewer."""
+    starts = range(0, len(tensors_in(inputs)[0]), count)
+    return [map_tensors(inputs, lambda one: one[start : start + count]) for start in starts]  # noqa: B023
+
+
 def described(value: Any) -> str:
     """Return the shapes and types of the tensors in `value`, for an error message."""
     if isinstance(value, Tensor):

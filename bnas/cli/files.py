@@ -32,6 +32,9 @@ def export(
     ] = None,
     int8: Annotated[bool, typer.Option("--int8", help="Quantise to int8; calibrates on the training data.")] = False,
     exclude: Annotated[list[str] | None, typer.Option("--exclude", help="Layers to keep in float (globs).")] = None,
+    fixed: Annotated[
+        bool, typer.Option("--fixed", help="With --onnx: fix all sizes to those of one sample, as some runtimes need.")
+    ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Allow --onnx to replace an ONNX file that bnas did not write.")
     ] = False,
@@ -42,19 +45,22 @@ def export(
 ) -> None:
     """Export and measure the winners of a run, and write its report. With --onnx, export one sub-network instead."""
     from bnas.run.folder import RunFolder
+    from bnas.run.mark import OutputError
     from bnas.runtime import QuantisationError
 
     from .commands import told_of_run
 
     if exclude and not int8:
         raise QuantisationError(f"--exclude {exclude[0]}: names a layer that int8 leaves in float; add --int8")
+    if fixed and onnx is None:
+        raise OutputError("--fixed: fixes the sizes of one file; also give --onnx FILE, and --subnet NAME")
     wanted = [*(changes or ()), *(["export.int8=true"] if int8 else [])]
     wanted += [f"export.exclude={json.dumps(exclude)}"] if exclude else []
     with options.watched(verbose, resumes=False) as (console, watch):
         folder = RunFolder.open(run, source, changes=tuple(wanted), watch=watch, trust=trust)
         if onnx is not None:
             check_target(onnx, overwrite)
-            options.say(console, written(folder, subnet, onnx, int8))
+            options.say(console, written(folder, subnet, onnx, int8, fixed))
         else:
             told_of_run(console, folder.steps, folder.export())
 
@@ -77,7 +83,7 @@ def check_target(path: Path, overwrite: bool) -> None:
         raise OutputError(f"{path} is an ONNX file that bnas did not write; choose another name, or use --overwrite")
 
 
-def written(folder: RunFolder, subnet: str | None, path: Path, quantised: bool) -> str:
+def written(folder: RunFolder, subnet: str | None, path: Path, quantised: bool, fixed: bool = False) -> str:
     """Write one sub-network to an ONNX file; return the report."""
     from bnas.runtime import Int8, OnnxModule, export_onnx, origin
     from bnas.runtime.example import one_sample
@@ -87,17 +93,17 @@ def written(folder: RunFolder, subnet: str | None, path: Path, quantised: bool) 
     how = job.int8 or Int8()
     how = how if how.calibration is not None else replace(how, calibration=job.data.train)
     settings = replace(how, validation=job.data.test, metric=job.quality.measure) if quantised else None
-    metadata = origin(folder.supernet, chosen)
-    report = export_onnx(folder.module(chosen), path, one_sample(folder.supernet), settings, metadata=metadata)
+    told: Any = {"metadata": origin(folder.supernet, chosen), "fixed": fixed}
+    report = export_onnx(folder.module(chosen), path, one_sample(folder.supernet), settings, **told)
     before = " before int8" if quantised else ""
     error = f"largest relative difference from PyTorch{before} {report.max_relative_error:.1e}"
-    told = f"{report.path}: {report.bytes:,} bytes, {error}\n"
+    size = f"{report.path}: {report.bytes:,} bytes, {error}\n"
     where, show = f"test {job.quality.name} on ONNX Runtime", job.quality.show
     if report.int8 is None:
-        return f"{told}{where}: {show(job.quality.measure(OnnxModule(report.path), job.data.test))}"
+        return f"{size}{where}: {show(job.quality.measure(OnnxModule(report.path), job.data.test))}"
     assert report.int8.metric_int8 is not None
     assert report.int8.metric_fp32 is not None
-    return f"{told}{where}: {show(report.int8.metric_int8)}, in float {show(report.int8.metric_fp32)}"
+    return f"{size}{where}: {show(report.int8.metric_int8)}, in float {show(report.int8.metric_fp32)}"
 
 
 # ``bnas bench``: the latency of ONNX files on this machine.

@@ -112,7 +112,8 @@ class OnnxBuilder:
         for key, value in attributes.items():
             if any(isinstance(one, Size) for one in (value if isinstance(value, list | tuple) else [value])):
                 raise LoweringError(
-                    f"{scope}: {op_type} has a {key} that follows the sizes of the inputs, which ONNX fixes in the file"
+                    f"{scope}: {op_type} has a {key} that follows the sizes of the inputs, which ONNX fixes in the "
+                    "file; for the sizes of the example only: export_onnx(..., fixed=True), `bnas export ... --fixed`"
                 )
         names = [self.unique(scope) for _ in range(outputs)]
         kept = {key: value for key, value in attributes.items() if value is not None}

@@ -29,7 +29,11 @@ Dims = Mapping[str, Mapping[int, str]]
 
 
 def lower(
-    module: GraphModule, example_inputs: Sequence[Any], *, metadata: Mapping[str, str] | None = None
+    module: GraphModule,
+    example_inputs: Sequence[Any],
+    *,
+    metadata: Mapping[str, str] | None = None,
+    fixed: bool = False,
 ) -> ModelProto:
     """Lower `module` in eval mode to an ONNX model for all sizes of its dynamic axes.
 
@@ -42,17 +46,18 @@ def lower(
         module: A graph of ordinary layers and functions, in eval mode.
         example_inputs: A tensor for each input, or lists, tuples and dicts of them: only shapes and dtypes matter.
         metadata: Properties that are stored with the model.
+        fixed: Whether the model is for the sizes of the example only: no axis is dynamic.
 
     Raises:
         LoweringError: An operator has no rule, or its rule cannot express this call. The message names the operator,
             the node and the module.
     """
-    builder = lowered_graph(module, example_inputs)
+    builder = lowered_graph(module, example_inputs, fixed=fixed)
     known = {} if set(builder.example_sizes) <= {"batch"} else {SIZES: json.dumps(builder.example_sizes)}
     return builder.model(type(module).__name__, {**known, **(metadata or {})})
 
 
-def lowered_graph(module: GraphModule, example_inputs: Sequence[Any]) -> OnnxBuilder:
+def lowered_graph(module: GraphModule, example_inputs: Sequence[Any], *, fixed: bool = False) -> OnnxBuilder:
     """Return the builder with all nodes, from which `lower` makes the model; weights are not copied yet.
 
     Raises:
@@ -65,6 +70,7 @@ def lowered_graph(module: GraphModule, example_inputs: Sequence[Any]) -> OnnxBui
     names = [str(node.target) for node in module.graph.nodes if node.op == "placeholder"]
     given = dict(zip(names, inputs, strict=True))
     dims = dynamic_dims(module, given)
+    dims = {path: {} for path in dims} if fixed else dims
     pairs = [(tensor, dims[path]) for name, value in given.items() for path, tensor in named_tensors(value, name)]
     examples = example_sizes([tensor for tensor, _ in pairs], [axes for _, axes in pairs])
     failed: SampleError | None = None

@@ -27,7 +27,7 @@ from bnas.passes.onnx.walk import bound_inputs
 from bnas.runtime.nested import map_tensors, on_cpu, tensors_in
 from bnas.runtime.supernetwork import SuperNetwork
 
-from .file import FALLBACK, VERSION, model_bytes, origin, staged, write_model
+from .file import BATCH, FALLBACK, VERSION, model_bytes, origin, staged, write_model
 from .int8 import Int8, Int8Report, QuantisationError, quantise
 from .session import SessionError, form_property, open_session
 from .trial import Dims, batch_dims, compare, eval_mode, fits, outputs_of, trial_inputs
@@ -54,14 +54,15 @@ def to_onnx(
         LoweringError: Neither bnas nor PyTorch can export the module; the message has both reasons.
     """
     graph, reason = known or graph_of(module, example_inputs)
+    dims = dims_of(graph, example_inputs) if dims is None else dims
     if isinstance(graph, GraphModule):
         try:
-            return lower(graph, example_inputs, metadata=metadata), None
+            return lower(graph, example_inputs, metadata=metadata, fixed=not any(dims)), None
         except StateError:
             raise  # PyTorch's exporter cannot do it either, and may crash the process with a segmentation fault
         except BnasError as error:
             reason = str(error)
-    model = _standard(module, example_inputs, reason, dims or dims_of(graph, example_inputs))
+    model = _standard(module, example_inputs, reason, dims)
     helper.set_model_props(model, {**metadata, FALLBACK: reason})
     warnings.warn(f"torch.onnx.export exported the whole graph: {reason}", OnnxFallbackWarning, stacklevel=3)
     return model, reason
@@ -150,6 +151,7 @@ def export_onnx(
     supernet: SuperNetwork | None = None,
     metadata: Mapping[str, str] | None = None,
     rtol: float = 1e-4,
+    fixed: bool = False,
 ) -> OnnxReport:
     """Export a model in evaluation mode to an ONNX file and verify it; after any failure there is no new file.
 
@@ -172,6 +174,8 @@ def export_onnx(
         supernet: The super-network of a `Subnet`. The file then contains its choice, costs and origin.
         metadata: Further properties to store in the file; `bnas.runtime.origin` returns those of a sub-network.
         rtol: Largest relative error that is allowed without a comparison with float64.
+        fixed: Whether all sizes, including the batch, are those of the example inputs, as some runtimes and
+            accelerators need it. `OnnxModule` and `evaluate_onnx` give such a file as many samples at a time.
 
     Raises:
         LoweringError: the inputs do not fit, the model cannot be expressed, or an output differs from PyTorch.
@@ -188,6 +192,9 @@ def export_onnx(
         first = outputs_of(module, inputs)
         known = graph_of(module, inputs)
         dims = dims_of(known[0], inputs)
+        if fixed:
+            properties |= _fixed_batch(dims, inputs, first)
+            dims = [{} for _ in dims]
         others = trial_inputs(inputs, dims, partial(fits, module))[1:]
         trials = [(inputs, first), *((one, outputs_of(module, one)) for one in others)]
         properties |= form_property(trials[0][1])
@@ -205,6 +212,13 @@ def export_onnx(
         quantised = None if int8 is None else quantise(place, int8, inputs, dims)
         size = model_bytes(place)
     return OnnxReport(Path(path), size, worst, opset, fallback, quantised)
+
+
+def _fixed_batch(dims: Dims, inputs: Sequence[Any], outputs: Any) -> dict[str, str]:
+    """Return the property that tells the number of samples, if axis 0 of all inputs and outputs is the batch."""
+    given, made = tensors_in(list(inputs)), tensors_in([outputs])
+    known = all(one.get(0) == "batch" for one in dims) and all(one.ndim and len(one) == len(given[0]) for one in made)
+    return {BATCH: str(len(given[0]))} if known else {}
 
 
 def _positional(module: nn.Module, example_inputs: Any) -> list[Any]:

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 # The origin of an ONNX file, stored as properties in the file.
 
-VERSION, CHOICE, COSTS, SUPERNET, FALLBACK = (
-    f"bnas.{name}" for name in ("version", "subnet", "costs", "supernet", "fallback")
+VERSION, CHOICE, COSTS, SUPERNET, FALLBACK, BATCH = (
+    f"bnas.{name}" for name in ("version", "subnet", "costs", "supernet", "fallback", "batch")
 )
 """Names of the properties in ``metadata_props``."""
 

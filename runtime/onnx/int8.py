@@ -24,9 +24,10 @@ from bnas.passes.settings import Count, Names, NotInFile, settings
 from bnas.runtime.errors import BatchError
 from bnas.runtime.evaluate.evaluation import Batch, Metric, accuracy, first_samples, measured
 from bnas.runtime.feed import again, drawn
-from bnas.runtime.nested import as_batch, batch_size, tensors_in
+from bnas.runtime.nested import as_batch, batch_size, in_pieces, tensors_in
 from bnas.runtime.storage.files import WriteError, why
 
+from .file import BATCH
 from .quantisable import is_of_sequences, masked, store_transposed
 from .session import OnnxModule, as_array
 from .trial import Dims, batch_dims
@@ -151,6 +152,9 @@ def _reader(model: onnx.ModelProto, int8: Int8, examples: Sequence[Tensor], dims
     if int8.calibration is None:
         raise QuantisationError("calibration: give batches of inputs and targets, such as bnas.Int8(loader)")
     data = first_samples(_pairs(int8.calibration, names), int8.samples)
+    if fixed := next((int(one.value) for one in model.metadata_props if one.key == BATCH), 0):
+        parts = (part for inputs, _ in data for part in in_pieces(inputs, fixed))
+        data = [(part, None) for part in parts if batch_size((part, None)) == fixed]
     return _Reader(names, data, examples, dims or batch_dims(examples))
 
 

@@ -19,8 +19,9 @@ from bnas.passes.errors import BnasError
 from bnas.passes.onnx.lower import fields_of, named_tensors
 from bnas.runtime.evaluate.evaluation import Batch, Metric, accuracy, measured
 from bnas.runtime.latency.settings import CPU, LatencySettings
-from bnas.runtime.nested import tensors_in
+from bnas.runtime.nested import in_pieces, tensors_in
 
+from .file import BATCH
 from .weights import ExternalDataError, check_content, weight_files
 
 # The structure of a model's output, such as a dict. ONNX has only a list of tensors, so a property of the file has it.
@@ -204,11 +205,19 @@ class OnnxCallable(nn.Module, ABC):
         try:
             if named:
                 given = self._in_order(given, named)
-            found = [torch.from_numpy(one) for one in self._run(given)]
+            found = [torch.from_numpy(one) for one in self._run_all(given)]
         except SessionError as error:
             shapes = ", ".join(f"{tuple(one.shape)} {one.dtype}" for one in given)
             raise SessionError(f"{self._place}, on inputs of {shapes}: {error}") from error
         return formed(self._properties, dict(zip(self._output_names, found, strict=True)))
+
+    def _run_all(self, tensors: list[Tensor]) -> Sequence[Array]:
+        """Run a batch of any size; a file for a fixed number of samples runs on as many at a time."""
+        count = int(self._properties.get(BATCH, 0))
+        if not count or len(tensors[0]) in (0, count):
+            return self._run(tensors)
+        pieces = [self._run(one) for one in in_pieces(tensors, count)]
+        return [np.concatenate(some) for some in zip(*pieces, strict=True)]
 
     def _in_order(self, positional: list[Tensor], named: dict[str, Any]) -> list[Tensor]:
         """The tensors in the order of the model's inputs."""

@@ -130,7 +130,9 @@ def exported_and_timed(folder: Path, called: Called, monkeypatch: pytest.MonkeyP
     file = str(folder / "out/subnets/best.json")
     told = called("export", "../out", "--subnet", file, "--onnx", "b.onnx", "--int8", "--exclude", "head")
     assert ", in float" in told
-    called("export", "../out", "--subnet", "fastest", "--onnx", "c.onnx")
+    told = called("export", "../out", "--subnet", "fastest", "--onnx", "c.onnx", "--fixed")
+    assert "test accuracy on ONNX Runtime" in told
+    assert [one.dim_value for one in onnx.load("c.onnx").graph.input[0].type.tensor_type.shape.dim] == [1, 1, 6, 6]
 
     found = json.loads(called("bench", "a.onnx", "--against", "b.onnx", "--json", "--batch", "2", "--runs", "3"))
     assert found["b.onnx"]["ratio"] == 1
@@ -161,6 +163,7 @@ def exported_and_timed(folder: Path, called: Called, monkeypatch: pytest.MonkeyP
             ("export", ".", "--onnx", "a.onnx", "--exclude", "head"),
             "--exclude head: names a layer that int8 leaves in float; add --int8",
         ),
+        (("export", ".", "--fixed"), "--fixed: fixes the sizes of one file; also give --onnx FILE"),
         (("bench", "gone.onnx"), "gone.onnx: ONNX Runtime cannot load it"),
         (("bench", "net.py"), "net.py is not an ONNX model"),
         (("bench", "gone.onnx", "--target", "GPU"), "target 'GPU' is unknown; use onnxruntime"),
