@@ -30,6 +30,7 @@ from .attention import DECOMPOSED
 from .exported.modules import Exports
 from .exported.program import ExportedModel
 from .functions import DEVICE, FILLED, LIKES, RANDOM, READS, Types, hooked, run_leaf, run_on_meta, spelled, written_by
+from .masks import Picks, choose
 from .methods import Again, Method, Methods, keeps_values
 from .opaque import Draws, draws_itself, run_opaque
 from .places import HookSet, ValueRead, described, passing, told, user_frame
@@ -67,6 +68,7 @@ class Recorder(Recipes, TorchFunctionMode):
         """Layers of a user's class that compute what a plain layer of this class does."""
         self.diagnostics: list[Diagnostic] = []
         self.paths = {module: name for name, module in root.named_modules()}
+        self.picks = Picks(self.is_hot)
         self._forms: dict[nn.Module, Layer | None] = {}
         self._calls: dict[str, int] = {}
 
@@ -88,6 +90,11 @@ class Recorder(Recipes, TorchFunctionMode):
             return self._put_into(args[0], args[1])
         if func is Tensor.type and len(args) + len(kwargs) == 1 and self.is_hot(args[0]):
             return torch.empty(0, dtype=self.value_of(args[0]).dtype, device=self.device).type()
+        if (picked := self.picks.taken(func, args)) is not None:
+            return picked
+        if (put := self.picks.put(func, args)) is not None:
+            with self:
+                return choose(*put)
         if any(self.is_hot(one) for one in tensors_of((args, kwargs))):
             if (apart := DECOMPOSED.get(func) or taken_apart(func, args, kwargs)) is not None:
                 with self:

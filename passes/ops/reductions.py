@@ -22,7 +22,7 @@ from .calls import Call
 from .numbers import of_two
 from .parts import END, cut
 from .record import Layer, OnnxRule, Operator, Sample
-from .zeros import keeps, summed
+from .zeros import keeps, parted, picked, summed
 
 
 def mean_axes(types: AxisTypes, call: Call) -> Axes:
@@ -70,7 +70,7 @@ def _rest(call: Call, inputs: Axes, reduced: set[int]) -> Axes:
 def _like(call: Call, out: Axes) -> Any:
     """One type for each result: some reductions give values and places."""
     value = call.node.meta["value"]
-    return (out,) * len(value) if isinstance(value, tuple) else out
+    return tuple(list(out) for _ in value) if isinstance(value, tuple) else out
 
 
 def scan_axes(types: AxisTypes, call: Call) -> Axes:
@@ -112,7 +112,7 @@ def topk_axes(types: AxisTypes, call: Call) -> tuple[Axes, Axes]:
     dim = call.argument(1 if call.op is torch.sort else 2, "dim", -1) % len(inputs)
     types.pin(inputs[dim], "its entries are sorted")
     out = [K(call.node.meta["value"][0].shape[dim]) if axis == dim else term for axis, term in enumerate(inputs)]
-    return out, out
+    return out, list(out)
 
 
 def reduction(op_type: str) -> OnnxRule:
@@ -330,7 +330,7 @@ RECORDS = (
     Operator(
         torch.max,
         axes=extreme_axes,
-        zeros=summed,
+        zeros=picked(summed),
         onnx=extreme_onnx,
         number=of_two("Max"),
         samples=(Sample(lambda x: x.max(2)[0]), Sample(lambda x: torch.max(x, x.exp()))),
@@ -338,15 +338,15 @@ RECORDS = (
     Operator(
         torch.min,
         axes=extreme_axes,
-        zeros=summed,
+        zeros=picked(summed),
         onnx=extreme_onnx,
         number=of_two("Min"),
         samples=(Sample(lambda x: x.min(2, keepdim=True)[0]), Sample(lambda x: torch.min(x, x.exp()))),
     ),
     Operator(torch.argmax, axes=extreme_axes, onnx=place_onnx, samples=(Sample(lambda x: x.argmax(3)),)),
     Operator(torch.argmin, axes=extreme_axes, onnx=place_onnx, samples=(Sample(lambda x: x.argmin(3, keepdim=True)),)),
-    Operator(torch.median, axes=extreme_axes, samples=(Sample(lambda x: x.median(2)[0]),)),
-    Operator(torch.aminmax, axes=extreme_axes, samples=(Sample(lambda x: torch.aminmax(x, dim=2)),)),
+    Operator(torch.median, axes=extreme_axes, zeros=picked(keeps), samples=(Sample(lambda x: x.median(2)[0]),)),
+    Operator(torch.aminmax, axes=extreme_axes, zeros=parted, samples=(Sample(lambda x: torch.aminmax(x, dim=2)),)),
     Operator(
         torch.sum,
         axes=total_axes,
@@ -398,15 +398,22 @@ RECORDS = (
             Sample(lambda x: torch.cumsum(x, 1), rigid="cumsum runs along it"),
         ),
     ),
-    Operator(torch.cumprod, axes=scan_axes, samples=(Sample(lambda x: torch.cumprod(x, 3)),)),
+    Operator(torch.cumprod, axes=scan_axes, zeros=keeps, samples=(Sample(lambda x: torch.cumprod(x, 3)),)),
     Operator(torch.argsort, axes=scan_axes, onnx=argsort_onnx, samples=(Sample(lambda x: torch.argsort(x, 2)),)),
     Operator(
         torch.sort,
         axes=topk_axes,
+        zeros=picked(keeps),
         onnx=sort_onnx,
         samples=(Sample(lambda x: torch.sort(x, 2)), Sample(lambda x: torch.sort(x, 1)[0], rigid="sorted")),
     ),
-    Operator(torch.topk, axes=topk_axes, onnx=topk_onnx, samples=(Sample(lambda x: torch.topk(x, 3, 2)[0]),)),
+    Operator(
+        torch.topk,
+        axes=topk_axes,
+        zeros=picked(keeps),
+        onnx=topk_onnx,
+        samples=(Sample(lambda x: torch.topk(x, 3, 2)[0]),),
+    ),
     Operator(
         torch.diff,
         axes=diff_axes,

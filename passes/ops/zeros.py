@@ -99,6 +99,17 @@ def parted(types: AxisTypes, call: Call, axes: Sequence[Term], axis: int) -> boo
     return bool(found) and all(found)
 
 
+def picked(alone: ZeroRule) -> ZeroRule:
+    """The rule `alone` of a single result. Of several, the first has entries of the input; the others are places."""
+
+    def rule(types: AxisTypes, call: Call, axes: Sequence[Term], axis: int) -> bool:
+        if not isinstance(call.node.meta["value"], tuple):
+            return alone(types, call, axes, axis)
+        return axes is types.values[call.node][0] and parted(types, call, axes, axis)
+
+    return rule
+
+
 def product(types: AxisTypes, call: Call, axes: Sequence[Term], axis: int) -> bool:
     """Zero if any factor is zero at this place: two axes of one product may have the same symbol."""
     return any(_aligned(types, call, axis - len(axes)))
