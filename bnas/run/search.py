@@ -219,8 +219,19 @@ class SearchPlan:
         if not job.targets:
             return Winners.of(result, reference, job.acc_delta, job.chosen_by)
         known = self._maximal(result, latencies), self._stopwatches()
-        tuned = job.tuning is not None
-        return Winners.within(result, job.targets, *known, reference, job.acc_delta, tuned=tuned, by=job.chosen_by)
+        shared = job.tuning is not None and job.tuning.order == "shared"
+        how: Any = {"tuned": job.tuning is not None, "common": self._common if shared else None}
+        return Winners.within(result, job.targets, *known, reference, job.acc_delta, by=job.chosen_by, **how)
+
+    def _common(self, subnet: Subnet, larger: Subnet) -> float:
+        """Return the share of the MACs of `subnet` in the largest sub-network inside both."""
+        widths, kernels = (
+            {name: min(size, other[name]) for name, size in own.items()}
+            for own, other in ((subnet.widths, larger.widths), (subnet.kernels, larger.kernels))
+        )
+        both = self.space.canonical(Subnet(widths, subnet.skipped | larger.skipped, kernels))
+        costs: list[float] = list(self.supernet.cost_model.many([both, subnet], ["macs"])["macs"])
+        return costs[0] / costs[1]
 
     def _maximal(self, result: SearchResult, latencies: Latencies) -> Mapping[str, float]:
         """Return the values of the maximal sub-network, also if its evaluation failed."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+from bnas.passes import Subnet
 from bnas.runtime.storage.files import write_json
 from bnas.search import Constraint, Evaluation, SearchError, SearchResult
 from bnas.search.beginning import NEAR
@@ -93,20 +95,39 @@ class Target:
         return cls(Constraint.parse(data["bound"]), bool(data["missed"]))
 
 
-def ranked(result: SearchResult, bound: Constraint, *, tuned: bool = False, by: str = "accuracy") -> list[Evaluation]:
+TRAINED = 0.9
+"""A sub-network counts as trained by larger winners if they have at least this share of its MACs."""
+
+Share: TypeAlias = Callable[[Subnet], float]
+"""The largest share of a sub-network's MACs that one of the larger winners has too."""
+
+
+def ranked(
+    result: SearchResult,
+    bound: Constraint,
+    *,
+    tuned: bool = False,
+    by: str = "accuracy",
+    trained: Share | None = None,
+) -> list[Evaluation]:
     """Sort feasible evaluations: first those within an absolute bound, by accuracy; then the others, nearest first.
 
     With `tuned` (winners will be fine-tuned), sub-networks near the bound come before those far below it, and the
     latter are sorted by their distance to it. Reason: larger sub-networks gain more by fine-tuning, and before it the
     accuracy of small ones is near chance. Example: ResNet-20 with a bound of a fifth of the MACs. A sub-network with an
     eighth of the MACs went from 22 % to 55 %, larger ones reached 75 %.
+
+    With `trained`, sub-networks near the bound that larger winners train come before the others, since a small winner
+    starts from the weights of the larger ones. Example: of two winners with a fifth of the MACs and 19 and 25 %, the
+    one inside a larger winner reached 79 %, and the one with blocks that no other winner has reached 66 %.
     """
     sign = _sign(result, by)
 
     def key(one: Evaluation) -> tuple[float, ...]:
         cost, missed = one.values[bound.name], bound.violation(one.values)
         far = tuned and not missed and cost < NEAR * bound.bound
-        return missed, far, -cost if far else sign * one.values[by], cost, one.index
+        alone = trained is not None and not (missed or far) and trained(one.subnet) < TRAINED
+        return missed, far, alone, -cost if far else sign * one.values[by], cost, one.index
 
     return sorted(result.feasible, key=key)
 
@@ -130,13 +151,14 @@ def choose(
     *,
     tuned: bool = False,
     by: str = "accuracy",
+    trained: Share | None = None,
 ) -> tuple[Evaluation, bool]:
     """Return the most accurate evaluation within a bound and False; if there is none, the nearest one and True.
 
     With a stopwatch, the bound is on latency and must hold for the measured latency. With `tuned`, candidates measured
-    near the bound come first.
+    near the bound come first, and among these the ones that larger winners train, by `trained`.
     """
-    ranking = ranked(result, bound.resolved(maximal), tuned=tuned, by=by)
+    ranking = ranked(result, bound.resolved(maximal), tuned=tuned, by=by, trained=trained)
     if watch is None:
         return ranking[0], bool(bound.resolved(maximal).violation(ranking[0].values))
     within: list[Evaluation] = []
@@ -151,6 +173,15 @@ def choose(
     if within:
         return max(within, key=lambda one: watch.ratios[one.subnet]), False
     return min(ranking[: FEW * ROUNDS], key=lambda one: watch.ratios[one.subnet]), True
+
+
+def _loosest_first(targets: Mapping[str, Constraint], maximal: Mapping[str, float]) -> list[tuple[str, Constraint]]:
+    """Sort targets by the share of the maximal sub-network's value that each allows."""
+    return sorted(targets.items(), key=lambda one: -one[1].resolved(maximal).bound / (maximal.get(one[1].name) or 1.0))
+
+
+def _most(common: Callable[[Subnet, Subnet], float], larger: Sequence[Subnet], subnet: Subnet) -> float:
+    return max(common(subnet, one) for one in larger)
 
 
 @dataclass(frozen=True)
@@ -193,6 +224,7 @@ class Winners:
         *,
         tuned: bool = False,
         by: str = "accuracy",
+        common: Callable[[Subnet, Subnet], float] | None = None,
     ) -> Winners:
         """Choose the most accurate evaluation within the bound of each target.
 
@@ -205,14 +237,21 @@ class Winners:
             delta: The allowed loss of accuracy.
             tuned: Whether winners will be fine-tuned; then the most accurate one near the bound is chosen, if any.
             by: Name of the value that is called accuracy here.
+            common: The share of the MACs of its first argument that its second one has too. If given, the loosest
+                target comes first, and sub-networks that earlier winners train are preferred.
         """
-        found, told = {}, {}
-        for name, bound in targets.items():
-            found[name], missed = choose(result, bound, maximal, watches.get(bound.name), tuned=tuned, by=by)
+        chosen: dict[str, Evaluation] = {}
+        told: dict[str, Target] = {}
+        for name, bound in _loosest_first(targets, maximal) if common else targets.items():
+            trained = partial(_most, common, [one.subnet for one in chosen.values()]) if common and chosen else None
+            watch = watches.get(bound.name)
+            chosen[name], missed = choose(result, bound, maximal, watch, tuned=tuned, by=by, trained=trained)
             told[name] = Target(bound, missed)
         missed = any(one.missed for one in told.values())
+        found = {name: chosen[name] for name in targets}
         measured = {name: watch.to_json() for name, watch in watches.items()}
-        return cls(found, reference, delta, len(result.evaluations), missed, told, measured)
+        ordered = {name: told[name] for name in targets}
+        return cls(found, reference, delta, len(result.evaluations), missed, ordered, measured)
 
     def write(self, path: Path) -> None:
         """Write a JSON file, atomically."""
