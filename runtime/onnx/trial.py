@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from bnas.passes.errors import LoweringError
-from bnas.passes.frontend.state import deep_copy, set_modes
+from bnas.passes.frontend.copies import deep_copy
+from bnas.passes.frontend.state import set_modes
 from bnas.passes.onnx.lower import example_sizes, named_outputs
 from bnas.runtime.nested import map_tensors, tensors_in
 
