@@ -82,7 +82,7 @@ def verify(
     return error
 
 
-WRONG = "a rule is wrong, or a skipped branch is not zero when its parameters are"
+WRONG = "a rule is wrong: please report it with the model"
 DRAWS = (
     "forward draws random numbers in evaluation mode, and a sub-network may draw fewer. Make them an input of forward, "
     "or pin the layers whose outputs have their shape"
@@ -94,15 +94,16 @@ def _outputs(
 ) -> tuple[dict[Path, Tensor], dict[Path, Tensor]]:
     """What the sub-network `part` and the oracle of `twin` return; both draw the same random numbers."""
     args, kwargs = inputs
-    oracle = detour(twin, supernet.ir, skipped_blocks(supernet.skeleton, subnet, zeroed=False))
     tensors, named = as_program_call(kwargs or args)
     with preserved(twin, inputs) as state, torch.no_grad(), InDouble():
+        zeroed, others = skipped_blocks(twin, supernet.skeleton, subnet, inputs)
+        oracle = detour(twin, supernet.ir, others)
 
         def expected() -> Any:
             state.seed()
             return oracle(*args, **kwargs)
 
-        measure = kept_without_weight(twin, supernet.skeleton, subnet, expected)
+        measure = kept_without_weight(twin, supernet.skeleton, subnet, zeroed, expected)
         state.seed()
         found = part(*tensors, **named)
         with over_kept(twin, supernet.skeleton, subnet, measure):

@@ -11,13 +11,16 @@ from torch import Tensor, nn
 
 from bnas.passes.assembly.skeleton import Skeleton
 from bnas.passes.axes.terms import Sym, symbols
+from bnas.passes.space.blocks import Block
 from bnas.passes.space.subnet import Subnet
 
 from .norms import Masks, Measure, all_known, not_zero, over_kept
 from .oracle import zero_dropped
 
 
-def kept_without_weight(model: nn.Module, skeleton: Skeleton, subnet: Subnet, run: Callable[[], object]) -> Measure:
+def kept_without_weight(
+    model: nn.Module, skeleton: Skeleton, subnet: Subnet, blocks: Sequence[Block], run: Callable[[], object]
+) -> Measure:
     """Return the measure for `over_kept`, and zero `model` as `zero_dropped` does; ``run()`` calls the model.
 
     An entry counts as dropped if it depends on parameters of the model, but not on the kept ones. (Constant padding
@@ -26,10 +29,10 @@ def kept_without_weight(model: nn.Module, skeleton: Skeleton, subnet: Subnet, ru
     inside an opaque module, where nothing is dropped, uses all entries.
     """
     if all_known(skeleton):
-        zero_dropped(model, skeleton, subnet)
+        zero_dropped(model, skeleton, subnet, blocks)
         return Measure()
     parameters = _saved(model)
-    zero_dropped(model, skeleton, subnet)
+    zero_dropped(model, skeleton, subnet, blocks)
     zeroed = _saved(model)
     whole = _Dependence(model, skeleton, subnet, run, _groups(skeleton, zeroed))
     before = whole.find(parameters, [], frozenset())

@@ -25,13 +25,15 @@ from bnas.passes.space.blocks import Block
 from bnas.passes.space.kernels import Kernel
 from bnas.passes.space.subnet import Subnet
 
+from .detour import identities
 
-def zero_dropped(model: nn.Module, skeleton: Skeleton, subnet: Subnet) -> None:
+
+def zero_dropped(model: nn.Module, skeleton: Skeleton, subnet: Subnet, blocks: Sequence[Block]) -> None:
     """Set to zero, in place, all entries of `model`'s parameters that `subnet` does not keep.
 
     A smaller kernel is placed in the centre of a zero kernel of full size, so that padding and settings stay the same.
-    All parameters of a skipped residual block become zero, so that its branch adds nothing. If that does not turn the
-    block into the identity, `detour` skips it.
+    All parameters of `blocks`, skipped residual ones, become zero, so that their branches add nothing. `detour` skips
+    the others; see `skipped_blocks`.
     """
     assignment, parameters = skeleton.assignment(subnet), dict(model.named_parameters())
     for name, axes in skeleton.types.tensors.items():
@@ -39,10 +41,14 @@ def zero_dropped(model: nn.Module, skeleton: Skeleton, subnet: Subnet) -> None:
             parameters[name].data.mul_(kept_mask(parameters[name], axes, assignment))
     for kernel in (skeleton.choices.kernels.found[name] for name in subnet.kernels):
         shrink_in_place(parameters[kernel.weight], kernel, subnet.kernels[kernel.name], skeleton.matrices)
-    for block in skipped_blocks(skeleton, subnet, zeroed=True):
-        for name in _parameters_of(skeleton, block):
-            if name in parameters:
-                parameters[name].data.zero_()
+    zero_blocks(model, skeleton, blocks)
+
+
+def zero_blocks(model: nn.Module, skeleton: Skeleton, blocks: Sequence[Block]) -> None:
+    """Set to zero, in place, all parameters of `model` that blocks read."""
+    parameters = dict(model.named_parameters())
+    for name in {name for block in blocks for name in _parameters_of(skeleton, block)} & parameters.keys():
+        parameters[name].data.zero_()
 
 
 def kept_mask(parameter: Tensor, axes: Sequence[Term], assignment: Mapping[Sym, int]) -> Tensor:
@@ -77,26 +83,31 @@ def _central(entries: int, choice: int) -> range:
     return range(margin, entries - margin)
 
 
-def skipped_blocks(skeleton: Skeleton, subnet: Subnet, *, zeroed: bool) -> list[Block]:
-    """Return the skipped blocks of `subnet` that zero parameters turn into the identity; without `zeroed`, the others.
+def skipped_blocks(
+    model: nn.Module, skeleton: Skeleton, subnet: Subnet, inputs: Any
+) -> tuple[list[Block], list[Block]]:
+    """Return the skipped blocks of `subnet` that zero parameters turn into the identity, and the others.
 
-    Zero parameters suffice for residual blocks whose parameters are read only there and that read no buffers. (A frozen
-    norm, for example, adds its mean even if all parameters are zero.)
+    Zero parameters suffice for residual blocks whose parameters are read only there, and whose branch is zero then, in
+    the traced graph on `inputs`. (A sigmoid at its end gives a half, and a frozen norm adds its mean.) The parameters
+    of `model` are afterwards as before.
     """
     skipped = [block for name, block in skeleton.choices.blocks.items() if name in subnet.skipped]
-    return [block for block in skipped if _by_zeroing(skeleton, block) is zeroed]
+    tried = [block for block in skipped if block.residual and _reads_alone(skeleton, block)]
+    if tried:
+        before = {name: one.detach().clone() for name, one in model.named_parameters()}
+        zero_blocks(model, skeleton, tried)
+        tried = identities(model, skeleton.ir, tried, inputs)
+        for name, parameter in model.named_parameters():
+            parameter.data.copy_(before[name])
+    return tried, [block for block in skipped if block not in tried]
 
 
-def _by_zeroing(skeleton: Skeleton, block: Block) -> bool:
+def _reads_alone(skeleton: Skeleton, block: Block) -> bool:
+    """Whether no other part of the model reads a parameter of a block."""
     parameters = dict(skeleton.ir.root.named_parameters())
     users = [nodes for name, nodes in skeleton.types.users.items() if name in parameters and nodes & block.body]
-    return block.residual and all(nodes <= block.body for nodes in users) and not _reads_buffers(skeleton, block)
-
-
-def _reads_buffers(skeleton: Skeleton, block: Block) -> bool:
-    buffers = dict(skeleton.ir.root.named_buffers())
-    read = {str(node.target) for inner in block.body for node in inner.all_input_nodes if node.op == "get_attr"}
-    return any(name in buffers and buffers[name].is_floating_point() for name in read)
+    return all(nodes <= block.body for nodes in users)
 
 
 def _parameters_of(skeleton: Skeleton, block: Block) -> set[str]:
