@@ -78,6 +78,17 @@ class ByHand(nn.Module):
         return F.batch_norm(x, self.mean, self.var, self.weight, training=self.training, momentum=0.3)
 
 
+class ByFunctionalCall(nn.Module):
+    """Runs its norm with other parameters in the place of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.func.functional_call(self.norm, {"weight": self.norm.weight * 1.5}, (x,))
+
+
 class Instances(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -132,6 +143,7 @@ NORMS: dict[str, Any] = {
     "synchronised": lambda: nn.SyncBatchNorm(8),
     "cumulative": lambda: nn.BatchNorm2d(8, momentum=None),
     "by-hand": ByHand,
+    "by-functional-call": ByFunctionalCall,
     "instance": lambda: nn.InstanceNorm2d(8, affine=True, track_running_stats=True),
     "instance-by-hand": Instances,
     "frozen-by-train": lambda: Frozen(8),
