@@ -82,11 +82,13 @@ def capture(
     axes, static = dynamic_axes(session, dynamic, fixed)
     found = _captured(session, axes, static)
     limits = _limits_of_training(session, axes) if found.training and dynamic is None else {}
-    if not limits:
-        return found
+    told = dict(static)
     for axis, why in limits.items():
-        note(session, static, axis, f"in training mode, {why}")
-    return _captured(session, [axis for axis in axes if axis not in limits], static)
+        note(session, told, axis, f"in training mode, {why}")
+    try:
+        return _captured(session, [axis for axis in axes if axis not in limits], told) if limits else found
+    except CaptureError:  # nor is there a graph of both modes without these axes
+        return found
 
 
 def _limits_of_training(session: Session, axes: Sequence[Axis]) -> dict[Axis, str]:
