@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from bnas.passes.frontend.state import deep_copy
+from bnas.passes.frontend.copies import deep_copy
 
 from .errors import BatchError
 

@@ -22,9 +22,9 @@ from bnas.passes.cost.architecture import Architecture
 from bnas.passes.cost.costs import Costs
 from bnas.passes.cost.layers import architecture
 from bnas.passes.errors import ModuleFormError
+from bnas.passes.frontend.copies import copying, deeper, own_functions
 from bnas.passes.frontend.exported.program import as_model, as_module
 from bnas.passes.frontend.ir import as_program_call
-from bnas.passes.frontend.state import copying, deeper
 from bnas.passes.frontend.structure import tensors_of
 from bnas.passes.modules.form import module_form
 from bnas.passes.pipeline.variants import at_sizes, trained_choices
@@ -130,6 +130,7 @@ class SuperNetwork(nn.Module):
         memo[id(self)] = made
         with copying(self.model):
             made.__dict__.update(copy.deepcopy(self.__dict__, memo))
+            own_functions(self.model, made.model, memo)
         return made
 
     def _training_skeleton(self, analysis: Analysis) -> Skeleton | None:

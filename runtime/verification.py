@@ -10,10 +10,11 @@ from torch.export import ExportedProgram
 
 from bnas.passes import Subnet, VerificationError
 from bnas.passes.alone import alone
+from bnas.passes.frontend.copies import deep_copy
 from bnas.passes.frontend.exported.program import as_module
 from bnas.passes.frontend.ir import as_call, as_program_call
 from bnas.passes.frontend.recording import inner_of
-from bnas.passes.frontend.state import ModelState, deep_copy, preserved
+from bnas.passes.frontend.state import ModelState, preserved
 from bnas.passes.frontend.structure import Path, leaves_of, map_leaves, tensors_of
 from bnas.passes.oracle.dependence import kept_without_weight
 from bnas.passes.oracle.detour import Skipped, detour
@@ -81,7 +82,7 @@ def verify(
     return error
 
 
-WRONG = "a rule is wrong, or a skipped branch is not zero when its parameters are"
+WRONG = "a rule is wrong: please report it with the model"
 DRAWS = (
     "forward draws random numbers in evaluation mode, and a sub-network may draw fewer. Make them an input of forward, "
     "or pin the layers whose outputs have their shape"
@@ -119,9 +120,9 @@ def _draws(model: nn.Module, inputs: Any) -> bool:
 
 def _in_double(model: nn.Module) -> nn.Module:
     """A copy of a model in double precision, with the tensors that it keeps as plain attributes."""
-    twin = deep_copy(model).eval().double()
+    twin, own = deep_copy(model).eval().double(), {id(one) for one in ModelState(model).tensors}
     for tensor in ModelState(twin).tensors:
-        if tensor.is_floating_point():
+        if tensor.is_floating_point() and id(tensor) not in own:  # what Python cannot copy is the model's, too
             tensor.data = tensor.data.double()
     return twin
 

@@ -15,8 +15,8 @@ from torch.fx import GraphModule
 from bnas.passes import Elasticity, Subnet
 from bnas.passes.assembly.importance import importance as importance_of
 from bnas.passes.assembly.importance import read_scores
+from bnas.passes.frontend.copies import deep_copy
 from bnas.passes.frontend.exported.program import as_model
-from bnas.passes.frontend.state import deep_copy
 from bnas.passes.space.elasticity import IMPORTANCES
 from bnas.runtime import LatencySettings, SuperNetwork, block_importance, first_samples, recalibrate, taylor
 from bnas.runtime.feed import length_of

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from bnas.passes import Subnet
-from bnas.passes.frontend.state import deep_copy
+from bnas.passes.frontend.copies import deep_copy
 from bnas.runtime import Epochs, Evaluator, FineTune, Recipe, SuperNetwork
 from bnas.runtime.evaluate.evaluation import Loader, spread_samples
 from bnas.runtime.feed import in_memory

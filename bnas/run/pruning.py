@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch.fx import GraphModule
 
 from bnas.passes import Elasticity, Subnet
-from bnas.passes.frontend.state import deep_copy
+from bnas.passes.frontend.copies import deep_copy
 from bnas.runtime import FineTune, SuperNetwork, fine_tune, machine
 from bnas.runtime.evaluate.evaluation import counted_samples
 from bnas.runtime.storage.archive import tensor_bytes

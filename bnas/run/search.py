@@ -13,8 +13,8 @@ from torch import nn
 
 from bnas.passes import SearchSpace, Subnet
 from bnas.passes.errors import add_note
+from bnas.passes.frontend.copies import deep_copy
 from bnas.passes.frontend.ir import as_call
-from bnas.passes.frontend.state import deep_copy
 from bnas.runtime import (
     EvaluationError,
     Evaluator,

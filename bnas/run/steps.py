@@ -11,7 +11,7 @@ from torch import nn
 from torch.fx import GraphModule
 
 from bnas.passes import Subnet
-from bnas.passes.frontend.state import deep_copy
+from bnas.passes.frontend.copies import deep_copy
 from bnas.runtime import Evaluator, SuperNetwork, Trainer, fold, machine
 from bnas.runtime.evaluate.evaluation import Batch, counted_samples
 from bnas.runtime.feed import in_memory

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from bnas.passes import Subnet
-from bnas.passes.frontend.state import deep_copy
+from bnas.passes.frontend.copies import deep_copy
 from bnas.runtime import Epochs, Evaluator, FineTune, Recipe, Stage, SuperNetwork, Trainer
 from bnas.runtime.storage.archive import tensor_bytes
 from bnas.runtime.storage.checkpoint import TRAINING, check_state

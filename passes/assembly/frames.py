@@ -216,8 +216,9 @@ TABLES = frozenset(n for n, table in vars(CONTAINER).items() if isinstance(table
 def make_shell(module: nn.Module, kind: type[nn.Module] | None = None) -> nn.Module:
     """Return a shallow copy of a module without its tensors and children, with the same settings, hooks and mode.
 
-    It has the class `kind`, by default the class of the module. Hooks that are registered on the copy later do not
-    affect the module.
+    It has the class `kind`, by default the class of the module. With a `kind` it is called as a plain layer: without
+    hooks and without a forward of its own, since the graph holds what they compute. Hooks that are registered on the
+    copy later do not affect the module.
     """
     shell = object.__new__(kind or type(module))  # no constructor runs; a graph module's class has its code
     state = vars(shell)
@@ -225,6 +226,10 @@ def make_shell(module: nn.Module, kind: type[nn.Module] | None = None) -> nn.Mod
     for name in TABLES:
         if name in state:
             state[name] = state[name].copy()
+            if kind is not None and "ward_" in name:  # _forward_hooks, _backward_pre_hooks, ...
+                state[name].clear()
+    if kind is not None:
+        state.pop("forward", None)
     state["_parameters"] = dict.fromkeys(module._parameters)
     state["_buffers"] = dict.fromkeys(module._buffers)
     state["_modules"] = {}

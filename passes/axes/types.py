@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from torch import Tensor, nn
 from torch.fx import Node
 
 from bnas.passes.errors import RuleError
@@ -81,6 +82,8 @@ class AxisTypes(Unifier):
     """MACs of a node: the axes whose sizes are multiplied."""
     producers: dict[str, int] = field(default_factory=dict)
     """Weights by name, with the axis that produces new channels; importance is measured along it."""
+    computed: list[tuple[Term, list[str]]] = field(default_factory=list)
+    """Axes of computed weights that produce new channels, each with the parameters that the weight is computed from."""
 
     trained: AxisTypes | None = None
     """The types of the graph of training mode, if there is one, over the same parameters."""
@@ -185,16 +188,38 @@ class AxisTypes(Unifier):
         self.macs.append((call.node, tuple(axes)))
 
     def produces(self, weight: Any, axis: int) -> None:
-        """State that `axis` of a weight produces new channels."""
-        name = weight.name if isinstance(weight, TensorRef) else str(weight.target) if weight.op == "get_attr" else None
-        if name is not None:
-            self.producers[self.ir.aliases.get(name, name)] = axis
+        """State that `axis` of a weight produces new channels, of a parameter or of what is computed from some."""
+        if isinstance(weight, Node) and weight.op != "get_attr":
+            self.computed.append((self.type(weight)[axis], self._parameters_behind(weight)))
+            return
+        name = weight.name if isinstance(weight, TensorRef) else str(weight.target)
+        self.producers[self.ir.aliases.get(name, name)] = axis
+
+    def _parameters_behind(self, weight: Node) -> list[str]:
+        """The parameters that a weight is computed from; none if it is computed from an input, too."""
+        found, waiting, seen = set[str](), [weight], {weight}
+        while waiting:
+            node = waiting.pop()
+            if node.op == "placeholder":
+                return []
+            if node.op == "get_attr" and isinstance(self.ir.tensor(str(node.target)), nn.Parameter):
+                found.add(self.ir.aliases.get(str(node.target), str(node.target)))
+            new = {one for one in node.all_input_nodes if isinstance(one.meta.get("value"), Tensor)} - seen
+            seen |= new
+            waiting += new
+        return [name for name in self.tensors if name in found]
 
     def settle(self) -> None:
         """Normalise the types of all parameters and buffers; call this after late equations.
 
         Tensors of zeros whose width no weight determines, such as padding, become rigid.
         """
+        for term, names in self.computed:
+            wanted = set(symbols(term))
+            for name in names:
+                shared = (place for place, own in enumerate(self.tensors[name]) if wanted & set(symbols(own)))
+                if (place := next(shared, None)) is not None:
+                    self.producers.setdefault(name, place)
         made = {s for name, axis in self.producers.items() for s in symbols(self.tensors[name][axis])}
         self.pin_axes([s for s in self.fills if s.binding is None and s not in made], "no weight produces it")
         for axes in self.tensors.values():

@@ -15,12 +15,14 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from bnas.passes.errors import CaptureError, Diagnostic
 from bnas.passes.ops.calls import form_of
 
-from .candidates import Dynamic, batch_axis
+from .candidates import Dynamic, batch_axis, note
 from .dynamic import dynamic_axes, emitted, planned
 from .emission import Emitter
 from .entry import Allowed, Axis, Check, Sizes
 from .exported.parts import LIMITED
-from .functions import BATCH
+from .functions import BATCH, hooked
+from .merging import Differs
+from .places import at_other_size
 from .recording import Recording
 from .session import Session
 from .state import set_modes
@@ -78,12 +80,42 @@ def capture(
     session.modes = modes_in_training(model)
     session.norms = _norms(session)
     axes, static = dynamic_axes(session, dynamic, fixed)
-    return _captured(session, axes, static)
+    found = _captured(session, axes, static)
+    limits = _limits_of_training(session, axes) if found.training and dynamic is None else {}
+    told = dict(static)
+    for axis, why in limits.items():
+        note(session, told, axis, f"in training mode, {why}")
+    try:
+        return _captured(session, [axis for axis in axes if axis not in limits], told) if limits else found
+    except CaptureError:  # nor is there a graph of both modes without these axes
+        return found
+
+
+def _limits_of_training(session: Session, axes: Sequence[Axis]) -> dict[Axis, str]:
+    """The axes at whose other sizes forward fails in training mode only, with the reason; none if it fails anyway.
+
+    Without them the graph has a training mode, which is worth more: a head that only trains may take one size.
+    """
+    batch = [axis for axis in axes if axis.name == "batch"]
+
+    def failure(others: Sequence[Axis]) -> str:
+        try:
+            session.all(planned(session, batch, others), training=True)
+        except Differs:
+            return ""
+        except CaptureError as error:
+            return at_other_size(error)
+        return ""
+
+    if failure([]):
+        return {}
+    alone = {axis: failure([axis]) for axis in axes if axis not in batch}
+    return {axis: why for axis, why in alone.items() if why}
 
 
 def _norms(session: Session) -> Set[nn.Module]:
-    """The modules of a user's own class that are batch norms in training mode."""
-    if not any(isinstance(one, _BatchNorm) and form_of(one) is None for one in session.modes):
+    """The modules that are batch norms in training mode by their function alone: of a user's class, or with hooks."""
+    if not any(isinstance(one, _BatchNorm) and (form_of(one) is None or hooked(one)) for one in session.modes):
         return frozenset()
     batch = batch_axis(session)
     tries: list[dict[Axis, int]] = [{batch: BATCH}, {}] if batch is not None else [{}]

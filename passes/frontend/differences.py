@@ -30,16 +30,20 @@ while they are captured, and attention modules are taken apart."""
 
 
 def distance(expected: Any, found: Any, label: str = "output") -> float | str:
-    """Return the largest relative difference of two nested values, or a text if their structures differ."""
+    """Return the largest relative difference of two nested values, or a text if their structures differ.
+
+    A tensor that is as small as the square of a rounding error of the largest one, or of 1 if that is less, is rounding
+    itself: the distance of a model from its teacher that is a copy of it.
+    """
     right = {path: leaf for path, leaf in leaves_of(found)}
     left = {path: leaf for path, leaf in leaves_of(expected) if path in right or not _is_object(leaf)}
     if list(left) != list(right):
         return f"{label}: another structure ({type(found).__name__} instead of {type(expected).__name__})"
     if (kinds := _kinds(expected)) != _kinds(found):
         return f"{label}: another type than {', '.join(sorted({kind.__name__ for kind in kinds}))}"
-    worst = 0.0
+    worst, largest = 0.0, min(1.0, max(map(_size, left.values()), default=0.0))
     for path, one in left.items():
-        error = _distance(one, right[path])
+        error = _distance(one, right[path], largest)
         name = f"{label} {spelled_path(path)}".rstrip()
         if isinstance(error, str):
             return f"{name}: {error}"
@@ -62,7 +66,14 @@ def _is_object(leaf: Any) -> bool:
     return not isinstance(leaf, Tensor | bool | int | float | complex | str | dict | list | tuple | None)
 
 
-def _distance(one: Any, other: Any) -> float | str:
+def _size(leaf: Any) -> float:
+    """The largest entry of a tensor; 0 for anything else."""
+    if not isinstance(leaf, Tensor) or leaf.is_meta or not leaf.numel() or leaf.dtype == torch.bool:
+        return 0.0
+    return float(torch.nan_to_num(leaf.to(torch.complex128 if leaf.is_complex() else torch.float64)).abs().max())
+
+
+def _distance(one: Any, other: Any, largest: float) -> float | str:
     if not isinstance(one, Tensor):
         dropped = other is None and _is_object(one)
         return 0.0 if dropped or isinstance(other, type(one)) else f"{other!r} instead of {one!r}"
@@ -73,9 +84,9 @@ def _distance(one: Any, other: Any) -> float | str:
         return 0.0
     wide = torch.complex128 if one.is_complex() else torch.float64
     a, b = torch.nan_to_num(one.to(wide)), torch.nan_to_num(other.to(wide))
-    size, most = float(a.abs().max()), float((a - b).abs().max())
-    same_nan = torch.equal(one.isnan(), other.isnan()) if one.is_floating_point() else True
     limit = TOLERANCES.get(one.dtype, 0.0)
+    size, most = max(float(a.abs().max()), limit * largest), float((a - b).abs().max())
+    same_nan = torch.equal(one.isnan(), other.isnan()) if one.is_floating_point() else True
     error = most / size if size else most
     if not same_nan or not error <= limit:
         return f"differs by {most:.3g} where the largest is {size:.3g}"

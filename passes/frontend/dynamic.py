@@ -80,10 +80,12 @@ def uneven(axis: Axis, times: int) -> int:
     """A size one step below a far one.
 
     Where a model halves sizes again and again and rounds down, the halves of 127 are odd each time, and those of 128
-    and 129 are not; where it rounds up, those of 65 are.
+    and 129 are not; where it rounds up, those of 65 are. A size that is a multiple of four steps away from another
+    recording is halved twice as that one, so it would tell nothing new.
     """
     far = axis.far(times)
-    return far if far - axis.step in (axis.size, axis.near(1)) or far <= axis.step else far - axis.step
+    others = (far - axis.step, far, far - 2 * axis.step)
+    return next((size for size in others if size > 0 and abs(size - axis.size) // axis.step % 4 in (2, 3)), far)
 
 
 QUARTERS = (2, 3, 1)

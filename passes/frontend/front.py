@@ -26,11 +26,12 @@ from .exported.program import ExportedModel
 from .fidelity import Fidelity, Stateful, compare, copied
 from .functions import BATCH
 from .groups import release_group
-from .ir import IR, aliases_of, as_call, floating, resize_inputs, revalue
+from .ir import IR, aliases_of, as_call, floating
 from .places import CALL_IT
 from .recording import WRAPPERS, exporting, inner_of
 from .state import preserved
 from .structure import map_leaves, tensors_of
+from .values import resize_inputs, revalue
 
 
 @alone

@@ -235,9 +235,10 @@ def run_on_meta(op: str, target: Any, args: Any, kwargs: Any) -> Any:
 
 
 def hooked(module: nn.Module) -> bool:
-    """Whether a user's hooks run when a module is called."""
+    """Whether a user's code runs when a module is called: hooks, or a forward that replaces that of its class."""
     return bool(
-        module._forward_hooks
+        "forward" in vars(module)
+        or module._forward_hooks
         or module._forward_pre_hooks
         or getattr(module, "_backward_hooks", None)
         or getattr(module, "_backward_pre_hooks", None)

@@ -2,100 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.fx import Graph, Node
 
-from bnas.passes.errors import Diagnostic, add_note
-from bnas.passes.ops.calls import Call, call_of, form_of, writes_in_place
+from bnas.passes.errors import Diagnostic
+from bnas.passes.ops.calls import Call, call_of, writes_in_place
 
-from .entry import Axis, Check, Sizes
-from .functions import BATCH, run_leaf, run_on_meta, to_meta
-from .opaque import Draws, OpaqueMethod, run_opaque
-from .structure import Path, holds_tensors, map_leaves, tensor_name
-
-# The values of the nodes of a graph, computed anew on meta tensors: for graphs that a pass changed.
-
-
-def revalue(
-    root: nn.Module,
-    own: Mapping[str, nn.Module],
-    constants: Mapping[str, Tensor],
-    graph: fx.Graph,
-    plain: Mapping[str, type[nn.Module]],
-) -> Iterator[fx.Node]:
-    """Compute the value of every node of a graph anew; inputs keep theirs. Yields each node that has it then."""
-    draws = Draws()
-    for node in graph.nodes:
-        try:
-            if node.op not in ("placeholder", "output"):
-                node.meta["value"] = _value(root, own, constants, node, plain, draws)
-        except Exception as error:
-            add_note(error, f"at the node {node.format_node()}")
-            raise
-        if node.op != "output":
-            yield node
-
-
-def _value(
-    root: nn.Module,
-    own: Mapping[str, nn.Module],
-    constants: Mapping[str, Tensor],
-    node: fx.Node,
-    plain: Mapping[str, type[nn.Module]],
-    draws: Draws,
-) -> Any:
-    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda one: one.meta["value"])
-    target = str(node.target)
-    with torch.no_grad():
-        if node.op == "get_attr":
-            return to_meta(constants[target] if target in constants else _attribute(root, target))
-        if node.op != "call_module":
-            return run_on_meta(node.op, node.target, args, kwargs)
-        if target in plain:
-            like: Any = args
-            return torch.empty_like(like[0])
-        module = own[target] if target in own else root.get_submodule(target)
-        form = form_of(module)
-        if form is None and (target not in own or isinstance(module, OpaqueMethod)):
-            device = next((p.device for p in root.parameters()), torch.device("cpu"))
-            return run_opaque(module, args, kwargs, BATCH, device, draws)
-        return run_leaf(module, form, args, kwargs)
-
-
-def _attribute(root: nn.Module, path: str) -> Any:
-    owner, _, name = path.rpartition(".")
-    return getattr(root.get_submodule(owner), name)
-
-
-def resize_inputs(graph: fx.Graph, names: Mapping[Path, str], sizes: Mapping[Axis, int]) -> None:
-    """Give the placeholders values whose dynamic axes have other sizes; `names` are those of the arguments."""
-    shapes: dict[Path, dict[int, int]] = {}
-    for axis, size in sizes.items():
-        for path, place in axis.places:
-            shapes.setdefault(path, {})[place] = size
-    paths = {name: path for path, name in names.items()}
-    for node in graph.find_nodes(op="placeholder"):
-        node.meta["value"] = _reshaped(node.meta["value"], paths[str(node.target)], shapes)
-
-
-def _reshaped(value: Any, prefix: Any, shapes: Mapping[Any, Mapping[int, int]]) -> Any:
-    """The value of a placeholder with axes of other sizes: `shapes` has them by the path of each tensor."""
-
-    def changed(path: Any, leaf: Any) -> Any:
-        new = shapes.get((*prefix, *path)) if isinstance(leaf, Tensor) else None
-        if new is None:
-            return leaf
-        shape = [new.get(place, size) for place, size in enumerate(leaf.shape)]
-        return torch.empty(shape, dtype=leaf.dtype, device="meta")
-
-    return map_leaves(value, changed)
+from .entry import Check, Sizes
+from .functions import BATCH
+from .opaque import OpaqueMethod
+from .structure import holds_tensors, tensor_name
+from .trials import other_sizes
+from .values import resize_inputs, revalue
 
 
 @dataclass(frozen=True)
@@ -219,6 +145,21 @@ class IR:
                 node.meta.update(_place_beside(node.all_input_nodes), added=True)
         calls = {node: call for node in graph.nodes if (call := call_of(node, self.root, own, self.plain)) is not None}
         return replace(self, graph=graph, calls=calls, modules=own, trained=None)
+
+    @cached_property
+    def shapes_elsewhere(self) -> Mapping[Node, torch.Size]:
+        """The shapes of all tensors at other sizes of the dynamic axes beside the batch; empty if there are none."""
+        graph, copies = self.copy_graph()
+        axes = [axis for axis in self.sizes.axes if axis.name != "batch"]
+        for sizes in other_sizes(axes) if axes and not self.opaque else ():
+            resize_inputs(graph, self.names, sizes)
+            try:
+                deque(revalue(self.root, self.modules, self.constants, graph, self.plain), maxlen=0)
+            except Exception:  # the model itself does not take these
+                continue
+            values = {node: copy.meta.get("value") for node, copy in copies.items()}
+            return {node: value.shape for node, value in values.items() if isinstance(value, Tensor)}
+        return {}
 
     def writers(self, value: Node) -> list[Node]:
         """Return the nodes that write in place into the memory of `value` or of a view of it, in graph order."""

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from bnas.passes.errors import CaptureError
 from bnas.passes.generators import put_back, python_numbers
 
-from .state import ModelState, deep_copy
+from .copies import deep_copy
+from .state import ModelState
 from .structure import at, leaves_of, map_leaves, parts_of, tensors_of
 
 # A layer that calls a method of the model which cannot be recorded, on a copy of its module without tensors.

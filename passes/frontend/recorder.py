@@ -432,7 +432,7 @@ class Recorder(Recipes, TorchFunctionMode):
         given |= kwargs
         mean = given.get("running_mean")
         owner = self.owners.get(id(mean)) if mean is not None else None
-        if owner is None or not _is_its_own(owner, given) or not self.paths.get(owner):
+        if owner is None or not _is_its_own(owner, given, self.names) or not self.paths.get(owner):
             return None  # of nobody, of several, or of the root, which a graph cannot call
         training = bool(given.get("training", False))
         if training != bool(owner.training) or not self.modes.get(owner, True):
@@ -578,12 +578,16 @@ def has_modes(module: nn.Module) -> bool:
     return isinstance(module, MODAL)
 
 
-def _is_its_own(owner: nn.Module, given: Mapping[str, Any]) -> bool:
-    """Whether a batch norm is called on the statistics, weight, bias and settings of `owner`."""
+def _is_its_own(owner: nn.Module, given: Mapping[str, Any], names: Container[int]) -> bool:
+    """Whether a batch norm is called on the statistics, weight, bias and settings of `owner`.
+
+    `names` has the identities of the model's tensors: ``torch.func.functional_call`` puts others in their place.
+    """
     if not isinstance(owner, nn.modules.batchnorm._BatchNorm):
         return False
     tables: dict[str, Any] = {**owner._parameters, **owner._buffers}
-    same = all(tables.get(name) is given.get(name) for name in ("running_mean", "running_var", "weight", "bias"))
+    tensors = [(tables.get(name), given.get(name)) for name in BATCH_NORM[1:5]]
+    same = all(own is one and (one is None or id(one) in names) for own, one in tensors)
     return same and getattr(owner, "eps", None) == given.get("eps", 1e-5)
 
 

@@ -55,7 +55,7 @@ def recording(recorder: Recorder) -> Iterator[None]:
     def module_call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if not recorder.active:
             return call(module, *args, **kwargs)
-        if isinstance(module, WRAPPERS):
+        if isinstance(module, WRAPPERS) and not hooked(module):
             return module.module(*args, **kwargs)
         if inner_of(module) is not module:
             return inner_of(module)(*args, **kwargs)

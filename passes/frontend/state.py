@@ -6,23 +6,16 @@ for a plot. After a capture, successful or not, everything is as before.
 
 from __future__ import annotations
 
-import copy
-import sys
-import threading
 import types
 from collections import deque
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pickle import PickleError
-from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx import Graph
 
-from bnas.passes.errors import CopyError
 from bnas.passes.generators import put_back, python_numbers, seed_python
 
 from .structure import leaves_of
@@ -51,20 +44,25 @@ class ModelState:
     """A snapshot of the attributes of all modules of a model, and of the objects that they refer to.
 
     Containers (dicts, lists, sets, deques) and plain objects are saved by content, tensors by identity, and functions
-    and methods (such as hooks) by their closures. With `data`, tensors are also saved by value, because some layers
-    rescale their own weights in forward.
+    and methods (such as hooks) by their closures and defaults. With `data`, tensors are also saved by value, because
+    some layers rescale their own weights in forward. `others` are objects that count as held by the model; what `known`
+    has seen is left out.
     """
 
-    def __init__(self, model: nn.Module, *, data: bool = False) -> None:
+    def __init__(
+        self, model: nn.Module, others: Iterable[Any] = (), *, known: ModelState | None = None, data: bool = False
+    ) -> None:
         self._model = model
         self._held: list[tuple[Any, Any]] = []
         self._objects: list[tuple[Any, dict[str, Any]]] = []
         self._values: list[tuple[Tensor, Tensor, Tensor]] = []
-        self._seen: set[int] = set()
+        self._seen: set[int] = set() if known is None else set(known._seen)
         self._data = data
         self.tensors: list[Tensor] = []
         """All tensors that it holds anywhere."""
-        for module in model.modules():
+        self.functions: list[types.FunctionType] = []
+        """All functions that it holds anywhere, such as hooks."""
+        for module in (*model.modules(), *others):
             self._visit(module)
         self.devices = {one.device for one in self.tensors}
         """Those that it computes on."""
@@ -82,6 +80,15 @@ class ModelState:
                 tensor.data = memory
             if not torch.equal(memory, value):
                 memory.copy_(value)
+
+    def replace(self, instead: Mapping[int, Any]) -> None:
+        """Put other objects in place of some, by the identity of these, in all attributes, dicts and lists."""
+        tables = [owner.__dict__ for owner, _ in self._objects] + [held for held, _ in self._held]
+        for table in tables:
+            parts = list(table.items()) if isinstance(table, MutableMapping) else list(enumerate(table))
+            for key, value in parts if not isinstance(table, set) else ():
+                if id(value) in instead:
+                    table[key] = instead[id(value)]
 
     def changed(self) -> list[str]:
         """The names of what the modules hold now in place of, or inside of, what they held; modes do not count.
@@ -129,29 +136,48 @@ class ModelState:
             if self._data and not value.is_meta:
                 self._values.append((value, value.detach(), value.detach().clone()))
             return []
-        if isinstance(value, tuple):
-            return list(value)
-        if isinstance(value, types.FunctionType):  # a hook, say: the list that it appends to is in its closure
-            return [cell.cell_contents for cell in value.__closure__ or () if _is_filled(cell)]
-        if isinstance(value, types.MethodType):
-            return [value.__self__]
-        if isinstance(value, MutableMapping) and type(value).__module__ in ("builtins", "collections"):
+        if isinstance(value, types.FunctionType):
+            self.functions.append(value)
+        elif _is_mapping(value):
             self._held.append((value, dict(value)))
-            return list(value.values())
-        if isinstance(value, list | deque | set):
+        elif isinstance(value, list | deque | set):
             self._held.append((value, list(value)))
-            return list(value)
-        if isinstance(value, _NEVER) or not isinstance(getattr(value, "__dict__", None), dict):
-            return []
-        self._objects.append((value, dict(value.__dict__)))
-        return list(value.__dict__.values())
+        elif _has_attributes(value):
+            self._objects.append((value, dict(value.__dict__)))
+        return inside(value)
 
 
-def _is_filled(cell: types.CellType) -> bool:
+def inside(value: Any) -> list[Any]:
+    """What a value holds: a container its parts, an object its attributes, a function its variables and defaults."""
+    if isinstance(value, tuple | list | deque | set):
+        return list(value)
+    if isinstance(value, types.FunctionType):  # a hook, say: the list that it appends to is in its closure
+        around = [cell.cell_contents for cell in value.__closure__ or () if is_set(cell)]
+        return [*around, *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
+    if isinstance(value, types.MethodType):
+        return [value.__self__]
+    if _is_mapping(value):
+        return list(value.values())
+    return list(value.__dict__.values()) if _has_attributes(value) else []
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, MutableMapping) and type(value).__module__ in ("builtins", "collections")
+
+
+def _has_attributes(value: Any) -> bool:
+    """Whether a value is an object whose attributes may change."""
+    known = isinstance(value, (*_NEVER, types.MethodType))
+    return not known and isinstance(getattr(value, "__dict__", None), dict)
+
+
+def is_set(cell: types.CellType) -> bool:
+    """Whether a variable of a closure has a value by now."""
     try:
-        return cell.cell_contents is not None
-    except ValueError:  # a variable that is not set yet
+        cell.cell_contents  # noqa: B018
+    except ValueError:
         return False
+    return True
 
 
 def _same(now: Any, before: Any) -> bool:
@@ -177,98 +203,6 @@ def _refill(container: Any, content: Any) -> None:
         container.update(content)
     else:
         container.extend(content)
-
-
-# Deeply nested models.
-
-FRAMES = 4
-"""What is done with a model calls so many times as many functions at each level of it as its own forward does."""
-
-
-@dataclass
-class _Deeper:
-    """How many are inside of `deeper` now, in all threads, and the limit that they found."""
-
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    inside: int = 0
-    limit: int = 0
-
-    def change(self, by: int) -> None:
-        with self.lock:
-            if not self.inside:
-                self.limit = sys.getrecursionlimit()
-            self.inside += by
-            sys.setrecursionlimit(FRAMES * self.limit if self.inside else self.limit)
-
-
-_DEEPER = _Deeper()
-
-
-@contextmanager
-def deeper() -> Iterator[None]:
-    """While it lasts, functions may call one another `FRAMES` times as deep as Python's recursion limit says.
-
-    What Python can call at all can be captured and copied then.
-    """
-    _DEEPER.change(1)
-    try:
-        yield
-    finally:
-        _DEEPER.change(-1)
-
-
-def deep_copy(model: nn.Module, instead: Mapping[int, Any] = MappingProxyType({})) -> nn.Module:
-    """A deep copy of a model, also of one that keeps tensors with a history: norms of weights, or attention for a plot.
-
-    In the copy these are detached, wherever they are kept; in the model they stay. `instead` has what the copy holds
-    in place of an object, by the object's identity.
-    """
-    copies: dict[int, Any] = {id(one): one.detach().clone() for one in ModelState(model).tensors if not one.is_leaf}
-    with copying(model), torch.no_grad():  # a ScriptModule clones its parameters: with gradients they were no leaves
-        made = copy.deepcopy(model, {**copies, **instead})
-    _require_gradients(model, made)
-    return made
-
-
-@contextmanager
-def copying(model: nn.Module) -> Iterator[None]:
-    """While it lasts, `model` is copied, however deep it is.
-
-    Raises:
-        CopyError: it keeps an object that cannot be copied.
-    """
-    try:
-        with deeper():
-            yield
-    except (TypeError, NotImplementedError, PickleError) as error:
-        place = _not_copied(model)
-        if place is None:
-            raise
-        raise CopyError(
-            f"the model cannot be copied: {place} ({error}). Keep a value that copy.deepcopy can copy there, such as a "
-            "list in place of the keys of a dict, or make it when forward needs it"
-        ) from error
-
-
-def _not_copied(model: nn.Module) -> str | None:
-    """The first attribute of a module of `model` that cannot be copied, with its type."""
-    modules, state = dict(model.named_modules()), ModelState(model)
-    same = {id(one): one for one in (*modules.values(), *state.tensors)}
-    for name, module in modules.items():
-        for key, value in vars(module).items():
-            try:
-                copy.deepcopy(value, dict(same))
-            except Exception:
-                return f"{'.'.join(filter(None, (name, key)))} of {type(module).__name__} is a {type(value).__name__}"
-    return None
-
-
-def _require_gradients(model: nn.Module, copied: nn.Module) -> None:
-    """Give the parameters of ScriptModules, which a copy without gradients does not keep, their `requires_grad`."""
-    for own, other in zip(model.modules(), copied.modules(), strict=True):
-        if isinstance(own, torch.jit.ScriptModule):
-            for before, after in zip(own.parameters(), other.parameters(), strict=True):
-                after.requires_grad_(before.requires_grad)
 
 
 def set_modes(modes: Mapping[nn.Module, bool], training: bool = True) -> None:

@@ -22,11 +22,11 @@ from bnas.passes.assembly.slot import Copies
 from bnas.passes.axes.selection import active
 from bnas.passes.axes.terms import Sym
 from bnas.passes.errors import ModuleFormError
+from bnas.passes.frontend.copies import deep_copy
 from bnas.passes.frontend.exported.program import ExportedModel
 from bnas.passes.frontend.ir import as_call, as_program_call
 from bnas.passes.frontend.places import line_of
 from bnas.passes.frontend.recording import inner_of
-from bnas.passes.frontend.state import deep_copy
 from bnas.passes.frontend.structure import map_leaves, tensors_of
 from bnas.passes.ops.rnn import settle
 from bnas.passes.oracle.oracle import ONLY_SINGLE, InDouble, randomise

@@ -117,7 +117,7 @@ class Removals:
                 found.update((removal.path, removal) for removal in self._branch(block))
         for path in found:
             self._check_alone(path, done)
-        return list(found.values())
+        return [one for path, one in found.items() if not any(path.startswith(f"{outer}.") for outer in found)]
 
     def _whole(self) -> list[str]:
         """Return the outermost calls that become the identity: a skipped block, or a block with a following ReLU."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +45,14 @@ def detour(model: nn.Module, ir: IR, regions: Sequence[Block]) -> Callable[..., 
         _hook(model, entry, saved.keep)
         _hook(model, out, saved.give)
     return model
+
+
+def identities(model: nn.Module, ir: IR, regions: Sequence[Block], inputs: Any) -> list[Block]:
+    """Return those of `regions` that change nothing when the traced graph runs on the tensors of `model`."""
+    graph = _Interpreter(model, ir, {}, {node for block in regions for node in (block.entry, block.out)})
+    args, kwargs = inputs
+    graph(*args, **kwargs)
+    return [block for block in regions if torch.equal(graph.saved[block.entry], graph.saved[block.out])]
 
 
 @dataclass(frozen=True)
@@ -140,11 +148,11 @@ def _hook(model: nn.Module, place: ModuleOutput, change: Callable[[Tensor], Tens
 
 
 class _Interpreter(GraphInterpreter):
-    """Runs the traced graph on a model's tensors, with some values replaced by others."""
+    """Runs the traced graph on a model's tensors, with some values replaced by others, and notes those of `noted`."""
 
-    def __init__(self, model: nn.Module, ir: IR, stand_ins: dict[Node, Node]) -> None:
+    def __init__(self, model: nn.Module, ir: IR, stand_ins: dict[Node, Node], noted: Set[Node] = frozenset()) -> None:
         super().__init__(ir, model, garbage_collect_values=False)
-        self.stand_ins = stand_ins
+        self.stand_ins, self.noted = stand_ins, {*stand_ins.values(), *noted}
         self.saved: dict[Node, Any] = {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

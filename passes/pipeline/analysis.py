@@ -17,8 +17,8 @@ from bnas.passes.axes.analysis import fits
 from bnas.passes.axes.terms import resolve
 from bnas.passes.axes.types import AxisTypes
 from bnas.passes.errors import Diagnostic, PassError
+from bnas.passes.frontend.copies import deep_copy
 from bnas.passes.frontend.ir import IR, as_program_call
-from bnas.passes.frontend.state import deep_copy
 from bnas.passes.space.blocks import Blocks
 from bnas.passes.space.choices import Choices
 from bnas.passes.space.elasticity import Elasticity

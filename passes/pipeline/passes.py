@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 from bnas.passes.axes.analysis import analyse
 from bnas.passes.errors import Diagnostic, PassError, add_note
+from bnas.passes.frontend.copies import deeper
 from bnas.passes.frontend.front import trace
-from bnas.passes.frontend.state import deeper
 from bnas.passes.space.choices import choose
 from bnas.passes.space.depth import skippable_blocks
 from bnas.passes.space.kernels import Kernels, find_kernels

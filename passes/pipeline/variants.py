@@ -12,8 +12,9 @@ from torch.fx import Node
 from bnas.passes.axes.analysis import analyse
 from bnas.passes.axes.types import AxisTypes
 from bnas.passes.errors import Diagnostic, InputError
-from bnas.passes.frontend.ir import IR, module_calls, resize_inputs
+from bnas.passes.frontend.ir import IR, module_calls
 from bnas.passes.frontend.structure import tensors_of
+from bnas.passes.frontend.values import resize_inputs
 from bnas.passes.space.blocks import Block, Blocks, given_values, is_constant, nodes_between, writes_elsewhere
 from bnas.passes.space.choices import Choices
 

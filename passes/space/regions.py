@@ -184,6 +184,10 @@ def match_region(types: AxisTypes, entry: Node, out: Node, given: frozenset[Node
     if values[0].shape != values[1].shape or values[0].dtype != values[1].dtype:
         shapes = " and ".join(str(tuple(value.shape)) for value in values)
         return Diagnostic(out.name, f"its ends {shapes} differ in shape")
+    there = types.ir.shapes_elsewhere
+    if there and there[entry] != there[out]:
+        shapes = " and ".join(str(tuple(there[node])) for node in (entry, out))
+        return Diagnostic(out.name, f"at other sizes of the input, its ends {shapes} differ in shape")
     if entry.op == "placeholder" or any(user.op == "output" for user in out.users):
         return Diagnostic(out.name, "a region begins after the inputs and ends before the outputs of the model")
     between = nodes_between(entry, out, given)

@@ -30,7 +30,7 @@ from bnas.runtime.supernetwork import SuperNetwork
 from .file import BATCH, FALLBACK, VERSION, model_bytes, origin, staged, write_model
 from .int8 import Int8, Int8Report, QuantisationError, quantise
 from .session import SessionError, form_property, open_session
-from .trial import Dims, batch_dims, compare, eval_mode, fits, outputs_of, trial_inputs
+from .trial import Dims, batch_dims, compare, eval_mode, fits, not_verified, outputs_of, trial_inputs
 
 # If bnas cannot lower a module, PyTorch's exporter exports the whole graph, with a warning.
 
@@ -267,5 +267,5 @@ def _verified(path: Path, module: nn.Module, trials: Sequence[tuple[list[Any], A
     try:
         session = open_session(path, threads=torch.get_num_threads())
     except SessionError as error:
-        raise LoweringError(f"the lowered model cannot be verified: {error}") from error
+        raise not_verified(module, error) from error
     return max(compare(session, inputs, module, expected, rtol) for inputs, expected in trials)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from bnas.passes.errors import LoweringError
-from bnas.passes.frontend.state import deep_copy, set_modes
+from bnas.passes.frontend.copies import deep_copy
+from bnas.passes.frontend.state import set_modes
 from bnas.passes.onnx.lower import example_sizes, named_outputs
 from bnas.runtime.nested import map_tensors, tensors_in
 
@@ -153,6 +154,13 @@ def outputs_of(module: Callable[..., Any], inputs: Sequence[Any]) -> Any:
         ) from error
 
 
+def not_verified(module: nn.Module, error: SessionError) -> LoweringError:
+    """The error for a file that ONNX Runtime cannot load or run; says what to do about a module in double precision."""
+    wide = any(one.dtype == torch.float64 for one in (*module.parameters(), *module.buffers()))
+    advice = ". It has many operators in float32 only: export model.float() with inputs in float32" if wide else ""
+    return LoweringError(f"the lowered model cannot be verified: {error}{advice}")
+
+
 def compare(session: Any, inputs: Sequence[Any], module: nn.Module, expected: Any, rtol: float) -> float:
     """Return the largest relative error of the outputs of `session` against `expected`, the outputs of the module.
 
@@ -165,7 +173,7 @@ def compare(session: Any, inputs: Sequence[Any], module: nn.Module, expected: An
         right = [(name, as_array(name, tensor)) for name, tensor in named_outputs(expected)]
         found = run_session(session, tensors_in(inputs))
     except SessionError as error:
-        raise LoweringError(f"the lowered model cannot be verified: {error}") from error
+        raise not_verified(module, error) from error
     for place, ((name, one), got) in enumerate(zip(right, found, strict=True)):
         distance, bound = relative_error(got, one), max(rtol, HALF) if one.dtype == np.float16 else rtol
         if bound < distance < float("inf"):

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bnas.passes.frontend.copies import deep_copy
 from bnas.passes.frontend.ir import as_program_call
-from bnas.passes.frontend.state import deep_copy
 from bnas.runtime.nested import LAYOUTS, described, device_of, laid_out, placed, tensors_in
 from bnas.runtime.storage.state import recall, remember
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from bnas.passes import Subnet
-from bnas.passes.frontend.state import deep_copy
+from bnas.passes.frontend.copies import deep_copy
 from bnas.runtime.errors import TrainingError
 from bnas.runtime.evaluate.evaluation import Batch, Loader, Metric, accuracy
 from bnas.runtime.feed import length_of, running

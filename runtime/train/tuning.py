@@ -12,7 +12,7 @@ from torch import nn
 from torch.fx import GraphModule
 
 from bnas.passes import Subnet
-from bnas.passes.frontend.state import deep_copy
+from bnas.passes.frontend.copies import deep_copy
 from bnas.passes.settings import Count, NotNegative, Positive, settings
 from bnas.runtime.errors import TrainingError
 from bnas.runtime.supernetwork import SuperNetwork

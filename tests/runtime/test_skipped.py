@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from network_cases import ELASTICITY, supernet_of
 from torch import Tensor, nn
 
-from bnas.passes import Subnet
+from bnas.passes import Subnet, VerificationError
 from bnas.passes.oracle.detour import OracleWarning
 from bnas.runtime.supernetwork import SuperNetwork
+from bnas.runtime.verification import verify
 from bnas.testing import (
     Layer,
     Network,

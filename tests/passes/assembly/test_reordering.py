@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from network_cases import ELASTICITY, EXACT, Case, cases, everything
 from torch import Tensor, nn
+from torch.nn.utils import parametrize, prune
+from torch.nn.utils.parametrizations import spectral_norm
 
 from bnas.passes import BnasError, ElasticityError
 from bnas.passes.assembly.importance import MEASURES, importance, read_scores
@@ -41,6 +45,70 @@ def assert_reordered(supernet: SuperNetwork, inputs: Tensor, measure: str, score
         assert all((np.diff(one) <= EXACT).all() for one in importance(supernet.skeleton, measure).values())
     if all((entries == np.arange(len(entries))).all() for entries in order.values()):
         torch.testing.assert_close(supernet.model.state_dict(), weights, rtol=0, atol=0)
+
+
+class Doubled(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return 2 * weight
+
+
+class LowRank(nn.Module):
+    """A layer whose weight is its own plus a product of two small ones."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.layer = layer
+        self.rows, self.columns = nn.Parameter(torch.rand(layer.out_features, 2)), nn.Parameter(torch.rand(2, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.layer.weight + self.rows @ self.columns, self.layer.bias)
+
+
+def pruned(layer: nn.Linear) -> nn.Module:
+    return prune.l1_unstructured(layer, "weight", 0.3)  # type: ignore[no-any-return]
+
+
+def doubled(layer: nn.Linear) -> nn.Module:
+    return parametrize.register_parametrization(layer, "weight", Doubled())
+
+
+COMPUTED = {
+    "pruned": (pruned, ["0.weight_orig"]),
+    "parametrized": (doubled, ["0.parametrizations.weight.original"]),
+    "spectral": (spectral_norm, ["0.parametrizations.weight.original"]),
+    "low-rank": (LowRank, ["0.rows", "0.layer.weight"]),
+}
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+def test_a_weight_that_forward_computes_is_measured_by_its_parameters(name: str) -> None:
+    change, makers = COMPUTED[name]
+    net = nn.Sequential(change(nn.Linear(8, 16)), nn.ReLU(), nn.Linear(16, 2)).double().eval()
+    inputs = torch.randn(4, 8, dtype=torch.float64)
+    supernet = SuperNetwork.from_model(net, inputs, ELASTICITY)
+    assert [one for one in supernet.skeleton.types.producers if one.startswith("0.")] == makers
+    assert any(found.std() > 0 for found in importance(supernet.skeleton, "L1").values())
+    assert_reordered(supernet, inputs, "L1", None)
+    assert_extracted_is_oracle(supernet, supernet.space.minimal(), inputs)
+    ignoring = SuperNetwork.from_model(net, inputs, replace(ELASTICITY, ignored_scopes=("0",)))
+    assert not [width for width in ignoring.space.widths if width.startswith("0") and "#" not in width]
+    assert supernet.space.widths.keys() - ignoring.space.widths.keys()
+
+
+class Hyper(nn.Module):
+    """Computes the weight of a layer from the input: no parameter holds its channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maker, self.last = nn.Linear(8, 16 * 8), nn.Linear(16, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(F.linear(x, self.maker(x.mean(0)).view(16, 8)).relu())
+
+
+def test_a_weight_that_is_computed_from_the_input_is_none_of_a_parameter() -> None:
+    supernet = SuperNetwork.from_model(Hyper().eval(), torch.randn(4, 8), ELASTICITY)
+    assert list(supernet.skeleton.types.producers) == ["maker.weight", "last.weight"]
 
 
 @given(case=cases(torch.float64), measure=st.sampled_from([*MEASURES, "external"]), seed=st.integers(0, 2**16))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from bnas.passes import CaptureError, Diagnostic
 from bnas.passes.errors import BnasError
-from bnas.passes.frontend.state import FRAMES, deep_copy, deeper
+from bnas.passes.frontend.copies import FRAMES, deep_copy, deeper
 from bnas.passes.wording import shortened
 from bnas.runtime import SuperNetwork, export_onnx
 

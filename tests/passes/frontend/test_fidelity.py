@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import re
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from capture_cases import Between, captured, everything, image, same_as_before
 from torch import Tensor, nn
 
 from bnas.passes import CaptureError, InputError, trace
+from bnas.passes.frontend.differences import distance
 from bnas.passes.frontend.emission import Emitter
 from bnas.passes.frontend.merging import Merged
 from bnas.runtime import SuperNetwork
@@ -224,3 +226,33 @@ def test_dropout_is_no_difference() -> None:
     ir = trace(Between(lambda net, x: F.dropout(net.inner(x), 0.5, net.training)).eval(), image())
     assert not ir.training
     assert not ir.diagnostics
+
+
+class Student(nn.Module):
+    """Returns its distance from a teacher, as self-distillation and consistency training do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers = [nn.TransformerEncoderLayer(32, 4, 64, dropout=0.0, batch_first=True), nn.Linear(32, 8)]
+        self.net = nn.Sequential(*layers)
+        self.teacher = copy.deepcopy(self.net).requires_grad_(False)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y, wanted = self.net(x), self.teacher(x)
+        loss = (y - wanted).square().mean()
+        return y, loss
+
+
+def test_the_distance_of_a_model_from_its_copy_is_rounding() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 5, 32)
+    trace(Student().eval(), x)
+
+
+@pytest.mark.parametrize(("wrong", "told"), [(1e-16, ""), (1e-8, "differs by"), (float("nan"), "differs by")])
+def test_only_what_is_as_small_as_the_square_of_a_rounding_error_is_rounding(wrong: float, told: str) -> None:
+    """The twin: a small output that is wrong is told."""
+    found = distance((torch.ones(3), torch.tensor(1e-15)), (torch.ones(3), torch.tensor(wrong)))
+    assert (told in str(found)) if told else isinstance(found, float)
+    small = distance(torch.tensor([1e-15]), torch.tensor([2e-15]))
+    assert "differs by" in str(small), "alone it is the largest output itself"

@@ -78,6 +78,17 @@ class ByHand(nn.Module):
         return F.batch_norm(x, self.mean, self.var, self.weight, training=self.training, momentum=0.3)
 
 
+class ByFunctionalCall(nn.Module):
+    """Runs its norm with other parameters in the place of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.func.functional_call(self.norm, {"weight": self.norm.weight * 1.5}, (x,))
+
+
 class Instances(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -104,14 +115,35 @@ class Attention(nn.Module):
         return out.mT.reshape(x.shape)
 
 
+def hooked(norm: nn.Module, *, before: bool = False) -> nn.Module:
+    """With a hook that changes what the layer gets, or gives."""
+    if before:
+        norm.register_forward_pre_hook(lambda module, args: (args[0] * 0.9,))
+    else:
+        norm.register_forward_hook(lambda module, args, out: out * 1.1 + 0.1)
+    return norm
+
+
+def with_another_forward(norm: nn.Module) -> nn.Module:
+    """With a forward that wraps that of its class, as libraries that move layers between devices set one."""
+    before = norm.forward
+    norm.forward = lambda x: before(x * 0.9) + 0.1
+    return norm
+
+
 NORMS: dict[str, Any] = {
     "plain": lambda: nn.BatchNorm2d(8),
+    "hooked": lambda: hooked(nn.BatchNorm2d(8)),
+    "hooked-before": lambda: hooked(nn.BatchNorm2d(8), before=True),
+    "hooked-subclass": lambda: hooked(Scaled(8)),
+    "with-another-forward": lambda: with_another_forward(nn.BatchNorm2d(8)),
     "subclass": lambda: Scaled(8),
     "activated": lambda: Activated(8),
     "activated-without-statistics": lambda: Activated(8, track_running_stats=False),
     "synchronised": lambda: nn.SyncBatchNorm(8),
     "cumulative": lambda: nn.BatchNorm2d(8, momentum=None),
     "by-hand": ByHand,
+    "by-functional-call": ByFunctionalCall,
     "instance": lambda: nn.InstanceNorm2d(8, affine=True, track_running_stats=True),
     "instance-by-hand": Instances,
     "frozen-by-train": lambda: Frozen(8),
@@ -210,6 +242,38 @@ def test_another_graph_in_training_is_that_of_programs_in_training_mode(step: An
     assert supernet.ir.trained is not None
     assert not [one for one in supernet.diagnostics if one.place == "the model"]
     trains_alike(net, image())
+
+
+class Helped(nn.Module):
+    """Has a head that only trains, and that takes images of one size."""
+
+    def __init__(self, sizes: int) -> None:
+        super().__init__()
+        self.body, self.head, self.helper = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1), nn.Linear(sizes, 2)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        y = self.body(x)
+        found = {"out": self.head(y.relu())}
+        return {**found, "help": self.helper(y.flatten(1))} if self.training else found
+
+
+def test_a_wrapper_with_a_forward_of_its_own_is_captured_with_it() -> None:
+    wrapper = with_another_forward(nn.DataParallel(between(nn.BatchNorm2d(8)))).eval()
+    trains_alike(wrapper, image())
+    supernet, x = SuperNetwork.from_model(wrapper.eval(), image()), image()
+    torch.testing.assert_close(supernet.extract(supernet.space.maximal())(x), wrapper(x), rtol=0, atol=0)
+
+
+def test_an_axis_that_only_evaluation_can_change_is_static_so_that_training_is_the_models() -> None:
+    net = Helped(8 * image()[0, 0].numel()).eval()
+    supernet = trains_alike(net, image())
+    assert not supernet.ir.training
+    assert supernet.dynamic == {"x": {0: "batch"}}
+    (why, *_) = [one.reason for one in supernet.diagnostics if one.place == "x[2]"]
+    assert "in training mode, with another size, forward fails in" in why
+    asked = SuperNetwork.from_model(net, image(), dynamic={"x": {2: "height"}})
+    assert asked.dynamic == {"x": {0: "batch", 2: "height"}}, "what the user asks for stays"
+    assert "training mode uses the graph of evaluation mode" in str(asked.diagnostics)
 
 
 def test_a_graph_of_training_mode_that_is_left_out_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -174,6 +174,30 @@ def test_a_unet_takes_multiples() -> None:
             module(image(2, 18, 16))
 
 
+class Cropped(nn.Module):
+    """Halves an image twice, rounding up, and crops what it doubles to the sizes on the way down."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.lower = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, 2, 1)
+        self.up, self.upper = (nn.ConvTranspose2d(8, 8, 3, 2, 1, output_padding=1) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        half = self.down(x).relu()
+        back = self.up(self.lower(half).relu())[:, :, : half.shape[2], : half.shape[3]]
+        return self.upper(back + half)[..., : x.shape[2], : x.shape[3]]
+
+
+@pytest.mark.parametrize("size", [14, 15, 16, 17, 18, 30])
+def test_sizes_that_are_halved_with_every_remainder(size: int) -> None:
+    net = Cropped().eval()
+    supernet = SuperNetwork.from_model(net, torch.randn(2, 3, size, size))
+    part = supernet.extract(supernet.space.maximal())
+    for height in range(size, size + 8):
+        x = torch.randn(1, 3, height, 2 * size - height + 8)
+        torch.testing.assert_close(part(x), net(x), rtol=0, atol=0)
+
+
 class Checked(nn.Module):
     """Takes multiples of 16 only, and computes something else at each: the second reason is the one to tell."""
 

@@ -16,7 +16,8 @@ from capture_cases import OTHERS, Between, captured, everything, image, same_as_
 from torch import Tensor, nn
 
 from bnas.passes import CaptureError, CopyError, InputError, trace
-from bnas.passes.frontend.state import ModelState, copying, deep_copy
+from bnas.passes.frontend.copies import copying, deep_copy
+from bnas.passes.frontend.state import ModelState
 from bnas.runtime import SuperNetwork
 from bnas.testing import assert_extracted_is_oracle
 

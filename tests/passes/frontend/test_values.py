@@ -14,8 +14,8 @@ from capture_cases import Between, captured, image, same_outputs
 from torch import Tensor, nn
 
 from bnas.passes import CaptureError, trace
+from bnas.passes.frontend.copies import deep_copy
 from bnas.passes.frontend.differences import distance
-from bnas.passes.frontend.state import deep_copy
 from bnas.runtime import SuperNetwork, verify
 
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from network_cases import EXACT, Case, cases, supernet_of
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 from bnas import SuperNetwork
 from bnas.passes import Elasticity, Subnet
@@ -363,6 +364,28 @@ class InOne(nn.Module):
             return self.head((x + F.linear(x, block.body.weight)).sin())
         x = (x + block.body(block.norm(x))).sin()
         return self.head(x + block.body(x))
+
+
+class Mirrored(nn.Module):
+    """A block that uses a computed weight twice: in its layer, and turned around."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.body, self.head = nn.Linear(6, 16), spectral_norm(nn.Linear(16, 16)), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head(x + F.linear(self.body(x).relu(), self.body.weight.t()))
+
+
+def test_a_skipped_layer_takes_the_modules_inside_it_along() -> None:
+    model, x = Mirrored().eval().double(), torch.randn(4, 6, dtype=torch.float64)
+    supernet = SuperNetwork.from_model(model, x, FINE)
+    subnet = Subnet({}, frozenset(supernet.space.blocks))
+    assert subnet.skipped
+    with pytest.raises(ModuleFormError, match=r"supernet\.extract"):
+        supernet.extract(subnet, form="module")
+    torch.testing.assert_close(supernet.extract(subnet)(x), model.head(model.stem(x)))
 
 
 def test_the_branch_of_a_skipped_block_gives_zeros() -> None:

@@ -356,3 +356,33 @@ def test_a_table_that_is_added_is_no_region(adds: bool) -> None:
     types = analyse(trace(Positions(adds).eval(), torch.randn(2, 3, 4, 4)))
     found = skippable_blocks(types, Elasticity(("depth",), min_block_size=1)).found
     assert bool(found) is not adds
+
+
+class Turned(nn.Module):
+    """Turns an image by a quarter between two layers: its ends have one shape only where the image is square."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.one, self.two, self.last = layer(3, 8), layer(8, 8), layer(8, 8), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.two(self.one(self.stem(x)).mT))
+
+
+def test_ends_that_have_one_shape_at_the_examples_size_only_are_no_region() -> None:
+    types = typed(Turned())
+    nodes = {node.name: node for node in types.ir.graph.nodes}
+    entry, out = nodes["stem_2"], next(node for node in types.ir.graph.nodes if "mT" in str(node.args))
+    told = match_region(types, entry, out, given_values(types.ir))
+    assert isinstance(told, Diagnostic)
+    assert re.fullmatch(
+        r"at other sizes of the input, its ends \(1009, 8, (\d+), (\d+)\) and .* differ in shape", told.reason
+    )
+
+
+def test_at_a_fixed_size_the_ends_of_a_region_have_one_shape() -> None:
+    """The twin: where no axis can change, only the example's size counts."""
+    types = analyse(trace(Turned().eval(), torch.randn(2, 3, 6, 6), dynamic={}))
+    nodes = {node.name: node for node in types.ir.graph.nodes}
+    out = next(node for node in types.ir.graph.nodes if "mT" in str(node.args))
+    assert not isinstance(match_region(types, nodes["stem_2"], out, given_values(types.ir)), Diagnostic)

@@ -110,6 +110,16 @@ def test_number_that_is_wrong_for_another_batch_only_is_caught(tmp_path: Path, c
     assert list(tmp_path.iterdir()) == []
 
 
+def test_double_precision_that_onnx_runtime_does_not_have_says_what_to_do(tmp_path: Path) -> None:
+    module, x = nn.Sequential(nn.Conv2d(3, 4, 1)).eval(), torch.rand(2, 3, 4, 4)
+    with pytest.raises(
+        LoweringError, match=r"cannot be verified: ONNX Runtime .*export model\.float\(\) with inputs in"
+    ):
+        export_onnx(symbolic_trace(module.double()), tmp_path / "a.onnx", [x.double()])
+    assert list(tmp_path.iterdir()) == []
+    export_onnx(symbolic_trace(module.float()), tmp_path / "a.onnx", [x])
+
+
 def test_invalid_model_is_caught(tmp_path: Path, change: Callable[..., Any]) -> None:
     change(F.relu6, onnx=lambda site: site.emit("Clippp", site.x))
     with pytest.raises(LoweringError, match="not valid ONNX"):
