@@ -77,11 +77,9 @@ class Skipped:
             return cls((), skipped)
         before = {name: one.detach().clone() for name, one in model.named_parameters()}
         zero_blocks(model, skeleton, own)
-        compared = _Compared(model, skeleton.ir, {block.out: block.entry for block in own})
-        compared(*inputs[0], **inputs[1])
+        vanishing = identities(model, skeleton.ir, own, inputs)
         for name, parameter in model.named_parameters():
             parameter.data.copy_(before[name])
-        vanishing = [block for block in own if block.out in compared.same]
         return cls(vanishing, [block for block in skipped if block not in vanishing])
 
 
@@ -163,25 +161,7 @@ class _Interpreter(GraphInterpreter):
         """Run a node as fx does; the exit of a region gets the value that its entry had when it was computed."""
         value = super().run_node(n)
         if n in self.stand_ins:
-            value = self.left(n, value, self.saved[self.stand_ins[n]])
-        if n in self.stand_ins.values():
+            value = self.saved[self.stand_ins[n]].clone()
+        if n in self.noted:
             self.saved[n] = value.clone()
-        return value
-
-    def left(self, n: Node, value: Any, entry: Any) -> Any:
-        """Return the value of the exit `n` of a region: that of its entry."""
-        return entry.clone()
-
-
-class _Compared(_Interpreter):
-    """Replaces nothing, and notes at which exits the value is that of the entry."""
-
-    def __init__(self, model: nn.Module, ir: IR, ends: dict[Node, Node]) -> None:
-        super().__init__(model, ir, ends)
-        self.same: set[Node] = set()
-
-    def left(self, n: Node, value: Any, entry: Any) -> Any:
-        """Return the value of the exit itself."""
-        if torch.equal(value, entry):
-            self.same.add(n)
         return value

@@ -25,7 +25,6 @@ from bnas.passes.space.blocks import Block
 from bnas.passes.space.kernels import Kernel
 from bnas.passes.space.subnet import Subnet
 
-from .detour import identities
 
 def zero_dropped(model: nn.Module, skeleton: Skeleton, subnet: Subnet, vanishing: Sequence[Block] = ()) -> None:
     """Set to zero, in place, all entries of `model`'s parameters that `subnet` does not keep.

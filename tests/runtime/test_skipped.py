@@ -212,3 +212,44 @@ def test_a_gated_block_is_verified_by_a_detour(gate: Callable[[Tensor], Tensor],
             assert_extracted_is_oracle(supernet, subnet, inputs)
     part = supernet.extract(Subnet({}, frozenset([block])))
     torch.testing.assert_close(part(inputs), net.last(net.stem(inputs)))
+
+
+class Branch(nn.Module):
+    """A residual block with a branch that is not zero when its parameters are."""
+
+    def __init__(self, step: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.stem, self.body, self.last, self.step = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 2, 1), step
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        return self.last((x + self.step(self.body(x))).relu())
+
+
+def with_a_hook(x: Tensor) -> Tensor:
+    return x
+
+
+@pytest.mark.parametrize(
+    "step", [torch.sigmoid, torch.exp, F.softplus, lambda x: x + 0.1, lambda x: x.softmax(1), with_a_hook]
+)
+def test_a_branch_that_is_not_zero_without_its_parameters_is_verified_by_a_detour(step: Any) -> None:
+    model, inputs = Branch(step).eval(), torch.randn(2, 3, 4, 4)
+    if step is with_a_hook:
+        model.body.register_forward_hook(lambda module, args, out: out + 0.1)
+    supernet = SuperNetwork.from_model(model, inputs, ELASTICITY)
+    assert supernet.space.blocks
+    for subnet in (supernet.space.minimal(), Subnet({}, frozenset(supernet.space.blocks))):
+        with pytest.warns(OracleWarning, match="interprets the traced graph"):
+            assert verify(model, supernet, subnet, inputs) <= 1e-12
+
+
+def test_a_branch_that_is_zero_without_its_parameters_needs_no_graph() -> None:
+    """The twin: there the model's own forward is the oracle, without a warning."""
+    model, inputs = Branch(F.relu).eval(), torch.randn(2, 3, 4, 4)
+    supernet = SuperNetwork.from_model(model, inputs, ELASTICITY)
+    assert verify(model, supernet, supernet.space.minimal(), inputs) <= 1e-12
+    other = Branch(torch.sigmoid).eval()
+    other.load_state_dict(model.state_dict())
+    with pytest.raises(VerificationError, match="a rule is wrong"):
+        verify(other, supernet, supernet.space.maximal(), inputs)
