@@ -29,9 +29,10 @@ from bnas.runtime.evaluate.evaluation import Batch
 from bnas.runtime.evaluate.evaluator import ChannelsLast
 from bnas.runtime.latency.machine import place_of
 from bnas.runtime.latency.measurement import target_for
-from bnas.runtime.nested import described, device_of, inputs_of, placed
+from bnas.runtime.nested import as_batch, described, device_of, inputs_of, placed
 from bnas.runtime.storage.files import there
 from bnas.runtime.train import random_state
+from bnas.runtime.train.batches import Batches
 from bnas.search import Constraint, InfeasibleError, RandomSearch, Searcher, SearchResult
 from bnas.search.beginning import Paths
 from bnas.search.source import by_name
@@ -239,9 +240,11 @@ class SearchPlan:
 
 
 def check_task(job: Job) -> None:
-    """Try the user's metric and loss on one validation batch, so that their errors show before the training.
+    """Try the user's metric on a validation batch and the loss on a training batch, before the training.
 
-    A metric that fails on one batch is measured on all. (The area under a curve, for example, needs both classes.)
+    A metric that fails on one batch is measured on all. (The area under a curve, for example, needs both classes.) The
+    loss sees training targets only: those of validation may have another form, such as the marks of anomalies where an
+    autoencoder learns to return its inputs.
 
     Raises:
         EvaluationError: The metric fails on all validation data.
@@ -258,12 +261,12 @@ def check_task(job: Job) -> None:
     except EvaluationError:
         with random_state.undisturbed(job.data.validation):
             job.quality.measure(model, job.data.validation)
-    if criterion is not None and first:
-        _check_criterion(criterion, model, placed(first[0], device_of(model)))
+    if criterion is not None:
+        _check_criterion(criterion, model, Batches(job.data.train).first())
 
 
 def _check_criterion(criterion: Callable[[Any, Any], Any], model: nn.Module, batch: Batch) -> None:
-    inputs, targets = batch
+    inputs, targets = placed(as_batch(batch, inputs_of(model)), device_of(model))
     tensors, named = as_call(inputs)
     try:
         with torch.no_grad():
