@@ -132,14 +132,7 @@ def inspect(
             help="torchvision:NAME, package.module:FACTORY, file.py:FACTORY, file.pt2 or a configuration file."
         ),
     ],
-    inputs: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--input",
-            metavar="[NAME=]SHAPE[:TYPE]",
-            help="Shape of an input, such as 2,3,32,32 or 2,16:int64[0..999]; repeatable. Default: 1,3,224,224.",
-        ),
-    ] = None,
+    inputs: options.Inputs = None,
     dynamic: Annotated[
         list[str] | None,
         typer.Option("--dynamic", metavar="NAME:AXIS=TITLE", help="Name a dynamic axis, such as input_ids:1=length."),
@@ -154,9 +147,9 @@ def inspect(
 ) -> None:
     """Show which parts of a model can shrink, which cannot, and why.
 
-    Give one --input for each input of the model. An input without a type is tried with floating-point numbers first,
-    and with whole numbers if the model refuses those. A configuration file names the inputs and their dynamic axes
-    itself, and its section elasticity applies; --set changes it.
+    Give one --input for each input of the model; the default is one of 1,3,224,224. An input without a type is tried
+    with floating-point numbers first, and with whole numbers if the model refuses those. A configuration file names the
+    inputs and their dynamic axes itself, and its section elasticity applies; --set changes it.
     """
     from bnas.config.formats import FORMATS
     from bnas.passes import describe
