@@ -216,12 +216,13 @@ class SearchPlan:
 
     def winners(self, result: SearchResult, latencies: Latencies, reference: float) -> Winners:
         """Choose the winners: the most accurate sub-network within each target, or "best" and "smallest"."""
-        job = self.job
-        if not job.targets:
-            return Winners.of(result, reference, job.acc_delta, job.chosen_by)
-        known = self._maximal(result, latencies), self._stopwatches()
-        tuned = job.tuning is not None
-        return Winners.within(result, job.targets, *known, reference, job.acc_delta, tuned=tuned, by=job.chosen_by)
+        job, by = self.job, self.job.chosen_by
+        if job.targets:
+            known, tuned = (self._maximal(result, latencies), self._stopwatches()), job.tuning is not None
+            found = Winners.within(result, job.targets, *known, reference, job.acc_delta, tuned=tuned, by=by)
+        else:
+            found = Winners.of(result, reference, job.acc_delta, by)
+        return replace(found, whole_space=len(result.evaluations) >= self.space.size)
 
     def _maximal(self, result: SearchResult, latencies: Latencies) -> Mapping[str, float]:
         """Return the values of the maximal sub-network, also if its evaluation failed."""

@@ -115,12 +115,13 @@ def _loses(report: Report, row: Row) -> bool:
 
 def _missed(report: Report) -> Iterator[str]:
     missed = [row for row in report.rows if row.target and row.target.missed]
+    keys = "(elasticity.min_width, divisor and width_multipliers)"
     for row in missed:
         assert row.target is not None
-        yield (
-            f"`{row.name}` misses its target {row.target.bound}: it is the nearest that the search found. "
-            "Allow smaller widths, or evaluate more sub-networks (search.num_evals)."
-        )
+        told = f"Allow smaller widths {keys}, or evaluate more sub-networks (search.num_evals)."
+        if report.whole_space:
+            told = f"All {report.evaluations:,} sub-networks were evaluated: allow smaller widths {keys}."
+        yield f"`{row.name}` misses its target {row.target.bound}: it is the nearest that the search found. {told}"
     if report.missed and not missed:
         yield (
             f"No sub-network came within {report.quality.amount(report.acc_delta)} of the original on the validation "

@@ -116,6 +116,10 @@ def test_a_target_that_is_missed_is_said_and_not_recommended() -> None:
     winners = row("third", 0.9, 1.0, target=Target(third, True)), row("half", 0.85, 1.2, 4, target=Target(half, False))
     lines = verdict(report(*winners, missed=True), RUN)
     assert "`third` misses its target latency <= 33 %: it is the nearest that the search found." in " ".join(lines)
+    assert "or evaluate more sub-networks (search.num_evals)" in " ".join(lines)
+    all_of_them = " ".join(verdict(replace(report(*winners, missed=True), whole_space=True), RUN))
+    assert "All 10 sub-networks were evaluated: allow smaller widths (elasticity.min_width" in all_of_them
+    assert "num_evals" not in all_of_them
     assert "--subnet half" in lines[-1]
 
 
