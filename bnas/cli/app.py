@@ -197,7 +197,7 @@ def _of_configuration(file: Path, changes: list[str], sizes: list[str]) -> Inspe
 def main() -> None:
     """Run the command line. A user's mistake is reported in a few lines, without a traceback, with exit status 1."""
     with warnings.catch_warnings():
-        warnings.showwarning = partial(_show_warning, warnings.showwarning)
+        warnings.showwarning = partial(_show_warning, warnings.showwarning, set())
         try:
             app()
         except KeyboardInterrupt:  # before any command has begun, so there is nothing to resume
@@ -214,10 +214,18 @@ def main() -> None:
 
 
 def _show_warning(
-    otherwise: Callable[..., None], message: Warning | str, category: type[Warning], *where: Any, **more: Any
+    otherwise: Callable[..., None],
+    shown: set[str],
+    message: Warning | str,
+    category: type[Warning],
+    *where: Any,
+    **more: Any,
 ) -> None:
-    """Show warnings of bnas without the line of code that raised them."""
+    """Show each warning of bnas once, without the line of code that raised it."""
     if category.__module__.startswith("bnas."):
+        if str(message) in shown:
+            return  # such as that of an operator without ONNX rule, once for each exported network
+        shown.add(str(message))
         typer.secho(f"bnas: {message}", fg="yellow", err=True)
     else:
         otherwise(message, category, *where, **more)
