@@ -222,7 +222,8 @@ class SearchPlan:
             found = Winners.within(result, job.targets, *known, reference, job.acc_delta, tuned=tuned, by=by)
         else:
             found = Winners.of(result, reference, job.acc_delta, by)
-        return replace(found, whole_space=len(result.evaluations) >= self.space.size)
+        whole_space, maximal = len(result.evaluations) >= self.space.size, result.evaluations[0].values.get(by)
+        return replace(found, whole_space=whole_space, maximal=maximal)
 
     def _maximal(self, result: SearchResult, latencies: Latencies) -> Mapping[str, float]:
         """Return the values of the maximal sub-network, also if its evaluation failed."""

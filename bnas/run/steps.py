@@ -205,7 +205,7 @@ class Steps:
         missed = any(row.target.missed for row in rows if row.target) if winners.targets else winners.missed
         settings = (winners.reference, winners.acc_delta, winners.evaluations, missed)
         samples = counted_samples(test, "the test data")
-        report = Report(rows, *settings, machine(), samples, self.job.quality, winners.whole_space)
+        report = Report(rows, *settings, machine(), samples, self.job.quality, winners.whole_space, winners.maximal)
         write_json(self.output.path("report.json"), report.to_json())
         return report
 

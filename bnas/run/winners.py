@@ -173,6 +173,8 @@ class Winners:
     same ones."""
     whole_space: bool = False
     """Whether all sub-networks of the search space were evaluated."""
+    maximal: float | None = None
+    """The accuracy of the maximal sub-network after the training; None if its evaluation failed."""
 
     @classmethod
     def of(cls, result: SearchResult, reference: float, delta: float, by: str = "accuracy") -> Winners:
@@ -221,7 +223,8 @@ class Winners:
         found = {name: evaluation.to_json() for name, evaluation in self.found.items()}
         settings = {"reference": self.reference, "acc_delta": self.acc_delta, "evaluations": self.evaluations}
         targets = {name: one.to_json() for name, one in self.targets.items()}
-        more = {"targets": targets, "measured": dict(self.measured), "whole_space": self.whole_space}
+        more = {"targets": targets, "measured": dict(self.measured)}
+        more |= {"whole_space": self.whole_space, "maximal": self.maximal}
         write_json(path, {"format": FORMAT, "winners": found, **settings, "missed": self.missed, **more})
 
     @classmethod
@@ -239,6 +242,6 @@ class Winners:
             targets = {name: Target.from_json(one) for name, one in data.get("targets", {}).items()}
             settings = (data["reference"], data["acc_delta"], data["evaluations"], data["missed"])
             more = (targets, dict(data.get("measured") or {}), bool(data.get("whole_space", False)))
-            return cls(found, *settings, *more)
+            return cls(found, *settings, *more, data.get("maximal"))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise OutputError(f"{path} is damaged: {type(error).__name__}: {error}") from error

@@ -123,6 +123,28 @@ def test_a_target_that_is_missed_is_said_and_not_recommended() -> None:
     assert "--subnet half" in lines[-1]
 
 
+@pytest.mark.parametrize(
+    ("quality", "reference", "maximal", "spoilt"),
+    [
+        (Quality(), 0.9, 0.6, True),
+        (Quality(), 0.9, 0.8, False),
+        (Quality(), 0.9, None, False),
+        (Quality("mae", "min"), 0.5, 0.9, True),
+        (Quality("mae", "min"), 0.5, 0.2, False),
+        (Quality("mae", "min"), 0.001, 0.002, False),  # twice as much, and less than acc_delta
+    ],
+)
+def test_a_training_that_spoils_the_model_is_said_with_a_remedy(
+    quality: Quality, reference: float, maximal: float | None, spoilt: bool
+) -> None:
+    found = replace(report(row("best", 0.896, 1.0)), quality=quality, reference=reference, maximal=maximal)
+    lines = [one for one in verdict(found, RUN) if "The training spoilt the model" in one]
+    assert bool(lines) is spoilt
+    if spoilt:
+        assert f"was {quality.show(reference)} before and is {quality.show(maximal or 0)} now" in lines[0]
+        assert "Lower recipe.learning_rate" in lines[0]
+
+
 def test_what_costs_accuracy_is_fine_tuned_unless_it_was() -> None:
     lines = verdict(report(row("best", 0.8, 1.0), missed=True), RUN, tuned=False)
     assert any("No sub-network came within 1 point of the original" in line for line in lines)
