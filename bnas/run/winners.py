@@ -223,8 +223,8 @@ class Winners:
         found = {name: evaluation.to_json() for name, evaluation in self.found.items()}
         settings = {"reference": self.reference, "acc_delta": self.acc_delta, "evaluations": self.evaluations}
         targets = {name: one.to_json() for name, one in self.targets.items()}
-        more = {"targets": targets, "measured": dict(self.measured)}
-        more |= {"whole_space": self.whole_space, "maximal": self.maximal}
+        searched = {"measured": dict(self.measured), "whole_space": self.whole_space, "maximal": self.maximal}
+        more = {"targets": targets, **searched}
         write_json(path, {"format": FORMAT, "winners": found, **settings, "missed": self.missed, **more})
 
     @classmethod

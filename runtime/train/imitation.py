@@ -74,7 +74,7 @@ def class_axes(criterion: Loss, outputs: Any, targets: Any) -> dict[str, int] | 
     A cross-entropy stays the same if all scores of a sample grow by one number. Therefore its slope adds up to zero
     over the classes, at every place. Logarithms of probabilities are recognised too: their exponentials add up to one.
     """
-    tried = map_leaves(outputs, lambda _, leaf: _trial(leaf) if _is_output(leaf) else leaf)
+    tried = map_leaves(outputs, lambda _, leaf: _trial(leaf))
     inputs, values = dict(float_tensors(tried)), dict(float_tensors(outputs))
     try:
         with torch.enable_grad():
@@ -89,8 +89,10 @@ def class_axes(criterion: Loss, outputs: Any, targets: Any) -> dict[str, int] | 
     return found if found and len(found) == len(axes) else None
 
 
-def _trial(output: Tensor) -> Tensor:
+def _trial(output: Any) -> Any:
     """Return outputs of a moderate size: where a network is sure of all classes, slopes are too small to add up."""
+    if not _is_output(output):
+        return output.detach() if isinstance(output, Tensor) else output
     values = output.detach().float()
     return (values / (values.std(correction=0) + NEAR)).requires_grad_()
 
@@ -98,7 +100,8 @@ def _trial(output: Tensor) -> Tensor:
 def _class_axis(values: Tensor, slope: Tensor) -> int | None:
     """Return the axis of class scores: 1 if that can be, as in all losses of PyTorch, else the last possible one."""
     most = float(slope.abs().sum())
-    for axis in (1, *range(values.ndim - 1, 1, -1)):
+    axes: list[int] = [1, *range(values.ndim - 1, 1, -1)]
+    for axis in axes:
         if axis >= values.ndim or values.shape[axis] < 2 or not most:
             continue
         if float(slope.sum(axis).abs().sum()) <= ZERO * most or float(values.logsumexp(axis).abs().max()) <= ZERO:

@@ -167,12 +167,13 @@ class Learner:
             return distillation.loss(outputs, teacher)
         if self._imitation is None:
             self._imitation = imitation(self.criterion, teacher, targets)
-        if self._imitation.class_axes is not None:
-            return distillation.loss(outputs, teacher, self._imitation.class_axes)
-        wanted = None if self._imitation.as_targets is None else as_targets(teacher, targets)
-        if wanted is None:
+        found = self._imitation
+        if found.class_axes is not None:
+            return distillation.loss(outputs, teacher, found.class_axes)
+        wanted = as_targets(teacher, targets)
+        if wanted is None or found.as_targets is None:
             return None
-        return distillation.scale * self._hard(outputs, self._imitation.as_targets(wanted), moment)
+        return distillation.scale * self._hard(outputs, found.as_targets(wanted), moment)
 
     def measured(self, module: nn.Module, batch: Batch, moment: Moment) -> float:
         """Return the loss of `module` on a batch against the targets only, without training.
