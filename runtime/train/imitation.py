@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -64,8 +65,10 @@ def _spelled(path: tuple[Any, ...]) -> str:
 
 # Class scores.
 
+FAR = 3.0
+"""Size of the numbers that are added to scores."""
 ZERO = 1e-3
-"""A sum counts as zero below this part of the sum of absolute values."""
+"""A sum or a difference counts as zero below this part of the absolute values."""
 
 
 def class_axes(criterion: Loss, outputs: Any, targets: Any) -> dict[str, int] | None:
@@ -76,15 +79,19 @@ def class_axes(criterion: Loss, outputs: Any, targets: Any) -> dict[str, int] | 
     """
     tried = map_leaves(outputs, lambda _, leaf: _trial(leaf))
     inputs, values = dict(float_tensors(tried)), dict(float_tensors(outputs))
+    axes: dict[str, int | None] = {}
     try:
         with torch.enable_grad():
-            slopes = torch.autograd.grad(criterion(tried, targets), list(inputs.values()), allow_unused=True)
+            loss = criterion(tried, targets)
+            slopes = torch.autograd.grad(loss, list(inputs.values()), allow_unused=True)
+        for place, slope in zip(inputs, slopes, strict=True):
+            if slope is not None:  # the loss reads it
+                unmoved = partial(_unmoved, criterion, tried, targets, float(loss.detach()), place)
+                axes[place] = _class_axis(values[place].detach().float(), slope, unmoved)
     except OF_THE_PROCESS:
         raise
     except Exception:
         return None  # the training shows this error with the batch
-    read = {place: slope for place, slope in zip(inputs, slopes, strict=True) if slope is not None}
-    axes = {place: _class_axis(values[place].detach().float(), slope) for place, slope in read.items()}
     found = {place: axis for place, axis in axes.items() if axis is not None}
     return found if found and len(found) == len(axes) else None
 
@@ -97,16 +104,35 @@ def _trial(output: Any) -> Any:
     return (values / (values.std(correction=0) + NEAR)).requires_grad_()
 
 
-def _class_axis(values: Tensor, slope: Tensor) -> int | None:
+def _class_axis(values: Tensor, slope: Tensor, unmoved: Callable[[int], bool]) -> int | None:
     """Return the axis of class scores: 1 if that can be, as in all losses of PyTorch, else the last possible one."""
     most = float(slope.abs().sum())
     axes: list[int] = [1, *range(values.ndim - 1, 1, -1)]
-    for axis in axes:
-        if axis >= values.ndim or values.shape[axis] < 2 or not most:
+    for axis in axes if most else []:
+        if axis >= values.ndim or values.shape[axis] < 2:
             continue
-        if float(slope.sum(axis).abs().sum()) <= ZERO * most or float(values.logsumexp(axis).abs().max()) <= ZERO:
+        flat = float(slope.sum(axis).abs().sum()) <= ZERO * most
+        if float(values.logsumexp(axis).abs().max()) <= ZERO or (flat and unmoved(axis)):
             return axis
     return None
+
+
+def _unmoved(criterion: Loss, outputs: Any, targets: Any, loss: float, place: str, axis: int) -> bool:
+    """Whether a loss stays the same if the entries along an axis of an output grow by one number, at every place.
+
+    The slope alone is not enough: of absolute errors in a few boxes, it may add up to zero by chance.
+    """
+    generator = torch.Generator().manual_seed(SEED)
+
+    def moved(path: tuple[Any, ...], leaf: Any) -> Any:
+        if _spelled(path) != place:
+            return leaf
+        numbers = torch.randn([1 if one == axis else size for one, size in enumerate(leaf.shape)], generator=generator)
+        return leaf + FAR * numbers.to(leaf.device)
+
+    with torch.no_grad():
+        other = float(criterion(map_leaves(outputs, moved), targets))
+    return abs(other - loss) <= ZERO * abs(loss)
 
 
 # Distances between numbers.

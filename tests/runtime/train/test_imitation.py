@@ -119,31 +119,39 @@ def of_two_heads(outputs: dict[str, Tensor], targets: Tensor) -> Tensor:
 
 TAGS = torch.tensor([[0, 1, 2, 1, 0], [2, 2, 1, -100, -100]])
 CLASSES = torch.tensor([0, 1, 1, 2])
-SCORES = {"first": torch.randn(4, 3), "second": torch.randn(4, 1, 3), "features": torch.randn(4, 9)}
+SEEDED = torch.Generator().manual_seed(7)
+
+
+def some(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=SEEDED)
+
+
+SCORES = {"first": some(4, 3), "second": some(4, 1, 3), "features": some(4, 9)}
 
 
 @pytest.mark.parametrize(
     ("criterion", "outputs", "targets", "expected"),
     [
-        pytest.param(F.cross_entropy, torch.randn(4, 3), CLASSES, {"output": 1}, id="classes"),
+        pytest.param(F.cross_entropy, some(4, 3), CLASSES, {"output": 1}, id="classes"),
         pytest.param(F.cross_entropy, 1e4 * torch.eye(3)[CLASSES], CLASSES, {"output": 1}, id="sure"),
-        pytest.param(F.cross_entropy, torch.randn(2, 3, 5), TAGS, {"output": 1}, id="pixels"),
-        pytest.param(of_tokens, torch.randn(2, 5, 3), TAGS, {"output": 2}, id="tokens"),
-        pytest.param(of_tokens, torch.randn(2, 5, 3).log_softmax(2), TAGS, {"output": 2}, id="log-tokens"),
+        pytest.param(F.cross_entropy, some(2, 3, 5), TAGS, {"output": 1}, id="pixels"),
+        pytest.param(of_tokens, some(2, 5, 3), TAGS, {"output": 2}, id="tokens"),
+        pytest.param(of_tokens, some(2, 5, 3).log_softmax(2), TAGS, {"output": 2}, id="log-tokens"),
         pytest.param(
             ctc,
-            torch.randn(9, 4, 6).log_softmax(2),
+            some(9, 4, 6).log_softmax(2),
             {"text": torch.tensor([1, 2, 3, 1, 5]), "lengths": torch.tensor([2, 1, 1, 1])},
             {"output": 2},
             id="ctc",
         ),
         pytest.param(of_two_heads, SCORES, CLASSES, {"output['first']": 1, "output['second']": 2}, id="heads"),
-        pytest.param(triplets, torch.randn(4, 8), CLASSES, None, id="embeddings"),
+        pytest.param(triplets, some(4, 8), CLASSES, None, id="embeddings"),
         pytest.param(triplets, torch.zeros(4, 8), torch.zeros(4), None, id="no-slope"),
+        pytest.param(of_a_detector, {"classes": some(4, 3), "boxes": some(4, 4)}, CLASSES, None, id="boxes"),
         pytest.param(
-            of_a_detector, {"classes": torch.randn(4, 3), "boxes": torch.randn(4, 4)}, CLASSES, None, id="boxes"
+            lambda outputs, targets: outputs.abs().mean(), torch.tensor([[1.0, -2, 3, -4]]), None, None, id="by-chance"
         ),
-        pytest.param(lambda *_: 1 / 0, torch.randn(4, 3), CLASSES, None, id="an-error"),
+        pytest.param(lambda *_: 1 / 0, some(4, 3), CLASSES, None, id="an-error"),
     ],
 )
 def test_class_scores_are_found_by_the_slope_of_the_loss(
