@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import reprlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from typing import Any, get_args
 
@@ -31,7 +31,25 @@ def faults(error: ValidationError, root: type, data: Any) -> list[str]:
         if one["type"] == "too_short" and len(one["input"]) >= one["ctx"]["min_length"]:
             continue  # its entries are wrong and have their own errors
         reasons.setdefault(_find(one["loc"], data, root), []).append(dict(one))
-    return [_told(found, several, root) for found, several in reasons.items()]
+    return list(_merged(_told(found, several, root) for found, several in reasons.items()))
+
+
+LISTED = "; there are "
+"""What follows in a message is the list of all known keys."""
+
+
+def _merged(messages: Iterable[str]) -> Iterator[str]:
+    """Yield the messages; several unknown keys of one section share a message, since the list of known keys is long."""
+    alike: dict[str, list[str]] = {}
+    for one in messages:
+        alike.setdefault(one.partition(LISTED)[2] or one, []).append(one)
+    for known, several in alike.items():
+        if len(several) == 1:
+            yield several[0]
+            continue
+        places = [one.partition(" is not ")[0] for one in several]
+        noun, _, of = several[0].partition(LISTED)[0].partition(" is not a ")[2].partition(" ")
+        yield f"{', '.join(places[:-1])} and {places[-1]} are not {noun}s {of}{LISTED}{known}"
 
 
 def places(error: ValidationError, root: type, data: Any, *, unknown: bool = True) -> list[tuple[str | int, ...]]:
@@ -191,7 +209,7 @@ def _unknown(found: Found, root: type) -> str:
     homes = [home for home in homes if home.startswith(str(found.place[0]))] or homes  # of the same layout
     if homes:
         return f"is not {kind}; {key!r} belongs to {' or '.join(dict.fromkeys(homes))}"
-    return f"is not {kind}; there are {', '.join(known) or 'none here'}"
+    return f"is not {kind}{LISTED}{', '.join(known) or 'none here'}"
 
 
 def short(value: Any) -> str:

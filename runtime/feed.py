@@ -192,6 +192,29 @@ def about_classes(outputs: Any, targets: Any) -> str:
     return outside(outputs, targets)
 
 
+def about_probabilities(outputs: Any, targets: Any) -> str:
+    """Return why targets in the shape of the outputs are not probabilities of classes; empty if they can be.
+
+    This reads numbers. A cross-entropy takes any numbers for probabilities, and falls without a limit.
+    """
+    if not (isinstance(outputs, Tensor) and isinstance(targets, Tensor) and targets.is_floating_point()):
+        return ""
+    if outputs.shape != targets.shape or outputs.ndim < 2 or not targets.numel():
+        return ""
+    sums = targets.sum(1)
+    if float(targets.min()) >= 0 and float((sums - 1).abs().max()) <= NEAR_ONE:
+        return ""
+    ends = f"{float(targets.min()):.3g} to {float(targets.max()):.3g}"
+    return (
+        f"the targets are numbers in the shape of the outputs, but not probabilities of classes: they go from {ends}, "
+        f"and their sums over axis 1 from {float(sums.min()):.3g} to {float(sums.max()):.3g}"
+    )
+
+
+NEAR_ONE = 0.01
+"""Largest difference from 1 of the sum of probabilities, for those of low precision."""
+
+
 def outside(outputs: Tensor, targets: Tensor) -> str:
     """Return a text about class numbers for which the model has no outputs; empty if there are none."""
     least, most = (int(one) for one in targets.aminmax())

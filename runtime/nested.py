@@ -105,6 +105,56 @@ def in_pieces(inputs: Any, count: int) -> list[Any]:
     return [map_tensors(inputs, lambda one: one[start : start + count]) for start in starts]  # noqa: B023
 
 
+def samples_of(batch: Any, some: slice | Tensor) -> Any:
+    """Return the chosen samples of a batch, as a pair or a dict; None if its targets cannot be divided.
+
+    Targets can be divided if their tensors have one entry for each sample along axis 0, and so can lists with one entry
+    for each sample, such as the boxes of each image. Texts of different lengths in one tensor, as CTC losses take them,
+    cannot be divided. An input with another size along axis 0 belongs to all samples and stays whole.
+    """
+    size = batch_size(batch)
+    numbers = torch.arange(size)[some].tolist()
+    pair = isinstance(batch, list | tuple)
+    whole = dict(zip(("inputs", TARGETS[0]), as_batch(batch), strict=True)) if pair else dict(batch)
+    try:
+        found = {name: _selected(value, numbers, size, name in TARGETS) for name, value in whole.items()}
+    except _UndividedError:
+        return None
+    return tuple(found.values()) if pair else found
+
+
+class _UndividedError(Exception):
+    """A value has no entry for each sample of its batch."""
+
+
+def _selected(value: Any, numbers: list[int], size: int, is_target: bool) -> Any:
+    """Return the entries of the samples `numbers`; raise `_UndividedError` for a target without an entry for each."""
+    if isinstance(value, dict):
+        return {name: _selected(one, numbers, size, is_target) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return _selected_list(value, numbers, size, is_target)
+    if not isinstance(value, Tensor) or not value.ndim:
+        return value
+    if len(value) == size:
+        return value if len(numbers) == size else value[numbers]
+    if is_target:
+        raise _UndividedError
+    return value
+
+
+def _selected_list(values: Any, numbers: list[int], size: int, is_target: bool) -> Any:
+    kind, one_each = type(values), len(values) == size and not hasattr(values, "_fields")
+    if one_each and not any(isinstance(one, Tensor | list | tuple) for one in values):
+        return kind(values[number] for number in numbers)  # dicts or texts, one for each sample
+    try:
+        entries = [_selected(one, numbers, size, is_target) for one in values]
+    except _UndividedError:
+        if not one_each:
+            raise
+        return kind(values[number] for number in numbers)  # tensors of different lengths, one for each sample
+    return kind(*entries) if hasattr(values, "_fields") else kind(entries)
+
+
 def described(value: Any) -> str:
     """Return the shapes and types of the tensors in `value`, for an error message."""
     if isinstance(value, Tensor):

@@ -43,10 +43,14 @@ class SearchProgress:
         self._resolved: tuple[Constraint, ...] | None = None
         self.metric = metric or next((one.name for one in self.objectives if one.direction == "max"), None)
         self.corner: dict[str, float] = {}
-        """Reference point of the hypervolume: 0 for a maximised objective, else the maximal sub-network's value."""
+        """Reference point of the hypervolume: 0 for a maximised objective, else the larger value of the first two
+        evaluations, which are the maximal and the minimal sub-network: one has the largest costs, the other the largest
+        error."""
         self.ideal: dict[str, float] = {}
         """The opposite corner: 0; for a maximised objective 1, or the maximal sub-network's value if that is larger."""
         self.evaluations = 0
+        self._begun = 0
+        """Evaluations that did not fail."""
         self.hypervolume = 0.0
         """The share of the box between the corner and the ideal that the front dominates.
 
@@ -67,6 +71,9 @@ class SearchProgress:
             return
         if self._resolved is None:
             self._begin(evaluation)
+        elif self._begun == 1:
+            self._widen(evaluation)
+        self._begun += 1
         if violation(self._resolved or (), evaluation.values):
             return
         if self.metric is not None:
@@ -79,18 +86,28 @@ class SearchProgress:
         self.ideal = {
             one.name: max(1.0, first.values[one.name]) if one.direction == "max" else 0.0 for one in self.objectives
         }
-        self._box = math.prod(abs(self.ideal[name] - value) or 1.0 for name, value in self.corner.items())
         self._front = np.empty((0, len(self.objectives)))
+
+    def _widen(self, second: Evaluation) -> None:
+        """Move the corner to the second evaluation where that is worse, as an error of the minimal sub-network is."""
+        smaller = [one.name for one in self.objectives if one.direction == "min"]
+        self.corner |= {name: max(self.corner[name], second.values[name]) for name in smaller}
+        self._measure()
 
     def _extend(self, costs: NDArray[np.float64]) -> None:
         """Add a point (lower is better) to the front and recompute the hypervolume, unless the point is dominated."""
-        import moocore  # not at the top: only a search that is watched needs it
-
         if (self._front <= costs).all(axis=1).any():
             return
         self._front = np.vstack([self._front[~(self._front >= costs).all(axis=1)], costs])
+        self._measure()
+
+    def _measure(self) -> None:
+        """Compute the hypervolume of the front."""
+        import moocore  # not at the top: only a search that is watched needs it
+
+        box = math.prod(abs(self.ideal[name] - value) or 1.0 for name, value in self.corner.items())
         corner = [one.sign * self.corner[one.name] for one in self.objectives]
-        self.hypervolume = float(moocore.hypervolume(self._front, ref=corner)) / self._box
+        self.hypervolume = float(moocore.hypervolume(self._front, ref=corner)) / box if len(self._front) else 0.0
 
 
 # A plot of a search: its evaluations in order, and the front.

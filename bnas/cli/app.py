@@ -132,14 +132,7 @@ def inspect(
             help="torchvision:NAME, package.module:FACTORY, file.py:FACTORY, file.pt2 or a configuration file."
         ),
     ],
-    inputs: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--input",
-            metavar="[NAME=]SHAPE[:TYPE]",
-            help="Shape of an input, such as 2,3,32,32 or 2,16:int64[0..999]; repeatable. Default: 1,3,224,224.",
-        ),
-    ] = None,
+    inputs: options.Inputs = None,
     dynamic: Annotated[
         list[str] | None,
         typer.Option("--dynamic", metavar="NAME:AXIS=TITLE", help="Name a dynamic axis, such as input_ids:1=length."),
@@ -154,9 +147,9 @@ def inspect(
 ) -> None:
     """Show which parts of a model can shrink, which cannot, and why.
 
-    Give one --input for each input of the model. An input without a type is tried with floating-point numbers first,
-    and with whole numbers if the model refuses those. A configuration file names the inputs and their dynamic axes
-    itself, and its section elasticity applies; --set changes it.
+    Give one --input for each input of the model; the default is one of 1,3,224,224. An input without a type is tried
+    with floating-point numbers first, and with whole numbers if the model refuses those. A configuration file names the
+    inputs and their dynamic axes itself, and its section elasticity applies; --set changes it.
     """
     from bnas.config.formats import FORMATS
     from bnas.passes import describe
@@ -204,7 +197,7 @@ def _of_configuration(file: Path, changes: list[str], sizes: list[str]) -> Inspe
 def main() -> None:
     """Run the command line. A user's mistake is reported in a few lines, without a traceback, with exit status 1."""
     with warnings.catch_warnings():
-        warnings.showwarning = partial(_show_warning, warnings.showwarning)
+        warnings.showwarning = partial(_show_warning, warnings.showwarning, set())
         try:
             app()
         except KeyboardInterrupt:  # before any command has begun, so there is nothing to resume
@@ -221,10 +214,18 @@ def main() -> None:
 
 
 def _show_warning(
-    otherwise: Callable[..., None], message: Warning | str, category: type[Warning], *where: Any, **more: Any
+    otherwise: Callable[..., None],
+    shown: set[str],
+    message: Warning | str,
+    category: type[Warning],
+    *where: Any,
+    **more: Any,
 ) -> None:
-    """Show warnings of bnas without the line of code that raised them."""
+    """Show each warning of bnas once, without the line of code that raised it."""
     if category.__module__.startswith("bnas."):
+        if str(message) in shown:
+            return  # such as that of an operator without ONNX rule, once for each exported network
+        shown.add(str(message))
         typer.secho(f"bnas: {message}", fg="yellow", err=True)
     else:
         otherwise(message, category, *where, **more)

@@ -6,10 +6,13 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from . import options
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,17 +33,15 @@ def init(
         typer.Option("--data", help="A folder of images, a .npz file, FILE.py:FACTORY, or digits, cifar10, ..."),
     ] = None,
     weights: Annotated[Path | None, typer.Option("--weights", help="Trained weights: .safetensors or .pt.")] = None,
-    inputs: Annotated[
-        list[str] | None,
-        typer.Option("--input", metavar="[NAME=]SHAPE[:TYPE]", help="Shape of an input, if the guess is wrong."),
-    ] = None,
+    inputs: options.Inputs = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write (.yaml).")] = Path("bnas.yaml"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
     """Write a commented configuration file for a model and its data, which `bnas run` runs as it is.
 
     The shape of the input and the number of classes come from a batch of the data; without data they are guessed from
-    the model. The command asks no questions, and marks each guess as a guess.
+    the model. The command asks no questions, and marks each guess as a guess. If the guess of an input is wrong, give
+    --input for each input of the model.
     """
     from bnas.config.file import load_config
     from bnas.run.mark import OutputError
@@ -198,9 +199,14 @@ class Loaded:
     @property
     def classifies(self) -> bool:
         """Whether cross-entropy and accuracy fit the model and its data."""
-        from bnas.data.guess import is_classification
+        return self.data is None or self.accuracy is not None
 
-        return self.data is None or is_classification(self.model, self.data)
+    @cached_property
+    def accuracy(self) -> float | None:
+        """The accuracy on the first validation batch, if there are data and this is a classification."""
+        from bnas.data.guess import accuracy_on_first_batch
+
+        return None if self.data is None else accuracy_on_first_batch(self.model, self.data)
 
     @property
     def _makes_batches(self) -> bool:
@@ -243,12 +249,21 @@ class Loaded:
             side = self.size.side
             yield f"images: resized to {side} x {side} (a guess: {self.size.why})"
             yield "        if the model was trained on images of another size, set data_options: {size: N}"
-        if found.outputs is not None:
+        if found.outputs is not None and self.classifies:
             yield f"outputs: {found.outputs}{self._told_classes()}"
         if not self.classifies:
             yield "loss and metric: set `criterion` and `metric`; cross-entropy and accuracy do not fit"
+        yield from self._about_accuracy()
         if self.num_classes is not None:
             yield f"num_classes: {self.num_classes}, so that the model has one output for each class of the data"
+
+    def _about_accuracy(self) -> Iterator[str]:
+        """Warn of trained weights with which the model is hardly better than guessing."""
+        if self.weights is None or self.accuracy is None or not self.classes or self.accuracy >= 2 / self.classes:
+            return
+        yield f"accuracy: {100 * self.accuracy:.1f} % on the first validation batch, hardly better than guessing"
+        yield f"          check that {self.weights.name} fits the model, and that data are prepared as in training"
+        yield "          (size, mean, std, order of classes); if outputs are no class scores, set criterion and metric"
 
     def _told_classes(self) -> str:
         if self.classes is None:

@@ -24,6 +24,14 @@ SIGNALS = 128
 Changes = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as optimizer.base_lr=0.1.")
 ]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        metavar="[NAME=]SHAPE[:TYPE[LOW..HIGH]]",
+        help="Shape of an input, such as 2,3,32,32 or 2,16:int64[0..999]; repeatable.",
+    ),
+]
 Budget = Annotated[
     str | None, typer.Option("--budget", metavar="TIME", help="Plan the run to take this time, such as 30m or 1h30m.")
 ]

@@ -208,6 +208,11 @@ class Configuration(Section):
         full = self.model_copy(update=whole)
         return {key: value for key, value in handler(full).items() if key not in OWN}
 
+    @field_validator("targets", "latencies", "model_options", "data_options", mode="before")
+    @classmethod
+    def _of_nothing(cls, entries: Any) -> Any:
+        return {} if entries is None else entries  # what --set KEY=null removes
+
     @field_validator("model_options", "data_options")
     @classmethod
     def _of_finite_numbers(cls, options: dict[str, Any]) -> dict[str, Any]:

@@ -176,7 +176,12 @@ def _beside(data: Any) -> Iterator[str]:
     """Yield an error for each key that is given in both layouts."""
     given = [key for key in PEER if isinstance(data, dict) and key in data]
     for key in OWN:
-        if given and key in data:
+        if given and key in data and key == "metric":
+            yield (
+                f"metric and {given[0]}: BootstrapNAS's layout searches for accuracy only; write its settings as "
+                "elasticity, stages, recipe and search, or remove metric"
+            )
+        elif given and key in data:
             yield f"{key} and {given[0]} (BootstrapNAS's layout) set the same things; give only one of the two"
 
 

@@ -16,7 +16,7 @@ from bnas.passes.errors import BnasError
 from bnas.passes.frontend.ir import as_call
 from bnas.passes.frontend.state import preserved
 from bnas.run.job import Splits
-from bnas.runtime.feed import drawn
+from bnas.runtime.feed import about_probabilities, drawn
 from bnas.runtime.nested import as_batch, inputs_of, scores_of
 
 from .files import sides
@@ -145,15 +145,25 @@ def classes_of(data: Splits) -> tuple[int | None, bool]:
     return int(targets.max()) + 1, False
 
 
-def is_classification(model: nn.Module, data: Splits) -> bool:
-    """Return whether accuracy can be measured of a model on the first validation batch."""
+def accuracy_on_first_batch(model: nn.Module, data: Splits) -> float | None:
+    """Return the accuracy of a model on the first validation batch; None if model and data are no classification.
+
+    Training targets that are numbers in the shape of the outputs, as of an autoencoder, are no classification either.
+    """
     from bnas.runtime import EvaluationError, accuracy
 
     try:
-        accuracy(model, list(islice(drawn(data.validation, DATA), 1)))
+        found = accuracy(model, list(islice(drawn(data.validation, DATA), 1)))
     except EvaluationError:
-        return False
-    return True
+        return None
+    batch = next(iter(drawn(data.train, "the training data")), None)
+    if batch is None:
+        return found
+    inputs, targets = as_batch(batch, inputs_of(model))
+    tensors, named = as_call(inputs)
+    with preserved(model, data=True), torch.no_grad():
+        outputs = scores_of(model(*tensors, **named))
+    return None if about_probabilities(outputs, targets) else found
 
 
 # From a folder of images: the best size to resize them to.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,12 @@ from .recorded import Recorded
 
 PLACES = ("log_dir",)
 """Settings that always differ between runs."""
+WITHOUT_SUPER_NETWORK = (
+    "stages", "search", "objectives", "targets", "budget", "fine_tune.epochs", "fine_tune.order", "recipe.rule",
+    "recipe.subnets_per_step", "recipe.sampling", "recipe.distillation",
+    "bootstrapNAS.search", "bootstrapNAS.training.schedule",
+)  # fmt: skip
+"""Settings that `bnas prune` does not use, although they are in its file."""
 LONGEST = 200
 """Characters of a setting that are shown."""
 
@@ -108,10 +115,17 @@ def told_tunings(run: Recorded, pruned: int | None) -> str:
 
 
 def settings(first: Recorded, second: Recorded) -> Iterator[tuple[str, str, str]]:
-    """Every setting that differs, with its value in both runs."""
-    for place, one, other in in_lists(differing(first.configuration, second.configuration)):
-        if place not in PLACES:
-            yield place, _short(one), _short(other)
+    """Every setting that differs and that a run uses, with its value in both runs."""
+    for place, *values in in_lists(differing(first.configuration, second.configuration)):
+        used = [not run.pruned or not _of_super_network(place) for run in (first, second)]
+        if place not in PLACES and any(used):
+            one, other = (_short(value) if told else "not used" for value, told in zip(values, used, strict=True))
+            yield place, one, other
+
+
+def _of_super_network(place: str) -> bool:
+    """Whether a setting, or the section that it is in, is one of `WITHOUT_SUPER_NETWORK`."""
+    return any(re.match(rf"{re.escape(one)}(\W|$)", place) for one in WITHOUT_SUPER_NETWORK)
 
 
 def _short(value: Any) -> str:

@@ -242,8 +242,12 @@ def _caption(run: Recorded, search: SearchResult, x: Quantity, y: Quantity) -> s
     )
     measured += [f"{one.label}: {one.meaning}" for one in (x, y) if one.meaning and one.name != name]
     bounds = f" Constraints: {'; '.join(map(str, search.constraints))}." if search.constraints else ""
+    last, done = run.settings.evaluations, len(search.evaluations)
+    earlier = (
+        f" ({last:,} of them were asked for by the last search, the others by earlier ones)" if last < done else ""
+    )
     return (
-        f"{len(search.evaluations):,} sub-networks were evaluated, {len(run.front)} are on the front"
+        f"{done:,} sub-networks were evaluated{earlier}, {len(run.front)} are on the front"
         f"{f', {len(search.failed)} failed' if search.failed else ''}. {'. '.join(measured)}.{bounds}"
     )
 

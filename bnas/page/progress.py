@@ -121,8 +121,9 @@ def _hypervolume(run: Recorded, members: Members) -> Plot:
         for name, value in found.corner.items()
     ]
     caption = (
-        "Share of a box that the Pareto front dominates. The box reaches from the maximal sub-network to the best "
-        f"possible values: {', '.join(box)}. Comparable between searches of the same super-network."
+        "Share of a box that the Pareto front dominates. The box reaches from the worst values of the maximal and the "
+        f"minimal sub-network (of an accuracy: 0) to the best possible values: {', '.join(box)}. Comparable between "
+        "searches of the same super-network."
     )
     line = Series("hypervolume of the front", numbers, [100 * share for share in shares], "step", BLUE)
     rows = [("evaluations", "hypervolume"), *zip(numbers, shares, strict=True)]

@@ -83,6 +83,10 @@ class Report:
     """Number of test samples."""
     quality: Quality = field(default_factory=Quality)
     """The metric of the run, which is called accuracy here."""
+    whole_space: bool = False
+    """Whether the search evaluated all sub-networks, so that more evaluations cannot find a better winner."""
+    maximal: float | None = None
+    """Validation accuracy of the maximal sub-network after the training; None if unknown."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for a JSON file."""

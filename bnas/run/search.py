@@ -29,9 +29,10 @@ from bnas.runtime.evaluate.evaluation import Batch
 from bnas.runtime.evaluate.evaluator import ChannelsLast
 from bnas.runtime.latency.machine import place_of
 from bnas.runtime.latency.measurement import target_for
-from bnas.runtime.nested import described, device_of, inputs_of, placed
+from bnas.runtime.nested import as_batch, described, device_of, inputs_of, placed
 from bnas.runtime.storage.files import there
 from bnas.runtime.train import random_state
+from bnas.runtime.train.batches import Batches
 from bnas.search import Constraint, InfeasibleError, RandomSearch, Searcher, SearchResult
 from bnas.search.beginning import Paths
 from bnas.search.source import by_name
@@ -215,13 +216,16 @@ class SearchPlan:
 
     def winners(self, result: SearchResult, latencies: Latencies, reference: float) -> Winners:
         """Choose the winners: the most accurate sub-network within each target, or "best" and "smallest"."""
-        job = self.job
-        if not job.targets:
-            return Winners.of(result, reference, job.acc_delta, job.chosen_by)
-        known = self._maximal(result, latencies), self._stopwatches()
-        shared = job.tuning is not None and job.tuning.order == "shared"
-        how: Any = {"tuned": job.tuning is not None, "common": self._common if shared else None}
-        return Winners.within(result, job.targets, *known, reference, job.acc_delta, by=job.chosen_by, **how)
+        job, by = self.job, self.job.chosen_by
+        if job.targets:
+            known = self._maximal(result, latencies), self._stopwatches()
+            common = self._common if job.tuning is not None and job.tuning.order == "shared" else None
+            how: Any = {"tuned": job.tuning is not None, "common": common, "by": by}
+            found = Winners.within(result, job.targets, *known, reference, job.acc_delta, **how)
+        else:
+            found = Winners.of(result, reference, job.acc_delta, by)
+        whole_space, maximal = len(result.evaluations) >= self.space.size, result.evaluations[0].values.get(by)
+        return replace(found, whole_space=whole_space, maximal=maximal)
 
     def _common(self, subnet: Subnet, larger: Subnet) -> float:
         """Return the share of the MACs of `subnet` in the largest sub-network inside both."""
@@ -250,9 +254,11 @@ class SearchPlan:
 
 
 def check_task(job: Job) -> None:
-    """Try the user's metric and loss on one validation batch, so that their errors show before the training.
+    """Try the user's metric on a validation batch and the loss on a training batch, before the training.
 
-    A metric that fails on one batch is measured on all. (The area under a curve, for example, needs both classes.)
+    A metric that fails on one batch is measured on all. (The area under a curve, for example, needs both classes.) The
+    loss sees training targets only: those of validation may have another form, such as the marks of anomalies where an
+    autoencoder learns to return its inputs.
 
     Raises:
         EvaluationError: The metric fails on all validation data.
@@ -269,12 +275,12 @@ def check_task(job: Job) -> None:
     except EvaluationError:
         with random_state.undisturbed(job.data.validation):
             job.quality.measure(model, job.data.validation)
-    if criterion is not None and first:
-        _check_criterion(criterion, model, placed(first[0], device_of(model)))
+    if criterion is not None:
+        _check_criterion(criterion, model, Batches(job.data.train).first())
 
 
 def _check_criterion(criterion: Callable[[Any, Any], Any], model: nn.Module, batch: Batch) -> None:
-    inputs, targets = batch
+    inputs, targets = placed(as_batch(batch, inputs_of(model)), device_of(model))
     tensors, named = as_call(inputs)
     try:
         with torch.no_grad():

@@ -204,7 +204,8 @@ class Steps:
         rows = judged(rows, winners.targets, self.job.clocks.keys() - by_name(self.job.search.latency).keys())
         missed = any(row.target.missed for row in rows if row.target) if winners.targets else winners.missed
         settings = (winners.reference, winners.acc_delta, winners.evaluations, missed)
-        report = Report(rows, *settings, machine(), counted_samples(test, "the test data"), self.job.quality)
+        samples = counted_samples(test, "the test data")
+        report = Report(rows, *settings, machine(), samples, self.job.quality, winners.whole_space, winners.maximal)
         write_json(self.output.path("report.json"), report.to_json())
         return report
 

@@ -14,6 +14,8 @@ from .results import Report, Row
 
 SAME = 0.02
 """Latencies that differ by less than this share count as equal."""
+SPOILT = 0.25
+"""Share of the original's value of which a training may lose less without a remark."""
 GAIN = 1.1
 """A winner with a smaller speed-up is called hardly faster."""
 
@@ -57,7 +59,7 @@ def verdict(report: Report, folder: Path, *, exportable: bool = True, tuned: boo
         tuned: Whether the winners were fine-tuned.
     """
     chosen = recommended(report)
-    lines = [*_winners(report), *_missed(report), *_no_gain(report, chosen)]
+    lines = [*_winners(report), *_spoilt(report), *_missed(report), *_no_gain(report, chosen)]
     if exportable and not tuned and _loses(report, chosen):
         told = shlex.join(["bnas", "tune", str(folder), "--set", "fine_tune.epochs=8"])
         again = shlex.join(["bnas", "export", str(folder)])
@@ -115,17 +117,30 @@ def _loses(report: Report, row: Row) -> bool:
 
 def _missed(report: Report) -> Iterator[str]:
     missed = [row for row in report.rows if row.target and row.target.missed]
+    keys = "(elasticity.min_width, divisor and width_multipliers)"
     for row in missed:
         assert row.target is not None
-        yield (
-            f"`{row.name}` misses its target {row.target.bound}: it is the nearest that the search found. "
-            "Allow smaller widths, or evaluate more sub-networks (search.num_evals)."
-        )
+        told = f"Allow smaller widths {keys}, or evaluate more sub-networks (search.num_evals)."
+        if report.whole_space:
+            told = f"All {report.evaluations:,} sub-networks were evaluated: allow smaller widths {keys}."
+        yield f"`{row.name}` misses its target {row.target.bound}: it is the nearest that the search found. {told}"
     if report.missed and not missed:
         yield (
             f"No sub-network came within {report.quality.amount(report.acc_delta)} of the original on the validation "
             "data: these are the best sub-networks found. Train for more epochs, or accept a larger loss (acc_delta)."
         )
+
+
+def _spoilt(report: Report) -> Iterator[str]:
+    """Return a remark if the training of the super-network spoilt the weights that it began with."""
+    quality, maximal, first = report.quality, report.maximal, report.reference
+    if maximal is None or quality.lost(maximal, first) <= max(SPOILT * abs(first), report.acc_delta):
+        return
+    yield (
+        f"The training spoilt the model: its {quality.name} on the validation data, at full size, was "
+        f"{quality.show(first)} before and is {quality.show(maximal)} now. Lower recipe.learning_rate, or train for "
+        "more epochs; for another loss than cross-entropy, take the optimizer and the rate of your own training."
+    )
 
 
 def _no_gain(report: Report, row: Row) -> Iterator[str]:

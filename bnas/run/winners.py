@@ -202,6 +202,10 @@ class Winners:
     measured: Mapping[str, Any] = field(default_factory=dict)
     """Latencies that were measured for the choice, by name (`Stopwatch.to_json`), so that a resumed run uses the
     same ones."""
+    whole_space: bool = False
+    """Whether all sub-networks of the search space were evaluated."""
+    maximal: float | None = None
+    """The accuracy of the maximal sub-network after the training; None if its evaluation failed."""
 
     @classmethod
     def of(cls, result: SearchResult, reference: float, delta: float, by: str = "accuracy") -> Winners:
@@ -258,7 +262,8 @@ class Winners:
         found = {name: evaluation.to_json() for name, evaluation in self.found.items()}
         settings = {"reference": self.reference, "acc_delta": self.acc_delta, "evaluations": self.evaluations}
         targets = {name: one.to_json() for name, one in self.targets.items()}
-        more = {"targets": targets, "measured": dict(self.measured)}
+        searched = {"measured": dict(self.measured), "whole_space": self.whole_space, "maximal": self.maximal}
+        more = {"targets": targets, **searched}
         write_json(path, {"format": FORMAT, "winners": found, **settings, "missed": self.missed, **more})
 
     @classmethod
@@ -275,6 +280,7 @@ class Winners:
             found = {check_name(name, str(path)): Evaluation.from_json(one) for name, one in data["winners"].items()}
             targets = {name: Target.from_json(one) for name, one in data.get("targets", {}).items()}
             settings = (data["reference"], data["acc_delta"], data["evaluations"], data["missed"])
-            return cls(found, *settings, targets, dict(data.get("measured") or {}))
+            more = (targets, dict(data.get("measured") or {}), bool(data.get("whole_space", False)))
+            return cls(found, *settings, *more, data.get("maximal"))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise OutputError(f"{path} is damaged: {type(error).__name__}: {error}") from error

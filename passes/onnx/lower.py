@@ -53,8 +53,13 @@ def lower(
             the node and the module.
     """
     builder = lowered_graph(module, example_inputs, fixed=fixed)
-    known = {} if set(builder.example_sizes) <= {"batch"} else {SIZES: json.dumps(builder.example_sizes)}
+    known = sizes_property(builder.example_sizes)
     return builder.model(type(module).__name__, {**known, **(metadata or {})})
+
+
+def sizes_property(sizes: Mapping[str, int]) -> dict[str, str]:
+    """Return the property of a file with the example's sizes of its dynamic axes; none if only the batch is dynamic."""
+    return {} if set(sizes) <= {"batch"} else {SIZES: json.dumps(dict(sizes))}
 
 
 def lowered_graph(module: GraphModule, example_inputs: Sequence[Any], *, fixed: bool = False) -> OnnxBuilder:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 import torch
@@ -23,8 +23,8 @@ from bnas.runtime.nested import (
     device_of,
     inputs_of,
     laid_out,
-    map_tensors,
     placed,
+    samples_of,
     scores_of,
     tensors_in,
 )
@@ -234,6 +234,8 @@ def measured(metric: Metric, module: nn.Module, batches: Iterable[Batch]) -> flo
     """
     found: Any = _called(metric, module, batches)
     try:
+        if isinstance(found, str | bool):
+            raise TypeError(f"it is a {type(found).__name__}")
         return float(found)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         given = described(found) if isinstance(found, Tensor) else repr(found)
@@ -245,6 +247,8 @@ def measured(metric: Metric, module: nn.Module, batches: Iterable[Batch]) -> flo
 def first_samples(batches: Iterable[Batch], count: int, source: str = "the data") -> list[Batch]:
     """Return the first batches with `count` samples in total, in memory, so that all sub-networks get the same ones.
 
+    A last batch that cannot be divided is returned whole (`samples_of`).
+
     Raises:
         BatchError: The loader fails, or returns something that is not a batch. The message calls the data `source`.
     """
@@ -252,7 +256,8 @@ def first_samples(batches: Iterable[Batch], count: int, source: str = "the data"
     for batch in drawn(batches, source):
         if count <= 0:
             break
-        kept.append(_cut(batch, slice(count)))
+        part = samples_of(batch, slice(count))
+        kept.append(batch if part is None else part)
         count -= batch_size(batch)
     return kept
 
@@ -269,23 +274,25 @@ def counted_samples(batches: Iterable[Batch], source: str = "the data") -> int:
 def spread_samples(batches: Iterable[Batch], count: int, source: str = "the data") -> list[Batch]:
     """Return `count` samples, evenly spread over all batches: sorted data then still have all classes or lengths.
 
-    The batches are read twice and must be the same each time.
+    The batches are read twice and must be the same each time. Of batches that cannot be divided (`samples_of`), whole
+    ones are chosen.
 
     Raises:
         BatchError: As `first_samples`.
     """
     whole = counted_samples(batches, source)  # a separate pass over the data, since a stream may not fit into memory
     chosen = torch.arange(min(count, whole)) * whole // max(min(count, whole), 1)
-    kept, first = [], 0
+    kept, first, missing = [], 0, 0
     for batch in drawn(batches, source):
-        own = chosen[(chosen >= first) & (chosen < first + batch_size(batch))] - first
-        first += batch_size(batch)
-        if len(own):
-            kept.append(_cut(batch, own))
+        size = batch_size(batch)
+        own = chosen[(chosen >= first) & (chosen < first + size)] - first
+        first += size
+        part = samples_of(batch, own)
+        if part is None:
+            missing += len(own)
+            if missing > 0:
+                kept.append(batch)
+                missing -= size
+        elif len(own):
+            kept.append(part)
     return kept
-
-
-def _cut(batch: Any, some: slice | Tensor) -> Any:
-    """Select samples from all tensors of a batch."""
-    whole = dict(batch) if isinstance(batch, Mapping) else as_batch(batch)
-    return map_tensors(whole, lambda one: one[some] if one.ndim else one)

@@ -190,7 +190,7 @@ def _shape(name: str, declared: Input, batch: int, sizes: Mapping[str, int]) -> 
     if missing:
         raise LatencyError(
             f"{name}: input {declared.name!r} has no fixed size for {missing[0]!r}; give inputs, their shape or "
-            f"sizes={{{missing[0]!r}: ...}}"
+            f"sizes={{{missing[0]!r}: ...}} (on the command line: --sizes {missing[0]}=...)"
         )
     if not declared.shape:
         return []

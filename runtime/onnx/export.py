@@ -22,7 +22,7 @@ from torch.fx import GraphModule
 from bnas.passes import Elasticity, Subnet
 from bnas.passes.errors import BnasError, LoweringError, StateError
 from bnas.passes.frontend.ir import as_call
-from bnas.passes.onnx.lower import dynamic_dims, lower, named_outputs
+from bnas.passes.onnx.lower import dynamic_dims, lower, named_outputs, sizes_property
 from bnas.passes.onnx.walk import bound_inputs
 from bnas.runtime.nested import map_tensors, on_cpu, tensors_in
 from bnas.runtime.supernetwork import SuperNetwork
@@ -63,7 +63,8 @@ def to_onnx(
         except BnasError as error:
             reason = str(error)
     model = _standard(module, example_inputs, reason, dims)
-    helper.set_model_props(model, {**metadata, FALLBACK: reason})
+    sizes = _titled(model, dims, example_inputs)
+    helper.set_model_props(model, {**sizes_property(sizes), **metadata, FALLBACK: reason})
     warnings.warn(f"torch.onnx.export exported the whole graph: {reason}", OnnxFallbackWarning, stacklevel=3)
     return model, reason
 
@@ -124,6 +125,20 @@ def _standard(module: nn.Module, example_inputs: Sequence[Any], reason: str, dim
 
 def _open(axes: Mapping[int, str]) -> dict[int, Any] | None:
     return {axis: torch.export.Dim.DYNAMIC for axis in axes} or None
+
+
+def _titled(model: ModelProto, dims: Dims, example_inputs: Sequence[Any]) -> dict[str, int]:
+    """Give the dynamic axes of a model the names that bnas has for them, instead of "s77"; return their sizes."""
+    graph, titles, sizes = model.graph, {}, {}
+    for value, axes, tensor in zip(graph.input, dims, tensors_in(list(example_inputs)), strict=False):
+        for axis, title in axes.items():
+            titles[value.type.tensor_type.shape.dim[axis].dim_param] = title
+            sizes[title] = tensor.shape[axis]
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_param = titles.get(dim.dim_param, dim.dim_param)
+    return sizes
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from bnas.passes import BnasError
 
 # Errors of the file system, with the name of the file and a remedy.
 
-NO_SPACE = "the disk is full: free some space"
+NO_SPACE = "the disk is full: free some space, then repeat the command (that of a run with --resume)"
 NO_PERMISSION = "no permission to write there: choose another folder, or change its permissions"
 REMEDIES = {
     errno.ENOSPC: NO_SPACE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -121,7 +122,20 @@ def checked_callbacks(given: Any, kind: type[C], error: type[BnasError]) -> tupl
     for one in (one for one in given if not isinstance(one, kind)):
         remedy = "not a callback: derive its class from bnas.Callback"
         raise error(f"callbacks: {one!r} is {'a class: give an object of it' if isinstance(one, type) else remedy}")
+    for fault in (fault for one in given for fault in _misspelt(type(one))):
+        raise error(f"callbacks: {fault}")
     return tuple(given)
+
+
+def _misspelt(kind: type[TrainingCallback]) -> Iterator[str]:
+    """Return a text about each method of a user's callback that looks like an event, but would never be called."""
+    ours = [base for base in kind.__mro__ if base.__module__.startswith("bnas.")]
+    events = {name for base in ours for name in vars(base) if name.startswith("on_")}
+    for name in sorted({name for name in dir(kind) if name.startswith("on_")} - events):
+        near = difflib.get_close_matches(name, events, n=1)
+        told = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(events))}."
+        own = "A method of your own needs a name that does not begin with on_"
+        yield f"{kind.__name__}.{name} would never be called; {told} {own}"
 
 
 class Callbacks(Generic[C]):

@@ -15,7 +15,7 @@ from bnas.passes import Subnet
 from bnas.passes.frontend.ir import as_program_call
 from bnas.runtime.errors import TrainingError
 from bnas.runtime.evaluate.evaluation import Batch
-from bnas.runtime.feed import OF_THE_PROCESS, about_classes, remedy, told
+from bnas.runtime.feed import OF_THE_PROCESS, about_classes, about_probabilities, remedy, told
 from bnas.runtime.nested import (
     as_batch,
     batch_size,
@@ -30,11 +30,13 @@ from bnas.runtime.nested import (
 from bnas.runtime.recomputation import in_segments
 from bnas.runtime.supernetwork import SuperNetwork
 
-from .distance import as_targets, is_distance
+from .imitation import Imitation, as_targets, imitation
 from .recipe import Distillation, Recipe
 
 Criterion = Callable[[Any, Any], Tensor]
 """The loss of outputs against targets: a mean over the batch."""
+
+OWN_LOSS = "pass your own criterion (criterion=..., or the key `criterion` of a configuration file)"
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,8 @@ class Learner:
         self.criterion = criterion or self._cross_entropy
         self.device = device_of(supernet)
         self._takes = inputs_of(supernet)
-        self._is_distance: bool | None = None
+        self._imitation: Imitation | None = None
+        self._are_probabilities = False
 
     def accumulate(self, subnets: Sequence[Subnet], group: Sequence[Batch], moment: Moment) -> list[float]:
         """Run the backward pass of every sub-network on every batch of `group`; return the loss of each sub-network.
@@ -152,24 +155,25 @@ class Learner:
         if teacher is None or distillation is None:
             return self._hard(outputs, targets, moment)
         loss = self._soft(outputs, targets, teacher, moment)
+        if loss is None:
+            return self._hard(outputs, targets, moment)
         return loss + distillation.hard * self._hard(outputs, targets, moment) if distillation.hard else loss
 
-    def _soft(self, outputs: Any, targets: Any, teacher: Any, moment: Moment) -> Tensor:
-        """Return the loss against the teacher: the criterion, if it is a distance between numbers.
-
-        Any other loss of numbers has another scale than the criterion, and in shared weights the larger one wins:
-        squared errors of outputs near 200 undo what the maximal sub-network learns from absolute errors.
-        """
+    def _soft(self, outputs: Any, targets: Any, teacher: Any, moment: Moment) -> Tensor | None:
+        """Return the loss against the teacher; None if the user's criterion does not say how to compare outputs."""
         distillation = self.recipe.distillation
         assert distillation is not None
-        wanted = as_targets(teacher, targets) if distillation.type == "softmax" else None
-        if wanted is None or self._own_criterion:
+        if self._own_criterion or distillation.type == "mse":
             return distillation.loss(outputs, teacher)
-        if self._is_distance is None:
-            self._is_distance = is_distance(self.criterion, teacher.detach(), wanted)
-        if self._is_distance:
-            return distillation.scale * self._hard(outputs, wanted, moment)
-        return distillation.loss(outputs, teacher)
+        if self._imitation is None:
+            self._imitation = imitation(self.criterion, teacher, targets)
+        found = self._imitation
+        if found.class_axes is not None:
+            return distillation.loss(outputs, teacher, found.class_axes)
+        wanted = as_targets(teacher, targets)
+        if wanted is None or found.as_targets is None:
+            return None
+        return distillation.scale * self._hard(outputs, found.as_targets(wanted), moment)
 
     def measured(self, module: nn.Module, batch: Batch, moment: Moment) -> float:
         """Return the loss of `module` on a batch against the targets only, without training.
@@ -205,14 +209,18 @@ class Learner:
     def _cross_entropy(self, outputs: Any, targets: Any) -> Tensor:
         scores = scores_of(outputs)
         if not isinstance(scores, Tensor):
-            raise TypeError("cross-entropy needs a tensor; pass your own criterion (criterion=...)")
+            raise TypeError(f"cross-entropy needs a tensor; {OWN_LOSS}")
         if scores.ndim > 1 and scores.shape[1] == 1:
-            raise TypeError("cross-entropy over one class is always 0: pass your own criterion (criterion=...)")
+            raise TypeError(f"cross-entropy over one class is always 0: {OWN_LOSS}")
         if not isinstance(targets, Tensor):
             given = "" if targets is None else f" in a tensor, not {type(targets).__name__}"
             raise TypeError(
                 f"cross-entropy needs targets{given}: in a batch that is a dict, give them the key 'labels'"
             )
+        if targets.is_floating_point() and not self._are_probabilities:  # once: it reads numbers
+            if why := about_probabilities(scores, targets):
+                raise TypeError(f"{why}: {OWN_LOSS}")
+            self._are_probabilities = True
         return F.cross_entropy(scores.float(), targets, label_smoothing=self.recipe.label_smoothing)
 
 

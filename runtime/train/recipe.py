@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import torch.nn.functional as F
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 from torch import Tensor
 
-from bnas.passes.frontend.structure import Attribute, leaves_of
 from bnas.passes.settings import Count, Dimension, Fraction, NotNegative, Positive, Seed, Whole, settings
 from bnas.runtime.errors import TrainingError
 
+from .imitation import float_tensors
 from .sampler import Sampling
 from .stages import PROGRESSIVITY, CosineSchedule
 
@@ -31,9 +31,10 @@ class Distillation:
     """"maximal": all others learn from the maximal sub-network's outputs in the same step (in-place distillation, Yu et
     al. 2020, BigNAS, section 3.1). "original": all learn from a frozen copy of the original, in evaluation mode."""
     type: Literal["softmax", "mse"] = "softmax"
-    """"softmax": cross-entropy against the softmax over axis 1 (Hinton et al. 2015). In a regression: your own loss,
-    with the teacher's outputs as targets, if it is a distance between outputs and targets of one shape. Other outputs
-    that have no two classes: the mean squared error. "mse": the mean squared error of all outputs."""
+    """"softmax": cross-entropy against the softmax over the classes (Hinton et al. 2015). With your own loss, the first
+    batch shows how to compare outputs: class scores by the softmax over the axis from which your loss reads them; and
+    where your loss is a distance, by your loss, with the teacher's outputs as targets. All other outputs, such as boxes
+    or embeddings, are learned from the targets alone. "mse": the mean squared error of all outputs."""
     scale: Positive = 1.0
     """Factor of the distillation loss."""
     temperature: Positive = 1.0
@@ -48,39 +49,37 @@ class Distillation:
             raise ValueError("temperature is only for the type softmax, not for mse")
         return temperature
 
-    def loss(self, outputs: Any, teacher: Any) -> Tensor:
+    def loss(self, outputs: Any, teacher: Any, class_axes: Mapping[str, int] | None = None) -> Tensor:
         """Return the scaled distillation loss of `outputs`; nested outputs are matched by place and summed up.
+
+        Args:
+            outputs: Outputs of the sub-network.
+            teacher: Outputs of the teacher.
+            class_axes: The outputs to compare, with the axis of their class scores; by default all, and axis 1.
 
         Raises:
             TrainingError: outputs and teacher differ in structure or shape; names the place.
         """
-        mine, theirs = dict(_tensors(outputs, "output")), dict(_tensors(teacher, "output"))
+        mine, theirs = dict(float_tensors(outputs)), dict(float_tensors(teacher))
         for place in sorted(mine.keys() ^ theirs.keys()):
             raise TrainingError(f"distillation: {place} is not among the outputs of both teacher and sub-network")
         if not mine:
             raise TrainingError("distillation: there is no floating-point tensor among the outputs")
-        return self.scale * sum((self._distance(place, mine[place], theirs[place]) for place in mine), start=_ZERO)
+        axes = dict.fromkeys(mine, 1) if class_axes is None else class_axes
+        return self.scale * sum((self._distance(one, mine[one], theirs[one], axes[one]) for one in axes), start=_ZERO)
 
-    def _distance(self, place: str, output: Tensor, target: Tensor) -> Tensor:
+    def _distance(self, place: str, output: Tensor, target: Tensor, axis: int) -> Tensor:
         output, target = output.float(), target.detach().float()
         if output.shape != target.shape:
             shapes = f"{tuple(output.shape)} and the teacher's {tuple(target.shape)}"
             raise TrainingError(f"distillation: {place} has shape {shapes}; they must be equal")
-        if self.type == "mse" or output.ndim < 2 or output.shape[1] == 1:
+        if self.type == "mse" or output.ndim < 2 or output.shape[axis] == 1:
             return F.mse_loss(output, target)
-        soft = (target / self.temperature).softmax(1)
-        return F.cross_entropy(output / self.temperature, soft) * self.temperature**2
+        soft = (target.movedim(axis, 1) / self.temperature).softmax(1)
+        return F.cross_entropy(output.movedim(axis, 1) / self.temperature, soft) * self.temperature**2
 
 
 _ZERO: Any = 0.0
-
-
-def _tensors(outputs: Any, place: str) -> Iterator[tuple[str, Tensor]]:
-    """Return the floating-point tensors in nested outputs, by their place."""
-    for path, leaf in leaves_of(outputs):
-        if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.ndim:  # a scalar is a loss of the model's own
-            steps = [f".{step.name}" if isinstance(step, Attribute) else f"[{step!r}]" for step in path]
-            yield place + "".join(steps), leaf
 
 
 Kind = Annotated[

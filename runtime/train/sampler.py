@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -19,6 +19,8 @@ SMALLER = 1.5
 """Exponent of the probability in attentive sampling. Above 1, small sub-networks (slower to learn) are more likely."""
 MINIMAL = 1 / 64
 """Share of draws in which an attentive sampler returns the smallest sub-network, whatever its promise."""
+DRAWS = 16
+"""Largest number of draws for one other than the sub-networks that a step trains anyway."""
 RATE = 0.5
 """Step of an estimate towards a new loss; above 1 it would overshoot (normalised Widrow-Hoff rule, 1960)."""
 
@@ -72,10 +74,21 @@ class Sampler:
         """Whether the sampler needs the losses of each step (`tell`)."""
         return self.sampling == "attentive"
 
-    def draw(self, space: SearchSpace) -> Subnet:
-        """Draw a sub-network of `space`, which may differ from call to call."""
+    def draw(self, space: SearchSpace, trained: Collection[Subnet] = ()) -> Subnet:
+        """Draw a sub-network of `space`, which may differ from call to call.
+
+        Unless sampling is uniform, sub-networks that the step trains anyway (`trained`) are drawn only if there are
+        hardly any others: with three choices of two sizes each, 47 % of all draws would be the largest one.
+        """
         if self.sampling == "uniform":
             return space.sample(self._generator)
+        for _ in range(DRAWS):
+            subnet = self._drawn(space)
+            if space.canonical(subnet) not in trained:
+                break
+        return subnet
+
+    def _drawn(self, space: SearchSpace) -> Subnet:
         full = self._generator.random()
         if not self.attentive:
             return space.sample(self._generator, full)

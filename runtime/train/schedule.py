@@ -169,16 +169,17 @@ class Schedule:
             if self.scored and self._importance is not None:
                 scores = {"scores": self._importance()}
             self.supernet.reorder(alike=[*alike, *optimizer_tensors(self.optimizer, self.supernet)], **scores)
+        sizes = {"maximal": space.maximal, "minimal": space.minimal}
+        fixed = tuple(sizes[name]() for name in RULES[self.rule])
         if place.since % stage.sample_rate == 0:
-            self._drawn = tuple(self._sampler.draw(space) for _ in range(self._random))
+            self._drawn = tuple(self._sampler.draw(space, fixed) for _ in range(self._random))
         for group in self._groups:
             group["lr"] = self.rate(self.taken) * (group["initial_lr"] / self._largest)
         self.taken += 1
-        fixed = {"maximal": space.maximal, "minimal": space.minimal}
         if self.subnet is not None:
             self._step = (self.subnet,)
             return self._step
-        self._step = (*(fixed[name]() for name in RULES[self.rule]), *self._drawn)
+        self._step = (*fixed, *self._drawn)
         return self._step
 
     def tell(self, losses: Sequence[float]) -> None:

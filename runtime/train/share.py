@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
 from bnas.runtime.evaluate.evaluation import Batch, Loader
-from bnas.runtime.nested import as_batch, batch_size, map_tensors
+from bnas.runtime.nested import batch_size, samples_of
 
 from . import parallel, random_state
 
@@ -47,7 +47,8 @@ class Share:
     All processes must create the loader in the same way and start each epoch with the same random numbers (`Batches`
     does this). The order of samples is then the same in all processes, and the same as in a single-process training.
     Random numbers of transforms and dropout differ between processes. For a `DataLoader` with a data set of known size,
-    each process loads only its own samples; every other loader is iterated completely by each process.
+    each process loads only its own samples; every other loader is iterated completely by each process. A batch that
+    cannot be divided (`samples_of`) is used by all processes, so the average gradient stays the same.
 
     All other attributes are those of the loader.
     """
@@ -144,8 +145,6 @@ def _loading_own(loader: Any, share: Share) -> DataLoader[Any]:
 
 
 def _part(batch: Any, rank: int, processes: int) -> Any:
-    """Cut a process's part out of a batch: of every tensor with the samples along its first axis."""
-    pair = batch if isinstance(batch, dict) else as_batch(batch)
-    size = batch_size(batch)
-    begin, end = bounds(size, rank, processes)
-    return map_tensors(pair, lambda one: one[begin:end] if one.ndim and len(one) == size else one)
+    """Return a process's part of a batch; the whole batch if it cannot be divided."""
+    part = samples_of(batch, slice(*bounds(batch_size(batch), rank, processes)))
+    return batch if part is None else part

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field, PlainValidator, ValidationInfo
@@ -141,7 +141,14 @@ class RandomSearch:
 
 def _by_name(value: Any) -> Any:
     """An algorithm by its name has the default settings."""
-    return {"name": value} if isinstance(value, str) else value
+    if isinstance(value, str):
+        return {"name": value}
+    if isinstance(value, Mapping | NSGA2 | RNSGA2 | RandomSearch):
+        return value
+    raise ValueError(
+        "must be bnas.NSGA2(...), bnas.RNSGA2(...) or bnas.RandomSearch(...), or a name: 'NSGA2', 'RNSGA2' or "
+        "'random'. An algorithm of your own needs no Searcher, only four functions (docs/search.md, Other libraries)"
+    )
 
 
 Choice: TypeAlias = Annotated[

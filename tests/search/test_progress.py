@@ -35,6 +35,18 @@ def test_the_box_is_that_of_the_maximal_sub_network(evaluations_of: Made) -> Non
     assert volumes == pytest.approx([0, 0.36, 0.44, 0.44, 0.44])
 
 
+def test_the_box_of_an_error_reaches_to_that_of_the_minimal_sub_network(evaluations_of: Made) -> None:
+    """The maximal one has the smallest error: a box that begins there stays empty."""
+    rows = [(1.0, 100.0, 50.0), (5.0, 20.0, 10.0), (2.0, 60.0, 30.0), (9.0, 10.0, 5.0)]
+    progress, found = SearchProgress((Objective("accuracy", "min"), Objective("macs", "min"))), []
+    for one in evaluations_of(rows, NAMES):
+        progress.add(one)
+        found.append(progress.hypervolume)
+    assert progress.corner == {"accuracy": 5.0, "macs": 100.0}
+    # by hand: (2, 60) is 3 x 40 of the box of 5 x 100; what is as bad as the minimal one adds nothing
+    assert found == pytest.approx([0, 0, 0.24, 0.24])
+
+
 def test_what_misses_a_constraint_or_failed_only_counts(evaluations_of: Made) -> None:
     made = evaluations_of(ROWS, NAMES)
     failed = Evaluation(1, Subnet({"w": 9}), {}, 0.0, "no memory")
@@ -51,10 +63,11 @@ def test_it_is_what_the_result_says_after_each_evaluation(rows: list[tuple[float
     evaluations = [
         Evaluation(i, Subnet({"w": i}), dict(zip(NAMES, row, strict=True)), 0.0) for i, row in enumerate(rows)
     ]
-    first, bound = rows[0], Constraint("parameters", "<=", 0.5 * rows[0][2])
+    bound = Constraint("parameters", "<=", 0.5 * rows[0][2])
     for count, (best, volume) in enumerate(told(evaluations, ["parameters <= 50 %"]), 1):
         result = SearchResult(OBJECTIVES, tuple(evaluations[:count]), (bound,))
-        expected = result.hypervolume({"accuracy": 0.0, "macs": first[1]}) / first[1]
+        largest = max(macs for _, macs, _ in rows[: min(count, 2)])
+        expected = result.hypervolume({"accuracy": 0.0, "macs": largest}) / largest
         assert volume == pytest.approx(expected, rel=1e-9, abs=1e-12)
         assert 0 <= volume <= 1
         assert best == max((one.values["accuracy"] for one in result.feasible), default=None)

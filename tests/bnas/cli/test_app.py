@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from command_line import Called
 from torch import nn
 
 from bnas.cli import app
+from bnas.cli.app import _show_warning
 from bnas.config.file import load_config
 from bnas.data.factories import find_factory
 from bnas.data.sources import load_model
+from bnas.runtime import OnnxFallbackWarning
 
 TINY = """
 import torch
@@ -253,3 +256,14 @@ def test_the_demo_names_a_model_and_data_that_there_are() -> None:
     configuration = load_config(Path(app.__file__).with_name("demo.json"))
     assert isinstance(load_model(configuration.model), nn.Module)
     assert callable(find_factory(str(configuration.data)))
+
+
+def test_a_warning_of_bnas_is_shown_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each exported network of a run gives the same warning; warnings of others are left as they are."""
+    others: list[str] = []
+    show = partial(_show_warning, lambda message, *_: others.append(str(message)), set())
+    for text in ("no rule for stft", "no rule for fft", "no rule for stft"):
+        show(OnnxFallbackWarning(text), OnnxFallbackWarning, "export.py", 1)
+        show(UserWarning(text), UserWarning, "user.py", 1)
+    assert capsys.readouterr().err == "bnas: no rule for stft\nbnas: no rule for fft\n"
+    assert len(others) == 3

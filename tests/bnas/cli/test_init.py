@@ -64,6 +64,23 @@ class Table(nn.Module):
         parts = [one(kinds[:, place]) for place, one in enumerate(self.kinds)]
         return self.head(torch.relu(self.inner(torch.cat([numbers, *parts], 1))))
 
+def anomalies():
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(4, 6, generator=generator)
+    return bnas.Splits([(rows, rows)], [(rows, torch.tensor([0, 1, 1, 0]))], [(rows, torch.tensor([0, 1, 1, 0]))])
+
+def mixed():
+    rows = torch.zeros(4, 6)
+    return bnas.Splits([(rows, torch.full((4, 6), 1 / 6))], [(rows, torch.tensor([0, 1, 1, 0]))], [])
+
+def ten():
+    batch = (torch.zeros(10, 6), torch.tensor([1] * 9 + [5]))
+    return bnas.Splits([batch], [batch], [batch])
+
+class Rows(nn.Linear):
+    def __init__(self):
+        super().__init__(6, 6)
+
 class Grey(nn.Conv2d):
     def __init__(self):
         super().__init__(1, 8, 3)
@@ -342,6 +359,27 @@ def test_where_accuracy_does_not_fit_loss_and_metric_are_required(folder: Path, 
     assert "loss and metric" not in out
     assert "REQUIRED" not in (folder / "bnas.yaml").read_text()
     assert "You can run it unchanged: `bnas run bnas.yaml`" in (folder / "bnas.yaml").read_text()
+
+
+def test_an_autoencoder_is_no_classification_though_its_validation_targets_are_whole_numbers(called: Called) -> None:
+    """The twin learns from probabilities, as mixed images do."""
+    assert "loss and metric: set `criterion` and `metric`" in called(
+        "init", "net.py:Rows", "--data", "net.py:anomalies"
+    )
+    out = called("init", "net.py:Rows", "--data", "net.py:mixed", "--overwrite")
+    assert "loss and metric" not in out
+
+
+def test_weights_that_guess_are_told(folder: Path, called: Called) -> None:
+    """Of a model for other classes, for images with another normalisation, or of embeddings."""
+    told = {}
+    for favourite in (5, 1):
+        torch.save({"weight": torch.zeros(6, 6), "bias": torch.eye(6)[favourite]}, folder / f"{favourite}.pt")
+        named = ("--data", "net.py:ten", "--overwrite", "--weights", f"{favourite}.pt")
+        told[favourite] = called("init", "net.py:Rows", *named)
+    assert "accuracy: 10.0 % on the first validation batch, hardly better than guessing" in told[5]
+    assert "check that 5.pt fits the model" in told[5]
+    assert "guessing" not in told[1]
 
 
 def test_names_in_the_file_are_text_whatever_they_are() -> None:

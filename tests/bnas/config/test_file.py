@@ -163,6 +163,36 @@ def test_a_file_has_one_of_the_layouts(tmp_path: Path) -> None:
     assert caught.value.faults == (f"recipe {told}", f"search {told}")
 
 
+def test_a_metric_in_the_layout_of_bootstrapnas_says_where_its_settings_go(tmp_path: Path) -> None:
+    metric = {"function": "task.py:mae", "direction": "min"}
+    with pytest.raises(
+        ConfigurationError, match="searches for accuracy only; write its settings as elasticity, stages"
+    ):
+        load_config(write(tmp_path, "c.json", json.dumps({**BASE, "bootstrapNAS": {}, "metric": metric})))
+
+
+def test_several_unknown_keys_share_the_list_of_known_ones(tmp_path: Path) -> None:
+    """As the keys that the scripts of others read from the same file; one that is nearly right has its own message."""
+    data = {**BASE, "print_freq": 10, "wxyz": 2, "devise": "cpu", "search": {"qqq": 1}}
+    with pytest.raises(ConfigurationError) as caught:
+        load_config(write(tmp_path, "c.json", json.dumps(data)))
+    told = sorted(caught.value.faults)
+    assert [one.partition(";")[0] for one in told] == [
+        "devise is not a key of bnas",
+        "print_freq and wxyz are not keys of bnas",
+        "search.qqq is not a key of bnas",
+    ]
+    assert "there are model, num_classes" in told[1]
+
+
+@pytest.mark.parametrize("key", ["targets", "latencies", "model_options", "data_options"])
+def test_null_removes_the_entries_of_a_mapping(tmp_path: Path, key: str) -> None:
+    given = {"targets": {"half": "macs <= 50 %"}, "latencies": {"fast": {"threads": 2}}}.get(key, {"size": 8})
+    file = write(tmp_path, "c.json", json.dumps({**BASE, key: given}))
+    assert len(getattr(load_config(file), key)) == 1
+    assert getattr(load_config(file, [f"{key}=null"]), key) == {}
+
+
 OWN_LAYOUT: dict[str, Any] = {
     "elasticity": {"min_width": 4, "widths": {"a": [8, 4]}, "pin": "b"},
     "stages": [{"train_dims": ["depth"]}, {"reorg_weights": True}],

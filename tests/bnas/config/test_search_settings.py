@@ -56,6 +56,7 @@ def test_an_algorithm_has_a_name_and_settings() -> None:
             "populaton is not a key of bnas; did you mean 'popul",
         ),
         ({"algorithm": {"population": 8}}, "must have a name"),
+        ({"algorithm": 5}, r"algorithm is 5: must be bnas.NSGA2\(...\), .* or a name: 'NSGA2', 'RNSGA2' or 'random'"),
         ({"algorithm": "NSGA3"}, "algorithm is 'NSGA3': must be 'NSGA2', 'RNSGA2' or 'random'; did you mean 'NSGA2'"),
         (
             {"num_evals": 8, "algorithm": {"name": "NSGA2", "population": 9}},

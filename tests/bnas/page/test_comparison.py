@@ -196,6 +196,25 @@ def test_a_pruned_network_has_no_super_network(supernet: SuperNetwork, tmp_path:
     assert "random" not in plot.caption
 
 
+def test_settings_that_pruning_does_not_use_are_not_compared(
+    supernet: SuperNetwork, pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """The file of `bnas prune` is that of `bnas run`, with stages and a search that it never looks at."""
+
+    def pruned(data: Any) -> None:
+        data.update(json.loads((pair[1] / "config.json").read_text()), prune={"to": "macs <= 50 %"})
+
+    folder = changed(tmp_path / "pruned", supernet, pruned, "config.json")
+    found = {place: values for place, *values in compared(pair[0], folder).settings()}
+    assert found["search.num_evals"] == ["30", "not used"]
+    assert found["stages[1].epochs"] == ["30", "not used"]
+    assert "not used" not in found["pin"], "which layers may change is used"
+    whole = compared(*pair).settings()
+    assert not any("not used" in values for _, *values in whole)
+    both = {place for place, *_ in compared(folder, folder).settings()}
+    assert not both
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [

@@ -223,6 +223,18 @@ def test_evaluations_that_failed_or_break_a_constraint_are_told(supernet: SuperN
     assert min(front.series[1].x) > factor * bound
 
 
+def test_evaluations_of_earlier_searches_are_told_apart(supernet: SuperNetwork, tmp_path: Path) -> None:
+    """The terminal counts those of the last search; the plot shows all that are in the folder."""
+    write_run(tmp_path, supernet, 12)
+    (front,) = Page(read_run(tmp_path)).plots["front"]
+    assert "earlier" not in front.caption
+    noted = json.loads((tmp_path / "search.json").read_text())
+    (tmp_path / "search.json").write_text(json.dumps({**noted, "evaluations": 8}))
+    stamp(tmp_path)
+    (front, *_) = Page(read_run(tmp_path)).plots["front"]
+    assert "12 sub-networks were evaluated (8 of them were asked for by the last search, the" in front.caption
+
+
 @pytest.mark.parametrize(
     ("objectives", "expected"),
     [

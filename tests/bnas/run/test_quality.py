@@ -14,7 +14,7 @@ from bnas.run.job import Job, Splits
 from bnas.run.quality import Quality
 from bnas.run.search import check_task
 from bnas.run.winners import Winners, ranked
-from bnas.runtime import EvaluationError
+from bnas.runtime import EvaluationError, TrainingError
 from bnas.search import Constraint, Evaluation, Objective, SearchError, SearchResult
 
 MAE = Quality("mae", "min")
@@ -161,6 +161,27 @@ def test_what_is_wrong_with_metric_and_loss_shows_before_the_training(metric: An
         check_task(Job(nn.Linear(4, 1), Splits(batches, batches, batches), torch.zeros(1, 4), **settings))
     right = {"quality": Quality("mae", "min", lambda *_: 1.0), "training": {"criterion": squared}}
     check_task(Job(nn.Linear(4, 1), Splits(batches, batches, batches), torch.zeros(1, 4), **right))
+
+
+def test_the_loss_is_tried_on_training_targets_and_the_metric_on_those_of_validation() -> None:
+    """An autoencoder learns to return its inputs; its validation targets say which of them are anomalies."""
+    train, validation = [(torch.zeros(3, 4), torch.zeros(3, 4))], [(torch.zeros(3, 4), torch.tensor([0, 1, 1]))]
+
+    def marked(module: nn.Module, batches: Iterable[Any]) -> float:
+        return float(sum(marks.sum() for _, marks in batches))
+
+    settings = {"quality": Quality("marked", "max", marked), "training": {"criterion": squared}}
+    model, example = nn.Linear(4, 4), torch.zeros(1, 4)
+    check_task(Job(model, Splits(train, validation, validation), example, **settings))
+    with pytest.raises(TrainingError, match=r"the criterion fails on outputs of the model and targets \(3,\) int64"):
+        check_task(Job(model, Splits(validation, validation, validation), example, **settings))
+
+
+@pytest.mark.parametrize("found", ["0.9", True, None, torch.zeros(2)])
+def test_a_metric_must_return_one_number(found: Any) -> None:
+    with pytest.raises(EvaluationError, match=r"must return one number, such as 0\.93; it returned"):
+        Quality("mine", "max", lambda *_: found).measure(Plus(), [])
+    assert Quality("mine", "max", lambda *_: torch.tensor(0.9)).measure(Plus(), []) == pytest.approx(0.9)
 
 
 def test_a_metric_that_needs_more_than_one_batch_is_measured_on_all() -> None:

@@ -116,7 +116,33 @@ def test_a_target_that_is_missed_is_said_and_not_recommended() -> None:
     winners = row("third", 0.9, 1.0, target=Target(third, True)), row("half", 0.85, 1.2, 4, target=Target(half, False))
     lines = verdict(report(*winners, missed=True), RUN)
     assert "`third` misses its target latency <= 33 %: it is the nearest that the search found." in " ".join(lines)
+    assert "or evaluate more sub-networks (search.num_evals)" in " ".join(lines)
+    all_of_them = " ".join(verdict(replace(report(*winners, missed=True), whole_space=True), RUN))
+    assert "All 10 sub-networks were evaluated: allow smaller widths (elasticity.min_width" in all_of_them
+    assert "num_evals" not in all_of_them
     assert "--subnet half" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("quality", "reference", "maximal", "spoilt"),
+    [
+        (Quality(), 0.9, 0.6, True),
+        (Quality(), 0.9, 0.8, False),
+        (Quality(), 0.9, None, False),
+        (Quality("mae", "min"), 0.5, 0.9, True),
+        (Quality("mae", "min"), 0.5, 0.2, False),
+        (Quality("mae", "min"), 0.001, 0.002, False),  # twice as much, and less than acc_delta
+    ],
+)
+def test_a_training_that_spoils_the_model_is_said_with_a_remedy(
+    quality: Quality, reference: float, maximal: float | None, spoilt: bool
+) -> None:
+    found = replace(report(row("best", 0.896, 1.0)), quality=quality, reference=reference, maximal=maximal)
+    lines = [one for one in verdict(found, RUN) if "The training spoilt the model" in one]
+    assert bool(lines) is spoilt
+    if spoilt:
+        assert f"was {quality.show(reference)} before and is {quality.show(maximal or 0)} now" in lines[0]
+        assert "Lower recipe.learning_rate" in lines[0]
 
 
 def test_what_costs_accuracy_is_fine_tuned_unless_it_was() -> None:

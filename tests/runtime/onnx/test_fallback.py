@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bnas.passes.errors import LoweringError
-from bnas.runtime import OnnxFallbackWarning
+from bnas.runtime import OnnxFallbackWarning, measure_latency
 from bnas.runtime.onnx import export as onnx_fallback
 from bnas.runtime.onnx.export import export_onnx
 from bnas.runtime.onnx.file import FALLBACK
@@ -55,6 +56,19 @@ def test_the_whole_graph_goes_to_the_standard_exporter(tmp_path: Path) -> None:
     other = torch.randn(5, 3, 6, 6)  # of another batch size
     with torch.no_grad():
         torch.testing.assert_close(OnnxModule(report.path)(other), net(other))
+
+
+@needs_onnxscript
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::bnas.runtime.OnnxFallbackWarning")
+def test_dynamic_axes_have_the_names_of_bnas_and_can_be_timed(tmp_path: Path) -> None:
+    report = export_onnx(Summing().eval(), tmp_path / "a.onnx", IMAGES)
+    model = onnx.load(report.path)
+    (declared,) = model.graph.input
+    named = [axis.dim_param or axis.dim_value for axis in declared.type.tensor_type.shape.dim]
+    assert named == ["batch", 3, "height", "width"]
+    sizes = {entry.key: entry.value for entry in model.metadata_props}["bnas.sizes"]
+    assert json.loads(sizes) == {"batch": 1, "height": 6, "width": 6}
+    assert measure_latency(report.path, runs=1).median_ms > 0
 
 
 @needs_onnxscript

@@ -105,6 +105,16 @@ def test_only_process_0_calls_them(monkeypatch: pytest.MonkeyPatch) -> None:
     assert noted.events().count("step") == 2 == noted.events().count("function")
 
 
+class Misspelt(Noted):
+    """Has an event of its own under a wrong name, and another method whose name is none of bnas."""
+
+    def on_epoch_ends(self, record: Any) -> None:
+        """Never called."""
+
+    def once(self) -> None:
+        """Called by others."""
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -114,6 +124,10 @@ def test_only_process_0_calls_them(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (lambda: [Noted], "callbacks: <class '.*Noted'> is a class: give an object of it"),
         (lambda: Noted(), r"callbacks: .* is not a list; write callbacks=\[...\]"),
+        (
+            lambda: [Noted(), Misspelt()],
+            "callbacks: Misspelt.on_epoch_ends would never be called; did you mean 'on_epoch_end'\\?",
+        ),
     ],
 )
 def test_what_is_no_callback_is_told_at_once(given: Callable[[], Any], message: str) -> None:

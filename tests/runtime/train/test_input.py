@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from training_cases import batches, plain, same, supernet, tensors
 
 from bnas.runtime import Distillation, Recipe, Stage, SuperNetwork, Trainer, TrainingError, recalibrate
-from bnas.runtime.evaluate.evaluation import Batch, accuracy, first_samples
+from bnas.runtime.evaluate.evaluation import Batch, accuracy, first_samples, spread_samples
 
 
 def refused(loader: Any, message: str, **options: Any) -> None:
@@ -194,6 +194,34 @@ def test_first_samples_cut_what_is_nested() -> None:
     assert [len(first[0][0]), len(first[0][1]["b"]), len(first[1][0])] == [4, 4, 4]
     assert [len(second[0][0]), len(second[0][1]["b"]), len(second[1][0]), second[1][1]] == [1, 1, 1, "name"]
     assert first_samples(data, 0) == []
+
+
+def texts(sizes: tuple[int, ...]) -> list[Any]:
+    """Batches as a CTC loss takes them: the characters of all texts in one tensor, and the length of each text."""
+    lengths = torch.tensor(sizes).split(4)
+    return [(torch.ones(len(one), 1, 8, 8), {"text": torch.ones(int(one.sum())), "lengths": one}) for one in lengths]
+
+
+def test_batches_that_cannot_be_divided_stay_whole() -> None:
+    data = texts((3, 5, 2, 6, 1, 4, 2, 2, 5, 3, 2, 1))
+    for found in (first_samples(data, 6), spread_samples(data, 6)):
+        assert [len(x) for x, _ in found] == [4, 4]
+        for _, targets in found:
+            assert len(targets["text"]) == targets["lengths"].sum()
+    assert [int(targets["lengths"][0]) for _, targets in spread_samples(data, 6)] == [3, 5], "the first and the last"
+    assert [len(x) for x, _ in spread_samples(data, 100)] == [4, 4, 4]
+
+
+def test_boxes_of_images_are_divided_by_image() -> None:
+    """As torchvision's detectors take them. With two boxes in each of two images, the boxes are not the samples."""
+    boxes = [{"boxes": torch.full((2, 4), float(number)), "name": str(number)} for number in range(2)]
+    ((images, found),) = first_samples([(torch.zeros(2, 3, 8, 8), boxes)], 1)
+    assert len(images) == 1
+    assert [one["name"] for one in found] == ["0"]
+    assert torch.equal(found[0]["boxes"], boxes[0]["boxes"])
+    tensors = [one["boxes"][: number + 1] for number, one in enumerate(boxes * 2)]
+    ((images, found),) = first_samples([(torch.zeros(4, 3, 8, 8), tensors)], 3)
+    assert [len(images), len(found), len(found[2])] == [3, 3, 2]
 
 
 class OnDevice(nn.Module):

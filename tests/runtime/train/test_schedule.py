@@ -67,6 +67,17 @@ def test_spread_samples_are_of_all_sizes() -> None:
         steps(sampling="even")
 
 
+@pytest.mark.parametrize("sampling", ["spread", "attentive"])
+def test_what_a_step_trains_anyway_is_not_drawn_again(sampling: str) -> None:
+    """Under the rule "random" nothing else is trained, so there all are drawn (above)."""
+    full, least = NET.space.maximal(), NET.space.minimal()
+    drawn = [one[-1] for one in steps(per_epoch=300, rule="sandwich", subnets_per_step=3, sampling=sampling)]
+    assert drawn.count(full) == drawn.count(least) == 0
+    assert len(set(drawn)) == 6, "all others of the eight"
+    drawn = [one[-1] for one in steps(per_epoch=300, rule="maximal", sampling=sampling)]
+    assert drawn.count(full) == 0 < drawn.count(least)
+
+
 def test_sample_rate_counts_from_the_start_of_the_stage() -> None:
     stages = [Stage(("depth",), 1, sample_rate=3), Stage(epochs=2, sample_rate=5), Stage()]
     drawn = [one for (one,) in steps(stages, 7, rule="random", seed=3)]

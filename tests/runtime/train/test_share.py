@@ -107,6 +107,14 @@ def test_what_is_not_of_the_samples_stays_whole() -> None:
     assert {name: len(one) for name, one in first.items()} == {"x": 3, "labels": 3, "mask": 2}
 
 
+def test_targets_that_cannot_be_divided_are_used_by_all_processes() -> None:
+    """With a part of the characters of all texts, a process would train on the texts of another one."""
+    batch = (torch.arange(4.0)[:, None], {"text": torch.arange(9), "lengths": torch.tensor([3, 2, 2, 2])})
+    for rank in range(2):
+        ((first,),) = epochs(Share([batch], rank, 2), 1)
+        assert [len(first[0]), len(first[1]["text"]), len(first[1]["lengths"])] == [4, 9, 4]
+
+
 def test_loader_of_one_process_or_with_a_part_already_is_left_alone() -> None:
     loader = DataLoader(Noisy(), 4)
     assert shared_out(loader) is loader
