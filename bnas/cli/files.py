@@ -93,17 +93,17 @@ def written(folder: RunFolder, subnet: str | None, path: Path, quantised: bool, 
     how = job.int8 or Int8()
     how = how if how.calibration is not None else replace(how, calibration=job.data.train)
     settings = replace(how, validation=job.data.test, metric=job.quality.measure) if quantised else None
-    told: Any = {"metadata": origin(folder.supernet, chosen), "fixed": fixed}
-    report = export_onnx(folder.module(chosen), path, one_sample(folder.supernet), settings, **told)
+    module, example, metadata = folder.module(chosen), one_sample(folder.supernet), origin(folder.supernet, chosen)
+    report = export_onnx(module, path, example, settings, metadata=metadata, fixed=fixed)
     before = " before int8" if quantised else ""
     error = f"largest relative difference from PyTorch{before} {report.max_relative_error:.1e}"
-    size = f"{report.path}: {report.bytes:,} bytes, {error}\n"
+    told = f"{report.path}: {report.bytes:,} bytes, {error}\n"
     where, show = f"test {job.quality.name} on ONNX Runtime", job.quality.show
     if report.int8 is None:
-        return f"{size}{where}: {show(job.quality.measure(OnnxModule(report.path), job.data.test))}"
+        return f"{told}{where}: {show(job.quality.measure(OnnxModule(report.path), job.data.test))}"
     assert report.int8.metric_int8 is not None
     assert report.int8.metric_fp32 is not None
-    return f"{size}{where}: {show(report.int8.metric_int8)}, in float {show(report.int8.metric_fp32)}"
+    return f"{told}{where}: {show(report.int8.metric_int8)}, in float {show(report.int8.metric_fp32)}"
 
 
 # ``bnas bench``: the latency of ONNX files on this machine.

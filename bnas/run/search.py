@@ -35,6 +35,7 @@ from bnas.runtime.train import random_state
 from bnas.runtime.train.batches import Batches
 from bnas.search import Constraint, InfeasibleError, RandomSearch, Searcher, SearchResult
 from bnas.search.beginning import Paths
+from bnas.search.pruning import cost_of
 from bnas.search.source import by_name
 
 from .job import Job, Watch, evaluator_of
@@ -234,8 +235,7 @@ class SearchPlan:
             for own, other in ((subnet.widths, larger.widths), (subnet.kernels, larger.kernels))
         )
         both = self.space.canonical(Subnet(widths, subnet.skipped | larger.skipped, kernels))
-        costs: list[float] = list(self.supernet.cost_model.many([both, subnet], ["macs"])["macs"])
-        return costs[0] / costs[1]
+        return cost_of(self.supernet, "macs", both) / cost_of(self.supernet, "macs", subnet)
 
     def _maximal(self, result: SearchResult, latencies: Latencies) -> Mapping[str, float]:
         """Return the values of the maximal sub-network, also if its evaluation failed."""

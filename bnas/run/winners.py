@@ -244,18 +244,17 @@ class Winners:
             common: The share of the MACs of its first argument that its second one has too. If given, the loosest
                 target comes first, and sub-networks that earlier winners train are preferred.
         """
-        chosen: dict[str, Evaluation] = {}
-        told: dict[str, Target] = {}
+        chosen: dict[str, tuple[Evaluation, bool]] = {}
         for name, bound in _loosest_first(targets, maximal) if common else targets.items():
-            trained = partial(_most, common, [one.subnet for one in chosen.values()]) if common and chosen else None
+            larger = [one.subnet for one, _ in chosen.values()]
+            trained = partial(_most, common, larger) if common and larger else None
             watch = watches.get(bound.name)
-            chosen[name], missed = choose(result, bound, maximal, watch, tuned=tuned, by=by, trained=trained)
-            told[name] = Target(bound, missed)
+            chosen[name] = choose(result, bound, maximal, watch, tuned=tuned, by=by, trained=trained)
+        found = {name: chosen[name][0] for name in targets}
+        told = {name: Target(bound, chosen[name][1]) for name, bound in targets.items()}
         missed = any(one.missed for one in told.values())
-        found = {name: chosen[name] for name in targets}
         measured = {name: watch.to_json() for name, watch in watches.items()}
-        ordered = {name: told[name] for name in targets}
-        return cls(found, reference, delta, len(result.evaluations), missed, ordered, measured)
+        return cls(found, reference, delta, len(result.evaluations), missed, told, measured)
 
     def write(self, path: Path) -> None:
         """Write a JSON file, atomically."""

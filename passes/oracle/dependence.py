@@ -15,7 +15,7 @@ from bnas.passes.space.blocks import Block
 from bnas.passes.space.subnet import Subnet
 
 from .norms import Masks, Measure, all_known, not_zero, over_kept
-from .oracle import zero_dropped
+from .oracle import load, saved, zero_dropped
 
 
 def kept_without_weight(
@@ -31,9 +31,9 @@ def kept_without_weight(
     if all_known(skeleton):
         zero_dropped(model, skeleton, subnet, vanishing)
         return Measure()
-    parameters = _saved(model)
+    parameters = saved(model)
     zero_dropped(model, skeleton, subnet, vanishing)
-    zeroed = _saved(model)
+    zeroed = saved(model)
     whole = _Dependence(model, skeleton, subnet, run, _groups(skeleton, zeroed))
     before = whole.find(parameters, [], frozenset())
     kept, held = Masks(), frozenset[int]()
@@ -47,7 +47,7 @@ def kept_without_weight(
         if known != held:
             held = known
             before = whole.find(parameters, [], held)
-    _load(model, zeroed)
+    load(model, zeroed)
     return Measure(kept)
 
 
@@ -73,16 +73,6 @@ def _left(before: Tensor, now: Tensor) -> Tensor:
 
 ROUNDS = 32
 """Largest number of statistics in a row. With more, `verify` would report differing numbers."""
-
-
-def _saved(model: nn.Module) -> dict[str, Tensor]:
-    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-
-
-def _load(model: nn.Module, values: Mapping[str, Tensor]) -> None:
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(values[name])
 
 
 RUNS = 8
@@ -136,7 +126,7 @@ class _Dependence:
 
     def find(self, parameters: Mapping[str, Tensor], kept: Masks, held: frozenset[int]) -> Masks:
         """Return, for each statistic, a mask (groups, *entries): what changes with each group of `parameters`."""
-        _load(self.model, parameters)
+        load(self.model, parameters)
         found = (self._changing(kept, held, group) for group in self.groups)
         return [torch.stack(masks) for masks in zip(*found, strict=True)]
 
@@ -160,12 +150,12 @@ class _Dependence:
     def _values(self, noting: _Noting, seed: int, group: Set[str]) -> list[Tensor]:
         """Return the entries before each call, with random parameters of a group from `seed`."""
         model, generator = self.model, torch.Generator().manual_seed(seed)
-        values = _saved(model)
+        values = saved(model)
         with torch.no_grad(), over_kept(model, self.skeleton, self.subnet, noting):
             for parameter in (one for name, one in model.named_parameters() if name in group):
                 noise = torch.rand(parameter.shape, generator=generator, dtype=torch.float64) + 0.5
                 sign = torch.where(torch.rand(noise.shape, generator=generator) < 0.5 * (seed % 2), -1.0, 1.0)
                 parameter.abs_().mul_((noise * sign).to(parameter.device))
             self.run()
-        _load(model, values)
+        load(model, values)
         return noting.found

@@ -18,7 +18,7 @@ from bnas.passes.frontend.ir import IR, as_program_call, module_calls, path_of
 from bnas.passes.space.blocks import Block
 from bnas.passes.space.subnet import Subnet
 
-from .oracle import owns_parameters, zero_blocks
+from .oracle import load, owns_parameters, saved, zero_blocks
 
 
 class OracleWarning(UserWarning):
@@ -75,11 +75,10 @@ class Skipped:
         own = [block for block in skipped if block.residual and owns_parameters(skeleton, block)]
         if not own:
             return cls((), skipped)
-        before = {name: one.detach().clone() for name, one in model.named_parameters()}
+        before = saved(model)
         zero_blocks(model, skeleton, own)
         vanishing = identities(model, skeleton.ir, own, inputs)
-        for name, parameter in model.named_parameters():
-            parameter.data.copy_(before[name])
+        load(model, before)
         return cls(vanishing, [block for block in skipped if block not in vanishing])
 
 

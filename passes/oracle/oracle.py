@@ -26,7 +26,7 @@ from bnas.passes.space.kernels import Kernel
 from bnas.passes.space.subnet import Subnet
 
 
-def zero_dropped(model: nn.Module, skeleton: Skeleton, subnet: Subnet, vanishing: Sequence[Block] = ()) -> None:
+def zero_dropped(model: nn.Module, skeleton: Skeleton, subnet: Subnet, vanishing: Sequence[Block]) -> None:
     """Set to zero, in place, all entries of `model`'s parameters that `subnet` does not keep.
 
     A smaller kernel is placed in the centre of a zero kernel of full size, so that padding and settings stay the same.
@@ -47,6 +47,18 @@ def zero_blocks(model: nn.Module, skeleton: Skeleton, blocks: Sequence[Block]) -
     for name, parameter in model.named_parameters():
         if name in names:
             parameter.data.zero_()
+
+
+def saved(model: nn.Module) -> dict[str, Tensor]:
+    """Return copies of all parameters by name, for `load`."""
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def load(model: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """Give all parameters the values that `saved` returned, in place."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(values[name])
 
 
 def kept_mask(parameter: Tensor, axes: Sequence[Term], assignment: Mapping[Sym, int]) -> Tensor:
