@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -91,24 +91,28 @@ class _State:
     def __init__(self, space: SearchSpace, importance: Importance, cost: Cost, price: Price, start: Subnet) -> None:
         self.space, self.importance, self.cost, self.by_cost = space, importance, cost, price == "cost"
         self.widths = {name: start.widths.get(name, sizes[-1]) for name, sizes in space.widths.items()}
-        self.skipped = set(start.skipped)
+        self.skipped, self.kernels = set(start.skipped), start.kernels
         self.now = cost(self.subnet)
 
     @property
     def subnet(self) -> Subnet:
         """The current sub-network."""
-        return Subnet(self.widths, frozenset(self.skipped))
+        return self._subnet(self.widths, self.skipped)
+
+    def _subnet(self, widths: Mapping[str, int], skipped: Iterable[str]) -> Subnet:
+        """Return a sub-network with the kernels of the start, which no step changes."""
+        return Subnet(widths, frozenset(skipped), self.kernels)
 
     def next(self, name: str, block: bool) -> Step | None:
         """Return the next step of a width or block with its current price; None if none is left or it saves nothing."""
         if block:
-            after = Subnet(self.widths, frozenset((*self.skipped, name)))
+            after = self._subnet(self.widths, (*self.skipped, name))
             return (
                 None if name in self.skipped else self._priced(Step(self.importance.blocks[name], name, True), after, 1)
             )
         before = self.widths[name]
         size = max((size for size in self.space.widths[name] if size < before), default=before)
-        after = Subnet({**self.widths, name: size}, frozenset(self.skipped))
+        after = self._subnet({**self.widths, name: size}, self.skipped)
         lost = self.importance.of(name, (before, size))
         return None if size == before else self._priced(Step(lost, name, False, size), after, before - size)
 

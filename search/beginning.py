@@ -84,15 +84,18 @@ class Paths:
     space: SearchSpace | None = None
     cost: str = "macs"
     criterion: Criterion | None = None
+    start: Subnet | None = None
+    """Where the paths begin, and in which importance is measured; by default the maximal sub-network."""
 
     @cached_property
     def paths(self) -> list[list[Subnet]]:
         """One path through the whole space and, if the space has blocks, a second one that skips no block."""
         _known(self.supernet, self.cost)
         space = self.space or self.supernet.space
-        worth = _importance(self.supernet, space, self.batches, self.criterion)
+        worth = _importance(self.supernet, space, self.batches, self.criterion, self.start)
         saved = partial(cost_of, self.supernet, self.cost)
-        return [[self._canonical(one) for one in global_path(each, worth, saved)] for each in _spaces(space)]
+        found = (global_path(each, worth, saved, start=self.start) for each in _spaces(space))
+        return [[self._canonical(one) for one in path] for path in found]
 
     def _canonical(self, subnet: Subnet) -> Subnet:
         """Return `subnet` in the canonical form that evaluations use."""
@@ -111,6 +114,13 @@ class Paths:
         limit = _limit(self.supernet, bound, latencies)
         known = getattr(latencies.get(bound.name), "measured", {})
         yield from (one for one in known if limit(one, 1.0) and not limit(one, NEAR) and self._canonical(one) == one)
+        yield from self._reached(limit)
+
+    def within(self, bound: Constraint, latency: Latency) -> Iterator[Subnet]:
+        """Yield the largest sub-networks of the paths within `SHARES` of a bound on a cost or a latency."""
+        yield from self._reached(_limit(self.supernet, bound, by_name(latency)))
+
+    def _reached(self, limit: _Limit) -> Iterator[Subnet]:
         yield from (self._canonical(found) for path in self.paths for found in _within(path, limit))
 
     def measured(
@@ -174,10 +184,14 @@ def _even(path: Sequence[Subnet], costs: NDArray[np.generic], count: int) -> lis
 
 
 def _importance(
-    supernet: SuperNetwork, space: SearchSpace, batches: Sequence[Batch], criterion: Criterion | None
+    supernet: SuperNetwork,
+    space: SearchSpace,
+    batches: Sequence[Batch],
+    criterion: Criterion | None,
+    subnet: Subnet | None,
 ) -> Importance:
-    """Measure the importance of the entries, in the order of the super-network, and of the blocks."""
-    scores = taylor(supernet, batches, criterion)
-    blocks = importance_of_blocks(supernet, batches, criterion) if space.blocks else {}
+    """Measure the importance of the entries of `subnet`, in the order of the super-network, and of its blocks."""
+    scores = taylor(supernet, batches, criterion, subnet=subnet)
+    blocks = importance_of_blocks(supernet, batches, criterion, subnet) if space.blocks else {}
     widths = {name: scores[name].numpy() for name in space.widths}
-    return Importance(widths, {name: blocks[name] for name in space.blocks})
+    return Importance(widths, {name: blocks[name] for name in space.blocks if name in blocks})

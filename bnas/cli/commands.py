@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bnas.run.quality import Quality
     from bnas.run.results import Report
     from bnas.run.steps import Steps
-    from bnas.run.tuning import Record
+    from bnas.run.tuned import Record
     from bnas.run.winners import Winners
 
 

@@ -50,18 +50,6 @@ class History(Part):
     epochs: tuple[Epoch, ...]
 
 
-class TunedNote(Part):
-    """A winner in ``tuning.json``."""
-
-    name: str
-
-
-class TuningNote(Part):
-    """``tuning.json``."""
-
-    winners: tuple[TunedNote, ...]
-
-
 class ObjectivePart(Part):
     """An entry of ``objectives``."""
 
@@ -145,9 +133,22 @@ class SubnetNote(Part):
 
 
 class WinnerNote(Part):
-    """A winner in ``winners.json``."""
+    """A winner in ``winners.json``, or one that was chosen again in ``tuning.json``."""
 
     subnet: SubnetNote
+
+
+class TunedNote(WinnerNote):
+    """A winner in ``tuning.json``."""
+
+    name: str
+    chosen: WinnerNote | None = None
+
+
+class TuningNote(Part):
+    """``tuning.json``."""
+
+    winners: tuple[TunedNote, ...]
 
 
 class ChosenNote(Part):
@@ -155,10 +156,12 @@ class ChosenNote(Part):
 
     winners: dict[str, WinnerNote]
 
-    @property
-    def subnets(self) -> dict[str, SubnetNote]:
-        """Return the winners by name."""
-        return {name: one.subnet for name, one in self.winners.items()}
+    def subnets(self, tuning: TuningNote | None) -> dict[str, SubnetNote]:
+        """Return the winners by name, with those that a fine-tuning of these winners chose again."""
+        again = [] if tuning is None else [one for one in tuning.winners if one.chosen is not None]
+        found = {name: one.subnet for name, one in self.winners.items()}
+        same = [one for one in again if found.get(one.name) == one.subnet]
+        return found | {one.name: one.chosen.subnet for one in same if one.chosen is not None}
 
 
 class Network(Part):

@@ -57,7 +57,7 @@ class Recorded:
     tunings: Mapping[str, History] = field(default_factory=dict)
     """How the fine-tuning of each winner went, by its name."""
     chosen: Mapping[str, SubnetNote] | None = None
-    """The winners of the last search; None before its end."""
+    """The winners of the last search, and of its fine-tuning; None before the end of the search."""
 
     @property
     def name(self) -> str:
@@ -128,6 +128,7 @@ def read_run(folder: Path) -> Recorded:
     processes, evaluations = _json(ledger, ENVIRONMENT), _evaluations(ledger, EVALUATIONS)
     _check_whole(ledger, len(evaluations))
     configuration = _json(ledger, CONFIG)
+    tuning, chosen = _part(ledger, TUNING, TuningNote), _part(ledger, WINNERS, ChosenNote)
     unneeded = (SEARCH, EVALUATIONS) if is_pruned(configuration) else ()
     missing = tuple(name for name in MISSING if name not in unneeded and not _there(ledger, name))
     return Recorded(
@@ -141,14 +142,13 @@ def read_run(folder: Path) -> Recorded:
         _part(ledger, RESULTS, Results),
         _json(ledger, DATA),
         missing,
-        _tunings(ledger),
-        None if (chosen := _part(ledger, WINNERS, ChosenNote)) is None else chosen.subnets,
+        _tunings(ledger, tuning),
+        None if chosen is None else chosen.subnets(tuning),
     )
 
 
-def _tunings(ledger: Ledger) -> dict[str, History]:
+def _tunings(ledger: Ledger, noted: TuningNote | None) -> dict[str, History]:
     """The histories of the winners whose fine-tuning has begun."""
-    noted = _part(ledger, TUNING, TuningNote)
     names = [] if noted is None else [one.name for one in noted.winners]
     found = {name: _part(ledger, f"tuning/{name}/history.json", History) for name in names}
     return {name: history for name, history in found.items() if history is not None}

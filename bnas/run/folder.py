@@ -33,7 +33,7 @@ from .results import Report
 from .runner import elsewhere, job_of
 from .steps import Steps
 from .trust import check_code
-from .tuning import read_module
+from .tuned import read_module
 
 NUMBER = re.compile(r"[0-9]{1,9}")
 """The number of an evaluation, as the report shows it."""

@@ -13,7 +13,8 @@ from bnas.runtime.latency.measurement import GROUP
 from bnas.search.beginning import TRIES
 
 from . import budget, team
-from .budget import INFORMED, MEASURED, QUICKER
+from .budget import CHOSEN, INFORMED, MEASURED, QUICKER
+from .choice import Effort
 from .job import Job
 from .latencies import quickened
 from .probe import Probe, Times, samples_in
@@ -34,6 +35,8 @@ LEAST_VALIDATION = 128
 """Least number of validation samples: with 128, an accuracy of 90 % has a standard error of 2.7 points."""
 LEAST_EVALUATIONS, FOR_A_TARGET = 4, 4
 """Least number of evaluations, and additional ones per target: with fewer, a search skips some of its first ones."""
+LEAST_CANDIDATES = 3
+"""With time for fewer candidates, winners are not chosen again."""
 FEWEST = 4
 """Smallest value of `SearchSettings.num_evals`."""
 
@@ -105,6 +108,7 @@ class Forecast:
             self.delivered(self.winners)
             + probing
             + self.samples * self._informing
+            + (self.winners - 1) * self.choosing
             + self._measured(self.measured_quicker.latency)
         )
 
@@ -117,8 +121,11 @@ class Forecast:
     @property
     def samples(self) -> int:
         """Number of training samples for the importance that determines the first sub-networks of the search."""
-        affordable = INFORMED * self._budget / max(self._informing, 1e-9)
-        return int(min(max(affordable, LEAST_SAMPLES), FIRST))
+        return self._affordable(INFORMED * self._budget)
+
+    def _affordable(self, seconds: float) -> int:
+        """Return the number of samples for one measurement of importance in this time."""
+        return int(min(max(seconds / max(self._informing, 1e-9), LEAST_SAMPLES), FIRST))
 
     @property
     def _informing(self) -> float:
@@ -129,6 +136,27 @@ class Forecast:
         """
         passes = 2 if self.job.num_bn_adaptation_samples else 1
         return 2 * self.times.sample * (3 + passes * (len(self.supernet.space.blocks) + 1))
+
+    # The choice of smaller winners during the fine-tuning.
+
+    @cached_property
+    def effort(self) -> Effort | None:
+        """How thoroughly each smaller winner is chosen again; None if not at all, for example for lack of time."""
+        shared = self.job.tuning is not None and self.job.tuning.order == "shared"
+        if not (shared and self.job.targets) or self.winners < 2:
+            return None
+        half, most = CHOSEN * self._budget / (self.winners - 1) / 2, Effort().candidates
+        affordable = most if math.isinf(half) else int(half / max(self.evaluation, 1e-9))
+        if affordable < LEAST_CANDIDATES:
+            return None
+        return Effort(self._affordable(half), min(affordable, most, self.most))
+
+    @property
+    def choosing(self) -> float:
+        """Seconds of one of these choices, except latency measurements; the choice is evaluated once more."""
+        if self.effort is None:
+            return 0.0
+        return self.effort.samples * self._informing + (self.effort.candidates + 1) * self.evaluation
 
     # Latencies, before and after a search.
 

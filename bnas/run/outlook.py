@@ -15,6 +15,7 @@ from bnas.runtime.train import random_state
 from bnas.runtime.train.batches import Batches
 
 from .budget import Plan, Planned
+from .choice import Effort
 from .forecast import Forecast, adapting, disk_free
 from .job import Job, Watch
 from .output import Output
@@ -55,11 +56,11 @@ class Outlook:
         data: Loader = in_memory(self.job.data.validation)
         return data
 
-    def tune(self, supernet: SuperNetwork, *_: Any) -> FineTune:
-        """Return the job's settings of fine-tuning."""
+    def tune(self, supernet: SuperNetwork, *_: Any) -> tuple[FineTune, Effort]:
+        """Return the job's settings of fine-tuning; smaller winners are chosen again as thoroughly as possible."""
         self._tell(supernet, PHASES[2:])
         assert self.job.fine_tune is not None
-        return self.job.fine_tune
+        return self.job.fine_tune, Effort()
 
     def ended(self, _: str) -> None:
         """Do nothing: no later phase depends on how long this one took."""

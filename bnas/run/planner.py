@@ -14,7 +14,7 @@ from torch import nn
 
 from bnas.passes import Subnet
 from bnas.passes.frontend.copies import deep_copy
-from bnas.runtime import Epochs, Evaluator, FineTune, Recipe, SuperNetwork
+from bnas.runtime import Epochs, Evaluator, FineTune, SuperNetwork
 from bnas.runtime.evaluate.evaluation import Loader, spread_samples
 from bnas.runtime.feed import in_memory
 from bnas.runtime.storage.files import there, write_json
@@ -22,6 +22,7 @@ from bnas.runtime.train import random_state
 from bnas.runtime.train.timing import Clock
 
 from .budget import USEFUL_STEPS, Phase, Plan, divide, latest, least_seconds, pace_of
+from .choice import Effort
 from .forecast import Forecast, adapting, disk_free
 from .job import Job, Watch
 from .mark import OutputError
@@ -29,7 +30,7 @@ from .outlook import Outlook
 from .output import Output
 from .probe import Probe, Times
 from .search import SearchPlan
-from .tuning import in_order
+from .tuned import in_order
 from .winners import Winners
 
 MOST_DRIFT = 2.0
@@ -58,6 +59,7 @@ class Planner:
         self.carried, self.times = self._recorded("train", "search", "tune"), Times()
         self._here: set[str] = set()
         self._each: list[float] = []
+        self._choosing = 0.0
         self._winners: list[Any] = []
 
     @property
@@ -81,11 +83,9 @@ class Planner:
         """
         known = self._planned("train", lambda: self.first(supernet))["epochs"]
         epochs = Epochs(tuple(known["stages"]), known["steps"], known["train_steps"])
-        stages = [
-            replace(stage, epochs=count, epochs_lr=None)
-            for stage, count in zip(self.job.stages, epochs.stages, strict=True)
-        ]
-        return replace(self.job, stages=stages, recipe=_shortened(self.job.recipe, epochs))
+        counted = zip(self.job.stages, epochs.stages, strict=True)
+        stages = [replace(stage, epochs=count, epochs_lr=None) for stage, count in counted]
+        return replace(self.job, stages=stages, recipe=epochs.shortened(self.job.recipe))
 
     def search(self, supernet: SuperNetwork) -> tuple[Job, int]:
         """Return the job with as many evaluations, and as thorough latency measurements, as there is time for.
@@ -103,17 +103,19 @@ class Planner:
 
     def validation(self) -> Loader:
         """Return the validation data of the search; if fewer samples were planned, these are spread evenly over all."""
-        found, data = self._read("search"), in_memory(self.job.data.validation)
-        count = None if found is None else found.get("samples")
+        found, data = self._read("search") or {}, in_memory(self.job.data.validation)
+        count = found.get("samples")
         return data if count is None else spread_samples(data, count)
 
-    def tune(self, supernet: SuperNetwork, evaluator: Evaluator, original: nn.Module, winners: Winners) -> FineTune:
-        """Return the settings of the fine-tuning that there is time for."""
-        settings = self._settings
+    def tune(
+        self, supernet: SuperNetwork, evaluator: Evaluator, original: nn.Module, winners: Winners
+    ) -> tuple[FineTune, Effort | None]:
+        """Return the settings of the fine-tuning that there is time for, and how smaller winners are chosen again."""
         self._forget_others(list(in_order(winners, supernet)))
         planned = self._planned("tune", lambda: self._before_tuning(supernet, evaluator, original, winners))
-        steps = planned["epochs"]
-        return replace(settings, epochs=steps["stages"][0], train_steps=steps["train_steps"])
+        steps, self.times = planned["epochs"], Times(**planned["times"])
+        settings = replace(self._settings, epochs=steps["stages"][0], train_steps=steps["train_steps"])
+        return settings, self._forecast(supernet).effort
 
     def _forget_others(self, subnets: Sequence[Subnet]) -> None:
         """Remove the plan of a fine-tuning of other winners; these get the time that the others had."""
@@ -127,8 +129,10 @@ class Planner:
         found = self._read("tune")
         if place == len(found["paces"]):
             steps = sum(found["epochs"]["stages"]) * found["epochs"]["steps"]
-            planned, known = [steps * one for one in found["each"]], [one["pace"] for one in found["paces"]]
-            pace = pace_of(planned, known, self.spent - found["spent"], found["seconds"])
+            again, known = found.get("choosing", 0.0), [one["pace"] for one in found["paces"]]
+            planned = [steps * one + (again if number else 0.0) for number, one in enumerate(found["each"])]
+            whole = found["seconds"] + again * (len(planned) - 1)
+            pace = pace_of(planned, known, self.spent - found["spent"], whole)
             found["paces"].append({"pace": pace, "spent": self.spent})
             write_json(self.output.path(file_of("tune")), found)
         return float(found["paces"][place]["pace"])
@@ -169,7 +173,9 @@ class Planner:
             self._each, made = probe.tune_step(self._settings, subnets, original), 0.0
         else:
             self._each, made = probe.tune_alone(self._settings, subnets, original, evaluator)
-        fixed = self._forecast(supernet).delivered(len(subnets)) + made
+        forecast = Forecast(self.job, supernet, self.times, len(subnets))
+        self._choosing = forecast.choosing
+        fixed = forecast.delivered(len(subnets)) + (len(subnets) - 1) * self._choosing + made
         return self._divided([Phase("tune", sum(self._each))], fixed)
 
     def _others(self, forecast: Forecast) -> list[Phase]:
@@ -250,7 +256,7 @@ class Planner:
         if phase != "search":
             made["epochs"] = asdict(self._epochs(phase, own.count))
         if phase == "tune":
-            made |= {"winners": self._winners, "each": self._each, "paces": []}
+            made |= {"winners": self._winners, "each": self._each, "choosing": self._choosing, "paces": []}
         write_json(self.output.path(file_of(phase)), made)
         self._here.add(phase)
         return made
@@ -271,15 +277,6 @@ class Planner:
                 f"{self.output.folder / name} is damaged: it has no plan; move it away to make a new plan"
             )
         return data
-
-
-def _shortened(recipe: Recipe, epochs: Epochs) -> Recipe:
-    """Return the recipe for this number of epochs and of samples per epoch."""
-    schedule = recipe.lr_schedule
-    if schedule is not None:
-        warmup = min(schedule.warmup_epochs, epochs.total - 1)
-        schedule = replace(schedule, num_epochs=None, warmup_epochs=warmup)
-    return replace(recipe, train_steps=epochs.train_steps, lr_schedule=schedule)
 
 
 def plan_run(job: Job) -> Plan:

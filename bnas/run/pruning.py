@@ -26,7 +26,7 @@ from .lock import kept
 from .mark import OutputError
 from .output import Output, note_architecture, note_data, note_environment
 from .results import Report
-from .tuning import read_module
+from .tuned import read_module
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -35,7 +35,6 @@ from bnas.runtime.train import random_state
 from bnas.runtime.train.batches import Batches
 from bnas.search import Constraint, InfeasibleError, RandomSearch, Searcher, SearchResult
 from bnas.search.beginning import Paths
-from bnas.search.pruning import cost_of
 from bnas.search.source import by_name
 
 from .job import Job, Watch, evaluator_of
@@ -43,10 +42,10 @@ from .latencies import file_of
 from .output import Output, note_search
 from .quantised import InInt8, measured_in_int8
 from .stopwatch import Stopwatch
-from .winners import Winners
+from .winners import WINNERS, Winners, read_winners
 
-Latencies: TypeAlias = Mapping[str, LatencyModel]
-"""Latency models by the names of the values that they predict."""
+Latencies: TypeAlias = Mapping[str, Callable[[Subnet], float]]
+"""Functions that predict latencies, such as `bnas.LatencyModel`, by the names of their values."""
 
 FIRST = 512
 """Number of training samples for the importance at the start of the search."""
@@ -102,9 +101,12 @@ class SearchPlan:
 
     def _bounds(self, latencies: Iterable[str]) -> list[Constraint]:
         """Return the upper bounds of the job on costs and on predictable latencies."""
-        known = {*self.supernet.cost_model.expressions, *latencies}
         asked = [*self.job.targets.values(), *self.constraints]
-        return [one for one in asked if one.sense == "<=" and one.name in known]
+        return [one for one in asked if one.sense == "<=" and self.foreseen(one, latencies)]
+
+    def foreseen(self, bound: Constraint, latencies: Iterable[str]) -> bool:
+        """Whether a bound is on a cost or on a predictable latency, which need no evaluation."""
+        return bound.name in {*self.supernet.cost_model.expressions, *latencies}
 
     @property
     def space(self) -> SearchSpace:
@@ -164,6 +166,12 @@ class SearchPlan:
         """
         return {name: self._latency(name, one, paths) for name, one in self.wanted.items()}
 
+    @property
+    def fitted(self) -> Latencies:
+        """The functions that predict latencies after a search: models in the folder, and those that the user gave."""
+        found = {name: self._fitted_before(name, settings) for name, settings in self.wanted.items()}
+        return {**found, **by_name(self.job.search.latency)}
+
     def _latency(self, name: str, settings: LatencySettings, paths: Paths) -> LatencyModel:
         path = self.output.path(file_of(name))
         if there(path):
@@ -219,23 +227,13 @@ class SearchPlan:
         """Choose the winners: the most accurate sub-network within each target, or "best" and "smallest"."""
         job, by = self.job, self.job.chosen_by
         if job.targets:
-            known = self._maximal(result, latencies), self._stopwatches()
-            common = self._common if job.tuning is not None and job.tuning.order == "shared" else None
-            how: Any = {"tuned": job.tuning is not None, "common": common, "by": by}
-            found = Winners.within(result, job.targets, *known, reference, job.acc_delta, **how)
+            known = self._maximal(result, latencies), self.stopwatches()
+            tuned = job.tuning is not None
+            found = Winners.within(result, job.targets, *known, reference, job.acc_delta, tuned=tuned, by=by)
         else:
             found = Winners.of(result, reference, job.acc_delta, by)
         whole_space, maximal = len(result.evaluations) >= self.space.size, result.evaluations[0].values.get(by)
         return replace(found, whole_space=whole_space, maximal=maximal)
-
-    def _common(self, subnet: Subnet, larger: Subnet) -> float:
-        """Return the share of the MACs of `subnet` in the largest sub-network inside both."""
-        widths, kernels = (
-            {name: min(size, other[name]) for name, size in own.items()}
-            for own, other in ((subnet.widths, larger.widths), (subnet.kernels, larger.kernels))
-        )
-        both = self.space.canonical(Subnet(widths, subnet.skipped | larger.skipped, kernels))
-        return cost_of(self.supernet, "macs", both) / cost_of(self.supernet, "macs", subnet)
 
     def _maximal(self, result: SearchResult, latencies: Latencies) -> Mapping[str, float]:
         """Return the values of the maximal sub-network, also if its evaluation failed."""
@@ -243,11 +241,11 @@ class SearchPlan:
         predicted = {name: model(maximal) for name, model in latencies.items()}
         return {**self.supernet.costs(maximal), **predicted, **result.evaluations[0].values}
 
-    def _stopwatches(self) -> dict[str, Stopwatch]:
+    def stopwatches(self) -> dict[str, Stopwatch]:
         """Return a stopwatch for each predicted latency, with the measurements that were made for earlier winners."""
         watches = {name: Stopwatch(self.supernet, one) for name, one in self.wanted.items()}
-        if there(self.output.folder / "winners.json"):
-            before = Winners.read(self.output.ledger.check("winners.json")).measured
+        if there(self.output.folder / WINNERS):
+            before = read_winners(self.output).measured
             for name in before.keys() & watches.keys():
                 watches[name].recall(before[name])
         return watches

@@ -16,7 +16,7 @@ from bnas.runtime import Evaluator, SuperNetwork, Trainer, fold, machine
 from bnas.runtime.evaluate.evaluation import Batch, counted_samples
 from bnas.runtime.feed import in_memory
 from bnas.runtime.storage.checkpoint import MODEL, SUPERNET, TRAINING, read_model, write_model
-from bnas.runtime.storage.files import there, write_json
+from bnas.runtime.storage.files import write_json
 from bnas.runtime.train import random_state
 from bnas.runtime.train.batches import Batches
 from bnas.runtime.train.share import shared_out
@@ -24,6 +24,7 @@ from bnas.runtime.train.timing import Clock
 from bnas.search.source import by_name
 
 from . import team
+from .choice import Choice
 from .delivery import Delivery
 from .job import Job, Watch, callbacks_of, evaluator_of
 from .ledger import FOUND
@@ -36,8 +37,9 @@ from .quantised import InInt8
 from .results import Report, judged
 from .search import SearchPlan
 from .spread import Elsewhere, spread
-from .tuning import Record, Tuning, tuned_modules
-from .winners import ORIGINAL, Winners
+from .tuned import Record, tuned_modules, winners_after
+from .tuning import Tuning
+from .winners import ORIGINAL, Winners, read_winners
 
 
 class Steps:
@@ -172,12 +174,14 @@ class Steps:
         if self.job.tuning is None:
             raise OutputError("the job has no fine-tuning: give fine_tune, at least its number of epochs")
         self.output.ledger.refuse_foreign((TUNING,))
-        winners, supernet = self.winners(), self.supernet
+        winners, supernet = read_winners(self.output), self.supernet
         random_state.begin_at(self.job.search.seed)
         self._note(supernet)
-        settings = self.planner.tune(supernet, self.evaluator, self.original, winners)
+        settings, effort = self.planner.tune(supernet, self.evaluator, self.original, winners)
         told = (self.job, settings, self.output, self.watch, supernet, self.original, self.evaluator)
-        record = Tuning(*told, self.planner.pace).run(winners)
+        plan = SearchPlan(self.job, self.output, self.watch, supernet, self.in_int8)
+        again = None if effort is None else Choice(plan, self.evaluator, winners, self._samples(effort.samples), effort)
+        record = Tuning(*told, self.planner.pace, again).run(winners)
         self.planner.ended("tune")
         return record
 
@@ -253,12 +257,8 @@ class Steps:
         return self.evaluator.prepare(subnet)
 
     def winners(self) -> Winners:
-        """Return the winners of the search."""
-        if not there(self.output.folder / "winners.json"):
-            begun = there(self.output.folder / "evaluations.jsonl")
-            told = f"bnas search {self.output.folder}{' --resume' if begun else ''}"
-            raise OutputError(f"{self.output.folder} holds no finished search; run it with `{told}`")
-        return Winners.read(self.output.ledger.check("winners.json"))
+        """Return the winners: of the search or, where the fine-tuning chose again, of the fine-tuning."""
+        return read_winners(self.output) if self.job.tuning is None else winners_after(self.output)
 
     def _note(self, supernet: SuperNetwork) -> None:
         """Write the description files of this process and the super-network, once."""

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-from bnas.passes import Subnet
-from bnas.runtime.storage.files import write_json
+from bnas.runtime.storage.files import there, write_json
 from bnas.search import Constraint, Evaluation, SearchError, SearchResult
 from bnas.search.beginning import NEAR
 
 from .mark import OutputError
-from .output import read_json
+from .output import Output, read_json
 from .stopwatch import Stopwatch
 
 FORMAT = 1
 """Format of ``winners.json``."""
+WINNERS = "winners.json"
 
 # Names of winners, and the user's targets.
 
@@ -95,39 +94,20 @@ class Target:
         return cls(Constraint.parse(data["bound"]), bool(data["missed"]))
 
 
-TRAINED = 0.9
-"""A sub-network counts as trained by larger winners if they have at least this share of its MACs."""
-
-Share: TypeAlias = Callable[[Subnet], float]
-"""The largest share of a sub-network's MACs that one of the larger winners has too."""
-
-
-def ranked(
-    result: SearchResult,
-    bound: Constraint,
-    *,
-    tuned: bool = False,
-    by: str = "accuracy",
-    trained: Share | None = None,
-) -> list[Evaluation]:
+def ranked(result: SearchResult, bound: Constraint, *, tuned: bool = False, by: str = "accuracy") -> list[Evaluation]:
     """Sort feasible evaluations: first those within an absolute bound, by accuracy; then the others, nearest first.
 
     With `tuned` (winners will be fine-tuned), sub-networks near the bound come before those far below it, and the
     latter are sorted by their distance to it. Reason: larger sub-networks gain more by fine-tuning, and before it the
     accuracy of small ones is near chance. Example: ResNet-20 with a bound of a fifth of the MACs. A sub-network with an
     eighth of the MACs went from 22 % to 55 %, larger ones reached 75 %.
-
-    With `trained`, sub-networks near the bound that larger winners train come before the others, since a small winner
-    starts from the weights of the larger ones. Example: of two winners with a fifth of the MACs and 19 and 25 %, the
-    one inside a larger winner reached 79 %, and the one with blocks that no other winner has reached 66 %.
     """
     sign = _sign(result, by)
 
     def key(one: Evaluation) -> tuple[float, ...]:
         cost, missed = one.values[bound.name], bound.violation(one.values)
         far = tuned and not missed and cost < NEAR * bound.bound
-        alone = trained is not None and not (missed or far) and trained(one.subnet) < TRAINED
-        return missed, far, alone, -cost if far else sign * one.values[by], cost, one.index
+        return missed, far, -cost if far else sign * one.values[by], cost, one.index
 
     return sorted(result.feasible, key=key)
 
@@ -151,14 +131,13 @@ def choose(
     *,
     tuned: bool = False,
     by: str = "accuracy",
-    trained: Share | None = None,
 ) -> tuple[Evaluation, bool]:
     """Return the most accurate evaluation within a bound and False; if there is none, the nearest one and True.
 
     With a stopwatch, the bound is on latency and must hold for the measured latency. With `tuned`, candidates measured
-    near the bound come first, and among these the ones that larger winners train, by `trained`.
+    near the bound come first.
     """
-    ranking = ranked(result, bound.resolved(maximal), tuned=tuned, by=by, trained=trained)
+    ranking = ranked(result, bound.resolved(maximal), tuned=tuned, by=by)
     if watch is None:
         return ranking[0], bool(bound.resolved(maximal).violation(ranking[0].values))
     within: list[Evaluation] = []
@@ -175,13 +154,23 @@ def choose(
     return min(ranking[: FEW * ROUNDS], key=lambda one: watch.ratios[one.subnet]), True
 
 
-def _loosest_first(targets: Mapping[str, Constraint], maximal: Mapping[str, float]) -> list[tuple[str, Constraint]]:
-    """Sort targets by the share of the maximal sub-network's value that each allows."""
-    return sorted(targets.items(), key=lambda one: -one[1].resolved(maximal).bound / (maximal.get(one[1].name) or 1.0))
+@dataclass(frozen=True)
+class Chosen:
+    """A winner that was chosen again, in the weights that larger winners trained."""
 
+    evaluation: Evaluation
+    """Its values; the accuracy is the one in these weights, before its own fine-tuning."""
+    missed: bool
+    """Whether it misses its target."""
 
-def _most(common: Callable[[Subnet, Subnet], float], larger: Sequence[Subnet], subnet: Subnet) -> float:
-    return max(common(subnet, one) for one in larger)
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for a JSON file; `from_json` reads it."""
+        return {**self.evaluation.to_json(), "missed": self.missed}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Chosen:
+        """Return what `to_json` wrote."""
+        return cls(Evaluation.from_json(data), bool(data["missed"]))
 
 
 @dataclass(frozen=True)
@@ -228,7 +217,6 @@ class Winners:
         *,
         tuned: bool = False,
         by: str = "accuracy",
-        common: Callable[[Subnet, Subnet], float] | None = None,
     ) -> Winners:
         """Choose the most accurate evaluation within the bound of each target.
 
@@ -241,20 +229,26 @@ class Winners:
             delta: The allowed loss of accuracy.
             tuned: Whether winners will be fine-tuned; then the most accurate one near the bound is chosen, if any.
             by: Name of the value that is called accuracy here.
-            common: The share of the MACs of its first argument that its second one has too. If given, the loosest
-                target comes first, and sub-networks that earlier winners train are preferred.
         """
-        chosen: dict[str, tuple[Evaluation, bool]] = {}
-        for name, bound in _loosest_first(targets, maximal) if common else targets.items():
-            larger = [one.subnet for one, _ in chosen.values()]
-            trained = partial(_most, common, larger) if common and larger else None
-            watch = watches.get(bound.name)
-            chosen[name] = choose(result, bound, maximal, watch, tuned=tuned, by=by, trained=trained)
+        chosen = {
+            name: choose(result, bound, maximal, watches.get(bound.name), tuned=tuned, by=by)
+            for name, bound in targets.items()
+        }
         found = {name: chosen[name][0] for name in targets}
         told = {name: Target(bound, chosen[name][1]) for name, bound in targets.items()}
         missed = any(one.missed for one in told.values())
         measured = {name: watch.to_json() for name, watch in watches.items()}
         return cls(found, reference, delta, len(result.evaluations), missed, told, measured)
+
+    def replaced(self, chosen: Mapping[str, Chosen]) -> Winners:
+        """Return the winners with those that were chosen again."""
+        found = {name: chosen[name].evaluation if name in chosen else one for name, one in self.found.items()}
+        targets = {
+            name: replace(one, missed=chosen[name].missed) if name in chosen else one
+            for name, one in self.targets.items()
+        }
+        missed = any(one.missed for one in targets.values()) if targets else self.missed
+        return replace(self, found=found, targets=targets, missed=missed)
 
     def write(self, path: Path) -> None:
         """Write a JSON file, atomically."""
@@ -283,3 +277,16 @@ class Winners:
             return cls(found, *settings, *more, data.get("maximal"))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise OutputError(f"{path} is damaged: {type(error).__name__}: {error}") from error
+
+
+def read_winners(output: Output) -> Winners:
+    """Return the winners of the search in a run folder.
+
+    Raises:
+        OutputError: There is no finished search; the message has the command that makes it.
+    """
+    if not there(output.folder / WINNERS):
+        begun = there(output.folder / "evaluations.jsonl")
+        told = f"bnas search {output.folder}{' --resume' if begun else ''}"
+        raise OutputError(f"{output.folder} holds no finished search; run it with `{told}`")
+    return Winners.read(output.ledger.check(WINNERS))

@@ -5,6 +5,7 @@ An evaluation works on an extracted copy, so the shared parameters and statistic
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -97,6 +98,12 @@ class Evaluator:
         self.validation = ChannelsLast(validation, takes, "the validation data")
         self._kept: list[Batch] | None = None
         self._shuffled: list[Batch] | None = None
+
+    def on(self, supernet: SuperNetwork) -> Evaluator:
+        """Return an evaluator of another super-network of the same model, on the same data."""
+        other = copy.copy(self)
+        other.supernet = supernet
+        return other
 
     @property
     def names(self) -> tuple[str, ...]:

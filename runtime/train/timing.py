@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.optim import Optimizer
@@ -21,6 +21,7 @@ from bnas.runtime.supernetwork import SuperNetwork
 from . import random_state
 from .averages import put_back
 from .batches import Batches
+from .recipe import Recipe
 from .trainer import Trainer
 
 Clock = Callable[[], float]
@@ -104,6 +105,14 @@ class Epochs:
     def total(self) -> int:
         """Epochs of all stages."""
         return sum(self.stages)
+
+    def shortened(self, recipe: Recipe) -> Recipe:
+        """Return the recipe for this number of epochs and of samples per epoch."""
+        schedule = recipe.lr_schedule
+        if schedule is not None:
+            warmup = min(schedule.warmup_epochs, self.total - 1)
+            schedule = replace(schedule, num_epochs=None, warmup_epochs=warmup)
+        return replace(recipe, train_steps=self.train_steps, lr_schedule=schedule)
 
     @classmethod
     def of(cls, steps: int, loader: Loader, stages: Sequence[int] = (1,), accumulate: int = 1) -> Epochs:

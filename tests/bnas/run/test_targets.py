@@ -118,24 +118,6 @@ def test_of_what_is_far_from_its_bound_the_nearest_is_fine_tuned() -> None:
     assert got.found["half"].index == 2
 
 
-@pytest.mark.parametrize("order", [("half", "third", "tenth"), ("tenth", "third", "half")])
-def test_small_winners_are_chosen_inside_larger_ones(order: tuple[str, ...]) -> None:
-    """They start from the weights of the larger ones: among equals near a bound, accuracy says less than that."""
-    found = result((0.9, 100), (0.8, 50), (0.85, 49), (0.5, 33), (0.4, 32), (0.3, 10), (0.2, 9.5), (0.6, 5))
-    inside = {(4, 2), (6, 2), (6, 4), (5, 3), (7, 2)}
-
-    def common(subnet: Subnet, larger: Subnet) -> float:
-        return 0.95 if (subnet.widths["w"] - 1, larger.widths["w"] - 1) in inside else 0.5
-
-    bounds = {"half": "macs <= 50 %", "third": "macs <= 33 %", "tenth": "macs <= 10 %"}
-    targets = checked_targets({name: bounds[name] for name in order})
-    got = Winners.within(found, targets, MAXIMAL, {}, 0.9, 0.01, tuned=True, common=common)
-    assert {name: one.index for name, one in got.found.items()} == {"half": 2, "third": 4, "tenth": 6}
-    assert (*got.found,) == (*got.targets,) == order
-    alone = Winners.within(found, targets, MAXIMAL, {}, 0.9, 0.01, tuned=True)
-    assert {name: one.index for name, one in alone.found.items()} == {"half": 2, "third": 3, "tenth": 5}
-
-
 def test_a_latency_at_the_edge_of_its_bound_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     watch, _ = watched(monkeypatch, {0: 1.0, 1: 0.5 * (1 + MARGIN) / 2, 2: 0.3})
     assert within(result((0.9, 100), (0.8, 50), (0.7, 30)), watch, half="latency <= 50 %").found["half"].index == 2

@@ -20,7 +20,7 @@ from bnas.run.mark import OutputError
 from bnas.run.output import Output
 from bnas.run.pipeline import run_job
 from bnas.run.steps import Steps
-from bnas.run.tuning import read_record, tuned_modules
+from bnas.run.tuned import read_record, tuned_modules
 from bnas.runtime import Distillation, FineTune, Recipe, TrainingError
 from bnas.runtime.storage.files import there
 from bnas.search import Constraint
