@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from bnas.passes import Subnet
 from bnas.run.lock import OWN, kept
 from bnas.run.mark import FORMAT, MARK
 from bnas.run.output import CONFIG, TUNING, Output, note_architecture, note_environment, note_search
+from bnas.run.tuned import Record, Tuned
 from bnas.runtime import EpochRecord, Stage, SuperNetwork
 from bnas.runtime.storage.files import file_checksum, write_json
 from bnas.runtime.train.validation import write_history
@@ -122,10 +123,11 @@ def _train(output: Output, epochs: int) -> None:
         write_history(output.path("training/history.json"), stages, "accuracy", records)
 
 
-def _tune(output: Output, names: Sequence[str]) -> None:
+def _tune(output: Output, winners: Mapping[str, Subnet]) -> None:
     """A fine-tuning of winners, the later of which were trained for fewer epochs."""
-    write_json(output.path(TUNING), {"format": 1, "settings": {}, "winners": [{"name": name} for name in names]})
-    for place, name in enumerate(names):
+    tuned = tuple(Tuned(name, subnet, 0.5) for name, subnet in winners.items())
+    Record({}, tuned).write(output.path(TUNING))
+    for place, name in enumerate(winners):
         records = [EpochRecord(n, 0, 0.8 / (n + 1) + 0.1 * place, 0.01) for n in range(5 - 2 * place)]
         write_history(output.path(f"tuning/{name}/history.json"), [Stage(epochs=len(records))], "", records)
 
@@ -187,7 +189,7 @@ def _finish(
         rows.append({**row, "latency": latency(1 / (number + 1)), "int8": int8, "subnet": subnet.to_json()})
         if profiled:
             rows[-1]["profile"] = profile(supernet, subnet)
-    _tune(output, list(named)[1:])
+    _tune(output, {name: subnet for name, subnet in named.items() if name != "original"})
     settings = {"reference": 0.9, "acc_delta": 0.01, "evaluations": len(found), "missed": False, "test_samples": 500}
     environment = json.loads(output.path("environment.json").read_text())
     write_json(output.path("report.json"), {"rows": rows, **settings, "machine": environment[0]["machine"]})
