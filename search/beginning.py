@@ -116,12 +116,12 @@ class Paths:
         yield from (one for one in known if limit(one, 1.0) and not limit(one, NEAR) and self._canonical(one) == one)
         yield from self._reached(limit)
 
-    def within(self, bound: Constraint, latency: Latency) -> Iterator[Subnet]:
-        """Yield the largest sub-networks of the paths within `SHARES` of a bound on a cost or a latency."""
-        yield from self._reached(_limit(self.supernet, bound, by_name(latency)))
+    def within(self, bound: Constraint, latency: Latency, shares: Sequence[float]) -> Iterator[Subnet]:
+        """Yield the largest sub-network of each path within each of these shares of a bound on a cost or a latency."""
+        yield from self._reached(_limit(self.supernet, bound, by_name(latency)), shares)
 
-    def _reached(self, limit: _Limit) -> Iterator[Subnet]:
-        yield from (self._canonical(found) for path in self.paths for found in _within(path, limit))
+    def _reached(self, limit: _Limit, shares: Sequence[float] = SHARES) -> Iterator[Subnet]:
+        yield from (self._canonical(found) for path in self.paths for found in _within(path, limit, shares))
 
     def measured(
         self, limit: float, latency: Callable[[Subnet], float], measure: Callable[[Subnet], float]
@@ -166,9 +166,9 @@ def _limit(supernet: SuperNetwork, bound: Constraint, latencies: Mapping[str, Ca
 _Limit: TypeAlias = Callable[[Subnet, float], bool]
 
 
-def _within(path: Sequence[Subnet], limit: _Limit) -> Iterator[Subnet]:
+def _within(path: Sequence[Subnet], limit: _Limit, shares: Sequence[float]) -> Iterator[Subnet]:
     """Yield the largest sub-network of a path within each share of a bound."""
-    for share in SHARES:
+    for share in shares:
 
         def holds(subnet: Subnet, share: float = share) -> bool:
             return limit(subnet, share)

@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from .budget import BudgetError, Plan, Planned
     from .job import Job, Splits, Watch
     from .mark import OutputError
-    from .pipeline import run_job
-    from .planner import plan_run
+    from .pipeline import plan_run, run_job
     from .quality import Quality
     from .results import Quantised, Report, Row
     from .runner import RandomWeightsWarning
@@ -79,8 +78,7 @@ __getattr__, __dir__ = attach(
             "Watch",
         ),
         "bnas.run.mark": ("OutputError",),
-        "bnas.run.pipeline": ("run_job",),
-        "bnas.run.planner": ("plan_run",),
+        "bnas.run.pipeline": ("run_job", "plan_run"),
         "bnas.run.quality": ("Quality",),
         "bnas.run.runner": ("RandomWeightsWarning",),
         "bnas.run.trust": ("TrustError",),

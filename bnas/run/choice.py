@@ -7,7 +7,7 @@ pruning the larger winner further down gives new candidates (docs/results.md).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,7 +18,7 @@ from bnas.runtime import Evaluator, SuperNetwork, TrainingError
 from bnas.runtime.evaluate.evaluation import Batch
 from bnas.runtime.storage.files import there
 from bnas.search import Constraint, Evaluation, EvaluationLog, Measures, SearchResult
-from bnas.search.beginning import SHARES, Paths
+from bnas.search.beginning import NEAR, SHARES, Paths
 from bnas.search.source import Source
 
 from .quantised import measured_in_int8
@@ -48,8 +48,8 @@ class Choice:
     evaluator: Evaluator
     winners: Winners
     """The choice of the search."""
-    samples: Sequence[Batch]
-    """Training samples for the importance."""
+    samples: Callable[[int], Sequence[Batch]]
+    """Returns so many training samples."""
     effort: Effort
 
     def __call__(self, shared: SuperNetwork, name: str, larger: Subnet) -> Chosen:
@@ -78,10 +78,11 @@ class Choice:
     def _pruned(self, plan: SearchPlan, bound: Constraint, larger: Subnet) -> Iterator[Subnet]:
         """Yield the larger winner pruned to the bound; nothing for a bound on a value that only an evaluation has."""
         criterion = plan.job.training.get("criterion")
-        paths = Paths(plan.supernet, self.samples, plan.space, criterion=criterion, start=larger)
+        paths = Paths(plan.supernet, self.samples(self.effort.samples), plan.space, criterion=criterion, start=larger)
         if plan.foreseen(bound, self._latencies):
+            near = [one for one in SHARES if one >= NEAR or bound.name in self._watches]  # only latencies are measured
             with suppress(TrainingError):  # the importance is not finite: candidates of the search remain
-                yield from paths.within(bound, self._latencies)
+                yield from paths.within(bound, self._latencies, near)
 
     def _evaluated(self, plan: SearchPlan, subnets: Sequence[Subnet]) -> SearchResult:
         """Return the values of sub-networks in the weights of the plan's super-network, as a search has them."""

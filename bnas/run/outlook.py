@@ -22,6 +22,7 @@ from .output import Output
 from .probe import Probe, Times
 from .search import FIRST, SearchPlan
 from .tuning import as_planned
+from .winners import Again
 
 PHASES = ("train", "search", "tune")
 """The phases in order, all keys of `bnas.run.budget.SHARES`."""
@@ -61,6 +62,10 @@ class Outlook:
         self._tell(supernet, PHASES[2:])
         assert self.job.fine_tune is not None
         return self.job.fine_tune, Effort()
+
+    def timed(self, again: Again | None) -> Again | None:
+        """Return the choice of smaller winners as it is."""
+        return again
 
     def ended(self, _: str) -> None:
         """Do nothing: no later phase depends on how long this one took."""

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, cast
 
+from bnas.passes.frontend.copies import deep_copy
+from bnas.runtime import SuperNetwork
 from bnas.runtime.storage.checkpoint import SUPERNET, TRAINING
 from bnas.runtime.storage.files import there
 
 from . import team
 from .assistant import Assistant
+from .budget import Plan
 from .job import Job, Watch
 from .lock import kept
+from .outlook import Outlook
 from .output import Free, Output, open_output
+from .planner import Planner
 from .results import Report
 from .steps import Steps
 
@@ -179,3 +186,21 @@ def _name(value: Any) -> str:
     """The name of a class or function, or of the class of an object."""
     named = value if hasattr(value, "__qualname__") else type(value)
     return f"{named.__module__}.{named.__qualname__}"
+
+
+def plan_run(job: Job) -> Plan:
+    """Return what `bnas.run_job` would do in each phase of a job, and how long that takes on this machine.
+
+    This takes some seconds and changes nothing.
+
+    Raises:
+        BudgetError: The budget of the job is too small; the message has the smallest possible budget.
+        BnasError: As `bnas.SuperNetwork.from_model` and `bnas.Trainer.fit`.
+    """
+    began = time.perf_counter()
+    supernet = SuperNetwork.from_model(deep_copy(job.model), job.example_inputs, job.elasticity, dynamic=job.dynamic)
+    with TemporaryDirectory() as folder:
+        output = Output(Path(folder))
+        if job.budget is None:
+            return Outlook(job, output, Watch()).plan(supernet)
+        return Planner(job, output, Watch(), began).first(supernet)

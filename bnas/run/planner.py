@@ -6,14 +6,11 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from torch import nn
 
 from bnas.passes import Subnet
-from bnas.passes.frontend.copies import deep_copy
 from bnas.runtime import Epochs, Evaluator, FineTune, SuperNetwork
 from bnas.runtime.evaluate.evaluation import Loader, spread_samples
 from bnas.runtime.feed import in_memory
@@ -26,12 +23,11 @@ from .choice import Effort
 from .forecast import Forecast, adapting, disk_free
 from .job import Job, Watch
 from .mark import OutputError
-from .outlook import Outlook
 from .output import Output
 from .probe import Probe, Times
 from .search import SearchPlan
 from .tuned import in_order
-from .winners import Winners
+from .winners import Again, Chosen, Winners
 
 MOST_DRIFT = 2.0
 """A training that took longer than planned by more than this factor was disturbed; later phases need not be."""
@@ -129,13 +125,29 @@ class Planner:
         found = self._read("tune")
         if place == len(found["paces"]):
             steps = sum(found["epochs"]["stages"]) * found["epochs"]["steps"]
-            again, known = found.get("choosing", 0.0), [one["pace"] for one in found["paces"]]
-            planned = [steps * one + (again if number else 0.0) for number, one in enumerate(found["each"])]
-            whole = found["seconds"] + again * (len(planned) - 1)
-            pace = pace_of(planned, known, self.spent - found["spent"], whole)
+            planned, known = [steps * one for one in found["each"]], [one["pace"] for one in found["paces"]]
+            choices = found.get("choices", [])
+            saved = len(choices) * found.get("choosing", 0.0) - sum(choices)
+            taken = self.spent - found["spent"] - sum(choices)
+            pace = pace_of(planned, known, taken, found["seconds"] + saved)
             found["paces"].append({"pace": pace, "spent": self.spent})
             write_json(self.output.path(file_of("tune")), found)
         return float(found["paces"][place]["pace"])
+
+    def timed(self, again: Again | None) -> Again | None:
+        """Return the choice of smaller winners; the time that it takes less than planned goes to their training."""
+        if again is None:
+            return None
+
+        def measured(*given: Any) -> Chosen:
+            start = self.spent
+            chosen = again(*given)
+            found = self._read("tune")
+            choices = [*found.get("choices", ()), self.spent - start]
+            write_json(self.output.path(file_of("tune")), {**found, "choices": choices})
+            return chosen
+
+        return measured
 
     def ended(self, phase: str) -> None:
         """Note the end of a phase. If an earlier process did a part of it, at least the planned time is counted."""
@@ -277,21 +289,3 @@ class Planner:
                 f"{self.output.folder / name} is damaged: it has no plan; move it away to make a new plan"
             )
         return data
-
-
-def plan_run(job: Job) -> Plan:
-    """Return what `bnas.run_job` would do in each phase of a job, and how long that takes on this machine.
-
-    This takes some seconds and changes nothing.
-
-    Raises:
-        BudgetError: The budget of the job is too small; the message has the smallest possible budget.
-        BnasError: As `bnas.SuperNetwork.from_model` and `bnas.Trainer.fit`.
-    """
-    began = time.perf_counter()
-    supernet = SuperNetwork.from_model(deep_copy(job.model), job.example_inputs, job.elasticity, dynamic=job.dynamic)
-    with TemporaryDirectory() as folder:
-        output = Output(Path(folder))
-        if job.budget is None:
-            return Outlook(job, output, Watch()).plan(supernet)
-        return Planner(job, output, Watch(), began).first(supernet)

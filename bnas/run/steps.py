@@ -180,8 +180,8 @@ class Steps:
         settings, effort = self.planner.tune(supernet, self.evaluator, self.original, winners)
         told = (self.job, settings, self.output, self.watch, supernet, self.original, self.evaluator)
         plan = SearchPlan(self.job, self.output, self.watch, supernet, self.in_int8)
-        again = None if effort is None else Choice(plan, self.evaluator, winners, self._samples(effort.samples), effort)
-        record = Tuning(*told, self.planner.pace, again).run(winners)
+        choice = None if effort is None else Choice(plan, self.evaluator, winners, self._samples, effort)
+        record = Tuning(*told, self.planner.pace, self.planner.timed(choice)).run(winners)
         self.planner.ended("tune")
         return record
 
@@ -295,6 +295,6 @@ class Steps:
     def _reference(self) -> float:
         if not isinstance(self.job.reference, str):
             return self.job.reference
-        maximal = self.supernet.space.maximal()
-        module = self.evaluator.prepare(maximal) if self.job.reference == "maximal" else self.original
+        whole = self.job.reference == "maximal"
+        module = self.evaluator.prepare(self.supernet.space.maximal()) if whole else self.original
         return self.job.quality.measure(module, self.evaluator.validation)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any
 
 from torch import nn
 from torch.fx import GraphModule
@@ -25,16 +25,12 @@ from . import team
 from .job import Job, Watch
 from .output import TUNING, Output
 from .tuned import Record, Tuned, in_order, read_record, weights_of
-from .winners import Chosen, Winners
+from .winners import Again, Chosen, Winners
 
 
 def as_planned(_: int) -> float:
     """Return 1: every winner is trained as long as planned."""
     return 1.0
-
-
-Again: TypeAlias = Callable[[SuperNetwork, str, Subnet], Chosen]
-"""Chooses the winner of a name again, after the larger one was trained in the weights of the super-network."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +85,11 @@ class Tuning:
         shared = self._shared() if self.settings.order == "shared" else None
         lengths = shared_lengths(self.supernet, [one.searched for one in record.winners])
         for place, one in enumerate(record.winners):
-            pace = parallel.from_first(self.pace(place))
             if shared is not None and place and one.name in again and one.chosen is None:
                 one = self._again(shared, one, record.winners[place - 1].subnet)
                 record = self._noted(record, one)
             self.watch.phase(f"fine-tuning {one.name}")
+            pace = parallel.from_first(self.pace(place))
             tuned = self._alone(one, pace) if shared is None else self._in(shared, one, pace * lengths[one.searched])
             if parallel.rank() == 0:
                 record = record.updated(self._finished(one, tuned))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+from bnas.passes import Subnet
+from bnas.runtime import SuperNetwork
 from bnas.runtime.storage.files import there, write_json
 from bnas.search import Constraint, Evaluation, SearchError, SearchResult
 from bnas.search.beginning import NEAR
@@ -171,6 +173,10 @@ class Chosen:
     def from_json(cls, data: Mapping[str, Any]) -> Chosen:
         """Return what `to_json` wrote."""
         return cls(Evaluation.from_json(data), bool(data["missed"]))
+
+
+Again: TypeAlias = Callable[[SuperNetwork, str, Subnet], Chosen]
+"""Chooses the winner of a name again, after the larger one was trained in the weights of the super-network."""
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,7 @@ CONFIG = {
     "checkpoint_every": 1,
     "num_bn_adaptation_samples": 0,
     "search": {"num_evals": 12, "algorithm": {"name": "NSGA2", "population": 6}},
+    "targets": {"most": "macs <= 80 %", "few": "macs <= 40 %"},
     "fine_tune": {"epochs": 1},
     "latency": {"runs": 2},
     "export": {"int8": False},

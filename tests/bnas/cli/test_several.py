@@ -12,6 +12,9 @@ import pytest
 from command_line import bnas
 from several import CONFIG, apart, evaluations, torchrun, write_files
 
+from bnas.run.output import Output
+from bnas.run.tuned import Tuned, read_record
+
 IMAGE = 50
 """In the second epoch of one process, and in the third one of two."""
 
@@ -35,6 +38,13 @@ def steps_taken(run: Path) -> tuple[int, int]:
     return len(state["data"]), state["schedule"]["taken"]
 
 
+def winners_of(run: Path) -> tuple[Tuned, ...]:
+    """The winners that were fine-tuned."""
+    record = read_record(Output(run))
+    assert record is not None
+    return record.winners
+
+
 def test_two_processes_resume_what_one_began_and_end_as_one_would_have(folder: Path) -> None:
     assert steps_taken(folder / "stopped") == (1, 5), "in the middle of the second epoch"
     done = torchrun(folder, "run", "config.json", "-o", "stopped", "--resume")
@@ -43,6 +53,10 @@ def test_two_processes_resume_what_one_began_and_end_as_one_would_have(folder: P
     assert apart(folder / "one", folder / "stopped", "supernet/*.safetensors") < 1e-6
     assert apart(folder / "one", folder / "stopped", "training/best/*.safetensors") < 1e-6
     assert done.stdout.count("exporting and measuring") == 1, "only one process speaks"
+    alone, together = ([one.chosen for one in winners_of(folder / run)] for run in ("one", "stopped"))
+    assert [one is None for one in together] == [True, False], "the smaller winner was chosen again"
+    assert [one and one.evaluation.subnet for one in alone] == [one and one.evaluation.subnet for one in together]
+    assert apart(folder / "one", folder / "stopped", "tuning/few.safetensors") < 1e-5
     assert {one.name for one in (folder / "stopped").iterdir()} == {one.name for one in (folder / "one").iterdir()}
 
 

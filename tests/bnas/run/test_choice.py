@@ -44,7 +44,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Steps:
 def choice(steps: Steps, **changes: Any) -> Choice:
     made = replace(steps.job, **changes)
     plan = SearchPlan(made, steps.output, Watch(), steps.supernet)
-    return Choice(plan, steps.evaluator, read_winners(steps.output), steps._samples(24), Effort())
+    return Choice(plan, steps.evaluator, read_winners(steps.output), steps._samples, Effort(24))
 
 
 def other_weights(steps: Steps, seed: int) -> SuperNetwork:

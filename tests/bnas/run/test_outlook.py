@@ -15,8 +15,7 @@ from bnas.passes import BnasError
 from bnas.run.budget import Plan
 from bnas.run.forecast import REPORT
 from bnas.run.job import Job, Splits, Watch
-from bnas.run.pipeline import run_job
-from bnas.run.planner import plan_run
+from bnas.run.pipeline import plan_run, run_job
 from bnas.run.probe import Probe
 from bnas.runtime import FineTune, LatencySettings, Recipe, Stage
 from bnas.search import NSGA2, Constraint, SearchSettings

@@ -17,8 +17,8 @@ from bnas.run.job import Job, Watch
 from bnas.run.lock import kept as held
 from bnas.run.mark import OutputError
 from bnas.run.output import Output
-from bnas.run.pipeline import run_job
-from bnas.run.planner import MOST_DRIFT, Planner, plan_run
+from bnas.run.pipeline import plan_run, run_job
+from bnas.run.planner import MOST_DRIFT, Planner
 from bnas.run.probe import Probe
 from bnas.run.steps import Steps
 from bnas.runtime import CosineSchedule, FineTune, Recipe, Stage
