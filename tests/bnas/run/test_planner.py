@@ -296,6 +296,31 @@ def test_a_resumed_winner_is_as_long_as_it_began(tmp_path: Path) -> None:
         assert again.pace(1) == late.pace(1)
 
 
+@pytest.mark.parametrize(("taken", "left"), [(2.0, 4.0), (9.0, -3.0)])
+def test_time_that_a_choice_takes_less_than_planned_goes_to_the_training(
+    tmp_path: Path, taken: float, left: float
+) -> None:
+    noted = {"spent": 0.0, "seconds": 40.0, "ended": None, "count": 40, "times": {}, "each": [0.5, 0.5], "paces": []}
+    noted |= {"epochs": {"stages": [2], "steps": 20, "train_steps": 320}, "choosing": 6.0}
+    now = [0.0]
+
+    def choice(*_: Any) -> Any:
+        now[0] += taken
+        return "chosen"
+
+    with held(tmp_path / "run") as ledger:
+        ledger.begin()
+        output = Output(tmp_path / "run")
+        write_json(output.path("plan/tune.json"), noted)
+        plan = Planner(planned(), output, Watch(), 0.0, lambda: now[0])
+        assert plan.pace(0) == 1.0
+        now[0] = 15.0
+        again: Any = plan.timed(choice)
+        assert again("net", "few", "larger") == "chosen"
+        assert plan.pace(1) == pytest.approx((40 + left - 15) / 15), "the first winner took 15 s for 20 s"
+        assert plan.timed(None) is None
+
+
 @pytest.mark.parametrize("ended", [True, False])
 def test_other_winners_are_planned_anew_with_the_time_that_the_former_ones_had(tmp_path: Path, ended: bool) -> None:
     """Targets of a finished run may be changed: a plan of one winner says nothing of two others."""
