@@ -45,6 +45,8 @@ class Choice:
     """Chooses the winner of a target again: among the search's best, and the larger winner pruned further down."""
 
     plan: SearchPlan
+    latencies: Latencies
+    """Predict the latencies of the search."""
     evaluator: Evaluator
     winners: Winners
     """The choice of the search."""
@@ -79,10 +81,10 @@ class Choice:
         """Yield the larger winner pruned to the bound; nothing for a bound on a value that only an evaluation has."""
         criterion = plan.job.training.get("criterion")
         paths = Paths(plan.supernet, self.samples(self.effort.samples), plan.space, criterion=criterion, start=larger)
-        if plan.foreseen(bound, self._latencies):
+        if plan.foreseen(bound, self.latencies):
             near = [one for one in SHARES if one >= NEAR or bound.name in self._watches]  # only latencies are measured
             with suppress(TrainingError):  # the importance is not finite: candidates of the search remain
-                yield from paths.within(bound, self._latencies, near)
+                yield from paths.within(bound, self.latencies, near)
 
     def _evaluated(self, plan: SearchPlan, subnets: Sequence[Subnet]) -> SearchResult:
         """Return the values of sub-networks in the weights of the plan's super-network, as a search has them."""
@@ -90,7 +92,7 @@ class Choice:
         in_int8 = None if plan.in_int8 is None else replace(plan.in_int8, evaluator=evaluator)
         objectives = tuple(measured_in_int8(plan.job.sought, in_int8))
         own = tuple(one for one in objectives if one.measure is not None)
-        costs = Source(plan.space, plan.supernet, self._latencies).costs(subnets)
+        costs = Source(plan.space, plan.supernet, self.latencies).costs(subnets)
         outcomes = zip(subnets, costs, Measures(evaluator, own)(subnets), strict=True)
         found = (
             Evaluation(place, subnet, {} if one.failure else {**known, **one.values}, one.seconds, one.failure)
@@ -115,11 +117,7 @@ class Choice:
         """The known values of the maximal sub-network, to which bounds in percent refer."""
         supernet = self.plan.supernet
         evaluated = self._log[0].values if self._log else {}
-        return {**evaluated, **Source.of(supernet, None, self._latencies).costs([supernet.space.maximal()])[0]}
-
-    @cached_property
-    def _latencies(self) -> Latencies:
-        return self.plan.fitted
+        return {**evaluated, **Source.of(supernet, None, self.latencies).costs([supernet.space.maximal()])[0]}
 
     @cached_property
     def _watches(self) -> dict[str, Stopwatch]:

@@ -104,13 +104,13 @@ class Forecast:
     def after_training(self) -> float:
         """Seconds of everything after the training, except evaluations of the search and steps of the fine-tuning."""
         probing = self.winners * self.times.probing
-        return (
-            self.delivered(self.winners)
-            + probing
-            + self.samples * self._informing
-            + (self.winners - 1) * self.choosing
-            + self._measured(self.measured_quicker.latency)
-        )
+        informing, measuring = self.samples * self._informing, self._measured(self.measured_quicker.latency)
+        return self.after_search + probing + informing + measuring
+
+    @property
+    def after_search(self) -> float:
+        """Return the seconds of everything after the search, except steps of the fine-tuning."""
+        return self.delivered(self.winners) + (self.winners - 1) * self.choosing
 
     def delivered(self, winners: int) -> float:
         """Return the seconds for the export, and for measuring accuracies before and after a fine-tuning."""

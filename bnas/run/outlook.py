@@ -87,7 +87,7 @@ class Outlook:
         forecast = Forecast(self.job, supernet, times, len(self.job.targets) or 2)
         made = {"train": self._training, "search": self._searching, "tune": self._tuning}
         planned = tuple(made[name](forecast) for name in phases if name != "tune" or self.job.fine_tune is not None)
-        fixed = forecast.after_training if "search" in phases else forecast.delivered(forecast.winners)
+        fixed = forecast.after_training if "search" in phases else forecast.after_search
         free = disk_free(self.output.folder)
         return Plan(None, 0.0, tuple(one for one in planned if one.count), fixed, forecast.disk, free)
 

@@ -187,8 +187,7 @@ class Planner:
             self._each, made = probe.tune_alone(self._settings, subnets, original, evaluator)
         forecast = Forecast(self.job, supernet, self.times, len(subnets))
         self._choosing = forecast.choosing
-        fixed = forecast.delivered(len(subnets)) + (len(subnets) - 1) * self._choosing + made
-        return self._divided([Phase("tune", sum(self._each))], fixed)
+        return self._divided([Phase("tune", sum(self._each))], forecast.after_search + made)
 
     def _others(self, forecast: Forecast) -> list[Phase]:
         """Return the phases after the training."""

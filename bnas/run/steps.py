@@ -180,7 +180,7 @@ class Steps:
         settings, effort = self.planner.tune(supernet, self.evaluator, self.original, winners)
         told = (self.job, settings, self.output, self.watch, supernet, self.original, self.evaluator)
         plan = SearchPlan(self.job, self.output, self.watch, supernet, self.in_int8)
-        choice = None if effort is None else Choice(plan, self.evaluator, winners, self._samples, effort)
+        choice = None if effort is None else Choice(plan, plan.fitted, self.evaluator, winners, self._samples, effort)
         record = Tuning(*told, self.planner.pace, self.planner.timed(choice)).run(winners)
         self.planner.ended("tune")
         return record

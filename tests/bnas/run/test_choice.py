@@ -12,7 +12,7 @@ from job_cases import job
 from safetensors.torch import load_file
 
 from bnas.page.recorded import read_run
-from bnas.passes import Subnet
+from bnas.passes import BnasError, Subnet
 from bnas.run.choice import Choice, Effort
 from bnas.run.job import Job, Watch
 from bnas.run.output import Output
@@ -44,7 +44,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Steps:
 def choice(steps: Steps, **changes: Any) -> Choice:
     made = replace(steps.job, **changes)
     plan = SearchPlan(made, steps.output, Watch(), steps.supernet)
-    return Choice(plan, steps.evaluator, read_winners(steps.output), steps._samples, Effort(24))
+    return Choice(plan, plan.fitted, steps.evaluator, read_winners(steps.output), steps._samples, Effort(24))
 
 
 def other_weights(steps: Steps, seed: int) -> SuperNetwork:
@@ -116,6 +116,18 @@ def test_a_bound_that_only_an_evaluation_knows_is_met_by_candidates_of_the_searc
     found = choice(steps)(other_weights(steps, 2), "few", read_winners(steps.output).found["most"].subnet)
     assert found.evaluation.values["channels"] == channels(found.evaluation.subnet) <= 8
     assert not found.missed
+
+
+def test_a_missing_latency_model_is_told_before_a_winner_is_trained(tmp_path: Path) -> None:
+    targets = {"most": Constraint.parse("macs <= 80 %"), "few": Constraint.parse("latency <= 90 %")}
+    phases: list[str] = []
+    steps = Steps(shared(targets=targets), Output(tmp_path / "run", resumed=True), Watch(phase=phases.append))
+    steps.train()
+    steps.search()
+    (tmp_path / "run" / "latency.json").unlink()
+    with pytest.raises(BnasError, match=r"latency\.json"):
+        steps.tune()
+    assert not [one for one in phases if one.startswith("fine-tuning")]
 
 
 # In a run.
