@@ -60,6 +60,7 @@ def verdict(report: Report, folder: Path, *, exportable: bool = True, tuned: boo
     """
     chosen = recommended(report)
     lines = [*_winners(report), *_spoilt(report), *_missed(report), *_no_gain(report, chosen)]
+    lines += _coarse(report, exportable)
     if exportable and not tuned and _loses(report, chosen):
         told = shlex.join(["bnas", "tune", str(folder), "--set", "fine_tune.epochs=8"])
         again = shlex.join(["bnas", "export", str(folder)])
@@ -148,6 +149,24 @@ def _no_gain(report: Report, row: Row) -> Iterator[str]:
     timed = row.target is not None and row.measured(row.target.bound.name) is not None
     if not timed and speed_of(row, report.rows[0]) < GAIN:
         yield f"Fewer MACs save little time on this machine: use a target for time itself, such as `{LATENCY} <= 50 %`."
+
+
+def _coarse(report: Report, exportable: bool) -> Iterator[str]:
+    """Return a remark on the winner that loses most in int8, if that is more than the allowed loss."""
+    lost = {row.name: _lost_in_int8(report, row) for row in report.rows[1:]}
+    name = max(lost, key=lambda one: lost[one])
+    if exportable and lost[name] > report.acc_delta:
+        shown = report.quality.amount(float(f"{lost[name]:.2g}"))
+        yield (
+            f"In int8, `{name}` loses {shown} more than in float: keep the first and the last layer in float "
+            "(export.exclude), or ignore rare large activations (export.method=percentile), and export again."
+        )
+
+
+def _lost_in_int8(report: Report, row: Row) -> float:
+    """Return by how much a winner is worse in int8 than in float; 0 if it was not measured."""
+    found = None if row.int8 is None else row.int8.accuracy
+    return 0.0 if found is None else report.quality.lost(found, row.accuracy)
 
 
 def _noise(report: Report, folder: Path, exportable: bool) -> Iterator[str]:

@@ -183,6 +183,17 @@ def test_int8_is_proposed_where_it_wins() -> None:
     assert "int8" not in " ".join(verdict(report(row("best", 0.9, 1.0, int8=Quantised(failure="no"))), RUN))
 
 
+def test_a_winner_that_loses_much_in_int8_has_a_remedy() -> None:
+    fine, poor = Quantised(0.891, latency(0.5)), Quantised(0.526, latency(0.5))
+    found = report(row("best", 0.9, 1.0, int8=fine), row("small", 0.88, 0.8, int8=poor))
+    told = [line for line in verdict(found, RUN) if line.startswith("In int8")]
+    assert len(told) == 1
+    assert told[0].startswith("In int8, `small` loses 35 points more than in float: keep the first and the last layer")
+    assert not any(line.startswith("In int8") for line in verdict(found, RUN, exportable=False))
+    for int8 in (fine, Quantised(failure="no"), None):
+        assert not any(line.startswith("In int8") for line in verdict(report(row("best", 0.9, 1.0, int8=int8)), RUN))
+
+
 def test_further_latencies_are_told_by_their_names() -> None:
     original = row("original", 0.9, 2.3, latencies={"phone": latency(10.0)})
     quick = row("best", 0.9, 1.0, latencies={"phone": latency(4.0)})
