@@ -20,8 +20,11 @@ From measurements in docs/results.md: with a quarter for the super-network, the 
 """
 INFORMED: float = 1 / 24
 """Largest share of the whole time for measuring importance on data, which determines the first sub-networks."""
-CHOSEN: float = 1 / 12
-"""Largest share of the whole time for choosing smaller winners again: half for importance, half for evaluations."""
+CHOSEN: tuple[float, float] = (1 / 24, 1 / 12)
+"""Largest shares of the whole time for choosing one smaller winner again, and for choosing all of them.
+
+Half of it is for importance, half for evaluations.
+"""
 MEASURED: float = 1 / 10
 """Largest share of the whole time for measuring latencies, for latency models and for the choice of winners."""
 QUICKER: Sequence[Mapping[str, int]] = (

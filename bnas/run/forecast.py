@@ -145,7 +145,8 @@ class Forecast:
         shared = self.job.tuning is not None and self.job.tuning.order == "shared"
         if not (shared and self.job.targets) or self.winners < 2:
             return None
-        half, most = CHOSEN * self._budget / (self.winners - 1) / 2, Effort().candidates
+        one, all_together = CHOSEN
+        half, most = self._budget * min(one, all_together / (self.winners - 1)) / 2, Effort().candidates
         affordable = most if math.isinf(half) else int(half / max(self.evaluation, 1e-9))
         if affordable < LEAST_CANDIDATES:
             return None

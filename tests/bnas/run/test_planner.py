@@ -84,8 +84,7 @@ def test_a_run_is_planned_before_each_phase_and_does_what_is_planned(tmp_path: P
     report = run_job(planned(), tmp_path / "run", seen.watch())
     first, second, third = seen.plans
     assert [list(counts(one)) for one in seen.plans] == [["train", "search", "tune"], ["search", "tune"], ["tune"]]
-    told = "the export, evaluations of two winners, and of four candidates for the smaller one, with its choice"
-    assert first.fixed == pytest.approx(10 + 2 + 5, abs=1.0), told
+    assert first.fixed == pytest.approx(10 + 2, abs=1.0), "the export, and evaluations of two winners"
     # A stage takes 0.5 s, the 6 sub-networks 6 s, a step of both winners 0.5 s; a share of the rest is for training.
     left = 100.0 - first.spent - first.fixed - 7.0
     assert counts(first)["train"] == 1 + int(left * SHARES["train"] / STEP)
@@ -99,6 +98,15 @@ def test_a_run_is_planned_before_each_phase_and_does_what_is_planned(tmp_path: P
     assert counts(third)["tune"] > counts(first)["tune"], "the training took less time than planned"
     assert first.seconds <= 100.0
     assert all(row.before is not None for row in report.rows[1:]), "winners are fine-tuned, though nobody said so"
+
+
+def test_smaller_winners_are_chosen_again_where_there_is_time_for_some_candidates() -> None:
+    alone = FineTune(1, order="separate")
+    short, long, separate = (
+        plan_run(one).fixed for one in (planned(100.0), planned(200.0), planned(200.0, fine_tune=alone))
+    )
+    assert long - short == pytest.approx(5, abs=0.5), "four candidates, and the choice once more"
+    assert separate == pytest.approx(short, abs=0.5)
 
 
 def test_later_phases_have_what_earlier_ones_leave(tmp_path: Path) -> None:
