@@ -58,6 +58,8 @@ class Recorded:
     """How the fine-tuning of each winner went, by its name."""
     chosen: Mapping[str, SubnetNote] | None = None
     """The winners of the last search, and of its fine-tuning; None before the end of the search."""
+    again: tuple[str, ...] = ()
+    """The names of the winners that the fine-tuning chose."""
 
     @property
     def name(self) -> str:
@@ -144,6 +146,7 @@ def read_run(folder: Path) -> Recorded:
         missing,
         _tunings(ledger, tuning),
         None if chosen is None else chosen.subnets(tuning),
+        () if tuning is None else tuple(one.name for one in tuning.winners if one.chosen is not None),
     )
 
 

@@ -11,6 +11,7 @@ import torch
 from job_cases import job
 from safetensors.torch import load_file
 
+from bnas.page import write_page
 from bnas.page.recorded import read_run
 from bnas.passes import BnasError, Subnet
 from bnas.run.choice import Choice, Effort
@@ -163,6 +164,9 @@ def test_what_was_chosen_again_is_what_the_run_hands_back(tmp_path: Path, pruned
     assert (record.winners[1].before, report.rows[-1].before) == (before, before)
     recorded = read_run(tmp_path / "run")
     assert not recorded.outdated
+    assert recorded.again == ("few",)
+    page = write_page(tmp_path / "run").read_text(encoding="utf-8")
+    assert "Chosen during the fine-tuning, in the weights that larger winners trained: few." in page
     assert {**recorded.chosen}["few"].widths == dict(minimal.widths)  # type: ignore[dict-item]
 
 
