@@ -109,8 +109,9 @@ class Choice:
     @cached_property
     def _log(self) -> tuple[Evaluation, ...]:
         """The evaluations of the search; the first one is that of the maximal sub-network."""
-        path = self.plan.output.folder / "evaluations.jsonl"
-        return tuple(EvaluationLog.read(path)) if there(path) else ()
+        output, name = self.plan.output, "evaluations.jsonl"
+        output.ledger.refuse_links(name)
+        return tuple(EvaluationLog.read(output.folder / name)) if there(output.folder / name) else ()
 
     @cached_property
     def _maximal(self) -> dict[str, float]:
