@@ -47,8 +47,8 @@ class FineTune:
     """Largest norm of the gradients of a step: a network that was just cut may diverge. Null: not limited."""
     order: Literal["separate", "shared"] = "shared"
     """"separate": each winner alone, on copies of the weights. "shared": one after another, from the largest to the
-    smallest, in the shared weights. Each starts from the weights that the larger ones trained, is chosen again in them if
-    it has a target, and is trained shorter, in proportion to the square root of its MACs."""
+    smallest, in the shared weights. Each starts from the weights that the larger ones trained, is chosen again in them
+    if it has a target, and is trained shorter, in proportion to the square root of its MACs."""
     train_steps: Count | None = None
     """Number of samples of an epoch, in whole batches; by default as in the recipe."""
 
