@@ -158,10 +158,13 @@ class ChosenNote(Part):
 
     def subnets(self, tuning: TuningNote | None) -> dict[str, SubnetNote]:
         """Return the winners by name, with those that a fine-tuning of these winners chose again."""
-        again = [] if tuning is None else [one for one in tuning.winners if one.chosen is not None]
-        found = {name: one.subnet for name, one in self.winners.items()}
-        same = [one for one in again if found.get(one.name) == one.subnet]
-        return found | {one.name: one.chosen.subnet for one in same if one.chosen is not None}
+        return {name: one.subnet for name, one in self.winners.items()} | self.again(tuning)
+
+    def again(self, tuning: TuningNote | None) -> dict[str, SubnetNote]:
+        """Return the winners that a fine-tuning of these winners chose again."""
+        searched = {name: one.subnet for name, one in self.winners.items()}
+        ours = [] if tuning is None else [one for one in tuning.winners if searched.get(one.name) == one.subnet]
+        return {one.name: one.chosen.subnet for one in ours if one.chosen is not None}
 
 
 class Network(Part):

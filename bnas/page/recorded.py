@@ -146,7 +146,7 @@ def read_run(folder: Path) -> Recorded:
         missing,
         _tunings(ledger, tuning),
         None if chosen is None else chosen.subnets(tuning),
-        () if tuning is None else tuple(one.name for one in tuning.winners if one.chosen is not None),
+        () if chosen is None else tuple(chosen.again(tuning)),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -54,8 +54,8 @@ class Assistant:
         measured = tuple(measured_in_int8(own, self.steps.in_int8))
         share_evaluated(Measures(self.steps.evaluator, measured, bars), subnets)
 
-    def tune(self, settings: FineTune, record: Record, again: Collection[str]) -> None:
+    def tune(self, settings: FineTune, record: Record) -> None:
         """Fine-tune the winners together with the others."""
         steps = self.steps
         told = (steps.job, settings, steps.output, Watch(), steps.supernet, steps.original, steps.evaluator)
-        Tuning(*told).trained(record, again)
+        Tuning(*told).trained(record)

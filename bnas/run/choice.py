@@ -7,7 +7,7 @@ pruning the larger winner further down gives new candidates (docs/results.md).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -54,14 +54,21 @@ class Choice:
     """Returns so many training samples."""
     effort: Effort
 
-    def __call__(self, shared: SuperNetwork, name: str, larger: Subnet) -> Chosen:
+    def __call__(self, shared: SuperNetwork, name: str, larger: Subnet) -> Chosen | None:
         """Return the winner of the target `name`, by its accuracy in the weights of `shared`.
+
+        The result is None for a winner without a target and for one of several targets: these stay.
 
         Args:
             shared: The super-network whose weights the larger winners trained; it is not changed.
             name: Name of the target.
             larger: The winner that was trained last.
         """
+        same = [one for one in self.winners.found.values() if one.subnet == self.winners.found[name].subnet]
+        alone = name in self.winners.targets and len(same) == 1
+        return self._chosen(shared, name, larger) if alone else None
+
+    def _chosen(self, shared: SuperNetwork, name: str, larger: Subnet) -> Chosen:
         before, target = self.winners.found[name], self.winners.targets[name]
         plan, watch = replace(self.plan, supernet=shared), self._watches.get(target.bound.name)
         pairs = zip_longest(self._pruned(plan, target.bound, larger), self._searched(target.bound))
@@ -114,11 +121,9 @@ class Choice:
         return tuple(EvaluationLog.read(output.folder / name)) if there(output.folder / name) else ()
 
     @cached_property
-    def _maximal(self) -> dict[str, float]:
+    def _maximal(self) -> Mapping[str, float]:
         """The known values of the maximal sub-network, to which bounds in percent refer."""
-        supernet = self.plan.supernet
-        evaluated = self._log[0].values if self._log else {}
-        return {**evaluated, **Source.of(supernet, None, self.latencies).costs([supernet.space.maximal()])[0]}
+        return self.plan.maximal(self._log, self.latencies)
 
     @cached_property
     def _watches(self) -> dict[str, Stopwatch]:

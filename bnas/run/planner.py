@@ -139,7 +139,7 @@ class Planner:
         if again is None:
             return None
 
-        def measured(*given: Any) -> Chosen:
+        def measured(*given: Any) -> Chosen | None:
             start = self.spent
             chosen = again(*given)
             found = self._read("tune")

@@ -33,7 +33,7 @@ from bnas.runtime.nested import as_batch, described, device_of, inputs_of, place
 from bnas.runtime.storage.files import there
 from bnas.runtime.train import random_state
 from bnas.runtime.train.batches import Batches
-from bnas.search import Constraint, InfeasibleError, RandomSearch, Searcher, SearchResult
+from bnas.search import Constraint, Evaluation, InfeasibleError, RandomSearch, Searcher, SearchResult
 from bnas.search.beginning import Paths
 from bnas.search.source import by_name
 
@@ -227,7 +227,7 @@ class SearchPlan:
         """Choose the winners: the most accurate sub-network within each target, or "best" and "smallest"."""
         job, by = self.job, self.job.chosen_by
         if job.targets:
-            known = self._maximal(result, latencies), self.stopwatches()
+            known = self.maximal(result.evaluations, latencies), self.stopwatches()
             tuned = job.tuning is not None
             found = Winners.within(result, job.targets, *known, reference, job.acc_delta, tuned=tuned, by=by)
         else:
@@ -235,11 +235,12 @@ class SearchPlan:
         whole_space, maximal = len(result.evaluations) >= self.space.size, result.evaluations[0].values.get(by)
         return replace(found, whole_space=whole_space, maximal=maximal)
 
-    def _maximal(self, result: SearchResult, latencies: Latencies) -> Mapping[str, float]:
-        """Return the values of the maximal sub-network, also if its evaluation failed."""
+    def maximal(self, evaluations: Sequence[Evaluation], latencies: Latencies) -> Mapping[str, float]:
+        """Return the known values of the maximal sub-network, also if its evaluation, the first one, failed."""
         maximal = self.supernet.space.maximal()
         predicted = {name: model(maximal) for name, model in latencies.items()}
-        return {**self.supernet.costs(maximal), **predicted, **result.evaluations[0].values}
+        evaluated = evaluations[0].values if evaluations else {}
+        return {**self.supernet.costs(maximal), **predicted, **evaluated}
 
     def stopwatches(self) -> dict[str, Stopwatch]:
         """Return a stopwatch for each predicted latency, with the measurements that were made for earlier winners."""

@@ -86,9 +86,9 @@ class Record:
 
     def applied(self, winners: Winners) -> Winners:
         """Return the winners of a search with those that this fine-tuning chose again, if it belongs to them."""
-        ours = [one for one in self.winners if one.chosen is not None and one.name in winners.found]
-        same = {one.name: one.chosen for one in ours if winners.found[one.name].subnet == one.searched}
-        return winners.replaced({name: one for name, one in same.items() if one is not None})
+        searched = {name: one.subnet for name, one in winners.found.items()}
+        ours = [one for one in self.winners if searched.get(one.name) == one.searched]
+        return winners.replaced({one.name: one.chosen for one in ours if one.chosen is not None})
 
     def write(self, path: Path) -> None:
         """Write the file, atomically."""

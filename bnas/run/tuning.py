@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -63,10 +63,8 @@ class Tuning:
         else:
             self.output.ledger.remove(self.output.ledger.removable((TUNING, "tuning")))
             record.write(self.output.path(TUNING))
-        named = [one.subnet for one in winners.found.values()]
-        again = {one.name for one in record.winners if one.name in winners.targets and named.count(one.searched) == 1}
-        with team.joint("tune", settings=self.settings, record=record, again=again):
-            done = self.trained(record, again)
+        with team.joint("tune", settings=self.settings, record=record):
+            done = self.trained(record)
         done.write(self.output.path(TUNING))
         return done
 
@@ -77,15 +75,15 @@ class Tuning:
         planned = tuple(Tuned(name, subnet, before[name]) for subnet, name in order)
         return Record(json.loads(json.dumps(asdict(self.settings))), planned)
 
-    def trained(self, record: Record, again: Collection[str] = ()) -> Record:
+    def trained(self, record: Record) -> Record:
         """Train the winners; of several processes, only process 0 writes and measures them.
 
-        In shared weights, the winners that `again` names are chosen again when their turn comes, but for the first one.
+        In shared weights, each winner but the first one may be chosen again when its turn comes.
         """
         shared = self._shared() if self.settings.order == "shared" else None
         lengths = shared_lengths(self.supernet, [one.searched for one in record.winners])
         for place, one in enumerate(record.winners):
-            if shared is not None and place and one.name in again and one.chosen is None:
+            if shared is not None and place and one.chosen is None:
                 one = self._again(shared, one, record.winners[place - 1].subnet)
                 record = self._noted(record, one)
             self.watch.phase(f"fine-tuning {one.name}")
@@ -96,9 +94,11 @@ class Tuning:
         return record
 
     def _again(self, shared: SuperNetwork, one: Tuned, larger: Subnet) -> Tuned:
-        """Choose a winner again, in process 0; all processes have the result."""
-        self.watch.phase(f"choosing {one.name}")
-        found = None if self.again is None else self.again(shared, one.name, larger)
+        """Choose a winner again, in process 0, or leave it as it is; all processes have the result."""
+        found = None
+        if self.again is not None:
+            self.watch.phase(f"choosing {one.name}")
+            found = self.again(shared, one.name, larger)
         chosen: Chosen | None = parallel.from_first(found)
         if chosen is None or parallel.rank() > 0:
             return replace(one, chosen=chosen)

@@ -175,8 +175,11 @@ class Chosen:
         return cls(Evaluation.from_json(data), bool(data["missed"]))
 
 
-Again: TypeAlias = Callable[[SuperNetwork, str, Subnet], Chosen]
-"""Chooses the winner of a name again, after the larger one was trained in the weights of the super-network."""
+Again: TypeAlias = Callable[[SuperNetwork, str, Subnet], Chosen | None]
+"""Chooses the winner of a name again, after the larger one was trained in the weights of the super-network.
+
+None: the winner stays.
+"""
 
 
 @dataclass(frozen=True)
@@ -248,11 +251,9 @@ class Winners:
 
     def replaced(self, chosen: Mapping[str, Chosen]) -> Winners:
         """Return the winners with those that were chosen again."""
-        found = {name: chosen[name].evaluation if name in chosen else one for name, one in self.found.items()}
-        targets = {
-            name: replace(one, missed=chosen[name].missed) if name in chosen else one
-            for name, one in self.targets.items()
-        }
+        found = {**self.found, **{name: one.evaluation for name, one in chosen.items()}}
+        judged = {name: replace(self.targets[name], missed=one.missed) for name, one in chosen.items()}
+        targets = {**self.targets, **judged}
         missed = any(one.missed for one in targets.values()) if targets else self.missed
         return replace(self, found=found, targets=targets, missed=missed)
 

@@ -144,7 +144,7 @@ def pruned_on(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         found = self._evaluated(replace(self.plan, supernet=net), [net.space.minimal()])
         return Chosen(replace(found.evaluations[0], index=77), False)
 
-    monkeypatch.setattr(Choice, "__call__", smallest)
+    monkeypatch.setattr(Choice, "_chosen", smallest)
     return names
 
 
