@@ -1,10 +1,10 @@
 """Table of what a search costs and finds: ``python tests/benchmarks/search.py [PART ...]``.
 
-CPU seconds of one thread; goals as they were set for a quiet machine. Parts: costs, overhead, generation, hypervolume,
-surrogate, racing. The last four need a trained ResNet-20 on CIFAR-10: ``--supernet FOLDER --data FOLDER``, a folder of
-`SuperNetwork.save` and one of `examples/cifar10.py`; without them they are tried on a small untrained model, and
-the figures say nothing. ``--evaluations FILE`` keeps what hypervolume and surrogate evaluate: run them again and they
-go on from there.
+CPU seconds of one thread; goals as they were set for a quiet machine. Parts: costs, overhead, generation, sharing,
+hypervolume, surrogate, racing. The last five need a trained ResNet-20 on CIFAR-10: ``--supernet FOLDER --data FOLDER``,
+a folder of `SuperNetwork.save` and one of `examples/cifar10.py`; without them they are tried on a small untrained
+model, and the figures say nothing. ``--evaluations FILE`` keeps what hypervolume and surrogate evaluate: run them again
+and they go on from there.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.table import Table
 from rivals import OBJECTIVES, Learning, Memory, PeerEncoding, head, ours, theirs, together, volume
 from timing import Spread
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from zoo_models import make_model, traced_input
@@ -35,6 +36,7 @@ from zoo_models import make_model, traced_input
 from bnas.data.digits import DigitNet
 from bnas.passes import SearchSpace, Subnet
 from bnas.runtime import Evaluator, SuperNetwork, first_samples, recalibrate
+from bnas.runtime.evaluate.together import Layers, share_layers
 from bnas.search import RandomSearch, Searcher, SearchResult, SearchSettings
 from bnas.search.algorithms.candidates import Candidates, Genes, scaled_genes
 from bnas.search.algorithms.contract import Fitness, Individual
@@ -168,6 +170,50 @@ def generation(trial: Trial) -> Table:
     return table
 
 
+def sharing(trial: Trial) -> Table:
+    """A whole search, evaluated together and one by one; and how much less work equal beginnings allow at best."""
+    evaluator = trial.evaluator
+    result = ours(Learning(trial.memory), trial.count, 0)
+    subnets = [one.subnet for one in result.evaluations]
+    took, many = cpu(partial(evaluator.evaluate_many, subnets))
+    alone, single = cpu(lambda: [evaluator.evaluate(one) for one in subnets])
+    table = Table("evaluated together", "fewer MACs", "CPU time", "numbers", title=f"A search of {len(subnets)}")
+    every = sum(work_together(evaluator.supernet, [one]) for one in subnets)
+    for size in (10, evaluator.group, 100, len(subnets)):
+        groups = [subnets[start : start + size] for start in range(0, len(subnets), size)]
+        less = every / sum(work_together(evaluator.supernet, one) for one in groups)
+        timed = size == evaluator.group
+        numbers = "identical" if many == single else "DIFFERENT"
+        table.add_row(str(size), f"{less:.2f}", *((f"{alone / took:.2f}", numbers) if timed else ()))
+    table.add_row("goal", "", "3", "identical")
+    return table
+
+
+def work_together(supernet: SuperNetwork, subnets: Sequence[Subnet]) -> float:
+    """MACs of the convolutions and linear layers that run if equal beginnings of sub-networks are computed once."""
+    layers = Layers()
+    modules = [supernet.skeleton.build(subnet, layers).eval() for subnet in subnets]
+    trie = share_layers(modules, layers)
+    counted = [macs_of_layers(module, *supernet.example()) for module in modules]
+    return sum(counted[members[0]].get(path, 0) for members, paths in trie.shared for path in paths)
+
+
+def macs_of_layers(module: nn.Module, *inputs: Any) -> dict[str, int]:
+    """MACs of each layer with a matrix or a kernel, by path."""
+    found = dict[str, int]()
+
+    def note(layer: nn.Module, _: Any, output: Any, path: str) -> None:
+        found[path] = output.numel() * layer.weight[0].numel()
+
+    weighted = [(path, layer) for path, layer in module.named_modules() if getattr(layer, "weight", None) is not None]
+    hooks = [layer.register_forward_hook(partial(note, path=path)) for path, layer in weighted if layer.weight.ndim > 1]
+    with torch.no_grad():
+        module(*inputs)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
 def naively(evaluator: Evaluator, subnet: Subnet, calibration: Sequence[Any], validation: Sequence[Any]) -> float:
     """Accuracy as somebody would measure it who knows no better."""
     module = evaluator.supernet.extract(subnet)
@@ -267,6 +313,7 @@ PARTS: dict[str, Callable[[Any], Table]] = {
     "costs": costs,
     "overhead": overhead,
     "generation": generation,
+    "sharing": sharing,
     "hypervolume": hypervolume,
     "surrogate": surrogate,
     "racing": racing,
