@@ -292,8 +292,9 @@ class SuperNetwork(nn.Module):
     ) -> None:
         """Sort the entries of every elastic width by importance, the most important first, in place.
 
-        The maximal sub-network computes the same up to rounding. An optimizer that exists already has its state in the
-        old order: create a new one, or pass its tensors as `alike`.
+        The maximal sub-network computes the same up to rounding. A width keeps its order if its entries differ in a
+        tensor that the state dict does not have: a constant, or a buffer that is not persistent. An optimizer that
+        exists already has its state in the old order: create a new one, or pass its tensors as `alike`.
 
         Args:
             measure: "L1", "L2", "geometric_median", "taylor" or "external"; by default that of the settings.

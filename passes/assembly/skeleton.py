@@ -318,6 +318,6 @@ class Skeleton:
         place = module.get_submodule(owner)
         if place._modules.get(name) is holder:
             return
-        if path in self.ir.constants or name in self.ir.root.get_submodule(owner)._non_persistent_buffers_set:
+        if not self.ir.is_saved(path):
             place._non_persistent_buffers_set.add(name)
         holder.__dict__.update(_parameters=place._parameters, _buffers=place._buffers)

@@ -120,6 +120,11 @@ class IR:
         assert isinstance(value, Tensor)
         return value
 
+    def is_saved(self, name: str) -> bool:
+        """Whether the state dict of the model has the tensor: a parameter or a persistent buffer."""
+        owner, _, leaf = name.rpartition(".")
+        return name not in self.constants and leaf not in self.root.get_submodule(owner)._non_persistent_buffers_set
+
     def copy_graph(self) -> tuple[Graph, dict[Node, Node]]:
         """A copy of the graph to change, and which of its nodes is the copy of which; see `with_graph`."""
         graph, copies = Graph(), dict[Node, Node]()

@@ -63,9 +63,8 @@ def _holds_zeros(types: AxisTypes, node: Node, name: str) -> bool:
 
     A buffer must not be persistent: others may be loaded from a checkpoint later.
     """
-    tensor, (owner, _, leaf) = types.ir.tensor(name), name.rpartition(".")
-    fixed = name in types.ir.constants or leaf in types.ir.root.get_submodule(owner)._non_persistent_buffers_set
-    return fixed and not (tensor.is_meta or any(types.ir.writers(node)) or bool(tensor.any()))
+    tensor = types.ir.tensor(name)
+    return not types.ir.is_saved(name) and not (tensor.is_meta or any(types.ir.writers(node)) or bool(tensor.any()))
 
 
 def _nested(types: AxisTypes, call: Call | None, node: Node) -> Any:

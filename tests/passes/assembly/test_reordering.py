@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -21,7 +22,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from bnas.passes import BnasError, ElasticityError
 from bnas.passes.assembly.importance import MEASURES, importance, read_scores
-from bnas.passes.assembly.reordering import reorder
+from bnas.passes.assembly.reordering import reorder, unsaved
 from bnas.passes.space.elasticity import Elasticity
 from bnas.runtime import SuperNetwork
 from bnas.testing import assert_extracted_is_oracle, assert_program_is_extracted
@@ -42,7 +43,8 @@ def assert_reordered(supernet: SuperNetwork, inputs: Tensor, measure: str, score
     order = reorder(supernet.skeleton, measure, scores)
     torch.testing.assert_close(program(inputs), before, rtol=EXACT, atol=EXACT)
     if scores is None:
-        assert all((np.diff(one) <= EXACT).all() for one in importance(supernet.skeleton, measure).values())
+        kept, found = unsaved(supernet.skeleton), importance(supernet.skeleton, measure)
+        assert all((np.diff(one) <= EXACT).all() for symbol, one in found.items() if symbol not in kept)
     if all((entries == np.arange(len(entries))).all() for entries in order.values()):
         torch.testing.assert_close(supernet.model.state_dict(), weights, rtol=0, atol=0)
 
@@ -164,6 +166,44 @@ def test_measures_by_hand() -> None:
     assert MEASURES["L2"](rows).tolist() == [5, 5, 6]
     distances = [[sum((a - b) ** 2 for a, b in zip(x, y, strict=True)) ** 0.5 for y in rows] for x in rows]
     torch.testing.assert_close(MEASURES["geometric_median"](rows), torch.tensor([sum(one) for one in distances]))
+
+
+# tensors that no checkpoint has
+
+
+class Gains(nn.Module):
+    """Two gains for each channel: a parameter, and a buffer that the state dict has or not."""
+
+    def __init__(self, persistent: bool = False, even: bool = False) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(3, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+        self.own = nn.Parameter(torch.rand(8))
+        self.register_buffer("gain", torch.ones(8) if even else torch.rand(8) + 0.5, persistent=persistent)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.first(x)) * self.own
+        return self.last(torch.relu(self.second(x)) * self.gain)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sorted_widths"),
+    [({}, {"first"}), ({"persistent": True}, {"first", "second"}), ({"even": True}, {"first", "second"})],
+)
+def test_what_was_reordered_and_saved_fits_a_model_that_is_made_anew(
+    tmp_path: Path, settings: dict[str, bool], sorted_widths: set[str]
+) -> None:
+    torch.manual_seed(0)
+    model, inputs = Gains(**settings).double().eval(), torch.randn(4, 3, dtype=torch.float64)
+    anew, expected = copy.deepcopy(model), model(inputs)
+    supernet = SuperNetwork.from_model(model, inputs, {"min_width": 1, "divisor": 1})
+    order = reorder(supernet.skeleton, "L1")
+    moved = {symbol for symbol, entries in order.items() if (entries != np.arange(len(entries))).any()}
+    names = {name for name, symbol in supernet.skeleton.choices.symbols.items() if symbol in moved}
+    assert names == sorted_widths
+    supernet.save(tmp_path)
+    loaded = SuperNetwork.load(tmp_path, anew).eval()
+    torch.testing.assert_close(loaded.program(loaded.space.maximal())(inputs), expected, rtol=EXACT, atol=EXACT)
+    assert_extracted_is_oracle(loaded, loaded.space.minimal(), inputs)
 
 
 # scores from elsewhere
