@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,7 +10,7 @@ from itertools import accumulate
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from bnas.passes import SearchSpace, Subnet
@@ -19,6 +20,11 @@ from bnas.runtime.supernetwork import SuperNetwork
 from .recipe import RULES, Recipe
 from .sampler import Sampler
 from .stages import STAGES, Stage, check_stages, rate_of
+
+EVALUATING = (
+    "the super-network is in evaluation mode at the first step: BatchNorm then uses the statistics of the original for "
+    "every sub-network, and small ones diverge; call supernet.train() before the training"
+)
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,7 @@ class Schedule:
 
         optimizer = torch.optim.SGD(supernet.parameters(), lr=0.01, momentum=0.9)
         schedule = bnas.Schedule(supernet, stages, steps_per_epoch=len(loader), optimizer=optimizer)
+        supernet.train()
         for epoch in range(schedule.epochs):
             for x, y in loader:
                 for subnet in schedule.step():
@@ -157,11 +164,16 @@ class Schedule:
         Before the first step of a stage with ``reorg_weights``, this reorders the shared weights, the state of the
         optimizer and the tensors `alike`, such as running averages by parameter name.
 
+        Warns:
+            UserWarning: at the first step, a super-network with BatchNorm is in evaluation mode.
+
         Raises:
             TrainingError: all steps were taken.
         """
         if self.done:
             raise TrainingError(f"the schedule is finished: all {self.steps} steps were taken")
+        if self.taken == 0 and _has_frozen_statistics(self.supernet):
+            warnings.warn(EVALUATING, stacklevel=2)
         place = self.place
         stage, space = self.stages[place.stage], self.spaces[place.stage]
         if place.since == 0 and stage.reorg_weights:
@@ -202,6 +214,11 @@ class Schedule:
         self.taken = state["taken"]
         self._sampler.load_state_dict(state["sampler"])
         self._drawn = tuple(Subnet.from_json(one) for one in state["drawn"])
+
+
+def _has_frozen_statistics(supernet: SuperNetwork) -> bool:
+    norms = (one for one in supernet.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm))
+    return not supernet.training and any(one.track_running_stats for one in norms)
 
 
 def optimizer_tensors(optimizer: Optimizer | None, supernet: SuperNetwork) -> list[dict[str, Tensor]]:

@@ -15,7 +15,7 @@ from bnas.passes import SearchSpace, Subnet
 from bnas.runtime import Recipe, Schedule, Stage, TrainingError
 from bnas.runtime.train.sampler import Estimate, Sampler
 
-NET = supernet()
+NET = supernet().train()
 SPACE = NET.space
 NAMES = tuple("abcdef")
 WIDE = SearchSpace({name: (8, 16, 24) for name in NAMES}, ())

@@ -20,7 +20,7 @@ from bnas.runtime.train import schedule
 from bnas.runtime.train.averages import Average
 from bnas.runtime.train.schedule import optimizer_tensors
 
-NET = supernet()
+NET = supernet().train()
 """For tests that change nothing of it."""
 
 
@@ -117,6 +117,15 @@ def test_what_the_hypothesis_test_forbids_is_drawn_without_the_indicators() -> N
     drawn = [one for (one,) in steps(per_epoch=40, rule="random")]
     assert any(len(one.skipped) == 2 for one in drawn)
     assert any(min(one.widths.values()) < 12 for one in drawn if one.widths)
+
+
+def test_a_supernet_in_evaluation_mode_is_told_of_at_the_first_step() -> None:
+    plan = Schedule(supernet().eval(), [Stage(epochs=1)], steps_per_epoch=3)
+    with pytest.warns(UserWarning, match=r"call supernet\.train\(\)"):
+        plan.step()
+    plan.step()  # no warning, which would be an error
+    for quiet in (supernet().train(), supernet(norm=False).eval()):
+        Schedule(quiet, [Stage(epochs=1)], steps_per_epoch=1).step()
 
 
 def test_end_is_told() -> None:
@@ -254,7 +263,7 @@ def test_averages_that_are_not_reordered_are_wrong(monkeypatch: pytest.MonkeyPat
 
 
 def test_only_state_of_the_shape_of_its_parameter_is_reordered() -> None:
-    net = supernet()
+    net = supernet().train()
     optimizer = torch.optim.Adam(net.parameters())
     net(torch.randn(2, 1, 4, 4)).sum().backward()
     optimizer.step()
