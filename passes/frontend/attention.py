@@ -73,7 +73,7 @@ def multi_head_attention_forward(*args: Any, **kwargs: Any) -> tuple[Tensor, Ten
     given.apply_defaults()
     call = SimpleNamespace(**given.arguments)
     if call.static_k is not None or call.static_v is not None:
-        raise CaptureError("multi_head_attention_forward with static_k or static_v: give it key and value only")
+        raise CaptureError("multi_head_attention_forward with static_k or static_v: pass only key and value")
     own = _Attention(
         call.num_heads,
         call.embed_dim_to_check // call.num_heads,

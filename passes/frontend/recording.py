@@ -275,7 +275,9 @@ def _placeholders(
         if isinstance(leaf, Tensor):
             recorder.step_of(leaf)
     if not names:
-        raise CaptureError("there is no tensor among the example inputs")
+        raise CaptureError(
+            "there is no tensor among the example inputs; give a tensor, a tuple of inputs, or a dict of them by name"
+        )
     return given
 
 

@@ -235,7 +235,10 @@ class Tape:
         step.index = len(self.steps)
         self.steps.append(step)
         if len(self.steps) > MOST_STEPS:
-            raise CaptureError(f"forward makes more than {MOST_STEPS} calls: a loop over the samples of a batch?")
+            raise CaptureError(
+                f"forward makes more than {MOST_STEPS} calls: if it loops over samples or pixels, "
+                "compute on whole tensors"
+            )
         return step
 
     def _undo(self, mark: int) -> None:
