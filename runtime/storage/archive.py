@@ -113,7 +113,7 @@ class Archive:
             raise _damaged(directory / self.manifest, f"{name!r} is not the name of a tensor file")
         path = directory / name
         if not there(path):
-            raise CheckpointError(f"{path} is missing, which {self.manifest} names; {_again(path)}")
+            raise CheckpointError(f"{path} is missing; {self.manifest} names it: {_again(path)}")
         data = read_file(path)
         if checksum(data) != manifest["sha256"]:
             raise _damaged(path, f"its checksum is not the one in {self.manifest}")
