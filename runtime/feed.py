@@ -19,6 +19,12 @@ from bnas.passes import BnasError
 from .errors import BatchError
 from .nested import TARGETS, as_batch, described, tensors_in
 
+FILL = (
+    "give at least one batch (with drop_last=True, a full one); an iterator, such as a generator, can be read only "
+    "once: give a loader or a list"
+)
+"""The remedy for data without a batch."""
+
 OF_THE_PROCESS = (MemoryError, torch.OutOfMemoryError, InterruptedError)
 """Errors that a batch cannot have caused."""
 

@@ -16,7 +16,7 @@ from bnas.passes.assembly.importance import effects, no_scores
 
 from .errors import TrainingError
 from .evaluate.evaluation import Batch, Metric, accuracy, measured, recalibrate
-from .feed import drawn
+from .feed import FILL, drawn
 from .nested import batch_size
 from .train import random_state
 from .train.learner import Criterion, Learner, Moment
@@ -73,7 +73,7 @@ def taylor(
                 total[symbol] += np.square(effect)
             seen += 1
     if not seen:
-        raise TrainingError("importance 'taylor' is measured on data, but the data are empty")
+        raise TrainingError(f"importance 'taylor' is measured on data, but the data are empty; {FILL}")
     found = {name: torch.from_numpy(total[one] / seen) for name, one in skeleton.choices.symbols.items()}
     for name, scores in found.items():
         if not bool(scores.isfinite().all()):
@@ -151,7 +151,7 @@ def block_importance(
     """
     kept = list(drawn(batches, SOURCE))
     if not kept:
-        raise TrainingError("the importance of blocks is measured on data, but the data are empty")
+        raise TrainingError(f"the importance of blocks is measured on data, but the data are empty; {FILL}")
     learner = Learner(supernet, Recipe(distillation=None), criterion)
     metric = accuracy if metric is None and criterion is None else metric
     network = supernet.space.maximal() if subnet is None else subnet

@@ -1,4 +1,4 @@
-"""The first sub-networks of a search: those that pruning by importance would choose, in several sizes."""
+"""The first sub-networks of a search, found by pruning by importance, in several sizes."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class Paths:
         return space.canonical(space.repair(subnet))
 
     def sizes(self, bounds: Sequence[Constraint | str], latency: Latency, count: int) -> tuple[Subnet, ...]:
-        """As `pruned_sizes`."""
+        """Return sub-networks near the bounds, then `count` of all sizes, as `pruned_sizes` describes."""
         near = [list(self._near(Constraint.of(one), by_name(latency))) for one in bounds]
         chosen = [one for row in zip_longest(*near) for one in row if one is not None]
         costs = self.supernet.cost_model.many(self.paths[0], [self.cost])[self.cost]

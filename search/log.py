@@ -133,7 +133,10 @@ class EvaluationLog:
     def _take(self, evaluation: Evaluation) -> None:
         subnet = evaluation.subnet
         if subnet in self._evaluations:
-            raise RecordError(f"{shown(subnet)}: is already evaluation {self._evaluations[subnet].index} of this log")
+            raise RecordError(
+                f"{shown(subnet)}: is already evaluation {self._evaluations[subnet].index} of this log; "
+                "read it with get(subnet) instead of recording it again"
+            )
         if evaluation.failure is None:
             self._names = self._names or tuple(evaluation.values)
         self._evaluations[subnet] = evaluation
@@ -207,7 +210,7 @@ class EvaluationLog:
         except (ValueError, KeyError, TypeError):
             known = False
         if not known:
-            raise RecordError(f"{path}:1: must be a file of format {FORMAT!r}, version {VERSION}")
+            raise RecordError(f"{path}:1: must be a file of format {FORMAT!r}, version {VERSION}; choose another file")
         found = head.get("fingerprint")
         if self.fingerprint and found != self.fingerprint:
             raise RecordError(

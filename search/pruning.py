@@ -172,7 +172,7 @@ def _check(bound: Constraint, importance: str, allocation: str, price: str, roun
     if price not in ("cost", "entry"):
         raise SearchError(f"price {price!r}: {nearest(price, ('cost', 'entry'))}")
     if rounds < 1:
-        raise SearchError(f"rounds: {rounds} is smaller than 1")
+        raise SearchError(f"rounds: {rounds} is smaller than 1; the default is 4")
     if "kernel" in settings.dimensions:
         raise SearchError("elasticity.dimensions: pruning removes channels and blocks, not kernels: remove 'kernel'")
     if "depth" in settings.dimensions and allocation == "global" and importance != "taylor":

@@ -203,13 +203,17 @@ class SearchResult:
             RecordError: The data have another format or version, or are malformed.
         """
         if not isinstance(data, Mapping) or (data.get("format"), data.get("version")) != (FORMAT, VERSION):
-            raise RecordError(f"must be an object of format {FORMAT!r}, version {VERSION}")
+            raise RecordError(
+                f"a search result must be an object of format {FORMAT!r}, version {VERSION}, as to_json returns it"
+            )
         try:
             objectives = [Objective(one["name"], one["direction"]) for one in data["objectives"]]
             constraints = [Constraint(one["name"], one["sense"], one["bound"]) for one in data["constraints"]]
             return cls.checked(objectives, [Evaluation.from_json(one) for one in data["evaluations"]], constraints)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise RecordError(f"malformed search result: {type(error).__name__}: {error}") from error
+            raise RecordError(
+                f"malformed search result: {type(error).__name__}: {error}; write it again with to_json"
+            ) from error
 
     @classmethod
     def checked(

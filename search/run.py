@@ -239,7 +239,10 @@ class Run:
     def _check_alive(self) -> None:
         if all(one.failure is not None for one in self._evaluations):
             first = self._evaluations[0]
-            raise SearchError(f"all {len(self._evaluations)} evaluations failed; the first one: {first.failure}")
+            raise SearchError(
+                f"all {len(self._evaluations)} evaluations failed; the first one: {first.failure}; "
+                "correct the cause, and search again without the log of this search"
+            )
 
     def _resolved(self) -> tuple[Constraint, ...]:
         """The constraints with absolute bounds; the first evaluation is that of the maximal sub-network."""
@@ -247,5 +250,7 @@ class Run:
         values = {**self._plan.source.costs([maximal.subnet])[0], **maximal.values}
         for one in self._plan.constraints:
             if one.relative and one.name not in values:
-                raise SearchError(f"{one}: the maximal sub-network has no {one.name}: {maximal.failure}")
+                raise SearchError(
+                    f"{one}: the maximal sub-network has no {one.name}: {maximal.failure}; give an absolute bound"
+                )
         return tuple(one.resolved(values) for one in self._plan.constraints)

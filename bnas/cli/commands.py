@@ -177,7 +177,7 @@ def search(
             folder.begin_search(resume=resume, overwrite=overwrite)
         winners = folder.steps.search()
     from bnas.run.commands import step_command
-    from bnas.run.output import TUNING
+    from bnas.run.names import FRONT, TUNING
     from bnas.runtime.storage.files import there
 
     console.print(winners_table(winners, folder.job.quality))
@@ -185,7 +185,7 @@ def search(
     again = tuned and there(run / TUNING)  # a fine-tuning of other winners, which are replaced
     told = step_command("tune" if tuned else "export", run, resume=again)
     what = "fine-tune these winners" if tuned else "export and measure these winners"
-    options.say(console, f"The Pareto front is in {run / 'pareto.json'}; to {what}: `{told}`")
+    options.say(console, f"The Pareto front is in {run / FRONT}; to {what}: `{told}`")
 
 
 # ``bnas tune``: fine-tune the winners of a search.

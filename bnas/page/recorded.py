@@ -14,10 +14,21 @@ from bnas.passes.cost.architecture import Architecture, ArchitectureError
 from bnas.passes.errors import BnasError
 from bnas.run.ledger import Ledger
 from bnas.run.mark import OutputError
-from bnas.run.output import ARCHITECTURE, CONFIG, DATA, ENVIRONMENT, SEARCH, TUNING
+from bnas.run.names import (
+    ARCHITECTURE,
+    CONFIG,
+    DATA,
+    ENVIRONMENT,
+    EVALUATIONS,
+    HISTORY,
+    RESULTS,
+    SEARCH,
+    TUNING,
+    WINNERS,
+)
 from bnas.run.quality import Quality
-from bnas.runtime.storage.files import ReadError, reading, there
-from bnas.search import Constraint, Evaluation, EvaluationLog, Objective, RecordError, SearchResult
+from bnas.runtime.storage.files import ReadError, there
+from bnas.search import Constraint, Evaluation, Objective, RecordError, SearchResult
 
 from .notes import ChosenNote, History, Process, Results, SearchSettings, SubnetNote, TuningNote
 
@@ -26,7 +37,6 @@ class ReportError(BnasError):
     """The report of a run cannot be made; the message has the file and what is wrong with it."""
 
 
-HISTORY, EVALUATIONS, WINNERS, RESULTS = "training/history.json", "evaluations.jsonl", "winners.json", "report.json"
 MISSING = {
     ENVIRONMENT: "start time, machine and versions",
     ARCHITECTURE: "the layers, so the report has no picture of the architecture",
@@ -127,7 +137,7 @@ def read_run(folder: Path) -> Recorded:
         raise ReportError(
             f"{folder} is not the folder of a run: {CONFIG} is missing; give the folder that a run wrote to"
         )
-    processes, evaluations = _json(ledger, ENVIRONMENT), _evaluations(ledger, EVALUATIONS)
+    processes, evaluations = _json(ledger, ENVIRONMENT), _evaluations(ledger)
     _check_whole(ledger, len(evaluations))
     configuration = _json(ledger, CONFIG)
     tuning, chosen = _part(ledger, TUNING, TuningNote), _part(ledger, WINNERS, ChosenNote)
@@ -205,12 +215,8 @@ def _architecture(ledger: Ledger, name: str) -> Architecture | None:
         raise ReportError(f"{ledger.folder / name}: {error}") from error
 
 
-def _evaluations(ledger: Ledger, name: str) -> tuple[Evaluation, ...]:
-    if not _there(ledger, name):
-        return ()
+def _evaluations(ledger: Ledger) -> tuple[Evaluation, ...]:
     try:
-        ledger.refuse_links(name)
-        with reading(path := ledger.folder / name):
-            return tuple(EvaluationLog.read(path))
+        return ledger.evaluations()
     except (OutputError, ReadError, RecordError) as error:
         raise ReportError(str(error)) from error

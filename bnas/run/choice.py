@@ -16,8 +16,7 @@ from itertools import zip_longest
 from bnas.passes import Subnet
 from bnas.runtime import Evaluator, SuperNetwork, TrainingError
 from bnas.runtime.evaluate.evaluation import Batch
-from bnas.runtime.storage.files import there
-from bnas.search import Constraint, Evaluation, EvaluationLog, Measures, SearchResult
+from bnas.search import Constraint, Evaluation, Measures, SearchResult
 from bnas.search.beginning import NEAR, SHARES, Paths
 from bnas.search.source import Source
 
@@ -116,9 +115,7 @@ class Choice:
     @cached_property
     def _log(self) -> tuple[Evaluation, ...]:
         """The evaluations of the search; the first one is that of the maximal sub-network."""
-        output, name = self.plan.output, "evaluations.jsonl"
-        output.ledger.refuse_links(name)
-        return tuple(EvaluationLog.read(output.folder / name)) if there(output.folder / name) else ()
+        return self.plan.output.ledger.evaluations()
 
     @cached_property
     def _maximal(self) -> Mapping[str, float]:

@@ -19,25 +19,26 @@ from bnas.passes.errors import SubnetError, add_note
 from bnas.runtime import SuperNetwork, measure_latency
 from bnas.runtime.storage.checkpoint import SUPERNET
 from bnas.runtime.storage.files import there, write_json
-from bnas.search import Evaluation, EvaluationLog
-from bnas.search.result import WINNERS
+from bnas.search import Evaluation
+from bnas.search.result import WINNERS as NAMES
 
 from .job import Job, Splits, Watch
 from .latencies import LATENCY
-from .ledger import DELIVERED, FOUND, TUNED, Ledger
+from .ledger import Ledger
 from .lock import kept
 from .mark import OutputError
-from .output import CONFIG, SOURCE, TUNING, Output, changed, read_json
-from .pipeline import EXPORT, free_in, within
+from .names import CONFIG, DELIVERED, FOUND, FRONT, SOURCE, TUNED, TUNING, WINNERS
+from .output import Output, changed, check_way, read_json
+from .pipeline import EXPORT, OF_CONFIGURATION, free_in, within
 from .results import Report
 from .runner import elsewhere, job_of
 from .steps import Steps
 from .trust import check_code
-from .tuned import read_module
+from .weights import read_module
 
 NUMBER = re.compile(r"[0-9]{1,9}")
 """The number of an evaluation, as the report shows it."""
-FASTEST = WINNERS[-1]
+FASTEST = NAMES[-1]
 """Name of a winner that is chosen by a measurement when it is requested."""
 
 
@@ -121,8 +122,7 @@ class RunFolder:
             OutputError: There is no trained super-network; or there is a search already, and neither `resume` nor
                 `overwrite` is set; or a change affects the training, or the search to be resumed.
         """
-        if resume and overwrite:
-            raise OutputError("resume and overwrite exclude each other")
+        check_way(resume=resume, overwrite=overwrite)
         config = self.configuration.model_dump(mode="json")
         if not SUPERNET.exists(self.folder / "supernet"):
             _ = self.steps.supernet  # raises, and says what makes it
@@ -146,8 +146,7 @@ class RunFolder:
             OutputError: There is no search; or there is a fine-tuning already, and neither `resume` nor `overwrite` is
                 set; or a change affects the training, the search, or the fine-tuning to be resumed.
         """
-        if resume and overwrite:
-            raise OutputError("resume and overwrite exclude each other")
+        check_way(resume=resume, overwrite=overwrite)
         config = self.configuration.model_dump(mode="json")
         if self.job.tuning is None:
             raise OutputError(
@@ -159,7 +158,7 @@ class RunFolder:
             if not (resume or overwrite) and there(self.folder / TUNING):
                 told = "use --resume to continue it or --overwrite to replace it"
                 raise OutputError(f"{self.folder} holds a fine-tuning already; {told}")
-            if told := changed(self.folder, config, lambda place: within(place, (*EXPORT, "fine_tune"))):
+            if told := changed(self.folder, config, lambda place: within(place, (*EXPORT, *OF_CONFIGURATION.tuning))):
                 raise OutputError(
                     f"{told}: training or search used the former; a fine-tuning may change only its own settings"
                 )
@@ -214,11 +213,7 @@ class RunFolder:
 
     def _evaluated(self, number: int) -> Subnet | None:
         """Return the sub-network of an evaluation of the search; None if there is no such evaluation."""
-        log = "evaluations.jsonl"
-        if not there(self.folder / log):
-            return None
-        Ledger(self.folder).refuse_links(log)
-        return next((one.subnet for one in EvaluationLog.read(self.folder / log) if one.index == number), None)
+        return next((one.subnet for one in Ledger(self.folder).evaluations() if one.index == number), None)
 
     def module(self, subnet: Subnet) -> GraphModule:
         """Return the extracted sub-network, with the BatchNorm statistics of the run or with recalibrated ones."""
@@ -232,11 +227,11 @@ class RunFolder:
     @property
     def _found(self) -> Mapping[str, Evaluation]:
         """The winners by name; none before the search."""
-        return self.steps.winners().found if there(self.folder / "winners.json") else {}
+        return self.steps.winners().found if there(self.folder / WINNERS) else {}
 
     def _fastest(self) -> Subnet:
         winners = self.steps.winners()
-        front = Ledger(self.folder).json("pareto.json")
+        front = Ledger(self.folder).json(FRONT)
         lost, by = self.job.quality.lost, self.job.chosen_by
         enough = winners.acc_delta
         good = [entry for entry in front if lost(entry["values"][by], winners.reference) <= enough] or front

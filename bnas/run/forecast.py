@@ -46,6 +46,11 @@ def adapting(job: Job, times: Times) -> float:
     return 2 * times.sample * job.recipe.num_bn_adaptation_samples
 
 
+def expected_winners(job: Job) -> int:
+    """Return the expected number of winners: one for each target; without targets "best" and "smallest"."""
+    return len(job.targets) or 2
+
+
 @dataclass(frozen=True)
 class Forecast:
     """Predicted durations in seconds, and the numbers that follow from them."""

@@ -233,12 +233,22 @@ def evaluator_of(
     return Evaluator(supernet, calibration, validation, job.quality.function, metric_name=job.quality.name)
 
 
+def trainer_settings(job: Job, watch: Watch, output: Output) -> dict[str, Any]:
+    """Return the arguments of `bnas.Trainer` for the training of a run in the folder ``training/``.
+
+    Raises:
+        LoggerError, OutputError: As `callbacks_of`.
+    """
+    own = {"directory": output.path("training"), "callbacks": callbacks_of(job, watch, output, "training")}
+    return {**own, **job.quality.of_training, **job.training}
+
+
 def callbacks_of(job: Job, watch: Watch, output: Output, phase: Literal["training", "search"]) -> tuple[Callback, ...]:
     """Return all callbacks of the training or the search of a run.
 
     Raises:
         LoggerError: TensorBoard is asked for, and not installed.
-        OutputError: the folder of its files is a symbolic link.
+        OutputError: The folder of its files is a symbolic link.
     """
     if not job.tensorboard:
         return (watch, *job.callbacks)

@@ -12,24 +12,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from bnas.runtime.storage.files import checksum, discard, file_checksum, read_file, there, writing
-from bnas.search.errors import RecordError
-from bnas.search.log import EvaluationLog
+from bnas.search import Evaluation, EvaluationLog, RecordError
 
-from .mark import GROWING, MARK, Mark, OutputError, refuse_link
-
-SCALARS = ("training/tensorboard/events.out.tfevents.*", "search/tensorboard/events.out.tfevents.*")
-"""Folders of TensorBoard's files in a run folder."""
-FOUND = (
-    "search.json", "winners.json", "pareto.json", "evaluations.csv", "evaluations.jsonl", "latency.json", "latencies",
-    "search", "plan/search.json",
-)  # fmt: skip
-"""Files of a search in a run folder."""
-TUNED = ("tuning.json", "tuning", "plan/tune.json")
-"""Files of a fine-tuning."""
-DELIVERED = ("report.json", "report.html", "report", "subnets")
-"""Files of an export."""
-REPORT = "report"
-"""Prefixes of files that a process may write without holding the lock of the folder."""
+from .mark import REPEAT, Mark, OutputError, refuse_link
+from .names import EVALUATIONS, GROWING, MARK, REPORT, SCALARS
 
 
 @dataclass(frozen=True)
@@ -164,6 +150,19 @@ class Ledger:
         except (ValueError, RecursionError) as error:
             raise OutputError(f"{self.folder / name} is not a JSON file: {error}") from error
 
+    def evaluations(self) -> tuple[Evaluation, ...]:
+        """Return the evaluations of the run's search so far; none before the search.
+
+        Raises:
+            OutputError: The log is behind a link.
+            ReadError: The log cannot be read.
+            RecordError: The log is damaged; the message names the line.
+        """
+        if not there(self.folder / EVALUATIONS):
+            return ()
+        self.refuse_links(EVALUATIONS)
+        return tuple(EvaluationLog.read(self.folder / EVALUATIONS))
+
     def _own(self, name: str, files: Mapping[str, list[str]]) -> str:
         """Return the checksum of a file after checking that the run wrote it."""
         path = self.folder / name
@@ -182,8 +181,7 @@ class Ledger:
                 f"{path} was not written by the run (according to {MARK}); move it to another place first"
             )
         return OutputError(
-            f"{path} is damaged, or was changed after the run wrote it: its checksum is not the one in {MARK}; "
-            "restore it from a backup, or move it away and repeat the step that writes it"
+            f"{path} is damaged, or was changed after the run wrote it: its checksum is not the one in {MARK}; {REPEAT}"
         )
 
     def refuse_links(self, name: str) -> None:

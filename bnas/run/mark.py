@@ -16,19 +16,34 @@ import filelock
 from bnas.passes.errors import BnasError
 from bnas.runtime.storage.files import TEMPORARY, read_file, reading, there, write_bytes, writing
 
-MARK = "run.json"
-"""File that identifies a run folder; a user's own folder may well have a ``config.json``."""
+from .names import GROWING, MARK
+
 FORMAT = 2
 GUARD = ".bnas-mark.lock"
 """Lock for reading and rewriting the mark, since a report may be written while a search is running."""
-GROWING = ("evaluations.jsonl",)
-"""Files that grow line by line; each line has its own checksum."""
 PATIENCE = 60.0
 """Seconds to wait for another process that is changing the mark."""
 
 
+REPEAT = "restore it from a backup, or move it away and repeat the step that writes it"
+"""The remedy for a damaged file of a run, other than the mark."""
+
+
 class OutputError(BnasError):
     """The output folder cannot be used."""
+
+
+def unknown_format(path: Path, version: int) -> OutputError:
+    """Return the error for a file of another format than `version`."""
+    return OutputError(
+        f"{path} has an unknown format; this version of bnas reads format {version}: "
+        "use the version that made this run, or choose another folder"
+    )
+
+
+def damaged(path: Path, error: Exception) -> OutputError:
+    """Return the error for a file whose content cannot be read because of `error`."""
+    return OutputError(f"{path} is damaged: {type(error).__name__}: {error}; {REPEAT}")
 
 
 def refuse_link(path: Path) -> None:
@@ -67,10 +82,7 @@ class Mark:
         except (ValueError, RecursionError) as error:
             raise self._damaged(str(error)) from error
         if not isinstance(data, dict) or data.get("format") != FORMAT:
-            raise OutputError(
-                f"{self.path} has an unknown format; this version of bnas reads format {FORMAT}: "
-                "use the version that made this run, or choose another folder"
-            )
+            raise unknown_format(self.path, FORMAT)
         return self._checked(data.get("files"))
 
     def _checked(self, files: Any) -> dict[str, list[str]]:

@@ -16,8 +16,9 @@ from bnas.runtime.train.batches import Batches
 
 from .budget import Plan, Planned
 from .choice import Effort
-from .forecast import Forecast, adapting, disk_free
+from .forecast import Forecast, adapting, disk_free, expected_winners
 from .job import Job, Watch
+from .names import HISTORY
 from .output import Output
 from .probe import Probe, Times
 from .search import FIRST, SearchPlan
@@ -84,7 +85,7 @@ class Outlook:
     def plan(self, supernet: SuperNetwork, phases: Sequence[str] = PHASES) -> Plan:
         """Return the remaining work of these phases and of the export, with measured times."""
         times = self._measured(supernet, phases)
-        forecast = Forecast(self.job, supernet, times, len(self.job.targets) or 2)
+        forecast = Forecast(self.job, supernet, times, expected_winners(self.job))
         made = {"train": self._training, "search": self._searching, "tune": self._tuning}
         planned = tuple(made[name](forecast) for name in phases if name != "tune" or self.job.fine_tune is not None)
         fixed = forecast.after_training if "search" in phases else forecast.after_search
@@ -106,18 +107,14 @@ class Outlook:
 
     def _history(self) -> int:
         """Return how many epochs an interrupted training has finished."""
-        name = "training/history.json"
-        if not (self.output.resumed and there(self.output.folder / name)):
+        if not (self.output.resumed and there(self.output.folder / HISTORY)):
             return 0
-        found = self.output.ledger.json(name)
+        found = self.output.ledger.json(HISTORY)
         return len(found["epochs"]) if isinstance(found, dict) and isinstance(found.get("epochs"), list) else 0
 
     def _searching(self, forecast: Forecast) -> Planned:
         whole = SearchPlan(self.job, self.output, self.watch, forecast.supernet).evaluations
-        log, done = "evaluations.jsonl", 0
-        if self.output.resumed and there(self.output.folder / log):
-            self.output.ledger.refuse_links(log)
-            done = max(0, (self.output.folder / log).read_bytes().count(b"\n") - 1)  # the first line is its head
+        done = len(self.output.ledger.evaluations()) if self.output.resumed else 0
         count = max(0, whole - done)
         return Planned("search", count, count * forecast.evaluation / forecast.at_once)
 

@@ -16,6 +16,7 @@ from bnas.runtime.storage.files import read_file, there, write_json, writing
 from .ledger import Ledger
 from .lock import OWN, check_place, kept
 from .mark import OutputError
+from .names import ARCHITECTURE, CONFIG, DATA, ENVIRONMENT, SEARCH, SOURCE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,10 +27,6 @@ if TYPE_CHECKING:
 
 # The folder of a run. A folder that holds a run already is refused, unless that run is resumed or overwritten.
 
-CONFIG, SOURCE = "config.json", "source.txt"
-ENVIRONMENT, ARCHITECTURE, DATA, SEARCH = "environment.json", "architecture.json", "data.json", "search.json"
-TUNING = "tuning.json"
-"""Files of a run; the last one says which winners are fine-tuned and how, and in the end how accurate they became."""
 Free = Callable[[str], bool]
 """Returns whether a setting of the configuration may change, given its place (``a.b``)."""
 
@@ -119,8 +116,7 @@ def check_output(
 
     That is so if it holds a run or other files, or if a run with another configuration should be resumed.
     """
-    if resume and overwrite:
-        raise OutputError("resume and overwrite exclude each other")
+    check_way(resume=resume, overwrite=overwrite)
     check_place(folder)
     ledger = Ledger(folder)
     holds_run = ledger.exists
@@ -136,6 +132,12 @@ def check_output(
             f"{folder / CONFIG} has other settings: {told}; resume with those settings, or use --overwrite "
             "(in Python overwrite=True)"
         )
+
+
+def check_way(*, resume: bool, overwrite: bool) -> None:
+    """Raise OutputError if both ways to deal with a former run are asked for."""
+    if resume and overwrite:
+        raise OutputError("resume and overwrite exclude each other: give only one of them")
 
 
 NOTED = (CONFIG, SOURCE, ENVIRONMENT, ARCHITECTURE, DATA, "original")

@@ -19,7 +19,9 @@ from . import team
 from .assistant import Assistant
 from .budget import Plan
 from .job import Job, Watch
+from .latencies import LATENCY, file_of
 from .lock import kept
+from .names import EVALUATIONS, TUNING
 from .outlook import Outlook
 from .output import Free, Output, open_output
 from .planner import Planner
@@ -31,25 +33,6 @@ if TYPE_CHECKING:
 
 
 # Settings that an existing run folder has already fixed.
-
-FREE = ("log_dir", "tensorboard", "mlflow", "wandb", "export", "search.executor", "bootstrapNAS.search.executor")
-"""Settings that may change at any time."""
-SEARCH = (
-    "bootstrapNAS.search", "search", "objectives", "targets", "budget", "acc_delta", "reference", "latency",
-    "latencies", "device",
-)  # fmt: skip
-"""Settings that do not affect the training, except for the seed."""
-MEASURED = (
-    "bootstrapNAS.search.batchnorm_adaptation", "num_bn_adaptation_samples", "metric", "device", "data",
-    "batch_size_val",
-)  # fmt: skip
-"""Settings that affect the values of evaluations, but not a finished training."""
-SEEDS = ("bootstrapNAS.search.seed", "search.seed", "budget")
-"""Settings of the search that also affect the training."""
-TUNING = ("fine_tune",)
-"""Settings that only affect the fine-tuning of the winners."""
-EXPORT = (*FREE, "latency", "latencies", "device", "data", "batch_size_val")
-"""Settings that may differ between an export and the search before it."""
 
 
 @dataclass(frozen=True)
@@ -70,24 +53,33 @@ class Places:
     """Settings of the fine-tuning of the winners."""
 
 
-OF_CONFIGURATION = Places(FREE, SEARCH, MEASURED, ("latency", "latencies"), SEEDS, TUNING)
+OF_CONFIGURATION = Places(
+    free=("log_dir", "tensorboard", "mlflow", "wandb", "export", "search.executor", "bootstrapNAS.search.executor"),
+    search=(
+        "bootstrapNAS.search", "search", "objectives", "targets", "budget", "acc_delta", "reference", "latency",
+        "latencies", "device",
+    ),
+    measured=(
+        "bootstrapNAS.search.batchnorm_adaptation", "num_bn_adaptation_samples", "metric", "device", "data",
+        "batch_size_val",
+    ),
+    latency=("latency", "latencies"),
+    seeds=("bootstrapNAS.search.seed", "search.seed", "budget"),
+    tuning=("fine_tune",),
+)  # fmt: skip
 OF_JOB = Places(
-    ("job.tensorboard", "job.callbacks", "job.int8", "job.search.executor", "job.search.workers"),
-    (
-        "job.search",
-        "job.objectives",
-        "job.targets",
-        "job.budget",
-        "job.acc_delta",
-        "job.reference",
-        "job.latency",
+    free=("job.tensorboard", "job.callbacks", "job.int8", "job.search.executor", "job.search.workers"),
+    search=(
+        "job.search", "job.objectives", "job.targets", "job.budget", "job.acc_delta", "job.reference", "job.latency",
         "job.latencies",
     ),
-    ("job.num_bn_adaptation_samples", "job.quality"),
-    ("job.latency", "job.latencies"),
-    ("job.search.seed", "job.budget"),
-    ("job.fine_tune",),
-)
+    measured=("job.num_bn_adaptation_samples", "job.quality"),
+    latency=("job.latency", "job.latencies"),
+    seeds=("job.search.seed", "job.budget"),
+    tuning=("job.fine_tune",),
+)  # fmt: skip
+EXPORT = (*OF_CONFIGURATION.free, "latency", "latencies", "device", "data", "batch_size_val")
+"""Settings that may differ between an export and the search before it."""
 
 
 def free_in(folder: Path, *, anew: bool = False, places: Places = OF_CONFIGURATION) -> Free:
@@ -97,8 +89,8 @@ def free_in(folder: Path, *, anew: bool = False, places: Places = OF_CONFIGURATI
     """
     trained = SUPERNET.exists(folder / "supernet")
     begun = trained or TRAINING.exists(folder / "training" / "last")
-    tuned = not anew and there(folder / "tuning.json")
-    searched, fitted = (not anew and there(folder / name) for name in ("evaluations.jsonl", "latency.json"))
+    tuned = not anew and there(folder / TUNING)
+    searched, fitted = (not anew and there(folder / name) for name in (EVALUATIONS, file_of(LATENCY)))
 
     def free(place: str) -> bool:
         if within(place, places.free) or not begun:

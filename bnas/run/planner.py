@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from bnas.runtime.train.timing import Clock
 
 from .budget import USEFUL_STEPS, Phase, Plan, divide, latest, least_seconds, pace_of
 from .choice import Effort
-from .forecast import Forecast, adapting, disk_free
+from .forecast import Forecast, adapting, disk_free, expected_winners
 from .job import Job, Watch
 from .mark import OutputError
 from .output import Output
@@ -193,10 +193,10 @@ class Planner:
         """Return the phases after the training."""
         each = forecast.evaluation / forecast.at_once
         search = Phase("search", each, forecast.fewest, forecast.most, forecast.part)
-        return [search, Phase("tune", self._count * self.times.tune)]
+        return [search, Phase("tune", expected_winners(self.job) * self.times.tune)]
 
     def _forecast(self, supernet: SuperNetwork) -> Forecast:
-        return Forecast(self.job, supernet, self.times, self._count)
+        return Forecast(self.job, supernet, self.times, expected_winners(self.job))
 
     def _probed(self, supernet: SuperNetwork) -> Times:
         wanted = SearchPlan(self.job, self.output, self.watch, supernet).wanted
@@ -230,11 +230,6 @@ class Planner:
         return Plan(self.budget, spent, divide(left, phases, fixed), fixed)
 
     @property
-    def _count(self) -> int:
-        """Return the expected number of winners."""
-        return len(self.job.targets) or 2
-
-    @property
     def _settings(self) -> FineTune:
         settings = self.job.tuning
         assert settings is not None
@@ -246,13 +241,13 @@ class Planner:
         """Return the latest time in the plans of phases, in seconds since the start of the run."""
         return max((latest(found) for name in phases if (found := self._read(name)) is not None), default=0.0)
 
-    def _planned(self, phase: str, make: Any) -> dict[str, Any]:
+    def _planned(self, phase: str, make: Callable[[], Plan]) -> dict[str, Any]:
         """Return the plan of a phase, made by an earlier process or now."""
         found: dict[str, Any] | None = self._read(phase)
         if found is not None:
             return found
         with random_state.undisturbed(self.job.data.train):
-            plan: Plan = make()
+            plan = make()
         if self.watch.on_plan is not None:
             self.watch.on_plan(plan)
         own = next(one for one in plan.phases if one.name == phase)

@@ -13,24 +13,25 @@ from bnas.passes.frontend.copies import deep_copy
 from bnas.runtime import FineTune, SuperNetwork, fine_tune, machine
 from bnas.runtime.evaluate.evaluation import counted_samples
 from bnas.runtime.storage.archive import tensor_bytes
-from bnas.runtime.storage.checkpoint import MODEL, SUPERNET, TRAINING, read_model, write_model
+from bnas.runtime.storage.checkpoint import MODEL, SUPERNET, write_model
 from bnas.runtime.storage.files import there, write_bytes, write_json
 from bnas.runtime.train import random_state
 from bnas.runtime.train.batches import Batches
 from bnas.search import Constraint, prune
 
 from .delivery import Delivery
-from .job import Job, Watch, callbacks_of
+from .job import Job, Watch, trainer_settings
 from .latencies import LATENCY
 from .lock import kept
-from .mark import OutputError
+from .mark import REPEAT, OutputError
+from .names import RESULTS
 from .output import Output, note_architecture, note_data, note_environment
 from .results import Report
-from .tuned import read_module
+from .weights import check_training, read_module, read_original
+from .winners import ORIGINAL
 
 if TYPE_CHECKING:
     from rich.table import Table
-    from torch import nn
 
 PRUNED, WEIGHTS = "pruned.json", "pruned.safetensors"
 """Files with the pruned sub-network and its weights before the fine-tuning."""
@@ -149,7 +150,7 @@ class Pruning:
         try:
             subnet = Subnet.from_json(noted["subnet"])
         except (KeyError, TypeError) as error:
-            raise OutputError(f"{folder / PRUNED} is damaged: it does not name a sub-network") from error
+            raise OutputError(f"{folder / PRUNED} is damaged: it does not name a sub-network; {REPEAT}") from error
         return SuperNetwork.load(folder / "supernet", deep_copy(self.job.model)).eval(), subnet
 
     def _module(self, supernet: SuperNetwork, subnet: Subnet) -> GraphModule:
@@ -160,12 +161,8 @@ class Pruning:
         job = self.job
         tuning = replace(job.fine_tune or FineTune(epochs=self.plan.epochs), epochs=self.plan.epochs)
         recipe = tuning.recipe(job.recipe)
-        if TRAINING.exists(self.output.folder / "training" / "last"):
-            self.output.ledger.check(f"training/last/{TRAINING.manifest}")
+        check_training(self.output)
         self.watch.phase("fine-tuning")
-        callbacks = callbacks_of(job, self.watch, self.output, "training")
-        told: dict[str, Any] = {"directory": self.output.path("training"), "callbacks": callbacks}
-        settings = {**told, **job.quality.of_training, **job.training}
         return fine_tune(
             module,
             job.example_inputs,
@@ -173,27 +170,22 @@ class Pruning:
             job.data.validation,
             epochs=self.plan.epochs,
             recipe=recipe,
-            teacher=None if recipe.distillation is None else self._original(),
+            teacher=None if recipe.distillation is None else read_original(self.output, job.model),
             resume=self.output.resumed,
-            **settings,
+            **trainer_settings(job, self.watch, self.output),
         )
-
-    def _original(self) -> nn.Module:
-        model = deep_copy(self.job.model)
-        read_model(self.output.folder / "original", model)
-        return model.eval()
 
     def _delivered(self, supernet: SuperNetwork, networks: Mapping[str, tuple[Subnet, GraphModule]]) -> PruneReport:
         job, maximal = self.job, supernet.space.maximal()
         self.watch.phase("exporting and measuring")
-        original = self._original()
+        original = read_original(self.output, job.model)
         batches = Batches(job.data.train)
         int8 = [] if job.int8 is None else batches.calibration(job.int8.samples, 0)
-        plain = {"original": (maximal, supernet.extract(maximal, original))}
+        plain = {ORIGINAL: (maximal, supernet.extract(maximal, original))}
         rows = Delivery(job, self.output, supernet, int8).rows({**plain, **networks})
         reference = job.quality.measure(original, job.data.validation)
         samples = counted_samples(job.data.test, "the test data")
         measured = Report(rows, reference, job.acc_delta, 0, False, machine(), samples, job.quality)
         report = PruneReport(measured, str(Constraint.parse(self.plan.to)))
-        write_json(self.output.path("report.json"), report.to_json())
+        write_json(self.output.path(RESULTS), report.to_json())
         return report

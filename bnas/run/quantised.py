@@ -81,14 +81,12 @@ class InInt8:
 
     def __reduce__(self) -> Any:
         """Pickle only the recipe that recreates this object, if there is one."""
-        return (
-            super().__reduce__()
-            if self.elsewhere is None
-            else (Remote, (self.elsewhere.make, *self.elsewhere.arguments))
-        )
+        if self.elsewhere is None:
+            return super().__reduce__()
+        return Remote, (self.elsewhere.make, *self.elsewhere.arguments)
 
     def __call__(self, subnet: Subnet) -> float:
-        """The accuracy, as a fraction.
+        """Return the accuracy, as a fraction.
 
         Raises:
             BnasError: The sub-network cannot be exported or quantised, or the target cannot run the file.
@@ -113,7 +111,7 @@ class InInt8:
         count = len(self.seconds)
         if not count:
             return "the int8 files of sub-networks were measured by other processes, or earlier"
-        return f"the int8 files of {count} sub-networks took {sum(self.seconds) / max(count, 1):.2f} s each"
+        return f"the int8 files of {count} sub-networks took {sum(self.seconds) / count:.2f} s each"
 
 
 def measured_in_int8(objectives: Iterable[Objective], measure: Any) -> Sequence[Objective]:

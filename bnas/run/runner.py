@@ -33,13 +33,12 @@ from .job import Job, Splits, Watch
 from .ledger import Ledger
 from .lock import kept
 from .mark import OutputError
-from .output import CONFIG, SOURCE, Output, check_output, open_output
+from .names import CONFIG, SOURCE
+from .output import Output, check_output, open_output
 from .pipeline import free_in
 from .spread import Elsewhere
 from .steps import Steps
 from .trust import remember_configuration
-
-"""File in a run folder with the folder to which file names in its configuration are relative."""
 
 
 class RandomWeightsWarning(UserWarning):

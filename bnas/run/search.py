@@ -39,10 +39,11 @@ from bnas.search.source import by_name
 
 from .job import Job, Watch, evaluator_of
 from .latencies import file_of
+from .names import WINNERS
 from .output import Output, note_search
 from .quantised import InInt8, measured_in_int8
 from .stopwatch import Stopwatch
-from .winners import WINNERS, Winners, read_winners
+from .winners import Winners, read_winners
 
 Latencies: TypeAlias = Mapping[str, Callable[[Subnet], float]]
 """Functions that predict latencies, such as `bnas.LatencyModel`, by the names of their values."""

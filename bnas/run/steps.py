@@ -5,17 +5,15 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
 
 from torch import nn
 from torch.fx import GraphModule
 
 from bnas.passes import Subnet
-from bnas.passes.frontend.copies import deep_copy
 from bnas.runtime import Evaluator, SuperNetwork, Trainer, fold, machine
 from bnas.runtime.evaluate.evaluation import Batch, counted_samples
 from bnas.runtime.feed import in_memory
-from bnas.runtime.storage.checkpoint import MODEL, SUPERNET, TRAINING, read_model, write_model
+from bnas.runtime.storage.checkpoint import MODEL, SUPERNET, TRAINING, write_model
 from bnas.runtime.storage.files import write_json
 from bnas.runtime.train import random_state
 from bnas.runtime.train.batches import Batches
@@ -26,12 +24,12 @@ from bnas.search.source import by_name
 from . import team
 from .choice import Choice
 from .delivery import Delivery
-from .job import Job, Watch, callbacks_of, evaluator_of
-from .ledger import FOUND
+from .job import Job, Watch, callbacks_of, evaluator_of, trainer_settings
 from .lock import holding
 from .mark import OutputError
+from .names import EVALUATIONS, EVALUATIONS_CSV, FOUND, FRONT, RESULTS, TUNING, WINNERS
 from .outlook import Outlook
-from .output import TUNING, Output, note_architecture, note_data, note_environment
+from .output import Output, note_architecture, note_data, note_environment
 from .planner import Planner
 from .quantised import InInt8
 from .results import Report, judged
@@ -39,6 +37,7 @@ from .search import SearchPlan
 from .spread import Elsewhere, spread
 from .tuned import Record, tuned_modules, winners_after
 from .tuning import Tuning
+from .weights import check_training, read_original
 from .winners import ORIGINAL, Winners, read_winners
 
 
@@ -100,8 +99,7 @@ class Steps:
         self._note(supernet)
         note_data(self.output, self.job.data.record)
         self._keep_original()
-        if TRAINING.exists(self.output.folder / "training" / "last"):
-            self.output.ledger.check(f"training/last/{TRAINING.manifest}")
+        check_training(self.output)
         job = self.planner.train(supernet)
         self.watch.phase("training")
         with team.joint("train", stages=job.stages, recipe=job.recipe, resume=self.output.resumed):
@@ -152,16 +150,16 @@ class Steps:
         plan = plan.informed(paths, latencies)
         self.watch.phase("searching")
         plan.note(reference, counted_samples(self.evaluator.validation, "the validation data"))
-        log = self.output.path("evaluations.jsonl")
+        log = self.output.path(EVALUATIONS)
         result = plan.found(
             evaluator, latencies, log=log, callbacks=callbacks_of(job, self.watch, self.output, "search")
         )
         if plan.in_int8 is not None:
             self.watch.phase(plan.in_int8.told())
-        result.write_csv(self.output.path("evaluations.csv"))
-        write_json(self.output.path("pareto.json"), plan.front(result))
+        result.write_csv(self.output.path(EVALUATIONS_CSV))
+        write_json(self.output.path(FRONT), plan.front(result))
         winners = plan.winners(result, latencies, reference)
-        winners.write(self.output.path("winners.json"))
+        winners.write(self.output.path(WINNERS))
         self.planner.ended("search")
         return winners
 
@@ -210,7 +208,7 @@ class Steps:
         settings = (winners.reference, winners.acc_delta, winners.evaluations, missed)
         samples = counted_samples(test, "the test data")
         report = Report(rows, *settings, machine(), samples, self.job.quality, winners.whole_space, winners.maximal)
-        write_json(self.output.path("report.json"), report.to_json())
+        write_json(self.output.path(RESULTS), report.to_json())
         return report
 
     @property
@@ -229,12 +227,8 @@ class Steps:
 
     @cached_property
     def original(self) -> nn.Module:
-        """Return the original model, before the training, in evaluation mode."""
-        if MODEL.exists(self.output.folder / "original"):
-            self.output.ledger.check(f"original/{MODEL.manifest}")
-        model = deep_copy(self.job.model)
-        read_model(self.output.folder / "original", model)
-        return model.eval()
+        """The original model, before the training, in evaluation mode."""
+        return read_original(self.output, self.job.model)
 
     @cached_property
     def evaluator(self) -> Evaluator:
@@ -280,10 +274,7 @@ class Steps:
         return Outlook(*told) if self.job.budget is None else Planner(*told, self._began, self.clock)
 
     def _trainer(self, supernet: SuperNetwork, job: Job) -> Trainer:
-        callbacks = callbacks_of(job, self.watch, self.output, "training")
-        told: dict[str, Any] = {"directory": self.output.path("training"), "callbacks": callbacks}
-        settings = {**told, **job.quality.of_training, **job.training}
-        return Trainer(supernet, job.stages, job.recipe, **settings)
+        return Trainer(supernet, job.stages, job.recipe, **trainer_settings(job, self.watch, self.output))
 
     def _samples(self, count: int) -> list[Batch]:
         """Return the first training samples, drawn with all generators at seed 0, so that they are always the same.

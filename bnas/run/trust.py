@@ -27,8 +27,7 @@ from bnas.passes.wording import shown
 from bnas.runtime.storage import state
 
 from .ledger import Ledger
-from .mark import MARK
-from .output import CONFIG
+from .names import CONFIG, MARK
 
 
 class TrustError(BnasError):

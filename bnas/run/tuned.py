@@ -7,18 +7,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-from torch import Tensor
 from torch.fx import GraphModule
 
 from bnas.passes import Subnet
 from bnas.runtime import SuperNetwork
-from bnas.runtime.storage.checkpoint import check_state
 from bnas.runtime.storage.files import there, write_json
 
 from .commands import step_command
-from .mark import OutputError
-from .output import TUNING, Output
+from .mark import OutputError, damaged, unknown_format
+from .names import TUNING
+from .output import Output
+from .weights import read_module
 from .winners import Chosen, Winners, check_name, read_winners
 
 FORMAT = 1
@@ -57,7 +56,7 @@ class Tuned:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], place: str) -> Tuned:
-        """What `to_json` told, in the file `place`."""
+        """Return the winner that `to_json` described in the file `place`."""
         numbers, chosen = data["validation_accuracy"], data.get("chosen")
         found = None if chosen is None else Chosen.from_json(chosen)
         return cls(check_name(data["name"], place), Subnet.from_json(data["subnet"]), **numbers, chosen=found)
@@ -112,28 +111,11 @@ def read_record(output: Output) -> Record | None:
         return None
     data = output.ledger.json(TUNING)
     if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise OutputError(f"{path} has an unknown format; this version of bnas reads format {FORMAT}")
+        raise unknown_format(path, FORMAT)
     try:
         return Record(data["settings"], tuple(Tuned.from_json(one, str(path)) for one in data["winners"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise OutputError(f"{path} is damaged: {type(error).__name__}: {error}") from error
-
-
-def read_module(supernet: SuperNetwork, subnet: Subnet, file: Path) -> GraphModule:
-    """Return the extracted sub-network with the weights and statistics in `file`.
-
-    Raises:
-        OutputError: The file cannot be read.
-        CheckpointError: The file belongs to another sub-network.
-    """
-    try:
-        state: dict[str, Tensor] = safetensors.torch.load_file(file)
-    except Exception as error:
-        raise OutputError(f"{file}: cannot be read: {error}") from error
-    module = supernet.extract(subnet)
-    check_state(module.state_dict(), state, str(file))
-    module.load_state_dict(state)
-    return module
+        raise damaged(path, error) from error
 
 
 def tuned_modules(output: Output, supernet: SuperNetwork, winners: Winners) -> dict[Subnet, GraphModule]:

@@ -14,7 +14,6 @@ from bnas.passes import Subnet
 from bnas.passes.frontend.copies import deep_copy
 from bnas.runtime import Epochs, Evaluator, FineTune, Recipe, Stage, SuperNetwork, Trainer
 from bnas.runtime.storage.archive import tensor_bytes
-from bnas.runtime.storage.checkpoint import TRAINING
 from bnas.runtime.storage.files import there, write_bytes
 from bnas.runtime.train import parallel, random_state
 from bnas.runtime.train.batches import Batches
@@ -23,8 +22,10 @@ from bnas.runtime.train.tuning import alone, shared_lengths
 
 from . import team
 from .job import Job, Watch
-from .output import TUNING, Output
+from .names import TUNING
+from .output import Output
 from .tuned import Record, Tuned, in_order, read_record, weights_of
+from .weights import check_training
 from .winners import Again, Chosen, Winners
 
 
@@ -159,7 +160,6 @@ class Tuning:
 
     def _fit(self, name: str, trainer: Trainer) -> None:
         """Train with freshly seeded generators, so that earlier draws of this process do not matter."""
-        if TRAINING.exists(self.output.folder / f"tuning/{name}/last"):
-            self.output.ledger.check(f"tuning/{name}/last/{TRAINING.manifest}")
+        check_training(self.output, f"tuning/{name}")
         with random_state.undisturbed(self.job.data.train, self.job.recipe.seed):
             trainer.fit(shared_out(self.job.data.train), resume=True)

@@ -14,30 +14,31 @@ from bnas.runtime.storage.files import there, write_json
 from bnas.search import Constraint, Evaluation, SearchError, SearchResult
 from bnas.search.beginning import NEAR
 
-from .mark import OutputError
+from .mark import OutputError, damaged, unknown_format
+from .names import EVALUATIONS, WINNERS
 from .output import Output, read_json
 from .stopwatch import Stopwatch
 
 FORMAT = 1
 """Format of ``winners.json``."""
-WINNERS = "winners.json"
 
 # Names of winners, and the user's targets.
 
 ORIGINAL = "original"
 """Name of the user's own network in results."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
+_ALLOWED = "allowed are letters, digits, '-' and '_', at most 100, beginning with a letter or digit"
 
 
 def check_name(name: object, place: str) -> str:
     """Check and return the name of a winner, which becomes part of file names.
 
     Raises:
-        OutputError: The name has characters other than letters, digits, ``-`` and ``_``, or is too long.
+        OutputError: The name has other characters, another beginning, or more than 100 characters.
     """
     if isinstance(name, str) and _NAME.fullmatch(name):
         return name
-    raise OutputError(f"{place}: {name!r} cannot be a file name: allowed are letters, digits, '-' and '_', at most 100")
+    raise OutputError(f"{place}: {name!r} cannot be a file name: {_ALLOWED}")
 
 
 def checked_targets(given: Mapping[str, Constraint | str], metric: str = "accuracy") -> dict[str, Constraint]:
@@ -58,7 +59,7 @@ def checked_targets(given: Mapping[str, Constraint | str], metric: str = "accura
 
 def _fault(name: str, bound: Constraint, seen: Mapping[str, str], metric: str) -> str:
     if not _NAME.fullmatch(name):
-        return "a winner's name becomes part of file names: allowed are letters, digits, '-' and '_', at most 100"
+        return f"a winner's name becomes part of file names: {_ALLOWED}"
     if name.casefold() == ORIGINAL:
         return "this name is reserved for your own network; choose another one"
     if name.casefold() in seen:
@@ -268,14 +269,14 @@ class Winners:
 
     @classmethod
     def read(cls, path: Path) -> Winners:
-        """What `write` wrote.
+        """Read the file that `write` wrote.
 
         Raises:
-            OutputError: the file is damaged, or of another format, or a winner has a name that no file can have.
+            OutputError: The file is damaged, or of another format, or a winner has a name that no file can have.
         """
         data: Any = read_json(path)
         if not isinstance(data, dict) or data.get("format") != FORMAT:
-            raise OutputError(f"{path} has an unknown format; this version of bnas reads format {FORMAT}")
+            raise unknown_format(path, FORMAT)
         try:
             found = {check_name(name, str(path)): Evaluation.from_json(one) for name, one in data["winners"].items()}
             targets = {name: Target.from_json(one) for name, one in data.get("targets", {}).items()}
@@ -283,7 +284,7 @@ class Winners:
             more = (targets, dict(data.get("measured") or {}), bool(data.get("whole_space", False)))
             return cls(found, *settings, *more, data.get("maximal"))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise OutputError(f"{path} is damaged: {type(error).__name__}: {error}") from error
+            raise damaged(path, error) from error
 
 
 def read_winners(output: Output) -> Winners:
@@ -293,7 +294,7 @@ def read_winners(output: Output) -> Winners:
         OutputError: There is no finished search; the message has the command that makes it.
     """
     if not there(output.folder / WINNERS):
-        begun = there(output.folder / "evaluations.jsonl")
+        begun = there(output.folder / EVALUATIONS)
         told = f"bnas search {output.folder}{' --resume' if begun else ''}"
         raise OutputError(f"{output.folder} holds no finished search; run it with `{told}`")
     return Winners.read(output.ledger.check(WINNERS))

@@ -56,7 +56,7 @@ def _pin_only_trained(types: AxisTypes) -> None:
 
 
 def _pin_opaque_in_training(types: AxisTypes, trained: IR) -> None:
-    """What is inside a module that is opaque in training mode only keeps its widths: its code may read them."""
+    """Pin the widths inside modules that are opaque only in training mode, because their code may read them."""
     for node in trained.graph.nodes:
         if node.op == "call_module" and node not in trained.calls:
             module = trained.module(str(node.target))

@@ -46,7 +46,7 @@ class _Attention:
 def multi_head_attention(
     attention: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
 ) -> tuple[Tensor, Tensor | None]:
-    """What `nn.MultiheadAttention.forward` computes."""
+    """Compute `nn.MultiheadAttention.forward` in plain operators; return output and weights."""
     own = _Attention(
         attention.num_heads,
         attention.head_dim,
@@ -64,16 +64,16 @@ def multi_head_attention(
 
 
 def multi_head_attention_forward(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
-    """What the function of this name in `torch.nn.functional` computes; the tokens come first.
+    """Compute the function of this name in `torch.nn.functional` in plain operators; tokens are the first axis.
 
     Raises:
-        CaptureError: the keys or values are already projected (static_k, static_v).
+        CaptureError: The keys or values are already projected (static_k, static_v).
     """
     given = _SIGNATURE.bind(*args, **kwargs)
     given.apply_defaults()
     call = SimpleNamespace(**given.arguments)
     if call.static_k is not None or call.static_v is not None:
-        raise CaptureError("multi_head_attention_forward with static_k or static_v: give it key and value only")
+        raise CaptureError("multi_head_attention_forward with static_k or static_v: pass only key and value")
     own = _Attention(
         call.num_heads,
         call.embed_dim_to_check // call.num_heads,
@@ -105,9 +105,9 @@ def _attend(
     average_attn_weights: bool = True,
     is_causal: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """Output and weights; the weights that nobody reads are dead code.
+    """Return output and weights; if the weights are not read, they are removed as dead code.
 
-    ``is_causal`` is a hint that goes with a causal mask, which is used itself.
+    ``is_causal`` is only a hint to PyTorch that the mask is causal; the mask itself is used.
     """
     batched = query.dim() == 3
     same_key, same_value = key is query, value is key
@@ -136,7 +136,7 @@ def _batch_first(x: Tensor, batch_first: bool, batched: bool) -> Tensor:
 
 
 def _project(attention: _Attention, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
-    """Queries, keys and values (N, heads, tokens, width); from one product where all are made of the same."""
+    """Return queries, keys and values (N, heads, tokens, width), from a single product if their input is the same."""
     weight, bias = attention.packed, attention.bias
     shape = attention.heads, attention.width
     if weight is not None and key is query and value is key:
@@ -151,7 +151,7 @@ def _project(attention: _Attention, query: Tensor, key: Tensor, value: Tensor) -
 def _extended(
     attention: _Attention, key: Tensor, value: Tensor, mask: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Keys, values and mask with the tokens that the attention adds to each sequence, which every query may see."""
+    """Return keys, values and mask with the tokens that the attention adds to each sequence, unmasked."""
     shape = attention.heads, attention.width
     more = [[one[:, :, :1] * 0] if attention.zero else [] for one in (key, value)]
     for added, extra in zip(more, attention.extra, strict=True):
@@ -164,7 +164,7 @@ def _extended(
 
 
 def _mask(heads: int, query: Tensor, mask: Tensor | None, padding: Tensor | None) -> Tensor | None:
-    """Both masks as one that is added to the scores (N or 1, heads or 1, L, S)."""
+    """Combine both masks into one that is added to the scores (N or 1, heads or 1, L, S)."""
     if mask is not None:
         mask = _added(mask, query.dtype)
         mask = mask.view(-1, heads, *mask.shape[1:]) if mask.dim() == 3 and mask.shape[0] > 1 else mask
@@ -176,7 +176,7 @@ def _mask(heads: int, query: Tensor, mask: Tensor | None, padding: Tensor | None
 
 
 def _added(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """A mask that is true where nobody may look, as numbers to add."""
+    """Convert a mask that is true at hidden places to numbers that are added to the scores."""
     if mask.dtype != torch.bool:
         return mask.to(dtype)
     return torch.zeros_like(mask, dtype=dtype).masked_fill(mask, -math.inf)

@@ -24,7 +24,7 @@ def note(session: Session, static: dict[str, str], axis: Axis, why: str) -> None
 
 
 def batch_axis(session: Session) -> Axis | None:
-    """Return the batch axis: axis 0 of all tensors whose size there is that of the first tensor."""
+    """Return the batch axis: axis 0 of all tensors that have the same size there as the first tensor."""
     tensors = {path: tensor for path, tensor in session.tensors.items() if tensor.ndim}
     first = next(iter(tensors.values()), None)
     if first is None:
@@ -37,7 +37,7 @@ def batch_axis(session: Session) -> Axis | None:
 
 
 def fixed_by_export(session: Session) -> dict[str, str]:
-    """The axes that the program of an exported model cannot change, with the reason; not the channels of images."""
+    """Return the axes that an exported program cannot change, with the reason, except the channels of images."""
     axes = ((path, axis) for path, tensor in session.tensors.items() for axis in range(tensor.ndim))
     named = ((path, axis, session.why_fixed(path, axis)) for path, axis in axes)
     return {
@@ -82,10 +82,10 @@ def candidates(session: Session) -> list[Axis]:
 
 
 def _name(groups: Mapping[tuple[int | str, str], Any], size: int | str, place: int) -> str:
-    """The name of an axis that is none of an image: "length" for the first, then "length_2", ...
+    """Return the name of an axis that does not belong to an image: "length", then "length_2", ...
 
-    Axes of one size at the same place have one name; at another place they may change by themselves, unless a program
-    was exported with the same size for both.
+    Axes with the same size at the same place share a name. At different places they may change independently, unless
+    a program was exported with the same size for both.
     """
     same = ((name, places) for (known, name), places in groups.items() if known == size)
     taken = [name for name, places in same if isinstance(size, str) or all(one == place for _, one in places)]
@@ -96,10 +96,10 @@ def _name(groups: Mapping[tuple[int | str, str], Any], size: int | str, place: i
 
 
 def named(session: Session, dynamic: Dynamic) -> list[Axis]:
-    """The axes that a user names.
+    """Return the axes that a user names.
 
     Raises:
-        CaptureError: there is no such input or axis, or axes of one name differ in size.
+        CaptureError: There is no such input or axis, or axes of one name differ in size.
     """
     paths = {session.name_of(path): path for path in session.tensors}
     groups: dict[str, list[tuple[Path, int]]] = {}

@@ -64,16 +64,16 @@ def capture(
     """Return the graph of ``model(*args, **kwargs)`` for all sizes of its dynamic axes; the model does not change.
 
     Args:
-        model: the model.
-        args: positional inputs.
-        kwargs: keyword inputs.
-        dynamic: axes that must be dynamic beside the batch; by default all that can be.
-        fixed: names of axes that must be static, with the reason.
-        apart: whether axes may be recorded at other sizes than the example's only, where these are a short cut.
-        wrong_at: sizes of axes, by name, at which the graph of an earlier capture was not the model.
+        model: The model.
+        args: Positional inputs.
+        kwargs: Keyword inputs.
+        dynamic: Axes that must be dynamic besides the batch; by default all that can be.
+        fixed: Names of axes that must be static, with the reason.
+        apart: Whether an axis may be recorded without the example's size, if the model takes a short cut at that size.
+        wrong_at: Sizes of axes, by name, at which the graph of an earlier capture differed from the model.
 
     Raises:
-        CaptureError: the forward cannot be recorded, or an axis named in `dynamic` cannot be dynamic.
+        CaptureError: The forward cannot be recorded, or an axis named in `dynamic` cannot be dynamic.
     """
     _check_ready(model)
     session = Session(model, args, kwargs, apart=apart, wrong_at=wrong_at)
@@ -87,14 +87,15 @@ def capture(
         note(session, told, axis, f"in training mode, {why}")
     try:
         return _captured(session, [axis for axis in axes if axis not in limits], told) if limits else found
-    except CaptureError:  # nor is there a graph of both modes without these axes
+    except CaptureError:  # without these axes there is no graph of both modes either
         return found
 
 
 def _limits_of_training(session: Session, axes: Sequence[Axis]) -> dict[Axis, str]:
-    """The axes at whose other sizes forward fails in training mode only, with the reason; none if it fails anyway.
+    """Return the axes at which forward fails only in training mode, with the reason; none if it always fails there.
 
-    Without them the graph has a training mode, which is worth more: a head that only trains may take one size.
+    If these axes are static, the graph has a training mode, which is worth more. Example: a head that is used only in
+    training may take a single size.
     """
     batch = [axis for axis in axes if axis.name == "batch"]
 
@@ -114,7 +115,7 @@ def _limits_of_training(session: Session, axes: Sequence[Axis]) -> dict[Axis, st
 
 
 def _norms(session: Session) -> Set[nn.Module]:
-    """The modules that are batch norms in training mode by their function alone: of a user's class, or with hooks."""
+    """Return modules of a user's class, or with hooks, whose forward computes a batch norm in training mode."""
     if not any(isinstance(one, _BatchNorm) and (form_of(one) is None or hooked(one)) for one in session.modes):
         return frozenset()
     batch = batch_axis(session)
@@ -128,7 +129,7 @@ def _norms(session: Session) -> Set[nn.Module]:
 
 
 def modes_in_training(model: nn.Module) -> dict[nn.Module, bool]:
-    """The mode of every module after ``model.train()``, which a user may have overridden; the modes stay."""
+    """Return the mode of every module after ``model.train()``, which a user may have overridden; restore the modes."""
     before = {module: module.training for module in model.modules()}
     try:
         model.train()
@@ -201,7 +202,7 @@ def _following_types(
     prefix: str = "",
     mode: bool = False,
 ) -> Emitter:
-    """The graph; types among its arguments follow those of its tensors, where one more recording shows that they do."""
+    """Return the graph. Its type arguments follow the types of tensors if one more recording shows that they do."""
     emitter = emitted(recordings, training, prefix=prefix)
     if not emitter.types:
         return emitter
@@ -212,7 +213,7 @@ def _following_types(
 
 
 def _of_training(session: Session, plan: Sequence[Mapping[Axis, int]], differs: str) -> tuple[Emitter | None, str]:
-    """The graph of training mode by itself; None, and why, where it cannot be recorded at all of these sizes."""
+    """Return the graph of training mode alone, or None and the reason if it cannot be recorded at all sizes."""
     try:
         recordings = session.all(plan, training=True)
         return _following_types(session, plan[0], recordings, prefix="_training", mode=True), ""
@@ -221,7 +222,7 @@ def _of_training(session: Session, plan: Sequence[Mapping[Axis, int]], differs: 
 
 
 def _checks(session: Session, sizes: Sizes) -> Iterator[Check]:
-    """What is checked of each list among the inputs, and of each tensor that has a static axis."""
+    """Yield the checks of the lists among the inputs, and of the tensors that have a static axis."""
     for place in dict.fromkeys(path[:end] for path in session.tensors for end in range(2, len(path))):
         found = at(session.inputs, place)
         if isinstance(found, list | tuple):

@@ -17,7 +17,7 @@ Chain = tuple[tuple[Any, Any], ...]
 
 
 def part_of(size: float, whole: float) -> float:
-    """What of `whole` one of `size` equal parts is."""
+    """Return the size of a part if `whole` is divided into `size` equal parts."""
     return whole / size
 
 
@@ -50,7 +50,7 @@ def _followed(chain: Chain, value: Any) -> Any:
 
 
 def _parts(vector: tuple[Any, ...], sizes: Vector) -> Iterator[Chain]:
-    """Multiples, parts and sums; how often a stride fits; quotients of a number and a size."""
+    """Yield multiples, parts, sums, numbers of strides, and quotients of a number and a size."""
     first, size = vector[0], sizes[0]
     if not size or not isinstance(first, int | float):
         return
@@ -74,7 +74,7 @@ def _parts(vector: tuple[Any, ...], sizes: Vector) -> Iterator[Chain]:
 
 
 def _fills(vector: tuple[Any, ...], sizes: Vector) -> Iterator[Chain]:
-    """What fills a size up to a multiple, and that multiple."""
+    """Yield chains that round a size up or down to a multiple, or compute the padding up to the multiple."""
     if not all(type(one) is int for one in vector):
         return
     for number in _divisors(gcd(*(a + b for a, b in zip(sizes, vector, strict=True))), max(vector)):
@@ -85,7 +85,7 @@ def _fills(vector: tuple[Any, ...], sizes: Vector) -> Iterator[Chain]:
 
 
 def _lines(vector: tuple[Any, ...], sizes: Vector) -> Iterator[Chain]:
-    """A multiple of a size and a number."""
+    """Yield a multiple of a size plus a number."""
     if not all(type(one) is int for one in vector):
         return
     first, size = vector[0], sizes[0]
@@ -96,7 +96,7 @@ def _lines(vector: tuple[Any, ...], sizes: Vector) -> Iterator[Chain]:
 
 
 def _limits(vector: tuple[Any, ...], sizes: Vector) -> Iterator[Chain]:
-    """What is more than a limit, or less."""
+    """Yield a size that is cut at a limit, and the excess of a size over a limit."""
     if not all(type(one) is int for one in vector):
         return
     yield ((min, max(vector)),)

@@ -21,12 +21,12 @@ from bnas.passes.errors import CopyError
 from .state import ModelState, inside, is_set
 
 FRAMES = 4
-"""What is done with a model calls so many times as many functions at each level of it as its own forward does."""
+"""Captures and copies call at most this many times as many functions per level of nested modules as forward does."""
 
 
 @dataclass
 class _Deeper:
-    """How many are inside of `deeper` now, in all threads, and the limit that they found."""
+    """Number of threads inside `deeper`, and the recursion limit before the first of them."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     inside: int = 0
@@ -45,9 +45,9 @@ _DEEPER = _Deeper()
 
 @contextmanager
 def deeper() -> Iterator[None]:
-    """While it lasts, functions may call one another `FRAMES` times as deep as Python's recursion limit says.
+    """Inside, functions may call one another `FRAMES` times as deep as Python's recursion limit says.
 
-    What Python can call at all can be captured and copied then.
+    So every model that Python can run can be captured and copied.
     """
     _DEEPER.change(1)
     try:
@@ -57,11 +57,11 @@ def deeper() -> Iterator[None]:
 
 
 def deep_copy(model: nn.Module, instead: Mapping[int, Any] = MappingProxyType({})) -> nn.Module:
-    """A deep copy of a model, also of one that keeps tensors with a history: norms of weights, or attention for a plot.
+    """Return a deep copy of a model, which may keep tensors with a history, such as norms of weights or attention maps.
 
-    In the copy these are detached, wherever they are kept; in the model they stay. `instead` has what the copy holds
-    in place of an object, by the object's identity. Functions that the model holds, such as hooks, are those of the
-    copy: see `own_functions`.
+    The copy has detached copies of such tensors; the model keeps its own. `instead` maps the identity of an object to
+    the object that takes its place in the copy. Functions that read tensors, such as hooks, are copied as well; see
+    `own_functions`.
     """
     copies: dict[int, Any] = {id(one): one.detach().clone() for one in ModelState(model).tensors if not one.is_leaf}
     memo = {**copies, **instead}
@@ -73,11 +73,11 @@ def deep_copy(model: nn.Module, instead: Mapping[int, Any] = MappingProxyType({}
 
 
 def own_functions(model: nn.Module, made: nn.Module, memo: dict[int, Any]) -> None:
-    """Give `made`, a deep copy of `model` by `memo`, functions of its own in place of those that read tensors.
+    """Replace the functions that read tensors in `made`, a deep copy of `model` by `memo`, by copies of their own.
 
-    Python's deep copy shares functions. A hook that reads a module of `model` would read that in the copy too, and a
-    ``forward`` that replaces that of a module would run the module of `model`. In the copy, the variables around such
-    a function and its defaults hold copies. What cannot be copied stays shared.
+    Python's deep copy shares functions. A hook that reads a module of `model` would read the same module from the copy,
+    and a replaced ``forward`` would run the module of `model`. In the copied functions, closures and defaults hold
+    copies. Values that cannot be copied stay shared.
     """
     state = ModelState(model)
     shared = [one for one in state.functions if _reads_tensors(one)]
@@ -108,7 +108,7 @@ def _reads_tensors(function: types.FunctionType) -> bool:
 
 
 def _with_cells(function: types.FunctionType, cells: tuple[types.CellType, ...]) -> types.FunctionType:
-    """The same function with other variables around it."""
+    """Return the same function with another closure."""
     made = types.FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, cells)
     made.__kwdefaults__, made.__qualname__ = function.__kwdefaults__, function.__qualname__
     made.__dict__.update(function.__dict__)
@@ -116,7 +116,7 @@ def _with_cells(function: types.FunctionType, cells: tuple[types.CellType, ...])
 
 
 def _copied_or_shared(value: Any, memo: dict[int, Any]) -> Any:
-    """A deep copy of a value, by `memo`; the value itself where Python cannot copy it, such as an open file."""
+    """Return a deep copy of a value, by `memo`; the value itself if Python cannot copy it, such as an open file."""
     tried = dict(memo)
     try:
         made = copy.deepcopy(value, tried)
@@ -128,10 +128,10 @@ def _copied_or_shared(value: Any, memo: dict[int, Any]) -> Any:
 
 @contextmanager
 def copying(model: nn.Module) -> Iterator[None]:
-    """While it lasts, `model` is copied, however deep it is.
+    """Inside, `model` may be copied, however deeply it is nested.
 
     Raises:
-        CopyError: it keeps an object that cannot be copied.
+        CopyError: The model keeps an object that cannot be copied.
     """
     try:
         with deeper():
@@ -147,7 +147,7 @@ def copying(model: nn.Module) -> Iterator[None]:
 
 
 def _not_copied(model: nn.Module) -> str | None:
-    """The first attribute of a module of `model` that cannot be copied, with its type."""
+    """Return the first attribute of a module of `model` that cannot be copied, with its type."""
     modules, state = dict(model.named_modules()), ModelState(model)
     same = {id(one): one for one in (*modules.values(), *state.tensors)}
     for name, module in modules.items():
@@ -160,7 +160,7 @@ def _not_copied(model: nn.Module) -> str | None:
 
 
 def _require_gradients(model: nn.Module, copied: nn.Module) -> None:
-    """Give the parameters of ScriptModules, which a copy without gradients does not keep, their `requires_grad`."""
+    """Restore `requires_grad` of the parameters of ScriptModules, which a copy under `torch.no_grad` loses."""
     for own, other in zip(model.modules(), copied.modules(), strict=True):
         if isinstance(own, torch.jit.ScriptModule):
             for before, after in zip(own.parameters(), other.parameters(), strict=True):

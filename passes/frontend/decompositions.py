@@ -1,4 +1,4 @@
-"""What a graph has in place of what the model has: layers of its own, and shuffles as one operator."""
+"""Replacements in a graph: layers that only the graph has, and channel shuffles as one operator."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from torch.fx import Graph, Node
 
 from bnas.passes.ops.registry import OPERATORS
 
-# Layers that a graph has and the model has not: they give what no function of torch gives.
+# Layers that only the graph has: no function of torch returns these values.
 
 
 class Follows(nn.Module):
-    """Gives one plain value in evaluation mode and another in training mode."""
+    """Return one plain value in evaluation mode and another in training mode."""
 
     def __init__(self, evaluation: Any, training: Any) -> None:
         super().__init__()
         self.evaluation, self.in_training = evaluation, training
 
     def forward(self) -> Any:
-        """The value of the mode."""
+        """Return the value of the current mode."""
         return self.in_training if self.training else self.evaluation
 
     def extra_repr(self) -> str:
@@ -38,7 +38,7 @@ class Filled(nn.Module):
         self.kind = kind
 
     def forward(self, **attributes: Any) -> Any:
-        """The object."""
+        """Return the object."""
         kind: Any = self.kind
         made = kind.__new__(kind)
         vars(made).update(attributes)
@@ -51,8 +51,8 @@ class Filled(nn.Module):
 
 # Channel shuffles: a view, a transposition and a view back are one permutation of the channels.
 #
-# Read operator by operator they would split the channels into a product, and a later split of the shuffled ones would
-# cut that into ever smaller pieces; as a permutation the channels stay what they are.
+# Read operator by operator, they would split the channels into a product, and each later shuffle would split it again.
+# As a permutation, the channels stay one axis.
 
 
 def spell_shuffles(graph: Graph) -> None:
@@ -74,7 +74,7 @@ def spell_shuffles(graph: Graph) -> None:
 
 
 def _shuffle(graph: Graph, node: Node, source: Node, groups: int) -> Node:
-    """The call, in plain memory order as the view back was: what reads it computes otherwise, to rounding, if not."""
+    """Return the call in plain memory order, as the replaced view: another order would change results by rounding."""
     shuffle = graph.call_function(F.channel_shuffle, (source, groups))
     plain = graph.call_method("contiguous", (shuffle,))
     for made in (shuffle, plain):
@@ -83,7 +83,7 @@ def _shuffle(graph: Graph, node: Node, source: Node, groups: int) -> Node:
 
 
 def _match(last: Node) -> tuple[Node, int] | None:
-    """What is shuffled, and by how many groups, if `last` is the view back."""
+    """Return the shuffled value and the number of groups if `last` is the final view of a shuffle, else None."""
     moved = _only_source(last, torch.reshape)
     while moved is not None and _operator(moved) in ("contiguous", torch.clone):
         moved = _only_source(moved, "contiguous", torch.clone)
@@ -100,7 +100,7 @@ def _match(last: Node) -> tuple[Node, int] | None:
 
 
 def _only_source(node: Node, *operators: Any, shared: bool = False) -> Node | None:
-    """The only input of a call of one of `operators`; nobody else may read it unless it is `shared`."""
+    """Return the only input of a call of one of `operators`; other nodes may read it only if `shared`."""
     tensors = [one for one in node.all_input_nodes if isinstance(one.meta.get("value"), Tensor)]
     if _operator(node) not in operators or len(tensors) != 1:  # the others are sizes
         return None
@@ -111,7 +111,7 @@ def _only_source(node: Node, *operators: Any, shared: bool = False) -> Node | No
 
 
 def _is_size(node: Node) -> bool:
-    """Whether a node is a number: a size that a view reads."""
+    """Whether the value of a node is an integer: a size for a view."""
     return isinstance(node.meta.get("value"), int)
 
 
@@ -124,7 +124,7 @@ def _shape(node: Node) -> tuple[int, ...]:
 
 
 def _order(node: Node) -> list[int]:
-    """Where each axis of a transposition comes from, read off a dummy with distinct sizes."""
+    """Return the source of each axis of a transposition, found with a dummy that has distinct sizes."""
     dummy = torch.empty([*range(len(_shape(node)))], device="meta")
     moved = getattr(dummy, _operator(node).__name__)(*node.args[1:], **node.kwargs)
     return list(moved.shape)

@@ -25,15 +25,15 @@ from .structure import holds_tensors, leaves_of, parts_of, spelled_path, tensors
 # The distance of two results.
 
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 2e-5, torch.bfloat16: 4e-2, torch.float16: 5e-3}
-"""The largest difference, relative to the largest output, that is rounding: libraries take another path of PyTorch
-while they are captured, and attention modules are taken apart."""
+"""Largest difference, relative to the largest output, that counts as rounding: during a capture, libraries may take
+another path through PyTorch, and attention is computed by plain operators."""
 
 
 def distance(expected: Any, found: Any, label: str = "output") -> float | str:
     """Return the largest relative difference of two nested values, or a text if their structures differ.
 
-    A tensor that is as small as the square of a rounding error of the largest one, or of 1 if that is less, is rounding
-    itself: the distance of a model from its teacher that is a copy of it.
+    A tensor is itself rounding if it is smaller than the squared rounding error of the largest tensor (at most 1).
+    Example: a model that returns its distance from a teacher that is its copy.
     """
     right = {path: leaf for path, leaf in leaves_of(found)}
     left = {path: leaf for path, leaf in leaves_of(expected) if path in right or not _is_object(leaf)}
@@ -52,7 +52,7 @@ def distance(expected: Any, found: Any, label: str = "output") -> float | str:
 
 
 def _kinds(value: Any) -> list[type]:
-    """The types of the containers inside, in order; a size is a tuple, and what an interpreter gives is plain."""
+    """Return the types of all containers inside, in order; sizes count as tuples, and immutable lists as lists."""
     parts = parts_of(value)
     if parts is None:
         return []
@@ -62,12 +62,12 @@ def _kinds(value: Any) -> list[type]:
 
 
 def _is_object(leaf: Any) -> bool:
-    """Whether a graph gives None for it (a cache of keys and values); some output classes then have no such part."""
+    """Whether a graph returns None for this leaf, such as a cache; some output classes then omit the part."""
     return not isinstance(leaf, Tensor | bool | int | float | complex | str | dict | list | tuple | None)
 
 
 def _size(leaf: Any) -> float:
-    """The largest entry of a tensor; 0 for anything else."""
+    """Return the largest absolute entry of a tensor; 0 for other values."""
     if not isinstance(leaf, Tensor) or leaf.is_meta or not leaf.numel() or leaf.dtype == torch.bool:
         return 0.0
     return float(torch.nan_to_num(leaf.to(torch.complex128 if leaf.is_complex() else torch.float64)).abs().max())
@@ -96,11 +96,11 @@ def _distance(one: Any, other: Any, largest: float) -> float | str:
 # Finding the first node at which a graph differs from its model, by recording the calls of a real run of the model.
 
 Call = tuple[Any, Any, list[Tensor]]
-"""What was called, from which line, and the tensors that it gave."""
+"""The called function or module, the line of the call, and the tensors that it returned."""
 
 
 class Follower(TorchFunctionMode):
-    """Notes every call of a torch function with its result."""
+    """Record every call of a torch function with its result."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class Follower(TorchFunctionMode):
 
 
 def first_node(ir: IR, inputs: Any, modes: Mapping[nn.Module, bool]) -> str:
-    """The first node of the graph whose value is not what the model computed on the same line, in words."""
+    """Return a text that names the first node whose value differs from the model's value on the same line."""
     calls, values = _calls_of_model(ir, inputs, modes), _values_of_graph(ir, inputs, modes)
     place = 0
     for node, found in values:
@@ -132,7 +132,7 @@ def first_node(ir: IR, inputs: Any, modes: Mapping[nn.Module, bool]) -> str:
 
 
 def failing_node(ir: IR, inputs: Any, modes: Mapping[nn.Module, bool]) -> str:
-    """The node at which the graph fails, in words."""
+    """Return a text that names the node at which the graph fails."""
     started: list[Node] = []
     _values_of_graph(ir, inputs, modes, started)
     return f"; it fails at {started[-1].name} ({_where(started[-1])})" if started else ""
@@ -173,7 +173,7 @@ def _calls_of_model(ir: IR, inputs: Any, modes: Mapping[nn.Module, bool]) -> lis
 def _values_of_graph(
     ir: IR, inputs: Any, modes: Mapping[nn.Module, bool], started: list[Node] | None = None
 ) -> list[tuple[Node, list[Tensor]]]:
-    """The values of the nodes up to the one that fails; `started` gets the nodes, with that one."""
+    """Return the values of the nodes until one fails; append each node that was begun to `started`."""
     found: list[tuple[Node, list[Tensor]]] = []
 
     class Noting(GraphInterpreter):

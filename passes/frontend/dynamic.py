@@ -77,11 +77,11 @@ def _far(axes: Sequence[Axis]) -> dict[Axis, int]:
 
 
 def uneven(axis: Axis, times: int) -> int:
-    """A size one step below a far one.
+    """Return a far size at which repeated halving shows whether the model rounds up or down.
 
-    Where a model halves sizes again and again and rounds down, the halves of 127 are odd each time, and those of 128
-    and 129 are not; where it rounds up, those of 65 are. A size that is a multiple of four steps away from another
-    recording is halved twice as that one, so it would tell nothing new.
+    If a model halves sizes repeatedly and rounds down, the halves of 127 are odd each time, and those of 128 and 129
+    are not; if it rounds up, those of 65 are. A size that is a multiple of four steps away from another recorded size
+    behaves like that size when it is halved twice, so it would show nothing new.
     """
     far = axis.far(times)
     others = (far - axis.step, far, far - 2 * axis.step)
@@ -89,8 +89,8 @@ def uneven(axis: Axis, times: int) -> int:
 
 
 QUARTERS = (2, 3, 1)
-"""How many quarters of the way to its far size an axis goes: others than its neighbours, so that no size is a multiple
-of another by accident."""
+"""How many quarters of the way to its far size each axis goes. Neighbouring axes differ, so that no size is a multiple
+of another one by accident."""
 
 
 DRAWS = Axis("(draws)", (), 0)
@@ -133,7 +133,7 @@ def dynamic_axes(
             raise CaptureError(f"the axis {axis.name!r} cannot be dynamic: {why}")
         note(session, static, axis, why)
     while alone and not _survives(session, found, alone):
-        note(session, static, alone.pop(), "it can change by itself, not together with others")
+        note(session, static, alone.pop(), "it can change alone, but not together with other axes")
     return [*found, *alone], static
 
 
@@ -146,7 +146,7 @@ def _survives(session: Session, batch: Sequence[Axis], axes: Sequence[Axis]) -> 
 
 
 def planned(session: Session, batch: Sequence[Axis], axes: Sequence[Axis]) -> list[dict[Axis, int]]:
-    """Return the sizes to record at; more of them if expressions for numbers had to be guessed.
+    """Return the sizes of the recordings; more of them if expressions for numbers had to be guessed.
 
     Raises:
         CaptureError: The recordings do not give one graph.
@@ -199,9 +199,9 @@ def _alone(session: Session, batch: Sequence[Axis], axis: Axis) -> tuple[Axis | 
 
 
 def _most_telling(errors: Sequence[CaptureError]) -> str:
-    """What differs at the largest step; only if forward refuses all sizes that were tried, its first refusal.
+    """Return the difference at the largest step, or the first error of forward if it refused all tried sizes.
 
-    A model that takes multiples of 32 alone says so at each smaller step, which is not why the axis is static.
+    A model that takes only multiples of 32 fails at each smaller step; that is not the reason why the axis is static.
     """
     differs = [error for error in errors if not str(error).endswith(CALL_IT)]
     return at_other_size(differs[-1] if differs else errors[0])

@@ -23,7 +23,7 @@ from .tape import DEVICE_OF_MODEL, Step
 
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 LIMITS_OF_TYPES = frozenset(limit_of(dtype, name) for dtype in FLOATING for name in LIMITS)
-"""Values among arguments that may be a type, or a limit of one, that forward read from a tensor."""
+"""Arguments that may be a type, or a limit of a type, that forward read from a tensor."""
 
 
 class Emitter(Numbers):
@@ -45,10 +45,10 @@ class Emitter(Numbers):
         self._device: Node | None = None
 
     def emit(self) -> fx.Graph:
-        """The graph.
+        """Return the graph.
 
         Raises:
-            Differs: the recordings are not the same, or a number varies in a way that no size explains.
+            Differs: The recordings have other calls, or a number varies and no expression in sizes gives it.
         """
         for merged in self.merger.steps():
             self._emit(merged)
@@ -100,7 +100,7 @@ class Emitter(Numbers):
         return self._resolved((args, kwargs), merged, operands)  # type: ignore[no-any-return]
 
     def _left_open(self, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        """A view whose sizes vary in one place only, or in one that is no size of a tensor, leaves that one open."""
+        """Replace one varying size of a view by -1: the only one, or one that is not the size of a tensor."""
         entries = [leaf for _, leaf in leaves_of((args[1:], kwargs))]
         if any(type(one) is int and one == -1 for one in entries):
             return args, kwargs
@@ -123,7 +123,7 @@ class Emitter(Numbers):
         return (args[0], *(opened(one) for one in args[1:])), {name: opened(one) for name, one in kwargs.items()}
 
     def _check_window(self, step: Step, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """A window with one number for all axes is right at other sizes only if all of them have that size."""
+        """Raise `Differs` if a window has one number for all axes, and the axes may have different sizes."""
         kernel = args[1] if len(args) > 1 else kwargs.get("kernel_size")
         if not isinstance(kernel, Varying) or not isinstance(args[0], Step) or args[0].cold:
             return
@@ -136,11 +136,11 @@ class Emitter(Numbers):
             )
 
     def _operands(self, *values: Any) -> list[Step]:
-        """The hot steps among arguments."""
+        """Return the hot steps among arguments."""
         return [leaf for _, leaf in leaves_of(values) if isinstance(leaf, Step) and not leaf.cold]
 
     def _resolved(self, value: Any, merged: Merged | None, operands: Sequence[Step]) -> Any:
-        """Arguments with nodes: for steps, for what varies, and for the device of the model."""
+        """Return arguments with nodes instead of steps, varying values and the device of the model."""
         if isinstance(value, Step):
             return self._constant(value) if value.cold else self._nodes[value]
         if isinstance(value, Recipe):
@@ -157,7 +157,7 @@ class Emitter(Numbers):
             return self._device_node()
         if isinstance(value, slice):
             return slice(*(self._resolved(one, merged, operands) for one in (value.start, value.stop, value.step)))
-        output = merged is None  # what a model returns keeps its type; what a function takes need not
+        output = merged is None  # containers in the output keep their class, those in arguments need not
         if type(value) is list or (isinstance(value, list) and not output):
             return [self._resolved(one, merged, operands) for one in value]
         if type(value) in (tuple, torch.Size) or (isinstance(value, tuple) and not output):
@@ -169,7 +169,7 @@ class Emitter(Numbers):
         return value
 
     def _constant(self, step: Step) -> Any:
-        """A get_attr node for a cold tensor; for several of them, nested as they are."""
+        """Return get_attr nodes for the cold tensors of a step, nested as in its value."""
         return map_leaves(step.value, lambda _, leaf: self._constant_of(leaf) if isinstance(leaf, Tensor) else leaf)
 
     def _constant_of(self, value: Tensor) -> Node:
@@ -182,7 +182,7 @@ class Emitter(Numbers):
         return node
 
     def _made_in_graph(self, value: Recipe) -> Node:
-        """The nodes of a recipe; those of steps that are there already are read again."""
+        """Add the nodes of a recipe, unless they exist; return the last one."""
         for merged in value.calls:
             if merged.step in self._nodes:
                 continue
@@ -190,7 +190,7 @@ class Emitter(Numbers):
             args, kwargs = self._arguments(merged)
             op, target = ("call_function", step.target) if not isinstance(step.target, tuple) else step.target
             node = self._nodes[step] = self.graph.create_node(op, target, args, kwargs)
-            # On meta tensors again: views of a real tensor have its memory, and copies of their shapes would not.
+            # Computed again on meta tensors, so that views share memory as views of a real tensor do.
             given, named = fx.node.map_arg((node.args, node.kwargs), lambda one: one.meta["value"])
             with torch.no_grad():
                 meta = dataclasses.replace(step, value=run_on_meta(op, target, given, named))
@@ -198,7 +198,7 @@ class Emitter(Numbers):
         return self._nodes[value.step]
 
     def _device_node(self) -> Any:
-        """The device of the first input, where tensors that forward makes belong."""
+        """Return a node for the device of the first input; tensors that forward makes are on this device."""
         if self._first is None:
             return torch.device("cpu")
         if self._device is None:
@@ -208,7 +208,7 @@ class Emitter(Numbers):
         return self._device
 
     def _limit(self, name: str) -> Node:
-        """The type of the first tensor whose type follows, or a limit of that type."""
+        """Return a node for the type of the first tensor whose type follows the inputs, or a limit of that type."""
         if name not in self._limits:
             function, source, *rest = self._limit_call(name)
             place = self._last_input if source.meta.get("input") else source
@@ -236,13 +236,13 @@ class Emitter(Numbers):
             node.meta.update(value=value.evaluation, scope="", nn_module_stack={})
         return self._followers[key]
 
-    # Structures -------------------------------------------------------------------------------------------------
+    # Containers.
 
     def _output(self, value: Any) -> Any:
         return self._resolved(value, None, [])
 
     def _structure(self, value: Any, resolved: Any) -> Any:
-        """A call that makes a container of a user's class."""
+        """Add a call that makes a container of a user's class."""
         if is_record(value):
             return self._filled(value, resolved)
         kind = type(value)
@@ -263,7 +263,7 @@ class Emitter(Numbers):
         return node
 
     def _filled(self, value: Any, resolved: Any) -> Any:
-        """A call that makes a plain object."""
+        """Add a call that makes a plain object."""
         name = f"{self.prefix}_filled_{sum(isinstance(one, Filled) for one in self.own.values())}"
         self.own[name] = Filled(type(value))
         attributes = {key: resolved(one) for key, one in vars(value).items()}
@@ -273,7 +273,7 @@ class Emitter(Numbers):
 
 
 def is_input(step: Step) -> bool:
-    """Whether a step is an input, or takes one out of a nested one."""
+    """Whether a step is an input, or takes a part out of a nested input."""
     taken = step.target in (operator.getitem, getattr) and step.op == "call_function" and step.kwargs == {}
     if not taken:
         return step.op == "placeholder"
@@ -283,7 +283,7 @@ def is_input(step: Step) -> bool:
 
 
 def _with_values(value: Any) -> Any:
-    """An output structure with meta tensors for its steps."""
+    """Return an output structure with meta tensors instead of steps."""
 
     def shown(_: Any, leaf: Any) -> Any:
         if isinstance(leaf, Step):

@@ -30,14 +30,14 @@ class Axis:
     step: int = 1
     """Allowed sizes differ from `size` by multiples of `step`."""
     shorter: bool = False
-    """Whether it is recorded at smaller sizes, since a table of positions may not be longer than the example."""
+    """Whether it is recorded at smaller sizes, because a table of positions may not be longer than the example."""
 
     apart: bool = False
-    """Whether it is recorded without the example's size, because the model takes a short cut there (no padding, or a
-    table that already has that size)."""
+    """Whether it is recorded without the example's size, because the model takes a short cut at that size (no padding,
+    or a table that already has this size)."""
 
     also: tuple[int, ...] = ()
-    """Sizes that it is recorded at as well: a graph that was recorded at others only was wrong there."""
+    """Further sizes to record at: without them, an earlier graph was wrong at these sizes."""
 
     def near(self, steps: int) -> int:
         """Return a size some steps above (or below) the example's."""
@@ -48,16 +48,16 @@ class Axis:
         return self.stepped(self.size // times if self.shorter else self.size * times)
 
     def between(self, times: int, quarters: int) -> int:
-        """A size between those."""
+        """Return a size between the example's and `far(times)`, so many quarters of the way."""
         return self.stepped(self.size + (self.far(times) - self.size) * quarters // 4)
 
     @property
     def further(self) -> list[int]:
-        """Those of `also` that are a number of steps away."""
+        """The sizes of `also` that are a whole number of steps away from `size`."""
         return [size for size in self.also if self.stepped(size) == size]
 
     def stepped(self, size: int) -> int:
-        """The next size that is a number of steps away."""
+        """Return the nearest size, not above `size`, that is a whole number of steps away from the example's."""
         return max(1, self.size + (size - self.size) // self.step * self.step)
 
 
@@ -80,10 +80,10 @@ class Sizes:
         return {axis.name: axis.step for axis in self.axes if axis.step > 1}
 
     def axis(self, name: str) -> Axis:
-        """The dynamic axis called `name`.
+        """Return the dynamic axis called `name`.
 
         Raises:
-            InputError: there is none.
+            InputError: There is no such axis.
         """
         for one in self.axes:
             if one.name == name:
@@ -98,26 +98,26 @@ class Check:
     name: str
     allowed: tuple[Allowed, ...]
     why: tuple[str, ...] = ()
-    """For each axis why it is static; empty where nothing is known."""
+    """For each axis the reason why it is static; empty if unknown."""
     path: tuple[Any, ...] = ()
-    """Where the tensor is inside the input: keys and positions, and names of attributes with a dot before them."""
+    """Path of the tensor inside the input: keys and positions, and names of attributes with a dot before them."""
     length: int | None = None
-    """How many entries there are, where it is a list and no tensor."""
+    """Number of entries if the input is a list; None for a tensor."""
 
     def called_on(self, given: Node) -> tuple[Any, tuple[Any, ...]]:
-        """The function that checks the input `given`, and its arguments."""
+        """Return the function that checks the input `given`, and its arguments."""
         if self.length is not None:
             return check_length, (given, self.name, self.length, self.path)
         return check_sizes, (given, self.name, self.allowed, self.why, self.path)
 
     @classmethod
     def of(cls, name: str, allowed: tuple[Allowed, ...], why: tuple[str, ...], path: Path) -> Check:
-        """The check of the tensor at `path` in the input called `name`."""
+        """Return the check of the tensor at `path` in the input called `name`."""
         return cls(name, allowed, why, _spelled(path))
 
     @classmethod
     def of_list(cls, name: str, length: int, path: Path) -> Check:
-        """The check of the list at `path` in the input called `name`."""
+        """Return the check of the list at `path` in the input called `name`."""
         return cls(name, (), path=_spelled(path), length=length)
 
 
@@ -131,14 +131,14 @@ def check_sizes(
     """Raise unless the shape of an input is one that the graph was captured for.
 
     Args:
-        given: the input, a tensor or with tensors inside.
-        name: its name, for the message.
-        allowed: for each axis what is allowed.
-        why: for each axis why it is static, or nothing.
-        path: where the tensor is inside the input.
+        given: The input, a tensor or with tensors inside.
+        name: Its name, for the message.
+        allowed: The allowed sizes of each axis.
+        why: The reason why each axis is static; may be empty.
+        path: The path of the tensor inside the input.
 
     Raises:
-        InputError: names the input, the axis, what came and what is allowed.
+        InputError: The shape is not allowed; names the input, the axis, what came and what is allowed.
     """
     if isinstance(given, Proxy):  # a symbolic trace, as quantization in PyTorch makes: the check stays a node
         given.tracer.create_proxy(
@@ -165,23 +165,23 @@ def _fits(size: int, first: int, step: int, least: int = 0, most: int | None = N
 
 
 def _expected(first: int, step: int, least: int = 0, most: int | None = None) -> str:
-    """The sizes that fit, in words."""
+    """Return the allowed sizes as text."""
     steps = [f"{first} plus a multiple of {step}"] if step > 1 else []
     ends = [f"at least {least}"] if least else []
     return ", ".join([*steps, *ends, *([] if most is None else [f"at most {most}"])])
 
 
 def check_length(given: Any, name: str, length: int, path: Sequence[Any] = ()) -> None:
-    """Raise unless a list among the inputs has as many entries as that of the example.
+    """Raise unless a list among the inputs has as many entries as in the example.
 
     Args:
-        given: the input.
-        name: its name, for the message.
-        length: the number of entries.
-        path: where the list is inside the input.
+        given: The input.
+        name: Its name, for the message.
+        length: The number of entries.
+        path: The path of the list inside the input.
 
     Raises:
-        InputError: names the list, what came and what is allowed.
+        InputError: The length differs; names the list, what came and what is allowed.
     """
     if isinstance(given, Proxy):
         given.tracer.create_proxy("call_function", check_length, (given, name, length, tuple(path)), {})
@@ -194,7 +194,7 @@ def check_length(given: Any, name: str, length: int, path: Sequence[Any] = ()) -
 
 
 def _part(given: Any, name: str, path: Sequence[Any]) -> tuple[Any, str]:
-    """The part of an input that `path` leads to, with its name."""
+    """Return the part of an input at `path`, and its name."""
     for step in path:
         try:
             given = getattr(given, step[1:]) if str(step).startswith(".") else given[step]

@@ -33,9 +33,9 @@ class Fidelity:
     """The result of a comparison."""
 
     wrong: dict[str, str] = field(default_factory=dict)
-    """Dynamic axes at other sizes of which the graph is not the model, with the reason."""
+    """Dynamic axes at which the graph differs from the model at other sizes, with the reason."""
     sizes: dict[str, int] = field(default_factory=dict)
-    """A size of each of these axes at which it is not, where that is so for the axis by itself."""
+    """A size of such an axis at which the graph differs if only this axis changes."""
     notes: list[str] = field(default_factory=list)
 
 
@@ -52,27 +52,32 @@ class Bench:
     modes: Mapping[nn.Module, bool]
     """The mode of each module when the model is in training mode."""
     training: bool
-    """Whether they run in training mode: no dropout drops anything, and the buffers afterwards are compared too."""
+    """Whether they run in training mode. Dropout is then switched off, and the buffers are compared afterwards."""
     dropout: bool = False
-    """Whether dropout drops entries in training mode after all: the same ones in the graph and in the model."""
+    """Whether dropout stays on in training mode, with the same masks in the graph and in the model."""
     buffers: Mapping[str, Tensor] = field(default_factory=dict)
-    """The buffers that are compared, without those that forward creates at its first use."""
+    """The buffers to compare, except those that forward creates in its first call."""
 
     def difference(self, inputs: Any, *, fails: bool = True, again: bool = True) -> float | str | None:
-        """The relative error of the graph to the model; what is wrong if it is none, or None where the model fails.
+        """Return the relative error of the graph, or a text if the results differ, or None if the model fails.
+
+        Args:
+            inputs: Positional and keyword inputs.
+            fails: Whether the model may fail.
+            again: Whether a second call is compared too, if forward keeps values.
 
         Raises:
-            CaptureError: the model fails, and `fails` does not allow that.
-            Stateful: with `again`, a second call of the model is not that of the graph.
+            CaptureError: The model fails although `fails` is not set.
+            Stateful: With `again`: the second call of the graph differs from that of the model.
         """
         try:
-            expected, changed, kept = self._run(self._model(inputs))
+            expected, changed, kept = self.run(self.model(inputs))
         except Exception as error:
             if not fails:
                 raise described(self.ir.root, "", error) from error
             return None
         try:
-            result, changed_too, _ = self._run(self._graph(inputs))
+            result, changed_too, _ = self.run(self._graph(inputs))
         except Exception as error:
             told = str(error).partition("\n")[0]
             where = place_of(failing_node, self.ir, inputs, self._now)
@@ -88,13 +93,13 @@ class Bench:
         return worst
 
     def _check_second_call(self, inputs: Any, kept: Sequence[str]) -> None:
-        """Call model and graph once more, on other numbers: forward may read what it kept in the first call.
+        """Compare a second call with other numbers: forward may read values that it kept in the first call.
 
         Raises:
-            Stateful: the graph does not compute the second call.
+            Stateful: The second calls differ.
         """
         benches = (self, replace(self, dropout=True)) if self.training else (self,)  # masks may be kept, too
-        if any(bench._forgets(inputs, resize(inputs, {})) for bench in benches):
+        if any(bench.forgets(inputs, resize(inputs, {})) for bench in benches):
             raise Stateful(
                 f"forward computes something else in its second call{' in training mode' if self.training else ''}, "
                 f"since it keeps values in {', '.join(kept[:3])}; the graph always computes the first call. If forward "
@@ -102,13 +107,13 @@ class Bench:
                 "registered buffer, and a tensor from call to call as an input and output of forward"
             )
 
-    def _forgets(self, inputs: Any, others: Any) -> bool:
-        """Whether the graph computes the first call of the model as it does, and the second one not."""
+    def forgets(self, inputs: Any, others: Any) -> bool:
+        """Whether the graph computes the first call of the model correctly, and the second one not."""
         try:
-            expected = self._run(self._model(inputs), self._model(others))[0]
-        except Exception:  # the model takes no random numbers
+            expected = self.run(self.model(inputs), self.model(others))[0]
+        except Exception:  # the model does not accept random inputs
             return False
-        result = self._run(self._graph(inputs), self._graph(others))[0]
+        result = self.run(self._graph(inputs), self._graph(others))[0]
         other = isinstance(distance(expected, result, "output"), str)
         return other and not isinstance(self.difference(others, again=False), str)
 
@@ -116,7 +121,8 @@ class Bench:
     def _now(self) -> dict[nn.Module, bool]:
         return {module: mode and self.training for module, mode in self.modes.items()}
 
-    def _model(self, inputs: Any) -> Callable[[], Any]:
+    def model(self, inputs: Any) -> Callable[[], Any]:
+        """Return a function that calls the model on copies of the inputs."""
         args, kwargs = copied(inputs)
         return lambda: inner_of(self.ir.root)(*args, **kwargs)
 
@@ -125,8 +131,8 @@ class Bench:
         leaves = [one for one in (*args, *kwargs.values()) if holds_tensors(one)]
         return lambda: GraphInterpreter(self.ir, self.ir.root).run(*leaves)
 
-    def _run(self, *runs: Callable[[], Any]) -> tuple[Any, Any, list[str]]:
-        """What the last of `runs` returns, the buffers afterwards, and what changed beside these; all is put back."""
+    def run(self, *runs: Callable[[], Any]) -> tuple[Any, Any, list[str]]:
+        """Return the result of the last of `runs`, the buffers after it, and changed attributes; restore the model."""
         try:
             set_modes(self.modes, self.training)
             self.state.seed()
@@ -137,7 +143,7 @@ class Bench:
             self.state.restore()
 
     def _contents(self) -> dict[str, Tensor]:
-        """What the buffers hold now, also those in whose place forward put another tensor of their size and type."""
+        """Return copies of the buffers, also of tensors of the same shape and type that forward put in their place."""
         now = dict(self.ir.root.named_buffers())
         return {name: (now[name] if _alike(now.get(name), one) else one).clone() for name, one in self.buffers.items()}
 
@@ -149,14 +155,14 @@ def _alike(now: Tensor | None, before: Tensor) -> bool:
 def compare(ir: IR, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Fidelity:
     """Compare a graph with its model on the example inputs, at other sizes of its dynamic axes, and in training mode.
 
-    Where one graph is that of both modes, other sizes are tried in training mode: the nodes are the same.
+    If one graph serves both modes, other sizes are compared in training mode only, because the nodes are the same.
 
     Raises:
-        CaptureError: they differ on the example inputs; names the first node that differs.
+        CaptureError: They differ on the example inputs; names the first node that differs.
     """
     found, inputs = Fidelity(), (args, kwargs)
     with preserved(ir.root, inputs, data=True) as state, torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what a model warns of, it would say at every comparison
+        warnings.simplefilter("ignore")  # the model would repeat its warnings at every comparison
         evaluation = Bench(ir, state, modes_in_training(ir.root), False)
         buffers = {name: one for name, one in ir.root.named_buffers() if not one.is_meta}
         training = replace(evaluation, ir=ir.trained or ir, training=True, buffers=buffers)
@@ -168,7 +174,7 @@ def compare(ir: IR, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Fidelity:
             others = _at_other_sizes(evaluation, inputs, found)
             if not found.wrong and not ir.training:
                 _in_training(training, others or inputs)
-        except Stateful as error:  # in training mode: in evaluation mode, the example inputs have told it
+        except Stateful as error:  # in training mode only: evaluation mode was compared on the example inputs
             found.notes.append(str(error))
             others = _at_other_sizes(evaluation, inputs, found)
         if others is None and not found.wrong and ir.sizes.axes:
@@ -190,12 +196,12 @@ def _at_example(bench: Bench, inputs: Any, found: Fidelity) -> None:
 
 
 def _advice(bench: Bench, inputs: Any) -> str:
-    """What to do about a graph that is not the model: first what the model's own code may cause."""
-    expected = bench._run(bench._model(inputs))[0]
-    if isinstance(distance(expected, bench._run(bench._model(inputs))[0]), str):
+    """Return the remedy for a graph that differs from its model; causes in the model's own code come first."""
+    expected = bench.run(bench.model(inputs))[0]
+    if isinstance(distance(expected, bench.run(bench.model(inputs))[0]), str):
         return UNSTEADY
     with exporting():
-        exported = bench._run(bench._model(inputs))[0]
+        exported = bench.run(bench.model(inputs))[0]
     if isinstance(distance(expected, exported), str):
         return EXPORTED
     return KEPT.format(", ".join(bench.ir.kept[:3])) if bench.ir.kept else REPORT
@@ -217,9 +223,9 @@ REPORT = "This is a bug in bnas: please report it with the model. To avoid it, r
 
 
 def _at_other_sizes(bench: Bench, inputs: Any, found: Fidelity) -> Any:
-    """Inputs of other sizes at which model and graph agree; None where the model takes none, or axes are wrong.
+    """Return inputs of other sizes at which model and graph agree; None if the model accepts none, or if they differ.
 
-    One set of sizes is tried; more are where sizes come from a step that nobody looks into.
+    One accepted set of sizes is enough, unless an opaque step computes sizes: then each axis is also changed alone.
     """
     good, axes = None, bench.ir.sizes.axes
     alone = [{axis: axis.stepped(axis.size * 3 // 2 - 5)} for axis in axes] if bench.ir.opaque else []
@@ -230,7 +236,7 @@ def _at_other_sizes(bench: Bench, inputs: Any, found: Fidelity) -> Any:
             resized = resize(inputs, sizes, repeated)
             error = bench.difference(resized)
         if error is None:
-            continue  # the model itself does not take them
+            continue  # the model itself does not accept these sizes
         if not isinstance(error, str):
             good = resized
             if sizes in alone:
@@ -245,7 +251,7 @@ def _at_other_sizes(bench: Bench, inputs: Any, found: Fidelity) -> Any:
 
 
 def _culprits(bench: Bench, inputs: Any, sizes: Mapping[Axis, int]) -> dict[Axis, str]:
-    """The axes at which the graph is not the model, each changed by itself, with the reason."""
+    """Return the axes at which the graph differs from the model if only this axis changes, with the reason."""
     errors = {axis: bench.difference(resize(inputs, {axis: size})) for axis, size in sizes.items()}
     told = "at the size {} the graph differs from the model: {}"
     return {axis: told.format(sizes[axis], error) for axis, error in errors.items() if isinstance(error, str)}
@@ -258,7 +264,7 @@ def _in_training(bench: Bench, inputs: Any) -> None:
 
 
 class NoDropout(TorchFunctionMode):
-    """While it is active no dropout drops anything."""
+    """Inside, dropout is switched off."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Called for every function of torch."""
@@ -275,13 +281,13 @@ class NoDropout(TorchFunctionMode):
 
 
 def copied(inputs: Any) -> Any:
-    """Inputs that a forward may write into."""
+    """Return copies of the inputs, which a forward may write into."""
     return map_leaves(inputs, lambda _, leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf)
 
 
 def place_of(search: Callable[..., str], ir: IR, inputs: Any, modes: Mapping[nn.Module, bool]) -> str:
-    """Where the graph and the model part, or where the graph fails, in words, as `search` finds it."""
+    """Return a text with the place that `search` finds: the first difference, or the failing node."""
     try:
         return search(ir, copied(inputs), modes)
-    except Exception as error:  # the search itself must not hide what was found
+    except Exception as error:  # an error of the search must not hide the difference
         return f" (the place was not found: {type(error).__name__})"

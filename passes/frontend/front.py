@@ -38,19 +38,19 @@ from .values import resize_inputs, revalue
 def trace(model: nn.Module, example_inputs: Any, dynamic: Dynamic | None = None, *, check: bool = True) -> IR:
     """Capture `model` called with `example_inputs`: a tensor, a tuple of positional, or a dict of keyword inputs.
 
-    The model is left as it was. The graph follows the mode of its modules as the model does; where training mode
-    calls something else altogether, the graph is that of evaluation mode and a diagnostic says so. The graph is run
-    beside the model, at the example inputs and at other sizes of its dynamic axes, in both modes; an axis at which
-    they differ becomes static. Calls in several threads run one after another.
+    The model is not changed. The graph follows the mode of its modules, as the model does. If training mode calls other
+    operators and cannot be recorded, the graph is that of evaluation mode, and a diagnostic says so. The graph is
+    compared with the model: at the example inputs and at other sizes of its dynamic axes, in both modes. An axis at
+    which they differ becomes static. Calls in several threads run one after another.
 
     Args:
-        model: any module.
-        example_inputs: with tensors anywhere inside.
-        dynamic: names of axes that must be dynamic beside the batch, by input and axis; by default all that can be.
-        check: whether the graph is compared with the model.
+        model: Any module.
+        example_inputs: Inputs with tensors anywhere inside.
+        dynamic: Names of axes that must be dynamic besides the batch, by input and axis; by default all that can be.
+        check: Whether the graph is compared with the model.
 
     Raises:
-        CaptureError: the model's own forward cannot be captured, or the graph differs from the model.
+        CaptureError: The model's own forward cannot be captured, or the graph differs from the model.
     """
     release_group()
     args, kwargs = as_call(example_inputs)
@@ -85,29 +85,29 @@ def trace(model: nn.Module, example_inputs: Any, dynamic: Dynamic | None = None,
 
 
 LEARNT = 4
-"""How often an axis at which the graph was wrong is recorded at that size too; then it becomes static."""
+"""Number of times that an axis with a wrong size is recorded at this size, too, before it becomes static."""
 
 
 def _may_learn(name: str, found: Fidelity, wrong_at: Mapping[str, tuple[int, ...]]) -> bool:
-    """Whether one more recording, of the size at which the graph was wrong, may make it right."""
+    """Whether one more recording, at the size where the graph was wrong, may correct the graph."""
     known = wrong_at.get(name, ())
     return name != "batch" and name in found.sizes and found.sizes[name] not in known and len(known) < LEARNT
 
 
 def _placed(inputs: Any, model: nn.Module) -> Any:
-    """Move inputs to the device of a model: a model that moves inputs itself accepts any device, its graph does not."""
+    """Move inputs to the device of a model, because the graph does not move its inputs as the model may do."""
     device = next(model.parameters(), torch.empty(0)).device
     return map_leaves(inputs, lambda _, leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf)
 
 
 class NotAtExample(CaptureError):
-    """The graph of several sizes is not the model at the example's."""
+    """A graph that was made from several sizes differs from the model at the example's size."""
 
     def __init__(self, why: str, axes: Sequence[Axis]) -> None:
         super().__init__(why)
         self.axes = [axis.name for axis in axes if axis.name != "batch"]
         self.apart = any(axis.apart for axis in axes)
-        """Whether it was not recorded at the example's."""
+        """Whether it was recorded without the example's size."""
 
 
 def _compared(ir: IR, args: Any, kwargs: Any) -> Fidelity:
@@ -147,7 +147,7 @@ def _captured(
 
 
 def _advised(model: nn.Module, inputs: Any, error: CaptureError) -> CaptureError:
-    """An error of a capture, without the advice to look at the inputs where the model accepts them."""
+    """Return an error of a capture; without the advice to check the inputs if the model accepts them."""
     text = str(error)
     if not text.endswith(CALL_IT) or not _accepts(model, inputs):
         return error
@@ -158,7 +158,7 @@ def _advised(model: nn.Module, inputs: Any, error: CaptureError) -> CaptureError
 
 EXPORTED = (
     ". Forward accepts the example inputs, but not while torch.compiler.is_exporting() or is_compiling() is true, as "
-    "it is during a capture: mend the branch that is taken then"
+    "it is during a capture: correct the branch that is taken then"
 )
 WITHOUT_NUMBERS = (
     ". Forward accepts the example inputs, but fails during a capture, in which tensors have no numbers. Move that "
@@ -205,7 +205,7 @@ def _ir_of(model: nn.Module, found: Captured, graph: Graph) -> IR:
 
 
 def _at_example(model: nn.Module, found: Captured, graph: Graph) -> None:
-    """Give the nodes their values at the example's sizes, where others were recorded."""
+    """Give the nodes their values at the example's sizes if other sizes were recorded."""
     if not any(axis.apart for axis in found.sizes.axes):
         return
     sizes = {axis: BATCH if axis.name == "batch" else axis.size for axis in found.sizes.axes}
@@ -218,7 +218,7 @@ def _at_example(model: nn.Module, found: Captured, graph: Graph) -> None:
 
 
 def _told(model: nn.Module, found: Captured) -> list[Diagnostic]:
-    """What is not as the model is: axes that cannot change, and a training mode of its own."""
+    """Return the diagnostics: axes that cannot change, and a training mode that differs from the model's."""
     told = list(model.diagnostics) if isinstance(model, ExportedModel) else []
     told += [Diagnostic(axis, f"its size is fixed: {why}") for axis, why in found.sizes.static.items()]
     if found.training:
@@ -227,7 +227,7 @@ def _told(model: nn.Module, found: Captured) -> list[Diagnostic]:
 
 
 def erase_dead(graph: Graph) -> None:
-    """Remove what nobody reads; never an operator that writes in place or a module with a state."""
+    """Remove nodes that are not read, except operators that write in place and modules with a state."""
     for node in reversed(list(graph.nodes)):
         removable = node.op in ("call_function", "call_method", "get_attr") and not writes_in_place(node)
         if removable and not node.users:
@@ -235,7 +235,7 @@ def erase_dead(graph: Graph) -> None:
 
 
 def _state_scales(graph: Graph) -> None:
-    """Write the default scale of attention out: it is that of the full width in every sub-network."""
+    """State the default scale of attention: every sub-network keeps the scale of the full width."""
     for node in graph.find_nodes(op="call_function", target=F.scaled_dot_product_attention):
         if node.kwargs.get("scale") is None and len(node.args) < 8:
             query = node.args[0] if node.args else node.kwargs["query"]
@@ -244,9 +244,9 @@ def _state_scales(graph: Graph) -> None:
 
 
 def _reshape_own(graph: Graph) -> None:
-    """Reshape what is made of the model's own tensors alone, where forward takes a view: a program has a part of them.
+    """Replace views of the model's own tensors by reshapes, because a program has only a part of these tensors.
 
-    A part of a tensor is not contiguous. A view that is written into stays one.
+    A part of a tensor is not contiguous, so a view would fail. A view that is written into stays a view.
     """
     written = {one for node in graph.nodes if writes_in_place(node) for one in _first_operands(node)}
     for node in graph.find_nodes(op="call_method", target="view"):
@@ -257,7 +257,7 @@ def _reshape_own(graph: Graph) -> None:
 
 
 def _first_operands(node: Node) -> list[Node]:
-    """What a node reads first, what that reads first, and so on."""
+    """Return the first operand of a node, the first operand of that one, and so on."""
     found: list[Node] = []
     while node.args and isinstance(node.args[0], Node):
         node = node.args[0]

@@ -23,7 +23,7 @@ from .structure import map_leaves, tensors_of
 # The spelling of recorded torch functions in a graph: methods by name, operators as Python operators.
 
 DEVICE = frozenset({"device", "is_cuda", "is_cpu", "is_mps", "is_meta", "is_xpu"})
-"""Properties of a tensor that tell where it is."""
+"""Properties of a tensor about its device."""
 
 FACTORIES = frozenset(
     {
@@ -35,10 +35,10 @@ LIKES = FACTORIES | {
     *("zeros_like", "ones_like", "full_like", "empty_like"),
     *("new_zeros", "new_ones", "new_full", "new_empty", "new_tensor"),
 }
-"""Functions that make a tensor by size and type: of a tensor that they are given they read no number."""
+"""Functions that make a tensor by size and type; they do not read the numbers of tensor arguments."""
 
 FILLED = {"full": 1, "full_like": 1, "new_full": 2}
-"""Those of them that fill it with a number, and the place of that among the arguments: it may be in a tensor."""
+"""Factories with a fill value, and its position among the arguments; the value may be in a tensor."""
 
 RANDOM = frozenset(
     {
@@ -55,7 +55,7 @@ READS = frozenset(
         *("__array__", "__contains__", "__format__", "__repr__", "equal", "allclose", "is_nonzero", "_is_all_true"),
     }
 )
-"""Functions that hand numbers of a tensor to Python."""
+"""Functions that pass numbers of a tensor to Python."""
 
 _REVERSED = {
     "__radd__": operator.add,
@@ -102,7 +102,7 @@ _OPERATORS = {
 
 
 def spelled(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[str, Any, tuple[Any, ...]]:
-    """The kind of a node, its target and its arguments, for a torch function called with `args` and `kwargs`."""
+    """Return the kind of a node, its target and its arguments for a torch function called with `args` and `kwargs`."""
     name = getattr(func, "__name__", "")
     if func is getattr:
         return "call_function", getattr, args
@@ -120,7 +120,7 @@ def spelled(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tupl
 
 @lru_cache(maxsize=1024)
 def _python_operator(name: str) -> Any:
-    """The operator of Python that a method such as ``add`` is written as; None if there is none, or if it writes."""
+    """Return Python's operator for a method such as ``add``; None if there is none, or the method writes in place."""
     if is_in_place(name):
         return None
     record = OPERATORS.of(name)
@@ -128,16 +128,16 @@ def _python_operator(name: str) -> Any:
 
 
 def _in_functional(func: Any) -> Any:
-    """A pool of torch that has a function of the same name in `torch.nn.functional`, which takes layers' settings."""
+    """Return the function in `torch.nn.functional` for a pool of torch, since it takes the settings of layers."""
     record = OPERATORS.of(func)
     return record.op if func is not record.op and record.has(Trait.POOL) else func
 
 
 def _without_empty(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Arguments of `torch.cat` without ``torch.tensor([])``, which it takes beside tensors of any rank and ignores.
+    """Remove ``torch.tensor([])`` from the arguments of `torch.cat`, which ignores it beside tensors of any rank.
 
-    Caches of keys and values begin with one. It has no axes that fit the others'. One of another type stays, since it
-    takes part in the type of the result.
+    Caches of keys and values begin with such a tensor. Its axes do not fit the others. A tensor of another type stays,
+    because it influences the type of the result.
     """
     parts = args[0] if args else ()
     if not isinstance(parts, list | tuple) or not all(isinstance(one, Tensor) for one in parts):
@@ -149,7 +149,7 @@ def _without_empty(args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _is_method(func: Any, name: str) -> bool:
-    """Whether a function is one of `torch.Tensor`'s methods, and none of torch's own functions."""
+    """Whether a function is a method of `torch.Tensor`, and not a function of torch."""
     found = getattr(Tensor, name, None)
     if found is None or isinstance(func, type):
         return False
@@ -159,7 +159,7 @@ def _is_method(func: Any, name: str) -> bool:
 
 
 def written_by(op: str, target: Any, args: Any, kwargs: Any) -> list[Tensor]:
-    """The tensors that a call says it writes into."""
+    """Return the tensors that a call writes into according to its name and arguments."""
     name = target if op == "call_method" else getattr(target, "__name__", "")
     found = tensors_of(kwargs["out"]) if kwargs.get("out") is not None else []
     inplace = kwargs.get("inplace") is True or target is operator.setitem
@@ -168,11 +168,11 @@ def written_by(op: str, target: Any, args: Any, kwargs: Any) -> list[Tensor]:
     return found
 
 
-# Arguments that say no more than a default does are left out.
+# Arguments that equal their default are left out.
 
 
 def without_defaults(function: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Keyword arguments without those that have the default anyway: functions of torch state all of them."""
+    """Return keyword arguments without those that equal their default; functions of torch pass all of them."""
     defaults = _defaults(function) if kwargs and not isinstance(function, str | tuple) else {}
     return {
         name: value
@@ -192,10 +192,10 @@ def _defaults(function: Any) -> dict[str, Any]:
     return {one.name: one.default for one in parameters if isinstance(one.default, plain)}
 
 
-# Layers and functions on meta tensors, which have shapes and types and no numbers.
+# Layers and functions on meta tensors, which have shapes and types but no numbers.
 
 BATCH = 1009
-"""The size of the batch axis in the graph's values: a prime, so that views of it are taken apart in one way only."""
+"""Size of the batch axis in the graph's values: a prime, so that there is only one way to split the axis."""
 
 
 Types = Mapping[torch.dtype, torch.dtype]
@@ -203,7 +203,7 @@ Types = Mapping[torch.dtype, torch.dtype]
 
 
 def to_meta(value: Any, types: Types = MappingProxyType({})) -> Any:
-    """A meta tensor of the shape, strides and type of a real one; anything else as it is."""
+    """Return a meta tensor with the shape, strides and type of a tensor; return other values unchanged."""
     if not isinstance(value, Tensor) or value.is_meta:
         return value
     dtype = types.get(value.dtype, value.dtype)
@@ -211,12 +211,12 @@ def to_meta(value: Any, types: Types = MappingProxyType({})) -> Any:
 
 
 def as_meta(value: Any) -> Any:
-    """A nested value with meta tensors for real ones."""
+    """Return a nested value with meta tensors instead of real ones."""
     return map_leaves(value, lambda _, leaf: to_meta(leaf))
 
 
 def run_on_meta(op: str, target: Any, args: Any, kwargs: Any) -> Any:
-    """The result of a call on meta tensors; moves to another device stay on the meta device."""
+    """Return the result of a call on meta tensors; moves to another device stay on the meta device."""
     found = quick_call(op, target, args, kwargs)
     if found is not None:
         return found
@@ -235,7 +235,7 @@ def run_on_meta(op: str, target: Any, args: Any, kwargs: Any) -> Any:
 
 
 def hooked(module: nn.Module) -> bool:
-    """Whether a user's code runs when a module is called: hooks, or a forward that replaces that of its class."""
+    """Whether a user's code runs when a module is called: hooks, or a replaced forward."""
     return bool(
         "forward" in vars(module)
         or module._forward_hooks
@@ -246,7 +246,7 @@ def hooked(module: nn.Module) -> bool:
 
 
 def run_leaf(module: nn.Module, form: Layer | None, args: Any, kwargs: Any, types: Types = MappingProxyType({})) -> Any:
-    """The result of a layer in evaluation mode on meta tensors, its own tensors being meta tensors too."""
+    """Return the result of a layer in evaluation mode on meta tensors, with meta tensors as its parameters, too."""
     if form is None:
         return module(*args, **kwargs)
     found = quick_leaf(module, form, args, kwargs, types)
@@ -257,13 +257,13 @@ def run_leaf(module: nn.Module, form: Layer | None, args: Any, kwargs: Any, type
     tensors = {name: to_meta(getattr(module, name), types) for name in form.tensors}
     if form.op is F.batch_norm:
         settings |= {"training": tensors["running_mean"] is None, "momentum": 0.0}  # which may be None in a module
-    elif record.trained is not None:  # in evaluation mode they hand on their input itself: its memory is then shared
+    elif record.trained is not None:  # in evaluation mode such layers return their input itself: memory is shared
         settings["training"] = False
     return form.op(*args, **tensors, **settings, **kwargs)
 
 
 def quick_call(op: str, target: Any, args: Any, kwargs: Any) -> Tensor | None:
-    """The result of a function that its record gives without running it; None where PyTorch is to compute it."""
+    """Return the result of a function by the shape rule of its record; None if PyTorch must compute it."""
     if op != "call_function" or any(one is True for one in args):  # a True may say that the call writes in place
         return None
     record = OPERATORS.of(target)
@@ -273,7 +273,7 @@ def quick_call(op: str, target: Any, args: Any, kwargs: Any) -> Tensor | None:
 def quick_leaf(
     module: nn.Module, form: Layer, args: Any, kwargs: Any, types: Types = MappingProxyType({})
 ) -> Tensor | None:
-    """The result of a layer that its record gives without running it; None where PyTorch is to compute it."""
+    """Return the result of a layer by the shape rule of its record; None if PyTorch must compute it."""
     record = OPERATORS.of(form.op)
     if not args or not isinstance(args[0], Tensor):
         return None

@@ -41,7 +41,7 @@ class IR:
     calls: Mapping[Node, Call] = field(default_factory=dict)
     """Nodes in canonical spelling. A call_module node without an entry is opaque."""
     modules: Mapping[str, nn.Module] = field(default_factory=dict)
-    """Leaf modules of the graph that the model does not have: what follows the mode, custom autograd functions."""
+    """Leaf modules that only the graph has: values that follow the mode, custom autograd functions."""
     plain: Mapping[str, type[nn.Module]] = field(default_factory=dict)
     """Layers of a user's class that the graph calls as a plain layer of this class."""
     dtype: torch.dtype = torch.float32
@@ -55,7 +55,7 @@ class IR:
     trained: IR | None = None
     """The graph of training mode, if it makes other calls than evaluation mode."""
     training: str = ""
-    """Why training mode of the graph differs from that of the model; empty if it does not differ."""
+    """Reason why training mode of the graph differs from that of the model; empty if it does not differ."""
 
     @property
     def samples(self) -> int:
@@ -88,23 +88,23 @@ class IR:
         return {name: axes for name, axes in found.items() if axes}
 
     def module(self, path: str, root: nn.Module | None = None) -> nn.Module:
-        """The module at `path` of the graph, or of `root`, by default the model."""
+        """Return the module at `path` of the graph, or of `root` (by default the model)."""
         if path in self.modules:
             return self.modules[path]
-        module = self.root if root is None else root  # a compiled module has no truth: it asks for a length
+        module = self.root if root is None else root  # not `root or`: a compiled module has no truth value
         for name in path.split(".") if path else ():
             found = module._modules[name]  # get_submodule alone is many times slower
             module = module.get_submodule(name) if found is None else found
         return module
 
     def device(self, root: nn.Module | None = None) -> torch.device:
-        """Where the parameters of `root` are, by default those of the model."""
+        """Return the device of the parameters of `root` (by default the model)."""
         return next((p.device for p in (self.root if root is None else root).parameters()), torch.device("cpu"))
 
     def constant(self, path: str, root: nn.Module) -> Tensor:
-        """A tensor made in forward, for the parameters of `root`: on their device, and of their number type.
+        """Return a tensor made in forward, on the device of the parameters of `root`.
 
-        It is of theirs if it has that of the model's parameters.
+        If the tensor has the number type of the model's parameters, it gets the number type of those of `root`.
         """
         constant, like = self.constants[path], floating(root)
         if like is None:
@@ -112,7 +112,7 @@ class IR:
         return constant.to(like.device, like.dtype if constant.dtype == self.dtype else constant.dtype)
 
     def tensor(self, name: str) -> Tensor:
-        """The parameter, buffer or constant called `name`."""
+        """Return the parameter, buffer or constant called `name`."""
         if name in self.constants:
             return self.constants[name]
         owner, _, leaf = name.rpartition(".")
@@ -126,7 +126,7 @@ class IR:
         return name not in self.constants and leaf not in self.root.get_submodule(owner)._non_persistent_buffers_set
 
     def copy_graph(self) -> tuple[Graph, dict[Node, Node]]:
-        """A copy of the graph to change, and which of its nodes is the copy of which; see `with_graph`."""
+        """Return a copy of the graph to change, and the copy of each node; see `with_graph`."""
         graph, copies = Graph(), dict[Node, Node]()
         graph.output(graph.graph_copy(self.graph, copies))
         return graph, copies
@@ -134,15 +134,15 @@ class IR:
     def with_graph(self, graph: Graph, modules: Mapping[str, nn.Module] = MappingProxyType({})) -> IR:
         """Return the same model with another graph over its modules and parameters, which are not changed.
 
-        All values are computed anew on meta tensors. A new node belongs to the module whose forward made its first
-        operand, and is marked as one that the model's own forward does not have, unless it brings its own ``meta``.
+        All values are computed again on meta tensors. A new node belongs to the module whose forward made its first
+        operand, and is marked as added, unless it brings its own ``meta``.
 
         Args:
-            graph: a changed copy of this one's.
-            modules: further leaf modules by the name that the graph calls them by, without tensors of their own.
+            graph: A changed copy of this graph.
+            modules: Further leaf modules, without tensors, by their names in the graph.
 
         Raises:
-            Exception: as the operator that does not fit raises it, with a note that names the node.
+            Exception: The error of an operator that does not fit, with a note that names the node.
         """
         own = {**self.modules, **modules}
         for node in revalue(self.root, own, self.constants, graph, self.plain):
@@ -153,14 +153,14 @@ class IR:
 
     @cached_property
     def shapes_elsewhere(self) -> Mapping[Node, torch.Size]:
-        """The shapes of all tensors at other sizes of the dynamic axes beside the batch; empty if there are none."""
+        """The shapes of all tensors at other sizes of the dynamic axes besides the batch; empty without such axes."""
         graph, copies = self.copy_graph()
         axes = [axis for axis in self.sizes.axes if axis.name != "batch"]
         for sizes in other_sizes(axes) if axes and not self.opaque else ():
             resize_inputs(graph, self.names, sizes)
             try:
                 deque(revalue(self.root, self.modules, self.constants, graph, self.plain), maxlen=0)
-            except Exception:  # the model itself does not take these
+            except Exception:  # the model itself does not accept these sizes
                 continue
             values = {node: copy.meta.get("value") for node, copy in copies.items()}
             return {node: value.shape for node, value in values.items() if isinstance(value, Tensor)}
@@ -172,7 +172,7 @@ class IR:
 
     @cached_property
     def _written(self) -> dict[int | None, list[Node]]:
-        """The nodes that write into each memory; meta tensors keep theirs once the graph is made."""
+        """The nodes that write into each memory. A meta tensor keeps its memory after the graph is made."""
         found: dict[int | None, list[Node]] = {}
         for node in self.graph.nodes:
             memory = memory_of(node.all_input_nodes[0]) if self.writes(node) else None
@@ -189,12 +189,12 @@ class IR:
 
 
 def module_calls(node: Node) -> tuple[str, ...]:
-    """The calls of modules that a node was made in, from the outermost: ``layer``, for the second ``layer@1``."""
+    """Return the calls of modules around a node, outermost first: ``layer``; the second call is ``layer@1``."""
     return tuple(node.meta.get("nn_module_stack", ()))
 
 
 def _place_beside(operands: list[Node]) -> dict[str, Any]:
-    """The place of a node that takes `operands`: in the forward that called the first one, if that is a module."""
+    """Return the place of a node that takes `operands`: the forward that made the first operand."""
     first = next((one for one in operands if module_calls(one)), None)
     stack = dict(first.meta["nn_module_stack"]) if first is not None else {}
     if first is not None and first.op == "call_module":
@@ -203,37 +203,37 @@ def _place_beside(operands: list[Node]) -> dict[str, Any]:
 
 
 def path_of(call: str) -> str:
-    """The path of the module that is called."""
+    """Return the path of the called module."""
     return call.partition("@")[0]
 
 
 def memory_of(node: Node) -> int | None:
-    """Identifies the storage of a node's value: views share it, on meta tensors too."""
+    """Return an identifier of the storage of a node's value, which views share; also on meta tensors."""
     value = node.meta.get("value")
     return value.untyped_storage()._cdata if isinstance(value, Tensor) else None
 
 
 def floating(module: nn.Module) -> Tensor | None:
-    """The first parameter that is no whole number."""
+    """Return the first floating-point parameter, or None."""
     return next((p for p in module.parameters() if p.is_floating_point()), None)
 
 
 def as_call(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword arguments from a tensor, a tuple or list, or a dict."""
+    """Return positional and keyword arguments from a tensor, a tuple or list, or a dict."""
     if isinstance(example_inputs, Mapping):
         return (), dict(example_inputs)
     return (tuple(example_inputs) if isinstance(example_inputs, tuple | list) else (example_inputs,)), {}
 
 
 def as_program_call(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """What a program is called with: the inputs that hold tensors; all other values are constants in it."""
+    """Return the arguments of a program: the inputs that hold tensors. All other values are constants in a program."""
     args, kwargs = as_call(example_inputs)
     named = {name: value for name, value in kwargs.items() if holds_tensors(value)}
     return tuple(value for value in args if holds_tensors(value)), named
 
 
 def aliases_of(model: nn.Module) -> dict[str, str]:
-    """Every name of a parameter or buffer of `model`: the first name of the same tensor."""
+    """Return every name of a parameter or buffer of `model` with the first name of the same tensor."""
     first: dict[int, str] = {}
     named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     return {name: first.setdefault(id(tensor), name) for name, tensor in named}

@@ -32,7 +32,7 @@ class Differs(CaptureError):
 
 @dataclass(frozen=True)
 class Varying(Leaf):
-    """A number that differs between recordings: its value in each."""
+    """A number that differs between recordings, with its value in each."""
 
     values: tuple[Any, ...]
 
@@ -54,20 +54,20 @@ class ByType(Leaf):
 
 @dataclass(eq=False)
 class Merged(Leaf):
-    """The same call of all recordings, with its constant and varying arguments."""
+    """A call that all recordings have, with its constant and varying arguments."""
 
     step: Step
-    """As the first recording has it."""
+    """The call in the first recording."""
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     values: list[Any]
-    """What it gave in each recording."""
+    """Its result in each recording."""
     follows: bool = False
-    """Whether it gave a tensor whose type follows that of the tensors it came from."""
+    """Whether its result is a tensor whose type follows the types of its operands."""
 
 
 class Merger:
-    """Compares recordings at several sizes, the first of which is the base, one in training mode, and one of a type."""
+    """Compares recordings at several sizes (the first is the base), one in training mode, and one with another type."""
 
     def __init__(
         self, recordings: Sequence[Recording], training: Recording | None = None, typed: Recording | None = None
@@ -77,13 +77,13 @@ class Merger:
         self._places = [{step: place for place, step in enumerate(one.hot)} for one in self._all]
         self._cold: dict[tuple[Step, ...], Step | list[Merged]] = {}
         self._limits: list[int] = []
-        """Where the steps that are being compared stand in their recordings."""
+        """Positions of the compared steps in their recordings."""
 
     def steps(self) -> Iterator[Merged]:
-        """Every hot step of the base, in order.
+        """Yield every hot step of the base, in order.
 
         Raises:
-            Differs: the recordings are not the same.
+            Differs: The recordings are not the same.
         """
         for other in self._all[1:]:
             same_calls(self.base, other)
@@ -91,7 +91,7 @@ class Merger:
             yield self._merged(group)
 
     def output(self) -> Any:
-        """What the model returns, with base steps for tensors, and with what varies."""
+        """Return the result of the model, with base steps for tensors, and with varying values."""
         return self._merge([one.output for one in self._all], None)
 
     def _merged(self, group: Sequence[Step]) -> Merged:
@@ -173,7 +173,7 @@ class Merger:
         return self._merge_cold(tuple(values), step)
 
     def _merge_cold(self, steps: tuple[Step, ...], user: Step | None) -> Any:
-        """The base's cold step where all have the same value; else its recipe, merged, as a `Recipe`."""
+        """Return the base's cold step if all recordings have the same value, else the merged `Recipe`."""
         if steps not in self._cold:
             others = steps[1 : -1 if self.typed is not None else None]
             same = all(same_values(steps[0].value, one.value) for one in others)
@@ -200,9 +200,9 @@ class Merger:
 
 
 def same_calls(one: Recording, other: Recording) -> None:
-    """Raise `Differs` unless two recordings call the same in the same order, whatever the arguments.
+    """Raise `Differs` unless two recordings have the same calls in the same order, with any arguments.
 
-    This takes a hundredth of a recording's time, so it comes before everything else that could differ.
+    This check comes first because it takes only a hundredth of the time of a recording.
     """
     for base, found in zip(one.hot, other.hot, strict=False):
         if (found.op, found.target) != (base.op, base.target) or found.grad != base.grad:
@@ -215,16 +215,16 @@ def same_calls(one: Recording, other: Recording) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Recipe(Leaf):
-    """A cold tensor that differs between recordings: the calls that make it, the last of which gives `step`'s value."""
+    """A cold tensor that differs between recordings: the calls that make it; the last one returns `step`'s value."""
 
     step: Step
     calls: list[Merged]
 
 
 def recipe(recording: Recording, wanted: Step, limit: int) -> list[Step]:
-    """The cold steps before `limit` that make the value of one, in order, with all that is written into their memory.
+    """Return the cold steps before `limit` that make the value of `wanted`, with all writes into its memory.
 
-    Tensors that were there before and are the same object stay arguments.
+    Tensors that existed before the recording stay arguments.
     """
     needed, found = {wanted}, []
     memory = {one.untyped_storage()._cdata for one in tensors_of(wanted.value)}
@@ -249,7 +249,7 @@ def _written(step: Step) -> list[Tensor]:
 
 
 def name_of(step: Step) -> str:
-    """The name of what a step calls."""
+    """Return the name of the function or module that a step calls."""
     return step.target if isinstance(step.target, str) else str(getattr(step.target, "__name__", step.target))
 
 
@@ -258,11 +258,11 @@ def _shown(values: Sequence[Any]) -> str:
 
 
 LIMITS = ("dtype", "min", "max", "eps", "tiny")
-"""What follows a type: itself, and the limits that models read of it."""
+"""Values that follow a type: the type itself, and its limits that models read."""
 
 
 def limit_of(dtype: torch.dtype, name: str) -> Any:
-    """The type itself or one of its limits."""
+    """Return the type itself or one of its limits."""
     return dtype if name == "dtype" else getattr(torch.finfo(dtype), name)
 
 

@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Method:
-    """A method of one of the model's modules that is opaque."""
+    """An opaque method of one of the model's modules."""
 
     holder: nn.Module
     name: str
     why: str
-    """The line that cannot be recorded, and the error there."""
+    """The line that cannot be recorded, and its error."""
     layer: OpaqueMethod
 
 
@@ -43,17 +43,17 @@ class Again(BaseException):
 
 @dataclass
 class Methods:
-    """What of a model is opaque by itself: the same in all of its recordings."""
+    """The opaque methods and modules of a model, the same in all of its recordings."""
 
     found: dict[tuple[str, str], Method]
     refused: dict[tuple[str, str], str] = field(default_factory=dict)
-    """Methods that were tried in this recording and cannot be one step, with the reason."""
+    """Methods that were tried in this recording and cannot become one step, with the reason."""
 
     opaque: frozenset[str] = frozenset()
-    """Whole modules that are one step each, by path."""
+    """Paths of whole modules that are one step each."""
 
     def find(self, paths: Mapping[nn.Module, str], error: BaseException) -> tuple[nn.Module, str] | None:
-        """The innermost method, of a module in `paths`, that was called when `error` was raised; None for none new."""
+        """Return the innermost method (module and name) in the traceback of `error`; None if there is no new one."""
         for frame in reversed(list(_frames(error))):
             holder, name = _method_of(frame)
             if holder in paths and name and not {(paths[holder], name)} & (self.found.keys() | self.refused.keys()):
@@ -63,7 +63,7 @@ class Methods:
     def learn(
         self, error: BaseException | None, paths: Mapping[nn.Module, str], modes: Mapping[nn.Module, bool]
     ) -> None:
-        """The method that `find` finds is opaque from now on; the model must be as it was before it was recorded."""
+        """Make the method that `find` finds opaque. The model must be in its state from before the recording."""
         place = None if error is None else self.find(paths, error)
         if error is None or place is None:
             return  # one was refused
@@ -73,15 +73,15 @@ class Methods:
         self.found[path, name] = Method(holder, name, f"{line_of(error)}: {told(error)}", layer)
 
     def refuse(self, key: tuple[str, str], why: str) -> None:
-        """A method cannot be one step."""
+        """Note that a method cannot become one step."""
         self.refused[key] = f"{self.found.pop(key).layer.place} cannot be kept unchanged: {why}"
 
     def tried_in(self, path: str) -> bool:
-        """Whether a method of the module at `path`, or of one inside it, was tried as one step."""
+        """Whether a method of the module at `path`, or of a module inside it, was tried as one step."""
         return any(f"{place}.".startswith(f"{path}.") for place, _ in self.found.keys() | self.refused.keys())
 
     def explained(self, error: CaptureError) -> CaptureError:
-        """An error with the reasons of the methods that were tried and cannot be one step."""
+        """Return the error, with the reasons why methods cannot become one step."""
         if not self.refused:
             return error
         made = CaptureError(f"{error}. {'; '.join(self.refused.values())}")
@@ -90,7 +90,7 @@ class Methods:
 
 
 def _frames(error: BaseException) -> Iterator[FrameType]:
-    """The frames that an error went through, from the outermost."""
+    """Yield the frames of the traceback of an error, outermost first."""
     trace = error.__traceback__
     while trace is not None:
         yield trace.tb_frame
@@ -98,7 +98,7 @@ def _frames(error: BaseException) -> Iterator[FrameType]:
 
 
 def _method_of(frame: FrameType) -> tuple[Any, str]:
-    """The module and the name of the method that a frame runs; None and nothing for any other function."""
+    """Return module and name of the method that a frame runs; None and an empty text for other functions."""
     code = frame.f_code
     holder = frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
     if not isinstance(holder, nn.Module) or code.co_flags & (inspect.CO_GENERATOR | inspect.CO_COROUTINE):
@@ -121,7 +121,7 @@ def _may_be_opaque(name: str) -> bool:
 
 @contextmanager
 def patched(recorder: Recorder) -> Iterator[None]:
-    """While it lasts, calls of opaque methods are steps of `recorder`."""
+    """Inside, calls of opaque methods are steps of `recorder`."""
     methods = dict(recorder.methods.found)
     before: dict[nn.Module, dict[str, Any]] = {}
     try:
@@ -137,7 +137,7 @@ def patched(recorder: Recorder) -> Iterator[None]:
 
 
 class _Recorded:
-    """Stands on a module in place of an opaque method while the model is recorded."""
+    """Takes the place of an opaque method on its module while the model is recorded."""
 
     __slots__ = ("before", "key", "method", "plain", "recorder")  # and no `__dict__`: what it holds is not the module's
 
@@ -152,7 +152,7 @@ class _Recorded:
 
 
 def keeps_values(holder: nn.Module, before: Mapping[str, Any], recorder: Recorder) -> str:
-    """What forward left in a module before one of its methods was called, which a copy does not have; or nothing."""
+    """Return why a copy of a module lacks values that forward stored before the method call; empty if it lacks none."""
     now = vars(holder)
     for name in now.keys() | before.keys():
         if now.get(name) is not before.get(name):

@@ -26,15 +26,15 @@ class Numbers:
         self._inputs: dict[Vector, tuple[Node, int]] = {}
         """Sizes of inputs that vary, with a placeholder and an axis that have them."""
         self._first_with: dict[Vector, tuple[Node, int]] = {}
-        """For every size a tensor that has it, the first of those in the outermost module: it stands outside of the
-        blocks that read that size."""
+        """For every size the first tensor in the outermost module that has it; it is outside of the blocks that read
+        the size."""
         self._vectors: dict[tuple[Node, int], Vector] = {}
-        """The sizes of axes of nodes in the recordings."""
+        """The sizes of each axis of a node in the recordings."""
         self._given: dict[tuple[Any, ...], tuple[Node, Path]] = {}
-        """Numbers that vary among what an opaque step gives, with where they are in its value."""
+        """Varying numbers in the results of opaque steps, with their node and path."""
         self._sizes: dict[Vector, Node] = {}
         self.guesses = 0
-        """How many numbers are neither the size of a tensor nor a product of such sizes."""
+        """Number of expressions that are neither the size of a tensor nor a product of sizes."""
         self._last_input: Node | None = None
 
     def _note_sizes(self, node: Node, values: Sequence[Any]) -> None:
@@ -50,7 +50,7 @@ class Numbers:
                 self._first_with[columns[axis]] = node, axis
 
     def _note_numbers(self, node: Node, values: Sequence[Any]) -> None:
-        """Note where numbers come from that a call gives beside tensors, and that vary."""
+        """Note the varying numbers in the result of a call, and their paths."""
         for path, leaf in leaves_of(values[0]):
             if type(leaf) in (int, float):
                 vector = tuple(at(one, path) for one in values)
@@ -58,7 +58,7 @@ class Numbers:
                     self._given.setdefault(vector, (node, path))
 
     def _taken(self, node: Node, path: Path) -> Node:
-        """A number inside the value of a node."""
+        """Add nodes that read a number inside the value of a node."""
         value = node.meta["value"]
         for step in path:
             function, key = (getattr, step.name) if isinstance(step, Attribute) else (operator.getitem, step)
@@ -68,10 +68,10 @@ class Numbers:
         return node
 
     def _number(self, value: Varying, merged: Merged | None, operands: Sequence[Step]) -> Node:
-        """A node whose value is that number in every recording.
+        """Return a node that has the value of this number in every recording.
 
-        A size that a tensor has comes before an expression in other sizes: halves that are rounded up and down, say,
-        agree at few sizes only. A multiple of the inputs' sizes is safe too, and does not tie the reader to a tensor.
+        The size of a tensor is preferred to an expression in other sizes: halves that are rounded up and down, for
+        example, agree only at few sizes. A multiple of input sizes is safe, too, and does not depend on a tensor.
         """
         vector = value.values
         if isinstance(vector[0], int):
@@ -99,7 +99,7 @@ class Numbers:
         return found
 
     def _direct(self, vector: Vector, operands: Sequence[Step]) -> tuple[Node, int] | None:
-        """A tensor and an axis with that size: an input, or an operand."""
+        """Return an input or operand, and its axis, that has this size; None if there is none."""
         if vector in self._inputs:
             return self._inputs[vector]
         for step in operands:
@@ -110,7 +110,7 @@ class Numbers:
         return None
 
     def _size(self, node: Node, axis: int, *, shared: bool) -> Node:
-        """A node that reads a size; one for all who read that of an input, so that it stands before everything."""
+        """Return a node that reads a size. All readers of an input's size share one node, behind the last input."""
         vector = self._vectors.get((node, axis), ())
         if shared and vector in self._sizes:
             return self._sizes[vector]
@@ -125,9 +125,9 @@ class Numbers:
         return made
 
     def _expression(self, vector: tuple[Any, ...], operands: Sequence[Step]) -> Node | None:
-        """An expression in one, two or three sizes that has these values; `guesses` counts those that are none.
+        """Return an expression in one, two or three sizes with these values, or None; count it in `guesses`.
 
-        Two numbers are met by many expressions: the simple ones of all sizes come before the others of any.
+        Many expressions fit a few numbers, so simple expressions in any sizes are tried before complicated ones.
         """
         known = self._known(operands)
         whole = [(sizes, place) for sizes, place in known if all(type(one) is int for one in vector)]
@@ -159,7 +159,7 @@ class Numbers:
         return None
 
     def _known(self, operands: Sequence[Step]) -> list[tuple[Vector, tuple[Node, int]]]:
-        """Sizes that stand near: of operands, and of inputs."""
+        """Return the sizes of operands and of inputs."""
         found: dict[Vector, tuple[Node, int]] = {}
         for step in operands:
             node = self._nodes[step]
@@ -169,7 +169,7 @@ class Numbers:
         return list((found | self._inputs).items())
 
     def _apply(self, chain: Chain, places: Sequence[tuple[Node, int]]) -> Node:
-        """The product of sizes, and a chain of operators on it."""
+        """Return a node with the product of sizes, followed by a chain of operators."""
         sizes = [self._size(*place, shared=place in self._inputs.values()) for place in places]
         node = sizes[0]
         for size in sizes[1:]:
@@ -179,7 +179,7 @@ class Numbers:
         return node
 
     def _fits(self, vector: tuple[Any, ...]) -> Node | None:
-        """How often one size goes into another, as the stride of a map of features in its image."""
+        """Return how often one size fits into another one, such as the stride of a feature map; None if none fits."""
         if type(vector[0]) is not int or not vector[0]:
             return None
         sizes = self._first_with | self._inputs
@@ -189,7 +189,7 @@ class Numbers:
         return None
 
     def _missing(self, vector: tuple[Any, ...], operands: Sequence[Step]) -> Node | None:
-        """What an operand lacks of the size of another tensor, as it is padded; less than zero where it is cut."""
+        """Return how much smaller an operand is than another tensor: its padding, or a negative number for a cut."""
         sizes = self._first_with | self._inputs
         for node in (self._nodes[step] for step in operands):
             for axis in node.meta.get("varies", ()):

@@ -79,7 +79,7 @@ def _content(value: Any) -> list[tuple[Any, int]]:
 
 
 def _check_unchanged(given: Sequence[Any], before: Sequence[Any], result: Any) -> None:
-    """Raise where a method filled a list or dict that it was given and does not return: the caller has another one."""
+    """Raise if a method changed a list or dict argument without returning it, because it got a copy."""
     returned = [result, *(part for _, part in parts_of(result) or ())]
     for one, content in zip(given, before, strict=True):
         if _content(one) != content and not any(one is part for part in returned):
@@ -162,24 +162,24 @@ def run_opaque(
     training: bool = False,
     pure: bool = False,
 ) -> Any:
-    """The value of a module on meta tensors: a copy of it is run on zeros, and on random numbers.
+    """Return the result of a module on meta tensors, found by running a copy on zeros and on random numbers.
 
-    The copy is run with two small batches, and a size of the result that differs between them carries the batch too. A
-    size that differs between zeros and random numbers depends on values: `draws` gives another one. The graph does
-    not depend on these guesses: it is compared with the model before it is used.
+    The copy runs with two small batches; a size of the result that differs between them contains the batch. A size
+    that differs between zeros and random numbers depends on values, and `draws` replaces it. These guesses cannot make
+    the graph wrong unnoticed, because it is compared with the model before it is used.
 
     Args:
-        module: a module, or a method as a layer.
-        args: meta tensors, and other values.
-        kwargs: the same by keyword.
-        batch: the size of the batch axis.
-        device: where to run.
-        draws: for what depends on values.
-        training: the mode to run in.
-        pure: whether it may not write into its inputs.
+        module: A module, or a method as a layer.
+        args: Meta tensors and other values.
+        kwargs: The same by keyword.
+        batch: The size of the batch axis.
+        device: The device to run on.
+        draws: Replaces numbers that depend on values.
+        training: Whether it runs in training mode.
+        pure: Whether it must not write into its inputs.
 
     Raises:
-        Exception: the module fails on zeros, or the structure of what it returns depends on the batch or on values.
+        Exception: The module fails on zeros, or the structure of its result depends on the batch or on values.
     """
     given, draws = Given(tuple(args), dict(kwargs), batch, device), draws or Draws()
     draws.begin()
@@ -187,7 +187,7 @@ def run_opaque(
     run = partial(_run, twin if module.training is training else twin.train(training), pure)
     numbers = python_numbers()
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)  # and none of a GPU, which nobody puts back
+        torch.default_generator.manual_seed(0)  # not those of a GPU, which are not restored
         try:
             zeros = run(given.real(2))
             more = run(given.real(3)) if given.batched else zeros
@@ -209,10 +209,10 @@ def run_opaque(
 
 
 def draws_itself(module: nn.Module, args: Any, kwargs: Any, batch: int, device: torch.device) -> bool:
-    """Whether forward draws numbers of Python or NumPy, where some were drawn while it ran: another thread may do so.
+    """Whether forward itself draws numbers of Python or NumPy, or only another thread drew some while it ran.
 
-    A thread draws now and then, a forward each time: a copy of the module is run again on zeros. One that fails on
-    zeros cannot be told from one that draws.
+    A copy of the module is run again on zeros: forward would draw each time, a thread only now and then. A module that
+    fails on zeros counts as one that draws.
     """
     given, twin = Given(tuple(args), dict(kwargs), batch, device), deep_copy(module)
     with torch.random.fork_rng(devices=[]):
@@ -237,7 +237,7 @@ def _run(twin: nn.Module, pure: bool, given: tuple[tuple[Any, ...], dict[str, An
 
 
 def _drawn(run: Callable[[Any], Any], given: Any, zeros: Any) -> Any:
-    """What the copy gives for random numbers; what it gives for zeros, where it fails."""
+    """Return the result of the copy on random numbers, or on zeros if it fails."""
     try:
         return run(given)
     except Exception:
@@ -251,7 +251,7 @@ def _check_same(left: Any, right: Any, what: str) -> None:
 
 
 def _size(seen: Sequence[int], batch: int, draws: Draws) -> int:
-    """A size, from its values with a batch of 2, with one of 3, and for random numbers."""
+    """Return a size from its values with a batch of 2, with a batch of 3, and on random numbers."""
     two, three, *drawn = seen
     if two != three:
         return two // 2 * batch

@@ -16,7 +16,7 @@ from torch import nn
 
 from bnas.passes.errors import CaptureError
 
-# Where in the user's code something happens, and what to do about an error there.
+# The place of an event in the user's code, and the remedy for an error there.
 
 
 class ValueRead(CaptureError):
@@ -31,13 +31,13 @@ _OURS = (f"{FilePath(torch.__file__).parent}/", f"{FilePath(__file__).parents[1]
 
 
 def user_line() -> tuple[str, int] | None:
-    """File and line of the innermost frame that is neither torch's nor ours."""
+    """Return file and line of the innermost frame outside of torch and bnas, or None."""
     frame = user_frame()
     return None if frame is None else (frame.f_code.co_filename, frame.f_lineno)
 
 
 def user_frame() -> FrameType | None:
-    """The innermost frame that is neither torch's nor ours."""
+    """Return the innermost frame outside of torch and bnas, or None."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         name = frame.f_code.co_filename
@@ -109,9 +109,9 @@ _DECIDES = (ast.BoolOp, ast.IfExp, ast.Lambda, ast.NamedExpr, ast.ListComp, ast.
 
 
 def passing(frame: FrameType) -> bool | None:
-    """What the condition of the check that a frame stands at must be so that nothing is raised.
+    """Return the value of a condition at which the check in the current line of a frame raises nothing.
 
-    None unless the frame stands at an ``if`` whose body only ends in an error, or at an assertion.
+    The result is None unless the line is an assertion, or an ``if`` whose body ends in an error.
     """
     return _passing(frame.f_code, frame.f_lineno)
 
@@ -134,9 +134,9 @@ def _passing(code: CodeType, line: int) -> bool | None:
 
 
 def _conditions(tree: ast.AST) -> Iterator[tuple[int, ast.expr, bool | None]]:
-    """The conditions in some code: the first line, and the value at which a check raises nothing.
+    """Yield the conditions in code: the line, the expression, and the value at which a check raises nothing.
 
-    It is None for all that are no checks.
+    The value is None if the condition does not belong to a check.
     """
     for node in ast.walk(tree):
         if isinstance(node, ast.If):

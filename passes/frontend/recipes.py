@@ -17,7 +17,7 @@ LARGE = 1 << 22
 
 
 class Recipes(Tape):
-    """A tape that also has what was computed for real."""
+    """A tape that also has the steps of tensors that are computed for real."""
 
     def __init__(self, root: nn.Module, types: Types, hot_lines: set[Any]) -> None:
         super().__init__(root, types)
@@ -26,9 +26,9 @@ class Recipes(Tape):
         self._warmed: dict[Step, Step] = {}
         """Cold steps that became hot ones."""
         self._cold_made: set[int] = set()
-        """The memory that cold steps made."""
+        """The memory of tensors that cold steps made."""
         self._before: dict[int, tuple[Tensor, Tensor]] = {}
-        """Tensors that were there before and are written into, with what they held."""
+        """Tensors from before the recording that forward writes into, with their former content."""
 
     def _large_like(self, name: str, args: Any, kwargs: Any) -> bool:
         """Whether a factory makes a tensor that is too large to be computed for real, at this or another size."""
@@ -41,9 +41,9 @@ class Recipes(Tape):
         return True
 
     def _grows(self, func: Any, args: Any, kwargs: Any) -> bool:
-        """Whether a call on real tensors makes a larger one that is too large, at this or another size.
+        """Whether a call on real tensors makes a tensor that is too large, at this or another size.
 
-        Numbers that are broadcast to each sample and place of an image need gigabytes: the batch is 1,009.
+        Example: numbers that are broadcast to each sample and pixel need gigabytes, because the batch is 1,009.
         """
         line = getattr(func, "__name__", ""), user_line()
         if line in self.hot_lines:
@@ -55,7 +55,7 @@ class Recipes(Tape):
         try:
             with torch.no_grad():
                 made = run_on_meta(op, target, *as_meta((plain, kwargs)))
-        except Exception:  # of many kinds: it needs the numbers
+        except Exception:  # the call needs the numbers of its tensors
             return False
         held = (one.untyped_storage().nbytes() // one.itemsize for one in tensors_of(made))
         if max(held, default=0) <= max(LARGE, *given):
@@ -64,7 +64,7 @@ class Recipes(Tape):
         return True
 
     def _cold(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """Compute a call for real, and note it as a part of a recipe."""
+        """Compute a call for real, and record it as part of a recipe."""
         op, target, plain = spelled(func, args, kwargs)
         writes = written_by(op, target, plain, kwargs)
         for tensor in writes:
@@ -74,7 +74,7 @@ class Recipes(Tape):
         return self._noted_cold(target, plain, kwargs, result, op, bool(writes))
 
     def _real_like(self, leaf: Any) -> Any:
-        """A real tensor of the type and shape of a hot one, whose numbers nobody may need."""
+        """Return a real tensor with type and shape of a hot one; its numbers are zeros."""
         if not isinstance(leaf, Tensor) or not self.is_hot(leaf):
             return leaf
         return torch.zeros((), dtype=leaf.dtype, device=self.device).expand(leaf.shape)
@@ -94,19 +94,19 @@ class Recipes(Tape):
         return result
 
     def _remember(self, tensor: Tensor) -> None:
-        """Keep what a tensor holds that was there before and is written into."""
+        """Keep the content of a tensor from before the recording, because it is written into."""
         memory = tensor.untyped_storage()._cdata
         if memory not in self._cold_made and memory not in self._before:
             self._before[memory] = tensor, tensor.detach().clone()
 
     def give_back(self) -> None:
-        """Undo what was written into tensors that were there before."""
+        """Restore the tensors from before the recording that were written into."""
         with torch.no_grad():
             for tensor, value in self._before.values():
                 tensor.detach().copy_(value)
 
     def _warm(self, tensor: Tensor) -> None:
-        """Make a cold tensor hot, since a hot value is written into it: its recipe is run again on meta tensors."""
+        """Make a cold tensor hot because a hot value is written into it: run its recipe again on meta tensors."""
         if self.is_hot(tensor):
             return
         known = self._steps.get(id(tensor))
@@ -118,7 +118,7 @@ class Recipes(Tape):
             self._replay(step)
 
     def _copied(self, tensor: Tensor) -> None:
-        """A tensor that was there before is copied in every forward: what is written stays out of the original."""
+        """Record a copy of a tensor from before the recording, so that no forward writes into the original."""
         step = Step("call_method", "clone", (self.step_of(tensor),), {}, to_meta(tensor), self._stack, self._scope)
         step.line = user_line()
         self.append(step)
@@ -126,7 +126,7 @@ class Recipes(Tape):
         self.bind(tensor, step)
 
     def _replay(self, step: Step) -> None:
-        """The calls of a recipe as calls on meta tensors; the real tensors stand for their results from now on."""
+        """Run a call of a recipe on meta tensors; its real tensors stand for the results from now on."""
         op, target = step.target
         made = Step(op, target, step.args, step.kwargs, None, step.stack, step.scope, step.line)
         made.args, made.kwargs = map_leaves(
@@ -161,6 +161,6 @@ def _is_large(name: str, args: Any, kwargs: Any) -> bool:
 
 
 def _touches(step: Step, memory: int) -> bool:
-    """Whether a cold step made, viewed or wrote into a memory."""
+    """Whether a cold step made, viewed or wrote into this memory."""
     written = [leaf.value for _, leaf in leaves_of(step.args) if isinstance(leaf, Step)] if step.writes else []
     return any(one.untyped_storage()._cdata == memory for one in tensors_of((step.value, written)))

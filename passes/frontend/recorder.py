@@ -1,8 +1,8 @@
-"""Runs a model once on meta tensors and notes every torch function that touches one: nothing pretends to be a tensor.
+"""Run a model once on meta tensors and record every call of a torch function on them; there are no proxies.
 
-A *hot* tensor depends on the inputs or on tensors of the model and lives on the meta device, so that nobody can read
-its numbers. A *cold* one does not (tables made by `arange`, masks by size): it is computed for real, at once, and the
-calls that made it are noted as its recipe, for the case that it turns out to depend on the size of an input.
+A *hot* tensor depends on the inputs or on tensors of the model. It is on the meta device, so that its numbers cannot be
+read. A *cold* tensor (a table made by `arange`, a mask by size) does not depend on them. It is computed for real, at
+once, and the calls that made it are kept as its recipe, in case it turns out to depend on the size of an input.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from .tape import Step
 
 
 class Recorder(Recipes, TorchFunctionMode):
-    """Notes what the forward of `root` calls; see the text of this module."""
+    """Records the calls of the forward of `root`; the docstring of this module explains how."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Recorder(Recipes, TorchFunctionMode):
         self.batch, self.modes, self.layers = batch, modes, layers
         self.exports = exports
         self.norms: set[nn.Module] = set()
-        """Modules whose own tensors a batch norm was called on in their own mode."""
+        """Modules on whose own tensors a batch norm was called, in their own mode."""
         self.autocast = casts(self.device)
         """Whether autocast is on, and for which type, outside of the model."""
         self.active = True
@@ -72,10 +72,10 @@ class Recorder(Recipes, TorchFunctionMode):
         self._forms: dict[nn.Module, Layer | None] = {}
         self._calls: dict[str, int] = {}
 
-    # What a model calls -----------------------------------------------------------------------------------------
+    # Calls of torch functions.
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Called for every function of torch while the recorder is active, with the recorder itself switched off."""
+        """Record a call of a torch function; PyTorch calls this with the recorder switched off."""
         func, args, kwargs = typed(*in_python(func, args, kwargs or {}))
         if func is torch._C._set_grad_enabled:
             self.gradients = bool(args[0])
@@ -105,13 +105,13 @@ class Recorder(Recipes, TorchFunctionMode):
         if name in RANDOM or (name in LIKES and self._large_like(name, args, kwargs)):
             return self.call(func, args, kwargs)
         if any(one.untyped_storage()._cdata in self._used for one in written_by(*spelled(func, args, kwargs), kwargs)):
-            return self.call(func, args, kwargs)  # a hot step has read it before: the write must come after that
+            return self.call(func, args, kwargs)  # a hot step has read this memory, so the write must come later
         if self._grows(func, args, kwargs):
             return self.call(func, args, kwargs)
         return self._cold(func, args, kwargs)
 
     def _filled(self, func: Any, fill: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A factory that reads the number of a tensor, as one of zeros and a sum: meta tensors have no numbers."""
+        """Record a factory with a tensor as fill value as zeros plus this tensor: meta tensors have no numbers."""
         zero = torch.zeros((), dtype=fill.dtype).item()
         args = tuple(zero if one is fill else one for one in args)
         kwargs = {name: zero if one is fill else one for name, one in kwargs.items()}
@@ -121,7 +121,7 @@ class Recorder(Recipes, TorchFunctionMode):
         return self.__torch_function__(Tensor.add, (), (made, fill), {})
 
     def _attribute(self, func: Any, args: tuple[Any, ...]) -> Any:
-        """A property of a tensor: a plain value, or another tensor."""
+        """Return a property of a tensor: a plain value, or another tensor."""
         tensor, name = args[0], func.__self__.__name__
         if not self.is_hot(tensor):
             if name in DEVICE:
@@ -141,7 +141,7 @@ class Recorder(Recipes, TorchFunctionMode):
         return self.call(getattr, (tensor, name), {}) if isinstance(found, Tensor) else found
 
     def _put_into(self, tensor: Tensor, value: Tensor) -> None:
-        """``tensor.data = value``: a copy into the memory of `tensor`, which the graph shares with the model."""
+        """Record ``tensor.data = value`` as a copy into the memory of `tensor`, which graph and model share."""
         ours, theirs = self.value_of(tensor), self.value_of(value)
         if (ours.shape, ours.dtype) != (theirs.shape, theirs.dtype):
             name = self.names.get(id(tensor), "a tensor")
@@ -153,13 +153,13 @@ class Recorder(Recipes, TorchFunctionMode):
             self.call(Tensor.copy_, (self._attribute(_DATA, (tensor,)), value), {})
 
     def write_back(self) -> None:
-        """Copy into each buffer the tensor that forward put in its place: the next call of the model reads that one.
+        """Copy into each buffer the tensor that forward put in its place, because the next call reads that tensor.
 
-        A tensor of another size or type is no content of the buffer; whether the model reads it again, the comparison
-        with the model finds out.
+        A tensor of another shape or type is not copied. If the model reads it again, the comparison with the model
+        finds the difference.
 
         Raises:
-            CaptureError: forward replaced a parameter.
+            CaptureError: Forward replaced a parameter.
         """
         for name, tensor in self.tensors.items():
             owner, attribute = self.owners[id(tensor)], name.rpartition(".")[2]
@@ -176,7 +176,7 @@ class Recorder(Recipes, TorchFunctionMode):
                     Tensor.copy_(tensor, now)
 
     def _is_content(self, tensor: Tensor, now: Tensor) -> bool:
-        """Whether `now` shows all that `tensor` holds, so that nothing is to be copied."""
+        """Whether `now` has the content of `tensor` already, so that nothing must be copied."""
         if not self.is_hot(now):
             return torch.equal(now, tensor) if now.dtype == tensor.dtype and now.shape == tensor.shape else False
         ours, theirs = self.value_of(tensor), self.value_of(now)
@@ -184,7 +184,7 @@ class Recorder(Recipes, TorchFunctionMode):
         return same and (ours.shape, ours.stride(), ours.dtype) == (theirs.shape, theirs.stride(), theirs.dtype)
 
     def unseen(self, run: Callable[..., Any], *args: Any) -> Any:
-        """Run something that is not recorded: what the recorder itself calls is no part of the model."""
+        """Run a function without recording its calls."""
         before, self.active = self.active, False
         try:
             with torch._C.DisableTorchFunction():
@@ -193,7 +193,7 @@ class Recorder(Recipes, TorchFunctionMode):
             self.active = before
 
     def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Note a call with hot tensors, and give its result on meta tensors."""
+        """Record a call with hot tensors, and return its result on meta tensors."""
         name = getattr(func, "__name__", "")
         if kwargs.get("out") is not None:
             return self._into(func, args, dict(kwargs))
@@ -211,7 +211,7 @@ class Recorder(Recipes, TorchFunctionMode):
                 "part is then kept unchanged"
             )
         if name == "retain_grad":
-            return None  # keeps a gradient to look at it; no number depends on it
+            return None  # only keeps a gradient for inspection; no result depends on it
         if name == "_pack_padded_sequence":
             raise CaptureError(
                 "forward packs a sequence by its lengths (pack_padded_sequence), and no graph can hold that: give the "
@@ -237,7 +237,7 @@ class Recorder(Recipes, TorchFunctionMode):
         return self._keep(step, result, args, kwargs)
 
     def _into(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A call that writes its result into ``out=``: the call, and a copy into that."""
+        """Record a call with ``out=`` as the call and a copy into that tensor."""
         out = kwargs.pop("out")
         made = self.__torch_function__(func, (), args, kwargs)
         for target, value in zip(tensors_of(out), tensors_of(made), strict=True):
@@ -247,7 +247,7 @@ class Recorder(Recipes, TorchFunctionMode):
         return out
 
     def _keep(self, step: Step, result: Any, args: Any, kwargs: Any) -> Any:
-        """Note a step with its result; the result as the model is to see it."""
+        """Record a step with its result, and return the result for the model."""
         step.value = result
         self.append(step)
         given = {id(self.value_of(one)): one for one in tensors_of((args, kwargs)) if self.is_hot(one)}
@@ -271,7 +271,7 @@ class Recorder(Recipes, TorchFunctionMode):
         return shown
 
     def _read(self, name: str, args: Any) -> bool:
-        """What a check of values that only raises is to hear; all others that read numbers are refused."""
+        """Return the value at which a check of values passes, and leave the check out; refuse other reads."""
         tensor = args[0]
         owner = self.names.get(id(tensor))
         frame = user_frame() if name == "__bool__" else None
@@ -285,15 +285,15 @@ class Recorder(Recipes, TorchFunctionMode):
             self.diagnostics.append(left_out)
         return answer
 
-    # Modules ----------------------------------------------------------------------------------------------------
+    # Calls of modules.
 
     def call_module(self, module: nn.Module, args: Any, kwargs: Any, run: Callable[..., Any]) -> Any:
-        """Called in place of ``module(...)``; `run` is the call itself, hooks and all."""
+        """Record ``module(...)``; `run` is the call itself, with hooks."""
         path = self.paths.get(module)
         if path is None or not self.active:
             return run(*args, **kwargs)
         if kwargs and not hooked(module) and not _takes(module, args, kwargs):
-            return run(*args, **kwargs)  # Python's own error: models try a keyword that not all layers have
+            return run(*args, **kwargs)  # raises Python's own error, which models expect that try a keyword
         if type(module) is nn.Identity and not hooked(module):
             return args[0] if args else kwargs["input"]
         form = self._form(module) if path else None  # a graph calls no root: a model that is one layer is its function
@@ -312,7 +312,7 @@ class Recorder(Recipes, TorchFunctionMode):
             self._note_returned(result, path)
             return result
         except RecursionError:
-            raise  # nothing that is tried in its place could call less
+            raise  # every alternative would call at least as many functions
         except Exception as error:
             if self.unseen(self.methods.find, self.paths, error) is not None:
                 raise Again(error) from error
@@ -342,11 +342,11 @@ class Recorder(Recipes, TorchFunctionMode):
         return result
 
     def _note_returned(self, result: Any, path: str) -> None:
-        """Note that a call of a module returned one tensor: hooks on the module see its value."""
+        """Note which call of a module returned a tensor, because hooks on the module see this value."""
         known = self._steps.get(id(result)) if isinstance(result, Tensor) else None
         if known is not None and not known[1] and path:
             call = self._last_call(path)
-            if call in known[0].stack:  # else it was made elsewhere, and handed on here
+            if call in known[0].stack:  # else the tensor was made elsewhere and only passed on
                 known[0].returned = (*known[0].returned, call)
 
     def _form(self, module: nn.Module) -> Layer | None:
@@ -355,7 +355,7 @@ class Recorder(Recipes, TorchFunctionMode):
         return self._forms[module]
 
     def _inside(self, module: nn.Module, path: str, run: Callable[[], Any]) -> Any:
-        """Run something as a part of the call of a module."""
+        """Run a function as part of a call of a module."""
         if not path:
             return run()
         self._calls[path] = self._calls.get(path, 0) + 1
@@ -364,9 +364,9 @@ class Recorder(Recipes, TorchFunctionMode):
 
     @contextmanager
     def within(self, calls: Mapping[str, str], kind: type[nn.Module] | None = None) -> Iterator[None]:
-        """Note that what is called meanwhile is a part of these calls of modules: names and paths, outermost first.
+        """Inside, recorded calls belong to these calls of modules: names and paths, outermost first.
 
-        Their class is `kind`; where nobody knows it, as in an exported program, it is that of the model.
+        Their class is `kind`; if it is unknown, as in an exported program, the class of the model is noted.
         """
         stack, scope, kind = self._stack, self._scope, kind or type(self.root)
         self._stack = {**stack, **{call: (path, kind) for call, path in calls.items()}}
@@ -377,12 +377,12 @@ class Recorder(Recipes, TorchFunctionMode):
             self._stack, self._scope = stack, scope
 
     def _last_call(self, path: str) -> str:
-        """The name of the last call of a module, as torch.fx has it: numbered from the second on."""
+        """Return the name of the last call of a module, as in torch.fx: numbered from the second call on."""
         count = self._calls[path] - 1
         return f"{path}@{count}" if count else path
 
     def _is_leaf(self, module: nn.Module, form: Layer, args: Any, kwargs: Any) -> bool:
-        """Whether a layer is itself: its tensors are its own, its mode follows the model's, and it gets hot tensors."""
+        """Whether a call can be recorded as a layer: it has its own tensors, the mode of the model, and hot inputs."""
         for name in form.tensors:
             tensor = getattr(module, name, None)
             if tensor is not None and module._parameters.get(name) is None and module._buffers.get(name) is None:
@@ -390,13 +390,13 @@ class Recorder(Recipes, TorchFunctionMode):
             if tensor is not None and id(tensor) not in self.names:
                 return False
         if form.tensors and self._without_gradients:
-            return False  # its own tensors get no gradients there: its function is noted, on detached ones
+            return False  # its tensors get no gradients there: record its function, on detached tensors
         if not self.modes.get(module, True) and has_modes(module):
-            return False  # its user keeps it in evaluation mode: its function is noted, with that flag
+            return False  # its user keeps it in evaluation mode: record its function, with this flag
         return bool(form.tensors) or any(self.is_hot(one) for one in tensors_of((args, kwargs)))
 
     def leaf(self, module: nn.Module, form: Layer | None, path: str, args: Any, kwargs: Any) -> Any:
-        """Note the call of a layer as one step."""
+        """Record the call of a layer as one step."""
         step = self._step("call_module", path, args, kwargs)
         result = self._on_meta(step, args, kwargs, partial(run_leaf, module, form, types=self.types))
         if isinstance(result, Tensor):
@@ -405,7 +405,7 @@ class Recorder(Recipes, TorchFunctionMode):
         return self._keep(step, result, args, kwargs)
 
     def _on_meta(self, step: Step, args: Any, kwargs: Any, run: Callable[[Any, Any], Any]) -> Any:
-        """The result of a step on meta tensors; the step is told whether it wrote into any of them."""
+        """Return the result of a step on meta tensors, and note in the step whether it wrote into any of them."""
         values, named = self._values((args, kwargs))
         before = [(one, one._version) for one in tensors_of((values, named))]
         with torch.no_grad():
@@ -414,7 +414,7 @@ class Recorder(Recipes, TorchFunctionMode):
         return result
 
     def call_own(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
-        """Note the call of a new leaf module, which belongs to the graph and not to the model."""
+        """Record the call of a new leaf module, which belongs to the graph and not to the model."""
         name = f"_{type(module).__name__.lower()}_{len(self.own)}"
         self.own[name] = module
 
@@ -425,7 +425,7 @@ class Recorder(Recipes, TorchFunctionMode):
         return self._inside(module, name, partial(self.unseen, run))
 
     def _as_layer(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """The call of a batch norm on the tensors of one module, as that module in the form of a plain layer."""
+        """Record a batch norm on the tensors of one module as a call of this module in the form of a plain layer."""
         if target is not F.batch_norm or self._without_gradients:
             return None
         given = dict(zip(BATCH_NORM, args, strict=False))
@@ -433,14 +433,14 @@ class Recorder(Recipes, TorchFunctionMode):
         mean = given.get("running_mean")
         owner = self.owners.get(id(mean)) if mean is not None else None
         if owner is None or not _is_its_own(owner, given, self.names) or not self.paths.get(owner):
-            return None  # of nobody, of several, or of the root, which a graph cannot call
+            return None  # tensors of no module, of several, or of the root, which a graph cannot call
         training = bool(given.get("training", False))
         if training != bool(owner.training) or not self.modes.get(owner, True):
             return None
         if training and given.get("momentum", 0.1) != owner.momentum:
             return None
         if self.layers is not None and owner not in self.layers:
-            return None  # in training it is called in another way
+            return None  # in training mode it is called differently
         self.norms.add(owner)
         self._forget_counter(owner)
         path, kind = self.paths[owner], NORM_OF_RANK.get(given["input"].ndim, nn.BatchNorm2d)
@@ -451,7 +451,7 @@ class Recorder(Recipes, TorchFunctionMode):
         return self._keep(step, result, (given["input"],), {})
 
     def _forget_counter(self, owner: nn.Module) -> None:
-        """The number of batches is counted by the layer itself."""
+        """Forget steps that count the batches, because the layer itself counts them."""
         counter = owner._buffers.get("num_batches_tracked")
         if counter is None:
             return
@@ -469,9 +469,9 @@ class Recorder(Recipes, TorchFunctionMode):
         return draws_itself(module, values, named, self.batch, self.device)
 
     def _opaque(self, module: nn.Module, path: str, args: Any, kwargs: Any, reason: CaptureError) -> Any:
-        """Note the call of a module that cannot be recorded as one step: all of it stays as it is."""
+        """Record the call of a module whose inside cannot be recorded as one step; the module stays unchanged."""
         if (kind := _foreign((args, kwargs))) is not None:
-            raise CaptureError(f"{reason}; and it is called with an object of {kind}") from reason
+            raise CaptureError(f"{reason}; and it is called with an object of the class {kind}") from reason
         step = self._inside(module, path, lambda: self._step("call_module", path, args, kwargs))
         values, named = self._values((args, kwargs))
         try:
@@ -484,15 +484,15 @@ class Recorder(Recipes, TorchFunctionMode):
     def call_method(
         self, key: tuple[str, str], method: Method, before: Mapping[str, Any], args: Any, kwargs: Any
     ) -> Any:
-        """Note the call of an opaque method as one step; `before` are the attributes that its module had at first.
+        """Record the call of an opaque method as one step; `before` has the earlier attributes of its module.
 
         Raises:
-            Again: it cannot be one step.
+            Again: The method cannot be one step.
         """
         if why := self.unseen(keeps_values, method.holder, before, self):
             self._refuse_method(key, why)
         if (kind := _foreign((args, kwargs))) is not None:
-            self._refuse_method(key, f"it is called with an object of {kind}")
+            self._refuse_method(key, f"it is called with an object of the class {kind}")
         name = self._name_of_method(method)
         return self._inside(
             method.layer, name, partial(self.unseen, self._method_step, key, method, name, args, kwargs)
@@ -511,7 +511,7 @@ class Recorder(Recipes, TorchFunctionMode):
         return self._keep(step, result, args, kwargs)
 
     def _name_of_method(self, method: Method) -> str:
-        """The name of the layer that calls an opaque method: one layer for all of its calls."""
+        """Return the name of the layer that calls an opaque method; all calls share one layer."""
         for name, module in self.own.items():
             if module is method.layer:
                 return name
@@ -527,7 +527,7 @@ class Recorder(Recipes, TorchFunctionMode):
 
 
 def _takes(module: nn.Module, args: Any, kwargs: Any) -> bool:
-    """Whether the forward of a module has these arguments."""
+    """Whether the forward of a module accepts these arguments."""
     try:
         inspect.signature(module.forward).bind(*args, **kwargs)
     except TypeError:
@@ -538,18 +538,18 @@ def _takes(module: nn.Module, args: Any, kwargs: Any) -> bool:
 
 
 GRADIENTS = frozenset({torch.autograd.grad, torch.autograd.backward, Tensor.backward})
-"""Functions that go back through what was computed."""
+"""Functions that compute gradients."""
 
 
 def casts(device: torch.device) -> torch.dtype | None:
-    """The type that autocast converts to on a device now; None if it is off."""
+    """Return the type that autocast converts to on a device; None if it is off."""
     if device.type == "meta" or not torch.is_autocast_enabled(device.type):
         return None
     return torch.get_autocast_dtype(device.type)
 
 
 def _foreign(value: Any) -> str | None:
-    """The type of an object among arguments that is no tensor and no plain value."""
+    """Return the name of the class of an argument that is neither a tensor nor a plain value, or None."""
     leaves = (leaf for _, leaf in leaves_of(value))
     return next((type(leaf).__name__ for leaf in leaves if not isinstance(leaf, (Tensor, slice, *PLAIN))), None)
 
@@ -558,11 +558,11 @@ DRAWS = (
     "it draws numbers from Python's random or from numpy.random, which the graph would draw only once. Draw them with "
     "torch, as torch.rand(()), or move that code into a submodule of its own: only that part is then kept unchanged"
 )
-"""Why a module cannot be recorded whose forward draws numbers outside of torch."""
+"""Reason why a forward that draws numbers outside of torch cannot be recorded."""
 
 
 PREPARES = "it prepares inputs for a model with an opaque method, using numbers that depend on the sizes of the inputs"
-"""Why a module is opaque that could be recorded."""
+"""Reason why a module is opaque although it could be recorded."""
 
 _DATA: Any = Tensor.data.__get__  # type: ignore[attr-defined]
 """Reads ``tensor.data``."""
@@ -574,7 +574,7 @@ MODAL = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm,
 
 
 def has_modes(module: nn.Module) -> bool:
-    """Whether a layer computes something else in training than in evaluation."""
+    """Whether a layer computes different results in training and evaluation mode."""
     return isinstance(module, MODAL)
 
 

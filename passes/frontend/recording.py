@@ -30,24 +30,24 @@ from .state import ModelState, set_modes
 from .structure import PLAIN, Path, at, leaves_of, map_leaves, tensors_of
 from .tape import Step
 
-# What is changed in PyTorch while a model is recorded, and put back afterwards.
+# Temporary changes of PyTorch while a model is recorded.
 
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-"""Modules that call another one on several devices or in several processes: the other one is what is captured."""
+"""Modules that call another module on several devices or in several processes; the other module is captured."""
 
 
 def inner_of(model: nn.Module) -> nn.Module:
-    """The module that a wrapper runs: that behind ``torch.compile``, which computes the same."""
+    """Return the module behind ``torch.compile``, or the model itself."""
     inner = getattr(model, "_orig_mod", None)
     return inner if isinstance(inner, nn.Module) and type(model).__name__ == "OptimizedModule" else model
 
 
 @contextmanager
 def recording(recorder: Recorder) -> Iterator[None]:
-    """While it lasts, calls of modules, functions of torch and custom autograd functions go through `recorder`.
+    """Inside, calls of modules, functions of torch and custom autograd functions go through `recorder`.
 
-    Libraries that ask hear that the model is being exported, so that they skip checks of values, and PyTorch's fused
-    path of encoders is off: it knows no axes. All of it is put back at the end.
+    Libraries see that a model is being exported, so that they skip checks of values. PyTorch's fused path of encoders
+    is off, because it hides the axes. Everything is restored at the end.
     """
     owner = next(one for one in torch.autograd.Function.__mro__ if "apply" in vars(one))
     apply, call = vars(owner)["apply"], nn.Module.__call__
@@ -69,13 +69,13 @@ def recording(recorder: Recorder) -> Iterator[None]:
 
     def function_apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
         if issubclass(cls, CheckpointFunction):
-            return args[0](*args[2:])  # checkpointing changes when something is computed, not what
+            return args[0](*args[2:])  # checkpointing changes when values are computed, not the values
         if not recorder.active or not any(recorder.is_hot(one) for one in tensors_of(args)):
             return apply.__get__(None, cls)(*args, **kwargs)
         return recorder.call_own(CustomFunction(cls), args, kwargs)
 
     def forward_of(kind: Any) -> Any:
-        """What PyTorch calls where `apply` has a name, ``ste = STE.apply``: a patch of `apply` is not seen there."""
+        """Return a patched forward, for code that keeps ``ste = STE.apply`` and so does not see the patched `apply`."""
         forward = kind.forward
 
         def noted(*args: Any) -> Any:
@@ -92,7 +92,7 @@ def recording(recorder: Recorder) -> Iterator[None]:
             stack.enter_context(mock.patch.object(kind, "forward", forward_of(kind)))
         stack.enter_context(mock.patch.object(torch.autograd.Function, "apply", classmethod(function_apply)))
         stack.enter_context(exporting())
-        # Distributions check their arguments by value, unless they are told not to.
+        # Distributions check the values of their arguments by default.
         stack.enter_context(mock.patch.object(torch.distributions.Distribution, "_validate_args", False))
         stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
         torch.backends.mha.set_fastpath_enabled(False)
@@ -102,7 +102,7 @@ def recording(recorder: Recorder) -> Iterator[None]:
 
 @contextmanager
 def exporting() -> Iterator[None]:
-    """While it lasts, libraries that ask hear that the model is being exported."""
+    """Inside, PyTorch reports that a model is being exported."""
     with ExitStack() as stack:
         for flag in ("_is_compiling_flag", "_is_exporting_flag"):
             if hasattr(torch.compiler, flag):
@@ -111,7 +111,7 @@ def exporting() -> Iterator[None]:
 
 
 def _own_functions(base: Any) -> Iterator[Any]:
-    """The classes of autograd functions that are not PyTorch's own, which it calls by ``apply`` itself."""
+    """Yield the classes of autograd functions that are not PyTorch's own."""
     for kind in base.__subclasses__():
         if kind.__module__.partition(".")[0] != "torch":
             yield kind
@@ -164,26 +164,26 @@ def record(
     turn: int,
     types: Types = MappingProxyType({}),
 ) -> Recording:
-    """Run `model` on meta tensors of the given `shapes`; it and all that it holds are as before afterwards.
+    """Run `model` on meta tensors of the given `shapes`, and restore the model with everything that it holds.
 
     Args:
-        model: the model.
-        state: the model as it is before.
-        inputs: positional and keyword inputs, of which types and structure matter.
-        names: the placeholder of each argument, by its path.
-        shapes: the shape of each tensor among the inputs.
-        batch: the size of the batch axis in `shapes`.
-        training: whether it runs in training mode.
-        modes: the mode of each module when the model is in training mode.
-        layers: the modules that are batch norms in both modes; None while that is being found out.
-        hot_lines: lines whose tensors are not computed for real; those that make a very large one are added.
-        exports: the programs of modules that cannot be recorded; those that are found out are added.
-        methods: those that are opaque; those that must be are added.
-        turn: the number of these sizes: numbers that depend on values are other ones at other sizes.
-        types: the types that tensors of the model and of the inputs have here, by those that they have.
+        model: The model.
+        state: The state of the model to restore.
+        inputs: Positional and keyword inputs; only types and structure matter.
+        names: The placeholder of each argument, by its path.
+        shapes: The shape of each tensor among the inputs.
+        batch: The size of the batch axis in `shapes`.
+        training: Whether the model runs in training mode.
+        modes: The mode of each module when the model is in training mode.
+        layers: The modules that are batch norms in both modes; None while they are still unknown.
+        hot_lines: Lines whose tensors are not computed for real; lines that make very large tensors are added.
+        exports: Programs of modules that cannot be recorded; new ones are added.
+        methods: Opaque methods; new ones are added.
+        turn: The number of these sizes. Numbers that depend on values differ between turns.
+        types: Replacements of the number types of the model and of the inputs.
 
     Raises:
-        CaptureError: it cannot be recorded.
+        CaptureError: The model cannot be recorded.
     """
 
     def answered() -> bool:
@@ -216,7 +216,7 @@ def _recorded(
     shapes: Shapes,
     training: bool,
 ) -> Recording:
-    """One run of the recorder's model."""
+    """Run the recorder's model once, and return the recording."""
     model, modes = recorder.root, recorder.modes
     try:
         set_modes(modes, training)
@@ -235,7 +235,7 @@ def _recorded(
 
 
 def _returned(recorder: Recorder, result: Any) -> tuple[Any, tuple[Path, ...]]:
-    """What a model returned with steps for tensors, and None for objects that no graph can return, with their paths."""
+    """Return a result with steps instead of tensors and None for other objects, and the paths of these objects."""
     dropped: list[Path] = []
 
     def ref(path: Path, leaf: Any) -> Any:
@@ -252,7 +252,7 @@ def _returned(recorder: Recorder, result: Any) -> tuple[Any, tuple[Path, ...]]:
 def _placeholders(
     recorder: Recorder, inputs: tuple[tuple[Any, ...], dict[str, Any]], names: Mapping[Path, str], shapes: Shapes
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The inputs with meta tensors, and a step for each argument that holds one."""
+    """Return the inputs with meta tensors, and record a step for each argument that holds one."""
 
     def meta(path: Path, leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
@@ -275,12 +275,14 @@ def _placeholders(
         if isinstance(leaf, Tensor):
             recorder.step_of(leaf)
     if not names:
-        raise CaptureError("there is no tensor among the example inputs")
+        raise CaptureError(
+            "there is no tensor among the example inputs; give a tensor, a tuple of inputs, or a dict of them by name"
+        )
     return given
 
 
 def preparing(recording: Recording) -> frozenset[str]:
-    """The outermost modules without tensors that only inputs of the model go through, by path."""
+    """Return the paths of outermost modules without tensors that process only inputs of the model."""
     root, given, computed = recording.recorder.root, set[Step](), set[Step]()
     inside: dict[str, list[Step]] = {}
     for step in recording.hot:

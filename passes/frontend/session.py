@@ -1,4 +1,4 @@
-"""One capture of a model: its inputs and what the model says of them, and the recordings so far."""
+"""One capture of a model: its inputs, facts about their axes, and the recordings so far."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .structure import Path, holds_tensors, leaves_of, tensor_name
 
 @dataclass
 class Session:
-    """One capture: what is recorded, and what was recorded so far."""
+    """One capture of a model, with its recordings so far."""
 
     model: nn.Module
     args: tuple[Any, ...]
@@ -34,21 +34,21 @@ class Session:
     modes: dict[nn.Module, bool] = field(default_factory=dict)
     names: dict[Path, str] = field(default_factory=dict)
     plans: dict[Any, list[dict[Axis, int]]] = field(default_factory=dict)
-    """The sizes that were recorded at for axes that are one graph."""
+    """The recorded sizes, for each set of axes that gives one graph."""
     norms: Set[nn.Module] = frozenset()
-    """Modules that are batch norms of their own tensors in training mode."""
+    """Modules that compute a batch norm of their own tensors in training mode."""
     apart: bool = True
-    """Whether axes may be recorded at other sizes than the example's only."""
+    """Whether axes may be recorded without the example's size."""
     wrong_at: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    """Sizes of axes, by name, at which the graph of an earlier capture was not the model."""
+    """Sizes of axes, by name, at which the graph of an earlier capture differed from the model."""
     opaque: frozenset[str] = frozenset()
-    """Modules that are one step each, by path."""
+    """Paths of modules that are one step each."""
     hot_lines: set[Any] = field(default_factory=set)
-    """Lines that made a tensor which was too large, at some size, to be computed for real: none is, at any size."""
+    """Lines that made a tensor too large to be computed for real at some size; they are not computed at any size."""
     exports: Exports = field(default_factory=Exports)
     """Programs of modules that cannot be recorded."""
     methods: dict[tuple[str, str], Method] = field(default_factory=dict)
-    """Methods that are one opaque step at all sizes, since they cannot be recorded at some."""
+    """Methods that cannot be recorded at some size; they are one opaque step at all sizes."""
     _turns: dict[Any, int] = field(default_factory=dict)
     _known: dict[Any, Recording | CaptureError] = field(default_factory=dict)
 
@@ -75,36 +75,36 @@ class Session:
 
     @property
     def exported(self) -> ExportedAxes | None:
-        """What the program says of its axes, where the model is one that was exported."""
+        """The axes of the inputs of an exported program; None for other models."""
         return self.model.axes if isinstance(self.model, ExportedModel) else None
 
     def place(self, path: Path) -> Path:
-        """The name of the argument that a tensor is in, and the path inside it."""
+        """Return the name of the argument that holds a tensor, and the path inside it."""
         return (self.names[path[:2]], *path[2:])
 
     def size(self, path: Path, axis: int) -> int | str | None:
-        """The size of an axis: in an exported program a name, the same for axes that are equal, and None if fixed."""
+        """Return the size of an axis; for an exported program a name, shared by equal axes, or None if it is fixed."""
         if self.exported is None:
             return self.tensors[path].shape[axis]
         return self.exported.size(self.place(path), axis)
 
     def why_fixed(self, path: Path, axis: int) -> str:
-        """Why an axis of an exported program cannot change; empty where it can."""
+        """Return why an axis of an exported program cannot change; empty if it can."""
         if self.exported is None or self.size(path, axis) is not None:
             return ""
         return self.exported.why_fixed(self.place(path), axis)
 
     def limits(self, path: Path, axis: int) -> Limits | None:
-        """The least and the largest size of an axis of an exported program, where it was exported with any."""
+        """Return the least and the largest size of an axis of an exported program; None without limits."""
         size = self.size(path, axis)
         return self.exported.limits.get(size) if self.exported is not None and isinstance(size, str) else None
 
     def name_of(self, path: Path) -> str:
-        """The name of a tensor among the inputs."""
+        """Return the name of a tensor among the inputs."""
         return tensor_name(self.names, path)
 
     def recorded(self, sizes: Mapping[Axis, int], *, training: bool = False, typed: bool = False) -> Recording:
-        """The recording with axes of the given sizes; one that failed raises what it raised."""
+        """Return the recording with axes of the given sizes; a failed recording raises its error again."""
         key = frozenset((axis.name, size) for axis, size in sizes.items() if size != axis.size), training, typed
         count = self._learnt
         if key not in self._known:
@@ -114,16 +114,16 @@ class Session:
                 self._known[key] = error
         found = self._known[key]
         if self._learnt != count:
-            self._known = {key: found}  # the others computed for real, or called, what is one node here
+            self._known = {key: found}  # other recordings computed or called things that are one node here
         if isinstance(found, CaptureError):
             raise found
         return found
 
     def all(self, plan: Sequence[Mapping[Axis, int]], *, training: bool = False) -> list[Recording]:
-        """The recordings of several sizes, all with the same tensors computed for real.
+        """Return the recordings at several sizes, all with the same tensors computed for real.
 
         Raises:
-            CaptureError: one fails, or calls something else than the first.
+            CaptureError: A recording fails, or has other calls than the first.
         """
         while True:
             count = self._learnt
@@ -137,11 +137,11 @@ class Session:
 
     @property
     def _learnt(self) -> tuple[int, int]:
-        """How much the recordings have found out that holds for all of them."""
+        """Number of facts found so far that hold for all recordings: lines with large tensors, opaque methods."""
         return len(self.hot_lines), len(self.methods)
 
     def keep_preparing(self, sizes: Mapping[Axis, int]) -> None:
-        """Leave what prepares the inputs as it is, if a method of the model is opaque at these sizes.
+        """Make modules that only prepare the inputs opaque, if the model has an opaque method at these sizes.
 
         Such models take lists of images, and resize them by numbers that Python computes from their sizes.
         """
@@ -156,7 +156,7 @@ class Session:
             self.opaque, self._known = frozenset(), {}
 
     def _turn(self, sizes: Mapping[Axis, int]) -> int:
-        """The number of these sizes, in the order in which they came."""
+        """Return the number of these sizes, in order of their first use."""
         key = frozenset((axis.name, size) for axis, size in sizes.items() if size != axis.size)
         return self._turns.setdefault(key, len(self._turns))
 
@@ -187,14 +187,14 @@ class Session:
 
     @property
     def _types(self) -> dict[torch.dtype, torch.dtype]:
-        """The floating-point type of the model, or of its inputs, and another one."""
+        """The floating-point type of the model, or of its inputs, with another type as its replacement."""
         floating = (one for one in (*self.model.parameters(), *self.tensors.values()) if one.is_floating_point())
         dtype = next((one.dtype for one in floating), torch.get_default_dtype())
         return {dtype: torch.float32 if dtype == torch.float64 else torch.float64}
 
 
 def parameter_names(model: nn.Module, count: int) -> list[str]:
-    """The names of the first `count` positional parameters of a forward; others are called by their place."""
+    """Return the names of the first `count` positional parameters of a forward; unnamed ones get their position."""
     model = inner_of(model)
     if isinstance(model, ExportedModel):
         return list(model.input_names[:count])

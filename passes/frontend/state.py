@@ -37,7 +37,7 @@ _NEVER = (
     tuple,
     frozenset,
 )
-"""Values that have no state of their own to be put back; tuples are looked into."""
+"""Types of values without a state to restore; the parts of tuples are visited."""
 
 
 class ModelState:
@@ -59,16 +59,16 @@ class ModelState:
         self._seen: set[int] = set() if known is None else set(known._seen)
         self._data = data
         self.tensors: list[Tensor] = []
-        """All tensors that it holds anywhere."""
+        """All tensors that the model holds anywhere."""
         self.functions: list[types.FunctionType] = []
-        """All functions that it holds anywhere, such as hooks."""
+        """All functions that the model holds anywhere, such as hooks."""
         for module in (*model.modules(), *others):
             self._visit(module)
         self.devices = {one.device for one in self.tensors}
-        """Those that it computes on."""
+        """The devices of its tensors."""
 
     def restore(self) -> None:
-        """Put everything back."""
+        """Restore all saved values."""
         for owner, attributes in self._objects:
             if not _same(owner.__dict__, attributes):
                 owner.__dict__.clear()
@@ -82,7 +82,7 @@ class ModelState:
                 memory.copy_(value)
 
     def replace(self, instead: Mapping[int, Any]) -> None:
-        """Put other objects in place of some, by the identity of these, in all attributes, dicts and lists."""
+        """Replace objects, given by their identity, in all attributes, dicts and lists."""
         tables = [owner.__dict__ for owner, _ in self._objects] + [held for held, _ in self._held]
         for table in tables:
             parts = list(table.items()) if isinstance(table, MutableMapping) else list(enumerate(table))
@@ -91,9 +91,9 @@ class ModelState:
                     table[key] = instead[id(value)]
 
     def changed(self) -> list[str]:
-        """The names of what the modules hold now in place of, or inside of, what they held; modes do not count.
+        """Return the names of attributes whose object or content changed, except modes.
 
-        Parameters and buffers that were written into do not count either: they are part of a model's graph.
+        Parameters and buffers that were written into do not count: they are part of the graph.
         """
         names = {id(module): name for name, module in self._model.named_modules()}
         own = {id(one) for one in (*self._model.parameters(), *self._model.buffers())}
@@ -110,7 +110,7 @@ class ModelState:
     def seed(self) -> None:
         """Seed the generators of Python, of NumPy, of the CPU and of `devices`.
 
-        `torch.manual_seed` would seed those of all GPUs, which nobody puts back.
+        `torch.manual_seed` would also seed all GPUs, whose generators are not restored.
         """
         seed_python()
         torch.default_generator.manual_seed(0)
@@ -130,7 +130,7 @@ class ModelState:
             waiting += self._remember(one)
 
     def _remember(self, value: Any) -> list[Any]:
-        """Remember one value; what is inside it and must be looked at too."""
+        """Save one value; return the values inside it, which must be visited too."""
         if isinstance(value, Tensor):
             self.tensors.append(value)
             if self._data and not value.is_meta:
@@ -148,7 +148,7 @@ class ModelState:
 
 
 def inside(value: Any) -> list[Any]:
-    """What a value holds: a container its parts, an object its attributes, a function its variables and defaults."""
+    """Return the values inside a value: parts of a container, attributes of an object, closure of a function."""
     if isinstance(value, tuple | list | deque | set):
         return list(value)
     if isinstance(value, types.FunctionType):  # a hook, say: the list that it appends to is in its closure
@@ -172,7 +172,7 @@ def _has_attributes(value: Any) -> bool:
 
 
 def is_set(cell: types.CellType) -> bool:
-    """Whether a variable of a closure has a value by now."""
+    """Whether a variable of a closure has a value."""
     try:
         cell.cell_contents  # noqa: B018
     except ValueError:
@@ -188,14 +188,14 @@ def _same(now: Any, before: Any) -> bool:
 
 
 def _holds(container: Any, content: Any) -> bool:
-    """Whether a container holds just what it held."""
+    """Whether a container has its saved content."""
     if isinstance(container, MutableMapping):
         return _same(container, content)
     return len(container) == len(content) and all(a is b for a, b in zip(container, content, strict=True))
 
 
 def _refill(container: Any, content: Any) -> None:
-    """Give a container back what it held, if it holds anything else."""
+    """Restore the saved content of a container, if it differs."""
     if _holds(container, content):
         return
     container.clear()

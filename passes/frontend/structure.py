@@ -1,4 +1,4 @@
-"""Nested values: what a model is called with and what it returns, with tensors anywhere inside."""
+"""Nested values: the inputs and outputs of models, with tensors anywhere inside."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 Path = tuple[Any, ...]
-"""The way to a part of a nested value: keys and positions, and names of attributes as `Attribute`."""
+"""Path to a part of a nested value: keys and positions, and names of attributes as `Attribute`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,14 +23,14 @@ class Attribute:
 
 
 class Leaf:
-    """Base of our own data classes, which are no containers of a user's."""
+    """Base of bnas's own data classes, which do not count as containers."""
 
     __slots__ = ()
 
 
 def parts_of(value: Any) -> list[tuple[Any, Any]] | None:
-    """The parts of a container, each with the step that leads to it; None for a value that is no container."""
-    if isinstance(value, _NO_PARTS):  # most of all values, and quickly told
+    """Return the parts of a container, each with its step; None for a value that is not a container."""
+    if isinstance(value, _NO_PARTS):  # a quick check that suffices for most values
         return None
     if isinstance(value, Mapping):
         return list(value.items())
@@ -58,7 +58,7 @@ def is_record(value: Any) -> bool:
 
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size, Enum)
-"""Values beside tensors that a graph can return."""
+"""Types of values, besides tensors, that a graph can return."""
 
 _NO_PARTS = (int, float, str, Tensor, Leaf, type(None), torch.dtype)
 _NO_RECORDS = (*PLAIN, Leaf, type, list, tuple, Mapping)
@@ -66,7 +66,7 @@ _NOT_USERS = ("torch.", "builtins", "functools", "types", "bnas.")
 
 
 def _has_tensor(part: Any) -> bool:
-    """Whether a part holds a tensor, or what stands for one while a model is recorded."""
+    """Whether a part holds a tensor, or a stand-in for a tensor during a recording."""
     if isinstance(part, list | tuple | dict):
         return any(map(_has_tensor, part.values() if isinstance(part, dict) else part))
     return isinstance(part, Tensor | Leaf)
@@ -79,7 +79,7 @@ def _is_simple(part: Any) -> bool:
 
 
 def leaves_of(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """Every part of `value` that is no container, in order, with its path."""
+    """Yield every part of `value` that is not a container, in order, with its path."""
     parts = parts_of(value)
     if parts is None:
         yield path, value
@@ -89,7 +89,7 @@ def leaves_of(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
 
 
 def tensors_of(value: Any) -> list[Tensor]:
-    """Every tensor inside `value`, in order, as often as it stands there; also inside slices."""
+    """Return every tensor inside `value`, in order, with repetitions; also tensors inside slices."""
     found: list[Tensor] = []
     _collect(value, found)
     return found
@@ -112,7 +112,7 @@ def holds_tensors(value: Any) -> bool:
 
 
 def map_leaves(value: Any, change: Callable[[Path, Any], Any], path: Path = ()) -> Any:
-    """`value` with every part that is no container replaced by ``change(path, part)``; containers keep their kind."""
+    """Return `value` with every leaf replaced by ``change(path, leaf)``; containers keep their class."""
     if isinstance(value, slice):
         return slice(*(map_leaves(one, change, path) for one in (value.start, value.stop, value.step)))
     parts = parts_of(value)
@@ -122,7 +122,7 @@ def map_leaves(value: Any, change: Callable[[Path, Any], Any], path: Path = ()) 
 
 
 def rebuilt(like: Any, parts: list[Any]) -> Any:
-    """A container of the kind of `like` that holds `parts`, in the order of `parts_of`."""
+    """Return a container of the class of `like` with these `parts`, in the order of `parts_of`."""
     kind = type(like)
     if isinstance(like, Mapping):
         items = dict(zip(like, parts, strict=True))
@@ -144,34 +144,34 @@ def rebuilt(like: Any, parts: list[Any]) -> Any:
 
 
 def at(value: Any, path: Path) -> Any:
-    """The part of `value` that `path` leads to."""
+    """Return the part of `value` at `path`."""
     for step in path:
         value = getattr(value, step.name) if isinstance(step, Attribute) else value[step]
     return value
 
 
 def spelled_path(path: Path, between: str = ".") -> str:
-    """The steps of a path as one name."""
+    """Return the steps of a path as one name."""
     return between.join(str(getattr(step, "name", step)) for step in path)
 
 
 def tensor_name(names: Mapping[Path, str], path: Path) -> str:
-    """The name of a tensor among the inputs: that of its argument, from `names`, and the way to it."""
+    """Return the name of a tensor among the inputs: the name of its argument, from `names`, and its path."""
     return "_".join([names[path[:2]], *([spelled_path(path[2:], "_")] if path[2:] else [])])
 
 
-# Whether values of recordings are the same.
+# Comparisons of values in recordings.
 
 
 def equal(left: Any, right: Any) -> bool:
-    """Whether two values are equal: NaN is NaN, and a value that cannot be compared is itself."""
+    """Whether two values are equal; NaN equals NaN, and values that cannot be compared must be the same object."""
     if type(left) is not type(right):
         return False
     if isinstance(left, float):
         return left == right or (left != left and right != right)
     try:
         return bool(left == right)
-    except Exception:  # a value without an order of its own
+    except Exception:  # the values cannot be compared
         return left is right
 
 
@@ -182,7 +182,7 @@ def same_values(left: Any, right: Any, *, cast: bool = False) -> bool:
 
 
 def _same_numbers(left: Tensor, right: Tensor) -> bool:
-    """Whether a table is the same but for rounding: where the model is converted, its tables are."""
+    """Whether two tables are equal up to rounding, because a converted model has converted tables."""
     if left.dtype == right.dtype or left.is_meta or not (left.is_floating_point() and right.is_floating_point()):
         return _same_tensor(left, right)
     short = min(left.dtype, right.dtype, key=lambda one: one.itemsize)
@@ -195,7 +195,7 @@ def _same_tensor(left: Tensor, right: Tensor) -> bool:
         return True
     if left.shape != right.shape or left.dtype != right.dtype:
         return False
-    if left.is_meta or right.is_meta:  # the whole model is: there are no numbers to compare
+    if left.is_meta or right.is_meta:  # the whole model is on the meta device, without numbers to compare
         return left.is_meta and right.is_meta
     if left.is_floating_point() or left.is_complex():
         return bool(torch.equal(torch.nan_to_num(left), torch.nan_to_num(right)))

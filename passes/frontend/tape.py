@@ -24,14 +24,14 @@ class Step(Leaf):
     """One recorded call, which becomes a node of the graph."""
 
     op: str
-    """As in torch.fx; "cold" for a call that was computed for real, "given" for a tensor that was there before."""
+    """As in torch.fx; "cold" for a call that was computed for real, "given" for a tensor from before the recording."""
     target: Any
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
     value: Any = None
     """The result: with meta tensors, or with real ones if the step is cold."""
     stack: Mapping[str, Any] = field(default_factory=dict)
-    """The calls of modules around it, as torch.fx notes them."""
+    """The calls of modules around it, as in torch.fx."""
     scope: str = ""
     line: tuple[str, int] | None = None
     """File and line of the user's code."""
@@ -40,7 +40,7 @@ class Step(Leaf):
     index: int = -1
     writes: bool = False
     returned: tuple[str, ...] = ()
-    """The calls of modules that returned its value, from the innermost."""
+    """The calls of modules that returned its value, innermost first."""
 
     @property
     def cold(self) -> bool:
@@ -48,13 +48,13 @@ class Step(Leaf):
         return self.op in ("cold", "given")
 
     def place(self) -> str:
-        """Where it is in the user's code, for messages."""
+        """Return the place in the user's code, for messages."""
         where = f"{self.line[0]}:{self.line[1]}" if self.line else "forward"
         return f"{where}, in module {self.scope!r}" if self.scope else where
 
 
 def has_gradients(step: Step) -> bool:
-    """Whether gradients may go back through a step."""
+    """Whether gradients may flow back through a step."""
     if step.op == "get_attr":
         return True
     return step.grad and step.op in ("call_function", "call_method", "call_module") and isinstance(step.value, Tensor)
@@ -62,16 +62,16 @@ def has_gradients(step: Step) -> bool:
 
 @dataclass(frozen=True)
 class _DeviceOfModel(Leaf):
-    """Stands among arguments for the device that the model is on."""
+    """Stands for the device of the model among arguments."""
 
 
 DEVICE_OF_MODEL = _DeviceOfModel()
 
 
 STOPS = ("detach", "detach_")
-"""Calls that no gradient passes."""
+"""Calls that stop gradients."""
 MOST_STEPS = 60_000
-"""A recording that gets longer runs in a loop over the samples of a batch, or does not end."""
+"""Limit of steps: a longer recording loops over the samples of a batch, or does not end."""
 
 
 class Tape:
@@ -83,19 +83,19 @@ class Tape:
         self.steps: list[Step] = []
         self.device = next((t.device for t in (*root.parameters(), *root.buffers())), torch.device("cpu"))
         self._steps: dict[int, tuple[Step, Path]] = {}
-        """The step that gave a tensor (by identity), and where in its value."""
+        """The step that returned a tensor (by identity), and the path in its value."""
         self._journal: list[tuple[int, tuple[Step, Path] | None]] = []
-        """What `_steps` had before each change, so that a module that fails is undone."""
+        """The entries of `_steps` before each change, so that the steps of a failed module can be undone."""
         self._alive: list[Any] = []  # an id tells objects apart only as long as none of them is freed
         self._twins: dict[int, Tensor] = {}
         """Meta tensors that stand for real ones: parameters, and cold tensors that hot values were written into."""
         self._items: dict[tuple[Step, Path], Step] = {}
         self._used: set[int] = set()
-        """The memory of cold tensors that hot steps read."""
+        """The memory of cold tensors that hot steps have read."""
         self.names: dict[int, str] = {}
         """The names of the model's tensors, by identity."""
         self.owners: dict[int, nn.Module] = {}
-        """The modules that have them."""
+        """The modules of these tensors, by identity of the tensor."""
         self.tensors: dict[str, Tensor] = {}
         """The model's tensors, by name."""
         self.own: dict[str, nn.Module] = {}
@@ -108,7 +108,7 @@ class Tape:
                         self.owners[id(tensor)] = module
                         self.tensors[self.names[id(tensor)]] = tensor
         self._outer = self.gradients = torch.is_grad_enabled()
-        """Whether gradients were enabled outside of the model, and are inside, as its code says."""
+        """Whether gradients were enabled outside of the model, and whether its code has them enabled now."""
         self._stack: dict[str, Any] = {}
         self._scope = ""
 
@@ -120,7 +120,7 @@ class Tape:
         return id(tensor) in self.names or tensor.is_meta
 
     def has_gradient(self, tensor: Tensor) -> bool:
-        """Whether a training step computes a gradient of `tensor`: a parameter that is trained leads to it."""
+        """Whether a training step computes a gradient of `tensor`, because it depends on a trained parameter."""
         if id(tensor) not in self._steps:
             return id(tensor) in self.names and tensor.requires_grad
         waiting, seen = [self._steps[id(tensor)][0]], set[Step]()
@@ -135,7 +135,7 @@ class Tape:
         return False
 
     def _parameters(self, step: Step) -> Iterable[Tensor]:
-        """The parameters that a step reads by itself."""
+        """Return the parameters that a step reads itself."""
         name = str(step.target)
         if step.op == "get_attr":
             return (self.tensors[name],)
@@ -144,7 +144,7 @@ class Tape:
         return (self.own[name] if name in self.own else self.root.get_submodule(name)).parameters()
 
     def value_of(self, tensor: Tensor) -> Tensor:
-        """The meta tensor that `tensor` stands for: itself, unless it is a real one."""
+        """Return the meta tensor for `tensor`: itself, or a twin of a real tensor."""
         if id(tensor) in self._twins:
             return self._twins[id(tensor)]
         if tensor.is_meta:
@@ -162,7 +162,7 @@ class Tape:
         return map_leaves(value, meta)
 
     def refs(self, value: Any) -> Any:
-        """`value` with the step that gives it in place of every tensor."""
+        """Return `value` with each tensor replaced by the step that returns it."""
 
         def ref(path: Path, leaf: Any) -> Any:
             if isinstance(leaf, Tensor):
@@ -172,7 +172,7 @@ class Tape:
         return map_leaves(value, ref)
 
     def step_of(self, tensor: Tensor) -> Step:
-        """The step whose value is `tensor`."""
+        """Return the step whose value is `tensor`."""
         known = self._steps.get(id(tensor))
         step, path = (self._unknown(tensor), ()) if known is None else known
         first = step
@@ -182,11 +182,11 @@ class Tape:
 
     @property
     def _without_gradients(self) -> bool:
-        """Whether forward is in a part that it runs without gradients."""
+        """Whether forward is in a part that runs without gradients."""
         return self._outer and not torch.is_grad_enabled()
 
     def _unknown(self, tensor: Tensor) -> Step:
-        """A tensor that no step gave: of the model, or there before."""
+        """Record a tensor that no step returned: a tensor of the model, or from before the recording."""
         if tensor.is_meta and id(tensor) not in self.names:
             raise CaptureError("a tensor was made by code other than torch functions (scripted code, or C++)")
         if id(tensor) in self.names:
@@ -199,7 +199,7 @@ class Tape:
         return step
 
     def _item(self, source: Step, path: Path, owner: Step) -> Step:
-        """The step that takes a part of the value of another."""
+        """Return the step that reads a part of the value of another step."""
         if (source, path) not in self._items:
             last, function = path[-1], operator.getitem
             if isinstance(last, Attribute):
@@ -214,7 +214,7 @@ class Tape:
         return self._items[source, path]
 
     def _detached(self, step: Step) -> Step:
-        """What is computed without gradients takes its inputs detached: the same memory, and nothing to go back to."""
+        """Return the detached value of a step, for a call without gradients: the same memory, but no backward."""
         if (step, ("detached",)) not in self._items:
             value = step.value.detach() if isinstance(step.value, Tensor) else step.value
             made = Step("call_method", "detach", (step,), {}, value, self._stack, self._scope, step.line)
@@ -223,7 +223,7 @@ class Tape:
         return self._items[step, ("detached",)]
 
     def _step(self, op: str, target: Any, args: Any, kwargs: Any) -> Step:
-        """A step of the moment: where it is called, on references to earlier steps."""
+        """Return a step at the current place, with references to earlier steps as arguments."""
         refs, named = self.refs((args, kwargs))
         cold = [one for one in tensors_of((args, kwargs)) if not self.is_hot(one)]
         self._used.update(one.untyped_storage()._cdata for one in cold)
@@ -231,15 +231,22 @@ class Tape:
         return Step(op, target, refs, named, None, self._stack, self._scope, user_line(), grad)
 
     def append(self, step: Step) -> Step:
-        """Note a step after all others."""
+        """Append a step.
+
+        Raises:
+            CaptureError: The recording is too long.
+        """
         step.index = len(self.steps)
         self.steps.append(step)
         if len(self.steps) > MOST_STEPS:
-            raise CaptureError(f"forward makes more than {MOST_STEPS} calls: a loop over the samples of a batch?")
+            raise CaptureError(
+                f"forward makes more than {MOST_STEPS} calls: if it loops over samples or pixels, "
+                "compute on whole tensors"
+            )
         return step
 
     def _undo(self, mark: int) -> None:
-        """Forget which steps gave which tensors since the journal had `mark` entries."""
+        """Undo the entries of `_steps` since the journal had `mark` entries."""
         while len(self._journal) > mark:
             key, before = self._journal.pop()
             if before is None:
@@ -248,7 +255,7 @@ class Tape:
                 self._steps[key] = before
 
     def bind(self, tensor: Tensor, step: Step, path: Path = ()) -> None:
-        """From now on `step` gives `tensor`, at `path` in its value."""
+        """Note that `step` returns `tensor`, at `path` in its value."""
         self._journal.append((id(tensor), self._steps.get(id(tensor))))
         self._steps[id(tensor)] = step, path
         self._alive.append(tensor)

@@ -1,4 +1,4 @@
-"""Inputs of other sizes and with other numbers, for comparing a model with its graph."""
+"""Inputs of other sizes and with other numbers, to compare a model with its graph."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .structure import map_leaves
 
 
 def other_sizes(axes: Sequence[Axis]) -> Iterator[dict[Axis, int]]:
-    """Sizes to compare at, the small ones first: they cost least."""
+    """Yield sizes for the comparison, small ones first because they cost least."""
     for share, more in ((2, 3), (1, -2), (1, 1), (1, 0)):
         sizes = {}
         for place, axis in enumerate(sorted(reversed(axes), key=lambda axis: -axis.size)):
@@ -25,9 +25,9 @@ def other_sizes(axes: Sequence[Axis]) -> Iterator[dict[Axis, int]]:
 
 
 def resize(inputs: Any, sizes: Mapping[Axis, int], made: Make | None = None) -> Any:
-    """Inputs with axes of other sizes: random values as spread as the example's; whole numbers within its range.
+    """Return inputs with axes of other sizes: random values spread as in the example; integers within its range.
 
-    With `made` they are what that makes of a tensor of the example, a shape and a generator.
+    `made` is a function that makes another tensor from a tensor of the example, a shape and a generator.
     """
     generator = torch.Generator().manual_seed(0)
 
@@ -48,7 +48,7 @@ Make = Callable[[Tensor, Sequence[int], torch.Generator], Tensor]
 
 
 def repeated(like: Tensor, shape: Sequence[int], _: torch.Generator) -> Tensor:
-    """The entries of a tensor again and again, for models that take no random ones: boxes have corners in order."""
+    """Repeat the entries of a tensor, for models that do not accept random ones, such as boxes with ordered corners."""
     for axis, size in enumerate(shape):
         if size != like.shape[axis]:
             like = like.index_select(axis, torch.arange(size, device=like.device) % like.shape[axis])
@@ -56,7 +56,7 @@ def repeated(like: Tensor, shape: Sequence[int], _: torch.Generator) -> Tensor:
 
 
 def drawn(like: Tensor, shape: Sequence[int], generator: torch.Generator) -> Tensor:
-    """A random tensor of the type of `like`."""
+    """Return a random tensor of the type of `like`."""
     if like.dtype == torch.bool:
         both = bool(like.any()) and not bool(like.all())
         made = torch.rand(list(shape), generator=generator) < 0.5 if both else torch.full(list(shape), bool(like.all()))

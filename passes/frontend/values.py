@@ -1,4 +1,4 @@
-"""The values of the nodes of a graph, computed anew on meta tensors: for changed graphs, and at other sizes."""
+"""Compute the values of the nodes of a graph on meta tensors again: for changed graphs, and at other sizes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,11 @@ def revalue(
     graph: fx.Graph,
     plain: Mapping[str, type[nn.Module]],
 ) -> Iterator[fx.Node]:
-    """Compute the value of every node of a graph anew; inputs keep theirs. Yields each node that has it then."""
+    """Compute the value of every node of a graph again, except inputs; yield each node after it got its value.
+
+    Raises:
+        Exception: The error of a node that does not fit, with a note that names the node.
+    """
     draws = Draws()
     for node in graph.nodes:
         try:
@@ -69,7 +73,7 @@ def _attribute(root: nn.Module, path: str) -> Any:
 
 
 def resize_inputs(graph: fx.Graph, names: Mapping[Path, str], sizes: Mapping[Axis, int]) -> None:
-    """Give the placeholders values whose dynamic axes have other sizes; `names` are those of the arguments."""
+    """Give the placeholders values with other sizes of dynamic axes; `names` has the placeholder of each argument."""
     shapes: dict[Path, dict[int, int]] = {}
     for axis, size in sizes.items():
         for path, place in axis.places:
@@ -80,7 +84,7 @@ def resize_inputs(graph: fx.Graph, names: Mapping[Path, str], sizes: Mapping[Axi
 
 
 def _reshaped(value: Any, prefix: Any, shapes: Mapping[Any, Mapping[int, int]]) -> Any:
-    """The value of a placeholder with axes of other sizes: `shapes` has them by the path of each tensor."""
+    """Return the value of a placeholder with other sizes; `shapes` has them by the path of each tensor."""
 
     def changed(path: Any, leaf: Any) -> Any:
         new = shapes.get((*prefix, *path)) if isinstance(leaf, Tensor) else None

@@ -197,7 +197,9 @@ def _input(builder: OnnxBuilder, name: str, given: Any, dims: Dims, sizes: DimSi
 
 def _output(builder: OnnxBuilder, name: str, value: Any, sizes: DimSizes) -> None:
     if not isinstance(value, Value):
-        raise LoweringError(f"{name}: the model returns {value!r}, but only tensors can be lowered")
+        raise LoweringError(
+            f"{name}: the model returns {value!r}, but only tensors can be lowered: return tensors only"
+        )
     source = value.name
     if value.constant:
         source = builder.initializer(value.tensor, value.name, copy=not value.state)

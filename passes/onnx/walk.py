@@ -82,7 +82,9 @@ class GraphWalk:
         if not isinstance(found, Tensor):
             return found
         if found.is_meta:
-            raise LoweringError(f"{scope.prefix}{name}: is on the meta device, so it has no values to store")
+            raise LoweringError(
+                f"{scope.prefix}{name}: is on the meta device, so it has no values to store: load the weights first"
+            )
         if id(found) not in self._state:
             self._state[id(found)] = Value(found.detach().cpu(), scope.prefix + name, state=True)
         return self._state[id(found)]

@@ -130,17 +130,17 @@ def glu_onnx(site: Site) -> str:
 
 
 def dropout_onnx(site: Site) -> str:
-    """Only ever reached while it drops something: elsewhere PyTorch returns the argument itself."""
+    """Refuse a dropout that drops values; in all other cases PyTorch returns the argument itself."""
     raise site.refuse("drops values at random; it must get training=False")
 
 
 def feature_dropout_in_python(input: Any, p: float, train: bool) -> Spelled | None:
-    """A dropout of whole channels; what it drops in training mode is left to PyTorch."""
+    """A dropout of whole channels; PyTorch chooses the dropped channels in training mode."""
     return None if train else (F.dropout2d, (input, p), {"training": False})
 
 
 def _activation(op: Callable[..., Any], rule: OnnxRule, *samples: Any, **facts: Any) -> Operator:
-    """The record of an activation function; those that make something of zero have no rule for zeros."""
+    """The record of an activation function. It has no zero rule if the function of zero is not zero."""
     traits = {Trait.ACTIVATION, *facts.pop("traits", ())}
     return each(op, rule, *samples, traits=traits, **{"shape": shapes.like, **facts})
 
@@ -148,7 +148,7 @@ def _activation(op: Callable[..., Any], rule: OnnxRule, *samples: Any, **facts: 
 def _dropout(
     op: Callable[..., Any], trained: type[nn.Module], example: Callable[[Tensor], Any], **facts: Any
 ) -> Operator:
-    """The record of a dropout, which hands on its input in evaluation mode."""
+    """The record of a dropout, which returns its input in evaluation mode."""
     return each(op, dropout_onnx, example, trained=trained, traits={Trait.HANDS_ON}, zeros=keeps, **facts)
 
 
@@ -158,7 +158,7 @@ _CUT = {Trait.FLAT, Trait.OVERWRITES}
 
 
 def slope_sizes(layer: nn.PReLU, shape: tuple[int, ...]) -> dict[str, int]:
-    """What `nn.PReLU` states."""
+    """The sizes that `nn.PReLU` has as attributes."""
     return {"num_parameters": shape[0]}
 
 

@@ -27,12 +27,12 @@ def pointwise_axes(types: AxisTypes, call: Call) -> Axes:
 
 
 def unary(op_type: str) -> OnnxRule:
-    """The rule that writes an operator of one tensor as `op_type`, in the dtype that PyTorch gives the result."""
+    """Return the ONNX rule of an operator of one tensor as `op_type`, in PyTorch's dtype of the result."""
     return lambda site: site.emit(op_type, site.operand(site.x, site.result.dtype))
 
 
 def binary(op_type: str) -> OnnxRule:
-    """The rule that writes an operator of two operands as `op_type`, in the dtype that PyTorch gives the result."""
+    """Return the ONNX rule of an operator of two operands as `op_type`, in PyTorch's dtype of the result."""
 
     def rule(site: Site) -> str:
         first, second = operands(site, site.result.dtype)
@@ -49,12 +49,12 @@ OF_TRUTHS = {"Add": "Or", "Max": "Or", "Mul": "And", "Min": "And"}
 
 
 def comparison(op_type: str) -> OnnxRule:
-    """The rule that writes a comparison as `op_type`, in the dtype to which PyTorch promotes the operands."""
+    """Return the ONNX rule of a comparison as `op_type`, in the dtype to which PyTorch promotes the operands."""
     return lambda site: site.emit(op_type, *operands(site, promoted(site)))
 
 
 def ordered(op_type: str) -> OnnxRule:
-    """As `comparison`, with bools as integers: ONNX has no order of bools."""
+    """Like `comparison`, with bools as integers, because ONNX does not order bools."""
 
     def rule(site: Site) -> str:
         dtype = promoted(site)
@@ -86,17 +86,17 @@ def bitwise_onnx(site: Site) -> str:
 
 
 def bitwise_not_onnx(site: Site) -> str:
-    """Every bit turned round."""
+    """Every bit inverted."""
     return site.emit("Not" if site.result.dtype == torch.bool else "BitwiseNot", site.x)
 
 
 def is_no_number_onnx(site: Site) -> str:
-    """No number, or infinite."""
+    """Whether entries are NaN or infinite."""
     return site.emit("IsNaN" if site.call.op is torch.isnan else "IsInf", site.x)
 
 
 def is_finite_onnx(site: Site) -> str:
-    """Neither infinite nor no number."""
+    """Whether entries are neither infinite nor NaN."""
     return site.emit("Not", site.emit("Or", site.emit("IsNaN", site.x), site.emit("IsInf", site.x)))
 
 
@@ -133,7 +133,7 @@ def trunc_onnx(site: Site) -> str:
 
 
 def remainder_onnx(site: Site) -> str:
-    """What is left of a division rounded down: it has the sign of the divisor."""
+    """The remainder of a division rounded down; it has the sign of the divisor."""
     first, second = operands(site, site.result.dtype)
     if not site.result.dtype.is_floating_point:
         return site.emit("Mod", first, second)
@@ -142,7 +142,7 @@ def remainder_onnx(site: Site) -> str:
 
 
 def fmod_onnx(site: Site) -> str:
-    """What is left of a division rounded towards zero: it has the sign of the dividend."""
+    """The remainder of a division rounded towards zero; it has the sign of the dividend."""
     return site.emit("Mod", *operands(site, site.result.dtype), fmod=1)
 
 
@@ -248,7 +248,7 @@ def rsub_in_python(self: Any, other: Any, alpha: Any) -> Spelled | None:
 def each(
     op: Callable[..., Any], rule: OnnxRule | None, *samples: Callable[[Tensor], Any] | Sample, **facts: Any
 ) -> Operator:
-    """The record of an operator that works entry by entry; by default an example is the operator of one tensor."""
+    """The record of an operator that works entry by entry; by default its sample is a call on one tensor."""
     examples = tuple(one if isinstance(one, Sample) else Sample(one) for one in samples or (op,))
     return Operator(op, axes=pointwise_axes, onnx=rule, samples=examples, **facts)
 

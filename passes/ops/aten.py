@@ -1,4 +1,4 @@
-"""ATen operators as the Python functions that call them: exported programs are made of these operators.
+"""ATen operators, of which exported programs consist, as the Python functions that call them.
 
 The general rule is by the schema of an operator: a Python function of `torch.nn.functional` gets its arguments by
 name, a method or function from C++ gets them as the operator does. The table has those with another name or other
@@ -23,7 +23,7 @@ from .registry import OPERATORS
 
 
 def in_python(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Spelled:
-    """`func` and its arguments; for an ATen operator the Python function that does the same.
+    """Return `func` and its arguments; for an ATen operator, the equivalent Python function.
 
     The arguments may be tensors or nodes of a graph: nothing is read from them.
     """
@@ -40,7 +40,7 @@ def in_python(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Sp
 
 
 def arguments(func: OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of an operator by the names of its schema, with its defaults."""
+    """Return the arguments of an operator by the names of its schema, with defaults."""
     schema = func._schema.arguments
     given = dict(zip((one.name for one in schema), args, strict=False)) | dict(kwargs)
     return {one.name: given.get(one.name, one.default_value) for one in schema}
@@ -55,7 +55,7 @@ def _stated(func: OpOverload, kwargs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def same(value: Any, other: Any) -> bool:
-    """Whether two arguments are equal and no tensors."""
+    """Whether two arguments are equal and not tensors."""
     return not isinstance(value, Tensor | Node) and type(value) is type(other) and value == other
 
 
@@ -70,7 +70,7 @@ OWN = frozenset({"inplace", "_stacklevel"})
 
 
 def _functional(func: OpOverload, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Spelled | None:
-    """The call of a Python function of `torch.nn.functional`, by name; None where its arguments are others."""
+    """Return the call of the function of this name in `torch.nn.functional`; None if it has other arguments."""
     function, inplace = getattr(F, name, None), False
     if function is None and name.endswith("_"):
         function, inplace = getattr(F, name.removesuffix("_"), None), True
@@ -90,7 +90,7 @@ def _functional(func: OpOverload, name: str, args: tuple[Any, ...], kwargs: Mapp
 
 @lru_cache(maxsize=1024)
 def parameters(function: Any) -> Mapping[str, inspect.Parameter]:
-    """The parameters of a Python function by name; none where it takes any."""
+    """Return the parameters of a Python function by name; none if it accepts any arguments."""
     found = inspect.signature(function).parameters
     free = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return {} if any(one.kind in free for one in found.values()) else found
@@ -105,7 +105,7 @@ PREFIXES = {"linalg_": torch.linalg, "special_": torch.special, "fft_": torch.ff
 
 @lru_cache(maxsize=1024)
 def _from_cpp(name: str, first: str) -> Any:
-    """The method or function from C++ that is the operator `name`: its arguments are those of the schema."""
+    """Return the method or function from C++ for the operator `name`; its arguments are those of the schema."""
     method = getattr(Tensor, name, None)
     if first == "self" and (inspect.ismethoddescriptor(method) or name in METHODS):
         return method
@@ -123,7 +123,7 @@ def renamed(function: Any) -> AtenRule:
 
 
 def nothing(*_: Any, **__: Any) -> None:
-    """In place of a check that exported programs make, of the types of tensors or of the ranges of sizes."""
+    """Replaces checks of tensor types and of ranges of sizes in exported programs."""
 
 
 CHECKS = frozenset(

@@ -27,7 +27,7 @@ from .registry import OPERATORS
 
 @dataclass(frozen=True)
 class TensorRef:
-    """A parameter or buffer that a leaf module brings to its call, by its qualified name in the model."""
+    """A parameter or buffer of a leaf module as an argument of its call, by its qualified name in the model."""
 
     name: str
 
@@ -96,7 +96,7 @@ def _references(value: Any) -> Iterator[Node | TensorRef]:
 
 
 class CustomFunction(nn.Module):
-    """A `torch.autograd.Function` as a layer of the graph: it is applied, so that its own backward stays.
+    """A `torch.autograd.Function` as a layer of the graph, applied so that its own backward is used.
 
     Its operator is the function's class; without a record of that the layer is opaque.
     """
@@ -138,7 +138,7 @@ def form_of(module: nn.Module) -> Layer | None:
 
 
 def is_regulariser(module: nn.Module) -> bool:
-    """Whether the module, without tensors or parts, asks for its mode and returns its input itself in evaluation.
+    """Whether the module has no tensors and no parts, reads its mode, and returns its input in evaluation mode.
 
     Such modules (stochastic depth and the like) stay whole, so that their training mode stays alive.
     """
@@ -210,7 +210,7 @@ def writes_in_place(node: Node) -> bool:
 
 
 def _named_so(function: Any) -> bool:
-    """Whether a function of torch has the name of one that writes, as `torch.exp_`."""
+    """Whether the name of a function of torch says that it writes in place, such as `torch.exp_`."""
     name = getattr(function, "__name__", "")
     return name.endswith("_") and not name.endswith("__") and (hasattr(torch, name) or hasattr(F, name))
 

@@ -1,4 +1,4 @@
-"""Copies and casts: the same numbers in other memory, of another type or on another device."""
+"""Copies and casts: the same numbers in other memory, with another type or on another device."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def cast_onnx(site: Site) -> str:
 
 
 def same_onnx(site: Site) -> str:
-    """The value itself: memory and gradients mean nothing in ONNX."""
+    """The value itself, because ONNX has neither memory nor gradients."""
     return site.name(site.x)
 
 
 def _copy(op: Target, rule: OnnxRule | None, *samples: Callable[[Tensor], Any], **facts: Any) -> Operator:
-    """The record of an operator that gives the numbers of its first operand; by default an example is the method."""
+    """The record of an operator that returns the numbers of its first operand; its default sample calls the method."""
     found = samples or ((lambda x: getattr(x, str(op))()) if isinstance(op, str) else op,)
     return Operator(op, axes=copied_axes, onnx=rule, samples=tuple(map(Sample, found)), **{"zeros": keeps, **facts})
 
@@ -52,7 +52,7 @@ def to_in_python(self: Any, **settings: Any) -> Spelled | None:
 
 
 def typed(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Spelled:
-    """A call with the number type in place of its old name, such as "torch.FloatTensor" or the class of that name.
+    """Replace an old name of a number type, such as "torch.FloatTensor" or the class of this name, by the type.
 
     An old name says a device too. A model runs on one device, so it is that of the model.
     """

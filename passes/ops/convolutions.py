@@ -84,19 +84,19 @@ PAD_MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 
 def spread(setting: int | Sequence[int], axes: int) -> list[int]:
-    """A setting of a layer for each of its axes."""
+    """Return a setting of a layer for each of its axes."""
     return [setting] * axes if isinstance(setting, int) else [int(one) for one in setting] * (axes // len(setting))
 
 
 def spatial_axes(site: Site, axes: int) -> int:
-    """`axes`, if the first argument has a batch, channels and that many further axes."""
+    """Return `axes` if the first argument has a batch, channels and so many further axes; else refuse."""
     if site.x.tensor.ndim != axes + 2:
         raise site.refuse(f"needs {axes + 2} dimensions, a batch included, but gets {site.x.tensor.ndim}")
     return axes
 
 
 def convolution_onnx(site: Site) -> str:
-    """All settings; padding other than zeros goes into a node of its own."""
+    """All settings; padding with other values than zeros becomes a node of its own."""
     weight = site.value(1, "weight")
     kernel = list(weight.tensor.shape[2:])
     axes = spatial_axes(site, len(kernel))
@@ -113,7 +113,7 @@ def convolution_onnx(site: Site) -> str:
 
 
 def _pads(padding: int | Sequence[int] | str, kernel: Sequence[int], dilation: Sequence[int]) -> list[int]:
-    """What is added before each axis, then what is added behind each."""
+    """Return the padding before each axis, followed by the padding behind each axis."""
     if padding == "valid":
         return [0] * (2 * len(kernel))
     if padding == "same":
@@ -123,7 +123,7 @@ def _pads(padding: int | Sequence[int] | str, kernel: Sequence[int], dilation: S
 
 
 def transposed_convolution_onnx(site: Site) -> str:
-    """All settings; the output padding is what PyTorch's output size needs, however it was asked for."""
+    """All settings; the output padding follows from PyTorch's output size, also if `output_size` was given."""
     weight = site.value(1, "weight")
     kernel = list(weight.tensor.shape[2:])
     axes = spatial_axes(site, len(kernel))
@@ -141,12 +141,12 @@ def transposed_convolution_onnx(site: Site) -> str:
 
 
 def convolution_sizes(layer: Any, shape: tuple[int, ...]) -> dict[str, int]:
-    """What convolutions state."""
+    """The sizes that convolutions have as attributes."""
     return {"out_channels": shape[0], "in_channels": shape[1] * layer.groups}
 
 
 def transposed_sizes(layer: Any, shape: tuple[int, ...]) -> dict[str, int]:
-    """What transposed convolutions state."""
+    """The sizes that transposed convolutions have as attributes."""
     return {"in_channels": shape[0], "out_channels": shape[1] * layer.groups}
 
 

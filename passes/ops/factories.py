@@ -22,7 +22,7 @@ from .zeros import keeps, made
 
 
 def uniform_axes(types: AxisTypes, call: Call) -> Axes:
-    """A tensor of one number, such as the first state of a recurrent layer, is as wide as what it is used with."""
+    """A constant tensor, such as the initial state of a recurrent layer, gets the width of its other operands."""
     first, shape = int(isinstance(call.op, str)), types.output_shape(call)
     given = call.args[first:]
     if not given:
@@ -40,12 +40,12 @@ def uniform_axes(types: AxisTypes, call: Call) -> Axes:
 
 
 def factory_axes(types: AxisTypes, call: Call) -> Axes:
-    """A new tensor of given sizes is rigid; nothing is asked of the tensor whose type it takes."""
+    """A new tensor of given sizes is rigid; the tensor that only gives its type is not restricted."""
     return [K(n) for n in types.output_shape(call)]
 
 
 def triangle_axes(types: AxisTypes, call: Call) -> Axes:
-    """Which entries are left depends on both last axes: they are pinned."""
+    """The two last axes are pinned, because the triangle depends on both."""
     inputs = types.type(call.argument(0, "input"))
     types.pin_axes(inputs[-2:], "a triangle of it is taken")
     return inputs
@@ -61,7 +61,7 @@ def _filled(site: Site, number: Any, sizes: list[AnySize]) -> str:
 
 
 def zeros_onnx(site: Site) -> str:
-    """Zeros; what is in an empty tensor is nobody's business."""
+    """Zeros; also for empty tensors, whose content is arbitrary."""
     return _filled(site, 0, site.call.listed(0, "size"))
 
 
@@ -116,7 +116,7 @@ def arange_onnx(site: Site) -> str:
 
 
 def linspace_onnx(site: Site) -> str:
-    """A number of values from the first to the last: counted from the nearer end, as PyTorch does."""
+    """Evenly spaced values, computed from the nearer end as in PyTorch."""
     first, last, count = (site.arg(*one) for one in ((0, "start"), (1, "end"), (2, "steps")))
     rest = site.calculated("Max", site.calculated("Sub", count, 1), 1)
     step = site.calculated("Div", site.calculated("Sub", last, first), rest)
@@ -141,7 +141,7 @@ def eye_onnx(site: Site) -> str:
 
 
 def triangle_onnx(site: Site) -> str:
-    """What is on one side of a diagonal, and zeros."""
+    """The entries on one side of a diagonal, and zeros elsewhere."""
     dtype = site.result.dtype
     kind = dtype if dtype in (torch.float32, torch.float64, torch.int64, torch.bool) else torch.int64
     diagonal = site.arg(1, "diagonal", 0)
@@ -186,7 +186,7 @@ def _meshgrid(tensors: Any, indexing: str = "ij") -> Spelled:
 
 
 def _written(made: Tensor, x: Tensor) -> Tensor:
-    """Both halves of a new tensor written one after the other, and one of them read."""
+    """A sample: both halves of a new tensor are written one after the other, and one half is read."""
     made[:, 0] = x
     made[:, 1] = x * 2
     return made[:, 1]

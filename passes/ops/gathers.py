@@ -26,7 +26,7 @@ def index_select_axes(types: AxisTypes, call: Call) -> Axes:
 
 
 def gather_axes(types: AxisTypes, call: Call) -> Axes:
-    """The axis is pinned; the others are those of the index where they have one size, else pinned."""
+    """The axis is pinned. Another axis equals that of the index if both have the same size, else it is pinned."""
     swapped = call.op is torch.take_along_dim
     source, index = call.argument(0, "input"), call.argument(1 if swapped else 2, "indices" if swapped else "index")
     dim = call.argument(2 if swapped else 1, "dim")
@@ -49,7 +49,7 @@ def _along(types: AxisTypes, dim: int, *tensors: Axes) -> None:
 
 
 def scatter_axes(types: AxisTypes, call: Call) -> Axes:
-    """As `gather`, from the other side; the result is the first input's type."""
+    """Like `gather`, but the entries are written; the result has the type of the first input."""
     inputs, values = types.type(call.argument(0, "input")), call.argument(3, "src", call.kwargs.get("value"))
     tensors = [types.type(values)] if types.is_tensor(values) else []
     _along(types, call.argument(1, "dim"), inputs, types.type(call.argument(2, "index")), *tensors)
@@ -57,7 +57,7 @@ def scatter_axes(types: AxisTypes, call: Call) -> Axes:
 
 
 def index_add_axes(types: AxisTypes, call: Call) -> Axes:
-    """Written along a pinned axis; the other axes are those of what is written."""
+    """The written axis is pinned; the other axes equal those of the written values."""
     inputs, values = types.type(call.argument(0, "input")), call.argument(3, "source", call.kwargs.get("value"))
     dim = call.argument(1, "dim") % len(inputs)
     types.pin(inputs[dim], "its entries are written by index")
@@ -71,19 +71,19 @@ def index_add_axes(types: AxisTypes, call: Call) -> Axes:
 
 
 def masked_scatter_axes(types: AxisTypes, call: Call) -> Axes:
-    """Values are taken in their order: all is rigid."""
+    """Everything is rigid, because values are taken in their order."""
     for tensor in call.tensors():
         types.pin_axes(types.type(tensor), "values are written in their order, where a mask is true")
     return types.type(call.argument(0, "input"))
 
 
 def gather_onnx(site: Site) -> str:
-    """Entries of an axis, of which every other place has its own."""
+    """Entries of an axis, with an index for each place of the other axes."""
     return site.emit("GatherElements", site.x, site.value(2, "index"), axis=site.arg(1, "dim"))
 
 
 def take_along_onnx(site: Site) -> str:
-    """The same, broadcast in all other axes, or of all entries as one row."""
+    """Like `gather_onnx`, with broadcast indices, or of all entries as one row."""
     index, axis = site.value(1, "indices"), site.arg(2, "dim")
     if axis is None:
         row, places = (site.emit("Reshape", one, site.ints([-1])) for one in (site.x, index))
@@ -96,7 +96,7 @@ def take_along_onnx(site: Site) -> str:
 
 
 def scatter_onnx(site: Site) -> str:
-    """Entries of an axis written, or added to, where each has its own place."""
+    """Write entries of an axis, or add to them, with an index for each place."""
     index = site.value(2, "index")
     source, reduce = site.arg(3, "src", site.arg(3, "value")), site.call.kwargs.get("reduce")
     if reduce not in (None, "add"):
@@ -109,7 +109,7 @@ def scatter_onnx(site: Site) -> str:
 
 
 def index_write_onnx(site: Site) -> str:
-    """Slices of an axis added to, written or filled."""
+    """Add to slices of an axis, or write or fill them."""
     axis, index = site.arg(1, "dim") % site.x.tensor.ndim, site.value(2, "index")
     source, dtype = site.arg(3, "source", site.arg(3, "value")), site.result.dtype
     sizes = list(site.x.sizes)

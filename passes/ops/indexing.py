@@ -42,7 +42,7 @@ def getitem_axes(types: AxisTypes, call: Call) -> Any:
 
 
 def setitem_axes(types: AxisTypes, call: Call) -> Axes:
-    """What is written lines up with the whole axes; an axis that is written in part is pinned."""
+    """The written value is aligned with the axes that are taken whole; an axis that is written in part is pinned."""
     source, value = types.type(call.args[0]), call.args[2]
     items = _full(_entries(call.args[1]), len(source))
     mask = next((item for item in items if _is_mask(item)), None)
@@ -74,12 +74,12 @@ def _is_mask(item: Any) -> bool:
 
 
 def _taken(item: Any) -> int:
-    """Axes that an entry of an index stands for."""
+    """Number of axes that an entry of an index consumes."""
     return item.meta["value"].ndim if _is_mask(item) else int(item is not None)
 
 
 def _fills(types: AxisTypes, value: Any) -> bool:
-    """Whether one number is written everywhere."""
+    """Whether a single number is written to all places."""
     return not types.is_tensor(value) or all(axis.size == 1 for axis in types.type(value))
 
 
@@ -101,7 +101,7 @@ def _along_mask(types: AxisTypes, source: Axes, items: list[Any], mask: Node) ->
 
 @dataclass
 class _Index:
-    """The axes of what an index takes out of a tensor."""
+    """The axes of the result of an index."""
 
     types: AxisTypes
     shape: Sequence[int] | None
@@ -117,7 +117,7 @@ class _Index:
     """The axes of the result before the first of them."""
 
     def read(self, source: Axes, items: list[Any]) -> Axes:
-        """A slice of step 1 cuts, all else pins."""
+        """A slice with step 1 cuts the axis; any other index pins it."""
         return self._taken(source, items, self._slice)
 
     def written_to(self, source: Axes, items: list[Any]) -> Axes:
@@ -148,7 +148,7 @@ class _Index:
         self.places.append(position)
 
     def _with_indices(self, items: list[Any]) -> Axes:
-        """The axes of the indices stand together where these do, or before all others."""
+        """Place the axes of the indices: together where the indices are adjacent, else before all other axes."""
         neighbours = self.places[-1] - self.places[0] + 1 == len(self.places)
         at = self.before if neighbours else 0
         tensors = [item for item in (items[place] for place in self.places) if isinstance(item, Node | list | tuple)]
@@ -181,7 +181,7 @@ class _Index:
 
 
 def _slice(types: AxisTypes, axis: Term, item: slice) -> tuple[Term, slice]:
-    """What the slice keeps of the axis, and the slice in active sizes."""
+    """Return the part of the axis that the slice keeps, and the slice in active sizes."""
     if item == slice(None):
         return axis, item
     chosen = range(*item.indices(axis.size))
@@ -196,7 +196,7 @@ def _slice(types: AxisTypes, axis: Term, item: slice) -> tuple[Term, slice]:
 
 
 def getitem_onnx(site: Site) -> str:
-    """All that PyTorch has; of masks that follow the inputs one alone."""
+    """All indices of PyTorch, but at most one mask that depends on the inputs."""
     index = site.call.args[1]
     if is_mask(index) and not index.constant:
         return _masked(site, site.x, index)
@@ -241,7 +241,7 @@ def _masked(site: Site, x: Value, mask: Value) -> str:
 
 
 def _spelled_out(site: Site, index: Sequence[Any]) -> Iterator[Any]:
-    """What is done with each axis: a pick for each, and ``None`` where a new one is put in."""
+    """Return a pick for each axis, and ``None`` for each new axis."""
     if any(isinstance(pick, bool) for pick in index):
         raise site.refuse("is indexed with a bool")
     plain = [one for pick in index for one in _vectors(site, pick)]
@@ -279,7 +279,7 @@ def _is_vector(pick: Any) -> bool:
 
 
 def _gathered(site: Site, source: str, picks: Sequence[tuple[Any, AnySize]]) -> str:
-    """Several vectors: one index into an axis that is made of all the axes, of known sizes, that they pick from."""
+    """Several vectors: merge the indexed axes, whose sizes are known, into one axis with one index."""
     axes = [axis for axis, (pick, _) in enumerate(picks) if _is_vector(pick)]
     others = [axis for axis in range(len(picks)) if axis not in axes]
     turned = site.transpose(source, [*axes, *others])
@@ -295,7 +295,7 @@ def _gathered(site: Site, source: str, picks: Sequence[tuple[Any, AnySize]]) -> 
 
 
 def _one_index(site: Site, picks: Sequence[tuple[Any, AnySize]]) -> str:
-    """The index into several axes as one, of indices into each of them."""
+    """Combine indices into several axes to one index into the merged axis."""
     total = ""
     for pick, size in picks:
         index = site.operand(_known(pick), torch.int64)
@@ -309,7 +309,7 @@ def _known(pick: Source) -> Any:
 
 
 def _cuts(site: Site, sizes: Sequence[AnySize], picks: Sequence[Any]) -> list[Cut]:
-    """The slices that do not take all."""
+    """Return the slices that take only a part of their axis."""
     axes: list[Cut] = []
     for axis, pick in enumerate(picks):
         if isinstance(pick, int):
@@ -324,7 +324,7 @@ def _cuts(site: Site, sizes: Sequence[AnySize], picks: Sequence[Any]) -> list[Cu
 
 
 def _check_not_cut_off(site: Site, size: AnySize, stop: Any) -> None:
-    """A slice that takes all of the example must take all of what is tried: its size would be fixed otherwise."""
+    """Refuse a slice that takes the whole axis of the example, but not of the tried sizes: it would fix the size."""
     example = site.builder.examples.get(size.pair) if isinstance(size, Size) else None
     if example is not None and isinstance(stop, int) and example < stop < size.sample:  # type: ignore[union-attr]
         raise SampleError(f"{site.scope}: cuts an axis of {size.pair} off at {stop}")  # type: ignore[union-attr]
@@ -369,7 +369,7 @@ def _is_single(new: Any) -> bool:
 
 
 def _chosen(site: Site, mask: Value, new: Any) -> str:
-    """One number wherever a mask of the first axes is set."""
+    """One number where a mask of the first axes is true."""
     x, behind = site.x, site.x.tensor.ndim - mask.tensor.ndim
     name = site.name(mask)
     if behind:
@@ -406,7 +406,7 @@ def replaced(site: Site, index: Any, new: Any) -> str | None:
 
 
 def _behind(site: Site, axis: int, start: Any, stop: Any) -> str:
-    """What follows a run of entries. An inner run, ``x[2:-2]``, may be empty: `stop` then lies before `start`."""
+    """The entries behind a run. An inner run, ``x[2:-2]``, may be empty; then `stop` is before `start`."""
     inner = isinstance(start, int) and isinstance(stop, int) and start > 0 > stop
     rest = cut(site, site.x, [(axis, start, END, 1)]) if inner else site.x
     return cut(site, rest, [(axis, stop, END, 1)])

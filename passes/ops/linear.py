@@ -41,7 +41,7 @@ def embedding_axes(types: AxisTypes, call: Call) -> Axes:
 
 
 def embedding_bag_axes(types: AxisTypes, call: Call) -> Axes:
-    """As `embedding`; rows are summed in bags."""
+    """Like `embedding`; rows are summed in bags."""
     weight = types.type(call.argument(1, "weight"))
     for tensor in call.tensors():
         types.pin_axes(types.type(tensor)[: 1 if types.type(tensor) is weight else None], "its rows are read in bags")
@@ -83,17 +83,17 @@ def _embedding(weight: Any, indices: Any, padding_idx: int, scale_grad_by_freq: 
 
 
 def linear_sizes(layer: nn.Linear, shape: tuple[int, ...]) -> dict[str, int]:
-    """What `nn.Linear` states."""
+    """The sizes that `nn.Linear` has as attributes."""
     return {"out_features": shape[0], "in_features": shape[1]}
 
 
 def embedding_sizes(layer: nn.Module, shape: tuple[int, ...]) -> dict[str, int]:
-    """What embeddings state."""
+    """The sizes that embeddings have as attributes."""
     return {"num_embeddings": shape[0], "embedding_dim": shape[1]}
 
 
 def bilinear_sizes(layer: nn.Bilinear, shape: tuple[int, ...]) -> dict[str, int]:
-    """What `nn.Bilinear` states."""
+    """The sizes that `nn.Bilinear` has as attributes."""
     return {"out_features": shape[0], "in1_features": shape[1], "in2_features": shape[2]}
 
 

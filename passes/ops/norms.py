@@ -37,7 +37,7 @@ def batch_norm_axes(types: AxisTypes, call: Call) -> Axes:
 
 
 def instance_norm_axes(types: AxisTypes, call: Call) -> Axes:
-    """As `batch_norm`, each sample by itself."""
+    """Like `batch_norm`, for each sample alone."""
     inputs = types.type(call.argument(0, "input"))
     _follow_channels(types, call, inputs)
     types.pin_axes(inputs[2:], "instance_norm averages over it")
@@ -85,7 +85,7 @@ def weight_norm_axes(types: AxisTypes, call: Call) -> Axes:
 
 
 def normalize_axes(types: AxisTypes, call: Call) -> Axes:
-    """Divided by a norm, to which missing entries add nothing, if they are zero."""
+    """An axis may be elastic if its removed entries are zero, since they then do not change the norm."""
     axes, dims = types.type(call.argument(0, "input")), call.argument(2, "dim", 1)
     for dim in [dims] if isinstance(dims, int) else dims:
         types.contract((call.argument(0, "input"), dim % len(axes)))
@@ -164,7 +164,7 @@ def local_response_norm_onnx(site: Site) -> str:
 
 
 def batch_norm_onnx(site: Site) -> str:
-    """With running statistics; folded into the convolution before it if nothing else reads that one's output."""
+    """With running statistics; folded into the convolution before it unless its output has other readers."""
     mean, variance = site.optional(1, "running_mean"), site.optional(2, "running_var")
     if mean is None or variance is None or (site.node.op != "call_module" and site.arg(5, "training", False)):
         raise site.refuse("normalises with the statistics of the batch, which is not what eval mode does")
@@ -180,7 +180,7 @@ def batch_norm_onnx(site: Site) -> str:
 
 
 def _fold(site: Site, mean: Tensor, variance: Tensor, scale: Tensor, shift: Tensor, *, epsilon: float) -> str | None:
-    """The output of the convolution before, with its weights scaled; ``None`` if anything else reads that output."""
+    """The output of the convolution before, with scaled weights; ``None`` if this output has other readers."""
     conv = site.node.args[0] if site.node.args else site.node.kwargs.get("input")
     producer = site.builder.producer(site.x.name)
     if producer is None or not isinstance(conv, Node) or len(conv.users) > 1 or not _is_convolution(site, conv):
@@ -212,17 +212,17 @@ def _is_called_once(node: Node) -> bool:
 
 
 def feature_sizes(layer: nn.Module, shape: tuple[int, ...]) -> dict[str, int]:
-    """What batch and instance norms state."""
+    """The sizes that batch and instance norms have as attributes."""
     return {"num_features": shape[0]}
 
 
 def channel_sizes(layer: nn.Module, shape: tuple[int, ...]) -> dict[str, int]:
-    """What `nn.GroupNorm` states."""
+    """The sizes that `nn.GroupNorm` has as attributes."""
     return {"num_channels": shape[0]}
 
 
 def trailing_sizes(layer: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
-    """What `nn.LayerNorm` and `nn.RMSNorm` state."""
+    """The sizes that `nn.LayerNorm` and `nn.RMSNorm` have as attributes."""
     return {"normalized_shape": shape}
 
 

@@ -67,7 +67,7 @@ def _repeated(stated: Any, size: int, call: Call) -> Term:
 
 
 def expand_as_axes(types: AxisTypes, call: Call) -> Axes:
-    """The axes of the other tensor, those that are not of size 1 in both being one."""
+    """The axes of the other tensor; an axis that has another size than 1 in both tensors is one axis."""
     inputs, other = types.type(call.args[0]), types.type(call.args[1])
     for mine, theirs in zip(reversed(inputs), reversed(other), strict=False):
         if mine.size != 1:
@@ -137,7 +137,7 @@ def swapped(site: Site, first: int, second: int) -> str:
 
 
 def movedim_onnx(site: Site) -> str:
-    """Axes moved to other places: those of a tensor whose sizes are their own numbers show the order."""
+    """Axes moved to other places; a tensor whose sizes are the numbers of its axes shows the order."""
     numbered = torch.empty(tuple(range(site.x.tensor.ndim)), device="meta")
     moved = torch.movedim(numbered, site.arg(1, "source"), site.arg(2, "destination"))
     return site.transpose(site.x, list(moved.shape))
@@ -163,7 +163,7 @@ def _sizes_of_expand(site: Site) -> list[AnySize]:
 
 
 def repeat_onnx(site: Site) -> str:
-    """Copies one behind the other, along each axis."""
+    """Copies one after another, along each axis."""
     times = site.call.listed(1, "repeats", "dims")
     dims = site.x.tensor.ndim
     times = [1] * (dims - len(times)) + times
@@ -200,7 +200,7 @@ def flip_onnx(site: Site) -> str:
 
 
 def repeat_interleave_onnx(site: Site) -> str:
-    """Every entry of an axis several times, one behind the other."""
+    """Every entry of an axis several times in a row."""
     times, axis, source = site.arg(1, "repeats"), site.arg(2, "dim"), site.name(site.x)
     if isinstance(times, Value):
         raise site.refuse("repeats each entry by a number of its own")

@@ -91,14 +91,14 @@ def narrow_axes(types: AxisTypes, call: Call) -> Axes:
 
 
 def select_axes(types: AxisTypes, call: Call) -> Axes:
-    """One entry by number: its axis is pinned and gone."""
+    """One entry by number; its axis is pinned and removed."""
     out = list(types.type(call.argument(0, "input")))
     types.pin(out.pop(call.argument(1, "dim") % len(out)), "one of its entries is read by index")
     return out
 
 
 def unbind_axes(types: AxisTypes, call: Call) -> tuple[Axes, ...]:
-    """All entries one by one: their axis is pinned and gone."""
+    """All entries one by one; their axis is pinned and removed."""
     out = list(types.type(call.argument(0, "input")))
     axis = out.pop(call.argument(1, "dim", 0) % len(out))
     types.pin(axis, "its entries are read one by one")
@@ -123,7 +123,7 @@ def split_axes(types: AxisTypes, call: Call) -> tuple[Axes, ...]:
 
 
 def cut_out(types: AxisTypes, axis: Term, start: int, length: int) -> tuple[Term, Term]:
-    """What stands before the run of `length` entries from `start`, and the run itself."""
+    """Return the entries before the run of `length` entries from `start`, and the run itself."""
     head, rest = types.cut(axis, start)
     middle, _ = types.cut(rest, length)
     return head, middle
@@ -159,7 +159,7 @@ def picked(site: Site, source: Source, axis: int, place: AnySize) -> str:
 
 
 def select_onnx(site: Site) -> str:
-    """One entry of an axis, which disappears."""
+    """One entry of an axis; the axis is removed."""
     axis = site.arg(1, "dim") % site.x.tensor.ndim
     return site.emit("Squeeze", picked(site, site.x, axis, site.arg(2, "index")), site.ints([axis]))
 
@@ -175,7 +175,7 @@ def narrow_onnx(site: Site) -> str:
 
 
 def concatenate_onnx(site: Site) -> str:
-    """One behind the other along an axis, in the dtype of the result."""
+    """Tensors one after another along an axis, in the dtype of the result."""
     parts = [site.operand(one, site.result.dtype) for one in site.arg(0, "tensors")]
     try:
         axis = _joined(site.call, [one.tensor.ndim for one in site.arg(0, "tensors")])
@@ -185,7 +185,7 @@ def concatenate_onnx(site: Site) -> str:
 
 
 def stack_onnx(site: Site) -> str:
-    """One behind the other along a new axis."""
+    """Tensors one after another along a new axis."""
     axis = site.arg(1, "dim", 0) % site.result.ndim
     place = site.ints([axis])
     parts = [site.emit("Unsqueeze", site.operand(one, site.result.dtype), place) for one in site.arg(0, "tensors")]
@@ -218,7 +218,7 @@ def _split(site: Site, axis: int, sizes: Sequence[AnySize]) -> tuple[str, ...]:
 
 
 def unbind_onnx(site: Site) -> tuple[str, ...]:
-    """The entries of an axis, which disappears."""
+    """The entries of an axis; the axis is removed."""
     axis = site.arg(1, "dim", 0)
     place = site.ints([axis])
     return tuple(site.emit("Squeeze", part, place) for part in _split(site, axis, [1] * len(site.result)))

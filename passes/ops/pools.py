@@ -29,7 +29,7 @@ from .zeros import keeps
 
 
 def pooled_over(types: AxisTypes, call: Call, leading: int) -> Any:
-    """One type for each result: some poolings give values and places."""
+    """Return a type for each result, because some poolings return values and places."""
     inputs, value = types.type(call.argument(0, "input")), call.node.meta["value"]
     leading = leading % (len(inputs) + 1)
     types.pin_axes(inputs[leading:], "pooling or resizing runs over it")
@@ -115,7 +115,7 @@ def max_pool_onnx(site: Site) -> str:
 
 
 def average_pool_onnx(site: Site) -> str:
-    """All settings, a divisor of one's own included."""
+    """All settings, also a divisor of the user."""
     axes = _rank(site.call)
     if site.arg(6, "divisor_override") is None and _is_whole(site, axes):
         return site.emit("GlobalAveragePool", site.x)
@@ -144,7 +144,7 @@ def is_open(site: Site) -> bool:
 
 
 def _missing(site: Site, found: Windows, axis: int) -> Any:
-    """What the last window of an axis needs behind the last element where PyTorch rounds their number up."""
+    """Return the padding behind the last element that PyTorch's rounding up of the number of windows needs."""
     given, kernel, stride, before = site.x.sizes[axis + 2], found.kernel[axis], found.stride[axis], found.before[axis]
     reach = (kernel - 1) * found.dilation[axis] + 1
     room = site.calculated("Add", given, 2 * before - reach + stride - 1)
@@ -252,7 +252,7 @@ def adaptive_max_pool_onnx(site: Site) -> str:
 
 
 def _equal_windows(site: Site) -> list[int] | None:
-    """The kernel that, as its own stride, pools to the size that is wanted; ``None`` if there is none."""
+    """Return the kernel, equal to its stride, that pools to the wanted size; ``None`` if there is none."""
     spatial_axes(site, _rank(site.call))
     if is_open(site):
         pairs = zip(site.x.sizes[2:], site.made[2:], strict=True)
@@ -267,7 +267,7 @@ def pooled(rank: int) -> AxisRule:
 
 
 def _rank(call: Call) -> int:
-    """How many axes an operator pools over: its name says it."""
+    """Return the number of axes that an operator pools over, from its name."""
     return int(call.op.__name__.partition("_pool")[2][0])  # type: ignore[union-attr]
 
 
@@ -276,7 +276,7 @@ _MEAN = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad")
 
 
 def _records(rank: int) -> Iterator[Operator]:
-    """The pools over `rank` axes; those that return places too have functions of their own."""
+    """Return the records of the pools over `rank` axes; pools that also return places are separate functions."""
     facts: dict[str, Any] = {"axes": pooled(rank), "zeros": keeps}
     window: dict[str, Any] = {"traits": {Trait.POOL, *([Trait.WINDOW] if rank > 1 else [])}}
     size, sizes = 2 if rank < 3 else (1, 2, 2), {1: 4, 2: (2, 3), 3: 1}[rank]

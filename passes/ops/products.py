@@ -169,7 +169,7 @@ def attention_onnx(site: Site) -> str:
 
 
 def _masked(site: Site, scores: str, dtype: torch.dtype) -> str:
-    """The scores with those taken out that a query must not see."""
+    """Return the scores without those of keys that a query must not see."""
     mask = site.optional(3, "attn_mask")
     if site.arg(5, "is_causal", False):
         length, width = site.x.sizes[-2], site.value(1, "key").sizes[-2]
@@ -182,7 +182,7 @@ def _masked(site: Site, scores: str, dtype: torch.dtype) -> str:
 
 
 def _triangle(site: Site, length: AnySize, width: AnySize) -> Source:
-    """Which keys a query sees that sees none behind its own place."""
+    """Return the causal mask: the keys that each query may see."""
     if isinstance(length, int) and isinstance(width, int):
         return torch.ones(length, width, dtype=torch.bool).tril()
     rows = site.emit("Unsqueeze", site.range(length), site.ints([1]))

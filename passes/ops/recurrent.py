@@ -89,7 +89,7 @@ GATES = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}
 
 @dataclass(frozen=True)
 class Weights:
-    """What one layer or cell has for each direction, as ONNX wants it."""
+    """The weights of a layer or cell for each direction, in the form of ONNX."""
 
     kind: str
     hidden: int
@@ -99,7 +99,7 @@ class Weights:
 
     @property
     def direction(self) -> str:
-        """ONNX' word for it."""
+        """The direction as an attribute of ONNX."""
         return "bidirectional" if len(self.rows) == 2 else "forward"
 
 
@@ -200,7 +200,7 @@ def _ordered(tensor: Tensor, kind: str) -> Tensor:
 
 
 def _cell(site: Site, layer: nn.RNNCellBase) -> list[str]:
-    """One step, of which the states come out."""
+    """One step; returns the states."""
     kind = type(layer).__name__.removesuffix("Cell")
     activations = [str(layer.nonlinearity).capitalize()] if kind == "RNN" else None
     weights = Weights(kind, layer.hidden_size, [_row(layer, kind, "")], activations)
@@ -223,7 +223,7 @@ def _begins_with_zeros(types: AxisTypes, call: Call) -> bool:
 
 
 def _end_with_zeros(types: AxisTypes, value: Any) -> bool:
-    """Whether the last axis of a tensor is zero where it is left out, or of all in a tuple; of None too."""
+    """Whether removed entries of the last axis are zero, in a tensor or all tensors of a tuple; true for None."""
     if isinstance(value, Node):
         found = zeros_of(types, value)
         return found[-1] if found else _all_end_with_zeros(types.zeros.get(value))
@@ -231,7 +231,7 @@ def _end_with_zeros(types: AxisTypes, value: Any) -> bool:
 
 
 def _all_end_with_zeros(found: Any) -> bool:
-    """The same of `Zeros` that are nested as a value is."""
+    """Like `_end_with_zeros`, for nested `Zeros`."""
     return isinstance(found, list) and all(z[-1] if isinstance(z, tuple) else _all_end_with_zeros(z) for z in found)
 
 

@@ -1,4 +1,4 @@
-"""Reductions, scans and orders: what is compared along is pinned; sums and means may run over elastic axes."""
+"""Reductions, scans and orders. Axes along which entries are compared are pinned; sums and means may be elastic."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .zeros import keeps, parted, picked, summed
 
 
 def mean_axes(types: AxisTypes, call: Call) -> Axes:
-    """Statistics over elastic axes are those of the kept entries, by decision, as those of `layer_norm` are."""
+    """A mean over an elastic axis is the mean of the kept entries, by definition, as in `layer_norm`."""
     inputs = types.type(call.argument(0, "input"))
     return _rest(call, inputs, _reduced(types, call, 1))
 
@@ -43,7 +43,7 @@ def extreme_axes(types: AxisTypes, call: Call) -> Any:
 
 
 def total_axes(types: AxisTypes, call: Call) -> Axes:
-    """Missing entries add nothing, if they are zero; else the axis is pinned."""
+    """An axis may be elastic if its removed entries are zero, since they add nothing; else it is pinned."""
     reduced = _reduced(types, call, 1 + (call.op is not torch.sum))
     for axis in sorted(reduced):
         types.contract((call.argument(0, "input"), axis))
@@ -68,7 +68,7 @@ def _rest(call: Call, inputs: Axes, reduced: set[int]) -> Axes:
 
 
 def _like(call: Call, out: Axes) -> Any:
-    """One type for each result: some reductions give values and places."""
+    """Return a type for each result, because some reductions return values and places."""
     value = call.node.meta["value"]
     return tuple(list(out) for _ in value) if isinstance(value, tuple) else out
 
@@ -83,7 +83,7 @@ def scan_axes(types: AxisTypes, call: Call) -> Axes:
 
 
 def diff_axes(types: AxisTypes, call: Call) -> Axes:
-    """The axis is pinned and becomes shorter; what is set before or behind it has the other axes."""
+    """The axis is pinned and becomes shorter; `prepend` and `append` have the same other axes."""
     tensors = [types.type(one) for one in call.tensors()]
     dim = call.argument(2, "dim", -1) % len(tensors[0])
     types.pin_axes([axes[dim] for axes in tensors], "neighbours along it are subtracted")
@@ -136,7 +136,7 @@ def axes(site: Site) -> list[int] | None:
 
 
 def extreme_onnx(site: Site) -> str | Sequence[str]:
-    """Of all entries, along an axis (with where it is), or of two tensors."""
+    """The extreme of all entries, along an axis (with its place), or of two tensors."""
     largest = site.call.op is torch.max
     if isinstance(site.arg(1, "other"), Value):
         return binary("Max" if largest else "Min")(site)
@@ -145,7 +145,7 @@ def extreme_onnx(site: Site) -> str | Sequence[str]:
 
 
 def place_onnx(site: Site) -> str:
-    """Where the extreme along an axis is: the first if there are several."""
+    """The place of the extreme along an axis; the first one if there are several."""
     if site.arg(1, "dim") is None:
         row = site.emit("Reshape", site.x, site.ints([-1]))
         return site.emit("ArgMax" if site.call.op is torch.argmax else "ArgMin", row, axis=0, keepdims=0)
@@ -159,7 +159,7 @@ def place_of_extreme(site: Site, largest: bool) -> str:
 
 
 def some_or_all_onnx(site: Site) -> str:
-    """Whether an entry is not zero, or every one."""
+    """Whether any entry is not zero, or all are not zero."""
     flags = site.emit("Cast", site.operand(site.x, torch.bool), to=TensorProto.INT32)
     found = reduced(site, "ReduceMax" if site.call.op is torch.any else "ReduceMin", flags)
     return site.emit("Cast", found, to=TensorProto.BOOL)
@@ -220,7 +220,7 @@ def variance_onnx(site: Site) -> str:
 
 
 def softmax_onnx(site: Site) -> str:
-    """Over one axis; ``None`` means what it means in PyTorch: axis 0 of 0, 1 or 3 dimensions, else axis 1."""
+    """The softmax over one axis; ``None`` means axis 0 for 0, 1 or 3 dimensions, else axis 1, as in PyTorch."""
     axis = site.arg(1, "dim")
     if axis is None:
         axis = 0 if site.x.tensor.ndim in (0, 1, 3) else 1
@@ -229,23 +229,23 @@ def softmax_onnx(site: Site) -> str:
 
 
 def softmin_onnx(site: Site) -> str:
-    """The softmax of the opposite."""
+    """The softmax of the negated values."""
     return site.emit("Softmax", site.emit("Neg", site.x), axis=site.arg(1, "dim"))
 
 
 def topk_onnx(site: Site) -> tuple[str, ...]:
-    """The largest or smallest entries of an axis, and where they are."""
+    """The largest or smallest entries of an axis, and their places."""
     return _ordered(site, site.arg(1, "k"), site.arg(2, "dim", -1), bool(site.arg(3, "largest", True)))
 
 
 def sort_onnx(site: Site) -> tuple[str, ...]:
-    """All entries of an axis in order, and where they were."""
+    """All entries of an axis in order, and their former places."""
     axis = site.arg(1, "dim", -1)
     return _ordered(site, site.x.sizes[axis], axis, bool(site.arg(2, "descending", False)))
 
 
 def argsort_onnx(site: Site) -> str:
-    """Where the entries of an axis are, in order."""
+    """The places of the entries of an axis, sorted by their values."""
     axis = site.arg(1, "dim", -1)
     return _ordered(site, site.x.sizes[axis], axis, bool(site.arg(2, "descending", False)))[1]
 
@@ -255,7 +255,7 @@ def _ordered(site: Site, count: int | Size, axis: int, largest: bool) -> tuple[s
 
 
 def cumsum_onnx(site: Site) -> str:
-    """Sums of all entries of an axis up to each."""
+    """Cumulative sums along an axis."""
     return site.emit("CumSum", site.operand(site.x, site.result.dtype), site.name(torch.tensor(site.arg(1, "dim"))))
 
 

@@ -39,7 +39,7 @@ Sizes: TypeAlias = Callable[[Any, tuple[int, ...]], Mapping[str, Any]]
 
 @dataclass
 class _Table:
-    """The records, and what they are found by."""
+    """The records, with the tables by which they are found."""
 
     records: dict[Target, Operator] = field(default_factory=dict)
     canonical: dict[Target, Target] = field(default_factory=dict)
@@ -50,7 +50,7 @@ class _Table:
     aten: dict[str, AtenRule] = field(default_factory=dict)
 
     def add(self, record: Operator) -> None:
-        """Enter a record under all its names.
+        """Add a record under all its names.
 
         Raises:
             RuleError: a name, layer or ATen operator has a record already.
@@ -79,7 +79,7 @@ class _Table:
         self.aten.update(record.aten)
 
     def copy(self) -> _Table:
-        """A table of its own with the same records."""
+        """Return a separate table with the same records."""
         return _Table(*(type(part)(part) for part in vars(self).values()))
 
 
@@ -116,11 +116,11 @@ class Operators(Mapping[Target, Operator]):
         return len(self._table.records)
 
     def of(self, target: Target) -> Operator:
-        """The record of a function or method in any spelling; that of nothing known if there is none."""
+        """Return the record of a function or method in any spelling; the record `UNKNOWN` if there is none."""
         return self._table.records.get(self.canonical(target), UNKNOWN)
 
     def canonical(self, target: Target) -> Target:
-        """The canonical operator of a function or method; an in-place method stands for the plain one.
+        """Return the canonical operator of a function or method; for an in-place method that of the plain one.
 
         A target without a record is its own canonical operator.
         """
@@ -142,20 +142,20 @@ class Operators(Mapping[Target, Operator]):
         return target in self._table.writing
 
     def arguments(self, target: Target, args: tuple[Any, ...]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Positional arguments of a call in the order of the canonical operator, those of another order by name."""
+        """Return the arguments of a call in the order of the canonical operator; those in another order by name."""
         names = self._table.reordered.get(target)
         return (args, {}) if names is None else ((), dict(zip(names, args, strict=False)))
 
     def layer(self, kind: type[nn.Module]) -> Layer | None:
-        """How layers of exactly the type `kind` are spelled; None for others."""
+        """Return the functional form of layers of exactly the type `kind`; None for other types."""
         return self._table.layers.get(kind)
 
     def sizes(self, kind: type[nn.Module]) -> Sizes | None:
-        """What gives the sizes that layers of the type `kind`, or of one derived from it, state beside their weight."""
+        """Return the function that computes the size attributes of layers of `kind` or a derived class, or None."""
         return next((self._table.sizes[base] for base in kind.__mro__ if base in self._table.sizes), None)
 
     def aten(self, name: str) -> AtenRule | None:
-        """How the ATen operator `name` is spelled in Python, where its schema does not say it."""
+        """Return the Python spelling of the ATen operator `name` if its schema does not determine it, or None."""
         return self._table.aten.get(name)
 
     def register(self, record: Operator) -> None:
@@ -168,7 +168,7 @@ class Operators(Mapping[Target, Operator]):
 
     @contextmanager
     def changed(self, op: Target, **facts: Any) -> Iterator[Operator]:
-        """While it lasts and in this context only, the record of `op` has other `facts`; a new one if it has none."""
+        """Inside, and in this context only, the record of `op` has other `facts`; an unknown operator gets one."""
         with self.copied():
             table = self._table
             before = table.records.pop(op, None)
@@ -182,7 +182,7 @@ class Operators(Mapping[Target, Operator]):
 
     @contextmanager
     def copied(self) -> Iterator[None]:
-        """While it lasts and in this context only, records are added to a copy of the registry."""
+        """Inside, and in this context only, records are added to a copy of the registry."""
         token = self._overlay.set(self._table.copy())
         try:
             yield

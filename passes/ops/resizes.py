@@ -30,7 +30,7 @@ def interpolate_axes(types: AxisTypes, call: Call) -> Any:
 
 
 def grid_sample_axes(types: AxisTypes, call: Call) -> Axes:
-    """Channels pass; what is sampled and the places are rigid."""
+    """Channels pass; the sampled axes and the grid are rigid."""
     inputs, grid = types.type(call.argument(0, "input")), types.type(call.argument(1, "grid"))
     types.pin_axes([*inputs[2:], *grid[1:]], "samples are taken along it")
     types.unify(inputs[0], grid[0])
@@ -83,7 +83,7 @@ def _nearest(site: Site, mode: str) -> str:
 
 
 def _times(given: AnySize, made: AnySize) -> int:
-    """How many times `given` the size `made` always is; 0 if it is no multiple."""
+    """Return the factor by which `made` is a multiple of `given` at all sizes; 0 if it is not a multiple."""
     pairs = zip(pair_of(given), pair_of(made), strict=True)
     factors = {other // one if other % one == 0 else 0 for one, other in pairs}
     return factors.pop() if len(factors) == 1 else 0
@@ -154,7 +154,7 @@ MODES = {"bilinear": "linear", "nearest": "nearest", "bicubic": "cubic"}
 
 
 def grid_sample_onnx(site: Site) -> str:
-    """An image at the places of a grid."""
+    """An image sampled at the places of a grid."""
     mode, padding = site.arg(2, "mode", "bilinear"), site.arg(3, "padding_mode", "zeros")
     aligned = int(bool(site.arg(4, "align_corners")))
     grid = site.value(1, "grid")

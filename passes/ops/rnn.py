@@ -22,7 +22,7 @@ NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
 def suffixes(num_layers: int, bidirectional: bool) -> Iterator[tuple[int, str]]:
-    """Each layer and direction: the layer's number, and what its tensors' names end with."""
+    """Yield each layer and direction: the number of the layer, and the ending of its tensors' names."""
     for layer in range(num_layers):
         yield layer, f"_l{layer}"
         if bidirectional:
@@ -46,12 +46,12 @@ def lstm(input: Tensor, hx: tuple[Tensor, Tensor] | None = None, **given: Any) -
 
 
 def gru(input: Tensor, hx: Tensor | None = None, **given: Any) -> tuple[Tensor, Tensor]:
-    """`nn.GRU`, as `lstm`."""
+    """`nn.GRU` as a function, like `lstm`."""
     return _run(nn.GRU, input, hx, given) if not input.is_meta else _empty(input, **given)
 
 
 def rnn(input: Tensor, hx: Tensor | None = None, **given: Any) -> tuple[Tensor, Tensor]:
-    """`nn.RNN`, as `lstm`."""
+    """`nn.RNN` as a function, like `lstm`."""
     return _run(nn.RNN, input, hx, given) if not input.is_meta else _empty(input, **given)
 
 
@@ -125,7 +125,7 @@ def fit(shell: nn.Module, slots: Mapping[str, Slot]) -> bool:
 
 
 def settle(layer: nn.Module) -> nn.Module:
-    """Let the list of weights that a layer hands to PyTorch's kernels be that of the tensors that it has now.
+    """Update the list of weights that a layer passes to PyTorch's kernels to its present tensors.
 
     Until then a shell has the list of the layer that it was made of.
     """

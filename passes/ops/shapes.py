@@ -20,7 +20,7 @@ Kwargs = Mapping[str, Any]
 
 
 def quick(record: Operator, args: Args, kwargs: Kwargs) -> Tensor | None:
-    """The result of a call of an operator that writes nothing; None where PyTorch is to compute it."""
+    """Return the result of a call of an operator that does not write in place; None if PyTorch must compute it."""
     if record.shape is None or kwargs.get("inplace") or kwargs.get("out") is not None:
         return None
     first = argument(args, kwargs, 0, "input")
@@ -35,25 +35,25 @@ def argument(args: Args, kwargs: Kwargs, position: int, name: str, default: Any 
 
 
 def like(args: Args, kwargs: Kwargs) -> Tensor:
-    """Of the shape, strides and dtype of the input."""
+    """A result with shape, strides and dtype of the input."""
     return torch.empty_like(argument(args, kwargs, 0, "input"), device="meta")
 
 
 def plain(args: Args, kwargs: Kwargs) -> Tensor | None:
-    """Of the shape and dtype of the input, in plain memory order."""
+    """A result with shape and dtype of the input, in plain memory order."""
     x = argument(args, kwargs, 0, "input")
     return _empty(x.shape, x) if _one_type(args, kwargs) else None
 
 
 def over_last(args: Args, kwargs: Kwargs) -> Tensor | None:
-    """As `plain`, of a norm over the last axes, whose sizes are given."""
+    """Like `plain`, for a norm over the last axes, whose sizes are given."""
     x, sizes = argument(args, kwargs, 0, "input"), argument(args, kwargs, 1, "normalized_shape")
     fits = isinstance(sizes, list | tuple) and tuple(x.shape[-len(sizes) :]) == tuple(sizes)
     return plain(args, kwargs) if fits else None
 
 
 def convolved(args: Args, kwargs: Kwargs) -> Tensor | None:
-    """Of a convolution of tensors in plain memory order."""
+    """The result of a convolution of tensors in plain memory order."""
     x, weight = argument(args, kwargs, 0, "input"), argument(args, kwargs, 1, "weight")
     if not _one_type(args, kwargs) or x.ndim != weight.ndim:
         return None
@@ -69,7 +69,7 @@ def convolved(args: Args, kwargs: Kwargs) -> Tensor | None:
 
 
 def projected(args: Args, kwargs: Kwargs) -> Tensor | None:
-    """Of a linear layer."""
+    """The result of a linear layer."""
     x, weight = argument(args, kwargs, 0, "input"), argument(args, kwargs, 1, "weight")
     fits = _one_type(args, kwargs) and weight.ndim == 2 and x.ndim > 1 and x.shape[-1] == weight.shape[1]
     return _empty((*x.shape[:-1], weight.shape[0]), x) if fits and x.is_contiguous() else None
@@ -84,7 +84,7 @@ def elementwise(args: Args, kwargs: Kwargs) -> Tensor | None:
 
 
 def attended(args: Args, kwargs: Kwargs) -> Tensor | None:
-    """Of attention without a mask: its result is contiguous, whatever the inputs are."""
+    """The result of attention without a mask; it is contiguous for all inputs."""
     query, key, value = (argument(args, kwargs, n, name) for n, name in enumerate(("query", "key", "value")))
     if not _one_type(args, kwargs) or query.ndim < 3 or argument(args, kwargs, 3, "attn_mask") is not None:
         return None

@@ -53,7 +53,7 @@ def fold_axes(types: AxisTypes, call: Call) -> Axes:
 
 
 def windows_axes(types: AxisTypes, call: Call) -> Axes:
-    """The axis is pinned and becomes that of the windows; their entries are a last axis."""
+    """The axis is pinned and becomes the axis of the windows; the entries of a window are a new last axis."""
     out, shape = list(types.type(call.args[0])), types.output_shape(call)
     dim = call.argument(1, "dimension") % len(out)
     types.pin(out[dim], "windows are taken along it")
@@ -88,7 +88,7 @@ def pixel_unshuffle_onnx(site: Site) -> str:
 
 
 def channel_shuffle_onnx(site: Site) -> str:
-    """The channels of all groups in turns."""
+    """The channels of all groups, one of each group in turn."""
     groups = site.arg(1, "groups")
     batch, channels, *rest = site.x.sizes
     if any(isinstance(size, Size) for size in rest):

@@ -1,4 +1,4 @@
-"""Complex numbers and Fourier transforms: axes pass, but for those that are transformed and that of the two parts."""
+"""Complex numbers and Fourier transforms. Axes pass, except transformed ones and the axis of the two parts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .zeros import dividend, keeps
 
 
 def as_complex_axes(types: AxisTypes, call: Call) -> Axes:
-    """The last axis, of real and imaginary part, is gone."""
+    """The last axis, of real and imaginary part, is removed."""
     *axes, parts = types.type(call.argument(0, "input"))
     types.pin(parts, "it holds the two parts of a complex number")
     return axes
@@ -48,7 +48,7 @@ def transform_axes(types: AxisTypes, call: Call, *, default: Sequence[int]) -> A
 
 
 def _transform(op: Callable[..., Tensor], default: Sequence[int], *calls: Callable[[Tensor], Tensor]) -> Operator:
-    """The record of a Fourier transform, with examples that give real numbers."""
+    """The record of a Fourier transform, with samples that return real numbers."""
     samples = (Sample(call) for call in calls)
     return Operator(op, axes=partial(transform_axes, default=default), zeros=keeps, samples=tuple(samples))
 

@@ -1,4 +1,4 @@
-"""Views: entries are grouped anew, in their order."""
+"""Views: the same entries in the same order, with other axes."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _sizes(
 
 
 def _merged(before: Sequence[int], after: Sequence[int]) -> dict[int, tuple[int, ...]]:
-    """For each axis of a view that holds whole axes of its input, which ones."""
+    """Return, for each axis of a view that consists of whole input axes, these axes."""
     found, place = dict[int, tuple[int, ...]](), 0
     for inputs, sizes in _blocks(list(before), list(after)):
         if len(sizes) == 1 and inputs:
@@ -157,7 +157,7 @@ def _asked(site: Site, made: Sequence[AnySize]) -> list[AnySize]:
 
 
 def _axes_of_one(site: Site) -> str:
-    """Axes of size one put in or taken out where several others are dynamic."""
+    """Axes of size one inserted or removed while several other axes are dynamic."""
     if site.call.op is torch.unsqueeze:
         return site.emit("Unsqueeze", site.x, site.ints([site.arg(1, "dim") % site.result.ndim]))
     given = site.arg(1, "dim")

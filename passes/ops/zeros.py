@@ -32,7 +32,7 @@ Zeros = tuple[bool, ...]
 
 
 def note_zeros(types: AxisTypes, node: Node) -> None:
-    """Find `Zeros` of the value of a node whose type is known, nested as the value is.
+    """Compute the `Zeros` of the value of a node whose type is known, nested like the value.
 
     What is written in place is no longer zero in any value that shares the memory, unless the result is.
     """
@@ -88,7 +88,7 @@ def _zeros(types: AxisTypes, call: Call | None, axes: Sequence[Term]) -> Zeros:
 
 
 def keeps(types: AxisTypes, call: Call, axes: Sequence[Term], axis: int) -> bool:
-    """Zero if all operands are zero there. Of an operator with several results, such as places, nothing is known."""
+    """Zero if all operands are zero there; unknown for operators with several results, such as places."""
     return not isinstance(call.node.meta["value"], tuple) and parted(types, call, axes, axis)
 
 
@@ -125,7 +125,7 @@ def outer_product(types: AxisTypes, call: Call, axes: Sequence[Term], axis: int)
 
 
 def _aligned(types: AxisTypes, call: Call, place: int) -> Iterator[bool]:
-    """For both operands whether they are zero at a place from the right; false where an operand is repeated there."""
+    """Return for both operands whether they are zero on an axis counted from the right; false if broadcast there."""
     for operand in (call.argument(0, "input"), call.argument(1, "other")):
         found, shape = (zeros_of(types, operand), types.shape(operand)) if types.is_tensor(operand) else ((), ())
         yield len(found) >= -place and shape[place] != 1 and found[place]
@@ -180,7 +180,7 @@ def by_weight(place: int, position: int, made: int | None = -1) -> ZeroRule:
 
 
 def sources(types: AxisTypes, call: Call, term: Term) -> Iterator[bool]:
-    """For each axis of an operand that shares symbols with `term`, whether it is zero."""
+    """Yield, for each axis of an operand that shares symbols with `term`, whether it is zero."""
     wanted = set(symbols(term))
     for operand in call.tensors():
         if isinstance(operand, TensorRef):
@@ -193,7 +193,7 @@ def sources(types: AxisTypes, call: Call, term: Term) -> Iterator[bool]:
 
 
 def _pairs(axes: Any, zeros: Any) -> Iterator[tuple[Term, bool]]:
-    """The axes of one tensor, or of all in a tuple, each with whether it is zero."""
+    """Yield the axes of one tensor, or of all tensors in a tuple, each with whether it is zero."""
     if isinstance(axes, list):
         yield from zip(axes, zeros, strict=True)
     for part, inner in zip(axes, zeros, strict=True) if isinstance(axes, tuple) else ():

@@ -74,7 +74,8 @@ def tie_groups(types: AxisTypes, groups: Sequence[Sequence[str]]) -> None:
         for other in others:
             if first.size != other.size:
                 raise ElasticityError(
-                    f"overwrite_groups[{number}] ({', '.join(group)}): layers of {first.size} and {other.size} channels"
+                    f"overwrite_groups[{number}] ({', '.join(group)}): layers of {first.size} and {other.size} "
+                    "channels; group only layers with equal numbers of channels"
                 )
             types.unify(first, other, "a group of overwrite_groups joins axes of another structure")
     types.settle()
@@ -149,10 +150,12 @@ class _Policy:
             own = {s for term in terms for s in symbols(term) if s in self.units}
             if not own:
                 why = next((t.why for t in map(resolve, terms) if isinstance(t, K)), "") or "an axis is rigid"
-                raise ElasticityError(f"{place}: its width is rigid: {why}")
+                raise ElasticityError(f"{place}: its width is rigid: {why}; remove it from the group")
             shared = [self.names[symbol] for symbol in own & found.keys()]
             if shared:
-                raise ElasticityError(f"{place}: the width {shared[0]} is in another group too")
+                raise ElasticityError(
+                    f"{place}: the width {shared[0]} is in another group too; name it in one group only"
+                )
             given = (self.elasticity.overwrite_groups_widths or ((),) * len(groups))[number]
             found.update(dict.fromkeys(own, self._group_sizes(place, terms[0], own, given)))
         return found
@@ -164,7 +167,8 @@ class _Policy:
         (symbol, *others), unit = own, term.size // next(iter(own)).n
         if others or symbol.n * unit != term.size:
             raise ElasticityError(
-                f"{place}: its axis consists of {len(own)} widths and other parts, so it cannot have a list of sizes"
+                f"{place}: its axis consists of {len(own)} widths and other parts, so it cannot have a list of "
+                "sizes: give an empty list in overwrite_groups_widths"
             )
         wrong = [size for size in given if size % unit or not 0 < size <= term.size]
         if wrong or max(given) != term.size:

@@ -15,7 +15,7 @@ from bnas.passes import BnasError
 from bnas.passes.frontend.ir import as_program_call
 from bnas.passes.frontend.state import set_modes
 from bnas.passes.space.kernels import is_convolution
-from bnas.runtime.feed import OF_THE_PROCESS, about_classes, drawn, outside, running, told
+from bnas.runtime.feed import FILL, OF_THE_PROCESS, about_classes, drawn, outside, running, told
 from bnas.runtime.nested import (
     as_batch,
     batch_size,
@@ -106,7 +106,7 @@ def recalibrate(
             norm.momentum = momentum
         set_modes(modes)
     if not seen:
-        raise EvaluationError("BatchNorm statistics cannot be recalibrated: the calibration data are empty")
+        raise EvaluationError(f"BatchNorm statistics cannot be recalibrated: the calibration data are empty; {FILL}")
 
 
 def fold(module: GraphModule, fuse: Fuse | None = None) -> GraphModule:
@@ -165,7 +165,7 @@ def accuracy(module: nn.Module, batches: Iterable[Batch]) -> float:
             right += int((outputs.argmax(1) == placed(targets, outputs.device)).sum())
             total += len(targets)
     if not total:
-        raise EvaluationError("the accuracy cannot be measured: the data are empty")
+        raise EvaluationError(f"the accuracy cannot be measured: the data are empty; {FILL}")
     return right / total
 
 

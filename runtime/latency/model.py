@@ -28,6 +28,8 @@ from .measurement import FEATURES, ratios, spread, target_for
 from .settings import LatencyError, LatencySettings
 
 FORMAT = 1
+AGAIN = "fit a new one here with bnas.LatencyModel.fit(supernet)"
+"""The remedy for a saved model that cannot be used."""
 MULTIPLES = (1, 8, 16, 32)
 """Numbers of channels that kernels compute at a time: vectors of 32 or 64 bytes, and pairs of these."""
 
@@ -157,17 +159,16 @@ class LatencyModel:
         """Return the model that `save` wrote. If it was fitted on a target of your own class, give that `target`.
 
         Raises:
-            LatencyError: the file is missing or damaged, or belongs to another machine or search space.
+            LatencyError: The file is missing or damaged, or belongs to another machine or search space.
         """
         data = _read(Path(path))
-        again = "fit a new one here with bnas.LatencyModel.fit(supernet)"
         given = data["settings"] if target is None else {**data["settings"], "target": target}
         settings = LatencySettings(**given)
         here = target_for(settings).describe()
         if found := differences(here, data["machine"]):
-            raise LatencyError(f"{path}: was fitted on another machine ({'; '.join(found)}); {again}")
+            raise LatencyError(f"{path}: was fitted on another machine ({'; '.join(found)}); {AGAIN}")
         if data["space"] != json.loads(json.dumps(described_space(supernet.space))):
-            raise LatencyError(f"{path}: belongs to another search space; {again}")
+            raise LatencyError(f"{path}: belongs to another search space; {AGAIN}")
         measured = {Subnet.from_json(one["subnet"]): float(one["ms"]) for one in data["measured"]}
         return cls.of(supernet, measured, settings, data.get("level"), here)
 
@@ -186,12 +187,12 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise LatencyError(f"{path}: is not a latency model: {error}") from error
+        raise LatencyError(f"{path}: is not a latency model: {error}; {AGAIN}") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise LatencyError(f"{path}: has an unknown format; this version of bnas reads format {FORMAT}")
+        raise LatencyError(f"{path}: has an unknown format; this version of bnas reads format {FORMAT}; {AGAIN}")
     missing = [key for key in ("machine", "settings", "space", "measured") if key not in data]
     if missing:
-        raise LatencyError(f"{path}: is damaged: {missing[0]!r} is missing")
+        raise LatencyError(f"{path}: is damaged: {missing[0]!r} is missing; {AGAIN}")
     return data
 
 

@@ -23,7 +23,7 @@ from bnas.passes.onnx.lower import named_tensors
 from bnas.passes.settings import Count, Names, NotInFile, settings
 from bnas.runtime.errors import BatchError
 from bnas.runtime.evaluate.evaluation import Batch, Metric, accuracy, first_samples, measured
-from bnas.runtime.feed import again, drawn
+from bnas.runtime.feed import FILL, again, drawn
 from bnas.runtime.nested import as_batch, batch_size, in_pieces, tensors_in
 from bnas.runtime.storage.files import WriteError, why
 
@@ -250,10 +250,7 @@ class _Reader:
         self, names: Sequence[str], data: Sequence[Batch], example_inputs: Sequence[Tensor], dims: Dims
     ) -> None:
         if not data or not any(map(batch_size, data)):
-            raise QuantisationError(
-                "calibration: the data are empty. An iterator, such as a generator, can be read only once: "
-                "give a loader or a list"
-            )
+            raise QuantisationError(f"calibration: the data are empty; {FILL}")
         self.samples = sum(map(batch_size, data))
         self._feeds = [
             self._feed(f"calibration: batch {number}", names, inputs, example_inputs, dims)

@@ -138,7 +138,7 @@ def fits(module: Callable[..., Any], inputs: Sequence[Any]) -> bool:
 
 
 def outputs_of(module: Callable[..., Any], inputs: Sequence[Any]) -> Any:
-    """What `module` returns.
+    """Return the outputs of `module`.
 
     Raises:
         LoweringError: the inputs do not fit.

@@ -110,38 +110,47 @@ class Archive:
         manifest = self._manifest(directory)
         name = str(manifest["weights"])
         if not re.fullmatch(rf"{self.prefix}-[0-9a-f]{{12}}\.safetensors", name):
-            raise CheckpointError(f"{directory / self.manifest} is damaged: {name!r} is not the name of a tensor file")
+            raise _damaged(directory / self.manifest, f"{name!r} is not the name of a tensor file")
         path = directory / name
         if not there(path):
-            raise CheckpointError(f"{path} is missing; {self.manifest} names it")
+            raise CheckpointError(f"{path} is missing; {self.manifest} names it: {_again(path)}")
         data = read_file(path)
         if checksum(data) != manifest["sha256"]:
-            raise CheckpointError(
-                f"{path} is damaged: its checksum is not the one in {self.manifest}; restore it from a backup, or move "
-                f"{path.parent} away and repeat the step that writes it"
-            )
+            raise _damaged(path, f"its checksum is not the one in {self.manifest}")
         return manifest, load(data)
 
     def _manifest(self, directory: Path) -> dict[str, Any]:
         path = directory / self.manifest
         if not there(path):
-            raise CheckpointError(f"{directory} holds no {self.what}: {self.manifest} is missing")
+            raise CheckpointError(
+                f"{directory} holds no {self.what}: {self.manifest} is missing; give the folder that has it"
+            )
         try:
             manifest = json.loads(read_file(path))
         except ValueError as error:
-            raise CheckpointError(f"{path} is damaged: {error}") from error
+            raise _damaged(path, str(error)) from error
         if not isinstance(manifest, dict) or manifest.get("format") != self.format:
-            raise CheckpointError(f"{path} has an unknown format; this version of bnas reads format {self.format}")
-        for key in self._missing(manifest):
-            raise CheckpointError(f"{path} is damaged: {key!r} is missing")
-        if manifest.pop(SEAL) != _seal(manifest):
             raise CheckpointError(
-                f"{path} is damaged or was changed: its checksum does not match; restore it from a backup"
+                f"{path} has an unknown format; this version of bnas reads format {self.format}: "
+                "use the version that wrote it, or another folder"
             )
+        for key in self._missing(manifest):
+            raise _damaged(path, f"{key!r} is missing")
+        if manifest.pop(SEAL) != _seal(manifest):
+            raise CheckpointError(f"{path} is damaged or was changed: its checksum does not match; {_again(path)}")
         return manifest
 
     def _missing(self, manifest: Mapping[str, Any]) -> Iterable[str]:
         return (key for key in ("weights", "sha256", SEAL, *self.keys) if key not in manifest)
+
+
+def _damaged(path: Path, told: str) -> CheckpointError:
+    return CheckpointError(f"{path} is damaged: {told}; {_again(path)}")
+
+
+def _again(path: Path) -> str:
+    """Return the remedy for a file of an archive that cannot be used."""
+    return f"restore it from a backup, or move {path.parent} away and repeat the step that writes it"
 
 
 def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:

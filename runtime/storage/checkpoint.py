@@ -101,7 +101,7 @@ def check_state(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], pla
     problems = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
     told = "; ".join(f"{what}: {_first(names)}" for what, names in problems.items() if names)
     if told:
-        raise CheckpointError(f"{place} does not fit the model: {told}")
+        raise CheckpointError(f"{place} does not fit the model: {told}; give the model that it was made from")
 
 
 def _first(names: Sequence[str], most: int = 4) -> str:
@@ -206,7 +206,8 @@ def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, 
         json.dumps(data)
     except TypeError as error:
         raise CheckpointError(
-            f"the state of {type(optimizer).__name__} has parts that are neither tensors nor numbers: {error}"
+            f"the state of {type(optimizer).__name__} has parts that are neither tensors nor numbers: {error}; "
+            "keep only tensors and plain values in its state"
         ) from error
     return tensors, data
 
@@ -219,12 +220,15 @@ def set_optimizer_state(optimizer: Optimizer, tensors: Mapping[str, Tensor], dat
     """Restore the state that `optimizer_state` returned.
 
     Raises:
-        CheckpointError: the optimizer has other groups of parameters.
+        CheckpointError: The optimizer has other groups of parameters.
     """
     own = [len(group["params"]) for group in optimizer.param_groups]
     saved = [len(group["params"]) for group in data["groups"]]
     if own != saved:
-        raise CheckpointError(f"the optimizer has groups of {own} parameters, but the checkpoint has groups of {saved}")
+        raise CheckpointError(
+            f"the optimizer has groups of {own} parameters, but the checkpoint has groups of {saved}: "
+            "resume with the same optimizer and groups, or train in another folder"
+        )
     state: dict[int, dict[str, Any]] = {int(number): dict(entries) for number, entries in data["state"].items()}
     for name, tensor in tensors.items():
         if name.startswith(OPTIMIZER):

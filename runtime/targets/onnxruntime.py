@@ -31,11 +31,11 @@ class OnnxRuntime(InProcess):
         return "cpu" if self.provider == CPU else "wall"
 
     def build(self, network: Network, folder: Path) -> File:
-        """The ONNX model as it is."""
+        """Return the path of the ONNX model."""
         return network.onnx
 
     def load(self, file: File, feed: Feed, threads: int) -> Any:
-        """A session."""
+        """Return a session of ONNX Runtime for the file."""
         try:
             return open_session(file, threads=threads, inter_threads=self.inter_threads, provider=self.provider)
         except SessionError as error:

@@ -13,7 +13,7 @@ from typing import Any
 
 from bnas.runtime.errors import CheckpointError, TrainingError
 from bnas.runtime.evaluate.evaluation import Batch, Loader, first_samples
-from bnas.runtime.feed import drawn, is_stream, length_of
+from bnas.runtime.feed import FILL, drawn, is_stream, length_of
 from bnas.runtime.nested import batch_size
 
 from . import parallel, random_state
@@ -48,7 +48,7 @@ class Batches:
         """What all processes draw alike."""
         known = length_of(loader)
         if known == 0:
-            raise TrainingError("the training loader is empty")
+            raise TrainingError(f"the training loader is empty; {FILL}")
         if samples is not None:
             wanted = -(-samples // batch_size(self._first_of(self._whole)))
             known = wanted if known is None or self.stream else min(known, wanted)
@@ -154,8 +154,10 @@ class Batches:
         self._reading, self._readings, self._read, self._samples = None, self._readings + 1, 0, 0
 
     def _too_few(self, seen: int) -> TrainingError:
-        told = "" if (known := length_of(self.loader)) is None else f"; its length says {known}"
-        return TrainingError(f"the training loader gave {seen} batches{told}")
+        if (known := length_of(self.loader)) is None:
+            return TrainingError(f"the training loader gave {seen} batches; {FILL}")
+        told = "its __len__ must return the number of batches that it gives"
+        return TrainingError(f"the training loader gave {seen} batches; its length says {known}: {told}")
 
     def _begun(self) -> Iterator[Batch]:
         """Begin a reading. Processes that share batches draw them with the same random numbers."""

@@ -24,7 +24,7 @@ Loss = Callable[[Any, Any], Any]
 
 @dataclass(frozen=True)
 class Imitation:
-    """What a loss says about the outputs of a teacher."""
+    """The result of `imitation`: how a loss compares the outputs of a sub-network and of a teacher."""
 
     as_targets: Callable[[Tensor], Tensor] | None = None
     """Makes targets of the teacher's outputs; None if the loss is not a distance."""

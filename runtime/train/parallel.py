@@ -114,7 +114,7 @@ def _buckets(gradients: list[Tensor]) -> Iterable[list[Tensor]]:
 
 
 def exchange(sizes: Sequence[int], device: torch.device, steps: int) -> None:
-    """Send what so many training steps send between the processes, for gradients of these sizes: to time it."""
+    """Send the gradients and losses of so many training steps between the processes, to measure the time."""
     parameters = [torch.empty(size, device=device) for size in sizes]
     for one in parameters:
         one.grad = torch.zeros_like(one)

@@ -46,7 +46,7 @@ class Distillation:
     @classmethod
     def _of_softmax(cls, temperature: float, known: ValidationInfo) -> float:
         if known.data.get("type") == "mse" and temperature != 1:
-            raise ValueError("temperature is only for the type softmax, not for mse")
+            raise ValueError("temperature is only for the type softmax, not for mse: remove it")
         return temperature
 
     def loss(self, outputs: Any, teacher: Any, class_axes: Mapping[str, int] | None = None) -> Tensor:
@@ -62,9 +62,14 @@ class Distillation:
         """
         mine, theirs = dict(float_tensors(outputs)), dict(float_tensors(teacher))
         for place in sorted(mine.keys() ^ theirs.keys()):
-            raise TrainingError(f"distillation: {place} is not among the outputs of both teacher and sub-network")
+            raise TrainingError(
+                f"distillation: {place} is not among the outputs of both teacher and sub-network; "
+                "give a teacher with the same outputs, or distillation=None"
+            )
         if not mine:
-            raise TrainingError("distillation: there is no floating-point tensor among the outputs")
+            raise TrainingError(
+                "distillation: there is no floating-point tensor among the outputs; set distillation=None"
+            )
         axes = dict.fromkeys(mine, 1) if class_axes is None else class_axes
         return self.scale * sum((self._distance(one, mine[one], theirs[one], axes[one]) for one in axes), start=_ZERO)
 
@@ -72,7 +77,7 @@ class Distillation:
         output, target = output.float(), target.detach().float()
         if output.shape != target.shape:
             shapes = f"{tuple(output.shape)} and the teacher's {tuple(target.shape)}"
-            raise TrainingError(f"distillation: {place} has shape {shapes}; they must be equal")
+            raise TrainingError(f"distillation: {place} has shape {shapes}; they must be equal: give another teacher")
         if self.type == "mse" or output.ndim < 2 or output.shape[axis] == 1:
             return F.mse_loss(output, target)
         soft = (target.movedim(axis, 1) / self.temperature).softmax(1)
@@ -168,7 +173,7 @@ class Recipe:
     def _room_for_the_rule(cls, count: int | None, known: ValidationInfo) -> int | None:
         rule = known.data.get("rule")
         if rule is not None and count is not None and count < max(1, len(RULES[rule])):
-            raise ValueError(f"too few for the rule {rule!r}")
+            raise ValueError(f"too few for the rule {rule!r}, which needs at least {len(RULES[rule])}")
         return count
 
     @field_validator("sampling")

@@ -72,11 +72,11 @@ class TrainingRun:
         self.average: Average | None = None
         self.history: list[EpochRecord] = []
         self.validated = True
-        """Whether there is validation after each epoch: the same on all processes, of which one measures."""
+        """Whether each epoch ends with a validation; equal in all processes, although only one measures."""
         self.metric = ""
-        """What the metric of the validation is called."""
+        """Name of the metric of the validation."""
         self.losses: list[float] = []
-        """Of the steps of this epoch."""
+        """The losses of the steps of this epoch."""
         rates = [group["initial_lr"] for group in optimizer.param_groups]
         self._optimizer = f"{type(optimizer).__name__} at {', '.join(map(str, rates))}"
         self.calibration: list[Batch] = []
@@ -142,9 +142,9 @@ class TrainingRun:
         return Moment(place.step, place.epoch, (self.batches.taken - 1) * self.recipe.accumulate)
 
     def end_epoch(self, validator: Validator | None, always: bool) -> EpochRecord:
-        """Validate, write what is best so far, and where the training is; without validation the last epoch is best.
+        """Validate, write ``best/`` if this epoch is the best so far (without validation: always), and write ``last/``.
 
-        Where the training is, is written `always`, or as often as `SELDOM` allows and at the end.
+        ``last/`` is written at the end, and before as often as `SELDOM` allows, or with `always` after each epoch.
         """
         place = self.schedule.at(self.schedule.taken - 1)
         record = EpochRecord(place.epoch, place.stage, statistics.fmean(self.losses), self.rate)

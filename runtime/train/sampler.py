@@ -113,7 +113,10 @@ class Sampler:
             TrainingError: The number of losses differs from the number of sub-networks.
         """
         if len(losses) != len(subnets):
-            raise TrainingError(f"got {len(losses)} losses for {len(subnets)} sub-networks")
+            raise TrainingError(
+                f"tell: got {len(losses)} losses for {len(subnets)} sub-networks; "
+                "give one loss for each sub-network of the last step, in the same order"
+            )
         if self.attentive:
             for subnet, loss in zip(subnets[1:], losses[1:], strict=True):
                 if math.isfinite(excess := loss - losses[0]):

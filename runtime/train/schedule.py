@@ -86,7 +86,7 @@ class Schedule:
         recipe = recipe or Recipe()
         check_stages(stages, supernet.elasticity.dimensions, recipe.progressivity_of_elasticity)
         if steps_per_epoch < 1:
-            raise TrainingError(f"steps_per_epoch: {steps_per_epoch} is smaller than 1")
+            raise TrainingError(f"steps_per_epoch: {steps_per_epoch} is smaller than 1; give the number of batches")
         self.supernet, self.stages, self.steps_per_epoch = supernet, tuple(stages), steps_per_epoch
         self.optimizer, self.rule, self.subnet, self._importance = optimizer, recipe.rule, subnet, importance
         if subnet is not None:
@@ -171,7 +171,10 @@ class Schedule:
             TrainingError: all steps were taken.
         """
         if self.done:
-            raise TrainingError(f"the schedule is finished: all {self.steps} steps were taken")
+            raise TrainingError(
+                f"the schedule is finished: all {self.steps} steps were taken; "
+                "stop when schedule.done is true, or give the stages more epochs"
+            )
         if self.taken == 0 and _has_frozen_statistics(self.supernet):
             warnings.warn(EVALUATING, stacklevel=2)
         place = self.place

@@ -52,7 +52,8 @@ class Stage:
         epochs = known.data.get("epochs")
         if end is not None and epochs is not None and end < epochs:
             raise ValueError(
-                f"smaller than the {epochs} epochs of the stage, so the learning rate would be 0 before its end"
+                f"smaller than the {epochs} epochs of the stage, so the learning rate would be 0 before its end: "
+                f"give at least {epochs}, or leave it out"
             )
         return end
 
@@ -135,15 +136,17 @@ class CosineSchedule:
     def _within_the_length(cls, warmup: int, known: ValidationInfo) -> int:
         length = known.data.get("num_epochs")
         if length is not None and length <= warmup:
-            raise ValueError(f"must be less than num_epochs, which is {length}")
+            raise ValueError(f"must be less than num_epochs, which is {length}; shorten the warm-up")
         return warmup
 
     def rate(self, epochs: int, steps_per_epoch: int) -> Rate:
         """Return the learning rate of each step of `epochs` epochs."""
         length = self.num_epochs or epochs
         if length < epochs or length <= self.warmup_epochs:
+            least = max(epochs, self.warmup_epochs + 1)
             raise TrainingError(
-                f"lr_schedule ends after {length} epochs ({self.warmup_epochs} of warm-up); the stages have {epochs}"
+                f"lr_schedule ends after {length} epochs ({self.warmup_epochs} of warm-up), but the stages have "
+                f"{epochs} epochs: set its num_epochs to at least {least}"
             )
         warm, end = self.warmup_epochs * steps_per_epoch, length * steps_per_epoch
 
@@ -165,7 +168,9 @@ def rate_of(stages: Sequence[Stage], steps_per_epoch: int, default: float, sched
         for number, stage in enumerate(stages):
             for key in ("init_lr", "epochs_lr"):
                 if getattr(stage, key) is not None:
-                    raise TrainingError(f"list_stage_descriptions[{number}].{key} contradicts lr_schedule; give one")
+                    raise TrainingError(
+                        f"list_stage_descriptions[{number}].{key} contradicts lr_schedule; give only one of them"
+                    )
         return schedule.rate(sum(stage.epochs for stage in stages), steps_per_epoch)
 
     def rate(step: int) -> float:

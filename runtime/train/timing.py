@@ -139,7 +139,10 @@ def spread(steps: int, weights: Sequence[int], per_epoch: int) -> tuple[tuple[in
         TrainingError: there are fewer steps than stages.
     """
     if steps < len(weights):
-        raise TrainingError(f"{steps} steps are too few for {len(weights)} stages: each stage needs at least one")
+        raise TrainingError(
+            f"{steps} steps are too few for {len(weights)} stages: each stage needs at least one: "
+            "give more steps or fewer stages"
+        )
     common = math.gcd(*weights)
     parts = [one // common for one in weights]
     if sum(parts) > PARTS:

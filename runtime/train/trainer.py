@@ -96,11 +96,14 @@ class Trainer:
         self.callbacks = checked_callbacks(callbacks, TrainingCallback, TrainingError)
         self.on_step, self.on_epoch = on_step, on_epoch
         if self.directory is None and checkpoint_every is not None:
-            raise TrainingError("checkpoint_every needs a directory to write to")
+            raise TrainingError("checkpoint_every needs a directory to write to: Trainer(..., directory=...)")
         if checkpoint_every is not None and checkpoint_every < 1:
-            raise TrainingError(f"checkpoint_every: {checkpoint_every} is smaller than 1")
+            raise TrainingError(f"checkpoint_every: {checkpoint_every} is smaller than 1; give a number of steps")
         if self.recipe.num_bn_adaptation_samples == 0 and any(stage.bn_adapt for stage in self.stages):
-            raise TrainingError("bn_adapt needs samples, and num_bn_adaptation_samples is 0")
+            raise TrainingError(
+                "bn_adapt needs samples, and num_bn_adaptation_samples is 0: set it to a number of samples such as "
+                "2000, or turn bn_adapt off in all stages"
+            )
         self._schedule(1)  # raises for invalid settings now
 
     def fit(self, loader: Loader, validation: Loader | None = None, *, resume: bool = False) -> tuple[EpochRecord, ...]:

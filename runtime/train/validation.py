@@ -89,7 +89,10 @@ class Validator:
         measure, prepare = self.evaluator.measure, self.evaluator.prepare
         found = {name: float(measure(prepare(subnet))) for name, subnet in self.subnets.items()}
         for name in (name for name, value in found.items() if not math.isfinite(value)):
-            raise TrainingError(f"the metric of the sub-network {name!r} is {found[name]}; it must be a finite number")
+            raise TrainingError(
+                f"the metric of the sub-network {name!r} is {found[name]}; it must be a finite number: lower the "
+                "learning rate, set clip_norm, or look for NaN in the validation data and a division by 0 in the metric"
+            )
         return found
 
 

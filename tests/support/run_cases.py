@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from bnas.passes import Subnet
 from bnas.run.lock import OWN, kept
-from bnas.run.mark import FORMAT, MARK
-from bnas.run.output import CONFIG, TUNING, Output, note_architecture, note_environment, note_search
+from bnas.run.mark import FORMAT
+from bnas.run.names import CONFIG, MARK, TUNING
+from bnas.run.output import Output, note_architecture, note_environment, note_search
 from bnas.run.tuned import Record, Tuned
 from bnas.runtime import EpochRecord, Stage, SuperNetwork
 from bnas.runtime.storage.files import file_checksum, write_json

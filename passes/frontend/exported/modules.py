@@ -38,19 +38,19 @@ Mode = tuple[nn.Module, bool]
 """A module and whether it is in training mode."""
 
 Key = tuple[nn.Module, bool, tuple[Any, ...]]
-"""A module, its mode, and what it is called with: shapes and types of tensors, and plain values."""
+"""A module, its mode, and the arguments of a call: shapes and types of tensors, and plain values."""
 
 
 @dataclass
 class Exports:
-    """The programs of modules that a recording could not enter, for the next one."""
+    """Programs of modules that could not be recorded; the next recording uses them."""
 
     programs: dict[Key, ExportedModel] = field(default_factory=dict)
     _wanted: dict[Key, tuple[Any, Any]] = field(default_factory=dict)
     _failed: set[Mode] = field(default_factory=set)
 
     def ask(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        """Note that `module` cannot be recorded; if there was a program for that call, that one cannot be either."""
+        """Note that `module` cannot be recorded. If the call has a program, the program cannot be recorded either."""
         key = _key(module, args, kwargs)
         if self.programs.pop(key, None) is not None:
             self._failed.add(key[:2])
@@ -58,11 +58,11 @@ class Exports:
             self._wanted[key] = args, kwargs
 
     def program(self, module: nn.Module, args: Any, kwargs: Any) -> ExportedModel | None:
-        """The program for a call of `module`, if there is one."""
+        """Return the program for a call of `module`, or None."""
         return self.programs.get(_key(module, args, kwargs)) if self.programs else None
 
     def answer(self) -> bool:
-        """Export what was asked for; whether there is any new program."""
+        """Export the requested modules; return whether there is a new program."""
         count = len(self.programs)
         for key, (args, kwargs) in self._wanted.items():
             program = exported(key[0], args, kwargs)
@@ -84,10 +84,10 @@ def _told(leaf: Any) -> Any:
 
 
 def exported(module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> ExportedModel | None:
-    """The program of `module` for tensors of these shapes; None where there is none that computes the same.
+    """Return the program of `module` for tensors of these shapes; None if no program computes the same.
 
-    It is made without the numbers of any input, so that none of them is in it. The module, random numbers and modes
-    are afterwards as before.
+    The export does not see the numbers of the inputs, so the program cannot contain them. The module, random numbers
+    and modes are restored.
     """
     large = any(one.numel() > MOST_ENTRIES for one in tensors_of((args, kwargs)))
     if large or any(isinstance(one, torch.jit.ScriptModule) for one in module.modules()):
@@ -98,12 +98,12 @@ def exported(module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> Exporte
         try:
             program = torch.export.export(module, given, named, strict=True)
             return None if _enters_modes(program) else _with_own_layers(ExportedModel(program), module)
-        except Exception:  # of many kinds: they are about the exporter's ways, and the recorder's reason stands
+        except Exception:  # errors of many kinds from inside the exporter; the recorder's reason tells the user more
             return None
 
 
 def _with_own_layers(program: ExportedModel, module: nn.Module) -> ExportedModel:
-    """`program` with the layers of `module` itself where they are the same: they are layers of the graph then."""
+    """Replace layers of `program` by the same layers of `module`, so that the graph calls the model's own layers."""
     own = dict(module.named_modules())
     for path, layer in list(program.named_modules()):
         if path in own and type(layer) is not nn.Module and _is_same(layer, own[path]):
@@ -112,7 +112,7 @@ def _with_own_layers(program: ExportedModel, module: nn.Module) -> ExportedModel
 
 
 def _is_same(layer: nn.Module, own: nn.Module) -> bool:
-    """Whether a layer of a program is one of the model, with the same settings, and no hooks run when it is called."""
+    """Whether a layer of a program equals a layer of the model: the same settings and tensors, and no hooks."""
     if type(layer) is not type(own) or hooked(own) or layer.extra_repr() != own.extra_repr():
         return False
     tensors = {**layer._parameters, **layer._buffers}
@@ -120,18 +120,18 @@ def _is_same(layer: nn.Module, own: nn.Module) -> bool:
 
 
 def _empty(leaf: Any, device: torch.device) -> Any:
-    """A tensor like another one, with memory that nobody touches."""
+    """Return a tensor with shape and type of another one, and uninitialised memory."""
     return torch.empty(leaf.shape, dtype=leaf.dtype, device=device) if isinstance(leaf, Tensor) else leaf
 
 
 def _enters_modes(program: torch.export.ExportedProgram) -> bool:
-    """Whether there are parts without gradients: functions with a backward of their own are, and it would be lost."""
+    """Whether a program has parts without gradients: custom autograd functions are such, and lose their backward."""
     return any("wrap_with" in str(node.target) for node in program.graph.nodes)
 
 
 @contextmanager
 def _limited() -> Iterator[None]:
-    """While it lasts a graph that grows beyond `MOST_NODES` raises an error."""
+    """Inside, a graph that grows beyond `MOST_NODES` raises an error."""
     create = Graph.create_node
 
     def limited(graph: Graph, *args: Any, **kwargs: Any) -> Node:
@@ -145,9 +145,9 @@ def _limited() -> Iterator[None]:
 
 @contextmanager
 def _aside() -> Iterator[None]:
-    """While it lasts nothing is printed or logged.
+    """Inside, nothing is printed or logged.
 
-    The environment, in which PyTorch names a folder for its compiler, is afterwards as before.
+    The environment, in which PyTorch notes a folder for its compiler, is restored.
     """
     before = logging.root.manager.disable
     quiet, environment = (redirect_stdout(StringIO()), redirect_stderr(StringIO())), mock.patch.dict(os.environ)

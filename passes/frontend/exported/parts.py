@@ -1,4 +1,4 @@
-"""What an exported program says of the model that it was: its layers, and the axes of its inputs."""
+"""Facts about the exported model that its program keeps: its layers, and the axes of its inputs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Shapes = Mapping[str, Any]
 
 
 def kind_of(node: Node) -> type[nn.Module] | None:
-    """The layer whose forward calls the operator of a node on its weights; None where there is none."""
+    """Return the class of the layer whose forward calls the operator of a node on its weights, or None."""
     if not isinstance(node.target, OpOverload):
         return None
     target, _, _ = in_python(node.target, node.args, node.kwargs)
@@ -42,7 +42,7 @@ def kind_of(node: Node) -> type[nn.Module] | None:
 
 
 def settings_of_call(kind: type[nn.Module], tensors: Shapes, given: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What the constructor of a layer takes, so that it makes the call; None where no layer makes it."""
+    """Return the arguments with which the constructor of a layer makes this call; None if no layer makes it."""
     first = tensors["weight"] if tensors["weight"] is not None else tensors["running_mean"]
     sizes = OPERATORS.sizes(kind)
     of_the_batch = given.get("training") or ("running_mean" in given and tensors["running_mean"] is None)
@@ -74,9 +74,9 @@ class _Layer:
 
 
 def layers_of(module: fx.GraphModule) -> dict[Node, str]:
-    """The calls in the graph of a program that are those of a layer, by its path; `module` then has these layers.
+    """Turn calls in the graph of a program into layers of `module`; return the calls with the paths of their layers.
 
-    A submodule becomes a layer if all that reads its tensors are calls of one layer with the same settings. The layer
+    A submodule becomes a layer if its tensors are read only by calls of one layer with the same settings. The layer
     has the very same parameters and buffers.
     """
     calls: dict[str, dict[Node, _Layer]] = {}
@@ -96,7 +96,7 @@ def layers_of(module: fx.GraphModule) -> dict[Node, str]:
 
 
 def _layer(module: fx.GraphModule, node: Node) -> _Layer | None:
-    """The layer of a call whose tensors are those of one submodule, which has no others."""
+    """Return the layer of a call whose tensors are exactly the tensors of one submodule, or None."""
     kind = kind_of(node)
     if kind is None:
         return None
@@ -121,12 +121,12 @@ def _tensors(owner: nn.Module) -> dict[str, Any]:
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a layer: tuples for lists."""
+    """Return the settings of a layer with tuples instead of lists."""
     return {name: tuple(value) if isinstance(value, list | tuple) else value for name, value in settings.items()}
 
 
 def _put(module: fx.GraphModule, layer: _Layer) -> None:
-    """Put a layer in the place of the submodule whose tensors it has."""
+    """Replace the submodule that holds the layer's tensors by the layer."""
     owner = module.get_submodule(layer.path)
     with torch.random.fork_rng(devices=[]):
         made = layer.kind(**layer.settings, device="meta")
@@ -140,17 +140,17 @@ def _put(module: fx.GraphModule, layer: _Layer) -> None:
     module.get_submodule(parent).add_module(name, made)
 
 
-# What an exported program says of the axes of its inputs: which may change, together with which, and how far.
+# The axes of the inputs of an exported program: which may change, which change together, and within which limits.
 
 FIXED = "it was exported with a fixed size"
 LIMITED = "the program was exported for such sizes only"
 TIED = "it was exported with a size that is computed from that of another axis"
 
 Limits = tuple[int, int | None]
-"""The least and the largest size of an axis; None where there is no largest."""
+"""The least and the largest size of an axis; None if there is no largest size."""
 
 SMALLEST = 2
-"""Programs do not check that a size is at least this: they are exported as if it was."""
+"""Programs are exported as if each size were at least this, and do not check it."""
 
 
 @dataclass(frozen=True)
@@ -158,26 +158,26 @@ class ExportedAxes:
     """The axes of the tensors among the inputs of a program, by name of the input and the path inside it."""
 
     sizes: Mapping[Path, tuple[int | str, ...]]
-    """The size of each axis: a name for one that may change, the same for axes that are equal; a number for others."""
+    """The size of each axis: a number, or a name if it may change; axes of equal size share a name."""
     tied: frozenset[str]
-    """Names of sizes that do not change by themselves."""
+    """Names of sizes that cannot change alone."""
     limits: Mapping[str, Limits]
-    """Those of sizes that have any."""
+    """The limits of sizes, by name, if there are any."""
     plain: Mapping[Path, Any]
-    """Inputs that are no tensors: the program was exported for these values."""
+    """Inputs that are not tensors: the program was exported for these values."""
 
     def size(self, path: Path, place: int) -> str | None:
-        """The name of the size of an axis that may change; None for one that may not."""
+        """Return the name of an axis's size; None if the size may not change."""
         found = self.sizes[path][place]
         return found if isinstance(found, str) and found not in self.tied else None
 
     def why_fixed(self, path: Path, place: int) -> str:
-        """Why an axis may not change."""
+        """Return the reason why the size of an axis may not change."""
         return TIED if isinstance(self.sizes[path][place], str) else FIXED
 
     @property
     def checks(self) -> list[Check]:
-        """What the program checks of its inputs, one by one."""
+        """The checks that the program makes of its inputs."""
         return [
             Check.of(path[0], tuple(map(self._allowed, sizes)), (LIMITED,) * len(sizes), path[1:])
             for path, sizes in self.sizes.items()
@@ -189,7 +189,7 @@ class ExportedAxes:
 
 
 def axes_of(program: ExportedProgram, names: tuple[str, ...]) -> ExportedAxes:
-    """What `program` says of its inputs, which are called `names` in order."""
+    """Return the axes of the inputs of `program`; `names` are the names of the inputs in order."""
     leaves = dict(leaves_of(_inputs(program, names)))
     shapes = {path: leaf.shape for path, leaf in leaves.items() if isinstance(leaf, Tensor)}
     terms = {str(term): term for shape in shapes.values() for size in shape if (term := _term(size)) is not None}
@@ -200,7 +200,7 @@ def axes_of(program: ExportedProgram, names: tuple[str, ...]) -> ExportedAxes:
 
 
 def _inputs(program: ExportedProgram, names: tuple[str, ...]) -> dict[str, Any]:
-    """The inputs that `program` was exported with, by name: tensors without numbers, and plain values."""
+    """Return the inputs that `program` was exported with, by name: meta tensors and plain values."""
     known = {node.name: node.meta.get("val") for node in program.graph.find_nodes(op="placeholder")}
     values = [known.get(name) if isinstance(name, str) else name for name in program.graph_signature.user_inputs]
     assert program.call_spec.in_spec is not None
@@ -209,7 +209,7 @@ def _inputs(program: ExportedProgram, names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _tied(terms: Mapping[str, Any]) -> frozenset[str]:
-    """The names of sizes that have symbols in common with others, or several."""
+    """Return the names of sizes that share a symbol with other sizes, or have several symbols."""
     uses = Counter(symbol for term in terms.values() for symbol in term.free_symbols)
     alone = {name for name, term in terms.items() if [uses[symbol] for symbol in term.free_symbols] == [1]}
     return frozenset(terms) - alone
@@ -221,13 +221,13 @@ def _size(size: Any) -> int | str:
 
 
 def _term(size: Any) -> Any:
-    """The expression of a size that stands for more than one number; None for a number."""
+    """Return the expression of a size that may change; None for a fixed number."""
     term = None if isinstance(size, int) else size.node.expr
     return term if term is not None and term.free_symbols else None
 
 
 def _limits(term: Any, program: ExportedProgram) -> Limits | None:
-    """Within which limits the size `term` of one symbol must be; None where it may be any."""
+    """Return the limits of the size `term`, which has one symbol; None if there are no limits."""
     (symbol, *others) = term.free_symbols
     known = program.range_constraints.get(symbol)
     if others or known is None:

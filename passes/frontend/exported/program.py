@@ -28,17 +28,16 @@ from bnas.passes.ops.aten import in_python
 from .parts import ExportedAxes, axes_of, layers_of
 
 Within = Callable[[Mapping[str, str]], AbstractContextManager[Any]]
-"""Notes that what follows is a part of calls of modules: their paths by the name of the call, from the outermost."""
+"""Context for code inside calls of modules: paths by the name of the call, outermost first."""
 
 
 class ExportedModel(nn.Module):
     """The program of an `ExportedProgram` as a model on the program's own parameters and buffers.
 
-    It computes what ``program.module()`` computes, and refuses the sizes of inputs that the program was not exported
-    for.
+    It computes what ``program.module()`` computes, and refuses input sizes that the program was not exported for.
 
     Raises:
-        CaptureError: the program has operators that call graphs, such as `torch.cond`.
+        CaptureError: The program has operators that call graphs, such as `torch.cond`.
     """
 
     def __init__(self, program: ExportedProgram) -> None:
@@ -52,7 +51,7 @@ class ExportedModel(nn.Module):
         self._positional = len(tree_unflatten([None] * self._inputs.num_leaves, self._inputs)[0])
         self.axes: ExportedAxes = axes_of(program, self.input_names)
         self.example_inputs = _example(self.input_names, program.example_inputs)
-        """The program's example inputs, a tuple or by name; None where it was saved without."""
+        """The example inputs of the program, a tuple or a dict by name; None if the program has none."""
         self.eval()
 
     def _adopt(self, module: fx.GraphModule) -> None:
@@ -73,14 +72,14 @@ class ExportedModel(nn.Module):
 
     @property
     def diagnostics(self) -> Iterator[Diagnostic]:
-        """What a user of the model must know."""
+        """Facts about the program that a user must know."""
         yield Diagnostic("the model", FIXED)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the program.
 
         Raises:
-            InputError: an input has a size or value that the program was not exported for.
+            InputError: An input has a size or value that the program was not exported for.
         """
         named = self._named(args, kwargs)
         for check in self.axes.checks:
@@ -93,7 +92,7 @@ class ExportedModel(nn.Module):
     def run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], within: Within) -> Any:
         """Run the program at any sizes.
 
-        `within` is told of the modules whose forward made each call before the program was exported.
+        `within` is called with the modules whose forward made each call before the program was exported.
         """
         values = list(self._named(args, kwargs).values())
         count = self._positional
@@ -102,7 +101,7 @@ class ExportedModel(nn.Module):
         return tree_unflatten(_Run(self, within).run(*flat), self._outputs)
 
     def _named(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """The inputs by name, in the order of the program."""
+        """Return the inputs by name, in the order of the program."""
         named = dict(zip(self.input_names, args, strict=False)) | dict(kwargs)
         if set(named) != set(self.input_names) or len(args) + len(kwargs) > len(named):
             raise TypeError(f"the program takes {', '.join(self.input_names)}, but got {', '.join(named)}")
@@ -119,14 +118,14 @@ FIXED = (
 
 
 class _Run(fx.Interpreter):
-    """Runs the graph and says of each call which modules it is in."""
+    """Runs the graph, each call inside the modules that it belongs to."""
 
     def __init__(self, model: ExportedModel, within: Within) -> None:
         super().__init__(model, graph=model.graph)
         self.within = within
 
     def run_node(self, n: Node) -> Any:
-        """As in fx."""
+        """Run a node inside its modules, with or without gradients as in the program."""
         gradients = n.meta["gradients"]
         with self.within(n.meta["stack"]), nullcontext() if gradients is None else torch.set_grad_enabled(gradients):
             return super().run_node(n)
@@ -139,7 +138,7 @@ def _example(names: tuple[str, ...], example: Any) -> Any:
     return dict(zip(names, (*args, *kwargs.values()), strict=False)) if kwargs else tuple(args)
 
 
-# The graph ----------------------------------------------------------------------------------------------------------
+# The graph.
 
 
 class _Copy:
@@ -154,12 +153,12 @@ class _Copy:
                 self.graph.erase_node(node)
 
     def copy_all(self, graph: Graph, values: dict[Node, Any], gradients: bool | None) -> Any:
-        """Copy the nodes that have no value yet; the value of the output.
+        """Copy the nodes that have no value yet; return the value of the output.
 
         Args:
-            graph: the program's, or that of a part of it.
-            values: what stands for its nodes in the copy, which is added to.
-            gradients: whether gradients are enabled there; None for as they are outside.
+            graph: The graph of the program, or of a part of it.
+            values: The copies of the nodes; new copies are added.
+            gradients: Whether gradients are enabled in the part; None: as outside.
         """
         for node in graph.nodes:
             if node in values or node.target == GUARDS:
@@ -187,7 +186,7 @@ class _Copy:
         return copy
 
     def _part(self, node: Node, values: Mapping[Node, Any]) -> Any:
-        """The values of a part that runs with or without gradients, whose nodes are copied; None for other nodes."""
+        """Copy the nodes of a part that sets gradients on or off; return its value, or None for other nodes."""
         if node.target is getitem and isinstance(values[node.args[0]], list | tuple):  # type: ignore[index]
             return values[node.args[0]][node.args[1]]  # type: ignore[index]
         if getattr(node.target, "__name__", "") != "wrap_with_set_grad_enabled":
@@ -198,7 +197,7 @@ class _Copy:
         return self.copy_all(inner, dict(zip(inner.find_nodes(op="placeholder"), inputs, strict=True)), gradients)  # type: ignore[arg-type]
 
     def _refuse_graphs(self, node: Node) -> None:
-        """Refuse what runs a graph or sets a state of PyTorch."""
+        """Refuse operators that run a graph of their own or set a state of PyTorch."""
         if "functorch" in (getattr(node.target, "__module__", None) or ""):
             raise CaptureError(f"the exported program calls {node.target.__name__}, a part of torch.func")  # type: ignore[union-attr]
         for one in node.all_input_nodes:
@@ -210,9 +209,9 @@ class _Copy:
 
 
 def stack_of(node: Node) -> dict[str, str]:
-    """The calls of modules that a node of a program was made in, and their paths, from the outermost.
+    """Return the calls of modules around a node of a program, with their paths, outermost first.
 
-    A program keys them by names that depend on how it was exported; ``@1`` at the end is the second call.
+    The keys in a program depend on how it was exported; ``@1`` at the end of a key means the second call.
     """
     found = {}
     for key, (path, kind) in node.meta.get("nn_module_stack", {}).items():
@@ -223,15 +222,15 @@ def stack_of(node: Node) -> dict[str, str]:
 
 
 def as_module(model: nn.Module | ExportedProgram) -> nn.Module:
-    """`model`, or the model that an exported program becomes."""
+    """Return `model`; an exported program becomes an `ExportedModel`."""
     return ExportedModel(model) if isinstance(model, ExportedProgram) else model
 
 
 def as_model(model: nn.Module | ExportedProgram, example_inputs: Any = None) -> tuple[nn.Module, Any]:
-    """A model and example inputs, which an `ExportedProgram` may bring itself.
+    """Return a model and its example inputs, which may come from an `ExportedProgram`.
 
     Raises:
-        CaptureError: there are no example inputs, or the program cannot be read.
+        CaptureError: There are no example inputs, or the program cannot be read.
     """
     model = as_module(model)
     if example_inputs is None and isinstance(model, ExportedModel):

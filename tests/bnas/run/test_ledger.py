@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from bnas.passes import Subnet
-from bnas.run.ledger import FOUND, Ledger
+from bnas.run.ledger import Ledger
 from bnas.run.lock import HOLDER, OWN, Holder, kept
-from bnas.run.mark import MARK, OutputError
+from bnas.run.mark import OutputError
+from bnas.run.names import FOUND, MARK
 from bnas.run.output import Output, open_output
 from bnas.run.winners import check_name
 from bnas.runtime.storage.archive import Archive

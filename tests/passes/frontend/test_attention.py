@@ -112,6 +112,6 @@ def test_keys_that_the_layer_adds(bias: bool, zero: bool) -> None:
 def test_projected_keys_are_refused_with_what_to_give_instead() -> None:
     layer, x = nn.MultiheadAttention(8, 2), torch.randn(5, 2, 8)
     own = layer.in_proj_weight, layer.in_proj_bias, None, None, False, 0.0, layer.out_proj.weight, layer.out_proj.bias
-    with pytest.raises(CaptureError, match=r"static_k.*give it key and value only"):
+    with pytest.raises(CaptureError, match=r"static_k.*pass only key and value"):
         multi_head_attention_forward(x, x, x, 8, 2, *own, static_k=torch.randn(4, 5, 4))
     torch.testing.assert_close(multi_head_attention_forward(x, x, x, 8, 2, *own)[0], layer(x, x, x)[0])

@@ -94,7 +94,7 @@ def test_a_model_that_computes_otherwise_while_it_is_captured_is_refused() -> No
     ("fails", "told"),
     [
         pytest.param(
-            lambda x: torch.compiler.is_exporting(), r"mend the branch that is taken then", id="while-exported"
+            lambda x: torch.compiler.is_exporting(), r"correct the branch that is taken then", id="while-exported"
         ),
         pytest.param(
             lambda x: x.data_ptr() == 0, r"in which tensors have no numbers\. Move that code", id="without-numbers"
