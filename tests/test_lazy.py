@@ -12,7 +12,7 @@ LIGHT = (
     "bnas",
     "bnas.run",
     "bnas.passes.errors",
-    "bnas.run.output",
+    "bnas.run.files.output",
     "bnas.search.result",
     "bnas.runtime.storage.files",
     "bnas.page.recorded",

@@ -41,7 +41,7 @@ def _told_version(wanted: bool) -> None:
     """Print the versions that a bug report needs, and exit."""
     if not wanted:
         return
-    from bnas.run.output import versions
+    from bnas.run.files.output import versions
 
     found = versions()
     told = [f"{name} {found.get(name, 'is not installed')}" for name in ("bnas", "torch", "onnxruntime")]
@@ -77,8 +77,8 @@ def demo(
 ) -> None:
     """Run everything on small real images (scikit-learn's handwritten digits), in a few minutes on two cores."""
     from bnas.config.file import load_config
-    from bnas.run.lock import kept
-    from bnas.run.output import open_output
+    from bnas.run.files.lock import kept
+    from bnas.run.files.output import open_output
     from bnas.run.pipeline import free_in
     from bnas.run.runner import begin
     from bnas.runtime.storage.files import there
@@ -173,7 +173,7 @@ def inspect(
 def _of_model(model: str, inputs: list[str], dynamic: list[str], sizes: list[str]) -> Inspection:
     from bnas.data.inputs import parse_dynamic, parse_input, parse_sizes
     from bnas.data.sources import load_model
-    from bnas.run.trust import code_in, remember
+    from bnas.run.files.trust import code_in, remember
 
     from .inspection import inspect_model
 
@@ -185,7 +185,7 @@ def _of_model(model: str, inputs: list[str], dynamic: list[str], sizes: list[str
 def _of_configuration(file: Path, changes: list[str], sizes: list[str]) -> Inspection:
     from bnas.config.file import load_config
     from bnas.data.inputs import parse_sizes
-    from bnas.run.trust import admit
+    from bnas.run.files.trust import admit
 
     from .inspection import inspect_configuration
 

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from bnas.run.quality import Quality
-    from bnas.run.results import Report
+    from bnas.run.results.results import Report
     from bnas.run.steps import Steps
-    from bnas.run.tuned import Record
-    from bnas.run.winners import Winners
+    from bnas.run.winners.tuned import Record
+    from bnas.run.winners.winners import Winners
 
 
 # ``bnas report``: the results of a run as one HTML file.
@@ -97,7 +97,7 @@ def run(
 
 def told_of_run(console: Console, steps: Steps, report: Report) -> None:
     """Print the results of a run: the table, the place of the files, and the verdict with the next command."""
-    from bnas.run.verdict import verdict
+    from bnas.run.results.verdict import verdict
 
     folder = steps.output.folder
     console.print(report.table())
@@ -120,7 +120,7 @@ def train(
         begun(config, output, changes, watch, resume=resume, overwrite=overwrite, trust=trust) as steps,
     ):
         steps.train()
-    from bnas.run.commands import step_command
+    from bnas.run.results.commands import step_command
 
     folder = steps.output.folder
     told = step_command("search", folder)
@@ -146,7 +146,7 @@ def prune(
 ) -> None:
     """Prune the model of a configuration file to a bound without training a super-network; fine-tune and export it."""
     from bnas.run.pruning import PrunePlan, Pruning
-    from bnas.run.verdict import verdict
+    from bnas.run.results.verdict import verdict
     from bnas.search import Constraint
 
     bound = str(Constraint.parse(to))
@@ -176,8 +176,8 @@ def search(
         with options.unchanged():
             folder.begin_search(resume=resume, overwrite=overwrite)
         winners = folder.steps.search()
-    from bnas.run.commands import step_command
-    from bnas.run.names import FRONT, TUNING
+    from bnas.run.files.names import FRONT, TUNING
+    from bnas.run.results.commands import step_command
     from bnas.runtime.storage.files import there
 
     console.print(winners_table(winners, folder.job.quality))
@@ -205,7 +205,7 @@ def tune(
         with options.unchanged():
             folder.begin_tuning(resume=resume, overwrite=overwrite)
         record = folder.steps.tune()
-    from bnas.run.commands import step_command
+    from bnas.run.results.commands import step_command
 
     console.print(tuning_table(record, folder.job.quality))
     told = step_command("export", run)

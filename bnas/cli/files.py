@@ -44,8 +44,8 @@ def export(
     verbose: options.Verbose = False,
 ) -> None:
     """Export and measure the winners of a run, and write its report. With --onnx, export one sub-network instead."""
+    from bnas.run.files.mark import OutputError
     from bnas.run.folder import RunFolder
-    from bnas.run.mark import OutputError
     from bnas.runtime import QuantisationError
 
     from .commands import told_of_run
@@ -67,8 +67,8 @@ def export(
 
 def check_target(path: Path, overwrite: bool) -> None:
     """Raise `OutputError` if `path` is a file that must not be replaced: it belongs to a run, or is not from bnas."""
-    from bnas.run.ledger import Ledger
-    from bnas.run.mark import OutputError
+    from bnas.run.files.ledger import Ledger
+    from bnas.run.files.mark import OutputError
     from bnas.runtime.onnx.file import made_by_bnas, replaceable
 
     if not path.is_file():
@@ -136,7 +136,7 @@ def bench(
     Defaults are those of `bnas.LatencySettings`.
     """
     from bnas.data.inputs import parse_sizes
-    from bnas.run.commands import remedy
+    from bnas.run.results.commands import remedy
     from bnas.runtime import layer_times, measure_latency
 
     files = {str(path): path for path in (file, against) if path is not None}
@@ -237,7 +237,7 @@ def optuna(
     """
     from bnas.loggers import to_optuna
     from bnas.page.recorded import read_run
-    from bnas.run.mark import OutputError
+    from bnas.run.files.mark import OutputError
 
     recorded = read_run(run)
     if recorded.search is None:

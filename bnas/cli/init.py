@@ -44,7 +44,7 @@ def init(
     --input for each input of the model.
     """
     from bnas.config.file import load_config
-    from bnas.run.mark import OutputError
+    from bnas.run.files.mark import OutputError
     from bnas.runtime.storage.files import there, write_bytes
 
     if output.suffix not in ENDINGS:
@@ -77,7 +77,7 @@ def _proposed(
     """Return the text of the configuration file, and the messages about it."""
     from bnas.config.proposal import Proposal, is_like_a_transformer
     from bnas.data.inputs import parse_input
-    from bnas.run.trust import code_in, remember
+    from bnas.run.files.trust import code_in, remember
 
     folder = output.parent
     name, source = as_seen_from(folder, model), None if data is None else as_seen_from(folder, data)

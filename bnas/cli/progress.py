@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.text import Text
 
-from bnas.run.budget import time_told
 from bnas.run.job import Job, Watch
+from bnas.run.plan.budget import time_told
 from bnas.run.quality import Quality
 
 from .terminal import passes_of, plan_table
@@ -20,7 +20,7 @@ from .terminal import passes_of, plan_table
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bnas.run.budget import Plan
+    from bnas.run.plan.budget import Plan
     from bnas.runtime import EpochRecord, SuperNetwork
     from bnas.runtime import Progress as Step
     from bnas.search import Evaluation

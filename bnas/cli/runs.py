@@ -51,7 +51,7 @@ def begun(
     prune: Mapping[str, Any] | None = None,
 ) -> Iterator[Steps]:
     """Yield the steps of a run, from a configuration file and options; its folder is locked inside."""
-    from bnas.run.lock import kept
+    from bnas.run.files.lock import kept
     from bnas.run.runner import begin
 
     with led(lambda: _helping(config, output, changes, trust)):
@@ -68,8 +68,8 @@ def _configured(
 ) -> tuple[Configuration, Path]:
     """Return the configuration, and the folder of its run."""
     from bnas.config.file import load_config
-    from bnas.run.mark import OutputError
-    from bnas.run.trust import admit
+    from bnas.run.files.mark import OutputError
+    from bnas.run.files.trust import admit
 
     configuration = load_config(config, changes or [])
     admit(config, configuration, changes or [], trust=trust)
@@ -81,7 +81,7 @@ def _configured(
 
 def _helping(config: Path, output: Path | None, changes: list[str] | None, trust: bool) -> Steps:
     """Return the steps of the same run, for an assisting process."""
-    from bnas.run.output import Output
+    from bnas.run.files.output import Output
     from bnas.run.runner import job_of
     from bnas.run.steps import Steps
 
@@ -92,8 +92,8 @@ def _helping(config: Path, output: Path | None, changes: list[str] | None, trust
 @contextmanager
 def opened(run: Path, source: Path | None, changes: list[str] | None, watch: Watch, trust: bool) -> Iterator[RunFolder]:
     """Yield an existing run folder, with the changes of the command line; it is locked inside."""
+    from bnas.run.files.lock import kept
     from bnas.run.folder import RunFolder
-    from bnas.run.lock import kept
 
     said: Any = {"changes": tuple(changes or ()), "trust": trust}
     with led(lambda: RunFolder.open(run, source, **said).steps):

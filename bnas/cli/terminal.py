@@ -14,7 +14,7 @@ from bnas.passes.errors import BnasError
 from bnas.runtime.storage.files import why
 
 if TYPE_CHECKING:
-    from bnas.run.budget import Plan
+    from bnas.run.plan.budget import Plan
     from bnas.runtime import SuperNetwork
 
 

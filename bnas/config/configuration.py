@@ -19,9 +19,9 @@ from pydantic_core import PydanticKnownError
 
 from bnas.passes import Elasticity
 from bnas.passes.settings import Count, Names, NotNegative, Share, Whole
-from bnas.run.budget import BudgetError, seconds_of
 from bnas.run.job import Job
-from bnas.run.winners import checked_targets
+from bnas.run.plan.budget import BudgetError, seconds_of
+from bnas.run.winners.winners import checked_targets
 from bnas.runtime import FineTune, Int8, LatencySettings, Recipe, Stage
 from bnas.search import Constraint, Objective, SearchError, SearchSettings
 from bnas.search.objectives import check_name

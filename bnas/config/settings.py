@@ -16,9 +16,9 @@ from bnas.data.factories import SourceError, load_function
 from bnas.data.inputs import Example, Input, example_of
 from bnas.passes import Elasticity
 from bnas.passes.errors import BnasError
-from bnas.run.budget import seconds_of
 from bnas.run.job import sought
 from bnas.run.latencies import check_clocks, check_quality
+from bnas.run.plan.budget import seconds_of
 from bnas.run.quality import Quality
 from bnas.runtime import Int8, Recipe, Stage
 from bnas.runtime.onnx.session import check_provider

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bnas.passes import Subnet
-from bnas.run.ledger import Ledger
+from bnas.run.files.ledger import Ledger
 from bnas.run.quality import Quality
 from bnas.runtime.storage.files import write_bytes
 from bnas.search import Evaluation, SearchResult

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from bnas.run.output import differing, in_lists
+from bnas.run.files.output import differing, in_lists
 from bnas.run.quality import Quality
 
 from .document import moment

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from bnas.run.commands import again_command, export_command, remedy, step_command
 from bnas.run.quality import Quality
+from bnas.run.results.commands import again_command, export_command, remedy, step_command
 from bnas.search import Evaluation
 
 from .members import Member, Members

@@ -10,9 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from bnas.run.ledger import Ledger
-from bnas.run.lock import sweep
-from bnas.run.names import REPORT
+from bnas.run.files.ledger import Ledger
+from bnas.run.files.lock import sweep
+from bnas.run.files.names import REPORT
 from bnas.runtime.storage.files import guarded, write_bytes
 
 from .document import as_csv, drawn, refuse_others, rendered

@@ -12,9 +12,9 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from bnas.passes.cost.architecture import Architecture, ArchitectureError
 from bnas.passes.errors import BnasError
-from bnas.run.ledger import Ledger
-from bnas.run.mark import OutputError
-from bnas.run.names import (
+from bnas.run.files.ledger import Ledger
+from bnas.run.files.mark import OutputError
+from bnas.run.files.names import (
     ARCHITECTURE,
     CONFIG,
     DATA,

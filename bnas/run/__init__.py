@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from bnas.data.sources import WeightsError, WeightsWarning
     from bnas.page.recorded import ReportError
 
-    from .budget import BudgetError, Plan, Planned
+    from .files.mark import OutputError
+    from .files.trust import TrustError
     from .job import Job, Splits, Watch
-    from .mark import OutputError
     from .pipeline import plan_run, run_job
+    from .plan.budget import BudgetError, Plan, Planned
     from .quality import Quality
-    from .results import Quantised, Report, Row
+    from .results.results import Quantised, Report, Row
     from .runner import RandomWeightsWarning
-    from .trust import TrustError
-    from .winners import Target
+    from .winners.winners import Target
 
 __getattr__, __dir__ = attach(
     __name__,
@@ -62,12 +62,12 @@ __getattr__, __dir__ = attach(
             "WeightsWarning",
         ),
         "bnas.page.recorded": ("ReportError",),
-        "bnas.run.results": (
+        "bnas.run.results.results": (
             "Quantised",
             "Report",
             "Row",
         ),
-        "bnas.run.budget": (
+        "bnas.run.plan.budget": (
             "BudgetError",
             "Plan",
             "Planned",
@@ -77,12 +77,12 @@ __getattr__, __dir__ = attach(
             "Splits",
             "Watch",
         ),
-        "bnas.run.mark": ("OutputError",),
+        "bnas.run.files.mark": ("OutputError",),
         "bnas.run.pipeline": ("run_job", "plan_run"),
         "bnas.run.quality": ("Quality",),
         "bnas.run.runner": ("RandomWeightsWarning",),
-        "bnas.run.trust": ("TrustError",),
-        "bnas.run.winners": ("Target",),
+        "bnas.run.files.trust": ("TrustError",),
+        "bnas.run.winners.winners": ("Target",),
     },
 )
 

@@ -17,8 +17,8 @@ from .job import Watch
 from .quantised import measured_in_int8
 from .spread import share_evaluated
 from .steps import Steps
-from .tuned import Record
-from .tuning import Tuning
+from .winners.tuned import Record
+from .winners.tuning import Tuning
 
 
 class Assistant:

@@ -22,19 +22,19 @@ from bnas.runtime.storage.files import there, write_json
 from bnas.search import Evaluation
 from bnas.search.result import WINNERS as NAMES
 
+from .files.ledger import Ledger
+from .files.lock import kept
+from .files.mark import OutputError
+from .files.names import CONFIG, DELIVERED, FOUND, FRONT, SOURCE, TUNED, TUNING, WINNERS
+from .files.output import Output, changed, check_way, read_json
+from .files.trust import check_code
+from .files.weights import read_module
 from .job import Job, Splits, Watch
 from .latencies import LATENCY
-from .ledger import Ledger
-from .lock import kept
-from .mark import OutputError
-from .names import CONFIG, DELIVERED, FOUND, FRONT, SOURCE, TUNED, TUNING, WINNERS
-from .output import Output, changed, check_way, read_json
 from .pipeline import EXPORT, OF_CONFIGURATION, free_in, within
-from .results import Report
+from .results.results import Report
 from .runner import elsewhere, job_of
 from .steps import Steps
-from .trust import check_code
-from .weights import read_module
 
 NUMBER = re.compile(r"[0-9]{1,9}")
 """The number of an evaluation, as the report shows it."""

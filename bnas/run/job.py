@@ -30,15 +30,15 @@ from bnas.runtime.train.callbacks import checked_callbacks
 from bnas.runtime.train.stages import STAGES
 from bnas.search import Callback, Constraint, Evaluation, Objective, SearchError, SearchRecord, SearchSettings
 
-from .budget import Plan, seconds_of
 from .latencies import INT8_ACCURACY, LATENCY, check_clocks, check_quality, of_objectives
+from .plan.budget import Plan, seconds_of
 from .quality import Quality
-from .winners import checked_targets
+from .winners.winners import checked_targets
 
 if TYPE_CHECKING:
     import os
 
-    from .output import Output
+    from .files.output import Output
 
 
 @dataclass(frozen=True)
@@ -188,8 +188,8 @@ class Job:
         """
         from bnas.config.file import load_config
 
+        from .files.trust import admit
         from .runner import job_of
-        from .trust import admit
 
         configuration = load_config(Path(path), changes)
         admit(Path(path), configuration, changes, trust=trust)

@@ -17,15 +17,15 @@ from bnas.runtime.storage.files import there
 
 from . import team
 from .assistant import Assistant
-from .budget import Plan
+from .files.lock import kept
+from .files.names import EVALUATIONS, TUNING
+from .files.output import Free, Output, open_output
 from .job import Job, Watch
 from .latencies import LATENCY, file_of
-from .lock import kept
-from .names import EVALUATIONS, TUNING
-from .outlook import Outlook
-from .output import Free, Output, open_output
-from .planner import Planner
-from .results import Report
+from .plan.budget import Plan
+from .plan.outlook import Outlook
+from .plan.planner import Planner
+from .results.results import Report
 from .steps import Steps
 
 if TYPE_CHECKING:

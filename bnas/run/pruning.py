@@ -19,16 +19,16 @@ from bnas.runtime.train import random_state
 from bnas.runtime.train.batches import Batches
 from bnas.search import Constraint, prune
 
-from .delivery import Delivery
+from .files.lock import kept
+from .files.mark import REPEAT, OutputError
+from .files.names import RESULTS
+from .files.output import Output, note_architecture, note_data, note_environment
+from .files.weights import check_training, read_module, read_original
 from .job import Job, Watch, trainer_settings
 from .latencies import LATENCY
-from .lock import kept
-from .mark import REPEAT, OutputError
-from .names import RESULTS
-from .output import Output, note_architecture, note_data, note_environment
-from .results import Report
-from .weights import check_training, read_module, read_original
-from .winners import ORIGINAL
+from .results.delivery import Delivery
+from .results.results import Report
+from .winners.winners import ORIGINAL
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -29,16 +29,16 @@ from bnas.runtime.storage.files import checksum, read_file, write_bytes
 from bnas.runtime.train import random_state
 from bnas.search import Remote
 
+from .files.ledger import Ledger
+from .files.lock import kept
+from .files.mark import OutputError
+from .files.names import CONFIG, SOURCE
+from .files.output import Output, check_output, open_output
+from .files.trust import remember_configuration
 from .job import Job, Splits, Watch
-from .ledger import Ledger
-from .lock import kept
-from .mark import OutputError
-from .names import CONFIG, SOURCE
-from .output import Output, check_output, open_output
 from .pipeline import free_in
 from .spread import Elsewhere
 from .steps import Steps
-from .trust import remember_configuration
 
 
 class RandomWeightsWarning(UserWarning):
@@ -60,7 +60,8 @@ def begin(
 
     `file` is the configuration file. Overwriting the former run must not remove it, or files that it names.
     `prune` has the settings of `bnas prune`, which the folder keeps beside the configuration.
-    The user starts this run, so the code that the configuration names is remembered as trusted (`bnas.run.trust`).
+    The user starts this run, so the code that the configuration names is remembered as trusted
+    (`bnas.run.files.trust`).
 
     Raises:
         OutputError: The folder has a run, and neither `resume` nor `overwrite` is set, or that run has another

@@ -37,13 +37,13 @@ from bnas.search import Constraint, Evaluation, InfeasibleError, RandomSearch, S
 from bnas.search.beginning import Paths
 from bnas.search.source import by_name
 
+from .files.names import WINNERS
+from .files.output import Output, note_search
 from .job import Job, Watch, evaluator_of
 from .latencies import file_of
-from .names import WINNERS
-from .output import Output, note_search
 from .quantised import InInt8, measured_in_int8
-from .stopwatch import Stopwatch
-from .winners import Winners, read_winners
+from .winners.stopwatch import Stopwatch
+from .winners.winners import Winners, read_winners
 
 Latencies: TypeAlias = Mapping[str, Callable[[Subnet], float]]
 """Functions that predict latencies, such as `bnas.LatencyModel`, by the names of their values."""

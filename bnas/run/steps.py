@@ -22,23 +22,23 @@ from bnas.runtime.train.timing import Clock
 from bnas.search.source import by_name
 
 from . import team
-from .choice import Choice
-from .delivery import Delivery
+from .files.lock import holding
+from .files.mark import OutputError
+from .files.names import EVALUATIONS, EVALUATIONS_CSV, FOUND, FRONT, RESULTS, TUNING, WINNERS
+from .files.output import Output, note_architecture, note_data, note_environment
+from .files.weights import check_training, read_original
 from .job import Job, Watch, callbacks_of, evaluator_of, trainer_settings
-from .lock import holding
-from .mark import OutputError
-from .names import EVALUATIONS, EVALUATIONS_CSV, FOUND, FRONT, RESULTS, TUNING, WINNERS
-from .outlook import Outlook
-from .output import Output, note_architecture, note_data, note_environment
-from .planner import Planner
+from .plan.outlook import Outlook
+from .plan.planner import Planner
 from .quantised import InInt8
-from .results import Report, judged
+from .results.delivery import Delivery
+from .results.results import Report, judged
 from .search import SearchPlan
 from .spread import Elsewhere, spread
-from .tuned import Record, tuned_modules, winners_after
-from .tuning import Tuning
-from .weights import check_training, read_original
-from .winners import ORIGINAL, Winners, read_winners
+from .winners.choice import Choice
+from .winners.tuned import Record, tuned_modules, winners_after
+from .winners.tuning import Tuning
+from .winners.winners import ORIGINAL, Winners, read_winners
 
 
 class Steps:

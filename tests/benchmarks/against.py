@@ -28,10 +28,11 @@ from against_columns import RUNS, Column, Found, Prune, TorchPruning
 from against_tasks import read_task
 
 import bnas
-from bnas.run import Row, Watch, budget
-from bnas.run.lock import kept
-from bnas.run.output import open_output
-from bnas.run.probe import Probe
+from bnas.run import Row, Watch
+from bnas.run.files.lock import kept
+from bnas.run.files.output import open_output
+from bnas.run.plan import budget
+from bnas.run.plan.probe import Probe
 from bnas.run.steps import Steps
 from bnas.runtime import Stage, accuracy, first_samples, machine
 from bnas.runtime.latency.settings import LatencySettings

@@ -35,8 +35,8 @@ from broken import CODE, ENTRIES, IMPORTED, Case, cases
 from bnas.config.file import load_config, parse_configuration
 from bnas.config.settings import job_settings
 from bnas.passes.errors import BnasError
+from bnas.run.files.output import Output, check_output
 from bnas.run.job import Job, Watch
-from bnas.run.output import Output, check_output
 from bnas.run.runner import job_of
 from bnas.run.search import SearchPlan
 from bnas.runtime import SuperNetwork, Trainer

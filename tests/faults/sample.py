@@ -106,7 +106,7 @@ def begins_otherwise() -> None:
 
 def believes() -> None:
     """Nobody looks whether a file is as the run wrote it."""
-    from bnas.run.ledger import Ledger
+    from bnas.run.files.ledger import Ledger
 
     Ledger.read = lambda self, name: (self.folder / name).read_bytes()  # type: ignore[method-assign]
     Ledger.check = lambda self, name: self.folder / name  # type: ignore[method-assign]

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from bnas.passes import Subnet
-from bnas.run.lock import OWN, kept
-from bnas.run.mark import FORMAT
-from bnas.run.names import CONFIG, MARK, TUNING
-from bnas.run.output import Output, note_architecture, note_environment, note_search
-from bnas.run.tuned import Record, Tuned
+from bnas.run.files.lock import OWN, kept
+from bnas.run.files.mark import FORMAT
+from bnas.run.files.names import CONFIG, MARK, TUNING
+from bnas.run.files.output import Output, note_architecture, note_environment, note_search
+from bnas.run.winners.tuned import Record, Tuned
 from bnas.runtime import EpochRecord, Stage, SuperNetwork
 from bnas.runtime.storage.files import file_checksum, write_json
 from bnas.runtime.train.validation import write_history

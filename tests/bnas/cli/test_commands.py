@@ -11,8 +11,8 @@ import onnx
 import pytest
 from command_line import Called, bnas, found, write_files
 
-from bnas.run.mark import OutputError
-from bnas.run.output import differences, open_output
+from bnas.run.files.mark import OutputError
+from bnas.run.files.output import differences, open_output
 from bnas.run.pipeline import free_in
 
 EVALS, POPULATION = "bootstrapNAS.search.num_evals", "bootstrapNAS.search.population"

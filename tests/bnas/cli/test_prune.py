@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from command_line import bnas, write_files
 
-from bnas.run.ledger import Ledger
+from bnas.run.files.ledger import Ledger
 
 Called = Callable[..., tuple[int, str]]
 PRUNE = ("prune", "config.json", "--to", "macs <= 50 %", "--divisor", "4", "--epochs", "2")

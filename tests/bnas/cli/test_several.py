@@ -12,8 +12,8 @@ import pytest
 from command_line import bnas
 from several import CONFIG, apart, evaluations, torchrun, write_files
 
-from bnas.run.output import Output
-from bnas.run.tuned import Tuned, read_record
+from bnas.run.files.output import Output
+from bnas.run.winners.tuned import Tuned, read_record
 
 IMAGE = 50
 """In the second epoch of one process, and in the third one of two."""

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from command_line import Called, bnas, write_files
 
-from bnas.run.probe import Probe
+from bnas.run.plan.probe import Probe
 
 FINE_TUNE = ("--set", "fine_tune.epochs=2")
 

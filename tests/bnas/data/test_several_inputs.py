@@ -21,8 +21,8 @@ from bnas.config.file import parse_configuration
 from bnas.config.schema import json_schema
 from bnas.config.section import ConfigurationError, ConfigurationWarning
 from bnas.data.inputs import Input, ShapeError, example_of, parse_dynamic, parse_input, parse_sizes
-from bnas.run.delivery import Delivery
-from bnas.run.output import Output
+from bnas.run.files.output import Output
+from bnas.run.results.delivery import Delivery
 from bnas.run.runner import job_of
 from bnas.runtime import Network, SuperNetwork
 from bnas.runtime.example import one_sample

@@ -16,7 +16,7 @@ from bnas.page.explorer import Explorer, command, note
 from bnas.page.members import Members
 from bnas.page.page import Page, write_page
 from bnas.page.recorded import Recorded, read_run
-from bnas.run.commands import remedy
+from bnas.run.results.commands import remedy
 from bnas.runtime import SuperNetwork
 from bnas.search import Objective
 

@@ -25,8 +25,8 @@ from bnas.page.plot import CURVES, WINNERS, Series
 from bnas.page.recorded import ReportError, read_run
 from bnas.page.words import quantity, told
 from bnas.passes import Subnet
-from bnas.run.mark import OutputError
-from bnas.run.names import MARK
+from bnas.run.files.mark import OutputError
+from bnas.run.files.names import MARK
 from bnas.runtime import SuperNetwork
 from bnas.runtime.storage.files import WriteError
 from bnas.search import EvaluationLog, Objective

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bnas.run.budget import SHARES, BudgetError, Phase, Plan, Planned, divide, least_seconds, seconds_of, time_told
+from bnas.run.plan.budget import SHARES, BudgetError, Phase, Plan, Planned, divide, least_seconds, seconds_of, time_told
 from bnas.runtime import TrainingError
 from bnas.runtime.train.timing import spread
 

@@ -14,14 +14,14 @@ from safetensors.torch import load_file
 from bnas.page import write_page
 from bnas.page.recorded import read_run
 from bnas.passes import BnasError, Subnet
-from bnas.run.choice import Choice, Effort
+from bnas.run.files.output import Output
 from bnas.run.job import Job, Watch
-from bnas.run.output import Output
 from bnas.run.pipeline import run_job
 from bnas.run.search import SearchPlan
 from bnas.run.steps import Steps
-from bnas.run.tuned import read_record
-from bnas.run.winners import Chosen, Target, Winners, read_winners
+from bnas.run.winners.choice import Choice, Effort
+from bnas.run.winners.tuned import read_record
+from bnas.run.winners.winners import Chosen, Target, Winners, read_winners
 from bnas.runtime import FineTune, SuperNetwork
 from bnas.search import Constraint, Evaluation, Objective
 

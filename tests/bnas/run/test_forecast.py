@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from job_cases import job
 
-from bnas.run.budget import INFORMED, MEASURED, QUICKER, SHARES
-from bnas.run.forecast import LEAST_SAMPLES, LEAST_VALIDATION, Forecast
+from bnas.run.files.output import Output
 from bnas.run.job import Watch
-from bnas.run.output import Output
-from bnas.run.planner import Planner
-from bnas.run.probe import Probe, Times, samples_in
+from bnas.run.plan.budget import INFORMED, MEASURED, QUICKER, SHARES
+from bnas.run.plan.forecast import LEAST_SAMPLES, LEAST_VALIDATION, Forecast
+from bnas.run.plan.planner import Planner
+from bnas.run.plan.probe import Probe, Times, samples_in
 from bnas.run.search import FIRST
 from bnas.runtime import FineTune, LatencySettings, SuperNetwork
 from bnas.search import Constraint

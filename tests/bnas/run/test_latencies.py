@@ -15,9 +15,9 @@ from target_cases import Counting, Nodes
 import bnas
 from bnas.config.file import load_config
 from bnas.page import write_page
+from bnas.run.files.trust import code_in
 from bnas.run.latencies import INT8_ACCURACY
 from bnas.run.quantised import TargetModule
-from bnas.run.trust import code_in
 from bnas.runtime import Int8, LatencyError, LatencySettings, OnnxRuntime, OpenVINO, SuperNetwork, evaluate_onnx
 from bnas.runtime.targets.target import Network
 from bnas.search import Constraint, Objective, SearchError

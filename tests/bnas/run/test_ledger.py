@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from bnas.passes import Subnet
-from bnas.run.ledger import Ledger
-from bnas.run.lock import HOLDER, OWN, Holder, kept
-from bnas.run.mark import OutputError
-from bnas.run.names import FOUND, MARK
-from bnas.run.output import Output, open_output
-from bnas.run.winners import check_name
+from bnas.run.files.ledger import Ledger
+from bnas.run.files.lock import HOLDER, OWN, Holder, kept
+from bnas.run.files.mark import OutputError
+from bnas.run.files.names import FOUND, MARK
+from bnas.run.files.output import Output, open_output
+from bnas.run.winners.winners import check_name
 from bnas.runtime.storage.archive import Archive
 from bnas.runtime.storage.files import TEMPORARY, ReadError, claim_growing, discard, publish, write_bytes
 from bnas.search import EvaluationLog

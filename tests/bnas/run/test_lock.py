@@ -14,15 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from bnas.run.ledger import Ledger
-from bnas.run.lock import HOLDER, Holder, StaleLockWarning, kept
-from bnas.run.mark import OutputError
+from bnas.run.files.ledger import Ledger
+from bnas.run.files.lock import HOLDER, Holder, StaleLockWarning, kept
+from bnas.run.files.mark import OutputError
 from bnas.runtime.storage.files import write_bytes
 
 HOLD = """
 import sys
 from pathlib import Path
-from bnas.run.lock import kept
+from bnas.run.files.lock import kept
 from bnas.runtime.storage.files import write_bytes
 with kept(Path(sys.argv[1])):
     write_bytes(Path(sys.argv[1]) / "theirs", b"1")

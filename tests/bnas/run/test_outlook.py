@@ -12,11 +12,11 @@ from job_cases import job
 from torch import nn
 
 from bnas.passes import BnasError
-from bnas.run.budget import Plan
-from bnas.run.forecast import REPORT
 from bnas.run.job import Job, Splits, Watch
 from bnas.run.pipeline import plan_run, run_job
-from bnas.run.probe import Probe
+from bnas.run.plan.budget import Plan
+from bnas.run.plan.forecast import REPORT
+from bnas.run.plan.probe import Probe
 from bnas.runtime import FineTune, LatencySettings, Recipe, Stage
 from bnas.search import NSGA2, Constraint, SearchSettings
 

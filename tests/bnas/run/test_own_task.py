@@ -11,9 +11,9 @@ import pytest
 from bnas.config.file import load_config
 from bnas.page import write_page
 from bnas.page.recorded import read_run
+from bnas.run.files.trust import code_in
 from bnas.run.quality import Quality
 from bnas.run.runner import begin
-from bnas.run.trust import code_in
 
 CODE = """
 import torch

@@ -17,12 +17,12 @@ import bnas
 from bnas.data.digits import DigitNet, splits
 from bnas.page import write_page
 from bnas.passes import Subnet
+from bnas.run.files.lock import kept
+from bnas.run.files.mark import OutputError
+from bnas.run.files.output import open_output
 from bnas.run.folder import RunFolder
-from bnas.run.lock import kept
-from bnas.run.mark import OutputError
-from bnas.run.output import open_output
 from bnas.run.pipeline import described
-from bnas.run.winners import Winners
+from bnas.run.winners.winners import Winners
 from bnas.runtime import QuantisationError
 from bnas.runtime.storage.files import write_bytes, write_json
 from bnas.search import Constraint, Evaluation, Objective, SearchError, SearchResult

@@ -18,10 +18,10 @@ from bnas.cli.files import latency_table
 from bnas.cli.progress import watching
 from bnas.config.file import load_config
 from bnas.passes import Subnet
+from bnas.run.files.lock import kept
+from bnas.run.files.mark import OutputError
+from bnas.run.files.output import Output, note_environment
 from bnas.run.folder import RunFolder
-from bnas.run.lock import kept
-from bnas.run.mark import OutputError
-from bnas.run.output import Output, note_environment
 from bnas.run.runner import begin
 from bnas.search import Evaluation
 

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 from job_cases import job
 
-from bnas.run import budget, planner
-from bnas.run.budget import PACES, BudgetError, Plan, pace_of
+from bnas.run.files.lock import kept as held
+from bnas.run.files.mark import OutputError
+from bnas.run.files.output import Output
 from bnas.run.job import Job, Watch
-from bnas.run.lock import kept as held
-from bnas.run.mark import OutputError
-from bnas.run.output import Output
 from bnas.run.pipeline import plan_run, run_job
-from bnas.run.planner import MOST_DRIFT, Planner
-from bnas.run.probe import Probe
+from bnas.run.plan import budget, planner
+from bnas.run.plan.budget import PACES, BudgetError, Plan, pace_of
+from bnas.run.plan.planner import MOST_DRIFT, Planner
+from bnas.run.plan.probe import Probe
 from bnas.run.steps import Steps
 from bnas.runtime import CosineSchedule, FineTune, Recipe, Stage
 from bnas.runtime.evaluate.evaluation import counted_samples

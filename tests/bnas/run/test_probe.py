@@ -8,7 +8,7 @@ import pytest
 import torch
 from job_cases import Shuffled, job
 
-from bnas.run.probe import Probe, Times, samples_in
+from bnas.run.plan.probe import Probe, Times, samples_in
 from bnas.runtime import FineTune, SuperNetwork
 from bnas.runtime.train import random_state
 
@@ -59,7 +59,7 @@ def test_where_evaluations_are_on_another_device_a_run_of_the_files_is_measured(
 ) -> None:
     """They tell nothing of ONNX Runtime on the CPU: a plan for a GPU would forget most of the time at the end."""
     assert probe.times(None).delivered < 1.0
-    monkeypatch.setattr("bnas.run.probe.device_of", lambda _: torch.device("meta"))
+    monkeypatch.setattr("bnas.run.plan.probe.device_of", lambda _: torch.device("meta"))
     monkeypatch.setattr(Probe, "latency", lambda *_: (0.0, 3.0))
     times = probe.times(None)
     assert times.delivered == 3.0

@@ -13,7 +13,7 @@ from bnas.passes import BnasError, Subnet
 from bnas.run.job import Job, Splits
 from bnas.run.quality import Quality
 from bnas.run.search import check_task
-from bnas.run.winners import Winners, ranked
+from bnas.run.winners.winners import Winners, ranked
 from bnas.runtime import EvaluationError, TrainingError
 from bnas.search import Constraint, Evaluation, Objective, SearchError, SearchResult
 

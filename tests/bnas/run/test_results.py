@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from bnas.passes import Subnet
-from bnas.run.results import Quantised, Report, Row
-from bnas.run.winners import Target
+from bnas.run.results.results import Quantised, Report, Row
+from bnas.run.winners.winners import Target
 from bnas.runtime import Latency
 from bnas.search import Constraint
 

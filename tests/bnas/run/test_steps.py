@@ -16,13 +16,13 @@ from job_cases import job
 from torch import nn
 
 from bnas.passes import Subnet
-from bnas.run.lock import kept
-from bnas.run.mark import OutputError
-from bnas.run.output import Output, open_output
+from bnas.run.files.lock import kept
+from bnas.run.files.mark import OutputError
+from bnas.run.files.output import Output, open_output
 from bnas.run.pipeline import described, run_job
 from bnas.run.pruning import PrunePlan, Pruning
 from bnas.run.steps import Steps
-from bnas.run.winners import Winners
+from bnas.run.winners.winners import Winners
 from bnas.runtime import BatchError, CheckpointError, Int8, LatencySettings
 from bnas.runtime.storage.checkpoint import MODEL
 from bnas.search import RNSGA2, SearchError, SearchSettings

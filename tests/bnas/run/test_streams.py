@@ -11,7 +11,7 @@ from job_cases import Shuffled, job
 from stream_cases import counted
 
 import bnas
-from bnas.run.probe import samples_in
+from bnas.run.plan.probe import samples_in
 from bnas.runtime import FineTune, Recipe
 from bnas.runtime.evaluate.evaluation import Batch
 

@@ -19,10 +19,10 @@ from bnas.config.section import ConfigurationError
 from bnas.data.digits import DigitNet, splits
 from bnas.page import write_page
 from bnas.passes import Subnet
-from bnas.run import stopwatch as stopwatches
-from bnas.run.results import judged
-from bnas.run.stopwatch import MARGIN, Stopwatch
-from bnas.run.winners import FEW, ROUNDS, Target, Winners, checked_targets
+from bnas.run.results.results import judged
+from bnas.run.winners import stopwatch as stopwatches
+from bnas.run.winners.stopwatch import MARGIN, Stopwatch
+from bnas.run.winners.winners import FEW, ROUNDS, Target, Winners, checked_targets
 from bnas.runtime import LatencySettings
 from bnas.runtime.latency.measurement import Ratios
 from bnas.search import Constraint, Evaluation, Objective, SearchError, SearchResult

@@ -26,8 +26,8 @@ from bnas.config.section import ConfigurationError
 from bnas.data.factories import SourceError
 from bnas.data.sources import WeightsError, load_data, load_model
 from bnas.run import Job, TrustError
+from bnas.run.files.trust import Code, code_in, remember, remembered
 from bnas.run.folder import RunFolder
-from bnas.run.trust import Code, code_in, remember, remembered
 from bnas.runtime.storage.state import state_folder
 
 SMALL: dict[str, Any] = {"input_info": {"sample_size": [1, 1, 6, 6]}}

@@ -15,12 +15,12 @@ from job_cases import Shuffled, job
 from safetensors.torch import load_file
 
 from bnas.page import write_page
+from bnas.run.files.mark import OutputError
+from bnas.run.files.output import Output
 from bnas.run.job import Job, Watch
-from bnas.run.mark import OutputError
-from bnas.run.output import Output
 from bnas.run.pipeline import run_job
 from bnas.run.steps import Steps
-from bnas.run.tuned import read_record, tuned_modules
+from bnas.run.winners.tuned import read_record, tuned_modules
 from bnas.runtime import Distillation, FineTune, Recipe, TrainingError
 from bnas.runtime.storage.files import there
 from bnas.search import Constraint

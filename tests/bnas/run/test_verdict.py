@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 from bnas.cli.app import app
 from bnas.passes import Subnet
 from bnas.run.quality import Quality
-from bnas.run.results import Quantised, Report, Row
-from bnas.run.verdict import recommended, speed_told, verdict
-from bnas.run.winners import Target
+from bnas.run.results.results import Quantised, Report, Row
+from bnas.run.results.verdict import recommended, speed_told, verdict
+from bnas.run.winners.winners import Target
 from bnas.runtime import Latency
 from bnas.search import Constraint
 

@@ -7,6 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bnas.passes.errors import BnasError
+from bnas.run.files.names import HISTORY
+from bnas.run.files.output import Output
+from bnas.run.job import Job, Watch
+from bnas.run.search import FIRST, SearchPlan
+from bnas.run.winners.choice import Effort
+from bnas.run.winners.tuning import as_planned
+from bnas.run.winners.winners import Again
 from bnas.runtime import FineTune, SuperNetwork
 from bnas.runtime.evaluate.evaluation import Loader
 from bnas.runtime.feed import in_memory
@@ -15,18 +22,11 @@ from bnas.runtime.train import random_state
 from bnas.runtime.train.batches import Batches
 
 from .budget import Plan, Planned
-from .choice import Effort
 from .forecast import Forecast, adapting, disk_free, expected_winners
-from .job import Job, Watch
-from .names import HISTORY
-from .output import Output
 from .probe import Probe, Times
-from .search import FIRST, SearchPlan
-from .tuning import as_planned
-from .winners import Again
 
 PHASES = ("train", "search", "tune")
-"""The phases in order, all keys of `bnas.run.budget.SHARES`."""
+"""The phases in order, all keys of `bnas.run.plan.budget.SHARES`."""
 
 
 @dataclass

@@ -12,6 +12,10 @@ import onnx
 from torch.fx import GraphModule
 
 from bnas.passes import BnasError, Subnet
+from bnas.run.files.mark import OutputError
+from bnas.run.files.output import Output
+from bnas.run.job import Job
+from bnas.run.quantised import calibrated
 from bnas.runtime import (
     Int8,
     Latency,
@@ -36,10 +40,6 @@ from bnas.runtime.storage.files import ReadError, WriteError, discard, write_byt
 from bnas.runtime.targets.onnxruntime import OnnxRuntime
 from bnas.runtime.targets.target import takes_onnx
 
-from .job import Job
-from .mark import OutputError
-from .output import Output
-from .quantised import calibrated
 from .results import Quantised, Row
 
 

@@ -10,14 +10,14 @@ from typing import Any
 from torch.fx import GraphModule
 
 from bnas.passes import Subnet
+from bnas.run.files.mark import OutputError, damaged, unknown_format
+from bnas.run.files.names import TUNING
+from bnas.run.files.output import Output
+from bnas.run.files.weights import read_module
+from bnas.run.results.commands import step_command
 from bnas.runtime import SuperNetwork
 from bnas.runtime.storage.files import there, write_json
 
-from .commands import step_command
-from .mark import OutputError, damaged, unknown_format
-from .names import TUNING
-from .output import Output
-from .weights import read_module
 from .winners import Chosen, Winners, check_name, read_winners
 
 FORMAT = 1
@@ -143,7 +143,7 @@ def winners_after(output: Output) -> Winners:
     """Return the winners of the search in a run folder, with those that its fine-tuning chose again.
 
     Raises:
-        OutputError: As `bnas.run.winners.read_winners`.
+        OutputError: As `bnas.run.winners.winners.read_winners`.
     """
     winners, record = read_winners(output), read_record(output)
     return winners if record is None else record.applied(winners)

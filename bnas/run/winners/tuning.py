@@ -12,6 +12,11 @@ from torch.fx import GraphModule
 
 from bnas.passes import Subnet
 from bnas.passes.frontend.copies import deep_copy
+from bnas.run import team
+from bnas.run.files.names import TUNING
+from bnas.run.files.output import Output
+from bnas.run.files.weights import check_training
+from bnas.run.job import Job, Watch
 from bnas.runtime import Epochs, Evaluator, FineTune, Recipe, Stage, SuperNetwork, Trainer
 from bnas.runtime.storage.archive import tensor_bytes
 from bnas.runtime.storage.files import there, write_bytes
@@ -20,12 +25,7 @@ from bnas.runtime.train.batches import Batches
 from bnas.runtime.train.share import shared_out
 from bnas.runtime.train.tuning import alone, shared_lengths
 
-from . import team
-from .job import Job, Watch
-from .names import TUNING
-from .output import Output
 from .tuned import Record, Tuned, in_order, read_record, weights_of
-from .weights import check_training
 from .winners import Again, Chosen, Winners
 
 

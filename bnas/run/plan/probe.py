@@ -15,6 +15,10 @@ import torch
 from torch import nn
 
 from bnas.passes import Subnet
+from bnas.run import team
+from bnas.run.job import Job, evaluator_of
+from bnas.run.latencies import INT8_ACCURACY
+from bnas.run.quantised import InInt8, calibrated
 from bnas.runtime import Evaluator, FineTune, LatencySettings, Stage, SuperNetwork, Trainer, step_seconds
 from bnas.runtime.evaluate.evaluation import Loader, counted_samples, first_samples
 from bnas.runtime.feed import drawn, length_of
@@ -25,11 +29,6 @@ from bnas.runtime.train import parallel, random_state
 from bnas.runtime.train.share import shared_out
 from bnas.runtime.train.timing import Clock
 from bnas.runtime.train.tuning import alone, shared_lengths
-
-from . import team
-from .job import Job, evaluator_of
-from .latencies import INT8_ACCURACY
-from .quantised import InInt8, calibrated
 
 SECONDS = 5.0
 """Longest time, in seconds, to try each kind of step."""

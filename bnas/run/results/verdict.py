@@ -6,10 +6,10 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
+from bnas.run.latencies import LATENCY
 from bnas.runtime.latency.speed import times_as_fast
 
 from .commands import again_command, export_command, remedy
-from .latencies import LATENCY
 from .results import Report, Row
 
 SAME = 0.02

@@ -8,13 +8,12 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from bnas.passes import Subnet
+from bnas.run.latencies import LATENCY
+from bnas.run.quality import Quality
+from bnas.run.winners.winners import Target
 from bnas.runtime import Latency, LayerTimes
 from bnas.runtime.latency.machine import place_of
 from bnas.runtime.latency.speed import times_as_fast
-
-from .latencies import LATENCY
-from .quality import Quality
-from .winners import Target
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -14,14 +14,14 @@ from functools import cached_property
 from itertools import zip_longest
 
 from bnas.passes import Subnet
+from bnas.run.quantised import measured_in_int8
+from bnas.run.search import FIRST, Latencies, SearchPlan
 from bnas.runtime import Evaluator, SuperNetwork, TrainingError
 from bnas.runtime.evaluate.evaluation import Batch
 from bnas.search import Constraint, Evaluation, Measures, SearchResult
 from bnas.search.beginning import NEAR, SHARES, Paths
 from bnas.search.source import Source
 
-from .quantised import measured_in_int8
-from .search import FIRST, Latencies, SearchPlan
 from .stopwatch import Stopwatch
 from .winners import Chosen, Winners, choose, ranked
 

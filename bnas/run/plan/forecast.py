@@ -8,18 +8,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from bnas.run import team
+from bnas.run.job import Job
+from bnas.run.latencies import quickened
+from bnas.run.search import FIRST
+from bnas.run.winners.choice import Effort
+from bnas.run.winners.winners import FEW
 from bnas.runtime import LatencySettings, SuperNetwork
 from bnas.runtime.latency.measurement import GROUP
 from bnas.search.beginning import TRIES
 
-from . import budget, team
+from . import budget
 from .budget import CHOSEN, INFORMED, MEASURED, QUICKER
-from .choice import Effort
-from .job import Job
-from .latencies import quickened
 from .probe import Probe, Times, samples_in
-from .search import FIRST
-from .winners import FEW
 
 WATCHED = 3
 """Number of random sub-networks in a validation (default of `bnas.Trainer`), besides the maximal and the minimal."""

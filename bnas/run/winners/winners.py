@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from bnas.passes import Subnet
+from bnas.run.files.mark import OutputError, damaged, unknown_format
+from bnas.run.files.names import EVALUATIONS, WINNERS
+from bnas.run.files.output import Output, read_json
 from bnas.runtime import SuperNetwork
 from bnas.runtime.storage.files import there, write_json
 from bnas.search import Constraint, Evaluation, SearchError, SearchResult
 from bnas.search.beginning import NEAR
 
-from .mark import OutputError, damaged, unknown_format
-from .names import EVALUATIONS, WINNERS
-from .output import Output, read_json
 from .stopwatch import Stopwatch
 
 FORMAT = 1

@@ -11,6 +11,13 @@ from typing import Any
 from torch import nn
 
 from bnas.passes import Subnet
+from bnas.run.files.mark import OutputError
+from bnas.run.files.output import Output
+from bnas.run.job import Job, Watch
+from bnas.run.search import SearchPlan
+from bnas.run.winners.choice import Effort
+from bnas.run.winners.tuned import in_order
+from bnas.run.winners.winners import Again, Chosen, Winners
 from bnas.runtime import Epochs, Evaluator, FineTune, SuperNetwork
 from bnas.runtime.evaluate.evaluation import Loader, spread_samples
 from bnas.runtime.feed import in_memory
@@ -19,15 +26,8 @@ from bnas.runtime.train import random_state
 from bnas.runtime.train.timing import Clock
 
 from .budget import USEFUL_STEPS, Phase, Plan, divide, latest, least_seconds, pace_of
-from .choice import Effort
 from .forecast import Forecast, adapting, disk_free, expected_winners
-from .job import Job, Watch
-from .mark import OutputError
-from .output import Output
 from .probe import Probe, Times
-from .search import SearchPlan
-from .tuned import in_order
-from .winners import Again, Chosen, Winners
 
 MOST_DRIFT = 2.0
 """A training that took longer than planned by more than this factor was disturbed; later phases need not be."""
