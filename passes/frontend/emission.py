@@ -192,8 +192,11 @@ class Emitter(Numbers):
             node = self._nodes[step] = self.graph.create_node(op, target, args, kwargs)
             # On meta tensors again: views of a real tensor have its memory, and copies of their shapes would not.
             given, named = fx.node.map_arg((node.args, node.kwargs), lambda one: one.meta["value"])
-            with torch.no_grad():
-                meta = dataclasses.replace(step, value=run_on_meta(op, target, given, named))
+            try:
+                with torch.no_grad():
+                    meta = dataclasses.replace(step, value=run_on_meta(op, target, given, named))
+            except NotImplementedError as error:
+                raise Differs(step, f"no graph can make what {target} makes at another size") from error
             self._describe(node, Merged(meta, (), {}, merged.values))
         return self._nodes[value.step]
 
